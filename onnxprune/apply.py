@@ -1,0 +1,264 @@
+"""Takes a plan's slices out of a model and resizes the nodes that see it.
+
+The ModelProto is patched in place: constants are sliced, shape constants renumbered (and parted where their readers
+now need different values), attributes reset, stale shape annotations refreshed. Nothing else is touched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, NodeProto, TensorProto
+
+from onnxprune.coupling import Coupling
+from onnxprune.dataflow import Data, known
+from onnxprune.graph import Node, Scope, Value
+from onnxprune.model import Model
+from onnxprune.resize import Changes, Entries, Lengths
+
+Removal = dict[int, tuple[int, ...]]
+"""Axis -> indices that go, of one constant."""
+
+
+def remove(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
+    """Removes channels from the model that was analysed, in place.
+
+    Args:
+        model: The model whose proto `coupling.graph` was built from.
+        coupling: Its analysis.
+        gone: Boolean per channel id, True for what is removed.
+    """
+    if not gone.any():
+        return
+    lengths = Lengths(coupling, gone)
+    changes = Changes(coupling, lengths)
+    _Patch(model, coupling, lengths, changes).run()
+
+
+def removals(coupling: Coupling, lengths: Lengths) -> dict[str, list[tuple[Removal, list[Value]]]]:
+    """What each constant loses: per key the distinct removals with the values (readers) that want them.
+
+    More than one entry means that readers of one tensor need different slices: the tensor must be split.
+    """
+    found: dict[str, list[tuple[Removal, list[Value]]]] = {}
+    for value in coupling.graph.constants():
+        lost: Removal = {axis.position: tuple(lengths.removed(axis).tolist()) for axis in value.axes()
+                         if lengths.changed(axis)} if lengths.touches(value) else {}
+        wants = found.setdefault(value.key, [])
+        for removal, readers in wants:
+            if removal == lost:
+                readers.append(value)
+                break
+        else:
+            wants.append((lost, [value]))
+    return found
+
+
+class _Patch:
+    def __init__(self, model: Model, coupling: Coupling, lengths: Lengths, changes: Changes) -> None:
+        self.model = model
+        self.coupling = coupling
+        self.graph = coupling.graph
+        self.lengths = lengths
+        self.changes = changes
+        self.names = _Names(self.graph.proto)
+
+    def run(self) -> None:
+        self._slice_constants()
+        self._set_inputs()
+        for (node, name), value in self.changes.attributes.items():
+            _set_attribute(node.proto, name, value)
+        for scope in self.graph.scopes():
+            self._refresh(scope)
+
+    def _slice_constants(self) -> None:
+        for wants in removals(self.coupling, self.lengths).values():
+            tensor = wants[0][1][0].tensor
+            if tensor is None or not any(removal for removal, _ in wants):
+                continue
+            whole = self.model.array(tensor)
+            for removal, readers in wants[1:]:
+                copy = TensorProto(name=self.names.fresh(readers[0].name), data_type=tensor.data_type)
+                self.model.set_array(copy, _without(whole, removal))
+                for reader in readers:
+                    for node, i in reader.consumers:
+                        node.proto.input[i] = copy.name
+                self._add(readers[0].scope, readers[0].consumers[0][0], copy)
+            if wants[0][0]:
+                self.model.set_array(tensor, _without(whole, wants[0][0]))
+
+    def _set_inputs(self) -> None:
+        shared: dict[str, list[tuple[Node, int, Entries]]] = {}
+        for (node, i), entries in self.changes.inputs.items():
+            value = node.inputs[i] if i < len(node.inputs) else None
+            if value is None:
+                self._give_constant(node, i, np.array(entries, dtype=np.int64))
+            elif value.tensor is not None:
+                shared.setdefault(value.key, []).append((node, i, entries))
+            else:
+                self._set_computed(node, i, value, entries)
+        for requests in shared.values():
+            self._set_shared(requests)
+
+    def _set_shared(self, requests: list[tuple[Node, int, Entries]]) -> None:
+        """Rewrites a shape constant; readers that want something else than the rest get one of their own."""
+        node, i, _ = requests[0]
+        first = node.inputs[i]
+        assert first is not None and first.tensor is not None
+        tensor = first.tensor
+        old = onnx.numpy_helper.to_array(tensor)
+        wanted = []
+        for node, i, entries in requests:
+            flat = [o if e is None else e for o, e in zip(old.reshape(-1).tolist(), entries, strict=True)] if len(
+                entries) == old.size else entries
+            array = np.array(flat, dtype=old.dtype)
+            wanted.append((node, i, array.reshape(old.shape) if array.size == old.size else array))
+        readers = sum(len(v.consumers) for v in self.graph.values if v.key == first.key)
+        alone = len(wanted) == readers and not _is_output(first)
+        if alone and all(np.array_equal(a, wanted[0][2]) for _, _, a in wanted):
+            if not np.array_equal(wanted[0][2], old):
+                self.model.set_array(tensor, wanted[0][2])
+            return
+        made: dict[bytes, str] = {}
+        for node, i, array in wanted:
+            if np.array_equal(array, old):
+                continue
+            key = array.tobytes()
+            if key in made:
+                node.proto.input[i] = made[key]
+            else:
+                made[key] = self._give_constant(node, i, array, first)
+
+    def _set_computed(self, node: Node, i: int, value: Value, entries: Entries) -> None:
+        """Makes a computed shape hold what it must, if it does not by itself."""
+        now = self.changes.now.get(value)
+        if now is not None and now.size == len(entries) and _agrees(now, entries):
+            return
+        then = self.coupling.data.get(value)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64)
+        if all(e is not None for e in entries):
+            shape = then.shape if then is not None and then.size == len(entries) else (len(entries),)
+            self._give_constant(node, i, np.array(entries, dtype=dtype).reshape(shape), value)
+            return
+        if all(e is None for e in entries):
+            return
+        self._override(node, i, value, entries, dtype)
+
+    def _override(self, node: Node, i: int, value: Value, entries: Entries, dtype: np.dtype[Any]) -> None:
+        """Puts numbers in place of some entries of a computed shape: ``computed * keep + fixed``."""
+        keep = np.array([e is None for e in entries]).astype(dtype)
+        fixed = np.array([0 if e is None else e for e in entries], dtype=dtype)
+        scope, place = node.scope, _index_of(node)
+        left = self._add(scope, node, _tensor(keep, self.names.fresh(f"{value.name}_free")))
+        right = self._add(scope, node, _tensor(fixed, self.names.fresh(f"{value.name}_fixed")))
+        masked, out = self.names.fresh(f"{value.name}_masked"), self.names.fresh(f"{value.name}_resized")
+        place = _index_of(node)
+        scope.proto.node.insert(place, onnx.helper.make_node("Mul", [value.name, left], [masked], name=masked))
+        scope.proto.node.insert(place + 1, onnx.helper.make_node("Add", [masked, right], [out], name=out))
+        node.proto.input[i] = out
+
+    def _give_constant(self, node: Node, i: int, array: NDArray[Any], like: Value | None = None) -> str:
+        """A new constant as input `i` of the node; returns its name."""
+        base = like.name if like is not None else f"{node.proto.name or node.proto.output[0]}_size"
+        tensor = _tensor(array, self.names.fresh(base))
+        while len(node.proto.input) <= i:
+            node.proto.input.append("")
+        node.proto.input[i] = tensor.name
+        return self._add(node.scope, node, tensor)
+
+    def _add(self, scope: Scope, reader: Node, tensor: TensorProto) -> str:
+        """Adds a constant to a scope; before IR version 4 initializers are inputs, so there it is a Constant node."""
+        if self.graph.proto.ir_version >= 4 or scope.parent is not None:
+            scope.proto.initializer.append(tensor)
+            return tensor.name
+        made = onnx.helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
+        scope.proto.node.insert(_index_of(reader) if reader.scope is scope else 0, made)
+        return tensor.name
+
+    def _refresh(self, scope: Scope) -> None:
+        """Brings stated shapes up to date."""
+        infos = [*scope.proto.value_info, *scope.proto.input, *scope.proto.output]
+        for info in infos:
+            value = scope.names.get(info.name)
+            if value is None or not self.lengths.touches(value) or not info.type.tensor_type.HasField("shape"):
+                continue
+            dims = info.type.tensor_type.shape.dim
+            for axis in value.axes():
+                if axis.position < len(dims) and self.lengths.changed(axis) and dims[axis.position].HasField("dim_value"):
+                    dims[axis.position].dim_value = self.lengths.length(axis) or 0
+
+
+class _Names:
+    """Hands out names that the model does not use yet."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._proto = proto
+        self._taken: set[str] | None = None
+
+    def fresh(self, base: str) -> str:
+        if self._taken is None:
+            self._taken = set(_all_names(self._proto.graph))
+        n = 1
+        while f"{base}_{n}" in self._taken:
+            n += 1
+        name = f"{base}_{n}"
+        self._taken.add(name)
+        return name
+
+
+def _all_names(graph: GraphProto) -> list[str]:
+    names = [v.name for v in [*graph.input, *graph.output, *graph.initializer]]
+    for node in graph.node:
+        names += [node.name, *node.output]
+        for a in node.attribute:
+            for body in ([a.g] if a.HasField("g") else []) + list(a.graphs):
+                names += _all_names(body)
+    return names
+
+
+def _tensor(array: NDArray[Any], name: str) -> TensorProto:
+    return onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+
+
+def _without(array: NDArray[Any], removal: Removal) -> NDArray[Any]:
+    """The array without some indices of some axes; the axis that shrinks most goes first."""
+    for axis, indices in sorted(removal.items(), key=lambda r: len(r[1]) / array.shape[r[0]], reverse=True):
+        keep = np.ones(array.shape[axis], dtype=bool)
+        keep[list(indices)] = False
+        array = np.compress(keep, array, axis=axis)
+    return array
+
+
+def _agrees(now: Data, entries: Entries) -> bool:
+    return all(e is None or (known(np.array([n], dtype=object)) and (n == e or n == -1))
+               for n, e in zip(now.flat, entries, strict=True))
+
+
+def _index_of(node: Node) -> int:
+    for i, proto in enumerate(node.scope.proto.node):
+        if proto.output and node.proto.output and proto.output[0] == node.proto.output[0]:
+            return i
+    return 0
+
+
+def _is_output(value: Value) -> bool:
+    return any(o.name == value.name for o in value.scope.proto.output)
+
+
+def _set_attribute(node: NodeProto, name: str, value: Any) -> None:
+    for i, a in enumerate(node.attribute):
+        if a.name == name:
+            if value is None:
+                del node.attribute[i]
+            else:
+                fresh = onnx.helper.make_attribute(name, value)
+                if fresh != a:
+                    a.CopyFrom(fresh)
+            return
+    if value is not None:
+        node.attribute.append(onnx.helper.make_attribute(name, value))
+
+

@@ -1,0 +1,88 @@
+"""Connected components in vectorised numpy: of whole axes, then of single indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph import Graph
+from onnxprune.ties import Link
+
+Index = NDArray[np.int64]
+
+
+def components(count: int, a: Index, b: Index) -> Index:
+    """Label of every element under the edges ``a[i] - b[i]``: the smallest element of its component.
+
+    Min-label hooking with pointer jumping (Shiloach and Vishkin, J. Algorithms 1982), on whole arrays.
+    """
+    label = np.arange(count, dtype=np.int64)
+    while len(a):
+        la, lb = label[a], label[b]
+        open_ = la != lb
+        if not open_.any():
+            break
+        a, b, la, lb = a[open_], b[open_], la[open_], lb[open_]
+        low, high = np.minimum(la, lb), np.maximum(la, lb)
+        np.minimum.at(label, high, low)
+        while True:
+            jumped = label[label]
+            if np.array_equal(jumped, label):
+                break
+            label = jumped
+    return label
+
+
+class Classes:
+    """Axes united as a whole, and the numbering of their indices.
+
+    An *element* is one index of one class; a class of n indices owns n consecutive elements.
+
+    Attributes:
+        of: Class of each axis.
+        length: Length of each class, -1 where it is free.
+        offset: First element of each class.
+        elements: How many there are.
+        conflicts: Classes whose axes have different lengths.
+    """
+
+    def __init__(self, graph: Graph, whole: Sequence[tuple[int, int]], axis_count: int) -> None:
+        pairs = np.array(whole, dtype=np.int64).reshape(-1, 2)
+        root = components(axis_count, pairs[:, 0], pairs[:, 1])
+        _, self.of = np.unique(root, return_inverse=True)
+        count = int(self.of.max()) + 1 if axis_count else 0
+        lengths = np.fromiter((d if isinstance(d, int) else -1 for v in graph.values for d in v.shape or []),
+                              dtype=np.int64, count=axis_count)
+        self.length = np.full(count, -1, dtype=np.int64)
+        np.maximum.at(self.length, self.of, lengths)
+        self.conflicts = np.unique(self.of[(lengths >= 0) & (lengths != self.length[self.of])])
+        sizes = np.maximum(self.length, 0)
+        self.offset = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64) if count else sizes
+        self.elements = int(sizes.sum())
+
+    def span(self, axis_id: int) -> slice:
+        """Elements of the class of an axis."""
+        c = self.of[axis_id]
+        return slice(int(self.offset[c]), int(self.offset[c] + max(self.length[c], 0)))
+
+
+def edges(classes: Classes, links: Sequence[Link]) -> tuple[Index, Index]:
+    """Element pairs that the links tie: each labelled index with the first one of its label."""
+    ones, others = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for link in links:
+        labels = np.concatenate([part for _, part in link])
+        elements = np.concatenate([np.arange(s.start, s.stop)
+                                   for s in (classes.span(axis.id) for axis, _ in link)])
+        if (labels < 0).any():
+            elements, labels = elements[labels >= 0], labels[labels >= 0]
+        if not len(labels):
+            continue
+        first = np.full(int(labels.max()) + 1, -1, dtype=np.int64)
+        first[labels[::-1]] = elements[::-1]
+        mates = first[labels]
+        apart = mates != elements
+        ones.append(elements[apart])
+        others.append(mates[apart])
+    return np.concatenate(ones), np.concatenate(others)

@@ -1,0 +1,349 @@
+"""Ties -> channels -> groups, with grades and reasons.
+
+The connected components of all ties are the channels. Channels with the same shape of membership (as many indices of
+the same axes) form a group: they compete with each other when something has to go.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune import ops, shapes
+from onnxprune.components import Classes, Index, components, edges
+from onnxprune.dataflow import Data
+from onnxprune.decide import decide
+from onnxprune.graph import Axis, Graph, Node, Value
+from onnxprune.ops import registry
+from onnxprune.ties import Choice, Link, Op, Ties
+
+WEIGHT_TYPES = frozenset({
+    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.INT8,
+    TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ,
+    TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ, TensorProto.FLOAT4E2M1})
+"""Element types of constants that count as weights: what is made of other constants alone is not worth pruning."""
+
+MAX_REASONS = 5
+
+
+class Grade(enum.IntEnum):
+    """What removing a channel means."""
+
+    EXACT = 0
+    MIXING = 1
+    PINNED = 2
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """The indices that each unit of a group owns on one axis of one constant; shape (units, indices a unit)."""
+
+    value: Value
+    axis: int
+    indices: Index
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that live or die alike.
+
+    Attributes:
+        name: ``CONSTANT:AXIS`` of the first weight that the group slices.
+        channels: Component of each unit, in order of their place on the first axis.
+        grade: What removal means.
+        reasons: Why it is not exact, at most `MAX_REASONS`.
+        slices: Every constant that the group slices.
+    """
+
+    name: str
+    channels: Index
+    grade: Grade
+    reasons: list[str]
+    slices: list[Slices]
+
+    @property
+    def units(self) -> int:
+        return len(self.channels)
+
+
+class Coupling:
+    """Channels and groups of one graph.
+
+    Attributes:
+        graph: The analysed graph.
+        ties: What the rules said.
+        data: Contents of small tensors.
+        classes: Axes united as a whole, and the numbering of elements.
+        channel: Channel of every element.
+        grade: Grade of every element.
+    """
+
+    def __init__(self, graph: Graph, ties: Ties, classes: Classes, channel: Index, grade: NDArray[np.int8]) -> None:
+        self.graph = graph
+        self.ties = ties
+        self.data = ties.data
+        self.classes = classes
+        self.channel = channel
+        self.grade = grade
+
+    def channels_of(self, axis: Axis) -> Index:
+        """Channel of every index of an axis; empty where the axis is free."""
+        return self.channel[self.classes.span(axis.id)]
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Every group that slices a weight, in graph order."""
+        return _groups(self)
+
+
+def analyze(graph: Graph, *, mixing: bool = False) -> Coupling:
+    """Runs every rule, decides the choices and joins what is tied.
+
+    Args:
+        graph: The graph to analyse; its shapes are filled in.
+        mixing: Whether channels of grade *mixing* will be pruned too; choices then count them as free.
+    """
+    data = shapes.infer(graph)
+    ties = Ties(graph, data)
+    for node in graph.nodes:
+        _ask(node, ties)
+    _pin_interface(graph, ties)
+    classes = Classes(graph, ties.whole, ties.axis_count)
+    links = list(ties.links)
+    barred = np.zeros(classes.elements, dtype=bool)
+    _mark(barred, classes, [p[:2] for p in ties.pins], True)
+    _mark(barred, classes, [(axis, None) for axis in _conflicting(graph, classes)], True)
+    if not mixing:
+        _mark(barred, classes, [m[:2] for m in ties.mixes], True)
+    decide(ties.choices, classes, links, barred, ties.batch_axes)
+    _pin_decided(ties)
+    _grade_sums(ties)
+    element_grade = np.zeros(classes.elements, dtype=np.int8)
+    _mark(element_grade, classes, [m[:2] for m in ties.mixes], Grade.MIXING)
+    for axis in _conflicting(graph, classes):
+        ties.pins.append((axis, None, f"axes of different lengths are tied to {axis}"))
+    _mark(element_grade, classes, [p[:2] for p in ties.pins], Grade.PINNED)
+    channel = components(classes.elements, *edges(classes, links))
+    worst = np.zeros(classes.elements, dtype=np.int8)
+    np.maximum.at(worst, channel, element_grade)
+    return Coupling(graph, ties, classes, channel, worst[channel])
+
+
+def _ask(node: Node, ties: Ties) -> None:
+    """Lets the node's rule speak; what has none, or cannot be told, is pinned."""
+    op = Op(node, ties)
+    entry = registry.find(node.domain, node.op_type, node.opset)
+    if entry is None:
+        name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        op.pin_all(f"no rule for {name}")
+        return
+    if not entry.any_rank and any(v.rank is None for v in op.inputs + op.outputs):
+        op.pin_all(f"rank unknown at {node.label}")
+        return
+    marks = _bookmark(ties)
+    try:
+        entry.function(op)
+    except (LookupError, ValueError, TypeError) as e:  # malformed node: leave it whole, prune the rest
+        _rewind(ties, marks)
+        op.pin_all(f"{node.label} could not be analysed: {e}")
+
+
+_LISTS = ("whole", "links", "pins", "mixes", "choices", "batch_axes", "zeros", "sums", "resizes")
+
+
+def _bookmark(ties: Ties) -> list[int]:
+    return [len(getattr(ties, name)) for name in _LISTS]
+
+
+def _rewind(ties: Ties, marks: Sequence[int]) -> None:
+    for name, mark in zip(_LISTS, marks, strict=True):
+        del getattr(ties, name)[mark:]
+
+
+def _pin_interface(graph: Graph, ties: Ties) -> None:
+    for value in graph.main.inputs:
+        for axis in value.axes():
+            ties.pins.append((axis, None, f"graph input {value.name!r}"))
+    for out in graph.main.outputs:
+        for axis in out.axes() if out is not None else []:
+            ties.pins.append((axis, None, f"graph output {axis.value.name!r}"))
+    _pin_returned_shapes(graph, ties)
+
+
+def _pin_returned_shapes(graph: Graph, ties: Ties) -> None:
+    """An axis whose length the graph returns as a number must keep that length."""
+    stack = [v for scope in graph.scopes() for v in scope.outputs if v is not None and v in ties.data]
+    seen: set[Value] = set()
+    while stack:
+        value = stack.pop()
+        if value in seen or value.producer is None:
+            continue
+        seen.add(value)
+        for source in value.producer.inputs:
+            if source is None:
+                continue
+            if value.producer.op_type in ("Shape", "Size"):
+                for axis in source.axes():
+                    ties.pins.append((axis, None, "the graph returns its length"))
+            elif source in ties.data:
+                stack.append(source)
+
+
+def _conflicting(graph: Graph, classes: Classes) -> list[Axis]:
+    """One axis of each class whose members have different lengths."""
+    if not len(classes.conflicts):
+        return []
+    bad, found = set(classes.conflicts.tolist()), []
+    for value in graph.values:
+        for axis in value.axes():
+            if classes.of[axis.id] in bad:
+                bad.discard(classes.of[axis.id])
+                found.append(axis)
+    return found
+
+
+def _mark(target: NDArray[np.generic], classes: Classes, where: Sequence[tuple[Axis, Index | None]],
+          mark: int) -> None:
+    for axis, indices in where:
+        span = classes.span(axis.id)
+        if indices is None:
+            target[span] = mark
+        elif span.stop > span.start:
+            target[span.start + indices] = mark
+
+
+def _pin_decided(ties: Ties) -> None:
+    for choice in ties.choices:
+        if choice.taken is not None:
+            for axis in choice.taken.pins:
+                ties.pins.append((axis, None, f"{choice.node.label} merges or splits it"))
+            continue
+        for alternative in choice.alternatives:
+            axes = [axis for link in alternative.links for axis, _ in link] + alternative.pins
+            for axis in axes:
+                ties.pins.append((axis, None, f"{choice.node.label} leaves no way to carry its channels"))
+
+
+def _grade_sums(ties: Ties) -> None:
+    """Sums over an axis are exact only where the summands are zero once masked (f(0) = 0 all the way)."""
+    zero = np.zeros(ties.axis_count + 1, dtype=bool)
+    for value in ties.graph.constants():
+        if value.elem_type in WEIGHT_TYPES or value.elem_type == TensorProto.INT32:
+            zero[value.first_axis:value.first_axis + len(value.shape or [])] = True
+    for item in ties.zeros:
+        if isinstance(item, Choice):
+            for out, source in item.taken.zeros if item.taken is not None else []:
+                zero[out.id] = zero[source.id]
+            continue
+        out_id, sources, any_of = item
+        flags = zero[list(sources)]
+        zero[out_id] = bool(flags.any()) if any_of and len(flags) else bool(flags.all())
+    for axis, sources, reason in ties.sums:
+        if not zero[list(sources)].any():
+            ties.mixes.append((axis, None, reason))
+
+
+def _groups(coupling: Coupling) -> list[Group]:
+    classes, channel = coupling.classes, coupling.channel
+    weights = _weights_by_class(coupling)
+    sizes = np.maximum(classes.length, 0)
+    class_of_element = np.repeat(np.arange(len(sizes)), sizes)
+    weighty = np.zeros(len(sizes), dtype=bool)
+    weighty[[c for c, members in weights.items() if any(v.elem_type in WEIGHT_TYPES for v, _ in members)]] = True
+    has_weight = np.zeros(len(channel), dtype=bool)
+    has_weight[channel[weighty[class_of_element]]] = True
+    elements = np.flatnonzero(has_weight[channel])
+    elements = elements[np.argsort(channel[elements], kind="stable")]
+    if not len(elements):
+        return []
+    starts = np.flatnonzero(np.r_[True, np.diff(channel[elements]) != 0])
+    counts = np.diff(np.r_[starts, len(elements)])
+    groups = []
+    for members in _alike(class_of_element[elements], starts, coupling.grade[elements[starts]]):
+        k = counts[members[0]]
+        matrix = elements[starts[members][:, None] + np.arange(k)]
+        groups.append(_group(coupling, matrix, class_of_element, weights))
+    groups.sort(key=lambda g: (g.slices[0].value.index, g.slices[0].axis, int(g.slices[0].indices[0, 0])))
+    return _with_reasons(coupling, groups)
+
+
+def _alike(class_of: Index, starts: Index, grades: NDArray[np.int8]) -> list[Index]:
+    """Positions of the channels that have the same multiset of classes and the same grade.
+
+    Multisets are compared by a commutative 64-bit hash of their members.
+    """
+    x = class_of.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)  # splitmix64
+        signature = np.add.reduceat(x, starts)
+    key = np.stack([signature, grades.astype(np.uint64)], axis=1)
+    _, which = np.unique(key, axis=0, return_inverse=True)
+    order = np.argsort(which.ravel(), kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(which.ravel()[order])) + 1)
+
+
+def _weights_by_class(coupling: Coupling) -> dict[int, list[tuple[Value, int]]]:
+    found: dict[int, list[tuple[Value, int]]] = {}
+    for value in coupling.graph.constants():
+        for axis in value.axes():
+            found.setdefault(int(coupling.classes.of[axis.id]), []).append((value, axis.position))
+    return found
+
+
+def _group(coupling: Coupling, matrix: Index, class_of_element: Index,
+           weights: dict[int, list[tuple[Value, int]]]) -> Group:
+    classes = coupling.classes
+    column_class = class_of_element[matrix[0]]
+    slices, seen = [], set()
+    for c in np.unique(column_class):
+        for value, axis in weights.get(int(c), []):
+            if (value.key, axis) in seen:
+                continue  # readers of one vector
+            seen.add((value.key, axis))
+            slices.append(Slices(value, axis, matrix[:, column_class == c] - classes.offset[c]))
+    slices.sort(key=lambda s: (s.value.consumers[0][0].index if s.value.consumers else 0,
+                               len(s.value.shape or []) < 2, s.value.index, s.axis))
+    first = slices[0]
+    order = np.argsort(first.indices[:, 0], kind="stable")
+    slices = [Slices(s.value, s.axis, s.indices[order]) for s in slices]
+    channels = coupling.channel[matrix[:, 0]][order]
+    return Group(f"{first.value.key}:{first.axis}", channels, Grade(int(coupling.grade[matrix[0, 0]])), [], slices)
+
+
+def _with_reasons(coupling: Coupling, groups: list[Group]) -> list[Group]:
+    """The groups under names of their own, with the reasons why they are not exact."""
+    group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
+    for i, group in enumerate(groups):
+        group_of[group.channels] = i
+    reasons: list[dict[str, None]] = [{} for _ in groups]
+    seen: set[tuple[int, str]] = set()
+    ties, classes = coupling.ties, coupling.classes
+    for axis, indices, reason in [*ties.pins, *ties.mixes]:
+        span = classes.span(axis.id)
+        if span.start == span.stop or (indices is None and (int(classes.of[axis.id]), reason) in seen):
+            continue
+        seen.add((int(classes.of[axis.id]), reason))
+        elements = np.arange(span.start, span.stop) if indices is None else span.start + indices
+        for i in np.unique(group_of[coupling.channel[elements]]):
+            if i >= 0 and groups[i].grade != Grade.EXACT and len(reasons[i]) < MAX_REASONS:
+                reasons[i][reason] = None
+    names: dict[str, int] = {}
+    named = []
+    for group, why in zip(groups, reasons, strict=True):
+        count = names[group.name] = names.get(group.name, 0) + 1
+        name = group.name if count == 1 else f"{group.name}#{count}"
+        named.append(Group(name, group.channels, group.grade, list(why), group.slices))
+    return named
+
+
+__all__ = ["Coupling", "Data", "Grade", "Group", "Link", "Slices", "analyze", "ops"]

@@ -1,0 +1,96 @@
+"""Convolutions, plain, grouped and transposed."""
+
+from __future__ import annotations
+
+from onnxprune.graph import Value
+from onnxprune.ops.linear import contract
+from onnxprune.ops.registry import rule
+from onnxprune.ties import Alternative, NewShape, Op, arange
+
+COARSE = 4
+"""With fewer channels than this inside a group, whole groups go: single steps would be too coarse."""
+
+
+@rule("Conv")
+def conv(op: Op) -> None:
+    """Channels contract; groups keep blocks of equal size; space is pinned."""
+    convolution(op, op.input(0), op.input(1), op.input(2) if op.has(2) else None, op.output())
+
+
+@rule("ConvInteger")
+def conv_integer(op: Op) -> None:
+    """Conv on integers; the weight's zero point follows its output channels."""
+    x, w, out = op.input(0), op.input(1), op.output()
+    convolution(op, x, w, None, out)
+    if op.has(3):
+        for axis in op.input(3).axes():
+            op.tie(axis, w.axis(0))
+
+
+def convolution(op: Op, x: Value, w: Value, bias: Value | None, out: Value, *, transposed: bool = False) -> None:
+    """Ties of a convolution with weight (out, in / group, ...), or (in, out / group, ...) where transposed."""
+    pin_space(op, x, out)
+    for axis in w.axes()[2:]:
+        op.pin(axis, "kernel")
+    groups = op.attr("group", 1)
+    into, made = (w.axis(0), w.axis(1)) if transposed else (w.axis(1), w.axis(0))
+    sources = [made] if bias is None else [made, bias.axis(0)]
+    if groups == 1:
+        contract(op, x.axis(1), into)
+        op.tie(made, out.axis(1))
+        if bias is not None:
+            op.tie(bias.axis(0), out.axis(1))
+    else:
+        if bias is not None:
+            op.tie(bias.axis(0), out.axis(1))
+        _grouped(op, x, w, out, groups, transposed)
+        sources = [w.axis(0)] if bias is None else [w.axis(0), bias.axis(0)]
+    op.keep_zero(out.axis(1), *sources)
+    op.tie(x.axis(0), out.axis(0))
+
+
+def pin_space(op: Op, x: Value, out: Value) -> None:
+    """Axes that a window slides over stay whole."""
+    for axis in x.axes()[2:] + out.axes()[2:]:
+        op.pin(axis, f"a window of {op.node.label} slides over it")
+
+
+def _grouped(op: Op, x: Value, w: Value, out: Value, groups: int, transposed: bool) -> None:
+    """Either whole groups go, or the same places within every group.
+
+    The weight's first axis holds all groups one after the other, its second is one group's share of the other side.
+    """
+    first, share = w.axis(0), w.axis(1)
+    along, across = (x.axis(1), out.axis(1)) if transposed else (out.axis(1), x.axis(1))
+    op.tie(first, along)
+    if any(a.length is None for a in (along, across, first, share)):
+        op.pin_all(f"{op.node.label}: channel count unknown")
+        return
+    rows, columns = (first.length or 0) // groups, share.length or 0
+    whole = Alternative("whole groups", [[(across, arange(across) // columns), (first, arange(first) // rows)]],
+                        pins=[share], weight=int(min(rows, columns) < COARSE))
+    # the two sides shrink apart: places of one side are tied among themselves only
+    places = Alternative("places within groups", [[(across, arange(across) % columns), (share, arange(share))],
+                                                  [(first, arange(first) % rows)]])
+    op.choose(whole, places) if min(rows, columns) > 1 else op.choose(whole)
+    op.sum_over(share)
+    op.resize(lambda new: new.set_attribute("group", len(new.kept(across)) // len(new.kept(share))))
+
+
+@rule("ConvTranspose")
+def conv_transpose(op: Op) -> None:
+    """Convolution with weight (in, out / group, ...)."""
+    bias = op.input(2) if op.has(2) else None
+    convolution(op, op.input(0), op.input(1), bias, op.output(), transposed=True)
+
+
+@rule("DeformConv")
+def deform_conv(op: Op) -> None:
+    """Conv whose sampling offsets come from a second input; offset groups split the input channels."""
+    x, w, offset = op.input(0), op.input(1), op.input(2)
+    bias = op.input(3) if op.has(3) else None
+    if op.attr("offset_group", 1) != 1:
+        op.pin(x.axis(1), "offset groups split the channels")
+    for axis in offset.axes()[1:] + (op.input(4).axes()[1:] if op.has(4) else []):
+        op.pin(axis, "sampling offsets")
+    convolution(op, x, w, bias, op.output())

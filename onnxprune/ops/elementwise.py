@@ -1,0 +1,125 @@
+"""Operators that work on every element alone, with numpy-style broadcasting."""
+
+from __future__ import annotations
+
+from onnxprune.graph import Axis, Value
+from onnxprune.ops.registry import rule
+from onnxprune.ties import Op
+
+
+def broadcast(op: Op, inputs: list[Value], out: Value) -> list[list[Axis]]:
+    """Ties inputs to the output as numpy broadcasting aligns them.
+
+    Returns:
+        For each output axis, the input axes tied to it.
+    """
+    rank = len(out.shape or [])
+    joined: list[list[Axis]] = [[] for _ in range(rank)]
+    for value in inputs:
+        shift = rank - len(value.shape or [])
+        for axis in value.axes():
+            target = out.axis(axis.position + shift)
+            dim = (value.shape or [])[axis.position]
+            if dim == 1 and (out.shape or [])[target.position] != 1:
+                continue  # stretched: owns no index of the output
+            if axis.length is None and target.length is not None:
+                op.pin(target, f"whether {value.key} is stretched here is not known ({op.node.label})")
+                continue
+            op.tie(axis, target)
+            joined[target.position].append(axis)
+    return joined
+
+
+def _zero_where(op: Op, out: Value, joined: list[list[Axis]], sources: list[Value], any_of: bool) -> None:
+    """Zero behind, where all (or any) of `sources` are zero along the axis; a stretched one never is."""
+    for position, axes in enumerate(joined):
+        mine = [a for a in axes if a.value in sources]
+        if mine and (any_of or len(mine) == len(sources)):
+            op.keep_zero(out.axis(position), *mine, any_of=any_of)
+
+
+@rule("Relu", "LeakyRelu", "Tanh", "Erf", "Gelu", "Abs", "Neg", "Sqrt", "Sign", "Floor", "Ceil", "Round", "Sin", "Tan",
+      "Asin", "Atan", "Sinh", "Asinh", "Atanh", "Elu", "Selu", "Celu", "Mish", "HardSwish", "Swish", "ThresholdedRelu",
+      "Softsign", "Identity", "Cast", "IsNaN", "IsInf", "BitwiseNot", "Shrink")
+def zero_keeping(op: Op) -> None:
+    """Element by element, f(0) = 0."""
+    for axis in op.input(0).axes():
+        op.tie(axis, op.output().axis(axis.position), zero=op.type != "BitwiseNot")
+
+
+@rule("Sigmoid", "HardSigmoid", "Exp", "Log", "Cos", "Cosh", "Acos", "Acosh", "Softplus", "Reciprocal", "Not")
+def zero_losing(op: Op) -> None:
+    """Element by element, f(0) is not 0."""
+    for axis in op.input(0).axes():
+        op.tie(axis, op.output().axis(axis.position))
+
+
+@rule("Dropout")
+def dropout(op: Op) -> None:
+    """Identity at inference; the mask output has the same shape."""
+    for out in op.outputs:
+        for axis in op.input(0).axes():
+            op.tie(axis, out.axis(axis.position), zero=out is op.outputs[0])
+
+
+@rule("Clip")
+def clip(op: Op) -> None:
+    """Element by element; zero stays zero where the bounds enclose it."""
+    if op.opset < 11:
+        low, high = op.attr("min", float("-inf")), op.attr("max", float("inf"))
+    else:
+        low = (op.numbers(1) or [1.0])[0] if op.has(1) else float("-inf")
+        high = (op.numbers(2) or [-1.0])[0] if op.has(2) else float("inf")
+    for axis in op.input(0).axes():
+        op.tie(axis, op.output().axis(axis.position), zero=low <= 0 <= high)
+
+
+@rule("CastLike")
+def cast_like(op: Op) -> None:
+    """Identity; the second input gives only a type."""
+    for axis in op.input(0).axes():
+        op.tie(axis, op.output().axis(axis.position), zero=True)
+
+
+@rule("Add", "Sub", "Sum", "Max", "Min", "Mean", "Mod", "BitwiseOr", "BitwiseXor", "BitShift")
+def sum_like(op: Op) -> None:
+    """Broadcast; zero where every operand is."""
+    out = op.output()
+    _zero_where(op, out, broadcast(op, op.inputs, out), op.inputs, any_of=False)
+
+
+@rule("Mul", "And", "BitwiseAnd")
+def product_like(op: Op) -> None:
+    """Broadcast; zero where any operand is."""
+    out = op.output()
+    _zero_where(op, out, broadcast(op, op.inputs, out), op.inputs, any_of=True)
+
+
+@rule("Div", "PRelu")
+def led_by_first(op: Op) -> None:
+    """Broadcast; zero where the first operand is."""
+    out = op.output()
+    _zero_where(op, out, broadcast(op, op.inputs, out), [op.input(0)], any_of=True)
+
+
+@rule("Pow")
+def power(op: Op) -> None:
+    """Broadcast; zero where the base is and the exponent is a positive constant."""
+    out = op.output()
+    joined = broadcast(op, op.inputs, out)
+    exponent = op.numbers(1)
+    if exponent and all(e > 0 for e in exponent):
+        _zero_where(op, out, joined, [op.input(0)], any_of=True)
+
+
+@rule("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor")
+def comparison(op: Op) -> None:
+    """Broadcast; the result is nothing that sums."""
+    broadcast(op, op.inputs, op.output())
+
+
+@rule("Where")
+def where(op: Op) -> None:
+    """Broadcast of condition and both branches; zero where both branches are."""
+    out = op.output()
+    _zero_where(op, out, broadcast(op, op.inputs, out), [op.input(1), op.input(2)], any_of=False)

@@ -1,0 +1,207 @@
+"""Operators that regroup the same elements under other axes.
+
+A reshape is cut into blocks of input and output axes that hold the same elements; within a block the lengths are
+factored. Channels can be carried along one factor of a block, everything else in the block must then stay whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+from onnxprune.graph import Axis, Dim
+from onnxprune.ops.registry import rule
+from onnxprune.ties import Alternative, Labels, NewShape, Op, arange
+
+Block = tuple[list[int], list[int]]
+
+
+@rule("Reshape")
+def reshape(op: Op) -> None:
+    """Carries channels along one factor of each block; the target shape follows."""
+    regroup(op, op.input(0).axes(), op.output().axes())
+    x, out = op.input(0), op.output()
+    given = op.entries(1) if op.opset >= 5 else None
+    keep_zero_entry = not op.attr("allowzero", 0)
+
+    def follow(new: NewShape) -> None:
+        target: list[int | None] = []
+        for axis in out.axes():
+            stated = given[axis.position] if given is not None else None
+            length = new.length(axis)
+            if stated == -1:
+                target.append(-1)
+            elif stated == 0 and keep_zero_entry and axis.position < len(x.shape or []) and (
+                    new.length(x.axis(axis.position)) == length):
+                target.append(0)
+            else:
+                target.append(length)
+        new.set_input(1, target)
+
+    op.resize(follow)
+
+
+@rule("Flatten")
+def flatten(op: Op) -> None:
+    """Reshape to two axes."""
+    regroup(op, op.input(0).axes(), op.output().axes())
+
+
+@rule("Squeeze", "Unsqueeze")
+def unit_axes(op: Op) -> None:
+    """Only axes of length 1 come or go."""
+    regroup(op, op.input(0).axes(), op.output().axes())
+
+
+def regroup(op: Op, before: list[Axis], after: list[Axis]) -> None:
+    """Ties of a reshape between two lists of axes with the same elements in the same order."""
+    a: list[Dim] = [(axis.value.shape or [])[axis.position] for axis in before]
+    b: list[Dim] = [(axis.value.shape or [])[axis.position] for axis in after]
+    for left, right in blocks(a, b):
+        _block(op, [before[i] for i in left], [after[i] for i in right])
+
+
+def blocks(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
+    """Smallest runs of axes of `a` and `b` that hold the same elements, axes of length 1 left out.
+
+    Lengths that are not numbers are equal when they have the same name, or when they are the only one on either side
+    and the numbers agree.
+    """
+    a, b = _named(a, "a"), _named(b, "b")
+    loose = [x for x in a if isinstance(x, str) and x not in b], [x for x in b if isinstance(x, str) and x not in a]
+    if len(loose[0]) == len(loose[1]) == 1 and _product(a)[0] == _product(b)[0]:
+        b = [loose[0][0] if x == loose[1][0] else x for x in b]
+    ends_b: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
+    for j in range(len(b), 0, -1):  # the shortest run with a product
+        ends_b[_product(b[:j])] = j
+    found, i0, j0 = [], 0, 0
+    for i in range(1, len(a) + 1):
+        j = ends_b.get(_product(a[:i]))
+        if a[i - 1] == 1 or j is None or j <= j0:
+            continue
+        found.append((_long(a, i0, i), _long(b, j0, j)))
+        i0, j0 = i, j
+    if i0 < len(a) or j0 < len(b):
+        rest = (_long(a, i0, len(a)), _long(b, j0, len(b)))
+        if rest != ([], []):
+            found.append(rest)
+    return found
+
+
+def _named(dims: Sequence[Dim], side: str) -> list[int | str]:
+    return [f"?{side}{i}" if d is None else d for i, d in enumerate(dims)]
+
+
+def _product(dims: Sequence[int | str]) -> tuple[int, frozenset[tuple[str, int]]]:
+    number, names = 1, Counter[str]()
+    for d in dims:
+        if isinstance(d, int):
+            number *= d
+        else:
+            names[d] += 1
+    return number, frozenset(names.items())
+
+
+def _long(dims: Sequence[int | str], start: int, stop: int) -> list[int]:
+    return [i for i in range(start, stop) if dims[i] != 1]
+
+
+@dataclass
+class _Factor:
+    """A factor that one input axis and one output axis share; strides count indices of the axis."""
+
+    size: int
+    before: Axis
+    before_stride: int
+    after: Axis
+    after_stride: int
+
+
+def _block(op: Op, before: list[Axis], after: list[Axis]) -> None:
+    if len(before) == 1 and len(after) == 1:
+        op.tie(before[0], after[0], zero=True)
+        return
+    alternatives = []
+    for f in _factors(before, after):
+        if f.size == 1:
+            continue
+        labels = [(f.before, digits(f.before, f.before_stride, f.size)),
+                  (f.after, digits(f.after, f.after_stride, f.size))]
+        others = [axis for axis in before + after if axis not in (f.before, f.after)]
+        alternatives.append(Alternative(f"along {f.size}", [labels], others, [(f.after, f.before)]))
+    if alternatives:
+        op.choose(*alternatives)
+        return
+    for axis in before + after:
+        op.pin(axis, f"{op.node.label} regroups it")
+
+
+def digits(axis: Axis, stride: int, size: int) -> Labels:
+    """Digit of every index at a factor: ``index // stride % size``."""
+    return arange(axis) // stride % size
+
+
+def _factors(before: list[Axis], after: list[Axis]) -> list[_Factor]:
+    """Common factors of two lists of axes, matched from both ends as far as the lengths are numbers and divide."""
+    left, _ = _match(before, after)
+    right, complete = _match(before[::-1], after[::-1])
+    found = []
+    for size, x, done_x, y, done_y in left:  # from the left: what is to the right of it makes the stride
+        found.append(_Factor(size, x, (x.length or 0) // done_x, y, (y.length or 0) // done_y))
+    if not complete:
+        for size, x, done_x, y, done_y in right:
+            factor = _Factor(size, x, done_x // size, y, done_y // size)
+            if factor not in found:
+                found.append(factor)
+    return found
+
+
+def _match(a: list[Axis], b: list[Axis]) -> tuple[list[tuple[int, Axis, int, Axis, int]], bool]:
+    """Walks both lists; each step gives (factor, axis of a, its product so far, axis of b, its product so far)."""
+    steps, i, j, done_a, done_b = [], 0, 0, 1, 1
+    while i < len(a) and j < len(b):
+        na, nb = a[i].length, b[j].length
+        if na is None or nb is None:
+            return steps, False
+        rest_a, rest_b = na // done_a, nb // done_b
+        small, large = min(rest_a, rest_b), max(rest_a, rest_b)
+        if small == 0 or large % small:
+            return steps, False
+        done_a, done_b = done_a * small, done_b * small
+        steps.append((small, a[i], done_a, b[j], done_b))
+        if done_a == na:
+            i, done_a = i + 1, 1
+        if done_b == nb:
+            j, done_b = j + 1, 1
+    return steps, True
+
+
+@rule("DepthToSpace")
+def depth_to_space(op: Op) -> None:
+    """Blocks of channels become space: a channel goes with all its places."""
+    _depth(op, op.input(0).axis(1), op.output().axis(1), op.attr("mode", "DCR") == "DCR")
+
+
+@rule("SpaceToDepth")
+def space_to_depth(op: Op) -> None:
+    """Space becomes blocks of channels: a channel goes with all its places."""
+    _depth(op, op.output().axis(1), op.input(0).axis(1), True)
+
+
+def _depth(op: Op, deep: Axis, flat: Axis, channel_last: bool) -> None:
+    x, out = op.input(0), op.output()
+    for axis in x.axes()[2:] + out.axes()[2:]:
+        op.pin(axis, f"{op.node.label} mixes it with channels")
+    op.tie(x.axis(0), out.axis(0))
+    if deep.length is None or flat.length is None:
+        op.pin(deep, f"{op.node.label}: channel count unknown")
+        op.pin(flat, f"{op.node.label}: channel count unknown")
+        return
+    area = op.attr("blocksize") ** 2
+    labels = arange(deep) % flat.length if channel_last else arange(deep) // area
+    op.link((deep, labels), (flat, arange(flat)))
+    op.keep_zero(out.axis(1), x.axis(1))
+
+

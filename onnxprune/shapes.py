@@ -1,0 +1,212 @@
+"""Static shape facts of every value.
+
+`onnx.shape_inference` runs on a skeleton (the graph without its weight data), in turn with our own reading of the
+shape computations (`dataflow.evaluate`): what one of them learns lets the other see further, until neither does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
+
+from onnxprune import dataflow
+from onnxprune.dataflow import Data, Free, known
+from onnxprune.graph import Dim, Graph, Node, Scope, Value, tensor_type
+
+_KEEP_ENTRIES = 1024
+_MAX_ROUNDS = 8
+_VALUE_KEPT = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
+
+
+def infer(graph: Graph) -> dict[Value, Data]:
+    """Fills in `Value.shape` and `Value.elem_type` and returns what small tensors hold."""
+    model = skeleton(graph.proto)
+    stated: dict[Value, list[Dim]] = {}
+    for round_ in range(_MAX_ROUNDS):
+        try:
+            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        except Exception:  # an operator with a broken inference: what is known so far stands
+            if round_ == 0:
+                model = skeleton(graph.proto)
+        _read(graph.main, model.graph)
+        data = dataflow.evaluate(graph)
+        if not _teach(graph, model, data, stated) and not _settle(graph, model, data):
+            break
+    return data
+
+
+def skeleton(proto: ModelProto) -> ModelProto:
+    """A copy of the model without weight data; what shapes are computed from stays."""
+    model = ModelProto(ir_version=proto.ir_version)
+    model.opset_import.extend(proto.opset_import)
+    model.functions.extend(proto.functions)
+    _strip(proto.graph, model.graph)
+    return model
+
+
+def _bare(tensor: TensorProto) -> TensorProto:
+    small = math.prod(tensor.dims) <= _KEEP_ENTRIES if tensor.data_type in _VALUE_KEPT else math.prod(tensor.dims) <= 16
+    if small and tensor.data_location != TensorProto.EXTERNAL:
+        return tensor
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+
+
+def _strip(source: GraphProto, target: GraphProto) -> None:
+    target.name = source.name or "graph"
+    target.input.extend(source.input)
+    target.output.extend(source.output)
+    target.initializer.extend(_bare(t) for t in source.initializer)
+    target.sparse_initializer.extend(source.sparse_initializer)
+    produced = {o for n in source.node if n.domain not in ("", "ai.onnx") for o in n.output}
+    target.value_info.extend(v for v in source.value_info if v.name in produced)
+    for node in source.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            bare = _bare(node.attribute[0].t)
+            target.initializer.append(bare)
+            target.initializer[-1].name = node.output[0]
+            continue
+        copy = target.node.add(op_type=node.op_type, domain=node.domain, name=node.name, input=node.input,
+                               output=node.output)
+        for a in node.attribute:
+            if a.type == AttributeProto.GRAPH:
+                _strip(a.g, copy.attribute.add(name=a.name, type=a.type).g)
+            else:
+                copy.attribute.append(a)
+
+
+def _read(scope: Scope, proto: GraphProto) -> None:
+    for info in [*proto.value_info, *proto.output]:
+        value = scope.names.get(info.name)
+        if value is None or value.tensor is not None:
+            continue
+        shape, elem_type = tensor_type(info)
+        value.elem_type = elem_type or value.elem_type
+        if shape is not None:
+            value.shape = shape
+    for value in scope.inputs:
+        for info in proto.input:
+            if info.name == value.name:
+                shape, elem_type = tensor_type(info)
+                value.shape, value.elem_type = shape if shape is not None else value.shape, elem_type or value.elem_type
+    bodies = {n.output[0]: n for n in proto.node if any(a.type == AttributeProto.GRAPH for a in n.attribute)}
+    for node in scope.nodes:
+        if node.bodies and (twin := bodies.get(node.proto.output[0])) is not None:
+            for a in twin.attribute:
+                if a.name in node.bodies:
+                    _read(node.bodies[a.name], a.g)
+
+
+def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dict[Value, list[Dim]]) -> bool:
+    """Writes shapes that the data tell, and inference does not know, into the skeleton; whether there were any."""
+    news = False
+    for node in graph.nodes:
+        out = node.outputs[0] if node.outputs else None
+        if out is None or node.scope is not graph.main or (out.shape is not None and None not in out.shape
+                                                           and not any(isinstance(d, str) for d in out.shape)):
+            continue
+        told = _told(node, data)
+        if told is None or (out.shape is not None and len(told) != len(out.shape)):
+            continue
+        merged = [b if isinstance(b, int) or a is None else a
+                  for a, b in zip(out.shape or [None] * len(told), told, strict=True)]
+        if merged == out.shape or stated.get(out) == merged:
+            continue
+        stated[out] = merged
+        _state(model.graph, out.name, out.elem_type or _type_of(node), merged)
+        news = True
+    return news
+
+
+def _settle(graph: Graph, model: ModelProto, data: dict[Value, Data]) -> bool:
+    """Gives the skeleton's nodes the operands that we could compute as constants; whether there were any."""
+    news = False
+    twins = {n.output[0]: n for n in model.graph.node if n.output}
+    named = {t.name for t in model.graph.initializer}
+    for node in graph.main.nodes:
+        twin = twins.get(node.proto.output[0]) if node.proto.output else None
+        if twin is None or node.outputs[0] in data:
+            continue
+        for i, value in enumerate(node.inputs):
+            if value is None or value.tensor is not None or value not in data or not known(data[value]):
+                continue
+            name = f"{value.name}__known"
+            if value.elem_type not in _VALUE_KEPT or i >= len(twin.input) or twin.input[i] == name:
+                continue
+            if name not in named:
+                array = data[value].astype(onnx.helper.tensor_dtype_to_np_dtype(value.elem_type))
+                model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+                named.add(name)
+            twin.input[i] = name
+            news = True
+    return news
+
+
+def _type_of(node: Node) -> int:
+    first = node.inputs[0] if node.inputs else None
+    return first.elem_type if first is not None and node.op_type != "ConstantOfShape" else TensorProto.FLOAT
+
+
+def _state(graph: GraphProto, name: str, elem_type: int, dims: Sequence[Dim]) -> None:
+    for info in [*graph.value_info, *graph.output]:
+        if info.name == name:
+            break
+    else:
+        info = graph.value_info.add(name=name)
+    info.CopyFrom(onnx.helper.make_tensor_value_info(name, elem_type or TensorProto.FLOAT, list(dims)))
+
+
+def _dims(entries: Sequence[object]) -> list[Dim]:
+    return [e if isinstance(e, int) and e >= 0 else (e.name if isinstance(e, Free) else None) for e in entries]
+
+
+def _told(node: Node, data: dict[Value, Data]) -> list[Dim] | None:
+    """Output shape of a node by the contents of its shape input."""
+    if node.domain or len(node.inputs) == 0:
+        return None
+    source = node.inputs[0]
+    operand = node.inputs[1] if len(node.inputs) > 1 else None
+    if source is None:
+        return None
+    if node.op_type == "ConstantOfShape" and source in data:
+        return _dims(list(data[source].flat))
+    if operand is None or operand not in data:
+        return None
+    entries = list(data[operand].flat)
+    if node.op_type == "Reshape":
+        return _reshaped(source.shape, entries, bool(node.attribute("allowzero", 0)))
+    if node.op_type == "Expand" and source.shape is not None:
+        rank = max(len(entries), len(source.shape))
+        have: list[Dim] = [1] * (rank - len(source.shape)) + list(source.shape)
+        want = [1] * (rank - len(entries)) + entries
+        return [h if h != 1 and (h is not None) else d for h, d in zip(have, _dims(want), strict=True)]
+    return None
+
+
+def _reshaped(shape: list[Dim] | None, entries: Sequence[object], allow_zero: bool) -> list[Dim]:
+    out: list[Dim] = []
+    for i, e in enumerate(entries):
+        if e == 0 and not allow_zero:
+            out.append(shape[i] if shape is not None and i < len(shape) else None)
+        else:
+            out.append(_dims([e])[0])
+    if shape is not None and -1 in entries:
+        hole = entries.index(-1)
+        rest = [d for i, d in enumerate(out) if i != hole]
+        total = list(shape)
+        for d in list(rest):
+            if d is not None and not isinstance(d, int) and d in total:
+                rest.remove(d)
+                total.remove(d)
+        if all(isinstance(d, int) for d in rest + total):
+            count = math.prod(int(d or 0) for d in total)
+            size = math.prod(int(d or 0) for d in rest)
+            out[hole] = count // size if size else None
+        elif all(isinstance(d, int) for d in rest) and len([d for d in total if not isinstance(d, int)]) == 1:
+            size, count = math.prod(int(d or 0) for d in rest), math.prod(d for d in total if isinstance(d, int))
+            if size == count:
+                out[hole] = next(d for d in total if not isinstance(d, int))
+    return out
+

@@ -1,0 +1,270 @@
+"""The tensors inside a ModelProto: finding every one, reading and writing its values.
+
+Two things are needed again and again. *Walking*: initializers, Constant nodes and other attributes, in
+all nested graphs. *Skeletons*: a copy of a model without its big weights, which takes milliseconds to
+make and to analyse whatever the model weighs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf import unknown_fields
+from google.protobuf.message import Message
+from onnx import TensorProto, helper, numpy_helper
+
+_BITS_BELOW_A_BYTE = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+_PACKED = {getattr(TensorProto, k): bits for k, bits in _BITS_BELOW_A_BYTE.items() if hasattr(TensorProto, k)}
+_PAYLOAD = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+_REPEATED = ("dims", "external_data", "metadata_props")
+# Messages that can hold a tensor somewhere below; all others are copied whole.
+_HOLDERS = {"ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TrainingInfoProto"}
+STRIPPED = "*stripped*"
+
+
+def constants(proto: onnx.ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
+    """Every initializer and every `value` tensor of a Constant node, in the main graph and all graphs below it.
+
+    Bodies of local functions have no values of their own and are left out.
+
+    Yields:
+        (scope, name, tensor). The scope is "" in the main graph and "OUTER/attribute" in a graph that an
+        attribute of a node holds, where OUTER is the node's first output ("OUTER/attribute.i" for the i-th graph
+        of a list); nested scopes are joined with "|". The name is the initializer's or the Constant's output.
+    """
+    yield from _graph_constants(proto.graph, "")
+
+
+def qualified(scope: str, name: str) -> str:
+    """The name of a constant that is unique in the whole model: `OUTER/attribute|NAME`, or NAME in the main graph."""
+    return f"{scope}|{name}" if scope else name
+
+
+def _graph_constants(graph: onnx.GraphProto, scope: str) -> Iterator[tuple[str, str, TensorProto]]:
+    for tensor in graph.initializer:
+        yield scope, tensor.name, tensor
+    for node in graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            for attribute in node.attribute:
+                if attribute.name == "value" and node.output:
+                    yield scope, node.output[0], attribute.t
+        for inner, graph_below in subgraphs(node):
+            yield from _graph_constants(graph_below, qualified(scope, inner))
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+    """The graphs that the attributes of a node hold, each with its scope relative to the node's own graph."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield f"{_label(node)}/{attribute.name}", attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            for i, graph in enumerate(attribute.graphs):
+                yield f"{_label(node)}/{attribute.name}.{i}", graph
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return next((name for name in node.output if name), node.name)
+
+
+def tensors(message: Any) -> Iterator[TensorProto]:
+    """Every TensorProto of a model, whatever holds it: graphs, functions, sparse tensors, training information."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        kind = field.message_type.name
+        if kind not in _HOLDERS and kind not in ("TensorProto", "SparseTensorProto"):
+            continue
+        for item in [value] if isinstance(value, Message) else value:
+            if kind == "TensorProto":
+                yield item
+            else:
+                yield from tensors(item)
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the values lie in a data file beside the model."""
+    return tensor.HasField("data_location") and tensor.data_location == TensorProto.EXTERNAL
+
+
+def elements(tensor: TensorProto) -> int:
+    """Number of elements, from the dimensions."""
+    return math.prod(tensor.dims)
+
+
+def payload_bytes(tensor: TensorProto) -> int:
+    """Bytes that the values take as raw data, from type and dimensions alone; 0 for strings and unknown types."""
+    if tensor.data_type in _PACKED:
+        return (elements(tensor) * _PACKED[tensor.data_type] + 7) // 8
+    if tensor.data_type == TensorProto.STRING:
+        return 0
+    try:
+        return elements(tensor) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError:
+        return 0
+
+
+def encode(array: np.ndarray, data_type: int, dims: tuple[int, ...] | None = None) -> TensorProto:
+    """A tensor of the given ONNX element type with these values, as raw data (strings as string data).
+
+    Args:
+        array: Values; converted to the element type where numpy calls it by another one.
+        data_type: A `TensorProto.DataType`.
+        dims: Dimensions, where they differ from the array's.
+    """
+    if data_type != TensorProto.STRING:
+        array = np.asarray(array, dtype=helper.tensor_dtype_to_np_dtype(data_type))
+    tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape))
+    if tensor.data_type != data_type:
+        raise TypeError(f"values of {TensorProto.DataType.Name(data_type)} cannot be made from {array.dtype}")
+    if dims is not None:
+        tensor.dims[:] = dims
+    return tensor
+
+
+def overwrite_values(tensor: TensorProto, array: np.ndarray) -> None:
+    """Replaces the values and dimensions of a tensor; type, name, doc string and metadata stay."""
+    fresh = encode(array, tensor.data_type)
+    for field in (*_PAYLOAD, "external_data", "data_location"):
+        tensor.ClearField(field)
+    tensor.dims[:] = array.shape
+    if fresh.HasField("raw_data"):
+        tensor.raw_data = fresh.raw_data
+    else:
+        tensor.string_data.extend(fresh.string_data)
+
+
+def inline_bytes(tensor: TensorProto) -> bytes:
+    """The values of an inline tensor as raw data, whichever field they are in."""
+    if tensor.HasField("raw_data"):
+        return bytes(tensor.raw_data)
+    return bytes(encode(numpy_helper.to_array(tensor), tensor.data_type).raw_data)
+
+
+def skeleton(proto: onnx.ModelProto, limit: int = 1024) -> onnx.ModelProto:
+    """A copy without the data of big tensors: milliseconds and kilobytes, whatever the model weighs.
+
+    An initializer or Constant value of `limit` bytes or more keeps name, type, dimensions and all other fields, and is
+    marked as external data at a location that does not exist (`STRIPPED`), unless it is external already. Everything
+    else is copied field by field, unknown fields included.
+
+    Args:
+        proto: The model; not changed.
+        limit: Bytes from which on values are dropped.
+    """
+    copy = onnx.ModelProto()
+    _copy_without_data(proto, copy, limit)
+    return copy
+
+
+def _copy_without_data(source: Any, target: Any, limit: int) -> None:
+    """Copies a message that may hold tensors into an empty one of its kind, big values left out."""
+    for field, value in source.ListFields():
+        kind = field.message_type.name if field.message_type is not None else ""
+        if kind not in _HOLDERS and kind != "TensorProto":
+            _copy_field(field.name, value, target)
+            continue
+        step = _copy_tensor if kind == "TensorProto" else _copy_without_data
+        if isinstance(value, Message):
+            getattr(target, field.name).SetInParent()
+            step(value, getattr(target, field.name), limit)
+            continue
+        container = getattr(target, field.name)
+        for item in value:
+            if kind == "NodeProto" and item.op_type != "Constant" and not any(subgraphs(item)):
+                container.append(item)  # nearly all nodes: one quick copy
+            else:
+                step(item, container.add(), limit)
+    _copy_unknown(source, target)
+
+
+def _copy_tensor(source: TensorProto, target: TensorProto, limit: int) -> None:
+    if payload_bytes(source) < limit:
+        target.CopyFrom(source)
+        return
+    _copy_description(source, target)
+    if not is_external(source):
+        target.data_location = TensorProto.EXTERNAL
+        del target.external_data[:]
+        target.external_data.add(key="location", value=STRIPPED)
+
+
+def _copy_description(source: TensorProto, target: TensorProto) -> None:
+    """All of a tensor but its inline values, which are not even looked at: each look would copy them."""
+    for name in source.DESCRIPTOR.fields_by_name:
+        if name not in _PAYLOAD and (name in _REPEATED or source.HasField(name)):
+            _copy_field(name, getattr(source, name), target)
+    _copy_unknown(source, target)
+
+
+def _copy_field(name: str, value: Any, target: Any) -> None:
+    if isinstance(value, Message):
+        getattr(target, name).SetInParent()
+        getattr(target, name).CopyFrom(value)
+    elif isinstance(value, (str, bytes, int, float)):
+        setattr(target, name, value)
+    else:
+        getattr(target, name).extend(value)
+
+
+def serialized_size(message: Any) -> int:
+    """`message.ByteSize()` of a model, without its cost: that serializes all weights only to count them."""
+    if isinstance(message, TensorProto):
+        return _tensor_size(message)
+    if isinstance(message, onnx.NodeProto) and message.op_type != "Constant" and not any(subgraphs(message)):
+        return int(message.ByteSize())
+    total = len(_encode_unknown(unknown_fields.UnknownFieldSet(message)))
+    for field, value in message.ListFields():
+        kind = field.message_type.name if field.message_type is not None else ""
+        if kind in _HOLDERS or kind == "TensorProto":
+            sizes = [serialized_size(item) for item in ([value] if isinstance(value, Message) else value)]
+            total += sum(len(_varint(field.number << 3)) + len(_varint(size)) + size for size in sizes)
+        else:
+            alone = type(message)()
+            _copy_field(field.name, value, alone)
+            total += alone.ByteSize()
+    return total
+
+
+def _tensor_size(tensor: TensorProto) -> int:
+    if not tensor.HasField("raw_data"):
+        return int(tensor.ByteSize())
+    described = TensorProto()
+    _copy_description(tensor, described)
+    length = payload_bytes(tensor)
+    return int(described.ByteSize()) + 1 + len(_varint(length)) + length
+
+
+def _copy_unknown(source: Any, target: Any) -> None:
+    """Carries over fields that this version of onnx has no name for."""
+    left_over = _encode_unknown(unknown_fields.UnknownFieldSet(source))
+    if left_over:
+        target.MergeFromString(left_over)
+
+
+def _encode_unknown(fields: Any) -> bytes:
+    """Protobuf wire format of a set of unknown fields."""
+    out = bytearray()
+    for field in fields:
+        out += _varint(field.field_number << 3 | field.wire_type)
+        if field.wire_type == 0:
+            out += _varint(field.data)
+        elif field.wire_type == 2:
+            out += _varint(len(field.data)) + field.data
+        elif field.wire_type == 3:  # a group ends with a tag of its own
+            out += _encode_unknown(field.data) + _varint(field.field_number << 3 | 4)
+        else:
+            out += int(field.data).to_bytes(8 if field.wire_type == 1 else 4, "little")
+    return bytes(out)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

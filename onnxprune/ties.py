@@ -1,0 +1,236 @@
+"""What operators say about the axes they touch: the words that a rule is written in.
+
+A rule gets an `Op` and *ties* axes (whole or by labels), *pins* them, says that an axis is *mixed*, or offers a
+`Choice` where an operator can carry channels in one of several ways. It may also say how the node itself is resized
+once the new lengths are known. `Ties` collects all of it; `coupling` makes channels of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.dataflow import Data, known
+from onnxprune.graph import Axis, Graph, Node, Value
+
+Labels = NDArray[np.int64]
+"""One label per index of an axis: indices with equal labels, on any axis of a link, are tied; -1 is tied to nothing."""
+
+Link = list[tuple[Axis, Labels]]
+
+
+@dataclass
+class Alternative:
+    """One way for a node to carry channels.
+
+    Attributes:
+        name: How reports name it.
+        links: Indices tied by labels if this way is taken; the first link is what the alternative is about.
+        pins: Axes that must then stay whole.
+        zeros: (output axis, input axis) pairs: what is zero before is zero behind.
+        weight: Preferred over others with a smaller one, before the number of units is looked at.
+    """
+
+    name: str
+    links: list[Link]
+    pins: list[Axis] = field(default_factory=list)
+    zeros: list[tuple[Axis, Axis]] = field(default_factory=list)
+    weight: int = 0
+
+
+@dataclass(eq=False)
+class Choice:
+    """Alternatives of one node; `taken` is filled in by the decision, None when every way is barred."""
+
+    node: Node
+    alternatives: list[Alternative]
+    taken: Alternative | None = None
+
+
+class NewShape(Protocol):
+    """What a resize function sees: the lengths after removal, and how to change the node."""
+
+    def length(self, axis: Axis) -> int | None:
+        """New static length, None where the axis is free."""
+
+    def kept(self, axis: Axis) -> NDArray[np.int64]:
+        """Indices of the original axis that stay."""
+
+    def position(self, axis: Axis, index: int) -> int:
+        """Where the first surviving index at or after `index` stands in the new axis."""
+
+    def changed(self, axis: Axis) -> bool:
+        """Whether the axis lost an index."""
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Gives an attribute of the node another value; None removes it."""
+
+    def set_input(self, index: int, entries: Sequence[int | None] | NDArray[Any]) -> None:
+        """States what a shape-like input must hold; None leaves an entry as it is computed."""
+
+
+Resize = Callable[[NewShape], None]
+Zero = tuple[int, tuple[int, ...], bool]
+
+
+class Ties:
+    """Everything that the rules of one graph said."""
+
+    def __init__(self, graph: Graph, data: dict[Value, Data]) -> None:
+        self.graph = graph
+        self.data = data
+        self.axis_count = graph.number_axes()
+        self.whole: list[tuple[int, int]] = []
+        self.links: list[Link] = []
+        self.pins: list[tuple[Axis, NDArray[np.int64] | None, str]] = []
+        self.mixes: list[tuple[Axis, NDArray[np.int64] | None, str]] = []
+        self.choices: list[Choice] = []
+        self.batch_axes: list[int] = []
+        self.zeros: list[Zero | Choice] = []
+        self.sums: list[tuple[Axis, tuple[int, ...], str]] = []
+        self.resizes: list[tuple[Node, Resize]] = []
+        self.norm_scales: set[Value] = set()
+        self.quantised: dict[Value, tuple[Value, Value | None, int]] = {}
+
+
+class Op:
+    """One node as its rule sees it."""
+
+    def __init__(self, node: Node, ties: Ties) -> None:
+        self.node = node
+        self.ties = ties
+
+    @property
+    def type(self) -> str:
+        return self.node.op_type
+
+    @property
+    def opset(self) -> int:
+        """Version of the node's own domain that the model imports."""
+        return self.node.opset
+
+    @property
+    def inputs(self) -> list[Value]:
+        """The inputs that are there."""
+        return [v for v in self.node.inputs if v is not None]
+
+    @property
+    def outputs(self) -> list[Value]:
+        """The outputs that are there."""
+        return [v for v in self.node.outputs if v is not None]
+
+    def has(self, index: int) -> bool:
+        """Whether the optional input is given."""
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def input(self, index: int) -> Value:
+        """An input that must be there.
+
+        Raises:
+            LookupError: It is not; the node is then pinned.
+        """
+        if not self.has(index):
+            raise LookupError(f"input {index} of {self.node.label} is missing")
+        value = self.node.inputs[index]
+        assert value is not None
+        return value
+
+    def output(self, index: int = 0) -> Value:
+        """An output that must be there; raises LookupError where it is not."""
+        value = self.node.outputs[index] if index < len(self.node.outputs) else None
+        if value is None:
+            raise LookupError(f"output {index} of {self.node.label} is missing")
+        return value
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        return self.node.attribute(name, default)
+
+    def numbers(self, index: int) -> list[Any] | None:
+        """Entries of a small input whose contents are wholly known, flattened; None otherwise."""
+        if not self.has(index):
+            return None
+        data = self.ties.data.get(self.input(index))
+        return list(data.flat) if data is not None and known(data) else None
+
+    def entries(self, index: int) -> list[Any] | None:
+        """Entries of a small input, `Free` where only the run tells; None where nothing is known."""
+        data = self.ties.data.get(self.input(index)) if self.has(index) else None
+        return None if data is None else list(data.flat)
+
+    def tie(self, a: Axis, b: Axis, zero: bool = False) -> None:
+        """Index i of `a` lives and dies with index i of `b`.
+
+        Args:
+            a: An axis, usually of an input.
+            b: An axis of the same length, usually of an output.
+            zero: Whether slices of `b` are zero where those of `a` are.
+        """
+        if a.length is not None and b.length is not None and a.length != b.length:
+            self.pin(a, f"length differs at {self.node.label}")
+            self.pin(b, f"length differs at {self.node.label}")
+            return
+        self.ties.whole.append((a.id, b.id))
+        if zero:
+            self.keep_zero(b, a)
+
+    def link(self, *parts: tuple[Axis, Sequence[int] | NDArray[Any]]) -> None:
+        """Ties indices by labels: equal labels, on one axis or on several, live and die together; -1 is free."""
+        if any(axis.length is None for axis, _ in parts):
+            for axis, _ in parts:
+                self.pin(axis, f"length unknown at {self.node.label}")
+            return
+        self.ties.links.append([(axis, np.asarray(labels, dtype=np.int64)) for axis, labels in parts])
+
+    def pin(self, axis: Axis, reason: str, indices: Sequence[int] | None = None) -> None:
+        """The axis (or some of its indices) must stay, and why."""
+        where = None if indices is None else np.asarray(indices, dtype=np.int64)
+        self.ties.pins.append((axis, where, reason))
+
+    def pin_all(self, reason: str) -> None:
+        """Nothing that this node touches may change."""
+        for value in self.inputs + self.outputs:
+            for axis in value.axes():
+                self.pin(axis, reason)
+
+    def mix(self, axis: Axis, reason: str | None = None) -> None:
+        """Removal along this axis changes what survives: the operator normalises or averages over it."""
+        self.ties.mixes.append((axis, None, reason or f"{self.node.label} mixes the axis"))
+
+    def sum_over(self, axis: Axis, *zero: Axis) -> None:
+        """The operator adds up over `axis`: exact where one of `zero` (default: the axis) is zero once masked."""
+        self.ties.sums.append((axis, tuple(a.id for a in (zero or (axis,))), f"{self.node.label} sums over the axis"))
+
+    def choose(self, *alternatives: Alternative) -> None:
+        """Offers ways of carrying channels through the node, of which the decision takes one."""
+        choice = Choice(self.node, list(alternatives))
+        self.ties.choices.append(choice)
+        self.ties.zeros.append(choice)
+
+    def batch_axis(self, *axes: Axis) -> None:
+        """A product between activations runs over these axes as separate batches (attention heads)."""
+        self.ties.batch_axes.extend(a.id for a in axes)
+
+    def keep_zero(self, out: Axis, *sources: Axis, any_of: bool = False) -> None:
+        """Slices of `out` are zero where those of all (or any) `sources` are; with no source, always."""
+        self.ties.zeros.append((out.id, tuple(a.id for a in sources), any_of))
+
+    def resize(self, change: Resize) -> None:
+        """Says how the node itself changes once the new lengths are known."""
+        self.ties.resizes.append((self.node, change))
+
+    def norm_scale(self, value: Value) -> None:
+        """The value scales a normalisation's channels (the `bn-scale` criterion reads it)."""
+        self.ties.norm_scales.add(value)
+
+    def quantised(self, weight: Value, scale: Value, zero_point: Value | None, axis: int) -> None:
+        """The weight's real values are ``(weight - zero_point) * scale`` along `axis`."""
+        self.ties.quantised[weight] = (scale, zero_point, axis)
+
+
+def arange(axis: Axis, start: int = 0) -> Labels:
+    """Labels start, start + 1, ... for every index of an axis of static length."""
+    return np.arange(start, start + (axis.length or 0), dtype=np.int64)

@@ -1,0 +1,422 @@
+"""Proof of what pruning did: onnx's checker, a run in onnxruntime, and how far the outputs moved.
+
+The original is the measure: whatever it cannot do (pass the checker, load, run on guessed inputs) is not asked of
+the result. onnxruntime is imported when it is first needed, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.cost import is_heavy
+from onnxprune.errors import InputError, VerificationError
+from onnxprune.external import refer
+from onnxprune.inputs import Sizes, all_nodes, fed_inputs, input_dims, sample_inputs
+from onnxprune.model import EXTERNAL_FROM, Model, fits_in_message, load, save
+from onnxprune.tensors import is_external, payload_bytes, skeleton, tensors
+
+__all__ = [
+    "Comparison",
+    "Drift",
+    "Verification",
+    "check",
+    "compare",
+    "drift",
+    "sample_inputs",
+    "session",
+    "traced_shapes",
+]
+
+Source = Model | onnx.ModelProto | str | os.PathLike[str]
+Feeds = Mapping[str, np.ndarray]
+
+# What to try in turn when a model does not take the first guess.
+_TRIES = [
+    *(Sizes(spatial=n) for n in (64, 128, 224, 256, 32)),
+    *(Sizes(sequence=n) for n in (16, 128)),
+]
+# Operators whose output has a shape that depends on values: there another shape is no fault.
+_SHAPES_FROM_VALUES = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "TopK", "Range"}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far an array moved; None where that has no meaning (not numbers, not finite, nothing to compare with).
+
+    Attributes:
+        max_abs: Largest absolute difference.
+        rel_rms: Root mean square of the difference over that of the original.
+        cosine: Cosine of the angle between both, as flat vectors.
+    """
+
+    max_abs: float | None
+    rel_rms: float | None
+    cosine: float | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check found.
+
+    Attributes:
+        verified: Whether both models ran on the same inputs.
+        reason: Why they did not; None when verified.
+        drift: How far each output moved, by name.
+        feeds: The inputs they ran on.
+    """
+
+    verified: bool
+    reason: str | None
+    drift: dict[str, Drift] = field(default_factory=dict)
+    feeds: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models side by side.
+
+    Attributes:
+        drift: How far each output of the second is from the first's, by name.
+        seconds_before: Median time of one run of the first model.
+        seconds_after: Median time of one run of the second.
+    """
+
+    drift: dict[str, Drift]
+    seconds_before: float
+    seconds_after: float
+
+    @property
+    def ratio(self) -> float:
+        """Time of the second model over that of the first: below 1 is faster."""
+        return self.seconds_after / self.seconds_before
+
+
+def drift(before: Any, after: Any) -> Drift:
+    """How far `after` is from `before`, computed in double precision.
+
+    Infinities and NaN at the same places in both are left out; anywhere else nothing can be said.
+    """
+    nothing = Drift(None, None, None)
+    a, b = np.asarray(before), np.asarray(after)
+    if a.shape != b.shape or not (_numeric(a) and _numeric(b)):
+        return nothing
+    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+    a, b = a.astype(wide).ravel(), b.astype(wide).ravel()
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return nothing
+    a, b = a[finite], b[finite]
+    if not a.size:
+        return Drift(0.0, 0.0, None) if not finite.size else nothing
+    return _finite_drift(a, b)
+
+
+def _finite_drift(a: np.ndarray, b: np.ndarray) -> Drift:
+    scale = max(float(np.abs(a).max()), float(np.abs(b).max())) or 1.0
+    a, b = a / scale, b / scale  # squares of huge numbers overflow, those of tiny ones vanish
+    gap = float(np.linalg.norm(a - b))
+    long_a, long_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    relative = gap / long_a if long_a else (None if gap else 0.0)
+    cosine = float(np.vdot(a, b).real) / (long_a * long_b) if long_a and long_b else None
+    return Drift(
+        max_abs=float(np.abs(a - b).max()) * scale,
+        rel_rms=relative,
+        cosine=None if cosine is None else max(-1.0, min(1.0, cosine)),
+    )
+
+
+def _numeric(array: np.ndarray) -> bool:
+    return array.dtype.kind in "biufc" or array.dtype.name.startswith(("bfloat", "float", "int", "uint"))
+
+
+def session(source: Source, *, optimize: bool = True, threads: int | None = None) -> Any:
+    """An onnxruntime session on the CPU that keeps its warnings to itself.
+
+    Args:
+        source: A model, or the path of one; a Model runs as it is in memory.
+        optimize: Whether onnxruntime may rewrite the graph.
+        threads: Threads for one operator; None leaves that to onnxruntime.
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
+
+    Raises:
+        Exception: Whatever onnxruntime raises for a model that it does not take.
+    """
+    with _runnable(source) as ready:
+        return ready.session(optimize=optimize, threads=threads)
+
+
+@dataclass(frozen=True)
+class _Runnable:
+    """What onnxruntime and the checker can be given: serialized bytes, or the path of a file."""
+
+    payload: bytes | str
+    data_folder: str | None = None
+
+    def session(self, *, optimize: bool = True, threads: int | None = None) -> Any:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if self.data_folder:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", self.data_folder)
+        return ort.InferenceSession(self.payload, options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def _runnable(source: Source) -> Iterator[_Runnable]:
+    """Makes a model runnable without writing its weights anywhere, if that can be."""
+    if isinstance(source, (str, os.PathLike)):
+        yield _Runnable(os.fspath(source))
+        return
+    model = Model(source) if isinstance(source, onnx.ModelProto) else source
+    external = any(is_external(t) for t in tensors(model.proto))
+    if fits_in_message(model.proto) and (not external or _finds_data_of_bytes()):
+        folder = str(model.path.parent.resolve()) if external and model.path else None
+        yield _Runnable(model.proto.SerializeToString(), folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
+        path = os.path.join(folder, "model.onnx")
+        save(model, path)
+        yield _Runnable(path)
+
+
+def _finds_data_of_bytes() -> bool:
+    """Whether this onnxruntime can be told the folder of the external data of a model given as bytes."""
+    import onnxruntime as ort
+
+    return tuple(int(x) for x in ort.__version__.split(".")[:2]) >= (1, 21)
+
+
+def check(
+    original: Source,
+    result: Source,
+    feeds: Feeds | None = None,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Verification:
+    """Holds a pruned model against its original: valid, same interface, runs, and how far the outputs moved.
+
+    Args:
+        original: The model before pruning; a path is run from its file.
+        result: The model after pruning, in memory or as a path.
+        feeds: Inputs by name; None makes some, in a few sizes until the original takes them.
+        input_shapes: Shapes for made inputs, see `inputs.input_dims`.
+        seed: Seed of made inputs.
+        threads: Threads for one operator.
+
+    Returns:
+        `verified` is False, with the reason, where the original itself cannot be run.
+
+    Raises:
+        VerificationError: The result fails where the original does not.
+        InputError: The given shapes do not fit the model.
+    """
+    before = _proto(original)
+    _same_interface(before, _proto(result))
+    with _runnable(original) as first, _runnable(result) as second:
+        complaint = _complaint(second, result)
+        if complaint and not _complaint(first, original):
+            raise VerificationError(f"the pruned model is not valid ONNX: {complaint}")
+        tries = [dict(feeds)] if feeds is not None else _feeds_to_try(before, input_shapes, seed)
+        outcome = _run_first(first, tries, threads)
+        if isinstance(outcome, str):
+            return Verification(verified=False, reason=outcome)
+        used, names, expected = outcome
+        try:
+            actual = second.session(threads=threads).run(names, used)
+        except Exception as error:
+            raise VerificationError(f"the pruned model does not run in onnxruntime: {_brief(error)}") from error
+    _same_shapes(before, names, expected, actual)
+    moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
+    return Verification(verified=True, reason=None, drift=moved, feeds=used)
+
+
+def compare(
+    before: Source,
+    after: Source,
+    *,
+    feeds: Feeds | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    runs: int = 20,
+    threads: int | None = None,
+) -> Comparison:
+    """Drift and latency between two models of one interface.
+
+    Runs of both are interleaved, so that a machine that gets slower meanwhile slows both.
+
+    Args:
+        before: The first model.
+        after: The second model.
+        feeds: Inputs by name; None makes some.
+        input_shapes: Shapes for made inputs.
+        runs: Timed runs of each model.
+        threads: Threads for one operator.
+
+    Raises:
+        InputError: One of the models cannot be run on these inputs.
+    """
+    proto = _proto(before)
+    tries = [dict(feeds)] if feeds is not None else _feeds_to_try(proto, input_shapes, 0, batch=1)
+    with _runnable(before) as first, _runnable(after) as second:
+        outcome = _run_first(first, tries, threads)
+        if isinstance(outcome, str):
+            raise InputError(f"the first model cannot be run: {outcome}", hint="give inputs or input shapes")
+        used, names, expected = outcome
+        try:
+            sessions = [one.session(threads=threads) for one in (first, second)]
+            actual = sessions[1].run(names, used)
+        except Exception as error:
+            raise InputError(f"the second model cannot be run: {_brief(error)}") from error
+    times: list[list[float]] = [[], []]
+    for _ in range(max(1, runs)):
+        for one, spent in zip(sessions, times, strict=True):
+            start = time.perf_counter()
+            one.run(names, used)
+            spent.append(time.perf_counter() - start)
+    moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
+    return Comparison(moved, statistics.median(times[0]), statistics.median(times[1]))
+
+
+def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    """Shapes of the values that convolutions and matrix products read and write, as one run shows them.
+
+    For `cost.macs_from_shapes`, where static inference leaves something open.
+
+    Raises:
+        Exception: Whatever onnxruntime raises for a model or inputs that it does not take.
+    """
+    graph = model.proto.graph
+    constant = {t.name for t in graph.initializer}
+    wanted = {v for n in graph.node if is_heavy(n) for v in (*n.input, *n.output) if v and v not in constant}
+    extra = sorted(wanted - {v.name for v in (*graph.input, *graph.output)})
+    # Serialized messages merge when they are concatenated: these outputs join those that the graph has.
+    more = onnx.ModelProto(graph=onnx.GraphProto(output=[onnx.ValueInfoProto(name=v) for v in extra]))
+    with _runnable(model) as ready:
+        content, folder = ready.payload, ready.data_folder
+        if isinstance(content, str):
+            content, folder = Path(content).read_bytes(), str(Path(content).parent)
+        one = _Runnable(content + more.SerializeToString(), folder).session(optimize=False)
+    names = [o.name for o in one.get_outputs()]
+    found = {name: np.shape(a) for name, a in zip(names, one.run(None, dict(feeds)), strict=True)}
+    return found | {name: np.shape(a) for name, a in feeds.items()}
+
+
+def _proto(source: Source) -> onnx.ModelProto:
+    if isinstance(source, onnx.ModelProto):
+        return source
+    return source.proto if isinstance(source, Model) else load(source).proto
+
+
+def _same_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Raises where names, types or ranks of inputs or outputs differ."""
+    for what, old, new in (
+        ("inputs", fed_inputs(before.graph), fed_inputs(after.graph)),
+        ("outputs", list(before.graph.output), list(after.graph.output)),
+    ):
+        if [v.name for v in old] != [v.name for v in new]:
+            raise VerificationError(f"the {what} changed: {[v.name for v in old]} became {[v.name for v in new]}")
+        for a, b in zip(old, new, strict=True):
+            x, y = a.type.tensor_type, b.type.tensor_type
+            ranked = x.HasField("shape") and y.HasField("shape")
+            if x.elem_type != y.elem_type or (ranked and len(x.shape.dim) != len(y.shape.dim)):
+                raise VerificationError(f"the {what} changed: '{a.name}' has another type or rank")
+
+
+def _complaint(ready: _Runnable, source: Source) -> str:
+    """What onnx's checker says against a model, "" if nothing."""
+    try:
+        if ready.data_folder and isinstance(source, Model):
+            with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+                onnx.checker.check_model(_hollow(source.proto, folder), full_check=True)
+        else:
+            onnx.checker.check_model(ready.payload, full_check=True)
+    except Exception as error:  # the checker raises several kinds, and RuntimeError for what it does not foresee
+        return _brief(error)
+    return ""
+
+
+def _hollow(proto: onnx.ModelProto, folder: str) -> str:
+    """Writes a model whose data file has the right size but takes no space: the checker never reads values."""
+    slim, end = skeleton(proto, EXTERNAL_FROM), 0
+    for tensor in tensors(slim):
+        if is_external(tensor):
+            refer(tensor, "model.data", end, payload_bytes(tensor))
+            end += payload_bytes(tensor)
+    with open(os.path.join(folder, "model.data"), "wb") as stream:
+        stream.truncate(end)
+    path = os.path.join(folder, "model.onnx")
+    Path(path).write_bytes(slim.SerializeToString())
+    return path
+
+
+def _feeds_to_try(
+    proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None, seed: int, batch: int = 2
+) -> Iterator[dict[str, np.ndarray]]:
+    """Made inputs in one size after another, each set of shapes once.
+
+    A free batch axis is tried with 2 first: a model that became fixed to 1 would not be noticed otherwise.
+    """
+    seen = set()
+    for sizes in (dataclasses.replace(_TRIES[0], batch=batch), *_TRIES):
+        dims = input_dims(proto, input_shapes, sizes)
+        if (key := tuple(sorted(dims.items()))) not in seen:
+            seen.add(key)
+            yield sample_inputs(proto, seed=seed, input_shapes=input_shapes, sizes=sizes)
+
+
+def _run_first(
+    ready: _Runnable, tries: Iterable[dict[str, np.ndarray]], threads: int | None
+) -> tuple[dict[str, np.ndarray], list[str], list[Any]] | str:
+    """Runs the original on the first inputs that it takes; else what was against it."""
+    try:
+        one = ready.session(threads=threads)
+    except Exception as error:
+        return f"onnxruntime does not load the original: {_brief(error)}"
+    names, problem = [o.name for o in one.get_outputs()], "no inputs to try"
+    attempts = iter(tries)
+    while True:
+        try:
+            feeds = next(attempts)
+        except StopIteration:
+            return f"onnxruntime does not run the original on these inputs: {problem}"
+        except InputError as error:
+            return f"inputs cannot be made: {error}"
+        try:
+            return feeds, names, one.run(names, feeds)
+        except Exception as error:
+            problem = problem if problem != "no inputs to try" else _brief(error)
+
+
+def _same_shapes(proto: onnx.ModelProto, names: list[str], expected: list[Any], actual: list[Any]) -> None:
+    """Raises where an output got another shape, unless shapes depend on values in this model."""
+    if any(n.op_type in _SHAPES_FROM_VALUES for n in all_nodes(proto.graph)):
+        return
+    for name, a, b in zip(names, expected, actual, strict=True):
+        if np.shape(a) != np.shape(b):
+            raise VerificationError(f"output '{name}' had shape {np.shape(a)} and now has {np.shape(b)}")
+
+
+def _brief(error: Exception) -> str:
+    """The first line of a message, shortened."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 300 else text[:297] + "..."
