@@ -6,6 +6,8 @@ now need different values), attributes reset, stale shape annotations refreshed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,24 @@ Removal = dict[int, tuple[int, ...]]
 """Axis -> indices that go, of one constant."""
 
 
+@dataclass(frozen=True)
+class Slicing:
+    """What one stored tensor becomes.
+
+    Attributes:
+        key: Qualified name after removal.
+        original: Qualified name of the tensor that it is cut from; differs from `key` where readers of one tensor
+            need different slices and this one gets a copy.
+        removal: What goes.
+        readers: The values that read it.
+    """
+
+    key: str
+    original: str
+    removal: Removal
+    readers: list[Value]
+
+
 def remove(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
     """Removes channels from the model that was analysed, in place.
 
@@ -38,22 +58,27 @@ def remove(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
     _Patch(model, coupling, lengths, changes).run()
 
 
-def removals(coupling: Coupling, lengths: Lengths) -> dict[str, list[tuple[Removal, list[Value]]]]:
-    """What each constant loses: per key the distinct removals with the values (readers) that want them.
-
-    More than one entry means that readers of one tensor need different slices: the tensor must be split.
-    """
-    found: dict[str, list[tuple[Removal, list[Value]]]] = {}
+def slicings(coupling: Coupling, lengths: Lengths) -> list[Slicing]:
+    """What each constant that loses something, or must be parted, becomes."""
+    wanted: dict[str, list[tuple[Removal, list[Value]]]] = {}
     for value in coupling.graph.constants():
         lost: Removal = {axis.position: tuple(lengths.removed(axis).tolist()) for axis in value.axes()
                          if lengths.changed(axis)} if lengths.touches(value) else {}
-        wants = found.setdefault(value.key, [])
+        wants = wanted.setdefault(value.key, [])
         for removal, readers in wants:
             if removal == lost:
                 readers.append(value)
                 break
         else:
             wants.append((lost, [value]))
+    names = Names(coupling.graph.proto)
+    found = []
+    for key, wants in wanted.items():
+        for i, (removal, readers) in enumerate(wants):
+            if removal or i:
+                name = names.fresh(readers[0].name) if i else readers[0].name
+                path = readers[0].scope.path
+                found.append(Slicing(f"{path}|{name}" if path else name, key, removal, readers))
     return found
 
 
@@ -64,7 +89,8 @@ class _Patch:
         self.graph = coupling.graph
         self.lengths = lengths
         self.changes = changes
-        self.names = _Names(self.graph.proto)
+        self.slicings = slicings(coupling, lengths)
+        self.names = Names(self.graph.proto, {s.key.rpartition("|")[2] for s in self.slicings})
 
     def run(self) -> None:
         self._slice_constants()
@@ -75,20 +101,22 @@ class _Patch:
             self._refresh(scope)
 
     def _slice_constants(self) -> None:
-        for wants in removals(self.coupling, self.lengths).values():
-            tensor = wants[0][1][0].tensor
-            if tensor is None or not any(removal for removal, _ in wants):
+        whole: dict[str, NDArray[Any]] = {}  # tensors that are parted: the rest is sliced in place
+        for slicing in sorted(self.slicings, key=lambda s: s.key == s.original):
+            first = slicing.readers[0]
+            assert first.tensor is not None
+            if slicing.key == slicing.original:
+                array = whole.pop(slicing.original, None)
+                self.model.set_array(first.tensor, _without(
+                    self.model.array(first.tensor) if array is None else array, slicing.removal))
                 continue
-            whole = self.model.array(tensor)
-            for removal, readers in wants[1:]:
-                copy = TensorProto(name=self.names.fresh(readers[0].name), data_type=tensor.data_type)
-                self.model.set_array(copy, _without(whole, removal))
-                for reader in readers:
-                    for node, i in reader.consumers:
-                        node.proto.input[i] = copy.name
-                self._add(readers[0].scope, readers[0].consumers[0][0], copy)
-            if wants[0][0]:
-                self.model.set_array(tensor, _without(whole, wants[0][0]))
+            array = whole.setdefault(slicing.original, self.model.array(first.tensor))
+            copy = TensorProto(name=slicing.key.rpartition("|")[2], data_type=first.tensor.data_type)
+            self.model.set_array(copy, _without(array, slicing.removal))
+            for reader in slicing.readers:
+                for node, i in reader.consumers:
+                    node.proto.input[i] = copy.name
+            self._add(first.scope, first.consumers[0][0], copy)
 
     def _set_inputs(self) -> None:
         shared: dict[str, list[tuple[Node, int, Entries]]] = {}
@@ -191,16 +219,18 @@ class _Patch:
                     dims[axis.position].dim_value = self.lengths.length(axis) or 0
 
 
-class _Names:
+class Names:
     """Hands out names that the model does not use yet."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
+    def __init__(self, proto: onnx.ModelProto, also: Iterable[str] = ()) -> None:
         self._proto = proto
-        self._taken: set[str] | None = None
+        self._also = also
+        self._taken: set[str] | None = None  # collected when first needed
 
     def fresh(self, base: str) -> str:
+        """A new name that begins with `base`."""
         if self._taken is None:
-            self._taken = set(_all_names(self._proto.graph))
+            self._taken = {*_all_names(self._proto.graph), *self._also}
         n = 1
         while f"{base}_{n}" in self._taken:
             n += 1

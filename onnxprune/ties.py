@@ -103,6 +103,7 @@ class Op:
     def __init__(self, node: Node, ties: Ties) -> None:
         self.node = node
         self.ties = ties
+        self._spoken: set[int] = set()
 
     @property
     def type(self) -> str:
@@ -173,6 +174,7 @@ class Op:
             self.pin(a, f"length differs at {self.node.label}")
             self.pin(b, f"length differs at {self.node.label}")
             return
+        self._spoken.update((a.id, b.id))
         self.ties.whole.append((a.id, b.id))
         if zero:
             self.keep_zero(b, a)
@@ -183,10 +185,12 @@ class Op:
             for axis, _ in parts:
                 self.pin(axis, f"length unknown at {self.node.label}")
             return
+        self._spoken.update(axis.id for axis, _ in parts)
         self.ties.links.append([(axis, np.asarray(labels, dtype=np.int64)) for axis, labels in parts])
 
     def pin(self, axis: Axis, reason: str, indices: Sequence[int] | None = None) -> None:
         """The axis (or some of its indices) must stay, and why."""
+        self._spoken.add(axis.id)
         where = None if indices is None else np.asarray(indices, dtype=np.int64)
         self.ties.pins.append((axis, where, reason))
 
@@ -198,6 +202,7 @@ class Op:
 
     def mix(self, axis: Axis, reason: str | None = None) -> None:
         """Removal along this axis changes what survives: the operator normalises or averages over it."""
+        self._spoken.add(axis.id)
         self.ties.mixes.append((axis, None, reason or f"{self.node.label} mixes the axis"))
 
     def sum_over(self, axis: Axis, *zero: Axis) -> None:
@@ -207,12 +212,26 @@ class Op:
     def choose(self, *alternatives: Alternative) -> None:
         """Offers ways of carrying channels through the node, of which the decision takes one."""
         choice = Choice(self.node, list(alternatives))
+        for alternative in alternatives:
+            self._spoken.update(axis.id for link in alternative.links for axis, _ in link)
+            self._spoken.update(axis.id for axis in alternative.pins)
         self.ties.choices.append(choice)
         self.ties.zeros.append(choice)
 
     def batch_axis(self, *axes: Axis) -> None:
         """A product between activations runs over these axes as separate batches (attention heads)."""
         self.ties.batch_axes.extend(a.id for a in axes)
+
+    def leave(self, value: Value) -> None:
+        """Says on purpose nothing about a value: only its lengths are read, and those follow."""
+        self._spoken.update(axis.id for axis in value.axes())
+
+    def pin_unspoken(self) -> None:
+        """Pins every axis of an input that the rule said nothing about: nobody would resize it."""
+        for value in self.inputs:
+            for axis in value.axes():
+                if axis.id not in self._spoken and axis.length != 1:
+                    self.pin(axis, f"{self.node.label} does not carry it")
 
     def keep_zero(self, out: Axis, *sources: Axis, any_of: bool = False) -> None:
         """Slices of `out` are zero where those of all (or any) `sources` are; with no source, always."""

@@ -6,26 +6,20 @@ the result. onnxruntime is imported when it is first needed, not before.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnxprune.cost import is_heavy
 from onnxprune.errors import InputError, VerificationError
-from onnxprune.external import refer
 from onnxprune.inputs import Sizes, all_nodes, fed_inputs, input_dims, sample_inputs
-from onnxprune.model import EXTERNAL_FROM, Model, fits_in_message, load, save
-from onnxprune.tensors import is_external, payload_bytes, skeleton, tensors
+from onnxprune.model import Model, load
+from onnxprune.runtime import Feeds, Runnable, Source, brief, complaint, runnable, session, traced_shapes
 
 __all__ = [
     "Comparison",
@@ -38,9 +32,6 @@ __all__ = [
     "session",
     "traced_shapes",
 ]
-
-Source = Model | onnx.ModelProto | str | os.PathLike[str]
-Feeds = Mapping[str, np.ndarray]
 
 # What to try in turn when a model does not take the first guess.
 _TRIES = [
@@ -141,70 +132,6 @@ def _numeric(array: np.ndarray) -> bool:
     return array.dtype.kind in "biufc" or array.dtype.name.startswith(("bfloat", "float", "int", "uint"))
 
 
-def session(source: Source, *, optimize: bool = True, threads: int | None = None) -> Any:
-    """An onnxruntime session on the CPU that keeps its warnings to itself.
-
-    Args:
-        source: A model, or the path of one; a Model runs as it is in memory.
-        optimize: Whether onnxruntime may rewrite the graph.
-        threads: Threads for one operator; None leaves that to onnxruntime.
-
-    Returns:
-        An `onnxruntime.InferenceSession`.
-
-    Raises:
-        Exception: Whatever onnxruntime raises for a model that it does not take.
-    """
-    with _runnable(source) as ready:
-        return ready.session(optimize=optimize, threads=threads)
-
-
-@dataclass(frozen=True)
-class _Runnable:
-    """What onnxruntime and the checker can be given: serialized bytes, or the path of a file."""
-
-    payload: bytes | str
-    data_folder: str | None = None
-
-    def session(self, *, optimize: bool = True, threads: int | None = None) -> Any:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        if not optimize:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if self.data_folder:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", self.data_folder)
-        return ort.InferenceSession(self.payload, options, providers=["CPUExecutionProvider"])
-
-
-@contextlib.contextmanager
-def _runnable(source: Source) -> Iterator[_Runnable]:
-    """Makes a model runnable without writing its weights anywhere, if that can be."""
-    if isinstance(source, (str, os.PathLike)):
-        yield _Runnable(os.fspath(source))
-        return
-    model = Model(source) if isinstance(source, onnx.ModelProto) else source
-    external = any(is_external(t) for t in tensors(model.proto))
-    if fits_in_message(model.proto) and (not external or _finds_data_of_bytes()):
-        folder = str(model.path.parent.resolve()) if external and model.path else None
-        yield _Runnable(model.proto.SerializeToString(), folder)
-        return
-    with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
-        path = os.path.join(folder, "model.onnx")
-        save(model, path)
-        yield _Runnable(path)
-
-
-def _finds_data_of_bytes() -> bool:
-    """Whether this onnxruntime can be told the folder of the external data of a model given as bytes."""
-    import onnxruntime as ort
-
-    return tuple(int(x) for x in ort.__version__.split(".")[:2]) >= (1, 21)
-
-
 def check(
     original: Source,
     result: Source,
@@ -232,11 +159,13 @@ def check(
         InputError: The given shapes do not fit the model.
     """
     before = _proto(original)
+    if input_shapes:
+        input_dims(before, input_shapes)  # a shape that does not fit is the caller's to know
     _same_interface(before, _proto(result))
-    with _runnable(original) as first, _runnable(result) as second:
-        complaint = _complaint(second, result)
-        if complaint and not _complaint(first, original):
-            raise VerificationError(f"the pruned model is not valid ONNX: {complaint}")
+    with runnable(original) as first, runnable(result) as second:
+        fault = complaint(second, result)
+        if fault and not complaint(first, original):
+            raise VerificationError(f"the pruned model is not valid ONNX: {fault}")
         tries = [dict(feeds)] if feeds is not None else _feeds_to_try(before, input_shapes, seed)
         outcome = _run_first(first, tries, threads)
         if isinstance(outcome, str):
@@ -245,7 +174,7 @@ def check(
         try:
             actual = second.session(threads=threads).run(names, used)
         except Exception as error:
-            raise VerificationError(f"the pruned model does not run in onnxruntime: {_brief(error)}") from error
+            raise VerificationError(f"the pruned model does not run in onnxruntime: {brief(error)}") from error
     _same_shapes(before, names, expected, actual)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
     return Verification(verified=True, reason=None, drift=moved, feeds=used)
@@ -277,7 +206,7 @@ def compare(
     """
     proto = _proto(before)
     tries = [dict(feeds)] if feeds is not None else _feeds_to_try(proto, input_shapes, 0, batch=1)
-    with _runnable(before) as first, _runnable(after) as second:
+    with runnable(before) as first, runnable(after) as second:
         outcome = _run_first(first, tries, threads)
         if isinstance(outcome, str):
             raise InputError(f"the first model cannot be run: {outcome}", hint="give inputs or input shapes")
@@ -286,7 +215,7 @@ def compare(
             sessions = [one.session(threads=threads) for one in (first, second)]
             actual = sessions[1].run(names, used)
         except Exception as error:
-            raise InputError(f"the second model cannot be run: {_brief(error)}") from error
+            raise InputError(f"the second model cannot be run: {brief(error)}") from error
     times: list[list[float]] = [[], []]
     for _ in range(max(1, runs)):
         for one, spent in zip(sessions, times, strict=True):
@@ -295,30 +224,6 @@ def compare(
             spent.append(time.perf_counter() - start)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
     return Comparison(moved, statistics.median(times[0]), statistics.median(times[1]))
-
-
-def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
-    """Shapes of the values that convolutions and matrix products read and write, as one run shows them.
-
-    For `cost.macs_from_shapes`, where static inference leaves something open.
-
-    Raises:
-        Exception: Whatever onnxruntime raises for a model or inputs that it does not take.
-    """
-    graph = model.proto.graph
-    constant = {t.name for t in graph.initializer}
-    wanted = {v for n in graph.node if is_heavy(n) for v in (*n.input, *n.output) if v and v not in constant}
-    extra = sorted(wanted - {v.name for v in (*graph.input, *graph.output)})
-    # Serialized messages merge when they are concatenated: these outputs join those that the graph has.
-    more = onnx.ModelProto(graph=onnx.GraphProto(output=[onnx.ValueInfoProto(name=v) for v in extra]))
-    with _runnable(model) as ready:
-        content, folder = ready.payload, ready.data_folder
-        if isinstance(content, str):
-            content, folder = Path(content).read_bytes(), str(Path(content).parent)
-        one = _Runnable(content + more.SerializeToString(), folder).session(optimize=False)
-    names = [o.name for o in one.get_outputs()]
-    found = {name: np.shape(a) for name, a in zip(names, one.run(None, dict(feeds)), strict=True)}
-    return found | {name: np.shape(a) for name, a in feeds.items()}
 
 
 def _proto(source: Source) -> onnx.ModelProto:
@@ -342,33 +247,6 @@ def _same_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
                 raise VerificationError(f"the {what} changed: '{a.name}' has another type or rank")
 
 
-def _complaint(ready: _Runnable, source: Source) -> str:
-    """What onnx's checker says against a model, "" if nothing."""
-    try:
-        if ready.data_folder and isinstance(source, Model):
-            with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-                onnx.checker.check_model(_hollow(source.proto, folder), full_check=True)
-        else:
-            onnx.checker.check_model(ready.payload, full_check=True)
-    except Exception as error:  # the checker raises several kinds, and RuntimeError for what it does not foresee
-        return _brief(error)
-    return ""
-
-
-def _hollow(proto: onnx.ModelProto, folder: str) -> str:
-    """Writes a model whose data file has the right size but takes no space: the checker never reads values."""
-    slim, end = skeleton(proto, EXTERNAL_FROM), 0
-    for tensor in tensors(slim):
-        if is_external(tensor):
-            refer(tensor, "model.data", end, payload_bytes(tensor))
-            end += payload_bytes(tensor)
-    with open(os.path.join(folder, "model.data"), "wb") as stream:
-        stream.truncate(end)
-    path = os.path.join(folder, "model.onnx")
-    Path(path).write_bytes(slim.SerializeToString())
-    return path
-
-
 def _feeds_to_try(
     proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None, seed: int, batch: int = 2
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -385,26 +263,23 @@ def _feeds_to_try(
 
 
 def _run_first(
-    ready: _Runnable, tries: Iterable[dict[str, np.ndarray]], threads: int | None
+    ready: Runnable, tries: Iterable[dict[str, np.ndarray]], threads: int | None
 ) -> tuple[dict[str, np.ndarray], list[str], list[Any]] | str:
     """Runs the original on the first inputs that it takes; else what was against it."""
     try:
         one = ready.session(threads=threads)
     except Exception as error:
-        return f"onnxruntime does not load the original: {_brief(error)}"
-    names, problem = [o.name for o in one.get_outputs()], "no inputs to try"
-    attempts = iter(tries)
-    while True:
-        try:
-            feeds = next(attempts)
-        except StopIteration:
-            return f"onnxruntime does not run the original on these inputs: {problem}"
-        except InputError as error:
-            return f"inputs cannot be made: {error}"
-        try:
-            return feeds, names, one.run(names, feeds)
-        except Exception as error:
-            problem = problem if problem != "no inputs to try" else _brief(error)
+        return f"onnxruntime does not load the original: {brief(error)}"
+    names, problem = [o.name for o in one.get_outputs()], ""
+    try:
+        for feeds in tries:
+            try:
+                return feeds, names, one.run(names, feeds)
+            except Exception as error:
+                problem = problem or brief(error)
+    except InputError as error:
+        return f"inputs cannot be made: {error}"
+    return f"onnxruntime does not run the original: {problem}"
 
 
 def _same_shapes(proto: onnx.ModelProto, names: list[str], expected: list[Any], actual: list[Any]) -> None:
@@ -414,9 +289,3 @@ def _same_shapes(proto: onnx.ModelProto, names: list[str], expected: list[Any], 
     for name, a, b in zip(names, expected, actual, strict=True):
         if np.shape(a) != np.shape(b):
             raise VerificationError(f"output '{name}' had shape {np.shape(a)} and now has {np.shape(b)}")
-
-
-def _brief(error: Exception) -> str:
-    """The first line of a message, shortened."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text if len(text) <= 300 else text[:297] + "..."

@@ -24,6 +24,8 @@ def reads_shape(op: Op) -> None:
     """Reads lengths; where a length is used as a number it is kept, elsewhere it follows."""
     if op.type == "NonZero":
         op.pin_all("returns positions")
+    for value in op.inputs:
+        op.leave(value)
 
 
 @rule("Constant", any_rank=True)

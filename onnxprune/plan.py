@@ -1,0 +1,229 @@
+"""The plan: what goes, why, and from which model. Plain data that can be reviewed, edited and applied again."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto
+
+from onnxprune.apply import slicings
+from onnxprune.coupling import WEIGHT_TYPES, Coupling, Grade, Group
+from onnxprune.errors import InputError
+from onnxprune.graph import Value
+from onnxprune.resize import Lengths
+
+VERSION = 1
+
+Indices = dict[str, list[int]]
+
+
+@dataclass
+class Plan:
+    """What is taken from which model.
+
+    Attributes:
+        model: Fingerprint of the graph, weights aside (see `fingerprint`).
+        removed: Constant -> axis -> indices of the original that go, sorted. Axes are decimal strings.
+        blocks: Constant -> parts of it (``where``) that lose indices of their own.
+        split: New constant -> the shared one that it is cut from.
+        permuted: Constant -> axis -> order of the original's indices.
+        zeroed: Constant -> which elements are set to zero: ``{"pattern", "ratio", "mask"}``, the mask one bit an
+            element in C order (most significant first), deflated, base64.
+        groups: One entry a group: name, channels, removed, grade, pinned, scores.
+        mixing: Whether groups of grade *mixing* were open to pruning.
+    """
+
+    model: str
+    removed: dict[str, Indices] = field(default_factory=dict)
+    blocks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    split: dict[str, str] = field(default_factory=dict)
+    permuted: dict[str, Indices] = field(default_factory=dict)
+    zeroed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    mixing: bool = False
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps({"version": VERSION, **self.__dict__}, indent=None, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Reads a plan.
+
+        Raises:
+            InputError: The text is not a plan of this version.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as e:
+            raise InputError(f"the plan is not JSON: {e}") from None
+        if not isinstance(data, dict) or "version" not in data or not isinstance(data.get("model"), str):
+            raise InputError("not a plan: it lacks 'version' or 'model'", "write one with --plan FILE")
+        if data.pop("version") != VERSION:
+            raise InputError(f"the plan is not of version {VERSION}")
+        unknown = sorted(set(data) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise InputError(f"the plan has unknown keys: {', '.join(unknown)}")
+        plan = cls(**data)
+        for name, axes in plan.removed.items():
+            for axis, indices in axes.items():
+                if not (axis.isdecimal() and isinstance(indices, list) and all(type(i) is int for i in indices)):
+                    raise InputError(f"the plan's entry for {name!r} is not {{axis: [indices]}}")
+        return plan
+
+
+def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str, Any]] = (), *,
+         mixing: bool = False) -> Plan:
+    """The plan that removes some channels.
+
+    Args:
+        coupling: The analysis.
+        gone: Boolean per channel id, True for what is removed.
+        groups: Entries for the plan's `groups`.
+        mixing: Whether mixing groups were open.
+    """
+    plan = Plan(fingerprint(coupling.graph.proto), groups=list(groups), mixing=mixing)
+    if gone.any():
+        for s in slicings(coupling, Lengths(coupling, gone)):
+            if s.removal:
+                plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.removal.items()}
+            if s.key != s.original:
+                plan.split[s.key] = s.original
+    return plan
+
+
+def channels(plan: Plan, coupling: Coupling) -> NDArray[np.bool_]:
+    """Which channels of an analysed graph a plan removes.
+
+    Returns:
+        Boolean per channel id.
+
+    Raises:
+        InputError: The plan is for another graph, names what is not there, removes what is pinned, or removes only a
+            part of what is tied together.
+    """
+    if plan.model != fingerprint(coupling.graph.proto):
+        raise InputError("the plan was made for another graph", "a plan fits checkpoints of one architecture only")
+    by_key: dict[str, list[Value]] = {}
+    for value in coupling.graph.constants():
+        by_key.setdefault(value.key, []).append(value)
+    gone = np.zeros(coupling.classes.elements, dtype=bool)
+    for shared in (False, True):  # what several read may mean several things: it only fills what is still open
+        for name, axes in plan.removed.items():
+            values = by_key.get(plan.split.get(name, name))
+            if values is None:
+                raise InputError(f"the plan names {name!r}, which the model lacks")
+            if (len(values) > 1) == shared and not (shared and name in plan.split):
+                _mark(gone, coupling, name, values[0], axes)
+    _complete(plan, coupling, gone)
+    return gone
+
+
+def _mark(gone: NDArray[np.bool_], coupling: Coupling, name: str, value: Value, axes: Indices) -> None:
+    for position, indices in axes.items():
+        if int(position) >= len(value.shape or []):
+            raise InputError(f"the plan names axis {position} of {name!r}, which has {len(value.shape or [])}")
+        ids = coupling.channels_of(value.axis(int(position)))
+        where = np.asarray(indices, dtype=np.int64)
+        if len(where) and (where.min() < 0 or where.max() >= len(ids)):
+            raise InputError(f"the plan names index {where.max()} of axis {position} of {name!r}, which has {len(ids)}")
+        pinned = coupling.grade[coupling.classes.span(value.axis(int(position)).id)][where] == Grade.PINNED
+        if pinned.any():
+            raise InputError(f"the plan removes index {where[pinned][0]} of axis {position} of {name!r}, "
+                             f"which is pinned", "onnxprune inspect shows why")
+        gone[ids[where]] = True
+
+
+def _complete(plan: Plan, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
+    """What is tied goes together: the channels must remove exactly what the plan says."""
+    full = make(coupling, gone).removed
+    for name in sorted(set(full) | set(plan.removed)):
+        mine, theirs = plan.removed.get(name, {}), full.get(name, {})
+        for axis in sorted(set(mine) | set(theirs)):
+            missing = sorted(set(theirs.get(axis, [])) ^ set(mine.get(axis, [])))
+            if missing:
+                raise InputError(f"the plan removes only a part of what is tied together: see index {missing[0]} of "
+                                 f"axis {axis} of {name!r}")
+
+
+def fingerprint(proto: onnx.ModelProto) -> str:
+    """SHA-256 over the graph: operators, names, attributes, types and shapes; weights and descriptions aside."""
+    digest = hashlib.sha256()
+
+    def say(*parts: object) -> None:
+        digest.update(repr(parts).encode())
+
+    for o in sorted(proto.opset_import, key=lambda o: o.domain):
+        say("opset", o.domain, o.version)
+    for f in proto.functions:
+        say("function", f.domain, f.name, list(f.input), list(f.output))
+        for node in f.node:
+            _say_node(node, say)
+    _say_graph(proto.graph, say)
+    return digest.hexdigest()
+
+
+def _say_graph(graph: GraphProto, say: Any) -> None:
+    for info in [*graph.input, *graph.output]:
+        t = info.type.tensor_type
+        say(info.name, t.elem_type, [d.dim_value or d.dim_param for d in t.shape.dim])
+    for t in graph.initializer:
+        _say_tensor(t, say)
+    for s in graph.sparse_initializer:
+        say("sparse", s.values.name, list(s.dims))
+    for node in graph.node:
+        _say_node(node, say)
+
+
+def _say_tensor(t: onnx.TensorProto, say: Any) -> None:
+    say("tensor", t.name, t.data_type, list(t.dims))
+    if t.data_type not in WEIGHT_TYPES and t.data_location != onnx.TensorProto.EXTERNAL and sum(t.dims) <= 4096:
+        say(onnx.numpy_helper.to_array(t).tobytes() if t.data_type != onnx.TensorProto.STRING else "")
+
+
+def _say_node(node: onnx.NodeProto, say: Any) -> None:
+    say("node", node.domain, node.op_type, list(node.input), list(node.output))
+    for a in sorted(node.attribute, key=lambda a: a.name):
+        if a.type == AttributeProto.GRAPH:
+            say(a.name)
+            _say_graph(a.g, say)
+        elif a.type == AttributeProto.TENSOR:
+            say(a.name)
+            _say_tensor(a.t, say)
+        else:
+            say(a.name, a.type, a.SerializeToString(deterministic=True))
+
+
+def pack_mask(mask: NDArray[np.bool_]) -> str:
+    """A boolean array as text, see `Plan.zeroed`."""
+    return base64.b64encode(zlib.compress(np.packbits(mask.ravel()).tobytes(), 6)).decode()
+
+
+def unpack_mask(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The inverse of `pack_mask`; raises InputError where the text does not hold such an array."""
+    size = int(np.prod(shape))
+    try:
+        bits = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype=np.uint8)
+    except (ValueError, zlib.error):
+        raise InputError("a mask of the plan is not readable") from None
+    if len(bits) != (size + 7) // 8:
+        raise InputError("a mask of the plan has another size than its tensor")
+    return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
+
+
+def describe(group: Group, removed: Sequence[int], scores: NDArray[np.float64] | None) -> dict[str, Any]:
+    """The entry of a group in plan and report."""
+    entry: dict[str, Any] = {"name": group.name, "channels": group.units, "removed": [int(i) for i in removed],
+                             "grade": str(group.grade), "pinned": group.reasons}
+    if scores is not None:
+        entry["scores"] = [float(f"{s:.6g}") for s in scores]
+    return entry

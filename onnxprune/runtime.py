@@ -1,0 +1,150 @@
+"""Models in onnxruntime and in front of onnx's checker, whatever form they are in: path, proto, or partly on disk.
+
+onnxruntime is imported when it is first needed, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.cost import is_heavy
+from onnxprune.external import refer
+from onnxprune.model import EXTERNAL_FROM, Model, fits_in_message, save
+from onnxprune.tensors import is_external, payload_bytes, skeleton, tensors
+
+Source = Model | onnx.ModelProto | str | os.PathLike[str]
+"""A model in memory, or the path of one."""
+Feeds = Mapping[str, np.ndarray]
+"""Arrays by input name."""
+
+
+def session(source: Source, *, optimize: bool = True, threads: int | None = None) -> Any:
+    """An onnxruntime session on the CPU that keeps its warnings to itself.
+
+    Args:
+        source: A model, or the path of one; a Model runs as it is in memory.
+        optimize: Whether onnxruntime may rewrite the graph.
+        threads: Threads for one operator; None leaves that to onnxruntime.
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
+
+    Raises:
+        Exception: Whatever onnxruntime raises for a model that it does not take.
+    """
+    with runnable(source) as ready:
+        return ready.session(optimize=optimize, threads=threads)
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """What onnxruntime and the checker can be given: serialized bytes, or the path of a file."""
+
+    payload: bytes | str
+    data_folder: str | None = None
+
+    def session(self, *, optimize: bool = True, threads: int | None = None) -> Any:
+        """See `session`."""
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if self.data_folder:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", self.data_folder)
+        return ort.InferenceSession(self.payload, options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def runnable(source: Source) -> Iterator[Runnable]:
+    """Makes a model runnable without writing its weights anywhere, if that can be."""
+    if isinstance(source, (str, os.PathLike)):
+        yield Runnable(os.fspath(source))
+        return
+    model = Model(source) if isinstance(source, onnx.ModelProto) else source
+    external = any(is_external(t) for t in tensors(model.proto))
+    if fits_in_message(model.proto) and (not external or _finds_data_of_bytes()):
+        folder = str(model.path.parent.resolve()) if external and model.path else None
+        yield Runnable(model.proto.SerializeToString(), folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
+        path = os.path.join(folder, "model.onnx")
+        save(model, path)
+        yield Runnable(path)
+
+
+def _finds_data_of_bytes() -> bool:
+    """Whether this onnxruntime can be told the folder of the external data of a model given as bytes."""
+    import onnxruntime as ort
+
+    return tuple(int(x) for x in ort.__version__.split(".")[:2]) >= (1, 21)
+
+
+def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    """Shapes of the values that convolutions and matrix products read and write, as one run shows them.
+
+    For `cost.macs_from_shapes`, where static inference leaves something open.
+
+    Raises:
+        Exception: Whatever onnxruntime raises for a model or inputs that it does not take.
+    """
+    graph = model.proto.graph
+    constant = {t.name for t in graph.initializer}
+    wanted = {v for n in graph.node if is_heavy(n) for v in (*n.input, *n.output) if v and v not in constant}
+    extra = sorted(wanted - {v.name for v in (*graph.input, *graph.output)})
+    # Serialized messages merge when they are concatenated: these outputs join those that the graph has.
+    more = onnx.ModelProto(graph=onnx.GraphProto(output=[onnx.ValueInfoProto(name=v) for v in extra]))
+    with runnable(model) as ready:
+        content, folder = ready.payload, ready.data_folder
+        if isinstance(content, str):
+            file = Path(content)
+            content, folder = file.read_bytes(), str(file.parent)
+        one = Runnable(content + more.SerializeToString(), folder).session(optimize=False)
+    names = [o.name for o in one.get_outputs()]
+    found = {name: np.shape(a) for name, a in zip(names, one.run(None, dict(feeds)), strict=True)}
+    return found | {name: np.shape(a) for name, a in feeds.items()}
+
+
+def complaint(ready: Runnable, source: Source) -> str:
+    """What onnx's checker says against a model, "" if nothing."""
+    try:
+        if ready.data_folder and isinstance(source, Model):
+            with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+                onnx.checker.check_model(_hollow(source.proto, folder), full_check=True)
+        else:
+            onnx.checker.check_model(ready.payload, full_check=True)
+    except Exception as error:  # the checker raises several kinds, and RuntimeError for what it does not foresee
+        return brief(error)
+    return ""
+
+
+def _hollow(proto: onnx.ModelProto, folder: str) -> str:
+    """Writes a model whose data file has the right size but takes no space: the checker never reads values."""
+    slim, end = skeleton(proto, EXTERNAL_FROM), 0
+    for tensor in tensors(slim):
+        if is_external(tensor):
+            refer(tensor, "model.data", end, payload_bytes(tensor))
+            end += payload_bytes(tensor)
+    with open(os.path.join(folder, "model.data"), "wb") as stream:
+        stream.truncate(end)
+    path = os.path.join(folder, "model.onnx")
+    Path(path).write_bytes(slim.SerializeToString())
+    return path
+
+
+def brief(error: Exception) -> str:
+    """The first line of a message, shortened."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 300 else text[:297] + "..."
