@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxprune import ops, shapes
+from onnxprune import shapes
 from onnxprune.components import Classes, Index, components, edges
-from onnxprune.dataflow import Data
 from onnxprune.decide import decide
 from onnxprune.graph import Axis, Graph, Node, Value
 from onnxprune.ops import registry
-from onnxprune.ties import Choice, Link, Op, Ties
+from onnxprune.ops.conv import KERNEL
+from onnxprune.ties import Choice, Op, Ties
 
 WEIGHT_TYPES = frozenset({
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.INT8,
@@ -344,7 +344,5 @@ def _with_reasons(coupling: Coupling, groups: list[Group]) -> list[Group]:
         count = names[group.name] = names.get(group.name, 0) + 1
         name = group.name if count == 1 else f"{group.name}#{count}"
         named.append(Group(name, group.channels, group.grade, list(why), group.slices))
-    return named
+    return [g for g in named if g.reasons != [KERNEL]]
 
-
-__all__ = ["Coupling", "Data", "Grade", "Group", "Link", "Slices", "analyze", "ops"]

@@ -7,6 +7,9 @@ from onnxprune.ops.linear import contract
 from onnxprune.ops.registry import rule
 from onnxprune.ties import Alternative, NewShape, Op, arange
 
+KERNEL = "kernel"
+"""Why the places of a kernel stay: they are no channels, and reports leave them out."""
+
 COARSE = 4
 """With fewer channels than this inside a group, whole groups go: single steps would be too coarse."""
 
@@ -31,7 +34,7 @@ def convolution(op: Op, x: Value, w: Value, bias: Value | None, out: Value, *, t
     """Ties of a convolution with weight (out, in / group, ...), or (in, out / group, ...) where transposed."""
     pin_space(op, x, out)
     for axis in w.axes()[2:]:
-        op.pin(axis, "kernel")
+        op.pin(axis, KERNEL)
     groups = op.attr("group", 1)
     into, made = (w.axis(0), w.axis(1)) if transposed else (w.axis(1), w.axis(0))
     sources = [made] if bias is None else [made, bias.axis(0)]

@@ -12,10 +12,9 @@ from onnx import TensorProto
 from onnxprune.coupling import Coupling, Group, Slices
 from onnxprune.graph import Value
 from onnxprune.model import Model
+from onnxprune.options import CRITERIA
 from onnxprune.scoring.geometric import fpgm
 from onnxprune.scoring.magnitude import Scores, lamp, power_sums
-
-CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random")
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 
@@ -124,3 +123,6 @@ def dequantised(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | 
 
     centred = weight.astype(np.float32) - (spread(zero) if zero is not None else 0)
     return centred * spread(scale)
+
+
+__all__ = ["CRITERIA", "FLOATS", "Scores", "dequantised", "score"]

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto
 
-from onnxprune.apply import slicings
+from onnxprune.removal import slicings
 from onnxprune.coupling import WEIGHT_TYPES, Coupling, Grade, Group
 from onnxprune.errors import InputError
 from onnxprune.graph import Value

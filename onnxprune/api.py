@@ -1,0 +1,321 @@
+"""The flow from model to model, and each of its stages on its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune import allocate, cost, coupling, planning, removal, scoring, sparsity, verify as verification
+from onnxprune.allocate import Limits
+from onnxprune.coupling import Coupling, Grade, Group
+from onnxprune.errors import InputError
+from onnxprune.graph import Graph
+from onnxprune.model import Model, load, save
+from onnxprune.ops import registry
+from onnxprune.options import Options
+from onnxprune.planning import Plan
+from onnxprune.report import build
+from onnxprune.scoring import Scores
+from onnxprune.verify import Verification
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+Source = Any
+"""A path, a `ModelProto`, or a `gs.Graph`."""
+
+
+@dataclass
+class Analysis:
+    """A model and what ties its channels together.
+
+    Attributes:
+        model: A model of its own; the caller's stays as it is.
+        coupling: Channels, groups and grades.
+    """
+
+    model: Model
+    coupling: Coupling
+
+    @property
+    def groups(self) -> list[Group]:
+        """Every group, prunable or not."""
+        return self.coupling.groups
+
+
+class Result:
+    """A pruned model with the plan that made it and the report on it.
+
+    Attributes:
+        plan: What was taken.
+        report: What it did; strict JSON data.
+    """
+
+    def __init__(self, model: Model, plan: Plan, report: dict[str, Any], as_graph: bool) -> None:
+        self._model = model
+        self._as_graph = as_graph
+        self.plan = plan
+        self.report = report
+
+    @property
+    def model(self) -> Any:
+        """The pruned model in the kind that was given: a `gs.Graph` for a `gs.Graph`, else a `ModelProto`."""
+        return self.graph() if self._as_graph else self.proto
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The pruned model; weights that were stored outside the file and not pruned are still references."""
+        return self._model.proto
+
+    def graph(self) -> gs.Graph:
+        """The pruned model as a graph of onnx-graphsurgeon."""
+        import onnx_graphsurgeon as gs
+
+        return gs.import_onnx(self.proto)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model, whole or not at all.
+
+        Raises:
+            InputError: The folder does not exist, or the path is that of the input.
+        """
+        save(self._model, path)
+
+
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def prune(model: Source, ratio: float | None = None, **options: Any) -> Result:
+    """Prunes a model.
+
+    Args:
+        model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
+        ratio: Share of the units of every prunable group that goes.
+        **options: See `Options`.
+
+    Returns:
+        The pruned model in kind, the plan and the report.
+
+    Raises:
+        InputError: The model or an option is unusable.
+        VerificationError: The pruned model fails in onnxruntime where the original does not.
+    """
+    return run(model, Options(ratio=ratio, **options))
+
+
+def run(model: Source, options: Options) -> Result:
+    """`prune` with the options in one object."""
+    clock = Clock()
+    given = exported(model)
+    with clock.stage("load"):
+        source = load(given)
+    with clock.stage("analyze"):
+        before = cost.measure(source, options.input_shapes)
+        analysis = analyze_loaded(source, mixing=options.mixing)
+    with clock.stage("score"):
+        chosen = prunable(analysis, options)
+        if options.weights_share is None:
+            scores = scoring.score(analysis.model, analysis.coupling, chosen, options.importance, options.seed)
+    with clock.stage("plan"):
+        if options.weights_share is None:
+            made = plan_channels(analysis, chosen, scores, options)
+        else:
+            made = Plan(planning.fingerprint(analysis.coupling.graph.proto), mixing=options.mixing)
+    with clock.stage("apply"):
+        if options.weights_share is not None:
+            _zero(analysis, made, options)
+        elif made.removed:
+            removal.remove(analysis.model, analysis.coupling, planning.channels(made, analysis.coupling))
+        result = analysis.model if made.removed or made.zeroed else load(given)
+        after = cost.measure(result, options.input_shapes)
+    with clock.stage("verify"):
+        verified = verify(given, result, options)
+    report = build(analysis.coupling, made, before, after, verified, clock.seconds, options)
+    return Result(result, made, report, as_graph=given is not model)
+
+
+def exported(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
+    """A path or a `ModelProto` for whatever the caller holds."""
+    if isinstance(model, (str, os.PathLike, onnx.ModelProto)):
+        return model
+    import onnx_graphsurgeon as gs
+
+    if isinstance(model, gs.Graph):
+        proto: onnx.ModelProto = gs.export_onnx(model)
+        return proto
+    raise InputError(f"a model is a path, a ModelProto or a gs.Graph, not {type(model).__name__}")
+
+
+def analyze(model: Source, *, mixing: bool = False) -> Analysis:
+    """What is tied to what in a model.
+
+    Args:
+        model: A path, a `ModelProto` or a `gs.Graph`; it is copied.
+        mixing: Whether channels of grade *mixing* are open to pruning.
+    """
+    return analyze_loaded(load(exported(model)), mixing=mixing)
+
+
+def analyze_loaded(model: Model, *, mixing: bool = False) -> Analysis:
+    """`analyze` for a model that is already ours."""
+    inline_functions(model)
+    return Analysis(model, coupling.analyze(Graph(model.proto), mixing=mixing))
+
+
+def inline_functions(model: Model) -> None:
+    """Replaces calls of local functions that no rule knows by their bodies."""
+    ours = [(f.domain, f.name) for f in model.proto.functions]
+    versions = {o.domain: o.version for o in model.proto.opset_import}
+    if any(registry.find(d, n, versions.get(d, 1)) is None for d, n in ours):
+        model.proto = onnx.inliner.inline_local_functions(model.proto)
+
+
+def score(analysis: Analysis, importance: str = "l2", *, seed: int = 0,
+          groups: Sequence[Group] | None = None) -> list[Scores]:
+    """Importance of every unit of some groups (default: all), see `scoring.score`."""
+    return scoring.score(analysis.model, analysis.coupling, analysis.groups if groups is None else groups,
+                         importance, seed)
+
+
+def plan(analysis: Analysis, ratio: float, **options: Any) -> Plan:
+    """What to take at a ratio; the options are those of `Options`."""
+    asked = Options(ratio=ratio, mixing=options.pop("mixing", analysis_mixing(analysis)), **options)
+    chosen = prunable(analysis, asked)
+    return plan_channels(analysis, chosen, score(analysis, asked.importance, seed=asked.seed, groups=chosen), asked)
+
+
+def analysis_mixing(analysis: Analysis) -> bool:
+    """Whether the analysis was made for pruning of mixing groups."""
+    return analysis.coupling.mixing
+
+
+def plan_channels(analysis: Analysis, groups: Sequence[Group], scores: Sequence[Scores], options: Options) -> Plan:
+    """The plan that takes the weakest units of some groups."""
+    limits = Limits(options.min_channels, options.round_to)
+    assert options.ratio is not None
+    counts = (allocate.ranked(groups, scores, options.ratio, limits) if options.across
+              else allocate.uniform(groups, options.ratio, limits))
+    gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
+    entries = {}
+    for group, values, count in zip(groups, scores, counts, strict=True):
+        units = allocate.weakest(values, count)
+        gone[group.channels[units]] = True
+        entries[group.name] = planning.describe(group, units.tolist(), values)
+    everything = [entries.get(g.name) or planning.describe(g, [], None) for g in analysis.groups]
+    return planning.make(analysis.coupling, gone, everything, mixing=options.mixing)
+
+
+def prunable(analysis: Analysis, options: Options) -> list[Group]:
+    """The groups that the options leave open.
+
+    Raises:
+        InputError: A pattern of `only` or `ignore` matches nothing.
+    """
+    worst = Grade.MIXING if options.mixing else Grade.EXACT
+    names = {g.name: _names(g) for g in analysis.groups}
+    every = {n for group in names.values() for n in group} | {
+        n.proto.name for n in analysis.coupling.graph.nodes if n.proto.name}
+    matched = {p: {n for n in every if re.search(p, n)} for p in [*options.only, *options.ignore]}
+    for pattern, hits in matched.items():
+        if not hits:
+            raise InputError(f"{pattern!r} matches no initializer and no node", "onnxprune inspect lists the names")
+
+    def hit(group: Group, patterns: Sequence[str]) -> bool:
+        return any(names[group.name] & matched[p] for p in patterns)
+
+    return [g for g in analysis.groups if g.grade <= worst and not hit(g, options.ignore)
+            and (not options.only or hit(g, options.only))]
+
+
+def _names(group: Group) -> set[str]:
+    found = set()
+    for s in group.slices:
+        found.add(s.value.key)
+        found.update(node.proto.name for node, _ in s.value.consumers if node.proto.name)
+    return found
+
+
+def _zero(analysis: Analysis, made: Plan, options: Options) -> None:
+    """Zeroes the smallest weights and writes into the plan which."""
+    targets = [v for v in sparsity.weights(analysis.coupling) if _open(v, options)]
+    share = options.weights_share or 0.0
+    masks = sparsity.zero_smallest(analysis.model, analysis.coupling, targets, share, options.across)
+    for name, mask in masks.items():
+        made.zeroed[name] = {"pattern": "weights", "ratio": float(mask.mean()), "mask": planning.pack_mask(mask)}
+
+
+def _open(value: Any, options: Options) -> bool:
+    names = {value.key, *(node.proto.name for node, _ in value.consumers)}
+
+    def hit(patterns: Sequence[str]) -> bool:
+        return any(re.search(p, n) for p in patterns for n in names)
+
+    return not hit(options.ignore) and (not options.only or hit(options.only))
+
+
+def apply(plan: Plan, model: Source) -> Result:
+    """Applies a plan to a checkpoint of the architecture that it was made for.
+
+    Raises:
+        InputError: The plan does not fit.
+    """
+    return run_plan(plan, model, Options(ratio=0.0, verify=False))
+
+
+def run_plan(made: Plan, model: Source, options: Options) -> Result:
+    """Applies a plan, then counts and verifies as `run` does."""
+    clock = Clock()
+    given = exported(model)
+    with clock.stage("load"):
+        source = load(given)
+    with clock.stage("analyze"):
+        before = cost.measure(source, options.input_shapes)
+        analysis = analyze_loaded(source, mixing=made.mixing)
+    with clock.stage("apply"):
+        gone = planning.channels(made, analysis.coupling)
+        by_key = {v.key: v for v in analysis.coupling.graph.constants()}
+        for name, zeroed in made.zeroed.items():
+            if name not in by_key:
+                raise InputError(f"the plan names {name!r}, which the model lacks")
+            value = by_key[name]
+            shape = tuple(int(d) for d in value.shape or [] if isinstance(d, int))
+            sparsity.clear(analysis.model, analysis.coupling, value, planning.unpack_mask(zeroed["mask"], shape))
+        removal.remove(analysis.model, analysis.coupling, gone)
+        after = cost.measure(analysis.model, options.input_shapes)
+    with clock.stage("verify"):
+        verified = verify(given, analysis.model, options)
+    report = build(analysis.coupling, made, before, after, verified, clock.seconds, options)
+    return Result(analysis.model, made, report, as_graph=given is not model)
+
+
+def verify(original: Source, result: Model | Result | onnx.ModelProto | str | os.PathLike[str],
+           options: Options | None = None, *, feeds: Mapping[str, NDArray[Any]] | None = None) -> Verification:
+    """Checks a pruned model against its original in onnxruntime, see `verify.check`."""
+    if options is not None and not options.verify:
+        return Verification(verified=False, reason="the runtime check was skipped")
+    asked = replace(options) if options is not None else None
+    target = result._model if isinstance(result, Result) else result
+    return verification.check(exported(original), target, feeds,
+                              input_shapes=asked.input_shapes if asked else None, seed=asked.seed if asked else 0)

@@ -1,0 +1,103 @@
+"""What a run is asked to do, checked once."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnxprune.errors import InputError
+
+CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random")
+REPAIRS = ("auto", "none")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one pruning run.
+
+    Attributes:
+        ratio: Share of the units (channels, heads, blocks) of every prunable group that goes, 0 <= ratio < 1.
+        pattern: ``channels``, or ``weights=R`` to zero that share of each weight instead.
+        across: Rank across groups (or weights) instead of within each.
+        importance: Criterion, one of `CRITERIA`.
+        seed: Seed of anything random.
+        repair: ``auto`` or ``none``.
+        only: Regular expressions; only groups with a matching initializer or node are pruned.
+        ignore: Regular expressions; groups with a matching initializer or node are left whole.
+        mixing: Prune groups of grade *mixing* too.
+        min_channels: Units that every group keeps.
+        round_to: What is left of a group is rounded up to a multiple of this.
+        verify: Check the result in onnxruntime.
+        input_shapes: Shapes of graph inputs to count MACs at and to verify with.
+
+    Raises:
+        InputError: A value is out of range, unknown or contradicts another.
+    """
+
+    ratio: float | None = None
+    pattern: str = "channels"
+    across: bool = False
+    importance: str = "l2"
+    seed: int = 0
+    repair: str = "auto"
+    only: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    mixing: bool = False
+    min_channels: int = 1
+    round_to: int = 1
+    verify: bool = True
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        one_of("importance", self.importance, CRITERIA)
+        one_of("repair", self.repair, REPAIRS)
+        share = self.weights_share
+        if share is None:
+            if self.ratio is None:
+                raise InputError("nothing says how much to prune", "give a ratio, say --ratio 0.5")
+            fraction("ratio", self.ratio)
+        elif self.ratio is not None:
+            raise InputError(f"ratio and pattern {self.pattern!r} both say how much", "give one of them")
+        for name in ("min_channels", "round_to"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        for name in ("only", "ignore"):
+            for pattern in getattr(self, name):
+                try:
+                    re.compile(pattern)
+                except re.error as e:
+                    raise InputError(f"{name}: {pattern!r} is not a regular expression: {e}") from None
+
+    @property
+    def weights_share(self) -> float | None:
+        """R of the pattern ``weights=R``, None for channels."""
+        if self.pattern == "channels":
+            return None
+        kind, _, number = self.pattern.partition("=")
+        if kind != "weights":
+            raise InputError(f"unknown pattern {self.pattern!r}", "channels, or weights=R such as weights=0.7")
+        try:
+            share = float(number)
+        except ValueError:
+            raise InputError(f"pattern {self.pattern!r} does not say how much", "weights=0.7, say") from None
+        return fraction("weights", share)
+
+
+def fraction(name: str, value: float) -> float:
+    """The value, if 0 <= value < 1; raises InputError otherwise."""
+    if not (math.isfinite(value) and 0 <= value < 1):
+        raise InputError(f"{name} must be at least 0 and below 1, not {value:g}",
+                         "a ratio of 0.5 takes half of the channels")
+    return value
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> str:
+    """The value, if it is a known one; raises InputError with the closest match otherwise."""
+    if value in known:
+        return value
+    close = difflib.get_close_matches(value, known, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    raise InputError(f"unknown {name} {value!r}", f"{meant}one of {', '.join(known)}")
