@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune import allocate, cost, coupling, planning, removal, scoring, sparsity, verify as verification
+from onnxprune import allocate, cost, coupling, planning, removal, scoring, sparsity, verification
 from onnxprune.allocate import Limits
 from onnxprune.coupling import Coupling, Grade, Group
 from onnxprune.errors import InputError
@@ -25,7 +25,7 @@ from onnxprune.options import Options
 from onnxprune.planning import Plan
 from onnxprune.report import build
 from onnxprune.scoring import Scores
-from onnxprune.verify import Verification
+from onnxprune.verification import Verification
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -85,15 +85,18 @@ class Coupling:
         classes: Axes united as a whole, and the numbering of elements.
         channel: Channel of every element.
         grade: Grade of every element.
+        mixing: Whether channels of grade *mixing* were open to pruning in the decisions.
     """
 
-    def __init__(self, graph: Graph, ties: Ties, classes: Classes, channel: Index, grade: NDArray[np.int8]) -> None:
+    def __init__(self, graph: Graph, ties: Ties, classes: Classes, channel: Index, grade: NDArray[np.int8],
+                 mixing: bool) -> None:
         self.graph = graph
         self.ties = ties
         self.data = ties.data
         self.classes = classes
         self.channel = channel
         self.grade = grade
+        self.mixing = mixing
 
     def channels_of(self, axis: Axis) -> Index:
         """Channel of every index of an axis; empty where the axis is free."""
@@ -135,7 +138,7 @@ def analyze(graph: Graph, *, mixing: bool = False) -> Coupling:
     channel = components(classes.elements, *edges(classes, links))
     worst = np.zeros(classes.elements, dtype=np.int8)
     np.maximum.at(worst, channel, element_grade)
-    return Coupling(graph, ties, classes, channel, worst[channel])
+    return Coupling(graph, ties, classes, channel, worst[channel], mixing)
 
 
 def _ask(node: Node, ties: Ties) -> None:
@@ -235,22 +238,32 @@ def _pin_decided(ties: Ties) -> None:
 
 
 def _grade_sums(ties: Ties) -> None:
-    """Sums over an axis are exact only where the summands are zero once masked (f(0) = 0 all the way)."""
+    """Sums over an axis are exact only where the summands are zero once masked (f(0) = 0 all the way).
+
+    A loop's state depends on itself: every statement is believed at first, then the graph is gone through until none
+    is refuted any more. What is left holds by induction over the rounds.
+    """
     zero = np.zeros(ties.axis_count + 1, dtype=bool)
     for value in ties.graph.constants():
         if value.elem_type in WEIGHT_TYPES or value.elem_type == TensorProto.INT32:
             zero[value.first_axis:value.first_axis + len(value.shape or [])] = True
-    for item in ties.zeros:
-        if isinstance(item, Choice):
-            for out, source in item.taken.zeros if item.taken is not None else []:
-                zero[out.id] = zero[source.id]
-            continue
-        out_id, sources, any_of = item
-        flags = zero[list(sources)]
-        zero[out_id] = bool(flags.any()) if any_of and len(flags) else bool(flags.all())
+    statements = [s for item in ties.zeros for s in _statements(item)]
+    zero[[out_id for out_id, _, _ in statements]] = True
+    before = None
+    while before is None or not np.array_equal(before, zero):
+        before = zero.copy()
+        for out_id, sources, any_of in statements:
+            flags = zero[list(sources)]
+            zero[out_id] = bool(flags.any()) if any_of and len(flags) else bool(flags.all())
     for axis, sources, reason in ties.sums:
         if not zero[list(sources)].any():
             ties.mixes.append((axis, None, reason))
+
+
+def _statements(item: Zero | Choice) -> list[Zero]:
+    if not isinstance(item, Choice):
+        return [item]
+    return [(out.id, (source.id,), False) for out, source in item.taken.zeros] if item.taken is not None else []
 
 
 def _groups(coupling: Coupling) -> list[Group]:

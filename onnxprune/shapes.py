@@ -7,12 +7,12 @@ shape computations (`dataflow.evaluate`): what one of them learns lets the other
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
-from onnxprune import dataflow
+from onnxprune import contrib_shapes, dataflow
 from onnxprune.dataflow import Data, Free, known
 from onnxprune.graph import Dim, Graph, Node, Scope, Value, tensor_type
 
@@ -23,6 +23,21 @@ _VALUE_KEPT = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
 
 def infer(graph: Graph) -> dict[Value, Data]:
     """Fills in `Value.shape` and `Value.elem_type` and returns what small tensors hold."""
+    given = {value: value.shape for value in graph.values}
+    refused: set[Value] = set()
+    while True:
+        assumed: dict[Value, Value] = {}
+        data = _rounds(graph, assumed, refused)
+        wrong = {start for start, end in assumed.items() if start.shape != end.shape}
+        if not wrong:
+            return data
+        refused |= wrong
+        for value, shape in given.items():
+            value.shape = shape
+
+
+def _rounds(graph: Graph, assumed: dict[Value, Value], refused: set[Value]) -> dict[Value, Data]:
+    """Inference in turn with our own reading, see the top; `assumed` is told in `_assume`."""
     model = skeleton(graph.proto)
     stated: dict[Value, list[Dim]] = {}
     for round_ in range(_MAX_ROUNDS):
@@ -31,9 +46,11 @@ def infer(graph: Graph) -> dict[Value, Data]:
         except Exception:  # an operator with a broken inference: what is known so far stands
             if round_ == 0:
                 model = skeleton(graph.proto)
-        _read(graph.main, model.graph)
+        for scope, proto in _protos(graph.main, model.graph):
+            _read(scope, proto)
         data = dataflow.evaluate(graph)
-        if not _teach(graph, model, data, stated) and not _settle(graph, model, data):
+        taught = _teach(graph, model, data, stated)
+        if not _assume(graph, model, assumed, refused) and not taught and not _settle(graph, model, data):
             break
     return data
 
@@ -78,6 +95,7 @@ def _strip(source: GraphProto, target: GraphProto) -> None:
 
 
 def _read(scope: Scope, proto: GraphProto) -> None:
+    """Takes over what inference found in one scope."""
     for info in [*proto.value_info, *proto.output]:
         value = scope.names.get(info.name)
         if value is None or value.tensor is not None:
@@ -91,32 +109,79 @@ def _read(scope: Scope, proto: GraphProto) -> None:
             if info.name == value.name:
                 shape, elem_type = tensor_type(info)
                 value.shape, value.elem_type = shape if shape is not None else value.shape, elem_type or value.elem_type
-    bodies = {n.output[0]: n for n in proto.node if any(a.type == AttributeProto.GRAPH for a in n.attribute)}
-    for node in scope.nodes:
-        if node.bodies and (twin := bodies.get(node.proto.output[0])) is not None:
-            for a in twin.attribute:
-                if a.name in node.bodies:
-                    _read(node.bodies[a.name], a.g)
 
 
 def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dict[Value, list[Dim]]) -> bool:
-    """Writes shapes that the data tell, and inference does not know, into the skeleton; whether there were any."""
+    """Writes shapes that we can tell, and inference does not know, into the skeleton; whether there were any."""
     news = False
+    protos = dict(_protos(graph.main, model.graph))
     for node in graph.nodes:
-        out = node.outputs[0] if node.outputs else None
-        if out is None or node.scope is not graph.main or (out.shape is not None and None not in out.shape
-                                                           and not any(isinstance(d, str) for d in out.shape)):
+        if node.scope not in protos or not any(_open(out) for out in node.outputs):
             continue
-        told = _told(node, data)
-        if told is None or (out.shape is not None and len(told) != len(out.shape)):
+        shapes = _loop_states(node) if node.op_type == "Loop" else contrib_shapes.outputs(node) or [_told(node, data)]
+        for out, told in zip(node.outputs, shapes, strict=False):
+            if out is None or told is None or not _open(out) or (out.shape is not None and len(told) != len(out.shape)):
+                continue
+            merged = [b if isinstance(b, int) or a is None else a
+                      for a, b in zip(out.shape or [None] * len(told), told, strict=True)]
+            if merged == out.shape or stated.get(out) == merged:
+                continue
+            stated[out] = merged
+            _state(protos[node.scope], out.name, out.elem_type or _type_of(node), merged)
+            news = True
+    return news
+
+
+def _open(value: Value | None) -> bool:
+    """Whether there is still something to learn about the shape."""
+    return value is not None and (value.shape is None or not all(isinstance(d, int) for d in value.shape))
+
+
+def _protos(scope: Scope, proto: GraphProto) -> Iterator[tuple[Scope, GraphProto]]:
+    """Each scope with its counterpart in the skeleton."""
+    yield scope, proto
+    owners = {n.output[0]: n for n in proto.node if n.output and any(a.type == AttributeProto.GRAPH for a in n.attribute)}
+    for node in scope.nodes:
+        twin = owners.get(node.proto.output[0]) if node.bodies and node.proto.output else None
+        for a in twin.attribute if twin is not None else []:
+            if a.name in node.bodies:
+                yield from _protos(node.bodies[a.name], a.g)
+
+
+def _loop_states(node: Node) -> list[list[Dim] | None]:
+    """Final states of a Loop: the shape that the initial value has and every round keeps."""
+    body, shapes = node.bodies["body"], []
+    for i, initial in enumerate(node.inputs[2:]):
+        end = body.outputs[i + 1]
+        same = initial is not None and end is not None and initial.shape is not None and initial.shape == end.shape
+        shapes.append(initial.shape if same and initial is not None else None)
+    return shapes
+
+
+def _assume(graph: Graph, model: ModelProto, assumed: dict[Value, Value], refused: set[Value]) -> bool:
+    """Lets a Loop's state of unknown shape start with its initial value's; whether there was one.
+
+    That is right where the body returns the same shape: then it holds round after round. `infer` looks, and starts
+    again without what turned out wrong.
+    """
+    news = False
+    protos = dict(_protos(graph.main, model.graph))
+    for node in graph.nodes:
+        if node.op_type != "Loop" or node.domain or node.bodies.get("body") not in protos:
             continue
-        merged = [b if isinstance(b, int) or a is None else a
-                  for a, b in zip(out.shape or [None] * len(told), told, strict=True)]
-        if merged == out.shape or stated.get(out) == merged:
-            continue
-        stated[out] = merged
-        _state(model.graph, out.name, out.elem_type or _type_of(node), merged)
-        news = True
+        body = node.bodies["body"]
+        for initial, start, end in zip(node.inputs[2:], body.inputs[2:], body.outputs[1:], strict=False):
+            if initial is None or end is None or start in assumed or start in refused or not _open(start):
+                continue
+            known_rank = start.shape is None or len(start.shape) == len(initial.shape or [])
+            if initial.shape is None or _open(initial) or not known_rank:
+                continue
+            for info in protos[body].input:
+                if info.name == start.name:
+                    kind = start.elem_type or initial.elem_type
+                    info.CopyFrom(onnx.helper.make_tensor_value_info(start.name, kind, list(initial.shape)))
+            assumed[start] = end
+            news = True
     return news
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.dataflow import Data, known
-from onnxprune.graph import Axis, Graph, Node, Value
+from onnxprune.graph import Axis, Graph, Node, Scope, Value
 
 Labels = NDArray[np.int64]
 """One label per index of an axis: indices with equal labels, on any axis of a link, are tied; -1 is tied to nothing."""
@@ -147,6 +147,18 @@ class Op:
             raise LookupError(f"output {index} of {self.node.label} is missing")
         return value
 
+    def body(self, attribute: str) -> Scope:
+        """A body that must be there; raises LookupError where it is not."""
+        if attribute not in self.node.bodies:
+            raise LookupError(f"{self.node.label} has no {attribute}")
+        return self.node.bodies[attribute]
+
+    @property
+    def ends(self) -> list[Value]:
+        """Inputs and outputs of the node's bodies."""
+        values = [v for body in self.node.bodies.values() for v in [*body.inputs, *body.outputs]]
+        return [v for v in values if v is not None]
+
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attribute(name, default)
 
@@ -196,7 +208,7 @@ class Op:
 
     def pin_all(self, reason: str) -> None:
         """Nothing that this node touches may change."""
-        for value in self.inputs + self.outputs:
+        for value in self.inputs + self.outputs + self.ends:
             for axis in value.axes():
                 self.pin(axis, reason)
 
@@ -228,7 +240,7 @@ class Op:
 
     def pin_unspoken(self) -> None:
         """Pins every axis of an input that the rule said nothing about: nobody would resize it."""
-        for value in self.inputs:
+        for value in self.inputs + self.ends:
             for axis in value.axes():
                 if axis.id not in self._spoken and axis.length != 1:
                     self.pin(axis, f"{self.node.label} does not carry it")

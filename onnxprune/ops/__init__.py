@@ -1,5 +1,25 @@
 """One file a family of operators; importing this package registers every rule."""
 
-from onnxprune.ops import conv, elementwise, linear, norm, pool, reduce, reshape, shape
+from onnxprune.ops import (
+    control_flow,
+    conv,
+    elementwise,
+    linear,
+    norm,
+    pool,
+    reduce,
+    reshape,
+    shape,
+)
 
-__all__ = ["conv", "elementwise", "linear", "norm", "pool", "reduce", "reshape", "shape"]
+__all__ = [
+    "control_flow",
+    "conv",
+    "elementwise",
+    "linear",
+    "norm",
+    "pool",
+    "reduce",
+    "reshape",
+    "shape",
+]

@@ -1,0 +1,66 @@
+"""What a run did, as data: the JSON report. `terminal` draws it as tables."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from onnxprune.coupling import Coupling
+from onnxprune.cost import Cost
+from onnxprune.options import Options
+from onnxprune.planning import Plan
+from onnxprune.verification import Verification
+
+
+def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: Verification,
+          seconds: dict[str, float], options: Options) -> dict[str, Any]:
+    """The report; strict JSON data, null for what cannot be counted.
+
+    Args:
+        coupling: The analysis of the original.
+        plan: What was taken.
+        before: Cost of the original.
+        after: Cost of the result.
+        verified: What the runtime check found.
+        seconds: Time of each stage.
+        options: What was asked.
+    """
+    groups = [{k: v for k, v in entry.items() if k != "scores"} for entry in plan.groups]
+    units = sum(g["channels"] for g in groups if g["grade"] != "pinned")
+    taken = sum(len(g["removed"]) for g in groups)
+    return clean({
+        "params": {"before": before.params, "after": after.params},
+        "macs": {"before": before.macs, "after": after.macs},
+        "bytes": {"before": before.bytes, "after": after.bytes},
+        "drift": {name: asdict(d) for name, d in verified.drift.items()},
+        "verified": verified.verified,
+        "unverified_because": verified.reason,
+        "channels": {"before": units, "after": units - taken},
+        "zeroed": {name: z["ratio"] for name, z in plan.zeroed.items()},
+        "whole_because": whole_because(coupling) if not (plan.removed or plan.zeroed) else None,
+        "groups": groups,
+        "seconds": {k: round(v, 4) for k, v in seconds.items()},
+    })
+
+
+def whole_because(coupling: Coupling) -> list[str]:
+    """Why nothing was taken: the commonest reasons that groups are pinned for."""
+    counts: dict[str, int] = {}
+    for group in coupling.groups:
+        for reason in group.reasons:
+            counts[reason] = counts.get(reason, 0) + group.units
+    if any(not g.reasons for g in coupling.groups):
+        return ["the ratio takes no whole unit of any group that may be pruned"]
+    return sorted(counts, key=lambda r: -counts[r])[:5] or ["no weight has an axis that could be pruned"]
+
+
+def clean(data: Any) -> Any:
+    """The data with null for numbers that JSON lacks."""
+    if isinstance(data, dict):
+        return {k: clean(v) for k, v in data.items()}
+    if isinstance(data, list):
+        return [clean(v) for v in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data
