@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import NodeProto, TensorProto, helper, shape_inference
 
+from onnxprune import shapes as shape_facts
 from onnxprune.errors import InputError
+from onnxprune.graph import Graph
 from onnxprune.inputs import fed_inputs, flat, input_dims
 from onnxprune.model import Model
 from onnxprune.tensors import constants, elements
@@ -63,8 +65,11 @@ def measure(
         if input_shapes:
             raise
         dims = {}
-    known = {k: tuple(v) for k, v in (shapes or {}).items()} | static_shapes(slim, dims)
-    return Cost(parameters(model.proto), macs_from_shapes(slim, known), model.nbytes)
+    known = static_shapes(slim, dims) | {k: tuple(v) for k, v in (shapes or {}).items()}
+    macs = macs_from_shapes(slim, known)
+    if macs is None:
+        macs = macs_from_shapes(slim, reasoned_shapes(slim, dims) | known)
+    return Cost(parameters(model.proto), macs, model.nbytes)
 
 
 def parameters(proto: onnx.ModelProto) -> int:
@@ -89,10 +94,33 @@ def static_shapes(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> dict[str,
         slim: A model without its big weights, see `inputs.flat`; not changed.
         dims: Shapes of graph inputs by name.
     """
+    work = _with_inputs(slim, dims)
+    found = _inferred(work)
+    # What the model itself declares may know operators that onnx does not, and holds where nothing was free.
+    if all(_known(v) == dims.get(v.name) for v in fed_inputs(slim.graph)):
+        declared = [v for v in (*slim.graph.value_info, *slim.graph.output) if v.name not in found and _known(v)]
+        outputs = {v.name for v in work.graph.output}
+        work.graph.value_info.extend(v for v in declared if v.name not in outputs)
+        found = {v.name: s for v in declared if (s := _known(v)) is not None} | (_inferred(work) if declared else found)
+    return found
+
+
+def reasoned_shapes(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> dict[str, Shape]:
+    """As `static_shapes`, by way of what the graph computes its shapes from: sees further and takes longer."""
+    graph = Graph(_with_inputs(slim, dims))
+    shape_facts.infer(graph)
+    found = {}
+    for name, value in graph.main.names.items():
+        lengths = [n for n in value.shape or [] if isinstance(n, int)]
+        if value.shape is not None and len(lengths) == len(value.shape):
+            found[name] = tuple(lengths)
+    return found
+
+
+def _with_inputs(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> onnx.ModelProto:
+    """A copy whose inputs have these shapes and which states no shape of anything else."""
     work = onnx.ModelProto()
     work.CopyFrom(slim)
-    declared = {v.name: _known(v) for v in slim.graph.value_info}
-    frozen = all(_known(v) == dims.get(v.name) for v in fed_inputs(slim.graph))
     del work.graph.value_info[:]
     for value in work.graph.input:
         if value.name in dims:
@@ -101,14 +129,16 @@ def static_shapes(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> dict[str,
     for value in work.graph.output:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
+    return work
+
+
+def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
+    """What onnx's shape inference finds out; nothing where it fails altogether."""
     try:
-        graph = shape_inference.infer_shapes(work, data_prop=True).graph
+        graph = shape_inference.infer_shapes(model, data_prop=True).graph
     except (shape_inference.InferenceError, ValueError, RuntimeError):
         return {}
-    found = {v.name: s for v in [*graph.input, *graph.value_info, *graph.output] if (s := _known(v)) is not None}
-    if frozen:  # what the model itself declares holds for these inputs, and may know operators that onnx does not
-        found = {name: s for name, s in declared.items() if s is not None} | found
-    return found
+    return {v.name: s for v in (*graph.input, *graph.value_info, *graph.output) if (s := _known(v)) is not None}
 
 
 def _known(value: onnx.ValueInfoProto) -> Shape | None:

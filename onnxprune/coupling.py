@@ -283,6 +283,8 @@ def _groups(coupling: Coupling) -> list[Group]:
     counts = np.diff(np.r_[starts, len(elements)])
     groups = []
     for members in _alike(class_of_element[elements], starts, coupling.grade[elements[starts]]):
+        if len(members) == 1:
+            continue  # the last unit of a group always stays
         k = counts[members[0]]
         matrix = elements[starts[members][:, None] + np.arange(k)]
         groups.append(_group(coupling, matrix, class_of_element, weights))

@@ -221,9 +221,10 @@ def _accept(name: str, dims: Dims, shape: Sequence[int], named: dict[str, int]) 
 
 
 def _suggest(name: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(name, valid, n=1)
+    folded = {v.casefold(): v for v in valid}
+    near = difflib.get_close_matches(name.casefold(), list(folded), n=1)
     listed = f"inputs: {', '.join(valid)}"
-    return f"did you mean '{near[0]}'? {listed}" if near else listed
+    return f"did you mean '{folded[near[0]]}'? {listed}" if near else listed
 
 
 def _resolve(axis: int, dims: Dims, asked: dict[int, int], named: dict[str, int], sizes: Sizes) -> int:

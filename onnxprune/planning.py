@@ -225,5 +225,5 @@ def describe(group: Group, removed: Sequence[int], scores: NDArray[np.float64] |
     entry: dict[str, Any] = {"name": group.name, "channels": group.units, "removed": [int(i) for i in removed],
                              "grade": str(group.grade), "pinned": group.reasons}
     if scores is not None:
-        entry["scores"] = [float(f"{s:.6g}") for s in scores]
+        entry["scores"] = [float(f"{s:.6g}") if np.isfinite(s) else None for s in scores]
     return entry

@@ -6,7 +6,7 @@ now need different values), attributes reset, stale shape annotations refreshed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxprune.coupling import Coupling
 from onnxprune.dataflow import Data, known
-from onnxprune.graph import Node, Scope, Value
+from onnxprune.graph import Graph, Node, Scope, Value
 from onnxprune.model import Model
 from onnxprune.resize import Changes, Entries, Lengths
 
@@ -74,12 +74,54 @@ def slicings(coupling: Coupling, lengths: Lengths) -> list[Slicing]:
     names = Names(coupling.graph.proto)
     found = []
     for key, wants in wanted.items():
-        for i, (removal, readers) in enumerate(wants):
-            if removal or i:
-                name = names.fresh(readers[0].name) if i else readers[0].name
-                path = readers[0].scope.path
-                found.append(Slicing(f"{path}|{name}" if path else name, key, removal, readers))
+        removal, readers = wants[0]
+        if removal:
+            found.append(Slicing(key, key, removal, readers))
+        for removal, readers in wants[1:]:
+            for reader in readers:  # a copy each: whoever edits one later does not touch another
+                name, path = names.fresh(reader.name), reader.scope.path
+                found.append(Slicing(f"{path}|{name}" if path else name, key, removal, [reader]))
     return found
+
+
+Cut = Callable[[Value, NDArray[Any], Removal], NDArray[Any]]
+
+
+def cut(model: Model, graph: Graph, wanted: Sequence[Slicing], change: Cut) -> None:
+    """Changes constants in place; where readers part, the copies are added and the readers pointed at them.
+
+    Args:
+        model: Where the constants are.
+        graph: Its graph.
+        wanted: What happens to which constant.
+        change: Gives the new contents of a constant from the old ones.
+    """
+    whole: dict[str, NDArray[Any]] = {}  # of tensors that are parted: their own place is changed last
+    for slicing in sorted(wanted, key=lambda s: s.key == s.original):
+        first = slicing.readers[0]
+        assert first.tensor is not None
+        if slicing.key == slicing.original:
+            array = whole.pop(slicing.original, None)
+            array = model.array(first.tensor) if array is None else array
+            model.set_array(first.tensor, change(first, array, slicing.removal))
+            continue
+        array = whole.setdefault(slicing.original, model.array(first.tensor))
+        copy = TensorProto(name=slicing.key.rpartition("|")[2], data_type=first.tensor.data_type)
+        model.set_array(copy, change(first, array, slicing.removal))
+        for reader in slicing.readers:
+            for node, i in reader.consumers:
+                node.proto.input[i] = copy.name
+        add_constant(graph, first.scope, first.consumers[0][0], copy)
+
+
+def add_constant(graph: Graph, scope: Scope, reader: Node, tensor: TensorProto) -> str:
+    """Adds a constant to a scope; before IR version 4 initializers are inputs, so there it is a Constant node."""
+    if graph.proto.ir_version >= 4 or scope.parent is not None:
+        scope.proto.initializer.append(tensor)
+    else:
+        made = onnx.helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
+        scope.proto.node.insert(_index_of(reader) if reader.scope is scope else 0, made)
+    return tensor.name
 
 
 class _Patch:
@@ -93,30 +135,12 @@ class _Patch:
         self.names = Names(self.graph.proto, {s.key.rpartition("|")[2] for s in self.slicings})
 
     def run(self) -> None:
-        self._slice_constants()
+        cut(self.model, self.graph, self.slicings, lambda value, array, removal: _without(array, removal))
         self._set_inputs()
         for (node, name), value in self.changes.attributes.items():
             _set_attribute(node.proto, name, value)
         for scope in self.graph.scopes():
             self._refresh(scope)
-
-    def _slice_constants(self) -> None:
-        whole: dict[str, NDArray[Any]] = {}  # tensors that are parted: the rest is sliced in place
-        for slicing in sorted(self.slicings, key=lambda s: s.key == s.original):
-            first = slicing.readers[0]
-            assert first.tensor is not None
-            if slicing.key == slicing.original:
-                array = whole.pop(slicing.original, None)
-                self.model.set_array(first.tensor, _without(
-                    self.model.array(first.tensor) if array is None else array, slicing.removal))
-                continue
-            array = whole.setdefault(slicing.original, self.model.array(first.tensor))
-            copy = TensorProto(name=slicing.key.rpartition("|")[2], data_type=first.tensor.data_type)
-            self.model.set_array(copy, _without(array, slicing.removal))
-            for reader in slicing.readers:
-                for node, i in reader.consumers:
-                    node.proto.input[i] = copy.name
-            self._add(first.scope, first.consumers[0][0], copy)
 
     def _set_inputs(self) -> None:
         shared: dict[str, list[tuple[Node, int, Entries]]] = {}
@@ -180,8 +204,8 @@ class _Patch:
         keep = np.array([e is None for e in entries]).astype(dtype)
         fixed = np.array([0 if e is None else e for e in entries], dtype=dtype)
         scope, place = node.scope, _index_of(node)
-        left = self._add(scope, node, _tensor(keep, self.names.fresh(f"{value.name}_free")))
-        right = self._add(scope, node, _tensor(fixed, self.names.fresh(f"{value.name}_fixed")))
+        left = add_constant(self.graph, scope, node, _tensor(keep, self.names.fresh(f"{value.name}_free")))
+        right = add_constant(self.graph, scope, node, _tensor(fixed, self.names.fresh(f"{value.name}_fixed")))
         masked, out = self.names.fresh(f"{value.name}_masked"), self.names.fresh(f"{value.name}_resized")
         place = _index_of(node)
         scope.proto.node.insert(place, onnx.helper.make_node("Mul", [value.name, left], [masked], name=masked))
@@ -195,16 +219,7 @@ class _Patch:
         while len(node.proto.input) <= i:
             node.proto.input.append("")
         node.proto.input[i] = tensor.name
-        return self._add(node.scope, node, tensor)
-
-    def _add(self, scope: Scope, reader: Node, tensor: TensorProto) -> str:
-        """Adds a constant to a scope; before IR version 4 initializers are inputs, so there it is a Constant node."""
-        if self.graph.proto.ir_version >= 4 or scope.parent is not None:
-            scope.proto.initializer.append(tensor)
-            return tensor.name
-        made = onnx.helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
-        scope.proto.node.insert(_index_of(reader) if reader.scope is scope else 0, made)
-        return tensor.name
+        return add_constant(self.graph, node.scope, node, tensor)
 
     def _refresh(self, scope: Scope) -> None:
         """Brings stated shapes up to date."""

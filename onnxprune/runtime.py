@@ -107,11 +107,13 @@ def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
     # Serialized messages merge when they are concatenated: these outputs join those that the graph has.
     more = onnx.ModelProto(graph=onnx.GraphProto(output=[onnx.ValueInfoProto(name=v) for v in extra]))
     with runnable(model) as ready:
-        content, folder = ready.payload, ready.data_folder
-        if isinstance(content, str):
-            file = Path(content)
-            content, folder = file.read_bytes(), str(file.parent)
-        one = Runnable(content + more.SerializeToString(), folder).session(optimize=False)
+        if isinstance(ready.payload, str):  # a file of our own, in a folder of its own
+            path = Path(ready.payload).with_name("traced.onnx")
+            path.write_bytes(Path(ready.payload).read_bytes() + more.SerializeToString())
+            one = Runnable(str(path)).session(optimize=False)
+        else:
+            content = ready.payload + more.SerializeToString()
+            one = Runnable(content, ready.data_folder).session(optimize=False)
     names = [o.name for o in one.get_outputs()]
     found = {name: np.shape(a) for name, a in zip(names, one.run(None, dict(feeds)), strict=True)}
     return found | {name: np.shape(a) for name, a in feeds.items()}

@@ -13,6 +13,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from onnxprune import contrib_shapes, dataflow
+from onnxprune.contrib_shapes import Shape
 from onnxprune.dataflow import Data, Free, known
 from onnxprune.graph import Dim, Graph, Node, Scope, Value, tensor_type
 
@@ -28,7 +29,7 @@ def infer(graph: Graph) -> dict[Value, Data]:
     while True:
         assumed: dict[Value, Value] = {}
         data = _rounds(graph, assumed, refused)
-        wrong = {start for start, end in assumed.items() if start.shape != end.shape}
+        wrong = {start for start, end in assumed.items() if not _keeps(start.shape or [], end.shape)}
         if not wrong:
             return data
         refused |= wrong
@@ -148,21 +149,27 @@ def _protos(scope: Scope, proto: GraphProto) -> Iterator[tuple[Scope, GraphProto
                 yield from _protos(node.bodies[a.name], a.g)
 
 
-def _loop_states(node: Node) -> list[list[Dim] | None]:
-    """Final states of a Loop: the shape that the initial value has and every round keeps."""
-    body, shapes = node.bodies["body"], []
-    for i, initial in enumerate(node.inputs[2:]):
-        end = body.outputs[i + 1]
-        same = initial is not None and end is not None and initial.shape is not None and initial.shape == end.shape
-        shapes.append(initial.shape if same and initial is not None else None)
+def _loop_states(node: Node) -> list[Shape]:
+    """Final states of a Loop: what the initial value's shape and that of the body's result have in common."""
+    body, shapes = node.bodies["body"], list[Shape]()
+    for initial, end in zip(node.inputs[2:], body.outputs[1:], strict=False):
+        before, after = initial.shape if initial is not None else None, end.shape if end is not None else None
+        agree = before is not None and after is not None and len(before) == len(after)
+        shapes.append([a if a == b else None for a, b in zip(before or [], after or [], strict=True)] if agree else None)
     return shapes
+
+
+def _keeps(start: Sequence[Dim], end: Sequence[Dim] | None) -> bool:
+    """Whether a round of a loop returns every number of the shape that it starts with."""
+    return end is not None and len(start) == len(end) and all(
+        a == b for a, b in zip(start, end, strict=True) if isinstance(a, int))
 
 
 def _assume(graph: Graph, model: ModelProto, assumed: dict[Value, Value], refused: set[Value]) -> bool:
     """Lets a Loop's state of unknown shape start with its initial value's; whether there was one.
 
-    That is right where the body returns the same shape: then it holds round after round. `infer` looks, and starts
-    again without what turned out wrong.
+    That is right where the body returns the same numbers: then they hold round after round. `infer` looks, and starts
+    again without what turned out wrong. Free lengths may change from round to round, so they are left open.
     """
     news = False
     protos = dict(_protos(graph.main, model.graph))
@@ -174,12 +181,13 @@ def _assume(graph: Graph, model: ModelProto, assumed: dict[Value, Value], refuse
             if initial is None or end is None or start in assumed or start in refused or not _open(start):
                 continue
             known_rank = start.shape is None or len(start.shape) == len(initial.shape or [])
-            if initial.shape is None or _open(initial) or not known_rank:
+            if initial.shape is None or not known_rank:
                 continue
+            dims = [d if isinstance(d, int) else None for d in initial.shape]
             for info in protos[body].input:
                 if info.name == start.name:
                     kind = start.elem_type or initial.elem_type
-                    info.CopyFrom(onnx.helper.make_tensor_value_info(start.name, kind, list(initial.shape)))
+                    info.CopyFrom(onnx.helper.make_tensor_value_info(start.name, kind, dims))
             assumed[start] = end
             news = True
     return news

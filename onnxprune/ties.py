@@ -249,6 +249,10 @@ class Op:
         """Slices of `out` are zero where those of all (or any) `sources` are; with no source, always."""
         self.ties.zeros.append((out.id, tuple(a.id for a in sources), any_of))
 
+    def lose_zero(self, out: Axis) -> None:
+        """Takes back what was said about `out`: its slices are not zero."""
+        self.ties.zeros.append((out.id, (self.ties.axis_count,), False))
+
     def resize(self, change: Resize) -> None:
         """Says how the node itself changes once the new lengths are known."""
         self.ties.resizes.append((self.node, change))

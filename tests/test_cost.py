@@ -203,6 +203,25 @@ def test_unknown_shapes_give_no_number_but_can_be_given():
     assert macs_from_shapes(model.proto, {"h": (9, 2)}) is None
 
 
+def test_shapes_that_the_graph_computes_are_followed():
+    """Halving an axis by arithmetic on its length, as exporters write a split."""
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 8, 5] x) => (float[N, a, b] y)
+        <float[5, 3] w = {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15},
+         int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}> {
+            shape = Shape (x)
+            length = Gather (shape, one)
+            half = Div (length, two)
+            end = Mul (half, one)
+            top = Slice (x, zero, end, one)
+            y = MatMul (top, w)
+        }
+    """)
+    assert measure(load(model)).macs == 4 * 5 * 3
+    assert measure(load(model), {"x": [2, 8, 5]}).macs == 2 * 4 * 5 * 3
+
+
 def test_declared_shapes_help_where_inference_cannot():
     model = unknown_operator()
     model.proto.graph.value_info.append(helper.make_tensor_value_info("h", 1, [4, 2]))

@@ -276,7 +276,7 @@ def test_a_changed_interface_is_refused(change, message):
 
 def test_an_output_that_shrank_is_refused():
     smaller = dense()
-    smaller.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones((512, 3), "f"), "w"))
+    smaller.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones((4, 3), "f"), "w"))
     smaller.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.ones(3, "f"), "b"))
     smaller.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
     with pytest.raises(VerificationError, match=r"'y' had shape \(2, 4\) and now has \(2, 3\)"):
@@ -311,7 +311,7 @@ def test_larger_inputs_are_tried_when_the_first_are_too_small():
     ("text", "reason"),
     [
         ("g (float[2] x) => (float[2] y) { y = my.Op (x) }", "does not load the original"),
-        ("g (float[2] x, int64[1] s) => (float[a] y) { y = Reshape (x, z) z = Sub (s, s) }", "original"),
+        ("g (float[2] x) => (float[1] y) <int64[1] k = {9}> { y = Gather (x, k) }", "does not run the original"),
         ("g (seq(float[2]) x) => (seq(float[2]) y) { y = Identity (x) }", "inputs cannot be made"),
     ],
 )
@@ -332,12 +332,12 @@ def test_shapes_that_do_not_fit_are_the_callers_fault():
         check(dense(), dense(), input_shapes={"z": [1]})
 
 
-def external(folder, name="model.onnx"):
-    onnx.save(dense(), folder / name, save_as_external_data=True, location=f"{name}.data", size_threshold=0)
+def external(folder, name="model.onnx", width=4):
+    onnx.save(dense(width=width), folder / name, save_as_external_data=True, location=f"{name}.data", size_threshold=0)
     return folder / name
 
 
-@pytest.mark.parametrize("version", ["1.32.0", "1.20.1"])
+@pytest.mark.parametrize("version", [onnxruntime.__version__, "1.20.1"], ids=["this", "old"])
 def test_a_model_partly_on_disk_is_checked_as_it_is_in_memory(tmp_path, monkeypatch, version):
     monkeypatch.setattr(onnxruntime, "__version__", version)
     path = external(tmp_path)
@@ -356,7 +356,7 @@ def test_a_model_partly_on_disk_is_checked_as_it_is_in_memory(tmp_path, monkeypa
 def test_a_model_over_the_limit_is_run_from_a_file(monkeypatch):
     monkeypatch.setattr(runtime, "fits_in_message", lambda proto: False)
     monkeypatch.setattr("onnxprune.model.fits_in_message", lambda proto: False)
-    with runtime.runnable(dense()) as ready:
+    with runtime.runnable(dense(width=512)) as ready:
         assert isinstance(ready.payload, str)
         assert onnx.load(ready.payload, load_external_data=False).graph.initializer[0].external_data
     assert check(dense(), dense(bias=1.0)).drift["y"].max_abs == pytest.approx(1, rel=1e-3)
@@ -381,9 +381,11 @@ def test_a_comparison_needs_models_that_run():
         compare(dense(), parse("g (float[2] z) => (float[2] y) { y = Relu (z) }"))
 
 
+@pytest.mark.parametrize("version", [onnxruntime.__version__, "1.20.1"], ids=["this", "old"])
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_shapes_are_traced_where_inference_cannot_tell(tmp_path, on_disk):
-    model = load(external(tmp_path)) if on_disk else load(dense())
+def test_shapes_are_traced_where_inference_cannot_tell(tmp_path, monkeypatch, on_disk, version):
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    model = load(external(tmp_path, width=512)) if on_disk else load(dense(width=512))
     before = model.proto.SerializeToString()
     shapes = traced_shapes(model, {"x": np.ones((3, 4), "f")})
     assert (shapes["x"], shapes["h"], shapes["a"], shapes["y"]) == ((3, 4), (3, 512), (3, 4), (3, 4))

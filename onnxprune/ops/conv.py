@@ -20,16 +20,6 @@ def conv(op: Op) -> None:
     convolution(op, op.input(0), op.input(1), op.input(2) if op.has(2) else None, op.output())
 
 
-@rule("ConvInteger")
-def conv_integer(op: Op) -> None:
-    """Conv on integers; the weight's zero point follows its output channels."""
-    x, w, out = op.input(0), op.input(1), op.output()
-    convolution(op, x, w, None, out)
-    if op.has(3):
-        for axis in op.input(3).axes():
-            op.tie(axis, w.axis(0))
-
-
 def convolution(op: Op, x: Value, w: Value, bias: Value | None, out: Value, *, transposed: bool = False) -> None:
     """Ties of a convolution with weight (out, in / group, ...), or (in, out / group, ...) where transposed."""
     pin_space(op, x, out)

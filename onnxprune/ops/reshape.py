@@ -52,7 +52,17 @@ def flatten(op: Op) -> None:
 @rule("Squeeze", "Unsqueeze")
 def unit_axes(op: Op) -> None:
     """Only axes of length 1 come or go."""
-    regroup(op, op.input(0).axes(), op.output().axes())
+    x, out = op.input(0), op.output()
+    longer = x if op.type == "Squeeze" else out
+    axes = op.attr("axes") if op.opset < 13 else op.numbers(1)
+    gone = {int(a) % len(longer.shape or [1]) for a in axes or []}
+    left = [axis for axis in longer.axes() if axis.position not in gone]
+    right = out.axes() if longer is x else x.axes()
+    if not gone or len(left) != len(right):
+        regroup(op, x.axes(), out.axes())
+        return
+    for a, b in zip(left, right, strict=True):
+        op.tie(*((a, b) if longer is x else (b, a)), zero=True)
 
 
 def regroup(op: Op, before: list[Axis], after: list[Axis]) -> None:

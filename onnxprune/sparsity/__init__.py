@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,16 +71,21 @@ def zero_smallest(model: Model, coupling: Coupling, targets: Sequence[Value], ra
 
 
 def clear(model: Model, coupling: Coupling, value: Value, mask: NDArray[np.bool_]) -> None:
-    """Sets the masked elements of one constant to zero (its zero point where it is quantised)."""
+    """Sets the masked elements of one constant to zero, in place."""
     assert value.tensor is not None
-    array = np.array(model.array(value.tensor))
-    nothing: NDArray[np.generic] = np.zeros((), dtype=array.dtype)
+    model.set_array(value.tensor, cleared(model, coupling, value, model.array(value.tensor), mask))
+
+
+def cleared(model: Model, coupling: Coupling, value: Value, array: NDArray[Any],
+            mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """The array with its masked elements zero, or the zero point of a quantised weight."""
+    nothing: NDArray[Any] = np.zeros((), dtype=array.dtype)
     if value in coupling.ties.quantised:
         _, zero, axis = coupling.ties.quantised[value]
         if zero is not None and zero.tensor is not None:
-            nothing = dequantised(np.zeros(array.shape, np.float32), np.ones(1, np.float32),
-                                  -model.array(zero.tensor).astype(np.float32), axis).astype(array.dtype)
-    model.set_array(value.tensor, np.where(mask, nothing, array).astype(array.dtype))
+            points = -model.array(zero.tensor).astype(np.float32)
+            nothing = dequantised(np.zeros(array.shape, np.float32), np.ones(1, np.float32), points, axis)
+    return np.where(mask, nothing.astype(array.dtype), array)
 
 
 def _real(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float32]:
@@ -93,4 +99,4 @@ def _real(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float32]
     return array.astype(np.float32)
 
 
-__all__ = ["clear", "weights", "zero_smallest"]
+__all__ = ["clear", "cleared", "weights", "zero_smallest"]

@@ -1,0 +1,55 @@
+"""Masked equivalence of a removal, checked in onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from onnxprune.coupling import Coupling, Grade, analyze
+from onnxprune.graph import Graph
+from onnxprune.masking import mask
+from onnxprune.model import load
+from onnxprune.removal import remove
+
+
+def session(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def draw_removal(coupling: Coupling, ratio: float, seed: int) -> np.ndarray:
+    """Random units of every exact group, at least one of each stays."""
+    rng = np.random.default_rng(seed)
+    gone = np.zeros(coupling.classes.elements, dtype=bool)
+    for group in coupling.groups:
+        if group.grade == Grade.EXACT:
+            count = min(int(np.ceil(ratio * group.units)), group.units - 1)
+            gone[rng.choice(group.channels, count, replace=False)] = True
+    return gone
+
+
+def prune_and_mask(model: onnx.ModelProto, ratio: float = 0.5, seed: int = 0) -> tuple[onnx.ModelProto, onnx.ModelProto, int]:
+    """The pruned model, the masked original, and how many channels went."""
+    pruned, masked = load(model), load(model)
+    coupling = analyze(Graph(pruned.proto))
+    gone = draw_removal(coupling, ratio, seed)
+    remove(pruned, coupling, gone)
+    mask(masked, analyze(Graph(masked.proto)), gone)
+    return pruned.proto, masked.proto, int(gone.sum())
+
+
+def assert_equivalent(model: onnx.ModelProto, feeds: dict[str, np.ndarray], ratio: float = 0.5, seed: int = 0) -> int:
+    """The pruned model computes what the masked original computes; returns how many channels went."""
+    pruned, masked, count = prune_and_mask(model, ratio, seed)
+    onnx.checker.check_model(pruned, full_check=True)
+    before, after = session(masked).run(None, feeds), session(pruned).run(None, feeds)
+    for a, b in zip(before, after, strict=True):
+        assert a.shape == b.shape
+        scale = max(float(np.sqrt(np.mean(np.square(a, dtype=np.float64)))), 1e-6)
+        error = float(np.sqrt(np.mean(np.square(a.astype(np.float64) - b)))) / scale
+        assert error < 1e-4, f"outputs differ from the masked original: relative RMS {error:.3g}"
+    return count
