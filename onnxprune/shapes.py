@@ -128,7 +128,7 @@ def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dic
             if merged == out.shape or stated.get(out) == merged:
                 continue
             stated[out] = merged
-            _state(protos[node.scope], out.name, out.elem_type or _type_of(node), merged)
+            _state(protos[node.scope], out.name, out.elem_type or contrib_shapes.elem_type(node) or _type_of(node), merged)
             news = True
     return news
 

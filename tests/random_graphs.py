@@ -85,8 +85,9 @@ class Builder:
         array = self.rng.standard_normal(shape) / np.sqrt(max(fan_in, 1))
         array = np.abs(array) + 0.5 if positive else array
         name = self.constant(array.astype(np.float32))
-        if not positive:
-            known.append(name)
+        if positive:
+            return name  # may divide: the oracle must see that it does
+        known.append(name)
         return self._behind(name, shape) if self.choose.integer(0, 9) == 0 else name
 
     def _behind(self, name: str, shape: tuple[int, ...]) -> str:

@@ -10,14 +10,18 @@ from onnxprune.ties import Op
 @rule("Gemm")
 def gemm(op: Op) -> None:
     """A' B' + C with optional transposes; the bias broadcasts."""
-    a, b, out = op.input(0), op.input(1), op.output()
+    general_product(op, op.input(0), op.input(1), op.input(2) if op.has(2) else None)
+
+
+def general_product(op: Op, a: Value, b: Value, bias: Value | None) -> None:
+    """Ties of a Gemm with the usual transpose attributes."""
+    out = op.output()
     row, inner = (1, 0) if op.attr("transA", 0) else (0, 1)
     deep, column = (1, 0) if op.attr("transB", 0) else (0, 1)
     contract(op, a.axis(inner), b.axis(deep))
-    op.tie(a.axis(row), out.axis(0), zero=True)
-    op.tie(b.axis(column), out.axis(1), zero=not op.has(2))
-    if op.has(2):
-        bias = op.input(2)
+    op.tie(a.axis(row), out.axis(0), zero=bias is None)
+    op.tie(b.axis(column), out.axis(1), zero=bias is None)
+    if bias is not None:
         for axis in bias.axes():
             target = out.axis(axis.position - len(bias.shape or []))
             if axis.length != 1 or target.length == 1:

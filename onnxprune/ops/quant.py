@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from onnxprune.graph import Axis, Node, Value
 from onnxprune.ops.conv import convolution
-from onnxprune.ops.linear import contract, is_constant, product
+from onnxprune.ops.linear import is_constant, product
 from onnxprune.ops.registry import rule
 from onnxprune.ties import Op, arange
 
@@ -255,5 +255,3 @@ def _mark_by_product(op: Op, weight: int, zero_point: int, axis: int) -> None:
             return
         value = node.outputs[0] if node.op_type in ("Cast", "Add") and node.outputs else None
 
-
-__all__ = ["contract", "follow", "is_zero_at", "mark", "quantize", "quantised_product", "say_zero", "single"]

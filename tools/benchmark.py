@@ -1,0 +1,105 @@
+"""How long pruning takes, as a ratio to loading and saving the same file with onnx, in one run.
+
+    python tools/benchmark.py [MODEL.onnx] [--rounds 7]
+
+Without a model it makes one the size of a ResNet-50: 16 bottleneck blocks, 25.5 million weights, 102 MB.
+Verification is left out: it is two runs of the model in onnxruntime. Rounds of both sides alternate, so that a machine
+that is busy meanwhile slows both; the median of the rounds' ratios is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxprune
+
+
+def bottlenecks() -> onnx.ModelProto:
+    """A residual network of bottleneck blocks in four stages (3, 4, 6 and 3 blocks, 64 to 512 wide), batch norms folded."""
+    rng = np.random.default_rng(0)
+    nodes: list[onnx.NodeProto] = []
+    weights: list[TensorProto] = []
+
+    def conv(x: str, name: str, into: int, out: int, kernel: int, stride: int = 1) -> str:
+        shape = (out, into, kernel, kernel)
+        w = rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / (into * kernel**2)))
+        weights.append(numpy_helper.from_array(w, f"{name}.weight"))
+        weights.append(numpy_helper.from_array(np.zeros(out, np.float32), f"{name}.bias"))
+        nodes.append(helper.make_node("Conv", [x, f"{name}.weight", f"{name}.bias"], [name], name=name,
+                                      kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4, strides=[stride] * 2))
+        return name
+
+    def relu(x: str) -> str:
+        nodes.append(helper.make_node("Relu", [x], [f"{x}.relu"], name=f"{x}.relu"))
+        return f"{x}.relu"
+
+    x = relu(conv("input", "stem", 3, 64, 7, 2))
+    width = 64
+    for stage, (blocks, inner) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)]):
+        for block in range(blocks):
+            name, stride = f"layer{stage}.{block}", 2 if block == 0 else 1
+            y = relu(conv(x, f"{name}.conv1", width, inner, 1))
+            y = relu(conv(y, f"{name}.conv2", inner, inner, 3, stride))
+            y = conv(y, f"{name}.conv3", inner, 4 * inner, 1)
+            if block == 0:
+                x = conv(x, f"{name}.shortcut", width, 4 * inner, 1, stride)
+            nodes.append(helper.make_node("Add", [x, y], [f"{name}.sum"], name=f"{name}.sum"))
+            x, width = relu(f"{name}.sum"), 4 * inner
+    nodes.append(helper.make_node("GlobalAveragePool", [x], ["pooled"], name="pooled"))
+    nodes.append(helper.make_node("Flatten", ["pooled"], ["flat"], name="flat"))
+    fc = rng.standard_normal((1000, width), dtype=np.float32) * np.float32(0.02)
+    weights.append(numpy_helper.from_array(fc, "fc.weight"))
+    nodes.append(helper.make_node("Gemm", ["flat", "fc.weight"], ["logits"], name="fc", transB=1))
+    graph = helper.make_graph(
+        nodes, "bottlenecks", [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 224, 224])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1000])], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def measure(model: Path, rounds: int) -> None:
+    """Times both sides and prints a line a round and the medians."""
+    copy, pruned = model.with_name("copy.onnx"), model.with_name("pruned.onnx")
+    ratios, sides = [], []
+    for i in range(rounds + 1):
+        start = time.perf_counter()
+        onnx.save(onnx.load(model), copy)
+        middle = time.perf_counter()
+        result = onnxprune.prune(model, ratio=0.5, repair="none", verify=False)
+        result.save(pruned)
+        end = time.perf_counter()
+        if i == 0:
+            continue  # imports and the file cache warm up
+        sides.append((middle - start, end - middle))
+        ratios.append((end - middle) / (middle - start))
+        print(f"load + save {middle - start:.3f} s, prune {end - middle:.3f} s, ratio {ratios[-1]:.2f}")
+    size = model.stat().st_size / 1e6
+    print(f"{size:.0f} MB: load + save {statistics.median(s[0] for s in sides):.3f} s, prune "
+          f"{statistics.median(s[1] for s in sides):.3f} s, median ratio {statistics.median(ratios):.2f} "
+          f"(from {min(ratios):.2f} to {max(ratios):.2f}, {rounds} rounds)")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as tmp:
+        path = Path(tmp) / "model.onnx"
+        if args.model is None:
+            onnx.save(bottlenecks(), path)
+        else:
+            path.write_bytes(args.model.read_bytes())
+        measure(path, args.rounds)
+
+
+if __name__ == "__main__":
+    main()
