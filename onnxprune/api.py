@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -92,14 +92,20 @@ class Result:
 
 
 class Clock:
-    """Seconds spent in each stage."""
+    """Seconds spent in each stage.
 
-    def __init__(self) -> None:
+    Attributes:
+        seconds: Seconds by stage.
+    """
+
+    def __init__(self, announce: Callable[[str], None] | None = None) -> None:
         self.seconds: dict[str, float] = {}
+        self._announce = announce or (lambda name: None)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Adds the time of the block to a stage."""
+        self._announce(name)
         start = time.perf_counter()
         try:
             yield
@@ -125,9 +131,9 @@ def prune(model: Source, ratio: float | None = None, **options: Any) -> Result:
     return run(model, Options(ratio=ratio, **options))
 
 
-def run(model: Source, options: Options) -> Result:
-    """`prune` with the options in one object."""
-    clock = Clock()
+def run(model: Source, options: Options, announce: Callable[[str], None] | None = None) -> Result:
+    """`prune` with the options in one object; `announce` is told the name of each stage as it starts."""
+    clock = Clock(announce)
     given = exported(model)
     with clock.stage("load"):
         source = load(given)
@@ -139,15 +145,12 @@ def run(model: Source, options: Options) -> Result:
         if options.weights_share is None:
             scores = scoring.score(analysis.model, analysis.coupling, chosen, options.importance, options.seed)
     with clock.stage("plan"):
-        if options.weights_share is None:
-            made = plan_channels(analysis, chosen, scores, options)
-        else:
-            made = Plan(planning.fingerprint(analysis.coupling.graph.proto), mixing=options.mixing)
+        gone, entries = take(analysis, chosen, scores, options) if options.weights_share is None else nothing(analysis)
+        made = planning.make(analysis.coupling, gone, entries)
     with clock.stage("apply"):
         if options.weights_share is not None:
             _zero(analysis, made, options)
-        elif made.removed:
-            removal.remove(analysis.model, analysis.coupling, planning.channels(made, analysis.coupling))
+        removal.remove(analysis.model, analysis.coupling, gone)
         result = analysis.model if made.removed or made.zeroed else load(given)
         after = cost.measure(result, options.input_shapes)
     with clock.stage("verify"):
@@ -201,30 +204,35 @@ def score(analysis: Analysis, importance: str = "l2", *, seed: int = 0,
 
 def plan(analysis: Analysis, ratio: float, **options: Any) -> Plan:
     """What to take at a ratio; the options are those of `Options`."""
-    asked = Options(ratio=ratio, mixing=options.pop("mixing", analysis_mixing(analysis)), **options)
+    asked = Options(ratio=ratio, mixing=analysis.coupling.mixing, **options)
     chosen = prunable(analysis, asked)
-    return plan_channels(analysis, chosen, score(analysis, asked.importance, seed=asked.seed, groups=chosen), asked)
+    scores = score(analysis, asked.importance, seed=asked.seed, groups=chosen)
+    return planning.make(analysis.coupling, *take(analysis, chosen, scores, asked))
 
 
-def analysis_mixing(analysis: Analysis) -> bool:
-    """Whether the analysis was made for pruning of mixing groups."""
-    return analysis.coupling.mixing
+Taken = tuple[NDArray[np.bool_], list[dict[str, Any]]]
+"""Boolean per channel id, True for what goes; and what the plan says of each group."""
 
 
-def plan_channels(analysis: Analysis, groups: Sequence[Group], scores: Sequence[Scores], options: Options) -> Plan:
-    """The plan that takes the weakest units of some groups."""
+def take(analysis: Analysis, groups: Sequence[Group], scores: Sequence[Scores], options: Options) -> Taken:
+    """The weakest units of some groups, as many as the options ask for."""
     limits = Limits(options.min_channels, options.round_to)
     assert options.ratio is not None
     counts = (allocate.ranked(groups, scores, options.ratio, limits) if options.across
               else allocate.uniform(groups, options.ratio, limits))
-    gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
+    gone, everything = nothing(analysis)
     entries = {}
     for group, values, count in zip(groups, scores, counts, strict=True):
         units = allocate.weakest(values, count)
         gone[group.channels[units]] = True
         entries[group.name] = planning.describe(group, units.tolist(), values)
-    everything = [entries.get(g.name) or planning.describe(g, [], None) for g in analysis.groups]
-    return planning.make(analysis.coupling, gone, everything, mixing=options.mixing)
+    return gone, [entries.get(e["name"], e) for e in everything]
+
+
+def nothing(analysis: Analysis) -> Taken:
+    """No channel at all, and the groups as they are."""
+    gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
+    return gone, [planning.describe(g, [], None) for g in analysis.groups]
 
 
 def prunable(analysis: Analysis, options: Options) -> list[Group]:
@@ -284,9 +292,10 @@ def apply(plan: Plan, model: Source) -> Result:
     return run_plan(plan, model, Options(ratio=0.0, verify=False))
 
 
-def run_plan(made: Plan, model: Source, options: Options) -> Result:
-    """Applies a plan, then counts and verifies as `run` does."""
-    clock = Clock()
+def run_plan(made: Plan, model: Source, options: Options,
+             announce: Callable[[str], None] | None = None) -> Result:
+    """Applies a plan, then counts and verifies as `run` does; of the options only those for that are read."""
+    clock = Clock(announce)
     given = exported(model)
     with clock.stage("load"):
         source = load(given)
@@ -306,7 +315,7 @@ def run_plan(made: Plan, model: Source, options: Options) -> Result:
         after = cost.measure(analysis.model, options.input_shapes)
     with clock.stage("verify"):
         verified = verify(given, analysis.model, options)
-    report = build(analysis.coupling, made, before, after, verified, clock.seconds, options)
+    report = build(analysis.coupling, made, before, after, verified, clock.seconds, None)
     return Result(analysis.model, made, report, as_graph=given is not model)
 
 

@@ -113,11 +113,9 @@ def _matmul_nbits(node: Node, shapes: list[Shape]) -> list[Shape]:
 def _convolution(x_at: int, w_at: int) -> _Function:
     def function(node: Node, shapes: list[Shape]) -> list[Shape]:
         x, w = _need(shapes[x_at]), _need(shapes[w_at])
-        last = node.op_type.startswith("Nhwc") or bool(node.attribute("channels_last", 0))
-        space, kernel = (x[1:-1], w[1:-1]) if last and node.op_type != "QLinearConv" else (x[2:], w[2:])
-        space = x[1:-1] if last else space
-        out = _windows(node, space, kernel)
-        return [[x[0], *out, w[0]] if last else [x[0], w[0], *out]]
+        if node.attribute("channels_last", 0):
+            return [[x[0], *_windows(node, x[1:-1], w[2:]), w[0]]]
+        return [[x[0], w[0], *_windows(node, x[2:], w[2:])]]
 
     return function
 
@@ -233,8 +231,7 @@ _TABLE: dict[tuple[str, str], _Function] = {
     **{(_MS, name): _product(0, 1) for name in ("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "GemmFastGelu",
                                                "DynamicQuantizeMatMul", "MatMulIntegerToFloat")},
     (_MS, "FusedGemm"): _gemm(0, 1), (_MS, "QGemm"): _gemm(0, 3), (_MS, "MatMulNBits"): _matmul_nbits,
-    **{(_MS, name): _convolution(0, 1) for name in ("FusedConv", "NhwcConv", "NhwcFusedConv")},
-    (_MS, "QLinearConv"): _convolution(0, 3),
+    (_MS, "FusedConv"): _convolution(0, 1), (_MS, "QLinearConv"): _convolution(0, 3),
     **{(_MS, name): _pool for name in ("QLinearGlobalAveragePool", "QLinearAveragePool")},
     (_MS, "QLinearConcat"): _concat, (_MS, "QLinearReduceMean"): _mean,
     (_MS, "BiasSplitGelu"): _half_last, (_MS, "SwiGLU"): _swiglu,

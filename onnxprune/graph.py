@@ -17,6 +17,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 Dim = int | str | None
 """Length of an axis: a number, the name of a free dimension, or not known."""
 
+_READS_PARTS = {"Slice", "Split", "Gather", "GatherElements", "GatherND", "Shape"}
+
 
 class Axis(NamedTuple):
     """One axis of one value."""
@@ -194,7 +196,7 @@ class Graph:
                 value = self._value(scope, info.name)
                 value.shape, value.elem_type = tensor_type(info)
                 scope.inputs.append(value)
-        for node in proto.node:
+        for node in ordered(proto):
             self._node(node, scope)
         scope.outputs = [scope.find(o.name) for o in proto.output]
         return scope
@@ -231,6 +233,8 @@ class Graph:
             long = sum(d != 1 for d in value.shape or [])
             if long > 1 or len(value.consumers) < 2 or id(value) in returned:
                 continue
+            if any(node.op_type in _READS_PARTS for node, _ in value.consumers):
+                continue  # its readers share out one vector: what one leaves out another needs
             users = value.consumers[1:]
             del value.consumers[1:]
             for node, i in users:
@@ -238,6 +242,40 @@ class Graph:
                              value.tensor, value.producer, [(node, i)])
                 self.values.append(twin)
                 node.inputs[i] = twin
+
+
+def ordered(graph: GraphProto) -> list[NodeProto]:
+    """The nodes so that each comes after what it reads; onnxruntime takes them in any order, so models come so."""
+    made_by = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    needs = [sorted({made_by[name] for name in _reads(node) if name in made_by} - {i})
+             for i, node in enumerate(graph.node)]
+    if all(not before or before[-1] < i for i, before in enumerate(needs)):
+        return list(graph.node)
+    result: list[NodeProto] = []
+    done: set[int] = set()
+    for first in range(len(graph.node)):
+        stack = [first]
+        while stack:
+            i = stack[-1]
+            waiting = [] if i in done else [j for j in needs[i] if j not in done and j not in stack]
+            if waiting:
+                stack.append(waiting[0])
+                continue
+            stack.pop()
+            if i not in done:
+                done.add(i)
+                result.append(graph.node[i])
+    return result
+
+
+def _reads(node: NodeProto) -> Iterator[str]:
+    """Names that a node or its bodies read."""
+    yield from node.input
+    for a in node.attribute:
+        for body in ([a.g] if a.type == AttributeProto.GRAPH else []) + list(a.graphs):
+            for inner in body.node:
+                yield from _reads(inner)
+            yield from (o.name for o in body.output)
 
 
 def tensor_type(info: onnx.ValueInfoProto) -> tuple[list[Dim] | None, int]:

@@ -81,17 +81,15 @@ class Plan:
         return plan
 
 
-def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str, Any]] = (), *,
-         mixing: bool = False) -> Plan:
+def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str, Any]] = ()) -> Plan:
     """The plan that removes some channels.
 
     Args:
         coupling: The analysis.
         gone: Boolean per channel id, True for what is removed.
         groups: Entries for the plan's `groups`.
-        mixing: Whether mixing groups were open.
     """
-    plan = Plan(fingerprint(coupling.graph.proto), groups=list(groups), mixing=mixing)
+    plan = Plan(fingerprint(coupling.graph.proto), groups=list(groups), mixing=coupling.mixing)
     if gone.any():
         for s in slicings(coupling, Lengths(coupling, gone)):
             if s.removal:

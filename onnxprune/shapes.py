@@ -15,7 +15,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from onnxprune import contrib_shapes, dataflow
 from onnxprune.contrib_shapes import Shape
 from onnxprune.dataflow import Data, Free, known
-from onnxprune.graph import Dim, Graph, Node, Scope, Value, tensor_type
+from onnxprune.graph import Dim, Graph, Node, Scope, Value, ordered, tensor_type
 
 _KEEP_ENTRIES = 1024
 _MAX_ROUNDS = 8
@@ -80,7 +80,7 @@ def _strip(source: GraphProto, target: GraphProto) -> None:
     target.sparse_initializer.extend(source.sparse_initializer)
     produced = {o for n in source.node if n.domain not in ("", "ai.onnx") for o in n.output}
     target.value_info.extend(v for v in source.value_info if v.name in produced)
-    for node in source.node:
+    for node in ordered(source):
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             bare = _bare(node.attribute[0].t)
             target.initializer.append(bare)
@@ -206,7 +206,7 @@ def _settle(graph: Graph, model: ModelProto, data: dict[Value, Data]) -> bool:
             if value is None or value.tensor is not None or value not in data or not known(data[value]):
                 continue
             name = f"{value.name}__known"
-            if value.elem_type not in _VALUE_KEPT or i >= len(twin.input) or twin.input[i] == name:
+            if value.elem_type not in _VALUE_KEPT | {TensorProto.FLOAT} or i >= len(twin.input) or twin.input[i] == name:
                 continue
             if name not in named:
                 array = data[value].astype(onnx.helper.tensor_dtype_to_np_dtype(value.elem_type))

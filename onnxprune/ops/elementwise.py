@@ -77,6 +77,7 @@ def clip(op: Op) -> None:
 @rule("CastLike")
 def cast_like(op: Op) -> None:
     """Identity; the second input gives only a type."""
+    op.leave(op.input(1))
     for axis in op.input(0).axes():
         op.tie(axis, op.output().axis(axis.position), zero=True)
 

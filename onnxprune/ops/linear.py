@@ -44,21 +44,25 @@ def matmul(op: Op) -> None:
 
 def product(op: Op, a: Value, b: Value, out: Value) -> None:
     """Ties of a matrix product with numpy's rules for vectors and batches."""
-    rank_a, rank_b, rank = len(a.shape or []), len(b.shape or []), len(out.shape or [])
-    contract(op, a.axis(-1), b.axis(-2 if rank_b > 1 else -1))
-    if rank_a > 1:
-        op.tie(a.axis(-2), out.axis(-2 if rank_b > 1 else -1), zero=True)
-    if rank_b > 1:
-        op.tie(b.axis(-1), out.axis(-1), zero=True)
-    activations = not (is_constant(a) or is_constant(b))
+    product_of_axes(op, a.axes(), b.axes(), out, activations=not (is_constant(a) or is_constant(b)))
+
+
+def product_of_axes(op: Op, a: list[Axis], b: list[Axis], out: Value, *, activations: bool) -> None:
+    """The same for factors whose axes may be given in another order than they lie in."""
+    rank = len(out.shape or [])
+    contract(op, a[-1], b[-2 if len(b) > 1 else -1])
+    if len(a) > 1:
+        op.tie(a[-2], out.axis(-2 if len(b) > 1 else -1), zero=True)
+    if len(b) > 1:
+        op.tie(b[-1], out.axis(-1), zero=True)
     batches: dict[Axis, list[Axis]] = {}
-    for value, own in ((a, rank_a), (b, rank_b)):
-        for i in range(max(own - 2, 0)):
-            axis, target = value.axis(i), out.axis(i + rank - own)
-            if (value.shape or [])[i] == 1 and (out.shape or [])[target.position] != 1:
+    for axes in (a, b):
+        for i, axis in enumerate(axes[:-2]):
+            target = out.axis(i + rank - len(axes))
+            if (axis.value.shape or [])[axis.position] == 1 and (out.shape or [])[target.position] != 1:
                 continue
             if axis.length is None and target.length is not None:
-                op.pin(target, f"whether {value.key} is stretched here is not known ({op.node.label})")
+                op.pin(target, f"whether {axis.value.key} is stretched here is not known ({op.node.label})")
                 continue
             op.tie(axis, target)
             batches.setdefault(target, []).append(axis)

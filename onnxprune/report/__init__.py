@@ -14,7 +14,7 @@ from onnxprune.verification import Verification
 
 
 def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: Verification,
-          seconds: dict[str, float], options: Options) -> dict[str, Any]:
+          seconds: dict[str, float], options: Options | None) -> dict[str, Any]:
     """The report; strict JSON data, null for what cannot be counted.
 
     Args:
@@ -24,10 +24,11 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
         after: Cost of the result.
         verified: What the runtime check found.
         seconds: Time of each stage.
-        options: What was asked.
+        options: What was asked; None where a plan was applied.
     """
     groups = [{k: v for k, v in entry.items() if k != "scores"} for entry in plan.groups]
-    units = sum(g["channels"] for g in groups if g["grade"] != "pinned")
+    open_to = ("exact", "mixing") if plan.mixing else ("exact",)
+    units = sum(g["channels"] for g in groups if g["grade"] in open_to)
     taken = sum(len(g["removed"]) for g in groups)
     return clean({
         "params": {"before": before.params, "after": after.params},
@@ -38,10 +39,18 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
         "unverified_because": verified.reason,
         "channels": {"before": units, "after": units - taken},
         "zeroed": {name: z["ratio"] for name, z in plan.zeroed.items()},
+        "mixing": plan.mixing,
+        "options": None if options is None else asked(options),
         "whole_because": whole_because(coupling) if not (plan.removed or plan.zeroed) else None,
         "groups": groups,
         "seconds": {k: round(v, 4) for k, v in seconds.items()},
     })
+
+
+def asked(options: Options) -> dict[str, Any]:
+    """The options under their names on the command line."""
+    data = asdict(options)
+    return {"global": data.pop("across"), **data}
 
 
 def whole_because(coupling: Coupling) -> list[str]:
