@@ -30,6 +30,8 @@ WEIGHT_TYPES = frozenset({
 """Element types of constants that count as weights: what is made of other constants alone is not worth pruning."""
 
 MAX_REASONS = 5
+MAX_ROUNDS = 4
+"""How often the rules are asked again because ties told a length that shape inference did not know."""
 
 
 class Grade(enum.IntEnum):
@@ -116,11 +118,14 @@ def analyze(graph: Graph, *, mixing: bool = False) -> Coupling:
         mixing: Whether channels of grade *mixing* will be pruned too; choices then count them as free.
     """
     data = shapes.infer(graph)
-    ties = Ties(graph, data)
-    for node in graph.nodes:
-        _ask(node, ties)
+    for _ in range(MAX_ROUNDS):
+        ties = Ties(graph, data)
+        for node in graph.nodes:
+            _ask(node, ties)
+        classes = Classes(graph, ties.whole, ties.axis_count)
+        if not _learn(graph, classes):
+            break
     _pin_interface(graph, ties)
-    classes = Classes(graph, ties.whole, ties.axis_count)
     links = list(ties.links)
     barred = np.zeros(classes.elements, dtype=bool)
     _mark(barred, classes, [p[:2] for p in ties.pins], True)
@@ -139,6 +144,18 @@ def analyze(graph: Graph, *, mixing: bool = False) -> Coupling:
     worst = np.zeros(classes.elements, dtype=np.int8)
     np.maximum.at(worst, channel, element_grade)
     return Coupling(graph, ties, classes, channel, worst[channel], mixing)
+
+
+def _learn(graph: Graph, classes: Classes) -> bool:
+    """Gives axes of unknown length that of the axes they are tied to; whether there were any."""
+    news = False
+    for value in graph.values:
+        for axis in value.axes():
+            length = int(classes.length[classes.of[axis.id]])
+            if axis.length is None and length > 1 and value.shape is not None:
+                value.shape[axis.position] = length
+                news = True
+    return news
 
 
 def _ask(node: Node, ties: Ties) -> None:

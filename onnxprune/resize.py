@@ -59,8 +59,7 @@ class Lengths:
     def length(self, axis: Axis) -> int | None:
         """New static length, None where the axis is free."""
         c = self._classes.of[axis.id]
-        n = int(self._classes.length[c])
-        return None if n < 0 else n - int(self.lost[c])
+        return None if axis.length is None else axis.length - int(self.lost[c])
 
     def position(self, axis: Axis, index: int) -> int:
         """Where the first surviving index at or after `index` stands in the new axis."""

@@ -187,6 +187,8 @@ class Op:
             self.pin(b, f"length differs at {self.node.label}")
             return
         self._spoken.update((a.id, b.id))
+        if 1 in (a.length, b.length) and None in (a.length, b.length):
+            return  # a free axis that meets length 1 may be stretched: it learns nothing from it
         self.ties.whole.append((a.id, b.id))
         if zero:
             self.keep_zero(b, a)

@@ -1,6 +1,8 @@
 """One file a family of operators; importing this package registers every rule."""
 
 from onnxprune.ops import (
+    contrib,
+    contrib_attention,
     control_flow,
     conv,
     elementwise,
@@ -16,6 +18,8 @@ from onnxprune.ops import (
 )
 
 __all__ = [
+    "contrib",
+    "contrib_attention",
     "control_flow",
     "conv",
     "elementwise",

@@ -8,7 +8,7 @@ from onnxprune.ops.elementwise import broadcast, zero_keeping
 from onnxprune.ops.linear import general_product, is_constant, product_of_axes
 from onnxprune.ops.norm import tie_trailing
 from onnxprune.ops.registry import rule
-from onnxprune.ties import Alternative, NewShape, Op, arange
+from onnxprune.ties import Alternative, Link, NewShape, Op, arange
 
 MS = "com.microsoft"
 
@@ -118,9 +118,9 @@ def skip_layer_normalization(op: Op) -> None:
     x, skip, out = op.input(0), op.input(1), op.output()
     summed = op.node.outputs[3] if len(op.node.outputs) > 3 else None
     for value in [out, *([summed] if summed is not None else [])]:
-        for axes in broadcast(op, [x, skip], value):
+        for position, axes in enumerate(broadcast(op, [x, skip], value)):
             if value is summed and len(axes) == 2 and not op.has(_bias_of(op)):
-                op.keep_zero(value.axis(axes[0].position), *axes)
+                op.keep_zero(value.axis(position), *axes)
     for axis in x.axes()[-1:] + skip.axes()[-1:]:
         op.mix(axis)
     for parameter in op.inputs[2:]:
@@ -204,11 +204,12 @@ def matmul_nbits(op: Op) -> None:
     blocks = -(-op.attr("K") // size)
     for axis in x.axes()[:-1]:
         op.tie(axis, out.axis(axis.position))
-    if op.has(4) or packed.rank != 3 or packed.axis(1).length != blocks or packed.axis(0).length != op.attr("N"):
+    if op.has(4) or op.attr("weight_prepacked", 0) or packed.rank != 3 or packed.axis(1).length != blocks or packed.axis(0).length != op.attr("N"):
         raise ValueError("stored in another way than in rows of blocks")
     op.pin(packed.axis(2), "bits of a block")
     op.tie(packed.axis(0), columns)
-    per_column, per_block = [], []
+    per_column: Link = []
+    per_block: Link = []
     flat: list[Axis] = []
     for value in [scales, *([op.input(3)] if op.has(3) else [])]:
         per_row = blocks if value is scales or value.elem_type == scales.elem_type else -(-blocks * op.attr("bits") // 8)
@@ -231,25 +232,26 @@ def matmul_nbits(op: Op) -> None:
 
     def follow(new: NewShape) -> None:
         new.set_attribute("N", len(new.kept(columns)))
-        new.set_attribute("K", len(new.kept(inputs)))
+        if inputs.length is not None:
+            new.set_attribute("K", len(new.kept(inputs)))
 
     op.resize(follow)
 
 
-def _carry(op: Op, columns: Axis, packed: Value, inputs: Axis, per_column: list[tuple[Axis, object]],
-           per_block: list[tuple[Axis, object]], flat: list[Axis], size: int) -> None:
+def _carry(op: Op, columns: Axis, packed: Value, inputs: Axis, per_column: Link,
+           per_block: Link, flat: list[Axis], size: int) -> None:
     """Scales in one row for all columns can be cut by columns or by blocks, not both."""
     by_column = [(columns, arange(columns)), *per_column]
     by_block = [(inputs, arange(inputs) // max(size, 1)), (packed.axis(1), arange(packed.axis(1))), *per_block]
     if not size:
         op.pin(inputs, "blocks of weights do not divide it")
         op.pin(packed.axis(1), "blocks of weights do not divide it")
-        op.link(*by_column)  # type: ignore[arg-type]
+        op.link(*by_column)
     elif not flat:
-        op.link(*by_block)  # type: ignore[arg-type]
+        op.link(*by_block)
     else:
-        op.choose(Alternative("by columns", [by_column], [inputs, packed.axis(1)], weight=1),  # type: ignore[list-item]
-                  Alternative("by blocks", [by_block], [columns, packed.axis(0)]))  # type: ignore[list-item]
+        op.choose(Alternative("by columns", [by_column], [inputs, packed.axis(1)], weight=1),
+                  Alternative("by blocks", [by_block], [columns, packed.axis(0)]))
     if size:
         op.sum_over(inputs, packed.axis(1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.graph import Value
 from onnxprune.ops.linear import contract
 from onnxprune.ops.registry import rule
-from onnxprune.ties import Alternative, NewShape, Op, arange
+from onnxprune.ties import Alternative, Op, arange
 
 KERNEL = "kernel"
 """Why the places of a kernel stay: they are no channels, and reports leave them out."""

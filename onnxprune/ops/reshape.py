@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 from onnxprune.graph import Axis, Dim
 from onnxprune.ops.registry import rule
 from onnxprune.ties import Alternative, Labels, NewShape, Op, arange
@@ -77,27 +76,41 @@ def blocks(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
     """Smallest runs of axes of `a` and `b` that hold the same elements, axes of length 1 left out.
 
     Lengths that are not numbers are equal when they have the same name, or when they are the only one on either side
-    and the numbers agree.
+    and the numbers agree. Runs of numbers at the end agree whatever stands before them.
     """
     a, b = _named(a, "a"), _named(b, "b")
     loose = [x for x in a if isinstance(x, str) and x not in b], [x for x in b if isinstance(x, str) and x not in a]
     if len(loose[0]) == len(loose[1]) == 1 and _product(a)[0] == _product(b)[0]:
         b = [loose[0][0] if x == loose[1][0] else x for x in b]
-    ends_b: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
-    for j in range(len(b), 0, -1):  # the shortest run with a product
-        ends_b[_product(b[:j])] = j
-    found, i0, j0 = [], 0, 0
-    for i in range(1, len(a) + 1):
-        j = ends_b.get(_product(a[:i]))
-        if a[i - 1] == 1 or j is None or j <= j0:
-            continue
-        found.append((_long(a, i0, i), _long(b, j0, j)))
-        i0, j0 = i, j
-    if i0 < len(a) or j0 < len(b):
-        rest = (_long(a, i0, len(a)), _long(b, j0, len(b)))
-        if rest != ([], []):
-            found.append(rest)
+    cuts = _cuts(a, b)
+    found = []
+    for (i0, j0), (i, j) in zip([(0, 0), *cuts], [*cuts, (len(a), len(b))], strict=True):
+        block = _long(a, i0, i), _long(b, j0, j)
+        if block != ([], []):
+            found.append(block)
     return found
+
+
+def _cuts(a: list[int | str], b: list[int | str]) -> list[tuple[int, int]]:
+    """Places where both lists can be cut so that both sides hold the same elements, in order."""
+    ends: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
+    for j in range(len(b), 0, -1):  # the shortest run with a product
+        ends[_product(b[:j])] = j
+    cuts: list[tuple[int, int]] = []
+    for i in range(1, len(a) + 1):
+        end = ends.get(_product(a[:i]))
+        if a[i - 1] != 1 and end is not None and end > (cuts[-1][1] if cuts else 0):
+            cuts.append((i, end))
+    tails: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
+    for j in range(len(b)):  # the shortest run again, from the end
+        tails[_product(b[j:])] = j
+    last = cuts[-1] if cuts else (0, 0)
+    from_end: list[tuple[int, int]] = []
+    for i in range(len(a) - 1, last[0], -1):
+        start = tails.get(_product(a[i:]))
+        if a[i] != 1 and start is not None and last[1] < start < (from_end[-1][1] if from_end else len(b)):
+            from_end.append((i, start))
+    return cuts + from_end[::-1]
 
 
 def _named(dims: Sequence[Dim], side: str) -> list[int | str]:

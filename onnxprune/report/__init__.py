@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from onnxprune.coupling import Coupling
 from onnxprune.cost import Cost
+from onnxprune.coupling import Coupling
 from onnxprune.options import Options
 from onnxprune.planning import Plan
 from onnxprune.verification import Verification
@@ -30,7 +30,7 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
     open_to = ("exact", "mixing") if plan.mixing else ("exact",)
     units = sum(g["channels"] for g in groups if g["grade"] in open_to)
     taken = sum(len(g["removed"]) for g in groups)
-    return clean({
+    report: dict[str, Any] = clean({
         "params": {"before": before.params, "after": after.params},
         "macs": {"before": before.macs, "after": after.macs},
         "bytes": {"before": before.bytes, "after": after.bytes},
@@ -45,6 +45,7 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
         "groups": groups,
         "seconds": {k: round(v, 4) for k, v in seconds.items()},
     })
+    return report
 
 
 def asked(options: Options) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""From what was typed, or written in a recipe, to `Options`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from onnxprune import recipe
+from onnxprune.errors import InputError
+from onnxprune.options import Options
+
+
+def shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name from texts such as ``NAME:1,3,224,224`` or ``NAME:1x3x224x224``.
+
+    The name ends at the last colon: names may hold colons themselves.
+
+    Raises:
+        InputError: A text is none of that form, or an input is named twice.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition(":")
+        parts = sizes.replace("x", ",").split(",")
+        if not name or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+            raise InputError(f"--input-shape: {text!r} is not a name and sizes", "NAME:1,3,224,224 or NAME:1x3x224x224")
+        if name in found:
+            raise InputError(f"--input-shape: {name!r} is given twice")
+        found[name] = tuple(int(p) for p in parts)
+    return found
+
+
+def load_recipe(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    """Makes the options of a recipe the defaults of the command line, which therefore wins."""
+    if path is not None:
+        names = {p.opts[-1].lstrip("-"): str(p.name) for p in ctx.command.params if isinstance(p, click.Option)}
+        ctx.default_map = {names[key]: value for key, value in recipe.read(path).items()}
+    return path
+
+
+def options(ctx: click.Context) -> Options:
+    """The options of a run.
+
+    Raises:
+        InputError: A value is out of range or unknown, or not exactly one of them says how much.
+    """
+    given = ctx.params
+    ratio, pattern = _amount(given, {name: ctx.get_parameter_source(name) for name in ("ratio", "pattern")})
+    return Options(
+        ratio=ratio, pattern=pattern, across=given["across"], importance=given["importance"], seed=given["seed"],
+        repair=given["repair"], only=given["only"], ignore=given["ignore"], mixing=given["mixing"],
+        min_channels=given["min_channels"], round_to=given["round_to"], verify=not given["no_verify"],
+        input_shapes=shapes(given["input_shape"]))
+
+
+def _amount(given: Mapping[str, Any], sources: Mapping[str, ParameterSource | None]) -> tuple[float | None, str]:
+    """Ratio and pattern; what the command line says about how much replaces what a recipe says."""
+    ratio: float | None = given["ratio"]
+    patterns: Sequence[str] = given["pattern"]
+    if len(patterns) > 1:
+        raise InputError(f"{len(patterns)} patterns are given: {', '.join(patterns)}", "give one of them")
+    pattern = patterns[0] if patterns else "channels"
+    if ratio is not None and pattern != "channels" and sources["ratio"] != sources["pattern"]:
+        if sources["ratio"] is ParameterSource.COMMANDLINE:
+            pattern = "channels"
+        else:
+            ratio = None
+    return ratio, pattern

@@ -1,0 +1,84 @@
+"""Names of files that a command reads and writes, judged before any work is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from onnxprune.errors import InputError, OnnxPruneError
+
+SUFFIX = ".onnx"
+
+
+def target(model: str, output: str | None, *others: str, force: bool) -> Path:
+    """Where the pruned model goes: the named file, else ``MODEL.pruned.onnx`` beside the input.
+
+    Args:
+        model: The input.
+        output: The file that was named, if one was.
+        *others: Further files that are read.
+        force: Whether a file that nobody named may be replaced.
+
+    Raises:
+        InputError: The folder does not exist, the file is no file or the input, or it exists and nobody allowed
+            replacing it.
+    """
+    path = Path(output) if output is not None else default_target(model)
+    writable(path, model, *others)
+    if output is None and not force:
+        for file in (path, path.with_name(path.name + ".data")):
+            if file.exists():
+                raise InputError(f"{file}: exists already", "--force replaces it, -o names another file")
+    return path
+
+
+def default_target(model: str) -> Path:
+    """``MODEL.pruned.onnx`` beside the input."""
+    path = Path(model)
+    return path.with_name(path.name.removesuffix(SUFFIX) + ".pruned" + SUFFIX)
+
+
+def writable(path: Path, *inputs: str) -> None:
+    """Checks that a file can be written here and is none of the inputs.
+
+    Raises:
+        InputError: It cannot, or it is.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise InputError(f"{path}: the folder {folder} does not exist", "create it first")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not a file", f"name a file in it, say {path / ('model' + SUFFIX)}")
+    if any(path.exists() and os.path.exists(one) and path.samefile(one) for one in inputs):
+        raise InputError(f"{path}: is the input, which is never changed", "choose another output name")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: the folder {folder} is not writable")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OnnxPruneError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def read_text(path: str) -> str:
+    """The text of a file.
+
+    Raises:
+        InputError: It cannot be read or is not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not a text file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None

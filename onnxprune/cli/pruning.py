@@ -1,0 +1,110 @@
+"""``onnxprune MODEL``: the main job."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune import __version__
+from onnxprune.cli import asked, files
+from onnxprune.cli.showing import announcing, save, show
+from onnxprune.cli.words import Command, option, say
+from onnxprune.errors import InputError
+
+AMOUNT = "How much (--ratio, or --pattern weights=R)"
+WHICH = "Which"
+CHECKS = "Repair and check"
+FILES = "Files and words"
+NOTES = [
+    ("Verbs (a file of such a name is ./inspect)", [
+        ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
+        ("apply PLAN MODEL", "Take the same from another checkpoint"),
+        ("compare A B", "Drift and latency between two models"),
+        ("ops", "Operators that have a rule"),
+    ]),
+    ("Exit codes", [
+        ("0", "Done; also when nothing may be pruned, which is said"),
+        ("1", "Ran, but a target was missed"),
+        ("2", "Usage or input"),
+        ("3", "The result failed verification; nothing was written"),
+        ("4", "Internal error, with its traceback"),
+    ]),
+]
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        say(f"onnxprune {__version__}")
+        ctx.exit()
+
+
+@click.command(cls=Command, forms=["onnxprune MODEL --ratio R [options]", "onnxprune VERB ..."], notes=NOTES)
+@click.argument("model")
+@click.argument("extra", nargs=-1)
+@option(AMOUNT, "--ratio", type=float, metavar="R",
+        help="Share of channels that every group loses, 0 <= R < 1")
+@option(AMOUNT, "--pattern", multiple=True, metavar="KIND",
+        help="channels, or weights=R to zero weights  [channels]")
+@option(AMOUNT, "--global", "across", is_flag=True,
+        help="Rank across groups: R is the share of them all")
+@option(AMOUNT, "--min-channels", type=int, default=1, metavar="N",
+        help="Channels that every group keeps  [1]")
+@option(AMOUNT, "--round-to", type=int, default=1, metavar="N",
+        help="Keep multiples of N; 1 until latency is measured  [1]")
+@option(WHICH, "--importance", default="l2", metavar="NAME", help="l1, l2, fpgm, lamp, bn-scale or random  [l2]")
+@option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
+@option(WHICH, "--only", multiple=True, metavar="REGEX", help="Prune what touches these names; repeatable")
+@option(WHICH, "--ignore", multiple=True, metavar="REGEX", help="Leave what touches these names; repeatable")
+@option(WHICH, "--mixing", is_flag=True, help="Prune groups of grade mixing too (see inspect)")
+@option(CHECKS, "--repair", default="auto", metavar="MODE", help="auto or none; auto is none as yet  [auto]")
+@option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
+@option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
+        help="Shape to run and count MACs at; repeatable")
+@option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
+@option(FILES, "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
+@option(FILES, "--dry-run", is_flag=True, help="Show what would go, write no model")
+@option(FILES, "--plan", metavar="FILE", help="Write what goes and why as JSON")
+@option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
+@option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
+@option(FILES, "--recipe", metavar="FILE", is_eager=True, callback=asked.load_recipe,
+        expose_value=False, help="Any of these options from a TOML file")
+@option("Other", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+        help="Show the version and exit")
+@click.pass_context
+def prune(ctx: click.Context, /, model: str, extra: tuple[str, ...], output: str | None, force: bool, dry_run: bool,
+          plan: str | None, as_json: bool, quiet: bool, **_: Any) -> None:
+    """Takes channels out of a trained ONNX model and writes a smaller one."""
+    if extra:
+        raise InputError(f"one model at a time: {extra[0]!r} is too many", _meant(model))
+    options = asked.options(ctx)
+    path = None if dry_run else files.target(model, output, force=force)
+    plan_path = _plan_path(plan, model, path)
+    from onnxprune import api  # heavy
+
+    with announcing(quiet or as_json) as stage:
+        result = api.run(model, options, announce=stage)
+        if path is not None:
+            save(result, path, stage)
+    if plan_path is not None:
+        files.write_text(plan_path, result.plan.to_json())
+    names = {"model": model, "output": None if path is None else str(path), "plan": plan}
+    show({**names, **result.report}, as_json=as_json, quiet=quiet)
+
+
+def _meant(first: str) -> str:
+    verbs = [line.split()[0] for line, _ in NOTES[0][1]]
+    near = difflib.get_close_matches(first, verbs, n=1)
+    return f"did you mean the verb {near[0]!r}?" if near else "the output is named with -o FILE"
+
+
+def _plan_path(plan: str | None, model: str, output: Path | None) -> Path | None:
+    if plan is None:
+        return None
+    path = Path(plan)
+    files.writable(path, model)
+    if output is not None and path.resolve() == output.resolve():
+        raise InputError(f"{path}: is to be both the plan and the model", "choose another name for one of them")
+    return path

@@ -1,0 +1,34 @@
+"""What an analysis found, as data: groups of channels, what they slice, and why the rest is pinned."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from onnxprune.coupling import Coupling, Group
+
+
+def inspection(coupling: Coupling) -> dict[str, Any]:
+    """Every group of a graph, in graph order, and the operators that no rule speaks for.
+
+    Returns:
+        ``groups``: name, channels, grade, pinned (reasons), members; ``channels``: units by grade.
+    """
+    groups = [{"name": g.name, "channels": g.units, "grade": str(g.grade), "pinned": list(g.reasons),
+               "members": members(g)} for g in coupling.groups]
+    totals = dict.fromkeys(("exact", "mixing", "pinned"), 0)
+    for group in coupling.groups:
+        totals[str(group.grade)] += group.units
+    return {"mixing": coupling.mixing, "channels": totals, "groups": groups}
+
+
+def members(group: Group) -> list[dict[str, Any]]:
+    """What a group slices: constant, axis, shape, and how many indices of the axis each unit owns."""
+    return [{"name": s.value.key, "axis": s.axis, "shape": [int(d) for d in s.value.shape or [] if isinstance(d, int)],
+             "indices_per_channel": int(s.indices.shape[1])} for s in group.slices]
+
+
+def elements(entry: dict[str, Any]) -> int:
+    """Elements of constants that a group's units own together."""
+    return sum(math.prod(m["shape"]) // max(1, m["shape"][m["axis"]]) * m["indices_per_channel"] * entry["channels"]
+               for m in entry["members"])

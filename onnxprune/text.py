@@ -1,0 +1,54 @@
+"""Numbers and names as people read them."""
+
+from __future__ import annotations
+
+_UNITS = ("", "k", "M", "G", "T", "P")
+
+
+def printable(text: str) -> str:
+    """The text in one line, without characters that would steer a terminal: names in models may hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def count(number: float, unit: str = "") -> str:
+    """A quantity with three digits and a decimal prefix.
+
+    >>> count(152042), count(615484, "B"), count(7), count(999_999)
+    ('152 k', '615 kB', '7', '1.00 M')
+    """
+    if number < 1000:
+        return f"{number:g} {unit}".rstrip()
+    power = 0
+    while number >= 999.5 and power < len(_UNITS) - 1:
+        number, power = number / 1000, power + 1
+    digits = 2 if number < 9.995 else 1 if number < 99.95 else 0
+    return f"{number:.{digits}f} {_UNITS[power]}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """A time with three digits.
+
+    >>> duration(0.00123), duration(0.25), duration(12.345)
+    ('1.23 ms', '250 ms', '12.3 s')
+    """
+    if seconds >= 1 or seconds == 0:
+        return f"{seconds:.3g} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+
+
+def percent(part: float, whole: float) -> str:
+    """A share in percent, "-" of nothing.
+
+    >>> percent(1, 4), percent(1, 0)
+    ('25.0%', '-')
+    """
+    return f"{100 * part / whole:.1f}%" if whole else "-"
+
+
+def plural(number: int, word: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "group"), plural(3, "group")
+    ('1 group', '3 groups')
+    """
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
