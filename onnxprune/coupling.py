@@ -197,6 +197,10 @@ def _pin_interface(graph: Graph, ties: Ties) -> None:
     for out in graph.main.outputs:
         for axis in out.axes() if out is not None else []:
             ties.pins.append((axis, None, f"graph output {axis.value.name!r}"))
+    for scope in graph.scopes():
+        for sparse in scope.proto.sparse_initializer:
+            for axis in scope.names[sparse.values.name].axes():
+                ties.pins.append((axis, None, "held as a sparse tensor"))
     _pin_returned_shapes(graph, ties)
 
 

@@ -36,7 +36,7 @@ def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.Mode
         off = np.zeros(array.shape, dtype=bool)
         for axis, indices in removal.items():
             np.moveaxis(off, axis, 0)[list(indices)] = True
-        if any(node.op_type == "Div" and i == 1 for node, i in value.consumers):
+        if any(node.op_type in ("Div", "Mod") and i == 1 for node, i in value.consumers):
             return np.where(off, np.ones((), array.dtype), array)
         return cleared(model, coupling, value, array, off)
 

@@ -30,13 +30,15 @@ class Slicing:
     """What one stored tensor becomes.
 
     Attributes:
-        key: Qualified name after removal.
+        name: Name after removal, in the scope of its readers' tensor.
+        key: The same, qualified.
         original: Qualified name of the tensor that it is cut from; differs from `key` where readers of one tensor
             need different slices and this one gets a copy.
         removal: What goes.
         readers: The values that read it.
     """
 
+    name: str
     key: str
     original: str
     removal: Removal
@@ -76,11 +78,11 @@ def slicings(coupling: Coupling, lengths: Lengths) -> list[Slicing]:
     for key, wants in wanted.items():
         removal, readers = wants[0]
         if removal:
-            found.append(Slicing(key, key, removal, readers))
+            found.append(Slicing(readers[0].name, key, key, removal, readers))
         for removal, readers in wants[1:]:
             for reader in readers:  # a copy each: whoever edits one later does not touch another
                 name, path = names.fresh(reader.name), reader.scope.path
-                found.append(Slicing(f"{path}|{name}" if path else name, key, removal, [reader]))
+                found.append(Slicing(name, f"{path}|{name}" if path else name, key, removal, [reader]))
     return found
 
 
@@ -106,7 +108,7 @@ def cut(model: Model, graph: Graph, wanted: Sequence[Slicing], change: Cut) -> N
             model.set_array(first.tensor, change(first, array, slicing.removal))
             continue
         array = whole.setdefault(slicing.original, model.array(first.tensor))
-        copy = TensorProto(name=slicing.key.rpartition("|")[2], data_type=first.tensor.data_type)
+        copy = TensorProto(name=slicing.name, data_type=first.tensor.data_type)
         model.set_array(copy, change(first, array, slicing.removal))
         for reader in slicing.readers:
             for node, i in reader.consumers:
@@ -132,7 +134,7 @@ class _Patch:
         self.lengths = lengths
         self.changes = changes
         self.slicings = slicings(coupling, lengths)
-        self.names = Names(self.graph.proto, {s.key.rpartition("|")[2] for s in self.slicings})
+        self.names = Names(self.graph.proto, {s.name for s in self.slicings})
 
     def run(self) -> None:
         cut(self.model, self.graph, self.slicings, lambda value, array, removal: _without(array, removal))

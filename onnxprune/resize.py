@@ -31,12 +31,9 @@ class Lengths:
         self._classes = coupling.classes
         self.stay = ~gone[coupling.channel]
         removed = np.flatnonzero(~self.stay)
+        # of classes that share an offset only the last has elements
         owners = np.searchsorted(self._classes.offset, removed, side="right") - 1
         sizes = np.maximum(self._classes.length, 0)
-        empty_tail = sizes[owners] == 0  # several classes may share an offset where some are empty
-        while empty_tail.any():
-            owners[empty_tail] -= 1
-            empty_tail = sizes[owners] == 0
         self.lost = np.bincount(owners, minlength=len(sizes)) if len(sizes) else sizes
 
     def changed(self, axis: Axis) -> bool:

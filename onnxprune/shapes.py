@@ -119,18 +119,45 @@ def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dic
     for node in graph.nodes:
         if node.scope not in protos or not any(_open(out) for out in node.outputs):
             continue
-        shapes = _loop_states(node) if node.op_type == "Loop" else contrib_shapes.outputs(node) or [_told(node, data)]
-        for out, told in zip(node.outputs, shapes, strict=False):
+        for out, told in zip(node.outputs, _shapes_of(node, data), strict=False):
             if out is None or told is None or not _open(out) or (out.shape is not None and len(told) != len(out.shape)):
                 continue
             merged = [b if isinstance(b, int) or a is None else a
                       for a, b in zip(out.shape or [None] * len(told), told, strict=True)]
             if merged == out.shape or stated.get(out) == merged:
                 continue
-            stated[out] = merged
-            _state(protos[node.scope], out.name, out.elem_type or contrib_shapes.elem_type(node) or _type_of(node), merged)
+            out.elem_type = out.elem_type or contrib_shapes.elem_type(node) or _type_of(node)
+            out.shape = stated[out] = merged
+            _state(protos[node.scope], out.name, out.elem_type, merged)
             news = True
     return news
+
+
+def _shapes_of(node: Node, data: dict[Value, Data]) -> Sequence[Shape]:
+    if node.op_type == "Loop" and not node.domain:
+        return _loop_states(node)
+    return contrib_shapes.outputs(node) or ([told] if (told := _told(node, data)) is not None else _alone(node, data))
+
+
+def _alone(node: Node, data: dict[Value, Data]) -> list[Shape]:
+    """Inference for one node whose inputs only we know: saves a round for each link of a chain of such nodes."""
+    inputs = [v for v in node.inputs if v is not None]
+    ranked = all(v.shape is not None and v.elem_type for v in inputs)
+    if node.bodies or not inputs or not ranked or any(out is not None and out.shape is not None for out in node.outputs):
+        return []
+    types = {v.name: onnx.helper.make_tensor_type_proto(v.elem_type, v.shape) for v in inputs}
+    contents = {v.name: onnx.numpy_helper.from_array(data[v].astype(
+        onnx.helper.tensor_dtype_to_np_dtype(v.elem_type)), v.name) for v in inputs if v in data and known(data[v])}
+    try:
+        schema = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
+        found = onnx.shape_inference.infer_node_outputs(schema, node.proto, types, contents)
+    except Exception:  # no schema, or an inference that fails: nothing is learnt
+        return []
+    for out in node.outputs:
+        if out is not None and out.name in found:
+            out.elem_type = out.elem_type or found[out.name].tensor_type.elem_type
+    return [tensor_type(onnx.ValueInfoProto(type=found[name]))[0] if name in found else None
+            for name in node.proto.output]
 
 
 def _open(value: Value | None) -> bool:
@@ -141,7 +168,8 @@ def _open(value: Value | None) -> bool:
 def _protos(scope: Scope, proto: GraphProto) -> Iterator[tuple[Scope, GraphProto]]:
     """Each scope with its counterpart in the skeleton."""
     yield scope, proto
-    owners = {n.output[0]: n for n in proto.node if n.output and any(a.type == AttributeProto.GRAPH for a in n.attribute)}
+    owners = {n.output[0]: n for n in proto.node
+              if n.output and any(a.type == AttributeProto.GRAPH for a in n.attribute)}
     for node in scope.nodes:
         twin = owners.get(node.proto.output[0]) if node.bodies and node.proto.output else None
         for a in twin.attribute if twin is not None else []:
@@ -154,8 +182,10 @@ def _loop_states(node: Node) -> list[Shape]:
     body, shapes = node.bodies["body"], list[Shape]()
     for initial, end in zip(node.inputs[2:], body.outputs[1:], strict=False):
         before, after = initial.shape if initial is not None else None, end.shape if end is not None else None
-        agree = before is not None and after is not None and len(before) == len(after)
-        shapes.append([a if a == b else None for a, b in zip(before or [], after or [], strict=True)] if agree else None)
+        shape: Shape = None
+        if before is not None and after is not None and len(before) == len(after):
+            shape = [a if a == b else None for a, b in zip(before, after, strict=True)]
+        shapes.append(shape)
     return shapes
 
 

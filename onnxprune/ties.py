@@ -110,6 +110,11 @@ class Op:
         return self.node.op_type
 
     @property
+    def domain(self) -> str:
+        """Operator domain, "" for the standard one."""
+        return self.node.domain
+
+    @property
     def opset(self) -> int:
         """Version of the node's own domain that the model imports."""
         return self.node.opset
@@ -121,8 +126,10 @@ class Op:
 
     @property
     def outputs(self) -> list[Value]:
-        """The outputs that are there."""
-        return [v for v in self.node.outputs if v is not None]
+        """The outputs that are there; one that nobody reads and whose shape nobody knows does not matter."""
+        returned = self.node.scope.outputs
+        return [v for v in self.node.outputs
+                if v is not None and (v.rank is not None or v.consumers or any(v is o for o in returned))]
 
     def has(self, index: int) -> bool:
         """Whether the optional input is given."""
@@ -221,6 +228,7 @@ class Op:
 
     def sum_over(self, axis: Axis, *zero: Axis) -> None:
         """The operator adds up over `axis`: exact where one of `zero` (default: the axis) is zero once masked."""
+        self._spoken.add(axis.id)
         self.ties.sums.append((axis, tuple(a.id for a in (zero or (axis,))), f"{self.node.label} sums over the axis"))
 
     def choose(self, *alternatives: Alternative) -> None:

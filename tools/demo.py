@@ -3,7 +3,7 @@
     python tools/demo.py models/pt_resnet_bn.onnx --ratio 0.5
     python tools/demo.py --markdown --ratio 0.5          the table of the README, over all models
 
-Everything after the models goes to `onnxprune` as it is. Pruned models are written to a temporary folder.
+Further options go to `onnxprune` as they are, in the form `--importance=l1`. Pruned models are written to a temporary folder.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="prune models of models/ and measure their accuracy")
     parser.add_argument("models", nargs="*", type=Path, help="files of models/ (default: all)")
     parser.add_argument("--markdown", action="store_true", help="one table of all models in Markdown")
-    given, arguments = parser.parse_known_args()
+    parser.add_argument("--ratio", default="0.5", help="share of the channels to take (default: 0.5)")
+    given, others = parser.parse_known_args()
+    arguments = ["--ratio", given.ratio, *others]
     models = given.models or [MODELS / name for name in sorted(entries())]
     for model in models:
         if model.name not in entries() or not model.is_file():
@@ -83,7 +85,7 @@ def main() -> None:
                 print(markdown_row(model, report, before, after), flush=True)
                 continue
             samples = entries()[model.name]["n"]
-            row = [f"accuracy ({samples} held out)", f"{before:.3f}", f"{after:.3f}", percent(after, before)]
+            row = [f"accuracy ({samples} held out)", f"{before:.3f}", f"{after:.3f}", f"{100 * (after - before):+.1f} pt"]
             print(terminal.text(terminal.run(report, [row])))
 
 

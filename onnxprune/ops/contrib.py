@@ -198,68 +198,66 @@ def group_norm(op: Op) -> None:
 
 @rule("MatMulNBits", domain=MS)
 def matmul_nbits(op: Op) -> None:
-    """Weights of few bits in blocks: output columns go one by one, inputs block by block."""
-    x, packed, scales, out = op.input(0), op.input(1), op.input(2), op.output()
+    """Weights of few bits in blocks: output columns go one by one, inputs by blocks that share no byte."""
+    x, packed, out = op.input(0), op.input(1), op.output()
     inputs, columns, size = x.axis(-1), out.axis(-1), op.attr("block_size")
     blocks = -(-op.attr("K") // size)
+    if op.has(4) or op.attr("weight_prepacked", 0) or packed.rank != 3 or packed.axis(1).length != blocks:
+        raise ValueError("stored in another way than in rows of blocks")
     for axis in x.axes()[:-1]:
         op.tie(axis, out.axis(axis.position))
-    if op.has(4) or op.attr("weight_prepacked", 0) or packed.rank != 3 or packed.axis(1).length != blocks or packed.axis(0).length != op.attr("N"):
-        raise ValueError("stored in another way than in rows of blocks")
     op.pin(packed.axis(2), "bits of a block")
     op.tie(packed.axis(0), columns)
-    per_column: Link = []
-    per_block: Link = []
-    flat: list[Axis] = []
-    for value in [scales, *([op.input(3)] if op.has(3) else [])]:
-        per_row = blocks if value is scales or value.elem_type == scales.elem_type else -(-blocks * op.attr("bits") // 8)
-        if value.rank == 1 and value.axis(0).length == (columns.length or 0) * per_row:
-            flat.append(value.axis(0))
-            per_column.append((value.axis(0), arange(value.axis(0)) // per_row))
-        elif value.rank == 2 and value.axis(0).length == columns.length and value.axis(1).length == per_row:
-            op.tie(value.axis(0), columns)
-        else:
-            raise ValueError("scales or zero points of an unknown form")
-        if per_row == blocks:
-            axis = value.axis(-1)
-            per_block.append((axis, arange(axis) % blocks))
-    whole = op.attr("K") % size == 0 and inputs.length == op.attr("K") and len(per_block) == (2 if op.has(3) else 1)
     if op.has(5):
         op.tie(op.input(5).axis(0), columns)
-    _carry(op, columns, packed, inputs, per_column, per_block, flat, size if whole else 0)
-    sources = [packed.axis(0), *([op.input(5).axis(0)] if op.has(5) else [])]
-    op.keep_zero(columns, *sources)
+    by_column: Link = [(columns, arange(columns))]
+    shared = 1  # blocks whose zero points lie in one byte
+    tables = [(op.input(2), blocks)]
+    if op.has(3):
+        in_bytes = op.input(3).elem_type != op.input(2).elem_type
+        shared = 8 // op.attr("bits", 4) if in_bytes else 1
+        tables.append((op.input(3), -(-blocks // shared)))
+    by_block: Link = [(inputs, arange(inputs) // (size * shared)), (packed.axis(1), arange(packed.axis(1)) // shared)]
+    for table, width in tables:
+        if table.rank == 1 and table.axis(0).length == (columns.length or 0) * width:
+            by_column.append((table.axis(0), arange(table.axis(0)) // width))
+        elif table.rank == 2 and table.axis(0).length == columns.length and table.axis(1).length == width:
+            op.tie(table.axis(0), columns)
+        else:
+            raise ValueError("scales or zero points of an unknown form")
+        by_block.append((table.axis(-1), arange(table.axis(-1)) % width // (shared if width == blocks else 1)))
+    even = inputs.length == op.attr("K") and inputs.length == blocks * size and blocks % shared == 0
+    _carry_blocks(op, by_column, by_block, even)
+    op.keep_zero(columns, packed.axis(0), *([op.input(5).axis(0)] if op.has(5) else []))
 
     def follow(new: NewShape) -> None:
         new.set_attribute("N", len(new.kept(columns)))
-        if inputs.length is not None:
+        if even:
             new.set_attribute("K", len(new.kept(inputs)))
 
     op.resize(follow)
 
 
-def _carry(op: Op, columns: Axis, packed: Value, inputs: Axis, per_column: Link,
-           per_block: Link, flat: list[Axis], size: int) -> None:
-    """Scales in one row for all columns can be cut by columns or by blocks, not both."""
-    by_column = [(columns, arange(columns)), *per_column]
-    by_block = [(inputs, arange(inputs) // max(size, 1)), (packed.axis(1), arange(packed.axis(1))), *per_block]
-    if not size:
-        op.pin(inputs, "blocks of weights do not divide it")
-        op.pin(packed.axis(1), "blocks of weights do not divide it")
+def _carry_blocks(op: Op, by_column: Link, by_block: Link, even: bool) -> None:
+    """Scales that lie in one row for all columns can be cut by columns or by blocks, not by both."""
+    (inputs, _), (places, _) = by_block[:2]
+    if not even:
+        for axis in (inputs, places):
+            op.pin(axis, f"blocks of {op.node.label} do not divide it")
         op.link(*by_column)
-    elif not flat:
+        return
+    op.sum_over(inputs, places)
+    if len(by_column) == 1:
         op.link(*by_block)
     else:
-        op.choose(Alternative("by columns", [by_column], [inputs, packed.axis(1)], weight=1),
-                  Alternative("by blocks", [by_block], [columns, packed.axis(0)]))
-    if size:
-        op.sum_over(inputs, packed.axis(1))
+        op.choose(Alternative("by columns", [by_column], [inputs, places], weight=1),
+                  Alternative("by blocks", [by_block], [axis for axis, _ in by_column]))
 
 
-@rule("SwiGLU", "BiasDropout", "BiasSoftmax", "NhwcConv", "NhwcFusedConv", "NhwcMaxPool", "FusedMatMulActivation", "ScaledSiLU",
-      "GatedAdd", "RelativePositionBias", "GatedRelativePositionBias", "MoE", "MatMulBnb4", "MatMulFpQ4", "MatMulNBitsMlp",
-      "MatMulNBitsQkv", "MatMulPacked", "CropAndResize", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch",
-      domain=MS, any_rank=True)
+@rule("SwiGLU", "BiasDropout", "BiasSoftmax", "NhwcConv", "NhwcFusedConv", "NhwcMaxPool", "FusedMatMulActivation",
+      "ScaledSiLU", "GatedAdd", "RelativePositionBias", "GatedRelativePositionBias", "MoE", "MatMulBnb4", "MatMulFpQ4",
+      "MatMulNBitsMlp", "MatMulNBitsQkv", "MatMulPacked", "CropAndResize", "BeamSearch", "GreedySearch", "Sampling",
+      "WhisperBeamSearch", domain=MS, any_rank=True)
 def not_carried(op: Op) -> None:
     """Not carried: pinned."""
     op.pin_all(f"{op.node.label}: its channels are not followed")

@@ -14,6 +14,9 @@ def broadcast(op: Op, inputs: list[Value], out: Value) -> list[list[Axis]]:
         For each output axis, the input axes tied to it.
     """
     rank = len(out.shape or [])
+    if op.opset < 7 and op.domain == "" and op.attr("broadcast", 0):
+        op.pin_all(f"{op.node.label} broadcasts as operators did before opset 7")
+        return [[] for _ in range(rank)]
     joined: list[list[Axis]] = [[] for _ in range(rank)]
     for value in inputs:
         shift = rank - len(value.shape or [])
@@ -78,11 +81,12 @@ def clip(op: Op) -> None:
 def cast_like(op: Op) -> None:
     """Identity; the second input gives only a type."""
     op.leave(op.input(1))
+    op.leave(op.input(1))
     for axis in op.input(0).axes():
         op.tie(axis, op.output().axis(axis.position), zero=True)
 
 
-@rule("Add", "Sub", "Sum", "Max", "Min", "Mean", "Mod", "BitwiseOr", "BitwiseXor", "BitShift")
+@rule("Add", "Sub", "Sum", "Max", "Min", "Mean", "BitwiseOr", "BitwiseXor", "BitShift")
 def sum_like(op: Op) -> None:
     """Broadcast; zero where every operand is."""
     out = op.output()
@@ -96,7 +100,7 @@ def product_like(op: Op) -> None:
     _zero_where(op, out, broadcast(op, op.inputs, out), op.inputs, any_of=True)
 
 
-@rule("Div", "PRelu")
+@rule("Div", "Mod", "PRelu")
 def led_by_first(op: Op) -> None:
     """Broadcast; zero where the first operand is."""
     out = op.output()
