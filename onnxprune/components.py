@@ -16,8 +16,20 @@ Index = NDArray[np.int64]
 def components(count: int, a: Index, b: Index) -> Index:
     """Label of every element under the edges ``a[i] - b[i]``: the smallest element of its component.
 
-    Min-label hooking with pointer jumping (Shiloach and Vishkin, J. Algorithms 1982), on whole arrays.
+    Min-label hooking with pointer jumping (Shiloach and Vishkin, J. Algorithms 1982), on whole arrays, over the
+    elements that have an edge.
     """
+    label = np.arange(count, dtype=np.int64)
+    touched = np.zeros(count, dtype=bool)
+    touched[a] = touched[b] = True
+    nodes = np.flatnonzero(touched)
+    place = np.empty(count, dtype=np.int64)
+    place[nodes] = np.arange(len(nodes))
+    label[nodes] = nodes[_hook(len(nodes), place[a], place[b])]  # nodes ascend, so the smallest stays the smallest
+    return label
+
+
+def _hook(count: int, a: Index, b: Index) -> Index:
     label = np.arange(count, dtype=np.int64)
     while len(a):
         la, lb = label[a], label[b]
@@ -25,8 +37,7 @@ def components(count: int, a: Index, b: Index) -> Index:
         if not open_.any():
             break
         a, b, la, lb = a[open_], b[open_], la[open_], lb[open_]
-        low, high = np.minimum(la, lb), np.maximum(la, lb)
-        np.minimum.at(label, high, low)
+        np.minimum.at(label, np.maximum(la, lb), np.minimum(la, lb))
         while True:
             jumped = label[label]
             if np.array_equal(jumped, label):
@@ -45,13 +56,16 @@ class Classes:
         length: Length of each class, -1 where it is free.
         offset: First element of each class.
         elements: How many there are.
+        linked: How many of the elements may be tied one by one; they come first.
         conflicts: Classes whose axes have different lengths.
     """
 
-    def __init__(self, graph: Graph, whole: Sequence[tuple[int, int]], axis_count: int) -> None:
+    def __init__(self, graph: Graph, whole: Sequence[tuple[int, int]], linked: Sequence[int], axis_count: int) -> None:
         pairs = np.array(whole, dtype=np.int64).reshape(-1, 2)
         root = components(axis_count, pairs[:, 0], pairs[:, 1])
-        _, self.of = np.unique(root, return_inverse=True)
+        alone = np.ones(axis_count, dtype=bool)
+        alone[root[np.asarray(linked, dtype=np.int64)]] = False
+        _, self.of = np.unique(root + axis_count * alone[root], return_inverse=True)  # linked classes first
         count = int(self.of.max()) + 1 if axis_count else 0
         lengths = np.fromiter((d if isinstance(d, int) else -1 for v in graph.values for d in v.shape or []),
                               dtype=np.int64, count=axis_count)
@@ -61,6 +75,7 @@ class Classes:
         sizes = np.maximum(self.length, 0)
         self.offset = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64) if count else sizes
         self.elements = int(sizes.sum())
+        self.linked = int(sizes[np.unique(self.of[np.asarray(linked, dtype=np.int64)])].sum())
 
     def span(self, axis_id: int) -> slice:
         """Elements of the class of an axis."""

@@ -71,7 +71,8 @@ def _joined(parts: Sequence[Sequence[Dim]]) -> list[Dim]:
     """Numpy's broadcasting."""
     rank = max(map(len, parts))
     out: list[Dim] = []
-    for column in zip(*([1] * (rank - len(p)) + list(p) for p in parts), strict=True):
+    padded: list[list[Dim]] = [[*[1] * (rank - len(p)), *p] for p in parts]
+    for column in zip(*padded, strict=True):
         numbers = [d for d in column if isinstance(d, int) and d != 1]
         named = [d for d in column if d != 1]
         out.append(numbers[0] if numbers else (named[0] if named and len(set(named)) == 1 else (None if named else 1)))
@@ -228,8 +229,9 @@ _TABLE: dict[tuple[str, str], _Function] = {
     ("", "SimplifiedLayerNormalization"): _normalised,
     **{(_MS, name): _broadcast(0, 3) for name in ("QLinearAdd", "QLinearMul")},
     (_MS, "QLinearWhere"): _broadcast(0, 1, 4),
-    **{(_MS, name): _product(0, 1) for name in ("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "GemmFastGelu",
-                                               "DynamicQuantizeMatMul", "MatMulIntegerToFloat")},
+    **{(_MS, name): _product(0, 1) for name in (
+        "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "GemmFastGelu", "DynamicQuantizeMatMul",
+        "MatMulIntegerToFloat")},
     (_MS, "FusedGemm"): _gemm(0, 1), (_MS, "QGemm"): _gemm(0, 3), (_MS, "MatMulNBits"): _matmul_nbits,
     (_MS, "FusedConv"): _convolution(0, 1), (_MS, "QLinearConv"): _convolution(0, 3),
     **{(_MS, name): _pool for name in ("QLinearGlobalAveragePool", "QLinearAveragePool")},

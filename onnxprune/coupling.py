@@ -21,7 +21,7 @@ from onnxprune.decide import decide
 from onnxprune.graph import Axis, Graph, Node, Value
 from onnxprune.ops import registry
 from onnxprune.ops.conv import KERNEL
-from onnxprune.ties import Choice, Op, Ties
+from onnxprune.ties import Choice, Op, Ties, Zero
 
 WEIGHT_TYPES = frozenset({
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.INT8,
@@ -122,7 +122,7 @@ def analyze(graph: Graph, *, mixing: bool = False) -> Coupling:
         ties = Ties(graph, data)
         for node in graph.nodes:
             _ask(node, ties)
-        classes = Classes(graph, ties.whole, ties.axis_count)
+        classes = Classes(graph, ties.whole, ties.linked_axes(), ties.axis_count)
         if not _learn(graph, classes):
             break
     _pin_interface(graph, ties)
@@ -140,7 +140,8 @@ def analyze(graph: Graph, *, mixing: bool = False) -> Coupling:
     for axis in _conflicting(graph, classes):
         ties.pins.append((axis, None, f"axes of different lengths are tied to {axis}"))
     _mark(element_grade, classes, [p[:2] for p in ties.pins], Grade.PINNED)
-    channel = components(classes.elements, *edges(classes, links))
+    channel = np.arange(classes.elements, dtype=np.int64)
+    channel[:classes.linked] = components(classes.linked, *edges(classes, links))
     worst = np.zeros(classes.elements, dtype=np.int8)
     np.maximum.at(worst, channel, element_grade)
     return Coupling(graph, ties, classes, channel, worst[channel], mixing)
@@ -294,23 +295,37 @@ def _groups(coupling: Coupling) -> list[Group]:
     class_of_element = np.repeat(np.arange(len(sizes)), sizes)
     weighty = np.zeros(len(sizes), dtype=bool)
     weighty[[c for c, members in weights.items() if any(v.elem_type in WEIGHT_TYPES for v, _ in members)]] = True
-    has_weight = np.zeros(len(channel), dtype=bool)
-    has_weight[channel[weighty[class_of_element]]] = True
-    elements = np.flatnonzero(has_weight[channel])
-    elements = elements[np.argsort(channel[elements], kind="stable")]
-    if not len(elements):
-        return []
-    starts = np.flatnonzero(np.r_[True, np.diff(channel[elements]) != 0])
-    counts = np.diff(np.r_[starts, len(elements)])
-    groups = []
-    for members in _alike(class_of_element[elements], starts, coupling.grade[elements[starts]]):
-        if len(members) == 1:
-            continue  # the last unit of a group always stays
-        k = counts[members[0]]
-        matrix = elements[starts[members][:, None] + np.arange(k)]
-        groups.append(_group(coupling, matrix, class_of_element, weights))
+    groups = [_group(coupling, matrix, class_of_element, weights)
+              for matrix in [*_linked_units(coupling, class_of_element, weighty), *_single_units(coupling, weighty)]
+              if len(matrix) > 1]  # the last unit of a group always stays
     groups.sort(key=lambda g: (g.slices[0].value.index, g.slices[0].axis, int(g.slices[0].indices[0, 0])))
     return _with_reasons(coupling, groups)
+
+
+def _single_units(coupling: Coupling, weighty: NDArray[np.bool_]) -> list[Index]:
+    """Elements of the units of each group whose channels are one index of one class; shape (units, 1)."""
+    classes, found = coupling.classes, []
+    for c in np.flatnonzero(weighty & (classes.offset >= classes.linked)):
+        elements = np.arange(classes.offset[c], classes.offset[c] + max(classes.length[c], 0))
+        grades = coupling.grade[elements]
+        found += [elements[grades == grade][:, None] for grade in np.unique(grades)]
+    return found
+
+
+def _linked_units(coupling: Coupling, class_of_element: Index, weighty: NDArray[np.bool_]) -> list[Index]:
+    """Elements of the units of each group whose channels were tied index by index; shape (units, elements)."""
+    count = coupling.classes.linked
+    channel, class_of = coupling.channel[:count], class_of_element[:count]
+    has_weight = np.zeros(count, dtype=bool)
+    has_weight[channel[weighty[class_of]]] = True
+    elements = np.flatnonzero(has_weight[channel])
+    if not len(elements):
+        return []
+    elements = elements[np.argsort(channel[elements], kind="stable")]
+    starts = np.flatnonzero(np.r_[True, np.diff(channel[elements]) != 0])
+    counts = np.diff(np.r_[starts, len(elements)])
+    return [elements[starts[members][:, None] + np.arange(counts[members[0]])]
+            for members in _alike(class_of[elements], starts, coupling.grade[elements[starts]])]
 
 
 def _alike(class_of: Index, starts: Index, grades: NDArray[np.int8]) -> list[Index]:

@@ -43,19 +43,19 @@ def decide(choices: Sequence[Choice], classes: Classes, links: list[Link], barre
     batch = np.zeros(len(classes.length), dtype=bool)
     batch[classes.of[np.asarray(batch_axes, dtype=np.int64)]] = True
     open_ = list(choices)
-    a, b = edges(classes, links)
+    label = components(classes.linked, *edges(classes, links))
     while open_:
-        label = components(classes.elements, a, b)
-        shut = _shut(label, barred)
+        shut = _shut(label, barred[:classes.linked])
         candidates = {c: _alive(c, classes, label, shut, batch) for c in open_}
         ready = [c for c in open_ if len(candidates[c]) <= 1] or _first_of_each_network(open_, candidates, classes)
+        fresh: list[Link] = []
         for choice in ready:
             best = max(candidates[choice], key=lambda x: x.rank, default=None)
             choice.taken = best.alternative if best else None
-            fresh = _settle(choice, classes, barred)
-            links.extend(fresh)
-            more = edges(classes, fresh)
-            a, b = np.concatenate([a, more[0]]), np.concatenate([b, more[1]])
+            fresh += _settle(choice, classes, barred)
+        links.extend(fresh)
+        a, b = edges(classes, fresh)
+        label = components(classes.linked, label[a], label[b])[label]
         done = set(map(id, ready))
         open_ = [c for c in open_ if id(c) not in done]
 

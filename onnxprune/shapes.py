@@ -143,7 +143,7 @@ def _alone(node: Node, data: dict[Value, Data]) -> list[Shape]:
     """Inference for one node whose inputs only we know: saves a round for each link of a chain of such nodes."""
     inputs = [v for v in node.inputs if v is not None]
     ranked = all(v.shape is not None and v.elem_type for v in inputs)
-    if node.bodies or not inputs or not ranked or any(out is not None and out.shape is not None for out in node.outputs):
+    if node.bodies or not inputs or not ranked or any(o is not None and o.shape is not None for o in node.outputs):
         return []
     types = {v.name: onnx.helper.make_tensor_type_proto(v.elem_type, v.shape) for v in inputs}
     contents = {v.name: onnx.numpy_helper.from_array(data[v].astype(

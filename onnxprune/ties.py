@@ -97,6 +97,12 @@ class Ties:
         self.quantised: dict[Value, tuple[Value, Value | None, int]] = {}
 
 
+    def linked_axes(self) -> list[int]:
+        """Axes whose indices may be tied one by one."""
+        links = [*self.links, *(link for c in self.choices for alt in c.alternatives for link in alt.links)]
+        return [axis.id for link in links for axis, _ in link]
+
+
 class Op:
     """One node as its rule sees it."""
 

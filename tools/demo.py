@@ -1,9 +1,10 @@
 """Prunes models of `models/` and measures what that does to their accuracy on held-out data.
 
     python tools/demo.py models/pt_resnet_bn.onnx --ratio 0.5
-    python tools/demo.py --markdown --ratio 0.5          the table of the README, over all models
+    python tools/demo.py --markdown --ratio 0.25 0.5     the table of the README, over all models
 
-Further options go to `onnxprune` as they are, in the form `--importance=l1`. Pruned models are written to a temporary folder.
+Further options go to `onnxprune` as they are, in the form `--importance=l1`. Pruned models go to a
+temporary folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from onnxprune.report import terminal
 from onnxprune.text import percent
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
-COLUMNS = ["Model", "Parameters", "left", "MACs", "left", "Accuracy", "after"]
 
 
 def entries() -> dict[str, dict[str, Any]]:
@@ -46,7 +47,7 @@ def accuracy(model: Path, entry: dict[str, Any]) -> float:
 def measure(model: Path, arguments: list[str], folder: Path) -> tuple[dict[str, Any], float, float]:
     """Runs the command on a model; its report, and the accuracy before and after."""
     entry, pruned = entries()[model.name], folder / f"{model.stem}.pruned.onnx"
-    command = ["onnxprune", str(model), *arguments, "-o", str(pruned), "--json"]
+    command = ["onnxprune", str(model), *arguments, "-o", str(pruned), "--json", "--quiet"]
     print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -54,39 +55,44 @@ def measure(model: Path, arguments: list[str], folder: Path) -> tuple[dict[str, 
     return json.loads(done.stdout), accuracy(model, entry), accuracy(pruned, entry)
 
 
-def markdown_row(model: Path, report: dict[str, Any], before: float, after: float) -> str:
-    """One row of the README's table."""
-    cells = [f"`{model.name}`"]
-    for key in ("params", "macs"):
-        pair = report[key]
-        known = pair["before"] is not None and pair["after"] is not None
-        cells += [f"{pair['before']:,}", percent(pair["after"], pair["before"])] if known else ["unknown", "-"]
-    return "| " + " | ".join([*cells, f"{before:.3f}", f"{after:.3f}"]) + " |"
+def markdown(models: Sequence[Path], ratios: Sequence[str], others: list[str], folder: Path) -> Iterator[str]:
+    """The lines of the README's table."""
+    titles = ["Model", "accuracy", *(f"{what} at {r}" for r in ratios for what in ("parameters", "MACs", "accuracy"))]
+    yield "| " + " | ".join(titles) + " |"
+    yield "|---|" + "---:|" * (len(titles) - 1)
+    for model in models:
+        cells = [f"`{model.name}`", f"{accuracy(model, entries()[model.name]):.3f}"]
+        for ratio in ratios:
+            report, _, after = measure(model, ["--ratio", ratio, *others], folder)
+            for pair in (report["params"], report["macs"]):
+                known = pair["before"] is not None and pair["after"] is not None
+                cells.append(percent(pair["after"], pair["before"]) if known else "unknown")
+            cells.append(f"{after:.3f}")
+        yield "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="prune models of models/ and measure their accuracy")
     parser.add_argument("models", nargs="*", type=Path, help="files of models/ (default: all)")
+    parser.add_argument("--ratio", nargs="+", default=["0.5"], help="shares of the channels to take (default: 0.5)")
     parser.add_argument("--markdown", action="store_true", help="one table of all models in Markdown")
-    parser.add_argument("--ratio", default="0.5", help="share of the channels to take (default: 0.5)")
     given, others = parser.parse_known_args()
-    arguments = ["--ratio", given.ratio, *others]
     models = given.models or [MODELS / name for name in sorted(entries())]
     for model in models:
         if model.name not in entries() or not model.is_file():
             parser.error(f"{model} is not a model of {MODELS}, which has held-out data")
-    if given.markdown:
-        print("| " + " | ".join(COLUMNS) + " |\n|---|" + "---:|" * (len(COLUMNS) - 1))
     with tempfile.TemporaryDirectory() as folder:
+        if given.markdown:
+            for line in markdown(models, given.ratio, others, Path(folder)):
+                print(line, flush=True)
+            return
         for model in models:
-            report, before, after = measure(model, arguments, Path(folder))
-            if given.markdown:
-                print(markdown_row(model, report, before, after), flush=True)
-                continue
-            samples = entries()[model.name]["n"]
-            row = [f"accuracy ({samples} held out)", f"{before:.3f}", f"{after:.3f}", f"{100 * (after - before):+.1f} pt"]
-            print(terminal.text(terminal.run(report, [row])))
+            for ratio in given.ratio:
+                report, before, after = measure(model, ["--ratio", ratio, *others], Path(folder))
+                title = f"accuracy ({entries()[model.name]['n']} held out)"
+                row = [title, f"{before:.3f}", f"{after:.3f}", f"{100 * (after - before):+.1f} pt"]
+                print(terminal.text(terminal.run(report, [row])))
 
 
 if __name__ == "__main__":

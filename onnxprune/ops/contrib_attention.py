@@ -47,7 +47,7 @@ class _Heads:
         self.free.add(axis.id)
         self.parts.append((axis, labels))
         if (labels < 0).any():
-            self.op.pin(axis, "one head of keys and values serves all queries", np.flatnonzero(labels < 0))
+            self.op.pin(axis, "one head of keys and values serves all queries", np.flatnonzero(labels < 0).tolist())
 
     def add_query(self, *axes: Axis) -> None:
         for axis in axes:
@@ -60,9 +60,8 @@ class _Heads:
     def add_mask(self, index: int) -> None:
         """A bias or mask on scores may have an axis of heads."""
         mask = self.op.input(index) if self.op.has(index) else None
-        if mask is not None and mask.rank is not None and mask.rank >= 3 and mask.axis(-3).length != 1:
-            if mask.rank == 4 or mask.axis(-3).length == self.heads:
-                self.add_query(mask.axis(-3))
+        if mask is not None and (mask.rank or 0) >= 3 and mask.axis(-3).length != 1:
+            self.add_query(mask.axis(-3))
 
     def settle(self, *carried: Axis) -> None:
         """Ties the heads and pins every axis but those and `carried`."""

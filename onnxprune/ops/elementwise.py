@@ -93,7 +93,7 @@ def sum_like(op: Op) -> None:
     _zero_where(op, out, broadcast(op, op.inputs, out), op.inputs, any_of=False)
 
 
-@rule("Mul", "And", "BitwiseAnd")
+@rule("Mul", "And", "BitwiseAnd", "SwiGLU")
 def product_like(op: Op) -> None:
     """Broadcast; zero where any operand is."""
     out = op.output()

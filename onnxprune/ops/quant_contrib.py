@@ -167,8 +167,8 @@ def dynamic_quantize_lstm(op: Op) -> None:
     carriers = [v.axis(-1) for v in [*states, *out] if v is not None]
     op.link((hidden, arange(hidden)), *((axis, arange(axis) % hidden.length) for axis in gates),
             *((axis, arange(axis)) for axis in carriers))
-    names = [str(n.decode() if isinstance(n, bytes) else n).lower() for n in op.attr("activations") or ["", "tanh", "tanh"]]
-    if all(n == "tanh" for i, n in enumerate(names) if i % 3):
+    names = op.attr("activations") or [b"Sigmoid", b"Tanh", b"Tanh"]
+    if all(n.lower() == b"tanh" for i, n in enumerate(names) if i % 3):
         for axis in carriers:
             if axis.value in op.outputs:
                 op.keep_zero(axis, *gates[:2], *(op.input(i).axis(1) for i in (3,) if op.has(i)),

@@ -28,6 +28,7 @@ UNARY: list[tuple[str, bool, int]] = [
     ("p = Cast <to = 9> (h)  q = Not(p)  a = Cast <to = 1> (q)", False, 18),
     ("p = Cast <to = 6> (h)  q = BitwiseNot(p)  a = Cast <to = 1> (q)", False, 18),
     ("a = CastLike(h, x)", True, 18), ("a = CastLike(h, h)", True, 18),
+    ("a = Swish(h)", True, 24),
     ("a = Dropout(h)", True, 10), ("a, kept = Dropout(h)", True, 18),
     ("a = Clip <min = -1.0, max = 2.0> (h)", True, 6), ("a = Clip <min = 0.5> (h)", False, 6),
     ("a = Clip <max = -0.5> (h)", False, 6), ("a = Clip(h, , half)", True, 11), ("a = Clip(h, half)", False, 11),
@@ -93,6 +94,10 @@ CASES += [
         <float[6,3,1,1] w, float[2,6,1,1] down, float[6,2,1,1] up, float[2,6,1,1] v>
         { h = Conv(x, w)  g = GlobalAveragePool(h)  s = Conv(g, down)  r = Relu(s)  e = Conv(r, up)
           t = Sigmoid(e)  m = Mul(h, t)  y = Conv(m, v) }""", {"w:0": "6 exact", "down:0": "2 exact"}),
+    Case("cast to the type of something wider", """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[3,9] u,
+        float[6,2] v, float[9,2] q>
+        { h = MatMul(x, w)  k = MatMul(x, u)  a = CastLike(h, k)  b = MatMul(a, v)  c = MatMul(k, q)  y = Add(b, c) }""",
+         {"w:1": "6 exact", "u:1": "9 exact"}),
     Case("residual addition", """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,6] u, float[6,2] v>
         { h = MatMul(x, w)  r = MatMul(h, u)  s = Relu(r)  a = Add(h, s)  y = MatMul(a, v) }""", {"w:1": "6 exact"}),
     Case("channel that a free length may stretch", """(float[N,K] x, float[N,3] z) => (float[N,2] y)
