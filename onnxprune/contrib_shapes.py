@@ -1,4 +1,4 @@
-"""Output shapes of operators that `onnx.shape_inference` does not know: onnxruntime's own.
+"""Output shapes of operators that `onnx.shape_inference` does not know: onnxruntime's own, mostly.
 
 Each function gives the shape of every output that the input shapes tell. A length is a number, the name of a free
 one, or None; what cannot be told is None.
@@ -227,6 +227,7 @@ _TABLE: dict[tuple[str, str], _Function] = {
     **{(_MS, name): _normalised for name in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
                                             "LayerNormalization", "SimplifiedLayerNormalization")},
     ("", "SimplifiedLayerNormalization"): _normalised,
+    ("", "GroupNormalization"): _like_first,  # a function whose body onnx cannot follow
     **{(_MS, name): _broadcast(0, 3) for name in ("QLinearAdd", "QLinearMul")},
     (_MS, "QLinearWhere"): _broadcast(0, 1, 4),
     **{(_MS, name): _product(0, 1) for name in (

@@ -96,14 +96,14 @@ def _cast(node: Node, a: Data) -> list[Data]:
     return [np.asarray(table(a), dtype=object)]
 
 
-def _axes(node: Node, extra: tuple[Data, ...]) -> list[int] | None:
-    if extra:
+def _axes(node: Node, extra: tuple[Data | None, ...]) -> list[int] | None:
+    if extra and extra[0] is not None:
         return _integers(extra[0])
     axes = node.attribute("axes")
     return None if axes is None else list(axes)
 
 
-def _unsqueeze(node: Node, a: Data, *extra: Data) -> list[Data]:
+def _unsqueeze(node: Node, a: Data, *extra: Data | None) -> list[Data]:
     axes = _axes(node, extra) or []
     rank = a.ndim + len(axes)
     for axis in sorted(x % rank for x in axes):
@@ -111,17 +111,17 @@ def _unsqueeze(node: Node, a: Data, *extra: Data) -> list[Data]:
     return [a]
 
 
-def _squeeze(node: Node, a: Data, *extra: Data) -> list[Data]:
+def _squeeze(node: Node, a: Data, *extra: Data | None) -> list[Data]:
     axes = _axes(node, extra)
     return [np.squeeze(a, tuple(axes) if axes is not None else None)]
 
 
-def _slice(node: Node, a: Data, *extra: Data) -> list[Data]:
+def _slice(node: Node, a: Data, *extra: Data | None) -> list[Data]:
     if node.opset < 10:
         starts, ends = node.attribute("starts"), node.attribute("ends")
         axes, steps = node.attribute("axes"), None
     else:
-        parts = [_integers(e) for e in extra] + [None, None]  # type: ignore[list-item]
+        parts = [None if e is None else _integers(e) for e in extra] + [None, None]
         starts, ends, axes, steps = parts[:4]
     axes = axes if axes is not None else list(range(len(starts)))
     window = [slice(None)] * a.ndim
@@ -135,7 +135,7 @@ def _slice(node: Node, a: Data, *extra: Data) -> list[Data]:
 
 
 def _reduce(f: Callable[[list[Any]], Any]) -> Callable[..., list[Data]]:
-    def run(node: Node, a: Data, *extra: Data) -> list[Data]:
+    def run(node: Node, a: Data, *extra: Data | None) -> list[Data]:
         axes = _axes(node, extra)
         axes = list(range(a.ndim)) if not axes else [x % a.ndim for x in axes]
         keep = [i for i in range(a.ndim) if i not in axes]
@@ -195,20 +195,33 @@ def _expand(node: Node, a: Data, shape: Data) -> list[Data]:
     return [np.broadcast_to(a, target)]
 
 
-def _split(node: Node, a: Data, *extra: Data) -> list[Data]:
+def _split(node: Node, a: Data, *extra: Data | None) -> list[Data]:
     axis, count = node.attribute("axis", 0), len(node.outputs)
-    sizes = _integers(extra[0]) if extra else node.attribute("split")
+    sizes = _integers(extra[0]) if extra and extra[0] is not None else node.attribute("split")
     if sizes is None:
         return np.array_split(a, count, axis)
     return np.split(a, np.cumsum(sizes)[:-1].tolist(), axis)
 
 
-def _identity(node: Node, a: Data, *_: Data) -> list[Data]:
+def _identity(node: Node, a: Data, *_: Data | None) -> list[Data]:
     return [a]
 
 
+def _clip(node: Node, a: Data, low: Data | None = None, high: Data | None = None) -> list[Data]:
+    bounds = [node.attribute("min"), node.attribute("max")] if node.opset < 11 else [
+        None if x is None else x.reshape(-1)[0] for x in (low, high)]
+    if any(isinstance(x, Free) for x in bounds):
+        raise ValueError("free bounds")
+
+    def one(x: Any) -> Any:
+        x = x if bounds[0] is None else max(x, bounds[0])
+        return x if bounds[1] is None else min(x, bounds[1])
+
+    return _unary(one)(node, a)
+
+
 OPERATORS: dict[str, Callable[..., list[Data]]] = {
-    "Identity": _identity, "Cast": _cast, "Dropout": _identity,
+    "Identity": _identity, "Cast": _cast, "Dropout": _identity, "Clip": _clip, "Relu": _unary(lambda x: max(x, 0)),
     "Add": _binary(lambda x, y: x + y, 0), "Sub": _binary(lambda x, y: x - y, 0),
     "Mul": _binary(lambda x, y: x * y, 1), "Div": _binary(_divide, 1),
     "Mod": _binary(lambda x, y: x % y if y else Free()), "Min": _binary(min), "Max": _binary(max),
@@ -299,7 +312,7 @@ def evaluate(graph: Graph, lengths: Callable[[Value], Sequence[Dim] | None] | No
         if rule is None or not all(v is None or v in data for v in node.inputs):
             continue
         try:
-            results = rule(node, *(data[v] for v in node.inputs if v is not None))
+            results = rule(node, *(None if v is None else data[v] for v in node.inputs))
         except Exception:  # what cannot be followed is data, and data is left alone
             continue
         for out, result in zip(node.outputs, results, strict=False):

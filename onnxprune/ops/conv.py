@@ -61,10 +61,11 @@ def _grouped(op: Op, x: Value, w: Value, out: Value, groups: int, transposed: bo
         return
     rows, columns = (first.length or 0) // groups, share.length or 0
     whole = Alternative("whole groups", [[(across, arange(across) // columns), (first, arange(first) // rows)]],
-                        pins=[share], weight=int(min(rows, columns) < COARSE))
+                        pins=[share])
     # the two sides shrink apart: places of one side are tied among themselves only
     places = Alternative("places within groups", [[(across, arange(across) % columns), (share, arange(share))],
-                                                  [(first, arange(first) % rows)]])
+                                                  [(first, arange(first) % rows)]],
+                         weight=1 if min(rows, columns) >= COARSE else -1)
     op.choose(whole, places) if min(rows, columns) > 1 else op.choose(whole)
     op.sum_over(share)
     op.resize(lambda new: new.set_attribute("group", len(new.kept(across)) // len(new.kept(share))))

@@ -15,6 +15,8 @@ def pool(op: Op) -> None:
         pin_space(op, x, out)
         for i in (0, 1):
             op.tie(x.axis(i), out.axis(i), zero=out is op.outputs[0])
+    if any(out.consumers for out in op.outputs[1:]):
+        op.pin(x.axis(1), "flat indices count through all channels")
 
 
 @rule("MaxUnpool")

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import pytest
 
 from onnxprune.coupling import Grade
 from tests.ops.case import Case, assert_groups, build, check, coupling_of
 
-IF = """(float[N,3] x, bool flag) => (float[N,2] y)
-<float[3,6] w, float[6,6] p, float[6,6] q, float[6,2] v>
+WIDE, SUM = "y = MatMul(b, v)", "n = ReduceL2 <axes = [1]> (b)  y = Concat <axis = 1> (n, n)"
+
+BRANCHES = """(float[N,3] x, bool flag) => (float[N,2] y)
+<float[3,6] w, float[6,6] p, float[6,6] q%s>
 {
   h = MatMul(x, w)
   b = If (flag) <
     then_branch = yes () => (float[N,6] t) { s = MatMul(h, p)  t = Relu(s) },
-    else_branch = no () => (float[N,6] e) { r = MatMul(h, q)  e = Tanh(r) }>
+    else_branch = no () => (float[N,6] e) { r = MatMul(h, q)  e = %s(r) }>
   %s
 }"""
 
-LOOP = """(float[1,3] x) => (float[1,2] y)
-<float[3,6] w, float[6,6] r, float[6] b, float[6,2] v, int64 trips, bool go>
+ROUNDS = """(float[1,3] x) => (float[1,2] y)
+<float[3,6] w, float[6,6] r, float[6] b%s, int64 trips, bool go>
 {
   h0 = MatMul(x, w)
-  h, steps = Loop (trips, go, h0) <body = once (int64 i, bool c, float[1,6] s) => (bool c2, float[1,6] t, float[1,6] o)
-  { c2 = Identity(c)  m = MatMul(s, r)  %s  o = Relu(t) }>
+  h, steps = Loop (trips, go, h0) <body = once (int64 i, bool c, float%s s) => (bool c2, float%s t, float%s o)
+  { c2 = Identity(c)  m = MatMul(s, r)  n = Add(m, b)  t = %s(n)  o = Relu(t) }>
   %s
 }"""
 
-SCAN = """(float[5,3] x) => (float[4] y, float[5,2] z)
+STEPS = """(float[5,3] x) => (float[4] y, float[5,2] z)
 <float[3,6] w, float[6,6] r, float[6] h0, float[6,4] u, float[6,2] v>
 {
   h, hs = Scan <num_scan_inputs = 1%s, body = step (float[6] s, float[3] xi) => (float[6] t, float[6] o)
@@ -37,27 +38,72 @@ SCAN = """(float[5,3] x) => (float[4] y, float[5,2] z)
   %s
 }"""
 
-ROUND = {"w:1": "6 exact"}
+
+def branches(name: str, last: str, end: str, grade: str, **more: bool) -> Case:
+    """If with branches of equal width."""
+    text = BRANCHES % (", float[6,2] v" if end == WIDE else "", last, end)
+    return Case(name, text, {"w:1": "6 exact", "p:1": f"6 {grade}"}, opset=17, feeds=more)
+
+
+def rounds(name: str, last: str, end: str, grade: str, trips: int = 3, shape: str = "[1,6]") -> Case:
+    """Loop that carries one state and collects it."""
+    text = ROUNDS % (", float[6,2] v" if "v)" in end else "", shape, shape, shape, last, end)
+    return Case(name, text, {"w:1": f"6 {grade}"}, opset=17, constants={"trips": trips, "go": True})
+
+
+def steps(name: str, attributes: str, end: str) -> Case:
+    """Scan over the first axis of its input."""
+    return Case(name, STEPS % (attributes, end), {"w:1": "6 exact"})
+
+
+LENGTH = "l = ReduceL1 <axes = [1]> (h)  y = Concat <axis = 1> (l, l)"
+COLLECTED = "k = ReduceMax <axes = [0], keepdims = 0> (steps)  y = MatMul(k, v)"
 CASES = [
-    Case("branches are one value", IF % "y = MatMul(b, v)", {"w:1": "6 exact", "p:1": "6 exact"}, feeds={"flag": True}),
-    Case("the other branch", IF % "y = MatMul(b, v)", {"w:1": "6 exact", "p:1": "6 exact"}, feeds={"flag": False}),
-    Case("a branch that loses zero", IF.replace("Tanh", "Sigmoid") % "n = ReduceL2 <axes = [1]> (b)  y = Concat <axis = 1> (n, n)",
-         {"w:1": "6 exact", "p:1": "6 mixing: sums over"}, feeds={"flag": True}, opset=17),
-    Case("both branches keep zero", IF % "n = ReduceL2 <axes = [1]> (b)  y = Concat <axis = 1> (n, n)",
-         {"w:1": "6 exact", "p:1": "6 exact"}, feeds={"flag": False}, opset=17),
-    Case("a state goes round", LOOP % ("n = Add(m, b)  t = Tanh(n)", "y = MatMul(h, v)"), {"w:1": "6 exact"},
-         constants={"trips": 3, "go": True}),
-    Case("no round at all", LOOP % ("n = Add(m, b)  t = Tanh(n)", "y = MatMul(h, v)"), {"w:1": "6 exact"},
-         constants={"trips": 0, "go": True}),
-    Case("what a loop collects", LOOP % ("n = Add(m, b)  t = Tanh(n)", "k = ReduceSum(steps, zero)  y = MatMul(k, v)"),
-         {"w:1": "6 exact"}, constants={"trips": 3, "go": True}),
-    Case("a state that stays zero", LOOP % ("n = Add(m, b)  t = Tanh(n)", "l = ReduceL1 <axes = [1]> (h)  y = Concat <axis = 1> (l, l)"),
-         {"w:1": "6 exact"}, constants={"trips": 3, "go": True}, opset=17),
-    Case("a state that is lifted", LOOP % ("n = Add(m, b)  t = Exp(n)", "l = ReduceL1 <axes = [1]> (h)  y = Concat <axis = 1> (l, l)"),
-         {"w:1": "6 mixing: sums over"}, constants={"trips": 3, "go": True}, opset=17),
-    Case("a scan", SCAN % ("", "z = MatMul(hs, v)"), {"w:1": "6 exact"}),
-    Case("a scan from behind", SCAN % (", scan_input_directions = [1], scan_output_directions = [1]", "z = MatMul(hs, v)"),
-         {"w:1": "6 exact"}),
-    Case("a scan along another axis", SCAN % (", scan_output_axes = [1]", "k = Transpose(hs)  z = MatMul(k, v)"),
-         {"w:1": "6 exact"}),
+    branches("branches are one value", "Tanh", WIDE, "exact", flag=True),
+    branches("the other branch", "Tanh", WIDE, "exact", flag=False),
+    branches("both branches keep zero", "Tanh", SUM, "exact", flag=False),
+    branches("one branch loses zero", "Sigmoid", SUM, "mixing: sums over", flag=False),
+    rounds("a state goes round", "Tanh", "y = MatMul(h, v)", "exact"),
+    rounds("no round at all", "Tanh", "y = MatMul(h, v)", "exact", trips=0),
+    rounds("a body that states no shapes", "Tanh", "y = MatMul(h, v)", "exact", shape="[]"),
+    rounds("what a loop collects", "Sigmoid", COLLECTED, "exact"),
+    rounds("a state that stays zero", "Tanh", LENGTH, "exact"),
+    rounds("a state that is lifted", "Exp", LENGTH, "mixing: sums over"),
+    steps("a scan", "", "z = MatMul(hs, v)"),
+    steps("a scan from behind", ", scan_input_directions = [1], scan_output_directions = [1]", "z = MatMul(hs, v)"),
+    steps("a scan that collects on another axis", ", scan_output_axes = [1]", "k = Transpose(hs)  z = MatMul(k, v)"),
 ]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_bodies(case: Case) -> None:
+    check(case)
+
+
+GROWING = """(float[1,3] x) => (float[M,6] y)
+<float[3,6] w, int64 trips, bool go>
+{
+  h0 = MatMul(x, w)
+  y = Loop (trips, go, h0) <body = once (int64 i, bool c, float[] s) => (bool c2, float[] t)
+  { c2 = Identity(c)  t = Concat <axis = 0> (s, s) }>
+}"""
+
+
+def test_a_state_that_grows_is_not_believed_to_keep_its_shape() -> None:
+    coupling = coupling_of(build(GROWING, 17, constants={"trips": 3, "go": True}))
+    y = next(v for v in coupling.graph.values if v.name == "y")
+    assert y.shape is None or not isinstance(y.shape[0], int)
+    assert all(g.grade == Grade.PINNED for g in coupling.groups)
+
+
+SEQUENCE = """(seq(float[2,3]) x) => (seq(float[2,6]) y)
+<float[3,6] w>
+{
+  y = SequenceMap (x) <body = each (float[2,3] e) => (float[2,6] o) { o = MatMul(e, w) }>
+}"""
+
+
+def test_a_body_without_a_way_through_is_pinned() -> None:
+    model = build(SEQUENCE, 17)
+    onnx.checker.check_model(model)
+    assert_groups(coupling_of(model), {"w:1": "6 pinned: works on sequences"})

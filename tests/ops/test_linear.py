@@ -55,7 +55,9 @@ CASES = [
         { q = MatMul(x, w)  s = Sigmoid(q)  k = MatMul(x, u)  e = Exp(k)  t = Transpose <perm = [0, 2, 1]> (e)
           y = MatMul(s, t) }""", {"w:1": "6 mixing: sums over the axis"}),
     Case("MatMul whose batch a free length may stretch",
-         """(float[K,1,3] x, float[N,3] z) => (float[4,1,2] y) <float[4,3,2] w> { y = MatMul(x, w) }""", {}),
+         """(float[K,1,3] x) => (float[1,1,2] y) <float[4,3,2] w, int64[1] nil>
+        { h = MatMul(x, w)  y = ReduceSum(h, nil) }""", {"w:0": "4 pinned: whether x is stretched here is not known"},
+         feeds={"x": [[[1, 2, 3]]] * 4}, constants={"nil": 0}),
     Case("Einsum as a product", """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v>
         { h = Einsum <equation = "ij,jk->ik"> (x, w)  y = Einsum <equation = "ij,jk"> (h, v) }""", {"w:1": "6 exact"}),
     Case("Einsum transposes", """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v>

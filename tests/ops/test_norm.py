@@ -1,0 +1,126 @@
+"""Normalisations: per channel they are harmless, over channels they mix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests import oracle
+from tests.ops.case import Case, assert_groups, build, check, coupling_of, random_feeds
+
+IMAGE = "(float[N,3,4,4] x) => (float[N,2,4,4] y)"
+ROWS = "(float[N,5,3] x) => (float[N,5,2] y) <float[3,8] w, float[8,2] v"
+SUM = "(float[N,3,4,4] x) => (float[N,1,4,4] y) <float[8,3,1,1] w, int64[1] one"
+BATCH = "float[8] s, float[8] b, float[8] m, float[8] posv"
+
+
+def _mixing(line: str, opset: int = 18, weights: str = "", reason: str = "mixes the axis", **more: object) -> Case:
+    """A product, an operator that normalises over the features, a product."""
+    return Case(f"{line} over channels, opset {opset}", f"{ROWS}{weights}> {{ h = MatMul(x, w)  {line}  y = MatMul(a, v) }}",
+                {"w:1": f"8 mixing: {reason}"}, opset, **more)  # type: ignore[arg-type]
+
+
+def _passing(line: str, opset: int = 18, weights: str = "", **more: object) -> Case:
+    """A convolution, an operator that leaves the channels alone, a convolution."""
+    return Case(f"{line} within channels, opset {opset}",
+                f"{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v{weights}> {{ h = Conv(x, w)  {line}  y = Conv(a, v) }}",
+                {"w:0": "8 exact"}, opset, **more)  # type: ignore[arg-type]
+
+
+CASES = [
+    *(_passing("a = BatchNormalization(h, s, b, m, posv)", opset, f", {BATCH}") for opset in (7, 9, 14, 15)),
+    _passing("a, rm, rv = BatchNormalization <training_mode = 1> (h, s, b, m, posv)", 15, f", {BATCH}"),
+    Case("BatchNormalization of rows", """(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8,2] v, %s>
+        { h = MatMul(x, w)  a = BatchNormalization(h, s, b, m, posv)  y = MatMul(a, v) }""" % BATCH,  # noqa: UP031
+         {"w:1": "8 exact"}),
+    Case("BatchNormalization is zero once masked", f"""{SUM}, {BATCH}>
+        {{ h = Conv(x, w)  a = BatchNormalization(h, s, b, m, posv)  y = ReduceSum(a, one) }}""",
+         {"w:0": "8 exact"}, constants={"one": 1}),
+    _passing("a = InstanceNormalization(h, s, b)", 18, ", float[8] s, float[8] b"),
+    Case("InstanceNormalization is zero once masked", f"""{SUM}, float[8] s, float[8] b>
+        {{ h = Conv(x, w)  a = InstanceNormalization(h, s, b)  y = ReduceSum(a, one) }}""",
+         {"w:0": "8 exact"}, constants={"one": 1}),
+    Case("GroupNormalization loses whole groups", f"""{IMAGE}
+        <float[12,3,1,1] w, float[12] s, float[12] b, float[2,12,1,1] v>
+        {{ h = Conv(x, w)  a = GroupNormalization <num_groups = 4> (h, s, b)  y = Conv(a, v) }}""",
+         {"w:0": "4 exact"}, 21, ir=10),
+    Case("GroupNormalization of one channel a group", f"""{IMAGE}
+        <float[6,3,1,1] w, float[6] s, float[6] b, float[2,6,1,1] v>
+        {{ h = Conv(x, w)  a = GroupNormalization <num_groups = 6> (h, s, b)  y = Conv(a, v) }}""",
+         {"w:0": "6 exact"}, 21, ir=10),
+    Case("GroupNormalization of one group", f"""{IMAGE}
+        <float[6,3,1,1] w, float[6] s, float[6] b, float[2,6,1,1] v, float[6,3,1,1] u>
+        {{ h = Conv(x, w)  a = GroupNormalization <num_groups = 1> (h, s, b)  c = Conv(x, u)  e = Mul(a, c)
+           y = Conv(e, v) }}""", {}, 21, ir=10),
+    Case("GroupNormalization in a residual block", f"""{IMAGE}
+        <float[12,3,1,1] w, float[12] s, float[12] b, float[12,12,1,1] u, float[2,12,1,1] v>
+        {{ h = Conv(x, w)  a = GroupNormalization <num_groups = 4> (h, s, b)  c = Conv(a, u)  e = Add(h, c)
+           y = Conv(e, v) }}""", {"w:0": "4 exact"}, 21, ir=10),
+    _mixing("a = LayerNormalization(h, s, b)", weights=", float[8] s, float[8] b"),
+    _mixing("a = LayerNormalization <axis = 1> (h, s)", weights=", float[5,8] s"),
+    _mixing("a, mean, inv = LayerNormalization <axis = 2> (h, s)", weights=", float[8] s"),
+    Case("LayerNormalization over space only", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v, float[4,4] s>
+        {{ h = Conv(x, w)  a = LayerNormalization <axis = 2> (h, s)  y = Conv(a, v) }}""", {"w:0": "8 exact"}),
+    _mixing("a = RMSNormalization(h, s)", 23, ", float[8] s", ir=11),
+    *(_mixing(f"a = {op} <axis = -1> (h)", opset) for op in ("Softmax", "LogSoftmax", "Hardmax") for opset in (11, 13)),
+    _mixing("a = Softmax <axis = 1> (h)", 11),
+    *(_passing(f"a = {op} <axis = 3> (h)", opset) for op in ("Softmax", "LogSoftmax", "Hardmax") for opset in (11, 13)),
+    _passing("a = Softmax <axis = 2> (h)", 11),
+    _passing("a = Softmax(h)", 13),
+    Case("Softmax before opset 13 flattens from axis 1 on", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v>
+        {{ h = Conv(x, w)  a = Softmax(h)  y = Conv(a, v) }}""", {"w:0": "8 mixing: mixes the axis"}, 11),
+    Case("LpNormalization over channels that are zero once masked", f"""{ROWS}>
+        {{ h = MatMul(x, w)  a = LpNormalization(h)  y = MatMul(a, v) }}""", {"w:1": "8 exact"}),
+    Case("LpNormalization over channels that are not", f"""{ROWS}>
+        {{ h = MatMul(x, w)  s = Sigmoid(h)  a = LpNormalization <p = 1, axis = 2> (s)  y = MatMul(a, v) }}""",
+         {"w:1": "8 mixing: sums over the axis"}),
+    _passing("a = LpNormalization <axis = -1> (h)"),
+    Case("MeanVarianceNormalization over channels", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v>
+        {{ h = Conv(x, w)  a = MeanVarianceNormalization <axes = [1]> (h)  y = Conv(a, v) }}""",
+         {"w:0": "8 mixing: mixes the axis"}, 9),
+    Case("LRN", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v>
+        {{ h = Conv(x, w)  a = LRN <size = 3> (h)  y = Conv(a, v) }}""", {"w:0": "8 mixing: mixes the axis"}),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_removal_equals_masking(case: Case) -> None:
+    check(case)
+
+
+def test_group_normalization_keeps_the_size_of_a_group() -> None:
+    case = next(c for c in CASES if c.name == "GroupNormalization loses whole groups")
+    pruned, _, _ = oracle.prune_and_mask(case.model())
+    norm = pruned.graph.node[1]
+    assert {a.name: a.i for a in norm.attribute} == {"num_groups": 2}
+    assert {t.name: list(t.dims) for t in pruned.graph.initializer} == {
+        "w": [6, 3, 1, 1], "s": [6], "b": [6], "v": [2, 6, 1, 1]}
+
+
+def test_group_normalization_of_opset_18_has_a_parameter_a_group() -> None:
+    """onnxruntime does not run this version, so only the groups and the shapes are looked at."""
+    model = build(f"""{IMAGE} <float[12,3,1,1] w, float[4] s, float[4] b, float[2,12,1,1] v>
+        {{ h = Conv(x, w)  a = GroupNormalization <num_groups = 4> (h, s, b)  y = Conv(a, v) }}""", 18)
+    assert_groups(coupling_of(model), {"w:0": "4 exact"})
+    pruned, _, _ = oracle.prune_and_mask(model)
+    assert {t.name: list(t.dims) for t in pruned.graph.initializer} == {
+        "w": [6, 3, 1, 1], "s": [2], "b": [2], "v": [2, 6, 1, 1]}
+
+
+def test_mean_variance_normalization_leaves_other_channels_alone() -> None:
+    """A masked channel has no variance, and onnxruntime divides by it; so only what reads the channel is masked."""
+    model = build(f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v>
+        {{ h = Conv(x, w)  a = MeanVarianceNormalization <axes = [0, 2, 3]> (h)  y = Conv(a, v) }}""", 9)
+    assert_groups(coupling_of(model), {"w:0": "8 exact"})
+    pruned, masked, count = oracle.prune_and_mask(model)
+    assert count == 4
+    masked.graph.initializer[0].CopyFrom(model.graph.initializer[0])
+    feeds = random_feeds(model)
+    expected, got = (oracle.session(m).run(None, feeds)[0] for m in (masked, pruned))
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_batch_normalization_scales_are_known() -> None:
+    case = next(c for c in CASES if c.name == "BatchNormalization of rows")
+    assert {v.key for v in coupling_of(case.model()).ties.norm_scales} == {"s"}

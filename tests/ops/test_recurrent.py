@@ -1,0 +1,95 @@
+"""Recurrent networks: hidden units go with their gates and states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.ops.case import Case, build, check, coupling_of, group
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+NET = """(float[5,2,3] x) => (float[5,2,2] y, float[2,4] z)
+<float[3,4] w, float[{d},{g},4] W, float[{d},{g},6] R, float[{e},2] v, float[6,4] u{weights}>
+{{
+  h = MatMul(x, w)
+  s, t{last} = {op} <hidden_size = 6{attributes}> (h, W, R{inputs})
+  p = Transpose <perm = [0, 2, 1, 3]> (s)
+  shape = Constant <value = int64[3] {{5, 2, -1}}> ()
+  q = Reshape(p, shape)
+  y = MatMul(q, v)
+  k = ReduceMax <axes = [0], keepdims = 0> (t)
+  z = MatMul(k, u)
+}}"""
+
+
+def net(name: str, op: str, directions: int = 1, *, attributes: str = "", weights: str = "", inputs: str = "",
+        last: str = "", **more: Any) -> Case:
+    """A recurrent layer between two products, its last state in a third."""
+    text = NET.format(op=op, d=directions, e=6 * directions, g=6 * GATES[op], attributes=attributes, weights=weights,
+                      inputs=inputs, last=last)
+    return Case(name, text, {"w:1": "4 exact", "W:1": "6 exact"}, opset=17, **more)
+
+
+BOTH = ', direction = "bidirectional"'
+CASES = [
+    *(net(op, op) for op in GATES),
+    *(net(f"{op} backwards", op, attributes=', direction = "reverse"') for op in GATES),
+    *(net(f"{op} in both directions", op, 2, attributes=BOTH) for op in GATES),
+    *(net(f"{op} with a bias", op, weights=f", float[1,{12 * g}] B", inputs=", B") for op, g in GATES.items()),
+    *(net(f"{op} with a start", op, weights=f", float[1,{12 * g}] B, float[1,2,6] h0", inputs=", B, , h0")
+      for op, g in GATES.items()),
+    net("lengths of sequences", "GRU", weights=", int32[2] n", inputs=", , n", constants={"n": [5, 3]}),
+    net("reset after the product", "GRU", attributes=", linear_before_reset = 1", weights=", float[1,36] B", inputs=", B"),
+    net("peepholes and both starts", "LSTM", last=", c", weights=", float[1,48] B, float[1,2,6] h0, float[1,2,6] c0, float[1,18] P",
+        inputs=", B, , h0, c0, P"),
+    net("forget gate from the input gate", "LSTM", attributes=", input_forget = 1"),
+    net("clipped", "LSTM", attributes=", clip = 0.5"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_layers(case: Case) -> None:
+    check(case)
+
+
+SUM = """(float[5,2,3] x) => (float[5,1,2] y)
+<float[1,{g},3] W, float[1,{g},6] R{weights}>
+{{
+  s = {op} <hidden_size = 6{attributes}> (x, W, R{inputs})
+  y = ReduceL2 <axes = [3], keepdims = 0> (s)
+}}"""
+
+
+def summed(name: str, op: str, grade: str, *, attributes: str = "", weights: str = "", inputs: str = "") -> Case:
+    """A sum over the hidden units: exact if a masked unit is zero all the way."""
+    text = SUM.format(op=op, g=6 * GATES[op], attributes=attributes, weights=weights, inputs=inputs)
+    return Case(name, text, {"W:1": f"6 {grade}"}, opset=17)
+
+
+MIXED = "mixing: sums over"
+SUMS = [
+    *(summed(op, op, "exact") for op in GATES),
+    summed("RNN of a sigmoid", "RNN", MIXED, attributes=', activations = ["Sigmoid"]'),
+    summed("RNN of a rectifier", "RNN", "exact", attributes=', activations = ["Relu"]'),
+    summed("LSTM whose gates alone are other", "LSTM", "exact", attributes=', activations = ["HardSigmoid", "Tanh", "Tanh"]'),
+    summed("LSTM that gives a sigmoid", "LSTM", MIXED, attributes=', activations = ["Sigmoid", "Tanh", "Sigmoid"]'),
+    summed("GRU of a sigmoid", "GRU", MIXED, attributes=', activations = ["Sigmoid", "Sigmoid"]'),
+    summed("GRU with a start", "GRU", "exact", weights=", float[1,2,6] h0", inputs=", , , h0"),
+]
+
+
+@pytest.mark.parametrize("case", SUMS, ids=lambda c: c.name)
+def test_zero_units(case: Case) -> None:
+    check(case)
+
+
+def test_batch_first() -> None:
+    text = """(float[2,5,3] x) => (float[2,5,1,6] y)
+    <float[1,18,3] W, float[1,18,6] R, float[6,6] v>
+    {
+      s = GRU <hidden_size = 6, layout = 1> (x, W, R)
+      y = MatMul(s, v)
+    }"""
+    assert group(coupling_of(build(text, 17)), "W:1").units == 6
