@@ -347,7 +347,7 @@ def _alike(class_of: Index, starts: Index, grades: NDArray[np.int8]) -> list[Ind
 def _weights_by_class(coupling: Coupling) -> dict[int, list[tuple[Value, int]]]:
     found: dict[int, list[tuple[Value, int]]] = {}
     for value in coupling.graph.constants():
-        for axis in value.axes():
+        for axis in value.axes() if value.consumers else []:  # what nobody reads is no channel of anything
             found.setdefault(int(coupling.classes.of[axis.id]), []).append((value, axis.position))
     return found
 

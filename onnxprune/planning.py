@@ -15,10 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto
 
-from onnxprune.removal import slicings
 from onnxprune.coupling import WEIGHT_TYPES, Coupling, Grade, Group
 from onnxprune.errors import InputError
 from onnxprune.graph import Value
+from onnxprune.removal import slicings
 from onnxprune.resize import Lengths
 
 VERSION = 1
@@ -64,7 +64,7 @@ class Plan:
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as e:
+        except (ValueError, RecursionError) as e:
             raise InputError(f"the plan is not JSON: {e}") from None
         if not isinstance(data, dict) or "version" not in data or not isinstance(data.get("model"), str):
             raise InputError("not a plan: it lacks 'version' or 'model'", "write one with --plan FILE")
@@ -73,12 +73,43 @@ class Plan:
         unknown = sorted(set(data) - set(cls.__dataclass_fields__))
         if unknown:
             raise InputError(f"the plan has unknown keys: {', '.join(unknown)}")
-        plan = cls(**data)
-        for name, axes in plan.removed.items():
-            for axis, indices in axes.items():
-                if not (axis.isdecimal() and isinstance(indices, list) and all(type(i) is int for i in indices)):
-                    raise InputError(f"the plan's entry for {name!r} is not {{axis: [indices]}}")
-        return plan
+        fault = _fault(data)
+        if fault is not None:
+            raise InputError(f"the plan cannot be read: {fault}")
+        return cls(**data)
+
+
+_KINDS: dict[str, type] = {"removed": dict, "blocks": dict, "split": dict, "permuted": dict, "zeroed": dict,
+                           "groups": list, "mixing": bool}
+_GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, "grade": str, "pinned": list}
+
+
+def _fault(data: dict[str, Any]) -> str | None:
+    """What makes the data of a plan unusable; None if nothing."""
+    for key, kind in _KINDS.items():
+        if key in data and type(data[key]) is not kind:
+            return f"{key!r} is not of type {kind.__name__}"
+    for key in ("blocks", "permuted"):
+        if data.get(key):
+            return f"{key!r} is not applied by this version"
+    for name, axes in data.get("removed", {}).items():
+        if not isinstance(axes, dict) or not all(_axis(a, indices) for a, indices in axes.items()):
+            return f"the entry for {name!r} is not {{axis: [indices]}}"
+    if not all(isinstance(original, str) for original in data.get("split", {}).values()):
+        return "'split' is not {name: name}"
+    for name, zeroed in data.get("zeroed", {}).items():
+        if not isinstance(zeroed, dict) or not isinstance(zeroed.get("mask"), str) or \
+                not isinstance(zeroed.get("ratio"), float):
+            return f"'zeroed' has no ratio and mask for {name!r}"
+    for group in data.get("groups", []):
+        if not isinstance(group, dict) or any(type(group.get(k)) is not kind for k, kind in _GROUP_KINDS.items()):
+            return f"a group needs {', '.join(_GROUP_KINDS)}"
+    return None
+
+
+def _axis(axis: str, indices: object) -> bool:
+    return axis.isdecimal() and isinstance(indices, list) and all(
+        type(i) is int and 0 <= i < 2**31 for i in indices)
 
 
 def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str, Any]] = ()) -> Plan:
@@ -123,6 +154,10 @@ def channels(plan: Plan, coupling: Coupling) -> NDArray[np.bool_]:
             if (len(values) > 1) == shared and not (shared and name in plan.split):
                 _mark(gone, coupling, name, values[0], axes)
     _complete(plan, coupling, gone)
+    for value in coupling.graph.constants():
+        for axis, indices in plan.removed.get(value.key, {}).items():
+            if len(set(indices)) >= (value.axis(int(axis)).length or 0) > 0:
+                raise InputError(f"the plan leaves nothing of axis {axis} of {value.key!r}")
     return gone
 
 

@@ -10,6 +10,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
+def short(name: str, limit: int = 60) -> str:
+    """A name for a table: printable, and cut in the middle where it is long.
+
+    >>> short("encoder/layers.0/weight", 15)
+    'encode...weight'
+    """
+    name = printable(name)
+    half = (limit - 3) // 2
+    return name if len(name) <= limit else f"{name[:limit - 3 - half]}...{name[-half:]}"
+
+
 def count(number: float, unit: str = "") -> str:
     """A quantity with three digits and a decimal prefix.
 

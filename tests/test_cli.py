@@ -97,6 +97,7 @@ def bad_files(folder: Path) -> None:
     (["good.onnx", "--ratio", "0.5", "-o", "no/such/folder/out.onnx"], "no/such/folder does not exist"),
     (["good.onnx", "--ratio", "0.5", "-o", "inner"], "is a folder"),
     (["good.onnx", "--ratio", "0.5", "-o", "./good.onnx"], "is the input"),
+    (["good.onnx", "--ratio", "0.5", "-o", "/dev/null"], "is not a regular file"),
     (["good.onnx", "--ratio", "0.5", "--plan", "no/plan.json"], "does not exist"),
     (["good.onnx", "--ratio", "0.5", "--plan", "good.onnx"], "is the input"),
     (["good.onnx", "--ratio", "0.5", "--plan", "p", "-o", "p"], "both the plan and the model"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -60,6 +61,29 @@ def test_apply_refuses(cli: Cli, model: Path) -> None:
         assert words in assert_refused(cli("apply", folder / plan, folder / target))
     assert "is the input" in assert_refused(cli("apply", folder / "p.json", model, "-o", folder / "p.json"))
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"removed": [1]}, "'removed' is not of type dict"), ({"removed": {"w1": [1]}}, "is not {axis: [indices]}"),
+    ({"removed": {"w1": {"0": [10**30]}}}, "is not {axis: [indices]}"), ({"removed": {"w1": {"0": [-1]}}}, "[indices]"),
+    ({"removed": {"w1": {"0": [32]}}}, "index 32 of axis 0 of 'w1', which has 32"),
+    ({"removed": {"w1": {"4": [0]}}}, "axis 4 of 'w1', which has 4"),
+    ({"removed": {"w2": {"0": [0]}}}, "which is pinned"),
+    ({"removed": {"w1": {"0": [0]}}}, "only a part of what is tied together"),
+    ({"removed": {"w1": {"0": [*range(32)]}, "b1": {"0": [*range(32)]}, "w2": {"1": [*range(32)]}}}, "leaves nothing"),
+    ({"removed": {"w9": {"0": [0]}}}, "which the model lacks"), ({"split": {"a": 3}}, "'split'"),
+    ({"groups": [{}]}, "a group needs name"), ({"mixing": "yes"}, "'mixing'"), ({"extra": 1}, "unknown keys: extra"),
+    ({"blocks": {"w1": []}}, "not applied by this version"), ({"zeroed": {"w1": {"mask": 5}}}, "no ratio and mask"),
+    ({"zeroed": {"w1": {"mask": "!!", "ratio": 0.5}}}, "not readable"),
+])
+def test_edited_plans(cli: Cli, model: Path, change: dict[str, Any], words: str) -> None:
+    """A plan that was edited wrongly is refused with the place of the mistake."""
+    folder = model.parent
+    assert cli(model, "--ratio", 0.5, "--plan", folder / "p.json", "--dry-run").code == 0
+    plan = json.loads((folder / "p.json").read_text())
+    (folder / "p.json").write_text(json.dumps({**plan, **change}))
+    assert words in assert_refused(cli("apply", folder / "p.json", model))
+    assert not (folder / "net.pruned.onnx").exists()
 
 
 def test_verb_and_file_of_that_name(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,8 @@ def commands() -> list[str]:
 
 def test_links() -> None:
     """Every relative link leads to a file, every anchor to a heading."""
-    anchors = {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", TEXT, re.M)}
+    titles = re.findall(r"^#+ (.*)$", TEXT, re.M)
+    anchors = {re.sub(r"[^\w -]", "", t).strip().lower().replace(" ", "-") for t in titles}
     targets = re.findall(r"\]\(([^)]+)\)", TEXT)
     assert targets
     for target in targets:

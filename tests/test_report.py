@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -29,7 +30,7 @@ def drawn(**changes: Any) -> str:
 @pytest.mark.parametrize("module", [text])
 def test_doctests(module: ModuleType) -> None:
     """The examples in docstrings are true."""
-    assert doctest.testmod(module) == (0, 4)
+    assert doctest.testmod(module) == (0, 5)
 
 
 def test_numbers_agree_with_the_model() -> None:
@@ -51,7 +52,7 @@ def test_options_of_the_run() -> None:
 
 def test_channels_are_those_open_to_pruning() -> None:
     """Channels of grade mixing count only where they were open."""
-    source = "models/pt_transformer.onnx"
+    source = Path(__file__).parents[1] / "models" / "pt_transformer.onnx"
     closed = onnxprune.prune(source, 0.5, verify=False).report
     opened = onnxprune.prune(source, 0.5, verify=False, mixing=True).report
     count = {g: sum(e["channels"] for e in closed["groups"] if e["grade"] == g) for g in ("exact", "mixing")}
@@ -109,6 +110,15 @@ def test_reasons_are_told() -> None:
     assert "6 groups: 0 pruned, 0 left whole, 1 mixing, 5 pinned" in shown
     assert "- mixing: LayerNormalization; --mixing prunes them too" in shown
     assert "- pinned: reason 5; reason 4; reason 3; and 2 more" in shown
+
+
+def test_long_names_are_cut() -> None:
+    """A name of hundreds of characters does not drown the table; its ends stay."""
+    name = "MobileNetV2/" + "x" * 300 + "/weight"
+    groups = [{"name": name, "channels": 4, "removed": [0], "grade": "exact", "pinned": []}]
+    (row,) = [line for line in drawn(output=None, groups=groups).splitlines() if line.startswith("MobileNetV2/")]
+    assert len(row) < 90
+    assert "/weight" in row
 
 
 def test_names_cannot_steer_the_terminal() -> None:

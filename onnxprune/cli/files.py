@@ -51,6 +51,8 @@ def writable(path: Path, *inputs: str) -> None:
         raise InputError(f"{path}: the folder {folder} does not exist", "create it first")
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not a file", f"name a file in it, say {path / ('model' + SUFFIX)}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is not a regular file", "name a file to write")
     if any(path.exists() and os.path.exists(one) and path.samefile(one) for one in inputs):
         raise InputError(f"{path}: is the input, which is never changed", "choose another output name")
     if not os.access(folder, os.W_OK):

@@ -251,7 +251,7 @@ def _carry_blocks(op: Op, by_column: Link, by_block: Link, even: bool) -> None:
         op.link(*by_block)
     else:
         op.choose(Alternative("by columns", [by_column], [inputs, places], weight=1),
-                  Alternative("by blocks", [by_block], [axis for axis, _ in by_column]))
+                  Alternative("by blocks", [by_block], [by_column[0][0]]))
 
 
 @rule("SwiGLU", "BiasDropout", "BiasSoftmax", "NhwcConv", "NhwcFusedConv", "NhwcMaxPool", "FusedMatMulActivation",

@@ -87,7 +87,7 @@ def _stacked(op: Op, whole: Value | None, part: Value | None, along: int, into_b
 
 def _same(op: Op, *values: Value | None) -> None:
     """Ties values that take each other's place, axis by axis; pins them where their ranks are not known to agree."""
-    there = [v for v in values if v is not None]
+    there = [v for v in values if v is not None and (v not in op.node.outputs or v in op.outputs)]
     if len({v.rank for v in there}) > 1 or any(v.rank is None for v in there):
         for value in there:
             _pin(op, value, f"{op.node.label}: ranks differ or are unknown")

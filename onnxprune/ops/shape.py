@@ -195,21 +195,13 @@ def _follow_bounds(op: Op, starts: list[int], ends: list[int], windows: dict[int
 
 
 def _new_bounds(new: NewShape, window: range, axis: Axis) -> tuple[int, int]:
-    length = axis.length or 0
-    if not len(window):
+    kept = set(new.kept(axis).tolist())
+    stay = [new.position(axis, i) for i in window if i in kept]  # evenly spaced, as the ties see to
+    if not stay:
         return 0, 0
-    low, high = min(window), max(window)
-    step = abs(window.step)
-    start = new.position(axis, low - low % step if step > 1 else low)
-    start += low % step if step > 1 else 0
-    stop = new.position(axis, min(high + 1, length)) if step == 1 else new.position(axis, length)
     if window.step > 0:
-        if step > 1:
-            block_end = min(length, high - high % step + step)
-            stop = new.position(axis, block_end)
-        return start, stop
-    last = stop - 1
-    return last, start - 1 if start > 0 else -(2**31)
+        return stay[0], stay[-1] + 1
+    return stay[0], stay[-1] - 1 if stay[-1] else -(2**31)
 
 
 @rule("Gather")

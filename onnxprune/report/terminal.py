@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxprune.report.groups import elements
-from onnxprune.text import count, duration, percent, plural, printable
+from onnxprune.text import count, duration, percent, plural, printable, short
 
 Part = Table | str
 """What a report is made of: tables, and paragraphs of text."""
@@ -21,6 +21,7 @@ ROWS = 20
 OUTPUTS = 5
 REASONS = 3
 MEMBERS = 4
+REASON = 120
 
 
 def text(parts: Iterable[Part], *, width: int | None = None, colour: bool = False) -> str:
@@ -105,7 +106,7 @@ def _lost(pair: Mapping[str, int | None]) -> str:
 def drifts(drift: Mapping[str, Mapping[str, float | None]]) -> Table:
     """How far each output moved, the furthest first."""
     order = sorted(drift, key=lambda name: -(drift[name]["rel_rms"] or 0.0))
-    rows = [[printable(name), *(_number(drift[name][key]) for key in ("max_abs", "rel_rms", "cosine"))]
+    rows = [[short(name), *(_number(drift[name][key]) for key in ("max_abs", "rel_rms", "cosine"))]
             for name in order[:OUTPUTS]]
     return _table(["drift of output", ">max abs", ">rel rms", ">cosine"], rows, len(order))
 
@@ -119,7 +120,7 @@ def taken(groups: Sequence[Mapping[str, Any]]) -> Part:
     losing = sorted((g for g in groups if g["removed"]), key=lambda g: -g["channels"])
     if not losing:
         return ""
-    rows = [[printable(g["name"]), str(g["channels"]), str(len(g["removed"])), str(g["channels"] - len(g["removed"]))]
+    rows = [[short(g["name"]), str(g["channels"]), str(len(g["removed"])), str(g["channels"] - len(g["removed"]))]
             for g in losing[:ROWS]]
     return _table(["group", ">channels", ">go", ">stay"], rows, len(losing))
 
@@ -141,7 +142,7 @@ def rest(groups: Sequence[Mapping[str, Any]], mixing: bool) -> str:
 
 def _commonest(groups: Sequence[Mapping[str, Any]]) -> str:
     ranked = reasons(groups)
-    shown = "; ".join(printable(reason) for reason, _ in ranked[:REASONS])
+    shown = "; ".join(short(reason, REASON) for reason, _ in ranked[:REASONS])
     return shown + (f"; and {len(ranked) - REASONS} more" if len(ranked) > REASONS else "")
 
 
@@ -189,19 +190,19 @@ def inspected(data: Mapping[str, Any]) -> list[Part]:
     totals = ", ".join(f"{n} {grade}" for grade, n in data["channels"].items())
     parts: list[Part] = [f"{printable(data['model'])}: {plural(len(groups), 'group')}, channels: {totals}"]
     if free:
-        rows = [[printable(g["name"]), g["grade"], str(g["channels"]), count(elements(g)), _members(g)]
+        rows = [[short(g["name"]), g["grade"], str(g["channels"]), count(elements(g)), _members(g)]
                 for g in free[:ROWS]]
         parts.append(_table(["group", "grade", ">channels", ">elements", "slices (axis)"], rows, len(free)))
     for grade in ("mixing", "pinned"):
         why = reasons([g for g in groups if g["grade"] == grade])
         if why:
-            rows = [[printable(reason), str(n)] for reason, n in why[:ROWS]]
+            rows = [[short(reason, REASON), str(n)] for reason, n in why[:ROWS]]
             parts.append(_table([f"why {grade}", ">channels"], rows, len(why)))
     return parts if groups else [*parts, "No weight has an axis that could be pruned."]
 
 
 def _members(group: Mapping[str, Any]) -> str:
-    shown = [f"{printable(m['name'])}({m['axis']})" for m in group["members"][:MEMBERS]]
+    shown = [f"{short(m['name'])}({m['axis']})" for m in group["members"][:MEMBERS]]
     more = len(group["members"]) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 

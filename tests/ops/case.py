@@ -22,6 +22,8 @@ from tests import oracle
 
 FREE = 2
 """What a free dimension is when a model runs."""
+DEFINED: list[Case] = []
+"""Every row that was made, for the test that none is lacking."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Case:
     constants: Mapping[str, Any] = field(default_factory=dict)
     ir: int = 8
     ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        DEFINED.append(self)
 
     def model(self) -> onnx.ModelProto:
         """The model with its weights."""

@@ -41,19 +41,22 @@ ROWS = [
     qdq("weights per row", weight("w", 6, 3, per=6) + ", float[6,2] v",
         "k = DequantizeLinear <axis = -2> (w, pos_w, zw)  h = Gemm <transB = 1> (x, k)  y = MatMul(h, v)",
         {"w:0": "6 exact"}),
-    qdq("both weights, without zero points", weight("w", 3, 6, per=6, zero=False) + ", " + weight("v", 6, 2, zero=False),
+    qdq("both weights, without zero points",
+        weight("w", 3, 6, per=6, zero=False) + ", " + weight("v", 6, 2, zero=False),
         """k = DequantizeLinear <axis = 1> (w, pos_w)  h = MatMul(x, k)  r = Relu(h)
         l = DequantizeLinear(v, pos_v)  y = MatMul(r, l)""", SIX),
     qdq("an integer bias", weight("w", 6, 3, per=6) + ", int32[6] b, float[6] pos_b, float[6,2] v",
         """k = DequantizeLinear <axis = 0> (w, pos_w, zw)  c = DequantizeLinear <axis = 0> (b, pos_b)
         h = Gemm <transB = 1> (x, k, c)  y = MatMul(h, v)""", {"w:0": "6 exact"}),
     qdq("activations", "float[3,6] w, float[6,2] v" + ACT,
-        "h = MatMul(x, w)  q = QuantizeLinear(h, pos_s, zs)  a = DequantizeLinear(q, pos_s, zs)  y = MatMul(a, v)", SIX),
+        "h = MatMul(x, w)  q = QuantizeLinear(h, pos_s, zs)  a = DequantizeLinear(q, pos_s, zs)  y = MatMul(a, v)",
+        SIX),
     qdq("activations keep zero", "float[3,6] w" + ACT,
         """h = MatMul(x, w)  q = QuantizeLinear(h, pos_s, zs)  t = Transpose(q)  r = Transpose(t)
         a = DequantizeLinear(r, pos_s, zs)  n = ReduceL2 <axes = [1]> (a)  y = Concat <axis = 1> (n, n)""", SIX, 17),
-    qdq("another zero point loses zero", "float[3,6] w, uint8 other" + ACT,
-        """h = MatMul(x, w)  q = QuantizeLinear(h, pos_s, zs)  a = DequantizeLinear(q, pos_s, other)
+    qdq("another zero point loses zero", "float[3,6] w" + ACT,
+        """other = Constant <value = uint8 {100}> ()
+        h = MatMul(x, w)  q = QuantizeLinear(h, pos_s, zs)  a = DequantizeLinear(q, pos_s, other)
         n = ReduceL2 <axes = [1]> (a)  y = Concat <axis = 1> (n, n)""", {"w:1": f"6 {MIXED}"}, 17),
     qdq("a cast does not know the zero point", "float[3,6] w" + ACT,
         """h = MatMul(x, w)  q = QuantizeLinear(h, pos_s, zs)  a = Cast <to = 1> (q)
@@ -140,7 +143,8 @@ CONVOLUTIONS = [
          f"""{CONV} m = MaxPool <kernel_shape = [2, 2]> (h)
          p = QLinearConv(m, pos_h, zh, v, pos_v, zv, pos_y, zy)  d = DequantizeLinear(p, pos_y, zy)
          y = ReduceMax <axes = [2, 3], keepdims = 0> (d)""", {"w:0": "6 exact"}, 17),
-    conv("QLinearConv in groups", f"{filters('w', 6, 3, False)}, int32[6] b, {filters('u', 6, 1, True)}, {filters('v', 2, 6, False)}",
+    conv("QLinearConv in groups",
+         f"{filters('w', 6, 3, False)}, int32[6] b, {filters('u', 6, 1, True)}, {filters('v', 2, 6, False)}",
          f"""{CONV} m = QLinearConv <group = 6, pads = [1, 1, 1, 1]> (h, pos_h, zh, u, pos_u, zu, pos_x, zx)
          p = QLinearConv(m, pos_x, zx, v, pos_v, zv, pos_y, zy)  d = DequantizeLinear(p, pos_y, zy)
          y = ReduceMax <axes = [2, 3], keepdims = 0> (d)""", {"w:0": "6 exact"}, 17),

@@ -41,9 +41,10 @@ CASES = [
     *(net(f"{op} with a start", op, weights=f", float[1,{12 * g}] B, float[1,2,6] h0", inputs=", B, , h0")
       for op, g in GATES.items()),
     net("lengths of sequences", "GRU", weights=", int32[2] n", inputs=", , n", constants={"n": [5, 3]}),
-    net("reset after the product", "GRU", attributes=", linear_before_reset = 1", weights=", float[1,36] B", inputs=", B"),
-    net("peepholes and both starts", "LSTM", last=", c", weights=", float[1,48] B, float[1,2,6] h0, float[1,2,6] c0, float[1,18] P",
-        inputs=", B, , h0, c0, P"),
+    net("reset after the product", "GRU", attributes=", linear_before_reset = 1", weights=", float[1,36] B",
+        inputs=", B"),
+    net("peepholes and both starts", "LSTM", last=", c",
+        weights=", float[1,48] B, float[1,2,6] h0, float[1,2,6] c0, float[1,18] P", inputs=", B, , h0, c0, P"),
     net("forget gate from the input gate", "LSTM", attributes=", input_forget = 1"),
     net("clipped", "LSTM", attributes=", clip = 0.5"),
 ]
@@ -73,7 +74,8 @@ SUMS = [
     *(summed(op, op, "exact") for op in GATES),
     summed("RNN of a sigmoid", "RNN", MIXED, attributes=', activations = ["Sigmoid"]'),
     summed("RNN of a rectifier", "RNN", "exact", attributes=', activations = ["Relu"]'),
-    summed("LSTM whose gates alone are other", "LSTM", "exact", attributes=', activations = ["HardSigmoid", "Tanh", "Tanh"]'),
+    summed("LSTM whose gates alone are other", "LSTM", "exact",
+           attributes=', activations = ["HardSigmoid", "Tanh", "Tanh"]'),
     summed("LSTM that gives a sigmoid", "LSTM", MIXED, attributes=', activations = ["Sigmoid", "Tanh", "Sigmoid"]'),
     summed("GRU of a sigmoid", "GRU", MIXED, attributes=', activations = ["Sigmoid", "Sigmoid"]'),
     summed("GRU with a start", "GRU", "exact", weights=", float[1,2,6] h0", inputs=", , , h0"),

@@ -1,0 +1,124 @@
+"""Fused attention: whole heads go, with the key and value heads that they share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.ops.case import assert_groups, build, check, coupling_of
+from tests.ops.test_quant import Quantised, weight
+
+
+def attention(name: str, weights: str, body: str, groups: dict[str, str], inputs: str = "", outputs: str = "",
+              **more: Any) -> Quantised:
+    """x (2, 4, 3) to y (2, 4, 2)."""
+    text = f"(float[2,4,3] x{inputs}) => (float[2,4,2] y{outputs})\n<{weights}>\n{{ {body} }}"
+    return Quantised(name, text, groups, **more)
+
+
+PLAIN = "float[3,12] w, float[3,12] k, float[3,12] v, float[12,2] o"
+THREE = "q = MatMul(x, w)  p = MatMul(x, k)  r = MatMul(x, v)  "
+END = "  y = MatMul(a, o)"
+HEADS = {"w:1": "3 exact"}
+
+MULTI = [
+    attention("three products", PLAIN,
+              THREE + "a = com.microsoft.MultiHeadAttention <num_heads = 3> (q, p, r)" + END, HEADS),
+    attention("values of another width", "float[3,12] w, float[3,12] k, float[3,6] v, float[6,2] o",
+              THREE + "a = com.microsoft.MultiHeadAttention <num_heads = 3> (q, p, r)" + END, HEADS),
+    attention("a bias and a bias of scores", PLAIN + ", float[36] b, float[2,3,4,4] s",
+              THREE + "a = com.microsoft.MultiHeadAttention <num_heads = 3> (q, p, r, b, , s)" + END, HEADS),
+    attention("a mask and a bias of scores for all heads", PLAIN + ", float[1,1,4,4] s, int32[2,4] m",
+              THREE + "a = com.microsoft.MultiHeadAttention <num_heads = 3> (q, p, r, , m, s)" + END, HEADS,
+              constants={"m": [[1, 1, 1, 1], [1, 1, 1, 0]]}),
+    attention("caches that are weights", PLAIN + ", float[2,3,5,4] c, float[2,3,5,4] d",
+              THREE + "a, e, f = com.microsoft.MultiHeadAttention <num_heads = 3> (q, p, r, , , , c, d)" + END,
+              HEADS),
+    attention("zero heads", "float[3,12] w, float[3,12] k, float[3,12] v",
+              THREE + """a = com.microsoft.MultiHeadAttention <num_heads = 3> (q, p, r)
+              axes = Constant <value = int64[1] {2}> ()  n = ReduceL2(a, axes)  y = Concat <axis = 2> (n, n)""", HEADS),
+]
+JOINED = [
+    attention("Attention", "float[3,36] w, float[36] b, float[12,2] o",
+              "a = com.microsoft.Attention <num_heads = 3> (x, w, b)" + END, HEADS),
+    attention("Attention with other widths", "float[3,30] w, float[30] b, float[6,2] o",
+              "a = com.microsoft.Attention <num_heads = 3, qkv_hidden_sizes = [12, 12, 6]> (x, w, b)" + END, HEADS),
+    attention("features behind a product", "float[3,6] u, float[6,36] w, float[36] b, float[12,2] o",
+              "h = MatMul(x, u)  a = com.microsoft.Attention <num_heads = 3, unidirectional = 1> (h, w, b)" + END,
+              {"u:1": "6 exact", "w:1": "3 exact"}),
+    attention("QAttention", weight("w", 3, 36, per=36) + ", float[36] b, float[12,2] o",
+              """h, s, z = DynamicQuantizeLinear(x)
+              a = com.microsoft.QAttention <num_heads = 3> (h, w, b, s, pos_w, , z, zw)""" + END, HEADS),
+]
+
+GROUPED = "float[3,48] w, float[3,16] k, float[3,16] v, float[48,2] o, int32[2] n, int32 t"
+SIZES = {"n": [3, 3], "t": 4}
+GQA = "a, e, f = com.microsoft.GroupQueryAttention <num_heads = 6, kv_num_heads = %d> (%s, , , n, t)"
+QUERIES = [
+    attention("queries in groups", GROUPED, THREE + GQA % (2, "q, p, r") + END, {"w:1": "2 exact"}, constants=SIZES),
+    attention("one key for all queries", GROUPED.replace("[3,16]", "[3,8]"), THREE + GQA % (1, "q, p, r") + END,
+              {"w:1": "6 exact"}, constants=SIZES),
+    attention("packed queries in groups", "float[3,80] w, float[48,2] o, int32[2] n, int32 t",
+              "q = MatMul(x, w)  " + GQA % (2, "q, , ") + END, {"w:1": "2 exact"}, constants=SIZES),
+    attention("packed, one key for all queries", "float[3,64] w, float[48,2] o, int32[2] n, int32 t",
+              "q = MatMul(x, w)  " + GQA % (1, "q, , ") + END, {"w:1": "6 exact"}, constants=SIZES),
+    attention("rotated inside",
+              GROUPED.replace("48", "96").replace("16", "32") + ", float[4,8] cos, float[4,8] sin",
+              THREE + """a, e, f = com.microsoft.GroupQueryAttention <num_heads = 6, kv_num_heads = 2, do_rotary = 1>
+              (q, p, r, , , n, t, cos, sin)""" + END, {"w:1": "2 exact"}, constants=SIZES),
+]
+ROTARY = [
+    attention("rotation", PLAIN + ", float[9,2] cos, float[9,2] sin, int64[2,4] at",
+              THREE + """s = com.microsoft.RotaryEmbedding(q, at, cos, sin)
+              t = com.microsoft.RotaryEmbedding(p, at, cos, sin)
+              a = com.microsoft.MultiHeadAttention <num_heads = 3> (s, t, r)""" + END, HEADS),
+    attention("rotation of a part", PLAIN + ", float[9,1] cos, float[9,1] sin, int64[2,4] at",
+              THREE + """s = com.microsoft.RotaryEmbedding <num_heads = 3, rotary_embedding_dim = 2> (q, at, cos, sin)
+              t = com.microsoft.RotaryEmbedding <num_heads = 3, rotary_embedding_dim = 2> (p, at, cos, sin)
+              a = com.microsoft.MultiHeadAttention <num_heads = 3> (s, t, r)""" + END, HEADS),
+    attention("standard rotation", PLAIN + ", float[9,2] cos, float[9,2] sin, int64[2,4] at",
+              THREE + """s = RotaryEmbedding <num_heads = 3> (q, cos, sin, at)
+              t = RotaryEmbedding <num_heads = 3> (p, cos, sin, at)
+              a = Attention <q_num_heads = 3, kv_num_heads = 3> (s, t, r)""" + END, HEADS, opset=23, ir=11),
+]
+WIDE = "shape = Constant <value = int64[4] {0, 0, -1, 4}> ()  "
+STANDARD = [
+    attention("standard", PLAIN, THREE + "a = Attention <q_num_heads = 3, kv_num_heads = 3> (q, p, r)" + END, HEADS,
+              opset=23, ir=11),
+    attention("standard, queries in groups, with a mask of heads",
+              "float[3,24] w, float[3,8] k, float[3,8] v, float[24,2] o, float[2,6,4,4] m",
+              THREE + "a = Attention <q_num_heads = 6, kv_num_heads = 2> (q, p, r, m)" + END, {"w:1": "2 exact"},
+              opset=23, ir=11),
+    attention("standard, heads on an axis", PLAIN, THREE + WIDE + """
+              q4 = Reshape(q, shape)  p4 = Reshape(p, shape)  r4 = Reshape(r, shape)
+              q5 = Transpose <perm = [0, 2, 1, 3]> (q4)  p5 = Transpose <perm = [0, 2, 1, 3]> (p4)
+              r5 = Transpose <perm = [0, 2, 1, 3]> (r4)  b = Attention(q5, p5, r5)
+              c = Transpose <perm = [0, 2, 1, 3]> (b)  flat = Constant <value = int64[3] {0, 0, -1}> ()
+              a = Reshape(c, flat)""" + END, HEADS, opset=23, ir=11),
+]
+
+
+@pytest.mark.parametrize("case", [*MULTI, *JOINED, *QUERIES, *ROTARY, *STANDARD], ids=lambda c: c.name)
+def test_heads(case: Quantised) -> None:
+    check(case)
+
+
+def test_caches_from_outside_pin_heads() -> None:
+    text = f"""(float[2,4,3] x, float[2,3,5,4] c, float[2,3,5,4] d) => (float[2,4,2] y) <{PLAIN}>
+    {{ {THREE} a = com.microsoft.MultiHeadAttention <num_heads = 3> (q, p, r, , , , c, d) {END} }}"""
+    assert_groups(coupling_of(build(text, domains=["com.microsoft"])), {"w:1": "3 pinned: graph input"})
+
+
+def test_packed_queries_keys_and_values() -> None:
+    text = f"""(float[2,4,3] x) => (float[2,4,2] y) <float[3,36] w, float[12,2] o>
+    {{ q = MatMul(x, w)  shape = Constant <value = int64[5] {{0, 0, 3, 3, 4}}> ()  p = Reshape(q, shape)
+    a = com.microsoft.MultiHeadAttention <num_heads = 3> (p) {END} }}"""
+    assert_groups(coupling_of(build(text, domains=["com.microsoft"])), HEADS)
+
+
+def test_packed_decoders_are_pinned() -> None:
+    body = f"{THREE} a = com.microsoft.PackedAttention(q, p, r) {END}"
+    text = f"(float[2,4,3] x) => (float[2,4,2] y) <{PLAIN}> {{ {body} }}"
+    coupling = coupling_of(build(text, domains=["com.microsoft"]))
+    assert_groups(coupling, {"w:1": "12 pinned: not followed"})

@@ -1,0 +1,110 @@
+"""Reductions and searches along axes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.ops.case import Case, check
+
+SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+MIXING = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
+ALL = (*SUMS, *MIXING, "ReduceLogSum")
+BEHIND = {"ReduceLogSum": "p = Exp(h)"}  # a logarithm needs something positive
+
+IMAGE = "(float[N,3,4,4] x) => (float[N,2%s] y) <float[8,3,1,1] w, float[2,8%s] v"
+ROWS = "(float[N,3] x) => (float[N%s] y) <float[3,8] w"
+
+
+def _by_input(op: str, opset: int) -> bool:
+    return opset >= (13 if op == "ReduceSum" else 18)
+
+
+def _over_space(op: str, opset: int) -> Case:
+    """Channels pass a reduction over space."""
+    behind = BEHIND.get(op, "p = Identity(h)")
+    line = f"a = {op}(p, axes)" if _by_input(op, opset) else f"a = {op} <axes = [2, -1]> (p)"
+    return Case(f"{op} over space, opset {opset}", IMAGE % (",1,1", ",1,1") + (", int64[2] axes>" if "axes)" in line else ">")
+                + f"{{ h = Conv(x, w)  {behind}  {line}  y = Conv(a, v) }}", {"w:0": "8 exact"}, opset,
+                constants={"axes": [2, -1]})
+
+
+def _over_space_flat(op: str) -> Case:
+    """The same without keeping the axes."""
+    behind = BEHIND.get(op, "p = Identity(h)")
+    return Case(f"{op} over space, axes dropped", f"""(float[N,3,4,4] x) => (float[N,2] y)
+        <float[8,3,1,1] w, float[8,2] v, int64[2] axes>
+        {{ h = Conv(x, w)  {behind}  a = {op} <keepdims = 0> (p, axes)  y = MatMul(a, v) }}""", {"w:0": "8 exact"},
+                constants={"axes": [3, 2]})
+
+
+def _over_channels(op: str, opset: int) -> Case:
+    """A reduction over the channels themselves."""
+    behind = BEHIND.get(op, "p = Identity(h)")
+    line = f"y = {op} <keepdims = 0> (p, axes)" if _by_input(op, opset) else f"y = {op} <axes = [-1], keepdims = 0> (p)"
+    grade = "8 exact" if op in SUMS else "8 mixing: mixes the axis"
+    return Case(f"{op} over channels, opset {opset}", ROWS % "" + (", int64[1] axes>" if "axes)" in line else ">")
+                + f"{{ h = MatMul(x, w)  {behind}  {line} }}", {"w:1": grade}, opset, constants={"axes": [-1]})
+
+
+def _zero_behind(op: str) -> Case:
+    """Reduced over space first, then summed over channels: exact where the reduction keeps zero."""
+    exact = op in (*SUMS, "ReduceMean", "ReduceMax", "ReduceMin")
+    behind = BEHIND.get(op, "p = Identity(h)")
+    return Case(f"{op} over space, then summed", f"""(float[N,3,4,4] x) => (float[N] y)
+        <float[8,3,1,1] w, int64[2] axes, int64[1] one>
+        {{ h = Conv(x, w)  {behind}  a = {op} <keepdims = 0> (p, axes)  y = ReduceSum <keepdims = 0> (a, one) }}""",
+                {"w:0": "8 exact" if exact else "8 mixing: sums over the axis"}, constants={"axes": [3, 2], "one": 1})
+
+
+CASES = [
+    *(_over_space(op, opset) for op in ALL for opset in (11, 13, 18)),
+    *(_over_space_flat(op) for op in ALL),
+    *(_over_channels(op, opset) for op in ALL for opset in (11, 13, 18)),
+    *(_zero_behind(op) for op in ALL),
+    Case("everything is summed", """(float[N,3] x) => (float y) <float[3,8] w>
+        { h = MatMul(x, w)  y = ReduceSum <keepdims = 0> (h) }""", {"w:1": "8 exact"}),
+    Case("no axes and nothing to do", """(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8,2] v>
+        { h = MatMul(x, w)  a = ReduceSum <noop_with_empty_axes = 1> (h)  y = MatMul(a, v) }""", {"w:1": "8 exact"}),
+    Case("a sum over what is not zero", """(float[N,3] x) => (float[N] y) <float[3,8] w, int64[1] one>
+        { h = MatMul(x, w)  s = Softplus(h)  y = ReduceSum <keepdims = 0> (s, one) }""",
+         {"w:1": "8 mixing: sums over the axis"}, constants={"one": 1}),
+    Case("axes that only the run tells", """(float[N,3] x, int64[1] axes) => (float[N,1] y) <float[3,8] w>
+        { h = MatMul(x, w)  y = ReduceSum(h, axes) }""", {"w:1": "8 pinned: takes its axes from the run"},
+         feeds={"axes": [1]}),
+    *(Case(f"{op} over channels", f"""(float[N,3] x) => (int64[N] y) <float[3,8] w>
+        {{ h = MatMul(x, w)  y = {op} <axis = 1, keepdims = 0> (h) }}""",
+           {"w:1": "8 pinned: returns positions along it"}) for op in ("ArgMax", "ArgMin")),
+    *(Case(f"{op} over space lets channels pass", f"""(float[N,3,4,4] x) => (float[N,2] y)
+        <float[8,3,1,1] w, float[8,2] v, int64[1] axes> {{ h = Conv(x, w)  i = {op} <axis = 2, keepdims = 0> (h)
+          f = Cast <to = 1> (i)  a = ReduceMean <keepdims = 0> (f, axes)  y = MatMul(a, v) }}""", {"w:0": "8 exact"},
+           constants={"axes": 2}) for op in ("ArgMax", "ArgMin")),
+    Case("TopK over channels", """(float[N,3] x) => (float[N,4] y) <float[3,8] w, int64[1] k>
+        { h = MatMul(x, w)  y, i = TopK <axis = 1> (h, k) }""", {"w:1": "8 pinned: returns positions along it"},
+         constants={"k": 4}),
+    Case("TopK over space lets channels pass", """(float[N,3,4,4] x) => (float[N,2,4,2] y)
+        <float[8,3,1,1] w, float[2,8,1,1] v, int64[1] k>
+        { h = Conv(x, w)  a, i = TopK(h, k)  y = Conv(a, v) }""", {"w:0": "8 exact"}, constants={"k": 2}),
+    Case("CumSum over channels that are zero once masked", """(float[N,3] x) => (float[N,2] y)
+        <float[3,8] w, float[8,2] v, int64 one> { h = MatMul(x, w)  a = CumSum(h, one)  y = MatMul(a, v) }""",
+         {"w:1": "8 exact"}, constants={"one": 1}),
+    Case("CumSum backwards and shifted", """(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8,2] v, int64 one>
+        { h = MatMul(x, w)  a = CumSum <reverse = 1, exclusive = 1> (h, one)  y = MatMul(a, v) }""",
+         {"w:1": "8 exact"}, constants={"one": -1}),
+    Case("CumSum over channels that are not", """(float[N,3] x) => (float[N,2] y)
+        <float[3,8] w, float[8,2] v, int64 one> { h = MatMul(x, w)  s = Exp(h)  a = CumSum(s, one)  y = MatMul(a, v) }""",
+         {"w:1": "8 mixing: sums over the axis"}, constants={"one": 1}),
+    Case("what a CumSum leaves behind is not zero", """(float[N,3] x) => (float[N] y) <float[3,8] w, int64 one,
+        int64[1] axes> { h = MatMul(x, w)  a = CumSum(h, one)  y = ReduceSum <keepdims = 0> (a, axes) }""",
+         {"w:1": "8 mixing: sums over the axis"}, constants={"one": 1, "axes": 1}),
+    Case("CumSum over space lets channels pass", """(float[N,3,4,4] x) => (float[N,2,4,4] y)
+        <float[8,3,1,1] w, float[2,8,1,1] v, int64 two> { h = Conv(x, w)  a = CumSum(h, two)  y = Conv(a, v) }""",
+         {"w:0": "8 exact"}, constants={"two": 2}),
+    Case("CumSum along an axis that only the run tells", """(float[N,3] x, int64 axis) => (float[N,2] y)
+        <float[3,8] w, float[8,2] v> { h = MatMul(x, w)  a = CumSum(h, axis)  y = MatMul(a, v) }""",
+         {"w:1": "8 pinned: takes its axis from the run"}, feeds={"axis": 0}),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_removal_equals_masking(case: Case) -> None:
+    check(case)
