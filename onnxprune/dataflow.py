@@ -78,6 +78,21 @@ def _divide(x: Any, y: Any) -> Any:
     return int(x / y) if (x < 0) != (y < 0) else x // y
 
 
+def _mod(node: Node, a: Data, b: Data) -> list[Data]:
+    def remainder(x: Any, y: Any) -> Any:
+        if y == 0:
+            return Free()
+        return type(x)(math.fmod(x, y)) if node.attribute("fmod", 0) else x % y
+
+    return _binary(remainder)(node, a, b)
+
+
+def _flatten(node: Node, a: Data) -> list[Data]:
+    axis = node.attribute("axis", 1)
+    rows = math.prod(a.shape[:axis + a.ndim if axis < 0 else axis])
+    return [a.reshape(rows, a.size // rows if rows else 0)]
+
+
 def _integers(a: Data) -> list[int]:
     if not known(a):
         raise ValueError("free entries where numbers are needed")
@@ -137,6 +152,8 @@ def _slice(node: Node, a: Data, *extra: Data | None) -> list[Data]:
 def _reduce(f: Callable[[list[Any]], Any]) -> Callable[..., list[Data]]:
     def run(node: Node, a: Data, *extra: Data | None) -> list[Data]:
         axes = _axes(node, extra)
+        if not axes and node.attribute("noop_with_empty_axes", 0):
+            return [a]
         axes = list(range(a.ndim)) if not axes else [x % a.ndim for x in axes]
         keep = [i for i in range(a.ndim) if i not in axes]
         rows = a.transpose(keep + axes).reshape([a.shape[i] for i in keep] + [-1])
@@ -199,7 +216,8 @@ def _split(node: Node, a: Data, *extra: Data | None) -> list[Data]:
     axis, count = node.attribute("axis", 0), len(node.outputs)
     sizes = _integers(extra[0]) if extra and extra[0] is not None else node.attribute("split")
     if sizes is None:
-        return np.array_split(a, count, axis)
+        chunk = -(-a.shape[axis] // count)  # the last part is smaller where it does not come out even
+        return np.split(a, [chunk * i for i in range(1, count)], axis)
     return np.split(a, np.cumsum(sizes)[:-1].tolist(), axis)
 
 
@@ -224,7 +242,7 @@ OPERATORS: dict[str, Callable[..., list[Data]]] = {
     "Identity": _identity, "Cast": _cast, "Dropout": _identity, "Clip": _clip, "Relu": _unary(lambda x: max(x, 0)),
     "Add": _binary(lambda x, y: x + y, 0), "Sub": _binary(lambda x, y: x - y, 0),
     "Mul": _binary(lambda x, y: x * y, 1), "Div": _binary(_divide, 1),
-    "Mod": _binary(lambda x, y: x % y if y else Free()), "Min": _binary(min), "Max": _binary(max),
+    "Mod": _mod, "Min": _binary(min), "Max": _binary(max),
     "Equal": _binary(lambda x, y: x == y), "Greater": _binary(lambda x, y: x > y),
     "Less": _binary(lambda x, y: x < y), "And": _binary(lambda x, y: bool(x and y)),
     "Or": _binary(lambda x, y: bool(x or y)), "Not": _unary(lambda x: not x),
@@ -232,12 +250,22 @@ OPERATORS: dict[str, Callable[..., list[Data]]] = {
     "Ceil": _unary(lambda x: float(math.ceil(x))), "Round": _unary(lambda x: float(round(x))),
     "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Slice": _slice, "Concat": _concat, "Gather": _gather,
     "Reshape": _reshape, "Expand": _expand, "Where": _where, "ConstantOfShape": _constant_of_shape,
-    "Range": _range, "Split": _split, "Flatten": lambda node, a: [a.reshape(1, -1) if node.attribute("axis", 1) == 0
-                                                                  else a.reshape(a.shape[0], -1)],
+    "Range": _range, "Split": _split, "Flatten": _flatten,
     "Transpose": lambda node, a: [a.transpose(node.attribute("perm"))],
     "ReduceProd": _reduce(math.prod), "ReduceSum": _reduce(sum), "ReduceMax": _reduce(max), "ReduceMin": _reduce(min),
 }
 """What follows shapes; anything else uses a number as data."""
+
+
+def _to_single(entry: Any) -> Any:
+    """What the run will hold: it computes in single precision, and 10 * 0.7 is then 7."""
+    if not isinstance(entry, float):
+        return entry
+    with np.errstate(over="ignore"):
+        return float(np.float32(entry))
+
+
+_single = np.frompyfunc(_to_single, 1, 1)
 
 
 def _shape_entries(node: Node, dims: Sequence[Dim] | None, lengths: Sequence[Dim] | None) -> Data | None:
@@ -317,6 +345,8 @@ def evaluate(graph: Graph, lengths: Callable[[Value], Sequence[Dim] | None] | No
             continue
         for out, result in zip(node.outputs, results, strict=False):
             entries = np.asarray(result, dtype=object)  # numpy unwraps a scalar
+            if out is not None and out.elem_type != TensorProto.DOUBLE:
+                entries = np.asarray(_single(entries), dtype=object)
             if out is not None and entries.size <= MAX_ENTRIES:
                 data[out] = entries
     return data

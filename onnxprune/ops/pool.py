@@ -7,7 +7,17 @@ from onnxprune.ops.registry import rule
 from onnxprune.ties import NewShape, Op
 
 
-@rule("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+@rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def global_pool(op: Op) -> None:
+    """Averages (or the like) over all of space, each channel alone: space mixes."""
+    x, out = op.input(0), op.output()
+    for i in (0, 1):
+        op.tie(x.axis(i), out.axis(i), zero=True)
+    for axis in x.axes()[2:]:
+        op.mix(axis)
+
+
+@rule("MaxPool", "AveragePool", "LpPool")
 def pool(op: Op) -> None:
     """Windows over space, each channel alone."""
     x = op.input(0)

@@ -61,7 +61,7 @@ def whole_because(coupling: Coupling) -> list[str]:
         for reason in group.reasons:
             counts[reason] = counts.get(reason, 0) + group.units
     if any(not g.reasons for g in coupling.groups):
-        return ["the ratio takes no whole unit of any group that may be pruned"]
+        return ["what was asked for takes no whole unit of any group that is left open"]
     return sorted(counts, key=lambda r: -counts[r])[:5] or ["no weight has an axis that could be pruned"]
 
 

@@ -1,0 +1,162 @@
+"""Parameters, MACs and bytes as functions of how many units of each group go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from onnxprune.coupling import WEIGHT_TYPES, Coupling, Group
+from onnxprune.graph import Axis, Node, Value
+
+Removed = NDArray[np.int64]
+"""Removed units of each group; shape (groups,)."""
+
+
+class CostModel:
+    """A sum of terms, each a constant times the lengths of some axes.
+
+    Args:
+        coupling: The analysed graph.
+        groups: The groups that may shrink.
+        terms: (factor, axes) of each term; axes without static length count by their place in the factor.
+        fixed: What is there whatever goes.
+    """
+
+    def __init__(self, coupling: Coupling, groups: Sequence[Group], terms: Sequence[tuple[float, Sequence[Axis]]],
+                 fixed: float = 0.0) -> None:
+        owned = _owned(coupling, groups)
+        self._fixed = fixed
+        self._groups = len(groups)
+        rows: list[tuple[float, list[int]]] = []
+        classes: dict[int, int] = {}
+        for factor, axes in terms:
+            shrinking = []
+            for axis in axes:
+                c = int(coupling.classes.of[axis.id])
+                if c in owned:
+                    shrinking.append(classes.setdefault(c, len(classes)))
+                else:
+                    factor *= axis.length or 1
+            if shrinking:
+                rows.append((factor, shrinking))
+            else:
+                self._fixed += factor
+        width = max((len(r) for _, r in rows), default=1)
+        self._lengths = np.ones(len(classes) + 1)  # the last one pads
+        self._slopes = np.zeros((len(classes) + 1, len(groups)))
+        for c, i in classes.items():
+            self._lengths[i] = coupling.classes.length[c]
+            for g, k in owned[c].items():
+                self._slopes[i, g] = k
+        self._factors = np.array([f for f, _ in rows])
+        self._axes = np.array([r + [len(classes)] * (width - len(r)) for _, r in rows], dtype=np.int64).reshape(-1, width)
+        self._rows_of = [np.flatnonzero((self._slopes[self._axes, g] > 0).any(axis=1)) for g in range(len(groups))]
+
+    def left(self, removed: Removed) -> float:
+        """The cost once so many units of each group are gone."""
+        return self._fixed + float(self._sum(removed, slice(None)))
+
+    def saving(self, removed: Removed, group: int, more: int) -> float:
+        """How much less it costs when `more` units of one group go as well."""
+        rows = self._rows_of[group]
+        further = removed.copy()
+        further[group] += more
+        return float(self._sum(removed, rows) - self._sum(further, rows))
+
+    def _sum(self, removed: Removed, rows: NDArray[np.int64] | slice) -> float:
+        if not len(self._factors):
+            return 0.0
+        lengths = self._lengths - self._slopes @ removed
+        return float((self._factors[rows] * lengths[self._axes[rows]].prod(axis=1)).sum())
+
+
+def _owned(coupling: Coupling, groups: Sequence[Group]) -> dict[int, dict[int, int]]:
+    """Class -> group -> how many of its indices each unit owns."""
+    group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
+    for i, group in enumerate(groups):
+        group_of[group.channels] = i
+    owner = group_of[coupling.channel]
+    classes = coupling.classes
+    sizes = np.maximum(classes.length, 0)
+    class_of = np.repeat(np.arange(len(sizes)), sizes)
+    hit = owner >= 0
+    pairs, counts = np.unique(np.stack([class_of[hit], owner[hit]]), axis=1, return_counts=True)
+    found: dict[int, dict[int, int]] = {}
+    for c, g, n in zip(*pairs.tolist(), counts.tolist(), strict=True):
+        found.setdefault(c, {})[g] = n // groups[g].units
+    return found
+
+
+def parameters(coupling: Coupling, groups: Sequence[Group]) -> CostModel:
+    """Elements of weight constants with more than one element."""
+    terms = [(1.0, v.axes()) for v in _stored(coupling) if v.elem_type in WEIGHT_TYPES and _size(v) > 1]
+    return CostModel(coupling, groups, terms)
+
+
+def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> CostModel:
+    """Bytes of the saved model: `total` now, of which the weights shrink."""
+    terms = [(_width(v), v.axes()) for v in _stored(coupling)]
+    return CostModel(coupling, groups, terms, total - sum(_width(v) * _size(v) for v in _stored(coupling)))
+
+
+def _stored(coupling: Coupling) -> list[Value]:
+    return list({v.key: v for v in reversed(list(coupling.graph.constants()))}.values())
+
+
+def _size(value: Value) -> int:
+    return math.prod(d for d in value.shape or [] if isinstance(d, int))
+
+
+def _width(value: Value) -> float:
+    if value.elem_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
+        return 0.5
+    try:
+        return float(helper.tensor_dtype_to_np_dtype(value.elem_type).itemsize)
+    except KeyError:
+        return 1.0
+
+
+_PRODUCTS = {"Gemm", "MatMul", "FusedMatMul", "FusedGemm", "MatMulInteger", "QLinearMatMul", "QGemm"}
+
+
+def macs(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]) -> CostModel:
+    """Multiply-accumulates, counted as `cost.macs_from_shapes` does.
+
+    Args:
+        coupling: The analysed graph.
+        groups: The groups that may shrink.
+        shapes: Concrete shapes of the main graph's values before pruning, for axes without static length.
+    """
+    terms = []
+    for node in coupling.graph.main.nodes:
+        axes = _mac_axes(node)
+        if axes is not None:
+            free = math.prod(shapes[a.value.name][a.position] for a in axes
+                             if a.length is None and a.value.name in shapes)
+            terms.append((float(free), axes))
+    return CostModel(coupling, groups, terms)
+
+
+def _mac_axes(node: Node) -> list[Axis] | None:
+    """Axes whose lengths multiply to the node's multiply-accumulates."""
+    values = node.inputs
+    out = node.outputs[0] if node.outputs else None
+    if out is None or any(v is None for v in values[:2]) or len(values) < 2:
+        return None
+    x, w = values[0], values[1]
+    assert x is not None and w is not None
+    if node.op_type in ("Conv", "FusedConv", "ConvInteger", "DeformConv", "NhwcFusedConv"):
+        return out.axes() + w.axes()[1:]
+    if node.op_type == "QLinearConv" and values[3] is not None:
+        return out.axes() + values[3].axes()[1:]
+    if node.op_type == "ConvTranspose":
+        return x.axes() + w.axes()[1:]
+    if node.op_type in _PRODUCTS:
+        return out.axes() + [x.axis(-2 if node.attribute("transA", 0) and len(x.shape or []) > 1 else -1)]
+    if node.op_type in ("LSTM", "GRU", "RNN") and values[2] is not None:
+        return x.axes()[:2] + w.axes()
+    return None
