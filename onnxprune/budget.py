@@ -82,8 +82,5 @@ def _saving(targets: Sequence[Target], removed: NDArray[np.int64], group: int, m
 
 def _steps(curve: Curve, units: int, limits: Limits) -> list[int]:
     """Counts of removed units at which a group may stop: multiples of the rounding."""
-    allowed = sorted({units - limits.kept(units, k) for k in range(len(curve))} & set(range(len(curve))) | {0})
-    return allowed
+    return sorted({units - limits.kept(units, k) for k in range(len(curve))} & set(range(len(curve))) | {0})
 
-
-__all__ = ["Allocation", "Curve", "Target", "allocate"]

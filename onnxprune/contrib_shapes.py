@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from onnx import TensorProto
+
 from onnxprune.graph import Dim, Node
 
 Shape = list[Dim] | None
@@ -34,6 +36,8 @@ def outputs(node: Node) -> list[Shape]:
 def elem_type(node: Node) -> int | None:
     """Element type of the outputs where it is not that of the first input."""
     source = _TYPED_BY.get(node.op_type) if node.domain == _MS else None
+    if node.op_type in ("Scaler", "Normalizer"):
+        return TensorProto.FLOAT
     if node.op_type == "QGemm":
         source = 8 if len(node.inputs) > 8 and node.inputs[8] is not None else 1
     value = node.inputs[source] if source is not None and source < len(node.inputs) else None
@@ -227,6 +231,7 @@ _TABLE: dict[tuple[str, str], _Function] = {
     **{(_MS, name): _normalised for name in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
                                             "LayerNormalization", "SimplifiedLayerNormalization")},
     ("", "SimplifiedLayerNormalization"): _normalised,
+    **{("ai.onnx.ml", name): _like_first for name in ("Scaler", "Normalizer", "Imputer", "Binarizer")},
     ("", "GroupNormalization"): _like_first,  # a function whose body onnx cannot follow
     **{(_MS, name): _broadcast(0, 3) for name in ("QLinearAdd", "QLinearMul")},
     (_MS, "QLinearWhere"): _broadcast(0, 1, 4),

@@ -53,7 +53,8 @@ class CostModel:
             for g, k in owned[c].items():
                 self._slopes[i, g] = k
         self._factors = np.array([f for f, _ in rows])
-        self._axes = np.array([r + [len(classes)] * (width - len(r)) for _, r in rows], dtype=np.int64).reshape(-1, width)
+        padded = [r + [len(classes)] * (width - len(r)) for _, r in rows]
+        self._axes = np.array(padded, dtype=np.int64).reshape(-1, width)
         self._rows_of = [np.flatnonzero((self._slopes[self._axes, g] > 0).any(axis=1)) for g in range(len(groups))]
 
     def left(self, removed: Removed) -> float:
@@ -156,7 +157,7 @@ def _mac_axes(node: Node) -> list[Axis] | None:
     if node.op_type == "ConvTranspose":
         return x.axes() + w.axes()[1:]
     if node.op_type in _PRODUCTS:
-        return out.axes() + [x.axis(-2 if node.attribute("transA", 0) and len(x.shape or []) > 1 else -1)]
+        return [*out.axes(), x.axis(-2 if node.attribute("transA", 0) and len(x.shape or []) > 1 else -1)]
     if node.op_type in ("LSTM", "GRU", "RNN") and values[2] is not None:
         return x.axes()[:2] + w.axes()
     return None

@@ -74,6 +74,7 @@ class Group:
 
     @property
     def units(self) -> int:
+        """How many channels compete."""
         return len(self.channels)
 
 
@@ -289,7 +290,7 @@ def _statements(item: Zero | Choice) -> list[Zero]:
 
 
 def _groups(coupling: Coupling) -> list[Group]:
-    classes, channel = coupling.classes, coupling.channel
+    classes = coupling.classes
     weights = _weights_by_class(coupling)
     sizes = np.maximum(classes.length, 0)
     class_of_element = np.repeat(np.arange(len(sizes)), sizes)

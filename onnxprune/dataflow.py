@@ -273,9 +273,10 @@ def _shape_entries(node: Node, dims: Sequence[Dim] | None, lengths: Sequence[Dim
         return None
     source = node.inputs[0]
     key = source.key if source is not None else ""
-    entries = [n if isinstance(n, int) else Free(n or f"{key}[{i}]") for i, n in enumerate(lengths)]
     if node.op_type == "Size":
-        return np.array(math.prod(entries) if all(isinstance(e, int) for e in entries) else Free(), dtype=object)
+        numbers = [n for n in lengths if isinstance(n, int)]
+        return np.array(math.prod(numbers) if len(numbers) == len(lengths) else Free(), dtype=object)
+    entries = [n if isinstance(n, int) else Free(n or f"{key}[{i}]") for i, n in enumerate(lengths)]
     start, end = node.attribute("start", 0), node.attribute("end")
     out = np.empty(len(entries), dtype=object)
     out[:] = entries

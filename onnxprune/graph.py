@@ -71,6 +71,7 @@ class Value:
 
     @property
     def rank(self) -> int | None:
+        """Number of axes, None where it is unknown."""
         return None if self.shape is None else len(self.shape)
 
     def axis(self, position: int) -> Axis:
@@ -96,10 +97,12 @@ class Node:
 
     @property
     def op_type(self) -> str:
+        """Name of the operator."""
         return self.proto.op_type
 
     @property
     def domain(self) -> str:
+        """Domain of the operator, "" for the standard one."""
         return "" if self.proto.domain == "ai.onnx" else self.proto.domain
 
     @property

@@ -1,245 +1,41 @@
-"""Product layers as linear maps: what each reads, row by row, times one matrix, plus one vector, is what it makes.
+"""Finds the product layers of a graph: convolutions and matrix products of an activation with a constant.
 
-    target[g, n] = patch[g, n] @ matrix[g].T + vector[g]        for every group g and every place n of the output
+Covered are Conv and ConvTranspose of any rank, grouped, strided, padded and dilated; Gemm; MatMul with a constant
+matrix on either side; each with its own bias or that of an Add behind it. No `Product` is made of
 
-Convolutions (1-D, 2-D, 3-D; grouped, strided, padded, dilated, transposed), Gemm, and MatMul with a constant matrix
-on either side. A transposed convolution is read from its output too: one place of it sees each kernel position at
-most once, and zero where the stride leaves a hole.
-
-Left out, so that no `Product` is made of them: weights that are computed by more than Identity, Transpose and Cast
-(quantised ones, say) or have another rank, products of two activations, Gemm with a constant first factor or with a C
-that varies along the rows, biases computed at run time, transposed convolutions whose padding follows from an output
-size and cannot be halved evenly (versions of the standard disagree which side gets more), bodies of control flow.
+- weights that are computed by more than Identity, Transpose and Cast (quantised ones, say), or of another rank;
+- products of two activations, and Gemm with a constant first factor;
+- biases computed at run time, and a Gemm's C that varies along the rows;
+- transposed convolutions whose padding follows from the size of the output and is not known to halve evenly: versions
+  of the standard disagree which side gets more;
+- bodies of control flow, fused and other operators outside the standard domain.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.graph import Graph, Node, Value
+from onnxprune.linear_maps import Kind, Positions, Product, padded_by_output
 
-Floats = NDArray[np.float32]
-Index = NDArray[np.int64]
-Kind = Literal["conv", "conv_transpose", "gemm", "matmul"]
+__all__ = ["Positions", "Product", "matched", "products"]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
-@dataclass(frozen=True)
-class Positions:
-    """Places of an output: indices into all its axes but the feature axis.
-
-    Attributes:
-        rows: Flat places in C order, ascending; shape (n,).
-        shape: Lengths of the axes that they count over.
-    """
-
-    rows: Index
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """One product layer. Sizes are read from the protos and arrays at hand, so it stays right while these change.
-
-    Attributes:
-        node: The product itself.
-        kind: What it is.
-        x: The activation that it reads.
-        x_axis: Feature axis of `x`, negative where it counts from the end.
-        weight: The constant that is stored.
-        order: Permutation of the stored weight's axes before the product reads it.
-        turned: Whether the product reads a matrix of shape (in, out), not (out, in).
-        bias: The constant that holds what is added to each output feature, None if there is none.
-        output: What holds the product with its bias: the node's own output, or that of an Add behind it.
-        out_axis: Feature axis of `output`, negative where it counts from the end.
-        alpha: Factor of the product.
-        beta: Factor of the bias.
-        weight_shared: Whether anything else reads the stored weight.
-        bias_shared: Whether anything else reads the stored bias.
-    """
-
-    node: Node
-    kind: Kind
-    x: Value
-    x_axis: int
-    weight: Value
-    order: tuple[int, ...]
-    turned: bool
-    bias: Value | None
-    output: Value
-    out_axis: int
-    alpha: float = 1.0
-    beta: float = 1.0
-    weight_shared: bool = False
-    bias_shared: bool = False
-
-    @property
-    def name(self) -> str:
-        """Name of the node's output, by which the same layer is found in another version of the model."""
-        return str(self.node.proto.output[0])
-
-    @property
-    def groups(self) -> int:
-        """Blocks that the product falls into."""
-        return int(self.node.attribute("group", 1))
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Shape of the weight as the product reads it."""
-        stored = self.weight.tensor.dims if self.weight.tensor is not None else self.weight.shape or []
-        return tuple(int(stored[i]) for i in self.order)  # type: ignore[arg-type]
-
-    @property
-    def features(self) -> tuple[int, int]:
-        """Input and output features, over all groups."""
-        dims = self.dims
-        if self.kind == "conv":
-            return dims[1] * self.groups, dims[0]
-        if self.kind == "conv_transpose":
-            return dims[0], dims[1] * self.groups
-        return (dims[0], dims[1]) if self.turned else (dims[1], dims[0])
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        """Lengths of the kernel; () for matrices."""
-        return self.dims[2:]
-
-    def matrix(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A stored weight as matrices of shape (groups, out, columns).
-
-        Columns are (input feature within the group, kernel position) in C order.
-        """
-        w, groups = array.transpose(self.order), self.groups
-        if self.kind == "conv":
-            return w.reshape(groups, w.shape[0] // groups, -1)
-        if self.kind == "conv_transpose":
-            parts = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1).swapaxes(1, 2)
-            return parts.reshape(groups, w.shape[1], -1)
-        m = w.T if self.turned else w
-        return (m if self.alpha == 1 else m * m.dtype.type(self.alpha))[None]
-
-    def unmatrix(self, m: NDArray[Any], array_shape: Sequence[int]) -> NDArray[Any]:
-        """The stored weight, of shape `array_shape`, that has these matrices."""
-        shape = [array_shape[i] for i in self.order]
-        if self.kind == "conv":
-            w = m.reshape(shape)
-        elif self.kind == "conv_transpose":
-            w = m.reshape(self.groups, shape[1], shape[0] // self.groups, -1).swapaxes(1, 2).reshape(shape)
-        else:
-            w = m[0] if self.alpha == 1 else m[0] / m.dtype.type(self.alpha)
-            w = w.T if self.turned else w
-        return w.transpose(np.argsort(self.order))
-
-    def vector(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A stored bias as vectors of shape (groups, out); a single number counts for every feature."""
-        flat = np.broadcast_to(array.reshape(-1), (self.features[1],))
-        return (flat if self.beta == 1 else flat * flat.dtype.type(self.beta)).reshape(self.groups, -1)
-
-    def unvector(self, v: NDArray[Any], array_shape: Sequence[int]) -> NDArray[Any]:
-        """The stored bias that has these vectors: of shape `array_shape`, stretched where that was one number."""
-        flat = v.reshape(-1) if self.beta == 1 else v.reshape(-1) / v.dtype.type(self.beta)
-        if math.prod(array_shape) == flat.size:
-            return flat.reshape(tuple(array_shape))
-        return flat.reshape((*[1] * (len(array_shape) - 1 - self._behind), -1, *[1] * self._behind))
-
-    def columns_of_inputs(self, indices: Iterable[int]) -> tuple[Index, Index]:
-        """Where input features stand in the matrices.
-
-        Returns:
-            The group of each, shape (m,), and its columns within that group, shape (m, kernel positions).
-        """
-        group, place = np.divmod(np.asarray(list(indices), dtype=np.int64), self.features[0] // self.groups)
-        positions = math.prod(self.kernel)
-        return group, place[:, None] * positions + np.arange(positions)
-
-    def draw(self, out_shape: Sequence[int], rng: np.random.Generator, limit: int) -> Positions:
-        """Random places of an output of this shape, each once, at most `limit`."""
-        shape = list(out_shape)
-        del shape[self.out_axis]
-        count = math.prod(shape)
-        rows = np.arange(count) if count <= limit else np.sort(rng.choice(count, limit, replace=False, shuffle=False))
-        return Positions(rows.astype(np.int64, copy=False), tuple(shape))
-
-    def patches(self, x: NDArray[Any], positions: Positions) -> Floats:
-        """What the product reads to make the output at these places; shape (groups, n, columns).
-
-        Args:
-            x: Values of `x`, whole.
-            positions: Places of the output that belongs to it.
-        """
-        if self.kind in ("gemm", "matmul"):
-            return _rows(x, self.x_axis, positions)[None]
-        groups = self.groups
-        sample, *places = np.unravel_index(positions.rows, positions.shape)
-        inside = np.ones((len(sample), 1), dtype=bool)
-        flat = np.zeros((len(sample), 1), dtype=np.int64)
-        for axis, place in enumerate(places):
-            length = x.shape[axis + 2]
-            at, hits = self._reach(axis, place, length, positions.shape[axis + 1])
-            flat = (flat[:, :, None] * length + np.clip(at, 0, length - 1)[:, None]).reshape(len(sample), -1)
-            inside = (inside[:, :, None] & hits[:, None]).reshape(len(sample), -1)
-        found = x.reshape(*x.shape[:2], -1)[sample[:, None], :, flat]  # (n, kernel positions, channels)
-        found[~inside] = 0
-        split = found.reshape(len(sample), flat.shape[1], groups, -1).transpose(2, 0, 3, 1)
-        return np.ascontiguousarray(split, dtype=np.float32).reshape(groups, len(sample), -1)
-
-    def targets(self, y: NDArray[Any], positions: Positions) -> Floats:
-        """What stands at these places of the output; shape (groups, n, out).
-
-        Args:
-            y: Values of `output`, whole.
-            positions: Which places.
-        """
-        found = _rows(y, self.out_axis, positions)
-        return np.ascontiguousarray(found.reshape(len(found), self.groups, -1).swapaxes(0, 1))
-
-    @property
-    def _behind(self) -> int:
-        """Axes of the output behind its feature axis."""
-        return len(self.kernel) if self.kernel else -1 - self.out_axis if self.out_axis < 0 else 0
-
-    def _reach(self, axis: int, place: Index, length: int, out: int) -> tuple[Index, NDArray[np.bool_]]:
-        """Input places that output places see through each kernel position, along one axis of space.
-
-        Args:
-            axis: Which axis of space.
-            place: Output places, shape (n,).
-            length: Length of the input there.
-            out: Length of the output there.
-
-        Returns:
-            Input places, and whether they are within the input; shape (n, kernel positions).
-        """
-        stride, dilation = (int((self.node.attribute(a) or {axis: 1})[axis]) for a in ("strides", "dilations"))
-        offsets = np.arange(self.kernel[axis]) * dilation
-        span, pads = (self.kernel[axis] - 1) * dilation + 1, self.node.attribute("pads")
-        fit = self.node.attribute("auto_pad", "NOTSET")
-        if self.kind == "conv_transpose":
-            start = int(pads[axis]) if pads and fit == "NOTSET" else 0
-            if _from_output_size(self.node):
-                extra = int((self.node.attribute("output_padding") or {axis: 0})[axis])
-                start = max(stride * (length - 1) + extra + span - out, 0) // 2
-            at, hole = np.divmod(place[:, None] + start - offsets, stride)
-            return at, (hole == 0) & (at >= 0) & (at < length)
-        start = int(pads[axis]) if pads and fit == "NOTSET" else 0
-        if fit in ("SAME_UPPER", "SAME_LOWER"):
-            start = (max((out - 1) * stride + span - length, 0) + (fit == "SAME_LOWER")) // 2
-        at = place[:, None] * stride - start + offsets
-        return at, (at >= 0) & (at < length)
-
-
 def products(graph: Graph) -> list[Product]:
-    """The product layers of the main graph, in topological order; see the module for what is left out."""
+    """The product layers of the main graph, in topological order; see the module for what is left out.
+
+    Args:
+        graph: The graph; where shapes are inferred, MatMul with a vector on the right and more biases are understood.
+    """
     finder = _Finder(graph)
-    found = (finder.product(node) for node in graph.main.nodes if node.domain == "")
+    makers = {"Conv": finder.conv, "ConvTranspose": finder.conv, "Gemm": finder.gemm, "MatMul": finder.matmul}
+    found = (makers[n.op_type](n) for n in graph.main.nodes if n.domain == "" and n.op_type in makers)
     return [p for p in found if p is not None]
 
 
@@ -249,10 +45,145 @@ def matched(before: Iterable[Product], after: Iterable[Product]) -> list[tuple[P
     return [(p, others[p.name]) for p in before if p.name in others]
 
 
-def _rows(array: NDArray[Any], axis: int, positions: Positions) -> Floats:
-    """Features at these places; shape (n, features)."""
-    axis %= array.ndim
-    behind = math.prod(array.shape[axis + 1:])
-    block, place = np.divmod(positions.rows, max(behind, 1))
-    flat = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], behind)
-    return np.ascontiguousarray(flat[block, :, place], dtype=np.float32)
+@dataclass(frozen=True)
+class _Constant:
+    """A stored constant as a node reads it: axes permuted, and whether anything else reads it too."""
+
+    value: Value
+    order: tuple[int, ...]
+    shared: bool
+
+    @property
+    def dims(self) -> list[int]:
+        stored = self.value.tensor.dims if self.value.tensor is not None else []
+        return [stored[i] for i in self.order]
+
+    def only_along(self, behind: int, features: int) -> bool:
+        """Whether it broadcasts along an axis with `behind` axes behind it, and along no other."""
+        lengths = [1] * (behind + 1 - len(self.dims)) + self.dims
+        return all(n == 1 or (i == len(lengths) - 1 - behind and n == features) for i, n in enumerate(lengths))
+
+
+class _Finder:
+    def __init__(self, graph: Graph) -> None:
+        self._returned = {id(v) for scope in graph.scopes() for v in scope.outputs}
+        self._readers = Counter[str]()  # readers of one vector are values of their own
+        for value in graph.constants():
+            self._readers[value.key] += len(value.consumers) + (id(value) in self._returned)
+
+    def conv(self, node: Node) -> Product | None:
+        """Convolutions, plain and transposed."""
+        x, weight, out = _input(node, 0), self._constant(_input(node, 1)), _output(node)
+        transposed = node.op_type == "ConvTranspose"
+        if x is None or x.tensor is not None or weight is None or len(weight.dims) < 3 or out is None:
+            return None
+        if transposed and padded_by_output(node) and not _halves_evenly(node, x, weight.dims[2:]):
+            return None
+        features = weight.dims[1] * int(node.attribute("group", 1)) if transposed else weight.dims[0]
+        bias = self._constant(_input(node, 2))
+        if _input(node, 2) is None:
+            out, bias = self._added(out, len(weight.dims) - 2, features, len(weight.dims))
+        elif bias is None or bias.dims != [features]:
+            return None
+        kind: Kind = "conv_transpose" if transposed else "conv"
+        return _product(node, kind, (x, 1), weight, bias, (out, 1), turned=False)
+
+    def gemm(self, node: Node) -> Product | None:
+        """Gemm with a constant second factor."""
+        x, weight, out = _input(node, 0), self._constant(_input(node, 1)), _output(node)
+        alpha, beta = float(node.attribute("alpha", 1.0)), float(node.attribute("beta", 1.0))
+        if x is None or x.tensor is not None or weight is None or out is None or alpha == 0:
+            return None
+        turned = not node.attribute("transB", 0)
+        features = weight.dims[1 if turned else 0]
+        bias = self._constant(_input(node, 2))
+        if _input(node, 2) is None or beta == 0:
+            beta = 1.0
+            out, bias = self._added(out, 0, features, 2)
+        elif bias is None or not bias.only_along(0, features):
+            return None
+        x_axis = -2 if node.attribute("transA", 0) else -1
+        return _product(node, "gemm", (x, x_axis), weight, bias, (out, -1), turned=turned, alpha=alpha, beta=beta)
+
+    def matmul(self, node: Node) -> Product | None:
+        """MatMul with a constant matrix on one side."""
+        out, sides = _output(node), [_input(node, 0), _input(node, 1)]
+        constants = [self._constant(v) for v in sides]
+        if out is None or (constants[0] is None) == (constants[1] is None):
+            return None
+        right = constants[1] is not None
+        x, weight = (sides[0], constants[1]) if right else (sides[1], constants[0])
+        if x is None or weight is None or len(weight.dims) != 2:
+            return None
+        behind = 0 if right or x.rank == 1 else 1
+        least = x.rank if x.rank is not None else behind + 1  # axes that the output has for sure
+        out, bias = self._added(out, behind, weight.dims[1 if right else 0], least)
+        return _product(node, "matmul", (x, -1 - behind), weight, bias, (out, -1 - behind), turned=right)
+
+    def _added(self, out: Value, behind: int, features: int, rank: int) -> tuple[Value, _Constant | None]:
+        """The output of an Add of a constant per feature and that constant, if it is all that becomes of a value.
+
+        Args:
+            out: The value.
+            behind: Axes behind the feature axis.
+            features: Length of the feature axis.
+            rank: Axes that the value has for sure.
+        """
+        if len(out.consumers) == 1 and id(out) not in self._returned:
+            (add, i), = out.consumers
+            constant = self._constant(_input(add, 1 - i)) if add.op_type == "Add" and add.domain == "" else None
+            total = _output(add)
+            if (constant is not None and len(constant.dims) <= rank and constant.only_along(behind, features)
+                    and total is not None and add.scope is out.scope):
+                return total, constant
+        return out, None
+
+    def _constant(self, value: Value | None) -> _Constant | None:
+        """The stored floats that a value shows, through Identity, Transpose and Cast."""
+        perms: list[list[int] | None] = []
+        shared = False
+        while value is not None and value.tensor is None:
+            node = value.producer
+            if node is None or node.domain or node.op_type not in ("Identity", "Transpose", "Cast"):
+                return None
+            if node.op_type == "Cast" and node.attribute("to") not in _FLOATS:
+                return None
+            if node.op_type == "Transpose":
+                perms.append(node.attribute("perm"))
+            shared |= len(value.consumers) > 1 or id(value) in self._returned
+            value = _input(node, 0)
+        if value is None or value.tensor is None or value.tensor.data_type not in _FLOATS:
+            return None
+        order = list(range(len(value.tensor.dims)))
+        for perm in reversed(perms):
+            order = [order[i] for i in perm] if perm is not None else order[::-1]
+        return _Constant(value, tuple(order), shared or self._readers[value.key] > 1)
+
+
+def _input(node: Node, i: int) -> Value | None:
+    return node.inputs[i] if i < len(node.inputs) else None
+
+
+def _output(node: Node) -> Value | None:
+    return node.outputs[0] if node.outputs else None
+
+
+def _product(node: Node, kind: Kind, x: tuple[Value, int], weight: _Constant, bias: _Constant | None,
+             out: tuple[Value, int], *, turned: bool, alpha: float = 1.0, beta: float = 1.0) -> Product:
+    return Product(node, kind, *x, weight.value, weight.order, turned, None if bias is None else bias.value, *out,
+                   alpha, beta, weight.shared, bias is not None and bias.shared)
+
+
+def _halves_evenly(node: Node, x: Value, kernel: list[int]) -> bool:
+    """Whether the padding that an output size asks for is known to be even on every axis."""
+    for axis, length in enumerate(kernel):
+        stride, dilation, extra = (int((node.attribute(name) or [default] * len(kernel))[axis]) for name, default in
+                                   (("strides", 1), ("dilations", 1), ("output_padding", 0)))
+        size, wanted = (x.shape or [None] * 9)[axis + 2], node.attribute("output_shape")
+        natural = extra + (length - 1) * dilation + 1 - stride
+        if wanted and not isinstance(size, int):
+            return False
+        total = natural + stride * size - wanted[-len(kernel):][axis] if wanted and isinstance(size, int) else natural
+        if total > 0 and total % 2:
+            return False
+    return True

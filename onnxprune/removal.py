@@ -232,7 +232,8 @@ class _Patch:
                 continue
             dims = info.type.tensor_type.shape.dim
             for axis in value.axes():
-                if axis.position < len(dims) and self.lengths.changed(axis) and dims[axis.position].HasField("dim_value"):
+                stated = axis.position < len(dims) and dims[axis.position].HasField("dim_value")
+                if stated and self.lengths.changed(axis):
                     dims[axis.position].dim_value = self.lengths.length(axis) or 0
 
 

@@ -236,7 +236,8 @@ def _settle(graph: Graph, model: ModelProto, data: dict[Value, Data]) -> bool:
             if value is None or value.tensor is not None or value not in data or not known(data[value]):
                 continue
             name = f"{value.name}__known"
-            if value.elem_type not in _VALUE_KEPT | {TensorProto.FLOAT} or i >= len(twin.input) or twin.input[i] == name:
+            known_type = value.elem_type in _VALUE_KEPT or value.elem_type == TensorProto.FLOAT
+            if not known_type or i >= len(twin.input) or twin.input[i] == name:
                 continue
             if name not in named:
                 array = data[value].astype(onnx.helper.tensor_dtype_to_np_dtype(value.elem_type))
@@ -297,8 +298,8 @@ def _reshaped(shape: list[Dim] | None, entries: Sequence[object], allow_zero: bo
             out.append(_dims([e])[0])
     if shape is not None and -1 in entries:
         hole = entries.index(-1)
-        rest = [d for i, d in enumerate(out) if i != hole]
-        total = list(shape)
+        rest: list[Dim] = [d for i, d in enumerate(out) if i != hole]
+        total: list[Dim] = list(shape)
         for d in list(rest):
             if d is not None and not isinstance(d, int) and d in total:
                 rest.remove(d)

@@ -113,6 +113,7 @@ class Op:
 
     @property
     def type(self) -> str:
+        """Name of the operator."""
         return self.node.op_type
 
     @property
@@ -173,6 +174,7 @@ class Op:
         return [v for v in values if v is not None]
 
     def attr(self, name: str, default: Any = None) -> Any:
+        """Value of an attribute, strings decoded; `default` where it is absent."""
         return self.node.attribute(name, default)
 
     def numbers(self, index: int) -> list[Any] | None:

@@ -104,10 +104,10 @@ class Builder:
         return self.node("Squeeze", [once.name, self.constant(np.array([0]))], shape).name
 
     def images(self) -> list[Tensor]:
-        return [t for t in self.tensors if len(t.shape) == 4 and t.name not in {n for n in self._hidden()}]
+        return [t for t in self.tensors if len(t.shape) == 4 and t.name not in self._hidden()]
 
     def rows(self) -> list[Tensor]:
-        return [t for t in self.tensors if len(t.shape) == 3 and t.name not in {n for n in self._hidden()}]
+        return [t for t in self.tensors if len(t.shape) == 3 and t.name not in self._hidden()]
 
     def _hidden(self) -> set[str]:
         """Weights behind operators: not to be used as activations."""
@@ -418,7 +418,7 @@ def random_model(choose: Chooser, steps: int = 12) -> onnx.ModelProto:
         STEPS[choose.pick(names)](b)
     outputs = []
     for _ in range(choose.integer(1, 2)):
-        x = choose.pick([t for t in [*b.images(), *b.rows()][-6:]])
+        x = choose.pick([*b.images(), *b.rows()][-6:])
         if len(x.shape) == 4:
             n, c, h, w = x.shape
             flat = b.node("Flatten", [x.name], (n, c * h * w))
@@ -426,5 +426,4 @@ def random_model(choose: Chooser, steps: int = 12) -> onnx.ModelProto:
         else:
             n, s, d = x.shape
             outputs.append(b.node("MatMul", [x.name, b.weight(d, 3, fan_in=d)], (n, s, 3)))
-    model = b.model(outputs)
-    return model
+    return b.model(outputs)

@@ -12,8 +12,8 @@ import pytest
 from onnxprune import dataflow, shapes
 from onnxprune.dataflow import Data, Free
 from onnxprune.graph import Graph
-from tests.oracle import session
 from tests.ops.case import build
+from tests.oracle import session
 
 # operator on small constants: text, declared constants, what they hold, opset
 I4, I23, F4, B4 = "int64[4] a", "int64[2,3] a", "float[4] a", "bool[4] a"

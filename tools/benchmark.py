@@ -23,7 +23,7 @@ import onnxprune
 
 
 def bottlenecks() -> onnx.ModelProto:
-    """A residual network of bottleneck blocks in four stages (3, 4, 6 and 3 blocks, 64 to 512 wide), batch norms folded."""
+    """A residual network of bottleneck blocks in four stages, its normalisations folded into the convolutions."""
     rng = np.random.default_rng(0)
     nodes: list[onnx.NodeProto] = []
     weights: list[TensorProto] = []

@@ -4,7 +4,8 @@
 
 Every graph is drawn from a seed out of the supported operators, half of the units of every exact group are removed at
 random, and the result is compared in onnxruntime with the original whose removed slices are zero. A failing graph is
-drawn again with fewer steps until it no longer fails; the smallest is saved under --keep. Exit status 0 when none fails.
+drawn again with fewer steps until it no longer fails; the smallest is saved under --keep. Exit status 0 when none
+fails.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.oracle import assert_equivalent  # noqa: E402
-from tests.random_graphs import Seeded, random_model  # noqa: E402
-from tests.test_equivalence import feeds_of, finite  # noqa: E402
+from tests.oracle import assert_equivalent
+from tests.random_graphs import Seeded, random_model
+from tests.test_equivalence import feeds_of, finite
 
 
 def failure(seed: int, steps: int) -> tuple[str, int]:

@@ -78,14 +78,15 @@ def blocks(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
     Lengths that are not numbers are equal when they have the same name, or when they are the only one on either side
     and the numbers agree. Runs of numbers at the end agree whatever stands before them.
     """
-    a, b = _named(a, "a"), _named(b, "b")
-    loose = [x for x in a if isinstance(x, str) and x not in b], [x for x in b if isinstance(x, str) and x not in a]
-    if len(loose[0]) == len(loose[1]) == 1 and _product(a)[0] == _product(b)[0]:
-        b = [loose[0][0] if x == loose[1][0] else x for x in b]
-    cuts = _cuts(a, b)
+    left, right = _named(a, "a"), _named(b, "b")
+    loose = ([x for x in left if isinstance(x, str) and x not in right],
+             [x for x in right if isinstance(x, str) and x not in left])
+    if len(loose[0]) == len(loose[1]) == 1 and _product(left)[0] == _product(right)[0]:
+        right = [loose[0][0] if x == loose[1][0] else x for x in right]
+    cuts = _cuts(left, right)
     found = []
-    for (i0, j0), (i, j) in zip([(0, 0), *cuts], [*cuts, (len(a), len(b))], strict=True):
-        block = _long(a, i0, i), _long(b, j0, j)
+    for (i0, j0), (i, j) in zip([(0, 0), *cuts], [*cuts, (len(left), len(right))], strict=True):
+        block = _long(left, i0, i), _long(right, j0, j)
         if block != ([], []):
             found.append(block)
     return found
@@ -183,7 +184,8 @@ def _factors(before: list[Axis], after: list[Axis]) -> list[_Factor]:
 
 def _match(a: list[Axis], b: list[Axis]) -> tuple[list[tuple[int, Axis, int, Axis, int]], bool]:
     """Walks both lists; each step gives (factor, axis of a, its product so far, axis of b, its product so far)."""
-    steps, i, j, done_a, done_b = [], 0, 0, 1, 1
+    steps: list[tuple[int, Axis, int, Axis, int]] = []
+    i, j, done_a, done_b = 0, 0, 1, 1
     while i < len(a) and j < len(b):
         na, nb = a[i].length, b[j].length
         if na is None or nb is None:

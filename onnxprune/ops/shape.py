@@ -105,6 +105,8 @@ def slice_(op: Op) -> None:
     """Takes a window of some axes; bounds follow, steps tie what lies between them."""
     x, out = op.input(0), op.output()
     rank = len(x.shape or [])
+    axes: list[int] | None
+    steps: list[int] | None
     if op.opset < 10:
         starts, ends = op.attr("starts"), op.attr("ends")
         axes = op.attr("axes") or list(range(len(starts)))
@@ -114,13 +116,14 @@ def slice_(op: Op) -> None:
         axes = op.numbers(3) if op.has(3) else list(range(len(starts or [])))
         steps = op.numbers(4) if op.has(4) else [1] * len(axes or [])
     if axes is None or steps is None or starts is None or ends is None:
-        cut = set(range(rank)) if axes is None else {int(a) % rank for a in axes}
+        maybe = set(range(rank)) if axes is None else {int(a) % rank for a in axes}
         for axis in x.axes():
-            if axis.position in cut and not (axis.length is not None and axis.length == out.axis(axis.position).length):
+            target = out.axis(axis.position)
+            if axis.position in maybe and (axis.length is None or axis.length != target.length):
                 op.pin(axis, f"{op.node.label} takes its bounds from the run")
-                op.pin(out.axis(axis.position), f"{op.node.label} takes its bounds from the run")
+                op.pin(target, f"{op.node.label} takes its bounds from the run")
             else:
-                op.tie(axis, out.axis(axis.position), zero=True)
+                op.tie(axis, target, zero=True)
         return
     cut = {int(a) % rank: i for i, a in enumerate(axes)}
     windows: dict[int, tuple[range, Axis]] = {}

@@ -106,8 +106,8 @@ class _Weights:
         scale, zero, axis = self._quantised[value]
         if scale.tensor is None:
             return weight.astype(np.float32)
-        return dequantised(weight, self._model.array(scale.tensor),
-                           self._model.array(zero.tensor) if zero is not None and zero.tensor is not None else None, axis)
+        points = self._model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
+        return dequantised(weight, self._model.array(scale.tensor), points, axis)
 
 
 def dequantised(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | None, axis: int) -> NDArray[Any]:
@@ -122,7 +122,8 @@ def dequantised(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | 
         return np.repeat(x, block, axis=axis).take(range(weight.shape[axis]), axis=axis)
 
     centred = weight.astype(np.float32) - (spread(zero) if zero is not None else 0)
-    return centred * spread(scale)
+    real: NDArray[Any] = centred * spread(scale)
+    return real
 
 
 __all__ = ["CRITERIA", "FLOATS", "Scores", "dequantised", "score"]

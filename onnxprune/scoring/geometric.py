@@ -30,4 +30,5 @@ def fpgm(parts: Iterable[NDArray[Any]]) -> Scores:
     if gram is None:
         return np.zeros(0)
     squares = np.diag(gram)
-    return np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)).sum(axis=1)
+    distances: Scores = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)).sum(axis=1)
+    return distances

@@ -29,10 +29,7 @@ def power_sums(weight: NDArray[Any], axes: Iterable[int], power: int) -> dict[in
     # sums over the trailing axes first: what is left is small
     depth = axes[-1] + 1
     flat = np.ascontiguousarray(wide).reshape(*wide.shape[:depth], -1)
-    if power == 2:
-        inner = np.einsum("...i,...i->...", flat, flat)
-    else:
-        inner = np.abs(flat).sum(axis=-1)
+    inner = np.einsum("...i,...i->...", flat, flat) if power == 2 else np.abs(flat).sum(axis=-1)
     inner = inner.astype(np.float64)
     return {a: inner.sum(axis=tuple(i for i in range(depth) if i != a)) for a in axes}
 

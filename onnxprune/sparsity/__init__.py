@@ -25,9 +25,9 @@ def weights(coupling: Coupling) -> list[Value]:
     found: dict[str, Value] = {}
     for value in coupling.graph.constants():
         quantised = value in coupling.ties.quantised
-        if value.elem_type in FLOATS or quantised:
-            if sum(d != 1 for d in value.shape or []) > 1 and _feeds_product(value):
-                found.setdefault(value.key, value)
+        matrix = sum(d != 1 for d in value.shape or []) > 1
+        if matrix and (value.elem_type in FLOATS or quantised) and _feeds_product(value):
+            found.setdefault(value.key, value)
     return list(found.values())
 
 

@@ -1,0 +1,145 @@
+"""One input of a model: which arrays fit it, and how they are cast to its type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import InputError
+
+Feed = dict[str, np.ndarray]
+"""Arrays of one run by input name."""
+Shape = tuple[int, ...]
+"""Lengths of axes."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input of a model.
+
+    Attributes:
+        name: Its name.
+        dtype: Its element type; object for strings.
+        dims: A length where fixed, a name or "" where free; None where not even the rank is declared.
+        axis: The axis that samples lie along, None where there is none.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    dims: tuple[int | str, ...] | None
+    axis: int | None
+
+    @property
+    def fixed(self) -> int | None:
+        """The number of samples that the model insists on, None where it takes any."""
+        size = self.dims[self.axis] if self.dims and self.axis is not None else None
+        return size if isinstance(size, int) else None
+
+    @property
+    def declared(self) -> str:
+        """The declared shape in words, such as Nx3x32x32."""
+        if self.dims is None:
+            return "of any shape"
+        return "x".join(str(d) if d != "" else "?" for d in self.dims) or "a scalar"
+
+    def demand(self, shape: Shape, where: str, *, any_batch: bool = False) -> None:
+        """Raises where an array of this shape cannot be fed.
+
+        Args:
+            shape: The shape.
+            where: What to call its source in the message.
+            any_batch: Leave the length of the batch axis out: the array is cut to what the model takes.
+
+        Raises:
+            InputError: The rank or a fixed length differs.
+        """
+        if self.dims is None:
+            return
+        fits = len(shape) == len(self.dims) and all(
+            size == dim or isinstance(dim, str) or (any_batch and axis == self.axis)
+            for axis, (size, dim) in enumerate(zip(shape, self.dims, strict=False))
+        )
+        if not fits:
+            raise self.misfit(shape, where)
+
+    def misfit(self, shape: Shape, where: str) -> InputError:
+        """The error that says that this shape does not fit."""
+        given = "x".join(map(str, shape)) or "a scalar"
+        return InputError(f"{where}: '{self.name}' is {given}, but the model takes {self.declared}", self._remedy(shape))
+
+    def _remedy(self, shape: Shape) -> str | None:
+        """What could be done about a shape that does not fit."""
+        if self.dims is None or len(shape) not in (len(self.dims), len(self.dims) + 1):
+            return f"samples lie along axis {self.axis}" if self.axis is not None else None
+        for order in ((0, 3, 1, 2), (0, 2, 3, 1)) if len(shape) == len(self.dims) == 4 else ():
+            pairs = [(shape[a], d) for a, d in zip(order, self.dims, strict=True)]
+            if all(isinstance(d, str) or s == d or axis == self.axis for axis, (s, d) in enumerate(pairs)):
+                return f"the axes are in another order: x.transpose{order}"
+        return None
+
+    def cast(self, array: np.ndarray, where: str) -> np.ndarray:
+        """The array in the type of this input; the same array where it has it already.
+
+        Floats become other floats and integers other integers as long as every value fits; integers become floats
+        only by the caller's own doing, since there is mostly a scale to apply.
+
+        Raises:
+            InputError: The types are of different kinds, or a value does not fit.
+        """
+        if array.dtype == self.dtype and array.dtype != object:
+            return array
+        given, wanted = kind(array.dtype), kind(self.dtype)
+        if array.dtype.kind == "V" and given == "raw" and array.dtype.itemsize == self.dtype.itemsize:
+            return array.view(self.dtype)  # .npy files have no name for bfloat16 and its like
+        if given == wanted == "text":
+            return self._text(array, where)
+        if given == wanted == "float":
+            with np.errstate(over="ignore"):
+                cast = array.astype(self.dtype)
+            narrow = self.dtype.itemsize < array.dtype.itemsize
+            if narrow and not np.array_equal(np.isfinite(cast), np.isfinite(array)):
+                raise InputError(f"{where}: '{self.name}' holds values that {self.dtype} cannot hold")
+            return cast
+        if wanted == "integer" and given in ("integer", "boolean"):
+            cast = array.astype(self.dtype)
+            if array.size and not np.array_equal(cast, array):
+                raise InputError(f"{where}: '{self.name}' holds values that {self.dtype} cannot hold")
+            return cast
+        self.demand_kind(array.dtype, where)
+        return array.astype(self.dtype)
+
+    def demand_kind(self, dtype: np.dtype[Any], where: str) -> None:
+        """Raises where values of this type are never cast to the input's."""
+        given, wanted = kind(dtype), kind(self.dtype)
+        if given == wanted or (given, wanted) == ("boolean", "integer") or given == "raw":
+            return
+        hint = f"convert it where it is made: x.astype('{self.dtype}')"
+        if wanted == "float":
+            hint += ", scaled as in training"
+        elif wanted == "text":
+            hint = "give an array of strings"
+        raise InputError(f"{where}: '{self.name}' is {dtype}, but the model takes {self.type_name}", hint)
+
+    @property
+    def type_name(self) -> str:
+        """The element type in words."""
+        return "strings" if self.dtype == object else str(self.dtype)
+
+    def _text(self, array: np.ndarray, where: str) -> np.ndarray:
+        flat = array.astype(str).astype(object) if array.dtype != object else array
+        if not all(isinstance(v, str) for v in flat.ravel()):
+            raise InputError(f"{where}: '{self.name}' holds something other than strings")
+        return flat
+
+
+def kind(dtype: np.dtype[Any]) -> str:
+    """The family of an element type, within which values may be cast."""
+    if dtype.kind in "bc":
+        return "boolean" if dtype.kind == "b" else "complex"
+    if dtype.kind in "iu" or dtype.name.startswith(("int", "uint")):
+        return "integer"
+    if dtype.kind == "f" or dtype.name.startswith(("float", "bfloat")):
+        return "float"
+    return "text" if dtype.kind in "UOST" else "raw"
