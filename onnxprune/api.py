@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from onnxprune import allocate, cost, coupling, planning, removal, scoring, sparsity, verification
 from onnxprune.allocate import Limits
 from onnxprune.coupling import Coupling, Grade, Group
+from onnxprune.cost import Cost
 from onnxprune.errors import InputError
 from onnxprune.graph import Graph
+from onnxprune.inputs import flat, sample_inputs
 from onnxprune.model import Model, load, save
 from onnxprune.ops import registry
-from onnxprune.options import Options
+from onnxprune.options import ATTENTION, Options, one_of
 from onnxprune.planning import Plan
 from onnxprune.report import build
+from onnxprune.runtime import traced_shapes
 from onnxprune.scoring import Scores
 from onnxprune.verification import Verification
 
@@ -139,7 +142,7 @@ def run(model: Source, options: Options, announce: Callable[[str], None] | None 
         source = load(given)
     with clock.stage("analyze"):
         before = cost.measure(source, options.input_shapes)
-        analysis = analyze_loaded(source, mixing=options.mixing)
+        analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention)
     with clock.stage("score"):
         chosen = prunable(analysis, options)
         if options.weights_share is None:
@@ -155,8 +158,20 @@ def run(model: Source, options: Options, announce: Callable[[str], None] | None 
         after = cost.measure(result, options.input_shapes)
     with clock.stage("verify"):
         verified = verify(given, result, options)
+        if verified.verified and None in (before.macs, after.macs):
+            before, after = _traced(load(given), before, options), _traced(result, after, options)
     report = build(analysis.coupling, made, before, after, verified, clock.seconds, options)
     return Result(result, made, report, as_graph=given is not model)
+
+
+def _traced(model: Model, counted: Cost, options: Options) -> Cost:
+    """The cost with MACs counted at the shapes of one run, for what shape inference cannot tell."""
+    try:
+        feeds = sample_inputs(model.proto, input_shapes=options.input_shapes)
+        shapes = traced_shapes(model, feeds)
+    except Exception:  # a model that takes other sizes than the default ones: not counted
+        return counted
+    return replace(counted, macs=cost.macs_from_shapes(flat(model.proto), shapes))
 
 
 def exported(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
@@ -171,20 +186,22 @@ def exported(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
     raise InputError(f"a model is a path, a ModelProto or a gs.Graph, not {type(model).__name__}")
 
 
-def analyze(model: Source, *, mixing: bool = False) -> Analysis:
+def analyze(model: Source, *, mixing: bool = False, attention: str = "heads") -> Analysis:
     """What is tied to what in a model.
 
     Args:
         model: A path, a `ModelProto` or a `gs.Graph`; it is copied.
         mixing: Whether channels of grade *mixing* are open to pruning.
+        attention: ``heads`` or ``dims``, see `Options`.
     """
-    return analyze_loaded(load(exported(model)), mixing=mixing)
+    one_of("attention", attention, ATTENTION)
+    return analyze_loaded(load(exported(model)), mixing=mixing, attention=attention)
 
 
-def analyze_loaded(model: Model, *, mixing: bool = False) -> Analysis:
+def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads") -> Analysis:
     """`analyze` for a model that is already ours."""
     inline_functions(model)
-    return Analysis(model, coupling.analyze(Graph(model.proto), mixing=mixing))
+    return Analysis(model, coupling.analyze(Graph(model.proto), mixing=mixing, attention=attention))
 
 
 def inline_functions(model: Model) -> None:
@@ -204,7 +221,7 @@ def score(analysis: Analysis, importance: str = "l2", *, seed: int = 0,
 
 def plan(analysis: Analysis, ratio: float, **options: Any) -> Plan:
     """What to take at a ratio; the options are those of `Options`."""
-    asked = Options(ratio=ratio, mixing=analysis.coupling.mixing, **options)
+    asked = Options(ratio=ratio, mixing=analysis.coupling.mixing, attention=analysis.coupling.attention, **options)
     chosen = prunable(analysis, asked)
     scores = score(analysis, asked.importance, seed=asked.seed, groups=chosen)
     return planning.make(analysis.coupling, *take(analysis, chosen, scores, asked))
@@ -301,7 +318,7 @@ def run_plan(made: Plan, model: Source, options: Options,
         source = load(given)
     with clock.stage("analyze"):
         before = cost.measure(source, options.input_shapes)
-        analysis = analyze_loaded(source, mixing=made.mixing)
+        analysis = analyze_loaded(source, mixing=made.mixing, attention=made.attention)
     with clock.stage("apply"):
         gone = planning.channels(made, analysis.coupling)
         by_key = {v.key: v for v in analysis.coupling.graph.constants()}

@@ -89,10 +89,11 @@ class Coupling:
         channel: Channel of every element.
         grade: Grade of every element.
         mixing: Whether channels of grade *mixing* were open to pruning in the decisions.
+        attention: What decisions took where whole heads and places within heads were both open.
     """
 
     def __init__(self, graph: Graph, ties: Ties, classes: Classes, channel: Index, grade: NDArray[np.int8],
-                 mixing: bool) -> None:
+                 mixing: bool, attention: str) -> None:
         self.graph = graph
         self.ties = ties
         self.data = ties.data
@@ -100,6 +101,7 @@ class Coupling:
         self.channel = channel
         self.grade = grade
         self.mixing = mixing
+        self.attention = attention
 
     def channels_of(self, axis: Axis) -> Index:
         """Channel of every index of an axis; empty where the axis is free."""
@@ -111,12 +113,13 @@ class Coupling:
         return _groups(self)
 
 
-def analyze(graph: Graph, *, mixing: bool = False) -> Coupling:
+def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads") -> Coupling:
     """Runs every rule, decides the choices and joins what is tied.
 
     Args:
         graph: The graph to analyse; its shapes are filled in.
         mixing: Whether channels of grade *mixing* will be pruned too; choices then count them as free.
+        attention: ``heads`` to take whole heads where they are open, ``dims`` to take places within heads.
     """
     data = shapes.infer(graph)
     for _ in range(MAX_ROUNDS):
@@ -133,7 +136,7 @@ def analyze(graph: Graph, *, mixing: bool = False) -> Coupling:
     _mark(barred, classes, [(axis, None) for axis in _conflicting(graph, classes)], True)
     if not mixing:
         _mark(barred, classes, [m[:2] for m in ties.mixes], True)
-    decide(ties.choices, classes, links, barred, ties.batch_axes)
+    decide(ties.choices, classes, links, barred, ties.batch_axes, prefer_heads=attention == "heads")
     _pin_decided(ties)
     _grade_sums(ties)
     element_grade = np.zeros(classes.elements, dtype=np.int8)
@@ -145,7 +148,7 @@ def analyze(graph: Graph, *, mixing: bool = False) -> Coupling:
     channel[:classes.linked] = components(classes.linked, *edges(classes, links))
     worst = np.zeros(classes.elements, dtype=np.int8)
     np.maximum.at(worst, channel, element_grade)
-    return Coupling(graph, ties, classes, channel, worst[channel], mixing)
+    return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention)
 
 
 def _learn(graph: Graph, classes: Classes) -> bool:

@@ -22,15 +22,15 @@ from onnxprune.ties import Alternative, Choice, Link
 class _Candidate:
     alternative: Alternative
     units: int
-    heads: bool
+    preferred: bool
 
     @property
     def rank(self) -> tuple[int, bool, int]:
-        return self.alternative.weight, self.heads, self.units
+        return self.alternative.weight, self.preferred, self.units
 
 
 def decide(choices: Sequence[Choice], classes: Classes, links: list[Link], barred: np.ndarray,
-           batch_axes: Sequence[int]) -> None:
+           batch_axes: Sequence[int], *, prefer_heads: bool = True) -> None:
     """Fills in `Choice.taken` for every choice.
 
     Args:
@@ -38,7 +38,8 @@ def decide(choices: Sequence[Choice], classes: Classes, links: list[Link], barre
         classes: Axis classes and their elements.
         links: Ties between single indices that hold in any case; the links of what is taken are appended.
         barred: Boolean per element, True where it may not be removed; what decisions pin is set in place.
-        batch_axes: Axes that products between activations run over as batches.
+        batch_axes: Axes that products between activations run over as batches (heads).
+        prefer_heads: Whether those come first, or last.
     """
     batch = np.zeros(len(classes.length), dtype=bool)
     batch[classes.of[np.asarray(batch_axes, dtype=np.int64)]] = True
@@ -46,7 +47,7 @@ def decide(choices: Sequence[Choice], classes: Classes, links: list[Link], barre
     label = components(classes.linked, *edges(classes, links))
     while open_:
         shut = _shut(label, barred[:classes.linked])
-        candidates = {c: _alive(c, classes, label, shut, batch) for c in open_}
+        candidates = {c: _alive(c, classes, label, shut, batch, prefer_heads) for c in open_}
         ready = [c for c in open_ if len(candidates[c]) <= 1] or _first_of_each_network(open_, candidates, classes)
         fresh: list[Link] = []
         for choice in ready:
@@ -67,14 +68,15 @@ def _shut(label: Index, barred: np.ndarray) -> np.ndarray:
     return hit[label]
 
 
-def _alive(choice: Choice, classes: Classes, label: Index, shut: np.ndarray, batch: np.ndarray) -> list[_Candidate]:
+def _alive(choice: Choice, classes: Classes, label: Index, shut: np.ndarray, batch: np.ndarray,
+           prefer_heads: bool) -> list[_Candidate]:
     found = []
     for alternative in choice.alternatives:
         units = max((_units(link, classes, label, shut) for link in alternative.links), default=0)
         if units > 1:
             heads = any(batch[classes.of[axis.id]] for axis, labels in alternative.links[0]
                         if len(labels) == int(labels.max(initial=0)) + 1)
-            found.append(_Candidate(alternative, units, heads))
+            found.append(_Candidate(alternative, units, heads == prefer_heads))
     return found
 
 

@@ -12,6 +12,7 @@ from onnxprune.errors import InputError
 
 CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random")
 REPAIRS = ("auto", "none")
+ATTENTION = ("heads", "dims")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Options:
         only: Regular expressions; only groups with a matching initializer or node are pruned.
         ignore: Regular expressions; groups with a matching initializer or node are left whole.
         mixing: Prune groups of grade *mixing* too.
+        attention: ``heads`` takes whole heads of attention, ``dims`` places within heads.
         min_channels: Units that every group keeps.
         round_to: What is left of a group is rounded up to a multiple of this.
         verify: Check the result in onnxruntime.
@@ -46,6 +48,7 @@ class Options:
     only: Sequence[str] = ()
     ignore: Sequence[str] = ()
     mixing: bool = False
+    attention: str = "heads"
     min_channels: int = 1
     round_to: int = 1
     verify: bool = True
@@ -54,6 +57,7 @@ class Options:
     def __post_init__(self) -> None:
         one_of("importance", self.importance, CRITERIA)
         one_of("repair", self.repair, REPAIRS)
+        one_of("attention", self.attention, ATTENTION)
         share = self.weights_share
         if share is None:
             if self.ratio is None:

@@ -40,6 +40,7 @@ class Plan:
             element in C order (most significant first), deflated, base64.
         groups: One entry a group: name, channels, removed, grade, pinned, scores.
         mixing: Whether groups of grade *mixing* were open to pruning.
+        attention: What was taken of attention, ``heads`` or ``dims``.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Plan:
     zeroed: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
     mixing: bool = False
+    attention: str = "heads"
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -80,7 +82,7 @@ class Plan:
 
 
 _KINDS: dict[str, type] = {"removed": dict, "blocks": dict, "split": dict, "permuted": dict, "zeroed": dict,
-                           "groups": list, "mixing": bool}
+                           "groups": list, "mixing": bool, "attention": str}
 _GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, "grade": str, "pinned": list}
 
 
@@ -120,7 +122,8 @@ def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str,
         gone: Boolean per channel id, True for what is removed.
         groups: Entries for the plan's `groups`.
     """
-    plan = Plan(fingerprint(coupling.graph.proto), groups=list(groups), mixing=coupling.mixing)
+    plan = Plan(fingerprint(coupling.graph.proto), groups=list(groups), mixing=coupling.mixing,
+                attention=coupling.attention)
     if gone.any():
         for s in slicings(coupling, Lengths(coupling, gone)):
             if s.removal:

@@ -1,40 +1,32 @@
 """Runs a model over data piece by piece: every node once, with weights that may change between the pieces.
 
-`Walk` cuts the main graph at the values that it is asked for, stage by stage. What one piece hands to later ones is
-kept for all batches, in memory or on disk, and dropped as soon as nobody needs it any more.
-
-Two kinds of nodes run in every piece that reads them rather than once: what is computed from constants alone, and
-what makes sequences, optionals and the like, which cannot be handed from one run to the next.
+What one piece hands to later ones is kept for all batches, in memory or on disk, and dropped as soon as nobody needs
+it any more. Where a graph is cut is the business of `pieces`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import TensorProto, ValueInfoProto, helper
 
-from onnxprune.graph import ordered
 from onnxprune.model import Model
+from onnxprune.pieces import CannotCut, Piece, assemble, plan
 from onnxprune.runtime import Feeds, session
-from onnxprune.tensors import skeleton, subgraphs
+
+__all__ = ["CannotCut", "Stored", "Walk"]
 
 Array = NDArray[Any]
 
 _SPILL_FROM = 4096  # bytes; smaller arrays are not worth a file
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-
-
-class CannotCut(Exception):  # noqa: N818 - not always an error: the caller may do without the value
-    """A value was asked for, or has to be handed from piece to piece, and cannot be."""
+_NUMBERS = itertools.count()
 
 
 class Stored(Sequence[Array]):
@@ -82,7 +74,7 @@ class Stored(Sequence[Array]):
         for i, array in enumerate(self._arrays):
             if isinstance(array, Path) or not _fits_file(array):
                 continue
-            path = folder / f"{id(self)}-{i}.npy"
+            path = folder / f"{next(_NUMBERS)}.npy"
             self._files.append(path)
             np.save(path, array, allow_pickle=False)
             self._arrays[i] = path
@@ -90,15 +82,15 @@ class Stored(Sequence[Array]):
 
 
 class Walk:
-    """One pass through a model, stopping at each stage.
+    """One pass through a model that stops at each stage.
 
         with Walk(model, batches, [["a"], ["b", "c"]]) as walk:
-            values = walk.step()      # {"a": arrays}; nothing behind "a" has run yet
-            ...                       # change weights in model.proto that what is still to come reads
-            values = walk.step()      # {"b": arrays, "c": arrays}
+            values = walk.step()  # {"a": arrays}; nothing that reads "a" has run yet
+            ...  # weights in model.proto that are still to be read may change here
+            values = walk.step()  # {"b": arrays, "c": arrays}
 
     Attributes:
-        pieces: The nodes that each stage runs, by their first output, those that run in every piece left out.
+        pieces: What each stage runs and keeps.
     """
 
     def __init__(self, model: Model, batches: Iterable[Feeds], stages: Sequence[Sequence[str]], *,
@@ -107,29 +99,27 @@ class Walk:
 
         Args:
             model: What to run. Nodes and weights are read from its proto whenever a step needs them.
-            batches: Inputs by name, one mapping a batch; gone through once a step, in the same order each time.
-            stages: Names of values of the main graph, in topological order of the stages.
-            memory: Bytes of kept arrays from which on the largest values go to files.
+            batches: Inputs by name, one mapping a batch; gone through once a step at most, in the same order each time.
+            stages: Names of values of the main graph, the stages in topological order.
+            memory: Bytes of stored arrays from which on the largest values go to files.
             threads: Threads for one operator; None leaves that to onnxruntime.
-            optimize: Whether onnxruntime may rewrite a piece; rounding differs, and so does a lot the time.
+            optimize: Whether onnxruntime may rewrite a piece: much faster on convolutions, other rounding.
 
         Raises:
-            CannotCut: A stage names a constant, something unknown or no tensor, or a piece would have to end at
-                something that is no tensor and cannot be made again.
+            CannotCut: A stage names a constant, something unknown or no tensor, or pieces would have to share
+                something that is no tensor and that cannot be made again.
             TypeError: The batches can be gone through only once.
         """
         if iter(batches) is batches:
             raise TypeError("batches must be iterable more than once")
-        self._model = model
-        self._batches = batches
+        self._model, self._batches = model, batches
         self._stages = [list(dict.fromkeys(stage)) for stage in stages]
         self._memory, self._threads, self._optimize = memory, threads, optimize
-        self._route = _Route(model.proto, self._stages, set(next(iter(batches), {})))
-        self.pieces = self._route.pieces
+        self.pieces = plan(model.proto, self._stages, next(iter(batches), {}))
         self._at = 0
         self._count: int | None = None
         self._kept: dict[str, Stored] = {}
-        self._alive: weakref.WeakSet[_Hashed] = weakref.WeakSet()
+        self._alive: weakref.WeakSet[Stored] = weakref.WeakSet()  # what the caller still holds takes memory too
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Walk:
@@ -145,21 +135,97 @@ class Walk:
             self._folder.cleanup()
             self._folder = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that stored arrays take in memory now, small ones not counted."""
+        return sum(s.nbytes for s in self._alive)
+
     def step(self) -> dict[str, Stored]:
-        """Runs what the next stage needs and has not run yet.
+        """Runs what the next stage needs and what has not run yet.
 
         Returns:
-            The values that the stage names.
+            The values that the stage names. They can be read until the walk is closed, and take memory, or disk, until
+            they are let go.
 
         Raises:
-            RuntimeError: There is no stage left, or the batches are other ones than before.
+            RuntimeError: No stage is left, or there are more or fewer batches than before.
             Exception: Whatever onnxruntime raises for a model or inputs that it does not take.
         """
         if self._at == len(self._stages):
             raise RuntimeError("no stage is left")
-        stage, wanted = self._at, self._stages[self._at]
-        makes = self._route.leaves[stage]
-        self._kept |= {name: Stored() for name in makes}
-        for name in makes:
-            self._alive.add(_Hashed(self._kept[name]))
-        return {}
+        piece, stage = self.pieces[self._at], self._stages[self._at]
+        made = {name: self._new() for name in piece.leaves}
+        given = {name: self._new() for name in stage if name not in made and name not in self._kept}
+        runner: Any = None
+        for batch, feeds in self._each(any(name not in self._kept for name in (*piece.reads, *given))):
+            if made:
+                runner = runner or self._session(piece)
+                inputs = {name: self._kept[name][batch] if name in self._kept else feeds[name]
+                          for name in piece.reads if name in self._kept or name in feeds}
+                for name, array in zip(made, runner.run(list(made), inputs), strict=True):
+                    self._append(made[name], array)
+            for name, stored in given.items():
+                self._append(stored, np.asarray(feeds[name]))
+        self._kept |= made
+        result = {name: given[name] if name in given else self._kept[name] for name in stage}
+        for name in piece.drops:
+            del self._kept[name]
+        self._at += 1
+        return result
+
+    def _each(self, fed: bool) -> Iterator[tuple[int, Feeds]]:
+        """Number and inputs of each batch; no inputs where none are needed and the number of batches is known."""
+        if self._count is not None and not fed:
+            yield from ((i, {}) for i in range(self._count))
+            return
+        count = 0
+        for count, feeds in enumerate(self._batches, start=1):
+            if self._count is not None and count > self._count:
+                break
+            yield count - 1, feeds
+        if self._count is None:
+            self._count = count
+        if count != self._count:
+            raise RuntimeError(f"there were {self._count} batches before, and now there are not")
+
+    def _session(self, piece: Piece) -> Any:
+        types = {name: _type_of(name, self._kept[name]) for name in piece.reads if name in self._kept}
+        part = assemble(self._model.proto, piece, types)
+        return session(Model(part, self._model.path, self._model.data_files), optimize=self._optimize,
+                       threads=self._threads)
+
+    def _new(self) -> Stored:
+        stored = Stored()
+        self._alive.add(stored)
+        return stored
+
+    def _append(self, stored: Stored, array: Array) -> None:
+        stored.append(array)
+        while self.nbytes > self._memory:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True)
+            max(self._alive, key=lambda s: s.nbytes).spill(Path(self._folder.name))
+
+
+def _type_of(name: str, stored: Stored) -> ValueInfoProto:
+    """The type that a value has in every batch; lengths stay open, since batches differ."""
+    kinds, ranks = {a.dtype for a in stored}, {a.ndim for a in stored}
+    first = next(iter(kinds))
+    kind = TensorProto.STRING if first.kind in "OUS" else helper.np_dtype_to_tensor_dtype(first)
+    return helper.make_tensor_value_info(name, kind, [None] * ranks.pop() if len(ranks) == 1 else None)
+
+
+def _fits_file(array: Array) -> bool:
+    return array.nbytes >= _SPILL_FROM and not array.dtype.hasobject
+
+
+def _read(array: Array | Path) -> Array:
+    return array if isinstance(array, np.ndarray) else np.load(array, mmap_mode="r").view(np.ndarray)
+
+
+def _remove(files: list[Path]) -> None:
+    for path in files:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            continue  # still mapped, where that is in the way; the folder is cleaned up in the end

@@ -283,8 +283,8 @@ def _told(node: Node, data: dict[Value, Data]) -> list[Dim] | None:
         return _reshaped(source.shape, entries, bool(node.attribute("allowzero", 0)))
     if node.op_type == "Expand" and source.shape is not None:
         rank = max(len(entries), len(source.shape))
-        have: list[Dim] = [1] * (rank - len(source.shape)) + list(source.shape)
-        want = [1] * (rank - len(entries)) + entries
+        have: list[Dim] = [*[1] * (rank - len(source.shape)), *source.shape]
+        want = [*[1] * (rank - len(entries)), *entries]
         return [h if h != 1 and (h is not None) else d for h, d in zip(have, _dims(want), strict=True)]
     return None
 

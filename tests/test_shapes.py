@@ -24,9 +24,10 @@ def inferred(model: onnx.ModelProto) -> dict[str, list[Dim] | None]:
     ("(float[N,3,8,8] x) => (float[N,5,8,8] y) <float[5,3,3,3] w> { y = Conv <pads = [1, 1, 1, 1]> (x, w) }", {}, "y",
      ["N", 5, 8, 8]),
     ("(float[N,S,12] x) => (y) <int64[4] s> { y = Reshape(x, s) }", {"s": [0, 0, 3, 4]}, "y", ["N", "S", 3, 4]),
-    ("(float[N,S,12] x) => (y) <int64[3] s> { y = Reshape(x, s) }", {"s": [0, -1, 12]}, "y", ["N", "S", 12]),
-    ("(float[N,S,12] x) => (y) <int64[1] a, int64[2] t> { h = Shape(x)  b = Slice(h, nil, a)  s = Concat <axis = 0> (b, t)  y = Reshape(x, s) }"
-     .replace("<int64[1] a", "<int64[1] nil, int64[1] a"), {"nil": 0, "a": 2, "t": [3, 4]}, "y", ["N", "S", 3, 4]),
+    ("(float[2,5,12] x) => (y) <int64[3] s> { y = Reshape(x, s) }", {"s": [0, -1, 6]}, "y", [2, 10, 6]),
+    ("""(float[N,S,12] x) => (y) <int64[1] nil, int64[1] a, int64[2] t>
+        { h = Shape(x)  b = Slice(h, nil, a)  s = Concat <axis = 0> (b, t)  y = Reshape(x, s) }""",
+     {"nil": 0, "a": 2, "t": [3, 4]}, "y", ["N", "S", 3, 4]),
     ("(float[N,3] x) => (y) { s = Shape(x)  y = ConstantOfShape(s) }", {}, "y", ["N", 3]),
     ("(float[N,1] x, float[N,4] z) => (y) { s = Shape(z)  y = Expand(x, s) }", {}, "y", ["N", 4]),
     ("(float[N,3] x) => (y) <int64[2] s> { y = Expand(x, s) }", {"s": [1, 1]}, "y", ["N", 3]),

@@ -35,6 +35,9 @@ class Table(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
 
+    def load(self) -> np.ndarray:
+        """All of it."""
+
     def slices(self, axis: int) -> contextlib.AbstractContextManager[Slices]:
         """Opens one pass over it, along an axis."""
 
@@ -53,6 +56,10 @@ class Held:
         self.array = array
         self.shape: tuple[int, ...] = array.shape
         self.dtype: np.dtype[Any] = array.dtype
+
+    def load(self) -> np.ndarray:
+        """See `Table`."""
+        return self.array
 
     @contextlib.contextmanager
     def slices(self, axis: int) -> Iterator[Slices]:
@@ -81,7 +88,7 @@ class Member:
         return self.name.removesuffix(".npy")
 
     def load(self) -> np.ndarray:
-        """All of it."""
+        """See `Table`."""
         with readable(self.where), np.load(self.path, allow_pickle=False) as data:
             return np.asarray(data[self.key])
 
@@ -232,10 +239,9 @@ class Arrays(Source):
     def _labels(self, tables: Mapping[str, Table]) -> np.ndarray | None:
         if LABELS not in tables:
             return None
-        table = tables[LABELS]
-        labels = table.load() if isinstance(table, Member) else table.array if isinstance(table, Held) else None
-        if labels is None or labels.ndim < 1 or len(labels) != self.count:
-            raise InputError(f"{self.where}: '{LABELS}' has shape {table.shape}, but there are {self.count} samples")
+        labels = tables[LABELS].load()
+        if labels.ndim < 1 or len(labels) != self.count:
+            raise InputError(f"{self.where}: '{LABELS}' has shape {labels.shape}, but there are {self.count} samples")
         return labels
 
     def feeds(self, chosen: Chosen, batch: int) -> Iterator[Feed]:
@@ -246,7 +252,9 @@ class Arrays(Source):
                 for p in self._ports
                 if self.axes or self._steps[p.name] is not None
             }
-            same = {} if self.axes else self._shared(set(reads))
+            same = {
+                p.name: p.cast(self._tables[p.name].load(), self.where) for p in self._ports if p.name not in reads
+            }
             chunk = batch if self.axes else 1
             for start in range(0, self.count or 0, chunk):
                 if chosen.ended(start):
@@ -269,21 +277,6 @@ class Arrays(Source):
                 array = array.take(places - places[0], axis=self._axis(port))
             feed[name] = port.cast(array[0] if self._whole[name] else array, f"{self.where}: sample {first}")
         return feed
-
-    def _shared(self, varying: set[str]) -> Feed:
-        """Arrays that are the same in every feed."""
-        same: Feed = {}
-        for port in self._ports:
-            if port.name not in varying:
-                table = self._tables[port.name]
-                with table.slices(0) as read:
-                    whole = read(0, table.shape[0]) if table.shape else self._scalar(table)
-                same[port.name] = port.cast(whole, self.where)
-        return same
-
-    @staticmethod
-    def _scalar(table: Table) -> np.ndarray:
-        return table.load() if isinstance(table, Member) else np.asarray(getattr(table, "array", None))
 
     def _axis(self, port: Port) -> int:
         return 0 if self._whole[port.name] or port.axis is None else port.axis

@@ -52,7 +52,8 @@ def options(ctx: click.Context) -> Options:
     return Options(
         ratio=ratio, pattern=pattern, across=given["across"], importance=given["importance"], seed=given["seed"],
         repair=given["repair"], only=given["only"], ignore=given["ignore"], mixing=given["mixing"],
-        min_channels=given["min_channels"], round_to=given["round_to"], verify=not given["no_verify"],
+        attention=given["attention"], min_channels=given["min_channels"], round_to=given["round_to"],
+        verify=not given["no_verify"],
         input_shapes=shapes(given["input_shape"]))
 
 

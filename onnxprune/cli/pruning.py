@@ -59,6 +59,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(WHICH, "--only", multiple=True, metavar="REGEX", help="Prune what touches these names; repeatable")
 @option(WHICH, "--ignore", multiple=True, metavar="REGEX", help="Leave what touches these names; repeatable")
 @option(WHICH, "--mixing", is_flag=True, help="Prune groups of grade mixing too (see inspect)")
+@option(WHICH, "--attention", default="heads", metavar="KIND", help="heads, or dims for places within heads  [heads]")
 @option(CHECKS, "--repair", default="auto", metavar="MODE", help="auto or none; auto is none as yet  [auto]")
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
 @option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",

@@ -14,8 +14,9 @@ from onnxprune.cli.words import Command, option
 @click.command(cls=Command, forms=["onnxprune inspect MODEL [options]"])
 @click.argument("model")
 @option("Options", "--mixing", is_flag=True, help="See the model as pruning with --mixing sees it")
+@option("Options", "--attention", default="heads", metavar="KIND", help="heads or dims, as for pruning  [heads]")
 @option("Options", "--json", "as_json", is_flag=True, help="Every group and member as JSON")
-def inspect(model: str, mixing: bool, as_json: bool) -> None:
+def inspect(model: str, mixing: bool, attention: str, as_json: bool) -> None:
     """Shows the groups of channels of a model: what they slice, their grade, and why the rest is pinned.
 
     Groups of grade exact may be pruned. Those of grade mixing change what survives, and are left alone unless
@@ -24,7 +25,7 @@ def inspect(model: str, mixing: bool, as_json: bool) -> None:
     from onnxprune import api
     from onnxprune.report import groups, terminal
 
-    data = {"model": model, **groups.inspection(api.analyze(model, mixing=mixing).coupling)}
+    data = {"model": model, **groups.inspection(api.analyze(model, mixing=mixing, attention=attention).coupling)}
     if as_json:
         print_json(data)
     else:

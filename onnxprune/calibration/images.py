@@ -1,0 +1,184 @@
+"""A folder of pictures as samples of a model with one image input.
+
+What is fed is (x / scale - mean) / std for each channel, x being 0 to 255. Pictures are brought to the model's size.
+Rotation marks that cameras leave in files are not applied, as in the loaders that networks are mostly trained with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxprune.calibration.interface import Interface
+from onnxprune.calibration.ports import Feed, Port, kind
+from onnxprune.calibration.samples import Chosen, Source
+from onnxprune.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm")
+"""Endings of files that are pictures."""
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+Size = tuple[int, int]
+"""Height and width."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOptions:
+    """How pictures become arrays.
+
+    Attributes:
+        mean: One number, or one for each channel, in units after scaling.
+        std: Likewise.
+        scale: What 0 to 255 is divided by. None: 255 for a float input, 1 where mean or std above 1 show that they
+            are in units of 0 to 255, and 1 for an integer input.
+        layout: ``nchw`` or ``nhwc``; None takes it from the model.
+        resize: Height and width to resize to, or the length of the shorter side.
+        crop: Height and width to cut out of the middle.
+        color: ``rgb`` or ``bgr``.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    scale: float | None = None
+    layout: str | None = None
+    resize: Size | int | None = None
+    crop: Size | None = None
+    color: str = "rgb"
+
+
+class Images(Source):
+    """Pictures, decoded when asked for.
+
+    Without `resize` and `crop` a picture is stretched to the model's height and width; with `resize` alone, the
+    model's size is cut out of its middle. Where the model's size is free and nothing is said, pictures keep theirs.
+    Resizing is bilinear with antialiasing.
+
+    Args:
+        paths: The files, in the order of samples.
+        options: How to make arrays of them.
+        interface: The model's inputs.
+        where: What to call the source in messages.
+
+    Raises:
+        InputError: The model has not one image input, pillow is missing, options do not fit, or the first picture
+            cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path], options: ImageOptions, interface: Interface, where: str) -> None:
+        try:
+            import PIL.Image  # noqa: F401
+        except ImportError:
+            raise InputError(f"{where}: reading images needs pillow", "pip install 'onnxprune[images]'") from None
+        self.where = where
+        self._paths = paths
+        self._port, self._channels_last = _image_port(interface, options.layout, where)
+        dims = self._port.dims or ()
+        channels, *size = (dims[3], dims[1], dims[2]) if self._channels_last else dims[1:]
+        self._channels = channels if isinstance(channels, int) else 3
+        self._size = (size[0], size[1]) if isinstance(size[0], int) and isinstance(size[1], int) else None
+        if self._channels not in _MODES:
+            raise InputError(f"{where}: the model takes {self._channels} channels, but pictures have 1, 3 or 4")
+        if options.color == "bgr" and self._channels != 3:
+            raise InputError(f"{where}: color=bgr is for 3 channels, but the model takes {self._channels}")
+        self._options = options
+        self._mean, self._std = (self._per_channel(n, v) for n, v in (("mean", options.mean), ("std", options.std)))
+        self._scale = self._default_scale() if options.scale is None else options.scale
+        self.axes = {self._port.name: 0}
+        self.count = self.seen = len(paths)
+        self._read(paths[0])
+
+    def _per_channel(self, name: str, values: tuple[float, ...]) -> np.ndarray:
+        """Numbers of an option as a float32 array of shape (1,) or (channels,)."""
+        if len(values) not in (1, self._channels):
+            raise InputError(f"{self.where}: {name} has {len(values)} numbers, but there are {self._channels} channels")
+        return np.asarray(values, dtype=np.float32)
+
+    def _default_scale(self) -> float:
+        if kind(self._port.dtype) != "float":
+            return 1.0
+        return 1.0 if max(self._mean.max(), self._std.max()) > 1 else 255.0
+
+    def feeds(self, chosen: Chosen, batch: int) -> Iterator[Feed]:
+        """See `Source`."""
+        for place, path in enumerate(self._paths):
+            if chosen.ended(place):
+                return
+            if len(chosen.within(place, place + 1)):
+                yield {self._port.name: self._read(path)}
+
+    def _read(self, path: Path) -> np.ndarray:
+        """A picture as the model takes it, with a batch axis of 1."""
+        from PIL import Image
+
+        try:
+            with Image.open(path) as picture:
+                if picture.mode[0] in "IF":  # converting would clip them
+                    raise InputError(f"{path}: has {picture.mode} pixels; only 8-bit pictures can be read")
+                fitted = self._fit(picture.convert(_MODES[self._channels]), path)
+                pixels = np.asarray(fitted, dtype=np.float32)
+        except InputError:
+            raise
+        except Exception as error:  # pillow has many ways to fail on a damaged file
+            raise InputError(f"{path}: cannot be read as a picture: {error}") from error
+        pixels = pixels.reshape(*pixels.shape[:2], self._channels)
+        if self._options.color == "bgr":
+            pixels = pixels[:, :, ::-1]
+        values = (pixels / np.float32(self._scale) - self._mean) / self._std
+        array = np.ascontiguousarray(values if self._channels_last else values.transpose(2, 0, 1))[None]
+        self._port.demand(array.shape, str(path), any_batch=True)
+        if kind(self._port.dtype) == "integer":
+            array = np.rint(array).astype(np.int64)
+        return self._port.cast(array, str(path))
+
+    def _fit(self, picture: Picture, path: Path) -> Picture:
+        """The picture in the size that is asked for."""
+        from PIL.Image import Resampling
+
+        resize, crop = self._options.resize, self._options.crop
+        if isinstance(resize, int):
+            short = min(picture.size)
+            width, height = (max(resize, round(side * resize / short)) for side in picture.size)
+            resize, crop = (height, width), crop or self._size
+        elif crop is None and resize is None:
+            resize = self._size
+        if resize and (resize[1], resize[0]) != picture.size:
+            picture = picture.resize((resize[1], resize[0]), Resampling.BILINEAR)
+        if crop:
+            left, top = (picture.width - crop[1]) // 2, (picture.height - crop[0]) // 2
+            if left < 0 or top < 0:
+                raise InputError(
+                    f"{path}: {picture.height}x{picture.width} pixels are too few to crop {crop[0]}x{crop[1]}",
+                    f"resize first: resize={max(crop)}",
+                )
+            picture = picture.crop((left, top, left + crop[1], top + crop[0]))
+        return picture
+
+
+def _image_port(interface: Interface, layout: str | None, where: str) -> tuple[Port, bool]:
+    """The image input, and whether its channels come last."""
+    port = interface.ports[0]
+    if len(interface.ports) > 1:
+        raise InputError(
+            f"{where}: images feed one input, but the model has {', '.join(interface.names)}",
+            "give .npz files with an array for each input",
+        )
+    if port.dims is None or len(port.dims) != 4:
+        raise InputError(f"{where}: input '{port.name}' is {port.declared}, which is no batch of images")
+    if kind(port.dtype) not in ("float", "integer"):
+        raise InputError(f"{where}: input '{port.name}' takes {port.type_name}, not pixels")
+    if layout is None:
+        places = [axis for axis, name in ((1, "nchw"), (3, "nhwc")) if port.dims[axis] in (1, 3)]
+        if not places:
+            raise InputError(
+                f"{where}: where input '{port.name}' ({port.declared}) has its channels is not clear",
+                "say layout=nchw or layout=nhwc",
+            )
+        layout = "nchw" if places[0] == 1 else "nhwc"
+    return port, layout == "nhwc"
+

@@ -1,0 +1,116 @@
+"""The words that name calibration data on a command line.
+
+    WORD     = FILE.npz | FILE.npy | FOLDER [OPTIONS] | MODULE:FUNCTION
+    OPTIONS  = "," KEY "=" VALUE, any number of times; for folders of images
+    KEY      = mean | std | scale | layout | resize | crop | color
+    VALUE    = NUMBER [":" NUMBER ...] for mean and std (one, or one for each channel), NUMBER for scale,
+               nchw | nhwc for layout, N | HEIGHTxWIDTH for resize and crop, rgb | bgr for color
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxprune.calibration.images import ImageOptions, Size
+from onnxprune.errors import InputError
+from onnxprune.options import one_of
+
+KEYS = ("mean", "std", "scale", "layout", "resize", "crop", "color")
+"""Options of a folder of images."""
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, taken apart.
+
+    Attributes:
+        path: The file or folder, None for a function.
+        function: ``module:name``, None for a path.
+        options: Options by key, as they were written.
+    """
+
+    path: Path | None
+    function: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def parse(text: str) -> Word:
+    """Takes a word apart.
+
+    Raises:
+        InputError: No such file or folder, or options that are none.
+    """
+    if Path(text).exists():  # the name of a folder may have commas in it
+        return Word(Path(text))
+    head, *rest = text.split(",")
+    options: dict[str, str] = {}
+    for part in rest:
+        key, _, value = part.strip().partition("=")
+        one_of("image option", key, KEYS)
+        if key in options:
+            raise InputError(f"{text}: {key} is given twice")
+        if not value:
+            raise InputError(f"{text}: {key} has no value", f"{key}=...")
+        options[key] = value
+    path = Path(head)
+    if path.exists():
+        return Word(path, None, options)
+    if _FUNCTION.fullmatch(head):
+        return Word(None, head, options)
+    raise InputError(f"{head}: no such file or folder", _alternatives(path))
+
+
+def image_options(given: dict[str, str]) -> ImageOptions:
+    """Options of a folder of images.
+
+    Raises:
+        InputError: A value is not what its key asks for.
+    """
+    made: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in ("mean", "std"):
+            made[key] = tuple(_number(key, part) for part in value.split(":"))
+        elif key == "scale":
+            made[key] = _number(key, value)
+        elif key == "resize":
+            made[key] = int(value) if value.isdigit() and int(value) else _size(key, value)
+        elif key == "crop":
+            made[key] = _size(key, value)
+        else:
+            made[key] = one_of(key, value.lower(), ("nchw", "nhwc") if key == "layout" else ("rgb", "bgr"))
+    for key in ("std", "scale"):
+        values = made.get(key, 1.0)
+        if 0 in (values if isinstance(values, tuple) else (values,)):
+            raise InputError(f"{key} must not be 0")
+    return ImageOptions(**made)
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{key}: {text!r} is not a number", f"{key}=0.5, or one for each channel: {key}=0.5:0.4:0.3")
+    return value
+
+
+def _size(key: str, text: str) -> Size:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and int(side) for side in sides):
+        raise InputError(f"{key}: {text!r} is not a size", f"{key}=224, or height and width: {key}=224x320")
+    return int(sides[0]), int(sides[-1])
+
+
+def _alternatives(path: Path) -> str:
+    near: list[str] = []
+    if path.parent.is_dir():
+        near = difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()), n=1)
+    known = "an .npz or .npy file, a folder of .npy, .npz or images, or module:function"
+    return f"did you mean {path.parent / near[0]}?" if near else f"give {known}"
