@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from onnxprune.graph import ordered
@@ -61,14 +60,14 @@ def plan(proto: ModelProto, stages: Sequence[Sequence[str]], fed: Iterable[str])
     for at, stage in enumerate(stages):
         for name in stage:
             facts.refuse(name)
-        taken, reads = facts.needed(stage, made_at)
-        taken = [node for node in facts.nodes if _key(node) in taken]
-        piece = Piece([k for n in taken if (k := _key(n)) not in facts.again],
-                      [k for n in taken if (k := _key(n)) in facts.again], reads)
-        pieces.append(piece)
-        for node in taken:
-            made_at |= {name: at for name in node.output if name and (_key(node) not in facts.again or name in stage)}
-        last |= dict.fromkeys([*reads, *stage], at)
+        chosen, outside = facts.needed(stage, made_at)
+        taken = sorted(chosen, key=facts.place.__getitem__)
+        pieces.append(Piece([k for k in taken if k not in facts.again], [k for k in taken if k in facts.again], outside))
+        for key in taken:
+            for name in facts.nodes[facts.place[key]].output:
+                if name not in made_at and (key not in facts.again or name in stage):
+                    made_at[name] = at
+        last |= dict.fromkeys([*outside, *stage], at)
     _refuse_remaking(facts, pieces)
     for name, at in last.items():
         if name in made_at:
@@ -90,6 +89,7 @@ class _Facts:
 
     Attributes:
         nodes: In topological order.
+        place: Where each stands there.
         constant: Names that hold the same whatever is fed.
         again: Nodes that run in every piece that reads them.
     """
@@ -97,8 +97,9 @@ class _Facts:
     def __init__(self, proto: ModelProto, fed: set[str]) -> None:
         graph = proto.graph
         self.nodes = ordered(graph)
+        self.place = {_key(node): i for i, node in enumerate(self.nodes)}
         self._inputs = {i.name for i in graph.input}
-        self._maker = {name: node for node in self.nodes for name in node.output if name}
+        self._maker = {name: _key(node) for node in self.nodes for name in node.output if name}
         self._opaque = _no_tensors(proto)
         self.constant = (set(_stored(graph)) | {s.values.name for s in graph.sparse_initializer}) - (fed & self._inputs)
         self.again: set[str] = set()
@@ -125,12 +126,12 @@ class _Facts:
         stack = [(name, False) for name in names]
         while stack:
             name, is_read = stack.pop()
-            node = self._maker.get(name)
-            if node is not None and (name not in made or _key(node) in self.again):
-                if _key(node) not in taken:
-                    taken.add(_key(node))
-                    stack += [(read, True) for read in reads(node)]
-            elif name not in self.constant and (is_read or node is None):
+            maker = self._maker.get(name)
+            if maker is not None and (name not in made or maker in self.again):
+                if maker not in taken:
+                    taken.add(maker)
+                    stack += [(read, True) for read in reads(self.nodes[self.place[maker]])]
+            elif is_read and name not in self.constant:
                 outside[name] = None
         return taken, list(outside)
 
@@ -141,13 +142,13 @@ def assemble(proto: ModelProto, piece: Piece, inputs: Mapping[str, ValueInfoProt
     Args:
         proto: The whole model.
         piece: Which piece.
-        inputs: Types of the values that it reads, by name.
+        inputs: Types of the values of earlier pieces that it reads, by name.
     """
     graph, chosen = proto.graph, set(piece.once) | set(piece.again)
     nodes = [node for node in graph.node if _key(node) in chosen]
-    stored, given = _stored(graph), {i.name: i for i in graph.input} | dict(inputs)
+    stored, types = _stored(graph), {i.name: i for i in graph.input} | dict(inputs)
     sparse = {s.values.name: s for s in graph.sparse_initializer}
-    maker = {name: node for node in graph.node for name in node.output if name}
+    late: dict[str, NodeProto] | None = None
     # before IR version 4 every initializer had to be an input
     part = ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import, functions=proto.functions)
     part.graph.name = graph.name
@@ -158,18 +159,18 @@ def assemble(proto: ModelProto, piece: Piece, inputs: Mapping[str, ValueInfoProt
         if name in there:
             continue
         there.add(name)
-        if name in inputs:
-            part.graph.input.append(inputs[name])
+        if name in piece.reads:
+            part.graph.input.append(types[name])
         elif name in stored:
             part.graph.initializer.append(stored[name])
         elif name in sparse:
             part.graph.sparse_initializer.append(sparse[name])
-        elif name in maker:  # a constant that came in after the plan was made
-            nodes.append(maker[name])
-            there.update(maker[name].output)
-            stack += reads(maker[name])
-        elif name in given:
-            part.graph.input.append(given[name])
+        else:  # a constant that came in after the plan was made
+            late = late or {out: node for node in graph.node for out in node.output if out}
+            if name in late:
+                nodes.append(late[name])
+                there.update(late[name].output)
+                stack += reads(late[name])
     part.graph.node.extend(nodes)
     part.graph.output.extend(ValueInfoProto(name=name) for name in piece.leaves)
     return part

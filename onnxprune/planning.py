@@ -208,21 +208,26 @@ def fingerprint(proto: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
+_QUANTISED = ("DequantizeLinear", "QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger")
+"""Operators, by how their names begin, whose whole-number constants are weights too: biases of 32 bits, say."""
+
+
 def _say_graph(graph: GraphProto, say: Any) -> None:
     for info in [*graph.input, *graph.output]:
         t = info.type.tensor_type
         say(info.name, t.elem_type, [d.dim_value or d.dim_param for d in t.shape.dim])
+    weights = {name for node in graph.node if node.op_type.startswith(_QUANTISED) for name in node.input}
     for t in graph.initializer:
-        _say_tensor(t, say)
+        _say_tensor(t, say, t.name in weights)
     for s in graph.sparse_initializer:
         say("sparse", s.values.name, list(s.dims))
     for node in graph.node:
         _say_node(node, say)
 
 
-def _say_tensor(t: onnx.TensorProto, say: Any) -> None:
+def _say_tensor(t: onnx.TensorProto, say: Any, weight: bool = False) -> None:
     say("tensor", t.name, t.data_type, list(t.dims))
-    if t.data_type not in WEIGHT_TYPES and t.data_location != onnx.TensorProto.EXTERNAL and sum(t.dims) <= 4096:
+    if not weight and t.data_type not in WEIGHT_TYPES and t.data_location != onnx.TensorProto.EXTERNAL and sum(t.dims) <= 4096:
         say(onnx.numpy_helper.to_array(t).tobytes() if t.data_type != onnx.TensorProto.STRING else "")
 
 
@@ -236,7 +241,10 @@ def _say_node(node: onnx.NodeProto, say: Any) -> None:
             say(a.name)
             _say_tensor(a.t, say)
         else:
-            say(a.name, a.type, a.SerializeToString(deterministic=True))
+            bare = AttributeProto()
+            bare.CopyFrom(a)
+            bare.ClearField("doc_string")
+            say(a.name, a.type, bare.SerializeToString(deterministic=True))
 
 
 def pack_mask(mask: NDArray[np.bool_]) -> str:

@@ -110,12 +110,13 @@ class Walk:
                 something that is no tensor and that cannot be made again.
             TypeError: The batches can be gone through only once.
         """
-        if iter(batches) is batches:
+        first = iter(batches)
+        if first is batches:
             raise TypeError("batches must be iterable more than once")
         self._model, self._batches = model, batches
         self._stages = [list(dict.fromkeys(stage)) for stage in stages]
         self._memory, self._threads, self._optimize = memory, threads, optimize
-        self.pieces = plan(model.proto, self._stages, next(iter(batches), {}))
+        self.pieces = plan(model.proto, self._stages, next(first, {}))
         self._at = 0
         self._count: int | None = None
         self._kept: dict[str, Stored] = {}
@@ -157,11 +158,14 @@ class Walk:
         made = {name: self._new() for name in piece.leaves}
         given = {name: self._new() for name in stage if name not in made and name not in self._kept}
         runner: Any = None
+        names: list[str] = []
         for batch, feeds in self._each(any(name not in self._kept for name in (*piece.reads, *given))):
             if made:
-                runner = runner or self._session(piece)
+                if runner is None:
+                    runner = self._session(piece)
+                    names = [i.name for i in runner.get_inputs()]
                 inputs = {name: self._kept[name][batch] if name in self._kept else feeds[name]
-                          for name in piece.reads if name in self._kept or name in feeds}
+                          for name in names if name in self._kept or name in feeds}
                 for name, array in zip(made, runner.run(list(made), inputs), strict=True):
                     self._append(made[name], array)
             for name, stored in given.items():

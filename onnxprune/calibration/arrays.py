@@ -150,7 +150,7 @@ def npy_table(path: Path, where: str) -> Held:
     """
     with readable(where):
         try:
-            return Held(np.load(path, mmap_mode="r", allow_pickle=False))
+            return Held(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)))
         except ValueError:
             return Held(np.load(path, allow_pickle=False))  # what is empty or of no size cannot be mapped
 
@@ -252,9 +252,7 @@ class Arrays(Source):
                 for p in self._ports
                 if self.axes or self._steps[p.name] is not None
             }
-            same = {
-                p.name: p.cast(self._tables[p.name].load(), self.where) for p in self._ports if p.name not in reads
-            }
+            same = {p.name: p.cast(self._tables[p.name].load(), self.where) for p in self._ports if p.name not in reads}
             chunk = batch if self.axes else 1
             for start in range(0, self.count or 0, chunk):
                 if chosen.ended(start):

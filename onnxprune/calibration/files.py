@@ -71,7 +71,10 @@ class Entry(Item):
 
     def shapes(self) -> dict[str, Shape]:
         """See `Item`."""
-        return {str(name): np.shape(value) for name, value in self._arrays.items()}
+        try:
+            return {str(name): np.shape(value) for name, value in self._arrays.items()}
+        except ValueError as error:  # nested lists of different lengths
+            raise InputError(f"{self.where}: cannot be made arrays: {error}") from error
 
     def arrays(self) -> dict[str, Any]:
         """See `Item`."""

@@ -169,7 +169,7 @@ def _image_port(interface: Interface, layout: str | None, where: str) -> tuple[P
             "give .npz files with an array for each input",
         )
     if port.dims is None or len(port.dims) != 4:
-        raise InputError(f"{where}: input '{port.name}' is {port.declared}, which is no batch of images")
+        raise InputError(f"{where}: input '{port.name}' takes {port.declared}, which is no batch of images")
     if kind(port.dtype) not in ("float", "integer"):
         raise InputError(f"{where}: input '{port.name}' takes {port.type_name}, not pixels")
     if layout is None:
@@ -181,4 +181,3 @@ def _image_port(interface: Interface, layout: str | None, where: str) -> tuple[P
             )
         layout = "nchw" if places[0] == 1 else "nhwc"
     return port, layout == "nhwc"
-

@@ -61,7 +61,8 @@ class Interface:
         """
         for name in self.names:
             if name not in given:
-                raise InputError(f"{where}: nothing for input '{name}'", _closest(name, [str(g) for g in given], self.names))
+                hint = _closest(name, [str(g) for g in given], self.names)
+                raise InputError(f"{where}: nothing for input '{name}'", hint)
         return {name: given[name] for name in self.names}
 
     def extra(self, given: Iterable[Any]) -> tuple[str, ...]:

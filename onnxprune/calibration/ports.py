@@ -41,7 +41,7 @@ class Port:
     def declared(self) -> str:
         """The declared shape in words, such as Nx3x32x32."""
         if self.dims is None:
-            return "of any shape"
+            return "any shape"
         return "x".join(str(d) if d != "" else "?" for d in self.dims) or "a scalar"
 
     def demand(self, shape: Shape, where: str, *, any_batch: bool = False) -> None:
@@ -67,7 +67,8 @@ class Port:
     def misfit(self, shape: Shape, where: str) -> InputError:
         """The error that says that this shape does not fit."""
         given = "x".join(map(str, shape)) or "a scalar"
-        return InputError(f"{where}: '{self.name}' is {given}, but the model takes {self.declared}", self._remedy(shape))
+        message = f"{where}: '{self.name}' is {given}, but the model takes {self.declared}"
+        return InputError(message, self._remedy(shape))
 
     def _remedy(self, shape: Shape) -> str | None:
         """What could be done about a shape that does not fit."""
@@ -91,8 +92,8 @@ class Port:
         if array.dtype == self.dtype and array.dtype != object:
             return array
         given, wanted = kind(array.dtype), kind(self.dtype)
-        if array.dtype.kind == "V" and given == "raw" and array.dtype.itemsize == self.dtype.itemsize:
-            return array.view(self.dtype)  # .npy files have no name for bfloat16 and its like
+        if self._stored_as(array.dtype):
+            return array.view(self.dtype)
         if given == wanted == "text":
             return self._text(array, where)
         if given == wanted == "float":
@@ -113,7 +114,7 @@ class Port:
     def demand_kind(self, dtype: np.dtype[Any], where: str) -> None:
         """Raises where values of this type are never cast to the input's."""
         given, wanted = kind(dtype), kind(self.dtype)
-        if given == wanted or (given, wanted) == ("boolean", "integer") or given == "raw":
+        if given == wanted or (given, wanted) == ("boolean", "integer") or self._stored_as(dtype):
             return
         hint = f"convert it where it is made: x.astype('{self.dtype}')"
         if wanted == "float":
@@ -121,6 +122,10 @@ class Port:
         elif wanted == "text":
             hint = "give an array of strings"
         raise InputError(f"{where}: '{self.name}' is {dtype}, but the model takes {self.type_name}", hint)
+
+    def _stored_as(self, dtype: np.dtype[Any]) -> bool:
+        """Whether .npy files show the input's type like this: they have no name for bfloat16 and its like."""
+        return kind(dtype) == "raw" and self.dtype.isbuiltin == 2 and dtype.itemsize == self.dtype.itemsize
 
     @property
     def type_name(self) -> str:

@@ -145,7 +145,8 @@ class Samples:
         """Two disjoint parts: one to fit on, one held back to judge on.
 
         Each has at least one sample (one batch, where the model insists on its size); which ones depends on the seed
-        alone. Both keep the order of the source. A stream is read through once, to count it.
+        alone. Both keep the order of the source. A stream is read through once, to count it: give an
+        endless one a limit.
 
         Args:
             fraction: Share of the samples to hold back, 0 < fraction < 1.
@@ -210,7 +211,7 @@ def choose(source: Source, interface: Interface, *, limit: int | None, seed: int
 def rows_of(feed: Feed, axes: Mapping[str, int]) -> int:
     """Samples in a feed."""
     name, axis = next(iter(axes.items()))
-    return feed[name].shape[axis]
+    return int(feed[name].shape[axis])
 
 
 def taken(feed: Feed, axes: Mapping[str, int], places: np.ndarray) -> Feed:
@@ -229,8 +230,8 @@ def regrouped(feeds: Iterator[Feed], axes: Mapping[str, int], size: int, *, exac
     Args:
         feeds: What comes in, of any sizes.
         axes: The batch axis of each input.
-        size: Samples in what goes out; the last feed before shapes change or the end is smaller, unless
-        exact: it is dropped then.
+        size: Samples in what goes out; at the end, and before shapes change, fewer may be left over.
+        exact: Whether these are dropped.
     """
     pending: list[Feed] = []
     held = 0

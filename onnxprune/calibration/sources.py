@@ -105,7 +105,7 @@ def _from_word(word: Word, interface: Interface, memory: int) -> Source:
         return Arrays(npz_tables(word.path, where), interface, where)
     if suffix == ".npy":
         table = npy_table(word.path, where)
-        return Arrays({n: table for n in interface.named(table.array, where)}, interface, where)
+        return Arrays(dict.fromkeys(interface.named(table.array, where), table), interface, where)
     raise InputError(f"{where}: is neither .npz nor .npy", "for images, give their folder")
 
 
@@ -124,4 +124,3 @@ def _folder(path: Path, word: Word, interface: Interface) -> Source:
     if word.options:
         raise InputError(f"{where}: {', '.join(word.options)} only mean something for images, and there are none")
     return Items([File(f, interface) for f in arrays], interface, where)
-

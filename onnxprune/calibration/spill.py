@@ -67,15 +67,15 @@ class Spill:
         return self._folder / f"{index}.{place}.npy"
 
     def _save(self, index: int, place: int, array: np.ndarray) -> None:
-        if array.dtype == object:
+        if array.dtype.hasobject:
             array = array.astype(str)
-        elif array.dtype.kind == "V":  # .npy files have no name for bfloat16 and its like
+        elif array.dtype.isbuiltin == 2:  # .npy files have no name for bfloat16 and its like
             array = np.ascontiguousarray(array).reshape(array.shape).view(f"u{array.dtype.itemsize}")
         np.save(self._path(index, place), array, allow_pickle=False)
 
     def _load(self, index: int, place: int) -> np.ndarray:
         array = np.load(self._path(index, place), allow_pickle=False)
         dtype = self._ports[place].dtype
-        if dtype == object:
+        if dtype.hasobject:
             return np.asarray(array.astype(object))
         return np.asarray(array if array.dtype == dtype else array.view(dtype))

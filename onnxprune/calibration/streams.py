@@ -17,8 +17,8 @@ from onnxprune.calibration.samples import Chosen, Source, taken
 from onnxprune.calibration.spill import Spill
 from onnxprune.errors import InputError, OnnxPruneError
 
-Checked = tuple[Feed, "int | None"]
-"""A feed as the model takes it, and the samples in it where it can be cut."""
+Checked = tuple[Feed, "int | None", tuple[str, ...]]
+"""A feed as the model takes it, the samples in it where it can be cut, and names that mean nothing to the model."""
 _AGAIN = "give data in a fixed order (no shuffling), or a one-shot iterator, which is kept: iter(data)"
 
 
@@ -45,25 +45,27 @@ class Stream(Source):
         self._interface = interface
         self._passes, kept = _passes(origin, where)
         self._digest: int | None = None
+        self._broken: OnnxPruneError | None = None
         self._spill = Spill(interface, memory) if kept else None
-        self._source = self._checked(self._passes())
+        self._source = _checked(self._passes(), interface, where)
         try:
             self._first: Checked | None = next(self._source)
         except StopIteration:
             raise InputError(f"{where}: has no samples") from None
+        self.unused = self._first[2]
         if self._spill is not None:
             self._spill.append(self._first[0])
 
     def feeds(self, chosen: Chosen, batch: int) -> Iterator[Feed]:
         """See `Source`."""
         start = 0
-        feeds = self._replayed() if self._spill is not None else self._anew()
+        feeds = self._anew() if self._spill is None else self._replayed(self._spill)
         while not chosen.ended(start):
             entry = next(feeds, None)
             if entry is None:
                 self.count = self.seen = start
                 return
-            feed, rows = entry
+            feed, rows, _ = entry
             count = 1 if rows is None else rows
             places = chosen.within(start, start + count)
             start += count
@@ -79,7 +81,7 @@ class Stream(Source):
             yield first
             yield from self._source
             return
-        feeds = self._checked(self._passes())
+        feeds = _checked(self._passes(), self._interface, self.where)
         first_again = next(feeds, None)
         if first_again is None or _digest(first_again[0]) != self._digest:
             what = "nothing" if first_again is None else "other samples"
@@ -87,40 +89,43 @@ class Stream(Source):
         yield first_again
         yield from feeds
 
-    def _replayed(self) -> Iterator[Checked]:
+    def _replayed(self, spill: Spill) -> Iterator[Checked]:
         """What was kept, then what was not read yet; passes may interleave."""
-        spill = self._spill
-        assert spill is not None
         index = 0
         while True:
             if index == len(spill):
-                entry = next(self._source, None)
-                if entry is None:
-                    return
-                spill.append(entry[0])
+                if self._broken:  # a generator that raised looks like one that ended
+                    raise self._broken
+                try:
+                    entry = next(self._source, None)
+                    if entry is None:
+                        return
+                    spill.append(entry[0])
+                except OnnxPruneError as error:
+                    self._broken = error
+                    raise
             feed = spill[index]
             index += 1
-            yield feed, self._interface.rows({name: a.shape for name, a in feed.items()}, self.where)
+            yield feed, self._interface.rows({name: a.shape for name, a in feed.items()}, self.where), self.unused
 
-    def _checked(self, items: Iterator[Any]) -> Iterator[Checked]:
-        """Feeds as the model takes them; whatever the caller's code raises becomes an InputError."""
-        start = 0
-        while True:
-            where = f"{self.where}: sample {start}"
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            except OnnxPruneError:
-                raise
-            except Exception as error:
-                raise InputError(f"{where} (from 0) could not be read: {type(error).__name__}: {error}") from error
-            if not start and hasattr(item, "keys"):
-                self.unused = self._interface.extra(item.keys())
-            feed, rows = self._interface.read(item, where)
-            # A copy: makers of samples are free to use the same array for the next one.
-            yield {name: array.copy() for name, array in feed.items()}, rows
-            start += 1 if rows is None else rows
+
+def _checked(items: Iterator[Any], interface: Interface, whole: str) -> Iterator[Checked]:
+    """Feeds as the model takes them; whatever the caller's code raises becomes an InputError."""
+    start = 0
+    while True:
+        where = f"{whole}: sample {start}"
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except OnnxPruneError:
+            raise
+        except Exception as error:
+            raise InputError(f"{where} (from 0) could not be read: {type(error).__name__}: {error}") from error
+        feed, rows = interface.read(item, where)
+        # A copy: makers of samples are free to use the same array for the next one.
+        yield {name: array.copy() for name, array in feed.items()}, rows, interface.extra(interface.named(item, where))
+        start += 1 if rows is None else rows
 
 
 def _digest(feed: Feed) -> int:
@@ -208,6 +213,7 @@ def imported(word: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [n for n in vars(found) if not n.startswith("_")] if hasattr(found, "__dict__") else []
-            raise InputError(f"{word}: module {name} has no '{attribute}'", f"it has {', '.join(public)}" if public else None)
+            hint = f"it has {', '.join(public)}" if public else None
+            raise InputError(f"{word}: module {name} has no '{attribute}'", hint)
         found = getattr(found, part)
     return found

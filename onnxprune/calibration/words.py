@@ -1,16 +1,21 @@
 """The words that name calibration data on a command line.
 
-    WORD     = FILE.npz | FILE.npy | FOLDER [OPTIONS] | MODULE:FUNCTION
-    OPTIONS  = "," KEY "=" VALUE, any number of times; for folders of images
-    KEY      = mean | std | scale | layout | resize | crop | color
-    VALUE    = NUMBER [":" NUMBER ...] for mean and std (one, or one for each channel), NUMBER for scale,
-               nchw | nhwc for layout, N | HEIGHTxWIDTH for resize and crop, rgb | bgr for color
+A WORD is one of
+
+- ``FILE.npz`` or ``FILE.npy``;
+- ``FOLDER`` with .npy, .npz or image files in it;
+- ``FOLDER,KEY=VALUE,...`` for images: ``mean`` and ``std`` are one number, or one for each channel with ``:`` between
+  them; ``scale`` is a number; ``layout`` is nchw or nhwc; ``resize`` and ``crop`` are N or HEIGHTxWIDTH; ``color`` is
+  rgb or bgr;
+- ``MODULE:FUNCTION``, importable from the current folder too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,9 +51,12 @@ def parse(text: str) -> Word:
     Raises:
         InputError: No such file or folder, or options that are none.
     """
-    if Path(text).exists():  # the name of a folder may have commas in it
+    if os.path.exists(text):  # the name of a folder may have commas in it
         return Word(Path(text))
     head, *rest = text.split(",")
+    found = os.path.exists(head)
+    if not found and not _FUNCTION.fullmatch(head):
+        raise InputError(f"{head or text}: no such file or folder", _alternatives(Path(head)))
     options: dict[str, str] = {}
     for part in rest:
         key, _, value = part.strip().partition("=")
@@ -58,12 +66,7 @@ def parse(text: str) -> Word:
         if not value:
             raise InputError(f"{text}: {key} has no value", f"{key}=...")
         options[key] = value
-    path = Path(head)
-    if path.exists():
-        return Word(path, None, options)
-    if _FUNCTION.fullmatch(head):
-        return Word(None, head, options)
-    raise InputError(f"{head}: no such file or folder", _alternatives(path))
+    return Word(Path(head), None, options) if found else Word(None, head, options)
 
 
 def image_options(given: dict[str, str]) -> ImageOptions:
@@ -110,7 +113,7 @@ def _size(key: str, text: str) -> Size:
 
 def _alternatives(path: Path) -> str:
     near: list[str] = []
-    if path.parent.is_dir():
+    with contextlib.suppress(OSError):
         near = difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()), n=1)
     known = "an .npz or .npy file, a folder of .npy, .npz or images, or module:function"
     return f"did you mean {path.parent / near[0]}?" if near else f"give {known}"

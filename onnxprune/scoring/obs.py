@@ -30,7 +30,7 @@ class Consumer:
     Attributes:
         weight: Weight as a matrix; shape (outputs, columns).
         covariance: Covariance of its inputs; shape (columns, columns).
-        columns: The columns that each unit owns; shape (units, columns a unit). -1 where a unit owns fewer.
+        columns: The columns that each unit owns; shape (units, columns a unit).
     """
 
     weight: Matrix
@@ -50,10 +50,14 @@ class Curve:
     Attributes:
         order: Units in the order in which they go; shape (removed,).
         loss: Damage after each removal, as a share of the consumers' output variance; shape (removed + 1,), from 0.
+        probe: A number of removals, and
+        weights: what the consumers' weights have become by then.
     """
 
     order: Index
     loss: NDArray[np.float64]
+    probe: int = 0
+    weights: Sequence[Matrix] = ()
 
 
 class _State:
@@ -93,19 +97,21 @@ class _State:
         self.inverse[np.ix_(q, q)] = np.eye(len(q))
 
 
-def removal_curve(consumers: Sequence[Consumer], units: int, most: int) -> Curve:
+def removal_curve(consumers: Sequence[Consumer], units: int, most: int, probe: float = 0.0) -> Curve:
     """In which order units of a group go, and what that costs.
 
     Args:
         consumers: The layers that read the group.
         units: How many units the group has.
         most: How many may go.
+        probe: Share of the units after whose removal the consumers' weights are kept.
     """
     states = [_State(c) for c in consumers]
     left = np.arange(units)
     order: list[int] = []
     loss = [0.0]
     chunk = max(1, most // STEPS)
+    at, weights = 0, [s.weight.copy() for s in states]
     while len(order) < most:
         scores = np.sum([s.losses(left) for s in states], axis=0)
         ranked = np.argsort(scores, kind="stable")[:min(chunk, most - len(order))]
@@ -116,4 +122,6 @@ def removal_curve(consumers: Sequence[Consumer], units: int, most: int) -> Curve
             order.append(int(left[i]))
             loss.append(loss[-1] + float(max(scores[i], 0.0)))
         left = np.delete(left, ranked)
-    return Curve(np.array(order, dtype=np.int64), np.array(loss))
+        if at < probe * units:
+            at, weights = len(order), [s.weight.copy() for s in states]
+    return Curve(np.array(order, dtype=np.int64), np.array(loss), at, weights)

@@ -99,7 +99,7 @@ def random_feeds(model: onnx.ModelProto, given: Mapping[str, Any] | None = None,
         if info.name in (given or {}):
             feeds[info.name] = np.asarray((given or {})[info.name], dtype=dtype)
         elif kind.elem_type == TensorProto.BOOL:
-            feeds[info.name] = rng.random(shape) < 0.5
+            feeds[info.name] = np.asarray(rng.random(shape) < 0.5)
         elif dtype.kind in "iu":
             feeds[info.name] = rng.integers(0, 3, shape).astype(dtype)
         else:

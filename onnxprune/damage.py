@@ -1,0 +1,159 @@
+"""Predicted damage of removing units of a group, from what its consumers read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.coupling import Coupling, Group
+from onnxprune.graph import Graph
+from onnxprune.linear_maps import Product
+from onnxprune.model import Model
+from onnxprune.observe import Batches, Moments
+from onnxprune.products import products
+from onnxprune.repair.write import add_bias
+from onnxprune.runtime import runnable
+from onnxprune.scoring import Scores
+from onnxprune.scoring.obs import Consumer, Curve, removal_curve
+
+
+PROBE = 0.25
+"""Share of a group that is taken out to see what the outputs make of it."""
+
+
+@dataclass
+class Reader:
+    """A block of a product layer that reads a group."""
+
+    layer: Product
+    block: int
+    consumer: Consumer
+
+
+def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Sequence[Product],
+           moments: Mapping[str, Moments], fallback: Sequence[Scores], keep: Sequence[int],
+           batches: Batches) -> list[Curve]:
+    """The removal curve of each group, in terms of the model's outputs.
+
+    The shape of a curve comes from the layers that read the group. Its scale is measured: a share of the group goes,
+    its readers make up for it, and the model runs. So a branch that adds little to a deep sum counts little.
+
+    Args:
+        model: Where the weights are.
+        coupling: The analysis that groups and layers belong to.
+        groups: The groups.
+        layers: Product layers of the graph.
+        moments: Moments of the layers' inputs, by name.
+        fallback: Importance of units of groups that no observed layer reads.
+        keep: Units that each group keeps at least.
+        batches: Feeds to measure the outputs with.
+    """
+    readers = _readers(model, coupling, groups, layers, moments)
+    reference = _outputs(model, batches)
+    found = []
+    for group, mine, scores, least in zip(groups, readers, fallback, keep, strict=True):
+        most = group.units - least
+        if not mine:
+            found.append(_by_score(scores, most))
+            continue
+        curve = removal_curve([r.consumer for r in mine], group.units, most, PROBE)
+        if curve.probe and curve.loss[curve.probe] > 0:
+            seen = _measured(model, mine, curve, moments, batches, reference)
+            found.append(replace(curve, loss=curve.loss * (seen / curve.loss[curve.probe]), weights=()))
+        else:
+            found.append(curve)
+    return found
+
+
+def _measured(model: Model, readers: Sequence[Reader], curve: Curve, moments: Mapping[str, Moments],
+              batches: Batches, reference: list[list[NDArray[Any]]]) -> float:
+    """Relative squared error of the outputs once the readers have the weights of the curve's probe."""
+    changed = model.copy()
+    graph = Graph(changed.proto)
+    layers = {layer.name: layer for layer in products(graph)}
+    for reader, weight in zip(readers, curve.weights, strict=True):
+        layer = layers[reader.layer.name]
+        tensor = layer.weight.tensor
+        assert tensor is not None
+        stored = changed.array(tensor)
+        matrix = layer.matrix(stored).astype(np.float64)
+        seen = moments[layer.name]
+        shift = (matrix[reader.block] - weight) @ (seen.total[reader.block] / max(seen.count, 1))
+        matrix[reader.block] = weight
+        changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
+        add_bias(changed, layer, reader.block, shift)
+    return relative_error(reference, _outputs(changed, batches))
+
+
+def _outputs(model: Model, batches: Batches) -> list[list[NDArray[Any]]]:
+    with runnable(model) as ready:
+        session = ready.session()
+        return [session.run(None, dict(feeds)) for feeds in batches]
+
+
+def relative_error(before: Sequence[Sequence[NDArray[Any]]], after: Sequence[Sequence[NDArray[Any]]]) -> float:
+    """Mean over the outputs of squared error over variance, over all batches."""
+    errors = []
+    for i in range(len(before[0])):
+        a = [np.asarray(b[i]) for b in before]
+        if a[0].dtype.kind != "f":
+            continue
+        flat = np.concatenate([x.ravel() for x in a]).astype(np.float64)
+        other = np.concatenate([np.asarray(b[i]).ravel() for b in after]).astype(np.float64)
+        errors.append(float(np.mean((flat - other) ** 2) / max(flat.var(), 1e-30)))
+    return float(np.mean(errors)) if errors else 0.0
+
+
+def _by_score(scores: Scores, most: int) -> Curve:
+    """Where nothing was observed: damage as the share of squared importance that goes."""
+    order = np.argsort(scores, kind="stable")[:most]
+    squares = np.square(scores)
+    return Curve(order, np.concatenate([[0.0], np.cumsum(squares[order])]) / max(float(squares.sum()), 1e-30))
+
+
+def _readers(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Sequence[Product],
+               moments: Mapping[str, Moments]) -> list[list[Reader]]:
+    group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
+    unit_of = np.zeros(len(coupling.channel), dtype=np.int64)
+    for i, group in enumerate(groups):
+        group_of[group.channels] = i
+        unit_of[group.channels] = np.arange(group.units)
+    found: list[list[Reader]] = [[] for _ in groups]
+    for layer in layers:
+        if layer.name not in moments or layer.weight.tensor is None:
+            continue
+        read = coupling.channels_of(layer.x.axis(layer.x_axis))
+        made = coupling.channels_of(layer.output.axis(layer.out_axis))
+        if len(read) != layer.features[0] or len(made) != layer.features[1]:
+            continue
+        weight = layer.matrix(model.array(layer.weight.tensor)).astype(np.float64)
+        outputs = made.reshape(layer.groups, -1)
+        for g in np.unique(group_of[read]):
+            if g < 0:
+                continue
+            where = np.flatnonzero(group_of[read] == g)
+            block, columns = layer.columns_of_inputs(where)
+            for b in np.unique(block):
+                mine = block == b
+                units = unit_of[read[where[mine]]]
+                if set(outputs[b].tolist()) <= set(read[where[mine]].tolist()):
+                    continue  # what it makes goes with what it reads (a depthwise convolution): nobody loses
+                consumer = _consumer(weight[b], moments[layer.name].covariance(int(b)), columns[mine], units,
+                                     groups[g].units)
+                if consumer is not None:
+                    found[g].append(Reader(layer, int(b), consumer))
+    return found
+
+
+def _consumer(weight: NDArray[np.float64], covariance: NDArray[np.float64], columns: NDArray[np.int64],
+              units: NDArray[np.int64], count: int) -> Consumer | None:
+    """The columns that each unit owns; None unless every unit owns as many."""
+    order = np.argsort(units, kind="stable")
+    owned, sizes = np.unique(units, return_counts=True)
+    if len(owned) != count or len(set(sizes.tolist())) != 1:
+        return None
+    return Consumer(weight, covariance, columns[order].reshape(count, -1))

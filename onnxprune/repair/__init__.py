@@ -1,0 +1,1 @@
+"""What makes a pruned model good again without training."""

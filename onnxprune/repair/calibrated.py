@@ -1,0 +1,144 @@
+"""Refits every product layer to what the original made there, from what it now receives.
+
+Original and pruned model walk side by side, each node once. When the walk comes to a layer, everything before it is
+repaired already; the layer is fitted, written back, and only then run. Where a layer's output joins a shortcut, its
+target is the original's sum less the pruned shortcut, so that errors do not add up along the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph import Graph, Node, Value
+from onnxprune.linear_maps import Product
+from onnxprune.model import Model
+from onnxprune.observe import Batches, rows_for
+from onnxprune.products import matched, products
+from onnxprune.repair.least_squares import Sums, fit
+from onnxprune.repair.write import bias_of, set_bias, set_weight, takes_bias
+from onnxprune.segments import Stored, Walk
+
+Kept = Mapping[str, NDArray[np.int64]]
+"""Output features of each layer that stay, by the layer's name."""
+
+HOLD_BACK = 5
+"""Every so many-th batch is held back."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What became of one layer.
+
+    Attributes:
+        layer: Name of the layer's output.
+        penalty: The ridge that was used, None where the layer was left as it was.
+        before: Held-back error without the refit, as a share of the target's variance.
+        after: The same with it.
+    """
+
+    layer: str
+    penalty: float | None
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class _Join:
+    """The sum that a layer's output joins: its name, and that of the other summand."""
+
+    total: str
+    other: str
+
+
+def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: int, *, seed: int = 0,
+           memory: int = 2**31) -> list[Refit]:
+    """Refits the layers of a pruned model in place.
+
+    Args:
+        original: The model before pruning.
+        pruned: The model after it.
+        kept: Which output features of the original's layers stay.
+        batches: Calibration feeds; every fifth batch is held back (all serve for both if there are fewer than five).
+        count: How many batches there are.
+        seed: Seed of the places that are sampled.
+        memory: Bytes of activations to hold, of both models together.
+    """
+    before, after = Graph(original.proto), Graph(pruned.proto)
+    pairs = [(a, b) for a, b in matched(_layers(before), _layers(after)) if a.name in kept and not b.weight_shared]
+    joins = [_join(b) for _, b in pairs]
+    wanted = [[a.output.name, *([j.total] if j else [])] for (a, _), j in zip(pairs, joins, strict=True)]
+    given = [[b.x.name, *([j.other] if j else [])] for (_, b), j in zip(pairs, joins, strict=True)]
+    done = []
+    with Walk(original, batches, wanted, memory=memory // 2) as first, \
+            Walk(pruned, batches, given, memory=memory // 2) as second:
+        for i, ((a, b), join) in enumerate(zip(pairs, joins, strict=True)):
+            sums, held = _sums(a, b, join, first.step(), second.step(), kept[a.name], count, [seed, i])
+            done.append(_refit(pruned, b, sums, held))
+    return done
+
+
+def _layers(graph: Graph) -> list[Product]:
+    from onnxprune import shapes
+
+    shapes.infer(graph)
+    return products(graph)
+
+
+def _join(layer: Product) -> _Join | None:
+    """The Add behind the layer whose other summand is there before the layer."""
+    if len(layer.output.consumers) != 1:
+        return None
+    node, i = layer.output.consumers[0]
+    if node.op_type != "Add" or node.domain or node.scope is not layer.node.scope:
+        return None
+    other, total = node.inputs[1 - i], node.outputs[0]
+    if other is None or total is None or other.tensor is not None or not _is_before(other, layer.node):
+        return None
+    if other.shape != layer.output.shape or total.shape != layer.output.shape:
+        return None
+    return _Join(total.name, other.name)
+
+
+def _is_before(value: Value, node: Node) -> bool:
+    return value.producer is None or value.producer.index < node.index
+
+
+def _sums(a: Product, b: Product, join: _Join | None, made: Mapping[str, Stored], read: Mapping[str, Stored],
+          kept: NDArray[np.int64], count: int, seed: Sequence[int]) -> tuple[Sums, Sums]:
+    """Sums over the samples to fit and over those held back."""
+    rng = np.random.default_rng(list(seed))
+    columns = b.matrix(np.empty(b.weight.tensor.dims)).shape[-1]  # type: ignore[union-attr]
+    parts: list[Sums] = []
+    for n, x in enumerate(read[b.x.name]):
+        y = made[a.output.name][n]
+        places = a.draw(y.shape, rng, rows_for(columns, count))
+        target = _flat(a, y if join is None else made[join.total][n], places)[:, kept]
+        if join is not None:
+            target = target - _flat(b, read[join.other][n], places)
+        split = target.reshape(len(target), b.groups, -1).transpose(1, 0, 2)
+        parts.append(Sums.of(b.patches(x, places), np.ascontiguousarray(split)))
+    back = parts[HOLD_BACK - 1::HOLD_BACK] if len(parts) >= HOLD_BACK else parts
+    front = [p for i, p in enumerate(parts) if i % HOLD_BACK != HOLD_BACK - 1] if len(parts) >= HOLD_BACK else parts
+    return sum(front[1:], front[0]), sum(back[1:], back[0])
+
+
+def _flat(layer: Product, y: NDArray[np.generic], places: object) -> NDArray[np.float32]:
+    """Features at places, all groups one after the other; shape (n, features)."""
+    rows = layer.targets(y, places)  # type: ignore[arg-type]
+    return np.ascontiguousarray(rows.transpose(1, 0, 2)).reshape(rows.shape[1], -1)
+
+
+def _refit(model: Model, layer: Product, sums: Sums, held: Sums) -> Refit:
+    tensor = layer.weight.tensor
+    assert tensor is not None
+    free = takes_bias(layer)
+    found = fit(sums, held, layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer), intercept=free)
+    if found.penalty is not None:
+        set_weight(model, layer, found.weight)
+        if free:
+            set_bias(model, layer, found.bias)
+    return Refit(layer.name, found.penalty, found.before, found.after)
