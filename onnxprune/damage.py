@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Consumer, Curve, removal_curve
 
 
-PROBE = 0.25
-"""Share of a group that is taken out to see what the outputs make of it."""
+PROBES = (0.25, 0.5, 0.75)
+"""Shares of a group that are taken out to see what the outputs make of it."""
 
 
 @dataclass
@@ -39,8 +39,9 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Se
            batches: Batches) -> list[Curve]:
     """The removal curve of each group, in terms of the model's outputs.
 
-    The shape of a curve comes from the layers that read the group. Its scale is measured: a share of the group goes,
-    its readers make up for it, and the model runs. So a branch that adds little to a deep sum counts little.
+    The shape of a curve comes from the layers that read the group. Its height is measured at a few points: a share of
+    the group goes, its readers make up for it, and the model runs. So a branch that adds little to a deep sum counts
+    little.
 
     Args:
         model: Where the weights are.
@@ -60,22 +61,34 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Se
         if not mine:
             found.append(_by_score(scores, most))
             continue
-        curve = removal_curve([r.consumer for r in mine], group.units, most, PROBE)
-        if curve.probe and curve.loss[curve.probe] > 0:
-            seen = _measured(model, mine, curve, moments, batches, reference)
-            found.append(replace(curve, loss=curve.loss * (seen / curve.loss[curve.probe]), weights=()))
-        else:
-            found.append(curve)
+        curve = removal_curve([r.consumer for r in mine], group.units, most, PROBES)
+        seen = [(at, _measured(model, mine, weights, moments, batches, reference)) for at, weights in curve.probes]
+        found.append(Curve(curve.order, _through(curve.loss, seen)))
     return found
 
 
-def _measured(model: Model, readers: Sequence[Reader], curve: Curve, moments: Mapping[str, Moments],
-              batches: Batches, reference: list[list[NDArray[Any]]]) -> float:
-    """Relative squared error of the outputs once the readers have the weights of the curve's probe."""
+def _through(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> NDArray[np.float64]:
+    """The curve, stretched piece by piece so that it goes through the points that were measured."""
+    if not seen:
+        return loss
+    result = np.zeros_like(loss)
+    start, height, rate = 0, 0.0, 1.0
+    for at, value in seen:
+        rise = loss[at] - loss[start]
+        rate = max(value - height, 1e-9) / rise if rise > 0 else rate
+        result[start:at + 1] = height + (loss[start:at + 1] - loss[start]) * rate
+        start, height = at, float(result[at])
+    result[start:] = height + (loss[start:] - loss[start]) * rate
+    return result
+
+
+def _measured(model: Model, readers: Sequence[Reader], weights: Sequence[NDArray[np.float64]],
+              moments: Mapping[str, Moments], batches: Batches, reference: list[list[NDArray[Any]]]) -> float:
+    """Relative squared error of the outputs once the readers have these weights."""
     changed = model.copy()
     graph = Graph(changed.proto)
     layers = {layer.name: layer for layer in products(graph)}
-    for reader, weight in zip(readers, curve.weights, strict=True):
+    for reader, weight in zip(readers, weights, strict=True):
         layer = layers[reader.layer.name]
         tensor = layer.weight.tensor
         assert tensor is not None

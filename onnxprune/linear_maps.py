@@ -104,7 +104,7 @@ class Product:
         return self.dims[2:]
 
     def matrix(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A stored weight as matrices of shape (groups, out, columns).
+        """A stored weight as matrices of shape (groups, out, columns), a view of it where that can be.
 
         Columns are (input feature within the group, kernel position) in C order.
         """
@@ -175,12 +175,19 @@ class Product:
         flat = np.zeros((len(sample), 1), dtype=np.int64)
         for axis, place in enumerate(places):
             length = x.shape[axis + 2]
-            at, hits = self._reach(axis, place, length, positions.shape[axis + 1])
-            flat = (flat[:, :, None] * length + np.clip(at, 0, length - 1)[:, None]).reshape(len(sample), -1)
+            seen, hits = self._reach(axis, place, length, positions.shape[axis + 1])
+            flat = (flat[:, :, None] * length + np.clip(seen, 0, length - 1)[:, None]).reshape(len(sample), -1)
             inside = (inside[:, :, None] & hits[:, None]).reshape(len(sample), -1)
-        found = x.reshape(*x.shape[:2], -1)[sample[:, None], :, flat]  # (n, kernel positions, channels)
-        found[~inside] = 0
-        split = found.reshape(len(sample), flat.shape[1], groups, -1).transpose(2, 0, 3, 1)
+        space = x.reshape(*x.shape[:2], -1)
+        if groups == 1:
+            found = space[sample[:, None], :, flat]  # (n, kernel positions, channels)
+            found[~inside] = 0
+            split = found.swapaxes(1, 2)[None]
+        else:  # channels first before the gathering: several times faster than to part them behind it
+            at = (sample[:, None] * space.shape[2] + flat).ravel()
+            found = space.swapaxes(0, 1).reshape(x.shape[1], -1).take(at, axis=1)
+            found[:, ~inside.ravel()] = 0
+            split = found.reshape(groups, -1, *flat.shape).swapaxes(1, 2)
         return np.ascontiguousarray(split, dtype=np.float32).reshape(groups, len(sample), -1)
 
     def targets(self, y: NDArray[Any], positions: Positions) -> Floats:

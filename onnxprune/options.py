@@ -69,6 +69,8 @@ class Options:
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         for name in ("only", "ignore"):
+            if isinstance(getattr(self, name), str):  # one pattern by itself, not its letters
+                object.__setattr__(self, name, (getattr(self, name),))
             for pattern in getattr(self, name):
                 try:
                     re.compile(pattern)

@@ -62,7 +62,8 @@ def plan(proto: ModelProto, stages: Sequence[Sequence[str]], fed: Iterable[str])
             facts.refuse(name)
         chosen, outside = facts.needed(stage, made_at)
         taken = sorted(chosen, key=facts.place.__getitem__)
-        pieces.append(Piece([k for k in taken if k not in facts.again], [k for k in taken if k in facts.again], outside))
+        pieces.append(Piece([key for key in taken if key not in facts.again],
+                            [key for key in taken if key in facts.again], outside))
         for key in taken:
             for name in facts.nodes[facts.place[key]].output:
                 if name not in made_at and (key not in facts.again or name in stage):

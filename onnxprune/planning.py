@@ -227,7 +227,8 @@ def _say_graph(graph: GraphProto, say: Any) -> None:
 
 def _say_tensor(t: onnx.TensorProto, say: Any, weight: bool = False) -> None:
     say("tensor", t.name, t.data_type, list(t.dims))
-    if not weight and t.data_type not in WEIGHT_TYPES and t.data_location != onnx.TensorProto.EXTERNAL and sum(t.dims) <= 4096:
+    small = sum(t.dims) <= 4096 and not weight
+    if small and t.data_type not in WEIGHT_TYPES and t.data_location != onnx.TensorProto.EXTERNAL:
         say(onnx.numpy_helper.to_array(t).tobytes() if t.data_type != onnx.TensorProto.STRING else "")
 
 

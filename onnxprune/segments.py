@@ -33,14 +33,16 @@ class Stored(Sequence[Array]):
     """The arrays of one value, one a batch; those that were spilled are mapped from their files when asked for.
 
     They can be read as long as somebody holds this and the walk that made it is not closed.
+
+    Attributes:
+        nbytes: Bytes in memory that files could take over.
     """
 
     def __init__(self) -> None:
+        self.nbytes = 0
         self._arrays: list[Array | Path] = []
         self._files: list[Path] = []
         self._folder: Path | None = None
-        self.nbytes = 0
-        """Bytes in memory that a file could take over."""
         weakref.finalize(self, _remove, self._files)
 
     def __len__(self) -> int:
@@ -66,19 +68,21 @@ class Stored(Sequence[Array]):
         if _fits_file(array):
             self.nbytes += array.nbytes
             if self._folder is not None:
-                self.spill(self._folder)
+                self._to_file(len(self._arrays) - 1, array, self._folder)
 
     def spill(self, folder: Path) -> None:
-        """Moves what is in memory to files in a folder, now and from now on."""
+        """Moves what is in memory to files in a folder, and sends what is still to come there."""
         self._folder = folder
         for i, array in enumerate(self._arrays):
-            if isinstance(array, Path) or not _fits_file(array):
-                continue
-            path = folder / f"{next(_NUMBERS)}.npy"
-            self._files.append(path)
-            np.save(path, array, allow_pickle=False)
-            self._arrays[i] = path
-        self.nbytes = 0
+            if isinstance(array, np.ndarray) and _fits_file(array):
+                self._to_file(i, array, folder)
+
+    def _to_file(self, i: int, array: Array, folder: Path) -> None:
+        path = folder / f"{next(_NUMBERS)}.npy"
+        self._files.append(path)
+        np.save(path, array, allow_pickle=False)
+        self._arrays[i] = path
+        self.nbytes -= array.nbytes
 
 
 class Walk:
@@ -100,6 +104,7 @@ class Walk:
         Args:
             model: What to run. Nodes and weights are read from its proto whenever a step needs them.
             batches: Inputs by name, one mapping a batch; gone through once a step at most, in the same order each time.
+                The names that the first one holds are looked at here.
             stages: Names of values of the main graph, the stages in topological order.
             memory: Bytes of stored arrays from which on the largest values go to files.
             threads: Threads for one operator; None leaves that to onnxruntime.
@@ -220,7 +225,8 @@ def _type_of(name: str, stored: Stored) -> ValueInfoProto:
 
 
 def _fits_file(array: Array) -> bool:
-    return array.nbytes >= _SPILL_FROM and not array.dtype.hasobject
+    """Whether a file is worth it and gives back the same type: strings and the types of ml_dtypes would be lost."""
+    return array.nbytes >= _SPILL_FROM and array.dtype.kind in "biufc"
 
 
 def _read(array: Array | Path) -> Array:

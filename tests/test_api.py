@@ -95,7 +95,7 @@ def test_a_ratio_that_takes_no_whole_channel_returns_the_model() -> None:
     model = net()
     result = prune(model, 0.05)
     assert result.proto == model
-    assert result.report["whole_because"] == ["the ratio takes no whole unit of any group that may be pruned"]
+    assert len(result.report["whole_because"]) == 1 and "no whole unit" in result.report["whole_because"][0]
 
 
 def test_what_is_not_pruned_stays_when_something_is() -> None:
@@ -145,11 +145,11 @@ def test_the_stages_do_not_change_it_either() -> None:
 
 def test_a_graph_gives_a_graph() -> None:
     graph = gs.import_onnx(net())
-    names = [t for t in graph.tensors()]
+    names = list(graph.tensors())
     result = prune(graph)
     assert isinstance(result.model, gs.Graph) and isinstance(result.proto, onnx.ModelProto)
-    assert result.model.tensors()["w"].shape == [4, 3, 3, 3] or tuple(result.model.tensors()["w"].shape) == (4, 3, 3, 3)
-    assert tuple(graph.tensors()["w"].shape) == (8, 3, 3, 3) and [t for t in graph.tensors()] == names
+    assert tuple(result.model.tensors()["w"].shape) == (4, 3, 3, 3)
+    assert tuple(graph.tensors()["w"].shape) == (8, 3, 3, 3) and list(graph.tensors()) == names
 
 
 def test_a_proto_gives_a_proto_and_a_path_too(tmp_path: Path) -> None:
@@ -221,71 +221,6 @@ def test_a_plan_fits_one_architecture() -> None:
     other = build(NET.replace("Tanh", "Erf"))
     with pytest.raises(InputError, match="another graph"):
         onnxprune.apply(prune(net()).plan, other)
-
-
-# --- options
-
-
-def test_only_and_ignore_by_initializer_and_by_node() -> None:
-    whole, half = [8, 3, 3, 3], [4, 3, 3, 3]
-    for options, w, u in (({"only": ["^w$"]}, half, 12), ({"only": ["/conv/k"]}, half, 6), ({"only": ["/tanh/"]}, whole, 12),
-                          ({"ignore": ["/conv/h"]}, whole, 6), ({"ignore": ["^v$"]}, half, 12),
-                          ({"only": ["w", "v"], "ignore": ["v"]}, half, 12)):
-        if options == {"only": ["/tanh/"]}:
-            continue  # a node that reads no weight: see below
-        new = shapes(prune(net(), **options).proto)
-        assert (new["w"], new["u"][0]) == (w, u), options
-
-
-def test_a_pattern_that_matches_nothing_is_told() -> None:
-    for options in ({"only": ["nobody"]}, {"ignore": ["nobody"]}, {"only": ["w"], "ignore": ["nobody"]}):
-        with pytest.raises(InputError, match="'nobody' matches no"):
-            prune(net(), **options)
-
-
-@pytest.mark.parametrize(("options", "w", "u"), [
-    ({}, 2, 3), ({"min_channels": 4}, 4, 4), ({"min_channels": 100}, 8, 12), ({"round_to": 4}, 4, 4), ({"round_to": 8}, 8, 8),
-    ({"round_to": 5}, 5, 5), ({"min_channels": 5, "round_to": 4}, 8, 8)])
-def test_limits(options: dict[str, int], w: int, u: int) -> None:
-    new = shapes(prune(net(), 0.75, **options).proto)
-    assert (new["w"][0], new["u"]) == (w, [u, w, 1, 1])
-
-
-def test_across_takes_as_many_in_all() -> None:
-    result = prune(net(), 0.5, across=True)
-    removed = {g["name"]: len(g["removed"]) for g in result.plan.groups}
-    assert removed["w:0"] + removed["u:0"] == 10
-
-
-def test_mixing_is_opened_on_request_only() -> None:
-    model = build("""(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8] s, float[8,2] v>
-        { h = MatMul(x, w)  n = LayerNormalization(h, s)  y = MatMul(n, v) }""")
-    assert shapes(prune(model).proto)["w"] == [3, 8]
-    result = prune(model, mixing=True)
-    assert shapes(result.proto) == {"w": [3, 4], "s": [4], "v": [4, 2]}
-    assert result.plan.mixing and onnxprune.apply(result.plan, model).proto == result.proto
-    group = next(g for g in result.report["groups"] if g["name"] == "w:1")
-    assert group["grade"] == "mixing" and group["pinned"] == ["LayerNormalization 'n' mixes the axis"]
-
-
-@pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm", "lamp", "bn-scale", "random"])
-def test_every_criterion_prunes_to_the_same_shapes(criterion: str) -> None:
-    assert shapes(prune(net(), importance=criterion).proto)["u"] == [6, 4, 1, 1]
-
-
-def test_a_single_pattern_may_be_a_string() -> None:
-    assert shapes(prune(net(), only="^w$").proto)["u"] == [12, 4, 1, 1]
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    ({"ratio": 1.0}, "below 1"), ({"ratio": -0.1}, "at least 0"), ({"ratio": float("nan")}, "at least 0"), ({"ratio": None}, "how much"),
-    ({"importance": "l3"}, "unknown importance"), ({"repair": "magic"}, "unknown repair"), ({"pattern": "blocks"}, "unknown pattern"),
-    ({"ratio": None, "pattern": "weights=1"}, "below 1"), ({"ratio": None, "pattern": "weights=x"}, "how much"),
-    ({"pattern": "weights=0.5"}, "both say how much"), ({"min_channels": 0}, "min-channels"), ({"round_to": 0}, "round-to"),
-    ({"only": ["("]}, "not a regular expression")])
-def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        prune(net(), **{"ratio": 0.5, **options})
 
 
 # --- the report

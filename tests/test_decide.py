@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from onnx import numpy_helper
 
+import onnxprune
+from onnxprune.model import load
 from tests import oracle
-from tests.ops.case import Case, check, coupling_of, group, said
+from tests.ops.case import Case, check, coupling_of, group, random_feeds, said
 
 
 def attention(name: str, groups: dict[str, str], *, heads: int = 4, size: int = 6, kv: int | None = None,
@@ -130,3 +134,20 @@ def test_what_was_taken_is_kept_with_the_choice() -> None:
 def test_mixing_opens_what_a_normalisation_bars(name: str, expected: str) -> None:
     model = next(c for c in CASES if c.name == name).model()
     assert said(group(coupling_of(model, mixing=True), "w:1")) == expected
+
+
+def test_the_caller_may_ask_for_places_within_heads() -> None:
+    """Queries and keys lose the same places of every head, values and the output theirs."""
+    model = next(c for c in CASES if c.name == "attention loses heads").model()
+    result = onnxprune.prune(model, 0.5, attention="dims", verify=False)
+    assert {g["name"]: g["channels"] for g in result.plan.groups if g["grade"] == "exact"} == {"q:1": 6, "v:1": 6}
+    masked = load(model).proto
+    for t in masked.graph.initializer:
+        array = numpy_helper.to_array(t).copy()
+        for axis, indices in result.plan.removed.get(t.name, {}).items():
+            np.moveaxis(array, int(axis), 0)[indices] = 0
+        t.CopyFrom(numpy_helper.from_array(array, t.name))
+    expected, got = (oracle.session(m).run(None, random_feeds(model))[0] for m in (masked, result.proto))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert {t.name: list(t.dims) for t in result.proto.graph.initializer if t.data_type == 1} == {
+        "q": [3, 12], "k": [3, 12], "v": [3, 12], "o": [12, 2]}

@@ -13,7 +13,7 @@ ROOT = Path(onnxprune.__file__).parent
 
 LAYERS = """
     errors
-    options text
+    options text recipe
     tensors
     external
     model
@@ -29,20 +29,24 @@ LAYERS = """
     coupling
     cost
     runtime
-    scoring.magnitude scoring.geometric
+    linear_maps pieces
+    products segments
+    observe
+    scoring.magnitude scoring.geometric scoring.obs
     scoring
     resize
-    allocate
+    allocate costs
+    budget
     removal
     sparsity
     masking
     planning
     calibration
     repair
+    damage
     verification
     report
     api
-    recipe
     cli
     __main__
 """

@@ -341,4 +341,18 @@ def test_types_of_kept_values() -> None:
                  zero=np.float32(0), axis=np.int64([1]))
     walk = assert_walk(model, batches_of(4), [["h", "k", "i"], ["y"]])
     assert walk.pieces[0].leaves == ["h", "k", "i"]
-    assert TensorProto.FLOAT16 == 10
+
+
+def test_only_types_that_files_know_are_spilled(tmp_path: Path) -> None:
+    stored = Stored()
+    small, text, wide = np.zeros(3), np.array(["a" * 5000], dtype=object), np.zeros(600)
+    half = np.zeros(4096, helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
+    for array in (small, wide, text, half):
+        stored.append(array)
+    stored.spill(tmp_path)
+    stored.append(wide + 1)
+    assert stored.nbytes == 0 and len(list(tmp_path.iterdir())) == 2
+    assert [a.dtype for a in stored] == [np.float64, np.float64, object, half.dtype, np.float64]
+    assert stored[-1][0] == 1 and stored[1:2][0].shape == (600,)
+    del stored
+    assert not list(tmp_path.iterdir())

@@ -73,7 +73,7 @@ def test_each_weight_loses_its_share(ratio: float) -> None:
         zeroed = share(ratio, old.size) if name in ("w", "u", "t") else 0
         assert (new == 0).sum() == zeroed
         assert np.array_equal(new[new != 0], old[new != 0])
-        if 0 < zeroed:
+        if zeroed > 0:
             assert np.abs(old[new == 0]).max() <= np.abs(old[new != 0]).min()
 
 

@@ -261,7 +261,8 @@ def attention_not_carried(op: Op) -> None:
     op.pin_all(f"{op.node.label}: its heads are not followed")
 
 
-@rule("LinearAttention", "CausalConvWithState", "FlexAttention", any_rank=True)
+@rule("LinearAttention", "CausalConvWithState", any_rank=True)
+@rule("FlexAttention", domain="ai.onnx.preview", any_rank=True)
 def state_not_carried(op: Op) -> None:
     """Attention with a state of its own: pinned."""
     op.pin_all(f"{op.node.label}: its heads are not followed")

@@ -50,14 +50,12 @@ class Curve:
     Attributes:
         order: Units in the order in which they go; shape (removed,).
         loss: Damage after each removal, as a share of the consumers' output variance; shape (removed + 1,), from 0.
-        probe: A number of removals, and
-        weights: what the consumers' weights have become by then.
+        probes: Numbers of removals, each with what the consumers' weights have become by then.
     """
 
     order: Index
     loss: NDArray[np.float64]
-    probe: int = 0
-    weights: Sequence[Matrix] = ()
+    probes: Sequence[tuple[int, list[Matrix]]] = ()
 
 
 class _State:
@@ -97,21 +95,22 @@ class _State:
         self.inverse[np.ix_(q, q)] = np.eye(len(q))
 
 
-def removal_curve(consumers: Sequence[Consumer], units: int, most: int, probe: float = 0.0) -> Curve:
+def removal_curve(consumers: Sequence[Consumer], units: int, most: int, probes: Sequence[float] = ()) -> Curve:
     """In which order units of a group go, and what that costs.
 
     Args:
         consumers: The layers that read the group.
         units: How many units the group has.
         most: How many may go.
-        probe: Share of the units after whose removal the consumers' weights are kept.
+        probes: Shares of the units after whose removal the consumers' weights are noted, ascending.
     """
     states = [_State(c) for c in consumers]
     left = np.arange(units)
     order: list[int] = []
     loss = [0.0]
     chunk = max(1, most // STEPS)
-    at, weights = 0, [s.weight.copy() for s in states]
+    waiting = [round(p * units) for p in probes if 0 < round(p * units) <= most]
+    noted: list[tuple[int, list[Matrix]]] = []
     while len(order) < most:
         scores = np.sum([s.losses(left) for s in states], axis=0)
         ranked = np.argsort(scores, kind="stable")[:min(chunk, most - len(order))]
@@ -122,6 +121,7 @@ def removal_curve(consumers: Sequence[Consumer], units: int, most: int, probe: f
             order.append(int(left[i]))
             loss.append(loss[-1] + float(max(scores[i], 0.0)))
         left = np.delete(left, ranked)
-        if at < probe * units:
-            at, weights = len(order), [s.weight.copy() for s in states]
-    return Curve(np.array(order, dtype=np.int64), np.array(loss), at, weights)
+        if waiting and len(order) >= waiting[0]:
+            noted.append((len(order), [s.weight.copy() for s in states]))
+            waiting = [w for w in waiting if w > len(order)]
+    return Curve(np.array(order, dtype=np.int64), np.array(loss), noted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 
@@ -131,7 +132,7 @@ def test_blocks_partition_the_long_axes(factors: list[int], data: st.DataObject)
     def merged() -> list[int]:
         cuts = data.draw(st.sets(st.integers(1, len(factors)), max_size=len(factors)))
         edges = [0, *sorted(cuts | {len(factors)})]
-        return [math.prod(factors[i:j]) for i, j in zip(edges, edges[1:], strict=False)]
+        return [math.prod(factors[i:j]) for i, j in itertools.pairwise(edges)]
 
     a, b = merged(), merged()
     found = blocks(a, b)
