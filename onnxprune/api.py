@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune import allocate, cost, coupling, planning, removal, scoring, sparsity, verification
-from onnxprune.allocate import Limits
-from onnxprune.coupling import Coupling, Grade, Group
+from onnxprune import cost, coupling, informed, planning, removal, scoring, selection, sparsity, verification
 from onnxprune.cost import Cost
+from onnxprune.coupling import Coupling, Grade, Group
+from onnxprune.damage import by_score
 from onnxprune.errors import InputError
 from onnxprune.graph import Graph
 from onnxprune.inputs import flat, sample_inputs
@@ -25,9 +24,10 @@ from onnxprune.model import Model, load, save
 from onnxprune.ops import registry
 from onnxprune.options import ATTENTION, Options, one_of
 from onnxprune.planning import Plan
-from onnxprune.report import build
+from onnxprune.report import build, clean
 from onnxprune.runtime import traced_shapes
 from onnxprune.scoring import Scores
+from onnxprune.selection import Selection
 from onnxprune.verification import Verification
 
 if TYPE_CHECKING:
@@ -140,28 +140,52 @@ def run(model: Source, options: Options, announce: Callable[[str], None] | None 
     given = exported(model)
     with clock.stage("load"):
         source = load(given)
+        data = informed.open_data(source.proto, options)
     with clock.stage("analyze"):
         before = cost.measure(source, options.input_shapes)
         analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention)
-    with clock.stage("score"):
         chosen = prunable(analysis, options)
-        if options.weights_share is None:
-            scores = scoring.score(analysis.model, analysis.coupling, chosen, options.importance, options.seed)
+    with clock.stage("score"):
+        selected = _select(analysis, chosen, data, options, before)
     with clock.stage("plan"):
-        gone, entries = take(analysis, chosen, scores, options) if options.weights_share is None else nothing(analysis)
-        made = planning.make(analysis.coupling, gone, entries)
+        made = planning.make(analysis.coupling, selected.gone, selected.entries)
+        kept = informed.kept_features(analysis.coupling, selected.gone) if data is not None else {}
     with clock.stage("apply"):
         if options.weights_share is not None:
             _zero(analysis, made, options)
-        removal.remove(analysis.model, analysis.coupling, gone)
+        removal.remove(analysis.model, analysis.coupling, selected.gone)
         result = analysis.model if made.removed or made.zeroed else load(given)
-        after = cost.measure(result, options.input_shapes)
+    notes: dict[str, Any] = {"targets": selected.targets}
+    if data is not None and made.removed:
+        original = load(given)
+        if options.repair != "none":
+            with clock.stage("repair"):
+                notes["repair"] = informed.repair(original, result, kept, data, options)
+        with clock.stage("judge"):
+            notes["calibration"] = informed.judge(original, result, data)
+    after = cost.measure(result, options.input_shapes)
     with clock.stage("verify"):
         verified = verify(given, result, options)
         if verified.verified and None in (before.macs, after.macs):
             before, after = _traced(load(given), before, options), _traced(result, after, options)
-    report = build(analysis.coupling, made, before, after, verified, clock.seconds, options)
-    return Result(result, made, report, as_graph=given is not model)
+    report = build(analysis.coupling, made, before, after, verified, clock.seconds, options) | notes
+    return Result(result, made, clean(report), as_graph=given is not model)
+
+
+def _select(analysis: Analysis, groups: Sequence[Group], data: informed.Learned | None, options: Options,
+            before: Cost) -> Selection:
+    """What goes, by the options."""
+    if options.weights_share is not None:
+        return selection.nothing(analysis.coupling)
+    criterion = "l2" if options.criterion == "obs" else options.criterion
+    scores = scoring.score(analysis.model, analysis.coupling, groups, criterion, options.seed)
+    curves = [by_score(s, g.units - min(options.min_channels, g.units)) for s, g in zip(scores, groups, strict=True)]
+    if data is not None and options.criterion == "obs":
+        curves = informed.curves(analysis.model, analysis.coupling, groups, data, scores, options)
+        scores = [selection.scores_of(c, g.units) for c, g in zip(curves, groups, strict=True)]
+    if options.target:
+        return selection.by_budget(analysis.coupling, groups, curves, options, before)
+    return selection.by_ratio(analysis.coupling, groups, scores, options)
 
 
 def _traced(model: Model, counted: Cost, options: Options) -> Cost:
@@ -223,33 +247,9 @@ def plan(analysis: Analysis, ratio: float, **options: Any) -> Plan:
     """What to take at a ratio; the options are those of `Options`."""
     asked = Options(ratio=ratio, mixing=analysis.coupling.mixing, attention=analysis.coupling.attention, **options)
     chosen = prunable(analysis, asked)
-    scores = score(analysis, asked.importance, seed=asked.seed, groups=chosen)
-    return planning.make(analysis.coupling, *take(analysis, chosen, scores, asked))
-
-
-Taken = tuple[NDArray[np.bool_], list[dict[str, Any]]]
-"""Boolean per channel id, True for what goes; and what the plan says of each group."""
-
-
-def take(analysis: Analysis, groups: Sequence[Group], scores: Sequence[Scores], options: Options) -> Taken:
-    """The weakest units of some groups, as many as the options ask for."""
-    limits = Limits(options.min_channels, options.round_to)
-    assert options.ratio is not None
-    counts = (allocate.ranked(groups, scores, options.ratio, limits) if options.across
-              else allocate.uniform(groups, options.ratio, limits))
-    gone, everything = nothing(analysis)
-    entries = {}
-    for group, values, count in zip(groups, scores, counts, strict=True):
-        units = allocate.weakest(values, count)
-        gone[group.channels[units]] = True
-        entries[group.name] = planning.describe(group, units.tolist(), values)
-    return gone, [entries.get(e["name"], e) for e in everything]
-
-
-def nothing(analysis: Analysis) -> Taken:
-    """No channel at all, and the groups as they are."""
-    gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
-    return gone, [planning.describe(g, [], None) for g in analysis.groups]
+    scores = score(analysis, asked.criterion, seed=asked.seed, groups=chosen)
+    selected = selection.by_ratio(analysis.coupling, chosen, scores, asked)
+    return planning.make(analysis.coupling, selected.gone, selected.entries)
 
 
 def prunable(analysis: Analysis, options: Options) -> list[Group]:

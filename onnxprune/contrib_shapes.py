@@ -231,6 +231,7 @@ _TABLE: dict[tuple[str, str], _Function] = {
     **{(_MS, name): _normalised for name in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
                                             "LayerNormalization", "SimplifiedLayerNormalization")},
     ("", "SimplifiedLayerNormalization"): _normalised,
+    ("", "LayerNormalization"): _normalised,  # onnxruntime's optimiser writes it into models of older opsets
     **{("ai.onnx.ml", name): _like_first for name in ("Scaler", "Normalizer", "Imputer", "Binarizer")},
     ("", "GroupNormalization"): _like_first,  # a function whose body onnx cannot follow
     **{(_MS, name): _broadcast(0, 3) for name in ("QLinearAdd", "QLinearMul")},

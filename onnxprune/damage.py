@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling, Group
 from onnxprune.graph import Graph
+from onnxprune.layer_weights import add_bias
 from onnxprune.linear_maps import Product
 from onnxprune.model import Model
 from onnxprune.observe import Batches, Moments
 from onnxprune.products import products
-from onnxprune.repair.write import add_bias
 from onnxprune.runtime import runnable
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Consumer, Curve, removal_curve
-
 
 PROBES = (0.25, 0.5, 0.75)
 """Shares of a group that are taken out to see what the outputs make of it."""
@@ -54,12 +53,12 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Se
         batches: Feeds to measure the outputs with.
     """
     readers = _readers(model, coupling, groups, layers, moments)
-    reference = _outputs(model, batches)
+    reference = outputs(model, batches)
     found = []
     for group, mine, scores, least in zip(groups, readers, fallback, keep, strict=True):
         most = group.units - least
         if not mine:
-            found.append(_by_score(scores, most))
+            found.append(by_score(scores, most))
             continue
         curve = removal_curve([r.consumer for r in mine], group.units, most, PROBES)
         seen = [(at, _measured(model, mine, weights, moments, batches, reference)) for at, weights in curve.probes]
@@ -99,10 +98,11 @@ def _measured(model: Model, readers: Sequence[Reader], weights: Sequence[NDArray
         matrix[reader.block] = weight
         changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
         add_bias(changed, layer, reader.block, shift)
-    return relative_error(reference, _outputs(changed, batches))
+    return relative_error(reference, outputs(changed, batches))
 
 
-def _outputs(model: Model, batches: Batches) -> list[list[NDArray[Any]]]:
+def outputs(model: Model, batches: Batches) -> list[list[NDArray[Any]]]:
+    """Every output of the model for every batch."""
     with runnable(model) as ready:
         session = ready.session()
         return [session.run(None, dict(feeds)) for feeds in batches]
@@ -121,7 +121,7 @@ def relative_error(before: Sequence[Sequence[NDArray[Any]]], after: Sequence[Seq
     return float(np.mean(errors)) if errors else 0.0
 
 
-def _by_score(scores: Scores, most: int) -> Curve:
+def by_score(scores: Scores, most: int) -> Curve:
     """Where nothing was observed: damage as the share of squared importance that goes."""
     order = np.argsort(scores, kind="stable")[:most]
     squares = np.square(scores)

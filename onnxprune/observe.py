@@ -17,8 +17,10 @@ from onnxprune.segments import Walk
 
 Batches = Iterable[Mapping[str, NDArray[np.generic]]]
 
-MIN_ROWS, MAX_ROWS, ROWS_A_COLUMN = 8_192, 60_000, 24
+MIN_ROWS, MAX_ROWS, ROWS_A_COLUMN = 16_384, 120_000, 200
 """Sampled places a layer: so many for each column of its matrix, within these bounds."""
+MAX_BYTES = 2**28
+"""Size of a layer's sampled patches at most."""
 
 
 @dataclass
@@ -53,7 +55,8 @@ class Moments:
 
 def rows_for(columns: int, batches: int) -> int:
     """Places to sample from each of so many batches for a layer of so many columns."""
-    return -(-min(max(MIN_ROWS, ROWS_A_COLUMN * columns), MAX_ROWS) // max(batches, 1))
+    rows = min(max(MIN_ROWS, ROWS_A_COLUMN * columns), MAX_ROWS, MAX_BYTES // (4 * columns))
+    return -(-rows // max(batches, 1))
 
 
 def observe(model: Model, layers: Sequence[Product], batches: Batches, count: int, *, seed: int = 0,

@@ -7,11 +7,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from onnxprune.errors import InputError
 
-CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random")
-REPAIRS = ("auto", "none")
+CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random", "obs")
+REPAIRS = ("auto", "none", "calibrated")
+COSTS = ("macs", "params", "bytes")
 ATTENTION = ("heads", "dims")
 
 
@@ -23,9 +25,13 @@ class Options:
         ratio: Share of the units (channels, heads, blocks) of every prunable group that goes, 0 <= ratio < 1.
         pattern: ``channels``, or ``weights=R`` to zero that share of each weight instead.
         across: Rank across groups (or weights) instead of within each.
-        importance: Criterion, one of `CRITERIA`.
+        importance: Criterion, one of `CRITERIA`; by default ``obs`` with calibration data, ``l2`` without.
+        target: What may be left of some of `COSTS`, in place of a ratio: a fraction (``0.5``) or an amount (``"2G"``).
+        calib: Calibration data, see `calibration.open_samples`: unlabelled inputs that scores and repair learn from.
+        samples: Calibration samples to use at most.
+        memory: Bytes of activations to hold before they go to files.
         seed: Seed of anything random.
-        repair: ``auto`` or ``none``.
+        repair: ``none``; ``calibrated``, which needs calibration data; or ``auto``, which is that where there are any.
         only: Regular expressions; only groups with a matching initializer or node are pruned.
         ignore: Regular expressions; groups with a matching initializer or node are left whole.
         mixing: Prune groups of grade *mixing* too.
@@ -42,7 +48,7 @@ class Options:
     ratio: float | None = None
     pattern: str = "channels"
     across: bool = False
-    importance: str = "l2"
+    importance: str | None = None
     seed: int = 0
     repair: str = "auto"
     only: Sequence[str] = ()
@@ -53,20 +59,34 @@ class Options:
     round_to: int = 1
     verify: bool = True
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    target: Mapping[str, str | float] = field(default_factory=dict)
+    calib: Any = None
+    samples: int | None = None
+    memory: int = 2**31
 
     def __post_init__(self) -> None:
-        one_of("importance", self.importance, CRITERIA)
+        if self.importance is not None:
+            one_of("importance", self.importance, CRITERIA)
+        for cost in self.target:
+            one_of("target", cost, COSTS)
         one_of("repair", self.repair, REPAIRS)
         one_of("attention", self.attention, ATTENTION)
         share = self.weights_share
+        if self.target and (self.ratio is not None or share is not None):
+            raise InputError(f"target and {'ratio' if self.ratio is not None else 'pattern'} both say how much",
+                             "give one of them")
+        if self.calib is None and (self.repair == "calibrated" or self.importance == "obs"):
+            what = "repair 'calibrated'" if self.repair == "calibrated" else "importance 'obs'"
+            raise InputError(f"{what} needs calibration data", "give some with --calib")
         if share is None:
-            if self.ratio is None:
-                raise InputError("nothing says how much to prune", "give a ratio, say --ratio 0.5")
-            fraction("ratio", self.ratio)
+            if self.ratio is None and not self.target:
+                raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
+            if self.ratio is not None:
+                fraction("ratio", self.ratio)
         elif self.ratio is not None:
             raise InputError(f"ratio and pattern {self.pattern!r} both say how much", "give one of them")
-        for name in ("min_channels", "round_to"):
-            if getattr(self, name) < 1:
+        for name in ("min_channels", "round_to", "samples", "memory"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         for name in ("only", "ignore"):
             if isinstance(getattr(self, name), str):  # one pattern by itself, not its letters
@@ -76,6 +96,11 @@ class Options:
                     re.compile(pattern)
                 except re.error as e:
                     raise InputError(f"{name}: {pattern!r} is not a regular expression: {e}") from None
+
+    @property
+    def criterion(self) -> str:
+        """The importance that holds."""
+        return self.importance or ("l2" if self.calib is None else "obs")
 
     @property
     def weights_share(self) -> float | None:

@@ -189,9 +189,10 @@ class _Patch:
     def _set_computed(self, node: Node, i: int, value: Value, entries: Entries) -> None:
         """Makes a computed shape hold what it must, if it does not by itself."""
         now = self.changes.now.get(value)
-        if now is not None and now.size == len(entries) and _agrees(now, entries):
+        if now is not None and now.size == len(entries) and _agrees(now, entries, infers=node.op_type == "Reshape"):
             return
         then = self.coupling.data.get(value)
+        then = None if then is None else self.lengths.surviving(value, then)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64)
         if all(e is not None for e in entries):
             shape = then.shape if then is not None and then.size == len(entries) else (len(entries),)
@@ -280,8 +281,9 @@ def _without(array: NDArray[Any], removal: Removal) -> NDArray[Any]:
     return array
 
 
-def _agrees(now: Data, entries: Entries) -> bool:
-    return all(e is None or (known(np.array([n], dtype=object)) and (n == e or n == -1))
+def _agrees(now: Data, entries: Entries, *, infers: bool) -> bool:
+    """Whether what is computed says the same; where the reader `infers` a length, -1 does."""
+    return all(e is None or (known(np.array([n], dtype=object)) and (n == e or (n == -1 and infers)))
                for n, e in zip(now.flat, entries, strict=True))
 
 

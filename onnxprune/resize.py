@@ -63,6 +63,15 @@ class Lengths:
         span = self._classes.span(axis.id)
         return int(self.stay[span.start:span.start + index].sum())
 
+    def surviving(self, value: Value, entries: Data) -> Data:
+        """What is left of a value's contents, which were told for its original shape."""
+        if not self.touches(value) or entries.ndim != value.rank:
+            return entries
+        for axis in value.axes():
+            if self.changed(axis) and entries.shape[axis.position] == axis.length:
+                entries = entries.take(self.kept(axis), axis=axis.position)
+        return entries
+
     def shape(self, value: Value) -> Sequence[Dim] | None:
         """The new shape of a value."""
         if value.shape is None or not self.touches(value):
@@ -87,13 +96,16 @@ class Changes:
         for node, ask in coupling.ties.resizes:
             if any(v is not None and lengths.touches(v) for v in [*node.inputs, *node.outputs]):
                 ask(_NodeShape(node, lengths, self))
-        self._keep_numbers(coupling)
+        self._keep_numbers(coupling, lengths)
 
-    def _keep_numbers(self, coupling: Coupling) -> None:
+    def _keep_numbers(self, coupling: Coupling, lengths: Lengths) -> None:
         """A length that is used as a number, not as a shape, keeps the value that it had."""
-        for value, then in coupling.data.items():
+        for value, before in coupling.data.items():
             now = self.now.get(value)
-            if value.tensor is not None or now is None or dataflow.same(then, now):
+            if value.tensor is not None or now is None:
+                continue
+            then = lengths.surviving(value, before)
+            if dataflow.same(then, now):
                 continue
             for node, i in value.consumers:
                 carried = any(out in coupling.data for out in node.outputs if out is not None)

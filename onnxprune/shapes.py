@@ -50,7 +50,7 @@ def _rounds(graph: Graph, assumed: dict[Value, Value], refused: set[Value]) -> d
         for scope, proto in _protos(graph.main, model.graph):
             _read(scope, proto)
         data = dataflow.evaluate(graph)
-        taught = _teach(graph, model, data, stated)
+        taught = _teach(graph, model, data, stated) or _teach(graph, model, data, stated, guess=True)
         if not _assume(graph, model, assumed, refused) and not taught and not _settle(graph, model, data):
             break
     return data
@@ -112,8 +112,13 @@ def _read(scope: Scope, proto: GraphProto) -> None:
                 value.shape, value.elem_type = shape if shape is not None else value.shape, elem_type or value.elem_type
 
 
-def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dict[Value, list[Dim]]) -> bool:
-    """Writes shapes that we can tell, and inference does not know, into the skeleton; whether there were any."""
+def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dict[Value, list[Dim]], *,
+           guess: bool = False) -> bool:
+    """Writes shapes that we can tell, and inference does not know, into the skeleton; whether there were any.
+
+    A shape cannot be stated without a type, and a wrong one stops inference behind it: where the type is not known
+    yet, that waits until nothing else is learnt, and then a float is guessed.
+    """
     news = False
     protos = dict(_protos(graph.main, model.graph))
     for node in graph.nodes:
@@ -124,10 +129,13 @@ def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dic
                 continue
             merged = [b if isinstance(b, int) or a is None else a
                       for a, b in zip(out.shape or [None] * len(told), told, strict=True)]
-            if merged == out.shape or stated.get(out) == merged:
+            if (merged == out.shape and out in stated) or stated.get(out) == merged:
                 continue
             out.elem_type = out.elem_type or contrib_shapes.elem_type(node) or _type_of(node)
-            out.shape = stated[out] = merged
+            out.shape = merged
+            if not out.elem_type and not guess:
+                continue
+            stated[out] = merged
             _state(protos[node.scope], out.name, out.elem_type, merged)
             news = True
     return news

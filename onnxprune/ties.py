@@ -110,6 +110,7 @@ class Op:
         self.node = node
         self.ties = ties
         self._spoken: set[int] = set()
+        self._resized = False
 
     @property
     def type(self) -> str:
@@ -257,8 +258,12 @@ class Op:
         self._spoken.update(axis.id for axis in value.axes())
 
     def pin_unspoken(self) -> None:
-        """Pins every axis of an input that the rule said nothing about: nobody would resize it."""
-        for value in self.inputs + self.ends:
+        """Pins every axis that the rule said nothing about: nobody would resize it.
+
+        An output's length may follow from what the node is resized by, so there it is left to that.
+        """
+        made = [] if self._resized else [v for v in self.outputs if v.tensor is None]
+        for value in self.inputs + self.ends + made:
             for axis in value.axes():
                 if axis.id not in self._spoken and axis.length != 1:
                     self.pin(axis, f"{self.node.label} does not carry it")
@@ -273,6 +278,7 @@ class Op:
 
     def resize(self, change: Resize) -> None:
         """Says how the node itself changes once the new lengths are known."""
+        self._resized = True
         self.ties.resizes.append((self.node, change))
 
     def norm_scale(self, value: Value) -> None:

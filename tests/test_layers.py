@@ -42,8 +42,10 @@ LAYERS = """
     masking
     planning
     calibration
-    repair
+    layer_weights
     damage
+    repair
+    informed selection
     verification
     report
     api

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,8 +54,30 @@ def options(ctx: click.Context) -> Options:
         ratio=ratio, pattern=pattern, across=given["across"], importance=given["importance"], seed=given["seed"],
         repair=given["repair"], only=given["only"], ignore=given["ignore"], mixing=given["mixing"],
         attention=given["attention"], min_channels=given["min_channels"], round_to=given["round_to"],
-        verify=not given["no_verify"],
+        verify=not given["no_verify"], target=targets(given["target"]), calib=given["calib"],
+        samples=given["samples"], memory=size(given["memory"]),
         input_shapes=shapes(given["input_shape"]))
+
+
+def targets(words: Sequence[str]) -> dict[str, str]:
+    """``macs=0.5`` and the like as a mapping."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not value:
+            raise InputError(f"target {word!r} does not say how much", "macs=0.5, params=2M or bytes=4MB, say")
+        if name in found:
+            raise InputError(f"target {name!r} is given twice", "give it once")
+        found[name] = value
+    return found
+
+
+def size(word: str) -> int:
+    """A number of bytes such as ``500MB`` or ``2GB``."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKmMgG]?)[bB]?\s*", str(word))
+    if match is None:
+        raise InputError(f"memory {word!r} is no size", "500MB or 2GB, say")
+    return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()])
 
 
 def _amount(given: Mapping[str, Any], sources: Mapping[str, ParameterSource | None]) -> tuple[float | None, str]:

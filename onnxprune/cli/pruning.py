@@ -14,9 +14,10 @@ from onnxprune.cli.showing import announcing, save, show
 from onnxprune.cli.words import Command, option, say
 from onnxprune.errors import InputError
 
-AMOUNT = "How much (--ratio, or --pattern weights=R)"
+AMOUNT = "How much (--ratio, --target, or --pattern weights=R)"
 WHICH = "Which"
-CHECKS = "Repair and check"
+DATA = "Calibration data and repair"
+CHECKS = "Check"
 FILES = "Files and words"
 NOTES = [
     ("Verbs (a file of such a name is ./inspect)", [
@@ -48,19 +49,27 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
         help="Share of channels that every group loses, 0 <= R < 1")
 @option(AMOUNT, "--pattern", multiple=True, metavar="KIND",
         help="channels, or weights=R to zero weights  [channels]")
+@option(AMOUNT, "--target", multiple=True, metavar="COST=X",
+        help="What may be left of macs, params or bytes: 0.5, 2G, 4MB; repeatable")
 @option(AMOUNT, "--global", "across", is_flag=True,
         help="Rank across groups: R is the share of them all")
 @option(AMOUNT, "--min-channels", type=int, default=1, metavar="N",
         help="Channels that every group keeps  [1]")
 @option(AMOUNT, "--round-to", type=int, default=1, metavar="N",
         help="Keep multiples of N; 1 until latency is measured  [1]")
-@option(WHICH, "--importance", default="l2", metavar="NAME", help="l1, l2, fpgm, lamp, bn-scale or random  [l2]")
+@option(WHICH, "--importance", metavar="NAME",
+        help="l1, l2, fpgm, lamp, bn-scale, random, or obs from data  [obs with --calib, else l2]")
 @option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option(WHICH, "--only", multiple=True, metavar="REGEX", help="Prune what touches these names; repeatable")
 @option(WHICH, "--ignore", multiple=True, metavar="REGEX", help="Leave what touches these names; repeatable")
 @option(WHICH, "--mixing", is_flag=True, help="Prune groups of grade mixing too (see inspect)")
 @option(WHICH, "--attention", default="heads", metavar="KIND", help="heads, or dims for places within heads  [heads]")
-@option(CHECKS, "--repair", default="auto", metavar="MODE", help="auto or none; auto is none as yet  [auto]")
+@option(DATA, "--calib", metavar="WHAT",
+        help="Unlabelled inputs: FILE.npz, a folder of arrays or images, module:function")
+@option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples")
+@option(DATA, "--memory", metavar="SIZE", default="2GB", help="Activations to hold before they go to files  [2GB]")
+@option(DATA, "--repair", default="auto", metavar="MODE",
+        help="none, calibrated, or auto: calibrated with --calib  [auto]")
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
 @option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
         help="Shape to run and count MACs at; repeatable")
@@ -93,6 +102,8 @@ def prune(ctx: click.Context, /, model: str, extra: tuple[str, ...], output: str
         files.write_text(plan_path, result.plan.to_json())
     names = {"model": model, "output": None if path is None else str(path), "plan": plan}
     show({**names, **result.report}, as_json=as_json, quiet=quiet)
+    if not all(t["met"] for t in result.report["targets"].values()):
+        ctx.exit(1)
 
 
 def _meant(first: str) -> str:

@@ -35,6 +35,12 @@ def loop(op: Op) -> None:
         _stacked(op, op.node.outputs[i], _end(body, i + 1), 0)
 
 
+@rule("Scan", since=8, any_rank=True)
+def scan_of_batches(op: Op) -> None:
+    """Before opset 9 every value has a batch axis and lengths are an input: pinned."""
+    op.pin_all(f"{op.node.label} scans as operators did before opset 9")
+
+
 @rule("Scan", since=9, any_rank=True)
 def scan(op: Op) -> None:
     """States tie round; scanned axes are pinned, what is left of the scanned values ties to the body's."""

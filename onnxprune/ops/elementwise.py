@@ -109,12 +109,13 @@ def led_by_first(op: Op) -> None:
 
 @rule("Pow")
 def power(op: Op) -> None:
-    """Broadcast; zero where the base is and the exponent is a positive constant."""
+    """Broadcast; zero where the base is and the exponent is a positive constant that stays: 0 ** 0 = 1."""
     out = op.output()
     joined = broadcast(op, op.inputs, out)
     exponent = op.numbers(1)
     if exponent and all(e > 0 for e in exponent):
-        _zero_where(op, out, joined, [op.input(0)], any_of=True)
+        alone = [[a for a in axes if all(b.value is op.input(0) for b in axes)] for axes in joined]
+        _zero_where(op, out, alone, [op.input(0)], any_of=True)
 
 
 @rule("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor")

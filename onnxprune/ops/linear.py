@@ -49,7 +49,7 @@ def product(op: Op, a: Value, b: Value, out: Value) -> None:
 
 def product_of_axes(op: Op, a: list[Axis], b: list[Axis], out: Value, *, activations: bool) -> None:
     """The same for factors whose axes may be given in another order than they lie in."""
-    rank = len(out.shape or [])
+    rank = len(out.shape or []) + (len(a) == 1) + (len(b) == 1)  # a vector's axis is missing in the output
     contract(op, a[-1], b[-2 if len(b) > 1 else -1])
     if len(a) > 1:
         op.tie(a[-2], out.axis(-2 if len(b) > 1 else -1), zero=True)

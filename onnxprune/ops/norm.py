@@ -15,6 +15,8 @@ def batch_normalization(op: Op) -> None:
     for axis in x.axes():
         if axis.position != 1:
             op.tie(axis, out.axis(axis.position))
+            if op.attr("training_mode", 0):
+                op.mix(axis)
     op.tie(x.axis(1), out.axis(1))
     parameters = [op.input(i).axis(0) for i in range(1, 5)]
     for axis in parameters:

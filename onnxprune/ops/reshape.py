@@ -212,7 +212,7 @@ def depth_to_space(op: Op) -> None:
 @rule("SpaceToDepth")
 def space_to_depth(op: Op) -> None:
     """Space becomes blocks of channels: a channel goes with all its places."""
-    _depth(op, op.output().axis(1), op.input(0).axis(1), True)
+    _depth(op, op.output().axis(1), op.input(0).axis(1), op.attr("mode", "DCR") == "DCR")
 
 
 def _depth(op: Op, deep: Axis, flat: Axis, channel_last: bool) -> None:

@@ -297,7 +297,7 @@ def pad(op: Op) -> None:
         around[i or 0] = (axis, target, before)
 
     def follow(new: NewShape) -> None:
-        fresh: list[int | None] = [None] * (2 * n) if op.opset >= 11 else list(amounts)
+        fresh: list[int | None] = [None if _free(a) else int(a) for a in amounts]
         for i, (axis, target, before) in around.items():
             if not (new.changed(axis) or new.changed(target)):
                 continue

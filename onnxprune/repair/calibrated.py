@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.dataflow import constant_data
 from onnxprune.graph import Graph, Node, Value
+from onnxprune.layer_weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.linear_maps import Product
 from onnxprune.model import Model
 from onnxprune.observe import Batches, rows_for
 from onnxprune.products import matched, products
-from onnxprune.repair.least_squares import Sums, fit
-from onnxprune.repair.write import bias_of, set_bias, set_weight, takes_bias
+from onnxprune.repair.least_squares import Rows, fit
 from onnxprune.segments import Stored, Walk
 
 Kept = Mapping[str, NDArray[np.int64]]
@@ -48,8 +49,9 @@ class Refit:
 
 @dataclass(frozen=True)
 class _Join:
-    """The sum that a layer's output joins: its name, and that of the other summand."""
+    """The sum that a layer's output joins, its name, and that of the other summand."""
 
+    sum: Value
     total: str
     other: str
 
@@ -76,8 +78,8 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
     with Walk(original, batches, wanted, memory=memory // 2) as first, \
             Walk(pruned, batches, given, memory=memory // 2) as second:
         for i, ((a, b), join) in enumerate(zip(pairs, joins, strict=True)):
-            sums, held = _sums(a, b, join, first.step(), second.step(), kept[a.name], count, [seed, i])
-            done.append(_refit(pruned, b, sums, held))
+            rows, held = _rows(a, b, join, first.step(), second.step(), kept[a.name], count, [seed, i])
+            done.append(_refit(pruned, b, rows, held))
     return done
 
 
@@ -100,30 +102,57 @@ def _join(layer: Product) -> _Join | None:
         return None
     if other.shape != layer.output.shape or total.shape != layer.output.shape:
         return None
-    return _Join(total.name, other.name)
+    return _Join(total, total.name, other.name)
 
 
 def _is_before(value: Value, node: Node) -> bool:
     return value.producer is None or value.producer.index < node.index
 
 
-def _sums(a: Product, b: Product, join: _Join | None, made: Mapping[str, Stored], read: Mapping[str, Stored],
-          kept: NDArray[np.int64], count: int, seed: Sequence[int]) -> tuple[Sums, Sums]:
-    """Sums over the samples to fit and over those held back."""
+def _rows(a: Product, b: Product, join: _Join | None, made: Mapping[str, Stored], read: Mapping[str, Stored],
+          kept: NDArray[np.int64], count: int, seed: Sequence[int]) -> tuple[Rows, Rows]:
+    """Samples to fit and samples held back."""
     rng = np.random.default_rng(list(seed))
     columns = b.matrix(np.empty(b.weight.tensor.dims)).shape[-1]  # type: ignore[union-attr]
-    parts: list[Sums] = []
+    parts: list[tuple[NDArray[np.float32], ...]] = []
     for n, x in enumerate(read[b.x.name]):
         y = made[a.output.name][n]
         places = a.draw(y.shape, rng, rows_for(columns, count))
         target = _flat(a, y if join is None else made[join.total][n], places)[:, kept]
-        if join is not None:
-            target = target - _flat(b, read[join.other][n], places)
-        split = target.reshape(len(target), b.groups, -1).transpose(1, 0, 2)
-        parts.append(Sums.of(b.patches(x, places), np.ascontiguousarray(split)))
+        beside = [] if join is None else [_grouped(_flat(b, read[join.other][n], places), b.groups)]
+        parts.append((b.patches(x, places), _grouped(target, b.groups), *beside))
+    low, high = bounds(b.output if join is None else join.sum)
     back = parts[HOLD_BACK - 1::HOLD_BACK] if len(parts) >= HOLD_BACK else parts
     front = [p for i, p in enumerate(parts) if i % HOLD_BACK != HOLD_BACK - 1] if len(parts) >= HOLD_BACK else parts
-    return sum(front[1:], front[0]), sum(back[1:], back[0])
+    return _stacked(front, low, high), _stacked(back, low, high)
+
+
+def _stacked(parts: Sequence[tuple[NDArray[np.float32], ...]], low: float, high: float) -> Rows:
+    x, y, *offset = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+    return Rows(x, y, offset[0] if offset else 0.0, low, high)
+
+
+def _grouped(features: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """Features of shape (n, all) as (groups, n, features)."""
+    return np.ascontiguousarray(features.reshape(len(features), groups, -1).transpose(1, 0, 2))
+
+
+def bounds(value: Value) -> tuple[float, float]:
+    """Between what the only reader of a value tells numbers apart: a rectifier, or one with a ceiling."""
+    if len(value.consumers) != 1:
+        return -np.inf, np.inf
+    node, i = value.consumers[0]
+    if node.domain or i != 0:
+        return -np.inf, np.inf
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type == "Clip":
+        if node.opset < 11:
+            return node.attribute("min", -np.inf), node.attribute("max", np.inf)
+        limits = [constant_data(v) if v is not None else None for v in [*node.inputs[1:], None, None][:2]]
+        return (-np.inf if limits[0] is None else float(limits[0].reshape(-1)[0]),
+                np.inf if limits[1] is None else float(limits[1].reshape(-1)[0]))
+    return -np.inf, np.inf
 
 
 def _flat(layer: Product, y: NDArray[np.generic], places: object) -> NDArray[np.float32]:
@@ -132,11 +161,11 @@ def _flat(layer: Product, y: NDArray[np.generic], places: object) -> NDArray[np.
     return np.ascontiguousarray(rows.transpose(1, 0, 2)).reshape(rows.shape[1], -1)
 
 
-def _refit(model: Model, layer: Product, sums: Sums, held: Sums) -> Refit:
+def _refit(model: Model, layer: Product, rows: Rows, held: Rows) -> Refit:
     tensor = layer.weight.tensor
     assert tensor is not None
     free = takes_bias(layer)
-    found = fit(sums, held, layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer), intercept=free)
+    found = fit(rows, held, layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer), intercept=free)
     if found.penalty is not None:
         set_weight(model, layer, found.weight)
         if free:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from onnxprune.cost import Cost
@@ -43,6 +43,9 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
         "options": None if options is None else asked(options),
         "whole_because": whole_because(coupling) if not (plan.removed or plan.zeroed) else None,
         "groups": groups,
+        "targets": {},
+        "repair": None,
+        "calibration": None,
         "seconds": {k: round(v, 4) for k, v in seconds.items()},
     })
     return report
@@ -50,8 +53,12 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
 
 def asked(options: Options) -> dict[str, Any]:
     """The options under their names on the command line."""
-    data = asdict(options)
-    return {"global": data.pop("across"), **data}
+    data = {f.name: getattr(options, f.name) for f in fields(options)}
+    calib = data.pop("calib")
+    named = calib if calib is None or isinstance(calib, str) else type(calib).__name__
+    return {"global": data.pop("across"), **data, "importance": options.criterion, "calib": named,
+            "only": list(options.only), "ignore": list(options.ignore), "target": dict(options.target),
+            "input_shapes": {name: list(shape) for name, shape in options.input_shapes.items()}}
 
 
 def whole_because(coupling: Coupling) -> list[str]:

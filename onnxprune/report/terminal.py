@@ -94,8 +94,30 @@ def meaning(report: Mapping[str, Any]) -> list[Part]:
                 "the file smaller nor a run faster: that takes compression, or kernels that skip them."]
     shares = [f"{_lost(report[key])} of the {name}" for key, name in
               (("channels", "prunable channels"), ("params", "parameters"), ("macs", "MACs")) if _lost(report[key])]
-    how = "the plan" if asked is None else f"ratio {asked['ratio']:g}{' across all groups' if asked['global'] else ''}"
-    return [f"{how} took {', '.join(shares)}"]
+    if asked is None:
+        how = "the plan"
+    elif asked["ratio"] is not None:
+        how = f"ratio {asked['ratio']:g}{' across all groups' if asked['global'] else ''}"
+    else:
+        how = "target " + ", ".join(f"{name}={value}" for name, value in asked["target"].items())
+    return [f"{how} took {', '.join(shares)}", *learned(report)]
+
+
+def learned(report: Mapping[str, Any]) -> list[Part]:
+    """What calibration data did, and what the samples held back say of it."""
+    seen, layers = report["calibration"], report["repair"]
+    if seen is None:
+        return []
+    words = []
+    if layers is not None:
+        better = [r for r in layers if r["penalty"] is not None]
+        words.append(f"{len(better)} of {plural(len(layers), 'layer')} refitted, the rest left as they were")
+    wrong = f"{100 * seen['relative_error']:.2g}%"
+    words.append(f"squared error of the outputs on samples held back: {wrong} of their variance")
+    for name in ("top1", "top5"):
+        if seen.get(name) and seen[name]["before"] is not None:
+            words.append(f"{name} there: {seen[name]['before']:.3f} before, {seen[name]['after']:.3f} after")
+    return ["\n".join(words)]
 
 
 def _lost(pair: Mapping[str, int | None]) -> str:
@@ -160,6 +182,10 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     lines = []
     if not report["verified"]:
         lines.append(f"not verified: {report['unverified_because']}")
+    for name, target in report["targets"].items():
+        if not target["met"]:
+            lines.append(f"target {name} is missed: {target['left']:,.0f} left, {target['asked']:,.0f} asked; "
+                         "no group may lose more")
     far = {name: d["rel_rms"] for name, d in report["drift"].items()
            if d["rel_rms"] is not None and d["rel_rms"] > DRIFT_WARNING}
     if far:

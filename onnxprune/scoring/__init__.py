@@ -29,7 +29,7 @@ def score(model: Model, coupling: Coupling, groups: Sequence[Group], criterion: 
         model: Where the weights are.
         coupling: The analysis that the groups come from.
         groups: Groups to score.
-        criterion: One of `CRITERIA`.
+        criterion: One of `CRITERIA`, but ``obs``, which needs data (see `damage`).
         seed: Seed of `random`.
 
     Returns:

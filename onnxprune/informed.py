@@ -1,0 +1,122 @@
+"""What calibration data add to the flow: damage curves, repair, and the drift on samples held back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune import damage
+from onnxprune.calibration import Samples, open_samples
+from onnxprune.coupling import Coupling, Group
+from onnxprune.errors import InputError
+from onnxprune.model import Model
+from onnxprune.observe import observe
+from onnxprune.options import Options
+from onnxprune.products import products
+from onnxprune.repair import calibrated
+from onnxprune.resize import Lengths
+from onnxprune.scoring import Scores
+from onnxprune.scoring.obs import Curve
+from onnxprune.segments import CannotCut
+
+HELD_BACK = 0.15
+"""Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
+MEASURED = 192
+"""Samples that the heights of damage curves are measured with."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Calibration data, divided.
+
+    Attributes:
+        fit: What scores and repair learn from.
+        held: What the report is measured on; the same as `fit` where there is one sample only.
+        batches: How many batches `fit` has.
+    """
+
+    fit: Samples
+    held: Samples
+    batches: int
+
+
+class _First:
+    """The first batches of some samples, as often as they are asked for."""
+
+    def __init__(self, samples: Samples, count: int) -> None:
+        self._samples, self._count = samples, count
+
+    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        seen = 0
+        for feeds in self._samples.batches():
+            yield feeds
+            seen += max((len(v) for v in feeds.values() if v.ndim), default=1)
+            if seen >= self._count:
+                return
+
+
+def open_data(proto: onnx.ModelProto, options: Options) -> Learned | None:
+    """The calibration data of a run, None where none are given.
+
+    Raises:
+        InputError: They cannot be read or do not fit the model.
+    """
+    if options.calib is None:
+        return None
+    samples = open_samples(options.calib, proto, limit=options.samples, seed=options.seed)
+    count = samples.count
+    if count is None:
+        count = sum(1 for _ in samples.batches())
+    fit, held = samples.split(HELD_BACK) if count > 1 else (samples, samples)
+    return Learned(fit, held, sum(1 for _ in fit.batches()))
+
+
+def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Learned, fallback: Sequence[Scores],
+           options: Options) -> list[Curve]:
+    """The damage curve of each group, see `damage.curves`."""
+    layers = products(coupling.graph)
+    keep = [min(options.min_channels, g.units) for g in groups]
+    try:
+        moments = observe(model, layers, data.fit, data.batches, seed=options.seed, memory=options.memory)
+        return damage.curves(model, coupling, groups, layers, moments, fallback, keep, _First(data.fit, MEASURED))
+    except CannotCut as e:
+        raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
+
+
+def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
+    """Which output features of each product layer stay, by the layer's name."""
+    lengths = Lengths(coupling, gone)
+    return {layer.name: lengths.kept(layer.output.axis(layer.out_axis)) for layer in products(coupling.graph)}
+
+
+def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]], data: Learned,
+           options: Options) -> list[dict[str, Any]]:
+    """Refits the pruned model in place; what the report says of each layer."""
+    done = calibrated.repair(original, pruned, kept, data.fit, data.batches, seed=options.seed, memory=options.memory)
+    return [asdict(r) for r in done]
+
+
+def judge(original: Model, pruned: Model, data: Learned) -> dict[str, Any]:
+    """What the samples held back say: the outputs' relative squared error and, with labels, top-1 and top-5."""
+    before, after = damage.outputs(original, data.held), damage.outputs(pruned, data.held)
+    found: dict[str, Any] = {"samples": data.held.count, "relative_error": damage.relative_error(before, after)}
+    labels = data.held.labels
+    if labels is not None and len(before):
+        found["top1"] = {"before": _top(before, labels, 1), "after": _top(after, labels, 1)}
+        found["top5"] = {"before": _top(before, labels, 5), "after": _top(after, labels, 5)}
+    return found
+
+
+def _top(outputs: Sequence[Sequence[NDArray[Any]]], labels: NDArray[Any], k: int) -> float | None:
+    """Share of samples whose label is among the k largest of the first output; None where that is no score a class."""
+    scores = np.concatenate([np.asarray(batch[0]).reshape(len(batch[0]), -1) for batch in outputs if batch[0].ndim])
+    wanted = np.asarray(labels).reshape(-1)
+    if len(scores) != len(wanted) or scores.shape[1] <= k or wanted.dtype.kind not in "iu":
+        return None
+    best = np.argpartition(-scores, k, axis=1)[:, :k]
+    return float((best == wanted[:, None]).any(axis=1).mean())

@@ -1,0 +1,121 @@
+"""BatchNormalization nodes: what their running statistics know about the data that a model was trained on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.graph import Graph, Value
+from onnxprune.model import Model
+from onnxprune.segments import Walk
+
+Vectors = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Mean and variance, one of each for a channel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Normalization:
+    """A BatchNormalization of the main graph with running statistics of its own.
+
+    Attributes:
+        name: Name of its output.
+        x: What it reads.
+        mean: Running mean.
+        variance: Running variance.
+        parameters: Scale, shift, mean and variance.
+    """
+
+    name: str
+    x: Value
+    mean: TensorProto
+    variance: TensorProto
+    parameters: tuple[TensorProto, ...]
+
+
+def normalizations(graph: Graph) -> list[Normalization]:
+    """In topological order; those whose running statistics anything else reads too are left out."""
+    readers = Counter(v.key for v in graph.constants() for _ in v.consumers)
+    found = []
+    for node in graph.main.nodes:
+        if node.op_type != "BatchNormalization" or node.domain or node.attribute("training_mode", 0):
+            continue
+        x, *rest = node.inputs[:5]
+        tensors = [v.tensor for v in rest if v is not None and v.tensor is not None]
+        if x is None or len(tensors) < 4 or any(readers[v.key] > 1 for v in rest[2:] if v is not None):
+            continue
+        found.append(Normalization(str(node.proto.output[0]), x, tensors[2], tensors[3], tuple(tensors)))
+    return found
+
+
+@contextmanager
+def aligned(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArray[np.generic]]]) -> Iterator[Model]:
+    """Gives both models, while it lasts, running statistics of these batches in place of their own.
+
+    What is normalised then has the mean and the variance that it had in training, whatever the batches are: the layers
+    behind see their inputs as they were (the statistics are those that "The knowledge within", Haroush et al., CVPR
+    2020, and "ZeroQ", Cai et al., CVPR 2020, fit whole images to).
+
+    Args:
+        original: The model before pruning; it stays as it is.
+        pruned: The model after it, changed in place; in the end its running statistics are what they were.
+        batches: Inputs.
+
+    Yields:
+        The original, or a copy of it with other statistics.
+    """
+    nodes = {n.name: n for n in normalizations(Graph(pruned.proto))}
+    if not nodes:
+        yield original
+        return
+    copy = original.copy()
+    pairs = [(n, nodes[n.name]) for n in normalizations(Graph(copy.proto)) if n.name in nodes]
+    kept = [_kept(copy, a, pruned, b) for a, b in pairs]
+    before = [(pruned.array(b.mean), pruned.array(b.variance)) for _, b in pairs]
+    with Walk(copy, batches, [[a.x.name] for a, _ in pairs]) as walk:
+        for (a, b), where in zip(pairs, kept, strict=True):
+            seen = list(walk.step()[a.x.name])
+            if where is None:
+                continue
+            for model, node, vectors in ((copy, a, (s := _statistics(seen))), (pruned, b, (s[0][where], s[1][where]))):
+                _set(model, node.mean, vectors[0])
+                _set(model, node.variance, vectors[1])
+    try:
+        yield copy
+    finally:
+        for (_, b), (mean, variance) in zip(pairs, before, strict=True):
+            pruned.set_array(b.mean, mean)
+            pruned.set_array(b.variance, variance)
+
+
+def _set(model: Model, tensor: TensorProto, vector: NDArray[np.float64]) -> None:
+    model.set_array(tensor, vector.astype(model.array(tensor).dtype))
+
+
+def _statistics(arrays: Iterable[NDArray[np.generic]]) -> Vectors:
+    """Mean and variance of each channel (axis 1), over all arrays."""
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    for array in arrays:
+        rows = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1).astype(np.float64)
+        count += rows.shape[1]
+        total, squares = total + rows.sum(axis=1), squares + np.square(rows).sum(axis=1)
+    mean = total / max(count, 1)
+    return mean, np.maximum(squares / max(count, 1) - mean ** 2, 1e-12)
+
+
+def _kept(original: Model, a: Normalization, pruned: Model, b: Normalization) -> NDArray[np.int64] | None:
+    """Channels of the original that the pruned node has still: found by their parameters, in order."""
+    whole = np.stack([original.array(t) for t in a.parameters], axis=1)
+    rest = np.stack([pruned.array(t) for t in b.parameters], axis=1)
+    found, at = [], 0
+    for row in rest:
+        while at < len(whole) and not np.array_equal(whole[at], row):
+            at += 1
+        found.append(at)
+        at += 1
+    return np.array(found, dtype=np.int64) if at <= len(whole) else None

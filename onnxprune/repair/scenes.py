@@ -1,0 +1,81 @@
+"""Pictures and signals made of nothing but random numbers, with the statistics that the world has.
+
+Networks that never saw them react to dead leaves nearly as to photographs: flat patches of all sizes that hide each
+other have the edges, the power spectrum and the long tails of natural images (Lee, Mumford and Huang, "Occlusion
+models for natural images", IJCV 2001); features learned on them alone serve for real images (Baradad et al.,
+"Learning to see by looking at noise", NeurIPS 2021).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+LEAVES = 30
+SMALLEST, LARGEST, POWER = 0.08, 0.6, 1.5
+"""Radii of leaves as a share of the longer side: the density falls as radius ** -(1 + POWER)."""
+BLUR = 1.2
+"""Largest standard deviation of the blur, in pixels of a picture of 32; it grows with the square root of the side."""
+
+
+def pictures(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
+    """Dead leaves, shaded, blurred, with some 1/f texture; shape (count, channels, height, width), within [0, 1]."""
+    made = np.stack([_leaves(rng, channels, height, width) for _ in range(count)])
+    widest = BLUR * (max(height, width) / 32) ** 0.5
+    for picture in made:
+        picture[:] = _blurred(picture, rng.uniform(0, widest))
+    for picture in made:
+        picture += rng.uniform(0, 0.08) * _textures(rng, channels, height, width)
+    made -= made.mean(axis=(1, 2, 3), keepdims=True)
+    made /= made.std(axis=(1, 2, 3), keepdims=True) + 1e-6
+    contrast, light = rng.uniform(0.15, 0.3, (count, 1, 1, 1)), rng.uniform(0.3, 0.65, (count, 1, 1, 1))
+    return np.clip(made * contrast + light, 0, 1).astype(np.float32)
+
+
+def signals(rng: np.random.Generator, shape: tuple[int, ...], slope: float) -> Floats:
+    """Noise whose amplitudes fall as frequency ** -slope along the last axis; of mean 0 and variance 1 over all."""
+    length = shape[-1]
+    frequencies = np.maximum(np.fft.rfftfreq(length) * length, 1.0)
+    raw = np.fft.irfft(np.fft.rfft(rng.standard_normal(shape)) * frequencies ** -slope, n=length)
+    return ((raw - raw.mean()) / (raw.std() + 1e-6)).astype(np.float32)
+
+
+def _leaves(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
+    side = max(height, width)
+    y, x = (np.mgrid[:height, :width] / side).astype(np.float32)
+    base, spread = rng.uniform(0.1, 0.9) + rng.normal(0, 0.1, channels), rng.uniform(0.05, 0.45)
+    picture = np.broadcast_to(base[:, None, None], (channels, height, width)).astype(np.float32)
+    ends = SMALLEST ** -POWER, LARGEST ** -POWER
+    for _ in range(LEAVES):
+        radius = (ends[1] + (ends[0] - ends[1]) * rng.random()) ** (-1 / POWER)
+        (left, top), turn, aspect = rng.uniform(-0.1, 1.1, 2), rng.uniform(0, np.pi), rng.uniform(0.3, 1)
+        along = (x - left) * np.cos(turn) + (y - top) * np.sin(turn)
+        across = ((y - top) * np.cos(turn) - (x - left) * np.sin(turn)) / aspect
+        round_, tilt = rng.random() < 0.5, rng.normal(0, 0.3, 2)
+        colour = base + rng.normal(0, spread) + rng.normal(0, spread / 2, channels)
+        far = np.hypot(along, across) if round_ else np.maximum(np.abs(along), np.abs(across))
+        hit = far < radius
+        shade = tilt[0] * along[hit] + tilt[1] * across[hit]
+        picture[:, hit] = colour[:, None] + shade
+    return picture
+
+
+def _blurred(picture: Floats, deviation: float) -> Floats:
+    """Gaussian blur over the last two axes, cyclic."""
+    height, width = picture.shape[-2:]
+    f = np.fft.fftfreq(height)[:, None] ** 2 + np.fft.rfftfreq(width)[None] ** 2
+    kept = np.exp(-2 * (np.pi * deviation) ** 2 * f)
+    return np.fft.irfft2(np.fft.rfft2(picture) * kept, s=(height, width)).astype(np.float32)
+
+
+def _textures(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
+    """1/f noise, mostly grey (Ruderman, "The statistics of natural images", 1994); of variance 1."""
+    f = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width)
+    f[0, 0] = 1
+    raw = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((channels, height, width))) * f ** -rng.uniform(0.6, 1.3),
+                        s=(height, width))
+    grey = raw.mean(axis=0, keepdims=True) * channels ** 0.5
+    mixed = grey + 0.3 * raw
+    return ((mixed - mixed.mean()) / (mixed.std() + 1e-6)).astype(np.float32)

@@ -1,0 +1,313 @@
+"""Quantised, low-precision and fused variants of a model, made with onnxruntime's own tools or, where it has none, here.
+
+Each maker takes a model and inputs to calibrate with, and gives another model; `VARIANTS` names them. What the
+installed version of onnxruntime lacks raises ImportError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
+from tests.ops.case import build
+
+Feeds = Mapping[str, Any]
+Maker = Callable[[onnx.ModelProto, Sequence[Feeds]], onnx.ModelProto]
+SMALL = 16
+"""Constants with fewer entries stay as they are."""
+
+
+class _Reader:
+    """Calibration data as onnxruntime asks for it."""
+
+    def __init__(self, feeds: Sequence[Feeds]) -> None:
+        self._left = iter(feeds)
+
+    def get_next(self) -> Feeds | None:
+        return next(self._left, None)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Path]:
+    """A folder; onnxruntime's tools say nothing meanwhile."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield Path(folder)
+    finally:
+        logging.disable(before)
+
+
+def static(form: str, *, per_channel: bool, activations: str = "QUInt8", weights: str = "QInt8") -> Maker:
+    """Quantised with calibration data, as ``QDQ`` or ``QOperator``."""
+    def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+        from onnxruntime import quantization as q
+
+        with quiet() as folder:
+            onnx.save(model, folder / "in.onnx")
+            q.quantize_static(folder / "in.onnx", folder / "out.onnx", _Reader(feeds),
+                              quant_format=q.QuantFormat[form], per_channel=per_channel,
+                              activation_type=q.QuantType[activations], weight_type=q.QuantType[weights])
+            return onnx.load(folder / "out.onnx")
+
+    return make
+
+
+def dynamic(*, per_channel: bool, weights: str = "QInt8") -> Maker:
+    """Activations quantised at run time."""
+    def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+        from onnxruntime import quantization as q
+
+        with quiet() as folder:
+            onnx.save(model, folder / "in.onnx")
+            q.quantize_dynamic(folder / "in.onnx", folder / "out.onnx", per_channel=per_channel,
+                               weight_type=q.QuantType[weights])
+            return onnx.load(folder / "out.onnx")
+
+    return make
+
+
+def float16(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+    """Half precision inside, single precision outside."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with quiet():
+        made: onnx.ModelProto = convert_float_to_float16(_copy(model), keep_io_types=True)
+    return made
+
+
+def few_bits(*, symmetric: bool, block: int = 16) -> Maker:
+    """Matrices of four bits: MatMulNBits."""
+    def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+        with quiet():
+            quantizer = MatMulNBitsQuantizer(_copy(model), block_size=block, is_symmetric=symmetric)
+            quantizer.process()
+        made: onnx.ModelProto = quantizer.model.model
+        return made
+
+    return make
+
+
+def optimised(level: str) -> Maker:
+    """What onnxruntime's graph optimiser makes of it: ``BASIC``, ``EXTENDED`` or ``ALL``."""
+    def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+        with quiet() as folder:
+            options = ort.SessionOptions()
+            options.optimized_model_filepath = os.fspath(folder / "out.onnx")
+            options.log_severity_level = 4
+            options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+            ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            return onnx.load(folder / "out.onnx")
+
+    return make
+
+
+def fused(kind: str, then: Maker | None = None) -> Maker:
+    """What onnxruntime's transformer optimizer makes of a model of some kind."""
+    def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+        from onnxruntime.transformers import optimizer
+        from onnxruntime.transformers.fusion_options import FusionOptions
+
+        with quiet() as folder:
+            onnx.save(model, folder / "in.onnx")
+            made = optimizer.optimize_model(os.fspath(folder / "in.onnx"), model_type=kind, opt_level=0,
+                                            optimization_options=FusionOptions(kind))
+            result: onnx.ModelProto = made.model
+        return result if then is None else then(result, feeds)
+
+    return make
+
+
+def bfloat16(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+    """Weights stored as bfloat16 and cast back where they are read."""
+    def store(name: str, array: np.ndarray, matrix: tuple[int, int] | None) -> tuple[list[Any], list[Any]]:
+        tensor = helper.make_tensor(f"{name}__bf16", TensorProto.BFLOAT16, array.shape, array.ravel().tolist())
+        return [tensor], [helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT, name=f"{name}__cast")]
+
+    return _stored_as(model, 13, store)
+
+
+def float8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+    """Matrices stored as 8-bit floats with a scale for each output."""
+    def store(name: str, array: np.ndarray, matrix: tuple[int, int] | None) -> tuple[list[Any], list[Any]] | None:
+        if matrix is None:
+            return None
+        out, _ = matrix
+        scale = np.maximum(np.abs(array).max(axis=tuple(i for i in range(array.ndim) if i != out)), 1e-6) / 448
+        spread = scale.reshape([-1 if i == out else 1 for i in range(array.ndim)])
+        tensor = helper.make_tensor(f"{name}__f8", TensorProto.FLOAT8E4M3FN, array.shape,
+                                    (array / spread).ravel().tolist())
+        return _dequantised(name, tensor, scale.astype(array.dtype), None, axis=out)
+
+    return _stored_as(model, 19, store)
+
+
+def blocked(kind: int, block: int, *, points: bool = False) -> Maker:
+    """Matrices of int8 or int4 with a scale, and maybe a zero point, for each block of inputs."""
+    def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+        def store(name: str, array: np.ndarray, matrix: tuple[int, int] | None) -> tuple[list[Any], list[Any]] | None:
+            if matrix is None or array.ndim != 2 or array.shape[matrix[1]] % block:
+                return None
+            inputs = matrix[1]
+            parts = np.stack(np.split(array, array.shape[inputs] // block, axis=inputs))
+            top = 7 if kind == TensorProto.INT4 else 127
+            scale = np.moveaxis(np.abs(parts).max(axis=inputs + 1) / top, 0, inputs) + np.float32(1e-8)
+            zero = (np.arange(scale.size).reshape(scale.shape) % 3 - 1) * int(points)
+            whole = np.round(array / np.repeat(scale, block, axis=inputs)) + np.repeat(zero, block, axis=inputs)
+            tensor = helper.make_tensor(f"{name}__q", kind, array.shape,
+                                        np.clip(whole, -top - 1, top).astype(int).ravel().tolist())
+            point = helper.make_tensor(f"{name}__zero", kind, zero.shape, zero.ravel().tolist()) if points else None
+            return _dequantised(name, tensor, scale.astype(array.dtype), point, axis=inputs, block_size=block)
+
+        return _stored_as(model, 21, store)
+
+    return make
+
+
+def _dequantised(name: str, tensor: TensorProto, scale: np.ndarray, point: TensorProto | None,
+                 **attributes: int) -> tuple[list[Any], list[Any]]:
+    tensors = [tensor, numpy_helper.from_array(scale, f"{name}__scale"), *([] if point is None else [point])]
+    node = helper.make_node("DequantizeLinear", [t.name for t in tensors], [name], name=f"{name}__dq", **attributes)
+    return tensors, [node]
+
+
+def _stored_as(model: onnx.ModelProto, opset: int, store: Callable[..., Any]) -> onnx.ModelProto:
+    """Every weight in another form, which a node turns back; `store` gives its tensors and nodes, None to leave it.
+
+    It is told the axes of outputs and inputs of a weight that is a matrix or a kernel, None of others.
+    """
+    made = _copy(model)
+    version = next(o for o in made.opset_import if o.domain in ("", "ai.onnx"))
+    if version.version < opset:
+        made = version_converter.convert_version(made, opset)
+    made.ir_version = max(made.ir_version, 10)
+    graph, axes = made.graph, {}
+    for node in graph.node:
+        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        if node.op_type in ("MatMul", "Gemm", "Conv"):
+            axes[node.input[1]] = (0, 1) if turned or node.op_type == "Conv" else (1, 0)
+    nodes, found = [], 0
+    for tensor in list(graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) <= SMALL:
+            continue
+        kept = store(tensor.name, numpy_helper.to_array(tensor), axes.get(tensor.name))
+        if kept is not None:
+            graph.initializer.remove(tensor)
+            graph.initializer.extend(kept[0])
+            nodes += kept[1]
+            found += 1
+    if not found:
+        raise ImportError("nothing in the model can be stored so")
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return made
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+VARIANTS: dict[str, Maker] = {
+    "qdq": static("QDQ", per_channel=False),
+    "qdq-channel": static("QDQ", per_channel=True),
+    "qdq-s8": static("QDQ", per_channel=True, activations="QInt8"),
+    "qdq-u8": static("QDQ", per_channel=False, weights="QUInt8"),
+    "qoperator": static("QOperator", per_channel=False),
+    "qoperator-channel": static("QOperator", per_channel=True),
+    "qoperator-u8": static("QOperator", per_channel=False, weights="QUInt8"),
+    "dynamic": dynamic(per_channel=False),
+    "dynamic-channel": dynamic(per_channel=True),
+    "dynamic-u8": dynamic(per_channel=False, weights="QUInt8"),
+    "float16": float16,
+    "bfloat16": bfloat16,
+    "float8": float8,
+    "nbits": few_bits(symmetric=True),
+    "nbits-points": few_bits(symmetric=False),
+    "blocked-int8": blocked(TensorProto.INT8, 8),
+    "blocked-int4": blocked(TensorProto.INT4, 16),
+    "blocked-int4-points": blocked(TensorProto.INT4, 8, points=True),
+    "basic": optimised("BASIC"),
+    "extended": optimised("EXTENDED"),
+    "all": optimised("ALL"),
+}
+
+BLOCK = """(int32[2,8] ids, int32[2,8] mask) => (float[2,8,4] y)
+<float[40,24] words, float[8,24] places, float[24] g0, float[24] b0, float[24,72] qkv, float[72] qkv_bias,
+ float[24,24] o, float[24] o_bias, float[24] g1, float[24] b1, float[24,48] up, float[48] up_bias, float[48,24] down,
+ float[24] down_bias, float[24] g2, float[24] b2, float[24,4] head>
+{
+  e, m = com.microsoft.EmbedLayerNormalization(ids, , words, places, , g0, b0, mask)
+  a = com.microsoft.Attention <num_heads = 4> (e, qkv, qkv_bias, m)
+  p = MatMul(a, o)
+  s = com.microsoft.SkipLayerNormalization(p, e, g1, b1, o_bias)
+  h = MatMul(s, up)
+  t = com.microsoft.ACTIVATION(h, up_bias)
+  d = MatMul(t, down)
+  z = com.microsoft.SkipLayerNormalization(d, s, g2, b2, down_bias)
+  y = MatMul(z, head)
+}"""
+
+DECODER = """(float[2,4,24] x) => (float[2,4,6] y)
+<float[24] g0, float[24,48] q, float[24,16] k, float[24,16] v, float[48,24] o, float[24] g1, float[24,40] gate,
+ float[24,40] up, float[40,24] down, float[24] g2, float[24,6] head, int32[2] lengths, int32 total,
+ float[16,4] cos, float[16,4] sin>
+{
+  n = SimplifiedLayerNormalization <axis = -1> (x, g0)
+  qs = MatMul(n, q)
+  ks = MatMul(n, k)
+  vs = MatMul(n, v)
+  a, pk, pv = com.microsoft.GroupQueryAttention <num_heads = 6, kv_num_heads = 2, do_rotary = 1>
+    (qs, ks, vs, , , lengths, total, cos, sin)
+  p = MatMul(a, o)
+  s, , , r = com.microsoft.SkipSimplifiedLayerNormalization(x, p, g1)
+  ga = MatMul(s, gate)
+  gs = com.microsoft.QuickGelu <alpha = 1.0> (ga)
+  u = MatMul(s, up)
+  m = Mul(gs, u)
+  d = MatMul(m, down)
+  z = com.microsoft.SkipSimplifiedLayerNormalization(r, d, g2)
+  y = MatMul(z, head)
+}"""
+
+MULTI_HEAD = """(float[2,4,24] x) => (float[2,4,6] y)
+<float[24,24] q, float[24,24] k, float[24,24] v, float[72] qkv_bias, float[24,24] o, float[24] g, float[24] b,
+ float[24,6] head, float[16,3] cos, float[16,3] sin, int64[2,4] at>
+{
+  qs = MatMul(x, q)
+  ks = MatMul(x, k)
+  vs = MatMul(x, v)
+  qr = com.microsoft.RotaryEmbedding(qs, at, cos, sin)
+  kr = com.microsoft.RotaryEmbedding(ks, at, cos, sin)
+  a = com.microsoft.MultiHeadAttention <num_heads = 4> (qr, kr, vs, qkv_bias)
+  p = com.microsoft.FusedMatMul <alpha = 0.5> (a, o)
+  s = com.microsoft.SkipLayerNormalization(p, x, g, b)
+  f = com.microsoft.Gelu(s)
+  y = MatMul(f, head)
+}"""
+
+
+def by_hand() -> dict[str, onnx.ModelProto]:
+    """Small graphs of fused operators that the optimizer makes of larger models only."""
+    given = {"lengths": [3, 3], "total": 4, "g0": np.ones(24), "g1": np.ones(24), "g2": np.ones(24)}
+    texts = {"embed-attention-biasgelu": BLOCK.replace("ACTIVATION", "BiasGelu"),
+             "embed-attention-fastgelu": BLOCK.replace("ACTIVATION", "FastGelu"),
+             "grouped-query-rotary": DECODER, "multi-head-rotary": MULTI_HEAD}
+    return {name: build(text, 17, 8, given, ["com.microsoft"]) for name, text in texts.items()}
