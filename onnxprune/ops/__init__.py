@@ -7,6 +7,7 @@ from onnxprune.ops import (
     conv,
     elementwise,
     linear,
+    lookup,
     misc,
     ml,
     norm,
@@ -16,6 +17,7 @@ from onnxprune.ops import (
     recurrent,
     reduce,
     reshape,
+    sequence,
     shape,
 )
 
@@ -26,6 +28,7 @@ __all__ = [
     "conv",
     "elementwise",
     "linear",
+    "lookup",
     "misc",
     "ml",
     "norm",
@@ -35,5 +38,6 @@ __all__ = [
     "recurrent",
     "reduce",
     "reshape",
+    "sequence",
     "shape",
 ]

@@ -1,4 +1,4 @@
-"""Operators that carry few channels or none: signals, images, losses, sequences, optionals and strings."""
+"""Operators that carry few channels or none: signals, images, losses, optionals and strings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ import math
 
 from onnxprune.ops.registry import rule
 from onnxprune.ties import Op, arange
-
-
-@rule("SequenceConstruct", "SequenceEmpty", "SequenceAt", "SequenceInsert", "SequenceErase", "SequenceLength",
-      "SplitToSequence", "ConcatFromSequence", any_rank=True)
-def sequence(op: Op) -> None:
-    """Sequences of tensors: pinned."""
-    op.pin_all(f"{op.node.label} works on sequences")
 
 
 @rule("Optional", "OptionalGetElement", "OptionalHasElement", any_rank=True)

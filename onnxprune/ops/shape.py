@@ -207,56 +207,6 @@ def _new_bounds(new: NewShape, window: range, axis: Axis) -> tuple[int, int]:
     return stay[0], stay[-1] - 1 if stay[-1] else -(2**31)
 
 
-@rule("Gather")
-def gather(op: Op) -> None:
-    """Constant indices are renumbered; others pin the axis that they look up."""
-    x, index, out = op.input(0), op.input(1), op.output()
-    along = op.attr("axis", 0) % len(x.shape or [1])
-    width = len(index.shape or [])
-    for axis in x.axes():
-        if axis.position != along:
-            target = axis.position if axis.position < along else axis.position + width - 1
-            op.tie(axis, out.axis(target), zero=True)
-    looked = x.axis(along)
-    for axis in index.axes():
-        if not (index.tensor is not None and width == 1):
-            op.tie(axis, out.axis(along + axis.position))
-    entries = op.numbers(1) if index.tensor is not None and width == 1 else None
-    if entries is None or looked.length is None:
-        op.pin(looked, f"{op.node.label} looks indices up along it")
-        for axis in index.axes() if entries is not None else []:
-            op.tie(axis, out.axis(along + axis.position))
-        return
-    taken = np.asarray(entries, dtype=np.int64) % looked.length
-    labels = np.full(looked.length, -1)
-    labels[taken] = taken
-    op.link((looked, labels), (out.axis(along), taken))
-    op.keep_zero(out.axis(along), looked)
-
-    def renumber(new: NewShape) -> None:
-        if new.changed(looked):
-            stay = taken[np.isin(taken, new.kept(looked))]
-            new.set_input(1, [new.position(looked, int(i)) for i in stay])
-
-    op.resize(renumber)
-
-
-@rule("GatherElements", "GatherND", "ScatterND", "ScatterElements", "Scatter", "Compress", "OneHot", "Unique")
-def by_position(op: Op) -> None:
-    """Reads or writes at positions that data give: what they count along is pinned."""
-    if op.type in ("GatherElements", "ScatterElements", "Scatter"):
-        along = op.attr("axis", 0) % len(op.input(0).shape or [1])
-        shapes = {tuple(map(str, v.shape or [])) for v in op.inputs + op.outputs}
-        for value in op.inputs + op.outputs:
-            for axis in value.axes():
-                if axis.position == along or len(shapes) > 1:
-                    op.pin(axis, f"{op.node.label} addresses it by position")
-                elif value is not op.output():
-                    op.tie(axis, op.output().axis(axis.position))
-        return
-    op.pin_all(f"{op.node.label} addresses by position")
-
-
 @rule("Pad")
 def pad(op: Op) -> None:
     """Padding with a constant surrounds the channels; the amounts follow. Negative amounts crop."""

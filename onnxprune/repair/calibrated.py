@@ -20,7 +20,7 @@ from onnxprune.linear_maps import Product
 from onnxprune.model import Model
 from onnxprune.observe import Batches, rows_for
 from onnxprune.products import matched, products
-from onnxprune.repair.least_squares import Rows, fit
+from onnxprune.repair.least_squares import PENALTIES, Rows, fit
 from onnxprune.segments import Stored, Walk
 
 Kept = Mapping[str, NDArray[np.int64]]
@@ -57,7 +57,7 @@ class _Join:
 
 
 def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: int, *, seed: int = 0,
-           memory: int = 2**31) -> list[Refit]:
+           memory: int = 2**31, penalties: Sequence[float] = PENALTIES) -> list[Refit]:
     """Refits the layers of a pruned model in place.
 
     Args:
@@ -68,6 +68,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
         count: How many batches there are.
         seed: Seed of the places that are sampled.
         memory: Bytes of activations to hold, of both models together.
+        penalties: Ridges to try.
     """
     before, after = Graph(original.proto), Graph(pruned.proto)
     pairs = [(a, b) for a, b in matched(_layers(before), _layers(after)) if a.name in kept and not b.weight_shared]
@@ -79,7 +80,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
             Walk(pruned, batches, given, memory=memory // 2) as second:
         for i, ((a, b), join) in enumerate(zip(pairs, joins, strict=True)):
             rows, held = _rows(a, b, join, first.step(), second.step(), kept[a.name], count, [seed, i])
-            done.append(_refit(pruned, b, rows, held))
+            done.append(_refit(pruned, b, rows, held, penalties))
     return done
 
 
@@ -161,11 +162,12 @@ def _flat(layer: Product, y: NDArray[np.generic], places: object) -> NDArray[np.
     return np.ascontiguousarray(rows.transpose(1, 0, 2)).reshape(rows.shape[1], -1)
 
 
-def _refit(model: Model, layer: Product, rows: Rows, held: Rows) -> Refit:
+def _refit(model: Model, layer: Product, rows: Rows, held: Rows, penalties: Sequence[float]) -> Refit:
     tensor = layer.weight.tensor
     assert tensor is not None
     free = takes_bias(layer)
-    found = fit(rows, held, layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer), intercept=free)
+    found = fit(rows, held, layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer), intercept=free,
+                penalties=penalties)
     if found.penalty is not None:
         set_weight(model, layer, found.weight)
         if free:

@@ -20,6 +20,11 @@ BLUR = 1.2
 """Largest standard deviation of the blur, in pixels of a picture of 32; it grows with the square root of the side."""
 
 
+def noises(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
+    """Nothing but 1/f texture, with the contrast and the light of `pictures`."""
+    return _exposed(rng, np.stack([_textures(rng, channels, height, width) for _ in range(count)]))
+
+
 def pictures(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
     """Dead leaves, shaded, blurred, with some 1/f texture; shape (count, channels, height, width), within [0, 1]."""
     made = np.stack([_leaves(rng, channels, height, width) for _ in range(count)])
@@ -28,6 +33,11 @@ def pictures(rng: np.random.Generator, count: int, channels: int, height: int, w
         picture[:] = _blurred(picture, rng.uniform(0, widest))
     for picture in made:
         picture += rng.uniform(0, 0.08) * _textures(rng, channels, height, width)
+    return _exposed(rng, made)
+
+
+def _exposed(rng: np.random.Generator, made: Floats) -> Floats:
+    count = len(made)
     made -= made.mean(axis=(1, 2, 3), keepdims=True)
     made /= made.std(axis=(1, 2, 3), keepdims=True) + 1e-6
     contrast, light = rng.uniform(0.15, 0.3, (count, 1, 1, 1)), rng.uniform(0.3, 0.65, (count, 1, 1, 1))

@@ -9,7 +9,7 @@ large saturate all that follows. So a few inputs of each candidate run through t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -27,7 +27,7 @@ from onnxprune.runtime import session
 
 Feeds = dict[str, NDArray[np.generic]]
 
-BATCH, PROBES = 32, 16
+BATCH, PROBES = 32, 12
 ELEMENTS, FEWEST, MOST = 9_000_000, 64, 384
 """Samples by default: as many as hold so many elements, within these bounds."""
 CAP = 10.0
@@ -40,15 +40,17 @@ class Range:
     factor: float
     shift: float
     slope: float = 0.0
+    noise: bool = False
 
 
-PICTURES = (Range(1, 0), Range(2, -1), Range(4.4, -2.1), Range(255, 0), Range(255, -118))
-"""[0, 1]; [-1, 1]; mean and deviation of each channel removed; bytes; bytes less their mean."""
+PICTURES = (Range(1, 0), Range(2, -1), Range(4.4, -2.1), Range(12, -5.6), Range(40, -19), Range(100, -47),
+            Range(255, 0), Range(255, -118))
+"""[0, 1]; [-1, 1]; mean and deviation of each channel removed; whatever else; bytes; bytes less their mean."""
 SIGNALS = tuple(Range(factor, 0, slope) for factor in (1, 0.1, 10, 100) for slope in (0, 0.5, 1))
 
 
 def synthetic(model: Model, count: int | None = None, seed: int = 0, *,
-              input_shapes: Mapping[str, Sequence[int]] | None = None) -> list[Feeds]:
+              input_shapes: Mapping[str, Sequence[int]] | None = None, every: int = 0) -> list[Feeds]:
     """Made-up inputs, ready to feed, the same for the same seed.
 
     Args:
@@ -70,7 +72,12 @@ def synthetic(model: Model, count: int | None = None, seed: int = 0, *,
         judge = _Judge(model)
         scores = [judge.score(maker.feeds(PROBES, seed, candidate)) for candidate in ranges]
         best = ranges[int(np.argmin(scores))]
-    return maker.feeds(count or int(np.clip(ELEMENTS // maker.elements, FEWEST, MOST)), seed, best)
+    count = count or int(np.clip(ELEMENTS // maker.elements, FEWEST, MOST))
+    other = replace(best, noise=True, slope=0.5 if best.slope != 0.5 else 0.0)
+    made = maker.feeds(count, seed, best)
+    if every:
+        made[every - 1::every] = maker.feeds(count, seed + 1, other)[every - 1::every]
+    return made
 
 
 class _Maker:
@@ -107,7 +114,8 @@ class _Maker:
                 continue
             at = _channel_axis(shape) or 1
             height, width = (n for i, n in enumerate(shape) if i not in (0, at))
-            made = np.moveaxis(scenes.pictures(rng, shape[0], shape[at], height, width), 1, at)
+            make = scenes.noises if how.noise else scenes.pictures
+            made = np.moveaxis(make(rng, shape[0], shape[at], height, width), 1, at)
             if name in self._bytes:
                 made = np.rint(made * 255) + np.iinfo(kind).min
             else:

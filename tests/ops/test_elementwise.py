@@ -50,6 +50,7 @@ NARY: list[tuple[str, str, bool, int]] = [
     ("two = Constant <value_float = 2.0> ()  a = Pow(h, two)", "", True, 18),
     ("nil = Constant <value_float = 0.0> ()  a = Pow(h, nil)", "", False, 18),
     ("p = Exp(h)  a = Pow(p, b)", ", float[6] b", False, 18),
+    ("r = Abs(h)  a = Pow(r, pos_e)", ", float[6] pos_e", False, 18),  # 0 ** 0 is 1
     ("a = Mod <fmod = 1> (h, posb)", ", float[1] posb", True, 18),
     ("a = Mod <fmod = 1> (h, posb)", ", float[6] posb", True, 18),
     ("e = Exp(x)  k = MatMul(e, w2)  c = Greater(h, k)  a = Where(c, h, k)", ", float[3,6] w2", True, 18),

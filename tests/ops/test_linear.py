@@ -43,6 +43,8 @@ CASES = [
         { h = MatMul(x, w)  y = MatMul(h, v) }""", {"w:1": "6 exact"}),
     Case("MatMul of a vector and a batch", """(float[3] x) => (float[4,2] y) <float[3,6] w, float[4,6,2] v>
         { h = MatMul(x, w)  y = MatMul(h, v) }""", {"w:1": "6 exact"}),
+    Case("MatMul of a vector and a stack", """(float[3] x) => (float[2,4] y) <float[6,3,4] w, float[2,6] v>
+        { h = MatMul(x, w)  y = MatMul(v, h) }""", {"w:0": "6 exact"}),
     Case("MatMul of activations", """(float[N,4,3] x) => (float[N,4,4] y) <float[3,6] w, float[3,6] u>
         { q = MatMul(x, w)  k = MatMul(x, u)  t = Transpose <perm = [0, 2, 1]> (k)  y = MatMul(q, t) }""",
          {"w:1": "6 exact"}),

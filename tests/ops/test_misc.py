@@ -92,3 +92,30 @@ def test_element_by_element() -> None:
     { h = MatMul(x, w)  a = ai.onnx.ml.Binarizer <threshold = 0.5> (h)  i = Constant <value = int64[1] {1}> ()
       y = ReduceSum <keepdims = 0> (a, i) }"""
     assert_groups(coupling_of(build(text, domains=["ai.onnx.ml"])), {"w:1": "6 exact"})
+
+
+PARTS = """(float[2,3] x) => (float[2,2] y)
+<float[3,6] w, float[4,2] v, float[2,2] u>
+{{
+  h = MatMul(x, w)  sizes = Constant <value = {sizes}> ()
+  parts = SplitToSequence <axis = -1> (h, sizes)
+  one = Constant <value = int64 {{1}}> ()  first = Constant <value = int64 {{{first}}}> ()
+  a = SequenceAt(parts, first)  b = SequenceAt(parts, one)
+  {end}
+}}"""
+EACH = {"w:1": "2 exact", "w:1#2": "2 exact", "w:1#3": "2 exact"}
+SUM = "p = Concat <axis = 1> (a, b)  y = MatMul(p, v)"
+
+
+@pytest.mark.parametrize("case", [
+    Case("parts of a size", PARTS.format(sizes="int64 {2}", first="0", end=SUM), EACH),
+    Case("counted from the end", PARTS.format(sizes="int64 {2}", first="-1", end=SUM), EACH),
+    Case("sizes one by one", PARTS.format(sizes="int64[3] {2, 2, 2}", first="0", end=SUM), EACH),
+    Case("parts that meet again", PARTS.format(sizes="int64 {2}", first="0", end="p = Add(a, b)  y = MatMul(p, u)"),
+         {"w:1": "2 exact", "w:1#2": "2 exact"}),
+    Case("another reader", PARTS.format(
+        sizes="int64 {2}", first="0", end=f"n = SequenceLength(parts)  f = Cast <to = 1> (n)  z = Mul(b, f)  {SUM}"),
+        {name: "2 pinned: works on sequences" for name in EACH}),
+], ids=lambda c: c.name)
+def test_parts_of_a_sequence(case: Case) -> None:
+    check(case)

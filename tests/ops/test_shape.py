@@ -93,6 +93,8 @@ CASES = [
     _cut("Gather by negative indices", "a = Gather <axis = -1> (h, i)", 8, 3, "w:1=3 exact; w:1#2=5 exact", ", int64[3] i", i=[-1, -8, 3]),
     _cut("Gather with repeats", "a = Gather <axis = 1> (h, i)", 8, 5, "w:1=2 exact; w:1#2=5 exact", ", int32[5] i", i=[2, 0, 2, 4, 2]),
     _cut("Gather as a permutation", "a = Gather <axis = 1> (h, i)", 6, 6, "6 exact", ", int64[6] i", i=[3, 0, 4, 1, 5, 2]),
+    _cut("Gather by indices on an axis of their own", "g = Gather <axis = 1> (h, i)  o = Constant <value = int64[1] {2}> ()  a = Squeeze(g, o)",
+         8, 5, "w:1=5 exact; w:1#2=2 exact", ", int64[5,1] i", i=[6, 1, 6, 2, 1]),
     Case("Gather of words", """(int64[N,5] ids) => (float[N,5,2] y) <float[10,6] table, float[6,2] v>
         { h = Gather(table, ids)  y = MatMul(h, v) }""",
          {"table:1": "6 exact", "table:0": "10 pinned: looks indices up along it"}),

@@ -1,0 +1,141 @@
+"""Measures how long the analysis of large graphs takes: decoders of a hidden width of 4,096, layer upon layer.
+
+    python tools/benchmark_analysis.py [--nodes 1000 2500 5000 10000 20000] [--limit 3.0]
+
+Each layer has rotary grouped-query attention and a gated feed-forward network written out in plain operators, some 56
+nodes; weights are declared, not stored, as the analysis does not look at them. Prints the curve. Exit status 1 where the
+graph of 5,000 nodes takes longer than the limit, or the time for a node grows by more than half along the curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.coupling import Grade, analyze
+from onnxprune.graph import Graph
+
+LAYER = 56
+GROWTH = 1.5
+
+
+class Decoder:
+    """Builds the graph."""
+
+    def __init__(self, hidden: int = 4096, heads: int = 32, pairs: int = 8, inner: int = 11008, time: int = 64) -> None:
+        self.hidden, self.heads, self.pairs, self.inner, self.time = hidden, heads, pairs, inner, time
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[TensorProto] = []
+
+    def weight(self, *dims: int) -> str:
+        name = f"w{len(self.initializers)}"
+        self.initializers.append(TensorProto(name=name, data_type=TensorProto.FLOAT, dims=dims))
+        return name
+
+    def constant(self, entries: Any, dtype: Any = np.int64) -> str:
+        name = f"k{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.array(entries, dtype=dtype), name))
+        return name
+
+    def node(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        out = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, list(inputs), [out], name=out, **attributes))
+        return out
+
+    def norm(self, x: str) -> str:
+        square = self.node("Pow", x, self.constant(2.0, np.float32))
+        mean = self.node("ReduceMean", square, axes=[-1])
+        root = self.node("Sqrt", self.node("Add", mean, self.constant(1e-5, np.float32)))
+        return self.node("Mul", self.node("Div", x, root), self.weight(self.hidden))
+
+    def projection(self, x: str, heads: int) -> str:
+        size = self.hidden // self.heads
+        flat = self.node("MatMul", x, self.weight(self.hidden, heads * size))
+        return self.node("Transpose", self.node("Reshape", flat, self.constant([0, 0, heads, size])), perm=[0, 2, 1, 3])
+
+    def rotated(self, x: str) -> str:
+        size = self.hidden // self.heads
+        axis, middle = self.constant([3]), self.constant([size // 2])
+        left = self.node("Slice", x, self.constant([0]), middle, axis)
+        right = self.node("Slice", x, middle, self.constant([size]), axis)
+        turned = self.node("Concat", self.node("Neg", right), left, axis=-1)
+        kept = self.node("Mul", x, self.weight(self.time, size))
+        return self.node("Add", kept, self.node("Mul", turned, self.weight(self.time, size)))
+
+    def repeated(self, x: str) -> str:
+        wide = self.node("Unsqueeze", x, self.constant([2]))
+        wide = self.node("Expand", wide, self.constant([1, 1, self.heads // self.pairs, 1, 1]))
+        return self.node("Reshape", wide, self.constant([0, self.heads, self.time, self.hidden // self.heads]))
+
+    def layer(self, x: str) -> str:
+        y = self.norm(x)
+        q = self.rotated(self.projection(y, self.heads))
+        k = self.repeated(self.rotated(self.projection(y, self.pairs)))
+        v = self.repeated(self.projection(y, self.pairs))
+        scores = self.node("Softmax", self.node("MatMul", q, self.node("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+        mixed = self.node("Transpose", self.node("MatMul", scores, v), perm=[0, 2, 1, 3])
+        flat = self.node("Reshape", mixed, self.constant([0, 0, self.hidden]))
+        x = self.node("Add", x, self.node("MatMul", flat, self.weight(self.hidden, self.hidden)))
+        y = self.norm(x)
+        gate = self.node("MatMul", y, self.weight(self.hidden, self.inner))
+        gate = self.node("Mul", gate, self.node("Sigmoid", gate))
+        wide = self.node("Mul", gate, self.node("MatMul", y, self.weight(self.hidden, self.inner)))
+        return self.node("Add", x, self.node("MatMul", wide, self.weight(self.inner, self.hidden)))
+
+    def model(self, layers: int) -> onnx.ModelProto:
+        x = "x"
+        for _ in range(layers):
+            x = self.layer(x)
+        out = self.node("MatMul", self.norm(x), self.weight(self.hidden, 32000))
+        graph = helper.make_graph(
+            self.nodes, "decoder", [helper.make_tensor_value_info("x", 1, ["batch", self.time, self.hidden])],
+            [helper.make_tensor_value_info(out, 1, ["batch", self.time, 32000])], self.initializers)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def seconds(model: onnx.ModelProto, rounds: int) -> tuple[float, float, int]:
+    """Seconds of the whole analysis and of its groups alone, the best of some rounds, and how many groups may go."""
+    best, groups_only, count = float("inf"), 0.0, 0
+    for _ in range(rounds):
+        start = time.perf_counter()
+        coupling = analyze(Graph(model))
+        middle = time.perf_counter()
+        count = sum(g.grade == Grade.EXACT for g in coupling.groups)
+        end = time.perf_counter()
+        if end - start < best:
+            best, groups_only = end - start, end - middle
+    return best, groups_only, count
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1000, 2500, 5000, 10000, 20000])
+    parser.add_argument("--limit", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    curve: dict[int, float] = {}
+    print(f"{'nodes':>7s} {'seconds':>8s} {'of it groups':>13s} {'us a node':>10s} {'exact groups':>13s}")
+    for wanted in args.nodes:
+        model = Decoder().model(max(round(wanted / LAYER), 1))
+        nodes = len(model.graph.node)
+        total, groups, count = seconds(model, args.rounds)
+        curve[nodes] = total
+        print(f"{nodes:7d} {total:8.2f} {groups:13.2f} {1e6 * total / nodes:10.0f} {count:13d}", flush=True)
+    each = [total / nodes for nodes, total in curve.items()]
+    slow = [n for n, total in curve.items() if n <= 5200 and total > args.limit]
+    if slow:
+        print(f"over {args.limit} s: {slow} nodes")
+    growth = each[-1] / min(each)
+    print(f"time for a node: {growth:.2f} times the least at the end of the curve")
+    return int(bool(slow) or growth > GROWTH)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
