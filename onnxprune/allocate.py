@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Group
+from onnxprune.groups import Group
 from onnxprune.scoring import Scores
 
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from onnxprune import cost, coupling, informed, planning, removal, scoring, selection, sparsity, verification
 from onnxprune.cost import Cost
-from onnxprune.coupling import Coupling, Grade, Group
+from onnxprune.coupling import Coupling
 from onnxprune.damage import by_score
 from onnxprune.errors import InputError
 from onnxprune.graph import Graph
+from onnxprune.groups import Grade, Group
 from onnxprune.inputs import flat, sample_inputs
 from onnxprune.model import Model, load, save
 from onnxprune.ops import registry

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnxprune.coupling import WEIGHT_TYPES, Coupling, Group
+from onnxprune.coupling import Coupling
 from onnxprune.graph import Axis, Node, Value
+from onnxprune.groups import WEIGHT_TYPES, Group
 
 Removed = NDArray[np.int64]
 """Removed units of each group; shape (groups,)."""

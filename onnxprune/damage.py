@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Coupling, Group
+from onnxprune.coupling import Coupling
 from onnxprune.graph import Graph
+from onnxprune.groups import Group
 from onnxprune.layer_weights import add_bias
 from onnxprune.linear_maps import Product
 from onnxprune.model import Model

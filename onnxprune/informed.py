@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from onnxprune import damage
 from onnxprune.calibration import Samples, open_samples
-from onnxprune.coupling import Coupling, Group
+from onnxprune.coupling import Coupling
 from onnxprune.errors import InputError
+from onnxprune.groups import Group
 from onnxprune.model import Model
 from onnxprune.observe import observe
 from onnxprune.options import Options

@@ -15,9 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto
 
-from onnxprune.coupling import WEIGHT_TYPES, Coupling, Grade, Group
+from onnxprune.coupling import Coupling
 from onnxprune.errors import InputError
 from onnxprune.graph import Value
+from onnxprune.groups import WEIGHT_TYPES, Grade, Group
 from onnxprune.removal import slicings
 from onnxprune.resize import Lengths
 

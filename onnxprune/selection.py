@@ -15,8 +15,9 @@ from onnxprune import allocate, budget, costs, planning
 from onnxprune.allocate import Limits
 from onnxprune.budget import Target
 from onnxprune.cost import Cost, static_shapes
-from onnxprune.coupling import Coupling, Group
+from onnxprune.coupling import Coupling
 from onnxprune.errors import InputError
+from onnxprune.groups import Group
 from onnxprune.inputs import flat, input_dims
 from onnxprune.options import Options
 from onnxprune.scoring import Scores

@@ -129,7 +129,7 @@ def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dic
                 continue
             merged = [b if isinstance(b, int) or a is None else a
                       for a, b in zip(out.shape or [None] * len(told), told, strict=True)]
-            if (merged == out.shape and out in stated) or stated.get(out) == merged:
+            if (merged == out.shape and out.elem_type) or stated.get(out) == merged:
                 continue
             out.elem_type = out.elem_type or contrib_shapes.elem_type(node) or _type_of(node)
             out.shape = merged

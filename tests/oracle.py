@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxprune.coupling import Coupling, Grade, analyze
+from onnxprune.coupling import Coupling, analyze
 from onnxprune.graph import Graph
+from onnxprune.groups import Grade
 from onnxprune.masking import mask
 from onnxprune.model import load
 from onnxprune.removal import remove

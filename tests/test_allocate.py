@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.allocate import Limits, ranked, share, uniform, weakest
-from onnxprune.coupling import Grade, Group
+from onnxprune.groups import Grade, Group
 
 UNITS = st.lists(st.integers(2, 40), min_size=1, max_size=6)
 RATIOS = st.floats(0, 1, exclude_max=True)

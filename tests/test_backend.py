@@ -17,8 +17,9 @@ import onnx
 import onnx.defs
 import pytest
 
-from onnxprune.coupling import Coupling, Grade, analyze
+from onnxprune.coupling import Coupling, analyze
 from onnxprune.graph import Graph
+from onnxprune.groups import Grade
 from onnxprune.model import load
 from onnxprune.ops import registry
 from tests.node_models import ENDS, ROLES, NodeCase, node_cases, size, wrap

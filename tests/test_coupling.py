@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import onnxprune
-from onnxprune.coupling import Grade
+from onnxprune.groups import Grade
 from onnxprune.ops import registry
 from onnxprune.ties import Op
 from tests import oracle

@@ -25,7 +25,7 @@ LAYERS = """
     ops.registry
     ops
     components
-    decide
+    decide groups
     coupling
     cost
     runtime

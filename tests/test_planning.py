@@ -16,8 +16,8 @@ from onnx import helper, numpy_helper
 
 import onnxprune
 from onnxprune import planning
-from onnxprune.coupling import Grade, Group
 from onnxprune.errors import InputError
+from onnxprune.groups import Grade, Group
 from onnxprune.planning import Plan, channels, fingerprint, make, pack_mask, unpack_mask
 from tests import oracle
 from tests.ops.case import build, coupling_of

@@ -18,8 +18,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.coupling import Grade, analyze
+from onnxprune.coupling import analyze
 from onnxprune.graph import Graph
+from onnxprune.groups import Grade
 
 LAYER = 56
 GROWTH = 1.5

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from onnxprune.coupling import Coupling, Group
+from onnxprune.coupling import Coupling
+from onnxprune.groups import Group
 
 
 def inspection(coupling: Coupling) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxprune.coupling import Coupling, Group, Slices
+from onnxprune.coupling import Coupling
 from onnxprune.graph import Value
+from onnxprune.groups import Group, Slices
 from onnxprune.model import Model
 from onnxprune.options import CRITERIA
 from onnxprune.scoring.geometric import fpgm

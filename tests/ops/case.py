@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from onnxprune.coupling import Coupling, Grade, Group, analyze
+from onnxprune.coupling import Coupling, analyze
 from onnxprune.graph import Graph
+from onnxprune.groups import Grade, Group
 from onnxprune.model import load
 from tests import oracle
 

@@ -115,7 +115,7 @@ SUM = "p = Concat <axis = 1> (a, b)  y = MatMul(p, v)"
          {"w:1": "2 exact", "w:1#2": "2 exact"}),
     Case("another reader", PARTS.format(
         sizes="int64 {2}", first="0", end=f"n = SequenceLength(parts)  f = Cast <to = 1> (n)  z = Mul(b, f)  {SUM}"),
-        {name: "2 pinned: works on sequences" for name in EACH}),
+        dict.fromkeys(EACH, "2 pinned: works on sequences")),
 ], ids=lambda c: c.name)
 def test_parts_of_a_sequence(case: Case) -> None:
     check(case)
