@@ -95,7 +95,7 @@ class Ties:
         self.resizes: list[tuple[Node, Resize]] = []
         self.norm_scales: set[Value] = set()
         self.quantised: dict[Value, tuple[Value, Value | None, int]] = {}
-
+        self.packed: dict[Value, tuple[Value, Value | None, int]] = {}
 
     def linked_axes(self) -> list[int]:
         """Axes whose indices may be tied one by one."""
@@ -288,6 +288,10 @@ class Op:
     def quantised(self, weight: Value, scale: Value, zero_point: Value | None, axis: int) -> None:
         """The weight's real values are ``(weight - zero_point) * scale`` along `axis`."""
         self.ties.quantised[weight] = (scale, zero_point, axis)
+
+    def packed(self, weight: Value, scale: Value, zero_point: Value | None, bits: int) -> None:
+        """The weight, ``(columns, blocks, bytes)``, holds numbers of a few bits with a scale for each block."""
+        self.ties.packed[weight] = (scale, zero_point, bits)
 
 
 def arange(axis: Axis, start: int = 0) -> Labels:

@@ -90,14 +90,39 @@ def float16(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
 
 
 def few_bits(*, symmetric: bool, block: int = 16) -> Maker:
-    """Matrices of four bits: MatMulNBits."""
+    """Matrices of four bits, two in a byte: MatMulNBits, as onnxruntime's own quantiser writes them."""
     def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-        with quiet():
-            quantizer = MatMulNBitsQuantizer(_copy(model), block_size=block, is_symmetric=symmetric)
-            quantizer.process()
-        made: onnx.ModelProto = quantizer.model.model
+        made = _copy(model)
+        weights = {t.name: t for t in made.graph.initializer}
+        found = 0
+        for node in made.graph.node:
+            if node.op_type != "MatMul" or node.input[1] not in weights:
+                continue
+            array = numpy_helper.to_array(weights[node.input[1]])
+            inputs, columns = array.shape
+            if inputs % (2 * block):
+                continue
+            name, parts = node.input[1], array.T.reshape(columns, inputs // block, block)
+            scale = np.abs(parts).max(axis=2, keepdims=True) / 7 + np.float32(1e-8)
+            points = np.arange(parts.shape[1])[:, None] % 2 + 7 if not symmetric else np.array([[8]])
+            numbers = np.clip(np.round(parts / scale) + points, 0, 15).astype(np.uint8)
+            tensors = [numpy_helper.from_array(numbers[..., ::2] | numbers[..., 1::2] << 4, f"{name}_bits"),
+                       numpy_helper.from_array(scale.reshape(-1).astype(np.float32), f"{name}_scales")]
+            if not symmetric:
+                pairs = np.broadcast_to(points[:, 0].astype(np.uint8), (columns, len(points)))
+                tensors.append(numpy_helper.from_array((pairs[:, ::2] | pairs[:, 1::2] << 4).reshape(-1), f"{name}_points"))
+            node.CopyFrom(helper.make_node(
+                "MatMulNBits", [node.input[0], *(t.name for t in tensors)], node.output, name=node.name,
+                domain="com.microsoft", K=inputs, N=columns, bits=4, block_size=block))
+            made.graph.initializer.extend(tensors)
+            found += 1
+        if not found:
+            raise ImportError("nothing in the model can be stored so")
+        used = {i for node in made.graph.node for i in node.input}
+        kept = [t for t in made.graph.initializer if t.name in used]
+        del made.graph.initializer[:]
+        made.graph.initializer.extend(kept)
+        made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
         return made
 
     return make
@@ -266,9 +291,9 @@ BLOCK = """(int32[2,8] ids, int32[2,8] mask) => (float[2,8,4] y)
 }"""
 
 DECODER = """(float[2,4,24] x) => (float[2,4,6] y)
-<float[24] g0, float[24,48] q, float[24,16] k, float[24,16] v, float[48,24] o, float[24] g1, float[24,40] gate,
+<float[24] g0, float[24,96] q, float[24,32] k, float[24,32] v, float[96,24] o, float[24] g1, float[24,40] gate,
  float[24,40] up, float[40,24] down, float[24] g2, float[24,6] head, int32[2] lengths, int32 total,
- float[16,4] cos, float[16,4] sin>
+ float[16,8] cos, float[16,8] sin>
 {
   n = SimplifiedLayerNormalization <axis = -1> (x, g0)
   qs = MatMul(n, q)

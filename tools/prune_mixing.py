@@ -1,6 +1,7 @@
 """Prunes zoo architectures with --mixing, and says of each whether it is valid, keeps its interface, and drifts.
 
-    python tools/prune_mixing.py ../shared/zoo [--only timm/convnext ...] [--ratio 0.5] [--csv mixing.csv]
+    python tools/prune_mixing.py ../shared/zoo [--only timm/convnext ...] [--ratio 0.5] [--attention dims]
+        [--csv mixing.csv]
 
 Mixing groups are not exact, so masked equivalence says nothing of them. What must hold: onnx's checker has no complaint
 that the original does not have, onnxruntime runs the result, also at another batch size where the batch is free, its
@@ -28,7 +29,7 @@ from onnxprune.verification import drift
 FIELDS = ["model", "ok", "why", "params", "params_ratio", "macs", "macs_ratio", "drift", "mixing_groups", "seconds"]
 
 
-def judge(path: str, zoo: Path, ratio: float) -> dict[str, Any]:
+def judge(path: str, zoo: Path, ratio: float, attention: str) -> dict[str, Any]:
     """One row: prunes a hydrated skeleton and looks at the result."""
     import equivalence
     import hydrate
@@ -38,7 +39,7 @@ def judge(path: str, zoo: Path, ratio: float) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(FIELDS, "") | {"model": path, "ok": 0}
     start = time.perf_counter()
     try:
-        result = onnxprune.prune(original, ratio, mixing=True, repair="none", verify=False)
+        result = onnxprune.prune(original, ratio, mixing=True, attention=attention, repair="none", verify=False)
     except onnxprune.OnnxPruneError as e:
         return row | {"why": str(e)}
     row["seconds"] = round(time.perf_counter() - start, 2)
@@ -100,6 +101,7 @@ def main() -> int:
     parser.add_argument("zoo", type=Path)
     parser.add_argument("--only", nargs="*", default=[""], help="paths that contain one of these")
     parser.add_argument("--ratio", type=float, default=0.5)
+    parser.add_argument("--attention", choices=["heads", "dims"], default="heads")
     parser.add_argument("--csv", type=Path, default=Path("mixing.csv"))
     args = parser.parse_args()
     sys.path.insert(0, str(args.zoo.resolve()))
@@ -111,7 +113,7 @@ def main() -> int:
         out.writeheader()
         for path in paths:
             try:
-                row = judge(path, args.zoo, args.ratio)
+                row = judge(path, args.zoo, args.ratio, args.attention)
             except Exception as e:
                 row = dict.fromkeys(FIELDS, "") | {"model": path, "ok": 0, "why": f"{type(e).__name__}: {str(e)[:160]}"}
             out.writerow(row)

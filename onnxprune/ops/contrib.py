@@ -229,6 +229,8 @@ def matmul_nbits(op: Op) -> None:
     even = inputs.length == op.attr("K") and inputs.length == blocks * size and blocks % shared == 0
     _carry_blocks(op, by_column, by_block, even)
     op.keep_zero(columns, packed.axis(0), *([op.input(5).axis(0)] if op.has(5) else []))
+    if packed.tensor is not None:
+        op.packed(packed, op.input(2), op.input(3) if op.has(3) else None, op.attr("bits", 4))
 
     def follow(new: NewShape) -> None:
         new.set_attribute("N", len(new.kept(columns)))

@@ -134,7 +134,7 @@ def quantize(op: Op) -> None:
             _follow_blocks(op, x, value, along, op.attr("block_size"))
     elif rank:
         follow(op, x.axis(along), 1, 2)
-    if op.type == "DequantizeLinear" and not blocked:
+    if op.type == "DequantizeLinear":
         mark(op, 0, 1, 2, along)
 
 

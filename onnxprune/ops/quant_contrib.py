@@ -175,6 +175,8 @@ def dynamic_quantize_lstm(op: Op) -> None:
                              *(s.axis(-1) for s in states))
     op.sum_over(hidden, next(axis for axis in carriers if axis.value in op.outputs))  # so is the range of the state
     _pin_rest(op, carriers)
+    for weight, scale, point in ((1, 8, 9), (2, 10, 11)):
+        mark(op, weight, scale, point, 2 if op.input(scale).rank == 2 else 0)
     op.resize(lambda new: _hidden_size(op, new, hidden))
 
 

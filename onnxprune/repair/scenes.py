@@ -20,11 +20,6 @@ BLUR = 1.2
 """Largest standard deviation of the blur, in pixels of a picture of 32; it grows with the square root of the side."""
 
 
-def noises(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
-    """Nothing but 1/f texture, with the contrast and the light of `pictures`."""
-    return _exposed(rng, np.stack([_textures(rng, channels, height, width) for _ in range(count)]))
-
-
 def pictures(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
     """Dead leaves, shaded, blurred, with some 1/f texture; shape (count, channels, height, width), within [0, 1]."""
     made = np.stack([_leaves(rng, channels, height, width) for _ in range(count)])
@@ -33,11 +28,6 @@ def pictures(rng: np.random.Generator, count: int, channels: int, height: int, w
         picture[:] = _blurred(picture, rng.uniform(0, widest))
     for picture in made:
         picture += rng.uniform(0, 0.08) * _textures(rng, channels, height, width)
-    return _exposed(rng, made)
-
-
-def _exposed(rng: np.random.Generator, made: Floats) -> Floats:
-    count = len(made)
     made -= made.mean(axis=(1, 2, 3), keepdims=True)
     made /= made.std(axis=(1, 2, 3), keepdims=True) + 1e-6
     contrast, light = rng.uniform(0.15, 0.3, (count, 1, 1, 1)), rng.uniform(0.3, 0.65, (count, 1, 1, 1))
@@ -50,6 +40,35 @@ def signals(rng: np.random.Generator, shape: tuple[int, ...], slope: float) -> F
     frequencies = np.maximum(np.fft.rfftfreq(length) * length, 1.0)
     raw = np.fft.irfft(np.fft.rfft(rng.standard_normal(shape)) * frequencies ** -slope, n=length)
     return ((raw - raw.mean()) / (raw.std() + 1e-6)).astype(np.float32)
+
+
+def sounds(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Tones with harmonics and bursts of noise that swell and fade along the last axis, over a faint background.
+
+    Most of the time little happens, and what happens has pitch and colour, as in speech; of variance 1 in the mean.
+    """
+    length = shape[-1]
+    time = np.linspace(0, 1, length, endpoint=False)
+    rows = np.empty((int(np.prod(shape[:-1])), length))
+    for row in rows:
+        row[:] = 10 ** rng.uniform(-3, -1) * signals(rng, (length,), rng.uniform(0, 0.8))
+        for _ in range(rng.integers(1, 6)):
+            middle, width = rng.uniform(0.1, 0.9), rng.uniform(0.02, 0.2)
+            swell = np.exp(-0.5 * np.square((time - middle) / width)) * 10 ** rng.uniform(-1, 0)
+            row += swell * (_tone(rng, time) if rng.random() < 0.6 else signals(rng, (length,), rng.uniform(-0.5, 1)))
+    return (rows / (rows.std() + 1e-6)).reshape(shape).astype(np.float32)
+
+
+def _tone(rng: np.random.Generator, time: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A gliding tone with its harmonics, louder around some resonances."""
+    length = len(time)
+    base = length * 10 ** rng.uniform(-2.3, -1.5)
+    phase = 2 * np.pi * base * (time + rng.normal(0, 0.1) * np.square(time))
+    orders = np.arange(1, max(2, int(0.45 * length / base)))
+    peaks = rng.uniform(0.02, 0.3, 3) * length
+    loud = np.exp(-0.5 * np.square((orders[:, None] * base - peaks) / (0.03 * length))).sum(axis=1) + 0.05
+    made: NDArray[np.float64] = ((loud / orders ** 0.5) @ np.sin(orders[:, None] * phase)) if length > 64 else phase * 0
+    return made / (made.std() + 1e-6)
 
 
 def _leaves(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:

@@ -9,7 +9,7 @@ large saturate all that follows. So a few inputs of each candidate run through t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -39,18 +39,18 @@ class Range:
 
     factor: float
     shift: float
-    slope: float = 0.0
-    noise: bool = False
+    slope: float | None = 0.0
 
 
 PICTURES = (Range(1, 0), Range(2, -1), Range(4.4, -2.1), Range(12, -5.6), Range(40, -19), Range(100, -47),
             Range(255, 0), Range(255, -118))
 """[0, 1]; [-1, 1]; mean and deviation of each channel removed; whatever else; bytes; bytes less their mean."""
-SIGNALS = tuple(Range(factor, 0, slope) for factor in (1, 0.1, 10, 100) for slope in (0, 0.5, 1))
+SIGNALS = tuple(Range(factor, 0, slope) for factor in (1, 0.1, 10, 100) for slope in (0, 1, None))
+"""White noise, 1/f noise and sounds, of some deviations."""
 
 
 def synthetic(model: Model, count: int | None = None, seed: int = 0, *,
-              input_shapes: Mapping[str, Sequence[int]] | None = None, every: int = 0) -> list[Feeds]:
+              input_shapes: Mapping[str, Sequence[int]] | None = None) -> list[Feeds]:
     """Made-up inputs, ready to feed, the same for the same seed.
 
     Args:
@@ -73,11 +73,7 @@ def synthetic(model: Model, count: int | None = None, seed: int = 0, *,
         scores = [judge.score(maker.feeds(PROBES, seed, candidate)) for candidate in ranges]
         best = ranges[int(np.argmin(scores))]
     count = count or int(np.clip(ELEMENTS // maker.elements, FEWEST, MOST))
-    other = replace(best, noise=True, slope=0.5 if best.slope != 0.5 else 0.0)
-    made = maker.feeds(count, seed, best)
-    if every:
-        made[every - 1::every] = maker.feeds(count, seed + 1, other)[every - 1::every]
-    return made
+    return maker.feeds(count, seed, best)
 
 
 class _Maker:
@@ -110,12 +106,12 @@ class _Maker:
             shape, kind = found[name].shape, found[name].dtype
             if name not in self.pictures and name not in self._bytes:
                 if found[name].ndim and "mask" not in name.lower():
-                    found[name] = (how.factor * scenes.signals(rng, shape, how.slope)).astype(kind)
+                    made = scenes.sounds(rng, shape) if how.slope is None else scenes.signals(rng, shape, how.slope)
+                    found[name] = (how.factor * made).astype(kind)
                 continue
             at = _channel_axis(shape) or 1
             height, width = (n for i, n in enumerate(shape) if i not in (0, at))
-            make = scenes.noises if how.noise else scenes.pictures
-            made = np.moveaxis(make(rng, shape[0], shape[at], height, width), 1, at)
+            made = np.moveaxis(scenes.pictures(rng, shape[0], shape[at], height, width), 1, at)
             if name in self._bytes:
                 made = np.rint(made * 255) + np.iinfo(kind).min
             else:

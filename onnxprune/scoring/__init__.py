@@ -15,6 +15,7 @@ from onnxprune.groups import Group, Slices
 from onnxprune.model import Model
 from onnxprune.options import CRITERIA
 from onnxprune.scoring.geometric import fpgm
+from onnxprune.scoring.integers import dequantised, unpacked
 from onnxprune.scoring.magnitude import Scores, lamp, power_sums
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
@@ -61,6 +62,7 @@ class _Weights:
     def __init__(self, model: Model, coupling: Coupling, groups: Sequence[Group]) -> None:
         self._model = model
         self._quantised = coupling.ties.quantised
+        self._packed = coupling.ties.packed
         self._norm_scales = {v.key for v in coupling.ties.norm_scales}
         self._axes: dict[str, set[int]] = {}
         self._sums: dict[tuple[str, int], dict[int, Scores]] = {}
@@ -70,9 +72,10 @@ class _Weights:
 
     def owned(self, group: Group) -> list[Slices]:
         """The slices that hold weights; scales and zero points of quantised ones say nothing by themselves."""
-        parameters = {p.key for s, z, _ in self._quantised.values() for p in (s, z) if p is not None}
-        return [s for s in group.slices
-                if (s.value.elem_type in FLOATS or s.value in self._quantised) and s.value.key not in parameters]
+        parts = [*self._quantised.values(), *self._packed.values()]
+        parameters = {p.key for s, z, _ in parts for p in (s, z) if p is not None}
+        return [s for s in group.slices if s.value.key not in parameters and (
+            s.value.elem_type in FLOATS or s.value in self._quantised or s.value in self._packed)]
 
     def sums(self, group: Group, power: int) -> Scores:
         total = np.zeros(group.units)
@@ -101,30 +104,14 @@ class _Weights:
 
     def _values(self, value: Value) -> NDArray[Any]:
         assert value.tensor is not None
-        weight = self._model.array(value.tensor)
-        if value not in self._quantised:
+        weight, few = self._model.array(value.tensor), value in self._packed
+        if value not in self._quantised and not few:
             return weight
-        scale, zero, axis = self._quantised[value]
+        scale, zero, last = self._packed[value] if few else self._quantised[value]
         if scale.tensor is None:
             return weight.astype(np.float32)
         points = self._model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
-        return dequantised(weight, self._model.array(scale.tensor), points, axis)
-
-
-def dequantised(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | None, axis: int) -> NDArray[Any]:
-    """``(weight - zero) * scale``, per tensor, along `axis`, or in blocks along it."""
-    def spread(x: NDArray[Any]) -> NDArray[Any]:
-        x = x.astype(np.float32)
-        if x.size == 1:
-            return x.reshape(())
-        if x.ndim == 1:
-            return x.reshape([-1 if i == axis % weight.ndim else 1 for i in range(weight.ndim)])
-        block = -(-weight.shape[axis] // x.shape[axis])
-        return np.repeat(x, block, axis=axis).take(range(weight.shape[axis]), axis=axis)
-
-    centred = weight.astype(np.float32) - (spread(zero) if zero is not None else 0)
-    real: NDArray[Any] = centred * spread(scale)
-    return real
+        return (unpacked if few else dequantised)(weight, self._model.array(scale.tensor), points, last)
 
 
 __all__ = ["CRITERIA", "FLOATS", "Scores", "dequantised", "score"]

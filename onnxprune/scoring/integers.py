@@ -1,0 +1,61 @@
+"""Real values of weights that are stored as whole numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def dequantised(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | None, axis: int) -> NDArray[Any]:
+    """``(weight - zero) * scale``, per tensor, along `axis`, or in blocks along it.
+
+    A scale with an axis less than the weight, ``(directions, gates)``, serves every row of ``(directions, rows, gates)``.
+    """
+    def spread(x: NDArray[Any]) -> NDArray[Any]:
+        x = x.astype(np.float32)
+        if x.size == 1:
+            return x.reshape(())
+        if x.ndim == 1:
+            return x.reshape([-1 if i == axis % weight.ndim else 1 for i in range(weight.ndim)])
+        if x.ndim < weight.ndim:
+            return x[:, None]
+        block = -(-weight.shape[axis] // x.shape[axis])
+        return np.repeat(x, block, axis=axis).take(range(weight.shape[axis]), axis=axis)
+
+    centred = weight.astype(np.float32) - (spread(zero) if zero is not None else 0)
+    real: NDArray[Any] = centred * spread(scale)
+    return real
+
+
+def unpacked(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | None, bits: int) -> NDArray[Any]:
+    """Numbers of a few bits, low ones first in each byte, times the scale of their block.
+
+    Args:
+        weight: Bytes; shape (columns, blocks, bytes of a block).
+        scale: A scale for each block, column by column.
+        zero: Zero points, packed like the numbers with whole bytes for a column, or one float for each block; None for
+            the middle of the range.
+        bits: Bits of a number.
+
+    Returns:
+        Shape (columns, blocks, numbers of a block).
+    """
+    columns, blocks = weight.shape[:2]
+    numbers = _split(weight, bits)
+    if zero is None:
+        points: NDArray[Any] = np.float32(2 ** (bits - 1)).reshape(1, 1)
+    elif zero.dtype == np.uint8:
+        points = _split(zero.reshape(columns, -1), bits)[:, :blocks]
+    else:
+        points = zero.astype(np.float32).reshape(columns, blocks)
+    real: NDArray[Any] = (numbers - points[:, :, None]) * scale.astype(np.float32).reshape(columns, blocks, 1)
+    return real
+
+
+def _split(packed: NDArray[Any], bits: int) -> NDArray[np.float32]:
+    """The numbers in each byte of the last axis, one after the other."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    numbers = (packed[..., None] >> shifts) & np.uint8(2 ** bits - 1)
+    return numbers.reshape(*packed.shape[:-1], -1).astype(np.float32)
