@@ -135,30 +135,29 @@ def macs(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Seque
     """
     terms = []
     for node in coupling.graph.main.nodes:
-        axes = _mac_axes(node)
-        if axes is not None:
+        for axes in _mac_axes(node):
             free = math.prod(shapes[a.value.name][a.position] for a in axes
                              if a.length is None and a.value.name in shapes)
             terms.append((float(free), axes))
     return CostModel(coupling, groups, terms)
 
 
-def _mac_axes(node: Node) -> list[Axis] | None:
-    """Axes whose lengths multiply to the node's multiply-accumulates."""
+def _mac_axes(node: Node) -> list[list[Axis]]:
+    """Axes whose lengths multiply, term by term, to the node's multiply-accumulates."""
     values = node.inputs
     out = node.outputs[0] if node.outputs else None
     if out is None or any(v is None for v in values[:2]) or len(values) < 2:
-        return None
+        return []
     x, w = values[0], values[1]
     assert x is not None and w is not None
     if node.op_type in ("Conv", "FusedConv", "ConvInteger", "DeformConv", "NhwcFusedConv"):
-        return out.axes() + w.axes()[1:]
+        return [out.axes() + w.axes()[1:]]
     if node.op_type == "QLinearConv" and values[3] is not None:
-        return out.axes() + values[3].axes()[1:]
+        return [out.axes() + values[3].axes()[1:]]
     if node.op_type == "ConvTranspose":
-        return x.axes() + w.axes()[1:]
+        return [x.axes() + w.axes()[1:]]
     if node.op_type in _PRODUCTS:
-        return [*out.axes(), x.axis(-2 if node.attribute("transA", 0) and len(x.shape or []) > 1 else -1)]
+        return [[*out.axes(), x.axis(-2 if node.attribute("transA", 0) and len(x.shape or []) > 1 else -1)]]
     if node.op_type in ("LSTM", "GRU", "RNN") and values[2] is not None:
-        return x.axes()[:2] + w.axes()
-    return None
+        return [x.axes()[:2] + w.axes(), x.axes()[:2] + values[2].axes()]
+    return []

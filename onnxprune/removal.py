@@ -169,7 +169,8 @@ class _Patch:
             flat = [o if e is None else e for o, e in zip(old.reshape(-1).tolist(), entries, strict=True)] if len(
                 entries) == old.size else entries
             array = np.array(flat, dtype=old.dtype)
-            wanted.append((node, i, array.reshape(old.shape) if array.size == old.size else array))
+            shape = old.shape if array.size == old.size else self.changes.shapes.get((node, i), array.shape)
+            wanted.append((node, i, array.reshape(shape)))
         readers = sum(len(v.consumers) for v in self.graph.values if v.key == first.key)
         alone = len(wanted) == readers and not _is_output(first)
         if alone and all(np.array_equal(a, wanted[0][2]) for _, _, a in wanted):
@@ -196,6 +197,7 @@ class _Patch:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64)
         if all(e is not None for e in entries):
             shape = then.shape if then is not None and then.size == len(entries) else (len(entries),)
+            shape = self.changes.shapes.get((node, i), shape)
             self._give_constant(node, i, np.array(entries, dtype=dtype).reshape(shape), value)
             return
         if all(e is None for e in entries):

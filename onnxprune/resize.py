@@ -86,12 +86,14 @@ class Changes:
     Attributes:
         attributes: (node, attribute) -> new value; None removes it.
         inputs: (node, input) -> entries it must hold; None leaves an entry as it is computed.
+        shapes: (node, input) -> shape of what it must hold, where that is not the shape that it had.
         now: What computed shapes hold after removal if nothing is done.
     """
 
     def __init__(self, coupling: Coupling, lengths: Lengths) -> None:
         self.attributes: dict[tuple[Node, str], Any] = {}
         self.inputs: dict[tuple[Node, int], Entries] = {}
+        self.shapes: dict[tuple[Node, int], tuple[int, ...]] = {}
         self.now: dict[Value, Data] = dataflow.evaluate(coupling.graph, lengths.shape, coupling.data)
         for node, ask in coupling.ties.resizes:
             if any(v is not None and lengths.touches(v) for v in [*node.inputs, *node.outputs]):
@@ -128,4 +130,6 @@ class _NodeShape:
         self._changes.attributes[self._node, name] = value
 
     def set_input(self, index: int, entries: Sequence[int | None] | NDArray[Any]) -> None:
-        self._changes.inputs[self._node, index] = list(entries)
+        self._changes.inputs[self._node, index] = list(np.asarray(entries).flat)
+        if isinstance(entries, np.ndarray) and entries.ndim > 1:
+            self._changes.shapes[self._node, index] = entries.shape

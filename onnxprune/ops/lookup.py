@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.dataflow import known
 from onnxprune.graph import Axis
 from onnxprune.ops.registry import rule
 from onnxprune.ties import NewShape, Op
@@ -54,7 +55,7 @@ def _renumbered(op: Op, looked: Axis, target: Axis, entries: list[int], listed: 
     op.resize(renumber)
 
 
-@rule("GatherElements", "GatherND", "ScatterND", "ScatterElements", "Scatter", "Compress", "OneHot", "Unique")
+@rule("GatherElements", "GatherND", "ScatterElements", "Scatter", "Compress", "OneHot", "Unique")
 def by_position(op: Op) -> None:
     """Reads or writes at positions that data give: what they count along is pinned."""
     if op.type in ("GatherElements", "ScatterElements", "Scatter"):
@@ -68,3 +69,31 @@ def by_position(op: Op) -> None:
                     op.tie(axis, op.output().axis(axis.position))
         return
     op.pin_all(f"{op.node.label} addresses by position")
+
+
+@rule("ScatterND")
+def scatter_nd(op: Op) -> None:
+    """Rows written at known places: a place lives and dies with the row that is written there; otherwise pinned."""
+    x, updates, out = op.input(0), op.input(2), op.output()
+    places = op.ties.data.get(op.input(1))
+    rows = x.axis(0).length
+    if places is None or places.ndim != 2 or places.shape[1] != 1 or not known(places) or not rows:
+        op.pin_all(f"{op.node.label} addresses by position")
+        return
+    taken = np.array([int(p) % rows for p in places.flat], dtype=np.int64)
+    for axis in x.axes():
+        op.tie(axis, out.axis(axis.position))
+        if axis.position:
+            op.tie(updates.axis(axis.position), axis)
+        op.keep_zero(out.axis(axis.position), axis, updates.axis(axis.position))
+    labels = np.full(rows, -1)
+    labels[taken] = taken
+    op.link((out.axis(0), labels), (updates.axis(0), taken))
+    op.leave(op.input(1))
+
+    def renumber(new: NewShape) -> None:
+        if new.changed(out.axis(0)):
+            stay = taken[np.isin(taken, new.kept(out.axis(0)))]
+            new.set_input(1, np.array([[new.position(out.axis(0), int(i))] for i in stay]).reshape(-1, 1))
+
+    op.resize(renumber)

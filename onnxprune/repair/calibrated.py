@@ -57,7 +57,8 @@ class _Join:
 
 
 def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: int, *, seed: int = 0,
-           memory: int = 2**31, penalties: Sequence[float] = PENALTIES) -> list[Refit]:
+           memory: int = 2**31, penalties: Sequence[float] = PENALTIES,
+           share: float = 1.0) -> list[Refit]:
     """Refits the layers of a pruned model in place.
 
     Args:
@@ -69,6 +70,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
         seed: Seed of the places that are sampled.
         memory: Bytes of activations to hold, of both models together.
         penalties: Ridges to try.
+        share: A refit must leave less than this share of a layer's held-back error.
     """
     before, after = Graph(original.proto), Graph(pruned.proto)
     pairs = [(a, b) for a, b in matched(_layers(before), _layers(after)) if a.name in kept and not b.weight_shared]
@@ -80,7 +82,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
             Walk(pruned, batches, given, memory=memory // 2) as second:
         for i, ((a, b), join) in enumerate(zip(pairs, joins, strict=True)):
             rows, held = _rows(a, b, join, first.step(), second.step(), kept[a.name], count, [seed, i])
-            done.append(_refit(pruned, b, rows, held, penalties))
+            done.append(_refit(pruned, b, rows, held, penalties, share))
     return done
 
 
@@ -162,14 +164,16 @@ def _flat(layer: Product, y: NDArray[np.generic], places: object) -> NDArray[np.
     return np.ascontiguousarray(rows.transpose(1, 0, 2)).reshape(rows.shape[1], -1)
 
 
-def _refit(model: Model, layer: Product, rows: Rows, held: Rows, penalties: Sequence[float]) -> Refit:
+def _refit(model: Model, layer: Product, rows: Rows, held: Rows, penalties: Sequence[float],
+           share: float) -> Refit:
     tensor = layer.weight.tensor
     assert tensor is not None
     free = takes_bias(layer)
     found = fit(rows, held, layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer), intercept=free,
                 penalties=penalties)
-    if found.penalty is not None:
-        set_weight(model, layer, found.weight)
-        if free:
-            set_bias(model, layer, found.bias)
+    if found.penalty is None or found.after >= share * found.before:
+        return Refit(layer.name, None, found.before, found.before)
+    set_weight(model, layer, found.weight)
+    if free:
+        set_bias(model, layer, found.bias)
     return Refit(layer.name, found.penalty, found.before, found.after)
