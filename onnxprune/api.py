@@ -150,20 +150,19 @@ def run(model: Source, options: Options, announce: Callable[[str], None] | None 
         selected = _select(analysis, chosen, data, options, before)
     with clock.stage("plan"):
         made = planning.make(analysis.coupling, selected.gone, selected.entries)
-        kept = informed.kept_features(analysis.coupling, selected.gone) if data is not None else {}
+        kept = informed.kept_features(analysis.coupling, selected.gone) if informed.repairs(data, options) else {}
     with clock.stage("apply"):
         if options.weights_share is not None:
             _zero(analysis, made, options)
         removal.remove(analysis.model, analysis.coupling, selected.gone)
         result = analysis.model if made.removed or made.zeroed else load(given)
     notes: dict[str, Any] = {"targets": selected.targets}
-    if data is not None and made.removed:
-        original = load(given)
-        if options.repair != "none":
-            with clock.stage("repair"):
-                notes["repair"] = informed.repair(original, result, kept, data, options)
+    if made.removed and informed.repairs(data, options):
+        with clock.stage("repair"):
+            notes["repair"] = informed.repair(load(given), result, kept, data, options)
+    if made.removed and data is not None:
         with clock.stage("judge"):
-            notes["calibration"] = informed.judge(original, result, data)
+            notes["calibration"] = informed.judge(load(given), result, data)
     after = cost.measure(result, options.input_shapes)
     with clock.stage("verify"):
         verified = verify(given, result, options)

@@ -17,8 +17,8 @@ Shape = list[Dim] | None
 
 _Function = Callable[[Node, list[Shape]], list[Shape]]
 _MS = "com.microsoft"
-_TYPED_BY = {"QLinearConcat": 1, "MatMulIntegerToFloat": 2, "EmbedLayerNormalization": 2, "DequantizeLinear": 1,
-             "QuantizeLinear": 2, "QAttention": 3, "QLinearWhere": 1}
+_TYPED_BY = {"QLinearConcat": 1, "MatMulIntegerToFloat": 2, "EmbedLayerNormalization": 2, "QEmbedLayerNormalization": 8,
+             "DequantizeLinear": 1, "QuantizeLinear": 2, "QAttention": 3, "QLinearWhere": 1}
 """Input whose element type the outputs have."""
 
 
@@ -123,6 +123,11 @@ def _convolution(x_at: int, w_at: int) -> _Function:
         return [[x[0], w[0], *_windows(node, x[2:], w[2:])]]
 
     return function
+
+
+def _nhwc_convolution(node: Node, shapes: list[Shape]) -> list[Shape]:
+    x, w = _need(shapes[0]), _need(shapes[1])
+    return [[x[0], *_windows(node, x[1:-1], w[1:-1]), w[0]]]
 
 
 def _windows(node: Node, space: Sequence[Dim], kernel: Sequence[Dim]) -> list[Dim]:
@@ -240,11 +245,12 @@ _TABLE: dict[tuple[str, str], _Function] = {
         "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "GemmFastGelu", "DynamicQuantizeMatMul",
         "MatMulIntegerToFloat")},
     (_MS, "FusedGemm"): _gemm(0, 1), (_MS, "QGemm"): _gemm(0, 3), (_MS, "MatMulNBits"): _matmul_nbits,
+    (_MS, "NhwcConv"): _nhwc_convolution,
     (_MS, "FusedConv"): _convolution(0, 1), (_MS, "QLinearConv"): _convolution(0, 3),
     **{(_MS, name): _pool for name in ("QLinearGlobalAveragePool", "QLinearAveragePool")},
     (_MS, "QLinearConcat"): _concat, (_MS, "QLinearReduceMean"): _mean,
     (_MS, "BiasSplitGelu"): _half_last, (_MS, "SwiGLU"): _swiglu,
-    (_MS, "EmbedLayerNormalization"): _embedding,
+    (_MS, "EmbedLayerNormalization"): _embedding, (_MS, "QEmbedLayerNormalization"): _embedding,
     (_MS, "GroupNorm"): _group_norm, (_MS, "SkipGroupNorm"): _group_norm,
     (_MS, "Attention"): _attention, (_MS, "QAttention"): _attention, (_MS, "MultiHeadAttention"): _multi_head,
     (_MS, "GroupQueryAttention"): _grouped_query, (_MS, "DynamicQuantizeLSTM"): _lstm,

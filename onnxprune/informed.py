@@ -19,7 +19,7 @@ from onnxprune.model import Model
 from onnxprune.observe import observe
 from onnxprune.options import Options
 from onnxprune.products import products
-from onnxprune.repair import calibrated
+from onnxprune.repair import calibrated, datafree
 from onnxprune.resize import Lengths
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Curve
@@ -95,10 +95,23 @@ def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDAr
     return {layer.name: lengths.kept(layer.output.axis(layer.out_axis)) for layer in products(coupling.graph)}
 
 
-def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]], data: Learned,
+def repairs(data: Learned | None, options: Options) -> bool:
+    """Whether a run repairs at all."""
+    return options.repair in ("calibrated", "data-free") or (options.repair == "auto" and data is not None)
+
+
+def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]], data: Learned | None,
            options: Options) -> list[dict[str, Any]]:
     """Refits the pruned model in place; what the report says of each layer."""
-    done = calibrated.repair(original, pruned, kept, data.fit, data.batches, seed=options.seed, memory=options.memory)
+    try:
+        if data is None or options.repair == "data-free":
+            done = datafree.repair(original, pruned, kept, seed=options.seed, input_shapes=options.input_shapes or None,
+                                   memory=options.memory)
+        else:
+            done = calibrated.repair(original, pruned, kept, data.fit, data.batches, seed=options.seed,
+                                     memory=options.memory)
+    except CannotCut as e:
+        raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
     return [asdict(r) for r in done]
 
 

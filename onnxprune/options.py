@@ -12,7 +12,7 @@ from typing import Any
 from onnxprune.errors import InputError
 
 CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random", "obs")
-REPAIRS = ("auto", "none", "calibrated")
+REPAIRS = ("auto", "none", "data-free", "calibrated")
 COSTS = ("macs", "params", "bytes")
 ATTENTION = ("heads", "dims")
 
@@ -31,7 +31,8 @@ class Options:
         samples: Calibration samples to use at most.
         memory: Bytes of activations to hold before they go to files.
         seed: Seed of anything random.
-        repair: ``none``; ``calibrated``, which needs calibration data; or ``auto``, which is that where there are any.
+        repair: ``none``; ``data-free``, on made-up inputs; ``calibrated``, which needs calibration data; or ``auto``,
+            which is ``calibrated`` where there are any and ``none`` where there are not.
         only: Regular expressions; only groups with a matching initializer or node are pruned.
         ignore: Regular expressions; groups with a matching initializer or node are left whole.
         mixing: Prune groups of grade *mixing* too.

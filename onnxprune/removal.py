@@ -6,19 +6,20 @@ now need different values), attributes reset, stale shape annotations refreshed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import NodeProto, TensorProto
 
 from onnxprune.coupling import Coupling
 from onnxprune.dataflow import Data, known
 from onnxprune.graph import Graph, Node, Scope, Value
 from onnxprune.model import Model
+from onnxprune.names import Names
 from onnxprune.resize import Changes, Entries, Lengths
 
 Removal = dict[int, tuple[int, ...]]
@@ -238,36 +239,6 @@ class _Patch:
                 stated = axis.position < len(dims) and dims[axis.position].HasField("dim_value")
                 if stated and self.lengths.changed(axis):
                     dims[axis.position].dim_value = self.lengths.length(axis) or 0
-
-
-class Names:
-    """Hands out names that the model does not use yet."""
-
-    def __init__(self, proto: onnx.ModelProto, also: Iterable[str] = ()) -> None:
-        self._proto = proto
-        self._also = also
-        self._taken: set[str] | None = None  # collected when first needed
-
-    def fresh(self, base: str) -> str:
-        """A new name that begins with `base`."""
-        if self._taken is None:
-            self._taken = {*_all_names(self._proto.graph), *self._also}
-        n = 1
-        while f"{base}_{n}" in self._taken:
-            n += 1
-        name = f"{base}_{n}"
-        self._taken.add(name)
-        return name
-
-
-def _all_names(graph: GraphProto) -> list[str]:
-    names = [v.name for v in [*graph.input, *graph.output, *graph.initializer]]
-    for node in graph.node:
-        names += [node.name, *node.output]
-        for a in node.attribute:
-            for body in ([a.g] if a.HasField("g") else []) + list(a.graphs):
-                names += _all_names(body)
-    return names
 
 
 def _tensor(array: NDArray[Any], name: str) -> TensorProto:

@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
-from onnxprune import contrib_shapes, dataflow
+from onnxprune import contrib_shapes, dataflow, operand_shapes
 from onnxprune.contrib_shapes import Shape
-from onnxprune.dataflow import Data, Free, known
+from onnxprune.dataflow import Data, known
 from onnxprune.graph import Dim, Graph, Node, Scope, Value, ordered, tensor_type
 
 _KEEP_ENTRIES = 1024
@@ -121,6 +121,7 @@ def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dic
     """
     news = False
     protos = dict(_protos(graph.main, model.graph))
+    infos = {scope: {v.name: v for v in [*proto.value_info, *proto.output]} for scope, proto in protos.items()}
     for node in graph.nodes:
         if node.scope not in protos or not any(_open(out) for out in node.outputs):
             continue
@@ -136,7 +137,7 @@ def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dic
             if not out.elem_type and not guess:
                 continue
             stated[out] = merged
-            _state(protos[node.scope], out.name, out.elem_type, merged)
+            _state(infos[node.scope], protos[node.scope], out.name, out.elem_type, merged)
             news = True
     return news
 
@@ -144,7 +145,8 @@ def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dic
 def _shapes_of(node: Node, data: dict[Value, Data]) -> Sequence[Shape]:
     if node.op_type == "Loop" and not node.domain:
         return _loop_states(node)
-    return contrib_shapes.outputs(node) or ([told] if (told := _told(node, data)) is not None else _alone(node, data))
+    found, told = contrib_shapes.outputs(node), operand_shapes.told(node, data)
+    return found or ([told] if told is not None else _alone(node, data))
 
 
 def _alone(node: Node, data: dict[Value, Data]) -> list[Shape]:
@@ -258,67 +260,13 @@ def _settle(graph: Graph, model: ModelProto, data: dict[Value, Data]) -> bool:
 
 def _type_of(node: Node) -> int:
     first = node.inputs[0] if node.inputs else None
-    return first.elem_type if first is not None and node.op_type != "ConstantOfShape" else TensorProto.FLOAT
+    if node.op_type == "ConstantOfShape":
+        value = node.attribute("value")
+        return value.data_type if value is not None else TensorProto.FLOAT
+    return first.elem_type if first is not None else TensorProto.FLOAT
 
 
-def _state(graph: GraphProto, name: str, elem_type: int, dims: Sequence[Dim]) -> None:
-    for info in [*graph.value_info, *graph.output]:
-        if info.name == name:
-            break
-    else:
-        info = graph.value_info.add(name=name)
-    info.CopyFrom(onnx.helper.make_tensor_value_info(name, elem_type or TensorProto.FLOAT, list(dims)))
-
-
-def _dims(entries: Sequence[object]) -> list[Dim]:
-    return [e if isinstance(e, int) and e >= 0 else (e.name if isinstance(e, Free) else None) for e in entries]
-
-
-def _told(node: Node, data: dict[Value, Data]) -> list[Dim] | None:
-    """Output shape of a node by the contents of its shape input."""
-    if node.domain or len(node.inputs) == 0:
-        return None
-    source = node.inputs[0]
-    operand = node.inputs[1] if len(node.inputs) > 1 else None
-    if source is None:
-        return None
-    if node.op_type == "ConstantOfShape" and source in data:
-        return _dims(list(data[source].flat))
-    if operand is None or operand not in data:
-        return None
-    entries = list(data[operand].flat)
-    if node.op_type == "Reshape":
-        return _reshaped(source.shape, entries, bool(node.attribute("allowzero", 0)))
-    if node.op_type == "Expand" and source.shape is not None:
-        rank = max(len(entries), len(source.shape))
-        have: list[Dim] = [*[1] * (rank - len(source.shape)), *source.shape]
-        want = [*[1] * (rank - len(entries)), *entries]
-        return [h if h != 1 and (h is not None) else d for h, d in zip(have, _dims(want), strict=True)]
-    return None
-
-
-def _reshaped(shape: list[Dim] | None, entries: Sequence[object], allow_zero: bool) -> list[Dim]:
-    out: list[Dim] = []
-    for i, e in enumerate(entries):
-        if e == 0 and not allow_zero:
-            out.append(shape[i] if shape is not None and i < len(shape) else None)
-        else:
-            out.append(_dims([e])[0])
-    if shape is not None and -1 in entries:
-        hole = entries.index(-1)
-        rest: list[Dim] = [d for i, d in enumerate(out) if i != hole]
-        total: list[Dim] = list(shape)
-        for d in list(rest):
-            if d is not None and not isinstance(d, int) and d in total:
-                rest.remove(d)
-                total.remove(d)
-        if all(isinstance(d, int) for d in rest + total):
-            count = math.prod(int(d or 0) for d in total)
-            size = math.prod(int(d or 0) for d in rest)
-            out[hole] = count // size if size else None
-        elif all(isinstance(d, int) for d in rest) and len([d for d in total if not isinstance(d, int)]) == 1:
-            size, count = math.prod(int(d or 0) for d in rest), math.prod(d for d in total if isinstance(d, int))
-            if size == count:
-                out[hole] = next(d for d in total if not isinstance(d, int))
-    return out
-
+def _state(infos: dict[str, ValueInfoProto], graph: GraphProto, name: str, elem_type: int, dims: Sequence[Dim]) -> None:
+    if name not in infos:
+        infos[name] = graph.value_info.add(name=name)
+    infos[name].CopyFrom(onnx.helper.make_tensor_value_info(name, elem_type or TensorProto.FLOAT, list(dims)))

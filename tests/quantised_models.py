@@ -73,8 +73,10 @@ def dynamic(*, per_channel: bool, weights: str = "QInt8") -> Maker:
 
         with quiet() as folder:
             onnx.save(model, folder / "in.onnx")
+            # the type of what onnx's inference does not follow: behind onnxruntime's own operators
             q.quantize_dynamic(folder / "in.onnx", folder / "out.onnx", per_channel=per_channel,
-                               weight_type=q.QuantType[weights])
+                               weight_type=q.QuantType[weights],
+                               extra_options={"DefaultTensorType": TensorProto.FLOAT})
             return onnx.load(folder / "out.onnx")
 
     return make

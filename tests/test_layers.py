@@ -13,13 +13,14 @@ ROOT = Path(onnxprune.__file__).parent
 
 LAYERS = """
     errors
-    options text recipe
+    options text recipe names
     tensors
     external
     model
     inputs
     graph
     dataflow contrib_shapes
+    operand_shapes
     shapes
     ties
     ops.registry
@@ -32,7 +33,7 @@ LAYERS = """
     linear_maps pieces
     products segments
     observe
-    scoring.magnitude scoring.geometric scoring.obs
+    scoring.magnitude scoring.geometric scoring.obs scoring.integers
     scoring
     resize
     allocate costs

@@ -3,8 +3,9 @@
     python tools/benchmark_analysis.py [--nodes 1000 2500 5000 10000 20000] [--limit 3.0]
 
 Each layer has rotary grouped-query attention and a gated feed-forward network written out in plain operators, some 56
-nodes; weights are declared, not stored, as the analysis does not look at them. Prints the curve. Exit status 1 where the
-graph of 5,000 nodes takes longer than the limit (processor seconds: what an idle core takes), or the time for a node grows by more than half along the curve.
+nodes; weights are declared, not stored, as the analysis does not look at them. Prints the curve, in processor seconds:
+what an idle core takes. Exit status 1 where the graph of 5,000 nodes takes longer than the limit, or the time for a
+node grows by more than half along the curve.
 """
 
 from __future__ import annotations

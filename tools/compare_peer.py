@@ -8,10 +8,10 @@ A model counts where neither is more than the slack above the peer's. The peer a
 runs over, and places within attention heads; with CSVs of ``prune_mixing.py`` such models are judged by the smaller (a
 valid model that runs, its drift reported), with the exact figure beside it.
 
-The peer counts the MACs of modules. Products of activations (attention), which shrink in one axis of three, and layers
-called as functions (the classifiers of some networks) are not among them, so with the very same widths its share of MACs
-is the smaller. Models marked ``=`` leave the same share of parameters to half a percent and only miss on MACs; they are
-counted apart. Exit status 0 when, with them, at least 95% of the models count.
+The peer counts the MACs of modules. Products of activations (attention), which shrink in one axis of three, and some
+classifiers are not among them, so with the very same widths its share of MACs is the smaller. Models marked ``=`` leave
+the same share of parameters to half a percent and only miss on MACs; they are counted apart. Exit status 0 when, with
+them, at least 95% of the models count.
 """
 
 from __future__ import annotations

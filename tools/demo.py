@@ -3,8 +3,8 @@
     python tools/demo.py models/pt_resnet_bn.onnx --ratio 0.5 --calibrated
     python tools/demo.py --markdown --ratio 0.5     the table of the README, over all models
 
-With --calibrated the model's unlabelled calibration inputs (models/digits_calib*.npz) are given to the command. Further options go to `onnxprune` as they are, in the form `--importance=l1`. Pruned models go to a
-temporary folder.
+With --calibrated the model's unlabelled calibration inputs (models/digits_calib*.npz) are given to the command. Further
+options go to `onnxprune` as they are, in the form `--importance=l1`. Pruned models go to a temporary folder.
 """
 
 from __future__ import annotations

@@ -120,7 +120,8 @@ def main() -> int:
             file.flush()
             good += bool(row["ok"])
             print(f"{path:50s} {'valid' if row['ok'] else 'WRONG: ' + row['why']}; parameters {row['params_ratio']}, "
-                  f"MACs {row['macs_ratio']}, drift {row['drift']}, mixing groups cut {row['mixing_groups']}", flush=True)
+                  f"MACs {row['macs_ratio']}, drift {row['drift']}, mixing groups cut {row['mixing_groups']}",
+                  flush=True)
     print(f"{good} of {len(paths)} valid with --mixing")
     return int(good < len(paths))
 

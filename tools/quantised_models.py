@@ -19,18 +19,17 @@ from pathlib import Path
 
 import onnx
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from onnxprune.inputs import sample_inputs
 from tests.quantised_models import VARIANTS, Maker, by_hand, dynamic, fused
 from tools.prune_real import prune, show
 
+ROOT = Path(__file__).resolve().parents[1]
 CONVOLUTIONS = ["qdq", "qdq-channel", "qdq-s8", "qdq-u8", "qoperator", "qoperator-channel", "qoperator-u8",
                 "dynamic-u8", "float16", "bfloat16", "float8", "basic", "extended", "all"]
-MATRICES = ["qdq", "qdq-channel", "qoperator-channel", "dynamic", "dynamic-channel", "dynamic-u8", "float16", "bfloat16",
-            "float8", "nbits", "nbits-points", "blocked-int8", "blocked-int4", "blocked-int4-points", "basic",
-            "extended", "all"]
+MATRICES = ["qdq", "qdq-channel", "qoperator-channel", "dynamic", "dynamic-channel", "dynamic-u8", "float16",
+            "bfloat16", "float8", "nbits", "nbits-points", "blocked-int8", "blocked-int4", "basic", "extended", "all"]
 OWN = {"pt_resnet_bn": CONVOLUTIONS, "pt_resnet_folded": CONVOLUTIONS, "pt_mobilenet": CONVOLUTIONS,
        "keras_cnn": ["qdq-channel", "qoperator", "dynamic", "float16", "extended"],
        "pt_transformer": MATRICES, "pt_transformer_packed": ["qdq", "dynamic-channel", "nbits", "extended", "all"],
@@ -47,7 +46,7 @@ ZOO = {"transformers/bert_cls": ["fused-bert", "fused-bert-dynamic", "nbits", "d
        "hand/shufflenet_v2_like": ["qdq", "qoperator", "all"], "hand/unet_bilinear": ["qdq-channel", "qoperator"],
        "hand/resnext_grouped": ["qdq-channel", "qoperator", "all"], "hand/se_resnet": ["qdq", "float16"],
        "torchvision/mobilenet_v3_small": ["qdq-channel", "qoperator-channel", "all"],
-       "torchvision/squeezenet1_1": ["qoperator", "qdq-u8"]}
+       "torchvision/resnet18": ["qoperator", "qdq-u8"]}
 
 Entry = tuple[str, Callable[[], onnx.ModelProto]]
 

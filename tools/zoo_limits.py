@@ -1,12 +1,12 @@
-"""Shows for zoo architectures that keep most of their parameters what exact pruning could take at most, and that it does.
+"""Shows what exact pruning could take at most from architectures that keep most of their parameters, and that it does.
 
     python tools/zoo_limits.py ../shared/zoo [--above 0.75 --csv zoo.csv | --only transformers/llama ...] [--ratio 0.5]
 
-A parameter is *open* where one of its axes may lose it exactly, *mixing* where only axes that a normalisation or a mean
-runs over may, and *fixed* where every axis stays: vocabulary, output layer, interface. Columns: the shares of the three;
-the least that is left where every exact group loses floor(R n) of its n units, and what a run leaves; the same with
-mixing; then what holds the fixed parameters, and what makes the others mixing, by share. Exit status 0 when every run
-takes all that may go.
+A parameter is *open* where one of its axes may lose it exactly, *mixing* where only axes that a normalisation or a
+mean runs over may, and *fixed* where every axis stays: vocabulary, output layer, interface. Columns: the shares of the
+three; the least that is left where every exact group loses floor(R n) of its n units, and what a run leaves; the same
+with mixing; then what holds the fixed parameters, and what makes the others mixing, by share. Exit status 0 when every
+run takes all that may go.
 """
 
 from __future__ import annotations

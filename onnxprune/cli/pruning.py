@@ -69,7 +69,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples")
 @option(DATA, "--memory", metavar="SIZE", default="2GB", help="Activations to hold before they go to files  [2GB]")
 @option(DATA, "--repair", default="auto", metavar="MODE",
-        help="none, calibrated, or auto: calibrated with --calib  [auto]")
+        help="none, data-free, calibrated; auto follows --calib  [auto]")
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
 @option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
         help="Shape to run and count MACs at; repeatable")

@@ -36,6 +36,13 @@ def fused_conv(op: Op) -> None:
         op.lose_zero(out.axis(1))
 
 
+@rule("NhwcConv", domain=MS)
+def nhwc_conv(op: Op) -> None:
+    """Conv with channels last, in input, output and weight."""
+    bias = op.input(2) if op.has(2) else None
+    convolution(op, op.input(0), op.input(1), bias, op.output(), place=-1, share_at=-1)
+
+
 def _fused_keeps_zero(op: Op) -> bool:
     name = op.attr("activation", "")
     if name == "Clip":
@@ -256,10 +263,17 @@ def _carry_blocks(op: Op, by_column: Link, by_block: Link, even: bool) -> None:
                   Alternative("by blocks", [by_block], [by_column[0][0]]))
 
 
-@rule("SwiGLU", "BiasDropout", "BiasSoftmax", "NhwcConv", "NhwcFusedConv", "NhwcMaxPool", "FusedMatMulActivation",
+@rule("SwiGLU", "BiasDropout", "BiasSoftmax", "NhwcFusedConv", "NhwcMaxPool", "FusedMatMulActivation",
       "ScaledSiLU", "GatedAdd", "RelativePositionBias", "GatedRelativePositionBias", "MoE", "MatMulBnb4", "MatMulFpQ4",
       "MatMulNBitsMlp", "MatMulNBitsQkv", "MatMulPacked", "CropAndResize", "BeamSearch", "GreedySearch", "Sampling",
       "WhisperBeamSearch", domain=MS, any_rank=True)
 def not_carried(op: Op) -> None:
     """Not carried: pinned."""
     op.pin_all(f"{op.node.label}: its channels are not followed")
+
+
+@rule("Conv", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Upsample", "ReorderInput",
+      "ReorderOutput", domain="com.microsoft.nchwc", any_rank=True)
+def blocked_for_a_processor(op: Op) -> None:
+    """Channels in blocks of one processor's width: pinned."""
+    op.pin_all(f"{op.node.label} has its channels in blocks: prune before onnxruntime lays a model out for a processor")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.graph import Value
+from onnxprune.graph import Axis, Value
 from onnxprune.ops.linear import contract
 from onnxprune.ops.registry import rule
 from onnxprune.ties import Alternative, Op, arange
@@ -20,41 +20,53 @@ def conv(op: Op) -> None:
     convolution(op, op.input(0), op.input(1), op.input(2) if op.has(2) else None, op.output())
 
 
-def convolution(op: Op, x: Value, w: Value, bias: Value | None, out: Value, *, transposed: bool = False) -> None:
-    """Ties of a convolution with weight (out, in / group, ...), or (in, out / group, ...) where transposed."""
-    pin_space(op, x, out)
-    for axis in w.axes()[2:]:
-        op.pin(axis, KERNEL)
+def convolution(op: Op, x: Value, w: Value, bias: Value | None, out: Value, *, transposed: bool = False,
+                place: int = 1, share_at: int = 1) -> None:
+    """Ties of a convolution with weight (out, in / group, ...), or (in, out / group, ...) where transposed.
+
+    Args:
+        op: The node.
+        x: Input.
+        w: Weight.
+        bias: Bias of the output channels.
+        out: Output.
+        transposed: Whether the weight's first axis is that of the input.
+        place: Axis of the channels of input and output.
+        share_at: Axis of the weight that holds one group's share of the other side.
+    """
+    pin_space(op, x, out, place)
+    first, share, before, after = w.axis(0), w.axis(share_at), x.axis(place), out.axis(place)
+    for axis in w.axes()[1:]:
+        if axis != share:
+            op.pin(axis, KERNEL)
     groups = op.attr("group", 1)
-    into, made = (w.axis(0), w.axis(1)) if transposed else (w.axis(1), w.axis(0))
-    sources = [made] if bias is None else [made, bias.axis(0)]
+    if bias is not None:
+        op.tie(bias.axis(0), after)
+    made = share if transposed and groups == 1 else first
     if groups == 1:
-        contract(op, x.axis(1), into)
-        op.tie(made, out.axis(1))
-        if bias is not None:
-            op.tie(bias.axis(0), out.axis(1))
+        contract(op, before, first if transposed else share)
+        op.tie(made, after)
     else:
-        if bias is not None:
-            op.tie(bias.axis(0), out.axis(1))
-        _grouped(op, x, w, out, groups, transposed)
-        sources = [w.axis(0)] if bias is None else [w.axis(0), bias.axis(0)]
-    op.keep_zero(out.axis(1), *sources)
+        across, along = (after, before) if transposed else (before, after)
+        _grouped(op, first, share, across, along, groups)
+    op.keep_zero(after, made, *([] if bias is None else [bias.axis(0)]))
     op.tie(x.axis(0), out.axis(0))
 
 
-def pin_space(op: Op, x: Value, out: Value) -> None:
+def pin_space(op: Op, x: Value, out: Value, place: int = 1) -> None:
     """Axes that a window slides over stay whole."""
-    for axis in x.axes()[2:] + out.axes()[2:]:
-        op.pin(axis, f"a window of {op.node.label} slides over it")
+    for value in (x, out):
+        for axis in value.axes()[1:]:
+            if axis != value.axis(place):
+                op.pin(axis, f"a window of {op.node.label} slides over it")
 
 
-def _grouped(op: Op, x: Value, w: Value, out: Value, groups: int, transposed: bool) -> None:
+def _grouped(op: Op, first: Axis, share: Axis, across: Axis, along: Axis, groups: int) -> None:
     """Either whole groups go, or the same places within every group.
 
-    The weight's first axis holds all groups one after the other, its second is one group's share of the other side.
+    The weight's first axis holds all groups one after the other, as `along` does; its second is one group's share of
+    the other side, `across`.
     """
-    first, share = w.axis(0), w.axis(1)
-    along, across = (x.axis(1), out.axis(1)) if transposed else (out.axis(1), x.axis(1))
     op.tie(first, along)
     if any(a.length is None for a in (along, across, first, share)):
         op.pin_all(f"{op.node.label}: channel count unknown")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.dataflow import known
 from onnxprune.graph import Axis
@@ -55,45 +56,82 @@ def _renumbered(op: Op, looked: Axis, target: Axis, entries: list[int], listed: 
     op.resize(renumber)
 
 
-@rule("GatherElements", "GatherND", "ScatterElements", "Scatter", "Compress", "OneHot", "Unique")
+@rule("GatherElements", "ScatterElements", "Scatter")
+def by_elements(op: Op) -> None:
+    """Reads or writes element by element at positions that data give: what they count along is pinned."""
+    along = op.attr("axis", 0) % len(op.input(0).shape or [1])
+    shapes = {tuple(map(str, v.shape or [])) for v in op.inputs + op.outputs}
+    for value in op.inputs + op.outputs:
+        for axis in value.axes():
+            if axis.position == along or len(shapes) > 1:
+                op.pin(axis, f"{op.node.label} addresses it by position")
+            elif value is not op.output():
+                op.tie(axis, op.output().axis(axis.position))
+
+
+@rule("Compress", "OneHot", "Unique")
 def by_position(op: Op) -> None:
-    """Reads or writes at positions that data give: what they count along is pinned."""
-    if op.type in ("GatherElements", "ScatterElements", "Scatter"):
-        along = op.attr("axis", 0) % len(op.input(0).shape or [1])
-        shapes = {tuple(map(str, v.shape or [])) for v in op.inputs + op.outputs}
-        for value in op.inputs + op.outputs:
-            for axis in value.axes():
-                if axis.position == along or len(shapes) > 1:
-                    op.pin(axis, f"{op.node.label} addresses it by position")
-                elif value is not op.output():
-                    op.tie(axis, op.output().axis(axis.position))
-        return
+    """What data choose is pinned."""
     op.pin_all(f"{op.node.label} addresses by position")
+
+
+@rule("GatherND")
+def gather_nd(op: Op) -> None:
+    """Looks slices up by their first axes, which are pinned; what is inside the slices passes."""
+    x, out = op.input(0), op.output()
+    depth = _depth(op) + op.attr("batch_dims", 0)
+    slices = x.axes()[depth:]
+    for axis, target in zip(reversed(slices), reversed(out.axes()), strict=False):
+        op.tie(axis, target, zero=True)
+    _pin_places(op, [*x.axes()[:depth], *out.axes()[:len(out.axes()) - len(slices)], *op.input(1).axes()])
 
 
 @rule("ScatterND")
 def scatter_nd(op: Op) -> None:
-    """Rows written at known places: a place lives and dies with the row that is written there; otherwise pinned."""
+    """Writes slices at places given by their first axes; what is inside the slices passes.
+
+    A place on the first axis that is known before the run lives and dies with the slice that is written there.
+    """
     x, updates, out = op.input(0), op.input(2), op.output()
-    places = op.ties.data.get(op.input(1))
-    rows = x.axis(0).length
-    if places is None or places.ndim != 2 or places.shape[1] != 1 or not known(places) or not rows:
-        op.pin_all(f"{op.node.label} addresses by position")
-        return
-    taken = np.array([int(p) % rows for p in places.flat], dtype=np.int64)
+    depth = _depth(op)
+    inside = len(x.axes()) - depth
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position))
-        if axis.position:
-            op.tie(updates.axis(axis.position), axis)
-        op.keep_zero(out.axis(axis.position), axis, updates.axis(axis.position))
-    labels = np.full(rows, -1)
+        if axis.position >= depth:
+            written = updates.axis(axis.position - len(x.axes()))
+            op.tie(written, axis)
+            op.keep_zero(out.axis(axis.position), axis, written)
+    places, first = op.ties.data.get(op.input(1)), x.axis(0)
+    if depth == 1 and places is not None and places.ndim == 2 and known(places) and first.length:
+        _written(op, out.axis(0), updates.axis(0), np.array([int(p) % first.length for p in places.flat], np.int64))
+        op.keep_zero(out.axis(0), first, updates.axis(0))
+        op.leave(op.input(1))
+        return
+    _pin_places(op, [*x.axes()[:depth], *updates.axes()[:len(updates.axes()) - inside], *op.input(1).axes()])
+
+
+def _depth(op: Op) -> int:
+    """How many axes the positions count along; raises ValueError where that is not known."""
+    shape = op.input(1).shape or [None]
+    if not isinstance(shape[-1], int):
+        raise ValueError("depth of the positions unknown")
+    return shape[-1]
+
+
+def _pin_places(op: Op, axes: list[Axis]) -> None:
+    for axis in axes:
+        op.pin(axis, f"{op.node.label} addresses it by position")
+
+
+def _written(op: Op, place: Axis, written: Axis, taken: NDArray[np.int64]) -> None:
+    """Slice i is written at place ``taken[i]``."""
+    labels = np.full(place.length or 0, -1)
     labels[taken] = taken
-    op.link((out.axis(0), labels), (updates.axis(0), taken))
-    op.leave(op.input(1))
+    op.link((place, labels), (written, taken))
 
     def renumber(new: NewShape) -> None:
-        if new.changed(out.axis(0)):
-            stay = taken[np.isin(taken, new.kept(out.axis(0)))]
-            new.set_input(1, np.array([[new.position(out.axis(0), int(i))] for i in stay]).reshape(-1, 1))
+        if new.changed(place):
+            stay = taken[np.isin(taken, new.kept(place))]
+            new.set_input(1, np.array([[new.position(place, int(i))] for i in stay]).reshape(-1, 1))
 
     op.resize(renumber)

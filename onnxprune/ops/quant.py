@@ -168,22 +168,20 @@ def qlinear_conv(op: Op) -> None:
 
 
 @rule("QLinearConv", domain="com.microsoft")
-def qlinear_conv_nhwc(op: Op) -> None:
-    """QLinearConv; with channels last it is pinned."""
-    if op.attr("channels_last", 0):
-        raise ValueError("channels last")
-    quantised_convolution(op)
+def qlinear_conv_of_rows(op: Op) -> None:
+    """QLinearConv whose channels may come last; the weight lies as ever."""
+    quantised_convolution(op, -1 if op.attr("channels_last", 0) else 1)
 
 
-def quantised_convolution(op: Op) -> None:
-    """Ties of QLinearConv."""
+def quantised_convolution(op: Op, place: int = 1) -> None:
+    """Ties of QLinearConv with channels on an axis."""
     x, w, out = op.input(0), op.input(3), op.output()
     single(op, 1, 2, 6, 7)
     _needs_zero(op, (0, 2), (3, 5))
     bias = op.input(8) if op.has(8) else None
-    convolution(op, x, w, bias, out)
+    convolution(op, x, w, bias, out, place=place)
     follow(op, w.axis(0), 4, 5)
-    say_zero(op, out.axis(1), 7, w.axis(0), *([] if bias is None else [bias.axis(0)]))
+    say_zero(op, out.axis(place), 7, w.axis(0), *([] if bias is None else [bias.axis(0)]))
     op.lose_zero(out.axis(0))
     mark(op, 3, 4, 5, 0)
 

@@ -31,11 +31,17 @@ def qgemm(op: Op) -> None:
 
 @rule("QLinearAdd", "QLinearMul", domain=MS)
 def qlinear_binary(op: Op) -> None:
-    """Broadcast; sums are zero where both operands are, products where one is."""
+    """Broadcast; sums are zero where both operands are, products where one is.
+
+    A constant operand whose zero point is not 0 is not counted on: masked it may hold either.
+    """
     a, b, out = op.input(0), op.input(3), op.output()
     single(op, 1, 2, 4, 5, 6, 7)
     sums = op.type == "QLinearAdd"
-    agree = {value for value, i, z in ((a, 0, 2), (b, 3, 5)) if is_zero_at(op, i, z)}
+    agree = {value for value, i, z in ((a, 0, 2), (b, 3, 5))
+             if is_zero_at(op, i, z) and (value.tensor is None or not op.has(z) or op.numbers(z) == [0])}
+    mark(op, 0, 1, 2, 0)
+    mark(op, 3, 4, 5, 0)
     for position, axes in enumerate(broadcast(op, [a, b], out)):
         mine = [axis for axis in axes if axis.value in agree]
         if len(mine) == 2 or (mine and not sums):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from onnxprune.graph import Axis, Node
@@ -29,7 +31,7 @@ def split_to_sequence(op: Op) -> None:
     def follow(new: NewShape) -> None:
         if new.changed(along):
             kept = new.kept(along)
-            new.set_input(1, [int(((kept >= a) & (kept < b)).sum()) for a, b in zip(starts, starts[1:], strict=False)])
+            new.set_input(1, [int(((kept >= a) & (kept < b)).sum()) for a, b in itertools.pairwise(starts)])
 
     op.resize(follow)
 

@@ -46,11 +46,16 @@ def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: 
         count: Samples to make; None for as many as the size of one suggests.
         input_shapes: Shapes by input name, where the model leaves them open.
         memory: Bytes of activations to hold, of both models together.
+
+    Raises:
+        InputError: No inputs can be made: a shape is not known, say.
+        CannotCut: The model cannot be run in pieces.
     """
-    batches = synthetic(original, count, seed, input_shapes=input_shapes)
+    local = _convolutional(pruned)
+    penalties, share = (PENALTIES, 1.0) if local else (EXACT_PENALTIES, EXACT_SHARE)
+    batches = synthetic(original, count, seed, input_shapes=input_shapes, varied=not local)
     judges, batches = _split(batches)
     plain = pruned.copy()
-    penalties, share = (PENALTIES, 1.0) if _convolutional(pruned) else (EXACT_PENALTIES, EXACT_SHARE)
     with aligned(original, pruned, batches) as reference:
         wanted = outputs(reference, judges)
         before = relative_error(wanted, outputs(pruned, judges))

@@ -39,7 +39,7 @@ def signals(rng: np.random.Generator, shape: tuple[int, ...], slope: float) -> F
     length = shape[-1]
     frequencies = np.maximum(np.fft.rfftfreq(length) * length, 1.0)
     raw = np.fft.irfft(np.fft.rfft(rng.standard_normal(shape)) * frequencies ** -slope, n=length)
-    return ((raw - raw.mean()) / (raw.std() + 1e-6)).astype(np.float32)
+    return _standard(raw)
 
 
 def sounds(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
@@ -56,10 +56,11 @@ def sounds(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
             middle, width = rng.uniform(0.1, 0.9), rng.uniform(0.02, 0.2)
             swell = np.exp(-0.5 * np.square((time - middle) / width)) * 10 ** rng.uniform(-1, 0)
             row += swell * (_tone(rng, time) if rng.random() < 0.6 else signals(rng, (length,), rng.uniform(-0.5, 1)))
-    return (rows / (rows.std() + 1e-6)).reshape(shape).astype(np.float32)
+    loud: Floats = (rows / (rows.std() + 1e-6)).reshape(shape).astype(np.float32)
+    return loud
 
 
-def _tone(rng: np.random.Generator, time: NDArray[np.float64]) -> NDArray[np.float64]:
+def _tone(rng: np.random.Generator, time: NDArray[np.float64]) -> Floats:
     """A gliding tone with its harmonics, louder around some resonances."""
     length = len(time)
     base = length * 10 ** rng.uniform(-2.3, -1.5)
@@ -67,8 +68,7 @@ def _tone(rng: np.random.Generator, time: NDArray[np.float64]) -> NDArray[np.flo
     orders = np.arange(1, max(2, int(0.45 * length / base)))
     peaks = rng.uniform(0.02, 0.3, 3) * length
     loud = np.exp(-0.5 * np.square((orders[:, None] * base - peaks) / (0.03 * length))).sum(axis=1) + 0.05
-    made: NDArray[np.float64] = ((loud / orders ** 0.5) @ np.sin(orders[:, None] * phase)) if length > 64 else phase * 0
-    return made / (made.std() + 1e-6)
+    return _standard((loud / orders ** 0.5) @ np.sin(orders[:, None] * phase))
 
 
 def _leaves(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
@@ -99,6 +99,12 @@ def _blurred(picture: Floats, deviation: float) -> Floats:
     return np.fft.irfft2(np.fft.rfft2(picture) * kept, s=(height, width)).astype(np.float32)
 
 
+def _standard(raw: NDArray[np.float64]) -> Floats:
+    """Of mean 0 and variance 1 over all."""
+    made: Floats = ((raw - raw.mean()) / (raw.std() + 1e-6)).astype(np.float32)
+    return made
+
+
 def _textures(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
     """1/f noise, mostly grey (Ruderman, "The statistics of natural images", 1994); of variance 1."""
     f = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width)
@@ -107,4 +113,4 @@ def _textures(rng: np.random.Generator, channels: int, height: int, width: int) 
                         s=(height, width))
     grey = raw.mean(axis=0, keepdims=True) * channels ** 0.5
     mixed = grey + 0.3 * raw
-    return ((mixed - mixed.mean()) / (mixed.std() + 1e-6)).astype(np.float32)
+    return _standard(mixed)

@@ -31,11 +31,18 @@ BATCH, PROBES = 32, 12
 ELEMENTS, FEWEST, MOST = 9_000_000, 64, 384
 """Samples by default: as many as hold so many elements, within these bounds."""
 CAP = 10.0
+"""What a feature that is off without bounds counts."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """How float inputs are made: pictures as ``factor * picture + shift``, all others as ``factor * noise``."""
+    """How float inputs are made: pictures as ``factor * picture + shift``, all others as ``factor * noise``.
+
+    Attributes:
+        factor: Factor.
+        shift: What is added.
+        slope: Of noise, see `scenes.signals`; None for sounds.
+    """
 
     factor: float
     shift: float
@@ -50,7 +57,7 @@ SIGNALS = tuple(Range(factor, 0, slope) for factor in (1, 0.1, 10, 100) for slop
 
 
 def synthetic(model: Model, count: int | None = None, seed: int = 0, *,
-              input_shapes: Mapping[str, Sequence[int]] | None = None) -> list[Feeds]:
+              input_shapes: Mapping[str, Sequence[int]] | None = None, varied: bool = False) -> list[Feeds]:
     """Made-up inputs, ready to feed, the same for the same seed.
 
     Args:
@@ -58,6 +65,7 @@ def synthetic(model: Model, count: int | None = None, seed: int = 0, *,
         count: How many samples; None for as many as the size of one suggests.
         seed: Seed of the random numbers.
         input_shapes: Shapes by input name, see `inputs.input_dims`.
+        varied: Whether to take all ranges in turn, not the most plausible one.
 
     Returns:
         Batches; one sample each where the model fixes its batch axis.
@@ -67,13 +75,12 @@ def synthetic(model: Model, count: int | None = None, seed: int = 0, *,
     """
     maker = _Maker(model.proto, input_shapes)
     ranges = PICTURES if maker.pictures else SIGNALS if maker.floats else (Range(1, 0),)
-    best = ranges[0]
-    if len(ranges) > 1:
+    if len(ranges) > 1 and not varied:
         judge = _Judge(model)
-        scores = [judge.score(maker.feeds(PROBES, seed, candidate)) for candidate in ranges]
-        best = ranges[int(np.argmin(scores))]
+        scores = [judge.score(maker.feeds(PROBES, seed, [candidate])) for candidate in ranges]
+        ranges = ranges[int(np.argmin(scores)):][:1]
     count = count or int(np.clip(ELEMENTS // maker.elements, FEWEST, MOST))
-    return maker.feeds(count, seed, best)
+    return maker.feeds(count, seed, ranges)
 
 
 class _Maker:
@@ -90,13 +97,13 @@ class _Maker:
         bytes_ = [n for n, kind in kinds.items() if kind.kind in "iu" and kind.itemsize == 1]
         self.pictures = [n for n in self.floats if _channel_axis(one[n]) is not None]
         self._bytes = [n for n in bytes_ if _channel_axis(one[n]) is not None]
-        self.elements = max((int(np.prod(s)) for s in one.values()), default=1)
+        self.elements = max([1, *(int(np.prod(s)) for s in one.values())])
 
-    def feeds(self, count: int, seed: int, how: Range) -> list[Feeds]:
-        """Batches of `count` samples in all."""
+    def feeds(self, count: int, seed: int, ranges: Sequence[Range]) -> list[Feeds]:
+        """Batches of `count` samples in all, of each range in turn."""
         size = max(1, min(BATCH, ELEMENTS // 8 // self.elements)) if self._free else 1
         sizes = [min(size, count - start) for start in range(0, count, size)]
-        return [self._batch(n, [seed, i], how) for i, n in enumerate(sizes)]
+        return [self._batch(n, [seed, i], ranges[i % len(ranges)]) for i, n in enumerate(sizes)]
 
     def _batch(self, size: int, seed: Sequence[int], how: Range) -> Feeds:
         rng = np.random.default_rng(seed)
@@ -105,17 +112,15 @@ class _Maker:
         for name in [*self.floats, *self._bytes]:
             shape, kind = found[name].shape, found[name].dtype
             if name not in self.pictures and name not in self._bytes:
-                if found[name].ndim and "mask" not in name.lower():
+                if found[name].ndim and found[name].size and "mask" not in name.lower():
                     made = scenes.sounds(rng, shape) if how.slope is None else scenes.signals(rng, shape, how.slope)
                     found[name] = (how.factor * made).astype(kind)
                 continue
             at = _channel_axis(shape) or 1
             height, width = (n for i, n in enumerate(shape) if i not in (0, at))
             made = np.moveaxis(scenes.pictures(rng, shape[0], shape[at], height, width), 1, at)
-            if name in self._bytes:
-                made = np.rint(made * 255) + np.iinfo(kind).min
-            else:
-                made = how.factor * made + how.shift
+            lowest = -128 if kind == np.int8 else 0
+            made = np.rint(made * 255) + lowest if name in self._bytes else how.factor * made + how.shift
             found[name] = np.ascontiguousarray(made, dtype=kind)
         return found
 
@@ -138,7 +143,7 @@ class _Judge:
         graph = Graph(copy.proto)
         shapes.infer(graph)
         stored = [(n.x, model.array(n.mean).astype(float), model.array(n.variance).astype(float))
-                  for n in normalizations(graph)]
+                  for n in normalizations(graph) if n.x.producer is not None]
         self._known = {x.name: (mean, variance) for x, mean, variance in stored}
         self._axes = {x.name: 1 for x, _, _ in stored}
         if not stored:
@@ -167,9 +172,12 @@ class _Judge:
             off = np.abs(mean - true_mean) / true + np.abs(np.log(deviation / true))
         else:
             off = np.abs(mean) / deviation
-        return np.nan_to_num(off, nan=CAP, posinf=CAP)
+        bounded: NDArray[np.float64] = np.nan_to_num(off, nan=CAP, posinf=CAP)
+        return bounded
 
 
 def _powers(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Count, sum and sum of squares of each row; shape (3, rows)."""
-    return np.stack([np.full(len(rows), float(rows.shape[1])), rows.sum(axis=1), np.square(rows).sum(axis=1)])
+    found: NDArray[np.float64] = np.stack([np.full(len(rows), float(rows.shape[1])), rows.sum(axis=1),
+                                           np.square(rows).sum(axis=1)])
+    return found

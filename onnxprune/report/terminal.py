@@ -106,12 +106,12 @@ def meaning(report: Mapping[str, Any]) -> list[Part]:
 def learned(report: Mapping[str, Any]) -> list[Part]:
     """What calibration data did, and what the samples held back say of it."""
     seen, layers = report["calibration"], report["repair"]
-    if seen is None:
-        return []
     words = []
     if layers is not None:
         better = [r for r in layers if r["penalty"] is not None]
         words.append(f"{len(better)} of {plural(len(layers), 'layer')} refitted, the rest left as they were")
+    if seen is None:
+        return ["\n".join(words)] if words else []
     wrong = f"{100 * seen['relative_error']:.2g}%"
     words.append(f"squared error of the outputs on samples held back: {wrong} of their variance")
     for name in ("top1", "top5"):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 def dequantised(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | None, axis: int) -> NDArray[Any]:
     """``(weight - zero) * scale``, per tensor, along `axis`, or in blocks along it.
 
-    A scale with an axis less than the weight, ``(directions, gates)``, serves every row of ``(directions, rows, gates)``.
+    A scale with an axis less than the weight, ``(directions, gates)``, serves every row of a weight
+    ``(directions, rows, gates)``.
     """
     def spread(x: NDArray[Any]) -> NDArray[Any]:
         x = x.astype(np.float32)
@@ -58,4 +59,5 @@ def _split(packed: NDArray[Any], bits: int) -> NDArray[np.float32]:
     """The numbers in each byte of the last axis, one after the other."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     numbers = (packed[..., None] >> shifts) & np.uint8(2 ** bits - 1)
-    return numbers.reshape(*packed.shape[:-1], -1).astype(np.float32)
+    flat: NDArray[np.float32] = numbers.reshape(*packed.shape[:-1], -1).astype(np.float32)
+    return flat

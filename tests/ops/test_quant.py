@@ -95,6 +95,11 @@ QLINEAR = [
         a = com.microsoft.QLinearAdd(h, pos_h, zh, k, pos_y, zy, pos_x, zx)
         m = com.microsoft.QLinearMul(a, pos_x, zx, k, pos_y, zy, pos_h, zh)
         p = QLinearMatMul(m, pos_h, zh, v, pos_v, zv, pos_y, zy)  y = DequantizeLinear(p, pos_y, zy)""", SIX),
+    qdq("a constant whose zero point is not 0 is no masked summand",
+        f"{FIXED}, {weight('w', 3, 6)}, uint8[6] c, float pos_c, uint8 zc",
+        """q = QuantizeLinear(x, pos_x, zx)  h = QLinearMatMul(q, pos_x, zx, w, pos_w, zw, pos_h, zh)
+        a = com.microsoft.QLinearAdd(h, pos_h, zh, c, pos_c, zc, pos_y, zy)  d = DequantizeLinear(a, pos_y, zy)
+        n = ReduceL2 <axes = [1]> (d)  y = Concat <axis = 1> (n, n)""", {"w:1": f"6 {MIXED}"}, 17),
     qdq("QLinearConcat", f"{FIXED}, {weight('w', 3, 6)}, {weight('u', 3, 4)}, {weight('v', 10, 2)}",
         """q = QuantizeLinear(x, pos_x, zx)  h = QLinearMatMul(q, pos_x, zx, w, pos_w, zw, pos_h, zh)
         k = QLinearMatMul(q, pos_x, zx, u, pos_u, zu, pos_y, zy)
@@ -143,6 +148,11 @@ CONVOLUTIONS = [
          f"""{CONV} m = MaxPool <kernel_shape = [2, 2]> (h)
          p = QLinearConv(m, pos_h, zh, v, pos_v, zv, pos_y, zy)  d = DequantizeLinear(p, pos_y, zy)
          y = ReduceMax <axes = [2, 3], keepdims = 0> (d)""", {"w:0": "6 exact"}, 17),
+    conv("QLinearConv with channels last", f"{filters('w', 6, 3, True)}, int32[6] b, {filters('v', 2, 6, False)}",
+         """q = QuantizeLinear(x, pos_x, zx)  t = Transpose <perm = [0, 2, 3, 1]> (q)
+         h = com.microsoft.QLinearConv <channels_last = 1> (t, pos_x, zx, w, pos_w, zw, pos_h, zh, b)
+         p = com.microsoft.QLinearConv <channels_last = 1> (h, pos_h, zh, v, pos_v, zv, pos_y, zy)
+         d = DequantizeLinear(p, pos_y, zy)  y = ReduceMax <axes = [1, 2], keepdims = 0> (d)""", {"w:0": "6 exact"}, 17),
     conv("QLinearConv in groups",
          f"{filters('w', 6, 3, False)}, int32[6] b, {filters('u', 6, 1, True)}, {filters('v', 2, 6, False)}",
          f"""{CONV} m = QLinearConv <group = 6, pads = [1, 1, 1, 1]> (h, pos_h, zh, u, pos_u, zu, pos_x, zx)

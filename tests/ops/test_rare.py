@@ -30,6 +30,11 @@ def test_removal_equals_masking(case: Quantised) -> None:
     ("""(float[1,4,4,3] x) => (float[1,4,4,2] y) <float[3,8] w, float[3,8] u, float[8] g, float[8] b, float[8,2] v>
         { h = MatMul(x, w)  k = MatMul(x, u)  s = com.microsoft.SkipGroupNorm <groups = 4> (h, g, b, k)  y = MatMul(s, v) }""",
      {"w:1": "4 exact"}, {"w": [3, 4], "u": [3, 4], "g": [4], "b": [4], "v": [4, 2]}),
+    ("""(float[1,4,4,3] x) => (float[1,4,4,2] y) <float[8,3,3,3] w, float[8] b, float[8,3,3,2] u, float[2,1,1,8] v>
+        { h = com.microsoft.NhwcConv <pads = [1, 1, 1, 1]> (x, w, b)  r = Relu(h)
+          g = com.microsoft.NhwcConv <pads = [1, 1, 1, 1], group = 4> (r, u)
+          y = com.microsoft.NhwcConv(g, v) }""", {"w:0": "4 exact"},
+     {"w": [4, 3, 3, 3], "b": [4], "u": [4, 3, 3, 2], "v": [2, 1, 1, 4]}),
     ("""(uint8[1,3,4,4] x) => (uint8[1,2,1,1] y) <uint8[6,3,1,1] w, float pos_x, uint8 z, uint8[2,6,1,1] v>
         { h = QLinearConv(x, pos_x, z, w, pos_x, z, pos_x, z)
           m = com.microsoft.QLinearReduceMean <axes = [2, 3]> (h, pos_x, z, pos_x, z)
@@ -39,7 +44,7 @@ def test_removal_equals_masking(case: Quantised) -> None:
         { h = QLinearConv(x, pos_x, z, w, pos_x, z, pos_x, z)
           y = com.microsoft.QLinearReduceMean <axes = [1]> (h, pos_x, z, pos_x, z) }""", {"w:0": "6 mixing"},
      {"w": [6, 3, 1, 1]}),
-], ids=["GemmFastGelu", "SkipGroupNorm", "QLinearReduceMean over space", "QLinearReduceMean over channels"])
+], ids=["GemmFastGelu", "SkipGroupNorm", "NhwcConv", "QLinearReduceMean over space", "QLinearReduceMean over channels"])
 def test_ties(text: str, groups: dict[str, str], shapes: dict[str, list[int]]) -> None:
     model = build(text, domains=["com.microsoft"])
     assert_groups(coupling_of(model), groups)

@@ -174,11 +174,27 @@ CASES = [
     Case("ScatterElements of a part", """(float[2,3] x) => (float[2,2] y) <float[3,6] w, float[6,2] v, int64[2,1] i,
         float[2,1] u> { h = MatMul(x, w)  a = ScatterElements <axis = 1> (h, i, u)  y = MatMul(a, v) }""",
          {"w:1": "6 pinned: addresses it by position"}),
-    *(_cut(op, f"a = {line}", 6, 6, f"6 pinned: {op} 'a' addresses by position", weights, 18, **constants)
-      for op, line, weights, constants in (
-          ("ScatterND", "ScatterND(h, i, u)", ", int64[1,1] i, float[1,6] u", {"i": 0}),
-          ("GatherND", "GatherND(h, i)", ", int64[2,1] i", {"i": [0, 1]}),
-          ("Compress", "Compress <axis = 1> (h, c)", ", bool[6] c", {"c": [1] * 6}))),
+    _cut("Compress", "a = Compress <axis = 1> (h, c)", 6, 6, "6 pinned: addresses by position", ", bool[6] c", c=[1] * 6),
+    _cut("ScatterND of rows", "a = ScatterND(h, i, u)", 6, 6, "6 exact", ", int64[1,1] i, float[1,6] u", i=[0]),
+    _cut("ScatterND of channels", """t = Transpose(h)  g = MatMul(x, u)  r = Transpose(g)  s = ScatterND(t, i, r)
+         a = Transpose(s)""", 8, 8, "w:1=5 exact; w:1#2=3 exact", ", int64[3,1] i, float[3,3] u", i=[2, -1, 4]),
+    Case("ScatterND at places that are computed", """(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[3,4] u,
+        float[8,2] v> { h = MatMul(x, w)  t = Transpose(h)  g = MatMul(x, u)  r = Transpose(g)
+        size = Shape <start = 0, end = 1> (t)  nil = Constant <value = int64 {0}> ()  one = Constant <value = int64 {1}> ()
+        four = Constant <value = int64[1] {4}> ()  axis = Constant <value = int64[1] {0}> ()  rank = Squeeze(size, axis)
+        every = Range(nil, rank, one)  last = Slice(every, four, size)  minus = Constant <value = int64[1] {-1}> ()
+        i = Unsqueeze(last, minus)  s = ScatterND(t, i, r)  a = Transpose(s)  y = MatMul(a, v) }""",
+         {"w:1": "4 exact", "w:1#2": "4 exact"}),
+    Case("ScatterND at places from the run", """(float[2,3] x, int64[1,1] i) => (float[2,2] y) <float[3,6] w, float[6,2] v,
+        float[1,6] u> { h = MatMul(x, w)  a = ScatterND(h, i, u)  y = MatMul(a, v) }""", {"w:1": "6 exact"}, feeds={"i": [[1]]}),
+    Case("ScatterND at channels from the run", """(float[2,3] x, int64[1,2] i) => (float[2,2] y) <float[3,6] w, float[6,2] v,
+        float[1] u> { h = MatMul(x, w)  a = ScatterND(h, i, u)  y = MatMul(a, v) }""",
+         {"w:1": "6 pinned: addresses it by position"}, feeds={"i": [[1, 4]]}),
+    _cut("GatherND of rows", "a = GatherND(h, i)", 6, 6, "6 exact", ", int64[2,1] i", i=[0, 1]),
+    Case("GatherND of channels", """(float[2,3] x) => (float[2] y) <float[3,6] w, int64[2,2] i>
+        { h = MatMul(x, w)  y = GatherND(h, i) }""", {"w:1": "6 pinned: addresses it by position"}, constants={"i": [0, 1, 1, 4]}),
+    Case("GatherND in batches", """(float[2,5,3] x) => (float[2,2] y) <float[3,6] w, float[6,2] v, int64[2,1] i>
+        { h = MatMul(x, w)  a = GatherND <batch_dims = 1> (h, i)  y = MatMul(a, v) }""", {"w:1": "6 exact"}, constants={"i": [3, 0]}),
     Case("OneHot", """(int64[N] ids) => (float[N,2] y) <float[6,2] v, int64 n, float[2] values>
         { h = OneHot(ids, n, values)  y = MatMul(h, v) }""", {"v:0": "6 pinned: addresses by position"},
          constants={"n": 6, "values": [0, 1]}),

@@ -1,0 +1,37 @@
+"""Names that a model does not use yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnx import GraphProto, ModelProto
+
+
+class Names:
+    """Hands out names that the model does not use yet."""
+
+    def __init__(self, proto: ModelProto, also: Iterable[str] = ()) -> None:
+        self._proto = proto
+        self._also = also
+        self._taken: set[str] | None = None  # collected when first needed
+
+    def fresh(self, base: str) -> str:
+        """A new name that begins with `base`."""
+        if self._taken is None:
+            self._taken = {*_all_names(self._proto.graph), *self._also}
+        n = 1
+        while f"{base}_{n}" in self._taken:
+            n += 1
+        name = f"{base}_{n}"
+        self._taken.add(name)
+        return name
+
+
+def _all_names(graph: GraphProto) -> list[str]:
+    names = [v.name for v in [*graph.input, *graph.output, *graph.initializer]]
+    for node in graph.node:
+        names += [node.name, *node.output]
+        for a in node.attribute:
+            for body in ([a.g] if a.HasField("g") else []) + list(a.graphs):
+                names += _all_names(body)
+    return names
