@@ -196,7 +196,7 @@ def _gate(b: Builder) -> None:
 
 def _concat(b: Builder) -> None:
     x = b.choose.pick(b.images())
-    fit = [t for t in b.images() if t.shape[2:] == x.shape[2:]]
+    fit = [t for t in b.images() if (t.shape[0], *t.shape[2:]) == (x.shape[0], *x.shape[2:])]
     parts = [x, *[b.choose.pick(fit) for _ in range(b.choose.integer(1, 2))]]
     total = sum(t.shape[1] for t in parts)
     if total <= 40:
