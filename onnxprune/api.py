@@ -20,8 +20,9 @@ from onnxprune.damage import by_score
 from onnxprune.errors import InputError
 from onnxprune.graph import Graph
 from onnxprune.groups import Grade, Group
-from onnxprune.inputs import flat, sample_inputs
+from onnxprune.inputs import fed_inputs, flat, sample_inputs
 from onnxprune.model import Model, load, save
+from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.ops import registry
 from onnxprune.options import ATTENTION, Options, one_of
 from onnxprune.planning import Plan
@@ -144,12 +145,13 @@ def run(model: Source, options: Options, announce: Callable[[str], None] | None 
         data = informed.open_data(source.proto, options)
     with clock.stage("analyze"):
         before = cost.measure(source, options.input_shapes)
-        analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention)
+        analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention, shrink=options.shrink)
         chosen = prunable(analysis, options)
     with clock.stage("score"):
         selected = _select(analysis, chosen, data, options, before)
     with clock.stage("plan"):
         made = planning.make(analysis.coupling, selected.gone, selected.entries)
+        narrowing = planning.narrowing(made)
         kept = informed.kept_features(analysis.coupling, selected.gone) if informed.repairs(data, options) else {}
     with clock.stage("apply"):
         if options.weights_share is not None:
@@ -159,15 +161,16 @@ def run(model: Source, options: Options, announce: Callable[[str], None] | None 
     notes: dict[str, Any] = {"targets": selected.targets}
     if made.removed and informed.repairs(data, options):
         with clock.stage("repair"):
-            notes["repair"] = informed.repair(load(given), result, kept, data, options)
+            notes["repair"] = informed.repair(load(given), result, kept, data, options, narrowing)
     if made.removed and data is not None:
         with clock.stage("judge"):
-            notes["calibration"] = informed.judge(load(given), result, data)
-    after = cost.measure(result, options.input_shapes)
+            notes["calibration"] = informed.judge(load(given), result, data, narrowing)
+    after = cost.measure(result, narrowing.shapes(options.input_shapes))
     with clock.stage("verify"):
-        verified = verify(given, result, options)
+        verified = verify(given, result, options, narrowing=narrowing)
         if verified.verified and None in (before.macs, after.macs):
-            before, after = _traced(load(given), before, options), _traced(result, after, options)
+            before, after = _traced(load(given), before, options.input_shapes), _traced(
+                result, after, narrowing.shapes(options.input_shapes))
     report = build(analysis.coupling, made, before, after, verified, clock.seconds, options) | notes
     return Result(result, made, clean(report), as_graph=given is not model)
 
@@ -188,10 +191,10 @@ def _select(analysis: Analysis, groups: Sequence[Group], data: informed.Learned 
     return selection.by_ratio(analysis.coupling, groups, scores, options)
 
 
-def _traced(model: Model, counted: Cost, options: Options) -> Cost:
+def _traced(model: Model, counted: Cost, input_shapes: Mapping[str, Sequence[int]]) -> Cost:
     """The cost with MACs counted at the shapes of one run, for what shape inference cannot tell."""
     try:
-        feeds = sample_inputs(model.proto, input_shapes=options.input_shapes)
+        feeds = sample_inputs(model.proto, input_shapes=input_shapes)
         shapes = traced_shapes(model, feeds)
     except Exception:  # a model that takes other sizes than the default ones: not counted
         return counted
@@ -210,22 +213,42 @@ def exported(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
     raise InputError(f"a model is a path, a ModelProto or a gs.Graph, not {type(model).__name__}")
 
 
-def analyze(model: Source, *, mixing: bool = False, attention: str = "heads") -> Analysis:
+def analyze(model: Source, *, mixing: bool = False, attention: str = "heads", shrink: Sequence[str] = ()) -> Analysis:
     """What is tied to what in a model.
 
     Args:
         model: A path, a `ModelProto` or a `gs.Graph`; it is copied.
         mixing: Whether channels of grade *mixing* are open to pruning.
         attention: ``heads`` or ``dims``, see `Options`.
+        shrink: Regular expressions; matching graph inputs and outputs are open to pruning.
+
+    Raises:
+        InputError: The model cannot be read, `attention` is unknown, or a pattern of `shrink` matches nothing.
     """
     one_of("attention", attention, ATTENTION)
-    return analyze_loaded(load(exported(model)), mixing=mixing, attention=attention)
+    return analyze_loaded(load(exported(model)), mixing=mixing, attention=attention, shrink=shrink)
 
 
-def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads") -> Analysis:
+def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads",
+                   shrink: Sequence[str] = ()) -> Analysis:
     """`analyze` for a model that is already ours."""
     inline_functions(model)
-    return Analysis(model, coupling.analyze(Graph(model.proto), mixing=mixing, attention=attention))
+    shrinking = _shrinking(model.proto.graph, shrink)
+    return Analysis(model, coupling.analyze(Graph(model.proto), mixing=mixing, attention=attention,
+                                            shrinking=shrinking))
+
+
+def _shrinking(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[str]:
+    """Names of the graph inputs and outputs that some regular expressions match."""
+    names = [v.name for v in [*fed_inputs(graph), *graph.output]]
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {n for n in names if re.search(pattern, n)}
+        if not hits:
+            raise InputError(f"{pattern!r} matches no graph input or output", f"there are {', '.join(names[:8])}"
+                             + (", ..." if len(names) > 8 else ""))
+        found |= hits
+    return found
 
 
 def inline_functions(model: Model) -> None:
@@ -318,7 +341,8 @@ def run_plan(made: Plan, model: Source, options: Options,
         source = load(given)
     with clock.stage("analyze"):
         before = cost.measure(source, options.input_shapes)
-        analysis = analyze_loaded(source, mixing=made.mixing, attention=made.attention)
+        analysis = analyze_loaded(source, mixing=made.mixing, attention=made.attention,
+                                  shrink=[f"^{re.escape(name)}$" for name in made.interface])
     with clock.stage("apply"):
         gone = planning.channels(made, analysis.coupling)
         by_key = {v.key: v for v in analysis.coupling.graph.constants()}
@@ -329,19 +353,27 @@ def run_plan(made: Plan, model: Source, options: Options,
             shape = tuple(int(d) for d in value.shape or [] if isinstance(d, int))
             sparsity.clear(analysis.model, analysis.coupling, value, planning.unpack_mask(zeroed["mask"], shape))
         removal.remove(analysis.model, analysis.coupling, gone)
-        after = cost.measure(analysis.model, options.input_shapes)
+        narrowing = planning.narrowing(made)
+        after = cost.measure(analysis.model, narrowing.shapes(options.input_shapes))
     with clock.stage("verify"):
-        verified = verify(given, analysis.model, options)
+        verified = verify(given, analysis.model, options, narrowing=narrowing)
     report = build(analysis.coupling, made, before, after, verified, clock.seconds, None)
     return Result(analysis.model, made, report, as_graph=given is not model)
 
 
 def verify(original: Source, result: Model | Result | onnx.ModelProto | str | os.PathLike[str],
-           options: Options | None = None, *, feeds: Mapping[str, NDArray[Any]] | None = None) -> Verification:
-    """Checks a pruned model against its original in onnxruntime, see `verify.check`."""
+           options: Options | None = None, *, feeds: Mapping[str, NDArray[Any]] | None = None,
+           narrowing: Narrowing | None = None) -> Verification:
+    """Checks a pruned model against its original in onnxruntime, see `verification.check`.
+
+    What inputs and outputs lost (`narrowing`) is known of a `Result`.
+    """
     if options is not None and not options.verify:
         return Verification(verified=False, reason="the runtime check was skipped")
     asked = replace(options) if options is not None else None
     target = result._model if isinstance(result, Result) else result
+    if narrowing is None and isinstance(result, Result):
+        narrowing = planning.narrowing(result.plan)
     return verification.check(exported(original), target, feeds,
-                              input_shapes=asked.input_shapes if asked else None, seed=asked.seed if asked else 0)
+                              input_shapes=asked.input_shapes if asked else None, seed=asked.seed if asked else 0,
+                              narrowing=narrowing or WHOLE)

@@ -6,7 +6,7 @@ the same axes) form a group: they compete with each other when something has to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -37,10 +37,11 @@ class Coupling:
         grade: Grade of every element.
         mixing: Whether channels of grade *mixing* were open to pruning in the decisions.
         attention: What decisions took where whole heads and places within heads were both open.
+        shrinking: Graph inputs and outputs that may lose slices.
     """
 
     def __init__(self, graph: Graph, ties: Ties, classes: Classes, channel: Index, grade: NDArray[np.int8],
-                 mixing: bool, attention: str) -> None:
+                 mixing: bool, attention: str, shrinking: frozenset[str]) -> None:
         self.graph = graph
         self.ties = ties
         self.data = ties.data
@@ -49,10 +50,17 @@ class Coupling:
         self.grade = grade
         self.mixing = mixing
         self.attention = attention
+        self.shrinking = shrinking
 
     def channels_of(self, axis: Axis) -> Index:
         """Channel of every index of an axis; empty where the axis is free."""
         return self.channel[self.classes.span(axis.id)]
+
+    @property
+    def shrinking_values(self) -> dict[str, Value]:
+        """The graph inputs and outputs that may lose slices, by name."""
+        ends = [*self.graph.main.inputs, *self.graph.main.outputs]
+        return {v.name: v for v in ends if v is not None and v.name in self.shrinking}
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -60,13 +68,16 @@ class Coupling:
         return groups.build(self)
 
 
-def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads") -> Coupling:
+def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads",
+            shrinking: Collection[str] = ()) -> Coupling:
     """Runs every rule, decides the choices and joins what is tied.
 
     Args:
         graph: The graph to analyse; its shapes are filled in.
         mixing: Whether channels of grade *mixing* will be pruned too; choices then count them as free.
         attention: ``heads`` to take whole heads where they are open, ``dims`` to take places within heads.
+        shrinking: Graph inputs and outputs that may lose slices. What such an input loses counts as zero: it is what
+            the pruned model gave out before, or nothing.
     """
     data = shapes.infer(graph)
     for _ in range(MAX_ROUNDS):
@@ -76,7 +87,7 @@ def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads") -> 
         classes = Classes(graph, ties.whole, ties.linked_axes(), ties.axis_count)
         if not _learn(graph, classes):
             break
-    _pin_interface(graph, ties)
+    _pin_interface(graph, ties, shrinking)
     links = list(ties.links)
     barred = np.zeros(classes.elements, dtype=bool)
     _mark(barred, classes, [p[:2] for p in ties.pins], True)
@@ -85,7 +96,7 @@ def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads") -> 
         _mark(barred, classes, [m[:2] for m in ties.mixes], True)
     decide(ties.choices, classes, links, barred, ties.batch_axes, prefer_heads=attention == "heads")
     _pin_decided(ties)
-    _grade_sums(ties)
+    _grade_sums(ties, shrinking)
     element_grade = np.zeros(classes.elements, dtype=np.int8)
     _mark(element_grade, classes, [m[:2] for m in ties.mixes], Grade.MIXING)
     for axis in _conflicting(graph, classes):
@@ -95,7 +106,7 @@ def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads") -> 
     channel[:classes.linked] = components(classes.linked, *edges(classes, links))
     worst = np.zeros(classes.elements, dtype=np.int8)
     np.maximum.at(worst, channel, element_grade)
-    return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention)
+    return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking))
 
 
 def _learn(graph: Graph, classes: Classes) -> bool:
@@ -142,12 +153,12 @@ def _rewind(ties: Ties, marks: Sequence[int]) -> None:
         del getattr(ties, name)[mark:]
 
 
-def _pin_interface(graph: Graph, ties: Ties) -> None:
+def _pin_interface(graph: Graph, ties: Ties, shrinking: Collection[str]) -> None:
     for value in graph.main.inputs:
-        for axis in value.axes():
+        for axis in value.axes() if value.name not in shrinking else []:
             ties.pins.append((axis, None, f"graph input {value.name!r}"))
     for out in graph.main.outputs:
-        for axis in out.axes() if out is not None else []:
+        for axis in out.axes() if out is not None and out.name not in shrinking else []:
             ties.pins.append((axis, None, f"graph output {axis.value.name!r}"))
     for scope in graph.scopes():
         for sparse in scope.proto.sparse_initializer:
@@ -210,16 +221,16 @@ def _pin_decided(ties: Ties) -> None:
                 ties.pins.append((axis, None, f"{choice.node.label} leaves no way to carry its channels"))
 
 
-def _grade_sums(ties: Ties) -> None:
+def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
     """Sums over an axis are exact only where the summands are zero once masked (f(0) = 0 all the way).
 
     A loop's state depends on itself: every statement is believed at first, then the graph is gone through until none
     is refuted any more. What is left holds by induction over the rounds.
     """
     zero = np.zeros(ties.axis_count + 1, dtype=bool)
-    for value in ties.graph.constants():
-        if value.elem_type in WEIGHT_TYPES or value.elem_type == TensorProto.INT32:
-            zero[value.first_axis:value.first_axis + len(value.shape or [])] = True
+    sliced = [v for v in ties.graph.constants() if v.elem_type in WEIGHT_TYPES or v.elem_type == TensorProto.INT32]
+    for value in [*sliced, *(v for v in ties.graph.main.inputs if v.name in shrinking)]:
+        zero[value.first_axis:value.first_axis + len(value.shape or [])] = True
     statements = [s for item in ties.zeros for s in _statements(item)]
     zero[[out_id for out_id, _, _ in statements]] = True
     before = None

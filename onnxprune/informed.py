@@ -16,6 +16,7 @@ from onnxprune.coupling import Coupling
 from onnxprune.errors import InputError
 from onnxprune.groups import Group
 from onnxprune.model import Model
+from onnxprune.narrowing import Narrowing
 from onnxprune.observe import observe
 from onnxprune.options import Options
 from onnxprune.products import products
@@ -101,23 +102,25 @@ def repairs(data: Learned | None, options: Options) -> bool:
 
 
 def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]], data: Learned | None,
-           options: Options) -> list[dict[str, Any]]:
+           options: Options, narrowing: Narrowing) -> list[dict[str, Any]]:
     """Refits the pruned model in place; what the report says of each layer."""
     try:
         if data is None or options.repair == "data-free":
             done = datafree.repair(original, pruned, kept, seed=options.seed, input_shapes=options.input_shapes or None,
-                                   memory=options.memory)
+                                   memory=options.memory, narrowing=narrowing)
         else:
             done = calibrated.repair(original, pruned, kept, data.fit, data.batches, seed=options.seed,
-                                     memory=options.memory)
+                                     memory=options.memory, narrowing=narrowing)
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
     return [asdict(r) for r in done]
 
 
-def judge(original: Model, pruned: Model, data: Learned) -> dict[str, Any]:
+def judge(original: Model, pruned: Model, data: Learned, narrowing: Narrowing) -> dict[str, Any]:
     """What the samples held back say: the outputs' relative squared error and, with labels, top-1 and top-5."""
-    before, after = damage.outputs(original, data.held), damage.outputs(pruned, data.held)
+    names = [o.name for o in original.proto.graph.output]
+    before = [narrowing.arrays(names, arrays) for arrays in damage.outputs(original, data.held)]
+    after = damage.outputs(pruned, narrowing.batches(data.held))
     found: dict[str, Any] = {"samples": data.held.count, "relative_error": damage.relative_error(before, after)}
     labels = data.held.labels
     if labels is not None and len(before):

@@ -37,6 +37,8 @@ class Options:
         ignore: Regular expressions; groups with a matching initializer or node are left whole.
         mixing: Prune groups of grade *mixing* too.
         attention: ``heads`` takes whole heads of attention, ``dims`` places within heads.
+        shrink: Regular expressions; matching graph inputs and outputs may lose slices too (a cache of keys and values,
+            the state of a recurrent layer).
         min_channels: Units that every group keeps.
         round_to: What is left of a group is rounded up to a multiple of this.
         verify: Check the result in onnxruntime.
@@ -56,6 +58,7 @@ class Options:
     ignore: Sequence[str] = ()
     mixing: bool = False
     attention: str = "heads"
+    shrink: Sequence[str] = ()
     min_channels: int = 1
     round_to: int = 1
     verify: bool = True
@@ -89,7 +92,7 @@ class Options:
         for name in ("min_channels", "round_to", "samples", "memory"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        for name in ("only", "ignore"):
+        for name in ("only", "ignore", "shrink"):
             if isinstance(getattr(self, name), str):  # one pattern by itself, not its letters
                 object.__setattr__(self, name, (getattr(self, name),))
             for pattern in getattr(self, name):

@@ -19,6 +19,7 @@ from onnxprune.coupling import Coupling
 from onnxprune.errors import InputError
 from onnxprune.graph import Value
 from onnxprune.groups import WEIGHT_TYPES, Grade, Group
+from onnxprune.narrowing import Narrowing
 from onnxprune.removal import slicings
 from onnxprune.resize import Lengths
 
@@ -42,6 +43,7 @@ class Plan:
         groups: One entry a group: name, channels, removed, grade, pinned, scores.
         mixing: Whether groups of grade *mixing* were open to pruning.
         attention: What was taken of attention, ``heads`` or ``dims``.
+        interface: Graph inputs and outputs that were open to pruning -> axis -> indices that go.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Plan:
     groups: list[dict[str, Any]] = field(default_factory=list)
     mixing: bool = False
     attention: str = "heads"
+    interface: dict[str, Indices] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -83,7 +86,7 @@ class Plan:
 
 
 _KINDS: dict[str, type] = {"removed": dict, "blocks": dict, "split": dict, "permuted": dict, "zeroed": dict,
-                           "groups": list, "mixing": bool, "attention": str}
+                           "groups": list, "mixing": bool, "attention": str, "interface": dict}
 _GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, "grade": str, "pinned": list}
 
 
@@ -95,7 +98,7 @@ def _fault(data: dict[str, Any]) -> str | None:
     for key in ("blocks", "permuted"):
         if data.get(key):
             return f"{key!r} is not applied by this version"
-    for name, axes in data.get("removed", {}).items():
+    for name, axes in [*data.get("removed", {}).items(), *data.get("interface", {}).items()]:
         if not isinstance(axes, dict) or not all(_axis(a, indices) for a, indices in axes.items()):
             return f"the entry for {name!r} is not {{axis: [indices]}}"
     if not all(isinstance(original, str) for original in data.get("split", {}).values()):
@@ -125,13 +128,25 @@ def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str,
     """
     plan = Plan(fingerprint(coupling.graph.proto), groups=list(groups), mixing=coupling.mixing,
                 attention=coupling.attention)
+    lengths = Lengths(coupling, gone)
+    plan.interface = {name: _lost(value, lengths) for name, value in sorted(coupling.shrinking_values.items())}
     if gone.any():
-        for s in slicings(coupling, Lengths(coupling, gone)):
+        for s in slicings(coupling, lengths):
             if s.removal:
                 plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.removal.items()}
             if s.key != s.original:
                 plan.split[s.key] = s.original
     return plan
+
+
+def _lost(value: Value, lengths: Lengths) -> Indices:
+    return {str(a.position): lengths.removed(a).tolist() for a in value.axes() if lengths.changed(a)}
+
+
+def narrowing(plan: Plan) -> Narrowing:
+    """What the plan takes of graph inputs and outputs."""
+    return Narrowing({name: {int(axis): indices for axis, indices in axes.items()}
+                      for name, axes in plan.interface.items() if axes})
 
 
 def channels(plan: Plan, coupling: Coupling) -> NDArray[np.bool_]:
@@ -182,9 +197,10 @@ def _mark(gone: NDArray[np.bool_], coupling: Coupling, name: str, value: Value, 
 
 def _complete(plan: Plan, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
     """What is tied goes together: the channels must remove exactly what the plan says."""
-    full = make(coupling, gone).removed
-    for name in sorted(set(full) | set(plan.removed)):
-        mine, theirs = plan.removed.get(name, {}), full.get(name, {})
+    full = make(coupling, gone)
+    given, whole = plan.removed | plan.interface, full.removed | full.interface
+    for name in sorted(set(given) | set(whole)):
+        mine, theirs = given.get(name, {}), whole.get(name, {})
         for axis in sorted(set(mine) | set(theirs)):
             missing = sorted(set(theirs.get(axis, [])) ^ set(mine.get(axis, [])))
             if missing:

@@ -54,7 +54,7 @@ _SHAPES: Kind = ("a table of sizes by input name, or strings NAME:1,3,224,224", 
 
 KEYS: dict[str, Kind] = {
     "ratio": _NUMBER, "pattern": _TEXTS, "global": _FLAG, "importance": _TEXT, "seed": _INTEGER, "repair": _TEXT,
-    "only": _TEXTS, "ignore": _TEXTS, "mixing": _FLAG, "attention": _TEXT, "min-channels": _INTEGER,
+    "only": _TEXTS, "ignore": _TEXTS, "mixing": _FLAG, "attention": _TEXT, "shrink": _TEXTS, "min-channels": _INTEGER,
     "round-to": _INTEGER, "no-verify": _FLAG, "input-shape": _SHAPES, "dry-run": _FLAG, "plan": _TEXT,
     "json": _FLAG, "quiet": _FLAG, "output": _TEXT, "force": _FLAG,
     "target": _TEXTS, "calib": _TEXT, "samples": _INTEGER, "memory": _TEXT,

@@ -19,6 +19,7 @@ import onnx
 from onnxprune.errors import InputError, VerificationError
 from onnxprune.inputs import Sizes, all_nodes, fed_inputs, input_dims, sample_inputs
 from onnxprune.model import Model, load
+from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.runtime import Feeds, Runnable, Source, brief, complaint, runnable, session, traced_shapes
 
 __all__ = [
@@ -140,6 +141,7 @@ def check(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     threads: int | None = None,
+    narrowing: Narrowing = WHOLE,
 ) -> Verification:
     """Holds a pruned model against its original: valid, same interface, runs, and how far the outputs moved.
 
@@ -150,6 +152,7 @@ def check(
         input_shapes: Shapes for made inputs, see `inputs.input_dims`.
         seed: Seed of made inputs.
         threads: Threads for one operator.
+        narrowing: What inputs and outputs of the result lost; nothing by default.
 
     Returns:
         `verified` is False, with the reason, where the original itself cannot be run.
@@ -171,8 +174,9 @@ def check(
         if isinstance(outcome, str):
             return Verification(verified=False, reason=outcome)
         used, names, expected = outcome
+        expected = narrowing.arrays(names, expected)
         try:
-            actual = second.session(threads=threads).run(names, used)
+            actual = second.session(threads=threads).run(names, narrowing.feeds(used))
         except Exception as error:
             raise VerificationError(f"the pruned model does not run in onnxruntime: {brief(error)}") from error
     _same_shapes(before, names, expected, actual)
@@ -188,6 +192,7 @@ def compare(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     runs: int = 20,
     threads: int | None = None,
+    narrowing: Narrowing = WHOLE,
 ) -> Comparison:
     """Drift and latency between two models of one interface.
 
@@ -200,6 +205,7 @@ def compare(
         input_shapes: Shapes for made inputs.
         runs: Timed runs of each model.
         threads: Threads for one operator.
+        narrowing: What inputs and outputs of the second model lost.
 
     Raises:
         InputError: One of the models cannot be run on these inputs.
@@ -213,15 +219,17 @@ def compare(
         used, names, expected = outcome
         try:
             sessions = [one.session(threads=threads) for one in (first, second)]
-            actual = sessions[1].run(names, used)
+            feeds_of = [used, narrowing.feeds(used)]
+            actual = sessions[1].run(names, feeds_of[1])
         except Exception as error:
             raise InputError(f"the second model cannot be run: {brief(error)}") from error
     times: list[list[float]] = [[], []]
     for _ in range(max(1, runs)):
-        for one, spent in zip(sessions, times, strict=True):
+        for one, inputs, spent in zip(sessions, feeds_of, times, strict=True):
             start = time.perf_counter()
-            one.run(names, used)
+            one.run(names, inputs)
             spent.append(time.perf_counter() - start)
+    expected = narrowing.arrays(names, expected)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
     return Comparison(moved, statistics.median(times[0]), statistics.median(times[1]))
 

@@ -38,7 +38,7 @@ LAYERS = """
     resize
     allocate costs
     budget
-    removal
+    removal narrowing
     sparsity
     masking
     planning

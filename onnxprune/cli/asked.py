@@ -53,7 +53,8 @@ def options(ctx: click.Context) -> Options:
     return Options(
         ratio=ratio, pattern=pattern, across=given["across"], importance=given["importance"], seed=given["seed"],
         repair=given["repair"], only=given["only"], ignore=given["ignore"], mixing=given["mixing"],
-        attention=given["attention"], min_channels=given["min_channels"], round_to=given["round_to"],
+        attention=given["attention"], shrink=given["shrink"],
+        min_channels=given["min_channels"], round_to=given["round_to"],
         verify=not given["no_verify"], target=targets(given["target"]), calib=given["calib"],
         samples=given["samples"], memory=size(given["memory"]),
         input_shapes=shapes(given["input_shape"]))

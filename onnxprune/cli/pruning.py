@@ -64,6 +64,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(WHICH, "--ignore", multiple=True, metavar="REGEX", help="Leave what touches these names; repeatable")
 @option(WHICH, "--mixing", is_flag=True, help="Prune groups of grade mixing too (see inspect)")
 @option(WHICH, "--attention", default="heads", metavar="KIND", help="heads, or dims for places within heads  [heads]")
+@option(WHICH, "--shrink", multiple=True, metavar="REGEX",
+        help="Graph inputs and outputs that may lose slices: KV caches; repeatable")
 @option(DATA, "--calib", metavar="WHAT",
         help="Unlabelled inputs: FILE.npz, a folder of arrays or images, module:function")
 @option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples")

@@ -14,9 +14,10 @@ from onnxprune.cli.words import Command, option
 @click.command(cls=Command, forms=["onnxprune inspect MODEL [options]"])
 @click.argument("model")
 @option("Options", "--mixing", is_flag=True, help="See the model as pruning with --mixing sees it")
+@option("Options", "--shrink", multiple=True, metavar="REGEX", help="As for pruning; repeatable")
 @option("Options", "--attention", default="heads", metavar="KIND", help="heads or dims, as for pruning  [heads]")
 @option("Options", "--json", "as_json", is_flag=True, help="Every group and member as JSON")
-def inspect(model: str, mixing: bool, attention: str, as_json: bool) -> None:
+def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, as_json: bool) -> None:
     """Shows the groups of channels of a model: what they slice, their grade, and why the rest is pinned.
 
     Groups of grade exact may be pruned. Those of grade mixing change what survives, and are left alone unless
@@ -25,7 +26,8 @@ def inspect(model: str, mixing: bool, attention: str, as_json: bool) -> None:
     from onnxprune import api
     from onnxprune.report import groups, terminal
 
-    data = {"model": model, **groups.inspection(api.analyze(model, mixing=mixing, attention=attention).coupling)}
+    data = {"model": model, **groups.inspection(api.analyze(
+        model, mixing=mixing, attention=attention, shrink=shrink).coupling)}
     if as_json:
         print_json(data)
     else:
@@ -65,18 +67,21 @@ def apply(plan: str, model: str, output: str | None, force: bool, no_verify: boo
 @option("Options", "--runs", type=click.IntRange(min=1), default=20, metavar="N",
         help="Timed runs of each model, interleaved  [20]")
 @option("Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run at; repeatable")
+@option("Options", "--plan", metavar="FILE", help="What B lost of inputs and outputs, where --shrink let it")
 @option("Options", "--json", "as_json", is_flag=True, help="As JSON")
-def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], as_json: bool) -> None:
+def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str | None, as_json: bool) -> None:
     """Shows how far the outputs of model B are from those of A on made inputs, and how long each takes."""
     shapes = asked.shapes(input_shape)
-    from onnxprune import cost, verification
+    from onnxprune import cost, planning, verification
     from onnxprune.model import load
+    from onnxprune.narrowing import WHOLE
     from onnxprune.report import clean, terminal
 
-    first, second = (cost.measure(load(path), shapes) for path in (a, b))
+    lost = planning.narrowing(planning.Plan.from_json(files.read_text(plan))) if plan is not None else WHOLE
+    first, second = cost.measure(load(a), shapes), cost.measure(load(b), lost.shapes(shapes))
     with announcing(as_json) as stage:
         stage("run")
-        found = verification.compare(a, b, input_shapes=shapes, runs=runs)
+        found = verification.compare(a, b, input_shapes=shapes, runs=runs, narrowing=lost)
     data = clean({
         "a": a, "b": b,
         **{key: {"before": getattr(first, key), "after": getattr(second, key)} for key in ("params", "macs", "bytes")},

@@ -18,6 +18,7 @@ from onnxprune.graph import Graph, Node, Value
 from onnxprune.layer_weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.linear_maps import Product
 from onnxprune.model import Model
+from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.observe import Batches, rows_for
 from onnxprune.products import matched, products
 from onnxprune.repair.least_squares import PENALTIES, Rows, fit
@@ -58,7 +59,7 @@ class _Join:
 
 def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: int, *, seed: int = 0,
            memory: int = 2**31, penalties: Sequence[float] = PENALTIES,
-           share: float = 1.0) -> list[Refit]:
+           share: float = 1.0, narrowing: Narrowing = WHOLE) -> list[Refit]:
     """Refits the layers of a pruned model in place.
 
     Args:
@@ -71,6 +72,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
         memory: Bytes of activations to hold, of both models together.
         penalties: Ridges to try.
         share: A refit must leave less than this share of a layer's held-back error.
+        narrowing: What inputs and outputs of the pruned model lost.
     """
     before, after = Graph(original.proto), Graph(pruned.proto)
     pairs = [(a, b) for a, b in matched(_layers(before), _layers(after)) if a.name in kept and not b.weight_shared]
@@ -79,7 +81,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
     given = [[b.x.name, *([j.other] if j else [])] for (_, b), j in zip(pairs, joins, strict=True)]
     done = []
     with Walk(original, batches, wanted, memory=memory // 2) as first, \
-            Walk(pruned, batches, given, memory=memory // 2) as second:
+            Walk(pruned, narrowing.batches(batches), given, memory=memory // 2) as second:
         for i, ((a, b), join) in enumerate(zip(pairs, joins, strict=True)):
             rows, held = _rows(a, b, join, first.step(), second.step(), kept[a.name], count, [seed, i])
             done.append(_refit(pruned, b, rows, held, penalties, share))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from onnxprune.damage import outputs, relative_error
 from onnxprune.graph import Graph
 from onnxprune.model import Model
+from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.products import products
 from onnxprune.repair import calibrated
 from onnxprune.repair.calibrated import Kept, Refit
@@ -29,7 +30,8 @@ MEMORY = 2**30
 
 
 def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: int | None = None,
-           input_shapes: Mapping[str, Sequence[int]] | None = None, memory: int = MEMORY) -> list[Refit]:
+           input_shapes: Mapping[str, Sequence[int]] | None = None, memory: int = MEMORY,
+           narrowing: Narrowing = WHOLE) -> list[Refit]:
     """Refits the layers of a pruned model in place, without data.
 
     A layer whose fit is no better on samples held back stays as it is; where the outputs of the whole model are no
@@ -46,6 +48,7 @@ def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: 
         count: Samples to make; None for as many as the size of one suggests.
         input_shapes: Shapes by input name, where the model leaves them open.
         memory: Bytes of activations to hold, of both models together.
+        narrowing: What inputs and outputs of the pruned model lost.
 
     Raises:
         InputError: No inputs can be made: a shape is not known, say.
@@ -57,11 +60,12 @@ def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: 
     judges, batches = _split(batches)
     plain = pruned.copy()
     with aligned(original, pruned, batches) as reference:
-        wanted = outputs(reference, judges)
-        before = relative_error(wanted, outputs(pruned, judges))
+        names, seen = [o.name for o in original.proto.graph.output], narrowing.batches(judges)
+        wanted = [narrowing.arrays(names, arrays) for arrays in outputs(reference, judges)]
+        before = relative_error(wanted, outputs(pruned, seen))
         done = calibrated.repair(reference, pruned, kept, batches, len(batches), seed=seed, memory=memory,
-                                 penalties=penalties, share=share)
-        worse = relative_error(wanted, outputs(pruned, judges)) >= before
+                                 penalties=penalties, share=share, narrowing=narrowing)
+        worse = relative_error(wanted, outputs(pruned, seen)) >= before
     if worse and any(r.penalty is not None for r in done):
         pruned.proto.CopyFrom(plain.proto)
         done = [Refit(r.layer, None, r.before, r.before) for r in done]

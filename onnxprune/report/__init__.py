@@ -40,6 +40,8 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
         "channels": {"before": units, "after": units - taken},
         "zeroed": {name: z["ratio"] for name, z in plan.zeroed.items()},
         "mixing": plan.mixing,
+        "interface": {name: {axis: len(lost) for axis, lost in axes.items()}
+                      for name, axes in plan.interface.items() if axes},
         "options": None if options is None else asked(options),
         "whole_because": whole_because(coupling) if not (plan.removed or plan.zeroed) else None,
         "groups": groups,
@@ -57,7 +59,8 @@ def asked(options: Options) -> dict[str, Any]:
     calib = data.pop("calib")
     named = calib if calib is None or isinstance(calib, str) else type(calib).__name__
     return {"global": data.pop("across"), **data, "importance": options.criterion, "calib": named,
-            "only": list(options.only), "ignore": list(options.ignore), "target": dict(options.target),
+            "only": list(options.only), "ignore": list(options.ignore), "shrink": list(options.shrink),
+            "target": dict(options.target),
             "input_shapes": {name: list(shape) for name, shape in options.input_shapes.items()}}
 
 

@@ -19,6 +19,7 @@ DRIFT_WARNING = 0.5
 """From this relative drift of an output on (rel_rms) a report warns."""
 ROWS = 20
 OUTPUTS = 5
+MOST_SHRUNK = 6
 REASONS = 3
 MEMBERS = 4
 REASON = 120
@@ -100,7 +101,15 @@ def meaning(report: Mapping[str, Any]) -> list[Part]:
         how = f"ratio {asked['ratio']:g}{' across all groups' if asked['global'] else ''}"
     else:
         how = "target " + ", ".join(f"{name}={value}" for name, value in asked["target"].items())
-    return [f"{how} took {', '.join(shares)}", *learned(report)]
+    return [f"{how} took {', '.join(shares)}", *shrunk(report["interface"]), *learned(report)]
+
+
+def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:
+    """Graph inputs and outputs that are smaller now."""
+    lines = [f"- {printable(name)}: axis {axis} by {lost}" for name, axes in interface.items()
+             for axis, lost in axes.items()]
+    more = [f"- and {len(lines) - MOST_SHRUNK} more"] if len(lines) > MOST_SHRUNK else []
+    return ["\n".join(["Inputs and outputs that are smaller now:", *lines[:MOST_SHRUNK], *more])] if lines else []
 
 
 def learned(report: Mapping[str, Any]) -> list[Part]:
