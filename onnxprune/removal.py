@@ -118,13 +118,23 @@ def cut(model: Model, graph: Graph, wanted: Sequence[Slicing], change: Cut) -> N
 
 
 def add_constant(graph: Graph, scope: Scope, reader: Node, tensor: TensorProto) -> str:
-    """Adds a constant to a scope; before IR version 4 initializers are inputs, so there it is a Constant node."""
+    """Adds a constant to a scope.
+
+    Before IR version 4 initializers are inputs, so there it is a Constant node, which before opset 9 holds floating
+    point numbers only: other types are an initializer that is listed as an input, as all others are.
+    """
     if graph.proto.ir_version >= 4 or scope.parent is not None:
         scope.proto.initializer.append(tensor)
+    elif graph.opsets.get("", 1) < 9 and tensor.data_type not in _FIRST_CONSTANTS:
+        scope.proto.initializer.append(tensor)
+        scope.proto.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     else:
         made = onnx.helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
         scope.proto.node.insert(_index_of(reader) if reader.scope is scope else 0, made)
     return tensor.name
+
+
+_FIRST_CONSTANTS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 
 
 class _Patch:

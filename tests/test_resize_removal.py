@@ -200,3 +200,15 @@ def test_before_ir_4_new_constants_are_nodes() -> None:
     assert [t.name for t in new.graph.initializer] == [t.name for t in model.graph.initializer]
     made = next(n for n in new.graph.node if n.op_type == "Constant")
     assert numpy_helper.to_array(made.attribute[0].t).tolist() == [-1, 3]
+
+
+def test_before_opset_9_a_new_shape_is_an_input_with_a_value() -> None:
+    """There a Constant node holds floating point numbers only."""
+    model = build(FLAT, 8, 3, constants={"s": [-1, 6]})
+    for t in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
+    model.graph.output.append(helper.make_tensor_value_info("q", 1, ["N", 6]))
+    new = pruned_of(model)
+    onnx.checker.check_model(new, full_check=True)
+    assert sorted(holding(new, "Reshape", 1)) == [[-1, 3], [-1, 6]]
+    assert {t.name for t in new.graph.initializer} == {i.name for i in new.graph.input} - {"x"}
