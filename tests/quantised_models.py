@@ -51,6 +51,13 @@ def quiet() -> Iterator[Path]:
         logging.disable(before)
 
 
+def _range(weights: str) -> dict[str, bool]:
+    """Seven bits for signed weights: processors without VNNI saturate the sum of two products at 16 bits, and which
+    two channels such a sum joins is another thing once channels are gone.
+    """
+    return {"reduce_range": weights == "QInt8"}
+
+
 def static(form: str, *, per_channel: bool, activations: str = "QUInt8", weights: str = "QInt8") -> Maker:
     """Quantised with calibration data, as ``QDQ`` or ``QOperator``."""
     def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
@@ -60,7 +67,8 @@ def static(form: str, *, per_channel: bool, activations: str = "QUInt8", weights
             onnx.save(model, folder / "in.onnx")
             q.quantize_static(folder / "in.onnx", folder / "out.onnx", _Reader(feeds),
                               quant_format=q.QuantFormat[form], per_channel=per_channel,
-                              activation_type=q.QuantType[activations], weight_type=q.QuantType[weights])
+                              activation_type=q.QuantType[activations], weight_type=q.QuantType[weights],
+                              **_range(weights))
             return onnx.load(folder / "out.onnx")
 
     return make
@@ -75,7 +83,7 @@ def dynamic(*, per_channel: bool, weights: str = "QInt8") -> Maker:
             onnx.save(model, folder / "in.onnx")
             # the type of what onnx's inference does not follow: behind onnxruntime's own operators
             q.quantize_dynamic(folder / "in.onnx", folder / "out.onnx", per_channel=per_channel,
-                               weight_type=q.QuantType[weights],
+                               weight_type=q.QuantType[weights], **_range(weights),
                                extra_options={"DefaultTensorType": TensorProto.FLOAT})
             return onnx.load(folder / "out.onnx")
 
