@@ -1,11 +1,14 @@
 """What pruning leaves of the accuracy of trained models, without labels and without training.
 
-    python tools/accuracy_table.py ../shared/real [--only NAME ...] [--targets 0.7 0.5] [--samples 400] [--csv FILE]
+    python tools/accuracy_table.py ../shared/real [--only NAME ...] [--targets 0.7 0.5] [--samples 1024]
+        [--modes none data-free calibrated] [--peer PEER_PYTHON] [--csv FILE]
 
 FOLDER holds ``models/NAME.onnx`` and ``evaluate.py``, a script that prints the metric of a model as JSON and writes
 unlabelled calibration inputs. Every model is pruned to each share of its MACs, in a process of its own: without
-repair, repaired without data, and with calibration data. Prints the metric, its share of the original's, the same
-above chance, seconds and peak memory, and the means over all models.
+repair, repaired without data, and with calibration data; with ``--peer``, a Python that has onnxsim, also by that
+(see `peer_onnxsim.py`), at the highest number of MACs not above ours. A row holds the metric, its share of the
+original's, the same above chance, MACs left, seconds and peak memory; the means over all models follow. A model that
+cannot reach the target counts with what it has then.
 """
 
 from __future__ import annotations
@@ -18,27 +21,69 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-MODES: dict[str, list[str]] = {"none": ["--repair", "none"], "data-free": ["--repair", "data-free"], "calibrated": []}
-CHANCE = {"person_presence_auc": 0.5, "clip_auc": 0.5}
-"""Where a guess stands, for metrics that begin above zero."""
-FIELDS = ["model", "metric", "base", "target", "mode", "value", "of_base", "macs_left", "seconds", "peak_mb", "why"]
+import onnx
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from onnxprune import cost
+from onnxprune.model import load
+
+OURS = {"none": ["--repair", "none"], "data-free": ["--repair", "data-free"], "calibrated": []}
+PEERS = {"onnxsim": False, "onnxsim-wanda": True}
+"""Whether each gets the calibration data."""
+PEER_STEPS = 7
+BICUBIC = {"psnr_y_db": 26.31}
+"""Where the metric of super-resolution starts: what bicubic interpolation reaches, as the folder's notes have it."""
 
 
-def evaluate(script: Path, name: str, model: Path | None, extra: list[str]) -> dict[str, Any]:
+@dataclass
+class Row:
+    """One run."""
+
+    model: str
+    metric: str
+    base: float
+    target: float
+    mode: str
+    value: float | None = None
+    of_base: float | None = None
+    above_chance: float | None = None
+    macs_left: float | None = None
+    seconds: float | None = None
+    peak_mb: float | None = None
+    why: str = ""
+
+    def judge(self, value: float, chance: float) -> None:
+        """Fills in what the model is worth now."""
+        self.value, self.of_base = round(value, 4), round(value / self.base, 4)
+        self.above_chance = round((value - chance) / (self.base - chance), 4)
+
+
+def evaluate(script: Path, name: str, model: Path | None = None) -> dict[str, Any]:
     """The metric of a model by the folder's own script."""
-    done = subprocess.run([sys.executable, str(script), name, *([str(model)] if model else []), "--json", *extra],
+    done = subprocess.run([sys.executable, str(script), name, *([str(model)] if model else []), "--json"],
                           capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def prune(model: Path, out: Path, share: float, words: list[str]) -> tuple[dict[str, Any] | None, str, float, float]:
-    """Runs the command; report (None where it failed), last words, seconds and peak memory in MB."""
-    command = [sys.executable, "-m", "onnxprune", str(model), "-o", str(out), "--target", f"macs={share}", "--json",
-               *words]
+def chance_of(metric: str, model: onnx.ModelProto) -> float:
+    """What guessing reaches: half for an area under a curve, one of the classes for a top-1 score."""
+    if metric in BICUBIC:
+        return BICUBIC[metric]
+    if metric.endswith("_auc"):
+        return 0.5
+    dims = model.graph.output[0].type.tensor_type.shape.dim
+    return 1 / dims[-1].dim_value if metric == "top1" and dims and dims[-1].dim_value else 0.0
+
+
+def timed(command: Sequence[str]) -> tuple[int, str, str, float, float]:
+    """Exit status, what was said on stdout, the first words on stderr, seconds, and peak memory in MB."""
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complaint:
         process = subprocess.Popen(command, stdout=said, stderr=complaint, text=True)
@@ -46,9 +91,84 @@ def prune(model: Path, out: Path, share: float, words: list[str]) -> tuple[dict[
         seconds, code = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
         said.seek(0)
         complaint.seek(0)
-        words_said = complaint.read().strip().splitlines()
-        report = json.loads(said.read()) if code in (0, 1) else None
-    return report, words_said[0] if words_said else "", seconds, usage.ru_maxrss / 1024
+        words = complaint.read().strip().splitlines()
+        return code, said.read(), words[-1][:120] if words else "", seconds, usage.ru_maxrss / 1024
+
+
+def prune(row: Row, model: Path, out: Path, data: Path) -> bool:
+    """Prunes by our command; whether there is a model to judge."""
+    words = [*OURS[row.mode], *(["--calib", str(data)] if row.mode == "calibrated" else [])]
+    code, said, row.why, seconds, peak = timed([sys.executable, "-m", "onnxprune", str(model), "-o", str(out),
+                                                "--target", f"macs={row.target}", "--json", *words])
+    row.seconds, row.peak_mb = round(seconds, 1), round(peak)
+    if code not in (0, 1):
+        return False
+    report = json.loads(said)
+    row.macs_left, row.why = _share(report["macs"]["before"], report["macs"]["after"]), ""
+    return True
+
+
+def prune_by_peer(row: Row, python: str, model: Path, out: Path, data: Path) -> bool:
+    """Prunes by the peer, with the smallest sparsity that reaches the target; the time is that of its last run."""
+    words = ["--calib", str(data)] if PEERS[row.mode] else []
+    before = cost.measure(load(model), {}).macs
+    low, high, found = 0.0, 1.0, False
+    for _ in range(PEER_STEPS):
+        sparsity, trial = (low + high) / 2, out.with_suffix(".trial.onnx")
+        code, _, why, seconds, peak = timed([python, str(Path(__file__).with_name("peer_onnxsim.py")), str(model),
+                                             str(trial), "--sparsity", str(sparsity), *words])
+        if code:
+            row.why = why
+            return False
+        left = _share(before, cost.measure(load(trial), {}).macs)
+        if left is None or left > row.target:
+            low = sparsity
+            row.why = f"{left} of the MACs at a sparsity of {sparsity:.2f}"
+            continue
+        high, found = sparsity, True
+        trial.replace(out)
+        row.macs_left, row.seconds, row.peak_mb = left, round(seconds, 1), round(peak)
+    row.why = "" if found else row.why
+    return found
+
+
+def _share(before: int | None, after: int | None) -> float | None:
+    return round(after / before, 4) if before and after is not None else None
+
+
+def rows(folder: Path, names: Sequence[str] | None, targets: Sequence[float], modes: Sequence[str], samples: int,
+         peer: str | None) -> Iterator[Row]:
+    """One row after the other, as it is done."""
+    script = folder / "evaluate.py"
+    for path in sorted((folder / "models").glob("*.onnx")):
+        if names and path.stem not in names:
+            continue
+        with tempfile.TemporaryDirectory() as tmp:
+            data, out = Path(tmp) / "calib.npz", Path(tmp) / "pruned.onnx"
+            subprocess.run([sys.executable, str(script), path.stem, "--calib", str(data), "--n", str(samples)],
+                           check=True)
+            base = evaluate(script, path.stem)
+            chance = chance_of(base["metric"], onnx.load(path, load_external_data=False))
+            for target in targets:
+                for mode in [*modes, *(PEERS if peer else ())]:
+                    row = Row(path.stem, base["metric"], round(base["value"], 4), target, mode)
+                    made = prune_by_peer(row, peer, path, out, data) if peer and mode in PEERS else prune(
+                        row, path, out, data)
+                    if made:
+                        row.judge(evaluate(script, path.stem, out)["value"], chance)
+                    yield row
+
+
+def summary(done: Sequence[Row]) -> None:
+    """Means over the models, of the share of the base metric and of the same above chance."""
+    for target in dict.fromkeys(r.target for r in done):
+        for mode in dict.fromkeys(r.mode for r in done):
+            mine = [r for r in done if (r.target, r.mode) == (target, mode) and r.of_base is not None]
+            if mine:
+                of_base = sum(r.of_base or 0 for r in mine) / len(mine)
+                above = sum(r.above_chance or 0 for r in mine) / len(mine)
+                print(f"macs={target}, {mode}: {100 * of_base:.1f}% of the base metric, {100 * above:.1f}% above "
+                      f"chance, over {len(mine)} models")
 
 
 def main() -> None:
@@ -57,52 +177,21 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--targets", nargs="*", type=float, default=[0.7, 0.5])
-    parser.add_argument("--modes", nargs="*", default=list(MODES))
-    parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--modes", nargs="*", choices=list(OURS), default=list(OURS))
+    parser.add_argument("--samples", type=int, default=1024)
+    parser.add_argument("--peer", metavar="PYTHON", help="a Python that has onnxsim")
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
-    script = args.folder / "evaluate.py"
-    rows: list[dict[str, Any]] = []
-    for path in sorted((args.folder / "models").glob("*.onnx")):
-        if args.only and path.stem not in args.only:
-            continue
-        with tempfile.TemporaryDirectory() as tmp:
-            data = Path(tmp) / "calib.npz"
-            subprocess.run([sys.executable, str(script), path.stem, "--calib", str(data), "--n", str(args.samples)],
-                           check=True)
-            base = evaluate(script, path.stem, None, [])
-            for share in args.targets:
-                for mode in args.modes:
-                    out = Path(tmp) / "pruned.onnx"
-                    words = [*MODES[mode], *(["--calib", str(data)] if mode == "calibrated" else [])]
-                    report, why, seconds, peak = prune(path, out, share, words)
-                    value = evaluate(script, path.stem, out, [])["value"] if report else None
-                    macs = report["macs"] if report else {"before": None}
-                    rows.append({
-                        "model": path.stem, "metric": base["metric"], "base": round(base["value"], 4), "target": share,
-                        "mode": mode, "value": None if value is None else round(value, 4),
-                        "of_base": None if value is None else round(value / base["value"], 4),
-                        "macs_left": round(macs["after"] / macs["before"], 4) if macs["before"] else None,
-                        "seconds": round(seconds, 1), "peak_mb": round(peak), "why": "" if report else why})
-                    print(" | ".join(str(v) for v in rows[-1].values()), flush=True)
-    if args.csv:
-        with args.csv.open("w", newline="") as f:
-            writer = csv.DictWriter(f, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
-    summary(rows)
-
-
-def summary(rows: list[dict[str, Any]]) -> None:
-    """Means over the models, of the share of the base metric and of the same above chance."""
-    for share in dict.fromkeys(r["target"] for r in rows):
-        for mode in dict.fromkeys(r["mode"] for r in rows):
-            mine = [r for r in rows if r["target"] == share and r["mode"] == mode and r["value"] is not None]
-            if mine:
-                mean = sum(r["of_base"] for r in mine) / len(mine)
-                above = [(r["value"] - c) / (r["base"] - c) for r in mine for c in [CHANCE.get(r["metric"], 0.0)]]
-                print(f"macs={share}, {mode}: {100 * mean:.1f}% of the base metric, "
-                      f"{100 * sum(above) / len(above):.1f}% above chance, over {len(mine)} models")
+    done = []
+    for row in rows(args.folder, args.only, args.targets, args.modes, args.samples, args.peer):
+        done.append(row)
+        print(" | ".join("-" if v is None else str(v) for v in astuple(row)), flush=True)
+        if args.csv:
+            with args.csv.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow([f.name for f in fields(Row)])
+                writer.writerows(astuple(r) for r in done)
+    summary(done)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 The models come from models/*.onnx, from architectures of the zoo where it is given, and from graphs of fused operators
 written by hand; onnxruntime's quantisation and optimisation tools make the variants. Each is pruned by the command line
 with ``--repair none`` and judged by a script that takes ORIGINAL PRUNED --plan PLAN. Prints a row a model; a variant
-that cannot be made is named with the reason (fused attention: onnxruntime's optimiser wants sympy installed). Exit status 0
-when none crashes and none is wrong.
+that cannot be made is named with the reason (onnxruntime's optimiser wants sympy installed for fused attention). Exit
+status 0 when none crashes and none is wrong.
 """
 
 from __future__ import annotations
