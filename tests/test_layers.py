@@ -44,7 +44,7 @@ LAYERS = """
     planning
     calibration
     layer_weights
-    damage
+    damage divergence
     repair
     informed selection
     verification
