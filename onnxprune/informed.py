@@ -21,7 +21,7 @@ from onnxprune.narrowing import Narrowing
 from onnxprune.observe import observe
 from onnxprune.options import Options
 from onnxprune.products import products
-from onnxprune.repair import calibrated, datafree
+from onnxprune.repair import calibrated, datafree, normalizations
 from onnxprune.resize import Lengths
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Curve
@@ -106,8 +106,8 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
            options: Options, narrowing: Narrowing) -> list[dict[str, Any]]:
     """Refits the pruned model in place; what the report says of each layer.
 
-    Where all refits together take the outputs further from the original's, on the data that they were made from, the
-    model stays as it was: each layer is nearer to what it made then, and still the errors may add up.
+    Running statistics follow in the end. What does not bring the outputs nearer to the original's, on the data that it
+    was made from, is taken back: each layer may be nearer to what it made, and still the errors add up.
     """
     plain = pruned.copy()
     try:
@@ -119,10 +119,15 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
                                      memory=options.memory, narrowing=narrowing)
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
-    if data is not None and options.repair != "data-free" and any(r.penalty is not None for r in done):
-        before, after = relative_errors(original, [plain, pruned], data.fit.batches(), narrowing)
-        if after > before:
-            pruned.proto.CopyFrom(plain.proto)
+    if data is not None and options.repair != "data-free":
+        refitted = pruned.copy()
+        normalizations.reestimate(original, pruned, data.fit, narrowing)
+        versions = [plain, refitted, pruned]
+        errors = relative_errors(original, versions, data.fit.batches(), narrowing)
+        best = int(np.argmin(errors))  # of equals the first: what changes nothing is left out
+        if best < 2:
+            pruned.proto.CopyFrom(versions[best].proto)
+        if best == 0:
             done = [replace(r, penalty=None, after=r.before) for r in done]
     return [asdict(r) for r in done]
 

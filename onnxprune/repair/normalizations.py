@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from onnxprune.graph import Graph, Value
 from onnxprune.model import Model
+from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.segments import Walk
 
 Vectors = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -91,6 +92,35 @@ def aligned(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArr
         for (_, b), (mean, variance) in zip(pairs, before, strict=True):
             pruned.set_array(b.mean, mean)
             pruned.set_array(b.variance, variance)
+
+
+def reestimate(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArray[np.generic]]],
+               narrowing: Narrowing = WHOLE) -> int:
+    """Moves running statistics of a pruned model, in place, along with what it normalises now.
+
+    A mean moves by as much as that of the node's input did on these batches, a variance grows by the same factor: so
+    what has not changed keeps the statistics of training, which a handful of samples knows less well.
+
+    Args:
+        original: The model before pruning.
+        pruned: The model after it; its scales and shifts are those of the original.
+        batches: Inputs of the original.
+        narrowing: What inputs of the pruned model lost.
+
+    Returns:
+        How many nodes have other statistics now.
+    """
+    nodes = {n.name: n for n in normalizations(Graph(pruned.proto))}
+    pairs = [(n, nodes[n.name]) for n in normalizations(Graph(original.proto)) if n.name in nodes]
+    kept = [_kept(original, a, pruned, b) for a, b in pairs]
+    with Walk(original, batches, [[a.x.name] for a, _ in pairs]) as first, \
+            Walk(pruned, narrowing.batches(batches), [[b.x.name] for _, b in pairs]) as second:
+        for (a, b), where in zip(pairs, kept, strict=True):
+            then, now = _statistics(first.step()[a.x.name]), _statistics(second.step()[b.x.name])
+            if where is not None:
+                _set(pruned, b.mean, pruned.array(b.mean) + now[0] - then[0][where])
+                _set(pruned, b.variance, pruned.array(b.variance) * (now[1] / then[1][where]))
+    return sum(where is not None for where in kept)
 
 
 def _set(model: Model, tensor: TensorProto, vector: NDArray[np.float64]) -> None:
