@@ -21,7 +21,7 @@ from onnxprune.narrowing import Narrowing
 from onnxprune.observe import observe
 from onnxprune.options import Options
 from onnxprune.products import products
-from onnxprune.repair import calibrated, datafree, normalizations
+from onnxprune.repair import calibrated, datafree, normalizations, recurrent
 from onnxprune.resize import Lengths
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Curve
@@ -92,9 +92,10 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Lear
 
 
 def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
-    """Which output features of each product layer stay, by the layer's name."""
+    """Which output features of each product layer, or units of each recurrent one, stay, by the layer's name."""
     lengths = Lengths(coupling, gone)
-    return {layer.name: lengths.kept(layer.output.axis(layer.out_axis)) for layer in products(coupling.graph)}
+    kept = {layer.name: lengths.kept(layer.output.axis(layer.out_axis)) for layer in products(coupling.graph)}
+    return kept | {cell.name: lengths.kept(cell.recurrence.axis(2)) for cell in recurrent.cells(coupling.graph)}
 
 
 def repairs(data: Learned | None, options: Options) -> bool:

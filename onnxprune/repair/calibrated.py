@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import shapes
 from onnxprune.dataflow import constant_data
 from onnxprune.graph import Graph, Node, Value
 from onnxprune.layer_weights import bias_of, set_bias, set_weight, takes_bias
@@ -21,7 +23,9 @@ from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.observe import Batches, rows_for
 from onnxprune.products import matched, products
+from onnxprune.repair import recurrent
 from onnxprune.repair.least_squares import PENALTIES, Rows, fit
+from onnxprune.repair.recurrent import Cell
 from onnxprune.segments import Stored, Walk
 
 Kept = Mapping[str, NDArray[np.int64]]
@@ -75,24 +79,83 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
         narrowing: What inputs and outputs of the pruned model lost.
     """
     before, after = Graph(original.proto), Graph(pruned.proto)
-    pairs = [(a, b) for a, b in matched(_layers(before), _layers(after)) if a.name in kept and not b.weight_shared]
-    joins = [_join(b) for _, b in pairs]
-    wanted = [[a.output.name, *([j.total] if j else [])] for (a, _), j in zip(pairs, joins, strict=True)]
-    given = [[b.x.name, *([j.other] if j else [])] for (_, b), j in zip(pairs, joins, strict=True)]
+    for graph in (before, after):
+        shapes.infer(graph)
+    layers: list[_Layer] = [_Linear(a, b, _join(b), kept[a.name], count) for a, b in
+                            matched(products(before), products(after)) if a.name in kept and not b.weight_shared]
+    layers += [_Recurrent(a, b, kept[a.name], count) for a, b in recurrent.matched(before, after) if a.name in kept]
+    layers.sort(key=lambda layer: layer.b.node.index)
     done = []
-    with Walk(original, batches, wanted, memory=memory // 2) as first, \
-            Walk(pruned, narrowing.batches(batches), given, memory=memory // 2) as second:
-        for i, ((a, b), join) in enumerate(zip(pairs, joins, strict=True)):
-            rows, held = _rows(a, b, join, first.step(), second.step(), kept[a.name], count, [seed, i])
-            done.append(_refit(pruned, b, rows, held, penalties, share))
+    with Walk(original, batches, [layer.wanted for layer in layers], memory=memory // 2) as first, \
+            Walk(pruned, narrowing.batches(batches), [layer.given for layer in layers], memory=memory // 2) as second:
+        for i, layer in enumerate(layers):
+            done += layer.refit(original, pruned, first.step(), second.step(), [seed, i], penalties, share)
     return done
 
 
-def _layers(graph: Graph) -> list[Product]:
-    from onnxprune import shapes
+class _Layer(Protocol):
+    """A layer of both models, and how it is refitted."""
 
-    shapes.infer(graph)
-    return products(graph)
+    @property
+    def b(self) -> Product | Cell:
+        """The layer of the pruned model."""
+
+    @property
+    def wanted(self) -> list[str]:
+        """Values of the original that its targets are made of."""
+
+    @property
+    def given(self) -> list[str]:
+        """Values of the pruned model that it is fitted on."""
+
+    def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
+              seed: Sequence[int], penalties: Sequence[float], share: float) -> list[Refit]:
+        """Gives it weights for what it now receives."""
+
+
+@dataclass(frozen=True)
+class _Linear:
+    a: Product
+    b: Product
+    join: _Join | None
+    kept: NDArray[np.int64]
+    count: int
+
+    @property
+    def wanted(self) -> list[str]:
+        return [self.a.output.name, *([self.join.total] if self.join else [])]
+
+    @property
+    def given(self) -> list[str]:
+        return [self.b.x.name, *([self.join.other] if self.join else [])]
+
+    def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
+              seed: Sequence[int], penalties: Sequence[float], share: float) -> list[Refit]:
+        rows, held = _rows(self.a, self.b, self.join, made, read, self.kept, self.count, seed)
+        return [_refit(pruned, self.b, rows, held, penalties, share)]
+
+
+@dataclass(frozen=True)
+class _Recurrent:
+    a: Cell
+    b: Cell
+    kept: NDArray[np.int64]
+    count: int
+
+    @property
+    def wanted(self) -> list[str]:
+        return [self.a.x.name, self.a.states.name]
+
+    @property
+    def given(self) -> list[str]:
+        return [self.b.x.name]
+
+    def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
+              seed: Sequence[int], penalties: Sequence[float], share: float) -> list[Refit]:
+        found = recurrent.refit(original, self.a, pruned, self.b, made[self.a.x.name], made[self.a.states.name],
+                                read[self.b.x.name], self.kept, HOLD_BACK,
+                                rows_for(self.a.columns(original), self.count), seed, penalties, share)
+        return [Refit(f"{self.b.name} {part}", fit.penalty, fit.before, fit.after) for part, fit in found]
 
 
 def _join(layer: Product) -> _Join | None:
