@@ -14,6 +14,7 @@ from onnxprune.graph import Graph
 from onnxprune.groups import Group
 from onnxprune.layer_weights import add_bias
 from onnxprune.linear_maps import Product
+from onnxprune.logits import unsquashed
 from onnxprune.model import Model
 from onnxprune.observe import Batches, Moments
 from onnxprune.products import products
@@ -37,7 +38,7 @@ class Reader:
 def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Sequence[Product],
            moments: Mapping[str, Moments], fallback: Sequence[Scores], keep: Sequence[int],
            batches: Batches) -> list[Curve]:
-    """The removal curve of each group, in terms of the model's outputs.
+    """The removal curve of each group, in terms of the model's outputs before a final softmax.
 
     The shape of a curve comes from the layers that read the group. Its height is measured at a few points: a share of
     the group goes, its readers make up for it, and the model runs. So a branch that adds little to a deep sum counts
@@ -51,10 +52,11 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Se
         moments: Moments of the layers' inputs, by name.
         fallback: Importance of units of groups that no observed layer reads.
         keep: Units that each group keeps at least.
-        batches: Feeds to measure the outputs with.
+        batches: Feeds to measure the outputs with; none of them among those of the moments, or what was learned by
+            heart counts as known.
     """
     readers = _readers(model, coupling, groups, layers, moments)
-    reference = outputs(model, batches)
+    reference = _logits(model, batches)
     found = []
     for group, mine, scores, least in zip(groups, readers, fallback, keep, strict=True):
         most = group.units - least
@@ -99,7 +101,13 @@ def _measured(model: Model, readers: Sequence[Reader], weights: Sequence[NDArray
         matrix[reader.block] = weight
         changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
         add_bias(changed, layer, reader.block, shift)
-    return relative_error(reference, outputs(changed, batches))
+    return relative_error(reference, _logits(changed, batches))
+
+
+def _logits(model: Model, batches: Batches) -> list[list[NDArray[Any]]]:
+    """Every output for every batch, before a final softmax."""
+    source, centres = unsquashed(model)
+    return [[centre(y) for centre, y in zip(centres, arrays, strict=True)] for arrays in outputs(source, batches)]
 
 
 def outputs(model: Model, batches: Batches) -> list[list[NDArray[Any]]]:
@@ -130,7 +138,7 @@ def by_score(scores: Scores, most: int) -> Curve:
 
 
 def _readers(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Sequence[Product],
-               moments: Mapping[str, Moments]) -> list[list[Reader]]:
+             moments: Mapping[str, Moments]) -> list[list[Reader]]:
     group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
     unit_of = np.zeros(len(coupling.channel), dtype=np.int64)
     for i, group in enumerate(groups):

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune import damage
+from onnxprune import cost, damage
 from onnxprune.calibration import Samples, open_samples
 from onnxprune.coupling import Coupling
 from onnxprune.divergence import relative_errors
@@ -29,8 +29,9 @@ from onnxprune.segments import CannotCut
 
 HELD_BACK = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
-MEASURED = 192
-"""Samples that the heights of damage curves are measured with."""
+MEASURED_SHARE, MEASURED, MEASURED_MACS = 0.25, (32, 192), 3e12
+"""Share of the samples to fit on that the heights of damage curves are measured with, how many at least and at most,
+and the multiplications that all these runs together may take."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,13 @@ def open_data(proto: onnx.ModelProto, options: Options) -> Learned | None:
     if options.calib is None:
         return None
     samples = open_samples(options.calib, proto, limit=options.samples, seed=options.seed)
-    count = samples.count
-    if count is None:
-        count = sum(1 for _ in samples.batches())
-    fit, held = samples.split(HELD_BACK) if count > 1 else (samples, samples)
+    fit, held = _divided(samples, HELD_BACK)
     return Learned(fit, held, sum(1 for _ in fit.batches()))
+
+
+def _divided(samples: Samples, share: float) -> tuple[Samples, Samples]:
+    """Two disjoint parts, the second of this share; twice the same where there are too few."""
+    return samples.split(share) if samples.parts > 1 else (samples, samples)
 
 
 def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Learned, fallback: Sequence[Scores],
@@ -84,9 +87,12 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Lear
     """The damage curve of each group, see `damage.curves`."""
     layers = products(coupling.graph)
     keep = [min(options.min_channels, g.units) for g in groups]
+    seen, unseen = _divided(data.fit, MEASURED_SHARE)
+    macs = cost.measure(model, options.input_shapes).macs or 0
+    enough = np.clip(MEASURED_MACS / max(macs * len(groups) * len(damage.PROBES), 1), *MEASURED)
     try:
-        moments = observe(model, layers, data.fit, data.batches, seed=options.seed, memory=options.memory)
-        return damage.curves(model, coupling, groups, layers, moments, fallback, keep, _First(data.fit, MEASURED))
+        moments = observe(model, layers, seen, sum(1 for _ in seen.batches()), seed=options.seed, memory=options.memory)
+        return damage.curves(model, coupling, groups, layers, moments, fallback, keep, _First(unseen, int(enough)))
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
 

@@ -32,7 +32,7 @@ LAYERS = """
     runtime
     linear_maps pieces
     products segments
-    observe
+    observe logits
     scoring.magnitude scoring.geometric scoring.obs scoring.integers
     scoring
     resize

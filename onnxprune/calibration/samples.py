@@ -107,6 +107,14 @@ class Samples:
         return None if total is None else total // self._group * self._group
 
     @property
+    def parts(self) -> int:
+        """Into how many parts the samples can be split at most; a stream is read through once, to count it."""
+        if self.count is None:
+            for _ in self._source.feeds(self._chosen, self._fixed or self._batch):
+                pass
+        return (self.count or 0) // self._group
+
+    @property
     def labels(self) -> np.ndarray | None:
         """What the source holds under `labels` for these samples, in the order of `batches`; None if nothing.
 
@@ -156,12 +164,9 @@ class Samples:
         """
         if not 0 < fraction < 1:
             raise InputError(f"fraction must be above 0 and below 1, not {fraction:g}", "0.2 holds a fifth back")
-        if self.count is None:
-            for _ in self._source.feeds(self._chosen, self._fixed or self._batch):
-                pass
+        groups = self.parts
         indices = self._chosen.indices
         places = np.arange(self.count or 0) if indices is None else indices
-        groups = len(places) // self._group
         if groups < 2:
             raise InputError(
                 f"{self._source.where}: {len(places)} sample{'s' if len(places) != 1 else ''} cannot be split in two",
