@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune import cost, coupling, informed, planning, removal, scoring, selection, sparsity, verification
+from onnxprune import cost, coupling, informed, planning, removal, rounds, scoring, selection, sparsity, verification
 from onnxprune.cost import Cost
 from onnxprune.coupling import Coupling
 from onnxprune.damage import by_score
@@ -29,6 +29,7 @@ from onnxprune.planning import Plan
 from onnxprune.report import build, clean
 from onnxprune.runtime import traced_shapes
 from onnxprune.scoring import Scores
+from onnxprune.scoring.obs import Curve
 from onnxprune.selection import Selection
 from onnxprune.verification import Verification
 
@@ -183,12 +184,46 @@ def _select(analysis: Analysis, groups: Sequence[Group], data: informed.Learned 
     criterion = "l2" if options.criterion == "obs" else options.criterion
     scores = scoring.score(analysis.model, analysis.coupling, groups, criterion, options.seed)
     curves = [by_score(s, g.units - min(options.min_channels, g.units)) for s, g in zip(scores, groups, strict=True)]
-    if data is not None and options.criterion == "obs":
-        curves = informed.curves(analysis.model, analysis.coupling, groups, data, scores, options)
-        scores = [selection.scores_of(c, g.units) for c, g in zip(curves, groups, strict=True)]
+    if data is None or options.criterion != "obs":
+        return _take(analysis, groups, curves, scores, options, before)
+    curves = informed.curves(analysis.model, analysis.coupling, groups, data, scores, options)
+    for share in rounds.shares(options.steps):
+        curves = _learn(analysis, groups, curves, data, selection.softened(options, before, share), before)
+    return _take(analysis, groups, curves, None, options, before)
+
+
+def _take(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve], scores: Sequence[Scores] | None,
+          options: Options, before: Cost) -> Selection:
+    """What goes at the least damage, or of each group by its scores (those that the curves give, by default)."""
     if options.target:
         return selection.by_budget(analysis.coupling, groups, curves, options, before)
+    scores = scores or [selection.scores_of(c, g.units) for c, g in zip(curves, groups, strict=True)]
     return selection.by_ratio(analysis.coupling, groups, scores, options)
+
+
+def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve], data: informed.Learned,
+           options: Options, before: Cost) -> list[Curve]:
+    """A round (see `rounds`): what the curves say once a part is gone and the rest makes up for it."""
+    selected = _take(analysis, groups, curves, None, options, before)
+    narrowing = planning.narrowing(planning.make(analysis.coupling, selected.gone))
+    pruned = _again(analysis)
+    removal.remove(pruned.model, pruned.coupling, selected.gone)
+    if informed.repairs(data, options):
+        informed.repair(analysis.model.copy(), pruned.model,
+                        informed.kept_features(analysis.coupling, selected.gone), data, options, narrowing)
+    rest = _again(pruned)
+    left = prunable(rest, options)
+    scores = scoring.score(rest.model, rest.coupling, left, "l2", options.seed)
+    later = informed.curves(rest.model, rest.coupling, left, data, scores, options, narrowing)
+    return rounds.extended(curves, groups, [int(selected.gone[g.channels].sum()) for g in groups], later, left,
+                           rounds.origins(analysis.coupling, selected.gone, rest.coupling))
+
+
+def _again(analysis: Analysis) -> Analysis:
+    """The same analysis of a copy of the model."""
+    c = analysis.coupling
+    return analyze_loaded(analysis.model.copy(), mixing=c.mixing, attention=c.attention,
+                          shrink=[f"^{re.escape(name)}$" for name in c.shrinking])
 
 
 def _traced(model: Model, counted: Cost, input_shapes: Mapping[str, Sequence[int]]) -> Cost:

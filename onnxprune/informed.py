@@ -17,7 +17,7 @@ from onnxprune.divergence import relative_errors
 from onnxprune.errors import InputError
 from onnxprune.groups import Group
 from onnxprune.model import Model
-from onnxprune.narrowing import Narrowing
+from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.observe import observe
 from onnxprune.options import Options
 from onnxprune.products import products
@@ -83,16 +83,18 @@ def _divided(samples: Samples, share: float) -> tuple[Samples, Samples]:
 
 
 def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Learned, fallback: Sequence[Scores],
-           options: Options) -> list[Curve]:
-    """The damage curve of each group, see `damage.curves`."""
+           options: Options, narrowing: Narrowing = WHOLE) -> list[Curve]:
+    """The damage curve of each group, see `damage.curves`; `narrowing` is what inputs of the model lost already."""
     layers = products(coupling.graph)
     keep = [min(options.min_channels, g.units) for g in groups]
     seen, unseen = _divided(data.fit, MEASURED_SHARE)
-    macs = cost.measure(model, options.input_shapes).macs or 0
+    macs = cost.measure(model, narrowing.shapes(options.input_shapes)).macs or 0
     enough = np.clip(MEASURED_MACS / max(macs * len(groups) * len(damage.PROBES), 1), *MEASURED)
     try:
-        moments = observe(model, layers, seen, sum(1 for _ in seen.batches()), seed=options.seed, memory=options.memory)
-        return damage.curves(model, coupling, groups, layers, moments, fallback, keep, _First(unseen, int(enough)))
+        moments = observe(model, layers, narrowing.batches(seen), sum(1 for _ in seen.batches()), seed=options.seed,
+                          memory=options.memory)
+        return damage.curves(model, coupling, groups, layers, moments, fallback, keep,
+                             narrowing.batches(_First(unseen, int(enough))))
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
 

@@ -30,6 +30,7 @@ class Options:
         calib: Calibration data, see `calibration.open_samples`: unlabelled inputs that scores and repair learn from.
         samples: Calibration samples to use at most.
         memory: Bytes of activations to hold before they go to files.
+        steps: Rounds of removal, with repair and new statistics in between; more than one needs calibration data.
         seed: Seed of anything random.
         repair: ``none``; ``data-free``, on made-up inputs; ``calibrated``, which needs calibration data; or ``auto``,
             which is ``calibrated`` where there are any and ``none`` where there are not.
@@ -67,6 +68,7 @@ class Options:
     calib: Any = None
     samples: int | None = None
     memory: int = 2**31
+    steps: int = 1
 
     def __post_init__(self) -> None:
         if self.importance is not None:
@@ -82,6 +84,8 @@ class Options:
         if self.calib is None and (self.repair == "calibrated" or self.importance == "obs"):
             what = "repair 'calibrated'" if self.repair == "calibrated" else "importance 'obs'"
             raise InputError(f"{what} needs calibration data", "give some with --calib")
+        if self.steps > 1 and (self.calib is None or self.criterion != "obs"):
+            raise InputError("steps need calibration data and importance 'obs'", "give data with --calib")
         if share is None:
             if self.ratio is None and not self.target:
                 raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
@@ -89,7 +93,7 @@ class Options:
                 fraction("ratio", self.ratio)
         elif self.ratio is not None:
             raise InputError(f"ratio and pattern {self.pattern!r} both say how much", "give one of them")
-        for name in ("min_channels", "round_to", "samples", "memory"):
+        for name in ("min_channels", "round_to", "samples", "memory", "steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         for name in ("only", "ignore", "shrink"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,18 @@ def by_budget(coupling: Coupling, groups: Sequence[Group], curves: Sequence[Curv
     targets = {name: {"asked": limit, "left": left, "met": left <= limit}
                for (name, limit), left in zip(asked.items(), found.left, strict=True)}
     return Selection(chosen.gone, chosen.entries, targets)
+
+
+def softened(options: Options, before: Cost, share: float) -> Options:
+    """The options of a round on the way: what is to be left is that of the last one to the power of a share."""
+    if options.ratio is not None:
+        return replace(options, ratio=1 - (1 - options.ratio) ** share)
+    totals = {"macs": before.macs, "params": before.params, "bytes": before.bytes}
+    target = {}
+    for name, text in options.target.items():
+        total = float(totals[name] or 0)
+        target[name] = total * min(_limit(name, text, before) / max(total, 1.0), 1.0) ** share
+    return replace(options, target=target)
 
 
 def _taken(coupling: Coupling, groups: Sequence[Group], units: Sequence[NDArray[np.int64]],

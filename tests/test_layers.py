@@ -39,6 +39,7 @@ LAYERS = """
     allocate costs
     budget
     removal narrowing
+    rounds
     sparsity
     masking
     planning

@@ -87,8 +87,10 @@ class Fit:
     after: float
 
 
-ROUNDS = 4
-"""Fits in a row where an activation hides a part of the error; each begins from the targets that the last one left."""
+ROUNDS = 2
+"""Fits with one ridge where an activation hides a part of the error; each begins from what the last one left."""
+PATIENCE = 2
+"""So many ridges in a row that are no better than the best end the search."""
 
 
 def fit(rows: Rows, held: Rows, weight: Floats, bias: Floats, *, intercept: bool = True,
@@ -98,7 +100,8 @@ def fit(rows: Rows, held: Rows, weight: Floats, bias: Floats, *, intercept: bool
     Where a rectifier follows, an error below zero on both sides is none: the fit is repeated with targets that ask
     for nothing there (a majorisation of the error behind the activation; compare Zhang et al., "Accelerating very
     deep convolutional networks", PAMI 2016). The error that is minimised has more than one dip, so it is gone down
-    from two places: the plain fit, and the layer as it is.
+    from two places: the plain fit, and the layer as it is. Ridges are tried from the strongest to the weakest, each from
+    where the last one ended.
 
     Args:
         rows: Samples to fit.
@@ -118,18 +121,23 @@ def fit(rows: Rows, held: Rows, weight: Floats, bias: Floats, *, intercept: bool
         xx -= mean_x[:, :, None] * mean_x[:, None, :]
     scale = np.maximum(np.trace(xx, axis1=1, axis2=2) / xx.shape[1], 1e-12)
     bent = np.isfinite(rows.low) or np.isfinite(rows.high)
-    firsts = [rows.wanted, rows.reachable(weight, bias)] if bent else [rows.wanted]
-    for penalty in penalties:
-        inverse = np.linalg.inv(xx + (penalty * scale)[:, None, None] * np.eye(xx.shape[1]))
-        for first in firsts:
-            new, shift = weight, bias
-            for i in range(ROUNDS if bent else 1):
-                target = first if i == 0 else rows.reachable(new, shift)
+    for first in [rows.wanted, rows.reachable(weight, bias)] if bent else [rows.wanted]:
+        target, worse = first, 0
+        for penalty in sorted(penalties, reverse=True):
+            inverse = np.linalg.inv(xx + (penalty * scale)[:, None, None] * np.eye(xx.shape[1]))
+            least = np.inf
+            for _ in range(ROUNDS if bent else 1):
                 mean_y = target.mean(axis=1, dtype=np.float64) if intercept else bias
                 xy = np.matmul(turned, target).astype(np.float64) / n - mean_x[:, :, None] * mean_y[:, None, :]
                 new = weight + (inverse @ (xy - xx @ weight.transpose(0, 2, 1))).transpose(0, 2, 1)
                 shift = mean_y - np.einsum("goi,gi->go", new, mean_x) if intercept else bias
                 after = held.error(new, shift)
+                least = min(least, after)
                 if after < best.after:
                     best = Fit(new, shift, penalty, before, after)
+                if bent:
+                    target = rows.reachable(new, shift)
+            worse = worse + 1 if least > best.after else 0
+            if worse == PATIENCE:
+                break
     return best
