@@ -24,7 +24,7 @@ from onnxprune.inputs import fed_inputs, flat, sample_inputs
 from onnxprune.model import Model, load, save
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.ops import registry
-from onnxprune.options import ATTENTION, Options, one_of
+from onnxprune.options import ATTENTION, FROM_DATA, Options, one_of
 from onnxprune.planning import Plan
 from onnxprune.report import build, clean
 from onnxprune.runtime import traced_shapes
@@ -181,8 +181,11 @@ def _select(analysis: Analysis, groups: Sequence[Group], data: informed.Learned 
     """What goes, by the options."""
     if options.weights_share is not None:
         return selection.nothing(analysis.coupling)
-    criterion = "l2" if options.criterion == "obs" else options.criterion
-    scores = scoring.score(analysis.model, analysis.coupling, groups, criterion, options.seed)
+    learned = options.criterion in FROM_DATA
+    scores = scoring.score(analysis.model, analysis.coupling, groups, "l2" if learned else options.criterion,
+                           options.seed)
+    if data is not None and learned and options.criterion != "obs":
+        scores = informed.scores(analysis.model, analysis.coupling, groups, data, scores, options)
     curves = [by_score(s, g.units - min(options.min_channels, g.units)) for s, g in zip(scores, groups, strict=True)]
     if data is None or options.criterion != "obs":
         return _take(analysis, groups, curves, scores, options, before)

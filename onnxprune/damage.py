@@ -19,7 +19,7 @@ from onnxprune.model import Model
 from onnxprune.observe import Batches, Moments
 from onnxprune.products import products
 from onnxprune.runtime import runnable
-from onnxprune.scoring import Scores
+from onnxprune.scoring import Scores, activation
 from onnxprune.scoring.obs import Consumer, Curve, removal_curve
 
 PROBES = (0.25, 0.5, 0.75)
@@ -67,6 +67,29 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Se
         seen = [(at, _measured(model, mine, weights, moments, batches, reference)) for at, weights in curve.probes]
         found.append(Curve(curve.order, _through(curve.loss, seen)))
     return found
+
+
+def scores(criterion: str, model: Model, coupling: Coupling, groups: Sequence[Group], layers: Sequence[Product],
+           moments: Mapping[str, Moments], fallback: Sequence[Scores]) -> list[Scores]:
+    """Importance of every unit of some groups by a criterion of `scoring.activation`.
+
+    ``wanda`` is divided by its mean in each group, ``flap`` standardised, ``apoz`` a share as it is.
+
+    Args:
+        criterion: ``wanda``, ``flap`` or ``apoz``.
+        model: Where the weights are.
+        coupling: The analysis that groups and layers belong to.
+        groups: The groups.
+        layers: Product layers of the graph.
+        moments: Moments of the layers' inputs, by name.
+        fallback: Importance of units of groups that no observed layer reads.
+    """
+    score = {"wanda": activation.wanda, "flap": activation.flap, "apoz": activation.apoz}[criterion]
+    found = [score([r.consumer for r in mine]) if mine else other
+             for mine, other in zip(_readers(model, coupling, groups, layers, moments), fallback, strict=True)]
+    if criterion == "flap":
+        return activation.standardised(found)
+    return found if criterion == "apoz" else [s / max(float(s.mean()), 1e-30) for s in found]
 
 
 def _through(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> NDArray[np.float64]:
@@ -164,18 +187,19 @@ def _readers(model: Model, coupling: Coupling, groups: Sequence[Group], layers: 
                 units = unit_of[read[where[mine]]]
                 if set(outputs[b].tolist()) <= set(read[where[mine]].tolist()):
                     continue  # what it makes goes with what it reads (a depthwise convolution): nobody loses
-                consumer = _consumer(weight[b], moments[layer.name].covariance(int(b)), columns[mine], units,
-                                     groups[g].units)
+                consumer = _consumer(weight[b], moments[layer.name], int(b), columns[mine], units, groups[g].units)
                 if consumer is not None:
                     found[g].append(Reader(layer, int(b), consumer))
     return found
 
 
-def _consumer(weight: NDArray[np.float64], covariance: NDArray[np.float64], columns: NDArray[np.int64],
+def _consumer(weight: NDArray[np.float64], seen: Moments, block: int, columns: NDArray[np.int64],
               units: NDArray[np.int64], count: int) -> Consumer | None:
     """The columns that each unit owns; None unless every unit owns as many."""
     order = np.argsort(units, kind="stable")
     owned, sizes = np.unique(units, return_counts=True)
     if len(owned) != count or len(set(sizes.tolist())) != 1:
         return None
-    return Consumer(weight, covariance, columns[order].reshape(count, -1))
+    n = max(seen.count, 1)
+    return Consumer(weight, seen.covariance(block), columns[order].reshape(count, -1), seen.total[block] / n,
+                    seen.zeros[block] / n)

@@ -99,6 +99,17 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Lear
         raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
 
 
+def scores(model: Model, coupling: Coupling, groups: Sequence[Group], data: Learned, fallback: Sequence[Scores],
+           options: Options) -> list[Scores]:
+    """Importance of every unit by one of the simpler criteria from data, see `damage.scores`."""
+    layers = products(coupling.graph)
+    try:
+        moments = observe(model, layers, data.fit, data.batches, seed=options.seed, memory=options.memory)
+    except CannotCut as e:
+        raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
+    return damage.scores(options.criterion, model, coupling, groups, layers, moments, fallback)
+
+
 def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
     """Which output features of each product layer, or units of each recurrent one, stay, by the layer's name."""
     lengths = Lengths(coupling, gone)

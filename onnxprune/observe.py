@@ -31,20 +31,23 @@ class Moments:
         count: Rows seen.
         total: Their sum; shape (groups, columns).
         gram: Sum of outer products; shape (groups, columns, columns).
+        zeros: How many are zero; shape (groups, columns).
     """
 
     count: int
     total: NDArray[np.float64]
     gram: NDArray[np.float64]
+    zeros: NDArray[np.int64]
 
     @classmethod
     def of(cls, rows: NDArray[np.float32]) -> Moments:
         """Moments of rows of shape (groups, n, columns)."""
         return cls(rows.shape[1], rows.sum(axis=1, dtype=np.float64),
-                   np.matmul(rows.transpose(0, 2, 1), rows).astype(np.float64))
+                   np.matmul(rows.transpose(0, 2, 1), rows).astype(np.float64), np.count_nonzero(rows == 0, axis=1))
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram)
+        return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram,
+                       self.zeros + other.zeros)
 
     def covariance(self, group: int) -> NDArray[np.float64]:
         """Covariance of the columns of one group."""

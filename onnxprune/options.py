@@ -11,7 +11,8 @@ from typing import Any
 
 from onnxprune.errors import InputError
 
-CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random", "obs")
+FROM_DATA = ("obs", "wanda", "flap", "apoz")
+CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random", *FROM_DATA)
 REPAIRS = ("auto", "none", "data-free", "calibrated")
 COSTS = ("macs", "params", "bytes")
 ATTENTION = ("heads", "dims")
@@ -81,8 +82,8 @@ class Options:
         if self.target and (self.ratio is not None or share is not None):
             raise InputError(f"target and {'ratio' if self.ratio is not None else 'pattern'} both say how much",
                              "give one of them")
-        if self.calib is None and (self.repair == "calibrated" or self.importance == "obs"):
-            what = "repair 'calibrated'" if self.repair == "calibrated" else "importance 'obs'"
+        if self.calib is None and (self.repair == "calibrated" or self.importance in FROM_DATA):
+            what = "repair 'calibrated'" if self.repair == "calibrated" else f"importance {self.importance!r}"
             raise InputError(f"{what} needs calibration data", "give some with --calib")
         if self.steps > 1 and (self.calib is None or self.criterion != "obs"):
             raise InputError("steps need calibration data and importance 'obs'", "give data with --calib")

@@ -34,6 +34,7 @@ LAYERS = """
     products segments
     observe logits
     scoring.magnitude scoring.geometric scoring.obs scoring.integers
+    scoring.activation
     scoring
     resize
     allocate costs

@@ -100,8 +100,8 @@ def fit(rows: Rows, held: Rows, weight: Floats, bias: Floats, *, intercept: bool
     Where a rectifier follows, an error below zero on both sides is none: the fit is repeated with targets that ask
     for nothing there (a majorisation of the error behind the activation; compare Zhang et al., "Accelerating very
     deep convolutional networks", PAMI 2016). The error that is minimised has more than one dip, so it is gone down
-    from two places: the plain fit, and the layer as it is. Ridges are tried from the strongest to the weakest, each from
-    where the last one ended.
+    from two places: the plain fit, and the layer as it is. Ridges are tried from the strongest to the weakest, each
+    from where the last one ended.
 
     Args:
         rows: Samples to fit.

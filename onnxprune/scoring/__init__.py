@@ -31,7 +31,7 @@ def score(model: Model, coupling: Coupling, groups: Sequence[Group], criterion: 
         model: Where the weights are.
         coupling: The analysis that the groups come from.
         groups: Groups to score.
-        criterion: One of `CRITERIA`, but ``obs``, which needs data (see `damage`).
+        criterion: One of `CRITERIA`, but those that need data (see `damage`).
         seed: Seed of `random`.
 
     Returns:

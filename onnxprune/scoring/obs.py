@@ -9,7 +9,7 @@ whole blocks of columns: Kurtic et al., "ZipLM", NeurIPS 2023). After every remo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,15 @@ class Consumer:
         weight: Weight as a matrix; shape (outputs, columns).
         covariance: Covariance of its inputs; shape (columns, columns).
         columns: The columns that each unit owns; shape (units, columns a unit).
+        mean: Mean of its inputs; shape (columns,).
+        zeros: Share of zeros among its inputs; shape (columns,).
     """
 
     weight: Matrix
     covariance: Matrix
     columns: Index
+    mean: Matrix = field(default_factory=lambda: np.zeros(0))
+    zeros: Matrix = field(default_factory=lambda: np.zeros(0))
 
     @property
     def energy(self) -> float:
