@@ -52,5 +52,6 @@ def standardised(scores: Sequence[Scores]) -> list[Scores]:
 
 def _over_units(consumers: Sequence[Consumer], columns: Sequence[Scores]) -> Scores:
     """Sums of what each column is worth over the columns of each unit."""
-    total: Scores = np.sum([values[c.columns].sum(axis=1) for c, values in zip(consumers, columns, strict=True)], axis=0)
+    owned = [values[c.columns].sum(axis=1) for c, values in zip(consumers, columns, strict=True)]
+    total: Scores = np.sum(owned, axis=0)
     return total
