@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx
 from numpy.typing import NDArray
@@ -104,19 +104,32 @@ class Clock:
         seconds: Seconds by stage.
     """
 
-    def __init__(self, announce: Callable[[str], None] | None = None) -> None:
+    def __init__(self, announce: Announce | None = None) -> None:
         self.seconds: dict[str, float] = {}
-        self._announce = announce or (lambda name: None)
+        self._announce = announce or (lambda name, done=0, total=None: None)
+        self._stage = ""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Adds the time of the block to a stage."""
+        self._stage = name
         self._announce(name)
         start = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def progress(self, done: int, total: int | None) -> None:
+        """Tells how far the stage that runs has gone through the calibration samples."""
+        self._announce(self._stage, done, total)
+
+
+class Announce(Protocol):
+    """What is told of a run while it lasts."""
+
+    def __call__(self, name: str, done: int = 0, total: int | None = None) -> None:
+        """A stage begins, or has gone through so many calibration samples, of so many (None: nobody knows)."""
 
 
 def prune(model: Source, ratio: float | None = None, **options: Any) -> Result:
@@ -137,13 +150,13 @@ def prune(model: Source, ratio: float | None = None, **options: Any) -> Result:
     return run(model, Options(ratio=ratio, **options))
 
 
-def run(model: Source, options: Options, announce: Callable[[str], None] | None = None) -> Result:
-    """`prune` with the options in one object; `announce` is told the name of each stage as it starts."""
+def run(model: Source, options: Options, announce: Announce | None = None) -> Result:
+    """`prune` with the options in one object; `announce` is told each stage as it starts, and how far it is."""
     clock = Clock(announce)
     given = exported(model)
     with clock.stage("load"):
         source = load(given)
-        data = informed.open_data(source.proto, options)
+        data = informed.open_data(source.proto, options, clock.progress)
     with clock.stage("analyze"):
         before = cost.measure(source, options.input_shapes)
         analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention, shrink=options.shrink)
@@ -371,7 +384,7 @@ def apply(plan: Plan, model: Source) -> Result:
 
 
 def run_plan(made: Plan, model: Source, options: Options,
-             announce: Callable[[str], None] | None = None) -> Result:
+             announce: Announce | None = None) -> Result:
     """Applies a plan, then counts and verifies as `run` does; of the options only those for that are read."""
     clock = Clock(announce)
     given = exported(model)

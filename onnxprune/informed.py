@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune import cost, damage
-from onnxprune.calibration import Samples, open_samples
+from onnxprune.calibration import Progress, Samples, open_samples
 from onnxprune.coupling import Coupling
 from onnxprune.divergence import relative_errors
 from onnxprune.errors import InputError
@@ -64,15 +64,15 @@ class _First:
                 return
 
 
-def open_data(proto: onnx.ModelProto, options: Options) -> Learned | None:
-    """The calibration data of a run, None where none are given.
+def open_data(proto: onnx.ModelProto, options: Options, progress: Progress | None = None) -> Learned | None:
+    """The calibration data of a run, None where none are given; `progress` hears of every batch that is read.
 
     Raises:
         InputError: They cannot be read or do not fit the model.
     """
     if options.calib is None:
         return None
-    samples = open_samples(options.calib, proto, limit=options.samples, seed=options.seed)
+    samples = open_samples(options.calib, proto, limit=options.samples, seed=options.seed, progress=progress)
     fit, held = _divided(samples, HELD_BACK)
     return Learned(fit, held, sum(1 for _ in fit.batches()))
 

@@ -7,29 +7,36 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cli.words import colourful, say, warn
 
 if TYPE_CHECKING:
-    from onnxprune.api import Result
+    from onnxprune.api import Announce, Result
 
 
 @contextlib.contextmanager
-def announcing(silent: bool) -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal which stage is running; yields what is to be told its name."""
+def announcing(silent: bool) -> Iterator[Announce]:
+    """Shows on a terminal which stage is running, and how far; yields what is to be told of it."""
     if silent or not colourful(sys.stderr):
-        yield lambda name: None
+        yield lambda name, done=0, total=None: None
         return
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-    with Console(stderr=True).status("load", spinner="line") as status:
-        yield lambda name: status.update(name)
+    columns = SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("load", total=None)
+
+        def announce(name: str, done: int = 0, total: int | None = None) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        yield announce
 
 
-def save(result: Result, path: Path, stage: Callable[[str], None]) -> None:
+def save(result: Result, path: Path, stage: Announce) -> None:
     """Writes a pruned model and enters the time that it took."""
     stage("save")
     start = time.perf_counter()
