@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune import cost, coupling, informed, planning, removal, rounds, scoring, selection, sparsity, verification
+from onnxprune import (
+    cost,
+    coupling,
+    damage,
+    informed,
+    planning,
+    removal,
+    rounds,
+    scoring,
+    selection,
+    sparsity,
+    verification,
+)
 from onnxprune.cost import Cost
 from onnxprune.coupling import Coupling
 from onnxprune.damage import by_score
@@ -26,6 +38,7 @@ from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.ops import registry
 from onnxprune.options import ATTENTION, FROM_DATA, Options, one_of
 from onnxprune.planning import Plan
+from onnxprune.products import products
 from onnxprune.report import build, clean
 from onnxprune.runtime import traced_shapes
 from onnxprune.scoring import Scores
@@ -197,13 +210,16 @@ def _select(analysis: Analysis, groups: Sequence[Group], data: informed.Learned 
     learned = options.criterion in FROM_DATA
     scores = scoring.score(analysis.model, analysis.coupling, groups, "l2" if learned else options.criterion,
                            options.seed)
-    if data is not None and learned and options.criterion != "obs":
-        scores = informed.scores(analysis.model, analysis.coupling, groups, data, scores, options)
+    seen = informed.moments(analysis.model, analysis.coupling, data, options) if learned else {}
+    if learned and options.criterion != "obs":
+        scores = damage.scores(options.criterion, analysis.model, analysis.coupling, groups,
+                               products(analysis.coupling.graph), seen, scores)
     curves = [by_score(s, g.units - min(options.min_channels, g.units)) for s, g in zip(scores, groups, strict=True)]
-    if data is None or options.criterion != "obs":
+    if options.criterion != "obs":
         return _take(analysis, groups, curves, scores, options, before)
-    curves = informed.curves(analysis.model, analysis.coupling, groups, data, scores, options)
+    curves = informed.curves(analysis.model, analysis.coupling, groups, data, seen, scores, options)
     for share in rounds.shares(options.steps):
+        assert data is not None  # the options see to that
         curves = _learn(analysis, groups, curves, data, selection.softened(options, before, share), before)
     return _take(analysis, groups, curves, None, options, before)
 
@@ -230,7 +246,8 @@ def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve],
     rest = _again(pruned)
     left = prunable(rest, options)
     scores = scoring.score(rest.model, rest.coupling, left, "l2", options.seed)
-    later = informed.curves(rest.model, rest.coupling, left, data, scores, options, narrowing)
+    seen = informed.moments(rest.model, rest.coupling, data, options, narrowing, first=False)
+    later = informed.curves(rest.model, rest.coupling, left, data, seen, scores, options, narrowing)
     return rounds.extended(curves, groups, [int(selected.gone[g.channels].sum()) for g in groups], later, left,
                            rounds.origins(analysis.coupling, selected.gone, rest.coupling))
 

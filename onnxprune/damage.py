@@ -52,18 +52,19 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Se
         moments: Moments of the layers' inputs, by name.
         fallback: Importance of units of groups that no observed layer reads.
         keep: Units that each group keeps at least.
-        batches: Feeds to measure the outputs with; none of them among those of the moments, or what was learned by
-            heart counts as known.
+        batches: Feeds to measure the outputs with, none of them among those of the moments, or what was learned by
+            heart counts as known; empty to leave heights as the readers alone have them.
     """
     readers = _readers(model, coupling, groups, layers, moments)
     reference = _logits(model, batches)
+    probes = PROBES if reference else ()
     found = []
     for group, mine, scores, least in zip(groups, readers, fallback, keep, strict=True):
         most = group.units - least
         if not mine:
             found.append(by_score(scores, most))
             continue
-        curve = removal_curve([r.consumer for r in mine], group.units, most, PROBES)
+        curve = removal_curve([r.consumer for r in mine], group.units, most, probes)
         seen = [(at, _measured(model, mine, weights, moments, batches, reference)) for at, weights in curve.probes]
         found.append(Curve(curve.order, _through(curve.loss, seen)))
     return found

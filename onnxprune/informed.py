@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune import cost, damage
+from onnxprune import cost, damage, stats
 from onnxprune.calibration import Progress, Samples, open_samples
 from onnxprune.coupling import Coupling
 from onnxprune.divergence import relative_errors
@@ -18,7 +19,7 @@ from onnxprune.errors import InputError
 from onnxprune.groups import Group
 from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Narrowing
-from onnxprune.observe import observe
+from onnxprune.observe import Moments, observe
 from onnxprune.options import Options
 from onnxprune.products import products
 from onnxprune.repair import calibrated, datafree, normalizations, recurrent
@@ -82,32 +83,47 @@ def _divided(samples: Samples, share: float) -> tuple[Samples, Samples]:
     return samples.split(share) if samples.parts > 1 else (samples, samples)
 
 
-def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Learned, fallback: Sequence[Scores],
-           options: Options, narrowing: Narrowing = WHOLE) -> list[Curve]:
-    """The damage curve of each group, see `damage.curves`; `narrowing` is what inputs of the model lost already."""
+def moments(model: Model, coupling: Coupling, data: Learned | None, options: Options,
+            narrowing: Narrowing = WHOLE, *, first: bool = True) -> dict[str, Moments]:
+    """Moments of what the product layers read, on the samples that damage is not measured with.
+
+    Args:
+        model: The model to look at.
+        coupling: Its analysis.
+        data: Calibration data; None where there are statistics only.
+        options: Where `stats` names a file that exists, the moments are those in it; one that does not is written.
+        narrowing: What inputs of the model lost already.
+        first: Whether the model is the one that was given, which statistics in a file are of.
+    """
+    layers = products(coupling.graph)
+    stored = Path(options.stats) if options.stats is not None and first else None
+    if stored is not None and stored.exists():
+        return stats.read(stored, model, layers)
+    assert data is not None
+    seen, _ = _divided(data.fit, MEASURED_SHARE)
+    try:
+        found = observe(model, layers, narrowing.batches(seen), sum(1 for _ in seen.batches()), seed=options.seed,
+                        memory=options.memory)
+    except CannotCut as e:
+        raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
+    if stored is not None:
+        stats.write(stored, model, layers, found)
+        return stats.read(stored, model, layers)
+    return found
+
+
+def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Learned | None, seen: Mapping[str, Moments],
+           fallback: Sequence[Scores], options: Options, narrowing: Narrowing = WHOLE) -> list[Curve]:
+    """The damage curve of each group, see `damage.curves`; without data their heights are not measured."""
     layers = products(coupling.graph)
     keep = [min(options.min_channels, g.units) for g in groups]
-    seen, unseen = _divided(data.fit, MEASURED_SHARE)
-    macs = cost.measure(model, narrowing.shapes(options.input_shapes)).macs or 0
-    enough = np.clip(MEASURED_MACS / max(macs * len(groups) * len(damage.PROBES), 1), *MEASURED)
-    try:
-        moments = observe(model, layers, narrowing.batches(seen), sum(1 for _ in seen.batches()), seed=options.seed,
-                          memory=options.memory)
-        return damage.curves(model, coupling, groups, layers, moments, fallback, keep,
-                             narrowing.batches(_First(unseen, int(enough))))
-    except CannotCut as e:
-        raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
-
-
-def scores(model: Model, coupling: Coupling, groups: Sequence[Group], data: Learned, fallback: Sequence[Scores],
-           options: Options) -> list[Scores]:
-    """Importance of every unit by one of the simpler criteria from data, see `damage.scores`."""
-    layers = products(coupling.graph)
-    try:
-        moments = observe(model, layers, data.fit, data.batches, seed=options.seed, memory=options.memory)
-    except CannotCut as e:
-        raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
-    return damage.scores(options.criterion, model, coupling, groups, layers, moments, fallback)
+    batches: Iterable[Mapping[str, NDArray[Any]]] = ()
+    if data is not None:
+        _, unseen = _divided(data.fit, MEASURED_SHARE)
+        macs = cost.measure(model, narrowing.shapes(options.input_shapes)).macs or 0
+        enough = np.clip(MEASURED_MACS / max(macs * len(groups) * len(damage.PROBES), 1), *MEASURED)
+        batches = narrowing.batches(_First(unseen, int(enough)))
+    return damage.curves(model, coupling, groups, layers, seen, fallback, keep, batches)
 
 
 def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:

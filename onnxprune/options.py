@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Options:
         calib: Calibration data, see `calibration.open_samples`: unlabelled inputs that scores and repair learn from.
         samples: Calibration samples to use at most.
         memory: Bytes of activations to hold before they go to files.
+        stats: File of statistics from calibration data: used where it exists, else written.
         steps: Rounds of removal, with repair and new statistics in between; more than one needs calibration data.
         seed: Seed of anything random.
         repair: ``none``; ``data-free``, on made-up inputs; ``calibrated``, which needs calibration data; or ``auto``,
@@ -70,6 +72,7 @@ class Options:
     samples: int | None = None
     memory: int = 2**31
     steps: int = 1
+    stats: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.importance is not None:
@@ -82,9 +85,16 @@ class Options:
         if self.target and (self.ratio is not None or share is not None):
             raise InputError(f"target and {'ratio' if self.ratio is not None else 'pattern'} both say how much",
                              "give one of them")
-        if self.calib is None and (self.repair == "calibrated" or self.importance in FROM_DATA):
-            what = "repair 'calibrated'" if self.repair == "calibrated" else f"importance {self.importance!r}"
-            raise InputError(f"{what} needs calibration data", "give some with --calib")
+        stored = self.stats is not None and os.path.exists(self.stats)
+        if self.calib is None and self.repair == "calibrated":
+            raise InputError("repair 'calibrated' needs calibration data", "give some with --calib")
+        if self.calib is None and self.importance in FROM_DATA and not stored:
+            raise InputError(f"importance {self.importance!r} needs calibration data", "give some with --calib")
+        if self.stats is not None and self.calib is None and not stored:
+            raise InputError(f"there are no statistics in {os.fspath(self.stats)!r} and no data to make them from",
+                             "give some with --calib")
+        if self.stats is not None and self.criterion not in FROM_DATA:
+            raise InputError(f"importance {self.criterion!r} uses no statistics", f"{', '.join(FROM_DATA)} do")
         if self.steps > 1 and (self.calib is None or self.criterion != "obs"):
             raise InputError("steps need calibration data and importance 'obs'", "give data with --calib")
         if share is None:
@@ -109,7 +119,7 @@ class Options:
     @property
     def criterion(self) -> str:
         """The importance that holds."""
-        return self.importance or ("l2" if self.calib is None else "obs")
+        return self.importance or ("l2" if self.calib is None and self.stats is None else "obs")
 
     @property
     def weights_share(self) -> float | None:

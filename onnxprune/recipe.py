@@ -57,7 +57,7 @@ KEYS: dict[str, Kind] = {
     "only": _TEXTS, "ignore": _TEXTS, "mixing": _FLAG, "attention": _TEXT, "shrink": _TEXTS, "min-channels": _INTEGER,
     "round-to": _INTEGER, "no-verify": _FLAG, "input-shape": _SHAPES, "dry-run": _FLAG, "plan": _TEXT,
     "json": _FLAG, "quiet": _FLAG, "output": _TEXT, "force": _FLAG,
-    "target": _TEXTS, "calib": _TEXT, "samples": _INTEGER, "steps": _INTEGER, "memory": _TEXT,
+    "target": _TEXTS, "calib": _TEXT, "samples": _INTEGER, "steps": _INTEGER, "stats": _TEXT, "memory": _TEXT,
 }
 """What a recipe may say, and what it must say it with. ``_`` may stand for ``-``."""
 

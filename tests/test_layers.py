@@ -33,6 +33,7 @@ LAYERS = """
     linear_maps pieces
     products segments
     observe logits
+    stats
     scoring.magnitude scoring.geometric scoring.obs scoring.integers
     scoring.activation
     scoring

@@ -56,7 +56,7 @@ def options(ctx: click.Context) -> Options:
         attention=given["attention"], shrink=given["shrink"],
         min_channels=given["min_channels"], round_to=given["round_to"],
         verify=not given["no_verify"], target=targets(given["target"]), calib=given["calib"],
-        samples=given["samples"], memory=size(given["memory"]), steps=given["steps"],
+        samples=given["samples"], memory=size(given["memory"]), steps=given["steps"], stats=given["stats"],
         input_shapes=shapes(given["input_shape"]))
 
 

@@ -69,6 +69,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(DATA, "--calib", metavar="WHAT",
         help="Unlabelled inputs: FILE.npz, a folder of arrays or images, module:function")
 @option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples")
+@option(DATA, "--stats", metavar="FILE", help="Statistics of the data: use them if FILE exists, else write it")
 @option(DATA, "--steps", type=int, default=1, metavar="N",
         help="Remove in N rounds, with repair and new statistics in between  [1]")
 @option(DATA, "--memory", metavar="SIZE", default="2GB", help="Activations to hold before they go to files  [2GB]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -56,9 +57,10 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
 def asked(options: Options) -> dict[str, Any]:
     """The options under their names on the command line."""
     data = {f.name: getattr(options, f.name) for f in fields(options)}
-    calib = data.pop("calib")
+    calib, stats = data.pop("calib"), data.pop("stats")
     named = calib if calib is None or isinstance(calib, str) else type(calib).__name__
     return {"global": data.pop("across"), **data, "importance": options.criterion, "calib": named,
+            "stats": None if stats is None else os.fspath(stats),
             "only": list(options.only), "ignore": list(options.ignore), "shrink": list(options.shrink),
             "target": dict(options.target),
             "input_shapes": {name: list(shape) for name, shape in options.input_shapes.items()}}
