@@ -169,6 +169,7 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
     given = exported(model)
     with clock.stage("load"):
         source = load(given)
+        options, unrepaired = informed.settled(source, options)
         data = informed.open_data(source.proto, options, clock.progress)
     with clock.stage("analyze"):
         before = cost.measure(source, options.input_shapes)
@@ -179,14 +180,14 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
     with clock.stage("plan"):
         made = planning.make(analysis.coupling, selected.gone, selected.entries)
         narrowing = planning.narrowing(made)
-        kept = informed.kept_features(analysis.coupling, selected.gone) if informed.repairs(data, options) else {}
+        kept = informed.kept_features(analysis.coupling, selected.gone) if options.repair != "none" else {}
     with clock.stage("apply"):
         if options.weights_share is not None:
             _zero(analysis, made, options)
         removal.remove(analysis.model, analysis.coupling, selected.gone)
         result = analysis.model if made.removed or made.zeroed else load(given)
-    notes: dict[str, Any] = {"targets": selected.targets}
-    if made.removed and informed.repairs(data, options):
+    notes: dict[str, Any] = {"targets": selected.targets, "unrepaired_because": unrepaired}
+    if made.removed and options.repair != "none":
         with clock.stage("repair"):
             notes["repair"] = informed.repair(load(given), result, kept, data, options, narrowing)
     if made.removed and data is not None:
@@ -207,17 +208,18 @@ def _select(analysis: Analysis, groups: Sequence[Group], data: informed.Learned 
     """What goes, by the options."""
     if options.weights_share is not None:
         return selection.nothing(analysis.coupling)
-    learned = options.criterion in FROM_DATA
-    scores = scoring.score(analysis.model, analysis.coupling, groups, "l2" if learned else options.criterion,
-                           options.seed)
-    seen = informed.moments(analysis.model, analysis.coupling, data, options) if learned else {}
-    if learned and options.criterion != "obs":
-        scores = damage.scores(options.criterion, analysis.model, analysis.coupling, groups,
-                               products(analysis.coupling.graph), seen, scores)
-    curves = [by_score(s, g.units - min(options.min_channels, g.units)) for s, g in zip(scores, groups, strict=True)]
-    if options.criterion != "obs":
-        return _take(analysis, groups, curves, scores, options, before)
-    curves = informed.curves(analysis.model, analysis.coupling, groups, data, seen, scores, options)
+    with informed.looked_at(analysis.model, data, options) as (model, data, options):
+        learned = options.criterion in FROM_DATA
+        scores = scoring.score(model, analysis.coupling, groups, "l2" if learned else options.criterion, options.seed)
+        seen = informed.moments(model, analysis.coupling, data, options) if learned else {}
+        if learned and options.criterion != "obs":
+            scores = damage.scores(options.criterion, model, analysis.coupling, groups,
+                                   products(analysis.coupling.graph), seen, scores)
+        curves = [by_score(s, g.units - min(options.min_channels, g.units))
+                  for s, g in zip(scores, groups, strict=True)]
+        if options.criterion != "obs":
+            return _take(analysis, groups, curves, scores, options, before)
+        curves = informed.curves(model, analysis.coupling, groups, data, seen, scores, options)
     for share in rounds.shares(options.steps):
         assert data is not None  # the options see to that
         curves = _learn(analysis, groups, curves, data, selection.softened(options, before, share), before)
@@ -240,7 +242,7 @@ def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve],
     narrowing = planning.narrowing(planning.make(analysis.coupling, selected.gone))
     pruned = _again(analysis)
     removal.remove(pruned.model, pruned.coupling, selected.gone)
-    if informed.repairs(data, options):
+    if options.repair != "none":
         informed.repair(analysis.model.copy(), pruned.model,
                         informed.kept_features(analysis.coupling, selected.gone), data, options, narrowing)
     rest = _again(pruned)

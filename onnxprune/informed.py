@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from onnxprune.groups import Group
 from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.observe import Moments, observe
-from onnxprune.options import Options
+from onnxprune.options import FROM_DATA, Options
 from onnxprune.products import products
 from onnxprune.repair import calibrated, datafree, normalizations, recurrent
+from onnxprune.repair.synthetic import synthetic
 from onnxprune.resize import Lengths
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Curve
@@ -45,15 +47,15 @@ class Learned:
         batches: How many batches `fit` has.
     """
 
-    fit: Samples
-    held: Samples
+    fit: Samples | _Made
+    held: Samples | _Made
     batches: int
 
 
 class _First:
     """The first batches of some samples, as often as they are asked for."""
 
-    def __init__(self, samples: Samples, count: int) -> None:
+    def __init__(self, samples: Samples | _Made, count: int) -> None:
         self._samples, self._count = samples, count
 
     def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
@@ -78,9 +80,70 @@ def open_data(proto: onnx.ModelProto, options: Options, progress: Progress | Non
     return Learned(fit, held, sum(1 for _ in fit.batches()))
 
 
-def _divided(samples: Samples, share: float) -> tuple[Samples, Samples]:
+def _divided(samples: Samples | _Made, share: float) -> tuple[Samples | _Made, Samples | _Made]:
     """Two disjoint parts, the second of this share; twice the same where there are too few."""
     return samples.split(share) if samples.parts > 1 else (samples, samples)
+
+
+class _Made:
+    """Made-up samples, held in memory."""
+
+    labels = None
+
+    def __init__(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        self._batches = list(batches)
+
+    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        return iter(self._batches)
+
+    batches = __iter__
+
+    @property
+    def count(self) -> int:
+        """How many samples."""
+        return sum(max((len(v) for v in feeds.values() if v.ndim), default=1) for feeds in self._batches)
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts they can be split: batches stay whole."""
+        return len(self._batches)
+
+    def split(self, fraction: float) -> tuple[_Made, _Made]:
+        """Two disjoint parts, the second of this share."""
+        back = min(self.parts - 1, max(1, round(fraction * self.parts)))
+        return _Made(self._batches[:-back]), _Made(self._batches[-back:])
+
+
+@contextmanager
+def looked_at(model: Model, data: Learned | None, options: Options) -> Iterator[tuple[Model, Learned | None, Options]]:
+    """What scores are read from: model, data and options; without data made-up inputs take their place.
+
+    Convolutions look at small patches, which made-up inputs get right; models that consist mainly of matrix products
+    are scored by their weights alone, see `repair.datafree`. Normalizations have, while this lasts, the statistics
+    of what is made up.
+
+    Raises:
+        InputError: Inputs are to be made, and cannot be: a shape is not known, say.
+    """
+    if data is not None or options.stats is not None or options.criterion not in FROM_DATA:
+        yield model, data, options
+        return
+    if not datafree.convolutional(model):
+        yield model, None, replace(options, importance="l2")
+        return
+    made = _Made(synthetic(model, None, options.seed, input_shapes=options.input_shapes or None))
+    with normalizations.aligned(model, model.copy(), made) as reference:
+        yield reference, Learned(made, made, made.parts), options
+
+
+def settled(model: Model, options: Options) -> tuple[Options, str | None]:
+    """The options with a repair other than ``auto``, and why that is none, where inputs were to be made for it."""
+    if options.repair != "auto":
+        return options, None
+    if options.calib is not None or options.weights_share is not None:
+        return replace(options, repair="none" if options.calib is None else "calibrated"), None
+    why = datafree.hopeless(model, options.input_shapes or None)
+    return replace(options, repair="data-free" if why is None else "none"), why
 
 
 def moments(model: Model, coupling: Coupling, data: Learned | None, options: Options,
@@ -114,11 +177,11 @@ def moments(model: Model, coupling: Coupling, data: Learned | None, options: Opt
 
 def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Learned | None, seen: Mapping[str, Moments],
            fallback: Sequence[Scores], options: Options, narrowing: Narrowing = WHOLE) -> list[Curve]:
-    """The damage curve of each group, see `damage.curves`; without data their heights are not measured."""
+    """The damage curve of each group, see `damage.curves`; heights only where groups are weighed against each other."""
     layers = products(coupling.graph)
     keep = [min(options.min_channels, g.units) for g in groups]
     batches: Iterable[Mapping[str, NDArray[Any]]] = ()
-    if data is not None:
+    if data is not None and (options.target or options.across):
         _, unseen = _divided(data.fit, MEASURED_SHARE)
         macs = cost.measure(model, narrowing.shapes(options.input_shapes)).macs or 0
         enough = np.clip(MEASURED_MACS / max(macs * len(groups) * len(damage.PROBES), 1), *MEASURED)
@@ -131,11 +194,6 @@ def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDAr
     lengths = Lengths(coupling, gone)
     kept = {layer.name: lengths.kept(layer.output.axis(layer.out_axis)) for layer in products(coupling.graph)}
     return kept | {cell.name: lengths.kept(cell.recurrence.axis(2)) for cell in recurrent.cells(coupling.graph)}
-
-
-def repairs(data: Learned | None, options: Options) -> bool:
-    """Whether a run repairs at all."""
-    return options.repair in ("calibrated", "data-free") or (options.repair == "auto" and data is not None)
 
 
 def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]], data: Learned | None,
@@ -155,7 +213,7 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
                                      memory=options.memory, narrowing=narrowing)
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
-    if data is not None and options.repair != "data-free":
+    if data is not None and options.repair == "calibrated":
         refitted = pruned.copy()
         normalizations.reestimate(original, pruned, data.fit, narrowing)
         versions = [plain, refitted, pruned]

@@ -27,7 +27,8 @@ class Options:
         ratio: Share of the units (channels, heads, blocks) of every prunable group that goes, 0 <= ratio < 1.
         pattern: ``channels``, or ``weights=R`` to zero that share of each weight instead.
         across: Rank across groups (or weights) instead of within each.
-        importance: Criterion, one of `CRITERIA`; by default ``obs`` with calibration data, ``l2`` without.
+        importance: Criterion, one of `CRITERIA`; by default ``obs`` with calibration data, or made-up inputs for a
+            data-free repair (where the model consists mainly of convolutions), else ``l2``.
         target: What may be left of some of `COSTS`, in place of a ratio: a fraction (``0.5``) or an amount (``"2G"``).
         calib: Calibration data, see `calibration.open_samples`: unlabelled inputs that scores and repair learn from.
         samples: Calibration samples to use at most.
@@ -36,7 +37,8 @@ class Options:
         steps: Rounds of removal, with repair and new statistics in between; more than one needs calibration data.
         seed: Seed of anything random.
         repair: ``none``; ``data-free``, on made-up inputs; ``calibrated``, which needs calibration data; or ``auto``,
-            which is ``calibrated`` where there are any and ``none`` where there are not.
+            which is ``calibrated`` where there are any, else ``data-free`` for models that consist mainly of
+            convolutions and run on made-up inputs, and ``none`` for all others.
         only: Regular expressions; only groups with a matching initializer or node are pruned.
         ignore: Regular expressions; groups with a matching initializer or node are left whole.
         mixing: Prune groups of grade *mixing* too.
@@ -70,7 +72,7 @@ class Options:
     target: Mapping[str, str | float] = field(default_factory=dict)
     calib: Any = None
     samples: int | None = None
-    memory: int = 2**31
+    memory: int = 10**9
     steps: int = 1
     stats: str | os.PathLike[str] | None = None
 
@@ -88,7 +90,8 @@ class Options:
         stored = self.stats is not None and os.path.exists(self.stats)
         if self.calib is None and self.repair == "calibrated":
             raise InputError("repair 'calibrated' needs calibration data", "give some with --calib")
-        if self.calib is None and self.importance in FROM_DATA and not stored:
+        made_up = self.repair == "data-free"  # inputs are made for the repair, and serve the scores as well
+        if self.calib is None and self.importance in FROM_DATA and not (stored or made_up):
             raise InputError(f"importance {self.importance!r} needs calibration data", "give some with --calib")
         if self.stats is not None and self.calib is None and not stored:
             raise InputError(f"there are no statistics in {os.fspath(self.stats)!r} and no data to make them from",
@@ -119,7 +122,8 @@ class Options:
     @property
     def criterion(self) -> str:
         """The importance that holds."""
-        return self.importance or ("l2" if self.calib is None and self.stats is None else "obs")
+        seen = self.calib is not None or self.stats is not None or self.repair == "data-free"
+        return self.importance or ("obs" if seen else "l2")
 
     @property
     def weights_share(self) -> float | None:

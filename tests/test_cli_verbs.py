@@ -17,7 +17,7 @@ from tests.commands import Cli, assert_refused, contents, tiny
 MODELS = Path(__file__).parents[1] / "models"
 
 
-@pytest.mark.parametrize("amount", [["--ratio", "0.4", "--global", "--importance", "lamp"],
+@pytest.mark.parametrize("amount", [["--ratio", "0.4", "--global", "--importance", "lamp", "--repair", "none"],
                                     ["--pattern", "weights=0.6"], ["--ratio", "0"]])
 def test_apply_repeats_a_run(cli: Cli, model: Path, amount: list[str]) -> None:
     """A plan on the model that it was made from gives what the run gave, byte for byte."""
@@ -123,7 +123,7 @@ def test_inspect_mixing(cli: Cli) -> None:
 
 def test_compare(cli: Cli, model: Path) -> None:
     """Drift, latency and costs of two models; none between a model and itself."""
-    assert cli(model, "--ratio", 0.5, "--quiet").code == 0
+    assert cli(model, "--ratio", 0.5, "--repair", "none", "--quiet").code == 0
     pruned = model.parent / "net.pruned.onnx"
     data = json.loads(cli("compare", model, pruned, "--runs", 2, "--json").out)
     assert data["params"] == {"before": 2336, "after": 1168}

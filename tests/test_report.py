@@ -18,7 +18,7 @@ from tests.commands import tiny
 
 def report(**changes: Any) -> dict[str, Any]:
     """A report on a tiny model, with some entries replaced."""
-    made = onnxprune.prune(tiny(), 0.5)
+    made = onnxprune.prune(tiny(), 0.5, repair="none")
     return {"model": "net.onnx", "output": "net.pruned.onnx", **made.report, **changes}
 
 
@@ -35,7 +35,7 @@ def test_doctests(module: ModuleType) -> None:
 
 def test_numbers_agree_with_the_model() -> None:
     """Parameters, bytes and channels are those of the two models."""
-    made = onnxprune.prune(tiny(), 0.5)
+    made = onnxprune.prune(tiny(), 0.5, repair="none")
     for key, model in (("before", tiny()), ("after", made.model)):
         assert made.report["bytes"][key] == len(model.SerializeToString())
         assert made.report["params"][key] == sum(onnx.numpy_helper.to_array(t).size for t in model.graph.initializer)
@@ -44,7 +44,7 @@ def test_numbers_agree_with_the_model() -> None:
 
 def test_options_of_the_run() -> None:
     """What was asked stands in the report under its names on the command line; a plan was asked nothing."""
-    made = onnxprune.prune(tiny(), 0.5, across=True, importance="l1")
+    made = onnxprune.prune(tiny(), 0.5, repair="none", across=True, importance="l1")
     asked = made.report["options"]
     assert (asked["ratio"], asked["global"], asked["importance"]) == (0.5, True, "l1")
     assert onnxprune.apply(made.plan, tiny()).report["options"] is None

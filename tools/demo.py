@@ -62,19 +62,21 @@ def calibration(model: Path) -> list[str]:
 
 def markdown(models: Sequence[Path], ratios: Sequence[str], others: list[str], folder: Path) -> Iterator[str]:
     """The lines of the README's table."""
-    columns = ("parameters", "MACs", "accuracy, removal alone", "accuracy, calibrated")
+    modes = {"removal alone": ["--repair", "none"], "no data": []}
+    columns = ("parameters", "MACs", *(f"accuracy, {mode}" for mode in [*modes, "calibrated"]))
     titles = ["Model", "accuracy", *(f"{what} at {r}" for r in ratios for what in columns)]
     yield "| " + " | ".join(titles) + " |"
     yield "|---|" + "---:|" * (len(titles) - 1)
     for model in models:
         cells = [f"`{model.name}`", f"{accuracy(model, entries()[model.name]):.3f}"]
         for ratio in ratios:
-            report, _, after = measure(model, ["--ratio", ratio, *others], folder)
+            runs = [measure(model, ["--ratio", ratio, *mode, *others], folder)
+                    for mode in [*modes.values(), calibration(model)]]
+            report = runs[0][0]
             for pair in (report["params"], report["macs"]):
                 known = pair["before"] is not None and pair["after"] is not None
                 cells.append(percent(pair["after"], pair["before"]) if known else "unknown")
-            _, _, repaired = measure(model, ["--ratio", ratio, *calibration(model), *others], folder)
-            cells += [f"{after:.3f}", f"{repaired:.3f}"]
+            cells += [f"{after:.3f}" for _, _, after in runs]
         yield "| " + " | ".join(cells) + " |"
 
 

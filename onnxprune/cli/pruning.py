@@ -58,7 +58,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(AMOUNT, "--round-to", type=int, default=1, metavar="N",
         help="Keep multiples of N; 1 until latency is measured  [1]")
 @option(WHICH, "--importance", metavar="NAME",
-        help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz  [obs with --calib, else l2]")
+        help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz  [obs or l2]")
 @option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option(WHICH, "--only", multiple=True, metavar="REGEX", help="Prune what touches these names; repeatable")
 @option(WHICH, "--ignore", multiple=True, metavar="REGEX", help="Leave what touches these names; repeatable")
@@ -71,8 +71,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples")
 @option(DATA, "--stats", metavar="FILE", help="Statistics of the data: use them if FILE exists, else write it")
 @option(DATA, "--steps", type=int, default=1, metavar="N",
-        help="Remove in N rounds, with repair and new statistics in between  [1]")
-@option(DATA, "--memory", metavar="SIZE", default="2GB", help="Activations to hold before they go to files  [2GB]")
+        help="Remove in N rounds, with new statistics in between  [1]")
+@option(DATA, "--memory", metavar="SIZE", default="1GB", help="Activations to hold before they go to files  [1GB]")
 @option(DATA, "--repair", default="auto", metavar="MODE",
         help="none, data-free, calibrated; auto follows --calib  [auto]")
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")

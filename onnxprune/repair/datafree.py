@@ -14,6 +14,7 @@ from onnxprune.damage import outputs, relative_error
 from onnxprune.graph import Graph
 from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Narrowing
+from onnxprune.pieces import plan
 from onnxprune.products import products
 from onnxprune.repair import calibrated
 from onnxprune.repair.calibrated import Kept, Refit
@@ -54,7 +55,7 @@ def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: 
         InputError: No inputs can be made: a shape is not known, say.
         CannotCut: The model cannot be run in pieces.
     """
-    local = _convolutional(pruned)
+    local = convolutional(pruned)
     penalties, share = (PENALTIES, 1.0) if local else (EXACT_PENALTIES, EXACT_SHARE)
     batches = synthetic(original, count, seed, input_shapes=input_shapes, varied=not local)
     judges, batches = _split(batches)
@@ -72,10 +73,28 @@ def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: 
     return done
 
 
-def _convolutional(model: Model) -> bool:
+def convolutional(model: Model) -> bool:
     """Whether most product layers are convolutions."""
     layers = products(Graph(model.proto))
     return 2 * sum(layer.kind.startswith("conv") for layer in layers) > len(layers)
+
+
+def hopeless(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> str | None:
+    """Why a repair without data is not worth a try, None where it is.
+
+    Args:
+        model: What is to be pruned.
+        input_shapes: Shapes by input name, where the model leaves them open.
+    """
+    if not convolutional(model):
+        return "made-up inputs tell too little about a model that consists mainly of matrix products"
+    try:
+        feeds = synthetic(model, 2, input_shapes=input_shapes, varied=True)
+        plan(model.proto, [[layer.x.name] for layer in products(Graph(model.proto))], feeds[0])
+        outputs(model, feeds[:1])
+    except Exception as e:  # whatever onnxruntime raises for a model or for inputs that it does not take
+        return f"the model does not run on made-up inputs: {str(e).strip().splitlines()[0]}"
+    return None
 
 
 def _split(batches: list[Feeds]) -> tuple[list[Feeds], list[Feeds]]:

@@ -22,7 +22,7 @@ BLUR = 1.2
 
 def pictures(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
     """Dead leaves, shaded, blurred, with some 1/f texture; shape (count, channels, height, width), within [0, 1]."""
-    made = np.stack([_leaves(rng, channels, height, width) for _ in range(count)])
+    made = _leaves(rng, count, channels, height, width)
     widest = BLUR * (max(height, width) / 32) ** 0.5
     for picture in made:
         picture[:] = _blurred(picture, rng.uniform(0, widest))
@@ -71,24 +71,29 @@ def _tone(rng: np.random.Generator, time: NDArray[np.float64]) -> Floats:
     return _standard((loud / orders ** 0.5) @ np.sin(orders[:, None] * phase))
 
 
-def _leaves(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
+def _leaves(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
+    """One leaf over the other on a plain ground, in all pictures at once; shape (count, channels, height, width)."""
     side = max(height, width)
     y, x = (np.mgrid[:height, :width] / side).astype(np.float32)
-    base, spread = rng.uniform(0.1, 0.9) + rng.normal(0, 0.1, channels), rng.uniform(0.05, 0.45)
-    picture = np.broadcast_to(base[:, None, None], (channels, height, width)).astype(np.float32)
-    ends = SMALLEST ** -POWER, LARGEST ** -POWER
+
+    def uniform(low: float, high: float) -> Floats:
+        return rng.uniform(low, high, (count, 1, 1)).astype(np.float32)
+
+    def normal(*shape: int) -> Floats:
+        return rng.standard_normal((count, *shape, 1, 1)).astype(np.float32)
+
+    base, spread = uniform(0.1, 0.9)[:, None] + 0.1 * normal(channels), uniform(0.05, 0.45)[:, None]
+    made: Floats = np.broadcast_to(base, (count, channels, height, width)).copy()
     for _ in range(LEAVES):
-        radius = (ends[1] + (ends[0] - ends[1]) * rng.random()) ** (-1 / POWER)
-        (left, top), turn, aspect = rng.uniform(-0.1, 1.1, 2), rng.uniform(0, np.pi), rng.uniform(0.3, 1)
-        along = (x - left) * np.cos(turn) + (y - top) * np.sin(turn)
-        across = ((y - top) * np.cos(turn) - (x - left) * np.sin(turn)) / aspect
-        round_, tilt = rng.random() < 0.5, rng.normal(0, 0.3, 2)
-        colour = base + rng.normal(0, spread) + rng.normal(0, spread / 2, channels)
-        far = np.hypot(along, across) if round_ else np.maximum(np.abs(along), np.abs(across))
-        hit = far < radius
-        shade = tilt[0] * along[hit] + tilt[1] * across[hit]
-        picture[:, hit] = colour[:, None] + shade
-    return picture
+        radius = uniform(LARGEST ** -POWER, SMALLEST ** -POWER) ** np.float32(-1 / POWER)
+        right, down, turn, aspect = x - uniform(-0.1, 1.1), y - uniform(-0.1, 1.1), uniform(0, np.pi), uniform(0.3, 1)
+        along = right * np.cos(turn) + down * np.sin(turn)
+        across = (down * np.cos(turn) - right * np.sin(turn)) / aspect
+        far = np.where(uniform(0, 1) < 0.5, np.hypot(along, across), np.maximum(np.abs(along), np.abs(across)))
+        shade = 0.3 * (normal() * along + normal() * across)
+        colour = base + spread * (normal(1) + normal(channels) / 2)
+        np.copyto(made, colour + shade[:, None], where=(far < radius)[:, None])
+    return made
 
 
 def _blurred(picture: Floats, deviation: float) -> Floats:

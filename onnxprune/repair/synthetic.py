@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxprune import shapes
+from onnxprune import cost, shapes
 from onnxprune.graph import Graph
 from onnxprune.inputs import Sizes, fed_inputs, input_dims, sample_inputs
 from onnxprune.model import Model
@@ -30,6 +30,8 @@ Feeds = dict[str, NDArray[np.generic]]
 BATCH, PROBES = 32, 12
 ELEMENTS, FEWEST, MOST = 9_000_000, 64, 384
 """Samples by default: as many as hold so many elements, within these bounds."""
+MACS, LEAST = 500_000_000_000, 16
+"""Samples of a large model: fewer, down to these, where they take more multiply-accumulates."""
 CAP = 10.0
 """What a feature that is off without bounds counts."""
 
@@ -79,7 +81,9 @@ def synthetic(model: Model, count: int | None = None, seed: int = 0, *,
         judge = _Judge(model)
         scores = [judge.score(maker.feeds(PROBES, seed, [candidate])) for candidate in ranges]
         ranges = ranges[int(np.argmin(scores)):][:1]
-    count = count or int(np.clip(ELEMENTS // maker.elements, FEWEST, MOST))
+    if count is None:
+        macs = cost.measure(model, input_shapes).macs or 1
+        count = max(LEAST, min(MACS // macs, MOST, max(FEWEST, ELEMENTS // maker.elements)))
     return maker.feeds(count, seed, ranges)
 
 

@@ -48,6 +48,7 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
         "groups": groups,
         "targets": {},
         "repair": None,
+        "unrepaired_because": None,
         "calibration": None,
         "seconds": {k: round(v, 4) for k, v in seconds.items()},
     })

@@ -116,6 +116,8 @@ def learned(report: Mapping[str, Any]) -> list[Part]:
     """What calibration data did, and what the samples held back say of it."""
     seen, layers = report["calibration"], report["repair"]
     words = []
+    if report["unrepaired_because"] is not None:
+        words.append(f"Not repaired: {printable(report['unrepaired_because'])}")
     if layers is not None:
         better = [r for r in layers if r["penalty"] is not None]
         words.append(f"{len(better)} of {plural(len(layers), 'layer')} refitted, the rest left as they were")
