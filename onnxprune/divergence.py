@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from onnxprune.logits import scored
 from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Batch, Narrowing
 from onnxprune.runtime import runnable
@@ -15,6 +16,8 @@ from onnxprune.runtime import runnable
 def relative_errors(original: Model, others: Sequence[Model], batches: Iterable[Batch],
                     narrowing: Narrowing = WHOLE) -> list[float]:
     """Relative squared error of models' outputs: error over variance, in the mean over the outputs of floats.
+
+    In place of a choice it is that of the scores behind it, see `logits.scored`.
 
     Args:
         original: What the others came from.
@@ -33,7 +36,7 @@ def relative_errors(original: Model, others: Sequence[Model], batches: Iterable[
     wrong = np.zeros((len(others), len(names)))
     floats = np.ones(len(names), dtype=bool)
     with contextlib.ExitStack() as stack:
-        reference, *sessions = [stack.enter_context(runnable(m)).session() for m in (original, *others)]
+        reference, *sessions = [stack.enter_context(runnable(scored(m))).session() for m in (original, *others)]
         for feeds in batches:
             wanted = narrowing.arrays(names, reference.run(None, dict(feeds)))
             floats &= np.array([np.asarray(w).dtype.kind == "f" for w in wanted])

@@ -18,6 +18,7 @@ from onnxprune.coupling import Coupling
 from onnxprune.divergence import relative_errors
 from onnxprune.errors import InputError
 from onnxprune.groups import Group
+from onnxprune.logits import scored
 from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.observe import Moments, observe
@@ -229,8 +230,8 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
 def judge(original: Model, pruned: Model, data: Learned, narrowing: Narrowing) -> dict[str, Any]:
     """What the samples held back say: the outputs' relative squared error and, with labels, top-1 and top-5."""
     names = [o.name for o in original.proto.graph.output]
-    before = [narrowing.arrays(names, arrays) for arrays in damage.outputs(original, data.held)]
-    after = damage.outputs(pruned, narrowing.batches(data.held))
+    before = [narrowing.arrays(names, arrays) for arrays in damage.outputs(scored(original), data.held)]
+    after = damage.outputs(scored(pruned), narrowing.batches(data.held))
     found: dict[str, Any] = {"samples": data.held.count, "relative_error": damage.relative_error(before, after)}
     labels = data.held.labels
     if labels is not None and len(before):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from onnxprune.damage import outputs, relative_error
 from onnxprune.graph import Graph
+from onnxprune.logits import scored
 from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.pieces import plan
@@ -62,11 +63,11 @@ def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: 
     plain = pruned.copy()
     with aligned(original, pruned, batches) as reference:
         names, seen = [o.name for o in original.proto.graph.output], narrowing.batches(judges)
-        wanted = [narrowing.arrays(names, arrays) for arrays in outputs(reference, judges)]
-        before = relative_error(wanted, outputs(pruned, seen))
+        wanted = [narrowing.arrays(names, arrays) for arrays in outputs(scored(reference), judges)]
+        before = relative_error(wanted, outputs(scored(pruned), seen))
         done = calibrated.repair(reference, pruned, kept, batches, len(batches), seed=seed, memory=memory,
                                  penalties=penalties, share=share, narrowing=narrowing)
-        worse = relative_error(wanted, outputs(pruned, seen)) >= before
+        worse = relative_error(wanted, outputs(scored(pruned), seen)) >= before
     if worse and any(r.penalty is not None for r in done):
         pruned.proto.CopyFrom(plain.proto)
         done = [Refit(r.layer, None, r.before, r.before) for r in done]

@@ -1,0 +1,68 @@
+"""Outputs that hide errors: a softmax, a choice."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune.divergence import relative_errors
+from onnxprune.logits import scored, unsquashed
+from onnxprune.model import load
+from tests.oracle import session
+
+NET = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,8,8] x) => (%s y)
+{
+  a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+  c = Relu (a)
+  s = Conv (c, w2)
+  %s
+}
+"""
+ENDS = {"map": ("int64[N,8,8]", "y = ArgMax <axis = 1, keepdims = 0> (s)"),
+        "softmax first": ("int64[N,8,8]", "p = Softmax <axis = 1> (s) y = ArgMax <axis = 1, keepdims = 0> (p)"),
+        "mask": ("bool[N,5,8,8]", "y = Greater (s, half)"),
+        "moved": ("int32[N,64]", "m = ArgMax <axis = 1, keepdims = 0> (s) f = Flatten (m) y = Cast <to = 6> (f)")}
+
+
+def net(end: str) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(NET % ENDS[end])
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (16, 3, 3, 3)), ("b1", (16,)), ("w2", (5, 16, 1, 1))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.5), "half"))
+    return model
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_choice_gives_way_to_its_scores(end: str) -> None:
+    model = load(net(end))
+    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    expected = net(end)
+    del expected.graph.output[:]
+    expected.graph.output.append(onnx.ValueInfoProto(name="s"))
+    s = session(expected).run(None, {"x": x})[0]
+    copy, (centre,) = unsquashed(model)
+    got = centre(session(copy.proto).run(None, {"x": x})[0])
+    np.testing.assert_allclose(got - got.mean(1, keepdims=True), s - s.mean(1, keepdims=True), atol=1e-5)
+    assert [o.name for o in model.proto.graph.output] == ["y"]
+
+
+def test_outputs_of_floats_stay_as_they_are() -> None:
+    model = load(net("map"))
+    model.proto.graph.output.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, None))
+    assert scored(model) is model  # the scores are given out already
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_repair_sees_through_a_choice(end: str) -> None:
+    model = net(end)
+    x = np.random.default_rng(2).standard_normal((64, 3, 8, 8)).astype(np.float32)
+    plain = onnxprune.prune(model, 0.5, repair="none")
+    repaired = onnxprune.prune(model, 0.5, calib=[{"x": x[i:i + 8]} for i in range(0, 64, 8)])
+    assert any(r["penalty"] is not None for r in repaired.report["repair"])
+    before, after = relative_errors(load(model), [load(plain.proto), load(repaired.proto)], [{"x": x}])
+    assert 0 < after < before
