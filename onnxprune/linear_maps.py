@@ -217,20 +217,47 @@ class Product:
         Returns:
             Input places, and whether they are within the input; shape (n, kernel positions).
         """
+        if self.kind == "conv":
+            starts, stride = self.starts(axis, length, out)
+            at = place[:, None] * stride + np.array(starts, dtype=np.int64)
+            return at, (at >= 0) & (at < length)
         stride, dilation = _per_axis(self.node, "strides", axis, 1), _per_axis(self.node, "dilations", axis, 1)
         offsets = np.arange(self.kernel[axis], dtype=np.int64) * dilation
         span, fit = (self.kernel[axis] - 1) * dilation + 1, self.node.attribute("auto_pad", "NOTSET")
         start = _per_axis(self.node, "pads", axis, 0) if fit == "NOTSET" else 0
-        if self.kind == "conv_transpose":
-            if padded_by_output(self.node):
-                extra = _per_axis(self.node, "output_padding", axis, 0)
-                start = max(stride * (length - 1) + extra + span - out, 0) // 2
-            at, hole = np.divmod(place[:, None] + start - offsets, stride)
-            return at, (hole == 0) & (at >= 0) & (at < length)
+        if padded_by_output(self.node):
+            extra = _per_axis(self.node, "output_padding", axis, 0)
+            start = max(stride * (length - 1) + extra + span - out, 0) // 2
+        at, hole = np.divmod(place[:, None] + start - offsets, stride)
+        return at, (hole == 0) & (at >= 0) & (at < length)
+
+    def size(self, axis: int, length: int) -> int:
+        """Length of a convolution's output along one axis of space, for one of its input."""
+        stride, dilation = _per_axis(self.node, "strides", axis, 1), _per_axis(self.node, "dilations", axis, 1)
+        fit, span = self.node.attribute("auto_pad", "NOTSET"), (self.kernel[axis] - 1) * dilation + 1
+        if fit in ("SAME_UPPER", "SAME_LOWER"):
+            return -(-length // stride)
+        pads = self.node.attribute("pads") if fit == "NOTSET" else None
+        padding = int(pads[axis] + pads[axis + len(self.kernel)]) if pads else 0
+        return (length + padding - span) // stride + 1
+
+    def starts(self, axis: int, length: int, out: int) -> tuple[list[int], int]:
+        """What the first output place of a convolution sees along one axis of space.
+
+        Args:
+            axis: Which axis of space.
+            length: Length of the input there.
+            out: Length of the output there.
+
+        Returns:
+            The input place at each kernel position, outside the input where that is padding, and the stride.
+        """
+        stride, dilation = _per_axis(self.node, "strides", axis, 1), _per_axis(self.node, "dilations", axis, 1)
+        span, fit = (self.kernel[axis] - 1) * dilation + 1, self.node.attribute("auto_pad", "NOTSET")
+        start = _per_axis(self.node, "pads", axis, 0) if fit == "NOTSET" else 0
         if fit in ("SAME_UPPER", "SAME_LOWER"):
             start = (max((out - 1) * stride + span - length, 0) + (fit == "SAME_LOWER")) // 2
-        at = place[:, None] * stride - start + offsets
-        return at, (at >= 0) & (at < length)
+        return [k * dilation - start for k in range(self.kernel[axis])], stride
 
 
 def _rows(array: NDArray[Any], axis: int, positions: Positions) -> Floats:

@@ -53,7 +53,7 @@ class Refit:
 
 
 @dataclass(frozen=True)
-class _Join:
+class Join:
     """The sum that a layer's output joins, its name, and that of the other summand."""
 
     sum: Value
@@ -81,7 +81,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
     before, after = Graph(original.proto), Graph(pruned.proto)
     for graph in (before, after):
         shapes.infer(graph)
-    layers: list[_Layer] = [_Linear(a, b, _join(b), kept[a.name], count) for a, b in
+    layers: list[_Layer] = [_Linear(a, b, join(b), kept[a.name], count) for a, b in
                             matched(products(before), products(after)) if a.name in kept and not b.weight_shared]
     layers += [_Recurrent(a, b, kept[a.name], count) for a, b in recurrent.matched(before, after) if a.name in kept]
     layers.sort(key=lambda layer: layer.b.node.index)
@@ -117,7 +117,7 @@ class _Layer(Protocol):
 class _Linear:
     a: Product
     b: Product
-    join: _Join | None
+    join: Join | None
     kept: NDArray[np.int64]
     count: int
 
@@ -158,7 +158,7 @@ class _Recurrent:
         return [Refit(f"{self.b.name} {part}", fit.penalty, fit.before, fit.after) for part, fit in found]
 
 
-def _join(layer: Product) -> _Join | None:
+def join(layer: Product) -> Join | None:
     """The Add behind the layer whose other summand is there before the layer."""
     if len(layer.output.consumers) != 1:
         return None
@@ -170,14 +170,14 @@ def _join(layer: Product) -> _Join | None:
         return None
     if other.shape != layer.output.shape or total.shape != layer.output.shape:
         return None
-    return _Join(total, total.name, other.name)
+    return Join(total, total.name, other.name)
 
 
 def _is_before(value: Value, node: Node) -> bool:
     return value.producer is None or value.producer.index < node.index
 
 
-def _rows(a: Product, b: Product, join: _Join | None, made: Mapping[str, Stored], read: Mapping[str, Stored],
+def _rows(a: Product, b: Product, join: Join | None, made: Mapping[str, Stored], read: Mapping[str, Stored],
           kept: NDArray[np.int64], count: int, seed: Sequence[int]) -> tuple[Rows, Rows]:
     """Samples to fit and samples held back."""
     rng = np.random.default_rng(list(seed))

@@ -7,7 +7,7 @@ do not show stay as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,12 @@ class Rows:
         wanted -= self.offset
         return wanted
 
+    def joined(self, other: Rows) -> Rows:
+        """These samples and others of the same layer."""
+        offset = self.offset if np.isscalar(self.offset) else np.concatenate([self.offset, other.offset], axis=1)
+        return Rows(np.concatenate([self.x, other.x], axis=1), np.concatenate([self.y, other.y], axis=1), offset,
+                    self.low, self.high)
+
     @property
     def wanted(self) -> NDArray[np.float32]:
         """What the layer itself should make."""
@@ -87,10 +93,12 @@ class Fit:
     after: float
 
 
-ROUNDS = 2
-"""Fits with one ridge where an activation hides a part of the error; each begins from what the last one left."""
+ROUNDS = 6
+"""Fits at most where an activation hides a part of the error; each begins from what the last one left."""
 PATIENCE = 2
 """So many ridges in a row that are no better than the best end the search."""
+GAIN = 2e-3
+"""A round that takes less than this share off the error is the last one."""
 
 
 def fit(rows: Rows, held: Rows, weight: Floats, bias: Floats, *, intercept: bool = True,
@@ -100,8 +108,9 @@ def fit(rows: Rows, held: Rows, weight: Floats, bias: Floats, *, intercept: bool
     Where a rectifier follows, an error below zero on both sides is none: the fit is repeated with targets that ask
     for nothing there (a majorisation of the error behind the activation; compare Zhang et al., "Accelerating very
     deep convolutional networks", PAMI 2016). The error that is minimised has more than one dip, so it is gone down
-    from two places: the plain fit, and the layer as it is. Ridges are tried from the strongest to the weakest, each
-    from where the last one ended.
+    from two places: the plain fit, and the layer as it is.
+
+    Once the held-back samples have chosen the ridge, they join the others for the weights.
 
     Args:
         rows: Samples to fit.
@@ -111,33 +120,81 @@ def fit(rows: Rows, held: Rows, weight: Floats, bias: Floats, *, intercept: bool
         intercept: Whether the bias may change.
         penalties: Ridges to try.
     """
-    before = held.error(weight, bias)
-    best = Fit(weight, bias, None, before, before)
-    n = max(rows.x.shape[1], 1)
-    turned = rows.x.transpose(0, 2, 1)
-    mean_x = rows.x.mean(axis=1, dtype=np.float64)
-    xx = np.matmul(turned, rows.x).astype(np.float64) / n
-    if intercept:
-        xx -= mean_x[:, :, None] * mean_x[:, None, :]
-    scale = np.maximum(np.trace(xx, axis1=1, axis2=2) / xx.shape[1], 1e-12)
-    bent = np.isfinite(rows.low) or np.isfinite(rows.high)
-    for first in [rows.wanted, rows.reachable(weight, bias)] if bent else [rows.wanted]:
-        target, worse = first, 0
-        for penalty in sorted(penalties, reverse=True):
-            inverse = np.linalg.inv(xx + (penalty * scale)[:, None, None] * np.eye(xx.shape[1]))
-            least = np.inf
-            for _ in range(ROUNDS if bent else 1):
-                mean_y = target.mean(axis=1, dtype=np.float64) if intercept else bias
-                xy = np.matmul(turned, target).astype(np.float64) / n - mean_x[:, :, None] * mean_y[:, None, :]
-                new = weight + (inverse @ (xy - xx @ weight.transpose(0, 2, 1))).transpose(0, 2, 1)
-                shift = mean_y - np.einsum("goi,gi->go", new, mean_x) if intercept else bias
-                after = held.error(new, shift)
-                least = min(least, after)
-                if after < best.after:
-                    best = Fit(new, shift, penalty, before, after)
-                if bent:
-                    target = rows.reachable(new, shift)
-            worse = worse + 1 if least > best.after else 0
-            if worse == PATIENCE:
-                break
+    best = before = Fit(weight, bias, None, held.error(weight, bias), held.error(weight, bias))
+    problem = _Problem(rows, weight, bias, intercept)
+    bent = bool(np.isfinite(rows.low) or np.isfinite(rows.high))
+    for target in [rows.wanted, rows.reachable(weight, bias)] if bent else [rows.wanted]:
+        found = _bent(problem, _plain(problem, target, before, held, penalties), held) if bent else _plain(
+            problem, target, before, held, penalties)
+        best = found if found.after < best.after else best
+    if best.penalty is None or rows is held:
+        return best
+    full = rows.joined(held)
+    target = full.reachable(best.weight, best.bias) if bent else full.wanted
+    new, shift = _Problem(full, weight, bias, intercept).solution(target, best.penalty)
+    return replace(best, weight=new, bias=shift)
+
+
+def _plain(problem: _Problem, target: NDArray[np.float32], before: Fit, held: Rows,
+           penalties: Sequence[float]) -> Fit:
+    """The ridge that serves the held-back samples best, from the strongest to the weakest."""
+    best, worse, products = before, 0, problem.products(target)
+    for penalty in sorted(penalties, reverse=True):
+        new, shift = problem.solved(products, penalty)
+        after = held.error(new, shift)
+        worse = 0 if after < best.after else worse + 1
+        if after < best.after:
+            best = Fit(new, shift, penalty, before.before, after)
+        if worse == PATIENCE:
+            break
     return best
+
+
+def _bent(problem: _Problem, start: Fit, held: Rows) -> Fit:
+    """Down from a fit, with targets that ask for nothing where an activation hides the error."""
+    best = start
+    for _ in range(ROUNDS if start.penalty is not None else 0):
+        assert best.penalty is not None
+        new, shift = problem.solution(problem.rows.reachable(best.weight, best.bias), best.penalty)
+        after = held.error(new, shift)
+        gained = after < (1 - GAIN) * best.after
+        if after < best.after:
+            best = replace(best, weight=new, bias=shift, after=after)
+        if not gained:
+            break
+    return best
+
+
+class _Problem:
+    """Least squares of a layer, centred on the weight at hand, its samples summed up once."""
+
+    def __init__(self, rows: Rows, weight: Floats, bias: Floats, intercept: bool) -> None:
+        self.rows = rows
+        self._weight, self._bias, self._intercept = weight, bias, intercept
+        self._count = max(rows.x.shape[1], 1)
+        self._turned = rows.x.transpose(0, 2, 1)
+        self._mean = rows.x.mean(axis=1, dtype=np.float64)
+        self._gram = np.matmul(self._turned, rows.x).astype(np.float64) / self._count
+        if intercept:
+            self._gram -= self._mean[:, :, None] * self._mean[:, None, :]
+        self._scale = np.maximum(np.trace(self._gram, axis1=1, axis2=2) / self._gram.shape[1], 1e-12)
+        self._inverses: dict[float, Floats] = {}
+
+    def products(self, target: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        """What a target has in common with the inputs, less that of the weight at hand, and its mean."""
+        mean = target.mean(axis=1, dtype=np.float64) if self._intercept else self._bias
+        xy = np.matmul(self._turned, target).astype(np.float64) / self._count - self._mean[:, :, None] * mean[:, None]
+        return xy - self._gram @ self._weight.transpose(0, 2, 1), mean
+
+    def solved(self, products: tuple[Floats, Floats], penalty: float) -> tuple[Floats, Floats]:
+        """Weight and bias for some `products`."""
+        if penalty not in self._inverses:
+            ridge = (penalty * self._scale)[:, None, None] * np.eye(self._gram.shape[1])
+            self._inverses[penalty] = np.linalg.inv(self._gram + ridge)
+        left, mean = products
+        new = self._weight + (self._inverses[penalty] @ left).transpose(0, 2, 1)
+        return new, mean - np.einsum("goi,gi->go", new, self._mean) if self._intercept else self._bias
+
+    def solution(self, target: NDArray[np.float32], penalty: float) -> tuple[Floats, Floats]:
+        """Weight and bias for a target."""
+        return self.solved(self.products(target), penalty)

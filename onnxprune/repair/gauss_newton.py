@@ -1,0 +1,247 @@
+"""Refits the layers of a run together, so that what comes out of its end is as near as can be to what it was.
+
+Least squares in all weights at once: Gauss-Newton steps, damped as by Levenberg and Marquardt, each solved by
+conjugate gradients. These are preconditioned, layer by layer, with the second moments of what a layer reads and how
+much of each of its outputs reaches the end (the factors of Martens and Grosse, "Optimizing neural networks with
+Kronecker-factored approximate curvature", ICML 2015). Like the fit of one layer it needs the inputs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.repair.operators import Operator
+
+Floats = NDArray[np.float32]
+Function = Callable[[Floats], Floats]
+Weights = list[Floats]
+"""Matrices and then the bias of each layer, one layer after the other."""
+
+STEPS, SOLVES = 2, 6
+"""Gauss-Newton steps at most, and conjugate gradients in each."""
+PENALTY, EASIER, HARDER = 1e-2, 0.3, 10.0
+"""The first ridge, as a share of the mean second moment, and what it is multiplied with after a success and a failure."""
+GAIN = 3e-3
+"""A step that takes less than this share off the error is the last one."""
+PLACES = 20_000
+"""Places that second moments are taken from."""
+NUDGE = 1e-3
+"""Step of the finite difference that tells slopes, as a share of the standard deviation."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Samples of a run; features come first.
+
+    Attributes:
+        x: What the first layer reads.
+        y: Targets of what the last one makes plus `offset`.
+        offset: What is added behind it; a map, or one number.
+        low: What lies below is all one to what follows.
+        high: What lies above is all one to what follows.
+    """
+
+    x: Floats
+    y: Floats
+    offset: Floats | float = 0.0
+    low: float = -np.inf
+    high: float = np.inf
+
+    def error(self, made: Floats) -> float:
+        """Mean squared error of what follows sees, as a share of its variance."""
+        target = np.clip(self.y, self.low, self.high)
+        flat = target.reshape(len(target), -1)
+        spread = flat.size * float(flat.var(axis=1, dtype=np.float64).mean())
+        wrong = target - np.clip(made + self.offset, self.low, self.high)
+        return float(np.square(wrong, dtype=np.float64).sum() / max(spread, 1e-30))
+
+    def residual(self, made: Floats) -> tuple[Floats, Floats | None]:
+        """What is still missing, and where anything counts (None: everywhere)."""
+        total = made + self.offset
+        missing: Floats = self.y - total
+        if not (np.isfinite(self.low) or np.isfinite(self.high)):
+            return missing, None
+        counts = ~(((self.y <= self.low) & (total <= self.low)) | ((self.y >= self.high) & (total >= self.high)))
+        return missing * counts, counts.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of layers as a function of their weights.
+
+    Attributes:
+        operators: The layers.
+        functions: What lies between them.
+        free: Whether each layer's bias may change.
+    """
+
+    operators: Sequence[Operator]
+    functions: Sequence[Function]
+    free: Sequence[bool]
+
+    def __call__(self, weights: Weights, x: Floats) -> tuple[list[Floats], list[Floats]]:
+        """The columns that each layer reads, and what it makes of them."""
+        read, made = [], []
+        for i, operator in enumerate(self.operators):
+            x = x if i == 0 else self.functions[i - 1](made[-1])
+            read.append(operator.columns(x))
+            made.append(operator.forward(weights[2 * i], read[-1], _rows(operator, x)))
+            made[-1] += _along(weights[2 * i + 1], x.ndim)
+        return read, made
+
+
+def refine(run: Run, weights: Weights, rows: Maps, held: Maps, seed: Sequence[int]) -> tuple[Weights, float, float]:
+    """Better weights for a run, or the same ones.
+
+    Args:
+        run: The run.
+        weights: Where to begin.
+        rows: Samples to fit.
+        held: Samples that judge every step.
+        seed: Seed of what reaches the end.
+
+    Returns:
+        Weights, and the error on the samples held back before and after.
+    """
+    before = best = held.error(run(weights, held.x)[1][-1])
+    penalty, failures = PENALTY, 0
+    for step in range(STEPS):
+        change = _Step(run, weights, rows, [*seed, step]).solved(penalty)
+        for share in (1.0, 0.5):
+            trial = [w + np.float32(share) * c for w, c in zip(weights, change, strict=True)]
+            after = held.error(run(trial, held.x)[1][-1])
+            if after < best:
+                break
+        if after >= best:
+            penalty, failures = penalty * HARDER, failures + 1
+            if failures > 1:
+                break
+            continue
+        small = after > (1 - GAIN) * best
+        weights, best, penalty = trial, after, penalty * EASIER
+        if small:
+            break
+    return weights, before, best
+
+
+class _Step:
+    """The linear least squares of one step: how the end moves with the weights."""
+
+    def __init__(self, run: Run, weights: Weights, rows: Maps, seed: Sequence[int]) -> None:
+        self._run, self._weights = run, weights
+        self._read, made = run(weights, rows.x)
+        self._residual, self._counts = rows.residual(made[-1])
+        self._slopes = [_slope(f, z) for f, z in zip(run.functions, made, strict=False)]
+        self._n = made[-1][0].size
+        self._shape = [_rows(op, z) for op, z in zip(run.operators, made, strict=True)]
+        self._moments = [_moments(columns) for columns in self._read]
+        self._sizes = [np.maximum(np.trace(m, axis1=1, axis2=2) / m.shape[1], 1e-12) for m in self._moments]
+        self._reach = self._reaches(np.random.default_rng(list(seed)))
+
+    def solved(self, penalty: float) -> Weights:
+        """The step with a ridge, by preconditioned conjugate gradients from nothing."""
+        ridges = [penalty * size for size in self._sizes]
+        inverses = [np.linalg.inv(m + r[:, None, None] * np.eye(m.shape[1])).astype(np.float32)
+                    for m, r in zip(self._moments, ridges, strict=True)]
+        left = self._back(self._residual)
+        x = [np.zeros_like(w) for w in left]
+        z = self._eased(left, inverses)
+        p, rz = z, _dot(left, z)
+        for _ in range(SOLVES):
+            q = self._normal(p, ridges, penalty)
+            curvature = _dot(p, q)
+            if curvature <= 0 or rz <= 0:
+                break
+            step = np.float32(rz / curvature)
+            x = [a + step * b for a, b in zip(x, p, strict=True)]
+            left = [a - step * b for a, b in zip(left, q, strict=True)]
+            z = self._eased(left, inverses)
+            before, rz = rz, _dot(left, z)
+            p = [a + np.float32(rz / before) * b for a, b in zip(z, p, strict=True)]
+        return x
+
+    def _normal(self, change: Weights, ridges: Sequence[NDArray[np.float64]], penalty: float) -> Weights:
+        """The normal matrix, with its ridge, times a change of the weights."""
+        made = self._back(self._ahead(change))
+        for i, (ridge, reach) in enumerate(zip(ridges, self._reach, strict=True)):
+            made[2 * i] = made[2 * i] + (ridge[:, None, None].astype(np.float32) * reach) * change[2 * i]
+            made[2 * i + 1] = made[2 * i + 1] + np.float32(penalty) * reach.reshape(-1) * change[2 * i + 1]
+        return made
+
+    def _eased(self, left: Weights, inverses: Sequence[Floats]) -> Weights:
+        """The preconditioner: each layer by itself, as if its outputs had nothing to do with each other."""
+        found = []
+        for i, (inverse, reach) in enumerate(zip(inverses, self._reach, strict=True)):
+            found += [(left[2 * i] / reach) @ inverse, left[2 * i + 1] / reach.reshape(-1)]
+        return found
+
+    def _ahead(self, change: Weights) -> Floats:
+        """How the end moves with a change of the weights."""
+        moved: Floats | None = None
+        for i, operator in enumerate(self._run.operators):
+            step = operator.forward(change[2 * i], self._read[i], self._shape[i])
+            step += _along(change[2 * i + 1], step.ndim)
+            if moved is not None:
+                step += operator.forward(self._weights[2 * i], operator.columns(moved), self._shape[i])
+            moved = step * self._slopes[i] if i < len(self._slopes) else step
+        assert moved is not None
+        return moved if self._counts is None else moved * self._counts
+
+    def _back(self, end: Floats) -> Weights:
+        """The transpose of `_ahead`, in the mean over the places."""
+        found: Weights = []
+        g = end
+        for i in reversed(range(len(self._run.operators))):
+            if i < len(self._slopes):
+                g = g * self._slopes[i]
+            bias = g.reshape(len(g), -1).sum(axis=1) / self._n
+            found = [self._run.operators[i].gradient(self._read[i], g) / self._n,
+                     bias if self._run.free[i] else np.zeros_like(bias), *found]
+            if i:
+                g = self._run.operators[i].adjoint(self._weights[2 * i], g)
+        return found
+
+    def _reaches(self, rng: np.random.Generator) -> list[Floats]:
+        """How much of each output of each layer reaches the end, squared; shape (groups, outputs, 1)."""
+        g = rng.choice(np.array([-1, 1], dtype=np.float32), self._residual.shape)
+        g = g if self._counts is None else g * self._counts
+        found = []
+        for i in reversed(range(len(self._run.operators))):
+            if i < len(self._slopes):
+                g = g * self._slopes[i]
+            mean = np.square(g).reshape(len(g), -1).sum(axis=1) / self._n
+            mean = np.maximum(mean, 1e-4 * mean.max() + 1e-20)
+            found.append(mean.reshape(self._run.operators[i].groups, -1, 1).astype(np.float32))
+            if i:
+                g = self._run.operators[i].adjoint(self._weights[2 * i], g)
+        return found[::-1]
+
+
+def _rows(operator: Operator, x: Floats) -> tuple[int, ...]:
+    return x.shape[1:x.ndim - len(operator.out)]
+
+
+def _moments(columns: Floats) -> NDArray[np.float64]:
+    """Mean outer products of columns, from some places; shape (groups, columns, columns)."""
+    some = np.ascontiguousarray(columns[:, :, ::1 + columns.shape[2] // PLACES])
+    found: NDArray[np.float64] = np.matmul(some, some.transpose(0, 2, 1)).astype(np.float64)
+    return found / some.shape[2]
+
+
+def _slope(function: Function, z: Floats) -> Floats:
+    """Derivative of a function of single elements, by central differences."""
+    nudge = np.float32(NUDGE * max(float(z.std()), 1e-6))
+    slope: Floats = (function(z + nudge) - function(z - nudge)) / (2 * nudge)
+    return slope
+
+
+def _along(bias: Floats, rank: int) -> Floats:
+    return bias.reshape(-1, *[1] * (rank - 1))
+
+
+def _dot(a: Weights, b: Weights) -> float:
+    return float(sum(np.vdot(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(a, b, strict=True)))
