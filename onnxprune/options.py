@@ -10,10 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from onnxprune import patterns
 from onnxprune.errors import InputError
+from onnxprune.patterns import CHANNELS, Pattern
 
 FROM_DATA = ("obs", "wanda", "flap", "apoz")
-CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random", *FROM_DATA)
+SOLVERS = ("sparsegpt", "alps")
+"""Choose zeros, not channels."""
+CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random", *FROM_DATA, *SOLVERS)
+OF_ZEROS = ("l1", "l2", "obs", "wanda", *SOLVERS)
+"""What chooses zeros; where another criterion is asked for, it is for the channels, and zeros have their default."""
 REPAIRS = ("auto", "none", "data-free", "calibrated")
 COSTS = ("macs", "params", "bytes")
 ATTENTION = ("heads", "dims")
@@ -25,7 +31,7 @@ class Options:
 
     Attributes:
         ratio: Share of the units (channels, heads, blocks) of every prunable group that goes, 0 <= ratio < 1.
-        pattern: ``channels``, or ``weights=R`` to zero that share of each weight instead.
+        pattern: ``channels`` to remove, a pattern of zeros (see `patterns`), or both: channels go first.
         across: Rank across groups (or weights) instead of within each.
         importance: Criterion, one of `CRITERIA`; by default ``obs`` with calibration data, or made-up inputs for a
             data-free repair (where the model consists mainly of convolutions), else ``l2``.
@@ -55,7 +61,7 @@ class Options:
     """
 
     ratio: float | None = None
-    pattern: str = "channels"
+    pattern: str | Sequence[str] = CHANNELS
     across: bool = False
     importance: str | None = None
     seed: int = 0
@@ -83,15 +89,20 @@ class Options:
             one_of("target", cost, COSTS)
         one_of("repair", self.repair, REPAIRS)
         one_of("attention", self.attention, ATTENTION)
-        share = self.weights_share
-        if self.target and (self.ratio is not None or share is not None):
+        zeros = self.zeros
+        if self.target and (self.ratio is not None or not self.channels):
             raise InputError(f"target and {'ratio' if self.ratio is not None else 'pattern'} both say how much",
                              "give one of them")
+        if not self.channels and self.importance is not None and self.importance not in OF_ZEROS:
+            raise InputError(f"importance {self.importance!r} ranks channels, not zeros", f"{', '.join(OF_ZEROS)} do")
+        if zeros is None and self.importance in SOLVERS:
+            raise InputError(f"importance {self.importance!r} chooses zeros, not channels",
+                             "give a pattern, say --pattern 2:4")
         stored = self.stats is not None and os.path.exists(self.stats)
         if self.calib is None and self.repair == "calibrated":
             raise InputError("repair 'calibrated' needs calibration data", "give some with --calib")
         made_up = self.repair == "data-free"  # inputs are made for the repair, and serve the scores as well
-        if self.calib is None and self.importance in FROM_DATA and not (stored or made_up):
+        if self.calib is None and self.importance in (*FROM_DATA, *SOLVERS) and not (stored or made_up):
             raise InputError(f"importance {self.importance!r} needs calibration data", "give some with --calib")
         if self.stats is not None and self.calib is None and not stored:
             raise InputError(f"there are no statistics in {os.fspath(self.stats)!r} and no data to make them from",
@@ -100,13 +111,10 @@ class Options:
             raise InputError(f"importance {self.criterion!r} uses no statistics", f"{', '.join(FROM_DATA)} do")
         if self.steps > 1 and (self.calib is None or self.criterion != "obs"):
             raise InputError("steps need calibration data and importance 'obs'", "give data with --calib")
-        if share is None:
-            if self.ratio is None and not self.target:
-                raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
-            if self.ratio is not None:
-                fraction("ratio", self.ratio)
-        elif self.ratio is not None:
-            raise InputError(f"ratio and pattern {self.pattern!r} both say how much", "give one of them")
+        if self.channels and self.ratio is None and not self.target:
+            raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
+        if self.ratio is not None:
+            fraction("ratio", self.ratio)
         for name in ("min_channels", "round_to", "samples", "memory", "steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
@@ -123,21 +131,28 @@ class Options:
     def criterion(self) -> str:
         """The importance that holds."""
         seen = self.calib is not None or self.stats is not None or self.repair == "data-free"
-        return self.importance or ("obs" if seen else "l2")
+        asked = self.importance if self.importance not in SOLVERS else None
+        return asked or ("obs" if seen else "l2")
 
     @property
-    def weights_share(self) -> float | None:
-        """R of the pattern ``weights=R``, None for channels."""
-        if self.pattern == "channels":
-            return None
-        kind, _, number = self.pattern.partition("=")
-        if kind != "weights":
-            raise InputError(f"unknown pattern {self.pattern!r}", "channels, or weights=R such as weights=0.7")
-        try:
-            share = float(number)
-        except ValueError:
-            raise InputError(f"pattern {self.pattern!r} does not say how much", "weights=0.7, say") from None
-        return fraction("weights", share)
+    def chooses_zeros(self) -> str:
+        """The importance that holds for a pattern of zeros."""
+        asked = self.importance if self.importance in OF_ZEROS else None
+        return asked or ("obs" if self.calib is not None else "l2")
+
+    @property
+    def channels(self) -> bool:
+        """Whether channels are to go."""
+        return self._patterns[0]
+
+    @property
+    def zeros(self) -> Pattern | None:
+        """The pattern of zeros, None where there is none."""
+        return self._patterns[1]
+
+    @property
+    def _patterns(self) -> tuple[bool, Pattern | None]:
+        return patterns.read((self.pattern,) if isinstance(self.pattern, str) else tuple(self.pattern), self.ratio)
 
 
 def fraction(name: str, value: float) -> float:

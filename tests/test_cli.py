@@ -84,7 +84,7 @@ def bad_files(folder: Path) -> None:
     (["good.onnx", "--ratio", "nan"], "not nan"),
     (["good.onnx", "--ratio", "half"], "--ratio: 'half'"),
     (["good.onnx", "--ratio", "0.5", "--pattern", "weights=0.5"], "both say how much"),
-    (["good.onnx", "--pattern", "weights=0.5", "--pattern", "weights=0.7"], "2 patterns"),
+    (["good.onnx", "--pattern", "weights=0.5", "--pattern", "weights=0.7"], "both say which weights"),
     (["good.onnx", "--pattern", "weights"], "does not say how much"),
     (["good.onnx", "--pattern", "chanels", "--ratio", "0.5"], "unknown pattern 'chanels'"),
     (["good.onnx", "--ratio", "0.5", "--importance", "fpmg"], "did you mean 'fpgm'?"),

@@ -40,6 +40,7 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
         "unverified_because": verified.reason,
         "channels": {"before": units, "after": units - taken},
         "zeroed": {name: z["ratio"] for name, z in plan.zeroed.items()},
+        "dense": {},
         "mixing": plan.mixing,
         "interface": {name: {axis: len(lost) for axis, lost in axes.items()}
                       for name, axes in plan.interface.items() if axes},
