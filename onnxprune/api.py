@@ -198,10 +198,14 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
             made.zeroed = {name: planning.zeros(mask, str(options.zeros)) for name, mask in zeroed.masks.items()}
             notes["dense"] = zeroed.dense
             notes["repair"] = [*(notes.get("repair") or []), *zeroed.repair] if zeroed.repair else notes.get("repair")
+            if not (zeroed.masks or made.removed):
+                notes["whole_because"] = sorted(set(zeroed.dense.values())) or [
+                    "what was asked for takes no element or block of any weight"]
     if (made.removed or made.zeroed) and data is not None:
         with clock.stage("judge"):
             notes["calibration"] = informed.judge(load(given), result, data, narrowing)
-    after = cost.measure(result, narrowing.shapes(options.input_shapes))
+    reshaped = made.removed or notes.get("repair")  # zeros alone cost what was there before
+    after = cost.measure(result, narrowing.shapes(options.input_shapes)) if reshaped else before
     with clock.stage("verify"):
         verified = verify(given, result, options, narrowing=narrowing)
         if verified.verified and None in (before.macs, after.macs):
