@@ -43,13 +43,15 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]] = {
     "through a reshape": ("(float[2,14] x) => (float[N,M] y) <int64[2] s = {14, 6}> "
                           "{ v = Reshape (w, s) y = MatMul (x, v) }", (14, 3, 2), (1, 0)),
     "einsum": ('(float[3,2,14] x) => (float[A,B,C] y) { y = Einsum <equation = "bsi,oi->bso"> (x, w) }', (6, 14), (1, 1)),
+    "attention": ("(float[2,3,14] x) => (float[A,B,C] y) { y = com.microsoft.Attention <num_heads = 2> (x, w) }",
+                  (14, 24), (1, 0)),
     "vector": ("(float[2,14] x) => (float[N,M] y) { y = MatMul (x, w) }", (14, 1), (1, 0)),
 }
 
 
 def case(name: str, kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
     body, shape, _ = CASES[name]
-    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> net {body}')
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17, "com.microsoft" : 1]> net {body}')
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, shape, values.ravel()))
     if kind != TensorProto.FLOAT:
@@ -154,6 +156,16 @@ def test_what_cannot_be_told_stays_dense_and_is_named() -> None:
     assert onnxprune.prune(model, pattern="weights=0.5").report["zeroed"] == {"w": 0.5}
 
 
+def test_where_nothing_becomes_zero_the_report_says_why() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    net (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w) v = Transpose <perm = [1, 0]> (w) y = MatMul (a, v) }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(8, dtype=np.float32) + 1, "w"))
+    assert onnxprune.prune(model, pattern="2:4").report["whole_because"] == ["it is read along different axes"]
+    assert onnxprune.prune(model, pattern="weights=0.001").report["whole_because"] == [
+        "what was asked for takes no element or block of any weight"]
+
+
 def test_recurrent_weights_where_they_are_named() -> None:
     path = MODELS / "pt_bilstm.onnx"
     whole = onnxprune.prune(path, pattern="2:4", verify=False)
@@ -243,6 +255,16 @@ def test_biases_make_up_for_zeros_without_data() -> None:
     for name in plain.report["zeroed"]:
         np.testing.assert_array_equal(weight(plain.proto, name), weight(biased.proto, name))
     assert error(biased.proto) < error(plain.proto)
+
+
+def test_biases_alone_change_without_data() -> None:
+    """Also where few weights have zeros."""
+    name = next(iter(onnxprune.prune(RESNET, pattern="2:4", verify=False).report["zeroed"]))
+    made = onnxprune.prune(RESNET, pattern="2:4", only=[f"^{name}$"], repair="data-free", verify=False).proto
+    plain = onnxprune.prune(RESNET, pattern="2:4", only=[f"^{name}$"], verify=False).proto
+    for t in plain.graph.initializer:
+        if len(t.dims) > 1:
+            np.testing.assert_array_equal(weight(made, t.name), numpy_helper.to_array(t))
 
 
 def test_zeros_run(tmp_path: Path) -> None:
