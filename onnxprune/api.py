@@ -25,6 +25,7 @@ from onnxprune import (
     selection,
     sparsity,
     verification,
+    zeroing,
 )
 from onnxprune.cost import Cost
 from onnxprune.coupling import Coupling
@@ -182,18 +183,29 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
         narrowing = planning.narrowing(made)
         kept = informed.kept_features(analysis.coupling, selected.gone) if options.repair != "none" else {}
     with clock.stage("apply"):
-        if options.weights_share is not None:
-            _zero(analysis, made, options)
         removal.remove(analysis.model, analysis.coupling, selected.gone)
-        result = analysis.model if made.removed or made.zeroed else load(given)
+        result = analysis.model if made.removed or options.zeros else load(given)
     notes: dict[str, Any] = {"targets": selected.targets, "unrepaired_because": unrepaired}
     if made.removed and options.repair != "none":
         with clock.stage("repair"):
             notes["repair"] = informed.repair(load(given), result, kept, data, options, narrowing)
-    if made.removed and data is not None:
+    if options.zeros is not None:
+        with clock.stage("zero"):
+            rest = analyze_loaded(result) if made.removed else analysis
+            zeroed = zeroing.zero(lambda: load(given), rest.model, rest.coupling, kept, data, options, narrowing,
+                                  first=not made.removed)
+            result = rest.model if zeroed.masks else result
+            made.zeroed = {name: planning.zeros(mask, str(options.zeros)) for name, mask in zeroed.masks.items()}
+            notes["dense"] = zeroed.dense
+            notes["repair"] = [*(notes.get("repair") or []), *zeroed.repair] if zeroed.repair else notes.get("repair")
+            if not (zeroed.masks or made.removed):
+                notes["whole_because"] = sorted(set(zeroed.dense.values())) or [
+                    "what was asked for takes no element or block of any weight"]
+    if (made.removed or made.zeroed) and data is not None:
         with clock.stage("judge"):
             notes["calibration"] = informed.judge(load(given), result, data, narrowing)
-    after = cost.measure(result, narrowing.shapes(options.input_shapes))
+    reshaped = made.removed or notes.get("repair")  # zeros alone cost what was there before
+    after = cost.measure(result, narrowing.shapes(options.input_shapes)) if reshaped else before
     with clock.stage("verify"):
         verified = verify(given, result, options, narrowing=narrowing)
         if verified.verified and None in (before.macs, after.macs):
@@ -206,7 +218,7 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
 def _select(analysis: Analysis, groups: Sequence[Group], data: informed.Learned | None, options: Options,
             before: Cost) -> Selection:
     """What goes, by the options."""
-    if options.weights_share is not None:
+    if not options.channels:
         return selection.nothing(analysis.coupling)
     with informed.looked_at(analysis.model, data, options) as (model, data, options):
         learned = options.criterion in FROM_DATA
@@ -375,22 +387,14 @@ def _names(group: Group) -> set[str]:
     return found
 
 
-def _zero(analysis: Analysis, made: Plan, options: Options) -> None:
-    """Zeroes the smallest weights and writes into the plan which."""
-    targets = [v for v in sparsity.weights(analysis.coupling) if _open(v, options)]
-    share = options.weights_share or 0.0
-    masks = sparsity.zero_smallest(analysis.model, analysis.coupling, targets, share, options.across)
-    for name, mask in masks.items():
-        made.zeroed[name] = {"pattern": "weights", "ratio": float(mask.mean()), "mask": planning.pack_mask(mask)}
-
-
-def _open(value: Any, options: Options) -> bool:
-    names = {value.key, *(node.proto.name for node, _ in value.consumers)}
-
-    def hit(patterns: Sequence[str]) -> bool:
-        return any(re.search(p, n) for p in patterns for n in names)
-
-    return not hit(options.ignore) and (not options.only or hit(options.only))
+def _clear(analysis: Analysis, made: Plan) -> None:
+    """Sets to zero what a plan says."""
+    by_key = {v.key: v for v in analysis.coupling.graph.constants()}
+    for name, zeroed in made.zeroed.items():
+        if name not in by_key:
+            raise InputError(f"the plan names {name!r}, which the model lacks")
+        shape = tuple(int(d) for d in by_key[name].shape or [] if isinstance(d, int))
+        sparsity.clear(analysis.model, analysis.coupling, by_key[name], planning.unpack_mask(zeroed["mask"], shape))
 
 
 def apply(plan: Plan, model: Source) -> Result:
@@ -414,15 +418,9 @@ def run_plan(made: Plan, model: Source, options: Options,
         analysis = analyze_loaded(source, mixing=made.mixing, attention=made.attention,
                                   shrink=[f"^{re.escape(name)}$" for name in made.interface])
     with clock.stage("apply"):
-        gone = planning.channels(made, analysis.coupling)
-        by_key = {v.key: v for v in analysis.coupling.graph.constants()}
-        for name, zeroed in made.zeroed.items():
-            if name not in by_key:
-                raise InputError(f"the plan names {name!r}, which the model lacks")
-            value = by_key[name]
-            shape = tuple(int(d) for d in value.shape or [] if isinstance(d, int))
-            sparsity.clear(analysis.model, analysis.coupling, value, planning.unpack_mask(zeroed["mask"], shape))
-        removal.remove(analysis.model, analysis.coupling, gone)
+        removal.remove(analysis.model, analysis.coupling, planning.channels(made, analysis.coupling))
+        if made.zeroed:
+            _clear(analyze_loaded(analysis.model) if made.removed else analysis, made)
         narrowing = planning.narrowing(made)
         after = cost.measure(analysis.model, narrowing.shapes(options.input_shapes))
     with clock.stage("verify"):

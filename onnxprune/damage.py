@@ -26,6 +26,10 @@ PROBES = (0.25, 0.5, 0.75)
 """Shares of a group that are taken out to see what the outputs make of it."""
 
 
+Outputs = list[list[NDArray[Any]]]
+"""Every output, for every batch."""
+
+
 @dataclass
 class Reader:
     """A block of a product layer that reads a group."""
@@ -56,7 +60,7 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Se
             heart counts as known; empty to leave heights as the readers alone have them.
     """
     readers = _readers(model, coupling, groups, layers, moments)
-    reference = _logits(model, batches)
+    reference = logits(model, batches)
     probes = PROBES if reference else ()
     found = []
     for group, mine, scores, least in zip(groups, readers, fallback, keep, strict=True):
@@ -65,7 +69,9 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Se
             found.append(by_score(scores, most))
             continue
         curve = removal_curve([r.consumer for r in mine], group.units, most, probes)
-        seen = [(at, _measured(model, mine, weights, moments, batches, reference)) for at, weights in curve.probes]
+        changes = [(at, [Change(r.layer.name, r.block, w) for r, w in zip(mine, weights, strict=True)])
+                   for at, weights in curve.probes]
+        seen = [(at, measured(model, change, moments, batches, reference)) for at, change in changes]
         found.append(Curve(curve.order, _through(curve.loss, seen)))
     return found
 
@@ -108,27 +114,50 @@ def _through(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> ND
     return result
 
 
-def _measured(model: Model, readers: Sequence[Reader], weights: Sequence[NDArray[np.float64]],
-              moments: Mapping[str, Moments], batches: Batches, reference: list[list[NDArray[Any]]]) -> float:
-    """Relative squared error of the outputs once the readers have these weights."""
+@dataclass(frozen=True)
+class Change:
+    """Another weight for a block of a product layer.
+
+    Attributes:
+        layer: Its name.
+        block: The block.
+        weight: Shape (outputs, columns).
+    """
+
+    layer: str
+    block: int
+    weight: NDArray[np.float64]
+
+
+def measured(model: Model, changes: Sequence[Change], moments: Mapping[str, Moments], batches: Batches,
+             reference: Outputs) -> float:
+    """Relative squared error of the outputs once layers have other weights, and biases that keep the means.
+
+    Args:
+        model: The model; it stays as it is.
+        changes: What changes.
+        moments: Moments of what the layers read, by name.
+        batches: Feeds.
+        reference: The `logits` of the model for them.
+    """
     changed = model.copy()
     graph = Graph(changed.proto)
     layers = {layer.name: layer for layer in products(graph)}
-    for reader, weight in zip(readers, weights, strict=True):
-        layer = layers[reader.layer.name]
+    for change in changes:
+        layer, block, weight = layers[change.layer], change.block, change.weight
         tensor = layer.weight.tensor
         assert tensor is not None
         stored = changed.array(tensor)
         matrix = layer.matrix(stored).astype(np.float64)
         seen = moments[layer.name]
-        shift = (matrix[reader.block] - weight) @ (seen.total[reader.block] / max(seen.count, 1))
-        matrix[reader.block] = weight
+        shift = (matrix[block] - weight) @ (seen.total[block] / max(seen.count, 1))
+        matrix[block] = weight
         changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
-        add_bias(changed, layer, reader.block, shift)
-    return relative_error(reference, _logits(changed, batches))
+        add_bias(changed, layer, block, shift)
+    return relative_error(reference, logits(changed, batches))
 
 
-def _logits(model: Model, batches: Batches) -> list[list[NDArray[Any]]]:
+def logits(model: Model, batches: Batches) -> Outputs:
     """Every output for every batch, before a final softmax."""
     source, centres = unsquashed(model)
     return [[centre(y) for centre, y in zip(centres, arrays, strict=True)] for arrays in outputs(source, batches)]

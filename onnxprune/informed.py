@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,10 +21,11 @@ from onnxprune.groups import Group
 from onnxprune.logits import scored
 from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Narrowing
-from onnxprune.observe import Moments, observe
+from onnxprune.observe import Batches, Moments, observe
 from onnxprune.options import FROM_DATA, Options
 from onnxprune.products import products
 from onnxprune.repair import calibrated, datafree, normalizations, recurrent
+from onnxprune.repair.calibrated import Fitter
 from onnxprune.repair.synthetic import synthetic
 from onnxprune.resize import Lengths
 from onnxprune.scoring import Scores
@@ -141,7 +142,7 @@ def settled(model: Model, options: Options) -> tuple[Options, str | None]:
     """The options with a repair other than ``auto``, and why that is none, where inputs were to be made for it."""
     if options.repair != "auto":
         return options, None
-    if options.calib is not None or options.weights_share is not None:
+    if options.calib is not None or not options.channels:
         return replace(options, repair="none" if options.calib is None else "calibrated"), None
     why = datafree.hopeless(model, options.input_shapes or None)
     return replace(options, repair="data-free" if why is None else "none"), why
@@ -181,13 +182,18 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Lear
     """The damage curve of each group, see `damage.curves`; heights only where groups are weighed against each other."""
     layers = products(coupling.graph)
     keep = [min(options.min_channels, g.units) for g in groups]
-    batches: Iterable[Mapping[str, NDArray[Any]]] = ()
+    batches: Batches = ()
     if data is not None and (options.target or options.across):
-        _, unseen = _divided(data.fit, MEASURED_SHARE)
-        macs = cost.measure(model, narrowing.shapes(options.input_shapes)).macs or 0
-        enough = np.clip(MEASURED_MACS / max(macs * len(groups) * len(damage.PROBES), 1), *MEASURED)
-        batches = narrowing.batches(_First(unseen, int(enough)))
+        batches = unseen(model, data, options, narrowing, runs=len(groups) * len(damage.PROBES))
     return damage.curves(model, coupling, groups, layers, seen, fallback, keep, batches)
+
+
+def unseen(model: Model, data: Learned, options: Options, narrowing: Narrowing, *, runs: int) -> Batches:
+    """Samples that the moments know nothing of, few enough to run the model on them so many times."""
+    _, left = _divided(data.fit, MEASURED_SHARE)
+    macs = cost.measure(model, narrowing.shapes(options.input_shapes)).macs or 0
+    enough = np.clip(MEASURED_MACS / max(macs * runs, 1), *MEASURED)
+    return narrowing.batches(_First(left, int(enough)))
 
 
 def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
@@ -198,20 +204,31 @@ def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDAr
 
 
 def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]], data: Learned | None,
-           options: Options, narrowing: Narrowing) -> list[dict[str, Any]]:
+           options: Options, narrowing: Narrowing, *, fitter: Fitter | None = None,
+           plain: Model | None = None) -> list[dict[str, Any]]:
     """Refits the pruned model in place; what the report says of each layer.
 
     Running statistics follow in the end. What does not bring the outputs nearer to the original's, on the data that it
     was made from, is taken back: each layer may be nearer to what it made, and still the errors add up.
+
+    Args:
+        original: The model before pruning.
+        pruned: The model after it.
+        kept: Which output features of the original's layers stay, by the layer's name.
+        data: Calibration data.
+        options: How to repair.
+        narrowing: What inputs and outputs of the pruned model lost.
+        fitter: What fits a product layer; by default least squares.
+        plain: What to fall back to; by default the pruned model as it is.
     """
-    plain = pruned.copy()
+    plain = pruned.copy() if plain is None else plain
     try:
         if data is None or options.repair == "data-free":
             done = datafree.repair(original, pruned, kept, seed=options.seed, input_shapes=options.input_shapes or None,
-                                   memory=options.memory, narrowing=narrowing)
+                                   memory=options.memory, narrowing=narrowing, fitter=fitter)
         else:
             done = calibrated.repair(original, pruned, kept, data.fit, data.batches, seed=options.seed,
-                                     memory=options.memory, narrowing=narrowing)
+                                     memory=options.memory, narrowing=narrowing, fitter=fitter)
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
     if data is not None and options.repair == "calibrated":

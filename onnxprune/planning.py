@@ -265,9 +265,14 @@ def _say_node(node: onnx.NodeProto, say: Any) -> None:
             say(a.name, a.type, bare.SerializeToString(deterministic=True))
 
 
+def zeros(mask: NDArray[np.bool_], pattern: str) -> dict[str, Any]:
+    """The entry of a tensor in `Plan.zeroed`."""
+    return {"pattern": pattern, "ratio": float(mask.mean()), "mask": pack_mask(mask)}
+
+
 def pack_mask(mask: NDArray[np.bool_]) -> str:
     """A boolean array as text, see `Plan.zeroed`."""
-    return base64.b64encode(zlib.compress(np.packbits(mask.ravel()).tobytes(), 6)).decode()
+    return base64.b64encode(zlib.compress(np.packbits(mask.ravel()).tobytes(), 1)).decode()
 
 
 def unpack_mask(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ ROOT = Path(onnxprune.__file__).parent
 
 LAYERS = """
     errors
+    patterns
     options text recipe names
     tensors
     external
@@ -50,6 +51,7 @@ LAYERS = """
     damage divergence
     repair
     informed selection
+    zeroing
     verification
     report
     api

@@ -60,7 +60,7 @@ def weights_of(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
 
 
 def test_only_what_a_product_multiplies_with_is_a_weight() -> None:
-    assert {v.key for v in sparsity.weights(coupling_of(build(NET)))} == {"w", "u", "t"}
+    assert {w.value.key for w in sparsity.weights(coupling_of(build(NET)))} == {"w", "u", "t"}
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.29, 0.5, 0.999])

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from onnxprune import recipe
 from onnxprune.errors import InputError
 from onnxprune.options import Options
+from onnxprune.patterns import CHANNELS
 
 
 def shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -81,16 +82,14 @@ def size(word: str) -> int:
     return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()])
 
 
-def _amount(given: Mapping[str, Any], sources: Mapping[str, ParameterSource | None]) -> tuple[float | None, str]:
-    """Ratio and pattern; what the command line says about how much replaces what a recipe says."""
+def _amount(given: Mapping[str, Any],
+            sources: Mapping[str, ParameterSource | None]) -> tuple[float | None, Sequence[str]]:
+    """Ratio and patterns; what the command line says about how much replaces what a recipe says."""
     ratio: float | None = given["ratio"]
-    patterns: Sequence[str] = given["pattern"]
-    if len(patterns) > 1:
-        raise InputError(f"{len(patterns)} patterns are given: {', '.join(patterns)}", "give one of them")
-    pattern = patterns[0] if patterns else "channels"
-    if ratio is not None and pattern != "channels" and sources["ratio"] != sources["pattern"]:
+    patterns: Sequence[str] = given["pattern"] or (CHANNELS,)
+    if ratio is not None and CHANNELS not in patterns and sources["ratio"] != sources["pattern"]:
         if sources["ratio"] is ParameterSource.COMMANDLINE:
-            pattern = "channels"
+            patterns = (CHANNELS,)
         else:
             ratio = None
-    return ratio, pattern
+    return ratio, patterns

@@ -7,8 +7,9 @@ target is the original's sum less the pruned shortcut, so that errors do not add
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -24,12 +25,16 @@ from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.observe import Batches, rows_for
 from onnxprune.products import matched, products
 from onnxprune.repair import recurrent
-from onnxprune.repair.least_squares import PENALTIES, Rows, fit
+from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, Rows, fit
 from onnxprune.repair.recurrent import Cell
 from onnxprune.segments import Stored, Walk
 
 Kept = Mapping[str, NDArray[np.int64]]
 """Output features of each layer that stay, by the layer's name."""
+
+Fitter = Callable[[Product, Rows, Rows, Floats, Floats, bool], Fit]
+"""Gives a layer another weight and bias: told the layer, samples to fit and samples held back, weight and bias, and
+whether the bias may change."""
 
 HOLD_BACK = 5
 """Every so many-th batch is held back."""
@@ -63,7 +68,7 @@ class Join:
 
 def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: int, *, seed: int = 0,
            memory: int = 2**31, penalties: Sequence[float] = PENALTIES,
-           share: float = 1.0, narrowing: Narrowing = WHOLE) -> list[Refit]:
+           share: float = 1.0, narrowing: Narrowing = WHOLE, fitter: Fitter | None = None) -> list[Refit]:
     """Refits the layers of a pruned model in place.
 
     Args:
@@ -77,7 +82,9 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
         penalties: Ridges to try.
         share: A refit must leave less than this share of a layer's held-back error.
         narrowing: What inputs and outputs of the pruned model lost.
+        fitter: What fits a product layer; by default ridge least squares.
     """
+    fitter = fitter or partial(_ridge, penalties=penalties, share=share)
     before, after = Graph(original.proto), Graph(pruned.proto)
     for graph in (before, after):
         shapes.infer(graph)
@@ -89,7 +96,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
     with Walk(original, batches, [layer.wanted for layer in layers], memory=memory // 2) as first, \
             Walk(pruned, narrowing.batches(batches), [layer.given for layer in layers], memory=memory // 2) as second:
         for i, layer in enumerate(layers):
-            done += layer.refit(original, pruned, first.step(), second.step(), [seed, i], penalties, share)
+            done += layer.refit(original, pruned, first.step(), second.step(), [seed, i], fitter, penalties, share)
     return done
 
 
@@ -109,7 +116,7 @@ class _Layer(Protocol):
         """Values of the pruned model that it is fitted on."""
 
     def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
-              seed: Sequence[int], penalties: Sequence[float], share: float) -> list[Refit]:
+              seed: Sequence[int], fitter: Fitter, penalties: Sequence[float], share: float) -> list[Refit]:
         """Gives it weights for what it now receives."""
 
 
@@ -130,9 +137,9 @@ class _Linear:
         return [self.b.x.name, *([self.join.other] if self.join else [])]
 
     def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
-              seed: Sequence[int], penalties: Sequence[float], share: float) -> list[Refit]:
+              seed: Sequence[int], fitter: Fitter, penalties: Sequence[float], share: float) -> list[Refit]:
         rows, held = _rows(self.a, self.b, self.join, made, read, self.kept, self.count, seed)
-        return [_refit(pruned, self.b, rows, held, penalties, share)]
+        return [_refit(pruned, self.b, rows, held, fitter)]
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ class _Recurrent:
         return [self.b.x.name]
 
     def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
-              seed: Sequence[int], penalties: Sequence[float], share: float) -> list[Refit]:
+              seed: Sequence[int], fitter: Fitter, penalties: Sequence[float], share: float) -> list[Refit]:
         found = recurrent.refit(original, self.a, pruned, self.b, made[self.a.x.name], made[self.a.states.name],
                                 read[self.b.x.name], self.kept, HOLD_BACK,
                                 rows_for(self.a.columns(original), self.count), seed, penalties, share)
@@ -229,16 +236,22 @@ def _flat(layer: Product, y: NDArray[np.generic], places: object) -> NDArray[np.
     return np.ascontiguousarray(rows.transpose(1, 0, 2)).reshape(rows.shape[1], -1)
 
 
-def _refit(model: Model, layer: Product, rows: Rows, held: Rows, penalties: Sequence[float],
-           share: float) -> Refit:
+def _ridge(layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool, *,
+           penalties: Sequence[float], share: float) -> Fit:
+    """Ridge least squares; the layer as it was, where that leaves more than a share of the error."""
+    found = fit(rows, held, weight, bias, intercept=free, penalties=penalties)
+    if found.after >= share * found.before:
+        return Fit(weight, bias, None, found.before, found.before)
+    return found
+
+
+def _refit(model: Model, layer: Product, rows: Rows, held: Rows, fitter: Fitter) -> Refit:
     tensor = layer.weight.tensor
     assert tensor is not None
     free = takes_bias(layer)
-    found = fit(rows, held, layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer), intercept=free,
-                penalties=penalties)
-    if found.penalty is None or found.after >= share * found.before:
-        return Refit(layer.name, None, found.before, found.before)
-    set_weight(model, layer, found.weight)
-    if free:
-        set_bias(model, layer, found.bias)
+    found = fitter(layer, rows, held, layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer), free)
+    if found.penalty is not None:
+        set_weight(model, layer, found.weight)
+        if free:
+            set_bias(model, layer, found.bias)
     return Refit(layer.name, found.penalty, found.before, found.after)

@@ -18,7 +18,7 @@ from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.pieces import plan
 from onnxprune.products import products
 from onnxprune.repair import calibrated
-from onnxprune.repair.calibrated import Kept, Refit
+from onnxprune.repair.calibrated import Fitter, Kept, Refit
 from onnxprune.repair.normalizations import aligned
 from onnxprune.repair.synthetic import Feeds, synthetic
 
@@ -33,7 +33,7 @@ MEMORY = 2**30
 
 def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: int | None = None,
            input_shapes: Mapping[str, Sequence[int]] | None = None, memory: int = MEMORY,
-           narrowing: Narrowing = WHOLE) -> list[Refit]:
+           narrowing: Narrowing = WHOLE, fitter: Fitter | None = None) -> list[Refit]:
     """Refits the layers of a pruned model in place, without data.
 
     A layer whose fit is no better on samples held back stays as it is; where the outputs of the whole model are no
@@ -51,6 +51,7 @@ def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: 
         input_shapes: Shapes by input name, where the model leaves them open.
         memory: Bytes of activations to hold, of both models together.
         narrowing: What inputs and outputs of the pruned model lost.
+        fitter: What fits a product layer; by default ridge least squares.
 
     Raises:
         InputError: No inputs can be made: a shape is not known, say.
@@ -66,7 +67,7 @@ def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: 
         wanted = [narrowing.arrays(names, arrays) for arrays in outputs(scored(reference), judges)]
         before = relative_error(wanted, outputs(scored(pruned), seen))
         done = calibrated.repair(reference, pruned, kept, batches, len(batches), seed=seed, memory=memory,
-                                 penalties=penalties, share=share, narrowing=narrowing)
+                                 penalties=penalties, share=share, narrowing=narrowing, fitter=fitter)
         worse = relative_error(wanted, outputs(scored(pruned), seen)) >= before
     if worse and any(r.penalty is not None for r in done):
         pruned.proto.CopyFrom(plain.proto)

@@ -1,0 +1,176 @@
+"""Fits product layers that may keep only some of their weights, in the walk of `calibrated`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.linear_maps import Product
+from onnxprune.observe import Moments
+from onnxprune.options import MAGNITUDE
+from onnxprune.patterns import Pattern
+from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, Rows, fit
+from onnxprune.sparsity import solve
+
+LEAST = 1e-3
+"""The weakest ridge that zeros are chosen with, as a share of the mean variance of the inputs."""
+WIDEST = 2048
+"""Columns up to which a Gram matrix is decomposed."""
+ROUNDS = 2
+"""Refits of what stays, where an activation hides a part of the error."""
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """What becomes zero in which layers.
+
+    Attributes:
+        method: ``l1`` or ``l2`` (magnitude), ``wanda``, ``sparsegpt``, ``alps``; ``obs`` is the best of the last two.
+        layers: The pattern of each layer that is to have zeros, by name; the others are refitted whole.
+        bias_only: Zeros are there already: leave all layers as they are but for their biases.
+    """
+
+    method: str
+    layers: Mapping[str, Pattern]
+    bias_only: bool = False
+
+    def __call__(self, layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        """A `calibrated.Fitter`."""
+        if self.bias_only:
+            before, shift = held.error(weight, bias), _bias(rows, weight, rows.wanted) if free else bias
+            after = held.error(weight, shift)
+            return Fit(weight, shift, 0.0, before, after) if after < before else Fit(weight, bias, None, before, before)
+        if layer.name not in self.layers:
+            return fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
+        channels, turn = channels_first(layer)
+        best = self._fitted(self.layers[layer.name], _turned(rows, turn), _turned(held, turn), weight[:, :, turn], bias,
+                            free, channels)
+        return replace(best, weight=best.weight[:, :, np.argsort(turn)])
+
+    def _fitted(self, pattern: Pattern, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool,
+                channels: int) -> Fit:
+        """The candidate that leaves the least error on the samples held back."""
+        before = held.error(np.where(solve.select(np.abs(weight), pattern, channels), 0, weight), bias)
+        dense = fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
+        problem = _Problem(rows, weight, bias, free)
+        best: Fit | None = None
+        for penalty in {LEAST, max(dense.penalty or LEAST, LEAST)}:
+            gram = problem.gram(penalty)
+            reached = rows.wanted if dense.penalty is None else rows.reachable(dense.weight, dense.bias)
+            target = problem.solution(reached, gram)
+            for made in candidates(self.method, pattern, channels, target, gram, weight, problem.second):
+                keep, now = made != 0, made
+                for _ in range(1 + ROUNDS):
+                    shift = _bias(rows, now, rows.wanted) if free else bias
+                    after = held.error(now, shift)
+                    if best is None or after < best.after:
+                        best = Fit(now, shift, penalty, before, after)
+                    wanted = rows.reachable(now, shift)
+                    now = solve.refine(now, problem.solution(wanted, gram), gram, keep)
+                    if not (np.isfinite(rows.low) or np.isfinite(rows.high)):
+                        break
+        assert best is not None
+        return best
+
+
+def candidates(method: str, pattern: Pattern, channels: int, target: Floats, gram: Floats, weight: Floats,
+               second: Floats) -> Iterator[Floats]:
+    """Weights with zeros.
+
+    Args:
+        method: See `Zeros`.
+        pattern: The pattern.
+        channels: Inputs at one kernel position.
+        target: What to come near to; shape (groups, outputs, columns).
+        gram: How errors count; shape (groups, columns, columns).
+        weight: The weight at hand.
+        second: Second moments of the columns, for Wanda.
+    """
+    groups, _, columns = weight.shape
+    if method in (*MAGNITUDE, "wanda"):
+        gone = (solve.wanda(weight, second, pattern, channels) if method == "wanda"
+                else solve.select(np.abs(weight), pattern, channels))
+        yield solve.refine(np.where(gone, 0, target), target, gram, ~gone)
+        return
+    small = columns <= WIDEST
+    if method == "sparsegpt" or not small or (method == "obs" and groups == 1):
+        swept = np.stack([solve.sparsegpt(w, g, pattern, channels, damp=0) for w, g in zip(target, gram, strict=True)])
+        yield swept if method == "sparsegpt" else solve.refine(swept, target, gram, swept != 0)
+    if method != "sparsegpt" and small:
+        yield solve.alps(target, gram, pattern, channels)
+
+
+def zeroed(layer: Product, method: str, pattern: Pattern, weight: Floats, seen: Moments) -> Floats:
+    """Matrices of a layer with zeros, the rest refitted to what it made; shape (groups, outputs, columns).
+
+    Args:
+        layer: The layer.
+        method: See `Zeros`.
+        pattern: The pattern.
+        weight: Its matrices.
+        seen: Moments of what it reads.
+    """
+    channels, turn = channels_first(layer)
+    n = max(seen.count, 1)
+    second = seen.gram[:, turn][:, :, turn] / n
+    gram = np.stack([seen.covariance(g) for g in range(layer.groups)])[:, turn][:, :, turn]
+    gram = gram + _ridge(gram, LEAST)
+    turned = weight[:, :, turn]
+    made = list(candidates(method, pattern, channels, turned, gram, turned, second))
+    wrong = [float((((m - turned) @ gram) * (m - turned)).sum()) for m in made]
+    best: Floats = made[int(np.argmin(wrong))][:, :, np.argsort(turn)]
+    return best
+
+
+def channels_first(layer: Product) -> tuple[int, NDArray[np.int64]]:
+    """Inputs at one kernel position, and the order that brings those of each position side by side."""
+    positions = int(np.prod(layer.kernel))
+    channels = layer.features[0] // layer.groups
+    return channels, np.arange(channels * positions).reshape(channels, positions).T.ravel()
+
+
+class _Problem:
+    """Least squares of a layer, centred where its bias is free."""
+
+    def __init__(self, rows: Rows, weight: Floats, bias: Floats, free: bool) -> None:
+        self._weight, self._bias, self._free = weight, bias, free
+        self._n = max(rows.x.shape[1], 1)
+        self._turned = rows.x.transpose(0, 2, 1)
+        self._mean = rows.x.mean(axis=1, dtype=np.float64)
+        self.second = np.matmul(self._turned, rows.x).astype(np.float64) / self._n
+        self._xx = self.second - self._mean[:, :, None] * self._mean[:, None] if free else self.second
+
+    def gram(self, penalty: float) -> Floats:
+        """How errors of the weight count, with a ridge."""
+        found: Floats = self._xx + _ridge(self._xx, penalty)
+        return found
+
+    def solution(self, wanted: NDArray[np.float32], gram: Floats) -> Floats:
+        """The dense weight that is best for what the layer should make, centred on the weight at hand."""
+        mean = wanted.mean(axis=1, dtype=np.float64) if self._free else self._bias
+        xy = np.matmul(self._turned, wanted).astype(np.float64) / self._n
+        xy -= self._mean[:, :, None] * mean[:, None]
+        step = np.linalg.solve(gram, xy - self._xx @ self._weight.transpose(0, 2, 1))
+        found: Floats = self._weight + step.transpose(0, 2, 1)
+        return found
+
+
+def _ridge(gram: Floats, penalty: float) -> Floats:
+    scale = np.maximum(np.trace(gram, axis1=1, axis2=2) / gram.shape[1], 1e-12)
+    found: Floats = (penalty * scale)[:, None, None] * np.eye(gram.shape[1])
+    return found
+
+
+def _bias(rows: Rows, weight: Floats, wanted: NDArray[np.float32]) -> Floats:
+    """The bias with which what is made has the mean that it should have."""
+    mean: Floats = wanted.mean(axis=1, dtype=np.float64) - np.einsum("goi,gi->go", weight,
+                                                                    rows.x.mean(axis=1, dtype=np.float64))
+    return mean
+
+
+def _turned(rows: Rows, turn: NDArray[np.int64]) -> Rows:
+    """The same samples with their columns in another order."""
+    return Rows(np.ascontiguousarray(rows.x[:, :, turn]), rows.y, rows.offset, rows.low, rows.high)

@@ -1,0 +1,93 @@
+"""Zeros by magnitude, straight on stored weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.coupling import Coupling
+from onnxprune.graph import Value
+from onnxprune.model import Model
+from onnxprune.patterns import Pattern
+from onnxprune.scoring import dequantised
+from onnxprune.sparsity.layout import Weight
+from onnxprune.sparsity.masks import Mask, mask, masks_across
+
+_BITS = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.uint32, "float64": np.uint64}
+
+
+def zero_smallest(model: Model, coupling: Coupling, targets: Sequence[Weight], pattern: Pattern,
+                  across: bool) -> dict[str, Mask]:
+    """Sets the smallest elements of weights to zero, in place; zero of a quantised weight is its zero point.
+
+    Args:
+        model: The model whose proto was analysed.
+        coupling: Its analysis.
+        targets: Weights to thin out; other patterns than ``weights`` need their layout.
+        pattern: The pattern.
+        across: Rank the elements or blocks of all weights together; each weight is first divided by its root mean
+            square.
+
+    Returns:
+        Constant -> mask of the elements that were set to zero.
+    """
+    if across:
+        sizes = [_magnitude(model, coupling, w.value) for w in targets]
+        masks = iter(masks_across(sizes, [w.layout for w in targets], pattern))
+    else:  # one weight at a time is held
+        worth = _magnitude if pattern.kind == "blocks" else _order
+        masks = (mask(worth(model, coupling, w.value), w.layout, pattern) for w in targets)
+    done = {}
+    for weight, gone in zip(targets, masks, strict=True):
+        if gone.any():
+            clear(model, coupling, weight.value, gone)
+            done[weight.value.key] = gone
+    return done
+
+
+def _order(model: Model, coupling: Coupling, value: Value) -> NDArray[Any]:
+    """What ranks the elements of a weight by magnitude: of floats their bits less the sign, which is a view's work."""
+    assert value.tensor is not None
+    array = np.ascontiguousarray(model.array(value.tensor))
+    bits = _BITS.get(array.dtype.name)
+    if bits is None or value in coupling.ties.quantised:
+        return _magnitude(model, coupling, value)
+    kind = np.dtype(bits)
+    found: NDArray[Any] = np.bitwise_and(array.view(kind), kind.type(np.iinfo(kind).max // 2))
+    return found
+
+
+def _magnitude(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float32]:
+    return np.abs(real(model, coupling, value))
+
+
+def clear(model: Model, coupling: Coupling, value: Value, gone: Mask) -> None:
+    """Sets the masked elements of one constant to zero, in place."""
+    assert value.tensor is not None
+    model.set_array(value.tensor, cleared(model, coupling, value, model.array(value.tensor), gone))
+
+
+def cleared(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], gone: Mask) -> NDArray[Any]:
+    """The array with its masked elements zero, or the zero point of a quantised weight."""
+    nothing: NDArray[Any] = np.zeros((), dtype=array.dtype)
+    if value in coupling.ties.quantised:
+        _, zero, axis = coupling.ties.quantised[value]
+        if zero is not None and zero.tensor is not None:
+            points = -model.array(zero.tensor).astype(np.float32)
+            nothing = dequantised(np.zeros(array.shape, np.float32), np.ones(1, np.float32), points, axis)
+    return np.where(gone, nothing.astype(array.dtype), array)
+
+
+def real(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float32]:
+    """The numbers that a weight stands for."""
+    assert value.tensor is not None
+    array = model.array(value.tensor)
+    if value in coupling.ties.quantised:
+        scale, zero, axis = coupling.ties.quantised[value]
+        if scale.tensor is not None:
+            points = model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
+            return dequantised(array, model.array(scale.tensor), points, axis)
+    return array.astype(np.float32)

@@ -1,0 +1,147 @@
+"""The stage that sets weights to zero in a pattern, with or without calibration data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune import damage, informed, sparsity
+from onnxprune.coupling import Coupling
+from onnxprune.graph import Graph, Value
+from onnxprune.informed import Learned
+from onnxprune.linear_maps import Product
+from onnxprune.model import Model
+from onnxprune.narrowing import Narrowing
+from onnxprune.observe import Moments
+from onnxprune.options import MAGNITUDE, Options
+from onnxprune.patterns import Pattern
+from onnxprune.products import products
+from onnxprune.repair.zeros import Zeros, zeroed
+from onnxprune.sparsity import Weight, allocation
+
+PROBES = (0.4, 0.6, 0.8, 0.9, 0.95)
+"""Shares of zeros in one layer at which the outputs are looked at."""
+
+
+@dataclass
+class Zeroed:
+    """What became of the weights of a model.
+
+    Attributes:
+        masks: Constant -> which of its elements are zero.
+        dense: Constant -> why it has no zeros of the pattern.
+        repair: What the report says of each layer that was refitted; None without repair.
+    """
+
+    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    dense: dict[str, str] = field(default_factory=dict)
+    repair: list[dict[str, Any]] | None = None
+
+
+def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: Mapping[str, NDArray[np.int64]],
+         data: Learned | None, options: Options, narrowing: Narrowing, *, first: bool) -> Zeroed:
+    """Sets weights of a model to zero, in place.
+
+    Args:
+        original: Loads the model that was given; asked where there is something to compare with.
+        model: What is left of it once channels are gone.
+        coupling: The analysis of that.
+        kept: Output features of the original's layers that it still has, by the layer's name.
+        data: Calibration data.
+        options: Pattern, importance and repair.
+        narrowing: What inputs and outputs lost with the channels.
+        first: Whether `model` is the one that was given, which statistics in a file are of.
+    """
+    pattern = options.zeros
+    assert pattern is not None
+    done = Zeroed()
+    wanted = {w.value.key: w for w in sparsity.weights(coupling) if _wanted(w, pattern, options, done)}
+    layers = {layer.weight.key: layer for layer in products(coupling.graph)
+              if layer.weight.key in wanted and not layer.weight_shared}
+    zeros = Zeros(options.chooses_zeros, {layer.name: pattern for layer in layers.values()},
+                  bias_only=options.repair == "data-free")
+    seen: Mapping[str, Moments] = {}
+    spread = options.across and data is not None and pattern.share is not None and zeros.method not in MAGNITUDE
+    if spread or (options.repair == "none" and zeros.method not in MAGNITUDE):
+        seen = informed.moments(model, coupling, data, options, narrowing, first=first)
+    if spread and data is not None:
+        zeros = replace(zeros, layers=_allotted(model, list(layers.values()), pattern, seen, data, options, narrowing))
+    if options.repair == "none":
+        if zeros.method not in MAGNITUDE:
+            done.masks = _by_moments(model, layers, zeros, seen)
+        rest = [w for key, w in wanted.items() if key not in done.masks]
+        done.masks |= sparsity.zero_smallest(model, coupling, rest, pattern, options.across)
+        return done
+    stored = {key: model.array(_tensor(layer.weight)) for key, layer in layers.items()}
+    by_magnitude = sparsity.zero_smallest(model, coupling, list(wanted.values()), pattern, options.across)
+    plain = model.copy()
+    if not zeros.bias_only:
+        for key, array in stored.items():  # the walk begins with all that it can choose from
+            model.set_array(_tensor(layers[key].weight), array)
+    done.repair = informed.repair(original(), model, kept, data, options, narrowing, fitter=zeros, plain=plain)
+    now = {v.key: v for v in Graph(model.proto).constants()}
+    done.masks = by_magnitude | {key: model.array(_tensor(now[key])) == 0 for key in layers}
+    return done
+
+
+def _allotted(model: Model, layers: Sequence[Product], pattern: Pattern, seen: Mapping[str, Moments], data: Learned,
+              options: Options, narrowing: Narrowing) -> dict[str, Pattern]:
+    """The pattern of each layer, with shares by what zeros there do to the outputs."""
+    batches = informed.unseen(model, data, options, narrowing, runs=len(layers) * len(PROBES))
+    reference = damage.logits(model, batches)
+    measured: list[list[float]] = []
+    for layer in layers:
+        matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)
+        measured.append([])
+        for probe in PROBES:
+            made = zeroed(layer, "wanda", replace(pattern, share=probe), matrix, seen[layer.name])
+            changes = [damage.Change(layer.name, block, weight) for block, weight in enumerate(made)]
+            measured[-1].append(damage.measured(model, changes, seen, batches, reference))
+    sizes = [int(np.prod(layer.dims)) for layer in layers]
+    found = allocation.shares(sizes, PROBES, measured, pattern.share or 0.0)
+    return {layer.name: replace(pattern, share=share) for layer, share in zip(layers, found, strict=True)}
+
+
+def _by_moments(model: Model, layers: Mapping[str, Product], zeros: Zeros,
+                seen: Mapping[str, Moments]) -> dict[str, NDArray[np.bool_]]:
+    """Zeros by what the layers read, in place; the rest stays bit for bit."""
+    found = {}
+    for key, layer in layers.items():
+        if layer.name in seen:
+            array = model.array(_tensor(layer.weight))
+            made = zeroed(layer, zeros.method, zeros.layers[layer.name], layer.matrix(array).astype(np.float64),
+                          seen[layer.name])
+            found[key] = layer.unmatrix(made == 0, array.shape)
+            model.set_array(_tensor(layer.weight), np.where(found[key], np.zeros((), array.dtype), array))
+    return found
+
+
+def _tensor(value: Value) -> TensorProto:
+    assert value.tensor is not None
+    return value.tensor
+
+
+def _wanted(weight: Weight, pattern: Pattern, options: Options, done: Zeroed) -> bool:
+    """Whether a weight is to have zeros; why not goes into what is told."""
+    names = {weight.value.key, *(node.proto.name for node, _ in weight.value.consumers)}
+
+    def hit(patterns: Any) -> bool:
+        return any(re.search(p, n) for p in patterns for n in names)
+
+    if hit(options.ignore) or (options.only and not hit(options.only)):
+        return False
+    if pattern.kind == "weights":
+        return True
+    if weight.recurrent and not options.only:
+        done.dense[weight.value.key] = "weights of recurrent layers have zeros where --only names them"
+    elif weight.layout is None:
+        done.dense[weight.value.key] = weight.why
+    else:
+        return True
+    return False
