@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling
-from onnxprune.graph import Graph
 from onnxprune.groups import Group
-from onnxprune.layer_weights import add_bias
 from onnxprune.linear_maps import Product
-from onnxprune.logits import unsquashed
 from onnxprune.model import Model
 from onnxprune.observe import Batches, Moments
-from onnxprune.products import products
-from onnxprune.runtime import runnable
 from onnxprune.scoring import Scores, activation
 from onnxprune.scoring.obs import Consumer, Curve, removal_curve
+from onnxprune.trials import Change, Trials
 
 PROBES = (0.25, 0.5, 0.75)
 """Shares of a group that are taken out to see what the outputs make of it."""
-
-
-Outputs = list[list[NDArray[Any]]]
-"""Every output, for every batch."""
 
 
 @dataclass
@@ -41,7 +32,7 @@ class Reader:
 
 def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Sequence[Product],
            moments: Mapping[str, Moments], fallback: Sequence[Scores], keep: Sequence[int],
-           batches: Batches) -> list[Curve]:
+           batches: Batches, *, memory: int = 2**30) -> list[Curve]:
     """The removal curve of each group, in terms of the model's outputs before a final softmax.
 
     The shape of a curve comes from the layers that read the group. Its height is measured at a few points: a share of
@@ -58,21 +49,19 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Se
         keep: Units that each group keeps at least.
         batches: Feeds to measure the outputs with, none of them among those of the moments, or what was learned by
             heart counts as known; empty to leave heights as the readers alone have them.
+        memory: Bytes of activations to hold.
     """
     readers = _readers(model, coupling, groups, layers, moments)
-    reference = logits(model, batches)
-    probes = PROBES if reference else ()
-    found = []
-    for group, mine, scores, least in zip(groups, readers, fallback, keep, strict=True):
-        most = group.units - least
-        if not mine:
-            found.append(by_score(scores, most))
-            continue
-        curve = removal_curve([r.consumer for r in mine], group.units, most, probes)
-        changes = [(at, [Change(r.layer.name, r.block, w) for r, w in zip(mine, weights, strict=True)])
-                   for at, weights in curve.probes]
-        seen = [(at, measured(model, change, moments, batches, reference)) for at, change in changes]
-        found.append(Curve(curve.order, _through(curve.loss, seen)))
+    order = sorted((i for i, mine in enumerate(readers) if mine), key=lambda i: readers[i][0].layer.node.index)
+    found = [by_score(s, g.units - least) for s, g, least in zip(fallback, groups, keep, strict=True)]
+    with Trials(model, moments, batches, [readers[i][0].layer.x.name for i in order], memory=memory) as trials:
+        for i in order:
+            trials.step()
+            curve = removal_curve([r.consumer for r in readers[i]], groups[i].units, groups[i].units - keep[i],
+                                  PROBES if trials.possible else ())
+            changes = [(at, [Change(r.layer.name, r.block, w) for r, w in zip(readers[i], weights, strict=True)])
+                       for at, weights in curve.probes]
+            found[i] = Curve(curve.order, _through(curve.loss, [(at, trials.error(c)) for at, c in changes]))
     return found
 
 
@@ -112,75 +101,6 @@ def _through(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> ND
         start, height = at, float(result[at])
     result[start:] = height + (loss[start:] - loss[start]) * rate
     return result
-
-
-@dataclass(frozen=True)
-class Change:
-    """Another weight for a block of a product layer.
-
-    Attributes:
-        layer: Its name.
-        block: The block.
-        weight: Shape (outputs, columns).
-    """
-
-    layer: str
-    block: int
-    weight: NDArray[np.float64]
-
-
-def measured(model: Model, changes: Sequence[Change], moments: Mapping[str, Moments], batches: Batches,
-             reference: Outputs) -> float:
-    """Relative squared error of the outputs once layers have other weights, and biases that keep the means.
-
-    Args:
-        model: The model; it stays as it is.
-        changes: What changes.
-        moments: Moments of what the layers read, by name.
-        batches: Feeds.
-        reference: The `logits` of the model for them.
-    """
-    changed = model.copy()
-    graph = Graph(changed.proto)
-    layers = {layer.name: layer for layer in products(graph)}
-    for change in changes:
-        layer, block, weight = layers[change.layer], change.block, change.weight
-        tensor = layer.weight.tensor
-        assert tensor is not None
-        stored = changed.array(tensor)
-        matrix = layer.matrix(stored).astype(np.float64)
-        seen = moments[layer.name]
-        shift = (matrix[block] - weight) @ (seen.total[block] / max(seen.count, 1))
-        matrix[block] = weight
-        changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
-        add_bias(changed, layer, block, shift)
-    return relative_error(reference, logits(changed, batches))
-
-
-def logits(model: Model, batches: Batches) -> Outputs:
-    """Every output for every batch, before a final softmax."""
-    source, centres = unsquashed(model)
-    return [[centre(y) for centre, y in zip(centres, arrays, strict=True)] for arrays in outputs(source, batches)]
-
-
-def outputs(model: Model, batches: Batches) -> list[list[NDArray[Any]]]:
-    """Every output of the model for every batch."""
-    with runnable(model) as ready:
-        session = ready.session()
-        return [session.run(None, dict(feeds)) for feeds in batches]
-
-
-def relative_error(before: Sequence[Sequence[NDArray[Any]]], after: Sequence[Sequence[NDArray[Any]]]) -> float:
-    """Mean over the outputs of squared error over variance, over all batches."""
-    errors = []
-    for i in range(len(before[0])):
-        a = [np.asarray(b[i]) for b in before]
-        if a[0].dtype.kind != "f":
-            continue
-        flat = np.concatenate([x.ravel() for x in a]).astype(np.float64)
-        other = np.concatenate([np.asarray(b[i]).ravel() for b in after]).astype(np.float64)
-        errors.append(float(np.mean((flat - other) ** 2) / max(flat.var(), 1e-30)))
-    return float(np.mean(errors)) if errors else 0.0
 
 
 def by_score(scores: Scores, most: int) -> Curve:

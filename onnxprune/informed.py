@@ -24,17 +24,18 @@ from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.observe import Batches, Moments, observe
 from onnxprune.options import FROM_DATA, Options
 from onnxprune.products import products
-from onnxprune.repair import calibrated, datafree, normalizations, recurrent
+from onnxprune.repair import calibrated, datafree, normalizations, recurrent, together
 from onnxprune.repair.calibrated import Fitter
 from onnxprune.repair.synthetic import synthetic
 from onnxprune.resize import Lengths
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Curve
 from onnxprune.segments import CannotCut
+from onnxprune.trials import outputs, relative_error
 
 HELD_BACK = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
-MEASURED_SHARE, MEASURED, MEASURED_MACS = 0.25, (32, 192), 3e12
+MEASURED_SHARE, MEASURED, MEASURED_MACS = 0.25, (32, 96), 1e12
 """Share of the samples to fit on that the heights of damage curves are measured with, how many at least and at most,
 and the multiplications that all these runs together may take."""
 
@@ -167,7 +168,7 @@ def moments(model: Model, coupling: Coupling, data: Learned | None, options: Opt
     assert data is not None
     seen, _ = _divided(data.fit, MEASURED_SHARE)
     try:
-        found = observe(model, layers, narrowing.batches(seen), sum(1 for _ in seen.batches()), seed=options.seed,
+        found = observe(model, layers, narrowing.batches(seen), count=sum(1 for _ in seen.batches()), seed=options.seed,
                         memory=options.memory)
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
@@ -185,7 +186,7 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Lear
     batches: Batches = ()
     if data is not None and (options.target or options.across):
         batches = unseen(model, data, options, narrowing, runs=len(groups) * len(damage.PROBES))
-    return damage.curves(model, coupling, groups, layers, seen, fallback, keep, batches)
+    return damage.curves(model, coupling, groups, layers, seen, fallback, keep, batches, memory=options.memory)
 
 
 def unseen(model: Model, data: Learned, options: Options, narrowing: Narrowing, *, runs: int) -> Batches:
@@ -232,13 +233,16 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
     if data is not None and options.repair == "calibrated":
-        refitted = pruned.copy()
-        normalizations.reestimate(original, pruned, data.fit, narrowing)
-        versions = [plain, refitted, pruned]
+        versions = [plain, pruned.copy()]
+        if fitter is None:
+            done += together.repair(original, pruned, kept, data.fit, seed=options.seed, memory=options.memory,
+                                    narrowing=narrowing)
+            versions.append(pruned.copy())
+        if normalizations.reestimate(original, pruned, data.fit, narrowing):
+            versions.append(pruned.copy())
         errors = relative_errors(original, versions, data.fit.batches(), narrowing)
         best = int(np.argmin(errors))  # of equals the first: what changes nothing is left out
-        if best < 2:
-            pruned.proto.CopyFrom(versions[best].proto)
+        pruned.proto.CopyFrom(versions[best].proto)
         if best == 0:
             done = [replace(r, penalty=None, after=r.before) for r in done]
     return [asdict(r) for r in done]
@@ -247,9 +251,9 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
 def judge(original: Model, pruned: Model, data: Learned, narrowing: Narrowing) -> dict[str, Any]:
     """What the samples held back say: the outputs' relative squared error and, with labels, top-1 and top-5."""
     names = [o.name for o in original.proto.graph.output]
-    before = [narrowing.arrays(names, arrays) for arrays in damage.outputs(scored(original), data.held)]
-    after = damage.outputs(scored(pruned), narrowing.batches(data.held))
-    found: dict[str, Any] = {"samples": data.held.count, "relative_error": damage.relative_error(before, after)}
+    before = [narrowing.arrays(names, arrays) for arrays in outputs(scored(original), data.held)]
+    after = outputs(scored(pruned), narrowing.batches(data.held))
+    found: dict[str, Any] = {"samples": data.held.count, "relative_error": relative_error(before, after)}
     labels = data.held.labels
     if labels is not None and len(before):
         found["top1"] = {"before": _top(before, labels, 1), "after": _top(after, labels, 1)}

@@ -182,6 +182,34 @@ class Walk:
         self._at += 1
         return result
 
+    def ahead(self, changed: Model) -> list[list[Array]]:
+        """Runs all that is left at once, with the weights of another version of the model; the walk stays where it is.
+
+        Args:
+            changed: A model with the same nodes.
+
+        Returns:
+            For each batch, the values of the last stage.
+        """
+        later = self.pieces[self._at:]
+        own = {name for piece in later for name in piece.leaves}
+        names = [name for name in self._stages[-1] if name in own]
+        reads = dict.fromkeys(name for piece in later for name in piece.reads if name not in own)
+        again = dict.fromkeys(key for p in later for key in p.again)
+        piece = Piece([key for p in later for key in p.once], list(again), list(reads), names)
+        types = {name: _type_of(name, self._kept[name]) for name in reads if name in self._kept}
+        runner = session(Model(assemble(changed.proto, piece, types), changed.path, changed.data_files),
+                         optimize=self._optimize, threads=self._threads) if names else None
+        given = [i.name for i in runner.get_inputs()] if runner is not None else []
+        found = []
+        for batch, feeds in self._each(any(name not in self._kept for name in (*given, *self._stages[-1]))):
+            values = {name: self._kept[name][batch] if name in self._kept else feeds.get(name)
+                      for name in (*given, *self._stages[-1]) if name not in names}
+            made = dict(zip(names, runner.run(names, {name: values[name] for name in given}), strict=True)) if (
+                runner is not None) else {}
+            found.append([made[name] if name in made else np.asarray(values[name]) for name in self._stages[-1]])
+        return found
+
     def _each(self, fed: bool) -> Iterator[tuple[int, Feeds]]:
         """Number and inputs of each batch; no inputs where none are needed and the number of batches is known."""
         if self._count is not None and not fed:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxprune import damage, informed, sparsity
+from onnxprune import informed, sparsity
 from onnxprune.coupling import Coupling
 from onnxprune.graph import Graph, Value
 from onnxprune.informed import Learned
@@ -24,6 +24,7 @@ from onnxprune.patterns import Pattern
 from onnxprune.products import products
 from onnxprune.repair.zeros import Zeros, zeroed
 from onnxprune.sparsity import Weight, allocation
+from onnxprune.trials import Change, Trials
 
 PROBES = (0.4, 0.6, 0.8, 0.9, 0.95)
 """Shares of zeros in one layer at which the outputs are looked at."""
@@ -94,15 +95,16 @@ def _allotted(model: Model, layers: Sequence[Product], pattern: Pattern, seen: M
               options: Options, narrowing: Narrowing) -> dict[str, Pattern]:
     """The pattern of each layer, with shares by what zeros there do to the outputs."""
     batches = informed.unseen(model, data, options, narrowing, runs=len(layers) * len(PROBES))
-    reference = damage.logits(model, batches)
     measured: list[list[float]] = []
-    for layer in layers:
-        matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)
-        measured.append([])
-        for probe in PROBES:
-            made = zeroed(layer, "wanda", replace(pattern, share=probe), matrix, seen[layer.name])
-            changes = [damage.Change(layer.name, block, weight) for block, weight in enumerate(made)]
-            measured[-1].append(damage.measured(model, changes, seen, batches, reference))
+    with Trials(model, seen, batches, [layer.x.name for layer in layers], memory=options.memory) as trials:
+        for layer in layers:
+            trials.step()
+            matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)
+            measured.append([])
+            for probe in PROBES:
+                made = zeroed(layer, "wanda", replace(pattern, share=probe), matrix, seen[layer.name])
+                changes = [Change(layer.name, block, weight) for block, weight in enumerate(made)]
+                measured[-1].append(trials.error(changes))
     sizes = [int(np.prod(layer.dims)) for layer in layers]
     found = allocation.shares(sizes, PROBES, measured, pattern.share or 0.0)
     return {layer.name: replace(pattern, share=share) for layer, share in zip(layers, found, strict=True)}

@@ -48,6 +48,7 @@ LAYERS = """
     planning
     calibration
     layer_weights
+    trials
     damage divergence
     repair
     informed selection

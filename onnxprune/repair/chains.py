@@ -1,6 +1,6 @@
 """Runs of layers with nothing but functions of single elements between them, as one function of their weights.
 
-    z[0] = W[0] x + b[0],    z[i] = W[i] f[i - 1](z[i - 1]) + b[i]
+z[0] = W[0] x + b[0],    z[i] = W[i] f[i - 1](z[i - 1]) + b[i]
 """
 
 from __future__ import annotations

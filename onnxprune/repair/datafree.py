@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnxprune.damage import outputs, relative_error
 from onnxprune.graph import Graph
 from onnxprune.logits import scored
 from onnxprune.model import Model
@@ -21,6 +20,7 @@ from onnxprune.repair import calibrated
 from onnxprune.repair.calibrated import Fitter, Kept, Refit
 from onnxprune.repair.normalizations import aligned
 from onnxprune.repair.synthetic import Feeds, synthetic
+from onnxprune.trials import outputs, relative_error
 
 PENALTIES = (1e-2, 1e-1, 3e-1)
 """Stronger than with data: what made-up inputs say of small directions is not to be trusted."""

@@ -23,12 +23,12 @@ Weights = list[Floats]
 
 STEPS, SOLVES = 2, 6
 """Gauss-Newton steps at most, and conjugate gradients in each."""
+SHARES = (1.0, 0.5)
+"""How much of a step is tried."""
 PENALTY, EASIER, HARDER = 1e-2, 0.3, 10.0
-"""The first ridge, as a share of the mean second moment, and what it is multiplied with after a success and a failure."""
+"""The first ridge, as a share of the mean second moment; factors after a success and after a failure."""
 GAIN = 3e-3
 """A step that takes less than this share off the error is the last one."""
-PLACES = 20_000
-"""Places that second moments are taken from."""
 NUDGE = 1e-3
 """Step of the finite difference that tells slopes, as a share of the standard deviation."""
 
@@ -84,17 +84,34 @@ class Run:
     free: Sequence[bool]
 
     def __call__(self, weights: Weights, x: Floats) -> tuple[list[Floats], list[Floats]]:
-        """The columns that each layer reads, and what it makes of them."""
-        read, made = [], []
+        """What each layer reads, and what it makes of it."""
+        read: list[Floats] = []
+        made: list[Floats] = []
         for i, operator in enumerate(self.operators):
-            x = x if i == 0 else self.functions[i - 1](made[-1])
-            read.append(operator.columns(x))
-            made.append(operator.forward(weights[2 * i], read[-1], _rows(operator, x)))
+            read.append(x if i == 0 else self.functions[i - 1](made[-1]))
+            made.append(operator.forward(weights[2 * i], read[-1]))
             made[-1] += _along(weights[2 * i + 1], x.ndim)
         return read, made
 
 
-def refine(run: Run, weights: Weights, rows: Maps, held: Maps, seed: Sequence[int]) -> tuple[Weights, float, float]:
+@dataclass(frozen=True)
+class Refined:
+    """A run with other weights.
+
+    Attributes:
+        weights: They.
+        penalty: Ridge of the last step that was better, None where there was none.
+        before: Error on the samples held back with the weights at hand.
+        after: The same now.
+    """
+
+    weights: Weights
+    penalty: float | None
+    before: float
+    after: float
+
+
+def refine(run: Run, weights: Weights, rows: Maps, held: Maps, seed: Sequence[int]) -> Refined:
     """Better weights for a run, or the same ones.
 
     Args:
@@ -103,29 +120,29 @@ def refine(run: Run, weights: Weights, rows: Maps, held: Maps, seed: Sequence[in
         rows: Samples to fit.
         held: Samples that judge every step.
         seed: Seed of what reaches the end.
-
-    Returns:
-        Weights, and the error on the samples held back before and after.
     """
-    before = best = held.error(run(weights, held.x)[1][-1])
+    def error(trial: Weights) -> float:
+        return held.error(run(trial, held.x)[1][-1])
+
+    before = error(weights)
+    best = Refined(weights, None, before, before)
     penalty, failures = PENALTY, 0
     for step in range(STEPS):
-        change = _Step(run, weights, rows, [*seed, step]).solved(penalty)
-        for share in (1.0, 0.5):
-            trial = [w + np.float32(share) * c for w, c in zip(weights, change, strict=True)]
-            after = held.error(run(trial, held.x)[1][-1])
-            if after < best:
+        change = _Step(run, best.weights, rows, [*seed, step]).solved(penalty)
+        trials = [[w + np.float32(share) * c for w, c in zip(best.weights, change, strict=True)] for share in SHARES]
+        errors = [error(trial) for trial in trials]
+        i = int(np.argmin(errors))
+        if errors[i] < best.after:
+            small = errors[i] > (1 - GAIN) * best.after
+            best = Refined(trials[i], penalty, before, errors[i])
+            penalty *= EASIER
+            if small:
                 break
-        if after >= best:
+        else:
             penalty, failures = penalty * HARDER, failures + 1
             if failures > 1:
                 break
-            continue
-        small = after > (1 - GAIN) * best
-        weights, best, penalty = trial, after, penalty * EASIER
-        if small:
-            break
-    return weights, before, best
+    return best
 
 
 class _Step:
@@ -137,8 +154,7 @@ class _Step:
         self._residual, self._counts = rows.residual(made[-1])
         self._slopes = [_slope(f, z) for f, z in zip(run.functions, made, strict=False)]
         self._n = made[-1][0].size
-        self._shape = [_rows(op, z) for op, z in zip(run.operators, made, strict=True)]
-        self._moments = [_moments(columns) for columns in self._read]
+        self._moments = [op.moments(x) for op, x in zip(run.operators, self._read, strict=True)]
         self._sizes = [np.maximum(np.trace(m, axis1=1, axis2=2) / m.shape[1], 1e-12) for m in self._moments]
         self._reach = self._reaches(np.random.default_rng(list(seed)))
 
@@ -183,10 +199,10 @@ class _Step:
         """How the end moves with a change of the weights."""
         moved: Floats | None = None
         for i, operator in enumerate(self._run.operators):
-            step = operator.forward(change[2 * i], self._read[i], self._shape[i])
+            step = operator.forward(change[2 * i], self._read[i])
             step += _along(change[2 * i + 1], step.ndim)
             if moved is not None:
-                step += operator.forward(self._weights[2 * i], operator.columns(moved), self._shape[i])
+                step += operator.forward(self._weights[2 * i], moved)
             moved = step * self._slopes[i] if i < len(self._slopes) else step
         assert moved is not None
         return moved if self._counts is None else moved * self._counts
@@ -219,17 +235,6 @@ class _Step:
             if i:
                 g = self._run.operators[i].adjoint(self._weights[2 * i], g)
         return found[::-1]
-
-
-def _rows(operator: Operator, x: Floats) -> tuple[int, ...]:
-    return x.shape[1:x.ndim - len(operator.out)]
-
-
-def _moments(columns: Floats) -> NDArray[np.float64]:
-    """Mean outer products of columns, from some places; shape (groups, columns, columns)."""
-    some = np.ascontiguousarray(columns[:, :, ::1 + columns.shape[2] // PLACES])
-    found: NDArray[np.float64] = np.matmul(some, some.transpose(0, 2, 1)).astype(np.float64)
-    return found / some.shape[2]
 
 
 def _slope(function: Function, z: Floats) -> Floats:

@@ -64,7 +64,8 @@ class Rows:
 
     def joined(self, other: Rows) -> Rows:
         """These samples and others of the same layer."""
-        offset = self.offset if np.isscalar(self.offset) else np.concatenate([self.offset, other.offset], axis=1)
+        offset: NDArray[np.float32] | float = self.offset if isinstance(self.offset, float) else np.concatenate(
+            [self.offset, np.asarray(other.offset)], axis=1)
         return Rows(np.concatenate([self.x, other.x], axis=1), np.concatenate([self.y, other.y], axis=1), offset,
                     self.low, self.high)
 

@@ -1,0 +1,134 @@
+"""What the outputs make of other weights: layers are changed on trial, and the model runs from there on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph import Graph
+from onnxprune.layer_weights import add_bias
+from onnxprune.logits import unsquashed
+from onnxprune.model import Model
+from onnxprune.observe import Batches, Moments
+from onnxprune.products import products
+from onnxprune.runtime import runnable
+from onnxprune.segments import CannotCut, Walk
+
+Outputs = list[list[NDArray[Any]]]
+"""Every output, for every batch."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Another weight for a block of a product layer.
+
+    Attributes:
+        layer: Its name.
+        block: The block.
+        weight: Shape (outputs, columns).
+    """
+
+    layer: str
+    block: int
+    weight: NDArray[np.float64]
+
+
+class Trials:
+    """Trials at one place of a model after the other, from its begin to its end.
+
+        with Trials(model, moments, batches, ["x", "y"]) as trials:
+            trials.step()  # what comes before "x" is run once
+            error = trials.error([Change("reads x", 0, weight)])
+            trials.step()
+            ...
+
+    What comes before a place is not run again for each trial.
+
+    Attributes:
+        possible: Whether there are outputs to look at.
+    """
+
+    def __init__(self, model: Model, moments: Mapping[str, Moments], batches: Batches, places: Sequence[str], *,
+                 memory: int = 2**30) -> None:
+        """Runs the model as it is; it stays so.
+
+        Args:
+            model: The model.
+            moments: Moments of what the layers read, by name.
+            batches: Feeds.
+            places: For each step, the value that the first layers to change read; in topological order.
+            memory: Bytes of activations to hold.
+        """
+        self._moments, self._batches = moments, batches
+        self._model, self._centres = unsquashed(model)
+        self._reference = self._centred(outputs(self._model, batches))
+        self.possible = bool(self._reference)
+        self._walk: Walk | None = None
+        names = [o.name for o in self._model.proto.graph.output]
+        with contextlib.suppress(CannotCut):
+            self._walk = Walk(self._model, batches, [*([p] for p in places), names],
+                              memory=memory) if self.possible else None
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if self._walk is not None:
+            self._walk.close()
+
+    def step(self) -> None:
+        """Goes on to the next place."""
+        if self._walk is not None:
+            self._walk.step()
+
+    def error(self, changes: Sequence[Change]) -> float:
+        """Relative squared error of the outputs, before a final softmax, with biases that keep the means.
+
+        Args:
+            changes: What changes; nothing that comes before the place.
+        """
+        changed = self._model.copy()
+        layers = {layer.name: layer for layer in products(Graph(changed.proto))}
+        for change in changes:
+            layer, block, weight = layers[change.layer], change.block, change.weight
+            tensor = layer.weight.tensor
+            assert tensor is not None
+            stored = changed.array(tensor)
+            matrix = layer.matrix(stored).astype(np.float64)
+            seen = self._moments[layer.name]
+            shift = (matrix[block] - weight) @ (seen.total[block] / max(seen.count, 1))
+            matrix[block] = weight
+            changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
+            add_bias(changed, layer, block, shift)
+        made = self._walk.ahead(changed) if self._walk is not None else outputs(changed, self._batches)
+        return relative_error(self._reference, self._centred(made))
+
+    def _centred(self, arrays: Outputs) -> Outputs:
+        return [[centre(y) for centre, y in zip(self._centres, batch, strict=True)] for batch in arrays]
+
+
+def outputs(model: Model, batches: Batches) -> Outputs:
+    """Every output of the model for every batch."""
+    with runnable(model) as ready:
+        session = ready.session()
+        return [session.run(None, dict(feeds)) for feeds in batches]
+
+
+def relative_error(before: Sequence[Sequence[NDArray[Any]]], after: Sequence[Sequence[NDArray[Any]]]) -> float:
+    """Mean over the outputs of squared error over variance, over all batches."""
+    errors = []
+    for i in range(len(before[0])):
+        a = [np.asarray(b[i]) for b in before]
+        if a[0].dtype.kind != "f":
+            continue
+        flat = np.concatenate([x.ravel() for x in a]).astype(np.float64)
+        other = np.concatenate([np.asarray(b[i]).ravel() for b in after]).astype(np.float64)
+        errors.append(float(np.mean((flat - other) ** 2) / max(flat.var(), 1e-30)))
+    return float(np.mean(errors)) if errors else 0.0
