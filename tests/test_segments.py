@@ -356,3 +356,20 @@ def test_only_types_that_files_know_are_spilled(tmp_path: Path) -> None:
     assert stored[-1][0] == 1 and stored[1:2][0].shape == (600,)
     del stored
     assert not list(tmp_path.iterdir())
+
+
+def test_running_ahead_with_other_weights() -> None:
+    """From every place, the rest of another version of the model gives what all of it gives; the walk goes on as before."""
+    text = "g (float[N, 3] x) => (float[N, 4] y) { a = MatMul(x, w) b = Relu(a) c = MatMul(b, v) s = MatMul(x, u) y = Add(c, s) }"
+    model, batches = made(text, w=(3, 5), v=(5, 4), u=(3, 4)), batches_of(3)
+    other = model.copy()
+    (tensor,) = (t for t in other.proto.graph.initializer if t.name == "v")
+    other.set_array(tensor, 2 * other.array(tensor))
+    expected = whole(other, batches, ["y"])["y"]
+    with Walk(model, batches, [["x"], ["b"], ["y"]], optimize=False) as walk:
+        for stage in ("x", "b", "y"):
+            ahead = walk.ahead(other)
+            assert [len(values) for values in ahead] == [1] * len(batches)
+            for (a,), b in zip(ahead, expected, strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-5)
+            assert_same(walk.step()[stage], whole(model, batches, [stage])[stage] if stage != "x" else [f["x"] for f in batches])
