@@ -16,6 +16,7 @@ import onnxprune
 from onnxprune import sparsity
 from onnxprune.divergence import relative_errors
 from onnxprune.model import load
+from onnxprune.planning import unpack_mask
 from onnxprune.sparsity import Layout, holds
 from tests.oracle import session
 
@@ -103,6 +104,22 @@ def test_holds_counts_the_same(name: str) -> None:
     assert not holds(weight(case(name)), layout, 2, 4)
     for n, m in ((1, 4), (1, 2), (4, 8), (2, 3)):
         assert holds(array, layout, n, m) == all(np.count_nonzero(g) <= n for g in groups(array, blocks, axis, m))
+
+
+@pytest.mark.parametrize("importance", ["wanda", "sparsegpt", "obs"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_group_keeps_to_the_pattern_with_data(name: str, importance: str) -> None:
+    """Whatever the layout, refitted or not: no group holds more than two, and those of a tail keep theirs."""
+    model = case(name)
+    (x,) = [i for i in model.graph.input if i.name == "x"]
+    rng = np.random.default_rng(1)
+    shape = [d.dim_value for d in x.type.tensor_type.shape.dim]
+    data = [{"x": rng.standard_normal(shape).astype(np.float32)} for _ in range(12)]
+    result = onnxprune.prune(model, pattern="2:4", importance=importance, calib=data, verify=False)
+    blocks, axis = CASES[name][2]
+    new = weight(result.proto)
+    assert all(np.count_nonzero(g) == min(2, len(g)) for g in groups(new, blocks, axis, 4))
+    np.testing.assert_array_equal(unpack_mask(result.plan.zeroed["w"]["mask"], new.shape), new == 0)
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])
