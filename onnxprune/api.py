@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -18,8 +20,10 @@ from onnxprune import (
     coupling,
     damage,
     informed,
+    permuting,
     planning,
     removal,
+    reorder,
     rounds,
     scoring,
     selection,
@@ -40,6 +44,7 @@ from onnxprune.ops import registry
 from onnxprune.options import ATTENTION, FROM_DATA, Options, one_of
 from onnxprune.planning import Plan
 from onnxprune.products import products
+from onnxprune.repair.zeros import MAGNITUDE
 from onnxprune.report import build, clean
 from onnxprune.runtime import traced_shapes
 from onnxprune.scoring import Scores
@@ -189,16 +194,27 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
     if made.removed and options.repair != "none":
         with clock.stage("repair"):
             notes["repair"] = informed.repair(load(given), result, kept, data, options, narrowing)
+    original: Callable[[], Model] = partial(load, given)
+    if options.permute:
+        with clock.stage("permute"):
+            rest = _anew(analysis, result) if made.removed else analysis
+            origin = rounds.origins(analysis.coupling, selected.gone, rest.coupling)
+            moved = _permute(rest, origin, data, options, narrowing, first=not made.removed)
+            planning.enter_orders(made, moved.entries)
+            notes["permuted"] = moved.told()
+            if moved.moves and options.repair != "none":  # layers are refitted to what the original made in their order
+                original = _lifted(_anew(analysis, load(given)), origin, moved).copy
+            result = rest.model
     if options.zeros is not None:
         with clock.stage("zero"):
-            rest = analyze_loaded(result) if made.removed else analysis
-            zeroed = zeroing.zero(lambda: load(given), rest.model, rest.coupling, kept, data, options, narrowing,
+            rest = analyze_loaded(result) if made.removed or options.permute else analysis
+            zeroed = zeroing.zero(original, rest.model, rest.coupling, kept, data, options, narrowing,
                                   first=not made.removed)
-            result = rest.model if zeroed.masks else result
+            result = rest.model if zeroed.masks or made.permuted else result
             made.zeroed = {name: planning.zeros(mask, str(options.zeros)) for name, mask in zeroed.masks.items()}
             notes["dense"] = zeroed.dense
             notes["repair"] = [*(notes.get("repair") or []), *zeroed.repair] if zeroed.repair else notes.get("repair")
-    if (made.removed or made.zeroed) and data is not None:
+    if (made.removed or made.permuted or made.zeroed) and data is not None:
         with clock.stage("judge"):
             notes["calibration"] = informed.judge(load(given), result, data, narrowing)
     after = cost.measure(result, narrowing.shapes(options.input_shapes))
@@ -248,12 +264,12 @@ def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve],
     """A round (see `rounds`): what the curves say once a part is gone and the rest makes up for it."""
     selected = _take(analysis, groups, curves, None, options, before)
     narrowing = planning.narrowing(planning.make(analysis.coupling, selected.gone))
-    pruned = _again(analysis)
+    pruned = _anew(analysis, analysis.model.copy())
     removal.remove(pruned.model, pruned.coupling, selected.gone)
     if options.repair != "none":
         informed.repair(analysis.model.copy(), pruned.model,
                         informed.kept_features(analysis.coupling, selected.gone), data, options, narrowing)
-    rest = _again(pruned)
+    rest = _anew(pruned, pruned.model.copy())
     left = prunable(rest, options)
     scores = scoring.score(rest.model, rest.coupling, left, "l2", options.seed)
     seen = informed.moments(rest.model, rest.coupling, data, options, narrowing, first=False)
@@ -262,10 +278,29 @@ def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve],
                            rounds.origins(analysis.coupling, selected.gone, rest.coupling))
 
 
-def _again(analysis: Analysis) -> Analysis:
-    """The same analysis of a copy of the model."""
+def _permute(rest: Analysis, origin: NDArray[np.int64], data: informed.Learned | None, options: Options,
+             narrowing: Narrowing, *, first: bool) -> permuting.Permuted:
+    """Reorders the channels of what is left, in place."""
+    assert options.zeros is not None
+    targets = [w for w in sparsity.weights(rest.coupling)
+               if zeroing.wanted(w, options.zeros, options, zeroing.Zeroed())]
+    seen = ({} if options.chooses_zeros in MAGNITUDE else
+            informed.moments(rest.model, rest.coupling, data, options, narrowing, first=first))
+    return permuting.permute(rest.model, rest.coupling, targets, origin, seen, options)
+
+
+def _lifted(original: Analysis, origin: NDArray[np.int64], moved: permuting.Permuted) -> Model:
+    """The original with its channels in the order that what is left of it has."""
+    source = reorder.lifted(original.coupling, origin, moved.moves)
+    entries = reorder.reorderings(original.coupling, source)
+    reorder.reorder(original.model, original.coupling.graph, entries)
+    return original.model
+
+
+def _anew(analysis: Analysis, model: Model) -> Analysis:
+    """The same analysis of another model, which is not copied."""
     c = analysis.coupling
-    return analyze_loaded(analysis.model.copy(), mixing=c.mixing, attention=c.attention,
+    return analyze_loaded(model, mixing=c.mixing, attention=c.attention,
                           shrink=[f"^{re.escape(name)}$" for name in c.shrinking])
 
 
@@ -415,8 +450,11 @@ def run_plan(made: Plan, model: Source, options: Options,
                                   shrink=[f"^{re.escape(name)}$" for name in made.interface])
     with clock.stage("apply"):
         removal.remove(analysis.model, analysis.coupling, planning.channels(made, analysis.coupling))
+        if made.permuted:
+            rest = _anew(analysis, analysis.model)
+            reorder.reorder(rest.model, rest.coupling.graph, planning.orders(made, rest.coupling))
         if made.zeroed:
-            _clear(analyze_loaded(analysis.model) if made.removed else analysis, made)
+            _clear(analyze_loaded(analysis.model) if made.removed or made.permuted else analysis, made)
         narrowing = planning.narrowing(made)
         after = cost.measure(analysis.model, narrowing.shapes(options.input_shapes))
     with clock.stage("verify"):

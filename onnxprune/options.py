@@ -53,6 +53,7 @@ class Options:
             the state of a recurrent layer).
         min_channels: Units that every group keeps.
         round_to: What is left of a group is rounded up to a multiple of this.
+        permute: Reorder channels first, so that an N:M pattern keeps more.
         verify: Check the result in onnxruntime.
         input_shapes: Shapes of graph inputs to count MACs at and to verify with.
 
@@ -81,6 +82,7 @@ class Options:
     memory: int = 10**9
     steps: int = 1
     stats: str | os.PathLike[str] | None = None
+    permute: bool = False
 
     def __post_init__(self) -> None:
         if self.importance is not None:
@@ -98,6 +100,9 @@ class Options:
         if zeros is None and self.importance in SOLVERS:
             raise InputError(f"importance {self.importance!r} chooses zeros, not channels",
                              "give a pattern, say --pattern 2:4")
+        if self.permute and (zeros is None or zeros.kind != "n:m"):
+            raise InputError("permute orders channels for an N:M pattern, and none is asked for",
+                             "give --pattern 2:4, say")
         stored = self.stats is not None and os.path.exists(self.stats)
         if self.calib is None and self.repair == "calibrated":
             raise InputError("repair 'calibrated' needs calibration data", "give some with --calib")

@@ -15,12 +15,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto
 
+from onnxprune import reorder
 from onnxprune.coupling import Coupling
 from onnxprune.errors import InputError
 from onnxprune.graph import Value
-from onnxprune.groups import WEIGHT_TYPES, Grade, Group
+from onnxprune.groups import QUANTISED, WEIGHT_TYPES, Grade, Group
 from onnxprune.narrowing import Narrowing
-from onnxprune.removal import slicings
+from onnxprune.removal import Slicing, slicings
 from onnxprune.resize import Lengths
 
 VERSION = 1
@@ -37,7 +38,7 @@ class Plan:
         removed: Constant -> axis -> indices of the original that go, sorted. Axes are decimal strings.
         blocks: Constant -> parts of it (``where``) that lose indices of their own.
         split: New constant -> the shared one that it is cut from.
-        permuted: Constant -> axis -> order of the original's indices.
+        permuted: Constant -> axis -> order of the indices that `removed` left.
         zeroed: Constant -> which elements are set to zero: ``{"pattern", "ratio", "mask"}``, the mask one bit an
             element in C order (most significant first), deflated, base64.
         groups: One entry a group: name, channels, removed, grade, pinned, scores.
@@ -95,10 +96,9 @@ def _fault(data: dict[str, Any]) -> str | None:
     for key, kind in _KINDS.items():
         if key in data and type(data[key]) is not kind:
             return f"{key!r} is not of type {kind.__name__}"
-    for key in ("blocks", "permuted"):
-        if data.get(key):
-            return f"{key!r} is not applied by this version"
-    for name, axes in [*data.get("removed", {}).items(), *data.get("interface", {}).items()]:
+    if data.get("blocks"):
+        return "'blocks' is not applied by this version"
+    for name, axes in (item for key in ("removed", "permuted", "interface") for item in data.get(key, {}).items()):
         if not isinstance(axes, dict) or not all(_axis(a, indices) for a, indices in axes.items()):
             return f"the entry for {name!r} is not {{axis: [indices]}}"
     if not all(isinstance(original, str) for original in data.get("split", {}).values()):
@@ -132,8 +132,8 @@ def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str,
     plan.interface = {name: _lost(value, lengths) for name, value in sorted(coupling.shrinking_values.items())}
     if gone.any():
         for s in slicings(coupling, lengths):
-            if s.removal:
-                plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.removal.items()}
+            if s.change:
+                plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.change.items()}
             if s.key != s.original:
                 plan.split[s.key] = s.original
     return plan
@@ -178,6 +178,51 @@ def channels(plan: Plan, coupling: Coupling) -> NDArray[np.bool_]:
             if len(set(indices)) >= (value.axis(int(axis)).length or 0) > 0:
                 raise InputError(f"the plan leaves nothing of axis {axis} of {value.key!r}")
     return gone
+
+
+def enter_orders(plan: Plan, entries: Sequence[Slicing]) -> None:
+    """Enters what moves, see `reorder.reorderings`."""
+    for s in entries:
+        if s.change:
+            plan.permuted[s.key] = {str(axis): list(order) for axis, order in s.change.items()}
+        if s.key != s.original:
+            plan.split[s.key] = s.original
+
+
+def orders(plan: Plan, coupling: Coupling) -> list[Slicing]:
+    """What a plan moves of a model that has lost what the plan removes.
+
+    Raises:
+        InputError: The plan names what is not there, an order is none, what it moves must stay where it is, or it moves
+            only a part of what is tied together.
+    """
+    values: dict[str, list[Value]] = {}
+    for value in coupling.graph.constants():
+        values.setdefault(value.key, []).append(value)
+    comes = np.arange(coupling.classes.elements)
+    for name, axes in plan.permuted.items():
+        found = values.get(name, values.get(plan.split.get(name, name)))
+        if found is None:
+            raise InputError(f"the plan names {name!r}, which the model lacks")
+        for position, order in axes.items() if len(found) == 1 else ():  # what several read may mean several things
+            ids = coupling.channels_of(found[0].axis(int(position))) if int(position) < (found[0].rank or 0) else comes
+            if sorted(order) != list(range(len(ids))):
+                raise InputError(f"the plan's order of axis {position} of {name!r} is not one of all its indices")
+            comes[ids] = ids[order]
+    source = reorder.nowhere(coupling)
+    for units in reorder.movable(coupling):
+        place = np.full(len(comes), -1)
+        place[units.channels] = np.arange(units.units)
+        mine = place[comes[units.channels]]
+        if (mine >= 0).all():
+            reorder.move(coupling, source, units, mine)
+    made, full = reorder.reorderings(coupling, source), Plan("")
+    enter_orders(full, made)
+    for name in sorted(set(full.permuted) | set(plan.permuted)):
+        if full.permuted.get(name) != plan.permuted.get(name):
+            raise InputError(f"the plan moves only a part of what is tied together, or what must stay where it is: "
+                             f"see {name!r}")
+    return made
 
 
 def _mark(gone: NDArray[np.bool_], coupling: Coupling, name: str, value: Value, axes: Indices) -> None:
@@ -225,15 +270,11 @@ def fingerprint(proto: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
-_QUANTISED = ("DequantizeLinear", "QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger")
-"""Operators, by how their names begin, whose whole-number constants are weights too: biases of 32 bits, say."""
-
-
 def _say_graph(graph: GraphProto, say: Any) -> None:
     for info in [*graph.input, *graph.output]:
         t = info.type.tensor_type
         say(info.name, t.elem_type, [d.dim_value or d.dim_param for d in t.shape.dim])
-    weights = {name for node in graph.node if node.op_type.startswith(_QUANTISED) for name in node.input}
+    weights = {name for node in graph.node if node.op_type.startswith(QUANTISED) for name in node.input}
     for t in graph.initializer:
         _say_tensor(t, say, t.name in weights)
     for s in graph.sparse_initializer:

@@ -61,9 +61,9 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
     pattern = options.zeros
     assert pattern is not None
     done = Zeroed()
-    wanted = {w.value.key: w for w in sparsity.weights(coupling) if _wanted(w, pattern, options, done)}
+    targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options, done)}
     layers = {layer.weight.key: layer for layer in products(coupling.graph)
-              if layer.weight.key in wanted and not layer.weight_shared}
+              if layer.weight.key in targets and not layer.weight_shared}
     zeros = Zeros(options.chooses_zeros, {layer.name: pattern for layer in layers.values()},
                   bias_only=options.repair == "data-free")
     seen: Mapping[str, Moments] = {}
@@ -74,11 +74,11 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
     if options.repair == "none":
         if zeros.method not in MAGNITUDE:
             done.masks = _by_moments(model, layers, zeros, seen)
-        rest = [w for key, w in wanted.items() if key not in done.masks]
+        rest = [w for key, w in targets.items() if key not in done.masks]
         done.masks |= sparsity.zero_smallest(model, coupling, rest, pattern, options.across)
         return done
     stored = {key: model.array(_tensor(layer.weight)) for key, layer in layers.items()}
-    by_magnitude = sparsity.zero_smallest(model, coupling, list(wanted.values()), pattern, options.across)
+    by_magnitude = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, options.across)
     plain = model.copy()
     if not zeros.bias_only:
         for key, array in stored.items():  # the walk begins with all that it can choose from
@@ -126,7 +126,7 @@ def _tensor(value: Value) -> TensorProto:
     return value.tensor
 
 
-def _wanted(weight: Weight, pattern: Pattern, options: Options, done: Zeroed) -> bool:
+def wanted(weight: Weight, pattern: Pattern, options: Options, done: Zeroed) -> bool:
     """Whether a weight is to have zeros; why not goes into what is told."""
     names = {weight.value.key, *(node.proto.name for node, _ in weight.value.consumers)}
 

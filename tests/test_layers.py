@@ -42,7 +42,7 @@ LAYERS = """
     allocate costs
     budget
     removal narrowing
-    rounds
+    rounds reorder
     sparsity
     masking
     planning
@@ -51,8 +51,8 @@ LAYERS = """
     damage divergence
     repair
     informed selection
-    zeroing
     verification
+    zeroing permuting
     report
     api
     cli

@@ -59,6 +59,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
         help="Keep multiples of N; 1 until latency is measured  [1]")
 @option(WHICH, "--importance", metavar="NAME",
         help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz  [obs or l2]")
+@option(WHICH, "--permute", is_flag=True, help="Reorder channels first, so that a pattern N:M keeps more")
 @option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option(WHICH, "--only", multiple=True, metavar="REGEX", help="Prune what touches these names; repeatable")
 @option(WHICH, "--ignore", multiple=True, metavar="REGEX", help="Leave what touches these names; repeatable")

@@ -41,11 +41,12 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
         "channels": {"before": units, "after": units - taken},
         "zeroed": {name: z["ratio"] for name, z in plan.zeroed.items()},
         "dense": {},
+        "permuted": None,
         "mixing": plan.mixing,
         "interface": {name: {axis: len(lost) for axis, lost in axes.items()}
                       for name, axes in plan.interface.items() if axes},
         "options": None if options is None else asked(options),
-        "whole_because": whole_because(coupling) if not (plan.removed or plan.zeroed) else None,
+        "whole_because": whole_because(coupling) if not (plan.removed or plan.permuted or plan.zeroed) else None,
         "groups": groups,
         "targets": {},
         "repair": None,
