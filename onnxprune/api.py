@@ -28,6 +28,8 @@ from onnxprune import (
     scoring,
     selection,
     sparsity,
+    storage,
+    storing,
     verification,
     zeroing,
 )
@@ -179,6 +181,7 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
         data = informed.open_data(source.proto, options, clock.progress)
     with clock.stage("analyze"):
         before = cost.measure(source, options.input_shapes)
+        kept_sparse = storage.open_up(source)
         analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention, shrink=options.shrink)
         chosen = prunable(analysis, options)
     with clock.stage("score"):
@@ -193,8 +196,8 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
     notes: dict[str, Any] = {"targets": selected.targets, "unrepaired_because": unrepaired}
     if made.removed and options.repair != "none":
         with clock.stage("repair"):
-            notes["repair"] = informed.repair(load(given), result, kept, data, options, narrowing)
-    original: Callable[[], Model] = partial(load, given)
+            notes["repair"] = informed.repair(_opened(given), result, kept, data, options, narrowing)
+    original: Callable[[], Model] = partial(_opened, given)
     if options.permute:
         with clock.stage("permute"):
             rest = _anew(analysis, result) if made.removed else analysis
@@ -203,7 +206,7 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
             planning.enter_orders(made, moved.entries)
             notes["permuted"] = moved.told()
             if moved.moves and options.repair != "none":  # layers are refitted to what the original made in their order
-                original = _lifted(_anew(analysis, load(given)), origin, moved).copy
+                original = _lifted(_anew(analysis, _opened(given)), origin, moved).copy
             result = rest.model
     if options.zeros is not None:
         with clock.stage("zero"):
@@ -217,6 +220,10 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
     if (made.removed or made.permuted or made.zeroed) and data is not None:
         with clock.stage("judge"):
             notes["calibration"] = informed.judge(load(given), result, data, narrowing)
+    storage.close(result, kept_sparse)
+    if options.sparse_storage:
+        with clock.stage("store"):
+            notes["storage"] = storing.store(result, options).told()
     after = cost.measure(result, narrowing.shapes(options.input_shapes))
     with clock.stage("verify"):
         verified = verify(given, result, options, narrowing=narrowing)
@@ -314,6 +321,13 @@ def _traced(model: Model, counted: Cost, input_shapes: Mapping[str, Sequence[int
     return replace(counted, macs=cost.macs_from_shapes(flat(model.proto), shapes))
 
 
+def _opened(model: str | os.PathLike[str] | onnx.ModelProto) -> Model:
+    """A model with all its weights dense."""
+    loaded = load(model)
+    storage.open_up(loaded)
+    return loaded
+
+
 def exported(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
     """A path or a `ModelProto` for whatever the caller holds."""
     if isinstance(model, (str, os.PathLike, onnx.ModelProto)):
@@ -339,7 +353,7 @@ def analyze(model: Source, *, mixing: bool = False, attention: str = "heads", sh
         InputError: The model cannot be read, `attention` is unknown, or a pattern of `shrink` matches nothing.
     """
     one_of("attention", attention, ATTENTION)
-    return analyze_loaded(load(exported(model)), mixing=mixing, attention=attention, shrink=shrink)
+    return analyze_loaded(_opened(exported(model)), mixing=mixing, attention=attention, shrink=shrink)
 
 
 def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads",
@@ -446,6 +460,7 @@ def run_plan(made: Plan, model: Source, options: Options,
         source = load(given)
     with clock.stage("analyze"):
         before = cost.measure(source, options.input_shapes)
+        kept_sparse = storage.open_up(source)
         analysis = analyze_loaded(source, mixing=made.mixing, attention=made.attention,
                                   shrink=[f"^{re.escape(name)}$" for name in made.interface])
     with clock.stage("apply"):
@@ -455,6 +470,7 @@ def run_plan(made: Plan, model: Source, options: Options,
             reorder.reorder(rest.model, rest.coupling.graph, planning.orders(made, rest.coupling))
         if made.zeroed:
             _clear(analyze_loaded(analysis.model) if made.removed or made.permuted else analysis, made)
+        storage.close(analysis.model, kept_sparse)
         narrowing = planning.narrowing(made)
         after = cost.measure(analysis.model, narrowing.shapes(options.input_shapes))
     with clock.stage("verify"):

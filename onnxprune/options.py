@@ -54,6 +54,7 @@ class Options:
         min_channels: Units that every group keeps.
         round_to: What is left of a group is rounded up to a multiple of this.
         permute: Reorder channels first, so that an N:M pattern keeps more.
+        sparse_storage: Store weights with many zeros as sparse initializers, where that is smaller.
         verify: Check the result in onnxruntime.
         input_shapes: Shapes of graph inputs to count MACs at and to verify with.
 
@@ -83,6 +84,7 @@ class Options:
     steps: int = 1
     stats: str | os.PathLike[str] | None = None
     permute: bool = False
+    sparse_storage: bool = False
 
     def __post_init__(self) -> None:
         if self.importance is not None:

@@ -18,7 +18,7 @@ LAYERS = """
     tensors
     external
     model
-    inputs
+    inputs storage
     graph
     dataflow contrib_shapes
     operand_shapes
@@ -52,7 +52,7 @@ LAYERS = """
     repair
     informed selection
     verification
-    zeroing permuting
+    zeroing permuting storing
     report
     api
     cli

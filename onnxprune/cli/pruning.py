@@ -80,6 +80,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
         help="Shape to run and count MACs at; repeatable")
 @option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
+@option(FILES, "--sparse-storage", is_flag=True, help="Store weights as sparse tensors where that is smaller")
 @option(FILES, "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
 @option(FILES, "--dry-run", is_flag=True, help="Show what would go, write no model")
 @option(FILES, "--plan", metavar="FILE", help="Write what goes and why as JSON")

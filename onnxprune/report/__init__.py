@@ -42,6 +42,7 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
         "zeroed": {name: z["ratio"] for name, z in plan.zeroed.items()},
         "dense": {},
         "permuted": None,
+        "storage": None,
         "mixing": plan.mixing,
         "interface": {name: {axis: len(lost) for axis, lost in axes.items()}
                       for name, axes in plan.interface.items() if axes},
