@@ -76,6 +76,8 @@ def search(parts: Sequence[Stripes], n: int, rng: np.random.Generator, work: flo
     best = _State(parts, n)
     best.climb(work)
     idle, spent = 0, best.spent
+    if all(len(part.slots) < 2 for part in parts):
+        return best.order
     while idle < IDLE and spent < work:
         state = best.copy()
         state.kick(rng)
@@ -101,7 +103,8 @@ class _State:
         self.order = np.arange(len(parts[0].values))
         self.gained = 0.0
         self._swaps = [_Swaps(part, n) for part in parts]
-        self._exchanges = _Exchanges(parts[0], n) if len(parts) == 1 and parts[0].slots.shape[1] == 4 else None
+        pairs = len(parts) == 1 and parts[0].slots.shape[1] == 4 and len(_full(parts[0])) > 1
+        self._exchanges = _Exchanges(parts[0], n) if pairs else None
         self.spent = sum(table.refresh(self.order, np.arange(len(table.part.slots))) for table in self._swaps)
         self.least = LEAST * sum(float(t.table.diagonal().mean()) for t in self._swaps)
 
@@ -217,7 +220,7 @@ class _Exchanges:
 
     def __init__(self, part: Stripes, n: int) -> None:
         self._part, self._n = part, n
-        self._stripes = np.flatnonzero((part.slots >= 0).all(axis=1))
+        self._stripes = _full(part)
         count, rows = len(self._stripes), part.values.shape[1]
         self._place = np.full(len(part.slots), -1)
         self._place[self._stripes] = np.arange(count)
@@ -269,6 +272,11 @@ class _Exchanges:
                 swaps += zip(slots[0][PAIRS[5 - a]], slots[1][PAIRS[b]], strict=True)
                 total += float(most[i, j])
         return np.array(swaps, dtype=np.int64).reshape(-1, 2), total
+
+
+def _full(part: Stripes) -> Index:
+    """The stripes of which all columns move."""
+    return np.flatnonzero((part.slots >= 0).all(axis=1))
 
 
 def _falling(gains: Sums, least: float) -> list[tuple[int, int]]:
