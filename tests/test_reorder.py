@@ -16,8 +16,8 @@ from onnxprune.model import Model, load
 from onnxprune.removal import remove
 from onnxprune.reorder import lifted, movable, move, nowhere, order_of, reorder, reorderings
 from onnxprune.rounds import origins
-from tests.oracle import assert_order_is_free, draw_removal, reordered
 from tests.ops.case import build, coupling_of
+from tests.oracle import assert_order_is_free, draw_removal, reordered
 from tests.random_graphs import Seeded, random_model
 from tests.test_equivalence import feeds_of, finite
 

@@ -26,7 +26,7 @@ def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, s
     --mixing is given. What is pinned stays whole.
     """
     from onnxprune import api
-    from onnxprune.report import groups, terminal, zeros
+    from onnxprune.report import groups, sparse, terminal, zeros
 
     analysis = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink)
     told = (zeros.zeros(analysis.model, analysis.coupling) if sparsity else groups.inspection(analysis.coupling))
@@ -34,7 +34,7 @@ def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, s
     if as_json:
         print_json(data)
     else:
-        draw(terminal.sparse(data) if sparsity else terminal.inspected(data))
+        draw(sparse.tables(data) if sparsity else terminal.inspected(data))
 
 
 @click.command(cls=Command, forms=["onnxprune apply PLAN MODEL [options]"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,7 +53,7 @@ def run(report: Mapping[str, Any], extra: Sequence[Sequence[str]] = ()) -> list[
     parts: list[Part] = [f"{printable(report['model'])} -> {printable(output)}" if output is not None
                          else f"{printable(report['model'])} (dry run: no model is written)"]
     parts.append(costs(report, extra))
-    parts += meaning(report)
+    parts += [*meaning(report), *reordered(report), *stored(report)]
     if report["drift"]:
         parts.append(drifts(report["drift"]))
     if output is None:
@@ -69,12 +67,38 @@ def run(report: Mapping[str, Any], extra: Sequence[Sequence[str]] = ()) -> list[
     return [p for p in parts if p]
 
 
+def reordered(report: Mapping[str, Any]) -> list[Part]:
+    """What another order of channels is good for."""
+    moved = report["permuted"]
+    if moved is None:
+        return []
+    if not moved["groups"]:
+        return [f"No channels moved: {printable(moved['whole_because'] or 'no order that was found keeps more')}"]
+    return [f"{plural(len(moved['groups']), 'group')} of channels in another order: the pattern keeps "
+            f"{percent(moved['after'], 1)} of the magnitude, not {percent(moved['before'], 1)}"]
+
+
+def stored(report: Mapping[str, Any]) -> list[Part]:
+    """What sparse tensors save, and what compression would."""
+    storage = report["storage"]
+    if storage is None:
+        return []
+    sizes, lines = list(storage["sparse"].values()), []
+    if sizes:
+        before, after = (sum(size[key] for size in sizes) for key in ("before", "after"))
+        lines.append(f"{plural(len(sizes), 'weight')} stored as sparse tensors: {count(after, 'B')} in place of "
+                     f"{count(before, 'B')}")
+    if storage["dense_because"] is not None:
+        lines.append(f"{'The rest is' if sizes else 'All is'} stored dense: {printable(storage['dense_because'])}")
+    return ["\n".join([*lines, f"gzip makes {count(storage['gzip'], 'B')} of the file"])]
+
+
 def costs(report: Mapping[str, Any], extra: Sequence[Sequence[str]] = ()) -> Table:
     """Before and after: parameters, MACs, bytes, and channels where there are any."""
     rows = [_row("parameters", report["params"]), _row("MACs", report["macs"]), _row("bytes", report["bytes"], "B")]
     if report.get("channels", {}).get("before") and not report["zeroed"]:
         rows.append(_row("prunable channels", report["channels"]))
-    return _table(["", ">before", ">after", ">left"], [*rows, *extra])
+    return table(["", ">before", ">after", ">left"], [*rows, *extra])
 
 
 def _row(title: str, pair: Mapping[str, int | None], unit: str = "") -> list[str]:
@@ -143,7 +167,7 @@ def drifts(drift: Mapping[str, Mapping[str, float | None]]) -> Table:
     order = sorted(drift, key=lambda name: -(drift[name]["rel_rms"] or 0.0))
     rows = [[short(name), *(_number(drift[name][key]) for key in ("max_abs", "rel_rms", "cosine"))]
             for name in order[:OUTPUTS]]
-    return _table(["drift of output", ">max abs", ">rel rms", ">cosine"], rows, len(order))
+    return table(["drift of output", ">max abs", ">rel rms", ">cosine"], rows, len(order))
 
 
 def _number(value: float | None) -> str:
@@ -157,7 +181,7 @@ def taken(groups: Sequence[Mapping[str, Any]]) -> Part:
         return ""
     rows = [[short(g["name"]), str(g["channels"]), str(len(g["removed"])), str(g["channels"] - len(g["removed"]))]
             for g in losing[:ROWS]]
-    return _table(["group", ">channels", ">go", ">stay"], rows, len(losing))
+    return table(["group", ">channels", ">go", ">stay"], rows, len(losing))
 
 
 def rest(groups: Sequence[Mapping[str, Any]], mixing: bool) -> str:
@@ -209,16 +233,16 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], total: int = 0) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], total: int = 0) -> Table:
     """A table without lines; a title that starts with ``>`` sets its column flush right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for title in columns:
-        table.add_column(title.lstrip(">"), justify="right" if title.startswith(">") else "left", overflow="fold")
+        drawn.add_column(title.lstrip(">"), justify="right" if title.startswith(">") else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        drawn.add_row(*row)
     if total > len(rows):
-        table.add_row(f"... and {total - len(rows)} more")
-    return table
+        drawn.add_row(f"... and {total - len(rows)} more")
+    return drawn
 
 
 def inspected(data: Mapping[str, Any]) -> list[Part]:
@@ -231,12 +255,12 @@ def inspected(data: Mapping[str, Any]) -> list[Part]:
     if free:
         rows = [[short(g["name"]), g["grade"], str(g["channels"]), count(elements(g)), _members(g)]
                 for g in free[:ROWS]]
-        parts.append(_table(["group", "grade", ">channels", ">elements", "slices (axis)"], rows, len(free)))
+        parts.append(table(["group", "grade", ">channels", ">elements", "slices (axis)"], rows, len(free)))
     for grade in ("mixing", "pinned"):
         why = reasons([g for g in groups if g["grade"] == grade])
         if why:
             rows = [[short(reason, REASON), str(n)] for reason, n in why[:ROWS]]
-            parts.append(_table([f"why {grade}", ">channels"], rows, len(why)))
+            parts.append(table([f"why {grade}", ">channels"], rows, len(why)))
     return parts if groups else [*parts, "No weight has an axis that could be pruned."]
 
 
@@ -244,26 +268,6 @@ def _members(group: Mapping[str, Any]) -> str:
     shown = [f"{short(m['name'])}({m['axis']})" for m in group["members"][:MEMBERS]]
     more = len(group["members"]) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def sparse(data: Mapping[str, Any]) -> list[Part]:
-    """What `inspect --sparsity` shows: the weights that products read, and why some do not suit sparse tensor cores."""
-    tensors = data["tensors"]
-    weights = [t for t in tensors if t["tensorrt"] is not None]
-    elements = sum(math.prod(t["shape"]) for t in tensors)
-    parts: list[Part] = [f"{printable(data['model'])}: {plural(len(tensors), 'weight')} of {count(elements)} elements, "
-                         f"{percent(data['zeros'] or 0, 1)} of them zero"]
-    rows = [[short(t["name"]), t["operator"], "x".join(map(str, t["shape"])), t["type"], percent(t["zeros"], 1),
-             " ".join(t["patterns"] + t["blocks"]) or "-", t["tensorrt"]["precision"] or "no"] for t in weights[:ROWS]]
-    if rows:
-        parts.append(_table(["weight", "operator", "shape", "type", ">zeros", "patterns", "sparse in TensorRT"], rows,
-                            len(weights)))
-    for title, key in (("why not", "reasons"), ("may still run dense because", "hints")):
-        found = Counter(reason for t in weights for reason in t["tensorrt"][key])
-        if found:
-            parts.append(_table([title, ">weights"],
-                                [[short(r, REASON), str(n)] for r, n in found.most_common(ROWS)], len(found)))
-    return parts
 
 
 def compared(data: Mapping[str, Any]) -> list[Part]:
@@ -277,4 +281,4 @@ def compared(data: Mapping[str, Any]) -> list[Part]:
 def operators(data: Sequence[Mapping[str, Any]]) -> list[Part]:
     """The table of operators that have a rule."""
     rows = [[o["operator"], o["domain"] or "ai.onnx", str(o["since"]), printable(o["note"])] for o in data]
-    return [_table(["operator", "domain", ">since", "how"], rows)]
+    return [table(["operator", "domain", ">since", "how"], rows)]
