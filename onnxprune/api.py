@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -46,7 +45,6 @@ from onnxprune.ops import registry
 from onnxprune.options import ATTENTION, FROM_DATA, Options, one_of
 from onnxprune.planning import Plan
 from onnxprune.products import products
-from onnxprune.repair.zeros import MAGNITUDE
 from onnxprune.report import build, clean
 from onnxprune.runtime import traced_shapes
 from onnxprune.scoring import Scores
@@ -202,11 +200,14 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
         with clock.stage("permute"):
             rest = _anew(analysis, result) if made.removed else analysis
             origin = rounds.origins(analysis.coupling, selected.gone, rest.coupling)
-            moved = _permute(rest, origin, data, options, narrowing, first=not made.removed)
-            planning.enter_orders(made, moved.entries)
+            moved = permuting.permute(rest.model, rest.coupling, origin, data, options, narrowing,
+                                      first=not made.removed)
+            permuting.enter(made, moved.entries)
             notes["permuted"] = moved.told()
             if moved.moves and options.repair != "none":  # layers are refitted to what the original made in their order
-                original = _lifted(_anew(analysis, _opened(given)), origin, moved).copy
+                whole = _anew(analysis, _opened(given))
+                reorder.lift(whole.model, whole.coupling, origin, moved.moves)
+                original = whole.model.copy
             result = rest.model
     if options.zeros is not None:
         with clock.stage("zero"):
@@ -283,25 +284,6 @@ def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve],
     later = informed.curves(rest.model, rest.coupling, left, data, seen, scores, options, narrowing)
     return rounds.extended(curves, groups, [int(selected.gone[g.channels].sum()) for g in groups], later, left,
                            rounds.origins(analysis.coupling, selected.gone, rest.coupling))
-
-
-def _permute(rest: Analysis, origin: NDArray[np.int64], data: informed.Learned | None, options: Options,
-             narrowing: Narrowing, *, first: bool) -> permuting.Permuted:
-    """Reorders the channels of what is left, in place."""
-    assert options.zeros is not None
-    targets = [w for w in sparsity.weights(rest.coupling)
-               if zeroing.wanted(w, options.zeros, options, zeroing.Zeroed())]
-    seen = ({} if options.chooses_zeros in MAGNITUDE else
-            informed.moments(rest.model, rest.coupling, data, options, narrowing, first=first))
-    return permuting.permute(rest.model, rest.coupling, targets, origin, seen, options)
-
-
-def _lifted(original: Analysis, origin: NDArray[np.int64], moved: permuting.Permuted) -> Model:
-    """The original with its channels in the order that what is left of it has."""
-    source = reorder.lifted(original.coupling, origin, moved.moves)
-    entries = reorder.reorderings(original.coupling, source)
-    reorder.reorder(original.model, original.coupling.graph, entries)
-    return original.model
 
 
 def _anew(analysis: Analysis, model: Model) -> Analysis:
@@ -467,7 +449,7 @@ def run_plan(made: Plan, model: Source, options: Options,
         removal.remove(analysis.model, analysis.coupling, planning.channels(made, analysis.coupling))
         if made.permuted:
             rest = _anew(analysis, analysis.model)
-            reorder.reorder(rest.model, rest.coupling.graph, planning.orders(made, rest.coupling))
+            reorder.reorder(rest.model, rest.coupling.graph, permuting.orders(made, rest.coupling))
         if made.zeroed:
             _clear(analyze_loaded(analysis.model) if made.removed or made.permuted else analysis, made)
         storage.close(analysis.model, kept_sparse)

@@ -8,16 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune import reorder, sparsity, verification
+from onnxprune import informed, reorder, sparsity, verification, zeroing
 from onnxprune.components import Index
 from onnxprune.coupling import Coupling
+from onnxprune.errors import InputError
+from onnxprune.graph import Value
+from onnxprune.informed import Learned
 from onnxprune.linear_maps import Product
 from onnxprune.model import Model
+from onnxprune.narrowing import Narrowing
 from onnxprune.observe import Moments
 from onnxprune.options import Options
 from onnxprune.patterns import Pattern
+from onnxprune.planning import Plan
 from onnxprune.products import products
 from onnxprune.removal import Slicing
+from onnxprune.repair.zeros import MAGNITUDE
 from onnxprune.reorder import Movable
 from onnxprune.sparsity import Layout, Weight
 from onnxprune.sparsity.columns import Reader, gather
@@ -58,8 +64,8 @@ class Permuted:
         return {"before": self.before, "after": self.after, "groups": self.groups, "whole_because": self.whole_because}
 
 
-def permute(model: Model, coupling: Coupling, targets: Sequence[Weight], origin: Index, seen: Mapping[str, Moments],
-            options: Options) -> Permuted:
+def permute(model: Model, coupling: Coupling, origin: Index, data: Learned | None, options: Options,
+            narrowing: Narrowing, *, first: bool) -> Permuted:
     """Reorders the channels of a model, in place; see `find`.
 
     Both versions are run and compared, unless the options forbid it. Where that shows that a rule was wrong and an
@@ -68,12 +74,17 @@ def permute(model: Model, coupling: Coupling, targets: Sequence[Weight], origin:
     Args:
         model: The model.
         coupling: Its analysis.
-        targets: Weights that are to have zeros.
         origin: The channel of the original that each channel is; -1 where that is not known, and nothing moves.
-        seen: Moments of what layers read, by name.
-        options: The pattern and the seed.
+        data: Calibration data.
+        options: Pattern, importance and seed.
+        narrowing: What inputs and outputs of the model lost.
+        first: Whether it is the model that was given, which statistics in a file are of.
     """
+    assert options.zeros is not None
+    targets = [w for w in sparsity.weights(coupling) if zeroing.wanted(w, options.zeros, options, zeroing.Zeroed())]
     units = [m for m in reorder.movable(coupling) if (origin[m.channels] >= 0).all()]
+    seen = ({} if options.chooses_zeros in MAGNITUDE else
+            informed.moments(model, coupling, data, options, narrowing, first=first))
     found = find(model, coupling, targets, units, seen, options)
     if not found.moves:
         return found
@@ -134,6 +145,51 @@ def unchanged(before: Model, after: Model, options: Options) -> bool:
     """Whether two models make the same but for rounding; so believed where they cannot be run here."""
     drift = verification.check(before, after, input_shapes=options.input_shapes, seed=options.seed).drift
     return all(d.rel_rms is None or d.rel_rms <= ROUNDING for d in drift.values())
+
+
+def enter(plan: Plan, entries: Sequence[Slicing]) -> None:
+    """Enters what moves, see `reorder.reorderings`."""
+    for s in entries:
+        if s.change:
+            plan.permuted[s.key] = {str(axis): list(order) for axis, order in s.change.items()}
+        if s.key != s.original:
+            plan.split[s.key] = s.original
+
+
+def orders(plan: Plan, coupling: Coupling) -> list[Slicing]:
+    """What a plan moves of a model that has lost what the plan removes.
+
+    Raises:
+        InputError: The plan names what is not there, an order is none, what it moves must stay where it is, or it moves
+            only a part of what is tied together.
+    """
+    values: dict[str, list[Value]] = {}
+    for value in coupling.graph.constants():
+        values.setdefault(value.key, []).append(value)
+    comes = np.arange(coupling.classes.elements)
+    for name, axes in plan.permuted.items():
+        found = values.get(name, values.get(plan.split.get(name, name)))
+        if found is None:
+            raise InputError(f"the plan names {name!r}, which the model lacks")
+        for position, order in axes.items() if len(found) == 1 else ():  # what several read may mean several things
+            ids = coupling.channels_of(found[0].axis(int(position))) if int(position) < (found[0].rank or 0) else comes
+            if sorted(order) != list(range(len(ids))):
+                raise InputError(f"the plan's order of axis {position} of {name!r} is not one of all its indices")
+            comes[ids] = ids[order]
+    source = reorder.nowhere(coupling)
+    for units in reorder.movable(coupling):
+        place = np.full(len(comes), -1)
+        place[units.channels] = np.arange(units.units)
+        mine = place[comes[units.channels]]
+        if (mine >= 0).all():
+            reorder.move(coupling, source, units, mine)
+    made, full = reorder.reorderings(coupling, source), Plan("")
+    enter(full, made)
+    for name in sorted(set(full.permuted) | set(plan.permuted)):
+        if full.permuted.get(name) != plan.permuted.get(name):
+            raise InputError(f"the plan moves only a part of what is tied together, or what must stay where it is: "
+                             f"see {name!r}")
+    return made
 
 
 def _order(weights: _Weights, readers: Mapping[str, Index], units: Movable, pattern: Pattern,

@@ -15,13 +15,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto
 
-from onnxprune import reorder
 from onnxprune.coupling import Coupling
 from onnxprune.errors import InputError
 from onnxprune.graph import Value
 from onnxprune.groups import QUANTISED, WEIGHT_TYPES, Grade, Group
 from onnxprune.narrowing import Narrowing
-from onnxprune.removal import Slicing, slicings
+from onnxprune.removal import slicings
 from onnxprune.resize import Lengths
 
 VERSION = 1
@@ -178,51 +177,6 @@ def channels(plan: Plan, coupling: Coupling) -> NDArray[np.bool_]:
             if len(set(indices)) >= (value.axis(int(axis)).length or 0) > 0:
                 raise InputError(f"the plan leaves nothing of axis {axis} of {value.key!r}")
     return gone
-
-
-def enter_orders(plan: Plan, entries: Sequence[Slicing]) -> None:
-    """Enters what moves, see `reorder.reorderings`."""
-    for s in entries:
-        if s.change:
-            plan.permuted[s.key] = {str(axis): list(order) for axis, order in s.change.items()}
-        if s.key != s.original:
-            plan.split[s.key] = s.original
-
-
-def orders(plan: Plan, coupling: Coupling) -> list[Slicing]:
-    """What a plan moves of a model that has lost what the plan removes.
-
-    Raises:
-        InputError: The plan names what is not there, an order is none, what it moves must stay where it is, or it moves
-            only a part of what is tied together.
-    """
-    values: dict[str, list[Value]] = {}
-    for value in coupling.graph.constants():
-        values.setdefault(value.key, []).append(value)
-    comes = np.arange(coupling.classes.elements)
-    for name, axes in plan.permuted.items():
-        found = values.get(name, values.get(plan.split.get(name, name)))
-        if found is None:
-            raise InputError(f"the plan names {name!r}, which the model lacks")
-        for position, order in axes.items() if len(found) == 1 else ():  # what several read may mean several things
-            ids = coupling.channels_of(found[0].axis(int(position))) if int(position) < (found[0].rank or 0) else comes
-            if sorted(order) != list(range(len(ids))):
-                raise InputError(f"the plan's order of axis {position} of {name!r} is not one of all its indices")
-            comes[ids] = ids[order]
-    source = reorder.nowhere(coupling)
-    for units in reorder.movable(coupling):
-        place = np.full(len(comes), -1)
-        place[units.channels] = np.arange(units.units)
-        mine = place[comes[units.channels]]
-        if (mine >= 0).all():
-            reorder.move(coupling, source, units, mine)
-    made, full = reorder.reorderings(coupling, source), Plan("")
-    enter_orders(full, made)
-    for name in sorted(set(full.permuted) | set(plan.permuted)):
-        if full.permuted.get(name) != plan.permuted.get(name):
-            raise InputError(f"the plan moves only a part of what is tied together, or what must stay where it is: "
-                             f"see {name!r}")
-    return made
 
 
 def _mark(gone: NDArray[np.bool_], coupling: Coupling, name: str, value: Value, axes: Indices) -> None:

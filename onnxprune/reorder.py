@@ -100,11 +100,12 @@ def reorder(model: Model, graph: Graph, wanted: Sequence[Slicing]) -> None:
     cut(model, graph, wanted, _ordered)
 
 
-def lifted(coupling: Coupling, origin: Index, moves: Sequence[tuple[Movable, Index]]) -> Index:
-    """What moves in the original where units of a pruned model do; what was removed stays at its place.
+def lift(model: Model, coupling: Coupling, origin: Index, moves: Sequence[tuple[Movable, Index]]) -> None:
+    """Moves in the original what moves in a pruned model, in place; what was removed stays at its place.
 
     Args:
-        coupling: The analysis of the original.
+        model: The original.
+        coupling: Its analysis.
         origin: The channel of the original that each channel of the pruned model is.
         moves: Units of the pruned model, and their order.
     """
@@ -112,7 +113,7 @@ def lifted(coupling: Coupling, origin: Index, moves: Sequence[tuple[Movable, Ind
     for units, order in moves:
         channels = origin[units.channels]
         move(coupling, source, Movable(units.group, channels, _places(coupling, channels)), order)
-    return source
+    reorder(model, coupling.graph, reorderings(coupling, source))
 
 
 def _ordered(value: Value, array: NDArray[Any], change: Change) -> NDArray[Any]:

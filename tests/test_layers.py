@@ -52,7 +52,8 @@ LAYERS = """
     repair
     informed selection
     verification
-    zeroing permuting storing
+    zeroing storing
+    permuting
     report
     api
     cli

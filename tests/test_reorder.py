@@ -14,7 +14,7 @@ from onnxprune.groups import Grade
 from onnxprune.inputs import sample_inputs
 from onnxprune.model import Model, load
 from onnxprune.removal import remove
-from onnxprune.reorder import lifted, movable, move, nowhere, order_of, reorder, reorderings
+from onnxprune.reorder import lift, movable, move, nowhere, order_of, reorder, reorderings
 from onnxprune.rounds import origins
 from tests.ops.case import build, coupling_of
 from tests.oracle import assert_order_is_free, draw_removal, reordered
@@ -118,7 +118,7 @@ def test_to_move_and_to_remove_go_in_any_order(name: str) -> None:
     for m, order in moves:
         move(after, source, m, order)
     reorder(pruned, after.graph, reorderings(after, source))
-    reorder(first, again.graph, reorderings(again, lifted(again, origin, moves)))
+    lift(first, again, origin, moves)
     remove(first, analyze(Graph(first.proto)), gone)
     assert contents(first) == contents(pruned)
 

@@ -10,7 +10,7 @@ swaps lead away; what is found from there is kept if it is better.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Sums = NDArray[np.float64]
+from onnxprune.sparsity.sums import TOP, Floats, Sums, larger, sums
+
 Index = NDArray[np.int64]
 
 WORK = 1e9
@@ -32,8 +32,6 @@ KICK = 2
 """Random swaps of an escape."""
 LEAST = 1e-6
 """Gains below this share of what a column adds are rounding."""
-CHUNK = 2**16
-"""Elements that are compared at a time: so many stay in the cache."""
 PAIRS = np.array(list(combinations(range(4), 2)))
 """Pairs of the columns of a stripe of 4; the i-th and the last but i-th together are all of it."""
 
@@ -211,7 +209,7 @@ class _Swaps:
         last, next_ = ranked[:, self._n - 1, None], ranked[:, self._n, None]
         slots = self.part.slots[stripes]
         limits = np.where(content >= last, next_, last)[slots >= 0]
-        self.table[slots[slots >= 0]] = _sums(limits[None], self.part.values[None, order], _larger)
+        self.table[slots[slots >= 0]] = sums(limits[None], self.part.values[None, order], larger)
         return float(limits.size) * len(order)
 
 
@@ -250,7 +248,7 @@ class _Exchanges:
         self._pairs[1, stale] = pairs.max(axis=2) if self._n < 3 else pairs.min(axis=2)
         self._kept[stale] = np.sort(content, axis=1)[:, -self._n:].sum(axis=(1, 2), dtype=np.float64)
         rows = self._pairs.shape[-1]
-        block = _sums(self._pairs[:, stale].reshape(2, -1, rows), self._pairs.reshape(2, -1, rows), _TOP[self._n])
+        block = sums(self._pairs[:, stale].reshape(2, -1, rows), self._pairs.reshape(2, -1, rows), TOP[self._n])
         self._table[stale] = block.reshape(len(stale), *self._table.shape[1:])
         self._table[:, :, stale] = self._table[stale].transpose(2, 3, 0, 1)
         self._stale[:] = False
@@ -285,44 +283,3 @@ def _falling(gains: Sums, least: float) -> list[tuple[int, int]]:
     found = np.flatnonzero(flat > least)
     best = found[np.argsort(-flat[found], kind="stable")[:4 * len(gains)]]
     return [divmod(int(i), len(gains)) for i in best]
-
-
-Join = Callable[[Floats, Floats, Floats], Any]
-"""Writes what an element adds up to with many others: given each as (quantities, rows), (quantities, many, rows)."""
-
-
-def _sums(ones: Floats, others: Floats, join: Join) -> Sums:
-    """Sums over the rows of what each of `ones` makes with each of `others`; shape (ones, others)."""
-    found = np.zeros((ones.shape[1], others.shape[1]))
-    step = max(CHUNK // others.shape[1], 16)
-    for begin in range(0, others.shape[2], step):
-        piece = np.ascontiguousarray(others[:, :, begin:begin + step])
-        made, weight = np.empty_like(piece[0]), np.ones(piece.shape[2], np.float32)
-        for i in range(len(found)):
-            join(ones[:, i, begin:begin + step], piece, made)
-            found[i] += made @ weight
-    return found
-
-
-def _larger(one: Floats, others: Floats, out: Floats) -> None:
-    np.maximum(one[0], others[0], out=out)
-
-
-def _top_one(one: Floats, others: Floats, out: Floats) -> None:
-    np.maximum(one[1], others[1], out=out)
-
-
-def _top_two(one: Floats, others: Floats, out: Floats) -> None:
-    np.add(one[1], others[1], out=out)
-    np.maximum(out, others[0], out=out)
-    np.maximum(out, one[0], out=out)
-
-
-def _top_three(one: Floats, others: Floats, out: Floats) -> None:
-    np.minimum(one[1], others[1], out=out)
-    np.subtract(others[0], out, out=out)
-    np.add(out, one[0], out=out)
-
-
-_TOP: dict[int, Join] = {1: _top_one, 2: _top_two, 3: _top_three}
-"""The sum of the N largest of two pairs, by N: from their sums, and from their larger elements (smaller with N = 3)."""
