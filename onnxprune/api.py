@@ -218,14 +218,19 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
             made.zeroed = {name: planning.zeros(mask, str(options.zeros)) for name, mask in zeroed.masks.items()}
             notes["dense"] = zeroed.dense
             notes["repair"] = [*(notes.get("repair") or []), *zeroed.repair] if zeroed.repair else notes.get("repair")
-    if (made.removed or made.permuted or made.zeroed) and data is not None:
+            if not (zeroed.masks or made.removed or made.permuted):
+                notes["whole_because"] = sorted(set(zeroed.dense.values())) or [
+                    "what was asked for takes no element or block of any weight"]
+    changed = bool(made.removed or made.permuted or made.zeroed)
+    if changed and data is not None:
         with clock.stage("judge"):
             notes["calibration"] = informed.judge(load(given), result, data, narrowing)
     storage.close(result, kept_sparse)
     if options.sparse_storage:
         with clock.stage("store"):
             notes["storage"] = storing.store(result, options).told()
-    after = cost.measure(result, narrowing.shapes(options.input_shapes))
+    reshaped = made.removed or made.permuted or options.sparse_storage or notes.get("repair")
+    after = cost.measure(result, narrowing.shapes(options.input_shapes)) if reshaped else before  # zeros cost the same
     with clock.stage("verify"):
         verified = verify(given, result, options, narrowing=narrowing)
         if verified.verified and None in (before.macs, after.macs):

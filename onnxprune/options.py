@@ -18,7 +18,9 @@ FROM_DATA = ("obs", "wanda", "flap", "apoz")
 SOLVERS = ("sparsegpt", "alps")
 """Choose zeros, not channels."""
 CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random", *FROM_DATA, *SOLVERS)
-OF_ZEROS = ("l1", "l2", "obs", "wanda", *SOLVERS)
+MAGNITUDE = ("l1", "l2")
+"""Look at the weights alone."""
+OF_ZEROS = (*MAGNITUDE, "obs", "wanda", *SOLVERS)
 """What chooses zeros; where another criterion is asked for, it is for the channels, and zeros have their default."""
 REPAIRS = ("auto", "none", "data-free", "calibrated")
 COSTS = ("macs", "params", "bytes")
@@ -32,7 +34,7 @@ class Options:
     Attributes:
         ratio: Share of the units (channels, heads, blocks) of every prunable group that goes, 0 <= ratio < 1.
         pattern: ``channels`` to remove, a pattern of zeros (see `patterns`), or both: channels go first.
-        across: Rank across groups (or weights) instead of within each.
+        across: Rank across groups (or weights, or their blocks) instead of within each.
         importance: Criterion, one of `CRITERIA`; by default ``obs`` with calibration data, or made-up inputs for a
             data-free repair (where the model consists mainly of convolutions), else ``l2``.
         target: What may be left of some of `COSTS`, in place of a ratio: a fraction (``0.5``) or an amount (``"2G"``).
@@ -93,31 +95,24 @@ class Options:
             one_of("target", cost, COSTS)
         one_of("repair", self.repair, REPAIRS)
         one_of("attention", self.attention, ATTENTION)
-        zeros = self.zeros
+        self._check_zeros()
         if self.target and (self.ratio is not None or not self.channels):
             raise InputError(f"target and {'ratio' if self.ratio is not None else 'pattern'} both say how much",
                              "give one of them")
-        if not self.channels and self.importance is not None and self.importance not in OF_ZEROS:
-            raise InputError(f"importance {self.importance!r} ranks channels, not zeros", f"{', '.join(OF_ZEROS)} do")
-        if zeros is None and self.importance in SOLVERS:
-            raise InputError(f"importance {self.importance!r} chooses zeros, not channels",
-                             "give a pattern, say --pattern 2:4")
-        if self.permute and (zeros is None or zeros.kind != "n:m"):
-            raise InputError("permute orders channels for an N:M pattern, and none is asked for",
-                             "give --pattern 2:4, say")
         stored = self.stats is not None and os.path.exists(self.stats)
         if self.calib is None and self.repair == "calibrated":
             raise InputError("repair 'calibrated' needs calibration data", "give some with --calib")
-        made_up = self.repair == "data-free"  # inputs are made for the repair, and serve the scores as well
-        if self.calib is None and self.importance in (*FROM_DATA, *SOLVERS) and not (stored or made_up):
+        made_up = self.repair == "data-free" and self.channels  # made for the repair, they serve the scores as well
+        if self.calib is None and self.importance in FROM_DATA and not (stored or made_up):
             raise InputError(f"importance {self.importance!r} needs calibration data", "give some with --calib")
         if self.stats is not None and self.calib is None and not stored:
             raise InputError(f"there are no statistics in {os.fspath(self.stats)!r} and no data to make them from",
                              "give some with --calib")
         if self.stats is not None and self.criterion not in FROM_DATA:
             raise InputError(f"importance {self.criterion!r} uses no statistics", f"{', '.join(FROM_DATA)} do")
-        if self.steps > 1 and (self.calib is None or self.criterion != "obs"):
-            raise InputError("steps need calibration data and importance 'obs'", "give data with --calib")
+        if self.steps > 1 and (self.calib is None or self.criterion != "obs" or not self.channels):
+            raise InputError("steps need channels to remove, calibration data and importance 'obs'",
+                             "give a ratio or a target, and data with --calib")
         if self.channels and self.ratio is None and not self.target:
             raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
         if self.ratio is not None:
@@ -134,6 +129,33 @@ class Options:
                 except re.error as e:
                     raise InputError(f"{name}: {pattern!r} is not a regular expression: {e}") from None
 
+    def _check_zeros(self) -> None:
+        """Raises where the options contradict a pattern of zeros."""
+        zeros, alone = self.zeros, not self.channels
+        if self.permute and (zeros is None or zeros.kind != "n:m"):
+            raise InputError("permute orders channels for an N:M pattern, and none is asked for",
+                             "give --pattern 2:4, say")
+        if zeros is None:
+            if self.importance in SOLVERS:
+                raise InputError(f"importance {self.importance!r} chooses zeros, not channels",
+                                 "give a pattern, say --pattern 2:4")
+            return
+        if alone and self.importance is not None and self.importance not in OF_ZEROS:
+            raise InputError(f"importance {self.importance!r} ranks channels, not zeros", f"{', '.join(OF_ZEROS)} do")
+        if (alone or self.importance in SOLVERS) and self.importance not in (*MAGNITUDE, None) and (
+                self.chooses_zeros in MAGNITUDE):
+            raise InputError(f"importance {self.importance!r} needs calibration data" + (
+                ", which repair 'data-free' goes without" if self.repair == "data-free" else ""),
+                             "give some with --calib")
+        if alone and self.across and zeros.kind == "n:m":
+            raise InputError(f"pattern {str(zeros)!r} takes as much of every weight, so that there is nothing to "
+                             "rank across them", "leave --global away")
+        if self.across and self.calib is None and self.chooses_zeros not in MAGNITUDE:
+            raise InputError("how much each weight can spare is measured with calibration data",
+                             "give some with --calib, or leave --global away")
+        if alone and self.stats is not None and self.calib is not None and self.repair != "none" and not self.across:
+            raise InputError("zeros that are refitted use no statistics", "leave --stats away, or --repair none")
+
     @property
     def criterion(self) -> str:
         """The importance that holds."""
@@ -143,9 +165,17 @@ class Options:
 
     @property
     def chooses_zeros(self) -> str:
-        """The importance that holds for a pattern of zeros."""
-        asked = self.importance if self.importance in OF_ZEROS else None
-        return asked or ("obs" if self.calib is not None else "l2")
+        """The importance that holds for a pattern of zeros: from data of the model that they are made in.
+
+        What `obs` chooses is good once the rest is refitted; where nothing is, that is `wanda`.
+        """
+        stored = self.stats is not None and not self.channels
+        seen = (self.calib is not None or stored) and self.repair != "data-free"
+        if self.importance in OF_ZEROS and (seen or self.importance in MAGNITUDE):
+            best = self.importance
+        else:
+            best = "obs" if seen else "l2"
+        return "wanda" if best == "obs" and self.repair == "none" else best
 
     @property
     def channels(self) -> bool:

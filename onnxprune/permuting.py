@@ -18,16 +18,16 @@ from onnxprune.linear_maps import Product
 from onnxprune.model import Model
 from onnxprune.narrowing import Narrowing
 from onnxprune.observe import Moments
-from onnxprune.options import Options
+from onnxprune.options import MAGNITUDE, Options
 from onnxprune.patterns import Pattern
 from onnxprune.planning import Plan
 from onnxprune.products import products
 from onnxprune.removal import Slicing
-from onnxprune.repair.zeros import MAGNITUDE
 from onnxprune.reorder import Movable
 from onnxprune.sparsity import Layout, Weight
 from onnxprune.sparsity.columns import Reader, gather
-from onnxprune.sparsity.permutation import WORK, Floats, search
+from onnxprune.sparsity.permutation import WORK, search
+from onnxprune.sparsity.sums import Floats
 
 SHARE = 0.25
 """Share of the work of a search that its first look at all swaps may take: of larger groups rows are drawn."""

@@ -19,10 +19,10 @@ from onnxprune.linear_maps import Product
 from onnxprune.model import Model
 from onnxprune.narrowing import Narrowing
 from onnxprune.observe import Moments
-from onnxprune.options import Options
+from onnxprune.options import MAGNITUDE, Options
 from onnxprune.patterns import Pattern
 from onnxprune.products import products
-from onnxprune.repair.zeros import MAGNITUDE, Zeros, zeroed
+from onnxprune.repair.zeros import Zeros, zeroed
 from onnxprune.sparsity import Weight, allocation
 
 PROBES = (0.4, 0.6, 0.8, 0.9, 0.95)
@@ -67,9 +67,10 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
     zeros = Zeros(options.chooses_zeros, {layer.name: pattern for layer in layers.values()},
                   bias_only=options.repair == "data-free")
     seen: Mapping[str, Moments] = {}
-    if zeros.method not in MAGNITUDE and (options.repair == "none" or options.across):
+    spread = options.across and data is not None and pattern.share is not None and zeros.method not in MAGNITUDE
+    if spread or (options.repair == "none" and zeros.method not in MAGNITUDE):
         seen = informed.moments(model, coupling, data, options, narrowing, first=first)
-    if options.across and data is not None and seen and pattern.share is not None:
+    if spread and data is not None:
         zeros = replace(zeros, layers=_allotted(model, list(layers.values()), pattern, seen, data, options, narrowing))
     if options.repair == "none":
         if zeros.method not in MAGNITUDE:

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,17 @@ BICUBIC = {"psnr_y_db": 26.31}
 
 @dataclass
 class Row:
-    """One run."""
+    """One run; `left` is the share of the MACs, or of the weights that are not zero."""
 
     model: str
     metric: str
     base: float
-    target: float
+    target: str
     mode: str
     value: float | None = None
     of_base: float | None = None
     above_chance: float | None = None
-    macs_left: float | None = None
+    left: float | None = None
     seconds: float | None = None
     peak_mb: float | None = None
     why: str = ""
@@ -99,19 +99,19 @@ def prune(row: Row, model: Path, out: Path, data: Path) -> bool:
     """Prunes by our command; whether there is a model to judge."""
     words = [*OURS[row.mode], *(["--calib", str(data)] if row.mode == "calibrated" else [])]
     code, said, row.why, seconds, peak = timed([sys.executable, "-m", "onnxprune", str(model), "-o", str(out),
-                                                "--target", f"macs={row.target}", "--json", *words])
+                                                "--target", row.target, "--json", *words])
     row.seconds, row.peak_mb = round(seconds, 1), round(peak)
     if code not in (0, 1):
         return False
     report = json.loads(said)
-    row.macs_left, row.why = _share(report["macs"]["before"], report["macs"]["after"]), ""
+    row.left, row.why = _share(report["macs"]["before"], report["macs"]["after"]), ""
     return True
 
 
 def prune_by_peer(row: Row, python: str, model: Path, out: Path, data: Path) -> bool:
     """Prunes by the peer, with the smallest sparsity that reaches the target; the time is that of its last run."""
     words = ["--calib", str(data)] if PEERS[row.mode] else []
-    before = cost.measure(load(model), {}).macs
+    before, target = cost.measure(load(model), {}).macs, float(row.target.removeprefix("macs="))
     low, high, found = 0.0, 1.0, False
     for _ in range(PEER_STEPS):
         sparsity, trial = (low + high) / 2, out.with_suffix(".trial.onnx")
@@ -121,13 +121,13 @@ def prune_by_peer(row: Row, python: str, model: Path, out: Path, data: Path) -> 
             row.why = why
             return False
         left = _share(before, cost.measure(load(trial), {}).macs)
-        if left is None or left > row.target:
+        if left is None or left > target:
             low = sparsity
             row.why = f"{left} of the MACs at a sparsity of {sparsity:.2f}"
             continue
         high, found = sparsity, True
         trial.replace(out)
-        row.macs_left, row.seconds, row.peak_mb = left, round(seconds, 1), round(peak)
+        row.left, row.seconds, row.peak_mb = left, round(seconds, 1), round(peak)
     row.why = "" if found else row.why
     return found
 
@@ -136,27 +136,68 @@ def _share(before: int | None, after: int | None) -> float | None:
     return round(after / before, 4) if before and after is not None else None
 
 
-def rows(folder: Path, names: Sequence[str] | None, targets: Sequence[float], modes: Sequence[str], samples: int,
-         peer: str | None) -> Iterator[Row]:
-    """One row after the other, as it is done."""
+@dataclass
+class Case:
+    """A model of the folder: its file, what it is worth, its calibration data, and where to write a pruned one."""
+
+    script: Path
+    model: Path
+    data: Path
+    out: Path
+    metric: str
+    base: float
+    chance: float
+
+    def row(self, target: str, mode: str) -> Row:
+        """A run that is still to be done."""
+        return Row(self.model.stem, self.metric, round(self.base, 4), target, mode)
+
+    def judge(self, row: Row) -> None:
+        """Fills in what the pruned model is worth."""
+        row.judge(evaluate(self.script, self.model.stem, self.out)["value"], self.chance)
+
+
+def cases(folder: Path, names: Sequence[str] | None, samples: int) -> Iterator[Case]:
+    """The models of the folder, one after the other; their files last until the next is asked for."""
     script = folder / "evaluate.py"
     for path in sorted((folder / "models").glob("*.onnx")):
         if names and path.stem not in names:
             continue
         with tempfile.TemporaryDirectory() as tmp:
-            data, out = Path(tmp) / "calib.npz", Path(tmp) / "pruned.onnx"
+            data = Path(tmp) / "calib.npz"
             subprocess.run([sys.executable, str(script), path.stem, "--calib", str(data), "--n", str(samples)],
                            check=True)
             base = evaluate(script, path.stem)
-            chance = chance_of(base["metric"], onnx.load(path, load_external_data=False))
-            for target in targets:
-                for mode in [*modes, *(PEERS if peer else ())]:
-                    row = Row(path.stem, base["metric"], round(base["value"], 4), target, mode)
-                    made = prune_by_peer(row, peer, path, out, data) if peer and mode in PEERS else prune(
-                        row, path, out, data)
-                    if made:
-                        row.judge(evaluate(script, path.stem, out)["value"], chance)
-                    yield row
+            yield Case(script, path, data, Path(tmp) / "pruned.onnx", base["metric"], base["value"],
+                       chance_of(base["metric"], onnx.load(path, load_external_data=False)))
+
+
+def rows(folder: Path, names: Sequence[str] | None, targets: Sequence[float], modes: Sequence[str], samples: int,
+         peer: str | None) -> Iterator[Row]:
+    """One row after the other, as it is done."""
+    for case in cases(folder, names, samples):
+        for target in targets:
+            for mode in [*modes, *(PEERS if peer else ())]:
+                row = case.row(f"macs={target}", mode)
+                made = prune_by_peer(row, peer, case.model, case.out, case.data) if peer and mode in PEERS else prune(
+                    row, case.model, case.out, case.data)
+                if made:
+                    case.judge(row)
+                yield row
+
+
+def shown(rows: Iterable[Row], to: Path | None) -> None:
+    """Prints rows as they are done, writes them as CSV, and prints their means."""
+    done = []
+    for row in rows:
+        done.append(row)
+        print(" | ".join("-" if v is None else str(v) for v in astuple(row)), flush=True)
+        if to:
+            with to.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow([f.name for f in fields(Row)])
+                writer.writerows(astuple(r) for r in done)
+    summary(done)
 
 
 def summary(done: Sequence[Row]) -> None:
@@ -167,7 +208,7 @@ def summary(done: Sequence[Row]) -> None:
             if mine:
                 of_base = sum(r.of_base or 0 for r in mine) / len(mine)
                 above = sum(r.above_chance or 0 for r in mine) / len(mine)
-                print(f"macs={target}, {mode}: {100 * of_base:.1f}% of the base metric, {100 * above:.1f}% above "
+                print(f"{target}, {mode}: {100 * of_base:.1f}% of the base metric, {100 * above:.1f}% above "
                       f"chance, over {len(mine)} models")
 
 
@@ -182,16 +223,7 @@ def main() -> None:
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that has onnxsim")
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
-    done = []
-    for row in rows(args.folder, args.only, args.targets, args.modes, args.samples, args.peer):
-        done.append(row)
-        print(" | ".join("-" if v is None else str(v) for v in astuple(row)), flush=True)
-        if args.csv:
-            with args.csv.open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow([f.name for f in fields(Row)])
-                writer.writerows(astuple(r) for r in done)
-    summary(done)
+    shown(rows(args.folder, args.only, args.targets, args.modes, args.samples, args.peer), args.csv)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Structured pruning by onnxsim, to hold our results against; runs under a Python that has onnxsim installed.
+"""Pruning by onnxsim, to hold our results against; runs under a Python that has onnxsim installed.
 
     PEER_PYTHON tools/peer_onnxsim.py MODEL.onnx OUT.onnx --sparsity 0.3 [--calib CALIB.npz] [--samples 64]
+    PEER_PYTHON tools/peer_onnxsim.py MODEL.onnx OUT.onnx --zeros sparsegpt --keep 2 4 --calib CALIB.npz
 
-With calibration data the channels are ranked by its Wanda scores, without by the L2 norm. `accuracy_table.py` calls
-this with one sparsity after another until the MACs are those that were asked for.
+Channels go; with calibration data they are ranked by its Wanda scores, without by the L2 norm. `accuracy_table.py`
+calls this with one sparsity after another until the MACs are those that were asked for. With `--zeros` weights become
+zero instead, that share of them or all but so many of every group.
 """
 
 from __future__ import annotations
@@ -33,14 +35,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("out")
-    parser.add_argument("--sparsity", type=float, required=True)
+    parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--zeros", choices=["magnitude", "wanda", "sparsegpt"])
+    parser.add_argument("--keep", type=int, nargs=2, metavar=("N", "M"), default=(None, None))
     parser.add_argument("--calib")
     parser.add_argument("--samples", type=int, default=64)
     args = parser.parse_args()
     from onnxsim import pruning
 
     model = onnx.load(args.model)
-    if args.calib:
+    n, m = args.keep
+    if args.zeros == "magnitude":
+        made = pruning.apply_magnitude_pruning(model, args.sparsity, n=n, m=m)
+    elif args.zeros:
+        choose = pruning.apply_wanda_pruning if args.zeros == "wanda" else pruning.apply_sparsegpt_pruning
+        made = choose(model, feeds(args.calib, model, args.samples), sparsity=args.sparsity, n=n, m=m)
+    elif args.calib:
         made = pruning.apply_structured_wanda_pruning(model, feeds(args.calib, model, args.samples),
                                                       sparsity=args.sparsity)
     else:

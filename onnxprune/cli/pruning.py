@@ -14,7 +14,7 @@ from onnxprune.cli.showing import announcing, save, show
 from onnxprune.cli.words import Command, option, say
 from onnxprune.errors import InputError
 
-AMOUNT = "How much (--ratio, --target, or --pattern weights=R)"
+AMOUNT = "How much (--ratio, --target, or --pattern)"
 WHICH = "Which"
 DATA = "Calibration data and repair"
 CHECKS = "Check"
@@ -48,7 +48,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(AMOUNT, "--ratio", type=float, metavar="R",
         help="Share of channels that every group loses, 0 <= R < 1")
 @option(AMOUNT, "--pattern", multiple=True, metavar="KIND",
-        help="channels, or weights=R to zero weights  [channels]")
+        help="channels; zeros: weights=R, 2:4, blocks 4x1=R; or both  [channels]")
 @option(AMOUNT, "--target", multiple=True, metavar="COST=X",
         help="What may be left of macs, params or bytes: 0.5, 2G, 4MB; repeatable")
 @option(AMOUNT, "--global", "across", is_flag=True,
@@ -58,7 +58,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(AMOUNT, "--round-to", type=int, default=1, metavar="N",
         help="Keep multiples of N; 1 until latency is measured  [1]")
 @option(WHICH, "--importance", metavar="NAME",
-        help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz  [obs or l2]")
+        help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz; of zeros sparsegpt, alps too  "
+             "[obs or l2]")
 @option(WHICH, "--permute", is_flag=True, help="Reorder channels first, so that a pattern N:M keeps more")
 @option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option(WHICH, "--only", multiple=True, metavar="REGEX", help="Prune what touches these names; repeatable")

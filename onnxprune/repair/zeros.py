@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from onnxprune.linear_maps import Product
 from onnxprune.observe import Moments
+from onnxprune.options import MAGNITUDE
 from onnxprune.patterns import Pattern
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, Rows, fit
 from onnxprune.sparsity import solve
 
-MAGNITUDE = ("l1", "l2")
-"""Methods that look at the weights alone."""
 LEAST = 1e-3
 """The weakest ridge that zeros are chosen with, as a share of the mean variance of the inputs."""
 WIDEST = 2048

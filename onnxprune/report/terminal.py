@@ -58,7 +58,7 @@ def run(report: Mapping[str, Any], extra: Sequence[Sequence[str]] = ()) -> list[
         parts.append(drifts(report["drift"]))
     if output is None:
         parts.append(taken(report["groups"]))
-    if not report["zeroed"]:
+    if _lost_channels(report) or not report["zeroed"]:
         parts.append(rest(report["groups"], report["mixing"]))
     checked = "verified in onnxruntime" if report["verified"] else f"NOT verified: {report['unverified_because']}"
     seconds = report["seconds"]
@@ -96,7 +96,7 @@ def stored(report: Mapping[str, Any]) -> list[Part]:
 def costs(report: Mapping[str, Any], extra: Sequence[Sequence[str]] = ()) -> Table:
     """Before and after: parameters, MACs, bytes, and channels where there are any."""
     rows = [_row("parameters", report["params"]), _row("MACs", report["macs"]), _row("bytes", report["bytes"], "B")]
-    if report.get("channels", {}).get("before") and not report["zeroed"]:
+    if report.get("channels", {}).get("before") and (_lost_channels(report) or not report["zeroed"]):
         rows.append(_row("prunable channels", report["channels"]))
     return table(["", ">before", ">after", ">left"], [*rows, *extra])
 
@@ -113,12 +113,6 @@ def meaning(report: Mapping[str, Any]) -> list[Part]:
     if report["whole_because"] is not None:
         reasons = [printable(reason) for reason in report["whole_because"]]
         return ["Nothing was pruned; the result is the model as it was.\n" + "\n".join(f"- {r}" for r in reasons)]
-    zeroed = list(report["zeroed"].values())
-    if zeroed:
-        low, high = f"{100 * min(zeroed):.0f}%", f"{100 * max(zeroed):.0f}%"
-        share = low if low == high else f"{low} to {high}"
-        return [f"{share} of the elements of {plural(len(zeroed), 'weight')} are zero now. Zeros alone make neither "
-                "the file smaller nor a run faster: that takes compression, or kernels that skip them."]
     shares = [f"{_lost(report[key])} of the {name}" for key, name in
               (("channels", "prunable channels"), ("params", "parameters"), ("macs", "MACs")) if _lost(report[key])]
     if asked is None:
@@ -127,7 +121,27 @@ def meaning(report: Mapping[str, Any]) -> list[Part]:
         how = f"ratio {asked['ratio']:g}{' across all groups' if asked['global'] else ''}"
     else:
         how = "target " + ", ".join(f"{name}={value}" for name, value in asked["target"].items())
-    return [f"{how} took {', '.join(shares)}", *shrunk(report["interface"]), *learned(report)]
+    took = [f"{how} took {', '.join(shares)}"] if _lost_channels(report) or not report["zeroed"] else []
+    return [*took, *shrunk(report["interface"]), *zeros(report), *learned(report)]
+
+
+def zeros(report: Mapping[str, Any]) -> list[Part]:
+    """How much is zero, and which weights were to be and are not."""
+    zeroed, lines = list(report["zeroed"].values()), []
+    if zeroed:
+        low, high = f"{100 * min(zeroed):.0f}%", f"{100 * max(zeroed):.0f}%"
+        share = low if low == high else f"{low} to {high}"
+        lines.append(f"{share} of the elements of {plural(len(zeroed), 'weight')} are zero now. Zeros alone make "
+                     "neither the file smaller nor a run faster: that takes compression, or kernels that skip them.")
+    for why in dict.fromkeys(report["dense"].values()):
+        names = [name for name, reason in report["dense"].items() if reason == why]
+        lines.append(f"- {plural(len(names), 'weight')} without zeros ({short(names[0])}"
+                     f"{', ...' if len(names) > 1 else ''}): {printable(why)}")
+    return ["\n".join(lines)] if lines else []
+
+
+def _lost_channels(report: Mapping[str, Any]) -> bool:
+    return any(g["removed"] for g in report["groups"])
 
 
 def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.sparsity.layout import Layout
-from onnxprune.sparsity.permutation import Floats, Index, Stripes
+from onnxprune.sparsity.permutation import Index, Stripes
+from onnxprune.sparsity.sums import Floats
 
 
 class Reader(NamedTuple):

@@ -153,7 +153,7 @@ def weights(coupling: Coupling) -> list[Weight]:
     found: dict[str, list[Weight]] = {}
     for value in coupling.graph.constants():
         quantised = value in coupling.ties.quantised
-        if sum(d != 1 for d in value.shape or []) > 1 and (value.elem_type in FLOATS or quantised):
+        if any(d != 1 for d in value.shape or []) and (value.elem_type in FLOATS or quantised):
             found.setdefault(value.key, []).extend(_read(value))
     return [_agreed(readings) for readings in found.values() if readings]
 

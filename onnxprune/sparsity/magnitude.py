@@ -35,10 +35,11 @@ def zero_smallest(model: Model, coupling: Coupling, targets: Sequence[Weight], p
         Constant -> mask of the elements that were set to zero.
     """
     if across:
-        sizes = [np.abs(real(model, coupling, w.value)) for w in targets]
+        sizes = [_magnitude(model, coupling, w.value) for w in targets]
         masks = iter(masks_across(sizes, [w.layout for w in targets], pattern))
     else:  # one weight at a time is held
-        masks = (mask(_order(model, coupling, w.value), w.layout, pattern) for w in targets)
+        worth = _magnitude if pattern.kind == "blocks" else _order
+        masks = (mask(worth(model, coupling, w.value), w.layout, pattern) for w in targets)
     done = {}
     for weight, gone in zip(targets, masks, strict=True):
         if gone.any():
@@ -53,10 +54,14 @@ def _order(model: Model, coupling: Coupling, value: Value) -> NDArray[Any]:
     array = np.ascontiguousarray(model.array(value.tensor))
     bits = _BITS.get(array.dtype.name)
     if bits is None or value in coupling.ties.quantised:
-        return np.abs(real(model, coupling, value))
+        return _magnitude(model, coupling, value)
     kind = np.dtype(bits)
     found: NDArray[Any] = np.bitwise_and(array.view(kind), kind.type(np.iinfo(kind).max // 2))
     return found
+
+
+def _magnitude(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float32]:
+    return np.abs(real(model, coupling, value))
 
 
 def clear(model: Model, coupling: Coupling, value: Value, gone: Mask) -> None:

@@ -105,12 +105,29 @@ def _rank(worth: Worth, gone: Mask, n: int) -> None:
 
 def _of_blocks(matrices: Worth, pattern: Pattern) -> NDArray[np.float64]:
     """Mean worth of the elements of each block; those at the borders may be smaller."""
-    sums, sizes = matrices.astype(np.float64), np.ones(matrices.shape[-2:])
+    sums, sizes = matrices, []
     for axis, step in ((-2, pattern.rows), (-1, pattern.columns)):
-        at = np.arange(0, matrices.shape[axis], step)
-        sums, sizes = np.add.reduceat(sums, at, axis=axis), np.add.reduceat(sizes, at, axis=axis)
-    means: NDArray[np.float64] = sums / sizes
+        length = matrices.shape[axis]
+        sizes.append(np.minimum(step, length - np.arange(0, length, step)))
+        sums = _summed(sums, axis, step)
+    means: NDArray[np.float64] = sums / np.outer(*sizes)
     return means
+
+
+def _summed(array: Worth, axis: int, step: int) -> NDArray[np.float64]:
+    """Sums of so many neighbours along one of the last two axes; the last sum may be of fewer."""
+    if step > 16:  # long runs are summed at once
+        found: NDArray[np.float64] = np.add.reduceat(array, np.arange(0, array.shape[axis], step), axis=axis,
+                                                     dtype=np.float64)
+        return found
+    shape = list(array.shape)
+    shape[axis] = -(-shape[axis] // step)
+    sums = np.zeros(shape)
+    along, into = np.moveaxis(array, axis, 0), np.moveaxis(sums, axis, 0)
+    for i in range(min(step, len(along))):
+        part = along[i::step]
+        into[:len(part)] += part
+    return sums
 
 
 def _spread(blocks: Mask, like: Worth, layout: Layout, pattern: Pattern) -> Mask:

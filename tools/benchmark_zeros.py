@@ -1,0 +1,166 @@
+"""How long patterns of zeros take.
+
+    python tools/benchmark_zeros.py whole MODEL.onnx [--pattern 2:4 ...] [--rounds 5]
+    python tools/benchmark_zeros.py peer MODEL.onnx --python PEER_PYTHON [--types float32 float16 bfloat16]
+    python tools/benchmark_zeros.py solver [--size 4096] [--rounds 3]
+
+``whole`` holds the process of our command, verification left out, against one that loads and saves the file with onnx.
+``peer`` holds 2:4 by magnitude against polygraphy's, loading and saving left out, and asks polygraphy whether it takes
+every weight that we call 2:4 for one; weights of another type are stored as that and cast. ``solver`` holds SparseGPT,
+given a Gram matrix, against one Cholesky factorisation and one product of matrices of its size.
+
+Both sides alternate, round by round, and medians are printed, of seconds that pass and of seconds of processor time:
+the latter tell more where a machine is busy with other work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import onnxprune
+from onnxprune import sparsity
+from onnxprune.patterns import parse
+from onnxprune.sparsity import solve
+
+PEER = str(Path(__file__).with_name("peer_polygraphy.py"))
+Seconds = tuple[float, float]
+"""That pass, and of processor time."""
+
+
+def process(*words: str) -> Seconds:
+    """What a process takes from its start to its end."""
+    start = time.perf_counter()
+    child = subprocess.Popen(words)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(words)} failed")
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+
+
+def call(run: Callable[[], object]) -> Seconds:
+    """What a call takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def compared(title: str, sides: Sequence[Callable[[], Seconds]], rounds: int) -> None:
+    """Prints the medians of two sides, and of what the second takes in terms of the first."""
+    done = [[side() for side in sides] for _ in range(rounds)]
+    for i, clock in enumerate(("wall", "cpu")):
+        times = [statistics.median(d[side][i] for d in done) for side in (0, 1)]
+        ratio = statistics.median(d[1][i] / d[0][i] for d in done)
+        print(f"{title}: {clock} {times[0]:.2f} s and {times[1]:.2f} s, ratio {ratio:.2f} ({rounds} rounds)",
+              flush=True)
+
+
+def whole(model: Path, patterns: Sequence[str], rounds: int) -> None:
+    """Our process against load and save."""
+    with tempfile.TemporaryDirectory() as tmp:
+        copy, out = str(Path(tmp) / "copy.onnx"), str(Path(tmp) / "out.onnx")
+        plain = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
+        for pattern in patterns:
+            compared(f"load + save, {pattern}", (
+                lambda: process(sys.executable, "-c", plain, str(model), copy),
+                lambda p=pattern: process(sys.executable, "-m", "onnxprune", str(model), "--pattern", p, "--no-verify",
+                                          "--quiet", "-o", out)), rounds)
+
+
+def peer(model: Path, python: str, types: Sequence[str]) -> None:
+    """2:4 by magnitude against polygraphy."""
+    with tempfile.TemporaryDirectory() as tmp:
+        for name in types:
+            path, out = Path(tmp) / "model.onnx", Path(tmp) / "out.onnx"
+            onnx.save(stored_as(onnx.load(model), name), path)
+            start = time.process_time()
+            result = onnxprune.prune(path, pattern="2:4", verify=False)
+            cpu = time.process_time() - start
+            seconds = {k: v for k, v in result.report["seconds"].items() if k != "load"}
+            result.save(out)
+            says = set(json.loads(subprocess.run([python, PEER, "check", str(out)], check=True, text=True,
+                                                 capture_output=True).stdout))
+            ours = claimed(out)
+            print(f"{name}: polygraphy takes {len(ours & says)} of our {len(ours)} weights of 2:4 for that"
+                  + (f", not {sorted(ours - says)[:5]}" if ours - says else ""), flush=True)
+            theirs = json.loads(subprocess.run([python, PEER, "prune", str(path)], check=True, text=True,
+                                               capture_output=True).stdout)
+            wall = sum(seconds.values())
+            print(f"{name}: polygraphy {theirs['wall']:.1f} s (cpu {theirs['cpu']:.1f}), ours {wall:.2f} s (cpu, "
+                  f"loading included, {cpu:.2f}): {theirs['wall'] / wall:.0f} times, cpu {theirs['cpu'] / cpu:.0f} "
+                  "times", flush=True)
+
+
+def claimed(path: Path) -> set[str]:
+    """Weights of matrices and convolutions, of whole groups of four, that are 2:4 along the axis that we say."""
+    model = onnxprune.analyze(path)
+    found = set()
+    for weight in sparsity.weights(model.coupling):
+        array = sparsity.real(model.model, model.coupling, weight.value)
+        if weight.layout is not None and array.shape[weight.layout.inputs] % 4 == 0 \
+                and sparsity.holds(array, weight.layout, 2, 4):
+            found.add(weight.value.key)
+    return found
+
+
+def stored_as(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The model with its weights of several axes stored in another type, and cast where they are read."""
+    kind = getattr(onnx.TensorProto, {"float32": "FLOAT"}.get(name, name.upper()))
+    for t in model.graph.initializer if name != "float32" else ():
+        if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1:
+            array = numpy_helper.to_array(t).astype(helper.tensor_dtype_to_np_dtype(kind))
+            model.graph.node.insert(0, helper.make_node("Cast", [f"{t.name}.stored"], [t.name],
+                                                        to=onnx.TensorProto.FLOAT))
+            t.CopyFrom(numpy_helper.from_array(array, f"{t.name}.stored"))
+    return model
+
+
+def solver(size: int, rounds: int) -> None:
+    """SparseGPT of a square layer."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((size + size // 8, size), dtype=np.float32)
+    gram, weight = x.T @ x / np.float32(size), rng.standard_normal((size, size), dtype=np.float32)
+    for pattern in (parse("2:4"), parse("weights=0.5")):
+        compared(f"factorisation and product, SparseGPT {pattern}, {size} x {size}", (
+            lambda: call(lambda: (np.linalg.cholesky(gram), gram @ weight)),
+            lambda p=pattern: call(lambda: solve.sparsegpt(weight, gram, p, size))), rounds)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["whole", "peer", "solver"])
+    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("--pattern", nargs="*", default=["2:4", "weights=0.5", "4x1=0.5"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--python", help="a Python that has polygraphy")
+    parser.add_argument("--types", nargs="*", choices=["float32", "float16", "bfloat16"],
+                        default=["float32", "float16", "bfloat16"])
+    parser.add_argument("--size", type=int, default=4096)
+    args = parser.parse_args()
+    if args.what == "solver":
+        solver(args.size, args.rounds)
+    elif args.model is None or (args.what == "peer" and args.python is None):
+        parser.error("a model is asked for, and for 'peer' a Python that has polygraphy")
+    elif args.what == "whole":
+        whole(args.model, args.pattern, args.rounds)
+    else:
+        peer(args.model, args.python, args.types)
+
+
+if __name__ == "__main__":
+    main()
