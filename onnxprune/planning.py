@@ -229,7 +229,7 @@ def _say_graph(graph: GraphProto, say: Any) -> None:
         t = info.type.tensor_type
         say(info.name, t.elem_type, [d.dim_value or d.dim_param for d in t.shape.dim])
     weights = {name for node in graph.node if node.op_type.startswith(QUANTISED) for name in node.input}
-    for t in graph.initializer:
+    for t in sorted(graph.initializer, key=lambda t: t.name):  # their order says nothing, and sparse ones come last
         _say_tensor(t, say, t.name in weights)
     for s in graph.sparse_initializer:
         say("sparse", s.values.name, list(s.dims))

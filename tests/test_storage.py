@@ -172,6 +172,15 @@ def test_a_sparse_model_is_pruned_like_a_dense_one(name: str, tmp_path: Path) ->
     assert applied.proto.SerializeToString(deterministic=True) == sparse.proto.SerializeToString(deterministic=True)
 
 
+def test_a_plan_fits_both_forms() -> None:
+    """What was made for the dense model applies to the same one stored sparse."""
+    zeros, stored = (onnxprune.prune(MODELS / "pt_resnet_bn.onnx", pattern="weights=0.9", sparse_storage=sparse)
+                     for sparse in (False, True))
+    plan = onnxprune.prune(zeros.proto, 0.5, repair="none", verify=False).plan
+    dense, sparse = onnxprune.apply(plan, zeros.proto), onnxprune.apply(plan, stored.proto)
+    assert sparse.report["params"] == dense.report["params"]
+
+
 def test_nothing_pruned_is_the_model_itself() -> None:
     stored = onnxprune.prune(MODELS / "keras_cnn.onnx", pattern="weights=0.9", sparse_storage=True).proto
     assert onnxprune.prune(stored, 0.0).proto == stored
