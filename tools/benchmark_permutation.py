@@ -3,9 +3,9 @@
     python tools/benchmark_permutation.py MODEL.onnx ... [--most 128] [--escapes 100]
 
 One row a weight whose input channels are a multiple of 4, at least 16 and at most --most: the share of its magnitude
-that 2:4 keeps in the order that it has, in the one that the package finds, and in the one that an exhaustive search over
+that 2:4 keeps in the order that it has, in the one that the package finds, and in the one of an exhaustive search over
 pairs of stripes finds (Pool and Yu, "Channel permutations for N:M sparsity", NeurIPS 2021, see tests/stripe_groups.py),
-with the processor time of both. Weights are looked at one by one, without the ties to other layers that hold in a model.
+with the processor time of both. Weights are looked at one by one, without the ties to other layers that a model has.
 """
 
 from __future__ import annotations
