@@ -219,10 +219,8 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
             notes["dense"] = zeroed.dense
             notes["repair"] = [*(notes.get("repair") or []), *zeroed.repair] if zeroed.repair else notes.get("repair")
             if not (zeroed.masks or made.removed or made.permuted):
-                notes["whole_because"] = sorted(set(zeroed.dense.values())) or [
-                    "what was asked for takes no element or block of any weight"]
-    changed = bool(made.removed or made.permuted or made.zeroed)
-    if changed and data is not None:
+                notes["whole_because"] = sorted(set(zeroed.dense.values())) or ["no weight is left open to zeros"]
+    if (made.removed or made.permuted or made.zeroed) and data is not None:
         with clock.stage("judge"):
             notes["calibration"] = informed.judge(load(given), result, data, narrowing)
     storage.close(result, kept_sparse)

@@ -27,6 +27,7 @@ from onnxprune.sparsity import Weight, allocation
 
 PROBES = (0.4, 0.6, 0.8, 0.9, 0.95)
 """Shares of zeros in one layer at which the outputs are looked at."""
+NOTHING = "what was asked for takes none of its elements"
 
 
 @dataclass
@@ -73,20 +74,21 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
     if spread and data is not None:
         zeros = replace(zeros, layers=_allotted(model, list(layers.values()), pattern, seen, data, options, narrowing))
     if options.repair == "none":
-        if zeros.method not in MAGNITUDE:
-            done.masks = _by_moments(model, layers, zeros, seen)
-        rest = [w for key, w in targets.items() if key not in done.masks]
-        done.masks |= sparsity.zero_smallest(model, coupling, rest, pattern, options.across)
-        return done
-    stored = {key: model.array(_tensor(layer.weight)) for key, layer in layers.items()}
-    by_magnitude = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, options.across)
-    plain = model.copy()
-    if not zeros.bias_only:
-        for key, array in stored.items():  # the walk begins with all that it can choose from
-            model.set_array(_tensor(layers[key].weight), array)
-    done.repair = informed.repair(original(), model, kept, data, options, narrowing, fitter=zeros, plain=plain)
-    now = {v.key: v for v in Graph(model.proto).constants()}
-    done.masks = by_magnitude | {key: model.array(_tensor(now[key])) == 0 for key in layers}
+        found = {} if zeros.method in MAGNITUDE else _by_moments(model, layers, zeros, seen)
+        rest = [w for key, w in targets.items() if key not in found]
+        found |= sparsity.zero_smallest(model, coupling, rest, pattern, options.across)
+    else:
+        stored = {key: model.array(_tensor(layer.weight)) for key, layer in layers.items()}
+        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, options.across)
+        plain = model.copy()
+        if not zeros.bias_only:
+            for key, array in stored.items():  # the walk begins with all that it can choose from
+                model.set_array(_tensor(layers[key].weight), array)
+        done.repair = informed.repair(original(), model, kept, data, options, narrowing, fitter=zeros, plain=plain)
+        now = {v.key: v for v in Graph(model.proto).constants()}
+        found |= {key: model.array(_tensor(now[key])) == 0 for key in layers}
+    done.masks = {key: gone for key, gone in found.items() if gone.any()}
+    done.dense |= dict.fromkeys((key for key in targets if key not in done.masks), NOTHING)
     return done
 
 

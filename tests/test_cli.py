@@ -86,6 +86,11 @@ def bad_files(folder: Path) -> None:
     (["good.onnx", "--ratio", "0.5", "--pattern", "weights=0.5"], "both say how much"),
     (["good.onnx", "--pattern", "weights=0.5", "--pattern", "weights=0.7"], "both say which weights"),
     (["good.onnx", "--pattern", "weights"], "does not say how much"),
+    (["good.onnx", "--pattern", "2:4", "--global"], "takes as much of every weight"),
+    (["good.onnx", "--pattern", "2:4", "--importance", "fpgm"], "ranks channels, not zeros"),
+    (["good.onnx", "--pattern", "2:4", "--importance", "alps"], "needs calibration data"),
+    (["good.onnx", "--pattern", "2:4", "--importance", "wanda", "--repair", "data-free"], "goes without"),
+    (["good.onnx", "--ratio", "0.5", "--importance", "sparsegpt"], "chooses zeros, not channels"),
     (["good.onnx", "--pattern", "chanels", "--ratio", "0.5"], "unknown pattern 'chanels'"),
     (["good.onnx", "--ratio", "0.5", "--importance", "fpmg"], "did you mean 'fpgm'?"),
     (["good.onnx", "--ratio", "0.5", "--repair", "some"], "unknown repair"),
@@ -187,6 +192,15 @@ def test_zeroed_weights_are_called_what_they_are(cli: Cli, model: Path) -> None:
     weights = onnx.load(model.parent / "net.pruned.onnx").graph.initializer
     zeros = {t.name: float((onnx.numpy_helper.to_array(t) == 0).mean()) for t in weights}
     assert zeros["w1"] == pytest.approx(0.7, abs=0.02)
+
+
+def test_channels_and_zeros_are_both_told(cli: Cli, model: Path) -> None:
+    ended = cli(model, "--ratio", 0.5, "--pattern", "channels", "--pattern", "2:4")
+    assert ended.code == 0
+    assert "ratio 0.5 took" in ended.out
+    assert "are zero now" in ended.out
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model.parent / "net.pruned.onnx").graph.initializer}
+    assert 0.4 < (weights["w2"] == 0).mean() < 0.6
 
 
 def test_nothing_to_prune_is_done(cli: Cli, model: Path) -> None:

@@ -16,6 +16,7 @@ import onnxprune
 from onnxprune import sparsity
 from onnxprune.divergence import relative_errors
 from onnxprune.model import load
+from onnxprune.planning import unpack_mask
 from onnxprune.sparsity import Layout, holds
 from tests.oracle import session
 
@@ -43,13 +44,15 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]] = {
     "through a reshape": ("(float[2,14] x) => (float[N,M] y) <int64[2] s = {14, 6}> "
                           "{ v = Reshape (w, s) y = MatMul (x, v) }", (14, 3, 2), (1, 0)),
     "einsum": ('(float[3,2,14] x) => (float[A,B,C] y) { y = Einsum <equation = "bsi,oi->bso"> (x, w) }', (6, 14), (1, 1)),
+    "attention": ("(float[2,3,14] x) => (float[A,B,C] y) { y = com.microsoft.Attention <num_heads = 2> (x, w) }",
+                  (14, 24), (1, 0)),
     "vector": ("(float[2,14] x) => (float[N,M] y) { y = MatMul (x, w) }", (14, 1), (1, 0)),
 }
 
 
 def case(name: str, kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
     body, shape, _ = CASES[name]
-    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> net {body}')
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17, "com.microsoft" : 1]> net {body}')
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, shape, values.ravel()))
     if kind != TensorProto.FLOAT:
@@ -103,6 +106,22 @@ def test_holds_counts_the_same(name: str) -> None:
         assert holds(array, layout, n, m) == all(np.count_nonzero(g) <= n for g in groups(array, blocks, axis, m))
 
 
+@pytest.mark.parametrize("importance", ["wanda", "sparsegpt", "obs"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_group_keeps_to_the_pattern_with_data(name: str, importance: str) -> None:
+    """Whatever the layout, refitted or not: no group holds more than two, and those of a tail keep theirs."""
+    model = case(name)
+    (x,) = [i for i in model.graph.input if i.name == "x"]
+    rng = np.random.default_rng(1)
+    shape = [d.dim_value for d in x.type.tensor_type.shape.dim]
+    data = [{"x": rng.standard_normal(shape).astype(np.float32)} for _ in range(12)]
+    result = onnxprune.prune(model, pattern="2:4", importance=importance, calib=data, verify=False)
+    blocks, axis = CASES[name][2]
+    new = weight(result.proto)
+    assert all(np.count_nonzero(g) == min(2, len(g)) for g in groups(new, blocks, axis, 4))
+    np.testing.assert_array_equal(unpack_mask(result.plan.zeroed["w"]["mask"], new.shape), new == 0)
+
+
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])
 @pytest.mark.parametrize("pattern", ["2:4", "weights=0.5", "2x2=0.5"])
 def test_other_floats_rank_by_magnitude(kind: int, pattern: str) -> None:
@@ -152,6 +171,17 @@ def test_what_cannot_be_told_stays_dense_and_is_named() -> None:
     assert report["dense"] == {"w": "it is read along different axes"}
     assert report["zeroed"] == {}
     assert onnxprune.prune(model, pattern="weights=0.5").report["zeroed"] == {"w": 0.5}
+
+
+def test_where_nothing_becomes_zero_the_report_says_why() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    net (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w) v = Transpose <perm = [1, 0]> (w) y = MatMul (a, v) }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(8, dtype=np.float32) + 1, "w"))
+    assert onnxprune.prune(model, pattern="2:4").report["whole_because"] == ["it is read along different axes"]
+    few = onnxprune.prune(model, pattern="weights=0.001").report
+    assert few["whole_because"] == ["what was asked for takes none of its elements"]
+    assert list(few["dense"]) == ["w"]
 
 
 def test_recurrent_weights_where_they_are_named() -> None:
@@ -243,6 +273,16 @@ def test_biases_make_up_for_zeros_without_data() -> None:
     for name in plain.report["zeroed"]:
         np.testing.assert_array_equal(weight(plain.proto, name), weight(biased.proto, name))
     assert error(biased.proto) < error(plain.proto)
+
+
+def test_biases_alone_change_without_data() -> None:
+    """Also where few weights have zeros."""
+    name = next(iter(onnxprune.prune(RESNET, pattern="2:4", verify=False).report["zeroed"]))
+    made = onnxprune.prune(RESNET, pattern="2:4", only=[f"^{name}$"], repair="data-free", verify=False).proto
+    plain = onnxprune.prune(RESNET, pattern="2:4", only=[f"^{name}$"], verify=False).proto
+    for t in plain.graph.initializer:
+        if len(t.dims) > 1:
+            np.testing.assert_array_equal(weight(made, t.name), numpy_helper.to_array(t))
 
 
 def test_zeros_run(tmp_path: Path) -> None:

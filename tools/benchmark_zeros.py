@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,6 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnxprune
 from onnxprune import sparsity
+from onnxprune.api import analyze_loaded
+from onnxprune.model import Model, load, save
 from onnxprune.patterns import parse
 from onnxprune.sparsity import solve
 
@@ -87,22 +90,42 @@ def peer(model: Path, python: str, types: Sequence[str]) -> None:
         for name in types:
             path, out = Path(tmp) / "model.onnx", Path(tmp) / "out.onnx"
             onnx.save(stored_as(onnx.load(model), name), path)
-            start = time.process_time()
-            result = onnxprune.prune(path, pattern="2:4", verify=False)
-            cpu = time.process_time() - start
-            seconds = {k: v for k, v in result.report["seconds"].items() if k != "load"}
-            result.save(out)
-            says = set(json.loads(subprocess.run([python, PEER, "check", str(out)], check=True, text=True,
-                                                 capture_output=True).stdout))
-            ours = claimed(out)
-            print(f"{name}: polygraphy takes {len(ours & says)} of our {len(ours)} weights of 2:4 for that"
-                  + (f", not {sorted(ours - says)[:5]}" if ours - says else ""), flush=True)
-            theirs = json.loads(subprocess.run([python, PEER, "prune", str(path)], check=True, text=True,
-                                               capture_output=True).stdout)
-            wall = sum(seconds.values())
-            print(f"{name}: polygraphy {theirs['wall']:.1f} s (cpu {theirs['cpu']:.1f}), ours {wall:.2f} s (cpu, "
-                  f"loading included, {cpu:.2f}): {theirs['wall'] / wall:.0f} times, cpu {theirs['cpu'] / cpu:.0f} "
-                  "times", flush=True)
+            loaded = load(path)
+            ours = call(lambda m=loaded: two_of_four(m))
+            save(loaded, out)
+            mine = claimed(out)
+            onnx.save(as_floats(onnx.load(out)), out)
+            says = set(asked(python, "check", out))
+            print(f"{name}: polygraphy takes {len(mine & says)} of our {len(mine)} weights of 2:4 for that"
+                  + (f", not {sorted(mine - says)[:5]}" if mine - says else ""), flush=True)
+            theirs = asked(python, "prune", path)
+            print(f"{name}: polygraphy {theirs['wall']:.1f} s (cpu {theirs['cpu']:.1f}), ours {ours[0]:.2f} s (cpu "
+                  f"{ours[1]:.2f}): {theirs['wall'] / ours[0]:.0f} times, cpu {theirs['cpu'] / ours[1]:.0f} times",
+                  flush=True)
+
+
+def two_of_four(model: Model) -> None:
+    """What lies between loading and saving."""
+    coupling = analyze_loaded(model).coupling
+    sparsity.zero_smallest(model, coupling, sparsity.weights(coupling), parse("2:4"), False)
+
+
+def asked(python: str, what: str, path: Path) -> Any:
+    """What the peer says."""
+    done = subprocess.run([python, PEER, what, str(path)], check=True, text=True, capture_output=True)
+    return json.loads(done.stdout)
+
+
+def as_floats(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its bfloat16 weights as float32, value by value.
+
+    The check of bfloat16 in polygraphy 0.53.6 uses one variable for two loops and so reads other elements than it means
+    to: it ends with an IndexError even at a weight of zeros alone.
+    """
+    for t in model.graph.initializer:
+        if t.data_type == onnx.TensorProto.BFLOAT16:
+            t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t).astype(np.float32), t.name))
+    return model
 
 
 def claimed(path: Path) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Zeros:
     Attributes:
         method: ``l1`` or ``l2`` (magnitude), ``wanda``, ``sparsegpt``, ``alps``; ``obs`` is the best of the last two.
         layers: The pattern of each layer that is to have zeros, by name; the others are refitted whole.
-        bias_only: Zeros are there already: leave all as it is but for biases.
+        bias_only: Zeros are there already: leave all layers as they are but for their biases.
     """
 
     method: str
@@ -39,19 +39,16 @@ class Zeros:
 
     def __call__(self, layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
         """A `calibrated.Fitter`."""
-        if layer.name not in self.layers:
-            return fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
-        channels, turn = channels_first(layer)
-        back = np.argsort(turn)
-        rows, held = _turned(rows, turn), _turned(held, turn)
-        weight = weight[:, :, turn]
         if self.bias_only:
             before, shift = held.error(weight, bias), _bias(rows, weight, rows.wanted) if free else bias
             after = held.error(weight, shift)
-            best = Fit(weight, shift, 0.0, before, after) if after < before else Fit(weight, bias, None, before, before)
-        else:
-            best = self._fitted(self.layers[layer.name], rows, held, weight, bias, free, channels)
-        return Fit(best.weight[:, :, back], best.bias, best.penalty, best.before, best.after)
+            return Fit(weight, shift, 0.0, before, after) if after < before else Fit(weight, bias, None, before, before)
+        if layer.name not in self.layers:
+            return fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
+        channels, turn = channels_first(layer)
+        best = self._fitted(self.layers[layer.name], _turned(rows, turn), _turned(held, turn), weight[:, :, turn], bias,
+                            free, channels)
+        return replace(best, weight=best.weight[:, :, np.argsort(turn)])
 
     def _fitted(self, pattern: Pattern, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool,
                 channels: int) -> Fit:
