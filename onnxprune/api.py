@@ -175,11 +175,11 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
     given = exported(model)
     with clock.stage("load"):
         source = load(given)
+        before = cost.measure(source, options.input_shapes)
+        kept_sparse = storage.open_up(source)
         options, unrepaired = informed.settled(source, options)
         data = informed.open_data(source.proto, options, clock.progress)
     with clock.stage("analyze"):
-        before = cost.measure(source, options.input_shapes)
-        kept_sparse = storage.open_up(source)
         analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention, shrink=options.shrink)
         chosen = prunable(analysis, options)
     with clock.stage("score"):

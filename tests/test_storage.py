@@ -181,6 +181,15 @@ def test_a_plan_fits_both_forms() -> None:
     assert sparse.report["params"] == dense.report["params"]
 
 
+def test_convolutions_that_are_stored_sparse_are_convolutions() -> None:
+    """What a model consists of, and so how it is repaired without data, does not hang on its storage."""
+    zeros, stored = (onnxprune.prune(MODELS / "keras_cnn.onnx", pattern="weights=0.8", sparse_storage=sparse).proto
+                     for sparse in (False, True))
+    dense, sparse = (onnxprune.prune(source, 0.5, verify=False).report["repair"] for source in (zeros, stored))
+    assert dense
+    assert sparse == dense
+
+
 def test_nothing_pruned_is_the_model_itself() -> None:
     stored = onnxprune.prune(MODELS / "keras_cnn.onnx", pattern="weights=0.9", sparse_storage=True).proto
     assert onnxprune.prune(stored, 0.0).proto == stored
