@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx
@@ -18,12 +19,16 @@ from onnxprune import (
     coupling,
     damage,
     informed,
+    permuting,
     planning,
     removal,
+    reorder,
     rounds,
     scoring,
     selection,
     sparsity,
+    storage,
+    storing,
     verification,
     zeroing,
 )
@@ -170,10 +175,11 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
     given = exported(model)
     with clock.stage("load"):
         source = load(given)
+        before = cost.measure(source, options.input_shapes)
+        kept_sparse = storage.open_up(source)
         options, unrepaired = informed.settled(source, options)
         data = informed.open_data(source.proto, options, clock.progress)
     with clock.stage("analyze"):
-        before = cost.measure(source, options.input_shapes)
         analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention, shrink=options.shrink)
         chosen = prunable(analysis, options)
     with clock.stage("score"):
@@ -188,23 +194,41 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
     notes: dict[str, Any] = {"targets": selected.targets, "unrepaired_because": unrepaired}
     if made.removed and options.repair != "none":
         with clock.stage("repair"):
-            notes["repair"] = informed.repair(load(given), result, kept, data, options, narrowing)
+            notes["repair"] = informed.repair(_opened(given), result, kept, data, options, narrowing)
+    original: Callable[[], Model] = partial(_opened, given)
+    if options.permute:
+        with clock.stage("permute"):
+            rest = _anew(analysis, result) if made.removed else analysis
+            origin = rounds.origins(analysis.coupling, selected.gone, rest.coupling)
+            moved = permuting.permute(rest.model, rest.coupling, origin, data, options, narrowing,
+                                      first=not made.removed)
+            permuting.enter(made, moved.entries)
+            notes["permuted"] = moved.told()
+            if moved.moves and options.repair != "none":  # layers are refitted to what the original made in their order
+                whole = _anew(analysis, _opened(given))
+                reorder.lift(whole.model, whole.coupling, origin, moved.moves)
+                original = whole.model.copy
+            result = rest.model
     if options.zeros is not None:
         with clock.stage("zero"):
-            rest = analyze_loaded(result) if made.removed else analysis
-            zeroed = zeroing.zero(lambda: load(given), rest.model, rest.coupling, kept, data, options, narrowing,
+            rest = analyze_loaded(result) if made.removed or options.permute else analysis
+            zeroed = zeroing.zero(original, rest.model, rest.coupling, kept, data, options, narrowing,
                                   first=not made.removed)
-            result = rest.model if zeroed.masks else result
+            result = rest.model if zeroed.masks or made.permuted else result
             made.zeroed = {name: planning.zeros(mask, str(options.zeros)) for name, mask in zeroed.masks.items()}
             notes["dense"] = zeroed.dense
             notes["repair"] = [*(notes.get("repair") or []), *zeroed.repair] if zeroed.repair else notes.get("repair")
-            if not (zeroed.masks or made.removed):
+            if not (zeroed.masks or made.removed or made.permuted):
                 notes["whole_because"] = sorted(set(zeroed.dense.values())) or ["no weight is left open to zeros"]
-    if (made.removed or made.zeroed) and data is not None:
+    if (made.removed or made.permuted or made.zeroed) and data is not None:
         with clock.stage("judge"):
             notes["calibration"] = informed.judge(load(given), result, data, narrowing)
-    reshaped = made.removed or notes.get("repair")  # zeros alone cost what was there before
-    after = cost.measure(result, narrowing.shapes(options.input_shapes)) if reshaped else before
+    storage.close(result, kept_sparse)
+    if options.sparse_storage:
+        with clock.stage("store"):
+            notes["storage"] = storing.store(result, options).told()
+    reshaped = made.removed or made.permuted or options.sparse_storage or notes.get("repair")
+    after = cost.measure(result, narrowing.shapes(options.input_shapes)) if reshaped else before  # zeros cost the same
     with clock.stage("verify"):
         verified = verify(given, result, options, narrowing=narrowing)
         if verified.verified and None in (before.macs, after.macs):
@@ -251,12 +275,12 @@ def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve],
     """A round (see `rounds`): what the curves say once a part is gone and the rest makes up for it."""
     selected = _take(analysis, groups, curves, None, options, before)
     narrowing = planning.narrowing(planning.make(analysis.coupling, selected.gone))
-    pruned = _again(analysis)
+    pruned = _anew(analysis, analysis.model.copy())
     removal.remove(pruned.model, pruned.coupling, selected.gone)
     if options.repair != "none":
         informed.repair(analysis.model.copy(), pruned.model,
                         informed.kept_features(analysis.coupling, selected.gone), data, options, narrowing)
-    rest = _again(pruned)
+    rest = _anew(pruned, pruned.model.copy())
     left = prunable(rest, options)
     scores = scoring.score(rest.model, rest.coupling, left, "l2", options.seed)
     seen = informed.moments(rest.model, rest.coupling, data, options, narrowing, first=False)
@@ -265,10 +289,10 @@ def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve],
                            rounds.origins(analysis.coupling, selected.gone, rest.coupling))
 
 
-def _again(analysis: Analysis) -> Analysis:
-    """The same analysis of a copy of the model."""
+def _anew(analysis: Analysis, model: Model) -> Analysis:
+    """The same analysis of another model, which is not copied."""
     c = analysis.coupling
-    return analyze_loaded(analysis.model.copy(), mixing=c.mixing, attention=c.attention,
+    return analyze_loaded(model, mixing=c.mixing, attention=c.attention,
                           shrink=[f"^{re.escape(name)}$" for name in c.shrinking])
 
 
@@ -280,6 +304,13 @@ def _traced(model: Model, counted: Cost, input_shapes: Mapping[str, Sequence[int
     except Exception:  # a model that takes other sizes than the default ones: not counted
         return counted
     return replace(counted, macs=cost.macs_from_shapes(flat(model.proto), shapes))
+
+
+def _opened(model: str | os.PathLike[str] | onnx.ModelProto) -> Model:
+    """A model with all its weights dense."""
+    loaded = load(model)
+    storage.open_up(loaded)
+    return loaded
 
 
 def exported(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
@@ -307,7 +338,7 @@ def analyze(model: Source, *, mixing: bool = False, attention: str = "heads", sh
         InputError: The model cannot be read, `attention` is unknown, or a pattern of `shrink` matches nothing.
     """
     one_of("attention", attention, ATTENTION)
-    return analyze_loaded(load(exported(model)), mixing=mixing, attention=attention, shrink=shrink)
+    return analyze_loaded(_opened(exported(model)), mixing=mixing, attention=attention, shrink=shrink)
 
 
 def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads",
@@ -414,12 +445,17 @@ def run_plan(made: Plan, model: Source, options: Options,
         source = load(given)
     with clock.stage("analyze"):
         before = cost.measure(source, options.input_shapes)
+        kept_sparse = storage.open_up(source)
         analysis = analyze_loaded(source, mixing=made.mixing, attention=made.attention,
                                   shrink=[f"^{re.escape(name)}$" for name in made.interface])
     with clock.stage("apply"):
         removal.remove(analysis.model, analysis.coupling, planning.channels(made, analysis.coupling))
+        if made.permuted:
+            rest = _anew(analysis, analysis.model)
+            reorder.reorder(rest.model, rest.coupling.graph, permuting.orders(made, rest.coupling))
         if made.zeroed:
-            _clear(analyze_loaded(analysis.model) if made.removed else analysis, made)
+            _clear(analyze_loaded(analysis.model) if made.removed or made.permuted else analysis, made)
+        storage.close(analysis.model, kept_sparse)
         narrowing = planning.narrowing(made)
         after = cost.measure(analysis.model, narrowing.shapes(options.input_shapes))
     with clock.stage("verify"):

@@ -18,7 +18,7 @@ from onnxprune.errors import InputError
 from onnxprune.graph import Graph
 from onnxprune.inputs import fed_inputs, flat, input_dims
 from onnxprune.model import Model
-from onnxprune.tensors import constants, elements
+from onnxprune.tensors import constants, elements, sparse_initializers
 
 Shape = tuple[int, ...]
 
@@ -80,10 +80,12 @@ def parameters(proto: onnx.ModelProto) -> int:
     layers) do not.
     """
     total = 0
-    for _, _, tensor in constants(proto):
-        kind = TensorProto.DataType.Name(tensor.data_type)
-        if (kind in _WEIGHT_TYPES or kind.startswith(("FLOAT8", "FLOAT6", "FLOAT4"))) and elements(tensor) > 1:
-            total += elements(tensor)
+    dense = ((tensor.data_type, elements(tensor)) for _, _, tensor in constants(proto))
+    sparse = ((s.values.data_type, math.prod(s.dims)) for s in sparse_initializers(proto.graph))
+    for data_type, size in [*dense, *sparse]:
+        kind = TensorProto.DataType.Name(data_type)
+        if (kind in _WEIGHT_TYPES or kind.startswith(("FLOAT8", "FLOAT6", "FLOAT4"))) and size > 1:
+            total += size
     return total
 
 

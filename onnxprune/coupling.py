@@ -141,7 +141,7 @@ def _ask(node: Node, ties: Ties) -> None:
         op.pin_all(f"{node.label} could not be analysed: {e}")
 
 
-_LISTS = ("whole", "links", "pins", "mixes", "choices", "batch_axes", "zeros", "sums", "resizes")
+_LISTS = ("whole", "links", "pins", "mixes", "ordered", "choices", "batch_axes", "zeros", "sums", "resizes")
 
 
 def _bookmark(ties: Ties) -> list[int]:

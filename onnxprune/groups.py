@@ -21,6 +21,9 @@ WEIGHT_TYPES = frozenset({
     TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ, TensorProto.FLOAT4E2M1})
 """Element types of constants that count as weights: what is made of other constants alone is not worth pruning."""
 
+QUANTISED = ("DequantizeLinear", "QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger")
+"""Operators, by how their names begin, whose whole-number constants are weights too: biases of 32 bits, say."""
+
 MAX_REASONS = 5
 class Grade(enum.IntEnum):
     """What removing a channel means."""

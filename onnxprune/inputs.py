@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, inliner
 
 from onnxprune.errors import InputError
-from onnxprune.tensors import constants, skeleton, subgraphs
+from onnxprune.tensors import constants, make_dense, skeleton, subgraphs
 
 # Operators through which an index keeps its value, whatever happens to its shape.
 _KEEPS_VALUES = {
@@ -52,6 +52,7 @@ class Sizes:
 def flat(proto: onnx.ModelProto, limit: int = 4096) -> onnx.ModelProto:
     """A copy without big weights (see `skeleton`) and with calls of local functions replaced by their bodies."""
     slim = skeleton(proto, limit)
+    make_dense(slim)
     return inliner.inline_local_functions(slim) if slim.functions else slim
 
 

@@ -55,6 +55,8 @@ class Options:
             the state of a recurrent layer).
         min_channels: Units that every group keeps.
         round_to: What is left of a group is rounded up to a multiple of this.
+        permute: Reorder channels first, so that an N:M pattern keeps more.
+        sparse_storage: Store weights with many zeros as sparse initializers, where that is smaller.
         verify: Check the result in onnxruntime.
         input_shapes: Shapes of graph inputs to count MACs at and to verify with.
 
@@ -83,6 +85,8 @@ class Options:
     memory: int = 10**9
     steps: int = 1
     stats: str | os.PathLike[str] | None = None
+    permute: bool = False
+    sparse_storage: bool = False
 
     def __post_init__(self) -> None:
         if self.importance is not None:
@@ -128,6 +132,9 @@ class Options:
     def _check_zeros(self) -> None:
         """Raises where the options contradict a pattern of zeros."""
         zeros, alone = self.zeros, not self.channels
+        if self.permute and (zeros is None or zeros.kind != "n:m"):
+            raise InputError("permute orders channels for an N:M pattern, and none is asked for",
+                             "give --pattern 2:4, say")
         if zeros is None:
             if self.importance in SOLVERS:
                 raise InputError(f"importance {self.importance!r} chooses zeros, not channels",

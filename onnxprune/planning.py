@@ -18,7 +18,7 @@ from onnx import AttributeProto, GraphProto
 from onnxprune.coupling import Coupling
 from onnxprune.errors import InputError
 from onnxprune.graph import Value
-from onnxprune.groups import WEIGHT_TYPES, Grade, Group
+from onnxprune.groups import QUANTISED, WEIGHT_TYPES, Grade, Group
 from onnxprune.narrowing import Narrowing
 from onnxprune.removal import slicings
 from onnxprune.resize import Lengths
@@ -37,7 +37,7 @@ class Plan:
         removed: Constant -> axis -> indices of the original that go, sorted. Axes are decimal strings.
         blocks: Constant -> parts of it (``where``) that lose indices of their own.
         split: New constant -> the shared one that it is cut from.
-        permuted: Constant -> axis -> order of the original's indices.
+        permuted: Constant -> axis -> order of the indices that `removed` left.
         zeroed: Constant -> which elements are set to zero: ``{"pattern", "ratio", "mask"}``, the mask one bit an
             element in C order (most significant first), deflated, base64.
         groups: One entry a group: name, channels, removed, grade, pinned, scores.
@@ -95,10 +95,9 @@ def _fault(data: dict[str, Any]) -> str | None:
     for key, kind in _KINDS.items():
         if key in data and type(data[key]) is not kind:
             return f"{key!r} is not of type {kind.__name__}"
-    for key in ("blocks", "permuted"):
-        if data.get(key):
-            return f"{key!r} is not applied by this version"
-    for name, axes in [*data.get("removed", {}).items(), *data.get("interface", {}).items()]:
+    if data.get("blocks"):
+        return "'blocks' is not applied by this version"
+    for name, axes in (item for key in ("removed", "permuted", "interface") for item in data.get(key, {}).items()):
         if not isinstance(axes, dict) or not all(_axis(a, indices) for a, indices in axes.items()):
             return f"the entry for {name!r} is not {{axis: [indices]}}"
     if not all(isinstance(original, str) for original in data.get("split", {}).values()):
@@ -132,8 +131,8 @@ def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str,
     plan.interface = {name: _lost(value, lengths) for name, value in sorted(coupling.shrinking_values.items())}
     if gone.any():
         for s in slicings(coupling, lengths):
-            if s.removal:
-                plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.removal.items()}
+            if s.change:
+                plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.change.items()}
             if s.key != s.original:
                 plan.split[s.key] = s.original
     return plan
@@ -225,16 +224,12 @@ def fingerprint(proto: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
-_QUANTISED = ("DequantizeLinear", "QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger")
-"""Operators, by how their names begin, whose whole-number constants are weights too: biases of 32 bits, say."""
-
-
 def _say_graph(graph: GraphProto, say: Any) -> None:
     for info in [*graph.input, *graph.output]:
         t = info.type.tensor_type
         say(info.name, t.elem_type, [d.dim_value or d.dim_param for d in t.shape.dim])
-    weights = {name for node in graph.node if node.op_type.startswith(_QUANTISED) for name in node.input}
-    for t in graph.initializer:
+    weights = {name for node in graph.node if node.op_type.startswith(QUANTISED) for name in node.input}
+    for t in sorted(graph.initializer, key=lambda t: t.name):  # their order says nothing, and sparse ones come last
         _say_tensor(t, say, t.name in weights)
     for s in graph.sparse_initializer:
         say("sparse", s.values.name, list(s.dims))

@@ -24,6 +24,8 @@ from onnxprune.resize import Changes, Entries, Lengths
 
 Removal = dict[int, tuple[int, ...]]
 """Axis -> indices that go, of one constant."""
+Change = dict[int, tuple[int, ...]]
+"""Axis -> what becomes of its indices: a `Removal`, or an order."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,18 @@ class Slicing:
     """What one stored tensor becomes.
 
     Attributes:
-        name: Name after removal, in the scope of its readers' tensor.
+        name: Name after the change, in the scope of its readers' tensor.
         key: The same, qualified.
         original: Qualified name of the tensor that it is cut from; differs from `key` where readers of one tensor
             need different slices and this one gets a copy.
-        removal: What goes.
+        change: What becomes of its indices.
         readers: The values that read it.
     """
 
     name: str
     key: str
     original: str
-    removal: Removal
+    change: Change
     readers: list[Value]
 
 
@@ -63,31 +65,38 @@ def remove(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
 
 def slicings(coupling: Coupling, lengths: Lengths) -> list[Slicing]:
     """What each constant that loses something, or must be parted, becomes."""
-    wanted: dict[str, list[tuple[Removal, list[Value]]]] = {}
-    for value in coupling.graph.constants():
-        lost: Removal = {axis.position: tuple(lengths.removed(axis).tolist()) for axis in value.axes()
-                         if lengths.changed(axis)} if lengths.touches(value) else {}
+    def lost(value: Value) -> Removal:
+        return {axis.position: tuple(lengths.removed(axis).tolist()) for axis in value.axes()
+                if lengths.changed(axis)} if lengths.touches(value) else {}
+    return parted(coupling.graph, lost)
+
+
+def parted(graph: Graph, change_of: Callable[[Value], Change]) -> list[Slicing]:
+    """What each constant becomes that changes; where its readers need different changes, those get copies."""
+    wanted: dict[str, list[tuple[Change, list[Value]]]] = {}
+    for value in graph.constants():
+        mine = change_of(value)
         wants = wanted.setdefault(value.key, [])
-        for removal, readers in wants:
-            if removal == lost:
+        for change, readers in wants:
+            if change == mine:
                 readers.append(value)
                 break
         else:
-            wants.append((lost, [value]))
-    names = Names(coupling.graph.proto)
+            wants.append((mine, [value]))
+    names = Names(graph.proto)
     found = []
     for key, wants in wanted.items():
-        removal, readers = wants[0]
-        if removal:
-            found.append(Slicing(readers[0].name, key, key, removal, readers))
-        for removal, readers in wants[1:]:
+        change, readers = wants[0]
+        if change:
+            found.append(Slicing(readers[0].name, key, key, change, readers))
+        for change, readers in wants[1:]:
             for reader in readers:  # a copy each: whoever edits one later does not touch another
                 name, path = names.fresh(reader.name), reader.scope.path
-                found.append(Slicing(name, f"{path}|{name}" if path else name, key, removal, [reader]))
+                found.append(Slicing(name, f"{path}|{name}" if path else name, key, change, [reader]))
     return found
 
 
-Cut = Callable[[Value, NDArray[Any], Removal], NDArray[Any]]
+Cut = Callable[[Value, NDArray[Any], Change], NDArray[Any]]
 
 
 def cut(model: Model, graph: Graph, wanted: Sequence[Slicing], change: Cut) -> None:
@@ -106,11 +115,11 @@ def cut(model: Model, graph: Graph, wanted: Sequence[Slicing], change: Cut) -> N
         if slicing.key == slicing.original:
             array = whole.pop(slicing.original, None)
             array = model.array(first.tensor) if array is None else array
-            model.set_array(first.tensor, change(first, array, slicing.removal))
+            model.set_array(first.tensor, change(first, array, slicing.change))
             continue
         array = whole.setdefault(slicing.original, model.array(first.tensor))
         copy = TensorProto(name=slicing.name, data_type=first.tensor.data_type)
-        model.set_array(copy, change(first, array, slicing.removal))
+        model.set_array(copy, change(first, array, slicing.change))
         for reader in slicing.readers:
             for node, i in reader.consumers:
                 node.proto.input[i] = copy.name

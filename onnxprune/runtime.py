@@ -19,7 +19,7 @@ import onnx
 from onnxprune.cost import is_heavy
 from onnxprune.external import refer
 from onnxprune.model import EXTERNAL_FROM, Model, fits_in_message, save
-from onnxprune.tensors import is_external, payload_bytes, skeleton, tensors
+from onnxprune.tensors import is_external, make_dense, payload_bytes, skeleton, tensors
 
 Source = Model | onnx.ModelProto | str | os.PathLike[str]
 """A model in memory, or the path of one."""
@@ -101,7 +101,7 @@ def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
         Exception: Whatever onnxruntime raises for a model or inputs that it does not take.
     """
     graph = model.proto.graph
-    constant = {t.name for t in graph.initializer}
+    constant = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
     wanted = {v for n in graph.node if is_heavy(n) for v in (*n.input, *n.output) if v and v not in constant}
     extra = sorted(wanted - {v.name for v in (*graph.input, *graph.output)})
     # Serialized messages merge when they are concatenated: these outputs join those that the graph has.
@@ -135,6 +135,7 @@ def complaint(ready: Runnable, source: Source) -> str:
 def _hollow(proto: onnx.ModelProto, folder: str) -> str:
     """Writes a model whose data file has the right size but takes no space: the checker never reads values."""
     slim, end = skeleton(proto, EXTERNAL_FROM), 0
+    make_dense(slim)
     for tensor in tensors(slim):
         if is_external(tensor):
             refer(tensor, "model.data", end, payload_bytes(tensor))

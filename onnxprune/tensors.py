@@ -66,6 +66,37 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
                 yield f"{_label(node)}/{attribute.name}.{i}", graph
 
 
+def sparse_initializers(graph: onnx.GraphProto) -> Iterator[onnx.SparseTensorProto]:
+    """Every sparse initializer of a graph and of all graphs below it."""
+    yield from graph.sparse_initializer
+    for node in graph.node:
+        for _, below in subgraphs(node):
+            yield from sparse_initializers(below)
+
+
+def make_dense(skeleton: onnx.ModelProto) -> None:
+    """Gives a skeleton dense initializers without values for its sparse ones, in place.
+
+    onnx's shape inference says that a sparse initializer is a sparse tensor, which no operator takes; runtimes say that
+    it is stored so, and make it dense.
+    """
+    graphs = [skeleton.graph]
+    while graphs:
+        graph = graphs.pop()
+        for sparse in graph.sparse_initializer:
+            tensor = graph.initializer.add(name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims)
+            _strip(tensor)
+        del graph.sparse_initializer[:]
+        graphs += [below for node in graph.node for _, below in subgraphs(node)]
+
+
+def _strip(tensor: TensorProto) -> None:
+    """Says that a tensor's values lie where nothing is."""
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    tensor.external_data.add(key="location", value=STRIPPED)
+
+
 def _label(node: onnx.NodeProto) -> str:
     return next((name for name in node.output if name), node.name)
 
@@ -187,9 +218,7 @@ def _copy_tensor(source: TensorProto, target: TensorProto, limit: int) -> None:
         return
     _copy_description(source, target)
     if not is_external(source):
-        target.data_location = TensorProto.EXTERNAL
-        del target.external_data[:]
-        target.external_data.add(key="location", value=STRIPPED)
+        _strip(target)
 
 
 def _copy_description(source: TensorProto, target: TensorProto) -> None:

@@ -88,6 +88,7 @@ class Ties:
         self.links: list[Link] = []
         self.pins: list[tuple[Axis, NDArray[np.int64] | None, str]] = []
         self.mixes: list[tuple[Axis, NDArray[np.int64] | None, str]] = []
+        self.ordered: list[Axis] = []
         self.choices: list[Choice] = []
         self.batch_axes: list[int] = []
         self.zeros: list[Zero | Choice] = []
@@ -234,6 +235,10 @@ class Op:
         """Removal along this axis changes what survives: the operator normalises or averages over it."""
         self._spoken.add(axis.id)
         self.ties.mixes.append((axis, None, reason or f"{self.node.label} mixes the axis"))
+
+    def ordered(self, axis: Axis) -> None:
+        """What the operator makes depends on the order along this axis: what goes may go, what stays must not move."""
+        self.ties.ordered.append(axis)
 
     def sum_over(self, axis: Axis, *zero: Axis) -> None:
         """The operator adds up over `axis`: exact where one of `zero` (default: the axis) is zero once masked."""

@@ -63,9 +63,9 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
     pattern = options.zeros
     assert pattern is not None
     done = Zeroed()
-    wanted = {w.value.key: w for w in sparsity.weights(coupling) if _wanted(w, pattern, options, done)}
+    targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options, done)}
     layers = {layer.weight.key: layer for layer in products(coupling.graph)
-              if layer.weight.key in wanted and not layer.weight_shared}
+              if layer.weight.key in targets and not layer.weight_shared}
     zeros = Zeros(options.chooses_zeros, {layer.name: pattern for layer in layers.values()},
                   bias_only=options.repair == "data-free")
     seen: Mapping[str, Moments] = {}
@@ -76,11 +76,11 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
         zeros = replace(zeros, layers=_allotted(model, list(layers.values()), pattern, seen, data, options, narrowing))
     if options.repair == "none":
         found = {} if zeros.method in MAGNITUDE else _by_moments(model, layers, zeros, seen)
-        rest = [w for key, w in wanted.items() if key not in found]
+        rest = [w for key, w in targets.items() if key not in found]
         found |= sparsity.zero_smallest(model, coupling, rest, pattern, options.across)
     else:
         stored = {key: model.array(_tensor(layer.weight)) for key, layer in layers.items()}
-        found = sparsity.zero_smallest(model, coupling, list(wanted.values()), pattern, options.across)
+        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, options.across)
         plain = model.copy()
         if not zeros.bias_only:
             for key, array in stored.items():  # the walk begins with all that it can choose from
@@ -89,7 +89,7 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
         now = {v.key: v for v in Graph(model.proto).constants()}
         found |= {key: model.array(_tensor(now[key])) == 0 for key in layers}
     done.masks = {key: gone for key, gone in found.items() if gone.any()}
-    done.dense |= dict.fromkeys((key for key in wanted if key not in done.masks), NOTHING)
+    done.dense |= dict.fromkeys((key for key in targets if key not in done.masks), NOTHING)
     return done
 
 
@@ -131,7 +131,7 @@ def _tensor(value: Value) -> TensorProto:
     return value.tensor
 
 
-def _wanted(weight: Weight, pattern: Pattern, options: Options, done: Zeroed) -> bool:
+def wanted(weight: Weight, pattern: Pattern, options: Options, done: Zeroed) -> bool:
     """Whether a weight is to have zeros; why not goes into what is told."""
     names = {weight.value.key, *(node.proto.name for node, _ in weight.value.consumers)}
 

@@ -12,6 +12,7 @@ from onnxprune.groups import Grade
 from onnxprune.masking import mask
 from onnxprune.model import load
 from onnxprune.removal import remove
+from onnxprune.reorder import movable, move, nowhere, reorder, reorderings
 
 
 def session(model: onnx.ModelProto) -> ort.InferenceSession:
@@ -54,4 +55,29 @@ def assert_equivalent(model: onnx.ModelProto, feeds: dict[str, np.ndarray], rati
         scale = max(float(np.sqrt(np.mean(np.square(a, dtype=np.float64)))), 1e-6)
         error = float(np.sqrt(np.mean(np.square(a.astype(np.float64) - b)))) / scale
         assert error < 1e-4, f"outputs differ from the masked original: relative RMS {error:.3g}"
+    return count
+
+
+def reordered(model: onnx.ModelProto, seed: int, *, mixing: bool = True) -> tuple[onnx.ModelProto, int]:
+    """A copy with all that may move at random places, and how many units may."""
+    copy = load(model)
+    coupling = analyze(Graph(copy.proto), mixing=mixing)
+    rng, source, count = np.random.default_rng(seed), nowhere(coupling), 0
+    for units in movable(coupling):
+        move(coupling, source, units, rng.permutation(units.units))
+        count += units.units
+    reorder(copy, coupling.graph, reorderings(coupling, source))
+    return copy.proto, count
+
+
+def assert_order_is_free(model: onnx.ModelProto, feeds: dict[str, np.ndarray], seed: int = 0) -> int:
+    """What may move moves without a trace in the outputs; returns how many units may."""
+    moved, count = reordered(model, seed)
+    onnx.checker.check_model(moved, full_check=True)
+    for a, b in zip(session(model).run(None, feeds), session(moved).run(None, feeds), strict=True):
+        np.testing.assert_equal(a.shape, b.shape)
+        if a.dtype.kind == "f":
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-4 * max(float(np.abs(a).max()), 1e-6))
+        else:
+            assert np.abs(b.astype(np.int64) - a.astype(np.int64)).max() <= 1
     return count

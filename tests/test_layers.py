@@ -18,7 +18,7 @@ LAYERS = """
     tensors
     external
     model
-    inputs
+    inputs storage
     graph
     dataflow contrib_shapes
     operand_shapes
@@ -42,7 +42,7 @@ LAYERS = """
     allocate costs
     budget
     removal narrowing
-    rounds
+    rounds reorder
     sparsity
     masking
     planning
@@ -52,8 +52,9 @@ LAYERS = """
     damage divergence
     repair
     informed selection
-    zeroing
     verification
+    zeroing storing
+    permuting
     report
     api
     cli

@@ -58,7 +58,7 @@ def options(ctx: click.Context) -> Options:
         min_channels=given["min_channels"], round_to=given["round_to"],
         verify=not given["no_verify"], target=targets(given["target"]), calib=given["calib"],
         samples=given["samples"], memory=size(given["memory"]), steps=given["steps"], stats=given["stats"],
-        input_shapes=shapes(given["input_shape"]))
+        permute=given["permute"], sparse_storage=given["sparse_storage"], input_shapes=shapes(given["input_shape"]))
 
 
 def targets(words: Sequence[str]) -> dict[str, str]:

@@ -60,6 +60,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(WHICH, "--importance", metavar="NAME",
         help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz; of zeros sparsegpt, alps too  "
              "[obs or l2]")
+@option(WHICH, "--permute", is_flag=True, help="Reorder channels first, so that a pattern N:M keeps more")
 @option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option(WHICH, "--only", multiple=True, metavar="REGEX", help="Prune what touches these names; repeatable")
 @option(WHICH, "--ignore", multiple=True, metavar="REGEX", help="Leave what touches these names; repeatable")
@@ -80,6 +81,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
         help="Shape to run and count MACs at; repeatable")
 @option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
+@option(FILES, "--sparse-storage", is_flag=True, help="Store weights as sparse tensors where that is smaller")
 @option(FILES, "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
 @option(FILES, "--dry-run", is_flag=True, help="Show what would go, write no model")
 @option(FILES, "--plan", metavar="FILE", help="Write what goes and why as JSON")

@@ -16,22 +16,25 @@ from onnxprune.cli.words import Command, option
 @option("Options", "--mixing", is_flag=True, help="See the model as pruning with --mixing sees it")
 @option("Options", "--shrink", multiple=True, metavar="REGEX", help="As for pruning; repeatable")
 @option("Options", "--attention", default="heads", metavar="KIND", help="heads or dims, as for pruning  [heads]")
-@option("Options", "--json", "as_json", is_flag=True, help="Every group and member as JSON")
-def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, as_json: bool) -> None:
+@option("Options", "--sparsity", is_flag=True,
+        help="Zeros of every weight instead, and what TensorRT's sparse tensor cores can use")
+@option("Options", "--json", "as_json", is_flag=True, help="Every group and member, or every weight, as JSON")
+def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, sparsity: bool, as_json: bool) -> None:
     """Shows the groups of channels of a model: what they slice, their grade, and why the rest is pinned.
 
     Groups of grade exact may be pruned. Those of grade mixing change what survives, and are left alone unless
     --mixing is given. What is pinned stays whole.
     """
     from onnxprune import api
-    from onnxprune.report import groups, terminal
+    from onnxprune.report import groups, sparse, terminal, zeros
 
-    data = {"model": model, **groups.inspection(api.analyze(
-        model, mixing=mixing, attention=attention, shrink=shrink).coupling)}
+    analysis = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink)
+    told = (zeros.zeros(analysis.model, analysis.coupling) if sparsity else groups.inspection(analysis.coupling))
+    data = {"model": model, **told}
     if as_json:
         print_json(data)
     else:
-        draw(terminal.inspected(data))
+        draw(sparse.tables(data) if sparsity else terminal.inspected(data))
 
 
 @click.command(cls=Command, forms=["onnxprune apply PLAN MODEL [options]"])

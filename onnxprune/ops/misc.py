@@ -62,6 +62,7 @@ def cumulative_product(op: Op) -> None:
         op.tie(axis, out.axis(axis.position), zero=axis.position != multiplied)
         if axis.position == multiplied:
             op.mix(axis)
+            op.ordered(axis)
 
 
 @rule("CenterCropPad")

@@ -132,5 +132,6 @@ def lrn(op: Op) -> None:
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position), zero=True)
     op.mix(x.axis(1))
+    op.ordered(x.axis(1))
 
 

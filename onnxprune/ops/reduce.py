@@ -89,3 +89,4 @@ def cumulative_sum(op: Op) -> None:
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position), zero=axis.position != summed)
     op.sum_over(x.axis(summed))
+    op.ordered(x.axis(summed))

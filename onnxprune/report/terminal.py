@@ -53,7 +53,7 @@ def run(report: Mapping[str, Any], extra: Sequence[Sequence[str]] = ()) -> list[
     parts: list[Part] = [f"{printable(report['model'])} -> {printable(output)}" if output is not None
                          else f"{printable(report['model'])} (dry run: no model is written)"]
     parts.append(costs(report, extra))
-    parts += meaning(report)
+    parts += [*meaning(report), *reordered(report), *stored(report)]
     if report["drift"]:
         parts.append(drifts(report["drift"]))
     if output is None:
@@ -67,12 +67,38 @@ def run(report: Mapping[str, Any], extra: Sequence[Sequence[str]] = ()) -> list[
     return [p for p in parts if p]
 
 
+def reordered(report: Mapping[str, Any]) -> list[Part]:
+    """What another order of channels is good for."""
+    moved = report["permuted"]
+    if moved is None:
+        return []
+    if not moved["groups"]:
+        return [f"No channels moved: {printable(moved['whole_because'] or 'no order that was found keeps more')}"]
+    return [f"{plural(len(moved['groups']), 'group')} of channels in another order: the pattern keeps "
+            f"{percent(moved['after'], 1)} of the magnitude, not {percent(moved['before'], 1)}"]
+
+
+def stored(report: Mapping[str, Any]) -> list[Part]:
+    """What sparse tensors save, and what compression would."""
+    storage = report["storage"]
+    if storage is None:
+        return []
+    sizes, lines = list(storage["sparse"].values()), []
+    if sizes:
+        before, after = (sum(size[key] for size in sizes) for key in ("before", "after"))
+        lines.append(f"{plural(len(sizes), 'weight')} stored as sparse tensors: {count(after, 'B')} in place of "
+                     f"{count(before, 'B')}")
+    if storage["dense_because"] is not None:
+        lines.append(f"{'The rest is' if sizes else 'All is'} stored dense: {printable(storage['dense_because'])}")
+    return ["\n".join([*lines, f"gzip makes {count(storage['gzip'], 'B')} of the file"])]
+
+
 def costs(report: Mapping[str, Any], extra: Sequence[Sequence[str]] = ()) -> Table:
     """Before and after: parameters, MACs, bytes, and channels where there are any."""
     rows = [_row("parameters", report["params"]), _row("MACs", report["macs"]), _row("bytes", report["bytes"], "B")]
     if report.get("channels", {}).get("before") and (_lost_channels(report) or not report["zeroed"]):
         rows.append(_row("prunable channels", report["channels"]))
-    return _table(["", ">before", ">after", ">left"], [*rows, *extra])
+    return table(["", ">before", ">after", ">left"], [*rows, *extra])
 
 
 def _row(title: str, pair: Mapping[str, int | None], unit: str = "") -> list[str]:
@@ -155,7 +181,7 @@ def drifts(drift: Mapping[str, Mapping[str, float | None]]) -> Table:
     order = sorted(drift, key=lambda name: -(drift[name]["rel_rms"] or 0.0))
     rows = [[short(name), *(_number(drift[name][key]) for key in ("max_abs", "rel_rms", "cosine"))]
             for name in order[:OUTPUTS]]
-    return _table(["drift of output", ">max abs", ">rel rms", ">cosine"], rows, len(order))
+    return table(["drift of output", ">max abs", ">rel rms", ">cosine"], rows, len(order))
 
 
 def _number(value: float | None) -> str:
@@ -169,7 +195,7 @@ def taken(groups: Sequence[Mapping[str, Any]]) -> Part:
         return ""
     rows = [[short(g["name"]), str(g["channels"]), str(len(g["removed"])), str(g["channels"] - len(g["removed"]))]
             for g in losing[:ROWS]]
-    return _table(["group", ">channels", ">go", ">stay"], rows, len(losing))
+    return table(["group", ">channels", ">go", ">stay"], rows, len(losing))
 
 
 def rest(groups: Sequence[Mapping[str, Any]], mixing: bool) -> str:
@@ -221,16 +247,16 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], total: int = 0) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], total: int = 0) -> Table:
     """A table without lines; a title that starts with ``>`` sets its column flush right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for title in columns:
-        table.add_column(title.lstrip(">"), justify="right" if title.startswith(">") else "left", overflow="fold")
+        drawn.add_column(title.lstrip(">"), justify="right" if title.startswith(">") else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        drawn.add_row(*row)
     if total > len(rows):
-        table.add_row(f"... and {total - len(rows)} more")
-    return table
+        drawn.add_row(f"... and {total - len(rows)} more")
+    return drawn
 
 
 def inspected(data: Mapping[str, Any]) -> list[Part]:
@@ -243,12 +269,12 @@ def inspected(data: Mapping[str, Any]) -> list[Part]:
     if free:
         rows = [[short(g["name"]), g["grade"], str(g["channels"]), count(elements(g)), _members(g)]
                 for g in free[:ROWS]]
-        parts.append(_table(["group", "grade", ">channels", ">elements", "slices (axis)"], rows, len(free)))
+        parts.append(table(["group", "grade", ">channels", ">elements", "slices (axis)"], rows, len(free)))
     for grade in ("mixing", "pinned"):
         why = reasons([g for g in groups if g["grade"] == grade])
         if why:
             rows = [[short(reason, REASON), str(n)] for reason, n in why[:ROWS]]
-            parts.append(_table([f"why {grade}", ">channels"], rows, len(why)))
+            parts.append(table([f"why {grade}", ">channels"], rows, len(why)))
     return parts if groups else [*parts, "No weight has an axis that could be pruned."]
 
 
@@ -269,4 +295,4 @@ def compared(data: Mapping[str, Any]) -> list[Part]:
 def operators(data: Sequence[Mapping[str, Any]]) -> list[Part]:
     """The table of operators that have a rule."""
     rows = [[o["operator"], o["domain"] or "ai.onnx", str(o["since"]), printable(o["note"])] for o in data]
-    return [_table(["operator", "domain", ">since", "how"], rows)]
+    return [table(["operator", "domain", ">since", "how"], rows)]

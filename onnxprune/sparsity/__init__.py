@@ -2,6 +2,6 @@
 
 from onnxprune.sparsity.layout import Layout, Weight, weights
 from onnxprune.sparsity.magnitude import clear, cleared, real, zero_smallest
-from onnxprune.sparsity.masks import holds
+from onnxprune.sparsity.masks import holds, mask
 
-__all__ = ["Layout", "Weight", "clear", "cleared", "holds", "real", "weights", "zero_smallest"]
+__all__ = ["Layout", "Weight", "clear", "cleared", "holds", "mask", "real", "weights", "zero_smallest"]

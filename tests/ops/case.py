@@ -143,6 +143,7 @@ def check(case: Case) -> None:
     coupling = coupling_of(model)
     assert_groups(coupling, case.groups)
     expected = sum(min(math.ceil(case.ratio * g.units), g.units - 1) for g in coupling.groups if g.grade == Grade.EXACT)
+    oracle.assert_order_is_free(model, case.inputs())
     for seed in (0, 1):
         assert oracle.assert_equivalent(model, case.inputs(), case.ratio, seed) == expected
 
