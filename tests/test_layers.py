@@ -13,7 +13,7 @@ ROOT = Path(onnxprune.__file__).parent
 
 LAYERS = """
     errors
-    options text recipe names
+    options text recipe names replacing
     tensors
     external
     model
