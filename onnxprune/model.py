@@ -228,6 +228,10 @@ def fits_in_message(proto: onnx.ModelProto) -> bool:
 
 def _refuse(model: Model, file: Path, overwrite: bool) -> None:
     """Raises where writing this file would be a mistake."""
+    try:
+        file.name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{file}: the name is not UTF-8", hint="choose another output name") from None
     if not file.parent.is_dir():
         raise InputError(f"{file}: the folder {file.parent} does not exist", hint="create it first")
     if not file.exists():
