@@ -15,7 +15,8 @@ LAYERS = """
     errors
     options text recipe names replacing
     tensors
-    external
+    topology
+    wellformed external
     model
     inputs
     graph
