@@ -296,7 +296,7 @@ def analyze(model: Source, *, mixing: bool = False, attention: str = "heads", sh
         InputError: The model cannot be read, `attention` is unknown, or a pattern of `shrink` matches nothing.
     """
     one_of("attention", attention, ATTENTION)
-    return analyze_loaded(load(exported(model)), mixing=mixing, attention=attention, shrink=shrink)
+    return analyze_loaded(load(exported(model), weights=False), mixing=mixing, attention=attention, shrink=shrink)
 
 
 def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads",
