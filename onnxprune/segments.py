@@ -230,7 +230,9 @@ def _fits_file(array: Array) -> bool:
 
 
 def _read(array: Array | Path) -> Array:
-    return array if isinstance(array, np.ndarray) else np.load(array, mmap_mode="r").view(np.ndarray)
+    if isinstance(array, Path):
+        array = np.load(array, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    return array
 
 
 def _remove(files: list[Path]) -> None:
