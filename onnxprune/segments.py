@@ -230,9 +230,9 @@ def _fits_file(array: Array) -> bool:
 
 
 def _read(array: Array | Path) -> Array:
-    if isinstance(array, Path):
-        array = np.load(array, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    return array
+    if isinstance(array, np.ndarray):
+        return array
+    return np.asarray(np.load(array, mmap_mode="r", allow_pickle=False))
 
 
 def _remove(files: list[Path]) -> None:
