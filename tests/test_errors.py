@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -67,7 +68,7 @@ def shaped(node: str, *, x: str = "float[1, 8]", **constants: list[int]) -> onnx
     head = f'<ir_version: 8, opset_import: ["" : 17]> g ({x} x) => (float y) {{ {node} }}'
     proto = onnx.parser.parse_model(head)
     for name, values in constants.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(bad_files.np.array(values, "int64"), name))
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, "int64"), name))
     return proto
 
 
