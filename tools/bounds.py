@@ -47,7 +47,7 @@ def main() -> int:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="onnxprune-bounds-") as made:
         folder = Path(made)
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
         def run(*command: str | Path, check: bool = True) -> int:
             return subprocess.run(command, cwd=folder, env=environment, check=check).returncode
