@@ -106,6 +106,7 @@ class Result:
 
         Raises:
             InputError: The folder does not exist, or the path is that of the input.
+            OutputError: Writing failed, say because the disk is full; what was there before is still there.
         """
         save(self._model, path)
 
