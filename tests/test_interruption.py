@@ -21,6 +21,7 @@ import pytest
 from onnxprune.errors import OutputError
 from onnxprune.model import load, save
 from tests.commands import contents
+from tests.error_rows import DISK_FULL
 from tests.saved_models import external, saved_as
 
 KILLS = int(os.environ.get("ONNXPRUNE_KILLS", "20"))
@@ -69,7 +70,9 @@ def test_a_fault_at_any_step(two: tuple[Path, Path], tmp_path: Path, fault: Base
         try:
             save(load(two[1]), target)
             ended = True
-        except (OutputError, KeyboardInterrupt):
+        except (OutputError, KeyboardInterrupt) as error:
+            if isinstance(error, OutputError):
+                assert (error.message, error.hint) == (DISK_FULL.error.replace("FILE", str(target)), DISK_FULL.hint)
             assert contents(target.parent) in (old, new)
             saved_as(target)
     assert seen > 8

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,24 @@ def test_a_live_run_keeps_its_drafts_and_a_dead_one_does_not(tmp_path: Path) -> 
     assert len(contents(tmp_path)) == 2
     save(load(tiny()), target)
     assert list(contents(tmp_path)) == ["net.onnx"]
+
+
+def test_runs_that_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whoever is last has its model there, with its data and nothing else; locks are those of open files."""
+    target = tmp_path / "out" / "net.onnx"
+    known = []
+    for source in two:
+        save(load(source), target)
+        known.append(saved_as(target))
+
+    def write(source: Path) -> None:
+        for _ in range(5):
+            save(load(source), target)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, two * 2))
+    assert contents(target.parent) == saved_as(target)
+    assert saved_as(target) in known
 
 
 def test_files_of_other_names_are_let_alone(tmp_path: Path) -> None:
