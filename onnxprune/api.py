@@ -112,6 +112,7 @@ class Result:
 
         Raises:
             InputError: The folder does not exist, or the path is that of the input.
+            OutputError: Writing failed, say because the disk is full; what was there before is still there.
         """
         save(self._model, path)
 
@@ -306,9 +307,9 @@ def _traced(model: Model, counted: Cost, input_shapes: Mapping[str, Sequence[int
     return replace(counted, macs=cost.macs_from_shapes(flat(model.proto), shapes))
 
 
-def _opened(model: str | os.PathLike[str] | onnx.ModelProto) -> Model:
-    """A model with all its weights dense."""
-    loaded = load(model)
+def _opened(model: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = True) -> Model:
+    """A model with all its weights dense; see `load`."""
+    loaded = load(model, weights=weights)
     storage.open_up(loaded)
     return loaded
 
@@ -338,7 +339,7 @@ def analyze(model: Source, *, mixing: bool = False, attention: str = "heads", sh
         InputError: The model cannot be read, `attention` is unknown, or a pattern of `shrink` matches nothing.
     """
     one_of("attention", attention, ATTENTION)
-    return analyze_loaded(_opened(exported(model)), mixing=mixing, attention=attention, shrink=shrink)
+    return analyze_loaded(_opened(exported(model), weights=False), mixing=mixing, attention=attention, shrink=shrink)
 
 
 def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads",

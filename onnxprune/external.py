@@ -6,13 +6,14 @@ model's folder, existing, long enough, and of the length that the tensor's type 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
-from onnxprune.errors import InputError
-from onnxprune.tensors import payload_bytes
+from onnxprune.errors import InputError, ModelError
+from onnxprune.tensors import is_external, is_left_out, payload_bytes, tensors
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,29 @@ def place(tensor: TensorProto, path: Path | None) -> Place:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     what = f"{path or 'model'}: external data of '{tensor.name}'"
+    if is_left_out(tensor):
+        raise ModelError(f"{what} was left out", "onnxprune inspect takes such a model; all else needs the weights")
     if path is None:
         raise InputError(
             f"{what} cannot be found: the model was not given as a file",
             hint="load it with its external data, or give its path",
         )
-    file = _inside(path, location, what)
+    try:
+        file = _inside(path, location, what)
+    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{what} has no usable location: {why}", hint="put it beside the model") from None
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or payload_bytes(tensor))
     except ValueError:
-        raise InputError(f"{what} has an offset or length that is not a number") from None
+        raise ModelError(f"{what} has an offset or length that is not a number") from None
     size = file.stat().st_size
     if min(offset, length) < 0 or offset + length > size:
         raise InputError(
             f"{what} ends at byte {offset + length}, but {location} has {size} bytes", hint="is the data file complete?"
         )
     if length != (payload_bytes(tensor) or length):
-        raise InputError(f"{what} has {length} bytes; its type and dimensions ask for {payload_bytes(tensor)}")
+        raise ModelError(f"{what} has {length} bytes; its type and dimensions ask for {payload_bytes(tensor)}")
     return Place(file, offset, length)
 
 
@@ -62,7 +69,9 @@ def _inside(path: Path, location: str, what: str) -> Path:
     """The data file at `location` beside the model; never one outside the model's folder."""
     # A model that is itself a link (download caches do that) has its data beside the link or beside what it points to.
     folders = {path.parent.resolve(), path.resolve().parent}
-    file = (path.parent / location).resolve()
+    file = path.parent.resolve() / location
+    with contextlib.suppress(RuntimeError):  # a link to itself, which is no file
+        file = file.resolve()
     parts = Path(location.replace("\\", "/")).parts
     absolute = Path(location).is_absolute() or location.startswith(("/", "\\"))
     if not location or absolute or ".." in parts or not any(file.is_relative_to(f) for f in folders):
@@ -80,6 +89,14 @@ def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
     for key, value in [*fresh.items(), *others]:
         tensor.external_data.add(key=key, value=value)
     tensor.data_location = TensorProto.EXTERNAL
+
+
+def relocate(proto: ModelProto, location: str) -> None:
+    """Points all external tensors of a model at one data file; offsets and lengths stay."""
+    for tensor in filter(is_external, tensors(proto)):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
 
 
 def aligned(offset: int, length: int) -> int:

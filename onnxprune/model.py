@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import math
 import os
-import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,12 +21,15 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.errors import InputError, OnnxPruneError
-from onnxprune.external import aligned, place, refer
+from onnxprune import wellformed
+from onnxprune.errors import InputError, ModelError
+from onnxprune.external import aligned, place, refer, relocate
+from onnxprune.replacing import data_file, drafts
 from onnxprune.tensors import (
     constants,
     inline_bytes,
     is_external,
+    is_left_out,
     overwrite_values,
     payload_bytes,
     qualified,
@@ -78,7 +81,7 @@ class Model:
                 return mapped
             return _decode(TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw.tobytes()))
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{self._where()}: tensor '{tensor.name}' cannot be read: {error}") from error
+            raise ModelError(f"{self._where()}: tensor '{tensor.name}' cannot be read: {error}") from error
 
     def raw(self, tensor: TensorProto) -> np.ndarray:
         """The bytes of an external tensor as a read-only view of its file, uint8 of shape (bytes,)."""
@@ -121,8 +124,12 @@ class Model:
         return str(self.path) if self.path else "model"
 
 
-def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
+def load(source: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = True) -> Model:
     """Loads a model: from a file, or from a ModelProto, which is copied and never changed.
+
+    Args:
+        source: The model.
+        weights: Whether they must be there; an analysis can do without those that `anonymous` leaves out.
 
     Raises:
         InputError: There is no such file, it is not an ONNX model, or data that it refers to is missing, too short
@@ -138,7 +145,12 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     if not proto.ir_version or not proto.HasField("graph") or not proto.graph.node:
         lacking = "ir_version" if not proto.ir_version else "graph with nodes"
         raise InputError(f"{where}: not an ONNX model (it has no {lacking})", hint="give a .onnx file")
-    return Model(proto, path, {place(t, path).file for t in tensors(proto) if is_external(t)})
+    try:
+        wellformed.check(proto)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error.message}", error.hint) from None
+    outside = (t for t in tensors(proto) if is_external(t) and (weights or not is_left_out(t)))
+    return Model(proto, path, {place(t, path).file for t in outside})
 
 
 def _decode(tensor: TensorProto) -> np.ndarray:
@@ -150,12 +162,18 @@ def _read(path: Path) -> bytes:
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not a file", hint="give the .onnx file in it")
     try:
+        if path.exists() and not path.is_file():  # pipes and devices may have no end
+            raise InputError(f"{path}: is not a regular file", hint="give the .onnx file")
+        if path.stat().st_size > PROTOBUF_LIMIT:
+            raise InputError(f"{path}: not an ONNX model (over 2 GB)", hint="weights belong in an external data file")
         return path.read_bytes()
     except FileNotFoundError:
         near = _neighbours(path)
         raise InputError(f"{path}: no such file", hint=f"did you mean {near[0]}?" if near else None) from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}", "may you read it?") from error
+    except ValueError as error:  # a zero byte in the name
+        raise InputError(f"{path}: no such file: {error}", "give the .onnx file") from None
 
 
 def _neighbours(path: Path) -> list[str]:
@@ -177,8 +195,6 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
             hint = "this is a Git LFS pointer; fetch the file itself with `git lfs pull`"
         elif data[4:8] == b"ORTM":
             hint = "this is onnxruntime's own format; give the .onnx file that it was made from"
-        elif len(data) > PROTOBUF_LIMIT:
-            hint = "over 2 GB a model needs its weights in an external data file"
         raise InputError(f"{path}: not an ONNX model (cannot be parsed)", hint=hint) from None
     return proto
 
@@ -187,8 +203,9 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) 
     """Writes a model whole or not at all; the files that it was loaded from are never touched.
 
     Weights stay in the model file, except where the model came with external data or would pass protobuf's 2 GB: then
-    initializers and Constants of 1024 bytes or more go to `NAME.data` beside it, one at a time. The same model gives
-    the same bytes.
+    initializers and Constants of 1024 bytes or more go to a data file beside it, one at a time. Its name,
+    `NAME.HASH.data`, follows from its content: the same model gives the same bytes, and an older model keeps its data
+    until the new one takes its place (see `replacing`).
 
     Args:
         model: What to write; not changed.
@@ -197,32 +214,20 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) 
 
     Raises:
         InputError: The folder does not exist, the file exists and must not be replaced, or is one of the input's.
-        OnnxPruneError: Writing failed, say because the disk is full; nothing is left behind.
+        OutputError: Writing failed, say because the disk is full; what was there before is still there.
     """
     target = Path(path)
-    outside = goes_outside(model)
-    files = [target.with_name(target.name + ".data"), target] if outside else [target]
-    for file in files:
-        _refuse(model, file, overwrite)
-    # The data file comes first: a model is never there without its data.
-    temporary = [f.with_name(f".{f.name}.{secrets.token_hex(4)}.tmp") for f in files]
-    try:
-        if outside:
-            with open(temporary[0], "xb") as stream:
-                proto = write_data(model, files[0].name, stream)
-        else:
-            proto = model.proto
-        with open(temporary[-1], "xb") as stream:
-            stream.write(proto.SerializeToString(deterministic=True))
-        if outside:  # an interruption here must not leave an old model beside new data
-            target.unlink(missing_ok=True)
-        for temp, file in zip(temporary, files, strict=True):
-            os.replace(temp, file)
-    except OSError as error:
-        raise OnnxPruneError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        for temp in temporary:
-            temp.unlink(missing_ok=True)
+    _refuse(model, target, overwrite)
+    with drafts(target, keep=model.data_files) as made:
+        files, proto = [target], model.proto
+        if goes_outside(model):
+            proto, digest = write_data(model, made.new())
+            data = data_file(target, digest)
+            _refuse(model, data, overwrite=True)
+            relocate(proto, data.name)
+            files.insert(0, data)
+        made.new().write(proto.SerializeToString(deterministic=True))
+        made.publish(*files)
 
 
 def goes_outside(model: Model) -> bool:
@@ -238,6 +243,10 @@ def fits_in_message(proto: onnx.ModelProto) -> bool:
 
 def _refuse(model: Model, file: Path, overwrite: bool) -> None:
     """Raises where writing this file would be a mistake."""
+    try:
+        file.name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{file}: the name is not UTF-8", hint="choose another output name") from None
     if not file.parent.is_dir():
         raise InputError(f"{file}: the folder {file.parent} does not exist", hint="create it first")
     if not file.exists():
@@ -251,13 +260,14 @@ def _refuse(model: Model, file: Path, overwrite: bool) -> None:
         raise InputError(f"{file}: exists already", hint="choose another output name, or allow replacing it")
 
 
-def write_data(model: Model, location: str, stream: BinaryIO) -> onnx.ModelProto:
+def write_data(model: Model, stream: BinaryIO) -> tuple[onnx.ModelProto, str]:
     """Writes the big tensors of a model to a stream, tensor by tensor.
 
     Returns:
-        The rest: a copy of the model that refers to these values as external data at `location`.
+        The rest, a copy of the model that refers to these values as external data (see `relocate`), and the SHA-256 of
+        what was written.
     """
-    proto = skeleton(model.proto, EXTERNAL_FROM)
+    proto, digest = skeleton(model.proto, EXTERNAL_FROM), hashlib.sha256()
     for slim, full in zip(tensors(proto), tensors(model.proto), strict=True):
         if not is_external(slim):
             continue
@@ -265,7 +275,9 @@ def write_data(model: Model, location: str, stream: BinaryIO) -> onnx.ModelProto
             overwrite_values(slim, model.array(full))
             continue
         raw = memoryview(model.raw(full).data) if is_external(full) else memoryview(inline_bytes(full))
-        stream.write(bytes(aligned(stream.tell(), raw.nbytes) - stream.tell()))
-        refer(slim, location, stream.tell(), raw.nbytes)
-        stream.write(raw)
-    return proto
+        start = aligned(stream.tell(), raw.nbytes)
+        for part in (bytes(start - stream.tell()), raw):
+            stream.write(part)
+            digest.update(part)
+        refer(slim, "", start, raw.nbytes)
+    return proto, digest.hexdigest()

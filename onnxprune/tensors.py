@@ -121,9 +121,21 @@ def is_external(tensor: TensorProto) -> bool:
     return tensor.HasField("data_location") and tensor.data_location == TensorProto.EXTERNAL
 
 
+def is_left_out(tensor: TensorProto) -> bool:
+    """Whether the values were left out on purpose (see `anonymous`)."""
+    return any(e.key == "location" and e.value == STRIPPED for e in tensor.external_data)
+
+
 def elements(tensor: TensorProto) -> int:
     """Number of elements, from the dimensions."""
     return math.prod(tensor.dims)
+
+
+def packed_elements(tensor: TensorProto) -> int:
+    """Entries that the values take in the typed field of their type: complex numbers two, several small ones one."""
+    if tensor.data_type in _PACKED:
+        return payload_bytes(tensor)
+    return elements(tensor) * (2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1)
 
 
 def payload_bytes(tensor: TensorProto) -> int:

@@ -14,11 +14,12 @@ ROOT = Path(onnxprune.__file__).parent
 LAYERS = """
     errors
     patterns
-    options text recipe names
+    options text recipe names replacing
     tensors
-    external
+    topology
+    wellformed external
     model
-    inputs storage
+    inputs storage anonymous
     graph
     dataflow contrib_shapes
     operand_shapes

@@ -4,40 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
-from onnxprune.errors import InputError, OnnxPruneError
+from onnxprune.errors import InputError, PlanError
+from onnxprune.replacing import drafts
 
 SUFFIX = ".onnx"
 
 
-def target(model: str, output: str | None, *others: str, force: bool) -> Path:
-    """Where the pruned model goes: the named file, else ``MODEL.pruned.onnx`` beside the input.
+def target(model: str, output: str | None, *others: str, force: bool, kind: str = "pruned") -> Path:
+    """Where a model goes: the named file, else ``MODEL.pruned.onnx`` beside the input.
 
     Args:
         model: The input.
         output: The file that was named, if one was.
         *others: Further files that are read.
         force: Whether a file that nobody named may be replaced.
+        kind: What stands for ``pruned`` in its name.
 
     Raises:
         InputError: The folder does not exist, the file is no file or the input, or it exists and nobody allowed
             replacing it.
     """
-    path = Path(output) if output is not None else default_target(model)
+    path = Path(output) if output is not None else default_target(model, kind)
     writable(path, model, *others)
-    if output is None and not force:
-        for file in (path, path.with_name(path.name + ".data")):
-            if file.exists():
-                raise InputError(f"{file}: exists already", "--force replaces it, -o names another file")
+    if output is None and not force and path.exists():
+        raise InputError(f"{path}: exists already", "--force replaces it, -o names another file")
     return path
 
 
-def default_target(model: str) -> Path:
+def default_target(model: str, kind: str = "pruned") -> Path:
     """``MODEL.pruned.onnx`` beside the input."""
     path = Path(model)
-    return path.with_name(path.name.removesuffix(SUFFIX) + ".pruned" + SUFFIX)
+    return path.with_name(f"{path.name.removesuffix(SUFFIX)}.{kind}{SUFFIX}")
 
 
 def writable(path: Path, *inputs: str) -> None:
@@ -55,32 +55,31 @@ def writable(path: Path, *inputs: str) -> None:
         raise InputError(f"{path}: is not a regular file", "name a file to write")
     if any(path.exists() and os.path.exists(one) and path.samefile(one) for one in inputs):
         raise InputError(f"{path}: is the input, which is never changed", "choose another output name")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{path}: the folder {folder} is not writable")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise InputError(f"{path}: the folder {folder} is not writable", "name a file where you may write")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OnnxPruneError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+@contextlib.contextmanager
+def written(path: Path | None, text: str) -> Iterator[None]:
+    """Writes a text file whole or not at all: drafted before the block, there once the block has ended well."""
+    if path is None:
+        yield
+        return
+    with drafts(path) as made:
+        made.new().write(text.encode())
+        yield
+        made.publish(path)
 
 
-def read_text(path: str) -> str:
-    """The text of a file.
+def read_plan(path: str) -> str:
+    """The text of a plan.
 
     Raises:
-        InputError: It cannot be read or is not text.
+        PlanError: It cannot be read or is not text.
     """
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not a text file") from None
+        raise PlanError(f"{path}: is not a text file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise PlanError(f"{path}: cannot be read: {error.strerror or error}") from None

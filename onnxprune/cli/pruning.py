@@ -29,7 +29,7 @@ NOTES = [
     ("Exit codes", [
         ("0", "Done; also when nothing may be pruned, which is said"),
         ("1", "Ran, but a target was missed"),
-        ("2", "Usage or input"),
+        ("2", "Usage, input or output"),
         ("3", "The result failed verification; nothing was written"),
         ("4", "Internal error, with its traceback"),
     ]),
@@ -104,10 +104,9 @@ def prune(ctx: click.Context, /, model: str, extra: tuple[str, ...], output: str
 
     with announcing(quiet or as_json) as stage:
         result = api.run(model, options, announce=stage)
-        if path is not None:
-            save(result, path, stage)
-    if plan_path is not None:
-        files.write_text(plan_path, result.plan.to_json())
+        with files.written(plan_path, result.plan.to_json()):
+            if path is not None:
+                save(result, path, stage)
     names = {"model": model, "output": None if path is None else str(path), "plan": plan}
     show({**names, **result.report}, as_json=as_json, quiet=quiet)
     if not all(t["met"] for t in result.report["targets"].values()):

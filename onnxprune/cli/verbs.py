@@ -8,7 +8,8 @@ import click
 
 from onnxprune.cli import asked, files
 from onnxprune.cli.showing import announcing, draw, print_json, save, show
-from onnxprune.cli.words import Command, option
+from onnxprune.cli.words import Command, option, say
+from onnxprune.errors import InputError
 
 
 @click.command(cls=Command, forms=["onnxprune inspect MODEL [options]"])
@@ -19,12 +20,23 @@ from onnxprune.cli.words import Command, option
 @option("Options", "--sparsity", is_flag=True,
         help="Zeros of every weight instead, and what TensorRT's sparse tensor cores can use")
 @option("Options", "--json", "as_json", is_flag=True, help="Every group and member, or every weight, as JSON")
-def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, sparsity: bool, as_json: bool) -> None:
+@option("Options", "--anonymise", is_flag=True, help="Write the graph without weights and names instead")
+@option("Options", "-o", "--output", metavar="FILE", help="What --anonymise writes  [MODEL.anonymous.onnx]")
+def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, sparsity: bool, as_json: bool,
+            anonymise: bool, output: str | None) -> None:
     """Shows the groups of channels of a model: what they slice, their grade, and why the rest is pinned.
 
     Groups of grade exact may be pruned. Those of grade mixing change what survives, and are left alone unless
     --mixing is given. What is pinned stays whole.
+
+    With --anonymise it writes a model to report a fault with: operators, attributes and shapes are as they were;
+    weights, names, texts and metadata are gone. inspect takes it like any other.
     """
+    if anonymise:
+        _anonymise(model, output)
+        return
+    if output is not None:
+        raise InputError("-o says where --anonymise writes", "give both")
     from onnxprune import api
     from onnxprune.report import groups, sparse, terminal, zeros
 
@@ -35,6 +47,15 @@ def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, s
         print_json(data)
     else:
         draw(sparse.tables(data) if sparsity else terminal.inspected(data))
+
+
+def _anonymise(model: str, output: str | None) -> None:
+    path = files.target(model, output, kind="anonymous", force=True)
+    from onnxprune.anonymous import anonymised
+    from onnxprune.model import Model, load, save
+
+    save(Model(anonymised(load(model, weights=False))), path)
+    say(f"wrote {path}: no weights, no names")
 
 
 @click.command(cls=Command, forms=["onnxprune apply PLAN MODEL [options]"])
@@ -52,7 +73,7 @@ def apply(plan: str, model: str, output: str | None, force: bool, no_verify: boo
     """Takes from a model what a plan says: from the one that it was made for, or another checkpoint of it."""
     shapes = asked.shapes(input_shape)
     path = files.target(model, output, plan, force=force)
-    written = files.read_text(plan)
+    written = files.read_plan(plan)
     from onnxprune import api
     from onnxprune.options import Options
     from onnxprune.planning import Plan
@@ -80,7 +101,7 @@ def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str |
     from onnxprune.narrowing import WHOLE
     from onnxprune.report import clean, terminal
 
-    lost = planning.narrowing(planning.Plan.from_json(files.read_text(plan))) if plan is not None else WHOLE
+    lost = planning.narrowing(planning.Plan.from_json(files.read_plan(plan))) if plan is not None else WHOLE
     first, second = cost.measure(load(a), shapes), cost.measure(load(b), lost.shapes(shapes))
     with announcing(as_json) as stage:
         stage("run")
