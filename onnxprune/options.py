@@ -111,7 +111,7 @@ class Options:
         if self.stats is not None and self.criterion not in FROM_DATA:
             raise InputError(f"importance {self.criterion!r} uses no statistics", f"{', '.join(FROM_DATA)} do")
         if self.steps > 1 and (self.calib is None or self.criterion != "obs" or not self.channels):
-            raise InputError("steps need channels to remove, calibration data and importance 'obs'",
+            raise InputError("steps need calibration data, importance 'obs' and channels to remove",
                              "give a ratio or a target, and data with --calib")
         if self.channels and self.ratio is None and not self.target:
             raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")

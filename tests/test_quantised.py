@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxprune
+from onnxprune import sparsity
 from onnxprune.coupling import analyze
 from onnxprune.graph import Graph
 from onnxprune.groups import Grade
@@ -128,3 +130,24 @@ def test_masked_weights_are_zero_points() -> None:
     changed = [name for name in before if not np.array_equal(before[name], after[name])]
     assert len(changed) > 10
     assert all(np.all((after[n] == before[n]) | (after[n] == 0)) for n in changed)
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    *(("pt_resnet_folded", v) for v in ("qdq-channel", "qdq-u8", "qoperator-channel", "dynamic-u8", "float16", "float8")),
+    *(("pt_transformer", v) for v in ("dynamic-channel", "blocked-int8", "blocked-int4-points"))])
+def test_zeros_of_what_is_stored_are_zeros_of_what_is_meant(name: str, kind: str) -> None:
+    """2:4 holds of the numbers that quantised weights stand for, and what stays is stored as it was."""
+    model = variant(name, kind)
+    result = onnxprune.prune(model, pattern="2:4")
+    assert result.report["verified"]
+    before, after = onnxprune.analyze(model), onnxprune.analyze(result.proto)
+    old = {w.value.key: w for w in sparsity.weights(before.coupling)}
+    zeroed = [w for w in sparsity.weights(after.coupling) if w.value.key in result.report["zeroed"]]
+    assert len(zeroed) > 2
+    for w in zeroed:
+        assert w.layout is not None
+        was = sparsity.real(before.model, before.coupling, old[w.value.key].value)
+        now = sparsity.real(after.model, after.coupling, w.value)
+        assert sparsity.holds(now, w.layout, 2, 4)
+        assert np.array_equal(now[now != 0], was[now != 0])
+        assert (now == 0).mean() >= result.report["zeroed"][w.value.key]

@@ -30,6 +30,16 @@ def feeds(path: str, model: onnx.ModelProto, samples: int) -> list[dict[str, np.
     return [{n: a[k] if a.ndim > ranks[n] else a[k:k + 1] for n, a in arrays.items()} for k in range(count)]
 
 
+def without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with no initializer among its inputs, which the peer would ask the calibration data for."""
+    known = {t.name for t in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in known]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 4)  # before that every initializer had to be an input
+    return model
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     from onnxsim import pruning
 
-    model = onnx.load(args.model)
+    model = without_defaults(onnx.load(args.model))
     n, m = args.keep
     if args.zeros == "magnitude":
         made = pruning.apply_magnitude_pruning(model, args.sparsity, n=n, m=m)
