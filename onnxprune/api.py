@@ -201,8 +201,7 @@ def run(model: Source, options: Options, announce: Announce | None = None) -> Re
         with clock.stage("permute"):
             rest = _anew(analysis, result) if made.removed else analysis
             origin = rounds.origins(analysis.coupling, selected.gone, rest.coupling)
-            moved = permuting.permute(rest.model, rest.coupling, origin, data, options, narrowing,
-                                      first=not made.removed)
+            moved = permuting.permute(rest.model, rest.coupling, origin, options)
             permuting.enter(made, moved.entries)
             notes["permuted"] = moved.told()
             if moved.moves and options.repair != "none":  # layers are refitted to what the original made in their order

@@ -8,20 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune import informed, reorder, sparsity, verification, zeroing
+from onnxprune import reorder, sparsity, verification, zeroing
 from onnxprune.components import Index
 from onnxprune.coupling import Coupling
 from onnxprune.errors import InputError
 from onnxprune.graph import Value
-from onnxprune.informed import Learned
-from onnxprune.linear_maps import Product
 from onnxprune.model import Model
-from onnxprune.narrowing import Narrowing
-from onnxprune.observe import Moments
-from onnxprune.options import MAGNITUDE, Options
+from onnxprune.options import Options
 from onnxprune.patterns import Pattern
 from onnxprune.planning import Plan
-from onnxprune.products import products
 from onnxprune.removal import Slicing
 from onnxprune.reorder import Movable
 from onnxprune.sparsity import Layout, Weight
@@ -45,7 +40,7 @@ class Permuted:
         source: The element that goes to each element's place, see `reorder.move`.
         moves: Units that move, and their order.
         groups: What the report says of each.
-        before: Share of the worth of all weights in question that the pattern would keep as they were.
+        before: Share of the magnitude of all weights in question that the pattern would keep as they were.
         after: The same in the new order.
         entries: What becomes of each constant.
         whole_because: Why nothing moves, where something might have.
@@ -64,8 +59,7 @@ class Permuted:
         return {"before": self.before, "after": self.after, "groups": self.groups, "whole_because": self.whole_because}
 
 
-def permute(model: Model, coupling: Coupling, origin: Index, data: Learned | None, options: Options,
-            narrowing: Narrowing, *, first: bool) -> Permuted:
+def permute(model: Model, coupling: Coupling, origin: Index, options: Options) -> Permuted:
     """Reorders the channels of a model, in place; see `find`.
 
     Both versions are run and compared, unless the options forbid it. Where that shows that a rule was wrong and an
@@ -75,17 +69,12 @@ def permute(model: Model, coupling: Coupling, origin: Index, data: Learned | Non
         model: The model.
         coupling: Its analysis.
         origin: The channel of the original that each channel is; -1 where that is not known, and nothing moves.
-        data: Calibration data.
-        options: Pattern, importance and seed.
-        narrowing: What inputs and outputs of the model lost.
-        first: Whether it is the model that was given, which statistics in a file are of.
+        options: The pattern and the seed.
     """
     assert options.zeros is not None
     targets = [w for w in sparsity.weights(coupling) if zeroing.wanted(w, options.zeros, options, zeroing.Zeroed())]
     units = [m for m in reorder.movable(coupling) if (origin[m.channels] >= 0).all()]
-    seen = ({} if options.chooses_zeros in MAGNITUDE else
-            informed.moments(model, coupling, data, options, narrowing, first=first))
-    found = find(model, coupling, targets, units, seen, options)
+    found = find(model, coupling, targets, units, options)
     if not found.moves:
         return found
     entries = reorder.reorderings(coupling, found.source)
@@ -99,24 +88,24 @@ def permute(model: Model, coupling: Coupling, origin: Index, data: Learned | Non
 
 
 def find(model: Model, coupling: Coupling, targets: Sequence[Weight], units: Sequence[Movable],
-         seen: Mapping[str, Moments], options: Options) -> Permuted:
+         options: Options) -> Permuted:
     """Looks for the order of each group under which an N:M pattern keeps most; the model stays as it is.
 
     Groups are gone through one by one. All weights that sum over the units of a group count together; where they
-    would not keep more in sum, the group stays as it is.
+    would not keep more in sum, the group stays as it is. Magnitude is what counts, with data too: weighed by the norms
+    of inputs it led to larger errors of the outputs.
 
     Args:
         model: The model.
         coupling: Its analysis.
         targets: Weights that are to have zeros.
         units: What may move.
-        seen: Moments of what layers read, by name; where there are none, magnitude alone counts.
         options: The pattern and the seed.
     """
     pattern = options.zeros
     assert pattern is not None
     done = Permuted(reorder.nowhere(coupling))
-    weights = _Weights(model, coupling, done.source, targets, seen)
+    weights = _Weights(model, coupling, done.source, targets)
     first = {key: weights.kept(key, pattern) for key in weights.layouts}
     kept = dict(first)
     for i, movable in enumerate(units):
@@ -197,23 +186,21 @@ def _order(weights: _Weights, readers: Mapping[str, Index], units: Movable, patt
     """The order that a search finds."""
     rows = sum(weights.rows(key) * places.shape[1] for key, places in readers.items())
     share = max(SHARE * WORK / units.units ** 2, FEWEST) / max(rows, 1)
-    parts = gather((Reader(weights.worth(key), weights.layouts[key], places) for key, places in readers.items()),
+    parts = gather((Reader(weights.magnitude(key), weights.layouts[key], places) for key, places in readers.items()),
                    pattern.m, share, rng)
     return search(parts, pattern.n, rng) if parts else np.arange(units.units)
 
 
 class _Weights:
-    """What the elements of some weights are worth in the order that holds by now.
+    """The magnitudes of some weights in the order that holds by now.
 
     Attributes:
         layouts: How each is read.
     """
 
-    def __init__(self, model: Model, coupling: Coupling, source: Index, targets: Sequence[Weight],
-                 seen: Mapping[str, Moments]) -> None:
-        self._model, self._coupling, self._source, self._seen = model, coupling, source, seen
+    def __init__(self, model: Model, coupling: Coupling, source: Index, targets: Sequence[Weight]) -> None:
+        self._model, self._coupling, self._source = model, coupling, source
         self._values = {w.value.key: w.value for w in targets}
-        self._layers: dict[str, Product] = {layer.weight.key: layer for layer in products(coupling.graph)}
         self.layouts: dict[str, Layout] = {w.value.key: w.layout for w in targets if w.layout is not None}
 
     def readers(self, units: Movable) -> dict[str, Index]:
@@ -230,21 +217,16 @@ class _Weights:
         shape = [d for d in self._values[key].shape or [] if isinstance(d, int)]
         return int(np.prod(shape)) // max(shape[self.layouts[key].inputs], 1)
 
-    def worth(self, key: str) -> Floats:
-        """Magnitudes; with data times the norm of what each is multiplied with (Wanda)."""
-        value, layer = self._values[key], self._layers.get(key)
-        found = np.abs(sparsity.real(self._model, self._coupling, value))
-        if layer is not None and layer.name in self._seen:
-            seen = self._seen[layer.name]
-            norm = np.sqrt(np.diagonal(seen.gram, axis1=1, axis2=2) / max(seen.count, 1)).astype(np.float32)
-            found = np.abs(layer.unmatrix(layer.matrix(found) * norm[:, None], found.shape))
-        axis = value.axis(self.layouts[key].inputs)
-        ordered: Floats = found.take(reorder.order_of(self._coupling, self._source, axis), axis=axis.position)
-        return ordered
+    def magnitude(self, key: str) -> Floats:
+        """The magnitudes of one; shape as stored."""
+        axis = self._values[key].axis(self.layouts[key].inputs)
+        order = reorder.order_of(self._coupling, self._source, axis)
+        found: Floats = np.abs(sparsity.real(self._model, self._coupling, self._values[key])).take(order, axis.position)
+        return found
 
     def kept(self, key: str, pattern: Pattern) -> tuple[float, float]:
-        """What a pattern keeps of a weight's worth, and what there is."""
-        worth = self.worth(key)
-        gone = sparsity.mask(worth, self.layouts[key], pattern)
-        whole = float(worth.sum(dtype=np.float64))
-        return whole - float(worth[gone].sum(dtype=np.float64)), whole
+        """What a pattern keeps of a weight's magnitude, and what there is."""
+        magnitude = self.magnitude(key)
+        gone = sparsity.mask(magnitude, self.layouts[key], pattern)
+        whole = float(magnitude.sum(dtype=np.float64))
+        return whole - float(magnitude[gone].sum(dtype=np.float64)), whole
