@@ -18,7 +18,7 @@ from onnxprune.logits import unsquashed
 from onnxprune.model import Model
 from onnxprune.observe import Batches, Moments
 from onnxprune.products import products
-from onnxprune.runtime import runnable
+from onnxprune.runtime import session
 from onnxprune.scoring import Scores, activation
 from onnxprune.scoring.obs import Consumer, Curve, removal_curve
 
@@ -136,9 +136,7 @@ def _logits(model: Model, batches: Batches) -> list[list[NDArray[Any]]]:
 
 def outputs(model: Model, batches: Batches) -> list[list[NDArray[Any]]]:
     """Every output of the model for every batch."""
-    with runnable(model) as ready:
-        session = ready.session()
-        return [session.run(None, dict(feeds)) for feeds in batches]
+    return list(session(model).each(batches))
 
 
 def relative_error(before: Sequence[Sequence[NDArray[Any]]], after: Sequence[Sequence[NDArray[Any]]]) -> float:

@@ -1,14 +1,13 @@
 """Proof of what pruning did: onnx's checker, a run in onnxruntime, and how far the outputs moved.
 
 The original is the measure: whatever it cannot do (pass the checker, load, run on guessed inputs) is not asked of
-the result. onnxruntime is imported when it is first needed, not before.
+the result.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.errors import InputError, VerificationError
+from onnxprune.errors import InputError, RunError, VerificationError
 from onnxprune.inputs import Sizes, all_nodes, fed_inputs, input_dims, sample_inputs
 from onnxprune.model import Model, load
 from onnxprune.narrowing import WHOLE, Narrowing
-from onnxprune.runtime import Feeds, Runnable, Source, brief, complaint, runnable, session, traced_shapes
+from onnxprune.runtime import Feeds, Runnable, Source, complaint, runnable, session, traced_shapes
 
 __all__ = [
     "Comparison",
@@ -140,7 +139,7 @@ def check(
     *,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
-    threads: int | None = None,
+    threads: int = 1,
     narrowing: Narrowing = WHOLE,
 ) -> Verification:
     """Holds a pruned model against its original: valid, same interface, runs, and how far the outputs moved.
@@ -177,8 +176,8 @@ def check(
         expected = narrowing.arrays(names, expected)
         try:
             actual = second.session(threads=threads).run(names, narrowing.feeds(used))
-        except Exception as error:
-            raise VerificationError(f"the pruned model does not run in onnxruntime: {brief(error)}") from error
+        except RunError as error:
+            raise VerificationError(f"the pruned model does not run in onnxruntime: {error}") from error
     _same_shapes(before, names, expected, actual)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
     return Verification(verified=True, reason=None, drift=moved, feeds=used)
@@ -191,7 +190,7 @@ def compare(
     feeds: Feeds | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     runs: int = 20,
-    threads: int | None = None,
+    threads: int = 0,
     narrowing: Narrowing = WHOLE,
 ) -> Comparison:
     """Drift and latency between two models of one interface.
@@ -204,7 +203,7 @@ def compare(
         feeds: Inputs by name; None makes some.
         input_shapes: Shapes for made inputs.
         runs: Timed runs of each model.
-        threads: Threads for one operator.
+        threads: Threads for one operator; 0 leaves that to onnxruntime.
         narrowing: What inputs and outputs of the second model lost.
 
     Raises:
@@ -218,17 +217,11 @@ def compare(
             raise InputError(f"the first model cannot be run: {outcome}", hint="give inputs or input shapes")
         used, names, expected = outcome
         try:
-            sessions = [one.session(threads=threads) for one in (first, second)]
-            feeds_of = [used, narrowing.feeds(used)]
-            actual = sessions[1].run(names, feeds_of[1])
-        except Exception as error:
-            raise InputError(f"the second model cannot be run: {brief(error)}") from error
-    times: list[list[float]] = [[], []]
-    for _ in range(max(1, runs)):
-        for one, inputs, spent in zip(sessions, feeds_of, times, strict=True):
-            start = time.perf_counter()
-            one.run(names, inputs)
-            spent.append(time.perf_counter() - start)
+            old, new = (one.session(threads=threads) for one in (first, second))
+            actual = new.run(names, narrowing.feeds(used))
+            times = old.race(new, names, [used, narrowing.feeds(used)], max(1, runs))
+        except RunError as error:
+            raise InputError(f"the second model cannot be run: {error}") from error
     expected = narrowing.arrays(names, expected)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
     return Comparison(moved, statistics.median(times[0]), statistics.median(times[1]))
@@ -271,20 +264,22 @@ def _feeds_to_try(
 
 
 def _run_first(
-    ready: Runnable, tries: Iterable[dict[str, np.ndarray]], threads: int | None
+    ready: Runnable, tries: Iterable[dict[str, np.ndarray]], threads: int
 ) -> tuple[dict[str, np.ndarray], list[str], list[Any]] | str:
     """Runs the original on the first inputs that it takes; else what was against it."""
     try:
         one = ready.session(threads=threads)
-    except Exception as error:
-        return f"onnxruntime does not load the original: {brief(error)}"
-    names, problem = [o.name for o in one.get_outputs()], ""
+    except RunError as error:
+        return f"onnxruntime does not load the original: {error}"
+    problem = ""
     try:
         for feeds in tries:
             try:
-                return feeds, names, one.run(names, feeds)
-            except Exception as error:
-                problem = problem or brief(error)
+                return feeds, one.outputs, one.run(one.outputs, feeds)
+            except RunError as error:
+                problem = problem or error.message
+                if error.fatal:
+                    break
     except InputError as error:
         return f"inputs cannot be made: {error}"
     return f"onnxruntime does not run the original: {problem}"

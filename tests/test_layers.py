@@ -13,6 +13,8 @@ ROOT = Path(onnxprune.__file__).parent
 
 LAYERS = """
     errors
+    worker
+    isolation
     options text recipe names
     tensors
     external
