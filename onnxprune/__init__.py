@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import InputError, OnnxPruneError, VerificationError
+from onnxprune.errors import InputError, OnnxPruneError, OutputError, VerificationError
 
 if TYPE_CHECKING:
     from onnxprune.api import Analysis, Result, analyze, apply, plan, prune, score, verify
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Analysis", "InputError", "OnnxPruneError", "Options", "Plan", "Result", "VerificationError", "analyze",
-           "apply", "plan", "prune", "rule", "score", "verify"]
+__all__ = ["Analysis", "InputError", "OnnxPruneError", "Options", "OutputError", "Plan", "Result", "VerificationError",
+           "analyze", "apply", "plan", "prune", "rule", "score", "verify"]
 
 _HOME = {"Options": "onnxprune.options", "Plan": "onnxprune.planning", "rule": "onnxprune.ops.registry"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -17,11 +19,14 @@ from onnxprune import (
     cost,
     coupling,
     damage,
+    gates,
     informed,
+    isolation,
     planning,
     removal,
     rounds,
     scoring,
+    search,
     selection,
     sparsity,
     verification,
@@ -29,7 +34,7 @@ from onnxprune import (
 from onnxprune.cost import Cost
 from onnxprune.coupling import Coupling
 from onnxprune.damage import by_score
-from onnxprune.errors import InputError
+from onnxprune.errors import GateError, InputError
 from onnxprune.graph import Graph
 from onnxprune.groups import Grade, Group
 from onnxprune.inputs import fed_inputs, flat, sample_inputs
@@ -39,12 +44,15 @@ from onnxprune.ops import registry
 from onnxprune.options import ATTENTION, FROM_DATA, Options, one_of
 from onnxprune.planning import Plan
 from onnxprune.products import products
-from onnxprune.report import build, clean
+from onnxprune.report import build, clean, gate_lines
 from onnxprune.runtime import traced_shapes
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Curve
 from onnxprune.selection import Selection
+from onnxprune.steady import steady
 from onnxprune.verification import Verification
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -79,11 +87,19 @@ class Result:
         report: What it did; strict JSON data.
     """
 
-    def __init__(self, model: Model, plan: Plan, report: dict[str, Any], as_graph: bool) -> None:
+    def __init__(self, model: Model, plan: Plan, report: dict[str, Any], as_graph: bool,
+                 keep_anyway: bool = False) -> None:
         self._model = model
         self._as_graph = as_graph
+        self._keep_anyway = keep_anyway
         self.plan = plan
         self.report = report
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the model is not to be written: the gates that it misses; None where nothing is against it."""
+        missed = [] if self._keep_anyway else gate_lines(self.report["gates"])
+        return "; ".join(missed) or None
 
     @property
     def model(self) -> Any:
@@ -106,7 +122,10 @@ class Result:
 
         Raises:
             InputError: The folder does not exist, or the path is that of the input.
+            GateError: A gate is missed, and `keep_anyway` was not given.
         """
+        if self.stopped is not None:
+            raise GateError(self.stopped, "keep_anyway writes the model all the same")
         save(self._model, path)
 
 
@@ -115,18 +134,21 @@ class Clock:
 
     Attributes:
         seconds: Seconds by stage.
+        prefix: What is said in front of a stage's name.
     """
 
     def __init__(self, announce: Announce | None = None) -> None:
         self.seconds: dict[str, float] = {}
+        self.prefix = ""
         self._announce = announce or (lambda name, done=0, total=None: None)
         self._stage = ""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Adds the time of the block to a stage."""
-        self._stage = name
-        self._announce(name)
+        self._stage = self.prefix + name
+        self._announce(self._stage)
+        logger.debug("%s", self._stage)
         start = time.perf_counter()
         try:
             yield
@@ -165,49 +187,139 @@ def prune(model: Source, ratio: float | None = None, **options: Any) -> Result:
 
 def run(model: Source, options: Options, announce: Announce | None = None) -> Result:
     """`prune` with the options in one object; `announce` is told each stage as it starts, and how far it is."""
-    clock = Clock(announce)
-    given = exported(model)
-    with clock.stage("load"):
-        source = load(given)
-        options, unrepaired = informed.settled(source, options)
-        data = informed.open_data(source.proto, options, clock.progress)
-    with clock.stage("analyze"):
-        before = cost.measure(source, options.input_shapes)
-        analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention, shrink=options.shrink)
-        chosen = prunable(analysis, options)
-    with clock.stage("score"):
-        selected = _select(analysis, chosen, data, options, before)
-    with clock.stage("plan"):
-        made = planning.make(analysis.coupling, selected.gone, selected.entries)
-        narrowing = planning.narrowing(made)
-        kept = informed.kept_features(analysis.coupling, selected.gone) if options.repair != "none" else {}
-    with clock.stage("apply"):
-        if options.weights_share is not None:
-            _zero(analysis, made, options)
-        removal.remove(analysis.model, analysis.coupling, selected.gone)
-        result = analysis.model if made.removed or made.zeroed else load(given)
-    notes: dict[str, Any] = {"targets": selected.targets, "unrepaired_because": unrepaired}
-    if made.removed and options.repair != "none":
-        with clock.stage("repair"):
-            notes["repair"] = informed.repair(load(given), result, kept, data, options, narrowing)
-    if made.removed and data is not None:
-        with clock.stage("judge"):
-            notes["calibration"] = informed.judge(load(given), result, data, narrowing)
-    after = cost.measure(result, narrowing.shapes(options.input_shapes))
-    with clock.stage("verify"):
-        verified = verify(given, result, options, narrowing=narrowing)
+    with steady(options.run_seconds, options.run_memory):
+        return _Run(model, options, Clock(announce)).result()
+
+
+@dataclass
+class _Trial:
+    """A pruned model that may be the result."""
+
+    options: Options
+    selected: Selection
+    plan: Plan
+    model: Model
+    narrowing: Narrowing
+    notes: dict[str, Any]
+    verified: Verification | None = None
+
+    @property
+    def met(self) -> bool:
+        return all(gate["met"] for gate in self.notes["gates"].values())
+
+
+class _Run:
+    """One run: what is learned once, and the models that are made of it (several where the drift is searched)."""
+
+    def __init__(self, model: Source, options: Options, clock: Clock) -> None:
+        self.clock, self.given = clock, exported(model)
+        self.as_graph = self.given is not model
+        with clock.stage("load"):
+            isolation.warm_up()
+            source = load(self.given)
+            self.options, self.unrepaired = informed.settled(source, options)
+            self.data = informed.open_data(source.proto, self.options, clock.progress)
+            self.gates = gates.opened(source.proto, options.gate, data=self.data is not None)
+        with clock.stage("analyze"):
+            self.before = cost.measure(source, options.input_shapes)
+            self.analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention,
+                                           shrink=options.shrink)
+            self.chosen = prunable(self.analysis, options)
+        with clock.stage("score"):
+            self.curves, self.scores = _learned(self.analysis, self.chosen, self.data, self.options, self.before)
+
+    def result(self) -> Result:
+        """The model that the options ask for."""
+        searched: list[dict[str, Any]] = []
+        trial = self._search(searched) if self.options.drift_search else self._attempt(self.options, self.analysis)
+        after = cost.measure(trial.model, trial.narrowing.shapes(self.options.input_shapes))
+        verified, before = trial.verified or self._verify(trial), self.before
         if verified.verified and None in (before.macs, after.macs):
-            before, after = _traced(load(given), before, options.input_shapes), _traced(
-                result, after, narrowing.shapes(options.input_shapes))
-    report = build(analysis.coupling, made, before, after, verified, clock.seconds, options) | notes
-    return Result(result, made, clean(report), as_graph=given is not model)
+            before = _traced(load(self.given), before, self.options.input_shapes)
+            after = _traced(trial.model, after, trial.narrowing.shapes(self.options.input_shapes))
+        if self.options.drift_search:
+            trial.notes["search"] = {"trials": searched, "found": _amount(trial.options)}
+        report = build(self.analysis.coupling, trial.plan, before, after, verified, self.clock.seconds, self.options)
+        return Result(trial.model, trial.plan, clean(report | trial.notes), as_graph=self.as_graph,
+                      keep_anyway=self.options.keep_anyway)
+
+    def _take(self, options: Options) -> Selection:
+        if options.weights_share is not None:
+            return selection.nothing(self.analysis.coupling)
+        return _take(self.analysis, self.chosen, self.curves, self.scores, options, self.before)
+
+    def _search(self, searched: list[dict[str, Any]]) -> _Trial:
+        """The smallest model within the gates; `searched` gets a line on each that was made."""
+        def options(share: float) -> Options:
+            return selection.softened(self.options, self.before, share)
+
+        def attempt(share: float) -> _Trial:
+            self.clock.prefix = f"search, model {len(searched) + 1} of at most {search.RUNS}: "
+            trial = self._attempt(options(share), _again(self.analysis))
+            searched.append({**_amount(trial.options), "params": cost.measure(trial.model).params, "met": trial.met,
+                             "gates": {name: gate["measured"] for name, gate in trial.notes["gates"].items()}})
+            logger.info("search: %s", searched[-1])
+            return trial
+
+        def same(one: float, other: float) -> bool:
+            return np.array_equal(self._take(options(one)).gone, self._take(options(other)).gone)
+
+        found = search.smallest(attempt, lambda trial: trial.met, same)
+        self.clock.prefix = ""
+        return found
+
+    def _attempt(self, options: Options, analysis: Analysis) -> _Trial:
+        """Prunes a model that was analysed (it is changed), repairs it and holds it to the gates."""
+        clock = self.clock
+        with clock.stage("plan"):
+            selected = self._take(options)
+            made = planning.make(analysis.coupling, selected.gone, selected.entries)
+            narrowing = planning.narrowing(made)
+            kept = informed.kept_features(analysis.coupling, selected.gone) if options.repair != "none" else {}
+        with clock.stage("apply"):
+            if options.weights_share is not None:
+                _zero(analysis, made, options)
+            removal.remove(analysis.model, analysis.coupling, selected.gone)
+            result = analysis.model if made.removed or made.zeroed else load(self.given)
+        notes: dict[str, Any] = {"targets": selected.targets, "unrepaired_because": self.unrepaired}
+        trial = _Trial(options, selected, made, result, narrowing, notes)
+        if made.removed and options.repair != "none":
+            with clock.stage("repair"):
+                notes["repair"] = informed.repair(load(self.given), result, kept, self.data, options, narrowing)
+        if made.removed and self.data is not None:
+            with clock.stage("judge"):
+                notes["calibration"] = informed.judge(load(self.given), result, self.data, narrowing)
+        notes["gates"] = self._gates(trial)
+        return trial
+
+    def _gates(self, trial: _Trial) -> dict[str, dict[str, Any]]:
+        """What each gate says, and what it was measured on."""
+        if not self.gates:
+            return {}
+        if self.data is None:
+            trial.verified = self._verify(trial)
+            found, on = gates.on_made_up(trial.verified.drift), "made-up inputs"
+        else:
+            with self.clock.stage("judge"):
+                found = gates.on_data(self.gates, load(self.given), trial.model, self.data.held, trial.narrowing)
+            on = "calibration samples" + (" held back" if self.data.held is not self.data.fit else "")
+        return {gate.name: {**gate.verdict(found), "on": on} for gate in self.gates}
+
+    def _verify(self, trial: _Trial) -> Verification:
+        with self.clock.stage("verify"):
+            return verify(self.given, trial.model, self.options, narrowing=trial.narrowing)
 
 
-def _select(analysis: Analysis, groups: Sequence[Group], data: informed.Learned | None, options: Options,
-            before: Cost) -> Selection:
-    """What goes, by the options."""
+def _amount(options: Options) -> dict[str, Any]:
+    """What options say about how much."""
+    return {"ratio": options.ratio} if options.ratio is not None else {"target": dict(options.target)}
+
+
+def _learned(analysis: Analysis, groups: Sequence[Group], data: informed.Learned | None, options: Options,
+             before: Cost) -> tuple[list[Curve], list[Scores] | None]:
+    """What the removal of units of each group costs, and their scores where those are not what the curves say."""
     if options.weights_share is not None:
-        return selection.nothing(analysis.coupling)
+        return [], None
     with informed.looked_at(analysis.model, data, options) as (model, data, options):
         learned = options.criterion in FROM_DATA
         scores = scoring.score(model, analysis.coupling, groups, "l2" if learned else options.criterion, options.seed)
@@ -218,12 +330,12 @@ def _select(analysis: Analysis, groups: Sequence[Group], data: informed.Learned 
         curves = [by_score(s, g.units - min(options.min_channels, g.units))
                   for s, g in zip(scores, groups, strict=True)]
         if options.criterion != "obs":
-            return _take(analysis, groups, curves, scores, options, before)
+            return curves, scores
         curves = informed.curves(model, analysis.coupling, groups, data, seen, scores, options)
     for share in rounds.shares(options.steps):
         assert data is not None  # the options see to that
         curves = _learn(analysis, groups, curves, data, selection.softened(options, before, share), before)
-    return _take(analysis, groups, curves, None, options, before)
+    return curves, None
 
 
 def _take(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve], scores: Sequence[Scores] | None,
@@ -405,7 +517,11 @@ def apply(plan: Plan, model: Source) -> Result:
 def run_plan(made: Plan, model: Source, options: Options,
              announce: Announce | None = None) -> Result:
     """Applies a plan, then counts and verifies as `run` does; of the options only those for that are read."""
-    clock = Clock(announce)
+    with steady(options.run_seconds, options.run_memory):
+        return _run_plan(made, model, options, Clock(announce))
+
+
+def _run_plan(made: Plan, model: Source, options: Options, clock: Clock) -> Result:
     given = exported(model)
     with clock.stage("load"):
         source = load(given)

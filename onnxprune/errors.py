@@ -65,6 +65,12 @@ class GateError(OnnxPruneError):
     exit_code: int = 1
 
 
+class OutputError(OnnxPruneError):
+    """A file cannot be written: the disk is full, the folder is closed. What was there before is still there."""
+
+    exit_code: int = 2
+
+
 class VerificationError(OnnxPruneError):
     """The pruned model fails where the original did not: it is invalid, does not run, or changed its interface."""
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import InputError
-from onnxprune.tensors import payload_bytes
+from onnxprune.tensors import is_external, payload_bytes, tensors
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,14 @@ def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
     for key, value in [*fresh.items(), *others]:
         tensor.external_data.add(key=key, value=value)
     tensor.data_location = TensorProto.EXTERNAL
+
+
+def relocate(proto: ModelProto, location: str) -> None:
+    """Points all external tensors of a model at one data file; offsets and lengths stay."""
+    for tensor in filter(is_external, tensors(proto)):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
 
 
 def aligned(offset: int, length: int) -> int:

@@ -23,8 +23,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from onnxprune.errors import RunError
 
 logger = logging.getLogger(__name__)

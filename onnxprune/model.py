@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import math
 import os
-import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,8 +21,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.errors import InputError, OnnxPruneError
-from onnxprune.external import aligned, place, refer
+from onnxprune.errors import InputError
+from onnxprune.external import aligned, place, refer, relocate
+from onnxprune.replacing import data_file, drafts
 from onnxprune.tensors import (
     constants,
     inline_bytes,
@@ -187,8 +188,9 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) 
     """Writes a model whole or not at all; the files that it was loaded from are never touched.
 
     Weights stay in the model file, except where the model came with external data or would pass protobuf's 2 GB: then
-    initializers and Constants of 1024 bytes or more go to `NAME.data` beside it, one at a time. The same model gives
-    the same bytes.
+    initializers and Constants of 1024 bytes or more go to a data file beside it, one at a time. Its name,
+    `NAME.HASH.data`, follows from its content: the same model gives the same bytes, and an older model keeps its data
+    until the new one takes its place (see `replacing`).
 
     Args:
         model: What to write; not changed.
@@ -197,32 +199,20 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) 
 
     Raises:
         InputError: The folder does not exist, the file exists and must not be replaced, or is one of the input's.
-        OnnxPruneError: Writing failed, say because the disk is full; nothing is left behind.
+        OutputError: Writing failed, say because the disk is full; what was there before is still there.
     """
     target = Path(path)
-    outside = goes_outside(model)
-    files = [target.with_name(target.name + ".data"), target] if outside else [target]
-    for file in files:
-        _refuse(model, file, overwrite)
-    # The data file comes first: a model is never there without its data.
-    temporary = [f.with_name(f".{f.name}.{secrets.token_hex(4)}.tmp") for f in files]
-    try:
-        if outside:
-            with open(temporary[0], "xb") as stream:
-                proto = write_data(model, files[0].name, stream)
-        else:
-            proto = model.proto
-        with open(temporary[-1], "xb") as stream:
-            stream.write(proto.SerializeToString(deterministic=True))
-        if outside:  # an interruption here must not leave an old model beside new data
-            target.unlink(missing_ok=True)
-        for temp, file in zip(temporary, files, strict=True):
-            os.replace(temp, file)
-    except OSError as error:
-        raise OnnxPruneError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        for temp in temporary:
-            temp.unlink(missing_ok=True)
+    _refuse(model, target, overwrite)
+    with drafts(target, keep=model.data_files) as made:
+        files, proto = [target], model.proto
+        if goes_outside(model):
+            proto, digest = write_data(model, made.new())
+            data = data_file(target, digest)
+            _refuse(model, data, overwrite=True)
+            relocate(proto, data.name)
+            files.insert(0, data)
+        made.new().write(proto.SerializeToString(deterministic=True))
+        made.publish(*files)
 
 
 def goes_outside(model: Model) -> bool:
@@ -238,6 +228,10 @@ def fits_in_message(proto: onnx.ModelProto) -> bool:
 
 def _refuse(model: Model, file: Path, overwrite: bool) -> None:
     """Raises where writing this file would be a mistake."""
+    try:
+        file.name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{file}: the name is not UTF-8", hint="choose another output name") from None
     if not file.parent.is_dir():
         raise InputError(f"{file}: the folder {file.parent} does not exist", hint="create it first")
     if not file.exists():
@@ -251,13 +245,14 @@ def _refuse(model: Model, file: Path, overwrite: bool) -> None:
         raise InputError(f"{file}: exists already", hint="choose another output name, or allow replacing it")
 
 
-def write_data(model: Model, location: str, stream: BinaryIO) -> onnx.ModelProto:
+def write_data(model: Model, stream: BinaryIO) -> tuple[onnx.ModelProto, str]:
     """Writes the big tensors of a model to a stream, tensor by tensor.
 
     Returns:
-        The rest: a copy of the model that refers to these values as external data at `location`.
+        The rest, a copy of the model that refers to these values as external data (see `relocate`), and the SHA-256 of
+        what was written.
     """
-    proto = skeleton(model.proto, EXTERNAL_FROM)
+    proto, digest = skeleton(model.proto, EXTERNAL_FROM), hashlib.sha256()
     for slim, full in zip(tensors(proto), tensors(model.proto), strict=True):
         if not is_external(slim):
             continue
@@ -265,7 +260,9 @@ def write_data(model: Model, location: str, stream: BinaryIO) -> onnx.ModelProto
             overwrite_values(slim, model.array(full))
             continue
         raw = memoryview(model.raw(full).data) if is_external(full) else memoryview(inline_bytes(full))
-        stream.write(bytes(aligned(stream.tell(), raw.nbytes) - stream.tell()))
-        refer(slim, location, stream.tell(), raw.nbytes)
-        stream.write(raw)
-    return proto
+        start = aligned(stream.tell(), raw.nbytes)
+        for part in (bytes(start - stream.tell()), raw):
+            stream.write(part)
+            digest.update(part)
+        refer(slim, "", start, raw.nbytes)
+    return proto, digest.hexdigest()

@@ -17,6 +17,10 @@ CRITERIA = ("l1", "l2", "fpgm", "lamp", "bn-scale", "random", *FROM_DATA)
 REPAIRS = ("auto", "none", "data-free", "calibrated")
 COSTS = ("macs", "params", "bytes")
 ATTENTION = ("heads", "dims")
+GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0)}
+"""What a gate may ask for, and between which limits."""
+FURTHEST = 0.95
+"""Ratio that a search goes to at most, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,14 @@ class Options:
             the state of a recurrent layer).
         min_channels: Units that every group keeps.
         round_to: What is left of a group is rounded up to a multiple of this.
+        gate: Limits to how far outputs may be from the original's: ``drift`` (relative RMS, at most), ``cosine`` or
+            ``agreement`` (share of equal top-1 choices; both at least), of any output, or ``drift:OUTPUT`` of one.
+            Measured on calibration samples held back, else on made-up inputs.
+        keep_anyway: Write a model that misses a gate.
+        drift_search: Take the smallest model within the gates; ratio or target is the furthest to go (by default a
+            ratio of `FURTHEST`).
+        run_seconds: The longest that one load or run of a model in onnxruntime may take.
+        run_memory: Bytes that onnxruntime may hold; None for all that there are.
         verify: Check the result in onnxruntime.
         input_shapes: Shapes of graph inputs to count MACs at and to verify with.
 
@@ -75,6 +87,11 @@ class Options:
     memory: int = 10**9
     steps: int = 1
     stats: str | os.PathLike[str] | None = None
+    gate: Mapping[str, float] = field(default_factory=dict)
+    keep_anyway: bool = False
+    drift_search: bool = False
+    run_seconds: float = 600.0
+    run_memory: int | None = None
 
     def __post_init__(self) -> None:
         if self.importance is not None:
@@ -84,6 +101,7 @@ class Options:
         one_of("repair", self.repair, REPAIRS)
         one_of("attention", self.attention, ATTENTION)
         share = self.weights_share
+        self._check_gates()
         if self.target and (self.ratio is not None or share is not None):
             raise InputError(f"target and {'ratio' if self.ratio is not None else 'pattern'} both say how much",
                              "give one of them")
@@ -107,7 +125,7 @@ class Options:
                 fraction("ratio", self.ratio)
         elif self.ratio is not None:
             raise InputError(f"ratio and pattern {self.pattern!r} both say how much", "give one of them")
-        for name in ("min_channels", "round_to", "samples", "memory", "steps"):
+        for name in ("min_channels", "round_to", "samples", "memory", "steps", "run_memory"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         for name in ("only", "ignore", "shrink"):
@@ -118,6 +136,23 @@ class Options:
                     re.compile(pattern)
                 except re.error as e:
                     raise InputError(f"{name}: {pattern!r} is not a regular expression: {e}") from None
+
+    def _check_gates(self) -> None:
+        for name, limit in self.gate.items():
+            low, high = GATES[split_gate(name)[0]]
+            if not low <= limit <= high or not math.isfinite(limit):
+                raise InputError(f"gate {name} must be between {low:g} and {high:g}, not {limit:g}")
+        if self.gate and not self.verify and self.calib is None:
+            raise InputError("gates are measured by the verification, which is switched off",
+                             "leave --no-verify away, or give data with --calib")
+        if self.drift_search and not self.gate:
+            raise InputError("a drift search needs a gate to stay within", "--gate drift=0.05, say")
+        if self.drift_search and self.pattern != "channels":
+            raise InputError("a drift search looks for channels, not zeros", "leave --pattern away")
+        if self.drift_search and self.ratio is None and not self.target:
+            object.__setattr__(self, "ratio", FURTHEST)
+        if not (math.isfinite(self.run_seconds) and self.run_seconds > 0):
+            raise InputError(f"run-seconds must be above 0, not {self.run_seconds:g}")
 
     @property
     def criterion(self) -> str:
@@ -146,6 +181,12 @@ def fraction(name: str, value: float) -> float:
         raise InputError(f"{name} must be at least 0 and below 1, not {value:g}",
                          "a ratio of 0.5 takes half of the channels")
     return value
+
+
+def split_gate(name: str) -> tuple[str, str]:
+    """Kind of a gate, and its output or "": ``drift:logits`` is ``drift`` of ``logits``."""
+    kind, _, output = name.partition(":")
+    return one_of("gate", kind, list(GATES)), output
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> str:

@@ -8,15 +8,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.cost import is_heavy
-from onnxprune.external import refer
+from onnxprune.external import refer, relocate
 from onnxprune.isolation import Session
-from onnxprune.model import EXTERNAL_FROM, Model, fits_in_message, save
+from onnxprune.model import EXTERNAL_FROM, Model, fits_in_message, write_data
 from onnxprune.tensors import is_external, payload_bytes, skeleton, tensors
 
 Source = Model | onnx.ModelProto | str | os.PathLike[str]
@@ -65,8 +64,11 @@ def runnable(source: Source) -> Iterator[Runnable]:
         yield Runnable(model.proto.SerializeToString(), folder)
         return
     with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
+        with open(os.path.join(folder, "model.data"), "wb") as stream:
+            proto, _ = write_data(model, stream)
+        relocate(proto, "model.data")
         path = os.path.join(folder, "model.onnx")
-        save(model, path)
+        Path(path).write_bytes(proto.SerializeToString())
         yield Runnable(path)
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
+from onnxprune.isolation import Session
 from onnxprune.model import Model
 from onnxprune.pieces import CannotCut, Piece, assemble, plan
-from onnxprune.isolation import Session
 from onnxprune.runtime import Feeds, session
 
 __all__ = ["CannotCut", "Stored", "Walk"]

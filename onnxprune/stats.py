@@ -7,11 +7,9 @@ products are rounded to single precision; whoever writes goes on with what is in
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.errors import InputError, OnnxPruneError
+from onnxprune.errors import InputError
 from onnxprune.linear_maps import Product
 from onnxprune.model import Model
 from onnxprune.observe import Moments
+from onnxprune.replacing import drafts
 
 VERSION = 1
 _SLACK = 2**20
@@ -36,7 +35,7 @@ def write(path: str | os.PathLike[str], model: Model, layers: Sequence[Product],
     """Writes the moments of a model's layers, whole or not at all; the same moments give the same bytes.
 
     Raises:
-        OnnxPruneError: Writing failed.
+        OutputError: Writing failed.
     """
     known = [layer for layer in layers if layer.name in moments]
     arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(json.dumps(_header(model, known)).encode(), np.uint8)}
@@ -45,17 +44,9 @@ def write(path: str | os.PathLike[str], model: Model, layers: Sequence[Product],
         upper = np.triu_indices(m.gram.shape[1])
         arrays |= {f"{i}.count": np.array(m.count), f"{i}.total": m.total, f"{i}.zeros": m.zeros,
                    f"{i}.gram": m.gram[:, upper[0], upper[1]].astype(np.float32)}
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OnnxPruneError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with drafts(Path(path)) as made:
+        np.savez(made.new(), **arrays)  # type: ignore[arg-type]
+        made.publish(Path(path))
 
 
 def read(path: str | os.PathLike[str], model: Model, layers: Sequence[Product]) -> dict[str, Moments]:
@@ -77,7 +68,8 @@ def read(path: str | os.PathLike[str], model: Model, layers: Sequence[Product]) 
             return {layer.name: _moments(data, i, _columns(model, layer)) for i, layer in enumerate(known)}
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error,
+            NotImplementedError) as error:
         raise InputError(f"{path}: cannot be read as statistics: {str(error) or type(error).__name__}",
                          "make them anew with --calib") from None
 

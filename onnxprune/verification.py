@@ -101,7 +101,7 @@ def drift(before: Any, after: Any) -> Drift:
     """
     nothing = Drift(None, None, None)
     a, b = np.asarray(before), np.asarray(after)
-    if a.shape != b.shape or not (_numeric(a) and _numeric(b)):
+    if a.shape != b.shape or not (is_numeric(a) and is_numeric(b)):
         return nothing
     wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
     a, b = a.astype(wide).ravel(), b.astype(wide).ravel()
@@ -128,7 +128,8 @@ def _finite_drift(a: np.ndarray, b: np.ndarray) -> Drift:
     )
 
 
-def _numeric(array: np.ndarray) -> bool:
+def is_numeric(array: np.ndarray) -> bool:
+    """Whether an array holds numbers, those of ml_dtypes included."""
     return array.dtype.kind in "biufc" or array.dtype.name.startswith(("bfloat", "float", "int", "uint"))
 
 

@@ -1,7 +1,7 @@
 """The process that onnxruntime runs in, as `isolation` starts it: pickled requests in, pickled answers out.
 
 It imports little, so that it starts fast. A request is ``(number, memory, what, arguments)``, an answer
-``(number, result, fault)`` with one of the last two None. Answers come as they are ready, not in the order of the requests.
+``(number, result, fault)`` with one of the last two None. Answers come as they are ready, not in the order of requests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
@@ -59,6 +59,9 @@ def forget(handle: int) -> None:
     _sessions.pop(handle, None)
 
 
+_SERVICES: dict[str, Callable[..., Any]] = {"load": load, "run": run, "race": race, "forget": forget}
+
+
 def serve() -> None:
     """Answers requests until there is nobody left to ask."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -79,7 +82,7 @@ def serve() -> None:
 def _answer(stream: BinaryIO, lock: threading.Lock, number: int, what: str, arguments: tuple[Any, ...]) -> None:
     result, fault = None, None
     try:
-        result = {"load": load, "run": run, "race": race, "forget": forget}[what](*arguments)
+        result = _SERVICES[what](*arguments)
         content = pickle.dumps((number, result, None), protocol=5)
     except Exception as error:
         fault = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,8 @@ LAYERS = """
     errors
     worker
     isolation
-    options text recipe names
+    steady
+    options text recipe names replacing
     tensors
     external
     model
@@ -53,6 +54,7 @@ LAYERS = """
     repair
     informed selection
     verification
+    gates search
     report
     api
     cli

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune.calibration.interface import Interface
 from onnxprune.calibration.ports import Feed
-from onnxprune.errors import OnnxPruneError
+from onnxprune.errors import OutputError
 
 
 class Spill:
@@ -42,7 +42,7 @@ class Spill:
         """Adds a feed.
 
         Raises:
-            OnnxPruneError: It cannot be written, say because the disk is full.
+            OutputError: It cannot be written, say because the disk is full.
         """
         size = sum(array.nbytes for array in feed.values())
         self._full = self._full or size > self._memory  # once over, all go to disk: the order stays simple
@@ -54,7 +54,7 @@ class Spill:
             for place, port in enumerate(self._ports):
                 self._save(len(self), place, feed[port.name])
         except OSError as error:
-            raise OnnxPruneError(
+            raise OutputError(
                 f"calibration samples cannot be kept for a second pass: {error.strerror or error}",
                 "set TMPDIR to a folder with more room, or give data that can be read twice",
             ) from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
-from onnxprune.errors import InputError, OnnxPruneError
+from onnxprune.errors import InputError
+from onnxprune.replacing import drafts
 
 SUFFIX = ".onnx"
 
@@ -27,10 +28,8 @@ def target(model: str, output: str | None, *others: str, force: bool) -> Path:
     """
     path = Path(output) if output is not None else default_target(model)
     writable(path, model, *others)
-    if output is None and not force:
-        for file in (path, path.with_name(path.name + ".data")):
-            if file.exists():
-                raise InputError(f"{file}: exists already", "--force replaces it, -o names another file")
+    if output is None and not force and path.exists():
+        raise InputError(f"{path}: exists already", "--force replaces it, -o names another file")
     return path
 
 
@@ -55,21 +54,20 @@ def writable(path: Path, *inputs: str) -> None:
         raise InputError(f"{path}: is not a regular file", "name a file to write")
     if any(path.exists() and os.path.exists(one) and path.samefile(one) for one in inputs):
         raise InputError(f"{path}: is the input, which is never changed", "choose another output name")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{path}: the folder {folder} is not writable")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise InputError(f"{path}: the folder {folder} is not writable", "name a file where you may write")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OnnxPruneError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+@contextlib.contextmanager
+def written(path: Path | None, text: str) -> Iterator[None]:
+    """Writes a text file whole or not at all: drafted before the block, there once the block has ended well."""
+    if path is None:
+        yield
+        return
+    with drafts(path) as made:
+        made.new().write(text.encode())
+        yield
+        made.publish(path)
 
 
 def read_text(path: str) -> str:

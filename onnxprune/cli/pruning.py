@@ -28,7 +28,7 @@ NOTES = [
     ]),
     ("Exit codes", [
         ("0", "Done; also when nothing may be pruned, which is said"),
-        ("1", "Ran, but a target was missed"),
+        ("1", "Ran, but a target or a gate was missed"),
         ("2", "Usage or input"),
         ("3", "The result failed verification; nothing was written"),
         ("4", "Internal error, with its traceback"),
@@ -75,6 +75,13 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(DATA, "--memory", metavar="SIZE", default="1GB", help="Activations to hold before they go to files  [1GB]")
 @option(DATA, "--repair", default="auto", metavar="MODE",
         help="none, data-free, calibrated; auto follows --calib  [auto]")
+@option(CHECKS, "--gate", multiple=True, metavar="KIND=X",
+        help="No model is written beyond drift=0.05, cosine=0.99, agreement=0.98, drift:OUTPUT=0.1; repeatable")
+@option(CHECKS, "--keep-anyway", is_flag=True, help="Write a model that misses a gate")
+@option(CHECKS, "--drift-search", is_flag=True, help="Find the smallest model within the gates")
+@option(CHECKS, "--run-seconds", type=float, default=600, metavar="N",
+        help="The longest that one run in onnxruntime may take  [600]")
+@option(CHECKS, "--run-memory", metavar="SIZE", help="Memory that onnxruntime may use  [all]")
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
 @option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
         help="Shape to run and count MACs at; repeatable")
@@ -101,13 +108,14 @@ def prune(ctx: click.Context, /, model: str, extra: tuple[str, ...], output: str
 
     with announcing(quiet or as_json) as stage:
         result = api.run(model, options, announce=stage)
-        if path is not None:
-            save(result, path, stage)
-    if plan_path is not None:
-        files.write_text(plan_path, result.plan.to_json())
-    names = {"model": model, "output": None if path is None else str(path), "plan": plan}
+        if result.stopped is not None and path is not None:
+            path = plan_path = None
+        with files.written(plan_path, result.plan.to_json()):
+            if path is not None:
+                save(result, path, stage)
+    names = {"model": model, "output": path and str(path), "plan": plan_path and str(plan_path)}
     show({**names, **result.report}, as_json=as_json, quiet=quiet)
-    if not all(t["met"] for t in result.report["targets"].values()):
+    if not all(asked["met"] for key in ("targets", "gates") for asked in result.report[key].values()):
         ctx.exit(1)
 
 
