@@ -225,6 +225,7 @@ class _Run:
             self.analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention,
                                            shrink=options.shrink)
             self.chosen = prunable(self.analysis, options)
+        logger.info("%d groups, %d of them open to pruning", len(self.analysis.groups), len(self.chosen))
         with clock.stage("score"):
             self.curves, self.scores = _learned(self.analysis, self.chosen, self.data, self.options, self.before)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,8 @@ from onnxprune.resize import Lengths
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Curve
 from onnxprune.segments import CannotCut
+
+logger = logging.getLogger(__name__)
 
 HELD_BACK = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
@@ -78,6 +81,7 @@ def open_data(proto: onnx.ModelProto, options: Options, progress: Progress | Non
         return None
     samples = open_samples(options.calib, proto, limit=options.samples, seed=options.seed, progress=progress)
     fit, held = _divided(samples, HELD_BACK)
+    logger.info("calibration data: %d samples, %d of them held back", samples.count, held.count)
     return Learned(fit, held, sum(1 for _ in fit.batches()))
 
 
@@ -144,6 +148,7 @@ def settled(model: Model, options: Options) -> tuple[Options, str | None]:
     if options.calib is not None or options.weights_share is not None:
         return replace(options, repair="none" if options.calib is None else "calibrated"), None
     why = datafree.hopeless(model, options.input_shapes or None)
+    logger.info("repair: %s", "data-free" if why is None else f"none, since {why}")
     return replace(options, repair="data-free" if why is None else "none"), why
 
 
@@ -220,6 +225,8 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
         versions = [plain, refitted, pruned]
         errors = relative_errors(original, versions, data.fit.batches(), narrowing)
         best = int(np.argmin(errors))  # of equals the first: what changes nothing is left out
+        logger.info("squared error of the outputs: %.3g pruned, %.3g refitted, %.3g with new running statistics",
+                    *errors)
         if best < 2:
             pruned.proto.CopyFrom(versions[best].proto)
         if best == 0:

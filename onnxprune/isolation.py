@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.errors import RunError
+from onnxprune.worker import READY
 
 logger = logging.getLogger(__name__)
 
@@ -141,17 +142,21 @@ class _Worker:
         self._lock = threading.RLock()
         self._ready: dict[int, tuple[Any, str | None]] = {}
         self._forgotten: deque[int] = deque()
-        self._late = False
+        self._started = self._late = False
+        self._over: str | None = None
         logger.debug("onnxruntime runs in process %d", self.process.pid)
 
     @property
     def alive(self) -> bool:
-        return self.owner == os.getpid() and self.process.poll() is None
+        return self.owner == os.getpid() and self._over is None and self.process.poll() is None
 
     def ask(self, limits: Limits, what: str, *arguments: Any) -> int:
         """Sends a request; its number."""
         number = next(_numbers)
         with self._lock:
+            if not self._started:
+                self._started = True
+                self.result(READY, Limits(SECONDS, limits.memory))
             while self._forgotten:
                 self._send((next(_numbers), limits.memory, "forget", (self._forgotten.popleft(),)), limits)
             self._send((number, limits.memory, what, arguments), limits)
@@ -186,14 +191,19 @@ class _Worker:
     @contextlib.contextmanager
     def _watched(self, limits: Limits) -> Iterator[None]:
         """Ends the worker when the block takes too long, or is left half done."""
+        if self._over is not None:
+            raise RunError(self._over, fatal=True)
         timer = threading.Timer(limits.seconds, self._too_late)
         timer.daemon = True
         timer.start()
         try:
             yield
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise RunError(self._end(limits), fatal=True) from error
+            self._over = self._end(limits)
+            logger.warning("%s", self._over)
+            raise RunError(self._over, "run-seconds in a recipe allows more" if self._late else None, True) from error
         except BaseException:
+            self._over = "onnxruntime was interrupted"
             self.close()  # the rest of an answer would be taken for the next one
             raise
         finally:

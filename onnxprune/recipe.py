@@ -58,7 +58,8 @@ KEYS: dict[str, Kind] = {
     "round-to": _INTEGER, "no-verify": _FLAG, "input-shape": _SHAPES, "dry-run": _FLAG, "plan": _TEXT,
     "json": _FLAG, "quiet": _FLAG, "output": _TEXT, "force": _FLAG,
     "target": _TEXTS, "calib": _TEXT, "samples": _INTEGER, "steps": _INTEGER, "stats": _TEXT, "memory": _TEXT,
-    "gate": _TEXTS, "keep-anyway": _FLAG, "drift-search": _FLAG, "run-seconds": _NUMBER, "run-memory": _TEXT,
+    "verbose": _FLAG, "gate": _TEXTS, "keep-anyway": _FLAG, "drift-search": _FLAG,
+    "run-seconds": _NUMBER, "run-memory": _TEXT,
 }
 """What a recipe may say, and what it must say it with. ``_`` may stand for ``-``."""
 

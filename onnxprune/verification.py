@@ -7,6 +7,7 @@ the result.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from onnxprune.inputs import Sizes, all_nodes, fed_inputs, input_dims, sample_in
 from onnxprune.model import Model, load
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.runtime import Feeds, Runnable, Source, complaint, runnable, session, traced_shapes
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Comparison",
@@ -172,6 +175,7 @@ def check(
         tries = [dict(feeds)] if feeds is not None else _feeds_to_try(before, input_shapes, seed)
         outcome = _run_first(first, tries, threads)
         if isinstance(outcome, str):
+            logger.warning("not verified: %s", outcome)
             return Verification(verified=False, reason=outcome)
         used, names, expected = outcome
         expected = narrowing.arrays(names, expected)
@@ -181,6 +185,7 @@ def check(
             raise VerificationError(f"the pruned model does not run in onnxruntime: {error}") from error
     _same_shapes(before, names, expected, actual)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
+    logger.info("verified on %s", {name: list(array.shape) for name, array in used.items()})
     return Verification(verified=True, reason=None, drift=moved, feeds=used)
 
 
@@ -278,6 +283,7 @@ def _run_first(
             try:
                 return feeds, one.outputs, one.run(one.outputs, feeds)
             except RunError as error:
+                logger.debug("inputs that the original does not take: %s", error)
                 problem = problem or error.message
                 if error.fatal:
                     break

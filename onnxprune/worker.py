@@ -20,6 +20,17 @@ from typing import Any, BinaryIO
 _sessions: dict[int, Any] = {}
 
 
+READY = -1
+"""Number of the answer that comes first, to no request: onnxruntime is there."""
+
+
+def ready() -> None:
+    """Imports onnxruntime, which takes a moment."""
+    import onnxruntime
+
+    assert onnxruntime
+
+
 def load(handle: int, payload: bytes | str, optimize: bool, threads: int,
          data_folder: str | None) -> tuple[list[str], list[str]]:
     """Makes a session; the names of its inputs and outputs."""
@@ -59,7 +70,7 @@ def forget(handle: int) -> None:
     _sessions.pop(handle, None)
 
 
-_SERVICES: dict[str, Callable[..., Any]] = {"load": load, "run": run, "race": race, "forget": forget}
+_SERVICES: dict[str, Callable[..., Any]] = {"ready": ready, "load": load, "run": run, "race": race, "forget": forget}
 
 
 def serve() -> None:
@@ -69,6 +80,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program gets it too, and ends this process by closing the pipe
     _offer_to_the_killer()
     lock = threading.Lock()
+    _answer(answers, lock, READY, "ready", ())
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         while True:
             try:

@@ -10,7 +10,7 @@ import click
 
 from onnxprune import __version__
 from onnxprune.cli import asked, files
-from onnxprune.cli.showing import announcing, save, show
+from onnxprune.cli.showing import announcing, logging_on_stderr, save, show
 from onnxprune.cli.words import Command, option, say
 from onnxprune.errors import InputError
 
@@ -79,9 +79,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
         help="No model is written beyond drift=0.05, cosine=0.99, agreement=0.98, drift:OUTPUT=0.1; repeatable")
 @option(CHECKS, "--keep-anyway", is_flag=True, help="Write a model that misses a gate")
 @option(CHECKS, "--drift-search", is_flag=True, help="Find the smallest model within the gates")
-@option(CHECKS, "--run-seconds", type=float, default=600, metavar="N",
-        help="The longest that one run in onnxruntime may take  [600]")
-@option(CHECKS, "--run-memory", metavar="SIZE", help="Memory that onnxruntime may use  [all]")
+@option(CHECKS, "--run-seconds", type=float, default=600, hidden=True)
+@option(CHECKS, "--run-memory", hidden=True)
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
 @option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
         help="Shape to run and count MACs at; repeatable")
@@ -91,13 +90,14 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(FILES, "--plan", metavar="FILE", help="Write what goes and why as JSON")
 @option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
 @option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
+@option(FILES, "--verbose", is_flag=True, help="Log on stderr what is done meanwhile")
 @option(FILES, "--recipe", metavar="FILE", is_eager=True, callback=asked.load_recipe,
         expose_value=False, help="Any of these options from a TOML file")
 @option("Other", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
         help="Show the version and exit")
 @click.pass_context
 def prune(ctx: click.Context, /, model: str, extra: tuple[str, ...], output: str | None, force: bool, dry_run: bool,
-          plan: str | None, as_json: bool, quiet: bool, **_: Any) -> None:
+          plan: str | None, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
     """Takes channels out of a trained ONNX model and writes a smaller one."""
     if extra:
         raise InputError(f"one model at a time: {extra[0]!r} is too many", _meant(model))
@@ -106,7 +106,7 @@ def prune(ctx: click.Context, /, model: str, extra: tuple[str, ...], output: str
     plan_path = _plan_path(plan, model, path)
     from onnxprune import api  # heavy
 
-    with announcing(quiet or as_json) as stage:
+    with logging_on_stderr(verbose), announcing(quiet or as_json or verbose) as stage:
         result = api.run(model, options, announce=stage)
         if result.stopped is not None and path is not None:
             path = plan_path = None
