@@ -25,8 +25,9 @@ from pathlib import Path
 import onnx
 
 PATIENCE = 400.0
-WAYS = [["--repair", "none"]] * 6 + [["--repair", "none", "--mixing"], [], ["--repair", "data-free"],
-                                     ["--gate", "drift=0.3"], ["--gate", "drift=0.5", "--drift-search", "--repair", "none"]]
+NONE = ["--repair", "none"]
+WAYS = [NONE] * 6 + [[*NONE, "--mixing"], [], ["--repair", "data-free"], ["--gate", "drift=0.3"],
+                     [*NONE, "--gate", "drift=0.5", "--drift-search"]]
 
 
 def options(rng: random.Random) -> list[str]:
@@ -91,7 +92,8 @@ def main() -> int:
     import hydrate
 
     with (args.zoo / "INDEX.csv").open(newline="") as file:
-        paths = [args.zoo / "skeletons" / r["path"] for r in csv.DictReader(file) if float(r["params"] or 0) <= args.most]
+        rows = [r for r in csv.DictReader(file) if float(r["params"] or 0) <= args.most]
+    paths = [args.zoo / "skeletons" / row["path"] for row in rows]
     real = sorted(args.real.glob("*.onnx")) if args.real else []
     counts: collections.Counter[str] = collections.Counter()
     end, number = time.monotonic() + 60 * args.minutes, args.seed
