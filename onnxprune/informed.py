@@ -198,7 +198,8 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], data: Lear
 def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
     """Which output features of each product layer, or units of each recurrent one, stay, by the layer's name."""
     lengths = Lengths(coupling, gone)
-    kept = {layer.name: lengths.kept(layer.output.axis(layer.out_axis)) for layer in products(coupling.graph)}
+    kept = {layer.name: lengths.kept(layer.output.axis(layer.out_axis)) for layer in products(coupling.graph)
+            if layer.output.axis(layer.out_axis).length == layer.features[1]}  # else the model declares what is not so
     return kept | {cell.name: lengths.kept(cell.recurrence.axis(2)) for cell in recurrent.cells(coupling.graph)}
 
 
