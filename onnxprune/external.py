@@ -43,7 +43,11 @@ def place(tensor: TensorProto, path: Path | None) -> Place:
             f"{what} cannot be found: the model was not given as a file",
             hint="load it with its external data, or give its path",
         )
-    file = _inside(path, location, what)
+    try:
+        file = _inside(path, location, what)
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, with a zero byte, a link to itself
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{what} has no usable location: {why}", hint="put it beside the model") from None
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or payload_bytes(tensor))
     except ValueError:

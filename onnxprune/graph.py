@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxprune.topology import ordered
+
 Dim = int | str | None
 """Length of an axis: a number, the name of a free dimension, or not known."""
 
@@ -247,40 +249,6 @@ class Graph:
                 node.inputs[i] = twin
 
 
-def ordered(graph: GraphProto) -> list[NodeProto]:
-    """The nodes so that each comes after what it reads; onnxruntime takes them in any order, so models come so."""
-    made_by = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    needs = [sorted({made_by[name] for name in _reads(node) if name in made_by} - {i})
-             for i, node in enumerate(graph.node)]
-    if all(not before or before[-1] < i for i, before in enumerate(needs)):
-        return list(graph.node)
-    result: list[NodeProto] = []
-    done: set[int] = set()
-    for first in range(len(graph.node)):
-        stack = [first]
-        while stack:
-            i = stack[-1]
-            waiting = [] if i in done else [j for j in needs[i] if j not in done and j not in stack]
-            if waiting:
-                stack.append(waiting[0])
-                continue
-            stack.pop()
-            if i not in done:
-                done.add(i)
-                result.append(graph.node[i])
-    return result
-
-
-def _reads(node: NodeProto) -> Iterator[str]:
-    """Names that a node or its bodies read."""
-    yield from node.input
-    for a in node.attribute:
-        for body in ([a.g] if a.type == AttributeProto.GRAPH else []) + list(a.graphs):
-            for inner in body.node:
-                yield from _reads(inner)
-            yield from (o.name for o in body.output)
-
-
 def tensor_type(info: onnx.ValueInfoProto) -> tuple[list[Dim] | None, int]:
     """Shape and element type that a `ValueInfoProto` states; (None, 0) for anything but a tensor."""
     if info.type.WhichOneof("value") != "tensor_type":
@@ -292,7 +260,7 @@ def tensor_type(info: onnx.ValueInfoProto) -> tuple[list[Dim] | None, int]:
 
 
 def dimension(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    """One stated axis length: a number, a name, or None."""
+    """One stated axis length: a number, a name, or None (also for what is below 0: some exporters mean free by it)."""
     if dim.HasField("dim_value"):
-        return dim.dim_value
+        return dim.dim_value if dim.dim_value >= 0 else None
     return dim.dim_param or None

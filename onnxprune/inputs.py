@@ -7,6 +7,7 @@ table that they index, masks are ones, images get a size that survives pooling.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _LOOKUPS: dict[str, list[tuple[int, int]]] = {
     "EmbedLayerNormalization": [(2, 0), (4, 1), (3, 7)],
     "QEmbedLayerNormalization": [(2, 0), (4, 1)],
 }
+MOST_VALUES = 2**28
+"""Values of one made input: a model can declare any size."""
 _SIZE_WORDS = [
     ("batch", re.compile(r"batch|^(n|b|bs)$", re.I)),
     ("sequence", re.compile(r"seq|len|time|frame|token|past|step|position", re.I)),
@@ -124,6 +127,9 @@ def sample_inputs(
         InputError: As `input_dims`.
     """
     shapes = input_dims(proto, input_shapes, sizes or Sizes(batch=batch))
+    for name, shape in shapes.items():
+        if math.prod(shape) > MOST_VALUES:
+            raise InputError(f"input '{name}' would take {math.prod(shape)} values", "give a smaller --input-shape")
     rows = _index_bounds(flat(proto) if proto.functions else proto)
     rng = np.random.default_rng(seed)
     types = {v.name: v.type.tensor_type.elem_type for v in fed_inputs(proto.graph)}

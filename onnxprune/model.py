@@ -21,6 +21,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune import wellformed
 from onnxprune.errors import InputError
 from onnxprune.external import aligned, place, refer, relocate
 from onnxprune.replacing import data_file, drafts
@@ -139,6 +140,10 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     if not proto.ir_version or not proto.HasField("graph") or not proto.graph.node:
         lacking = "ir_version" if not proto.ir_version else "graph with nodes"
         raise InputError(f"{where}: not an ONNX model (it has no {lacking})", hint="give a .onnx file")
+    try:
+        wellformed.check(proto)
+    except InputError as error:
+        raise InputError(f"{where}: {error.message}", error.hint) from None
     return Model(proto, path, {place(t, path).file for t in tensors(proto) if is_external(t)})
 
 
@@ -151,12 +156,18 @@ def _read(path: Path) -> bytes:
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not a file", hint="give the .onnx file in it")
     try:
+        if path.exists() and not path.is_file():  # pipes and devices may have no end
+            raise InputError(f"{path}: is not a regular file", hint="give the .onnx file")
+        if path.stat().st_size > PROTOBUF_LIMIT:
+            raise InputError(f"{path}: not an ONNX model (over 2 GB)", hint="weights belong in an external data file")
         return path.read_bytes()
     except FileNotFoundError:
         near = _neighbours(path)
         raise InputError(f"{path}: no such file", hint=f"did you mean {near[0]}?" if near else None) from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}", "may you read it?") from error
+    except ValueError as error:  # a zero byte in the name
+        raise InputError(f"{path}: no such file: {error}", "give the .onnx file") from None
 
 
 def _neighbours(path: Path) -> list[str]:
@@ -178,8 +189,6 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
             hint = "this is a Git LFS pointer; fetch the file itself with `git lfs pull`"
         elif data[4:8] == b"ORTM":
             hint = "this is onnxruntime's own format; give the .onnx file that it was made from"
-        elif len(data) > PROTOBUF_LIMIT:
-            hint = "over 2 GB a model needs its weights in an external data file"
         raise InputError(f"{path}: not an ONNX model (cannot be parsed)", hint=hint) from None
     return proto
 

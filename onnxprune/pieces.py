@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
-from onnxprune.graph import ordered
 from onnxprune.tensors import skeleton
+from onnxprune.topology import ordered
 
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 

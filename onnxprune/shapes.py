@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune import contrib_shapes, dataflow, operand_shapes
 from onnxprune.contrib_shapes import Shape
 from onnxprune.dataflow import Data, known
-from onnxprune.graph import Dim, Graph, Node, Scope, Value, ordered, tensor_type
+from onnxprune.graph import Dim, Graph, Node, Scope, Value, tensor_type
+from onnxprune.topology import ordered
 
 _KEEP_ENTRIES = 1024
 _MAX_ROUNDS = 8
+_INDICES, _INDICES_A_WEIGHT = 2**22, 16
 _VALUE_KEPT = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
 
 
@@ -31,10 +34,26 @@ def infer(graph: Graph) -> dict[Value, Data]:
         data = _rounds(graph, assumed, refused)
         wrong = {start for start, end in assumed.items() if not _keeps(start.shape or [], end.shape)}
         if not wrong:
+            _free_endless(graph)
             return data
         refused |= wrong
         for value, shape in given.items():
             value.shape = shape
+
+
+def _free_endless(graph: Graph) -> None:
+    """Takes the longest axes for free where all together are too long to tell their indices apart.
+
+    A few bytes can state any length. What carries channels is as long as weights have indices.
+    """
+    computed = [v for v in graph.values if v.tensor is None]
+    lengths = np.sort(np.array([d for v in computed for d in v.shape or [] if isinstance(d, int)], dtype=np.float64))
+    budget = _INDICES + _INDICES_A_WEIGHT * sum(math.prod(v.tensor.dims) for v in graph.values if v.tensor is not None)
+    fitting = int(np.searchsorted(np.cumsum(lengths), budget, side="right"))
+    if fitting < len(lengths):
+        for value in computed:
+            value.shape = value.shape and [None if isinstance(d, int) and d >= lengths[fitting] else d
+                                           for d in value.shape]
 
 
 def _rounds(graph: Graph, assumed: dict[Value, Value], refused: set[Value]) -> dict[Value, Data]:

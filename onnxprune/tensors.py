@@ -95,6 +95,13 @@ def elements(tensor: TensorProto) -> int:
     return math.prod(tensor.dims)
 
 
+def packed_elements(tensor: TensorProto) -> int:
+    """Entries that the values take in the typed field of their type: complex numbers two, several small ones one."""
+    if tensor.data_type in _PACKED:
+        return payload_bytes(tensor)
+    return elements(tensor) * (2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1)
+
+
 def payload_bytes(tensor: TensorProto) -> int:
     """Bytes that the values take as raw data, from type and dimensions alone; 0 for strings and unknown types."""
     if tensor.data_type in _PACKED:

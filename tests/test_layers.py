@@ -18,7 +18,8 @@ LAYERS = """
     steady
     options text recipe names replacing
     tensors
-    external
+    topology
+    wellformed external
     model
     inputs
     graph

@@ -1,0 +1,163 @@
+"""Whether a model holds together: looked at once, before anything is computed from it.
+
+Models come from anywhere. What is checked here, nothing behind it has to check again: every tensor has the data that
+its type and dimensions ask for (so that memory follows from the size of the files), every name that is read means
+exactly one thing, no node waits for itself, and local functions unfold to a bounded graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxprune.errors import InputError
+from onnxprune.tensors import is_external, packed_elements, payload_bytes, subgraphs, tensors
+from onnxprune.text import short
+from onnxprune.topology import defined, described, ordered
+
+MAX_ELEMENTS = 2**63 - 1
+"""What the dimensions of a tensor may multiply to: what 64 bits count."""
+_UNFOLDED = 1000
+_UNFOLDED_ANYWAY = 10_000
+_AGAIN = "export the model again"
+_TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+_FIELDS: dict[int, str] = {
+    TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data", TensorProto.INT64: "int64_data",
+    TensorProto.STRING: "string_data", TensorProto.UINT32: "uint64_data", TensorProto.UINT64: "uint64_data",
+    TensorProto.COMPLEX64: "float_data", TensorProto.COMPLEX128: "double_data"}
+
+Function = tuple[str, str]
+
+
+def check(proto: ModelProto) -> None:
+    """Raises where a model does not hold together.
+
+    Raises:
+        InputError: It does not; the message says where, but not in which file.
+    """
+    try:
+        _texts(proto)
+        for tensor in tensors(proto):
+            _tensor(tensor)
+        for sparse in proto.graph.sparse_initializer:
+            _dims(sparse.values.name, sparse.dims)
+        functions = {(f.domain, f.name): f for f in proto.functions}
+        _graph(proto.graph, [])
+        for function in proto.functions:
+            _body(function)
+        _unfolding(proto, functions)
+    except RecursionError:
+        raise InputError("its graphs are nested too deeply", _AGAIN) from None
+
+
+def _texts(message: Any) -> None:
+    """Every text is UTF-8: protobuf does not look, and gives bytes for what is not."""
+    if isinstance(message, TensorProto):  # not its values: each look would copy them
+        texts: list[Any] = [message.name, message.doc_string]
+        below: list[Any] = [message.external_data, message.metadata_props]
+    else:
+        present = message.ListFields()
+        texts = [value for field, value in present if field.type == FieldDescriptor.TYPE_STRING]
+        below = [value for field, value in present if field.type == FieldDescriptor.TYPE_MESSAGE]
+    for text in texts:
+        if isinstance(text, bytes) or (not isinstance(text, str) and any(isinstance(t, bytes) for t in text)):
+            raise InputError(f"a text of a {message.DESCRIPTOR.name} is not UTF-8", _AGAIN)
+    for value in below:
+        for item in (value,) if isinstance(value, Message) else value:
+            _texts(item)
+
+
+def _dims(name: str, dims: Iterable[int]) -> None:
+    negative = next((d for d in dims if d < 0), None)
+    if negative is not None:
+        raise InputError(f"tensor '{short(name)}' has a dimension of {negative}", _AGAIN)
+    if math.prod(dims) > MAX_ELEMENTS:
+        raise InputError(f"tensor '{short(name)}' has more elements than 64 bits count", _AGAIN)
+
+
+def _tensor(tensor: TensorProto) -> None:
+    """Element type, dimensions and the amount of inline data agree (that of external data: see `external.place`)."""
+    _dims(tensor.name, tensor.dims)
+    if tensor.data_type not in _TYPES:
+        raise InputError(f"tensor '{short(tensor.name)}' has element type {tensor.data_type}, which is unknown",
+                         "a newer version of the package onnx may know it")
+    if is_external(tensor):
+        return
+    if tensor.HasField("raw_data"):
+        has, wanted, unit = len(tensor.raw_data), payload_bytes(tensor), "bytes"
+    else:
+        field = _FIELDS.get(tensor.data_type, "int32_data")
+        has, wanted, unit = len(getattr(tensor, field)), packed_elements(tensor), "values"
+    if has != wanted:
+        raise InputError(f"tensor '{short(tensor.name)}' has {has} {unit} of data; its type and dimensions ask for "
+                         f"{wanted}", "is the file complete?")
+
+
+def _graph(graph: GraphProto, around: list[set[str]]) -> None:
+    """Every name means one thing; what is read is there; no node waits for itself."""
+    own = _once(defined(graph))
+    _once(v.name for v in graph.input)
+    scopes = [*around, own]
+    for node in graph.node:
+        _node(node, scopes)
+    for output in graph.output:
+        if not any(output.name in names for names in scopes):
+            raise InputError(f"graph output '{short(output.name)}' is made by no node", _AGAIN)
+    ordered(graph)
+
+
+def _once(names: Iterable[str]) -> set[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"'{short(name)}' is defined twice in one graph", "names of values must be unique")
+        seen.add(name)
+    return seen
+
+
+def _node(node: NodeProto, scopes: list[set[str]]) -> None:
+    if not node.op_type:
+        raise InputError("a node names no operator", _AGAIN)
+    for name in filter(None, node.input):
+        if not any(name in names for names in scopes):
+            raise InputError(f"{short(described(node))} reads '{short(name)}', which nothing defines", _AGAIN)
+    for _, body in subgraphs(node):
+        _graph(body, scopes)
+
+
+def _body(function: FunctionProto) -> None:
+    graph = GraphProto(node=function.node)
+    scopes = [set(function.input), _once([*function.input, *defined(graph)])]
+    for node in function.node:
+        _node(node, scopes)
+    ordered(graph)
+
+
+def _unfolding(proto: ModelProto, functions: Mapping[Function, FunctionProto]) -> None:
+    """Local functions end, and replacing calls by bodies gives a graph in proportion to the model.
+
+    Functions that call each other twice double the graph with each level: a kilobyte can unfold to any size.
+    """
+    sizes: dict[Function, int] = {}
+
+    def unfolded(nodes: Iterable[NodeProto], path: tuple[Function, ...]) -> int:
+        total = 0
+        for node in nodes:
+            total += 1 + sum(unfolded(body.node, path) for _, body in subgraphs(node))
+            name = (node.domain, node.op_type)
+            if name in path:
+                raise InputError(f"the local function '{short(name[1])}' calls itself", _AGAIN)
+            if name in functions:
+                if name not in sizes:
+                    sizes[name] = unfolded(functions[name].node, (*path, name))
+                total += sizes[name]
+        return total
+
+    own = sum(1 for f in [proto.graph, *proto.functions] for _ in f.node)
+    if unfolded(proto.graph.node, ()) > _UNFOLDED * own + _UNFOLDED_ANYWAY:
+        raise InputError("its local functions unfold to a graph without bounds", "inline them before")
