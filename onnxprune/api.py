@@ -218,7 +218,7 @@ class _Run:
             isolation.warm_up()
             source = load(self.given)
             self.options, self.unrepaired = informed.settled(source, options)
-            self.data = informed.open_data(source.proto, self.options, clock.progress)
+            self.data = informed.open_data(source, self.options, clock.progress)
             self.gates = gates.opened(source.proto, options.gate, data=self.data is not None)
         with clock.stage("analyze"):
             self.before = cost.measure(source, options.input_shapes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from onnxprune import cost, damage, stats
@@ -28,6 +28,7 @@ from onnxprune.products import products
 from onnxprune.repair import calibrated, datafree, normalizations, recurrent
 from onnxprune.repair.synthetic import synthetic
 from onnxprune.resize import Lengths
+from onnxprune.runtime import session
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Curve
 from onnxprune.segments import CannotCut
@@ -71,7 +72,7 @@ class _First:
                 return
 
 
-def open_data(proto: onnx.ModelProto, options: Options, progress: Progress | None = None) -> Learned | None:
+def open_data(model: Model, options: Options, progress: Progress | None = None) -> Learned | None:
     """The calibration data of a run, None where none are given; `progress` hears of every batch that is read.
 
     Raises:
@@ -79,10 +80,13 @@ def open_data(proto: onnx.ModelProto, options: Options, progress: Progress | Non
     """
     if options.calib is None:
         return None
-    samples = open_samples(options.calib, proto, limit=options.samples, seed=options.seed, progress=progress)
+    samples = open_samples(options.calib, model.proto, limit=options.samples, seed=options.seed, progress=progress)
     fit, held = _divided(samples, HELD_BACK)
     logger.info("calibration data: %d samples, %d of them held back", samples.count, held.count)
-    return Learned(fit, held, sum(1 for _ in fit.batches()))
+    learned = Learned(fit, held, sum(1 for _ in fit.batches()))
+    for feeds in itertools.islice(held.batches(), 1):
+        session(model).run(None, feeds)  # before any piece of it: what does not run, or crashes, is told here
+    return learned
 
 
 def _divided(samples: Samples | _Made, share: float) -> tuple[Samples | _Made, Samples | _Made]:

@@ -1,8 +1,8 @@
 """onnxruntime in a process of its own: a model that crashes or hangs there ends a run with an error, not the program.
 
 One worker (see `worker`) serves the whole program; it starts when it is first needed and again after it died. Nothing
-is forked, so threads are no danger. Runs of one model over many batches are sent ahead and go side by side, each on
-one thread: sums then never depend on how many threads there are.
+is forked, so threads are no danger. Runs of one model over many batches go side by side, each on one thread: sums then
+never depend on how many threads there are.
 """
 
 from __future__ import annotations
@@ -11,25 +11,30 @@ import atexit
 import contextlib
 import itertools
 import logging
+import math
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from onnxprune import worker
 from onnxprune.errors import RunError
-from onnxprune.worker import READY
 
 logger = logging.getLogger(__name__)
 
 SECONDS = 600.0
 """Default of the longest that one load or run of a model may take."""
+POLL = 0.25
+"""Seconds between looks at the clock."""
 AHEAD = min(os.cpu_count() or 1, 8)
 """Batches that are under way at once."""
 
@@ -131,6 +136,49 @@ class Session:
         return times
 
 
+class LocalSession:
+    """A model loaded in this process, where nothing has to be handed over.
+
+    Pieces of a model give out far more than the whole does, and handing it over can take longer than making it. They
+    run here once the model as a whole has run in the worker.
+
+    Attributes:
+        inputs: Names of its inputs.
+    """
+
+    def __init__(self, payload: bytes | str, *, optimize: bool = True, threads: int = 1,
+                 data_folder: str | None = None) -> None:
+        """See `Session`."""
+        self._handle = next(_numbers)
+        with _told():
+            self.inputs, _ = worker.load(self._handle, payload, optimize, threads, data_folder)
+        weakref.finalize(self, worker.forget, self._handle)
+
+    def each(self, batches: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None) -> Iterator[list[Any]]:
+        """See `Session.each`."""
+        with ThreadPoolExecutor(AHEAD) as pool:
+            asked: deque[Future[list[Any]]] = deque()
+            for feeds in batches:
+                asked.append(pool.submit(self._run, names, feeds))
+                if len(asked) > AHEAD:
+                    yield asked.popleft().result()
+            while asked:
+                yield asked.popleft().result()
+
+    def _run(self, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
+        with _told():
+            return worker.run(self._handle, names, dict(feeds))
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turns what onnxruntime raises into a `RunError`."""
+    try:
+        yield
+    except Exception as error:
+        raise RunError(worker.reason(error)) from error
+
+
 class _Worker:
     """The other process, and who waits for what of it."""
 
@@ -143,6 +191,9 @@ class _Worker:
         self._ready: dict[int, tuple[Any, str | None]] = {}
         self._forgotten: deque[int] = deque()
         self._started = self._late = False
+        self._deadline = math.inf
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
         self._over: str | None = None
         logger.debug("onnxruntime runs in process %d", self.process.pid)
 
@@ -156,7 +207,7 @@ class _Worker:
         with self._lock:
             if not self._started:
                 self._started = True
-                self.result(READY, Limits(SECONDS, limits.memory))
+                self.result(worker.READY, Limits(SECONDS, limits.memory))
             while self._forgotten:
                 self._send((next(_numbers), limits.memory, "forget", (self._forgotten.popleft(),)), limits)
             self._send((number, limits.memory, what, arguments), limits)
@@ -193,9 +244,7 @@ class _Worker:
         """Ends the worker when the block takes too long, or is left half done."""
         if self._over is not None:
             raise RunError(self._over, fatal=True)
-        timer = threading.Timer(limits.seconds, self._too_late)
-        timer.daemon = True
-        timer.start()
+        self._deadline = time.monotonic() + limits.seconds
         try:
             yield
         except (OSError, EOFError, pickle.UnpicklingError) as error:
@@ -207,11 +256,15 @@ class _Worker:
             self.close()  # the rest of an answer would be taken for the next one
             raise
         finally:
-            timer.cancel()
+            self._deadline = math.inf
 
-    def _too_late(self) -> None:
-        self._late = True
-        self.process.kill()
+    def _watch(self) -> None:
+        """Ends the process where a block takes too long: whoever waits for an answer then sees the end of it."""
+        while not self._closed.wait(POLL):
+            if time.monotonic() > self._deadline:
+                self._late = True
+                self.process.kill()
+                return
 
     def _end(self, limits: Limits) -> str:
         """How the worker ended."""
@@ -224,6 +277,7 @@ class _Worker:
 
     def close(self) -> None:
         """Ends the process."""
+        self._closed.set()
         if self.owner != os.getpid():
             return
         if self.process.stdin is not None:

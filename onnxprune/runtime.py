@@ -14,7 +14,7 @@ import onnx
 
 from onnxprune.cost import is_heavy
 from onnxprune.external import refer, relocate
-from onnxprune.isolation import Session
+from onnxprune.isolation import LocalSession, Session
 from onnxprune.model import EXTERNAL_FROM, Model, fits_in_message, write_data
 from onnxprune.tensors import is_external, payload_bytes, skeleton, tensors
 
@@ -22,6 +22,12 @@ Source = Model | onnx.ModelProto | str | os.PathLike[str]
 """A model in memory, or the path of one."""
 Feeds = Mapping[str, np.ndarray]
 """Arrays by input name."""
+
+
+def pieces_session(source: Model, *, optimize: bool = True, threads: int = 1) -> LocalSession:
+    """A piece of a model that ran as a whole, loaded in this process; see `session`."""
+    with runnable(source) as ready:
+        return LocalSession(ready.payload, optimize=optimize, threads=threads, data_folder=ready.data_folder)
 
 
 def session(source: Source, *, optimize: bool = True, threads: int = 1) -> Session:

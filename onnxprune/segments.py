@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
-from onnxprune.isolation import Session
+from onnxprune.isolation import LocalSession
 from onnxprune.model import Model
 from onnxprune.pieces import CannotCut, Piece, assemble, plan
-from onnxprune.runtime import Feeds, session
+from onnxprune.runtime import Feeds, pieces_session
 
 __all__ = ["CannotCut", "Stored", "Walk"]
 
@@ -202,10 +202,10 @@ class Walk:
         if count != self._count:
             raise RuntimeError(f"there were {self._count} batches before, and now there are not")
 
-    def _session(self, piece: Piece) -> Session:
+    def _session(self, piece: Piece) -> LocalSession:
         types = {name: _type_of(name, self._kept[name]) for name in piece.reads if name in self._kept}
         part = assemble(self._model.proto, piece, types)
-        return session(Model(part, self._model.path, self._model.data_files), optimize=self._optimize,
+        return pieces_session(Model(part, self._model.path, self._model.data_files), optimize=self._optimize,
                        threads=self._threads)
 
     def _new(self) -> Stored:

@@ -92,16 +92,19 @@ def serve() -> None:
 
 
 def _answer(stream: BinaryIO, lock: threading.Lock, number: int, what: str, arguments: tuple[Any, ...]) -> None:
-    result, fault = None, None
     try:
         result = _SERVICES[what](*arguments)
         content = pickle.dumps((number, result, None), protocol=5)
     except Exception as error:
-        fault = (str(error).strip() or type(error).__name__).splitlines()[0]
-        content = pickle.dumps((number, None, fault), protocol=5)
+        content = pickle.dumps((number, None, reason(error)), protocol=5)
     with lock:
         stream.write(content)
         stream.flush()
+
+
+def reason(error: Exception) -> str:
+    """The first line of a message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _limit_memory(size: int) -> None:

@@ -269,7 +269,7 @@ def _scalar(field: FieldDescriptor, whole: onnx.ModelProto, rng: random.Random) 
         text = rng.choice([*TEXTS, *names]) if names else rng.choice(TEXTS)
         return text.encode() if field.type == FieldDescriptor.TYPE_BYTES else text
     if kind == FieldDescriptor.CPPTYPE_ENUM:
-        return rng.choice([v.number for v in field.enum_type.values] + [99])
+        return rng.choice([v.number for v in field.enum_type.values])
     if kind == FieldDescriptor.CPPTYPE_BOOL:
         return rng.random() < 0.5
     low, high = {FieldDescriptor.CPPTYPE_INT32: (-2**31, 2**31 - 1), FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
