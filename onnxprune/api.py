@@ -125,7 +125,7 @@ class Result:
             GateError: A gate is missed, and `keep_anyway` was not given.
         """
         if self.stopped is not None:
-            raise GateError(self.stopped, "keep_anyway writes the model all the same")
+            raise GateError(self.stopped)
         save(self._model, path)
 
 
@@ -409,7 +409,7 @@ def analyze(model: Source, *, mixing: bool = False, attention: str = "heads", sh
         InputError: The model cannot be read, `attention` is unknown, or a pattern of `shrink` matches nothing.
     """
     one_of("attention", attention, ATTENTION)
-    return analyze_loaded(load(exported(model)), mixing=mixing, attention=attention, shrink=shrink)
+    return analyze_loaded(load(exported(model), weights=False), mixing=mixing, attention=attention, shrink=shrink)
 
 
 def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads",

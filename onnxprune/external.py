@@ -11,8 +11,8 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto
 
-from onnxprune.errors import InputError
-from onnxprune.tensors import is_external, payload_bytes, tensors
+from onnxprune.errors import InputError, ModelError
+from onnxprune.tensors import is_external, is_left_out, payload_bytes, tensors
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ def place(tensor: TensorProto, path: Path | None) -> Place:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     what = f"{path or 'model'}: external data of '{tensor.name}'"
+    if is_left_out(tensor):
+        raise ModelError(f"{what} was left out", "onnxprune inspect takes such a model; all else needs the weights")
     if path is None:
         raise InputError(
             f"{what} cannot be found: the model was not given as a file",
@@ -51,14 +53,14 @@ def place(tensor: TensorProto, path: Path | None) -> Place:
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or payload_bytes(tensor))
     except ValueError:
-        raise InputError(f"{what} has an offset or length that is not a number") from None
+        raise ModelError(f"{what} has an offset or length that is not a number") from None
     size = file.stat().st_size
     if min(offset, length) < 0 or offset + length > size:
         raise InputError(
             f"{what} ends at byte {offset + length}, but {location} has {size} bytes", hint="is the data file complete?"
         )
     if length != (payload_bytes(tensor) or length):
-        raise InputError(f"{what} has {length} bytes; its type and dimensions ask for {payload_bytes(tensor)}")
+        raise ModelError(f"{what} has {length} bytes; its type and dimensions ask for {payload_bytes(tensor)}")
     return Place(file, offset, length)
 
 

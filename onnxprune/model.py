@@ -22,13 +22,14 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import wellformed
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, ModelError
 from onnxprune.external import aligned, place, refer, relocate
 from onnxprune.replacing import data_file, drafts
 from onnxprune.tensors import (
     constants,
     inline_bytes,
     is_external,
+    is_left_out,
     overwrite_values,
     payload_bytes,
     qualified,
@@ -80,7 +81,7 @@ class Model:
                 return mapped
             return _decode(TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw.tobytes()))
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{self._where()}: tensor '{tensor.name}' cannot be read: {error}") from error
+            raise ModelError(f"{self._where()}: tensor '{tensor.name}' cannot be read: {error}") from error
 
     def raw(self, tensor: TensorProto) -> np.ndarray:
         """The bytes of an external tensor as a read-only view of its file, uint8 of shape (bytes,)."""
@@ -123,8 +124,12 @@ class Model:
         return str(self.path) if self.path else "model"
 
 
-def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
+def load(source: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = True) -> Model:
     """Loads a model: from a file, or from a ModelProto, which is copied and never changed.
+
+    Args:
+        source: The model.
+        weights: Whether they must be there; an analysis can do without those that `anonymous` leaves out.
 
     Raises:
         InputError: There is no such file, it is not an ONNX model, or data that it refers to is missing, too short
@@ -142,9 +147,10 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
         raise InputError(f"{where}: not an ONNX model (it has no {lacking})", hint="give a .onnx file")
     try:
         wellformed.check(proto)
-    except InputError as error:
-        raise InputError(f"{where}: {error.message}", error.hint) from None
-    return Model(proto, path, {place(t, path).file for t in tensors(proto) if is_external(t)})
+    except ModelError as error:
+        raise ModelError(f"{where}: {error.message}", error.hint) from None
+    outside = (t for t in tensors(proto) if is_external(t) and (weights or not is_left_out(t)))
+    return Model(proto, path, {place(t, path).file for t in outside})
 
 
 def _decode(tensor: TensorProto) -> np.ndarray:

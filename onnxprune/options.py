@@ -128,6 +128,8 @@ class Options:
         for name in ("min_channels", "round_to", "samples", "memory", "steps", "run_memory"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, not {self.seed}")
         for name in ("only", "ignore", "shrink"):
             if isinstance(getattr(self, name), str):  # one pattern by itself, not its letters
                 object.__setattr__(self, name, (getattr(self, name),))

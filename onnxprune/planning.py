@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto
 
 from onnxprune.coupling import Coupling
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, PlanError
 from onnxprune.graph import Value
 from onnxprune.groups import WEIGHT_TYPES, Grade, Group
 from onnxprune.narrowing import Narrowing
@@ -71,17 +71,17 @@ class Plan:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as e:
-            raise InputError(f"the plan is not JSON: {e}") from None
+            raise PlanError(f"the plan is not JSON: {e}") from None
         if not isinstance(data, dict) or "version" not in data or not isinstance(data.get("model"), str):
             raise InputError("not a plan: it lacks 'version' or 'model'", "write one with --plan FILE")
         if data.pop("version") != VERSION:
-            raise InputError(f"the plan is not of version {VERSION}")
+            raise PlanError(f"the plan is not of version {VERSION}")
         unknown = sorted(set(data) - set(cls.__dataclass_fields__))
         if unknown:
-            raise InputError(f"the plan has unknown keys: {', '.join(unknown)}")
+            raise PlanError(f"the plan has unknown keys: {', '.join(unknown)}")
         fault = _fault(data)
         if fault is not None:
-            raise InputError(f"the plan cannot be read: {fault}")
+            raise PlanError(f"the plan cannot be read: {fault}")
         return cls(**data)
 
 
@@ -171,25 +171,25 @@ def channels(plan: Plan, coupling: Coupling) -> NDArray[np.bool_]:
         for name, axes in plan.removed.items():
             values = by_key.get(plan.split.get(name, name))
             if values is None:
-                raise InputError(f"the plan names {name!r}, which the model lacks")
+                raise PlanError(f"the plan names {name!r}, which the model lacks")
             if (len(values) > 1) == shared and not (shared and name in plan.split):
                 _mark(gone, coupling, name, values[0], axes)
     _complete(plan, coupling, gone)
     for value in coupling.graph.constants():
         for axis, indices in plan.removed.get(value.key, {}).items():
             if len(set(indices)) >= (value.axis(int(axis)).length or 0) > 0:
-                raise InputError(f"the plan leaves nothing of axis {axis} of {value.key!r}")
+                raise PlanError(f"the plan leaves nothing of axis {axis} of {value.key!r}")
     return gone
 
 
 def _mark(gone: NDArray[np.bool_], coupling: Coupling, name: str, value: Value, axes: Indices) -> None:
     for position, indices in axes.items():
         if int(position) >= len(value.shape or []):
-            raise InputError(f"the plan names axis {position} of {name!r}, which has {len(value.shape or [])}")
+            raise PlanError(f"the plan names axis {position} of {name!r}, which has {len(value.shape or [])}")
         ids = coupling.channels_of(value.axis(int(position)))
         where = np.asarray(indices, dtype=np.int64)
         if len(where) and (where.min() < 0 or where.max() >= len(ids)):
-            raise InputError(f"the plan names index {where.max()} of axis {position} of {name!r}, which has {len(ids)}")
+            raise PlanError(f"the plan names index {where.max()} of axis {position} of {name!r}, which has {len(ids)}")
         pinned = coupling.grade[coupling.classes.span(value.axis(int(position)).id)][where] == Grade.PINNED
         if pinned.any():
             raise InputError(f"the plan removes index {where[pinned][0]} of axis {position} of {name!r}, "
@@ -206,7 +206,7 @@ def _complete(plan: Plan, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
         for axis in sorted(set(mine) | set(theirs)):
             missing = sorted(set(theirs.get(axis, [])) ^ set(mine.get(axis, [])))
             if missing:
-                raise InputError(f"the plan removes only a part of what is tied together: see index {missing[0]} of "
+                raise PlanError(f"the plan removes only a part of what is tied together: see index {missing[0]} of "
                                  f"axis {axis} of {name!r}")
 
 
@@ -278,9 +278,9 @@ def unpack_mask(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     try:
         bits = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype=np.uint8)
     except (ValueError, zlib.error):
-        raise InputError("a mask of the plan is not readable") from None
+        raise PlanError("a mask of the plan is not readable") from None
     if len(bits) != (size + 7) // 8:
-        raise InputError("a mask of the plan has another size than its tensor")
+        raise PlanError("a mask of the plan has another size than its tensor")
     return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
 
 

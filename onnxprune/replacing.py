@@ -95,8 +95,8 @@ def drafts(target: Path, keep: Collection[Path] = ()) -> Iterator[Drafts]:
             made.discard()
             _sweep(target, keep)
     except OSError as error:
-        hint = _HINTS.get(error.errno or 0, "see whether the disk is there and in order")
-        raise OutputError(f"{target}: cannot be written: {error.strerror or error}", hint) from error
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}",
+                          _HINTS.get(error.errno or 0)) from error
 
 
 def data_file(target: Path, digest: str) -> Path:

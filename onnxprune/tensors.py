@@ -90,6 +90,11 @@ def is_external(tensor: TensorProto) -> bool:
     return tensor.HasField("data_location") and tensor.data_location == TensorProto.EXTERNAL
 
 
+def is_left_out(tensor: TensorProto) -> bool:
+    """Whether the values were left out on purpose (see `anonymous`)."""
+    return any(e.key == "location" and e.value == STRIPPED for e in tensor.external_data)
+
+
 def elements(tensor: TensorProto) -> int:
     """Number of elements, from the dimensions."""
     return math.prod(tensor.dims)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from onnx import GraphProto, NodeProto
 
-from onnxprune.errors import InputError
+from onnxprune.errors import ModelError
 from onnxprune.tensors import subgraphs
 from onnxprune.text import printable
 
@@ -15,7 +15,7 @@ def ordered(graph: GraphProto) -> list[NodeProto]:
     """The nodes so that each comes after what it reads; onnxruntime takes them in any order, so models come so.
 
     Raises:
-        InputError: A node reads what comes of its own output.
+        ModelError: A node reads what comes of its own output.
     """
     made_by = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     needs = [sorted({made_by[name] for name in reads(node) if name in made_by}) for node in graph.node]
@@ -34,7 +34,7 @@ def ordered(graph: GraphProto) -> list[NodeProto]:
                 done.add(i)
                 result.append(graph.node[i])
             elif step in path:
-                raise InputError(f"the graph has a cycle through {described(graph.node[step])}",
+                raise ModelError(f"the graph has a cycle through {described(graph.node[step])}",
                                  "a node cannot read what comes of its own output: export the model again")
             else:
                 path[step] = None

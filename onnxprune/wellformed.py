@@ -15,16 +15,17 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxprune.errors import InputError
-from onnxprune.tensors import is_external, packed_elements, payload_bytes, subgraphs, tensors
+from onnxprune.errors import ModelError
+from onnxprune.tensors import is_external, is_left_out, packed_elements, payload_bytes, subgraphs, tensors
 from onnxprune.text import short
 from onnxprune.topology import defined, described, ordered
 
 MAX_ELEMENTS = 2**63 - 1
 """What the dimensions of a tensor may multiply to: what 64 bits count."""
+MAX_LEFT_OUT = 2**25
+"""Lengths of all axes of weights that were left out: a few bytes can state any."""
 _UNFOLDED = 1000
 _UNFOLDED_ANYWAY = 10_000
-_AGAIN = "export the model again"
 _TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 _FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data", TensorProto.INT64: "int64_data",
@@ -38,12 +39,13 @@ def check(proto: ModelProto) -> None:
     """Raises where a model does not hold together.
 
     Raises:
-        InputError: It does not; the message says where, but not in which file.
+        ModelError: It does not; the message says where, but not in which file.
     """
     try:
         _texts(proto)
         for tensor in tensors(proto):
             _tensor(tensor)
+        _left_out(proto)
         for sparse in proto.graph.sparse_initializer:
             _dims(sparse.values.name, sparse.dims)
         functions = {(f.domain, f.name): f for f in proto.functions}
@@ -52,7 +54,7 @@ def check(proto: ModelProto) -> None:
             _body(function)
         _unfolding(proto, functions)
     except RecursionError:
-        raise InputError("its graphs are nested too deeply", _AGAIN) from None
+        raise ModelError("its graphs are nested too deeply") from None
 
 
 def _texts(message: Any) -> None:
@@ -66,7 +68,7 @@ def _texts(message: Any) -> None:
         below = [value for field, value in present if field.type == FieldDescriptor.TYPE_MESSAGE]
     for text in texts:
         if isinstance(text, bytes) or (not isinstance(text, str) and any(isinstance(t, bytes) for t in text)):
-            raise InputError(f"a text of a {message.DESCRIPTOR.name} is not UTF-8", _AGAIN)
+            raise ModelError(f"a text of a {message.DESCRIPTOR.name} is not UTF-8")
     for value in below:
         for item in (value,) if isinstance(value, Message) else value:
             _texts(item)
@@ -75,16 +77,16 @@ def _texts(message: Any) -> None:
 def _dims(name: str, dims: Iterable[int]) -> None:
     negative = next((d for d in dims if d < 0), None)
     if negative is not None:
-        raise InputError(f"tensor '{short(name)}' has a dimension of {negative}", _AGAIN)
+        raise ModelError(f"tensor '{short(name)}' has a dimension of {negative}")
     if math.prod(dims) > MAX_ELEMENTS:
-        raise InputError(f"tensor '{short(name)}' has more elements than 64 bits count", _AGAIN)
+        raise ModelError(f"tensor '{short(name)}' has more elements than 64 bits count")
 
 
 def _tensor(tensor: TensorProto) -> None:
     """Element type, dimensions and the amount of inline data agree (that of external data: see `external.place`)."""
     _dims(tensor.name, tensor.dims)
     if tensor.data_type not in _TYPES:
-        raise InputError(f"tensor '{short(tensor.name)}' has element type {tensor.data_type}, which is unknown",
+        raise ModelError(f"tensor '{short(tensor.name)}' has element type {tensor.data_type}, which is unknown",
                          "a newer version of the package onnx may know it")
     if is_external(tensor):
         return
@@ -94,8 +96,14 @@ def _tensor(tensor: TensorProto) -> None:
         field = _FIELDS.get(tensor.data_type, "int32_data")
         has, wanted, unit = len(getattr(tensor, field)), packed_elements(tensor), "values"
     if has != wanted:
-        raise InputError(f"tensor '{short(tensor.name)}' has {has} {unit} of data; its type and dimensions ask for "
+        raise ModelError(f"tensor '{short(tensor.name)}' has {has} {unit} of data; its type and dimensions ask for "
                          f"{wanted}", "is the file complete?")
+
+
+def _left_out(proto: ModelProto) -> None:
+    """What was left out (see `anonymous`) has no data to be measured by."""
+    if sum(d for t in tensors(proto) if is_left_out(t) for d in t.dims) > MAX_LEFT_OUT:
+        raise ModelError("the weights that were left out have too many indices")
 
 
 def _graph(graph: GraphProto, around: list[set[str]]) -> None:
@@ -107,7 +115,7 @@ def _graph(graph: GraphProto, around: list[set[str]]) -> None:
         _node(node, scopes)
     for output in graph.output:
         if not any(output.name in names for names in scopes):
-            raise InputError(f"graph output '{short(output.name)}' is made by no node", _AGAIN)
+            raise ModelError(f"graph output '{short(output.name)}' is made by no node")
     ordered(graph)
 
 
@@ -115,17 +123,17 @@ def _once(names: Iterable[str]) -> set[str]:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise InputError(f"'{short(name)}' is defined twice in one graph", "names of values must be unique")
+            raise ModelError(f"'{short(name)}' is defined twice in one graph", "names of values must be unique")
         seen.add(name)
     return seen
 
 
 def _node(node: NodeProto, scopes: list[set[str]]) -> None:
     if not node.op_type:
-        raise InputError("a node names no operator", _AGAIN)
+        raise ModelError("a node names no operator")
     for name in filter(None, node.input):
         if not any(name in names for names in scopes):
-            raise InputError(f"{short(described(node))} reads '{short(name)}', which nothing defines", _AGAIN)
+            raise ModelError(f"{short(described(node))} reads '{short(name)}', which nothing defines")
     for _, body in subgraphs(node):
         _graph(body, scopes)
 
@@ -151,7 +159,7 @@ def _unfolding(proto: ModelProto, functions: Mapping[Function, FunctionProto]) -
             total += 1 + sum(unfolded(body.node, path) for _, body in subgraphs(node))
             name = (node.domain, node.op_type)
             if name in path:
-                raise InputError(f"the local function '{short(name[1])}' calls itself", _AGAIN)
+                raise ModelError(f"the local function '{short(name[1])}' calls itself")
             if name in functions:
                 if name not in sizes:
                     sizes[name] = unfolded(functions[name].node, (*path, name))
@@ -160,4 +168,4 @@ def _unfolding(proto: ModelProto, functions: Mapping[Function, FunctionProto]) -
 
     own = sum(1 for f in [proto.graph, *proto.functions] for _ in f.node)
     if unfolded(proto.graph.node, ()) > _UNFOLDED * own + _UNFOLDED_ANYWAY:
-        raise InputError("its local functions unfold to a graph without bounds", "inline them before")
+        raise ModelError("its local functions unfold to a graph without bounds", "inline them before")

@@ -96,6 +96,7 @@ def test_refusals(gate: dict[str, float], words: str) -> None:
     ({"drift_search": True}, "needs a gate"),
     ({"drift_search": True, "gate": {"drift": 0.1}, "pattern": "weights=0.5"}, "channels, not zeros"),
     ({"run_seconds": 0.0}, "above 0"),
+    ({"seed": -1}, "at least 0"),
 ])
 def test_options_that_make_no_sense(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):

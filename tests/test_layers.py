@@ -21,7 +21,7 @@ LAYERS = """
     topology
     wellformed external
     model
-    inputs
+    anonymous inputs
     graph
     dataflow contrib_shapes
     operand_shapes

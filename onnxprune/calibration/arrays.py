@@ -18,7 +18,7 @@ import numpy as np
 from onnxprune.calibration.interface import LABELS, Interface
 from onnxprune.calibration.ports import Feed, Port
 from onnxprune.calibration.samples import Chosen, Source
-from onnxprune.errors import InputError
+from onnxprune.errors import DataError, InputError
 
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 """What numpy and zipfile raise on files that are damaged or of another format."""
@@ -241,7 +241,7 @@ class Arrays(Source):
             return None
         labels = tables[LABELS].load()
         if labels.ndim < 1 or len(labels) != self.count:
-            raise InputError(f"{self.where}: '{LABELS}' has shape {labels.shape}, but there are {self.count} samples")
+            raise DataError(f"{self.where}: '{LABELS}' has shape {labels.shape}, but there are {self.count} samples")
         return labels
 
     def feeds(self, chosen: Chosen, batch: int) -> Iterator[Feed]:

@@ -13,7 +13,7 @@ from onnxprune.calibration.arrays import npy_table, npz_tables, readable
 from onnxprune.calibration.interface import LABELS, Interface
 from onnxprune.calibration.ports import Feed, Shape
 from onnxprune.calibration.samples import Chosen, Source, taken
-from onnxprune.errors import InputError
+from onnxprune.errors import DataError, InputError
 
 
 class Item(ABC):
@@ -74,7 +74,7 @@ class Entry(Item):
         try:
             return {str(name): np.shape(value) for name, value in self._arrays.items()}
         except ValueError as error:  # nested lists of different lengths
-            raise InputError(f"{self.where}: cannot be made arrays: {error}") from error
+            raise DataError(f"{self.where}: cannot be made arrays: {error}") from error
 
     def arrays(self) -> dict[str, Any]:
         """See `Item`."""
@@ -116,7 +116,7 @@ class Items(Source):
             if labels.ndim == 0 and count == 1:
                 labels = labels[None]
             if labels.ndim == 0 or len(labels) != count:
-                raise InputError(f"{item.where}: '{LABELS}' has shape {labels.shape}, but there are {count} samples")
+                raise DataError(f"{item.where}: '{LABELS}' has shape {labels.shape}, but there are {count} samples")
             parts.append(labels)
         with readable(self.where):
             return np.concatenate(parts)
@@ -132,5 +132,5 @@ class Items(Source):
             if len(places):
                 feed, rows = self._interface.read(item.arrays(), item.where)
                 if (1 if rows is None else rows) != count:
-                    raise InputError(f"{item.where}: changed while it was used")
+                    raise DataError(f"{item.where}: changed while it was used")
                 yield taken(feed, self.axes, places) if self.axes else feed

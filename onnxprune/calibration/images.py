@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.calibration.interface import Interface
 from onnxprune.calibration.ports import Feed, Port, kind
 from onnxprune.calibration.samples import Chosen, Source
-from onnxprune.errors import InputError
+from onnxprune.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -83,9 +83,9 @@ class Images(Source):
         self._channels = channels if isinstance(channels, int) else 3
         self._size = (size[0], size[1]) if isinstance(size[0], int) and isinstance(size[1], int) else None
         if self._channels not in _MODES:
-            raise InputError(f"{where}: the model takes {self._channels} channels, but pictures have 1, 3 or 4")
+            raise DataError(f"{where}: the model takes {self._channels} channels, but pictures have 1, 3 or 4")
         if options.color == "bgr" and self._channels != 3:
-            raise InputError(f"{where}: color=bgr is for 3 channels, but the model takes {self._channels}")
+            raise DataError(f"{where}: color=bgr is for 3 channels, but the model takes {self._channels}")
         self._options = options
         self._mean, self._std = (self._per_channel(n, v) for n, v in (("mean", options.mean), ("std", options.std)))
         self._scale = self._default_scale() if options.scale is None else options.scale
@@ -96,7 +96,7 @@ class Images(Source):
     def _per_channel(self, name: str, values: tuple[float, ...]) -> np.ndarray:
         """Numbers of an option as a float32 array of shape (1,) or (channels,)."""
         if len(values) not in (1, self._channels):
-            raise InputError(f"{self.where}: {name} has {len(values)} numbers, but there are {self._channels} channels")
+            raise DataError(f"{self.where}: {name} has {len(values)} numbers, but there are {self._channels} channels")
         return np.asarray(values, dtype=np.float32)
 
     def _default_scale(self) -> float:
@@ -119,13 +119,13 @@ class Images(Source):
         try:
             with Image.open(path) as picture:
                 if picture.mode[0] in "IF":  # converting would clip them
-                    raise InputError(f"{path}: has {picture.mode} pixels; only 8-bit pictures can be read")
+                    raise DataError(f"{path}: has {picture.mode} pixels; only 8-bit pictures can be read")
                 fitted = self._fit(picture.convert(_MODES[self._channels]), path)
                 pixels = np.asarray(fitted, dtype=np.float32)
         except InputError:
             raise
         except Exception as error:  # pillow has many ways to fail on a damaged file
-            raise InputError(f"{path}: cannot be read as a picture: {error}") from error
+            raise DataError(f"{path}: cannot be read as a picture: {error}") from error
         pixels = pixels.reshape(*pixels.shape[:2], self._channels)
         if self._options.color == "bgr":
             pixels = pixels[:, :, ::-1]
@@ -169,9 +169,9 @@ def _image_port(interface: Interface, layout: str | None, where: str) -> tuple[P
             "give .npz files with an array for each input",
         )
     if port.dims is None or len(port.dims) != 4:
-        raise InputError(f"{where}: input '{port.name}' takes {port.declared}, which is no batch of images")
+        raise DataError(f"{where}: input '{port.name}' takes {port.declared}, which is no batch of images")
     if kind(port.dtype) not in ("float", "integer"):
-        raise InputError(f"{where}: input '{port.name}' takes {port.type_name}, not pixels")
+        raise DataError(f"{where}: input '{port.name}' takes {port.type_name}, not pixels")
     if layout is None:
         places = [axis for axis, name in ((1, "nchw"), (3, "nhwc")) if port.dims[axis] in (1, 3)]
         if not places:

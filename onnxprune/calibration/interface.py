@@ -17,7 +17,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.calibration.ports import Feed, Port, Shape
-from onnxprune.errors import InputError
+from onnxprune.errors import DataError, InputError
 from onnxprune.inputs import fed_inputs
 
 LABELS = "labels"
@@ -112,7 +112,7 @@ class Interface:
             try:
                 feed[name] = np.asarray(value)
             except Exception as error:
-                raise InputError(f"{where}: '{name}' cannot be made an array: {error}") from error
+                raise DataError(f"{where}: '{name}' cannot be made an array: {error}") from error
         count = self.rows({name: a.shape for name, a in feed.items()}, where)
         for port in self.ports:
             array = feed[port.name]
@@ -145,7 +145,7 @@ def interface_of(proto: onnx.ModelProto) -> Interface:
     """
     values = fed_inputs(proto.graph)
     if not values:
-        raise InputError("the model has no inputs, so there is nothing to feed")
+        raise DataError("the model has no inputs, so there is nothing to feed")
     declared = {v.name: _dims(v) for v in values}
     symbols = [d for dims in declared.values() for d in dims or () if isinstance(d, str) and _BATCH.search(d)]
     symbol = symbols[0] if symbols else None
@@ -168,7 +168,7 @@ def interface_of(proto: onnx.ModelProto) -> Interface:
 def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.elem_type:
         what = (value.type.WhichOneof("value") or "value of no declared type").removesuffix("_type")
-        raise InputError(f"input '{value.name}' is a {what}, which calibration data cannot feed")
+        raise DataError(f"input '{value.name}' is a {what}, which calibration data cannot feed")
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None

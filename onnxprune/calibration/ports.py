@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.errors import InputError
+from onnxprune.errors import DataError, InputError
 
 Feed = dict[str, np.ndarray]
 """Arrays of one run by input name."""
@@ -101,12 +101,12 @@ class Port:
                 cast = array.astype(self.dtype)
             narrow = self.dtype.itemsize < array.dtype.itemsize
             if narrow and not np.array_equal(np.isfinite(cast), np.isfinite(array)):
-                raise InputError(f"{where}: '{self.name}' holds values that {self.dtype} cannot hold")
+                raise DataError(f"{where}: '{self.name}' holds values that {self.dtype} cannot hold")
             return cast
         if wanted == "integer" and given in ("integer", "boolean"):
             cast = array.astype(self.dtype)
             if array.size and not np.array_equal(cast, array):
-                raise InputError(f"{where}: '{self.name}' holds values that {self.dtype} cannot hold")
+                raise DataError(f"{where}: '{self.name}' holds values that {self.dtype} cannot hold")
             return cast
         self.demand_kind(array.dtype, where)
         return array.astype(self.dtype)
@@ -135,7 +135,7 @@ class Port:
     def _text(self, array: np.ndarray, where: str) -> np.ndarray:
         flat = array.astype(str).astype(object) if array.dtype != object else array
         if not all(isinstance(v, str) for v in flat.ravel()):
-            raise InputError(f"{where}: '{self.name}' holds something other than strings")
+            raise DataError(f"{where}: '{self.name}' holds something other than strings")
         return flat
 
 

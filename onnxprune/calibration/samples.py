@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.calibration.interface import Interface
 from onnxprune.calibration.ports import Feed
-from onnxprune.errors import InputError
+from onnxprune.errors import DataError, InputError
 
 Progress = Callable[[int, "int | None"], None]
 """Called with the samples handed out so far in a pass, and how many there are, where known."""
@@ -145,7 +145,7 @@ class Samples:
             if self._progress:
                 self._progress(done, self.count)
         if not done:
-            raise InputError(f"{self._source.where}: no sample that fills a batch of {self._fixed or 1}")
+            raise DataError(f"{self._source.where}: no sample that fills a batch of {self._fixed or 1}")
 
     __iter__ = batches
 
@@ -201,9 +201,9 @@ def choose(source: Source, interface: Interface, *, limit: int | None, seed: int
     group = (interface.fixed or 1) if source.axes else 1
     at_least = f"the model takes {group} samples at a time" if group > 1 else "at least 1 is needed"
     if limit is not None and limit < group:
-        raise InputError(f"a limit of {limit} samples is too low: {at_least}")
+        raise DataError(f"a limit of {limit} samples is too low: {at_least}")
     if source.count is not None and source.count < group:
-        raise InputError(f"{source.where}: has {source.count} samples, but {at_least}")
+        raise DataError(f"{source.where}: has {source.count} samples, but {at_least}")
     if not source.random or source.count is None:
         return Chosen(end=None if limit is None else limit // group * group)
     groups = source.count // group

@@ -17,7 +17,7 @@ from onnxprune.calibration.interface import Interface, interface_of
 from onnxprune.calibration.samples import Progress, Samples, Source, choose
 from onnxprune.calibration.streams import Stream, imported
 from onnxprune.calibration.words import Word, image_options, parse
-from onnxprune.errors import InputError
+from onnxprune.errors import DataError, InputError
 
 _ARRAYS = (".npy", ".npz")
 _OBJECT = "calibration data"
@@ -56,7 +56,7 @@ def open_samples(
     """
     for name, value in (("batch", batch), *([] if limit is None else [("limit", limit)])):
         if value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+            raise DataError(f"{name} must be at least 1, not {value}")
     interface = interface_of(model_proto)
     opened = _opened(source, interface, memory)
     chosen = choose(opened, interface, limit=limit, seed=seed)
@@ -80,7 +80,7 @@ def _opened(source: Any, interface: Interface, memory: int) -> Source:
 
 def _as_word(path: os.PathLike[str]) -> Word:
     if not Path(path).exists():
-        raise InputError(f"{os.fspath(path)}: no such file or folder")
+        raise DataError(f"{os.fspath(path)}: no such file or folder")
     return Word(Path(path))
 
 
@@ -88,7 +88,7 @@ def _held(name: Any, value: Any) -> Table:
     try:
         return Held(np.asarray(value))
     except Exception as error:
-        raise InputError(f"{_OBJECT}: '{name}' cannot be made an array: {error}") from error
+        raise DataError(f"{_OBJECT}: '{name}' cannot be made an array: {error}") from error
 
 
 def _from_word(word: Word, interface: Interface, memory: int) -> Source:
@@ -96,7 +96,7 @@ def _from_word(word: Word, interface: Interface, memory: int) -> Source:
         return _folder(word.path, word, interface)
     where = word.function or str(word.path)
     if word.options:
-        raise InputError(f"{where}: {', '.join(word.options)} only mean something for a folder of images")
+        raise DataError(f"{where}: {', '.join(word.options)} only mean something for a folder of images")
     if word.path is None:
         found = imported(where)
         return Stream(found, interface, where, memory)
@@ -122,5 +122,5 @@ def _folder(path: Path, word: Word, interface: Interface) -> Source:
         found = "no files" if not files else "no .npy, .npz or image files"
         raise InputError(f"{where}: {found} in this folder", f"images end in {', '.join(SUFFIXES)}")
     if word.options:
-        raise InputError(f"{where}: {', '.join(word.options)} only mean something for images, and there are none")
+        raise DataError(f"{where}: {', '.join(word.options)} only mean something for images, and there are none")
     return Items([File(f, interface) for f in arrays], interface, where)

@@ -15,7 +15,7 @@ from onnxprune.calibration.interface import Interface
 from onnxprune.calibration.ports import Feed
 from onnxprune.calibration.samples import Chosen, Source, taken
 from onnxprune.calibration.spill import Spill
-from onnxprune.errors import InputError, OnnxPruneError
+from onnxprune.errors import DataError, InputError, OnnxPruneError
 
 Checked = tuple[Feed, "int | None", tuple[str, ...]]
 """A feed as the model takes it, the samples in it where it can be cut, and names that mean nothing to the model."""
@@ -51,7 +51,7 @@ class Stream(Source):
         try:
             self._first: Checked | None = next(self._source)
         except StopIteration:
-            raise InputError(f"{where}: has no samples") from None
+            raise DataError(f"{where}: has no samples") from None
         self.unused = self._first[2]
         if self._spill is not None:
             self._spill.append(self._first[0])
@@ -121,7 +121,7 @@ def _checked(items: Iterator[Any], interface: Interface, whole: str) -> Iterator
         except OnnxPruneError:
             raise
         except Exception as error:
-            raise InputError(f"{where} (from 0) could not be read: {type(error).__name__}: {error}") from error
+            raise DataError(f"{where} (from 0) could not be read: {type(error).__name__}: {error}") from error
         feed, rows = interface.read(item, where)
         # A copy: makers of samples are free to use the same array for the next one.
         yield {name: array.copy() for name, array in feed.items()}, rows, interface.extra(interface.named(item, where))
@@ -172,7 +172,7 @@ def _called(function: Callable[[], Any], where: str) -> Iterator[Any]:
     except OnnxPruneError:
         raise
     except Exception as error:
-        raise InputError(f"{where}: calling it failed: {type(error).__name__}: {error}") from error
+        raise DataError(f"{where}: calling it failed: {type(error).__name__}: {error}") from error
     if hasattr(made, "get_next"):
         return _Reader(made, where).begin()
     return _iterator(made, where)
@@ -205,7 +205,7 @@ def imported(word: str) -> Any:
         hint = f"is there a file {name.replace('.', '/')}.py in this folder?" if missing == name else None
         raise InputError(f"{word}: there is no module {missing}", hint) from error
     except Exception as error:
-        raise InputError(f"{word}: module {name} cannot be imported: {type(error).__name__}: {error}") from error
+        raise DataError(f"{word}: module {name} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(folder)
         if folder not in sys.path:  # at the end: functions may import what lies beside them later

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.calibration.images import ImageOptions, Size
-from onnxprune.errors import InputError
+from onnxprune.errors import DataError, InputError
 from onnxprune.options import one_of
 
 KEYS = ("mean", "std", "scale", "layout", "resize", "crop", "color")
@@ -62,7 +62,7 @@ def parse(text: str) -> Word:
         key, _, value = part.strip().partition("=")
         one_of("image option", key, KEYS)
         if key in options:
-            raise InputError(f"{text}: {key} is given twice")
+            raise DataError(f"{text}: {key} is given twice")
         if not value:
             raise InputError(f"{text}: {key} has no value", f"{key}=...")
         options[key] = value
@@ -90,7 +90,7 @@ def image_options(given: dict[str, str]) -> ImageOptions:
     for key in ("std", "scale"):
         values = made.get(key, 1.0)
         if 0 in (values if isinstance(values, tuple) else (values,)):
-            raise InputError(f"{key} must not be 0")
+            raise DataError(f"{key} must not be 0")
     return ImageOptions(**made)
 
 

@@ -14,10 +14,9 @@ from types import FrameType
 import click
 
 from onnxprune.cli.words import complain, say
-from onnxprune.errors import OnnxPruneError, VerificationError
+from onnxprune.errors import InternalError, OnnxPruneError
 
 USAGE = 2
-INTERNAL = 4
 
 
 class Terminated(BaseException):
@@ -46,9 +45,6 @@ def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         _usage(error, name)
         return USAGE
-    except VerificationError as error:
-        complain(error.message, error.hint or "nothing was written")
-        return error.exit_code
     except OnnxPruneError as error:
         complain(error.message, error.hint)
         return error.exit_code
@@ -60,8 +56,9 @@ def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         return _die(signal.SIGTERM)
     except Exception as error:
         say(traceback.format_exc().rstrip(), err=True)
-        complain(f"internal error: {type(error).__name__}: {error}", "the model itself was not changed")
-        return INTERNAL
+        fault = InternalError(f"internal error: {type(error).__name__}: {error}")
+        complain(fault.message, fault.hint)
+        return fault.exit_code
 
 
 def _usage(error: click.ClickException, name: str) -> None:

@@ -13,32 +13,33 @@ from onnxprune.replacing import drafts
 SUFFIX = ".onnx"
 
 
-def target(model: str, output: str | None, *others: str, force: bool) -> Path:
-    """Where the pruned model goes: the named file, else ``MODEL.pruned.onnx`` beside the input.
+def target(model: str, output: str | None, *others: str, force: bool, kind: str = "pruned") -> Path:
+    """Where a model goes: the named file, else ``MODEL.pruned.onnx`` beside the input.
 
     Args:
         model: The input.
         output: The file that was named, if one was.
         *others: Further files that are read.
         force: Whether a file that nobody named may be replaced.
+        kind: What stands for ``pruned`` in its name.
 
     Raises:
         InputError: The folder does not exist, the file is no file or the input, or it exists and nobody allowed
             replacing it.
     """
-    path = Path(output) if output is not None else default_target(model)
+    path = Path(output) if output is not None else default_target(model, kind)
     writable(path, model, *others)
     if output is None and not force and path.exists():
         raise InputError(f"{path}: exists already", "--force replaces it, -o names another file")
     return path
 
 
-def default_target(model: str) -> Path:
+def default_target(model: str, kind: str = "pruned") -> Path:
     """``MODEL.pruned.onnx`` beside the input."""
     path = Path(model)
     if not path.name:
         raise InputError(f"{model!r} is not the name of a model", "name an .onnx file")
-    return path.with_name(path.name.removesuffix(SUFFIX) + ".pruned" + SUFFIX)
+    return path.with_name(f"{path.name.removesuffix(SUFFIX)}.{kind}{SUFFIX}")
 
 
 def writable(path: Path, *inputs: str) -> None:

@@ -8,7 +8,8 @@ import click
 
 from onnxprune.cli import asked, files
 from onnxprune.cli.showing import announcing, draw, print_json, save, show
-from onnxprune.cli.words import Command, option
+from onnxprune.cli.words import Command, option, say
+from onnxprune.errors import InputError
 
 
 @click.command(cls=Command, forms=["onnxprune inspect MODEL [options]"])
@@ -17,12 +18,23 @@ from onnxprune.cli.words import Command, option
 @option("Options", "--shrink", multiple=True, metavar="REGEX", help="As for pruning; repeatable")
 @option("Options", "--attention", default="heads", metavar="KIND", help="heads or dims, as for pruning  [heads]")
 @option("Options", "--json", "as_json", is_flag=True, help="Every group and member as JSON")
-def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, as_json: bool) -> None:
+@option("Options", "--anonymise", is_flag=True, help="Write the graph without weights and names instead")
+@option("Options", "-o", "--output", metavar="FILE", help="What --anonymise writes  [MODEL.anonymous.onnx]")
+def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, as_json: bool, anonymise: bool,
+            output: str | None) -> None:
     """Shows the groups of channels of a model: what they slice, their grade, and why the rest is pinned.
 
     Groups of grade exact may be pruned. Those of grade mixing change what survives, and are left alone unless
     --mixing is given. What is pinned stays whole.
+
+    With --anonymise it writes a model to report a fault with: operators, attributes and shapes are as they were;
+    weights, names, texts and metadata are gone. inspect takes it like any other.
     """
+    if anonymise:
+        _anonymise(model, output)
+        return
+    if output is not None:
+        raise InputError("-o says where --anonymise writes", "give both")
     from onnxprune import api
     from onnxprune.report import groups, terminal
 
@@ -32,6 +44,15 @@ def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, a
         print_json(data)
     else:
         draw(terminal.inspected(data))
+
+
+def _anonymise(model: str, output: str | None) -> None:
+    path = files.target(model, output, kind="anonymous", force=True)
+    from onnxprune.anonymous import anonymised
+    from onnxprune.model import Model, load, save
+
+    save(Model(anonymised(load(model, weights=False))), path)
+    say(f"wrote {path}: no weights, no names")
 
 
 @click.command(cls=Command, forms=["onnxprune apply PLAN MODEL [options]"])

@@ -9,18 +9,19 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from onnxprune.text import printable
+from onnxprune.text import short
 
 HELP_WIDTH = 100
+LONGEST = 1000
+"""Characters of a message: names in models have any length."""
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-def complain(message: str, hint: str | None = None) -> None:
+def complain(message: str, hint: str) -> None:
     """Writes an error to stderr: one line, and a second one with a hint."""
     _labelled("error", "red", message)
-    if hint:
-        _labelled("hint", "cyan", hint)
+    _labelled("hint", "cyan", hint)
 
 
 def warn(message: str) -> None:
@@ -42,7 +43,7 @@ def colourful(stream: TextIO) -> bool:
 
 def _labelled(label: str, colour: str, message: str) -> None:
     shown = click.style(label, fg=colour, bold=True) if colourful(sys.stderr) else label
-    say(f"{shown}: {printable(message)}", err=True)
+    say(f"{shown}: {short(message, LONGEST)}", err=True)
 
 
 class Option(click.Option):
