@@ -38,8 +38,15 @@ def load_recipe(ctx: click.Context, param: click.Parameter, path: str | None) ->
     """Makes the options of a recipe the defaults of the command line, which therefore wins."""
     if path is not None:
         names = {p.opts[-1].lstrip("-"): str(p.name) for p in ctx.command.params if isinstance(p, click.Option)}
+        ctx.meta[__name__] = path
         ctx.default_map = {names[key]: value for key, value in recipe.read(path).items()}
     return path
+
+
+def files_read(ctx: click.Context) -> list[str]:
+    """Files that a run reads besides the model, as far as their names tell: they are never changed."""
+    calib = (ctx.params["calib"] or "").split(",")[0]
+    return [name for name in (calib, ctx.params["stats"], ctx.meta.get(__name__)) if name]
 
 
 def options(ctx: click.Context) -> Options:

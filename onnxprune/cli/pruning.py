@@ -102,8 +102,9 @@ def prune(ctx: click.Context, /, model: str, extra: tuple[str, ...], output: str
     if extra:
         raise InputError(f"one model at a time: {extra[0]!r} is too many", _meant(model))
     options = asked.options(ctx)
-    path = None if dry_run else files.target(model, output, force=force)
-    plan_path = _plan_path(plan, model, path)
+    others = asked.files_read(ctx)
+    path = None if dry_run else files.target(model, output, *others, force=force)
+    plan_path = _plan_path(plan, path, model, *others)
     from onnxprune import api  # heavy
 
     with logging_on_stderr(verbose), announcing(quiet or as_json or verbose) as stage:
@@ -125,11 +126,11 @@ def _meant(first: str) -> str:
     return f"did you mean the verb {near[0]!r}?" if near else "the output is named with -o FILE"
 
 
-def _plan_path(plan: str | None, model: str, output: Path | None) -> Path | None:
+def _plan_path(plan: str | None, output: Path | None, *inputs: str) -> Path | None:
     if plan is None:
         return None
     path = Path(plan)
-    files.writable(path, model)
+    files.writable(path, *inputs)
     if output is not None and path.resolve() == output.resolve():
         raise InputError(f"{path}: is to be both the plan and the model", "choose another name for one of them")
     return path
