@@ -123,6 +123,7 @@ class Result:
         Raises:
             InputError: The folder does not exist, or the path is that of the input.
             GateError: A gate is missed, and `keep_anyway` was not given.
+            OutputError: Writing failed, say because the disk is full; what was there before is still there.
         """
         if self.stopped is not None:
             raise GateError(self.stopped)

@@ -6,6 +6,7 @@ model's folder, existing, long enough, and of the length that the tensor's type 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def place(tensor: TensorProto, path: Path | None) -> Place:
         )
     try:
         file = _inside(path, location, what)
-    except (OSError, ValueError, RuntimeError) as error:  # a name too long, with a zero byte, a link to itself
+    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
         why = getattr(error, "strerror", None) or error
         raise InputError(f"{what} has no usable location: {why}", hint="put it beside the model") from None
     try:
@@ -68,7 +69,9 @@ def _inside(path: Path, location: str, what: str) -> Path:
     """The data file at `location` beside the model; never one outside the model's folder."""
     # A model that is itself a link (download caches do that) has its data beside the link or beside what it points to.
     folders = {path.parent.resolve(), path.resolve().parent}
-    file = (path.parent / location).resolve()
+    file = path.parent.resolve() / location
+    with contextlib.suppress(RuntimeError):  # a link to itself, which is no file
+        file = file.resolve()
     parts = Path(location.replace("\\", "/")).parts
     absolute = Path(location).is_absolute() or location.startswith(("/", "\\"))
     if not location or absolute or ".." in parts or not any(file.is_relative_to(f) for f in folders):

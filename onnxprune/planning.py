@@ -70,8 +70,10 @@ class Plan:
         """
         try:
             data = json.loads(text)
-        except (ValueError, RecursionError) as e:
+        except ValueError as e:
             raise PlanError(f"the plan is not JSON: {e}") from None
+        except RecursionError:
+            raise PlanError("the plan is nested too deeply") from None
         if not isinstance(data, dict) or "version" not in data or not isinstance(data.get("model"), str):
             raise InputError("not a plan: it lacks 'version' or 'model'", "write one with --plan FILE")
         if data.pop("version") != VERSION:
@@ -275,11 +277,13 @@ def pack_mask(mask: NDArray[np.bool_]) -> str:
 def unpack_mask(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """The inverse of `pack_mask`; raises InputError where the text does not hold such an array."""
     size = int(np.prod(shape))
+    limit = (size + 7) // 8
     try:
-        bits = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype=np.uint8)
+        packed = base64.b64decode(text, validate=True)
+        bits = np.frombuffer(zlib.decompressobj().decompress(packed, limit + 1), np.uint8)  # it may unpack to anything
     except (ValueError, zlib.error):
         raise PlanError("a mask of the plan is not readable") from None
-    if len(bits) != (size + 7) // 8:
+    if len(bits) != limit:
         raise PlanError("a mask of the plan has another size than its tensor")
     return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ def _shapes(value: object) -> bool:
     return _texts(value)
 
 
+_FUNCTION = re.compile(r"\w[\w.]*:\w[\w.]*(,|$)")
 Kind = tuple[str, Callable[[object], bool]]
 
 _NUMBER: Kind = ("a number", _number)
@@ -90,6 +92,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         what, fits = KEYS[name]
         if not fits(value):
             raise InputError(f"{path}: {key} must be {what}, not {value!r}")
+        if name == "calib" and not os.path.exists(value) and _FUNCTION.match(value):
+            raise InputError(f"{path}: {key} names a function, and a recipe runs no code",
+                             f"--calib {value}, if you mean it")
         found[name] = _as_given(KEYS[name], value)
     return found
 

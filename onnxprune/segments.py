@@ -235,7 +235,9 @@ def _fits_file(array: Array) -> bool:
 
 
 def _read(array: Array | Path) -> Array:
-    return array if isinstance(array, np.ndarray) else np.load(array, mmap_mode="r").view(np.ndarray)
+    if isinstance(array, np.ndarray):
+        return array
+    return np.asarray(np.load(array, mmap_mode="r", allow_pickle=False))
 
 
 def _remove(files: list[Path]) -> None:

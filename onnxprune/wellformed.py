@@ -32,7 +32,8 @@ _FIELDS: dict[int, str] = {
     TensorProto.STRING: "string_data", TensorProto.UINT32: "uint64_data", TensorProto.UINT64: "uint64_data",
     TensorProto.COMPLEX64: "float_data", TensorProto.COMPLEX128: "double_data"}
 
-Function = tuple[str, str]
+Function = tuple[str, str, str]
+"""Domain, name and overload."""
 
 
 def check(proto: ModelProto) -> None:
@@ -48,7 +49,7 @@ def check(proto: ModelProto) -> None:
         _left_out(proto)
         for sparse in proto.graph.sparse_initializer:
             _dims(sparse.values.name, sparse.dims)
-        functions = {(f.domain, f.name): f for f in proto.functions}
+        functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
         _graph(proto.graph, [])
         for function in proto.functions:
             _body(function)
@@ -157,7 +158,7 @@ def _unfolding(proto: ModelProto, functions: Mapping[Function, FunctionProto]) -
         total = 0
         for node in nodes:
             total += 1 + sum(unfolded(body.node, path) for _, body in subgraphs(node))
-            name = (node.domain, node.op_type)
+            name = (node.domain, node.op_type, node.overload)
             if name in path:
                 raise ModelError(f"the local function '{short(name[1])}' calls itself")
             if name in functions:

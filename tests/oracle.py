@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 
 from onnxprune.coupling import Coupling, analyze
 from onnxprune.graph import Graph
@@ -12,6 +13,21 @@ from onnxprune.groups import Grade
 from onnxprune.masking import mask
 from onnxprune.model import load
 from onnxprune.removal import remove
+
+OLD_RUNTIME = tuple(map(int, ort.__version__.split(".")[:2])) < (1, 30)
+OLD_ONNX = tuple(map(int, onnx.__version__.split(".")[:2])) < (1, 23)
+"""Whether this is older than what the tests' models were written for: it lacks operators, or has them wrong."""
+
+
+def run_original(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Runs a model that the tests start from; skips where an old onnxruntime does not take it."""
+    try:
+        outputs: list[np.ndarray] = session(model).run(None, feeds)
+    except Exception as error:
+        if OLD_RUNTIME:
+            pytest.skip(f"onnxruntime {ort.__version__} does not run it: {str(error).splitlines()[0][:200]}")
+        raise
+    return outputs
 
 
 def session(model: onnx.ModelProto) -> ort.InferenceSession:
@@ -48,7 +64,7 @@ def assert_equivalent(model: onnx.ModelProto, feeds: dict[str, np.ndarray], rati
     """The pruned model computes what the masked original computes; returns how many channels went."""
     pruned, masked, count = prune_and_mask(model, ratio, seed)
     onnx.checker.check_model(pruned, full_check=True)
-    before, after = session(masked).run(None, feeds), session(pruned).run(None, feeds)
+    before, after = run_original(masked, feeds), session(pruned).run(None, feeds)
     for a, b in zip(before, after, strict=True):
         assert a.shape == b.shape
         scale = max(float(np.sqrt(np.mean(np.square(a, dtype=np.float64)))), 1e-6)

@@ -23,7 +23,7 @@ from onnxprune.groups import Grade
 from onnxprune.model import load
 from onnxprune.ops import registry
 from tests.node_models import ENDS, ROLES, NodeCase, node_cases, size, wrap
-from tests.oracle import prune_and_mask, session
+from tests.oracle import OLD_ONNX, OLD_RUNTIME, prune_and_mask, session
 
 EVERYTHING = os.environ.get("ONNXPRUNE_BACKEND") == "all"
 CHUNKS = 12
@@ -128,6 +128,8 @@ def test_removal_equals_masking(number: int) -> None:
                 continue
             except Exception as e:
                 raise AssertionError(f"{case.name}, {roles}, {end}") from e
+    if OLD_RUNTIME and pruned <= 60:
+        pytest.skip("onnxruntime is older than the opset of the cases")
     assert pruned > 60  # the property must not hold for lack of anything removed
 
 
@@ -155,6 +157,7 @@ def test_every_standard_operator_has_a_rule() -> None:
     assert lacking == set()
 
 
+@pytest.mark.skipif(OLD_ONNX, reason="onnx lacks some of the cases")
 def test_the_list_matches_cases() -> None:
     names = list(node_cases())
     assert [p for p in NOT_COMPARED if not fnmatch.filter(names, p)] == []

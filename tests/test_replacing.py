@@ -1,57 +1,27 @@
-"""Whatever ends a run, and whenever: the target holds the old model or the new one, and the next run leaves no rest.
-
-ONNXPRUNE_KILLS and ONNXPRUNE_KILL_MB set how often a run is killed, and how much it writes (default: 20 and 4).
-"""
+"""Files take each other's place whole: names, left-overs, full disks and closed folders."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-import random
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import InputError, OutputError
 from onnxprune.model import load, save
 from onnxprune.replacing import data_file, drafts
 from tests.commands import Cli, assert_refused, contents, tiny
-
-KILLS = int(os.environ.get("ONNXPRUNE_KILLS", "20"))
-MEGABYTES = int(os.environ.get("ONNXPRUNE_KILL_MB", "4"))
-
-
-def chain(width: int, layers: int, seed: int = 0) -> onnx.ModelProto:
-    """A chain of matrix products with weights of width * width * 4 bytes."""
-    rng = np.random.default_rng(seed)
-    weights = [numpy_helper.from_array(rng.standard_normal((width, width), "f"), f"w{i}") for i in range(layers)]
-    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(layers)]
-    ends = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [1, width]) for i in (0, layers)]
-    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def external(folder: Path, name: str = "in.onnx", **sizes: int) -> Path:
-    """A chain with its weights in a data file of another kind of name than ours."""
-    path = folder / name
-    onnx.save(chain(**sizes), path, save_as_external_data=True, location=f"{name}.weights", size_threshold=0)
-    return path
-
-
-def saved_as(path: Path) -> dict[str, bytes]:
-    """A saved model with the data files that it refers to, by name; loading it is part of the question."""
-    return {f.name: f.read_bytes() for f in (path, *load(path).data_files)}
+from tests.error_rows import DISK_FULL, NOT_READABLE, NOT_WRITABLE
+from tests.saved_models import external, saved_as
 
 
 @pytest.fixture
@@ -127,6 +97,24 @@ def test_a_live_run_keeps_its_drafts_and_a_dead_one_does_not(tmp_path: Path) -> 
     assert list(contents(tmp_path)) == ["net.onnx"]
 
 
+def test_runs_that_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whoever is last has its model there, with its data and nothing else; locks are those of open files."""
+    target = tmp_path / "out" / "net.onnx"
+    known = []
+    for source in two:
+        save(load(source), target)
+        known.append(saved_as(target))
+
+    def write(source: Path) -> None:
+        for _ in range(5):
+            save(load(source), target)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, two * 2))
+    assert contents(target.parent) == saved_as(target)
+    assert saved_as(target) in known
+
+
 def test_files_of_other_names_are_let_alone(tmp_path: Path) -> None:
     """Only what has the form of our own rests of this very target is removed."""
     for name in (".net.onnx.0123abcd.tm", ".net.onnx.0123abcg.tmp", ".other.onnx.0123abcd.tmp", "net.onnx.data",
@@ -140,157 +128,6 @@ def test_files_of_other_names_are_let_alone(tmp_path: Path) -> None:
     (tmp_path / "net.onnx.0123456789abcdef.data").write_text("rest")
     save(load(tiny()), tmp_path / "net.onnx")
     assert contents(tmp_path).keys() == {*before, "net.onnx"}
-
-
-STEPS = ["fsync", "replace", "open"]
-
-
-@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=type)
-def test_a_fault_at_any_step(two: tuple[Path, Path], tmp_path: Path, fault: BaseException,
-                             monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call that may fail fails once: the old model is whole, or the new one, and nothing else is there."""
-    target = tmp_path / "out" / "net.onnx"
-    save(load(two[1]), target)
-    new = contents(target.parent)
-    save(load(two[0]), target)
-    old = contents(target.parent)
-    real = {name: getattr(os, name) for name in STEPS}
-    calls = seen = 0
-
-    def failing(name: str) -> Any:
-        def call(*arguments: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == seen:
-                raise fault
-            return real[name](*arguments)
-
-        return call
-
-    for name in STEPS:
-        monkeypatch.setattr(os, name, failing(name))
-    ended = False
-    while not ended:
-        calls, seen = 0, seen + 1
-        try:
-            save(load(two[1]), target)
-            ended = True
-        except (OutputError, KeyboardInterrupt):
-            assert contents(target.parent) in (old, new)
-            saved_as(target)
-    assert seen > 8
-    assert contents(target.parent) == new
-
-
-SERVER = """
-import os, sys
-import onnxprune.api
-from onnxprune.cli import main
-from onnxprune.model import load, save
-
-def dying(step, *arguments):  # ends at one step of saving, as kill -9 does
-    def counted(real):
-        def call(*a, **k):
-            nonlocal step
-            step -= 1
-            if step < 0:
-                os._exit(9)
-            return real(*a, **k)
-        return call
-    for name in ("open", "fsync", "replace", "unlink", "close"):
-        setattr(os, name, counted(getattr(os, name)))
-    save(load(arguments[0]), arguments[1])
-
-for line in sys.stdin:
-    verb, *arguments = line.rstrip("\\n").split("\\t")
-    child = os.fork()
-    if child == 0:
-        if verb == "die":
-            dying(int(arguments[0]), *arguments[1:])
-            os._exit(0)
-        os._exit(main(arguments))
-    print(child, flush=True)
-    sys.stdin.readline()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-class Server:
-    """A process that runs one command after the other, each in a process of its own that may be killed."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-    def _ask(self, line: str) -> int:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def run(self, *arguments: object, kill_after: float | None = None) -> int:
-        """Runs a command to its end, or kills it after some seconds; its exit status."""
-        child = self._ask("\t".join(map(str, arguments)))  # which stays a zombie until the next line
-        if kill_after is not None:
-            time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)
-        return self._ask("")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A server for one test."""
-    made = Server()
-    yield made
-    made.process.communicate()
-
-
-def test_a_death_at_any_step(two: tuple[Path, Path], tmp_path: Path, server: Server) -> None:
-    """A process that dies before any one of its calls to the system leaves the old model or the new one."""
-    target = tmp_path / "out" / "net.onnx"
-    save(load(two[1]), target)
-    new = saved_as(target)
-    save(load(two[0]), target)
-    old = saved_as(target)
-    found = []
-    for step in range(200):
-        code = server.run("die", step, two[1], target)
-        found.append(saved_as(target))
-        assert found[-1] in (old, new)
-        save(load(two[0]), target)
-        assert contents(target.parent) == old
-        if code == 0:
-            break
-    assert code == 0
-    assert found[0] == old
-    assert [f == new for f in found] == sorted(f == new for f in found)  # one point from which on it is the new one
-
-
-def test_kill_at_random_moments(tmp_path: Path, server: Server) -> None:
-    """SIGKILL at moments spread over whole runs of the command: old or new, and no rest after the next run."""
-    layers = 8
-    width = int((MEGABYTES * 1e6 / 4 / layers) ** 0.5 / 0.8)  # 0.8 of each inner axis stays, or more
-    source = external(tmp_path, width=width, layers=layers)
-    target = tmp_path / "out" / "net.onnx"
-    target.parent.mkdir()
-    commands = [[source, f"--ratio={ratio}", "--repair=none", "--no-verify", "--quiet", "-o", target]
-                for ratio in (0.1, 0.2)]
-    known = []
-    for command in commands:
-        start = time.perf_counter()
-        assert server.run("main", *command) == 0
-        seconds = time.perf_counter() - start
-        known.append(saved_as(target))
-        assert sum(map(len, known[-1].values())) > MEGABYTES * 1e6
-    state = 1
-    rng = random.Random(0)
-    for i in range(KILLS):
-        server.run("main", *commands[1 - state], kill_after=(i % 20 + rng.random()) / 20 * seconds)
-        found = saved_as(target)
-        assert found in known
-        state = known.index(found)
-    assert server.run("main", *commands[0]) == 0
-    assert contents(target.parent) == known[0]
 
 
 @pytest.fixture
@@ -314,9 +151,9 @@ def test_full_disk(cli: Cli, small_disk: Path, tmp_path: Path) -> None:
     assert cli(source, "--ratio", 0.3, *run).code == 0
     old = contents(small_disk)
     for command in ([source, "--ratio", 0.1], [source, "--ratio", 0, "--plan", small_disk / "plan.json"]):
-        said = assert_refused(cli(*command, *run))
-        assert "cannot be written: No space left on device" in said
-        assert "hint: make room" in said
+        error, hint = assert_refused(cli(*command, *run)).splitlines()
+        assert error == f"error: {DISK_FULL.error.replace('FILE', str(target))}"
+        assert hint == f"hint: {DISK_FULL.hint}"
         assert contents(small_disk) == old == saved_as(target)
     assert cli(source, "--ratio", 0.6, *run).code == 0
     assert contents(small_disk) == saved_as(target) != old
@@ -369,8 +206,9 @@ def closed_folder() -> Iterator[Path]:
 def test_without_permission(cli: Cli, closed_folder: Path) -> None:
     """Who may not write is told so before any work is done; the API tells it when it saves."""
     for where in ([], ["-o", closed_folder / "there.onnx"], ["-o", closed_folder / "new.onnx"]):
-        said = assert_refused(cli(closed_folder / "net.onnx", "--ratio", 0.5, *where))
-        assert f"the folder {closed_folder} is not writable" in said
+        error, hint = assert_refused(cli(closed_folder / "net.onnx", "--ratio", 0.5, *where)).splitlines()
+        assert error.endswith(NOT_WRITABLE.error.replace("FOLDER", str(closed_folder)).removeprefix("FILE"))
+        assert hint == f"hint: {NOT_WRITABLE.hint}"
     with pytest.raises(OutputError, match="cannot be written: Permission denied") as caught:
         save(load(tiny()), closed_folder / "new.onnx")
     assert caught.value.exit_code == 2
@@ -385,7 +223,9 @@ def test_an_unreadable_model(cli: Cli, closed_folder: Path) -> None:
     os.seteuid(os.getuid())
     secret.chmod(0)
     os.seteuid(mine)
-    assert "cannot be read: Permission denied" in assert_refused(cli(secret, "--ratio", 0.5, "--dry-run"))
+    error, hint = assert_refused(cli(secret, "--ratio", 0.5, "--dry-run")).splitlines()
+    assert error == f"error: {NOT_READABLE.error.replace('FILE', str(secret))}"
+    assert hint == f"hint: {NOT_READABLE.hint}"
 
 
 WATCHED = """

@@ -32,8 +32,8 @@ def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         arguments: Its arguments.
 
     Returns:
-        0 done, 2 usage or input, 3 failed verification, 4 internal error. Signals are passed on to the process once
-        what was open is closed, so that a shell sees the death that it expects (130, 143, 141).
+        0 done, 2 usage, input or output, 3 failed verification, 4 internal error. Signals are passed on to the process
+        once what was open is closed, so that a shell sees the death that it expects (130, 143, 141).
     """
     try:
         with _terminable(), command.make_context(name, list(arguments)) as context:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, PlanError
 from onnxprune.replacing import drafts
 
 SUFFIX = ".onnx"
@@ -75,15 +75,15 @@ def written(path: Path | None, text: str) -> Iterator[None]:
         made.publish(path)
 
 
-def read_text(path: str) -> str:
-    """The text of a file.
+def read_plan(path: str) -> str:
+    """The text of a plan.
 
     Raises:
-        InputError: It cannot be read or is not text.
+        PlanError: It cannot be read or is not text.
     """
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not a text file") from None
+        raise PlanError(f"{path}: is not a text file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise PlanError(f"{path}: cannot be read: {error.strerror or error}") from None

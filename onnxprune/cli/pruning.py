@@ -29,7 +29,7 @@ NOTES = [
     ("Exit codes", [
         ("0", "Done; also when nothing may be pruned, which is said"),
         ("1", "Ran, but a target or a gate was missed"),
-        ("2", "Usage or input"),
+        ("2", "Usage, input or output"),
         ("3", "The result failed verification; nothing was written"),
         ("4", "Internal error, with its traceback"),
     ]),

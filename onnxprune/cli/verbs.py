@@ -70,7 +70,7 @@ def apply(plan: str, model: str, output: str | None, force: bool, no_verify: boo
     """Takes from a model what a plan says: from the one that it was made for, or another checkpoint of it."""
     shapes = asked.shapes(input_shape)
     path = files.target(model, output, plan, force=force)
-    written = files.read_text(plan)
+    written = files.read_plan(plan)
     from onnxprune import api
     from onnxprune.options import Options
     from onnxprune.planning import Plan
@@ -98,7 +98,7 @@ def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str |
     from onnxprune.narrowing import WHOLE
     from onnxprune.report import clean, terminal
 
-    lost = planning.narrowing(planning.Plan.from_json(files.read_text(plan))) if plan is not None else WHOLE
+    lost = planning.narrowing(planning.Plan.from_json(files.read_plan(plan))) if plan is not None else WHOLE
     first, second = cost.measure(load(a), shapes), cost.measure(load(b), lost.shapes(shapes))
     with announcing(as_json) as stage:
         stage("run")
