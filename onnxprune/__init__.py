@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import InputError, OnnxPruneError, OutputError, VerificationError
@@ -16,6 +17,8 @@ __version__ = "0.1.0"
 
 __all__ = ["Analysis", "InputError", "OnnxPruneError", "Options", "OutputError", "Plan", "Result", "VerificationError",
            "analyze", "apply", "plan", "prune", "rule", "score", "verify"]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
 
 _HOME = {"Options": "onnxprune.options", "Plan": "onnxprune.planning", "rule": "onnxprune.ops.registry"}
 

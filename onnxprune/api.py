@@ -2,154 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
-
-import onnx
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from typing import Any
 
 from onnxprune import (
     cost,
-    coupling,
-    damage,
-    informed,
     permuting,
     planning,
     removal,
     reorder,
-    rounds,
     scoring,
     selection,
     sparsity,
     storage,
-    storing,
-    verification,
-    zeroing,
 )
-from onnxprune.cost import Cost
-from onnxprune.coupling import Coupling
-from onnxprune.damage import by_score
+from onnxprune.analysis import Analysis, Source, analyze_loaded, anew, exported, opened, prunable
+from onnxprune.clock import Announce, Clock
 from onnxprune.errors import InputError
-from onnxprune.graph import Graph
-from onnxprune.groups import Grade, Group
-from onnxprune.inputs import fed_inputs, flat, sample_inputs
-from onnxprune.model import Model, load, save
-from onnxprune.narrowing import WHOLE, Narrowing
-from onnxprune.ops import registry
-from onnxprune.options import ATTENTION, FROM_DATA, Options, one_of
+from onnxprune.flow import Run, verify
+from onnxprune.groups import Group
+from onnxprune.model import load
+from onnxprune.options import ATTENTION, Options, one_of
 from onnxprune.planning import Plan
-from onnxprune.products import products
-from onnxprune.report import build, clean
-from onnxprune.runtime import traced_shapes
+from onnxprune.report import build
+from onnxprune.result import Result
 from onnxprune.scoring import Scores
-from onnxprune.scoring.obs import Curve
-from onnxprune.selection import Selection
-from onnxprune.verification import Verification
+from onnxprune.steady import steady
 
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-Source = Any
-"""A path, a `ModelProto`, or a `gs.Graph`."""
-
-
-@dataclass
-class Analysis:
-    """A model and what ties its channels together.
-
-    Attributes:
-        model: A model of its own; the caller's stays as it is.
-        coupling: Channels, groups and grades.
-    """
-
-    model: Model
-    coupling: Coupling
-
-    @property
-    def groups(self) -> list[Group]:
-        """Every group, prunable or not."""
-        return self.coupling.groups
-
-
-class Result:
-    """A pruned model with the plan that made it and the report on it.
-
-    Attributes:
-        plan: What was taken.
-        report: What it did; strict JSON data.
-    """
-
-    def __init__(self, model: Model, plan: Plan, report: dict[str, Any], as_graph: bool) -> None:
-        self._model = model
-        self._as_graph = as_graph
-        self.plan = plan
-        self.report = report
-
-    @property
-    def model(self) -> Any:
-        """The pruned model in the kind that was given: a `gs.Graph` for a `gs.Graph`, else a `ModelProto`."""
-        return self.graph() if self._as_graph else self.proto
-
-    @property
-    def proto(self) -> onnx.ModelProto:
-        """The pruned model; weights that were stored outside the file and not pruned are still references."""
-        return self._model.proto
-
-    def graph(self) -> gs.Graph:
-        """The pruned model as a graph of onnx-graphsurgeon."""
-        import onnx_graphsurgeon as gs
-
-        return gs.import_onnx(self.proto)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the model, whole or not at all.
-
-        Raises:
-            InputError: The folder does not exist, or the path is that of the input.
-            OutputError: Writing failed, say because the disk is full; what was there before is still there.
-        """
-        save(self._model, path)
-
-
-class Clock:
-    """Seconds spent in each stage.
-
-    Attributes:
-        seconds: Seconds by stage.
-    """
-
-    def __init__(self, announce: Announce | None = None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._announce = announce or (lambda name, done=0, total=None: None)
-        self._stage = ""
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds the time of the block to a stage."""
-        self._stage = name
-        self._announce(name)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def progress(self, done: int, total: int | None) -> None:
-        """Tells how far the stage that runs has gone through the calibration samples."""
-        self._announce(self._stage, done, total)
-
-
-class Announce(Protocol):
-    """What is told of a run while it lasts."""
-
-    def __call__(self, name: str, done: int = 0, total: int | None = None) -> None:
-        """A stage begins, or has gone through so many calibration samples, of so many (None: nobody knows)."""
+__all__ = ["Analysis", "Announce", "Result", "analyze", "apply", "plan", "prune", "run", "run_plan", "score", "verify"]
 
 
 def prune(model: Source, ratio: float | None = None, **options: Any) -> Result:
@@ -172,157 +53,8 @@ def prune(model: Source, ratio: float | None = None, **options: Any) -> Result:
 
 def run(model: Source, options: Options, announce: Announce | None = None) -> Result:
     """`prune` with the options in one object; `announce` is told each stage as it starts, and how far it is."""
-    clock = Clock(announce)
-    given = exported(model)
-    with clock.stage("load"):
-        source = load(given)
-        before = cost.measure(source, options.input_shapes)
-        kept_sparse = storage.open_up(source)
-        options, unrepaired = informed.settled(source, options)
-        data = informed.open_data(source.proto, options, clock.progress)
-    with clock.stage("analyze"):
-        analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention, shrink=options.shrink)
-        chosen = prunable(analysis, options)
-    with clock.stage("score"):
-        selected = _select(analysis, chosen, data, options, before)
-    with clock.stage("plan"):
-        made = planning.make(analysis.coupling, selected.gone, selected.entries)
-        narrowing = planning.narrowing(made)
-        kept = informed.kept_features(analysis.coupling, selected.gone) if options.repair != "none" else {}
-    with clock.stage("apply"):
-        removal.remove(analysis.model, analysis.coupling, selected.gone)
-        result = analysis.model if made.removed or options.zeros else load(given)
-    notes: dict[str, Any] = {"targets": selected.targets, "unrepaired_because": unrepaired}
-    if made.removed and options.repair != "none":
-        with clock.stage("repair"):
-            notes["repair"] = informed.repair(_opened(given), result, kept, data, options, narrowing)
-    original: Callable[[], Model] = partial(_opened, given)
-    if options.permute:
-        with clock.stage("permute"):
-            rest = _anew(analysis, result) if made.removed else analysis
-            origin = rounds.origins(analysis.coupling, selected.gone, rest.coupling)
-            moved = permuting.permute(rest.model, rest.coupling, origin, options)
-            permuting.enter(made, moved.entries)
-            notes["permuted"] = moved.told()
-            if moved.moves and options.repair != "none":  # layers are refitted to what the original made in their order
-                whole = _anew(analysis, _opened(given))
-                reorder.lift(whole.model, whole.coupling, origin, moved.moves)
-                original = whole.model.copy
-            result = rest.model
-    if options.zeros is not None:
-        with clock.stage("zero"):
-            rest = analyze_loaded(result) if made.removed or options.permute else analysis
-            zeroed = zeroing.zero(original, rest.model, rest.coupling, kept, data, options, narrowing,
-                                  first=not made.removed)
-            result = rest.model if zeroed.masks or made.permuted else result
-            made.zeroed = {name: planning.zeros(mask, str(options.zeros)) for name, mask in zeroed.masks.items()}
-            notes["dense"] = zeroed.dense
-            notes["repair"] = [*(notes.get("repair") or []), *zeroed.repair] if zeroed.repair else notes.get("repair")
-            if not (zeroed.masks or made.removed or made.permuted):
-                notes["whole_because"] = sorted(set(zeroed.dense.values())) or ["no weight is left open to zeros"]
-    if (made.removed or made.permuted or made.zeroed) and data is not None:
-        with clock.stage("judge"):
-            notes["calibration"] = informed.judge(load(given), result, data, narrowing)
-    storage.close(result, kept_sparse)
-    if options.sparse_storage:
-        with clock.stage("store"):
-            notes["storage"] = storing.store(result, options).told()
-    reshaped = made.removed or made.permuted or options.sparse_storage or notes.get("repair")
-    after = cost.measure(result, narrowing.shapes(options.input_shapes)) if reshaped else before  # zeros cost the same
-    with clock.stage("verify"):
-        verified = verify(given, result, options, narrowing=narrowing)
-        if verified.verified and None in (before.macs, after.macs):
-            before, after = _traced(load(given), before, options.input_shapes), _traced(
-                result, after, narrowing.shapes(options.input_shapes))
-    report = build(analysis.coupling, made, before, after, verified, clock.seconds, options) | notes
-    return Result(result, made, clean(report), as_graph=given is not model)
-
-
-def _select(analysis: Analysis, groups: Sequence[Group], data: informed.Learned | None, options: Options,
-            before: Cost) -> Selection:
-    """What goes, by the options."""
-    if not options.channels:
-        return selection.nothing(analysis.coupling)
-    with informed.looked_at(analysis.model, data, options) as (model, data, options):
-        learned = options.criterion in FROM_DATA
-        scores = scoring.score(model, analysis.coupling, groups, "l2" if learned else options.criterion, options.seed)
-        seen = informed.moments(model, analysis.coupling, data, options) if learned else {}
-        if learned and options.criterion != "obs":
-            scores = damage.scores(options.criterion, model, analysis.coupling, groups,
-                                   products(analysis.coupling.graph), seen, scores)
-        curves = [by_score(s, g.units - min(options.min_channels, g.units))
-                  for s, g in zip(scores, groups, strict=True)]
-        if options.criterion != "obs":
-            return _take(analysis, groups, curves, scores, options, before)
-        curves = informed.curves(model, analysis.coupling, groups, data, seen, scores, options)
-    for share in rounds.shares(options.steps):
-        assert data is not None  # the options see to that
-        curves = _learn(analysis, groups, curves, data, selection.softened(options, before, share), before)
-    return _take(analysis, groups, curves, None, options, before)
-
-
-def _take(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve], scores: Sequence[Scores] | None,
-          options: Options, before: Cost) -> Selection:
-    """What goes at the least damage, or of each group by its scores (those that the curves give, by default)."""
-    if options.target:
-        return selection.by_budget(analysis.coupling, groups, curves, options, before)
-    scores = scores or [selection.scores_of(c, g.units) for c, g in zip(curves, groups, strict=True)]
-    return selection.by_ratio(analysis.coupling, groups, scores, options)
-
-
-def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve], data: informed.Learned,
-           options: Options, before: Cost) -> list[Curve]:
-    """A round (see `rounds`): what the curves say once a part is gone and the rest makes up for it."""
-    selected = _take(analysis, groups, curves, None, options, before)
-    narrowing = planning.narrowing(planning.make(analysis.coupling, selected.gone))
-    pruned = _anew(analysis, analysis.model.copy())
-    removal.remove(pruned.model, pruned.coupling, selected.gone)
-    if options.repair != "none":
-        informed.repair(analysis.model.copy(), pruned.model,
-                        informed.kept_features(analysis.coupling, selected.gone), data, options, narrowing)
-    rest = _anew(pruned, pruned.model.copy())
-    left = prunable(rest, options)
-    scores = scoring.score(rest.model, rest.coupling, left, "l2", options.seed)
-    seen = informed.moments(rest.model, rest.coupling, data, options, narrowing, first=False)
-    later = informed.curves(rest.model, rest.coupling, left, data, seen, scores, options, narrowing)
-    return rounds.extended(curves, groups, [int(selected.gone[g.channels].sum()) for g in groups], later, left,
-                           rounds.origins(analysis.coupling, selected.gone, rest.coupling))
-
-
-def _anew(analysis: Analysis, model: Model) -> Analysis:
-    """The same analysis of another model, which is not copied."""
-    c = analysis.coupling
-    return analyze_loaded(model, mixing=c.mixing, attention=c.attention,
-                          shrink=[f"^{re.escape(name)}$" for name in c.shrinking])
-
-
-def _traced(model: Model, counted: Cost, input_shapes: Mapping[str, Sequence[int]]) -> Cost:
-    """The cost with MACs counted at the shapes of one run, for what shape inference cannot tell."""
-    try:
-        feeds = sample_inputs(model.proto, input_shapes=input_shapes)
-        shapes = traced_shapes(model, feeds)
-    except Exception:  # a model that takes other sizes than the default ones: not counted
-        return counted
-    return replace(counted, macs=cost.macs_from_shapes(flat(model.proto), shapes))
-
-
-def _opened(model: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = True) -> Model:
-    """A model with all its weights dense; see `load`."""
-    loaded = load(model, weights=weights)
-    storage.open_up(loaded)
-    return loaded
-
-
-def exported(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
-    """A path or a `ModelProto` for whatever the caller holds."""
-    if isinstance(model, (str, os.PathLike, onnx.ModelProto)):
-        return model
-    import onnx_graphsurgeon as gs
-
-    if isinstance(model, gs.Graph):
-        proto: onnx.ModelProto = gs.export_onnx(model)
-        return proto
-    raise InputError(f"a model is a path, a ModelProto or a gs.Graph, not {type(model).__name__}")
+    with steady(options.run_seconds, options.run_memory):
+        return Run(model, options, Clock(announce)).result()
 
 
 def analyze(model: Source, *, mixing: bool = False, attention: str = "heads", shrink: Sequence[str] = ()) -> Analysis:
@@ -338,37 +70,7 @@ def analyze(model: Source, *, mixing: bool = False, attention: str = "heads", sh
         InputError: The model cannot be read, `attention` is unknown, or a pattern of `shrink` matches nothing.
     """
     one_of("attention", attention, ATTENTION)
-    return analyze_loaded(_opened(exported(model), weights=False), mixing=mixing, attention=attention, shrink=shrink)
-
-
-def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads",
-                   shrink: Sequence[str] = ()) -> Analysis:
-    """`analyze` for a model that is already ours."""
-    inline_functions(model)
-    shrinking = _shrinking(model.proto.graph, shrink)
-    return Analysis(model, coupling.analyze(Graph(model.proto), mixing=mixing, attention=attention,
-                                            shrinking=shrinking))
-
-
-def _shrinking(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[str]:
-    """Names of the graph inputs and outputs that some regular expressions match."""
-    names = [v.name for v in [*fed_inputs(graph), *graph.output]]
-    found: set[str] = set()
-    for pattern in patterns:
-        hits = {n for n in names if re.search(pattern, n)}
-        if not hits:
-            raise InputError(f"{pattern!r} matches no graph input or output", f"there are {', '.join(names[:8])}"
-                             + (", ..." if len(names) > 8 else ""))
-        found |= hits
-    return found
-
-
-def inline_functions(model: Model) -> None:
-    """Replaces calls of local functions that no rule knows by their bodies."""
-    ours = [(f.domain, f.name) for f in model.proto.functions]
-    versions = {o.domain: o.version for o in model.proto.opset_import}
-    if any(registry.find(d, n, versions.get(d, 1)) is None for d, n in ours):
-        model.proto = onnx.inliner.inline_local_functions(model.proto)
+    return analyze_loaded(opened(exported(model), weights=False), mixing=mixing, attention=attention, shrink=shrink)
 
 
 def score(analysis: Analysis, importance: str = "l2", *, seed: int = 0,
@@ -385,36 +87,6 @@ def plan(analysis: Analysis, ratio: float, **options: Any) -> Plan:
     scores = score(analysis, asked.criterion, seed=asked.seed, groups=chosen)
     selected = selection.by_ratio(analysis.coupling, chosen, scores, asked)
     return planning.make(analysis.coupling, selected.gone, selected.entries)
-
-
-def prunable(analysis: Analysis, options: Options) -> list[Group]:
-    """The groups that the options leave open.
-
-    Raises:
-        InputError: A pattern of `only` or `ignore` matches nothing.
-    """
-    worst = Grade.MIXING if options.mixing else Grade.EXACT
-    names = {g.name: _names(g) for g in analysis.groups}
-    every = {n for group in names.values() for n in group} | {
-        n.proto.name for n in analysis.coupling.graph.nodes if n.proto.name}
-    matched = {p: {n for n in every if re.search(p, n)} for p in [*options.only, *options.ignore]}
-    for pattern, hits in matched.items():
-        if not hits:
-            raise InputError(f"{pattern!r} matches no initializer and no node", "onnxprune inspect lists the names")
-
-    def hit(group: Group, patterns: Sequence[str]) -> bool:
-        return any(names[group.name] & matched[p] for p in patterns)
-
-    return [g for g in analysis.groups if g.grade <= worst and not hit(g, options.ignore)
-            and (not options.only or hit(g, options.only))]
-
-
-def _names(group: Group) -> set[str]:
-    found = set()
-    for s in group.slices:
-        found.add(s.value.key)
-        found.update(node.proto.name for node, _ in s.value.consumers if node.proto.name)
-    return found
 
 
 def _clear(analysis: Analysis, made: Plan) -> None:
@@ -439,7 +111,11 @@ def apply(plan: Plan, model: Source) -> Result:
 def run_plan(made: Plan, model: Source, options: Options,
              announce: Announce | None = None) -> Result:
     """Applies a plan, then counts and verifies as `run` does; of the options only those for that are read."""
-    clock = Clock(announce)
+    with steady(options.run_seconds, options.run_memory):
+        return _run_plan(made, model, options, Clock(announce))
+
+
+def _run_plan(made: Plan, model: Source, options: Options, clock: Clock) -> Result:
     given = exported(model)
     with clock.stage("load"):
         source = load(given)
@@ -451,7 +127,7 @@ def run_plan(made: Plan, model: Source, options: Options,
     with clock.stage("apply"):
         removal.remove(analysis.model, analysis.coupling, planning.channels(made, analysis.coupling))
         if made.permuted:
-            rest = _anew(analysis, analysis.model)
+            rest = anew(analysis, analysis.model)
             reorder.reorder(rest.model, rest.coupling.graph, permuting.orders(made, rest.coupling))
         if made.zeroed:
             _clear(analyze_loaded(analysis.model) if made.removed or made.permuted else analysis, made)
@@ -462,21 +138,3 @@ def run_plan(made: Plan, model: Source, options: Options,
         verified = verify(given, analysis.model, options, narrowing=narrowing)
     report = build(analysis.coupling, made, before, after, verified, clock.seconds, None)
     return Result(analysis.model, made, report, as_graph=given is not model)
-
-
-def verify(original: Source, result: Model | Result | onnx.ModelProto | str | os.PathLike[str],
-           options: Options | None = None, *, feeds: Mapping[str, NDArray[Any]] | None = None,
-           narrowing: Narrowing | None = None) -> Verification:
-    """Checks a pruned model against its original in onnxruntime, see `verification.check`.
-
-    What inputs and outputs lost (`narrowing`) is known of a `Result`.
-    """
-    if options is not None and not options.verify:
-        return Verification(verified=False, reason="the runtime check was skipped")
-    asked = replace(options) if options is not None else None
-    target = result._model if isinstance(result, Result) else result
-    if narrowing is None and isinstance(result, Result):
-        narrowing = planning.narrowing(result.plan)
-    return verification.check(exported(original), target, feeds,
-                              input_shapes=asked.input_shapes if asked else None, seed=asked.seed if asked else 0,
-                              narrowing=narrowing or WHOLE)

@@ -136,7 +136,7 @@ def _ask(node: Node, ties: Ties) -> None:
     try:
         entry.function(op)
         op.pin_unspoken()
-    except (LookupError, ValueError, TypeError) as e:  # malformed node: leave it whole, prune the rest
+    except (LookupError, ValueError, TypeError, ArithmeticError) as e:  # malformed node: leave it whole, prune the rest
         _rewind(ties, marks)
         op.pin_all(f"{node.label} could not be analysed: {e}")
 

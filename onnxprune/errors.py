@@ -28,7 +28,7 @@ class OnnxPruneError(Exception):
         self.hint = hint or self.usual_hint
         super().__init__(self.message)
 
-    def __reduce__(self) -> tuple[type[OnnxPruneError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[OnnxPruneError], tuple[object, ...]]:
         """Keeps the hint when the error crosses a process boundary."""
         return type(self), (self.message, self.hint)
 
@@ -37,6 +37,36 @@ class InputError(OnnxPruneError):
     """The caller gave something unusable: a bad file, a wrong name, a value out of range."""
 
     exit_code: int = 2
+
+
+class RunError(InputError):
+    """onnxruntime does not take a model or its inputs, crashes on them, or goes beyond a limit.
+
+    Args:
+        message: What onnxruntime says, or how it ended.
+        hint: What to do about it, if anything is known.
+        fatal: Whether it crashed or went beyond a limit, and would do so again.
+
+    Attributes:
+        fatal: The same.
+    """
+
+    usual_hint: str = "give inputs that the model takes, with --calib or --input-shape"
+
+    def __init__(self, message: str, hint: str | None = None, fatal: bool = False) -> None:
+        super().__init__(message, hint)
+        self.fatal = fatal
+
+    def __reduce__(self) -> tuple[type[OnnxPruneError], tuple[object, ...]]:
+        """Keeps everything when the error crosses a process boundary."""
+        return type(self), (self.message, self.hint, self.fatal)
+
+
+class GateError(OnnxPruneError):
+    """The pruned model is further from the original than a gate allows, so it is not written."""
+
+    exit_code: int = 1
+    usual_hint: str = "keep_anyway writes the model all the same"
 
 
 class ModelError(InputError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from onnxprune import cost, damage, stats
@@ -28,10 +29,13 @@ from onnxprune.repair import calibrated, datafree, normalizations, recurrent, to
 from onnxprune.repair.calibrated import Fitter
 from onnxprune.repair.synthetic import synthetic
 from onnxprune.resize import Lengths
+from onnxprune.runtime import session
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Curve
 from onnxprune.segments import CannotCut
 from onnxprune.trials import outputs, relative_error
+
+logger = logging.getLogger(__name__)
 
 HELD_BACK = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
@@ -70,7 +74,7 @@ class _First:
                 return
 
 
-def open_data(proto: onnx.ModelProto, options: Options, progress: Progress | None = None) -> Learned | None:
+def open_data(model: Model, options: Options, progress: Progress | None = None) -> Learned | None:
     """The calibration data of a run, None where none are given; `progress` hears of every batch that is read.
 
     Raises:
@@ -78,9 +82,13 @@ def open_data(proto: onnx.ModelProto, options: Options, progress: Progress | Non
     """
     if options.calib is None:
         return None
-    samples = open_samples(options.calib, proto, limit=options.samples, seed=options.seed, progress=progress)
+    samples = open_samples(options.calib, model.proto, limit=options.samples, seed=options.seed, progress=progress)
     fit, held = _divided(samples, HELD_BACK)
-    return Learned(fit, held, sum(1 for _ in fit.batches()))
+    logger.info("calibration data: %d samples, %d of them held back", samples.count, held.count)
+    learned = Learned(fit, held, sum(1 for _ in fit.batches()))
+    for feeds in itertools.islice(held.batches(), 1):
+        session(model).run(None, feeds)  # before any piece of it: what does not run, or crashes, is told here
+    return learned
 
 
 def _divided(samples: Samples | _Made, share: float) -> tuple[Samples | _Made, Samples | _Made]:
@@ -146,6 +154,7 @@ def settled(model: Model, options: Options) -> tuple[Options, str | None]:
     if options.calib is not None or not options.channels:
         return replace(options, repair="none" if options.calib is None else "calibrated"), None
     why = datafree.hopeless(model, options.input_shapes or None)
+    logger.info("repair: %s", "data-free" if why is None else f"none, since {why}")
     return replace(options, repair="data-free" if why is None else "none"), why
 
 
@@ -200,7 +209,8 @@ def unseen(model: Model, data: Learned, options: Options, narrowing: Narrowing, 
 def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
     """Which output features of each product layer, or units of each recurrent one, stay, by the layer's name."""
     lengths = Lengths(coupling, gone)
-    kept = {layer.name: lengths.kept(layer.output.axis(layer.out_axis)) for layer in products(coupling.graph)}
+    kept = {layer.name: lengths.kept(layer.output.axis(layer.out_axis)) for layer in products(coupling.graph)
+            if layer.output.axis(layer.out_axis).length == layer.features[1]}  # else the model declares what is not so
     return kept | {cell.name: lengths.kept(cell.recurrence.axis(2)) for cell in recurrent.cells(coupling.graph)}
 
 
@@ -233,16 +243,20 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
     if data is not None and options.repair == "calibrated":
-        versions = [plain, pruned.copy()]
+        versions, names = [plain, pruned.copy()], ["pruned", "refitted"]
         if fitter is None:
             done += together.repair(original, pruned, kept, data.fit, seed=options.seed, memory=options.memory,
                                     narrowing=narrowing)
             versions.append(pruned.copy())
+            names.append("refitted together")
         if normalizations.reestimate(original, pruned, data.fit, narrowing):
             versions.append(pruned.copy())
+            names.append("with new running statistics")
         errors = relative_errors(original, versions, data.fit.batches(), narrowing)
         best = int(np.argmin(errors))  # of equals the first: what changes nothing is left out
         pruned.proto.CopyFrom(versions[best].proto)
+        logger.info("squared error of the outputs: %s; %s is taken",
+                    ", ".join(f"{error:.3g} {how}" for how, error in zip(names, errors, strict=True)), names[best])
         if best == 0:
             done = [replace(r, penalty=None, after=r.before) for r in done]
     return [asdict(r) for r in done]

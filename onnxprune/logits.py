@@ -19,7 +19,7 @@ _SOFTMAX = {"Softmax", "LogSoftmax"}
 _MOVES = {"Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
 """What may lie between a softmax and the output: operators that only move what they get."""
 _CHOICES = {"ArgMax", "ArgMin", "TopK", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Hardmax"}
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 Centre = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -39,7 +39,7 @@ def scored(model: Model) -> Model:
         name, chosen = info.name, False
         while (node := makers.get(name)) is not None and node.op_type in _MOVES | _CHOICES and not node.domain:
             name, chosen = node.input[0], chosen or node.op_type in _CHOICES
-        if chosen and node is not None and info.type.tensor_type.elem_type not in _FLOATS:
+        if chosen and node is not None and info.type.tensor_type.elem_type not in FLOATS:
             renamed[info.name] = name
     taken = {o.name for o in model.proto.graph.output}
     if not renamed or taken & set(renamed.values()) or len(set(renamed.values())) < len(renamed):

@@ -5,6 +5,7 @@ All of them are sums, so parts of the data can be gathered apart and added.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from onnxprune.inputs import flat
 from onnxprune.linear_maps import Product
 from onnxprune.model import Model
 from onnxprune.pieces import assemble, plan
-from onnxprune.runtime import Feeds, session
+from onnxprune.runtime import Feeds, pieces_session
 
 Batches = Iterable[Mapping[str, NDArray[np.generic]]]
 
@@ -92,13 +93,14 @@ def observe(model: Model, layers: Sequence[Product], batches: Batches, *, count:
     first = next(iter(batches), None)
     if first is None:
         return found
-    for part in _parts(model, layers, first, memory):
+    for part in _parts(model, layers, first, memory // 2):  # two batches are under way
         names = list(dict.fromkeys(name for layer in part for name in (layer.x.name, layer.name)))
         (piece,) = plan(model.proto, [names], first)
-        runner = session(Model(assemble(model.proto, piece, {}), model.path, model.data_files))
+        runner = pieces_session(Model(assemble(model.proto, piece, {}), model.path, model.data_files))
         draws = {layer.name: np.random.default_rng([seed, layer.node.index]) for layer in part}
-        for feeds in batches:
-            made = runner.run(piece.leaves, {i.name: feeds[i.name] for i in runner.get_inputs() if i.name in feeds})
+        given, beside = itertools.tee(batches)
+        inputs = ({name: feeds[name] for name in runner.inputs if name in feeds} for feeds in given)
+        for feeds, made in zip(beside, runner.each(inputs, piece.leaves, ahead=1), strict=True):
             values = {**feeds, **dict(zip(piece.leaves, made, strict=True))}
             for layer in part:
                 x, y = np.asarray(values[layer.x.name]), values[layer.name]

@@ -25,6 +25,10 @@ OF_ZEROS = (*MAGNITUDE, "obs", "wanda", *SOLVERS)
 REPAIRS = ("auto", "none", "data-free", "calibrated")
 COSTS = ("macs", "params", "bytes")
 ATTENTION = ("heads", "dims")
+GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0)}
+"""What a gate may ask for, and between which limits."""
+FURTHEST = 0.95
+"""Ratio that a search goes to at most, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ class Options:
         round_to: What is left of a group is rounded up to a multiple of this.
         permute: Reorder channels first, so that an N:M pattern keeps more.
         sparse_storage: Store weights with many zeros as sparse initializers, where that is smaller.
+        gate: Limits to how far outputs may be from the original's: ``drift`` (relative RMS, at most), ``cosine`` or
+            ``agreement`` (share of equal top-1 choices; both at least), of any output, or ``drift:OUTPUT`` of one.
+            Measured on calibration samples held back, else on made-up inputs.
+        keep_anyway: Write a model that misses a gate.
+        drift_search: Take the smallest model within the gates; ratio or target is the furthest to go (by default a
+            ratio of `FURTHEST`).
+        run_seconds: The longest that one load or run of a model in onnxruntime may take.
+        run_memory: Bytes that onnxruntime may hold; None for all that there are.
         verify: Check the result in onnxruntime.
         input_shapes: Shapes of graph inputs to count MACs at and to verify with.
 
@@ -87,6 +99,11 @@ class Options:
     stats: str | os.PathLike[str] | None = None
     permute: bool = False
     sparse_storage: bool = False
+    gate: Mapping[str, float] = field(default_factory=dict)
+    keep_anyway: bool = False
+    drift_search: bool = False
+    run_seconds: float = 600.0
+    run_memory: int | None = None
 
     def __post_init__(self) -> None:
         if self.importance is not None:
@@ -96,6 +113,7 @@ class Options:
         one_of("repair", self.repair, REPAIRS)
         one_of("attention", self.attention, ATTENTION)
         self._check_zeros()
+        self._check_gates()
         if self.target and (self.ratio is not None or not self.channels):
             raise InputError(f"target and {'ratio' if self.ratio is not None else 'pattern'} both say how much",
                              "give one of them")
@@ -117,9 +135,11 @@ class Options:
             raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
         if self.ratio is not None:
             fraction("ratio", self.ratio)
-        for name in ("min_channels", "round_to", "samples", "memory", "steps"):
+        for name in ("min_channels", "round_to", "samples", "memory", "steps", "run_memory"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, not {self.seed}")
         for name in ("only", "ignore", "shrink"):
             if isinstance(getattr(self, name), str):  # one pattern by itself, not its letters
                 object.__setattr__(self, name, (getattr(self, name),))
@@ -155,6 +175,23 @@ class Options:
                              "give some with --calib, or leave --global away")
         if alone and self.stats is not None and self.calib is not None and self.repair != "none" and not self.across:
             raise InputError("zeros that are refitted use no statistics", "leave --stats away, or --repair none")
+    def _check_gates(self) -> None:
+        """Raises where gates ask for what cannot be; a search that does not say how far it goes gets `FURTHEST`."""
+        for name, limit in self.gate.items():
+            low, high = GATES[split_gate(name)[0]]
+            if not low <= limit <= high or not math.isfinite(limit):
+                raise InputError(f"gate {name} must be between {low:g} and {high:g}, not {limit:g}")
+        if self.gate and not self.verify and self.calib is None:
+            raise InputError("gates are measured by the verification, which is switched off",
+                             "leave --no-verify away, or give data with --calib")
+        if self.drift_search and not self.gate:
+            raise InputError("a drift search needs a gate to stay within", "--gate drift=0.05, say")
+        if self.drift_search and not self.channels:
+            raise InputError("a drift search looks for channels, not zeros", "leave --pattern away")
+        if self.drift_search and self.ratio is None and not self.target:
+            object.__setattr__(self, "ratio", FURTHEST)
+        if not (math.isfinite(self.run_seconds) and self.run_seconds > 0):
+            raise InputError(f"run-seconds must be above 0, not {self.run_seconds:g}")
 
     @property
     def criterion(self) -> str:
@@ -198,6 +235,12 @@ def fraction(name: str, value: float) -> float:
         raise InputError(f"{name} must be at least 0 and below 1, not {value:g}",
                          "a ratio of 0.5 takes half of the channels")
     return value
+
+
+def split_gate(name: str) -> tuple[str, str]:
+    """Kind of a gate, and its output or "": ``drift:logits`` is ``drift`` of ``logits``."""
+    kind, _, output = name.partition(":")
+    return one_of("gate", kind, list(GATES)), output
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> str:

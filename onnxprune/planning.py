@@ -111,6 +111,8 @@ def _fault(data: dict[str, Any]) -> str | None:
     for group in data.get("groups", []):
         if not isinstance(group, dict) or any(type(group.get(k)) is not kind for k, kind in _GROUP_KINDS.items()):
             return f"a group needs {', '.join(_GROUP_KINDS)}"
+        if not all(isinstance(r, str) for r in group["pinned"]) or not all(type(i) is int for i in group["removed"]):
+            return f"group {group['name']!r} does not remove numbers for reasons in words"
     return None
 
 

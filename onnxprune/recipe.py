@@ -61,6 +61,8 @@ KEYS: dict[str, Kind] = {
     "json": _FLAG, "quiet": _FLAG, "output": _TEXT, "force": _FLAG,
     "target": _TEXTS, "calib": _TEXT, "samples": _INTEGER, "steps": _INTEGER, "stats": _TEXT, "memory": _TEXT,
     "permute": _FLAG, "sparse-storage": _FLAG,
+    "verbose": _FLAG, "gate": _TEXTS, "keep-anyway": _FLAG, "drift-search": _FLAG,
+    "run-seconds": _NUMBER, "run-memory": _TEXT,
 }
 """What a recipe may say, and what it must say it with. ``_`` may stand for ``-``."""
 

@@ -1,7 +1,4 @@
-"""Models in onnxruntime and in front of onnx's checker, whatever form they are in: path, proto, or partly on disk.
-
-onnxruntime is imported when it is first needed, not before.
-"""
+"""Models in onnxruntime and in front of onnx's checker, whatever form they are in: path, proto, or partly on disk."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.cost import is_heavy
 from onnxprune.external import refer, relocate
+from onnxprune.isolation import LocalSession, Session
 from onnxprune.model import EXTERNAL_FROM, Model, fits_in_message, write_data
 from onnxprune.tensors import is_external, make_dense, payload_bytes, skeleton, tensors
 
@@ -27,19 +24,22 @@ Feeds = Mapping[str, np.ndarray]
 """Arrays by input name."""
 
 
-def session(source: Source, *, optimize: bool = True, threads: int | None = None) -> Any:
-    """An onnxruntime session on the CPU that keeps its warnings to itself.
+def pieces_session(source: Model, *, optimize: bool = True, threads: int = 1) -> LocalSession:
+    """A piece of a model that ran as a whole, loaded in this process; see `session`."""
+    with runnable(source) as ready:
+        return LocalSession(ready.payload, optimize=optimize, threads=threads, data_folder=ready.data_folder)
+
+
+def session(source: Source, *, optimize: bool = True, threads: int = 1) -> Session:
+    """A model loaded in onnxruntime, on the CPU, in a process of its own.
 
     Args:
         source: A model, or the path of one; a Model runs as it is in memory.
         optimize: Whether onnxruntime may rewrite the graph.
-        threads: Threads for one operator; None leaves that to onnxruntime.
-
-    Returns:
-        An `onnxruntime.InferenceSession`.
+        threads: Threads for one operator; sums depend on how many there are. 0 leaves that to onnxruntime.
 
     Raises:
-        Exception: Whatever onnxruntime raises for a model that it does not take.
+        RunError: onnxruntime does not take the model, crashes on it, or goes beyond a limit.
     """
     with runnable(source) as ready:
         return ready.session(optimize=optimize, threads=threads)
@@ -52,19 +52,9 @@ class Runnable:
     payload: bytes | str
     data_folder: str | None = None
 
-    def session(self, *, optimize: bool = True, threads: int | None = None) -> Any:
+    def session(self, *, optimize: bool = True, threads: int = 1) -> Session:
         """See `session`."""
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        if not optimize:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if self.data_folder:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", self.data_folder)
-        return ort.InferenceSession(self.payload, options, providers=["CPUExecutionProvider"])
+        return Session(self.payload, optimize=optimize, threads=threads, data_folder=self.data_folder)
 
 
 @contextlib.contextmanager
@@ -101,7 +91,7 @@ def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
     For `cost.macs_from_shapes`, where static inference leaves something open.
 
     Raises:
-        Exception: Whatever onnxruntime raises for a model or inputs that it does not take.
+        RunError: onnxruntime does not take the model or the inputs.
     """
     graph = model.proto.graph
     constant = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
@@ -117,8 +107,7 @@ def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
         else:
             content = ready.payload + more.SerializeToString()
             one = Runnable(content, ready.data_folder).session(optimize=False)
-    names = [o.name for o in one.get_outputs()]
-    found = {name: np.shape(a) for name, a in zip(names, one.run(None, dict(feeds)), strict=True)}
+    found = {name: np.shape(a) for name, a in zip(one.outputs, one.run(None, feeds), strict=True)}
     return found | {name: np.shape(a) for name, a in feeds.items()}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
+from onnxprune.isolation import LocalSession
 from onnxprune.model import Model
 from onnxprune.pieces import CannotCut, Piece, assemble, plan
-from onnxprune.runtime import Feeds, session
+from onnxprune.runtime import Feeds, pieces_session
 
 __all__ = ["CannotCut", "Stored", "Walk"]
 
@@ -98,7 +99,7 @@ class Walk:
     """
 
     def __init__(self, model: Model, batches: Iterable[Feeds], stages: Sequence[Sequence[str]], *,
-                 memory: int = 2**31, threads: int | None = None, optimize: bool = True) -> None:
+                 memory: int = 2**31, threads: int = 1, optimize: bool = True) -> None:
         """Plans the pieces; nothing runs yet.
 
         Args:
@@ -107,7 +108,7 @@ class Walk:
                 The names that the first one holds are looked at here.
             stages: Names of values of the main graph, the stages in topological order.
             memory: Bytes of stored arrays from which on the largest values go to files.
-            threads: Threads for one operator; None leaves that to onnxruntime.
+            threads: Threads for one operator; sums depend on how many there are. 0 leaves that to onnxruntime.
             optimize: Whether onnxruntime may rewrite a piece: much faster on convolutions, other rounding.
 
         Raises:
@@ -155,26 +156,21 @@ class Walk:
 
         Raises:
             RuntimeError: No stage is left, or there are more or fewer batches than before.
-            Exception: Whatever onnxruntime raises for a model or inputs that it does not take.
+            RunError: onnxruntime does not take the model or the inputs.
         """
         if self._at == len(self._stages):
             raise RuntimeError("no stage is left")
         piece, stage = self.pieces[self._at], self._stages[self._at]
         made = {name: self._new() for name in piece.leaves}
         given = {name: self._new() for name in stage if name not in made and name not in self._kept}
-        runner: Any = None
-        names: list[str] = []
-        for batch, feeds in self._each(any(name not in self._kept for name in (*piece.reads, *given))):
-            if made:
-                if runner is None:
-                    runner = self._session(piece)
-                    names = [i.name for i in runner.get_inputs()]
-                inputs = {name: self._kept[name][batch] if name in self._kept else feeds[name]
-                          for name in names if name in self._kept or name in feeds}
-                for name, array in zip(made, runner.run(list(made), inputs), strict=True):
-                    self._append(made[name], array)
-            for name, stored in given.items():
-                self._append(stored, np.asarray(feeds[name]))
+        batches = self._each(any(name not in self._kept for name in (*piece.reads, *given)))
+        first = next(batches, None)
+        if first is not None:
+            runner = self._session(piece, self._model) if made else None
+            inputs = self._inputs(itertools.chain([first], batches), given, runner.inputs if runner else ())
+            for arrays in runner.each(inputs, list(made)) if runner else ([] for _ in inputs):
+                for stored, array in zip(made.values(), arrays, strict=True):
+                    self._append(stored, array)
         self._kept |= made
         result = {name: given[name] if name in given else self._kept[name] for name in stage}
         for name in piece.drops:
@@ -193,22 +189,29 @@ class Walk:
         """
         later = self.pieces[self._at:]
         own = {name for piece in later for name in piece.leaves}
-        names = [name for name in self._stages[-1] if name in own]
+        made = [name for name in self._stages[-1] if name in own]
         reads = dict.fromkeys(name for piece in later for name in piece.reads if name not in own)
         again = dict.fromkeys(key for p in later for key in p.again)
-        piece = Piece([key for p in later for key in p.once], list(again), list(reads), names)
-        types = {name: _type_of(name, self._kept[name]) for name in reads if name in self._kept}
-        runner = session(Model(assemble(changed.proto, piece, types), changed.path, changed.data_files),
-                         optimize=self._optimize, threads=self._threads) if names else None
-        given = [i.name for i in runner.get_inputs()] if runner is not None else []
-        found = []
-        for batch, feeds in self._each(any(name not in self._kept for name in (*given, *self._stages[-1]))):
-            values = {name: self._kept[name][batch] if name in self._kept else feeds.get(name)
-                      for name in (*given, *self._stages[-1]) if name not in names}
-            made = dict(zip(names, runner.run(names, {name: values[name] for name in given}), strict=True)) if (
-                runner is not None) else {}
-            found.append([made[name] if name in made else np.asarray(values[name]) for name in self._stages[-1]])
+        piece = Piece([key for p in later for key in p.once], list(again), list(reads), made)
+        runner = self._session(piece, changed) if made else None
+        given = {name: Stored() for name in self._stages[-1] if name not in own and name not in self._kept}
+        batches = self._each(any(name not in self._kept for name in (*(runner.inputs if runner else ()), *given)))
+        inputs = self._inputs(batches, given, runner.inputs if runner else ())
+        found: list[list[Array]] = []
+        for i, arrays in enumerate(runner.each(inputs, made) if runner else ([] for _ in inputs)):
+            values = dict(zip(made, arrays, strict=True))
+            found.append([values[name] if name in values else (given if name in given else self._kept)[name][i]
+                          for name in self._stages[-1]])
         return found
+
+    def _inputs(self, batches: Iterable[tuple[int, Feeds]], given: Mapping[str, Stored],
+                names: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """What a piece reads of each batch; graph inputs that the stage names are stored on the way."""
+        for batch, feeds in batches:
+            for name, stored in given.items():
+                self._append(stored, np.asarray(feeds[name]))
+            yield {name: self._kept[name][batch] if name in self._kept else feeds[name]
+                   for name in names if name in self._kept or name in feeds}
 
     def _each(self, fed: bool) -> Iterator[tuple[int, Feeds]]:
         """Number and inputs of each batch; no inputs where none are needed and the number of batches is known."""
@@ -225,11 +228,11 @@ class Walk:
         if count != self._count:
             raise RuntimeError(f"there were {self._count} batches before, and now there are not")
 
-    def _session(self, piece: Piece) -> Any:
+    def _session(self, piece: Piece, model: Model) -> LocalSession:
         types = {name: _type_of(name, self._kept[name]) for name in piece.reads if name in self._kept}
-        part = assemble(self._model.proto, piece, types)
-        return session(Model(part, self._model.path, self._model.data_files), optimize=self._optimize,
-                       threads=self._threads)
+        part = assemble(model.proto, piece, types)
+        return pieces_session(Model(part, model.path, model.data_files), optimize=self._optimize,
+                              threads=self._threads)
 
     def _new(self) -> Stored:
         stored = Stored()

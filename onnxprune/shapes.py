@@ -147,6 +147,7 @@ def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dic
         for out, told in zip(node.outputs, _shapes_of(node, data), strict=False):
             if out is None or told is None or not _open(out) or (out.shape is not None and len(told) != len(out.shape)):
                 continue
+            told = [None if isinstance(d, int) and not 0 <= d < 2**63 else d for d in told]  # nothing that can run
             merged = [b if isinstance(b, int) or a is None else a
                       for a, b in zip(out.shape or [None] * len(told), told, strict=True)]
             if (merged == out.shape and out.elem_type) or stated.get(out) == merged:

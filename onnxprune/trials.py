@@ -17,7 +17,7 @@ from onnxprune.logits import unsquashed
 from onnxprune.model import Model
 from onnxprune.observe import Batches, Moments
 from onnxprune.products import products
-from onnxprune.runtime import runnable
+from onnxprune.runtime import session
 from onnxprune.segments import CannotCut, Walk
 
 Outputs = list[list[NDArray[Any]]]
@@ -116,9 +116,7 @@ class Trials:
 
 def outputs(model: Model, batches: Batches) -> Outputs:
     """Every output of the model for every batch."""
-    with runnable(model) as ready:
-        session = ready.session()
-        return [session.run(None, dict(feeds)) for feeds in batches]
+    return list(session(model).each(batches))
 
 
 def relative_error(before: Sequence[Sequence[NDArray[Any]]], after: Sequence[Sequence[NDArray[Any]]]) -> float:

@@ -1,14 +1,14 @@
 """Proof of what pruning did: onnx's checker, a run in onnxruntime, and how far the outputs moved.
 
 The original is the measure: whatever it cannot do (pass the checker, load, run on guessed inputs) is not asked of
-the result. onnxruntime is imported when it is first needed, not before.
+the result.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import statistics
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.errors import InputError, VerificationError
+from onnxprune.errors import InputError, RunError, VerificationError
 from onnxprune.inputs import Sizes, all_nodes, fed_inputs, input_dims, sample_inputs
 from onnxprune.model import Model, load
 from onnxprune.narrowing import WHOLE, Narrowing
-from onnxprune.runtime import Feeds, Runnable, Source, brief, complaint, runnable, session, traced_shapes
+from onnxprune.runtime import Feeds, Runnable, Source, complaint, runnable, session, traced_shapes
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Comparison",
@@ -102,7 +104,7 @@ def drift(before: Any, after: Any) -> Drift:
     """
     nothing = Drift(None, None, None)
     a, b = np.asarray(before), np.asarray(after)
-    if a.shape != b.shape or not (_numeric(a) and _numeric(b)):
+    if a.shape != b.shape or not (is_numeric(a) and is_numeric(b)):
         return nothing
     wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
     a, b = a.astype(wide).ravel(), b.astype(wide).ravel()
@@ -129,7 +131,8 @@ def _finite_drift(a: np.ndarray, b: np.ndarray) -> Drift:
     )
 
 
-def _numeric(array: np.ndarray) -> bool:
+def is_numeric(array: np.ndarray) -> bool:
+    """Whether an array holds numbers, those of ml_dtypes included."""
     return array.dtype.kind in "biufc" or array.dtype.name.startswith(("bfloat", "float", "int", "uint"))
 
 
@@ -140,7 +143,7 @@ def check(
     *,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
-    threads: int | None = None,
+    threads: int = 1,
     narrowing: Narrowing = WHOLE,
 ) -> Verification:
     """Holds a pruned model against its original: valid, same interface, runs, and how far the outputs moved.
@@ -172,15 +175,17 @@ def check(
         tries = [dict(feeds)] if feeds is not None else _feeds_to_try(before, input_shapes, seed)
         outcome = _run_first(first, tries, threads)
         if isinstance(outcome, str):
+            logger.warning("not verified: %s", outcome)
             return Verification(verified=False, reason=outcome)
         used, names, expected = outcome
         expected = narrowing.arrays(names, expected)
         try:
             actual = second.session(threads=threads).run(names, narrowing.feeds(used))
-        except Exception as error:
-            raise VerificationError(f"the pruned model does not run in onnxruntime: {brief(error)}") from error
+        except RunError as error:
+            raise VerificationError(f"the pruned model does not run in onnxruntime: {error}") from error
     _same_shapes(before, names, expected, actual)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
+    logger.info("verified on %s", {name: list(array.shape) for name, array in used.items()})
     return Verification(verified=True, reason=None, drift=moved, feeds=used)
 
 
@@ -191,7 +196,7 @@ def compare(
     feeds: Feeds | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     runs: int = 20,
-    threads: int | None = None,
+    threads: int = 0,
     narrowing: Narrowing = WHOLE,
 ) -> Comparison:
     """Drift and latency between two models of one interface.
@@ -204,7 +209,7 @@ def compare(
         feeds: Inputs by name; None makes some.
         input_shapes: Shapes for made inputs.
         runs: Timed runs of each model.
-        threads: Threads for one operator.
+        threads: Threads for one operator; 0 leaves that to onnxruntime.
         narrowing: What inputs and outputs of the second model lost.
 
     Raises:
@@ -218,17 +223,11 @@ def compare(
             raise InputError(f"the first model cannot be run: {outcome}", hint="give inputs or input shapes")
         used, names, expected = outcome
         try:
-            sessions = [one.session(threads=threads) for one in (first, second)]
-            feeds_of = [used, narrowing.feeds(used)]
-            actual = sessions[1].run(names, feeds_of[1])
-        except Exception as error:
-            raise InputError(f"the second model cannot be run: {brief(error)}") from error
-    times: list[list[float]] = [[], []]
-    for _ in range(max(1, runs)):
-        for one, inputs, spent in zip(sessions, feeds_of, times, strict=True):
-            start = time.perf_counter()
-            one.run(names, inputs)
-            spent.append(time.perf_counter() - start)
+            old, new = (one.session(threads=threads) for one in (first, second))
+            actual = new.run(names, narrowing.feeds(used))
+            times = old.race(new, names, [used, narrowing.feeds(used)], max(1, runs))
+        except RunError as error:
+            raise InputError(f"the second model cannot be run: {error}") from error
     expected = narrowing.arrays(names, expected)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
     return Comparison(moved, statistics.median(times[0]), statistics.median(times[1]))
@@ -271,20 +270,23 @@ def _feeds_to_try(
 
 
 def _run_first(
-    ready: Runnable, tries: Iterable[dict[str, np.ndarray]], threads: int | None
+    ready: Runnable, tries: Iterable[dict[str, np.ndarray]], threads: int
 ) -> tuple[dict[str, np.ndarray], list[str], list[Any]] | str:
     """Runs the original on the first inputs that it takes; else what was against it."""
     try:
         one = ready.session(threads=threads)
-    except Exception as error:
-        return f"onnxruntime does not load the original: {brief(error)}"
-    names, problem = [o.name for o in one.get_outputs()], ""
+    except RunError as error:
+        return f"onnxruntime does not load the original: {error}"
+    problem = ""
     try:
         for feeds in tries:
             try:
-                return feeds, names, one.run(names, feeds)
-            except Exception as error:
-                problem = problem or brief(error)
+                return feeds, one.outputs, one.run(one.outputs, feeds)
+            except RunError as error:
+                logger.debug("inputs that the original does not take: %s", error)
+                problem = problem or error.message
+                if error.fatal:
+                    break
     except InputError as error:
         return f"inputs cannot be made: {error}"
     return f"onnxruntime does not run the original: {problem}"

@@ -14,6 +14,9 @@ ROOT = Path(onnxprune.__file__).parent
 LAYERS = """
     errors
     patterns
+    worker
+    isolation
+    steady
     options text recipe names replacing
     tensors
     topology
@@ -55,8 +58,11 @@ LAYERS = """
     informed selection
     verification
     zeroing storing
-    permuting
-    report
+    permuting gates search
+    report clock
+    analysis result
+    weighing
+    flow
     api
     cli
     __main__

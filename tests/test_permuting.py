@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import api, permuting, reorder
+from onnxprune import permuting, reorder, zeroing
 from onnxprune.coupling import Coupling, analyze
 from onnxprune.graph import Graph
 from onnxprune.inputs import sample_inputs
@@ -64,7 +64,7 @@ def test_more_is_kept(name: str, pattern: str) -> None:
 def test_the_model_makes_the_same_before_zeros(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an N:M stage that sets nothing to zero, only the order is other."""
     path = MODELS / f"{name}.onnx"
-    monkeypatch.setattr(api.zeroing, "zero", lambda *_, **__: api.zeroing.Zeroed())
+    monkeypatch.setattr(zeroing, "zero", lambda *_, **__: zeroing.Zeroed())
     result = onnxprune.prune(path, pattern="2:4", permute=True, repair="none")
     assert result.plan.permuted
     assert result.report["verified"]

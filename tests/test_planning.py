@@ -68,7 +68,9 @@ def test_scores_of_every_unit_are_in_the_plan() -> None:
     '{"version": 1, "model": "a", "removed": {"w": {"0": [1.5]}}}', '{"version": 1, "model": "a", "removed": {"w": {"0": [true]}}}',
     '{"version": 1, "model": "a", "removed": {"w": {"0": [-1]}}}', '{"version": 1, "model": "a", "split": {"a": 3}}',
     '{"version": 1, "model": "a", "zeroed": {"w": {"mask": 3}}}', '{"version": 1, "model": "a", "groups": {}}',
-    '{"version": 1, "model": "a", "groups": [3]}', '{"version": 1, "model": "a", "mixing": 1}', "[" * 100000,
+    '{"version": 1, "model": "a", "groups": [3]}',
+    *('{"version": 1, "model": "a", "groups": [{"name": "g", "channels": 1, "grade": "exact", ' + lists + "}]}"
+      for lists in ('"removed": [[]], "pinned": []', '"removed": [true], "pinned": []', '"removed": [], "pinned": [3]')), '{"version": 1, "model": "a", "mixing": 1}', "[" * 100000,
 ])
 def test_what_is_no_plan_is_told_in_one_line(text: str) -> None:
     with pytest.raises(InputError) as caught:

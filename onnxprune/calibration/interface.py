@@ -147,6 +147,9 @@ def interface_of(proto: onnx.ModelProto) -> Interface:
     if not values:
         raise DataError("the model has no inputs, so there is nothing to feed")
     declared = {v.name: _dims(v) for v in values}
+    for v in values:
+        if v.type.tensor_type.elem_type not in helper.get_all_tensor_dtypes():
+            raise DataError(f"input {v.name!r} is of no type that is known")
     symbols = [d for dims in declared.values() for d in dims or () if isinstance(d, str) and _BATCH.search(d)]
     symbol = symbols[0] if symbols else None
     ports = tuple(

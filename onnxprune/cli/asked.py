@@ -39,8 +39,15 @@ def load_recipe(ctx: click.Context, param: click.Parameter, path: str | None) ->
     """Makes the options of a recipe the defaults of the command line, which therefore wins."""
     if path is not None:
         names = {p.opts[-1].lstrip("-"): str(p.name) for p in ctx.command.params if isinstance(p, click.Option)}
+        ctx.meta[__name__] = path
         ctx.default_map = {names[key]: value for key, value in recipe.read(path).items()}
     return path
+
+
+def files_read(ctx: click.Context) -> list[str]:
+    """Files that a run reads besides the model, as far as their names tell: they are never changed."""
+    calib = (ctx.params["calib"] or "").split(",")[0]
+    return [name for name in (calib, ctx.params["stats"], ctx.meta.get(__name__)) if name]
 
 
 def options(ctx: click.Context) -> Options:
@@ -57,6 +64,9 @@ def options(ctx: click.Context) -> Options:
         attention=given["attention"], shrink=given["shrink"],
         min_channels=given["min_channels"], round_to=given["round_to"],
         verify=not given["no_verify"], target=targets(given["target"]), calib=given["calib"],
+        gate=gates(given["gate"]), keep_anyway=given["keep_anyway"],
+        drift_search=given["drift_search"], run_seconds=given["run_seconds"],
+        run_memory=None if given["run_memory"] is None else size(given["run_memory"]),
         samples=given["samples"], memory=size(given["memory"]), steps=given["steps"], stats=given["stats"],
         permute=given["permute"], sparse_storage=given["sparse_storage"], input_shapes=shapes(given["input_shape"]))
 
@@ -71,6 +81,23 @@ def targets(words: Sequence[str]) -> dict[str, str]:
         if name in found:
             raise InputError(f"target {name!r} is given twice", "give it once")
         found[name] = value
+    return found
+
+
+def gates(words: Sequence[str]) -> dict[str, float]:
+    """``drift=0.05`` and the like as a mapping; the number is behind the last ``=``, names may hold some themselves."""
+    found: dict[str, float] = {}
+    for word in words:
+        name, _, value = word.rpartition("=")
+        try:
+            limit = float(value)
+        except ValueError:
+            name = ""
+        if not name:
+            raise InputError(f"gate {word!r} does not say how far", "drift=0.05, drift:OUTPUT=0.05, cosine=0.99, say")
+        if name in found:
+            raise InputError(f"gate {name!r} is given twice", "give it once")
+        found[name] = limit
     return found
 
 

@@ -67,7 +67,7 @@ def _usage(error: click.ClickException, name: str) -> None:
     message = error.message
     param = getattr(error, "param", None)
     if isinstance(error, click.NoSuchOption):
-        near = sorted(error.possibilities or [])
+        near = list(error.possibilities or [])  # the nearest first
         message, hint = f"no such option: {error.option_name}", f"did you mean {near[0]}?" if near else hint
     elif isinstance(error, click.MissingParameter) and param is not None:
         message = f"{param.human_readable_name.upper()} is missing"

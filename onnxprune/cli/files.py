@@ -37,6 +37,8 @@ def target(model: str, output: str | None, *others: str, force: bool, kind: str 
 def default_target(model: str, kind: str = "pruned") -> Path:
     """``MODEL.pruned.onnx`` beside the input."""
     path = Path(model)
+    if not path.name:
+        raise InputError(f"{model!r} is not the name of a model", "name an .onnx file")
     return path.with_name(f"{path.name.removesuffix(SUFFIX)}.{kind}{SUFFIX}")
 
 
@@ -47,6 +49,8 @@ def writable(path: Path, *inputs: str) -> None:
         InputError: It cannot, or it is.
     """
     folder = path.parent
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r} is not the name of a file")
     if not folder.is_dir():
         raise InputError(f"{path}: the folder {folder} does not exist", "create it first")
     if path.is_dir():

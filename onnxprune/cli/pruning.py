@@ -10,7 +10,7 @@ import click
 
 from onnxprune import __version__
 from onnxprune.cli import asked, files
-from onnxprune.cli.showing import announcing, save, show
+from onnxprune.cli.showing import announcing, logging_on_stderr, save, show
 from onnxprune.cli.words import Command, option, say
 from onnxprune.errors import InputError
 
@@ -28,7 +28,7 @@ NOTES = [
     ]),
     ("Exit codes", [
         ("0", "Done; also when nothing may be pruned, which is said"),
-        ("1", "Ran, but a target was missed"),
+        ("1", "Ran, but a target or a gate was missed"),
         ("2", "Usage, input or output"),
         ("3", "The result failed verification; nothing was written"),
         ("4", "Internal error, with its traceback"),
@@ -77,6 +77,12 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(DATA, "--memory", metavar="SIZE", default="1GB", help="Activations to hold before they go to files  [1GB]")
 @option(DATA, "--repair", default="auto", metavar="MODE",
         help="none, data-free, calibrated; auto follows --calib  [auto]")
+@option(CHECKS, "--gate", multiple=True, metavar="KIND=X",
+        help="No model is written beyond drift=0.05, cosine=0.99, agreement=0.98, drift:OUTPUT=0.1; repeatable")
+@option(CHECKS, "--keep-anyway", is_flag=True, help="Write a model that misses a gate")
+@option(CHECKS, "--drift-search", is_flag=True, help="Find the smallest model within the gates")
+@option(CHECKS, "--run-seconds", type=float, default=600, hidden=True)
+@option(CHECKS, "--run-memory", hidden=True)
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
 @option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
         help="Shape to run and count MACs at; repeatable")
@@ -87,29 +93,33 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(FILES, "--plan", metavar="FILE", help="Write what goes and why as JSON")
 @option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
 @option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
+@option(FILES, "--verbose", is_flag=True, help="Log on stderr what is done meanwhile")
 @option(FILES, "--recipe", metavar="FILE", is_eager=True, callback=asked.load_recipe,
         expose_value=False, help="Any of these options from a TOML file")
 @option("Other", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
         help="Show the version and exit")
 @click.pass_context
 def prune(ctx: click.Context, /, model: str, extra: tuple[str, ...], output: str | None, force: bool, dry_run: bool,
-          plan: str | None, as_json: bool, quiet: bool, **_: Any) -> None:
+          plan: str | None, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
     """Takes channels out of a trained ONNX model and writes a smaller one."""
     if extra:
         raise InputError(f"one model at a time: {extra[0]!r} is too many", _meant(model))
     options = asked.options(ctx)
-    path = None if dry_run else files.target(model, output, force=force)
-    plan_path = _plan_path(plan, model, path)
+    others = asked.files_read(ctx)
+    path = None if dry_run else files.target(model, output, *others, force=force)
+    plan_path = _plan_path(plan, path, model, *others)
     from onnxprune import api  # heavy
 
-    with announcing(quiet or as_json) as stage:
+    with logging_on_stderr(verbose), announcing(quiet or as_json or verbose) as stage:
         result = api.run(model, options, announce=stage)
+        if result.stopped is not None and path is not None:
+            path = plan_path = None
         with files.written(plan_path, result.plan.to_json()):
             if path is not None:
                 save(result, path, stage)
-    names = {"model": model, "output": None if path is None else str(path), "plan": plan}
+    names = {"model": model, "output": path and str(path), "plan": plan_path and str(plan_path)}
     show({**names, **result.report}, as_json=as_json, quiet=quiet)
-    if not all(t["met"] for t in result.report["targets"].values()):
+    if not all(asked["met"] for key in ("targets", "gates") for asked in result.report[key].values()):
         ctx.exit(1)
 
 
@@ -119,11 +129,11 @@ def _meant(first: str) -> str:
     return f"did you mean the verb {near[0]!r}?" if near else "the output is named with -o FILE"
 
 
-def _plan_path(plan: str | None, model: str, output: Path | None) -> Path | None:
+def _plan_path(plan: str | None, output: Path | None, *inputs: str) -> Path | None:
     if plan is None:
         return None
     path = Path(plan)
-    files.writable(path, model)
+    files.writable(path, *inputs)
     if output is not None and path.resolve() == output.resolve():
         raise InputError(f"{path}: is to be both the plan and the model", "choose another name for one of them")
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import sys
 import time
@@ -34,6 +35,22 @@ def announcing(silent: bool) -> Iterator[Announce]:
             bar.update(task, description=name, completed=done, total=total)
 
         yield announce
+
+
+@contextlib.contextmanager
+def logging_on_stderr(wanted: bool) -> Iterator[None]:
+    """Shows the log of the package on stderr while the block lasts."""
+    logger, handler = logging.getLogger("onnxprune"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    level = logger.level
+    if wanted:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def save(result: Result, path: Path, stage: Announce) -> None:

@@ -7,6 +7,7 @@ target is the original's sum less the pruned shortcut, so that errors do not add
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from onnxprune.repair import recurrent
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, Rows, fit
 from onnxprune.repair.recurrent import Cell
 from onnxprune.segments import Stored, Walk
+
+logger = logging.getLogger(__name__)
 
 Kept = Mapping[str, NDArray[np.int64]]
 """Output features of each layer that stay, by the layer's name."""
@@ -97,6 +100,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
             Walk(pruned, narrowing.batches(batches), [layer.given for layer in layers], memory=memory // 2) as second:
         for i, layer in enumerate(layers):
             done += layer.refit(original, pruned, first.step(), second.step(), [seed, i], fitter, penalties, share)
+            logger.debug("refitted %s", done[-1] if done else layer.b.name)
     return done
 
 

@@ -31,7 +31,7 @@ from onnxprune.repair.chains import Chain, chains
 from onnxprune.repair.gauss_newton import Floats, Function, Maps, Run, refine
 from onnxprune.repair.operators import Operator
 from onnxprune.repair.variants import Variants
-from onnxprune.runtime import session
+from onnxprune.runtime import pieces_session
 from onnxprune.segments import Stored, Walk
 
 LARGEST = 2**25
@@ -183,7 +183,7 @@ def _function(model: Model, chain: Chain, i: int) -> Function:
     begin, end, axis = chain.layers[i].output.name, chain.layers[i + 1].x.name, chain.layers[i].out_axis
     piece = plan(model.proto, [[begin], [end]], ())[1]
     given = {begin: helper.make_tensor_value_info(begin, TensorProto.FLOAT, None)}
-    runner = session(Model(assemble(model.proto, piece, given), model.path, model.data_files))
+    runner = pieces_session(Model(assemble(model.proto, piece, given), model.path, model.data_files))
 
     def run(z: Floats) -> Floats:
         made = runner.run([end], {begin: np.ascontiguousarray(np.moveaxis(z, 0, axis))})[0]

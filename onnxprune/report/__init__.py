@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -50,6 +51,8 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
         "whole_because": whole_because(coupling) if not (plan.removed or plan.permuted or plan.zeroed) else None,
         "groups": groups,
         "targets": {},
+        "gates": {},
+        "search": None,
         "repair": None,
         "unrepaired_because": None,
         "calibration": None,
@@ -67,8 +70,19 @@ def asked(options: Options) -> dict[str, Any]:
             "importance": options.criterion if options.channels else options.chooses_zeros, "calib": named,
             "stats": None if stats is None else os.fspath(stats),
             "only": list(options.only), "ignore": list(options.ignore), "shrink": list(options.shrink),
-            "target": dict(options.target),
+            "target": dict(options.target), "gate": dict(options.gate),
             "input_shapes": {name: list(shape) for name, shape in options.input_shapes.items()}}
+
+
+def gate_lines(gates: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line on every gate that is missed."""
+    lines = []
+    for name, gate in gates.items():
+        asked = f"{'at most' if name.startswith('drift') else 'at least'} {gate['asked']:g} asked"
+        measured = "cannot be measured" if gate["measured"] is None else f"is missed: {gate['measured']:.3g} measured"
+        if not gate["met"]:
+            lines.append(f"gate {name} {measured} on {gate['on']}, {asked}")
+    return lines
 
 
 def whole_because(coupling: Coupling) -> list[str]:

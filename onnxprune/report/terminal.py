@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from onnxprune.report import gate_lines
 from onnxprune.report.groups import elements
 from onnxprune.text import count, duration, percent, plural, printable, short
 
@@ -51,11 +52,13 @@ def run(report: Mapping[str, Any], extra: Sequence[Sequence[str]] = ()) -> list[
     """
     output = report.get("output")
     parts: list[Part] = [f"{printable(report['model'])} -> {printable(output)}" if output is not None
-                         else f"{printable(report['model'])} (dry run: no model is written)"]
+                         else f"{printable(report['model'])} (no model is written)"]
     parts.append(costs(report, extra))
     parts += [*meaning(report), *reordered(report), *stored(report)]
     if report["drift"]:
         parts.append(drifts(report["drift"]))
+    if report["gates"]:
+        parts.append(gates(report["gates"]))
     if output is None:
         parts.append(taken(report["groups"]))
     if _lost_channels(report) or not report["zeroed"]:
@@ -115,12 +118,16 @@ def meaning(report: Mapping[str, Any]) -> list[Part]:
         return ["Nothing was pruned; the result is the model as it was.\n" + "\n".join(f"- {r}" for r in reasons)]
     shares = [f"{_lost(report[key])} of the {name}" for key, name in
               (("channels", "prunable channels"), ("params", "parameters"), ("macs", "MACs")) if _lost(report[key])]
-    if asked is None:
+    if report["search"] is not None:
+        trials = report["search"]["trials"]
+        how = (f"{plural(len(trials), 'model')} tried; the smallest within the gates is that of "
+               f"{_asked(report['search']['found'])}, which")
+    elif asked is None:
         how = "the plan"
     elif asked["ratio"] is not None:
         how = f"ratio {asked['ratio']:g}{' across all groups' if asked['global'] else ''}"
     else:
-        how = "target " + ", ".join(f"{name}={value}" for name, value in asked["target"].items())
+        how = _asked(asked)
     took = [f"{how} took {', '.join(shares)}"] if _lost_channels(report) or not report["zeroed"] else []
     return [*took, *shrunk(report["interface"]), *zeros(report), *learned(report)]
 
@@ -142,6 +149,14 @@ def zeros(report: Mapping[str, Any]) -> list[Part]:
 
 def _lost_channels(report: Mapping[str, Any]) -> bool:
     return any(g["removed"] for g in report["groups"])
+
+
+def _asked(amount: Mapping[str, Any]) -> str:
+    """Ratio or target in words."""
+    if amount.get("ratio") is not None:
+        return f"ratio {amount['ratio']:.3g}"
+    return "target " + ", ".join(f"{name}={value if isinstance(value, str) else format(value, '.4g')}"
+                                 for name, value in amount["target"].items())
 
 
 def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:
@@ -182,6 +197,13 @@ def drifts(drift: Mapping[str, Mapping[str, float | None]]) -> Table:
     rows = [[short(name), *(_number(drift[name][key]) for key in ("max_abs", "rel_rms", "cosine"))]
             for name in order[:OUTPUTS]]
     return table(["drift of output", ">max abs", ">rel rms", ">cosine"], rows, len(order))
+
+
+def gates(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What each gate asks, and whether it is met."""
+    rows = [[short(name), f"{'<=' if name.startswith('drift') else '>='} {gate['asked']:g}", _number(gate["measured"]),
+             "met" if gate["met"] else "MISSED", gate["on"]] for name, gate in found.items()]
+    return table(["gate", ">asked", ">measured", "", "on"], rows)
 
 
 def _number(value: float | None) -> str:
@@ -237,6 +259,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         if not target["met"]:
             lines.append(f"target {name} is missed: {target['left']:,.0f} left, {target['asked']:,.0f} asked; "
                          "no group may lose more")
+    lines += gate_lines(report["gates"])
     far = {name: d["rel_rms"] for name, d in report["drift"].items()
            if d["rel_rms"] is not None and d["rel_rms"] > DRIFT_WARNING}
     if far:
