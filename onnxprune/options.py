@@ -187,7 +187,8 @@ class Options:
         if self.drift_search and not self.gate:
             raise InputError("a drift search needs a gate to stay within", "--gate drift=0.05, say")
         if self.drift_search and not self.channels:
-            raise InputError("a drift search looks for channels, not zeros", "leave --pattern away")
+            raise InputError("a drift search looks for channels, not zeros",
+                             "leave --pattern away, or add --pattern channels")
         if self.drift_search and self.ratio is None and not self.target:
             object.__setattr__(self, "ratio", FURTHEST)
         if not (math.isfinite(self.run_seconds) and self.run_seconds > 0):

@@ -22,10 +22,10 @@ def learned(analysis: Analysis, groups: Sequence[Group], data: informed.Learned 
     if not options.channels:
         return [], None
     with informed.looked_at(analysis.model, data, options) as (model, data, options):
-        learned = options.criterion in FROM_DATA
-        scores = scoring.score(model, analysis.coupling, groups, "l2" if learned else options.criterion, options.seed)
-        seen = informed.moments(model, analysis.coupling, data, options) if learned else {}
-        if learned and options.criterion != "obs":
+        from_data = options.criterion in FROM_DATA
+        scores = scoring.score(model, analysis.coupling, groups, "l2" if from_data else options.criterion, options.seed)
+        seen = informed.moments(model, analysis.coupling, data, options) if from_data else {}
+        if from_data and options.criterion != "obs":
             scores = damage.scores(options.criterion, model, analysis.coupling, groups,
                                    products(analysis.coupling.graph), seen, scores)
         curves = [by_score(s, g.units - min(options.min_channels, g.units))

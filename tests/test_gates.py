@@ -180,6 +180,26 @@ def test_the_search_stays_inside_the_gates(repair: str) -> None:
     assert again.proto.SerializeToString() == result.proto.SerializeToString()
 
 
+def test_a_search_with_zeros_in_what_is_left() -> None:
+    """Channels are searched; what stays of them has the pattern, and the gate is held with it, as it is stored."""
+    gate = {"drift": 0.3}
+    result = onnxprune.prune(MLP, calib=DATA, samples=96, pattern=["channels", "weights=0.3"], gate=gate,
+                             drift_search=True, sparse_storage=True)
+    assert result.stopped is None
+    assert result.report["gates"]["drift"]["measured"] <= 0.3
+    assert 0 < result.report["search"]["found"]["ratio"] < 0.95
+    assert result.report["params"]["after"] < result.report["params"]["before"]
+    assert all(0.25 < share < 0.35 for share in result.report["zeroed"].values())
+    assert result.report["storage"] is not None
+
+
+def test_zeros_alone_are_held_to_gates() -> None:
+    options: dict[str, Any] = {"calib": DATA, "samples": 96, "pattern": "weights=0.9", "repair": "none"}
+    measured = onnxprune.prune(MLP, **options, gate={"drift": 10.0}).report["gates"]["drift"]["measured"]
+    assert measured > 0
+    assert onnxprune.prune(MLP, **options, gate={"drift": measured / 2}).stopped is not None
+
+
 def test_a_search_over_macs(cli: Cli, tmp_path: Path) -> None:
     ended = cli(MLP, "--target", "macs=0.1", "--calib", DATA, "--samples", 96, "--gate", "drift=0.3", "--drift-search",
                 "-o", tmp_path / "m.onnx", "--json")
