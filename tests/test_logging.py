@@ -31,13 +31,13 @@ def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="onnxprune"):
         onnxprune.prune(tiny(), 0.5, repair="none")
     said = {(r.name, r.levelname) for r in caplog.records}
-    assert {("onnxprune.api", "INFO"), ("onnxprune.verification", "INFO"), ("onnxprune.api", "DEBUG")} <= said
+    assert {("onnxprune.flow", "INFO"), ("onnxprune.verification", "INFO"), ("onnxprune.clock", "DEBUG")} <= said
     assert all(r.name.startswith("onnxprune.") for r in caplog.records if "onnxprune" in r.pathname)
 
 
 def test_the_command_shows_the_log_where_it_is_asked_to(cli: Cli, model: Path) -> None:
     """On stderr, and only while it runs."""
     ended = cli(model, "--ratio", 0.5, "--verbose", "--json", "--repair", "none")
-    assert ended.code == 0 and "INFO onnxprune.api: " in ended.err and ended.out.startswith("{")
+    assert ended.code == 0 and "INFO onnxprune.flow: " in ended.err and ended.out.startswith("{")
     ended = cli(model, "--ratio", 0.5, "--json", "--force", "--repair", "none")
     assert ended.code == 0 and "INFO" not in ended.err
