@@ -72,9 +72,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
         help="Unlabelled inputs: FILE.npz, a folder of arrays or images, module:function")
 @option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples")
 @option(DATA, "--stats", metavar="FILE", help="Statistics of the data: use them if FILE exists, else write it")
-@option(DATA, "--steps", type=int, default=1, metavar="N",
-        help="Remove in N rounds, with new statistics in between  [1]")
-@option(DATA, "--memory", metavar="SIZE", default="1GB", help="Activations to hold before they go to files  [1GB]")
+@option(DATA, "--steps", type=int, default=1, hidden=True)
+@option(DATA, "--memory", default="1GB", hidden=True)
 @option(DATA, "--repair", default="auto", metavar="MODE",
         help="none, data-free, calibrated; auto follows --calib  [auto]")
 @option(CHECKS, "--gate", multiple=True, metavar="KIND=X",
