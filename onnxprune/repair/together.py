@@ -34,11 +34,11 @@ from onnxprune.repair.variants import Variants
 from onnxprune.runtime import pieces_session
 from onnxprune.segments import Stored, Walk
 
-LARGEST = 2**25
+LARGEST = 2**24
 """Numbers in the largest map of a run, of all samples together."""
 PLACES = 100_000
 """Places at the end of a run that are enough."""
-FEWEST = 16
+FEWEST = 6
 """Samples that are taken whatever their size."""
 
 
