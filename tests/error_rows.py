@@ -1,6 +1,6 @@
 """Every error that a user can cause, with the command that causes it (in the folder of `bad_files`) and what is printed.
 
-`tools/error_table.py` makes docs/errors.md of it.
+`tools/error_table.py` makes tests/errors.md of it.
 """
 
 from __future__ import annotations

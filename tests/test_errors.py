@@ -46,7 +46,7 @@ def test_what_is_printed(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_documented_table() -> None:
-    """docs/errors.md is what the tool makes of the rows."""
+    """tests/errors.md is what the tool makes of the rows."""
     written = Path(error_table.TARGET).read_text(encoding="utf-8")
     assert written == error_table.document()
     for row in [*CIRCUMSTANCES, *(r for rows in ROWS.values() for r in rows)]:

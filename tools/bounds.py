@@ -25,7 +25,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ("tests", "models", "tools", "docs", ".ci", "README.md", "CHANGELOG.md", "pyproject.toml")
+BESIDE = ("tests", "models", "tools", ".ci", "README.md", "CHANGELOG.md", "pyproject.toml")
 """What the tests read besides the installed package."""
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/errors.md: every error that a user can cause, with the lines that are printed.
+"""Writes tests/errors.md: every error that a user can cause, with the lines that are printed.
 
     python tools/error_table.py
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TARGET = ROOT / "docs" / "errors.md"
+TARGET = ROOT / "tests" / "errors.md"
 sys.path.insert(0, str(ROOT))
 
 from tests.error_rows import CIRCUMSTANCES, ROWS, Row  # noqa: E402
