@@ -170,6 +170,11 @@ class Graph:
 
         yield from below(self.main)
 
+    @property
+    def returned(self) -> set[int]:
+        """Values that leave a graph or a body, by `id`."""
+        return {id(v) for scope in self.scopes() for v in scope.outputs}
+
     def constants(self) -> Iterator[Value]:
         """Values that hold a tensor of their own."""
         return (v for v in self.values if v.tensor is not None)
@@ -233,7 +238,7 @@ class Graph:
                     out.tensor, out.shape, out.elem_type = a.t, list(a.t.dims), a.t.data_type
 
     def _part_vectors(self) -> None:
-        returned = {id(v) for scope in self.scopes() for v in scope.outputs}
+        returned = self.returned
         for value in list(self.constants()):
             long = sum(d != 1 for d in value.shape or [])
             if long > 1 or len(value.consumers) < 2 or id(value) in returned:

@@ -240,25 +240,25 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
         else:
             done = calibrated.repair(original, pruned, kept, data.fit, data.batches, seed=options.seed,
                                      memory=options.memory, narrowing=narrowing, fitter=fitter)
+        if data is not None and options.repair == "calibrated":
+            versions, names = [plain, pruned.copy()], ["pruned", "refitted"]
+            if fitter is None:
+                done += together.repair(original, pruned, kept, data.fit, seed=options.seed, memory=options.memory,
+                                        narrowing=narrowing)
+                versions.append(pruned.copy())
+                names.append("refitted together")
+            if normalizations.reestimate(original, pruned, data.fit, narrowing):
+                versions.append(pruned.copy())
+                names.append("with new running statistics")
+            errors = relative_errors(original, versions, data.fit.batches(), narrowing)
+            best = int(np.argmin(errors))  # of equals the first: what changes nothing is left out
+            pruned.proto.CopyFrom(versions[best].proto)
+            logger.info("squared error of the outputs: %s; %s is taken",
+                        ", ".join(f"{error:.3g} {how}" for how, error in zip(names, errors, strict=True)), names[best])
+            if best == 0:
+                done = [replace(r, penalty=None, after=r.before) for r in done]
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
-    if data is not None and options.repair == "calibrated":
-        versions, names = [plain, pruned.copy()], ["pruned", "refitted"]
-        if fitter is None:
-            done += together.repair(original, pruned, kept, data.fit, seed=options.seed, memory=options.memory,
-                                    narrowing=narrowing)
-            versions.append(pruned.copy())
-            names.append("refitted together")
-        if normalizations.reestimate(original, pruned, data.fit, narrowing):
-            versions.append(pruned.copy())
-            names.append("with new running statistics")
-        errors = relative_errors(original, versions, data.fit.batches(), narrowing)
-        best = int(np.argmin(errors))  # of equals the first: what changes nothing is left out
-        pruned.proto.CopyFrom(versions[best].proto)
-        logger.info("squared error of the outputs: %s; %s is taken",
-                    ", ".join(f"{error:.3g} {how}" for how, error in zip(names, errors, strict=True)), names[best])
-        if best == 0:
-            done = [replace(r, penalty=None, after=r.before) for r in done]
     return [asdict(r) for r in done]
 
 

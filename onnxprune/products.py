@@ -66,7 +66,7 @@ class _Constant:
 
 class _Finder:
     def __init__(self, graph: Graph) -> None:
-        self._returned = {id(v) for scope in graph.scopes() for v in scope.outputs}
+        self._returned = graph.returned
         self._readers = Counter[str]()  # readers of one vector are values of their own
         for value in graph.constants():
             self._readers[value.key] += len(value.consumers) + (id(value) in self._returned)

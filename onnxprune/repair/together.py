@@ -83,9 +83,8 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, *, seed
         shapes.infer(graph)
     pairs = {b.name: a for a, b in matched(products(before), products(after)) if a.name in kept}
     mine = [b for b in products(after) if b.name in pairs and not b.weight_shared and b.kind != "conv_transpose"]
-    returned = {id(v) for scope in after.scopes() for v in scope.outputs}
     parts = [_Part(chain, pairs[end.name], join(end), kept[end.name])
-             for chain in chains(mine, returned) for end in chain.layers[-1:]]
+             for chain in chains(mine, after.returned) for end in chain.layers[-1:]]
     more = Variants(before, batches, seed)
     done = []
     with Walk(original, more, [p.wanted for p in parts], memory=memory // 2) as first, \
