@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests."""
+"""Fixtures of more than one module."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from onnxprune.cli import main
 from tests.commands import Cli, Ended, tiny
+from tests.saved_models import external
 
 
 @pytest.fixture
@@ -29,3 +30,12 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "net.onnx"
     onnx.save(tiny(), path)
     return path
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Two models of one shape and other weights, outside the folder of the target."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    return (external(tmp_path / "in", "a.onnx", width=32, layers=3, seed=1),
+            external(tmp_path / "in", "b.onnx", width=32, layers=3, seed=2))

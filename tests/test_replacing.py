@@ -24,15 +24,6 @@ from tests.error_rows import DISK_FULL, NOT_READABLE, NOT_WRITABLE
 from tests.saved_models import external, saved_as
 
 
-@pytest.fixture
-def two(tmp_path: Path) -> tuple[Path, Path]:
-    """Two models of one shape and other weights, outside the folder of the target."""
-    (tmp_path / "in").mkdir()
-    (tmp_path / "out").mkdir()
-    return (external(tmp_path / "in", "a.onnx", width=32, layers=3, seed=1),
-            external(tmp_path / "in", "b.onnx", width=32, layers=3, seed=2))
-
-
 def test_a_second_model_takes_the_place_of_the_first(two: tuple[Path, Path], tmp_path: Path) -> None:
     """Model and data, and nothing else, are there afterwards; a second save leaves files of the same size."""
     target = tmp_path / "out" / "net.onnx"
