@@ -33,7 +33,6 @@ from onnxprune.runtime import session
 from onnxprune.scoring import Scores
 from onnxprune.scoring.obs import Curve
 from onnxprune.segments import CannotCut
-from onnxprune.trials import outputs, relative_error
 
 logger = logging.getLogger(__name__)
 
@@ -264,22 +263,24 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
 
 def judge(original: Model, pruned: Model, data: Learned, narrowing: Narrowing) -> dict[str, Any]:
     """What the samples held back say: the outputs' relative squared error and, with labels, top-1 and top-5."""
-    names = [o.name for o in original.proto.graph.output]
-    before = [narrowing.arrays(names, arrays) for arrays in outputs(scored(original), data.held)]
-    after = outputs(scored(pruned), narrowing.batches(data.held))
-    found: dict[str, Any] = {"samples": data.held.count, "relative_error": relative_error(before, after)}
+    error, = relative_errors(original, [pruned], data.held.batches(), narrowing)
+    found: dict[str, Any] = {"samples": data.held.count, "relative_error": error}
     labels = data.held.labels
-    if labels is not None and len(before):
+    if labels is not None:
+        pairs = [(model, narrow.batches(data.held)) for model, narrow in ((original, WHOLE), (pruned, narrowing))]
+        before, after = ([batch[0] for batch in session(scored(m)).each(batches)] for m, batches in pairs)
         found["top1"] = {"before": _top(before, labels, 1), "after": _top(after, labels, 1)}
         found["top5"] = {"before": _top(before, labels, 5), "after": _top(after, labels, 5)}
     return found
 
 
-def _top(outputs: Sequence[Sequence[NDArray[Any]]], labels: NDArray[Any], k: int) -> float | None:
-    """Share of samples whose label is among the k largest of the first output; None where that is no score a class."""
-    scores = np.concatenate([np.asarray(batch[0]).reshape(len(batch[0]), -1) for batch in outputs if batch[0].ndim])
-    wanted = np.asarray(labels).reshape(-1)
-    if len(scores) != len(wanted) or scores.shape[1] <= k or wanted.dtype.kind not in "iu":
+def _top(scores: Sequence[NDArray[Any]], labels: NDArray[Any], k: int) -> float | None:
+    """Share of samples whose label is among the k largest; None where there is no score a class."""
+    if not all(batch.ndim for batch in scores):
         return None
-    best = np.argpartition(-scores, k, axis=1)[:, :k]
+    flat = np.concatenate([batch.reshape(len(batch), -1) for batch in scores])
+    wanted = np.asarray(labels).reshape(-1)
+    if len(flat) != len(wanted) or flat.shape[1] <= k or wanted.dtype.kind not in "iu":
+        return None
+    best = np.argpartition(-flat, k, axis=1)[:, :k]
     return float((best == wanted[:, None]).any(axis=1).mean())

@@ -1,23 +1,26 @@
-"""The outputs of a model before a final softmax or a choice, where small errors can still be seen.
+"""The outputs of a model before a final softmax, a choice or an enlargement, where small errors can still be seen.
 
 A softmax that is sure of its class hides errors until they turn it over: summed over many layers, what each does alone
-then says little of what they do together. A choice (the place of the largest, a comparison) hides them altogether.
+then says little of what they do together. A choice (the place of the largest, a comparison) hides them altogether. A
+map that is interpolated to the size of a picture shows no more than before, and takes a hundred times as long to look
+at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, ValueInfoProto
+from onnx import NodeProto, TensorProto, ValueInfoProto
 
 from onnxprune.model import Model
 
 _SOFTMAX = {"Softmax", "LogSoftmax"}
 _MOVES = {"Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
 """What may lie between a softmax and the output: operators that only move what they get."""
+_INTERPOLATIONS = {"Resize", "Upsample"}
 _CHOICES = {"ArgMax", "ArgMin", "TopK", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Hardmax"}
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
@@ -40,7 +43,8 @@ def scored(model: Model) -> Model:
         while (node := makers.get(name)) is not None and node.op_type in _MOVES | _CHOICES and not node.domain:
             name, chosen = node.input[0], chosen or node.op_type in _CHOICES
         if chosen and node is not None and info.type.tensor_type.elem_type not in FLOATS:
-            renamed[info.name] = name
+            small = _small(makers, name)
+            renamed[info.name] = small if small in makers else name
     taken = {o.name for o in model.proto.graph.output}
     if not renamed or taken & set(renamed.values()) or len(set(renamed.values())) < len(renamed):
         return model  # an output that is there already says it
@@ -52,7 +56,7 @@ def scored(model: Model) -> Model:
 
 
 def unsquashed(model: Model) -> tuple[Model, list[Centre]]:
-    """A model that gives out what its final softmaxes read, in place of what they make.
+    """A model that gives out what its final softmaxes and interpolations read, in place of what they make.
 
     Args:
         model: The model; it stays as it is.
@@ -64,20 +68,39 @@ def unsquashed(model: Model) -> tuple[Model, list[Centre]]:
     copy = scored(model).copy()
     graph = copy.proto.graph
     makers = {name: node for node in graph.node for name in node.output}
+    opset = next((o.version for o in copy.proto.opset_import if o.domain in ("", "ai.onnx")), 13)
     centres: list[Centre] = []
     for info in graph.output:
-        name = info.name
-        while (node := makers.get(name)) is not None and node.op_type in _MOVES and not node.domain:
-            name = node.input[0]
-        if (node is None or node.op_type not in _SOFTMAX or node.domain
-                or any(o.name == node.input[0] for o in graph.output)):
-            centres.append(np.asarray)
-            continue
-        info.CopyFrom(ValueInfoProto(name=node.input[0]))
-        opset = next((o.version for o in copy.proto.opset_import if o.domain in ("", "ai.onnx")), 13)
-        axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if opset >= 13 else 1)
-        centres.append(_centre(axis, flat=opset < 13))
+        name, centre = _origin(makers, info.name, opset)
+        taken = name not in makers or any(o.name == name for o in graph.output)
+        if not taken:
+            info.CopyFrom(ValueInfoProto(name=name))
+        centres.append(np.asarray if taken else centre)
     return copy, centres
+
+
+def _origin(makers: Mapping[str, NodeProto], name: str, opset: int) -> tuple[str, Centre]:
+    """The value that says all that an output says, and what makes it comparable; the output where there is none."""
+    node = makers.get(_before(makers, name, _MOVES))
+    if node is not None and node.op_type in _SOFTMAX and not node.domain:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if opset >= 13 else 1)
+        return _before(makers, node.input[0], _INTERPOLATIONS), _centre(axis, flat=opset < 13)
+    return _small(makers, name), np.asarray
+
+
+def _small(makers: Mapping[str, NodeProto], name: str) -> str:
+    """What a value was interpolated from, and perhaps moved after and before that; itself where it was not."""
+    enlarged = _before(makers, name, _MOVES | {"Transpose"})
+    if _before(makers, enlarged, _INTERPOLATIONS) == enlarged:
+        return name
+    return _before(makers, enlarged, _MOVES | {"Transpose"} | _INTERPOLATIONS)
+
+
+def _before(makers: Mapping[str, NodeProto], name: str, passed: set[str]) -> str:
+    """The value that some kinds of operators made another one of, one after the other; itself where they did not."""
+    while (node := makers.get(name)) is not None and node.op_type in passed and not node.domain:
+        name = node.input[0]
+    return name
 
 
 def _centre(axis: int, *, flat: bool) -> Centre:

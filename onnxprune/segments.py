@@ -178,13 +178,13 @@ class Walk:
         self._at += 1
         return result
 
-    def ahead(self, changed: Model) -> list[list[Array]]:
+    def ahead(self, changed: Model) -> Iterator[list[Array]]:
         """Runs all that is left at once, with the weights of another version of the model; the walk stays where it is.
 
         Args:
             changed: A model with the same nodes.
 
-        Returns:
+        Yields:
             For each batch, the values of the last stage.
         """
         later = self.pieces[self._at:]
@@ -197,12 +197,10 @@ class Walk:
         given = {name: Stored() for name in self._stages[-1] if name not in own and name not in self._kept}
         batches = self._each(any(name not in self._kept for name in (*(runner.inputs if runner else ()), *given)))
         inputs = self._inputs(batches, given, runner.inputs if runner else ())
-        found: list[list[Array]] = []
         for i, arrays in enumerate(runner.each(inputs, made) if runner else ([] for _ in inputs)):
             values = dict(zip(made, arrays, strict=True))
-            found.append([values[name] if name in values else (given if name in given else self._kept)[name][i]
-                          for name in self._stages[-1]])
-        return found
+            yield [values[name] if name in values else (given if name in given else self._kept)[name][i]
+                   for name in self._stages[-1]]
 
     def _inputs(self, batches: Iterable[tuple[int, Feeds]], given: Mapping[str, Stored],
                 names: Sequence[str]) -> Iterator[dict[str, Array]]:

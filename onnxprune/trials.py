@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,8 @@ from onnxprune.segments import CannotCut, Walk
 
 Outputs = list[list[NDArray[Any]]]
 """Every output, for every batch."""
+SEEN = 2**20
+"""Elements of an output of a batch that are looked at, about."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Trials:
         """
         self._moments, self._batches = moments, batches
         self._model, self._centres = unsquashed(model)
-        self._reference = self._centred(outputs(self._model, batches))
+        self._reference = self._compared(session(self._model).each(batches))
         self.possible = bool(self._reference)
         self._walk: Walk | None = None
         names = [o.name for o in self._model.proto.graph.output]
@@ -107,26 +110,34 @@ class Trials:
             matrix[block] = weight
             changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
             add_bias(changed, layer, block, shift)
-        made = self._walk.ahead(changed) if self._walk is not None else outputs(changed, self._batches)
-        return relative_error(self._reference, self._centred(made))
+        made = self._walk.ahead(changed) if self._walk is not None else session(changed).each(self._batches)
+        return _relative_error(self._reference, self._compared(made))
 
-    def _centred(self, arrays: Outputs) -> Outputs:
-        return [[centre(y) for centre, y in zip(self._centres, batch, strict=True)] for batch in arrays]
-
-
-def outputs(model: Model, batches: Batches) -> Outputs:
-    """Every output of the model for every batch."""
-    return list(session(model).each(batches))
+    def _compared(self, batches: Iterable[list[NDArray[Any]]]) -> Outputs:
+        return [[_spread(centre(y)) for centre, y in zip(self._centres, batch, strict=True)] for batch in batches]
 
 
-def relative_error(before: Sequence[Sequence[NDArray[Any]]], after: Sequence[Sequence[NDArray[Any]]]) -> float:
+def _relative_error(before: Outputs, after: Outputs) -> float:
     """Mean over the outputs of squared error over variance, over all batches."""
     errors = []
-    for i in range(len(before[0])):
-        a = [np.asarray(b[i]) for b in before]
-        if a[0].dtype.kind != "f":
-            continue
-        flat = np.concatenate([x.ravel() for x in a]).astype(np.float64)
-        other = np.concatenate([np.asarray(b[i]).ravel() for b in after]).astype(np.float64)
-        errors.append(float(np.mean((flat - other) ** 2) / max(flat.var(), 1e-30)))
+    for wanted, made in zip(zip(*before, strict=True), zip(*after, strict=True), strict=True):
+        if wanted[0].dtype.kind == "f":
+            mean = sum(float(w.sum(dtype=np.float64)) for w in wanted) / max(sum(w.size for w in wanted), 1)
+            variance = sum(_squares(w, mean) for w in wanted)
+            errors.append(sum(_squares(m, w) for m, w in zip(made, wanted, strict=True)) / max(variance, 1e-30))
     return float(np.mean(errors)) if errors else 0.0
+
+
+def _squares(array: NDArray[Any], less: NDArray[Any] | float) -> float:
+    return float(np.square(np.subtract(array, less, dtype=np.float64)).sum())
+
+
+def _spread(array: NDArray[Any]) -> NDArray[Any]:
+    """Elements at regular distances, of all features and places alike: what is long says no more than some of it."""
+    step = array.size // SEEN
+    if step < 2:
+        return array
+    while any(math.gcd(step, length) > 1 for length in array.shape):
+        step += 1
+    some: NDArray[Any] = array.ravel()[::step].copy()
+    return some

@@ -66,3 +66,46 @@ def test_repair_sees_through_a_choice(end: str) -> None:
     assert any(r["penalty"] is not None for r in repaired.report["repair"])
     before, after = relative_errors(load(model), [load(plain.proto), load(repaired.proto)], [{"x": x}])
     assert 0 < after < before
+
+
+ENLARGED = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,8,8] x) => (%s y)
+{
+  a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+  c = Relu (a)
+  s = Conv (c, w2)
+  t = Transpose <perm = [0, 1, 3, 2]> (s)
+  r = Resize <mode = "linear"> (t, , scales)
+  %s
+}
+"""
+LARGE = {"scores": ("float[N,5,32,32]", "y = Identity (r)"),
+         "moved": ("float[N,32,32,5]", "y = Transpose <perm = [0, 2, 3, 1]> (r)"),
+         "choice": ("int64[N,32,32]", "m = Transpose <perm = [0, 2, 3, 1]> (r) y = ArgMax <axis = 3, keepdims = 0> (m)")}
+
+
+def enlarging(end: tuple[str, str]) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(ENLARGED % end)
+    model.graph.initializer.extend(net("map").graph.initializer)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([1, 1, 4, 4]), "scales"))
+    return model
+
+
+@pytest.mark.parametrize("end", LARGE)
+def test_an_enlarged_map_gives_way_to_what_it_was_made_of(end: str) -> None:
+    model = enlarging(LARGE[end])
+    copy, (centre,) = unsquashed(load(model))
+    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    found = centre(session(copy.proto).run(None, {"x": x})[0])
+    assert found.shape == (4, 5, 8, 8)
+    large = scored(load(model)).proto
+    assert [o.name for o in large.graph.output] == (["s"] if end == "choice" else ["y"])  # what a user sees stays
+
+
+def test_a_softmax_of_an_enlarged_map_gives_way_as_well() -> None:
+    copy, (centre,) = unsquashed(load(enlarging(("float[N,5,32,32]", "y = Softmax <axis = 1> (r)"))))
+    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    found = centre(session(copy.proto).run(None, {"x": x})[0])
+    assert found.shape == (4, 5, 8, 8)
+    np.testing.assert_allclose(found.mean(1), 0, atol=1e-5)

@@ -368,7 +368,7 @@ def test_running_ahead_with_other_weights() -> None:
     expected = whole(other, batches, ["y"])["y"]
     with Walk(model, batches, [["x"], ["b"], ["y"]], optimize=False) as walk:
         for stage in ("x", "b", "y"):
-            ahead = walk.ahead(other)
+            ahead = list(walk.ahead(other))
             assert [len(values) for values in ahead] == [1] * len(batches)
             for (a,), b in zip(ahead, expected, strict=True):
                 np.testing.assert_allclose(a, b, atol=1e-5)

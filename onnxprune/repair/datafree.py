@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from onnxprune.divergence import relative_errors
 from onnxprune.graph import Graph
-from onnxprune.logits import scored
 from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.pieces import plan
@@ -20,7 +20,7 @@ from onnxprune.repair import calibrated
 from onnxprune.repair.calibrated import Fitter, Kept, Refit
 from onnxprune.repair.normalizations import aligned
 from onnxprune.repair.synthetic import Feeds, synthetic
-from onnxprune.trials import outputs, relative_error
+from onnxprune.runtime import session
 
 PENALTIES = (1e-2, 1e-1, 3e-1)
 """Stronger than with data: what made-up inputs say of small directions is not to be trusted."""
@@ -63,13 +63,11 @@ def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: 
     judges, batches = _split(batches)
     plain = pruned.copy()
     with aligned(original, pruned, batches) as reference:
-        names, seen = [o.name for o in original.proto.graph.output], narrowing.batches(judges)
-        wanted = [narrowing.arrays(names, arrays) for arrays in outputs(scored(reference), judges)]
-        before = relative_error(wanted, outputs(scored(pruned), seen))
+        before = pruned.copy()
         done = calibrated.repair(reference, pruned, kept, batches, len(batches), seed=seed, memory=memory,
                                  penalties=penalties, share=share, narrowing=narrowing, fitter=fitter)
-        worse = relative_error(wanted, outputs(scored(pruned), seen)) >= before
-    if worse and any(r.penalty is not None for r in done):
+        was, now = relative_errors(reference, [before, pruned], judges, narrowing)
+    if now >= was and any(r.penalty is not None for r in done):
         pruned.proto.CopyFrom(plain.proto)
         done = [Refit(r.layer, None, r.before, r.before) for r in done]
     return done
@@ -93,7 +91,7 @@ def hopeless(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = No
     try:
         feeds = synthetic(model, 2, input_shapes=input_shapes, varied=True)
         plan(model.proto, [[layer.x.name] for layer in products(Graph(model.proto))], feeds[0])
-        outputs(model, feeds[:1])
+        session(model).run(None, feeds[0])
     except Exception as e:  # whatever onnxruntime raises for a model or for inputs that it does not take
         return f"the model does not run on made-up inputs: {str(e).strip().splitlines()[0]}"
     return None
