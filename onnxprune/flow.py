@@ -38,6 +38,7 @@ from onnxprune.inputs import flat, sample_inputs
 from onnxprune.model import Model, load
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.options import Options
+from onnxprune.patterns import Pattern
 from onnxprune.planning import Plan
 from onnxprune.report import build, clean
 from onnxprune.result import Result
@@ -186,7 +187,7 @@ class Run:
                 self._permute(trial)
         if options.zeros is not None:
             with clock.stage("zero"):
-                self._zero(trial)
+                self._zero(trial, options.zeros)
         if trial.changed and self.data is not None:
             with clock.stage("judge"):
                 trial.notes["calibration"] = informed.judge(load(self.given), trial.model, self.data, trial.narrowing)
@@ -210,13 +211,13 @@ class Run:
             reorder.lift(lifted.model, lifted.coupling, origin, moved.moves)
             trial.original = lifted.model.copy
 
-    def _zero(self, trial: _Trial) -> None:
+    def _zero(self, trial: _Trial, pattern: Pattern) -> None:
         """Sets weights of what is left to zero in a pattern."""
         made, options, notes = trial.plan, trial.options, trial.notes
         rest = analyze_loaded(trial.model) if made.removed or options.permute else trial.analysis
         zeroed = zeroing.zero(trial.original, rest.model, rest.coupling, trial.kept, self.data, options,
                               trial.narrowing, first=not made.removed)
-        made.zeroed = {name: planning.zeros(mask, str(options.zeros)) for name, mask in zeroed.masks.items()}
+        made.zeroed = {name: planning.zeros(mask, pattern) for name, mask in zeroed.masks.items()}
         notes["dense"] = zeroed.dense
         if zeroed.repair:
             notes["repair"] = [*(notes.get("repair") or []), *zeroed.repair]

@@ -20,6 +20,7 @@ from onnxprune.errors import InputError, PlanError
 from onnxprune.graph import Value
 from onnxprune.groups import QUANTISED, WEIGHT_TYPES, Grade, Group
 from onnxprune.narrowing import Narrowing
+from onnxprune.patterns import Pattern
 from onnxprune.removal import slicings
 from onnxprune.resize import Lengths
 
@@ -264,14 +265,22 @@ def _say_node(node: onnx.NodeProto, say: Any) -> None:
             say(a.name, a.type, bare.SerializeToString(deterministic=True))
 
 
-def zeros(mask: NDArray[np.bool_], pattern: str) -> dict[str, Any]:
+def zeros(mask: NDArray[np.bool_], pattern: Pattern) -> dict[str, Any]:
     """The entry of a tensor in `Plan.zeroed`."""
-    return {"pattern": pattern, "ratio": float(mask.mean()), "mask": pack_mask(mask)}
+    return {"pattern": str(pattern), "ratio": np.count_nonzero(mask) / mask.size,
+            "mask": pack_mask(mask, repeats=pattern.kind == "blocks")}
 
 
-def pack_mask(mask: NDArray[np.bool_]) -> str:
-    """A boolean array as text, see `Plan.zeroed`."""
-    return base64.b64encode(zlib.compress(np.packbits(mask.ravel()).tobytes(), 1)).decode()
+def pack_mask(mask: NDArray[np.bool_], *, repeats: bool = False) -> str:
+    """A boolean array as text, see `Plan.zeroed`.
+
+    Args:
+        mask: The array.
+        repeats: Whether to look for runs of bytes that come again. Only blocks have them; without, packing is several
+            times faster and the text no longer.
+    """
+    packer = zlib.compressobj(1, strategy=zlib.Z_DEFAULT_STRATEGY if repeats else zlib.Z_HUFFMAN_ONLY)
+    return base64.b64encode(packer.compress(np.packbits(mask.ravel()).tobytes()) + packer.flush()).decode()
 
 
 def unpack_mask(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:

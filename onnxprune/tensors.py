@@ -170,14 +170,14 @@ def encode(array: np.ndarray, data_type: int, dims: tuple[int, ...] | None = Non
 
 def overwrite_values(tensor: TensorProto, array: np.ndarray) -> None:
     """Replaces the values and dimensions of a tensor; type, name, doc string and metadata stay."""
-    fresh = encode(array, tensor.data_type)
     for field in (*_PAYLOAD, "external_data", "data_location"):
         tensor.ClearField(field)
     tensor.dims[:] = array.shape
-    if fresh.HasField("raw_data"):
-        tensor.raw_data = fresh.raw_data
-    else:
-        tensor.string_data.extend(fresh.string_data)
+    if tensor.data_type in _PACKED or tensor.data_type == TensorProto.STRING:
+        tensor.MergeFrom(encode(array, tensor.data_type, ()))
+    else:  # every copy of a big weight costs
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        tensor.raw_data = np.asarray(array, dtype=dtype.newbyteorder("<")).tobytes()
 
 
 def inline_bytes(tensor: TensorProto) -> bytes:

@@ -31,6 +31,23 @@ def test_the_smallest(sizes: NDArray[np.float32], ratio: float) -> None:
     assert np.flatnonzero(mask.ravel()).tolist() == sorted(order[:int(mask.sum())])
 
 
+@pytest.mark.parametrize("order", ["mixed", "sorted", "in turn", "of few values"])
+@pytest.mark.parametrize("ratio", [0.0, 1e-5, 0.3, 0.5, 0.99, 1 - 1e-5])
+def test_the_smallest_of_many(order: str, ratio: float) -> None:
+    """A sample narrows the search; it may tell nothing of how values lie between its places."""
+    sizes = np.random.default_rng(0).standard_normal(200_000)
+    if order == "sorted":
+        sizes.sort()
+    elif order == "in turn":  # every place of the sample has a large one
+        sizes[::12] += 100
+    elif order == "of few values":
+        sizes = np.rint(sizes)
+    mask = smallest(sizes, ratio)
+    expected = np.zeros(sizes.size, bool)
+    expected[np.argsort(sizes, kind="stable")[:share(ratio, sizes.size)]] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
 @given(st.lists(SIZES, min_size=1, max_size=4), RATIOS)
 def test_the_smallest_of_all_together(sizes: list[NDArray[np.float32]], ratio: float) -> None:
     masks = smallest_across(sizes, ratio)
