@@ -258,7 +258,9 @@ OPERATORS: dict[str, Callable[..., list[Data]]] = {
 
 
 def _to_single(entry: Any) -> Any:
-    """What the run will hold: it computes in single precision, and 10 * 0.7 is then 7."""
+    """What the run will hold: it computes in single precision, and 10 * 0.7 is then 7; integers end at 64 bits."""
+    if isinstance(entry, int) and not -2**63 <= entry < 2**63:
+        return Free()
     if not isinstance(entry, float):
         return entry
     with np.errstate(over="ignore"):
