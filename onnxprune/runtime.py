@@ -65,7 +65,7 @@ def runnable(source: Source) -> Iterator[Runnable]:
         return
     model = Model(source) if isinstance(source, onnx.ModelProto) else source
     external = any(is_external(t) for t in tensors(model.proto))
-    if fits_in_message(model.proto) and (not external or _finds_data_of_bytes()):
+    if fits_in_message(model.proto):
         folder = str(model.path.parent.resolve()) if external and model.path else None
         yield Runnable(model.proto.SerializeToString(), folder)
         return
@@ -76,13 +76,6 @@ def runnable(source: Source) -> Iterator[Runnable]:
         path = os.path.join(folder, "model.onnx")
         Path(path).write_bytes(proto.SerializeToString())
         yield Runnable(path)
-
-
-def _finds_data_of_bytes() -> bool:
-    """Whether this onnxruntime can be told the folder of the external data of a model given as bytes."""
-    import onnxruntime as ort
-
-    return tuple(int(x) for x in ort.__version__.split(".")[:2]) >= (1, 21)
 
 
 def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
