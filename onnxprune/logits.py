@@ -3,7 +3,7 @@
 A softmax that is sure of its class hides errors until they turn it over: summed over many layers, what each does alone
 then says little of what they do together. A choice (the place of the largest, a comparison) hides them altogether. A
 map that is interpolated to the size of a picture shows no more than before, and takes a hundred times as long to look
-at.
+at. Where boxes in pixels and scores below one are concatenated, an error of the whole is that of the boxes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from onnx import NodeProto, TensorProto, ValueInfoProto
 from onnxprune.model import Model
 
 _SOFTMAX = {"Softmax", "LogSoftmax"}
-_MOVES = {"Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
+_MOVES = {"Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
 """What may lie between a softmax and the output: operators that only move what they get."""
 _INTERPOLATIONS = {"Resize", "Upsample"}
 _CHOICES = {"ArgMax", "ArgMin", "TopK", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Hardmax"}
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+
+PIECES = 64
+"""What an output is made of at most, to be looked at piece by piece."""
 
 Centre = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -56,31 +59,41 @@ def scored(model: Model) -> Model:
 
 
 def unsquashed(model: Model) -> tuple[Model, list[Centre]]:
-    """A model that gives out what its final softmaxes and interpolations read, in place of what they make.
+    """A model that gives out what its final softmaxes, interpolations and concatenations read, in place of their own.
 
     Args:
         model: The model; it stays as it is.
 
     Returns:
-        A copy whose outputs are in the same order, and for each what makes its values comparable: a softmax sees
-        differences only, so the mean along its axis is taken out.
+        A copy, and for each of its outputs what makes its values comparable: a softmax sees differences only, so the
+        mean along its axis is taken out.
     """
     copy = scored(model).copy()
     graph = copy.proto.graph
     makers = {name: node for node in graph.node for name in node.output}
     opset = next((o.version for o in copy.proto.opset_import if o.domain in ("", "ai.onnx")), 13)
-    centres: list[Centre] = []
+    found: dict[str, Centre] = {}
     for info in graph.output:
-        name, centre = _origin(makers, info.name, opset)
-        taken = name not in makers or any(o.name == name for o in graph.output)
-        if not taken:
-            info.CopyFrom(ValueInfoProto(name=name))
-        centres.append(np.asarray if taken else centre)
-    return copy, centres
+        pieces = _pieces(makers, info.name, opset)
+        found |= dict(pieces if 0 < len(pieces) <= PIECES else [(info.name, np.asarray)])
+    outputs = {o.name: o for o in graph.output}
+    infos = [outputs.get(name, ValueInfoProto(name=name)) for name in found]
+    del graph.output[:]
+    graph.output.extend(infos)
+    return copy, list(found.values())
+
+
+def _pieces(makers: Mapping[str, NodeProto], name: str, opset: int) -> list[tuple[str, Centre]]:
+    """The values that say all that an output says; boxes and scores of a detector, say, each by itself."""
+    origin, centre = _origin(makers, name, opset)
+    joined = makers.get(_before(makers, origin, _MOVES))
+    if centre is np.asarray and joined is not None and joined.op_type == "Concat" and not joined.domain:
+        return [piece for one in joined.input for piece in _pieces(makers, one, opset)]
+    return [(origin, centre)] if origin in makers and makers[origin].op_type != "Constant" else []
 
 
 def _origin(makers: Mapping[str, NodeProto], name: str, opset: int) -> tuple[str, Centre]:
-    """The value that says all that an output says, and what makes it comparable; the output where there is none."""
+    """The value that an output was squashed or enlarged from, and what makes it comparable; itself where it was not."""
     node = makers.get(_before(makers, name, _MOVES))
     if node is not None and node.op_type in _SOFTMAX and not node.domain:
         axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if opset >= 13 else 1)
@@ -90,10 +103,10 @@ def _origin(makers: Mapping[str, NodeProto], name: str, opset: int) -> tuple[str
 
 def _small(makers: Mapping[str, NodeProto], name: str) -> str:
     """What a value was interpolated from, and perhaps moved after and before that; itself where it was not."""
-    enlarged = _before(makers, name, _MOVES | {"Transpose"})
+    enlarged = _before(makers, name, _MOVES)
     if _before(makers, enlarged, _INTERPOLATIONS) == enlarged:
         return name
-    return _before(makers, enlarged, _MOVES | {"Transpose"} | _INTERPOLATIONS)
+    return _before(makers, enlarged, _MOVES | _INTERPOLATIONS)
 
 
 def _before(makers: Mapping[str, NodeProto], name: str, passed: set[str]) -> str:

@@ -82,9 +82,12 @@ def dynamic(*, per_channel: bool, weights: str = "QInt8") -> Maker:
         with quiet() as folder:
             onnx.save(model, folder / "in.onnx")
             # the type of what onnx's inference does not follow: behind onnxruntime's own operators
-            q.quantize_dynamic(folder / "in.onnx", folder / "out.onnx", per_channel=per_channel,
-                               weight_type=q.QuantType[weights], **_range(weights),
-                               extra_options={"DefaultTensorType": TensorProto.FLOAT})
+            try:
+                q.quantize_dynamic(folder / "in.onnx", folder / "out.onnx", per_channel=per_channel,
+                                   weight_type=q.QuantType[weights], **_range(weights),
+                                   extra_options={"DefaultTensorType": TensorProto.FLOAT})
+            except onnx.shape_inference.InferenceError as error:  # old ones leave shapes of what they replaced
+                raise ImportError(f"onnxruntime {ort.__version__} does not quantise it: {error}") from error
             return onnx.load(folder / "out.onnx")
 
     return make

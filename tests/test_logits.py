@@ -8,7 +8,7 @@ import pytest
 
 import onnxprune
 from onnxprune.divergence import relative_errors
-from onnxprune.logits import scored, unsquashed
+from onnxprune.logits import PIECES, scored, unsquashed
 from onnxprune.model import load
 from tests.oracle import session
 
@@ -109,3 +109,41 @@ def test_a_softmax_of_an_enlarged_map_gives_way_as_well() -> None:
     found = centre(session(copy.proto).run(None, {"x": x})[0])
     assert found.shape == (4, 5, 8, 8)
     np.testing.assert_allclose(found.mean(1), 0, atol=1e-5)
+
+
+HEAD = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,8,8] x) => (float[N,64,%d] y)
+<int64[3] flat = {0, 10, 64}, int64[1] start = {0}, int64[1] end = {2}>
+{
+  a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+  c = Relu (a)
+  s = Conv (c, w2)
+  boxes = Mul (s, half)
+  t = Transpose <perm = [0, 2, 3, 1]> (s)
+  p = Softmax <axis = 3> (t)
+  q = Transpose <perm = [0, 3, 1, 2]> (p)
+  k = Concat <axis = 1> (%s)
+  r = Reshape (k, flat)
+  y = Transpose <perm = [0, 2, 1]> (r)
+}
+"""
+
+
+def test_what_is_concatenated_is_looked_at_piece_by_piece() -> None:
+    """Boxes and scores; the scores before their softmax."""
+    model = onnx.parser.parse_model(HEAD % (10, "boxes, q"))
+    model.graph.initializer.extend(net("map").graph.initializer)
+    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    copy, centres = unsquashed(load(model))
+    assert [o.name for o in copy.proto.graph.output] == ["boxes", "t"]
+    boxes, scores = (c(a) for c, a in zip(centres, session(copy.proto).run(None, {"x": x}), strict=True))
+    np.testing.assert_allclose(scores, 2 * (boxes - boxes.mean(1, keepdims=True)).transpose(0, 2, 3, 1), atol=1e-5)
+
+
+def test_pieces_that_are_many_stay_together() -> None:
+    model = onnx.parser.parse_model(HEAD % (5 * (PIECES + 1), ", ".join(f"s{i}" for i in range(PIECES + 1))))
+    model.graph.initializer.extend(net("map").graph.initializer)
+    for i in range(PIECES + 1):
+        model.graph.node.insert(3, onnx.helper.make_node("Neg", ["s"], [f"s{i}"]))
+    assert [o.name for o in unsquashed(load(model))[0].proto.graph.output] == ["y"]

@@ -19,7 +19,7 @@ from onnxprune.model import load
 from onnxprune.narrowing import Narrowing
 from onnxprune.planning import Plan, channels, narrowing
 from tests.ops.case import build
-from tests.oracle import session
+from tests.oracle import assert_verified, session
 
 STEPS = 3
 
@@ -90,7 +90,7 @@ def test_state_stays_whole_unless_asked(name: str) -> None:
 def test_generation_with_smaller_state_is_that_of_the_masked_original(name: str) -> None:
     model = MODELS[name]
     result = onnxprune.prune(model, 0.5, repair="none", shrink=["past", "new"])
-    assert result.report["verified"]
+    assert_verified(result)
     lost = narrowing(result.plan)
     assert set(lost.lost) == {v.name for v in [*model.graph.input, *model.graph.output]} - {"x", "y"}
     onnx.checker.check_model(result.proto, full_check=True)

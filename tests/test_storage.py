@@ -24,7 +24,7 @@ from onnxprune.storage import Stored
 from onnxprune.verification import Drift, Verification
 from tests.commands import Cli
 from tests.ops.case import build
-from tests.oracle import session
+from tests.oracle import run_original, session
 
 MODELS = Path(__file__).parents[1] / "models"
 NAMES = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64, TensorProto.FLOAT16: np.float16,
@@ -72,7 +72,7 @@ def test_every_opset(opset: int, ir: int) -> None:
     array = sparse_array(np.float32)
     model = load(given_out(array, TensorProto.FLOAT, opset, ir))
     assert storage.store(model).bytes
-    np.testing.assert_array_equal(session(model.proto).run(None, {})[0], array.astype(np.float64))
+    np.testing.assert_array_equal(run_original(model.proto, {})[0], array.astype(np.float64))
 
 
 def test_before_ir_version_6_nothing_is_sparse() -> None:

@@ -18,7 +18,7 @@ from onnxprune.divergence import relative_errors
 from onnxprune.model import load
 from onnxprune.planning import unpack_mask
 from onnxprune.sparsity import Layout, holds
-from tests.oracle import session
+from tests.oracle import OLD_RUNTIME, assert_verified, session
 
 MODELS = Path(__file__).parents[1] / "models"
 PATTERNS = ["2:4", "1:4", "4:8", "3:5", "2:32"]
@@ -51,6 +51,8 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]] = {
 
 
 def case(name: str, kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    if OLD_RUNTIME and name == "attention":
+        pytest.skip("an old onnxruntime crashes on Attention without a bias")
     body, shape, _ = CASES[name]
     model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17, "com.microsoft" : 1]> net {body}')
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -88,7 +90,7 @@ def test_every_group_keeps_its_largest(name: str, pattern: str) -> None:
     model = case(name)
     blocks, axis = CASES[name][2]
     result = onnxprune.prune(model, pattern=pattern)
-    assert result.report["verified"]
+    assert_verified(result)
     for old, new in zip(groups(weight(model), blocks, axis, m), groups(weight(result.proto), blocks, axis, m), strict=True):
         stay = np.sort(np.argsort(-np.abs(old), kind="stable")[:n])
         np.testing.assert_array_equal(np.flatnonzero(new), stay)

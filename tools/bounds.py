@@ -25,7 +25,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ("tests", "models", "tools", ".ci", "README.md", "CHANGELOG.md", "pyproject.toml")
+BESIDE = ("tests", "models", "tools", ".ci", "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml")
 """What the tests read besides the installed package."""
 
 
@@ -43,8 +43,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=["lowest", "newest"])
     parser.add_argument("--python", default=sys.executable, help="the interpreter to make the environment of")
-    parser.add_argument("pytest", nargs="*", default=["-q", "-n", "2"], help="arguments for pytest, after --")
-    asked = parser.parse_args()
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    asked, given = parser.parse_args(words[:end]), words[end + 1:] or ["-q", "-n", "2"]
     with tempfile.TemporaryDirectory(prefix="onnxprune-bounds-") as made:
         folder = Path(made)
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -64,7 +65,7 @@ def main() -> int:
             copy(ROOT / name, folder / name)
         where = "import onnxprune; print(onnxprune.__file__); assert 'site-packages' in onnxprune.__file__"
         run(python, "-c", where)
-        return run(python, "-m", "pytest", *asked.pytest, check=False)
+        return run(python, "-m", "pytest", *given, check=False)
 
 
 if __name__ == "__main__":
