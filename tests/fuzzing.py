@@ -31,7 +31,9 @@ VALUES: list[Any] = [*NUMBERS, *REALS[:6], *TEXTS, None, True, False, [], {}, [0
                      [-1], [10**6], {"-1": [0]}, {"a": [0]}]
 OPTIONS = {
     "--ratio": ["0", "0.3", "0.5", "0.99", "1", "-1", "nan", "inf", "x", ""],
-    "--pattern": ["channels", "weights=0.5", "weights=2", "weights=", "odd", ""],
+    "--pattern": ["channels", "weights=0.5", "weights=2", "weights=", "odd", "", "2:4", "1:2", "0:4", "5:4", "2:99999999999",
+                  "4x1=0.5", "16x16=0.3", "0x4=0.5", "9x99999999999=0.5"],
+    "--permute": None, "--sparse-storage": None,
     "--target": ["macs=0.5", "params=1k", "bytes=0", "macs=", "=", "odd=1", "params=1e400", "macs=1e", "bytes=.", "macs=9T"],
     "--global": None, "--mixing": None, "--dry-run": None, "--json": None, "--quiet": None, "--no-verify": None,
     "--force": None, "--keep-anyway": None, "--drift-search": None, "--verbose": None,
@@ -56,7 +58,8 @@ OPTIONS = {
     "--plan": ["p.json", "net.onnx", "out.onnx", "no/p.json", ""],
     "--recipe": ["r.toml", "none.toml", "net.onnx", "."],
 }
-VERBS = [["inspect", "net.onnx"], ["inspect", "net.onnx", "--json"], ["apply", "plan.json", "net.onnx"],
+VERBS = [["inspect", "net.onnx"], ["inspect", "net.onnx", "--json"], ["inspect", "--sparsity", "net.onnx"],
+         ["inspect", "--anonymise", "net.onnx", "-o", "out.onnx"], ["apply", "plan.json", "net.onnx"],
          ["compare", "net.onnx", "net.onnx", "--runs", "1"], ["ops"], ["compare", "net.onnx", "plan.json"],
          ["apply", "net.onnx", "plan.json"], ["inspect", "plan.json"], []]
 
