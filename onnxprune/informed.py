@@ -24,7 +24,7 @@ from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.observe import Batches, Moments, observe
 from onnxprune.options import FROM_DATA, Options
-from onnxprune.products import products
+from onnxprune.products import Product, products
 from onnxprune.repair import calibrated, datafree, normalizations, recurrent, together
 from onnxprune.repair.calibrated import Fitter
 from onnxprune.repair.synthetic import synthetic
@@ -209,8 +209,14 @@ def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDAr
     """Which output features of each product layer, or units of each recurrent one, stay, by the layer's name."""
     lengths = Lengths(coupling, gone)
     kept = {layer.name: lengths.kept(layer.output.axis(layer.out_axis)) for layer in products(coupling.graph)
-            if layer.output.axis(layer.out_axis).length == layer.features[1]}  # else the model declares what is not so
+            if _has_features(layer)}
     return kept | {cell.name: lengths.kept(cell.recurrence.axis(2)) for cell in recurrent.cells(coupling.graph)}
+
+
+def _has_features(layer: Product) -> bool:
+    """Whether the output is known to have the features that the layer makes: a model may declare what is not so."""
+    shape = layer.output.shape or []
+    return -len(shape) <= layer.out_axis < len(shape) and shape[layer.out_axis] == layer.features[1]
 
 
 def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]], data: Learned | None,

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.errors import InputError
+from onnxprune.informed import kept_features
 from tests.oracle import session
 
 NET = """
@@ -45,6 +46,14 @@ def test_a_layer_whose_output_is_declared_with_another_width(repair: str) -> Non
     result = onnxprune.prune(model, 0.5, repair=repair, calib=calib)
     assert result.report["verified"]
     assert session(result.proto).run(None, {"x": x()[0]})[0].shape == (2, 4, 8, 8)
+
+
+def test_a_layer_whose_output_is_declared_with_fewer_axes() -> None:
+    model = net()
+    model.graph.node.append(helper.make_node("Conv", ["b", "w2"], ["z"]))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, (16,)))  # of rank 4 in fact
+    coupling = onnxprune.analyze(model).coupling
+    assert set(kept_features(coupling, np.zeros(coupling.classes.elements, dtype=bool))) == {"a", "c", "y"}
 
 
 def test_shapes_beyond_64_bits() -> None:
