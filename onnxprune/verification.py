@@ -289,7 +289,7 @@ def _run_first(
                     break
     except InputError as error:
         return f"inputs cannot be made: {error}"
-    return f"onnxruntime does not run the original: {problem}"
+    return f"onnxruntime does not run the original (--input-shape gives it inputs of other sizes): {problem}"
 
 
 def _same_shapes(proto: onnx.ModelProto, names: list[str], expected: list[Any], actual: list[Any]) -> None:
