@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.errors import ModelError
 from onnxprune.tensors import is_external, is_left_out, packed_elements, payload_bytes, subgraphs, tensors
@@ -31,6 +31,10 @@ _FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data", TensorProto.INT64: "int64_data",
     TensorProto.STRING: "string_data", TensorProto.UINT32: "uint64_data", TensorProto.UINT64: "uint64_data",
     TensorProto.COMPLEX64: "float_data", TensorProto.COMPLEX128: "double_data"}
+
+_HELD = {AttributeProto.TENSOR: ("t", "tensor"), AttributeProto.GRAPH: ("g", "graph"),
+         AttributeProto.SPARSE_TENSOR: ("sparse_tensor", "sparse tensor")}
+"""Where attributes hold messages, and what they are called; those that are not there would read as empty ones."""
 
 Function = tuple[str, str, str]
 """Domain, name and overload."""
@@ -135,6 +139,10 @@ def _node(node: NodeProto, scopes: list[set[str]]) -> None:
     for name in filter(None, node.input):
         if not any(name in names for names in scopes):
             raise ModelError(f"{short(described(node))} reads '{short(name)}', which nothing defines")
+    for attribute in node.attribute:
+        held = _HELD.get(attribute.type)
+        if held is not None and not attribute.ref_attr_name and not attribute.HasField(held[0]):
+            raise ModelError(f"attribute '{short(attribute.name)}' of {short(described(node))} holds no {held[1]}")
     for _, body in subgraphs(node):
         _graph(body, scopes)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tests.commands import tiny
 
@@ -91,6 +91,7 @@ HOSTILE: dict[str, Change] = {
     "two_weights.onnx": lambda m: setattr(m.graph.initializer[1], "name", "w1"),
     "two_inputs.onnx": lambda m: m.graph.input.append(m.graph.input[0]),
     "no_operator.onnx": lambda m: setattr(m.graph.node[0], "op_type", ""),
+    "no_tensor.onnx": lambda m: m.graph.node[0].attribute.add(name="value", type=AttributeProto.TENSOR),
     "parent.onnx": lambda m: stored(m, location="../w.bin"),
     "absolute.onnx": lambda m: stored(m, location="/etc/passwd"),
     "backslash.onnx": lambda m: stored(m, location="..\\w.bin"),

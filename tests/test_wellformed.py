@@ -59,6 +59,19 @@ def test_inner_graphs_and_functions(proto: onnx.ModelProto, words: str) -> None:
         check(proto)
 
 
+@pytest.mark.parametrize(("kind", "what"), [("TENSOR", "tensor"), ("GRAPH", "graph"), ("SPARSE_TENSOR", "sparse tensor")])
+def test_an_attribute_that_holds_nothing(kind: str, what: str) -> None:
+    """Protobuf would give an empty message for what is not there; a function's parameter is not there either."""
+    proto = parsed("y = Relu (x)", '<domain: "f", opset_import: ["" : 18]> F <v> (x) => (y) { y = Neg (x) }')
+    attribute = onnx.AttributeProto(name="value", type=onnx.AttributeProto.AttributeType.Value(kind), ref_attr_name="v")
+    proto.functions[0].node[0].attribute.append(attribute)
+    check(proto)
+    attribute.ref_attr_name = ""
+    proto.graph.node[0].attribute.append(attribute)
+    with pytest.raises(ModelError, match=f"attribute 'value' of Relu 'y' holds no {what}$"):
+        check(proto)
+
+
 KINDS = sorted(set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED})
 
 
