@@ -55,6 +55,7 @@ def check(proto: ModelProto) -> None:
             _dims(sparse.values.name, sparse.dims)
         functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
         _graph(proto.graph, [])
+        _no_parameters(proto.graph)
         for function in proto.functions:
             _body(function)
         _unfolding(proto, functions)
@@ -145,6 +146,17 @@ def _node(node: NodeProto, scopes: list[set[str]]) -> None:
             raise ModelError(f"attribute '{short(attribute.name)}' of {short(described(node))} holds no {held[1]}")
     for _, body in subgraphs(node):
         _graph(body, scopes)
+
+
+def _no_parameters(graph: GraphProto) -> None:
+    """Attributes have values of their own: only in a function they may be those of the call."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                raise ModelError(f"attribute '{short(attribute.name)}' of {short(described(node))} names a parameter of a "
+                                 "function, and is in none")
+        for _, body in subgraphs(node):
+            _no_parameters(body)
 
 
 def _body(function: FunctionProto) -> None:

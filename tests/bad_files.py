@@ -92,6 +92,7 @@ HOSTILE: dict[str, Change] = {
     "two_inputs.onnx": lambda m: m.graph.input.append(m.graph.input[0]),
     "no_operator.onnx": lambda m: setattr(m.graph.node[0], "op_type", ""),
     "no_tensor.onnx": lambda m: m.graph.node[0].attribute.add(name="value", type=AttributeProto.TENSOR),
+    "parameter.onnx": lambda m: m.graph.node[0].attribute.add(name="value", type=AttributeProto.INT, ref_attr_name="v"),
     "parent.onnx": lambda m: stored(m, location="../w.bin"),
     "absolute.onnx": lambda m: stored(m, location="/etc/passwd"),
     "backslash.onnx": lambda m: stored(m, location="..\\w.bin"),

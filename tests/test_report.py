@@ -139,3 +139,8 @@ def test_warnings(changes: dict[str, Any], lines: list[str]) -> None:
     """Unverified results and outputs that moved by more than half are warned of."""
     data = report(**{"drift": {}, **changes})
     assert terminal.warnings(data) == lines
+
+
+@pytest.mark.parametrize(("error", "words"), [(0.0123, "held back: 1.2% of their variance"), (None, "held back: not finite")])
+def test_what_the_samples_held_back_say(error: float | None, words: str) -> None:
+    assert words in drawn(calibration={"samples": 4, "relative_error": error})

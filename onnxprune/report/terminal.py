@@ -178,8 +178,9 @@ def learned(report: Mapping[str, Any]) -> list[Part]:
         words.append(f"{len(better)} of {plural(len(layers), 'layer')} refitted, the rest left as they were")
     if seen is None:
         return ["\n".join(words)] if words else []
-    wrong = f"{100 * seen['relative_error']:.2g}%"
-    words.append(f"squared error of the outputs on samples held back: {wrong} of their variance")
+    error = seen["relative_error"]
+    told = "not finite" if error is None else f"{100 * error:.2g}% of their variance"
+    words.append(f"squared error of the outputs on samples held back: {told}")
     for name in ("top1", "top5"):
         if seen.get(name) and seen[name]["before"] is not None:
             words.append(f"{name} there: {seen[name]['before']:.3f} before, {seen[name]['after']:.3f} after")
