@@ -153,8 +153,8 @@ def _no_parameters(graph: GraphProto) -> None:
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.ref_attr_name:
-                raise ModelError(f"attribute '{short(attribute.name)}' of {short(described(node))} names a parameter of a "
-                                 "function, and is in none")
+                raise ModelError(f"attribute '{short(attribute.name)}' of {short(described(node))} names a parameter "
+                                 "of a function, and is in none")
         for _, body in subgraphs(node):
             _no_parameters(body)
 
