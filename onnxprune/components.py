@@ -82,6 +82,11 @@ class Classes:
         c = self.of[axis_id]
         return slice(int(self.offset[c]), int(self.offset[c] + max(self.length[c], 0)))
 
+    def fits(self, link: Link) -> bool:
+        """Whether a link has a label for every element of its axes; where lengths are in conflict, it may not."""
+        spans = [(self.span(axis.id), labels) for axis, labels in link]
+        return all(span.stop - span.start == len(labels) for span, labels in spans)
+
 
 def edges(classes: Classes, links: Sequence[Link]) -> tuple[Index, Index]:
     """Element pairs that the links tie: each labelled index with the first one of its label."""

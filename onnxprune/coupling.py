@@ -88,7 +88,12 @@ def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads",
         if not _learn(graph, classes):
             break
     _pin_interface(graph, ties, shrinking)
-    links = list(ties.links)
+    links = []
+    for link in ties.links:
+        if classes.fits(link):
+            links.append(link)
+        else:
+            ties.pins.extend((axis, None, f"axes of different lengths are tied to {axis}") for axis, _ in link)
     barred = np.zeros(classes.elements, dtype=bool)
     _mark(barred, classes, [p[:2] for p in ties.pins], True)
     _mark(barred, classes, [(axis, None) for axis in _conflicting(graph, classes)], True)

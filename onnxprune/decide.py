@@ -72,6 +72,8 @@ def _alive(choice: Choice, classes: Classes, label: Index, shut: np.ndarray, bat
            prefer_heads: bool) -> list[_Candidate]:
     found = []
     for alternative in choice.alternatives:
+        if not all(classes.fits(link) for link in alternative.links):
+            continue
         units = max((_units(link, classes, label, shut) for link in alternative.links), default=0)
         if units > 1:
             heads = any(batch[classes.of[axis.id]] for axis, labels in alternative.links[0]

@@ -56,6 +56,23 @@ def test_a_layer_whose_output_is_declared_with_fewer_axes() -> None:
     assert set(kept_features(coupling, np.zeros(coupling.classes.elements, dtype=bool))) == {"a", "c", "y"}
 
 
+def whole(model: onnx.ModelProto, *names: str) -> bool:
+    """Whether pruning leaves some weights as they are."""
+    result = onnxprune.prune(model, 0.5, repair="none", verify=False)
+    before, after = ({t.name: t.SerializeToString() for t in m.graph.initializer} for m in (model, result.proto))
+    return all(before[name] == after[name] for name in names)
+
+
+def test_groups_of_an_axis_of_two_lengths() -> None:
+    """The choice between groups and places within them is none where neither has as many indices as the axis."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[2,3,4,4] x) => (float[2,3] y) {
+            a = Conv <group = 3> (x, w1)  f = Flatten (a)  y = Gemm <transB = 1> (f, w2, x) }""")
+    for name, shape in (("w1", (12, 1, 1, 1)), ("w2", (3, 192))):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, "f"), name))
+    assert whole(model, "w1")
+
+
 def test_shapes_beyond_64_bits() -> None:
     """A length that no integer of a model holds is no length: it is not passed on to shape inference."""
     model = net()
