@@ -18,7 +18,7 @@ from onnxprune.groups import Grade, Group
 from onnxprune.inputs import fed_inputs
 from onnxprune.model import Model, load
 from onnxprune.ops import registry
-from onnxprune.options import Options
+from onnxprune.options import Options, regular
 
 Source = Any
 """A path, a `ModelProto`, or a `gs.Graph`."""
@@ -72,6 +72,7 @@ def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "head
 
 def _shrinking(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[str]:
     """Names of the graph inputs and outputs that some regular expressions match."""
+    regular("shrink", patterns)
     names = [v.name for v in [*fed_inputs(graph), *graph.output]]
     found: set[str] = set()
     for pattern in patterns:

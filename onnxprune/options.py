@@ -143,11 +143,7 @@ class Options:
         for name in ("only", "ignore", "shrink"):
             if isinstance(getattr(self, name), str):  # one pattern by itself, not its letters
                 object.__setattr__(self, name, (getattr(self, name),))
-            for pattern in getattr(self, name):
-                try:
-                    re.compile(pattern)
-                except re.error as e:
-                    raise InputError(f"{name}: {pattern!r} is not a regular expression: {e}") from None
+            regular(name, getattr(self, name))
 
     def _check_zeros(self) -> None:
         """Raises where the options contradict a pattern of zeros."""
@@ -236,6 +232,15 @@ def fraction(name: str, value: float) -> float:
         raise InputError(f"{name} must be at least 0 and below 1, not {value:g}",
                          "a ratio of 0.5 takes half of the channels")
     return value
+
+
+def regular(name: str, patterns: Sequence[str]) -> None:
+    """Raises InputError where one of the patterns of an option is no regular expression."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as e:
+            raise InputError(f"{name}: {pattern!r} is not a regular expression: {e}") from None
 
 
 def split_gate(name: str) -> tuple[str, str]:
