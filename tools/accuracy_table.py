@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -78,8 +79,8 @@ def chance_of(metric: str, model: onnx.ModelProto) -> float:
         return BICUBIC[metric]
     if metric.endswith("_auc"):
         return 0.5
-    dims = model.graph.output[0].type.tensor_type.shape.dim
-    return 1 / dims[-1].dim_value if metric == "top1" and dims and dims[-1].dim_value else 0.0
+    sizes = [math.prod(d.dim_value for d in o.type.tensor_type.shape.dim[1:]) for o in model.graph.output]
+    return 1 / max(sizes) if metric == "top1" and max(sizes) > 1 else 0.0
 
 
 def timed(command: Sequence[str]) -> tuple[int, str, str, float, float]:
