@@ -74,8 +74,7 @@ def unsquashed(model: Model) -> tuple[Model, list[Centre]]:
     opset = next((o.version for o in copy.proto.opset_import if o.domain in ("", "ai.onnx")), 13)
     found: dict[str, Centre] = {}
     for info in graph.output:
-        pieces = _pieces(makers, info.name, opset)
-        found |= dict(pieces if 0 < len(pieces) <= PIECES else [(info.name, np.asarray)])
+        found |= _pieces(makers, info.name, opset) or {info.name: np.asarray}
     outputs = {o.name: o for o in graph.output}
     infos = [outputs.get(name, ValueInfoProto(name=name)) for name in found]
     del graph.output[:]
@@ -83,13 +82,22 @@ def unsquashed(model: Model) -> tuple[Model, list[Centre]]:
     return copy, list(found.values())
 
 
-def _pieces(makers: Mapping[str, NodeProto], name: str, opset: int) -> list[tuple[str, Centre]]:
-    """The values that say all that an output says; boxes and scores of a detector, say, each by itself."""
-    origin, centre = _origin(makers, name, opset)
-    joined = makers.get(_before(makers, origin, _MOVES))
-    if centre is np.asarray and joined is not None and joined.op_type == "Concat" and not joined.domain:
-        return [piece for one in joined.input for piece in _pieces(makers, one, opset)]
-    return [(origin, centre)] if origin in makers and makers[origin].op_type != "Constant" else []
+def _pieces(makers: Mapping[str, NodeProto], name: str, opset: int) -> dict[str, Centre]:
+    """The values that say all that an output says; boxes and scores of a detector, say, each by itself.
+
+    None where they are too many, or nothing is computed.
+    """
+    found: dict[str, Centre] = {}
+    seen, left = {name}, [name]
+    while left:
+        origin, centre = _origin(makers, left.pop(), opset)
+        joined = makers.get(_before(makers, origin, _MOVES))
+        if centre is np.asarray and joined is not None and joined.op_type == "Concat" and not joined.domain:
+            left += [one for one in reversed(joined.input) if one not in seen]
+            seen |= set(joined.input)
+        elif origin in makers and makers[origin].op_type != "Constant":
+            found[origin] = centre
+    return found if len(found) <= PIECES else {}
 
 
 def _origin(makers: Mapping[str, NodeProto], name: str, opset: int) -> tuple[str, Centre]:
@@ -111,7 +119,7 @@ def _small(makers: Mapping[str, NodeProto], name: str) -> str:
 
 def _before(makers: Mapping[str, NodeProto], name: str, passed: set[str]) -> str:
     """The value that some kinds of operators made another one of, one after the other; itself where they did not."""
-    while (node := makers.get(name)) is not None and node.op_type in passed and not node.domain:
+    while (node := makers.get(name)) is not None and node.op_type in passed and not node.domain and node.input:
         name = node.input[0]
     return name
 

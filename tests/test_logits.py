@@ -141,6 +141,18 @@ def test_what_is_concatenated_is_looked_at_piece_by_piece() -> None:
     np.testing.assert_allclose(scores, 2 * (boxes - boxes.mean(1, keepdims=True)).transpose(0, 2, 3, 1), atol=1e-5)
 
 
+def test_a_long_chain_of_concatenations() -> None:
+    """Each reads the one before twice: 2 ** 5000 pieces, if they were not the same."""
+    model = onnx.parser.parse_model(HEAD % (10, "boxes, q"))
+    model.graph.initializer.extend(net("map").graph.initializer)
+    last = "y"
+    for i in range(5000):
+        model.graph.node.append(onnx.helper.make_node("Concat", [last, last], [f"c{i}"], axis=2))
+        last = f"c{i}"
+    model.graph.output[0].name = last
+    assert [o.name for o in unsquashed(load(model))[0].proto.graph.output] == ["boxes", "t"]
+
+
 def test_pieces_that_are_many_stay_together() -> None:
     model = onnx.parser.parse_model(HEAD % (5 * (PIECES + 1), ", ".join(f"s{i}" for i in range(PIECES + 1))))
     model.graph.initializer.extend(net("map").graph.initializer)
