@@ -20,6 +20,8 @@ from onnxprune.calibration.ports import Feed, Port
 from onnxprune.calibration.samples import Chosen, Source
 from onnxprune.errors import DataError, InputError
 
+SKIPPED = 2**20
+"""Bytes that are read at a time on the way to those that are wanted."""
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 """What numpy and zipfile raise on files that are damaged or of another format."""
 
@@ -103,7 +105,9 @@ class Member:
 
         def read(start: int, stop: int) -> np.ndarray:
             with readable(self.where):
-                stream.seek(self._offset + start * row)
+                while (before := self._offset + start * row - stream.tell()) > 0:  # to seek is to leave sums unchecked
+                    if not stream.read(min(before, SKIPPED)):
+                        raise EOFError("no more data")
                 data = stream.read((stop - start) * row)
                 return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
