@@ -105,7 +105,8 @@ class Run:
         self.clock, self.given = clock, exported(model)
         self.as_graph = self.given is not model
         with clock.stage("load"):
-            isolation.warm_up()
+            if options.verify or options.calib is not None:
+                isolation.warm_up()
             source = load(self.given)
             self.before = cost.measure(source, options.input_shapes)
             self.kept_sparse = storage.open_up(source)

@@ -36,39 +36,40 @@ def zero_smallest(model: Model, coupling: Coupling, targets: Sequence[Weight], p
     Returns:
         Constant -> mask of the elements that were set to zero.
     """
+    chosen: list[Mask] = []
     if across:
-        sizes = [_magnitude(model, coupling, w.value) for w in targets]
-        masks = iter(masks_across(sizes, [w.layout for w in targets], pattern))
-    else:  # one weight at a time is held
-        worth = _magnitude if pattern.kind == "blocks" else _order
-        masks = (mask(worth(model, coupling, w.value), w.layout, pattern) for w in targets)
+        sizes = [np.abs(real(model, coupling, w.value)) for w in targets]
+        chosen = masks_across(sizes, [w.layout for w in targets], pattern)
     done = {}
-    for weight, gone in zip(targets, masks, strict=True):
+    for i, weight in enumerate(targets):
+        assert weight.value.tensor is not None
+        array = model.array(weight.value.tensor)  # once: every look at an inline one copies it
+        gone = chosen[i] if across else mask(_worth(model, coupling, weight.value, array, pattern), weight.layout,
+                                             pattern)
         if gone.any():
-            clear(model, coupling, weight.value, gone)
+            clear(model, coupling, weight.value, gone, array)
             done[weight.value.key] = gone
     return done
 
 
-def _order(model: Model, coupling: Coupling, value: Value) -> NDArray[Any]:
-    """What ranks the elements of a weight by magnitude: of floats their bits less the sign, which is a view's work."""
-    assert value.tensor is not None
-    array = np.ascontiguousarray(model.array(value.tensor))
-    if array.dtype.name not in _FLOATS or value in coupling.ties.quantised:
-        return _magnitude(model, coupling, value)
+def _worth(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
+    """What ranks the elements of a weight: magnitudes, or of floats their bits less the sign, a view's work.
+
+    Blocks sum what their elements are worth, and need the numbers.
+    """
+    array = np.ascontiguousarray(array)
+    if pattern.kind == "blocks" or array.dtype.name not in _FLOATS or value in coupling.ties.quantised:
+        return np.abs(real(model, coupling, value, array))
     kind = np.dtype(_UNSIGNED[array.dtype.itemsize])
     found: NDArray[Any] = np.bitwise_and(array.view(kind), kind.type(np.iinfo(kind).max // 2))
     return found
 
 
-def _magnitude(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float32]:
-    return np.abs(real(model, coupling, value))
-
-
-def clear(model: Model, coupling: Coupling, value: Value, gone: Mask) -> None:
-    """Sets the masked elements of one constant to zero, in place."""
+def clear(model: Model, coupling: Coupling, value: Value, gone: Mask, array: NDArray[Any] | None = None) -> None:
+    """Sets the masked elements of one constant to zero, in place; `array` is what is stored, where it has been read."""
     assert value.tensor is not None
-    model.set_array(value.tensor, cleared(model, coupling, value, model.array(value.tensor), gone))
+    array = model.array(value.tensor) if array is None else array
+    model.set_array(value.tensor, cleared(model, coupling, value, array, gone))
 
 
 def cleared(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], gone: Mask) -> NDArray[Any]:
@@ -91,10 +92,10 @@ def without(array: NDArray[Any], gone: Mask) -> NDArray[Any]:
     return kept.view(array.dtype)
 
 
-def real(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float32]:
-    """The numbers that a weight stands for."""
+def real(model: Model, coupling: Coupling, value: Value, array: NDArray[Any] | None = None) -> NDArray[np.float32]:
+    """The numbers that a weight stands for; `array` is what is stored, where it has been read."""
     assert value.tensor is not None
-    array = model.array(value.tensor)
+    array = model.array(value.tensor) if array is None else array
     if value in coupling.ties.quantised:
         scale, zero, axis = coupling.ties.quantised[value]
         if scale.tensor is not None:

@@ -122,7 +122,7 @@ def _summed(array: Worth, axis: int, step: int) -> NDArray[np.float64]:
         return found
     shape = list(array.shape)
     shape[axis] = -(-shape[axis] // step)
-    sums = np.zeros(shape)
+    sums = np.zeros_like(array, dtype=np.float64, shape=shape)  # in the same order in memory, however it is turned
     along, into = np.moveaxis(array, axis, 0), np.moveaxis(sums, axis, 0)
     for i in range(min(step, len(along))):
         part = along[i::step]
