@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, inliner
 
 from onnxprune.errors import InputError
-from onnxprune.tensors import constants, make_dense, skeleton, subgraphs
+from onnxprune.tensors import all_nodes, constants, make_dense, skeleton
 
 # Operators through which an index keeps its value, whatever happens to its shape.
 _KEEPS_VALUES = {
@@ -156,14 +156,6 @@ def _values(name: str, kind: int, shape: tuple[int, ...], rows: int | None, rng:
         info = np.iinfo(dtype)
         return np.asarray(rng.integers(info.min, info.max + 1, size=shape)).astype(dtype)
     return np.asarray(rng.integers(0, 2, size=shape)).astype(dtype)
-
-
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes of a graph and of the graphs in it."""
-    for node in graph.node:
-        yield node
-        for _, inner in subgraphs(node):
-            yield from all_nodes(inner)
 
 
 def _index_bounds(proto: onnx.ModelProto) -> dict[str, int]:

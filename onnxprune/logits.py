@@ -42,10 +42,9 @@ def scored(model: Model) -> Model:
     makers = {name: node for node in model.proto.graph.node for name in node.output}
     renamed = {}
     for info in model.proto.graph.output:
-        name, chosen = info.name, False
-        while (node := makers.get(name)) is not None and node.op_type in _MOVES | _CHOICES and not node.domain:
-            name, chosen = node.input[0], chosen or node.op_type in _CHOICES
-        if chosen and node is not None and info.type.tensor_type.elem_type not in FLOATS:
+        chosen = _before(makers, info.name, _MOVES)
+        name = _before(makers, chosen, _MOVES | _CHOICES)
+        if name != chosen and name in makers and info.type.tensor_type.elem_type not in FLOATS:
             small = _small(makers, name)
             renamed[info.name] = small if small in makers else name
     taken = {o.name for o in model.proto.graph.output}

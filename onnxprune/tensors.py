@@ -66,6 +66,14 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
                 yield f"{_label(node)}/{attribute.name}.{i}", graph
 
 
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph and of the graphs in it."""
+    for node in graph.node:
+        yield node
+        for _, inner in subgraphs(node):
+            yield from all_nodes(inner)
+
+
 def sparse_initializers(graph: onnx.GraphProto) -> Iterator[onnx.SparseTensorProto]:
     """Every sparse initializer of a graph and of all graphs below it."""
     yield from graph.sparse_initializer

@@ -17,10 +17,11 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import InputError, RunError, VerificationError
-from onnxprune.inputs import Sizes, all_nodes, fed_inputs, input_dims, sample_inputs
+from onnxprune.inputs import Sizes, fed_inputs, input_dims, sample_inputs
 from onnxprune.model import Model, load
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.runtime import Feeds, Runnable, Source, complaint, runnable, session, traced_shapes
+from onnxprune.tensors import all_nodes
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.errors import ModelError
-from onnxprune.tensors import is_external, is_left_out, packed_elements, payload_bytes, subgraphs, tensors
+from onnxprune.tensors import all_nodes, is_external, is_left_out, packed_elements, payload_bytes, subgraphs, tensors
 from onnxprune.text import short
 from onnxprune.topology import defined, described, ordered
 
@@ -150,13 +150,11 @@ def _node(node: NodeProto, scopes: list[set[str]]) -> None:
 
 def _no_parameters(graph: GraphProto) -> None:
     """Attributes have values of their own: only in a function they may be those of the call."""
-    for node in graph.node:
+    for node in all_nodes(graph):
         for attribute in node.attribute:
             if attribute.ref_attr_name:
                 raise ModelError(f"attribute '{short(attribute.name)}' of {short(described(node))} names a parameter "
                                  "of a function, and is in none")
-        for _, body in subgraphs(node):
-            _no_parameters(body)
 
 
 def _body(function: FunctionProto) -> None:
