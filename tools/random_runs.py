@@ -2,7 +2,8 @@
 
     python tools/random_runs.py ../shared/zoo --real ../shared/real/models --minutes 15 [--seed 0] [--most 30e6]
 
-Each run is `onnxprune` in a process of its own on a model and with options drawn from the run's number. Those with
+Each run is `onnxprune` in a process of its own, with options drawn from the run's number. The models take turns in a
+shuffled order that is always the same, so that as many runs as there are models reach every one. Runs with
 ``--repair none`` that take channels exactly must be equivalent to the masked original (the judge is the zoo's
 ``equivalence.py``); all others must end with exit status 0, or 1 where they miss a gate or a target. Prints a line a
 run and the counts. Exit status 0 when nothing is wrong.
@@ -14,6 +15,7 @@ import argparse
 import collections
 import csv
 import json
+import math
 import os
 import random
 import subprocess
@@ -24,7 +26,7 @@ from pathlib import Path
 
 import onnx
 
-PATIENCE = 400.0
+PATIENCE = 900.0
 NONE = ["--repair", "none"]
 WAYS = [NONE] * 6 + [[*NONE, "--mixing"], [], ["--repair", "data-free"], ["--gate", "drift=0.3"],
                      [*NONE, "--gate", "drift=0.5", "--drift-search"]]
@@ -85,7 +87,7 @@ def main() -> int:
     parser.add_argument("--real", type=Path)
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=0, help="number of the first run")
-    parser.add_argument("--most", type=float, default=30e6, help="parameters that a model may have")
+    parser.add_argument("--most", type=float, default=math.inf, help="parameters that a model may have")
     parser.add_argument("--keep", type=Path, help="where to put models that went wrong")
     args = parser.parse_args()
     sys.path.insert(0, str(args.zoo.resolve()))
@@ -94,12 +96,13 @@ def main() -> int:
     with (args.zoo / "INDEX.csv").open(newline="") as file:
         rows = [r for r in csv.DictReader(file) if float(r["params"] or 0) <= args.most]
     paths = [args.zoo / "skeletons" / row["path"] for row in rows]
-    real = sorted(args.real.glob("*.onnx")) if args.real else []
+    paths += sorted(args.real.glob("*.onnx")) if args.real else []
+    random.Random(0).shuffle(paths)
+    print(f"{len(paths)} models", flush=True)
     counts: collections.Counter[str] = collections.Counter()
     end, number = time.monotonic() + 60 * args.minutes, args.seed
     while time.monotonic() < end:
-        rng = random.Random(number)
-        path, given = rng.choice(real if real and rng.random() < 0.25 else paths), options(rng)
+        path, given = paths[number % len(paths)], options(random.Random(number))
         with tempfile.TemporaryDirectory() as tmp:
             model = path
             if path.suffix == ".gz":
