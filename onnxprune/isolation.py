@@ -85,7 +85,7 @@ class Session:
     """
 
     def __init__(self, payload: bytes | str, *, optimize: bool = True, threads: int = 1,
-                 data_folder: str | None = None) -> None:
+                 data_folder: str | None = None, arena: bool = False) -> None:
         """Loads a model.
 
         Args:
@@ -93,6 +93,7 @@ class Session:
             optimize: Whether onnxruntime may rewrite the graph.
             threads: Threads for one operator; 0 leaves that to onnxruntime.
             data_folder: Where the files of its external data are, for a model in bytes.
+            arena: Whether memory is kept from run to run: faster, and what people have whose models are timed.
 
         Raises:
             RunError: onnxruntime does not take it, crashes, or goes beyond a limit.
@@ -102,7 +103,7 @@ class Session:
         self._handle = next(_numbers)
         if isinstance(payload, str):
             payload = os.path.abspath(payload)  # the worker stays in the folder where it was started
-        self.inputs, self.outputs = self._ask("load", payload, optimize, threads, data_folder)
+        self.inputs, self.outputs = self._ask("load", payload, optimize, threads, data_folder, arena)
         weakref.finalize(self, self._worker.forget, self._handle)
 
     def _ask(self, what: str, *arguments: Any) -> Any:
@@ -151,7 +152,7 @@ class LocalSession:
         """See `Session`."""
         self._handle = next(_numbers)
         with _told():
-            self.inputs, _ = worker.load(self._handle, payload, optimize, threads, data_folder)
+            self.inputs, _ = worker.load(self._handle, payload, optimize, threads, data_folder, arena=False)
         weakref.finalize(self, worker.forget, self._handle)
 
     def each(self, batches: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None, *,

@@ -52,9 +52,9 @@ class Runnable:
     payload: bytes | str
     data_folder: str | None = None
 
-    def session(self, *, optimize: bool = True, threads: int = 1) -> Session:
-        """See `session`."""
-        return Session(self.payload, optimize=optimize, threads=threads, data_folder=self.data_folder)
+    def session(self, *, optimize: bool = True, threads: int = 1, arena: bool = False) -> Session:
+        """See `isolation.Session`."""
+        return Session(self.payload, optimize=optimize, threads=threads, data_folder=self.data_folder, arena=arena)
 
 
 @contextlib.contextmanager

@@ -224,7 +224,7 @@ def compare(
             raise InputError(f"the first model cannot be run: {outcome}", hint="give inputs or input shapes")
         used, names, expected = outcome
         try:
-            old, new = (one.session(threads=threads) for one in (first, second))
+            old, new = (one.session(threads=threads, arena=True) for one in (first, second))
             actual = new.run(names, narrowing.feeds(used))
             times = old.race(new, names, [used, narrowing.feeds(used)], max(1, runs))
         except RunError as error:

@@ -31,13 +31,17 @@ def ready() -> None:
     assert onnxruntime
 
 
-def load(handle: int, payload: bytes | str, optimize: bool, threads: int,
-         data_folder: str | None) -> tuple[list[str], list[str]]:
-    """Makes a session; the names of its inputs and outputs."""
+def load(handle: int, payload: bytes | str, optimize: bool, threads: int, data_folder: str | None,
+         arena: bool) -> tuple[list[str], list[str]]:
+    """Makes a session; the names of its inputs and outputs.
+
+    An arena, as onnxruntime has by default, keeps the memory of the largest run for good, up to twice that.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = arena
     options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

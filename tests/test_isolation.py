@@ -42,6 +42,17 @@ net (float[N,3,16,16] x) => (float[M] y)
   y = Add (zeros, one)
 }}
 """
+INNER = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,16,16] x) => (float y)
+{{
+  n = Constant <value: tensor = int64[1] {{{count}}}> ()
+  zeros = ConstantOfShape (n)
+  one = ReduceMax <keepdims = 0> (x)
+  many = Add (zeros, one)
+  y = ReduceMax <keepdims = 0> (many)
+}}
+"""
 FEEDS = {"x": np.ones((1, 3, 16, 16), np.float32)}
 
 
@@ -56,6 +67,12 @@ def loaded(text: str, count: int) -> Session:
 def pid() -> int:
     assert isolation._current is not None
     return isolation._current.process.pid
+
+
+def held(process: int) -> int:
+    """Bytes of memory of its own that a process has in use."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")))
 
 
 def test_a_run_that_never_ends_is_ended() -> None:
@@ -74,6 +91,16 @@ def test_a_run_that_takes_too_much_memory_is_refused() -> None:
         assert loaded(HUNGRY, 4).run(None, FEEDS)[0].shape == (4,)
     with limited(memory=2**29), pytest.raises(RunError):
         loaded(HUNGRY, count).run(None, FEEDS)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what a process holds from /proc")
+@pytest.mark.parametrize("arena", [False, True])
+def test_the_memory_of_a_run_is_given_back(arena: bool) -> None:
+    """Unless it is asked to be kept, as for timings."""
+    one = Session(model(INNER, 2**26).SerializeToString(), arena=arena)
+    before = held(pid())
+    assert one.run(None, FEEDS)[0] == 1
+    assert (held(pid()) - before < 2**26) != arena  # it made 2**28 bytes on the way
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.patterns import Pattern, parse
+from onnxprune.repair.zeros import candidates
 from onnxprune.sparsity import solve
 
 PATTERNS = ["weights=0.5", "2:4", "1:4", "4x1=0.5", "1x4=0.5", "2x2=0.5"]
@@ -110,6 +111,16 @@ def test_what_stays_is_refitted_by_least_squares() -> None:
     for row, w, k in zip(best, weight, keep, strict=True):
         row[k] = np.linalg.solve(gram[np.ix_(k, k)], gram[k] @ w)
     assert wrong(made, best, gram) < 1e-8 * wrong(best, weight, gram)
+
+
+@pytest.mark.parametrize("method", ["l2", "wanda", "sparsegpt", "alps", "obs"])
+def test_whatever_chooses_zeros_the_rest_is_the_best_that_there_is(method: str) -> None:
+    weight, gram = problem()
+    for made in candidates(method, parse("2:4"), 16, weight[None], gram[None], weight[None], gram[None]):
+        best = np.zeros_like(weight)
+        for row, w, keep in zip(best, weight, made[0] != 0, strict=True):
+            row[keep] = np.linalg.solve(gram[np.ix_(keep, keep)], gram[keep] @ w)
+        assert wrong(made[0], weight, gram) < 1.001 * wrong(best, weight, gram)
 
 
 def test_groups_are_problems_of_their_own() -> None:

@@ -98,7 +98,8 @@ def candidates(method: str, pattern: Pattern, channels: int, target: Floats, gra
     small = columns <= WIDEST
     if method == "sparsegpt" or not small or (method == "obs" and groups == 1):
         swept = np.stack([solve.sparsegpt(w, g, pattern, channels, damp=0) for w, g in zip(target, gram, strict=True)])
-        yield swept if method == "sparsegpt" else solve.refine(swept, target, gram, swept != 0)
+        # what a sweep leaves is not yet the best: columns make up for others that go later themselves
+        yield swept if method == "sparsegpt" and not small else solve.refine(swept, target, gram, swept != 0)
     if method != "sparsegpt" and small:
         yield solve.alps(target, gram, pattern, channels)
 
