@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.divergence import Errors
 from onnxprune.graph import Graph
 from onnxprune.layer_weights import add_bias
 from onnxprune.logits import unsquashed
@@ -21,8 +22,8 @@ from onnxprune.products import products
 from onnxprune.runtime import session
 from onnxprune.segments import CannotCut, Walk
 
-Outputs = list[list[NDArray[Any]]]
-"""Every output, for every batch."""
+WORST = 1e9
+"""What outputs count that are not finite any more."""
 SEEN = 2**20
 """Elements of an output of a batch that are looked at, about."""
 
@@ -70,7 +71,7 @@ class Trials:
         """
         self._moments, self._batches = moments, batches
         self._model, self._centres = unsquashed(model)
-        self._reference = self._compared(session(self._model).each(batches))
+        self._reference = list(self._compared(session(self._model).each(batches)))
         self.possible = bool(self._reference)
         self._walk: Walk | None = None
         names = [o.name for o in self._model.proto.graph.output]
@@ -111,25 +112,14 @@ class Trials:
             changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
             add_bias(changed, layer, block, shift)
         made = self._walk.ahead(changed) if self._walk is not None else session(changed).each(self._batches)
-        return _relative_error(self._reference, self._compared(made))
+        errors = Errors(1)
+        for wanted, outputs in zip(self._reference, self._compared(made), strict=True):
+            errors.add(wanted, [outputs])
+        return min(errors.shares()[0], WORST)
 
-    def _compared(self, batches: Iterable[list[NDArray[Any]]]) -> Outputs:
-        return [[_spread(centre(y)) for centre, y in zip(self._centres, batch, strict=True)] for batch in batches]
-
-
-def _relative_error(before: Outputs, after: Outputs) -> float:
-    """Mean over the outputs of squared error over variance, over all batches."""
-    errors = []
-    for wanted, made in zip(zip(*before, strict=True), zip(*after, strict=True), strict=True):
-        if wanted[0].dtype.kind == "f":
-            mean = sum(float(w.sum(dtype=np.float64)) for w in wanted) / max(sum(w.size for w in wanted), 1)
-            variance = sum(_squares(w, mean) for w in wanted)
-            errors.append(sum(_squares(m, w) for m, w in zip(made, wanted, strict=True)) / max(variance, 1e-30))
-    return float(np.mean(errors)) if errors else 0.0
-
-
-def _squares(array: NDArray[Any], less: NDArray[Any] | float) -> float:
-    return float(np.square(np.subtract(array, less, dtype=np.float64)).sum())
+    def _compared(self, batches: Iterable[list[NDArray[Any]]]) -> Iterator[list[NDArray[Any]]]:
+        """Of every output what is compared, batch by batch."""
+        return ([_spread(centre(y)) for centre, y in zip(self._centres, batch, strict=True)] for batch in batches)
 
 
 def _spread(array: NDArray[Any]) -> NDArray[Any]:
