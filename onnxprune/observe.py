@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import centred
 from onnxprune.cost import static_shapes
 from onnxprune.inputs import flat
 from onnxprune.linear_maps import Product
@@ -48,11 +49,21 @@ class Moments:
 
     @classmethod
     def of(cls, rows: NDArray[np.float32]) -> Moments:
-        """Moments of rows of shape (groups, n, columns)."""
-        one = np.ones((1, rows.shape[1]), dtype=np.float32)  # sums as products: much faster
-        return cls(rows.shape[1], np.matmul(one, rows)[:, 0].astype(np.float64),
-                   np.matmul(rows.transpose(0, 2, 1), rows).astype(np.float64),
-                   np.rint(np.matmul(one, (rows == 0).astype(np.float32))[:, 0]).astype(np.int64))
+        """Moments of rows of shape (groups, n, columns); rows that are not finite say nothing."""
+        finite = np.isfinite(rows).all(axis=(0, 2))
+        rows = rows if finite.all() else rows[:, finite]
+        count, one = rows.shape[1], np.ones((1, rows.shape[1]), dtype=np.float32)  # sums as products: much faster
+        total = np.matmul(one, rows)[:, 0].astype(np.float64)
+        mean = total / max(count, 1)
+        zeros = np.rint(np.matmul(one, (rows == 0).astype(np.float32))[:, 0]).astype(np.int64)
+        return cls.from_covariance(count, total, centred.products(rows, rows, mean, mean), zeros)
+
+    @classmethod
+    def from_covariance(cls, count: int, total: NDArray[np.float64], covariance: NDArray[np.float64],
+                        zeros: NDArray[np.int64]) -> Moments:
+        """Moments of so many rows, their sum and their covariance; shapes as those of the attributes."""
+        mean = total / max(count, 1)
+        return cls(count, total, count * (covariance + mean[:, :, None] * mean[:, None]), zeros)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram,

@@ -50,8 +50,8 @@ def plan(proto: ModelProto, stages: Sequence[Sequence[str]], fed: Iterable[str])
         fed: Names that batches hold; an initializer among them that is a graph input too counts as an input.
 
     Raises:
-        CannotCut: A stage names a constant, something unknown or no tensor, or pieces would have to share something
-            that is no tensor and that cannot be made again: by a node with a body, or at random.
+        CannotCut: A stage names a stored constant, something unknown or no tensor, or pieces would have to share
+            something that is no tensor and that cannot be made again: by a node with a body, or at random.
     """
     facts = _Facts(proto, set(fed))
     made_at: dict[str, int] = {}
@@ -113,8 +113,8 @@ class _Facts:
 
     def refuse(self, name: str) -> None:
         """Raises where a stage cannot ask for a value."""
-        if name in self.constant:
-            raise CannotCut(f"'{name}' is a constant")
+        if name in self.constant and name not in self._maker:
+            raise CannotCut(f"'{name}' is a stored constant")
         if name in self._opaque:
             raise CannotCut(f"'{name}' is no tensor")
         if name not in self._maker and name not in self._inputs:

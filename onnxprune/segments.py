@@ -112,7 +112,7 @@ class Walk:
             optimize: Whether onnxruntime may rewrite a piece: much faster on convolutions, other rounding.
 
         Raises:
-            CannotCut: A stage names a constant, something unknown or no tensor, or pieces would have to share
+            CannotCut: A stage names a stored constant, something unknown or no tensor, or pieces would have to share
                 something that is no tensor and that cannot be made again.
             TypeError: The batches can be gone through only once.
         """

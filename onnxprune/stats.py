@@ -1,8 +1,8 @@
 """Statistics of calibration data in a file: written once, used by every later run on the same model.
 
 A zip archive of plain arrays (``.npz``, nothing pickled): a header of JSON, and for each layer how many rows were
-seen, their sum, the upper triangle of the sum of their outer products, and how many entries were zero. Sums of outer
-products are rounded to single precision; whoever writes goes on with what is in the file, so that later runs agree.
+seen, their sum, the upper triangle of their covariance, and how many entries were zero. Covariances are rounded to
+single precision; whoever writes goes on with what is in the file, so that later runs agree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from onnxprune.model import Model
 from onnxprune.observe import Moments
 from onnxprune.replacing import drafts
 
-VERSION = 1
+VERSION = 2
 _SLACK = 2**20
 """Bytes that headers may take in an archive."""
 
@@ -43,7 +43,7 @@ def write(path: str | os.PathLike[str], model: Model, layers: Sequence[Product],
         m = moments[layer.name]
         upper = np.triu_indices(m.gram.shape[1])
         arrays |= {f"{i}.count": np.array(m.count), f"{i}.total": m.total, f"{i}.zeros": m.zeros,
-                   f"{i}.gram": m.gram[:, upper[0], upper[1]].astype(np.float32)}
+                   f"{i}.covariance": np.stack([m.covariance(g)[upper] for g in range(len(m.gram))]).astype(np.float32)}
     with drafts(Path(path)) as made:
         np.savez(made.new(), **arrays)  # type: ignore[arg-type]
         made.publish(Path(path))
@@ -104,13 +104,13 @@ def _bounded(path: str | os.PathLike[str], model: Model, layers: Sequence[Produc
 def _moments(data: Mapping[str, NDArray[Any]], i: int, shape: tuple[int, int]) -> Moments:
     """The moments of one layer; raises ValueError where the arrays are not what they should be."""
     groups, columns = shape
-    count, total, zeros, upper = (data[f"{i}.{part}"] for part in ("count", "total", "zeros", "gram"))
+    count, total, zeros, upper = (data[f"{i}.{part}"] for part in ("count", "total", "zeros", "covariance"))
     wanted = [((), "i"), (shape, "f"), (shape, "i"), ((groups, columns * (columns + 1) // 2), "f")]
     for array, (size, kind) in zip((count, total, zeros, upper), wanted, strict=True):
         if array.shape != size or array.dtype.kind != kind or not np.isfinite(array).all():
             raise ValueError(f"an array of layer {i} is not what it should be")
-    gram = np.zeros((groups, columns, columns))
+    covariance = np.zeros((groups, columns, columns))
     rows, behind = np.triu_indices(columns)
-    gram[:, rows, behind] = upper
-    gram[:, behind, rows] = upper
-    return Moments(int(count), total.astype(np.float64), gram, zeros.astype(np.int64))
+    covariance[:, rows, behind] = upper
+    covariance[:, behind, rows] = upper
+    return Moments.from_covariance(int(count), total.astype(np.float64), covariance, zeros.astype(np.int64))

@@ -96,6 +96,8 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
 def _allotted(model: Model, layers: Sequence[Product], pattern: Pattern, seen: Mapping[str, Moments], data: Learned,
               options: Options, narrowing: Narrowing) -> dict[str, Pattern]:
     """The pattern of each layer, with shares by what zeros there do to the outputs."""
+    if not layers:
+        return {}
     batches = informed.unseen(model, data, options, narrowing, runs=len(layers) * len(PROBES))
     measured: list[list[float]] = []
     with Trials(model, seen, batches, [layer.x.name for layer in layers], memory=options.memory) as trials:

@@ -274,7 +274,7 @@ def test_what_cannot_be_cut() -> None:
     with pytest.raises(CannotCut, match="'s' is no tensor, is needed on both sides"):
         Walk(model, feeds, [["b"], ["y"]])
     assert_walk(model, feeds, [["x"], ["y"]])
-    for name, why in {"zero": "is a constant", "nowhere": "no value .* is called", "": "no value"}.items():
+    for name, why in {"zero": "is a stored constant", "nowhere": "no value .* is called", "": "no value"}.items():
         with pytest.raises(CannotCut, match=why):
             Walk(model, feeds, [[name]])
 

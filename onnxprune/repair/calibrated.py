@@ -199,11 +199,17 @@ def _rows(a: Product, b: Product, join: Join | None, made: Mapping[str, Stored],
         places = a.draw(y.shape, rng, rows_for(columns, count))
         target = _flat(a, y if join is None else made[join.total][n], places)[:, kept]
         beside = [] if join is None else [_grouped(_flat(b, read[join.other][n], places), b.groups)]
-        parts.append((b.patches(x, places), _grouped(target, b.groups), *beside))
+        parts.append(_finite(b.patches(x, places), _grouped(target, b.groups), *beside))
     low, high = bounds(b.output if join is None else join.sum)
     back = parts[HOLD_BACK - 1::HOLD_BACK] if len(parts) >= HOLD_BACK else parts
     front = [p for i, p in enumerate(parts) if i % HOLD_BACK != HOLD_BACK - 1] if len(parts) >= HOLD_BACK else parts
     return _stacked(front, low, high), _stacked(back, low, high)
+
+
+def _finite(*arrays: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """The samples that are finite in all arrays; the others say nothing."""
+    good = np.logical_and.reduce([np.isfinite(a).all(axis=(0, 2)) for a in arrays])
+    return arrays if good.all() else tuple(a[:, good] for a in arrays)
 
 
 def _stacked(parts: Sequence[tuple[NDArray[np.float32], ...]], low: float, high: float) -> Rows:
@@ -252,6 +258,8 @@ def _ridge(layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats,
 def _refit(model: Model, layer: Product, rows: Rows, held: Rows, fitter: Fitter) -> Refit:
     tensor = layer.weight.tensor
     assert tensor is not None
+    if not (rows.x.shape[1] and held.x.shape[1]):
+        return Refit(layer.name, None, 0.0, 0.0)
     free = takes_bias(layer)
     found = fitter(layer, rows, held, layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer), free)
     if found.penalty is not None:

@@ -151,16 +151,19 @@ def _samples(part: _Part, arrays: Sequence[Stored], copies: int,
         held = (number + np.arange(len(chosen))) % HOLD_BACK == HOLD_BACK - 1
         number += len(chosen)
         for copy in range(copies):
-            whole = [a[n * copies + copy] for a in arrays]
-            if not held.all():
-                front.append(_maps(whole, axes, chosen[~held], part.kept))
-            if copy == 0 and held.any():
-                back.append(_maps(whole, axes, chosen[held], part.kept))
+            whole = [a[n * copies + copy][chosen] for a in arrays]
+            good = np.logical_and.reduce([np.isfinite(a).all(axis=tuple(range(1, a.ndim))) for a in whole])
+            if (good & ~held).any():
+                front.append(_maps(whole, axes, good & ~held, part.kept))
+            if copy == 0 and (good & held).any():
+                back.append(_maps(whole, axes, good & held, part.kept))
+    if not front:
+        return None
     end = part.chain.layers[-1].output if part.join is None else part.join.sum
     return _joined(front, *bounds(end)), _joined(back or front, *bounds(end))
 
 
-def _maps(arrays: Sequence[NDArray[Any]], axes: Sequence[int], rows: NDArray[np.int64],
+def _maps(arrays: Sequence[NDArray[Any]], axes: Sequence[int], rows: NDArray[np.bool_],
           kept: NDArray[np.int64]) -> list[Floats]:
     """Some rows of arrays, features first; of the targets those features that stay."""
     x, y, *beside = (_first(a[rows], axis) for a, axis in zip(arrays, axes, strict=True))
@@ -181,11 +184,13 @@ def _function(model: Model, chain: Chain, i: int) -> Function:
     """What lies behind the i-th layer of a run, on maps with features first."""
     begin, end, axis = chain.layers[i].output.name, chain.layers[i + 1].x.name, chain.layers[i].out_axis
     piece = plan(model.proto, [[begin], [end]], ())[1]
-    given = {begin: helper.make_tensor_value_info(begin, TensorProto.FLOAT, None)}
+    kind = chain.layers[i].output.elem_type or TensorProto.FLOAT
+    given = {begin: helper.make_tensor_value_info(begin, kind, None)}
     runner = pieces_session(Model(assemble(model.proto, piece, given), model.path, model.data_files))
 
     def run(z: Floats) -> Floats:
-        made = runner.run([end], {begin: np.ascontiguousarray(np.moveaxis(z, 0, axis))})[0]
+        z = np.ascontiguousarray(np.moveaxis(z, 0, axis), dtype=helper.tensor_dtype_to_np_dtype(kind))
+        made = runner.run([end], {begin: z})[0]
         return _first(made, axis)
 
     return run

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import centred
 from onnxprune.linear_maps import Product
 from onnxprune.observe import Moments
 from onnxprune.options import MAGNITUDE
@@ -137,12 +138,10 @@ class _Problem:
     """Least squares of a layer, centred where its bias is free."""
 
     def __init__(self, rows: Rows, weight: Floats, bias: Floats, free: bool) -> None:
-        self._weight, self._bias, self._free = weight, bias, free
-        self._n = max(rows.x.shape[1], 1)
-        self._turned = rows.x.transpose(0, 2, 1)
-        self._mean = rows.x.mean(axis=1, dtype=np.float64)
-        self.second = np.matmul(self._turned, rows.x).astype(np.float64) / self._n
-        self._xx = self.second - self._mean[:, :, None] * self._mean[:, None] if free else self.second
+        self._x, self._weight, self._bias, self._free = rows.x, weight, bias, free
+        self._about = rows.x.mean(axis=1, dtype=np.float64) if free else np.zeros(rows.x.shape[::2])
+        self._xx = centred.products(rows.x, rows.x, self._about, self._about)
+        self.second = self._xx + self._about[:, :, None] * self._about[:, None]
 
     def gram(self, penalty: float) -> Floats:
         """How errors of the weight count, with a ridge."""
@@ -152,8 +151,7 @@ class _Problem:
     def solution(self, wanted: NDArray[np.float32], gram: Floats) -> Floats:
         """The dense weight that is best for what the layer should make, centred on the weight at hand."""
         mean = wanted.mean(axis=1, dtype=np.float64) if self._free else self._bias
-        xy = np.matmul(self._turned, wanted).astype(np.float64) / self._n
-        xy -= self._mean[:, :, None] * mean[:, None]
+        xy = centred.products(self._x, wanted, self._about, mean)
         step = np.linalg.solve(gram, xy - self._xx @ self._weight.transpose(0, 2, 1))
         found: Floats = self._weight + step.transpose(0, 2, 1)
         return found

@@ -175,10 +175,24 @@ def inverse_factor(gram: Floats, damp: float = DAMP) -> Floats:
     damped = gram[::-1, ::-1].copy()
     diagonal = np.einsum("ii->i", damped)
     diagonal += damp * max(float(diagonal.mean()), 1e-30)
-    lower = np.linalg.cholesky(damped)  # J H J = L L^T, so H = U U^T with U = J L J upper, and R = U^-1
+    lower = _cholesky(damped)  # J H J = L L^T, so H = U U^T with U = J L J upper, and R = U^-1
     _invert_lower(lower, 0, n)
     upper: Floats = np.ascontiguousarray(lower[::-1, ::-1])
     return upper
+
+
+def _cholesky(matrix: Floats) -> Floats:
+    """The lower factor; a matrix that is not positive definite to rounding gets more on its diagonal, in place."""
+    diagonal = np.einsum("ii->i", matrix)
+    more = 1e-7 * float(np.abs(diagonal).mean())
+    while np.isfinite(more):
+        try:
+            found: Floats = np.linalg.cholesky(matrix)
+            return found
+        except np.linalg.LinAlgError:
+            diagonal += more
+            more *= 10
+    raise ValueError("a Gram matrix is not finite")
 
 
 def _invert_lower(a: Floats, begin: int, end: int) -> None:

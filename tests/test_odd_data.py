@@ -1,0 +1,115 @@
+"""Calibration where numbers or models are awkward: large offsets, samples that are not finite, layers that read
+constants, other types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+import onnxprune
+from onnxprune import centred
+from onnxprune.divergence import relative_errors
+from onnxprune.model import load
+from onnxprune.observe import Moments
+from onnxprune.sparsity import solve
+
+RNG = np.random.default_rng(5)
+WAYS: list[dict[str, Any]] = [{"ratio": 0.5}, {"target": {"macs": 0.6}}, {"pattern": "2:4"},
+                              {"pattern": "weights=0.5", "across": True}]
+
+
+def net(body: str, shape: str, kind: type[np.floating[Any]] = np.float32, **weights: tuple[int, ...]) -> onnx.ModelProto:
+    letter = {np.float32: "float", np.float16: "float16"}[kind]
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        net ({letter}[{shape}] x) => ({letter}[N,M] y) {{ {body} }}""")
+    for name, size in weights.items():
+        array = (RNG.standard_normal(size) / np.sqrt(np.prod(size[1:]))).astype(kind)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return model
+
+
+def convolutions(kind: type[np.floating[Any]] = np.float32) -> onnx.ModelProto:
+    made = net("a = Conv <pads = [1, 1, 1, 1]> (x, w1) b = Clip (a, low, high) c = Conv <pads = [1, 1, 1, 1]> (b, w2)"
+               "d = Relu (c) e = GlobalAveragePool (d) f = Flatten (e) y = Gemm <transB = 1> (f, w3)",
+               "N,4,8,8", kind, w1=(16, 4, 3, 3), w2=(16, 16, 3, 3), w3=(6, 16))
+    for name, value in {"low": 0.0, "high": 6.0}.items():
+        made.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, kind), name))
+    return made
+
+
+def test_moments_of_what_lies_far_off() -> None:
+    """The deviation is a hundred thousandth of the mean; the mean of squares alone holds seven digits."""
+    x = (1000 + 0.01 * RNG.standard_normal((2, 40_000, 5))).astype(np.float32)
+    exact = np.stack([np.cov(g.astype(np.float64).T, bias=True) for g in x])
+    mean = x.mean(axis=1, dtype=np.float64)
+    np.testing.assert_allclose(centred.products(x, x, mean, mean), exact, atol=1e-7)
+    parts = [Moments.of(x[:, :15_000]), Moments.of(x[:, 15_000:])]
+    whole = parts[0] + parts[1]
+    np.testing.assert_allclose([whole.covariance(g) for g in range(2)], exact, atol=1e-7)
+
+
+def test_moments_of_rows_that_are_finite() -> None:
+    rows = RNG.standard_normal((2, 50, 3)).astype(np.float32)
+    bad = rows.copy()
+    bad[0, 7, 1], bad[1, 20, 0] = np.nan, np.inf
+    found, expected = Moments.of(bad), Moments.of(np.delete(rows, [7, 20], axis=1))
+    assert found.count == 48
+    np.testing.assert_array_equal(found.gram, expected.gram)
+    np.testing.assert_array_equal(found.zeros, expected.zeros)
+
+
+def test_what_rounding_made_indefinite_is_swept_all_the_same() -> None:
+    gram = np.ones((8, 8)) - 1e-9 * np.eye(8)
+    upper = solve.inverse_factor(gram.copy(), damp=0)
+    assert np.isfinite(upper).all() and np.array_equal(upper, np.triu(upper))
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("offset", [0, 3000])
+def test_inputs_that_hardly_vary(how: dict[str, Any], offset: float) -> None:
+    x = (offset + RNG.standard_normal((40, 4, 8, 8))).astype(np.float32)
+    made = onnxprune.prune(convolutions(), calib={"x": x}, **how)
+    assert made.report["verified"] and np.isfinite(made.report["calibration"]["relative_error"])
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_samples_that_are_not_finite(how: dict[str, Any]) -> None:
+    """They say nothing; what the others say makes a model as good as without them."""
+    model = convolutions()
+    good, new = RNG.standard_normal((2, 64, 4, 8, 8)).astype(np.float32)
+    bad = good.copy()
+    bad[:8, 0, 3, 3] = np.nan
+    pruned = [onnxprune.prune(model, calib={"x": x}, **how).proto for x in (good, bad)]
+    errors = relative_errors(load(model), [load(p) for p in pruned], [{"x": new}])
+    assert errors[1] < 2 * errors[0]
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_half_precision(how: dict[str, Any]) -> None:
+    """A ceiling has a type of its own, which what lies between two layers must have too."""
+    x = RNG.standard_normal((40, 4, 8, 8)).astype(np.float16)
+    made = onnxprune.prune(convolutions(np.float16), calib={"x": x}, **how)
+    assert made.report["verified"] and any(r["penalty"] is not None for r in made.report["repair"])
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_layers_that_read_what_is_computed_of_constants(how: dict[str, Any]) -> None:
+    """As where positions go through layers of their own before they meet the inputs: these are refitted as well."""
+    model = net("p = MatMul (places, v1) q = Relu (p) r = MatMul (q, v2)"
+                "a = MatMul (x, w1) b = Add (a, r) c = Relu (b) y = MatMul (c, w2)",
+                "N,8", places=(1, 4), v1=(4, 16), v2=(16, 24), w1=(8, 24), w2=(24, 6))
+    x: NDArray[np.float32] = RNG.standard_normal((200, 8)).astype(np.float32)
+    made = onnxprune.prune(model, calib={"x": x}, **how)
+    assert made.report["verified"] and "r" in {r["layer"] for r in made.report["repair"]}
+
+
+def test_shares_of_zeros_where_no_layer_is_left_to_look_at() -> None:
+    """Weights that several nodes read belong to no layer."""
+    model = net("a = MatMul (x, w) b = Relu (a) y = MatMul (b, w)", "N,8", w=(8, 8))
+    x = RNG.standard_normal((20, 8)).astype(np.float32)
+    made = onnxprune.prune(model, calib={"x": x}, pattern="weights=0.5", across=True)
+    assert made.report["zeroed"] == {"w": pytest.approx(0.5)}
