@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from onnxprune.linear_maps import Product
 from onnxprune.model import Model
+from onnxprune.names import Names
 
 Floats = NDArray[np.float64]
 
@@ -42,12 +41,21 @@ def set_bias(model: Model, layer: Product, bias: Floats) -> None:
         stored = model.array(layer.bias.tensor)
         model.set_array(layer.bias.tensor, layer.unvector(bias, stored.shape).astype(stored.dtype))
         return
-    tensor = layer.weight.tensor
-    assert tensor is not None
-    dtype: np.dtype[Any] = model.array(tensor).dtype
-    name = f"{layer.name}_bias"
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(_kind(layer))
+    name = Names(model.proto).fresh(f"{layer.name}_bias")
     model.proto.graph.initializer.append(onnx.numpy_helper.from_array(bias.reshape(-1).astype(dtype), name))
     layer.node.proto.input.append(name)
+
+
+def _kind(layer: Product) -> int:
+    """The type that a convolution reads its weight in, which may be stored in another one and cast."""
+    value = layer.node.inputs[1]
+    while value is not None and value.tensor is None and value.producer is not None:
+        if value.producer.op_type == "Cast":
+            return int(value.producer.attribute("to"))
+        value = value.producer.inputs[0]
+    assert value is not None and value.tensor is not None
+    return value.tensor.data_type
 
 
 def add_bias(model: Model, layer: Product, block: int, shift: NDArray[np.float64]) -> None:

@@ -113,3 +113,19 @@ def test_shares_of_zeros_where_no_layer_is_left_to_look_at() -> None:
     x = RNG.standard_normal((20, 8)).astype(np.float32)
     made = onnxprune.prune(model, calib={"x": x}, pattern="weights=0.5", across=True)
     assert made.report["zeroed"] == {"w": pytest.approx(0.5)}
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(how: dict[str, Any]) -> None:
+    """A convolution without a bias gets one: of the type that it computes in, under a name of its own."""
+    model = net("v = Cast <to = 1> (w2) a = Conv <pads = [1, 1, 1, 1]> (x, w1) b = Relu (a) c = Conv (b, v)"
+                "d = Mul (c, c_bias) e = GlobalAveragePool (d) y = Flatten (e)",
+                "N,4,8,8", w1=(16, 4, 3, 3), c_bias=(6, 1, 1))
+    w2 = (RNG.standard_normal((6, 16, 3, 3)) / 12).astype(np.float16)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(w2, "w2"))
+    x = (1 + RNG.standard_normal((40, 4, 8, 8))).astype(np.float32)
+    made = onnxprune.prune(model, calib={"x": x}, **how)
+    assert made.report["verified"]
+    (conv,) = (n for n in made.proto.graph.node if n.output[0] == "c")
+    (bias,) = (t for t in made.proto.graph.initializer if t.name == conv.input[2])
+    assert bias.data_type == onnx.TensorProto.FLOAT and bias.name != "c_bias"
