@@ -37,6 +37,8 @@ POLL = 0.25
 """Seconds between looks at the clock."""
 AHEAD = min(os.cpu_count() or 1, 8)
 """Batches that are under way at once."""
+IN_FLIGHT = 2**29
+"""Bytes that batches under way in this process may make."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +159,19 @@ class LocalSession:
 
     def each(self, batches: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None, *,
              ahead: int = AHEAD) -> Iterator[list[Any]]:
-        """See `Session.each`; so many batches are under way besides the one that is handed out."""
+        """See `Session.each`.
+
+        So many batches are under way besides the one that is handed out, fewer where they make more than `IN_FLIGHT`.
+        """
         with ThreadPoolExecutor(ahead) as pool:
             asked: deque[Future[list[Any]]] = deque()
+            most = min(ahead, 2)  # until it is known how much a batch makes
             for feeds in batches:
                 asked.append(pool.submit(self.run, names, feeds))
-                if len(asked) > ahead:
-                    yield asked.popleft().result()
+                while len(asked) > most:
+                    made = asked.popleft().result()
+                    most = max(1, min(ahead, IN_FLIGHT // max(sum(getattr(a, "nbytes", 0) for a in made), 1)))
+                    yield made
             while asked:
                 yield asked.popleft().result()
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 import onnxprune
 from onnxprune import isolation
 from onnxprune.errors import InputError, RunError, VerificationError
-from onnxprune.isolation import Session, limited
+from onnxprune.isolation import LocalSession, Session, limited
 from onnxprune.verification import check
 from tests.commands import Cli, contents, tiny
 
@@ -170,6 +171,24 @@ def test_many_batches_come_back_in_their_order() -> None:
     both = zip(feeds, session.each(feeds), other.each(feeds), strict=True)
     for given, (same,), (negative,) in both:
         assert np.array_equal(given["x"], same) and np.array_equal(-given["x"], negative)
+
+
+@pytest.mark.parametrize(("room", "most"), [(1, 1), (2**30, 4)])
+def test_batches_under_way_are_fewer_where_they_make_much(monkeypatch: pytest.MonkeyPatch, room: int, most: int) -> None:
+    """Two until it is known how much one makes, and then one at least and four at most."""
+    monkeypatch.setattr(isolation, "IN_FLIGHT", room)
+    session = LocalSession(model(ENDLESS, 2).SerializeToString())
+    drawn, ahead = 0, []
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        nonlocal drawn
+        for drawn in range(1, 13):
+            yield {"x": drawn * FEEDS["x"]}
+
+    for i, (y,) in enumerate(session.each(batches(), ahead=4), start=1):
+        assert np.array_equal(np.abs(y), i * FEEDS["x"])
+        ahead.append(drawn - i)
+    assert ahead[0] == 2 and max(ahead[1:]) == most
 
 
 def test_threads_share_the_worker() -> None:
