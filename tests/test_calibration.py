@@ -282,6 +282,18 @@ def test_a_maker_that_uses_one_array_again():
         assert firsts(samples) == firsts(samples) == list(range(6))
 
 
+@pytest.mark.parametrize("as_file", [False, True])
+def test_single_numbers_are_arrays_that_the_model_takes(as_file, tmp_path):
+    proto = model(("x", ["N", 3]), ("flag", [], TensorProto.BOOL))
+    source = {"x": rows(4).reshape(4, 1, 3), "flag": np.array([True, False, True, True])}
+    if as_file:
+        np.savez(tmp_path / "s.npz", **source)
+        source = tmp_path / "s.npz"
+    feeds = list(open_samples(source, proto).batches())
+    runs = session(proto)
+    assert [bool(runs.run(["flag_out"], f)[0]) for f in feeds] == [True, False, True, True]
+
+
 def test_feeds_without_a_common_batch_axis_stay_whole():
     proto = model(("x", ["batch", "time", 2]), ("h", [2, "n", 4]))
     feeds = [{"x": np.ones((2, 3, 2), "f"), "h": np.ones((2, 2, 4), "f")}] * 5

@@ -277,7 +277,7 @@ class Arrays(Source):
             array = reads[name](first * step, last * step)
             if self.axes and len(places) < last - first:
                 array = array.take(places - places[0], axis=self._axis(port))
-            feed[name] = port.cast(array[0] if self._whole[name] else array, f"{self.where}: sample {first}")
+            feed[name] = port.cast(array[0, ...] if self._whole[name] else array, f"{self.where}: sample {first}")
         return feed
 
     def _axis(self, port: Port) -> int:
