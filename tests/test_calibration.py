@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxprune.calibration import Samples, open_samples
+from onnxprune.calibration import Samples, open_samples, samples
 from onnxprune.calibration.interface import interface_of
 from onnxprune.errors import InputError
 from onnxprune.verification import session
@@ -292,6 +292,14 @@ def test_single_numbers_are_arrays_that_the_model_takes(as_file, tmp_path):
     feeds = list(open_samples(source, proto).batches())
     runs = session(proto)
     assert [bool(runs.run(["flag_out"], f)[0]) for f in feeds] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(("room", "expected"), [(12 * 4, [4, 4, 2]), (2**20, [8, 2]), (1, [1] * 10)])
+def test_batches_of_large_samples_are_smaller(monkeypatch, room, expected):
+    monkeypatch.setattr(samples, "BATCH_BYTES", room)
+    for source in ({"x": rows(10)}, [{"x": r[None]} for r in rows(10)], ({"x": r[None]} for r in rows(10))):
+        opened = open_samples(source, ONE, batch=8)
+        assert sizes(opened) == sizes(opened) == expected
 
 
 def test_feeds_without_a_common_batch_axis_stay_whole():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import numpy as np
 from onnxprune.calibration.interface import Interface
 from onnxprune.calibration.ports import Feed
 from onnxprune.errors import DataError, InputError
+
+BATCH_BYTES = 2**26
+"""What a batch of samples may take, if it has more than one."""
 
 Progress = Callable[[int, "int | None"], None]
 """Called with the samples handed out so far in a pass, and how many there are, where known."""
@@ -129,15 +133,21 @@ class Samples:
         """Feeds for a model, by input name; treat the arrays as read-only.
 
         A batch has as many samples as the model insists on, else as many as were asked for (the last one fewer, and
-        so where the shapes change from one sample to the next). What does not fill a fixed batch is dropped. Feeds
+        so where the shapes change from one sample to the next), or fewer where they would take more than
+        `BATCH_BYTES`. What does not fill a fixed batch is dropped. Feeds
         that cannot be joined come one by one.
 
         Raises:
             InputError: A sample cannot be read or does not fit the model, or there is none.
         """
-        feeds: Iterator[Feed] = self._source.feeds(self._chosen, self._fixed or self._batch)
+        size = self._fixed or self._batch
+        feeds: Iterator[Feed] = self._source.feeds(self._chosen, size)
         if axes := self._source.axes:
-            feeds = regrouped(feeds, axes, self._fixed or self._batch, exact=self._fixed is not None)
+            first = next(feeds, None)
+            if first is not None:
+                feeds = itertools.chain([first], feeds)
+                size = self._fixed or min(size, self._fitting(first))
+            feeds = regrouped(feeds, axes, size, exact=self._fixed is not None)
         done = 0
         for feed in feeds:
             yield feed
@@ -187,6 +197,10 @@ class Samples:
             seed=self._seed,
             progress=self._progress,
         )
+
+    def _fitting(self, feed: Feed) -> int:
+        """How many samples of such a size a batch may have."""
+        return max(1, BATCH_BYTES * self._size(feed) // max(sum(array.nbytes for array in feed.values()), 1))
 
     def _size(self, feed: Feed) -> int:
         return rows_of(feed, self._source.axes) if self._source.axes else 1
