@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.options import Options
 from onnxprune.patterns import Pattern
 from onnxprune.planning import Plan
+from onnxprune.repair import datafree
+from onnxprune.repair.synthetic import Feeds
 from onnxprune.report import build, clean
 from onnxprune.result import Result
 from onnxprune.runtime import traced_shapes
@@ -113,6 +115,7 @@ class Run:
             self.options, self.unrepaired = informed.settled(source, options)
             self.data = informed.open_data(source, self.options, clock.progress)
             self.gates = gates.opened(source.proto, options.gate, data=self.data is not None)
+            self.made_up: informed.MadeUp = cache(self._made_up)
         with clock.stage("analyze"):
             self.analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention,
                                            shrink=options.shrink)
@@ -120,7 +123,7 @@ class Run:
         logger.info("%d groups, %d of them open to pruning", len(self.analysis.groups), len(self.chosen))
         with clock.stage("score"):
             self.curves, self.scores = weighing.learned(self.analysis, self.chosen, self.data, self.options,
-                                                        self.before)
+                                                        self.before, self.made_up)
 
     def result(self) -> Result:
         """The model that the options ask for; asked once, since it is made of the one that was analysed.
@@ -140,6 +143,9 @@ class Run:
         report = build(self.analysis.coupling, trial.plan, before, after, verified, self.clock.seconds, self.options)
         return Result(trial.model, trial.plan, clean(report | trial.notes), as_graph=self.as_graph,
                       keep_anyway=self.options.keep_anyway)
+
+    def _made_up(self) -> list[Feeds]:
+        return datafree.inputs(opened(self.given), self.options.seed, self.options.input_shapes or None)
 
     def _take(self, options: Options) -> Selection:
         if not options.channels:
@@ -182,7 +188,7 @@ class Run:
         if made.removed and options.repair != "none":
             with clock.stage("repair"):
                 trial.notes["repair"] = informed.repair(opened(self.given), left, kept, self.data, options,
-                                                        trial.narrowing)
+                                                        trial.narrowing, self.made_up)
         if options.permute:
             with clock.stage("permute"):
                 self._permute(trial)
@@ -217,7 +223,7 @@ class Run:
         made, options, notes = trial.plan, trial.options, trial.notes
         rest = analyze_loaded(trial.model) if made.removed or options.permute else trial.analysis
         zeroed = zeroing.zero(trial.original, rest.model, rest.coupling, trial.kept, self.data, options,
-                              trial.narrowing, first=not made.removed)
+                              trial.narrowing, self.made_up, first=not made.removed)
         made.zeroed = {name: planning.zeros(mask, pattern) for name, mask in zeroed.masks.items()}
         notes["dense"] = zeroed.dense
         if zeroed.repair:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from onnxprune.options import FROM_DATA, Options
 from onnxprune.products import Product, products
 from onnxprune.repair import calibrated, datafree, normalizations, recurrent, together
 from onnxprune.repair.calibrated import Fitter
-from onnxprune.repair.synthetic import synthetic
+from onnxprune.repair.synthetic import Feeds
 from onnxprune.resize import Lengths
 from onnxprune.runtime import session
 from onnxprune.scoring import Scores
@@ -41,6 +41,10 @@ HELD_BACK = 0.15
 MEASURED_SHARE, MEASURED, MEASURED_MACS = 0.25, (32, 96), 1e12
 """Share of the samples to fit on that the heights of damage curves are measured with, how many at least and at most,
 and the multiplications that all these runs together may take."""
+
+
+MadeUp = Callable[[], list[Feeds]]
+"""Makes inputs where there are no data, the first time that it is asked: scores and every repair have the same."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,8 @@ class _Made:
 
 
 @contextmanager
-def looked_at(model: Model, data: Learned | None, options: Options) -> Iterator[tuple[Model, Learned | None, Options]]:
+def looked_at(model: Model, data: Learned | None, options: Options,
+              made_up: MadeUp) -> Iterator[tuple[Model, Learned | None, Options]]:
     """What scores are read from: model, data and options; without data made-up inputs take their place.
 
     Convolutions look at small patches, which made-up inputs get right; models that consist mainly of matrix products
@@ -141,7 +146,7 @@ def looked_at(model: Model, data: Learned | None, options: Options) -> Iterator[
     if not datafree.convolutional(model):
         yield model, None, replace(options, importance="l2")
         return
-    made = _Made(synthetic(model, None, options.seed, input_shapes=options.input_shapes or None))
+    made = _Made(made_up())
     with normalizations.aligned(model, model.copy(), made) as reference:
         yield reference, Learned(made, made, made.parts), options
 
@@ -220,7 +225,7 @@ def _has_features(layer: Product) -> bool:
 
 
 def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]], data: Learned | None,
-           options: Options, narrowing: Narrowing, *, fitter: Fitter | None = None,
+           options: Options, narrowing: Narrowing, made_up: MadeUp, *, fitter: Fitter | None = None,
            plain: Model | None = None) -> list[dict[str, Any]]:
     """Refits the pruned model in place; what the report says of each layer.
 
@@ -234,14 +239,15 @@ def repair(original: Model, pruned: Model, kept: Mapping[str, NDArray[np.int64]]
         data: Calibration data.
         options: How to repair.
         narrowing: What inputs and outputs of the pruned model lost.
+        made_up: Makes inputs, where there are no data.
         fitter: What fits a product layer; by default least squares.
         plain: What to fall back to; by default the pruned model as it is.
     """
     plain = pruned.copy() if plain is None else plain
     try:
         if data is None or options.repair == "data-free":
-            done = datafree.repair(original, pruned, kept, seed=options.seed, input_shapes=options.input_shapes or None,
-                                   memory=options.memory, narrowing=narrowing, fitter=fitter)
+            done = datafree.repair(original, pruned, kept, made_up(), seed=options.seed, memory=options.memory,
+                                   narrowing=narrowing, fitter=fitter)
         else:
             done = calibrated.repair(original, pruned, kept, data.fit, data.batches, seed=options.seed,
                                      memory=options.memory, narrowing=narrowing, fitter=fitter)

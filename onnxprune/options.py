@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from onnxprune import patterns
@@ -27,6 +28,13 @@ COSTS = ("macs", "params", "bytes")
 ATTENTION = ("heads", "dims")
 GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0)}
 """What a gate may ask for, and between which limits."""
+_KINDS: list[tuple[Sequence[str], type, str]] = [
+    (("seed", "min_channels", "round_to", "samples", "memory", "steps", "run_memory"), Integral, "a whole number"),
+    (("ratio", "run_seconds"), Real, "a number"),
+    (("target",), Mapping, "a mapping such as {'macs': 0.5}"),
+    (("gate",), Mapping, "a mapping such as {'drift': 0.05}"),
+    (("input_shapes",), Mapping, "a mapping such as {'input': (1, 3, 224, 224)}"),
+]
 FURTHEST = 0.95
 """Ratio that a search goes to at most, where nothing else is said."""
 
@@ -106,6 +114,7 @@ class Options:
     run_memory: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.importance is not None:
             one_of("importance", self.importance, CRITERIA)
         for cost in self.target:
@@ -144,6 +153,18 @@ class Options:
             if isinstance(getattr(self, name), str):  # one pattern by itself, not its letters
                 object.__setattr__(self, name, (getattr(self, name),))
             regular(name, getattr(self, name))
+
+    def _check_types(self) -> None:
+        """Raises where a caller in Python gave something of another kind."""
+        for names, kind, what in _KINDS:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                    raise InputError(f"{name} must be {what}, not {value!r}")
+        limits: Mapping[str, Any] = self.gate
+        for name, limit in limits.items():
+            if not isinstance(limit, Real):
+                raise InputError(f"gate {name} must be a number, not {limit!r}")
 
     def _check_zeros(self) -> None:
         """Raises where the options contradict a pattern of zeros."""

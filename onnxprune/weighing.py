@@ -17,11 +17,11 @@ from onnxprune.selection import Selection
 
 
 def learned(analysis: Analysis, groups: Sequence[Group], data: informed.Learned | None, options: Options,
-            before: Cost) -> tuple[list[Curve], list[Scores] | None]:
+            before: Cost, made_up: informed.MadeUp) -> tuple[list[Curve], list[Scores] | None]:
     """What the removal of units of each group costs, and their scores where those are not what the curves say."""
     if not options.channels:
         return [], None
-    with informed.looked_at(analysis.model, data, options) as (model, data, options):
+    with informed.looked_at(analysis.model, data, options, made_up) as (model, data, options):
         from_data = options.criterion in FROM_DATA
         scores = scoring.score(model, analysis.coupling, groups, "l2" if from_data else options.criterion, options.seed)
         seen = informed.moments(model, analysis.coupling, data, options) if from_data else {}
@@ -35,7 +35,8 @@ def learned(analysis: Analysis, groups: Sequence[Group], data: informed.Learned 
         curves = informed.curves(model, analysis.coupling, groups, data, seen, scores, options)
     for share in rounds.shares(options.steps):
         assert data is not None  # the options see to that
-        curves = _learn(analysis, groups, curves, data, selection.softened(options, before, share), before)
+        softened = selection.softened(options, before, share)
+        curves = _learn(analysis, groups, curves, data, softened, before, made_up)
     return curves, None
 
 
@@ -49,7 +50,7 @@ def take(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve], s
 
 
 def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve], data: informed.Learned,
-           options: Options, before: Cost) -> list[Curve]:
+           options: Options, before: Cost, made_up: informed.MadeUp) -> list[Curve]:
     """A round (see `rounds`): what the curves say once a part is gone and the rest makes up for it."""
     selected = take(analysis, groups, curves, None, options, before)
     narrowing = planning.narrowing(planning.make(analysis.coupling, selected.gone))
@@ -57,7 +58,7 @@ def _learn(analysis: Analysis, groups: Sequence[Group], curves: Sequence[Curve],
     removal.remove(pruned.model, pruned.coupling, selected.gone)
     if options.repair != "none":
         informed.repair(analysis.model.copy(), pruned.model,
-                        informed.kept_features(analysis.coupling, selected.gone), data, options, narrowing)
+                        informed.kept_features(analysis.coupling, selected.gone), data, options, narrowing, made_up)
     rest = anew(pruned, pruned.model.copy())
     left = prunable(rest, options)
     scores = scoring.score(rest.model, rest.coupling, left, "l2", options.seed)

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from onnxprune import informed, sparsity
 from onnxprune.coupling import Coupling
 from onnxprune.graph import Graph, Value
-from onnxprune.informed import Learned
+from onnxprune.informed import Learned, MadeUp
 from onnxprune.linear_maps import Product
 from onnxprune.model import Model
 from onnxprune.narrowing import Narrowing
@@ -47,7 +47,7 @@ class Zeroed:
 
 
 def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: Mapping[str, NDArray[np.int64]],
-         data: Learned | None, options: Options, narrowing: Narrowing, *, first: bool) -> Zeroed:
+         data: Learned | None, options: Options, narrowing: Narrowing, made_up: MadeUp, *, first: bool) -> Zeroed:
     """Sets weights of a model to zero, in place.
 
     Args:
@@ -58,6 +58,7 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
         data: Calibration data.
         options: Pattern, importance and repair.
         narrowing: What inputs and outputs lost with the channels.
+        made_up: Makes inputs, where there are no data.
         first: Whether `model` is the one that was given, which statistics in a file are of.
     """
     pattern = options.zeros
@@ -85,7 +86,8 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
         if not zeros.bias_only:
             for key, array in stored.items():  # the walk begins with all that it can choose from
                 model.set_array(_tensor(layers[key].weight), array)
-        done.repair = informed.repair(original(), model, kept, data, options, narrowing, fitter=zeros, plain=plain)
+        done.repair = informed.repair(original(), model, kept, data, options, narrowing, made_up, fitter=zeros,
+                                      plain=plain)
         now = {v.key: v for v in Graph(model.proto).constants()}
         found |= {key: model.array(_tensor(now[key])) == 0 for key in layers}
     done.masks = {key: gone for key, gone in found.items() if gone.any()}

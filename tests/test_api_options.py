@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import onnxprune
 from onnxprune.errors import InputError
+from onnxprune.options import Options
 from tests.ops.case import build
 from tests.test_api import net, prune, shapes
 
@@ -69,3 +71,20 @@ def test_a_single_pattern_may_be_a_string() -> None:
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         prune(net(), **{"ratio": 0.5, **options})
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"ratio": "0.5"}, "ratio must be a number, not '0.5'"), ({"ratio": True}, "ratio must be a number, not True"),
+    ({"samples": 2.5}, "samples must be a whole number, not 2.5"), ({"seed": "1"}, "seed must be a whole number"),
+    ({"ratio": None, "target": "macs=0.5"}, "target must be a mapping such as {'macs': 0.5}, not 'macs=0.5'"),
+    ({"gate": "drift=0.1"}, "gate must be a mapping"), ({"gate": {"drift": "0.1"}}, "gate drift must be a number"),
+    ({"input_shapes": "x:1,2"}, "input_shapes must be a mapping")])
+def test_values_of_another_kind_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Options(**{"ratio": 0.5, **options})
+    assert caught.value.message.startswith(said)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = Options(ratio=np.float32(0.5), seed=np.int64(3))
+    assert (made.ratio, made.seed) == (0.5, 3)

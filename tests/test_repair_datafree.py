@@ -15,9 +15,9 @@ from onnxprune.allocate import Limits, uniform, weakest
 from onnxprune.graph import Graph
 from onnxprune.model import Model, load
 from onnxprune.options import Options
-from onnxprune.repair import scenes
+from onnxprune.repair import datafree, scenes
 from onnxprune.repair.calibrated import Kept, Refit
-from onnxprune.repair.datafree import repair
+from onnxprune.repair.datafree import inputs, repair
 from onnxprune.repair.normalizations import aligned, normalizations
 from onnxprune.repair.synthetic import PICTURES, synthetic
 from tests.oracle import session
@@ -76,7 +76,7 @@ def test_what_the_rest_repeats_is_made_good(rectified: bool) -> None:
     x = rng.standard_normal((4, 3, 16, 16)).astype(np.float32)
     want = outputs(model, x)
     before = np.square(outputs(cut, x) - want).mean()
-    done = repair(model, cut, features)
+    done = repair(model, cut, features, inputs(model))
     assert [r.penalty is not None for r in done] == [False, True]
     assert np.square(outputs(cut, x) - want).mean() < 0.2 * before
 
@@ -97,7 +97,7 @@ def test_a_perceptron_whose_units_repeat_is_made_good_exactly() -> None:
     cut, features = pruned(model, 0.25)
     x = rng.standard_normal((50, 20)).astype(np.float32)
     before = np.square(outputs(cut, x) - outputs(model, x)).mean()
-    repair(model, cut, features)
+    repair(model, cut, features, inputs(model))
     assert np.square(outputs(cut, x) - outputs(model, x)).mean() < 1e-3 * before
 
 
@@ -105,7 +105,7 @@ def test_a_trained_network_comes_back() -> None:
     original = load(MODELS / "pt_resnet_folded.onnx")
     cut, kept = pruned(original, 0.25)
     assert accuracy(cut) < 0.5
-    repair(original, cut, kept)
+    repair(original, cut, kept, inputs(original))
     assert accuracy(cut) > 0.95
     onnx.checker.check_model(cut.proto, full_check=True)
 
@@ -115,7 +115,7 @@ def test_running_statistics_help_and_stay() -> None:
     cut, kept = pruned(original, 0.4)
     stored = {n.name: [cut.array(t).copy() for t in n.parameters] for n in normalizations(Graph(cut.proto))}
     assert stored and accuracy(cut) < 0.5
-    repair(original, cut, kept)
+    repair(original, cut, kept, inputs(original))
     assert accuracy(cut) > 0.97
     for n in normalizations(Graph(cut.proto)):
         assert all(np.array_equal(cut.array(t), then) for t, then in zip(n.parameters, stored[n.name], strict=True))
@@ -135,11 +135,25 @@ def test_while_aligned_every_normalization_makes_mean_and_variance_of_training()
     np.testing.assert_allclose(made.std(axis=(0, 2, 3)), np.abs(scale), rtol=1e-2, atol=1e-3)
 
 
+def test_scores_and_repairs_of_a_run_share_what_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where several models are made of one in search of the smallest."""
+    calls = 0
+
+    def counted(*args: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        return inputs(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(datafree, "inputs", counted)
+    made = api.prune(MODELS / "pt_resnet_bn.onnx", target={"macs": 0.6}, gate={"drift": 0.1}, drift_search=True)
+    assert calls == 1 and len(made.report["search"]["trials"]) > 1 and made.report["repair"]
+
+
 def test_nothing_is_made_up_where_inputs_cannot_be() -> None:
     original = load(MODELS / "pt_transformer.onnx")
     cut, kept = pruned(original, 0.25)
     before = cut.proto.SerializeToString(deterministic=True)
-    done = repair(original, cut, kept)
+    done = repair(original, cut, kept, inputs(original))
     assert done and all(r == Refit(r.layer, None, r.before, r.before) for r in done)
     assert cut.proto.SerializeToString(deterministic=True) == before
 
@@ -149,7 +163,7 @@ def test_same_bytes_twice() -> None:
     made = []
     for _ in range(2):
         cut, kept = pruned(original, 0.25)
-        repair(original, cut, kept, count=64, seed=3)
+        repair(original, cut, kept, inputs(original, 3), seed=3)
         made.append(cut.proto.SerializeToString(deterministic=True))
     assert made[0] == made[1]
 
@@ -157,7 +171,7 @@ def test_same_bytes_twice() -> None:
 def test_an_unpruned_model_is_left_alone() -> None:
     original = load(MODELS / "pt_resnet_folded.onnx")
     same, kept = pruned(original, 0.0)
-    done = repair(original, same, kept, count=64)
+    done = repair(original, same, kept, inputs(original))
     assert all(r.penalty is None for r in done)
     assert same.proto.SerializeToString() == original.proto.SerializeToString()
 

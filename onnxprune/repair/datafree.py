@@ -31,9 +31,22 @@ JUDGES = 32
 MEMORY = 2**30
 
 
-def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: int | None = None,
-           input_shapes: Mapping[str, Sequence[int]] | None = None, memory: int = MEMORY,
-           narrowing: Narrowing = WHOLE, fitter: Fitter | None = None) -> list[Refit]:
+def inputs(original: Model, seed: int = 0, input_shapes: Mapping[str, Sequence[int]] | None = None) -> list[Feeds]:
+    """Made-up inputs for `repair`.
+
+    Args:
+        original: The model before pruning.
+        seed: Seed of the inputs.
+        input_shapes: Shapes by input name, where the model leaves them open.
+
+    Raises:
+        InputError: None can be made: a shape is not known, say.
+    """
+    return synthetic(original, None, seed, input_shapes=input_shapes, varied=not convolutional(original))
+
+
+def repair(original: Model, pruned: Model, kept: Kept, batches: Sequence[Feeds], *, seed: int = 0,
+           memory: int = MEMORY, narrowing: Narrowing = WHOLE, fitter: Fitter | None = None) -> list[Refit]:
     """Refits the layers of a pruned model in place, without data.
 
     A layer whose fit is no better on samples held back stays as it is; where the outputs of the whole model are no
@@ -46,20 +59,17 @@ def repair(original: Model, pruned: Model, kept: Kept, *, seed: int = 0, count: 
         original: The model before pruning.
         pruned: The model after it.
         kept: Which output features of the original's layers stay, by the layer's name.
-        seed: Seed of the inputs and of the places that are sampled.
-        count: Samples to make; None for as many as the size of one suggests.
-        input_shapes: Shapes by input name, where the model leaves them open.
+        batches: Made-up inputs, see `inputs`.
+        seed: Seed of the places that are sampled.
         memory: Bytes of activations to hold, of both models together.
         narrowing: What inputs and outputs of the pruned model lost.
         fitter: What fits a product layer; by default ridge least squares.
 
     Raises:
-        InputError: No inputs can be made: a shape is not known, say.
         CannotCut: The model cannot be run in pieces.
     """
     local = convolutional(pruned)
     penalties, share = (PENALTIES, 1.0) if local else (EXACT_PENALTIES, EXACT_SHARE)
-    batches = synthetic(original, count, seed, input_shapes=input_shapes, varied=not local)
     judges, batches = _split(batches)
     plain = pruned.copy()
     with aligned(original, pruned, batches) as reference:
@@ -97,7 +107,7 @@ def hopeless(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = No
     return None
 
 
-def _split(batches: list[Feeds]) -> tuple[list[Feeds], list[Feeds]]:
+def _split(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
     """Batches to judge by and batches to fit to; the same ones where there are few."""
     size = 0
     for i, feeds in enumerate(batches):
