@@ -56,7 +56,7 @@ class Moments:
         total = np.matmul(one, rows)[:, 0].astype(np.float64)
         mean = total / max(count, 1)
         zeros = np.rint(np.matmul(one, (rows == 0).astype(np.float32))[:, 0]).astype(np.int64)
-        return cls.from_covariance(count, total, centred.products(rows, rows, mean, mean), zeros)
+        return cls.from_covariance(count, total, centred.covariance(rows, mean), zeros)
 
     @classmethod
     def from_covariance(cls, count: int, total: NDArray[np.float64], covariance: NDArray[np.float64],

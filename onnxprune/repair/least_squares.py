@@ -174,16 +174,23 @@ class _Problem:
     def __init__(self, rows: Rows, weight: Floats, bias: Floats, intercept: bool) -> None:
         self.rows = rows
         self._weight, self._bias, self._intercept = weight, bias, intercept
+        self._count = max(rows.x.shape[1], 1)
+        self._turned = rows.x.transpose(0, 2, 1)
         self._mean = rows.x.mean(axis=1, dtype=np.float64)
-        self._about = self._mean if intercept else 0.0
-        self._gram = centred.products(rows.x, rows.x, self._about, self._about)
+        self._gram = (centred.covariance(rows.x, self._mean) if intercept
+                      else np.matmul(self._turned, rows.x).astype(np.float64) / self._count)
         self._scale = np.maximum(np.trace(self._gram, axis1=1, axis2=2) / self._gram.shape[1], 1e-12)
         self._inverses: dict[float, Floats] = {}
 
     def products(self, target: NDArray[np.float32]) -> tuple[Floats, Floats]:
         """What a target has in common with the inputs, less that of the weight at hand, and its mean."""
-        mean = target.mean(axis=1, dtype=np.float64) if self._intercept else self._bias
-        xy = centred.products(self.rows.x, target, self._about, mean)
+        if self._intercept:
+            mean = target.mean(axis=1, dtype=np.float64)
+            xy = centred.cross(self.rows.x, target, self._mean, mean)
+        else:
+            mean = self._bias
+            xy = np.matmul(self._turned, target).astype(np.float64) / self._count
+            xy -= self._mean[:, :, None] * mean[:, None]
         return xy - self._gram @ self._weight.transpose(0, 2, 1), mean
 
     def solved(self, products: tuple[Floats, Floats], penalty: float) -> tuple[Floats, Floats]:

@@ -139,9 +139,11 @@ class _Problem:
 
     def __init__(self, rows: Rows, weight: Floats, bias: Floats, free: bool) -> None:
         self._x, self._weight, self._bias, self._free = rows.x, weight, bias, free
-        self._about = rows.x.mean(axis=1, dtype=np.float64) if free else np.zeros(rows.x.shape[::2])
-        self._xx = centred.products(rows.x, rows.x, self._about, self._about)
-        self.second = self._xx + self._about[:, :, None] * self._about[:, None]
+        self._n = max(rows.x.shape[1], 1)
+        self._mean = rows.x.mean(axis=1, dtype=np.float64)
+        covariance = centred.covariance(rows.x, self._mean)
+        self.second = covariance + self._mean[:, :, None] * self._mean[:, None]
+        self._xx = covariance if free else self.second
 
     def gram(self, penalty: float) -> Floats:
         """How errors of the weight count, with a ridge."""
@@ -150,8 +152,11 @@ class _Problem:
 
     def solution(self, wanted: NDArray[np.float32], gram: Floats) -> Floats:
         """The dense weight that is best for what the layer should make, centred on the weight at hand."""
-        mean = wanted.mean(axis=1, dtype=np.float64) if self._free else self._bias
-        xy = centred.products(self._x, wanted, self._about, mean)
+        if self._free:
+            xy = centred.cross(self._x, wanted, self._mean, wanted.mean(axis=1, dtype=np.float64))
+        else:
+            xy = np.matmul(self._x.transpose(0, 2, 1), wanted).astype(np.float64) / self._n
+            xy -= self._mean[:, :, None] * self._bias[:, None]
         step = np.linalg.solve(gram, xy - self._xx @ self._weight.transpose(0, 2, 1))
         found: Floats = self._weight + step.transpose(0, 2, 1)
         return found
