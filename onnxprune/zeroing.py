@@ -22,6 +22,7 @@ from onnxprune.observe import Moments
 from onnxprune.options import MAGNITUDE, Options
 from onnxprune.patterns import Pattern
 from onnxprune.products import products
+from onnxprune.repair.recurrent import cells
 from onnxprune.repair.zeros import Zeros, zeroed
 from onnxprune.sparsity import Weight, allocation
 from onnxprune.trials import Change, Trials
@@ -67,29 +68,32 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
     targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options, done)}
     layers = {layer.weight.key: layer for layer in products(coupling.graph)
               if layer.weight.key in targets and not layer.weight_shared}
-    zeros = Zeros(options.chooses_zeros, {layer.name: pattern for layer in layers.values()},
+    states = {v.key: v for cell in cells(coupling.graph) for v in (cell.weight, cell.recurrence) if v.key in targets}
+    zeros = Zeros(options.chooses_zeros, dict.fromkeys([*(layer.name for layer in layers.values()), *states], pattern),
                   bias_only=options.repair == "data-free")
     seen: Mapping[str, Moments] = {}
     spread = options.across and data is not None and pattern.share is not None and zeros.method not in MAGNITUDE
     if spread or (options.repair == "none" and zeros.method not in MAGNITUDE):
         seen = informed.moments(model, coupling, data, options, narrowing, first=first)
     if spread and data is not None:
-        zeros = replace(zeros, layers=_allotted(model, list(layers.values()), pattern, seen, data, options, narrowing))
+        spread_to = _allotted(model, list(layers.values()), pattern, seen, data, options, narrowing)
+        zeros = replace(zeros, layers={**zeros.layers, **spread_to})
     if options.repair == "none":
         found = {} if zeros.method in MAGNITUDE else _by_moments(model, layers, zeros, seen)
         rest = [w for key, w in targets.items() if key not in found]
         found |= sparsity.zero_smallest(model, coupling, rest, pattern, options.across)
     else:
-        stored = {key: model.array(_tensor(layer.weight)) for key, layer in layers.items()}
+        fitted = {key: layer.weight for key, layer in layers.items()} | states
+        stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
         found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, options.across)
         plain = model.copy()
         if not zeros.bias_only:
             for key, array in stored.items():  # the walk begins with all that it can choose from
-                model.set_array(_tensor(layers[key].weight), array)
+                model.set_array(_tensor(fitted[key]), array)
         done.repair = informed.repair(original(), model, kept, data, options, narrowing, made_up, fitter=zeros,
                                       plain=plain)
         now = {v.key: v for v in Graph(model.proto).constants()}
-        found |= {key: model.array(_tensor(now[key])) == 0 for key in layers}
+        found |= {key: model.array(_tensor(now[key])) == 0 for key in fitted}
     done.masks = {key: gone for key, gone in found.items() if gone.any()}
     done.dense |= dict.fromkeys((key for key in targets if key not in done.masks), NOTHING)
     return done

@@ -130,3 +130,25 @@ def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(how: d
     (conv,) = (n for n in made.proto.graph.node if n.output[0] == "c")
     (bias,) = (t for t in made.proto.graph.initializer if t.name == conv.input[2])
     assert bias.data_type == onnx.TensorProto.FLOAT and bias.name != "c_bias"
+
+
+@pytest.mark.parametrize("how", [{"pattern": "weights=0.6"}, {"pattern": "2:4", "only": ["."]},
+                                 {"pattern": "weights=0.6", "across": True},
+                                 {"pattern": "weights=0.6", "repair": "data-free"}])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_zeros_of_recurrent_layers_are_there(kind: str, how: dict[str, Any]) -> None:
+    """What is refitted keeps the zeros that the report and the plan tell of, and data choose better ones."""
+    gates = {"LSTM": 4, "GRU": 3}[kind]
+    model = net(f"h, last = {kind} <hidden_size = 16> (x, w, r, b) s = Squeeze (h, one) q = ReduceMean <axes = [0]> (s)"
+                "t = Squeeze (q, zero) y = MatMul (t, v)", "12,N,8", w=(1, 16 * gates, 8), r=(1, 16 * gates, 16),
+                b=(1, 32 * gates), v=(16, 6))
+    for name, place in {"one": 1, "zero": 0}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([place]), name))
+    x = RNG.standard_normal((12, 100, 8)).astype(np.float32)
+    made = onnxprune.prune(model, calib={"x": x}, **how)
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in made.proto.graph.initializer}
+    assert {"w", "r"} <= set(made.report["zeroed"])
+    for name, share in made.report["zeroed"].items():
+        assert (arrays[name] == 0).mean() == pytest.approx(share, abs=1e-3)
+        assert share == pytest.approx(0.5 if "only" in how else 0.6, abs=0.02 if not how.get("across") else 0.4)
+    assert onnxprune.apply(made.plan, model).report["zeroed"].keys() == made.report["zeroed"].keys()

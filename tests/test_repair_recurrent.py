@@ -12,6 +12,7 @@ from onnxprune import api, informed, removal
 from onnxprune.divergence import relative_errors
 from onnxprune.model import load
 from onnxprune.repair import calibrated
+from onnxprune.repair.calibrated import Ridge
 from tests.ops.case import build
 
 HIDDEN, GATES = 6, {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -51,7 +52,7 @@ def errors(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]], gone: lis
     kept = informed.kept_features(analysis.coupling, removed)
     removal.remove(analysis.model, analysis.coupling, removed)
     repaired = analysis.model.copy()
-    done = calibrated.repair(load(model), repaired, kept, feeds, len(feeds), penalties=(1e-6,))
+    done = calibrated.repair(load(model), repaired, kept, feeds, len(feeds), fitter=Ridge((1e-6,)))
     assert any(r.penalty is not None and "state" in r.layer for r in done)
     before, after = relative_errors(load(model), [analysis.model, repaired], feeds)
     return before, after

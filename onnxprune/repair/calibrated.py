@@ -8,9 +8,8 @@ target is the original's sum less the pruned shortcut, so that errors do not add
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -35,12 +34,53 @@ logger = logging.getLogger(__name__)
 Kept = Mapping[str, NDArray[np.int64]]
 """Output features of each layer that stay, by the layer's name."""
 
-Fitter = Callable[[Product, Rows, Rows, Floats, Floats, bool], Fit]
-"""Gives a layer another weight and bias: told the layer, samples to fit and samples held back, weight and bias, and
-whether the bias may change."""
-
 HOLD_BACK = 5
 """Every so many-th batch is held back."""
+
+
+class Fitter(Protocol):
+    """Gives layers other weights and biases."""
+
+    def product(self, layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        """Fits a product layer.
+
+        Args:
+            layer: The layer.
+            rows: Samples to fit.
+            held: Samples held back.
+            weight: Its weight; shape (groups, outputs, columns).
+            bias: Its bias; shape (groups, outputs).
+            free: Whether the bias may change.
+        """
+
+    def matrix(self, key: str, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        """The same for one matrix of the constant `key`, which a recurrent layer reads."""
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A `Fitter` by ridge least squares.
+
+    Attributes:
+        penalties: Ridges to try.
+        share: A layer stays as it was where a refit leaves more than this share of its held-back error.
+    """
+
+    penalties: Sequence[float] = PENALTIES
+    share: float = 1.0
+
+    def product(self, layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        """See `Fitter`."""
+        return self.matrix(layer.name, rows, held, weight, bias, free)
+
+    def matrix(self, key: str, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        """See `Fitter`."""
+        if not (rows.count and held.count):
+            return Fit(weight, bias, None, 0.0, 0.0)
+        found = fit(rows, held, weight, bias, intercept=free, penalties=self.penalties)
+        if found.after >= self.share * found.before:
+            return Fit(weight, bias, None, found.before, found.before)
+        return found
 
 
 @dataclass(frozen=True)
@@ -70,8 +110,7 @@ class Join:
 
 
 def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: int, *, seed: int = 0,
-           memory: int = 2**31, penalties: Sequence[float] = PENALTIES,
-           share: float = 1.0, narrowing: Narrowing = WHOLE, fitter: Fitter | None = None) -> list[Refit]:
+           memory: int = 2**31, narrowing: Narrowing = WHOLE, fitter: Fitter | None = None) -> list[Refit]:
     """Refits the layers of a pruned model in place.
 
     Args:
@@ -82,12 +121,10 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
         count: How many batches there are.
         seed: Seed of the places that are sampled.
         memory: Bytes of activations to hold, of both models together.
-        penalties: Ridges to try.
-        share: A refit must leave less than this share of a layer's held-back error.
         narrowing: What inputs and outputs of the pruned model lost.
-        fitter: What fits a product layer; by default ridge least squares.
+        fitter: What fits the layers; by default ridge least squares.
     """
-    fitter = fitter or partial(_ridge, penalties=penalties, share=share)
+    fitter = fitter or Ridge()
     before, after = Graph(original.proto), Graph(pruned.proto)
     for graph in (before, after):
         shapes.infer(graph)
@@ -99,7 +136,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
     with Walk(original, batches, [layer.wanted for layer in layers], memory=memory // 2) as first, \
             Walk(pruned, narrowing.batches(batches), [layer.given for layer in layers], memory=memory // 2) as second:
         for i, layer in enumerate(layers):
-            done += layer.refit(original, pruned, first.step(), second.step(), [seed, i], fitter, penalties, share)
+            done += layer.refit(original, pruned, first.step(), second.step(), [seed, i], fitter)
             logger.debug("refitted %s", done[-1] if done else layer.b.name)
     return done
 
@@ -120,7 +157,7 @@ class _Layer(Protocol):
         """Values of the pruned model that it is fitted on."""
 
     def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
-              seed: Sequence[int], fitter: Fitter, penalties: Sequence[float], share: float) -> list[Refit]:
+              seed: Sequence[int], fitter: Fitter) -> list[Refit]:
         """Gives it weights for what it now receives."""
 
 
@@ -141,7 +178,7 @@ class _Linear:
         return [self.b.x.name, *([self.join.other] if self.join else [])]
 
     def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
-              seed: Sequence[int], fitter: Fitter, penalties: Sequence[float], share: float) -> list[Refit]:
+              seed: Sequence[int], fitter: Fitter) -> list[Refit]:
         rows, held = _rows(self.a, self.b, self.join, made, read, self.kept, self.count, seed)
         return [_refit(pruned, self.b, rows, held, fitter)]
 
@@ -162,10 +199,10 @@ class _Recurrent:
         return [self.b.x.name]
 
     def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
-              seed: Sequence[int], fitter: Fitter, penalties: Sequence[float], share: float) -> list[Refit]:
+              seed: Sequence[int], fitter: Fitter) -> list[Refit]:
         found = recurrent.refit(original, self.a, pruned, self.b, made[self.a.x.name], made[self.a.states.name],
                                 read[self.b.x.name], self.kept, HOLD_BACK,
-                                rows_for(self.a.columns(original), self.count), seed, penalties, share)
+                                rows_for(self.a.columns(original), self.count), seed, fitter.matrix)
         return [Refit(f"{self.b.name} {part}", fit.penalty, fit.before, fit.after) for part, fit in found]
 
 
@@ -246,22 +283,12 @@ def _flat(layer: Product, y: NDArray[np.generic], places: object) -> NDArray[np.
     return np.ascontiguousarray(rows.transpose(1, 0, 2)).reshape(rows.shape[1], -1)
 
 
-def _ridge(layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool, *,
-           penalties: Sequence[float], share: float) -> Fit:
-    """Ridge least squares; the layer as it was, where that leaves more than a share of the error."""
-    found = fit(rows, held, weight, bias, intercept=free, penalties=penalties)
-    if found.after >= share * found.before:
-        return Fit(weight, bias, None, found.before, found.before)
-    return found
-
-
 def _refit(model: Model, layer: Product, rows: Rows, held: Rows, fitter: Fitter) -> Refit:
     tensor = layer.weight.tensor
     assert tensor is not None
-    if not (rows.x.shape[1] and held.x.shape[1]):
-        return Refit(layer.name, None, 0.0, 0.0)
     free = takes_bias(layer)
-    found = fitter(layer, rows, held, layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer), free)
+    weight, bias = layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer)
+    found = fitter.product(layer, rows, held, weight, bias, free)
     if found.penalty is not None:
         set_weight(model, layer, found.weight)
         if free:

@@ -17,7 +17,7 @@ from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.pieces import plan
 from onnxprune.products import products
 from onnxprune.repair import calibrated
-from onnxprune.repair.calibrated import Fitter, Kept, Refit
+from onnxprune.repair.calibrated import Fitter, Kept, Refit, Ridge
 from onnxprune.repair.normalizations import aligned
 from onnxprune.repair.synthetic import Feeds, synthetic
 from onnxprune.runtime import session
@@ -63,19 +63,19 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Sequence[Feeds],
         seed: Seed of the places that are sampled.
         memory: Bytes of activations to hold, of both models together.
         narrowing: What inputs and outputs of the pruned model lost.
-        fitter: What fits a product layer; by default ridge least squares.
+        fitter: What fits the layers; by default ridge least squares.
 
     Raises:
         CannotCut: The model cannot be run in pieces.
     """
     local = convolutional(pruned)
-    penalties, share = (PENALTIES, 1.0) if local else (EXACT_PENALTIES, EXACT_SHARE)
+    ridge = Ridge(PENALTIES) if local else Ridge(EXACT_PENALTIES, EXACT_SHARE)
     judges, batches = _split(batches)
     plain = pruned.copy()
     with aligned(original, pruned, batches) as reference:
         before = pruned.copy()
         done = calibrated.repair(reference, pruned, kept, batches, len(batches), seed=seed, memory=memory,
-                                 penalties=penalties, share=share, narrowing=narrowing, fitter=fitter)
+                                 narrowing=narrowing, fitter=fitter or ridge)
         was, now = relative_errors(reference, [before, pruned], judges, narrowing)
     if now >= was and any(r.penalty is not None for r in done):
         pruned.proto.CopyFrom(plain.proto)

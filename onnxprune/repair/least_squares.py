@@ -38,6 +38,11 @@ class Rows:
     low: float = -np.inf
     high: float = np.inf
 
+    @property
+    def count(self) -> int:
+        """How many samples."""
+        return int(self.x.shape[1])
+
     def predict(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
         """What the layer makes of the inputs, plus the offset."""
         made: NDArray[np.float32] = self.x @ weight.transpose(0, 2, 1).astype(np.float32)

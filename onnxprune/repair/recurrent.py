@@ -8,8 +8,8 @@ left. For a GRU that resets the state before its product the state stands for th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from onnxprune.graph import Graph, Node, Value
 from onnxprune.model import Model
-from onnxprune.repair.least_squares import Fit, Rows, fit
+from onnxprune.repair.least_squares import Fit, Rows
+from onnxprune.repair.least_squares import Floats as Doubles
 
 Floats = NDArray[np.float32]
 Index = NDArray[np.int64]
+Fitted = Callable[[str, Rows, Rows, Doubles, Doubles, bool], Fit]
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -99,7 +101,7 @@ def matched(before: Graph, after: Graph) -> list[tuple[Cell, Cell]]:
 
 def refit(original: Model, a: Cell, pruned: Model, b: Cell, x: Sequence[Floats], states: Sequence[Floats],
           read: Sequence[Floats], kept: Index, hold_back: int, limit: int, seed: Sequence[int],
-          penalties: Sequence[float], share: float = 1.0) -> list[tuple[str, Fit]]:
+          fitted: Fitted) -> list[tuple[str, Fit]]:
     """Refits a layer of the pruned model in place, where that is better on samples held back.
 
     Args:
@@ -114,8 +116,7 @@ def refit(original: Model, a: Cell, pruned: Model, b: Cell, x: Sequence[Floats],
         hold_back: Every so many-th batch is held back; all serve for both where there are fewer.
         limit: Rows of a batch at most.
         seed: Seed of the rows that are sampled.
-        penalties: Ridges to try.
-        share: A refit must leave less than this share of the held-back error.
+        fitted: Fits one matrix, see `calibrated.Fitter`.
 
     Returns:
         One a direction and part, with its name; `penalty` None where it was left as it was.
@@ -130,16 +131,15 @@ def refit(original: Model, a: Cell, pruned: Model, b: Cell, x: Sequence[Floats],
         inputs = [_pair(np.asarray(old, np.float32), np.asarray(new, np.float32), rng, limit)
                   for old, new in zip(x, read, strict=True)]
         earlier = [_pair(s := a.before(y, d), s[..., kept], rng, limit) for y in states]
-        for part, (pairs, old, new) in enumerate(((inputs, w[d], new_w[d]), (earlier, r[d], new_r[d]))):
+        for part, (pairs, old, new, key) in enumerate(((inputs, w[d], new_w[d], b.weight.key),
+                                                       (earlier, r[d], new_r[d], b.recurrence.key))):
             half = None if bias is None else slice(part * len(rows), (part + 1) * len(rows))
-            found = _fit(pairs, old[rows].astype(np.float64), new.astype(np.float64), hold_back, half is not None,
-                         penalties)
-            if found.penalty is not None and found.after < share * found.before:
+            learned, held = _rows(pairs, old[rows].astype(np.float32), hold_back)
+            found = fitted(key, learned, held, new[None].astype(np.float64), np.zeros((1, len(new))), half is not None)
+            if found.penalty is not None:
                 new[:] = found.weight[0]
                 if bias is not None and half is not None:
                     bias[d, half] += found.bias[0].astype(bias.dtype)
-            else:
-                found = replace(found, penalty=None, after=found.before)
             done.append((f"{'input' if part == 0 else 'state'} {d}", found))
     for value, array in ((b.weight, new_w), (b.recurrence, new_r), (b.bias, bias)):
         if value is not None and value.tensor is not None and array is not None:
@@ -161,15 +161,12 @@ def _pair(old: Floats, new: Floats, rng: np.random.Generator, limit: int) -> tup
     return before, after
 
 
-def _fit(pairs: Sequence[tuple[Floats, Floats]], old: NDArray[np.float64], new: NDArray[np.float64], hold_back: int,
-         intercept: bool, penalties: Sequence[float]) -> Fit:
-    """The part of the sums that one matrix makes; the bias found is what is to be added to the one at hand."""
-    parts = [(after, (before @ old.T.astype(np.float32))) for before, after in pairs if len(before)]
-    if not parts:
-        return Fit(new[None], np.zeros((1, len(new))), None, 0.0, 0.0)
+def _rows(pairs: Sequence[tuple[Floats, Floats]], old: Floats, hold_back: int) -> tuple[Rows, Rows]:
+    """Samples to fit and samples held back of the part of the sums that one matrix makes."""
+    parts = [(after, before @ old.T) for before, after in pairs]
     enough = len(parts) >= hold_back
     front = [p for i, p in enumerate(parts) if not enough or i % hold_back != hold_back - 1]
     back = [p for i, p in enumerate(parts) if not enough or i % hold_back == hold_back - 1]
     learned, held = (Rows(np.concatenate([x for x, _ in some])[None], np.concatenate([y for _, y in some])[None])
                      for some in (front, back))
-    return fit(learned, held, new[None], np.zeros((1, len(new))), intercept=intercept, penalties=penalties)
+    return learned, held

@@ -13,11 +13,14 @@ from onnxprune.linear_maps import Product
 from onnxprune.observe import Moments
 from onnxprune.options import MAGNITUDE
 from onnxprune.patterns import Pattern
+from onnxprune.repair.calibrated import Ridge
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, Rows, fit
 from onnxprune.sparsity import solve
 
 LEAST = 1e-3
 """The weakest ridge that zeros are chosen with, as a share of the mean variance of the inputs."""
+STRONGER = (1e-2, 1e-1, 1.0, 10.0)
+"""Ridges for where a weak one does worse than zeros of the smallest alone, on the samples held back."""
 WIDEST = 2048
 """Columns up to which a Gram matrix is decomposed."""
 ROUNDS = 2
@@ -30,7 +33,8 @@ class Zeros:
 
     Attributes:
         method: ``l1`` or ``l2`` (magnitude), ``wanda``, ``sparsegpt``, ``alps``; ``obs`` is the best of the last two.
-        layers: The pattern of each layer that is to have zeros, by name; the others are refitted whole.
+        layers: The pattern of each product layer that is to have zeros, by name, and of each constant of a recurrent
+            layer, by key; the others are refitted whole.
         bias_only: Zeros are there already: leave all layers as they are but for their biases.
     """
 
@@ -38,27 +42,41 @@ class Zeros:
     layers: Mapping[str, Pattern]
     bias_only: bool = False
 
-    def __call__(self, layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
-        """A `calibrated.Fitter`."""
-        if self.bias_only:
-            before, shift = held.error(weight, bias), _bias(rows, weight, rows.wanted) if free else bias
-            after = held.error(weight, shift)
-            return Fit(weight, shift, 0.0, before, after) if after < before else Fit(weight, bias, None, before, before)
-        if layer.name not in self.layers:
-            return fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
+    def product(self, layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        """See `calibrated.Fitter`."""
+        if self.bias_only or layer.name not in self.layers:
+            return self.matrix(layer.name, rows, held, weight, bias, free)
         channels, turn = channels_first(layer)
         best = self._fitted(self.layers[layer.name], _turned(rows, turn), _turned(held, turn), weight[:, :, turn], bias,
                             free, channels)
         return replace(best, weight=best.weight[:, :, np.argsort(turn)])
 
+    def matrix(self, key: str, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        """See `calibrated.Fitter`."""
+        if self.bias_only:
+            if not (rows.count and held.count):
+                return Fit(weight, bias, None, 0.0, 0.0)
+            before, shift = held.error(weight, bias), _bias(rows, weight, rows.wanted) if free else bias
+            after = held.error(weight, shift)
+            return Fit(weight, shift, 0.0, before, after) if after < before else Fit(weight, bias, None, before, before)
+        if key not in self.layers:
+            return Ridge().matrix(key, rows, held, weight, bias, free)
+        return self._fitted(self.layers[key], rows, held, weight, bias, free, weight.shape[2])
+
     def _fitted(self, pattern: Pattern, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool,
                 channels: int) -> Fit:
-        """The candidate that leaves the least error on the samples held back."""
-        before = held.error(np.where(solve.select(np.abs(weight), pattern, channels), 0, weight), bias)
+        """The candidate that leaves the least error on the samples held back; without samples the smallest go."""
+        smallest = np.where(solve.select(np.abs(weight), pattern, channels), 0, weight)
+        if not (rows.count and held.count):
+            return Fit(smallest, bias, 0.0, 0.0, 0.0)
+        before = held.error(smallest, bias)
         dense = fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
         problem = _Problem(rows, weight, bias, free)
         best: Fit | None = None
-        for penalty in {LEAST, max(dense.penalty or LEAST, LEAST)}:
+        weak = sorted({LEAST, max(dense.penalty or LEAST, LEAST)})
+        for penalty in [*weak, *(p for p in STRONGER if p > weak[-1])]:
+            if penalty > weak[-1] and best is not None and best.after <= before:
+                break
             gram = problem.gram(penalty)
             reached = rows.wanted if dense.penalty is None else rows.reachable(dense.weight, dense.bias)
             target = problem.solution(reached, gram)
