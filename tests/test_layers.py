@@ -12,7 +12,7 @@ import onnxprune
 ROOT = Path(onnxprune.__file__).parent
 
 LAYERS = """
-    errors
+    errors centred
     patterns
     worker
     isolation
@@ -46,14 +46,14 @@ LAYERS = """
     allocate costs
     budget
     removal narrowing
-    rounds reorder
+    rounds reorder divergence
     sparsity
     masking
     planning
     calibration
     layer_weights
     trials
-    damage divergence
+    damage
     repair
     informed selection
     verification
