@@ -149,6 +149,15 @@ def test_scores_and_repairs_of_a_run_share_what_is_made_up(monkeypatch: pytest.M
     assert calls == 1 and len(made.report["search"]["trials"]) > 1 and made.report["repair"]
 
 
+def test_inputs_too_large_to_make_many_of_are_not_made_unasked() -> None:
+    """A batch can be declared of any size."""
+    model = convolutions(*(np.ones(shape, np.float32) for shape in ((4, 3, 3, 3), (2, 4, 1, 1))), rectified=True)
+    assert datafree.hopeless(model) is None
+    model.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 65535
+    why = datafree.hopeless(model)
+    assert why is not None and why.startswith("a feed of 50,330,880 values")
+
+
 def test_nothing_is_made_up_where_inputs_cannot_be() -> None:
     original = load(MODELS / "pt_transformer.onnx")
     cut, kept = pruned(original, 0.25)

@@ -8,10 +8,12 @@ pass through the real model. Means follow through the biases (Nagel et al., "Dat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from onnxprune.divergence import relative_errors
 from onnxprune.graph import Graph
+from onnxprune.inputs import input_dims
 from onnxprune.model import Model
 from onnxprune.narrowing import WHOLE, Narrowing
 from onnxprune.pieces import plan
@@ -28,6 +30,8 @@ EXACT_PENALTIES, EXACT_SHARE = (1e-6, 1e-4, 1e-2), 0.01
 """Where made-up inputs are not to be trusted: a refit must leave less than this share of the error."""
 JUDGES = 32
 """Samples that the models' outputs are compared on."""
+LARGEST = 2**25
+"""Values of one feed from which on a repair without data is not tried unasked."""
 MEMORY = 2**30
 
 
@@ -99,6 +103,9 @@ def hopeless(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = No
     if not convolutional(model):
         return "made-up inputs tell too little about a model that consists mainly of matrix products"
     try:
+        values = sum(math.prod(shape) for shape in input_dims(model.proto, input_shapes).values())
+        if values > LARGEST:
+            return f"a feed of {values:,} values is too large to make many of"
         feeds = synthetic(model, 2, input_shapes=input_shapes, varied=True)
         plan(model.proto, [[layer.x.name] for layer in products(Graph(model.proto))], feeds[0])
         session(model).run(None, feeds[0])
