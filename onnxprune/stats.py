@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from onnxprune.observe import Moments
 from onnxprune.replacing import drafts
 
 VERSION = 2
+SLACK = 1e-3
+"""How far below zero a variance may be for rounding, as a share of the mean one."""
 _SLACK = 2**20
 """Bytes that headers may take in an archive."""
 
@@ -69,7 +72,7 @@ def read(path: str | os.PathLike[str], model: Model, layers: Sequence[Product]) 
     except InputError:
         raise
     except (OSError, ValueError, TypeError, KeyError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error,
-            NotImplementedError) as error:
+            NotImplementedError, tokenize.TokenError) as error:
         raise InputError(f"{path}: cannot be read as statistics: {str(error) or type(error).__name__}",
                          "make them anew with --calib") from None
 
@@ -113,4 +116,8 @@ def _moments(data: Mapping[str, NDArray[Any]], i: int, shape: tuple[int, int]) -
     rows, behind = np.triu_indices(columns)
     covariance[:, rows, behind] = upper
     covariance[:, behind, rows] = upper
-    return Moments.from_covariance(int(count), total.astype(np.float64), covariance, zeros.astype(np.int64))
+    made = Moments.from_covariance(int(count), total.astype(np.float64), covariance, zeros.astype(np.int64))
+    for matrix in map(made.covariance, range(groups)):  # as it is used: means out of all proportion drown it
+        slack = SLACK * max(float(np.diag(matrix).mean()), 1e-12) * np.eye(columns)
+        np.linalg.cholesky(matrix + slack)  # raises LinAlgError, a ValueError
+    return made

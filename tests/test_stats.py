@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,30 @@ def test_damaged_files_are_refused(written: Path, change: dict[str, np.ndarray])
     rewritten(written, **change)
     with pytest.raises(InputError, match=r"s\.npz: "):
         pruned(written)
+
+
+def test_what_is_no_covariance_is_refused(written: Path) -> None:
+    with np.load(written) as data:
+        upper = data["0.covariance"]
+    rewritten(written, **{"0.covariance": -upper})
+    with pytest.raises(InputError, match="cannot be read as statistics"):
+        pruned(written)
+
+
+def test_headers_that_are_cut_off_are_refused(written: Path, tmp_path: Path) -> None:
+    """numpy takes them for Python, and its tokenizer has an error of its own."""
+    text = b"{'descr': '<f4',\nL(\n'fortran_order'".ljust(117) + b"\n"
+    member = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    with zipfile.ZipFile(written) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(written, "w") as archive:
+        for name, content in {**parts, "0.total.npy": member}.items():
+            archive.writestr(name, content)
+    with pytest.raises(InputError, match="cannot be read as statistics"):
+        pruned(written)
+    (tmp_path / "x.npy").write_bytes(member)
+    with pytest.raises(InputError, match="cannot be read"):
+        onnxprune.prune(MODEL, 0.5, calib=tmp_path / "x.npy")
 
 
 def test_cut_off_and_foreign_files_are_refused(written: Path) -> None:

@@ -7,6 +7,7 @@ are only members whose samples do not lie one behind the other: in Fortran order
 from __future__ import annotations
 
 import contextlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,8 @@ from onnxprune.errors import DataError, InputError
 
 SKIPPED = 2**20
 """Bytes that are read at a time on the way to those that are wanted."""
-UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
+              tokenize.TokenError)
 """What numpy and zipfile raise on files that are damaged or of another format."""
 
 
