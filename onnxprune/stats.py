@@ -72,7 +72,7 @@ def read(path: str | os.PathLike[str], model: Model, layers: Sequence[Product]) 
     except InputError:
         raise
     except (OSError, ValueError, TypeError, KeyError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error,
-            NotImplementedError, tokenize.TokenError) as error:
+            NotImplementedError, tokenize.TokenError, np.linalg.LinAlgError) as error:
         raise InputError(f"{path}: cannot be read as statistics: {str(error) or type(error).__name__}",
                          "make them anew with --calib") from None
 
@@ -119,5 +119,5 @@ def _moments(data: Mapping[str, NDArray[Any]], i: int, shape: tuple[int, int]) -
     made = Moments.from_covariance(int(count), total.astype(np.float64), covariance, zeros.astype(np.int64))
     for matrix in map(made.covariance, range(groups)):  # as it is used: means out of all proportion drown it
         slack = SLACK * max(float(np.diag(matrix).mean()), 1e-12) * np.eye(columns)
-        np.linalg.cholesky(matrix + slack)  # raises LinAlgError, a ValueError
+        np.linalg.cholesky(matrix + slack)  # raises LinAlgError
     return made
