@@ -37,6 +37,15 @@ def told(node: Node, data: dict[Value, Data]) -> list[Dim] | None:
     return None
 
 
+def parts(node: Node) -> list[list[Dim]]:
+    """Output shapes of a Split whose sizes only the run will tell."""
+    source = node.inputs[0] if node.op_type == "Split" and not node.domain and node.inputs else None
+    if source is None or not source.shape:
+        return []
+    axis = node.attribute("axis", 0) % len(source.shape)
+    return [[None if i == axis else d for i, d in enumerate(source.shape)] for _ in node.outputs]
+
+
 def _reshaped(shape: list[Dim] | None, entries: Sequence[object], allow_zero: bool) -> list[Dim]:
     out: list[Dim] = []
     for i, e in enumerate(entries):

@@ -166,7 +166,8 @@ def _shapes_of(node: Node, data: dict[Value, Data]) -> Sequence[Shape]:
     if node.op_type == "Loop" and not node.domain:
         return _loop_states(node)
     found, told = contrib_shapes.outputs(node), operand_shapes.told(node, data)
-    return found or ([told] if told is not None else _alone(node, data))
+    found = found or ([told] if told is not None else _alone(node, data))
+    return found if any(shape is not None for shape in found) else operand_shapes.parts(node)
 
 
 def _alone(node: Node, data: dict[Value, Data]) -> list[Shape]:

@@ -59,6 +59,13 @@ CASES = [
         float[3,2] t, int64[3] s> { h = MatMul(x, w)  p, q, r = Split <axis = 1> (h, s)  a = MatMul(p, u)
           b = MatMul(q, v)  c = MatMul(r, t)  y = Sum(a, b, c) }""",
            {"w:1": "2 exact", "w:1#2": "4 exact", "w:1#3": "3 exact"}, opset, constants={"s": [2, 4, 3]}) for opset in (13, 18)),
+    Case("Split of rows by sizes that the run computes", """(float[6,3] x, int64[2] n) => (float[R,2] y, float[S,2] z)
+        <float[3,8] w, float[8,2] u, float[8,2] v, int64[2] zero> { s = Add(n, zero)  h = MatMul(x, w)
+          p, q = Split <axis = 0> (h, s)  y = Gemm(p, u)  z = Gemm(q, v) }""", {"w:1": "8 exact"}, 13,
+         feeds={"n": [4, 2]}, constants={"zero": [0, 0]}),
+    Case("Split of channels by sizes that the run computes", """(float[N,3] x, int64[2] n) => (float[N,R] y, float[N,S] z)
+        <float[3,8] w> { h = MatMul(x, w)  y, z = Split <axis = 1> (h, n) }""",
+         {"w:1": "8 pinned"}, 13, feeds={"n": [5, 3]}),
     Case("Split in unequal parts by number", """(float[N,3] x) => (float[N,2] y) <float[3,7] w, float[3,2] u, float[3,2] v,
         float[1,2] t> { h = MatMul(x, w)  p, q, r = Split <axis = 1, num_outputs = 3> (h)  a = MatMul(p, u)
           b = MatMul(q, v)  c = MatMul(r, t)  y = Sum(a, b, c) }""", {"w:1": "3 exact", "w:1#2": "3 exact"}),
