@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxprune import groups, shapes
+from onnxprune import groups, seams, shapes
 from onnxprune.components import Classes, Index, components, edges
+from onnxprune.dataflow import Data
 from onnxprune.decide import decide
 from onnxprune.graph import Axis, Graph, Node, Value
 from onnxprune.groups import WEIGHT_TYPES, Grade, Group
 from onnxprune.ops import registry
+from onnxprune.seams import Seam
 from onnxprune.ties import Choice, Op, Ties, Zero
 
 MAX_ROUNDS = 4
@@ -38,10 +40,11 @@ class Coupling:
         mixing: Whether channels of grade *mixing* were open to pruning in the decisions.
         attention: What decisions took where whole heads and places within heads were both open.
         shrinking: Graph inputs and outputs that may lose slices.
+        seams: What is computed of constants alone and may lose indices behind what computes it.
     """
 
     def __init__(self, graph: Graph, ties: Ties, classes: Classes, channel: Index, grade: NDArray[np.int8],
-                 mixing: bool, attention: str, shrinking: frozenset[str]) -> None:
+                 mixing: bool, attention: str, shrinking: frozenset[str], seams: Sequence[Seam]) -> None:
         self.graph = graph
         self.ties = ties
         self.data = ties.data
@@ -51,6 +54,7 @@ class Coupling:
         self.mixing = mixing
         self.attention = attention
         self.shrinking = shrinking
+        self.seams = seams
 
     def channels_of(self, axis: Axis) -> Index:
         """Channel of every index of an axis; empty where the axis is free."""
@@ -79,11 +83,27 @@ def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads",
         shrinking: Graph inputs and outputs that may lose slices. What such an input loses counts as zero: it is what
             the pruned model gave out before, or nothing.
     """
+    def couple(parted: Sequence[Seam] = ()) -> Coupling:
+        return _couple(graph, data, parted, mixing=mixing, attention=attention, shrinking=shrinking)
+
     data = shapes.infer(graph)
+    whole = couple()
+    tried = seams.part(graph, seams.wanted(whole))
+    if not tried:
+        return whole
+    helpful = seams.helpful(tried, whole, couple(tried))
+    seams.join(graph, tried)
+    return couple(seams.part(graph, helpful)) if helpful else whole
+
+
+def _couple(graph: Graph, data: dict[Value, Data], parted: Sequence[Seam], *, mixing: bool, attention: str,
+            shrinking: Collection[str]) -> Coupling:
+    """The analysis with seams, or without."""
     for _ in range(MAX_ROUNDS):
         ties = Ties(graph, data)
         for node in graph.nodes:
             _ask(node, ties)
+        seams.tie(parted, ties)
         classes = Classes(graph, ties.whole, ties.linked_axes(), ties.axis_count)
         if not _learn(graph, classes):
             break
@@ -111,7 +131,8 @@ def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads",
     channel[:classes.linked] = components(classes.linked, *edges(classes, links))
     worst = np.zeros(classes.elements, dtype=np.int8)
     np.maximum.at(worst, channel, element_grade)
-    return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking))
+    return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking),
+                    parted)
 
 
 def _learn(graph: Graph, classes: Classes) -> bool:
@@ -146,7 +167,8 @@ def _ask(node: Node, ties: Ties) -> None:
         op.pin_all(f"{node.label} could not be analysed: {e}")
 
 
-_LISTS = ("whole", "links", "pins", "mixes", "ordered", "choices", "batch_axes", "zeros", "sums", "resizes")
+_LISTS = ("whole", "links", "pins", "mixes", "ordered", "choices", "batch_axes", "zeros", "sums", "means",
+          "resizes")
 
 
 def _bookmark(ties: Ties) -> list[int]:
@@ -247,6 +269,7 @@ def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
     for axis, sources, reason in ties.sums:
         if not zero[list(sources)].any():
             ties.mixes.append((axis, None, reason))
+    ties.means = [mean for mean in ties.means if zero[mean.axis.id]]
 
 
 def _statements(item: Zero | Choice) -> list[Zero]:

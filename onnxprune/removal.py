@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.coupling import Coupling
 from onnxprune.dataflow import Data, known
@@ -136,9 +136,9 @@ def add_constant(graph: Graph, scope: Scope, reader: Node, tensor: TensorProto) 
         scope.proto.initializer.append(tensor)
     elif graph.opsets.get("", 1) < 9 and tensor.data_type not in _FIRST_CONSTANTS:
         scope.proto.initializer.append(tensor)
-        scope.proto.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        scope.proto.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     else:
-        made = onnx.helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
+        made = helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
         scope.proto.node.insert(_index_of(reader) if reader.scope is scope else 0, made)
     return tensor.name
 
@@ -159,6 +159,8 @@ class _Patch:
     def run(self) -> None:
         cut(self.model, self.graph, self.slicings, lambda value, array, removal: _without(array, removal))
         self._set_inputs()
+        self._cut_seams()
+        self._multiply_means()
         for (node, name), value in self.changes.attributes.items():
             _set_attribute(node.proto, name, value)
         for scope in self.graph.scopes():
@@ -214,7 +216,7 @@ class _Patch:
             return
         then = self.coupling.data.get(value)
         then = None if then is None else self.lengths.surviving(value, then)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64)
+        dtype = helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64)
         if all(e is not None for e in entries):
             shape = then.shape if then is not None and then.size == len(entries) else (len(entries),)
             shape = self.changes.shapes.get((node, i), shape)
@@ -223,6 +225,44 @@ class _Patch:
         if all(e is None for e in entries):
             return
         self._override(node, i, value, entries, dtype)
+
+    def _cut_seams(self) -> None:
+        """Where what is computed of constants keeps what its readers lose, a Gather of what stays goes between."""
+        for seam in self.coupling.seams:
+            name, producer, gathers = seam.made.name, seam.made.producer, []
+            assert producer is not None
+            for axis in (seam.read.axis(p) for p in sorted(seam.cut)):
+                if self.lengths.changed(axis):
+                    stay = _tensor(self.lengths.kept(axis), self.names.fresh(f"{seam.made.name}_stay"))
+                    add_constant(self.graph, producer.scope, producer, stay)
+                    source, name = name, self.names.fresh(f"{seam.made.name}_left")
+                    gathers.append(helper.make_node("Gather", [source, stay.name], [name], name=name,
+                                                         axis=axis.position))
+            behind = _index_of(producer) + 1
+            for place, gather in enumerate(gathers, start=behind):
+                producer.scope.proto.node.insert(place, gather)
+            for node, i in seam.read.consumers:
+                node.proto.input[i] = name
+
+    def _multiply_means(self) -> None:
+        """What is averaged over fewer indices, all that went having been zero, is brought back to what it was."""
+        shares: dict[Node, float] = {}
+        means = [m for m in self.coupling.ties.means if self.lengths.changed(m.axis)]
+        for mean in means:
+            share = (self.lengths.length(mean.axis) or 0) / (mean.axis.length or 1)
+            shares[mean.node] = shares.get(mean.node, 1.0) * share
+        for node, mean in {m.node: m for m in means}.items():
+            out, share, proto = node.outputs[0], shares[node], node.proto
+            assert out is not None
+            factor = helper.make_tensor(self.names.fresh(f"{out.name}_share"), out.elem_type, [], [share ** mean.power])
+            add_constant(self.graph, node.scope, node, factor)
+            place = _index_of(node)
+            proto.output[0] = self.names.fresh(f"{out.name}_mean")
+            name = self.names.fresh(f"{out.name}_scaled")
+            node.scope.proto.node.insert(place + 1, helper.make_node("Mul", [proto.output[0], factor.name], [out.name],
+                                                                     name=name))
+            if mean.epsilon is not None:
+                _set_attribute(proto, "epsilon", mean.epsilon / share)
 
     def _override(self, node: Node, i: int, value: Value, entries: Entries, dtype: np.dtype[Any]) -> None:
         """Puts numbers in place of some entries of a computed shape: ``computed * keep + fixed``."""
@@ -233,8 +273,8 @@ class _Patch:
         right = add_constant(self.graph, scope, node, _tensor(fixed, self.names.fresh(f"{value.name}_fixed")))
         masked, out = self.names.fresh(f"{value.name}_masked"), self.names.fresh(f"{value.name}_resized")
         place = _index_of(node)
-        scope.proto.node.insert(place, onnx.helper.make_node("Mul", [value.name, left], [masked], name=masked))
-        scope.proto.node.insert(place + 1, onnx.helper.make_node("Add", [masked, right], [out], name=out))
+        scope.proto.node.insert(place, helper.make_node("Mul", [value.name, left], [masked], name=masked))
+        scope.proto.node.insert(place + 1, helper.make_node("Add", [masked, right], [out], name=out))
         node.proto.input[i] = out
 
     def _give_constant(self, node: Node, i: int, array: NDArray[Any], like: Value | None = None) -> str:
@@ -296,11 +336,11 @@ def _set_attribute(node: NodeProto, name: str, value: Any) -> None:
             if value is None:
                 del node.attribute[i]
             else:
-                fresh = onnx.helper.make_attribute(name, value)
+                fresh = helper.make_attribute(name, value)
                 if fresh != a:
                     a.CopyFrom(fresh)
             return
     if value is not None:
-        node.attribute.append(onnx.helper.make_attribute(name, value))
+        node.attribute.append(helper.make_attribute(name, value))
 
 

@@ -73,6 +73,23 @@ class NewShape(Protocol):
         """States what a shape-like input must hold; None leaves an entry as it is computed."""
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A node that divides what it adds up along an axis by the length of the axis.
+
+    Attributes:
+        node: The node.
+        axis: What it averages over.
+        power: Of the share of indices that stay; what the node makes is multiplied by this to be what it was.
+        epsilon: What the node adds to the mean, in the attribute ``epsilon``; None where it has none.
+    """
+
+    node: Node
+    axis: Axis
+    power: float
+    epsilon: float | None
+
+
 Resize = Callable[[NewShape], None]
 Zero = tuple[int, tuple[int, ...], bool]
 
@@ -93,6 +110,7 @@ class Ties:
         self.batch_axes: list[int] = []
         self.zeros: list[Zero | Choice] = []
         self.sums: list[tuple[Axis, tuple[int, ...], str]] = []
+        self.means: list[Mean] = []
         self.resizes: list[tuple[Node, Resize]] = []
         self.norm_scales: set[Value] = set()
         self.quantised: dict[Value, tuple[Value, Value | None, int]] = {}
@@ -244,6 +262,11 @@ class Op:
         """The operator adds up over `axis`: exact where one of `zero` (default: the axis) is zero once masked."""
         self._spoken.add(axis.id)
         self.ties.sums.append((axis, tuple(a.id for a in (zero or (axis,))), f"{self.node.label} sums over the axis"))
+
+    def mean_over(self, axis: Axis, power: float = 1.0, epsilon: float | None = None) -> None:
+        """The operator averages over `axis`: as exact as a sum, once its first output is multiplied; see `Mean`."""
+        self.sum_over(axis)
+        self.ties.means.append(Mean(self.node, axis, power, epsilon))
 
     def choose(self, *alternatives: Alternative) -> None:
         """Offers ways of carrying channels through the node, of which the decision takes one."""

@@ -32,6 +32,7 @@ LAYERS = """
     ops
     components
     decide groups
+    seams
     coupling
     cost
     runtime

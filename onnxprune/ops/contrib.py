@@ -6,7 +6,7 @@ from onnxprune.graph import Axis, Value
 from onnxprune.ops.conv import convolution
 from onnxprune.ops.elementwise import broadcast, zero_keeping
 from onnxprune.ops.linear import general_product, is_constant, product_of_axes
-from onnxprune.ops.norm import tie_trailing
+from onnxprune.ops.norm import root_mean_square, tie_trailing
 from onnxprune.ops.registry import rule
 from onnxprune.ties import Alternative, Link, NewShape, Op, arange
 
@@ -121,15 +121,20 @@ def bias_split_gelu(op: Op) -> None:
 
 @rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MS)
 def skip_layer_normalization(op: Op) -> None:
-    """Sum of input, skip and bias, normalised over the last axis: that mixes."""
+    """Sum of input, skip and bias, normalised over the last axis: that mixes, but where the sum is not centred."""
     x, skip, out = op.input(0), op.input(1), op.output()
     summed = op.node.outputs[3] if len(op.node.outputs) > 3 else None
     for value in [out, *([summed] if summed is not None else [])]:
         for position, axes in enumerate(broadcast(op, [x, skip], value)):
             if value is summed and len(axes) == 2 and not op.has(_bias_of(op)):
                 op.keep_zero(value.axis(position), *axes)
-    for axis in x.axes()[-1:] + skip.axes()[-1:]:
-        op.mix(axis)
+    width = out.axis(-1)
+    if "Simplified" in op.type:
+        parts = [x, skip, *([op.input(_bias_of(op))] if op.has(_bias_of(op)) else [])]
+        op.keep_zero(width, *(part.axis(-1) for part in parts))
+        root_mean_square(op, width, 1e-12)
+    else:
+        op.mix(width)
     for parameter in op.inputs[2:]:
         tie_trailing(op, parameter.axes(), x.axes())
     for extra in op.node.outputs[1:3]:
@@ -139,23 +144,6 @@ def skip_layer_normalization(op: Op) -> None:
 
 def _bias_of(op: Op) -> int:
     return 3 if "Simplified" in op.type else 4
-
-
-@rule("LayerNormalization", "SimplifiedLayerNormalization", domain=MS)
-@rule("SimplifiedLayerNormalization")
-def simplified_layer_normalization(op: Op) -> None:
-    """Normalises over the trailing axes: those mix."""
-    x, out = op.input(0), op.output()
-    first = op.attr("axis", -1) % len(x.shape or [1])
-    for axis in x.axes():
-        op.tie(axis, out.axis(axis.position))
-        if axis.position >= first:
-            op.mix(axis)
-    for extra in op.outputs[1:]:
-        for axis in extra.axes()[:first]:
-            op.tie(x.axis(axis.position), axis)
-    for parameter in op.inputs[1:]:
-        tie_trailing(op, parameter.axes(), out.axes())
 
 
 @rule("EmbedLayerNormalization", domain=MS)

@@ -69,20 +69,48 @@ def group_normalization(op: Op) -> None:
     op.resize(lambda new: new.set_attribute("num_groups", len(new.kept(channels)) // size))
 
 
-@rule("LayerNormalization", "RMSNormalization")
+@rule("LayerNormalization")
+@rule("LayerNormalization", domain="com.microsoft")
 def layer_normalization(op: Op) -> None:
     """Normalises over the trailing axes: those mix."""
+    for axis in _trailing(op):
+        op.mix(axis)
+
+
+@rule("RMSNormalization", "SimplifiedLayerNormalization")
+@rule("SimplifiedLayerNormalization", domain="com.microsoft")
+def rms_normalization(op: Op) -> None:
+    """Divides by the root of the mean square over the trailing axes: exact while what goes is zero."""
+    for axis in _trailing(op):
+        op.keep_zero(op.output().axis(axis.position), axis)
+        root_mean_square(op, op.output().axis(axis.position))
+
+
+def root_mean_square(op: Op, axis: Axis, epsilon: float = 1e-5) -> None:
+    """The operator divides by the root mean square over an axis of its output, which is zero where its input is.
+
+    `epsilon` is what it adds to the mean by default.
+
+    With a share s of n indices left, ``x / sqrt(sum / n + e)`` is ``sqrt(s) * x / sqrt(sum / (n s) + e / s)``.
+    """
+    if any(extra.consumers or extra in op.node.scope.outputs for extra in op.node.outputs[1:3] if extra is not None):
+        op.mix(axis)  # these outputs would have to be multiplied too
+    else:
+        op.mean_over(axis, -0.5, op.attr("epsilon", epsilon))
+
+
+def _trailing(op: Op) -> list[Axis]:
+    """The axes that are normalised over, all of them tied to the output's."""
     x, out = op.input(0), op.output()
     first = op.attr("axis", -1) % len(x.shape or [1])
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position))
-        if axis.position >= first:
-            op.mix(axis)
     for extra in op.outputs[1:]:
         for axis in extra.axes()[:first]:
-            op.tie(axis, out.axis(axis.position))
+            op.tie(x.axis(axis.position), axis)
     for parameter in op.inputs[1:]:
         tie_trailing(op, parameter.axes(), out.axes())
+    return x.axes()[first:]
 
 
 def tie_trailing(op: Op, axes: list[Axis], targets: list[Axis]) -> None:

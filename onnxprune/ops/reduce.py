@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from onnx import TensorProto
+
 from onnxprune.ops.registry import rule
 from onnxprune.ties import Op
 
 _AXES_INPUT_SINCE = {"ReduceSum": 13}
 _SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+_FRACTIONS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 _ZERO_AT_ZERO = _SUMS | {"ReduceMean", "ReduceMax", "ReduceMin"}
 
 
 @rule("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd",
       "ReduceLogSum", "ReduceLogSumExp")
 def reduce(op: Op) -> None:
-    """Sums are exact over channels that are zero once masked; means, extremes and products mix."""
+    """Sums are exact over channels that are zero once masked, and so are means; extremes and products mix."""
     x, out = op.input(0), op.output()
     over = _axes(op, len(x.shape or []))
     if over is None:
@@ -25,6 +28,8 @@ def reduce(op: Op) -> None:
         if axis.position in over:
             if op.type in _SUMS:
                 op.sum_over(axis)
+            elif op.type == "ReduceMean" and x.elem_type in _FRACTIONS:
+                op.mean_over(axis)
             else:
                 op.mix(axis)
             position += keep

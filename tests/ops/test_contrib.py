@@ -48,7 +48,13 @@ MLP = [
          {"w:1": "6 mixing"}),
     flat("RMS norm with a skip", "float[3,6] w, float[6] g, float[6] b, float[6,2] v",
          """h = MatMul(x, w)  s, , , k = com.microsoft.SkipSimplifiedLayerNormalization(h, h, g, b)  r = Add(s, k)
-         y = MatMul(r, v)""", {"w:1": "6 mixing"}),
+         y = MatMul(r, v)""", {"w:1": "6 exact"}),
+    flat("RMS norm with a skip and no output for their sum", "float[3,6] w, float[6] g, float[6,2] v",
+         """h = MatMul(x, w)  k = Relu(h)  s = com.microsoft.SkipSimplifiedLayerNormalization <epsilon = 0.5> (h, k, g)
+         y = MatMul(s, v)""", {"w:1": "6 exact"}),
+    flat("RMS norm with a skip that is not zero", "float[3,6] w, float[6] g, float[6,2] v",
+         """h = MatMul(x, w)  k = Exp(h)  s = com.microsoft.SkipSimplifiedLayerNormalization(h, k, g)
+         y = MatMul(s, v)""", {"w:1": "6 mixing: sums over the axis"}),
 ]
 
 PICTURE = "(float[1,3,6,6] x) => (float[1,2] y)\n"
@@ -136,13 +142,16 @@ GROUPS = """(float[1,4,4,3] x) => (float[1,4,4,2] y)
 @pytest.mark.parametrize(("text", "groups"), [
     (EMBEDDING, {"w:0": "9 pinned: looks indices up", "w:1": "6 pinned: graph output"}),
     (ADDED, SIX),
-    (RMS, {"w:1": "6 mixing"}),
+    (RMS, {"w:1": "6 exact"}),
     (SPLIT, SIX),
     (GROUPS, {"w:1": "4 exact"}),
+    ("""(float[2,3] x) => (float[2,2] y) <float[3,6] w, float[6] g, float[6,2] v> { h = MatMul(x, w)
+        s, , i = com.microsoft.SkipSimplifiedLayerNormalization(h, h, g)  k = Mul(s, i)  y = MatMul(k, v) }""",
+     {"w:1": "6 mixing: mixes the axis"}),
     ("(float[2,3] x) => (float[2,6] y) <float[3,6] w> { h = MatMul(x, w)  y = com.microsoft.SwiGLU(h, h) }",
      {"w:1": "6 pinned: not followed"}),
 ], ids=["EmbedLayerNormalization", "BiasAdd", "SimplifiedLayerNormalization", "BiasSplitGelu", "GroupNorm",
-        "not carried"])
+        "inverse deviation", "not carried"])
 def test_ties_of_what_only_other_devices_run(text: str, groups: dict[str, str]) -> None:
     assert_groups(coupling_of(build(text, domains=["com.microsoft"])), groups)
 

@@ -61,7 +61,30 @@ CASES = [
     _mixing("a, mean, inv = LayerNormalization <axis = 2> (h, s)", weights=", float[8] s"),
     Case("LayerNormalization over space only", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v, float[4,4] s>
         {{ h = Conv(x, w)  a = LayerNormalization <axis = 2> (h, s)  y = Conv(a, v) }}""", {"w:0": "8 exact"}),
-    _mixing("a = RMSNormalization(h, s)", 23, ", float[8] s", ir=11),
+    Case("RMSNormalization over channels that are zero once masked", f"""{ROWS}, float[8] s>
+        {{ h = MatMul(x, w)  a = RMSNormalization <epsilon = 0.7> (h, s)  y = MatMul(a, v) }}""",
+         {"w:1": "8 exact"}, 23, ir=11),
+    Case("RMSNormalization without an epsilon of its own", f"""{ROWS}, float[8] s, float[8] e>
+        {{ h = MatMul(x, w)  m = Mul(h, tiny)  a = RMSNormalization(m, s)  y = MatMul(a, v) }}""".replace(
+            "float[8] e", "float tiny"), {"w:1": "8 exact"}, 23, ir=11, constants={"tiny": 1e-3}),
+    Case("RMSNormalization over channels and places", f"""{ROWS}, float[5,8] s>
+        {{ h = MatMul(x, w)  a = RMSNormalization <axis = 1> (h, s)  y = MatMul(a, v) }}""", {"w:1": "8 exact"}, 23, ir=11),
+    Case("RMSNormalization keeps zero", f"""{ROWS}, float[8] s, int64[1] last>
+        {{ h = MatMul(x, w)  a = RMSNormalization(h, s)  y = ReduceSum(a, last) }}""".replace("5,2] y", "5,1] y").replace(
+            ", float[8,2] v", ""), {"w:1": "8 exact"}, 23, ir=11, constants={"last": -1}),
+    Case("RMSNormalization over channels that are not zero", f"""{ROWS}, float[8] s>
+        {{ h = MatMul(x, w)  e = Exp(h)  a = RMSNormalization(e, s)  y = MatMul(a, v) }}""",
+         {"w:1": "8 mixing: sums over the axis"}, 23, ir=11),
+    Case("a root mean square in single operators", f"""{ROWS}, float[8] s, float two, float pos_e>
+        {{ h = MatMul(x, w)  p = Pow(h, two)  m = ReduceMean <axes = [-1]> (p)  e = Add(m, pos_e)  d = Sqrt(e)
+          q = Div(h, d)  a = Mul(s, q)  y = MatMul(a, v) }}""", {"w:1": "8 exact"}, 13, constants={"two": 2}),
+    Case("a global response normalisation", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v, float[1,8,1,1] s, float pos_e>
+        {{ h = Conv(x, w)  r = Relu(h)  n = ReduceL2 <axes = [2, 3]> (r)  m = ReduceMean <axes = [1]> (n)  e = Add(m, pos_e)
+          q = Div(n, e)  p = Mul(r, q)  k = Mul(p, s)  a = Add(k, r)  y = Conv(a, v) }}""", {"w:0": "8 exact"}, 13),
+    Case("a layer normalisation in single operators", f"""{ROWS}, float two, float pos_e>
+        {{ h = MatMul(x, w)  m = ReduceMean <axes = [-1]> (h)  c = Sub(h, m)  p = Pow(c, two)
+          q = ReduceMean <axes = [-1]> (p)  e = Add(q, pos_e)  d = Sqrt(e)  a = Div(c, d)  y = MatMul(a, v) }}""",
+         {"w:1": "8 mixing: sums over the axis"}, 13, constants={"two": 2}),
     *(_mixing(f"a = {op} <axis = -1> (h)", opset) for op in ("Softmax", "LogSoftmax", "Hardmax") for opset in (11, 13)),
     _mixing("a = Softmax <axis = 1> (h)", 11),
     *(_passing(f"a = {op} <axis = 3> (h)", opset) for op in ("Softmax", "LogSoftmax", "Hardmax") for opset in (11, 13)),

@@ -41,9 +41,27 @@ def _over_channels(op: str, opset: int) -> Case:
     """A reduction over the channels themselves."""
     behind = BEHIND.get(op, "p = Identity(h)")
     line = f"y = {op} <keepdims = 0> (p, axes)" if _by_input(op, opset) else f"y = {op} <axes = [-1], keepdims = 0> (p)"
-    grade = "8 exact" if op in SUMS else "8 mixing: mixes the axis"
+    grade = "8 exact" if op in (*SUMS, "ReduceMean") else "8 mixing: mixes the axis"
     return Case(f"{op} over channels, opset {opset}", ROWS % "" + (", int64[1] axes>" if "axes)" in line else ">")
                 + f"{{ h = MatMul(x, w)  {behind}  {line} }}", {"w:1": grade}, opset, constants={"axes": [-1]})
+
+
+MEANS = [
+    Case("ReduceMean over channels that are not zero once masked", ROWS % "" + """>
+        { h = MatMul(x, w)  e = Exp(h)  y = ReduceMean <axes = [-1], keepdims = 0> (e) }""",
+         {"w:1": "8 mixing: sums over the axis"}, 13),
+    Case("ReduceMean over two axes that lose something", """(float[3] x, float[4] z) => (float[1,1] y)
+        <float[3,8] w, float[4,6] v, int64[1] one> { a = MatMul(x, w)  b = MatMul(z, v)  c = Unsqueeze(a, one)
+          p = Mul(c, b)  y = ReduceMean(p) }""", {"w:1": "8 exact", "v:1": "6 exact"}, 13, constants={"one": 1}),
+    Case("ReduceMean in half precision", "(float16[N,3] x) => (float16[N] y) <float16[3,8] w>"
+         "{ h = MatMul(x, w)  y = ReduceMean <axes = [-1], keepdims = 0> (h) }", {"w:1": "8 exact"}, 13),
+    Case("ReduceMean of whole numbers rounds", """(float[N,3] x) => (int32[N] y) <float[3,8] w>
+        { h = MatMul(x, w)  i = Cast <to = 6> (h)  y = ReduceMean <axes = [-1], keepdims = 0> (i) }""",
+         {"w:1": "8 mixing: mixes the axis"}, 13),
+    Case("ReduceMean whose readers are many", """(float[N,3] x) => (float[N,8] y, float[N,1] m) <float[3,8] w, float[8,8] v>
+        { h = MatMul(x, w)  m = ReduceMean <axes = [-1]> (h)  a = Mul(h, m)  b = Add(a, m)  y = MatMul(a, v) }""",
+         {"w:1": "8 exact"}, 13),
+]
 
 
 def _zero_behind(op: str) -> Case:
@@ -61,6 +79,7 @@ CASES = [
     *(_over_space_flat(op) for op in ALL),
     *(_over_channels(op, opset) for op in ALL for opset in (11, 13, 18)),
     *(_zero_behind(op) for op in ALL),
+    *MEANS,
     Case("everything is summed", """(float[N,3] x) => (float y) <float[3,8] w>
         { h = MatMul(x, w)  y = ReduceSum <keepdims = 0> (h) }""", {"w:1": "8 exact"}),
     Case("no axes and nothing to do", """(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8,2] v>
