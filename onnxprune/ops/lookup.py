@@ -58,12 +58,16 @@ def _renumbered(op: Op, looked: Axis, target: Axis, entries: list[int], listed: 
 
 @rule("GatherElements", "ScatterElements", "Scatter")
 def by_elements(op: Op) -> None:
-    """Reads or writes element by element at positions that data give: what they count along is pinned."""
+    """Reads or writes element by element at positions that data give along one axis, in step along the others.
+
+    The counted axis is pinned, and so is one whose end is not read or written.
+    """
+    values = op.inputs + op.outputs
     along = op.attr("axis", 0) % len(op.input(0).shape or [1])
-    shapes = {tuple(map(str, v.shape or [])) for v in op.inputs + op.outputs}
-    for value in op.inputs + op.outputs:
+    lengths = [set(map(str, at)) for at in zip(*(v.shape or [] for v in values), strict=True)]
+    for value in values:
         for axis in value.axes():
-            if axis.position == along or len(shapes) > 1:
+            if axis.position == along or len(lengths[axis.position]) > 1:
                 op.pin(axis, f"{op.node.label} addresses it by position")
             elif value is not op.output():
                 op.tie(axis, op.output().axis(axis.position))

@@ -178,6 +178,13 @@ CASES = [
     Case("Scatter over rows lets channels pass", """(float[2,3] x) => (float[2,2] y) <float[3,6] w, float[6,2] v,
         int64[2,6] i, float[2,6] u> { h = MatMul(x, w)  a = Scatter <axis = 0> (h, i, u)  y = MatMul(a, v) }""",
          {"w:1": "6 exact"}, 9, constants={"i": [[0] * 6, [1] * 6]}),
+    Case("GatherElements of fewer rows", """(float[2,3] x) => (float[1,2] y) <float[3,6] w, float[6,2] v, int64[1,6] i>
+        { h = MatMul(x, w)  a = GatherElements <axis = 0> (h, i)  y = MatMul(a, v) }""",
+         {"w:1": "6 exact"}, constants={"i": [0, 1, 0, 1, 1, 0]}),
+    Case("ScatterElements of fewer rows", """(float[2,3] x) => (float[2,2] y) <float[3,6] w, float[3,6] u, float[6,2] v,
+        int64[1] start, int64[1] end, int64[1,1] i, int64[2] s> { h = MatMul(x, w)  k = MatMul(x, u)
+          r = Slice(k, start, end)  e = Expand(i, s)  a = ScatterElements <axis = 0> (h, e, r)  y = MatMul(a, v) }""",
+         {"w:1": "6 exact"}, constants={"start": [0], "end": [1], "i": [1], "s": [1, 6]}),
     Case("ScatterElements of a part", """(float[2,3] x) => (float[2,2] y) <float[3,6] w, float[6,2] v, int64[2,1] i,
         float[2,1] u> { h = MatMul(x, w)  a = ScatterElements <axis = 1> (h, i, u)  y = MatMul(a, v) }""",
          {"w:1": "6 pinned: addresses it by position"}),
