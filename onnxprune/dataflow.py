@@ -8,14 +8,14 @@ graph will compute after pruning, so the caller sees which shape inputs adjust b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxprune.graph import Dim, Graph, Node, Value
+from onnxprune.graph import Dim, Graph, Node, Scope, Value
 
 MAX_ENTRIES = 1024
 """Tensors with more entries than this are weights or masks, not shapes."""
@@ -308,6 +308,14 @@ def _short_constant(node: Node) -> Data | None:
     return None
 
 
+def taken(node: Node, data: Mapping[Value, Data]) -> Scope | None:
+    """The branch of an If that every run takes; None where only the run tells."""
+    condition = data.get(node.inputs[0]) if node.inputs and node.inputs[0] is not None else None
+    if condition is None or condition.size != 1 or not known(condition):
+        return None
+    return node.bodies.get("then_branch" if condition.flat[0] else "else_branch")
+
+
 def evaluate(graph: Graph, lengths: Callable[[Value], Sequence[Dim] | None] | None = None,
              before: dict[Value, Data] | None = None) -> dict[Value, Data]:
     """Contents of every small tensor that can be told without running the model.
@@ -338,6 +346,12 @@ def evaluate(graph: Graph, lengths: Callable[[Value], Sequence[Dim] | None] | No
             source = node.inputs[0]
             if source is not None and (entries := _shape_entries(node, source.shape, shape_of(source))) is not None:
                 data[node.outputs[0]] = entries
+            continue
+        if node.op_type == "If":
+            branch = taken(node, data)
+            for out, end in zip(node.outputs, branch.outputs if branch is not None else (), strict=False):
+                if out is not None and end is not None and end in data:
+                    data[out] = data[end]
             continue
         rule = OPERATORS.get(node.op_type)
         if rule is None or not all(v is None or v in data for v in node.inputs):

@@ -110,7 +110,7 @@ class Changes:
             if dataflow.same(then, now):
                 continue
             for node, i in value.consumers:
-                carried = any(out in coupling.data for out in node.outputs if out is not None)
+                carried = node.op_type != "If" and any(out in coupling.data for out in node.outputs if out is not None)
                 if (node, i) not in self.inputs and not carried:
                     self.inputs[node, i] = [None if isinstance(e, Free) else e for e in then.flat]
 

@@ -165,6 +165,9 @@ def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dic
 def _shapes_of(node: Node, data: dict[Value, Data]) -> Sequence[Shape]:
     if node.op_type == "Loop" and not node.domain:
         return _loop_states(node)
+    if node.op_type == "If" and not node.domain:
+        branch = dataflow.taken(node, data)
+        return [end.shape if end is not None else None for end in branch.outputs] if branch is not None else []
     found, told = contrib_shapes.outputs(node), operand_shapes.told(node, data)
     found = found or ([told] if told is not None else _alone(node, data))
     return found if any(shape is not None for shape in found) else operand_shapes.parts(node)

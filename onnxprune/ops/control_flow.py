@@ -5,6 +5,7 @@ Values that a body captures are the outer values themselves, so nothing is said 
 
 from __future__ import annotations
 
+from onnxprune.dataflow import taken
 from onnxprune.graph import Axis, Scope, Value
 from onnxprune.ops.registry import rule
 from onnxprune.ties import Op
@@ -12,8 +13,12 @@ from onnxprune.ties import Op
 
 @rule("If", any_rank=True)
 def if_(op: Op) -> None:
-    """Outputs of both branches are one value."""
-    branches = [op.body("then_branch"), op.body("else_branch")]
+    """Outputs of both branches are one value; where every run takes the same branch, the other has its own."""
+    both = [op.body("then_branch"), op.body("else_branch")]
+    always = taken(op.node, op.ties.data)
+    branches = both if always is None else [always]
+    for end in [end for branch in both if branch not in branches for end in branch.outputs if end is not None]:
+        op.leave(end)
     for i, out in enumerate(op.node.outputs):
         ends = [_end(branch, i) for branch in branches]
         _same(op, out, *ends)

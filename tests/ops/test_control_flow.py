@@ -58,7 +58,25 @@ def steps(name: str, attributes: str, end: str) -> Case:
 
 LENGTH = "l = ReduceL1 <axes = [1]> (h)  y = Concat <axis = 1> (l, l)"
 COLLECTED = "k = ReduceMax <axes = [0], keepdims = 0> (steps)  y = MatMul(k, v)"
+ALWAYS = """(float[2,3] x) => (float[2,2] y) <float[3,6] w, float[6,6] p, float[6,2] v, %s>
+    { h = MatMul(x, w)  %s
+      b = If (flag) < then_branch = yes () => (float[2,6] t) { s = MatMul(h, p)  t = Relu(s) },
+                      else_branch = no () => (float[1,2,6] e) { zero = Constant <value = int64[1] {0}> ()
+                                                                r = Sin(h)  e = Unsqueeze(r, zero) }>
+      y = MatMul(b, v) }"""
 CASES = [
+    Case("one branch is always taken", ALWAYS % ("bool[1] flag", ""), {"w:1": "6 exact", "p:1": "6 exact"},
+         constants={"flag": True}),
+    Case("a branch that is taken by a length, which changes", ALWAYS % (
+        "int64[1] four", "l = Shape <start = 1, end = 2> (h)  flag = Greater(l, four)"),
+         {"w:1": "6 exact", "p:1": "6 exact"}, constants={"four": 4}),
+    Case("a branch that only the run tells, of another rank", ALWAYS.replace("float[2,3] x", "float[2,3] x, bool[1] flag") % (
+        "float u", ""), {"w:1": "6 pinned", "p:1": "6 pinned"}, feeds={"flag": [True]}),
+    Case("a shape by the branch that is always taken", """(float[2,3] x) => (float[1,2,2] y)
+        <float[3,6] w, float[6,2] v, bool flag> { h = MatMul(x, w)
+          s = If (flag) < then_branch = yes () => (int64[3] t) { t = Constant <value = int64[3] {1, 2, 6}> () },
+                          else_branch = no () => (int64[2] e) { e = Constant <value = int64[2] {2, 6}> () }>
+          r = Reshape(h, s)  y = MatMul(r, v) }""", {"w:1": "6 exact"}, constants={"flag": True}),
     branches("branches are one value", "Tanh", WIDE, "exact", flag=True),
     branches("the other branch", "Tanh", WIDE, "exact", flag=False),
     branches("both branches keep zero", "Tanh", SUM, "exact", flag=False),
