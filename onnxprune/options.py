@@ -46,7 +46,8 @@ class Options:
     Attributes:
         ratio: Share of the units (channels, heads, blocks) of every prunable group that goes, 0 <= ratio < 1.
         pattern: ``channels`` to remove, a pattern of zeros (see `patterns`), or both: channels go first.
-        across: Rank across groups (or weights, or their blocks) instead of within each.
+        across: Rank across groups (or weights, or their blocks) instead of within each; by default that is done with
+            zeros that data choose and a refit follows, see `spreads_zeros`.
         importance: Criterion, one of `CRITERIA`; by default ``obs`` with calibration data, or made-up inputs for a
             data-free repair (where the model consists mainly of convolutions), else ``l2``.
         target: What may be left of some of `COSTS`, in place of a ratio: a fraction (``0.5``) or an amount (``"2G"``).
@@ -86,7 +87,7 @@ class Options:
 
     ratio: float | None = None
     pattern: str | Sequence[str] = CHANNELS
-    across: bool = False
+    across: bool | None = None
     importance: str | None = None
     seed: int = 0
     repair: str = "auto"
@@ -190,7 +191,8 @@ class Options:
         if self.across and self.calib is None and self.chooses_zeros not in MAGNITUDE:
             raise InputError("how much each weight can spare is measured with calibration data",
                              "give some with --calib, or leave --global away")
-        if alone and self.stats is not None and self.calib is not None and self.repair != "none" and not self.across:
+        if alone and self.stats is not None and self.calib is not None and self.repair != "none" and (
+                not self.spreads_zeros):
             raise InputError("zeros that are refitted use no statistics", "leave --stats away, or --repair none")
     def _check_gates(self) -> None:
         """Raises where gates ask for what cannot be; a search that does not say how far it goes gets `FURTHEST`."""
@@ -231,6 +233,13 @@ class Options:
         else:
             best = "obs" if seen else "l2"
         return "wanda" if best == "obs" and self.repair == "none" else best
+
+    @property
+    def spreads_zeros(self) -> bool:
+        """Whether what zeros do to the outputs says how many each weight gets, rather than the same share of each."""
+        able = self.zeros is not None and self.zeros.share is not None and self.calib is not None and (
+            self.chooses_zeros not in MAGNITUDE)
+        return able and (self.repair != "none" if self.across is None else self.across)
 
     @property
     def channels(self) -> bool:

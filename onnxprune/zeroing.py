@@ -72,20 +72,21 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
     zeros = Zeros(options.chooses_zeros, dict.fromkeys([*(layer.name for layer in layers.values()), *states], pattern),
                   bias_only=options.repair == "data-free")
     seen: Mapping[str, Moments] = {}
-    spread = options.across and data is not None and pattern.share is not None and zeros.method not in MAGNITUDE
+    spread = options.spreads_zeros and data is not None
     if spread or (options.repair == "none" and zeros.method not in MAGNITUDE):
         seen = informed.moments(model, coupling, data, options, narrowing, first=first)
-    if spread and data is not None:
+    if spread:
+        assert data is not None
         spread_to = _allotted(model, list(layers.values()), pattern, seen, data, options, narrowing)
         zeros = replace(zeros, layers={**zeros.layers, **spread_to})
     if options.repair == "none":
         found = {} if zeros.method in MAGNITUDE else _by_moments(model, layers, zeros, seen)
         rest = [w for key, w in targets.items() if key not in found]
-        found |= sparsity.zero_smallest(model, coupling, rest, pattern, options.across)
+        found |= sparsity.zero_smallest(model, coupling, rest, pattern, bool(options.across))
     else:
         fitted = {key: layer.weight for key, layer in layers.items()} | states
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
-        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, options.across)
+        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, bool(options.across))
         plain = model.copy()
         if not zeros.bias_only:
             for key, array in stored.items():  # the walk begins with all that it can choose from

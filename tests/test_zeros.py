@@ -264,9 +264,19 @@ def test_calibrated_zeros_hold_and_are_the_same_twice() -> None:
 
 
 def test_data_say_which_layer_can_spare_more() -> None:
-    even, spread = (error(onnxprune.prune(RESNET, pattern="weights=0.8", calib=DATA, samples=64, across=across, verify=False).proto)
-                    for across in (False, True))
-    assert spread < even
+    even, spread, default = (onnxprune.prune(RESNET, pattern="weights=0.8", calib=DATA, samples=64, across=across,
+                                             verify=False) for across in (False, True, None))
+    assert error(spread.proto) < error(even.proto)
+    assert default.proto == spread.proto and default.report["options"]["global"]
+    assert list(even.report["zeroed"].values()) == pytest.approx([0.8] * len(even.report["zeroed"]), abs=0.03)
+    assert max(spread.report["zeroed"].values()) > 0.85
+
+
+@pytest.mark.parametrize("more", [{"repair": "none"}, {"importance": "l2"}, {"calib": None}])
+def test_without_a_refit_or_data_each_layer_loses_the_same_share(more: dict[str, Any]) -> None:
+    made = onnxprune.prune(RESNET, pattern="weights=0.8", **{"calib": DATA, "samples": 64, **more}, verify=False)
+    assert not made.report["options"]["global"]
+    assert list(made.report["zeroed"].values()) == pytest.approx([0.8] * len(made.report["zeroed"]), abs=0.03)
 
 
 def test_biases_make_up_for_zeros_without_data() -> None:

@@ -1,11 +1,12 @@
 """What patterns of zeros leave of the accuracy of trained models, by every method, ours and a peer's.
 
     python tools/sparsity_table.py ../shared/real [--only NAME ...] [--patterns weights=0.8 2:4 ...] [--samples 1024]
-        [--methods l2 wanda sparsegpt alps obs] [--peer PEER_PYTHON] [--csv FILE]
+        [--methods l2 wanda sparsegpt alps obs-even obs] [--peer PEER_PYTHON] [--csv FILE]
 
 FOLDER is that of `accuracy_table.py`, and so are the rows. ``l2`` is magnitude, without data and without repair; the
-others have calibration data: each chooses zeros and what stays is refitted, ``obs`` being the default. With ``--peer``,
-a Python that has onnxsim, its Wanda and SparseGPT follow, on the same samples (it knows no blocks).
+others have calibration data: each chooses zeros and what stays is refitted. ``obs`` is the default: what zeros do to
+the outputs says how many each layer gets. With all others, ``obs-even`` too, each layer gets the same share.
+With ``--peer``, a Python that has onnxsim, its Wanda and SparseGPT follow, on the same samples (it knows no blocks).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import onnxprune
 from onnxprune import sparsity
 
 PATTERNS = ("weights=0.5", "weights=0.7", "weights=0.8", "weights=0.9", "2:4", "4x1=0.5")
-METHODS = ("l2", "wanda", "sparsegpt", "alps", "obs")
+METHODS = ("l2", "wanda", "sparsegpt", "alps", "obs-even", "obs")
 PEERS = ("onnxsim-wanda", "onnxsim-sparsegpt")
 
 
@@ -36,7 +37,8 @@ def prune(row: Row, case: Case, samples: int, peer: str | None) -> bool:
                  "--samples", str(samples)]
     else:
         words = [sys.executable, "-m", "onnxprune", str(case.model), "-o", str(case.out), "--pattern", row.target,
-                 "--importance", row.mode, "--quiet", "--no-verify", "--force"]
+                 "--importance", row.mode.removesuffix("-even"), "--quiet", "--no-verify", "--force"]
+        words += [] if row.mode == "obs" else ["--no-global"]
         words += ["--repair", "none"] if row.mode == "l2" else ["--calib", str(case.data)]
     code, _, row.why, seconds, peak = timed(words)
     row.seconds, row.peak_mb = round(seconds, 1), round(peak)

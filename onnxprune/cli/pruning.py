@@ -51,8 +51,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
         help="channels; zeros: weights=R, 2:4, blocks 4x1=R; or both  [channels]")
 @option(AMOUNT, "--target", multiple=True, metavar="COST=X",
         help="What may be left of macs, params or bytes: 0.5, 2G, 4MB; repeatable")
-@option(AMOUNT, "--global", "across", is_flag=True,
-        help="Rank across groups: R is the share of them all")
+@option(AMOUNT, "--global/--no-global", "across", default=None,
+        help="R is the share of all groups, or of each by itself  [of each; of all for zeros that data choose]")
 @option(AMOUNT, "--min-channels", type=int, default=1, metavar="N",
         help="Channels that every group keeps  [1]")
 @option(AMOUNT, "--round-to", type=int, default=1, metavar="N",

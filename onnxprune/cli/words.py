@@ -53,6 +53,13 @@ class Option(click.Option):
         super().__init__(*args, **kwargs)
         self.section = section
 
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Name and help; a flag and its contrary share a name."""
+        record = super().get_help_record(ctx)
+        if record is None or not self.secondary_opts:
+            return record
+        return f"--[no-]{self.opts[0].removeprefix('--')}", record[1]
+
 
 class Command(click.Command):
     """A command whose help groups its options into sections.

@@ -64,9 +64,10 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
 def asked(options: Options) -> dict[str, Any]:
     """The options under their names on the command line."""
     data = {f.name: getattr(options, f.name) for f in fields(options)}
-    calib, stats, pattern = data.pop("calib"), data.pop("stats"), data.pop("pattern")
+    calib, stats, pattern, _ = (data.pop(name) for name in ("calib", "stats", "pattern", "across"))
     named = calib if calib is None or isinstance(calib, str) else type(calib).__name__
-    return {"global": data.pop("across"), **data, "pattern": pattern if isinstance(pattern, str) else list(pattern),
+    across = bool(options.across) or (options.spreads_zeros and not options.channels)
+    return {"global": across, **data, "pattern": pattern if isinstance(pattern, str) else list(pattern),
             "importance": options.criterion if options.channels else options.chooses_zeros, "calib": named,
             "stats": None if stats is None else os.fspath(stats),
             "only": list(options.only), "ignore": list(options.ignore), "shrink": list(options.shrink),
