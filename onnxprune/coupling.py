@@ -87,13 +87,13 @@ def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads",
         return _couple(graph, data, parted, mixing=mixing, attention=attention, shrinking=shrinking)
 
     data = shapes.infer(graph)
-    whole = couple()
-    tried = seams.part(graph, seams.wanted(whole))
-    if not tried:
-        return whole
-    helpful = seams.helpful(tried, whole, couple(tried))
-    seams.join(graph, tried)
-    return couple(seams.part(graph, helpful)) if helpful else whole
+    whole, cuts = couple(), frozenset[Axis]()
+    for asked in seams.tries(whole):
+        tried = seams.part(graph, cuts | asked) if asked else []
+        helpful = seams.helpful(tried, whole, couple(tried)) if tried else cuts
+        seams.join(graph, tried)
+        cuts = helpful if helpful >= cuts else cuts
+    return couple(seams.part(graph, cuts)) if cuts else whole
 
 
 def _couple(graph: Graph, data: dict[Value, Data], parted: Sequence[Seam], *, mixing: bool, attention: str,
@@ -168,7 +168,7 @@ def _ask(node: Node, ties: Ties) -> None:
 
 
 _LISTS = ("whole", "links", "pins", "mixes", "ordered", "choices", "batch_axes", "zeros", "sums", "means",
-          "resizes")
+          "divisors", "resizes")
 
 
 def _bookmark(ties: Ties) -> list[int]:
@@ -270,6 +270,7 @@ def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
         if not zero[list(sources)].any():
             ties.mixes.append((axis, None, reason))
     ties.means = [mean for mean in ties.means if zero[mean.axis.id]]
+    ties.divisors = [axis for axis in ties.divisors if zero[axis.id]]
 
 
 def _statements(item: Zero | Choice) -> list[Zero]:

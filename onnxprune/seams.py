@@ -9,10 +9,11 @@ with axes that are not tied to those it is made with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.graph import Axis, Graph, Node, Value
 from onnxprune.groups import WEIGHT_TYPES, Channels, Grade
@@ -38,45 +39,39 @@ class Seam:
     cut: frozenset[int]
 
 
-def wanted(coupling: Channels) -> dict[Value, frozenset[int]]:
-    """Values to part, with the axes that readers add up over and that the side of the constants mixes or pins.
+def tries(coupling: Channels) -> list[frozenset[Axis]]:
+    """Axes of values as they are made that may be worth a cut, to be tried one set after the other.
 
-    Over another axis than that of a sum, what stays uncut would have to be zero where channels are masked.
+    Where readers add up over an axis, it is enough that what they multiply it by is zero once masked: there the cuts
+    are tried that free what the side of the constants mixes or pins. Where that side divides by what is zero once
+    masked (the norm of a row, say), a cut keeps the masked model defined; along an axis that readers carry, what
+    reads on then has to be zero.
     """
-    graph, ties = coupling.graph, coupling.ties
-    fixed = _fixed(graph)
-    seen = [v for node in fixed for v in node.outputs if v is not None and v not in ties.data
-            and v.elem_type in WEIGHT_TYPES and _readers(v, fixed)]
-    if not seen:
-        return {}
-    constant = {v for node in fixed for v in [*node.inputs, *node.outputs]}
+    constant = {v for node in _fixed(coupling.graph) for v in [*node.inputs, *node.outputs]}
     blamed = np.zeros(len(coupling.channel), dtype=bool)
-    for axis, where, _ in [*ties.pins, *ties.mixes]:
+    for axis, where, _ in [*coupling.ties.pins, *coupling.ties.mixes]:
         if axis.value in constant:
             channels = coupling.channel[coupling.classes.span(axis.id)]
             blamed[channels if where is None else channels[where]] = True
-    summed = {i for _, sources, _ in ties.sums for i in sources}
-    found = {}
-    for value in seen:
-        held = {axis.position for axis in value.axes() if axis.id in summed
-                for span in [coupling.classes.span(axis.id)]
-                if (blamed[coupling.channel[span]] & (coupling.grade[span] > Grade.EXACT)).any()}
-        if held:
-            found[value] = frozenset(held)
-    return found
+    held = blamed[coupling.channel] & (coupling.grade > Grade.EXACT)
+    undefined = _undefined(coupling)
+    summed = {i for _, sources, _ in coupling.ties.sums for i in sources}
+    within, carried = ([a for a in _seen(coupling) if (a.id in summed) == is_summed] for is_summed in (True, False))
+    return [frozenset(a for a in axes if marks[coupling.classes.span(a.id)].any())
+            for axes, marks in ((within, held), (carried, undefined), (within, undefined))]
 
 
-def part(graph: Graph, values: dict[Value, frozenset[int]]) -> list[Seam]:
-    """Gives values a second one for the nodes that read data too, in place."""
+def part(graph: Graph, cuts: Collection[Axis]) -> list[Seam]:
+    """Gives values whose axes are cut a second one for the nodes that read data too, in place."""
     fixed, seams = _fixed(graph), []
-    for made, cut in values.items():
+    for made in sorted({axis.value for axis in cuts}, key=lambda v: v.index):
         readers = _readers(made, fixed)
         read = Value(made.name, made.key, len(graph.values), made.scope, list(made.shape or []), made.elem_type,
                      None, made.producer, readers)
         graph.values.append(read)
         made.consumers = [c for c in made.consumers if c not in readers]
         _point(readers, read)
-        seams.append(Seam(made, read, cut))
+        seams.append(Seam(made, read, frozenset(axis.position for axis in made.axes() if axis in cuts)))
     return seams
 
 
@@ -89,14 +84,12 @@ def join(graph: Graph, seams: Iterable[Seam]) -> None:
         _point(seam.read.consumers, seam.made)
 
 
-def helpful(seams: Sequence[Seam], before: Channels, after: Channels) -> dict[Value, frozenset[int]]:
-    """What to part of what was: the axes on which more is exact than before."""
-    found = {}
-    for seam in seams:
-        gained = {p for p in seam.cut if _exact(after, seam.read.axis(p)) > _exact(before, seam.made.axis(p))}
-        if gained:
-            found[seam.made] = frozenset(gained)
-    return found
+def helpful(seams: Iterable[Seam], before: Channels, after: Channels) -> frozenset[Axis]:
+    """The cuts by which more of an axis is exact, and defined once masked, than before."""
+    old, new = _sound(before), _sound(after)
+    return frozenset(seam.made.axis(p) for seam in seams for p in seam.cut
+                     if new[after.classes.span(seam.read.axis(p).id)].sum()
+                     > old[before.classes.span(seam.made.axis(p).id)].sum())
 
 
 def tie(seams: Iterable[Seam], ties: Ties) -> None:
@@ -109,6 +102,31 @@ def tie(seams: Iterable[Seam], ties: Ties) -> None:
             else:
                 ties.whole.append((made.id, read.id))
                 ties.zeros.append((read.id, (made.id,), False))
+
+
+def _sound(coupling: Channels) -> NDArray[np.bool_]:
+    """Elements that are exact, and where the side of the constants is defined once they are masked."""
+    found: NDArray[np.bool_] = (coupling.grade == Grade.EXACT) & ~_undefined(coupling)
+    return found
+
+
+def _undefined(coupling: Channels) -> NDArray[np.bool_]:
+    """Elements whose channel the side of the constants divides by, being zero once masked."""
+    constant = {v for node in _fixed(coupling.graph) for v in node.outputs}
+    bad = np.zeros(len(coupling.channel), dtype=bool)
+    for axis in coupling.ties.divisors:
+        if axis.value in constant:
+            bad[coupling.channel[coupling.classes.span(axis.id)]] = True
+    found: NDArray[np.bool_] = bad[coupling.channel]
+    return found
+
+
+def _seen(coupling: Channels) -> list[Axis]:
+    """Axes of what is computed of constants alone and read with data."""
+    fixed = _fixed(coupling.graph)
+    return [axis for node in fixed for v in node.outputs
+            if v is not None and v not in coupling.ties.data and v.elem_type in WEIGHT_TYPES and _readers(v, fixed)
+            for axis in v.axes()]
 
 
 def _fixed(graph: Graph) -> dict[Node, None]:
@@ -129,7 +147,3 @@ def _readers(value: Value, fixed: dict[Node, None]) -> list[tuple[Node, int]]:
 def _point(readers: Iterable[tuple[Node, int]], value: Value) -> None:
     for node, i in readers:
         node.inputs[i] = value
-
-
-def _exact(coupling: Channels, axis: Axis) -> int:
-    return int((coupling.grade[coupling.classes.span(axis.id)] == Grade.EXACT).sum())

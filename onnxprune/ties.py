@@ -111,6 +111,7 @@ class Ties:
         self.zeros: list[Zero | Choice] = []
         self.sums: list[tuple[Axis, tuple[int, ...], str]] = []
         self.means: list[Mean] = []
+        self.divisors: list[Axis] = []
         self.resizes: list[tuple[Node, Resize]] = []
         self.norm_scales: set[Value] = set()
         self.quantised: dict[Value, tuple[Value, Value | None, int]] = {}
@@ -267,6 +268,10 @@ class Op:
         """The operator averages over `axis`: as exact as a sum, once its first output is multiplied; see `Mean`."""
         self.sum_over(axis)
         self.ties.means.append(Mean(self.node, axis, power, epsilon))
+
+    def divide_by(self, axis: Axis) -> None:
+        """The operator divides by what lies along `axis`: where that is zero once masked, the result is undefined."""
+        self.ties.divisors.append(axis)
 
     def choose(self, *alternatives: Alternative) -> None:
         """Offers ways of carrying channels through the node, of which the decision takes one."""

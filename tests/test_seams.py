@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
@@ -53,6 +54,20 @@ CASES = [
           y = If (c) <then_branch = yes () => (float[N,2] a) { a = MatMul(r, s) },
                       else_branch = no () => (float[N,2] b) { p = Tanh(r)  b = MatMul(p, s) }> }""",
          {"w:1": "6 exact"}, feeds={"c": True}),
+    Case("weights divided by the norms of their rows", """(float[N,3,5] x) => (float[N,2,5] y)
+        <float[6,3,1] w, float[6,6,3] v, float[6,1,1] g, float[6] b, float[2,6,1] u, float[2,1,1] k>
+        { l = ReduceL2 <axes = [1, 2]> (v)  d = Div(g, l)  s = Mul(v, d)  m = ReduceL2 <axes = [1, 2]> (u)  c = Div(u, m)
+          e = Mul(c, k)  h = Conv(x, w)  r = Conv <pads = [1, 1]> (h, s, b)  t = Relu(r)  a = Add(h, t)  y = Conv(a, e) }""",
+         {"v:1": "6 exact"}, opset=13),
+    Case("norms of rows by their reciprocal", """(float[N,3] x) => (float[N,2] y)
+        <float[6,3] w, float[2,6] v> { l = ReduceL2 <axes = [1]> (w)  d = Reciprocal(l)  s = Mul(w, d)  t = Transpose(s)
+          h = MatMul(x, t)  r = Tanh(h)  q = Transpose(v)  y = MatMul(r, q) }""", {"v:1": "6 exact"}, opset=13),
+    Case("weights divided by the norms of the axis that is summed over", """(float[N,3] x) => (float[N,2] y)
+        <float[3,6] w, float[6,2] v> { l = ReduceL2 <axes = [1]> (v)  s = Div(v, l)  h = MatMul(x, w)  r = Relu(h)
+          y = MatMul(r, s) }""", {"w:1": "6 exact"}, opset=13),
+    Case("norms that are never zero need no cut", """(float[N,3] x) => (float[N,2] y) <float[6,3] w, float[2,6] v, float pos_e>
+        { l = ReduceL2 <axes = [1]> (w)  n = Add(l, pos_e)  s = Div(w, n)  t = Transpose(s)  h = MatMul(x, t)
+          r = Tanh(h)  q = Transpose(v)  y = MatMul(r, q) }""", {"w:0": "6 exact"}, opset=13),
     Case("what is added must be zero itself, and stays whole", """(float[N,3] x) => (float[N,2] y)
         <float[3,6] w, float[6] v, float[6,2] u> { s = Softmax <axis = 0> (v)  h = MatMul(x, w)  k = Add(h, s)
           y = MatMul(k, u) }""", {"v:0": "6 mixing: Softmax"}),
@@ -70,6 +85,15 @@ def test_what_is_freed(case: Case) -> None:
 
 
 SOFTMAX = CASES[3]
+NORMED = next(c for c in CASES if "by their reciprocal" in c.name)
+
+
+def test_rows_whose_norm_divides_stay_as_they_are() -> None:
+    """Without them the masked original would divide zero by zero."""
+    pruned, masked, _ = oracle.prune_and_mask(NORMED.model())
+    shapes = {t.name: list(t.dims) for t in pruned.graph.initializer}
+    assert shapes["w"] == [6, 3] and shapes["v"] == [2, 3]
+    assert np.isfinite(oracle.session(masked).run(None, NORMED.inputs())[0]).all()
 
 
 def gathers(model: onnx.ModelProto) -> list[onnx.NodeProto]:

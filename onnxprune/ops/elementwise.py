@@ -55,6 +55,8 @@ def zero_losing(op: Op) -> None:
     """Element by element, f(0) is not 0."""
     for axis in op.input(0).axes():
         op.tie(axis, op.output().axis(axis.position))
+        if op.type == "Reciprocal":
+            op.divide_by(axis)
 
 
 @rule("Dropout")
@@ -105,6 +107,8 @@ def led_by_first(op: Op) -> None:
     """Broadcast; zero where the first operand is."""
     out = op.output()
     _zero_where(op, out, broadcast(op, op.inputs, out), [op.input(0)], any_of=True)
+    for axis in op.input(1).axes() if op.type == "Div" and op.input(1).tensor is None else []:
+        op.divide_by(axis)
 
 
 @rule("Pow")
