@@ -84,6 +84,7 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
         rest = [w for key, w in targets.items() if key not in found]
         found |= sparsity.zero_smallest(model, coupling, rest, pattern, bool(options.across))
     else:
+        seen = {}  # the walk gathers its own, and memory holds one of them
         fitted = {key: layer.weight for key, layer in layers.items()} | states
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
         found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, bool(options.across))
