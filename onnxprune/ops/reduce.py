@@ -22,13 +22,14 @@ def reduce(op: Op) -> None:
     if over is None:
         op.pin_all(f"{op.node.label} takes its axes from the run")
         return
+    divisible = x.elem_type in _FRACTIONS and op.opset >= 7  # by a Mul behind, which does not broadcast before
     keep = op.attr("keepdims", 1)
     position = 0
     for axis in x.axes():
         if axis.position in over:
             if op.type in _SUMS:
                 op.sum_over(axis)
-            elif op.type == "ReduceMean" and x.elem_type in _FRACTIONS:
+            elif op.type == "ReduceMean" and divisible:
                 op.mean_over(axis)
             else:
                 op.mix(axis)
