@@ -183,7 +183,7 @@ def test_the_search_stays_inside_the_gates(repair: str) -> None:
 def test_a_search_with_zeros_in_what_is_left() -> None:
     """Channels are searched; what stays of them has the pattern, and the gate is held with it, as it is stored."""
     gate = {"drift": 0.3}
-    result = onnxprune.prune(MLP, calib=DATA, samples=96, pattern=["channels", "weights=0.3"], gate=gate,
+    result = onnxprune.prune(MLP, calib=DATA, samples=96, pattern=["channels", "weights=0.3"], across=False, gate=gate,
                              drift_search=True, sparse_storage=True)
     assert result.stopped is None
     assert result.report["gates"]["drift"]["measured"] <= 0.3

@@ -7,7 +7,7 @@ factored. Channels can be carried along one factor of a block, everything else i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from onnxprune.graph import Axis, Dim
@@ -50,11 +50,17 @@ def flatten(op: Op) -> None:
 
 @rule("Squeeze", "Unsqueeze")
 def unit_axes(op: Op) -> None:
-    """Only axes of length 1 come or go."""
+    """Only axes of length 1 come or go; which ones is said where others become as short."""
     x, out = op.input(0), op.output()
     longer = x if op.type == "Squeeze" else out
     axes = op.attr("axes") if op.opset < 13 else op.numbers(1)
     gone = {int(a) % len(longer.shape or [1]) for a in axes or []}
+    if op.type == "Squeeze" and not gone:
+        gone = {axis.position for axis in x.axes() if axis.length == 1}
+        if not gone:
+            op.pin_all(f"{op.node.label} would take an axis that became as short as 1")
+            return
+        op.resize(lambda new: _say_which(op, new, gone))
     left = [axis for axis in longer.axes() if axis.position not in gone]
     right = out.axes() if longer is x else x.axes()
     if not gone or len(left) != len(right):
@@ -62,6 +68,15 @@ def unit_axes(op: Op) -> None:
         return
     for a, b in zip(left, right, strict=True):
         op.tie(*((a, b) if longer is x else (b, a)), zero=True)
+
+
+def _say_which(op: Op, new: NewShape, gone: Collection[int]) -> None:
+    """States the axes that a Squeeze without any takes, where it would take more than it did."""
+    if any(new.length(axis) == 1 for axis in op.input(0).axes() if axis.position not in gone):
+        if op.opset < 13:
+            new.set_attribute("axes", sorted(gone))
+        else:
+            new.set_input(1, sorted(gone))
 
 
 def regroup(op: Op, before: list[Axis], after: list[Axis]) -> None:

@@ -55,6 +55,11 @@ CASES = [
         a = Squeeze <axes = [-1]> (u)""", "", 12, 11),
     _there_and_back("Squeeze and Unsqueeze by input", "u = Unsqueeze(h, s)  a = Squeeze(u, s)", ", int64[2] s", 12, 13,
                     s=[0, -1]),
+    *(Case(f"Squeeze of every unit axis, where others become as short, opset {opset}", """(float[1,3] x) => (float[2] y)
+        <float[3,2] w, float[2,2] v> { h = MatMul(x, w)  s = Squeeze(h)  y = MatMul(s, v) }""", {"w:1": "2 exact"}, opset)
+      for opset in (11, 13)),
+    Case("Squeeze without a unit axis", """(float[2,3] x) => (float[2,2] y) <float[3,4] w, float[4,2] v>
+        { h = MatMul(x, w)  s = Squeeze(h)  y = MatMul(s, v) }""", {"w:1": "4 pinned: as short as 1"}),
     Case("Squeeze of every unit axis", """(float[2,3] x) => (float[2,2] y) <float[3,12] w, float[12,2] v, int64[1] s>
         { h = MatMul(x, w)  u = Unsqueeze(h, s)  a = Squeeze(u)  y = MatMul(a, v) }""", {"w:1": "12 exact"},
          constants={"s": [1]}),
