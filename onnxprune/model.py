@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import math
 import os
+import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -249,15 +250,24 @@ def _refuse(model: Model, file: Path, overwrite: bool) -> None:
         raise InputError(f"{file}: the name is not UTF-8", hint="choose another output name") from None
     if not file.parent.is_dir():
         raise InputError(f"{file}: the folder {file.parent} does not exist", hint="create it first")
-    if not file.exists():
+    there = _look(file)  # once: another run may replace it, and remove it, at any moment
+    if there is None:
         return
-    if not file.is_file():
+    if not stat.S_ISREG(there.st_mode):
         raise InputError(f"{file}: is not a regular file", hint="name a file to write")
-    own = {*model.data_files, *([model.path] if model.path else [])}
-    if any(one.exists() and file.samefile(one) for one in own):
+    own = (_look(one) for one in {*model.data_files, *([model.path] if model.path else [])})
+    if any(one is not None and os.path.samestat(there, one) for one in own):
         raise InputError(f"{file}: is a file of the input, which is never changed", hint="choose another output name")
     if not overwrite:
         raise InputError(f"{file}: exists already", hint="choose another output name, or allow replacing it")
+
+
+def _look(file: Path) -> os.stat_result | None:
+    """What the file system says of a file; None where it says nothing, and writing will tell what else is wrong."""
+    try:
+        return file.stat()
+    except OSError:
+        return None
 
 
 def write_data(model: Model, stream: BinaryIO) -> tuple[onnx.ModelProto, str]:

@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 import pytest
 
+import onnxprune
 from onnxprune.errors import InputError, OutputError
 from onnxprune.model import load, save
 from onnxprune.replacing import data_file, drafts
@@ -106,6 +107,23 @@ def test_runs_that_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> 
     assert saved_as(target) in known
 
 
+def test_a_file_that_goes_while_it_is_looked_at_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run may remove it right after."""
+    target = tmp_path / "net.onnx"
+    target.write_bytes(b"old")
+    first, looked = Path.stat, list[Path]()
+
+    def stat(self: Path, **more: bool) -> os.stat_result:
+        if self == target and looked:
+            raise FileNotFoundError(self)
+        looked.extend([self] if self == target else [])
+        return first(self, **more)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    save(load(tiny()), target)
+    assert looked == [target] and target.read_bytes() != b"old"
+
+
 def test_files_of_other_names_are_let_alone(tmp_path: Path) -> None:
     """Only what has the form of our own rests of this very target is removed."""
     for name in (".net.onnx.0123abcd.tm", ".net.onnx.0123abcg.tmp", ".other.onnx.0123abcd.tmp", "net.onnx.data",
@@ -183,6 +201,7 @@ def closed_folder() -> Iterator[Path]:
         folder = Path(made)
         onnx.save(tiny(), folder / "net.onnx")
         (folder / "there.onnx").write_bytes(b"old")
+        onnxprune.prune(folder / "net.onnx", ratio=0.5)  # imports all: later Python's own files may be out of reach
         folder.chmod(0o555)
         mine = os.geteuid()
         if mine == 0:  # whom permissions do not hold back
