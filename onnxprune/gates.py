@@ -12,11 +12,11 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.errors import InputError
-from onnxprune.logits import FLOATS
 from onnxprune.model import Model
 from onnxprune.narrowing import Batch, Narrowing
 from onnxprune.options import split_gate
 from onnxprune.runtime import session
+from onnxprune.tensors import FLOATS
 from onnxprune.verification import Drift, is_numeric
 
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, ValueInfoProto
+from onnx import NodeProto, ValueInfoProto
 
 from onnxprune.model import Model
+from onnxprune.tensors import FLOATS
 
 _SOFTMAX = {"Softmax", "LogSoftmax"}
 _MOVES = {"Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
 """What may lie between a softmax and the output: operators that only move what they get."""
 _INTERPOLATIONS = {"Resize", "Upsample"}
 _CHOICES = {"ArgMax", "ArgMin", "TopK", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Hardmax"}
-FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 PIECES = 64
 """What an output is made of at most, to be looked at piece by piece."""

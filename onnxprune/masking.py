@@ -16,8 +16,8 @@ from onnxprune.graph import Value
 from onnxprune.model import Model
 from onnxprune.removal import Removal, cut, slicings
 from onnxprune.resize import Lengths
-from onnxprune.scoring import FLOATS
 from onnxprune.sparsity import cleared
+from onnxprune.tensors import FLOATS
 
 
 def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.ModelProto:

@@ -17,14 +17,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from onnx import TensorProto
-
 from onnxprune.graph import Graph, Node, Value
 from onnxprune.linear_maps import Kind, Positions, Product, padded_by_output
+from onnxprune.tensors import FLOATS
 
 __all__ = ["Positions", "Product", "matched", "products"]
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
 def products(graph: Graph) -> list[Product]:
@@ -146,13 +144,13 @@ class _Finder:
             node = value.producer
             if node is None or node.domain or node.op_type not in ("Identity", "Transpose", "Cast"):
                 return None
-            if node.op_type == "Cast" and node.attribute("to") not in _FLOATS:
+            if node.op_type == "Cast" and node.attribute("to") not in FLOATS:
                 return None
             if node.op_type == "Transpose":
                 perms.append(node.attribute("perm"))
             shared |= len(value.consumers) > 1 or id(value) in self._returned
             value = _input(node, 0)
-        if value is None or value.tensor is None or value.tensor.data_type not in _FLOATS:
+        if value is None or value.tensor is None or value.tensor.data_type not in FLOATS:
             return None
         order = list(range(len(value.tensor.dims)))
         for perm in reversed(perms):

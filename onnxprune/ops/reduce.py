@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from onnx import TensorProto
-
 from onnxprune.ops.registry import rule
+from onnxprune.tensors import FLOATS
 from onnxprune.ties import Op
 
 _AXES_INPUT_SINCE = {"ReduceSum": 13}
 _SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
-_FRACTIONS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 _ZERO_AT_ZERO = _SUMS | {"ReduceMean", "ReduceMax", "ReduceMin"}
 
 
@@ -22,7 +20,7 @@ def reduce(op: Op) -> None:
     if over is None:
         op.pin_all(f"{op.node.label} takes its axes from the run")
         return
-    divisible = x.elem_type in _FRACTIONS and op.opset >= 7  # by a Mul behind, which does not broadcast before
+    divisible = x.elem_type in FLOATS and op.opset >= 7  # by a Mul behind, which does not broadcast before
     keep = op.attr("keepdims", 1)
     position = 0
     for axis in x.axes():

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnxprune.coupling import Coupling
 from onnxprune.graph import Value
@@ -17,8 +16,7 @@ from onnxprune.options import CRITERIA
 from onnxprune.scoring.geometric import fpgm
 from onnxprune.scoring.integers import dequantised, unpacked
 from onnxprune.scoring.magnitude import Scores, lamp, power_sums
-
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+from onnxprune.tensors import FLOATS
 
 
 def score(model: Model, coupling: Coupling, groups: Sequence[Group], criterion: str = "l2",
@@ -114,4 +112,4 @@ class _Weights:
         return (unpacked if few else dequantised)(weight, self._model.array(scale.tensor), points, last)
 
 
-__all__ = ["CRITERIA", "FLOATS", "Scores", "dequantised", "score"]
+__all__ = ["CRITERIA", "Scores", "dequantised", "score"]

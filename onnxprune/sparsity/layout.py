@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling
 from onnxprune.graph import Node, Value
-from onnxprune.scoring import FLOATS
+from onnxprune.tensors import FLOATS
 
 
 @dataclass(frozen=True)
