@@ -89,8 +89,8 @@ def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads",
     data = shapes.infer(graph)
     whole, cuts = couple(), frozenset[Axis]()
     for asked in seams.tries(whole):
-        tried = seams.part(graph, cuts | asked) if asked else []
-        helpful = seams.helpful(tried, whole, couple(tried)) if tried else cuts
+        tried = seams.part(graph, cuts | asked)
+        helpful = seams.helpful(tried, whole, couple(tried))
         seams.join(graph, tried)
         cuts = helpful if helpful >= cuts else cuts
     return couple(seams.part(graph, cuts)) if cuts else whole
@@ -250,6 +250,8 @@ def _pin_decided(ties: Ties) -> None:
 
 def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
     """Sums over an axis are exact only where the summands are zero once masked (f(0) = 0 all the way).
+
+    Of means and divisors those are left that are zero there.
 
     A loop's state depends on itself: every statement is believed at first, then the graph is gone through until none
     is refuted any more. What is left holds by induction over the rounds.

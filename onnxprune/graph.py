@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import onnx
@@ -19,6 +20,9 @@ from onnxprune.topology import ordered
 Dim = int | str | None
 """Length of an axis: a number, the name of a free dimension, or not known."""
 
+RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
+                    "Multinomial"})
+"""Operators that make something else in every run."""
 _READS_PARTS = {"Slice", "Split", "Gather", "GatherElements", "GatherND", "Shape"}
 
 
@@ -178,6 +182,18 @@ class Graph:
     def constants(self) -> Iterator[Value]:
         """Values that hold a tensor of their own."""
         return (v for v in self.values if v.tensor is not None)
+
+    @cached_property
+    def constant_nodes(self) -> dict[Node, None]:
+        """Nodes that read constants or what is made of them, nothing else, and make the same in every run; in order."""
+        found: dict[Node, None] = {}
+        for node in self.nodes:
+            sources = [v for v in node.inputs if v is not None]
+            varies = node.op_type in RANDOM or node.op_type == "Dropout"  # which may be in training
+            if sources and not node.bodies and not varies and all(
+                    v.tensor is not None or v.producer in found for v in sources):
+                found[node] = None
+        return found
 
     def number_axes(self) -> int:
         """Numbers the axes of all values once shapes are known; returns how many there are."""

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
+from onnxprune.graph import RANDOM
 from onnxprune.tensors import skeleton
 from onnxprune.topology import ordered
-
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 class CannotCut(Exception):
@@ -203,7 +202,7 @@ def _key(node: NodeProto) -> str:
 
 
 def _is_random(node: NodeProto) -> bool:
-    return node.op_type in _RANDOM or any(_is_random(inner) for body in _bodies(node) for inner in body.node)
+    return node.op_type in RANDOM or any(_is_random(inner) for body in _bodies(node) for inner in body.node)
 
 
 def _no_tensors(proto: ModelProto) -> set[str]:

@@ -19,10 +19,6 @@ from onnxprune.graph import Axis, Graph, Node, Value
 from onnxprune.groups import WEIGHT_TYPES, Channels, Grade
 from onnxprune.ties import Ties
 
-_VARYING = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
-                      "Multinomial", "Dropout"})
-"""What these make may differ from run to run."""
-
 
 @dataclass(eq=False)
 class Seam:
@@ -47,7 +43,10 @@ def tries(coupling: Channels) -> list[frozenset[Axis]]:
     masked (the norm of a row, say), a cut keeps the masked model defined; along an axis that readers carry, what
     reads on then has to be zero.
     """
-    constant = {v for node in _fixed(coupling.graph) for v in [*node.inputs, *node.outputs]}
+    seen = _seen(coupling)
+    if not seen:
+        return []
+    constant = {v for node in coupling.graph.constant_nodes for v in [*node.inputs, *node.outputs]}
     blamed = np.zeros(len(coupling.channel), dtype=bool)
     for axis, where, _ in [*coupling.ties.pins, *coupling.ties.mixes]:
         if axis.value in constant:
@@ -56,16 +55,17 @@ def tries(coupling: Channels) -> list[frozenset[Axis]]:
     held = blamed[coupling.channel] & (coupling.grade > Grade.EXACT)
     undefined = _undefined(coupling)
     summed = {i for _, sources, _ in coupling.ties.sums for i in sources}
-    within, carried = ([a for a in _seen(coupling) if (a.id in summed) == is_summed] for is_summed in (True, False))
-    return [frozenset(a for a in axes if marks[coupling.classes.span(a.id)].any())
-            for axes, marks in ((within, held), (carried, undefined), (within, undefined))]
+    within, carried = ([a for a in seen if (a.id in summed) == is_summed] for is_summed in (True, False))
+    asked = [frozenset(a for a in axes if marks[coupling.classes.span(a.id)].any())
+             for axes, marks in ((within, held), (carried, undefined), (within, undefined))]
+    return [axes for axes in asked if axes]
 
 
 def part(graph: Graph, cuts: Collection[Axis]) -> list[Seam]:
     """Gives values whose axes are cut a second one for the nodes that read data too, in place."""
-    fixed, seams = _fixed(graph), []
+    seams = []
     for made in sorted({axis.value for axis in cuts}, key=lambda v: v.index):
-        readers = _readers(made, fixed)
+        readers = _readers(graph, made)
         read = Value(made.name, made.key, len(graph.values), made.scope, list(made.shape or []), made.elem_type,
                      None, made.producer, readers)
         graph.values.append(read)
@@ -112,7 +112,7 @@ def _sound(coupling: Channels) -> NDArray[np.bool_]:
 
 def _undefined(coupling: Channels) -> NDArray[np.bool_]:
     """Elements whose channel the side of the constants divides by, being zero once masked."""
-    constant = {v for node in _fixed(coupling.graph) for v in node.outputs}
+    constant = {v for node in coupling.graph.constant_nodes for v in node.outputs}
     bad = np.zeros(len(coupling.channel), dtype=bool)
     for axis in coupling.ties.divisors:
         if axis.value in constant:
@@ -123,25 +123,14 @@ def _undefined(coupling: Channels) -> NDArray[np.bool_]:
 
 def _seen(coupling: Channels) -> list[Axis]:
     """Axes of what is computed of constants alone and read with data."""
-    fixed = _fixed(coupling.graph)
-    return [axis for node in fixed for v in node.outputs
-            if v is not None and v not in coupling.ties.data and v.elem_type in WEIGHT_TYPES and _readers(v, fixed)
+    graph = coupling.graph
+    return [axis for node in graph.constant_nodes for v in node.outputs
+            if v is not None and v not in coupling.ties.data and v.elem_type in WEIGHT_TYPES and _readers(graph, v)
             for axis in v.axes()]
 
 
-def _fixed(graph: Graph) -> dict[Node, None]:
-    """Nodes that read constants or what is made of them, and nothing else, in order."""
-    found: dict[Node, None] = {}
-    for node in graph.nodes:
-        sources = [v for v in node.inputs if v is not None]
-        if sources and not node.bodies and node.op_type not in _VARYING and all(
-                v.tensor is not None or v.producer in found for v in sources):
-            found[node] = None
-    return found
-
-
-def _readers(value: Value, fixed: dict[Node, None]) -> list[tuple[Node, int]]:
-    return [(node, i) for node, i in value.consumers if node not in fixed]
+def _readers(graph: Graph, value: Value) -> list[tuple[Node, int]]:
+    return [(node, i) for node, i in value.consumers if node not in graph.constant_nodes]
 
 
 def _point(readers: Iterable[tuple[Node, int]], value: Value) -> None:

@@ -84,7 +84,7 @@ def test_what_is_freed(case: Case) -> None:
     check(case)
 
 
-SOFTMAX = CASES[3]
+SOFTMAX = next(c for c in CASES if "compete by Softmax" in c.name)
 NORMED = next(c for c in CASES if "by their reciprocal" in c.name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.graph import Axis
+from onnxprune.graph import RANDOM, Axis
 from onnxprune.ops.elementwise import broadcast
 from onnxprune.ops.registry import rule
 from onnxprune.ties import NewShape, Op, arange
@@ -343,8 +343,7 @@ def _fill_bytes(tensor: object) -> bytes:
     return bytes(onnx.numpy_helper.to_array(tensor).tobytes())  # type: ignore[arg-type]
 
 
-@rule("Range", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
-      "Multinomial")
+@rule("Range", "EyeLike", *RANDOM)
 def made_here(op: Op) -> None:
     """Makes values whose meaning is their position: pinned."""
     for axis in op.output().axes():
