@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from onnxprune.api import Analysis, Result, analyze, apply, plan, prune, score, verify
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
-    from onnxprune.planning import Plan
+    from onnxprune.planning.plan import Plan
 
 __version__ = "0.1.0"
 
@@ -20,7 +20,7 @@ __all__ = ["Analysis", "InputError", "OnnxPruneError", "Options", "OutputError",
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
 
-_HOME = {"Options": "onnxprune.options", "Plan": "onnxprune.planning", "rule": "onnxprune.ops.registry"}
+_HOME = {"Options": "onnxprune.options", "Plan": "onnxprune.planning.plan", "rule": "onnxprune.ops.registry"}
 
 
 def __getattr__(name: str) -> Any:

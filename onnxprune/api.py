@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from onnxprune import (
-    cost,
-    permuting,
-    planning,
-    removal,
-    reorder,
-    scoring,
-    selection,
-    sparsity,
-    storage,
-)
-from onnxprune.analysis import Analysis, Source, analyze_loaded, anew, exported, opened, prunable
-from onnxprune.clock import Announce, Clock
-from onnxprune.errors import InputError
-from onnxprune.flow import Run, verify
-from onnxprune.groups import Group
-from onnxprune.model import load
+from onnxprune.allocation import selection
+from onnxprune.coupling.groups import Group
+from onnxprune.importance import score as scoring
+from onnxprune.importance.magnitude import Scores
 from onnxprune.options import ATTENTION, Options, one_of
-from onnxprune.planning import Plan
-from onnxprune.report import build
-from onnxprune.result import Result
-from onnxprune.scoring import Scores
-from onnxprune.steady import steady
+from onnxprune.pipeline.analysis import Analysis, Source, analyze_loaded, exported, opened, prunable
+from onnxprune.pipeline.apply import _run_plan
+from onnxprune.pipeline.progress import Announce, Clock
+from onnxprune.pipeline.result import Result
+from onnxprune.pipeline.run import Run, verify
+from onnxprune.planning.plan import Plan, make
+from onnxprune.runtime.determinism import steady
 
 __all__ = ["Analysis", "Announce", "Result", "analyze", "apply", "plan", "prune", "run", "run_plan", "score", "verify"]
 
@@ -86,17 +74,9 @@ def plan(analysis: Analysis, ratio: float, **options: Any) -> Plan:
     chosen = prunable(analysis, asked)
     scores = score(analysis, asked.criterion, seed=asked.seed, groups=chosen)
     selected = selection.by_ratio(analysis.coupling, chosen, scores, asked)
-    return planning.make(analysis.coupling, selected.gone, selected.entries)
+    return make(analysis.coupling, selected.gone, selected.entries)
 
 
-def _clear(analysis: Analysis, made: Plan) -> None:
-    """Sets to zero what a plan says."""
-    by_key = {v.key: v for v in analysis.coupling.graph.constants()}
-    for name, zeroed in made.zeroed.items():
-        if name not in by_key:
-            raise InputError(f"the plan names {name!r}, which the model lacks")
-        shape = tuple(int(d) for d in by_key[name].shape or [] if isinstance(d, int))
-        sparsity.clear(analysis.model, analysis.coupling, by_key[name], planning.unpack_mask(zeroed["mask"], shape))
 
 
 def apply(plan: Plan, model: Source) -> Result:
@@ -115,26 +95,3 @@ def run_plan(made: Plan, model: Source, options: Options,
         return _run_plan(made, model, options, Clock(announce))
 
 
-def _run_plan(made: Plan, model: Source, options: Options, clock: Clock) -> Result:
-    given = exported(model)
-    with clock.stage("load"):
-        source = load(given)
-    with clock.stage("analyze"):
-        before = cost.measure(source, options.input_shapes)
-        kept_sparse = storage.open_up(source)
-        analysis = analyze_loaded(source, mixing=made.mixing, attention=made.attention,
-                                  shrink=[f"^{re.escape(name)}$" for name in made.interface])
-    with clock.stage("apply"):
-        removal.remove(analysis.model, analysis.coupling, planning.channels(made, analysis.coupling))
-        if made.permuted:
-            rest = anew(analysis, analysis.model)
-            reorder.reorder(rest.model, rest.coupling.graph, permuting.orders(made, rest.coupling))
-        if made.zeroed:
-            _clear(analyze_loaded(analysis.model) if made.removed or made.permuted else analysis, made)
-        storage.close(analysis.model, kept_sparse)
-        narrowing = planning.narrowing(made)
-        after = cost.measure(analysis.model, narrowing.shapes(options.input_shapes))
-    with clock.stage("verify"):
-        verified = verify(given, analysis.model, options, narrowing=narrowing)
-    report = build(analysis.coupling, made, before, after, verified, clock.seconds, None)
-    return Result(analysis.model, made, report, as_graph=given is not model)

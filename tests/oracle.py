@@ -8,13 +8,13 @@ import onnxruntime as ort
 import pytest
 
 import onnxprune
-from onnxprune.coupling import Coupling, analyze
-from onnxprune.graph import Graph
-from onnxprune.groups import Grade
-from onnxprune.masking import mask
-from onnxprune.model import load
-from onnxprune.removal import remove
-from onnxprune.reorder import movable, move, nowhere, reorder, reorderings
+from onnxprune.coupling.coupling import Coupling, analyze
+from onnxprune.coupling.groups import Grade
+from onnxprune.edit.permute import movable, move, nowhere, reorder, reorderings
+from onnxprune.edit.remove import remove
+from onnxprune.graph.graph import Graph
+from onnxprune.model.model import load
+from onnxprune.testing import mask
 
 OLD_RUNTIME = tuple(map(int, ort.__version__.split(".")[:2])) < (1, 30)
 OLD_ONNX = tuple(map(int, onnx.__version__.split(".")[:2])) < (1, 23)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.model import load
+from onnxprune.model.model import load
 
 
 def chain(width: int, layers: int, seed: int = 0) -> onnx.ModelProto:

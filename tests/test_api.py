@@ -13,14 +13,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune import allocate, planning
-from onnxprune.allocate import Limits
+from onnxprune.allocation.counts import Limits, uniform, weakest
+from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
-from onnxprune.model import load
-from onnxprune.removal import remove
+from onnxprune.model.model import load
+from onnxprune.planning import plan
 from tests import oracle
+from tests.model.test_model import decorated
 from tests.ops.case import build, random_feeds
-from tests.test_model import decorated
 
 NET = """(float[N,3,4,4] x) => (float[N,2] y)
     <float[8,3,3,3] w, float[8] b, float[8] s, float[8] z, float[8] m, float[8] posv, float[12,8,1,1] u, float[192,2] v>
@@ -192,11 +192,11 @@ def test_stage_by_stage_is_prune() -> None:
     by_plan = onnxprune.apply(onnxprune.Plan.from_json(whole.plan.to_json()), model)
     assert by_plan.proto == whole.proto
     groups = [g for g in analysis.groups if str(g.grade) == "exact"]
-    counts = allocate.uniform(groups, 0.5, Limits())
+    counts = uniform(groups, 0.5, Limits())
     gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
     for g, scores, count in zip(groups, onnxprune.score(analysis, groups=groups), counts, strict=True):
-        gone[g.channels[allocate.weakest(scores, count)]] = True
-    assert planning.make(analysis.coupling, gone).removed == whole.plan.removed
+        gone[g.channels[weakest(scores, count)]] = True
+    assert plan.make(analysis.coupling, gone).removed == whole.plan.removed
     remove(analysis.model, analysis.coupling, gone)
     assert analysis.model.proto == whole.proto
 

@@ -17,10 +17,10 @@ import onnx
 import onnx.defs
 import pytest
 
-from onnxprune.coupling import Coupling, analyze
-from onnxprune.graph import Graph
-from onnxprune.groups import Grade
-from onnxprune.model import load
+from onnxprune.coupling.coupling import Coupling, analyze
+from onnxprune.coupling.groups import Grade
+from onnxprune.graph.graph import Graph
+from onnxprune.model.model import load
 from onnxprune.ops import registry
 from tests.node_models import ENDS, ROLES, NodeCase, node_cases, size, wrap
 from tests.oracle import OLD_ONNX, OLD_RUNTIME, prune_and_mask, session

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-MODELS = Path(__file__).parents[1] / "models"
+from tests.paths import MODELS
+
 ENTRIES: list[dict[str, Any]] = json.loads((MODELS / "INDEX.json").read_text())["models"]
 SIZE_LIMIT = 1_000_000  # bytes
 

@@ -14,12 +14,12 @@ import onnxruntime as ort
 import pytest
 
 import onnxprune
-from onnxprune import recipe
-from onnxprune.cli.pruning import prune
-from onnxprune.text import percent
+from onnxprune._text import percent
+from onnxprune.cli import recipe
+from onnxprune.cli.prune import prune
 from tests.commands import Cli
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 ENTRIES: dict[str, dict[str, Any]] = {
     e["file"]: e for e in json.loads((ROOT / "models" / "INDEX.json").read_text())["models"]}

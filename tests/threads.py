@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 import onnxprune
+from tests.paths import MODELS
 
-MODELS = Path(__file__).parents[1] / "models"
 RUNS: list[tuple[str, dict[str, Any]]] = [
     ("keras_cnn.onnx", {"ratio": 0.5, "repair": "none"}),
     ("pt_mobilenet.onnx", {"ratio": 0.5}),

@@ -31,8 +31,8 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from onnxprune import cost
-from onnxprune.model import load
+from onnxprune.cost.measure import measure
+from onnxprune.model.model import load
 
 OURS = {"none": ["--repair", "none"], "data-free": ["--repair", "data-free"], "calibrated": []}
 PEERS = {"onnxsim": False, "onnxsim-wanda": True}
@@ -112,7 +112,7 @@ def prune(row: Row, model: Path, out: Path, data: Path) -> bool:
 def prune_by_peer(row: Row, python: str, model: Path, out: Path, data: Path) -> bool:
     """Prunes by the peer, with the smallest sparsity that reaches the target; the time is that of its last run."""
     words = ["--calib", str(data)] if PEERS[row.mode] else []
-    before, target = cost.measure(load(model), {}).macs, float(row.target.removeprefix("macs="))
+    before, target = measure(load(model), {}).macs, float(row.target.removeprefix("macs="))
     low, high, found = 0.0, 1.0, False
     for _ in range(PEER_STEPS):
         sparsity, trial = (low + high) / 2, out.with_suffix(".trial.onnx")
@@ -121,7 +121,7 @@ def prune_by_peer(row: Row, python: str, model: Path, out: Path, data: Path) -> 
         if code:
             row.why = why
             return False
-        left = _share(before, cost.measure(load(trial), {}).macs)
+        left = _share(before, measure(load(trial), {}).macs)
         if left is None or left > target:
             low = sparsity
             row.why = f"{left} of the MACs at a sparsity of {sparsity:.2f}"

@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.coupling import analyze
-from onnxprune.graph import Graph
-from onnxprune.groups import Grade
+from onnxprune.coupling.coupling import analyze
+from onnxprune.coupling.groups import Grade
+from onnxprune.graph.graph import Graph
 
 LAYER = 56
 GROWTH = 1.5

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from onnxprune.coupling import analyze
-from onnxprune.graph import Graph
-from onnxprune.model import load
+from onnxprune.coupling.coupling import analyze
+from onnxprune.graph.graph import Graph
+from onnxprune.model.model import load
 from onnxprune.sparsity import weights
-from onnxprune.sparsity.permutation import Stripes, search
+from onnxprune.sparsity.permutation_search import Stripes, search
 from tests.stripe_groups import kept, stripe_groups
 
 Values = NDArray[np.float32]

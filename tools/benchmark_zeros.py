@@ -36,9 +36,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import onnxprune
 from onnxprune import sparsity
 from onnxprune.api import analyze_loaded
-from onnxprune.model import Model, load, save
+from onnxprune.model.model import Model, load, save
 from onnxprune.patterns import parse
-from onnxprune.sparsity import solve
+from onnxprune.sparsity.solvers import sparsegpt
 
 PEER = str(Path(__file__).with_name("peer_polygraphy.py"))
 Seconds = tuple[float, float]
@@ -160,7 +160,7 @@ def solver(size: int, rounds: int) -> None:
     for pattern in (parse("2:4"), parse("weights=0.5")):
         compared(f"factorisation and product, SparseGPT {pattern}, {size} x {size}", (
             lambda: call(lambda: (np.linalg.cholesky(gram), gram @ weight)),
-            lambda p=pattern: call(lambda: solve.sparsegpt(weight, gram, p, size))), rounds)
+            lambda p=pattern: call(lambda: sparsegpt(weight, gram, p, size))), rounds)
 
 
 def main() -> None:

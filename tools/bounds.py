@@ -1,7 +1,7 @@
 """Runs the tests against the built wheel with the lowest, or the newest, dependencies that pyproject.toml allows.
 
     python tools/bounds.py lowest                     # this Python
-    python tools/bounds.py newest --python python3.10 -- -q -x tests/test_model.py
+    python tools/bounds.py newest --python python3.10 -- -q -x tests/model/test_model.py
 
 Everything happens in a temporary folder: the wheel is built and installed into an environment of its own, and the tests
 run from a copy without the package's sources. What follows ``--`` goes to pytest.

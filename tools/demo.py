@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from onnxprune._text import percent
 from onnxprune.report import terminal
-from onnxprune.text import percent
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 

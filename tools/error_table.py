@@ -2,7 +2,7 @@
 
     python tools/error_table.py
 
-The rows are those that tests/test_errors.py holds the program to.
+The rows are those that tests/cli/test_errors.py holds the program to.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxprune.inputs import sample_inputs
+from onnxprune.runtime.sample_inputs import sample_inputs
 
 PATIENCE = 900.0
 NONE, DATA = ["--repair", "none"], ["--calib", "calib.npz"]

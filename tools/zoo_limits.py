@@ -25,9 +25,9 @@ import numpy as np
 import onnx
 
 import onnxprune
-from onnxprune.coupling import Coupling
-from onnxprune.groups import WEIGHT_TYPES, Grade
-from onnxprune.resize import Lengths
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.groups import WEIGHT_TYPES, Grade
+from onnxprune.edit.resize import Lengths
 
 SHOWN = 3
 

@@ -16,9 +16,9 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from onnxprune.calibration.interface import LABELS, Interface
-from onnxprune.calibration.ports import Feed, Port
+from onnxprune.calibration.model_input import Feed, Port
 from onnxprune.calibration.samples import Chosen, Source
+from onnxprune.calibration.signature import LABELS, Interface
 from onnxprune.errors import DataError, InputError
 
 SKIPPED = 2**20

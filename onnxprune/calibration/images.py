@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.calibration.interface import Interface
-from onnxprune.calibration.ports import Feed, Port, kind
+from onnxprune.calibration.model_input import Feed, Port, kind
 from onnxprune.calibration.samples import Chosen, Source
+from onnxprune.calibration.signature import Interface
 from onnxprune.errors import DataError, InputError
 
 if TYPE_CHECKING:

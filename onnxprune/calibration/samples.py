@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.interface import Interface
-from onnxprune.calibration.ports import Feed
+from onnxprune.calibration.model_input import Feed
+from onnxprune.calibration.signature import Interface
 from onnxprune.errors import DataError, InputError
 
 BATCH_BYTES = 2**26

@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 
 from onnxprune.calibration.arrays import Arrays, Held, Table, npy_table, npz_tables
-from onnxprune.calibration.files import Entry, File, Items
+from onnxprune.calibration.folders import Entry, File, Items
 from onnxprune.calibration.images import SUFFIXES, Images
-from onnxprune.calibration.interface import Interface, interface_of
 from onnxprune.calibration.samples import Progress, Samples, Source, choose
+from onnxprune.calibration.signature import Interface, interface_of
+from onnxprune.calibration.spec import Word, image_options, parse
 from onnxprune.calibration.streams import Stream, imported
-from onnxprune.calibration.words import Word, image_options, parse
 from onnxprune.errors import DataError, InputError
 
 _ARRAYS = (".npy", ".npz")

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.interface import Interface
-from onnxprune.calibration.ports import Feed
+from onnxprune.calibration.disk_cache import Spill
+from onnxprune.calibration.model_input import Feed
 from onnxprune.calibration.samples import Chosen, Source, taken
-from onnxprune.calibration.spill import Spill
+from onnxprune.calibration.signature import Interface
 from onnxprune.errors import DataError, InputError, OnnxPruneError
 
 Checked = tuple[Feed, "int | None", tuple[str, ...]]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from onnxprune.cli.ending import guarded
-from onnxprune.cli.pruning import prune
+from onnxprune.cli.exit import guarded
+from onnxprune.cli.prune import prune
 from onnxprune.cli.verbs import VERBS
 
 __all__ = ["main"]

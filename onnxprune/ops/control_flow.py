@@ -5,10 +5,10 @@ Values that a body captures are the outer values themselves, so nothing is said 
 
 from __future__ import annotations
 
-from onnxprune.dataflow import taken
-from onnxprune.graph import Axis, Scope, Value
+from onnxprune.graph.data_propagation import taken
+from onnxprune.graph.graph import Axis, Scope, Value
+from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
-from onnxprune.ties import Op
 
 
 @rule("If", any_rank=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from onnxprune.graph import Axis, Value
+from onnxprune.graph.graph import Axis, Value
 from onnxprune.ops.linear import contract
+from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import rule
-from onnxprune.ties import Alternative, Op, arange
+from onnxprune.ops.ties import Alternative
 
 KERNEL = "kernel"
 """Why the places of a kernel stay: they are no channels, and reports leave them out."""

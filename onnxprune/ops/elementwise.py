@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from onnxprune.graph import Axis, Value
+from onnxprune.graph.graph import Axis, Value
+from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
-from onnxprune.ties import Op
 
 
 def broadcast(op: Op, inputs: list[Value], out: Value) -> list[list[Axis]]:
@@ -133,3 +133,14 @@ def where(op: Op) -> None:
     """Broadcast of condition and both branches; zero where both branches are."""
     out = op.output()
     _zero_where(op, out, broadcast(op, op.inputs, out), [op.input(1), op.input(2)], any_of=False)
+
+
+@rule("BitCast")
+def bit_cast(op: Op) -> None:
+    """Element by element, as long as the shape stays."""
+    x, out = op.input(0), op.output()
+    if x.shape != out.shape:
+        op.pin_all(f"{op.node.label} changes the shape")
+        return
+    for axis in x.axes():
+        op.tie(axis, out.axis(axis.position), zero=True)

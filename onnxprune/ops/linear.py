@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from onnxprune.graph import Axis, Value
+from onnxprune.graph.graph import Axis, Value
+from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
-from onnxprune.ties import Op
 
 
 @rule("Gemm")

@@ -7,10 +7,11 @@ rectangular; each could lose units of its own.
 
 from __future__ import annotations
 
-from onnxprune.graph import Axis, Value
+from onnxprune.graph.graph import Axis, Value
 from onnxprune.ops.linear import contract
+from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import rule
-from onnxprune.ties import NewShape, Op, arange
+from onnxprune.ops.ties import NewShape
 
 _ZERO_AT_ZERO = {"tanh", "relu", "leakyrelu", "thresholdedrelu", "scaledtanh", "elu", "softsign"}
 _DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnxprune.ties import Op
+from onnxprune.ops.op import Op
 
 Rule = Callable[[Op], None]
 

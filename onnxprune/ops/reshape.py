@@ -6,13 +6,15 @@ factored. Channels can be carried along one factor of a block, everything else i
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from onnxprune.graph import Axis, Dim
+from onnxprune.graph.graph import Axis, Dim
+from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import rule
-from onnxprune.ties import Alternative, Labels, NewShape, Op, arange
+from onnxprune.ops.ties import Alternative, Labels, NewShape
 
 Block = tuple[list[int], list[int]]
 
@@ -245,3 +247,16 @@ def _depth(op: Op, deep: Axis, flat: Axis, channel_last: bool) -> None:
     op.keep_zero(out.axis(1), x.axis(1))
 
 
+@rule("Col2Im")
+def columns_to_image(op: Op) -> None:
+    """Puts the columns of a convolution back: a channel owns all places of its kernel."""
+    x, out = op.input(0), op.output()
+    kernel = op.numbers(2)
+    if kernel is None:
+        op.pin_all(f"{op.node.label} takes its kernel from the run")
+        return
+    op.tie(x.axis(0), out.axis(0), zero=True)
+    op.link((x.axis(1), arange(x.axis(1)) // math.prod(int(k) for k in kernel)), (out.axis(1), arange(out.axis(1))))
+    op.keep_zero(out.axis(1), x.axis(1))
+    for axis in [x.axis(2), *out.axes()[2:]]:
+        op.pin(axis, f"{op.node.label} moves blocks along it")

@@ -6,9 +6,10 @@ import itertools
 
 import numpy as np
 
-from onnxprune.graph import Axis, Node
+from onnxprune.graph.graph import Axis, Node
+from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import rule
-from onnxprune.ties import NewShape, Op, arange
+from onnxprune.ops.ties import NewShape
 
 
 @rule("SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceLength", "ConcatFromSequence",

@@ -1,1 +1,1 @@
-"""What makes a pruned model good again without training."""
+"""Repairs a pruned model without training."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.repair.operators import Operator
+from onnxprune.repair.layer_operator import Operator
 
 Floats = NDArray[np.float32]
 Function = Callable[[Floats], Floats]

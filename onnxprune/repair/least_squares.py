@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import centred
+from onnxprune.statistics import covariance
 
 Floats = NDArray[np.float64]
 
@@ -58,8 +58,8 @@ class Rows:
         """Mean squared error of what follows sees, as a share of its variance."""
         target = self.seen(self.y)
         wrong = np.square(target - self.seen(self.predict(weight, bias)), dtype=np.float64).sum()
-        centred = target - target.mean(axis=1, keepdims=True)
-        return float(wrong / max(np.square(centred, dtype=np.float64).sum(), 1e-30))
+        covariance = target - target.mean(axis=1, keepdims=True)
+        return float(wrong / max(np.square(covariance, dtype=np.float64).sum(), 1e-30))
 
     def reachable(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
         """What the layer should make, asking for nothing where target and prediction are beyond the same bound."""
@@ -182,7 +182,7 @@ class _Problem:
         self._count = max(rows.x.shape[1], 1)
         self._turned = rows.x.transpose(0, 2, 1)
         self._mean = rows.x.mean(axis=1, dtype=np.float64)
-        self._gram = (centred.covariance(rows.x, self._mean) if intercept
+        self._gram = (covariance.covariance(rows.x, self._mean) if intercept
                       else np.matmul(self._turned, rows.x).astype(np.float64) / self._count)
         self._scale = np.maximum(np.trace(self._gram, axis1=1, axis2=2) / self._gram.shape[1], 1e-12)
         self._inverses: dict[float, Floats] = {}
@@ -191,7 +191,7 @@ class _Problem:
         """What a target has in common with the inputs, less that of the weight at hand, and its mean."""
         if self._intercept:
             mean = target.mean(axis=1, dtype=np.float64)
-            xy = centred.cross(self.rows.x, target, self._mean, mean)
+            xy = covariance.cross(self.rows.x, target, self._mean, mean)
         else:
             mean = self._bias
             xy = np.matmul(self._turned, target).astype(np.float64) / self._count

@@ -7,96 +7,23 @@ left. For a GRU that resets the state before its product the state stands for th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnxprune.graph import Graph, Node, Value
-from onnxprune.model import Model
+from onnxprune.layers.recurrent import Cell, Floats, Index, _stored
+from onnxprune.model.model import Model
 from onnxprune.repair.least_squares import Fit, Rows
 from onnxprune.repair.least_squares import Floats as Doubles
 
-Floats = NDArray[np.float32]
-Index = NDArray[np.int64]
 Fitted = Callable[[str, Rows, Rows, Doubles, Doubles, bool], Fit]
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """A recurrent layer of the main graph whose weights are constants that nothing else reads.
-
-    Attributes:
-        node: The layer.
-        x: What it reads, ``(time, batch, features)``.
-        states: Its hidden states at all times, ``(time, directions, batch, hidden)``.
-        weight: ``(directions, gates * hidden, features)``.
-        recurrence: ``(directions, gates * hidden, hidden)``.
-        bias: ``(directions, 2 * gates * hidden)``, that of the input before that of the state; None if there is none.
-    """
-
-    node: Node
-    x: Value
-    states: Value
-    weight: Value
-    recurrence: Value
-    bias: Value | None
-
-    @property
-    def name(self) -> str:
-        """Name of the states, by which the same layer is found in another version of the model."""
-        return self.states.name
-
-    @property
-    def gates(self) -> int:
-        """How many blocks of rows the weights have."""
-        return GATES[self.node.op_type]
-
-    def columns(self, model: Model) -> int:
-        """Columns of the wider of its two matrices."""
-        return max(int(_stored(model, v).shape[-1]) for v in (self.weight, self.recurrence))
-
-    def before(self, array: NDArray[np.generic], direction: int) -> Floats:
-        """The state that each step but the first begins from; shape (time - 1, batch, hidden), in order of time."""
-        whole = np.asarray(array[:, direction], dtype=np.float32)
-        return whole[1:] if self.backward(direction) else whole[:-1]
-
-    def backward(self, direction: int) -> bool:
-        """Whether a direction runs from the last step to the first."""
-        way = self.node.attribute("direction", "forward")
-        return way == "reverse" or (way == "bidirectional" and direction == 1)
 
 
-def cells(graph: Graph) -> list[Cell]:
-    """In topological order; layers without lengths of their own for each sample that give all their states.
-
-    Layers with the batch first are left out: onnxruntime does not run them.
-    """
-    readers = Counter(v.key for v in graph.constants() for _ in v.consumers)
-    found = []
-    for node in graph.main.nodes:
-        if node.op_type not in GATES or node.domain or not node.outputs or node.outputs[0] is None:
-            continue
-        if node.attribute("layout", 0):
-            continue
-        x, weight, recurrence, bias, lengths = [*node.inputs, *[None] * 5][:5]
-        stored = [v for v in (weight, recurrence, bias) if v is not None]
-        if x is None or weight is None or recurrence is None or lengths is not None or any(
-                v.tensor is None or readers[v.key] > 1 for v in stored):
-            continue
-        found.append(Cell(node, x, node.outputs[0], weight, recurrence, bias))
-    return found
 
 
-def matched(before: Graph, after: Graph) -> list[tuple[Cell, Cell]]:
-    """The layers that two versions of a model have both."""
-    others = {c.name: c for c in cells(after)}
-    return [(c, others[c.name]) for c in cells(before) if c.name in others]
 
 
 def refit(original: Model, a: Cell, pruned: Model, b: Cell, x: Sequence[Floats], states: Sequence[Floats],
@@ -147,9 +74,6 @@ def refit(original: Model, a: Cell, pruned: Model, b: Cell, x: Sequence[Floats],
     return done
 
 
-def _stored(model: Model, value: Value) -> NDArray[Any]:
-    assert value.tensor is not None
-    return model.array(value.tensor)
 
 
 def _pair(old: Floats, new: Floats, rng: np.random.Generator, limit: int) -> tuple[Floats, Floats]:

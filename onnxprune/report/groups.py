@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from onnxprune.coupling import Coupling
-from onnxprune.groups import Group
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.groups import Group
 
 
 def inspection(coupling: Coupling) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from onnxprune.report import gate_lines
+from onnxprune._text import count, duration, percent, plural, printable, short
+from onnxprune.report.build import gate_lines
 from onnxprune.report.groups import elements
-from onnxprune.text import count, duration, percent, plural, printable, short
 
 Part = Table | str
 """What a report is made of: tables, and paragraphs of text."""

@@ -13,9 +13,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Coupling
-from onnxprune.graph import Node, Value
-from onnxprune.tensors import FLOATS
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.graph.graph import Node, Value
+from onnxprune.model.tensors import FLOATS
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Coupling
-from onnxprune.graph import Value
-from onnxprune.model import Model
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.graph.graph import Value
+from onnxprune.layers.dequantize import dequantised
+from onnxprune.model.model import Model
 from onnxprune.patterns import Pattern
-from onnxprune.scoring import dequantised
 from onnxprune.sparsity.layout import Weight
 from onnxprune.sparsity.masks import Mask, mask, masks_across
 

@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from onnxprune.coupling import Coupling, analyze
-from onnxprune.graph import Graph
-from onnxprune.groups import Grade, Group
-from onnxprune.model import load
+from onnxprune.coupling.coupling import Coupling, analyze
+from onnxprune.coupling.groups import Grade, Group
+from onnxprune.graph.graph import Graph
+from onnxprune.model.model import load
 from tests import oracle
 
 FREE = 2

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.ops.case import assert_groups, build, check, coupling_of
-from tests.ops.test_quant import Quantised, weight
+from tests.ops.test_quantization import Quantised, weight
 
 
 def attention(name: str, weights: str, body: str, groups: dict[str, str], inputs: str = "", outputs: str = "",

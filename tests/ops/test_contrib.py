@@ -8,11 +8,11 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxprune import shapes
-from onnxprune.graph import Graph
+from onnxprune.graph.graph import Graph
+from onnxprune.graph.shape_inference import infer
 from onnxprune.ops import registry
 from tests.ops.case import assert_groups, build, check, coupling_of
-from tests.ops.test_quant import MIXED, Quantised
+from tests.ops.test_quantization import MIXED, Quantised
 
 FLAT, SIX = "(float[2,3] x) => (float[2,2] y)\n", {"w:1": "6 exact"}
 
@@ -160,7 +160,7 @@ def test_shapes_reach_through_chains() -> None:
     links = "".join(f"h{i + 1} = com.microsoft.BiasGelu(h{i}, b)  r{i} = Relu(h{i + 1})  " for i in range(20))
     text = f"(float[2,3] x) => (float[2,6] y) <float[3,6] w, float[6] b> {{ h0 = MatMul(x, w)  {links} y = Relu(h20) }}"
     graph = Graph(build(text, domains=["com.microsoft"]))
-    shapes.infer(graph)
+    infer(graph)
     assert all(v.shape is not None for v in graph.values)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from onnxprune.groups import Grade
+from onnxprune.coupling.groups import Grade
 from tests.ops.case import Case, assert_groups, build, check, coupling_of
 
 WIDE, SUM = "y = MatMul(b, v)", "n = ReduceL2 <axes = [1]> (b)  y = Concat <axis = 1> (n, n)"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from onnxprune.graph import Axis, Dim, Value
+from onnxprune.graph.graph import Axis, Dim, Value
 from onnxprune.ops.reshape import Block, blocks, digits
 from tests import oracle
 from tests.ops.case import Case, check

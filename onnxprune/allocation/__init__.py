@@ -1,0 +1,1 @@
+"""How many channels each group loses: ratios, budgets, searches."""

@@ -1,0 +1,136 @@
+"""Samples one to an item: a folder of .npy and .npz files, or a list of dicts. An item may also hold a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.calibration.arrays import npy_table, npz_tables, readable
+from onnxprune.calibration.model_input import Feed, Shape
+from onnxprune.calibration.samples import Chosen, Source, taken
+from onnxprune.calibration.signature import LABELS, Interface
+from onnxprune.errors import DataError, InputError
+
+
+class Item(ABC):
+    """One feed, or the way to it."""
+
+    where: str
+
+    @abstractmethod
+    def shapes(self) -> dict[str, Shape]:
+        """Shapes of its arrays by name, without reading values where that is possible."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, Any]:
+        """Its arrays by name."""
+
+
+class File(Item):
+    """A file with one array (.npy, for the only input) or several (.npz)."""
+
+    def __init__(self, path: Path, interface: Interface) -> None:
+        self.where = str(path)
+        self._path, self._names = path, interface.names
+        if path.suffix.lower() == ".npy" and len(self._names) > 1:
+            raise InputError(
+                f"{path}: one array, but the model has inputs {', '.join(self._names)}",
+                "save .npz files with an array for each, by name",
+            )
+
+    def shapes(self) -> dict[str, Shape]:
+        """See `Item`."""
+        if self._path.suffix.lower() == ".npy":
+            return {self._names[0]: npy_table(self._path, self.where).shape}
+        return self._renamed({name: t.shape for name, t in npz_tables(self._path, self.where).items()})
+
+    def arrays(self) -> dict[str, Any]:
+        """See `Item`."""
+        if self._path.suffix.lower() == ".npy":
+            return {self._names[0]: npy_table(self._path, self.where).array}
+        with readable(self.where), np.load(self._path, allow_pickle=False) as data:
+            return self._renamed({name: data[name] for name in data.files})
+
+    def _renamed(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Gives the array without a name that of the only input."""
+        if len(self._names) == 1 and set(given) - {LABELS} == {"arr_0"}:
+            given[self._names[0]] = given.pop("arr_0")
+        return given
+
+
+class Entry(Item):
+    """A dict of arrays in memory, or the array of the only input."""
+
+    def __init__(self, given: Any, interface: Interface, where: str) -> None:
+        self.where = where
+        self._arrays = dict(interface.named(given, where))
+
+    def shapes(self) -> dict[str, Shape]:
+        """See `Item`."""
+        try:
+            return {str(name): np.shape(value) for name, value in self._arrays.items()}
+        except ValueError as error:  # nested lists of different lengths
+            raise DataError(f"{self.where}: cannot be made arrays: {error}") from error
+
+    def arrays(self) -> dict[str, Any]:
+        """See `Item`."""
+        return self._arrays
+
+
+class Items(Source):
+    """Samples in items: shapes are read at once, values of one item at a time.
+
+    Args:
+        items: The items, in the order of samples.
+        interface: The model's inputs.
+        where: What to call the source in messages.
+
+    Raises:
+        InputError: An item does not fit the model.
+    """
+
+    def __init__(self, items: Sequence[Item], interface: Interface, where: str) -> None:
+        self.where = where
+        self.axes = interface.axes if interface.safe else None
+        self._items, self._interface = items, interface
+        counts, labelled = [], LABELS not in interface.names
+        for item in items:
+            shapes = item.shapes()
+            counts.append(interface.rows(interface.pick(shapes, item.where), item.where) if shapes else 0)
+            labelled = labelled and LABELS in shapes
+            self.unused = self.unused or interface.extra(shapes)
+        self._counts = [1 if n is None else n for n in counts]
+        self.count = self.seen = sum(self._counts)
+        self.labels = self._labels() if labelled and items else None
+        if items and self.count:  # types are found wrong now rather than later
+            next(self.feeds(Chosen(), 1))
+
+    def _labels(self) -> np.ndarray:
+        parts = []
+        for item, count in zip(self._items, self._counts, strict=True):
+            labels = np.asarray(item.arrays()[LABELS])
+            if labels.ndim == 0 and count == 1:
+                labels = labels[None]
+            if labels.ndim == 0 or len(labels) != count:
+                raise DataError(f"{item.where}: '{LABELS}' has shape {labels.shape}, but there are {count} samples")
+            parts.append(labels)
+        with readable(self.where):
+            return np.concatenate(parts)
+
+    def feeds(self, chosen: Chosen, batch: int) -> Iterator[Feed]:
+        """See `Source`."""
+        start = 0
+        for item, count in zip(self._items, self._counts, strict=True):
+            if chosen.ended(start):
+                return
+            places = chosen.within(start, start + count)
+            start += count
+            if len(places):
+                feed, rows = self._interface.read(item.arrays(), item.where)
+                if (1 if rows is None else rows) != count:
+                    raise DataError(f"{item.where}: changed while it was used")
+                yield taken(feed, self.axes, places) if self.axes else feed

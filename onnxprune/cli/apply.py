@@ -1,0 +1,37 @@
+"""The verb ``apply``."""
+
+from __future__ import annotations
+
+import click
+
+from onnxprune.cli import parsing
+from onnxprune.cli.command import Command, option
+from onnxprune.cli.output import announcing, save, show
+from onnxprune.cli.paths import read_plan, target
+
+
+@click.command(cls=Command, forms=["onnxprune apply PLAN MODEL [options]"])
+@click.argument("plan")
+@click.argument("model")
+@option("Options", "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
+@option("Options", "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
+@option("Options", "--no-verify", is_flag=True, help="Do not run both models and compare them")
+@option("Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
+        help="Shape to run and count MACs at; repeatable")
+@option("Options", "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
+@option("Options", "--quiet", is_flag=True, help="No report; warnings and errors only")
+def apply(plan: str, model: str, output: str | None, force: bool, no_verify: bool, input_shape: tuple[str, ...],
+          as_json: bool, quiet: bool) -> None:
+    """Takes from a model what a plan says: from the one that it was made for, or another checkpoint of it."""
+    shapes = parsing.shapes(input_shape)
+    path = target(model, output, plan, force=force)
+    written = read_plan(plan)
+    from onnxprune import api
+    from onnxprune.options import Options
+    from onnxprune.planning.plan import Plan
+
+    made = Plan.from_json(written)
+    with announcing(quiet or as_json) as stage:
+        result = api.run_plan(made, model, Options(ratio=0.0, verify=not no_verify, input_shapes=shapes), stage)
+        save(result, path, stage)
+    show({"model": model, "output": str(path), "plan": plan, **result.report}, as_json=as_json, quiet=quiet)

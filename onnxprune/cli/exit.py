@@ -1,0 +1,103 @@
+"""How a command ends: exit codes, error lines, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+import click
+
+from onnxprune.cli.command import complain, say
+from onnxprune.errors import InternalError, OnnxPruneError
+
+USAGE = 2
+
+
+class Terminated(BaseException):
+    """SIGTERM as an exception, so that half-written files are cleared away on the way out."""
+
+
+def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
+    """Runs a command and turns whatever ends it into an exit status.
+
+    Args:
+        command: The command.
+        name: How the command is called in its own help.
+        arguments: Its arguments.
+
+    Returns:
+        0 done, 2 usage, input or output, 3 failed verification, 4 internal error. Signals are passed on to the process
+        once what was open is closed, so that a shell sees the death that it expects (130, 143, 141).
+    """
+    try:
+        with _terminable(), command.make_context(name, list(arguments)) as context:
+            command.invoke(context)
+            sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        _usage(error, name)
+        return USAGE
+    except OnnxPruneError as error:
+        complain(error.message, error.hint)
+        return error.exit_code
+    except BrokenPipeError:
+        return _die(signal.Signals(getattr(signal, "SIGPIPE", 13)))
+    except (KeyboardInterrupt, click.Abort):
+        return _die(signal.SIGINT)
+    except Terminated:
+        return _die(signal.SIGTERM)
+    except Exception as error:
+        say(traceback.format_exc().rstrip(), err=True)
+        fault = InternalError(f"internal error: {type(error).__name__}: {error}")
+        complain(fault.message, fault.hint)
+        return fault.exit_code
+
+
+def _usage(error: click.ClickException, name: str) -> None:
+    """A mistake on the command line in one line, with a hint where one is at hand."""
+    hint = f"{name} --help lists the options"
+    message = error.message
+    param = getattr(error, "param", None)
+    if isinstance(error, click.NoSuchOption):
+        near = list(error.possibilities or [])  # the nearest first
+        message, hint = f"no such option: {error.option_name}", f"did you mean {near[0]}?" if near else hint
+    elif isinstance(error, click.MissingParameter) and param is not None:
+        message = f"{param.human_readable_name.upper()} is missing"
+    elif isinstance(param, click.Option):
+        message = f"{param.opts[-1]}: {message}"
+    complain(message.rstrip("."), hint)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM unwind the program instead of ending it on the spot."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _die(number: signal.Signals) -> int:
+    """Ends the process by a signal; its shell status where the system has no such thing."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing may fail at the last flush
+    if os.name == "posix":
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    return 128 + number

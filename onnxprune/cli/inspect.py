@@ -1,0 +1,57 @@
+"""The verb ``inspect``."""
+
+from __future__ import annotations
+
+import click
+
+from onnxprune.cli.command import Command, option, say
+from onnxprune.cli.output import draw, print_json
+from onnxprune.cli.paths import target
+from onnxprune.errors import InputError
+
+
+@click.command(cls=Command, forms=["onnxprune inspect MODEL [options]"])
+@click.argument("model")
+@option("Options", "--mixing", is_flag=True, help="See the model as pruning with --mixing sees it")
+@option("Options", "--shrink", multiple=True, metavar="REGEX", help="As for pruning; repeatable")
+@option("Options", "--attention", default="heads", metavar="KIND", help="heads or dims, as for pruning  [heads]")
+@option("Options", "--sparsity", is_flag=True,
+        help="Zeros of every weight instead, and what TensorRT's sparse tensor cores can use")
+@option("Options", "--json", "as_json", is_flag=True, help="Every group and member, or every weight, as JSON")
+@option("Options", "--anonymise", is_flag=True, help="Write the graph without weights and names instead")
+@option("Options", "-o", "--output", metavar="FILE", help="What --anonymise writes  [MODEL.anonymous.onnx]")
+def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, sparsity: bool, as_json: bool,
+            anonymise: bool, output: str | None) -> None:
+    """Shows the groups of channels of a model: what they slice, their grade, and why the rest is pinned.
+
+    Groups of grade exact may be pruned. Those of grade mixing change what survives, and are left alone unless
+    --mixing is given. What is pinned stays whole.
+
+    With --anonymise it writes a model to report a fault with: operators, attributes and shapes are as they were;
+    weights, names, texts and metadata are gone. inspect takes it like any other.
+    """
+    if anonymise:
+        _anonymise(model, output)
+        return
+    if output is not None:
+        raise InputError("-o says where --anonymise writes", "give both")
+    from onnxprune import api
+    from onnxprune.report import groups, sparsity_data, terminal
+    from onnxprune.report.sparsity_tables import tables
+
+    analysis = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink)
+    told = sparsity_data.zeros(analysis.model, analysis.coupling) if sparsity else groups.inspection(analysis.coupling)
+    data = {"model": model, **told}
+    if as_json:
+        print_json(data)
+    else:
+        draw(tables(data) if sparsity else terminal.inspected(data))
+
+
+def _anonymise(model: str, output: str | None) -> None:
+    path = target(model, output, kind="anonymous", force=True)
+    from onnxprune.model.anonymize import anonymised
+    from onnxprune.model.model import Model, load, save
+
+    save(Model(anonymised(load(model, weights=False))), path)
+    say(f"wrote {path}: no weights, no names")

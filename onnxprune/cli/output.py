@@ -1,0 +1,89 @@
+"""From data to what is printed: JSON or tables on stdout, warnings on stderr, the running stage on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.cli.command import colourful, say, warn
+
+if TYPE_CHECKING:
+    from onnxprune.api import Announce, Result
+
+
+@contextlib.contextmanager
+def announcing(silent: bool) -> Iterator[Announce]:
+    """Shows on a terminal which stage is running, and how far; yields what is to be told of it."""
+    if silent or not colourful(sys.stderr):
+        yield lambda name, done=0, total=None: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("load", total=None)
+
+        def announce(name: str, done: int = 0, total: int | None = None) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        yield announce
+
+
+@contextlib.contextmanager
+def logging_on_stderr(wanted: bool) -> Iterator[None]:
+    """Shows the log of the package on stderr while the block lasts."""
+    logger, handler = logging.getLogger("onnxprune"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    level = logger.level
+    if wanted:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def save(result: Result, path: Path, stage: Announce) -> None:
+    """Writes a pruned model and enters the time that it took."""
+    stage("save")
+    start = time.perf_counter()
+    result.save(path)
+    result.report["seconds"]["save"] = round(time.perf_counter() - start, 4)
+
+
+def show(report: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
+    """Prints the report of a run, and its warnings whatever else is asked for."""
+    from onnxprune.report import terminal
+
+    if as_json:
+        print_json(report)
+    elif not quiet:
+        draw(terminal.run(report))
+    for line in terminal.warnings(report):
+        warn(line)
+    if as_json and not quiet and report["output"]:
+        say(f"wrote {report['output']}", err=True)
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """Prints strict JSON: ASCII only, no NaN."""
+    say(json.dumps(data, indent=2, allow_nan=False))
+
+
+def draw(parts: list[Any]) -> None:
+    """Prints tables and lines: with colour on a terminal, as plain text elsewhere."""
+    from onnxprune.report import terminal
+
+    fancy = colourful(sys.stdout)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    say(terminal.text(parts, width=width, colour=fancy))

@@ -1,0 +1,122 @@
+"""From what was typed, or written in a recipe, to `Options`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from onnxprune.cli import recipe
+from onnxprune.errors import InputError
+from onnxprune.options import Options
+from onnxprune.patterns import CHANNELS
+
+
+def shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name from texts such as ``NAME:1,3,224,224`` or ``NAME:1x3x224x224``.
+
+    The name ends at the last colon: names may hold colons themselves.
+
+    Raises:
+        InputError: A text is none of that form, or an input is named twice.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition(":")
+        parts = sizes.replace("x", ",").split(",")
+        if not name or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+            raise InputError(f"--input-shape: {text!r} is not a name and sizes", "NAME:1,3,224,224 or NAME:1x3x224x224")
+        if name in found:
+            raise InputError(f"--input-shape: {name!r} is given twice")
+        found[name] = tuple(int(p) for p in parts)
+    return found
+
+
+def load_recipe(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    """Makes the options of a recipe the defaults of the command line, which therefore wins."""
+    if path is not None:
+        names = {p.opts[-1].lstrip("-"): str(p.name) for p in ctx.command.params if isinstance(p, click.Option)}
+        ctx.meta[__name__] = path
+        ctx.default_map = {names[key]: value for key, value in recipe.read(path).items()}
+    return path
+
+
+def files_read(ctx: click.Context) -> list[str]:
+    """Files that a run reads besides the model, as far as their names tell: they are never changed."""
+    calib = (ctx.params["calib"] or "").split(",")[0]
+    return [name for name in (calib, ctx.params["stats"], ctx.meta.get(__name__)) if name]
+
+
+def options(ctx: click.Context) -> Options:
+    """The options of a run.
+
+    Raises:
+        InputError: A value is out of range or unknown, or not exactly one of them says how much.
+    """
+    given = ctx.params
+    ratio, pattern = _amount(given, {name: ctx.get_parameter_source(name) for name in ("ratio", "pattern")})
+    return Options(
+        ratio=ratio, pattern=pattern, across=given["across"], importance=given["importance"], seed=given["seed"],
+        repair=given["repair"], only=given["only"], ignore=given["ignore"], mixing=given["mixing"],
+        attention=given["attention"], shrink=given["shrink"],
+        min_channels=given["min_channels"], round_to=given["round_to"],
+        verify=not given["no_verify"], target=targets(given["target"]), calib=given["calib"],
+        gate=gates(given["gate"]), keep_anyway=given["keep_anyway"],
+        drift_search=given["drift_search"], run_seconds=given["run_seconds"],
+        run_memory=None if given["run_memory"] is None else size(given["run_memory"]),
+        samples=given["samples"], memory=size(given["memory"]), steps=given["steps"], stats=given["stats"],
+        permute=given["permute"], sparse_storage=given["sparse_storage"], input_shapes=shapes(given["input_shape"]))
+
+
+def targets(words: Sequence[str]) -> dict[str, str]:
+    """``macs=0.5`` and the like as a mapping."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not value:
+            raise InputError(f"target {word!r} does not say how much", "macs=0.5, params=2M or bytes=4MB, say")
+        if name in found:
+            raise InputError(f"target {name!r} is given twice", "give it once")
+        found[name] = value
+    return found
+
+
+def gates(words: Sequence[str]) -> dict[str, float]:
+    """``drift=0.05`` and the like as a mapping; the number is behind the last ``=``, names may hold some themselves."""
+    found: dict[str, float] = {}
+    for word in words:
+        name, _, value = word.rpartition("=")
+        try:
+            limit = float(value)
+        except ValueError:
+            name = ""
+        if not name:
+            raise InputError(f"gate {word!r} does not say how far", "drift=0.05, drift:OUTPUT=0.05, cosine=0.99, say")
+        if name in found:
+            raise InputError(f"gate {name!r} is given twice", "give it once")
+        found[name] = limit
+    return found
+
+
+def size(word: str) -> int:
+    """A number of bytes such as ``500MB`` or ``2GB``."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKmMgG]?)[bB]?\s*", str(word))
+    if match is None:
+        raise InputError(f"memory {word!r} is no size", "500MB or 2GB, say")
+    return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()])
+
+
+def _amount(given: Mapping[str, Any],
+            sources: Mapping[str, ParameterSource | None]) -> tuple[float | None, Sequence[str]]:
+    """Ratio and patterns; what the command line says about how much replaces what a recipe says."""
+    ratio: float | None = given["ratio"]
+    patterns: Sequence[str] = given["pattern"] or (CHANNELS,)
+    if ratio is not None and CHANNELS not in patterns and sources["ratio"] != sources["pattern"]:
+        if sources["ratio"] is ParameterSource.COMMANDLINE:
+            patterns = (CHANNELS,)
+        else:
+            ratio = None
+    return ratio, patterns

@@ -1,0 +1,139 @@
+"""``onnxprune MODEL``: the main job."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune import __version__
+from onnxprune.cli import parsing
+from onnxprune.cli.command import Command, option, say
+from onnxprune.cli.output import announcing, logging_on_stderr, save, show
+from onnxprune.cli.paths import target, writable, written
+from onnxprune.errors import InputError
+
+AMOUNT = "How much (--ratio, --target, or --pattern)"
+WHICH = "Which"
+DATA = "Calibration data and repair"
+CHECKS = "Check"
+FILES = "Files and words"
+NOTES = [
+    ("Verbs (a file of such a name is ./inspect)", [
+        ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
+        ("apply PLAN MODEL", "Take the same from another checkpoint"),
+        ("compare A B", "Drift and latency between two models"),
+        ("ops", "Operators that have a rule"),
+    ]),
+    ("Exit codes", [
+        ("0", "Done; also when nothing may be pruned, which is said"),
+        ("1", "Ran, but a target or a gate was missed"),
+        ("2", "Usage, input or output"),
+        ("3", "The result failed verification; nothing was written"),
+        ("4", "Internal error, with its traceback"),
+    ]),
+]
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        say(f"onnxprune {__version__}")
+        ctx.exit()
+
+
+@click.command(cls=Command, forms=["onnxprune MODEL --ratio R [options]", "onnxprune VERB ..."], notes=NOTES)
+@click.argument("model")
+@click.argument("extra", nargs=-1)
+@option(AMOUNT, "--ratio", type=float, metavar="R",
+        help="Share of channels that every group loses, 0 <= R < 1")
+@option(AMOUNT, "--pattern", multiple=True, metavar="KIND",
+        help="channels; zeros: weights=R, 2:4, blocks 4x1=R; or both  [channels]")
+@option(AMOUNT, "--target", multiple=True, metavar="COST=X",
+        help="What may be left of macs, params or bytes: 0.5, 2G, 4MB; repeatable")
+@option(AMOUNT, "--global/--no-global", "across", default=None,
+        help="R is the share of all groups, or of each by itself  [of each; of all for zeros that data choose]")
+@option(AMOUNT, "--min-channels", type=int, default=1, metavar="N",
+        help="Channels that every group keeps  [1]")
+@option(AMOUNT, "--round-to", type=int, default=1, metavar="N",
+        help="Keep multiples of N; 1 until latency is measured  [1]")
+@option(WHICH, "--importance", metavar="NAME",
+        help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz; of zeros sparsegpt, alps too  "
+             "[obs or l2]")
+@option(WHICH, "--permute", is_flag=True, help="Reorder channels first, so that a pattern N:M keeps more")
+@option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
+@option(WHICH, "--only", multiple=True, metavar="REGEX", help="Prune what touches these names; repeatable")
+@option(WHICH, "--ignore", multiple=True, metavar="REGEX", help="Leave what touches these names; repeatable")
+@option(WHICH, "--mixing", is_flag=True, help="Prune groups of grade mixing too (see inspect)")
+@option(WHICH, "--attention", default="heads", metavar="KIND", help="heads, or dims for places within heads  [heads]")
+@option(WHICH, "--shrink", multiple=True, metavar="REGEX",
+        help="Graph inputs and outputs that may lose slices: KV caches; repeatable")
+@option(DATA, "--calib", metavar="WHAT",
+        help="Unlabelled inputs: FILE.npz, a folder of arrays or images, module:function")
+@option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples")
+@option(DATA, "--stats", metavar="FILE", help="Statistics of the data: use them if FILE exists, else write it")
+@option(DATA, "--steps", type=int, default=1, hidden=True)
+@option(DATA, "--memory", default="1GB", hidden=True)
+@option(DATA, "--repair", default="auto", metavar="MODE",
+        help="none, data-free, calibrated; auto follows --calib  [auto]")
+@option(CHECKS, "--gate", multiple=True, metavar="KIND=X",
+        help="No model is written beyond drift=0.05, cosine=0.99, agreement=0.98, drift:OUTPUT=0.1; repeatable")
+@option(CHECKS, "--keep-anyway", is_flag=True, help="Write a model that misses a gate")
+@option(CHECKS, "--drift-search", is_flag=True, help="Find the smallest model within the gates")
+@option(CHECKS, "--run-seconds", type=float, default=600, hidden=True)
+@option(CHECKS, "--run-memory", hidden=True)
+@option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
+@option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
+        help="Shape to run and count MACs at; repeatable")
+@option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
+@option(FILES, "--sparse-storage", is_flag=True, help="Store weights as sparse tensors where that is smaller")
+@option(FILES, "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
+@option(FILES, "--dry-run", is_flag=True, help="Show what would go, write no model")
+@option(FILES, "--plan", metavar="FILE", help="Write what goes and why as JSON")
+@option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
+@option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
+@option(FILES, "--verbose", is_flag=True, help="Log on stderr what is done meanwhile")
+@option(FILES, "--recipe", metavar="FILE", is_eager=True, callback=parsing.load_recipe,
+        expose_value=False, help="Any of these options from a TOML file")
+@option("Other", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+        help="Show the version and exit")
+@click.pass_context
+def prune(ctx: click.Context, /, model: str, extra: tuple[str, ...], output: str | None, force: bool, dry_run: bool,
+          plan: str | None, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
+    """Takes channels out of a trained ONNX model and writes a smaller one."""
+    if extra:
+        raise InputError(f"one model at a time: {extra[0]!r} is too many", _meant(model))
+    options = parsing.options(ctx)
+    others = parsing.files_read(ctx)
+    path = None if dry_run else target(model, output, *others, force=force)
+    plan_path = _plan_path(plan, path, model, *others)
+    from onnxprune import api
+
+    with logging_on_stderr(verbose), announcing(quiet or as_json or verbose) as stage:
+        result = api.run(model, options, announce=stage)
+        if result.stopped is not None and path is not None:
+            path = plan_path = None
+        with written(plan_path, result.plan.to_json()):
+            if path is not None:
+                save(result, path, stage)
+    names = {"model": model, "output": path and str(path), "plan": plan_path and str(plan_path)}
+    show({**names, **result.report}, as_json=as_json, quiet=quiet)
+    if not all(parsing["met"] for key in ("targets", "gates") for parsing in result.report[key].values()):
+        ctx.exit(1)
+
+
+def _meant(first: str) -> str:
+    verbs = [line.split()[0] for line, _ in NOTES[0][1]]
+    near = difflib.get_close_matches(first, verbs, n=1)
+    return f"did you mean the verb {near[0]!r}?" if near else "the output is named with -o FILE"
+
+
+def _plan_path(plan: str | None, output: Path | None, *inputs: str) -> Path | None:
+    if plan is None:
+        return None
+    path = Path(plan)
+    writable(path, *inputs)
+    if output is not None and path.resolve() == output.resolve():
+        raise InputError(f"{path}: is to be both the plan and the model", "choose another name for one of them")
+    return path

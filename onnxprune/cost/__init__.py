@@ -1,0 +1,1 @@
+"""What a model costs: measured, and as a function of what is removed."""

@@ -1,0 +1,179 @@
+"""What a model costs: parameters, multiply-accumulates, bytes.
+
+All three are counted from shapes; no weight is read. Shapes come from static inference on a copy without the
+weights, so that a model of any size takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper, shape_inference
+
+from onnxprune.cost.macs import Shape, macs_from_shapes
+from onnxprune.errors import InputError
+from onnxprune.graph.graph import Graph
+from onnxprune.graph.shape_inference import infer
+from onnxprune.model.inputs import fed_inputs
+from onnxprune.model.model import Model
+from onnxprune.model.skeleton import flat
+from onnxprune.model.tensors import constants, elements, sparse_initializers
+from onnxprune.runtime.sample_inputs import input_dims
+
+# Integers of 32 and 64 bits are shapes, indices and the biases of quantised layers: not counted.
+_WEIGHT_TYPES = {"FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one model.
+
+    Attributes:
+        params: Elements of weight constants, see `parameters`.
+        macs: Multiply-accumulates of one run of the main graph; None where a shape that matters is not known.
+        bytes: Size of the saved model, external data included.
+    """
+
+    params: int
+    macs: int | None
+    bytes: int
+
+
+def measure(
+    model: Model,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Cost:
+    """Parameters, MACs and bytes of a model.
+
+    Args:
+        model: The model.
+        input_shapes: Shapes of graph inputs to count MACs for; free axes of the others get the sizes that
+            `sample_inputs` gives them, a batch of 1 among them.
+        shapes: Shapes of values by name, say from a run, for those that inference cannot tell.
+
+    Raises:
+        InputError: A given input shape does not fit the model.
+    """
+    slim = flat(model.proto)
+    try:
+        dims = input_dims(slim, input_shapes)
+    except InputError:
+        if input_shapes:
+            raise
+        dims = {}
+    known = static_shapes(slim, dims) | {k: tuple(v) for k, v in (shapes or {}).items()}
+    macs = macs_from_shapes(slim, known)
+    if macs is None:
+        macs = macs_from_shapes(slim, reasoned_shapes(slim, dims) | known)
+    return Cost(parameters(model.proto), macs, model.nbytes)
+
+
+def parameters(proto: onnx.ModelProto) -> int:
+    """Elements of all weight constants with more than one element: initializers and Constants in all graphs.
+
+    Floating-point numbers and integers of up to 8 bits count; packed formats (two 4-bit weights in a byte of a
+    MatMulNBits) count as they are stored. Integers of 32 and 64 bits (shapes, indices, biases of quantised
+    layers) do not.
+    """
+    total = 0
+    dense = ((tensor.data_type, elements(tensor)) for _, _, tensor in constants(proto))
+    sparse = ((s.values.data_type, math.prod(s.dims)) for s in sparse_initializers(proto.graph))
+    for data_type, size in [*dense, *sparse]:
+        kind = TensorProto.DataType.Name(data_type)
+        if (kind in _WEIGHT_TYPES or kind.startswith(("FLOAT8", "FLOAT6", "FLOAT4"))) and size > 1:
+            total += size
+    return total
+
+
+def static_shapes(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Fully known shapes of the main graph's values when the inputs have these.
+
+    Args:
+        slim: A model without its big weights, see `inputs.flat`; not changed.
+        dims: Shapes of graph inputs by name.
+    """
+    work = _with_inputs(slim, dims)
+    found = _inferred(work)
+    # What the model itself declares may know operators that onnx does not, and holds where nothing was free.
+    if all(_known(v) == dims.get(v.name) for v in fed_inputs(slim.graph)):
+        declared = [v for v in (*slim.graph.value_info, *slim.graph.output) if v.name not in found and _known(v)]
+        outputs = {v.name for v in work.graph.output}
+        work.graph.value_info.extend(v for v in declared if v.name not in outputs)
+        found = {v.name: s for v in declared if (s := _known(v)) is not None} | (_inferred(work) if declared else found)
+    return found
+
+
+def reasoned_shapes(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> dict[str, Shape]:
+    """As `static_shapes`, by way of what the graph computes its shapes from: sees further and takes longer."""
+    graph = Graph(_with_inputs(slim, dims))
+    infer(graph)
+    found = {}
+    for name, value in graph.main.names.items():
+        lengths = [n for n in value.shape or [] if isinstance(n, int)]
+        if value.shape is not None and len(lengths) == len(value.shape):
+            found[name] = tuple(lengths)
+    return found
+
+
+def _with_inputs(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> onnx.ModelProto:
+    """A copy whose inputs have these shapes and which states no shape of anything else."""
+    work = onnx.ModelProto()
+    work.CopyFrom(slim)
+    del work.graph.value_info[:]
+    for value in work.graph.input:
+        if value.name in dims:
+            kind = value.type.tensor_type.elem_type
+            value.type.CopyFrom(helper.make_tensor_type_proto(kind, dims[value.name]))
+    for value in work.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return work
+
+
+def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
+    """What onnx's shape inference finds out; nothing where it fails altogether."""
+    try:
+        graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    except (shape_inference.InferenceError, ValueError, RuntimeError):
+        return {}
+    return {v.name: s for v in (*graph.input, *graph.value_info, *graph.output) if (s := _known(v)) is not None}
+
+
+def _known(value: onnx.ValueInfoProto) -> Shape | None:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
+        return None
+    return tuple(d.dim_value for d in tensor.shape.dim)
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+

@@ -1,0 +1,1 @@
+"""From ties to channels to groups."""

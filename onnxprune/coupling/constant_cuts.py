@@ -1,0 +1,138 @@
+"""Seams: where what is computed of constants alone meets the rest of the graph.
+
+A weight that is standardised in the graph, a norm that is divided out, a table that is addressed by position: what
+computes them may average over an axis or pin it, and so hold channels that the rest of the model would let go. But
+what was computed can lose its indices afterwards, exactly, by a Gather of those that stay, which runtimes fold with
+the rest when they load the model. So where it helps, the value is parted in two: as it is made, and as it is read,
+with axes that are not tied to those it is made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.coupling.groups import WEIGHT_TYPES, Channels, Grade
+from onnxprune.graph.graph import Axis, Graph, Node, Value
+from onnxprune.ops.ties import Ties
+
+
+@dataclass(eq=False)
+class Seam:
+    """A value that is computed of constants alone, parted in two.
+
+    Attributes:
+        made: As it is made.
+        read: As the nodes read it that read data too.
+        cut: Positions of the axes that may lose indices on the reading side alone; the others are tied.
+    """
+
+    made: Value
+    read: Value
+    cut: frozenset[int]
+
+
+def tries(coupling: Channels) -> list[frozenset[Axis]]:
+    """Axes of values as they are made that may be worth a cut, to be tried one set after the other.
+
+    Where readers add up over an axis, it is enough that what they multiply it by is zero once masked: there the cuts
+    are tried that free what the side of the constants mixes or pins. Where that side divides by what is zero once
+    masked (the norm of a row, say), a cut keeps the masked model defined; along an axis that readers carry, what
+    reads on then has to be zero.
+    """
+    seen = _seen(coupling)
+    if not seen:
+        return []
+    constant = {v for node in coupling.graph.constant_nodes for v in [*node.inputs, *node.outputs]}
+    blamed = np.zeros(len(coupling.channel), dtype=bool)
+    for axis, where, _ in [*coupling.ties.pins, *coupling.ties.mixes]:
+        if axis.value in constant:
+            channels = coupling.channel[coupling.classes.span(axis.id)]
+            blamed[channels if where is None else channels[where]] = True
+    held = blamed[coupling.channel] & (coupling.grade > Grade.EXACT)
+    undefined = _undefined(coupling)
+    summed = {i for _, sources, _ in coupling.ties.sums for i in sources}
+    within, carried = ([a for a in seen if (a.id in summed) == is_summed] for is_summed in (True, False))
+    asked = [frozenset(a for a in axes if marks[coupling.classes.span(a.id)].any())
+             for axes, marks in ((within, held), (carried, undefined), (within, undefined))]
+    return [axes for axes in asked if axes]
+
+
+def part(graph: Graph, cuts: Collection[Axis]) -> list[Seam]:
+    """Gives values whose axes are cut a second one for the nodes that read data too, in place."""
+    seams = []
+    for made in sorted({axis.value for axis in cuts}, key=lambda v: v.index):
+        readers = _readers(graph, made)
+        read = Value(made.name, made.key, len(graph.values), made.scope, list(made.shape or []), made.elem_type,
+                     None, made.producer, readers)
+        graph.values.append(read)
+        made.consumers = [c for c in made.consumers if c not in readers]
+        _point(readers, read)
+        seams.append(Seam(made, read, frozenset(axis.position for axis in made.axes() if axis in cuts)))
+    return seams
+
+
+def join(graph: Graph, seams: Iterable[Seam]) -> None:
+    """Takes back what `part` did last."""
+    for seam in reversed(list(seams)):
+        assert graph.values[-1] is seam.read
+        graph.values.pop()
+        seam.made.consumers += seam.read.consumers
+        _point(seam.read.consumers, seam.made)
+
+
+def helpful(seams: Iterable[Seam], before: Channels, after: Channels) -> frozenset[Axis]:
+    """The cuts by which more of an axis is exact, and defined once masked, than before."""
+    old, new = _sound(before), _sound(after)
+    return frozenset(seam.made.axis(p) for seam in seams for p in seam.cut
+                     if new[after.classes.span(seam.read.axis(p).id)].sum()
+                     > old[before.classes.span(seam.made.axis(p).id)].sum())
+
+
+def tie(seams: Iterable[Seam], ties: Ties) -> None:
+    """Says what holds between the two sides: as much as for a node that hands the value on, but for what is cut."""
+    for seam in seams:
+        for made, read in zip(seam.made.axes(), seam.read.axes(), strict=True):
+            if made.position in seam.cut:
+                ties.ordered.append(read)
+                ties.pins.append((made, None, f"{made} stays, and its readers take of it what is left to them"))
+            else:
+                ties.whole.append((made.id, read.id))
+                ties.zeros.append((read.id, (made.id,), False))
+
+
+def _sound(coupling: Channels) -> NDArray[np.bool_]:
+    """Elements that are exact, and where the side of the constants is defined once they are masked."""
+    found: NDArray[np.bool_] = (coupling.grade == Grade.EXACT) & ~_undefined(coupling)
+    return found
+
+
+def _undefined(coupling: Channels) -> NDArray[np.bool_]:
+    """Elements whose channel the side of the constants divides by, being zero once masked."""
+    constant = {v for node in coupling.graph.constant_nodes for v in node.outputs}
+    bad = np.zeros(len(coupling.channel), dtype=bool)
+    for axis in coupling.ties.divisors:
+        if axis.value in constant:
+            bad[coupling.channel[coupling.classes.span(axis.id)]] = True
+    found: NDArray[np.bool_] = bad[coupling.channel]
+    return found
+
+
+def _seen(coupling: Channels) -> list[Axis]:
+    """Axes of what is computed of constants alone and read with data."""
+    graph = coupling.graph
+    return [axis for node in graph.constant_nodes for v in node.outputs
+            if v is not None and v not in coupling.ties.data and v.elem_type in WEIGHT_TYPES and _readers(graph, v)
+            for axis in v.axes()]
+
+
+def _readers(graph: Graph, value: Value) -> list[tuple[Node, int]]:
+    return [(node, i) for node, i in value.consumers if node not in graph.constant_nodes]
+
+
+def _point(readers: Iterable[tuple[Node, int]], value: Value) -> None:
+    for node, i in readers:
+        node.inputs[i] = value

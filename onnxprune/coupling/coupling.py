@@ -1,0 +1,283 @@
+"""Ties -> channels -> groups, with grades and reasons.
+
+The connected components of all ties are the channels. Channels with the same shape of membership (as many indices of
+the same axes) form a group: they compete with each other when something has to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.coupling import constant_cuts, groups
+from onnxprune.coupling.choices import decide
+from onnxprune.coupling.components import Classes, Index, components, edges
+from onnxprune.coupling.constant_cuts import Seam
+from onnxprune.coupling.groups import WEIGHT_TYPES, Grade, Group
+from onnxprune.graph.data_propagation import Data
+from onnxprune.graph.graph import Axis, Graph, Node, Value
+from onnxprune.graph.shape_inference import infer
+from onnxprune.ops import registry
+from onnxprune.ops.op import Op
+from onnxprune.ops.ties import Choice, Ties, Zero
+
+MAX_ROUNDS = 4
+"""How often the rules are asked again because ties told a length that shape inference did not know."""
+
+
+class Coupling:
+    """Channels and groups of one graph.
+
+    Attributes:
+        graph: The analysed graph.
+        ties: What the rules said.
+        data: Contents of small tensors.
+        classes: Axes united as a whole, and the numbering of elements.
+        channel: Channel of every element.
+        grade: Grade of every element.
+        mixing: Whether channels of grade *mixing* were open to pruning in the decisions.
+        attention: What decisions took where whole heads and places within heads were both open.
+        shrinking: Graph inputs and outputs that may lose slices.
+        seams: What is computed of constants alone and may lose indices behind what computes it.
+    """
+
+    def __init__(self, graph: Graph, ties: Ties, classes: Classes, channel: Index, grade: NDArray[np.int8],
+                 mixing: bool, attention: str, shrinking: frozenset[str], seams: Sequence[Seam]) -> None:
+        self.graph = graph
+        self.ties = ties
+        self.data = ties.data
+        self.classes = classes
+        self.channel = channel
+        self.grade = grade
+        self.mixing = mixing
+        self.attention = attention
+        self.shrinking = shrinking
+        self.seams = seams
+
+    def channels_of(self, axis: Axis) -> Index:
+        """Channel of every index of an axis; empty where the axis is free."""
+        return self.channel[self.classes.span(axis.id)]
+
+    @property
+    def shrinking_values(self) -> dict[str, Value]:
+        """The graph inputs and outputs that may lose slices, by name."""
+        ends = [*self.graph.main.inputs, *self.graph.main.outputs]
+        return {v.name: v for v in ends if v is not None and v.name in self.shrinking}
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Every group that slices a weight, in graph order."""
+        return groups.build(self)
+
+
+def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads",
+            shrinking: Collection[str] = ()) -> Coupling:
+    """Runs every rule, decides the choices and joins what is tied.
+
+    Args:
+        graph: The graph to analyse; its shapes are filled in.
+        mixing: Whether channels of grade *mixing* will be pruned too; choices then count them as free.
+        attention: ``heads`` to take whole heads where they are open, ``dims`` to take places within heads.
+        shrinking: Graph inputs and outputs that may lose slices. What such an input loses counts as zero: it is what
+            the pruned model gave out before, or nothing.
+    """
+    def couple(parted: Sequence[Seam] = ()) -> Coupling:
+        return _couple(graph, data, parted, mixing=mixing, attention=attention, shrinking=shrinking)
+
+    data = infer(graph)
+    whole, cuts = couple(), frozenset[Axis]()
+    for asked in constant_cuts.tries(whole):
+        tried = constant_cuts.part(graph, cuts | asked)
+        helpful = constant_cuts.helpful(tried, whole, couple(tried))
+        constant_cuts.join(graph, tried)
+        cuts = helpful if helpful >= cuts else cuts
+    return couple(constant_cuts.part(graph, cuts)) if cuts else whole
+
+
+def _couple(graph: Graph, data: dict[Value, Data], parted: Sequence[Seam], *, mixing: bool, attention: str,
+            shrinking: Collection[str]) -> Coupling:
+    """The analysis with seams, or without."""
+    for _ in range(MAX_ROUNDS):
+        ties = Ties(graph, data)
+        for node in graph.nodes:
+            _ask(node, ties)
+        constant_cuts.tie(parted, ties)
+        classes = Classes(graph, ties.whole, ties.linked_axes(), ties.axis_count)
+        if not _learn(graph, classes):
+            break
+    _pin_interface(graph, ties, shrinking)
+    links = []
+    for link in ties.links:
+        if classes.fits(link):
+            links.append(link)
+        else:
+            ties.pins.extend((axis, None, f"axes of different lengths are tied to {axis}") for axis, _ in link)
+    barred = np.zeros(classes.elements, dtype=bool)
+    _mark(barred, classes, [p[:2] for p in ties.pins], True)
+    _mark(barred, classes, [(axis, None) for axis in _conflicting(graph, classes)], True)
+    if not mixing:
+        _mark(barred, classes, [m[:2] for m in ties.mixes], True)
+    decide(ties.choices, classes, links, barred, ties.batch_axes, prefer_heads=attention == "heads")
+    _pin_decided(ties)
+    _grade_sums(ties, shrinking)
+    element_grade = np.zeros(classes.elements, dtype=np.int8)
+    _mark(element_grade, classes, [m[:2] for m in ties.mixes], Grade.MIXING)
+    for axis in _conflicting(graph, classes):
+        ties.pins.append((axis, None, f"axes of different lengths are tied to {axis}"))
+    _mark(element_grade, classes, [p[:2] for p in ties.pins], Grade.PINNED)
+    channel = np.arange(classes.elements, dtype=np.int64)
+    channel[:classes.linked] = components(classes.linked, *edges(classes, links))
+    worst = np.zeros(classes.elements, dtype=np.int8)
+    np.maximum.at(worst, channel, element_grade)
+    return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking),
+                    parted)
+
+
+def _learn(graph: Graph, classes: Classes) -> bool:
+    """Gives axes of unknown length that of the axes they are tied to; whether there were any."""
+    news = False
+    for value in graph.values:
+        for axis in value.axes():
+            length = int(classes.length[classes.of[axis.id]])
+            if axis.length is None and length > 1 and value.shape is not None:
+                value.shape[axis.position] = length
+                news = True
+    return news
+
+
+def _ask(node: Node, ties: Ties) -> None:
+    """Lets the node's rule speak; what has none, or cannot be told, is pinned."""
+    op = Op(node, ties)
+    entry = registry.find(node.domain, node.op_type, node.opset)
+    if entry is None:
+        name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        op.pin_all(f"no rule for {name}")
+        return
+    if not entry.any_rank and any(v.rank is None for v in op.inputs + op.outputs):
+        op.pin_all(f"rank unknown at {node.label}")
+        return
+    marks = _bookmark(ties)
+    try:
+        entry.function(op)
+        op.pin_unspoken()
+    except (LookupError, ValueError, TypeError, ArithmeticError) as e:  # malformed node: leave it whole, prune the rest
+        _rewind(ties, marks)
+        op.pin_all(f"{node.label} could not be analysed: {e}")
+
+
+_LISTS = ("whole", "links", "pins", "mixes", "ordered", "choices", "batch_axes", "zeros", "sums", "means",
+          "divisors", "resizes")
+
+
+def _bookmark(ties: Ties) -> list[int]:
+    return [len(getattr(ties, name)) for name in _LISTS]
+
+
+def _rewind(ties: Ties, marks: Sequence[int]) -> None:
+    for name, mark in zip(_LISTS, marks, strict=True):
+        del getattr(ties, name)[mark:]
+
+
+def _pin_interface(graph: Graph, ties: Ties, shrinking: Collection[str]) -> None:
+    for value in graph.main.inputs:
+        for axis in value.axes() if value.name not in shrinking else []:
+            ties.pins.append((axis, None, f"graph input {value.name!r}"))
+    for out in graph.main.outputs:
+        for axis in out.axes() if out is not None and out.name not in shrinking else []:
+            ties.pins.append((axis, None, f"graph output {axis.value.name!r}"))
+    for scope in graph.scopes():
+        for sparse in scope.proto.sparse_initializer:
+            for axis in scope.names[sparse.values.name].axes():
+                ties.pins.append((axis, None, "held as a sparse tensor"))
+    _pin_returned_shapes(graph, ties)
+
+
+def _pin_returned_shapes(graph: Graph, ties: Ties) -> None:
+    """An axis whose length the graph returns as a number must keep that length."""
+    stack = [v for scope in graph.scopes() for v in scope.outputs if v is not None and v in ties.data]
+    seen: set[Value] = set()
+    while stack:
+        value = stack.pop()
+        if value in seen or value.producer is None:
+            continue
+        seen.add(value)
+        for source in value.producer.inputs:
+            if source is None:
+                continue
+            if value.producer.op_type in ("Shape", "Size"):
+                for axis in source.axes():
+                    ties.pins.append((axis, None, "the graph returns its length"))
+            elif source in ties.data:
+                stack.append(source)
+
+
+def _conflicting(graph: Graph, classes: Classes) -> list[Axis]:
+    """One axis of each class whose members have different lengths."""
+    if not len(classes.conflicts):
+        return []
+    bad, found = set(classes.conflicts.tolist()), []
+    for value in graph.values:
+        for axis in value.axes():
+            if classes.of[axis.id] in bad:
+                bad.discard(classes.of[axis.id])
+                found.append(axis)
+    return found
+
+
+def _mark(target: NDArray[np.generic], classes: Classes, where: Sequence[tuple[Axis, Index | None]],
+          mark: int) -> None:
+    for axis, indices in where:
+        span = classes.span(axis.id)
+        if indices is None:
+            target[span] = mark
+        elif span.stop > span.start:
+            target[span.start + indices] = mark
+
+
+def _pin_decided(ties: Ties) -> None:
+    for choice in ties.choices:
+        if choice.taken is not None:
+            for axis in choice.taken.pins:
+                ties.pins.append((axis, None, f"{choice.node.label} merges or splits it"))
+            continue
+        for alternative in choice.alternatives:
+            axes = [axis for link in alternative.links for axis, _ in link] + alternative.pins
+            for axis in axes:
+                ties.pins.append((axis, None, f"{choice.node.label} leaves no way to carry its channels"))
+
+
+def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
+    """Sums over an axis are exact only where the summands are zero once masked (f(0) = 0 all the way).
+
+    Of means and divisors those are left that are zero there.
+
+    A loop's state depends on itself: every statement is believed at first, then the graph is gone through until none
+    is refuted any more. What is left holds by induction over the rounds.
+    """
+    zero = np.zeros(ties.axis_count + 1, dtype=bool)
+    sliced = [v for v in ties.graph.constants() if v.elem_type in WEIGHT_TYPES or v.elem_type == TensorProto.INT32]
+    for value in [*sliced, *(v for v in ties.graph.main.inputs if v.name in shrinking)]:
+        zero[value.first_axis:value.first_axis + len(value.shape or [])] = True
+    statements = [s for item in ties.zeros for s in _statements(item)]
+    zero[[out_id for out_id, _, _ in statements]] = True
+    before = None
+    while before is None or not np.array_equal(before, zero):
+        before = zero.copy()
+        for out_id, sources, any_of in statements:
+            flags = zero[list(sources)]
+            zero[out_id] = bool(flags.any()) if any_of and len(flags) else bool(flags.all())
+    for axis, sources, reason in ties.sums:
+        if not zero[list(sources)].any():
+            ties.mixes.append((axis, None, reason))
+    ties.means = [mean for mean in ties.means if zero[mean.axis.id]]
+    ties.divisors = [axis for axis in ties.divisors if zero[axis.id]]
+
+
+def _statements(item: Zero | Choice) -> list[Zero]:
+    if not isinstance(item, Choice):
+        return [item]
+    return [(out.id, (source.id,), False) for out, source in item.taken.zeros] if item.taken is not None else []

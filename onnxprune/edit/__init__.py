@@ -1,0 +1,1 @@
+"""Changes a model in place: slices constants, resizes nodes, reorders channels."""

@@ -1,0 +1,244 @@
+"""Takes a plan's slices out of a model and resizes the nodes that see it.
+
+The ModelProto is patched in place: constants are sliced, shape constants renumbered (and parted where their readers
+now need different values), attributes reset, stale shape annotations refreshed. Nothing else is touched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper
+
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.edit.resize import Changes, Entries, Lengths
+from onnxprune.edit.slicing import Removal, _index_of, add_constant, cut, slicings
+from onnxprune.graph.data_propagation import Data, known
+from onnxprune.graph.graph import Node, Scope, Value
+from onnxprune.model.model import Model
+from onnxprune.model.unique_names import Names
+
+
+def remove(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
+    """Removes channels from the model that was analysed, in place.
+
+    Args:
+        model: The model whose proto `coupling.graph` was built from.
+        coupling: Its analysis.
+        gone: Boolean per channel id, True for what is removed.
+    """
+    if not gone.any():
+        return
+    lengths = Lengths(coupling, gone)
+    changes = Changes(coupling, lengths)
+    _Patch(model, coupling, lengths, changes).run()
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+class _Patch:
+    def __init__(self, model: Model, coupling: Coupling, lengths: Lengths, changes: Changes) -> None:
+        self.model = model
+        self.coupling = coupling
+        self.graph = coupling.graph
+        self.lengths = lengths
+        self.changes = changes
+        self.slicings = slicings(coupling, lengths)
+        self.names = Names(self.graph.proto, {s.name for s in self.slicings})
+
+    def run(self) -> None:
+        cut(self.model, self.graph, self.slicings, lambda value, array, removal: _without(array, removal))
+        self._set_inputs()
+        self._cut_seams()
+        self._multiply_means()
+        for (node, name), value in self.changes.attributes.items():
+            _set_attribute(node.proto, name, value)
+        for scope in self.graph.scopes():
+            self._refresh(scope)
+
+    def _set_inputs(self) -> None:
+        shared: dict[str, list[tuple[Node, int, Entries]]] = {}
+        for (node, i), entries in self.changes.inputs.items():
+            value = node.inputs[i] if i < len(node.inputs) else None
+            if value is None:
+                self._give_constant(node, i, np.array(entries, dtype=np.int64))
+            elif value.tensor is not None:
+                shared.setdefault(value.key, []).append((node, i, entries))
+            else:
+                self._set_computed(node, i, value, entries)
+        for requests in shared.values():
+            self._set_shared(requests)
+
+    def _set_shared(self, requests: list[tuple[Node, int, Entries]]) -> None:
+        """Rewrites a shape constant; readers that want something else than the rest get one of their own."""
+        node, i, _ = requests[0]
+        first = node.inputs[i]
+        assert first is not None and first.tensor is not None
+        tensor = first.tensor
+        old = onnx.numpy_helper.to_array(tensor)
+        wanted = []
+        for node, i, entries in requests:
+            flat = [o if e is None else e for o, e in zip(old.reshape(-1).tolist(), entries, strict=True)] if len(
+                entries) == old.size else entries
+            array = np.array(flat, dtype=old.dtype)
+            shape = old.shape if array.size == old.size else self.changes.shapes.get((node, i), array.shape)
+            wanted.append((node, i, array.reshape(shape)))
+        readers = sum(len(v.consumers) for v in self.graph.values if v.key == first.key)
+        alone = len(wanted) == readers and not _is_output(first)
+        if alone and all(np.array_equal(a, wanted[0][2]) for _, _, a in wanted):
+            if not np.array_equal(wanted[0][2], old):
+                self.model.set_array(tensor, wanted[0][2])
+            return
+        made: dict[bytes, str] = {}
+        for node, i, array in wanted:
+            if np.array_equal(array, old):
+                continue
+            key = array.tobytes()
+            if key in made:
+                node.proto.input[i] = made[key]
+            else:
+                made[key] = self._give_constant(node, i, array, first)
+
+    def _set_computed(self, node: Node, i: int, value: Value, entries: Entries) -> None:
+        """Makes a computed shape hold what it must, if it does not by itself."""
+        now = self.changes.now.get(value)
+        if now is not None and now.size == len(entries) and _agrees(now, entries, infers=node.op_type == "Reshape"):
+            return
+        then = self.coupling.data.get(value)
+        then = None if then is None else self.lengths.surviving(value, then)
+        dtype = helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64)
+        if all(e is not None for e in entries):
+            shape = then.shape if then is not None and then.size == len(entries) else (len(entries),)
+            shape = self.changes.shapes.get((node, i), shape)
+            self._give_constant(node, i, np.array(entries, dtype=dtype).reshape(shape), value)
+            return
+        if all(e is None for e in entries):
+            return
+        self._override(node, i, value, entries, dtype)
+
+    def _cut_seams(self) -> None:
+        """Where what is computed of constants keeps what its readers lose, a Gather of what stays goes between."""
+        for seam in self.coupling.seams:
+            name, producer, gathers = seam.made.name, seam.made.producer, []
+            assert producer is not None
+            for axis in (seam.read.axis(p) for p in sorted(seam.cut)):
+                if self.lengths.changed(axis):
+                    stay = _tensor(self.lengths.kept(axis), self.names.fresh(f"{seam.made.name}_stay"))
+                    add_constant(self.graph, producer.scope, producer, stay)
+                    source, name = name, self.names.fresh(f"{seam.made.name}_left")
+                    gathers.append(helper.make_node("Gather", [source, stay.name], [name], name=name,
+                                                         axis=axis.position))
+            behind = _index_of(producer) + 1
+            for place, gather in enumerate(gathers, start=behind):
+                producer.scope.proto.node.insert(place, gather)
+            for node, i in seam.read.consumers:
+                node.proto.input[i] = name
+
+    def _multiply_means(self) -> None:
+        """What is averaged over fewer indices, all that went having been zero, is brought back to what it was."""
+        shares: dict[Node, float] = {}
+        means = [m for m in self.coupling.ties.means if self.lengths.changed(m.axis)]
+        for mean in means:
+            share = (self.lengths.length(mean.axis) or 0) / (mean.axis.length or 1)
+            shares[mean.node] = shares.get(mean.node, 1.0) * share
+        for node, mean in {m.node: m for m in means}.items():
+            out, share, proto = node.outputs[0], shares[node], node.proto
+            assert out is not None
+            factor = helper.make_tensor(self.names.fresh(f"{out.name}_share"), out.elem_type, [], [share ** mean.power])
+            add_constant(self.graph, node.scope, node, factor)
+            place = _index_of(node)
+            proto.output[0] = self.names.fresh(f"{out.name}_mean")
+            name = self.names.fresh(f"{out.name}_scaled")
+            node.scope.proto.node.insert(place + 1, helper.make_node("Mul", [proto.output[0], factor.name], [out.name],
+                                                                     name=name))
+            if mean.epsilon is not None:
+                _set_attribute(proto, "epsilon", mean.epsilon / share)
+
+    def _override(self, node: Node, i: int, value: Value, entries: Entries, dtype: np.dtype[Any]) -> None:
+        """Puts numbers in place of some entries of a computed shape: ``computed * keep + fixed``."""
+        keep = np.array([e is None for e in entries]).astype(dtype)
+        fixed = np.array([0 if e is None else e for e in entries], dtype=dtype)
+        scope, place = node.scope, _index_of(node)
+        left = add_constant(self.graph, scope, node, _tensor(keep, self.names.fresh(f"{value.name}_free")))
+        right = add_constant(self.graph, scope, node, _tensor(fixed, self.names.fresh(f"{value.name}_fixed")))
+        masked, out = self.names.fresh(f"{value.name}_masked"), self.names.fresh(f"{value.name}_resized")
+        place = _index_of(node)
+        scope.proto.node.insert(place, helper.make_node("Mul", [value.name, left], [masked], name=masked))
+        scope.proto.node.insert(place + 1, helper.make_node("Add", [masked, right], [out], name=out))
+        node.proto.input[i] = out
+
+    def _give_constant(self, node: Node, i: int, array: NDArray[Any], like: Value | None = None) -> str:
+        """A new constant as input `i` of the node; returns its name."""
+        base = like.name if like is not None else f"{node.proto.name or node.proto.output[0]}_size"
+        tensor = _tensor(array, self.names.fresh(base))
+        while len(node.proto.input) <= i:
+            node.proto.input.append("")
+        node.proto.input[i] = tensor.name
+        return add_constant(self.graph, node.scope, node, tensor)
+
+    def _refresh(self, scope: Scope) -> None:
+        """Brings stated shapes up to date."""
+        infos = [*scope.proto.value_info, *scope.proto.input, *scope.proto.output]
+        for info in infos:
+            value = scope.names.get(info.name)
+            if value is None or not self.lengths.touches(value) or not info.type.tensor_type.HasField("shape"):
+                continue
+            dims = info.type.tensor_type.shape.dim
+            for axis in value.axes():
+                stated = axis.position < len(dims) and dims[axis.position].HasField("dim_value")
+                if stated and self.lengths.changed(axis):
+                    dims[axis.position].dim_value = self.lengths.length(axis) or 0
+
+
+def _tensor(array: NDArray[Any], name: str) -> TensorProto:
+    return onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+
+
+def _without(array: NDArray[Any], removal: Removal) -> NDArray[Any]:
+    """The array without some indices of some axes; the axis that shrinks most goes first."""
+    for axis, indices in sorted(removal.items(), key=lambda r: len(r[1]) / array.shape[r[0]], reverse=True):
+        keep = np.ones(array.shape[axis], dtype=bool)
+        keep[list(indices)] = False
+        array = np.compress(keep, array, axis=axis)
+    return array
+
+
+def _agrees(now: Data, entries: Entries, *, infers: bool) -> bool:
+    """Whether what is computed says the same; where the reader `infers` a length, -1 does."""
+    return all(e is None or (known(np.array([n], dtype=object)) and (n == e or (n == -1 and infers)))
+               for n, e in zip(now.flat, entries, strict=True))
+
+
+
+
+def _is_output(value: Value) -> bool:
+    return any(o.name == value.name for o in value.scope.proto.output)
+
+
+def _set_attribute(node: NodeProto, name: str, value: Any) -> None:
+    for i, a in enumerate(node.attribute):
+        if a.name == name:
+            if value is None:
+                del node.attribute[i]
+            else:
+                fresh = helper.make_attribute(name, value)
+                if fresh != a:
+                    a.CopyFrom(fresh)
+            return
+    if value is not None:
+        node.attribute.append(helper.make_attribute(name, value))
+
+

@@ -1,0 +1,287 @@
+"""The graph as the analysis sees it: values with shapes, nodes with resolved inputs, scopes that nest.
+
+A `Value` is one tensor of one scope: a graph input, a constant or the output of a node. Bodies of If, Loop and
+Scan are scopes of their own whose captured names resolve to the outer value, so nothing below needs to know
+that a graph nests. The protos stay the truth: a `Node` and a `Value` only point at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxprune.model.topology import ordered
+
+Dim = int | str | None
+"""Length of an axis: a number, the name of a free dimension, or not known."""
+
+RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
+                    "Multinomial"})
+"""Operators that make something else in every run."""
+_READS_PARTS = {"Slice", "Split", "Gather", "GatherElements", "GatherND", "Shape"}
+
+
+class Axis(NamedTuple):
+    """One axis of one value."""
+
+    value: Value
+    position: int
+
+    @property
+    def id(self) -> int:
+        """Number that is unique among the axes of the graph."""
+        return self.value.first_axis + self.position
+
+    @property
+    def length(self) -> int | None:
+        """Static length, None where it is free or unknown."""
+        n = (self.value.shape or [])[self.position]
+        return n if isinstance(n, int) else None
+
+    def __str__(self) -> str:
+        return f"{self.value.key}[{self.position}]"
+
+
+@dataclass(eq=False)
+class Value:
+    """One tensor of one scope.
+
+    Attributes:
+        name: Name in its own scope.
+        key: Name that is unique in the model, ``OUTER/attribute|NAME`` in inner scopes.
+        index: Position in `Graph.values`.
+        shape: Length of each axis, None where the rank is unknown.
+        elem_type: `TensorProto.DataType`, 0 where unknown.
+        tensor: The constant's own proto, None for what is computed.
+        scope: Where the value is defined.
+        producer: The node that computes it (a Constant node for constants held in one).
+        consumers: Nodes that read it with the position of the input.
+        first_axis: Number of its first axis, see `Graph.number_axes`.
+    """
+
+    name: str
+    key: str
+    index: int
+    scope: Scope
+    shape: list[Dim] | None = None
+    elem_type: int = 0
+    tensor: TensorProto | None = None
+    producer: Node | None = None
+    consumers: list[tuple[Node, int]] = field(default_factory=list)
+    first_axis: int = -1
+
+    @property
+    def rank(self) -> int | None:
+        """Number of axes, None where it is unknown."""
+        return None if self.shape is None else len(self.shape)
+
+    def axis(self, position: int) -> Axis:
+        """One axis, counted from the end where negative."""
+        return Axis(self, position + len(self.shape or []) if position < 0 else position)
+
+    def axes(self) -> list[Axis]:
+        """All axes, none where the rank is unknown."""
+        return [Axis(self, i) for i in range(len(self.shape or []))]
+
+
+@dataclass(eq=False)
+class Node:
+    """One node with its inputs and outputs resolved to values; None where an optional one is absent."""
+
+    proto: NodeProto
+    scope: Scope
+    index: int
+    opset: int
+    inputs: list[Value | None] = field(default_factory=list)
+    outputs: list[Value | None] = field(default_factory=list)
+    bodies: dict[str, Scope] = field(default_factory=dict)
+
+    @property
+    def op_type(self) -> str:
+        """Name of the operator."""
+        return self.proto.op_type
+
+    @property
+    def domain(self) -> str:
+        """Domain of the operator, "" for the standard one."""
+        return "" if self.proto.domain == "ai.onnx" else self.proto.domain
+
+    @property
+    def label(self) -> str:
+        """How messages name the node."""
+        return f"{self.op_type} {self.proto.name or (self.proto.output[0] if self.proto.output else '')!r}"
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Value of an attribute, strings decoded; `default` where it is absent."""
+        for a in self.proto.attribute:
+            if a.name == name:
+                value = onnx.helper.get_attribute_value(a)
+                return value.decode() if isinstance(value, bytes) else value
+        return default
+
+
+@dataclass(eq=False)
+class Scope:
+    """The main graph or the body of a control-flow node."""
+
+    path: str
+    proto: GraphProto
+    parent: Scope | None = None
+    names: dict[str, Value] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value | None] = field(default_factory=list)
+
+    def find(self, name: str) -> Value | None:
+        """The value that `name` means here, looked up through the enclosing scopes."""
+        scope: Scope | None = self
+        while scope is not None:
+            value = scope.names.get(name)
+            if value is not None:
+                return value
+            scope = scope.parent
+        return None
+
+
+class Graph:
+    """Every value and node of a model, in topological order (a body comes before the node that owns it).
+
+    A constant with at most one axis longer than 1 (a bias, a scale) that several nodes read becomes one value a
+    reader: equal vectors are often merged by simplifiers, which says nothing about whether they belong together.
+    """
+
+    def __init__(self, proto: ModelProto) -> None:
+        self.proto = proto
+        self.values: list[Value] = []
+        self.nodes: list[Node] = []
+        self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
+        self.main = self._scope(proto.graph, "", None)
+        self._part_vectors()
+
+    def scopes(self) -> Iterator[Scope]:
+        """The main graph and every body, outer ones first."""
+
+        def below(scope: Scope) -> Iterator[Scope]:
+            yield scope
+            for node in scope.nodes:
+                for body in node.bodies.values():
+                    yield from below(body)
+
+        yield from below(self.main)
+
+    @property
+    def returned(self) -> set[int]:
+        """Values that leave a graph or a body, by `id`."""
+        return {id(v) for scope in self.scopes() for v in scope.outputs}
+
+    def constants(self) -> Iterator[Value]:
+        """Values that hold a tensor of their own."""
+        return (v for v in self.values if v.tensor is not None)
+
+    @cached_property
+    def constant_nodes(self) -> dict[Node, None]:
+        """Nodes that read constants or what is made of them, nothing else, and make the same in every run; in order."""
+        found: dict[Node, None] = {}
+        for node in self.nodes:
+            sources = [v for v in node.inputs if v is not None]
+            varies = node.op_type in RANDOM or node.op_type == "Dropout"  # which may be in training
+            if sources and not node.bodies and not varies and all(
+                    v.tensor is not None or v.producer in found for v in sources):
+                found[node] = None
+        return found
+
+    def number_axes(self) -> int:
+        """Numbers the axes of all values once shapes are known; returns how many there are."""
+        count = 0
+        for value in self.values:
+            value.first_axis = count
+            count += len(value.shape or [])
+        return count
+
+    def _value(self, scope: Scope, name: str, **fields: Any) -> Value:
+        key = f"{scope.path}|{name}" if scope.path else name
+        value = Value(name, key, len(self.values), scope, **fields)
+        self.values.append(value)
+        scope.names[name] = value
+        return value
+
+    def _scope(self, proto: GraphProto, path: str, parent: Scope | None) -> Scope:
+        scope = Scope(path, proto, parent)
+        for t in proto.initializer:
+            self._value(scope, t.name, shape=list(t.dims), elem_type=t.data_type, tensor=t)
+        for sparse in proto.sparse_initializer:
+            self._value(scope, sparse.values.name, shape=list(sparse.dims), elem_type=sparse.values.data_type)
+        for info in proto.input:
+            value = scope.names.get(info.name)
+            if value is None:
+                value = self._value(scope, info.name)
+                value.shape, value.elem_type = tensor_type(info)
+                scope.inputs.append(value)
+        for node in ordered(proto):
+            self._node(node, scope)
+        scope.outputs = [scope.find(o.name) for o in proto.output]
+        return scope
+
+    def _node(self, proto: NodeProto, scope: Scope) -> None:
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        node = Node(proto, scope, -1, self.opsets.get(domain, 1))
+        outer = proto.output[0] if proto.output and proto.output[0] else proto.name
+        for a in proto.attribute:
+            bodies = [(a.name, a.g)] if a.type == AttributeProto.GRAPH else []
+            bodies += [(f"{a.name}.{i}", g) for i, g in enumerate(a.graphs)]
+            for name, body in bodies:
+                path = f"{outer}/{name}"
+                node.bodies[name] = self._scope(body, f"{scope.path}|{path}" if scope.path else path, scope)
+        node.index = len(self.nodes)
+        self.nodes.append(node)
+        scope.nodes.append(node)
+        for i, name in enumerate(proto.input):
+            value = scope.find(name) if name else None
+            node.inputs.append(value)
+            if value is not None:
+                value.consumers.append((node, i))
+        for name in proto.output:
+            node.outputs.append(self._value(scope, name, producer=node) if name else None)
+        if node.op_type == "Constant" and node.domain == "" and node.outputs and node.outputs[0] is not None:
+            for a in proto.attribute:
+                if a.name == "value":
+                    out = node.outputs[0]
+                    out.tensor, out.shape, out.elem_type = a.t, list(a.t.dims), a.t.data_type
+
+    def _part_vectors(self) -> None:
+        returned = self.returned
+        for value in list(self.constants()):
+            long = sum(d != 1 for d in value.shape or [])
+            if long > 1 or len(value.consumers) < 2 or id(value) in returned:
+                continue
+            if any(node.op_type in _READS_PARTS for node, _ in value.consumers):
+                continue  # its readers share out one vector: what one leaves out another needs
+            users = value.consumers[1:]
+            del value.consumers[1:]
+            for node, i in users:
+                twin = Value(value.name, value.key, len(self.values), value.scope, value.shape, value.elem_type,
+                             value.tensor, value.producer, [(node, i)])
+                self.values.append(twin)
+                node.inputs[i] = twin
+
+
+def tensor_type(info: onnx.ValueInfoProto) -> tuple[list[Dim] | None, int]:
+    """Shape and element type that a `ValueInfoProto` states; (None, 0) for anything but a tensor."""
+    if info.type.WhichOneof("value") != "tensor_type":
+        return None, 0
+    tensor = info.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None, tensor.elem_type
+    return [dimension(d) for d in tensor.shape.dim], tensor.elem_type
+
+
+def dimension(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    """One stated axis length: a number, a name, or None (also for what is below 0: some exporters mean free by it)."""
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param or None

@@ -1,0 +1,1 @@
+"""Importance of channels: criteria, damage curves, trials."""

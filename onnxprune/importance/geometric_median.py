@@ -1,0 +1,34 @@
+"""Importance by distance to the other channels of the group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.importance.magnitude import Scores
+
+
+def fpgm(parts: Iterable[NDArray[Any]]) -> Scores:
+    """Sum of Euclidean distances from each channel to all others of its group.
+
+    Channels near the geometric median are replaceable (He et al., "Filter pruning via geometric median",
+    CVPR 2019). Distances come from Gram matrices, which add over the parts that a channel is made of.
+
+    Args:
+        parts: What the channels own in each tensor; each of shape (units, entries).
+
+    Returns:
+        Score of each channel; shape (units,).
+    """
+    gram: NDArray[np.float64] | None = None
+    for part in parts:
+        rows = part.astype(np.float64)
+        gram = rows @ rows.T if gram is None else gram + rows @ rows.T
+    if gram is None:
+        return np.zeros(0)
+    squares = np.diag(gram)
+    distances: Scores = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)).sum(axis=1)
+    return distances

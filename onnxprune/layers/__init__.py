@@ -1,0 +1,1 @@
+"""Layers as matrices: finding them in a graph, reading and writing their weights."""

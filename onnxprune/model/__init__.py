@@ -1,0 +1,1 @@
+"""The model file: loading, saving, tensors, external data, atomic writes, validation."""

@@ -1,0 +1,202 @@
+"""The tensors inside a ModelProto: finding every one, reading and writing its values.
+
+Two things are needed again and again. *Walking*: initializers, Constant nodes and other attributes, in
+all nested graphs. *Skeletons*: a copy of a model without its big weights, which takes milliseconds to
+make and to analyse whatever the model weighs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+from onnx import TensorProto, helper, numpy_helper
+
+_BITS_BELOW_A_BYTE = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+_PACKED = {getattr(TensorProto, k): bits for k, bits in _BITS_BELOW_A_BYTE.items() if hasattr(TensorProto, k)}
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+"""Element types that are computed with."""
+_PAYLOAD = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+_REPEATED = ("dims", "external_data", "metadata_props")
+# Messages that can hold a tensor somewhere below; all others are copied whole.
+_HOLDERS = {"ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TrainingInfoProto"}
+STRIPPED = "*stripped*"
+
+
+def constants(proto: onnx.ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
+    """Every initializer and every `value` tensor of a Constant node, in the main graph and all graphs below it.
+
+    Bodies of local functions have no values of their own and are left out.
+
+    Yields:
+        (scope, name, tensor). The scope is "" in the main graph and "OUTER/attribute" in a graph that an
+        attribute of a node holds, where OUTER is the node's first output ("OUTER/attribute.i" for the i-th graph
+        of a list); nested scopes are joined with "|". The name is the initializer's or the Constant's output.
+    """
+    yield from _graph_constants(proto.graph, "")
+
+
+def qualified(scope: str, name: str) -> str:
+    """The name of a constant that is unique in the whole model: `OUTER/attribute|NAME`, or NAME in the main graph."""
+    return f"{scope}|{name}" if scope else name
+
+
+def _graph_constants(graph: onnx.GraphProto, scope: str) -> Iterator[tuple[str, str, TensorProto]]:
+    for tensor in graph.initializer:
+        yield scope, tensor.name, tensor
+    for node in graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            for attribute in node.attribute:
+                if attribute.name == "value" and node.output:
+                    yield scope, node.output[0], attribute.t
+        for inner, graph_below in subgraphs(node):
+            yield from _graph_constants(graph_below, qualified(scope, inner))
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+    """The graphs that the attributes of a node hold, each with its scope relative to the node's own graph."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield f"{_label(node)}/{attribute.name}", attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            for i, graph in enumerate(attribute.graphs):
+                yield f"{_label(node)}/{attribute.name}.{i}", graph
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph and of the graphs in it."""
+    for node in graph.node:
+        yield node
+        for _, inner in subgraphs(node):
+            yield from all_nodes(inner)
+
+
+def sparse_initializers(graph: onnx.GraphProto) -> Iterator[onnx.SparseTensorProto]:
+    """Every sparse initializer of a graph and of all graphs below it."""
+    yield from graph.sparse_initializer
+    for node in graph.node:
+        for _, below in subgraphs(node):
+            yield from sparse_initializers(below)
+
+
+
+
+def _strip(tensor: TensorProto) -> None:
+    """Says that a tensor's values lie where nothing is."""
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    tensor.external_data.add(key="location", value=STRIPPED)
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return next((name for name in node.output if name), node.name)
+
+
+def tensors(message: Any) -> Iterator[TensorProto]:
+    """Every TensorProto of a model, whatever holds it: graphs, functions, sparse tensors, training information."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        kind = field.message_type.name
+        if kind not in _HOLDERS and kind not in ("TensorProto", "SparseTensorProto"):
+            continue
+        for item in [value] if isinstance(value, Message) else value:
+            if kind == "TensorProto":
+                yield item
+            else:
+                yield from tensors(item)
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the values lie in a data file beside the model."""
+    return tensor.HasField("data_location") and tensor.data_location == TensorProto.EXTERNAL
+
+
+def is_left_out(tensor: TensorProto) -> bool:
+    """Whether the values were left out on purpose (see `anonymous`)."""
+    return any(e.key == "location" and e.value == STRIPPED for e in tensor.external_data)
+
+
+def elements(tensor: TensorProto) -> int:
+    """Number of elements, from the dimensions."""
+    return math.prod(tensor.dims)
+
+
+def packed_elements(tensor: TensorProto) -> int:
+    """Entries that the values take in the typed field of their type: complex numbers two, several small ones one."""
+    if tensor.data_type in _PACKED:
+        return payload_bytes(tensor)
+    return elements(tensor) * (2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1)
+
+
+def payload_bytes(tensor: TensorProto) -> int:
+    """Bytes that the values take as raw data, from type and dimensions alone; 0 for strings and unknown types."""
+    if tensor.data_type in _PACKED:
+        return (elements(tensor) * _PACKED[tensor.data_type] + 7) // 8
+    if tensor.data_type == TensorProto.STRING:
+        return 0
+    try:
+        return elements(tensor) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError:
+        return 0
+
+
+def encode(array: np.ndarray, data_type: int, dims: tuple[int, ...] | None = None) -> TensorProto:
+    """A tensor of the given ONNX element type with these values, as raw data (strings as string data).
+
+    Args:
+        array: Values; converted to the element type where numpy calls it by another one.
+        data_type: A `TensorProto.DataType`.
+        dims: Dimensions, where they differ from the array's.
+    """
+    if data_type != TensorProto.STRING:
+        array = np.asarray(array, dtype=helper.tensor_dtype_to_np_dtype(data_type))
+    tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape))
+    if tensor.data_type != data_type:
+        raise TypeError(f"values of {TensorProto.DataType.Name(data_type)} cannot be made from {array.dtype}")
+    if dims is not None:
+        tensor.dims[:] = dims
+    return tensor
+
+
+def overwrite_values(tensor: TensorProto, array: np.ndarray) -> None:
+    """Replaces the values and dimensions of a tensor; type, name, doc string and metadata stay."""
+    for field in (*_PAYLOAD, "external_data", "data_location"):
+        tensor.ClearField(field)
+    tensor.dims[:] = array.shape
+    if tensor.data_type in _PACKED or tensor.data_type == TensorProto.STRING:
+        tensor.MergeFrom(encode(array, tensor.data_type, ()))
+    else:  # every copy of a big weight costs
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        tensor.raw_data = np.asarray(array, dtype=dtype.newbyteorder("<")).tobytes()
+
+
+def inline_bytes(tensor: TensorProto) -> bytes:
+    """The values of an inline tensor as raw data, whichever field they are in."""
+    if tensor.HasField("raw_data"):
+        return bytes(tensor.raw_data)
+    return bytes(encode(numpy_helper.to_array(tensor), tensor.data_type).raw_data)
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+

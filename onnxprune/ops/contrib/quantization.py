@@ -1,0 +1,212 @@
+"""Quantised operators of onnxruntime's own domain, see `quant` for what zero means."""
+
+from __future__ import annotations
+
+from onnxprune.graph.graph import Axis, Value
+from onnxprune.ops.elementwise import broadcast
+from onnxprune.ops.linear import contract, general_product, product
+from onnxprune.ops.op import Op, arange
+from onnxprune.ops.quantization import follow, is_zero_at, mark, quantised_product, say_zero, single
+from onnxprune.ops.registry import rule
+from onnxprune.ops.slicing import join
+from onnxprune.ops.ties import NewShape
+
+MS = "com.microsoft"
+
+
+@rule("QGemm", domain=MS)
+def qgemm(op: Op) -> None:
+    """Gemm on quantised values; without a scale for the result it is a float."""
+    a, b, out = op.input(0), op.input(3), op.output()
+    bias = op.input(6) if op.has(6) else None
+    column = b.axis(0 if op.attr("transB", 0) else 1)
+    single(op, 1, 2, 7, 8)
+    general_product(op, a, b, bias)
+    follow(op, column, 4, 5)
+    sources = [column] if bias is None else [column, bias.axis(-1)]
+    if op.has(7):
+        say_zero(op, out.axis(1), 8, *sources)
+    op.lose_zero(out.axis(0))
+    mark(op, 3, 4, 5, column.position)
+
+
+@rule("QLinearAdd", "QLinearMul", domain=MS)
+def qlinear_binary(op: Op) -> None:
+    """Broadcast; sums are zero where both operands are, products where one is.
+
+    A constant operand whose zero point is not 0 is not counted on: masked it may hold either.
+    """
+    a, b, out = op.input(0), op.input(3), op.output()
+    single(op, 1, 2, 4, 5, 6, 7)
+    sums = op.type == "QLinearAdd"
+    agree = {value for value, i, z in ((a, 0, 2), (b, 3, 5))
+             if is_zero_at(op, i, z) and (value.tensor is None or not op.has(z) or op.numbers(z) == [0])}
+    mark(op, 0, 1, 2, 0)
+    mark(op, 3, 4, 5, 0)
+    for position, axes in enumerate(broadcast(op, [a, b], out)):
+        mine = [axis for axis in axes if axis.value in agree]
+        if len(mine) == 2 or (mine and not sums):
+            say_zero(op, out.axis(position), 7, *mine, any_of=not sums)
+
+
+@rule("QLinearWhere", domain=MS)
+def qlinear_where(op: Op) -> None:
+    """Broadcast of condition and both branches."""
+    single(op, 2, 3, 5, 6, 7, 8)
+    broadcast(op, [op.input(0), op.input(1), op.input(4)], op.output())
+
+
+@rule("QLinearConcat", domain=MS)
+def qlinear_concat(op: Op) -> None:
+    """Inputs lie one after the other on one axis; each has its own scale."""
+    out = op.output()
+    places = range(2, len(op.node.inputs), 3)
+    single(op, *(i for i in range(len(op.node.inputs)) if i not in places))
+    values = [op.input(i) for i in places]
+    along = op.attr("axis") % len(out.shape or [1])
+    for value in values:
+        for axis in value.axes():
+            if axis.position != along:
+                op.tie(axis, out.axis(axis.position))
+    if all(is_zero_at(op, i, i + 2) for i in places):
+        for axis in out.axes():
+            say_zero(op, axis, 1, *(v.axis(axis.position) for v in values))
+    join(op, [v.axis(along) for v in values], out.axis(along))
+
+
+@rule("QLinearGlobalAveragePool", "QLinearAveragePool", domain=MS)
+def qlinear_pool(op: Op) -> None:
+    """Averages over space, each channel alone."""
+    x, out = op.input(0), op.output()
+    single(op, 1, 2, 3, 4)
+    last = bool(op.attr("channels_last", 0))
+    for value in (x, out):
+        for axis in value.axes()[1:-1] if last else value.axes()[2:]:
+            op.pin(axis, f"a window of {op.node.label} slides over it")
+    for position in (0, -1 if last else 1):
+        op.tie(x.axis(position), out.axis(position))
+        if is_zero_at(op, 0, 2):
+            say_zero(op, out.axis(position), 4, x.axis(position))
+
+
+@rule("QLinearLeakyRelu", "QLinearSigmoid", domain=MS)
+def qlinear_unary(op: Op) -> None:
+    """Element by element."""
+    x, out = op.input(0), op.output()
+    single(op, 1, 2, 3, 4)
+    for axis in x.axes():
+        op.tie(axis, out.axis(axis.position))
+        if op.type == "QLinearLeakyRelu" and is_zero_at(op, 0, 2):
+            say_zero(op, out.axis(axis.position), 4, axis)
+
+
+@rule("QLinearSoftmax", domain=MS)
+def qlinear_softmax(op: Op) -> None:
+    """Normalises over one axis (before opset 13: over all from that axis on): it mixes."""
+    x, out = op.input(0), op.output()
+    single(op, 1, 2, 3, 4)
+    first = op.attr("axis", -1) % len(x.shape or [1])
+    for axis in x.axes():
+        op.tie(axis, out.axis(axis.position))
+        if axis.position == first or (op.attr("opset", 1) < 13 and axis.position > first):
+            op.mix(axis)
+
+
+@rule("QLinearReduceMean", domain=MS)
+def qlinear_mean(op: Op) -> None:
+    """Means mix."""
+    x, out = op.input(0), op.output()
+    single(op, 1, 2, 3, 4)
+    rank = len(x.shape or [])
+    over = {a % rank for a in op.attr("axes") or range(rank)}
+    position = 0
+    for axis in x.axes():
+        if axis.position in over:
+            op.mix(axis)
+            position += op.attr("keepdims", 1)
+            continue
+        op.tie(axis, out.axis(position))
+        position += 1
+
+
+@rule("DynamicQuantizeMatMul", domain=MS)
+def dynamic_quantize_matmul(op: Op) -> None:
+    """MatMul that quantises its first factor by its range, which channels that are zero once masked do not move."""
+    a, b, out = op.input(0), op.input(1), op.output()
+    product(op, a, b, out)
+    for axis in a.axes():
+        op.sum_over(axis)
+    _columns(op, b, out, (2, 3), 4)
+    mark(op, 1, 2, 3, -1)
+
+
+@rule("MatMulIntegerToFloat", domain=MS)
+def matmul_integer_to_float(op: Op) -> None:
+    """MatMul on integers, scaled to a float."""
+    quantised_product(op, 0, 1, (2, 4), (3, 5))
+    _columns(op, op.input(1), op.output(), (3, 5), 6)
+    mark(op, 1, 3, 5, -1)
+
+
+def _columns(op: Op, b: Value, out: Value, parameters: tuple[int, ...], bias: int) -> None:
+    """Scales, zero points and bias of a product's columns."""
+    column = b.axis(-1)
+    follow(op, column, *parameters)
+    if op.has(bias):
+        op.tie(op.input(bias).axis(0), column)
+        for axis in out.axes():
+            op.lose_zero(axis)
+        op.keep_zero(out.axis(-1), column, op.input(bias).axis(0))
+
+
+@rule("DynamicQuantizeLSTM", domain=MS)
+def dynamic_quantize_lstm(op: Op) -> None:
+    """LSTM with integer weights, gates last: a hidden unit goes with its gates and states."""
+    x, w, r, out = op.input(0), op.input(1), op.input(2), op.node.outputs
+    hidden = r.axis(1)
+    if not hidden.length:
+        raise ValueError("hidden size unknown")
+    contract(op, x.axis(2), w.axis(1))
+    op.sum_over(x.axis(2))  # its range is measured too
+    gates = [w.axis(2), r.axis(2)] + [op.input(i).axis(1) for i in (3, 7) if op.has(i)]
+    gates += [v.axis(-1) for i in (8, 9, 10, 11) if op.has(i) and (v := op.input(i)).rank == 2]
+    states = [op.input(i) for i in (5, 6) if op.has(i)]
+    carriers = [v.axis(-1) for v in [*states, *out] if v is not None]
+    op.link((hidden, arange(hidden)), *((axis, arange(axis) % hidden.length) for axis in gates),
+            *((axis, arange(axis)) for axis in carriers))
+    names = op.attr("activations") or [b"Sigmoid", b"Tanh", b"Tanh"]
+    if all(n.lower() == b"tanh" for i, n in enumerate(names) if i % 3):
+        for axis in carriers:
+            if axis.value in op.outputs:
+                op.keep_zero(axis, *gates[:2], *(op.input(i).axis(1) for i in (3,) if op.has(i)),
+                             *(s.axis(-1) for s in states))
+    op.sum_over(hidden, next(axis for axis in carriers if axis.value in op.outputs))  # so is the range of the state
+    _pin_rest(op, carriers)
+    for weight, scale, point in ((1, 8, 9), (2, 10, 11)):
+        mark(op, weight, scale, point, 2 if op.input(scale).rank == 2 else 0)
+    op.resize(lambda new: _hidden_size(op, new, hidden))
+
+
+def _pin_rest(op: Op, carriers: list[Axis]) -> None:
+    """Time, batch and directions stay."""
+    values = [op.input(i) for i in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11) if op.has(i)] + op.outputs
+    kept = {0: {2}, 1: {1, 2}, 2: {1, 2}, 3: {1}, 7: {1}, 8: {1}, 9: {1}, 10: {1}, 11: {1}}
+    free = {op.input(i).axis(p).id for i, places in kept.items() if op.has(i)
+            for p in places if p < len(op.input(i).shape or [])}
+    free |= {axis.id for axis in carriers}
+    for value in values:
+        for axis in value.axes():
+            if axis.id not in free:
+                op.pin(axis, f"time, batch and directions of {op.node.label}")
+
+
+def _hidden_size(op: Op, new: NewShape, hidden: Axis) -> None:
+    if op.attr("hidden_size") is not None:
+        new.set_attribute("hidden_size", len(new.kept(hidden)))
+
+
+@rule("QEmbedLayerNormalization", "MatMulInteger16", "MulInteger", "ReduceSumInteger", "QuantizeBFP", "DequantizeBFP",
+      "GatherBlockQuantized", "QMoE", "QOrderedMatMul", "QOrderedAttention", domain=MS, any_rank=True)
+def packed(op: Op) -> None:
+    """Packed or rarely seen quantised storage: pinned."""
+    op.pin_all(f"{op.node.label}: its quantised storage is not cut")

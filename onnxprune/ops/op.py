@@ -1,0 +1,222 @@
+"""The interface that operator rules are written against: `Op`, one node and the axes of its values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph.data_propagation import known
+from onnxprune.graph.graph import Axis, Node, Scope, Value
+from onnxprune.ops.ties import Alternative, Choice, Labels, Mean, Resize, Ties
+
+
+class Op:
+    """One node as its rule sees it."""
+
+    def __init__(self, node: Node, ties: Ties) -> None:
+        self.node = node
+        self.ties = ties
+        self._spoken: set[int] = set()
+        self._resized = False
+
+    @property
+    def type(self) -> str:
+        """Name of the operator."""
+        return self.node.op_type
+
+    @property
+    def domain(self) -> str:
+        """Operator domain, "" for the standard one."""
+        return self.node.domain
+
+    @property
+    def opset(self) -> int:
+        """Version of the node's own domain that the model imports."""
+        return self.node.opset
+
+    @property
+    def inputs(self) -> list[Value]:
+        """The inputs that are there."""
+        return [v for v in self.node.inputs if v is not None]
+
+    @property
+    def outputs(self) -> list[Value]:
+        """The outputs that are there; one that nobody reads and whose shape nobody knows does not matter."""
+        returned = self.node.scope.outputs
+        return [v for v in self.node.outputs
+                if v is not None and (v.rank is not None or v.consumers or any(v is o for o in returned))]
+
+    def has(self, index: int) -> bool:
+        """Whether the optional input is given."""
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def input(self, index: int) -> Value:
+        """An input that must be there.
+
+        Raises:
+            LookupError: It is not; the node is then pinned.
+        """
+        if not self.has(index):
+            raise LookupError(f"input {index} of {self.node.label} is missing")
+        value = self.node.inputs[index]
+        assert value is not None
+        return value
+
+    def output(self, index: int = 0) -> Value:
+        """An output that must be there; raises LookupError where it is not."""
+        value = self.node.outputs[index] if index < len(self.node.outputs) else None
+        if value is None:
+            raise LookupError(f"output {index} of {self.node.label} is missing")
+        return value
+
+    def body(self, attribute: str) -> Scope:
+        """A body that must be there; raises LookupError where it is not."""
+        if attribute not in self.node.bodies:
+            raise LookupError(f"{self.node.label} has no {attribute}")
+        return self.node.bodies[attribute]
+
+    @property
+    def ends(self) -> list[Value]:
+        """Inputs and outputs of the node's bodies."""
+        values = [v for body in self.node.bodies.values() for v in [*body.inputs, *body.outputs]]
+        return [v for v in values if v is not None]
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Value of an attribute, strings decoded; `default` where it is absent."""
+        return self.node.attribute(name, default)
+
+    def numbers(self, index: int) -> list[Any] | None:
+        """Entries of a small input whose contents are wholly known, flattened; None otherwise."""
+        if not self.has(index):
+            return None
+        data = self.ties.data.get(self.input(index))
+        return list(data.flat) if data is not None and known(data) else None
+
+    def entries(self, index: int) -> list[Any] | None:
+        """Entries of a small input, `Free` where only the run tells; None where nothing is known."""
+        data = self.ties.data.get(self.input(index)) if self.has(index) else None
+        return None if data is None else list(data.flat)
+
+    def tie(self, a: Axis, b: Axis, zero: bool = False) -> None:
+        """Index i of `a` lives and dies with index i of `b`.
+
+        Args:
+            a: An axis, usually of an input.
+            b: An axis of the same length, usually of an output.
+            zero: Whether slices of `b` are zero where those of `a` are.
+        """
+        if a.length is not None and b.length is not None and a.length != b.length:
+            self.pin(a, f"length differs at {self.node.label}")
+            self.pin(b, f"length differs at {self.node.label}")
+            return
+        self._spoken.update((a.id, b.id))
+        if 1 in (a.length, b.length) and None in (a.length, b.length):
+            return  # a free axis that meets length 1 may be stretched: it learns nothing from it
+        self.ties.whole.append((a.id, b.id))
+        if zero:
+            self.keep_zero(b, a)
+
+    def link(self, *parts: tuple[Axis, Sequence[int] | NDArray[Any]]) -> None:
+        """Ties indices by labels: equal labels, on one axis or on several, live and die together; -1 is free."""
+        if any(axis.length is None for axis, _ in parts):
+            for axis, _ in parts:
+                self.pin(axis, f"length unknown at {self.node.label}")
+            return
+        self._spoken.update(axis.id for axis, _ in parts)
+        self.ties.links.append([(axis, np.asarray(labels, dtype=np.int64)) for axis, labels in parts])
+
+    def pin(self, axis: Axis, reason: str, indices: Sequence[int] | None = None) -> None:
+        """The axis (or some of its indices) must stay, and why."""
+        self._spoken.add(axis.id)
+        where = None if indices is None else np.asarray(indices, dtype=np.int64)
+        self.ties.pins.append((axis, where, reason))
+
+    def pin_all(self, reason: str) -> None:
+        """Nothing that this node touches may change."""
+        for value in self.inputs + self.outputs + self.ends:
+            for axis in value.axes():
+                self.pin(axis, reason)
+
+    def mix(self, axis: Axis, reason: str | None = None) -> None:
+        """Removal along this axis changes what survives: the operator normalises or averages over it."""
+        self._spoken.add(axis.id)
+        self.ties.mixes.append((axis, None, reason or f"{self.node.label} mixes the axis"))
+
+    def ordered(self, axis: Axis) -> None:
+        """What the operator makes depends on the order along this axis: what goes may go, what stays must not move."""
+        self.ties.ordered.append(axis)
+
+    def sum_over(self, axis: Axis, *zero: Axis) -> None:
+        """The operator adds up over `axis`: exact where one of `zero` (default: the axis) is zero once masked."""
+        self._spoken.add(axis.id)
+        self.ties.sums.append((axis, tuple(a.id for a in (zero or (axis,))), f"{self.node.label} sums over the axis"))
+
+    def mean_over(self, axis: Axis, power: float = 1.0, epsilon: float | None = None) -> None:
+        """The operator averages over `axis`: as exact as a sum, once its first output is multiplied; see `Mean`."""
+        self.sum_over(axis)
+        self.ties.means.append(Mean(self.node, axis, power, epsilon))
+
+    def divide_by(self, axis: Axis) -> None:
+        """The operator divides by what lies along `axis`: where that is zero once masked, the result is undefined."""
+        self.ties.divisors.append(axis)
+
+    def choose(self, *alternatives: Alternative) -> None:
+        """Offers ways of carrying channels through the node, of which the decision takes one."""
+        choice = Choice(self.node, list(alternatives))
+        for alternative in alternatives:
+            self._spoken.update(axis.id for link in alternative.links for axis, _ in link)
+            self._spoken.update(axis.id for axis in alternative.pins)
+        self.ties.choices.append(choice)
+        self.ties.zeros.append(choice)
+
+    def batch_axis(self, *axes: Axis) -> None:
+        """A product between activations runs over these axes as separate batches (attention heads)."""
+        self.ties.batch_axes.extend(a.id for a in axes)
+
+    def leave(self, value: Value) -> None:
+        """Says on purpose nothing about a value: only its lengths are read, and those follow."""
+        self._spoken.update(axis.id for axis in value.axes())
+
+    def pin_unspoken(self) -> None:
+        """Pins every axis that the rule said nothing about: nobody would resize it.
+
+        An output's length may follow from what the node is resized by, so there it is left to that.
+        """
+        made = [] if self._resized else [v for v in self.outputs if v.tensor is None]
+        for value in self.inputs + self.ends + made:
+            for axis in value.axes():
+                if axis.id not in self._spoken and axis.length != 1:
+                    self.pin(axis, f"{self.node.label} does not carry it")
+
+    def keep_zero(self, out: Axis, *sources: Axis, any_of: bool = False) -> None:
+        """Slices of `out` are zero where those of all (or any) `sources` are; with no source, always."""
+        self.ties.zeros.append((out.id, tuple(a.id for a in sources), any_of))
+
+    def lose_zero(self, out: Axis) -> None:
+        """Takes back what was said about `out`: its slices are not zero."""
+        self.ties.zeros.append((out.id, (self.ties.axis_count,), False))
+
+    def resize(self, change: Resize) -> None:
+        """Says how the node itself changes once the new lengths are known."""
+        self._resized = True
+        self.ties.resizes.append((self.node, change))
+
+    def norm_scale(self, value: Value) -> None:
+        """The value scales a normalisation's channels (the `bn-scale` criterion reads it)."""
+        self.ties.norm_scales.add(value)
+
+    def quantised(self, weight: Value, scale: Value, zero_point: Value | None, axis: int) -> None:
+        """The weight's real values are ``(weight - zero_point) * scale`` along `axis`."""
+        self.ties.quantised[weight] = (scale, zero_point, axis)
+
+    def packed(self, weight: Value, scale: Value, zero_point: Value | None, bits: int) -> None:
+        """The weight, ``(columns, blocks, bytes)``, holds numbers of a few bits with a scale for each block."""
+        self.ties.packed[weight] = (scale, zero_point, bits)
+
+
+def arange(axis: Axis, start: int = 0) -> Labels:
+    """Labels start, start + 1, ... for every index of an axis of static length."""
+    return np.arange(start, start + (axis.length or 0), dtype=np.int64)

@@ -1,0 +1,112 @@
+"""Reductions and searches along axes."""
+
+from __future__ import annotations
+
+from onnxprune.model.tensors import FLOATS
+from onnxprune.ops.op import Op
+from onnxprune.ops.registry import rule
+
+_AXES_INPUT_SINCE = {"ReduceSum": 13}
+_SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+_ZERO_AT_ZERO = _SUMS | {"ReduceMean", "ReduceMax", "ReduceMin"}
+
+
+@rule("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd",
+      "ReduceLogSum", "ReduceLogSumExp")
+def reduce(op: Op) -> None:
+    """Sums are exact over channels that are zero once masked, and so are means; extremes and products mix."""
+    x, out = op.input(0), op.output()
+    over = _axes(op, len(x.shape or []))
+    if over is None:
+        op.pin_all(f"{op.node.label} takes its axes from the run")
+        return
+    divisible = x.elem_type in FLOATS and op.opset >= 7  # by a Mul behind, which does not broadcast before
+    keep = op.attr("keepdims", 1)
+    position = 0
+    for axis in x.axes():
+        if axis.position in over:
+            if op.type in _SUMS:
+                op.sum_over(axis)
+            elif op.type == "ReduceMean" and divisible:
+                op.mean_over(axis)
+            else:
+                op.mix(axis)
+            position += keep
+            continue
+        op.tie(axis, out.axis(position), zero=op.type in _ZERO_AT_ZERO)
+        position += 1
+
+
+def _axes(op: Op, rank: int) -> set[int] | None:
+    """Axes that are reduced; None where only the run tells."""
+    if op.opset < _AXES_INPUT_SINCE.get(op.type, 18):
+        axes = op.attr("axes")
+    elif op.has(1):
+        axes = op.numbers(1)
+        if axes is None:
+            return None
+    else:
+        axes = None
+    if not axes:
+        return set() if op.attr("noop_with_empty_axes", 0) else set(range(rank))
+    return {int(a) % rank for a in axes}
+
+
+@rule("ArgMax", "ArgMin")
+def arg_extreme(op: Op) -> None:
+    """Returns positions along the axis: it is pinned."""
+    x, out = op.input(0), op.output()
+    searched = op.attr("axis", 0) % len(x.shape or [1])
+    keep, position = op.attr("keepdims", 1), 0
+    for axis in x.axes():
+        if axis.position == searched:
+            op.pin(axis, f"{op.node.label} returns positions along it")
+            position += keep
+            continue
+        op.tie(axis, out.axis(position))
+        position += 1
+
+
+@rule("TopK")
+def top_k(op: Op) -> None:
+    """Returns positions along the axis: it is pinned."""
+    x = op.input(0)
+    searched = op.attr("axis", -1) % len(x.shape or [1])
+    for out in op.outputs:
+        for axis in x.axes():
+            if axis.position != searched:
+                op.tie(axis, out.axis(axis.position))
+            else:
+                op.pin(axis, f"{op.node.label} returns positions along it")
+                op.pin(out.axis(searched), f"{op.node.label} returns positions along it")
+
+
+@rule("CumSum")
+def cumulative_sum(op: Op) -> None:
+    """A running sum does not see channels that are zero once masked."""
+    x, out = op.input(0), op.output()
+    along = op.numbers(1)
+    if along is None:
+        op.pin_all(f"{op.node.label} takes its axis from the run")
+        return
+    summed = int(along[0]) % len(x.shape or [1])
+    for axis in x.axes():
+        op.tie(axis, out.axis(axis.position), zero=axis.position != summed)
+    op.sum_over(x.axis(summed))
+    op.ordered(x.axis(summed))
+
+
+@rule("CumProd")
+def cumulative_product(op: Op) -> None:
+    """A running product mixes its axis."""
+    x, out = op.input(0), op.output()
+    along = op.numbers(1)
+    if along is None:
+        op.pin_all(f"{op.node.label} takes its axis from the run")
+        return
+    multiplied = int(along[0]) % len(x.shape or [1])
+    for axis in x.axes():
+        op.tie(axis, out.axis(axis.position), zero=axis.position != multiplied)
+        if axis.position == multiplied:
+            op.mix(axis)
+            op.ordered(axis)

@@ -1,0 +1,127 @@
+"""What operators say about the axes they touch: the words that a rule is written in.
+
+A rule gets an `Op` and *ties* axes (whole or by labels), *pins* them, says that an axis is *mixed*, or offers a
+`Choice` where an operator can carry channels in one of several ways. It may also say how the node itself is resized
+once the new lengths are known. `Ties` collects all of it; `coupling` makes channels of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph.data_propagation import Data
+from onnxprune.graph.graph import Axis, Graph, Node, Value
+
+Labels = NDArray[np.int64]
+"""One label per index of an axis: indices with equal labels, on any axis of a link, are tied; -1 is tied to nothing."""
+
+Link = list[tuple[Axis, Labels]]
+
+
+@dataclass
+class Alternative:
+    """One way for a node to carry channels.
+
+    Attributes:
+        name: How reports name it.
+        links: Indices tied by labels if this way is taken; the first link is what the alternative is about.
+        pins: Axes that must then stay whole.
+        zeros: (output axis, input axis) pairs: what is zero before is zero behind.
+        weight: Preferred over others with a smaller one, before the number of units is looked at.
+    """
+
+    name: str
+    links: list[Link]
+    pins: list[Axis] = field(default_factory=list)
+    zeros: list[tuple[Axis, Axis]] = field(default_factory=list)
+    weight: int = 0
+
+
+@dataclass(eq=False)
+class Choice:
+    """Alternatives of one node; `taken` is filled in by the decision, None when every way is barred."""
+
+    node: Node
+    alternatives: list[Alternative]
+    taken: Alternative | None = None
+
+
+class NewShape(Protocol):
+    """What a resize function sees: the lengths after removal, and how to change the node."""
+
+    def length(self, axis: Axis) -> int | None:
+        """New static length, None where the axis is free."""
+
+    def kept(self, axis: Axis) -> NDArray[np.int64]:
+        """Indices of the original axis that stay."""
+
+    def position(self, axis: Axis, index: int) -> int:
+        """Where the first surviving index at or after `index` stands in the new axis."""
+
+    def changed(self, axis: Axis) -> bool:
+        """Whether the axis lost an index."""
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Gives an attribute of the node another value; None removes it."""
+
+    def set_input(self, index: int, entries: Sequence[int | None] | NDArray[Any]) -> None:
+        """States what a shape-like input must hold; None leaves an entry as it is computed."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A node that divides what it adds up along an axis by the length of the axis.
+
+    Attributes:
+        node: The node.
+        axis: What it averages over.
+        power: Of the share of indices that stay; what the node makes is multiplied by this to be what it was.
+        epsilon: What the node adds to the mean, in the attribute ``epsilon``; None where it has none.
+    """
+
+    node: Node
+    axis: Axis
+    power: float
+    epsilon: float | None
+
+
+Resize = Callable[[NewShape], None]
+Zero = tuple[int, tuple[int, ...], bool]
+
+
+class Ties:
+    """Everything that the rules of one graph said."""
+
+    def __init__(self, graph: Graph, data: dict[Value, Data]) -> None:
+        self.graph = graph
+        self.data = data
+        self.axis_count = graph.number_axes()
+        self.whole: list[tuple[int, int]] = []
+        self.links: list[Link] = []
+        self.pins: list[tuple[Axis, NDArray[np.int64] | None, str]] = []
+        self.mixes: list[tuple[Axis, NDArray[np.int64] | None, str]] = []
+        self.ordered: list[Axis] = []
+        self.choices: list[Choice] = []
+        self.batch_axes: list[int] = []
+        self.zeros: list[Zero | Choice] = []
+        self.sums: list[tuple[Axis, tuple[int, ...], str]] = []
+        self.means: list[Mean] = []
+        self.divisors: list[Axis] = []
+        self.resizes: list[tuple[Node, Resize]] = []
+        self.norm_scales: set[Value] = set()
+        self.quantised: dict[Value, tuple[Value, Value | None, int]] = {}
+        self.packed: dict[Value, tuple[Value, Value | None, int]] = {}
+
+    def linked_axes(self) -> list[int]:
+        """Axes whose indices may be tied one by one."""
+        links = [*self.links, *(link for c in self.choices for alt in c.alternatives for link in alt.links)]
+        return [axis.id for link in links for axis, _ in link]
+
+
+
+

@@ -1,0 +1,130 @@
+"""What is tied to what in a model, and which of it the options leave open."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from onnxprune.coupling import coupling
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.groups import Grade, Group
+from onnxprune.errors import InputError
+from onnxprune.graph.graph import Graph
+from onnxprune.model.inputs import fed_inputs
+from onnxprune.model.model import Model, load
+from onnxprune.model.sparse_initializers import open_up
+from onnxprune.ops import registry
+from onnxprune.options import Options, regular
+
+Source = Any
+"""A path, a `ModelProto`, or a `gs.Graph`."""
+
+
+@dataclass
+class Analysis:
+    """A model and what ties its channels together.
+
+    Attributes:
+        model: A model of its own; the caller's stays as it is.
+        coupling: Channels, groups and grades.
+    """
+
+    model: Model
+    coupling: Coupling
+
+    @property
+    def groups(self) -> list[Group]:
+        """Every group, prunable or not."""
+        return self.coupling.groups
+
+
+def opened(model: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = True) -> Model:
+    """A model with all its weights dense; see `load`."""
+    loaded = load(model, weights=weights)
+    open_up(loaded)
+    return loaded
+
+
+def exported(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
+    """A path or a `ModelProto` for whatever the caller holds."""
+    if isinstance(model, (str, os.PathLike, onnx.ModelProto)):
+        return model
+    import onnx_graphsurgeon as gs
+
+    if isinstance(model, gs.Graph):
+        proto: onnx.ModelProto = gs.export_onnx(model)
+        return proto
+    raise InputError(f"a model is a path, a ModelProto or a gs.Graph, not {type(model).__name__}")
+
+
+def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads",
+                   shrink: Sequence[str] = ()) -> Analysis:
+    """`analyze` for a model that is already ours."""
+    inline_functions(model)
+    shrinking = _shrinking(model.proto.graph, shrink)
+    return Analysis(model, coupling.analyze(Graph(model.proto), mixing=mixing, attention=attention,
+                                            shrinking=shrinking))
+
+
+def _shrinking(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[str]:
+    """Names of the graph inputs and outputs that some regular expressions match."""
+    regular("shrink", patterns)
+    names = [v.name for v in [*fed_inputs(graph), *graph.output]]
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {n for n in names if re.search(pattern, n)}
+        if not hits:
+            raise InputError(f"{pattern!r} matches no graph input or output", f"there are {', '.join(names[:8])}"
+                             + (", ..." if len(names) > 8 else ""))
+        found |= hits
+    return found
+
+
+def inline_functions(model: Model) -> None:
+    """Replaces calls of local functions that no rule knows by their bodies."""
+    ours = [(f.domain, f.name) for f in model.proto.functions]
+    versions = {o.domain: o.version for o in model.proto.opset_import}
+    if any(registry.find(d, n, versions.get(d, 1)) is None for d, n in ours):
+        model.proto = onnx.inliner.inline_local_functions(model.proto)
+
+
+def anew(analysis: Analysis, model: Model) -> Analysis:
+    """The same analysis of another model, which is not copied."""
+    c = analysis.coupling
+    return analyze_loaded(model, mixing=c.mixing, attention=c.attention,
+                          shrink=[f"^{re.escape(name)}$" for name in c.shrinking])
+
+
+def prunable(analysis: Analysis, options: Options) -> list[Group]:
+    """The groups that the options leave open.
+
+    Raises:
+        InputError: A pattern of `only` or `ignore` matches nothing.
+    """
+    worst = Grade.MIXING if options.mixing else Grade.EXACT
+    names = {g.name: _names(g) for g in analysis.groups}
+    every = {n for group in names.values() for n in group} | {
+        n.proto.name for n in analysis.coupling.graph.nodes if n.proto.name}
+    matched = {p: {n for n in every if re.search(p, n)} for p in [*options.only, *options.ignore]}
+    for pattern, hits in matched.items():
+        if not hits:
+            raise InputError(f"{pattern!r} matches no initializer and no node", "onnxprune inspect lists the names")
+
+    def hit(group: Group, patterns: Sequence[str]) -> bool:
+        return any(names[group.name] & matched[p] for p in patterns)
+
+    return [g for g in analysis.groups if g.grade <= worst and not hit(g, options.ignore)
+            and (not options.only or hit(g, options.only))]
+
+
+def _names(group: Group) -> set[str]:
+    found = set()
+    for s in group.slices:
+        found.add(s.value.key)
+        found.update(node.proto.name for node, _ in s.value.consumers if node.proto.name)
+    return found

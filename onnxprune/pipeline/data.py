@@ -1,0 +1,108 @@
+"""Opens the calibration data of a run and splits them into samples to fit on and held-out samples."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxprune.calibration import Progress, Samples, open_samples
+from onnxprune.calibration.synthetic import Feeds
+from onnxprune.model.model import Model
+from onnxprune.options import Options
+from onnxprune.runtime.session import session
+
+logger = logging.getLogger(__name__)
+
+
+HELD_BACK = 0.15
+"""Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
+
+
+MadeUp = Callable[[], list[Feeds]]
+"""Makes inputs where there are no data, the first time that it is asked: scores and every repair have the same."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Calibration data, divided.
+
+    Attributes:
+        fit: What scores and repair learn from.
+        held: What the report is measured on; the same as `fit` where there is one sample only.
+        batches: How many batches `fit` has.
+    """
+
+    fit: Samples | _Made
+    held: Samples | _Made
+    batches: int
+
+
+class _First:
+    """The first batches of some samples, as often as they are asked for."""
+
+    def __init__(self, samples: Samples | _Made, count: int) -> None:
+        self._samples, self._count = samples, count
+
+    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        seen = 0
+        for feeds in self._samples.batches():
+            yield feeds
+            seen += max((len(v) for v in feeds.values() if v.ndim), default=1)
+            if seen >= self._count:
+                return
+
+
+def open_data(model: Model, options: Options, progress: Progress | None = None) -> Learned | None:
+    """The calibration data of a run, None where none are given; `progress` hears of every batch that is read.
+
+    Raises:
+        InputError: They cannot be read or do not fit the model.
+    """
+    if options.calib is None:
+        return None
+    samples = open_samples(options.calib, model.proto, limit=options.samples, seed=options.seed, progress=progress)
+    fit, held = _divided(samples, HELD_BACK)
+    logger.info("calibration data: %d samples, %d of them held back", samples.count, held.count)
+    learned = Learned(fit, held, sum(1 for _ in fit.batches()))
+    for feeds in itertools.islice(held.batches(), 1):
+        session(model).run(None, feeds)  # before any piece of it: what does not run, or crashes, is told here
+    return learned
+
+
+def _divided(samples: Samples | _Made, share: float) -> tuple[Samples | _Made, Samples | _Made]:
+    """Two disjoint parts, the second of this share; twice the same where there are too few."""
+    return samples.split(share) if samples.parts > 1 else (samples, samples)
+
+
+class _Made:
+    """Made-up samples, held in memory."""
+
+    labels = None
+
+    def __init__(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        self._batches = list(batches)
+
+    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        return iter(self._batches)
+
+    batches = __iter__
+
+    @property
+    def count(self) -> int:
+        """How many samples."""
+        return sum(max((len(v) for v in feeds.values() if v.ndim), default=1) for feeds in self._batches)
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts they can be split: batches stay whole."""
+        return len(self._batches)
+
+    def split(self, fraction: float) -> tuple[_Made, _Made]:
+        """Two disjoint parts, the second of this share."""
+        back = min(self.parts - 1, max(1, round(fraction * self.parts)))
+        return _Made(self._batches[:-back]), _Made(self._batches[-back:])

@@ -1,0 +1,41 @@
+"""Evaluates the pruned model on held-out samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.model.model import Model
+from onnxprune.pipeline.data import Learned
+from onnxprune.runtime.io_slices import WHOLE, Narrowing
+from onnxprune.runtime.session import session
+from onnxprune.verification.comparable_outputs import scored
+from onnxprune.verification.output_error import relative_errors
+
+
+def judge(original: Model, pruned: Model, data: Learned, narrowing: Narrowing) -> dict[str, Any]:
+    """What the samples held back say: the outputs' relative squared error and, with labels, top-1 and top-5."""
+    error, = relative_errors(original, [pruned], data.held.batches(), narrowing)
+    found: dict[str, Any] = {"samples": data.held.count, "relative_error": error}
+    labels = data.held.labels
+    if labels is not None:
+        pairs = [(model, narrow.batches(data.held)) for model, narrow in ((original, WHOLE), (pruned, narrowing))]
+        before, after = ([batch[0] for batch in session(scored(m)).each(batches)] for m, batches in pairs)
+        found["top1"] = {"before": _top(before, labels, 1), "after": _top(after, labels, 1)}
+        found["top5"] = {"before": _top(before, labels, 5), "after": _top(after, labels, 5)}
+    return found
+
+
+def _top(scores: Sequence[NDArray[Any]], labels: NDArray[Any], k: int) -> float | None:
+    """Share of samples whose label is among the k largest; None where there is no score a class."""
+    if not all(batch.ndim for batch in scores):
+        return None
+    flat = np.concatenate([batch.reshape(len(batch), -1) for batch in scores])
+    wanted = np.asarray(labels).reshape(-1)
+    if len(flat) != len(wanted) or flat.shape[1] <= k or wanted.dtype.kind not in "iu":
+        return None
+    best = np.argpartition(-flat, k, axis=1)[:, :k]
+    return float((best == wanted[:, None]).any(axis=1).mean())

@@ -1,0 +1,235 @@
+"""The stage that reorders channels, so that an N:M pattern keeps more; without zeros the model makes what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from onnxprune import sparsity
+from onnxprune.coupling.components import Index
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.edit import permute as reorder
+from onnxprune.edit.permute import Movable
+from onnxprune.edit.slicing import Slicing
+from onnxprune.errors import InputError
+from onnxprune.graph.graph import Value
+from onnxprune.model.model import Model
+from onnxprune.options import Options
+from onnxprune.patterns import Pattern
+from onnxprune.pipeline.zero import Zeroed, wanted
+from onnxprune.planning.plan import Plan
+from onnxprune.sparsity import Layout, Weight
+from onnxprune.sparsity.permutation_search import WORK, search
+from onnxprune.sparsity.stripes import Reader, gather
+from onnxprune.sparsity.swap_gains import Floats
+from onnxprune.verification.check import check
+
+SHARE = 0.25
+"""Share of the work of a search that its first look at all swaps may take: of larger groups rows are drawn."""
+FEWEST = 256
+"""Rows that are looked at in any case."""
+ROUNDING = 1e-2
+"""Outputs that another order moves by more (rel_rms) are not what they were."""
+
+
+@dataclass
+class Permuted:
+    """What moves.
+
+    Attributes:
+        source: The element that goes to each element's place, see `reorder.move`.
+        moves: Units that move, and their order.
+        groups: What the report says of each.
+        before: Share of the magnitude of all weights in question that the pattern would keep as they were.
+        after: The same in the new order.
+        entries: What becomes of each constant.
+        whole_because: Why nothing moves, where something might have.
+    """
+
+    source: Index
+    moves: list[tuple[Movable, Index]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    before: float | None = None
+    after: float | None = None
+    entries: list[Slicing] = field(default_factory=list)
+    whole_because: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What the report says."""
+        return {"before": self.before, "after": self.after, "groups": self.groups, "whole_because": self.whole_because}
+
+
+def permute(model: Model, coupling: Coupling, origin: Index, options: Options) -> Permuted:
+    """Reorders the channels of a model, in place; see `find`.
+
+    Both versions are run and compared, unless the options forbid it. Where that shows that a rule was wrong and an
+    order matters after all, nothing moves.
+
+    Args:
+        model: The model.
+        coupling: Its analysis.
+        origin: The channel of the original that each channel is; -1 where that is not known, and nothing moves.
+        options: The pattern and the seed.
+    """
+    assert options.zeros is not None
+    targets = [w for w in sparsity.weights(coupling) if wanted(w, options.zeros, options, Zeroed())]
+    units = [m for m in reorder.movable(coupling) if (origin[m.channels] >= 0).all()]
+    found = find(model, coupling, targets, units, options)
+    if not found.moves:
+        return found
+    entries = reorder.reorderings(coupling, found.source)
+    before = model.copy()
+    reorder.reorder(model, coupling.graph, entries)
+    if options.verify and not unchanged(before, model, options):
+        model.proto.CopyFrom(before.proto)
+        return Permuted(reorder.nowhere(coupling), before=found.before, after=found.before,
+                        whole_because="in another order the model makes something else: a rule is wrong")
+    return replace(found, entries=entries)
+
+
+def find(model: Model, coupling: Coupling, targets: Sequence[Weight], units: Sequence[Movable],
+         options: Options) -> Permuted:
+    """Looks for the order of each group under which an N:M pattern keeps most; the model stays as it is.
+
+    Groups are gone through one by one. All weights that sum over the units of a group count together; where they
+    would not keep more in sum, the group stays as it is. Magnitude is what counts, with data too: weighed by the norms
+    of inputs it led to larger errors of the outputs.
+
+    Args:
+        model: The model.
+        coupling: Its analysis.
+        targets: Weights that are to have zeros.
+        units: What may move.
+        options: The pattern and the seed.
+    """
+    pattern = options.zeros
+    assert pattern is not None
+    done = Permuted(reorder.nowhere(coupling))
+    weights = _Weights(model, coupling, done.source, targets)
+    first = {key: weights.kept(key, pattern) for key in weights.layouts}
+    kept = dict(first)
+    for i, movable in enumerate(units):
+        readers = weights.readers(movable)
+        rng = np.random.default_rng([options.seed, i])
+        order = _order(weights, readers, movable, pattern, rng)
+        back = done.source.copy()
+        reorder.move(coupling, done.source, movable, order)
+        now = {key: weights.kept(key, pattern) for key in readers}
+        before, after = (sum(shares[key][0] for key in readers) for shares in (kept, now))
+        if not after > before:
+            done.source[:] = back
+            continue
+        kept |= now
+        whole = sum(w for _, w in now.values())
+        done.moves.append((movable, order))
+        done.groups.append({"group": movable.group.name, "channels": movable.units,
+                            "before": before / whole, "after": after / whole})
+    total = sum(w for _, w in kept.values())
+    if total:
+        done.before, done.after = (sum(k for k, _ in each.values()) / total for each in (first, kept))
+    return done
+
+
+def unchanged(before: Model, after: Model, options: Options) -> bool:
+    """Whether two models make the same but for rounding; so believed where they cannot be run here."""
+    drift = check(before, after, input_shapes=options.input_shapes, seed=options.seed).drift
+    return all(d.rel_rms is None or d.rel_rms <= ROUNDING for d in drift.values())
+
+
+def enter(plan: Plan, entries: Sequence[Slicing]) -> None:
+    """Enters what moves, see `reorder.reorderings`."""
+    for s in entries:
+        if s.change:
+            plan.permuted[s.key] = {str(axis): list(order) for axis, order in s.change.items()}
+        if s.key != s.original:
+            plan.split[s.key] = s.original
+
+
+def orders(plan: Plan, coupling: Coupling) -> list[Slicing]:
+    """What a plan moves of a model that has lost what the plan removes.
+
+    Raises:
+        InputError: The plan names what is not there, an order is none, what it moves must stay where it is, or it moves
+            only a part of what is tied together.
+    """
+    values: dict[str, list[Value]] = {}
+    for value in coupling.graph.constants():
+        values.setdefault(value.key, []).append(value)
+    comes = np.arange(coupling.classes.elements)
+    for name, axes in plan.permuted.items():
+        found = values.get(name, values.get(plan.split.get(name, name)))
+        if found is None:
+            raise InputError(f"the plan names {name!r}, which the model lacks")
+        for position, order in axes.items() if len(found) == 1 else ():  # what several read may mean several things
+            ids = coupling.channels_of(found[0].axis(int(position))) if int(position) < (found[0].rank or 0) else comes
+            if sorted(order) != list(range(len(ids))):
+                raise InputError(f"the plan's order of axis {position} of {name!r} is not one of all its indices")
+            comes[ids] = ids[order]
+    source = reorder.nowhere(coupling)
+    for units in reorder.movable(coupling):
+        place = np.full(len(comes), -1)
+        place[units.channels] = np.arange(units.units)
+        mine = place[comes[units.channels]]
+        if (mine >= 0).all():
+            reorder.move(coupling, source, units, mine)
+    made, full = reorder.reorderings(coupling, source), Plan("")
+    enter(full, made)
+    for name in sorted(set(full.permuted) | set(plan.permuted)):
+        if full.permuted.get(name) != plan.permuted.get(name):
+            raise InputError(f"the plan moves only a part of what is tied together, or what must stay where it is: "
+                             f"see {name!r}")
+    return made
+
+
+def _order(weights: _Weights, readers: Mapping[str, Index], units: Movable, pattern: Pattern,
+           rng: np.random.Generator) -> Index:
+    """The order that a search finds."""
+    rows = sum(weights.rows(key) * places.shape[1] for key, places in readers.items())
+    share = max(SHARE * WORK / units.units ** 2, FEWEST) / max(rows, 1)
+    parts = gather((Reader(weights.magnitude(key), weights.layouts[key], places) for key, places in readers.items()),
+                   pattern.m, share, rng)
+    return search(parts, pattern.n, rng) if parts else np.arange(units.units)
+
+
+class _Weights:
+    """The magnitudes of some weights in the order that holds by now.
+
+    Attributes:
+        layouts: How each is read.
+    """
+
+    def __init__(self, model: Model, coupling: Coupling, source: Index, targets: Sequence[Weight]) -> None:
+        self._model, self._coupling, self._source = model, coupling, source
+        self._values = {w.value.key: w.value for w in targets}
+        self.layouts: dict[str, Layout] = {w.value.key: w.layout for w in targets if w.layout is not None}
+
+    def readers(self, units: Movable) -> dict[str, Index]:
+        """The weights that sum over some units, with the indices of that axis that each of these owns."""
+        found = {}
+        for key, layout in self.layouts.items():
+            c = int(self._coupling.classes.of[self._values[key].axis(layout.inputs).id])
+            if c in units.places:
+                found[key] = units.places[c]
+        return found
+
+    def rows(self, key: str) -> int:
+        """Elements of a weight at one index of its reduction axis."""
+        shape = [d for d in self._values[key].shape or [] if isinstance(d, int)]
+        return int(np.prod(shape)) // max(shape[self.layouts[key].inputs], 1)
+
+    def magnitude(self, key: str) -> Floats:
+        """The magnitudes of one; shape as stored."""
+        axis = self._values[key].axis(self.layouts[key].inputs)
+        order = reorder.order_of(self._coupling, self._source, axis)
+        found: Floats = np.abs(sparsity.real(self._model, self._coupling, self._values[key])).take(order, axis.position)
+        return found
+
+    def kept(self, key: str, pattern: Pattern) -> tuple[float, float]:
+        """What a pattern keeps of a weight's magnitude, and what there is."""
+        magnitude = self.magnitude(key)
+        gone = sparsity.mask(magnitude, self.layouts[key], pattern)
+        whole = float(magnitude.sum(dtype=np.float64))
+        return whole - float(magnitude[gone].sum(dtype=np.float64)), whole

@@ -1,0 +1,67 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from onnxprune.errors import GateError
+from onnxprune.model.model import Model, save
+from onnxprune.planning.plan import Plan
+from onnxprune.report.build import gate_lines
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+
+class Result:
+    """A pruned model with the plan that made it and the report on it.
+
+    Attributes:
+        plan: What was taken.
+        report: What it did; strict JSON data.
+    """
+
+    def __init__(self, model: Model, plan: Plan, report: dict[str, Any], as_graph: bool,
+                 keep_anyway: bool = False) -> None:
+        self._model = model
+        self._as_graph = as_graph
+        self._keep_anyway = keep_anyway
+        self.plan = plan
+        self.report = report
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the model is not to be written: the gates that it misses; None where nothing is against it."""
+        missed = [] if self._keep_anyway else gate_lines(self.report["gates"])
+        return "; ".join(missed) or None
+
+    @property
+    def model(self) -> Any:
+        """The pruned model in the kind that was given: a `gs.Graph` for a `gs.Graph`, else a `ModelProto`."""
+        return self.graph() if self._as_graph else self.proto
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The pruned model; weights that were stored outside the file and not pruned are still references."""
+        return self._model.proto
+
+    def graph(self) -> gs.Graph:
+        """The pruned model as a graph of onnx-graphsurgeon."""
+        import onnx_graphsurgeon as gs
+
+        return gs.import_onnx(self.proto)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model, whole or not at all.
+
+        Raises:
+            InputError: The folder does not exist, or the path is that of the input.
+            GateError: A gate is missed, and `keep_anyway` was not given.
+            OutputError: Writing failed, say because the disk is full; what was there before is still there.
+        """
+        if self.stopped is not None:
+            raise GateError(self.stopped)
+        save(self._model, path)

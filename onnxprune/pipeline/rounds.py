@@ -1,0 +1,92 @@
+"""Removal in several rounds: after each the model is repaired and looked at anew.
+
+What is left makes up for what went, so it is not worth any more what it was worth in the whole model. Every round
+begins from the original again; what carries over is the order in which the units of each group go, and at what loss.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.coupling.components import Index
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.groups import Group
+from onnxprune.edit.resize import Lengths
+from onnxprune.edit.slicing import slicings
+from onnxprune.importance.obs import Curve
+
+
+def shares(steps: int) -> list[float]:
+    """The power of what is to be left at last that each round but the last leaves: 0.25 in two rounds by way of 0.5."""
+    return [k / steps for k in range(1, steps)]
+
+
+def origins(before: Coupling, gone: NDArray[np.bool_], after: Coupling) -> Index:
+    """Which channel of the original each channel of a pruned model is.
+
+    Args:
+        before: The analysis of the original.
+        gone: Its channels that were removed.
+        after: The analysis of the pruned model.
+
+    Returns:
+        One channel of the original a channel id of the other, -1 where no weight that one node alone reads tells.
+    """
+    lengths = Lengths(before, gone)
+    sources = {v.key: v for v in before.graph.constants()} | {s.key: s.readers[0] for s in slicings(before, lengths)}
+    once = Counter(v.key for v in before.graph.constants())
+    once_after = Counter(v.key for v in after.graph.constants())
+    found = np.full(after.classes.elements, -1, dtype=np.int64)
+    for value in after.graph.constants():
+        source = sources.get(value.key)
+        if source is None or source.rank != value.rank or once[source.key] > 1 or once_after[value.key] > 1:
+            continue
+        for axis in value.axes():
+            old = source.axis(axis.position)
+            ids, channels = after.channels_of(axis), before.channels_of(old)
+            kept = lengths.kept(old)
+            if len(channels) and len(kept) == len(ids):
+                found[ids] = channels[kept]
+    return found
+
+
+def extended(curves: Sequence[Curve], groups: Sequence[Group], removed: Sequence[int], later: Sequence[Curve],
+             rest: Sequence[Group], origin: Index) -> list[Curve]:
+    """The curves of the original's groups once a round has told more of what is left.
+
+    Args:
+        curves: What was known of each group.
+        groups: The groups of the original.
+        removed: Units that the round took of each.
+        later: Curves of the groups of the pruned model.
+        rest: Those groups.
+        origin: See `origins`.
+    """
+    known = {}
+    for group, curve in zip(rest, later, strict=True):
+        channels = origin[group.channels]
+        if (channels >= 0).all():
+            known[frozenset(channels.tolist())] = channels, curve
+    found = []
+    for group, curve, count in zip(groups, curves, removed, strict=True):
+        place = {int(c): i for i, c in enumerate(group.channels)}
+        went = set(group.channels[curve.order[:count]].tolist())
+        match = known.get(frozenset(place) - went)
+        if match is None or not count:
+            found.append(curve if match is None else _renamed(match, place))
+            continue
+        after = _renamed(match, place)
+        found.append(Curve(np.concatenate([curve.order[:count], after.order]),
+                           np.concatenate([curve.loss[:count + 1], curve.loss[count] + after.loss[1:]])))
+    return found
+
+
+def _renamed(match: tuple[Index, Curve], place: dict[int, int]) -> Curve:
+    """A curve in terms of the original's units."""
+    channels, curve = match
+    units = np.array([place[int(c)] for c in channels], dtype=np.int64)
+    return Curve(units[curve.order], curve.loss)

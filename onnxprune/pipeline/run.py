@@ -1,0 +1,286 @@
+"""One run: from a model to a smaller one, stage by stage."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune.allocation import selection
+from onnxprune.allocation.bisection import RUNS, smallest
+from onnxprune.allocation.selection import Selection
+from onnxprune.calibration.synthetic import Feeds
+from onnxprune.cost.macs import macs_from_shapes
+from onnxprune.cost.measure import Cost, measure
+from onnxprune.cost.trace import traced_shapes
+from onnxprune.edit.permute import lift
+from onnxprune.edit.remove import remove
+from onnxprune.model.model import Model, load
+from onnxprune.model.skeleton import flat
+from onnxprune.model.sparse_initializers import close, open_up
+from onnxprune.options import Options
+from onnxprune.patterns import Pattern
+from onnxprune.pipeline import (
+    rounds,
+)
+from onnxprune.pipeline.analysis import Analysis, Source, analyze_loaded, anew, exported, opened, prunable
+from onnxprune.pipeline.data import MadeUp, open_data
+from onnxprune.pipeline.evaluate import judge
+from onnxprune.pipeline.permute import enter, permute
+from onnxprune.pipeline.progress import Clock
+from onnxprune.pipeline.repair import kept_features, repair
+from onnxprune.pipeline.result import Result
+from onnxprune.pipeline.score import learned, take
+from onnxprune.pipeline.settle import settled
+from onnxprune.pipeline.store_sparse import store
+from onnxprune.pipeline.zero import zero
+from onnxprune.planning import plan as planning
+from onnxprune.planning.masks import zeros
+from onnxprune.planning.plan import Plan
+from onnxprune.repair.data_free import inputs
+from onnxprune.report.build import build, clean
+from onnxprune.runtime.io_slices import WHOLE, Narrowing
+from onnxprune.runtime.process import warm_up
+from onnxprune.runtime.sample_inputs import sample_inputs
+from onnxprune.verification import gates
+from onnxprune.verification.check import Verification, check
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Trial:
+    """A pruned model that may be the result.
+
+    Attributes:
+        options: What it was made with.
+        analysis: Of the original; its model is the one that is pruned.
+        selected: Which channels go.
+        plan: What goes.
+        model: What is left; weights are dense until it is done.
+        narrowing: What inputs and outputs lost.
+        kept: Which output features of the original's layers stay, where they are refitted.
+        original: Loads what the layers are refitted to.
+        notes: What the report says besides.
+        verified: What the verification found, once it was asked.
+    """
+
+    options: Options
+    analysis: Analysis
+    selected: Selection
+    plan: Plan
+    model: Model
+    narrowing: Narrowing
+    kept: Mapping[str, NDArray[np.int64]]
+    original: Callable[[], Model]
+    notes: dict[str, Any]
+    verified: Verification | None = None
+
+    @property
+    def met(self) -> bool:
+        return all(gate["met"] for gate in self.notes["gates"].values())
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.plan.removed or self.plan.permuted or self.plan.zeroed)
+
+    @property
+    def cost(self) -> Cost | None:
+        """What it costs; None where that is as much as before: zeros change nothing."""
+        if not (self.plan.removed or self.plan.permuted or self.options.sparse_storage or self.notes.get("repair")):
+            return None
+        return measure(self.model, self.narrowing.shapes(self.options.input_shapes))
+
+
+class Run:
+    """One run: what is learned once, and the models that are made of it (several where the drift is searched)."""
+
+    def __init__(self, model: Source, options: Options, clock: Clock) -> None:
+        """Loads and analyses a model, and learns what the removal of its units costs.
+
+        Raises:
+            InputError: The model, the data or an option is unusable.
+        """
+        self.clock, self.given = clock, exported(model)
+        self.as_graph = self.given is not model
+        with clock.stage("load"):
+            if options.verify or options.calib is not None:
+                warm_up()
+            source = load(self.given)
+            self.before = measure(source, options.input_shapes)
+            self.kept_sparse = open_up(source)
+            self.options, self.unrepaired = settled(source, options)
+            self.data = open_data(source, self.options, clock.progress)
+            self.gates = gates.opened(source.proto, options.gate, data=self.data is not None)
+            self.made_up: MadeUp = cache(self._made_up)
+        with clock.stage("analyze"):
+            self.analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention,
+                                           shrink=options.shrink)
+            self.chosen = prunable(self.analysis, options)
+        logger.info("%d groups, %d of them open to pruning", len(self.analysis.groups), len(self.chosen))
+        with clock.stage("score"):
+            self.curves, self.scores = learned(self.analysis, self.chosen, self.data, self.options,
+                                                        self.before, self.made_up)
+
+    def result(self) -> Result:
+        """The model that the options ask for; asked once, since it is made of the one that was analysed.
+
+        Raises:
+            VerificationError: It fails in onnxruntime where the original does not.
+        """
+        searched: list[dict[str, Any]] = []
+        trial = self._search(searched) if self.options.drift_search else self._attempt(self.options, self.analysis)
+        before, after = self.before, trial.cost or self.before
+        verified = trial.verified or self._verify(trial)
+        if verified.verified and None in (before.macs, after.macs):
+            before = _traced(load(self.given), before, self.options.input_shapes)
+            after = _traced(trial.model, after, trial.narrowing.shapes(self.options.input_shapes))
+        if self.options.drift_search:
+            trial.notes["search"] = {"trials": searched, "found": _amount(trial.options)}
+        report = build(self.analysis.coupling, trial.plan, before, after, verified, self.clock.seconds, self.options)
+        return Result(trial.model, trial.plan, clean(report | trial.notes), as_graph=self.as_graph,
+                      keep_anyway=self.options.keep_anyway)
+
+    def _made_up(self) -> list[Feeds]:
+        return inputs(opened(self.given), self.options.seed, self.options.input_shapes or None)
+
+    def _take(self, options: Options) -> Selection:
+        if not options.channels:
+            return selection.nothing(self.analysis.coupling)
+        return take(self.analysis, self.chosen, self.curves, self.scores, options, self.before)
+
+    def _search(self, searched: list[dict[str, Any]]) -> _Trial:
+        """The smallest model within the gates; `searched` gets a line on each that was made."""
+        def options(share: float) -> Options:
+            return selection.softened(self.options, self.before, share)
+
+        def attempt(share: float) -> _Trial:
+            self.clock.prefix = f"search, model {len(searched) + 1} of at most {RUNS}: "
+            trial = self._attempt(options(share), anew(self.analysis, self.analysis.model.copy()))
+            searched.append({**_amount(trial.options), "params": measure(trial.model).params, "met": trial.met,
+                             "gates": {name: gate["measured"] for name, gate in trial.notes["gates"].items()}})
+            logger.info("search: %s", searched[-1])
+            return trial
+
+        def same(one: float, other: float) -> bool:
+            return np.array_equal(self._take(options(one)).gone, self._take(options(other)).gone)
+
+        found = smallest(attempt, lambda trial: trial.met, same)
+        self.clock.prefix = ""
+        return found
+
+    def _attempt(self, options: Options, analysis: Analysis) -> _Trial:
+        """Prunes a model that was analysed (it is changed), repairs it and holds it to the gates."""
+        clock = self.clock
+        with clock.stage("plan"):
+            selected = self._take(options)
+            made = planning.make(analysis.coupling, selected.gone, selected.entries)
+            kept = kept_features(analysis.coupling, selected.gone) if options.repair != "none" else {}
+        with clock.stage("apply"):
+            remove(analysis.model, analysis.coupling, selected.gone)
+            left = analysis.model if made.removed or options.zeros else load(self.given)
+        trial = _Trial(options, analysis, selected, made, left, planning.narrowing(made), kept,
+                       partial(opened, self.given),
+                       {"targets": selected.targets, "unrepaired_because": self.unrepaired})
+        if made.removed and options.repair != "none":
+            with clock.stage("repair"):
+                trial.notes["repair"] = repair(opened(self.given), left, kept, self.data, options,
+                                                        trial.narrowing, self.made_up)
+        if options.permute:
+            with clock.stage("permute"):
+                self._permute(trial)
+        if options.zeros is not None:
+            with clock.stage("zero"):
+                self._zero(trial, options.zeros)
+        if trial.changed and self.data is not None:
+            with clock.stage("judge"):
+                trial.notes["calibration"] = judge(load(self.given), trial.model, self.data, trial.narrowing)
+        close(trial.model, self.kept_sparse)
+        if options.sparse_storage:
+            with clock.stage("store"):
+                trial.notes["storage"] = store(trial.model, options).told()
+        trial.notes["gates"] = self._gates(trial)
+        return trial
+
+    def _permute(self, trial: _Trial) -> None:
+        """Reorders what is left for a pattern N:M."""
+        whole, options = trial.analysis, trial.options
+        rest = anew(whole, trial.model) if trial.plan.removed else whole
+        origin = rounds.origins(whole.coupling, trial.selected.gone, rest.coupling)
+        moved = permute(rest.model, rest.coupling, origin, options)
+        enter(trial.plan, moved.entries)
+        trial.notes["permuted"] = moved.told()
+        if moved.moves and options.repair != "none":  # layers are refitted to what the original made in their order
+            lifted = anew(whole, opened(self.given))
+            lift(lifted.model, lifted.coupling, origin, moved.moves)
+            trial.original = lifted.model.copy
+
+    def _zero(self, trial: _Trial, pattern: Pattern) -> None:
+        """Sets weights of what is left to zero in a pattern."""
+        made, options, notes = trial.plan, trial.options, trial.notes
+        rest = analyze_loaded(trial.model) if made.removed or options.permute else trial.analysis
+        zeroed = zero(trial.original, rest.model, rest.coupling, trial.kept, self.data, options,
+                              trial.narrowing, self.made_up, first=not made.removed)
+        made.zeroed = {name: zeros(mask, pattern) for name, mask in zeroed.masks.items()}
+        notes["dense"] = zeroed.dense
+        if zeroed.repair:
+            notes["repair"] = [*(notes.get("repair") or []), *zeroed.repair]
+        if not trial.changed:
+            notes["whole_because"] = sorted(set(zeroed.dense.values())) or ["no weight is left open to zeros"]
+
+    def _gates(self, trial: _Trial) -> dict[str, dict[str, Any]]:
+        """What each gate says, and what it was measured on."""
+        if not self.gates:
+            return {}
+        if self.data is None:
+            trial.verified = self._verify(trial)
+            found, on = gates.on_made_up(trial.verified.drift), "made-up inputs"
+        else:
+            with self.clock.stage("judge"):
+                found = gates.on_data(self.gates, load(self.given), trial.model, self.data.held, trial.narrowing)
+            on = "calibration samples" + (" held back" if self.data.held is not self.data.fit else "")
+        return {gate.name: {**gate.verdict(found), "on": on} for gate in self.gates}
+
+    def _verify(self, trial: _Trial) -> Verification:
+        with self.clock.stage("verify"):
+            return verify(self.given, trial.model, self.options, narrowing=trial.narrowing)
+
+
+def _amount(options: Options) -> dict[str, Any]:
+    """What options say about how much."""
+    return {"ratio": options.ratio} if options.ratio is not None else {"target": dict(options.target)}
+
+
+def _traced(model: Model, counted: Cost, input_shapes: Mapping[str, Sequence[int]]) -> Cost:
+    """The cost with MACs counted at the shapes of one run, for what shape inference cannot tell."""
+    try:
+        feeds = sample_inputs(model.proto, input_shapes=input_shapes)
+        shapes = traced_shapes(model, feeds)
+    except Exception:  # a model that takes other sizes than the default ones: not counted
+        return counted
+    return replace(counted, macs=macs_from_shapes(flat(model.proto), shapes))
+
+
+def verify(original: Source, result: Model | Result | onnx.ModelProto | str | os.PathLike[str],
+           options: Options | None = None, *, feeds: Mapping[str, NDArray[Any]] | None = None,
+           narrowing: Narrowing | None = None) -> Verification:
+    """Checks a pruned model against its original in onnxruntime, see `verification.check`.
+
+    What inputs and outputs lost (`narrowing`) is known of a `Result`.
+    """
+    if options is not None and not options.verify:
+        return Verification(verified=False, reason="the runtime check was skipped")
+    asked = replace(options) if options is not None else None
+    target = result._model if isinstance(result, Result) else result
+    if narrowing is None and isinstance(result, Result):
+        narrowing = planning.narrowing(result.plan)
+    return check(exported(original), target, feeds,
+                              input_shapes=asked.input_shapes if asked else None, seed=asked.seed if asked else 0,
+                              narrowing=narrowing or WHOLE)

@@ -1,0 +1,50 @@
+"""Resolves ``repair=auto`` for a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from onnxprune.calibration.synthetic import synthetic
+from onnxprune.graph.graph import Graph
+from onnxprune.layers.find import convolutional, products
+from onnxprune.model.model import Model
+from onnxprune.options import Options
+from onnxprune.pipeline.data import logger
+from onnxprune.repair.data_free import LARGEST
+from onnxprune.runtime.partition import plan
+from onnxprune.runtime.sample_inputs import input_dims
+from onnxprune.runtime.session import session
+
+
+def settled(model: Model, options: Options) -> tuple[Options, str | None]:
+    """The options with a repair other than ``auto``, and why that is none, where inputs were to be made for it."""
+    if options.repair != "auto":
+        return options, None
+    if options.calib is not None or not options.channels:
+        return replace(options, repair="none" if options.calib is None else "calibrated"), None
+    why = hopeless(model, options.input_shapes or None)
+    logger.info("repair: %s", "data-free" if why is None else f"none, since {why}")
+    return replace(options, repair="data-free" if why is None else "none"), why
+
+
+def hopeless(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> str | None:
+    """Why a repair without data is not worth a try, None where it is.
+
+    Args:
+        model: What is to be pruned.
+        input_shapes: Shapes by input name, where the model leaves them open.
+    """
+    if not convolutional(model):
+        return "made-up inputs tell too little about a model that consists mainly of matrix products"
+    try:
+        values = sum(math.prod(shape) for shape in input_dims(model.proto, input_shapes).values())
+        if values > LARGEST:
+            return f"a feed of {values:,} values is too large to make many of"
+        feeds = synthetic(model, 2, input_shapes=input_shapes, varied=True)
+        plan(model.proto, [[layer.x.name] for layer in products(Graph(model.proto))], feeds[0])
+        session(model).run(None, feeds[0])
+    except Exception as e:  # whatever onnxruntime raises for a model or for inputs that it does not take
+        return f"the model does not run on made-up inputs: {str(e).strip().splitlines()[0]}"
+    return None

@@ -1,0 +1,39 @@
+"""The stage that stores weights as sparse tensors, and sees whether they are read back as they were."""
+
+from __future__ import annotations
+
+from onnxprune.errors import VerificationError
+from onnxprune.model import sparse_initializers
+from onnxprune.model.model import Model
+from onnxprune.model.sparse_initializers import Stored
+from onnxprune.options import Options
+from onnxprune.verification import check as verification
+
+
+def store(model: Model, options: Options) -> Stored:
+    """Makes weights sparse where that is smaller, in place.
+
+    Unless the options forbid it, the model is run in both forms; all stays dense where onnxruntime does not make the
+    same of them to the last bit.
+    """
+    dense = model.copy()
+    done = sparse_initializers.store(model)
+    if done.bytes and options.verify:
+        fault = _fault(dense, model, options)
+        if fault is not None:
+            model.proto.CopyFrom(dense.proto)
+            done = Stored(dense_because=fault)
+    done.gzip = sparse_initializers.gzipped(model)
+    return done
+
+
+def _fault(dense: Model, sparse: Model, options: Options) -> str | None:
+    """What onnxruntime has against the sparse form, None if nothing."""
+    try:
+        check = verification.check(dense, sparse, input_shapes=options.input_shapes, seed=options.seed)
+    except VerificationError as error:
+        return f"onnxruntime does not take it: {error}"
+    if not check.verified:
+        return f"whether onnxruntime takes it cannot be seen here: {check.reason}"
+    moved = any(d.max_abs for d in check.drift.values())
+    return "onnxruntime reads other weights from it" if moved else None

@@ -1,0 +1,164 @@
+"""The stage that sets weights to zero in a pattern, with or without calibration data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune import sparsity
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.graph.graph import Graph, Value
+from onnxprune.importance.trials import Change, Trials
+from onnxprune.layers.find import products
+from onnxprune.layers.linear import Product
+from onnxprune.layers.recurrent import cells
+from onnxprune.model.model import Model
+from onnxprune.options import MAGNITUDE, Options
+from onnxprune.patterns import Pattern
+from onnxprune.pipeline import repair as informed
+from onnxprune.pipeline.data import Learned, MadeUp
+from onnxprune.pipeline.observe import moments, unseen
+from onnxprune.repair.masked import Zeros, zeroed
+from onnxprune.runtime.io_slices import Narrowing
+from onnxprune.sparsity import Weight
+from onnxprune.sparsity.layer_shares import shares
+from onnxprune.statistics.moments import Moments
+
+PROBES = (0.4, 0.6, 0.8, 0.9, 0.95)
+"""Shares of zeros in one layer at which the outputs are looked at."""
+NOTHING = "what was asked for takes none of its elements"
+
+
+@dataclass
+class Zeroed:
+    """What became of the weights of a model.
+
+    Attributes:
+        masks: Constant -> which of its elements are zero.
+        dense: Constant -> why it has no zeros of the pattern.
+        repair: What the report says of each layer that was refitted; None without repair.
+    """
+
+    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    dense: dict[str, str] = field(default_factory=dict)
+    repair: list[dict[str, Any]] | None = None
+
+
+def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: Mapping[str, NDArray[np.int64]],
+         data: Learned | None, options: Options, narrowing: Narrowing, made_up: MadeUp, *, first: bool) -> Zeroed:
+    """Sets weights of a model to zero, in place.
+
+    Args:
+        original: Loads the model that was given; asked where there is something to compare with.
+        model: What is left of it once channels are gone.
+        coupling: The analysis of that.
+        kept: Output features of the original's layers that it still has, by the layer's name.
+        data: Calibration data.
+        options: Pattern, importance and repair.
+        narrowing: What inputs and outputs lost with the channels.
+        made_up: Makes inputs, where there are no data.
+        first: Whether `model` is the one that was given, which statistics in a file are of.
+    """
+    pattern = options.zeros
+    assert pattern is not None
+    done = Zeroed()
+    targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options, done)}
+    layers = {layer.weight.key: layer for layer in products(coupling.graph)
+              if layer.weight.key in targets and not layer.weight_shared}
+    states = {v.key: v for cell in cells(coupling.graph) for v in (cell.weight, cell.recurrence) if v.key in targets}
+    zeros = Zeros(options.chooses_zeros, dict.fromkeys([*(layer.name for layer in layers.values()), *states], pattern),
+                  bias_only=options.repair == "data-free")
+    seen: Mapping[str, Moments] = {}
+    spread = options.spreads_zeros and data is not None
+    if spread or (options.repair == "none" and zeros.method not in MAGNITUDE):
+        seen = moments(model, coupling, data, options, narrowing, first=first)
+    if spread:
+        assert data is not None
+        spread_to = _allotted(model, list(layers.values()), pattern, seen, data, options, narrowing)
+        zeros = replace(zeros, layers={**zeros.layers, **spread_to})
+    if options.repair == "none":
+        found = {} if zeros.method in MAGNITUDE else _by_moments(model, layers, zeros, seen)
+        rest = [w for key, w in targets.items() if key not in found]
+        found |= sparsity.zero_smallest(model, coupling, rest, pattern, bool(options.across))
+    else:
+        seen = {}  # the walk gathers its own, and memory holds one of them
+        fitted = {key: layer.weight for key, layer in layers.items()} | states
+        stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
+        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, bool(options.across))
+        plain = model.copy()
+        if not zeros.bias_only:
+            for key, array in stored.items():  # the walk begins with all that it can choose from
+                model.set_array(_tensor(fitted[key]), array)
+        done.repair = informed.repair(original(), model, kept, data, options, narrowing, made_up, fitter=zeros,
+                                      plain=plain)
+        now = {v.key: v for v in Graph(model.proto).constants()}
+        found |= {key: model.array(_tensor(now[key])) == 0 for key in fitted}
+    done.masks = {key: gone for key, gone in found.items() if gone.any()}
+    done.dense |= dict.fromkeys((key for key in targets if key not in done.masks), NOTHING)
+    return done
+
+
+def _allotted(model: Model, layers: Sequence[Product], pattern: Pattern, seen: Mapping[str, Moments], data: Learned,
+              options: Options, narrowing: Narrowing) -> dict[str, Pattern]:
+    """The pattern of each layer, with shares by what zeros there do to the outputs."""
+    if not layers:
+        return {}
+    batches = unseen(model, data, options, narrowing, runs=len(layers) * len(PROBES))
+    measured: list[list[float]] = []
+    with Trials(model, seen, batches, [layer.x.name for layer in layers], memory=options.memory) as trials:
+        for layer in layers:
+            trials.step()
+            matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)
+            measured.append([])
+            for probe in PROBES:
+                made = zeroed(layer, "wanda", replace(pattern, share=probe), matrix, seen[layer.name])
+                changes = [Change(layer.name, block, weight) for block, weight in enumerate(made)]
+                measured[-1].append(trials.error(changes))
+    sizes = [int(np.prod(layer.dims)) for layer in layers]
+    found = shares(sizes, PROBES, measured, pattern.share or 0.0)
+    return {layer.name: replace(pattern, share=share) for layer, share in zip(layers, found, strict=True)}
+
+
+def _by_moments(model: Model, layers: Mapping[str, Product], zeros: Zeros,
+                seen: Mapping[str, Moments]) -> dict[str, NDArray[np.bool_]]:
+    """Zeros by what the layers read, in place; the rest stays bit for bit."""
+    found = {}
+    for key, layer in layers.items():
+        if layer.name in seen:
+            array = model.array(_tensor(layer.weight))
+            made = zeroed(layer, zeros.method, zeros.layers[layer.name], layer.matrix(array).astype(np.float64),
+                          seen[layer.name])
+            found[key] = layer.unmatrix(made == 0, array.shape)
+            model.set_array(_tensor(layer.weight), np.where(found[key], np.zeros((), array.dtype), array))
+    return found
+
+
+def _tensor(value: Value) -> TensorProto:
+    assert value.tensor is not None
+    return value.tensor
+
+
+def wanted(weight: Weight, pattern: Pattern, options: Options, done: Zeroed) -> bool:
+    """Whether a weight is to have zeros; why not goes into what is told."""
+    names = {weight.value.key, *(node.proto.name for node, _ in weight.value.consumers)}
+
+    def hit(patterns: Any) -> bool:
+        return any(re.search(p, n) for p in patterns for n in names)
+
+    if hit(options.ignore) or (options.only and not hit(options.only)):
+        return False
+    if pattern.kind == "weights":
+        return True
+    if weight.recurrent and not options.only:
+        done.dense[weight.value.key] = "weights of recurrent layers have zeros where --only names them"
+    elif weight.layout is None:
+        done.dense[weight.value.key] = weight.why
+    else:
+        return True
+    return False

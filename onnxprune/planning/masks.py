@@ -1,0 +1,45 @@
+"""Masks of zeros as they are stored in a plan: packed bits, compressed, base64."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import PlanError
+from onnxprune.patterns import Pattern
+
+
+def zeros(mask: NDArray[np.bool_], pattern: Pattern) -> dict[str, Any]:
+    """The entry of a tensor in `Plan.zeroed`."""
+    return {"pattern": str(pattern), "ratio": np.count_nonzero(mask) / mask.size,
+            "mask": pack_mask(mask, repeats=pattern.kind == "blocks")}
+
+
+def pack_mask(mask: NDArray[np.bool_], *, repeats: bool = False) -> str:
+    """A boolean array as text, see `Plan.zeroed`.
+
+    Args:
+        mask: The array.
+        repeats: Whether to look for runs of bytes that come again. Only blocks have them; without, packing is several
+            times faster and the text no longer.
+    """
+    packer = zlib.compressobj(1, strategy=zlib.Z_DEFAULT_STRATEGY if repeats else zlib.Z_HUFFMAN_ONLY)
+    return base64.b64encode(packer.compress(np.packbits(mask.ravel()).tobytes()) + packer.flush()).decode()
+
+
+def unpack_mask(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The inverse of `pack_mask`; raises InputError where the text does not hold such an array."""
+    size = int(np.prod(shape))
+    limit = (size + 7) // 8
+    try:
+        packed = base64.b64decode(text, validate=True)
+        bits = np.frombuffer(zlib.decompressobj().decompress(packed, limit + 1), np.uint8)  # it may unpack to anything
+    except (ValueError, zlib.error):
+        raise PlanError("a mask of the plan is not readable") from None
+    if len(bits) != limit:
+        raise PlanError("a mask of the plan has another size than its tensor")
+    return np.unpackbits(bits, count=size).astype(bool).reshape(shape)

@@ -1,0 +1,230 @@
+"""The plan: what goes, why, and from which model. Plain data that can be reviewed, edited and applied again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.groups import Grade, Group
+from onnxprune.edit.resize import Lengths
+from onnxprune.edit.slicing import slicings
+from onnxprune.errors import InputError, PlanError
+from onnxprune.graph.graph import Value
+from onnxprune.planning.fingerprint import fingerprint
+from onnxprune.runtime.io_slices import Narrowing
+
+VERSION = 1
+
+Indices = dict[str, list[int]]
+
+
+@dataclass
+class Plan:
+    """What is taken from which model.
+
+    Attributes:
+        model: Fingerprint of the graph, weights aside (see `fingerprint`).
+        removed: Constant -> axis -> indices of the original that go, sorted. Axes are decimal strings.
+        blocks: Constant -> parts of it (``where``) that lose indices of their own.
+        split: New constant -> the shared one that it is cut from.
+        permuted: Constant -> axis -> order of the indices that `removed` left.
+        zeroed: Constant -> which elements are set to zero: ``{"pattern", "ratio", "mask"}``, the mask one bit an
+            element in C order (most significant first), deflated, base64.
+        groups: One entry a group: name, channels, removed, grade, pinned, scores.
+        mixing: Whether groups of grade *mixing* were open to pruning.
+        attention: What was taken of attention, ``heads`` or ``dims``.
+        interface: Graph inputs and outputs that were open to pruning -> axis -> indices that go.
+    """
+
+    model: str
+    removed: dict[str, Indices] = field(default_factory=dict)
+    blocks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    split: dict[str, str] = field(default_factory=dict)
+    permuted: dict[str, Indices] = field(default_factory=dict)
+    zeroed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    mixing: bool = False
+    attention: str = "heads"
+    interface: dict[str, Indices] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps({"version": VERSION, **self.__dict__}, indent=None, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Reads a plan.
+
+        Raises:
+            InputError: The text is not a plan of this version.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as e:
+            raise PlanError(f"the plan is not JSON: {e}") from None
+        except RecursionError:
+            raise PlanError("the plan is nested too deeply") from None
+        if not isinstance(data, dict) or "version" not in data or not isinstance(data.get("model"), str):
+            raise InputError("not a plan: it lacks 'version' or 'model'", "write one with --plan FILE")
+        if data.pop("version") != VERSION:
+            raise PlanError(f"the plan is not of version {VERSION}")
+        unknown = sorted(set(data) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise PlanError(f"the plan has unknown keys: {', '.join(unknown)}")
+        fault = _fault(data)
+        if fault is not None:
+            raise PlanError(f"the plan cannot be read: {fault}")
+        return cls(**data)
+
+
+_KINDS: dict[str, type] = {"removed": dict, "blocks": dict, "split": dict, "permuted": dict, "zeroed": dict,
+                           "groups": list, "mixing": bool, "attention": str, "interface": dict}
+_GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, "grade": str, "pinned": list}
+
+
+def _fault(data: dict[str, Any]) -> str | None:
+    """What makes the data of a plan unusable; None if nothing."""
+    for key, kind in _KINDS.items():
+        if key in data and type(data[key]) is not kind:
+            return f"{key!r} is not of type {kind.__name__}"
+    if data.get("blocks"):
+        return "'blocks' is not applied by this version"
+    for name, axes in (item for key in ("removed", "permuted", "interface") for item in data.get(key, {}).items()):
+        if not isinstance(axes, dict) or not all(_axis(a, indices) for a, indices in axes.items()):
+            return f"the entry for {name!r} is not {{axis: [indices]}}"
+    if not all(isinstance(original, str) for original in data.get("split", {}).values()):
+        return "'split' is not {name: name}"
+    for name, zeroed in data.get("zeroed", {}).items():
+        if not isinstance(zeroed, dict) or not isinstance(zeroed.get("mask"), str) or \
+                not isinstance(zeroed.get("ratio"), float):
+            return f"'zeroed' has no ratio and mask for {name!r}"
+    for group in data.get("groups", []):
+        if not isinstance(group, dict) or any(type(group.get(k)) is not kind for k, kind in _GROUP_KINDS.items()):
+            return f"a group needs {', '.join(_GROUP_KINDS)}"
+        if not all(isinstance(r, str) for r in group["pinned"]) or not all(type(i) is int for i in group["removed"]):
+            return f"group {group['name']!r} does not remove numbers for reasons in words"
+    return None
+
+
+def _axis(axis: str, indices: object) -> bool:
+    return axis.isdecimal() and isinstance(indices, list) and all(
+        type(i) is int and 0 <= i < 2**31 for i in indices)
+
+
+def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str, Any]] = ()) -> Plan:
+    """The plan that removes some channels.
+
+    Args:
+        coupling: The analysis.
+        gone: Boolean per channel id, True for what is removed.
+        groups: Entries for the plan's `groups`.
+    """
+    plan = Plan(fingerprint(coupling.graph.proto), groups=list(groups), mixing=coupling.mixing,
+                attention=coupling.attention)
+    lengths = Lengths(coupling, gone)
+    plan.interface = {name: _lost(value, lengths) for name, value in sorted(coupling.shrinking_values.items())}
+    if gone.any():
+        for s in slicings(coupling, lengths):
+            if s.change:
+                plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.change.items()}
+            if s.key != s.original:
+                plan.split[s.key] = s.original
+    return plan
+
+
+def _lost(value: Value, lengths: Lengths) -> Indices:
+    return {str(a.position): lengths.removed(a).tolist() for a in value.axes() if lengths.changed(a)}
+
+
+def narrowing(plan: Plan) -> Narrowing:
+    """What the plan takes of graph inputs and outputs."""
+    return Narrowing({name: {int(axis): indices for axis, indices in axes.items()}
+                      for name, axes in plan.interface.items() if axes})
+
+
+def channels(plan: Plan, coupling: Coupling) -> NDArray[np.bool_]:
+    """Which channels of an analysed graph a plan removes.
+
+    Returns:
+        Boolean per channel id.
+
+    Raises:
+        InputError: The plan is for another graph, names what is not there, removes what is pinned, or removes only a
+            part of what is tied together.
+    """
+    if plan.model != fingerprint(coupling.graph.proto):
+        raise InputError("the plan was made for another graph", "a plan fits checkpoints of one architecture only")
+    by_key: dict[str, list[Value]] = {}
+    for value in coupling.graph.constants():
+        by_key.setdefault(value.key, []).append(value)
+    gone = np.zeros(coupling.classes.elements, dtype=bool)
+    for shared in (False, True):  # what several read may mean several things: it only fills what is still open
+        for name, axes in plan.removed.items():
+            values = by_key.get(plan.split.get(name, name))
+            if values is None:
+                raise PlanError(f"the plan names {name!r}, which the model lacks")
+            if (len(values) > 1) == shared and not (shared and name in plan.split):
+                _mark(gone, coupling, name, values[0], axes)
+    _complete(plan, coupling, gone)
+    for value in coupling.graph.constants():
+        for axis, indices in plan.removed.get(value.key, {}).items():
+            if len(set(indices)) >= (value.axis(int(axis)).length or 0) > 0:
+                raise PlanError(f"the plan leaves nothing of axis {axis} of {value.key!r}")
+    return gone
+
+
+def _mark(gone: NDArray[np.bool_], coupling: Coupling, name: str, value: Value, axes: Indices) -> None:
+    for position, indices in axes.items():
+        if int(position) >= len(value.shape or []):
+            raise PlanError(f"the plan names axis {position} of {name!r}, which has {len(value.shape or [])}")
+        ids = coupling.channels_of(value.axis(int(position)))
+        where = np.asarray(indices, dtype=np.int64)
+        if len(where) and (where.min() < 0 or where.max() >= len(ids)):
+            raise PlanError(f"the plan names index {where.max()} of axis {position} of {name!r}, which has {len(ids)}")
+        pinned = coupling.grade[coupling.classes.span(value.axis(int(position)).id)][where] == Grade.PINNED
+        if pinned.any():
+            raise InputError(f"the plan removes index {where[pinned][0]} of axis {position} of {name!r}, "
+                             f"which is pinned", "onnxprune inspect shows why")
+        gone[ids[where]] = True
+
+
+def _complete(plan: Plan, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
+    """What is tied goes together: the channels must remove exactly what the plan says."""
+    full = make(coupling, gone)
+    given, whole = plan.removed | plan.interface, full.removed | full.interface
+    for name in sorted(set(given) | set(whole)):
+        mine, theirs = given.get(name, {}), whole.get(name, {})
+        for axis in sorted(set(mine) | set(theirs)):
+            missing = sorted(set(theirs.get(axis, [])) ^ set(mine.get(axis, [])))
+            if missing:
+                raise PlanError(f"the plan removes only a part of what is tied together: see index {missing[0]} of "
+                                 f"axis {axis} of {name!r}")
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+def describe(group: Group, removed: Sequence[int], scores: NDArray[np.float64] | None) -> dict[str, Any]:
+    """The entry of a group in plan and report."""
+    entry: dict[str, Any] = {"name": group.name, "channels": group.units, "removed": [int(i) for i in removed],
+                             "grade": str(group.grade), "pinned": group.reasons}
+    if scores is not None:
+        entry["scores"] = [float(f"{s:.6g}") if np.isfinite(s) else None for s in scores]
+    return entry

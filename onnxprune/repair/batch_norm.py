@@ -1,0 +1,120 @@
+"""BatchNormalization nodes: what their running statistics know about the data that a model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.graph.graph import Graph
+from onnxprune.layers.batch_norm import Normalization, normalizations
+from onnxprune.model.model import Model
+from onnxprune.runtime.io_slices import WHOLE, Narrowing
+from onnxprune.runtime.staged_run import Walk
+
+Vectors = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Mean and variance, one of each for a channel."""
+
+
+
+
+
+
+@contextmanager
+def aligned(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArray[np.generic]]]) -> Iterator[Model]:
+    """Gives both models, while it lasts, running statistics of these batches in place of their own.
+
+    What is normalised then has the mean and the variance that it had in training, whatever the batches are: the layers
+    behind see their inputs as they were (the statistics are those that "The knowledge within", Haroush et al., CVPR
+    2020, and "ZeroQ", Cai et al., CVPR 2020, fit whole images to).
+
+    Args:
+        original: The model before pruning; it stays as it is.
+        pruned: The model after it, changed in place; in the end its running statistics are what they were.
+        batches: Inputs.
+
+    Yields:
+        The original, or a copy of it with other statistics.
+    """
+    nodes = {n.name: n for n in normalizations(Graph(pruned.proto))}
+    if not nodes:
+        yield original
+        return
+    copy = original.copy()
+    pairs = [(n, nodes[n.name]) for n in normalizations(Graph(copy.proto)) if n.name in nodes]
+    kept = [_kept(copy, a, pruned, b) for a, b in pairs]
+    before = [(pruned.array(b.mean), pruned.array(b.variance)) for _, b in pairs]
+    with Walk(copy, batches, [[a.x.name] for a, _ in pairs]) as walk:
+        for (a, b), where in zip(pairs, kept, strict=True):
+            seen = list(walk.step()[a.x.name])
+            if where is None:
+                continue
+            for model, node, vectors in ((copy, a, (s := _statistics(seen))), (pruned, b, (s[0][where], s[1][where]))):
+                _set(model, node.mean, vectors[0])
+                _set(model, node.variance, vectors[1])
+    try:
+        yield copy
+    finally:
+        for (_, b), (mean, variance) in zip(pairs, before, strict=True):
+            pruned.set_array(b.mean, mean)
+            pruned.set_array(b.variance, variance)
+
+
+def reestimate(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArray[np.generic]]],
+               narrowing: Narrowing = WHOLE) -> int:
+    """Moves running statistics of a pruned model, in place, along with what it normalises now.
+
+    A mean moves by as much as that of the node's input did on these batches, a variance grows by the same factor: so
+    what has not changed keeps the statistics of training, which a handful of samples knows less well.
+
+    Args:
+        original: The model before pruning.
+        pruned: The model after it; its scales and shifts are those of the original.
+        batches: Inputs of the original.
+        narrowing: What inputs of the pruned model lost.
+
+    Returns:
+        How many nodes have other statistics now.
+    """
+    nodes = {n.name: n for n in normalizations(Graph(pruned.proto))}
+    pairs = [(n, nodes[n.name]) for n in normalizations(Graph(original.proto)) if n.name in nodes]
+    kept = [_kept(original, a, pruned, b) for a, b in pairs]
+    with Walk(original, batches, [[a.x.name] for a, _ in pairs]) as first, \
+            Walk(pruned, narrowing.batches(batches), [[b.x.name] for _, b in pairs]) as second:
+        for (a, b), where in zip(pairs, kept, strict=True):
+            then, now = _statistics(first.step()[a.x.name]), _statistics(second.step()[b.x.name])
+            if where is not None:
+                _set(pruned, b.mean, pruned.array(b.mean) + now[0] - then[0][where])
+                _set(pruned, b.variance, pruned.array(b.variance) * (now[1] / then[1][where]))
+    return sum(where is not None for where in kept)
+
+
+def _set(model: Model, tensor: TensorProto, vector: NDArray[np.float64]) -> None:
+    model.set_array(tensor, vector.astype(model.array(tensor).dtype))
+
+
+def _statistics(arrays: Iterable[NDArray[np.generic]]) -> Vectors:
+    """Mean and variance of each channel (axis 1), over all arrays."""
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    for array in arrays:
+        rows = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1).astype(np.float64)
+        count += rows.shape[1]
+        total, squares = total + rows.sum(axis=1), squares + np.square(rows).sum(axis=1)
+    mean = total / max(count, 1)
+    return mean, np.maximum(squares / max(count, 1) - mean ** 2, 1e-12)
+
+
+def _kept(original: Model, a: Normalization, pruned: Model, b: Normalization) -> NDArray[np.int64] | None:
+    """Channels of the original that the pruned node has still: found by their parameters, in order."""
+    whole = np.stack([original.array(t) for t in a.parameters], axis=1)
+    rest = np.stack([pruned.array(t) for t in b.parameters], axis=1)
+    found, at = [], 0
+    for row in rest:
+        while at < len(whole) and not np.array_equal(whole[at], row):
+            at += 1
+        found.append(at)
+        at += 1
+    return np.array(found, dtype=np.int64) if at <= len(whole) else None

@@ -1,0 +1,196 @@
+"""A second walk after `calibrated`: runs of layers are refitted together to what the original made at their ends.
+
+The first walk lets each layer do what it did before with what is left of its inputs. But the features in the middle of
+a run need not be the ones that they were: what counts is what comes out of its end, and there the few that stay serve
+better once they are chosen anew. That is many more numbers to fit at once, so samples count for more: each comes
+once more, moved a little (see `variants`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from onnxprune.graph.graph import Graph
+from onnxprune.graph.shape_inference import infer
+from onnxprune.layers.find import matched, products
+from onnxprune.layers.linear import Product
+from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
+from onnxprune.model.model import Model
+from onnxprune.repair.augmentation import Variants
+from onnxprune.repair.gauss_newton import Floats, Function, Maps, Run, refine
+from onnxprune.repair.layer_chains import Chain, chains
+from onnxprune.repair.layer_operator import Operator
+from onnxprune.repair.layerwise import HOLD_BACK, Join, Kept, Refit, bounds, join
+from onnxprune.runtime.io_slices import WHOLE, Narrowing
+from onnxprune.runtime.partition import assemble, plan
+from onnxprune.runtime.session import pieces_session
+from onnxprune.runtime.staged_run import Stored, Walk
+from onnxprune.statistics.moments import Batches
+
+LARGEST = 2**24
+"""Numbers in the largest map of a run, of all samples together."""
+PLACES = 100_000
+"""Places at the end of a run that are enough."""
+FEWEST = 6
+"""Samples that are taken whatever their size."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A run, what it is held against, and which features of the original that has."""
+
+    chain: Chain
+    original: Product
+    join: Join | None
+    kept: NDArray[np.int64]
+
+    @property
+    def wanted(self) -> list[str]:
+        """The value of the original that holds the targets."""
+        return [self.original.output.name if self.join is None else self.join.total]
+
+    @property
+    def given(self) -> list[str]:
+        """Values of the pruned model: what the run reads, and what its end is added to."""
+        return [self.chain.layers[0].x.name, *([self.join.other] if self.join else [])]
+
+
+def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, *, seed: int = 0, memory: int = 2**31,
+           narrowing: Narrowing = WHOLE) -> list[Refit]:
+    """Refits the layers of a pruned model in place, run by run.
+
+    Args:
+        original: The model before pruning.
+        pruned: The model after it, each layer refitted already.
+        kept: Which output features of the original's layers stay, by the layer's name.
+        batches: Calibration feeds; every fifth sample is held back.
+        seed: Seed of the samples that are taken, and of how they are moved.
+        memory: Bytes of activations to hold, of both models together.
+        narrowing: What inputs and outputs of the pruned model lost.
+
+    Returns:
+        For each run the ridge of its last step, None where it was left as it was, and its held-back error.
+    """
+    before, after = Graph(original.proto), Graph(pruned.proto)
+    for graph in (before, after):
+        infer(graph)
+    pairs = {b.name: a for a, b in matched(products(before), products(after)) if a.name in kept}
+    mine = [b for b in products(after) if b.name in pairs and not b.weight_shared and b.kind != "conv_transpose"]
+    parts = [_Part(chain, pairs[end.name], join(end), kept[end.name])
+             for chain in chains(mine, after.returned) for end in chain.layers[-1:]]
+    more = Variants(before, batches, seed)
+    done = []
+    with Walk(original, more, [p.wanted for p in parts], memory=memory // 2) as first, \
+            Walk(pruned, narrowing.batches(more), [p.given for p in parts], memory=memory // 2) as second:
+        for i, part in enumerate(parts):
+            done.append(_refit(pruned, part, first.step(), second.step(), more.copies, [seed, i]))
+    return done
+
+
+def _refit(model: Model, part: _Part, made: Mapping[str, Stored], read: Mapping[str, Stored], copies: int,
+           seed: Sequence[int]) -> Refit:
+    layers = part.chain.layers
+    name = " + ".join(layer.name for layer in layers)
+    samples = _samples(part, [read[part.given[0]], made[part.wanted[0]], *(read[n] for n in part.given[1:])], copies,
+                       np.random.default_rng(list(seed)))
+    if samples is None:
+        return Refit(name, None, 0.0, 0.0)
+    rows, held = samples
+    operators: list[Operator] = []
+    for layer in layers:
+        space = operators[-1].out if operators else rows.x.shape[rows.x.ndim - len(layer.kernel):]
+        operators.append(Operator.of(layer, space))
+    functions = [_function(model, part.chain, i) for i in range(len(layers) - 1)]
+    run = Run(operators, functions, [takes_bias(layer) for layer in layers])
+    weights: list[Floats] = []
+    for layer in layers:
+        assert layer.weight.tensor is not None
+        weights += [layer.matrix(model.array(layer.weight.tensor)).astype(np.float32),
+                    bias_of(model, layer).reshape(-1).astype(np.float32)]
+    found = refine(run, weights, rows, held, seed)
+    if found.penalty is not None:
+        for i, layer in enumerate(layers):
+            set_weight(model, layer, found.weights[2 * i].astype(np.float64))
+            if run.free[i]:
+                set_bias(model, layer, found.weights[2 * i + 1].reshape(layer.groups, -1).astype(np.float64))
+    return Refit(name, found.penalty, found.before, found.after)
+
+
+def _samples(part: _Part, arrays: Sequence[Stored], copies: int,
+             rng: np.random.Generator) -> tuple[Maps, Maps] | None:
+    """Some samples to fit and some held back, of every batch as many; None where they cannot be put side by side.
+
+    Args:
+        part: The run.
+        arrays: What it reads, its targets, and what is added to it, if anything is.
+        copies: So many batches after another hold the same samples; those held back are taken from the first.
+        rng: Chooses them.
+    """
+    axes = [part.chain.layers[0].x_axis, *[part.chain.layers[-1].out_axis] * (len(arrays) - 1)]
+    for stored, axis in zip(arrays, axes, strict=True):
+        if any(array.ndim < 2 or axis % array.ndim == 0 or array.shape[1:] != stored[0].shape[1:] for array in stored):
+            return None
+    batches = len(arrays[0]) // copies
+    x, y = arrays[0][0], arrays[1][0]
+    places = math.prod(y.shape) // (y.shape[0] * y.shape[part.chain.layers[-1].out_axis])
+    widest = max(max(layer.features) for layer in part.chain.layers) * max(
+        math.prod(x.shape) // (x.shape[0] * x.shape[part.chain.layers[0].x_axis]), 1)
+    wanted = max(FEWEST, min(PLACES // max(places, 1), LARGEST // widest) // copies)
+    share = -(-wanted // batches)
+    front, back, number = [], [], 0
+    for n in np.sort(rng.permutation(batches)[:wanted]):
+        size = len(arrays[0][n * copies])
+        chosen = np.sort(rng.permutation(size)[:share])
+        held = (number + np.arange(len(chosen))) % HOLD_BACK == HOLD_BACK - 1
+        number += len(chosen)
+        for copy in range(copies):
+            whole = [a[n * copies + copy][chosen] for a in arrays]
+            good = np.logical_and.reduce([np.isfinite(a).all(axis=tuple(range(1, a.ndim))) for a in whole])
+            if (good & ~held).any():
+                front.append(_maps(whole, axes, good & ~held, part.kept))
+            if copy == 0 and (good & held).any():
+                back.append(_maps(whole, axes, good & held, part.kept))
+    if not front:
+        return None
+    end = part.chain.layers[-1].output if part.join is None else part.join.sum
+    return _joined(front, *bounds(end)), _joined(back or front, *bounds(end))
+
+
+def _maps(arrays: Sequence[NDArray[Any]], axes: Sequence[int], rows: NDArray[np.bool_],
+          kept: NDArray[np.int64]) -> list[Floats]:
+    """Some rows of arrays, features first; of the targets those features that stay."""
+    x, y, *beside = (_first(a[rows], axis) for a, axis in zip(arrays, axes, strict=True))
+    return [x, y[kept], *beside]
+
+
+def _joined(parts: Sequence[Sequence[Floats]], low: float, high: float) -> Maps:
+    x, y, *beside = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+    return Maps(x, y, beside[0] if beside else 0.0, low, high)
+
+
+def _first(array: NDArray[Any], axis: int) -> Floats:
+    """The feature axis first."""
+    return np.ascontiguousarray(np.moveaxis(array, axis, 0), dtype=np.float32)
+
+
+def _function(model: Model, chain: Chain, i: int) -> Function:
+    """What lies behind the i-th layer of a run, on maps with features first."""
+    begin, end, axis = chain.layers[i].output.name, chain.layers[i + 1].x.name, chain.layers[i].out_axis
+    piece = plan(model.proto, [[begin], [end]], ())[1]
+    kind = chain.layers[i].output.elem_type or TensorProto.FLOAT
+    given = {begin: helper.make_tensor_value_info(begin, kind, None)}
+    runner = pieces_session(Model(assemble(model.proto, piece, given), model.path, model.data_files))
+
+    def run(z: Floats) -> Floats:
+        z = np.ascontiguousarray(np.moveaxis(z, 0, axis), dtype=helper.tensor_dtype_to_np_dtype(kind))
+        made = runner.run([end], {begin: z})[0]
+        return _first(made, axis)
+
+    return run

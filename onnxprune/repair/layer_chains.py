@@ -1,0 +1,115 @@
+"""Runs of layers with nothing but functions of single elements between them, as one function of their weights.
+
+z[0] = W[0] x + b[0],    z[i] = W[i] f[i - 1](z[i - 1]) + b[i]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxprune.graph.data_propagation import constant_data
+from onnxprune.graph.graph import Node, Value
+from onnxprune.layers.linear import Product
+
+LONGEST = 3
+"""Layers of a run; more are cut."""
+
+_UNARY = {"Relu", "LeakyRelu", "Tanh", "Erf", "Gelu", "Elu", "Selu", "Celu", "Mish", "HardSwish", "Swish", "Softsign",
+          "Sigmoid", "HardSigmoid", "Softplus", "Exp", "Abs", "Neg", "Sqrt", "Reciprocal", "Identity",
+          "ThresholdedRelu"}
+_WITH_CONSTANTS = {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Clip", "PRelu", "BatchNormalization"}
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A run of layers.
+
+    Attributes:
+        layers: In order.
+        between: The nodes from each layer's output to the next one's input, in order.
+    """
+
+    layers: tuple[Product, ...]
+    between: tuple[tuple[Node, ...], ...]
+
+
+def chains(layers: Sequence[Product], returned: set[int]) -> list[Chain]:
+    """The layers parted into runs as long as can be, ordered by their last layers.
+
+    Args:
+        layers: Layers in topological order, none with a shared weight.
+        returned: Values that leave their graph, by `id`.
+    """
+    outputs = {id(layer.output): layer for layer in layers if layer.kind != "conv_transpose"}
+    before: dict[str, tuple[Product, tuple[Node, ...]]] = {}
+    for layer in layers:
+        found = _between(layer.x, outputs, returned) if layer.kind != "conv_transpose" else None
+        if found is not None and found[0].x_axis == found[0].out_axis == layer.x_axis:
+            before[layer.name] = found
+    done: dict[str, tuple[list[Product], list[tuple[Node, ...]]]] = {}
+    for layer in layers:  # a run goes on where its last layer is the one before
+        source = before.get(layer.name)
+        run = done.pop(source[0].name, None) if source is not None else None
+        if run is None or len(run[0]) == LONGEST or source is None or not source[1]:
+            if run is not None and source is not None:
+                done[source[0].name] = run
+            run = ([], [])
+        else:
+            run[1].append(source[1])
+        run[0].append(layer)
+        done[layer.name] = run
+    found_chains = [Chain(tuple(run), tuple(between)) for run, between in done.values()]
+    return sorted(found_chains, key=lambda c: c.layers[-1].node.index)
+
+
+def _between(x: Value, outputs: dict[int, Product], returned: set[int]) -> tuple[Product, tuple[Node, ...]] | None:
+    """The layer that a value is a function of, element by element, and the nodes between; None if there is none.
+
+    Nothing else may see what lies between.
+    """
+    nodes: dict[int, Node] = {}
+    todo, source = [x], None
+    seen: list[Value] = []
+    while todo:
+        value = todo.pop()
+        if id(value) in outputs:
+            if source not in (None, outputs[id(value)]):
+                return None
+            source = outputs[id(value)]
+            seen.append(value)
+            continue
+        node = value.producer
+        if node is None or not _elementwise(node) or node.scope is not x.scope:
+            return None
+        seen.append(value)
+        if node.index not in nodes:
+            nodes[node.index] = node
+            todo += [v for v in node.inputs if v is not None and _varies(v)]
+    if source is None:
+        return None
+    inside = {id(n) for n in nodes.values()}
+    for value in seen:
+        readers = [n for n, _ in value.consumers]
+        if value is x:
+            if len(readers) > 1 or id(x) in returned:
+                return None
+        elif id(value) in returned or not all(id(n) in inside for n in readers):
+            return None
+    return source, tuple(nodes[i] for i in sorted(nodes))
+
+
+def _varies(value: Value) -> bool:
+    return value.tensor is None and constant_data(value) is None
+
+
+def _elementwise(node: Node) -> bool:
+    """Whether a node works on every element alone, with constants that know at most the feature that it is of."""
+    if node.domain or len([o for o in node.outputs if o is not None]) != 1:
+        return False
+    if node.op_type in _UNARY:
+        return True
+    if node.op_type not in _WITH_CONSTANTS:
+        return False
+    constants = [v for v in node.inputs if v is not None and not _varies(v)]
+    return all(v.tensor is None or sum(d != 1 for d in v.tensor.dims) <= 1 for v in constants)

@@ -1,0 +1,198 @@
+"""Fits product layers that may keep only some of their weights, in the walk of `calibrated`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.layers.linear import Product
+from onnxprune.options import MAGNITUDE
+from onnxprune.patterns import Pattern
+from onnxprune.repair.layerwise import Ridge
+from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, Rows, fit
+from onnxprune.sparsity.solvers import alps, refine, select, sparsegpt, wanda
+from onnxprune.statistics import covariance as centred
+from onnxprune.statistics.moments import Moments
+
+LEAST = 1e-3
+"""The weakest ridge that zeros are chosen with, as a share of the mean variance of the inputs."""
+STRONGER = (1e-2, 1e-1, 1.0, 10.0)
+"""Ridges for where a weak one does worse than zeros of the smallest alone, on the samples held back."""
+WIDEST = 2048
+"""Columns up to which a Gram matrix is decomposed."""
+ROUNDS = 2
+"""Refits of what stays, where an activation hides a part of the error."""
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """What becomes zero in which layers.
+
+    Attributes:
+        method: ``l1`` or ``l2`` (magnitude), ``wanda``, ``sparsegpt``, ``alps``; ``obs`` is the best of the last two.
+        layers: The pattern of each product layer that is to have zeros, by name, and of each constant of a recurrent
+            layer, by key; the others are refitted whole.
+        bias_only: Zeros are there already: leave all layers as they are but for their biases.
+    """
+
+    method: str
+    layers: Mapping[str, Pattern]
+    bias_only: bool = False
+
+    def product(self, layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        """See `calibrated.Fitter`."""
+        if self.bias_only or layer.name not in self.layers:
+            return self.matrix(layer.name, rows, held, weight, bias, free)
+        channels, turn = channels_first(layer)
+        best = self._fitted(self.layers[layer.name], _turned(rows, turn), _turned(held, turn), weight[:, :, turn], bias,
+                            free, channels)
+        return replace(best, weight=best.weight[:, :, np.argsort(turn)])
+
+    def matrix(self, key: str, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        """See `calibrated.Fitter`."""
+        if self.bias_only:
+            if not (rows.count and held.count):
+                return Fit(weight, bias, None, 0.0, 0.0)
+            before, shift = held.error(weight, bias), _bias(rows, weight, rows.wanted) if free else bias
+            after = held.error(weight, shift)
+            return Fit(weight, shift, 0.0, before, after) if after < before else Fit(weight, bias, None, before, before)
+        if key not in self.layers:
+            return Ridge().matrix(key, rows, held, weight, bias, free)
+        return self._fitted(self.layers[key], rows, held, weight, bias, free, weight.shape[2])
+
+    def _fitted(self, pattern: Pattern, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool,
+                channels: int) -> Fit:
+        """The candidate that leaves the least error on the samples held back; without samples the smallest go."""
+        smallest = np.where(select(np.abs(weight), pattern, channels), 0, weight)
+        if not (rows.count and held.count):
+            return Fit(smallest, bias, 0.0, 0.0, 0.0)
+        before = held.error(smallest, bias)
+        dense = fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
+        problem = _Problem(rows, weight, bias, free)
+        best: Fit | None = None
+        weak = sorted({LEAST, max(dense.penalty or LEAST, LEAST)})
+        for penalty in [*weak, *(p for p in STRONGER if p > weak[-1])]:
+            if penalty > weak[-1] and best is not None and best.after <= before:
+                break
+            gram = problem.gram(penalty)
+            reached = rows.wanted if dense.penalty is None else rows.reachable(dense.weight, dense.bias)
+            target = problem.solution(reached, gram)
+            for made in candidates(self.method, pattern, channels, target, gram, weight, problem.second):
+                keep, now = made != 0, made
+                for _ in range(1 + ROUNDS):
+                    shift = _bias(rows, now, rows.wanted) if free else bias
+                    after = held.error(now, shift)
+                    if best is None or after < best.after:
+                        best = Fit(now, shift, penalty, before, after)
+                    wanted = rows.reachable(now, shift)
+                    now = refine(now, problem.solution(wanted, gram), gram, keep)
+                    if not (np.isfinite(rows.low) or np.isfinite(rows.high)):
+                        break
+        assert best is not None
+        return best
+
+
+def candidates(method: str, pattern: Pattern, channels: int, target: Floats, gram: Floats, weight: Floats,
+               second: Floats) -> Iterator[Floats]:
+    """Weights with zeros.
+
+    Args:
+        method: See `Zeros`.
+        pattern: The pattern.
+        channels: Inputs at one kernel position.
+        target: What to come near to; shape (groups, outputs, columns).
+        gram: How errors count; shape (groups, columns, columns).
+        weight: The weight at hand.
+        second: Second moments of the columns, for Wanda.
+    """
+    groups, _, columns = weight.shape
+    if method in (*MAGNITUDE, "wanda"):
+        gone = (wanda(weight, second, pattern, channels) if method == "wanda"
+                else select(np.abs(weight), pattern, channels))
+        yield refine(np.where(gone, 0, target), target, gram, ~gone)
+        return
+    small = columns <= WIDEST
+    if method == "sparsegpt" or not small or (method == "obs" and groups == 1):
+        swept = np.stack([sparsegpt(w, g, pattern, channels, damp=0) for w, g in zip(target, gram, strict=True)])
+        # what a sweep leaves is not yet the best: columns make up for others that go later themselves
+        yield swept if method == "sparsegpt" and not small else refine(swept, target, gram, swept != 0)
+    if method != "sparsegpt" and small:
+        yield alps(target, gram, pattern, channels)
+
+
+def zeroed(layer: Product, method: str, pattern: Pattern, weight: Floats, seen: Moments) -> Floats:
+    """Matrices of a layer with zeros, the rest refitted to what it made; shape (groups, outputs, columns).
+
+    Args:
+        layer: The layer.
+        method: See `Zeros`.
+        pattern: The pattern.
+        weight: Its matrices.
+        seen: Moments of what it reads.
+    """
+    channels, turn = channels_first(layer)
+    n = max(seen.count, 1)
+    second = seen.gram[:, turn][:, :, turn] / n
+    gram = np.stack([seen.covariance(g) for g in range(layer.groups)])[:, turn][:, :, turn]
+    gram = gram + _ridge(gram, LEAST)
+    turned = weight[:, :, turn]
+    made = list(candidates(method, pattern, channels, turned, gram, turned, second))
+    wrong = [float((((m - turned) @ gram) * (m - turned)).sum()) for m in made]
+    best: Floats = made[int(np.argmin(wrong))][:, :, np.argsort(turn)]
+    return best
+
+
+def channels_first(layer: Product) -> tuple[int, NDArray[np.int64]]:
+    """Inputs at one kernel position, and the order that brings those of each position side by side."""
+    positions = int(np.prod(layer.kernel))
+    channels = layer.features[0] // layer.groups
+    return channels, np.arange(channels * positions).reshape(channels, positions).T.ravel()
+
+
+class _Problem:
+    """Least squares of a layer, centred where its bias is free."""
+
+    def __init__(self, rows: Rows, weight: Floats, bias: Floats, free: bool) -> None:
+        self._x, self._weight, self._bias, self._free = rows.x, weight, bias, free
+        self._n = max(rows.x.shape[1], 1)
+        self._mean = rows.x.mean(axis=1, dtype=np.float64)
+        covariance = centred.covariance(rows.x, self._mean)
+        self.second = covariance + self._mean[:, :, None] * self._mean[:, None]
+        self._xx = covariance if free else self.second
+
+    def gram(self, penalty: float) -> Floats:
+        """How errors of the weight count, with a ridge."""
+        found: Floats = self._xx + _ridge(self._xx, penalty)
+        return found
+
+    def solution(self, wanted: NDArray[np.float32], gram: Floats) -> Floats:
+        """The dense weight that is best for what the layer should make, centred on the weight at hand."""
+        if self._free:
+            xy = centred.cross(self._x, wanted, self._mean, wanted.mean(axis=1, dtype=np.float64))
+        else:
+            xy = np.matmul(self._x.transpose(0, 2, 1), wanted).astype(np.float64) / self._n
+            xy -= self._mean[:, :, None] * self._bias[:, None]
+        step = np.linalg.solve(gram, xy - self._xx @ self._weight.transpose(0, 2, 1))
+        found: Floats = self._weight + step.transpose(0, 2, 1)
+        return found
+
+
+def _ridge(gram: Floats, penalty: float) -> Floats:
+    scale = np.maximum(np.trace(gram, axis1=1, axis2=2) / gram.shape[1], 1e-12)
+    found: Floats = (penalty * scale)[:, None, None] * np.eye(gram.shape[1])
+    return found
+
+
+def _bias(rows: Rows, weight: Floats, wanted: NDArray[np.float32]) -> Floats:
+    """The bias with which what is made has the mean that it should have."""
+    mean: Floats = wanted.mean(axis=1, dtype=np.float64) - np.einsum("goi,gi->go", weight,
+                                                                    rows.x.mean(axis=1, dtype=np.float64))
+    return mean
+
+
+def _turned(rows: Rows, turn: NDArray[np.int64]) -> Rows:
+    """The same samples with their columns in another order."""
+    return Rows(np.ascontiguousarray(rows.x[:, :, turn]), rows.y, rows.offset, rows.low, rows.high)

@@ -1,0 +1,97 @@
+"""The zeros of a model, as data: how many, in which patterns, and whether TensorRT can make use of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune import sparsity
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.groups import WEIGHT_TYPES
+from onnxprune.graph.graph import Value
+from onnxprune.layers.dequantize import unpacked
+from onnxprune.model.model import Model
+from onnxprune.sparsity import Layout, Weight, tensorrt
+
+PATTERNS = ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8))
+"""N:M patterns that are looked for."""
+BLOCKS = ((1, 4), (1, 8), (4, 1), (8, 1), (4, 4), (8, 8))
+"""Shapes of blocks (outputs, inputs) that are looked for."""
+
+
+def zeros(model: Model, coupling: Coupling) -> dict[str, Any]:
+    """The zeros of every weight constant with more than one element, in graph order.
+
+    Of quantised weights those at the zero point count.
+
+    Returns:
+        ``zeros``: share of all elements; ``tensors``: one entry each, see `_entry`.
+    """
+    readings = {w.value.key: w for w in sparsity.weights(coupling)}
+    parameters = {v.key for scale, zero, _ in [*coupling.ties.quantised.values(), *coupling.ties.packed.values()]
+                  for v in (scale, zero) if v is not None}
+    entries, total, none = [], 0, 0
+    for value in {v.key: v for v in coupling.graph.constants() if v.consumers}.values():
+        if value.elem_type not in WEIGHT_TYPES or value.key in parameters:
+            continue
+        gone = _numbers(model, coupling, value) == 0
+        if gone.size > 1:
+            entries.append(_entry(value, readings.get(value.key), gone))
+            total, none = total + gone.size, none + int(gone.sum())
+    return {"zeros": none / total if total else None, "tensors": entries}
+
+
+def _numbers(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float32]:
+    """What a constant stands for."""
+    assert value.tensor is not None
+    if value in coupling.ties.packed:
+        scale, zero, bits = coupling.ties.packed[value]
+        if scale.tensor is not None:
+            points = model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
+            found: NDArray[np.float32] = unpacked(model.array(value.tensor), model.array(scale.tensor), points, bits)
+            return found
+    return sparsity.real(model, coupling, value)
+
+
+def _entry(value: Value, weight: Weight | None, gone: NDArray[np.bool_]) -> dict[str, Any]:
+    """What is told of one tensor.
+
+    Returns:
+        ``name``, ``operator`` (the product that reads it, else its first reader), ``shape``, ``type``, ``zeros`` (share
+        of its elements), ``reduction_axis`` (None where no product reads it), ``patterns`` and ``blocks`` that its
+        zeros have, ``tensorrt``: None where no product reads it, else `tensorrt.Verdict`.
+    """
+    layout = weight.layout if weight is not None else None
+    patterns = [] if layout is None else [f"{n}:{m}" for n, m in PATTERNS if _holds(gone, layout, n, m)]
+    node = weight.node if weight is not None else value.consumers[0][0]
+    return {
+        "name": value.key, "operator": node.op_type, "shape": [d for d in value.shape or [] if isinstance(d, int)],
+        "type": TensorProto.DataType.Name(value.elem_type), "zeros": float(gone.mean()),
+        "reduction_axis": None if layout is None else layout.inputs,
+        "patterns": patterns,
+        "blocks": [] if layout is None else [f"{r}x{c}" for r, c in BLOCKS if _in_blocks(gone, layout, r, c)],
+        "tensorrt": None if weight is None else asdict(tensorrt.judge(weight, "2:4" in patterns)),
+    }
+
+
+def _holds(gone: NDArray[np.bool_], layout: Layout, n: int, m: int) -> bool:
+    """Whether a pattern holds, on an axis that is long enough for it."""
+    length = gone.shape[layout.inputs] // layout.input_blocks
+    return length >= m and sparsity.holds(~gone, layout, n, m)
+
+
+def _in_blocks(gone: NDArray[np.bool_], layout: Layout, rows: int, columns: int) -> bool:
+    """Whether there are zeros, and all of them fill whole blocks."""
+    matrices = layout.matrices(gone)
+    height, width = matrices.shape[-2:]
+    if not gone.any() or layout.outputs is None or height < rows or width < columns:
+        return False
+    for axis, step in ((-2, rows), (-1, columns)):
+        at = np.arange(0, matrices.shape[axis], step)
+        sizes = np.diff([*at, matrices.shape[axis]])
+        matrices = np.logical_and.reduceat(matrices, at, axis=axis).repeat(sizes, axis=axis)
+    return bool((matrices == layout.matrices(gone)).all())

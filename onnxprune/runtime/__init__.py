@@ -1,0 +1,1 @@
+"""Runs models in onnxruntime, in a process of its own: sessions, staged runs, sample inputs."""

@@ -1,0 +1,274 @@
+"""Inputs to run a model with when nobody gave any: sensible sizes for free axes, sensible values for each type.
+
+What a name, a type and the nodes behind an input say is enough for nearly all models: token ids stay within the
+table that they index, masks are ones, images get a size that survives pooling.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxprune.errors import InputError
+from onnxprune.model.inputs import fed_inputs
+from onnxprune.model.skeleton import flat
+from onnxprune.model.tensors import all_nodes, constants
+
+# Operators through which an index keeps its value, whatever happens to its shape.
+_KEEPS_VALUES = {
+    *("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Concat", "Transpose", "Expand", "Flatten"),
+    *("Split", "Tile", "Gather", "Pad"),
+}
+# Where lookups take (table, indices): input positions by operator.
+_LOOKUPS: dict[str, list[tuple[int, int]]] = {
+    "Gather": [(0, 1)],
+    "GatherElements": [(0, 1)],
+    "GatherBlockQuantized": [(0, 1)],
+    "EmbedLayerNormalization": [(2, 0), (4, 1), (3, 7)],
+    "QEmbedLayerNormalization": [(2, 0), (4, 1)],
+}
+MOST_VALUES = 2**28
+"""Values of one made input: a model can declare any size."""
+_SIZE_WORDS = [
+    ("batch", re.compile(r"batch|^(n|b|bs)$", re.I)),
+    ("sequence", re.compile(r"seq|len|time|frame|token|past|step|position", re.I)),
+    ("spatial", re.compile(r"height|width|^(h|w)$", re.I)),
+]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Lengths for free axes, by what the axis seems to be."""
+
+    batch: int = 1
+    spatial: int = 64
+    sequence: int = 8
+    channels: int = 3
+
+
+
+
+
+
+def input_dims(
+    proto: onnx.ModelProto,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    sizes: Sizes | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """A concrete shape for every input that is fed.
+
+    Axes of one name (`dim_param`) get one size, sums such as "past + 1" are computed, and given shapes come first.
+
+    Args:
+        proto: The model.
+        input_shapes: Shapes for some or all inputs by name; they settle axes of the same name elsewhere.
+        sizes: What to take for free axes.
+
+    Raises:
+        InputError: A given shape names no input or contradicts the model; an input is no tensor or has no known rank.
+    """
+    sizes, given = sizes or Sizes(), dict(input_shapes or {})
+    values = {v.name: v for v in fed_inputs(proto.graph)}
+    for name in given:
+        if name not in values:
+            raise InputError(f"no input is called '{name}'", hint=_suggest(name, list(values)))
+    asked = _asked_by_weights(proto) if any(not _static(v) for v in values.values()) else {}
+    declared = {name: _declared(value, given.get(name), asked.get(name)) for name, value in values.items()}
+    named: dict[str, int] = {}
+    for name, shape in given.items():
+        _accept(name, declared[name], shape, named)
+    for name, dims in declared.items():  # plain names first: sums refer to them
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, str) and dim.isidentifier() and dim not in named and name not in given:
+                named[dim] = _guess(dim, axis, dims, asked.get(name, {}), sizes)
+    return {
+        name: tuple(given[name])
+        if name in given
+        else tuple(_resolve(axis, dims, asked.get(name, {}), named, sizes) for axis in range(len(dims)))
+        for name, dims in declared.items()
+    }
+
+
+def sample_inputs(
+    proto: onnx.ModelProto,
+    *,
+    seed: int = 0,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int = 1,
+    sizes: Sizes | None = None,
+) -> dict[str, np.ndarray]:
+    """Arrays to feed, made from what the model says about its inputs.
+
+    Floats are standard normal, token ids lie within the table that they index, masks are ones, booleans true, token
+    types zero, other integers 0 or 1, 8-bit images anything, strings empty. The same seed gives the same arrays.
+
+    Args:
+        proto: The model.
+        seed: Seed of the random values.
+        input_shapes: Shapes by input name, see `input_dims`.
+        batch: Size of a free batch axis.
+        sizes: Sizes of all free axes; overrides `batch`.
+
+    Raises:
+        InputError: As `input_dims`.
+    """
+    shapes = input_dims(proto, input_shapes, sizes or Sizes(batch=batch))
+    for name, shape in shapes.items():
+        if math.prod(shape) > MOST_VALUES:
+            raise InputError(f"input '{name}' would take {math.prod(shape)} values", "give a smaller --input-shape")
+    rows = _index_bounds(flat(proto) if proto.functions else proto)
+    rng = np.random.default_rng(seed)
+    types = {v.name: v.type.tensor_type.elem_type for v in fed_inputs(proto.graph)}
+    return {name: _values(name, types[name], shape, rows.get(name), rng) for name, shape in shapes.items()}
+
+
+def _values(name: str, kind: int, shape: tuple[int, ...], rows: int | None, rng: np.random.Generator) -> np.ndarray:
+    """Values of one input; `rows` is the length of the table that it indexes, if any."""
+    if kind == TensorProto.STRING:
+        return np.full(shape, "", dtype=object)
+    dtype, low = np.dtype(helper.tensor_dtype_to_np_dtype(kind)), name.lower()
+    if dtype.kind == "b" or "mask" in low:
+        return np.ones(shape, dtype=dtype)
+    if dtype.kind not in "iu":
+        return np.asarray(rng.standard_normal(shape)).astype(dtype)
+    if "type" in low or "segment" in low:
+        return np.zeros(shape, dtype=dtype)
+    if rows is not None and "position" in low and shape:
+        return np.broadcast_to(np.arange(shape[-1]) % rows, shape).astype(dtype)
+    if rows is not None:  # the first rows are often padding and control tokens
+        return np.asarray(rng.integers(min(3, rows - 1), rows, size=shape)).astype(dtype)
+    if dtype.itemsize == 1 and len(shape) >= 3:
+        info = np.iinfo(dtype)
+        return np.asarray(rng.integers(info.min, info.max + 1, size=shape)).astype(dtype)
+    return np.asarray(rng.integers(0, 2, size=shape)).astype(dtype)
+
+
+def _index_bounds(proto: onnx.ModelProto) -> dict[str, int]:
+    """For every input that ends up as index into a constant table, the fewest rows of such a table."""
+    tables = {name: list(t.dims) for _, name, t in constants(proto)}
+    bound: dict[str, int] = {}
+    # Backwards in one sweep: nodes are in topological order, so what a value indexes is known before its producer.
+    for node in reversed(list(all_nodes(proto.graph))):
+        for table, index in _LOOKUPS.get(node.op_type, []):
+            if index < len(node.input) and tables.get(node.input[table]):
+                dims = tables[node.input[table]]
+                axis = next((a.i for a in node.attribute if a.name in ("axis", "gather_axis")), 0)
+                _lower(bound, node.input[index], dims[axis])
+        if node.op_type in _KEEPS_VALUES:
+            for source in node.input if node.op_type == "Concat" else node.input[:1]:
+                for output in node.output:
+                    if output in bound:
+                        _lower(bound, source, bound[output])
+    return bound
+
+
+def _lower(bound: dict[str, int], name: str, rows: int) -> None:
+    bound[name] = min(rows, bound.get(name, rows))
+
+
+Dims = list[int | str]
+
+
+def _static(value: onnx.ValueInfoProto) -> bool:
+    shape = value.type.tensor_type.shape
+    return value.type.tensor_type.HasField("shape") and all(d.dim_value > 0 for d in shape.dim)
+
+
+def _declared(value: onnx.ValueInfoProto, given: Sequence[int] | None, asked: dict[int, int] | None) -> Dims:
+    """Declared axes of an input: a number where static, the name (or "") where free."""
+    if not value.type.HasField("tensor_type"):
+        kind = value.type.WhichOneof("value") or "value of no declared type"
+        raise InputError(
+            f"input '{value.name}' is a {kind.removesuffix('_type')}, not a tensor", hint="feed it yourself"
+        )
+    if value.type.tensor_type.HasField("shape"):
+        dims = value.type.tensor_type.shape.dim
+        return [d.dim_value if d.dim_value > 0 else d.dim_param for d in dims]
+    if given is not None:
+        return [""] * len(given)
+    if asked:
+        return [""] * max(2, asked.get(_RANK, 0))
+    raise InputError(f"input '{value.name}' has no declared shape", hint=f"give one: --input-shape {value.name}:1,...")
+
+
+def _accept(name: str, dims: Dims, shape: Sequence[int], named: dict[str, int]) -> None:
+    """Checks a given shape against the declared one, and notes the sizes of named axes."""
+    text = "x".join(map(str, shape))
+    if len(shape) != len(dims):
+        raise InputError(f"input '{name}' has {len(dims)} axes, but {text} was given for it")
+    for size, dim in zip(shape, dims, strict=True):
+        if size < 0 or (isinstance(dim, int) and dim != size):
+            declared = "x".join(str(d or "?") for d in dims)
+            raise InputError(f"input '{name}' is declared {declared}, but {text} was given for it")
+        if isinstance(dim, str) and dim and named.setdefault(dim, size) != size:
+            raise InputError(f"axis '{dim}' was given two sizes: {named[dim]} and {size}")
+
+
+def _suggest(name: str, valid: list[str]) -> str:
+    folded = {v.casefold(): v for v in valid}
+    near = difflib.get_close_matches(name.casefold(), list(folded), n=1)
+    listed = f"inputs: {', '.join(valid)}"
+    return f"did you mean '{folded[near[0]]}'? {listed}" if near else listed
+
+
+def _resolve(axis: int, dims: Dims, asked: dict[int, int], named: dict[str, int], sizes: Sizes) -> int:
+    dim = dims[axis]
+    if isinstance(dim, int):
+        return dim
+    if dim in named:
+        return named[dim]
+    total = _sum(dim, named)
+    return _guess(dim, axis, dims, asked, sizes) if total is None else total
+
+
+def _sum(text: str, named: dict[str, int]) -> int | None:
+    """Value of an axis name such as "past_length + 1"; None where it is none or not of known names."""
+    terms = [t.strip() for t in text.split("+")]
+    values = [int(t) if t.isdigit() else named.get(t) for t in terms]
+    known = [v for v in values if v is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _guess(name: str, axis: int, dims: Dims, asked: dict[int, int], sizes: Sizes) -> int:
+    """Length for a free axis: from its name, from the weights it meets, from its place."""
+    for kind, words in _SIZE_WORDS:
+        if words.search(name):
+            return int(getattr(sizes, kind))
+    if axis == 0 and len(dims) != 1:
+        return sizes.batch
+    for position in (axis, axis - len(dims)):
+        if position in asked:
+            return asked[position]
+    if len(dims) == 4:
+        channels_last = isinstance(dims[3], int) and dims[3] <= 4
+        if axis in ((1, 2) if channels_last else (2, 3)):
+            return sizes.spatial
+        return sizes.channels
+    return sizes.batch if axis == 0 else sizes.sequence
+
+
+_RANK = 1000  # a key that no axis has: the rank that the weights ask for
+
+
+def _asked_by_weights(proto: onnx.ModelProto) -> dict[str, dict[int, int]]:
+    """Axis lengths of inputs that follow from the weight which a Conv, Gemm or MatMul multiplies them with."""
+    dims: dict[str, Any] = {name: list(t.dims) for scope, name, t in constants(proto) if not scope}
+    asked: dict[str, dict[int, int]] = {}
+    for node in proto.graph.node:
+        weight = dims.get(node.input[1]) if len(node.input) > 1 else None
+        if not weight or len(weight) < 2:
+            continue
+        flags = {a.name: a.i for a in node.attribute}
+        if node.op_type == "Conv":
+            asked[node.input[0]] = {1: weight[1] * flags.get("group", 1), _RANK: len(weight)}
+        elif node.op_type in ("Gemm", "MatMul") and not flags.get("transA"):
+            asked[node.input[0]] = {-1: weight[-1] if flags.get("transB") else weight[-2], _RANK: 2}
+    return asked

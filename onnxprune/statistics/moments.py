@@ -1,0 +1,139 @@
+"""Statistics of what product layers read, gathered from calibration data.
+
+All of them are sums, so parts of the data can be gathered apart and added.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.cost.measure import static_shapes
+from onnxprune.layers.linear import Product
+from onnxprune.model.model import Model
+from onnxprune.model.skeleton import flat
+from onnxprune.runtime.partition import assemble, plan
+from onnxprune.runtime.session import Feeds, pieces_session
+from onnxprune.statistics import covariance as centred
+
+Batches = Iterable[Mapping[str, NDArray[np.generic]]]
+
+MIN_ROWS, MAX_ROWS, ROWS_A_COLUMN = 16_384, 120_000, 200
+"""Sampled places a layer: so many for each column of its matrix, within these bounds."""
+ROWS_SEEN = 50
+"""The same for moments, which only say which channels matter."""
+MAX_BYTES = 2**28
+"""Size of a layer's sampled patches at most."""
+
+
+@dataclass
+class Moments:
+    """First and second moments of a layer's input patches.
+
+    Attributes:
+        count: Rows seen.
+        total: Their sum; shape (groups, columns).
+        gram: Sum of outer products; shape (groups, columns, columns).
+        zeros: How many are zero; shape (groups, columns).
+    """
+
+    count: int
+    total: NDArray[np.float64]
+    gram: NDArray[np.float64]
+    zeros: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.float32]) -> Moments:
+        """Moments of rows of shape (groups, n, columns); rows that are not finite say nothing."""
+        finite = np.isfinite(rows).all(axis=(0, 2))
+        rows = rows if finite.all() else rows[:, finite]
+        count, one = rows.shape[1], np.ones((1, rows.shape[1]), dtype=np.float32)  # sums as products: much faster
+        total = np.matmul(one, rows)[:, 0].astype(np.float64)
+        mean = total / max(count, 1)
+        zeros = np.rint(np.matmul(one, (rows == 0).astype(np.float32))[:, 0]).astype(np.int64)
+        return cls.from_covariance(count, total, centred.covariance(rows, mean), zeros)
+
+    @classmethod
+    def from_covariance(cls, count: int, total: NDArray[np.float64], covariance: NDArray[np.float64],
+                        zeros: NDArray[np.int64]) -> Moments:
+        """Moments of so many rows, their sum and their covariance; shapes as those of the attributes."""
+        mean = total / max(count, 1)
+        return cls(count, total, count * (covariance + mean[:, :, None] * mean[:, None]), zeros)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram,
+                       self.zeros + other.zeros)
+
+    def covariance(self, group: int) -> NDArray[np.float64]:
+        """Covariance of the columns of one group."""
+        mean = self.total[group] / max(self.count, 1)
+        result: NDArray[np.float64] = self.gram[group] / max(self.count, 1) - np.outer(mean, mean)
+        return result
+
+
+def rows_for(columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN) -> int:
+    """Places to sample from each of so many batches for a layer of so many columns."""
+    rows = min(max(MIN_ROWS, rows_a_column * columns), MAX_ROWS, MAX_BYTES // (4 * columns))
+    return -(-rows // max(batches, 1))
+
+
+def observe(model: Model, layers: Sequence[Product], batches: Batches, *, count: int, seed: int = 0,
+            memory: int = 2**30) -> dict[str, Moments]:
+    """Moments of the inputs of product layers; a batch at a time goes through the model, once or a few times.
+
+    Args:
+        model: The model that the layers belong to.
+        layers: Its layers, in topological order.
+        batches: Calibration feeds.
+        count: How many batches there are.
+        seed: Seed of the places that are sampled.
+        memory: Bytes that the activations of a batch may take; more passes are made where they take more.
+
+    Returns:
+        Moments by the layer's name.
+
+    Raises:
+        CannotCut: What a layer reads is no value that can be looked at.
+    """
+    found: dict[str, Moments] = {}
+    first = next(iter(batches), None)
+    if first is None:
+        return found
+    for part in _parts(model, layers, first, memory // 2):  # two batches are under way
+        names = list(dict.fromkeys(name for layer in part for name in (layer.x.name, layer.name)))
+        (piece,) = plan(model.proto, [names], first)
+        runner = pieces_session(Model(assemble(model.proto, piece, {}), model.path, model.data_files))
+        draws = {layer.name: np.random.default_rng([seed, layer.node.index]) for layer in part}
+        given, beside = itertools.tee(batches)
+        inputs = ({name: feeds[name] for name in runner.inputs if name in feeds} for feeds in given)
+        for feeds, made in zip(beside, runner.each(inputs, piece.leaves, ahead=1), strict=True):
+            values = {**feeds, **dict(zip(piece.leaves, made, strict=True))}
+            for layer in part:
+                x, y = np.asarray(values[layer.x.name]), values[layer.name]
+                columns = layer.matrix(np.empty(layer.weight.tensor.dims)).shape[-1]  # type: ignore[union-attr]
+                places = layer.draw(y.shape, draws[layer.name], rows_for(columns, count, ROWS_SEEN))
+                seen = Moments.of(layer.patches(x, places))
+                found[layer.name] = found[layer.name] + seen if layer.name in found else seen
+    return found
+
+
+def _parts(model: Model, layers: Sequence[Product], feeds: Feeds, memory: int) -> list[list[Product]]:
+    """The layers parted so that what those of a part read and make takes no more memory than there is."""
+    slim = flat(model.proto)
+    shapes = static_shapes(slim, {name: a.shape for name, a in feeds.items()})
+    found: list[list[Product]] = []
+    size = memory
+    for layer in layers:
+        known = [shapes.get(v) for v in (layer.x.name, layer.name)]
+        more = sum(4 * math.prod(s) if s is not None else memory // 8 for s in known)
+        if size + more > memory:
+            found.append([])
+            size = 0
+        found[-1].append(layer)
+        size += more
+    return found

@@ -1,0 +1,123 @@
+"""Statistics of calibration data in a file: written once, used by every later run on the same model.
+
+A zip archive of plain arrays (``.npz``, nothing pickled): a header of JSON, and for each layer how many rows were
+seen, their sum, the upper triangle of their covariance, and how many entries were zero. Covariances are rounded to
+single precision; whoever writes goes on with what is in the file, so that later runs agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import InputError
+from onnxprune.layers.linear import Product
+from onnxprune.model.atomic_write import drafts
+from onnxprune.model.model import Model
+from onnxprune.statistics.moments import Moments
+
+VERSION = 2
+SLACK = 1e-3
+"""How far below zero a variance may be for rounding, as a share of the mean one."""
+_SLACK = 2**20
+"""Bytes that headers may take in an archive."""
+
+
+def write(path: str | os.PathLike[str], model: Model, layers: Sequence[Product],
+          moments: Mapping[str, Moments]) -> None:
+    """Writes the moments of a model's layers, whole or not at all; the same moments give the same bytes.
+
+    Raises:
+        OutputError: Writing failed.
+    """
+    known = [layer for layer in layers if layer.name in moments]
+    arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(json.dumps(_header(model, known)).encode(), np.uint8)}
+    for i, layer in enumerate(known):
+        m = moments[layer.name]
+        upper = np.triu_indices(m.gram.shape[1])
+        arrays |= {f"{i}.count": np.array(m.count), f"{i}.total": m.total, f"{i}.zeros": m.zeros,
+                   f"{i}.covariance": np.stack([m.covariance(g)[upper] for g in range(len(m.gram))]).astype(np.float32)}
+    with drafts(Path(path)) as made:
+        np.savez(made.new(), **arrays)  # type: ignore[arg-type]
+        made.publish(Path(path))
+
+
+def read(path: str | os.PathLike[str], model: Model, layers: Sequence[Product]) -> dict[str, Moments]:
+    """Reads the moments of a model's layers.
+
+    Raises:
+        InputError: The file cannot be read, is damaged, or was made from another model or by another version.
+    """
+    names = {layer.name: layer for layer in layers}
+    try:
+        _bounded(path, model, layers)
+        with np.load(path, allow_pickle=False) as data:
+            header = json.loads(bytes(data["header"]))
+            if not isinstance(header, dict) or header.get("version") != VERSION:
+                raise InputError(f"{path}: holds no statistics of version {VERSION}", "make them anew with --calib")
+            known = [names[name] for name in header.get("layers", []) if name in names]
+            if header != _header(model, known):
+                raise InputError(f"{path}: the statistics are of another model", "they fit one set of weights only")
+            return {layer.name: _moments(data, i, _columns(model, layer)) for i, layer in enumerate(known)}
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error,
+            NotImplementedError, tokenize.TokenError, np.linalg.LinAlgError) as error:
+        raise InputError(f"{path}: cannot be read as statistics: {str(error) or type(error).__name__}",
+                         "make them anew with --calib") from None
+
+
+def _header(model: Model, layers: Sequence[Product]) -> dict[str, Any]:
+    """What the statistics belong to: the layers and their weights."""
+    digest = hashlib.sha256()
+    for layer in layers:
+        assert layer.weight.tensor is not None
+        weight = model.array(layer.weight.tensor)
+        digest.update(repr((layer.name, layer.kind, layer.groups, weight.shape, str(weight.dtype))).encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return {"version": VERSION, "weights": digest.hexdigest(), "layers": [layer.name for layer in layers]}
+
+
+def _columns(model: Model, layer: Product) -> tuple[int, int]:
+    """Blocks of a layer, and columns of each."""
+    assert layer.weight.tensor is not None
+    matrix = layer.matrix(np.empty(tuple(layer.weight.tensor.dims)))
+    return int(matrix.shape[0]), int(matrix.shape[2])
+
+
+def _bounded(path: str | os.PathLike[str], model: Model, layers: Sequence[Product]) -> None:
+    """Raises where the archive would unpack to more than statistics of these layers can take."""
+    sizes = [g * (4 * c * (c + 1) // 2 + 16 * c) for g, c in (_columns(model, layer) for layer in layers)]
+    names = sum(6 * len(layer.name) + 4096 for layer in layers)
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > sum(sizes) + names + _SLACK:
+            raise InputError(f"{path}: is larger than statistics of this model can be", "make them anew with --calib")
+
+
+def _moments(data: Mapping[str, NDArray[Any]], i: int, shape: tuple[int, int]) -> Moments:
+    """The moments of one layer; raises ValueError where the arrays are not what they should be."""
+    groups, columns = shape
+    count, total, zeros, upper = (data[f"{i}.{part}"] for part in ("count", "total", "zeros", "covariance"))
+    wanted = [((), "i"), (shape, "f"), (shape, "i"), ((groups, columns * (columns + 1) // 2), "f")]
+    for array, (size, kind) in zip((count, total, zeros, upper), wanted, strict=True):
+        if array.shape != size or array.dtype.kind != kind or not np.isfinite(array).all():
+            raise ValueError(f"an array of layer {i} is not what it should be")
+    covariance = np.zeros((groups, columns, columns))
+    rows, behind = np.triu_indices(columns)
+    covariance[:, rows, behind] = upper
+    covariance[:, behind, rows] = upper
+    made = Moments.from_covariance(int(count), total.astype(np.float64), covariance, zeros.astype(np.int64))
+    for matrix in map(made.covariance, range(groups)):  # as it is used: means out of all proportion drown it
+        slack = SLACK * max(float(np.diag(matrix).mean()), 1e-12) * np.eye(columns)
+        np.linalg.cholesky(matrix + slack)  # raises LinAlgError
+    return made

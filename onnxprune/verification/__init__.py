@@ -1,0 +1,1 @@
+"""Compares models in onnxruntime: the final check, output errors, gates."""

@@ -1,0 +1,292 @@
+"""Proof of what pruning did: onnx's checker, a run in onnxruntime, and how far the outputs moved.
+
+The original is the measure: whatever it cannot do (pass the checker, load, run on guessed inputs) is not asked of
+the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import InputError, RunError, VerificationError
+from onnxprune.model.inputs import fed_inputs
+from onnxprune.model.model import Model, load
+from onnxprune.model.tensors import all_nodes
+from onnxprune.runtime.io_slices import WHOLE, Narrowing
+from onnxprune.runtime.sample_inputs import Sizes, input_dims, sample_inputs
+from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
+from onnxprune.verification.checker import complaint
+
+logger = logging.getLogger(__name__)
+
+# What to try in turn when a model does not take the first guess.
+_TRIES = [
+    *(Sizes(spatial=n) for n in (64, 128, 224, 256, 32)),
+    *(Sizes(sequence=n) for n in (16, 128)),
+]
+# Operators whose output has a shape that depends on values: there another shape is no fault.
+_SHAPES_FROM_VALUES = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "TopK", "Range"}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far an array moved; None where that has no meaning (not numbers, not finite, nothing to compare with).
+
+    Attributes:
+        max_abs: Largest absolute difference.
+        rel_rms: Root mean square of the difference over that of the original.
+        cosine: Cosine of the angle between both, as flat vectors.
+    """
+
+    max_abs: float | None
+    rel_rms: float | None
+    cosine: float | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check found.
+
+    Attributes:
+        verified: Whether both models ran on the same inputs.
+        reason: Why they did not; None when verified.
+        drift: How far each output moved, by name.
+        feeds: The inputs they ran on.
+    """
+
+    verified: bool
+    reason: str | None
+    drift: dict[str, Drift] = field(default_factory=dict)
+    feeds: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models side by side.
+
+    Attributes:
+        drift: How far each output of the second is from the first's, by name.
+        seconds_before: Median time of one run of the first model.
+        seconds_after: Median time of one run of the second.
+    """
+
+    drift: dict[str, Drift]
+    seconds_before: float
+    seconds_after: float
+
+    @property
+    def ratio(self) -> float:
+        """Time of the second model over that of the first: below 1 is faster."""
+        return self.seconds_after / self.seconds_before
+
+
+def drift(before: Any, after: Any) -> Drift:
+    """How far `after` is from `before`, computed in double precision.
+
+    Infinities and NaN at the same places in both are left out; anywhere else nothing can be said.
+    """
+    nothing = Drift(None, None, None)
+    a, b = np.asarray(before), np.asarray(after)
+    if a.shape != b.shape or not (is_numeric(a) and is_numeric(b)):
+        return nothing
+    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+    a, b = a.astype(wide).ravel(), b.astype(wide).ravel()
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return nothing
+    a, b = a[finite], b[finite]
+    if not a.size:
+        return Drift(0.0, 0.0, None) if not finite.size else nothing
+    return _finite_drift(a, b)
+
+
+def _finite_drift(a: np.ndarray, b: np.ndarray) -> Drift:
+    scale = max(float(np.abs(a).max()), float(np.abs(b).max())) or 1.0
+    a, b = a / scale, b / scale  # squares of huge numbers overflow, those of tiny ones vanish
+    gap = float(np.linalg.norm(a - b))
+    long_a, long_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    relative = gap / long_a if long_a else (None if gap else 0.0)
+    cosine = float(np.vdot(a, b).real) / (long_a * long_b) if long_a and long_b else None
+    return Drift(
+        max_abs=float(np.abs(a - b).max()) * scale,
+        rel_rms=relative,
+        cosine=None if cosine is None else max(-1.0, min(1.0, cosine)),
+    )
+
+
+def is_numeric(array: np.ndarray) -> bool:
+    """Whether an array holds numbers, those of ml_dtypes included."""
+    return array.dtype.kind in "biufc" or array.dtype.name.startswith(("bfloat", "float", "int", "uint"))
+
+
+def check(
+    original: Source,
+    result: Source,
+    feeds: Feeds | None = None,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    narrowing: Narrowing = WHOLE,
+) -> Verification:
+    """Holds a pruned model against its original: valid, same interface, runs, and how far the outputs moved.
+
+    Args:
+        original: The model before pruning; a path is run from its file.
+        result: The model after pruning, in memory or as a path.
+        feeds: Inputs by name; None makes some, in a few sizes until the original takes them.
+        input_shapes: Shapes for made inputs, see `inputs.input_dims`.
+        seed: Seed of made inputs.
+        threads: Threads for one operator.
+        narrowing: What inputs and outputs of the result lost; nothing by default.
+
+    Returns:
+        `verified` is False, with the reason, where the original itself cannot be run.
+
+    Raises:
+        VerificationError: The result fails where the original does not.
+        InputError: The given shapes do not fit the model.
+    """
+    before = _proto(original)
+    if input_shapes:
+        input_dims(before, input_shapes)  # a shape that does not fit is the caller's to know
+    _same_interface(before, _proto(result))
+    with runnable(original) as first, runnable(result) as second:
+        fault = complaint(second, result)
+        if fault and not complaint(first, original):
+            raise VerificationError(f"the pruned model is not valid ONNX: {fault}")
+        tries = [dict(feeds)] if feeds is not None else _feeds_to_try(before, input_shapes, seed)
+        outcome = _run_first(first, tries, threads)
+        if isinstance(outcome, str):
+            logger.warning("not verified: %s", outcome)
+            return Verification(verified=False, reason=outcome)
+        used, names, expected = outcome
+        expected = narrowing.arrays(names, expected)
+        try:
+            actual = second.session(threads=threads).run(names, narrowing.feeds(used))
+        except RunError as error:
+            raise VerificationError(f"the pruned model does not run in onnxruntime: {error}") from error
+    _same_shapes(before, names, expected, actual)
+    moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
+    logger.info("verified on %s", {name: list(array.shape) for name, array in used.items()})
+    return Verification(verified=True, reason=None, drift=moved, feeds=used)
+
+
+def compare(
+    before: Source,
+    after: Source,
+    *,
+    feeds: Feeds | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    runs: int = 20,
+    threads: int = 0,
+    narrowing: Narrowing = WHOLE,
+) -> Comparison:
+    """Drift and latency between two models of one interface.
+
+    Runs of both are interleaved, so that a machine that gets slower meanwhile slows both.
+
+    Args:
+        before: The first model.
+        after: The second model.
+        feeds: Inputs by name; None makes some.
+        input_shapes: Shapes for made inputs.
+        runs: Timed runs of each model.
+        threads: Threads for one operator; 0 leaves that to onnxruntime.
+        narrowing: What inputs and outputs of the second model lost.
+
+    Raises:
+        InputError: One of the models cannot be run on these inputs.
+    """
+    proto = _proto(before)
+    tries = [dict(feeds)] if feeds is not None else _feeds_to_try(proto, input_shapes, 0, batch=1)
+    with runnable(before) as first, runnable(after) as second:
+        outcome = _run_first(first, tries, threads)
+        if isinstance(outcome, str):
+            raise InputError(f"the first model cannot be run: {outcome}", hint="give inputs or input shapes")
+        used, names, expected = outcome
+        try:
+            old, new = (one.session(threads=threads, arena=True) for one in (first, second))
+            actual = new.run(names, narrowing.feeds(used))
+            times = old.race(new, names, [used, narrowing.feeds(used)], max(1, runs))
+        except RunError as error:
+            raise InputError(f"the second model cannot be run: {error}") from error
+    expected = narrowing.arrays(names, expected)
+    moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
+    return Comparison(moved, statistics.median(times[0]), statistics.median(times[1]))
+
+
+def _proto(source: Source) -> onnx.ModelProto:
+    if isinstance(source, onnx.ModelProto):
+        return source
+    return source.proto if isinstance(source, Model) else load(source).proto
+
+
+def _same_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Raises where names, types or ranks of inputs or outputs differ."""
+    for what, old, new in (
+        ("inputs", fed_inputs(before.graph), fed_inputs(after.graph)),
+        ("outputs", list(before.graph.output), list(after.graph.output)),
+    ):
+        if [v.name for v in old] != [v.name for v in new]:
+            raise VerificationError(f"the {what} changed: {[v.name for v in old]} became {[v.name for v in new]}")
+        for a, b in zip(old, new, strict=True):
+            x, y = a.type.tensor_type, b.type.tensor_type
+            ranked = x.HasField("shape") and y.HasField("shape")
+            if x.elem_type != y.elem_type or (ranked and len(x.shape.dim) != len(y.shape.dim)):
+                raise VerificationError(f"the {what} changed: '{a.name}' has another type or rank")
+
+
+def _feeds_to_try(
+    proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None, seed: int, batch: int = 2
+) -> Iterator[dict[str, np.ndarray]]:
+    """Made inputs in one size after another, each set of shapes once.
+
+    A free batch axis is tried with 2 first: a model that became fixed to 1 would not be noticed otherwise.
+    """
+    seen = set()
+    for sizes in (dataclasses.replace(_TRIES[0], batch=batch), *_TRIES):
+        dims = input_dims(proto, input_shapes, sizes)
+        if (key := tuple(sorted(dims.items()))) not in seen:
+            seen.add(key)
+            yield sample_inputs(proto, seed=seed, input_shapes=input_shapes, sizes=sizes)
+
+
+def _run_first(
+    ready: Runnable, tries: Iterable[dict[str, np.ndarray]], threads: int
+) -> tuple[dict[str, np.ndarray], list[str], list[Any]] | str:
+    """Runs the original on the first inputs that it takes; else what was against it."""
+    try:
+        one = ready.session(threads=threads)
+    except RunError as error:
+        return f"onnxruntime does not load the original: {error}"
+    problem = ""
+    try:
+        for feeds in tries:
+            try:
+                return feeds, one.outputs, one.run(one.outputs, feeds)
+            except RunError as error:
+                logger.debug("inputs that the original does not take: %s", error)
+                problem = problem or error.message
+                if error.fatal:
+                    break
+    except InputError as error:
+        return f"inputs cannot be made: {error}"
+    return f"onnxruntime does not run the original (--input-shape gives it inputs of other sizes): {problem}"
+
+
+def _same_shapes(proto: onnx.ModelProto, names: list[str], expected: list[Any], actual: list[Any]) -> None:
+    """Raises where an output got another shape, unless shapes depend on values in this model."""
+    if any(n.op_type in _SHAPES_FROM_VALUES for n in all_nodes(proto.graph)):
+        return
+    for name, a, b in zip(names, expected, actual, strict=True):
+        if np.shape(a) != np.shape(b):
+            raise VerificationError(f"output '{name}' had shape {np.shape(a)} and now has {np.shape(b)}")

@@ -1,0 +1,101 @@
+"""How many units of each group go, and which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxprune._math import share
+from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
+from onnxprune.coupling.groups import Grade, Group
+
+UNITS = st.lists(st.integers(2, 40), min_size=1, max_size=6)
+RATIOS = st.floats(0, 1, exclude_max=True)
+LIMITS = st.builds(Limits, st.integers(1, 12), st.integers(1, 12))
+
+
+def groups(sizes: list[int]) -> list[Group]:
+    return [Group(f"g{i}", np.arange(n), Grade.EXACT, [], []) for i, n in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(("ratio", "units", "expected"), [
+    (0.29, 100, 29), (0.57, 100, 57), (0.1, 10, 1), (0.7, 10, 7), (0.3, 10, 3), (0.5, 7, 3), (0.0, 9, 0), (0.99, 2, 1),
+    (1 / 3, 3, 1), (2 / 3, 3, 2), (0.999, 10, 9), (0.49, 2, 0)])
+def test_the_share_is_the_floor_that_people_expect(ratio: float, units: int, expected: int) -> None:
+    assert share(ratio, units) == expected
+
+
+@given(st.integers(1, 999), st.integers(1, 2000))
+def test_the_share_in_thousandths_is_exact(thousandths: int, units: int) -> None:
+    assert share(thousandths / 1000, units) == thousandths * units // 1000
+
+
+@pytest.mark.parametrize(("limits", "units", "remove", "expected"), [
+    (Limits(), 8, 3, 5), (Limits(), 8, 8, 1), (Limits(4), 8, 7, 4), (Limits(40), 8, 7, 8), (Limits(1, 4), 16, 7, 12),
+    (Limits(1, 4), 16, 8, 8), (Limits(1, 4), 6, 1, 6), (Limits(1, 16), 8, 7, 8), (Limits(5, 4), 16, 14, 8)])
+def test_limits(limits: Limits, units: int, remove: int, expected: int) -> None:
+    assert limits.kept(units, remove) == expected
+
+
+def assert_limited(sizes: list[int], counts: list[int], limits: Limits) -> None:
+    for n, gone in zip(sizes, counts, strict=True):
+        kept = n - gone
+        assert 0 <= gone < n
+        assert kept >= min(limits.min_channels, n)
+        assert kept == n or kept % limits.round_to == 0
+
+
+@given(UNITS, RATIOS, LIMITS)
+def test_uniform_takes_the_share_of_each_group_as_far_as_it_may(sizes: list[int], ratio: float, limits: Limits) -> None:
+    counts = uniform(groups(sizes), ratio, limits)
+    assert_limited(sizes, counts, limits)
+    for n, gone in zip(sizes, counts, strict=True):
+        assert gone <= share(ratio, n)
+        if limits.round_to == 1:
+            assert gone == min(share(ratio, n), n - min(limits.min_channels, n))
+
+
+@given(UNITS, RATIOS, LIMITS, st.integers(0, 2**32 - 1))
+def test_ranked_never_takes_more_than_asked(sizes: list[int], ratio: float, limits: Limits, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = ranked(groups(sizes), [rng.random(n) for n in sizes], ratio, limits)
+    assert_limited(sizes, counts, limits)
+    assert sum(counts) <= share(ratio, sum(sizes))
+    if limits.round_to == 1:
+        room = sum(n - min(limits.min_channels, n) for n in sizes)
+        assert sum(counts) == min(share(ratio, sum(sizes)), room)
+
+
+@given(UNITS, RATIOS, st.integers(0, 2**32 - 1))
+def test_ranked_takes_the_lowest_of_all(sizes: list[int], ratio: float, seed: int) -> None:
+    """Unless a group would lose its last unit, what goes scores no more than what stays."""
+    rng = np.random.default_rng(seed)
+    scores = [rng.random(n) for n in sizes]
+    counts = ranked(groups(sizes), scores, ratio, Limits())
+    gone = [np.sort(s)[:c] for s, c in zip(scores, counts, strict=True)]
+    stay = [np.sort(s)[c:] for s, c in zip(scores, counts, strict=True) if c < len(s) - 1]
+    if stay:
+        assert max((g.max() for g in gone if len(g)), default=0) <= min(s.min() for s in stay)
+
+
+def test_a_weak_group_loses_more() -> None:
+    scores: list[Any] = [np.array([1.0, 2, 3, 4]), np.array([10.0, 20, 30, 40])]
+    assert ranked(groups([4, 4]), scores, 0.5, Limits()) == [3, 1]
+    assert ranked(groups([4, 4]), scores, 0.5, Limits(2)) == [2, 2]
+
+
+def test_nothing_to_choose_from() -> None:
+    assert uniform([], 0.5, Limits()) == [] and ranked([], [], 0.5, Limits()) == []
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.data())
+def test_the_weakest(scores: list[int], data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, len(scores)))
+    taken = weakest(np.array(scores, dtype=float), count).tolist()
+    assert taken == sorted(taken) and len(set(taken)) == count
+    expected = sorted(sorted(range(len(scores)), key=lambda i: (scores[i], i))[:count])
+    assert taken == expected  # equal ones go from the front

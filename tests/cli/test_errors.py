@@ -1,0 +1,151 @@
+"""Every error that a user can cause says in one line what is wrong, and in a second one what to do about it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import pickle
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune import errors
+from tests import bad_files
+from tests.commands import Cli, assert_refused, contents, tiny
+from tests.error_rows import CIRCUMSTANCES, ROWS, Row
+from tests.paths import PACKAGE
+from tools import error_table
+
+KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `bad_files`."""
+    made = tmp_path_factory.mktemp("bad")
+    bad_files.make(made, json.loads(onnxprune.prune(tiny(), 0.5, repair="none").plan.to_json()))
+    return made
+
+
+@pytest.mark.parametrize("row", [r for rows in ROWS.values() for r in rows], ids=lambda r: r.command or "nothing")
+def test_what_is_printed(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, row: Row) -> None:
+    """Exactly these two lines, exit code 2, and no file comes or goes."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = contents(folder)
+    said = assert_refused(cli(*shlex.split(row.command)))
+    assert said == f"error: {row.error}\nhint: {row.hint}\n"
+    assert contents(folder) == before
+
+
+def test_the_documented_table() -> None:
+    """tests/errors.md is what the tool makes of the rows."""
+    written = Path(error_table.TARGET).read_text(encoding="utf-8")
+    assert written == error_table.document()
+    for row in [*CIRCUMSTANCES, *(r for rows in ROWS.values() for r in rows)]:
+        assert f"| {row.what} |" in written
+
+
+BOUNDED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+from onnxprune.cli import main
+code = main(sys.argv[2:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+sys.exit(code)
+"""
+
+
+def shaped(node: str, *, x: str = "float[1, 8]", **constants: list[int]) -> onnx.ModelProto:
+    """A model of one node behind two matrix products, with whole numbers as constants."""
+    head = f'<ir_version: 8, opset_import: ["" : 17]> g ({x} x) => (float y) {{ {node} }}'
+    proto = onnx.parser.parse_model(head)
+    for name, values in constants.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, "int64"), name))
+    return proto
+
+
+@pytest.mark.parametrize("proto", [
+    shaped("y = Expand (x, s)", s=[2**40, 8]), shaped("y = Pad (x, s)", s=[0, 2**40, 0, 0]),
+    shaped("y = Tile (x, s)", s=[2**33, 2**20]), shaped("y = ConstantOfShape (s)", s=[2**20, 2**20]),
+    shaped("y = Reshape (x, s)", s=[2**18, 2**18], x=f"float[1, {2**36}]"), shaped("y = Relu (x)", x=f"float[{2**40}]"),
+    shaped("h = Reshape (x, s) y = Relu (h)", s=[-1, 2**19], x=f"float[{2**20}, {2**20}]"),
+    shaped("y = Relu (x)", x="float[" + ", ".join(["8388608"] * 300) + "]"),
+], ids=["expand", "pad", "tile", "fill", "reshape", "input", "merge", "axes"])
+def test_sizes_that_only_a_shape_states_take_no_memory(tmp_path: Path, proto: onnx.ModelProto) -> None:
+    """A kilobyte can state any length; what is analysed is bounded by what the weights hold."""
+    onnx.save(proto, tmp_path / "m.onnx")
+    done = subprocess.run([sys.executable, "-c", BOUNDED, str(6 * 2**30), tmp_path / "m.onnx", "--ratio", "0.5",
+                           "--no-verify", "--repair", "none", "--quiet"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1000
+
+
+def test_every_error_has_a_hint() -> None:
+    """Each kind of error knows what usually helps, so none is without."""
+    assert {k.__name__ for k in KINDS} >= {"InputError", "ModelError", "OutputError", "VerificationError"}
+    for kind in KINDS:
+        error = kind("what\nand  where")
+        assert (error.message, error.hint) == ("what and where", kind.usual_hint)
+        again = pickle.loads(pickle.dumps(kind("m", "h")))
+        assert (type(again), again.message, again.hint) == (kind, "m", "h")
+    assert {k: k.exit_code for k in KINDS} == {
+        errors.OnnxPruneError: 4, errors.InternalError: 4, errors.VerificationError: 3, errors.GateError: 1,
+        **dict.fromkeys((errors.InputError, errors.ModelError, errors.DataError, errors.PlanError, errors.RunError,
+                         errors.OutputError), 2)}
+
+
+def calls(name: str) -> list[str]:
+    """Places in the package that call a function of this name."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == name:
+                found.append(f"{path.relative_to(PACKAGE)}: {ast.unparse(node)}")
+    return found
+
+
+def test_nothing_is_run_or_unpickled() -> None:
+    """Arrays are loaded without pickle, and modules only where the caller named one.
+
+    Pickles go through the pipe to the process of onnxruntime alone, which this program started itself.
+    """
+    assert all("allow_pickle=False" in call for call in calls("load") if "np.load" in call)
+    assert len([call for call in calls("load") if "np.load" in call]) >= 5
+    for name in ("eval", "exec", "loads", "__import__"):
+        assert [c for c in calls(name) if "json." not in c and "tomllib." not in c] == [], name
+    assert {c.split(":")[0] for c in calls("import_module")} == {"__init__.py", "calibration/streams.py"}
+    assert {p.name for p in PACKAGE.rglob("*.py") if "import pickle" in p.read_text()} == {"process.py", "worker.py"}
+    assert {c for c in calls("load") if "pickle." in c} == {
+        "process.py: pickle.load(self.process.stdout)", "worker.py: pickle.load(sys.stdin.buffer)"}
+    assert {c.split(":")[0] for c in calls("imported")} == {"calibration/sources.py"}
+
+
+SILENT = """
+import sys
+import numpy as np
+import onnxprune
+x = np.random.default_rng(0).standard_normal((16, 3, 16, 16)).astype(np.float32)
+made = onnxprune.prune(sys.argv[1], 0.5, calib={"x": x})
+made.save(sys.argv[2])
+onnxprune.apply(made.plan, sys.argv[1])
+onnxprune.verify(sys.argv[1], made)
+try:
+    onnxprune.prune(sys.argv[1] + "x", 0.5)
+except onnxprune.InputError:
+    pass
+"""
+
+
+def test_the_api_never_prints(model: Path) -> None:
+    """Neither on stdout nor on stderr, whatever happens."""
+    done = subprocess.run([sys.executable, "-c", SILENT, model, model.parent / "out.onnx"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not calls("print") or all(c.startswith("report/terminal.py: console.print(") for c in calls("print"))

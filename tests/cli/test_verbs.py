@@ -1,0 +1,209 @@
+"""The other verbs, and recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.cli import recipe
+from onnxprune.errors import InputError
+from tests.commands import Cli, assert_refused, contents, tiny
+from tests.paths import MODELS
+
+
+@pytest.mark.parametrize("amount", [["--ratio", "0.4", "--global", "--importance", "lamp", "--repair", "none"],
+                                    ["--pattern", "weights=0.6"], ["--ratio", "0"]])
+def test_apply_repeats_a_run(cli: Cli, model: Path, amount: list[str]) -> None:
+    """A plan on the model that it was made from gives what the run gave, byte for byte."""
+    folder = model.parent
+    assert cli(model, *amount, "--plan", folder / "p.json", "-o", folder / "a.onnx").code == 0
+    assert cli("apply", folder / "p.json", model, "-o", folder / "b.onnx").code == 0
+    assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
+
+
+def test_apply_fits_another_checkpoint(cli: Cli, model: Path) -> None:
+    """Other weights of the same architecture lose the same slices."""
+    folder = model.parent
+    assert cli(model, "--ratio", 0.5, "--plan", folder / "p.json", "--dry-run").code == 0
+    other = tiny()
+    for tensor in other.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values + 1, tensor.name))
+    onnx.save(other, folder / "other.onnx")
+    ended = cli("apply", folder / "p.json", folder / "other.onnx")
+    assert ended.code == 0
+    assert "the plan took 50.0% of the prunable channels" in ended.out
+    gone = json.loads((folder / "p.json").read_text())["removed"]["w1"]["0"]
+    weight = onnx.load(folder / "other.pruned.onnx").graph.initializer[0]
+    expected = np.delete(onnx.numpy_helper.to_array(other.graph.initializer[0]), gone, axis=0)
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(weight), expected)
+
+
+def test_apply_refuses(cli: Cli, model: Path) -> None:
+    """A plan for another architecture, and what is no plan, are refused; nothing is written."""
+    folder = model.parent
+    assert cli(model, "--ratio", 0.5, "--plan", folder / "p.json", "--dry-run").code == 0
+    other = tiny()
+    other.graph.node[1].op_type = "Sigmoid"
+    onnx.save(other, folder / "other.onnx")
+    (folder / "list.json").write_text("[1]")
+    (folder / "later.json").write_text('{"version": 2, "model": ""}')
+    before = contents(folder)
+    for plan, target, words in [("p.json", "other.onnx", "made for another graph"), ("net.onnx", "net.onnx", ""),
+                                ("list.json", "net.onnx", "not a plan"), ("later.json", "net.onnx", "version 1"),
+                                ("none.json", "net.onnx", "cannot be read"), ("p.json", "none.onnx", "no such file")]:
+        assert words in assert_refused(cli("apply", folder / plan, folder / target))
+    assert "is the input" in assert_refused(cli("apply", folder / "p.json", model, "-o", folder / "p.json"))
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"removed": [1]}, "'removed' is not of type dict"), ({"removed": {"w1": [1]}}, "is not {axis: [indices]}"),
+    ({"removed": {"w1": {"0": [10**30]}}}, "is not {axis: [indices]}"), ({"removed": {"w1": {"0": [-1]}}}, "[indices]"),
+    ({"removed": {"w1": {"0": [32]}}}, "index 32 of axis 0 of 'w1', which has 32"),
+    ({"removed": {"w1": {"4": [0]}}}, "axis 4 of 'w1', which has 4"),
+    ({"removed": {"w2": {"0": [0]}}}, "which is pinned"),
+    ({"removed": {"w1": {"0": [0]}}}, "only a part of what is tied together"),
+    ({"removed": {"w1": {"0": [*range(32)]}, "b1": {"0": [*range(32)]}, "w2": {"1": [*range(32)]}}}, "leaves nothing"),
+    ({"removed": {"w9": {"0": [0]}}}, "which the model lacks"), ({"split": {"a": 3}}, "'split'"),
+    ({"groups": [{}]}, "a group needs name"), ({"mixing": "yes"}, "'mixing'"), ({"extra": 1}, "unknown keys: extra"),
+    ({"blocks": {"w1": []}}, "not applied by this version"), ({"zeroed": {"w1": {"mask": 5}}}, "no ratio and mask"),
+    ({"zeroed": {"w1": {"mask": "!!", "ratio": 0.5}}}, "not readable"),
+])
+def test_edited_plans(cli: Cli, model: Path, change: dict[str, Any], words: str) -> None:
+    """A plan that was edited wrongly is refused with the place of the mistake."""
+    folder = model.parent
+    assert cli(model, "--ratio", 0.5, "--plan", folder / "p.json", "--dry-run").code == 0
+    plan = json.loads((folder / "p.json").read_text())
+    (folder / "p.json").write_text(json.dumps({**plan, **change}))
+    assert words in assert_refused(cli("apply", folder / "p.json", model))
+    assert not (folder / "net.pruned.onnx").exists()
+
+
+def test_verb_and_file_of_that_name(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``inspect`` is the verb, ``./inspect`` the file."""
+    monkeypatch.chdir(model.parent)
+    model.rename("inspect")
+    assert "MODEL is missing" in assert_refused(cli("inspect"))
+    assert cli("inspect", "inspect").out.startswith("inspect: ")
+    assert cli("./inspect", "--ratio", 0.5, "--quiet").code == 0
+    assert Path("inspect.pruned.onnx").is_file()
+
+
+def test_inspect(cli: Cli, model: Path) -> None:
+    """The groups, what they slice, and why the rest is pinned."""
+    ended = cli("inspect", model)
+    assert ["w1:0", "exact", "32", "2.34", "k", "w1(0),", "b1(0),", "w2(1)"] in [
+        line.split() for line in ended.out.splitlines()]
+    assert "graph output 'y'" in ended.out
+    data = json.loads(cli("inspect", model, "--json").out)
+    assert data["channels"] == {"exact": 32, "mixing": 0, "pinned": 5 + 3}
+    (free,) = [g for g in data["groups"] if g["grade"] == "exact"]
+    assert free["channels"] == 32
+    assert free["pinned"] == []
+    assert free["members"] == [
+        {"name": "w1", "axis": 0, "shape": [32, 3, 3, 3], "indices_per_channel": 1},
+        {"name": "b1", "axis": 0, "shape": [32], "indices_per_channel": 1},
+        {"name": "w2", "axis": 1, "shape": [5, 32, 3, 3], "indices_per_channel": 1}]
+
+
+def test_inspect_mixing(cli: Cli) -> None:
+    """A residual stream under layer normalisation is of grade mixing, and says through what."""
+    data = json.loads(cli("inspect", MODELS / "pt_transformer.onnx", "--mixing", "--json").out)
+    mixing = [g for g in data["groups"] if g["grade"] == "mixing"]
+    assert 64 in [g["channels"] for g in mixing]
+    assert any("LayerNormalization" in reason for g in mixing for reason in g["pinned"])
+
+
+def test_compare(cli: Cli, model: Path) -> None:
+    """Drift, latency and costs of two models; none between a model and itself."""
+    assert cli(model, "--ratio", 0.5, "--repair", "none", "--quiet").code == 0
+    pruned = model.parent / "net.pruned.onnx"
+    data = json.loads(cli("compare", model, pruned, "--runs", 2, "--json").out)
+    assert data["params"] == {"before": 2336, "after": 1168}
+    assert data["drift"]["y"]["rel_rms"] > 0.1
+    assert data["latency"]["before"] > 0 < data["latency"]["after"]
+    assert data["runs"] == 2
+    same = json.loads(cli("compare", model, model, "--runs", 1, "--json").out)
+    assert same["drift"]["y"]["max_abs"] == 0
+    assert "latency" in cli("compare", model, pruned, "--runs", 1).out
+    assert "no such file" in assert_refused(cli("compare", model, "none.onnx"))
+    assert "--runs" in assert_refused(cli("compare", model, pruned, "--runs", 0))
+
+
+def test_ops(cli: Cli) -> None:
+    """The operators with a rule, each with a line on how it is treated."""
+    listed = json.loads(cli("ops", "--json").out)["operators"]
+    assert {"Conv", "Gemm", "Add", "Concat", "Reshape", "LayerNormalization"} <= {o["operator"] for o in listed}
+    assert all(o["note"] and o["since"] >= 1 for o in listed)
+    assert any(line.startswith("Conv ") for line in cli("ops").out.splitlines())
+
+
+RECIPE = """
+ratio = 0.5
+importance = "l1"
+min_channels = 4
+round-to = 8
+only = ["w1", "w2"]
+ignore = "nothing"
+global = true
+[input-shape]
+x = [1, 3, 16, 16]
+"""
+
+
+def test_recipe_is_read(tmp_path: Path) -> None:
+    """Keys as on the command line, with - or _; what may be repeated comes as a list."""
+    path = tmp_path / "r.toml"
+    path.write_text(RECIPE)
+    assert recipe.read(path) == {
+        "ratio": 0.5, "importance": "l1", "min-channels": 4, "round-to": 8, "only": ["w1", "w2"],
+        "ignore": ["nothing"], "global": True, "input-shape": ["x:1,3,16,16"]}
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("ratoi = 0.5", "unknown key 'ratoi'"), ("recipe = 'x'", "unknown key 'recipe'"),
+    ("ratio = '0.5'", "ratio must be a number"), ("ratio = true", "ratio must be a number"),
+    ("seed = 1.5", "seed must be a whole number"), ("global = 1", "global must be true or false"),
+    ("only = [1]", "only must be a string or a list of strings"), ("importance = 1", "importance must be a string"),
+    ("round-to = 1\nround_to = 2", "given twice"), ("ratio = ", "is not TOML"),
+    ("[input-shape]\nx = 3", "table of sizes"),
+])
+def test_recipe_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    """Unknown keys, values of another kind and broken files are errors that name the file."""
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words) as error:
+        recipe.read(path)
+    assert str(path) in error.value.message
+
+
+@pytest.mark.parametrize(("text", "arguments", "kept"), [
+    ("ratio = 0.5", [], 16),
+    ("ratio = 0.5", ["--ratio", "0.25"], 24),
+    ("ratio = 0.5\nround_to = 24", [], 24),
+    ("ratio = 0.5\nround_to = 24", ["--round-to", "1"], 16),
+    ("pattern = 'weights=0.5'", ["--ratio", "0.25"], 24),
+    ("ratio = 0.5", ["--pattern", "weights=0.5"], 32),
+    ("ratio = 0.5", ["--pattern", "channels"], 16),
+    ("ratio = 0.5\ndry-run = true", [], None),
+])
+def test_recipe_and_command_line(cli: Cli, model: Path, text: str, arguments: list[str], kept: int | None) -> None:
+    """The command line wins over the recipe, also where both say how much in different ways."""
+    (model.parent / "r.toml").write_text(text)
+    assert cli(model, "--recipe", model.parent / "r.toml", *arguments).code == 0
+    pruned = model.parent / "net.pruned.onnx"
+    assert pruned.exists() == (kept is not None)
+    if kept is not None:
+        assert onnx.load(pruned).graph.initializer[0].dims[0] == kept
+
+
+def test_recipe_alone_must_not_contradict_itself(cli: Cli, model: Path) -> None:
+    """Two ways of saying how much in one recipe are as wrong as on the command line."""
+    (model.parent / "r.toml").write_text("ratio = 0.5\npattern = 'weights=0.5'")
+    assert "both say how much" in assert_refused(cli(model, "--recipe", model.parent / "r.toml"))

@@ -1,0 +1,137 @@
+"""Channels in another order: no output changes, and what must keep its order keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.coupling.coupling import Coupling, analyze
+from onnxprune.coupling.groups import Grade
+from onnxprune.edit.permute import lift, movable, move, nowhere, order_of, reorder, reorderings
+from onnxprune.edit.remove import remove
+from onnxprune.graph.graph import Graph
+from onnxprune.model.model import Model, load
+from onnxprune.pipeline.rounds import origins
+from onnxprune.runtime.sample_inputs import sample_inputs
+from tests.ops.case import build, coupling_of
+from tests.oracle import assert_order_is_free, draw_removal, reordered
+from tests.paths import MODELS
+from tests.random_graphs import Seeded, random_model
+from tests.test_equivalence import feeds_of, finite
+
+MODELS = sorted(MODELS.glob("*.onnx"))
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_trained_models_make_the_same(path: Path) -> None:
+    model = onnx.load(path)
+    assert assert_order_is_free(model, sample_inputs(model)) > 16
+
+
+@pytest.mark.parametrize("start", range(0, 60, 20))
+def test_random_graphs_make_the_same(start: int) -> None:
+    moved = 0
+    for seed in range(start, start + 20):
+        model = random_model(Seeded(seed), steps=14)
+        feeds = feeds_of(model, seed)
+        if finite(model, feeds):
+            print(f"seed {seed}")  # shown when the assertion fails
+            moved += assert_order_is_free(model, feeds, seed) > 0
+    assert moved > 8
+
+
+def units(coupling: Coupling) -> dict[str, int]:
+    return {m.group.name: m.units for m in movable(coupling)}
+
+
+CHAIN = """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[6] b, float[2,6,1,1] u{more}>
+    {{ h = Conv(x, w, b)  {between}  y = Conv(g, u) }}"""
+
+
+@pytest.mark.parametrize(("between", "more", "free"), [
+    ("g = Relu(h)", "", True),
+    ("g = Softmax <axis = 1> (h)", "", True),
+    ("g = LRN <size = 3> (h)", "", False),
+    ("a = Constant <value = int64 {1}> ()  g = CumSum(h, a)", "", False),
+    ("m = ReduceMean <axes = [1]> (h)  g = Sub(h, m)", "", True),
+])
+def test_only_where_no_order_matters(between: str, more: str, free: bool) -> None:
+    model = build(CHAIN.format(between=between, more=more))
+    assert units(coupling_of(model, mixing=True)) == ({"w:0": 6} if free else {})
+
+
+def test_inputs_and_outputs_keep_their_order() -> None:
+    """Even where they may lose slices, and so are not pinned."""
+    model = build("(float[N,6] x) => (float[N,6] y) <float[6,6] w, float[6,6] u> { h = MatMul(x, w)  y = MatMul(h, u) }")
+    coupling = analyze(Graph(load(model).proto), shrinking=["x", "y"])
+    assert all(g.grade == Grade.EXACT for g in coupling.groups)
+    assert units(coupling) == {"w:1": 6}
+
+
+def test_tables_of_indices_keep_their_order() -> None:
+    """Indices are renumbered where something goes; where something moves they would have to be, and nothing moves."""
+    model = build("""(float[N,4] x) => (float[N,2] y) <float[4,6] w, int64[1,6] i = {5, 4, 3, 2, 1, 0}, float[6,2] u>
+        { h = MatMul(x, w)  g = Gather <axis = 1> (h, i)  f = Squeeze <axes = [1]> (g)  y = MatMul(f, u) }""", opset=11)
+    assert units(coupling_of(model)) == {}
+
+
+def test_readers_of_one_vector_part() -> None:
+    """A bias that two layers share gets a copy for the one whose channels move."""
+    model = build("""(float[N,3] x) => (float[N,4] y) <float[3,4] v, float[3,4] w, float[4] b, float[4,4] u>
+        { h = Gemm(x, v, b)  a = MatMul(x, w)  s = Add(a, b)  t = MatMul(s, u)  y = Add(h, t) }""")
+    copy = load(model)
+    coupling = analyze(Graph(copy.proto))
+    assert units(coupling) == {"w:1": 4}
+    source = nowhere(coupling)
+    move(coupling, source, movable(coupling)[0], np.array([3, 2, 1, 0]))
+    entries = reorderings(coupling, source)
+    assert {(s.key, s.original): s.change for s in entries} == {
+        ("w", "w"): {1: (3, 2, 1, 0)}, ("u", "u"): {0: (3, 2, 1, 0)}, ("b_1", "b"): {0: (3, 2, 1, 0)}}
+    reorder(copy, coupling.graph, entries)
+    assert {t.name for t in copy.proto.graph.initializer} == {"v", "w", "b", "u", "b_1"}
+
+
+def test_the_order_is_that_of_the_elements() -> None:
+    model = build(CHAIN.format(between="g = Relu(h)", more=""))
+    moved, _ = reordered(model, 5)
+    old, new = ({t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer} for m in (model, moved))
+    order = [int(np.flatnonzero(old["b"] == x)[0]) for x in new["b"]]
+    assert order != list(range(6))
+    np.testing.assert_array_equal(new["w"], old["w"][order])
+    np.testing.assert_array_equal(new["u"], old["u"][:, order])
+
+
+@pytest.mark.parametrize("name", ["pt_resnet_bn", "pt_mobilenet", "pt_bilstm", "pt_transformer"])
+def test_to_move_and_to_remove_go_in_any_order(name: str) -> None:
+    """The original in the order that its remains have loses the same indices to become them."""
+    path = MODELS / f"{name}.onnx"
+    pruned, first = load(path), load(path)
+    before, again = analyze(Graph(pruned.proto)), analyze(Graph(first.proto))
+    gone = draw_removal(before, 0.4, 0)
+    remove(pruned, before, gone)
+    after = analyze(Graph(pruned.proto))
+    origin, rng, source = origins(again, gone, after), np.random.default_rng(0), nowhere(after)
+    moves = [(m, rng.permutation(m.units)) for m in movable(after)]
+    assert moves
+    for m, order in moves:
+        move(after, source, m, order)
+    reorder(pruned, after.graph, reorderings(after, source))
+    lift(first, again, origin, moves)
+    remove(first, analyze(Graph(first.proto)), gone)
+    assert contents(first) == contents(pruned)
+
+
+def contents(model: Model) -> dict[str, bytes]:
+    return {t.name: onnx.numpy_helper.to_array(t).tobytes() for t in model.proto.graph.initializer}
+
+
+def test_an_axis_that_does_not_move_is_as_it_was() -> None:
+    coupling = coupling_of(build(CHAIN.format(between="g = Relu(h)", more="")))
+    weight = next(v for v in coupling.graph.constants() if v.key == "w")
+    source = nowhere(coupling)
+    move(coupling, source, movable(coupling)[0], np.array([1, 0, 2, 3, 4, 5]))
+    assert order_of(coupling, source, weight.axis(0)).tolist() == [1, 0, 2, 3, 4, 5]
+    assert order_of(coupling, source, weight.axis(1)).tolist() == [0, 1, 2]

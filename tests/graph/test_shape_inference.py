@@ -1,0 +1,108 @@
+"""Shapes of every value, also where only a shape computation tells them, and also without the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.graph.data_propagation import Free
+from onnxprune.graph.graph import Dim, Graph
+from onnxprune.graph.shape_inference import infer, skeleton
+from tests.ops.case import build, random_feeds
+from tests.oracle import session
+from tests.random_graphs import Seeded, random_model
+
+
+def inferred(model: onnx.ModelProto) -> dict[str, list[Dim] | None]:
+    graph = Graph(model)
+    infer(graph)
+    return {v.key: v.shape for v in graph.values}
+
+
+@pytest.mark.parametrize(("text", "constants", "value", "expected"), [
+    ("(float[N,3,8,8] x) => (float[N,5,8,8] y) <float[5,3,3,3] w> { y = Conv <pads = [1, 1, 1, 1]> (x, w) }", {}, "y",
+     ["N", 5, 8, 8]),
+    ("(float[N,S,12] x) => (y) <int64[4] s> { y = Reshape(x, s) }", {"s": [0, 0, 3, 4]}, "y", ["N", "S", 3, 4]),
+    ("(float[2,5,12] x) => (y) <int64[3] s> { y = Reshape(x, s) }", {"s": [0, -1, 6]}, "y", [2, 10, 6]),
+    ("""(float[N,S,12] x) => (y) <int64[1] nil, int64[1] a, int64[2] t>
+        { h = Shape(x)  b = Slice(h, nil, a)  s = Concat <axis = 0> (b, t)  y = Reshape(x, s) }""",
+     {"nil": 0, "a": 2, "t": [3, 4]}, "y", ["N", "S", 3, 4]),
+    ("(float[N,3] x) => (y) { s = Shape(x)  y = ConstantOfShape(s) }", {}, "y", ["N", 3]),
+    ("(float[N,1] x, float[N,4] z) => (y) { s = Shape(z)  y = Expand(x, s) }", {}, "y", ["N", 4]),
+    ("(float[N,3] x) => (y) <int64[2] s> { y = Expand(x, s) }", {"s": [1, 1]}, "y", ["N", 3]),
+])
+def test_shapes(text: str, constants: dict[str, object], value: str, expected: list[Dim]) -> None:
+    model = build(text, constants=constants)
+    for info in model.graph.output:
+        info.CopyFrom(onnx.ValueInfoProto(name=info.name))
+    assert inferred(model)[value] == expected
+
+
+def test_shapes_agree_with_a_run() -> None:
+    """Every length that is told is the one that the run has."""
+    told = 0
+    for seed in range(20):
+        model = random_model(Seeded(seed), 10)
+        known = {k: s for k, s in inferred(model).items() if s is not None}
+        names = [o for n in model.graph.node for o in n.output if o in known]
+        wide = onnx.ModelProto()
+        wide.CopyFrom(model)
+        del wide.graph.output[:]
+        wide.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
+        wide = onnx.shape_inference.infer_shapes(wide)
+        for name, array in zip(names, session(wide).run(None, random_feeds(model, free=1)), strict=True):
+            assert len(known[name]) == array.ndim
+            for mine, true in zip(known[name], array.shape, strict=True):
+                assert not isinstance(mine, int) or mine == true
+                told += isinstance(mine, int)
+    assert told > 500
+
+
+def test_values_of_bodies_have_shapes() -> None:
+    model = build("""(float[N,3] x, bool flag) => (float[N,6] y) <float[3,6] w, float[6,6] p>
+        { h = MatMul(x, w)
+          y = If (flag) <then_branch = yes () => (float[N,6] t) { s = MatMul(h, p)  t = Relu(s) },
+                         else_branch = no () => (float[N,6] e) { e = Tanh(h) }> }""")
+    assert inferred(model)["y/then_branch|s"] == ["N", 6]
+
+
+def test_weights_are_not_needed() -> None:
+    """Inference runs on a skeleton: no element of a weight is looked at."""
+    model = build("(float[N,64] x) => (float[N,64] y) <float[64,64] w> { y = MatMul(x, w) }")
+    bare = skeleton(model)
+    assert bare.graph.initializer[0].ByteSize() < 64
+    assert list(bare.graph.initializer[0].dims) == [64, 64]
+    assert model.graph.initializer[0].ByteSize() > 4 * 64 * 64  # the model keeps them
+
+
+def test_the_model_is_not_changed() -> None:
+    model = build("(float[N,S,12] x) => (y) <int64[4] s> { y = Reshape(x, s) }", constants={"s": [0, 0, 3, 4]})
+    before = model.SerializeToString()
+    inferred(model)
+    assert model.SerializeToString() == before
+
+
+def test_an_unknown_operator_keeps_what_the_model_states() -> None:
+    model = build("(float[N,3] x) => (float[N,6] y) <float[N,6] h> { h = own.Op(x)  y = Relu(h) }", domains=["own"])
+    assert inferred(model)["h"] == ["N", 6]
+
+
+def test_stated_shapes_of_standard_operators_are_not_believed() -> None:
+    """A tool that changed the graph may have left stale annotations."""
+    model = build("(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }")
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("h", 1, ["N", 9]))
+    assert inferred(model)["h"] == ["N", 6]
+
+
+def test_what_small_tensors_hold_comes_along() -> None:
+    graph = Graph(build("(float[N,3] x) => (int64[2] y) { y = Shape(x) }"))
+    data = infer(graph)
+    held = data[graph.main.names["y"]]
+    assert held[1] == 3 and held[0] == Free("N")
+
+
+def test_nothing_is_told_of_what_nothing_is_known() -> None:
+    model = build("(float[N,3] x) => (float[N,3] y) { h = own.Op(x)  y = Relu(x) }", domains=["own"])
+    assert inferred(model)["h"] is None
+    assert np.array_equal(list(inferred(model)["y"] or []), ["N", 3])

@@ -1,0 +1,68 @@
+"""What the outputs make of other weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.graph.graph import Graph
+from onnxprune.importance import trials
+from onnxprune.importance.trials import Change, Trials
+from onnxprune.layers.find import products
+from onnxprune.model.model import load
+from onnxprune.statistics.moments import observe
+from tests.oracle import session
+
+NET = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,16,16] x) => (float[N,6,16,16] y)
+<float[8,3,3,3] w1, float[6,8,1,1] w2>
+{
+  a = Conv <pads = [1, 1, 1, 1]> (x, w1)
+  c = Relu (a)
+  y = Conv (c, w2)
+}
+"""
+
+
+def net() -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
+    model = onnx.parser.parse_model(NET)
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal(shape).astype(np.float32) for shape in ((8, 3, 3, 3), (6, 8, 1, 1))]
+    for name, array in zip(("w1", "w2"), weights, strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return model, weights[0], weights[1]
+
+
+@pytest.mark.parametrize("seen", [2**20, 5000])
+def test_error_of_a_change(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
+    """Squared error over variance; long outputs are looked at in part, which shows every feature."""
+    monkeypatch.setattr(trials, "SEEN", seen)
+    proto, _, w2 = net()
+    model = load(proto)
+    x = np.random.default_rng(1).standard_normal((3, 8, 3, 16, 16)).astype(np.float32)
+    batches = [{"x": part} for part in x]
+    layers = products(Graph(model.proto))
+    moments = observe(model, layers, batches, count=len(batches))
+    last = next(layer for layer in layers if layer.weight.name == "w2")
+    weight = last.matrix(w2).astype(np.float64)[0]
+    changed = weight.copy()
+    changed[4] *= 0.5  # one feature of six
+    with Trials(model, moments, batches, [last.x.name]) as found:
+        found.step()
+        assert found.error([Change(last.name, 0, weight)]) == pytest.approx(0, abs=1e-12)
+        error = found.error([Change(last.name, 0, changed)])
+    hidden = np.maximum(_convolved(x.reshape(-1, 3, 16, 16), proto), 0)
+    y = np.einsum("oc,nchw->nohw", weight, hidden)
+    other = np.einsum("oc,nchw->nohw", changed, hidden)
+    other += ((weight - changed) @ hidden.mean((0, 2, 3)))[:, None, None]  # biases keep the means
+    assert error == pytest.approx(np.mean((y - other) ** 2) / y.var(), rel=1e-3 if seen > 5000 else 0.1)
+
+
+def _convolved(x: np.ndarray, proto: onnx.ModelProto) -> np.ndarray:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.output[:]
+    copy.graph.output.append(onnx.ValueInfoProto(name="a"))
+    return np.asarray(session(copy).run(None, {"x": x})[0], dtype=np.float64)

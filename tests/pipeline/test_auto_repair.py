@@ -1,0 +1,62 @@
+"""What a run without calibration data does of its own accord."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from tests.commands import tiny
+from tests.oracle import session
+from tests.paths import MODELS
+
+
+def error(original: onnx.ModelProto, pruned: onnx.ModelProto) -> float:
+    """Squared error on smooth random pictures, as a share of the output's variance."""
+    rough = np.random.default_rng(3).standard_normal((16, 3, 4, 4)).astype(np.float32)
+    x = np.kron(rough, np.ones((4, 4), np.float32))
+    a, b = (session(m).run(None, {"x": x})[0] for m in (original, pruned))
+    return float(np.mean(np.square(a - b)) / a.var())
+
+
+def test_convolutions_are_scored_and_repaired_on_made_up_inputs() -> None:
+    model = tiny()
+    plain, auto = (onnxprune.prune(model, 0.5, repair=repair) for repair in ("none", "auto"))
+    assert (plain.report["options"]["repair"], plain.report["options"]["importance"]) == ("none", "l2")
+    assert (auto.report["options"]["repair"], auto.report["options"]["importance"]) == ("data-free", "obs")
+    assert auto.report["unrepaired_because"] is None
+    assert error(model, auto.proto) < 0.5 * error(model, plain.proto)
+
+
+def test_matrix_products_are_left_as_they_are() -> None:
+    auto, plain = (onnxprune.prune(MODELS / "sk_mlp.onnx", 0.5, repair=repair) for repair in ("auto", "none"))
+    assert "matrix products" in auto.report["unrepaired_because"]
+    assert auto.proto == plain.proto
+    assert auto.report["options"]["importance"] == "l2"
+
+
+def test_what_does_not_run_is_pruned_without_repair() -> None:
+    model = tiny()
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Unheard", "of"
+    model.opset_import.add(domain="of", version=1)
+    report = onnxprune.prune(model, 0.5).report
+    assert report["repair"] is None
+    assert "does not run on made-up inputs" in report["unrepaired_because"]
+
+
+@pytest.mark.parametrize(("options", "repair"), [({"pattern": "weights=0.5"}, "none"), ({"ratio": 0.0}, "data-free")])
+def test_nothing_is_repaired_where_no_channel_goes(options: dict[str, Any], repair: str) -> None:
+    report = onnxprune.prune(tiny(), **options).report
+    assert report["options"]["repair"] == repair
+    assert report["repair"] is None
+
+
+def test_any_score_from_data_can_be_read_from_made_up_inputs() -> None:
+    made = [onnxprune.prune(tiny(), 0.5, importance=name, repair="data-free").plan.removed
+            for name in ("obs", "wanda", "apoz")]
+    assert made[0] != made[1] != made[2]
+    with pytest.raises(onnxprune.InputError, match="needs calibration data"):
+        onnxprune.prune(tiny(), 0.5, importance="wanda", repair="none")

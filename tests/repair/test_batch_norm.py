@@ -1,0 +1,64 @@
+"""Running statistics follow what is normalised."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnxprune.model.model import load
+from onnxprune.repair.batch_norm import reestimate
+from tests.ops.case import build
+from tests.oracle import session
+
+NET = """(float[N,3,5,5] x) => (float[N,2,5,5] y)
+    <float[6,3,1,1] w, float[6] b, float[6] s, float[6] z, float[6] m, float[6] posv, float[2,6,1,1] u>
+    { h = Conv(x, w, b)  n = BatchNormalization(h, s, z, m, posv)  r = Relu(n)  y = Conv(r, u) }"""
+X = np.random.default_rng(0).standard_normal((16, 3, 5, 5)).astype(np.float32)
+BATCHES = [{"x": X[:8]}, {"x": X[8:]}]
+
+
+def held(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def changed(model: onnx.ModelProto, **arrays: np.ndarray) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for t in copy.graph.initializer:
+        if t.name in arrays:
+            t.CopyFrom(numpy_helper.from_array(arrays[t.name].astype(np.float32), t.name))
+    return copy
+
+
+def normalised_alike() -> onnx.ModelProto:
+    """The running statistics are those of the batches."""
+    model = build(NET)
+    h = np.einsum("nihw,oi->nohw", X, held(model)["w"][:, :, 0, 0]) + held(model)["b"][:, None, None]
+    return changed(model, m=h.mean((0, 2, 3)), posv=h.var((0, 2, 3)))
+
+
+def test_what_did_not_change_keeps_its_statistics() -> None:
+    model = build(NET)
+    other = load(model)
+    assert reestimate(load(model), other, BATCHES) == 1
+    for name in ("m", "posv"):
+        np.testing.assert_allclose(held(other.proto)[name], held(model)[name], rtol=1e-6)
+
+
+def test_scaled_and_shifted_channels_are_normalised_as_before() -> None:
+    model = normalised_alike()
+    other = load(changed(model, w=held(model)["w"] * 3, b=held(model)["b"] * 3 + 2))
+    reestimate(load(model), other, BATCHES)
+    expected, got = (session(m).run(None, {"x": X})[0] for m in (model, other.proto))
+    np.testing.assert_allclose(got, expected, atol=1e-3 * np.abs(expected).max())  # the epsilon beside the variance
+
+
+def test_channels_that_went_are_left_out() -> None:
+    model, keep = normalised_alike(), [0, 2, 5]
+    rest = {n: a[keep] for n, a in held(model).items() if n != "u"} | {"u": held(model)["u"][:, keep]}
+    other = changed(model, **{**rest, "w": rest["w"] * 3, "b": rest["b"] * 3})
+    small = load(other)
+    assert reestimate(load(model), small, BATCHES) == 1
+    np.testing.assert_allclose(held(small.proto)["m"], 3 * rest["m"], rtol=1e-4)
+    np.testing.assert_allclose(held(small.proto)["posv"], 9 * rest["posv"], rtol=1e-4)

@@ -1,0 +1,113 @@
+"""Least-squares repair: exact where it can be, better where it cannot, and the same every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+import onnxprune
+from onnxprune.errors import InputError
+from onnxprune.repair.least_squares import Rows, fit
+from tests.paths import MODELS
+
+INDEX = {e["file"]: e for e in json.loads((MODELS / "INDEX.json").read_text())["models"]}
+
+
+def accuracy(result: onnxprune.Result, name: str) -> float:
+    entry = INDEX[name]
+    session = ort.InferenceSession(result.proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    with np.load(MODELS / entry["test"]) as data:
+        scores = np.asarray(session.run([entry["output"]], {entry["input"]: data[entry["input"]]})[0])
+        return float((scores.argmax(axis=1) == data[entry["labels_key"]]).mean())
+
+
+def samples(seed: int, low: float = -np.inf) -> tuple[Rows, Rows, np.ndarray, np.ndarray]:
+    """Samples of a layer of two groups, those held back, and the layer that made them."""
+    rng = np.random.default_rng(seed)
+    weight, bias = rng.standard_normal((2, 3, 5)), rng.standard_normal((2, 3))
+    both = []
+    for n in (400, 100):
+        x = rng.standard_normal((2, n, 5)).astype(np.float32)
+        y = (x @ weight.transpose(0, 2, 1) + bias[:, None]).astype(np.float32)
+        both.append(Rows(x, y, low=low))
+    return both[0], both[1], weight, bias
+
+
+def test_a_layer_that_is_off_is_found_again() -> None:
+    rows, held, weight, bias = samples(0)
+    found = fit(rows, held, weight + 0.5, bias - 1.0, penalties=(1e-8,))
+    np.testing.assert_allclose(found.weight, weight, atol=1e-4)
+    np.testing.assert_allclose(found.bias, bias, atol=1e-4)
+    assert found.after < 1e-8 < found.before
+
+
+def test_a_layer_that_is_right_is_left_alone() -> None:
+    rows, held, weight, bias = samples(1)
+    noisy = Rows(rows.x, rows.y + np.random.default_rng(0).standard_normal(rows.y.shape).astype(np.float32))
+    found = fit(noisy, held, weight, bias)
+    assert found.penalty is None
+    assert found.weight is weight
+
+
+def test_errors_behind_a_rectifier_do_not_count() -> None:
+    """Targets below zero bend away from any linear layer: plain least squares is led astray, the other is not."""
+    rows, held, weight, bias = samples(2, low=0.0)
+    bent = np.where(rows.y < 0, 4 * rows.y, rows.y).astype(np.float32)
+    aware = fit(Rows(rows.x, bent, low=0.0), held, weight + 1, bias, penalties=(1e-6,))
+    plain = fit(Rows(rows.x, bent), held, weight + 1, bias, penalties=(1e-6,))
+    assert aware.penalty is not None
+    assert plain.penalty is not None
+    assert held.error(aware.weight, aware.bias) < 0.5 * held.error(plain.weight, plain.bias)
+
+
+@pytest.mark.parametrize("name", ["pt_resnet_bn.onnx", "pt_mobilenet.onnx", "pt_transformer.onnx"])
+def test_calibrated_is_far_better_than_removal_alone(name: str) -> None:
+    data = str(MODELS / INDEX[name]["calibration"])
+    alone = onnxprune.prune(MODELS / name, 0.5, verify=False, repair="none")
+    repaired = onnxprune.prune(MODELS / name, 0.5, verify=False, calib=data)
+    assert accuracy(alone, name) < 0.7
+    assert accuracy(repaired, name) > 0.95
+    layers = repaired.report["repair"]
+    assert all(r["after"] <= r["before"] for r in layers)
+    assert any(r["penalty"] is not None for r in layers)
+
+
+def test_the_same_bytes_twice() -> None:
+    data = str(MODELS / "digits_calib.npz")
+    first, second = (onnxprune.prune(MODELS / "pt_resnet_bn.onnx", target={"macs": 0.5}, verify=False, calib=data,
+                                     samples=64) for _ in range(2))
+    assert first.proto.SerializeToString(deterministic=True) == second.proto.SerializeToString(deterministic=True)
+    assert first.report["targets"]["macs"]["met"]
+
+
+def test_labels_are_reported_and_not_used(tmp_path: Path) -> None:
+    with np.load(MODELS / "digits_calib.npz") as data:
+        inputs = data["input"][:100]
+    bare, labelled = tmp_path / "bare.npz", tmp_path / "labelled.npz"
+    np.savez(bare, input=inputs)
+    np.savez(labelled, input=inputs, labels=np.arange(100) % 10)
+    results = [onnxprune.prune(MODELS / "pt_resnet_bn.onnx", 0.5, verify=False, calib=str(p)) for p in (bare, labelled)]
+    assert results[0].proto.SerializeToString(deterministic=True) == results[1].proto.SerializeToString(
+        deterministic=True)
+    assert "top1" not in results[0].report["calibration"]
+    assert 0 <= results[1].report["calibration"]["top1"]["after"] <= 0.5  # the labels are made up
+
+
+def test_without_repair_weights_stay_and_scores_still_learn() -> None:
+    data = str(MODELS / "digits_calib.npz")
+    by_size = onnxprune.prune(MODELS / "pt_resnet_folded.onnx", 0.25, verify=False)
+    by_data = onnxprune.prune(MODELS / "pt_resnet_folded.onnx", 0.25, verify=False, calib=data, repair="none")
+    assert by_data.report["repair"] is None
+    assert by_data.plan.removed != by_size.plan.removed
+    again = onnxprune.apply(by_data.plan, MODELS / "pt_resnet_folded.onnx")
+    assert again.proto.SerializeToString(deterministic=True) == by_data.proto.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("options", [{"repair": "calibrated"}, {"importance": "obs"}])
+def test_what_needs_data_says_so(options: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="needs calibration data"):
+        onnxprune.prune(MODELS / "pt_resnet_bn.onnx", 0.5, **options)

@@ -1,0 +1,141 @@
+"""Outputs that hide errors: a softmax, a choice."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune.model.model import load
+from onnxprune.verification.comparable_outputs import PIECES, scored, unsquashed
+from onnxprune.verification.output_error import relative_errors
+from tests.oracle import session
+
+NET = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,8,8] x) => (%s y)
+{
+  a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+  c = Relu (a)
+  s = Conv (c, w2)
+  %s
+}
+"""
+ENDS = {"map": ("int64[N,8,8]", "y = ArgMax <axis = 1, keepdims = 0> (s)"),
+        "softmax first": ("int64[N,8,8]", "p = Softmax <axis = 1> (s) y = ArgMax <axis = 1, keepdims = 0> (p)"),
+        "mask": ("bool[N,5,8,8]", "y = Greater (s, half)"),
+        "moved": ("int32[N,64]", "m = ArgMax <axis = 1, keepdims = 0> (s) f = Flatten (m) y = Cast <to = 6> (f)")}
+
+
+def built(output: str, nodes: str) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(NET % (output, nodes))
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (16, 3, 3, 3)), ("b1", (16,)), ("w2", (5, 16, 1, 1))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    for name, array in (("half", np.float32(0.5)), ("scales", np.float32([1, 1, 4, 4])), ("flat", np.int64([0, 10, 64]))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return model
+
+
+def net(end: str) -> onnx.ModelProto:
+    return built(*ENDS[end])
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_choice_gives_way_to_its_scores(end: str) -> None:
+    model = load(net(end))
+    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    expected = net(end)
+    del expected.graph.output[:]
+    expected.graph.output.append(onnx.ValueInfoProto(name="s"))
+    s = session(expected).run(None, {"x": x})[0]
+    copy, (centre,) = unsquashed(model)
+    got = centre(session(copy.proto).run(None, {"x": x})[0])
+    np.testing.assert_allclose(got - got.mean(1, keepdims=True), s - s.mean(1, keepdims=True), atol=1e-5)
+    assert [o.name for o in model.proto.graph.output] == ["y"]
+
+
+def test_outputs_of_floats_stay_as_they_are() -> None:
+    model = load(net("map"))
+    model.proto.graph.output.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, None))
+    assert scored(model) is model  # the scores are given out already
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_repair_sees_through_a_choice(end: str) -> None:
+    model = net(end)
+    x = np.random.default_rng(2).standard_normal((64, 3, 8, 8)).astype(np.float32)
+    plain = onnxprune.prune(model, 0.5, repair="none")
+    repaired = onnxprune.prune(model, 0.5, calib=[{"x": x[i:i + 8]} for i in range(0, 64, 8)])
+    assert any(r["penalty"] is not None for r in repaired.report["repair"])
+    before, after = relative_errors(load(model), [load(plain.proto), load(repaired.proto)], [{"x": x}])
+    assert 0 < after < before
+
+
+ENLARGED = "t = Transpose <perm = [0, 1, 3, 2]> (s) r = Resize <mode = \"linear\"> (t, , scales) "
+LARGE = {"scores": ("float[N,5,32,32]", "y = Identity (r)"),
+         "moved": ("float[N,32,32,5]", "y = Transpose <perm = [0, 2, 3, 1]> (r)"),
+         "choice": ("int64[N,32,32]", "m = Transpose <perm = [0, 2, 3, 1]> (r) y = ArgMax <axis = 3, keepdims = 0> (m)")}
+
+
+def enlarging(output: str, nodes: str) -> onnx.ModelProto:
+    return built(output, ENLARGED + nodes)
+
+
+@pytest.mark.parametrize("end", LARGE)
+def test_an_enlarged_map_gives_way_to_what_it_was_made_of(end: str) -> None:
+    model = enlarging(*LARGE[end])
+    copy, (centre,) = unsquashed(load(model))
+    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    found = centre(session(copy.proto).run(None, {"x": x})[0])
+    assert found.shape == (4, 5, 8, 8)
+    large = scored(load(model)).proto
+    assert [o.name for o in large.graph.output] == (["s"] if end == "choice" else ["y"])  # what a user sees stays
+
+
+def test_a_softmax_of_an_enlarged_map_gives_way_as_well() -> None:
+    copy, (centre,) = unsquashed(load(enlarging("float[N,5,32,32]", "y = Softmax <axis = 1> (r)")))
+    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    found = centre(session(copy.proto).run(None, {"x": x})[0])
+    assert found.shape == (4, 5, 8, 8)
+    np.testing.assert_allclose(found.mean(1), 0, atol=1e-5)
+
+
+def head(pieces: str, features: int = 10) -> onnx.ModelProto:
+    return built(f"float[N,64,{features}]", f"""
+        boxes = Mul (s, half)
+        t = Transpose <perm = [0, 2, 3, 1]> (s)
+        p = Softmax <axis = 3> (t)
+        q = Transpose <perm = [0, 3, 1, 2]> (p)
+        k = Concat <axis = 1> ({pieces})
+        r = Reshape (k, flat)
+        y = Transpose <perm = [0, 2, 1]> (r)""")
+
+
+def test_what_is_concatenated_is_looked_at_piece_by_piece() -> None:
+    """Boxes and scores; the scores before their softmax."""
+    model = head("boxes, q")
+    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    copy, centres = unsquashed(load(model))
+    assert [o.name for o in copy.proto.graph.output] == ["boxes", "t"]
+    boxes, scores = (c(a) for c, a in zip(centres, session(copy.proto).run(None, {"x": x}), strict=True))
+    np.testing.assert_allclose(scores, 2 * (boxes - boxes.mean(1, keepdims=True)).transpose(0, 2, 3, 1), atol=1e-5)
+
+
+def test_a_long_chain_of_concatenations() -> None:
+    """Each reads the one before twice: 2 ** 5000 pieces, if they were not the same."""
+    model = head("boxes, q")
+    last = "y"
+    for i in range(5000):
+        model.graph.node.append(onnx.helper.make_node("Concat", [last, last], [f"c{i}"], axis=2))
+        last = f"c{i}"
+    model.graph.output[0].name = last
+    assert [o.name for o in unsquashed(load(model))[0].proto.graph.output] == ["boxes", "t"]
+
+
+def test_pieces_that_are_many_stay_together() -> None:
+    model = head(", ".join(f"s{i}" for i in range(PIECES + 1)), 5 * (PIECES + 1))
+    for i in range(PIECES + 1):
+        model.graph.node.insert(3, onnx.helper.make_node("Neg", ["s"], [f"s{i}"]))
+    assert [o.name for o in unsquashed(load(model))[0].proto.graph.output] == ["y"]
