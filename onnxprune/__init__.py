@@ -15,8 +15,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Analysis", "InputError", "OnnxPruneError", "Options", "OutputError", "Plan", "Result", "VerificationError",
-           "analyze", "apply", "plan", "prune", "rule", "score", "verify"]
+__all__ = [
+    "Analysis",
+    "InputError",
+    "OnnxPruneError",
+    "Options",
+    "OutputError",
+    "Plan",
+    "Result",
+    "VerificationError",
+    "analyze",
+    "apply",
+    "plan",
+    "prune",
+    "rule",
+    "score",
+    "verify",
+]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
 

@@ -18,7 +18,7 @@ def short(name: str, limit: int = 60) -> str:
     """
     name = printable(name)
     half = (limit - 3) // 2
-    return name if len(name) <= limit else f"{name[:limit - 3 - half]}...{name[-half:]}"
+    return name if len(name) <= limit else f"{name[: limit - 3 - half]}...{name[-half:]}"
 
 
 def count(number: float, unit: str = "") -> str:

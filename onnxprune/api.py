@@ -10,7 +10,7 @@ from onnxprune.coupling.groups import Group
 from onnxprune.importance import score as scoring
 from onnxprune.importance.magnitude import Scores
 from onnxprune.options import ATTENTION, Options, one_of
-from onnxprune.pipeline.analysis import Analysis, Source, analyze_loaded, exported, opened, prunable
+from onnxprune.pipeline.analysis import Analysis, Source, analyze_loaded, load_dense, prunable, to_proto_or_path
 from onnxprune.pipeline.apply import _run_plan
 from onnxprune.pipeline.progress import Announce, Clock
 from onnxprune.pipeline.result import Result
@@ -58,14 +58,18 @@ def analyze(model: Source, *, mixing: bool = False, attention: str = "heads", sh
         InputError: The model cannot be read, `attention` is unknown, or a pattern of `shrink` matches nothing.
     """
     one_of("attention", attention, ATTENTION)
-    return analyze_loaded(opened(exported(model), weights=False), mixing=mixing, attention=attention, shrink=shrink)
+    return analyze_loaded(
+        load_dense(to_proto_or_path(model), weights=False), mixing=mixing, attention=attention, shrink=shrink
+    )
 
 
-def score(analysis: Analysis, importance: str = "l2", *, seed: int = 0,
-          groups: Sequence[Group] | None = None) -> list[Scores]:
+def score(
+    analysis: Analysis, importance: str = "l2", *, seed: int = 0, groups: Sequence[Group] | None = None
+) -> list[Scores]:
     """Importance of every unit of some groups (default: all), see `scoring.score`."""
-    return scoring.score(analysis.model, analysis.coupling, analysis.groups if groups is None else groups,
-                         importance, seed)
+    return scoring.score(
+        analysis.model, analysis.coupling, analysis.groups if groups is None else groups, importance, seed
+    )
 
 
 def plan(analysis: Analysis, ratio: float, **options: Any) -> Plan:
@@ -77,8 +81,6 @@ def plan(analysis: Analysis, ratio: float, **options: Any) -> Plan:
     return make(analysis.coupling, selected.gone, selected.entries)
 
 
-
-
 def apply(plan: Plan, model: Source) -> Result:
     """Applies a plan to a checkpoint of the architecture that it was made for.
 
@@ -88,10 +90,7 @@ def apply(plan: Plan, model: Source) -> Result:
     return run_plan(plan, model, Options(ratio=0.0, verify=False))
 
 
-def run_plan(made: Plan, model: Source, options: Options,
-             announce: Announce | None = None) -> Result:
+def run_plan(made: Plan, model: Source, options: Options, announce: Announce | None = None) -> Result:
     """Applies a plan, then counts and verifies as `run` does; of the options only those for that are read."""
     with steady(options.run_seconds, options.run_memory):
         return _run_plan(made, model, options, Clock(announce))
-
-

@@ -125,22 +125,27 @@ class Options:
         self._check_zeros()
         self._check_gates()
         if self.target and (self.ratio is not None or not self.channels):
-            raise InputError(f"target and {'ratio' if self.ratio is not None else 'pattern'} both say how much",
-                             "give one of them")
+            raise InputError(
+                f"target and {'ratio' if self.ratio is not None else 'pattern'} both say how much", "give one of them"
+            )
         stored = self.stats is not None and os.path.exists(self.stats)
         if self.calib is None and self.repair == "calibrated":
             raise InputError("repair 'calibrated' needs calibration data", "give some with --calib")
-        made_up = self.repair == "data-free" and self.channels  # made for the repair, they serve the scores as well
-        if self.calib is None and self.importance in FROM_DATA and not (stored or made_up):
+        synthetic = self.repair == "data-free" and self.channels  # made for the repair, they serve the scores as well
+        if self.calib is None and self.importance in FROM_DATA and not (stored or synthetic):
             raise InputError(f"importance {self.importance!r} needs calibration data", "give some with --calib")
         if self.stats is not None and self.calib is None and not stored:
-            raise InputError(f"there are no statistics in {os.fspath(self.stats)!r} and no data to make them from",
-                             "give some with --calib")
+            raise InputError(
+                f"there are no statistics in {os.fspath(self.stats)!r} and no data to make them from",
+                "give some with --calib",
+            )
         if self.stats is not None and self.criterion not in FROM_DATA:
             raise InputError(f"importance {self.criterion!r} uses no statistics", f"{', '.join(FROM_DATA)} do")
         if self.steps > 1 and (self.calib is None or self.criterion != "obs" or not self.channels):
-            raise InputError("steps need calibration data, importance 'obs' and channels to remove",
-                             "give a ratio or a target, and data with --calib")
+            raise InputError(
+                "steps need calibration data, importance 'obs' and channels to remove",
+                "give a ratio or a target, and data with --calib",
+            )
         if self.channels and self.ratio is None and not self.target:
             raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
         if self.ratio is not None:
@@ -171,29 +176,46 @@ class Options:
         """Raises where the options contradict a pattern of zeros."""
         zeros, alone = self.zeros, not self.channels
         if self.permute and (zeros is None or zeros.kind != "n:m"):
-            raise InputError("permute orders channels for an N:M pattern, and none is asked for",
-                             "give --pattern 2:4, say")
+            raise InputError(
+                "permute orders channels for an N:M pattern, and none is asked for", "give --pattern 2:4, say"
+            )
         if zeros is None:
             if self.importance in SOLVERS:
-                raise InputError(f"importance {self.importance!r} chooses zeros, not channels",
-                                 "give a pattern, say --pattern 2:4")
+                raise InputError(
+                    f"importance {self.importance!r} chooses zeros, not channels", "give a pattern, say --pattern 2:4"
+                )
             return
         if alone and self.importance is not None and self.importance not in OF_ZEROS:
             raise InputError(f"importance {self.importance!r} ranks channels, not zeros", f"{', '.join(OF_ZEROS)} do")
-        if (alone or self.importance in SOLVERS) and self.importance not in (*MAGNITUDE, None) and (
-                self.chooses_zeros in MAGNITUDE):
-            raise InputError(f"importance {self.importance!r} needs calibration data" + (
-                ", which repair 'data-free' goes without" if self.repair == "data-free" else ""),
-                             "give some with --calib")
+        if (
+            (alone or self.importance in SOLVERS)
+            and self.importance not in (*MAGNITUDE, None)
+            and (self.chooses_zeros in MAGNITUDE)
+        ):
+            raise InputError(
+                f"importance {self.importance!r} needs calibration data"
+                + (", which repair 'data-free' goes without" if self.repair == "data-free" else ""),
+                "give some with --calib",
+            )
         if alone and self.across and zeros.kind == "n:m":
-            raise InputError(f"pattern {str(zeros)!r} takes as much of every weight, so that there is nothing to "
-                             "rank across them", "leave --global away")
+            raise InputError(
+                f"pattern {str(zeros)!r} takes as much of every weight, so that there is nothing to rank across them",
+                "leave --global away",
+            )
         if self.across and self.calib is None and self.chooses_zeros not in MAGNITUDE:
-            raise InputError("how much each weight can spare is measured with calibration data",
-                             "give some with --calib, or leave --global away")
-        if alone and self.stats is not None and self.calib is not None and self.repair != "none" and (
-                not self.spreads_zeros):
+            raise InputError(
+                "how much each weight can spare is measured with calibration data",
+                "give some with --calib, or leave --global away",
+            )
+        if (
+            alone
+            and self.stats is not None
+            and self.calib is not None
+            and self.repair != "none"
+            and (not self.spreads_zeros)
+        ):
             raise InputError("zeros that are refitted use no statistics", "leave --stats away, or --repair none")
+
     def _check_gates(self) -> None:
         """Raises where gates ask for what cannot be; a search that does not say how far it goes gets `FURTHEST`."""
         for name, limit in self.gate.items():
@@ -201,13 +223,16 @@ class Options:
             if not low <= limit <= high or not math.isfinite(limit):
                 raise InputError(f"gate {name} must be between {low:g} and {high:g}, not {limit:g}")
         if self.gate and not self.verify and self.calib is None:
-            raise InputError("gates are measured by the verification, which is switched off",
-                             "leave --no-verify away, or give data with --calib")
+            raise InputError(
+                "gates are measured by the verification, which is switched off",
+                "leave --no-verify away, or give data with --calib",
+            )
         if self.drift_search and not self.gate:
             raise InputError("a drift search needs a gate to stay within", "--gate drift=0.05, say")
         if self.drift_search and not self.channels:
-            raise InputError("a drift search looks for channels, not zeros",
-                             "leave --pattern away, or add --pattern channels")
+            raise InputError(
+                "a drift search looks for channels, not zeros", "leave --pattern away, or add --pattern channels"
+            )
         if self.drift_search and self.ratio is None and not self.target:
             object.__setattr__(self, "ratio", FURTHEST)
         if not (math.isfinite(self.run_seconds) and self.run_seconds > 0):
@@ -237,8 +262,12 @@ class Options:
     @property
     def spreads_zeros(self) -> bool:
         """Whether what zeros do to the outputs says how many each weight gets, rather than the same share of each."""
-        able = self.zeros is not None and self.zeros.share is not None and self.calib is not None and (
-            self.chooses_zeros not in MAGNITUDE)
+        able = (
+            self.zeros is not None
+            and self.zeros.share is not None
+            and self.calib is not None
+            and (self.chooses_zeros not in MAGNITUDE)
+        )
         return able and (self.repair != "none" if self.across is None else self.across)
 
     @property
@@ -259,8 +288,9 @@ class Options:
 def fraction(name: str, value: float) -> float:
     """The value, if 0 <= value < 1; raises InputError otherwise."""
     if not (math.isfinite(value) and 0 <= value < 1):
-        raise InputError(f"{name} must be at least 0 and below 1, not {value:g}",
-                         "a ratio of 0.5 takes half of the channels")
+        raise InputError(
+            f"{name} must be at least 0 and below 1, not {value:g}", "a ratio of 0.5 takes half of the channels"
+        )
     return value
 
 

@@ -64,8 +64,9 @@ def parse(text: str) -> Pattern:
         if equals:
             raise InputError(f"pattern {text!r} says twice how much", f"{n}:{m} keeps {n} of {m}")
         if not 0 < n < m <= LARGEST:
-            raise InputError(f"pattern {text!r} must keep at least 1 and fewer than all, of at most {LARGEST}",
-                             "2:4 keeps 2 of 4")
+            raise InputError(
+                f"pattern {text!r} must keep at least 1 and fewer than all, of at most {LARGEST}", "2:4 keeps 2 of 4"
+            )
         return Pattern("n:m", n=n, m=m)
     if match := re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", shape):
         rows, columns = int(match[1]), int(match[2])
@@ -88,8 +89,10 @@ def read(texts: Sequence[str], ratio: float | None) -> tuple[bool, Pattern | Non
     channels = CHANNELS in texts
     zeros = [parse(text) for text in texts if text != CHANNELS]
     if len(zeros) > 1:
-        raise InputError(f"patterns {texts[0]!r} and {texts[1]!r} both say which weights become zero",
-                         f"one of them, and {CHANNELS} beside it")
+        raise InputError(
+            f"patterns {texts[0]!r} and {texts[1]!r} both say which weights become zero",
+            f"one of them, and {CHANNELS} beside it",
+        )
     if not zeros:
         return True, None
     (pattern,) = zeros
@@ -108,6 +111,8 @@ def _share(text: str, number: str) -> float:
     except ValueError:
         raise InputError(f"pattern {text!r} does not say how much", "weights=0.7, say") from None
     if not 0 <= share < 1:
-        raise InputError(f"the share of pattern {text!r} must be at least 0 and below 1",
-                         "weights=0.7 sets 70% of the elements to zero")
+        raise InputError(
+            f"the share of pattern {text!r} must be at least 0 and below 1",
+            "weights=0.7 sets 70% of the elements to zero",
+        )
     return share

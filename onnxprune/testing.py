@@ -12,8 +12,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.edit.resize import Lengths
-from onnxprune.edit.slicing import Removal, cut, slicings
+from onnxprune.edit.resize import KeptLengths
+from onnxprune.edit.slicing import Removal, constant_edits, cut
 from onnxprune.graph.graph import Value
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
@@ -30,6 +30,7 @@ def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.Mode
         coupling: The analysis.
         gone: Boolean per channel id, True for what is removed.
     """
+
     def masked(value: Value, array: NDArray[Any], removal: Removal) -> NDArray[Any]:
         if not (value.elem_type in FLOATS or value in coupling.ties.quantised):
             return array
@@ -40,5 +41,5 @@ def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.Mode
             return np.where(off, np.ones((), array.dtype), array)
         return cleared(model, coupling, value, array, off)
 
-    cut(model, coupling.graph, slicings(coupling, Lengths(coupling, gone)), masked)
+    cut(model, coupling.graph, constant_edits(coupling, KeptLengths(coupling, gone)), masked)
     return model.proto

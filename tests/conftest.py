@@ -37,5 +37,7 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
     """Two models of one shape and other weights, outside the folder of the target."""
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
-    return (external(tmp_path / "in", "a.onnx", width=32, layers=3, seed=1),
-            external(tmp_path / "in", "b.onnx", width=32, layers=3, seed=2))
+    return (
+        external(tmp_path / "in", "a.onnx", width=32, layers=3, seed=1),
+        external(tmp_path / "in", "b.onnx", width=32, layers=3, seed=2),
+    )

@@ -23,45 +23,148 @@ from tests.random_graphs import Seeded, random_model
 
 KINDS = ("bytes", "proto", "plan", "stats", "recipe", "options")
 
-NUMBERS = [0, 1, -1, 2, 3, 7, 255, 65535, 2**31 - 1, -2**31, 2**31, 2**63 - 1, -2**63]
+NUMBERS = [0, 1, -1, 2, 3, 7, 255, 65535, 2**31 - 1, -(2**31), 2**31, 2**63 - 1, -(2**63)]
 REALS = [0.0, -0.0, 0.5, 1.0, -1.0, 1e-30, 1e30, float("inf"), float("-inf"), float("nan")]
-TEXTS = ["", "x", "y", "w1", "Conv", "ai.onnx", "../../etc/passwd", "/dev/zero", "a" * 300, "\x00", "\n", "\u202e\u00e9",
-         "0", "-1", "nan", "net.onnx", "."]
-VALUES: list[Any] = [*NUMBERS, *REALS[:6], *TEXTS, None, True, False, [], {}, [0], [[0]], {"0": [0]}, {"x": None},
-                     [-1], [10**6], {"-1": [0]}, {"a": [0]}]
+TEXTS = [
+    "",
+    "x",
+    "y",
+    "w1",
+    "Conv",
+    "ai.onnx",
+    "../../etc/passwd",
+    "/dev/zero",
+    "a" * 300,
+    "\x00",
+    "\n",
+    "\u202e\u00e9",
+    "0",
+    "-1",
+    "nan",
+    "net.onnx",
+    ".",
+]
+VALUES: list[Any] = [
+    *NUMBERS,
+    *REALS[:6],
+    *TEXTS,
+    None,
+    True,
+    False,
+    [],
+    {},
+    [0],
+    [[0]],
+    {"0": [0]},
+    {"x": None},
+    [-1],
+    [10**6],
+    {"-1": [0]},
+    {"a": [0]},
+]
 OPTIONS = {
     "--ratio": ["0", "0.3", "0.5", "0.99", "1", "-1", "nan", "inf", "x", ""],
-    "--pattern": ["channels", "weights=0.5", "weights=2", "weights=", "odd", "", "2:4", "1:2", "0:4", "5:4", "2:99999999999",
-                  "4x1=0.5", "16x16=0.3", "0x4=0.5", "9x99999999999=0.5"],
-    "--permute": None, "--sparse-storage": None,
-    "--target": ["macs=0.5", "params=1k", "bytes=0", "macs=", "=", "odd=1", "params=1e400", "macs=1e", "bytes=.", "macs=9T"],
-    "--global": None, "--mixing": None, "--dry-run": None, "--json": None, "--quiet": None, "--no-verify": None,
-    "--force": None, "--keep-anyway": None, "--drift-search": None, "--verbose": None,
+    "--pattern": [
+        "channels",
+        "weights=0.5",
+        "weights=2",
+        "weights=",
+        "odd",
+        "",
+        "2:4",
+        "1:2",
+        "0:4",
+        "5:4",
+        "2:99999999999",
+        "4x1=0.5",
+        "16x16=0.3",
+        "0x4=0.5",
+        "9x99999999999=0.5",
+    ],
+    "--permute": None,
+    "--sparse-storage": None,
+    "--target": [
+        "macs=0.5",
+        "params=1k",
+        "bytes=0",
+        "macs=",
+        "=",
+        "odd=1",
+        "params=1e400",
+        "macs=1e",
+        "bytes=.",
+        "macs=9T",
+    ],
+    "--global": None,
+    "--mixing": None,
+    "--dry-run": None,
+    "--json": None,
+    "--quiet": None,
+    "--no-verify": None,
+    "--force": None,
+    "--keep-anyway": None,
+    "--drift-search": None,
+    "--verbose": None,
     "--min-channels": ["1", "0", "-3", "1000000", "x", "99999999999999999999"],
     "--round-to": ["1", "8", "0", "99999999999999999999", "x"],
     "--importance": ["l1", "l2", "fpgm", "lamp", "bn-scale", "random", "obs", "wanda", "L2", ""],
     "--seed": ["0", "1", "-1", "99999999999999999999", "x"],
-    "--only": ["w", "(", "nothing", "", ".*", "[", "(?P<n>w)"], "--ignore": ["w", ")", ".*", "", "*"],
+    "--only": ["w", "(", "nothing", "", ".*", "[", "(?P<n>w)"],
+    "--ignore": ["w", ")", ".*", "", "*"],
     "--shrink": ["x", "y", "(", "nothing"],
     "--attention": ["heads", "dims", "tails", ""],
-    "--calib": ["data.npz", "none.npz", ".", "net.onnx", "json:loads", "no.such:thing", "::", "", "data.npz,mean=1",
-                "data.npz,odd=1", "folder/", "data.npz,rows=x"],
-    "--samples": ["1", "3", "0", "-1", "x"], "--steps": ["1", "2", "0", "x"],
+    "--calib": [
+        "data.npz",
+        "none.npz",
+        ".",
+        "net.onnx",
+        "json:loads",
+        "no.such:thing",
+        "::",
+        "",
+        "data.npz,mean=1",
+        "data.npz,odd=1",
+        "folder/",
+        "data.npz,rows=x",
+    ],
+    "--samples": ["1", "3", "0", "-1", "x"],
+    "--steps": ["1", "2", "0", "x"],
     "--stats": ["s.npz", "stats.npz", "net.onnx", ".", "no/s.npz", ""],
     "--memory": ["1GB", "1", "0", "-1", "1XB", "9999999999999GB", ""],
     "--repair": ["none", "auto", "data-free", "calibrated", "odd", ""],
-    "--gate": ["drift=0.1", "drift=-1", "cosine=0.9", "cosine=2", "agreement=0.9", "drift:y=1", "drift:none=1", "=", "",
-               "drift=nan", "x=1"],
-    "--run-seconds": ["20", "0", "-1", "nan", "x"], "--run-memory": ["4GB", "0", "1", "x"],
+    "--gate": [
+        "drift=0.1",
+        "drift=-1",
+        "cosine=0.9",
+        "cosine=2",
+        "agreement=0.9",
+        "drift:y=1",
+        "drift:none=1",
+        "=",
+        "",
+        "drift=nan",
+        "x=1",
+    ],
+    "--run-seconds": ["20", "0", "-1", "nan", "x"],
+    "--run-memory": ["4GB", "0", "1", "x"],
     "--input-shape": ["x:1,3,16,16", "x:1x3x16x16", "x:", ":", "x:0,0", "z:1", "x:1,3,99999999999,16", "x:1", ""],
     "-o": ["out.onnx", "net.onnx", "no/out.onnx", ".", "", "data.npz", "/dev/null", "a\x00b"],
     "--plan": ["p.json", "net.onnx", "out.onnx", "no/p.json", ""],
     "--recipe": ["r.toml", "none.toml", "net.onnx", "."],
 }
-VERBS = [["inspect", "net.onnx"], ["inspect", "net.onnx", "--json"], ["inspect", "--sparsity", "net.onnx"],
-         ["inspect", "--anonymise", "net.onnx", "-o", "out.onnx"], ["apply", "plan.json", "net.onnx"],
-         ["compare", "net.onnx", "net.onnx", "--runs", "1"], ["ops"], ["compare", "net.onnx", "plan.json"],
-         ["apply", "net.onnx", "plan.json"], ["inspect", "plan.json"], []]
+VERBS = [
+    ["inspect", "net.onnx"],
+    ["inspect", "net.onnx", "--json"],
+    ["inspect", "--sparsity", "net.onnx"],
+    ["inspect", "--anonymise", "net.onnx", "-o", "out.onnx"],
+    ["apply", "plan.json", "net.onnx"],
+    ["compare", "net.onnx", "net.onnx", "--runs", "1"],
+    ["ops"],
+    ["compare", "net.onnx", "plan.json"],
+    ["apply", "net.onnx", "plan.json"],
+    ["inspect", "plan.json"],
+    [],
+]
 
 
 @dataclass
@@ -79,12 +182,22 @@ def seeds(count: int = 12) -> list[Seed]:
     found = []
     for number in range(count):
         model = tiny() if number == 0 else random_model(Seeded(number), 3 + number % 6)
-        feeds = {i.name: np.random.default_rng(number).normal(size=[d.dim_value or 2 for d in i.type.tensor_type.shape.dim])
-                 .astype(np.float32) for i in model.graph.input}
+        feeds = {
+            i.name: np.random.default_rng(number)
+            .normal(size=[d.dim_value or 2 for d in i.type.tensor_type.shape.dim])
+            .astype(np.float32)
+            for i in model.graph.input
+        }
         data = io.BytesIO()
         np.savez(data, **{k: np.concatenate([v] * 4) for k, v in feeds.items()})
-        found.append(Seed(model.SerializeToString(), onnxprune.prune(model, 0.5, repair="none", verify=False)
-                          .plan.to_json(), _stats(model, feeds), data.getvalue()))
+        found.append(
+            Seed(
+                model.SerializeToString(),
+                onnxprune.prune(model, 0.5, repair="none", verify=False).plan.to_json(),
+                _stats(model, feeds),
+                data.getvalue(),
+            )
+        )
     return found
 
 
@@ -120,8 +233,13 @@ class Case:
         rng = random.Random(number)
         kind = only or rng.choices(KINDS, [4, 5, 3, 2, 2, 4])[0]
         seed = rng.choice(originals)
-        files: dict[str, bytes] = {"net.onnx": seed.model, "plan.json": seed.plan.encode(), "stats.npz": seed.stats,
-                                   "data.npz": seed.data, "r.toml": b"ratio = 0.5\n"}
+        files: dict[str, bytes] = {
+            "net.onnx": seed.model,
+            "plan.json": seed.plan.encode(),
+            "stats.npz": seed.stats,
+            "data.npz": seed.data,
+            "r.toml": b"ratio = 0.5\n",
+        }
         checked = rng.choice([["--no-verify"], ["--no-verify"], []])
         ways = [*[["--repair", "none"]] * 8, [], ["--calib", "data.npz"]]
         arguments = ["net.onnx", "--ratio", "0.5", *checked, *rng.choice(ways)]
@@ -138,9 +256,15 @@ class Case:
             files["r.toml"] = recipe(rng)
             arguments = ["net.onnx", "--recipe", "r.toml", *checked]
         if kind == "plan" or (kind in ("bytes", "proto") and rng.random() < 0.3):
-            arguments = rng.choice([["apply", "plan.json", "net.onnx", *checked]] if kind == "plan" else
-                                   [["inspect", "net.onnx"], ["apply", "plan.json", "net.onnx", *checked],
-                                    ["compare", "net.onnx", "net.onnx", "--runs", "1"]])
+            arguments = rng.choice(
+                [["apply", "plan.json", "net.onnx", *checked]]
+                if kind == "plan"
+                else [
+                    ["inspect", "net.onnx"],
+                    ["apply", "plan.json", "net.onnx", *checked],
+                    ["compare", "net.onnx", "net.onnx", "--runs", "1"],
+                ]
+            )
         elif kind == "options":
             arguments = options(rng)
         for name, content in files.items():
@@ -166,8 +290,15 @@ def recipe(rng: random.Random) -> bytes:
     lines = ['repair = "none"'] if rng.random() < 0.8 else []
     for name, values in rng.sample(list(OPTIONS.items()), rng.randint(1, 5)):
         value: Any = rng.choice(values) if values else rng.choice(["true", "false", "1"])
-        value = rng.choice([value, json.dumps(str(value)), json.dumps(str(value)), f"[{json.dumps(str(value))}]",
-                            rng.choice(["{}", "[[]]", "1e400", "nan", "-0", "1979-05-27", "{a = 1}", '"""', "9" * 40])])
+        value = rng.choice(
+            [
+                value,
+                json.dumps(str(value)),
+                json.dumps(str(value)),
+                f"[{json.dumps(str(value))}]",
+                rng.choice(["{}", "[[]]", "1e400", "nan", "-0", "1979-05-27", "{a = 1}", '"""', "9" * 40]),
+            ]
+        )
         lines.append(f"{name.lstrip('-')} = {value}")
     text = "\n".join(lines).encode()
     return text if rng.random() < 0.8 else scrambled(text, rng)
@@ -183,11 +314,11 @@ def scrambled(content: bytes, rng: random.Random) -> bytes:
         if what == 0 and data:
             data[min(at, len(data) - 1)] ^= 1 << rng.randrange(8)
         elif what == 1:
-            del data[at:at + length]
+            del data[at : at + length]
         elif what == 2:
-            data[at:at] = data[at:at + length]
+            data[at:at] = data[at : at + length]
         elif what == 3:
-            data[at:at + length] = rng.randbytes(length)
+            data[at : at + length] = rng.randbytes(length)
         else:
             data[at:at] = rng.choice([b"\x00", b"\xff" * 8, b"\x80" * 10 + b"\x01", b"\x0a\xff\xff\xff\xff\x07"])
     return bytes(data)
@@ -197,10 +328,10 @@ def mutated_bytes(content: bytes, rng: random.Random, originals: list[Seed]) -> 
     """A model of which bytes were changed, lost, or come from another one."""
     what = rng.randrange(6)
     if what == 0:
-        return content[:rng.randrange(len(content))]
+        return content[: rng.randrange(len(content))]
     if what == 1:
         other = rng.choice(originals).model
-        return content[:rng.randrange(len(content))] + other[rng.randrange(len(other)):]
+        return content[: rng.randrange(len(content))] + other[rng.randrange(len(other)) :]
     if what == 2:
         return content + rng.choice(originals).model  # messages that follow each other merge
     return scrambled(content, rng)
@@ -275,8 +406,11 @@ def _scalar(field: FieldDescriptor, whole: onnx.ModelProto, rng: random.Random) 
         return rng.choice([v.number for v in field.enum_type.values])
     if kind == FieldDescriptor.CPPTYPE_BOOL:
         return rng.random() < 0.5
-    low, high = {FieldDescriptor.CPPTYPE_INT32: (-2**31, 2**31 - 1), FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
-                 FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1)}.get(kind, (-2**63, 2**63 - 1))
+    low, high = {
+        FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+        FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+        FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    }.get(kind, (-(2**63), 2**63 - 1))
     return min(max(rng.choice([*NUMBERS, *range(20)]), low), high)
 
 
@@ -296,7 +430,9 @@ def mutated_json(text: str, rng: random.Random) -> bytes:
         elif what == 2 and isinstance(holder[key], int) and not isinstance(holder[key], bool):
             holder[key] = rng.choice(NUMBERS)
         else:
-            holder[key] = copy.deepcopy(rng.choice([*VALUES, holder[rng.choice([k for h, k in places if h is holder])]]))
+            holder[key] = copy.deepcopy(
+                rng.choice([*VALUES, holder[rng.choice([k for h, k in places if h is holder])]])
+            )
     return json.dumps(data).encode()
 
 
@@ -320,7 +456,7 @@ def mutated_archive(content: bytes, rng: random.Random, originals: list[Seed]) -
     if what == 0:
         del arrays[name]
     elif what == 1:
-        arrays[name] = array.reshape(-1)[:rng.randrange(array.size + 1)]
+        arrays[name] = array.reshape(-1)[: rng.randrange(array.size + 1)]
     elif what == 2:
         arrays[name] = np.full_like(array, rng.choice([0, 1]))
     elif what == 3:

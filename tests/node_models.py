@@ -111,8 +111,14 @@ def _ends(case: NodeCase, model: onnx.ModelProto, end: str) -> Iterator[onnx.Nod
     for info, data in zip(results, case.outputs, strict=False):
         kind = info.type.tensor_type.elem_type if info.type.HasField("tensor_type") else 0
         rank = data.ndim if isinstance(data, np.ndarray) else 0
-        if not kind or kind == TensorProto.STRING or not rank or not data.size or data.size > MAX_ENTRIES or (
-                end == "plain" and kind not in FLOATS):  # whole numbers are no weights: nobody sets them to zero
+        if (
+            not kind
+            or kind == TensorProto.STRING
+            or not rank
+            or not data.size
+            or data.size > MAX_ENTRIES
+            or (end == "plain" and kind not in FLOATS)
+        ):  # whole numbers are no weights: nobody sets them to zero
             graph.output.append(info)
             continue
         graph.value_info.append(info)

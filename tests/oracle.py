@@ -58,8 +58,9 @@ def draw_removal(coupling: Coupling, ratio: float, seed: int) -> np.ndarray:
     return gone
 
 
-def prune_and_mask(model: onnx.ModelProto, ratio: float = 0.5,
-                   seed: int = 0) -> tuple[onnx.ModelProto, onnx.ModelProto, int]:
+def prune_and_mask(
+    model: onnx.ModelProto, ratio: float = 0.5, seed: int = 0
+) -> tuple[onnx.ModelProto, onnx.ModelProto, int]:
     """The pruned model, the masked original, and how many channels went."""
     pruned, masked = load(model), load(model)
     coupling = analyze(Graph(pruned.proto))

@@ -60,15 +60,22 @@ def _range(weights: str) -> dict[str, bool]:
 
 def static(form: str, *, per_channel: bool, activations: str = "QUInt8", weights: str = "QInt8") -> Maker:
     """Quantised with calibration data, as ``QDQ`` or ``QOperator``."""
+
     def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
         from onnxruntime import quantization as q
 
         with quiet() as folder:
             onnx.save(model, folder / "in.onnx")
-            q.quantize_static(folder / "in.onnx", folder / "out.onnx", _Reader(feeds),
-                              quant_format=q.QuantFormat[form], per_channel=per_channel,
-                              activation_type=q.QuantType[activations], weight_type=q.QuantType[weights],
-                              **_range(weights))
+            q.quantize_static(
+                folder / "in.onnx",
+                folder / "out.onnx",
+                _Reader(feeds),
+                quant_format=q.QuantFormat[form],
+                per_channel=per_channel,
+                activation_type=q.QuantType[activations],
+                weight_type=q.QuantType[weights],
+                **_range(weights),
+            )
             return onnx.load(folder / "out.onnx")
 
     return make
@@ -76,6 +83,7 @@ def static(form: str, *, per_channel: bool, activations: str = "QUInt8", weights
 
 def dynamic(*, per_channel: bool, weights: str = "QInt8") -> Maker:
     """Activations quantised at run time."""
+
     def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
         from onnxruntime import quantization as q
 
@@ -83,9 +91,14 @@ def dynamic(*, per_channel: bool, weights: str = "QInt8") -> Maker:
             onnx.save(model, folder / "in.onnx")
             # the type of what onnx's inference does not follow: behind onnxruntime's own operators
             try:
-                q.quantize_dynamic(folder / "in.onnx", folder / "out.onnx", per_channel=per_channel,
-                                   weight_type=q.QuantType[weights], **_range(weights),
-                                   extra_options={"DefaultTensorType": TensorProto.FLOAT})
+                q.quantize_dynamic(
+                    folder / "in.onnx",
+                    folder / "out.onnx",
+                    per_channel=per_channel,
+                    weight_type=q.QuantType[weights],
+                    **_range(weights),
+                    extra_options={"DefaultTensorType": TensorProto.FLOAT},
+                )
             except onnx.shape_inference.InferenceError as error:  # old ones leave shapes of what they replaced
                 raise ImportError(f"onnxruntime {ort.__version__} does not quantise it: {error}") from error
             return onnx.load(folder / "out.onnx")
@@ -104,6 +117,7 @@ def float16(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
 
 def few_bits(*, symmetric: bool, block: int = 16) -> Maker:
     """Matrices of four bits, two in a byte: MatMulNBits, as onnxruntime's own quantiser writes them."""
+
     def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
         made = _copy(model)
         weights = {t.name: t for t in made.graph.initializer}
@@ -119,14 +133,28 @@ def few_bits(*, symmetric: bool, block: int = 16) -> Maker:
             scale = np.abs(parts).max(axis=2, keepdims=True) / 7 + np.float32(1e-8)
             points = np.arange(parts.shape[1])[:, None] % 2 + 7 if not symmetric else np.array([[8]])
             numbers = np.clip(np.round(parts / scale) + points, 0, 15).astype(np.uint8)
-            tensors = [numpy_helper.from_array(numbers[..., ::2] | numbers[..., 1::2] << 4, f"{name}_bits"),
-                       numpy_helper.from_array(scale.reshape(-1).astype(np.float32), f"{name}_scales")]
+            tensors = [
+                numpy_helper.from_array(numbers[..., ::2] | numbers[..., 1::2] << 4, f"{name}_bits"),
+                numpy_helper.from_array(scale.reshape(-1).astype(np.float32), f"{name}_scales"),
+            ]
             if not symmetric:
                 pairs = np.broadcast_to(points[:, 0].astype(np.uint8), (columns, len(points)))
-                tensors.append(numpy_helper.from_array((pairs[:, ::2] | pairs[:, 1::2] << 4).reshape(-1), f"{name}_points"))
-            node.CopyFrom(helper.make_node(
-                "MatMulNBits", [node.input[0], *(t.name for t in tensors)], node.output, name=node.name,
-                domain="com.microsoft", K=inputs, N=columns, bits=4, block_size=block))
+                tensors.append(
+                    numpy_helper.from_array((pairs[:, ::2] | pairs[:, 1::2] << 4).reshape(-1), f"{name}_points")
+                )
+            node.CopyFrom(
+                helper.make_node(
+                    "MatMulNBits",
+                    [node.input[0], *(t.name for t in tensors)],
+                    node.output,
+                    name=node.name,
+                    domain="com.microsoft",
+                    K=inputs,
+                    N=columns,
+                    bits=4,
+                    block_size=block,
+                )
+            )
             made.graph.initializer.extend(tensors)
             found += 1
         if not found:
@@ -143,6 +171,7 @@ def few_bits(*, symmetric: bool, block: int = 16) -> Maker:
 
 def optimised(level: str) -> Maker:
     """What onnxruntime's graph optimiser makes of it: ``BASIC``, ``EXTENDED`` or ``ALL``."""
+
     def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
         with quiet() as folder:
             options = ort.SessionOptions()
@@ -157,14 +186,16 @@ def optimised(level: str) -> Maker:
 
 def fused(kind: str, then: Maker | None = None) -> Maker:
     """What onnxruntime's transformer optimizer makes of a model of some kind."""
+
     def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
         from onnxruntime.transformers import optimizer
         from onnxruntime.transformers.fusion_options import FusionOptions
 
         with quiet() as folder:
             onnx.save(model, folder / "in.onnx")
-            made = optimizer.optimize_model(os.fspath(folder / "in.onnx"), model_type=kind, opt_level=0,
-                                            optimization_options=FusionOptions(kind))
+            made = optimizer.optimize_model(
+                os.fspath(folder / "in.onnx"), model_type=kind, opt_level=0, optimization_options=FusionOptions(kind)
+            )
             result: onnx.ModelProto = made.model
         return result if then is None else then(result, feeds)
 
@@ -173,6 +204,7 @@ def fused(kind: str, then: Maker | None = None) -> Maker:
 
 def bfloat16(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
     """Weights stored as bfloat16 and cast back where they are read."""
+
     def store(name: str, array: np.ndarray, matrix: tuple[int, int] | None) -> tuple[list[Any], list[Any]]:
         tensor = helper.make_tensor(f"{name}__bf16", TensorProto.BFLOAT16, array.shape, array.ravel().tolist())
         return [tensor], [helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT, name=f"{name}__cast")]
@@ -182,14 +214,16 @@ def bfloat16(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
 
 def float8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
     """Matrices stored as 8-bit floats with a scale for each output."""
+
     def store(name: str, array: np.ndarray, matrix: tuple[int, int] | None) -> tuple[list[Any], list[Any]] | None:
         if matrix is None:
             return None
         out, _ = matrix
         scale = np.maximum(np.abs(array).max(axis=tuple(i for i in range(array.ndim) if i != out)), 1e-6) / 448
         spread = scale.reshape([-1 if i == out else 1 for i in range(array.ndim)])
-        tensor = helper.make_tensor(f"{name}__f8", TensorProto.FLOAT8E4M3FN, array.shape,
-                                    (array / spread).ravel().tolist())
+        tensor = helper.make_tensor(
+            f"{name}__f8", TensorProto.FLOAT8E4M3FN, array.shape, (array / spread).ravel().tolist()
+        )
         return _dequantised(name, tensor, scale.astype(array.dtype), None, axis=out)
 
     return _stored_as(model, 19, store)
@@ -197,6 +231,7 @@ def float8(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
 
 def blocked(kind: int, block: int, *, points: bool = False) -> Maker:
     """Matrices of int8 or int4 with a scale, and maybe a zero point, for each block of inputs."""
+
     def make(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> onnx.ModelProto:
         def store(name: str, array: np.ndarray, matrix: tuple[int, int] | None) -> tuple[list[Any], list[Any]] | None:
             if matrix is None or array.ndim != 2 or array.shape[matrix[1]] % block:
@@ -207,8 +242,9 @@ def blocked(kind: int, block: int, *, points: bool = False) -> Maker:
             scale = np.moveaxis(np.abs(parts).max(axis=inputs + 1) / top, 0, inputs) + np.float32(1e-8)
             zero = (np.arange(scale.size).reshape(scale.shape) % 3 - 1) * int(points)
             whole = np.round(array / np.repeat(scale, block, axis=inputs)) + np.repeat(zero, block, axis=inputs)
-            tensor = helper.make_tensor(f"{name}__q", kind, array.shape,
-                                        np.clip(whole, -top - 1, top).astype(int).ravel().tolist())
+            tensor = helper.make_tensor(
+                f"{name}__q", kind, array.shape, np.clip(whole, -top - 1, top).astype(int).ravel().tolist()
+            )
             point = helper.make_tensor(f"{name}__zero", kind, zero.shape, zero.ravel().tolist()) if points else None
             return _dequantised(name, tensor, scale.astype(array.dtype), point, axis=inputs, block_size=block)
 
@@ -217,8 +253,9 @@ def blocked(kind: int, block: int, *, points: bool = False) -> Maker:
     return make
 
 
-def _dequantised(name: str, tensor: TensorProto, scale: np.ndarray, point: TensorProto | None,
-                 **attributes: int) -> tuple[list[Any], list[Any]]:
+def _dequantised(
+    name: str, tensor: TensorProto, scale: np.ndarray, point: TensorProto | None, **attributes: int
+) -> tuple[list[Any], list[Any]]:
     tensors = [tensor, numpy_helper.from_array(scale, f"{name}__scale"), *([] if point is None else [point])]
     node = helper.make_node("DequantizeLinear", [t.name for t in tensors], [name], name=f"{name}__dq", **attributes)
     return tensors, [node]
@@ -345,7 +382,10 @@ MULTI_HEAD = """(float[2,4,24] x) => (float[2,4,6] y)
 def by_hand() -> dict[str, onnx.ModelProto]:
     """Small graphs of fused operators that the optimizer makes of larger models only."""
     given = {"lengths": [3, 3], "total": 4, "g0": np.ones(24), "g1": np.ones(24), "g2": np.ones(24)}
-    texts = {"embed-attention-biasgelu": BLOCK.replace("ACTIVATION", "BiasGelu"),
-             "embed-attention-fastgelu": BLOCK.replace("ACTIVATION", "FastGelu"),
-             "grouped-query-rotary": DECODER, "multi-head-rotary": MULTI_HEAD}
+    texts = {
+        "embed-attention-biasgelu": BLOCK.replace("ACTIVATION", "BiasGelu"),
+        "embed-attention-fastgelu": BLOCK.replace("ACTIVATION", "FastGelu"),
+        "grouped-query-rotary": DECODER,
+        "multi-head-rotary": MULTI_HEAD,
+    }
     return {name: build(text, 17, 8, given, ["com.microsoft"]) for name, text in texts.items()}

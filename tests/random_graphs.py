@@ -120,9 +120,12 @@ class Builder:
 
     def model(self, outputs: Sequence[Tensor]) -> onnx.ModelProto:
         graph = helper.make_graph(
-            self.nodes, "random",
+            self.nodes,
+            "random",
             [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, ["batch", *t.shape[1:]]) for t in self.inputs],
-            [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, ["batch", *t.shape[1:]]) for t in outputs], self.initializers)
+            [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, ["batch", *t.shape[1:]]) for t in outputs],
+            self.initializers,
+        )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -166,8 +169,11 @@ def _instance_norm(b: Builder) -> None:
 
 def _unary(b: Builder) -> None:
     x = b.choose.pick([*b.images(), *b.rows()])
-    b.node(b.choose.pick(["Relu", "Sigmoid", "Tanh", "Abs", "HardSigmoid", "Softplus", "Identity", "Neg"]), [x.name],
-           x.shape)
+    b.node(
+        b.choose.pick(["Relu", "Sigmoid", "Tanh", "Abs", "HardSigmoid", "Softplus", "Identity", "Neg"]),
+        [x.name],
+        x.shape,
+    )
 
 
 def _binary(b: Builder) -> None:
@@ -258,8 +264,11 @@ def _expand(b: Builder) -> None:
     """A mean over channels, spread over as many channels again."""
     x = b.choose.pick(b.images())
     n, c, h, w = x.shape
-    one = b.node("ReduceMean", [x.name], (n, 1, h, w), axes=[1]) if b.choose.integer(0, 1) else b.node(
-        "ReduceSum", [x.name, b.constant(np.array([1]))], (n, 1, h, w))
+    one = (
+        b.node("ReduceMean", [x.name], (n, 1, h, w), axes=[1])
+        if b.choose.integer(0, 1)
+        else b.node("ReduceSum", [x.name, b.constant(np.array([1]))], (n, 1, h, w))
+    )
     if b.choose.integer(0, 1):
         width = b.choose.pick([c, 5])
         wide = b.node("Expand", [one.name, b.constant(np.array([1, width, 1, 1]))], (n, width, h, w))
@@ -295,8 +304,9 @@ def _depth_to_space(b: Builder) -> None:
     x = b.choose.pick(b.images())
     n, c, h, w = x.shape
     if c % 4 == 0 and h <= 8:
-        up = b.node("DepthToSpace", [x.name], (n, c // 4, 2 * h, 2 * w), blocksize=2,
-                    mode=b.choose.pick(["DCR", "CRD"]))
+        up = b.node(
+            "DepthToSpace", [x.name], (n, c // 4, 2 * h, 2 * w), blocksize=2, mode=b.choose.pick(["DCR", "CRD"])
+        )
         b.node("SpaceToDepth", [up.name], x.shape, blocksize=2)
 
 
@@ -384,22 +394,53 @@ def _recurrent(b: Builder) -> None:
     op_type, gates = kind
     ways = b.choose.integer(1, 2)
     t = b.node("Transpose", [x.name], (s, n, d), perm=[1, 0, 2])
-    inputs = [t.name, b.weight(ways, gates * hidden, d, fan_in=d), b.weight(ways, gates * hidden, hidden, fan_in=hidden)]
+    inputs = [
+        t.name,
+        b.weight(ways, gates * hidden, d, fan_in=d),
+        b.weight(ways, gates * hidden, hidden, fan_in=hidden),
+    ]
     if b.choose.integer(0, 1):
         inputs.append(b.weight(ways, 2 * gates * hidden))
-    y = b.node(op_type, inputs, (s, ways, n, hidden), hidden_size=hidden,
-               direction="bidirectional" if ways == 2 else b.choose.pick(["forward", "reverse"]))
+    y = b.node(
+        op_type,
+        inputs,
+        (s, ways, n, hidden),
+        hidden_size=hidden,
+        direction="bidirectional" if ways == 2 else b.choose.pick(["forward", "reverse"]),
+    )
     m = b.node("Transpose", [y.name], (n, s, ways, hidden), perm=[2, 0, 1, 3])
     b.node("Reshape", [m.name, b.constant(np.array([0, 0, -1]))], (n, s, ways * hidden))
 
 
 STEPS: dict[str, Step] = {
-    "conv": _conv, "conv again": _conv, "conv transpose": _conv_transpose, "batch norm": _batch_norm,
-    "instance norm": _instance_norm, "unary": _unary, "binary": _binary, "binary again": _binary,
-    "constant": _with_constant, "gate": _gate, "concat": _concat, "split": _split, "slice": _slice, "gather": _gather,
-    "pad": _pad, "tile": _tile, "expand": _expand, "shuffle": _shuffle, "group norm": _group_norm,
-    "depth to space": _depth_to_space, "pool": _pool, "resize": _resize, "rows": _to_rows, "linear": _linear,
-    "linear again": _linear, "layer norm": _layer_norm, "attention": _attention, "recurrent": _recurrent,
+    "conv": _conv,
+    "conv again": _conv,
+    "conv transpose": _conv_transpose,
+    "batch norm": _batch_norm,
+    "instance norm": _instance_norm,
+    "unary": _unary,
+    "binary": _binary,
+    "binary again": _binary,
+    "constant": _with_constant,
+    "gate": _gate,
+    "concat": _concat,
+    "split": _split,
+    "slice": _slice,
+    "gather": _gather,
+    "pad": _pad,
+    "tile": _tile,
+    "expand": _expand,
+    "shuffle": _shuffle,
+    "group norm": _group_norm,
+    "depth to space": _depth_to_space,
+    "pool": _pool,
+    "resize": _resize,
+    "rows": _to_rows,
+    "linear": _linear,
+    "linear again": _linear,
+    "layer norm": _layer_norm,
+    "attention": _attention,
+    "recurrent": _recurrent,
 }
 
 

@@ -33,7 +33,7 @@ def stripe_groups(values: Values, escapes: int, seed: int = 0) -> NDArray[np.int
     while True:
         for s, t in combinations(range(count), 2):
             if s in stale or t in stale:
-                columns = np.r_[order[4 * s:4 * s + 4], order[4 * t:4 * t + 4]]
+                columns = np.r_[order[4 * s : 4 * s + 4], order[4 * t : 4 * t + 4]]
                 shared = np.sort(values[columns][SHARINGS].reshape(35, 2, 4, -1), axis=2)[:, :, 2:].sum(axis=(1, 2, 3))
                 gains[s, t], ways[s, t] = shared.max() - shared[0], shared.argmax()
         stale = set()
@@ -59,5 +59,5 @@ def stripe_groups(values: Values, escapes: int, seed: int = 0) -> NDArray[np.int
 
 
 def _share(order: NDArray[np.int64], s: int, t: int, sharing: NDArray[np.int64]) -> None:
-    places = np.r_[4 * s:4 * s + 4, 4 * t:4 * t + 4]
+    places = np.r_[4 * s : 4 * s + 4, 4 * t : 4 * t + 4]
     order[places] = order[places[sharing]]

@@ -119,8 +119,16 @@ def test_what_is_not_pruned_stays_when_something_is() -> None:
     assert new.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
 
 
-@pytest.mark.parametrize("options", [{"ratio": 0.0}, {"ratio": 0.5}, {"ratio": None, "pattern": "weights=0.5"},
-                                     {"ratio": 0.5, "mixing": True}, {"ratio": 0.5, "only": ["^w$"]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ratio": 0.0},
+        {"ratio": 0.5},
+        {"ratio": None, "pattern": "weights=0.5"},
+        {"ratio": 0.5, "mixing": True},
+        {"ratio": 0.5, "only": ["^w$"]},
+    ],
+)
 def test_the_model_of_the_caller_never_changes(options: dict[str, Any]) -> None:
     model = net()
     before = model.SerializeToString(deterministic=True)
@@ -175,8 +183,11 @@ def test_the_same_twice(tmp_path: Path) -> None:
 def test_local_functions_are_pruned_through() -> None:
     model = net()
     model.graph.node[2].op_type, model.graph.node[2].domain = "Act", "local"
-    model.functions.append(helper.make_function("local", "Act", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])],
-                                                [helper.make_opsetid("", 18)]))
+    model.functions.append(
+        helper.make_function(
+            "local", "Act", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [helper.make_opsetid("", 18)]
+        )
+    )
     model.opset_import.add(domain="local", version=1)
     assert shapes(prune(model).proto)["w"] == [4, 3, 3, 3]
 

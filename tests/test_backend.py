@@ -37,8 +37,7 @@ NOT_COMPARED = {
     "test_log*": "the logarithm of a masked zero is infinite, and its product with a masked factor not a number",
     "test_reduce_log_sum*": "the logarithm of a masked zero is infinite",
     "test_reciprocal*": "the reciprocal of a masked zero is infinite",
-    "test_attention_4d_with_past_and_present_qk_matmul_bias_?d_mask_causal_expanded":
-        "returns scores that a mask made infinite: times a masked zero they are not a number",
+    "test_attention_4d_with_past_and_present_qk_matmul_bias_?d_mask_causal_expanded": "returns scores that a mask made infinite: times a masked zero they are not a number",
     "test_bernoulli*": "drawn at random",
     "test_training_dropout*": "drawn at random",
 }
@@ -152,8 +151,11 @@ def standard_operators() -> set[tuple[str, str]]:
 
 def test_every_standard_operator_has_a_rule() -> None:
     """A new opset cannot slip in unnoticed."""
-    lacking = {(domain, name) for domain, name in standard_operators()
-               if domain not in NO_RULE and registry.find(domain, name, 10**6) is None}
+    lacking = {
+        (domain, name)
+        for domain, name in standard_operators()
+        if domain not in NO_RULE and registry.find(domain, name, 10**6) is None
+    }
     assert lacking == set()
 
 

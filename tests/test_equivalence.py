@@ -34,16 +34,23 @@ class Drawn:
 
 def feeds_of(model: onnx.ModelProto, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {i.name: rng.standard_normal([1, *[d.dim_value for d in i.type.tensor_type.shape.dim[1:]]]).astype(
-        np.float32) for i in model.graph.input}
+    return {
+        i.name: rng.standard_normal([1, *[d.dim_value for d in i.type.tensor_type.shape.dim[1:]]]).astype(np.float32)
+        for i in model.graph.input
+    }
 
 
 def finite(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> bool:
     return all(np.isfinite(y).all() and np.abs(y).max(initial=0) < 1e6 for y in run_original(model, feeds))
 
 
-@settings(max_examples=EXAMPLES, deadline=None, print_blob=True, derandomize="CI" in os.environ,
-          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    print_blob=True,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
 @given(st.data())
 def test_removal_equals_masking(data: st.DataObject) -> None:
     model = random_model(Drawn(data), steps=10)

@@ -22,7 +22,8 @@ from tests.paths import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 ENTRIES: dict[str, dict[str, Any]] = {
-    e["file"]: e for e in json.loads((ROOT / "models" / "INDEX.json").read_text())["models"]}
+    e["file"]: e for e in json.loads((ROOT / "models" / "INDEX.json").read_text())["models"]
+}
 RATIOS = (0.5,)
 
 
@@ -124,8 +125,10 @@ def test_options() -> None:
 def test_schemas(cli: Cli, clone: Path) -> None:
     """The keys of plan and report are those in the README."""
     ended = cli("models/pt_resnet_bn.onnx", "--ratio", 0.5, "--json", "--plan", "p.json")
-    for title, data in (("The plan", json.loads((clone / "p.json").read_text())),
-                        ("The JSON report", json.loads(ended.out))):
+    for title, data in (
+        ("The plan", json.loads((clone / "p.json").read_text())),
+        ("The JSON report", json.loads(ended.out)),
+    ):
         section = TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
         cells = re.findall(r"^\| (`.*?) \|", section, flags=re.M)
         assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set(data)
@@ -152,8 +155,10 @@ def test_table(name: str) -> None:
         data = str(ROOT / "models" / ENTRIES[name]["calibration"])
         ways: list[dict[str, str]] = [{"repair": "none"}, {}, {"calib": data}]
         made = [onnxprune.prune(ROOT / "models" / name, ratio, verify=False, **way) for way in ways]
-        expected = [percent(pair["after"], pair["before"]) if pair["before"] and pair["after"] else "unknown"
-                    for pair in (made[0].report["params"], made[0].report["macs"])]
-        assert cells[1 + 5 * i:3 + 5 * i] == expected
+        expected = [
+            percent(pair["after"], pair["before"]) if pair["before"] and pair["after"] else "unknown"
+            for pair in (made[0].report["params"], made[0].report["macs"])
+        ]
+        assert cells[1 + 5 * i : 3 + 5 * i] == expected
         measured = [accuracy(m.proto.SerializeToString(), name) for m in made]
-        assert [float(cell) for cell in cells[3 + 5 * i:6 + 5 * i]] == pytest.approx(measured, abs=0.03)
+        assert [float(cell) for cell in cells[3 + 5 * i : 6 + 5 * i]] == pytest.approx(measured, abs=0.03)

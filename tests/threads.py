@@ -1,6 +1,6 @@
 """Prunes some models and prints a digest of everything that comes out: for comparison between numbers of threads.
 
-    python -m tests.threads THREADS [CPUS]
+python -m tests.threads THREADS [CPUS]
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ net (float[N,64] x) => (float[N,10] y)
 def parts_of(result: onnxprune.Result) -> list[str]:
     """Digests of model, plan and report (times left out) of a run."""
     report = {k: v for k, v in result.report.items() if k != "seconds"}
-    parts = [result.proto.SerializeToString(deterministic=True), result.plan.to_json().encode(),
-             json.dumps(report).encode()]
+    parts = [
+        result.proto.SerializeToString(deterministic=True),
+        result.plan.to_json().encode(),
+        json.dumps(report).encode(),
+    ]
     return [hashlib.sha256(part).hexdigest()[:16] for part in parts]
 
 
@@ -74,6 +77,6 @@ def wide() -> onnxprune.Result:
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:int(sys.argv[2])])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[2])])
     with threadpool_limits(int(sys.argv[1]), user_api="blas"):  # more than cores too, unlike OPENBLAS_NUM_THREADS
         print(json.dumps(digests()))

@@ -67,8 +67,12 @@ class Row:
 
 def evaluate(script: Path, name: str, model: Path | None = None) -> dict[str, Any]:
     """The metric of a model by the folder's own script."""
-    done = subprocess.run([sys.executable, str(script), name, *([str(model)] if model else []), "--json"],
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(script), name, *([str(model)] if model else []), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -99,8 +103,9 @@ def timed(command: Sequence[str]) -> tuple[int, str, str, float, float]:
 def prune(row: Row, model: Path, out: Path, data: Path) -> bool:
     """Prunes by our command; whether there is a model to judge."""
     words = [*OURS[row.mode], *(["--calib", str(data)] if row.mode == "calibrated" else [])]
-    code, said, row.why, seconds, peak = timed([sys.executable, "-m", "onnxprune", str(model), "-o", str(out),
-                                                "--target", row.target, "--json", *words])
+    code, said, row.why, seconds, peak = timed(
+        [sys.executable, "-m", "onnxprune", str(model), "-o", str(out), "--target", row.target, "--json", *words]
+    )
     row.seconds, row.peak_mb = round(seconds, 1), round(peak)
     if code not in (0, 1):
         return False
@@ -116,8 +121,17 @@ def prune_by_peer(row: Row, python: str, model: Path, out: Path, data: Path) -> 
     low, high, found = 0.0, 1.0, False
     for _ in range(PEER_STEPS):
         sparsity, trial = (low + high) / 2, out.with_suffix(".trial.onnx")
-        code, _, why, seconds, peak = timed([python, str(Path(__file__).with_name("peer_onnxsim.py")), str(model),
-                                             str(trial), "--sparsity", str(sparsity), *words])
+        code, _, why, seconds, peak = timed(
+            [
+                python,
+                str(Path(__file__).with_name("peer_onnxsim.py")),
+                str(model),
+                str(trial),
+                "--sparsity",
+                str(sparsity),
+                *words,
+            ]
+        )
         if code:
             row.why = why
             return False
@@ -166,22 +180,39 @@ def cases(folder: Path, names: Sequence[str] | None, samples: int) -> Iterator[C
             continue
         with tempfile.TemporaryDirectory() as tmp:
             data = Path(tmp) / "calib.npz"
-            subprocess.run([sys.executable, str(script), path.stem, "--calib", str(data), "--n", str(samples)],
-                           check=True)
+            subprocess.run(
+                [sys.executable, str(script), path.stem, "--calib", str(data), "--n", str(samples)], check=True
+            )
             base = evaluate(script, path.stem)
-            yield Case(script, path, data, Path(tmp) / "pruned.onnx", base["metric"], base["value"],
-                       chance_of(base["metric"], onnx.load(path, load_external_data=False)))
+            yield Case(
+                script,
+                path,
+                data,
+                Path(tmp) / "pruned.onnx",
+                base["metric"],
+                base["value"],
+                chance_of(base["metric"], onnx.load(path, load_external_data=False)),
+            )
 
 
-def rows(folder: Path, names: Sequence[str] | None, targets: Sequence[float], modes: Sequence[str], samples: int,
-         peer: str | None) -> Iterator[Row]:
+def rows(
+    folder: Path,
+    names: Sequence[str] | None,
+    targets: Sequence[float],
+    modes: Sequence[str],
+    samples: int,
+    peer: str | None,
+) -> Iterator[Row]:
     """One row after the other, as it is done."""
     for case in cases(folder, names, samples):
         for target in targets:
             for mode in [*modes, *(PEERS if peer else ())]:
                 row = case.row(f"macs={target}", mode)
-                made = prune_by_peer(row, peer, case.model, case.out, case.data) if peer and mode in PEERS else prune(
-                    row, case.model, case.out, case.data)
+                made = (
+                    prune_by_peer(row, peer, case.model, case.out, case.data)
+                    if peer and mode in PEERS
+                    else prune(row, case.model, case.out, case.data)
+                )
                 if made:
                     case.judge(row)
                 yield row
@@ -209,8 +240,10 @@ def summary(done: Sequence[Row]) -> None:
             if mine:
                 of_base = sum(r.of_base or 0 for r in mine) / len(mine)
                 above = sum(r.above_chance or 0 for r in mine) / len(mine)
-                print(f"{target}, {mode}: {100 * of_base:.1f}% of the base metric, {100 * above:.1f}% above "
-                      f"chance, over {len(mine)} models")
+                print(
+                    f"{target}, {mode}: {100 * of_base:.1f}% of the base metric, {100 * above:.1f}% above "
+                    f"chance, over {len(mine)} models"
+                )
 
 
 def main() -> None:

@@ -33,8 +33,17 @@ def bottlenecks() -> onnx.ModelProto:
         w = rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / (into * kernel**2)))
         weights.append(numpy_helper.from_array(w, f"{name}.weight"))
         weights.append(numpy_helper.from_array(np.zeros(out, np.float32), f"{name}.bias"))
-        nodes.append(helper.make_node("Conv", [x, f"{name}.weight", f"{name}.bias"], [name], name=name,
-                                      kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4, strides=[stride] * 2))
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [x, f"{name}.weight", f"{name}.bias"],
+                [name],
+                name=name,
+                kernel_shape=[kernel] * 2,
+                pads=[kernel // 2] * 4,
+                strides=[stride] * 2,
+            )
+        )
         return name
 
     def relu(x: str) -> str:
@@ -59,8 +68,12 @@ def bottlenecks() -> onnx.ModelProto:
     weights.append(numpy_helper.from_array(fc, "fc.weight"))
     nodes.append(helper.make_node("Gemm", ["flat", "fc.weight"], ["logits"], name="fc", transB=1))
     graph = helper.make_graph(
-        nodes, "bottlenecks", [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 224, 224])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1000])], weights)
+        nodes,
+        "bottlenecks",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 224, 224])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1000])],
+        weights,
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -81,9 +94,11 @@ def measure(model: Path, rounds: int) -> None:
         ratios.append((end - middle) / (middle - start))
         print(f"load + save {middle - start:.3f} s, prune {end - middle:.3f} s, ratio {ratios[-1]:.2f}")
     size = model.stat().st_size / 1e6
-    print(f"{size:.0f} MB: load + save {statistics.median(s[0] for s in sides):.3f} s, prune "
-          f"{statistics.median(s[1] for s in sides):.3f} s, median ratio {statistics.median(ratios):.2f} "
-          f"(from {min(ratios):.2f} to {max(ratios):.2f}, {rounds} rounds)")
+    print(
+        f"{size:.0f} MB: load + save {statistics.median(s[0] for s in sides):.3f} s, prune "
+        f"{statistics.median(s[1] for s in sides):.3f} s, median ratio {statistics.median(ratios):.2f} "
+        f"(from {min(ratios):.2f} to {max(ratios):.2f}, {rounds} rounds)"
+    )
 
 
 def main() -> None:

@@ -96,8 +96,12 @@ class Decoder:
             x = self.layer(x)
         out = self.node("MatMul", self.norm(x), self.weight(self.hidden, 32000))
         graph = helper.make_graph(
-            self.nodes, "decoder", [helper.make_tensor_value_info("x", 1, ["batch", self.time, self.hidden])],
-            [helper.make_tensor_value_info(out, 1, ["batch", self.time, 32000])], self.initializers)
+            self.nodes,
+            "decoder",
+            [helper.make_tensor_value_info("x", 1, ["batch", self.time, self.hidden])],
+            [helper.make_tensor_value_info(out, 1, ["batch", self.time, 32000])],
+            self.initializers,
+        )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 

@@ -66,8 +66,11 @@ def main() -> None:
             theirs, other = timed(lambda values=values: stripe_groups(values, asked.escapes))
             shares = [kept(values, order) / whole for order in (np.arange(len(values)), ours, theirs)]
             size = f"{len(values)} x {values.shape[1]}"
-            print(f"| {Path(path).stem} | {name} | {size} | {shares[0]:.4f} | {shares[1]:.4f} | {mine:.2f} "
-                  f"| {shares[2]:.4f} | {other:.2f} |", flush=True)
+            print(
+                f"| {Path(path).stem} | {name} | {size} | {shares[0]:.4f} | {shares[1]:.4f} | {mine:.2f} "
+                f"| {shares[2]:.4f} | {other:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -68,8 +68,9 @@ def compared(title: str, sides: Sequence[Callable[[], Seconds]], rounds: int) ->
     for i, clock in enumerate(("wall", "cpu")):
         times = [statistics.median(d[side][i] for d in done) for side in (0, 1)]
         ratio = statistics.median(d[1][i] / d[0][i] for d in done)
-        print(f"{title}: {clock} {times[0]:.2f} s and {times[1]:.2f} s, ratio {ratio:.2f} ({rounds} rounds)",
-              flush=True)
+        print(
+            f"{title}: {clock} {times[0]:.2f} s and {times[1]:.2f} s, ratio {ratio:.2f} ({rounds} rounds)", flush=True
+        )
 
 
 def whole(model: Path, patterns: Sequence[str], rounds: int) -> None:
@@ -78,10 +79,25 @@ def whole(model: Path, patterns: Sequence[str], rounds: int) -> None:
         copy, out = str(Path(tmp) / "copy.onnx"), str(Path(tmp) / "out.onnx")
         plain = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
         for pattern in patterns:
-            compared(f"load + save, {pattern}", (
-                lambda: process(sys.executable, "-c", plain, str(model), copy),
-                lambda p=pattern: process(sys.executable, "-m", "onnxprune", str(model), "--pattern", p, "--no-verify",
-                                          "--quiet", "-o", out)), rounds)
+            compared(
+                f"load + save, {pattern}",
+                (
+                    lambda: process(sys.executable, "-c", plain, str(model), copy),
+                    lambda p=pattern: process(
+                        sys.executable,
+                        "-m",
+                        "onnxprune",
+                        str(model),
+                        "--pattern",
+                        p,
+                        "--no-verify",
+                        "--quiet",
+                        "-o",
+                        out,
+                    ),
+                ),
+                rounds,
+            )
 
 
 def peer(model: Path, python: str, types: Sequence[str]) -> None:
@@ -96,12 +112,17 @@ def peer(model: Path, python: str, types: Sequence[str]) -> None:
             mine = claimed(out)
             onnx.save(as_floats(onnx.load(out)), out)
             says = set(asked(python, "check", out))
-            print(f"{name}: polygraphy takes {len(mine & says)} of our {len(mine)} weights of 2:4 for that"
-                  + (f", not {sorted(mine - says)[:5]}" if mine - says else ""), flush=True)
+            print(
+                f"{name}: polygraphy takes {len(mine & says)} of our {len(mine)} weights of 2:4 for that"
+                + (f", not {sorted(mine - says)[:5]}" if mine - says else ""),
+                flush=True,
+            )
             theirs = asked(python, "prune", path)
-            print(f"{name}: polygraphy {theirs['wall']:.1f} s (cpu {theirs['cpu']:.1f}), ours {ours[0]:.2f} s (cpu "
-                  f"{ours[1]:.2f}): {theirs['wall'] / ours[0]:.0f} times, cpu {theirs['cpu'] / ours[1]:.0f} times",
-                  flush=True)
+            print(
+                f"{name}: polygraphy {theirs['wall']:.1f} s (cpu {theirs['cpu']:.1f}), ours {ours[0]:.2f} s (cpu "
+                f"{ours[1]:.2f}): {theirs['wall'] / ours[0]:.0f} times, cpu {theirs['cpu'] / ours[1]:.0f} times",
+                flush=True,
+            )
 
 
 def two_of_four(model: Model) -> None:
@@ -134,8 +155,11 @@ def claimed(path: Path) -> set[str]:
     found = set()
     for weight in sparsity.weights(model.coupling):
         array = sparsity.real(model.model, model.coupling, weight.value)
-        if weight.layout is not None and array.shape[weight.layout.inputs] % 4 == 0 \
-                and sparsity.holds(array, weight.layout, 2, 4):
+        if (
+            weight.layout is not None
+            and array.shape[weight.layout.inputs] % 4 == 0
+            and sparsity.holds(array, weight.layout, 2, 4)
+        ):
             found.add(weight.value.key)
     return found
 
@@ -146,8 +170,9 @@ def stored_as(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     for t in model.graph.initializer if name != "float32" else ():
         if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1:
             array = numpy_helper.to_array(t).astype(helper.tensor_dtype_to_np_dtype(kind))
-            model.graph.node.insert(0, helper.make_node("Cast", [f"{t.name}.stored"], [t.name],
-                                                        to=onnx.TensorProto.FLOAT))
+            model.graph.node.insert(
+                0, helper.make_node("Cast", [f"{t.name}.stored"], [t.name], to=onnx.TensorProto.FLOAT)
+            )
             t.CopyFrom(numpy_helper.from_array(array, f"{t.name}.stored"))
     return model
 
@@ -158,9 +183,14 @@ def solver(size: int, rounds: int) -> None:
     x = rng.standard_normal((size + size // 8, size), dtype=np.float32)
     gram, weight = x.T @ x / np.float32(size), rng.standard_normal((size, size), dtype=np.float32)
     for pattern in (parse("2:4"), parse("weights=0.5")):
-        compared(f"factorisation and product, SparseGPT {pattern}, {size} x {size}", (
-            lambda: call(lambda: (np.linalg.cholesky(gram), gram @ weight)),
-            lambda p=pattern: call(lambda: sparsegpt(weight, gram, p, size))), rounds)
+        compared(
+            f"factorisation and product, SparseGPT {pattern}, {size} x {size}",
+            (
+                lambda: call(lambda: (np.linalg.cholesky(gram), gram @ weight)),
+                lambda p=pattern: call(lambda: sparsegpt(weight, gram, p, size)),
+            ),
+            rounds,
+        )
 
 
 def main() -> None:
@@ -171,8 +201,9 @@ def main() -> None:
     parser.add_argument("--pattern", nargs="*", default=["2:4", "weights=0.5", "4x1=0.5"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--python", help="a Python that has polygraphy")
-    parser.add_argument("--types", nargs="*", choices=["float32", "float16", "bfloat16"],
-                        default=["float32", "float16", "bfloat16"])
+    parser.add_argument(
+        "--types", nargs="*", choices=["float32", "float16", "bfloat16"], default=["float32", "float16", "bfloat16"]
+    )
     parser.add_argument("--size", type=int, default=4096)
     args = parser.parse_args()
     if args.what == "solver":

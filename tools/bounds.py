@@ -33,8 +33,11 @@ def requirements(which: str) -> list[str]:
     """The declared dependencies, each pinned to its lower bound where the lowest are asked for."""
     with open(ROOT / "pyproject.toml", "rb") as stream:
         project: dict[str, Any] = tomllib.load(stream)["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["test"],
-                *project["optional-dependencies"]["images"]]
+    declared = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["test"],
+        *project["optional-dependencies"]["images"],
+    ]
     return [re.sub(r">=([\w.]+)", r"==\1", one) for one in declared] if which == "lowest" else declared
 
 
@@ -45,7 +48,7 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable, help="the interpreter to make the environment of")
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
-    asked, given = parser.parse_args(words[:end]), words[end + 1:] or ["-q", "-n", "2"]
+    asked, given = parser.parse_args(words[:end]), words[end + 1 :] or ["-q", "-n", "2"]
     with tempfile.TemporaryDirectory(prefix="onnxprune-bounds-") as made:
         folder = Path(made)
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

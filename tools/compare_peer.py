@@ -82,12 +82,15 @@ def main() -> int:
         within += fits
         same += alike
         if not fits or args.all or note:
-            columns = (f"{mine:6.3f} of {limit:5.3f} = {mine / limit:6.3f}"
-                       for mine, limit in zip(shown, theirs, strict=True))
+            columns = (
+                f"{mine:6.3f} of {limit:5.3f} = {mine / limit:6.3f}" for mine, limit in zip(shown, theirs, strict=True)
+            )
             print(f"{row['model']:40s} {' '.join(columns)} {'=' if alike else ' ' if fits else '!'} {note}")
-    print(f"{total} models that the peer prunes: within {args.slack:.0%} of it {exact} exactly ({exact / total:.1%}), "
-          f"{within} with mixing ({within / total:.1%}), {within + same} with those of the same widths "
-          f"({(within + same) / total:.1%})")
+    print(
+        f"{total} models that the peer prunes: within {args.slack:.0%} of it {exact} exactly ({exact / total:.1%}), "
+        f"{within} with mixing ({within / total:.1%}), {within + same} with those of the same widths "
+        f"({(within + same) / total:.1%})"
+    )
     return int(within + same < ENOUGH * total)
 
 

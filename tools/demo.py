@@ -70,8 +70,10 @@ def markdown(models: Sequence[Path], ratios: Sequence[str], others: list[str], f
     for model in models:
         cells = [f"`{model.name}`", f"{accuracy(model, entries()[model.name]):.3f}"]
         for ratio in ratios:
-            runs = [measure(model, ["--ratio", ratio, *mode, *others], folder)
-                    for mode in [*modes.values(), calibration(model)]]
+            runs = [
+                measure(model, ["--ratio", ratio, *mode, *others], folder)
+                for mode in [*modes.values(), calibration(model)]
+            ]
             report = runs[0][0]
             for pair in (report["params"], report["macs"]):
                 known = pair["before"] is not None and pair["after"] is not None
@@ -100,7 +102,8 @@ def main() -> None:
         for model in models:
             for ratio in given.ratio:
                 report, before, after = measure(
-                    model, ["--ratio", ratio, *(calibration(model) if given.calibrated else []), *others], Path(folder))
+                    model, ["--ratio", ratio, *(calibration(model) if given.calibrated else []), *others], Path(folder)
+                )
                 title = f"accuracy ({entries()[model.name]['n']} held out)"
                 row = [title, f"{before:.3f}", f"{after:.3f}", f"{100 * (after - before):+.1f} pt"]
                 print(terminal.text(terminal.run(report, [row])))

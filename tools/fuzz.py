@@ -79,8 +79,12 @@ def work(start: int, stop: int, only: str | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             case = Case.of(number, originals, Path(folder), only)
             fault = judged(case, Path(folder))
-        print(json.dumps({"case": number, "kind": case.kind, "code": case.ended, "fault": fault,
-                          "arguments": case.arguments}), flush=True)
+        print(
+            json.dumps(
+                {"case": number, "kind": case.kind, "code": case.ended, "fault": fault, "arguments": case.arguments}
+            ),
+            flush=True,
+        )
 
 
 class Watch:
@@ -88,8 +92,9 @@ class Watch:
 
     def __init__(self, start: int, stop: int, only: str | None) -> None:
         command = [sys.executable, __file__, "--child", "--start", str(start), "--count", str(stop - start)]
-        self.process = subprocess.Popen(command + (["--only", only] if only else []), stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command + (["--only", only] if only else []), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
 
     def line(self, patience: float) -> dict[str, Any] | None:
         """The next line, None where none comes in time or any more."""
@@ -154,8 +159,10 @@ def main() -> int:
                 break
         watch.process.kill()
         watch.process.wait()
-    print(f"{args.count} inputs from {args.start} in {time.perf_counter() - began:.0f} s, {sum(findings.values())} "
-          f"findings of {len(findings)} kinds; kind and exit status: {dict(sorted(codes.items()))}")
+    print(
+        f"{args.count} inputs from {args.start} in {time.perf_counter() - began:.0f} s, {sum(findings.values())} "
+        f"findings of {len(findings)} kinds; kind and exit status: {dict(sorted(codes.items()))}"
+    )
     return int(bool(findings))
 
 

@@ -25,9 +25,9 @@ def feeds(path: str, model: onnx.ModelProto, samples: int) -> list[dict[str, np.
     free = all(not i.type.tensor_type.shape.dim[0].dim_value for i in inputs if i.type.tensor_type.shape.dim)
     count = min(len(a) for a in arrays.values())
     if free:
-        return [{n: a[k:k + 16] for n, a in arrays.items()} for k in range(0, count, 16)]
+        return [{n: a[k : k + 16] for n, a in arrays.items()} for k in range(0, count, 16)]
     ranks = {i.name: len(i.type.tensor_type.shape.dim) for i in inputs}
-    return [{n: a[k] if a.ndim > ranks[n] else a[k:k + 1] for n, a in arrays.items()} for k in range(count)]
+    return [{n: a[k] if a.ndim > ranks[n] else a[k : k + 1] for n, a in arrays.items()} for k in range(count)]
 
 
 def without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -61,8 +61,9 @@ def main() -> None:
         choose = pruning.apply_wanda_pruning if args.zeros == "wanda" else pruning.apply_sparsegpt_pruning
         made = choose(model, feeds(args.calib, model, args.samples), sparsity=args.sparsity, n=n, m=m)
     elif args.calib:
-        made = pruning.apply_structured_wanda_pruning(model, feeds(args.calib, model, args.samples),
-                                                      sparsity=args.sparsity)
+        made = pruning.apply_structured_wanda_pruning(
+            model, feeds(args.calib, model, args.samples), sparsity=args.sparsity
+        )
     else:
         made = pruning.apply_structured_pruning(model, args.sparsity)
     onnx.save(made, args.out)

@@ -46,8 +46,11 @@ def judge(path: str, zoo: Path, ratio: float, attention: str) -> dict[str, Any]:
     row["mixing_groups"] = sum(g["grade"] == "mixing" and bool(g["removed"]) for g in result.plan.groups)
     pruned = result.proto
     feeds = [hydrate.sample_inputs(original, seed) for seed in (0, 1)]
-    free = {v.name for v in original.graph.input
-            if v.type.tensor_type.shape.dim and v.type.tensor_type.shape.dim[0].dim_param}
+    free = {
+        v.name
+        for v in original.graph.input
+        if v.type.tensor_type.shape.dim and v.type.tensor_type.shape.dim[0].dim_param
+    }
     if free & set(feeds[0]):
         feeds.append({k: np.concatenate([v, v]) if k in free else v for k, v in feeds[0].items()})
     before, after = runner.parameters(original), runner.parameters(pruned)
@@ -56,12 +59,17 @@ def judge(path: str, zoo: Path, ratio: float, attention: str) -> dict[str, Any]:
     if why:
         return row | {"why": why}
     macs = runner.macs(original, feeds[0])
-    return row | {"ok": 1, "drift": round(max(drifts, default=0.0), 3), "macs": macs,
-                  "macs_ratio": round(runner.macs(pruned, feeds[0]) / max(macs, 1), 4)}
+    return row | {
+        "ok": 1,
+        "drift": round(max(drifts, default=0.0), 3),
+        "macs": macs,
+        "macs_ratio": round(runner.macs(pruned, feeds[0]) / max(macs, 1), 4),
+    }
 
 
-def fault(zoo: Any, original: onnx.ModelProto, pruned: onnx.ModelProto,
-          feeds: list[dict[str, Any]]) -> tuple[str, list[float]]:
+def fault(
+    zoo: Any, original: onnx.ModelProto, pruned: onnx.ModelProto, feeds: list[dict[str, Any]]
+) -> tuple[str, list[float]]:
     """What is wrong with a pruned model ("" if nothing), and how far its outputs are from the original's."""
     complaint = zoo.check(pruned)
     if complaint and not zoo.check(original):
@@ -119,9 +127,11 @@ def main() -> int:
             out.writerow(row)
             file.flush()
             good += bool(row["ok"])
-            print(f"{path:50s} {'valid' if row['ok'] else 'WRONG: ' + row['why']}; parameters {row['params_ratio']}, "
-                  f"MACs {row['macs_ratio']}, drift {row['drift']}, mixing groups cut {row['mixing_groups']}",
-                  flush=True)
+            print(
+                f"{path:50s} {'valid' if row['ok'] else 'WRONG: ' + row['why']}; parameters {row['params_ratio']}, "
+                f"MACs {row['macs_ratio']}, drift {row['drift']}, mixing groups cut {row['mixing_groups']}",
+                flush=True,
+            )
     print(f"{good} of {len(paths)} valid with --mixing")
     return int(good < len(paths))
 

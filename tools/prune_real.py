@@ -19,15 +19,37 @@ import time
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ["model", "verdict", "params", "params left", "MACs", "MACs left", "bytes left", "drift (relative RMS)",
-           "seconds"]
+COLUMNS = [
+    "model",
+    "verdict",
+    "params",
+    "params left",
+    "MACs",
+    "MACs left",
+    "bytes left",
+    "drift (relative RMS)",
+    "seconds",
+]
 
 
 def prune(model: Path, folder: Path, ratio: float, judge: Path | None) -> list[str]:
     """One row of the table: prunes `model` in a process of its own and judges the result."""
     out, plan = folder / "pruned.onnx", folder / "plan.json"
-    command = [sys.executable, "-m", "onnxprune", str(model), "-o", str(out), "--ratio", str(ratio), "--repair", "none",
-               "--plan", str(plan), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "onnxprune",
+        str(model),
+        "-o",
+        str(out),
+        "--ratio",
+        str(ratio),
+        "--repair",
+        "none",
+        "--plan",
+        str(plan),
+        "--json",
+    ]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - start
@@ -37,13 +59,22 @@ def prune(model: Path, folder: Path, ratio: float, judge: Path | None) -> list[s
     report = json.loads(done.stdout)
     verdict = "not judged"
     if judge is not None:
-        judged = subprocess.run([sys.executable, str(judge), str(model), str(out), "--plan", str(plan)],
-                                capture_output=True, text=True)
+        judged = subprocess.run(
+            [sys.executable, str(judge), str(model), str(out), "--plan", str(plan)], capture_output=True, text=True
+        )
         verdict = "equivalent" if judged.returncode == 0 else f"WRONG: {_why(judged.stdout)}"
     drift = next(iter(report["drift"].values()), {}).get("rel_rms")
-    return [model.stem, verdict, f"{report['params']['before']:,}", _left(report["params"]),
-            "-" if report["macs"]["before"] is None else f"{report['macs']['before'] / 1e6:,.1f} M",
-            _left(report["macs"]), _left(report["bytes"]), "-" if drift is None else f"{drift:.3f}", f"{seconds:.1f}"]
+    return [
+        model.stem,
+        verdict,
+        f"{report['params']['before']:,}",
+        _left(report["params"]),
+        "-" if report["macs"]["before"] is None else f"{report['macs']['before'] / 1e6:,.1f} M",
+        _left(report["macs"]),
+        _left(report["bytes"]),
+        "-" if drift is None else f"{drift:.3f}",
+        f"{seconds:.1f}",
+    ]
 
 
 def _why(stdout: str) -> str:

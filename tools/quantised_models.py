@@ -27,27 +27,72 @@ from tests.quantised_models import VARIANTS, Maker, by_hand, dynamic, fused
 from tools.prune_real import prune, show
 
 ROOT = Path(__file__).resolve().parents[1]
-CONVOLUTIONS = ["qdq", "qdq-channel", "qdq-s8", "qdq-u8", "qoperator", "qoperator-channel", "qoperator-u8",
-                "dynamic-u8", "float16", "bfloat16", "float8", "basic", "extended", "all"]
-MATRICES = ["qdq", "qdq-channel", "qoperator-channel", "dynamic", "dynamic-channel", "dynamic-u8", "float16",
-            "bfloat16", "float8", "nbits", "nbits-points", "blocked-int8", "blocked-int4", "basic", "extended", "all"]
-OWN = {"pt_resnet_bn": CONVOLUTIONS, "pt_resnet_folded": CONVOLUTIONS, "pt_mobilenet": CONVOLUTIONS,
-       "keras_cnn": ["qdq-channel", "qoperator", "dynamic", "float16", "extended"],
-       "pt_transformer": MATRICES, "pt_transformer_packed": ["qdq", "dynamic-channel", "nbits", "extended", "all"],
-       "pt_bilstm": ["qdq", "dynamic", "float16", "bfloat16", "extended"], "sk_mlp": ["qdq", "dynamic", "extended"]}
+CONVOLUTIONS = [
+    "qdq",
+    "qdq-channel",
+    "qdq-s8",
+    "qdq-u8",
+    "qoperator",
+    "qoperator-channel",
+    "qoperator-u8",
+    "dynamic-u8",
+    "float16",
+    "bfloat16",
+    "float8",
+    "basic",
+    "extended",
+    "all",
+]
+MATRICES = [
+    "qdq",
+    "qdq-channel",
+    "qoperator-channel",
+    "dynamic",
+    "dynamic-channel",
+    "dynamic-u8",
+    "float16",
+    "bfloat16",
+    "float8",
+    "nbits",
+    "nbits-points",
+    "blocked-int8",
+    "blocked-int4",
+    "basic",
+    "extended",
+    "all",
+]
+OWN = {
+    "pt_resnet_bn": CONVOLUTIONS,
+    "pt_resnet_folded": CONVOLUTIONS,
+    "pt_mobilenet": CONVOLUTIONS,
+    "keras_cnn": ["qdq-channel", "qoperator", "dynamic", "float16", "extended"],
+    "pt_transformer": MATRICES,
+    "pt_transformer_packed": ["qdq", "dynamic-channel", "nbits", "extended", "all"],
+    "pt_bilstm": ["qdq", "dynamic", "float16", "bfloat16", "extended"],
+    "sk_mlp": ["qdq", "dynamic", "extended"],
+}
 FUSED: dict[str, Maker] = {f"fused-{kind}": fused(kind) for kind in ("bert", "vit", "clip", "gpt2", "t5")}
 FUSED["fused-bert-dynamic"] = fused("bert", dynamic(per_channel=True))
-ZOO = {"transformers/bert_cls": ["fused-bert", "fused-bert-dynamic", "nbits", "dynamic-channel", "all"],
-       "transformers/bert_cls__dynamo": ["fused-bert"], "transformers/electra": ["fused-bert"],
-       "transformers/vit": ["fused-vit", "qdq-channel", "extended"], "transformers/clip": ["fused-clip"],
-       "transformers/t5_encoder": ["fused-t5", "dynamic"], "transformers/opt": ["fused-gpt2", "dynamic"],
-       "transformers/llama": ["fused-gpt2", "nbits", "nbits-points", "extended", "bfloat16"],
-       "transformers/swin": ["extended", "dynamic-channel"], "hand/gqa_swiglu": ["nbits", "blocked-int4", "fused-gpt2"],
-       "hand/lstm_stacked": ["dynamic", "dynamic-channel"], "hand/yolov8_like": ["qdq-channel", "qoperator-channel"],
-       "hand/shufflenet_v2_like": ["qdq", "qoperator", "all"], "hand/unet_bilinear": ["qdq-channel", "qoperator"],
-       "hand/resnext_grouped": ["qdq-channel", "qoperator", "all"], "hand/se_resnet": ["qdq", "float16"],
-       "torchvision/mobilenet_v3_small": ["qdq-channel", "qoperator-channel", "all"],
-       "torchvision/resnet18": ["qoperator", "qdq-u8"]}
+ZOO = {
+    "transformers/bert_cls": ["fused-bert", "fused-bert-dynamic", "nbits", "dynamic-channel", "all"],
+    "transformers/bert_cls__dynamo": ["fused-bert"],
+    "transformers/electra": ["fused-bert"],
+    "transformers/vit": ["fused-vit", "qdq-channel", "extended"],
+    "transformers/clip": ["fused-clip"],
+    "transformers/t5_encoder": ["fused-t5", "dynamic"],
+    "transformers/opt": ["fused-gpt2", "dynamic"],
+    "transformers/llama": ["fused-gpt2", "nbits", "nbits-points", "extended", "bfloat16"],
+    "transformers/swin": ["extended", "dynamic-channel"],
+    "hand/gqa_swiglu": ["nbits", "blocked-int4", "fused-gpt2"],
+    "hand/lstm_stacked": ["dynamic", "dynamic-channel"],
+    "hand/yolov8_like": ["qdq-channel", "qoperator-channel"],
+    "hand/shufflenet_v2_like": ["qdq", "qoperator", "all"],
+    "hand/unet_bilinear": ["qdq-channel", "qoperator"],
+    "hand/resnext_grouped": ["qdq-channel", "qoperator", "all"],
+    "hand/se_resnet": ["qdq", "float16"],
+    "torchvision/mobilenet_v3_small": ["qdq-channel", "qoperator-channel", "all"],
+    "torchvision/resnet18": ["qoperator", "qdq-u8"],
+}
 
 Entry = tuple[str, Callable[[], onnx.ModelProto]]
 
@@ -83,8 +128,11 @@ def _of_zoo(zoo: Path | None, path: str, variant: str) -> onnx.ModelProto:
 
 def _kept(model: onnx.ModelProto) -> str:
     """The operators that make the model worth a look."""
-    kinds = {f"{n.op_type}" for n in model.graph.node
-             if n.domain or "Quant" in n.op_type or "QL" in n.op_type or "Integer" in n.op_type}
+    kinds = {
+        f"{n.op_type}"
+        for n in model.graph.node
+        if n.domain or "Quant" in n.op_type or "QL" in n.op_type or "Integer" in n.op_type
+    }
     return " ".join(sorted(kinds))
 
 
@@ -113,8 +161,11 @@ def main() -> int:
                 continue
             onnx.save(model, path)
             rows.append(prune(path, Path(tmp), args.ratio, args.judge))
-            print(f"{name}: {rows[-1][1]}, parameters {rows[-1][3]}, bytes {rows[-1][6]}; {_kept(model)}",
-                  file=sys.stderr, flush=True)
+            print(
+                f"{name}: {rows[-1][1]}, parameters {rows[-1][3]}, bytes {rows[-1][6]}; {_kept(model)}",
+                file=sys.stderr,
+                flush=True,
+            )
     show(rows, args.markdown)
     good = sum(row[1].startswith(("equivalent", "not judged")) for row in rows)
     print(f"\n{good} of {len(rows)} models pruned and equivalent; {len(lacking)} could not be made")

@@ -58,8 +58,10 @@ def main() -> int:
         if args.keep:
             args.keep.mkdir(parents=True, exist_ok=True)
             onnx.save(random_model(Seeded(seed), steps), args.keep / f"seed{seed}.onnx")
-    print(f"{args.count} graphs, {pruned} of them pruned, {failed} failed; graphs with each operator: "
-          + ", ".join(f"{k} {v}" for k, v in operators.most_common()))
+    print(
+        f"{args.count} graphs, {pruned} of them pruned, {failed} failed; graphs with each operator: "
+        + ", ".join(f"{k} {v}" for k, v in operators.most_common())
+    )
     return int(failed > 0)
 
 

@@ -33,12 +33,25 @@ from onnxprune.runtime.sample_inputs import sample_inputs
 
 PATIENCE = 900.0
 NONE, DATA = ["--repair", "none"], ["--calib", "calib.npz"]
-WAYS = [NONE] * 6 + [[*NONE, "--mixing"], [], ["--repair", "data-free"], ["--gate", "drift=0.3"],
-                     [*NONE, "--gate", "drift=0.5", "--drift-search"]]
-INFORMED = [DATA, DATA, [*DATA, *NONE], [*DATA, "--steps", "2"], [*DATA, "--gate", "drift=0.5"],
-            *([*DATA, "--pattern", pattern] for pattern in ("2:4", "weights=0.7", "4x1=0.5")),
-            [*DATA, "--pattern", "weights=0.6", "--global"], [*DATA, "--pattern", "channels", "--pattern", "2:4"],
-            ["--pattern", "2:4", "--permute"], ["--pattern", "weights=0.6", "--repair", "data-free"]]
+WAYS = [NONE] * 6 + [
+    [*NONE, "--mixing"],
+    [],
+    ["--repair", "data-free"],
+    ["--gate", "drift=0.3"],
+    [*NONE, "--gate", "drift=0.5", "--drift-search"],
+]
+INFORMED = [
+    DATA,
+    DATA,
+    [*DATA, *NONE],
+    [*DATA, "--steps", "2"],
+    [*DATA, "--gate", "drift=0.5"],
+    *([*DATA, "--pattern", pattern] for pattern in ("2:4", "weights=0.7", "4x1=0.5")),
+    [*DATA, "--pattern", "weights=0.6", "--global"],
+    [*DATA, "--pattern", "channels", "--pattern", "2:4"],
+    ["--pattern", "2:4", "--permute"],
+    ["--pattern", "weights=0.6", "--repair", "data-free"],
+]
 SAMPLES = 24
 
 
@@ -47,9 +60,13 @@ def options(rng: random.Random, data: bool) -> list[str]:
     way = rng.choice(INFORMED if data else WAYS)
     if "--pattern" in way and "channels" not in way:
         return way
-    much = rng.choice([["--ratio", f"{rng.choice([0.1, 0.25, 0.5, 0.5, 0.75, 0.9, rng.random()]):.3f}"],
-                       ["--ratio", f"{rng.uniform(0.05, 0.9):.3f}", "--global"],
-                       ["--target", f"{rng.choice(['macs', 'params', 'bytes'])}={rng.uniform(0.2, 0.9):.2f}"]])
+    much = rng.choice(
+        [
+            ["--ratio", f"{rng.choice([0.1, 0.25, 0.5, 0.5, 0.75, 0.9, rng.random()]):.3f}"],
+            ["--ratio", f"{rng.uniform(0.05, 0.9):.3f}", "--global"],
+            ["--target", f"{rng.choice(['macs', 'params', 'bytes'])}={rng.uniform(0.2, 0.9):.2f}"],
+        ]
+    )
     found = [*much, *way, "--seed", str(rng.randrange(100))]
     if not data:
         found += ["--importance", rng.choice(["l1", "l2", "fpgm", "lamp", "random"])]

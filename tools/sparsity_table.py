@@ -32,12 +32,35 @@ def prune(row: Row, case: Case, samples: int, peer: str | None) -> bool:
     if peer and row.mode in PEERS:
         kind, _, share = row.target.partition("=")
         much = ["--sparsity", share] if kind == "weights" else ["--keep", *kind.split(":")]
-        words = [peer, str(Path(__file__).with_name("peer_onnxsim.py")), str(case.model), str(case.out),
-                 "--zeros", row.mode.removeprefix("onnxsim-"), *much, "--calib", str(case.data),
-                 "--samples", str(samples)]
+        words = [
+            peer,
+            str(Path(__file__).with_name("peer_onnxsim.py")),
+            str(case.model),
+            str(case.out),
+            "--zeros",
+            row.mode.removeprefix("onnxsim-"),
+            *much,
+            "--calib",
+            str(case.data),
+            "--samples",
+            str(samples),
+        ]
     else:
-        words = [sys.executable, "-m", "onnxprune", str(case.model), "-o", str(case.out), "--pattern", row.target,
-                 "--importance", row.mode.removesuffix("-even"), "--quiet", "--no-verify", "--force"]
+        words = [
+            sys.executable,
+            "-m",
+            "onnxprune",
+            str(case.model),
+            "-o",
+            str(case.out),
+            "--pattern",
+            row.target,
+            "--importance",
+            row.mode.removesuffix("-even"),
+            "--quiet",
+            "--no-verify",
+            "--force",
+        ]
         words += [] if row.mode == "obs" else ["--no-global"]
         words += ["--repair", "none"] if row.mode == "l2" else ["--calib", str(case.data)]
     code, _, row.why, seconds, peak = timed(words)
@@ -55,8 +78,14 @@ def dense(path: Path) -> float:
     return sum(np.count_nonzero(a) for a in arrays) / max(sum(a.size for a in arrays), 1)
 
 
-def rows(folder: Path, names: Sequence[str] | None, patterns: Sequence[str], methods: Sequence[str], samples: int,
-         peer: str | None) -> Iterator[Row]:
+def rows(
+    folder: Path,
+    names: Sequence[str] | None,
+    patterns: Sequence[str],
+    methods: Sequence[str],
+    samples: int,
+    peer: str | None,
+) -> Iterator[Row]:
     """One row after the other, as it is done."""
     for case in cases(folder, names, samples):
         for pattern in patterns:

@@ -27,7 +27,7 @@ import onnx
 import onnxprune
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import WEIGHT_TYPES, Grade
-from onnxprune.edit.resize import Lengths
+from onnxprune.edit.resize import KeptLengths
 
 SHOWN = 3
 
@@ -70,8 +70,8 @@ def least(coupling: Coupling, ratio: float, worst: Grade) -> int:
     gone = np.zeros(coupling.classes.elements, dtype=bool)
     for group in coupling.groups:
         if group.grade <= worst:
-            gone[group.channels[:math.floor(ratio * group.units + 1e-9)]] = True
-    lengths, total, seen = Lengths(coupling, gone), 0, set()
+            gone[group.channels[: math.floor(ratio * group.units + 1e-9)]] = True
+    lengths, total, seen = KeptLengths(coupling, gone), 0, set()
     for value in coupling.graph.constants():
         if value.elem_type in WEIGHT_TYPES and value.key not in seen:
             seen.add(value.key)

@@ -11,8 +11,12 @@ RUNS = 8
 Trial = TypeVar("Trial")
 
 
-def smallest(attempt: Callable[[float], Trial], good: Callable[[Trial], bool], same: Callable[[float, float], bool],
-             runs: int = RUNS) -> Trial:
+def smallest(
+    attempt: Callable[[float], Trial],
+    good: Callable[[Trial], bool],
+    same: Callable[[float, float], bool],
+    runs: int = RUNS,
+) -> Trial:
     """The furthest of some trials that is good.
 
     The furthest of all comes first. Then the interval between the last good one and the first bad one is halved until

@@ -55,7 +55,7 @@ def allocate(curves: Sequence[Curve], units: Sequence[int], targets: Sequence[Ta
     steps = [_steps(curve, n, limits) for curve, n in zip(curves, units, strict=True)]
     removed = np.zeros(len(units), dtype=np.int64)
     at = [0] * len(units)
-    while (short := [t for t in targets if t.cost.left(removed) > t.limit]):
+    while short := [t for t in targets if t.cost.left(removed) > t.limit]:
         best, rate = -1, np.inf
         for g, path in enumerate(steps):
             if at[g] + 1 >= len(path):
@@ -83,4 +83,3 @@ def _saving(targets: Sequence[Target], removed: NDArray[np.int64], group: int, m
 def _steps(curve: Curve, units: int, limits: Limits) -> list[int]:
     """Counts of removed units at which a group may stop: multiples of the rounding."""
     return sorted({units - limits.kept(units, k) for k in range(len(curve))} & set(range(len(curve))) | {0})
-

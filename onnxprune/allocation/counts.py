@@ -36,8 +36,6 @@ def uniform(groups: Sequence[Group], ratio: float, limits: Limits) -> list[int]:
     return [g.units - limits.kept(g.units, share(ratio, g.units)) for g in groups]
 
 
-
-
 def ranked(groups: Sequence[Group], scores: Sequence[Scores], ratio: float, limits: Limits) -> list[int]:
     """Units that go from each group when the lowest ``floor(ratio * n)`` of all n are to go.
 

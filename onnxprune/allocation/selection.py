@@ -44,35 +44,45 @@ class Selection:
 
 def nothing(coupling: Coupling) -> Selection:
     """No channel at all."""
-    return Selection(np.zeros(coupling.classes.elements, dtype=bool),
-                     [describe(g, [], None) for g in coupling.groups])
+    return Selection(np.zeros(coupling.classes.elements, dtype=bool), [describe(g, [], None) for g in coupling.groups])
 
 
 def by_ratio(coupling: Coupling, groups: Sequence[Group], scores: Sequence[Scores], options: Options) -> Selection:
     """The weakest units of some groups, as many as the ratio asks for."""
     limits = Limits(options.min_channels, options.round_to)
     assert options.ratio is not None
-    counts = (ranked(groups, scores, options.ratio, limits) if options.across
-              else uniform(groups, options.ratio, limits))
+    counts = ranked(groups, scores, options.ratio, limits) if options.across else uniform(groups, options.ratio, limits)
     return _taken(coupling, groups, [weakest(s, n) for s, n in zip(scores, counts, strict=True)], scores)
 
 
-def by_budget(coupling: Coupling, groups: Sequence[Group], curves: Sequence[Curve], options: Options,
-              before: Cost) -> Selection:
+def by_budget(
+    coupling: Coupling, groups: Sequence[Group], curves: Sequence[Curve], options: Options, before: Cost
+) -> Selection:
     """The units whose removal meets every target at the least summed damage."""
     asked = {name: _limit(name, text, before) for name, text in options.target.items()}
     models = {name: _cost_model(name, coupling, groups, options, before) for name in asked}
     limits = Limits(options.min_channels, options.round_to)
-    found = budget.allocate([c.loss for c in curves], [g.units for g in groups],
-                            [Target(models[name], limit) for name, limit in asked.items()], limits)
-    chosen = _taken(coupling, groups, [np.sort(c.order[:n]) for c, n in zip(curves, found.removed, strict=True)], None,
-                    [float(c.loss[n]) for c, n in zip(curves, found.removed, strict=True)])
-    targets = {name: {"asked": limit, "left": left, "met": left <= limit}
-               for (name, limit), left in zip(asked.items(), found.left, strict=True)}
+    found = budget.allocate(
+        [c.loss for c in curves],
+        [g.units for g in groups],
+        [Target(models[name], limit) for name, limit in asked.items()],
+        limits,
+    )
+    chosen = _taken(
+        coupling,
+        groups,
+        [np.sort(c.order[:n]) for c, n in zip(curves, found.removed, strict=True)],
+        None,
+        [float(c.loss[n]) for c, n in zip(curves, found.removed, strict=True)],
+    )
+    targets = {
+        name: {"asked": limit, "left": left, "met": left <= limit}
+        for (name, limit), left in zip(asked.items(), found.left, strict=True)
+    }
     return Selection(chosen.gone, chosen.entries, targets)
 
 
-def softened(options: Options, before: Cost, share: float) -> Options:
+def intermediate_target(options: Options, before: Cost, share: float) -> Options:
     """The options of a round on the way: what is to be left is that of the last one to the power of a share."""
     if options.ratio is not None:
         return replace(options, ratio=1 - (1 - options.ratio) ** share)
@@ -84,8 +94,13 @@ def softened(options: Options, before: Cost, share: float) -> Options:
     return replace(options, target=target)
 
 
-def _taken(coupling: Coupling, groups: Sequence[Group], units: Sequence[NDArray[np.int64]],
-           scores: Sequence[Scores] | None, damage: Sequence[float] | None = None) -> Selection:
+def _taken(
+    coupling: Coupling,
+    groups: Sequence[Group],
+    units: Sequence[NDArray[np.int64]],
+    scores: Sequence[Scores] | None,
+    damage: Sequence[float] | None = None,
+) -> Selection:
     empty = nothing(coupling)
     entries = {}
     for i, (group, chosen) in enumerate(zip(groups, units, strict=True)):
@@ -123,13 +138,14 @@ def _limit(name: str, text: str | float, before: Cost) -> float:
     if match[2] or number > 1:
         return number
     if total is None:
-        raise InputError(f"the model's {name} cannot be counted, so no fraction of it can be met",
-                         "give --input-shape, or a target for params or bytes")
+        raise InputError(
+            f"the model's {name} cannot be counted, so no fraction of it can be met",
+            "give --input-shape, or a target for params or bytes",
+        )
     return number * total
 
 
-def _cost_model(name: str, coupling: Coupling, groups: Sequence[Group], options: Options,
-                before: Cost) -> CostModel:
+def _cost_model(name: str, coupling: Coupling, groups: Sequence[Group], options: Options, before: Cost) -> CostModel:
     if name == "params":
         return parameters(coupling, groups)
     if name == "bytes":

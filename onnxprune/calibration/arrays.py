@@ -23,8 +23,16 @@ from onnxprune.errors import DataError, InputError
 
 SKIPPED = 2**20
 """Bytes that are read at a time on the way to those that are wanted."""
-UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
-              tokenize.TokenError)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    tokenize.TokenError,
+)
 """What numpy and zipfile raise on files that are damaged or of another format."""
 
 

@@ -81,14 +81,7 @@ class Samples:
     """
 
     def __init__(
-        self,
-        source: Source,
-        fixed: int | None,
-        chosen: Chosen,
-        *,
-        batch: int,
-        seed: int,
-        progress: Progress | None,
+        self, source: Source, fixed: int | None, chosen: Chosen, *, batch: int, seed: int, progress: Progress | None
     ) -> None:
         self._source = source
         self._group = (fixed or 1) if source.axes else 1  # samples that stay together
@@ -190,12 +183,7 @@ class Samples:
 
     def _part(self, indices: np.ndarray) -> Samples:
         return Samples(
-            self._source,
-            self._fixed,
-            Chosen(indices),
-            batch=self._batch,
-            seed=self._seed,
-            progress=self._progress,
+            self._source, self._fixed, Chosen(indices), batch=self._batch, seed=self._seed, progress=self._progress
         )
 
     def _fitting(self, feed: Feed) -> int:

@@ -21,7 +21,7 @@ from onnxprune.cost.measure import measure
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.batch_norm import normalizations
-from onnxprune.layers.find import products
+from onnxprune.layers.find import linear_layers
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
 from onnxprune.runtime.sample_inputs import Sizes, input_dims, sample_inputs
@@ -53,15 +53,29 @@ class Range:
     slope: float | None = 0.0
 
 
-PICTURES = (Range(1, 0), Range(2, -1), Range(4.4, -2.1), Range(12, -5.6), Range(40, -19), Range(100, -47),
-            Range(255, 0), Range(255, -118))
+PICTURES = (
+    Range(1, 0),
+    Range(2, -1),
+    Range(4.4, -2.1),
+    Range(12, -5.6),
+    Range(40, -19),
+    Range(100, -47),
+    Range(255, 0),
+    Range(255, -118),
+)
 """[0, 1]; [-1, 1]; mean and deviation of each channel removed; whatever else; bytes; bytes less their mean."""
 SIGNALS = tuple(Range(factor, 0, slope) for factor in (1, 0.1, 10, 100) for slope in (0, 1, None))
 """White noise, 1/f noise and sounds, of some deviations."""
 
 
-def synthetic(model: Model, count: int | None = None, seed: int = 0, *,
-              input_shapes: Mapping[str, Sequence[int]] | None = None, varied: bool = False) -> list[Feeds]:
+def synthetic(
+    model: Model,
+    count: int | None = None,
+    seed: int = 0,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    varied: bool = False,
+) -> list[Feeds]:
     """Made-up inputs, ready to feed, the same for the same seed.
 
     Args:
@@ -82,7 +96,7 @@ def synthetic(model: Model, count: int | None = None, seed: int = 0, *,
     if len(ranges) > 1 and not varied:
         judge = _Judge(model)
         scores = [judge.score(maker.feeds(PROBES, seed, [candidate])) for candidate in ranges]
-        ranges = ranges[int(np.argmin(scores)):][:1]
+        ranges = ranges[int(np.argmin(scores)) :][:1]
     if count is None:
         macs = measure(model, input_shapes).macs or 1
         count = max(LEAST, min(MACS // macs, MOST, max(FEWEST, ELEMENTS // maker.elements)))
@@ -97,8 +111,11 @@ class _Maker:
         one, two = (input_dims(proto, input_shapes, Sizes(batch=n)) for n in (1, 2))
         self._free = all(two[n][:1] == (2,) and one[n][:1] == (1,) for n in one)
         self._shapes = one
-        kinds = {v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)
-                 for v in fed_inputs(proto.graph) if v.type.tensor_type.elem_type != onnx.TensorProto.STRING}
+        kinds = {
+            v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)
+            for v in fed_inputs(proto.graph)
+            if v.type.tensor_type.elem_type != onnx.TensorProto.STRING
+        }
         self.floats = [n for n, kind in kinds.items() if kind.kind == "f"]
         bytes_ = [n for n, kind in kinds.items() if kind.kind in "iu" and kind.itemsize == 1]
         self.pictures = [n for n in self.floats if _channel_axis(one[n]) is not None]
@@ -113,8 +130,9 @@ class _Maker:
 
     def _batch(self, size: int, seed: Sequence[int], how: Range) -> Feeds:
         rng = np.random.default_rng(seed)
-        found: Feeds = dict(sample_inputs(self._proto, seed=int(rng.integers(2**31)), input_shapes=self._given,
-                                          batch=size))
+        found: Feeds = dict(
+            sample_inputs(self._proto, seed=int(rng.integers(2**31)), input_shapes=self._given, batch=size)
+        )
         for name in [*self.floats, *self._bytes]:
             shape, kind = found[name].shape, found[name].dtype
             if name not in self.pictures and name not in self._bytes:
@@ -148,12 +166,15 @@ class _Judge:
         copy = model.copy()
         graph = Graph(copy.proto)
         infer(graph)
-        stored = [(n.x, model.array(n.mean).astype(float), model.array(n.variance).astype(float))
-                  for n in normalizations(graph) if n.x.producer is not None]
+        stored = [
+            (n.x, model.array(n.mean).astype(float), model.array(n.variance).astype(float))
+            for n in normalizations(graph)
+            if n.x.producer is not None
+        ]
         self._known = {x.name: (mean, variance) for x, mean, variance in stored}
         self._axes = {x.name: 1 for x, _, _ in stored}
         if not stored:
-            self._axes = {p.output.name: p.out_axis for p in products(graph)}
+            self._axes = {p.output.name: p.out_axis for p in linear_layers(graph)}
         have = {o.name for o in copy.proto.graph.output}
         copy.proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in self._axes if n not in have)
         self._session = session(copy)
@@ -168,11 +189,12 @@ class _Judge:
         off = [self._off(name, *total) for name, total in sums.items()]
         return float(np.median(np.concatenate(off))) if off else 0.0
 
-    def _off(self, name: str, count: NDArray[np.float64], total: NDArray[np.float64],
-             squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _off(
+        self, name: str, count: NDArray[np.float64], total: NDArray[np.float64], squares: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """How far each feature is off."""
         mean = total / count
-        deviation = np.sqrt(np.maximum(squares / count - mean ** 2, 1e-20))
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-20))
         if name in self._known:
             true_mean, true = self._known[name][0], np.sqrt(self._known[name][1] + 1e-20)
             off = np.abs(mean - true_mean) / true + np.abs(np.log(deviation / true))
@@ -184,6 +206,7 @@ class _Judge:
 
 def _powers(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Count, sum and sum of squares of each row; shape (3, rows)."""
-    found: NDArray[np.float64] = np.stack([np.full(len(rows), float(rows.shape[1])), rows.sum(axis=1),
-                                           np.square(rows).sum(axis=1)])
+    found: NDArray[np.float64] = np.stack(
+        [np.full(len(rows), float(rows.shape[1])), rows.sum(axis=1), np.square(rows).sum(axis=1)]
+    )
     return found

@@ -38,7 +38,7 @@ def signals(rng: np.random.Generator, shape: tuple[int, ...], slope: float) -> F
     """Noise whose amplitudes fall as frequency ** -slope along the last axis; of mean 0 and variance 1 over all."""
     length = shape[-1]
     frequencies = np.maximum(np.fft.rfftfreq(length) * length, 1.0)
-    raw = np.fft.irfft(np.fft.rfft(rng.standard_normal(shape)) * frequencies ** -slope, n=length)
+    raw = np.fft.irfft(np.fft.rfft(rng.standard_normal(shape)) * frequencies**-slope, n=length)
     return _standard(raw)
 
 
@@ -68,7 +68,7 @@ def _tone(rng: np.random.Generator, time: NDArray[np.float64]) -> Floats:
     orders = np.arange(1, max(2, int(0.45 * length / base)))
     peaks = rng.uniform(0.02, 0.3, 3) * length
     loud = np.exp(-0.5 * np.square((orders[:, None] * base - peaks) / (0.03 * length))).sum(axis=1) + 0.05
-    return _standard((loud / orders ** 0.5) @ np.sin(orders[:, None] * phase))
+    return _standard((loud / orders**0.5) @ np.sin(orders[:, None] * phase))
 
 
 def _leaves(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
@@ -85,7 +85,7 @@ def _leaves(rng: np.random.Generator, count: int, channels: int, height: int, wi
     base, spread = uniform(0.1, 0.9)[:, None] + 0.1 * normal(channels), uniform(0.05, 0.45)[:, None]
     made: Floats = np.broadcast_to(base, (count, channels, height, width)).copy()
     for _ in range(LEAVES):
-        radius = uniform(LARGEST ** -POWER, SMALLEST ** -POWER) ** np.float32(-1 / POWER)
+        radius = uniform(LARGEST**-POWER, SMALLEST**-POWER) ** np.float32(-1 / POWER)
         right, down, turn, aspect = x - uniform(-0.1, 1.1), y - uniform(-0.1, 1.1), uniform(0, np.pi), uniform(0.3, 1)
         along = right * np.cos(turn) + down * np.sin(turn)
         across = (down * np.cos(turn) - right * np.sin(turn)) / aspect
@@ -114,8 +114,9 @@ def _textures(rng: np.random.Generator, channels: int, height: int, width: int) 
     """1/f noise, mostly grey (Ruderman, "The statistics of natural images", 1994); of variance 1."""
     f = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width)
     f[0, 0] = 1
-    raw = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((channels, height, width))) * f ** -rng.uniform(0.6, 1.3),
-                        s=(height, width))
-    grey = raw.mean(axis=0, keepdims=True) * channels ** 0.5
+    raw = np.fft.irfft2(
+        np.fft.rfft2(rng.standard_normal((channels, height, width))) * f ** -rng.uniform(0.6, 1.3), s=(height, width)
+    )
+    grey = raw.mean(axis=0, keepdims=True) * channels**0.5
     mixed = grey + 0.3 * raw
     return _standard(mixed)

@@ -16,12 +16,21 @@ from onnxprune.cli.paths import read_plan, target
 @option("Options", "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
 @option("Options", "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
 @option("Options", "--no-verify", is_flag=True, help="Do not run both models and compare them")
-@option("Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
-        help="Shape to run and count MACs at; repeatable")
+@option(
+    "Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
+)
 @option("Options", "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
 @option("Options", "--quiet", is_flag=True, help="No report; warnings and errors only")
-def apply(plan: str, model: str, output: str | None, force: bool, no_verify: bool, input_shape: tuple[str, ...],
-          as_json: bool, quiet: bool) -> None:
+def apply(
+    plan: str,
+    model: str,
+    output: str | None,
+    force: bool,
+    no_verify: bool,
+    input_shape: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Takes from a model what a plan says: from the one that it was made for, or another checkpoint of it."""
     shapes = parsing.shapes(input_shape)
     path = target(model, output, plan, force=force)

@@ -69,12 +69,25 @@ class Command(click.Command):
         notes: Further sections of the help: title and rows of two columns.
     """
 
-    def __init__(self, *args: Any, forms: Sequence[str] = (),
-                 notes: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (), **settings: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        forms: Sequence[str] = (),
+        notes: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
+        **settings: Any,
+    ) -> None:
         settings["context_settings"] = {"max_content_width": HELP_WIDTH}
         super().__init__(*args, **{**settings, "add_help_option": False})
-        self.params.append(Option(["-h", "--help"], is_flag=True, is_eager=True, expose_value=False,
-                                  callback=_show_help, help="Show this and exit"))
+        self.params.append(
+            Option(
+                ["-h", "--help"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_show_help,
+                help="Show this and exit",
+            )
+        )
         self.forms = forms
         self.notes = notes
 

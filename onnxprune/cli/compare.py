@@ -15,8 +15,14 @@ from onnxprune.cli.paths import read_plan
 @click.command(cls=Command, forms=["onnxprune compare A B [options]"])
 @click.argument("a")
 @click.argument("b")
-@option("Options", "--runs", type=click.IntRange(min=1), default=20, metavar="N",
-        help="Timed runs of each model, interleaved  [20]")
+@option(
+    "Options",
+    "--runs",
+    type=click.IntRange(min=1),
+    default=20,
+    metavar="N",
+    help="Timed runs of each model, interleaved  [20]",
+)
 @option("Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run at; repeatable")
 @option("Options", "--plan", metavar="FILE", help="What B lost of inputs and outputs, where --shrink let it")
 @option("Options", "--json", "as_json", is_flag=True, help="As JSON")
@@ -25,24 +31,30 @@ def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str |
     shapes = parsing.shapes(input_shape)
     from onnxprune.cost.measure import measure
     from onnxprune.model.model import load
-    from onnxprune.planning.plan import Plan, narrowing
+    from onnxprune.planning.plan import Plan, io_slices
     from onnxprune.report import terminal
     from onnxprune.report.build import clean
     from onnxprune.runtime.io_slices import WHOLE
     from onnxprune.verification import check
 
-    lost = narrowing(Plan.from_json(read_plan(plan))) if plan is not None else WHOLE
+    lost = io_slices(Plan.from_json(read_plan(plan))) if plan is not None else WHOLE
     first, second = measure(load(a), shapes), measure(load(b), lost.shapes(shapes))
     with announcing(as_json) as stage:
         stage("run")
-        found = check.compare(a, b, input_shapes=shapes, runs=runs, narrowing=lost)
-    data = clean({
-        "a": a, "b": b,
-        **{key: {"before": getattr(first, key), "after": getattr(second, key)} for key in ("params", "macs", "bytes")},
-        "drift": {name: asdict(d) for name, d in found.drift.items()},
-        "latency": {"before": found.seconds_before, "after": found.seconds_after},
-        "runs": runs,
-    })
+        found = check.compare(a, b, input_shapes=shapes, runs=runs, io_slices=lost)
+    data = clean(
+        {
+            "a": a,
+            "b": b,
+            **{
+                key: {"before": getattr(first, key), "after": getattr(second, key)}
+                for key in ("params", "macs", "bytes")
+            },
+            "drift": {name: asdict(d) for name, d in found.drift.items()},
+            "latency": {"before": found.seconds_before, "after": found.seconds_after},
+            "runs": runs,
+        }
+    )
     if as_json:
         print_json(data)
     else:

@@ -15,13 +15,25 @@ from onnxprune.errors import InputError
 @option("Options", "--mixing", is_flag=True, help="See the model as pruning with --mixing sees it")
 @option("Options", "--shrink", multiple=True, metavar="REGEX", help="As for pruning; repeatable")
 @option("Options", "--attention", default="heads", metavar="KIND", help="heads or dims, as for pruning  [heads]")
-@option("Options", "--sparsity", is_flag=True,
-        help="Zeros of every weight instead, and what TensorRT's sparse tensor cores can use")
+@option(
+    "Options",
+    "--sparsity",
+    is_flag=True,
+    help="Zeros of every weight instead, and what TensorRT's sparse tensor cores can use",
+)
 @option("Options", "--json", "as_json", is_flag=True, help="Every group and member, or every weight, as JSON")
 @option("Options", "--anonymise", is_flag=True, help="Write the graph without weights and names instead")
 @option("Options", "-o", "--output", metavar="FILE", help="What --anonymise writes  [MODEL.anonymous.onnx]")
-def inspect(model: str, mixing: bool, shrink: tuple[str, ...], attention: str, sparsity: bool, as_json: bool,
-            anonymise: bool, output: str | None) -> None:
+def inspect(
+    model: str,
+    mixing: bool,
+    shrink: tuple[str, ...],
+    attention: str,
+    sparsity: bool,
+    as_json: bool,
+    anonymise: bool,
+    output: str | None,
+) -> None:
     """Shows the groups of channels of a model: what they slice, their grade, and why the rest is pinned.
 
     Groups of grade exact may be pruned. Those of grade mixing change what survives, and are left alone unless

@@ -17,8 +17,10 @@ def ops(as_json: bool) -> None:
     from onnxprune.report import terminal
 
     assert onnxprune.ops
-    data = [{"operator": name, "domain": domain, "since": since, "note": note}
-            for domain, name, since, note in registry.table()]
+    data = [
+        {"operator": name, "domain": domain, "since": since, "note": note}
+        for domain, name, since, note in registry.table()
+    ]
     if as_json:
         print_json({"operators": data})
     else:

@@ -59,16 +59,35 @@ def options(ctx: click.Context) -> Options:
     given = ctx.params
     ratio, pattern = _amount(given, {name: ctx.get_parameter_source(name) for name in ("ratio", "pattern")})
     return Options(
-        ratio=ratio, pattern=pattern, across=given["across"], importance=given["importance"], seed=given["seed"],
-        repair=given["repair"], only=given["only"], ignore=given["ignore"], mixing=given["mixing"],
-        attention=given["attention"], shrink=given["shrink"],
-        min_channels=given["min_channels"], round_to=given["round_to"],
-        verify=not given["no_verify"], target=targets(given["target"]), calib=given["calib"],
-        gate=gates(given["gate"]), keep_anyway=given["keep_anyway"],
-        drift_search=given["drift_search"], run_seconds=given["run_seconds"],
+        ratio=ratio,
+        pattern=pattern,
+        across=given["across"],
+        importance=given["importance"],
+        seed=given["seed"],
+        repair=given["repair"],
+        only=given["only"],
+        ignore=given["ignore"],
+        mixing=given["mixing"],
+        attention=given["attention"],
+        shrink=given["shrink"],
+        min_channels=given["min_channels"],
+        round_to=given["round_to"],
+        verify=not given["no_verify"],
+        target=targets(given["target"]),
+        calib=given["calib"],
+        gate=gates(given["gate"]),
+        keep_anyway=given["keep_anyway"],
+        drift_search=given["drift_search"],
+        run_seconds=given["run_seconds"],
         run_memory=None if given["run_memory"] is None else size(given["run_memory"]),
-        samples=given["samples"], memory=size(given["memory"]), steps=given["steps"], stats=given["stats"],
-        permute=given["permute"], sparse_storage=given["sparse_storage"], input_shapes=shapes(given["input_shape"]))
+        samples=given["samples"],
+        memory=size(given["memory"]),
+        steps=given["steps"],
+        stats=given["stats"],
+        permute=given["permute"],
+        sparse_storage=given["sparse_storage"],
+        input_shapes=shapes(given["input_shape"]),
+    )
 
 
 def targets(words: Sequence[str]) -> dict[str, str]:
@@ -109,8 +128,9 @@ def size(word: str) -> int:
     return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()])
 
 
-def _amount(given: Mapping[str, Any],
-            sources: Mapping[str, ParameterSource | None]) -> tuple[float | None, Sequence[str]]:
+def _amount(
+    given: Mapping[str, Any], sources: Mapping[str, ParameterSource | None]
+) -> tuple[float | None, Sequence[str]]:
     """Ratio and patterns; what the command line says about how much replaces what a recipe says."""
     ratio: float | None = given["ratio"]
     patterns: Sequence[str] = given["pattern"] or (CHANNELS,)

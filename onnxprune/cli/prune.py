@@ -21,19 +21,25 @@ DATA = "Calibration data and repair"
 CHECKS = "Check"
 FILES = "Files and words"
 NOTES = [
-    ("Verbs (a file of such a name is ./inspect)", [
-        ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
-        ("apply PLAN MODEL", "Take the same from another checkpoint"),
-        ("compare A B", "Drift and latency between two models"),
-        ("ops", "Operators that have a rule"),
-    ]),
-    ("Exit codes", [
-        ("0", "Done; also when nothing may be pruned, which is said"),
-        ("1", "Ran, but a target or a gate was missed"),
-        ("2", "Usage, input or output"),
-        ("3", "The result failed verification; nothing was written"),
-        ("4", "Internal error, with its traceback"),
-    ]),
+    (
+        "Verbs (a file of such a name is ./inspect)",
+        [
+            ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
+            ("apply PLAN MODEL", "Take the same from another checkpoint"),
+            ("compare A B", "Drift and latency between two models"),
+            ("ops", "Operators that have a rule"),
+        ],
+    ),
+    (
+        "Exit codes",
+        [
+            ("0", "Done; also when nothing may be pruned, which is said"),
+            ("1", "Ran, but a target or a gate was missed"),
+            ("2", "Usage, input or output"),
+            ("3", "The result failed verification; nothing was written"),
+            ("4", "Internal error, with its traceback"),
+        ],
+    ),
 ]
 
 
@@ -46,46 +52,77 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @click.command(cls=Command, forms=["onnxprune MODEL --ratio R [options]", "onnxprune VERB ..."], notes=NOTES)
 @click.argument("model")
 @click.argument("extra", nargs=-1)
-@option(AMOUNT, "--ratio", type=float, metavar="R",
-        help="Share of channels that every group loses, 0 <= R < 1")
-@option(AMOUNT, "--pattern", multiple=True, metavar="KIND",
-        help="channels; zeros: weights=R, 2:4, blocks 4x1=R; or both  [channels]")
-@option(AMOUNT, "--target", multiple=True, metavar="COST=X",
-        help="What may be left of macs, params or bytes: 0.5, 2G, 4MB; repeatable")
-@option(AMOUNT, "--global/--no-global", "across", default=None,
-        help="R is the share of all groups, or of each by itself  [of each; of all for zeros that data choose]")
-@option(AMOUNT, "--min-channels", type=int, default=1, metavar="N",
-        help="Channels that every group keeps  [1]")
-@option(AMOUNT, "--round-to", type=int, default=1, metavar="N",
-        help="Keep multiples of N; 1 until latency is measured  [1]")
-@option(WHICH, "--importance", metavar="NAME",
-        help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz; of zeros sparsegpt, alps too  "
-             "[obs or l2]")
+@option(AMOUNT, "--ratio", type=float, metavar="R", help="Share of channels that every group loses, 0 <= R < 1")
+@option(
+    AMOUNT,
+    "--pattern",
+    multiple=True,
+    metavar="KIND",
+    help="channels; zeros: weights=R, 2:4, blocks 4x1=R; or both  [channels]",
+)
+@option(
+    AMOUNT,
+    "--target",
+    multiple=True,
+    metavar="COST=X",
+    help="What may be left of macs, params or bytes: 0.5, 2G, 4MB; repeatable",
+)
+@option(
+    AMOUNT,
+    "--global/--no-global",
+    "across",
+    default=None,
+    help="R is the share of all groups, or of each by itself  [of each; of all for zeros that data choose]",
+)
+@option(AMOUNT, "--min-channels", type=int, default=1, metavar="N", help="Channels that every group keeps  [1]")
+@option(
+    AMOUNT, "--round-to", type=int, default=1, metavar="N", help="Keep multiples of N; 1 until latency is measured  [1]"
+)
+@option(
+    WHICH,
+    "--importance",
+    metavar="NAME",
+    help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz; of zeros sparsegpt, alps too  "
+    "[obs or l2]",
+)
 @option(WHICH, "--permute", is_flag=True, help="Reorder channels first, so that a pattern N:M keeps more")
 @option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option(WHICH, "--only", multiple=True, metavar="REGEX", help="Prune what touches these names; repeatable")
 @option(WHICH, "--ignore", multiple=True, metavar="REGEX", help="Leave what touches these names; repeatable")
 @option(WHICH, "--mixing", is_flag=True, help="Prune groups of grade mixing too (see inspect)")
 @option(WHICH, "--attention", default="heads", metavar="KIND", help="heads, or dims for places within heads  [heads]")
-@option(WHICH, "--shrink", multiple=True, metavar="REGEX",
-        help="Graph inputs and outputs that may lose slices: KV caches; repeatable")
-@option(DATA, "--calib", metavar="WHAT",
-        help="Unlabelled inputs: FILE.npz, a folder of arrays or images, module:function")
+@option(
+    WHICH,
+    "--shrink",
+    multiple=True,
+    metavar="REGEX",
+    help="Graph inputs and outputs that may lose slices: KV caches; repeatable",
+)
+@option(
+    DATA, "--calib", metavar="WHAT", help="Unlabelled inputs: FILE.npz, a folder of arrays or images, module:function"
+)
 @option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples")
 @option(DATA, "--stats", metavar="FILE", help="Statistics of the data: use them if FILE exists, else write it")
 @option(DATA, "--steps", type=int, default=1, hidden=True)
 @option(DATA, "--memory", default="1GB", hidden=True)
-@option(DATA, "--repair", default="auto", metavar="MODE",
-        help="none, data-free, calibrated; auto follows --calib  [auto]")
-@option(CHECKS, "--gate", multiple=True, metavar="KIND=X",
-        help="No model is written beyond drift=0.05, cosine=0.99, agreement=0.98, drift:OUTPUT=0.1; repeatable")
+@option(
+    DATA, "--repair", default="auto", metavar="MODE", help="none, data-free, calibrated; auto follows --calib  [auto]"
+)
+@option(
+    CHECKS,
+    "--gate",
+    multiple=True,
+    metavar="KIND=X",
+    help="No model is written beyond drift=0.05, cosine=0.99, agreement=0.98, drift:OUTPUT=0.1; repeatable",
+)
 @option(CHECKS, "--keep-anyway", is_flag=True, help="Write a model that misses a gate")
 @option(CHECKS, "--drift-search", is_flag=True, help="Find the smallest model within the gates")
 @option(CHECKS, "--run-seconds", type=float, default=600, hidden=True)
 @option(CHECKS, "--run-memory", hidden=True)
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
-@option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8",
-        help="Shape to run and count MACs at; repeatable")
+@option(
+    CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
+)
 @option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
 @option(FILES, "--sparse-storage", is_flag=True, help="Store weights as sparse tensors where that is smaller")
 @option(FILES, "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
@@ -94,13 +131,39 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
 @option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
 @option(FILES, "--verbose", is_flag=True, help="Log on stderr what is done meanwhile")
-@option(FILES, "--recipe", metavar="FILE", is_eager=True, callback=parsing.load_recipe,
-        expose_value=False, help="Any of these options from a TOML file")
-@option("Other", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
-        help="Show the version and exit")
+@option(
+    FILES,
+    "--recipe",
+    metavar="FILE",
+    is_eager=True,
+    callback=parsing.load_recipe,
+    expose_value=False,
+    help="Any of these options from a TOML file",
+)
+@option(
+    "Other",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit",
+)
 @click.pass_context
-def prune(ctx: click.Context, /, model: str, extra: tuple[str, ...], output: str | None, force: bool, dry_run: bool,
-          plan: str | None, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
+def prune(
+    ctx: click.Context,
+    /,
+    model: str,
+    extra: tuple[str, ...],
+    output: str | None,
+    force: bool,
+    dry_run: bool,
+    plan: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
+) -> None:
     """Takes channels out of a trained ONNX model and writes a smaller one."""
     if extra:
         raise InputError(f"one model at a time: {extra[0]!r} is too many", _meant(model))

@@ -55,14 +55,41 @@ _TEXTS: Kind = ("a string or a list of strings", _texts)
 _SHAPES: Kind = ("a table of sizes by input name, or strings NAME:1,3,224,224", _shapes)
 
 KEYS: dict[str, Kind] = {
-    "ratio": _NUMBER, "pattern": _TEXTS, "global": _FLAG, "importance": _TEXT, "seed": _INTEGER, "repair": _TEXT,
-    "only": _TEXTS, "ignore": _TEXTS, "mixing": _FLAG, "attention": _TEXT, "shrink": _TEXTS, "min-channels": _INTEGER,
-    "round-to": _INTEGER, "no-verify": _FLAG, "input-shape": _SHAPES, "dry-run": _FLAG, "plan": _TEXT,
-    "json": _FLAG, "quiet": _FLAG, "output": _TEXT, "force": _FLAG,
-    "target": _TEXTS, "calib": _TEXT, "samples": _INTEGER, "steps": _INTEGER, "stats": _TEXT, "memory": _TEXT,
-    "permute": _FLAG, "sparse-storage": _FLAG,
-    "verbose": _FLAG, "gate": _TEXTS, "keep-anyway": _FLAG, "drift-search": _FLAG,
-    "run-seconds": _NUMBER, "run-memory": _TEXT,
+    "ratio": _NUMBER,
+    "pattern": _TEXTS,
+    "global": _FLAG,
+    "importance": _TEXT,
+    "seed": _INTEGER,
+    "repair": _TEXT,
+    "only": _TEXTS,
+    "ignore": _TEXTS,
+    "mixing": _FLAG,
+    "attention": _TEXT,
+    "shrink": _TEXTS,
+    "min-channels": _INTEGER,
+    "round-to": _INTEGER,
+    "no-verify": _FLAG,
+    "input-shape": _SHAPES,
+    "dry-run": _FLAG,
+    "plan": _TEXT,
+    "json": _FLAG,
+    "quiet": _FLAG,
+    "output": _TEXT,
+    "force": _FLAG,
+    "target": _TEXTS,
+    "calib": _TEXT,
+    "samples": _INTEGER,
+    "steps": _INTEGER,
+    "stats": _TEXT,
+    "memory": _TEXT,
+    "permute": _FLAG,
+    "sparse-storage": _FLAG,
+    "verbose": _FLAG,
+    "gate": _TEXTS,
+    "keep-anyway": _FLAG,
+    "drift-search": _FLAG,
+    "run-seconds": _NUMBER,
+    "run-memory": _TEXT,
 }
 """What a recipe may say, and what it must say it with. ``_`` may stand for ``-``."""
 
@@ -94,8 +121,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         if not fits(value):
             raise InputError(f"{path}: {key} must be {what}, not {value!r}")
         if name == "calib" and not os.path.exists(value) and _FUNCTION.match(value):
-            raise InputError(f"{path}: {key} names a function, and a recipe runs no code",
-                             f"--calib {value}, if you mean it")
+            raise InputError(
+                f"{path}: {key} names a function, and a recipe runs no code", f"--calib {value}, if you mean it"
+            )
         found[name] = _as_given(KEYS[name], value)
     return found
 

@@ -28,8 +28,13 @@ class CostModel:
         fixed: What is there whatever goes.
     """
 
-    def __init__(self, coupling: Coupling, groups: Sequence[Group], terms: Sequence[tuple[float, Sequence[Axis]]],
-                 fixed: float = 0.0) -> None:
+    def __init__(
+        self,
+        coupling: Coupling,
+        groups: Sequence[Group],
+        terms: Sequence[tuple[float, Sequence[Axis]]],
+        fixed: float = 0.0,
+    ) -> None:
         owned = _owned(coupling, groups)
         self._fixed = fixed
         self._groups = len(groups)
@@ -123,8 +128,6 @@ def _width(value: Value) -> float:
         return 1.0
 
 
-
-
 def macs(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]) -> CostModel:
     """Multiply-accumulates, counted as `cost.macs_from_shapes` does.
 
@@ -136,9 +139,8 @@ def macs(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Seque
     terms = []
     for node in coupling.graph.main.nodes:
         for axes in _mac_axes(node):
-            free = math.prod(shapes[a.value.name][a.position] for a in axes
-                             if a.length is None and a.value.name in shapes)
+            free = math.prod(
+                shapes[a.value.name][a.position] for a in axes if a.length is None and a.value.name in shapes
+            )
             terms.append((float(free), axes))
     return CostModel(coupling, groups, terms)
-
-

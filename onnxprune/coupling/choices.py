@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.coupling.components import Classes, Index, components, edges
+from onnxprune.coupling.components import AxisClasses, Index, components, edges
 from onnxprune.graph.graph import Axis
 from onnxprune.ops.ties import Alternative, Choice, Link
 
@@ -29,8 +29,15 @@ class _Candidate:
         return self.alternative.weight, self.preferred, self.units
 
 
-def decide(choices: Sequence[Choice], classes: Classes, links: list[Link], barred: np.ndarray,
-           batch_axes: Sequence[int], *, prefer_heads: bool = True) -> None:
+def decide(
+    choices: Sequence[Choice],
+    classes: AxisClasses,
+    links: list[Link],
+    barred: np.ndarray,
+    batch_axes: Sequence[int],
+    *,
+    prefer_heads: bool = True,
+) -> None:
     """Fills in `Choice.taken` for every choice.
 
     Args:
@@ -46,7 +53,7 @@ def decide(choices: Sequence[Choice], classes: Classes, links: list[Link], barre
     open_ = list(choices)
     label = components(classes.linked, *edges(classes, links))
     while open_:
-        shut = _shut(label, barred[:classes.linked])
+        shut = _shut(label, barred[: classes.linked])
         candidates = {c: _alive(c, classes, label, shut, batch, prefer_heads) for c in open_}
         ready = [c for c in open_ if len(candidates[c]) <= 1] or _first_of_each_network(open_, candidates, classes)
         fresh: list[Link] = []
@@ -68,21 +75,25 @@ def _shut(label: Index, barred: np.ndarray) -> np.ndarray:
     return hit[label]
 
 
-def _alive(choice: Choice, classes: Classes, label: Index, shut: np.ndarray, batch: np.ndarray,
-           prefer_heads: bool) -> list[_Candidate]:
+def _alive(
+    choice: Choice, classes: AxisClasses, label: Index, shut: np.ndarray, batch: np.ndarray, prefer_heads: bool
+) -> list[_Candidate]:
     found = []
     for alternative in choice.alternatives:
         if not all(classes.fits(link) for link in alternative.links):
             continue
         units = max((_units(link, classes, label, shut) for link in alternative.links), default=0)
         if units > 1:
-            heads = any(batch[classes.of[axis.id]] for axis, labels in alternative.links[0]
-                        if len(labels) == int(labels.max(initial=0)) + 1)
+            heads = any(
+                batch[classes.of[axis.id]]
+                for axis, labels in alternative.links[0]
+                if len(labels) == int(labels.max(initial=0)) + 1
+            )
             found.append(_Candidate(alternative, units, heads == prefer_heads))
     return found
 
 
-def _units(link: Link, classes: Classes, label: Index, shut: np.ndarray) -> int:
+def _units(link: Link, classes: AxisClasses, label: Index, shut: np.ndarray) -> int:
     """How many separate units without a barred element the link would make."""
     digits = np.concatenate([labels for _, labels in link])
     spans = [classes.span(axis.id) for axis, _ in link]
@@ -99,11 +110,14 @@ def _units(link: Link, classes: Classes, label: Index, shut: np.ndarray) -> int:
     return int((~dead[alive]).sum())
 
 
-def _first_of_each_network(choices: Sequence[Choice], candidates: dict[Choice, list[_Candidate]],
-                           classes: Classes) -> list[Choice]:
+def _first_of_each_network(
+    choices: Sequence[Choice], candidates: dict[Choice, list[_Candidate]], classes: AxisClasses
+) -> list[Choice]:
     """The choice to settle first among those that share an axis: neighbours then follow it."""
-    touched = [np.unique(classes.of[[axis.id for alt in c.alternatives for link in alt.links for axis, _ in link]])
-               for c in choices]
+    touched = [
+        np.unique(classes.of[[axis.id for alt in c.alternatives for link in alt.links for axis, _ in link]])
+        for c in choices
+    ]
     owner = np.repeat(np.arange(len(choices)), [len(t) for t in touched])
     joined = components(len(choices) + len(classes.length), owner, len(choices) + np.concatenate(touched))
     best: dict[int, Choice] = {}
@@ -115,7 +129,7 @@ def _first_of_each_network(choices: Sequence[Choice], candidates: dict[Choice, l
     return list(best.values())
 
 
-def _settle(choice: Choice, classes: Classes, barred: np.ndarray) -> list[Link]:
+def _settle(choice: Choice, classes: AxisClasses, barred: np.ndarray) -> list[Link]:
     """Bars what the decision keeps whole; the links that it adds."""
     pins: list[Axis] = []
     if choice.taken is None:

@@ -46,7 +46,7 @@ def _hook(count: int, a: Index, b: Index) -> Index:
     return label
 
 
-class Classes:
+class AxisClasses:
     """Axes united as a whole, and the numbering of their indices.
 
     An *element* is one index of one class; a class of n indices owns n consecutive elements.
@@ -67,8 +67,11 @@ class Classes:
         alone[root[np.asarray(linked, dtype=np.int64)]] = False
         _, self.of = np.unique(root + axis_count * alone[root], return_inverse=True)  # linked classes first
         count = int(self.of.max()) + 1 if axis_count else 0
-        lengths = np.fromiter((d if isinstance(d, int) else -1 for v in graph.values for d in v.shape or []),
-                              dtype=np.int64, count=axis_count)
+        lengths = np.fromiter(
+            (d if isinstance(d, int) else -1 for v in graph.values for d in v.shape or []),
+            dtype=np.int64,
+            count=axis_count,
+        )
         self.length = np.full(count, -1, dtype=np.int64)
         np.maximum.at(self.length, self.of, lengths)
         self.conflicts = np.unique(self.of[(lengths >= 0) & (lengths != self.length[self.of])])
@@ -88,13 +91,12 @@ class Classes:
         return all(span.stop - span.start == len(labels) for span, labels in spans)
 
 
-def edges(classes: Classes, links: Sequence[Link]) -> tuple[Index, Index]:
+def edges(classes: AxisClasses, links: Sequence[Link]) -> tuple[Index, Index]:
     """Element pairs that the links tie: each labelled index with the first one of its label."""
     ones, others = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for link in links:
         labels = np.concatenate([part for _, part in link])
-        elements = np.concatenate([np.arange(s.start, s.stop)
-                                   for s in (classes.span(axis.id) for axis, _ in link)])
+        elements = np.concatenate([np.arange(s.start, s.stop) for s in (classes.span(axis.id) for axis, _ in link)])
         if (labels < 0).any():
             elements, labels = elements[labels >= 0], labels[labels >= 0]
         if not len(labels):

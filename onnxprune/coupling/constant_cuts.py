@@ -21,18 +21,18 @@ from onnxprune.ops.ties import Ties
 
 
 @dataclass(eq=False)
-class Seam:
+class ConstantCut:
     """A value that is computed of constants alone, parted in two.
 
     Attributes:
         made: As it is made.
         read: As the nodes read it that read data too.
-        cut: Positions of the axes that may lose indices on the reading side alone; the others are tied.
+        positions: Positions of the axes that may lose indices on the reading side alone; the others are tied.
     """
 
     made: Value
     read: Value
-    cut: frozenset[int]
+    positions: frozenset[int]
 
 
 def tries(coupling: Channels) -> list[frozenset[Axis]]:
@@ -56,47 +56,61 @@ def tries(coupling: Channels) -> list[frozenset[Axis]]:
     undefined = _undefined(coupling)
     summed = {i for _, sources, _ in coupling.ties.sums for i in sources}
     within, carried = ([a for a in seen if (a.id in summed) == is_summed] for is_summed in (True, False))
-    asked = [frozenset(a for a in axes if marks[coupling.classes.span(a.id)].any())
-             for axes, marks in ((within, held), (carried, undefined), (within, undefined))]
+    asked = [
+        frozenset(a for a in axes if marks[coupling.classes.span(a.id)].any())
+        for axes, marks in ((within, held), (carried, undefined), (within, undefined))
+    ]
     return [axes for axes in asked if axes]
 
 
-def part(graph: Graph, cuts: Collection[Axis]) -> list[Seam]:
+def part(graph: Graph, cuts: Collection[Axis]) -> list[ConstantCut]:
     """Gives values whose axes are cut a second one for the nodes that read data too, in place."""
-    seams = []
+    found = []
     for made in sorted({axis.value for axis in cuts}, key=lambda v: v.index):
         readers = _readers(graph, made)
-        read = Value(made.name, made.key, len(graph.values), made.scope, list(made.shape or []), made.elem_type,
-                     None, made.producer, readers)
+        read = Value(
+            made.name,
+            made.key,
+            len(graph.values),
+            made.scope,
+            list(made.shape or []),
+            made.elem_type,
+            None,
+            made.producer,
+            readers,
+        )
         graph.values.append(read)
         made.consumers = [c for c in made.consumers if c not in readers]
         _point(readers, read)
-        seams.append(Seam(made, read, frozenset(axis.position for axis in made.axes() if axis in cuts)))
-    return seams
+        found.append(ConstantCut(made, read, frozenset(axis.position for axis in made.axes() if axis in cuts)))
+    return found
 
 
-def join(graph: Graph, seams: Iterable[Seam]) -> None:
+def join(graph: Graph, found: Iterable[ConstantCut]) -> None:
     """Takes back what `part` did last."""
-    for seam in reversed(list(seams)):
-        assert graph.values[-1] is seam.read
+    for cut in reversed(list(found)):
+        assert graph.values[-1] is cut.read
         graph.values.pop()
-        seam.made.consumers += seam.read.consumers
-        _point(seam.read.consumers, seam.made)
+        cut.made.consumers += cut.read.consumers
+        _point(cut.read.consumers, cut.made)
 
 
-def helpful(seams: Iterable[Seam], before: Channels, after: Channels) -> frozenset[Axis]:
+def helpful(found: Iterable[ConstantCut], before: Channels, after: Channels) -> frozenset[Axis]:
     """The cuts by which more of an axis is exact, and defined once masked, than before."""
     old, new = _sound(before), _sound(after)
-    return frozenset(seam.made.axis(p) for seam in seams for p in seam.cut
-                     if new[after.classes.span(seam.read.axis(p).id)].sum()
-                     > old[before.classes.span(seam.made.axis(p).id)].sum())
+    return frozenset(
+        cut.made.axis(p)
+        for cut in found
+        for p in cut.positions
+        if new[after.classes.span(cut.read.axis(p).id)].sum() > old[before.classes.span(cut.made.axis(p).id)].sum()
+    )
 
 
-def tie(seams: Iterable[Seam], ties: Ties) -> None:
+def tie(found: Iterable[ConstantCut], ties: Ties) -> None:
     """Says what holds between the two sides: as much as for a node that hands the value on, but for what is cut."""
-    for seam in seams:
-        for made, read in zip(seam.made.axes(), seam.read.axes(), strict=True):
-            if made.position in seam.cut:
+    for cut in found:
+        for made, read in zip(cut.made.axes(), cut.read.axes(), strict=True):
+            if made.position in cut.positions:
                 ties.ordered.append(read)
                 ties.pins.append((made, None, f"{made} stays, and its readers take of it what is left to them"))
             else:
@@ -124,9 +138,13 @@ def _undefined(coupling: Channels) -> NDArray[np.bool_]:
 def _seen(coupling: Channels) -> list[Axis]:
     """Axes of what is computed of constants alone and read with data."""
     graph = coupling.graph
-    return [axis for node in graph.constant_nodes for v in node.outputs
-            if v is not None and v not in coupling.ties.data and v.elem_type in WEIGHT_TYPES and _readers(graph, v)
-            for axis in v.axes()]
+    return [
+        axis
+        for node in graph.constant_nodes
+        for v in node.outputs
+        if v is not None and v not in coupling.ties.data and v.elem_type in WEIGHT_TYPES and _readers(graph, v)
+        for axis in v.axes()
+    ]
 
 
 def _readers(graph: Graph, value: Value) -> list[tuple[Node, int]]:

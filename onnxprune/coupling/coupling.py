@@ -15,8 +15,8 @@ from onnx import TensorProto
 
 from onnxprune.coupling import constant_cuts, groups
 from onnxprune.coupling.choices import decide
-from onnxprune.coupling.components import Classes, Index, components, edges
-from onnxprune.coupling.constant_cuts import Seam
+from onnxprune.coupling.components import AxisClasses, Index, components, edges
+from onnxprune.coupling.constant_cuts import ConstantCut
 from onnxprune.coupling.groups import WEIGHT_TYPES, Grade, Group
 from onnxprune.graph.data_propagation import Data
 from onnxprune.graph.graph import Axis, Graph, Node, Value
@@ -42,11 +42,21 @@ class Coupling:
         mixing: Whether channels of grade *mixing* were open to pruning in the decisions.
         attention: What decisions took where whole heads and places within heads were both open.
         shrinking: Graph inputs and outputs that may lose slices.
-        seams: What is computed of constants alone and may lose indices behind what computes it.
+        cuts: What is computed of constants alone and may lose indices behind what computes it.
     """
 
-    def __init__(self, graph: Graph, ties: Ties, classes: Classes, channel: Index, grade: NDArray[np.int8],
-                 mixing: bool, attention: str, shrinking: frozenset[str], seams: Sequence[Seam]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        ties: Ties,
+        classes: AxisClasses,
+        channel: Index,
+        grade: NDArray[np.int8],
+        mixing: bool,
+        attention: str,
+        shrinking: frozenset[str],
+        cuts: Sequence[ConstantCut],
+    ) -> None:
         self.graph = graph
         self.ties = ties
         self.data = ties.data
@@ -56,7 +66,7 @@ class Coupling:
         self.mixing = mixing
         self.attention = attention
         self.shrinking = shrinking
-        self.seams = seams
+        self.constant_cuts = cuts
 
     def channels_of(self, axis: Axis) -> Index:
         """Channel of every index of an axis; empty where the axis is free."""
@@ -74,8 +84,9 @@ class Coupling:
         return groups.build(self)
 
 
-def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads",
-            shrinking: Collection[str] = ()) -> Coupling:
+def analyze(
+    graph: Graph, *, mixing: bool = False, attention: str = "heads", shrinking: Collection[str] = ()
+) -> Coupling:
     """Runs every rule, decides the choices and joins what is tied.
 
     Args:
@@ -85,7 +96,8 @@ def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads",
         shrinking: Graph inputs and outputs that may lose slices. What such an input loses counts as zero: it is what
             the pruned model gave out before, or nothing.
     """
-    def couple(parted: Sequence[Seam] = ()) -> Coupling:
+
+    def couple(parted: Sequence[ConstantCut] = ()) -> Coupling:
         return _couple(graph, data, parted, mixing=mixing, attention=attention, shrinking=shrinking)
 
     data = infer(graph)
@@ -98,15 +110,22 @@ def analyze(graph: Graph, *, mixing: bool = False, attention: str = "heads",
     return couple(constant_cuts.part(graph, cuts)) if cuts else whole
 
 
-def _couple(graph: Graph, data: dict[Value, Data], parted: Sequence[Seam], *, mixing: bool, attention: str,
-            shrinking: Collection[str]) -> Coupling:
+def _couple(
+    graph: Graph,
+    data: dict[Value, Data],
+    parted: Sequence[ConstantCut],
+    *,
+    mixing: bool,
+    attention: str,
+    shrinking: Collection[str],
+) -> Coupling:
     """The analysis with seams, or without."""
     for _ in range(MAX_ROUNDS):
         ties = Ties(graph, data)
         for node in graph.nodes:
             _ask(node, ties)
         constant_cuts.tie(parted, ties)
-        classes = Classes(graph, ties.whole, ties.linked_axes(), ties.axis_count)
+        classes = AxisClasses(graph, ties.whole, ties.linked_axes(), ties.axis_count)
         if not _learn(graph, classes):
             break
     _pin_interface(graph, ties, shrinking)
@@ -130,14 +149,13 @@ def _couple(graph: Graph, data: dict[Value, Data], parted: Sequence[Seam], *, mi
         ties.pins.append((axis, None, f"axes of different lengths are tied to {axis}"))
     _mark(element_grade, classes, [p[:2] for p in ties.pins], Grade.PINNED)
     channel = np.arange(classes.elements, dtype=np.int64)
-    channel[:classes.linked] = components(classes.linked, *edges(classes, links))
+    channel[: classes.linked] = components(classes.linked, *edges(classes, links))
     worst = np.zeros(classes.elements, dtype=np.int8)
     np.maximum.at(worst, channel, element_grade)
-    return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking),
-                    parted)
+    return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking), parted)
 
 
-def _learn(graph: Graph, classes: Classes) -> bool:
+def _learn(graph: Graph, classes: AxisClasses) -> bool:
     """Gives axes of unknown length that of the axes they are tied to; whether there were any."""
     news = False
     for value in graph.values:
@@ -169,8 +187,20 @@ def _ask(node: Node, ties: Ties) -> None:
         op.pin_all(f"{node.label} could not be analysed: {e}")
 
 
-_LISTS = ("whole", "links", "pins", "mixes", "ordered", "choices", "batch_axes", "zeros", "sums", "means",
-          "divisors", "resizes")
+_LISTS = (
+    "whole",
+    "links",
+    "pins",
+    "mixes",
+    "ordered",
+    "choices",
+    "batch_axes",
+    "zeros",
+    "sums",
+    "means",
+    "divisors",
+    "resizes",
+)
 
 
 def _bookmark(ties: Ties) -> list[int]:
@@ -215,7 +245,7 @@ def _pin_returned_shapes(graph: Graph, ties: Ties) -> None:
                 stack.append(source)
 
 
-def _conflicting(graph: Graph, classes: Classes) -> list[Axis]:
+def _conflicting(graph: Graph, classes: AxisClasses) -> list[Axis]:
     """One axis of each class whose members have different lengths."""
     if not len(classes.conflicts):
         return []
@@ -228,8 +258,9 @@ def _conflicting(graph: Graph, classes: Classes) -> list[Axis]:
     return found
 
 
-def _mark(target: NDArray[np.generic], classes: Classes, where: Sequence[tuple[Axis, Index | None]],
-          mark: int) -> None:
+def _mark(
+    target: NDArray[np.generic], classes: AxisClasses, where: Sequence[tuple[Axis, Index | None]], mark: int
+) -> None:
     for axis, indices in where:
         span = classes.span(axis.id)
         if indices is None:
@@ -261,7 +292,7 @@ def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
     zero = np.zeros(ties.axis_count + 1, dtype=bool)
     sliced = [v for v in ties.graph.constants() if v.elem_type in WEIGHT_TYPES or v.elem_type == TensorProto.INT32]
     for value in [*sliced, *(v for v in ties.graph.main.inputs if v.name in shrinking)]:
-        zero[value.first_axis:value.first_axis + len(value.shape or [])] = True
+        zero[value.first_axis : value.first_axis + len(value.shape or [])] = True
     statements = [s for item in ties.zeros for s in _statements(item)]
     zero[[out_id for out_id, _, _ in statements]] = True
     before = None

@@ -10,21 +10,36 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxprune.coupling.components import Classes, Index
+from onnxprune.coupling.components import AxisClasses, Index
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.ops.conv import KERNEL
 from onnxprune.ops.ties import Ties
 
-WEIGHT_TYPES = frozenset({
-    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.INT8,
-    TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ,
-    TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ, TensorProto.FLOAT4E2M1})
+WEIGHT_TYPES = frozenset(
+    {
+        TensorProto.FLOAT,
+        TensorProto.FLOAT16,
+        TensorProto.DOUBLE,
+        TensorProto.BFLOAT16,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT4,
+        TensorProto.UINT4,
+        TensorProto.FLOAT8E4M3FN,
+        TensorProto.FLOAT8E4M3FNUZ,
+        TensorProto.FLOAT8E5M2,
+        TensorProto.FLOAT8E5M2FNUZ,
+        TensorProto.FLOAT4E2M1,
+    }
+)
 """Element types of constants that count as weights: what is made of other constants alone is not worth pruning."""
 
 QUANTISED = ("DequantizeLinear", "QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger")
 """Operators, by how their names begin, whose whole-number constants are weights too: biases of 32 bits, say."""
 
 MAX_REASONS = 5
+
+
 class Grade(enum.IntEnum):
     """What removing a channel means."""
 
@@ -74,7 +89,7 @@ class Channels(Protocol):
 
     graph: Graph
     ties: Ties
-    classes: Classes
+    classes: AxisClasses
     channel: Index
     grade: NDArray[np.int8]
 
@@ -87,9 +102,11 @@ def build(coupling: Channels) -> list[Group]:
     class_of_element = np.repeat(np.arange(len(sizes)), sizes)
     weighty = np.zeros(len(sizes), dtype=bool)
     weighty[[c for c, members in weights.items() if any(v.elem_type in WEIGHT_TYPES for v, _ in members)]] = True
-    groups = [_group(coupling, matrix, class_of_element, weights)
-              for matrix in [*_linked_units(coupling, class_of_element, weighty), *_single_units(coupling, weighty)]
-              if len(matrix) > 1]  # the last unit of a group always stays
+    groups = [
+        _group(coupling, matrix, class_of_element, weights)
+        for matrix in [*_linked_units(coupling, class_of_element, weighty), *_single_units(coupling, weighty)]
+        if len(matrix) > 1
+    ]  # the last unit of a group always stays
     groups.sort(key=lambda g: (g.slices[0].value.index, g.slices[0].axis, int(g.slices[0].indices[0, 0])))
     return _with_reasons(coupling, groups)
 
@@ -116,8 +133,10 @@ def _linked_units(coupling: Channels, class_of_element: Index, weighty: NDArray[
     elements = elements[np.argsort(channel[elements], kind="stable")]
     starts = np.flatnonzero(np.r_[True, np.diff(channel[elements]) != 0])
     counts = np.diff(np.r_[starts, len(elements)])
-    return [elements[starts[members][:, None] + np.arange(counts[members[0]])]
-            for members in _alike(class_of[elements], starts, coupling.grade[elements[starts]])]
+    return [
+        elements[starts[members][:, None] + np.arange(counts[members[0]])]
+        for members in _alike(class_of[elements], starts, coupling.grade[elements[starts]])
+    ]
 
 
 def _alike(class_of: Index, starts: Index, grades: NDArray[np.int8]) -> list[Index]:
@@ -144,8 +163,9 @@ def _weights_by_class(coupling: Channels) -> dict[int, list[tuple[Value, int]]]:
     return found
 
 
-def _group(coupling: Channels, matrix: Index, class_of_element: Index,
-           weights: dict[int, list[tuple[Value, int]]]) -> Group:
+def _group(
+    coupling: Channels, matrix: Index, class_of_element: Index, weights: dict[int, list[tuple[Value, int]]]
+) -> Group:
     classes = coupling.classes
     column_class = class_of_element[matrix[0]]
     slices, seen = [], set()
@@ -155,8 +175,14 @@ def _group(coupling: Channels, matrix: Index, class_of_element: Index,
                 continue  # readers of one vector
             seen.add((value.key, axis))
             slices.append(Slices(value, axis, matrix[:, column_class == c] - classes.offset[c]))
-    slices.sort(key=lambda s: (s.value.consumers[0][0].index if s.value.consumers else 0,
-                               len(s.value.shape or []) < 2, s.value.index, s.axis))
+    slices.sort(
+        key=lambda s: (
+            s.value.consumers[0][0].index if s.value.consumers else 0,
+            len(s.value.shape or []) < 2,
+            s.value.index,
+            s.axis,
+        )
+    )
     first = slices[0]
     order = np.argsort(first.indices[:, 0], kind="stable")
     slices = [Slices(s.value, s.axis, s.indices[order]) for s in slices]
@@ -188,4 +214,3 @@ def _with_reasons(coupling: Channels, groups: list[Group]) -> list[Group]:
         name = group.name if count == 1 else f"{group.name}#{count}"
         named.append(Group(name, group.channels, group.grade, list(why), group.slices))
     return [g for g in named if g.reasons != [KERNEL]]
-

@@ -18,13 +18,13 @@ from onnx import TensorProto
 from onnxprune.coupling.components import Index
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import QUANTISED, WEIGHT_TYPES, Grade, Group
-from onnxprune.edit.slicing import Change, Slicing, cut, parted
+from onnxprune.edit.slicing import Change, ConstantEdit, cut, parted
 from onnxprune.graph.graph import Axis, Graph, Value
 from onnxprune.model.model import Model
 
 
 @dataclass(frozen=True, eq=False)
-class Movable:
+class PermutableUnits:
     """Units that may change places.
 
     Attributes:
@@ -43,7 +43,7 @@ class Movable:
         return len(self.channels)
 
 
-def movable(coupling: Coupling) -> list[Movable]:
+def movable(coupling: Coupling) -> list[PermutableUnits]:
     """The units of each group that may change places."""
     fixed = _fixed(coupling)
     found = []
@@ -52,7 +52,7 @@ def movable(coupling: Coupling) -> list[Movable]:
         if group.grade < Grade.PINNED and len(channels) > 1:
             places = _places(coupling, channels)
             if all(_alike(indices) for indices in places.values()):
-                found.append(Movable(group, channels, places))
+                found.append(PermutableUnits(group, channels, places))
     return found
 
 
@@ -61,7 +61,7 @@ def nowhere(coupling: Coupling) -> Index:
     return np.arange(coupling.classes.elements, dtype=np.int64)
 
 
-def move(coupling: Coupling, source: Index, units: Movable, order: Index) -> None:
+def move(coupling: Coupling, source: Index, units: PermutableUnits, order: Index) -> None:
     """Enters an order of units.
 
     Args:
@@ -82,25 +82,28 @@ def order_of(coupling: Coupling, source: Index, axis: Axis) -> Index:
     return found
 
 
-def reorderings(coupling: Coupling, source: Index) -> list[Slicing]:
+def reorderings(coupling: Coupling, source: Index) -> list[ConstantEdit]:
     """The order of each constant that has another one than before."""
     moved = source != np.arange(len(source))
     many = np.concatenate([[0], np.cumsum(moved)])
 
     def orders(value: Value) -> Change:
         spans = [(axis.position, coupling.classes.span(axis.id)) for axis in value.axes()]
-        return {position: tuple((source[span] - span.start).tolist()) for position, span in spans
-                if many[span.stop] > many[span.start]}
+        return {
+            position: tuple((source[span] - span.start).tolist())
+            for position, span in spans
+            if many[span.stop] > many[span.start]
+        }
 
     return parted(coupling.graph, orders)
 
 
-def reorder(model: Model, graph: Graph, wanted: Sequence[Slicing]) -> None:
+def reorder(model: Model, graph: Graph, wanted: Sequence[ConstantEdit]) -> None:
     """Puts constants of a model into another order, in place."""
     cut(model, graph, wanted, _ordered)
 
 
-def lift(model: Model, coupling: Coupling, origin: Index, moves: Sequence[tuple[Movable, Index]]) -> None:
+def lift(model: Model, coupling: Coupling, origin: Index, moves: Sequence[tuple[PermutableUnits, Index]]) -> None:
     """Moves in the original what moves in a pruned model, in place; what was removed stays at its place.
 
     Args:
@@ -112,7 +115,7 @@ def lift(model: Model, coupling: Coupling, origin: Index, moves: Sequence[tuple[
     source = nowhere(coupling)
     for units, order in moves:
         channels = origin[units.channels]
-        move(coupling, source, Movable(units.group, channels, _places(coupling, channels)), order)
+        move(coupling, source, PermutableUnits(units.group, channels, _places(coupling, channels)), order)
     reorder(model, coupling.graph, reorderings(coupling, source))
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.edit.resize import Changes, Entries, Lengths
-from onnxprune.edit.slicing import Removal, _index_of, add_constant, cut, slicings
+from onnxprune.edit.resize import Entries, KeptLengths, NodeEdits
+from onnxprune.edit.slicing import Removal, _index_of, add_constant, constant_edits, cut
 from onnxprune.graph.data_propagation import Data, known
 from onnxprune.graph.graph import Node, Scope, Value
 from onnxprune.model.model import Model
@@ -32,37 +32,25 @@ def remove(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
     """
     if not gone.any():
         return
-    lengths = Lengths(coupling, gone)
-    changes = Changes(coupling, lengths)
+    lengths = KeptLengths(coupling, gone)
+    changes = NodeEdits(coupling, lengths)
     _Patch(model, coupling, lengths, changes).run()
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 class _Patch:
-    def __init__(self, model: Model, coupling: Coupling, lengths: Lengths, changes: Changes) -> None:
+    def __init__(self, model: Model, coupling: Coupling, lengths: KeptLengths, changes: NodeEdits) -> None:
         self.model = model
         self.coupling = coupling
         self.graph = coupling.graph
         self.lengths = lengths
         self.changes = changes
-        self.slicings = slicings(coupling, lengths)
-        self.names = Names(self.graph.proto, {s.name for s in self.slicings})
+        self.constant_edits = constant_edits(coupling, lengths)
+        self.names = Names(self.graph.proto, {s.name for s in self.constant_edits})
 
     def run(self) -> None:
-        cut(self.model, self.graph, self.slicings, lambda value, array, removal: _without(array, removal))
+        cut(self.model, self.graph, self.constant_edits, lambda value, array, removal: _without(array, removal))
         self._set_inputs()
-        self._cut_seams()
+        self._gather_kept()
         self._multiply_means()
         for (node, name), value in self.changes.attributes.items():
             _set_attribute(node.proto, name, value)
@@ -91,8 +79,11 @@ class _Patch:
         old = onnx.numpy_helper.to_array(tensor)
         wanted = []
         for node, i, entries in requests:
-            flat = [o if e is None else e for o, e in zip(old.reshape(-1).tolist(), entries, strict=True)] if len(
-                entries) == old.size else entries
+            flat = (
+                [o if e is None else e for o, e in zip(old.reshape(-1).tolist(), entries, strict=True)]
+                if len(entries) == old.size
+                else entries
+            )
             array = np.array(flat, dtype=old.dtype)
             shape = old.shape if array.size == old.size else self.changes.shapes.get((node, i), array.shape)
             wanted.append((node, i, array.reshape(shape)))
@@ -129,22 +120,23 @@ class _Patch:
             return
         self._override(node, i, value, entries, dtype)
 
-    def _cut_seams(self) -> None:
+    def _gather_kept(self) -> None:
         """Where what is computed of constants keeps what its readers lose, a Gather of what stays goes between."""
-        for seam in self.coupling.seams:
-            name, producer, gathers = seam.made.name, seam.made.producer, []
+        for parted in self.coupling.constant_cuts:
+            name, producer, gathers = parted.made.name, parted.made.producer, []
             assert producer is not None
-            for axis in (seam.read.axis(p) for p in sorted(seam.cut)):
+            for axis in (parted.read.axis(p) for p in sorted(parted.positions)):
                 if self.lengths.changed(axis):
-                    stay = _tensor(self.lengths.kept(axis), self.names.fresh(f"{seam.made.name}_stay"))
+                    stay = _tensor(self.lengths.kept(axis), self.names.fresh(f"{parted.made.name}_stay"))
                     add_constant(self.graph, producer.scope, producer, stay)
-                    source, name = name, self.names.fresh(f"{seam.made.name}_left")
-                    gathers.append(helper.make_node("Gather", [source, stay.name], [name], name=name,
-                                                         axis=axis.position))
+                    source, name = name, self.names.fresh(f"{parted.made.name}_left")
+                    gathers.append(
+                        helper.make_node("Gather", [source, stay.name], [name], name=name, axis=axis.position)
+                    )
             behind = _index_of(producer) + 1
             for place, gather in enumerate(gathers, start=behind):
                 producer.scope.proto.node.insert(place, gather)
-            for node, i in seam.read.consumers:
+            for node, i in parted.read.consumers:
                 node.proto.input[i] = name
 
     def _multiply_means(self) -> None:
@@ -157,13 +149,14 @@ class _Patch:
         for node, mean in {m.node: m for m in means}.items():
             out, share, proto = node.outputs[0], shares[node], node.proto
             assert out is not None
-            factor = helper.make_tensor(self.names.fresh(f"{out.name}_share"), out.elem_type, [], [share ** mean.power])
+            factor = helper.make_tensor(self.names.fresh(f"{out.name}_share"), out.elem_type, [], [share**mean.power])
             add_constant(self.graph, node.scope, node, factor)
             place = _index_of(node)
             proto.output[0] = self.names.fresh(f"{out.name}_mean")
             name = self.names.fresh(f"{out.name}_scaled")
-            node.scope.proto.node.insert(place + 1, helper.make_node("Mul", [proto.output[0], factor.name], [out.name],
-                                                                     name=name))
+            node.scope.proto.node.insert(
+                place + 1, helper.make_node("Mul", [proto.output[0], factor.name], [out.name], name=name)
+            )
             if mean.epsilon is not None:
                 _set_attribute(proto, "epsilon", mean.epsilon / share)
 
@@ -218,10 +211,10 @@ def _without(array: NDArray[Any], removal: Removal) -> NDArray[Any]:
 
 def _agrees(now: Data, entries: Entries, *, infers: bool) -> bool:
     """Whether what is computed says the same; where the reader `infers` a length, -1 does."""
-    return all(e is None or (known(np.array([n], dtype=object)) and (n == e or (n == -1 and infers)))
-               for n, e in zip(now.flat, entries, strict=True))
-
-
+    return all(
+        e is None or (known(np.array([n], dtype=object)) and (n == e or (n == -1 and infers)))
+        for n, e in zip(now.flat, entries, strict=True)
+    )
 
 
 def _is_output(value: Value) -> bool:
@@ -240,5 +233,3 @@ def _set_attribute(node: NodeProto, name: str, value: Any) -> None:
             return
     if value is not None:
         node.attribute.append(helper.make_attribute(name, value))
-
-

@@ -1,6 +1,7 @@
 """New lengths after removal, and what must change for nodes to agree with them.
 
-`Lengths` is the arithmetic; `Changes` collects what the resize functions of the rules ask for. Nothing is patched here.
+`KeptLengths` is the arithmetic; `NodeEdits` collects what the resize functions of the rules ask for. Nothing is
+patched here.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.graph.data_propagation import Data, Free, evaluate, same
+from onnxprune.graph.data_propagation import Data, Unknown, evaluate, same
 from onnxprune.graph.graph import Axis, Dim, Node, Value
 
 Entries = list[int | None]
 
 
-class Lengths:
+class KeptLengths:
     """Axis lengths once some channels are gone.
 
     Args:
@@ -42,7 +43,7 @@ class Lengths:
     def touches(self, value: Value) -> bool:
         """Whether any axis of the value lost an index."""
         n = len(value.shape or [])
-        return bool(n) and bool(self.lost[self._classes.of[value.first_axis:value.first_axis + n]].any())
+        return bool(n) and bool(self.lost[self._classes.of[value.first_axis : value.first_axis + n]].any())
 
     def kept(self, axis: Axis) -> NDArray[np.int64]:
         """Indices of the original axis that stay."""
@@ -60,7 +61,7 @@ class Lengths:
     def position(self, axis: Axis, index: int) -> int:
         """Where the first surviving index at or after `index` stands in the new axis."""
         span = self._classes.span(axis.id)
-        return int(self.stay[span.start:span.start + index].sum())
+        return int(self.stay[span.start : span.start + index].sum())
 
     def surviving(self, value: Value, entries: Data) -> Data:
         """What is left of a value's contents, which were told for its original shape."""
@@ -75,11 +76,13 @@ class Lengths:
         """The new shape of a value."""
         if value.shape is None or not self.touches(value):
             return value.shape
-        return [d if (n := self.length(axis)) is None or not isinstance(d, int) else n
-                for d, axis in zip(value.shape, value.axes(), strict=True)]
+        return [
+            d if (n := self.length(axis)) is None or not isinstance(d, int) else n
+            for d, axis in zip(value.shape, value.axes(), strict=True)
+        ]
 
 
-class Changes:
+class NodeEdits:
     """What must change: attributes of nodes, and the contents of shape-like inputs.
 
     Attributes:
@@ -89,7 +92,7 @@ class Changes:
         now: What computed shapes hold after removal if nothing is done.
     """
 
-    def __init__(self, coupling: Coupling, lengths: Lengths) -> None:
+    def __init__(self, coupling: Coupling, lengths: KeptLengths) -> None:
         self.attributes: dict[tuple[Node, str], Any] = {}
         self.inputs: dict[tuple[Node, int], Entries] = {}
         self.shapes: dict[tuple[Node, int], tuple[int, ...]] = {}
@@ -99,7 +102,7 @@ class Changes:
                 ask(_NodeShape(node, lengths, self))
         self._keep_numbers(coupling, lengths)
 
-    def _keep_numbers(self, coupling: Coupling, lengths: Lengths) -> None:
+    def _keep_numbers(self, coupling: Coupling, lengths: KeptLengths) -> None:
         """A length that is used as a number, not as a shape, keeps the value that it had."""
         for value, before in coupling.data.items():
             now = self.now.get(value)
@@ -111,13 +114,13 @@ class Changes:
             for node, i in value.consumers:
                 carried = node.op_type != "If" and any(out in coupling.data for out in node.outputs if out is not None)
                 if (node, i) not in self.inputs and not carried:
-                    self.inputs[node, i] = [None if isinstance(e, Free) else e for e in then.flat]
+                    self.inputs[node, i] = [None if isinstance(e, Unknown) else e for e in then.flat]
 
 
 class _NodeShape:
     """The view of one node's resize function (see `ties.NewShape`)."""
 
-    def __init__(self, node: Node, lengths: Lengths, changes: Changes) -> None:
+    def __init__(self, node: Node, lengths: KeptLengths, changes: NodeEdits) -> None:
         self._node = node
         self._changes = changes
         self.length = lengths.length

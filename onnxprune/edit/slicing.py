@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.edit.resize import Lengths
+from onnxprune.edit.resize import KeptLengths
 from onnxprune.graph.graph import Graph, Node, Scope, Value
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
@@ -24,7 +24,7 @@ Change = dict[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Slicing:
+class ConstantEdit:
     """What one stored tensor becomes.
 
     Attributes:
@@ -43,15 +43,20 @@ class Slicing:
     readers: list[Value]
 
 
-def slicings(coupling: Coupling, lengths: Lengths) -> list[Slicing]:
+def constant_edits(coupling: Coupling, lengths: KeptLengths) -> list[ConstantEdit]:
     """What each constant that loses something, or must be parted, becomes."""
+
     def lost(value: Value) -> Removal:
-        return {axis.position: tuple(lengths.removed(axis).tolist()) for axis in value.axes()
-                if lengths.changed(axis)} if lengths.touches(value) else {}
+        return (
+            {axis.position: tuple(lengths.removed(axis).tolist()) for axis in value.axes() if lengths.changed(axis)}
+            if lengths.touches(value)
+            else {}
+        )
+
     return parted(coupling.graph, lost)
 
 
-def parted(graph: Graph, change_of: Callable[[Value], Change]) -> list[Slicing]:
+def parted(graph: Graph, change_of: Callable[[Value], Change]) -> list[ConstantEdit]:
     """What each constant becomes that changes; where its readers need different changes, those get copies."""
     wanted: dict[str, list[tuple[Change, list[Value]]]] = {}
     for value in graph.constants():
@@ -68,18 +73,18 @@ def parted(graph: Graph, change_of: Callable[[Value], Change]) -> list[Slicing]:
     for key, wants in wanted.items():
         change, readers = wants[0]
         if change:
-            found.append(Slicing(readers[0].name, key, key, change, readers))
+            found.append(ConstantEdit(readers[0].name, key, key, change, readers))
         for change, readers in wants[1:]:
             for reader in readers:  # a copy each: whoever edits one later does not touch another
                 name, path = names.fresh(reader.name), reader.scope.path
-                found.append(Slicing(name, f"{path}|{name}" if path else name, key, change, [reader]))
+                found.append(ConstantEdit(name, f"{path}|{name}" if path else name, key, change, [reader]))
     return found
 
 
 Cut = Callable[[Value, NDArray[Any], Change], NDArray[Any]]
 
 
-def cut(model: Model, graph: Graph, wanted: Sequence[Slicing], change: Cut) -> None:
+def cut(model: Model, graph: Graph, wanted: Sequence[ConstantEdit], change: Cut) -> None:
     """Changes constants in place; where readers part, the copies are added and the readers pointed at them.
 
     Args:

@@ -1,7 +1,7 @@
 """What small tensors hold: shapes, indices and bounds that a graph computes from other shapes.
 
 `evaluate` follows constants and the results of Shape through the few operators that compute shapes. An entry is a
-number or `Free`, a length that only the run will tell. Given other axis lengths the same function says what the
+number or `Unknown`, a length that only the run will tell. Given other axis lengths the same function says what the
 graph will compute after pruning, so the caller sees which shape inputs adjust by themselves.
 """
 
@@ -24,11 +24,20 @@ MAX_FLOATS = 32
 Data = np.ndarray
 """Object array of int, float, bool and Free entries."""
 
-_INTEGERS = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8,
-             TensorProto.INT16, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
+_INTEGERS = {
+    TensorProto.INT64,
+    TensorProto.INT32,
+    TensorProto.BOOL,
+    TensorProto.INT8,
+    TensorProto.UINT8,
+    TensorProto.INT16,
+    TensorProto.UINT16,
+    TensorProto.UINT32,
+    TensorProto.UINT64,
+}
 
 
-class Free:
+class Unknown:
     """A number that only the run will tell; `name` tells free lengths apart, None for an unknown result."""
 
     __slots__ = ("name",)
@@ -37,7 +46,7 @@ class Free:
         self.name = name
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Free) and self.name is not None and self.name == other.name
+        return isinstance(other, Unknown) and self.name is not None and self.name == other.name
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -45,34 +54,35 @@ class Free:
 
 def known(entries: Data) -> bool:
     """Whether no entry is free."""
-    return not any(isinstance(e, Free) for e in entries.flat)
+    return not any(isinstance(e, Unknown) for e in entries.flat)
 
 
 def same(a: Data, b: Data) -> bool:
     """Whether both hold the same numbers and the same named free lengths."""
     return a.shape == b.shape and all(
-        x is y or (type(x) is not Free and type(y) is not Free and x == y) or (isinstance(x, Free) and x == y)
-        for x, y in zip(a.flat, b.flat, strict=True))
+        x is y or (type(x) is not Unknown and type(y) is not Unknown and x == y) or (isinstance(x, Unknown) and x == y)
+        for x, y in zip(a.flat, b.flat, strict=True)
+    )
 
 
 def _binary(f: Callable[[Any, Any], Any], neutral: float | None = None) -> Callable[..., list[Data]]:
     def one(x: Any, y: Any) -> Any:
-        if isinstance(x, Free):
-            return x if neutral is not None and not isinstance(y, Free) and y == neutral else Free()
-        return Free() if isinstance(y, Free) else f(x, y)
+        if isinstance(x, Unknown):
+            return x if neutral is not None and not isinstance(y, Unknown) and y == neutral else Unknown()
+        return Unknown() if isinstance(y, Unknown) else f(x, y)
 
     table = np.frompyfunc(one, 2, 1)
     return lambda node, a, b: [np.asarray(table(a, b), dtype=object)]
 
 
 def _unary(f: Callable[[Any], Any]) -> Callable[..., list[Data]]:
-    table = np.frompyfunc(lambda x: Free() if isinstance(x, Free) else f(x), 1, 1)
+    table = np.frompyfunc(lambda x: Unknown() if isinstance(x, Unknown) else f(x), 1, 1)
     return lambda node, a: [np.asarray(table(a), dtype=object)]
 
 
 def _divide(x: Any, y: Any) -> Any:
     if y == 0:
-        return Free()
+        return Unknown()
     if isinstance(x, float) or isinstance(y, float):
         return x / y
     return int(x / y) if (x < 0) != (y < 0) else x // y
@@ -81,7 +91,7 @@ def _divide(x: Any, y: Any) -> Any:
 def _mod(node: Node, a: Data, b: Data) -> list[Data]:
     def remainder(x: Any, y: Any) -> Any:
         if y == 0:
-            return Free()
+            return Unknown()
         return type(x)(math.fmod(x, y)) if node.attribute("fmod", 0) else x % y
 
     return _binary(remainder)(node, a, b)
@@ -89,7 +99,7 @@ def _mod(node: Node, a: Data, b: Data) -> list[Data]:
 
 def _flatten(node: Node, a: Data) -> list[Data]:
     axis = node.attribute("axis", 1)
-    rows = math.prod(a.shape[:axis + a.ndim if axis < 0 else axis])
+    rows = math.prod(a.shape[: axis + a.ndim if axis < 0 else axis])
     return [a.reshape(rows, a.size // rows if rows else 0)]
 
 
@@ -107,7 +117,7 @@ def _cast(node: Node, a: Data) -> list[Data]:
         convert = bool
     else:
         convert = float
-    table = np.frompyfunc(lambda x: x if isinstance(x, Free) else convert(x), 1, 1)
+    table = np.frompyfunc(lambda x: x if isinstance(x, Unknown) else convert(x), 1, 1)
     return [np.asarray(table(a), dtype=object)]
 
 
@@ -160,7 +170,7 @@ def _reduce(f: Callable[[list[Any]], Any]) -> Callable[..., list[Data]]:
         out = np.empty(rows.shape[:-1], dtype=object)
         for at in np.ndindex(out.shape):
             row = list(rows[at])
-            out[at] = Free() if any(isinstance(x, Free) for x in row) else f(row)
+            out[at] = Unknown() if any(isinstance(x, Unknown) for x in row) else f(row)
         if node.attribute("keepdims", 1):
             out = out.reshape([1 if i in axes else n for i, n in enumerate(a.shape)])
         return [out]
@@ -170,8 +180,14 @@ def _reduce(f: Callable[[list[Any]], Any]) -> Callable[..., list[Data]]:
 
 def _where(node: Node, c: Data, a: Data, b: Data) -> list[Data]:
     table = np.frompyfunc(
-        lambda c, x, y: (x if same(np.array(x, object), np.array(y, object)) else Free()) if isinstance(c, Free)
-        else (x if c else y), 3, 1)
+        lambda c, x, y: (
+            (x if same(np.array(x, object), np.array(y, object)) else Unknown())
+            if isinstance(c, Unknown)
+            else (x if c else y)
+        ),
+        3,
+        1,
+    )
     return [np.asarray(table(c, a, b), dtype=object)]
 
 
@@ -186,7 +202,7 @@ def _constant_of_shape(node: Node, a: Data) -> list[Data]:
 
 def _range(node: Node, start: Data, stop: Data, step: Data) -> list[Data]:
     a, b, c = (x.reshape(-1)[0] for x in (start, stop, step))
-    if any(isinstance(x, Free) for x in (a, b, c)) or abs((b - a) / c) > MAX_ENTRIES:
+    if any(isinstance(x, Unknown) for x in (a, b, c)) or abs((b - a) / c) > MAX_ENTRIES:
         raise ValueError("not known")
     return [np.array(list(np.arange(a, b, c).tolist()), dtype=object)]
 
@@ -226,9 +242,12 @@ def _identity(node: Node, a: Data, *_: Data | None) -> list[Data]:
 
 
 def _clip(node: Node, a: Data, low: Data | None = None, high: Data | None = None) -> list[Data]:
-    bounds = [node.attribute("min"), node.attribute("max")] if node.opset < 11 else [
-        None if x is None else x.reshape(-1)[0] for x in (low, high)]
-    if any(isinstance(x, Free) for x in bounds):
+    bounds = (
+        [node.attribute("min"), node.attribute("max")]
+        if node.opset < 11
+        else [None if x is None else x.reshape(-1)[0] for x in (low, high)]
+    )
+    if any(isinstance(x, Unknown) for x in bounds):
         raise ValueError("free bounds")
 
     def one(x: Any) -> Any:
@@ -239,28 +258,54 @@ def _clip(node: Node, a: Data, low: Data | None = None, high: Data | None = None
 
 
 OPERATORS: dict[str, Callable[..., list[Data]]] = {
-    "Identity": _identity, "Cast": _cast, "Dropout": _identity, "Clip": _clip, "Relu": _unary(lambda x: max(x, 0)),
-    "Add": _binary(lambda x, y: x + y, 0), "Sub": _binary(lambda x, y: x - y, 0),
-    "Mul": _binary(lambda x, y: x * y, 1), "Div": _binary(_divide, 1),
-    "Mod": _mod, "Min": _binary(min), "Max": _binary(max),
-    "Equal": _binary(lambda x, y: x == y), "Greater": _binary(lambda x, y: x > y),
-    "Less": _binary(lambda x, y: x < y), "And": _binary(lambda x, y: bool(x and y)),
-    "Or": _binary(lambda x, y: bool(x or y)), "Not": _unary(lambda x: not x),
-    "Neg": _unary(lambda x: -x), "Abs": _unary(abs), "Floor": _unary(lambda x: float(math.floor(x))),
-    "Ceil": _unary(lambda x: float(math.ceil(x))), "Round": _unary(lambda x: float(round(x))),
-    "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Slice": _slice, "Concat": _concat, "Gather": _gather,
-    "Reshape": _reshape, "Expand": _expand, "Where": _where, "ConstantOfShape": _constant_of_shape,
-    "Range": _range, "Split": _split, "Flatten": _flatten,
+    "Identity": _identity,
+    "Cast": _cast,
+    "Dropout": _identity,
+    "Clip": _clip,
+    "Relu": _unary(lambda x: max(x, 0)),
+    "Add": _binary(lambda x, y: x + y, 0),
+    "Sub": _binary(lambda x, y: x - y, 0),
+    "Mul": _binary(lambda x, y: x * y, 1),
+    "Div": _binary(_divide, 1),
+    "Mod": _mod,
+    "Min": _binary(min),
+    "Max": _binary(max),
+    "Equal": _binary(lambda x, y: x == y),
+    "Greater": _binary(lambda x, y: x > y),
+    "Less": _binary(lambda x, y: x < y),
+    "And": _binary(lambda x, y: bool(x and y)),
+    "Or": _binary(lambda x, y: bool(x or y)),
+    "Not": _unary(lambda x: not x),
+    "Neg": _unary(lambda x: -x),
+    "Abs": _unary(abs),
+    "Floor": _unary(lambda x: float(math.floor(x))),
+    "Ceil": _unary(lambda x: float(math.ceil(x))),
+    "Round": _unary(lambda x: float(round(x))),
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Gather": _gather,
+    "Reshape": _reshape,
+    "Expand": _expand,
+    "Where": _where,
+    "ConstantOfShape": _constant_of_shape,
+    "Range": _range,
+    "Split": _split,
+    "Flatten": _flatten,
     "Transpose": lambda node, a: [a.transpose(node.attribute("perm"))],
-    "ReduceProd": _reduce(math.prod), "ReduceSum": _reduce(sum), "ReduceMax": _reduce(max), "ReduceMin": _reduce(min),
+    "ReduceProd": _reduce(math.prod),
+    "ReduceSum": _reduce(sum),
+    "ReduceMax": _reduce(max),
+    "ReduceMin": _reduce(min),
 }
 """What follows shapes; anything else uses a number as data."""
 
 
 def _to_single(entry: Any) -> Any:
     """What the run will hold: it computes in single precision, and 10 * 0.7 is then 7; integers end at 64 bits."""
-    if isinstance(entry, int) and not -2**63 <= entry < 2**63:
-        return Free()
+    if isinstance(entry, int) and not -(2**63) <= entry < 2**63:
+        return Unknown()
     if not isinstance(entry, float):
         return entry
     with np.errstate(over="ignore"):
@@ -277,8 +322,8 @@ def _shape_entries(node: Node, dims: Sequence[Dim] | None, lengths: Sequence[Dim
     key = source.key if source is not None else ""
     if node.op_type == "Size":
         numbers = [n for n in lengths if isinstance(n, int)]
-        return np.array(math.prod(numbers) if len(numbers) == len(lengths) else Free(), dtype=object)
-    entries = [n if isinstance(n, int) else Free(n or f"{key}[{i}]") for i, n in enumerate(lengths)]
+        return np.array(math.prod(numbers) if len(numbers) == len(lengths) else Unknown(), dtype=object)
+    entries = [n if isinstance(n, int) else Unknown(n or f"{key}[{i}]") for i, n in enumerate(lengths)]
     start, end = node.attribute("start", 0), node.attribute("end")
     out = np.empty(len(entries), dtype=object)
     out[:] = entries
@@ -316,8 +361,11 @@ def taken(node: Node, data: Mapping[Value, Data]) -> Scope | None:
     return node.bodies.get("then_branch" if condition.flat[0] else "else_branch")
 
 
-def evaluate(graph: Graph, lengths: Callable[[Value], Sequence[Dim] | None] | None = None,
-             before: dict[Value, Data] | None = None) -> dict[Value, Data]:
+def evaluate(
+    graph: Graph,
+    lengths: Callable[[Value], Sequence[Dim] | None] | None = None,
+    before: dict[Value, Data] | None = None,
+) -> dict[Value, Data]:
     """Contents of every small tensor that can be told without running the model.
 
     Args:
@@ -326,7 +374,7 @@ def evaluate(graph: Graph, lengths: Callable[[Value], Sequence[Dim] | None] | No
         before: An earlier result for the same graph whose constants are taken over.
 
     Returns:
-        An object array for each value that could be followed; free entries are `Free`.
+        An object array for each value that could be followed; free entries are `Unknown`.
     """
     shape_of = lengths or (lambda v: v.shape)
     data: dict[Value, Data] = {}

@@ -20,8 +20,9 @@ from onnxprune.model.topology import ordered
 Dim = int | str | None
 """Length of an axis: a number, the name of a free dimension, or not known."""
 
-RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
-                    "Multinomial"})
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
 """Operators that make something else in every run."""
 _READS_PARTS = {"Slice", "Split", "Gather", "GatherElements", "GatherND", "Shape"}
 
@@ -190,8 +191,12 @@ class Graph:
         for node in self.nodes:
             sources = [v for v in node.inputs if v is not None]
             varies = node.op_type in RANDOM or node.op_type == "Dropout"  # which may be in training
-            if sources and not node.bodies and not varies and all(
-                    v.tensor is not None or v.producer in found for v in sources):
+            if (
+                sources
+                and not node.bodies
+                and not varies
+                and all(v.tensor is not None or v.producer in found for v in sources)
+            ):
                 found[node] = None
         return found
 
@@ -264,8 +269,17 @@ class Graph:
             users = value.consumers[1:]
             del value.consumers[1:]
             for node, i in users:
-                twin = Value(value.name, value.key, len(self.values), value.scope, value.shape, value.elem_type,
-                             value.tensor, value.producer, [(node, i)])
+                twin = Value(
+                    value.name,
+                    value.key,
+                    len(self.values),
+                    value.scope,
+                    value.shape,
+                    value.elem_type,
+                    value.tensor,
+                    value.producer,
+                    [(node, i)],
+                )
                 self.values.append(twin)
                 node.inputs[i] = twin
 

@@ -11,15 +11,23 @@ from collections.abc import Callable, Sequence
 
 from onnx import TensorProto
 
-from onnxprune.graph.data_propagation import Data, Free
+from onnxprune.graph.data_propagation import Data, Unknown
 from onnxprune.graph.graph import Dim, Node, Value
 
 Shape = list[Dim] | None
 
 _Function = Callable[[Node, list[Shape]], list[Shape]]
 _MS = "com.microsoft"
-_TYPED_BY = {"QLinearConcat": 1, "MatMulIntegerToFloat": 2, "EmbedLayerNormalization": 2, "QEmbedLayerNormalization": 8,
-             "DequantizeLinear": 1, "QuantizeLinear": 2, "QAttention": 3, "QLinearWhere": 1}
+_TYPED_BY = {
+    "QLinearConcat": 1,
+    "MatMulIntegerToFloat": 2,
+    "EmbedLayerNormalization": 2,
+    "QEmbedLayerNormalization": 8,
+    "DequantizeLinear": 1,
+    "QuantizeLinear": 2,
+    "QAttention": 3,
+    "QLinearWhere": 1,
+}
 """Input whose element type the outputs have."""
 
 
@@ -230,37 +238,83 @@ def _lstm(node: Node, shapes: list[Shape]) -> list[Shape]:
 
 
 _TABLE: dict[tuple[str, str], _Function] = {
-    **{(_MS, name): _like_first for name in (
-        "Gelu", "BiasGelu", "FastGelu", "QuickGelu", "BiasAdd", "BiasDropout", "BiasSoftmax", "ScaledSiLU",
-        "RotaryEmbedding", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", "QuantizeLinear", "DequantizeLinear",
-        "GatedAdd", "MoE", "QMoE", "Trilu", "RemovePadding", "NGramRepeatBlock")},
-    **{(_MS, name): _normalised for name in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
-                                            "LayerNormalization", "SimplifiedLayerNormalization")},
+    **{
+        (_MS, name): _like_first
+        for name in (
+            "Gelu",
+            "BiasGelu",
+            "FastGelu",
+            "QuickGelu",
+            "BiasAdd",
+            "BiasDropout",
+            "BiasSoftmax",
+            "ScaledSiLU",
+            "RotaryEmbedding",
+            "QLinearLeakyRelu",
+            "QLinearSigmoid",
+            "QLinearSoftmax",
+            "QuantizeLinear",
+            "DequantizeLinear",
+            "GatedAdd",
+            "MoE",
+            "QMoE",
+            "Trilu",
+            "RemovePadding",
+            "NGramRepeatBlock",
+        )
+    },
+    **{
+        (_MS, name): _normalised
+        for name in (
+            "SkipLayerNormalization",
+            "SkipSimplifiedLayerNormalization",
+            "LayerNormalization",
+            "SimplifiedLayerNormalization",
+        )
+    },
     ("", "SimplifiedLayerNormalization"): _normalised,
     ("", "LayerNormalization"): _normalised,  # onnxruntime's optimiser writes it into models of older opsets
     **{("ai.onnx.ml", name): _like_first for name in ("Scaler", "Normalizer", "Imputer", "Binarizer")},
     ("", "GroupNormalization"): _like_first,  # a function whose body onnx cannot follow
     **{(_MS, name): _broadcast(0, 3) for name in ("QLinearAdd", "QLinearMul")},
     (_MS, "QLinearWhere"): _broadcast(0, 1, 4),
-    **{(_MS, name): _product(0, 1) for name in (
-        "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "GemmFastGelu", "DynamicQuantizeMatMul",
-        "MatMulIntegerToFloat")},
-    (_MS, "FusedGemm"): _gemm(0, 1), (_MS, "QGemm"): _gemm(0, 3), (_MS, "MatMulNBits"): _matmul_nbits,
+    **{
+        (_MS, name): _product(0, 1)
+        for name in (
+            "FusedMatMul",
+            "TransposeMatMul",
+            "FusedMatMulActivation",
+            "GemmFastGelu",
+            "DynamicQuantizeMatMul",
+            "MatMulIntegerToFloat",
+        )
+    },
+    (_MS, "FusedGemm"): _gemm(0, 1),
+    (_MS, "QGemm"): _gemm(0, 3),
+    (_MS, "MatMulNBits"): _matmul_nbits,
     (_MS, "NhwcConv"): _nhwc_convolution,
-    (_MS, "FusedConv"): _convolution(0, 1), (_MS, "QLinearConv"): _convolution(0, 3),
+    (_MS, "FusedConv"): _convolution(0, 1),
+    (_MS, "QLinearConv"): _convolution(0, 3),
     **{(_MS, name): _pool for name in ("QLinearGlobalAveragePool", "QLinearAveragePool")},
-    (_MS, "QLinearConcat"): _concat, (_MS, "QLinearReduceMean"): _mean,
-    (_MS, "BiasSplitGelu"): _half_last, (_MS, "SwiGLU"): _swiglu,
-    (_MS, "EmbedLayerNormalization"): _embedding, (_MS, "QEmbedLayerNormalization"): _embedding,
-    (_MS, "GroupNorm"): _group_norm, (_MS, "SkipGroupNorm"): _group_norm,
-    (_MS, "Attention"): _attention, (_MS, "QAttention"): _attention, (_MS, "MultiHeadAttention"): _multi_head,
-    (_MS, "GroupQueryAttention"): _grouped_query, (_MS, "DynamicQuantizeLSTM"): _lstm,
+    (_MS, "QLinearConcat"): _concat,
+    (_MS, "QLinearReduceMean"): _mean,
+    (_MS, "BiasSplitGelu"): _half_last,
+    (_MS, "SwiGLU"): _swiglu,
+    (_MS, "EmbedLayerNormalization"): _embedding,
+    (_MS, "QEmbedLayerNormalization"): _embedding,
+    (_MS, "GroupNorm"): _group_norm,
+    (_MS, "SkipGroupNorm"): _group_norm,
+    (_MS, "Attention"): _attention,
+    (_MS, "QAttention"): _attention,
+    (_MS, "MultiHeadAttention"): _multi_head,
+    (_MS, "GroupQueryAttention"): _grouped_query,
+    (_MS, "DynamicQuantizeLSTM"): _lstm,
 }
 
 
 def dims(entries: Sequence[object]) -> list[Dim]:
     """Lengths for what a shape operand holds: -1 is not known, free entries have their name."""
-    return [e if isinstance(e, int) and e >= 0 else (e.name if isinstance(e, Free) else None) for e in entries]
+    return [e if isinstance(e, int) and e >= 0 else (e.name if isinstance(e, Unknown) else None) for e in entries]
 
 
 def told(node: Node, data: dict[Value, Data]) -> list[Dim] | None:

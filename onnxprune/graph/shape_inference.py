@@ -52,8 +52,9 @@ def _free_endless(graph: Graph) -> None:
     fitting = int(np.searchsorted(np.cumsum(lengths), budget, side="right"))
     if fitting < len(lengths):
         for value in computed:
-            value.shape = value.shape and [None if isinstance(d, int) and d >= lengths[fitting] else d
-                                           for d in value.shape]
+            value.shape = value.shape and [
+                None if isinstance(d, int) and d >= lengths[fitting] else d for d in value.shape
+            ]
 
 
 def _rounds(graph: Graph, assumed: dict[Value, Value], refused: set[Value]) -> dict[Value, Data]:
@@ -105,8 +106,9 @@ def _strip(source: GraphProto, target: GraphProto) -> None:
             target.initializer.append(bare)
             target.initializer[-1].name = node.output[0]
             continue
-        copy = target.node.add(op_type=node.op_type, domain=node.domain, name=node.name, input=node.input,
-                               output=node.output)
+        copy = target.node.add(
+            op_type=node.op_type, domain=node.domain, name=node.name, input=node.input, output=node.output
+        )
         for a in node.attribute:
             if a.type == AttributeProto.GRAPH:
                 _strip(a.g, copy.attribute.add(name=a.name, type=a.type).g)
@@ -131,8 +133,9 @@ def _read(scope: Scope, proto: GraphProto) -> None:
                 value.shape, value.elem_type = shape if shape is not None else value.shape, elem_type or value.elem_type
 
 
-def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dict[Value, list[Dim]], *,
-           guess: bool = False) -> bool:
+def _teach(
+    graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dict[Value, list[Dim]], *, guess: bool = False
+) -> bool:
     """Writes shapes that we can tell, and inference does not know, into the skeleton; whether there were any.
 
     A shape cannot be stated without a type, and a wrong one stops inference behind it: where the type is not known
@@ -148,8 +151,10 @@ def _teach(graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dic
             if out is None or told is None or not _open(out) or (out.shape is not None and len(told) != len(out.shape)):
                 continue
             told = [None if isinstance(d, int) and not 0 <= d < 2**63 else d for d in told]  # nothing that can run
-            merged = [b if isinstance(b, int) or a is None else a
-                      for a, b in zip(out.shape or [None] * len(told), told, strict=True)]
+            merged = [
+                b if isinstance(b, int) or a is None else a
+                for a, b in zip(out.shape or [None] * len(told), told, strict=True)
+            ]
             if (merged == out.shape and out.elem_type) or stated.get(out) == merged:
                 continue
             out.elem_type = out.elem_type or node_shapes.elem_type(node) or _type_of(node)
@@ -180,8 +185,11 @@ def _alone(node: Node, data: dict[Value, Data]) -> list[Shape]:
     if node.bodies or not inputs or not ranked or any(o is not None and o.shape is not None for o in node.outputs):
         return []
     types = {v.name: onnx.helper.make_tensor_type_proto(v.elem_type, v.shape) for v in inputs}
-    contents = {v.name: onnx.numpy_helper.from_array(data[v].astype(
-        onnx.helper.tensor_dtype_to_np_dtype(v.elem_type)), v.name) for v in inputs if v in data and known(data[v])}
+    contents = {
+        v.name: onnx.numpy_helper.from_array(data[v].astype(onnx.helper.tensor_dtype_to_np_dtype(v.elem_type)), v.name)
+        for v in inputs
+        if v in data and known(data[v])
+    }
     try:
         schema = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
         found = onnx.shape_inference.infer_node_outputs(schema, node.proto, types, contents)
@@ -190,8 +198,9 @@ def _alone(node: Node, data: dict[Value, Data]) -> list[Shape]:
     for out in node.outputs:
         if out is not None and out.name in found:
             out.elem_type = out.elem_type or found[out.name].tensor_type.elem_type
-    return [tensor_type(onnx.ValueInfoProto(type=found[name]))[0] if name in found else None
-            for name in node.proto.output]
+    return [
+        tensor_type(onnx.ValueInfoProto(type=found[name]))[0] if name in found else None for name in node.proto.output
+    ]
 
 
 def _open(value: Value | None) -> bool:
@@ -202,8 +211,9 @@ def _open(value: Value | None) -> bool:
 def _protos(scope: Scope, proto: GraphProto) -> Iterator[tuple[Scope, GraphProto]]:
     """Each scope with its counterpart in the skeleton."""
     yield scope, proto
-    owners = {n.output[0]: n for n in proto.node
-              if n.output and any(a.type == AttributeProto.GRAPH for a in n.attribute)}
+    owners = {
+        n.output[0]: n for n in proto.node if n.output and any(a.type == AttributeProto.GRAPH for a in n.attribute)
+    }
     for node in scope.nodes:
         twin = owners.get(node.proto.output[0]) if node.bodies and node.proto.output else None
         for a in twin.attribute if twin is not None else []:
@@ -225,8 +235,11 @@ def _loop_states(node: Node) -> list[Shape]:
 
 def _keeps(start: Sequence[Dim], end: Sequence[Dim] | None) -> bool:
     """Whether a round of a loop returns every number of the shape that it starts with."""
-    return end is not None and len(start) == len(end) and all(
-        a == b for a, b in zip(start, end, strict=True) if isinstance(a, int))
+    return (
+        end is not None
+        and len(start) == len(end)
+        and all(a == b for a, b in zip(start, end, strict=True) if isinstance(a, int))
+    )
 
 
 def _assume(graph: Graph, model: ModelProto, assumed: dict[Value, Value], refused: set[Value]) -> bool:

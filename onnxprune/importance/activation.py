@@ -19,8 +19,9 @@ def wanda(consumers: Sequence[Consumer]) -> Scores:
     ``sum over columns of |W_c|_1 sqrt(E[x_c^2])`` (Sun et al., "A simple and effective pruning approach for large
     language models", ICLR 2024, whose score of one weight is ``|w| |x|``, summed over what goes with a channel).
     """
-    return _over_units(consumers, [np.abs(c.weight).sum(axis=0) * np.sqrt(np.diag(c.covariance) + c.mean ** 2)
-                                   for c in consumers])
+    return _over_units(
+        consumers, [np.abs(c.weight).sum(axis=0) * np.sqrt(np.diag(c.covariance) + c.mean**2) for c in consumers]
+    )
 
 
 def flap(consumers: Sequence[Consumer]) -> Scores:

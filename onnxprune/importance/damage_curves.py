@@ -14,7 +14,7 @@ from onnxprune.importance import activation
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Consumer, Curve, removal_curve
 from onnxprune.importance.trials import Change, Trials
-from onnxprune.layers.linear import Product
+from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
 from onnxprune.statistics.moments import Batches, Moments
 
@@ -26,14 +26,23 @@ PROBES = (0.25, 0.5, 0.75)
 class Reader:
     """A block of a product layer that reads a group."""
 
-    layer: Product
+    layer: LinearLayer
     block: int
     consumer: Consumer
 
 
-def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Sequence[Product],
-           moments: Mapping[str, Moments], fallback: Sequence[Scores], keep: Sequence[int],
-           batches: Batches, *, memory: int = 2**30) -> list[Curve]:
+def curves(
+    model: Model,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    layers: Sequence[LinearLayer],
+    moments: Mapping[str, Moments],
+    fallback: Sequence[Scores],
+    keep: Sequence[int],
+    batches: Batches,
+    *,
+    memory: int = 2**30,
+) -> list[Curve]:
     """The removal curve of each group, in terms of the model's outputs before a final softmax.
 
     The shape of a curve comes from the layers that read the group. Its height is measured at a few points: a share of
@@ -58,16 +67,29 @@ def curves(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Se
     with Trials(model, moments, batches, [readers[i][0].layer.x.name for i in order], memory=memory) as trials:
         for i in order:
             trials.step()
-            curve = removal_curve([r.consumer for r in readers[i]], groups[i].units, groups[i].units - keep[i],
-                                  PROBES if trials.possible else ())
-            changes = [(at, [Change(r.layer.name, r.block, w) for r, w in zip(readers[i], weights, strict=True)])
-                       for at, weights in curve.probes]
+            curve = removal_curve(
+                [r.consumer for r in readers[i]],
+                groups[i].units,
+                groups[i].units - keep[i],
+                PROBES if trials.possible else (),
+            )
+            changes = [
+                (at, [Change(r.layer.name, r.block, w) for r, w in zip(readers[i], weights, strict=True)])
+                for at, weights in curve.probes
+            ]
             found[i] = Curve(curve.order, _through(curve.loss, [(at, trials.error(c)) for at, c in changes]))
     return found
 
 
-def scores(criterion: str, model: Model, coupling: Coupling, groups: Sequence[Group], layers: Sequence[Product],
-           moments: Mapping[str, Moments], fallback: Sequence[Scores]) -> list[Scores]:
+def scores(
+    criterion: str,
+    model: Model,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    layers: Sequence[LinearLayer],
+    moments: Mapping[str, Moments],
+    fallback: Sequence[Scores],
+) -> list[Scores]:
     """Importance of every unit of some groups by a criterion of `scoring.activation`.
 
     ``wanda`` is divided by its mean in each group, ``flap`` standardised, ``apoz`` a share as it is.
@@ -82,8 +104,10 @@ def scores(criterion: str, model: Model, coupling: Coupling, groups: Sequence[Gr
         fallback: Importance of units of groups that no observed layer reads.
     """
     score = {"wanda": activation.wanda, "flap": activation.flap, "apoz": activation.apoz}[criterion]
-    found = [score([r.consumer for r in mine]) if mine else other
-             for mine, other in zip(_readers(model, coupling, groups, layers, moments), fallback, strict=True)]
+    found = [
+        score([r.consumer for r in mine]) if mine else other
+        for mine, other in zip(_readers(model, coupling, groups, layers, moments), fallback, strict=True)
+    ]
     if criterion == "flap":
         return activation.standardised(found)
     return found if criterion == "apoz" else [s / max(float(s.mean()), 1e-30) for s in found]
@@ -98,7 +122,7 @@ def _through(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> ND
     for at, value in seen:
         rise = loss[at] - loss[start]
         rate = max(value - height, 1e-9) / rise if rise > 0 else rate
-        result[start:at + 1] = height + (loss[start:at + 1] - loss[start]) * rate
+        result[start : at + 1] = height + (loss[start : at + 1] - loss[start]) * rate
         start, height = at, float(result[at])
     result[start:] = height + (loss[start:] - loss[start]) * rate
     return result
@@ -111,8 +135,13 @@ def by_score(scores: Scores, most: int) -> Curve:
     return Curve(order, np.concatenate([[0.0], np.cumsum(squares[order])]) / max(float(squares.sum()), 1e-30))
 
 
-def _readers(model: Model, coupling: Coupling, groups: Sequence[Group], layers: Sequence[Product],
-             moments: Mapping[str, Moments]) -> list[list[Reader]]:
+def _readers(
+    model: Model,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    layers: Sequence[LinearLayer],
+    moments: Mapping[str, Moments],
+) -> list[list[Reader]]:
     group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
     unit_of = np.zeros(len(coupling.channel), dtype=np.int64)
     for i, group in enumerate(groups):
@@ -144,13 +173,20 @@ def _readers(model: Model, coupling: Coupling, groups: Sequence[Group], layers: 
     return found
 
 
-def _consumer(weight: NDArray[np.float64], seen: Moments, block: int, columns: NDArray[np.int64],
-              units: NDArray[np.int64], count: int) -> Consumer | None:
+def _consumer(
+    weight: NDArray[np.float64],
+    seen: Moments,
+    block: int,
+    columns: NDArray[np.int64],
+    units: NDArray[np.int64],
+    count: int,
+) -> Consumer | None:
     """The columns that each unit owns; None unless every unit owns as many."""
     order = np.argsort(units, kind="stable")
     owned, sizes = np.unique(units, return_counts=True)
     if len(owned) != count or len(set(sizes.tolist())) != 1:
         return None
     n = max(seen.count, 1)
-    return Consumer(weight, seen.covariance(block), columns[order].reshape(count, -1), seen.total[block] / n,
-                    seen.zeros[block] / n)
+    return Consumer(
+        weight, seen.covariance(block), columns[order].reshape(count, -1), seen.total[block] / n, seen.zeros[block] / n
+    )

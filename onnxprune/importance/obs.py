@@ -67,7 +67,8 @@ class _State:
 
     def __init__(self, consumer: Consumer) -> None:
         damped = consumer.covariance + DAMPING * max(float(np.diag(consumer.covariance).mean()), 1e-12) * np.eye(
-            len(consumer.covariance))
+            len(consumer.covariance)
+        )
         self.weight = consumer.weight.copy()
         self.inverse = np.linalg.inv(damped)
         self.columns = consumer.columns
@@ -117,7 +118,7 @@ def removal_curve(consumers: Sequence[Consumer], units: int, most: int, probes: 
     noted: list[tuple[int, list[Matrix]]] = []
     while len(order) < most:
         scores = np.sum([s.losses(left) for s in states], axis=0)
-        ranked = np.argsort(scores, kind="stable")[:min(chunk, most - len(order))]
+        ranked = np.argsort(scores, kind="stable")[: min(chunk, most - len(order))]
         gone = left[ranked]
         for state in states:
             state.remove(gone)

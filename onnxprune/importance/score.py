@@ -18,8 +18,9 @@ from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 
 
-def score(model: Model, coupling: Coupling, groups: Sequence[Group], criterion: str = "l2",
-          seed: int = 0) -> list[Scores]:
+def score(
+    model: Model, coupling: Coupling, groups: Sequence[Group], criterion: str = "l2", seed: int = 0
+) -> list[Scores]:
     """Importance of every unit of some groups, summed over every slice that the unit owns.
 
     Scores of a group are divided by their mean, so that groups of different width compare; `lamp` compares as it is.
@@ -71,8 +72,12 @@ class _Weights:
         """The slices that hold weights; scales and zero points of quantised ones say nothing by themselves."""
         parts = [*self._quantised.values(), *self._packed.values()]
         parameters = {p.key for s, z, _ in parts for p in (s, z) if p is not None}
-        return [s for s in group.slices if s.value.key not in parameters and (
-            s.value.elem_type in FLOATS or s.value in self._quantised or s.value in self._packed)]
+        return [
+            s
+            for s in group.slices
+            if s.value.key not in parameters
+            and (s.value.elem_type in FLOATS or s.value in self._quantised or s.value in self._packed)
+        ]
 
     def sums(self, group: Group, power: int) -> Scores:
         total = np.zeros(group.units)

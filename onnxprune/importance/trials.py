@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph.graph import Graph
-from onnxprune.layers.find import products
+from onnxprune.layers.find import linear_layers
 from onnxprune.layers.weights import add_bias
 from onnxprune.model.model import Model
+from onnxprune.runtime.partition import CannotCut
 from onnxprune.runtime.session import session
-from onnxprune.runtime.staged_run import CannotCut, Walk
+from onnxprune.runtime.staged_run import StagedRun
 from onnxprune.statistics.moments import Batches, Moments
 from onnxprune.verification.comparable_outputs import unsquashed
 from onnxprune.verification.output_error import Errors
@@ -58,8 +59,15 @@ class Trials:
         possible: Whether there are outputs to look at.
     """
 
-    def __init__(self, model: Model, moments: Mapping[str, Moments], batches: Batches, places: Sequence[str], *,
-                 memory: int = 2**30) -> None:
+    def __init__(
+        self,
+        model: Model,
+        moments: Mapping[str, Moments],
+        batches: Batches,
+        places: Sequence[str],
+        *,
+        memory: int = 2**30,
+    ) -> None:
         """Runs the model as it is; it stays so.
 
         Args:
@@ -73,17 +81,21 @@ class Trials:
         self._model, self._centres = unsquashed(model)
         self._reference = list(self._compared(session(self._model).each(batches)))
         self.possible = bool(self._reference)
-        self._walk: Walk | None = None
+        self._walk: StagedRun | None = None
         names = [o.name for o in self._model.proto.graph.output]
         with contextlib.suppress(CannotCut):
-            self._walk = Walk(self._model, batches, [*([p] for p in places), names],
-                              memory=memory) if self.possible else None
+            self._walk = (
+                StagedRun(self._model, batches, [*([p] for p in places), names], memory=memory)
+                if self.possible
+                else None
+            )
 
     def __enter__(self) -> Trials:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._walk is not None:
             self._walk.close()
 
@@ -99,7 +111,7 @@ class Trials:
             changes: What changes; nothing that comes before the place.
         """
         changed = self._model.copy()
-        layers = {layer.name: layer for layer in products(Graph(changed.proto))}
+        layers = {layer.name: layer for layer in linear_layers(Graph(changed.proto))}
         for change in changes:
             layer, block, weight = layers[change.layer], change.block, change.weight
             tensor = layer.weight.tensor

@@ -14,6 +14,7 @@ def dequantised(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | 
     A scale with an axis less than the weight, ``(directions, gates)``, serves every row of a weight
     ``(directions, rows, gates)``.
     """
+
     def spread(x: NDArray[Any]) -> NDArray[Any]:
         x = x.astype(np.float32)
         if x.size == 1:
@@ -58,6 +59,6 @@ def unpacked(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | Non
 def _split(packed: NDArray[Any], bits: int) -> NDArray[np.float32]:
     """The numbers in each byte of the last axis, one after the other."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    numbers = (packed[..., None] >> shifts) & np.uint8(2 ** bits - 1)
+    numbers = (packed[..., None] >> shifts) & np.uint8(2**bits - 1)
     flat: NDArray[np.float32] = numbers.reshape(*packed.shape[:-1], -1).astype(np.float32)
     return flat

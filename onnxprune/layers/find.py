@@ -1,7 +1,7 @@
 """Finds the product layers of a graph: convolutions and matrix products of an activation with a constant.
 
 Covered are Conv and ConvTranspose of any rank, grouped, strided, padded and dilated; Gemm; MatMul with a constant
-matrix on either side; each with its own bias or that of an Add behind it. No `Product` is made of
+matrix on either side; each with its own bias or that of an Add behind it. No `LinearLayer` is made of
 
 - weights that are computed by more than Identity, Transpose and Cast (quantised ones, say), or of another rank;
 - products of two activations, and Gemm with a constant first factor;
@@ -18,15 +18,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from onnxprune.graph.graph import Graph, Node, Value
-from onnxprune.layers.linear import Kind, Positions, Product, padded_by_output
+from onnxprune.layers.linear import Kind, LinearLayer, padded_by_output
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 
-__all__ = ["Positions", "Product", "matched", "products"]
 
-
-
-def products(graph: Graph) -> list[Product]:
+def linear_layers(graph: Graph) -> list[LinearLayer]:
     """The product layers of the main graph, in topological order; see the module for what is left out.
 
     Args:
@@ -38,7 +35,7 @@ def products(graph: Graph) -> list[Product]:
     return [p for p in found if p is not None]
 
 
-def matched(before: Iterable[Product], after: Iterable[Product]) -> list[tuple[Product, Product]]:
+def matched(before: Iterable[LinearLayer], after: Iterable[LinearLayer]) -> list[tuple[LinearLayer, LinearLayer]]:
     """The layers that two versions of a model have both, in the order of the first; found by their output's name."""
     others = {p.name: p for p in after}
     return [(p, others[p.name]) for p in before if p.name in others]
@@ -70,7 +67,7 @@ class _Finder:
         for value in graph.constants():
             self._readers[value.key] += len(value.consumers) + (id(value) in self._returned)
 
-    def conv(self, node: Node) -> Product | None:
+    def conv(self, node: Node) -> LinearLayer | None:
         """Convolutions, plain and transposed."""
         x, weight, out = _input(node, 0), self._constant(_input(node, 1)), _output(node)
         transposed = node.op_type == "ConvTranspose"
@@ -87,7 +84,7 @@ class _Finder:
         kind: Kind = "conv_transpose" if transposed else "conv"
         return _product(node, kind, (x, 1), weight, bias, (out, 1), turned=False)
 
-    def gemm(self, node: Node) -> Product | None:
+    def gemm(self, node: Node) -> LinearLayer | None:
         """Gemm with a constant second factor."""
         x, weight, out = _input(node, 0), self._constant(_input(node, 1)), _output(node)
         alpha, beta = float(node.attribute("alpha", 1.0)), float(node.attribute("beta", 1.0))
@@ -104,7 +101,7 @@ class _Finder:
         x_axis = -2 if node.attribute("transA", 0) else -1
         return _product(node, "gemm", (x, x_axis), weight, bias, (out, -1), turned=turned, alpha=alpha, beta=beta)
 
-    def matmul(self, node: Node) -> Product | None:
+    def matmul(self, node: Node) -> LinearLayer | None:
         """MatMul with a constant matrix on one side."""
         out, sides = _output(node), [_input(node, 0), _input(node, 1)]
         constants = [self._constant(v) for v in sides]
@@ -129,11 +126,16 @@ class _Finder:
             rank: Axes that the value has for sure.
         """
         if len(out.consumers) == 1 and id(out) not in self._returned:
-            (add, i), = out.consumers
+            ((add, i),) = out.consumers
             constant = self._constant(_input(add, 1 - i)) if add.op_type == "Add" and add.domain == "" else None
             total = _output(add)
-            if (constant is not None and len(constant.dims) <= rank and constant.only_along(behind, features)
-                    and total is not None and add.scope is out.scope):
+            if (
+                constant is not None
+                and len(constant.dims) <= rank
+                and constant.only_along(behind, features)
+                and total is not None
+                and add.scope is out.scope
+            ):
                 return total, constant
         return out, None
 
@@ -167,22 +169,46 @@ def _output(node: Node) -> Value | None:
     return node.outputs[0] if node.outputs else None
 
 
-def _product(node: Node, kind: Kind, x: tuple[Value, int], weight: _Constant, bias: _Constant | None,
-             out: tuple[Value, int], *, turned: bool, alpha: float = 1.0, beta: float = 1.0) -> Product:
-    return Product(node, kind, *x, weight.value, weight.order, turned, None if bias is None else bias.value, *out,
-                   alpha, beta, weight.shared, bias is not None and bias.shared)
+def _product(
+    node: Node,
+    kind: Kind,
+    x: tuple[Value, int],
+    weight: _Constant,
+    bias: _Constant | None,
+    out: tuple[Value, int],
+    *,
+    turned: bool,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+) -> LinearLayer:
+    return LinearLayer(
+        node,
+        kind,
+        *x,
+        weight.value,
+        weight.order,
+        turned,
+        None if bias is None else bias.value,
+        *out,
+        alpha,
+        beta,
+        weight.shared,
+        bias is not None and bias.shared,
+    )
 
 
 def _halves_evenly(node: Node, x: Value, kernel: list[int]) -> bool:
     """Whether the padding that an output size asks for is known to be even on every axis."""
     for axis, length in enumerate(kernel):
-        stride, dilation, extra = (int((node.attribute(name) or [default] * len(kernel))[axis]) for name, default in
-                                   (("strides", 1), ("dilations", 1), ("output_padding", 0)))
+        stride, dilation, extra = (
+            int((node.attribute(name) or [default] * len(kernel))[axis])
+            for name, default in (("strides", 1), ("dilations", 1), ("output_padding", 0))
+        )
         size, wanted = (x.shape or [None] * 9)[axis + 2], node.attribute("output_shape")
         natural = extra + (length - 1) * dilation + 1 - stride
         if wanted and not isinstance(size, int):
             return False
-        total = natural + stride * size - wanted[-len(kernel):][axis] if wanted and isinstance(size, int) else natural
+        total = natural + stride * size - wanted[-len(kernel) :][axis] if wanted and isinstance(size, int) else natural
         if total > 0 and total % 2:
             return False
     return True
@@ -190,5 +216,5 @@ def _halves_evenly(node: Node, x: Value, kernel: list[int]) -> bool:
 
 def convolutional(model: Model) -> bool:
     """Whether most product layers are convolutions."""
-    layers = products(Graph(model.proto))
+    layers = linear_layers(Graph(model.proto))
     return 2 * sum(layer.kind.startswith("conv") for layer in layers) > len(layers)

@@ -37,7 +37,7 @@ class Positions:
 
 
 @dataclass(frozen=True, eq=False)
-class Product:
+class LinearLayer:
     """One product layer. Sizes are read from the protos and arrays at hand, so it stays right while these change.
 
     Attributes:
@@ -263,7 +263,7 @@ class Product:
 def _rows(array: NDArray[Any], axis: int, positions: Positions) -> Floats:
     """Features at these places; shape (n, features)."""
     axis %= array.ndim
-    behind = math.prod(array.shape[axis + 1:])
+    behind = math.prod(array.shape[axis + 1 :])
     block, place = np.divmod(positions.rows, max(behind, 1))
     flat = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], behind)
     return np.ascontiguousarray(flat[block, :, place], dtype=np.float32)

@@ -80,8 +80,13 @@ def cells(graph: Graph) -> list[Cell]:
             continue
         x, weight, recurrence, bias, lengths = [*node.inputs, *[None] * 5][:5]
         stored = [v for v in (weight, recurrence, bias) if v is not None]
-        if x is None or weight is None or recurrence is None or lengths is not None or any(
-                v.tensor is None or readers[v.key] > 1 for v in stored):
+        if (
+            x is None
+            or weight is None
+            or recurrence is None
+            or lengths is not None
+            or any(v.tensor is None or readers[v.key] > 1 for v in stored)
+        ):
             continue
         found.append(Cell(node, x, node.outputs[0], weight, recurrence, bias))
     return found

@@ -6,28 +6,28 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune.layers.linear import Product
+from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
 
 Floats = NDArray[np.float64]
 
 
-def takes_bias(layer: Product) -> bool:
+def takes_bias(layer: LinearLayer) -> bool:
     """Whether the layer's bias may change: it has one of its own, or its operator takes one."""
     if layer.bias is not None:
         return not layer.bias_shared
     return layer.kind in ("conv", "conv_transpose") and len(layer.node.proto.input) == 2
 
 
-def bias_of(model: Model, layer: Product) -> Floats:
+def bias_of(model: Model, layer: LinearLayer) -> Floats:
     """The bias of a layer, zeros where it has none; shape (groups, out)."""
     if layer.bias is not None and layer.bias.tensor is not None:
         return layer.vector(model.array(layer.bias.tensor)).astype(np.float64)
     return np.zeros((layer.groups, layer.features[1] // layer.groups))
 
 
-def set_weight(model: Model, layer: Product, matrix: Floats) -> None:
+def set_weight(model: Model, layer: LinearLayer, matrix: Floats) -> None:
     """Gives a layer another weight; shape (groups, out, columns)."""
     tensor = layer.weight.tensor
     assert tensor is not None
@@ -35,7 +35,7 @@ def set_weight(model: Model, layer: Product, matrix: Floats) -> None:
     model.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
 
 
-def set_bias(model: Model, layer: Product, bias: Floats) -> None:
+def set_bias(model: Model, layer: LinearLayer, bias: Floats) -> None:
     """Gives a layer another bias; shape (groups, out). A convolution without one gets one."""
     if layer.bias is not None and layer.bias.tensor is not None:
         stored = model.array(layer.bias.tensor)
@@ -47,7 +47,7 @@ def set_bias(model: Model, layer: Product, bias: Floats) -> None:
     layer.node.proto.input.append(name)
 
 
-def _kind(layer: Product) -> int:
+def _kind(layer: LinearLayer) -> int:
     """The type that a convolution reads its weight in, which may be stored in another one and cast."""
     value = layer.node.inputs[1]
     while value is not None and value.tensor is None and value.producer is not None:
@@ -58,7 +58,7 @@ def _kind(layer: Product) -> int:
     return value.tensor.data_type
 
 
-def add_bias(model: Model, layer: Product, block: int, shift: NDArray[np.float64]) -> None:
+def add_bias(model: Model, layer: LinearLayer, block: int, shift: NDArray[np.float64]) -> None:
     """Adds to the bias of one block of a layer, where it takes any."""
     if takes_bias(layer):
         bias = bias_of(model, layer)

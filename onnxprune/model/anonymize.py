@@ -43,8 +43,9 @@ class _Copier:
 
     def model(self) -> ModelProto:
         proto = self._source.proto
-        copy = ModelProto(ir_version=proto.ir_version, producer_name=proto.producer_name,
-                          producer_version=proto.producer_version)
+        copy = ModelProto(
+            ir_version=proto.ir_version, producer_name=proto.producer_name, producer_version=proto.producer_version
+        )
         for opset in proto.opset_import:
             copy.opset_import.add(domain=self._domain(opset.domain), version=opset.version)
         self._graph(proto.graph, copy.graph)

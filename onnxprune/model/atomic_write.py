@@ -33,7 +33,7 @@ _HINTS = {
 }
 
 
-class Drafts:
+class AtomicWrite:
     """Files that are to appear together in one folder; see `drafts`."""
 
     def __init__(self, target: Path) -> None:
@@ -76,7 +76,7 @@ class Drafts:
 
 
 @contextlib.contextmanager
-def drafts(target: Path, keep: Collection[Path] = ()) -> Iterator[Drafts]:
+def drafts(target: Path, keep: Collection[Path] = ()) -> Iterator[AtomicWrite]:
     """Room to write a file, or several that belong together, before they take the place of older ones.
 
     Args:
@@ -86,7 +86,7 @@ def drafts(target: Path, keep: Collection[Path] = ()) -> Iterator[Drafts]:
     Raises:
         OutputError: Writing failed, say because the disk is full; what was there before is still there.
     """
-    made = Drafts(target)
+    made = AtomicWrite(target)
     try:
         _sweep(target, keep)
         try:
@@ -95,8 +95,9 @@ def drafts(target: Path, keep: Collection[Path] = ()) -> Iterator[Drafts]:
             made.discard()
             _sweep(target, keep)
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror or error}",
-                          _HINTS.get(error.errno or 0)) from error
+        raise OutputError(
+            f"{target}: cannot be written: {error.strerror or error}", _HINTS.get(error.errno or 0)
+        ) from error
 
 
 def data_file(target: Path, digest: str) -> Path:

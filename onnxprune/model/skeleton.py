@@ -9,15 +9,7 @@ from google.protobuf import unknown_fields
 from google.protobuf.message import Message
 from onnx import TensorProto, inliner
 
-from onnxprune.model.tensors import (
-    _HOLDERS,
-    _PAYLOAD,
-    _REPEATED,
-    _strip,
-    is_external,
-    payload_bytes,
-    subgraphs,
-)
+from onnxprune.model.tensors import _HOLDERS, _PAYLOAD, _REPEATED, _strip, is_external, payload_bytes, subgraphs
 
 
 def make_dense(skeleton: onnx.ModelProto) -> None:

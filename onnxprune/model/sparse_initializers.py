@@ -21,10 +21,22 @@ from onnxprune.model.tensors import encode, is_external, overwrite_values, paylo
 
 IR_VERSION = 6
 """The first one with sparse initializers."""
-TYPES = frozenset({
-    TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8,
-    TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32, TensorProto.UINT32, TensorProto.INT64,
-    TensorProto.UINT64})
+TYPES = frozenset(
+    {
+        TensorProto.FLOAT,
+        TensorProto.DOUBLE,
+        TensorProto.FLOAT16,
+        TensorProto.BFLOAT16,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT16,
+        TensorProto.UINT16,
+        TensorProto.INT32,
+        TensorProto.UINT32,
+        TensorProto.INT64,
+        TensorProto.UINT64,
+    }
+)
 """Element types that onnxruntime makes dense."""
 
 
@@ -44,15 +56,18 @@ class Stored:
 
     def told(self) -> dict[str, Any]:
         """What the report says."""
-        return {"sparse": {name: {"before": a, "after": b} for name, (a, b) in self.bytes.items()},
-                "dense_because": self.dense_because, "gzip": self.gzip}
+        return {
+            "sparse": {name: {"before": a, "after": b} for name, (a, b) in self.bytes.items()},
+            "dense_because": self.dense_because,
+            "gzip": self.gzip,
+        }
 
 
 Kept = list[tuple[str, SparseTensorProto]]
 """Scope of each sparse initializer, and the initializer."""
 
 
-def open_up(model: Model) -> Kept:
+def densify(model: Model) -> Kept:
     """Makes sparse initializers dense, in place, so that they are weights like any other; returns them as they were.
 
     Before IR version 4, where an initializer is an input too, they stay; so do those that a caller may feed.
@@ -73,7 +88,7 @@ def open_up(model: Model) -> Kept:
     return kept
 
 
-def close(model: Model, kept: Kept) -> None:
+def resparsify(model: Model, kept: Kept) -> None:
     """Stores what came sparse so again, in place: as it was where it did not change."""
     graphs = dict(_graphs(model.proto.graph))
     for scope, sparse in kept:

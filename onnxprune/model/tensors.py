@@ -83,8 +83,6 @@ def sparse_initializers(graph: onnx.GraphProto) -> Iterator[onnx.SparseTensorPro
             yield from sparse_initializers(below)
 
 
-
-
 def _strip(tensor: TensorProto) -> None:
     """Says that a tensor's values lie where nothing is."""
     tensor.data_location = TensorProto.EXTERNAL
@@ -180,23 +178,3 @@ def inline_bytes(tensor: TensorProto) -> bytes:
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     return bytes(encode(numpy_helper.to_array(tensor), tensor.data_type).raw_data)
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

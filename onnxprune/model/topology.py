@@ -34,8 +34,10 @@ def ordered(graph: GraphProto) -> list[NodeProto]:
                 done.add(i)
                 result.append(graph.node[i])
             elif step in path:
-                raise ModelError(f"the graph has a cycle through {described(graph.node[step])}",
-                                 "a node cannot read what comes of its own output: export the model again")
+                raise ModelError(
+                    f"the graph has a cycle through {described(graph.node[step])}",
+                    "a node cannot read what comes of its own output: export the model again",
+                )
             else:
                 path[step] = None
     return result

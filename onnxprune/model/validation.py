@@ -36,12 +36,21 @@ _UNFOLDED = 1000
 _UNFOLDED_ANYWAY = 10_000
 _TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 _FIELDS: dict[int, str] = {
-    TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data", TensorProto.INT64: "int64_data",
-    TensorProto.STRING: "string_data", TensorProto.UINT32: "uint64_data", TensorProto.UINT64: "uint64_data",
-    TensorProto.COMPLEX64: "float_data", TensorProto.COMPLEX128: "double_data"}
+    TensorProto.FLOAT: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.INT64: "int64_data",
+    TensorProto.STRING: "string_data",
+    TensorProto.UINT32: "uint64_data",
+    TensorProto.UINT64: "uint64_data",
+    TensorProto.COMPLEX64: "float_data",
+    TensorProto.COMPLEX128: "double_data",
+}
 
-_HELD = {AttributeProto.TENSOR: ("t", "tensor"), AttributeProto.GRAPH: ("g", "graph"),
-         AttributeProto.SPARSE_TENSOR: ("sparse_tensor", "sparse tensor")}
+_HELD = {
+    AttributeProto.TENSOR: ("t", "tensor"),
+    AttributeProto.GRAPH: ("g", "graph"),
+    AttributeProto.SPARSE_TENSOR: ("sparse_tensor", "sparse tensor"),
+}
 """Where attributes hold messages, and what they are called; those that are not there would read as empty ones."""
 
 Function = tuple[str, str, str]
@@ -100,8 +109,10 @@ def _tensor(tensor: TensorProto) -> None:
     """Element type, dimensions and the amount of inline data agree (that of external data: see `external.place`)."""
     _dims(tensor.name, tensor.dims)
     if tensor.data_type not in _TYPES:
-        raise ModelError(f"tensor '{short(tensor.name)}' has element type {tensor.data_type}, which is unknown",
-                         "a newer version of the package onnx may know it")
+        raise ModelError(
+            f"tensor '{short(tensor.name)}' has element type {tensor.data_type}, which is unknown",
+            "a newer version of the package onnx may know it",
+        )
     if is_external(tensor):
         return
     if tensor.HasField("raw_data"):
@@ -110,8 +121,10 @@ def _tensor(tensor: TensorProto) -> None:
         field = _FIELDS.get(tensor.data_type, "int32_data")
         has, wanted, unit = len(getattr(tensor, field)), packed_elements(tensor), "values"
     if has != wanted:
-        raise ModelError(f"tensor '{short(tensor.name)}' has {has} {unit} of data; its type and dimensions ask for "
-                         f"{wanted}", "is the file complete?")
+        raise ModelError(
+            f"tensor '{short(tensor.name)}' has {has} {unit} of data; its type and dimensions ask for {wanted}",
+            "is the file complete?",
+        )
 
 
 def _left_out(proto: ModelProto) -> None:
@@ -161,8 +174,10 @@ def _no_parameters(graph: GraphProto) -> None:
     for node in all_nodes(graph):
         for attribute in node.attribute:
             if attribute.ref_attr_name:
-                raise ModelError(f"attribute '{short(attribute.name)}' of {short(described(node))} names a parameter "
-                                 "of a function, and is in none")
+                raise ModelError(
+                    f"attribute '{short(attribute.name)}' of {short(described(node))} names a parameter "
+                    "of a function, and is in none"
+                )
 
 
 def _body(function: FunctionProto) -> None:

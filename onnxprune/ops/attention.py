@@ -80,7 +80,6 @@ def _head_of(axis: Axis, heads: int) -> Labels:
     return arange(axis) // (axis.length // heads)
 
 
-
 def _caches(op: Op, heads: _Heads, inputs: tuple[int, ...], outputs: tuple[int, ...], place: int = 1) -> None:
     """Caches have an axis of key heads."""
     values = [op.input(i) for i in inputs if op.has(i)]
@@ -164,6 +163,7 @@ def attention(op: Op) -> None:
         mark(op, 1, 4, 7, 1)
     _resize(op, out.axis(2), heads)
     if op.attr("qkv_hidden_sizes"):
+
         def widths(new: NewShape) -> None:
             left = len(new.kept(out.axis(2))) * heads.heads // sizes[2]
             new.set_attribute("qkv_hidden_sizes", [s // heads.heads * left for s in sizes])
@@ -254,9 +254,23 @@ def rotary_embedding(op: Op) -> None:
                 op.pin(axis, f"batch, time or the inside of heads at {op.node.label}")
 
 
-@rule("DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", "DecoderAttention", "PackedAttention",
-      "PackedMultiHeadAttention", "SparseAttention", "PagedAttention", "LongformerAttention", "LinearAttention",
-      "GemmaRotaryEmbedding", "MRotaryEmbedding", "RemovePadding", "RestorePadding", domain=MS, any_rank=True)
+@rule(
+    "DecoderMaskedMultiHeadAttention",
+    "DecoderMaskedSelfAttention",
+    "DecoderAttention",
+    "PackedAttention",
+    "PackedMultiHeadAttention",
+    "SparseAttention",
+    "PagedAttention",
+    "LongformerAttention",
+    "LinearAttention",
+    "GemmaRotaryEmbedding",
+    "MRotaryEmbedding",
+    "RemovePadding",
+    "RestorePadding",
+    domain=MS,
+    any_rank=True,
+)
 def attention_not_carried(op: Op) -> None:
     """Attention of decoders with packed or shared caches: pinned."""
     op.pin_all(f"{op.node.label}: its heads are not followed")

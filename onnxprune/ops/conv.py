@@ -21,8 +21,17 @@ def conv(op: Op) -> None:
     convolution(op, op.input(0), op.input(1), op.input(2) if op.has(2) else None, op.output())
 
 
-def convolution(op: Op, x: Value, w: Value, bias: Value | None, out: Value, *, transposed: bool = False,
-                place: int = 1, share_at: int = 1) -> None:
+def convolution(
+    op: Op,
+    x: Value,
+    w: Value,
+    bias: Value | None,
+    out: Value,
+    *,
+    transposed: bool = False,
+    place: int = 1,
+    share_at: int = 1,
+) -> None:
     """Ties of a convolution with weight (out, in / group, ...), or (in, out / group, ...) where transposed.
 
     Args:
@@ -73,12 +82,15 @@ def _grouped(op: Op, first: Axis, share: Axis, across: Axis, along: Axis, groups
         op.pin_all(f"{op.node.label}: channel count unknown")
         return
     rows, columns = (first.length or 0) // groups, share.length or 0
-    whole = Alternative("whole groups", [[(across, arange(across) // columns), (first, arange(first) // rows)]],
-                        pins=[share])
+    whole = Alternative(
+        "whole groups", [[(across, arange(across) // columns), (first, arange(first) // rows)]], pins=[share]
+    )
     # the two sides shrink apart: places of one side are tied among themselves only
-    places = Alternative("places within groups", [[(across, arange(across) % columns), (share, arange(share))],
-                                                  [(first, arange(first) % rows)]],
-                         weight=1 if min(rows, columns) >= COARSE else -1)
+    places = Alternative(
+        "places within groups",
+        [[(across, arange(across) % columns), (share, arange(share))], [(first, arange(first) % rows)]],
+        weight=1 if min(rows, columns) >= COARSE else -1,
+    )
     op.choose(whole, places) if min(rows, columns) > 1 else op.choose(whole)
     op.sum_over(share)
     op.resize(lambda new: new.set_attribute("group", len(new.kept(across)) // len(new.kept(share))))

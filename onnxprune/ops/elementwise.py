@@ -41,9 +41,41 @@ def _zero_where(op: Op, out: Value, joined: list[list[Axis]], sources: list[Valu
             op.keep_zero(out.axis(position), *mine, any_of=any_of)
 
 
-@rule("Relu", "LeakyRelu", "Tanh", "Erf", "Gelu", "Abs", "Neg", "Sqrt", "Sign", "Floor", "Ceil", "Round", "Sin", "Tan",
-      "Asin", "Atan", "Sinh", "Asinh", "Atanh", "Elu", "Selu", "Celu", "Mish", "HardSwish", "Swish", "ThresholdedRelu",
-      "Softsign", "Identity", "Cast", "IsNaN", "IsInf", "BitwiseNot", "Shrink")
+@rule(
+    "Relu",
+    "LeakyRelu",
+    "Tanh",
+    "Erf",
+    "Gelu",
+    "Abs",
+    "Neg",
+    "Sqrt",
+    "Sign",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Sin",
+    "Tan",
+    "Asin",
+    "Atan",
+    "Sinh",
+    "Asinh",
+    "Atanh",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Mish",
+    "HardSwish",
+    "Swish",
+    "ThresholdedRelu",
+    "Softsign",
+    "Identity",
+    "Cast",
+    "IsNaN",
+    "IsInf",
+    "BitwiseNot",
+    "Shrink",
+)
 def zero_keeping(op: Op) -> None:
     """Element by element, f(0) = 0."""
     for axis in op.input(0).axes():

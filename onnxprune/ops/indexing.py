@@ -88,7 +88,7 @@ def gather_nd(op: Op) -> None:
     slices = x.axes()[depth:]
     for axis, target in zip(reversed(slices), reversed(out.axes()), strict=False):
         op.tie(axis, target, zero=True)
-    _pin_places(op, [*x.axes()[:depth], *out.axes()[:len(out.axes()) - len(slices)], *op.input(1).axes()])
+    _pin_places(op, [*x.axes()[:depth], *out.axes()[: len(out.axes()) - len(slices)], *op.input(1).axes()])
 
 
 @rule("ScatterND")
@@ -112,7 +112,7 @@ def scatter_nd(op: Op) -> None:
         op.keep_zero(out.axis(0), first, updates.axis(0))
         op.leave(op.input(1))
         return
-    _pin_places(op, [*x.axes()[:depth], *updates.axes()[:len(updates.axes()) - inside], *op.input(1).axes()])
+    _pin_places(op, [*x.axes()[:depth], *updates.axes()[: len(updates.axes()) - inside], *op.input(1).axes()])
 
 
 def _depth(op: Op) -> int:

@@ -78,9 +78,16 @@ def is_constant(value: Value) -> bool:
         if value.tensor is not None:
             return True
         node = value.producer
-        if node is None or not node.inputs or node.inputs[0] is None or (
-                len(node.inputs) > 1 and node.op_type != "DequantizeLinear" and any(
-                    v is not None and v.tensor is None for v in node.inputs[1:])):
+        if (
+            node is None
+            or not node.inputs
+            or node.inputs[0] is None
+            or (
+                len(node.inputs) > 1
+                and node.op_type != "DequantizeLinear"
+                and any(v is not None and v.tensor is None for v in node.inputs[1:])
+            )
+        ):
             return False
         value = node.inputs[0]
     return False

@@ -161,5 +161,3 @@ def lrn(op: Op) -> None:
         op.tie(axis, out.axis(axis.position), zero=True)
     op.mix(x.axis(1))
     op.ordered(x.axis(1))
-
-

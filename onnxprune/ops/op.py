@@ -46,8 +46,11 @@ class Op:
     def outputs(self) -> list[Value]:
         """The outputs that are there; one that nobody reads and whose shape nobody knows does not matter."""
         returned = self.node.scope.outputs
-        return [v for v in self.node.outputs
-                if v is not None and (v.rank is not None or v.consumers or any(v is o for o in returned))]
+        return [
+            v
+            for v in self.node.outputs
+            if v is not None and (v.rank is not None or v.consumers or any(v is o for o in returned))
+        ]
 
     def has(self, index: int) -> bool:
         """Whether the optional input is given."""

@@ -18,8 +18,6 @@ def text(op: Op) -> None:
     op.pin_all(f"{op.node.label} works on text")
 
 
-
-
 @rule("ImageDecoder", "NonMaxSuppression", any_rank=True)
 def image(op: Op) -> None:
     """Pictures and boxes: pinned."""
@@ -32,16 +30,6 @@ def loss(op: Op) -> None:
     op.pin_all(f"{op.node.label} is a loss")
 
 
-
-
-
-
-
-
-
-
-
-
 @rule("Det")
 def determinant(op: Op) -> None:
     """The matrices are pinned, batches pass."""
@@ -50,5 +38,3 @@ def determinant(op: Op) -> None:
         op.tie(axis, op.output().axis(axis.position))
     for axis in x.axes()[-2:]:
         op.pin(axis, "a determinant is taken")
-
-

@@ -51,14 +51,18 @@ def resize(op: Op) -> None:
     for axis in x.axes():
         target = out.axis(axis.position)
         i = axes.index(axis.position) if axis.position in axes else None
-        unscaled = (i is None or (scales is not None and i < len(scales) and scales[i] == 1.0)
-                    or (axis.length is not None and axis.length == target.length and axis.position < 2))
+        unscaled = (
+            i is None
+            or (scales is not None and i < len(scales) and scales[i] == 1.0)
+            or (axis.length is not None and axis.length == target.length and axis.position < 2)
+        )
         if unscaled:
             op.tie(axis, target, zero=True)
         else:
             op.pin(axis, f"{op.node.label} resamples it")
             op.pin(target, f"{op.node.label} resamples it")
     if entries is not None:
+
         def follow(new: NewShape) -> None:
             new.set_input(3, [new.length(out.axis(a)) for a in axes])
 
@@ -81,7 +85,7 @@ def grid_sample(op: Op) -> None:
     """Channels pass; the grid and space are pinned."""
     out = op.output()
     for value in op.inputs + op.outputs:
-        for axis in value.axes()[0 if op.type == "AffineGrid" else 1:]:
+        for axis in value.axes()[0 if op.type == "AffineGrid" else 1 :]:
             if op.type == "AffineGrid" or axis.position != 1 or value not in (op.input(0), out):
                 op.pin(axis, f"{op.node.label} samples along it")
     if op.type == "GridSample":

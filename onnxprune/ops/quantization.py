@@ -16,13 +16,39 @@ from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import rule
 
 ZERO_POINT_OF_OUTPUT = {
-    "QuantizeLinear": 2, "QLinearConv": 7, "QLinearMatMul": 7, "QGemm": 8, "QLinearAdd": 7, "QLinearMul": 7,
-    "QLinearConcat": 1, "QLinearGlobalAveragePool": 4, "QLinearAveragePool": 4, "QLinearLeakyRelu": 4,
-    "QLinearSigmoid": 4, "QLinearSoftmax": 4, "QLinearReduceMean": 4, "QLinearWhere": 8}
+    "QuantizeLinear": 2,
+    "QLinearConv": 7,
+    "QLinearMatMul": 7,
+    "QGemm": 8,
+    "QLinearAdd": 7,
+    "QLinearMul": 7,
+    "QLinearConcat": 1,
+    "QLinearGlobalAveragePool": 4,
+    "QLinearAveragePool": 4,
+    "QLinearLeakyRelu": 4,
+    "QLinearSigmoid": 4,
+    "QLinearSoftmax": 4,
+    "QLinearReduceMean": 4,
+    "QLinearWhere": 8,
+}
 """Input that holds the zero point of an operator's first output."""
 
-_MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "MaxPool", "Slice", "Gather", "Split",
-          "DepthToSpace", "SpaceToDepth", "Tile", "Expand"}
+_MOVES = {
+    "Transpose",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Identity",
+    "MaxPool",
+    "Slice",
+    "Gather",
+    "Split",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Tile",
+    "Expand",
+}
 """Operators that only move quantised numbers about."""
 
 _READERS = {*ZERO_POINT_OF_OUTPUT, "DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
@@ -63,6 +89,7 @@ def say_zero(op: Op, out: Axis, zero_point: int | None, *sources: Axis, any_of: 
 
 def _understood(value: Value, steps: int) -> bool:
     """Whether everything that reads the value knows its zero point."""
+
     def fine(node: Node) -> bool:
         if node.op_type in _MOVES:
             return steps > 0 and all(_understood(o, steps - 1) for o in node.outputs if o is not None)
@@ -252,4 +279,3 @@ def _mark_by_product(op: Op, weight: int, zero_point: int, axis: int) -> None:
                     return
             return
         value = node.outputs[0] if node.op_type in ("Cast", "Add") and node.outputs else None
-

@@ -34,8 +34,11 @@ def recurrent(op: Op) -> None:
     if hidden.length is None or not hidden.length:
         op.pin_all(f"{op.node.label}: hidden size unknown")
         return
-    op.link((hidden, arange(hidden)), *((axis, arange(axis) % hidden.length) for axis in gated),
-            *((axis, arange(axis)) for axis in carriers))
+    op.link(
+        (hidden, arange(hidden)),
+        *((axis, arange(axis) % hidden.length) for axis in gated),
+        *((axis, arange(axis)) for axis in carriers),
+    )
     op.sum_over(hidden)
     _keep_zero(op, gated, carriers)
     _time_and_batch(op, x, sequence, states + finals, bool(batch_first))

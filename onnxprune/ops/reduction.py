@@ -11,8 +11,18 @@ _SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
 _ZERO_AT_ZERO = _SUMS | {"ReduceMean", "ReduceMax", "ReduceMin"}
 
 
-@rule("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd",
-      "ReduceLogSum", "ReduceLogSumExp")
+@rule(
+    "ReduceSum",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+)
 def reduce(op: Op) -> None:
     """Sums are exact over channels that are zero once masked, and so are means; extremes and products mix."""
     x, out = op.input(0), op.output()

@@ -28,8 +28,9 @@ class Entry:
 _rules: dict[tuple[str, str], list[tuple[int, Entry]]] = {}
 
 
-def rule(*op_types: str, domain: str = "", since: int = 1, any_rank: bool = False,
-         note: str | None = None) -> Callable[[Rule], Rule]:
+def rule(
+    *op_types: str, domain: str = "", since: int = 1, any_rank: bool = False, note: str | None = None
+) -> Callable[[Rule], Rule]:
     """Registers a function as the rule of some operators.
 
     A rule registered later for the same operator and version takes the place of the earlier one, so a caller may
@@ -66,5 +67,8 @@ def find(domain: str, op_type: str, version: int) -> Entry | None:
 
 def table() -> list[tuple[str, str, int, str]]:
     """Every registered operator: domain, type, first version, note; sorted."""
-    return sorted((domain, op_type, since, entry.note)
-                  for (domain, op_type), versions in _rules.items() for since, entry in versions)
+    return sorted(
+        (domain, op_type, since, entry.note)
+        for (domain, op_type), versions in _rules.items()
+        for since, entry in versions
+    )

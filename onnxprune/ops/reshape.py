@@ -34,8 +34,12 @@ def reshape(op: Op) -> None:
             length = new.length(axis)
             if stated == -1:
                 target.append(-1)
-            elif stated == 0 and keep_zero_entry and axis.position < len(x.shape or []) and (
-                    new.length(x.axis(axis.position)) == length):
+            elif (
+                stated == 0
+                and keep_zero_entry
+                and axis.position < len(x.shape or [])
+                and (new.length(x.axis(axis.position)) == length)
+            ):
                 target.append(0)
             else:
                 target.append(length)
@@ -96,8 +100,10 @@ def blocks(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
     and the numbers agree. Runs of numbers at the end agree whatever stands before them.
     """
     left, right = _named(a, "a"), _named(b, "b")
-    loose = ([x for x in left if isinstance(x, str) and x not in right],
-             [x for x in right if isinstance(x, str) and x not in left])
+    loose = (
+        [x for x in left if isinstance(x, str) and x not in right],
+        [x for x in right if isinstance(x, str) and x not in left],
+    )
     if len(loose[0]) == len(loose[1]) == 1 and _product(left)[0] == _product(right)[0]:
         right = [loose[0][0] if x == loose[1][0] else x for x in right]
     cuts = _cuts(left, right)
@@ -168,8 +174,10 @@ def _block(op: Op, before: list[Axis], after: list[Axis]) -> None:
     for f in _factors(before, after):
         if f.size == 1:
             continue
-        labels = [(f.before, digits(f.before, f.before_stride, f.size)),
-                  (f.after, digits(f.after, f.after_stride, f.size))]
+        labels = [
+            (f.before, digits(f.before, f.before_stride, f.size)),
+            (f.after, digits(f.after, f.after_stride, f.size)),
+        ]
         others = [axis for axis in before + after if axis not in (f.before, f.after)]
         alternatives.append(Alternative(f"along {f.size}", [labels], others, [(f.after, f.before)]))
     if alternatives:

@@ -36,26 +36,6 @@ def constant(op: Op) -> None:
                 op.pin(axis, "held as an attribute")
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 @rule("Expand")
 def expand(op: Op) -> None:
     """Broadcast to a shape; an axis made from length 1 is free, and its length follows."""
@@ -157,5 +137,3 @@ def reverse_sequence(op: Op) -> None:
         if axis.position in special:
             op.pin(axis, f"{op.node.label} reverses along it")
         op.tie(axis, out.axis(axis.position), zero=True)
-
-

@@ -53,7 +53,7 @@ def join(op: Op, parts: list[Axis], whole: Axis) -> None:
     for part in parts:
         n = part.length or 0
         labels = np.full(whole.length, -1)
-        labels[start:start + n] = np.arange(n)
+        labels[start : start + n] = np.arange(n)
         op.link((part, arange(part)), (whole, labels))
         start += n
 
@@ -130,8 +130,9 @@ def slice_(op: Op) -> None:
         else:
             _tie_window(op, axis, target, window)
         windows[i] = (window, axis)
-    _follow_bounds(op, [int(s) if not _free(s) else 0 for s in starts], [int(e) if not _free(e) else 0 for e in ends],
-                   windows)
+    _follow_bounds(
+        op, [int(s) if not _free(s) else 0 for s in starts], [int(e) if not _free(e) else 0 for e in ends], windows
+    )
 
 
 def _free(entry: object) -> bool:
@@ -210,7 +211,8 @@ def pad(op: Op) -> None:
         return
     n = len(axes)
     zero = op.attr("mode", "constant") == "constant" and (
-        op.attr("value", 0.0) == 0 if op.opset < 11 else not op.has(2) or op.numbers(2) in ([0], [0.0], [False]))
+        op.attr("value", 0.0) == 0 if op.opset < 11 else not op.has(2) or op.numbers(2) in ([0], [0.0], [False])
+    )
     around: dict[int, tuple[Axis, Axis, int]] = {}
     for axis in x.axes():
         target = out.axis(axis.position)
@@ -219,8 +221,13 @@ def pad(op: Op) -> None:
         if before == 0 and after == 0:
             op.tie(axis, target, zero=True)
             continue
-        if (_free(before) or _free(after) or axis.length is None or target.length is None
-                or op.attr("mode", "constant") != "constant"):
+        if (
+            _free(before)
+            or _free(after)
+            or axis.length is None
+            or target.length is None
+            or op.attr("mode", "constant") != "constant"
+        ):
             op.pin(axis, f"{op.node.label} pads it")
             op.pin(target, f"{op.node.label} pads it")
             continue

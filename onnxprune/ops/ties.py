@@ -121,7 +121,3 @@ class Ties:
         """Axes whose indices may be tied one by one."""
         links = [*self.links, *(link for c in self.choices for alt in c.alternatives for link in alt.links)]
         return [axis.id for link in links for axis, _ in link]
-
-
-
-

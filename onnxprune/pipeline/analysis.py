@@ -17,7 +17,7 @@ from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
-from onnxprune.model.sparse_initializers import open_up
+from onnxprune.model.sparse_initializers import densify
 from onnxprune.ops import registry
 from onnxprune.options import Options, regular
 
@@ -43,14 +43,14 @@ class Analysis:
         return self.coupling.groups
 
 
-def opened(model: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = True) -> Model:
+def load_dense(model: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = True) -> Model:
     """A model with all its weights dense; see `load`."""
     loaded = load(model, weights=weights)
-    open_up(loaded)
+    densify(loaded)
     return loaded
 
 
-def exported(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
+def to_proto_or_path(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
     """A path or a `ModelProto` for whatever the caller holds."""
     if isinstance(model, (str, os.PathLike, onnx.ModelProto)):
         return model
@@ -62,13 +62,15 @@ def exported(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
     raise InputError(f"a model is a path, a ModelProto or a gs.Graph, not {type(model).__name__}")
 
 
-def analyze_loaded(model: Model, *, mixing: bool = False, attention: str = "heads",
-                   shrink: Sequence[str] = ()) -> Analysis:
+def analyze_loaded(
+    model: Model, *, mixing: bool = False, attention: str = "heads", shrink: Sequence[str] = ()
+) -> Analysis:
     """`analyze` for a model that is already ours."""
     inline_functions(model)
     shrinking = _shrinking(model.proto.graph, shrink)
-    return Analysis(model, coupling.analyze(Graph(model.proto), mixing=mixing, attention=attention,
-                                            shrinking=shrinking))
+    return Analysis(
+        model, coupling.analyze(Graph(model.proto), mixing=mixing, attention=attention, shrinking=shrinking)
+    )
 
 
 def _shrinking(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[str]:
@@ -79,8 +81,10 @@ def _shrinking(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[str]:
     for pattern in patterns:
         hits = {n for n in names if re.search(pattern, n)}
         if not hits:
-            raise InputError(f"{pattern!r} matches no graph input or output", f"there are {', '.join(names[:8])}"
-                             + (", ..." if len(names) > 8 else ""))
+            raise InputError(
+                f"{pattern!r} matches no graph input or output",
+                f"there are {', '.join(names[:8])}" + (", ..." if len(names) > 8 else ""),
+            )
         found |= hits
     return found
 
@@ -93,11 +97,12 @@ def inline_functions(model: Model) -> None:
         model.proto = onnx.inliner.inline_local_functions(model.proto)
 
 
-def anew(analysis: Analysis, model: Model) -> Analysis:
+def reanalyze(analysis: Analysis, model: Model) -> Analysis:
     """The same analysis of another model, which is not copied."""
     c = analysis.coupling
-    return analyze_loaded(model, mixing=c.mixing, attention=c.attention,
-                          shrink=[f"^{re.escape(name)}$" for name in c.shrinking])
+    return analyze_loaded(
+        model, mixing=c.mixing, attention=c.attention, shrink=[f"^{re.escape(name)}$" for name in c.shrinking]
+    )
 
 
 def prunable(analysis: Analysis, options: Options) -> list[Group]:
@@ -109,7 +114,8 @@ def prunable(analysis: Analysis, options: Options) -> list[Group]:
     worst = Grade.MIXING if options.mixing else Grade.EXACT
     names = {g.name: _names(g) for g in analysis.groups}
     every = {n for group in names.values() for n in group} | {
-        n.proto.name for n in analysis.coupling.graph.nodes if n.proto.name}
+        n.proto.name for n in analysis.coupling.graph.nodes if n.proto.name
+    }
     matched = {p: {n for n in every if re.search(p, n)} for p in [*options.only, *options.ignore]}
     for pattern, hits in matched.items():
         if not hits:
@@ -118,8 +124,11 @@ def prunable(analysis: Analysis, options: Options) -> list[Group]:
     def hit(group: Group, patterns: Sequence[str]) -> bool:
         return any(names[group.name] & matched[p] for p in patterns)
 
-    return [g for g in analysis.groups if g.grade <= worst and not hit(g, options.ignore)
-            and (not options.only or hit(g, options.only))]
+    return [
+        g
+        for g in analysis.groups
+        if g.grade <= worst and not hit(g, options.ignore) and (not options.only or hit(g, options.only))
+    ]
 
 
 def _names(group: Group) -> set[str]:

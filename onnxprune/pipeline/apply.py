@@ -10,9 +10,9 @@ from onnxprune.edit import permute
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.model.model import load
-from onnxprune.model.sparse_initializers import close, open_up
+from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Options
-from onnxprune.pipeline.analysis import Analysis, Source, analyze_loaded, anew, exported
+from onnxprune.pipeline.analysis import Analysis, Source, analyze_loaded, reanalyze, to_proto_or_path
 from onnxprune.pipeline.permute import orders
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
@@ -34,25 +34,29 @@ def _clear(analysis: Analysis, made: Plan) -> None:
 
 
 def _run_plan(made: Plan, model: Source, options: Options, clock: Clock) -> Result:
-    given = exported(model)
+    given = to_proto_or_path(model)
     with clock.stage("load"):
         source = load(given)
     with clock.stage("analyze"):
         before = measure(source, options.input_shapes)
-        kept_sparse = open_up(source)
-        analysis = analyze_loaded(source, mixing=made.mixing, attention=made.attention,
-                                  shrink=[f"^{re.escape(name)}$" for name in made.interface])
+        kept_sparse = densify(source)
+        analysis = analyze_loaded(
+            source,
+            mixing=made.mixing,
+            attention=made.attention,
+            shrink=[f"^{re.escape(name)}$" for name in made.interface],
+        )
     with clock.stage("apply"):
         remove(analysis.model, analysis.coupling, plan.channels(made, analysis.coupling))
         if made.permuted:
-            rest = anew(analysis, analysis.model)
+            rest = reanalyze(analysis, analysis.model)
             permute.reorder(rest.model, rest.coupling.graph, orders(made, rest.coupling))
         if made.zeroed:
             _clear(analyze_loaded(analysis.model) if made.removed or made.permuted else analysis, made)
-        close(analysis.model, kept_sparse)
-        narrowing = plan.narrowing(made)
-        after = measure(analysis.model, narrowing.shapes(options.input_shapes))
+        resparsify(analysis.model, kept_sparse)
+        io_slices = plan.io_slices(made)
+        after = measure(analysis.model, io_slices.shapes(options.input_shapes))
     with clock.stage("verify"):
-        verified = verify(given, analysis.model, options, narrowing=narrowing)
+        verified = verify(given, analysis.model, options, io_slices=io_slices)
     report = build(analysis.coupling, made, before, after, verified, clock.seconds, None)
     return Result(analysis.model, made, report, as_graph=given is not model)

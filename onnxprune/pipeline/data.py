@@ -19,16 +19,16 @@ from onnxprune.runtime.session import session
 logger = logging.getLogger(__name__)
 
 
-HELD_BACK = 0.15
+HELD_OUT_SHARE = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
 
 
-MadeUp = Callable[[], list[Feeds]]
+SyntheticFeeds = Callable[[], list[Feeds]]
 """Makes inputs where there are no data, the first time that it is asked: scores and every repair have the same."""
 
 
 @dataclass(frozen=True)
-class Learned:
+class CalibrationSplit:
     """Calibration data, divided.
 
     Attributes:
@@ -37,15 +37,15 @@ class Learned:
         batches: How many batches `fit` has.
     """
 
-    fit: Samples | _Made
-    held: Samples | _Made
+    fit: Samples | _Synthetic
+    held: Samples | _Synthetic
     batches: int
 
 
 class _First:
     """The first batches of some samples, as often as they are asked for."""
 
-    def __init__(self, samples: Samples | _Made, count: int) -> None:
+    def __init__(self, samples: Samples | _Synthetic, count: int) -> None:
         self._samples, self._count = samples, count
 
     def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
@@ -57,7 +57,7 @@ class _First:
                 return
 
 
-def open_data(model: Model, options: Options, progress: Progress | None = None) -> Learned | None:
+def open_data(model: Model, options: Options, progress: Progress | None = None) -> CalibrationSplit | None:
     """The calibration data of a run, None where none are given; `progress` hears of every batch that is read.
 
     Raises:
@@ -66,20 +66,20 @@ def open_data(model: Model, options: Options, progress: Progress | None = None) 
     if options.calib is None:
         return None
     samples = open_samples(options.calib, model.proto, limit=options.samples, seed=options.seed, progress=progress)
-    fit, held = _divided(samples, HELD_BACK)
+    fit, held = _divided(samples, HELD_OUT_SHARE)
     logger.info("calibration data: %d samples, %d of them held back", samples.count, held.count)
-    learned = Learned(fit, held, sum(1 for _ in fit.batches()))
+    learned = CalibrationSplit(fit, held, sum(1 for _ in fit.batches()))
     for feeds in itertools.islice(held.batches(), 1):
         session(model).run(None, feeds)  # before any piece of it: what does not run, or crashes, is told here
     return learned
 
 
-def _divided(samples: Samples | _Made, share: float) -> tuple[Samples | _Made, Samples | _Made]:
+def _divided(samples: Samples | _Synthetic, share: float) -> tuple[Samples | _Synthetic, Samples | _Synthetic]:
     """Two disjoint parts, the second of this share; twice the same where there are too few."""
     return samples.split(share) if samples.parts > 1 else (samples, samples)
 
 
-class _Made:
+class _Synthetic:
     """Made-up samples, held in memory."""
 
     labels = None
@@ -102,7 +102,7 @@ class _Made:
         """Into how many parts they can be split: batches stay whole."""
         return len(self._batches)
 
-    def split(self, fraction: float) -> tuple[_Made, _Made]:
+    def split(self, fraction: float) -> tuple[_Synthetic, _Synthetic]:
         """Two disjoint parts, the second of this share."""
         back = min(self.parts - 1, max(1, round(fraction * self.parts)))
-        return _Made(self._batches[:-back]), _Made(self._batches[-back:])
+        return _Synthetic(self._batches[:-back]), _Synthetic(self._batches[-back:])

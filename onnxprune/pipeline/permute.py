@@ -12,8 +12,8 @@ from onnxprune import sparsity
 from onnxprune.coupling.components import Index
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit import permute as reorder
-from onnxprune.edit.permute import Movable
-from onnxprune.edit.slicing import Slicing
+from onnxprune.edit.permute import PermutableUnits
+from onnxprune.edit.slicing import ConstantEdit
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Value
 from onnxprune.model.model import Model
@@ -50,11 +50,11 @@ class Permuted:
     """
 
     source: Index
-    moves: list[tuple[Movable, Index]] = field(default_factory=list)
+    moves: list[tuple[PermutableUnits, Index]] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
     before: float | None = None
     after: float | None = None
-    entries: list[Slicing] = field(default_factory=list)
+    entries: list[ConstantEdit] = field(default_factory=list)
     whole_because: str | None = None
 
     def told(self) -> dict[str, Any]:
@@ -85,13 +85,18 @@ def permute(model: Model, coupling: Coupling, origin: Index, options: Options) -
     reorder.reorder(model, coupling.graph, entries)
     if options.verify and not unchanged(before, model, options):
         model.proto.CopyFrom(before.proto)
-        return Permuted(reorder.nowhere(coupling), before=found.before, after=found.before,
-                        whole_because="in another order the model makes something else: a rule is wrong")
+        return Permuted(
+            reorder.nowhere(coupling),
+            before=found.before,
+            after=found.before,
+            whole_because="in another order the model makes something else: a rule is wrong",
+        )
     return replace(found, entries=entries)
 
 
-def find(model: Model, coupling: Coupling, targets: Sequence[Weight], units: Sequence[Movable],
-         options: Options) -> Permuted:
+def find(
+    model: Model, coupling: Coupling, targets: Sequence[Weight], units: Sequence[PermutableUnits], options: Options
+) -> Permuted:
     """Looks for the order of each group under which an N:M pattern keeps most; the model stays as it is.
 
     Groups are gone through one by one. All weights that sum over the units of a group count together; where they
@@ -125,8 +130,9 @@ def find(model: Model, coupling: Coupling, targets: Sequence[Weight], units: Seq
         kept |= now
         whole = sum(w for _, w in now.values())
         done.moves.append((movable, order))
-        done.groups.append({"group": movable.group.name, "channels": movable.units,
-                            "before": before / whole, "after": after / whole})
+        done.groups.append(
+            {"group": movable.group.name, "channels": movable.units, "before": before / whole, "after": after / whole}
+        )
     total = sum(w for _, w in kept.values())
     if total:
         done.before, done.after = (sum(k for k, _ in each.values()) / total for each in (first, kept))
@@ -139,7 +145,7 @@ def unchanged(before: Model, after: Model, options: Options) -> bool:
     return all(d.rel_rms is None or d.rel_rms <= ROUNDING for d in drift.values())
 
 
-def enter(plan: Plan, entries: Sequence[Slicing]) -> None:
+def record(plan: Plan, entries: Sequence[ConstantEdit]) -> None:
     """Enters what moves, see `reorder.reorderings`."""
     for s in entries:
         if s.change:
@@ -148,7 +154,7 @@ def enter(plan: Plan, entries: Sequence[Slicing]) -> None:
             plan.split[s.key] = s.original
 
 
-def orders(plan: Plan, coupling: Coupling) -> list[Slicing]:
+def orders(plan: Plan, coupling: Coupling) -> list[ConstantEdit]:
     """What a plan moves of a model that has lost what the plan removes.
 
     Raises:
@@ -176,21 +182,27 @@ def orders(plan: Plan, coupling: Coupling) -> list[Slicing]:
         if (mine >= 0).all():
             reorder.move(coupling, source, units, mine)
     made, full = reorder.reorderings(coupling, source), Plan("")
-    enter(full, made)
+    record(full, made)
     for name in sorted(set(full.permuted) | set(plan.permuted)):
         if full.permuted.get(name) != plan.permuted.get(name):
-            raise InputError(f"the plan moves only a part of what is tied together, or what must stay where it is: "
-                             f"see {name!r}")
+            raise InputError(
+                f"the plan moves only a part of what is tied together, or what must stay where it is: see {name!r}"
+            )
     return made
 
 
-def _order(weights: _Weights, readers: Mapping[str, Index], units: Movable, pattern: Pattern,
-           rng: np.random.Generator) -> Index:
+def _order(
+    weights: _Weights, readers: Mapping[str, Index], units: PermutableUnits, pattern: Pattern, rng: np.random.Generator
+) -> Index:
     """The order that a search finds."""
     rows = sum(weights.rows(key) * places.shape[1] for key, places in readers.items())
-    share = max(SHARE * WORK / units.units ** 2, FEWEST) / max(rows, 1)
-    parts = gather((Reader(weights.magnitude(key), weights.layouts[key], places) for key, places in readers.items()),
-                   pattern.m, share, rng)
+    share = max(SHARE * WORK / units.units**2, FEWEST) / max(rows, 1)
+    parts = gather(
+        (Reader(weights.magnitude(key), weights.layouts[key], places) for key, places in readers.items()),
+        pattern.m,
+        share,
+        rng,
+    )
     return search(parts, pattern.n, rng) if parts else np.arange(units.units)
 
 
@@ -206,7 +218,7 @@ class _Weights:
         self._values = {w.value.key: w.value for w in targets}
         self.layouts: dict[str, Layout] = {w.value.key: w.layout for w in targets if w.layout is not None}
 
-    def readers(self, units: Movable) -> dict[str, Index]:
+    def readers(self, units: PermutableUnits) -> dict[str, Index]:
         """The weights that sum over some units, with the indices of that axis that each of these owns."""
         found = {}
         for key, layout in self.layouts.items():

@@ -24,8 +24,9 @@ class Result:
         report: What it did; strict JSON data.
     """
 
-    def __init__(self, model: Model, plan: Plan, report: dict[str, Any], as_graph: bool,
-                 keep_anyway: bool = False) -> None:
+    def __init__(
+        self, model: Model, plan: Plan, report: dict[str, Any], as_graph: bool, keep_anyway: bool = False
+    ) -> None:
         self._model = model
         self._as_graph = as_graph
         self._keep_anyway = keep_anyway

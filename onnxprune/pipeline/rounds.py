@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnxprune.coupling.components import Index
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
-from onnxprune.edit.resize import Lengths
-from onnxprune.edit.slicing import slicings
+from onnxprune.edit.resize import KeptLengths
+from onnxprune.edit.slicing import constant_edits
 from onnxprune.importance.obs import Curve
 
 
@@ -25,7 +25,7 @@ def shares(steps: int) -> list[float]:
     return [k / steps for k in range(1, steps)]
 
 
-def origins(before: Coupling, gone: NDArray[np.bool_], after: Coupling) -> Index:
+def channel_correspondence(before: Coupling, gone: NDArray[np.bool_], after: Coupling) -> Index:
     """Which channel of the original each channel of a pruned model is.
 
     Args:
@@ -36,8 +36,10 @@ def origins(before: Coupling, gone: NDArray[np.bool_], after: Coupling) -> Index
     Returns:
         One channel of the original a channel id of the other, -1 where no weight that one node alone reads tells.
     """
-    lengths = Lengths(before, gone)
-    sources = {v.key: v for v in before.graph.constants()} | {s.key: s.readers[0] for s in slicings(before, lengths)}
+    lengths = KeptLengths(before, gone)
+    sources = {v.key: v for v in before.graph.constants()} | {
+        s.key: s.readers[0] for s in constant_edits(before, lengths)
+    }
     once = Counter(v.key for v in before.graph.constants())
     once_after = Counter(v.key for v in after.graph.constants())
     found = np.full(after.classes.elements, -1, dtype=np.int64)
@@ -54,8 +56,14 @@ def origins(before: Coupling, gone: NDArray[np.bool_], after: Coupling) -> Index
     return found
 
 
-def extended(curves: Sequence[Curve], groups: Sequence[Group], removed: Sequence[int], later: Sequence[Curve],
-             rest: Sequence[Group], origin: Index) -> list[Curve]:
+def extended(
+    curves: Sequence[Curve],
+    groups: Sequence[Group],
+    removed: Sequence[int],
+    later: Sequence[Curve],
+    rest: Sequence[Group],
+    origin: Index,
+) -> list[Curve]:
     """The curves of the original's groups once a round has told more of what is left.
 
     Args:
@@ -64,7 +72,7 @@ def extended(curves: Sequence[Curve], groups: Sequence[Group], removed: Sequence
         removed: Units that the round took of each.
         later: Curves of the groups of the pruned model.
         rest: Those groups.
-        origin: See `origins`.
+        origin: See `channel_correspondence`.
     """
     known = {}
     for group, curve in zip(rest, later, strict=True):
@@ -80,8 +88,12 @@ def extended(curves: Sequence[Curve], groups: Sequence[Group], removed: Sequence
             found.append(curve if match is None else _renamed(match, place))
             continue
         after = _renamed(match, place)
-        found.append(Curve(np.concatenate([curve.order[:count], after.order]),
-                           np.concatenate([curve.loss[:count + 1], curve.loss[count] + after.loss[1:]])))
+        found.append(
+            Curve(
+                np.concatenate([curve.order[:count], after.order]),
+                np.concatenate([curve.loss[: count + 1], curve.loss[count] + after.loss[1:]]),
+            )
+        )
     return found
 
 

@@ -24,21 +24,27 @@ from onnxprune.edit.permute import lift
 from onnxprune.edit.remove import remove
 from onnxprune.model.model import Model, load
 from onnxprune.model.skeleton import flat
-from onnxprune.model.sparse_initializers import close, open_up
+from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Options
 from onnxprune.patterns import Pattern
-from onnxprune.pipeline import (
-    rounds,
+from onnxprune.pipeline import rounds
+from onnxprune.pipeline.analysis import (
+    Analysis,
+    Source,
+    analyze_loaded,
+    load_dense,
+    prunable,
+    reanalyze,
+    to_proto_or_path,
 )
-from onnxprune.pipeline.analysis import Analysis, Source, analyze_loaded, anew, exported, opened, prunable
-from onnxprune.pipeline.data import MadeUp, open_data
+from onnxprune.pipeline.data import SyntheticFeeds, open_data
 from onnxprune.pipeline.evaluate import judge
-from onnxprune.pipeline.permute import enter, permute
+from onnxprune.pipeline.permute import permute, record
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.repair import kept_features, repair
 from onnxprune.pipeline.result import Result
-from onnxprune.pipeline.score import learned, take
-from onnxprune.pipeline.settle import settled
+from onnxprune.pipeline.score import learn_damage, select
+from onnxprune.pipeline.settle import resolve_repair
 from onnxprune.pipeline.store_sparse import store
 from onnxprune.pipeline.zero import zero
 from onnxprune.planning import plan as planning
@@ -46,7 +52,7 @@ from onnxprune.planning.masks import zeros
 from onnxprune.planning.plan import Plan
 from onnxprune.repair.data_free import inputs
 from onnxprune.report.build import build, clean
-from onnxprune.runtime.io_slices import WHOLE, Narrowing
+from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.process import warm_up
 from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.verification import gates
@@ -65,7 +71,7 @@ class _Trial:
         selected: Which channels go.
         plan: What goes.
         model: What is left; weights are dense until it is done.
-        narrowing: What inputs and outputs lost.
+        io_slices: What inputs and outputs lost.
         kept: Which output features of the original's layers stay, where they are refitted.
         original: Loads what the layers are refitted to.
         notes: What the report says besides.
@@ -77,7 +83,7 @@ class _Trial:
     selected: Selection
     plan: Plan
     model: Model
-    narrowing: Narrowing
+    io_slices: IoSlices
     kept: Mapping[str, NDArray[np.int64]]
     original: Callable[[], Model]
     notes: dict[str, Any]
@@ -96,7 +102,7 @@ class _Trial:
         """What it costs; None where that is as much as before: zeros change nothing."""
         if not (self.plan.removed or self.plan.permuted or self.options.sparse_storage or self.notes.get("repair")):
             return None
-        return measure(self.model, self.narrowing.shapes(self.options.input_shapes))
+        return measure(self.model, self.io_slices.shapes(self.options.input_shapes))
 
 
 class Run:
@@ -108,26 +114,28 @@ class Run:
         Raises:
             InputError: The model, the data or an option is unusable.
         """
-        self.clock, self.given = clock, exported(model)
+        self.clock, self.given = clock, to_proto_or_path(model)
         self.as_graph = self.given is not model
         with clock.stage("load"):
             if options.verify or options.calib is not None:
                 warm_up()
             source = load(self.given)
             self.before = measure(source, options.input_shapes)
-            self.kept_sparse = open_up(source)
-            self.options, self.unrepaired = settled(source, options)
+            self.kept_sparse = densify(source)
+            self.options, self.unrepaired = resolve_repair(source, options)
             self.data = open_data(source, self.options, clock.progress)
             self.gates = gates.opened(source.proto, options.gate, data=self.data is not None)
-            self.made_up: MadeUp = cache(self._made_up)
+            self.synthetic_feeds: SyntheticFeeds = cache(self._made_up)
         with clock.stage("analyze"):
-            self.analysis = analyze_loaded(source, mixing=options.mixing, attention=options.attention,
-                                           shrink=options.shrink)
+            self.analysis = analyze_loaded(
+                source, mixing=options.mixing, attention=options.attention, shrink=options.shrink
+            )
             self.chosen = prunable(self.analysis, options)
         logger.info("%d groups, %d of them open to pruning", len(self.analysis.groups), len(self.chosen))
         with clock.stage("score"):
-            self.curves, self.scores = learned(self.analysis, self.chosen, self.data, self.options,
-                                                        self.before, self.made_up)
+            self.curves, self.scores = learn_damage(
+                self.analysis, self.chosen, self.data, self.options, self.before, self.synthetic_feeds
+            )
 
     def result(self) -> Result:
         """The model that the options ask for; asked once, since it is made of the one that was analysed.
@@ -141,31 +149,43 @@ class Run:
         verified = trial.verified or self._verify(trial)
         if verified.verified and None in (before.macs, after.macs):
             before = _traced(load(self.given), before, self.options.input_shapes)
-            after = _traced(trial.model, after, trial.narrowing.shapes(self.options.input_shapes))
+            after = _traced(trial.model, after, trial.io_slices.shapes(self.options.input_shapes))
         if self.options.drift_search:
             trial.notes["search"] = {"trials": searched, "found": _amount(trial.options)}
         report = build(self.analysis.coupling, trial.plan, before, after, verified, self.clock.seconds, self.options)
-        return Result(trial.model, trial.plan, clean(report | trial.notes), as_graph=self.as_graph,
-                      keep_anyway=self.options.keep_anyway)
+        return Result(
+            trial.model,
+            trial.plan,
+            clean(report | trial.notes),
+            as_graph=self.as_graph,
+            keep_anyway=self.options.keep_anyway,
+        )
 
     def _made_up(self) -> list[Feeds]:
-        return inputs(opened(self.given), self.options.seed, self.options.input_shapes or None)
+        return inputs(load_dense(self.given), self.options.seed, self.options.input_shapes or None)
 
     def _take(self, options: Options) -> Selection:
         if not options.channels:
             return selection.nothing(self.analysis.coupling)
-        return take(self.analysis, self.chosen, self.curves, self.scores, options, self.before)
+        return select(self.analysis, self.chosen, self.curves, self.scores, options, self.before)
 
     def _search(self, searched: list[dict[str, Any]]) -> _Trial:
         """The smallest model within the gates; `searched` gets a line on each that was made."""
+
         def options(share: float) -> Options:
-            return selection.softened(self.options, self.before, share)
+            return selection.intermediate_target(self.options, self.before, share)
 
         def attempt(share: float) -> _Trial:
             self.clock.prefix = f"search, model {len(searched) + 1} of at most {RUNS}: "
-            trial = self._attempt(options(share), anew(self.analysis, self.analysis.model.copy()))
-            searched.append({**_amount(trial.options), "params": measure(trial.model).params, "met": trial.met,
-                             "gates": {name: gate["measured"] for name, gate in trial.notes["gates"].items()}})
+            trial = self._attempt(options(share), reanalyze(self.analysis, self.analysis.model.copy()))
+            searched.append(
+                {
+                    **_amount(trial.options),
+                    "params": measure(trial.model).params,
+                    "met": trial.met,
+                    "gates": {name: gate["measured"] for name, gate in trial.notes["gates"].items()},
+                }
+            )
             logger.info("search: %s", searched[-1])
             return trial
 
@@ -186,13 +206,22 @@ class Run:
         with clock.stage("apply"):
             remove(analysis.model, analysis.coupling, selected.gone)
             left = analysis.model if made.removed or options.zeros else load(self.given)
-        trial = _Trial(options, analysis, selected, made, left, planning.narrowing(made), kept,
-                       partial(opened, self.given),
-                       {"targets": selected.targets, "unrepaired_because": self.unrepaired})
+        trial = _Trial(
+            options,
+            analysis,
+            selected,
+            made,
+            left,
+            planning.io_slices(made),
+            kept,
+            partial(load_dense, self.given),
+            {"targets": selected.targets, "unrepaired_because": self.unrepaired},
+        )
         if made.removed and options.repair != "none":
             with clock.stage("repair"):
-                trial.notes["repair"] = repair(opened(self.given), left, kept, self.data, options,
-                                                        trial.narrowing, self.made_up)
+                trial.notes["repair"] = repair(
+                    load_dense(self.given), left, kept, self.data, options, trial.io_slices, self.synthetic_feeds
+                )
         if options.permute:
             with clock.stage("permute"):
                 self._permute(trial)
@@ -201,8 +230,8 @@ class Run:
                 self._zero(trial, options.zeros)
         if trial.changed and self.data is not None:
             with clock.stage("judge"):
-                trial.notes["calibration"] = judge(load(self.given), trial.model, self.data, trial.narrowing)
-        close(trial.model, self.kept_sparse)
+                trial.notes["calibration"] = judge(load(self.given), trial.model, self.data, trial.io_slices)
+        resparsify(trial.model, self.kept_sparse)
         if options.sparse_storage:
             with clock.stage("store"):
                 trial.notes["storage"] = store(trial.model, options).told()
@@ -212,13 +241,13 @@ class Run:
     def _permute(self, trial: _Trial) -> None:
         """Reorders what is left for a pattern N:M."""
         whole, options = trial.analysis, trial.options
-        rest = anew(whole, trial.model) if trial.plan.removed else whole
-        origin = rounds.origins(whole.coupling, trial.selected.gone, rest.coupling)
+        rest = reanalyze(whole, trial.model) if trial.plan.removed else whole
+        origin = rounds.channel_correspondence(whole.coupling, trial.selected.gone, rest.coupling)
         moved = permute(rest.model, rest.coupling, origin, options)
-        enter(trial.plan, moved.entries)
+        record(trial.plan, moved.entries)
         trial.notes["permuted"] = moved.told()
         if moved.moves and options.repair != "none":  # layers are refitted to what the original made in their order
-            lifted = anew(whole, opened(self.given))
+            lifted = reanalyze(whole, load_dense(self.given))
             lift(lifted.model, lifted.coupling, origin, moved.moves)
             trial.original = lifted.model.copy
 
@@ -226,8 +255,17 @@ class Run:
         """Sets weights of what is left to zero in a pattern."""
         made, options, notes = trial.plan, trial.options, trial.notes
         rest = analyze_loaded(trial.model) if made.removed or options.permute else trial.analysis
-        zeroed = zero(trial.original, rest.model, rest.coupling, trial.kept, self.data, options,
-                              trial.narrowing, self.made_up, first=not made.removed)
+        zeroed = zero(
+            trial.original,
+            rest.model,
+            rest.coupling,
+            trial.kept,
+            self.data,
+            options,
+            trial.io_slices,
+            self.synthetic_feeds,
+            first=not made.removed,
+        )
         made.zeroed = {name: zeros(mask, pattern) for name, mask in zeroed.masks.items()}
         notes["dense"] = zeroed.dense
         if zeroed.repair:
@@ -244,13 +282,13 @@ class Run:
             found, on = gates.on_made_up(trial.verified.drift), "made-up inputs"
         else:
             with self.clock.stage("judge"):
-                found = gates.on_data(self.gates, load(self.given), trial.model, self.data.held, trial.narrowing)
+                found = gates.on_data(self.gates, load(self.given), trial.model, self.data.held, trial.io_slices)
             on = "calibration samples" + (" held back" if self.data.held is not self.data.fit else "")
         return {gate.name: {**gate.verdict(found), "on": on} for gate in self.gates}
 
     def _verify(self, trial: _Trial) -> Verification:
         with self.clock.stage("verify"):
-            return verify(self.given, trial.model, self.options, narrowing=trial.narrowing)
+            return verify(self.given, trial.model, self.options, io_slices=trial.io_slices)
 
 
 def _amount(options: Options) -> dict[str, Any]:
@@ -268,19 +306,29 @@ def _traced(model: Model, counted: Cost, input_shapes: Mapping[str, Sequence[int
     return replace(counted, macs=macs_from_shapes(flat(model.proto), shapes))
 
 
-def verify(original: Source, result: Model | Result | onnx.ModelProto | str | os.PathLike[str],
-           options: Options | None = None, *, feeds: Mapping[str, NDArray[Any]] | None = None,
-           narrowing: Narrowing | None = None) -> Verification:
+def verify(
+    original: Source,
+    result: Model | Result | onnx.ModelProto | str | os.PathLike[str],
+    options: Options | None = None,
+    *,
+    feeds: Mapping[str, NDArray[Any]] | None = None,
+    io_slices: IoSlices | None = None,
+) -> Verification:
     """Checks a pruned model against its original in onnxruntime, see `verification.check`.
 
-    What inputs and outputs lost (`narrowing`) is known of a `Result`.
+    What inputs and outputs lost (`io_slices`) is known of a `Result`.
     """
     if options is not None and not options.verify:
         return Verification(verified=False, reason="the runtime check was skipped")
     asked = replace(options) if options is not None else None
     target = result._model if isinstance(result, Result) else result
-    if narrowing is None and isinstance(result, Result):
-        narrowing = planning.narrowing(result.plan)
-    return check(exported(original), target, feeds,
-                              input_shapes=asked.input_shapes if asked else None, seed=asked.seed if asked else 0,
-                              narrowing=narrowing or WHOLE)
+    if io_slices is None and isinstance(result, Result):
+        io_slices = planning.io_slices(result.plan)
+    return check(
+        to_proto_or_path(original),
+        target,
+        feeds,
+        input_shapes=asked.input_shapes if asked else None,
+        seed=asked.seed if asked else 0,
+        io_slices=io_slices or WHOLE,
+    )

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from onnxprune.calibration.synthetic import synthetic
 from onnxprune.graph.graph import Graph
-from onnxprune.layers.find import convolutional, products
+from onnxprune.layers.find import convolutional, linear_layers
 from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.data import logger
@@ -18,18 +18,18 @@ from onnxprune.runtime.sample_inputs import input_dims
 from onnxprune.runtime.session import session
 
 
-def settled(model: Model, options: Options) -> tuple[Options, str | None]:
+def resolve_repair(model: Model, options: Options) -> tuple[Options, str | None]:
     """The options with a repair other than ``auto``, and why that is none, where inputs were to be made for it."""
     if options.repair != "auto":
         return options, None
     if options.calib is not None or not options.channels:
         return replace(options, repair="none" if options.calib is None else "calibrated"), None
-    why = hopeless(model, options.input_shapes or None)
+    why = why_not_data_free(model, options.input_shapes or None)
     logger.info("repair: %s", "data-free" if why is None else f"none, since {why}")
     return replace(options, repair="data-free" if why is None else "none"), why
 
 
-def hopeless(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> str | None:
+def why_not_data_free(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> str | None:
     """Why a repair without data is not worth a try, None where it is.
 
     Args:
@@ -43,7 +43,7 @@ def hopeless(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = No
         if values > LARGEST:
             return f"a feed of {values:,} values is too large to make many of"
         feeds = synthetic(model, 2, input_shapes=input_shapes, varied=True)
-        plan(model.proto, [[layer.x.name] for layer in products(Graph(model.proto))], feeds[0])
+        plan(model.proto, [[layer.x.name] for layer in linear_layers(Graph(model.proto))], feeds[0])
         session(model).run(None, feeds[0])
     except Exception as e:  # whatever onnxruntime raises for a model or for inputs that it does not take
         return f"the model does not run on made-up inputs: {str(e).strip().splitlines()[0]}"

@@ -15,17 +15,17 @@ from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.importance.trials import Change, Trials
-from onnxprune.layers.find import products
-from onnxprune.layers.linear import Product
+from onnxprune.layers.find import linear_layers
+from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import cells
 from onnxprune.model.model import Model
 from onnxprune.options import MAGNITUDE, Options
 from onnxprune.patterns import Pattern
 from onnxprune.pipeline import repair as informed
-from onnxprune.pipeline.data import Learned, MadeUp
-from onnxprune.pipeline.observe import moments, unseen
+from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
+from onnxprune.pipeline.observe import fresh_samples, moments
 from onnxprune.repair.masked import Zeros, zeroed
-from onnxprune.runtime.io_slices import Narrowing
+from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.sparsity import Weight
 from onnxprune.sparsity.layer_shares import shares
 from onnxprune.statistics.moments import Moments
@@ -50,8 +50,18 @@ class Zeroed:
     repair: list[dict[str, Any]] | None = None
 
 
-def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: Mapping[str, NDArray[np.int64]],
-         data: Learned | None, options: Options, narrowing: Narrowing, made_up: MadeUp, *, first: bool) -> Zeroed:
+def zero(
+    original: Callable[[], Model],
+    model: Model,
+    coupling: Coupling,
+    kept: Mapping[str, NDArray[np.int64]],
+    data: CalibrationSplit | None,
+    options: Options,
+    io_slices: IoSlices,
+    synthetic_feeds: SyntheticFeeds,
+    *,
+    first: bool,
+) -> Zeroed:
     """Sets weights of a model to zero, in place.
 
     Args:
@@ -61,26 +71,32 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
         kept: Output features of the original's layers that it still has, by the layer's name.
         data: Calibration data.
         options: Pattern, importance and repair.
-        narrowing: What inputs and outputs lost with the channels.
-        made_up: Makes inputs, where there are no data.
+        io_slices: What inputs and outputs lost with the channels.
+        synthetic_feeds: Makes inputs, where there are no data.
         first: Whether `model` is the one that was given, which statistics in a file are of.
     """
     pattern = options.zeros
     assert pattern is not None
     done = Zeroed()
     targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options, done)}
-    layers = {layer.weight.key: layer for layer in products(coupling.graph)
-              if layer.weight.key in targets and not layer.weight_shared}
+    layers = {
+        layer.weight.key: layer
+        for layer in linear_layers(coupling.graph)
+        if layer.weight.key in targets and not layer.weight_shared
+    }
     states = {v.key: v for cell in cells(coupling.graph) for v in (cell.weight, cell.recurrence) if v.key in targets}
-    zeros = Zeros(options.chooses_zeros, dict.fromkeys([*(layer.name for layer in layers.values()), *states], pattern),
-                  bias_only=options.repair == "data-free")
+    zeros = Zeros(
+        options.chooses_zeros,
+        dict.fromkeys([*(layer.name for layer in layers.values()), *states], pattern),
+        bias_only=options.repair == "data-free",
+    )
     seen: Mapping[str, Moments] = {}
     spread = options.spreads_zeros and data is not None
     if spread or (options.repair == "none" and zeros.method not in MAGNITUDE):
-        seen = moments(model, coupling, data, options, narrowing, first=first)
+        seen = moments(model, coupling, data, options, io_slices, first=first)
     if spread:
         assert data is not None
-        spread_to = _allotted(model, list(layers.values()), pattern, seen, data, options, narrowing)
+        spread_to = _allotted(model, list(layers.values()), pattern, seen, data, options, io_slices)
         zeros = replace(zeros, layers={**zeros.layers, **spread_to})
     if options.repair == "none":
         found = {} if zeros.method in MAGNITUDE else _by_moments(model, layers, zeros, seen)
@@ -95,8 +111,9 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
         if not zeros.bias_only:
             for key, array in stored.items():  # the walk begins with all that it can choose from
                 model.set_array(_tensor(fitted[key]), array)
-        done.repair = informed.repair(original(), model, kept, data, options, narrowing, made_up, fitter=zeros,
-                                      plain=plain)
+        done.repair = informed.repair(
+            original(), model, kept, data, options, io_slices, synthetic_feeds, fitter=zeros, plain=plain
+        )
         now = {v.key: v for v in Graph(model.proto).constants()}
         found |= {key: model.array(_tensor(now[key])) == 0 for key in fitted}
     done.masks = {key: gone for key, gone in found.items() if gone.any()}
@@ -104,12 +121,19 @@ def zero(original: Callable[[], Model], model: Model, coupling: Coupling, kept: 
     return done
 
 
-def _allotted(model: Model, layers: Sequence[Product], pattern: Pattern, seen: Mapping[str, Moments], data: Learned,
-              options: Options, narrowing: Narrowing) -> dict[str, Pattern]:
+def _allotted(
+    model: Model,
+    layers: Sequence[LinearLayer],
+    pattern: Pattern,
+    seen: Mapping[str, Moments],
+    data: CalibrationSplit,
+    options: Options,
+    io_slices: IoSlices,
+) -> dict[str, Pattern]:
     """The pattern of each layer, with shares by what zeros there do to the outputs."""
     if not layers:
         return {}
-    batches = unseen(model, data, options, narrowing, runs=len(layers) * len(PROBES))
+    batches = fresh_samples(model, data, options, io_slices, runs=len(layers) * len(PROBES))
     measured: list[list[float]] = []
     with Trials(model, seen, batches, [layer.x.name for layer in layers], memory=options.memory) as trials:
         for layer in layers:
@@ -125,15 +149,17 @@ def _allotted(model: Model, layers: Sequence[Product], pattern: Pattern, seen: M
     return {layer.name: replace(pattern, share=share) for layer, share in zip(layers, found, strict=True)}
 
 
-def _by_moments(model: Model, layers: Mapping[str, Product], zeros: Zeros,
-                seen: Mapping[str, Moments]) -> dict[str, NDArray[np.bool_]]:
+def _by_moments(
+    model: Model, layers: Mapping[str, LinearLayer], zeros: Zeros, seen: Mapping[str, Moments]
+) -> dict[str, NDArray[np.bool_]]:
     """Zeros by what the layers read, in place; the rest stays bit for bit."""
     found = {}
     for key, layer in layers.items():
         if layer.name in seen:
             array = model.array(_tensor(layer.weight))
-            made = zeroed(layer, zeros.method, zeros.layers[layer.name], layer.matrix(array).astype(np.float64),
-                          seen[layer.name])
+            made = zeroed(
+                layer, zeros.method, zeros.layers[layer.name], layer.matrix(array).astype(np.float64), seen[layer.name]
+            )
             found[key] = layer.unmatrix(made == 0, array.shape)
             model.set_array(_tensor(layer.weight), np.where(found[key], np.zeros((), array.dtype), array))
     return found

@@ -15,8 +15,11 @@ from onnxprune.patterns import Pattern
 
 def zeros(mask: NDArray[np.bool_], pattern: Pattern) -> dict[str, Any]:
     """The entry of a tensor in `Plan.zeroed`."""
-    return {"pattern": str(pattern), "ratio": np.count_nonzero(mask) / mask.size,
-            "mask": pack_mask(mask, repeats=pattern.kind == "blocks")}
+    return {
+        "pattern": str(pattern),
+        "ratio": np.count_nonzero(mask) / mask.size,
+        "mask": pack_mask(mask, repeats=pattern.kind == "blocks"),
+    }
 
 
 def pack_mask(mask: NDArray[np.bool_], *, repeats: bool = False) -> str:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade, Group
-from onnxprune.edit.resize import Lengths
-from onnxprune.edit.slicing import slicings
+from onnxprune.edit.resize import KeptLengths
+from onnxprune.edit.slicing import constant_edits
 from onnxprune.errors import InputError, PlanError
 from onnxprune.graph.graph import Value
 from onnxprune.planning.fingerprint import fingerprint
-from onnxprune.runtime.io_slices import Narrowing
+from onnxprune.runtime.io_slices import IoSlices
 
 VERSION = 1
 
@@ -83,8 +83,17 @@ class Plan:
         return cls(**data)
 
 
-_KINDS: dict[str, type] = {"removed": dict, "blocks": dict, "split": dict, "permuted": dict, "zeroed": dict,
-                           "groups": list, "mixing": bool, "attention": str, "interface": dict}
+_KINDS: dict[str, type] = {
+    "removed": dict,
+    "blocks": dict,
+    "split": dict,
+    "permuted": dict,
+    "zeroed": dict,
+    "groups": list,
+    "mixing": bool,
+    "attention": str,
+    "interface": dict,
+}
 _GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, "grade": str, "pinned": list}
 
 
@@ -101,8 +110,11 @@ def _fault(data: dict[str, Any]) -> str | None:
     if not all(isinstance(original, str) for original in data.get("split", {}).values()):
         return "'split' is not {name: name}"
     for name, zeroed in data.get("zeroed", {}).items():
-        if not isinstance(zeroed, dict) or not isinstance(zeroed.get("mask"), str) or \
-                not isinstance(zeroed.get("ratio"), float):
+        if (
+            not isinstance(zeroed, dict)
+            or not isinstance(zeroed.get("mask"), str)
+            or not isinstance(zeroed.get("ratio"), float)
+        ):
             return f"'zeroed' has no ratio and mask for {name!r}"
     for group in data.get("groups", []):
         if not isinstance(group, dict) or any(type(group.get(k)) is not kind for k, kind in _GROUP_KINDS.items()):
@@ -113,8 +125,7 @@ def _fault(data: dict[str, Any]) -> str | None:
 
 
 def _axis(axis: str, indices: object) -> bool:
-    return axis.isdecimal() and isinstance(indices, list) and all(
-        type(i) is int and 0 <= i < 2**31 for i in indices)
+    return axis.isdecimal() and isinstance(indices, list) and all(type(i) is int and 0 <= i < 2**31 for i in indices)
 
 
 def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str, Any]] = ()) -> Plan:
@@ -125,12 +136,13 @@ def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str,
         gone: Boolean per channel id, True for what is removed.
         groups: Entries for the plan's `groups`.
     """
-    plan = Plan(fingerprint(coupling.graph.proto), groups=list(groups), mixing=coupling.mixing,
-                attention=coupling.attention)
-    lengths = Lengths(coupling, gone)
+    plan = Plan(
+        fingerprint(coupling.graph.proto), groups=list(groups), mixing=coupling.mixing, attention=coupling.attention
+    )
+    lengths = KeptLengths(coupling, gone)
     plan.interface = {name: _lost(value, lengths) for name, value in sorted(coupling.shrinking_values.items())}
     if gone.any():
-        for s in slicings(coupling, lengths):
+        for s in constant_edits(coupling, lengths):
             if s.change:
                 plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.change.items()}
             if s.key != s.original:
@@ -138,14 +150,15 @@ def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str,
     return plan
 
 
-def _lost(value: Value, lengths: Lengths) -> Indices:
+def _lost(value: Value, lengths: KeptLengths) -> Indices:
     return {str(a.position): lengths.removed(a).tolist() for a in value.axes() if lengths.changed(a)}
 
 
-def narrowing(plan: Plan) -> Narrowing:
+def io_slices(plan: Plan) -> IoSlices:
     """What the plan takes of graph inputs and outputs."""
-    return Narrowing({name: {int(axis): indices for axis, indices in axes.items()}
-                      for name, axes in plan.interface.items() if axes})
+    return IoSlices(
+        {name: {int(axis): indices for axis, indices in axes.items()} for name, axes in plan.interface.items() if axes}
+    )
 
 
 def channels(plan: Plan, coupling: Coupling) -> NDArray[np.bool_]:
@@ -189,8 +202,10 @@ def _mark(gone: NDArray[np.bool_], coupling: Coupling, name: str, value: Value, 
             raise PlanError(f"the plan names index {where.max()} of axis {position} of {name!r}, which has {len(ids)}")
         pinned = coupling.grade[coupling.classes.span(value.axis(int(position)).id)][where] == Grade.PINNED
         if pinned.any():
-            raise InputError(f"the plan removes index {where[pinned][0]} of axis {position} of {name!r}, "
-                             f"which is pinned", "onnxprune inspect shows why")
+            raise InputError(
+                f"the plan removes index {where[pinned][0]} of axis {position} of {name!r}, which is pinned",
+                "onnxprune inspect shows why",
+            )
         gone[ids[where]] = True
 
 
@@ -203,28 +218,21 @@ def _complete(plan: Plan, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
         for axis in sorted(set(mine) | set(theirs)):
             missing = sorted(set(theirs.get(axis, [])) ^ set(mine.get(axis, [])))
             if missing:
-                raise PlanError(f"the plan removes only a part of what is tied together: see index {missing[0]} of "
-                                 f"axis {axis} of {name!r}")
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+                raise PlanError(
+                    f"the plan removes only a part of what is tied together: see index {missing[0]} of "
+                    f"axis {axis} of {name!r}"
+                )
 
 
 def describe(group: Group, removed: Sequence[int], scores: NDArray[np.float64] | None) -> dict[str, Any]:
     """The entry of a group in plan and report."""
-    entry: dict[str, Any] = {"name": group.name, "channels": group.units, "removed": [int(i) for i in removed],
-                             "grade": str(group.grade), "pinned": group.reasons}
+    entry: dict[str, Any] = {
+        "name": group.name,
+        "channels": group.units,
+        "removed": [int(i) for i in removed],
+        "grade": str(group.grade),
+        "pinned": group.reasons,
+    }
     if scores is not None:
         entry["scores"] = [float(f"{s:.6g}") if np.isfinite(s) else None for s in scores]
     return entry

@@ -12,15 +12,11 @@ from onnx import TensorProto
 from onnxprune.graph.graph import Graph
 from onnxprune.layers.batch_norm import Normalization, normalizations
 from onnxprune.model.model import Model
-from onnxprune.runtime.io_slices import WHOLE, Narrowing
-from onnxprune.runtime.staged_run import Walk
+from onnxprune.runtime.io_slices import WHOLE, IoSlices
+from onnxprune.runtime.staged_run import StagedRun
 
 Vectors = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Mean and variance, one of each for a channel."""
-
-
-
-
 
 
 @contextmanager
@@ -47,7 +43,7 @@ def aligned(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArr
     pairs = [(n, nodes[n.name]) for n in normalizations(Graph(copy.proto)) if n.name in nodes]
     kept = [_kept(copy, a, pruned, b) for a, b in pairs]
     before = [(pruned.array(b.mean), pruned.array(b.variance)) for _, b in pairs]
-    with Walk(copy, batches, [[a.x.name] for a, _ in pairs]) as walk:
+    with StagedRun(copy, batches, [[a.x.name] for a, _ in pairs]) as walk:
         for (a, b), where in zip(pairs, kept, strict=True):
             seen = list(walk.step()[a.x.name])
             if where is None:
@@ -63,8 +59,9 @@ def aligned(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArr
             pruned.set_array(b.variance, variance)
 
 
-def reestimate(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArray[np.generic]]],
-               narrowing: Narrowing = WHOLE) -> int:
+def reestimate(
+    original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArray[np.generic]]], io_slices: IoSlices = WHOLE
+) -> int:
     """Moves running statistics of a pruned model, in place, along with what it normalises now.
 
     A mean moves by as much as that of the node's input did on these batches, a variance grows by the same factor: so
@@ -74,7 +71,7 @@ def reestimate(original: Model, pruned: Model, batches: Iterable[Mapping[str, ND
         original: The model before pruning.
         pruned: The model after it; its scales and shifts are those of the original.
         batches: Inputs of the original.
-        narrowing: What inputs of the pruned model lost.
+        io_slices: What inputs of the pruned model lost.
 
     Returns:
         How many nodes have other statistics now.
@@ -82,8 +79,10 @@ def reestimate(original: Model, pruned: Model, batches: Iterable[Mapping[str, ND
     nodes = {n.name: n for n in normalizations(Graph(pruned.proto))}
     pairs = [(n, nodes[n.name]) for n in normalizations(Graph(original.proto)) if n.name in nodes]
     kept = [_kept(original, a, pruned, b) for a, b in pairs]
-    with Walk(original, batches, [[a.x.name] for a, _ in pairs]) as first, \
-            Walk(pruned, narrowing.batches(batches), [[b.x.name] for _, b in pairs]) as second:
+    with (
+        StagedRun(original, batches, [[a.x.name] for a, _ in pairs]) as first,
+        StagedRun(pruned, io_slices.batches(batches), [[b.x.name] for _, b in pairs]) as second,
+    ):
         for (a, b), where in zip(pairs, kept, strict=True):
             then, now = _statistics(first.step()[a.x.name]), _statistics(second.step()[b.x.name])
             if where is not None:
@@ -104,7 +103,7 @@ def _statistics(arrays: Iterable[NDArray[np.generic]]) -> Vectors:
         count += rows.shape[1]
         total, squares = total + rows.sum(axis=1), squares + np.square(rows).sum(axis=1)
     mean = total / max(count, 1)
-    return mean, np.maximum(squares / max(count, 1) - mean ** 2, 1e-12)
+    return mean, np.maximum(squares / max(count, 1) - mean**2, 1e-12)
 
 
 def _kept(original: Model, a: Normalization, pruned: Model, b: Normalization) -> NDArray[np.int64] | None:

@@ -16,7 +16,7 @@ from onnxprune.model.model import Model
 from onnxprune.repair import layerwise
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.layerwise import Fitter, Kept, Refit, Ridge
-from onnxprune.runtime.io_slices import WHOLE, Narrowing
+from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.verification.output_error import relative_errors
 
 PENALTIES = (1e-2, 1e-1, 3e-1)
@@ -44,8 +44,17 @@ def inputs(original: Model, seed: int = 0, input_shapes: Mapping[str, Sequence[i
     return synthetic(original, None, seed, input_shapes=input_shapes, varied=not convolutional(original))
 
 
-def repair(original: Model, pruned: Model, kept: Kept, batches: Sequence[Feeds], *, seed: int = 0,
-           memory: int = MEMORY, narrowing: Narrowing = WHOLE, fitter: Fitter | None = None) -> list[Refit]:
+def repair(
+    original: Model,
+    pruned: Model,
+    kept: Kept,
+    batches: Sequence[Feeds],
+    *,
+    seed: int = 0,
+    memory: int = MEMORY,
+    io_slices: IoSlices = WHOLE,
+    fitter: Fitter | None = None,
+) -> list[Refit]:
     """Refits the layers of a pruned model in place, without data.
 
     A layer whose fit is no better on samples held back stays as it is; where the outputs of the whole model are no
@@ -61,7 +70,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Sequence[Feeds],
         batches: Made-up inputs, see `inputs`.
         seed: Seed of the places that are sampled.
         memory: Bytes of activations to hold, of both models together.
-        narrowing: What inputs and outputs of the pruned model lost.
+        io_slices: What inputs and outputs of the pruned model lost.
         fitter: What fits the layers; by default ridge least squares.
 
     Raises:
@@ -73,17 +82,22 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Sequence[Feeds],
     plain = pruned.copy()
     with aligned(original, pruned, batches) as reference:
         before = pruned.copy()
-        done = layerwise.repair(reference, pruned, kept, batches, len(batches), seed=seed, memory=memory,
-                                 narrowing=narrowing, fitter=fitter or ridge)
-        was, now = relative_errors(reference, [before, pruned], judges, narrowing)
+        done = layerwise.repair(
+            reference,
+            pruned,
+            kept,
+            batches,
+            len(batches),
+            seed=seed,
+            memory=memory,
+            io_slices=io_slices,
+            fitter=fitter or ridge,
+        )
+        was, now = relative_errors(reference, [before, pruned], judges, io_slices)
     if now >= was and any(r.penalty is not None for r in done):
         pruned.proto.CopyFrom(plain.proto)
         done = [Refit(r.layer, None, r.before, r.before) for r in done]
     return done
-
-
-
-
 
 
 def _split(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
@@ -92,5 +106,5 @@ def _split(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
     for i, feeds in enumerate(batches):
         size += max((a.shape[0] for a in feeds.values() if a.ndim), default=1)
         if size >= JUDGES and i + 1 < len(batches) // 2:
-            return batches[:i + 1], batches[i + 1:]
+            return batches[: i + 1], batches[i + 1 :]
     return batches, batches

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.repair.layer_operator import Operator
+from onnxprune.repair.layer_operator import LayerOperator
 
 Floats = NDArray[np.float32]
 Function = Callable[[Floats], Floats]
@@ -79,7 +79,7 @@ class Run:
         free: Whether each layer's bias may change.
     """
 
-    operators: Sequence[Operator]
+    operators: Sequence[LayerOperator]
     functions: Sequence[Function]
     free: Sequence[bool]
 
@@ -121,6 +121,7 @@ def refine(run: Run, weights: Weights, rows: Maps, held: Maps, seed: Sequence[in
         held: Samples that judge every step.
         seed: Seed of what reaches the end.
     """
+
     def error(trial: Weights) -> float:
         return held.error(run(trial, held.x)[1][-1])
 
@@ -161,8 +162,10 @@ class _Step:
     def solved(self, penalty: float) -> Weights:
         """The step with a ridge, by preconditioned conjugate gradients from nothing."""
         ridges = [penalty * size for size in self._sizes]
-        inverses = [np.linalg.inv(m + r[:, None, None] * np.eye(m.shape[1])).astype(np.float32)
-                    for m, r in zip(self._moments, ridges, strict=True)]
+        inverses = [
+            np.linalg.inv(m + r[:, None, None] * np.eye(m.shape[1])).astype(np.float32)
+            for m, r in zip(self._moments, ridges, strict=True)
+        ]
         left = self._back(self._residual)
         x = [np.zeros_like(w) for w in left]
         z = self._eased(left, inverses)
@@ -215,8 +218,11 @@ class _Step:
             if i < len(self._slopes):
                 g = g * self._slopes[i]
             bias = g.reshape(len(g), -1).sum(axis=1) / self._n
-            found = [self._run.operators[i].gradient(self._read[i], g) / self._n,
-                     bias if self._run.free[i] else np.zeros_like(bias), *found]
+            found = [
+                self._run.operators[i].gradient(self._read[i], g) / self._n,
+                bias if self._run.free[i] else np.zeros_like(bias),
+                *found,
+            ]
             if i:
                 g = self._run.operators[i].adjoint(self._weights[2 * i], g)
         return found

@@ -19,19 +19,19 @@ from onnx import TensorProto, helper
 
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
-from onnxprune.layers.find import matched, products
-from onnxprune.layers.linear import Product
+from onnxprune.layers.find import linear_layers, matched
+from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair.augmentation import Variants
 from onnxprune.repair.gauss_newton import Floats, Function, Maps, Run, refine
 from onnxprune.repair.layer_chains import Chain, chains
-from onnxprune.repair.layer_operator import Operator
+from onnxprune.repair.layer_operator import LayerOperator
 from onnxprune.repair.layerwise import HOLD_BACK, Join, Kept, Refit, bounds, join
-from onnxprune.runtime.io_slices import WHOLE, Narrowing
+from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.partition import assemble, plan
 from onnxprune.runtime.session import pieces_session
-from onnxprune.runtime.staged_run import Stored, Walk
+from onnxprune.runtime.staged_run import StagedRun, Stored
 from onnxprune.statistics.moments import Batches
 
 LARGEST = 2**24
@@ -47,7 +47,7 @@ class _Part:
     """A run, what it is held against, and which features of the original that has."""
 
     chain: Chain
-    original: Product
+    original: LinearLayer
     join: Join | None
     kept: NDArray[np.int64]
 
@@ -62,8 +62,16 @@ class _Part:
         return [self.chain.layers[0].x.name, *([self.join.other] if self.join else [])]
 
 
-def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, *, seed: int = 0, memory: int = 2**31,
-           narrowing: Narrowing = WHOLE) -> list[Refit]:
+def repair(
+    original: Model,
+    pruned: Model,
+    kept: Kept,
+    batches: Batches,
+    *,
+    seed: int = 0,
+    memory: int = 2**31,
+    io_slices: IoSlices = WHOLE,
+) -> list[Refit]:
     """Refits the layers of a pruned model in place, run by run.
 
     Args:
@@ -73,7 +81,7 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, *, seed
         batches: Calibration feeds; every fifth sample is held back.
         seed: Seed of the samples that are taken, and of how they are moved.
         memory: Bytes of activations to hold, of both models together.
-        narrowing: What inputs and outputs of the pruned model lost.
+        io_slices: What inputs and outputs of the pruned model lost.
 
     Returns:
         For each run the ridge of its last step, None where it was left as it was, and its held-back error.
@@ -81,39 +89,51 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, *, seed
     before, after = Graph(original.proto), Graph(pruned.proto)
     for graph in (before, after):
         infer(graph)
-    pairs = {b.name: a for a, b in matched(products(before), products(after)) if a.name in kept}
-    mine = [b for b in products(after) if b.name in pairs and not b.weight_shared and b.kind != "conv_transpose"]
-    parts = [_Part(chain, pairs[end.name], join(end), kept[end.name])
-             for chain in chains(mine, after.returned) for end in chain.layers[-1:]]
+    pairs = {b.name: a for a, b in matched(linear_layers(before), linear_layers(after)) if a.name in kept}
+    mine = [b for b in linear_layers(after) if b.name in pairs and not b.weight_shared and b.kind != "conv_transpose"]
+    parts = [
+        _Part(chain, pairs[end.name], join(end), kept[end.name])
+        for chain in chains(mine, after.returned)
+        for end in chain.layers[-1:]
+    ]
     more = Variants(before, batches, seed)
     done = []
-    with Walk(original, more, [p.wanted for p in parts], memory=memory // 2) as first, \
-            Walk(pruned, narrowing.batches(more), [p.given for p in parts], memory=memory // 2) as second:
+    with (
+        StagedRun(original, more, [p.wanted for p in parts], memory=memory // 2) as first,
+        StagedRun(pruned, io_slices.batches(more), [p.given for p in parts], memory=memory // 2) as second,
+    ):
         for i, part in enumerate(parts):
             done.append(_refit(pruned, part, first.step(), second.step(), more.copies, [seed, i]))
     return done
 
 
-def _refit(model: Model, part: _Part, made: Mapping[str, Stored], read: Mapping[str, Stored], copies: int,
-           seed: Sequence[int]) -> Refit:
+def _refit(
+    model: Model, part: _Part, made: Mapping[str, Stored], read: Mapping[str, Stored], copies: int, seed: Sequence[int]
+) -> Refit:
     layers = part.chain.layers
     name = " + ".join(layer.name for layer in layers)
-    samples = _samples(part, [read[part.given[0]], made[part.wanted[0]], *(read[n] for n in part.given[1:])], copies,
-                       np.random.default_rng(list(seed)))
+    samples = _samples(
+        part,
+        [read[part.given[0]], made[part.wanted[0]], *(read[n] for n in part.given[1:])],
+        copies,
+        np.random.default_rng(list(seed)),
+    )
     if samples is None:
         return Refit(name, None, 0.0, 0.0)
     rows, held = samples
-    operators: list[Operator] = []
+    operators: list[LayerOperator] = []
     for layer in layers:
-        space = operators[-1].out if operators else rows.x.shape[rows.x.ndim - len(layer.kernel):]
-        operators.append(Operator.of(layer, space))
+        space = operators[-1].out if operators else rows.x.shape[rows.x.ndim - len(layer.kernel) :]
+        operators.append(LayerOperator.of(layer, space))
     functions = [_function(model, part.chain, i) for i in range(len(layers) - 1)]
     run = Run(operators, functions, [takes_bias(layer) for layer in layers])
     weights: list[Floats] = []
     for layer in layers:
         assert layer.weight.tensor is not None
-        weights += [layer.matrix(model.array(layer.weight.tensor)).astype(np.float32),
-                    bias_of(model, layer).reshape(-1).astype(np.float32)]
+        weights += [
+            layer.matrix(model.array(layer.weight.tensor)).astype(np.float32),
+            bias_of(model, layer).reshape(-1).astype(np.float32),
+        ]
     found = refine(run, weights, rows, held, seed)
     if found.penalty is not None:
         for i, layer in enumerate(layers):
@@ -123,8 +143,7 @@ def _refit(model: Model, part: _Part, made: Mapping[str, Stored], read: Mapping[
     return Refit(name, found.penalty, found.before, found.after)
 
 
-def _samples(part: _Part, arrays: Sequence[Stored], copies: int,
-             rng: np.random.Generator) -> tuple[Maps, Maps] | None:
+def _samples(part: _Part, arrays: Sequence[Stored], copies: int, rng: np.random.Generator) -> tuple[Maps, Maps] | None:
     """Some samples to fit and some held back, of every batch as many; None where they cannot be put side by side.
 
     Args:
@@ -141,7 +160,8 @@ def _samples(part: _Part, arrays: Sequence[Stored], copies: int,
     x, y = arrays[0][0], arrays[1][0]
     places = math.prod(y.shape) // (y.shape[0] * y.shape[part.chain.layers[-1].out_axis])
     widest = max(max(layer.features) for layer in part.chain.layers) * max(
-        math.prod(x.shape) // (x.shape[0] * x.shape[part.chain.layers[0].x_axis]), 1)
+        math.prod(x.shape) // (x.shape[0] * x.shape[part.chain.layers[0].x_axis]), 1
+    )
     wanted = max(FEWEST, min(PLACES // max(places, 1), LARGEST // widest) // copies)
     share = -(-wanted // batches)
     front, back, number = [], [], 0
@@ -163,8 +183,9 @@ def _samples(part: _Part, arrays: Sequence[Stored], copies: int,
     return _joined(front, *bounds(end)), _joined(back or front, *bounds(end))
 
 
-def _maps(arrays: Sequence[NDArray[Any]], axes: Sequence[int], rows: NDArray[np.bool_],
-          kept: NDArray[np.int64]) -> list[Floats]:
+def _maps(
+    arrays: Sequence[NDArray[Any]], axes: Sequence[int], rows: NDArray[np.bool_], kept: NDArray[np.int64]
+) -> list[Floats]:
     """Some rows of arrays, features first; of the targets those features that stay."""
     x, y, *beside = (_first(a[rows], axis) for a, axis in zip(arrays, axes, strict=True))
     return [x, y[kept], *beside]

@@ -10,14 +10,35 @@ from dataclasses import dataclass
 
 from onnxprune.graph.data_propagation import constant_data
 from onnxprune.graph.graph import Node, Value
-from onnxprune.layers.linear import Product
+from onnxprune.layers.linear import LinearLayer
 
 LONGEST = 3
 """Layers of a run; more are cut."""
 
-_UNARY = {"Relu", "LeakyRelu", "Tanh", "Erf", "Gelu", "Elu", "Selu", "Celu", "Mish", "HardSwish", "Swish", "Softsign",
-          "Sigmoid", "HardSigmoid", "Softplus", "Exp", "Abs", "Neg", "Sqrt", "Reciprocal", "Identity",
-          "ThresholdedRelu"}
+_UNARY = {
+    "Relu",
+    "LeakyRelu",
+    "Tanh",
+    "Erf",
+    "Gelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Mish",
+    "HardSwish",
+    "Swish",
+    "Softsign",
+    "Sigmoid",
+    "HardSigmoid",
+    "Softplus",
+    "Exp",
+    "Abs",
+    "Neg",
+    "Sqrt",
+    "Reciprocal",
+    "Identity",
+    "ThresholdedRelu",
+}
 _WITH_CONSTANTS = {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Clip", "PRelu", "BatchNormalization"}
 
 
@@ -30,11 +51,11 @@ class Chain:
         between: The nodes from each layer's output to the next one's input, in order.
     """
 
-    layers: tuple[Product, ...]
+    layers: tuple[LinearLayer, ...]
     between: tuple[tuple[Node, ...], ...]
 
 
-def chains(layers: Sequence[Product], returned: set[int]) -> list[Chain]:
+def chains(layers: Sequence[LinearLayer], returned: set[int]) -> list[Chain]:
     """The layers parted into runs as long as can be, ordered by their last layers.
 
     Args:
@@ -42,12 +63,12 @@ def chains(layers: Sequence[Product], returned: set[int]) -> list[Chain]:
         returned: Values that leave their graph, by `id`.
     """
     outputs = {id(layer.output): layer for layer in layers if layer.kind != "conv_transpose"}
-    before: dict[str, tuple[Product, tuple[Node, ...]]] = {}
+    before: dict[str, tuple[LinearLayer, tuple[Node, ...]]] = {}
     for layer in layers:
         found = _between(layer.x, outputs, returned) if layer.kind != "conv_transpose" else None
         if found is not None and found[0].x_axis == found[0].out_axis == layer.x_axis:
             before[layer.name] = found
-    done: dict[str, tuple[list[Product], list[tuple[Node, ...]]]] = {}
+    done: dict[str, tuple[list[LinearLayer], list[tuple[Node, ...]]]] = {}
     for layer in layers:  # a run goes on where its last layer is the one before
         source = before.get(layer.name)
         run = done.pop(source[0].name, None) if source is not None else None
@@ -63,7 +84,9 @@ def chains(layers: Sequence[Product], returned: set[int]) -> list[Chain]:
     return sorted(found_chains, key=lambda c: c.layers[-1].node.index)
 
 
-def _between(x: Value, outputs: dict[int, Product], returned: set[int]) -> tuple[Product, tuple[Node, ...]] | None:
+def _between(
+    x: Value, outputs: dict[int, LinearLayer], returned: set[int]
+) -> tuple[LinearLayer, tuple[Node, ...]] | None:
     """The layer that a value is a function of, element by element, and the nodes between; None if there is none.
 
     Nothing else may see what lies between.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.layers.linear import Product
+from onnxprune.layers.linear import LinearLayer
 
 Floats = NDArray[np.float32]
 Window = tuple[slice, ...]
@@ -24,7 +24,7 @@ CHUNK = 2**19
 
 
 @dataclass(frozen=True)
-class Operator:
+class LayerOperator:
     """A layer at maps of one size.
 
     Weights have the shape of `Product.matrix`: (groups, outputs, inputs a group * kernel positions).
@@ -46,7 +46,7 @@ class Operator:
     windows: tuple[Window, ...]
 
     @classmethod
-    def of(cls, layer: Product, lengths: Sequence[int]) -> Operator:
+    def of(cls, layer: LinearLayer, lengths: Sequence[int]) -> LayerOperator:
         """The operator of a convolution or a matrix product.
 
         Args:
@@ -61,8 +61,14 @@ class Operator:
             behind = max(0, max(starts) + (size - 1) * stride + 1 - length)
             padding.append((before, behind))
             windows.append([slice(s + before, s + before + (size - 1) * stride + 1, stride) for s in starts])
-        return cls(layer.groups, layer.features[0], tuple(lengths), tuple(out), tuple(padding),
-                   tuple(itertools.product(*windows)))
+        return cls(
+            layer.groups,
+            layer.features[0],
+            tuple(lengths),
+            tuple(out),
+            tuple(padding),
+            tuple(itertools.product(*windows)),
+        )
 
     def forward(self, weight: Floats, x: Floats) -> Floats:
         """What the layer makes of a map, without its bias."""
@@ -82,7 +88,7 @@ class Operator:
             part = g[:, some]
             flat = np.matmul(turned, part.reshape(self.groups, g.shape[0] // self.groups, -1))
             flat = flat.reshape(features, len(self.windows), *part.shape[1:])
-            back = np.zeros((features, *part.shape[1:1 + len(rows)], *padded), dtype=np.float32)
+            back = np.zeros((features, *part.shape[1 : 1 + len(rows)], *padded), dtype=np.float32)
             for position, window in enumerate(self.windows):
                 back[_last(window)] += flat[:, position]
             made[:, some] = back[_last(inner)]
@@ -116,7 +122,7 @@ class Operator:
             x = np.pad(x, [(0, 0)] * (1 + len(rows)) + list(self.padding))
         for some in self._chunks(rows):
             part = x[:, some]
-            found = np.empty((len(x), len(self.windows), *part.shape[1:1 + len(rows)], *self.out), dtype=np.float32)
+            found = np.empty((len(x), len(self.windows), *part.shape[1 : 1 + len(rows)], *self.out), dtype=np.float32)
             for position, window in enumerate(self.windows):
                 found[:, position] = part[_last(window)]
             yield some, found.reshape(self.groups, -1, found[0, 0].size)
@@ -128,7 +134,7 @@ class Operator:
 
     def _rows(self, x: Floats) -> tuple[int, ...]:
         """Axes between features and space."""
-        return x.shape[1:x.ndim - len(self.out)]
+        return x.shape[1 : x.ndim - len(self.out)]
 
 
 def _last(window: Window) -> tuple[Any, ...]:

@@ -19,15 +19,15 @@ from onnxprune.graph.data_propagation import constant_data
 from onnxprune.graph.graph import Graph, Node, Value
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers import recurrent as layers_recurrent
-from onnxprune.layers.find import matched, products
-from onnxprune.layers.linear import Product
+from onnxprune.layers.find import linear_layers, matched
+from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import Cell
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair import recurrent
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, Rows, fit
-from onnxprune.runtime.io_slices import WHOLE, Narrowing
-from onnxprune.runtime.staged_run import Stored, Walk
+from onnxprune.runtime.io_slices import WHOLE, IoSlices
+from onnxprune.runtime.staged_run import StagedRun, Stored
 from onnxprune.statistics.moments import Batches, rows_for
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ HOLD_BACK = 5
 class Fitter(Protocol):
     """Gives layers other weights and biases."""
 
-    def product(self, layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+    def product(self, layer: LinearLayer, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
         """Fits a product layer.
 
         Args:
@@ -70,7 +70,7 @@ class Ridge:
     penalties: Sequence[float] = PENALTIES
     share: float = 1.0
 
-    def product(self, layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+    def product(self, layer: LinearLayer, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
         """See `Fitter`."""
         return self.matrix(layer.name, rows, held, weight, bias, free)
 
@@ -110,8 +110,18 @@ class Join:
     other: str
 
 
-def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: int, *, seed: int = 0,
-           memory: int = 2**31, narrowing: Narrowing = WHOLE, fitter: Fitter | None = None) -> list[Refit]:
+def repair(
+    original: Model,
+    pruned: Model,
+    kept: Kept,
+    batches: Batches,
+    count: int,
+    *,
+    seed: int = 0,
+    memory: int = 2**31,
+    io_slices: IoSlices = WHOLE,
+    fitter: Fitter | None = None,
+) -> list[Refit]:
     """Refits the layers of a pruned model in place.
 
     Args:
@@ -122,21 +132,27 @@ def repair(original: Model, pruned: Model, kept: Kept, batches: Batches, count: 
         count: How many batches there are.
         seed: Seed of the places that are sampled.
         memory: Bytes of activations to hold, of both models together.
-        narrowing: What inputs and outputs of the pruned model lost.
+        io_slices: What inputs and outputs of the pruned model lost.
         fitter: What fits the layers; by default ridge least squares.
     """
     fitter = fitter or Ridge()
     before, after = Graph(original.proto), Graph(pruned.proto)
     for graph in (before, after):
         infer(graph)
-    layers: list[_Layer] = [_Linear(a, b, join(b), kept[a.name], count) for a, b in
-                            matched(products(before), products(after)) if a.name in kept and not b.weight_shared]
-    layers += [_Recurrent(a, b, kept[a.name], count) for a, b in layers_recurrent.matched(before, after)
-               if a.name in kept]
+    layers: list[_Layer] = [
+        _Linear(a, b, join(b), kept[a.name], count)
+        for a, b in matched(linear_layers(before), linear_layers(after))
+        if a.name in kept and not b.weight_shared
+    ]
+    layers += [
+        _Recurrent(a, b, kept[a.name], count) for a, b in layers_recurrent.matched(before, after) if a.name in kept
+    ]
     layers.sort(key=lambda layer: layer.b.node.index)
     done = []
-    with Walk(original, batches, [layer.wanted for layer in layers], memory=memory // 2) as first, \
-            Walk(pruned, narrowing.batches(batches), [layer.given for layer in layers], memory=memory // 2) as second:
+    with (
+        StagedRun(original, batches, [layer.wanted for layer in layers], memory=memory // 2) as first,
+        StagedRun(pruned, io_slices.batches(batches), [layer.given for layer in layers], memory=memory // 2) as second,
+    ):
         for i, layer in enumerate(layers):
             done += layer.refit(original, pruned, first.step(), second.step(), [seed, i], fitter)
             logger.debug("refitted %s", done[-1] if done else layer.b.name)
@@ -147,7 +163,7 @@ class _Layer(Protocol):
     """A layer of both models, and how it is refitted."""
 
     @property
-    def b(self) -> Product | Cell:
+    def b(self) -> LinearLayer | Cell:
         """The layer of the pruned model."""
 
     @property
@@ -158,15 +174,22 @@ class _Layer(Protocol):
     def given(self) -> list[str]:
         """Values of the pruned model that it is fitted on."""
 
-    def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
-              seed: Sequence[int], fitter: Fitter) -> list[Refit]:
+    def refit(
+        self,
+        original: Model,
+        pruned: Model,
+        made: Mapping[str, Stored],
+        read: Mapping[str, Stored],
+        seed: Sequence[int],
+        fitter: Fitter,
+    ) -> list[Refit]:
         """Gives it weights for what it now receives."""
 
 
 @dataclass(frozen=True)
 class _Linear:
-    a: Product
-    b: Product
+    a: LinearLayer
+    b: LinearLayer
     join: Join | None
     kept: NDArray[np.int64]
     count: int
@@ -179,8 +202,15 @@ class _Linear:
     def given(self) -> list[str]:
         return [self.b.x.name, *([self.join.other] if self.join else [])]
 
-    def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
-              seed: Sequence[int], fitter: Fitter) -> list[Refit]:
+    def refit(
+        self,
+        original: Model,
+        pruned: Model,
+        made: Mapping[str, Stored],
+        read: Mapping[str, Stored],
+        seed: Sequence[int],
+        fitter: Fitter,
+    ) -> list[Refit]:
         rows, held = _rows(self.a, self.b, self.join, made, read, self.kept, self.count, seed)
         return [_refit(pruned, self.b, rows, held, fitter)]
 
@@ -200,15 +230,33 @@ class _Recurrent:
     def given(self) -> list[str]:
         return [self.b.x.name]
 
-    def refit(self, original: Model, pruned: Model, made: Mapping[str, Stored], read: Mapping[str, Stored],
-              seed: Sequence[int], fitter: Fitter) -> list[Refit]:
-        found = recurrent.refit(original, self.a, pruned, self.b, made[self.a.x.name], made[self.a.states.name],
-                                read[self.b.x.name], self.kept, HOLD_BACK,
-                                rows_for(self.a.columns(original), self.count), seed, fitter.matrix)
+    def refit(
+        self,
+        original: Model,
+        pruned: Model,
+        made: Mapping[str, Stored],
+        read: Mapping[str, Stored],
+        seed: Sequence[int],
+        fitter: Fitter,
+    ) -> list[Refit]:
+        found = recurrent.refit(
+            original,
+            self.a,
+            pruned,
+            self.b,
+            made[self.a.x.name],
+            made[self.a.states.name],
+            read[self.b.x.name],
+            self.kept,
+            HOLD_BACK,
+            rows_for(self.a.columns(original), self.count),
+            seed,
+            fitter.matrix,
+        )
         return [Refit(f"{self.b.name} {part}", fit.penalty, fit.before, fit.after) for part, fit in found]
 
 
-def join(layer: Product) -> Join | None:
+def join(layer: LinearLayer) -> Join | None:
     """The Add behind the layer whose other summand is there before the layer."""
     if len(layer.output.consumers) != 1:
         return None
@@ -227,8 +275,16 @@ def _is_before(value: Value, node: Node) -> bool:
     return value.producer is None or value.producer.index < node.index
 
 
-def _rows(a: Product, b: Product, join: Join | None, made: Mapping[str, Stored], read: Mapping[str, Stored],
-          kept: NDArray[np.int64], count: int, seed: Sequence[int]) -> tuple[Rows, Rows]:
+def _rows(
+    a: LinearLayer,
+    b: LinearLayer,
+    join: Join | None,
+    made: Mapping[str, Stored],
+    read: Mapping[str, Stored],
+    kept: NDArray[np.int64],
+    count: int,
+    seed: Sequence[int],
+) -> tuple[Rows, Rows]:
     """Samples to fit and samples held back."""
     rng = np.random.default_rng(list(seed))
     columns = b.matrix(np.empty(b.weight.tensor.dims)).shape[-1]  # type: ignore[union-attr]
@@ -240,7 +296,7 @@ def _rows(a: Product, b: Product, join: Join | None, made: Mapping[str, Stored],
         beside = [] if join is None else [_grouped(_flat(b, read[join.other][n], places), b.groups)]
         parts.append(_finite(b.patches(x, places), _grouped(target, b.groups), *beside))
     low, high = bounds(b.output if join is None else join.sum)
-    back = parts[HOLD_BACK - 1::HOLD_BACK] if len(parts) >= HOLD_BACK else parts
+    back = parts[HOLD_BACK - 1 :: HOLD_BACK] if len(parts) >= HOLD_BACK else parts
     front = [p for i, p in enumerate(parts) if i % HOLD_BACK != HOLD_BACK - 1] if len(parts) >= HOLD_BACK else parts
     return _stacked(front, low, high), _stacked(back, low, high)
 
@@ -274,18 +330,20 @@ def bounds(value: Value) -> tuple[float, float]:
         if node.opset < 11:
             return node.attribute("min", -np.inf), node.attribute("max", np.inf)
         limits = [constant_data(v) if v is not None else None for v in [*node.inputs[1:], None, None][:2]]
-        return (-np.inf if limits[0] is None else float(limits[0].reshape(-1)[0]),
-                np.inf if limits[1] is None else float(limits[1].reshape(-1)[0]))
+        return (
+            -np.inf if limits[0] is None else float(limits[0].reshape(-1)[0]),
+            np.inf if limits[1] is None else float(limits[1].reshape(-1)[0]),
+        )
     return -np.inf, np.inf
 
 
-def _flat(layer: Product, y: NDArray[np.generic], places: object) -> NDArray[np.float32]:
+def _flat(layer: LinearLayer, y: NDArray[np.generic], places: object) -> NDArray[np.float32]:
     """Features at places, all groups one after the other; shape (n, features)."""
     rows = layer.targets(y, places)  # type: ignore[arg-type]
     return np.ascontiguousarray(rows.transpose(1, 0, 2)).reshape(rows.shape[1], -1)
 
 
-def _refit(model: Model, layer: Product, rows: Rows, held: Rows, fitter: Fitter) -> Refit:
+def _refit(model: Model, layer: LinearLayer, rows: Rows, held: Rows, fitter: Fitter) -> Refit:
     tensor = layer.weight.tensor
     assert tensor is not None
     free = takes_bias(layer)

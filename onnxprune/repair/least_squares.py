@@ -71,10 +71,18 @@ class Rows:
 
     def joined(self, other: Rows) -> Rows:
         """These samples and others of the same layer."""
-        offset: NDArray[np.float32] | float = self.offset if isinstance(self.offset, float) else np.concatenate(
-            [self.offset, np.asarray(other.offset)], axis=1)
-        return Rows(np.concatenate([self.x, other.x], axis=1), np.concatenate([self.y, other.y], axis=1), offset,
-                    self.low, self.high)
+        offset: NDArray[np.float32] | float = (
+            self.offset
+            if isinstance(self.offset, float)
+            else np.concatenate([self.offset, np.asarray(other.offset)], axis=1)
+        )
+        return Rows(
+            np.concatenate([self.x, other.x], axis=1),
+            np.concatenate([self.y, other.y], axis=1),
+            offset,
+            self.low,
+            self.high,
+        )
 
     @property
     def wanted(self) -> NDArray[np.float32]:
@@ -109,8 +117,15 @@ GAIN = 2e-3
 """A round that takes less than this share off the error is the last one."""
 
 
-def fit(rows: Rows, held: Rows, weight: Floats, bias: Floats, *, intercept: bool = True,
-        penalties: Sequence[float] = PENALTIES) -> Fit:
+def fit(
+    rows: Rows,
+    held: Rows,
+    weight: Floats,
+    bias: Floats,
+    *,
+    intercept: bool = True,
+    penalties: Sequence[float] = PENALTIES,
+) -> Fit:
     """The best refit by the held-back samples, or the layer as it was if none is better.
 
     Where a rectifier follows, an error below zero on both sides is none: the fit is repeated with targets that ask
@@ -132,8 +147,11 @@ def fit(rows: Rows, held: Rows, weight: Floats, bias: Floats, *, intercept: bool
     problem = _Problem(rows, weight, bias, intercept)
     bent = bool(np.isfinite(rows.low) or np.isfinite(rows.high))
     for target in [rows.wanted, rows.reachable(weight, bias)] if bent else [rows.wanted]:
-        found = _bent(problem, _plain(problem, target, before, held, penalties), held) if bent else _plain(
-            problem, target, before, held, penalties)
+        found = (
+            _bent(problem, _plain(problem, target, before, held, penalties), held)
+            if bent
+            else _plain(problem, target, before, held, penalties)
+        )
         best = found if found.after < best.after else best
     if best.penalty is None or rows is held:
         return best
@@ -143,8 +161,7 @@ def fit(rows: Rows, held: Rows, weight: Floats, bias: Floats, *, intercept: bool
     return replace(best, weight=new, bias=shift)
 
 
-def _plain(problem: _Problem, target: NDArray[np.float32], before: Fit, held: Rows,
-           penalties: Sequence[float]) -> Fit:
+def _plain(problem: _Problem, target: NDArray[np.float32], before: Fit, held: Rows, penalties: Sequence[float]) -> Fit:
     """The ridge that serves the held-back samples best, from the strongest to the weakest."""
     best, worse, products = before, 0, problem.products(target)
     for penalty in sorted(penalties, reverse=True):
@@ -182,8 +199,11 @@ class _Problem:
         self._count = max(rows.x.shape[1], 1)
         self._turned = rows.x.transpose(0, 2, 1)
         self._mean = rows.x.mean(axis=1, dtype=np.float64)
-        self._gram = (covariance.covariance(rows.x, self._mean) if intercept
-                      else np.matmul(self._turned, rows.x).astype(np.float64) / self._count)
+        self._gram = (
+            covariance.covariance(rows.x, self._mean)
+            if intercept
+            else np.matmul(self._turned, rows.x).astype(np.float64) / self._count
+        )
         self._scale = np.maximum(np.trace(self._gram, axis1=1, axis2=2) / self._gram.shape[1], 1e-12)
         self._inverses: dict[float, Floats] = {}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.layers.linear import Product
+from onnxprune.layers.linear import LinearLayer
 from onnxprune.options import MAGNITUDE
 from onnxprune.patterns import Pattern
 from onnxprune.repair.layerwise import Ridge
@@ -42,13 +42,14 @@ class Zeros:
     layers: Mapping[str, Pattern]
     bias_only: bool = False
 
-    def product(self, layer: Product, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+    def product(self, layer: LinearLayer, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
         """See `calibrated.Fitter`."""
         if self.bias_only or layer.name not in self.layers:
             return self.matrix(layer.name, rows, held, weight, bias, free)
         channels, turn = channels_first(layer)
-        best = self._fitted(self.layers[layer.name], _turned(rows, turn), _turned(held, turn), weight[:, :, turn], bias,
-                            free, channels)
+        best = self._fitted(
+            self.layers[layer.name], _turned(rows, turn), _turned(held, turn), weight[:, :, turn], bias, free, channels
+        )
         return replace(best, weight=best.weight[:, :, np.argsort(turn)])
 
     def matrix(self, key: str, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
@@ -63,8 +64,9 @@ class Zeros:
             return Ridge().matrix(key, rows, held, weight, bias, free)
         return self._fitted(self.layers[key], rows, held, weight, bias, free, weight.shape[2])
 
-    def _fitted(self, pattern: Pattern, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool,
-                channels: int) -> Fit:
+    def _fitted(
+        self, pattern: Pattern, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool, channels: int
+    ) -> Fit:
         """The candidate that leaves the least error on the samples held back; without samples the smallest go."""
         smallest = np.where(select(np.abs(weight), pattern, channels), 0, weight)
         if not (rows.count and held.count):
@@ -95,8 +97,9 @@ class Zeros:
         return best
 
 
-def candidates(method: str, pattern: Pattern, channels: int, target: Floats, gram: Floats, weight: Floats,
-               second: Floats) -> Iterator[Floats]:
+def candidates(
+    method: str, pattern: Pattern, channels: int, target: Floats, gram: Floats, weight: Floats, second: Floats
+) -> Iterator[Floats]:
     """Weights with zeros.
 
     Args:
@@ -110,8 +113,9 @@ def candidates(method: str, pattern: Pattern, channels: int, target: Floats, gra
     """
     groups, _, columns = weight.shape
     if method in (*MAGNITUDE, "wanda"):
-        gone = (wanda(weight, second, pattern, channels) if method == "wanda"
-                else select(np.abs(weight), pattern, channels))
+        gone = (
+            wanda(weight, second, pattern, channels) if method == "wanda" else select(np.abs(weight), pattern, channels)
+        )
         yield refine(np.where(gone, 0, target), target, gram, ~gone)
         return
     small = columns <= WIDEST
@@ -123,7 +127,7 @@ def candidates(method: str, pattern: Pattern, channels: int, target: Floats, gra
         yield alps(target, gram, pattern, channels)
 
 
-def zeroed(layer: Product, method: str, pattern: Pattern, weight: Floats, seen: Moments) -> Floats:
+def zeroed(layer: LinearLayer, method: str, pattern: Pattern, weight: Floats, seen: Moments) -> Floats:
     """Matrices of a layer with zeros, the rest refitted to what it made; shape (groups, outputs, columns).
 
     Args:
@@ -145,7 +149,7 @@ def zeroed(layer: Product, method: str, pattern: Pattern, weight: Floats, seen: 
     return best
 
 
-def channels_first(layer: Product) -> tuple[int, NDArray[np.int64]]:
+def channels_first(layer: LinearLayer) -> tuple[int, NDArray[np.int64]]:
     """Inputs at one kernel position, and the order that brings those of each position side by side."""
     positions = int(np.prod(layer.kernel))
     channels = layer.features[0] // layer.groups
@@ -188,8 +192,9 @@ def _ridge(gram: Floats, penalty: float) -> Floats:
 
 def _bias(rows: Rows, weight: Floats, wanted: NDArray[np.float32]) -> Floats:
     """The bias with which what is made has the mean that it should have."""
-    mean: Floats = wanted.mean(axis=1, dtype=np.float64) - np.einsum("goi,gi->go", weight,
-                                                                    rows.x.mean(axis=1, dtype=np.float64))
+    mean: Floats = wanted.mean(axis=1, dtype=np.float64) - np.einsum(
+        "goi,gi->go", weight, rows.x.mean(axis=1, dtype=np.float64)
+    )
     return mean
 
 

@@ -19,16 +19,20 @@ from onnxprune.repair.least_squares import Floats as Doubles
 Fitted = Callable[[str, Rows, Rows, Doubles, Doubles, bool], Fit]
 
 
-
-
-
-
-
-
-
-def refit(original: Model, a: Cell, pruned: Model, b: Cell, x: Sequence[Floats], states: Sequence[Floats],
-          read: Sequence[Floats], kept: Index, hold_back: int, limit: int, seed: Sequence[int],
-          fitted: Fitted) -> list[tuple[str, Fit]]:
+def refit(
+    original: Model,
+    a: Cell,
+    pruned: Model,
+    b: Cell,
+    x: Sequence[Floats],
+    states: Sequence[Floats],
+    read: Sequence[Floats],
+    kept: Index,
+    hold_back: int,
+    limit: int,
+    seed: Sequence[int],
+    fitted: Fitted,
+) -> list[tuple[str, Fit]]:
     """Refits a layer of the pruned model in place, where that is better on samples held back.
 
     Args:
@@ -55,11 +59,14 @@ def refit(original: Model, a: Cell, pruned: Model, b: Cell, x: Sequence[Floats],
     rng = np.random.default_rng(list(seed))
     done = []
     for d in range(len(w)):
-        inputs = [_pair(np.asarray(old, np.float32), np.asarray(new, np.float32), rng, limit)
-                  for old, new in zip(x, read, strict=True)]
+        inputs = [
+            _pair(np.asarray(old, np.float32), np.asarray(new, np.float32), rng, limit)
+            for old, new in zip(x, read, strict=True)
+        ]
         earlier = [_pair(s := a.before(y, d), s[..., kept], rng, limit) for y in states]
-        for part, (pairs, old, new, key) in enumerate(((inputs, w[d], new_w[d], b.weight.key),
-                                                       (earlier, r[d], new_r[d], b.recurrence.key))):
+        for part, (pairs, old, new, key) in enumerate(
+            ((inputs, w[d], new_w[d], b.weight.key), (earlier, r[d], new_r[d], b.recurrence.key))
+        ):
             half = None if bias is None else slice(part * len(rows), (part + 1) * len(rows))
             learned, held = _rows(pairs, old[rows].astype(np.float32), hold_back)
             found = fitted(key, learned, held, new[None].astype(np.float64), np.zeros((1, len(new))), half is not None)
@@ -72,8 +79,6 @@ def refit(original: Model, a: Cell, pruned: Model, b: Cell, x: Sequence[Floats],
         if value is not None and value.tensor is not None and array is not None:
             pruned.set_array(value.tensor, array)
     return done
-
-
 
 
 def _pair(old: Floats, new: Floats, rng: np.random.Generator, limit: int) -> tuple[Floats, Floats]:
@@ -91,6 +96,8 @@ def _rows(pairs: Sequence[tuple[Floats, Floats]], old: Floats, hold_back: int) -
     enough = len(parts) >= hold_back
     front = [p for i, p in enumerate(parts) if not enough or i % hold_back != hold_back - 1]
     back = [p for i, p in enumerate(parts) if not enough or i % hold_back == hold_back - 1]
-    learned, held = (Rows(np.concatenate([x for x, _ in some])[None], np.concatenate([y for _, y in some])[None])
-                     for some in (front, back))
+    learned, held = (
+        Rows(np.concatenate([x for x, _ in some])[None], np.concatenate([y for _, y in some])[None])
+        for some in (front, back)
+    )
     return learned, held

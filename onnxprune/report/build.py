@@ -15,8 +15,15 @@ from onnxprune.planning.plan import Plan
 from onnxprune.verification.check import Verification
 
 
-def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: Verification,
-          seconds: dict[str, float], options: Options | None) -> dict[str, Any]:
+def build(
+    coupling: Coupling,
+    plan: Plan,
+    before: Cost,
+    after: Cost,
+    verified: Verification,
+    seconds: dict[str, float],
+    options: Options | None,
+) -> dict[str, Any]:
     """The report; strict JSON data, null for what cannot be counted.
 
     Args:
@@ -32,32 +39,35 @@ def build(coupling: Coupling, plan: Plan, before: Cost, after: Cost, verified: V
     open_to = ("exact", "mixing") if plan.mixing else ("exact",)
     units = sum(g["channels"] for g in groups if g["grade"] in open_to)
     taken = sum(len(g["removed"]) for g in groups)
-    report: dict[str, Any] = clean({
-        "params": {"before": before.params, "after": after.params},
-        "macs": {"before": before.macs, "after": after.macs},
-        "bytes": {"before": before.bytes, "after": after.bytes},
-        "drift": {name: asdict(d) for name, d in verified.drift.items()},
-        "verified": verified.verified,
-        "unverified_because": verified.reason,
-        "channels": {"before": units, "after": units - taken},
-        "zeroed": {name: z["ratio"] for name, z in plan.zeroed.items()},
-        "dense": {},
-        "permuted": None,
-        "storage": None,
-        "mixing": plan.mixing,
-        "interface": {name: {axis: len(lost) for axis, lost in axes.items()}
-                      for name, axes in plan.interface.items() if axes},
-        "options": None if options is None else asked(options),
-        "whole_because": whole_because(coupling) if not (plan.removed or plan.permuted or plan.zeroed) else None,
-        "groups": groups,
-        "targets": {},
-        "gates": {},
-        "search": None,
-        "repair": None,
-        "unrepaired_because": None,
-        "calibration": None,
-        "seconds": {k: round(v, 4) for k, v in seconds.items()},
-    })
+    report: dict[str, Any] = clean(
+        {
+            "params": {"before": before.params, "after": after.params},
+            "macs": {"before": before.macs, "after": after.macs},
+            "bytes": {"before": before.bytes, "after": after.bytes},
+            "drift": {name: asdict(d) for name, d in verified.drift.items()},
+            "verified": verified.verified,
+            "unverified_because": verified.reason,
+            "channels": {"before": units, "after": units - taken},
+            "zeroed": {name: z["ratio"] for name, z in plan.zeroed.items()},
+            "dense": {},
+            "permuted": None,
+            "storage": None,
+            "mixing": plan.mixing,
+            "interface": {
+                name: {axis: len(lost) for axis, lost in axes.items()} for name, axes in plan.interface.items() if axes
+            },
+            "options": None if options is None else asked(options),
+            "whole_because": whole_because(coupling) if not (plan.removed or plan.permuted or plan.zeroed) else None,
+            "groups": groups,
+            "targets": {},
+            "gates": {},
+            "search": None,
+            "repair": None,
+            "unrepaired_because": None,
+            "calibration": None,
+            "seconds": {k: round(v, 4) for k, v in seconds.items()},
+        }
+    )
     return report
 
 
@@ -67,12 +77,20 @@ def asked(options: Options) -> dict[str, Any]:
     calib, stats, pattern, _ = (data.pop(name) for name in ("calib", "stats", "pattern", "across"))
     named = calib if calib is None or isinstance(calib, str) else type(calib).__name__
     across = bool(options.across) or (options.spreads_zeros and not options.channels)
-    return {"global": across, **data, "pattern": pattern if isinstance(pattern, str) else list(pattern),
-            "importance": options.criterion if options.channels else options.chooses_zeros, "calib": named,
-            "stats": None if stats is None else os.fspath(stats),
-            "only": list(options.only), "ignore": list(options.ignore), "shrink": list(options.shrink),
-            "target": dict(options.target), "gate": dict(options.gate),
-            "input_shapes": {name: list(shape) for name, shape in options.input_shapes.items()}}
+    return {
+        "global": across,
+        **data,
+        "pattern": pattern if isinstance(pattern, str) else list(pattern),
+        "importance": options.criterion if options.channels else options.chooses_zeros,
+        "calib": named,
+        "stats": None if stats is None else os.fspath(stats),
+        "only": list(options.only),
+        "ignore": list(options.ignore),
+        "shrink": list(options.shrink),
+        "target": dict(options.target),
+        "gate": dict(options.gate),
+        "input_shapes": {name: list(shape) for name, shape in options.input_shapes.items()},
+    }
 
 
 def gate_lines(gates: Mapping[str, Mapping[str, Any]]) -> list[str]:

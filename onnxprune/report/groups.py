@@ -15,8 +15,10 @@ def inspection(coupling: Coupling) -> dict[str, Any]:
     Returns:
         ``groups``: name, channels, grade, pinned (reasons), members; ``channels``: units by grade.
     """
-    groups = [{"name": g.name, "channels": g.units, "grade": str(g.grade), "pinned": list(g.reasons),
-               "members": members(g)} for g in coupling.groups]
+    groups = [
+        {"name": g.name, "channels": g.units, "grade": str(g.grade), "pinned": list(g.reasons), "members": members(g)}
+        for g in coupling.groups
+    ]
     totals = dict.fromkeys(("exact", "mixing", "pinned"), 0)
     for group in coupling.groups:
         totals[str(group.grade)] += group.units
@@ -25,11 +27,20 @@ def inspection(coupling: Coupling) -> dict[str, Any]:
 
 def members(group: Group) -> list[dict[str, Any]]:
     """What a group slices: constant, axis, shape, and how many indices of the axis each unit owns."""
-    return [{"name": s.value.key, "axis": s.axis, "shape": [int(d) for d in s.value.shape or [] if isinstance(d, int)],
-             "indices_per_channel": int(s.indices.shape[1])} for s in group.slices]
+    return [
+        {
+            "name": s.value.key,
+            "axis": s.axis,
+            "shape": [int(d) for d in s.value.shape or [] if isinstance(d, int)],
+            "indices_per_channel": int(s.indices.shape[1]),
+        }
+        for s in group.slices
+    ]
 
 
 def elements(entry: dict[str, Any]) -> int:
     """Elements of constants that a group's units own together."""
-    return sum(math.prod(m["shape"]) // max(1, m["shape"][m["axis"]]) * m["indices_per_channel"] * entry["channels"]
-               for m in entry["members"])
+    return sum(
+        math.prod(m["shape"]) // max(1, m["shape"][m["axis"]]) * m["indices_per_channel"] * entry["channels"]
+        for m in entry["members"]
+    )

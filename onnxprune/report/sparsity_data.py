@@ -32,8 +32,12 @@ def zeros(model: Model, coupling: Coupling) -> dict[str, Any]:
         ``zeros``: share of all elements; ``tensors``: one entry each, see `_entry`.
     """
     readings = {w.value.key: w for w in sparsity.weights(coupling)}
-    parameters = {v.key for scale, zero, _ in [*coupling.ties.quantised.values(), *coupling.ties.packed.values()]
-                  for v in (scale, zero) if v is not None}
+    parameters = {
+        v.key
+        for scale, zero, _ in [*coupling.ties.quantised.values(), *coupling.ties.packed.values()]
+        for v in (scale, zero)
+        if v is not None
+    }
     entries, total, none = [], 0, 0
     for value in {v.key: v for v in coupling.graph.constants() if v.consumers}.values():
         if value.elem_type not in WEIGHT_TYPES or value.key in parameters:
@@ -69,8 +73,11 @@ def _entry(value: Value, weight: Weight | None, gone: NDArray[np.bool_]) -> dict
     patterns = [] if layout is None else [f"{n}:{m}" for n, m in PATTERNS if _holds(gone, layout, n, m)]
     node = weight.node if weight is not None else value.consumers[0][0]
     return {
-        "name": value.key, "operator": node.op_type, "shape": [d for d in value.shape or [] if isinstance(d, int)],
-        "type": TensorProto.DataType.Name(value.elem_type), "zeros": float(gone.mean()),
+        "name": value.key,
+        "operator": node.op_type,
+        "shape": [d for d in value.shape or [] if isinstance(d, int)],
+        "type": TensorProto.DataType.Name(value.elem_type),
+        "zeros": float(gone.mean()),
         "reduction_axis": None if layout is None else layout.inputs,
         "patterns": patterns,
         "blocks": [] if layout is None else [f"{r}x{c}" for r, c in BLOCKS if _in_blocks(gone, layout, r, c)],

@@ -16,16 +16,32 @@ def tables(data: Mapping[str, Any]) -> list[Part]:
     tensors = data["tensors"]
     weights = [t for t in tensors if t["tensorrt"] is not None]
     elements = sum(math.prod(t["shape"]) for t in tensors)
-    parts: list[Part] = [f"{printable(data['model'])}: {plural(len(tensors), 'weight')} of {count(elements)} elements, "
-                         f"{percent(data['zeros'] or 0, 1)} of them zero"]
-    rows = [[short(t["name"]), t["operator"], "x".join(map(str, t["shape"])), t["type"], percent(t["zeros"], 1),
-             " ".join(t["patterns"] + t["blocks"]) or "-", t["tensorrt"]["precision"] or "no"] for t in weights[:ROWS]]
+    parts: list[Part] = [
+        f"{printable(data['model'])}: {plural(len(tensors), 'weight')} of {count(elements)} elements, "
+        f"{percent(data['zeros'] or 0, 1)} of them zero"
+    ]
+    rows = [
+        [
+            short(t["name"]),
+            t["operator"],
+            "x".join(map(str, t["shape"])),
+            t["type"],
+            percent(t["zeros"], 1),
+            " ".join(t["patterns"] + t["blocks"]) or "-",
+            t["tensorrt"]["precision"] or "no",
+        ]
+        for t in weights[:ROWS]
+    ]
     if rows:
-        parts.append(table(["weight", "operator", "shape", "type", ">zeros", "patterns", "sparse in TensorRT"], rows,
-                            len(weights)))
+        parts.append(
+            table(
+                ["weight", "operator", "shape", "type", ">zeros", "patterns", "sparse in TensorRT"], rows, len(weights)
+            )
+        )
     for title, key in (("why not", "reasons"), ("may still run dense because", "hints")):
         found = Counter(reason for t in weights for reason in t["tensorrt"][key])
         if found:
-            parts.append(table([title, ">weights"],
-                                [[short(r, REASON), str(n)] for r, n in found.most_common(ROWS)], len(found)))
+            parts.append(
+                table([title, ">weights"], [[short(r, REASON), str(n)] for r, n in found.most_common(ROWS)], len(found))
+            )
     return parts

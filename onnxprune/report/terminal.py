@@ -35,8 +35,16 @@ def text(parts: Iterable[Part], *, width: int | None = None, colour: bool = Fals
         colour: Whether to write ANSI colours.
     """
     out = io.StringIO()
-    console = Console(file=out, width=width or 100_000, force_terminal=colour, no_color=not colour, markup=False,
-                      emoji=False, highlight=False, legacy_windows=False)
+    console = Console(
+        file=out,
+        width=width or 100_000,
+        force_terminal=colour,
+        no_color=not colour,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
+    )
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, str) and width is None)
         console.print()
@@ -51,8 +59,11 @@ def run(report: Mapping[str, Any], extra: Sequence[Sequence[str]] = ()) -> list[
         extra: Rows for the end of the table: title, before, after, share that is left.
     """
     output = report.get("output")
-    parts: list[Part] = [f"{printable(report['model'])} -> {printable(output)}" if output is not None
-                         else f"{printable(report['model'])} (no model is written)"]
+    parts: list[Part] = [
+        f"{printable(report['model'])} -> {printable(output)}"
+        if output is not None
+        else f"{printable(report['model'])} (no model is written)"
+    ]
     parts.append(costs(report, extra))
     parts += [*meaning(report), *reordered(report), *stored(report)]
     if report["drift"]:
@@ -77,8 +88,10 @@ def reordered(report: Mapping[str, Any]) -> list[Part]:
         return []
     if not moved["groups"]:
         return [f"No channels moved: {printable(moved['whole_because'] or 'no order that was found keeps more')}"]
-    return [f"{plural(len(moved['groups']), 'group')} of channels in another order: the pattern keeps "
-            f"{percent(moved['after'], 1)} of the magnitude, not {percent(moved['before'], 1)}"]
+    return [
+        f"{plural(len(moved['groups']), 'group')} of channels in another order: the pattern keeps "
+        f"{percent(moved['after'], 1)} of the magnitude, not {percent(moved['before'], 1)}"
+    ]
 
 
 def stored(report: Mapping[str, Any]) -> list[Part]:
@@ -89,8 +102,10 @@ def stored(report: Mapping[str, Any]) -> list[Part]:
     sizes, lines = list(storage["sparse"].values()), []
     if sizes:
         before, after = (sum(size[key] for size in sizes) for key in ("before", "after"))
-        lines.append(f"{plural(len(sizes), 'weight')} stored as sparse tensors: {count(after, 'B')} in place of "
-                     f"{count(before, 'B')}")
+        lines.append(
+            f"{plural(len(sizes), 'weight')} stored as sparse tensors: {count(after, 'B')} in place of "
+            f"{count(before, 'B')}"
+        )
     if storage["dense_because"] is not None:
         lines.append(f"{'The rest is' if sizes else 'All is'} stored dense: {printable(storage['dense_because'])}")
     return ["\n".join([*lines, f"gzip makes {count(storage['gzip'], 'B')} of the file"])]
@@ -116,12 +131,17 @@ def meaning(report: Mapping[str, Any]) -> list[Part]:
     if report["whole_because"] is not None:
         reasons = [printable(reason) for reason in report["whole_because"]]
         return ["Nothing was pruned; the result is the model as it was.\n" + "\n".join(f"- {r}" for r in reasons)]
-    shares = [f"{_lost(report[key])} of the {name}" for key, name in
-              (("channels", "prunable channels"), ("params", "parameters"), ("macs", "MACs")) if _lost(report[key])]
+    shares = [
+        f"{_lost(report[key])} of the {name}"
+        for key, name in (("channels", "prunable channels"), ("params", "parameters"), ("macs", "MACs"))
+        if _lost(report[key])
+    ]
     if report["search"] is not None:
         trials = report["search"]["trials"]
-        how = (f"{plural(len(trials), 'model')} tried; the smallest within the gates is that of "
-               f"{_asked(report['search']['found'])}, which")
+        how = (
+            f"{plural(len(trials), 'model')} tried; the smallest within the gates is that of "
+            f"{_asked(report['search']['found'])}, which"
+        )
     elif asked is None:
         how = "the plan"
     elif asked["ratio"] is not None:
@@ -138,12 +158,16 @@ def zeros(report: Mapping[str, Any]) -> list[Part]:
     if zeroed:
         low, high = f"{100 * min(zeroed):.0f}%", f"{100 * max(zeroed):.0f}%"
         share = low if low == high else f"{low} to {high}"
-        lines.append(f"{share} of the elements of {plural(len(zeroed), 'weight')} are zero now. Zeros alone make "
-                     "neither the file smaller nor a run faster: that takes compression, or kernels that skip them.")
+        lines.append(
+            f"{share} of the elements of {plural(len(zeroed), 'weight')} are zero now. Zeros alone make "
+            "neither the file smaller nor a run faster: that takes compression, or kernels that skip them."
+        )
     for why in dict.fromkeys(report["dense"].values()):
         names = [name for name, reason in report["dense"].items() if reason == why]
-        lines.append(f"- {plural(len(names), 'weight')} without zeros ({short(names[0])}"
-                     f"{', ...' if len(names) > 1 else ''}): {printable(why)}")
+        lines.append(
+            f"- {plural(len(names), 'weight')} without zeros ({short(names[0])}"
+            f"{', ...' if len(names) > 1 else ''}): {printable(why)}"
+        )
     return ["\n".join(lines)] if lines else []
 
 
@@ -155,14 +179,17 @@ def _asked(amount: Mapping[str, Any]) -> str:
     """Ratio or target in words."""
     if amount.get("ratio") is not None:
         return f"ratio {amount['ratio']:.3g}"
-    return "target " + ", ".join(f"{name}={value if isinstance(value, str) else format(value, '.4g')}"
-                                 for name, value in amount["target"].items())
+    return "target " + ", ".join(
+        f"{name}={value if isinstance(value, str) else format(value, '.4g')}"
+        for name, value in amount["target"].items()
+    )
 
 
 def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:
     """Graph inputs and outputs that are smaller now."""
-    lines = [f"- {printable(name)}: axis {axis} by {lost}" for name, axes in interface.items()
-             for axis, lost in axes.items()]
+    lines = [
+        f"- {printable(name)}: axis {axis} by {lost}" for name, axes in interface.items() for axis, lost in axes.items()
+    ]
     more = [f"- and {len(lines) - MOST_SHRUNK} more"] if len(lines) > MOST_SHRUNK else []
     return ["\n".join(["Inputs and outputs that are smaller now:", *lines[:MOST_SHRUNK], *more])] if lines else []
 
@@ -195,15 +222,25 @@ def _lost(pair: Mapping[str, int | None]) -> str:
 def drifts(drift: Mapping[str, Mapping[str, float | None]]) -> Table:
     """How far each output moved, the furthest first."""
     order = sorted(drift, key=lambda name: -(drift[name]["rel_rms"] or 0.0))
-    rows = [[short(name), *(_number(drift[name][key]) for key in ("max_abs", "rel_rms", "cosine"))]
-            for name in order[:OUTPUTS]]
+    rows = [
+        [short(name), *(_number(drift[name][key]) for key in ("max_abs", "rel_rms", "cosine"))]
+        for name in order[:OUTPUTS]
+    ]
     return table(["drift of output", ">max abs", ">rel rms", ">cosine"], rows, len(order))
 
 
 def gates(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """What each gate asks, and whether it is met."""
-    rows = [[short(name), f"{'<=' if name.startswith('drift') else '>='} {gate['asked']:g}", _number(gate["measured"]),
-             "met" if gate["met"] else "MISSED", gate["on"]] for name, gate in found.items()]
+    rows = [
+        [
+            short(name),
+            f"{'<=' if name.startswith('drift') else '>='} {gate['asked']:g}",
+            _number(gate["measured"]),
+            "met" if gate["met"] else "MISSED",
+            gate["on"],
+        ]
+        for name, gate in found.items()
+    ]
     return table(["gate", ">asked", ">measured", "", "on"], rows)
 
 
@@ -216,8 +253,10 @@ def taken(groups: Sequence[Mapping[str, Any]]) -> Part:
     losing = sorted((g for g in groups if g["removed"]), key=lambda g: -g["channels"])
     if not losing:
         return ""
-    rows = [[short(g["name"]), str(g["channels"]), str(len(g["removed"])), str(g["channels"] - len(g["removed"]))]
-            for g in losing[:ROWS]]
+    rows = [
+        [short(g["name"]), str(g["channels"]), str(len(g["removed"])), str(g["channels"] - len(g["removed"]))]
+        for g in losing[:ROWS]
+    ]
     return table(["group", ">channels", ">go", ">stay"], rows, len(losing))
 
 
@@ -227,8 +266,10 @@ def rest(groups: Sequence[Mapping[str, Any]], mixing: bool) -> str:
     closed = [g for g in groups if g["grade"] == "mixing" and not mixing]
     pinned = [g for g in groups if g["grade"] == "pinned"]
     whole = len(groups) - pruned - len(closed) - len(pinned)
-    lines = [f"{plural(len(groups), 'group')}: {pruned} pruned, {whole} left whole, {len(closed)} mixing, "
-             f"{len(pinned)} pinned"]
+    lines = [
+        f"{plural(len(groups), 'group')}: {pruned} pruned, {whole} left whole, {len(closed)} mixing, "
+        f"{len(pinned)} pinned"
+    ]
     if closed:
         lines.append(f"- mixing: {_commonest(closed)}; --mixing prunes them too")
     if pinned:
@@ -258,16 +299,23 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"not verified: {report['unverified_because']}")
     for name, target in report["targets"].items():
         if not target["met"]:
-            lines.append(f"target {name} is missed: {target['left']:,.0f} left, {target['asked']:,.0f} asked; "
-                         "no group may lose more")
+            lines.append(
+                f"target {name} is missed: {target['left']:,.0f} left, {target['asked']:,.0f} asked; "
+                "no group may lose more"
+            )
     lines += gate_lines(report["gates"])
-    far = {name: d["rel_rms"] for name, d in report["drift"].items()
-           if d["rel_rms"] is not None and d["rel_rms"] > DRIFT_WARNING}
+    far = {
+        name: d["rel_rms"]
+        for name, d in report["drift"].items()
+        if d["rel_rms"] is not None and d["rel_rms"] > DRIFT_WARNING
+    }
     if far:
         worst = max(far, key=lambda name: far[name])
         more = f" (and {plural(len(far) - 1, 'other output')})" if len(far) > 1 else ""
-        lines.append(f"output {worst!r} moved by {100 * far[worst]:.0f}% of its size{more}: measure the accuracy, "
-                     "which may be lost")
+        lines.append(
+            f"output {worst!r} moved by {100 * far[worst]:.0f}% of its size{more}: measure the accuracy, "
+            "which may be lost"
+        )
     return lines
 
 
@@ -291,8 +339,9 @@ def inspected(data: Mapping[str, Any]) -> list[Part]:
     totals = ", ".join(f"{n} {grade}" for grade, n in data["channels"].items())
     parts: list[Part] = [f"{printable(data['model'])}: {plural(len(groups), 'group')}, channels: {totals}"]
     if free:
-        rows = [[short(g["name"]), g["grade"], str(g["channels"]), count(elements(g)), _members(g)]
-                for g in free[:ROWS]]
+        rows = [
+            [short(g["name"]), g["grade"], str(g["channels"]), count(elements(g)), _members(g)] for g in free[:ROWS]
+        ]
         parts.append(table(["group", "grade", ">channels", ">elements", "slices (axis)"], rows, len(free)))
     for grade in ("mixing", "pinned"):
         why = reasons([g for g in groups if g["grade"] == grade])

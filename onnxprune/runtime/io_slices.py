@@ -17,7 +17,7 @@ Batch = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Narrowing:
+class IoSlices:
     """What graph inputs and outputs lost.
 
     Attributes:
@@ -42,8 +42,10 @@ class Narrowing:
 
     def shapes(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
         """Shapes of the original's inputs as the pruned model takes them."""
-        return {name: tuple(n - len(self.lost.get(name, {}).get(axis, ())) for axis, n in enumerate(shape))
-                for name, shape in shapes.items()}
+        return {
+            name: tuple(n - len(self.lost.get(name, {}).get(axis, ())) for axis, n in enumerate(shape))
+            for name, shape in shapes.items()
+        }
 
     def batches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """Batches for the pruned model; as often as those of the original can be gone through."""
@@ -52,12 +54,12 @@ class Narrowing:
 
 @dataclass(frozen=True)
 class _Narrowed:
-    narrowing: Narrowing
+    io_slices: IoSlices
     whole: Iterable[Batch]
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.narrowing.feeds(feeds) for feeds in self.whole)
+        return (self.io_slices.feeds(feeds) for feeds in self.whole)
 
 
-WHOLE = Narrowing()
+WHOLE = IoSlices()
 """Nothing is lost."""

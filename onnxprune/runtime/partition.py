@@ -61,8 +61,11 @@ def plan(proto: ModelProto, stages: Sequence[Sequence[str]], fed: Iterable[str])
             facts.refuse(name)
         chosen, outside = facts.needed(stage, made_at)
         taken = sorted(chosen, key=facts.place.__getitem__)
-        pieces.append(Piece([key for key in taken if key not in facts.again],
-                            [key for key in taken if key in facts.again], outside))
+        pieces.append(
+            Piece(
+                [key for key in taken if key not in facts.again], [key for key in taken if key in facts.again], outside
+            )
+        )
         for key in taken:
             for name in facts.nodes[facts.place[key]].output:
                 if name not in made_at and (key not in facts.again or name in stage):
@@ -211,5 +214,8 @@ def _no_tensors(proto: ModelProto) -> set[str]:
         graph = shape_inference.infer_shapes(skeleton(proto)).graph
     except (shape_inference.InferenceError, ValueError, RuntimeError):
         graph = proto.graph
-    return {v.name for v in [*graph.value_info, *graph.input, *graph.output]
-            if v.type.WhichOneof("value") not in (None, "tensor_type")}
+    return {
+        v.name
+        for v in [*graph.value_info, *graph.input, *graph.output]
+        if v.type.WhichOneof("value") not in (None, "tensor_type")
+    }

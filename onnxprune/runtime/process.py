@@ -86,8 +86,15 @@ class Session:
         outputs: Names of its outputs.
     """
 
-    def __init__(self, payload: bytes | str, *, optimize: bool = True, threads: int = 1,
-                 data_folder: str | None = None, arena: bool = False) -> None:
+    def __init__(
+        self,
+        payload: bytes | str,
+        *,
+        optimize: bool = True,
+        threads: int = 1,
+        data_folder: str | None = None,
+        arena: bool = False,
+    ) -> None:
         """Loads a model.
 
         Args:
@@ -130,8 +137,9 @@ class Session:
         while asked:
             yield self._worker.result(asked.popleft(), self._limits)
 
-    def race(self, other: Session, names: Sequence[str], feeds: Sequence[Mapping[str, Any]],
-             runs: int) -> list[list[float]]:
+    def race(
+        self, other: Session, names: Sequence[str], feeds: Sequence[Mapping[str, Any]], runs: int
+    ) -> list[list[float]]:
         """Seconds of each run of this session and another one, taken in turns."""
         whole = Limits(self._limits.seconds * runs, self._limits.memory)
         number = self._worker.ask(whole, "race", [self._handle, other._handle], names, [dict(f) for f in feeds], runs)
@@ -149,16 +157,18 @@ class LocalSession:
         inputs: Names of its inputs.
     """
 
-    def __init__(self, payload: bytes | str, *, optimize: bool = True, threads: int = 1,
-                 data_folder: str | None = None) -> None:
+    def __init__(
+        self, payload: bytes | str, *, optimize: bool = True, threads: int = 1, data_folder: str | None = None
+    ) -> None:
         """See `Session`."""
         self._handle = next(_numbers)
         with _told():
             self.inputs, _ = worker.load(self._handle, payload, optimize, threads, data_folder, arena=False)
         weakref.finalize(self, worker.forget, self._handle)
 
-    def each(self, batches: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None, *,
-             ahead: int = AHEAD) -> Iterator[list[Any]]:
+    def each(
+        self, batches: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None, *, ahead: int = AHEAD
+    ) -> Iterator[list[Any]]:
         """See `Session.each`.
 
         So many batches are under way besides the one that is handed out, fewer where they make more than `IN_FLIGHT`.
@@ -195,8 +205,13 @@ class _Worker:
 
     def __init__(self) -> None:
         start = f"import sys; sys.path[:] = {sys.path!r}; from onnxprune.runtime.worker import serve; serve()"
-        self.process = subprocess.Popen([sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, pipesize=2**20)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", start],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pipesize=2**20,
+        )
         self.owner = os.getpid()
         self._lock = threading.RLock()
         self._ready: dict[int, tuple[Any, str | None]] = {}

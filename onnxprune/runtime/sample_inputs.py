@@ -54,14 +54,8 @@ class Sizes:
     channels: int = 3
 
 
-
-
-
-
 def input_dims(
-    proto: onnx.ModelProto,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    sizes: Sizes | None = None,
+    proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None, sizes: Sizes | None = None
 ) -> dict[str, tuple[int, ...]]:
     """A concrete shape for every input that is fed.
 

@@ -77,12 +77,6 @@ def runnable(source: Source) -> Iterator[Runnable]:
         yield Runnable(path)
 
 
-
-
-
-
-
-
 def brief(error: Exception) -> str:
     """The first line of a message, shortened."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]

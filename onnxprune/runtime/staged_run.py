@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxprune.model.model import Model
-from onnxprune.runtime.partition import CannotCut, Piece, assemble, plan
+from onnxprune.runtime.partition import Piece, assemble, plan
 from onnxprune.runtime.process import LocalSession
 from onnxprune.runtime.session import Feeds, pieces_session
-
-__all__ = ["CannotCut", "Stored", "Walk"]
 
 Array = NDArray[Any]
 
@@ -86,7 +84,7 @@ class Stored(Sequence[Array]):
         self.nbytes -= array.nbytes
 
 
-class Walk:
+class StagedRun:
     """One pass through a model that stops at each stage.
 
         with Walk(model, batches, [["a"], ["b", "c"]]) as walk:
@@ -98,8 +96,16 @@ class Walk:
         pieces: What each stage runs and keeps.
     """
 
-    def __init__(self, model: Model, batches: Iterable[Feeds], stages: Sequence[Sequence[str]], *,
-                 memory: int = 2**31, threads: int = 1, optimize: bool = True) -> None:
+    def __init__(
+        self,
+        model: Model,
+        batches: Iterable[Feeds],
+        stages: Sequence[Sequence[str]],
+        *,
+        memory: int = 2**31,
+        threads: int = 1,
+        optimize: bool = True,
+    ) -> None:
         """Plans the pieces; nothing runs yet.
 
         Args:
@@ -129,7 +135,7 @@ class Walk:
         self._alive: weakref.WeakSet[Stored] = weakref.WeakSet()  # what the caller still holds takes memory too
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
-    def __enter__(self) -> Walk:
+    def __enter__(self) -> StagedRun:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -187,7 +193,7 @@ class Walk:
         Yields:
             For each batch, the values of the last stage.
         """
-        later = self.pieces[self._at:]
+        later = self.pieces[self._at :]
         own = {name for piece in later for name in piece.leaves}
         made = [name for name in self._stages[-1] if name in own]
         reads = dict.fromkeys(name for piece in later for name in piece.reads if name not in own)
@@ -199,17 +205,23 @@ class Walk:
         inputs = self._inputs(batches, given, runner.inputs if runner else ())
         for i, arrays in enumerate(runner.each(inputs, made) if runner else ([] for _ in inputs)):
             values = dict(zip(made, arrays, strict=True))
-            yield [values[name] if name in values else (given if name in given else self._kept)[name][i]
-                   for name in self._stages[-1]]
+            yield [
+                values[name] if name in values else (given if name in given else self._kept)[name][i]
+                for name in self._stages[-1]
+            ]
 
-    def _inputs(self, batches: Iterable[tuple[int, Feeds]], given: Mapping[str, Stored],
-                names: Sequence[str]) -> Iterator[dict[str, Array]]:
+    def _inputs(
+        self, batches: Iterable[tuple[int, Feeds]], given: Mapping[str, Stored], names: Sequence[str]
+    ) -> Iterator[dict[str, Array]]:
         """What a piece reads of each batch; graph inputs that the stage names are stored on the way."""
         for batch, feeds in batches:
             for name, stored in given.items():
                 self._append(stored, np.asarray(feeds[name]))
-            yield {name: self._kept[name][batch] if name in self._kept else feeds[name]
-                   for name in names if name in self._kept or name in feeds}
+            yield {
+                name: self._kept[name][batch] if name in self._kept else feeds[name]
+                for name in names
+                if name in self._kept or name in feeds
+            }
 
     def _each(self, fed: bool) -> Iterator[tuple[int, Feeds]]:
         """Number and inputs of each batch; no inputs where none are needed and the number of batches is known."""
@@ -229,8 +241,7 @@ class Walk:
     def _session(self, piece: Piece, model: Model) -> LocalSession:
         types = {name: _type_of(name, self._kept[name]) for name in piece.reads if name in self._kept}
         part = assemble(model.proto, piece, types)
-        return pieces_session(Model(part, model.path, model.data_files), optimize=self._optimize,
-                              threads=self._threads)
+        return pieces_session(Model(part, model.path, model.data_files), optimize=self._optimize, threads=self._threads)
 
     def _new(self) -> Stored:
         stored = Stored()

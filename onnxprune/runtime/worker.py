@@ -31,8 +31,9 @@ def ready() -> None:
     assert onnxruntime
 
 
-def load(handle: int, payload: bytes | str, optimize: bool, threads: int, data_folder: str | None,
-         arena: bool) -> tuple[list[str], list[str]]:
+def load(
+    handle: int, payload: bytes | str, optimize: bool, threads: int, data_folder: str | None, arena: bool
+) -> tuple[list[str], list[str]]:
     """Makes a session; the names of its inputs and outputs.
 
     An arena, as onnxruntime has by default, keeps the memory of the largest run for good, up to twice that.

@@ -15,8 +15,9 @@ MOST = 0.98
 """No weight loses more."""
 
 
-def shares(sizes: Sequence[int], probes: Sequence[float], damages: Sequence[Sequence[float]],
-           total: float) -> list[float]:
+def shares(
+    sizes: Sequence[int], probes: Sequence[float], damages: Sequence[Sequence[float]], total: float
+) -> list[float]:
     """Shares of zeros, one a weight, that minimise the summed damage.
 
     The damage between probes is read from straight lines of its logarithm, and its lower convex hull is what counts:
@@ -35,7 +36,7 @@ def shares(sizes: Sequence[int], probes: Sequence[float], damages: Sequence[Sequ
     low, high = 0.0, max(float(p.max()) for p in prices) + 1e-30
     wanted, all_ = total * sum(sizes), np.asarray(sizes)
     for _ in range(200):
-        price = (low * high) ** 0.5 if low > 0 else high / 2 ** 40
+        price = (low * high) ** 0.5 if low > 0 else high / 2**40
         taken = float((all_ * [grid[int((p <= price).sum())] for p in prices]).sum())
         low, high = (price, high) if taken < wanted else (low, price)
         if low > 0 and high / low < 1 + 1e-9:
@@ -61,8 +62,10 @@ def _hull(grid: Floats, curve: Floats) -> Floats:
     """The largest convex function below a curve."""
     stack: list[int] = []
     for i in range(len(grid)):
-        while len(stack) > 1 and ((curve[stack[-1]] - curve[stack[-2]]) * (grid[i] - grid[stack[-1]])
-                                  >= (curve[i] - curve[stack[-1]]) * (grid[stack[-1]] - grid[stack[-2]])):
+        while len(stack) > 1 and (
+            (curve[stack[-1]] - curve[stack[-2]]) * (grid[i] - grid[stack[-1]])
+            >= (curve[i] - curve[stack[-1]]) * (grid[stack[-1]] - grid[stack[-2]])
+        ):
             stack.pop()
         stack.append(i)
     found: Floats = np.interp(grid, grid[stack], curve[stack])

@@ -38,7 +38,7 @@ class Layout:
         """A view of shape (before, length, after): what is summed over lies along the middle axis."""
         shape, axis = array.shape, self.inputs
         length = shape[axis] // self.input_blocks
-        return array.reshape(math.prod(shape[:axis]) * self.input_blocks, length, math.prod(shape[axis + 1:]))
+        return array.reshape(math.prod(shape[:axis]) * self.input_blocks, length, math.prod(shape[axis + 1 :]))
 
     def matrices(self, array: NDArray[Any]) -> NDArray[Any]:
         """A view of shape (..., outputs, inputs)."""
@@ -81,6 +81,7 @@ def _conv(operand: int) -> _Reading:
     def read(node: Node, i: int, shape: Sequence[int]) -> Layout | None:
         groups = int(node.attribute("group", 1))
         return Layout(1, 0, 1, groups) if i == operand and len(shape) > 2 and shape[0] % groups == 0 else None
+
     return read
 
 
@@ -95,6 +96,7 @@ def _gemm(left: int, right: int) -> _Reading:
             return None
         first = bool(node.attribute("transA", 0)) if i == left else not node.attribute("transB", 0)
         return Layout(0, 1) if first else Layout(1, 0)
+
     return read
 
 
@@ -109,6 +111,7 @@ def _matmul(left: int, right: int) -> _Reading:
             return Layout(0, None)
         turned = bool(node.attribute("transA" if i == left else "transB", 0))
         return Layout(last, last - 1) if (i == left) != turned else Layout(last - 1, last)
+
     return read
 
 
@@ -129,21 +132,41 @@ def _einsum(node: Node, i: int, shape: Sequence[int]) -> Layout | str | None:
         return "an equation without explicit letters"
     mine = operands[i]
     summed = [axis for axis, letter in enumerate(mine) if letter not in result]
-    made = [axis for axis, letter in enumerate(mine)
-            if letter in result and all(letter not in other for k, other in enumerate(operands) if k != i)]
+    made = [
+        axis
+        for axis, letter in enumerate(mine)
+        if letter in result and all(letter not in other for k, other in enumerate(operands) if k != i)
+    ]
     if not summed:
         return None
     return Layout(summed[-1], made[-1] if made else None)
 
 
 _READINGS: dict[str, _Reading] = {
-    "Conv": _conv(1), "FusedConv": _conv(1), "NhwcFusedConv": _conv(1), "NhwcConv": _conv(1), "ConvInteger": _conv(1),
-    "DeformConv": _conv(1), "QLinearConv": _conv(3), "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm(0, 1), "FusedGemm": _gemm(0, 1), "QGemm": _gemm(0, 3),
-    "MatMul": _matmul(0, 1), "FusedMatMul": _matmul(0, 1), "MatMulInteger": _matmul(0, 1),
-    "MatMulIntegerToFloat": _matmul(0, 1), "DynamicQuantizeMatMul": _matmul(0, 1), "QLinearMatMul": _matmul(0, 3),
-    "Attention": _attention, "QAttention": _attention, "Einsum": _einsum,
-    "LSTM": _recurrent, "GRU": _recurrent, "RNN": _recurrent, "DynamicQuantizeLSTM": _recurrent,
+    "Conv": _conv(1),
+    "FusedConv": _conv(1),
+    "NhwcFusedConv": _conv(1),
+    "NhwcConv": _conv(1),
+    "ConvInteger": _conv(1),
+    "DeformConv": _conv(1),
+    "QLinearConv": _conv(3),
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm(0, 1),
+    "FusedGemm": _gemm(0, 1),
+    "QGemm": _gemm(0, 3),
+    "MatMul": _matmul(0, 1),
+    "FusedMatMul": _matmul(0, 1),
+    "MatMulInteger": _matmul(0, 1),
+    "MatMulIntegerToFloat": _matmul(0, 1),
+    "DynamicQuantizeMatMul": _matmul(0, 1),
+    "QLinearMatMul": _matmul(0, 3),
+    "Attention": _attention,
+    "QAttention": _attention,
+    "Einsum": _einsum,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+    "DynamicQuantizeLSTM": _recurrent,
 }
 _RECURRENT = {"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"}
 
@@ -219,6 +242,12 @@ def _reshaped(node: Node, shape: Sequence[int], origin: Origin) -> Origin:
 
 
 _THROUGH: dict[str, Callable[[Node, Sequence[int], Origin], Origin]] = {
-    "Identity": _same, "Cast": _same, "DequantizeLinear": _same, "Transpose": _transposed,
-    "Reshape": _reshaped, "Squeeze": _reshaped, "Unsqueeze": _reshaped, "Flatten": _reshaped,
+    "Identity": _same,
+    "Cast": _same,
+    "DequantizeLinear": _same,
+    "Transpose": _transposed,
+    "Reshape": _reshaped,
+    "Squeeze": _reshaped,
+    "Unsqueeze": _reshaped,
+    "Flatten": _reshaped,
 }

@@ -21,8 +21,9 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 """The unsigned type of so many bytes."""
 
 
-def zero_smallest(model: Model, coupling: Coupling, targets: Sequence[Weight], pattern: Pattern,
-                  across: bool) -> dict[str, Mask]:
+def zero_smallest(
+    model: Model, coupling: Coupling, targets: Sequence[Weight], pattern: Pattern, across: bool
+) -> dict[str, Mask]:
     """Sets the smallest elements of weights to zero, in place; zero of a quantised weight is its zero point.
 
     Args:
@@ -44,8 +45,9 @@ def zero_smallest(model: Model, coupling: Coupling, targets: Sequence[Weight], p
     for i, weight in enumerate(targets):
         assert weight.value.tensor is not None
         array = model.array(weight.value.tensor)  # once: every look at an inline one copies it
-        gone = chosen[i] if across else mask(_worth(model, coupling, weight.value, array, pattern), weight.layout,
-                                             pattern)
+        gone = (
+            chosen[i] if across else mask(_worth(model, coupling, weight.value, array, pattern), weight.layout, pattern)
+        )
         if gone.any():
             clear(model, coupling, weight.value, gone, array)
             done[weight.value.key] = gone

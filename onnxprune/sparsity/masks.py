@@ -50,8 +50,10 @@ def masks_across(worths: Sequence[Worth], layouts: Sequence[Layout | None], patt
         return smallest_across(worths, pattern.share or 0.0)
     known = [layout for layout in layouts if layout is not None]
     blocks = [_of_blocks(layout.matrices(w), pattern) for w, layout in zip(worths, known, strict=True)]
-    return [_spread(gone, w, layout, pattern) for gone, w, layout in
-            zip(smallest_across(blocks, pattern.share or 0.0), worths, known, strict=True)]
+    return [
+        _spread(gone, w, layout, pattern)
+        for gone, w, layout in zip(smallest_across(blocks, pattern.share or 0.0), worths, known, strict=True)
+    ]
 
 
 def holds(array: NDArray[Any], layout: Layout, n: int, m: int) -> bool:
@@ -82,7 +84,7 @@ def _chunks(worth: Worth, gone: Mask, m: int) -> Iterator[tuple[Worth, Mask]]:
     rows = max(CHUNK // max(min(length, step) * after, 1), 1)
     for i in range(0, before, rows):
         for j in range(0, length, step):
-            yield worth[i:i + rows, j:j + step], gone[i:i + rows, j:j + step]
+            yield worth[i : i + rows, j : j + step], gone[i : i + rows, j : j + step]
 
 
 def _rank(worth: Worth, gone: Mask, n: int) -> None:
@@ -117,8 +119,9 @@ def _of_blocks(matrices: Worth, pattern: Pattern) -> NDArray[np.float64]:
 def _summed(array: Worth, axis: int, step: int) -> NDArray[np.float64]:
     """Sums of so many neighbours along one of the last two axes; the last sum may be of fewer."""
     if step > 16:  # long runs are summed at once
-        found: NDArray[np.float64] = np.add.reduceat(array, np.arange(0, array.shape[axis], step), axis=axis,
-                                                     dtype=np.float64)
+        found: NDArray[np.float64] = np.add.reduceat(
+            array, np.arange(0, array.shape[axis], step), axis=axis, dtype=np.float64
+        )
         return found
     shape = list(array.shape)
     shape[axis] = -(-shape[axis] // step)
@@ -126,7 +129,7 @@ def _summed(array: Worth, axis: int, step: int) -> NDArray[np.float64]:
     along, into = np.moveaxis(array, axis, 0), np.moveaxis(sums, axis, 0)
     for i in range(min(step, len(along))):
         part = along[i::step]
-        into[:len(part)] += part
+        into[: len(part)] += part
     return sums
 
 

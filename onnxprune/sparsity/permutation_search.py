@@ -246,7 +246,7 @@ class _Exchanges:
         pairs = content[:, PAIRS]  # stripes, 6, 2, rows
         self._pairs[0, stale] = pairs.sum(axis=2)
         self._pairs[1, stale] = pairs.max(axis=2) if self._n < 3 else pairs.min(axis=2)
-        self._kept[stale] = np.sort(content, axis=1)[:, -self._n:].sum(axis=(1, 2), dtype=np.float64)
+        self._kept[stale] = np.sort(content, axis=1)[:, -self._n :].sum(axis=(1, 2), dtype=np.float64)
         rows = self._pairs.shape[-1]
         block = sums(self._pairs[:, stale].reshape(2, -1, rows), self._pairs.reshape(2, -1, rows), TOP[self._n])
         self._table[stale] = block.reshape(len(stale), *self._table.shape[1:])
@@ -281,5 +281,5 @@ def _falling(gains: Sums, least: float) -> list[tuple[int, int]]:
     """Places of the largest gains, the largest first: a few times as many as can be taken side by side."""
     flat = gains.ravel()
     found = np.flatnonzero(flat > least)
-    best = found[np.argsort(-flat[found], kind="stable")[:4 * len(gains)]]
+    best = found[np.argsort(-flat[found], kind="stable")[: 4 * len(gains)]]
     return [divmod(int(i), len(gains)) for i in best]

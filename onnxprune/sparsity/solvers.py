@@ -59,7 +59,7 @@ def wanda(weight: Floats, gram: Floats, pattern: Pattern, channels: int) -> Mask
     rows = worth.reshape(-1, worth.shape[2])
     order = np.argsort(rows, axis=1, kind="stable")
     gone = np.zeros(rows.shape, dtype=bool)
-    np.put_along_axis(gone, order[:, :share(pattern.share or 0.0, rows.shape[1])], True, axis=1)
+    np.put_along_axis(gone, order[:, : share(pattern.share or 0.0, rows.shape[1])], True, axis=1)
     return gone.reshape(weight.shape)
 
 
@@ -91,11 +91,11 @@ def sparsegpt(weight: Floats, gram: Floats, pattern: Pattern, channels: int, dam
             gone[:] = _weakest(part, diagonal[begin:end], pattern, starts)
         for i in range(end - begin):
             if pattern.kind == "n:m" and (size := starts.get(i)):
-                worth = np.square(part[i:i + size] / diagonal[begin + i:begin + i + size, None])
-                gone[i:i + size] = mask(worth, Layout(0, 1), pattern)
+                worth = np.square(part[i : i + size] / diagonal[begin + i : begin + i + size, None])
+                gone[i : i + size] = mask(worth, Layout(0, 1), pattern)
             np.multiply(part[i], gone[i] / diagonal[begin + i], out=errors[i])
             part[i][gone[i]] = 0
-            part[i + 1:] -= upper[begin + i, begin + i + 1:end, None] * errors[i]
+            part[i + 1 :] -= upper[begin + i, begin + i + 1 : end, None] * errors[i]
         turned[end:] -= upper[begin:end, end:].T @ errors
     return np.ascontiguousarray(turned.T)
 

@@ -50,8 +50,9 @@ def gather(readers: Iterable[Reader], m: int, share: float, rng: np.random.Gener
             part = found.setdefault(slots.tobytes(), (slots, [], []))
             part[1].append(lines[places[:, turn]])
             part[2].append(fixed)
-    return [Stripes(np.concatenate(values, axis=1), slots, _concatenated(fixed)) for slots, values, fixed in
-            found.values()]
+    return [
+        Stripes(np.concatenate(values, axis=1), slots, _concatenated(fixed)) for slots, values, fixed in found.values()
+    ]
 
 
 def _concatenated(fixed: list[Floats]) -> Floats | None:

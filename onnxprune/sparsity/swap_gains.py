@@ -23,10 +23,10 @@ def sums(ones: Floats, others: Floats, join: Join) -> Sums:
     found = np.zeros((ones.shape[1], others.shape[1]))
     step = max(CHUNK // others.shape[1], 16)
     for begin in range(0, others.shape[2], step):
-        piece = np.ascontiguousarray(others[:, :, begin:begin + step])
+        piece = np.ascontiguousarray(others[:, :, begin : begin + step])
         made, weight = np.empty_like(piece[0]), np.ones(piece.shape[2], np.float32)
         for i in range(len(found)):
-            join(ones[:, i, begin:begin + step], piece, made)
+            join(ones[:, i, begin : begin + step], piece, made)
             found[i] += made @ weight
     return found
 

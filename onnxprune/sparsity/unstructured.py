@@ -26,7 +26,7 @@ def smallest(sizes: NDArray[np.floating], ratio: float) -> Mask:
         limit = _in_order(flat, count - 1)
         mask = flat < limit
         equal = np.flatnonzero(flat == limit)
-        mask[equal[:count - np.count_nonzero(mask)]] = True
+        mask[equal[: count - np.count_nonzero(mask)]] = True
     return mask.reshape(sizes.shape)
 
 
@@ -36,7 +36,7 @@ def _in_order(flat: NDArray[Any], position: int) -> Any:
     Two elements of a sample that most likely lie on both sides of it leave few to be parted; sampling as Floyd and
     Rivest do (Expected time bounds for selection, CACM 1975), in passes over the whole array, which numpy is quick at.
     """
-    sample = np.sort(flat[::max(flat.size // SAMPLE, 1)])
+    sample = np.sort(flat[:: max(flat.size // SAMPLE, 1)])
     at, margin = position * len(sample) // flat.size, 4 * math.isqrt(len(sample))
     low = sample[at - margin] if at >= margin else flat.min()
     high = sample[at + margin] if at + margin < len(sample) else flat.max()

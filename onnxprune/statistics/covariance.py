@@ -55,8 +55,10 @@ def _far(second: NDArray[np.floating], mean: Floats) -> bool:
 def _moved(x: Samples, y: Samples, mean_x: Floats, mean_y: Floats) -> Floats:
     found = np.zeros((x.shape[0], x.shape[2], y.shape[2]))
     for start in range(0, x.shape[1], CHUNK):
-        a, b = (values[:, start:start + CHUNK] - mean[:, None].astype(np.float32)
-                for values, mean in ((x, mean_x), (y, mean_y)))
+        a, b = (
+            values[:, start : start + CHUNK] - mean[:, None].astype(np.float32)
+            for values, mean in ((x, mean_x), (y, mean_y))
+        )
         found += np.matmul(a.transpose(0, 2, 1), b)
     found /= max(x.shape[1], 1)
     return found

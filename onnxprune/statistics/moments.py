@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.cost.measure import static_shapes
-from onnxprune.layers.linear import Product
+from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import flat
 from onnxprune.runtime.partition import assemble, plan
@@ -59,15 +59,17 @@ class Moments:
         return cls.from_covariance(count, total, centred.covariance(rows, mean), zeros)
 
     @classmethod
-    def from_covariance(cls, count: int, total: NDArray[np.float64], covariance: NDArray[np.float64],
-                        zeros: NDArray[np.int64]) -> Moments:
+    def from_covariance(
+        cls, count: int, total: NDArray[np.float64], covariance: NDArray[np.float64], zeros: NDArray[np.int64]
+    ) -> Moments:
         """Moments of so many rows, their sum and their covariance; shapes as those of the attributes."""
         mean = total / max(count, 1)
         return cls(count, total, count * (covariance + mean[:, :, None] * mean[:, None]), zeros)
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram,
-                       self.zeros + other.zeros)
+        return Moments(
+            self.count + other.count, self.total + other.total, self.gram + other.gram, self.zeros + other.zeros
+        )
 
     def covariance(self, group: int) -> NDArray[np.float64]:
         """Covariance of the columns of one group."""
@@ -82,8 +84,9 @@ def rows_for(columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN) -> 
     return -(-rows // max(batches, 1))
 
 
-def observe(model: Model, layers: Sequence[Product], batches: Batches, *, count: int, seed: int = 0,
-            memory: int = 2**30) -> dict[str, Moments]:
+def observe(
+    model: Model, layers: Sequence[LinearLayer], batches: Batches, *, count: int, seed: int = 0, memory: int = 2**30
+) -> dict[str, Moments]:
     """Moments of the inputs of product layers; a batch at a time goes through the model, once or a few times.
 
     Args:
@@ -122,11 +125,11 @@ def observe(model: Model, layers: Sequence[Product], batches: Batches, *, count:
     return found
 
 
-def _parts(model: Model, layers: Sequence[Product], feeds: Feeds, memory: int) -> list[list[Product]]:
+def _parts(model: Model, layers: Sequence[LinearLayer], feeds: Feeds, memory: int) -> list[list[LinearLayer]]:
     """The layers parted so that what those of a part read and make takes no more memory than there is."""
     slim = flat(model.proto)
     shapes = static_shapes(slim, {name: a.shape for name, a in feeds.items()})
-    found: list[list[Product]] = []
+    found: list[list[LinearLayer]] = []
     size = memory
     for layer in layers:
         known = [shapes.get(v) for v in (layer.x.name, layer.name)]

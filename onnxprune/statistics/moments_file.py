@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import InputError
-from onnxprune.layers.linear import Product
+from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.atomic_write import drafts
 from onnxprune.model.model import Model
 from onnxprune.statistics.moments import Moments
@@ -33,8 +33,9 @@ _SLACK = 2**20
 """Bytes that headers may take in an archive."""
 
 
-def write(path: str | os.PathLike[str], model: Model, layers: Sequence[Product],
-          moments: Mapping[str, Moments]) -> None:
+def write(
+    path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLayer], moments: Mapping[str, Moments]
+) -> None:
     """Writes the moments of a model's layers, whole or not at all; the same moments give the same bytes.
 
     Raises:
@@ -45,14 +46,18 @@ def write(path: str | os.PathLike[str], model: Model, layers: Sequence[Product],
     for i, layer in enumerate(known):
         m = moments[layer.name]
         upper = np.triu_indices(m.gram.shape[1])
-        arrays |= {f"{i}.count": np.array(m.count), f"{i}.total": m.total, f"{i}.zeros": m.zeros,
-                   f"{i}.covariance": np.stack([m.covariance(g)[upper] for g in range(len(m.gram))]).astype(np.float32)}
+        arrays |= {
+            f"{i}.count": np.array(m.count),
+            f"{i}.total": m.total,
+            f"{i}.zeros": m.zeros,
+            f"{i}.covariance": np.stack([m.covariance(g)[upper] for g in range(len(m.gram))]).astype(np.float32),
+        }
     with drafts(Path(path)) as made:
         np.savez(made.new(), **arrays)  # type: ignore[arg-type]
         made.publish(Path(path))
 
 
-def read(path: str | os.PathLike[str], model: Model, layers: Sequence[Product]) -> dict[str, Moments]:
+def read(path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLayer]) -> dict[str, Moments]:
     """Reads the moments of a model's layers.
 
     Raises:
@@ -71,13 +76,25 @@ def read(path: str | os.PathLike[str], model: Model, layers: Sequence[Product]) 
             return {layer.name: _moments(data, i, _columns(model, layer)) for i, layer in enumerate(known)}
     except InputError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error,
-            NotImplementedError, tokenize.TokenError, np.linalg.LinAlgError) as error:
-        raise InputError(f"{path}: cannot be read as statistics: {str(error) or type(error).__name__}",
-                         "make them anew with --calib") from None
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        RecursionError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        tokenize.TokenError,
+        np.linalg.LinAlgError,
+    ) as error:
+        raise InputError(
+            f"{path}: cannot be read as statistics: {str(error) or type(error).__name__}", "make them anew with --calib"
+        ) from None
 
 
-def _header(model: Model, layers: Sequence[Product]) -> dict[str, Any]:
+def _header(model: Model, layers: Sequence[LinearLayer]) -> dict[str, Any]:
     """What the statistics belong to: the layers and their weights."""
     digest = hashlib.sha256()
     for layer in layers:
@@ -88,14 +105,14 @@ def _header(model: Model, layers: Sequence[Product]) -> dict[str, Any]:
     return {"version": VERSION, "weights": digest.hexdigest(), "layers": [layer.name for layer in layers]}
 
 
-def _columns(model: Model, layer: Product) -> tuple[int, int]:
+def _columns(model: Model, layer: LinearLayer) -> tuple[int, int]:
     """Blocks of a layer, and columns of each."""
     assert layer.weight.tensor is not None
     matrix = layer.matrix(np.empty(tuple(layer.weight.tensor.dims)))
     return int(matrix.shape[0]), int(matrix.shape[2])
 
 
-def _bounded(path: str | os.PathLike[str], model: Model, layers: Sequence[Product]) -> None:
+def _bounded(path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLayer]) -> None:
     """Raises where the archive would unpack to more than statistics of these layers can take."""
     sizes = [g * (4 * c * (c + 1) // 2 + 16 * c) for g, c in (_columns(model, layer) for layer in layers)]
     names = sum(6 * len(layer.name) + 4096 for layer in layers)

@@ -20,7 +20,7 @@ from onnxprune.errors import InputError, RunError, VerificationError
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import all_nodes
-from onnxprune.runtime.io_slices import WHOLE, Narrowing
+from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.sample_inputs import Sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
 from onnxprune.verification.checker import complaint
@@ -28,10 +28,7 @@ from onnxprune.verification.checker import complaint
 logger = logging.getLogger(__name__)
 
 # What to try in turn when a model does not take the first guess.
-_TRIES = [
-    *(Sizes(spatial=n) for n in (64, 128, 224, 256, 32)),
-    *(Sizes(sequence=n) for n in (16, 128)),
-]
+_TRIES = [*(Sizes(spatial=n) for n in (64, 128, 224, 256, 32)), *(Sizes(sequence=n) for n in (16, 128))]
 # Operators whose output has a shape that depends on values: there another shape is no fault.
 _SHAPES_FROM_VALUES = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "TopK", "Range"}
 
@@ -135,7 +132,7 @@ def check(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     threads: int = 1,
-    narrowing: Narrowing = WHOLE,
+    io_slices: IoSlices = WHOLE,
 ) -> Verification:
     """Holds a pruned model against its original: valid, same interface, runs, and how far the outputs moved.
 
@@ -146,7 +143,7 @@ def check(
         input_shapes: Shapes for made inputs, see `inputs.input_dims`.
         seed: Seed of made inputs.
         threads: Threads for one operator.
-        narrowing: What inputs and outputs of the result lost; nothing by default.
+        io_slices: What inputs and outputs of the result lost; nothing by default.
 
     Returns:
         `verified` is False, with the reason, where the original itself cannot be run.
@@ -169,9 +166,9 @@ def check(
             logger.warning("not verified: %s", outcome)
             return Verification(verified=False, reason=outcome)
         used, names, expected = outcome
-        expected = narrowing.arrays(names, expected)
+        expected = io_slices.arrays(names, expected)
         try:
-            actual = second.session(threads=threads).run(names, narrowing.feeds(used))
+            actual = second.session(threads=threads).run(names, io_slices.feeds(used))
         except RunError as error:
             raise VerificationError(f"the pruned model does not run in onnxruntime: {error}") from error
     _same_shapes(before, names, expected, actual)
@@ -188,7 +185,7 @@ def compare(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     runs: int = 20,
     threads: int = 0,
-    narrowing: Narrowing = WHOLE,
+    io_slices: IoSlices = WHOLE,
 ) -> Comparison:
     """Drift and latency between two models of one interface.
 
@@ -201,7 +198,7 @@ def compare(
         input_shapes: Shapes for made inputs.
         runs: Timed runs of each model.
         threads: Threads for one operator; 0 leaves that to onnxruntime.
-        narrowing: What inputs and outputs of the second model lost.
+        io_slices: What inputs and outputs of the second model lost.
 
     Raises:
         InputError: One of the models cannot be run on these inputs.
@@ -215,11 +212,11 @@ def compare(
         used, names, expected = outcome
         try:
             old, new = (one.session(threads=threads, arena=True) for one in (first, second))
-            actual = new.run(names, narrowing.feeds(used))
-            times = old.race(new, names, [used, narrowing.feeds(used)], max(1, runs))
+            actual = new.run(names, io_slices.feeds(used))
+            times = old.race(new, names, [used, io_slices.feeds(used)], max(1, runs))
         except RunError as error:
             raise InputError(f"the second model cannot be run: {error}") from error
-    expected = narrowing.arrays(names, expected)
+    expected = io_slices.arrays(names, expected)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
     return Comparison(moved, statistics.median(times[0]), statistics.median(times[1]))
 

@@ -125,6 +125,7 @@ def _before(makers: Mapping[str, NodeProto], name: str, passed: set[str]) -> str
 
 def _centre(axis: int, *, flat: bool) -> Centre:
     """Takes the mean out along an axis; before opset 13 a softmax runs over that axis and all behind it."""
+
     def centre(array: NDArray[Any]) -> NDArray[Any]:
         axes = tuple(range(axis % array.ndim, array.ndim)) if flat else axis
         result: NDArray[Any] = array - array.mean(axis=axes, keepdims=True)

@@ -15,7 +15,7 @@ from onnxprune.errors import InputError
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 from onnxprune.options import split_gate
-from onnxprune.runtime.io_slices import Batch, Narrowing
+from onnxprune.runtime.io_slices import Batch, IoSlices
 from onnxprune.runtime.session import session
 from onnxprune.verification.check import Drift, is_numeric
 
@@ -68,14 +68,18 @@ def opened(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool) ->
     for name, limit in asked.items():
         kind, output = split_gate(name)
         if kind == "agreement" and not data:
-            raise InputError(f"gate {name} needs calibration data: made-up inputs belong to no class",
-                             "give some with --calib, or ask for drift or cosine")
+            raise InputError(
+                f"gate {name} needs calibration data: made-up inputs belong to no class",
+                "give some with --calib, or ask for drift or cosine",
+            )
         usable = list(tensors) if kind == "agreement" else numbers
         if output and output not in usable:
             near = difflib.get_close_matches(output, usable, n=1)
             what = "cannot be compared" if any(o.name == output for o in proto.graph.output) else "does not exist"
-            raise InputError(f"gate {name}: output {output!r} {what}",
-                             f"did you mean {near[0]!r}?" if near else f"there are {', '.join(usable) or 'none'}")
+            raise InputError(
+                f"gate {name}: output {output!r} {what}",
+                f"did you mean {near[0]!r}?" if near else f"there are {', '.join(usable) or 'none'}",
+            )
         watched = [output] if output else usable[:1] if kind == "agreement" else reals or numbers
         if not watched:
             raise InputError(f"gate {name}: the model has no output that can be compared")
@@ -85,8 +89,9 @@ def opened(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool) ->
     return gates
 
 
-def on_data(gates: Sequence[Gate], original: Model, pruned: Model, batches: Iterable[Batch],
-            narrowing: Narrowing) -> dict[str, dict[str, float | None]]:
+def on_data(
+    gates: Sequence[Gate], original: Model, pruned: Model, batches: Iterable[Batch], io_slices: IoSlices
+) -> dict[str, dict[str, float | None]]:
     """Drift, cosine and agreement of every watched output over batches of inputs.
 
     Args:
@@ -94,7 +99,7 @@ def on_data(gates: Sequence[Gate], original: Model, pruned: Model, batches: Iter
         original: The model before pruning.
         pruned: The model after it.
         batches: Inputs of the original; gone through twice.
-        narrowing: What inputs and outputs of the pruned model lost.
+        io_slices: What inputs and outputs of the pruned model lost.
 
     Raises:
         InputError: An output that agreement is asked of chooses nothing.
@@ -104,9 +109,9 @@ def on_data(gates: Sequence[Gate], original: Model, pruned: Model, batches: Iter
     choosing = {n for g in gates if g.kind == "agreement" for n in g.outputs}
     sums = {n: _Sums(n, n in choosing) for n in names}
     before = session(original).each(batches, names)
-    after = session(pruned).each(narrowing.batches(batches), names)
+    after = session(pruned).each(io_slices.batches(batches), names)
     for whole, made in zip(before, after, strict=True):
-        for name, a, b in zip(names, narrowing.arrays(names, whole), made, strict=True):
+        for name, a, b in zip(names, io_slices.arrays(names, whole), made, strict=True):
             sums[name].add(np.asarray(a), np.asarray(b))
     return {name: s.found() for name, s in sums.items()}
 
@@ -148,8 +153,11 @@ class _Sums:
         gap, before, after = self._gap, self._before, self._after
         drift = float(np.sqrt(gap / before)) if before else (None if gap else 0.0)
         cosine = max(-1.0, min(1.0, self._both / float(np.sqrt(before * after)))) if before and after else None
-        return {"drift": drift, "cosine": 1.0 if gap == 0 else cosine,
-                "agreement": self._same / self._choices if self._choices else None}
+        return {
+            "drift": drift,
+            "cosine": 1.0 if gap == 0 else cosine,
+            "agreement": self._same / self._choices if self._choices else None,
+        }
 
 
 def choices(array: NDArray[Any], name: str) -> NDArray[Any]:
@@ -173,8 +181,10 @@ def class_axis(dims: Sequence[int | None], name: str) -> int:
     first, last = (dims[1], dims[-1]) if len(dims) >= 4 else (None, None)
     axis = 1 if first is not None and last is not None and first < last else len(dims) - 1
     if not dims or dims[axis] == 1:
-        raise InputError(f"gate agreement: output {name!r} gives one score a sample, so nothing is chosen by it",
-                         "ask for drift or cosine")
+        raise InputError(
+            f"gate agreement: output {name!r} gives one score a sample, so nothing is chosen by it",
+            "ask for drift or cosine",
+        )
     return axis
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.model.model import Model
-from onnxprune.runtime.io_slices import WHOLE, Batch, Narrowing
+from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.runtime.session import session
 from onnxprune.verification.comparable_outputs import scored
 
@@ -18,17 +18,18 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 
-def relative_errors(original: Model, others: Sequence[Model], batches: Iterable[Batch],
-                    narrowing: Narrowing = WHOLE) -> list[float]:
+def relative_errors(
+    original: Model, others: Sequence[Model], batches: Iterable[Batch], io_slices: IoSlices = WHOLE
+) -> list[float]:
     """Relative squared error of models' outputs: error over variance, in the mean over the outputs, see `Errors`.
 
     In place of a choice it is that of the scores behind it, see `logits.scored`.
 
     Args:
         original: What the others came from.
-        others: Models with its interface, but for what `narrowing` took.
+        others: Models with its interface, but for what `io_slices` took.
         batches: Inputs of the original.
-        narrowing: What inputs and outputs of the others lost.
+        io_slices: What inputs and outputs of the others lost.
 
     Returns:
         One number a model, see `Errors.shares`.
@@ -41,9 +42,9 @@ def relative_errors(original: Model, others: Sequence[Model], batches: Iterable[
     models = [original, *others]
     reference, *sessions = [session(scored(m)) for m in models]
     given, *rest = itertools.tee(batches, len(models))
-    made = [one.each(narrowing.batches(part)) for one, part in zip(sessions, rest, strict=True)]
+    made = [one.each(io_slices.batches(part)) for one, part in zip(sessions, rest, strict=True)]
     for whole, *others_made in zip(reference.each(given), *made, strict=True):
-        errors.add(narrowing.arrays(names, whole), others_made)
+        errors.add(io_slices.arrays(names, whole), others_made)
     return errors.shares()
 
 
@@ -75,6 +76,9 @@ class Errors:
 
     def shares(self) -> list[float]:
         """For each model the mean over the outputs; infinite where one is not finite and should be."""
-        found = [np.where(np.isfinite(wrong), wrong, np.inf) / max(second - first * first / count, 1e-30)
-                 for wrong, (count, first, second) in zip(self._wrong, self._moments, strict=True) if count]
+        found = [
+            np.where(np.isfinite(wrong), wrong, np.inf) / max(second - first * first / count, 1e-30)
+            for wrong, (count, first, second) in zip(self._wrong, self._moments, strict=True)
+            if count
+        ]
         return [float(s) for s in np.mean(found, axis=0)] if found else [0.0] * self._models

@@ -32,6 +32,7 @@ def test_the_whole_model_is_what_is_left_where_nothing_is_good() -> None:
 
 def test_a_result_is_good_even_where_worse_is_further_than_better() -> None:
     """Good ones in islands: whatever is found is one of them."""
+
     def good(at: float) -> bool:
         return at < 0.1 or 0.4 < at < 0.6
 

@@ -60,8 +60,11 @@ def test_convex_curves_are_allocated_at_the_least_damage(limit: float) -> None:
     curves = [np.array([0, 1, 3, 6, 10.0]), np.array([0, 2, 5, 9, 14.0]), np.array([0, 0.5, 4, 9, 20.0])]
     found = budget.allocate(curves, [5, 5, 5], [budget.Target(Linear([5, 5, 5]), limit)], Limits())
     assert found.met
-    best = min(sum(c[n] for c, n in zip(curves, counts, strict=True))
-               for counts in itertools.product(range(5), repeat=3) if 100 - 5 * sum(counts) <= limit)
+    best = min(
+        sum(c[n] for c, n in zip(curves, counts, strict=True))
+        for counts in itertools.product(range(5), repeat=3)
+        if 100 - 5 * sum(counts) <= limit
+    )
     assert sum(c[n] for c, n in zip(curves, found.removed, strict=True)) == pytest.approx(best)
 
 

@@ -22,9 +22,23 @@ def groups(sizes: list[int]) -> list[Group]:
     return [Group(f"g{i}", np.arange(n), Grade.EXACT, [], []) for i, n in enumerate(sizes)]
 
 
-@pytest.mark.parametrize(("ratio", "units", "expected"), [
-    (0.29, 100, 29), (0.57, 100, 57), (0.1, 10, 1), (0.7, 10, 7), (0.3, 10, 3), (0.5, 7, 3), (0.0, 9, 0), (0.99, 2, 1),
-    (1 / 3, 3, 1), (2 / 3, 3, 2), (0.999, 10, 9), (0.49, 2, 0)])
+@pytest.mark.parametrize(
+    ("ratio", "units", "expected"),
+    [
+        (0.29, 100, 29),
+        (0.57, 100, 57),
+        (0.1, 10, 1),
+        (0.7, 10, 7),
+        (0.3, 10, 3),
+        (0.5, 7, 3),
+        (0.0, 9, 0),
+        (0.99, 2, 1),
+        (1 / 3, 3, 1),
+        (2 / 3, 3, 2),
+        (0.999, 10, 9),
+        (0.49, 2, 0),
+    ],
+)
 def test_the_share_is_the_floor_that_people_expect(ratio: float, units: int, expected: int) -> None:
     assert share(ratio, units) == expected
 
@@ -34,9 +48,20 @@ def test_the_share_in_thousandths_is_exact(thousandths: int, units: int) -> None
     assert share(thousandths / 1000, units) == thousandths * units // 1000
 
 
-@pytest.mark.parametrize(("limits", "units", "remove", "expected"), [
-    (Limits(), 8, 3, 5), (Limits(), 8, 8, 1), (Limits(4), 8, 7, 4), (Limits(40), 8, 7, 8), (Limits(1, 4), 16, 7, 12),
-    (Limits(1, 4), 16, 8, 8), (Limits(1, 4), 6, 1, 6), (Limits(1, 16), 8, 7, 8), (Limits(5, 4), 16, 14, 8)])
+@pytest.mark.parametrize(
+    ("limits", "units", "remove", "expected"),
+    [
+        (Limits(), 8, 3, 5),
+        (Limits(), 8, 8, 1),
+        (Limits(4), 8, 7, 4),
+        (Limits(40), 8, 7, 8),
+        (Limits(1, 4), 16, 7, 12),
+        (Limits(1, 4), 16, 8, 8),
+        (Limits(1, 4), 6, 1, 6),
+        (Limits(1, 16), 8, 7, 8),
+        (Limits(5, 4), 16, 14, 8),
+    ],
+)
 def test_limits(limits: Limits, units: int, remove: int, expected: int) -> None:
     assert limits.kept(units, remove) == expected
 

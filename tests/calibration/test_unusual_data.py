@@ -18,11 +18,17 @@ from onnxprune.statistics.moments import Moments
 from onnxprune.verification.output_error import relative_errors
 
 RNG = np.random.default_rng(5)
-WAYS: list[dict[str, Any]] = [{"ratio": 0.5}, {"target": {"macs": 0.6}}, {"pattern": "2:4"},
-                              {"pattern": "weights=0.5", "across": True}]
+WAYS: list[dict[str, Any]] = [
+    {"ratio": 0.5},
+    {"target": {"macs": 0.6}},
+    {"pattern": "2:4"},
+    {"pattern": "weights=0.5", "across": True},
+]
 
 
-def net(body: str, shape: str, kind: type[np.floating[Any]] = np.float32, **weights: tuple[int, ...]) -> onnx.ModelProto:
+def net(
+    body: str, shape: str, kind: type[np.floating[Any]] = np.float32, **weights: tuple[int, ...]
+) -> onnx.ModelProto:
     letter = {np.float32: "float", np.float16: "float16"}[kind]
     model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
         net ({letter}[{shape}] x) => ({letter}[N,M] y) {{ {body} }}""")
@@ -33,9 +39,15 @@ def net(body: str, shape: str, kind: type[np.floating[Any]] = np.float32, **weig
 
 
 def convolutions(kind: type[np.floating[Any]] = np.float32) -> onnx.ModelProto:
-    made = net("a = Conv <pads = [1, 1, 1, 1]> (x, w1) b = Clip (a, low, high) c = Conv <pads = [1, 1, 1, 1]> (b, w2)"
-               "d = Relu (c) e = GlobalAveragePool (d) f = Flatten (e) y = Gemm <transB = 1> (f, w3)",
-               "N,4,8,8", kind, w1=(16, 4, 3, 3), w2=(16, 16, 3, 3), w3=(6, 16))
+    made = net(
+        "a = Conv <pads = [1, 1, 1, 1]> (x, w1) b = Clip (a, low, high) c = Conv <pads = [1, 1, 1, 1]> (b, w2)"
+        "d = Relu (c) e = GlobalAveragePool (d) f = Flatten (e) y = Gemm <transB = 1> (f, w3)",
+        "N,4,8,8",
+        kind,
+        w1=(16, 4, 3, 3),
+        w2=(16, 16, 3, 3),
+        w3=(6, 16),
+    )
     for name, value in {"low": 0.0, "high": 6.0}.items():
         made.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, kind), name))
     return made
@@ -100,9 +112,16 @@ def test_half_precision(how: dict[str, Any]) -> None:
 @pytest.mark.parametrize("how", WAYS)
 def test_layers_that_read_what_is_computed_of_constants(how: dict[str, Any]) -> None:
     """As where positions go through layers of their own before they meet the inputs: these are refitted as well."""
-    model = net("p = MatMul (places, v1) q = Relu (p) r = MatMul (q, v2)"
-                "a = MatMul (x, w1) b = Add (a, r) c = Relu (b) y = MatMul (c, w2)",
-                "N,8", places=(1, 4), v1=(4, 16), v2=(16, 24), w1=(8, 24), w2=(24, 6))
+    model = net(
+        "p = MatMul (places, v1) q = Relu (p) r = MatMul (q, v2)"
+        "a = MatMul (x, w1) b = Add (a, r) c = Relu (b) y = MatMul (c, w2)",
+        "N,8",
+        places=(1, 4),
+        v1=(4, 16),
+        v2=(16, 24),
+        w1=(8, 24),
+        w2=(24, 6),
+    )
     x: NDArray[np.float32] = RNG.standard_normal((200, 8)).astype(np.float32)
     made = onnxprune.prune(model, calib={"x": x}, **how)
     assert made.report["verified"] and "r" in {r["layer"] for r in made.report["repair"]}
@@ -119,9 +138,13 @@ def test_shares_of_zeros_where_no_layer_is_left_to_look_at() -> None:
 @pytest.mark.parametrize("how", WAYS)
 def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(how: dict[str, Any]) -> None:
     """A convolution without a bias gets one: of the type that it computes in, under a name of its own."""
-    model = net("v = Cast <to = 1> (w2) a = Conv <pads = [1, 1, 1, 1]> (x, w1) b = Relu (a) c = Conv (b, v)"
-                "d = Mul (c, c_bias) e = GlobalAveragePool (d) y = Flatten (e)",
-                "N,4,8,8", w1=(16, 4, 3, 3), c_bias=(6, 1, 1))
+    model = net(
+        "v = Cast <to = 1> (w2) a = Conv <pads = [1, 1, 1, 1]> (x, w1) b = Relu (a) c = Conv (b, v)"
+        "d = Mul (c, c_bias) e = GlobalAveragePool (d) y = Flatten (e)",
+        "N,4,8,8",
+        w1=(16, 4, 3, 3),
+        c_bias=(6, 1, 1),
+    )
     w2 = (RNG.standard_normal((6, 16, 3, 3)) / 12).astype(np.float16)
     model.graph.initializer.append(onnx.numpy_helper.from_array(w2, "w2"))
     x = (1 + RNG.standard_normal((40, 4, 8, 8))).astype(np.float32)
@@ -132,16 +155,28 @@ def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(how: d
     assert bias.data_type == onnx.TensorProto.FLOAT and bias.name != "c_bias"
 
 
-@pytest.mark.parametrize("how", [{"pattern": "weights=0.6"}, {"pattern": "2:4", "only": ["."]},
-                                 {"pattern": "weights=0.6", "across": True},
-                                 {"pattern": "weights=0.6", "repair": "data-free"}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"pattern": "weights=0.6"},
+        {"pattern": "2:4", "only": ["."]},
+        {"pattern": "weights=0.6", "across": True},
+        {"pattern": "weights=0.6", "repair": "data-free"},
+    ],
+)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_zeros_of_recurrent_layers_are_there(kind: str, how: dict[str, Any]) -> None:
     """What is refitted keeps the zeros that the report and the plan tell of, and data choose better ones."""
     gates = {"LSTM": 4, "GRU": 3}[kind]
-    model = net(f"h, last = {kind} <hidden_size = 16> (x, w, r, b) s = Squeeze (h, one) q = ReduceMean <axes = [0]> (s)"
-                "t = Squeeze (q, zero) y = MatMul (t, v)", "12,N,8", w=(1, 16 * gates, 8), r=(1, 16 * gates, 16),
-                b=(1, 32 * gates), v=(16, 6))
+    model = net(
+        f"h, last = {kind} <hidden_size = 16> (x, w, r, b) s = Squeeze (h, one) q = ReduceMean <axes = [0]> (s)"
+        "t = Squeeze (q, zero) y = MatMul (t, v)",
+        "12,N,8",
+        w=(1, 16 * gates, 8),
+        r=(1, 16 * gates, 16),
+        b=(1, 32 * gates),
+        v=(16, 6),
+    )
     for name, place in {"one": 1, "zero": 0}.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([place]), name))
     x = RNG.standard_normal((12, 100, 8)).astype(np.float32)

@@ -72,18 +72,40 @@ def shaped(node: str, *, x: str = "float[1, 8]", **constants: list[int]) -> onnx
     return proto
 
 
-@pytest.mark.parametrize("proto", [
-    shaped("y = Expand (x, s)", s=[2**40, 8]), shaped("y = Pad (x, s)", s=[0, 2**40, 0, 0]),
-    shaped("y = Tile (x, s)", s=[2**33, 2**20]), shaped("y = ConstantOfShape (s)", s=[2**20, 2**20]),
-    shaped("y = Reshape (x, s)", s=[2**18, 2**18], x=f"float[1, {2**36}]"), shaped("y = Relu (x)", x=f"float[{2**40}]"),
-    shaped("h = Reshape (x, s) y = Relu (h)", s=[-1, 2**19], x=f"float[{2**20}, {2**20}]"),
-    shaped("y = Relu (x)", x="float[" + ", ".join(["8388608"] * 300) + "]"),
-], ids=["expand", "pad", "tile", "fill", "reshape", "input", "merge", "axes"])
+@pytest.mark.parametrize(
+    "proto",
+    [
+        shaped("y = Expand (x, s)", s=[2**40, 8]),
+        shaped("y = Pad (x, s)", s=[0, 2**40, 0, 0]),
+        shaped("y = Tile (x, s)", s=[2**33, 2**20]),
+        shaped("y = ConstantOfShape (s)", s=[2**20, 2**20]),
+        shaped("y = Reshape (x, s)", s=[2**18, 2**18], x=f"float[1, {2**36}]"),
+        shaped("y = Relu (x)", x=f"float[{2**40}]"),
+        shaped("h = Reshape (x, s) y = Relu (h)", s=[-1, 2**19], x=f"float[{2**20}, {2**20}]"),
+        shaped("y = Relu (x)", x="float[" + ", ".join(["8388608"] * 300) + "]"),
+    ],
+    ids=["expand", "pad", "tile", "fill", "reshape", "input", "merge", "axes"],
+)
 def test_sizes_that_only_a_shape_states_take_no_memory(tmp_path: Path, proto: onnx.ModelProto) -> None:
     """A kilobyte can state any length; what is analysed is bounded by what the weights hold."""
     onnx.save(proto, tmp_path / "m.onnx")
-    done = subprocess.run([sys.executable, "-c", BOUNDED, str(6 * 2**30), tmp_path / "m.onnx", "--ratio", "0.5",
-                           "--no-verify", "--repair", "none", "--quiet"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            BOUNDED,
+            str(6 * 2**30),
+            tmp_path / "m.onnx",
+            "--ratio",
+            "0.5",
+            "--no-verify",
+            "--repair",
+            "none",
+            "--quiet",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1000
 
@@ -97,9 +119,22 @@ def test_every_error_has_a_hint() -> None:
         again = pickle.loads(pickle.dumps(kind("m", "h")))
         assert (type(again), again.message, again.hint) == (kind, "m", "h")
     assert {k: k.exit_code for k in KINDS} == {
-        errors.OnnxPruneError: 4, errors.InternalError: 4, errors.VerificationError: 3, errors.GateError: 1,
-        **dict.fromkeys((errors.InputError, errors.ModelError, errors.DataError, errors.PlanError, errors.RunError,
-                         errors.OutputError), 2)}
+        errors.OnnxPruneError: 4,
+        errors.InternalError: 4,
+        errors.VerificationError: 3,
+        errors.GateError: 1,
+        **dict.fromkeys(
+            (
+                errors.InputError,
+                errors.ModelError,
+                errors.DataError,
+                errors.PlanError,
+                errors.RunError,
+                errors.OutputError,
+            ),
+            2,
+        ),
+    }
 
 
 def calls(name: str) -> list[str]:
@@ -124,7 +159,9 @@ def test_nothing_is_run_or_unpickled() -> None:
     assert {c.split(":")[0] for c in calls("import_module")} == {"__init__.py", "calibration/streams.py"}
     assert {p.name for p in PACKAGE.rglob("*.py") if "import pickle" in p.read_text()} == {"process.py", "worker.py"}
     assert {c for c in calls("load") if "pickle." in c} == {
-        "process.py: pickle.load(self.process.stdout)", "worker.py: pickle.load(sys.stdin.buffer)"}
+        "runtime/process.py: pickle.load(self.process.stdout)",
+        "runtime/worker.py: pickle.load(sys.stdin.buffer)",
+    }
     assert {c.split(":")[0] for c in calls("imported")} == {"calibration/sources.py"}
 
 
@@ -146,6 +183,8 @@ except onnxprune.InputError:
 
 def test_the_api_never_prints(model: Path) -> None:
     """Neither on stdout nor on stderr, whatever happens."""
-    done = subprocess.run([sys.executable, "-c", SILENT, model, model.parent / "out.onnx"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT, model, model.parent / "out.onnx"], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not calls("print") or all(c.startswith("report/terminal.py: console.print(") for c in calls("print"))

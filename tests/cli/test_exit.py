@@ -14,7 +14,6 @@ import pytest
 
 from onnxprune import api
 from onnxprune.errors import VerificationError
-from onnxprune.verification import check
 from tests.commands import Cli, assert_refused, contents
 from tests.error_rows import INTERNAL, NOT_VERIFIED
 
@@ -45,7 +44,7 @@ def test_failed_verification(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPa
     def fail(*arguments: Any, **options: Any) -> None:
         raise VerificationError("the pruned model does not run in onnxruntime: told so")
 
-    monkeypatch.setattr(check, "check", fail)
+    monkeypatch.setattr("onnxprune.pipeline.run.check", fail)
     before = contents(model.parent)
     said = assert_refused(cli(model, "--ratio", 0.5, "--plan", model.parent / "p.json"), code=3)
     assert said == f"error: {NOT_VERIFIED.error.replace('WHY', 'told so')}\nhint: {NOT_VERIFIED.hint}\n"
@@ -71,8 +70,9 @@ def test_internal_error(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals(model: Path, number: signal.Signals) -> None:
     """A signal clears away what is half done, says nothing, and ends the process as that signal does."""
-    process = subprocess.Popen([sys.executable, "-c", WAITING, str(model)], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(model)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -88,8 +88,9 @@ def test_closed_pipe(arguments: list[str]) -> None:
     """Who reads no further is not shouted at."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "onnxprune", *arguments], stdout=writer, stderr=subprocess.PIPE,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxprune", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
     os.close(writer)
     assert done.returncode == -signal.SIGPIPE
     assert done.stderr == ""

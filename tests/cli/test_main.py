@@ -54,7 +54,7 @@ def bad_files(folder: Path) -> None:
     """Every kind of input that is no model."""
     onnx.save(tiny(), folder / "good.onnx")
     whole = (folder / "good.onnx").read_bytes()
-    (folder / "cut.onnx").write_bytes(whole[:len(whole) // 2])
+    (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     (folder / "text.onnx").write_text("this is no model\n")
     (folder / "empty.onnx").write_bytes(b"")
     (folder / "odd.toml").write_text("ratoi = 0.5\n")
@@ -69,63 +69,65 @@ def bad_files(folder: Path) -> None:
     shutil.move(folder / "outside.onnx", folder / "inner" / "outside.onnx")
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["nowhere.onnx", "--ratio", "0.5"], "no such file"),
-    (["goof.onnx", "--ratio", "0.5"], "did you mean good.onnx?"),
-    (["inner", "--ratio", "0.5"], "is a folder"),
-    (["cut.onnx", "--ratio", "0.5"], "not an ONNX model"),
-    (["text.onnx", "--ratio", "0.5"], "not an ONNX model"),
-    (["empty.onnx", "--ratio", "0.5"], "not an ONNX model"),
-    (["lost.onnx", "--ratio", "0.5"], "lost.data"),
-    (["inner/outside.onnx", "--ratio", "0.5"], "outside the model's folder"),
-    (["good.onnx"], "nothing says how much"),
-    (["good.onnx", "--ratio", "1.5"], "below 1, not 1.5"),
-    (["good.onnx", "--ratio", "1"], "below 1, not 1"),
-    (["good.onnx", "--ratio", "-0.1"], "at least 0"),
-    (["good.onnx", "--ratio", "nan"], "not nan"),
-    (["good.onnx", "--ratio", "half"], "--ratio: 'half'"),
-    (["good.onnx", "--ratio", "0.5", "--pattern", "weights=0.5"], "both say how much"),
-    (["good.onnx", "--pattern", "weights=0.5", "--pattern", "weights=0.7"], "both say which weights"),
-    (["good.onnx", "--pattern", "weights"], "does not say how much"),
-    (["good.onnx", "--pattern", "2:4", "--global"], "takes as much of every weight"),
-    (["good.onnx", "--pattern", "2:4", "--importance", "fpgm"], "ranks channels, not zeros"),
-    (["good.onnx", "--pattern", "2:4", "--importance", "alps"], "needs calibration data"),
-    (["good.onnx", "--pattern", "2:4", "--importance", "wanda", "--repair", "data-free"], "goes without"),
-    (["good.onnx", "--ratio", "0.5", "--importance", "sparsegpt"], "chooses zeros, not channels"),
-    (["good.onnx", "--pattern", "chanels", "--ratio", "0.5"], "unknown pattern 'chanels'"),
-    (["good.onnx", "--ratio", "0.5", "--importance", "fpmg"], "did you mean 'fpgm'?"),
-    (["good.onnx", "--ratio", "0.5", "--repair", "some"], "unknown repair"),
-    (["good.onnx", "--ratio", "0.5", "--only", "nothing_like_it"], "'nothing_like_it' matches no"),
-    (["good.onnx", "--ratio", "0.5", "--ignore", "nothing_like_it"], "'nothing_like_it' matches no"),
-    (["good.onnx", "--ratio", "0.5", "--ignore", "("], "not a regular expression"),
-    (["good.onnx", "--ratio", "0.5", "--min-channels", "0"], "min-channels must be at least 1"),
-    (["good.onnx", "--ratio", "0.5", "--round-to", "0"], "round-to must be at least 1"),
-    (["good.onnx", "--ratio", "0.5", "-o", "no/such/folder/out.onnx"], "no/such/folder does not exist"),
-    (["good.onnx", "--ratio", "0.5", "-o", "inner"], "is a folder"),
-    (["good.onnx", "--ratio", "0.5", "-o", "./good.onnx"], "is the input"),
-    (["good.onnx", "--ratio", "0.5", "-o", "/dev/null"], "is not a regular file"),
-    (["good.onnx", "--ratio", "0.5", "-o", "a\0b"], "is not the name of a file"),
-    (["good.onnx", "--recipe", "odd.toml", "-o", "odd.toml"], "did you mean 'ratio'?"),
-    (["good.onnx", "--ratio", "0.5", "--calib", "odd.toml,mean=1", "-o", "odd.toml"], "is the input"),
-    (["good.onnx", "--ratio", "0.5", "--stats", "odd.toml", "--plan", "odd.toml"], "is the input"),
-    (["", "--ratio", "0.5"], "is not the name of a model"),
-    (["good.onnx", "--ratio", "0.5", "--seed", "-1"], "at least 0"),
-    (["good.onnx", "--ratio", "0.5", "--gate", "drift"], "does not say how far"),
-    (["good.onnx", "--ratio", "0.5", "--plan", "no/plan.json"], "does not exist"),
-    (["good.onnx", "--ratio", "0.5", "--plan", "good.onnx"], "is the input"),
-    (["good.onnx", "--ratio", "0.5", "--plan", "p", "-o", "p"], "both the plan and the model"),
-    (["good.onnx", "--ratio", "0.5", "--input-shape", "z:1,3,8,8"], "inputs: x"),
-    (["good.onnx", "--ratio", "0.5", "--input-shape", "x=1,3,8,8"], "not a name and sizes"),
-    (["good.onnx", "--ratio", "0.5", "--input-shape", "x:1,4,16,16"], "1x4x16x16"),
-    (["good.onnx", "--ratio", "0.5", "--recipe", "none.toml"], "none.toml: cannot be read"),
-    (["good.onnx", "--ratio", "0.5", "--recipe", "odd.toml"], "did you mean 'ratio'?"),
-    (["good.onnx", "out.onnx", "--ratio", "0.5"], "-o FILE"),
-    (["insepct", "good.onnx"], "did you mean the verb 'inspect'?"),
-    (["good.onnx", "--rato", "0.5"], "did you mean --ratio?"),
-    ([], "MODEL is missing"),
-])
-def test_refusals(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str],
-                  words: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.onnx", "--ratio", "0.5"], "no such file"),
+        (["goof.onnx", "--ratio", "0.5"], "did you mean good.onnx?"),
+        (["inner", "--ratio", "0.5"], "is a folder"),
+        (["cut.onnx", "--ratio", "0.5"], "not an ONNX model"),
+        (["text.onnx", "--ratio", "0.5"], "not an ONNX model"),
+        (["empty.onnx", "--ratio", "0.5"], "not an ONNX model"),
+        (["lost.onnx", "--ratio", "0.5"], "lost.data"),
+        (["inner/outside.onnx", "--ratio", "0.5"], "outside the model's folder"),
+        (["good.onnx"], "nothing says how much"),
+        (["good.onnx", "--ratio", "1.5"], "below 1, not 1.5"),
+        (["good.onnx", "--ratio", "1"], "below 1, not 1"),
+        (["good.onnx", "--ratio", "-0.1"], "at least 0"),
+        (["good.onnx", "--ratio", "nan"], "not nan"),
+        (["good.onnx", "--ratio", "half"], "--ratio: 'half'"),
+        (["good.onnx", "--ratio", "0.5", "--pattern", "weights=0.5"], "both say how much"),
+        (["good.onnx", "--pattern", "weights=0.5", "--pattern", "weights=0.7"], "both say which weights"),
+        (["good.onnx", "--pattern", "weights"], "does not say how much"),
+        (["good.onnx", "--pattern", "2:4", "--global"], "takes as much of every weight"),
+        (["good.onnx", "--pattern", "2:4", "--importance", "fpgm"], "ranks channels, not zeros"),
+        (["good.onnx", "--pattern", "2:4", "--importance", "alps"], "needs calibration data"),
+        (["good.onnx", "--pattern", "2:4", "--importance", "wanda", "--repair", "data-free"], "goes without"),
+        (["good.onnx", "--ratio", "0.5", "--importance", "sparsegpt"], "chooses zeros, not channels"),
+        (["good.onnx", "--pattern", "chanels", "--ratio", "0.5"], "unknown pattern 'chanels'"),
+        (["good.onnx", "--ratio", "0.5", "--importance", "fpmg"], "did you mean 'fpgm'?"),
+        (["good.onnx", "--ratio", "0.5", "--repair", "some"], "unknown repair"),
+        (["good.onnx", "--ratio", "0.5", "--only", "nothing_like_it"], "'nothing_like_it' matches no"),
+        (["good.onnx", "--ratio", "0.5", "--ignore", "nothing_like_it"], "'nothing_like_it' matches no"),
+        (["good.onnx", "--ratio", "0.5", "--ignore", "("], "not a regular expression"),
+        (["good.onnx", "--ratio", "0.5", "--min-channels", "0"], "min-channels must be at least 1"),
+        (["good.onnx", "--ratio", "0.5", "--round-to", "0"], "round-to must be at least 1"),
+        (["good.onnx", "--ratio", "0.5", "-o", "no/such/folder/out.onnx"], "no/such/folder does not exist"),
+        (["good.onnx", "--ratio", "0.5", "-o", "inner"], "is a folder"),
+        (["good.onnx", "--ratio", "0.5", "-o", "./good.onnx"], "is the input"),
+        (["good.onnx", "--ratio", "0.5", "-o", "/dev/null"], "is not a regular file"),
+        (["good.onnx", "--ratio", "0.5", "-o", "a\0b"], "is not the name of a file"),
+        (["good.onnx", "--recipe", "odd.toml", "-o", "odd.toml"], "did you mean 'ratio'?"),
+        (["good.onnx", "--ratio", "0.5", "--calib", "odd.toml,mean=1", "-o", "odd.toml"], "is the input"),
+        (["good.onnx", "--ratio", "0.5", "--stats", "odd.toml", "--plan", "odd.toml"], "is the input"),
+        (["", "--ratio", "0.5"], "is not the name of a model"),
+        (["good.onnx", "--ratio", "0.5", "--seed", "-1"], "at least 0"),
+        (["good.onnx", "--ratio", "0.5", "--gate", "drift"], "does not say how far"),
+        (["good.onnx", "--ratio", "0.5", "--plan", "no/plan.json"], "does not exist"),
+        (["good.onnx", "--ratio", "0.5", "--plan", "good.onnx"], "is the input"),
+        (["good.onnx", "--ratio", "0.5", "--plan", "p", "-o", "p"], "both the plan and the model"),
+        (["good.onnx", "--ratio", "0.5", "--input-shape", "z:1,3,8,8"], "inputs: x"),
+        (["good.onnx", "--ratio", "0.5", "--input-shape", "x=1,3,8,8"], "not a name and sizes"),
+        (["good.onnx", "--ratio", "0.5", "--input-shape", "x:1,4,16,16"], "1x4x16x16"),
+        (["good.onnx", "--ratio", "0.5", "--recipe", "none.toml"], "none.toml: cannot be read"),
+        (["good.onnx", "--ratio", "0.5", "--recipe", "odd.toml"], "did you mean 'ratio'?"),
+        (["good.onnx", "out.onnx", "--ratio", "0.5"], "-o FILE"),
+        (["insepct", "good.onnx"], "did you mean the verb 'inspect'?"),
+        (["good.onnx", "--rato", "0.5"], "did you mean --ratio?"),
+        ([], "MODEL is missing"),
+    ],
+)
+def test_refusals(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
     """Bad input: exit code 2, one line that says what is wrong, and no file that was not there before."""
     bad_files(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -207,7 +209,9 @@ def test_channels_and_zeros_are_both_told(cli: Cli, model: Path) -> None:
     assert ended.code == 0
     assert "ratio 0.5 took" in ended.out
     assert "are zero now" in ended.out
-    weights = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model.parent / "net.pruned.onnx").graph.initializer}
+    weights = {
+        t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model.parent / "net.pruned.onnx").graph.initializer
+    }
     assert 0.4 < (weights["w2"] == 0).mean() < 0.6
 
 
@@ -275,8 +279,10 @@ def test_help(arguments: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch) -
 
 def test_help_loads_nothing_heavy() -> None:
     """Help answers without onnx, onnxruntime, numpy or rich."""
-    code = ("import sys; from onnxprune.cli import main; main(['--help']);"
-            "print(sorted({'onnx', 'onnxruntime', 'numpy', 'rich'} & set(sys.modules)), file=sys.stderr)")
+    code = (
+        "import sys; from onnxprune.cli import main; main(['--help']);"
+        "print(sorted({'onnx', 'onnxruntime', 'numpy', 'rich'} & set(sys.modules)), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
 
@@ -288,7 +294,6 @@ def test_installed_command(model: Path) -> None:
     for command in ([str(script)], [sys.executable, "-m", "onnxprune"]):
         assert subprocess.run([*command, "--version"], capture_output=True, text=True).stdout == expected
     environment: dict[str, Any] = {**os.environ, "NO_COLOR": "1"}
-    done = subprocess.run([str(script), str(model), "--ratio", "0.5"], capture_output=True, text=True,
-                          env=environment)
+    done = subprocess.run([str(script), str(model), "--ratio", "0.5"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0
     assert "\x1b" not in done.stdout + done.stderr

@@ -16,8 +16,14 @@ from tests.commands import Cli, assert_refused, contents, tiny
 from tests.paths import MODELS
 
 
-@pytest.mark.parametrize("amount", [["--ratio", "0.4", "--global", "--importance", "lamp", "--repair", "none"],
-                                    ["--pattern", "weights=0.6"], ["--ratio", "0"]])
+@pytest.mark.parametrize(
+    "amount",
+    [
+        ["--ratio", "0.4", "--global", "--importance", "lamp", "--repair", "none"],
+        ["--pattern", "weights=0.6"],
+        ["--ratio", "0"],
+    ],
+)
 def test_apply_repeats_a_run(cli: Cli, model: Path, amount: list[str]) -> None:
     """A plan on the model that it was made from gives what the run gave, byte for byte."""
     folder = model.parent
@@ -54,27 +60,44 @@ def test_apply_refuses(cli: Cli, model: Path) -> None:
     (folder / "list.json").write_text("[1]")
     (folder / "later.json").write_text('{"version": 2, "model": ""}')
     before = contents(folder)
-    for plan, target, words in [("p.json", "other.onnx", "made for another graph"), ("net.onnx", "net.onnx", ""),
-                                ("list.json", "net.onnx", "not a plan"), ("later.json", "net.onnx", "version 1"),
-                                ("none.json", "net.onnx", "cannot be read"), ("p.json", "none.onnx", "no such file")]:
+    for plan, target, words in [
+        ("p.json", "other.onnx", "made for another graph"),
+        ("net.onnx", "net.onnx", ""),
+        ("list.json", "net.onnx", "not a plan"),
+        ("later.json", "net.onnx", "version 1"),
+        ("none.json", "net.onnx", "cannot be read"),
+        ("p.json", "none.onnx", "no such file"),
+    ]:
         assert words in assert_refused(cli("apply", folder / plan, folder / target))
     assert "is the input" in assert_refused(cli("apply", folder / "p.json", model, "-o", folder / "p.json"))
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"removed": [1]}, "'removed' is not of type dict"), ({"removed": {"w1": [1]}}, "is not {axis: [indices]}"),
-    ({"removed": {"w1": {"0": [10**30]}}}, "is not {axis: [indices]}"), ({"removed": {"w1": {"0": [-1]}}}, "[indices]"),
-    ({"removed": {"w1": {"0": [32]}}}, "index 32 of axis 0 of 'w1', which has 32"),
-    ({"removed": {"w1": {"4": [0]}}}, "axis 4 of 'w1', which has 4"),
-    ({"removed": {"w2": {"0": [0]}}}, "which is pinned"),
-    ({"removed": {"w1": {"0": [0]}}}, "only a part of what is tied together"),
-    ({"removed": {"w1": {"0": [*range(32)]}, "b1": {"0": [*range(32)]}, "w2": {"1": [*range(32)]}}}, "leaves nothing"),
-    ({"removed": {"w9": {"0": [0]}}}, "which the model lacks"), ({"split": {"a": 3}}, "'split'"),
-    ({"groups": [{}]}, "a group needs name"), ({"mixing": "yes"}, "'mixing'"), ({"extra": 1}, "unknown keys: extra"),
-    ({"blocks": {"w1": []}}, "not applied by this version"), ({"zeroed": {"w1": {"mask": 5}}}, "no ratio and mask"),
-    ({"zeroed": {"w1": {"mask": "!!", "ratio": 0.5}}}, "not readable"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"removed": [1]}, "'removed' is not of type dict"),
+        ({"removed": {"w1": [1]}}, "is not {axis: [indices]}"),
+        ({"removed": {"w1": {"0": [10**30]}}}, "is not {axis: [indices]}"),
+        ({"removed": {"w1": {"0": [-1]}}}, "[indices]"),
+        ({"removed": {"w1": {"0": [32]}}}, "index 32 of axis 0 of 'w1', which has 32"),
+        ({"removed": {"w1": {"4": [0]}}}, "axis 4 of 'w1', which has 4"),
+        ({"removed": {"w2": {"0": [0]}}}, "which is pinned"),
+        ({"removed": {"w1": {"0": [0]}}}, "only a part of what is tied together"),
+        (
+            {"removed": {"w1": {"0": [*range(32)]}, "b1": {"0": [*range(32)]}, "w2": {"1": [*range(32)]}}},
+            "leaves nothing",
+        ),
+        ({"removed": {"w9": {"0": [0]}}}, "which the model lacks"),
+        ({"split": {"a": 3}}, "'split'"),
+        ({"groups": [{}]}, "a group needs name"),
+        ({"mixing": "yes"}, "'mixing'"),
+        ({"extra": 1}, "unknown keys: extra"),
+        ({"blocks": {"w1": []}}, "not applied by this version"),
+        ({"zeroed": {"w1": {"mask": 5}}}, "no ratio and mask"),
+        ({"zeroed": {"w1": {"mask": "!!", "ratio": 0.5}}}, "not readable"),
+    ],
+)
 def test_edited_plans(cli: Cli, model: Path, change: dict[str, Any], words: str) -> None:
     """A plan that was edited wrongly is refused with the place of the mistake."""
     folder = model.parent
@@ -99,7 +122,8 @@ def test_inspect(cli: Cli, model: Path) -> None:
     """The groups, what they slice, and why the rest is pinned."""
     ended = cli("inspect", model)
     assert ["w1:0", "exact", "32", "2.34", "k", "w1(0),", "b1(0),", "w2(1)"] in [
-        line.split() for line in ended.out.splitlines()]
+        line.split() for line in ended.out.splitlines()
+    ]
     assert "graph output 'y'" in ended.out
     data = json.loads(cli("inspect", model, "--json").out)
     assert data["channels"] == {"exact": 32, "mixing": 0, "pinned": 5 + 3}
@@ -109,7 +133,8 @@ def test_inspect(cli: Cli, model: Path) -> None:
     assert free["members"] == [
         {"name": "w1", "axis": 0, "shape": [32, 3, 3, 3], "indices_per_channel": 1},
         {"name": "b1", "axis": 0, "shape": [32], "indices_per_channel": 1},
-        {"name": "w2", "axis": 1, "shape": [5, 32, 3, 3], "indices_per_channel": 1}]
+        {"name": "w2", "axis": 1, "shape": [5, 32, 3, 3], "indices_per_channel": 1},
+    ]
 
 
 def test_inspect_mixing(cli: Cli) -> None:
@@ -162,18 +187,33 @@ def test_recipe_is_read(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text(RECIPE)
     assert recipe.read(path) == {
-        "ratio": 0.5, "importance": "l1", "min-channels": 4, "round-to": 8, "only": ["w1", "w2"],
-        "ignore": ["nothing"], "global": True, "input-shape": ["x:1,3,16,16"]}
+        "ratio": 0.5,
+        "importance": "l1",
+        "min-channels": 4,
+        "round-to": 8,
+        "only": ["w1", "w2"],
+        "ignore": ["nothing"],
+        "global": True,
+        "input-shape": ["x:1,3,16,16"],
+    }
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("ratoi = 0.5", "unknown key 'ratoi'"), ("recipe = 'x'", "unknown key 'recipe'"),
-    ("ratio = '0.5'", "ratio must be a number"), ("ratio = true", "ratio must be a number"),
-    ("seed = 1.5", "seed must be a whole number"), ("global = 1", "global must be true or false"),
-    ("only = [1]", "only must be a string or a list of strings"), ("importance = 1", "importance must be a string"),
-    ("round-to = 1\nround_to = 2", "given twice"), ("ratio = ", "is not TOML"),
-    ("[input-shape]\nx = 3", "table of sizes"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ratoi = 0.5", "unknown key 'ratoi'"),
+        ("recipe = 'x'", "unknown key 'recipe'"),
+        ("ratio = '0.5'", "ratio must be a number"),
+        ("ratio = true", "ratio must be a number"),
+        ("seed = 1.5", "seed must be a whole number"),
+        ("global = 1", "global must be true or false"),
+        ("only = [1]", "only must be a string or a list of strings"),
+        ("importance = 1", "importance must be a string"),
+        ("round-to = 1\nround_to = 2", "given twice"),
+        ("ratio = ", "is not TOML"),
+        ("[input-shape]\nx = 3", "table of sizes"),
+    ],
+)
 def test_recipe_is_refused(tmp_path: Path, text: str, words: str) -> None:
     """Unknown keys, values of another kind and broken files are errors that name the file."""
     path = tmp_path / "r.toml"
@@ -183,16 +223,19 @@ def test_recipe_is_refused(tmp_path: Path, text: str, words: str) -> None:
     assert str(path) in error.value.message
 
 
-@pytest.mark.parametrize(("text", "arguments", "kept"), [
-    ("ratio = 0.5", [], 16),
-    ("ratio = 0.5", ["--ratio", "0.25"], 24),
-    ("ratio = 0.5\nround_to = 24", [], 24),
-    ("ratio = 0.5\nround_to = 24", ["--round-to", "1"], 16),
-    ("pattern = 'weights=0.5'", ["--ratio", "0.25"], 24),
-    ("ratio = 0.5", ["--pattern", "weights=0.5"], 32),
-    ("ratio = 0.5", ["--pattern", "channels"], 16),
-    ("ratio = 0.5\ndry-run = true", [], None),
-])
+@pytest.mark.parametrize(
+    ("text", "arguments", "kept"),
+    [
+        ("ratio = 0.5", [], 16),
+        ("ratio = 0.5", ["--ratio", "0.25"], 24),
+        ("ratio = 0.5\nround_to = 24", [], 24),
+        ("ratio = 0.5\nround_to = 24", ["--round-to", "1"], 16),
+        ("pattern = 'weights=0.5'", ["--ratio", "0.25"], 24),
+        ("ratio = 0.5", ["--pattern", "weights=0.5"], 32),
+        ("ratio = 0.5", ["--pattern", "channels"], 16),
+        ("ratio = 0.5\ndry-run = true", [], None),
+    ],
+)
 def test_recipe_and_command_line(cli: Cli, model: Path, text: str, arguments: list[str], kept: int | None) -> None:
     """The command line wins over the recipe, also where both say how much in different ways."""
     (model.parent / "r.toml").write_text(text)

@@ -33,16 +33,29 @@ def ours(count: int, pairs: list[tuple[int, int]]) -> list[int]:
     return components(count, ends[:, 0], ends[:, 1]).tolist()
 
 
-@given(st.integers(1, 60).flatmap(lambda n: st.tuples(
-    st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=90))))
+@given(
+    st.integers(1, 60).flatmap(
+        lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=90))
+    )
+)
 def test_random_graphs(case: tuple[int, list[tuple[int, int]]]) -> None:
     assert ours(*case) == union_find(*case)
 
 
-@pytest.mark.parametrize("pairs", [
-    [], [(0, 0)], [(i, i + 1) for i in range(99)], [(i + 1, i) for i in range(98, -1, -1)],
-    [(i, 99 - i) for i in range(50)], [(0, i) for i in range(100)], [(99, i) for i in range(100)],
-    [(i, (i + 7) % 100) for i in range(100)], [(i, i + 50) for i in range(50)] * 3])
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [],
+        [(0, 0)],
+        [(i, i + 1) for i in range(99)],
+        [(i + 1, i) for i in range(98, -1, -1)],
+        [(i, 99 - i) for i in range(50)],
+        [(0, i) for i in range(100)],
+        [(99, i) for i in range(100)],
+        [(i, (i + 7) % 100) for i in range(100)],
+        [(i, i + 50) for i in range(50)] * 3,
+    ],
+)
 def test_chains_stars_and_rings(pairs: list[tuple[int, int]]) -> None:
     assert ours(100, pairs) == union_find(100, pairs)
 
@@ -60,11 +73,21 @@ def test_the_arguments_are_not_changed() -> None:
 
 
 def test_axes_tied_as_a_whole_share_their_elements() -> None:
-    coupling = analyze(Graph(build("""(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6] b, float[6,2] v>
-        { h = MatMul(x, w)  a = Add(h, b)  r = Relu(a)  y = MatMul(r, v) }""")))
+    coupling = analyze(
+        Graph(
+            build("""(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6] b, float[6,2] v>
+        { h = MatMul(x, w)  a = Add(h, b)  r = Relu(a)  y = MatMul(r, v) }""")
+        )
+    )
     names = coupling.graph.main.names
-    tied = [names["w"].axis(1), names["h"].axis(1), names["a"].axis(1), names["r"].axis(1), names["v"].axis(0),
-            next(v for v in coupling.graph.constants() if v.key == "b").axis(0)]
+    tied = [
+        names["w"].axis(1),
+        names["h"].axis(1),
+        names["a"].axis(1),
+        names["r"].axis(1),
+        names["v"].axis(0),
+        next(v for v in coupling.graph.constants() if v.key == "b").axis(0),
+    ]
     spans = {(s.start, s.stop) for s in (coupling.classes.span(axis.id) for axis in tied)}
     assert len(spans) == 1
     start, stop = spans.pop()
@@ -74,8 +97,12 @@ def test_axes_tied_as_a_whole_share_their_elements() -> None:
 
 
 def test_every_element_belongs_to_one_class() -> None:
-    coupling = analyze(Graph(build("""(float[N,3,4,4] x) => (float[N,2] y) <float[6,3,1,1] w, float[96,2] v>
-        { h = Conv(x, w)  f = Flatten(h)  y = MatMul(f, v) }""")))
+    coupling = analyze(
+        Graph(
+            build("""(float[N,3,4,4] x) => (float[N,2] y) <float[6,3,1,1] w, float[96,2] v>
+        { h = Conv(x, w)  f = Flatten(h)  y = MatMul(f, v) }""")
+        )
+    )
     classes = coupling.classes
     owned = np.concatenate([np.arange(o, o + max(n, 0)) for o, n in zip(classes.offset, classes.length, strict=True)])
     assert sorted(owned.tolist()) == list(range(classes.elements))

@@ -17,48 +17,103 @@ from tests import oracle
 from tests.ops.case import Case, assert_groups, build, check, coupling_of, group, random_feeds
 
 CASES = [
-    Case("graph inputs and outputs stay", "(float[N,3] x) => (float[N,6] y) <float[3,6] w> { y = MatMul(x, w) }",
-         {"w:0": "3 pinned: graph input 'x'", "w:1": "6 pinned: graph output 'y'"}),
-    Case("an inner value that is returned stays", """(float[N,3] x) => (float[N,2] y, float[N,6] h)
-        <float[3,6] w, float[6,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }""", {"w:1": "6 pinned: graph output 'h'"}),
-    Case("a length that is returned stays", """(float[N,3] x) => (float[N,2] y, int64[2] s)
+    Case(
+        "graph inputs and outputs stay",
+        "(float[N,3] x) => (float[N,6] y) <float[3,6] w> { y = MatMul(x, w) }",
+        {"w:0": "3 pinned: graph input 'x'", "w:1": "6 pinned: graph output 'y'"},
+    ),
+    Case(
+        "an inner value that is returned stays",
+        """(float[N,3] x) => (float[N,2] y, float[N,6] h)
+        <float[3,6] w, float[6,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }""",
+        {"w:1": "6 pinned: graph output 'h'"},
+    ),
+    Case(
+        "a length that is returned stays",
+        """(float[N,3] x) => (float[N,2] y, int64[2] s)
         <float[3,6] w, float[6,2] v> { h = MatMul(x, w)  s = Shape(h)  y = MatMul(h, v) }""",
-         {"w:1": "6 pinned: the graph returns its length"}),
-    Case("residual", """(float[N,3,4,4] x) => (float[N,2,4,4] y)
+        {"w:1": "6 pinned: the graph returns its length"},
+    ),
+    Case(
+        "residual",
+        """(float[N,3,4,4] x) => (float[N,2,4,4] y)
         <float[6,3,1,1] w, float[8,6,1,1] a, float[6,8,1,1] b, float[2,6,1,1] v>
         { h = Conv(x, w)  p = Conv(h, a)  r = Relu(p)  q = Conv(r, b)  s = Add(h, q)  y = Conv(s, v) }""",
-         {"w:0": "6 exact", "a:0": "8 exact"}),
-    Case("residual with the graph's input", """(float[N,6,4,4] x) => (float[N,2,4,4] y)
+        {"w:0": "6 exact", "a:0": "8 exact"},
+    ),
+    Case(
+        "residual with the graph's input",
+        """(float[N,6,4,4] x) => (float[N,2,4,4] y)
         <float[8,6,1,1] a, float[6,8,1,1] b, float[2,6,1,1] v>
         { p = Conv(x, a)  r = Relu(p)  q = Conv(r, b)  s = Add(x, q)  y = Conv(s, v) }""",
-         {"a:0": "8 exact", "a:1": "6 pinned: graph input 'x'"}),
-    Case("concatenation", """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[5,3,1,1] u, float[2,11,1,1] v>
+        {"a:0": "8 exact", "a:1": "6 pinned: graph input 'x'"},
+    ),
+    Case(
+        "concatenation",
+        """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[5,3,1,1] u, float[2,11,1,1] v>
         { h = Conv(x, w)  k = Conv(x, u)  c = Concat <axis = 1> (h, k)  y = Conv(c, v) }""",
-         {"w:0": "6 exact", "u:0": "5 exact"}),
-    Case("a dense block", """(float[N,3,4,4] x) => (float[N,2,4,4] y)
+        {"w:0": "6 exact", "u:0": "5 exact"},
+    ),
+    Case(
+        "a dense block",
+        """(float[N,3,4,4] x) => (float[N,2,4,4] y)
         <float[6,3,1,1] w, float[4,6,1,1] u, float[4,10,1,1] t, float[2,14,1,1] v>
         { h = Conv(x, w)  k = Conv(h, u)  c = Concat <axis = 1> (h, k)  l = Conv(c, t)  d = Concat <axis = 1> (c, l)
-          y = Conv(d, v) }""", {"w:0": "6 exact", "u:0": "4 exact", "t:0": "4 exact"}),
-    Case("depthwise", """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[6,1,3,3] d, float[2,6,1,1] v>
-        { h = Conv(x, w)  k = Conv <group = 6, pads = [1, 1, 1, 1]> (h, d)  y = Conv(k, v) }""", {"w:0": "6 exact"}),
-    Case("shared weights tie", """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,6] s, float[6,2] v>
-        { a = MatMul(x, w)  b = MatMul(a, s)  r = Relu(b)  c = MatMul(r, s)  y = MatMul(c, v) }""", {"w:1": "6 exact"}),
-    Case("a weight that is shared between two inputs", """(float[N,3] x, float[N,3] z) => (float[N,2] y)
+          y = Conv(d, v) }""",
+        {"w:0": "6 exact", "u:0": "4 exact", "t:0": "4 exact"},
+    ),
+    Case(
+        "depthwise",
+        """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[6,1,3,3] d, float[2,6,1,1] v>
+        { h = Conv(x, w)  k = Conv <group = 6, pads = [1, 1, 1, 1]> (h, d)  y = Conv(k, v) }""",
+        {"w:0": "6 exact"},
+    ),
+    Case(
+        "shared weights tie",
+        """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,6] s, float[6,2] v>
+        { a = MatMul(x, w)  b = MatMul(a, s)  r = Relu(b)  c = MatMul(r, s)  y = MatMul(c, v) }""",
+        {"w:1": "6 exact"},
+    ),
+    Case(
+        "a weight that is shared between two inputs",
+        """(float[N,3] x, float[N,3] z) => (float[N,2] y)
         <float[3,6] w, float[6,2] v> { a = MatMul(x, w)  b = MatMul(z, w)  c = Sub(a, b)  d = Abs(c)  y = MatMul(d, v) }""",
-         {"w:1": "6 exact"}),
-    Case("weights behind Transpose", """(float[N,3] x) => (float[N,2] y) <float[6,3] w, float[6,2] v>
-        { t = Transpose(w)  h = MatMul(x, t)  y = MatMul(h, v) }""", {"w:0": "6 exact"}),
-    Case("weights behind Reshape", """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[18] w, float[2,6,1,1] v, int64[4] s>
-        { t = Reshape(w, s)  h = Conv(x, t)  y = Conv(h, v) }""", {"w:0": "6 exact"}, constants={"s": [6, 3, 1, 1]}),
-    Case("weights behind Identity and Cast", """(float[N,3] x) => (float[N,2] y) <float16[3,6] w, float[6,2] v>
-        { i = Identity(w)  t = Cast <to = 1> (i)  h = MatMul(x, t)  y = MatMul(h, v) }""", {"w:1": "6 exact"}),
-    Case("weights held by Constant nodes", """(float[N,3] x) => (float[N,2] y) <float[3,2] v>
+        {"w:1": "6 exact"},
+    ),
+    Case(
+        "weights behind Transpose",
+        """(float[N,3] x) => (float[N,2] y) <float[6,3] w, float[6,2] v>
+        { t = Transpose(w)  h = MatMul(x, t)  y = MatMul(h, v) }""",
+        {"w:0": "6 exact"},
+    ),
+    Case(
+        "weights behind Reshape",
+        """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[18] w, float[2,6,1,1] v, int64[4] s>
+        { t = Reshape(w, s)  h = Conv(x, t)  y = Conv(h, v) }""",
+        {"w:0": "6 exact"},
+        constants={"s": [6, 3, 1, 1]},
+    ),
+    Case(
+        "weights behind Identity and Cast",
+        """(float[N,3] x) => (float[N,2] y) <float16[3,6] w, float[6,2] v>
+        { i = Identity(w)  t = Cast <to = 1> (i)  h = MatMul(x, t)  y = MatMul(h, v) }""",
+        {"w:1": "6 exact"},
+    ),
+    Case(
+        "weights held by Constant nodes",
+        """(float[N,3] x) => (float[N,2] y) <float[3,2] v>
         { w = Constant <value = float[2,3] {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}> ()  t = Transpose(w)
-          m = MatMul(x, v)  h = MatMul(m, w)  y = MatMul(h, t) }""", {"w:1": "3 exact", "w:0": "2 pinned: graph output"}),
-    Case("an unknown operator pins what it touches and no more", """(float[N,3] x) => (float[N,2] y, float[N,6] z)
+          m = MatMul(x, v)  h = MatMul(m, w)  y = MatMul(h, t) }""",
+        {"w:1": "3 exact", "w:0": "2 pinned: graph output"},
+    ),
+    Case(
+        "an unknown operator pins what it touches and no more",
+        """(float[N,3] x) => (float[N,2] y, float[N,6] z)
         <float[3,6] w, float[3,8] u, float[8,2] v> { h = MatMul(x, w)  k = MatMul(x, u)  y = MatMul(k, v)  i = Range(a, b, c)
           z = Mul(h, i) }""".replace("float[8,2] v>", "float[8,2] v, float a, float b, float c>"),
-         {"u:1": "8 exact", "w:1": "6 pinned: makes it"}, constants={"a": 0, "b": 6, "c": 1}),
+        {"u:1": "8 exact", "w:1": "6 pinned: makes it"},
+        constants={"a": 0, "b": 6, "c": 1},
+    ),
 ]
 
 
@@ -86,6 +141,7 @@ def test_an_unknown_standard_operator_is_named_without_a_domain() -> None:
 @pytest.fixture
 def own_rule() -> Iterator[None]:
     """A caller's rule for an operator of its own."""
+
     @onnxprune.rule("Op", domain="own")
     def op(op: Op) -> None:
         """Element by element."""
@@ -98,8 +154,11 @@ def own_rule() -> Iterator[None]:
 
 @pytest.mark.usefixtures("own_rule")
 def test_a_rule_of_ones_own() -> None:
-    model = build("""(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v, float[N,6] k>
-        { h = MatMul(x, w)  k = own.Op(h)  y = MatMul(k, v) }""", domains=["own"])
+    model = build(
+        """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v, float[N,6] k>
+        { h = MatMul(x, w)  k = own.Op(h)  y = MatMul(k, v) }""",
+        domains=["own"],
+    )
     model.graph.value_info.append(helper.make_tensor_value_info("k", 1, ["N", 6]))
     assert_groups(coupling_of(model), {"w:1": "6 exact"})
     pruned, _, _ = oracle.prune_and_mask(model)
@@ -130,11 +189,13 @@ def test_a_shared_vector_is_split_where_its_readers_part() -> None:
 
 
 def test_both_uses_of_a_parted_vector_are_in_the_plan() -> None:
-    model = build("""(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6] b, float[6,6] u, float[6,2] v>
+    model = build(
+        """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6] b, float[6,6] u, float[6,2] v>
         { h = Gemm(x, w, b)  r = Relu(h)  k = Gemm(r, u, b)  s = Tanh(k)  y = MatMul(s, v) }""",
-                  constants={"w": [[10, 20, 30, 40, 50, 60]] * 3, "u": [[60, 50, 40, 30, 20, 10]] * 6})
+        constants={"w": [[10, 20, 30, 40, 50, 60]] * 3, "u": [[60, 50, 40, 30, 20, 10]] * 6},
+    )
     made = onnxprune.plan(onnxprune.analyze(model), 0.5)
-    (copy, original), = made.split.items()
+    ((copy, original),) = made.split.items()
     assert original == "b" and copy != "b"
     assert made.removed["b"] == {"0": made.removed["w"]["1"]}
     assert made.removed[copy] == {"0": made.removed["u"]["1"]}
@@ -142,7 +203,9 @@ def test_both_uses_of_a_parted_vector_are_in_the_plan() -> None:
 
 
 def test_initializers_that_are_inputs_are_resized_there_too() -> None:
-    model = build("(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }", 8, 3)
+    model = build(
+        "(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }", 8, 3
+    )
     for t in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
     onnx.checker.check_model(model, full_check=True)
@@ -154,7 +217,9 @@ def test_initializers_that_are_inputs_are_resized_there_too() -> None:
 
 def test_only_float_like_constants_make_groups() -> None:
     """What is computed from whole numbers alone is not worth pruning."""
-    model = build("(int64[N,3] x) => (int64[N,2] y) <int64[3,6] w, int64[6,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }")
+    model = build(
+        "(int64[N,3] x) => (int64[N,2] y) <int64[3,6] w, int64[6,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }"
+    )
     assert coupling_of(model).groups == []
 
 
@@ -165,9 +230,12 @@ def test_slices_say_what_a_unit_owns() -> None:
 
 
 def test_groups_have_names_of_their_own() -> None:
-    model = build("""(float[N,3] x) => (float[N,2] y) <float[3,9] w, float[4,2] u, float[5,2] v>
+    model = build(
+        """(float[N,3] x) => (float[N,2] y) <float[3,9] w, float[4,2] u, float[5,2] v>
         { h = MatMul(x, w)  p, q = Split <axis = 1, split = [4, 5]> (h)  a = MatMul(p, u)  b = MatMul(q, v)
-          y = Add(a, b) }""", 11)
+          y = Add(a, b) }""",
+        11,
+    )
     assert [g.name for g in coupling_of(model).groups if g.grade == Grade.EXACT] == ["w:1", "w:1#2"]
 
 
@@ -195,8 +263,10 @@ def test_the_analysis_reads_no_weight() -> None:
 
 def test_mixing_channels_are_exact_for_nobody() -> None:
     """A group that mixes really changes its survivors: masking and removal part there."""
-    model = build("(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v> "
-                  "{ h = MatMul(x, w)  s = Softmax(h)  y = MatMul(s, v) }")
+    model = build(
+        "(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v> "
+        "{ h = MatMul(x, w)  s = Softmax(h)  y = MatMul(s, v) }"
+    )
     found = group(coupling_of(model), "w:1")
     assert found.grade == Grade.MIXING
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}

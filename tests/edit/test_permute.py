@@ -14,7 +14,7 @@ from onnxprune.edit.permute import lift, movable, move, nowhere, order_of, reord
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model, load
-from onnxprune.pipeline.rounds import origins
+from onnxprune.pipeline.rounds import channel_correspondence
 from onnxprune.runtime.sample_inputs import sample_inputs
 from tests.ops.case import build, coupling_of
 from tests.oracle import assert_order_is_free, draw_removal, reordered
@@ -22,10 +22,10 @@ from tests.paths import MODELS
 from tests.random_graphs import Seeded, random_model
 from tests.test_equivalence import feeds_of, finite
 
-MODELS = sorted(MODELS.glob("*.onnx"))
+PATHS = sorted(MODELS.glob("*.onnx"))
 
 
-@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 def test_trained_models_make_the_same(path: Path) -> None:
     model = onnx.load(path)
     assert assert_order_is_free(model, sample_inputs(model)) > 16
@@ -51,13 +51,16 @@ CHAIN = """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[6] 
     {{ h = Conv(x, w, b)  {between}  y = Conv(g, u) }}"""
 
 
-@pytest.mark.parametrize(("between", "more", "free"), [
-    ("g = Relu(h)", "", True),
-    ("g = Softmax <axis = 1> (h)", "", True),
-    ("g = LRN <size = 3> (h)", "", False),
-    ("a = Constant <value = int64 {1}> ()  g = CumSum(h, a)", "", False),
-    ("m = ReduceMean <axes = [1]> (h)  g = Sub(h, m)", "", True),
-])
+@pytest.mark.parametrize(
+    ("between", "more", "free"),
+    [
+        ("g = Relu(h)", "", True),
+        ("g = Softmax <axis = 1> (h)", "", True),
+        ("g = LRN <size = 3> (h)", "", False),
+        ("a = Constant <value = int64 {1}> ()  g = CumSum(h, a)", "", False),
+        ("m = ReduceMean <axes = [1]> (h)  g = Sub(h, m)", "", True),
+    ],
+)
 def test_only_where_no_order_matters(between: str, more: str, free: bool) -> None:
     model = build(CHAIN.format(between=between, more=more))
     assert units(coupling_of(model, mixing=True)) == ({"w:0": 6} if free else {})
@@ -65,7 +68,9 @@ def test_only_where_no_order_matters(between: str, more: str, free: bool) -> Non
 
 def test_inputs_and_outputs_keep_their_order() -> None:
     """Even where they may lose slices, and so are not pinned."""
-    model = build("(float[N,6] x) => (float[N,6] y) <float[6,6] w, float[6,6] u> { h = MatMul(x, w)  y = MatMul(h, u) }")
+    model = build(
+        "(float[N,6] x) => (float[N,6] y) <float[6,6] w, float[6,6] u> { h = MatMul(x, w)  y = MatMul(h, u) }"
+    )
     coupling = analyze(Graph(load(model).proto), shrinking=["x", "y"])
     assert all(g.grade == Grade.EXACT for g in coupling.groups)
     assert units(coupling) == {"w:1": 6}
@@ -73,8 +78,11 @@ def test_inputs_and_outputs_keep_their_order() -> None:
 
 def test_tables_of_indices_keep_their_order() -> None:
     """Indices are renumbered where something goes; where something moves they would have to be, and nothing moves."""
-    model = build("""(float[N,4] x) => (float[N,2] y) <float[4,6] w, int64[1,6] i = {5, 4, 3, 2, 1, 0}, float[6,2] u>
-        { h = MatMul(x, w)  g = Gather <axis = 1> (h, i)  f = Squeeze <axes = [1]> (g)  y = MatMul(f, u) }""", opset=11)
+    model = build(
+        """(float[N,4] x) => (float[N,2] y) <float[4,6] w, int64[1,6] i = {5, 4, 3, 2, 1, 0}, float[6,2] u>
+        { h = MatMul(x, w)  g = Gather <axis = 1> (h, i)  f = Squeeze <axes = [1]> (g)  y = MatMul(f, u) }""",
+        opset=11,
+    )
     assert units(coupling_of(model)) == {}
 
 
@@ -89,7 +97,10 @@ def test_readers_of_one_vector_part() -> None:
     move(coupling, source, movable(coupling)[0], np.array([3, 2, 1, 0]))
     entries = reorderings(coupling, source)
     assert {(s.key, s.original): s.change for s in entries} == {
-        ("w", "w"): {1: (3, 2, 1, 0)}, ("u", "u"): {0: (3, 2, 1, 0)}, ("b_1", "b"): {0: (3, 2, 1, 0)}}
+        ("w", "w"): {1: (3, 2, 1, 0)},
+        ("u", "u"): {0: (3, 2, 1, 0)},
+        ("b_1", "b"): {0: (3, 2, 1, 0)},
+    }
     reorder(copy, coupling.graph, entries)
     assert {t.name for t in copy.proto.graph.initializer} == {"v", "w", "b", "u", "b_1"}
 
@@ -113,7 +124,7 @@ def test_to_move_and_to_remove_go_in_any_order(name: str) -> None:
     gone = draw_removal(before, 0.4, 0)
     remove(pruned, before, gone)
     after = analyze(Graph(pruned.proto))
-    origin, rng, source = origins(again, gone, after), np.random.default_rng(0), nowhere(after)
+    origin, rng, source = channel_correspondence(again, gone, after), np.random.default_rng(0), nowhere(after)
     moves = [(m, rng.permutation(m.units)) for m in movable(after)]
     assert moves
     for m, order in moves:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.coupling.coupling import analyze
 from onnxprune.edit.remove import Names, remove
-from onnxprune.edit.resize import Lengths
+from onnxprune.edit.resize import KeptLengths
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
 from tests import oracle
@@ -86,9 +86,11 @@ def test_computed_shapes_keep_their_free_entries(last: int) -> None:
 
 def test_a_shape_computed_from_the_channels_themselves_follows_alone() -> None:
     """Reshape to Shape(h) of a pruned h needs no change."""
-    model = build("""(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[2,6,1,1] v, int64[3] s>
+    model = build(
+        """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[2,6,1,1] v, int64[3] s>
         { h = Conv(x, w)  sh = Shape(h)  f = Reshape(h, s)  r = Relu(f)  b = Reshape(r, sh)  y = Conv(b, v) }""",
-                  constants={"s": [0, 0, -1]})
+        constants={"s": [0, 0, -1]},
+    )
     new = pruned_of(model)
     assert [n.op_type for n in new.graph.node] == [n.op_type for n in model.graph.node]
     assert constants(new) == constants(model)
@@ -96,10 +98,12 @@ def test_a_shape_computed_from_the_channels_themselves_follows_alone() -> None:
 
 def test_a_length_that_is_a_number_keeps_its_value() -> None:
     """The 1 / sqrt(d) of attention, computed from a shape, must not change with d."""
-    model = build("""(float[N,4,3] x) => (float[N,4,4] y) <float[3,6] q, float[3,6] k, int64 last>
+    model = build(
+        """(float[N,4,3] x) => (float[N,4,4] y) <float[3,6] q, float[3,6] k, int64 last>
         { a = MatMul(x, q)  b = MatMul(x, k)  t = Transpose <perm = [0, 2, 1]> (b)  s = Shape(a)  d = Gather(s, last)
           f = Cast <to = 1> (d)  r = Sqrt(f)  l = MatMul(a, t)  m = Div(l, r)  y = Softmax <axis = -1> (m) }""",
-                  constants={"last": -1})
+        constants={"last": -1},
+    )
     assert shapes(pruned_of(model))["q"] == [3, 3]
 
 
@@ -113,18 +117,22 @@ def test_annotations_are_refreshed() -> None:
 
 
 def test_annotations_of_bodies_are_refreshed() -> None:
-    model = build("""(float[N,3] x, bool flag) => (float[N,2] y) <float[3,6] w, float[6,6] p, float[6,2] v>
+    model = build(
+        """(float[N,3] x, bool flag) => (float[N,2] y) <float[3,6] w, float[6,6] p, float[6,2] v>
         { h = MatMul(x, w)
           z = If (flag) <then_branch = yes () => (float[N,6] t) <float[N,6] s> { s = MatMul(h, p)  t = Relu(s) },
                          else_branch = no () => (float[N,6] e) { e = Tanh(h) }>
-          y = MatMul(z, v) }""", 17)
+          y = MatMul(z, v) }""",
+        17,
+    )
     body = next(a.g for a in model.graph.node[1].attribute if a.name == "then_branch")
     if not body.value_info:
         body.value_info.append(helper.make_tensor_value_info("s", 1, ["N", 6]))
     new = pruned_of(model)
     bodies = {a.name: a.g for a in new.graph.node[1].attribute}
-    last = {v.name: v.type.tensor_type.shape.dim[-1].dim_value
-            for g in bodies.values() for v in [*g.value_info, *g.output]}
+    last = {
+        v.name: v.type.tensor_type.shape.dim[-1].dim_value for g in bodies.values() for v in [*g.value_info, *g.output]
+    }
     assert last == {"s": 3, "t": 3, "e": 3}
 
 
@@ -146,7 +154,8 @@ def test_names_order_and_descriptions_stay() -> None:
     new = pruned_of(model)
     assert [n.SerializeToString() for n in new.graph.node] == [n.SerializeToString() for n in model.graph.node]
     assert [(t.name, t.doc_string, t.data_type) for t in new.graph.initializer] == [
-        (t.name, t.doc_string, t.data_type) for t in model.graph.initializer]
+        (t.name, t.doc_string, t.data_type) for t in model.graph.initializer
+    ]
     assert (new.graph.name, new.doc_string, new.ir_version) == ("name", "doc", 8)
     assert new.opset_import == model.opset_import
 
@@ -154,8 +163,12 @@ def test_names_order_and_descriptions_stay() -> None:
 def test_survivors_keep_their_values_in_every_type() -> None:
     for kind in (TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16):
         name = {TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "double", TensorProto.BFLOAT16: "bfloat16"}[kind]
-        model = load(build(f"({name}[N,3] x) => ({name}[N,2] y) <{name}[3,6] w, {name}[6,2] v> "
-                           "{ h = MatMul(x, w)  y = MatMul(h, v) }"))
+        model = load(
+            build(
+                f"({name}[N,3] x) => ({name}[N,2] y) <{name}[3,6] w, {name}[6,2] v> "
+                "{ h = MatMul(x, w)  y = MatMul(h, v) }"
+            )
+        )
         old = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in model.proto.graph.initializer}
         coupling = analyze(Graph(model.proto))
         gone = np.zeros(coupling.classes.elements, dtype=bool)
@@ -169,12 +182,16 @@ def test_survivors_keep_their_values_in_every_type() -> None:
 
 
 def test_lengths() -> None:
-    coupling = analyze(Graph(build("""(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v>
-        { h = MatMul(x, w)  y = MatMul(h, v) }""")))
+    coupling = analyze(
+        Graph(
+            build("""(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v>
+        { h = MatMul(x, w)  y = MatMul(h, v) }""")
+        )
+    )
     gone = np.zeros(coupling.classes.elements, dtype=bool)
     h, y = coupling.graph.main.names["h"], coupling.graph.main.names["y"]
     gone[coupling.channels_of(h.axis(1))[[1, 2, 5]]] = True
-    lengths = Lengths(coupling, gone)
+    lengths = KeptLengths(coupling, gone)
     assert lengths.kept(h.axis(1)).tolist() == [0, 3, 4] and lengths.removed(h.axis(1)).tolist() == [1, 2, 5]
     assert (lengths.length(h.axis(1)), lengths.length(h.axis(0)), lengths.length(y.axis(1))) == (3, None, 2)
     assert [lengths.position(h.axis(1), i) for i in range(7)] == [0, 1, 1, 1, 2, 3, 3]

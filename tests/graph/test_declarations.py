@@ -78,8 +78,10 @@ def test_shapes_beyond_64_bits() -> None:
     model = net()
     huge = numpy_helper.from_array(np.array([2**40], "q"), "huge")
     model.graph.initializer.append(huge)
-    model.graph.node.extend(onnx.parser.parse_graph("""g (int64[1] huge, float[2,4,8,8] y) => (float[A,B] z)
-        { p = Mul (huge, huge) s = Concat <axis = 0> (p, p) e = ConstantOfShape (s) z = Identity (e) }""").node)
+    model.graph.node.extend(
+        onnx.parser.parse_graph("""g (int64[1] huge, float[2,4,8,8] y) => (float[A,B] z)
+        { p = Mul (huge, huge) s = Concat <axis = 0> (p, p) e = ConstantOfShape (s) z = Identity (e) }""").node
+    )
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["A", "B"]))
     result = onnxprune.prune(model, 0.5, verify=False)
     assert {len(t.dims) and t.dims[0] for t in result.proto.graph.initializer if t.name == "w1"} == {8}
@@ -87,8 +89,10 @@ def test_shapes_beyond_64_bits() -> None:
 
 def test_a_product_of_lengths_beyond_64_bits() -> None:
     model = net()
-    model.graph.node.extend(onnx.parser.parse_graph("""g (float[2,4,8,8] y) => (float[A] z)
-        { e = Expand (y, far)  z = Flatten <axis = 4> (e) }""").node)
+    model.graph.node.extend(
+        onnx.parser.parse_graph("""g (float[2,4,8,8] y) => (float[A] z)
+        { e = Expand (y, far)  z = Flatten <axis = 4> (e) }""").node
+    )
     model.graph.initializer.append(numpy_helper.from_array(np.array([2**31, 1, 2**31, 1, 2**31, 1], "q"), "far"))
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["A", "B"]))
     result = onnxprune.prune(model, 0.5, verify=False)
@@ -109,8 +113,7 @@ def test_a_convolution_of_no_groups(group: int) -> None:
     model.graph.node[2].attribute.append(helper.make_attribute("group", group))
     result = onnxprune.prune(model, 0.5, verify=False)
     assert [t.SerializeToString() for t in result.proto.graph.initializer if t.name == "w2"] == [
-        t.SerializeToString() for t in model.graph.initializer if t.name == "w2"]
+        t.SerializeToString() for t in model.graph.initializer if t.name == "w2"
+    ]
     reasons = {reason for g in result.report["groups"] if g["name"].startswith("w2") for reason in g["pinned"]}
     assert len(reasons) == 1 and reasons.pop().startswith("Conv 'c' ")
-
-

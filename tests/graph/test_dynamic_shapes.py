@@ -20,11 +20,23 @@ from tests.paths import ROOT
 ZOO = ROOT.parent / "shared" / "zoo"
 OWN = sorted((ROOT / "models").glob("*.onnx"))
 ARCHITECTURES = [
-    "hand/gqa_swiglu_dyn", "hand/fpn_resize_dynhw", "hand/unet_bilinear_dynhw", "hand/lstm_stacked_dyn",
-    "torchvision/vit_b_32", "torchvision/shufflenet_v2_x0_5",
-    "transformers/bert_cls", "transformers/electra", "transformers/roberta_tok", "transformers/t5_encoder__legacy",
-    "transformers/t5_gated_encdec", "timm/ghostnetv2_100", "keras/gru_text",
-    "onnxhand/matmul_add", "onnxhand/weight_shared_transposed", "paddle/mobilenet_v2"]
+    "hand/gqa_swiglu_dyn",
+    "hand/fpn_resize_dynhw",
+    "hand/unet_bilinear_dynhw",
+    "hand/lstm_stacked_dyn",
+    "torchvision/vit_b_32",
+    "torchvision/shufflenet_v2_x0_5",
+    "transformers/bert_cls",
+    "transformers/electra",
+    "transformers/roberta_tok",
+    "transformers/t5_encoder__legacy",
+    "transformers/t5_gated_encdec",
+    "timm/ghostnetv2_100",
+    "keras/gru_text",
+    "onnxhand/matmul_add",
+    "onnxhand/weight_shared_transposed",
+    "paddle/mobilenet_v2",
+]
 
 
 def assert_equal(masked: Any, pruned: Any, feeds: dict[str, np.ndarray]) -> None:
@@ -66,9 +78,14 @@ def resized(model: onnx.ModelProto) -> Iterator[dict[str, tuple[int, ...]]]:
         sizes = {name: size + (lead if leading else rest * step[name]) for name, (size, leading) in free.items()}
         if all(sizes[name] == size for name, (size, _) in free.items()):
             continue
-        yield {info.name: tuple(
-            dim.dim_value if dim.HasField("dim_value") else sizes[dim.dim_param or f"{info.name}.{i}"]
-            for i, dim in enumerate(info.type.tensor_type.shape.dim)) for info in model.graph.input if info.name in spec}
+        yield {
+            info.name: tuple(
+                dim.dim_value if dim.HasField("dim_value") else sizes[dim.dim_param or f"{info.name}.{i}"]
+                for i, dim in enumerate(info.type.tensor_type.shape.dim)
+            )
+            for info in model.graph.input
+            if info.name in spec
+        }
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -199,11 +216,15 @@ STATES = """(float[T,B,4] x) => (float[T,B,3] y)
 }"""
 
 
-@pytest.mark.parametrize(("text", "sizes"), [
-    (ATTENTION, [{"B": 1, "T": 4}, {"B": 3, "T": 9}, {"B": 2, "T": 1}]),
-    (PICTURES, [{"B": 1, "H": 8, "W": 8}, {"B": 2, "H": 12, "W": 6}, {"B": 3, "H": 2, "W": 20}]),
-    (STATES, [{"T": 3, "B": 1}, {"T": 1, "B": 4}, {"T": 8, "B": 2}]),
-], ids=["attention", "pictures", "states"])
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        (ATTENTION, [{"B": 1, "T": 4}, {"B": 3, "T": 9}, {"B": 2, "T": 1}]),
+        (PICTURES, [{"B": 1, "H": 8, "W": 8}, {"B": 2, "H": 12, "W": 6}, {"B": 3, "H": 2, "W": 20}]),
+        (STATES, [{"T": 3, "B": 1}, {"T": 1, "B": 4}, {"T": 8, "B": 2}]),
+    ],
+    ids=["attention", "pictures", "states"],
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_computed_shapes(text: str, sizes: list[dict[str, int]], seed: int) -> None:
     model = build(text)

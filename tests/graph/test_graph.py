@@ -25,7 +25,9 @@ def test_a_captured_name_is_the_outer_value() -> None:
     readers = [(node.op_type, node.scope.path) for node, _ in h.consumers]
     assert readers == [("MatMul", "y/then_branch"), ("Neg", "y/else_branch")]
     assert {name: body.outputs[0].producer.op_type for name, body in owner.bodies.items()} == {
-        "then_branch": "Relu", "else_branch": "Tanh"}
+        "then_branch": "Relu",
+        "else_branch": "Tanh",
+    }
 
 
 def test_the_same_name_in_two_bodies_is_two_values() -> None:
@@ -43,12 +45,20 @@ def test_a_body_comes_before_its_node() -> None:
 
 def test_an_inner_name_hides_the_outer_one() -> None:
     inner = helper.make_graph(
-        [helper.make_node("Relu", ["a"], ["b"])], "inner", [],
-        [helper.make_tensor_value_info("b", 1, [2])], [numpy_helper.from_array(np.ones(2, np.float32), "a")])
+        [helper.make_node("Relu", ["a"], ["b"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("b", 1, [2])],
+        [numpy_helper.from_array(np.ones(2, np.float32), "a")],
+    )
     nodes = [helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)]
-    outer = helper.make_graph(nodes, "outer", [helper.make_tensor_value_info("c", 9, [])],
-                              [helper.make_tensor_value_info("y", 1, [2])],
-                              [numpy_helper.from_array(np.zeros(3, np.float32), "a")])
+    outer = helper.make_graph(
+        nodes,
+        "outer",
+        [helper.make_tensor_value_info("c", 9, [])],
+        [helper.make_tensor_value_info("y", 1, [2])],
+        [numpy_helper.from_array(np.zeros(3, np.float32), "a")],
+    )
     graph = Graph(helper.make_model(outer))
     keys = [n.inputs[0].key for n in graph.nodes if n.op_type == "Relu" and n.inputs[0] is not None]
     assert sorted(keys) == ["y/else_branch|a", "y/then_branch|a"]
@@ -78,7 +88,9 @@ def test_a_vector_that_the_graph_returns_is_not_parted() -> None:
 
 
 def test_constants_are_initializers_and_constant_nodes() -> None:
-    model = build("(float[N,2] x) => (float[N,2] y) <float[2] b> { c = Constant <value = float[2] {1.0, 2.0}> ()  d = Add(x, c)  y = Add(d, b) }")
+    model = build(
+        "(float[N,2] x) => (float[N,2] y) <float[2] b> { c = Constant <value = float[2] {1.0, 2.0}> ()  d = Add(x, c)  y = Add(d, b) }"
+    )
     graph = Graph(model)
     assert {v.key: v.shape for v in graph.constants()} == {"b": [2], "c": [2]}
     assert graph.main.names["c"].tensor is model.graph.node[0].attribute[0].t  # the proto is the truth
@@ -103,8 +115,9 @@ def test_the_long_name_of_the_standard_domain() -> None:
 
 def test_sparse_initializers_have_a_shape_and_no_tensor() -> None:
     model = build("(float[N,9] x) => (float[N,9] y) { y = Add(x, s) }")
-    sparse = helper.make_sparse_tensor(numpy_helper.from_array(np.ones(2, np.float32), "s"),
-                                       numpy_helper.from_array(np.array([1, 5])), [9])
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(2, np.float32), "s"), numpy_helper.from_array(np.array([1, 5])), [9]
+    )
     model.graph.sparse_initializer.append(sparse)
     value = Graph(model).main.names["s"]
     assert (value.shape, value.tensor) == ([9], None)
@@ -119,7 +132,9 @@ def test_axes_are_numbered_without_gaps() -> None:
 
 
 def test_attributes_are_decoded() -> None:
-    node = Graph(build('(float[N,4,2,2] x) => (float[N,1,4,4] y) { y = DepthToSpace <blocksize = 2, mode = "CRD"> (x) }')).nodes[0]
+    node = Graph(
+        build('(float[N,4,2,2] x) => (float[N,1,4,4] y) { y = DepthToSpace <blocksize = 2, mode = "CRD"> (x) }')
+    ).nodes[0]
     assert (node.attribute("mode"), node.attribute("blocksize"), node.attribute("nothing", 7)) == ("CRD", 2, 7)
     assert node.label == "DepthToSpace 'y'"
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.graph.data_propagation import Free
+from onnxprune.graph.data_propagation import Unknown
 from onnxprune.graph.graph import Dim, Graph
 from onnxprune.graph.shape_inference import infer, skeleton
 from tests.ops.case import build, random_feeds
@@ -20,18 +20,29 @@ def inferred(model: onnx.ModelProto) -> dict[str, list[Dim] | None]:
     return {v.key: v.shape for v in graph.values}
 
 
-@pytest.mark.parametrize(("text", "constants", "value", "expected"), [
-    ("(float[N,3,8,8] x) => (float[N,5,8,8] y) <float[5,3,3,3] w> { y = Conv <pads = [1, 1, 1, 1]> (x, w) }", {}, "y",
-     ["N", 5, 8, 8]),
-    ("(float[N,S,12] x) => (y) <int64[4] s> { y = Reshape(x, s) }", {"s": [0, 0, 3, 4]}, "y", ["N", "S", 3, 4]),
-    ("(float[2,5,12] x) => (y) <int64[3] s> { y = Reshape(x, s) }", {"s": [0, -1, 6]}, "y", [2, 10, 6]),
-    ("""(float[N,S,12] x) => (y) <int64[1] nil, int64[1] a, int64[2] t>
+@pytest.mark.parametrize(
+    ("text", "constants", "value", "expected"),
+    [
+        (
+            "(float[N,3,8,8] x) => (float[N,5,8,8] y) <float[5,3,3,3] w> { y = Conv <pads = [1, 1, 1, 1]> (x, w) }",
+            {},
+            "y",
+            ["N", 5, 8, 8],
+        ),
+        ("(float[N,S,12] x) => (y) <int64[4] s> { y = Reshape(x, s) }", {"s": [0, 0, 3, 4]}, "y", ["N", "S", 3, 4]),
+        ("(float[2,5,12] x) => (y) <int64[3] s> { y = Reshape(x, s) }", {"s": [0, -1, 6]}, "y", [2, 10, 6]),
+        (
+            """(float[N,S,12] x) => (y) <int64[1] nil, int64[1] a, int64[2] t>
         { h = Shape(x)  b = Slice(h, nil, a)  s = Concat <axis = 0> (b, t)  y = Reshape(x, s) }""",
-     {"nil": 0, "a": 2, "t": [3, 4]}, "y", ["N", "S", 3, 4]),
-    ("(float[N,3] x) => (y) { s = Shape(x)  y = ConstantOfShape(s) }", {}, "y", ["N", 3]),
-    ("(float[N,1] x, float[N,4] z) => (y) { s = Shape(z)  y = Expand(x, s) }", {}, "y", ["N", 4]),
-    ("(float[N,3] x) => (y) <int64[2] s> { y = Expand(x, s) }", {"s": [1, 1]}, "y", ["N", 3]),
-])
+            {"nil": 0, "a": 2, "t": [3, 4]},
+            "y",
+            ["N", "S", 3, 4],
+        ),
+        ("(float[N,3] x) => (y) { s = Shape(x)  y = ConstantOfShape(s) }", {}, "y", ["N", 3]),
+        ("(float[N,1] x, float[N,4] z) => (y) { s = Shape(z)  y = Expand(x, s) }", {}, "y", ["N", 4]),
+        ("(float[N,3] x) => (y) <int64[2] s> { y = Expand(x, s) }", {"s": [1, 1]}, "y", ["N", 3]),
+    ],
+)
 def test_shapes(text: str, constants: dict[str, object], value: str, expected: list[Dim]) -> None:
     model = build(text, constants=constants)
     for info in model.graph.output:
@@ -90,7 +101,9 @@ def test_an_unknown_operator_keeps_what_the_model_states() -> None:
 
 def test_stated_shapes_of_standard_operators_are_not_believed() -> None:
     """A tool that changed the graph may have left stale annotations."""
-    model = build("(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }")
+    model = build(
+        "(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }"
+    )
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("h", 1, ["N", 9]))
     assert inferred(model)["h"] == ["N", 6]
 
@@ -99,7 +112,7 @@ def test_what_small_tensors_hold_comes_along() -> None:
     graph = Graph(build("(float[N,3] x) => (int64[2] y) { y = Shape(x) }"))
     data = infer(graph)
     held = data[graph.main.names["y"]]
-    assert held[1] == 3 and held[0] == Free("N")
+    assert held[1] == 3 and held[0] == Unknown("N")
 
 
 def test_nothing_is_told_of_what_nothing_is_known() -> None:

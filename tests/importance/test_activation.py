@@ -31,14 +31,16 @@ def test_wanda_is_weight_times_norm() -> None:
 
 
 def test_flap_is_variance_times_squared_norm() -> None:
-    each = X.astype(np.float64).var(axis=0) * (W ** 2).sum(axis=0)
+    each = X.astype(np.float64).var(axis=0) * (W**2).sum(axis=0)
     np.testing.assert_allclose(flap([consumer()]), each.reshape(3, 2).sum(axis=1), rtol=1e-4)
 
 
 def test_a_constant_channel_is_worth_nothing_to_flap_and_something_to_wanda() -> None:
     x = np.concatenate([X[:, :5], np.full((len(X), 1), 7, np.float32)], axis=1)
     seen = Moments.of(x[None])
-    single = Consumer(W, seen.covariance(0), np.arange(6)[:, None], seen.total[0] / seen.count, seen.zeros[0] / seen.count)
+    single = Consumer(
+        W, seen.covariance(0), np.arange(6)[:, None], seen.total[0] / seen.count, seen.zeros[0] / seen.count
+    )
     assert flap([single])[5] < 1e-3 * flap([single])[:5].max()
     assert wanda([single])[5] == pytest.approx(7 * np.abs(W[:, 5]).sum(), rel=1e-4)
 
@@ -67,7 +69,8 @@ def test_through_the_command(criterion: str) -> None:
     plain = onnxprune.prune(MODELS / "sk_mlp.onnx", 0.5, importance="l2", repair="none")
     assert result.report["params"] == plain.report["params"]
     assert result.plan.removed != plain.plan.removed
-    assert onnxprune.prune(MODELS / "sk_mlp.onnx", target={"macs": 0.5}, importance=criterion,
-                           calib=calib).report["targets"]["macs"]["met"]
+    assert onnxprune.prune(MODELS / "sk_mlp.onnx", target={"macs": 0.5}, importance=criterion, calib=calib).report[
+        "targets"
+    ]["macs"]["met"]
     with pytest.raises(InputError, match="needs calibration data"):
         Options(ratio=0.5, importance=criterion)

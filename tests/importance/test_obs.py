@@ -12,8 +12,9 @@ def layer(seed: int, units: int, width: int, outputs: int) -> Consumer:
     rng = np.random.default_rng(seed)
     columns = units * width
     data = rng.standard_normal((3 * columns, columns)) @ rng.standard_normal((columns, columns))
-    return Consumer(rng.standard_normal((outputs, columns)), np.cov(data, rowvar=False),
-                    np.arange(columns).reshape(units, width))
+    return Consumer(
+        rng.standard_normal((outputs, columns)), np.cov(data, rowvar=False), np.arange(columns).reshape(units, width)
+    )
 
 
 def refitted_loss(consumer: Consumer, gone: list[int]) -> float:

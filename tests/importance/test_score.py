@@ -21,8 +21,9 @@ from onnxprune.layers.dequantize import dequantised
 from onnxprune.options import CRITERIA
 from tests.ops.case import build
 
-WEIGHTS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=4, max_side=4),
-                     elements=st.floats(-10, 10, width=32))
+WEIGHTS = hnp.arrays(
+    np.float32, hnp.array_shapes(min_dims=1, max_dims=4, max_side=4), elements=st.floats(-10, 10, width=32)
+)
 
 
 @given(WEIGHTS, st.integers(1, 2))
@@ -52,8 +53,10 @@ def test_lamp_of_the_greatest_is_one_and_of_nothing_is_zero() -> None:
     assert lamp(np.zeros(3)).tolist() == [0, 0, 0]
 
 
-@given(hnp.arrays(np.float32, (4, 3), elements=st.floats(-5, 5, width=16)),
-       hnp.arrays(np.float32, (4, 2), elements=st.floats(-5, 5, width=16)))
+@given(
+    hnp.arrays(np.float32, (4, 3), elements=st.floats(-5, 5, width=16)),
+    hnp.arrays(np.float32, (4, 2), elements=st.floats(-5, 5, width=16)),
+)
 def test_fpgm(a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
     rows = [[float(v) for v in (*x, *y)] for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(fpgm([a, b]), [sum(math.dist(p, q) for q in rows) for p in rows], rtol=1e-5, atol=1e-3)
@@ -73,13 +76,19 @@ def analysis() -> onnxprune.Analysis:
 def owned(analysis: onnxprune.Analysis) -> list[list[float]]:
     """Everything that each channel between the two first convolutions owns: producer, norm and consumer alike."""
     w = {t.name: analysis.model.array(t) for t in analysis.model.proto.graph.initializer}
-    return [[*w["w"][i].ravel().tolist(), *(float(w[p][i]) for p in ("b", "s", "z", "m", "posv")),
-             *w["u"][:, i].ravel().tolist()] for i in range(5)]
+    return [
+        [
+            *w["w"][i].ravel().tolist(),
+            *(float(w[p][i]) for p in ("b", "s", "z", "m", "posv")),
+            *w["u"][:, i].ravel().tolist(),
+        ]
+        for i in range(5)
+    ]
 
 
 def scores(analysis: onnxprune.Analysis, criterion: str, **options: Any) -> NDArray[np.float64]:
     group = next(g for g in analysis.groups if g.name == "w:0")
-    found, = onnxprune.score(analysis, criterion, groups=[group], **options)
+    (found,) = onnxprune.score(analysis, criterion, groups=[group], **options)
     return found
 
 
@@ -108,8 +117,8 @@ def test_scales_of_normalisations(analysis: onnxprune.Analysis) -> None:
 
 def test_without_a_normalisation_the_magnitude_speaks(analysis: onnxprune.Analysis) -> None:
     group = next(g for g in analysis.groups if g.name == "u:0")
-    by_scale, = onnxprune.score(analysis, "bn-scale", groups=[group])
-    by_size, = onnxprune.score(analysis, "l2", groups=[group])
+    (by_scale,) = onnxprune.score(analysis, "bn-scale", groups=[group])
+    (by_size,) = onnxprune.score(analysis, "l2", groups=[group])
     np.testing.assert_allclose(by_scale, by_size)
 
 
@@ -131,30 +140,42 @@ def test_scores_are_the_same_every_time(criterion: str) -> None:
 
 
 def test_dead_weights_score_zero() -> None:
-    model = build("(float[N,3] x) => (float[N,2] y) <float[3,4] w, float[4,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }",
-                  constants={"w": np.zeros((3, 4)), "v": np.zeros((4, 2))})
+    model = build(
+        "(float[N,3] x) => (float[N,2] y) <float[3,4] w, float[4,2] v> { h = MatMul(x, w)  y = MatMul(h, v) }",
+        constants={"w": np.zeros((3, 4)), "v": np.zeros((4, 2))},
+    )
     assert all(not s.any() and np.isfinite(s).all() for s in onnxprune.score(onnxprune.analyze(model), "l2"))
 
 
 def test_units_of_many_indices_add_them_up() -> None:
     """A head owns its dimensions in every projection."""
-    model = build("""(float[N,3] x) => (float[N,2] y) <float[3,12] w, float[12,2] v, int64[3] a, int64[2] b>
+    model = build(
+        """(float[N,3] x) => (float[N,2] y) <float[3,12] w, float[12,2] v, int64[3] a, int64[2] b>
         { h = MatMul(x, w)  r = Reshape(h, a)  t = Softmax <axis = -1> (r)  f = Reshape(t, b)  y = MatMul(f, v) }""",
-                  constants={"a": [0, 3, 4], "b": [0, 12]})
+        constants={"a": [0, 3, 4], "b": [0, 12]},
+    )
     analysis = onnxprune.analyze(model)
     group = next(g for g in analysis.groups if g.name == "w:1")
     w, v = (analysis.model.array(t).astype(float) for t in analysis.model.proto.graph.initializer[:2])
-    raw = [np.sqrt((w[:, 4 * i:4 * i + 4] ** 2).sum() + (v[4 * i:4 * i + 4] ** 2).sum()) for i in range(3)]
-    found, = onnxprune.score(analysis, "l2", groups=[group])
+    raw = [np.sqrt((w[:, 4 * i : 4 * i + 4] ** 2).sum() + (v[4 * i : 4 * i + 4] ** 2).sum()) for i in range(3)]
+    (found,) = onnxprune.score(analysis, "l2", groups=[group])
     np.testing.assert_allclose(found, np.array(raw) / np.mean(raw), rtol=1e-5)
 
 
 # --- quantised weights
 
 
-@pytest.mark.parametrize(("scale", "zero", "axis"), [
-    ([0.5], None, 0), ([0.5], [3], 1), ([0.5, 2.0], [1, -1], 0), ([1.0, 2.0, 3.0, 4.0], None, 1), ([1.0, 2.0, 3.0, 4.0], [0, 1, 2, 3], -1),
-    ([[1.0, 2.0], [3.0, 4.0]], [[1, 2], [3, 4]], 1)])
+@pytest.mark.parametrize(
+    ("scale", "zero", "axis"),
+    [
+        ([0.5], None, 0),
+        ([0.5], [3], 1),
+        ([0.5, 2.0], [1, -1], 0),
+        ([1.0, 2.0, 3.0, 4.0], None, 1),
+        ([1.0, 2.0, 3.0, 4.0], [0, 1, 2, 3], -1),
+        ([[1.0, 2.0], [3.0, 4.0]], [[1, 2], [3, 4]], 1),
+    ],
+)
 def test_dequantised(scale: list[Any], zero: list[Any] | None, axis: int) -> None:
     weight = np.array([[1, -2, 3, 4], [5, 6, -7, 8]], np.int8)
     s, z = np.array(scale, np.float32), None if zero is None else np.array(zero, np.int8)
@@ -169,10 +190,12 @@ def test_dequantised(scale: list[Any], zero: list[Any] | None, axis: int) -> Non
 
 
 def test_quantised_weights_are_scored_by_what_they_mean() -> None:
-    model = build("""(float[N,3] x) => (float[N,2] y) <int8[3,4] w, float[4] pos_s, int8[4] z, float[4,2] v>
+    model = build(
+        """(float[N,3] x) => (float[N,2] y) <int8[3,4] w, float[4] pos_s, int8[4] z, float[4,2] v>
         { k = DequantizeLinear <axis = 1> (w, pos_s, z)  h = MatMul(x, k)  y = MatMul(h, v) }""",
-                  constants={"w": [[1, 10, 5, 3]] * 3, "z": [0, 10, 4, 0], "pos_s": [1, 9, 2, 0.5], "v": np.zeros((4, 2))})
+        constants={"w": [[1, 10, 5, 3]] * 3, "z": [0, 10, 4, 0], "pos_s": [1, 9, 2, 0.5], "v": np.zeros((4, 2))},
+    )
     analysis = onnxprune.analyze(model)
-    found, = onnxprune.score(analysis, "l1", groups=[g for g in analysis.groups if g.name == "w:1"])
+    (found,) = onnxprune.score(analysis, "l1", groups=[g for g in analysis.groups if g.name == "w:1"])
     np.testing.assert_allclose(found, np.array([3, 0, 6, 4.5]) / np.mean([3, 0, 6, 4.5]))
     assert api.plan(analysis, 0.25, importance="l1").removed["w"] == {"1": [1]}

@@ -9,7 +9,7 @@ import pytest
 from onnxprune.graph.graph import Graph
 from onnxprune.importance import trials
 from onnxprune.importance.trials import Change, Trials
-from onnxprune.layers.find import products
+from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import load
 from onnxprune.statistics.moments import observe
 from tests.oracle import session
@@ -43,7 +43,7 @@ def test_error_of_a_change(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
     model = load(proto)
     x = np.random.default_rng(1).standard_normal((3, 8, 3, 16, 16)).astype(np.float32)
     batches = [{"x": part} for part in x]
-    layers = products(Graph(model.proto))
+    layers = linear_layers(Graph(model.proto))
     moments = observe(model, layers, batches, count=len(batches))
     last = next(layer for layer in layers if layer.weight.name == "w2")
     weight = last.matrix(w2).astype(np.float64)[0]

@@ -13,7 +13,7 @@ from onnx import numpy_helper, parser
 from onnxprune.coupling.coupling import analyze
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
-from onnxprune.layers.find import Product, matched, products
+from onnxprune.layers.find import LinearLayer, linear_layers, matched
 from onnxprune.model.model import Model, load
 from tests.oracle import draw_removal, session
 from tests.paths import MODELS
@@ -31,10 +31,10 @@ def text_model(body: str, x: str, y: str, opset: int = 17, **constants: tuple[in
     return model
 
 
-def found(model: onnx.ModelProto) -> list[Product]:
+def found(model: onnx.ModelProto) -> list[LinearLayer]:
     graph = Graph(model)
     analyze(graph)
-    return products(graph)
+    return linear_layers(graph)
 
 
 def values(model: onnx.ModelProto, feeds: dict[str, NDArray[Any]], names: list[str]) -> dict[str, NDArray[Any]]:
@@ -48,8 +48,9 @@ def values(model: onnx.ModelProto, feeds: dict[str, NDArray[Any]], names: list[s
     return dict(feeds) | dict(zip(outputs, one.run(outputs, feeds), strict=True))
 
 
-def assert_linear(model: onnx.ModelProto, layers: list[Product], feeds: dict[str, NDArray[Any]],
-                  limit: int = 10**9) -> None:
+def assert_linear(
+    model: onnx.ModelProto, layers: list[LinearLayer], feeds: dict[str, NDArray[Any]], limit: int = 10**9
+) -> None:
     """Each layer is the linear map it says, and its arrays come back from their matrices."""
     run, source = values(model, feeds, [n for p in layers for n in (p.x.name, p.output.name)]), Model(model)
     for p in layers:
@@ -69,14 +70,16 @@ def assert_linear(model: onnx.ModelProto, layers: list[Product], feeds: dict[str
             assert p.bias.tensor is not None
             b = source.array(p.bias.tensor)
             made = made + p.vector(b)[:, None]
-            np.testing.assert_allclose(np.broadcast_to(b, p.unvector(p.vector(b), b.shape).shape),
-                                       p.unvector(p.vector(b), b.shape), rtol=1e-6)
+            np.testing.assert_allclose(
+                np.broadcast_to(b, p.unvector(p.vector(b), b.shape).shape), p.unvector(p.vector(b), b.shape), rtol=1e-6
+            )
         np.testing.assert_allclose(made, targets, atol=1e-4, rtol=1e-4)
         np.testing.assert_allclose(p.unmatrix(matrix, w.shape), w, rtol=1e-6)
         group, place = p.columns_of_inputs(range(into))
         assert group.shape == (into,) and place.shape == (into, int(np.prod(p.kernel)))
         assert sorted(zip(np.repeat(group, place.shape[1]), place.ravel(), strict=True)) == [
-            (g, c) for g in range(p.groups) for c in range(columns)]
+            (g, c) for g in range(p.groups) for c in range(columns)
+        ]
 
 
 CONVS = {
@@ -97,8 +100,12 @@ CONVS = {
     "3-D": ("Conv", "pads=[1,0,1,0,1,2], strides=[1,2,1], group=2", (6, 2, 2, 3, 2), (2, 4, 5, 6, 4)),
     "transposed": ("ConvTranspose", "", (4, 6, 3, 3), (2, 4, 5, 4)),
     "transposed blocks": ("ConvTranspose", "strides=[2,2]", (4, 6, 2, 2), (2, 4, 5, 4)),
-    "transposed padded": ("ConvTranspose", "strides=[2,3], pads=[1,0,0,2], output_padding=[1,0]", (4, 6, 4, 3),
-                          (2, 4, 5, 4)),
+    "transposed padded": (
+        "ConvTranspose",
+        "strides=[2,3], pads=[1,0,0,2], output_padding=[1,0]",
+        (4, 6, 4, 3),
+        (2, 4, 5, 4),
+    ),
     "transposed groups": ("ConvTranspose", "group=2, dilations=[2], strides=[3]", (4, 3, 3), (2, 4, 5)),
     "transposed same": ("ConvTranspose", 'auto_pad="SAME_UPPER", strides=[2,2]', (4, 6, 4, 2), (2, 4, 5, 4)),
     "transposed same lower": ("ConvTranspose", 'auto_pad="SAME_LOWER", strides=[1,1]', (4, 6, 3, 3), (2, 4, 5, 4)),
@@ -129,8 +136,9 @@ def test_convolutions(case: str, bias: bool) -> None:
 
 @pytest.mark.parametrize("attributes", ['auto_pad="SAME_UPPER", strides=[2,2]', "strides=[2,2], output_shape=[8,8]"])
 def test_transposed_convolution_with_odd_padding_is_left_out(attributes: str) -> None:
-    model = text_model(f"y = ConvTranspose <{attributes}> (x, w)", "float[2,4,5,4] x", "float[a,b,c,d] y",
-                       w=(4, 6, 3, 3))
+    model = text_model(
+        f"y = ConvTranspose <{attributes}> (x, w)", "float[2,4,5,4] x", "float[a,b,c,d] y", w=(4, 6, 3, 3)
+    )
     assert found(model) == []
 
 
@@ -167,9 +175,13 @@ def test_matmul(shape: tuple[int, ...], side: str) -> None:
     left = side == "left"
     shape = (*shape[:-2], 4, 5) if left and len(shape) > 1 else shape
     out = len(shape)
-    model = text_model("m = MatMul (w, x) y = Add (b, m)" if left else "m = MatMul (x, w) y = Add (m, b)",
-                       f"float[{', '.join(map(str, shape))}] x", f"float[{', '.join('abcd'[:out])}] y",
-                       w=(3, 4) if left else (4, 3), b=(3, 1) if left and len(shape) > 1 else (3,))
+    model = text_model(
+        "m = MatMul (w, x) y = Add (b, m)" if left else "m = MatMul (x, w) y = Add (m, b)",
+        f"float[{', '.join(map(str, shape))}] x",
+        f"float[{', '.join('abcd'[:out])}] y",
+        w=(3, 4) if left else (4, 3),
+        b=(3, 1) if left and len(shape) > 1 else (3,),
+    )
     layers = found(model)
     assert [(p.kind, p.output.name, p.bias and p.bias.name) for p in layers] == [("matmul", "y", "b")]
     x = RNG.standard_normal(shape).astype(np.float32)
@@ -182,7 +194,7 @@ def test_bias_of_an_add_behind() -> None:
     conv = "m = Conv (x, w) y = Add (m, b)"
     shape = "float[2,4,5,5] x"
 
-    def one(body: str, y: str = "float[a,b,c,d] y", **constants: tuple[int, ...]) -> Product:
+    def one(body: str, y: str = "float[a,b,c,d] y", **constants: tuple[int, ...]) -> LinearLayer:
         model = text_model(body, shape, y, w=(6, 4, 1, 1), **constants)
         (layer,) = found(model)
         assert_linear(model, [layer], {"x": RNG.standard_normal((2, 4, 5, 5)).astype(np.float32)})
@@ -195,8 +207,12 @@ def test_bias_of_an_add_behind() -> None:
     assert one(conv, b=(5,)).bias is None
     assert one(conv, b=(6, 1, 5)).bias is None
     assert one(conv, b=(1, 1, 6, 1, 1), y="float[a,b,c,d,e] y").bias is None
-    assert one("m = Conv (x, w) y = Add (m, b) z = Relu (m)", "float[a,b,c,d] y, float[a,b,c,d] z",
-               b=(6, 1, 1)).output.name == "m"
+    assert (
+        one(
+            "m = Conv (x, w) y = Add (m, b) z = Relu (m)", "float[a,b,c,d] y, float[a,b,c,d] z", b=(6, 1, 1)
+        ).output.name
+        == "m"
+    )
     assert one(conv, "float[a,b,c,d] y, float[a,b,c,d] m", b=(6, 1, 1)).bias is None
     assert one("m = Conv (x, w) y = Add (m, m)").bias is None
 
@@ -217,21 +233,32 @@ def test_weights_behind_other_nodes() -> None:
 
 
 def test_what_else_reads_a_constant_is_told() -> None:
-    model = text_model("""e = Gather (w, i) t = Transpose (w) m = MatMul (e, t) y = Add (m, b)
+    model = text_model(
+        """e = Gather (w, i) t = Transpose (w) m = MatMul (e, t) y = Add (m, b)
                           k = MatMul (e, u) l = Add (k, b)""",
-                       "int64[2] i", "float[a,b] y, float[a,c] l", w=(5, 4), u=(4, 5), b=(5,))
+        "int64[2] i",
+        "float[a,b] y, float[a,c] l",
+        w=(5, 4),
+        u=(4, 5),
+        b=(5,),
+    )
     tied, alone = found(model)
     assert tied.weight_shared and tied.bias_shared and not alone.weight_shared and alone.bias_shared
 
 
 def test_products_of_activations_are_none() -> None:
     assert found(text_model("y = MatMul (x, x)", "float[4,4] x", "float[4,4] y")) == []
-    assert found(text_model("z = Relu (b) y = Conv (x, w, z)", "float[2,4,5] x, float[3] b", "float[a,b,c] y",
-                            w=(3, 4, 1))) == []
+    assert (
+        found(
+            text_model("z = Relu (b) y = Conv (x, w, z)", "float[2,4,5] x, float[3] b", "float[a,b,c] y", w=(3, 4, 1))
+        )
+        == []
+    )
 
 
-@pytest.mark.parametrize("name", ["pt_mobilenet", "pt_resnet_bn", "pt_transformer", "pt_transformer_packed",
-                                  "sk_mlp", "keras_cnn"])
+@pytest.mark.parametrize(
+    "name", ["pt_mobilenet", "pt_resnet_bn", "pt_transformer", "pt_transformer_packed", "sk_mlp", "keras_cnn"]
+)
 def test_trained_models_before_and_after_pruning(name: str) -> None:
     """The pruned model's own products fit what it computes, and each is found again by its output."""
     model = load(MODELS / f"{name}.onnx")

@@ -50,9 +50,18 @@ def secretive() -> onnx.ModelProto:
         graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype("f"), name))
     graph.initializer.append(numpy_helper.from_array(np.array(True), "secret_flag"))
     graph.initializer.append(helper.make_tensor("secret_words", TensorProto.STRING, [2], [b"secret", b"b"]))
-    graph.node.append(helper.make_node("LabelEncoder", ["secret_words"], ["secret_labels"], name="secret",
-                                       domain="ai.onnx.ml", keys_strings=["secret"], values_floats=[0.123],
-                                       default_float=0.5))
+    graph.node.append(
+        helper.make_node(
+            "LabelEncoder",
+            ["secret_words"],
+            ["secret_labels"],
+            name="secret",
+            domain="ai.onnx.ml",
+            keys_strings=["secret"],
+            values_floats=[0.123],
+            default_float=0.5,
+        )
+    )
     annotation = graph.quantization_annotation.add(tensor_name="a")
     annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="secret_w1")
     graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["secret_batch", 16]))
@@ -68,9 +77,18 @@ def secretive() -> onnx.ModelProto:
 def shown(cli: Cli, path: Path, *options: str) -> list[Any]:
     """What inspect shows of a model's groups, names and reasons aside."""
     data = json.loads(cli("inspect", path, "--json", *options).out)
-    return [data["channels"], [
-        [g["channels"], g["grade"], len(g["pinned"]),
-         [[m["axis"], m["shape"], m["indices_per_channel"]] for m in g["members"]]] for g in data["groups"]]]
+    return [
+        data["channels"],
+        [
+            [
+                g["channels"],
+                g["grade"],
+                len(g["pinned"]),
+                [[m["axis"], m["shape"], m["indices_per_channel"]] for m in g["members"]],
+            ]
+            for g in data["groups"]
+        ],
+    ]
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
@@ -92,7 +110,8 @@ def test_nothing_is_told(tmp_path: Path) -> None:
     assert not SECRET.search(made.SerializeToString())
     assert [n.op_type for n in made.graph.node if n.domain != "domain0"][:1] == ["MatMul"]
     assert sorted(n.op_type for n in made.graph.node if n.op_type in {n.op_type for n in proto.graph.node}) == sorted(
-        n.op_type for n in proto.graph.node if n.op_type != "SecretBlock")
+        n.op_type for n in proto.graph.node if n.op_type != "SecretBlock"
+    )
     for old, new in zip(tensors(proto), tensors(made), strict=True):
         assert (old.dims, old.data_type) == (new.dims, new.data_type)
         assert not (old.raw_data and new.raw_data) or np.prod(old.dims, dtype=int) <= 4
@@ -106,8 +125,11 @@ def test_equal_names_stay_equal() -> None:
 
     def uses(proto: onnx.ModelProto) -> list[list[int]]:
         names: dict[str, int] = {}
-        nodes = [*proto.graph.node, *(n for a in proto.graph.node[5].attribute for n in a.g.node),
-                 *proto.functions[0].node]
+        nodes = [
+            *proto.graph.node,
+            *(n for a in proto.graph.node[5].attribute for n in a.g.node),
+            *proto.functions[0].node,
+        ]
         return [[names.setdefault(name, len(names)) for name in [*n.input, *n.output]] for n in nodes]
 
     assert uses(old) == uses(new)

@@ -77,8 +77,7 @@ with drafts(Path(sys.argv[1])) as made:
 def test_a_live_run_keeps_its_drafts_and_a_dead_one_does_not(tmp_path: Path) -> None:
     """The drafts of a run that still writes to the same name are let alone."""
     target = tmp_path / "net.onnx"
-    with subprocess.Popen([sys.executable, "-c", HOLD, target], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as live:
+    with subprocess.Popen([sys.executable, "-c", HOLD, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as live:
         assert live.stdout is not None
         live.stdout.readline()
         save(load(tiny()), target)
@@ -126,8 +125,14 @@ def test_a_file_that_goes_while_it_is_looked_at_is_none(tmp_path: Path, monkeypa
 
 def test_files_of_other_names_are_let_alone(tmp_path: Path) -> None:
     """Only what has the form of our own rests of this very target is removed."""
-    for name in (".net.onnx.0123abcd.tm", ".net.onnx.0123abcg.tmp", ".other.onnx.0123abcd.tmp", "net.onnx.data",
-                 "net.onnx.0123456789abcdeg.data", "other.onnx.0123456789abcdef.data"):
+    for name in (
+        ".net.onnx.0123abcd.tm",
+        ".net.onnx.0123abcg.tmp",
+        ".other.onnx.0123abcd.tmp",
+        "net.onnx.data",
+        "net.onnx.0123456789abcdeg.data",
+        "other.onnx.0123456789abcdef.data",
+    ):
         (tmp_path / name).write_text("precious")
     (tmp_path / ".net.onnx.0123abcd.tmp").mkdir()
     before = contents(tmp_path)
@@ -144,8 +149,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 160 kB in memory."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k,mode=755", "none", folder], capture_output=True,
-                          text=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k,mode=755", "none", folder], capture_output=True, text=True
+    )
     if made.returncode:
         pytest.skip(f"cannot mount a file system here: {made.stderr.strip()}")
     yield folder
@@ -187,8 +193,11 @@ def test_file_too_large(tmp_path: Path) -> None:
     target = tmp_path / "out" / "net.onnx"
     save(load(tiny()), target)
     before = contents(target.parent)
-    done = subprocess.run([sys.executable, "-c", LIMITED, "50000", source, "--ratio", "0.1", "--no-verify", "-o", target],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, "50000", source, "--ratio", "0.1", "--no-verify", "-o", target],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == f"error: {target}: cannot be written: File too large"
     assert contents(target.parent) == before
@@ -259,8 +268,11 @@ sys.exit(code)
 def test_the_input_is_opened_for_reading_only(tmp_path: Path) -> None:
     """Neither the model nor its data is ever opened in a way that could change it."""
     source = external(tmp_path, width=16, layers=3)
-    done = subprocess.run([sys.executable, "-c", WATCHED, source, source, "--ratio", "0.5", "--quiet", "-o",
-                           tmp_path / "out.onnx"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, source, source, "--ratio", "0.5", "--quiet", "-o", tmp_path / "out.onnx"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
 

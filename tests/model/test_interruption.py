@@ -32,8 +32,9 @@ STEPS = ["fsync", "replace", "open"]
 
 
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=type)
-def test_a_fault_at_any_step(two: tuple[Path, Path], tmp_path: Path, fault: BaseException,
-                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_at_any_step(
+    two: tuple[Path, Path], tmp_path: Path, fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each call that may fail fails once: the old model is whole, or the new one, and nothing else is there."""
     target = tmp_path / "out" / "net.onnx"
     save(load(two[1]), target)
@@ -107,8 +108,13 @@ class Server:
     """A process that runs one command after the other, each in a process of its own that may be killed."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
     def _ask(self, line: str) -> int:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -161,8 +167,9 @@ def test_kill_at_random_moments(tmp_path: Path, server: Server) -> None:
     source = external(tmp_path, width=width, layers=layers)
     target = tmp_path / "out" / "net.onnx"
     target.parent.mkdir()
-    commands = [[source, f"--ratio={ratio}", "--repair=none", "--no-verify", "--quiet", "-o", target]
-                for ratio in (0.1, 0.2)]
+    commands = [
+        [source, f"--ratio={ratio}", "--repair=none", "--no-verify", "--quiet", "-o", target] for ratio in (0.1, 0.2)
+    ]
     known = []
     for command in commands:
         start = time.perf_counter()

@@ -69,8 +69,13 @@ def values(model):
 
 def data_of(path):
     """The one data file that a saved model refers to."""
-    (location,) = {e.value for t in tensors(onnx.load(path, load_external_data=False)) if is_external(t)
-                   for e in t.external_data if e.key == "location"}
+    (location,) = {
+        e.value
+        for t in tensors(onnx.load(path, load_external_data=False))
+        if is_external(t)
+        for e in t.external_data
+        if e.key == "location"
+    }
     return path.with_name(location)
 
 

@@ -28,10 +28,20 @@ from tests.ops.case import build
 from tests.oracle import run_original, session
 from tests.paths import MODELS
 
-NAMES = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64, TensorProto.FLOAT16: np.float16,
-         TensorProto.BFLOAT16: ml_dtypes.bfloat16, TensorProto.INT8: np.int8, TensorProto.UINT8: np.uint8,
-         TensorProto.INT16: np.int16, TensorProto.UINT16: np.uint16, TensorProto.INT32: np.int32,
-         TensorProto.UINT32: np.uint32, TensorProto.INT64: np.int64, TensorProto.UINT64: np.uint64}
+NAMES = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.BFLOAT16: ml_dtypes.bfloat16,
+    TensorProto.INT8: np.int8,
+    TensorProto.UINT8: np.uint8,
+    TensorProto.INT16: np.int16,
+    TensorProto.UINT16: np.uint16,
+    TensorProto.INT32: np.int32,
+    TensorProto.UINT32: np.uint32,
+    TensorProto.INT64: np.int64,
+    TensorProto.UINT64: np.uint64,
+}
 
 
 def sparse_array(dtype: Any, shape: tuple[int, ...] = (40, 30), zeros: float = 0.95, seed: int = 0) -> np.ndarray:
@@ -59,12 +69,12 @@ def test_every_type_comes_back(data_type: int) -> None:
     assert not model.proto.graph.initializer
     onnx.checker.check_model(model.proto)
     np.testing.assert_array_equal(session(model.proto).run(None, {})[0], array.astype(np.float64))
-    kept = sparse_initializers.open_up(model)
+    kept = sparse_initializers.densify(model)
     (tensor,) = model.proto.graph.initializer
     assert tensor.data_type == data_type
     assert model.array(tensor).tobytes() == array.tobytes()
     stored = kept[0][1].SerializeToString()
-    sparse_initializers.close(model, kept)
+    sparse_initializers.resparsify(model, kept)
     assert model.proto.graph.sparse_initializer[0].SerializeToString() == stored
 
 
@@ -90,17 +100,20 @@ def test_places_are_kept_flat_or_as_indices() -> None:
     values = numpy_helper.from_array(array[array != 0], "w")
     model = given_out(array, TensorProto.FLOAT)
     del model.graph.initializer[:]
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, numpy_helper.from_array(places), array.shape))
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, numpy_helper.from_array(places), array.shape)
+    )
     opened = load(model)
-    kept = sparse_initializers.open_up(opened)
+    kept = sparse_initializers.densify(opened)
     (tensor,) = opened.proto.graph.initializer
     np.testing.assert_array_equal(opened.array(tensor), array)
     opened.set_array(tensor, array[:7, 3:])
-    sparse_initializers.close(opened, kept)
+    sparse_initializers.resparsify(opened, kept)
     (sparse,) = opened.proto.graph.sparse_initializer
     assert list(sparse.indices.dims) == [np.count_nonzero(array[:7, 3:]), 2]
     opened.proto.graph.output[0].type.tensor_type.shape.CopyFrom(
-        helper.make_tensor_type_proto(1, [7, 27]).tensor_type.shape)
+        helper.make_tensor_type_proto(1, [7, 27]).tensor_type.shape
+    )
     np.testing.assert_array_equal(session(opened.proto).run(None, {})[0], array[:7, 3:].astype(np.float64))
 
 
@@ -109,7 +122,7 @@ def test_negative_zeros_and_not_a_number_survive() -> None:
     array[0, :3] = -0.0, np.nan, np.inf
     model = load(given_out(array, TensorProto.FLOAT))
     sparse_initializers.store(model)
-    sparse_initializers.open_up(model)
+    sparse_initializers.densify(model)
     assert model.array(model.proto.graph.initializer[0]).tobytes() == array.tobytes()
 
 
@@ -165,7 +178,7 @@ def test_a_sparse_model_is_pruned_like_a_dense_one(name: str, tmp_path: Path) ->
     assert {s.values.name for s in sparse.proto.graph.sparse_initializer} == names
     assert sparse.plan.removed == dense.plan.removed
     again = load(sparse.proto)
-    sparse_initializers.open_up(again)
+    sparse_initializers.densify(again)
     for tensor in dense.proto.graph.initializer:
         (mine,) = [t for t in again.proto.graph.initializer if t.name == tensor.name]
         np.testing.assert_array_equal(numpy_helper.to_array(mine), numpy_helper.to_array(tensor))
@@ -175,8 +188,10 @@ def test_a_sparse_model_is_pruned_like_a_dense_one(name: str, tmp_path: Path) ->
 
 def test_a_plan_fits_both_forms() -> None:
     """What was made for the dense model applies to the same one stored sparse."""
-    zeros, stored = (onnxprune.prune(MODELS / "pt_resnet_bn.onnx", pattern="weights=0.9", sparse_storage=sparse)
-                     for sparse in (False, True))
+    zeros, stored = (
+        onnxprune.prune(MODELS / "pt_resnet_bn.onnx", pattern="weights=0.9", sparse_storage=sparse)
+        for sparse in (False, True)
+    )
     plan = onnxprune.prune(zeros.proto, 0.5, repair="none", verify=False).plan
     dense, sparse = onnxprune.apply(plan, zeros.proto), onnxprune.apply(plan, stored.proto)
     assert sparse.report["params"] == dense.report["params"]
@@ -184,8 +199,10 @@ def test_a_plan_fits_both_forms() -> None:
 
 def test_convolutions_that_are_stored_sparse_are_convolutions() -> None:
     """What a model consists of, and so how it is repaired without data, does not hang on its storage."""
-    zeros, stored = (onnxprune.prune(MODELS / "keras_cnn.onnx", pattern="weights=0.8", sparse_storage=sparse).proto
-                     for sparse in (False, True))
+    zeros, stored = (
+        onnxprune.prune(MODELS / "keras_cnn.onnx", pattern="weights=0.8", sparse_storage=sparse).proto
+        for sparse in (False, True)
+    )
     dense, sparse = (onnxprune.prune(source, 0.5, verify=False).report["repair"] for source in (zeros, stored))
     assert dense
     assert sparse == dense
@@ -202,7 +219,7 @@ def test_what_an_analysis_pins_where_it_cannot_be_opened() -> None:
     sparse_initializers.store(model)
     model.proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [40, 30]))
     before = model.proto.SerializeToString()
-    assert sparse_initializers.open_up(model) == []
+    assert sparse_initializers.densify(model) == []
     assert model.proto.SerializeToString() == before
     assert not analyze(Graph(model.proto)).groups
 
@@ -219,11 +236,17 @@ MOVED = Verification(verified=True, reason=None, drift={"y": Drift(1e-7, 1e-7, 1
 UNSEEN = Verification(verified=False, reason="no kernel")
 
 
-@pytest.mark.parametrize(("found", "words"), [
-    (MOVED, "reads other weights"), (UNSEEN, "cannot be seen here: no kernel"),
-    (VerificationError("no such kernel"), "does not take it: no such kernel")])
-def test_what_onnxruntime_does_not_agree_with_stays_dense(found: Any, words: str,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (MOVED, "reads other weights"),
+        (UNSEEN, "cannot be seen here: no kernel"),
+        (VerificationError("no such kernel"), "does not take it: no such kernel"),
+    ],
+)
+def test_what_onnxruntime_does_not_agree_with_stays_dense(
+    found: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def check(*_: object, **__: object) -> Any:
         if isinstance(found, Exception):
             raise found

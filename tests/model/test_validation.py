@@ -20,7 +20,8 @@ from tests.bad_files import calls, dense
 def parsed(body: str, functions: str = "") -> onnx.ModelProto:
     """A model from the nodes of its graph."""
     return onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["" : 18, "f" : 1]> g (float[2] x, bool c) => (float[2] y) {{ {body} }} {functions}')
+        f'<ir_version: 10, opset_import: ["" : 18, "f" : 1]> g (float[2] x, bool c) => (float[2] y) {{ {body} }} {functions}'
+    )
 
 
 SHADOWED = """
@@ -32,34 +33,65 @@ SHADOWED = """
 """The inner t is not the outer one, which needs y: there is no cycle."""
 
 
-@pytest.mark.parametrize("proto", [
-    parsed("y = Relu (h) h = Neg (x)"), parsed(SHADOWED), parsed("y = Clip (x, , )"), parsed("y = Identity (x) z = Relu (y)"),
-    parsed("y = If (c) <then_branch = a () => (float[2] x) {}, else_branch = b () => (float[2] q) { q = Neg (x) }>"),
-    parsed("y = f.F (x)", '<domain: "f", opset_import: ["" : 18]> F (x) => (y) { t = Neg (x) y = Abs (t) }'),
-    calls(("F0", ["Relu", "Relu"]), ("F1", ["F0", "F0"]), ("F2", ["F1", "F1"])),
-], ids=["order", "shadow", "absent", "unread", "captured", "function", "functions"])
+@pytest.mark.parametrize(
+    "proto",
+    [
+        parsed("y = Relu (h) h = Neg (x)"),
+        parsed(SHADOWED),
+        parsed("y = Clip (x, , )"),
+        parsed("y = Identity (x) z = Relu (y)"),
+        parsed(
+            "y = If (c) <then_branch = a () => (float[2] x) {}, else_branch = b () => (float[2] q) { q = Neg (x) }>"
+        ),
+        parsed("y = f.F (x)", '<domain: "f", opset_import: ["" : 18]> F (x) => (y) { t = Neg (x) y = Abs (t) }'),
+        calls(("F0", ["Relu", "Relu"]), ("F1", ["F0", "F0"]), ("F2", ["F1", "F1"])),
+    ],
+    ids=["order", "shadow", "absent", "unread", "captured", "function", "functions"],
+)
 def test_what_holds_together(proto: onnx.ModelProto) -> None:
     """Nodes in any order, names of their own in inner graphs, inputs that are left out."""
     check(proto)
 
 
-@pytest.mark.parametrize(("proto", "words"), [
-    (parsed("y = f.F (x)", '<domain: "f", opset_import: ["" : 18]> F (a) => (b) { b = Neg (x) }'), "reads 'x'"),
-    (parsed("y = f.F (x)", '<domain: "f", opset_import: ["" : 18]> F (a) => (b) { a = Neg (a) b = Abs (a) }'), "twice"),
-    (parsed("y = f.F (x)", '<domain: "f", opset_import: ["" : 18]> F (a) => (b) { t = Add (a, b) b = Abs (t) }'), "cycle"),
-    (parsed("y = If (c) <then_branch = a () => (float[2] p) { p = Neg (q) }, "
-            "else_branch = b () => (float[2] q) { q = Neg (x) }>"), "reads 'q', which nothing defines"),
-    (parsed("y = If (c) <then_branch = a () => (float[2] p) { p = Neg (y) }, "
-            "else_branch = b () => (float[2] q) { q = Neg (x) }>"), "cycle through If 'y'"),
-    (calls(("F0", ["F1"]), ("F1", ["F0"])), "calls itself"),
-], ids=["outside", "twice", "cycle", "other branch", "own result", "each other"])
+@pytest.mark.parametrize(
+    ("proto", "words"),
+    [
+        (parsed("y = f.F (x)", '<domain: "f", opset_import: ["" : 18]> F (a) => (b) { b = Neg (x) }'), "reads 'x'"),
+        (
+            parsed("y = f.F (x)", '<domain: "f", opset_import: ["" : 18]> F (a) => (b) { a = Neg (a) b = Abs (a) }'),
+            "twice",
+        ),
+        (
+            parsed("y = f.F (x)", '<domain: "f", opset_import: ["" : 18]> F (a) => (b) { t = Add (a, b) b = Abs (t) }'),
+            "cycle",
+        ),
+        (
+            parsed(
+                "y = If (c) <then_branch = a () => (float[2] p) { p = Neg (q) }, "
+                "else_branch = b () => (float[2] q) { q = Neg (x) }>"
+            ),
+            "reads 'q', which nothing defines",
+        ),
+        (
+            parsed(
+                "y = If (c) <then_branch = a () => (float[2] p) { p = Neg (y) }, "
+                "else_branch = b () => (float[2] q) { q = Neg (x) }>"
+            ),
+            "cycle through If 'y'",
+        ),
+        (calls(("F0", ["F1"]), ("F1", ["F0"])), "calls itself"),
+    ],
+    ids=["outside", "twice", "cycle", "other branch", "own result", "each other"],
+)
 def test_inner_graphs_and_functions(proto: onnx.ModelProto, words: str) -> None:
     """The same holds inside of functions and branches."""
     with pytest.raises(ModelError, match=words):
         check(proto)
 
 
-@pytest.mark.parametrize(("kind", "what"), [("TENSOR", "tensor"), ("GRAPH", "graph"), ("SPARSE_TENSOR", "sparse tensor")])
+@pytest.mark.parametrize(
+    ("kind", "what"), [("TENSOR", "tensor"), ("GRAPH", "graph"), ("SPARSE_TENSOR", "sparse tensor")]
+)
 def test_an_attribute_that_holds_nothing(kind: str, what: str) -> None:
     """Protobuf would give an empty message for what is not there; a function's parameter is not there either."""
     proto = parsed("y = Relu (x)", '<domain: "f", opset_import: ["" : 18]> F <v> (x) => (y) { y = Neg (x) }')

@@ -64,11 +64,12 @@ class Case:
         return random_feeds(self.model(), self.feeds)
 
 
-def build(text: str, opset: int = 18, ir: int = 8, constants: Mapping[str, Any] | None = None,
-          domains: Sequence[str] = ()) -> onnx.ModelProto:
+def build(
+    text: str, opset: int = 18, ir: int = 8, constants: Mapping[str, Any] | None = None, domains: Sequence[str] = ()
+) -> onnx.ModelProto:
     """A model from text; see the top."""
     imports = ", ".join([f'"" : {opset}', *(f'"{d}" : 1' for d in domains)])
-    model = parser.parse_model(f'<ir_version: {ir}, opset_import: [{imports}]> agraph {text}')
+    model = parser.parse_model(f"<ir_version: {ir}, opset_import: [{imports}]> agraph {text}")
     graph, rng = model.graph, np.random.default_rng(0)
     made = {o for node in graph.node for o in node.output}
     for info in [v for v in graph.value_info if v.name not in made]:
@@ -85,8 +86,9 @@ def build(text: str, opset: int = 18, ir: int = 8, constants: Mapping[str, Any] 
     return model
 
 
-def random_feeds(model: onnx.ModelProto, given: Mapping[str, Any] | None = None, free: int = FREE,
-                 seed: int = 0) -> dict[str, np.ndarray]:
+def random_feeds(
+    model: onnx.ModelProto, given: Mapping[str, Any] | None = None, free: int = FREE, seed: int = 0
+) -> dict[str, np.ndarray]:
     """Random contents for the inputs that are not given."""
     rng = np.random.default_rng(seed)
     weights = {t.name for t in model.graph.initializer}

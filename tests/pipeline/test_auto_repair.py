@@ -55,8 +55,10 @@ def test_nothing_is_repaired_where_no_channel_goes(options: dict[str, Any], repa
 
 
 def test_any_score_from_data_can_be_read_from_made_up_inputs() -> None:
-    made = [onnxprune.prune(tiny(), 0.5, importance=name, repair="data-free").plan.removed
-            for name in ("obs", "wanda", "apoz")]
+    made = [
+        onnxprune.prune(tiny(), 0.5, importance=name, repair="data-free").plan.removed
+        for name in ("obs", "wanda", "apoz")
+    ]
     assert made[0] != made[1] != made[2]
     with pytest.raises(onnxprune.InputError, match="needs calibration data"):
         onnxprune.prune(tiny(), 0.5, importance="wanda", repair="none")

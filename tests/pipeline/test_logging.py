@@ -31,7 +31,11 @@ def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="onnxprune"):
         onnxprune.prune(tiny(), 0.5, repair="none")
     said = {(r.name, r.levelname) for r in caplog.records}
-    assert {("onnxprune.pipeline.run", "INFO"), ("onnxprune.verification.check", "INFO"), ("onnxprune.pipeline.progress", "DEBUG")} <= said
+    assert {
+        ("onnxprune.pipeline.run", "INFO"),
+        ("onnxprune.verification.check", "INFO"),
+        ("onnxprune.pipeline.progress", "DEBUG"),
+    } <= said
     assert all(r.name.startswith("onnxprune.") for r in caplog.records if "onnxprune" in r.pathname)
 
 

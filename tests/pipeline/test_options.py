@@ -14,9 +14,17 @@ from tests.ops.case import build
 from tests.test_api import net, prune, shapes
 
 
-@pytest.mark.parametrize(("options", "w", "u"), [
-    ({"only": ["^w$"]}, 4, 12), ({"only": ["/conv/k"]}, 4, 6), ({"only": ["/matmul/"]}, 8, 6),
-    ({"ignore": ["/conv/h"]}, 8, 6), ({"ignore": ["^v$"]}, 4, 12), ({"only": ["^[wv]$"], "ignore": ["^v$"]}, 4, 12)])
+@pytest.mark.parametrize(
+    ("options", "w", "u"),
+    [
+        ({"only": ["^w$"]}, 4, 12),
+        ({"only": ["/conv/k"]}, 4, 6),
+        ({"only": ["/matmul/"]}, 8, 6),
+        ({"ignore": ["/conv/h"]}, 8, 6),
+        ({"ignore": ["^v$"]}, 4, 12),
+        ({"only": ["^[wv]$"], "ignore": ["^v$"]}, 4, 12),
+    ],
+)
 def test_only_and_ignore_by_initializer_and_by_node(options: dict[str, list[str]], w: int, u: int) -> None:
     new = shapes(prune(net(), **options).proto)
     assert (new["w"][0], new["u"]) == (w, [u, w, 1, 1])
@@ -28,9 +36,18 @@ def test_a_pattern_that_matches_nothing_is_told() -> None:
             prune(net(), **options)
 
 
-@pytest.mark.parametrize(("options", "w", "u"), [
-    ({}, 2, 3), ({"min_channels": 4}, 4, 4), ({"min_channels": 100}, 8, 12), ({"round_to": 4}, 4, 4), ({"round_to": 8}, 8, 8),
-    ({"round_to": 5}, 5, 5), ({"min_channels": 5, "round_to": 4}, 8, 8)])
+@pytest.mark.parametrize(
+    ("options", "w", "u"),
+    [
+        ({}, 2, 3),
+        ({"min_channels": 4}, 4, 4),
+        ({"min_channels": 100}, 8, 12),
+        ({"round_to": 4}, 4, 4),
+        ({"round_to": 8}, 8, 8),
+        ({"round_to": 5}, 5, 5),
+        ({"min_channels": 5, "round_to": 4}, 8, 8),
+    ],
+)
 def test_limits(options: dict[str, int], w: int, u: int) -> None:
     new = shapes(prune(net(), 0.75, **options).proto)
     assert (new["w"][0], new["u"]) == (w, [u, w, 1, 1])
@@ -62,23 +79,42 @@ def test_a_single_pattern_may_be_a_string() -> None:
     assert shapes(prune(net(), only="^w$").proto)["u"] == [12, 4, 1, 1]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"ratio": 1.0}, "below 1"), ({"ratio": -0.1}, "at least 0"), ({"ratio": float("nan")}, "at least 0"), ({"ratio": None}, "how much"),
-    ({"importance": "l3"}, "unknown importance"), ({"repair": "magic"}, "unknown repair"), ({"pattern": "blocks"}, "unknown pattern"),
-    ({"ratio": None, "pattern": "weights=1"}, "below 1"), ({"ratio": None, "pattern": "weights=x"}, "how much"),
-    ({"pattern": "weights=0.5"}, "both say how much"), ({"min_channels": 0}, "min-channels"), ({"round_to": 0}, "round-to"),
-    ({"only": ["("]}, "not a regular expression")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 1.0}, "below 1"),
+        ({"ratio": -0.1}, "at least 0"),
+        ({"ratio": float("nan")}, "at least 0"),
+        ({"ratio": None}, "how much"),
+        ({"importance": "l3"}, "unknown importance"),
+        ({"repair": "magic"}, "unknown repair"),
+        ({"pattern": "blocks"}, "unknown pattern"),
+        ({"ratio": None, "pattern": "weights=1"}, "below 1"),
+        ({"ratio": None, "pattern": "weights=x"}, "how much"),
+        ({"pattern": "weights=0.5"}, "both say how much"),
+        ({"min_channels": 0}, "min-channels"),
+        ({"round_to": 0}, "round-to"),
+        ({"only": ["("]}, "not a regular expression"),
+    ],
+)
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         prune(net(), **{"ratio": 0.5, **options})
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    ({"ratio": "0.5"}, "ratio must be a number, not '0.5'"), ({"ratio": True}, "ratio must be a number, not True"),
-    ({"samples": 2.5}, "samples must be a whole number, not 2.5"), ({"seed": "1"}, "seed must be a whole number"),
-    ({"ratio": None, "target": "macs=0.5"}, "target must be a mapping such as {'macs': 0.5}, not 'macs=0.5'"),
-    ({"gate": "drift=0.1"}, "gate must be a mapping"), ({"gate": {"drift": "0.1"}}, "gate drift must be a number"),
-    ({"input_shapes": "x:1,2"}, "input_shapes must be a mapping")])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ratio": "0.5"}, "ratio must be a number, not '0.5'"),
+        ({"ratio": True}, "ratio must be a number, not True"),
+        ({"samples": 2.5}, "samples must be a whole number, not 2.5"),
+        ({"seed": "1"}, "seed must be a whole number"),
+        ({"ratio": None, "target": "macs=0.5"}, "target must be a mapping such as {'macs': 0.5}, not 'macs=0.5'"),
+        ({"gate": "drift=0.1"}, "gate must be a mapping"),
+        ({"gate": {"drift": "0.1"}}, "gate drift must be a number"),
+        ({"input_shapes": "x:1,2"}, "input_shapes must be a mapping"),
+    ],
+)
 def test_values_of_another_kind_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError) as caught:
         Options(**{"ratio": 0.5, **options})

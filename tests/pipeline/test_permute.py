@@ -44,8 +44,9 @@ def magnitude(model: onnx.ModelProto) -> float:
 def test_more_is_kept(name: str, pattern: str) -> None:
     n, m = map(int, pattern.split(":"))
     path = MODELS / f"{name}.onnx"
-    plain, moved = (onnxprune.prune(path, pattern=pattern, permute=p, repair="none", verify=False)
-                    for p in (False, True))
+    plain, moved = (
+        onnxprune.prune(path, pattern=pattern, permute=p, repair="none", verify=False) for p in (False, True)
+    )
     assert magnitude(moved.proto) > magnitude(plain.proto)
     for w in weights(analyze(Graph(moved.proto))):
         if w.value.key in moved.report["zeroed"]:
@@ -64,7 +65,7 @@ def test_more_is_kept(name: str, pattern: str) -> None:
 def test_the_model_makes_the_same_before_zeros(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an N:M stage that sets nothing to zero, only the order is other."""
     path = MODELS / f"{name}.onnx"
-    monkeypatch.setattr(zero, "zero", lambda *_, **__: zero.Zeroed())
+    monkeypatch.setattr("onnxprune.pipeline.run.zero", lambda *_, **__: zero.Zeroed())
     result = onnxprune.prune(path, pattern="2:4", permute=True, repair="none")
     assert result.plan.permuted
     assert result.report["verified"]
@@ -83,8 +84,9 @@ def test_a_plan_repeats_it(name: str, extra: dict[str, Any]) -> None:
 
 def test_the_same_seed_gives_the_same() -> None:
     path = MODELS / "pt_resnet_bn.onnx"
-    one, two = (onnxprune.prune(path, pattern="2:4", permute=True, repair="none", verify=False, seed=7).plan
-                for _ in range(2))
+    one, two = (
+        onnxprune.prune(path, pattern="2:4", permute=True, repair="none", verify=False, seed=7).plan for _ in range(2)
+    )
     assert one.to_json() == two.to_json()
 
 
@@ -94,14 +96,17 @@ def plan() -> str:
     return onnxprune.prune(path, pattern="2:4", permute=True, repair="none", verify=False).plan.to_json()
 
 
-@pytest.mark.parametrize(("edit", "words"), [
-    (lambda p: p.update(nowhere={"0": [0]}), "which the model lacks"),
-    (lambda p: next(iter(p.values())).update({"7": [1, 0]}), "is not one of all its indices"),
-    (lambda p: next(iter(p.values())).update({"0": [0, 0]}), "is not one of all its indices"),
-    (lambda p: p.popitem(), "only a part of what is tied together"),
-    (lambda p: p.update({"fc.weight": {"0": [1, 0, *range(2, 10)]}}), "must stay where it is"),
-    (lambda p: next(iter(p.values())).update({"0": "all"}), "is not {axis: [indices]}"),
-])
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda p: p.update(nowhere={"0": [0]}), "which the model lacks"),
+        (lambda p: next(iter(p.values())).update({"7": [1, 0]}), "is not one of all its indices"),
+        (lambda p: next(iter(p.values())).update({"0": [0, 0]}), "is not one of all its indices"),
+        (lambda p: p.popitem(), "only a part of what is tied together"),
+        (lambda p: p.update({"fc.weight": {"0": [1, 0, *range(2, 10)]}}), "must stay where it is"),
+        (lambda p: next(iter(p.values())).update({"0": "all"}), "is not {axis: [indices]}"),
+    ],
+)
 def test_edited_orders_are_refused(plan: str, edit: Any, words: str) -> None:
     data = json.loads(plan)
     head = next(t.name for t in onnx.load(MODELS / "pt_resnet_bn.onnx").graph.initializer if list(t.dims)[:1] == [10])
@@ -138,7 +143,7 @@ def test_a_rule_that_is_wrong_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         return np.zeros(coupling.classes.elements, dtype=bool)
 
     plain = onnxprune.prune(model, pattern="2:4", repair="none")
-    monkeypatch.setattr(permute, "_fixed", blind)
+    monkeypatch.setattr("onnxprune.edit.permute._fixed", blind)
     result = onnxprune.prune(model, pattern="2:4", permute=True, repair="none")
     assert "a rule is wrong" in result.report["permuted"]["whole_because"]
     assert result.plan.permuted == {}
@@ -151,8 +156,10 @@ def test_layers_are_refitted_to_what_they_made_in_their_order() -> None:
     """With channels gone, the rest moved and zeros set, a calibrated repair still finds its targets."""
     path = MODELS / "pt_resnet_bn.onnx"
     data = str(MODELS / "digits_calib.npz")
-    plain, moved = (onnxprune.prune(path, 0.2, pattern=["channels", "2:4"], calib=data, samples=96, permute=p,
-                                    verify=False) for p in (False, True))
+    plain, moved = (
+        onnxprune.prune(path, 0.2, pattern=["channels", "2:4"], calib=data, samples=96, permute=p, verify=False)
+        for p in (False, True)
+    )
     assert moved.plan.permuted
     errors = [r.report["calibration"]["relative_error"] for r in (plain, moved)]
     assert errors[1] < 1.5 * errors[0]

@@ -33,8 +33,18 @@ def test_stages_and_samples_are_told() -> None:
 def drawn(*words: str) -> str:
     """What a terminal sees of a run."""
     mine, theirs = pty.openpty()
-    command = [sys.executable, "-m", "onnxprune", str(MODEL), "--ratio", "0.5", "--calib", str(CALIB), "--dry-run",
-               *words]
+    command = [
+        sys.executable,
+        "-m",
+        "onnxprune",
+        str(MODEL),
+        "--ratio",
+        "0.5",
+        "--calib",
+        str(CALIB),
+        "--dry-run",
+        *words,
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=os.environ | {"TERM": "xterm"}) as run:
         os.close(theirs)
         text = b""

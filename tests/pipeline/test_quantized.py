@@ -20,14 +20,46 @@ from tests.oracle import draw_removal, prune_and_mask, session
 from tests.paths import MODELS
 from tests.quantised_models import VARIANTS, by_hand, dynamic
 
-CONVOLUTIONS = ["qdq", "qdq-channel", "qdq-s8", "qdq-u8", "qoperator", "qoperator-channel", "dynamic-u8", "float16",
-                "bfloat16", "float8", "extended"]
-MATRICES = ["qdq-channel", "qoperator-channel", "dynamic", "dynamic-channel", "float16", "bfloat16", "float8", "nbits",
-            "nbits-points", "blocked-int8", "blocked-int4", "blocked-int4-points", "extended"]
-CASES = [*(("pt_resnet_folded", v) for v in CONVOLUTIONS), *(("pt_transformer", v) for v in MATRICES),
-         ("pt_mobilenet", "qdq-channel"), ("pt_mobilenet", "qoperator-channel"), ("pt_resnet_bn", "qoperator-u8"),
-         ("pt_transformer_packed", "extended"), ("pt_bilstm", "dynamic"), ("pt_bilstm", "float16"),
-         ("sk_mlp", "qdq"), ("keras_cnn", "qdq-channel")]
+CONVOLUTIONS = [
+    "qdq",
+    "qdq-channel",
+    "qdq-s8",
+    "qdq-u8",
+    "qoperator",
+    "qoperator-channel",
+    "dynamic-u8",
+    "float16",
+    "bfloat16",
+    "float8",
+    "extended",
+]
+MATRICES = [
+    "qdq-channel",
+    "qoperator-channel",
+    "dynamic",
+    "dynamic-channel",
+    "float16",
+    "bfloat16",
+    "float8",
+    "nbits",
+    "nbits-points",
+    "blocked-int8",
+    "blocked-int4",
+    "blocked-int4-points",
+    "extended",
+]
+CASES = [
+    *(("pt_resnet_folded", v) for v in CONVOLUTIONS),
+    *(("pt_transformer", v) for v in MATRICES),
+    ("pt_mobilenet", "qdq-channel"),
+    ("pt_mobilenet", "qoperator-channel"),
+    ("pt_resnet_bn", "qoperator-u8"),
+    ("pt_transformer_packed", "extended"),
+    ("pt_bilstm", "dynamic"),
+    ("pt_bilstm", "float16"),
+    ("sk_mlp", "qdq"),
+    ("keras_cnn", "qdq-channel"),
+]
 FEW = {("pt_resnet_folded", "all")}
 """Variants that may keep most of their channels."""
 
@@ -54,8 +86,10 @@ def error(model: onnx.ModelProto, pruned: onnx.ModelProto, masked: onnx.ModelPro
     whole, expected, got = (session(m).run(None, feeds)[-1].astype(np.float64) for m in (model, masked, pruned))
     assert expected.shape == got.shape
     scale = float(np.sqrt(np.mean(np.square(expected)))) or 1.0
-    return (float(np.sqrt(np.mean(np.square(got - expected)))) / scale,
-            float(np.sqrt(np.mean(np.square(whole - expected)))) / scale)
+    return (
+        float(np.sqrt(np.mean(np.square(got - expected)))) / scale,
+        float(np.sqrt(np.mean(np.square(whole - expected)))) / scale,
+    )
 
 
 @pytest.mark.filterwarnings("ignore")  # onnxruntime's tools
@@ -84,13 +118,28 @@ def error_of_fused(model: onnx.ModelProto, pruned: onnx.ModelProto, masked: onnx
     feeds = random_feeds(model, {"mask": np.ones((2, 8))})
     whole, expected, got = (session(m).run(None, feeds)[0] for m in (model, masked, pruned))
     scale = float(np.sqrt(np.mean(np.square(expected))))
-    return (float(np.sqrt(np.mean(np.square(got - expected)))) / scale,
-            float(np.sqrt(np.mean(np.square(whole - expected)))) / scale)
+    return (
+        float(np.sqrt(np.mean(np.square(got - expected)))) / scale,
+        float(np.sqrt(np.mean(np.square(whole - expected)))) / scale,
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["qdq-channel", "qoperator-channel", "dynamic-u8", "float8", "bfloat16", "blocked-int8",
-                                  "blocked-int4", "blocked-int4-points", "nbits", "nbits-points"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "qdq-channel",
+        "qoperator-channel",
+        "dynamic-u8",
+        "float8",
+        "bfloat16",
+        "blocked-int8",
+        "blocked-int4",
+        "blocked-int4-points",
+        "nbits",
+        "nbits-points",
+    ],
+)
 @pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm"])
 def test_importance_is_that_of_the_real_weights(kind: str, criterion: str) -> None:
     """The hidden units of the first feed-forward layer, or their blocks, rank as in the model that was quantised."""
@@ -98,12 +147,15 @@ def test_importance_is_that_of_the_real_weights(kind: str, criterion: str) -> No
     for model in (onnx.load(MODELS / "pt_transformer.onnx"), variant("pt_transformer", kind)):
         loaded = load(model)
         coupling = analyze(Graph(loaded.proto))
-        wide = next(g for g in coupling.groups if g.grade == Grade.EXACT and any(
-            s.indices.size == 256 and "mlp.0.bias" in s.value.key for s in g.slices))
+        wide = next(
+            g
+            for g in coupling.groups
+            if g.grade == Grade.EXACT and any(s.indices.size == 256 and "mlp.0.bias" in s.value.key for s in g.slices)
+        )
         scores.append(score(loaded, coupling, [wide], criterion)[0])
     plain, stored = scores
     size = len(plain) // len(stored)
-    blocks = np.sqrt((plain ** 2).reshape(-1, size).sum(axis=1)) if criterion == "l2" else plain.reshape(-1, size).sum(1)
+    blocks = np.sqrt((plain**2).reshape(-1, size).sum(axis=1)) if criterion == "l2" else plain.reshape(-1, size).sum(1)
     if criterion != "fpgm" or size == 1:  # distances between blocks are not sums
         assert np.corrcoef(blocks, stored)[0, 1] > 0.95
 
@@ -130,9 +182,16 @@ def test_masked_weights_are_zero_points() -> None:
     assert all(np.all((after[n] == before[n]) | (after[n] == 0)) for n in changed)
 
 
-@pytest.mark.parametrize(("name", "kind"), [
-    *(("pt_resnet_folded", v) for v in ("qdq-channel", "qdq-u8", "qoperator-channel", "dynamic-u8", "float16", "float8")),
-    *(("pt_transformer", v) for v in ("dynamic-channel", "blocked-int8", "blocked-int4-points"))])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(
+            ("pt_resnet_folded", v)
+            for v in ("qdq-channel", "qdq-u8", "qoperator-channel", "dynamic-u8", "float16", "float8")
+        ),
+        *(("pt_transformer", v) for v in ("dynamic-channel", "blocked-int8", "blocked-int4-points")),
+    ],
+)
 def test_zeros_of_what_is_stored_are_zeros_of_what_is_meant(name: str, kind: str) -> None:
     """2:4 holds of the numbers that quantised weights stand for, and what stays is stored as it was."""
     model = variant(name, kind)

@@ -36,7 +36,7 @@ def test_channels_of_a_pruned_model_are_found_in_the_original() -> None:
     small = api.analyze(MODEL)
     remove(small.model, small.coupling, gone)
     after = api.analyze(small.model.proto)
-    origin = rounds.origins(whole.coupling, gone, after.coupling)
+    origin = rounds.channel_correspondence(whole.coupling, gone, after.coupling)
     vectors = {s.value.key: (g, s) for g in whole.groups for s in g.slices if s.value.rank == 1}
     checked = 0
     for group in after.groups:
@@ -65,7 +65,7 @@ def test_curves_go_on_where_a_round_ended() -> None:
     left = np.array([c for c in SIXTEEN.channels if c not in set(went.tolist())])
     rest = Group("w:0", np.arange(12), Grade.EXACT, [], [])
     later = Curve(np.arange(11), np.linspace(0, 5.5, 12))
-    found, = rounds.extended([before], [SIXTEEN], [4], [later], [rest], left)
+    (found,) = rounds.extended([before], [SIXTEEN], [4], [later], [rest], left)
     assert found.order.tolist() == [14, 13, 12, 11, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     np.testing.assert_allclose(found.loss, [0, 0.1, 0.2, 0.3, 0.4, *(0.4 + 0.5 * np.arange(1, 12))])
 
@@ -78,10 +78,10 @@ def test_what_a_round_cannot_tell_stays_as_it_was() -> None:
 def test_rounds_go_down_in_equal_factors() -> None:
     cost = Cost(params=1000, macs=8000, bytes=4000)
     asked = Options(target={"macs": 0.25, "params": "500"})
-    halfway = selection.softened(asked, cost, rounds.shares(2)[0])
+    halfway = selection.intermediate_target(asked, cost, rounds.shares(2)[0])
     assert halfway.target["macs"] == pytest.approx(4000)
-    assert halfway.target["params"] == pytest.approx(1000 * 0.5 ** 0.5)
-    assert selection.softened(Options(ratio=0.75), cost, 0.5).ratio == pytest.approx(0.5)
+    assert halfway.target["params"] == pytest.approx(1000 * 0.5**0.5)
+    assert selection.intermediate_target(Options(ratio=0.75), cost, 0.5).ratio == pytest.approx(0.5)
 
 
 def test_the_last_round_takes_what_was_asked_for() -> None:

@@ -62,18 +62,45 @@ def test_scores_of_every_unit_are_in_the_plan() -> None:
     assert entry["removed"] == sorted(weakest) == plan().removed["w"]["0"]
 
 
-@pytest.mark.parametrize("text", [
-    "", "nonsense", "[]", "null", "3", '"text"', "{}", '{"version": 1}', '{"model": "a"}', '{"version": 2, "model": "a"}',
-    '{"version": 1, "model": 3}', '{"version": 1, "model": "a", "surprise": 1}', '{"version": 1, "model": "a", "removed": []}',
-    '{"version": 1, "model": "a", "removed": {"w": []}}', '{"version": 1, "model": "a", "removed": {"w": {"x": [1]}}}',
-    '{"version": 1, "model": "a", "removed": {"w": {"-1": [1]}}}', '{"version": 1, "model": "a", "removed": {"w": {"0": 1}}}',
-    '{"version": 1, "model": "a", "removed": {"w": {"0": [1.5]}}}', '{"version": 1, "model": "a", "removed": {"w": {"0": [true]}}}',
-    '{"version": 1, "model": "a", "removed": {"w": {"0": [-1]}}}', '{"version": 1, "model": "a", "split": {"a": 3}}',
-    '{"version": 1, "model": "a", "zeroed": {"w": {"mask": 3}}}', '{"version": 1, "model": "a", "groups": {}}',
-    '{"version": 1, "model": "a", "groups": [3]}',
-    *('{"version": 1, "model": "a", "groups": [{"name": "g", "channels": 1, "grade": "exact", ' + lists + "}]}"
-      for lists in ('"removed": [[]], "pinned": []', '"removed": [true], "pinned": []', '"removed": [], "pinned": [3]')), '{"version": 1, "model": "a", "mixing": 1}', "[" * 100000,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "null",
+        "3",
+        '"text"',
+        "{}",
+        '{"version": 1}',
+        '{"model": "a"}',
+        '{"version": 2, "model": "a"}',
+        '{"version": 1, "model": 3}',
+        '{"version": 1, "model": "a", "surprise": 1}',
+        '{"version": 1, "model": "a", "removed": []}',
+        '{"version": 1, "model": "a", "removed": {"w": []}}',
+        '{"version": 1, "model": "a", "removed": {"w": {"x": [1]}}}',
+        '{"version": 1, "model": "a", "removed": {"w": {"-1": [1]}}}',
+        '{"version": 1, "model": "a", "removed": {"w": {"0": 1}}}',
+        '{"version": 1, "model": "a", "removed": {"w": {"0": [1.5]}}}',
+        '{"version": 1, "model": "a", "removed": {"w": {"0": [true]}}}',
+        '{"version": 1, "model": "a", "removed": {"w": {"0": [-1]}}}',
+        '{"version": 1, "model": "a", "split": {"a": 3}}',
+        '{"version": 1, "model": "a", "zeroed": {"w": {"mask": 3}}}',
+        '{"version": 1, "model": "a", "groups": {}}',
+        '{"version": 1, "model": "a", "groups": [3]}',
+        *(
+            '{"version": 1, "model": "a", "groups": [{"name": "g", "channels": 1, "grade": "exact", ' + lists + "}]}"
+            for lists in (
+                '"removed": [[]], "pinned": []',
+                '"removed": [true], "pinned": []',
+                '"removed": [], "pinned": [3]',
+            )
+        ),
+        '{"version": 1, "model": "a", "mixing": 1}',
+        "[" * 100000,
+    ],
+)
 def test_what_is_no_plan_is_told_in_one_line(text: str) -> None:
     with pytest.raises(InputError) as caught:
         Plan.from_json(text)
@@ -107,10 +134,13 @@ def widen(model: onnx.ModelProto) -> None:
 
 
 CHANGES: list[tuple[Callable[[onnx.ModelProto], Any], bool]] = [
-    (describe, False), (new_weights, False),
+    (describe, False),
+    (new_weights, False),
     (lambda m: m.graph.node[0].attribute.append(helper.make_attribute("strides", [2, 2])), True),
-    (rename, True), (widen, True),
-    (lambda m: setattr(m.graph.node[1], "op_type", "Tanh"), True), (lambda m: setattr(m.graph.node[1], "domain", "own"), True),
+    (rename, True),
+    (widen, True),
+    (lambda m: setattr(m.graph.node[1], "op_type", "Tanh"), True),
+    (lambda m: setattr(m.graph.node[1], "domain", "own"), True),
     (lambda m: setattr(m.opset_import[0], "version", 17), True),
     (lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 4), True),
     (lambda m: m.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((6, 3, 1, 1), np.float16), "w")), True),
@@ -128,9 +158,11 @@ def test_fingerprint(change: Callable[[onnx.ModelProto], Any], seen: bool) -> No
 
 def test_fingerprint_sees_a_shape_constant_and_not_a_weight_in_a_node() -> None:
     def model(size: int, weight: float) -> onnx.ModelProto:
-        return build(f"""(float[N,3,4] x) => (float[N,12] y) <int64[2] s>
+        return build(
+            f"""(float[N,3,4] x) => (float[N,12] y) <int64[2] s>
             {{ c = Constant <value = float[4] {{{weight}, 2.0, 3.0, 4.0}}> ()  h = Add(x, c)  y = Reshape(h, s) }}""",
-                     constants={"s": [0, size]})
+            constants={"s": [0, size]},
+        )
 
     assert fingerprint(model(12, 1.0)) == fingerprint(model(12, 9.0))
     assert fingerprint(model(12, 1.0)) != fingerprint(model(-1, 1.0))
@@ -145,11 +177,14 @@ def test_fingerprint_ignores_the_description_of_an_attribute() -> None:
 
 def test_fingerprint_ignores_the_bias_of_a_quantised_layer() -> None:
     """It is a whole number of 32 bits, and still a weight."""
+
     def model(bias: int) -> onnx.ModelProto:
-        return build("""(uint8[N,3,4,4] x) => (float[N,2,4,4] y)
+        return build(
+            """(uint8[N,3,4,4] x) => (float[N,2,4,4] y)
             <int8[2,3,1,1] w, float s, uint8 z, int8 nil, int32[2] b, float t>
             { h = DequantizeLinear(x, s, z)  k = DequantizeLinear(w, s, nil)  c = DequantizeLinear(b, t)  y = Conv(h, k, c) }""",
-                     constants={"b": [bias, 2]})
+            constants={"b": [bias, 2]},
+        )
 
     assert fingerprint(model(1)) == fingerprint(model(7))
 
@@ -187,18 +222,27 @@ def edited(change: Callable[[Plan], Any]) -> Plan:
     return made
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda p: p.removed["u"].pop("1"), "only a part of what is tied"),
-    (lambda p: p.removed.pop("b"), "only a part of what is tied"),
-    (lambda p: p.removed["w"]["0"].pop(), "only a part of what is tied"),
-    (lambda p: p.removed["w"]["0"].append(next(i for i in range(6) if i not in p.removed["w"]["0"])), "only a part of what is tied"),
-    (lambda p: p.removed["w"].update({"0": [6]}), "index 6 of axis 0"),
-    (lambda p: p.removed["w"].update({"7": [0]}), "axis 7"),
-    (lambda p: p.removed["w"].update({"1": [0]}), "pinned"),
-    (lambda p: p.removed.update({"nobody": {"0": [1]}}), "'nobody'"),
-    (lambda p: setattr(p, "model", "0" * 64), "another graph"),
-    (lambda p: [p.removed[n].update({a: list(range(6))}) for n, a in (("w", "0"), ("b", "0"), ("u", "1"))], "leaves nothing"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.removed["u"].pop("1"), "only a part of what is tied"),
+        (lambda p: p.removed.pop("b"), "only a part of what is tied"),
+        (lambda p: p.removed["w"]["0"].pop(), "only a part of what is tied"),
+        (
+            lambda p: p.removed["w"]["0"].append(next(i for i in range(6) if i not in p.removed["w"]["0"])),
+            "only a part of what is tied",
+        ),
+        (lambda p: p.removed["w"].update({"0": [6]}), "index 6 of axis 0"),
+        (lambda p: p.removed["w"].update({"7": [0]}), "axis 7"),
+        (lambda p: p.removed["w"].update({"1": [0]}), "pinned"),
+        (lambda p: p.removed.update({"nobody": {"0": [1]}}), "'nobody'"),
+        (lambda p: setattr(p, "model", "0" * 64), "another graph"),
+        (
+            lambda p: [p.removed[n].update({a: list(range(6))}) for n, a in (("w", "0"), ("b", "0"), ("u", "1"))],
+            "leaves nothing",
+        ),
+    ],
+)
 def test_an_edited_plan_that_makes_no_sense_is_refused(change: Callable[[Plan], Any], message: str) -> None:
     made = edited(change)
     with pytest.raises(InputError, match=message):
@@ -213,7 +257,11 @@ def test_a_plan_may_be_edited_consistently() -> None:
         made.removed[name][axis].remove(saved)
     new = onnxprune.apply(made, net()).proto
     assert {t.name: list(t.dims) for t in new.graph.initializer} == {
-        "w": [4, 3, 1, 1], "b": [4], "u": [4, 4, 1, 1], "v": [2, 4, 1, 1]}
+        "w": [4, 3, 1, 1],
+        "b": [4],
+        "u": [4, 4, 1, 1],
+        "v": [2, 4, 1, 1],
+    }
 
 
 # --- masks
@@ -232,8 +280,16 @@ def test_a_mask_has_one_bit_an_element_most_significant_first() -> None:
     assert zlib.decompress(base64.b64decode(pack_mask(mask))) == bytes([0b10000001, 0b10000000])
 
 
-@pytest.mark.parametrize(("text", "shape"), [
-    ("!!!", (3,)), ("AAAA", (3,)), (pack_mask(np.ones(9, bool)), (3,)), (pack_mask(np.ones(3, bool)), (9,)), ("", (1,))])
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("!!!", (3,)),
+        ("AAAA", (3,)),
+        (pack_mask(np.ones(9, bool)), (3,)),
+        (pack_mask(np.ones(3, bool)), (9,)),
+        ("", (1,)),
+    ],
+)
 def test_a_mask_that_does_not_fit_is_refused(text: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="mask"):
         unpack_mask(text, shape)

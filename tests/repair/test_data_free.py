@@ -19,8 +19,7 @@ from onnxprune.layers.batch_norm import normalizations
 from onnxprune.model.model import Model, load
 from onnxprune.options import Options
 from onnxprune.pipeline.repair import kept_features
-from onnxprune.pipeline.settle import hopeless
-from onnxprune.repair import data_free
+from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
 from onnxprune.repair.layerwise import Kept, Refit
@@ -53,16 +52,25 @@ def accuracy(model: Model) -> float:
     return float((outputs(model, data["input"]).argmax(axis=1) == data["labels"]).mean())
 
 
-def convolutions(first: NDArray[np.float32], second: NDArray[np.float32], *, rectified: bool, factor: float = 1.0,
-                 ) -> Model:
+def convolutions(
+    first: NDArray[np.float32], second: NDArray[np.float32], *, rectified: bool, factor: float = 1.0
+) -> Model:
     """Two convolutions without biases, a rectifier between them where asked for."""
-    nodes = [helper.make_node("Conv", ["x", "first"], ["h"], pads=[1, 1, 1, 1]),
-             helper.make_node("Relu" if rectified else "Identity", ["h"], ["r"]),
-             helper.make_node("Conv", ["r", "second"], ["y"])]
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["h"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu" if rectified else "Identity", ["h"], ["r"]),
+        helper.make_node("Conv", ["r", "second"], ["y"]),
+    ]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", len(second), 16, 16])],
-        [numpy_helper.from_array((first * factor).astype(np.float32), "first"), numpy_helper.from_array(second, "second")])
+        [
+            numpy_helper.from_array((first * factor).astype(np.float32), "first"),
+            numpy_helper.from_array(second, "second"),
+        ],
+    )
     return Model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
 
@@ -88,14 +96,22 @@ def test_a_perceptron_whose_units_repeat_is_made_good_exactly() -> None:
     rng = np.random.default_rng(2)
     first = rng.standard_normal((6, 20))
     first = np.concatenate([first, 0.1 * first[[0, 3]]]).astype(np.float32)
-    nodes = [helper.make_node("Gemm", ["x", "first"], ["h"], transB=1), helper.make_node("Relu", ["h"], ["r"]),
-             helper.make_node("Gemm", ["r", "second", "bias"], ["y"], transB=1)]
+    nodes = [
+        helper.make_node("Gemm", ["x", "first"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "second", "bias"], ["y"], transB=1),
+    ]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 20])],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 20])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])],
-        [numpy_helper.from_array(first, "first"),
-         numpy_helper.from_array(rng.standard_normal((5, 8)).astype(np.float32), "second"),
-         numpy_helper.from_array(rng.standard_normal(5).astype(np.float32), "bias")])
+        [
+            numpy_helper.from_array(first, "first"),
+            numpy_helper.from_array(rng.standard_normal((5, 8)).astype(np.float32), "second"),
+            numpy_helper.from_array(rng.standard_normal(5).astype(np.float32), "bias"),
+        ],
+    )
     model = Model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
     cut, features = pruned(model, 0.25)
     x = rng.standard_normal((50, 20)).astype(np.float32)
@@ -147,7 +163,7 @@ def test_scores_and_repairs_of_a_run_share_what_is_made_up(monkeypatch: pytest.M
         calls += 1
         return inputs(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(data_free, "inputs", counted)
+    monkeypatch.setattr("onnxprune.pipeline.run.inputs", counted)
     made = api.prune(MODELS / "pt_resnet_bn.onnx", target={"macs": 0.6}, gate={"drift": 0.1}, drift_search=True)
     assert calls == 1 and len(made.report["search"]["trials"]) > 1 and made.report["repair"]
 
@@ -155,9 +171,9 @@ def test_scores_and_repairs_of_a_run_share_what_is_made_up(monkeypatch: pytest.M
 def test_inputs_too_large_to_make_many_of_are_not_made_unasked() -> None:
     """A batch can be declared of any size."""
     model = convolutions(*(np.ones(shape, np.float32) for shape in ((4, 3, 3, 3), (2, 4, 1, 1))), rectified=True)
-    assert hopeless(model) is None
+    assert why_not_data_free(model) is None
     model.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 65535
-    why = hopeless(model)
+    why = why_not_data_free(model)
     assert why is not None and why.startswith("a feed of 50,330,880 values")
 
 

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
-from onnxprune.layers.find import products
+from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
 from onnxprune.repair.augmentation import Variants
 from onnxprune.repair.gauss_newton import Function, Maps, Run, _Step, refine
 from onnxprune.repair.joint import repair
 from onnxprune.repair.layer_chains import chains
-from onnxprune.repair.layer_operator import Operator
+from onnxprune.repair.layer_operator import LayerOperator
 from tests.layers.test_find import text_model
 
 RNG = np.random.default_rng(11)
@@ -26,24 +26,32 @@ def normal(*shape: int) -> NDArray[np.float32]:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize(("attributes", "weight", "size"), [
-    ("pads = [1, 1, 1, 1]", (4, 6, 3, 3), (8, 9)),
-    ("group = 6, strides = [2, 2], pads = [0, 1, 1, 1]", (6, 1, 3, 3), (8, 9)),
-    ("group = 2, strides = [2, 1]", (4, 3, 1, 1), (7, 7)),
-    ("group = 2, strides = [2, 1], dilations = [2, 1], pads = [2, 0, 2, 3]", (4, 3, 3, 5), (9, 11)),
-    ('auto_pad = "SAME_UPPER", strides = [2, 2]', (4, 6, 3, 2), (7, 8)),
-    ('auto_pad = "SAME_LOWER"', (4, 6, 2, 4), (6, 6)),
-    ("strides = [2]", (5, 6, 3), (9,)),
-])
-def test_an_operator_is_the_layer_and_its_transpose(attributes: str, weight: tuple[int, ...],
-                                                    size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("attributes", "weight", "size"),
+    [
+        ("pads = [1, 1, 1, 1]", (4, 6, 3, 3), (8, 9)),
+        ("group = 6, strides = [2, 2], pads = [0, 1, 1, 1]", (6, 1, 3, 3), (8, 9)),
+        ("group = 2, strides = [2, 1]", (4, 3, 1, 1), (7, 7)),
+        ("group = 2, strides = [2, 1], dilations = [2, 1], pads = [2, 0, 2, 3]", (4, 3, 3, 5), (9, 11)),
+        ('auto_pad = "SAME_UPPER", strides = [2, 2]', (4, 6, 3, 2), (7, 8)),
+        ('auto_pad = "SAME_LOWER"', (4, 6, 2, 4), (6, 6)),
+        ("strides = [2]", (5, 6, 3), (9,)),
+    ],
+)
+def test_an_operator_is_the_layer_and_its_transpose(
+    attributes: str, weight: tuple[int, ...], size: tuple[int, ...]
+) -> None:
     letters = ", ".join(["N", "6", *map(str, size)])
-    model = text_model(f"y = Conv<{attributes}>(x, w)", f"float[{letters}] x", "float[N, M, " + ", ".join(
-        f"S{i}" for i in range(len(size))) + "] y", w=weight)
+    model = text_model(
+        f"y = Conv<{attributes}>(x, w)",
+        f"float[{letters}] x",
+        "float[N, M, " + ", ".join(f"S{i}" for i in range(len(size))) + "] y",
+        w=weight,
+    )
     graph = Graph(model)
     infer(graph)
-    (layer,) = products(graph)
-    operator = Operator.of(layer, size)
+    (layer,) = linear_layers(graph)
+    operator = LayerOperator.of(layer, size)
     x = normal(3, 6, *size)
     y = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
     matrix = layer.matrix(onnx.numpy_helper.to_array(model.graph.initializer[0]))
@@ -62,7 +70,7 @@ def rectified(z: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def run_of_two(hidden: int, between: Function = rectified) -> tuple[Run, list[NDArray[np.float32]]]:
     """Two matrices with a function between them."""
-    operators = [Operator(1, 6, (), (), (), ((),)), Operator(1, hidden, (), (), (), ((),))]
+    operators = [LayerOperator(1, 6, (), (), (), ((),)), LayerOperator(1, hidden, (), (), (), ((),))]
     weights = [normal(1, hidden, 6), normal(hidden), normal(1, 3, hidden), normal(3)]
     return Run(operators, [between], [True, True]), weights
 
@@ -105,19 +113,22 @@ def runs_of(body: str, **constants: tuple[int, ...]) -> list[list[str]]:
     graph = Graph(text_model(body, "float[N, 4, 8, 8] x", "float[N, C, H, W] y", **constants))
     infer(graph)
     returned = {id(v) for scope in graph.scopes() for v in scope.outputs}
-    return [[layer.name for layer in chain.layers] for chain in chains(products(graph), returned)]
+    return [[layer.name for layer in chain.layers] for chain in chains(linear_layers(graph), returned)]
 
 
-@pytest.mark.parametrize(("between", "one"), [
-    ("b = Relu(a)", True),
-    ("s = Sigmoid(a) b = Mul(a, s)", True),
-    ("n = BatchNormalization(a, k, k, k, k) b = LeakyRelu(n)", True),
-    ("b = Mul(a, k1)", True),
-    ("b = MaxPool<kernel_shape = [2, 2]>(a)", False),
-    ("b = Softmax(a)", False),
-    ("r = Relu(a) b = Add(r, x)", False),
-    ("b = Identity(a) c = Relu(a)", False),
-])
+@pytest.mark.parametrize(
+    ("between", "one"),
+    [
+        ("b = Relu(a)", True),
+        ("s = Sigmoid(a) b = Mul(a, s)", True),
+        ("n = BatchNormalization(a, k, k, k, k) b = LeakyRelu(n)", True),
+        ("b = Mul(a, k1)", True),
+        ("b = MaxPool<kernel_shape = [2, 2]>(a)", False),
+        ("b = Softmax(a)", False),
+        ("r = Relu(a) b = Add(r, x)", False),
+        ("b = Identity(a) c = Relu(a)", False),
+    ],
+)
 def test_runs_go_through_what_works_on_single_elements(between: str, one: bool) -> None:
     found = runs_of(f"a = Conv(x, w) {between} y = Conv(b, w2)", w=(4, 4, 1, 1), w2=(5, 4, 1, 1), k=(4,), k1=(4, 1, 1))
     assert found == ([["a", "y"]] if one else [["a"], ["y"]])
@@ -150,11 +161,14 @@ def test_features_in_the_middle_are_chosen_anew() -> None:
     assert repair(Model(whole), Model(again), kept, feeds)[0].before == pytest.approx(done.after, rel=0.2)
 
 
-@pytest.mark.parametrize(("body", "shape", "axes"), [
-    ("y = Conv(x, w)", "N, 4, 8, 10", (2, 3)),
-    ("s = Mul(x, k) t = Transpose<perm = [0, 3, 1, 2]>(s) y = Conv(t, w)", "N, 8, 10, 4", (1, 2)),
-    ("y = MatMul(x, m)", "N, 8, 10, 4", None),
-])
+@pytest.mark.parametrize(
+    ("body", "shape", "axes"),
+    [
+        ("y = Conv(x, w)", "N, 4, 8, 10", (2, 3)),
+        ("s = Mul(x, k) t = Transpose<perm = [0, 3, 1, 2]>(s) y = Conv(t, w)", "N, 8, 10, 4", (1, 2)),
+        ("y = MatMul(x, m)", "N, 8, 10, 4", None),
+    ],
+)
 def test_samples_move_along_what_convolutions_slide_over(body: str, shape: str, axes: tuple[int, ...] | None) -> None:
     model = text_model(body, f"float[{shape}] x", "float[N, C, H, W] y", w=(2, 4, 3, 3), k=(1,), m=(4, 2))
     graph = Graph(model)
@@ -162,7 +176,7 @@ def test_samples_move_along_what_convolutions_slide_over(body: str, shape: str, 
     variants = Variants(graph, batches, 0)
     found = list(variants)
     assert variants.copies == (1 if axes is None else 2)
-    assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(found[::variants.copies], batches, strict=True))
+    assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(found[:: variants.copies], batches, strict=True))
     assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(found, variants, strict=True))  # the same every time
     for original, moved in zip(batches, found[1::2] if axes else [], strict=bool(axes)):
         x, y = (np.moveaxis(f["x"], axes or (), (-2, -1)) for f in (original, moved))

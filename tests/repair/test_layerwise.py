@@ -78,8 +78,10 @@ def test_calibrated_is_far_better_than_removal_alone(name: str) -> None:
 
 def test_the_same_bytes_twice() -> None:
     data = str(MODELS / "digits_calib.npz")
-    first, second = (onnxprune.prune(MODELS / "pt_resnet_bn.onnx", target={"macs": 0.5}, verify=False, calib=data,
-                                     samples=64) for _ in range(2))
+    first, second = (
+        onnxprune.prune(MODELS / "pt_resnet_bn.onnx", target={"macs": 0.5}, verify=False, calib=data, samples=64)
+        for _ in range(2)
+    )
     assert first.proto.SerializeToString(deterministic=True) == second.proto.SerializeToString(deterministic=True)
     assert first.report["targets"]["macs"]["met"]
 
@@ -92,7 +94,8 @@ def test_labels_are_reported_and_not_used(tmp_path: Path) -> None:
     np.savez(labelled, input=inputs, labels=np.arange(100) % 10)
     results = [onnxprune.prune(MODELS / "pt_resnet_bn.onnx", 0.5, verify=False, calib=str(p)) for p in (bare, labelled)]
     assert results[0].proto.SerializeToString(deterministic=True) == results[1].proto.SerializeToString(
-        deterministic=True)
+        deterministic=True
+    )
     assert "top1" not in results[0].report["calibration"]
     assert 0 <= results[1].report["calibration"]["top1"]["after"] <= 0.5  # the labels are made up
 

@@ -18,12 +18,16 @@ SAMPLES = 48
 
 def calibration(model: onnx.ModelProto, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {i.name: rng.standard_normal([SAMPLES, *[d.dim_value for d in i.type.tensor_type.shape.dim[1:]]]).astype(
-        np.float32) for i in model.graph.input}
+    return {
+        i.name: rng.standard_normal([SAMPLES, *[d.dim_value for d in i.type.tensor_type.shape.dim[1:]]]).astype(
+            np.float32
+        )
+        for i in model.graph.input
+    }
 
 
 def one_by_one(feeds: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-    return ({name: array[i:i + 1] for name, array in feeds.items()} for i in range(SAMPLES))
+    return ({name: array[i : i + 1] for name, array in feeds.items()} for i in range(SAMPLES))
 
 
 class Reader:
@@ -42,9 +46,13 @@ class Reader:
 
 def relative_error(model: onnx.ModelProto, other: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> float:
     """Squared error over variance, in the mean over the outputs; some of the graphs take one sample at a time only."""
-    found = [[np.stack(arrays).astype(np.float64) for arrays in zip(*(one.run(None, f) for f in one_by_one(feeds)),
-                                                                    strict=True)]
-             for one in (session(model), session(other))]
+    found = [
+        [
+            np.stack(arrays).astype(np.float64)
+            for arrays in zip(*(one.run(None, f) for f in one_by_one(feeds)), strict=True)
+        ]
+        for one in (session(model), session(other))
+    ]
     assert [a.shape for a in found[0]] == [b.shape for b in found[1]]
     assert all(np.isfinite(b).all() for b in found[1])
     return float(np.mean([np.mean(np.square(a - b)) / max(a.var(), 1e-30) for a, b in zip(*found, strict=True)]))
@@ -65,8 +73,9 @@ def test_repaired_models_are_no_further_from_the_original(start: int) -> None:
         print(f"seed {seed}")  # shown when an assertion fails
         asked = {"importance": "l2", "verify": False}
         plain, data_free, calibrated = (
-            onnxprune.prune(model, 0.5, repair=how, **more, **asked).proto for how, more in
-            (("none", {}), ("data-free", {}), ("calibrated", {"calib": Reader(feeds)})))
+            onnxprune.prune(model, 0.5, repair=how, **more, **asked).proto
+            for how, more in (("none", {}), ("data-free", {}), ("calibrated", {"calib": Reader(feeds)}))
+        )
         assert interface(plain) == interface(data_free) == interface(calibrated) == interface(model)
         before = relative_error(model, plain, feeds)
         # the command holds back a part of the samples, so both sides differ by that much

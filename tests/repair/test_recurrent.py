@@ -17,19 +17,25 @@ from onnxprune.verification.output_error import relative_errors
 from tests.ops.case import build
 
 HIDDEN, GATES = 6, {"LSTM": 4, "GRU": 3, "RNN": 1}
-KINDS = [(kind, extra, directions) for kind, extra in
-         (("LSTM", ""), ("GRU", ""), ("GRU", ", linear_before_reset = 1"), ("RNN", ""))
-         for directions in ("forward", "reverse", "bidirectional")]
+KINDS = [
+    (kind, extra, directions)
+    for kind, extra in (("LSTM", ""), ("GRU", ""), ("GRU", ", linear_before_reset = 1"), ("RNN", ""))
+    for directions in ("forward", "reverse", "bidirectional")
+]
 
 
 def network(kind: str, extra: str, direction: str, bias: bool = True) -> onnx.ModelProto:
     """Two layers over a sequence of five steps, of which unit 4 of the first repeats unit 1."""
     d, rows = 1 + (direction == "bidirectional"), GATES[kind] * HIDDEN
     b, given = (f", float[{d},{2 * rows}] b", ", b") if bias else ("", "")
-    model = build(f"""(float[5,N,3] x) => (float[A,B,2] y)
+    model = build(
+        f"""(float[5,N,3] x) => (float[A,B,2] y)
         <float[{d},{rows},3] w, float[{d},{rows},{HIDDEN}] r{b}, int64[3] shape, float[{d * HIDDEN},2] u>
         {{ s = {kind} <hidden_size = {HIDDEN}, direction = "{direction}"{extra}> (x, w, r{given})
-           t = Transpose <perm = [0, 2, 1, 3]> (s)  f = Reshape(t, shape)  y = MatMul(f, u) }}""", constants={"shape": [0, 0, d * HIDDEN]}, opset=18)
+           t = Transpose <perm = [0, 2, 1, 3]> (s)  f = Reshape(t, shape)  y = MatMul(f, u) }}""",
+        constants={"shape": [0, 0, d * HIDDEN]},
+        opset=18,
+    )
     for t in model.graph.initializer:
         if t.name in ("w", "r", "b"):
             array = numpy_helper.to_array(t).copy()
@@ -79,6 +85,7 @@ def test_other_units_are_made_up_for_in_part() -> None:
 def test_command_refits_recurrent_layers() -> None:
     model = network("LSTM", "", "forward")
     samples = {"x": np.random.default_rng(1).standard_normal((64, 5, 1, 3)).astype(np.float32)}
+
     class Reader:
         def __init__(self) -> None:
             self.rewind()

@@ -92,8 +92,9 @@ def test_width() -> None:
 
 def test_long_tables_are_cut() -> None:
     """Thousands of groups and outputs stay readable: the widest groups, the outputs that moved most."""
-    groups = [{"name": f"w{i}:0", "channels": 10 + i, "removed": [0, 1], "grade": "exact", "pinned": []}
-              for i in range(140)]
+    groups = [
+        {"name": f"w{i}:0", "channels": 10 + i, "removed": [0, 1], "grade": "exact", "pinned": []} for i in range(140)
+    ]
     drift = {f"y{i}": {"max_abs": 1.0, "rel_rms": i / 100, "cosine": 0.5} for i in range(12)}
     lines = drawn(output=None, groups=groups, drift=drift).splitlines()
     assert "... and 120 more" in lines
@@ -104,8 +105,10 @@ def test_long_tables_are_cut() -> None:
 
 def test_reasons_are_told() -> None:
     """Why groups stay whole: the commonest reasons, and how many more there are."""
-    groups = [{"name": f"w{i}", "channels": i, "removed": [], "grade": "pinned", "pinned": [f"reason {i}"]}
-              for i in range(1, 6)]
+    groups = [
+        {"name": f"w{i}", "channels": i, "removed": [], "grade": "pinned", "pinned": [f"reason {i}"]}
+        for i in range(1, 6)
+    ]
     groups.append({"name": "m", "channels": 9, "removed": [], "grade": "mixing", "pinned": ["LayerNormalization"]})
     shown = drawn(groups=groups)
     assert "6 groups: 0 pruned, 0 left whole, 1 mixing, 5 pinned" in shown
@@ -129,19 +132,26 @@ def test_names_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in shown
 
 
-@pytest.mark.parametrize(("changes", "lines"), [
-    ({}, []),
-    ({"verified": False, "unverified_because": "no such operator"}, ["not verified: no such operator"]),
-    ({"drift": {"a": {"rel_rms": 0.5}, "b": {"rel_rms": None}}}, []),
-    ({"drift": {"a": {"rel_rms": 0.9}, "b": {"rel_rms": 1.2}}},
-     ["output 'b' moved by 120% of its size (and 1 other output): measure the accuracy, which may be lost"]),
-])
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({}, []),
+        ({"verified": False, "unverified_because": "no such operator"}, ["not verified: no such operator"]),
+        ({"drift": {"a": {"rel_rms": 0.5}, "b": {"rel_rms": None}}}, []),
+        (
+            {"drift": {"a": {"rel_rms": 0.9}, "b": {"rel_rms": 1.2}}},
+            ["output 'b' moved by 120% of its size (and 1 other output): measure the accuracy, which may be lost"],
+        ),
+    ],
+)
 def test_warnings(changes: dict[str, Any], lines: list[str]) -> None:
     """Unverified results and outputs that moved by more than half are warned of."""
     data = report(**{"drift": {}, **changes})
     assert terminal.warnings(data) == lines
 
 
-@pytest.mark.parametrize(("error", "words"), [(0.0123, "held back: 1.2% of their variance"), (None, "held back: not finite")])
+@pytest.mark.parametrize(
+    ("error", "words"), [(0.0123, "held back: 1.2% of their variance"), (None, "held back: not finite")]
+)
 def test_what_the_samples_held_back_say(error: float | None, words: str) -> None:
     assert words in drawn(calibration={"samples": 4, "relative_error": error})

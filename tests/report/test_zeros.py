@@ -40,26 +40,52 @@ def product(kind: str, weight: NDArray[Any], **attributes: Any) -> ModelProto:
     """One product operator with a stored weight `w`."""
     space = [4] * (weight.ndim - 2)
     groups = attributes.get("group", 1)
-    reads = {"Conv": [1, weight.shape[1] * groups, *space], "ConvTranspose": [1, weight.shape[0], *space],
-             "MatMul": [*weight.shape[:-2], 2, weight.shape[-2]], "Gemm": [2, weight.shape[0]]}[kind]
+    reads = {
+        "Conv": [1, weight.shape[1] * groups, *space],
+        "ConvTranspose": [1, weight.shape[0], *space],
+        "MatMul": [*weight.shape[:-2], 2, weight.shape[-2]],
+        "Gemm": [2, weight.shape[0]],
+    }[kind]
     if attributes.get("transB"):
         reads = [2, weight.shape[1]]
     elem = helper.np_dtype_to_tensor_dtype(weight.dtype)
     node = helper.make_node(kind, ["x", "w"], ["y"], **attributes)
-    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", elem, reads)],
-                              [helper.make_tensor_value_info("y", elem, [None] * (2 if kind == "Gemm" else len(reads)))],
-                              [numpy_helper.from_array(weight, "w")])
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", elem, reads)],
+        [helper.make_tensor_value_info("y", elem, [None] * (2 if kind == "Gemm" else len(reads)))],
+        [numpy_helper.from_array(weight, "w")],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
 
 
-@pytest.mark.parametrize(("kind", "axis", "shape", "attributes"), [
-    ("Conv", 1, (16, 16, 1, 1), {}), ("Conv", 1, (16, 8, 3, 3), {"group": 2}), ("MatMul", 0, (16, 16), {}),
-    ("Gemm", 0, (16, 16), {}), ("Gemm", 1, (16, 16), {"transB": 1}), ("ConvTranspose", 0, (16, 16, 2, 2), {})])
-@pytest.mark.parametrize(("keep", "patterns"), [
-    ("1010", ["1:2", "2:4", "4:8"]), ("1100", ["2:4", "4:8"]), ("1000", ["1:2", "1:4", "2:4", "2:8", "4:8"]),
-    ("11110000", ["4:8"]), ("10000001", ["1:2", "1:4", "2:4", "2:8", "4:8"]), ("1110", []), ("1", [])])
-def test_patterns(kind: str, axis: int, shape: tuple[int, ...], attributes: dict[str, Any], keep: str,
-                  patterns: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "axis", "shape", "attributes"),
+    [
+        ("Conv", 1, (16, 16, 1, 1), {}),
+        ("Conv", 1, (16, 8, 3, 3), {"group": 2}),
+        ("MatMul", 0, (16, 16), {}),
+        ("Gemm", 0, (16, 16), {}),
+        ("Gemm", 1, (16, 16), {"transB": 1}),
+        ("ConvTranspose", 0, (16, 16, 2, 2), {}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("keep", "patterns"),
+    [
+        ("1010", ["1:2", "2:4", "4:8"]),
+        ("1100", ["2:4", "4:8"]),
+        ("1000", ["1:2", "1:4", "2:4", "2:8", "4:8"]),
+        ("11110000", ["4:8"]),
+        ("10000001", ["1:2", "1:4", "2:4", "2:8", "4:8"]),
+        ("1110", []),
+        ("1", []),
+    ],
+)
+def test_patterns(
+    kind: str, axis: int, shape: tuple[int, ...], attributes: dict[str, Any], keep: str, patterns: list[str]
+) -> None:
     """The patterns that hold are those of the reduction axis, whichever it is."""
     entry = told(product(kind, pattern(shape, axis, keep), **attributes))["w"]
     assert entry["reduction_axis"] == axis
@@ -81,32 +107,46 @@ def test_blocks() -> None:
     assert told(product("Gemm", np.ones((16, 16), np.float32), transB=1))["w"]["blocks"] == []
 
 
-def verdict(kind: str = "Conv", shape: tuple[int, ...] = (256, 256, 1, 1), axis: int = 1, keep: str = "1010",
-            dtype: Any = np.float32, **attributes: Any) -> dict[str, Any]:
+def verdict(
+    kind: str = "Conv",
+    shape: tuple[int, ...] = (256, 256, 1, 1),
+    axis: int = 1,
+    keep: str = "1010",
+    dtype: Any = np.float32,
+    **attributes: Any,
+) -> dict[str, Any]:
     found: dict[str, Any] = told(product(kind, pattern(shape, axis, keep).astype(dtype), **attributes))["w"]["tensorrt"]
     assert found["qualifies"] == (not found["reasons"]) == (found["precision"] is not None)
     return found
 
 
-@pytest.mark.parametrize(("case", "reason"), [
-    ({"kind": "ConvTranspose", "axis": 0}, "ConvTranspose is neither a convolution nor a fully connected layer"),
-    ({"dtype": np.float64}, "weights of type DOUBLE, neither half precision nor INT8"),
-    ({"shape": (256, 6, 1, 1), "keep": "100"}, "its 6 input channels are not a multiple of 4"),
-    ({"shape": (256, 2, 1, 1), "group": 128}, "its 2 input channels are not a multiple of 4"),
-    ({"keep": "1110"}, "2:4 does not hold along its input channels"),
-    ({"kind": "MatMul", "shape": (2, 16, 16), "axis": 1}, "not a matrix, so no fully connected layer"),
-])
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ({"kind": "ConvTranspose", "axis": 0}, "ConvTranspose is neither a convolution nor a fully connected layer"),
+        ({"dtype": np.float64}, "weights of type DOUBLE, neither half precision nor INT8"),
+        ({"shape": (256, 6, 1, 1), "keep": "100"}, "its 6 input channels are not a multiple of 4"),
+        ({"shape": (256, 2, 1, 1), "group": 128}, "its 2 input channels are not a multiple of 4"),
+        ({"keep": "1110"}, "2:4 does not hold along its input channels"),
+        ({"kind": "MatMul", "shape": (2, 16, 16), "axis": 1}, "not a matrix, so no fully connected layer"),
+    ],
+)
 def test_what_does_not_qualify(case: dict[str, Any], reason: str) -> None:
     assert verdict(**case)["reasons"] == [reason]
 
 
-@pytest.mark.parametrize(("case", "hints"), [
-    ({}, []), ({"kind": "MatMul", "shape": (256, 512), "axis": 0}, []), ({"kind": "Gemm", "shape": (256, 512), "axis": 0}, []),
-    ({"shape": (512, 256, 3, 3), "group": 2}, []),
-    ({"shape": (256, 260, 1, 1)}, ["its 260 input channels are not a multiple of 16"]),
-    ({"shape": (260, 256, 1, 1)}, ["its 260 output channels are not a multiple of 8"]),
-    ({"shape": (64, 256, 1, 1)}, ["sparse kernels tend to win from 256 input and output channels on"]),
-])
+@pytest.mark.parametrize(
+    ("case", "hints"),
+    [
+        ({}, []),
+        ({"kind": "MatMul", "shape": (256, 512), "axis": 0}, []),
+        ({"kind": "Gemm", "shape": (256, 512), "axis": 0}, []),
+        ({"shape": (512, 256, 3, 3), "group": 2}, []),
+        ({"shape": (256, 260, 1, 1)}, ["its 260 input channels are not a multiple of 16"]),
+        ({"shape": (260, 256, 1, 1)}, ["its 260 output channels are not a multiple of 8"]),
+        ({"shape": (64, 256, 1, 1)}, ["sparse kernels tend to win from 256 input and output channels on"]),
+    ],
+)
 def test_what_qualifies(case: dict[str, Any], hints: list[str]) -> None:
     found = verdict(**case)
     assert found["qualifies"]

@@ -174,7 +174,9 @@ def test_many_batches_come_back_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(("room", "most"), [(1, 1), (2**30, 4)])
-def test_batches_under_way_are_fewer_where_they_make_much(monkeypatch: pytest.MonkeyPatch, room: int, most: int) -> None:
+def test_batches_under_way_are_fewer_where_they_make_much(
+    monkeypatch: pytest.MonkeyPatch, room: int, most: int
+) -> None:
     """Two until it is known how much one makes, and then one at least and four at most."""
     monkeypatch.setattr(isolation, "IN_FLIGHT", room)
     session = LocalSession(model(ENDLESS, 2).SerializeToString())

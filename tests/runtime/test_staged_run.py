@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import is_external, tensors
+from onnxprune.runtime.partition import CannotCut
 from onnxprune.runtime.session import Feeds
-from onnxprune.runtime.staged_run import CannotCut, Stored, Walk
+from onnxprune.runtime.staged_run import StagedRun, Stored
 from tests.oracle import session
 from tests.paths import MODELS
 
@@ -58,12 +59,14 @@ def assert_same(stored: Stored, expected: list[NDArray[Any]], exact: bool = True
             np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3)
 
 
-def assert_walk(model: Model, batches: list[dict[str, NDArray[Any]]], stages: list[list[str]], **options: Any) -> Walk:
+def assert_walk(
+    model: Model, batches: list[dict[str, NDArray[Any]]], stages: list[list[str]], **options: Any
+) -> StagedRun:
     """The walk gives at each stage what the whole gives, and no node runs twice."""
     expected = whole(model, batches, [n for stage in stages for n in stage if n not in batches[0]])
     expected |= {n: [b[n] for b in batches] for n in batches[0]}
     options = {"optimize": False} | options
-    with Walk(model, batches, stages, **options) as walk:
+    with StagedRun(model, batches, stages, **options) as walk:
         for stage in stages:
             values = walk.step()
             assert list(values) == stage
@@ -101,13 +104,17 @@ def residual() -> Model:
     return made(RESIDUAL, u=(4, 5), v=(5, 4), w=(9, 3), two=np.float32([2]))
 
 
-@pytest.mark.parametrize("stages", [
-    [["x"], ["b"], ["h"], ["y"]],
-    [["b", "x"], ["e", "b"], ["y", "x"]],
-    [["d"], ["c"], ["y"]],
-    [["y"]],
-    [[], ["h"], [], ["h", "y"]],
-], ids=str)
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [["x"], ["b"], ["h"], ["y"]],
+        [["b", "x"], ["e", "b"], ["y", "x"]],
+        [["d"], ["c"], ["y"]],
+        [["y"]],
+        [[], ["h"], [], ["h", "y"]],
+    ],
+    ids=str,
+)
 def test_residuals_and_concatenations(stages: list[list[str]]) -> None:
     walk = assert_walk(residual(), batches_of(4), stages)
     nodes = [name for piece in walk.pieces for name in piece.once]
@@ -121,9 +128,12 @@ def test_only_what_is_needed_is_run_and_kept() -> None:
 
 
 def test_constants_run_in_every_piece_that_reads_them() -> None:
-    model = made("""g (float[n,4] x) => (float[n,4] z)
+    model = made(
+        """g (float[n,4] x) => (float[n,4] z)
                     { k = Constant <value_float=2.0> () t = Transpose (w) r = Mul (t, k) y = MatMul (x, r)
-                      q = Relu (y) z = MatMul (q, r) }""", w=(4, 4))
+                      q = Relu (y) z = MatMul (q, r) }""",
+        w=(4, 4),
+    )
     walk = assert_walk(model, batches_of(4), [["y"], ["z"]])
     assert [piece.again for piece in walk.pieces] == [["k", "t", "r"], ["k", "t", "r"]]
 
@@ -145,12 +155,17 @@ def test_bodies_that_capture(branch: bool) -> None:
 
 
 def test_loops() -> None:
-    model = made("""g (float[n,4] x) => (float[n,4] y)
+    model = made(
+        """g (float[n,4] x) => (float[n,4] y)
         { a = MatMul (x, w)
           b, all = Loop (count, yes, a) <body = l (int64 i, bool c, float[n,4] s) => (bool k, float[n,4] o, float[n,4] q)
             { k = Identity (c) m = MatMul (s, w) o = Add (m, x) q = Identity (o) }>
           e = ReduceSum <keepdims=0> (all, axis) y = Add (b, e) }""",
-                 w=(4, 4), count=np.int64(2), yes=np.array(True), axis=np.int64([0]))
+        w=(4, 4),
+        count=np.int64(2),
+        yes=np.array(True),
+        axis=np.int64([0]),
+    )
     assert_walk(model, batches_of(4), [["a"], ["all"], ["y"]])
 
 
@@ -158,7 +173,7 @@ def test_weights_may_change_between_steps() -> None:
     """What a step has run stays, what comes later sees the new weights, even a bias that was not there."""
     model, batches = residual(), batches_of(4)
     before = whole(model, batches, ["b", "c", "y"])
-    with Walk(model, batches, [["b"], ["c"], ["y"]], optimize=False) as walk:
+    with StagedRun(model, batches, [["b"], ["c"], ["y"]], optimize=False) as walk:
         assert_same(walk.step()["b"], before["b"])
         weights = {t.name: t for t in model.proto.graph.initializer}
         model.set_array(weights["u"], np.zeros((4, 5), np.float32))  # has run: no effect any more
@@ -177,9 +192,11 @@ def test_weights_may_change_between_steps() -> None:
 
 
 def long_chain(layers: int = 6) -> tuple[Model, list[dict[str, NDArray[Any]]], list[list[str]]]:
-    body = " ".join(f"h{i + 1} = Relu (m{i})" .join([f"m{i} = MatMul (h{i}, w{i}) ", ""]) for i in range(layers))
-    model = made(f"g (float[n,64] h0) => (float[n,64] y) {{ {body} y = Add (h{layers}, h1) }}",
-                 **{f"w{i}": (64, 64) for i in range(layers)})
+    body = " ".join(f"h{i + 1} = Relu (m{i})".join([f"m{i} = MatMul (h{i}, w{i}) ", ""]) for i in range(layers))
+    model = made(
+        f"g (float[n,64] h0) => (float[n,64] y) {{ {body} y = Add (h{layers}, h1) }}",
+        **{f"w{i}": (64, 64) for i in range(layers)},
+    )
     batches = [{"h0": RNG.standard_normal((32, 64)).astype(np.float32)} for _ in range(4)]
     return model, batches, [*([f"h{i + 1}"] for i in range(layers)), ["y"]]
 
@@ -191,7 +208,7 @@ def test_spilling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     expected = whole(model, batches, [n for (n,) in stages])
     one = sum(a.nbytes for a in expected["h1"])
     assert_walk(model, batches, stages, memory=0)
-    with Walk(model, batches, stages, memory=one * 3 // 2, optimize=False) as walk:
+    with StagedRun(model, batches, stages, memory=one * 3 // 2, optimize=False) as walk:
         for (name,) in stages:
             values = walk.step()
             assert walk.nbytes <= one * 3 // 2
@@ -207,7 +224,7 @@ def test_spilling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_largest_value_is_spilled_first() -> None:
     model = made("g (float[n,64] x) => (float[n,512] b) { a = Relu (x) b = Concat <axis=1> (x, x, x, x, x, x, x, x) }")
     batches = [{"x": np.ones((32, 64), np.float32)}] * 2
-    with Walk(model, batches, [["a", "b"]], memory=2**16) as walk:
+    with StagedRun(model, batches, [["a", "b"]], memory=2**16) as walk:
         values = walk.step()
         assert values["b"].spilled and not values["a"].spilled
         assert values["b"][0].shape == (32, 512) and len(values["b"][:]) == 2
@@ -215,7 +232,7 @@ def test_largest_value_is_spilled_first() -> None:
 
 def test_memory_is_freed_without_files() -> None:
     model, batches, stages = long_chain()
-    with Walk(model, batches, stages) as walk:
+    with StagedRun(model, batches, stages) as walk:
         held = []
         for _ in stages:
             walk.step()
@@ -226,8 +243,9 @@ def test_memory_is_freed_without_files() -> None:
 
 def test_inputs_with_defaults_and_old_versions() -> None:
     """An initializer that is a graph input too is a weight unless batches hold it."""
-    model = made("g (float[n,4] x, float[4,4] w) => (float[n,4] y) { a = MatMul (x, w) y = MatMul (a, w) }", opset=8,
-                 w=(4, 4))
+    model = made(
+        "g (float[n,4] x, float[4,4] w) => (float[n,4] y) { a = MatMul (x, w) y = MatMul (a, w) }", opset=8, w=(4, 4)
+    )
     model.proto.ir_version = 3
     assert_walk(model, batches_of(4), [["a"], ["y"]])
     model.proto.ir_version = 8
@@ -236,9 +254,13 @@ def test_inputs_with_defaults_and_old_versions() -> None:
 
 
 def test_absent_inputs_outputs_and_nodes_in_any_order() -> None:
-    model = made("""g (float[n,2,4] x) => (float[1,2,3] y)
+    model = made(
+        """g (float[n,2,4] x) => (float[1,2,3] y)
         { y = Clip (h, , top) all, h = RNN <hidden_size=3> (a, w, r) a = Relu (x) }""",
-                 top=np.float32(0.5), w=(1, 3, 4), r=(1, 3, 3))
+        top=np.float32(0.5),
+        w=(1, 3, 4),
+        r=(1, 3, 3),
+    )
     model.proto.graph.node[1].output[0] = ""
     assert_walk(model, batches_of(2, 4), [["a"], ["h"], ["y"]])
 
@@ -246,8 +268,9 @@ def test_absent_inputs_outputs_and_nodes_in_any_order() -> None:
 def test_strings_and_empty_arrays() -> None:
     model = made("""g (string[n] x, float[m,2] z) => (string[n] y, float[m,2] w)
         { a = Identity (x) y = Identity (a) b = Relu (z) w = Neg (b) }""")
-    feeds: list[dict[str, NDArray[Any]]] = [{"x": np.array(["a", "bc"] * (i + 1), dtype=object),
-                                             "z": np.zeros((0, 2), np.float32)} for i in range(2)]
+    feeds: list[dict[str, NDArray[Any]]] = [
+        {"x": np.array(["a", "bc"] * (i + 1), dtype=object), "z": np.zeros((0, 2), np.float32)} for i in range(2)
+    ]
     assert_walk(model, feeds, [["a", "b"], ["y", "w"]], memory=0)
 
 
@@ -262,27 +285,30 @@ def test_sequences_are_made_again() -> None:
     walk = assert_walk(model, batches_of(4), [["b"], ["c"], ["y"]])
     assert [piece.again for piece in walk.pieces] == [["s", "t"], [], ["s", "t"]]
     with pytest.raises(CannotCut, match="'t' is no tensor"):
-        Walk(model, batches_of(4), [["t"]])
+        StagedRun(model, batches_of(4), [["t"]])
 
 
 def test_what_cannot_be_cut() -> None:
-    model = made("""g (float[n,4] x, bool p) => (float[n,4] y)
+    model = made(
+        """g (float[n,4] x, bool p) => (float[n,4] y)
         { s = If (p) <then_branch = t () => (seq(float[n,4]) s1) { s1 = SequenceConstruct (x, x) },
                       else_branch = e () => (seq(float[n,4]) s2) { s2 = SequenceConstruct (x) }>
-          b = SequenceAt (s, zero) c = Relu (b) d = SequenceAt (s, zero) y = Add (c, d) }""", zero=np.int64(0))
+          b = SequenceAt (s, zero) c = Relu (b) d = SequenceAt (s, zero) y = Add (c, d) }""",
+        zero=np.int64(0),
+    )
     feeds = [b | {"p": np.array(True)} for b in batches_of(4)]
     with pytest.raises(CannotCut, match="'s' is no tensor, is needed on both sides"):
-        Walk(model, feeds, [["b"], ["y"]])
+        StagedRun(model, feeds, [["b"], ["y"]])
     assert_walk(model, feeds, [["x"], ["y"]])
     for name, why in {"zero": "is a stored constant", "nowhere": "no value .* is called", "": "no value"}.items():
         with pytest.raises(CannotCut, match=why):
-            Walk(model, feeds, [[name]])
+            StagedRun(model, feeds, [[name]])
 
 
 def test_random_values_are_drawn_once() -> None:
     model = made("""g (float[2,3] x) => (float[2,3] y)
         { r = RandomNormal <shape=[2,3]> () a = Add (x, r) b = Add (a, r) y = Sub (b, a) }""")
-    with Walk(model, [{"x": np.zeros((2, 3), np.float32)}], [["r"], ["a"], ["y"]], optimize=False) as walk:
+    with StagedRun(model, [{"x": np.zeros((2, 3), np.float32)}], [["r"], ["a"], ["y"]], optimize=False) as walk:
         r, a, y = walk.step()["r"][0], walk.step()["a"][0], walk.step()["y"][0]
     np.testing.assert_array_equal(a, r)
     np.testing.assert_allclose(y, r, atol=1e-6)
@@ -295,7 +321,7 @@ def test_external_data(tmp_path: Path) -> None:
     onnx.save(model.proto, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=64)
     outside = load(tmp_path / "net.onnx")
     assert all(is_external(t) for t in tensors(outside.proto))
-    with Walk(outside, batches, stages, optimize=False) as walk:
+    with StagedRun(outside, batches, stages, optimize=False) as walk:
         for (name,) in stages:
             assert_same(walk.step()[name], expected[name])
 
@@ -313,17 +339,17 @@ class Source:
 
 def test_batches() -> None:
     model, stages = residual(), [["b"], ["e"], ["y"]]
-    with Walk(model, Source(3), stages) as walk:
+    with StagedRun(model, Source(3), stages) as walk:
         assert [len(next(iter(walk.step().values()))) for _ in stages] == [3, 3, 3]
-    with Walk(model, [], stages) as walk:
+    with StagedRun(model, [], stages) as walk:
         assert [len(next(iter(walk.step().values()))) for _ in stages] == [0, 0, 0]
     for other in (2, 4):
-        with Walk(model, Source(3, 3, other), stages) as walk:
+        with StagedRun(model, Source(3, 3, other), stages) as walk:
             walk.step()
             with pytest.raises(RuntimeError, match="there were 3 batches"):
                 walk.step()
     with pytest.raises(TypeError, match="more than once"):
-        Walk(model, iter([{"x": np.zeros((1, 4), np.float32)}]), stages)
+        StagedRun(model, iter([{"x": np.zeros((1, 4), np.float32)}]), stages)
 
 
 def test_local_functions() -> None:
@@ -334,11 +360,14 @@ def test_local_functions() -> None:
 
 
 def test_types_of_kept_values() -> None:
-    model = made("""g (float[n,4] x) => (int64[n] y)
+    model = made(
+        """g (float[n,4] x) => (int64[n] y)
         { h = Cast <to=10> (x) k = Greater (x, zero) i = ArgMax <axis=1, keepdims=0> (x)
           a = Cast <to=7> (k) b = Cast <to=7> (h) e = ReduceSum <keepdims=0> (a, axis)
           f = ReduceSum <keepdims=0> (b, axis) y = Sum2 (e, f) }""".replace("Sum2", "Add"),
-                 zero=np.float32(0), axis=np.int64([1]))
+        zero=np.float32(0),
+        axis=np.int64([1]),
+    )
     walk = assert_walk(model, batches_of(4), [["h", "k", "i"], ["y"]])
     assert walk.pieces[0].leaves == ["h", "k", "i"]
 
@@ -366,10 +395,12 @@ def test_running_ahead_with_other_weights() -> None:
     (tensor,) = (t for t in other.proto.graph.initializer if t.name == "v")
     other.set_array(tensor, 2 * other.array(tensor))
     expected = whole(other, batches, ["y"])["y"]
-    with Walk(model, batches, [["x"], ["b"], ["y"]], optimize=False) as walk:
+    with StagedRun(model, batches, [["x"], ["b"], ["y"]], optimize=False) as walk:
         for stage in ("x", "b", "y"):
             ahead = list(walk.ahead(other))
             assert [len(values) for values in ahead] == [1] * len(batches)
             for (a,), b in zip(ahead, expected, strict=True):
                 np.testing.assert_allclose(a, b, atol=1e-5)
-            assert_same(walk.step()[stage], whole(model, batches, [stage])[stage] if stage != "x" else [f["x"] for f in batches])
+            assert_same(
+                walk.step()[stage], whole(model, batches, [stage])[stage] if stage != "x" else [f["x"] for f in batches]
+            )

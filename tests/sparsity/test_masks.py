@@ -28,7 +28,7 @@ def test_the_smallest(sizes: NDArray[np.float32], ratio: float) -> None:
     assert mask.shape == sizes.shape
     assert mask.sum() == share(ratio, sizes.size)
     order = sorted(range(sizes.size), key=lambda i: (sizes.ravel()[i], i))
-    assert np.flatnonzero(mask.ravel()).tolist() == sorted(order[:int(mask.sum())])
+    assert np.flatnonzero(mask.ravel()).tolist() == sorted(order[: int(mask.sum())])
 
 
 @pytest.mark.parametrize("order", ["mixed", "sorted", "in turn", "of few values"])
@@ -44,7 +44,7 @@ def test_the_smallest_of_many(order: str, ratio: float) -> None:
         sizes = np.rint(sizes)
     mask = smallest(sizes, ratio)
     expected = np.zeros(sizes.size, bool)
-    expected[np.argsort(sizes, kind="stable")[:share(ratio, sizes.size)]] = True
+    expected[np.argsort(sizes, kind="stable")[: share(ratio, sizes.size)]] = True
     np.testing.assert_array_equal(mask, expected)
 
 
@@ -141,9 +141,11 @@ def test_a_plan_zeroes_the_same_elements_elsewhere() -> None:
 
 
 def test_zero_of_a_quantised_weight_is_its_zero_point() -> None:
-    model = build("""(float[N,3] x) => (float[N,4] y) <int8[3,4] w, float[4] pos_s, int8[4] z>
+    model = build(
+        """(float[N,3] x) => (float[N,4] y) <int8[3,4] w, float[4] pos_s, int8[4] z>
         { k = DequantizeLinear <axis = 1> (w, pos_s, z)  y = MatMul(x, k) }""",
-                  constants={"w": [[9, 2, 3, 40], [5, 6, 7, 80], [1, 1, 1, 1]], "z": [5, 5, 5, 5], "pos_s": [1, 1, 1, 1]})
+        constants={"w": [[9, 2, 3, 40], [5, 6, 7, 80], [1, 1, 1, 1]], "z": [5, 5, 5, 5], "pos_s": [1, 1, 1, 1]},
+    )
     new = weights_of(onnxprune.prune(model, pattern="weights=0.5", verify=False).proto)["w"]
     # distances from 5: 4 3 2 35 / 0 1 2 75 / 4 4 4 4; the six smallest go, equal ones from the front
     assert new.tolist() == [[5, 5, 5, 40], [5, 5, 5, 80], [1, 1, 1, 1]]

@@ -8,19 +8,41 @@ from onnxprune.errors import InputError
 from onnxprune.patterns import Pattern, parse, read
 
 
-@pytest.mark.parametrize(("text", "pattern"), [
-    ("weights=0.7", Pattern("weights", 0.7)), ("weights", Pattern("weights")), ("2:4", Pattern("n:m", n=2, m=4)),
-    ("7:16", Pattern("n:m", n=7, m=16)), ("4x1=0.5", Pattern("blocks", 0.5, rows=4, columns=1)),
-    ("1x4", Pattern("blocks", rows=1, columns=4))])
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("weights=0.7", Pattern("weights", 0.7)),
+        ("weights", Pattern("weights")),
+        ("2:4", Pattern("n:m", n=2, m=4)),
+        ("7:16", Pattern("n:m", n=7, m=16)),
+        ("4x1=0.5", Pattern("blocks", 0.5, rows=4, columns=1)),
+        ("1x4", Pattern("blocks", rows=1, columns=4)),
+    ],
+)
 def test_read(text: str, pattern: Pattern) -> None:
     assert parse(text) == pattern
     assert text.startswith(str(pattern))
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("weights=1", "below 1"), ("weights=-0.1", "below 1"), ("weights=nan", "below 1"), ("weights=", "how much"),
-    ("4:4", "fewer than all"), ("0:4", "at least 1"), ("2:9999999", "unknown"), ("2:9999", "of at most"),
-    ("2:4=0.5", "twice"), ("0x4", "sides"), ("4x4=x", "how much"), ("blocks", "unknown"), ("2:", "unknown"), ("", "unknown")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("weights=1", "below 1"),
+        ("weights=-0.1", "below 1"),
+        ("weights=nan", "below 1"),
+        ("weights=", "how much"),
+        ("4:4", "fewer than all"),
+        ("0:4", "at least 1"),
+        ("2:9999999", "unknown"),
+        ("2:9999", "of at most"),
+        ("2:4=0.5", "twice"),
+        ("0x4", "sides"),
+        ("4x4=x", "how much"),
+        ("blocks", "unknown"),
+        ("2:", "unknown"),
+        ("", "unknown"),
+    ],
+)
 def test_refused(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         parse(text)

@@ -30,7 +30,7 @@ def drawn(columns: int, rows: int, seed: int) -> Values:
 def stripes(values: Values, m: int) -> Stripes:
     """All columns in their order, m by m."""
     slots = np.full(-(-len(values) // m) * m, -1)
-    slots[:len(values)] = np.arange(len(values))
+    slots[: len(values)] = np.arange(len(values))
     return Stripes(values, slots.reshape(-1, m))
 
 
@@ -97,8 +97,10 @@ def test_what_does_not_move_counts() -> None:
 def test_parts_count_together() -> None:
     """Of two readers whose stripes lie otherwise none decides alone: the best order of all is found."""
     one, other = drawn(6, 4, 1), drawn(6, 7, 2)
-    parts = [Stripes(one, np.array([[0, 1, 2, 3], [4, 5, -1, -1]])),
-             Stripes(other, np.array([[-1, -1, 0, 1], [2, 3, 4, 5]]))]
+    parts = [
+        Stripes(one, np.array([[0, 1, 2, 3], [4, 5, -1, -1]])),
+        Stripes(other, np.array([[-1, -1, 0, 1], [2, 3, 4, 5]])),
+    ]
 
     def both(order: NDArray[np.int64]) -> float:
         return sum(float(np.sort(p.contents(np.arange(2), order), axis=1)[:, -2:].sum(dtype=np.float64)) for p in parts)
@@ -114,8 +116,12 @@ def trained() -> dict[str, Values]:
         for tensor in onnx.load(MODELS / f"{file}.onnx").graph.initializer:
             weight = np.abs(numpy_helper.to_array(tensor))
             axis = 1 if weight.ndim == 4 else 0
-            if weight.dtype == np.float32 and weight.ndim in (2, 4) and weight.shape[axis] % 4 == 0 and \
-                    16 <= weight.shape[axis] <= 64:
+            if (
+                weight.dtype == np.float32
+                and weight.ndim in (2, 4)
+                and weight.shape[axis] % 4 == 0
+                and 16 <= weight.shape[axis] <= 64
+            ):
                 matrices[f"{file}:{tensor.name}"] = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     return matrices
 

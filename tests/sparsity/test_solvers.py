@@ -18,8 +18,9 @@ PATTERNS = ["weights=0.5", "2:4", "1:4", "4x1=0.5", "1x4=0.5", "2x2=0.5"]
 def problem(outputs: int = 12, columns: int = 16, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A weight and the Gram matrix of what a rectifier passes: inputs that depend on each other, of sizes of their own."""
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((25 * columns, columns)) @ (np.eye(columns) + rng.standard_normal((columns, columns))
-                                                        / np.sqrt(columns))
+    x = rng.standard_normal((25 * columns, columns)) @ (
+        np.eye(columns) + rng.standard_normal((columns, columns)) / np.sqrt(columns)
+    )
     x = np.maximum(x * np.exp(rng.standard_normal(columns) / 2), 0)
     return rng.standard_normal((outputs, columns)), x.T @ x / len(x)
 
@@ -52,20 +53,22 @@ def test_a_sweep_of_one_zero_is_optimal_brain_surgeon() -> None:
 def test_every_method_keeps_to_the_pattern(text: str, channels: int) -> None:
     pattern, columns = parse(text), 48
     weight, gram = problem(columns=columns)
-    found = [solvers.sparsegpt(weight, gram, pattern, channels),
-             solvers.alps(weight[None], gram[None], pattern, channels)[0],
-             np.where(solvers.wanda(weight[None], gram[None], pattern, channels)[0], 0, weight)]
+    found = [
+        solvers.sparsegpt(weight, gram, pattern, channels),
+        solvers.alps(weight[None], gram[None], pattern, channels)[0],
+        np.where(solvers.wanda(weight[None], gram[None], pattern, channels)[0], 0, weight),
+    ]
     for made in found:
         split = (made == 0).reshape(12, columns // channels, channels)
         if pattern.kind == "n:m":
             for c in range(0, channels, pattern.m):
                 size = min(pattern.m, channels - c)
-                assert (split[..., c:c + size].sum(axis=2) == max(size - pattern.n, 0)).all()
+                assert (split[..., c : c + size].sum(axis=2) == max(size - pattern.n, 0)).all()
         elif pattern.kind == "weights":
             assert split.mean() == pytest.approx(0.5, abs=0.02)
         else:
             for o, c in itertools.product(range(0, 12, pattern.rows), range(0, channels, pattern.columns)):
-                block = split[o:o + pattern.rows, :, c:c + pattern.columns]
+                block = split[o : o + pattern.rows, :, c : c + pattern.columns]
                 assert (block.all(axis=(0, 2)) | ~block.any(axis=(0, 2))).all()
             assert 0.3 < split.mean() < 0.6
 
@@ -76,10 +79,15 @@ def test_each_is_better_than_the_one_before(text: str) -> None:
     pattern, errors = parse(text), np.zeros((6, 4))
     for i in range(6):
         weight, gram = problem(seed=i)
-        gone = [solvers.select(np.abs(weight[None]), pattern, 16)[0],
-                solvers.wanda(weight[None], gram[None], pattern, 16)[0]]
-        made = [*(np.where(g, 0, weight) for g in gone), solvers.sparsegpt(weight, gram, pattern, 16, damp=0),
-                solvers.alps(weight[None], gram[None], pattern, 16)[0]]
+        gone = [
+            solvers.select(np.abs(weight[None]), pattern, 16)[0],
+            solvers.wanda(weight[None], gram[None], pattern, 16)[0],
+        ]
+        made = [
+            *(np.where(g, 0, weight) for g in gone),
+            solvers.sparsegpt(weight, gram, pattern, 16, damp=0),
+            solvers.alps(weight[None], gram[None], pattern, 16)[0],
+        ]
         errors[i] = [wrong(m, weight, gram) for m in made]
     magnitude, wanda, sparsegpt, alps = errors.sum(axis=0)
     assert wanda < magnitude

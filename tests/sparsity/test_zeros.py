@@ -29,8 +29,11 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]] = {
     "conv 1d": ("(float[2,14,5] x) => (float[N,M,H] y) { y = Conv (x, w) }", (6, 14, 3), (1, 1)),
     "grouped": ("(float[2,20,5,5] x) => (float[N,M,H,W] y) { y = Conv <group = 2> (x, w) }", (6, 10, 3, 3), (1, 1)),
     "transposed": ("(float[2,14,5,5] x) => (float[N,M,H,W] y) { y = ConvTranspose (x, w) }", (14, 6, 3, 3), (1, 0)),
-    "transposed, grouped": ("(float[2,14,5,5] x) => (float[N,M,H,W] y) { y = ConvTranspose <group = 2> (x, w) }",
-                            (14, 6, 3, 3), (2, 0)),
+    "transposed, grouped": (
+        "(float[2,14,5,5] x) => (float[N,M,H,W] y) { y = ConvTranspose <group = 2> (x, w) }",
+        (14, 6, 3, 3),
+        (2, 0),
+    ),
     "gemm": ("(float[2,14] x) => (float[N,M] y) { y = Gemm (x, w) }", (14, 6), (1, 0)),
     "gemm transB": ("(float[2,14] x) => (float[N,M] y) { y = Gemm <transB = 1> (x, w) }", (6, 14), (1, 1)),
     "gemm left": ("(float[14,2] x) => (float[N,M] y) { y = Gemm (w, x) }", (6, 14), (1, 1)),
@@ -39,13 +42,26 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]] = {
     "matmul left": ("(float[3,14,2] x) => (float[A,B,C] y) { y = MatMul (w, x) }", (6, 14), (1, 1)),
     "matmul of many": ("(float[3,2,14] x) => (float[A,B,C] y) { y = MatMul (x, w) }", (3, 14, 6), (1, 1)),
     "matmul of many, left": ("(float[3,14,2] x) => (float[A,B,C] y) { y = MatMul (w, x) }", (3, 6, 14), (1, 2)),
-    "through a transpose": ("(float[2,14] x) => (float[N,M] y) { v = Transpose <perm = [1, 0]> (w) y = MatMul (x, v) }",
-                            (6, 14), (1, 1)),
-    "through a reshape": ("(float[2,14] x) => (float[N,M] y) <int64[2] s = {14, 6}> "
-                          "{ v = Reshape (w, s) y = MatMul (x, v) }", (14, 3, 2), (1, 0)),
-    "einsum": ('(float[3,2,14] x) => (float[A,B,C] y) { y = Einsum <equation = "bsi,oi->bso"> (x, w) }', (6, 14), (1, 1)),
-    "attention": ("(float[2,3,14] x) => (float[A,B,C] y) { y = com.microsoft.Attention <num_heads = 2> (x, w) }",
-                  (14, 24), (1, 0)),
+    "through a transpose": (
+        "(float[2,14] x) => (float[N,M] y) { v = Transpose <perm = [1, 0]> (w) y = MatMul (x, v) }",
+        (6, 14),
+        (1, 1),
+    ),
+    "through a reshape": (
+        "(float[2,14] x) => (float[N,M] y) <int64[2] s = {14, 6}> { v = Reshape (w, s) y = MatMul (x, v) }",
+        (14, 3, 2),
+        (1, 0),
+    ),
+    "einsum": (
+        '(float[3,2,14] x) => (float[A,B,C] y) { y = Einsum <equation = "bsi,oi->bso"> (x, w) }',
+        (6, 14),
+        (1, 1),
+    ),
+    "attention": (
+        "(float[2,3,14] x) => (float[A,B,C] y) { y = com.microsoft.Attention <num_heads = 2> (x, w) }",
+        (14, 24),
+        (1, 0),
+    ),
     "vector": ("(float[2,14] x) => (float[N,M] y) { y = MatMul (x, w) }", (14, 1), (1, 0)),
 }
 
@@ -77,8 +93,8 @@ def groups(array: NDArray[Any], blocks: int, axis: int, m: int) -> list[NDArray[
     for where in itertools.product(*rest):
         line = array[(*where[:axis], slice(None), *where[axis:])]
         for b in range(blocks):
-            part = line[b * length:(b + 1) * length]
-            found += [part[i:i + m] for i in range(0, length, m)]
+            part = line[b * length : (b + 1) * length]
+            found += [part[i : i + m] for i in range(0, length, m)]
     return found
 
 
@@ -91,7 +107,9 @@ def test_every_group_keeps_its_largest(name: str, pattern: str) -> None:
     blocks, axis = CASES[name][2]
     result = onnxprune.prune(model, pattern=pattern)
     assert_verified(result)
-    for old, new in zip(groups(weight(model), blocks, axis, m), groups(weight(result.proto), blocks, axis, m), strict=True):
+    for old, new in zip(
+        groups(weight(model), blocks, axis, m), groups(weight(result.proto), blocks, axis, m), strict=True
+    ):
         stay = np.sort(np.argsort(-np.abs(old), kind="stable")[:n])
         np.testing.assert_array_equal(np.flatnonzero(new), stay)
         np.testing.assert_array_equal(new[stay], old[stay])
@@ -236,8 +254,12 @@ def error(pruned: onnx.ModelProto) -> float:
 
 @pytest.mark.parametrize("pattern", ["2:4", "weights=0.8", "4x1=0.5"])
 def test_data_choose_better_zeros(pattern: str) -> None:
-    errors = {name: error(onnxprune.prune(RESNET, pattern=pattern, importance=name, calib=DATA, samples=64, verify=False).proto)
-              for name in ("l2", "wanda", "sparsegpt", "alps", "obs")}
+    errors = {
+        name: error(
+            onnxprune.prune(RESNET, pattern=pattern, importance=name, calib=DATA, samples=64, verify=False).proto
+        )
+        for name in ("l2", "wanda", "sparsegpt", "alps", "obs")
+    }
     plain = error(onnxprune.prune(RESNET, pattern=pattern, verify=False).proto)
     assert max(errors.values()) < plain
     assert errors["obs"] < 0.5 * plain
@@ -246,7 +268,9 @@ def test_data_choose_better_zeros(pattern: str) -> None:
 
 @pytest.mark.parametrize("importance", ["wanda", "sparsegpt", "alps", "obs"])
 def test_without_repair_data_choose_and_the_rest_stays(importance: str) -> None:
-    made = onnxprune.prune(RESNET, pattern="2:4", importance=importance, calib=DATA, samples=64, repair="none", verify=False)
+    made = onnxprune.prune(
+        RESNET, pattern="2:4", importance=importance, calib=DATA, samples=64, repair="none", verify=False
+    )
     original = onnx.load(RESNET)
     for name, share in made.report["zeroed"].items():
         old, new = weight(original, name), weight(made.proto, name)
@@ -264,8 +288,10 @@ def test_calibrated_zeros_hold_and_are_the_same_twice() -> None:
 
 
 def test_data_say_which_layer_can_spare_more() -> None:
-    even, spread, default = (onnxprune.prune(RESNET, pattern="weights=0.8", calib=DATA, samples=64, across=across,
-                                             verify=False) for across in (False, True, None))
+    even, spread, default = (
+        onnxprune.prune(RESNET, pattern="weights=0.8", calib=DATA, samples=64, across=across, verify=False)
+        for across in (False, True, None)
+    )
     assert error(spread.proto) < error(even.proto)
     assert default.proto == spread.proto and default.report["options"]["global"]
     assert list(even.report["zeroed"].values()) == pytest.approx([0.8] * len(even.report["zeroed"]), abs=0.03)
@@ -280,8 +306,9 @@ def test_without_a_refit_or_data_each_layer_loses_the_same_share(more: dict[str,
 
 
 def test_biases_make_up_for_zeros_without_data() -> None:
-    plain, biased = (onnxprune.prune(RESNET, pattern="weights=0.6", repair=repair, verify=False)
-                     for repair in ("none", "data-free"))
+    plain, biased = (
+        onnxprune.prune(RESNET, pattern="weights=0.6", repair=repair, verify=False) for repair in ("none", "data-free")
+    )
     for name in plain.report["zeroed"]:
         np.testing.assert_array_equal(weight(plain.proto, name), weight(biased.proto, name))
     assert error(biased.proto) < error(plain.proto)

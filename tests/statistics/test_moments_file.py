@@ -16,7 +16,7 @@ from onnx import numpy_helper
 import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph
-from onnxprune.layers.find import products
+from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import load
 from onnxprune.options import Options
 from onnxprune.statistics.moments import Moments
@@ -38,9 +38,12 @@ def written(tmp_path: Path) -> Path:
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
     model = load(MODEL)
-    layers = products(Graph(model.proto))
+    layers = linear_layers(Graph(model.proto))
     rng = np.random.default_rng(0)
-    rows = {layer.name: np.maximum(rng.standard_normal((1, 50, layer.features[0])), 0).astype(np.float32) for layer in layers}
+    rows = {
+        layer.name: np.maximum(rng.standard_normal((1, 50, layer.features[0])), 0).astype(np.float32)
+        for layer in layers
+    }
     moments = {name: Moments.of(x) for name, x in rows.items()}
     write(tmp_path / "s.npz", model, layers, moments)
     again = read(tmp_path / "s.npz", model, layers)
@@ -106,10 +109,19 @@ def test_another_version_is_refused(written: Path) -> None:
         pruned(written)
 
 
-@pytest.mark.parametrize("change", [
-    {"0.covariance": np.zeros((1, 3), np.float32)}, {"0.count": np.array(1.5)}, {"0.total": np.full((1, 64), np.nan)},
-    {"0.zeros": np.array([["x"] * 64])}, {"header": np.frombuffer(b"[1]", np.uint8)}, {"header": np.zeros(4, np.uint8)},
-    {"0.total": np.array([[print] * 64], dtype=object)}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"0.covariance": np.zeros((1, 3), np.float32)},
+        {"0.count": np.array(1.5)},
+        {"0.total": np.full((1, 64), np.nan)},
+        {"0.zeros": np.array([["x"] * 64])},
+        {"header": np.frombuffer(b"[1]", np.uint8)},
+        {"header": np.zeros(4, np.uint8)},
+        {"0.total": np.array([[print] * 64], dtype=object)},
+    ],
+    ids=str,
+)
 def test_damaged_files_are_refused(written: Path, change: dict[str, np.ndarray]) -> None:
     """An object array among them: it would have to be unpickled."""
     rewritten(written, **change)
@@ -143,7 +155,7 @@ def test_headers_that_are_cut_off_are_refused(written: Path, tmp_path: Path) -> 
 
 def test_cut_off_and_foreign_files_are_refused(written: Path) -> None:
     whole = written.read_bytes()
-    for content in (whole[:len(whole) // 2], b"", b"PK", b"hello"):
+    for content in (whole[: len(whole) // 2], b"", b"PK", b"hello"):
         written.write_bytes(content)
         with pytest.raises(InputError, match="cannot be read as statistics"):
             pruned(written)

@@ -22,18 +22,26 @@ net (float[N,3,8,8] x) => (%s y)
   %s
 }
 """
-ENDS = {"map": ("int64[N,8,8]", "y = ArgMax <axis = 1, keepdims = 0> (s)"),
-        "softmax first": ("int64[N,8,8]", "p = Softmax <axis = 1> (s) y = ArgMax <axis = 1, keepdims = 0> (p)"),
-        "mask": ("bool[N,5,8,8]", "y = Greater (s, half)"),
-        "moved": ("int32[N,64]", "m = ArgMax <axis = 1, keepdims = 0> (s) f = Flatten (m) y = Cast <to = 6> (f)")}
+ENDS = {
+    "map": ("int64[N,8,8]", "y = ArgMax <axis = 1, keepdims = 0> (s)"),
+    "softmax first": ("int64[N,8,8]", "p = Softmax <axis = 1> (s) y = ArgMax <axis = 1, keepdims = 0> (p)"),
+    "mask": ("bool[N,5,8,8]", "y = Greater (s, half)"),
+    "moved": ("int32[N,64]", "m = ArgMax <axis = 1, keepdims = 0> (s) f = Flatten (m) y = Cast <to = 6> (f)"),
+}
 
 
 def built(output: str, nodes: str) -> onnx.ModelProto:
     model = onnx.parser.parse_model(NET % (output, nodes))
     rng = np.random.default_rng(0)
     for name, shape in (("w1", (16, 3, 3, 3)), ("b1", (16,)), ("w2", (5, 16, 1, 1))):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
-    for name, array in (("half", np.float32(0.5)), ("scales", np.float32([1, 1, 4, 4])), ("flat", np.int64([0, 10, 64]))):
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        )
+    for name, array in (
+        ("half", np.float32(0.5)),
+        ("scales", np.float32([1, 1, 4, 4])),
+        ("flat", np.int64([0, 10, 64])),
+    ):
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     return model
 
@@ -67,16 +75,18 @@ def test_repair_sees_through_a_choice(end: str) -> None:
     model = net(end)
     x = np.random.default_rng(2).standard_normal((64, 3, 8, 8)).astype(np.float32)
     plain = onnxprune.prune(model, 0.5, repair="none")
-    repaired = onnxprune.prune(model, 0.5, calib=[{"x": x[i:i + 8]} for i in range(0, 64, 8)])
+    repaired = onnxprune.prune(model, 0.5, calib=[{"x": x[i : i + 8]} for i in range(0, 64, 8)])
     assert any(r["penalty"] is not None for r in repaired.report["repair"])
     before, after = relative_errors(load(model), [load(plain.proto), load(repaired.proto)], [{"x": x}])
     assert 0 < after < before
 
 
-ENLARGED = "t = Transpose <perm = [0, 1, 3, 2]> (s) r = Resize <mode = \"linear\"> (t, , scales) "
-LARGE = {"scores": ("float[N,5,32,32]", "y = Identity (r)"),
-         "moved": ("float[N,32,32,5]", "y = Transpose <perm = [0, 2, 3, 1]> (r)"),
-         "choice": ("int64[N,32,32]", "m = Transpose <perm = [0, 2, 3, 1]> (r) y = ArgMax <axis = 3, keepdims = 0> (m)")}
+ENLARGED = 't = Transpose <perm = [0, 1, 3, 2]> (s) r = Resize <mode = "linear"> (t, , scales) '
+LARGE = {
+    "scores": ("float[N,5,32,32]", "y = Identity (r)"),
+    "moved": ("float[N,32,32,5]", "y = Transpose <perm = [0, 2, 3, 1]> (r)"),
+    "choice": ("int64[N,32,32]", "m = Transpose <perm = [0, 2, 3, 1]> (r) y = ArgMax <axis = 3, keepdims = 0> (m)"),
+}
 
 
 def enlarging(output: str, nodes: str) -> onnx.ModelProto:
@@ -103,14 +113,17 @@ def test_a_softmax_of_an_enlarged_map_gives_way_as_well() -> None:
 
 
 def head(pieces: str, features: int = 10) -> onnx.ModelProto:
-    return built(f"float[N,64,{features}]", f"""
+    return built(
+        f"float[N,64,{features}]",
+        f"""
         boxes = Mul (s, half)
         t = Transpose <perm = [0, 2, 3, 1]> (s)
         p = Softmax <axis = 3> (t)
         q = Transpose <perm = [0, 3, 1, 2]> (p)
         k = Concat <axis = 1> ({pieces})
         r = Reshape (k, flat)
-        y = Transpose <perm = [0, 2, 1]> (r)""")
+        y = Transpose <perm = [0, 2, 1]> (r)""",
+    )
 
 
 def test_what_is_concatenated_is_looked_at_piece_by_piece() -> None:

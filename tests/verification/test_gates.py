@@ -67,37 +67,45 @@ def test_what_cannot_be_compared_meets_no_gate() -> None:
         broken = two(np.where(weight > 0, np.nan, weight))
     asked = gates.opened(two(weight), {"drift": 1e9, "cosine": -1}, data=True)
     found = gates.on_data(asked, Model(two(weight)), Model(broken), batches(), WHOLE)
-    assert [g.verdict(found) for g in asked] == [{"asked": limit, "measured": None, "met": False}
-                                                 for limit in (1e9, -1)]
+    assert [g.verdict(found) for g in asked] == [
+        {"asked": limit, "measured": None, "met": False} for limit in (1e9, -1)
+    ]
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((7, 10), 1), ((7, 5, 10), 2), ((2, 21, 64, 64), 1),
-                                             ((2, 64, 64, 21), 3), ((10,), 0)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((7, 10), 1), ((7, 5, 10), 2), ((2, 21, 64, 64), 1), ((2, 64, 64, 21), 3), ((10,), 0)]
+)
 def test_where_the_classes_are(shape: tuple[int, ...], axis: int) -> None:
     assert gates.class_axis(shape, "y") == axis
 
 
-@pytest.mark.parametrize(("gate", "words"), [
-    ({"drfit": 0.1}, "did you mean 'drift'"),
-    ({"drift": -0.1}, "between 0 and inf"),
-    ({"drift": float("nan")}, "between 0 and inf"),
-    ({"cosine": 1.5}, "between -1 and 1"),
-    ({"drift:probabilites": 0.1}, "did you mean 'probabilities'"),
-    ({"agreement": 0.9}, "needs calibration data"),
-])
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        ({"drfit": 0.1}, "did you mean 'drift'"),
+        ({"drift": -0.1}, "between 0 and inf"),
+        ({"drift": float("nan")}, "between 0 and inf"),
+        ({"cosine": 1.5}, "between -1 and 1"),
+        ({"drift:probabilites": 0.1}, "did you mean 'probabilities'"),
+        ({"agreement": 0.9}, "needs calibration data"),
+    ],
+)
 def test_refusals(gate: dict[str, float], words: str) -> None:
     with pytest.raises(InputError) as caught:
         onnxprune.prune(MLP, 0.5, gate=gate)
     assert words in f"{caught.value} {caught.value.hint}"
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"gate": {"drift": 0.1}, "verify": False}, "measured by the verification"),
-    ({"drift_search": True}, "needs a gate"),
-    ({"drift_search": True, "gate": {"drift": 0.1}, "pattern": "weights=0.5"}, "channels, not zeros"),
-    ({"run_seconds": 0.0}, "above 0"),
-    ({"seed": -1}, "at least 0"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gate": {"drift": 0.1}, "verify": False}, "measured by the verification"),
+        ({"drift_search": True}, "needs a gate"),
+        ({"drift_search": True, "gate": {"drift": 0.1}, "pattern": "weights=0.5"}, "channels, not zeros"),
+        ({"run_seconds": 0.0}, "above 0"),
+        ({"seed": -1}, "at least 0"),
+    ],
+)
 def test_options_that_make_no_sense(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         onnxprune.Options(**{"ratio": 0.5, **options} if "pattern" not in options else options)
@@ -112,8 +120,18 @@ def test_one_score_chooses_nothing() -> None:
 def test_a_missed_gate_stops_the_command(cli: Cli, model: Path) -> None:
     """Exit code 1, a warning with the numbers, and nothing written, not even the plan."""
     before = contents(model.parent)
-    ended = cli(model, "--ratio", 0.5, "--gate", "drift=0.0001", "--gate", "cosine:y=-1", "--json", "--plan",
-                model.parent / "p.json")
+    ended = cli(
+        model,
+        "--ratio",
+        0.5,
+        "--gate",
+        "drift=0.0001",
+        "--gate",
+        "cosine:y=-1",
+        "--json",
+        "--plan",
+        model.parent / "p.json",
+    )
     assert ended.code == 1
     assert contents(model.parent) == before
     report = json.loads(ended.out)
@@ -183,8 +201,16 @@ def test_the_search_stays_inside_the_gates(repair: str) -> None:
 def test_a_search_with_zeros_in_what_is_left() -> None:
     """Channels are searched; what stays of them has the pattern, and the gate is held with it, as it is stored."""
     gate = {"drift": 0.3}
-    result = onnxprune.prune(MLP, calib=DATA, samples=96, pattern=["channels", "weights=0.3"], across=False, gate=gate,
-                             drift_search=True, sparse_storage=True)
+    result = onnxprune.prune(
+        MLP,
+        calib=DATA,
+        samples=96,
+        pattern=["channels", "weights=0.3"],
+        across=False,
+        gate=gate,
+        drift_search=True,
+        sparse_storage=True,
+    )
     assert result.stopped is None
     assert result.report["gates"]["drift"]["measured"] <= 0.3
     assert 0 < result.report["search"]["found"]["ratio"] < 0.95
@@ -201,8 +227,21 @@ def test_zeros_alone_are_held_to_gates() -> None:
 
 
 def test_a_search_over_macs(cli: Cli, tmp_path: Path) -> None:
-    ended = cli(MLP, "--target", "macs=0.1", "--calib", DATA, "--samples", 96, "--gate", "drift=0.3", "--drift-search",
-                "-o", tmp_path / "m.onnx", "--json")
+    ended = cli(
+        MLP,
+        "--target",
+        "macs=0.1",
+        "--calib",
+        DATA,
+        "--samples",
+        96,
+        "--gate",
+        "drift=0.3",
+        "--drift-search",
+        "-o",
+        tmp_path / "m.onnx",
+        "--json",
+    )
     assert ended.code == 0, ended.err
     report = json.loads(ended.out)
     assert report["gates"]["drift"]["met"] and report["targets"]["macs"]["met"]

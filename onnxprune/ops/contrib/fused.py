@@ -13,8 +13,21 @@ from onnxprune.ops.ties import Alternative, Link, NewShape
 
 MS = "com.microsoft"
 
-_ZERO_AT_ZERO = {"", "Relu", "LeakyRelu", "Tanh", "Elu", "Selu", "Celu", "HardSwish", "Softsign", "ThresholdedRelu",
-                 "Gelu", "FastGelu", "QuickGelu"}
+_ZERO_AT_ZERO = {
+    "",
+    "Relu",
+    "LeakyRelu",
+    "Tanh",
+    "Elu",
+    "Selu",
+    "Celu",
+    "HardSwish",
+    "Softsign",
+    "ThresholdedRelu",
+    "Gelu",
+    "FastGelu",
+    "QuickGelu",
+}
 
 rule("Gelu", "QuickGelu", domain=MS)(zero_keeping)
 
@@ -248,21 +261,54 @@ def _carry_blocks(op: Op, by_column: Link, by_block: Link, even: bool) -> None:
     if len(by_column) == 1:
         op.link(*by_block)
     else:
-        op.choose(Alternative("by columns", [by_column], [inputs, places], weight=1),
-                  Alternative("by blocks", [by_block], [by_column[0][0]]))
+        op.choose(
+            Alternative("by columns", [by_column], [inputs, places], weight=1),
+            Alternative("by blocks", [by_block], [by_column[0][0]]),
+        )
 
 
-@rule("SwiGLU", "BiasDropout", "BiasSoftmax", "NhwcFusedConv", "NhwcMaxPool", "FusedMatMulActivation",
-      "ScaledSiLU", "GatedAdd", "RelativePositionBias", "GatedRelativePositionBias", "MoE", "MatMulBnb4", "MatMulFpQ4",
-      "MatMulNBitsMlp", "MatMulNBitsQkv", "MatMulPacked", "CropAndResize", "BeamSearch", "GreedySearch", "Sampling",
-      "WhisperBeamSearch", domain=MS, any_rank=True)
+@rule(
+    "SwiGLU",
+    "BiasDropout",
+    "BiasSoftmax",
+    "NhwcFusedConv",
+    "NhwcMaxPool",
+    "FusedMatMulActivation",
+    "ScaledSiLU",
+    "GatedAdd",
+    "RelativePositionBias",
+    "GatedRelativePositionBias",
+    "MoE",
+    "MatMulBnb4",
+    "MatMulFpQ4",
+    "MatMulNBitsMlp",
+    "MatMulNBitsQkv",
+    "MatMulPacked",
+    "CropAndResize",
+    "BeamSearch",
+    "GreedySearch",
+    "Sampling",
+    "WhisperBeamSearch",
+    domain=MS,
+    any_rank=True,
+)
 def not_carried(op: Op) -> None:
     """Not carried: pinned."""
     op.pin_all(f"{op.node.label}: its channels are not followed")
 
 
-@rule("Conv", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Upsample", "ReorderInput",
-      "ReorderOutput", domain="com.microsoft.nchwc", any_rank=True)
+@rule(
+    "Conv",
+    "MaxPool",
+    "AveragePool",
+    "GlobalMaxPool",
+    "GlobalAveragePool",
+    "Upsample",
+    "ReorderInput",
+    "ReorderOutput",
+    domain="com.microsoft.nchwc",
+    any_rank=True,
+)
 def blocked_for_a_processor(op: Op) -> None:
     """Channels in blocks of one processor's width: pinned."""
     op.pin_all(f"{op.node.label} has its channels in blocks: prune before onnxruntime lays a model out for a processor")

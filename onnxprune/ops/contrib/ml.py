@@ -16,9 +16,24 @@ def element_wise(op: Op) -> None:
         op.tie(axis, op.output().axis(axis.position), zero=zero)
 
 
-@rule("Scaler", "Imputer", "Normalizer", "LinearClassifier", "LinearRegressor", "SVMClassifier", "SVMRegressor",
-      "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor", "ArrayFeatureExtractor", "OneHotEncoder",
-      "CategoryMapper", "FeatureVectorizer", domain=ML, any_rank=True)
+@rule(
+    "Scaler",
+    "Imputer",
+    "Normalizer",
+    "LinearClassifier",
+    "LinearRegressor",
+    "SVMClassifier",
+    "SVMRegressor",
+    "TreeEnsemble",
+    "TreeEnsembleClassifier",
+    "TreeEnsembleRegressor",
+    "ArrayFeatureExtractor",
+    "OneHotEncoder",
+    "CategoryMapper",
+    "FeatureVectorizer",
+    domain=ML,
+    any_rank=True,
+)
 def row_by_row(op: Op) -> None:
     """Parameters are attributes: features are pinned, rows pass."""
     rows: set[int] = set()

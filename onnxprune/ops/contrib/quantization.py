@@ -39,8 +39,11 @@ def qlinear_binary(op: Op) -> None:
     a, b, out = op.input(0), op.input(3), op.output()
     single(op, 1, 2, 4, 5, 6, 7)
     sums = op.type == "QLinearAdd"
-    agree = {value for value, i, z in ((a, 0, 2), (b, 3, 5))
-             if is_zero_at(op, i, z) and (value.tensor is None or not op.has(z) or op.numbers(z) == [0])}
+    agree = {
+        value
+        for value, i, z in ((a, 0, 2), (b, 3, 5))
+        if is_zero_at(op, i, z) and (value.tensor is None or not op.has(z) or op.numbers(z) == [0])
+    }
     mark(op, 0, 1, 2, 0)
     mark(op, 3, 4, 5, 0)
     for position, axes in enumerate(broadcast(op, [a, b], out)):
@@ -172,14 +175,18 @@ def dynamic_quantize_lstm(op: Op) -> None:
     gates += [v.axis(-1) for i in (8, 9, 10, 11) if op.has(i) and (v := op.input(i)).rank == 2]
     states = [op.input(i) for i in (5, 6) if op.has(i)]
     carriers = [v.axis(-1) for v in [*states, *out] if v is not None]
-    op.link((hidden, arange(hidden)), *((axis, arange(axis) % hidden.length) for axis in gates),
-            *((axis, arange(axis)) for axis in carriers))
+    op.link(
+        (hidden, arange(hidden)),
+        *((axis, arange(axis) % hidden.length) for axis in gates),
+        *((axis, arange(axis)) for axis in carriers),
+    )
     names = op.attr("activations") or [b"Sigmoid", b"Tanh", b"Tanh"]
     if all(n.lower() == b"tanh" for i, n in enumerate(names) if i % 3):
         for axis in carriers:
             if axis.value in op.outputs:
-                op.keep_zero(axis, *gates[:2], *(op.input(i).axis(1) for i in (3,) if op.has(i)),
-                             *(s.axis(-1) for s in states))
+                op.keep_zero(
+                    axis, *gates[:2], *(op.input(i).axis(1) for i in (3,) if op.has(i)), *(s.axis(-1) for s in states)
+                )
     op.sum_over(hidden, next(axis for axis in carriers if axis.value in op.outputs))  # so is the range of the state
     _pin_rest(op, carriers)
     for weight, scale, point in ((1, 8, 9), (2, 10, 11)):
@@ -191,8 +198,13 @@ def _pin_rest(op: Op, carriers: list[Axis]) -> None:
     """Time, batch and directions stay."""
     values = [op.input(i) for i in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11) if op.has(i)] + op.outputs
     kept = {0: {2}, 1: {1, 2}, 2: {1, 2}, 3: {1}, 7: {1}, 8: {1}, 9: {1}, 10: {1}, 11: {1}}
-    free = {op.input(i).axis(p).id for i, places in kept.items() if op.has(i)
-            for p in places if p < len(op.input(i).shape or [])}
+    free = {
+        op.input(i).axis(p).id
+        for i, places in kept.items()
+        if op.has(i)
+        for p in places
+        if p < len(op.input(i).shape or [])
+    }
     free |= {axis.id for axis in carriers}
     for value in values:
         for axis in value.axes():
@@ -205,8 +217,20 @@ def _hidden_size(op: Op, new: NewShape, hidden: Axis) -> None:
         new.set_attribute("hidden_size", len(new.kept(hidden)))
 
 
-@rule("QEmbedLayerNormalization", "MatMulInteger16", "MulInteger", "ReduceSumInteger", "QuantizeBFP", "DequantizeBFP",
-      "GatherBlockQuantized", "QMoE", "QOrderedMatMul", "QOrderedAttention", domain=MS, any_rank=True)
+@rule(
+    "QEmbedLayerNormalization",
+    "MatMulInteger16",
+    "MulInteger",
+    "ReduceSumInteger",
+    "QuantizeBFP",
+    "DequantizeBFP",
+    "GatherBlockQuantized",
+    "QMoE",
+    "QOrderedMatMul",
+    "QOrderedAttention",
+    domain=MS,
+    any_rank=True,
+)
 def packed(op: Op) -> None:
     """Packed or rarely seen quantised storage: pinned."""
     op.pin_all(f"{op.node.label}: its quantised storage is not cut")
