@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling.groups import WEIGHT_TYPES, Channels, Grade
+from onnxprune.coupling.groups import Channels, Grade
 from onnxprune.graph.graph import Axis, Graph, Node, Value
+from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops.ties import Ties
 
 

@@ -89,6 +89,12 @@ class Value:
         """All axes, none where the rank is unknown."""
         return [Axis(self, i) for i in range(len(self.shape or []))]
 
+    def ranked_axes(self) -> list[Axis]:
+        """All axes; raises LookupError where the rank is unknown."""
+        if self.shape is None:
+            raise LookupError(f"the rank of {self.key} is unknown")
+        return self.axes()
+
 
 @dataclass(eq=False)
 class Node:
@@ -116,6 +122,24 @@ class Node:
     def label(self) -> str:
         """How messages name the node."""
         return f"{self.op_type} {self.proto.name or (self.proto.output[0] if self.proto.output else '')!r}"
+
+    def has(self, index: int) -> bool:
+        """Whether an optional input is given."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def input(self, index: int) -> Value:
+        """An input that must be given; raises LookupError where it is not."""
+        value = self.inputs[index] if index < len(self.inputs) else None
+        if value is None:
+            raise LookupError(f"input {index} of {self.label} is missing")
+        return value
+
+    def output(self, index: int = 0) -> Value:
+        """An output that must be given; raises LookupError where it is not."""
+        value = self.outputs[index] if index < len(self.outputs) else None
+        if value is None:
+            raise LookupError(f"output {index} of {self.label} is missing")
+        return value
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Value of an attribute, strings decoded; `default` where it is absent."""

@@ -14,9 +14,10 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.graph import node_shapes
-from onnxprune.graph.data_propagation import Data, evaluate, known, taken
+from onnxprune.graph.contents import Data, known
+from onnxprune.graph.data_propagation import evaluate, taken
 from onnxprune.graph.graph import Dim, Graph, Node, Scope, Value, tensor_type
-from onnxprune.graph.node_shapes import Shape
+from onnxprune.graph.operators import Shape
 from onnxprune.model.topology import ordered
 
 _KEEP_ENTRIES = 1024
@@ -173,7 +174,7 @@ def _shapes_of(node: Node, data: dict[Value, Data]) -> Sequence[Shape]:
     if node.op_type == "If" and not node.domain:
         branch = taken(node, data)
         return [end.shape if end is not None else None for end in branch.outputs] if branch is not None else []
-    found, told = node_shapes.outputs(node), node_shapes.told(node, data)
+    found, told = node_shapes.outputs(node), node_shapes.from_contents(node, data)
     found = found or ([told] if told is not None else _alone(node, data))
     return found if any(shape is not None for shape in found) else node_shapes.parts(node)
 

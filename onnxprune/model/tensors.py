@@ -8,6 +8,7 @@ make and to analyse whatever the model weighs.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,12 @@ _BITS_BELOW_A_BYTE = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2"
 _PACKED = {getattr(TensorProto, k): bits for k, bits in _BITS_BELOW_A_BYTE.items() if hasattr(TensorProto, k)}
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 """Element types that are computed with."""
+_WEIGHT_NAMES = re.compile(r"FLOAT.*|BFLOAT16|DOUBLE|U?INT[248]")
+WEIGHT_TYPES = frozenset(n for name, n in TensorProto.DataType.items() if _WEIGHT_NAMES.fullmatch(name))
+"""Element types of weights: floating-point numbers, and integers of up to 8 bits.
+
+Integers of 32 and 64 bits are shapes, indices and the biases of quantised layers.
+"""
 _PAYLOAD = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _REPEATED = ("dims", "external_data", "metadata_props")
 # Messages that can hold a tensor somewhere below; all others are copied whole.
@@ -178,3 +185,13 @@ def inline_bytes(tensor: TensorProto) -> bytes:
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     return bytes(encode(numpy_helper.to_array(tensor), tensor.data_type).raw_data)
+
+
+def bytes_an_element(data_type: int) -> float:
+    """Stored size of one element of a type in bytes; types of less than a byte are packed."""
+    if data_type in _PACKED:
+        return _PACKED[data_type] / 8
+    try:
+        return float(helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    except KeyError:
+        return 1.0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.data_propagation import known
+from onnxprune.graph.contents import known
 from onnxprune.graph.graph import Axis
+from onnxprune.graph.operators import Copies
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import facts_of, rule
 from onnxprune.ops.ties import NewShape
 
 
-@rule("Gather")
+@rule("Gather", copies=Copies.SOME, lookups=((0, 1),))
 def gather(op: Op) -> None:
     """Constant indices are renumbered; others pin the axis that they look up."""
     x, index, out = op.input(0), op.input(1), op.output()
@@ -57,7 +58,10 @@ def _renumbered(op: Op, looked: Axis, target: Axis, entries: list[int], listed: 
     op.resize(renumber)
 
 
-@rule("GatherElements", "ScatterElements", "Scatter")
+facts_of("GatherElements", lookups=((0, 1),))
+
+
+@rule("GatherElements ScatterElements Scatter")
 def by_elements(op: Op) -> None:
     """Reads or writes element by element at positions that data give along one axis, in step along the others.
 
@@ -74,7 +78,7 @@ def by_elements(op: Op) -> None:
                 op.tie(axis, op.output().axis(axis.position))
 
 
-@rule("Compress", "OneHot", "Unique")
+@rule("Compress OneHot Unique")
 def by_position(op: Op) -> None:
     """What data choose is pinned."""
     op.pin_all(f"{op.node.label} addresses by position")

@@ -77,7 +77,7 @@ def layer_normalization(op: Op) -> None:
         op.mix(axis)
 
 
-@rule("RMSNormalization", "SimplifiedLayerNormalization")
+@rule("RMSNormalization SimplifiedLayerNormalization")
 @rule("SimplifiedLayerNormalization", domain="com.microsoft")
 def rms_normalization(op: Op) -> None:
     """Divides by the root of the mean square over the trailing axes: exact while what goes is zero."""
@@ -120,7 +120,7 @@ def tie_trailing(op: Op, axes: list[Axis], targets: list[Axis]) -> None:
             op.tie(axis, target)
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax")
+@rule("Softmax LogSoftmax Hardmax")
 def softmax(op: Op) -> None:
     """Normalises over one axis (before opset 13: over all from that axis on): it mixes."""
     x, out = op.input(0), op.output()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.data_propagation import known
+from onnxprune.graph.contents import known
 from onnxprune.graph.graph import Axis, Node, Scope, Value
 from onnxprune.ops.ties import Alternative, Choice, Labels, Mean, Resize, Ties
 
@@ -54,26 +54,19 @@ class Op:
 
     def has(self, index: int) -> bool:
         """Whether the optional input is given."""
-        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+        return self.node.has(index)
 
     def input(self, index: int) -> Value:
-        """An input that must be there.
+        """An input that must be given.
 
         Raises:
             LookupError: It is not; the node is then pinned.
         """
-        if not self.has(index):
-            raise LookupError(f"input {index} of {self.node.label} is missing")
-        value = self.node.inputs[index]
-        assert value is not None
-        return value
+        return self.node.input(index)
 
     def output(self, index: int = 0) -> Value:
-        """An output that must be there; raises LookupError where it is not."""
-        value = self.node.outputs[index] if index < len(self.node.outputs) else None
-        if value is None:
-            raise LookupError(f"output {index} of {self.node.label} is missing")
-        return value
+        """An output that must be given; raises LookupError where it is not."""
+        return self.node.output(index)
 
     def body(self, attribute: str) -> Scope:
         """A body that must be there; raises LookupError where it is not."""

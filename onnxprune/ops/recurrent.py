@@ -7,10 +7,13 @@ rectangular; each could lose units of its own.
 
 from __future__ import annotations
 
-from onnxprune.graph.graph import Axis, Value
+from collections.abc import Sequence
+
+from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.operators import Term, WeightLayout
 from onnxprune.ops.linear import contract
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import facts_of, macs, rule, weights
 from onnxprune.ops.ties import NewShape
 
 _ZERO_AT_ZERO = {"tanh", "relu", "leakyrelu", "thresholdedrelu", "scaledtanh", "elu", "softsign"}
@@ -19,7 +22,25 @@ _FREE_GATES = {"LSTM": {0}, "GRU": {0}, "RNN": set[int]()}
 """Activations that only open and close gates: what they give for zero does not matter."""
 
 
-@rule("LSTM", "GRU", "RNN")
+def recurrent_macs(node: Node) -> list[Term]:
+    """Input and recurrent weights, once a step and sequence."""
+    steps = node.input(0).ranked_axes()[:2]
+    return [(1.0, [*steps, *node.input(i).ranked_axes()]) for i in (1, 2)]
+
+
+def recurrent_weights(node: Node, i: int, shape: Sequence[int]) -> WeightLayout | None:
+    """Weights of shape (directions, gates * hidden, inputs)."""
+    return WeightLayout(2, 1) if i in (1, 2) and len(shape) == 3 else None
+
+
+macs("LSTM GRU RNN")(recurrent_macs)
+weights("LSTM GRU RNN")(recurrent_weights)
+facts_of("LSTM", gates=4)
+facts_of("GRU", gates=3)
+facts_of("RNN", gates=1)
+
+
+@rule("LSTM GRU RNN")
 def recurrent(op: Op) -> None:
     """A hidden unit goes with its gates and states, in both directions; input features contract."""
     x, w, r = op.input(0), op.input(1), op.input(2)

@@ -12,16 +12,7 @@ _ZERO_AT_ZERO = _SUMS | {"ReduceMean", "ReduceMax", "ReduceMin"}
 
 
 @rule(
-    "ReduceSum",
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceSumSquare",
-    "ReduceMean",
-    "ReduceMax",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
+    "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp"
 )
 def reduce(op: Op) -> None:
     """Sums are exact over channels that are zero once masked, and so are means; extremes and products mix."""
@@ -62,7 +53,7 @@ def _axes(op: Op, rank: int) -> set[int] | None:
     return {int(a) % rank for a in axes}
 
 
-@rule("ArgMax", "ArgMin")
+@rule("ArgMax ArgMin")
 def arg_extreme(op: Op) -> None:
     """Returns positions along the axis: it is pinned."""
     x, out = op.input(0), op.output()

@@ -11,15 +11,16 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from onnxprune.graph.graph import Axis, Dim
+from onnxprune.graph.graph import Axis, Dim, Node
+from onnxprune.graph.operators import Copies, Origins
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import origins, rule
 from onnxprune.ops.ties import Alternative, Labels, NewShape
 
 Block = tuple[list[int], list[int]]
 
 
-@rule("Reshape")
+@rule("Reshape", copies=Copies.ALL)
 def reshape(op: Op) -> None:
     """Carries channels along one factor of each block; the target shape follows."""
     regroup(op, op.input(0).axes(), op.output().axes())
@@ -48,13 +49,13 @@ def reshape(op: Op) -> None:
     op.resize(follow)
 
 
-@rule("Flatten")
+@rule("Flatten", copies=Copies.ALL)
 def flatten(op: Op) -> None:
     """Reshape to two axes."""
     regroup(op, op.input(0).axes(), op.output().axes())
 
 
-@rule("Squeeze", "Unsqueeze")
+@rule("Squeeze Unsqueeze", copies=Copies.ALL)
 def unit_axes(op: Op) -> None:
     """Only axes of length 1 come or go; which ones is said where others become as short."""
     x, out = op.input(0), op.output()
@@ -228,13 +229,22 @@ def _match(a: list[Axis], b: list[Axis]) -> tuple[list[tuple[int, Axis, int, Axi
     return steps, True
 
 
-@rule("DepthToSpace")
+@origins("Reshape Squeeze Unsqueeze Flatten")
+def reshaped_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origins:
+    """An axis is still there where as many elements precede it and it is as long."""
+    out = node.outputs[0]
+    new = [d for d in (out.shape if out is not None else None) or [] if isinstance(d, int)]
+    old = {(math.prod(shape[:axis]), length): origin[axis] for axis, length in enumerate(shape) if length > 1}
+    return tuple(old.get((math.prod(new[:axis]), length)) for axis, length in enumerate(new))
+
+
+@rule("DepthToSpace", copies=Copies.ALL)
 def depth_to_space(op: Op) -> None:
     """Blocks of channels become space: a channel goes with all its places."""
     _depth(op, op.input(0).axis(1), op.output().axis(1), op.attr("mode", "DCR") == "DCR")
 
 
-@rule("SpaceToDepth")
+@rule("SpaceToDepth", copies=Copies.ALL)
 def space_to_depth(op: Op) -> None:
     """Space becomes blocks of channels: a channel goes with all its places."""
     _depth(op, op.output().axis(1), op.input(0).axis(1), op.attr("mode", "DCR") == "DCR")

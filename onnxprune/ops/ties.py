@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.data_propagation import Data
+from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Axis, Graph, Node, Value
 
 Labels = NDArray[np.int64]
@@ -94,28 +94,63 @@ Resize = Callable[[NewShape], None]
 Zero = tuple[int, tuple[int, ...], bool]
 
 
+@dataclass(eq=False)
 class Ties:
-    """Everything that the rules of one graph said."""
+    """What the rules of a graph stated.
 
-    def __init__(self, graph: Graph, data: dict[Value, Data]) -> None:
-        self.graph = graph
-        self.data = data
-        self.axis_count = graph.number_axes()
-        self.whole: list[tuple[int, int]] = []
-        self.links: list[Link] = []
-        self.pins: list[tuple[Axis, NDArray[np.int64] | None, str]] = []
-        self.mixes: list[tuple[Axis, NDArray[np.int64] | None, str]] = []
-        self.ordered: list[Axis] = []
-        self.choices: list[Choice] = []
-        self.batch_axes: list[int] = []
-        self.zeros: list[Zero | Choice] = []
-        self.sums: list[tuple[Axis, tuple[int, ...], str]] = []
-        self.means: list[Mean] = []
-        self.divisors: list[Axis] = []
-        self.resizes: list[tuple[Node, Resize]] = []
-        self.norm_scales: set[Value] = set()
-        self.quantised: dict[Value, tuple[Value, Value | None, int]] = {}
-        self.packed: dict[Value, tuple[Value, Value | None, int]] = {}
+    Attributes:
+        graph: The graph.
+        data: Contents of its small tensors.
+        axis_count: Number of axes in the graph.
+        whole: Pairs of axes that are tied index by index.
+        links: Axes tied by labels.
+        pins: Axes (or some of their indices) that must be kept, and why.
+        mixes: Axes along which removal changes what is left, and why.
+        ordered: Axes whose order matters.
+        choices: Nodes that can carry channels in several ways.
+        batch_axes: Axes over which a product of two activations runs as separate batches.
+        zeros: Which axes are zero where which others are.
+        sums: Axes that an operator sums over; exact where one of some axes is zero once masked.
+        means: The same for averages.
+        divisors: Axes of values that are divided by.
+        resizes: How nodes change with the new lengths.
+        norm_scales: Constants that scale the channels of a normalisation.
+        quantised: For a quantised weight, its scale, zero point and axis.
+        packed: For a weight of packed numbers, its scale, zero point and bits.
+    """
+
+    graph: Graph
+    data: dict[Value, Data]
+    axis_count: int
+    whole: list[tuple[int, int]] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    pins: list[tuple[Axis, NDArray[np.int64] | None, str]] = field(default_factory=list)
+    mixes: list[tuple[Axis, NDArray[np.int64] | None, str]] = field(default_factory=list)
+    ordered: list[Axis] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    batch_axes: list[int] = field(default_factory=list)
+    zeros: list[Zero | Choice] = field(default_factory=list)
+    sums: list[tuple[Axis, tuple[int, ...], str]] = field(default_factory=list)
+    means: list[Mean] = field(default_factory=list)
+    divisors: list[Axis] = field(default_factory=list)
+    resizes: list[tuple[Node, Resize]] = field(default_factory=list)
+    norm_scales: set[Value] = field(default_factory=set)
+    quantised: dict[Value, tuple[Value, Value | None, int]] = field(default_factory=dict)
+    packed: dict[Value, tuple[Value, Value | None, int]] = field(default_factory=dict)
+
+    def empty(self) -> Ties:
+        """A record without statements on the same graph, for what one rule states."""
+        return Ties(self.graph, self.data, self.axis_count)
+
+    def add(self, others: Ties) -> None:
+        """Takes over every statement of another record."""
+        for mine, theirs in zip(vars(self).values(), vars(others).values(), strict=True):
+            if mine is theirs:
+                continue  # what both records are about
+            if isinstance(mine, list):
+                mine.extend(theirs)
+            elif isinstance(mine, (set, dict)):
+                mine.update(theirs)
 
     def linked_axes(self) -> list[int]:
         """Axes whose indices may be tied one by one."""

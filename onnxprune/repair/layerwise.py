@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.data_propagation import constant_data
+from onnxprune.graph.contents import constant_data
 from onnxprune.graph.graph import Graph, Node, Value
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers import recurrent as layers_recurrent

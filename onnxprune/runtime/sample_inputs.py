@@ -11,30 +11,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.errors import InputError
+from onnxprune.graph.graph import Graph
+from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.skeleton import flat
 from onnxprune.model.tensors import all_nodes, constants
 
-# Operators through which an index keeps its value, whatever happens to its shape.
-_KEEPS_VALUES = {
-    *("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Concat", "Transpose", "Expand", "Flatten"),
-    *("Split", "Tile", "Gather", "Pad"),
-}
-# Where lookups take (table, indices): input positions by operator.
-_LOOKUPS: dict[str, list[tuple[int, int]]] = {
-    "Gather": [(0, 1)],
-    "GatherElements": [(0, 1)],
-    "GatherBlockQuantized": [(0, 1)],
-    "EmbedLayerNormalization": [(2, 0), (4, 1), (3, 7)],
-    "QEmbedLayerNormalization": [(2, 0), (4, 1)],
-}
 MOST_VALUES = 2**28
 """Values of one made input: a model can declare any size."""
 _SIZE_WORDS = [
@@ -151,13 +139,14 @@ def _index_bounds(proto: onnx.ModelProto) -> dict[str, int]:
     bound: dict[str, int] = {}
     # Backwards in one sweep: nodes are in topological order, so what a value indexes is known before its producer.
     for node in reversed(list(all_nodes(proto.graph))):
-        for table, index in _LOOKUPS.get(node.op_type, []):
+        operator = operator_of(node)
+        for table, index in operator.lookups:
             if index < len(node.input) and tables.get(node.input[table]):
                 dims = tables[node.input[table]]
                 axis = next((a.i for a in node.attribute if a.name in ("axis", "gather_axis")), 0)
                 _lower(bound, node.input[index], dims[axis])
-        if node.op_type in _KEEPS_VALUES:
-            for source in node.input if node.op_type == "Concat" else node.input[:1]:
+        if operator.copies is not None:
+            for source in node.input if operator.copies is Copies.MIXED else node.input[:1]:
                 for output in node.output:
                     if output in bound:
                         _lower(bound, source, bound[output])
@@ -253,16 +242,20 @@ _RANK = 1000  # a key that no axis has: the rank that the weights ask for
 
 
 def _asked_by_weights(proto: onnx.ModelProto) -> dict[str, dict[int, int]]:
-    """Axis lengths of inputs that follow from the weight which a Conv, Gemm or MatMul multiplies them with."""
-    dims: dict[str, Any] = {name: list(t.dims) for scope, name, t in constants(proto) if not scope}
+    """Axis lengths of inputs that follow from the weight of a layer that reads them."""
     asked: dict[str, dict[int, int]] = {}
-    for node in proto.graph.node:
-        weight = dims.get(node.input[1]) if len(node.input) > 1 else None
-        if not weight or len(weight) < 2:
-            continue
-        flags = {a.name: a.i for a in node.attribute}
-        if node.op_type == "Conv":
-            asked[node.input[0]] = {1: weight[1] * flags.get("group", 1), _RANK: len(weight)}
-        elif node.op_type in ("Gemm", "MatMul") and not flags.get("transA"):
-            asked[node.input[0]] = {-1: weight[-1] if flags.get("transB") else weight[-2], _RANK: 2}
+    for node in Graph(proto).main.nodes:
+        declared = operator_of(node).affine
+        for form in declared(node) if declared is not None else ():
+            if form.x_axis not in (1, -1) or not node.has(form.x) or not node.has(form.weight):
+                continue
+            dims = [d for d in node.input(form.weight).shape or [] if isinstance(d, int)]
+            if node.input(form.weight).tensor is None or len(dims) < 2:
+                continue
+            if form.kind == "conv":
+                asked[node.input(form.x).name] = {1: dims[1] * int(node.attribute("group", 1)), _RANK: len(dims)}
+            elif form.kind == "conv_transpose":
+                asked[node.input(form.x).name] = {1: dims[0], _RANK: len(dims)}
+            else:
+                asked[node.input(form.x).name] = {-1: dims[-2 if form.transposed else -1], _RANK: 2}
     return asked

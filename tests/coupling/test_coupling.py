@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -149,7 +149,7 @@ def own_rule() -> Iterator[None]:
             op.tie(axis, op.output().axis(axis.position), zero=True)
 
     yield
-    del registry._rules["own", "Op"]
+    registry.forget("Op", domain="own")
 
 
 @pytest.mark.usefixtures("own_rule")
@@ -167,6 +167,47 @@ def test_a_rule_of_ones_own() -> None:
 
 def test_the_rule_is_gone_again() -> None:
     assert registry.find("own", "Op", 1) is None
+
+
+def refuses(op: Op) -> None:
+    op.norm_scale(op.input(0))
+    op.quantised(op.input(0), op.input(0), None, 0)
+    op.tie(op.input(0).axis(1), op.output().axis(1))
+    raise ValueError("late")
+
+
+def misspelt(op: Op) -> None:
+    op.tye(op.input(0).axis(0), op.output().axis(0))  # type: ignore[attr-defined]
+
+
+def too_few(op: Op) -> None:
+    op.tie(op.input(0).axis(0))  # type: ignore[call-arg]
+
+
+def asserts(op: Op) -> None:
+    assert op.type == "Other", "my assert"
+
+
+@pytest.mark.parametrize("function", [refuses, misspelt, too_few, asserts])
+def test_a_rule_that_fails_pins_its_node_and_nothing_else(
+    function: Callable[[Op], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it raises; what it stated before counts no more, and a fault of the rule is logged."""
+    registry.rule("Op", domain="own")(function)
+    model = build(
+        """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,4] v, float[4,2] u, float[N,6] k>
+        { h = MatMul(x, w)  k = own.Op(h)  l = MatMul(k, v)  r = Relu(l)  y = MatMul(r, u) }""",
+        domains=["own"],
+    )
+    model.graph.value_info.append(helper.make_tensor_value_info("k", 1, ["N", 6]))
+    try:
+        coupling = coupling_of(model)
+    finally:
+        registry.forget("Op", domain="own")
+    assert_groups(coupling, {"v:1": "4 exact"})
+    assert "could not be analysed" in group(coupling, "w:1").reasons[0]
+    assert not coupling.ties.norm_scales and not coupling.ties.quantised
+    assert bool(caplog.records) == (function is not refuses)
 
 
 def test_a_malformed_node_is_left_whole() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.graph.data_propagation import OPERATORS, Data, Unknown, evaluate, same
+from onnxprune.graph.contents import Data, Unknown, same
+from onnxprune.graph.data_propagation import OPERATORS, evaluate
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from tests.ops.case import build

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.graph.data_propagation import Unknown
+from onnxprune.graph.contents import Unknown
 from onnxprune.graph.graph import Dim, Graph
 from onnxprune.graph.shape_inference import infer, skeleton
 from tests.ops.case import build, random_feeds

@@ -14,9 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import sparsity
+from onnxprune.graph.operators import WeightLayout
 from onnxprune.model.model import load
 from onnxprune.planning.masks import unpack_mask
-from onnxprune.sparsity import Layout, holds
+from onnxprune.sparsity import holds
 from onnxprune.verification.output_error import relative_errors
 from tests.oracle import OLD_RUNTIME, assert_verified, session
 from tests.paths import MODELS
@@ -118,7 +119,7 @@ def test_every_group_keeps_its_largest(name: str, pattern: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_holds_counts_the_same(name: str) -> None:
     blocks, axis = CASES[name][2]
-    layout = Layout(axis, None, blocks)
+    layout = WeightLayout(axis, None, blocks)
     array = weight(onnxprune.prune(case(name), pattern="2:4").proto)
     assert holds(array, layout, 2, 4)
     assert not holds(weight(case(name)), layout, 2, 4)
