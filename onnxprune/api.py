@@ -16,7 +16,7 @@ from onnxprune.pipeline.progress import Announce, Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.run import Run, verify
 from onnxprune.planning.plan import Plan, make
-from onnxprune.runtime.determinism import steady
+from onnxprune.runtime.determinism import deterministic_run
 
 __all__ = ["Analysis", "Announce", "Result", "analyze", "apply", "plan", "prune", "run", "run_plan", "score", "verify"]
 
@@ -41,7 +41,7 @@ def prune(model: Source, ratio: float | None = None, **options: Any) -> Result:
 
 def run(model: Source, options: Options, announce: Announce | None = None) -> Result:
     """`prune` with the options in one object; `announce` is told each stage as it starts, and how far it is."""
-    with steady(options.run_seconds, options.run_memory):
+    with deterministic_run(options.run_seconds, options.run_memory):
         return Run(model, options, Clock(announce)).result()
 
 
@@ -92,5 +92,5 @@ def apply(plan: Plan, model: Source) -> Result:
 
 def run_plan(made: Plan, model: Source, options: Options, announce: Announce | None = None) -> Result:
     """Applies a plan, then counts and verifies as `run` does; of the options only those for that are read."""
-    with steady(options.run_seconds, options.run_memory):
+    with deterministic_run(options.run_seconds, options.run_memory):
         return _run_plan(made, model, options, Clock(announce))

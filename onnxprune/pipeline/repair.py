@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit.resize import KeptLengths
 from onnxprune.errors import InputError
+from onnxprune.layers.batch_norm import normalizations
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import cells
@@ -27,14 +28,19 @@ from onnxprune.verification.output_error import relative_errors
 
 
 def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
-    """Which output features of each product layer, or units of each recurrent one, stay, by the layer's name."""
+    """Indices that remain of each layer by name: output features, units of a recurrent layer, normalized channels."""
     lengths = KeptLengths(coupling, gone)
     kept = {
         layer.name: lengths.kept(layer.output.axis(layer.out_axis))
         for layer in linear_layers(coupling.graph)
         if _has_features(layer)
     }
-    return kept | {cell.name: lengths.kept(cell.recurrence.axis(2)) for cell in cells(coupling.graph)}
+    kept |= {cell.name: lengths.kept(cell.recurrence.axis(2)) for cell in cells(coupling.graph)}
+    return kept | {
+        node.name: lengths.kept(node.x.axis(1))
+        for node in normalizations(coupling.graph)
+        if len(node.x.shape or []) > 1
+    }
 
 
 def _has_features(layer: LinearLayer) -> bool:
@@ -104,7 +110,7 @@ def repair(
                 )
                 versions.append(pruned.copy())
                 names.append("refitted together")
-            if reestimate(original, pruned, data.fit, io_slices):
+            if reestimate(original, pruned, kept, data.fit, io_slices):
                 versions.append(pruned.copy())
                 names.append("with new running statistics")
             errors = relative_errors(original, versions, data.fit.batches(), io_slices)

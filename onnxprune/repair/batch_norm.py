@@ -20,7 +20,12 @@ Vectors = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @contextmanager
-def aligned(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArray[np.generic]]]) -> Iterator[Model]:
+def aligned(
+    original: Model,
+    pruned: Model,
+    batches: Iterable[Mapping[str, NDArray[np.generic]]],
+    kept: Mapping[str, NDArray[np.int64]] | None = None,
+) -> Iterator[Model]:
     """Gives both models, while it lasts, running statistics of these batches in place of their own.
 
     What is normalised then has the mean and the variance that it had in training, whatever the batches are: the layers
@@ -31,6 +36,7 @@ def aligned(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArr
         original: The model before pruning; it stays as it is.
         pruned: The model after it, changed in place; in the end its running statistics are what they were.
         batches: Inputs.
+        kept: Channels of the original's nodes that remain, by the node's name; None where all do.
 
     Yields:
         The original, or a copy of it with other statistics.
@@ -41,10 +47,10 @@ def aligned(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArr
         return
     copy = original.copy()
     pairs = [(n, nodes[n.name]) for n in normalizations(Graph(copy.proto)) if n.name in nodes]
-    kept = [_kept(copy, a, pruned, b) for a, b in pairs]
+    indices = [_kept(copy, a, pruned, b, kept) for a, b in pairs]
     before = [(pruned.array(b.mean), pruned.array(b.variance)) for _, b in pairs]
     with StagedRun(copy, batches, [[a.x.name] for a, _ in pairs]) as walk:
-        for (a, b), where in zip(pairs, kept, strict=True):
+        for (a, b), where in zip(pairs, indices, strict=True):
             seen = list(walk.step()[a.x.name])
             if where is None:
                 continue
@@ -60,7 +66,11 @@ def aligned(original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArr
 
 
 def reestimate(
-    original: Model, pruned: Model, batches: Iterable[Mapping[str, NDArray[np.generic]]], io_slices: IoSlices = WHOLE
+    original: Model,
+    pruned: Model,
+    kept: Mapping[str, NDArray[np.int64]],
+    batches: Iterable[Mapping[str, NDArray[np.generic]]],
+    io_slices: IoSlices = WHOLE,
 ) -> int:
     """Moves running statistics of a pruned model, in place, along with what it normalises now.
 
@@ -69,7 +79,8 @@ def reestimate(
 
     Args:
         original: The model before pruning.
-        pruned: The model after it; its scales and shifts are those of the original.
+        pruned: The model after it.
+        kept: Channels of the original's nodes that remain, by the node's name.
         batches: Inputs of the original.
         io_slices: What inputs of the pruned model lost.
 
@@ -78,17 +89,17 @@ def reestimate(
     """
     nodes = {n.name: n for n in normalizations(Graph(pruned.proto))}
     pairs = [(n, nodes[n.name]) for n in normalizations(Graph(original.proto)) if n.name in nodes]
-    kept = [_kept(original, a, pruned, b) for a, b in pairs]
+    indices = [_kept(original, a, pruned, b, kept) for a, b in pairs]
     with (
         StagedRun(original, batches, [[a.x.name] for a, _ in pairs]) as first,
         StagedRun(pruned, io_slices.batches(batches), [[b.x.name] for _, b in pairs]) as second,
     ):
-        for (a, b), where in zip(pairs, kept, strict=True):
+        for (a, b), where in zip(pairs, indices, strict=True):
             then, now = _statistics(first.step()[a.x.name]), _statistics(second.step()[b.x.name])
             if where is not None:
                 _set(pruned, b.mean, pruned.array(b.mean) + now[0] - then[0][where])
                 _set(pruned, b.variance, pruned.array(b.variance) * (now[1] / then[1][where]))
-    return sum(where is not None for where in kept)
+    return sum(where is not None for where in indices)
 
 
 def _set(model: Model, tensor: TensorProto, vector: NDArray[np.float64]) -> None:
@@ -106,14 +117,10 @@ def _statistics(arrays: Iterable[NDArray[np.generic]]) -> Vectors:
     return mean, np.maximum(squares / max(count, 1) - mean**2, 1e-12)
 
 
-def _kept(original: Model, a: Normalization, pruned: Model, b: Normalization) -> NDArray[np.int64] | None:
-    """Channels of the original that the pruned node has still: found by their parameters, in order."""
-    whole = np.stack([original.array(t) for t in a.parameters], axis=1)
-    rest = np.stack([pruned.array(t) for t in b.parameters], axis=1)
-    found, at = [], 0
-    for row in rest:
-        while at < len(whole) and not np.array_equal(whole[at], row):
-            at += 1
-        found.append(at)
-        at += 1
-    return np.array(found, dtype=np.int64) if at <= len(whole) else None
+def _kept(
+    original: Model, a: Normalization, pruned: Model, b: Normalization, kept: Mapping[str, NDArray[np.int64]] | None
+) -> NDArray[np.int64] | None:
+    """Channels of the original that the pruned node still has; None where they are not known."""
+    before, after = len(original.array(a.mean)), len(pruned.array(b.mean))
+    found = np.arange(before) if kept is None else kept.get(a.name)
+    return found if found is not None and len(found) == after and (found < before).all() else None

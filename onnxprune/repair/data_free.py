@@ -66,7 +66,7 @@ def repair(
     Args:
         original: The model before pruning.
         pruned: The model after it.
-        kept: Which output features of the original's layers stay, by the layer's name.
+        kept: Which output features of the original's layers, and channels of its normalizations, remain, by name.
         batches: Made-up inputs, see `inputs`.
         seed: Seed of the places that are sampled.
         memory: Bytes of activations to hold, of both models together.
@@ -80,7 +80,7 @@ def repair(
     ridge = Ridge(PENALTIES) if local else Ridge(EXACT_PENALTIES, EXACT_SHARE)
     judges, batches = _split(batches)
     plain = pruned.copy()
-    with aligned(original, pruned, batches) as reference:
+    with aligned(original, pruned, batches, kept) as reference:
         before = pruned.copy()
         done = layerwise.repair(
             reference,

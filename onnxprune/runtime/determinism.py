@@ -3,20 +3,80 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from onnxprune.errors import InputError, RunError
 from onnxprune.runtime.process import limited
 
 
-@contextlib.contextmanager
-def steady(seconds: float | None = None, memory: int | None = None) -> Iterator[None]:
-    """Within the block, matrix products and factorisations of numpy run on one thread.
+class _SingleThreadedBlas:
+    """Runs BLAS on one thread from the first call of `begin` to the last one of `end`.
 
-    BLAS splits sums between its threads, so what it finds depends on how many there are: on the machine, and on who
-    set ``OPENBLAS_NUM_THREADS``. What was decided by such sums would differ from one machine to the next. The matrices
+    Most BLAS libraries have one number of threads for the whole process, so runs that overlap in several threads
+    count: the first one sets it, and the last one to end restores what was there before. Libraries that count threads
+    for each calling thread (MKL, OpenBLAS over OpenMP) are set and restored in every run.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._active = 0
+        self._before: dict[str, int] = {}
+
+    def begin(self) -> dict[str, int]:
+        """Sets one thread; the numbers of threads before, by library, for `end`."""
+        with self._lock:
+            libraries = _blas_libraries()
+            before = {library.filepath: library.num_threads for library in libraries}
+            if not self._active:
+                self._before = before
+            self._active += 1
+            for library in libraries:
+                _set_threads(library, 1)
+        return before
+
+    def end(self, before: Mapping[str, int]) -> None:
+        """Restores numbers of threads, unless another run still needs one thread."""
+        with self._lock:
+            self._active -= 1
+            for library in _blas_libraries():
+                if _counts_by_thread(library):
+                    _set_threads(library, before.get(library.filepath, 1))
+                elif not self._active and library.filepath in self._before:
+                    _set_threads(library, self._before[library.filepath])
+
+
+def _blas_libraries() -> list[Any]:
+    found: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    return found
+
+
+def _set_threads(library: Any, count: int) -> None:
+    """Sets the number of threads, also where another thread than this one was the last to set it.
+
+    Recent versions of threadpoolctl (3.8, say) ignore such a call for OpenBLAS: the run would silently use several.
+    """
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(count)
+
+
+def _counts_by_thread(library: Any) -> bool:
+    return library.internal_api == "mkl" or (
+        library.internal_api == "openblas" and getattr(library, "threading_layer", None) == "openmp"
+    )
+
+
+_single_threaded_blas = _SingleThreadedBlas()
+
+
+@contextlib.contextmanager
+def deterministic_run(seconds: float | None = None, memory: int | None = None) -> Iterator[None]:
+    """Within the block, BLAS runs on one thread, and onnxruntime within limits.
+
+    BLAS splits sums between its threads, so results depend on how many there are: on the machine, and on
+    ``OPENBLAS_NUM_THREADS``. Decisions made from such sums would differ from one machine to the next. The matrices
     here are small enough that one thread costs little, while several that wait for each other can cost a lot.
 
     Args:
@@ -24,10 +84,13 @@ def steady(seconds: float | None = None, memory: int | None = None) -> Iterator[
         memory: Bytes that onnxruntime may hold.
 
     Raises:
-        InputError: In place of a `RunError` that nobody inside could make anything of.
+        InputError: In place of a `RunError` that nothing inside the block handled.
     """
-    with threadpool_limits(1, user_api="blas"), limited(seconds, memory):
-        try:
+    before = _single_threaded_blas.begin()
+    try:
+        with limited(seconds, memory):
             yield
-        except RunError as error:
-            raise InputError(f"onnxruntime does not run the model: {error}", error.hint) from error
+    except RunError as error:
+        raise InputError(f"onnxruntime does not run the model: {error}", error.hint) from error
+    finally:
+        _single_threaded_blas.end(before)

@@ -146,10 +146,12 @@ def check(
         io_slices: What inputs and outputs of the result lost; nothing by default.
 
     Returns:
-        `verified` is False, with the reason, where the original itself cannot be run.
+        `verified` is False, with the reason, where the original itself cannot be run, or where the run of either model
+        goes beyond a limit of time or memory, or crashes onnxruntime.
 
     Raises:
-        VerificationError: The result fails where the original does not.
+        VerificationError: The result is invalid, has another interface, or is refused by onnxruntime, while the
+            original is not.
         InputError: The given shapes do not fit the model.
     """
     before = _proto(original)
@@ -163,18 +165,29 @@ def check(
         tries = [dict(feeds)] if feeds is not None else _feeds_to_try(before, input_shapes, seed)
         outcome = _run_first(first, tries, threads)
         if isinstance(outcome, str):
-            logger.warning("not verified: %s", outcome)
-            return Verification(verified=False, reason=outcome)
+            return _unverified(outcome)
         used, names, expected = outcome
         expected = io_slices.arrays(names, expected)
         try:
             actual = second.session(threads=threads).run(names, io_slices.feeds(used))
         except RunError as error:
-            raise VerificationError(f"the pruned model does not run in onnxruntime: {error}") from error
+            if not (error.fatal or _out_of_memory(error)):
+                raise VerificationError(f"the pruned model does not run in onnxruntime: {error}") from error
+            return _unverified(f"the run of the pruned model did not end: {error}")
     _same_shapes(before, names, expected, actual)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
     logger.info("verified on %s", {name: list(array.shape) for name, array in used.items()})
     return Verification(verified=True, reason=None, drift=moved, feeds=used)
+
+
+def _unverified(reason: str) -> Verification:
+    logger.warning("not verified: %s", reason)
+    return Verification(verified=False, reason=reason)
+
+
+def _out_of_memory(error: RunError) -> bool:
+    """Whether onnxruntime could not allocate memory: that says something of a limit, and nothing of the model."""
+    return any(words in error.message.lower() for words in ("bad_alloc", "bad allocation", "allocate memory"))
 
 
 def compare(

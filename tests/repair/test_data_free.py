@@ -142,9 +142,9 @@ def test_running_statistics_help_and_stay() -> None:
 
 def test_while_aligned_every_normalization_makes_mean_and_variance_of_training() -> None:
     original = load(MODELS / "pt_resnet_bn.onnx")
-    cut, _ = pruned(original, 0.25)
+    cut, kept = pruned(original, 0.25)
     batches = synthetic(original, 64)
-    with aligned(original, cut, batches) as reference:
+    with aligned(original, cut, batches, kept) as reference:
         node = normalizations(Graph(reference.proto))[0]
         scale, shift = (reference.array(t) for t in node.parameters[:2])
         probe = reference.copy()
