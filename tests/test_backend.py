@@ -22,8 +22,8 @@ from onnxprune.coupling.groups import Grade
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
 from onnxprune.ops import registry
-from tests.node_models import ENDS, ROLES, NodeCase, node_cases, size, wrap
-from tests.oracle import OLD_ONNX, OLD_RUNTIME, prune_and_mask, session
+from tests.support.node_models import ENDS, ROLES, NodeCase, node_cases, size, wrap
+from tests.support.oracle import OLD_ONNX, OLD_RUNTIME, prune_and_mask, session
 
 EVERYTHING = os.environ.get("ONNXPRUNE_BACKEND") == "all"
 CHUNKS = 12

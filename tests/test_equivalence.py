@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.oracle import assert_equivalent, run_original
-from tests.random_graphs import Seeded, random_model
+from tests.support.oracle import assert_equivalent, run_original
+from tests.support.random_graphs import Seeded, random_model
 
 T = TypeVar("T")
 EXAMPLES = int(os.environ.get("ONNXPRUNE_EXAMPLES", "60"))

@@ -17,8 +17,8 @@ import onnxprune
 from onnxprune._text import percent
 from onnxprune.cli import recipe
 from onnxprune.cli.prune import prune
-from tests.commands import Cli
-from tests.paths import ROOT
+from tests.support.commands import Cli
+from tests.support.paths import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 ENTRIES: dict[str, dict[str, Any]] = {

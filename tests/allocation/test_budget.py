@@ -17,7 +17,7 @@ from onnxprune.errors import InputError
 from onnxprune.model.model import load
 from onnxprune.model.skeleton import flat
 from onnxprune.runtime.sample_inputs import input_dims
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 
 @pytest.mark.parametrize("name", ["pt_resnet_folded", "pt_mobilenet", "pt_transformer", "pt_bilstm", "keras_cnn"])

@@ -17,10 +17,10 @@ import pytest
 
 import onnxprune
 from onnxprune import errors
-from tests import bad_files
-from tests.commands import Cli, assert_refused, contents, tiny
-from tests.error_rows import CIRCUMSTANCES, ROWS, Row
-from tests.paths import PACKAGE
+from tests.support import bad_files
+from tests.support.commands import Cli, assert_refused, contents, tiny
+from tests.support.error_rows import CIRCUMSTANCES, ROWS, Row
+from tests.support.paths import PACKAGE
 from tools import error_table
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]

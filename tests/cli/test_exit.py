@@ -14,8 +14,8 @@ import pytest
 
 from onnxprune import api
 from onnxprune.errors import VerificationError
-from tests.commands import Cli, assert_refused, contents
-from tests.error_rows import INTERNAL, NOT_VERIFIED
+from tests.support.commands import Cli, assert_refused, contents
+from tests.support.error_rows import INTERNAL, NOT_VERIFIED
 
 WAITING = """
 import signal, sys, time

@@ -17,7 +17,7 @@ import pytest
 import onnxprune
 from onnxprune.cli import recipe
 from onnxprune.cli.prune import prune
-from tests.commands import Cli, assert_refused, contents, tiny
+from tests.support.commands import Cli, assert_refused, contents, tiny
 
 REPORT_KEYS = {"params", "macs", "bytes", "drift", "groups", "seconds"}
 

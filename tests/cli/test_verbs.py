@@ -12,8 +12,8 @@ import pytest
 
 from onnxprune.cli import recipe
 from onnxprune.errors import InputError
-from tests.commands import Cli, assert_refused, contents, tiny
-from tests.paths import MODELS
+from tests.support.commands import Cli, assert_refused, contents, tiny
+from tests.support.paths import MODELS
 
 
 @pytest.mark.parametrize(

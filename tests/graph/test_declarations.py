@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.pipeline.repair import kept_features
-from tests.oracle import session
+from tests.support.oracle import session
 
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>

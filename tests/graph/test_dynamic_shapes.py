@@ -14,8 +14,8 @@ import pytest
 
 from onnxprune.runtime.sample_inputs import sample_inputs
 from tests.ops.case import build, random_feeds
-from tests.oracle import prune_and_mask, session
-from tests.paths import ROOT
+from tests.support.oracle import prune_and_mask, session
+from tests.support.paths import ROOT
 
 ZOO = ROOT.parent / "shared" / "zoo"
 OWN = sorted((ROOT / "models").glob("*.onnx"))

@@ -16,8 +16,8 @@ from onnxprune.errors import InputError
 from onnxprune.model.anonymize import anonymised
 from onnxprune.model.model import load
 from onnxprune.model.tensors import tensors
-from tests.commands import Cli, assert_refused, contents
-from tests.paths import MODELS
+from tests.support.commands import Cli, assert_refused, contents
+from tests.support.paths import MODELS
 
 MODELS = sorted(MODELS.glob("*.onnx"))
 SECRET = re.compile(rb"(?i)secret")

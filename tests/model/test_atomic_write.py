@@ -20,9 +20,9 @@ import onnxprune
 from onnxprune.errors import InputError, OutputError
 from onnxprune.model.atomic_write import data_file, drafts
 from onnxprune.model.model import load, save
-from tests.commands import Cli, assert_refused, contents, tiny
-from tests.error_rows import DISK_FULL, NOT_READABLE, NOT_WRITABLE
-from tests.saved_models import external, saved_as
+from tests.support.commands import Cli, assert_refused, contents, tiny
+from tests.support.error_rows import DISK_FULL, NOT_READABLE, NOT_WRITABLE
+from tests.support.saved_models import external, saved_as
 
 
 def test_a_second_model_takes_the_place_of_the_first(two: tuple[Path, Path], tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ import pytest
 
 from onnxprune.errors import OutputError
 from onnxprune.model.model import load, save
-from tests.commands import contents
-from tests.error_rows import DISK_FULL
-from tests.saved_models import external, saved_as
+from tests.support.commands import contents
+from tests.support.error_rows import DISK_FULL
+from tests.support.saved_models import external, saved_as
 
 KILLS = int(os.environ.get("ONNXPRUNE_KILLS", "20"))
 MEGABYTES = int(os.environ.get("ONNXPRUNE_KILL_MB", "4"))

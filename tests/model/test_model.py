@@ -14,7 +14,7 @@ from onnxprune.model import model as model_module
 from onnxprune.model.model import Model, constants, load, qualified, save, skeleton
 from onnxprune.model.skeleton import serialized_size
 from onnxprune.model.tensors import encode, is_external, tensors
-from tests.commands import contents
+from tests.support.commands import contents
 
 UNKNOWN_FIELD = b"\xba\x3e\x03abc"  # field 999, three bytes
 KINDS = sorted(set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED, TensorProto.STRING})

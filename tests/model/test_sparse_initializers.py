@@ -23,10 +23,10 @@ from onnxprune.model.sparse_initializers import Stored
 from onnxprune.options import Options
 from onnxprune.pipeline.store_sparse import store, verification
 from onnxprune.verification.check import Drift, Verification
-from tests.commands import Cli
 from tests.ops.case import build
-from tests.oracle import run_original, session
-from tests.paths import MODELS
+from tests.support.commands import Cli
+from tests.support.oracle import run_original, session
+from tests.support.paths import MODELS
 
 NAMES = {
     TensorProto.FLOAT: np.float32,

@@ -14,7 +14,7 @@ from onnxprune.model.model import load
 from onnxprune.model.tensors import encode, tensors
 from onnxprune.model.topology import ordered, reads
 from onnxprune.model.validation import check
-from tests.bad_files import calls, dense
+from tests.support.bad_files import calls, dense
 
 
 def parsed(body: str, functions: str = "") -> onnx.ModelProto:

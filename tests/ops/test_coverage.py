@@ -13,7 +13,7 @@ import pytest
 import onnxprune.ops
 from onnxprune.ops import registry
 from tests.ops import case
-from tests.oracle import OLD_ONNX
+from tests.support.oracle import OLD_ONNX
 
 FOLDER = Path(__file__).parent
 Key = tuple[str, str]

@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 import onnxprune
-from tests.commands import tiny
-from tests.oracle import session
-from tests.paths import MODELS
+from tests.support.commands import tiny
+from tests.support.oracle import session
+from tests.support.paths import MODELS
 
 
 def error(original: onnx.ModelProto, pruned: onnx.ModelProto) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import onnxprune
-from tests.commands import Cli, tiny
+from tests.support.commands import Cli, tiny
 
 FILES = sorted(Path(onnxprune.__file__).parent.rglob("*.py"))
 

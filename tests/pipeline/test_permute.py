@@ -19,9 +19,9 @@ from onnxprune.pipeline import permute, zero
 from onnxprune.planning.plan import Plan
 from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.sparsity import holds, weights
-from tests.commands import Cli, assert_refused
 from tests.ops.case import build
-from tests.paths import MODELS
+from tests.support.commands import Cli, assert_refused
+from tests.support.paths import MODELS
 
 NAMES = ["pt_resnet_bn", "pt_transformer", "keras_cnn"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from onnxprune import api
 from onnxprune.options import Options
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 pty = pytest.importorskip("pty")
 MODEL, CALIB = MODELS / "sk_mlp.onnx", MODELS / "digits_calib_flat.npz"

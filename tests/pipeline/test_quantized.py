@@ -16,9 +16,9 @@ from onnxprune.model.model import load
 from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.testing import mask
 from tests.ops.case import random_feeds
-from tests.oracle import draw_removal, prune_and_mask, session
-from tests.paths import MODELS
-from tests.quantised_models import VARIANTS, by_hand, dynamic
+from tests.support.oracle import draw_removal, prune_and_mask, session
+from tests.support.paths import MODELS
+from tests.support.quantised_models import VARIANTS, by_hand, dynamic
 
 CONVOLUTIONS = [
     "qdq",

@@ -23,8 +23,8 @@ from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
 from onnxprune.repair.layerwise import Kept, Refit
-from tests.oracle import session
-from tests.paths import MODELS
+from tests.support.oracle import session
+from tests.support.paths import MODELS
 
 
 def pruned(model: Model, ratio: float) -> tuple[Model, Kept]:

@@ -12,7 +12,7 @@ import pytest
 import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.repair.least_squares import Rows, fit
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 INDEX = {e["file"]: e for e in json.loads((MODELS / "INDEX.json").read_text())["models"]}
 

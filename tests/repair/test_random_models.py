@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 import onnxprune
-from tests.oracle import session
-from tests.random_graphs import Seeded, random_model
+from tests.support.oracle import session
+from tests.support.random_graphs import Seeded, random_model
 from tests.test_equivalence import feeds_of, finite
 
 SAMPLES = 48

@@ -19,7 +19,7 @@ from onnxprune.planning.plan import Plan, channels, io_slices
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.testing import mask
 from tests.ops.case import build
-from tests.oracle import assert_verified, session
+from tests.support.oracle import assert_verified, session
 
 STEPS = 3
 

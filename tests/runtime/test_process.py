@@ -21,7 +21,7 @@ from onnxprune.errors import InputError, RunError, VerificationError
 from onnxprune.runtime import process as isolation
 from onnxprune.runtime.process import LocalSession, Session, limited
 from onnxprune.verification.check import check
-from tests.commands import Cli, contents, tiny
+from tests.support.commands import Cli, contents, tiny
 
 ENDLESS = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -15,8 +15,8 @@ from onnx import numpy_helper
 from onnxprune.sparsity import Layout
 from onnxprune.sparsity.permutation_search import Stripes, search
 from onnxprune.sparsity.stripes import Reader, gather
-from tests.paths import MODELS
-from tests.stripe_groups import SHARINGS, kept, stripe_groups
+from tests.support.paths import MODELS
+from tests.support.stripe_groups import SHARINGS, kept, stripe_groups
 
 Values = NDArray[np.float32]
 

@@ -18,8 +18,8 @@ from onnxprune.model.model import load
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.sparsity import Layout, holds
 from onnxprune.verification.output_error import relative_errors
-from tests.oracle import OLD_RUNTIME, assert_verified, session
-from tests.paths import MODELS
+from tests.support.oracle import OLD_RUNTIME, assert_verified, session
+from tests.support.paths import MODELS
 
 PATTERNS = ["2:4", "1:4", "4:8", "3:5", "2:32"]
 

@@ -21,7 +21,7 @@ from onnxprune.model.model import load
 from onnxprune.options import Options
 from onnxprune.statistics.moments import Moments
 from onnxprune.statistics.moments_file import read, write
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 MODEL, CALIB = MODELS / "sk_mlp.onnx", str(MODELS / "digits_calib_flat.npz")
 

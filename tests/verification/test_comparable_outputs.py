@@ -10,7 +10,7 @@ import onnxprune
 from onnxprune.model.model import load
 from onnxprune.verification.comparable_outputs import PIECES, scored, unsquashed
 from onnxprune.verification.output_error import relative_errors
-from tests.oracle import session
+from tests.support.oracle import session
 
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -17,8 +17,8 @@ from onnxprune.model.model import Model
 from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.verification import gates
 from onnxprune.verification.check import drift
-from tests.commands import Cli, assert_refused, contents
-from tests.paths import MODELS
+from tests.support.commands import Cli, assert_refused, contents
+from tests.support.paths import MODELS
 
 MLP, DATA = str(MODELS / "sk_mlp.onnx"), str(MODELS / "digits_calib_flat.npz")
 
