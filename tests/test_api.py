@@ -119,6 +119,7 @@ def test_what_is_not_pruned_stays_when_something_is() -> None:
     assert new.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -92,6 +92,7 @@ def peak(run):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npz", "callable", "kept"])
 def test_memory_stays_bounded(tmp_path, kind):
     """200 samples are 12.5 MiB; batches of 8 are half of one."""

@@ -85,6 +85,7 @@ def test_what_rounding_made_indefinite_is_swept_all_the_same() -> None:
     assert np.isfinite(upper).all() and np.array_equal(upper, np.triu(upper))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("offset", [0, 3000])
 def test_inputs_that_hardly_vary(how: dict[str, Any], offset: float, rng: np.random.Generator) -> None:
@@ -93,6 +94,7 @@ def test_inputs_that_hardly_vary(how: dict[str, Any], offset: float, rng: np.ran
     assert made.report["verified"] and np.isfinite(made.report["calibration"]["relative_error"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 def test_samples_that_are_not_finite(how: dict[str, Any], rng: np.random.Generator) -> None:
     """They say nothing; what the others say makes a model as good as without them."""
@@ -105,6 +107,7 @@ def test_samples_that_are_not_finite(how: dict[str, Any], rng: np.random.Generat
     assert errors[1] < 2 * errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 def test_half_precision(how: dict[str, Any], rng: np.random.Generator) -> None:
     """A ceiling has a type of its own, which what lies between two layers must have too."""
@@ -163,6 +166,7 @@ def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(
     assert bias.data_type == onnx.TensorProto.FLOAT and bias.name != "c_bias"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [

@@ -72,6 +72,7 @@ def shaped(node: str, *, x: str = "float[1, 8]", **constants: list[int]) -> onnx
     return proto
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "proto",
     [
@@ -147,6 +148,7 @@ def calls(name: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_is_run_or_unpickled() -> None:
     """Arrays are loaded without pickle, and modules only where the caller named one.
 
@@ -181,6 +183,7 @@ except onnxprune.InputError:
 """
 
 
+@pytest.mark.slow
 def test_the_api_never_prints(model: Path) -> None:
     """Neither on stdout nor on stderr, whatever happens."""
     done = subprocess.run(

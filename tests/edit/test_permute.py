@@ -31,6 +31,7 @@ def test_trained_models_make_the_same(path: Path) -> None:
     assert assert_order_is_free(model, sample_inputs(model)) > 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, 60, 20))
 def test_random_graphs_make_the_same(start: int) -> None:
     moved = 0

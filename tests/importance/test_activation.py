@@ -62,6 +62,7 @@ def test_standardised_groups_compare() -> None:
     assert min(a.min(), b.min()) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["wanda", "flap", "apoz"])
 def test_through_the_command(criterion: str) -> None:
     calib = str(MODELS / "digits_calib_flat.npz")

@@ -253,6 +253,7 @@ def test_products_of_activations_are_none(rng: np.random.Generator) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["pt_mobilenet", "pt_resnet_bn", "pt_transformer", "pt_transformer_packed", "sk_mlp", "keras_cnn"]
 )

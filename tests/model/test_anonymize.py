@@ -91,6 +91,7 @@ def shown(cli: Cli, path: Path, *options: str) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_inspect_sees_the_same(cli: Cli, tmp_path: Path, path: Path) -> None:
     """The groups of the anonymised model are those of the model."""

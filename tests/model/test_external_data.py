@@ -125,6 +125,7 @@ def test_weights_that_pass_the_limit_go_outside(tmp_path, monkeypatch):
     assert files_in(tmp_path) == ["big.onnx", data_of(tmp_path / "big.onnx").name, "small.onnx"]
 
 
+@pytest.mark.slow
 def test_weights_are_written_one_at_a_time(tmp_path):
     one = 4 * 2**20
     model = load(write_external(tmp_path, network(width=1024, layers=12)))

@@ -43,6 +43,7 @@ def without_row() -> list[Key]:
     return sorted(key for key in registered() - in_rows() if key[1] not in in_text())
 
 
+@pytest.mark.slow
 def test_what_has_no_row_is_pinned() -> None:
     """A rule that carries channels needs a row; without one it may only pin, and must say so in its own words."""
     carried = []

@@ -14,6 +14,7 @@ from tests.support.commands import Cli, tiny
 FILES = sorted(Path(onnxprune.__file__).parent.rglob("*.py"))
 
 
+@pytest.mark.slow
 def test_the_package_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     """A library leaves the streams to its caller, even where a gate is missed and where there is a warning to log."""
     onnxprune.prune(tiny(), 0.5, gate={"drift": 0.0})
@@ -21,6 +22,7 @@ def test_the_package_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_only_the_command_line_writes_to_streams() -> None:
     for path in FILES:
         calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]

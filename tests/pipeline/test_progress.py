@@ -58,9 +58,11 @@ def drawn(*words: str) -> str:
     return text.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_a_bar() -> None:
     assert "repair" in drawn()
 
 
+@pytest.mark.slow
 def test_quiet_draws_nothing() -> None:
     assert "repair" not in drawn("--quiet")

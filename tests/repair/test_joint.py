@@ -143,6 +143,7 @@ def test_runs_have_an_end(rng: np.random.Generator) -> None:
     assert runs_of(rng, body, **weights) == [["a", "c", "e"], ["y"]]
 
 
+@pytest.mark.slow
 def test_features_in_the_middle_are_chosen_anew(rng: np.random.Generator) -> None:
     """Two of six features are left between two layers: what the end makes comes nearer than by least squares there."""
     body = "a = Conv(x, w) b = Relu(a) y = Conv<pads = [1, 1, 1, 1]>(b, w2)"

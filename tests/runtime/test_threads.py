@@ -20,6 +20,7 @@ def digests(threads: int, cpus: int | None) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot choose how many cores there are")
 def test_one_thread_and_several_give_the_same_bytes() -> None:
     """Models, plans and reports: with one thread on one core, and with four on all of them."""

@@ -126,6 +126,7 @@ def test_holds_counts_the_same(name: str) -> None:
         assert holds(array, layout, n, m) == all(np.count_nonzero(g) <= n for g in groups(array, blocks, axis, m))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importance", ["wanda", "sparsegpt", "obs"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_group_keeps_to_the_pattern_with_data(name: str, importance: str) -> None:
@@ -252,6 +253,7 @@ def error(pruned: onnx.ModelProto) -> float:
     return relative_errors(load(RESNET), [load(pruned)], [{"input": x}])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["2:4", "weights=0.8", "4x1=0.5"])
 def test_data_choose_better_zeros(pattern: str) -> None:
     errors = {
@@ -266,6 +268,7 @@ def test_data_choose_better_zeros(pattern: str) -> None:
     assert errors["obs"] <= 1.15 * min(errors.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importance", ["wanda", "sparsegpt", "alps", "obs"])
 def test_without_repair_data_choose_and_the_rest_stays(importance: str) -> None:
     made = onnxprune.prune(
@@ -278,6 +281,7 @@ def test_without_repair_data_choose_and_the_rest_stays(importance: str) -> None:
         assert share == pytest.approx(0.5, abs=0.01) or old.shape[1] < 4
 
 
+@pytest.mark.slow
 def test_calibrated_zeros_hold_and_are_the_same_twice() -> None:
     made = [onnxprune.prune(RESNET, pattern="2:4", calib=DATA, samples=64, verify=False).proto for _ in range(2)]
     assert made[0] == made[1]
@@ -287,6 +291,7 @@ def test_calibrated_zeros_hold_and_are_the_same_twice() -> None:
         assert holds(weight(made[0], w.value.key), w.layout, 2, 4)
 
 
+@pytest.mark.slow
 def test_data_say_which_layer_can_spare_more() -> None:
     even, spread, default = (
         onnxprune.prune(RESNET, pattern="weights=0.8", calib=DATA, samples=64, across=across, verify=False)
@@ -298,6 +303,7 @@ def test_data_say_which_layer_can_spare_more() -> None:
     assert max(spread.report["zeroed"].values()) > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"repair": "none"}, {"importance": "l2"}, {"calib": None}])
 def test_without_a_refit_or_data_each_layer_loses_the_same_share(more: dict[str, Any]) -> None:
     made = onnxprune.prune(RESNET, pattern="weights=0.8", **{"calib": DATA, "samples": 64, **more}, verify=False)
@@ -305,6 +311,7 @@ def test_without_a_refit_or_data_each_layer_loses_the_same_share(more: dict[str,
     assert list(made.report["zeroed"].values()) == pytest.approx([0.8] * len(made.report["zeroed"]), abs=0.03)
 
 
+@pytest.mark.slow
 def test_biases_make_up_for_zeros_without_data() -> None:
     plain, biased = (
         onnxprune.prune(RESNET, pattern="weights=0.6", repair=repair, verify=False) for repair in ("none", "data-free")
@@ -314,6 +321,7 @@ def test_biases_make_up_for_zeros_without_data() -> None:
     assert error(biased.proto) < error(plain.proto)
 
 
+@pytest.mark.slow
 def test_biases_alone_change_without_data() -> None:
     """Also where few weights have zeros."""
     name = next(iter(onnxprune.prune(RESNET, pattern="2:4", verify=False).report["zeroed"]))

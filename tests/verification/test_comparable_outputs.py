@@ -136,6 +136,7 @@ def test_what_is_concatenated_is_looked_at_piece_by_piece() -> None:
     np.testing.assert_allclose(scores, 2 * (boxes - boxes.mean(1, keepdims=True)).transpose(0, 2, 3, 1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_long_chain_of_concatenations() -> None:
     """Each reads the one before twice: 2 ** 5000 pieces, if they were not the same."""
     model = head("boxes, q")
