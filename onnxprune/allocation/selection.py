@@ -21,7 +21,7 @@ from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
-from onnxprune.model.skeleton import flat
+from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.options import Options
 from onnxprune.planning.plan import describe
 from onnxprune.runtime.sample_inputs import input_dims
@@ -150,7 +150,7 @@ def _cost_model(name: str, coupling: Coupling, groups: Sequence[Group], options:
         return parameters(coupling, groups)
     if name == "bytes":
         return nbytes(coupling, groups, before.bytes)
-    slim = flat(coupling.graph.proto)
+    slim = inlined_skeleton(coupling.graph.proto)
     shapes: Mapping[str, Sequence[int]] = static_shapes(slim, input_dims(slim, options.input_shapes))
     model = macs(coupling, groups, shapes)
     if before.macs is None or math.isclose(before.macs, 0):

@@ -19,7 +19,7 @@ from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
-from onnxprune.model.skeleton import flat
+from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.model.tensors import constants, elements, sparse_initializers
 from onnxprune.runtime.sample_inputs import input_dims
 
@@ -59,7 +59,7 @@ def measure(
     Raises:
         InputError: A given input shape does not fit the model.
     """
-    slim = flat(model.proto)
+    slim = inlined_skeleton(model.proto)
     try:
         dims = input_dims(slim, input_shapes)
     except InputError:

@@ -23,7 +23,7 @@ from onnxprune.cost.trace import traced_shapes
 from onnxprune.edit.permute import lift
 from onnxprune.edit.remove import remove
 from onnxprune.model.model import Model, load
-from onnxprune.model.skeleton import flat
+from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Options
 from onnxprune.patterns import Pattern
@@ -234,7 +234,7 @@ class Run:
         resparsify(trial.model, self.kept_sparse)
         if options.sparse_storage:
             with clock.stage("store"):
-                trial.notes["storage"] = store(trial.model, options).told()
+                trial.notes["storage"] = store(trial.model, options).as_report()
         trial.notes["gates"] = self._gates(trial)
         return trial
 
@@ -303,7 +303,7 @@ def _traced(model: Model, counted: Cost, input_shapes: Mapping[str, Sequence[int
         shapes = traced_shapes(model, feeds)
     except Exception:  # a model that takes other sizes than the default ones: not counted
         return counted
-    return replace(counted, macs=macs_from_shapes(flat(model.proto), shapes))
+    return replace(counted, macs=macs_from_shapes(inlined_skeleton(model.proto), shapes))
 
 
 def verify(

@@ -14,7 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from onnxprune.graph.graph import RANDOM
 from onnxprune.model.skeleton import skeleton
-from onnxprune.model.topology import ordered
+from onnxprune.model.topology import read_names, topological_order
 
 
 class CannotCut(Exception):
@@ -99,7 +99,7 @@ class _Facts:
 
     def __init__(self, proto: ModelProto, fed: set[str]) -> None:
         graph = proto.graph
-        self.nodes = ordered(graph)
+        self.nodes = topological_order(graph)
         self.place = {_key(node): i for i, node in enumerate(self.nodes)}
         self._inputs = {i.name for i in graph.input}
         self._maker = {name: _key(node) for node in self.nodes for name in node.output if name}
@@ -107,7 +107,7 @@ class _Facts:
         self.constant = (set(_stored(graph)) | {s.values.name for s in graph.sparse_initializer}) - (fed & self._inputs)
         self.again: set[str] = set()
         for node in self.nodes:
-            if self.constant.issuperset(reads(node)) and not _is_random(node):
+            if self.constant.issuperset(read_names(node)) and not _is_random(node):
                 self.constant.update(name for name in node.output if name)
                 self.again.add(_key(node))
             elif not self._opaque.isdisjoint(node.output):
@@ -133,7 +133,7 @@ class _Facts:
             if maker is not None and (name not in made or maker in self.again):
                 if maker not in taken:
                     taken.add(maker)
-                    stack += [(read, True) for read in reads(self.nodes[self.place[maker]])]
+                    stack += [(read, True) for read in read_names(self.nodes[self.place[maker]])]
             elif is_read and name not in self.constant:
                 outside[name] = None
         return taken, list(outside)
@@ -156,7 +156,7 @@ def assemble(proto: ModelProto, piece: Piece, inputs: Mapping[str, ValueInfoProt
     part = ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import, functions=proto.functions)
     part.graph.name = graph.name
     there = {name for node in nodes for name in node.output}
-    stack = [name for node in nodes for name in reads(node)]
+    stack = [name for node in nodes for name in read_names(node)]
     while stack:
         name = stack.pop()
         if name in there:
@@ -173,21 +173,10 @@ def assemble(proto: ModelProto, piece: Piece, inputs: Mapping[str, ValueInfoProt
             if name in late:
                 nodes.append(late[name])
                 there.update(late[name].output)
-                stack += reads(late[name])
+                stack += read_names(late[name])
     part.graph.node.extend(nodes)
     part.graph.output.extend(ValueInfoProto(name=name) for name in piece.leaves)
     return part
-
-
-def reads(node: NodeProto) -> Iterator[str]:
-    """Names that a node reads, those that its bodies capture from around it included."""
-    yield from (name for name in node.input if name)
-    for body in _bodies(node):
-        own = {name for inner in body.node for name in inner.output} | {i.name for i in body.input}
-        own |= set(_stored(body)) | {s.values.name for s in body.sparse_initializer}
-        for name in [*(r for inner in body.node for r in reads(inner)), *(o.name for o in body.output)]:
-            if name and name not in own:
-                yield name
 
 
 def _bodies(node: NodeProto) -> Iterator[GraphProto]:

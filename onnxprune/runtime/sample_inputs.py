@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.errors import InputError
 from onnxprune.model.inputs import fed_inputs
-from onnxprune.model.skeleton import flat
+from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.model.tensors import all_nodes, constants
 
 # Operators through which an index keeps its value, whatever happens to its shape.
@@ -118,7 +118,7 @@ def sample_inputs(
     for name, shape in shapes.items():
         if math.prod(shape) > MOST_VALUES:
             raise InputError(f"input '{name}' would take {math.prod(shape)} values", "give a smaller --input-shape")
-    rows = _index_bounds(flat(proto) if proto.functions else proto)
+    rows = _index_bounds(inlined_skeleton(proto) if proto.functions else proto)
     rng = np.random.default_rng(seed)
     types = {v.name: v.type.tensor_type.elem_type for v in fed_inputs(proto.graph)}
     return {name: _values(name, types[name], shape, rows.get(name), rng) for name, shape in shapes.items()}

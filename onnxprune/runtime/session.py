@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from onnxprune.model.external_data import relocate
-from onnxprune.model.model import Model, fits_in_message, write_data
+from onnxprune.model.model import Model, fits_in_message, write_external_data
 from onnxprune.model.tensors import is_external, tensors
 from onnxprune.runtime.process import LocalSession, Session
 
@@ -70,7 +70,7 @@ def runnable(source: Source) -> Iterator[Runnable]:
         return
     with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
         with open(os.path.join(folder, "model.data"), "wb") as stream:
-            proto, _ = write_data(model, stream)
+            proto, _ = write_external_data(model, stream)
         relocate(proto, "model.data")
         path = os.path.join(folder, "model.onnx")
         Path(path).write_bytes(proto.SerializeToString())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxprune.cost.measure import static_shapes
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
-from onnxprune.model.skeleton import flat
+from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.runtime.partition import assemble, plan
 from onnxprune.runtime.session import Feeds, pieces_session
 from onnxprune.statistics import covariance as centred
@@ -127,7 +127,7 @@ def observe(
 
 def _parts(model: Model, layers: Sequence[LinearLayer], feeds: Feeds, memory: int) -> list[list[LinearLayer]]:
     """The layers parted so that what those of a part read and make takes no more memory than there is."""
-    slim = flat(model.proto)
+    slim = inlined_skeleton(model.proto)
     shapes = static_shapes(slim, {name: a.shape for name, a in feeds.items()})
     found: list[list[LinearLayer]] = []
     size = memory
