@@ -12,7 +12,7 @@ from onnxprune.model.external_data import make_external
 from onnxprune.model.model import EXTERNAL_MIN_BYTES, Model
 from onnxprune.model.skeleton import add_dense_initializers, skeleton
 from onnxprune.model.tensors import is_external, payload_bytes, tensors
-from onnxprune.runtime.session import Runnable, Source, brief
+from onnxprune.runtime.session import Runnable, Source, error_line
 
 
 def complaint(ready: Runnable, source: Source) -> str:
@@ -24,7 +24,7 @@ def complaint(ready: Runnable, source: Source) -> str:
         else:
             onnx.checker.check_model(ready.payload, full_check=True)
     except Exception as error:  # the checker raises several kinds, and RuntimeError for what it does not foresee
-        return brief(error)
+        return error_line(error)
     return ""
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from onnxprune.model.model import Model
-from onnxprune.runtime.staged_run import StagedRun, Stored
+from onnxprune.runtime.staged_run import BatchValues, StagedRun
 from tests.support.oracle import session
 
 
@@ -41,7 +41,7 @@ def whole(model: Model, batches: list[dict[str, NDArray[Any]]], names: list[str]
     return {name: [run[i] for run in runs] for i, name in enumerate(names)}
 
 
-def assert_same(stored: Stored, expected: list[NDArray[Any]], exact: bool = True) -> None:
+def assert_same(stored: BatchValues, expected: list[NDArray[Any]], exact: bool = True) -> None:
     assert len(stored) == len(expected)
     for a, b in zip(stored, expected, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
@@ -64,10 +64,10 @@ def assert_walk(
             assert list(values) == stage
             for name in stage:
                 assert_same(values[name], expected[name], exact=not options["optimize"])
-        assert not walk._kept
+        assert not walk._stored
         with pytest.raises(RuntimeError, match="no stage"):
             walk.step()
-    assert all(n == 1 for n in Counter(name for piece in walk.pieces for name in piece.once).values())
+    assert all(n == 1 for n in Counter(name for piece in walk.pieces for name in piece.nodes).values())
     return walk
 
 

@@ -25,14 +25,14 @@ from tests.runtime.cases import CAPTURING, SEQUENCES, assert_walk, batches_of, m
 )
 def test_residuals_and_concatenations(stages: list[list[str]], rng: np.random.Generator) -> None:
     walk = assert_walk(residual(rng), batches_of(rng, 4), stages)
-    nodes = [name for piece in walk.pieces for name in piece.once]
+    nodes = [name for piece in walk.pieces for name in piece.nodes]
     assert sorted(nodes) == ["a", "b", "c", "d", "e", "f", "h", "y"]
 
 
 def test_only_what_is_needed_is_run_and_kept(rng: np.random.Generator) -> None:
     walk = assert_walk(residual(rng), batches_of(rng, 4), [["b"], ["f"]])
-    assert [piece.once for piece in walk.pieces] == [["a", "b"], ["c", "d", "e", "f"]]
-    assert [piece.leaves for piece in walk.pieces] == [["b"], ["f"]]
+    assert [piece.nodes for piece in walk.pieces] == [["a", "b"], ["c", "d", "e", "f"]]
+    assert [piece.outputs for piece in walk.pieces] == [["b"], ["f"]]
 
 
 def test_constants_run_in_every_piece_that_reads_them(rng: np.random.Generator) -> None:
@@ -44,7 +44,7 @@ def test_constants_run_in_every_piece_that_reads_them(rng: np.random.Generator) 
         w=(4, 4),
     )
     walk = assert_walk(model, batches_of(rng, 4), [["y"], ["z"]])
-    assert [piece.again for piece in walk.pieces] == [["k", "t", "r"], ["k", "t", "r"]]
+    assert [piece.repeated for piece in walk.pieces] == [["k", "t", "r"], ["k", "t", "r"]]
 
 
 @pytest.mark.parametrize("branch", [True, False])
@@ -89,7 +89,7 @@ def test_sequences_are_made_again(rng: np.random.Generator) -> None:
     """They cannot be kept; the tensors that they are made of are."""
     model = made(rng, SEQUENCES, w=(4, 4), v=(1, 4), zero=np.int64(0), last=np.int64(-1))
     walk = assert_walk(model, batches_of(rng, 4), [["b"], ["c"], ["y"]])
-    assert [piece.again for piece in walk.pieces] == [["s", "t"], [], ["s", "t"]]
+    assert [piece.repeated for piece in walk.pieces] == [["s", "t"], [], ["s", "t"]]
     with pytest.raises(CannotCut, match="'t' is no tensor"):
         StagedRun(model, batches_of(rng, 4), [["t"]])
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import is_external, tensors
 from onnxprune.runtime.session import Feeds
-from onnxprune.runtime.staged_run import StagedRun, Stored
+from onnxprune.runtime.staged_run import BatchValues, StagedRun
 from tests.runtime.cases import assert_same, assert_walk, batches_of, made, residual, whole
 from tests.support.paths import MODELS
 
@@ -189,11 +189,11 @@ def test_types_of_kept_values(rng: np.random.Generator) -> None:
         axis=np.int64([1]),
     )
     walk = assert_walk(model, batches_of(rng, 4), [["h", "k", "i"], ["y"]])
-    assert walk.pieces[0].leaves == ["h", "k", "i"]
+    assert walk.pieces[0].outputs == ["h", "k", "i"]
 
 
 def test_only_types_that_files_know_are_spilled(tmp_path: Path) -> None:
-    stored = Stored()
+    stored = BatchValues()
     small, text, wide = np.zeros(3), np.array(["a" * 5000], dtype=object), np.zeros(600)
     half = np.zeros(4096, helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
     for array in (small, wide, text, half):
