@@ -4,8 +4,9 @@
 
 One row a weight whose input channels are a multiple of 4, at least 16 and at most --most: the share of its magnitude
 that 2:4 keeps in the order that it has, in the one that the package finds, and in the one of an exhaustive search over
-pairs of stripes finds (Pool and Yu, "Channel permutations for N:M sparsity", NeurIPS 2021, see tests/stripe_groups.py),
-with the processor time of both. Weights are looked at one by one, without the ties to other layers that a model has.
+pairs of stripes finds (Pool and Yu, "Channel permutations for N:M sparsity", NeurIPS 2021, see
+tests/support/stripe_groups.py), with the processor time of both. Weights are looked at one by one, without the ties to
+other layers that a model has.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
 from onnxprune.sparsity import weights
 from onnxprune.sparsity.permutation_search import Stripes, search
-from tests.stripe_groups import kept, stripe_groups
+from tests.support.stripe_groups import kept, stripe_groups
 
 Values = NDArray[np.float32]
 

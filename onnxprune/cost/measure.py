@@ -20,7 +20,7 @@ from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
-from onnxprune.model.skeleton import flat
+from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.model.tensors import WEIGHT_TYPES, constants, elements, sparse_initializers
 from onnxprune.runtime.sample_inputs import input_dims
 
@@ -62,10 +62,10 @@ def measure(
         InputError: A given input shape does not fit the model.
     """
     known = counted_shapes(model, input_shapes, shapes=shapes)
-    macs = macs_from_shapes(flat(model.proto), known)
+    macs = macs_from_shapes(inlined_skeleton(model.proto), known)
     if macs is None and run:
         known |= sampled_shapes(model, input_shapes)
-        macs = macs_from_shapes(flat(model.proto), known)
+        macs = macs_from_shapes(inlined_skeleton(model.proto), known)
     return Cost(parameters(model.proto), macs, model.nbytes, known)
 
 
@@ -76,7 +76,7 @@ def counted_shapes(
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Shape]:
     """Concrete shapes of the main graph's values, as far as MACs need them and inference tells them; see `measure`."""
-    slim = flat(model.proto)
+    slim = inlined_skeleton(model.proto)
     try:
         dims = input_dims(slim, input_shapes)
     except InputError:

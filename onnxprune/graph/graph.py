@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxprune.model.topology import ordered
+from onnxprune.model.topology import topological_order
 
 Dim = int | str | None
 """Length of an axis: a number, the name of a free dimension, or not known."""
@@ -251,7 +251,7 @@ class Graph:
                 value = self._value(scope, info.name)
                 value.shape, value.elem_type = tensor_type(info)
                 scope.inputs.append(value)
-        for node in ordered(proto):
+        for node in topological_order(proto):
             self._node(node, scope)
         scope.outputs = [scope.find(o.name) for o in proto.output]
         return scope

@@ -18,7 +18,7 @@ from onnxprune.graph.contents import Data, known
 from onnxprune.graph.data_propagation import evaluate, taken
 from onnxprune.graph.graph import Dim, Graph, Node, Scope, Value, tensor_type
 from onnxprune.graph.operators import Shape
-from onnxprune.model.topology import ordered
+from onnxprune.model.topology import topological_order
 
 _KEEP_ENTRIES = 1024
 _MAX_ROUNDS = 8
@@ -101,7 +101,7 @@ def _strip(source: GraphProto, target: GraphProto) -> None:
     target.sparse_initializer.extend(source.sparse_initializer)
     produced = {o for n in source.node if n.domain not in ("", "ai.onnx") for o in n.output}
     target.value_info.extend(v for v in source.value_info if v.name in produced)
-    for node in ordered(source):
+    for node in topological_order(source):
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             bare = _bare(node.attribute[0].t)
             target.initializer.append(bare)

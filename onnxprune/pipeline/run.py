@@ -232,7 +232,7 @@ class Run:
         resparsify(trial.model, self.kept_sparse)
         if options.sparse_storage:
             with clock.stage("store"):
-                trial.notes["storage"] = store(trial.model, options).told()
+                trial.notes["storage"] = store(trial.model, options).as_report()
         trial.notes["gates"] = self._gates(trial)
         return trial
 

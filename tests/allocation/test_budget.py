@@ -15,9 +15,9 @@ from onnxprune.cost.measure import measure, static_shapes
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.model.model import load
-from onnxprune.model.skeleton import flat
+from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.runtime.sample_inputs import input_dims
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 
 @pytest.mark.parametrize("name", ["pt_resnet_folded", "pt_mobilenet", "pt_transformer", "pt_bilstm", "keras_cnn"])
@@ -25,7 +25,7 @@ def test_costs_foretell_those_of_the_pruned_model(name: str) -> None:
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
     groups = [g for g in analysis.groups if str(g.grade) == "exact"]
     before = measure(analysis.model)
-    slim = flat(analysis.model.proto)
+    slim = inlined_skeleton(analysis.model.proto)
     shapes = static_shapes(slim, input_dims(slim))
     foretold = {"params": parameters(analysis.coupling, groups), "macs": macs(analysis.coupling, groups, shapes)}
     none = np.zeros(len(groups), dtype=np.int64)

@@ -8,8 +8,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 import onnxprune
-from tests import oracle
 from tests.ops.case import Case, build, check, coupling_of, random_feeds
+from tests.support import oracle
 
 STANDARDISED = """m_{v} = ReduceMean <axes = [{axes}], keepdims = 1> ({v})  c_{v} = Sub({v}, m_{v})
     p_{v} = Mul(c_{v}, c_{v})  q_{v} = ReduceMean <axes = [{axes}], keepdims = 1> (p_{v})  e_{v} = Add(q_{v}, pos_e)

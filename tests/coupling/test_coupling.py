@@ -13,8 +13,8 @@ import onnxprune
 from onnxprune.coupling.groups import Grade
 from onnxprune.ops import registry
 from onnxprune.ops.op import Op
-from tests import oracle
 from tests.ops.case import Case, assert_groups, build, check, coupling_of, group, random_feeds
+from tests.support import oracle
 
 CASES = [
     Case(
