@@ -16,8 +16,8 @@ from onnxprune.graph.operators import Affine, Shape, Term, WeightLayout
 from onnxprune.model.model import load
 from onnxprune.ops import registry
 from onnxprune.ops.op import Op
-from tests import oracle
 from tests.ops.case import build
+from tests.support import oracle
 
 DOMAIN = "my.ops"
 
