@@ -27,10 +27,10 @@ from onnxprune.planning.plan import describe
 
 @dataclass(frozen=True)
 class Selection:
-    """What goes.
+    """The selected channels.
 
     Attributes:
-        gone: Boolean per channel id, True for what goes.
+        removed: Boolean per channel id, True for what is removed.
         entries: What plan and report say of each group.
         targets: What was asked of each cost, what is left of it, and whether that is enough.
     """

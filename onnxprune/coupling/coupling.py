@@ -30,7 +30,7 @@ from onnxprune.ops.ties import Choice, Ties, Zero
 logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 4
-"""How often the rules are asked again because ties told a length that shape inference did not know."""
+"""How often the rules are applied, as ties may reveal lengths that shape inference did not know."""
 
 
 class Coupling:
@@ -44,9 +44,9 @@ class Coupling:
         channel: Channel of every element.
         grade: Grade of every element.
         mixing: Whether channels of grade *mixing* were open to pruning in the decisions.
-        attention: What decisions took where whole heads and places within heads were both open.
+        attention: What was taken where whole heads and dimensions within heads were both possible.
         shrinking: Graph inputs and outputs that may lose slices.
-        cuts: What is computed of constants alone and may lose indices behind what computes it.
+        cuts: Values computed of constants alone that may lose indices on the side of their readers.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class Coupling:
 def analyze(
     graph: Graph, *, mixing: bool = False, attention: str = "heads", shrinking: Collection[str] = ()
 ) -> Coupling:
-    """Runs every rule, decides the choices and joins what is tied.
+    """Applies every rule, decides the choices and joins what is tied.
 
     Args:
         graph: The graph to analyse; its shapes are filled in.
         mixing: Whether channels of grade *mixing* will be pruned too; choices then count them as free.
-        attention: ``heads`` to take whole heads where they are open, ``dims`` to take places within heads.
+        attention: ``heads`` to take whole heads where they are open, ``dims`` to take dimensions within heads.
         shrinking: Graph inputs and outputs that may lose slices. What such an input loses counts as zero: it is what
             the pruned model gave out before, or nothing.
     """
@@ -123,7 +123,7 @@ def _couple(
     attention: str,
     shrinking: Collection[str],
 ) -> Coupling:
-    """The analysis with seams, or without."""
+    """The analysis with the values in `parted` cut."""
     for _ in range(MAX_ROUNDS):
         ties = Ties(graph, data, graph.number_axes())
         for node in graph.nodes:
@@ -271,8 +271,8 @@ def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
 
     Of means and divisors those are left that are zero there.
 
-    A loop's state depends on itself: every statement is believed at first, then the graph is gone through until none
-    is refuted any more. What is left holds by induction over the rounds.
+    A loop's state depends on itself: every statement is assumed first, then statements are refuted until
+    none is refuted any more. What is left holds by induction over the iterations.
     """
     zero = np.zeros(ties.axis_count + 1, dtype=bool)
     sliced = [v for v in ties.graph.constants() if v.elem_type in WEIGHT_TYPES or v.elem_type == TensorProto.INT32]

@@ -87,7 +87,7 @@ def build(coupling: Channels) -> list[Group]:
         _group(coupling, matrix, class_of_element, weights)
         for matrix in [*_linked_units(coupling, class_of_element, weighty), *_single_units(coupling, weighty)]
         if len(matrix) > 1
-    ]  # the last unit of a group always stays
+    ]  # the last unit of a group is always kept
     groups.sort(key=lambda g: (g.slices[0].value.index, g.slices[0].axis, int(g.slices[0].indices[0, 0])))
     return _with_reasons(coupling, groups)
 

@@ -165,8 +165,8 @@ def _concat(node: Node, *parts: Data) -> list[Data]:
 
 
 def _gather(node: Node, a: Data, index: Data) -> list[Data]:
-    places = np.array(_integers(index), dtype=np.int64).reshape(index.shape)
-    return [np.take(a, places, axis=node.attribute("axis", 0))]
+    positions = np.array(_integers(index), dtype=np.int64).reshape(index.shape)
+    return [np.take(a, positions, axis=node.attribute("axis", 0))]
 
 
 def _reshape(node: Node, a: Data, shape: Data) -> list[Data]:

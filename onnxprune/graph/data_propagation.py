@@ -47,7 +47,7 @@ def taken(node: Node, data: Mapping[Value, Data]) -> Scope | None:
 def evaluate(
     graph: Graph, lengths: Lengths | None = None, before: dict[Value, Data] | None = None
 ) -> dict[Value, Data]:
-    """Contents of every small tensor that can be told without running the model.
+    """Contents of every small tensor that is known without running the model.
 
     Args:
         graph: The graph, its shapes filled in as far as they are known.

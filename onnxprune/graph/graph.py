@@ -2,7 +2,7 @@
 
 A `Value` is one tensor of one scope: a graph input, a constant or the output of a node. Bodies of If, Loop and
 Scan are scopes of their own whose captured names resolve to the outer value, so nothing below needs to know
-that a graph nests. The protos stay the truth: a `Node` and a `Value` only point at them.
+that a graph nests. The protos remain the source of truth: a `Node` and a `Value` only refer to them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Dim = int | str | None
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
-"""Operators that make something else in every run."""
+"""Operators whose result differs from run to run."""
 _READS_PARTS = {"Slice", "Split", "Gather", "GatherElements", "GatherND", "Shape"}
 
 

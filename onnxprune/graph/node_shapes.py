@@ -2,7 +2,7 @@
 
 `outputs` asks the operator itself (`ops.registry.output_shape`); the functions after it are what such declarations are
 made of. `from_contents` and `parts` read what small operands hold. A length is a number, the name of a free one, or
-None; what cannot be told is None.
+None; what is unknown is None.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds the product layers of a graph: convolutions and matrix products of an activation with a constant.
 
 Covered are Conv and ConvTranspose of any rank, grouped, strided, padded and dilated; Gemm; MatMul with a constant
-matrix on either side; each with its own bias or that of an Add behind it. No `LinearLayer` is made of
+matrix on either side; each with its own bias or that of a following Add. No `LinearLayer` is made of
 
 - weights that are computed by more than Identity, Transpose and Cast (quantised ones, say), or of another rank;
 - products of two activations, and Gemm with a constant first factor;
@@ -54,10 +54,10 @@ class _Constant:
         stored = self.value.tensor.dims if self.value.tensor is not None else []
         return [stored[i] for i in self.order]
 
-    def only_along(self, behind: int, features: int) -> bool:
-        """Whether it broadcasts along an axis with `behind` axes behind it, and along no other."""
-        lengths = [1] * (behind + 1 - len(self.dims)) + self.dims
-        return all(n == 1 or (i == len(lengths) - 1 - behind and n == features) for i, n in enumerate(lengths))
+    def only_along(self, trailing: int, features: int) -> bool:
+        """Whether it broadcasts along an axis that `trailing` axes follow, and along no other."""
+        lengths = [1] * (trailing + 1 - len(self.dims)) + self.dims
+        return all(n == 1 or (i == len(lengths) - 1 - trailing and n == features) for i, n in enumerate(lengths))
 
 
 class _Finder:
@@ -89,13 +89,13 @@ class _Finder:
             features = weight.dims[1] * int(node.attribute("group", 1))
         else:
             features = weight.dims[1 if form.transposed else 0]
-        behind = len(weight.dims) - 2 if kernel else -1 - form.out_axis
+        trailing = len(weight.dims) - 2 if kernel else -1 - form.out_axis
         given = None if form.bias is None else _input(node, form.bias)
         bias = self._constant(given)
         if given is None:
-            least = len(weight.dims) if kernel or form.kind == "gemm" else (x.rank or behind + 1)
-            out, bias = self._added(out, behind, features, least)
-        elif bias is None or not (bias.dims == [features] if kernel else bias.only_along(behind, features)):
+            least = len(weight.dims) if kernel or form.kind == "gemm" else (x.rank or trailing + 1)
+            out, bias = self._added(out, trailing, features, least)
+        elif bias is None or not (bias.dims == [features] if kernel else bias.only_along(trailing, features)):
             return None
         return LinearLayer(
             node,
@@ -114,12 +114,12 @@ class _Finder:
             bias is not None and bias.shared,
         )
 
-    def _added(self, out: Value, behind: int, features: int, rank: int) -> tuple[Value, _Constant | None]:
+    def _added(self, out: Value, trailing: int, features: int, rank: int) -> tuple[Value, _Constant | None]:
         """The output of an Add of a constant per feature and that constant, if it is all that becomes of a value.
 
         Args:
             out: The value.
-            behind: Axes behind the feature axis.
+            trailing: Axes after the feature axis.
             features: Length of the feature axis.
             rank: Axes that the value has for sure.
         """
@@ -130,7 +130,7 @@ class _Finder:
             if (
                 constant is not None
                 and len(constant.dims) <= rank
-                and constant.only_along(behind, features)
+                and constant.only_along(trailing, features)
                 and total is not None
                 and add.scope is out.scope
             ):
@@ -168,7 +168,7 @@ def _output(node: Node) -> Value | None:
 
 
 def _axes_after(way: Sequence[Node], constant: Value) -> tuple[int, ...] | None:
-    """The axes of a constant in the order that nodes (the last one first) leave them in; None if they do not stay."""
+    """The axes of a constant in the order that nodes (the last one first) leave them in; None if they are not kept."""
     shape = [d for d in constant.shape or [] if isinstance(d, int)]
     axes: Origins = tuple(range(len(shape)))
     for node in reversed(way):

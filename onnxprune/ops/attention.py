@@ -1,7 +1,7 @@
-"""Fused attention: whole heads go, in queries, keys, values and caches alike.
+"""Fused attention: whole heads are removed, in queries, keys, values and caches alike.
 
-Where several query heads share a key and value head they go together; with one key and value head for all, query
-heads go one by one. The size of a head does not change, so neither does a scale that is derived from it.
+Query heads that share a key and value head are tied; with one key and value head for all, query heads are
+removed one by one. The size of a head does not change, so neither does a scale that is derived from it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Heads:
         return np.full_like(own, -1) if self.alone else own
 
     def add(self, axis: Axis, labels: Labels) -> None:
-        """The indices of the axis go with the units in `labels`; those of none stay."""
+        """Ties the indices of the axis to the units in `labels`; those of -1 are pinned."""
         if len(labels) != axis.length:
             raise ValueError(f"{axis} has another length")
         self.free.add(axis.id)
@@ -123,7 +123,7 @@ def attention_macs(node: Node) -> list[Term]:
 
 @rule("Attention")
 def standard_attention(op: Op) -> None:
-    """Heads go whole; query heads with the key and value head that they share."""
+    """Whole heads; query heads are tied to the key and value head that they share."""
     query, key, value, out = op.input(0), op.input(1), op.input(2), op.output()
     if query.rank == 4:
         place = 1

@@ -12,10 +12,10 @@ from onnxprune.ops.registry import affine, macs, rule, weights
 from onnxprune.ops.ties import Alternative
 
 KERNEL = "kernel"
-"""Why the places of a kernel stay: they are no channels, and reports leave them out."""
+"""Reason for pinning kernel positions: they are no channels, and reports leave them out."""
 
 COARSE = 4
-"""With fewer channels than this inside a group, whole groups go: single steps would be too coarse."""
+"""Channels inside a group below which whole groups are removed: a step within all groups would be too coarse."""
 
 
 def convolution_macs(weight: int) -> MacsFunction:
@@ -95,7 +95,7 @@ def convolution(
 
 
 def pin_space(op: Op, x: Value, out: Value, place: int = 1) -> None:
-    """Axes that a window slides over stay whole."""
+    """Pins the axes that a window slides over."""
     for value in (x, out):
         for axis in value.axes()[1:]:
             if axis != value.axis(place):
@@ -103,7 +103,7 @@ def pin_space(op: Op, x: Value, out: Value, place: int = 1) -> None:
 
 
 def _grouped(op: Op, first: Axis, share: Axis, across: Axis, along: Axis, groups: int) -> None:
-    """Either whole groups go, or the same places within every group.
+    """Ties whole groups, or the same position within every group.
 
     The weight's first axis holds all groups one after the other, as `along` does; its second is one group's share of
     the other side, `across`.
@@ -116,13 +116,13 @@ def _grouped(op: Op, first: Axis, share: Axis, across: Axis, along: Axis, groups
     whole = Alternative(
         "whole groups", [[(across, arange(across) // columns), (first, arange(first) // rows)]], pins=[share]
     )
-    # the two sides shrink apart: places of one side are tied among themselves only
-    places = Alternative(
-        "places within groups",
+    # the two sides shrink apart: positions of one side are tied among themselves only
+    within = Alternative(
+        "channels within groups",
         [[(across, arange(across) % columns), (share, arange(share))], [(first, arange(first) % rows)]],
         weight=1 if min(rows, columns) >= COARSE else -1,
     )
-    op.choose(whole, places) if min(rows, columns) > 1 else op.choose(whole)
+    op.choose(whole, within) if min(rows, columns) > 1 else op.choose(whole)
     op.sum_over(share)
     op.resize(lambda new: new.set_attribute("group", len(new.kept(across)) // len(new.kept(share))))
 

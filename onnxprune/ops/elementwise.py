@@ -12,7 +12,7 @@ from onnxprune.ops.registry import origins, rule
 
 @origins("Identity Cast DequantizeLinear")
 def same_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origins:
-    """The axes stay as they are."""
+    """The axes are unchanged."""
     return origin
 
 
@@ -43,7 +43,7 @@ def broadcast(op: Op, inputs: list[Value], out: Value) -> list[list[Axis]]:
 
 
 def _zero_where(op: Op, out: Value, joined: list[list[Axis]], sources: list[Value], any_of: bool) -> None:
-    """Zero behind, where all (or any) of `sources` are zero along the axis; a stretched one never is."""
+    """The output is zero where all (or any) of `sources` are zero along the axis; a broadcast one never is."""
     for position, axes in enumerate(joined):
         mine = [a for a in axes if a.value in sources]
         if mine and (any_of or len(mine) == len(sources)):
@@ -81,7 +81,7 @@ def dropout(op: Op) -> None:
 
 @rule("Clip")
 def clip(op: Op) -> None:
-    """Element by element; zero stays zero where the bounds enclose it."""
+    """Element by element; zero is kept where the bounds enclose it."""
     if op.opset < 11:
         low, high = op.attr("min", float("-inf")), op.attr("max", float("inf"))
     else:
@@ -124,7 +124,7 @@ def led_by_first(op: Op) -> None:
 
 @rule("Pow")
 def power(op: Op) -> None:
-    """Broadcast; zero where the base is and the exponent is a positive constant that stays: 0 ** 0 = 1."""
+    """Broadcast; zero where the base is and the exponent is a positive constant that is kept: 0 ** 0 = 1."""
     out = op.output()
     joined = broadcast(op, op.inputs, out)
     exponent = op.numbers(1)
@@ -148,7 +148,7 @@ def where(op: Op) -> None:
 
 @rule("BitCast")
 def bit_cast(op: Op) -> None:
-    """Element by element, as long as the shape stays."""
+    """Element by element, if the shape is kept."""
     x, out = op.input(0), op.output()
     if x.shape != out.shape:
         op.pin_all(f"{op.node.label} changes the shape")

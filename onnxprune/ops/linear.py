@@ -67,10 +67,10 @@ def gemm_layer(node: Node) -> list[Affine]:
 @affine("MatMul")
 def matmul_layer(node: Node) -> list[Affine]:
     """X W, or W x; a vector on the right is summed over whole."""
-    behind = 0 if node.has(1) and node.input(1).rank == 1 else 1
+    following = 0 if node.has(1) and node.input(1).rank == 1 else 1
     return [
         Affine("matmul", x=0, weight=1, bias=None, x_axis=-1, out_axis=-1, transposed=True),
-        Affine("matmul", x=1, weight=0, bias=None, x_axis=-1 - behind, out_axis=-1 - behind),
+        Affine("matmul", x=1, weight=0, bias=None, x_axis=-1 - following, out_axis=-1 - following),
     ]
 
 

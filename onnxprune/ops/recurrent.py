@@ -1,7 +1,7 @@
-"""Recurrent networks: hidden units, their gates in every weight, and the states go together.
+"""Recurrent networks: a hidden unit is tied to its gates in every weight and to the states.
 
-Gates lie one after the other on one axis of the weights, ``(directions, gates * hidden, ...)``; a unit owns the same
-place in each of them. Both directions of a bidirectional network lose the same places, so that the weights stay
+Gates follow each other on one axis of the weights, ``(directions, gates * hidden, ...)``; a unit owns the same
+index in each of them. Both directions of a bidirectional network lose the same units, so that the weights remain
 rectangular; each could lose units of its own.
 """
 
@@ -42,7 +42,7 @@ facts_of("RNN", gates=1)
 
 @rule("LSTM GRU RNN")
 def recurrent(op: Op) -> None:
-    """A hidden unit goes with its gates and states, in both directions; input features contract."""
+    """A hidden unit is tied to its gates and states, in both directions; input features contract."""
     x, w, r = op.input(0), op.input(1), op.input(2)
     batch_first = op.attr("layout", 0)
     contract(op, x.axis(2), w.axis(2))
@@ -74,7 +74,7 @@ def recurrent(op: Op) -> None:
 
 
 def _keep_zero(op: Op, gated: list[Axis], carriers: list[Axis]) -> None:
-    """A unit whose weights are zero stays zero if its state starts so and nothing lifts it.
+    """A unit whose weights are zero remains zero if its initial state is zero and its activation maps zero to zero.
 
     LSTM: c = f c0 + i g(0), h = o h(c). GRU: h = (1 - z) g(0) + z h0. RNN: h = f(0), whatever h0 is.
     """

@@ -21,7 +21,9 @@ def reduce(op: Op) -> None:
     if over is None:
         op.pin_all(f"{op.node.label} takes its axes from the run")
         return
-    divisible = x.elem_type in FLOATS and op.opset >= 7  # by a Mul behind, which does not broadcast before
+    divisible = (
+        x.elem_type in FLOATS and op.opset >= 7
+    )  # by a Mul of the output, which does not broadcast before opset 7
     keep = op.attr("keepdims", 1)
     position = 0
     for axis in x.axes():

@@ -1,4 +1,4 @@
-"""Sequences of tensors: pinned, but for a split whose parts are taken out at known places."""
+"""Sequences of tensors: pinned, but for a split whose parts are taken out at known positions."""
 
 from __future__ import annotations
 

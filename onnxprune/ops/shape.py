@@ -71,7 +71,7 @@ def expand(op: Op) -> None:
 
 @rule("Tile", copies=Copies.SOME)
 def tile(op: Op) -> None:
-    """Repeats each axis: an index goes with all its copies."""
+    """Repeats each axis: an index is tied to all its copies."""
     x, out = op.input(0), op.output()
     repeats = op.entries(1)
     if repeats is None or op.opset < 6:

@@ -157,7 +157,7 @@ def _tie_window(op: Op, axis: Axis, target: Axis, window: range) -> None:
         labels[list(window)] = np.arange(len(window))
         op.link((axis, labels), (target, arange(target)))
     else:
-        # survivors must stay evenly spaced: every run of `step` indices goes together
+        # what is kept must be evenly spaced: every run of `step` indices is tied
         first = min(window) if len(window) else 0
         labels = (np.arange(axis.length or 0) - first % step) // step + 1
         taken = labels[list(window)]
@@ -189,12 +189,12 @@ def _follow_bounds(op: Op, starts: list[int], ends: list[int], windows: dict[int
 
 def _new_bounds(new: NewShape, window: range, axis: Axis) -> tuple[int, int]:
     kept = set(new.kept(axis).tolist())
-    stay = [new.position(axis, i) for i in window if i in kept]  # evenly spaced, as the ties see to
-    if not stay:
+    kept_positions = [new.position(axis, i) for i in window if i in kept]  # evenly spaced, as the ties see to
+    if not kept_positions:
         return 0, 0
     if window.step > 0:
-        return stay[0], stay[-1] + 1
-    return stay[0], stay[-1] - 1 if stay[-1] else -(2**31)
+        return kept_positions[0], kept_positions[-1] + 1
+    return kept_positions[0], kept_positions[-1] - 1 if kept_positions[-1] else -(2**31)
 
 
 @rule("Pad", copies=Copies.MIXED)

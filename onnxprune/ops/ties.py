@@ -1,4 +1,4 @@
-"""What operators say about the axes they touch: the words that a rule is written in.
+"""What operators state about the axes they touch: the data types that a rule's statements are recorded in.
 
 A rule gets an `Op` and *ties* axes (whole or by labels), *pins* them, says that an axis is *mixed*, or offers a
 `Choice` where an operator can carry channels in one of several ways. It may also say how the node itself is resized
@@ -25,13 +25,13 @@ Link = list[tuple[Axis, Labels]]
 
 @dataclass
 class Alternative:
-    """One way for a node to carry channels.
+    """One way in which a node can carry channels.
 
     Attributes:
         name: How reports name it.
         links: Indices tied by labels if this way is taken; the first link is what the alternative is about.
-        pins: Axes that must then stay whole.
-        zeros: (output axis, input axis) pairs: what is zero before is zero behind.
+        pins: Axes that are pinned then.
+        zeros: (output axis, input axis) pairs: where the input is zero, the output is zero.
         weight: Preferred over others with a smaller one, before the number of units is looked at.
     """
 
@@ -52,16 +52,16 @@ class Choice:
 
 
 class NewShape(Protocol):
-    """What a resize function sees: the lengths after removal, and how to change the node."""
+    """The interface of resize functions: lengths after removal, and ways to change the node."""
 
     def length(self, axis: Axis) -> int | None:
         """New static length, None where the axis is free."""
 
     def kept(self, axis: Axis) -> NDArray[np.int64]:
-        """Indices of the original axis that stay."""
+        """Indices of the original axis that are kept."""
 
     def position(self, axis: Axis, index: int) -> int:
-        """Where the first surviving index at or after `index` stands in the new axis."""
+        """Position in the new axis of the first kept index at or after `index`."""
 
     def changed(self, axis: Axis) -> bool:
         """Whether the axis lost an index."""
@@ -75,12 +75,12 @@ class NewShape(Protocol):
 
 @dataclass(frozen=True)
 class Mean:
-    """A node that divides what it adds up along an axis by the length of the axis.
+    """A node that divides a sum along an axis by the length of the axis.
 
     Attributes:
         node: The node.
         axis: What it averages over.
-        power: Of the share of indices that stay; what the node makes is multiplied by this to be what it was.
+        power: Exponent of the kept share of indices: the output is multiplied by share ** power.
         epsilon: What the node adds to the mean, in the attribute ``epsilon``; None where it has none.
     """
 

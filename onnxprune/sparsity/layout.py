@@ -21,7 +21,7 @@ class Weight:
 
     Attributes:
         value: The constant.
-        layout: How they read it; None where they disagree or where it cannot be told, with the reason.
+        layout: How they read it; None where they disagree or it is unknown, with the reason.
         recurrent: Whether it belongs to a recurrent layer.
         node: A product that reads it.
         why: Why there is no layout.

@@ -1,4 +1,4 @@
-"""Fused attention of onnxruntime's own domain: see `ops.attention` for what goes together."""
+"""Fused attention of onnxruntime's own domain: see `ops.attention` for what is tied."""
 
 from __future__ import annotations
 

@@ -68,17 +68,17 @@ def matmul_nbits(op: Op) -> None:
 
 def _carry_blocks(op: Op, by_column: Link, by_block: Link, even: bool) -> None:
     """Scales that lie in one row for all columns can be cut by columns or by blocks, not by both."""
-    (inputs, _), (places, _) = by_block[:2]
+    (inputs, _), (blocks_axis, _) = by_block[:2]
     if not even:
-        for axis in (inputs, places):
+        for axis in (inputs, blocks_axis):
             op.pin(axis, f"blocks of {op.node.label} do not divide it")
         op.link(*by_column)
         return
-    op.sum_over(inputs, places)
+    op.sum_over(inputs, blocks_axis)
     if len(by_column) == 1:
         op.link(*by_block)
     else:
         op.choose(
-            Alternative("by columns", [by_column], [inputs, places], weight=1),
+            Alternative("by columns", [by_column], [inputs, blocks_axis], weight=1),
             Alternative("by blocks", [by_block], [by_column[0][0]]),
         )

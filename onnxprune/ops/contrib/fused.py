@@ -112,7 +112,7 @@ output_shape("FusedMatMul TransposeMatMul FusedMatMulActivation GemmFastGelu", d
 
 @rule("FusedMatMul TransposeMatMul", domain=MS)
 def fused_matmul(op: Op) -> None:
-    """MatMul with transposes and a scale folded in."""
+    """MatMul with folded transposes and a scale."""
     a, b = op.input(0), op.input(1)
     if min(a.rank or 0, b.rank or 0) < 2:
         raise ValueError("a factor is no matrix")
@@ -123,7 +123,7 @@ def fused_matmul(op: Op) -> None:
 
 
 def _transposed(node: Node, side: str, value: Value) -> list[Axis]:
-    """Axes of a factor in the order of a plain product: first ``transBatch`` moves axis 0 behind the batches."""
+    """Axes of a factor in the order of a plain product: first ``transBatch`` moves axis 0 after the batch axes."""
     axes = value.axes()
     if node.attribute(f"transBatch{side}", 0):
         axes = [*axes[1:-1], axes[0], axes[-1]]

@@ -90,17 +90,17 @@ def qlinear_concat_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
 
 @rule("QLinearConcat", domain=MS, zero_point=1, type_of=(1,))
 def qlinear_concat(op: Op) -> None:
-    """Inputs lie one after the other on one axis; each has its own scale."""
+    """Inputs follow each other on one axis; each has its own scale."""
     out = op.output()
-    places = range(2, len(op.node.inputs), 3)
-    single(op, *(i for i in range(len(op.node.inputs)) if i not in places))
-    values = [op.input(i) for i in places]
+    operands = range(2, len(op.node.inputs), 3)
+    single(op, *(i for i in range(len(op.node.inputs)) if i not in operands))
+    values = [op.input(i) for i in operands]
     along = op.attr("axis") % len(out.shape or [1])
     for value in values:
         for axis in value.axes():
             if axis.position != along:
                 op.tie(axis, out.axis(axis.position))
-    if all(is_zero_at(op, i, i + 2) for i in places):
+    if all(is_zero_at(op, i, i + 2) for i in operands):
         for axis in out.axes():
             say_zero(op, axis, 1, *(v.axis(axis.position) for v in values))
     join(op, [v.axis(along) for v in values], out.axis(along))
@@ -108,7 +108,7 @@ def qlinear_concat(op: Op) -> None:
 
 @output_shape("QLinearGlobalAveragePool QLinearAveragePool", domain=MS)
 def qlinear_pool_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
-    """Batch and channels stay, space shrinks."""
+    """Batch and channels are kept, spatial axes shrink."""
     x = need(shapes[0])
     last = bool(node.attribute("channels_last", 0))
     space = x[1:-1] if last else x[2:]
@@ -169,7 +169,7 @@ def qlinear_mean_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
 
 @rule("QLinearReduceMean", domain=MS, zero_point=4)
 def qlinear_mean(op: Op) -> None:
-    """Means mix."""
+    """Averages: mixing."""
     x, out = op.input(0), op.output()
     single(op, 1, 2, 3, 4)
     rank = len(x.shape or [])
@@ -237,7 +237,7 @@ def dynamic_quantize_lstm_weights(node: Node, i: int, shape: Sequence[int]) -> W
 
 @rule("DynamicQuantizeLSTM", domain=MS, gates=4)
 def dynamic_quantize_lstm(op: Op) -> None:
-    """LSTM with integer weights, gates last: a hidden unit goes with its gates and states."""
+    """LSTM with integer weights, gates last: a hidden unit is tied to its gates and states."""
     x, w, r, out = op.input(0), op.input(1), op.input(2), op.node.outputs
     hidden = r.axis(1)
     if not hidden.length:
@@ -268,14 +268,14 @@ def dynamic_quantize_lstm(op: Op) -> None:
 
 
 def _pin_rest(op: Op, carriers: list[Axis]) -> None:
-    """Time, batch and directions stay."""
+    """Pins time, batch and directions."""
     values = [op.input(i) for i in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11) if op.has(i)] + op.outputs
     kept = {0: {2}, 1: {1, 2}, 2: {1, 2}, 3: {1}, 7: {1}, 8: {1}, 9: {1}, 10: {1}, 11: {1}}
     free = {
         op.input(i).axis(p).id
-        for i, places in kept.items()
+        for i, positions in kept.items()
         if op.has(i)
-        for p in places
+        for p in positions
         if p < len(op.input(i).shape or [])
     }
     free |= {axis.id for axis in carriers}
