@@ -5,37 +5,76 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import InputError, OnnxPruneError, OutputError, VerificationError
+from onnxprune.errors import (
+    DataError,
+    GateError,
+    InputError,
+    InternalError,
+    ModelError,
+    OnnxPruneError,
+    OutputError,
+    PlanError,
+    RunError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
-    from onnxprune.api import Analysis, Result, analyze, apply, plan, prune, score, verify
+    from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, plan, prune, score, verify
+    from onnxprune.extensions import cost, criterion, repair, source
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
+    from onnxprune.patterns import Pattern, pattern
     from onnxprune.planning.plan import Plan
+    from onnxprune.report.report import Report
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Analysis",
+    "DataError",
+    "GateError",
     "InputError",
+    "InternalError",
+    "ModelError",
+    "ModelSource",
     "OnnxPruneError",
     "Options",
     "OutputError",
+    "Pattern",
     "Plan",
+    "PlanError",
+    "Report",
     "Result",
+    "RunError",
     "VerificationError",
     "analyze",
     "apply",
+    "cost",
+    "criterion",
+    "pattern",
     "plan",
     "prune",
+    "repair",
     "rule",
     "score",
+    "source",
     "verify",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
 
-_HOME = {"Options": "onnxprune.options", "Plan": "onnxprune.planning.plan", "rule": "onnxprune.ops.registry"}
+_HOME = {
+    "Options": "onnxprune.options",
+    "Pattern": "onnxprune.patterns",
+    "Plan": "onnxprune.planning.plan",
+    "Report": "onnxprune.report.report",
+    "cost": "onnxprune.extensions",
+    "criterion": "onnxprune.extensions",
+    "pattern": "onnxprune.patterns",
+    "repair": "onnxprune.extensions",
+    "rule": "onnxprune.ops.registry",
+    "source": "onnxprune.extensions",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -45,3 +84,8 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOME.get(name, "onnxprune.api")), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__})

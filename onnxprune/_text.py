@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from numbers import Real
+
 _UNITS = ("", "k", "M", "G", "T", "P")
 
 
@@ -63,3 +66,25 @@ def plural(number: int, word: str) -> str:
     ('1 group', '3 groups')
     """
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def amount(value: object) -> float | None:
+    """A number, or a text of one with a decimal prefix and perhaps ``B`` for bytes; None where it is neither.
+
+    >>> amount("2G"), amount("4 MB"), amount(0.5), amount("1e3"), amount("x")
+    (2000000000.0, 4000000.0, 0.5, 1000.0, None)
+    """
+    if isinstance(value, Real):
+        return float(value)
+    match = (
+        re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]?)b?\s*", value.lower())
+        if isinstance(value, str)
+        else None
+    )
+    prefixes = [prefix.lower() for prefix in _UNITS]
+    if match is None or match[2] not in prefixes:
+        return None
+    try:
+        return float(match[1]) * 1000.0 ** prefixes.index(match[2])
+    except ValueError:
+        return None

@@ -2,95 +2,350 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxprune.allocation import selection
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune.cost.measure import measure
 from onnxprune.coupling.groups import Group
-from onnxprune.importance import score as scoring
+from onnxprune.errors import InputError
+from onnxprune.extensions import Scorer, as_criterion
 from onnxprune.importance.magnitude import Scores
-from onnxprune.options import ATTENTION, Options, one_of
-from onnxprune.pipeline.analysis import Analysis, Source, analyze_loaded, load_dense, prunable, to_proto_or_path
-from onnxprune.pipeline.apply import _run_plan
+from onnxprune.model.model import Model, load
+from onnxprune.model.sparse_initializers import densify
+from onnxprune.options import Calibration, Channels, Checks, Options, Resources, Scope
+from onnxprune.patterns import CHANNELS, Pattern
+from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, matching_names, to_proto_or_path
+from onnxprune.pipeline.apply import apply_plan
+from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Announce, Clock
 from onnxprune.pipeline.result import Result
-from onnxprune.pipeline.run import Run, verify
-from onnxprune.planning.plan import Plan, make
+from onnxprune.pipeline.run import make_plan
+from onnxprune.pipeline.run import run as run_stages
+from onnxprune.pipeline.score import score_groups
+from onnxprune.pipeline.verify import verify as verify_source
+from onnxprune.planning.plan import Plan, io_slices
 from onnxprune.runtime.determinism import deterministic_run
+from onnxprune.runtime.io_slices import WHOLE
+from onnxprune.verification.check import Verification
 
-__all__ = ["Analysis", "Announce", "Result", "analyze", "apply", "plan", "prune", "run", "run_plan", "score", "verify"]
+__all__ = [
+    "Analysis",
+    "Announce",
+    "ModelSource",
+    "Result",
+    "analyze",
+    "apply",
+    "plan",
+    "prune",
+    "run",
+    "run_plan",
+    "score",
+    "verify",
+]
 
 
-def prune(model: Source, ratio: float | None = None, **options: Any) -> Result:
-    """Prunes a model.
+def prune(
+    model: ModelSource,
+    ratio: float | None = None,
+    *,
+    target: Mapping[str, float | str] | None = None,
+    pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
+    global_ranking: bool | None = None,
+    importance: str | Scorer | None = None,
+    min_channels: int = 1,
+    round_to: int = 1,
+    steps: int = 1,
+    permute: bool = False,
+    seed: int = 0,
+    only: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
+    mixing: bool = False,
+    attention: str = "heads",
+    shrink: str | Sequence[str] = (),
+    calib: Any = None,
+    samples: int | None = None,
+    stats: str | os.PathLike[str] | None = None,
+    repair: str = "auto",
+    gate: Mapping[str, float] | None = None,
+    keep_anyway: bool = False,
+    drift_search: bool = False,
+    verify: bool = True,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    sparse_storage: bool = False,
+    memory: int = 10**9,
+    run_seconds: float = 600.0,
+    run_memory: int | None = None,
+) -> Result:
+    """Prunes a model; `Options.of` describes the options.
 
     Args:
         model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
-        ratio: Share of the units of every prunable group that goes.
-        **options: See `Options`.
+        ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed.
+        target: What may be left of some costs, in place of a ratio.
+        pattern: ``channels``, a pattern of zeros, or a list with both.
+        global_ranking: Rank across groups instead of within each.
+        importance: A criterion by name, or a function of a group.
+        min_channels: Units that every group keeps.
+        round_to: What is left of a group is rounded up to a multiple of this.
+        steps: Rounds of removal.
+        permute: Reorder channels first, so that an N:M pattern keeps more.
+        seed: Seed of anything random.
+        only: Regular expressions of the names that are pruned.
+        ignore: Regular expressions of the names that are left whole.
+        mixing: Prune groups of grade *mixing* too.
+        attention: ``heads`` or ``dims``.
+        shrink: Regular expressions of graph inputs and outputs that may lose slices.
+        calib: Calibration data.
+        samples: Calibration samples to use at most.
+        stats: File of statistics.
+        repair: ``auto``, ``none``, ``data-free``, ``calibrated``, or a method that was added.
+        gate: Limits to how far outputs may move.
+        keep_anyway: Write a model that misses a gate.
+        drift_search: Take the smallest model within the gates.
+        verify: Check the result in onnxruntime.
+        input_shapes: Shapes of graph inputs.
+        sparse_storage: Store weights as sparse initializers.
+        memory: Bytes of activations to hold.
+        run_seconds: The longest that one run of a model may take.
+        run_memory: Bytes that onnxruntime may hold.
 
     Returns:
         The pruned model in kind, the plan and the report.
 
     Raises:
-        InputError: The model or an option is unusable.
+        InputError: The model, the data or an option is unusable; `ModelError`, `DataError` and `RunError` are kinds.
         VerificationError: The pruned model fails in onnxruntime where the original does not.
     """
-    return run(model, Options(ratio=ratio, **options))
+    options = {name: value for name, value in locals().items() if name != "model"}
+    return run(model, Options.of(**options))
 
 
-def run(model: Source, options: Options, announce: Announce | None = None) -> Result:
+def run(model: ModelSource, options: Options, announce: Announce | None = None) -> Result:
     """`prune` with the options in one object; `announce` is told each stage as it starts, and how far it is."""
-    with deterministic_run(options.run_seconds, options.run_memory):
-        return Run(model, options, Clock(announce)).result()
+    with deterministic_run(options.resources.run_seconds, options.resources.run_memory):
+        return run_stages(Original.of(model), options, Clock(announce))
 
 
-def analyze(model: Source, *, mixing: bool = False, attention: str = "heads", shrink: Sequence[str] = ()) -> Analysis:
+def analyze(
+    model: ModelSource, *, mixing: bool = False, attention: str = "heads", shrink: str | Sequence[str] = ()
+) -> Analysis:
     """What is tied to what in a model.
 
     Args:
         model: A path, a `ModelProto` or a `gs.Graph`; it is copied.
         mixing: Whether channels of grade *mixing* are open to pruning.
-        attention: ``heads`` or ``dims``, see `Options`.
+        attention: ``heads`` or ``dims``, see `Options.of`.
         shrink: Regular expressions; matching graph inputs and outputs are open to pruning.
 
     Raises:
-        InputError: The model cannot be read, `attention` is unknown, or a pattern of `shrink` matches nothing.
+        InputError: The model cannot be read (`ModelError`), an option is of the wrong kind or unknown, or a pattern of
+            `shrink` matches nothing.
     """
-    one_of("attention", attention, ATTENTION)
-    return analyze_loaded(
-        load_dense(to_proto_or_path(model), weights=False), mixing=mixing, attention=attention, shrink=shrink
-    )
+    scope = Scope(mixing=mixing, attention=attention, shrink=shrink)
+    loaded = load(to_proto_or_path(model), weights=False)
+    other = bool(loaded.proto.functions or loaded.proto.graph.sparse_initializer)
+    stored = measure(loaded) if other else None
+    densify(loaded)
+    analysis = analyze_loaded(loaded, mixing=scope.mixing, attention=scope.attention, shrink=scope.shrink)
+    analysis.stored = stored
+    return analysis
 
 
 def score(
-    analysis: Analysis, importance: str = "l2", *, seed: int = 0, groups: Sequence[Group] | None = None
+    analysis: Analysis,
+    importance: str | Scorer = "l2",
+    *,
+    calib: Any = None,
+    samples: int | None = None,
+    stats: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    groups: Sequence[Group] | None = None,
+    memory: int = 10**9,
+    run_seconds: float = 600.0,
+    run_memory: int | None = None,
 ) -> list[Scores]:
-    """Importance of every unit of some groups (default: all), see `scoring.score`."""
-    return scoring.score(
-        analysis.model, analysis.coupling, analysis.groups if groups is None else groups, importance, seed
+    """Importance of every unit of some groups.
+
+    Args:
+        analysis: The analysis of a model.
+        importance: A criterion by name, or a function of a group (`extensions.GroupView`).
+        calib: Calibration data, for a criterion that needs them.
+        samples: Calibration samples to use at most.
+        stats: File of statistics from calibration data: used where it exists, else written.
+        seed: Seed of anything random.
+        groups: The groups; by default all.
+        memory: Bytes of activations to hold before they go to files.
+        run_seconds: The longest that one load or run of a model in onnxruntime may take.
+        run_memory: Bytes that onnxruntime may hold.
+
+    Returns:
+        One vector a group, the least important unit lowest; shape (units,).
+
+    Raises:
+        InputError: The criterion is unknown, chooses zeros only, needs data that are not given, or uses none that are;
+            the data or an option is unusable.
+    """
+    criterion = as_criterion(importance)
+    calibration, resources = Calibration(calib, samples, stats), Resources(memory, run_seconds, run_memory)
+    given = calib is not None or stats is not None
+    if not criterion.channels:
+        raise InputError(
+            f"importance {criterion.name!r} chooses zeros, not channels", "plan(pattern='2:4') makes zeros"
+        )
+    if criterion.needs == "moments" and not given:
+        raise InputError(f"importance {criterion.name!r} needs calibration data", "give calib=... or stats=...")
+    if criterion.needs == "weights" and given:
+        raise InputError(f"importance {criterion.name!r} uses no calibration data", "leave calib and stats away")
+    options = Options(
+        channels=Channels(ratio=0.0, importance=importance), calibration=calibration, resources=resources, seed=seed
     )
+    with deterministic_run(resources.run_seconds, resources.run_memory):
+        return score_groups(analysis, analysis.groups if groups is None else groups, criterion, options)
 
 
-def plan(analysis: Analysis, ratio: float, **options: Any) -> Plan:
-    """What to take at a ratio; the options are those of `Options`."""
-    asked = Options(ratio=ratio, mixing=analysis.coupling.mixing, attention=analysis.coupling.attention, **options)
-    chosen = prunable(analysis, asked)
-    scores = score(analysis, asked.criterion, seed=asked.seed, groups=chosen)
-    selected = selection.by_ratio(analysis.coupling, chosen, scores, asked)
-    return make(analysis.coupling, selected.gone, selected.entries)
+def plan(
+    analysis: Analysis,
+    ratio: float | None = None,
+    *,
+    target: Mapping[str, float | str] | None = None,
+    pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
+    global_ranking: bool | None = None,
+    importance: str | Scorer | None = None,
+    min_channels: int = 1,
+    round_to: int = 1,
+    steps: int = 1,
+    permute: bool = False,
+    seed: int = 0,
+    only: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
+    mixing: bool | None = None,
+    attention: str | None = None,
+    shrink: str | Sequence[str] | None = None,
+    calib: Any = None,
+    samples: int | None = None,
+    stats: str | os.PathLike[str] | None = None,
+    repair: str = "auto",
+    gate: Mapping[str, float] | None = None,
+    drift_search: bool = False,
+    verify: bool = True,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    memory: int = 10**9,
+    run_seconds: float = 600.0,
+    run_memory: int | None = None,
+) -> Plan:
+    """The plan that `prune` makes of the same model with the same options, which `Options.of` describes.
+
+    Args:
+        analysis: The analysis of the model; it is not changed.
+        ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed.
+        target: What may be left of some costs, in place of a ratio.
+        pattern: ``channels``, a pattern of zeros, or a list with both.
+        global_ranking: Rank across groups instead of within each.
+        importance: A criterion by name, or a function of a group.
+        min_channels: Units that every group keeps.
+        round_to: What is left of a group is rounded up to a multiple of this.
+        steps: Rounds of removal.
+        permute: Reorder channels first, so that an N:M pattern keeps more.
+        seed: Seed of anything random.
+        only: Regular expressions of the names that are pruned.
+        ignore: Regular expressions of the names that are left whole.
+        mixing: What the analysis was made with, which is the default.
+        attention: The same.
+        shrink: The same.
+        calib: Calibration data.
+        samples: Calibration samples to use at most.
+        stats: File of statistics.
+        repair: The repair that is to follow: rounds, zeros, and the default importance depend on it.
+        gate: Limits to how far outputs may move, for `drift_search`.
+        drift_search: Plan the smallest model within the gates.
+        verify: Check in onnxruntime what a permutation leaves as it was, and gates without data.
+        input_shapes: Shapes of graph inputs.
+        memory: Bytes of activations to hold.
+        run_seconds: The longest that one run of a model may take.
+        run_memory: Bytes that onnxruntime may hold.
+
+    Raises:
+        InputError: The data or an option is unusable, or an option says something else than the analysis.
+    """
+    options = {name: value for name, value in locals().items() if name != "analysis"}
+    _check_scope(analysis, mixing, attention, shrink)
+    coupling = analysis.coupling
+    scope = {"mixing": coupling.mixing, "attention": coupling.attention, "shrink": ()}
+    asked = Options.of(**{**options, **scope})
+    with deterministic_run(asked.resources.run_seconds, asked.resources.run_memory):
+        return make_plan(analysis, asked, Clock())
 
 
-def apply(plan: Plan, model: Source) -> Result:
+def _check_scope(
+    analysis: Analysis, mixing: bool | None, attention: str | None, shrink: str | Sequence[str] | None
+) -> None:
+    """Raises InputError where options say something else than an analysis was made with."""
+    coupling = analysis.coupling
+    asked = Scope(
+        mixing=coupling.mixing if mixing is None else mixing,
+        attention=coupling.attention if attention is None else attention,
+        shrink=() if shrink is None else shrink,
+    )
+    names = coupling.shrinking if shrink is None else matching_names(analysis.model.proto.graph, asked.shrink)
+    for name, said, made in (
+        ("mixing", asked.mixing, coupling.mixing),
+        ("attention", asked.attention, coupling.attention),
+        ("shrink", sorted(names), sorted(coupling.shrinking)),
+    ):
+        if said != made:
+            raise InputError(
+                f"the analysis was made with {name}={made!r}, not {said!r}", f"give {name} to analyze, not to plan"
+            )
+
+
+def apply(plan: Plan, model: ModelSource) -> Result:
     """Applies a plan to a checkpoint of the architecture that it was made for.
 
     Raises:
-        InputError: The plan does not fit.
+        InputError: The model cannot be read (`ModelError`), or the plan does not fit it (`PlanError`).
     """
-    return run_plan(plan, model, Options(ratio=0.0, verify=False))
+    return run_plan(plan, model, Checks(verify=False))
 
 
-def run_plan(made: Plan, model: Source, options: Options, announce: Announce | None = None) -> Result:
-    """Applies a plan, then counts and verifies as `run` does; of the options only those for that are read."""
-    with deterministic_run(options.run_seconds, options.run_memory):
-        return _run_plan(made, model, options, Clock(announce))
+def run_plan(
+    plan: Plan, model: ModelSource, checks: Checks, resources: Resources | None = None, announce: Announce | None = None
+) -> Result:
+    """Applies a plan, then counts and verifies as `run` does."""
+    limits = resources or Resources()
+    with deterministic_run(limits.run_seconds, limits.run_memory):
+        return apply_plan(plan, Original.of(model), checks, Clock(announce))
+
+
+def verify(
+    original: ModelSource,
+    pruned: Result | ModelSource,
+    *,
+    plan: Plan | None = None,
+    feeds: Mapping[str, NDArray[Any]] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+) -> Verification:
+    """Checks a pruned model against its original in onnxruntime: valid, of the same interface, and how far it moved.
+
+    Args:
+        original: The model before pruning.
+        pruned: The result of a run, or the model after it.
+        plan: What was taken, for what inputs and outputs lost; a `Result` has its own.
+        feeds: Inputs to run both with; made-up ones by default.
+        input_shapes: Shapes of graph inputs to make inputs of.
+        seed: Seed of the inputs.
+
+    Raises:
+        InputError: A model cannot be read (`ModelError`), or an option is unusable.
+        VerificationError: The pruned model fails where the original does not.
+    """
+    target: onnx.ModelProto | Model | str | os.PathLike[str]
+    target = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
+    made = pruned.plan if plan is None and isinstance(pruned, Result) else plan
+    lost = WHOLE if made is None else io_slices(made)
+    checks = Checks(input_shapes={} if input_shapes is None else input_shapes)
+    return verify_source(to_proto_or_path(original), target, checks, feeds=feeds, seed=seed, io_slices=lost)

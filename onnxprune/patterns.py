@@ -1,52 +1,132 @@
-"""What `--pattern` asks for: channels that go, or zeros in a pattern.
+"""What `--pattern` asks for: channels to remove, or zeros in a pattern.
 
     channels        whole channels are removed
     weights=0.7     any elements, that share of each weight
     2:4             of every 4 consecutive weights along the reduction axis, 2 stay
     4x1=0.5         blocks of 4 outputs by 1 input, that share of them
 
-The share of a pattern that needs one may also come from the ratio.
+The share of a pattern that needs one may also come from the ratio. Further patterns may be added (`pattern`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from onnxprune.errors import InputError
+from onnxprune.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CHANNELS = "channels"
 _HINT = "channels, weights=0.7, 2:4, or blocks such as 4x1=0.5"
-LARGEST = 4096
-"""No block and no group of an N:M pattern is longer."""
+
+Self = TypeVar("Self", bound="Pattern")
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """A pattern of zeros.
+class Pattern(ABC):
+    """A pattern of zeros; subclasses are frozen dataclasses.
+
+    The arrays that methods are given are weights as they are stored, or as a solver holds them; the layout
+    (`graph.operators.WeightLayout`) says which axes are those of inputs and outputs: ``layout.runs(array)`` is a view
+    of shape (before, inputs, after), ``layout.matrices(array)`` one of shape (..., outputs, inputs).
 
     Attributes:
-        kind: ``weights`` for any elements, ``n:m``, or ``blocks``.
-        share: Share of the elements or blocks that goes; None where nothing says so yet.
-        n: How many of a group stay.
-        m: Consecutive inputs in a group.
-        rows: Outputs of a block.
-        columns: Inputs of a block.
+        share: Share of the elements that become zero; None where nothing says so yet, or the pattern itself does.
+        takes_share: Whether a share says how much. A pattern without is *local*: it takes as much of every group of
+            `width` neighbouring inputs of an output.
+        elementwise: Whether any element may be taken by itself, so that no layout is needed.
+        by_columns: Whether whole groups of `width` inputs can be chosen from by themselves, apart from all others.
+        repeats: Whether masks hold runs of bytes that come again, so that it pays to look for them when packing.
+        width: Neighbouring inputs that are taken, or chosen from, together.
     """
 
-    kind: Literal["weights", "n:m", "blocks"]
     share: float | None = None
-    n: int = 0
-    m: int = 0
-    rows: int = 1
-    columns: int = 1
+    takes_share: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = False
+    by_columns: ClassVar[bool] = False
+    repeats: ClassVar[bool] = False
 
+    @property
+    def width(self) -> int:
+        """See the class."""
+        return 1
+
+    @property
+    def kept(self) -> int | None:
+        """How many of every group of `width` inputs stay; None where that is not a number known beforehand."""
+        return None
+
+    @property
+    def local(self) -> bool:
+        """Whether as much is taken of every weight and every group of inputs, whatever they are worth."""
+        return not self.takes_share
+
+    @classmethod
+    @abstractmethod
+    def parse(cls: type[Self], text: str) -> Self | None:
+        """The pattern that a text stands for, ``=SHARE`` left away; None where it is another pattern's.
+
+        Raises:
+            InputError: It is this pattern's, but says something impossible.
+        """
+
+    @abstractmethod
     def __str__(self) -> str:
-        if self.kind == "n:m":
-            return f"{self.n}:{self.m}"
-        return "weights" if self.kind == "weights" else f"{self.rows}x{self.columns}"
+        """The text that `parse` reads."""
+
+    @abstractmethod
+    def mask(self, worth: NDArray[Any], layout: Any) -> NDArray[np.bool_]:
+        """Mask of the elements of one weight that become zero.
+
+        Args:
+            worth: What each element is worth, not negative; shape of the weight.
+            layout: How the weight is read; None for an elementwise pattern.
+        """
+
+    @abstractmethod
+    def holds(self, zero: NDArray[np.bool_], layout: Any) -> bool:
+        """Whether the zeros of a weight are in this pattern, whatever their share.
+
+        Args:
+            zero: Which elements are zero; shape of the weight.
+            layout: How the weight is read.
+        """
+
+    def masks(self, worths: Sequence[NDArray[Any]], layouts: Sequence[Any]) -> list[NDArray[np.bool_]]:
+        """Masks of several weights that are ranked together; by default each by itself."""
+        return [self.mask(worth, layout) for worth, layout in zip(worths, layouts, strict=True)]
+
+    def with_share(self: Self, share: float) -> Self:
+        """The same pattern with another share."""
+        changed: Self = dataclasses.replace(self, share=share)  # type: ignore[type-var]
+        return changed
+
+
+kinds: Registry[Callable[[str], Pattern | None]] = Registry(
+    "pattern", entry_points="onnxprune.patterns", home="onnxprune.sparsity.patterns"
+)
+"""How the text of each kind of pattern is read."""
+
+Class = TypeVar("Class", bound=type[Pattern])
+
+
+def pattern(name: str) -> Callable[[Class], Class]:
+    """Registers a class of patterns, for ``pattern=TEXT`` and ``--pattern TEXT`` with a text that its `parse` reads.
+
+    Args:
+        name: What the kind is called.
+    """
+
+    def register(cls: Class) -> Class:
+        kinds.add(name, cls.parse)
+        return cls
+
+    return register
 
 
 def parse(text: str) -> Pattern:
@@ -57,52 +137,63 @@ def parse(text: str) -> Pattern:
     """
     shape, equals, number = text.partition("=")
     share = _share(text, number) if equals else None
-    if shape == "weights":
-        return Pattern("weights", share)
-    if match := re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", shape):
-        n, m = int(match[1]), int(match[2])
-        if equals:
-            raise InputError(f"pattern {text!r} says twice how much", f"{n}:{m} keeps {n} of {m}")
-        if not 0 < n < m <= LARGEST:
-            raise InputError(
-                f"pattern {text!r} must keep at least 1 and fewer than all, of at most {LARGEST}", "2:4 keeps 2 of 4"
-            )
-        return Pattern("n:m", n=n, m=m)
-    if match := re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", shape):
-        rows, columns = int(match[1]), int(match[2])
-        if not (0 < rows <= LARGEST and 0 < columns <= LARGEST):
-            raise InputError(f"the sides of the blocks of pattern {text!r} must be from 1 to {LARGEST}", _HINT)
-        return Pattern("blocks", share, rows=rows, columns=columns)
-    raise InputError(f"unknown pattern {text!r}", _HINT)
+    found = next((p for p in (kinds.get(name)(shape) for name in kinds.names()) if p is not None), None)
+    if found is None:
+        raise InputError(f"unknown pattern {text!r}", _HINT)
+    if share is None:
+        return found
+    if not found.takes_share:
+        raise InputError(f"pattern {text!r} says twice how much", f"{found} says it by itself")
+    return found.with_share(share)
 
 
-def read(texts: Sequence[str], ratio: float | None) -> tuple[bool, Pattern | None]:
-    """Whether channels go, and which pattern of zeros is asked for.
+def complete(given: str | Pattern) -> Pattern:
+    """A pattern, or the one of a text, that says how much becomes zero.
+
+    Raises:
+        InputError: It does not, or it is no pattern.
+    """
+    if not isinstance(given, (str, Pattern)):
+        raise InputError(f"pattern must be a text such as '2:4', not {given!r}", _HINT)
+    found = parse(given) if isinstance(given, str) else given
+    if found.share is None and found.takes_share:
+        raise InputError(f"pattern {str(found)!r} does not say how much", f"{found}=0.7, say")
+    return found
+
+
+def read(given: str | Pattern | Iterable[str | Pattern], ratio: float | None) -> tuple[bool, Pattern | None]:
+    """Whether channels are removed, and which pattern of zeros is asked for.
 
     Args:
-        texts: As on the command line.
+        given: ``channels``, a pattern of zeros, or both.
         ratio: The ratio, which says how many channels go, or, where no channels do, how many elements or blocks.
 
     Raises:
-        InputError: A text is no pattern, or the patterns and the ratio contradict each other.
+        InputError: One is no pattern, or the patterns and the ratio contradict each other.
     """
+    texts = [given] if isinstance(given, (str, Pattern)) else _listed(given)
     channels = CHANNELS in texts
-    zeros = [parse(text) for text in texts if text != CHANNELS]
+    zeros = [parse(text) if isinstance(text, str) else text for text in texts if text != CHANNELS]
     if len(zeros) > 1:
         raise InputError(
-            f"patterns {texts[0]!r} and {texts[1]!r} both say which weights become zero",
+            f"patterns {str(texts[0])!r} and {str(texts[1])!r} both say which weights become zero",
             f"one of them, and {CHANNELS} beside it",
         )
     if not zeros:
         return True, None
-    (pattern,) = zeros
+    (found,) = zeros
     if not channels and ratio is not None:
-        if pattern.share is not None or pattern.kind == "n:m":
-            raise InputError(f"ratio and pattern {texts[0]!r} both say how much", "give one of them")
-        pattern = replace(pattern, share=ratio)
-    if pattern.share is None and pattern.kind != "n:m":
-        raise InputError(f"pattern {str(pattern)!r} does not say how much", f"{pattern}=0.7, say")
-    return channels, pattern
+        if found.share is not None or not found.takes_share:
+            raise InputError(f"ratio and pattern {str(texts[0])!r} both say how much", "give one of them")
+        found = found.with_share(ratio)
+    return channels, complete(found)
+
+
+def _listed(given: object) -> list[str | Pattern]:
+    texts = list(given) if isinstance(given, Iterable) and not isinstance(given, (bytes, Mapping)) else []
+    if not texts or not all(isinstance(text, (str, Pattern)) for text in texts):
+        raise InputError(f"pattern must be a text such as '2:4', or a list of them, not {given!r}", _HINT)
+    return texts
 
 
 def _share(text: str, number: str) -> float:

@@ -18,6 +18,7 @@ from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.model.model import load
 from onnxprune.planning import plan
+from onnxprune.report.report import Count
 from tests.model.cases import decorated
 from tests.ops.case import build, random_feeds
 from tests.support import oracle
@@ -69,7 +70,7 @@ def test_ratio_zero_returns_the_model(make: Any) -> None:
     model = make()
     result = prune(model, 0.0)
     assert result.proto.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
-    assert not result.plan.removed and result.report["channels"]["before"] == result.report["channels"]["after"]
+    assert not result.plan.removed and result.report.channels.before == result.report.channels.after
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
@@ -95,7 +96,7 @@ def test_a_ratio_that_takes_no_whole_channel_returns_the_model() -> None:
     model = net()
     result = prune(model, 0.05)
     assert result.proto == model
-    assert len(result.report["whole_because"]) == 1 and "no whole unit" in result.report["whole_because"][0]
+    assert len(result.report.whole_because) == 1 and "no whole unit" in result.report.whole_because[0]
 
 
 def test_what_is_not_pruned_stays_when_something_is() -> None:
@@ -161,6 +162,14 @@ def test_a_graph_gives_a_graph() -> None:
     assert tuple(graph.tensors()["w"].shape) == (8, 3, 3, 3) and list(graph.tensors()) == names
 
 
+def test_changes_to_the_graph_of_a_result_stay() -> None:
+    result = prune(gs.import_onnx(net()))
+    assert isinstance(result.model, gs.Graph)
+    result.model.name = "changed"
+    assert result.model.name == "changed" and result.model is result.model
+    assert result.graph() is not result.graph()
+
+
 def test_a_proto_gives_a_proto_and_a_path_too(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     onnx.save(net(), path)
@@ -200,7 +209,7 @@ def test_stage_by_stage_is_prune() -> None:
     model = net()
     whole = prune(model)
     analysis = onnxprune.analyze(model)
-    assert onnxprune.plan(analysis, 0.5) == whole.plan
+    assert onnxprune.plan(analysis, 0.5, repair="none") == whole.plan
     by_plan = onnxprune.apply(onnxprune.Plan.from_json(whole.plan.to_json()), model)
     assert by_plan.proto == whole.proto
     groups = [g for g in analysis.groups if str(g.grade) == "exact"]
@@ -240,22 +249,21 @@ def test_a_plan_fits_one_architecture() -> None:
 
 def test_the_report_is_strict_json_with_its_keys() -> None:
     report = onnxprune.prune(net(), 0.5, repair="none").report
-    assert {"params", "macs", "bytes", "drift", "verified", "channels", "groups", "seconds"} <= set(report)
-    json.dumps(report, allow_nan=False)
-    sizes = {"before": 216 + 5 * 8 + 96 + 384, "after": 108 + 5 * 4 + 24 + 192}
-    assert report["params"] == sizes
-    assert report["channels"] == {"before": 20, "after": 10}
-    assert report["verified"] is True
-    assert set(report["drift"]) == {"y"}
-    assert report["bytes"]["after"] < report["bytes"]["before"]
-    assert report["macs"]["after"] < report["macs"]["before"]
+    assert {"params", "macs", "bytes", "drift", "verified", "channels", "groups", "seconds"} <= set(report.to_dict())
+    assert json.loads(report.to_json()) == report.to_dict()
+    assert report.params == Count(216 + 5 * 8 + 96 + 384, 108 + 5 * 4 + 24 + 192)
+    assert report.channels == Count(20, 10)
+    assert report.verified is True
+    assert set(report.drift) == {"y"}
+    assert report.bytes.after < report.bytes.before
+    assert report.macs.after < report.macs.before
 
 
 def test_the_report_counts_what_is_there(tmp_path: Path) -> None:
     result = prune(net())
     result.save(tmp_path / "out.onnx")
-    assert result.report["bytes"]["after"] == (tmp_path / "out.onnx").stat().st_size
-    assert result.report["params"]["after"] == sum(int(np.prod(s)) for s in shapes(result.proto).values())
+    assert result.report.bytes.after == (tmp_path / "out.onnx").stat().st_size
+    assert result.report.params.after == sum(int(np.prod(s)) for s in shapes(result.proto).values())
 
 
 def test_pruned_models_run(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from tests.support.paths import PACKAGE
 
 ORDER = """
     errors _text _math
-    patterns
+    registry
+    patterns extensions
     options
     model
     graph
@@ -37,7 +38,15 @@ ORDER = """
 
 RANK = {name: i for i, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
 
-LATE = {("__init__", "api"), ("__init__", "options"), ("__init__", "planning.plan"), ("__init__", "ops.registry")}
+LATE = {
+    ("__init__", "extensions"),
+    ("__init__", "patterns"),
+    ("__init__", "report.report"),
+    ("__init__", "api"),
+    ("__init__", "options"),
+    ("__init__", "planning.plan"),
+    ("__init__", "ops.registry"),
+}
 """Imports of the package itself, which are for type checkers only: the names are found when first used."""
 
 

@@ -23,7 +23,8 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune._text import percent
-from onnxprune.report import terminal
+from onnxprune.report import tables, terminal
+from onnxprune.report.report import Report
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
@@ -106,7 +107,7 @@ def main() -> None:
                 )
                 title = f"accuracy ({entries()[model.name]['n']} held out)"
                 row = [title, f"{before:.3f}", f"{after:.3f}", f"{100 * (after - before):+.1f} pt"]
-                print(terminal.text(terminal.run(report, [row])))
+                print(tables.text(terminal.run(Report.from_dict(report), str(model), report["output"], [row])))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def row(model: onnx.ModelProto, ratio: float) -> tuple[str, bool]:
     counts, why = shares(analysis.coupling)
     whole = counts.sum()
     left = least(analysis.coupling, ratio, Grade.EXACT)
-    params = onnxprune.prune(model, ratio, repair="none", verify=False).report["params"]
+    params = onnxprune.prune(model, ratio, repair="none", verify=False).report.params
     mixed = least(onnxprune.analyze(model, mixing=True).coupling, ratio, Grade.MIXING)
     run = params["after"] / params["before"]
     text = " ".join(f"{x:6.1%}" for x in (*counts / whole, left / whole, run, mixed / whole))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune._text import amount
 from onnxprune.allocation import budget
 from onnxprune.allocation.budget import Target
 from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
@@ -21,7 +21,7 @@ from onnxprune.errors import InputError
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.model.model import Model
-from onnxprune.options import Options
+from onnxprune.options import Channels
 from onnxprune.planning.plan import describe
 
 
@@ -45,20 +45,29 @@ def nothing(coupling: Coupling) -> Selection:
     return Selection(np.zeros(coupling.classes.elements, dtype=bool), [describe(g, [], None) for g in coupling.groups])
 
 
-def by_ratio(coupling: Coupling, groups: Sequence[Group], scores: Sequence[Scores], options: Options) -> Selection:
+def by_ratio(coupling: Coupling, groups: Sequence[Group], scores: Sequence[Scores], options: Channels) -> Selection:
     """The weakest units of some groups, as many as the ratio asks for."""
     limits = Limits(options.min_channels, options.round_to)
     assert options.ratio is not None
-    counts = ranked(groups, scores, options.ratio, limits) if options.across else uniform(groups, options.ratio, limits)
+    counts = (
+        ranked(groups, scores, options.ratio, limits)
+        if options.global_ranking
+        else uniform(groups, options.ratio, limits)
+    )
     return _taken(coupling, groups, [weakest(s, n) for s, n in zip(scores, counts, strict=True)], scores)
 
 
 def by_budget(
-    coupling: Coupling, groups: Sequence[Group], curves: Sequence[Curve], options: Options, before: Cost
+    coupling: Coupling,
+    groups: Sequence[Group],
+    curves: Sequence[Curve],
+    options: Channels,
+    before: Cost,
+    input_shapes: Mapping[str, Sequence[int]],
 ) -> Selection:
     """The units whose removal meets every target at the least summed damage."""
     asked = {name: _limit(name, text, before) for name, text in options.target.items()}
-    models = {name: _cost_model(name, coupling, groups, options, before) for name in asked}
+    models = {name: _cost_model(name, coupling, groups, input_shapes, before) for name in asked}
     limits = Limits(options.min_channels, options.round_to)
     found = budget.allocate(
         [c.loss for c in curves],
@@ -80,7 +89,7 @@ def by_budget(
     return Selection(chosen.gone, chosen.entries, targets)
 
 
-def intermediate_target(options: Options, before: Cost, share: float) -> Options:
+def intermediate_target(options: Channels, before: Cost, share: float) -> Channels:
     """The options of a round on the way: what is to be left is that of the last one to the power of a share."""
     if options.ratio is not None:
         return replace(options, ratio=1 - (1 - options.ratio) ** share)
@@ -117,23 +126,12 @@ def scores_of(curve: Curve, units: int) -> Scores:
     return scores
 
 
-_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "kb": 1e3, "mb": 1e6, "gb": 1e9, "b": 1}
-
-
-def _limit(name: str, text: str | float, before: Cost) -> float:
+def _limit(name: str, asked: str | float, before: Cost) -> float:
     """A target as an absolute number: fractions up to 1 are of what there is, larger numbers are taken as they are."""
     total = {"macs": before.macs, "params": before.params, "bytes": before.bytes}[name]
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", str(text).lower())
-    unit = _UNITS.get(match[2]) if match else None
-    if match is None or unit is None:
-        raise InputError(f"target {name}={text} is no number", "a fraction such as 0.5, or an amount such as 2G or 4MB")
-    try:
-        number = float(match[1]) * unit
-    except ValueError:
-        raise InputError(f"target {name}={text} is no number", "a fraction such as 0.5, or an amount of 2G") from None
-    if number <= 0:
-        raise InputError(f"target {name}={text} leaves nothing", "a fraction such as 0.5 says what may be left")
-    if match[2] or number > 1:
+    number = amount(asked)
+    assert number is not None  # the options see to that
+    if number > 1 or (isinstance(asked, str) and asked.strip()[-1].isalpha()):
         return number
     if total is None:
         raise InputError(
@@ -143,12 +141,14 @@ def _limit(name: str, text: str | float, before: Cost) -> float:
     return number * total
 
 
-def _cost_model(name: str, coupling: Coupling, groups: Sequence[Group], options: Options, before: Cost) -> CostModel:
+def _cost_model(
+    name: str, coupling: Coupling, groups: Sequence[Group], input_shapes: Mapping[str, Sequence[int]], before: Cost
+) -> CostModel:
     if name == "params":
         return parameters(coupling, groups)
     if name == "bytes":
         return nbytes(coupling, groups, before.bytes)
-    given = counted_shapes(Model(coupling.graph.proto), options.input_shapes) | dict(before.shapes)
+    given = counted_shapes(Model(coupling.graph.proto), input_shapes) | dict(before.shapes)
     try:
         if before.macs:
             return macs(coupling, groups, given)

@@ -23,7 +23,7 @@ from typing import Any
 
 from onnxprune.calibration.images import ImageOptions, Size
 from onnxprune.errors import DataError, InputError
-from onnxprune.options import one_of
+from onnxprune.registry import one_of
 
 KEYS = ("mean", "std", "scale", "layout", "resize", "crop", "color")
 """Options of a folder of images."""

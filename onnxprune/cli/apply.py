@@ -36,11 +36,11 @@ def apply(
     path = target(model, output, plan, force=force)
     written = read_plan(plan)
     from onnxprune import api
-    from onnxprune.options import Options
+    from onnxprune.options import Checks
     from onnxprune.planning.plan import Plan
 
     made = Plan.from_json(written)
     with announcing(quiet or as_json) as stage:
-        result = api.run_plan(made, model, Options(ratio=0.0, verify=not no_verify, input_shapes=shapes), stage)
+        result = api.run_plan(made, model, Checks(verify=not no_verify, input_shapes=shapes), announce=stage)
         save(result, path, stage)
-    show({"model": model, "output": str(path), "plan": plan, **result.report}, as_json=as_json, quiet=quiet)
+    show(result.report, {"model": model, "output": str(path), "plan": plan}, as_json=as_json, quiet=quiet)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 
 from onnxprune.cli import parsing
@@ -32,8 +30,8 @@ def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str |
     from onnxprune.cost.measure import measure
     from onnxprune.model.model import load
     from onnxprune.planning.plan import Plan, io_slices
-    from onnxprune.report import terminal
-    from onnxprune.report.build import clean
+    from onnxprune.report.compare_tables import ComparisonReport, compared
+    from onnxprune.report.report import Count, Share
     from onnxprune.runtime.io_slices import WHOLE
     from onnxprune.verification import check
 
@@ -42,20 +40,17 @@ def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str |
     with announcing(as_json) as stage:
         stage("run")
         found = check.compare(a, b, input_shapes=shapes, runs=runs, io_slices=lost)
-    data = clean(
-        {
-            "a": a,
-            "b": b,
-            **{
-                key: {"before": getattr(first, key), "after": getattr(second, key)}
-                for key in ("params", "macs", "bytes")
-            },
-            "drift": {name: asdict(d) for name, d in found.drift.items()},
-            "latency": {"before": found.seconds_before, "after": found.seconds_after},
-            "runs": runs,
-        }
+    report = ComparisonReport(
+        a,
+        b,
+        params=Count(first.params, second.params),
+        macs=Count(first.macs, second.macs),
+        bytes=Count(first.bytes, second.bytes),
+        drift=found.drift,
+        latency=Share(found.seconds_before, found.seconds_after),
+        runs=runs,
     )
     if as_json:
-        print_json(data)
+        print_json(report.to_dict())
     else:
-        draw(terminal.compared(data))
+        draw(compared(report))

@@ -48,7 +48,7 @@ def inspect(
     if output is not None:
         raise InputError("-o says where --anonymise writes", "give both")
     from onnxprune import api
-    from onnxprune.report import groups, sparsity_data, terminal
+    from onnxprune.report import groups, inspect_tables, sparsity_data
     from onnxprune.report.sparsity_tables import tables
 
     analysis = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink)
@@ -57,7 +57,7 @@ def inspect(
     if as_json:
         print_json(data)
     else:
-        draw(tables(data) if sparsity else terminal.inspected(data))
+        draw(tables(data) if sparsity else inspect_tables.inspected(data))
 
 
 def _anonymise(model: str, output: str | None) -> None:

@@ -14,7 +14,7 @@ def ops(as_json: bool) -> None:
     """Lists the operators that have a rule; any other one pins what it touches, and only that stays whole."""
     import onnxprune.ops  # registers them
     from onnxprune.ops import registry
-    from onnxprune.report import terminal
+    from onnxprune.report import inspect_tables
 
     assert onnxprune.ops
     data = [
@@ -24,4 +24,4 @@ def ops(as_json: bool) -> None:
     if as_json:
         print_json({"operators": data})
     else:
-        draw(terminal.operators(data))
+        draw(inspect_tables.operators(data))

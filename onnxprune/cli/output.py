@@ -16,6 +16,7 @@ from onnxprune.cli.command import colourful, say, warn
 
 if TYPE_CHECKING:
     from onnxprune.api import Announce, Result
+    from onnxprune.report.report import Report
 
 
 @contextlib.contextmanager
@@ -58,21 +59,28 @@ def save(result: Result, path: Path, stage: Announce) -> None:
     stage("save")
     start = time.perf_counter()
     result.save(path)
-    result.report["seconds"]["save"] = round(time.perf_counter() - start, 4)
+    result.report.seconds["save"] = round(time.perf_counter() - start, 4)
 
 
-def show(report: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
-    """Prints the report of a run, and its warnings whatever else is asked for."""
+def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quiet: bool) -> None:
+    """Prints the report of a run, and its warnings whatever else is asked for.
+
+    Args:
+        report: The report.
+        names: File names: ``model``, ``output`` and ``plan``; None for what was not written.
+        as_json: Whether to print JSON.
+        quiet: Whether to print no report.
+    """
     from onnxprune.report import terminal
 
     if as_json:
-        print_json(report)
+        print_json({**names, **report.to_dict()})
     elif not quiet:
-        draw(terminal.run(report))
+        draw(terminal.run(report, str(names["model"]), names["output"]))
     for line in terminal.warnings(report):
         warn(line)
-    if as_json and not quiet and report["output"]:
-        say(f"wrote {report['output']}", err=True)
+    if as_json and not quiet and names["output"]:
+        say(f"wrote {names['output']}", err=True)
 
 
 def print_json(data: Mapping[str, Any]) -> None:
@@ -82,8 +90,8 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 def draw(parts: list[Any]) -> None:
     """Prints tables and lines: with colour on a terminal, as plain text elsewhere."""
-    from onnxprune.report import terminal
+    from onnxprune.report import tables
 
     fancy = colourful(sys.stdout)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    say(terminal.text(parts, width=width, colour=fancy))
+    say(tables.text(parts, width=width, colour=fancy))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from onnxprune._text import amount
 from onnxprune.cli import recipe
 from onnxprune.errors import InputError
-from onnxprune.options import Options
-from onnxprune.patterns import CHANNELS
+
+if TYPE_CHECKING:
+    from onnxprune.options import Options
 
 
 def shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -56,38 +57,46 @@ def options(ctx: click.Context) -> Options:
     Raises:
         InputError: A value is out of range or unknown, or not exactly one of them says how much.
     """
+    from onnxprune.options import Options
+
     given = ctx.params
     ratio, pattern = _amount(given, {name: ctx.get_parameter_source(name) for name in ("ratio", "pattern")})
-    return Options(
-        ratio=ratio,
+    return Options.of(
+        ratio,
         pattern=pattern,
-        across=given["across"],
-        importance=given["importance"],
-        seed=given["seed"],
-        repair=given["repair"],
-        only=given["only"],
-        ignore=given["ignore"],
-        mixing=given["mixing"],
-        attention=given["attention"],
-        shrink=given["shrink"],
-        min_channels=given["min_channels"],
-        round_to=given["round_to"],
         verify=not given["no_verify"],
         target=targets(given["target"]),
-        calib=given["calib"],
         gate=gates(given["gate"]),
-        keep_anyway=given["keep_anyway"],
-        drift_search=given["drift_search"],
-        run_seconds=given["run_seconds"],
-        run_memory=None if given["run_memory"] is None else size(given["run_memory"]),
-        samples=given["samples"],
         memory=size(given["memory"]),
-        steps=given["steps"],
-        stats=given["stats"],
-        permute=given["permute"],
-        sparse_storage=given["sparse_storage"],
+        run_memory=None if given["run_memory"] is None else size(given["run_memory"]),
         input_shapes=shapes(given["input_shape"]),
+        **{name: given[name] for name in AS_GIVEN},
     )
+
+
+AS_GIVEN = (
+    "global_ranking",
+    "importance",
+    "min_channels",
+    "round_to",
+    "steps",
+    "permute",
+    "seed",
+    "only",
+    "ignore",
+    "mixing",
+    "attention",
+    "shrink",
+    "calib",
+    "samples",
+    "stats",
+    "repair",
+    "keep_anyway",
+    "drift_search",
+    "sparse_storage",
+    "run_seconds",
+)
+"""Options that the command line has under their names in `Options.of`, with values of the same kind."""
 
 
 def targets(words: Sequence[str]) -> dict[str, str]:
@@ -122,16 +131,18 @@ def gates(words: Sequence[str]) -> dict[str, float]:
 
 def size(word: str) -> int:
     """A number of bytes such as ``500MB`` or ``2GB``."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKmMgG]?)[bB]?\s*", str(word))
-    if match is None:
+    found = amount(word)
+    if found is None:
         raise InputError(f"memory {word!r} is no size", "500MB or 2GB, say")
-    return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()])
+    return int(found)
 
 
 def _amount(
     given: Mapping[str, Any], sources: Mapping[str, ParameterSource | None]
 ) -> tuple[float | None, Sequence[str]]:
     """Ratio and patterns; what the command line says about how much replaces what a recipe says."""
+    from onnxprune.patterns import CHANNELS
+
     ratio: float | None = given["ratio"]
     patterns: Sequence[str] = given["pattern"] or (CHANNELS,)
     if ratio is not None and CHANNELS not in patterns and sources["ratio"] != sources["pattern"]:

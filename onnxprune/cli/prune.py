@@ -70,7 +70,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(
     AMOUNT,
     "--global/--no-global",
-    "across",
+    "global_ranking",
     default=None,
     help="R is the share of all groups, or of each by itself  [of each; of all for zeros that data choose]",
 )
@@ -180,9 +180,9 @@ def prune(
         with written(plan_path, result.plan.to_json()):
             if path is not None:
                 save(result, path, stage)
-    names = {"model": model, "output": path and str(path), "plan": plan_path and str(plan_path)}
-    show({**names, **result.report}, as_json=as_json, quiet=quiet)
-    if not all(parsing["met"] for key in ("targets", "gates") for parsing in result.report[key].values()):
+    names = {"model": model, "output": str(path) if path else None, "plan": str(plan_path) if plan_path else None}
+    show(result.report, names, as_json=as_json, quiet=quiet)
+    if result.report.missed:
         ctx.exit(1)
 
 

@@ -1,8 +1,9 @@
-"""Importance of channels: criteria are pure functions, this file feeds them with what each channel owns."""
+"""Scores of the units of groups: criteria are pure functions, this file gives them what each unit owns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,48 +11,117 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group, Slices
+from onnxprune.errors import InputError
+from onnxprune.extensions import Criterion, Scale, as_criterion
 from onnxprune.graph.graph import Value
-from onnxprune.importance.geometric_median import fpgm
-from onnxprune.importance.magnitude import Scores, lamp, power_sums
+from onnxprune.importance.activation import standardised
+from onnxprune.importance.magnitude import Scores, power_sums
+from onnxprune.importance.obs import Consumer
+from onnxprune.importance.readers import Reader, find_readers
 from onnxprune.layers.dequantize import dequantised, unpacked
+from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
+from onnxprune.statistics.moments import Moments
 
 
 def score(
-    model: Model, coupling: Coupling, groups: Sequence[Group], criterion: str = "l2", seed: int = 0
+    model: Model,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    criterion: Criterion | str = "l2",
+    *,
+    seed: int = 0,
+    moments: Mapping[str, Moments] | None = None,
 ) -> list[Scores]:
-    """Importance of every unit of some groups, summed over every slice that the unit owns.
+    """Importance of every unit of some groups by a criterion that scores each group by itself.
 
-    Scores of a group are divided by their mean, so that groups of different width compare; `lamp` compares as it is.
+    What the scores of different groups mean beside each other follows `Criterion.scale`. A criterion that needs moments
+    scores groups that no observed layer reads by their ``l2`` norm.
 
     Args:
         model: Where the weights are.
         coupling: The analysis that the groups come from.
         groups: Groups to score.
-        criterion: One of `CRITERIA`, but those that need data (see `damage`).
-        seed: Seed of `random`.
+        criterion: The criterion, or its name.
+        seed: Seed of the generator that criteria are given.
+        moments: Moments of the inputs of linear layers, by name, where the criterion needs them.
 
     Returns:
         One vector a group; shape (units,).
+
+    Raises:
+        InputError: The criterion is unknown, scores no groups, needs moments that are not given, or returns something
+            else than a score a unit.
     """
-    if criterion == "random":
-        rng = np.random.default_rng(seed)
-        return [rng.random(group.units) for group in groups]
-    weights = _Weights(model, coupling, groups)
-    if criterion == "fpgm":
-        return [_normalised(fpgm(weights.rows(s) for s in weights.owned(group))) for group in groups]
-    if criterion == "lamp":
-        return [lamp(weights.sums(group, 2)) for group in groups]
-    if criterion == "bn-scale":
-        return [_normalised(weights.norm_scale(group)) for group in groups]
-    power = 1 if criterion == "l1" else 2
-    return [_normalised(weights.sums(group, power) ** (1 / power)) for group in groups]
+    criterion = as_criterion(criterion) if isinstance(criterion, str) else criterion
+    if criterion.function is None:
+        raise InputError(f"importance {criterion.name!r} does not score the units of a group by themselves")
+    weights, rng = _Weights(model, coupling, groups), np.random.default_rng(seed)
+    found_readers: Sequence[Sequence[Reader]] = [()] * len(groups)
+    if criterion.needs == "moments":
+        if moments is None:
+            raise InputError(f"importance {criterion.name!r} needs calibration data", "give some with --calib")
+        found_readers = find_readers(model, coupling, groups, linear_layers(coupling.graph), moments)
+    views = [
+        _View(g, weights, rng, [r.consumer for r in readers]) for g, readers in zip(groups, found_readers, strict=True)
+    ]
+    scores = [
+        _scaled(_checked(criterion, view), criterion.scale)
+        if view.readers or criterion.needs == "weights"
+        else _scaled(np.sqrt(view.sums(2)), "mean")
+        for view in views
+    ]
+    return standardised(scores) if criterion.scale == "standard" else scores
 
 
-def _normalised(scores: Scores) -> Scores:
+def _checked(criterion: Criterion, view: _View) -> Scores:
+    """The scores that a criterion gives to a group."""
+    assert criterion.function is not None
+    found = np.asarray(criterion.function(view))
+    if found.shape != (view.units,) or found.dtype.kind not in "fiub":
+        raise InputError(
+            f"importance {criterion.name!r} must return a number for each of the {view.units} units of group "
+            f"{view.name!r}, not {found.dtype} of shape {found.shape}"
+        )
+    return found.astype(np.float64)
+
+
+def _scaled(scores: Scores, scale: Scale) -> Scores:
+    if scale != "mean":
+        return scores
     mean = scores.mean() if len(scores) else 0.0
     return scores / mean if mean > 0 else scores
+
+
+@dataclass
+class _View:
+    """What a criterion is given of a group, see `extensions.GroupView`."""
+
+    group: Group
+    weights: _Weights
+    rng: np.random.Generator
+    readers: Sequence[Consumer] = ()
+
+    @property
+    def name(self) -> str:
+        return self.group.name
+
+    @property
+    def units(self) -> int:
+        return self.group.units
+
+    def rows(self) -> Iterator[NDArray[Any]]:
+        return (self.weights.rows(s) for s in self.weights.owned(self.group))
+
+    def sums(self, power: int) -> Scores:
+        return self.weights.sums(self.group, power)
+
+    def norm_scale(self) -> Scores:
+        return self.weights.norm_scale(self.group)
+
+    def consumers(self) -> list[Consumer]:
+        return list(self.readers)
 
 
 class _Weights:

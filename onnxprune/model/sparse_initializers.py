@@ -55,14 +55,6 @@ class SparseStorage:
     dense_because: str | None = None
     gzip: int | None = None
 
-    def as_report(self) -> dict[str, Any]:
-        """Returns the report entry."""
-        return {
-            "sparse": {name: {"before": a, "after": b} for name, (a, b) in self.bytes.items()},
-            "dense_because": self.dense_because,
-            "gzip": self.gzip,
-        }
-
 
 SparseOriginals = list[tuple[str, SparseTensorProto]]
 """Pairs of scope and sparse initializer."""

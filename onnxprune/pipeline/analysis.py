@@ -6,23 +6,29 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Union
 
 import onnx
 
+from onnxprune.cost.measure import Cost
 from onnxprune.coupling import coupling
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.errors import InputError
+from onnxprune.extensions import RULES
 from onnxprune.graph.graph import Graph
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.sparse_initializers import densify
 from onnxprune.ops import registry
-from onnxprune.options import Options, regular
+from onnxprune.options import Scope
+from onnxprune.registry import load_plugins
 
-Source = Any
-"""A path, a `ModelProto`, or a `gs.Graph`."""
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+ModelSource = Union[str, "os.PathLike[str]", onnx.ModelProto, "gs.Graph"]
+"""A model as callers hold it: a path, a `ModelProto`, or a `gs.Graph`."""
 
 
 @dataclass
@@ -32,10 +38,13 @@ class Analysis:
     Attributes:
         model: A model of its own; the caller's stays as it is.
         coupling: Channels, groups and grades.
+        stored: Parameters and bytes as the model is stored, where that is not how it is analysed (sparse initializers,
+            local functions).
     """
 
     model: Model
     coupling: Coupling
+    stored: Cost | None = None
 
     @property
     def groups(self) -> list[Group]:
@@ -50,7 +59,7 @@ def load_dense(model: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool
     return loaded
 
 
-def to_proto_or_path(model: Source) -> str | os.PathLike[str] | onnx.ModelProto:
+def to_proto_or_path(model: ModelSource) -> str | os.PathLike[str] | onnx.ModelProto:
     """A path or a `ModelProto` for whatever the caller holds."""
     if isinstance(model, (str, os.PathLike, onnx.ModelProto)):
         return model
@@ -66,16 +75,16 @@ def analyze_loaded(
     model: Model, *, mixing: bool = False, attention: str = "heads", shrink: Sequence[str] = ()
 ) -> Analysis:
     """`analyze` for a model that is already ours."""
+    load_plugins(RULES)
     inline_functions(model)
-    shrinking = _shrinking(model.proto.graph, shrink)
+    shrinking = matching_names(model.proto.graph, shrink)
     return Analysis(
         model, coupling.analyze(Graph(model.proto), mixing=mixing, attention=attention, shrinking=shrinking)
     )
 
 
-def _shrinking(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[str]:
+def matching_names(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[str]:
     """Names of the graph inputs and outputs that some regular expressions match."""
-    regular("shrink", patterns)
     names = [v.name for v in [*fed_inputs(graph), *graph.output]]
     found: set[str] = set()
     for pattern in patterns:
@@ -105,18 +114,18 @@ def reanalyze(analysis: Analysis, model: Model) -> Analysis:
     )
 
 
-def prunable(analysis: Analysis, options: Options) -> list[Group]:
-    """The groups that the options leave open.
+def prunable(analysis: Analysis, scope: Scope) -> list[Group]:
+    """The groups that are open to pruning.
 
     Raises:
         InputError: A pattern of `only` or `ignore` matches nothing.
     """
-    worst = Grade.MIXING if options.mixing else Grade.EXACT
+    worst = Grade.MIXING if scope.mixing else Grade.EXACT
     names = {g.name: _names(g) for g in analysis.groups}
     every = {n for group in names.values() for n in group} | {
         n.proto.name for n in analysis.coupling.graph.nodes if n.proto.name
     }
-    matched = {p: {n for n in every if re.search(p, n)} for p in [*options.only, *options.ignore]}
+    matched = {p: {n for n in every if re.search(p, n)} for p in [*scope.only, *scope.ignore]}
     for pattern, hits in matched.items():
         if not hits:
             raise InputError(f"{pattern!r} matches no initializer and no node", "onnxprune inspect lists the names")
@@ -127,7 +136,7 @@ def prunable(analysis: Analysis, options: Options) -> list[Group]:
     return [
         g
         for g in analysis.groups
-        if g.grade <= worst and not hit(g, options.ignore) and (not options.only or hit(g, options.only))
+        if g.grade <= worst and not hit(g, scope.ignore) and (not scope.only or hit(g, scope.only))
     ]
 
 

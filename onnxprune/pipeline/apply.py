@@ -8,55 +8,56 @@ from onnxprune import sparsity
 from onnxprune.cost.measure import measure
 from onnxprune.edit import permute
 from onnxprune.edit.remove import remove
-from onnxprune.errors import InputError
-from onnxprune.model.model import load
+from onnxprune.errors import PlanError
 from onnxprune.model.sparse_initializers import densify, resparsify
-from onnxprune.options import Options
-from onnxprune.pipeline.analysis import Analysis, Source, analyze_loaded, reanalyze, to_proto_or_path
+from onnxprune.options import Checks
+from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
+from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.permute import orders
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
-from onnxprune.pipeline.run import verify
-from onnxprune.planning import plan
+from onnxprune.pipeline.verify import verify
+from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import build
 
 
-def _clear(analysis: Analysis, made: Plan) -> None:
-    """Sets to zero what a plan says."""
+def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> Result:
+    """Applies a plan to a model: load, analyze, apply, verify, report.
+
+    Raises:
+        InputError: The model cannot be read, or the plan does not fit it.
+        VerificationError: The result fails in onnxruntime where the original does not.
+    """
+    with clock.stage("load"):
+        model = original.load()
+    with clock.stage("analyze"):
+        before = measure(model, checks.input_shapes)
+        sparse = densify(model)
+        shrink = [f"^{re.escape(name)}$" for name in plan.interface]
+        analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
+    with clock.stage("apply"):
+        remove(analysis.model, analysis.coupling, planning.channels(plan, analysis.coupling))
+        if plan.permuted:
+            rest = reanalyze(analysis, analysis.model)
+            permute.reorder(rest.model, rest.coupling.graph, orders(plan, rest.coupling))
+        if plan.zeroed:
+            _set_zeros(analyze_loaded(analysis.model) if plan.removed or plan.permuted else analysis, plan)
+        resparsify(analysis.model, sparse)
+        io_slices = planning.io_slices(plan)
+        after = measure(analysis.model, io_slices.shapes(checks.input_shapes))
+    with clock.stage("verify"):
+        verified = verify(original.source, analysis.model, checks, io_slices=io_slices)
+    report = build(analysis.coupling, plan, before, after, verified, clock.seconds, None)
+    return Result(analysis.model, plan, report, as_graph=original.as_graph)
+
+
+def _set_zeros(analysis: Analysis, plan: Plan) -> None:
+    """Sets to zero what a plan says, in place."""
     by_key = {v.key: v for v in analysis.coupling.graph.constants()}
-    for name, zeroed in made.zeroed.items():
+    for name, zeroed in plan.zeroed.items():
         if name not in by_key:
-            raise InputError(f"the plan names {name!r}, which the model lacks")
+            raise PlanError(f"the plan names {name!r}, which the model lacks")
         shape = tuple(int(d) for d in by_key[name].shape or [] if isinstance(d, int))
         sparsity.clear(analysis.model, analysis.coupling, by_key[name], unpack_mask(zeroed["mask"], shape))
-
-
-def _run_plan(made: Plan, model: Source, options: Options, clock: Clock) -> Result:
-    given = to_proto_or_path(model)
-    with clock.stage("load"):
-        source = load(given)
-    with clock.stage("analyze"):
-        before = measure(source, options.input_shapes)
-        kept_sparse = densify(source)
-        analysis = analyze_loaded(
-            source,
-            mixing=made.mixing,
-            attention=made.attention,
-            shrink=[f"^{re.escape(name)}$" for name in made.interface],
-        )
-    with clock.stage("apply"):
-        remove(analysis.model, analysis.coupling, plan.channels(made, analysis.coupling))
-        if made.permuted:
-            rest = reanalyze(analysis, analysis.model)
-            permute.reorder(rest.model, rest.coupling.graph, orders(made, rest.coupling))
-        if made.zeroed:
-            _clear(analyze_loaded(analysis.model) if made.removed or made.permuted else analysis, made)
-        resparsify(analysis.model, kept_sparse)
-        io_slices = plan.io_slices(made)
-        after = measure(analysis.model, io_slices.shapes(options.input_shapes))
-    with clock.stage("verify"):
-        verified = verify(given, analysis.model, options, io_slices=io_slices)
-    report = build(analysis.coupling, made, before, after, verified, clock.seconds, None)
-    return Result(analysis.model, made, report, as_graph=given is not model)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration import Progress, Samples, open_samples
 from onnxprune.calibration.synthetic import Feeds
+from onnxprune.extensions import sources
 from onnxprune.model.model import Model
-from onnxprune.options import Options
+from onnxprune.options import Calibration
 from onnxprune.runtime.session import session
 
 logger = logging.getLogger(__name__)
@@ -57,21 +58,30 @@ class _First:
                 return
 
 
-def open_data(model: Model, options: Options, progress: Progress | None = None) -> CalibrationSplit | None:
+def open_data(
+    model: Model, calibration: Calibration, seed: int = 0, progress: Progress | None = None
+) -> CalibrationSplit | None:
     """The calibration data of a run, None where none are given; `progress` hears of every batch that is read.
 
     Raises:
         InputError: They cannot be read or do not fit the model.
     """
-    if options.calib is None:
+    if calibration.data is None:
         return None
-    samples = open_samples(options.calib, model.proto, limit=options.samples, seed=options.seed, progress=progress)
+    given = _from_registry(calibration.data)
+    samples = open_samples(given, model.proto, limit=calibration.samples, seed=seed, progress=progress)
     fit, held = _divided(samples, HELD_OUT_SHARE)
     logger.info("calibration data: %d samples, %d of them held back", samples.count, held.count)
     learned = CalibrationSplit(fit, held, sum(1 for _ in fit.batches()))
     for feeds in itertools.islice(held.batches(), 1):
         session(model).run(None, feeds)  # before any piece of it: what does not run, or crashes, is told here
     return learned
+
+
+def _from_registry(data: Any) -> Any:
+    """What a registered source opens for ``NAME:REST``; anything else as it is."""
+    name, colon, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
+    return sources.get(name)(rest) if colon and name in sources else data
 
 
 def _divided(samples: Samples | _Synthetic, share: float) -> tuple[Samples | _Synthetic, Samples | _Synthetic]:

@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 
 from onnxprune.model.model import Model
 from onnxprune.pipeline.data import CalibrationSplit
+from onnxprune.report.report import CalibrationReport, Share
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.session import session
 from onnxprune.verification.comparable_outputs import scored
 from onnxprune.verification.output_error import relative_errors
 
 
-def judge(original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices) -> dict[str, Any]:
+def judge(original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices) -> CalibrationReport:
     """What the samples held back say: the outputs' relative squared error and, with labels, top-1 and top-5."""
     (error,) = relative_errors(original, [pruned], data.held.batches(), io_slices)
-    found: dict[str, Any] = {"samples": data.held.count, "relative_error": error}
     labels = data.held.labels
-    if labels is not None:
-        pairs = [(model, narrow.batches(data.held)) for model, narrow in ((original, WHOLE), (pruned, io_slices))]
-        before, after = ([batch[0] for batch in session(scored(m)).each(batches)] for m, batches in pairs)
-        found["top1"] = {"before": _top(before, labels, 1), "after": _top(after, labels, 1)}
-        found["top5"] = {"before": _top(before, labels, 5), "after": _top(after, labels, 5)}
-    return found
+    if labels is None:
+        return CalibrationReport(data.held.count, error)
+    pairs = [(model, slices.batches(data.held)) for model, slices in ((original, WHOLE), (pruned, io_slices))]
+    before, after = ([batch[0] for batch in session(scored(m)).each(batches)] for m, batches in pairs)
+    tops = [Share(_top(before, labels, k), _top(after, labels, k)) for k in (1, 5)]
+    return CalibrationReport(data.held.count, error, *tops)
 
 
 def _top(scores: Sequence[NDArray[Any]], labels: NDArray[Any], k: int) -> float | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,14 @@ from onnxprune.cost.measure import measure
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
+from onnxprune.extensions import Criterion, as_criterion
 from onnxprune.importance import damage_curves
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.layers.find import convolutional, linear_layers
 from onnxprune.model.model import Model
-from onnxprune.options import FROM_DATA, Options
+from onnxprune.options import Calibration, Channels
+from onnxprune.options.options import BY_WEIGHTS
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, _divided, _First, _Synthetic
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
@@ -33,62 +35,75 @@ and the multiplications that all these runs together may take."""
 
 @contextmanager
 def scoring_context(
-    model: Model, data: CalibrationSplit | None, options: Options, synthetic_feeds: SyntheticFeeds
-) -> Iterator[tuple[Model, CalibrationSplit | None, Options]]:
-    """What scores are read from: model, data and options; without data made-up inputs take their place.
+    model: Model,
+    data: CalibrationSplit | None,
+    criterion: Criterion,
+    synthetic_feeds: SyntheticFeeds,
+    *,
+    stats: str | os.PathLike[str] | None = None,
+) -> Iterator[tuple[Model, CalibrationSplit | None, Criterion]]:
+    """What scores are read from: model, data and criterion; without data made-up inputs take their place.
 
     Convolutions look at small patches, which made-up inputs get right; models that consist mainly of matrix products
-    are scored by their weights alone, see `repair.datafree`. Normalizations have, while this lasts, the statistics
+    are scored by their weights alone, see `repair.data_free`. Normalizations have, while this lasts, the statistics
     of what is made up.
 
     Raises:
         InputError: Inputs are to be made, and cannot be: a shape is not known, say.
     """
-    if data is not None or options.stats is not None or options.criterion not in FROM_DATA:
-        yield model, data, options
+    if data is not None or stats is not None or criterion.needs == "weights":
+        yield model, data, criterion
         return
     if not convolutional(model):
-        yield model, None, replace(options, importance="l2")
+        yield model, None, as_criterion(BY_WEIGHTS)
         return
     made = _Synthetic(synthetic_feeds())
     with aligned(model, model.copy(), made) as reference:
-        yield reference, CalibrationSplit(made, made, made.parts), options
+        yield reference, CalibrationSplit(made, made, made.parts), criterion
+
+
+def check_stats(calibration: Calibration) -> None:
+    """Raises InputError where statistics are to be read from a file that does not exist."""
+    stats = calibration.stats
+    if stats is not None and calibration.data is None and not os.path.exists(stats):
+        raise InputError(
+            f"there are no statistics in {os.fspath(stats)!r} and no data to make them from", "give some with --calib"
+        )
 
 
 def moments(
     model: Model,
     coupling: Coupling,
     data: CalibrationSplit | None,
-    options: Options,
-    io_slices: IoSlices = WHOLE,
     *,
-    first: bool = True,
+    stats: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    memory: int = 2**30,
+    io_slices: IoSlices = WHOLE,
 ) -> dict[str, Moments]:
-    """Moments of what the product layers read, on the samples that damage is not measured with.
+    """Moments of what the linear layers read, on the samples that damage is not measured with.
 
     Args:
         model: The model to look at.
         coupling: Its analysis.
         data: Calibration data; None where there are statistics only.
-        options: Where `stats` names a file that exists, the moments are those in it; one that does not is written.
+        stats: Where it names a file that exists, the moments are those in it; one that does not is written.
+        seed: Seed of the samples.
+        memory: Bytes of activations to hold.
         io_slices: What inputs of the model lost already.
-        first: Whether the model is the one that was given, which statistics in a file are of.
+
+    Raises:
+        InputError: The statistics do not fit the model, or it cannot be run in pieces.
     """
     layers = linear_layers(coupling.graph)
-    stored = Path(options.stats) if options.stats is not None and first else None
+    stored = None if stats is None else Path(stats)
     if stored is not None and stored.exists():
         return read(stored, model, layers)
     assert data is not None
     seen, _ = _divided(data.fit, MEASURED_SHARE)
+    batches, count = io_slices.batches(seen), sum(1 for _ in seen.batches())
     try:
-        found = observe(
-            model,
-            layers,
-            io_slices.batches(seen),
-            count=sum(1 for _ in seen.batches()),
-            seed=options.seed,
-            memory=options.memory,
-        )
+        found = observe(model, layers, batches, count=count, seed=seed, memory=memory)
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
     if stored is not None:
@@ -104,21 +119,27 @@ def curves(
     data: CalibrationSplit | None,
     seen: Mapping[str, Moments],
     fallback: Sequence[Scores],
-    options: Options,
+    channels: Channels,
+    *,
+    input_shapes: Mapping[str, Sequence[int]],
+    memory: int,
     io_slices: IoSlices = WHOLE,
 ) -> list[Curve]:
-    """The damage curve of each group, see `damage.curves`; heights only where groups are weighed against each other."""
+    """The damage curve of each group, see `damage_curves`; heights only where groups are weighed against each other."""
     layers = linear_layers(coupling.graph)
-    keep = [min(options.min_channels, g.units) for g in groups]
+    keep = [min(channels.min_channels, g.units) for g in groups]
     batches: Batches = ()
-    if data is not None and (options.target or options.across):
-        batches = fresh_samples(model, data, options, io_slices, runs=len(groups) * len(damage_curves.PROBES))
-    return damage_curves.curves(model, coupling, groups, layers, seen, fallback, keep, batches, memory=options.memory)
+    if data is not None and (channels.target or channels.global_ranking):
+        runs = len(groups) * len(damage_curves.PROBES)
+        batches = fresh_samples(model, data, runs=runs, input_shapes=input_shapes, io_slices=io_slices)
+    return damage_curves.curves(model, coupling, groups, layers, seen, fallback, keep, batches, memory=memory)
 
 
-def fresh_samples(model: Model, data: CalibrationSplit, options: Options, io_slices: IoSlices, *, runs: int) -> Batches:
+def fresh_samples(
+    model: Model, data: CalibrationSplit, *, runs: int, input_shapes: Mapping[str, Sequence[int]], io_slices: IoSlices
+) -> Batches:
     """Samples that the moments know nothing of, few enough to run the model on them so many times."""
     _, left = _divided(data.fit, MEASURED_SHARE)
-    macs = measure(model, io_slices.shapes(options.input_shapes)).macs or 0
+    macs = measure(model, io_slices.shapes(input_shapes)).macs or 0
     enough = np.clip(MEASURED_MACS / max(macs * runs, 1), *MEASURED)
     return io_slices.batches(_First(left, int(enough)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -18,10 +17,11 @@ from onnxprune.errors import InputError
 from onnxprune.graph.graph import Value
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.model.model import Model
-from onnxprune.options import Options
+from onnxprune.options import Checks, Scope
 from onnxprune.patterns import Pattern
 from onnxprune.pipeline.zero import Zeroed, wanted
 from onnxprune.planning.plan import Plan
+from onnxprune.report.report import PermutationReport, PermutedGroup
 from onnxprune.sparsity import Weight
 from onnxprune.sparsity.permutation_search import WORK, search
 from onnxprune.sparsity.stripes import Reader, gather
@@ -52,39 +52,43 @@ class Permuted:
 
     source: Index
     moves: list[tuple[PermutableUnits, Index]] = field(default_factory=list)
-    groups: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[PermutedGroup] = field(default_factory=list)
     before: float | None = None
     after: float | None = None
     entries: list[ConstantEdit] = field(default_factory=list)
     whole_because: str | None = None
 
-    def told(self) -> dict[str, Any]:
-        """What the report says."""
-        return {"before": self.before, "after": self.after, "groups": self.groups, "whole_because": self.whole_because}
+    def as_report(self) -> PermutationReport:
+        """The entry of the report."""
+        return PermutationReport(self.before, self.after, self.groups, self.whole_because)
 
 
-def permute(model: Model, coupling: Coupling, origin: Index, options: Options) -> Permuted:
+def permute(
+    model: Model, coupling: Coupling, origin: Index, pattern: Pattern, *, scope: Scope, checks: Checks, seed: int = 0
+) -> Permuted:
     """Reorders the channels of a model, in place; see `find`.
 
-    Both versions are run and compared, unless the options forbid it. Where that shows that a rule was wrong and an
+    Both versions are run and compared, unless `checks` forbid it. Where that shows that a rule was wrong and an
     order matters after all, nothing moves.
 
     Args:
         model: The model.
         coupling: Its analysis.
         origin: The channel of the original that each channel is; -1 where that is not known, and nothing moves.
-        options: The pattern and the seed.
+        pattern: The pattern, of which a number of each group of neighbours stays.
+        scope: Which weights are open to zeros.
+        checks: Whether and at which shapes both versions are run.
+        seed: Seed of the search.
     """
-    assert options.zeros is not None
-    targets = [w for w in sparsity.weights(coupling) if wanted(w, options.zeros, options, Zeroed())]
+    targets = [w for w in sparsity.weights(coupling) if wanted(w, pattern, scope, Zeroed())]
     units = [m for m in reorder.movable(coupling) if (origin[m.channels] >= 0).all()]
-    found = find(model, coupling, targets, units, options)
+    found = find(model, coupling, targets, units, pattern, seed)
     if not found.moves:
         return found
     entries = reorder.reorderings(coupling, found.source)
     before = model.copy()
     reorder.reorder(model, coupling.graph, entries)
-    if options.verify and not unchanged(before, model, options):
+    if checks.verify and not unchanged(before, model, checks, seed):
         model.proto.CopyFrom(before.proto)
         return Permuted(
             reorder.nowhere(coupling),
@@ -96,7 +100,12 @@ def permute(model: Model, coupling: Coupling, origin: Index, options: Options) -
 
 
 def find(
-    model: Model, coupling: Coupling, targets: Sequence[Weight], units: Sequence[PermutableUnits], options: Options
+    model: Model,
+    coupling: Coupling,
+    targets: Sequence[Weight],
+    units: Sequence[PermutableUnits],
+    pattern: Pattern,
+    seed: int = 0,
 ) -> Permuted:
     """Looks for the order of each group under which an N:M pattern keeps most; the model stays as it is.
 
@@ -109,17 +118,16 @@ def find(
         coupling: Its analysis.
         targets: Weights that are to have zeros.
         units: What may move.
-        options: The pattern and the seed.
+        pattern: The pattern, of which a number of each group of neighbours stays.
+        seed: Seed of the search.
     """
-    pattern = options.zeros
-    assert pattern is not None
     done = Permuted(reorder.nowhere(coupling))
     weights = _Weights(model, coupling, done.source, targets)
     first = {key: weights.kept(key, pattern) for key in weights.layouts}
     kept = dict(first)
     for i, movable in enumerate(units):
         readers = weights.readers(movable)
-        rng = np.random.default_rng([options.seed, i])
+        rng = np.random.default_rng([seed, i])
         order = _order(weights, readers, movable, pattern, rng)
         back = done.source.copy()
         reorder.move(coupling, done.source, movable, order)
@@ -131,28 +139,24 @@ def find(
         kept |= now
         whole = sum(w for _, w in now.values())
         done.moves.append((movable, order))
-        done.groups.append(
-            {"group": movable.group.name, "channels": movable.units, "before": before / whole, "after": after / whole}
-        )
+        done.groups.append(PermutedGroup(movable.group.name, movable.units, before / whole, after / whole))
     total = sum(w for _, w in kept.values())
     if total:
         done.before, done.after = (sum(k for k, _ in each.values()) / total for each in (first, kept))
     return done
 
 
-def unchanged(before: Model, after: Model, options: Options) -> bool:
+def unchanged(before: Model, after: Model, checks: Checks, seed: int = 0) -> bool:
     """Whether two models make the same but for rounding; so believed where they cannot be run here."""
-    drift = check(before, after, input_shapes=options.input_shapes, seed=options.seed).drift
+    drift = check(before, after, input_shapes=checks.input_shapes, seed=seed).drift
     return all(d.rel_rms is None or d.rel_rms <= ROUNDING for d in drift.values())
 
 
-def record(plan: Plan, entries: Sequence[ConstantEdit]) -> None:
-    """Enters what moves, see `reorder.reorderings`."""
-    for s in entries:
-        if s.change:
-            plan.permuted[s.key] = {str(axis): list(order) for axis, order in s.change.items()}
-        if s.key != s.original:
-            plan.split[s.key] = s.original
+def recorded(plan: Plan, entries: Sequence[ConstantEdit]) -> Plan:
+    """The plan with what moves, see `reorder.reorderings`."""
+    permuted = {s.key: {str(axis): list(order) for axis, order in s.change.items()} for s in entries if s.change}
+    split = {s.key: s.original for s in entries if s.key != s.original}
+    return replace(plan, permuted={**plan.permuted, **permuted}, split={**plan.split, **split})
 
 
 def orders(plan: Plan, coupling: Coupling) -> list[ConstantEdit]:
@@ -182,8 +186,8 @@ def orders(plan: Plan, coupling: Coupling) -> list[ConstantEdit]:
         mine = place[comes[units.channels]]
         if (mine >= 0).all():
             reorder.move(coupling, source, units, mine)
-    made, full = reorder.reorderings(coupling, source), Plan("")
-    record(full, made)
+    made = reorder.reorderings(coupling, source)
+    full = recorded(Plan(""), made)
     for name in sorted(set(full.permuted) | set(plan.permuted)):
         if full.permuted.get(name) != plan.permuted.get(name):
             raise InputError(
@@ -200,11 +204,11 @@ def _order(
     share = max(SHARE * WORK / units.units**2, FEWEST) / max(rows, 1)
     parts = gather(
         (Reader(weights.magnitude(key), weights.layouts[key], places) for key, places in readers.items()),
-        pattern.m,
+        pattern.width,
         share,
         rng,
     )
-    return search(parts, pattern.n, rng) if parts else np.arange(units.units)
+    return search(parts, pattern.kept, rng) if parts and pattern.kept is not None else np.arange(units.units)
 
 
 class _Weights:
@@ -243,6 +247,6 @@ class _Weights:
     def kept(self, key: str, pattern: Pattern) -> tuple[float, float]:
         """What a pattern keeps of a weight's magnitude, and what there is."""
         magnitude = self.magnitude(key)
-        gone = sparsity.mask(magnitude, self.layouts[key], pattern)
+        gone = pattern.mask(magnitude, self.layouts[key])
         whole = float(magnitude.sum(dtype=np.float64))
         return whole - float(magnitude[gone].sum(dtype=np.float64)), whole

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from onnxprune.options import Options
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, logger
 from onnxprune.repair import data_free, joint, layerwise
 from onnxprune.repair.batch_norm import reestimate
-from onnxprune.repair.layerwise import Fitter
+from onnxprune.repair.layerwise import Fitter, Refit
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.partition import CannotCut
 from onnxprune.verification.output_error import relative_errors
@@ -60,7 +59,7 @@ def repair(
     *,
     fitter: Fitter | None = None,
     plain: Model | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Refit]:
     """Refits the pruned model in place; what the report says of each layer.
 
     Running statistics follow in the end. What does not bring the outputs nearer to the original's, on the data that it
@@ -79,14 +78,14 @@ def repair(
     """
     plain = pruned.copy() if plain is None else plain
     try:
-        if data is None or options.repair == "data-free":
+        if data is None or options.repair.method == "data-free":
             done = data_free.repair(
                 original,
                 pruned,
                 kept,
                 synthetic_feeds(),
                 seed=options.seed,
-                memory=options.memory,
+                memory=options.resources.memory,
                 io_slices=io_slices,
                 fitter=fitter,
             )
@@ -98,15 +97,21 @@ def repair(
                 data.fit,
                 data.batches,
                 seed=options.seed,
-                memory=options.memory,
+                memory=options.resources.memory,
                 io_slices=io_slices,
                 fitter=fitter,
             )
-        if data is not None and options.repair == "calibrated":
+        if data is not None and options.repair.method == "calibrated":
             versions, names = [plain, pruned.copy()], ["pruned", "refitted"]
             if fitter is None:
                 done += joint.repair(
-                    original, pruned, kept, data.fit, seed=options.seed, memory=options.memory, io_slices=io_slices
+                    original,
+                    pruned,
+                    kept,
+                    data.fit,
+                    seed=options.seed,
+                    memory=options.resources.memory,
+                    io_slices=io_slices,
                 )
                 versions.append(pruned.copy())
                 names.append("refitted together")
@@ -125,4 +130,4 @@ def repair(
                 done = [replace(r, penalty=None, after=r.before) for r in done]
     except CannotCut as e:
         raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
-    return [asdict(r) for r in done]
+    return done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -11,6 +11,7 @@ from onnxprune.errors import GateError
 from onnxprune.model.model import Model, save
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import gate_lines
+from onnxprune.report.report import Report
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -21,28 +22,34 @@ class Result:
 
     Attributes:
         plan: What was taken.
-        report: What it did; strict JSON data.
+        report: What it did.
     """
 
-    def __init__(
-        self, model: Model, plan: Plan, report: dict[str, Any], as_graph: bool, keep_anyway: bool = False
-    ) -> None:
+    def __init__(self, model: Model, plan: Plan, report: Report, as_graph: bool, keep_anyway: bool = False) -> None:
         self._model = model
         self._as_graph = as_graph
         self._keep_anyway = keep_anyway
+        self._graph: gs.Graph | None = None
         self.plan = plan
         self.report = report
 
     @property
     def stopped(self) -> str | None:
         """Why the model is not to be written: the gates that it misses; None where nothing is against it."""
-        missed = [] if self._keep_anyway else gate_lines(self.report["gates"])
+        missed = [] if self._keep_anyway else gate_lines(self.report.gates)
         return "; ".join(missed) or None
 
     @property
-    def model(self) -> Any:
-        """The pruned model in the kind that was given: a `gs.Graph` for a `gs.Graph`, else a `ModelProto`."""
-        return self.graph() if self._as_graph else self.proto
+    def model(self) -> onnx.ModelProto | gs.Graph:
+        """The pruned model in the kind that was given: a `gs.Graph` for a `gs.Graph`, else a `ModelProto`.
+
+        It is one object, made at the first access; `save` writes the pruned model, not later changes to a graph.
+        """
+        if not self._as_graph:
+            return self.proto
+        if self._graph is None:
+            self._graph = self.graph()
+        return self._graph
 
     @property
     def proto(self) -> onnx.ModelProto:
@@ -50,10 +57,11 @@ class Result:
         return self._model.proto
 
     def graph(self) -> gs.Graph:
-        """The pruned model as a graph of onnx-graphsurgeon."""
+        """The pruned model as a graph of onnx-graphsurgeon, a new one each time."""
         import onnx_graphsurgeon as gs
 
-        return gs.import_onnx(self.proto)
+        graph: gs.Graph = gs.import_onnx(self.proto)
+        return graph
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model, whole or not at all.

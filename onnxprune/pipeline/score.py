@@ -1,26 +1,46 @@
-"""What the removal of units costs, and which of them go."""
+"""The stages of scoring and allocation: what the removal of units costs, and which of them go."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
 from onnxprune.cost.measure import Cost
 from onnxprune.coupling.groups import Group
 from onnxprune.edit.remove import remove
-from onnxprune.importance import damage_curves
+from onnxprune.extensions import Criterion
 from onnxprune.importance.damage_curves import by_score
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.importance.score import score
-from onnxprune.layers.find import linear_layers
-from onnxprune.options import FROM_DATA, Options
+from onnxprune.options import Channels, Options
+from onnxprune.options.options import BY_WEIGHTS
 from onnxprune.pipeline import observe, rounds
 from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze
-from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
-from onnxprune.pipeline.repair import kept_features, repair
+from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
+from onnxprune.pipeline.refit import RepairJob, kept_features, refit
 from onnxprune.planning import plan
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What the removal of units of each group costs.
+
+    Attributes:
+        curves: Damage after each removal, and the order of the units.
+        scores: Importance of each unit, where the criterion scores units by themselves; None where curves say it.
+    """
+
+    curves: list[Curve]
+    scores: list[Scores] | None
+
+    def unit_scores(self, groups: Sequence[Group]) -> list[Scores]:
+        """Importance of every unit of the groups; shape (units,) each."""
+        if self.scores is not None:
+            return self.scores
+        return [selection.scores_of(c, g.units) for c, g in zip(self.curves, groups, strict=True)]
 
 
 def learn_damage(
@@ -28,85 +48,105 @@ def learn_damage(
     groups: Sequence[Group],
     data: CalibrationSplit | None,
     options: Options,
+    channels: Channels,
     before: Cost,
     synthetic_feeds: SyntheticFeeds,
-) -> tuple[list[Curve], list[Scores] | None]:
-    """What the removal of units of each group costs, and their scores where those are not what the curves say."""
-    if not options.channels:
-        return [], None
-    with observe.scoring_context(analysis.model, data, options, synthetic_feeds) as (model, data, options):
-        from_data = options.criterion in FROM_DATA
-        scores = score(model, analysis.coupling, groups, "l2" if from_data else options.criterion, options.seed)
-        seen = observe.moments(model, analysis.coupling, data, options) if from_data else {}
-        if from_data and options.criterion != "obs":
-            scores = damage_curves.scores(
-                options.criterion,
-                model,
-                analysis.coupling,
-                groups,
-                linear_layers(analysis.coupling.graph),
-                seen,
-                scores,
-            )
-        curves = [
-            by_score(s, g.units - min(options.min_channels, g.units)) for s, g in zip(scores, groups, strict=True)
-        ]
-        if options.criterion != "obs":
-            return curves, scores
-        curves = observe.curves(model, analysis.coupling, groups, data, seen, scores, options)
-    for share in rounds.shares(options.steps):
+) -> Damage:
+    """What the removal of units of each group costs, after as many rounds as are asked for."""
+    damage = measure_damage(analysis, groups, data, options, channels, options.criterion, synthetic_feeds)
+    for share in rounds.shares(channels.steps):
         assert data is not None  # the options see to that
-        intermediate_target = selection.intermediate_target(options, before, share)
-        curves = _learn(analysis, groups, curves, data, intermediate_target, before, synthetic_feeds)
-    return curves, None
+        part = selection.intermediate_target(channels, before, share)
+        damage = Damage(_learn_round(analysis, groups, damage, data, options, part, before, synthetic_feeds), None)
+    return damage
 
 
-def select(
+def score_groups(analysis: Analysis, groups: Sequence[Group], criterion: Criterion, options: Options) -> list[Scores]:
+    """Importance of every unit of some groups by a criterion, from the data of the options where it needs them."""
+    observe.check_stats(options.calibration)
+    channels, data = options.channels, None
+    assert channels is not None
+    if criterion.needs == "moments":
+        data = open_data(analysis.model, options.calibration, options.seed)
+    damage = measure_damage(analysis, groups, data, options, channels, criterion, list)
+    return damage.unit_scores(groups)
+
+
+def measure_damage(
     analysis: Analysis,
     groups: Sequence[Group],
-    curves: Sequence[Curve],
-    scores: Sequence[Scores] | None,
+    data: CalibrationSplit | None,
     options: Options,
-    before: Cost,
+    channels: Channels,
+    criterion: Criterion,
+    synthetic_feeds: SyntheticFeeds,
+) -> Damage:
+    """What the removal of units costs by one criterion, in the model as it is."""
+    stats, memory, coupling = options.calibration.stats, options.resources.memory, analysis.coupling
+    context = observe.scoring_context(analysis.model, data, criterion, synthetic_feeds, stats=stats)
+    with context as (model, data, criterion):
+        seen = None
+        if criterion.needs == "moments":
+            seen = observe.moments(model, coupling, data, stats=stats, seed=options.seed, memory=memory)
+        by_itself = BY_WEIGHTS if criterion.sequential else criterion
+        scores = score(model, coupling, groups, by_itself, seed=options.seed, moments=seen)
+        if criterion.sequential:
+            shapes = options.checks.input_shapes
+            curves = observe.curves(
+                model, coupling, groups, data, seen or {}, scores, channels, input_shapes=shapes, memory=memory
+            )
+            return Damage(curves, None)
+    most = [g.units - min(channels.min_channels, g.units) for g in groups]
+    return Damage([by_score(s, n) for s, n in zip(scores, most, strict=True)], scores)
+
+
+def allocate(
+    analysis: Analysis, groups: Sequence[Group], damage: Damage, options: Options, channels: Channels, before: Cost
 ) -> Selection:
-    """What goes at the least damage, or of each group by its scores (those that the curves give, by default)."""
-    if options.target:
-        return selection.by_budget(analysis.coupling, groups, curves, options, before)
-    scores = scores or [selection.scores_of(c, g.units) for c, g in zip(curves, groups, strict=True)]
-    return selection.by_ratio(analysis.coupling, groups, scores, options)
+    """Which units go: those at the least damage that meet the targets, or of each group by its scores."""
+    if channels.target:
+        shapes = options.checks.input_shapes
+        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, shapes)
+    return selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels)
 
 
-def _learn(
+def _learn_round(
     analysis: Analysis,
     groups: Sequence[Group],
-    curves: Sequence[Curve],
+    damage: Damage,
     data: CalibrationSplit,
     options: Options,
+    channels: Channels,
     before: Cost,
     synthetic_feeds: SyntheticFeeds,
 ) -> list[Curve]:
     """A round (see `rounds`): what the curves say once a part is gone and the rest makes up for it."""
-    selected = select(analysis, groups, curves, None, options, before)
+    selected = allocate(analysis, groups, Damage(damage.curves, None), options, channels, before)
     io_slices = plan.io_slices(plan.make(analysis.coupling, selected.gone))
     pruned = reanalyze(analysis, analysis.model.copy())
     remove(pruned.model, pruned.coupling, selected.gone)
-    if options.repair != "none":
-        repair(
-            analysis.model.copy(),
-            pruned.model,
-            kept_features(analysis.coupling, selected.gone),
-            data,
-            options,
-            io_slices,
-            synthetic_feeds,
-        )
+    if options.repair.method != "none":
+        kept = kept_features(analysis.coupling, selected.gone)
+        refit(RepairJob(analysis.model.copy(), pruned.model, kept, data, options, io_slices, synthetic_feeds))
     rest = reanalyze(pruned, pruned.model.copy())
-    left = prunable(rest, options)
-    scores = score(rest.model, rest.coupling, left, "l2", options.seed)
-    seen = observe.moments(rest.model, rest.coupling, data, options, io_slices, first=False)
-    later = observe.curves(rest.model, rest.coupling, left, data, seen, scores, options, io_slices)
+    left, memory = prunable(rest, options.scope), options.resources.memory
+    scores = score(rest.model, rest.coupling, left, BY_WEIGHTS, seed=options.seed)
+    seen = observe.moments(rest.model, rest.coupling, data, seed=options.seed, memory=memory, io_slices=io_slices)
+    shapes = options.checks.input_shapes
+    later = observe.curves(
+        rest.model,
+        rest.coupling,
+        left,
+        data,
+        seen,
+        scores,
+        channels,
+        input_shapes=shapes,
+        memory=memory,
+        io_slices=io_slices,
+    )
     return rounds.extended(
-        curves,
+        damage.curves,
         groups,
         [int(selected.gone[g.channels].sum()) for g in groups],
         later,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from onnxprune.calibration.synthetic import synthetic
 from onnxprune.graph.graph import Graph
 from onnxprune.layers.find import convolutional, linear_layers
 from onnxprune.model.model import Model
-from onnxprune.options import Options
+from onnxprune.options import AUTO, Options
 from onnxprune.pipeline.data import logger
 from onnxprune.repair.data_free import LARGEST
 from onnxprune.runtime.partition import partition
@@ -20,13 +19,15 @@ from onnxprune.runtime.session import session
 
 def resolve_repair(model: Model, options: Options) -> tuple[Options, str | None]:
     """The options with a repair other than ``auto``, and why that is none, where inputs were to be made for it."""
-    if options.repair != "auto":
+    if options.repair.method != AUTO:
         return options, None
-    if options.calib is not None or not options.channels:
-        return replace(options, repair="none" if options.calib is None else "calibrated"), None
-    why = why_not_data_free(model, options.input_shapes or None)
+    if options.calibration.data is not None:
+        return options.with_repair("calibrated"), None
+    if options.channels is None:
+        return options.with_repair("none"), None
+    why = why_not_data_free(model, options.checks.input_shapes or None)
     logger.info("repair: %s", "data-free" if why is None else f"none, since {why}")
-    return replace(options, repair="data-free" if why is None else "none"), why
+    return options.with_repair("data-free" if why is None else "none"), why
 
 
 def why_not_data_free(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> str | None:

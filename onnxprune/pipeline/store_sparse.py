@@ -6,20 +6,20 @@ from onnxprune.errors import VerificationError
 from onnxprune.model import sparse_initializers
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseStorage
-from onnxprune.options import Options
+from onnxprune.options import Checks
 from onnxprune.verification import check as verification
 
 
-def store(model: Model, options: Options) -> SparseStorage:
+def store(model: Model, checks: Checks, seed: int = 0) -> SparseStorage:
     """Makes weights sparse where that is smaller, in place.
 
-    Unless the options forbid it, the model is run in both forms; all stays dense where onnxruntime does not make the
+    Unless `checks` forbid it, the model is run in both forms; all stays dense where onnxruntime does not make the
     same of them to the last bit.
     """
     dense = model.copy()
     done = sparse_initializers.store_sparse(model)
-    if done.bytes and options.verify:
-        fault = _fault(dense, model, options)
+    if done.bytes and checks.verify:
+        fault = _fault(dense, model, checks, seed)
         if fault is not None:
             model.proto.CopyFrom(dense.proto)
             done = SparseStorage(dense_because=fault)
@@ -27,10 +27,10 @@ def store(model: Model, options: Options) -> SparseStorage:
     return done
 
 
-def _fault(dense: Model, sparse: Model, options: Options) -> str | None:
+def _fault(dense: Model, sparse: Model, checks: Checks, seed: int = 0) -> str | None:
     """What onnxruntime has against the sparse form, None if nothing."""
     try:
-        check = verification.check(dense, sparse, input_shapes=options.input_shapes, seed=options.seed)
+        check = verification.check(dense, sparse, input_shapes=checks.input_shapes, seed=seed)
     except VerificationError as error:
         return f"onnxruntime does not take it: {error}"
     if not check.verified:

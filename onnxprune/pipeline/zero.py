@@ -13,17 +13,19 @@ from onnx import TensorProto
 
 from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.extensions import criteria
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.importance.trials import Change, Trials
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import cells
 from onnxprune.model.model import Model
-from onnxprune.options import MAGNITUDE, Options
+from onnxprune.options import Options, Scope
 from onnxprune.patterns import Pattern
-from onnxprune.pipeline import repair as informed
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
 from onnxprune.pipeline.observe import fresh_samples, moments
+from onnxprune.pipeline.refit import RepairJob, refit
+from onnxprune.repair.layerwise import Refit
 from onnxprune.repair.masked import Zeros, zeroed
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.sparsity import Weight
@@ -47,7 +49,7 @@ class Zeroed:
 
     masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     dense: dict[str, str] = field(default_factory=dict)
-    repair: list[dict[str, Any]] | None = None
+    repair: list[Refit] | None = None
 
 
 def zero(
@@ -75,10 +77,11 @@ def zero(
         synthetic_feeds: Makes inputs, where there are no data.
         first: Whether `model` is the one that was given, which statistics in a file are of.
     """
-    pattern = options.zeros
-    assert pattern is not None
+    assert options.zeros is not None
+    pattern, across = options.zeros.shape, bool(options.zeros.global_ranking)
+    refits, by_weights = options.repair.refits_zeros, criteria.get(options.solver).needs == "weights"
     done = Zeroed()
-    targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options, done)}
+    targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options.scope, done)}
     layers = {
         layer.weight.key: layer
         for layer in linear_layers(coupling.graph)
@@ -86,34 +89,40 @@ def zero(
     }
     states = {v.key: v for cell in cells(coupling.graph) for v in (cell.weight, cell.recurrence) if v.key in targets}
     zeros = Zeros(
-        options.chooses_zeros,
+        options.solver,
         dict.fromkeys([*(layer.name for layer in layers.values()), *states], pattern),
-        bias_only=options.repair == "data-free",
+        bias_only=options.repair.method == "data-free",
     )
     seen: Mapping[str, Moments] = {}
     spread = options.spreads_zeros and data is not None
-    if spread or (options.repair == "none" and zeros.method not in MAGNITUDE):
-        seen = moments(model, coupling, data, options, io_slices, first=first)
+    if spread or not (refits or by_weights):
+        seen = moments(
+            model,
+            coupling,
+            data,
+            stats=options.calibration.stats if first else None,
+            seed=options.seed,
+            memory=options.resources.memory,
+            io_slices=io_slices,
+        )
     if spread:
         assert data is not None
         spread_to = _allotted(model, list(layers.values()), pattern, seen, data, options, io_slices)
         zeros = replace(zeros, layers={**zeros.layers, **spread_to})
-    if options.repair == "none":
-        found = {} if zeros.method in MAGNITUDE else _by_moments(model, layers, zeros, seen)
+    if not refits:
+        found = {} if by_weights else _by_moments(model, layers, zeros, seen)
         rest = [w for key, w in targets.items() if key not in found]
-        found |= sparsity.zero_smallest(model, coupling, rest, pattern, bool(options.across))
+        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across)
     else:
         seen = {}  # the walk gathers its own, and memory holds one of them
         fitted = {key: layer.weight for key, layer in layers.items()} | states
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
-        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, bool(options.across))
+        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across)
         plain = model.copy()
         if not zeros.bias_only:
             for key, array in stored.items():  # the walk begins with all that it can choose from
                 model.set_array(_tensor(fitted[key]), array)
-        done.repair = informed.repair(
-            original(), model, kept, data, options, io_slices, synthetic_feeds, fitter=zeros, plain=plain
-        )
+        done.repair = refit(RepairJob(original(), model, kept, data, options, io_slices, synthetic_feeds, zeros, plain))
         now = {v.key: v for v in Graph(model.proto).constants()}
         found |= {key: model.array(_tensor(now[key])) == 0 for key in fitted}
     done.masks = {key: gone for key, gone in found.items() if gone.any()}
@@ -133,20 +142,22 @@ def _allotted(
     """The pattern of each layer, with shares by what zeros there do to the outputs."""
     if not layers:
         return {}
-    batches = fresh_samples(model, data, options, io_slices, runs=len(layers) * len(PROBES))
+    batches = fresh_samples(
+        model, data, runs=len(layers) * len(PROBES), input_shapes=options.checks.input_shapes, io_slices=io_slices
+    )
     measured: list[list[float]] = []
-    with Trials(model, seen, batches, [layer.x.name for layer in layers], memory=options.memory) as trials:
+    with Trials(model, seen, batches, [layer.x.name for layer in layers], memory=options.resources.memory) as trials:
         for layer in layers:
             trials.step()
             matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)
             measured.append([])
             for probe in PROBES:
-                made = zeroed(layer, "wanda", replace(pattern, share=probe), matrix, seen[layer.name])
+                made = zeroed(layer, "wanda", pattern.with_share(probe), matrix, seen[layer.name])
                 changes = [Change(layer.name, block, weight) for block, weight in enumerate(made)]
                 measured[-1].append(trials.error(changes))
     sizes = [int(np.prod(layer.dims)) for layer in layers]
     found = shares(sizes, PROBES, measured, pattern.share or 0.0)
-    return {layer.name: replace(pattern, share=share) for layer, share in zip(layers, found, strict=True)}
+    return {layer.name: pattern.with_share(share) for layer, share in zip(layers, found, strict=True)}
 
 
 def _by_moments(
@@ -170,18 +181,18 @@ def _tensor(value: Value) -> TensorProto:
     return value.tensor
 
 
-def wanted(weight: Weight, pattern: Pattern, options: Options, done: Zeroed) -> bool:
+def wanted(weight: Weight, pattern: Pattern, scope: Scope, done: Zeroed) -> bool:
     """Whether a weight is to have zeros; why not goes into what is told."""
     names = {weight.value.key, *(node.proto.name for node, _ in weight.value.consumers)}
 
     def hit(patterns: Any) -> bool:
         return any(re.search(p, n) for p in patterns for n in names)
 
-    if hit(options.ignore) or (options.only and not hit(options.only)):
+    if hit(scope.ignore) or (scope.only and not hit(scope.only)):
         return False
-    if pattern.kind == "weights":
+    if pattern.elementwise:
         return True
-    if weight.recurrent and not options.only:
+    if weight.recurrent and not scope.only:
         done.dense[weight.value.key] = "weights of recurrent layers have zeros where --only names them"
     elif weight.layout is None:
         done.dense[weight.value.key] = weight.why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import onnx
@@ -10,6 +11,9 @@ from onnx import AttributeProto, GraphProto
 
 from onnxprune.coupling.groups import QUANTISED
 from onnxprune.model.tensors import WEIGHT_TYPES
+
+HASHED = 4096
+"""Elements up to which the values of a tensor that is no weight (a shape, indices) count."""
 
 
 def fingerprint(proto: onnx.ModelProto) -> str:
@@ -44,7 +48,7 @@ def _say_graph(graph: GraphProto, say: Any) -> None:
 
 def _say_tensor(t: onnx.TensorProto, say: Any, weight: bool = False) -> None:
     say("tensor", t.name, t.data_type, list(t.dims))
-    small = sum(t.dims) <= 4096 and not weight
+    small = math.prod(t.dims) <= HASHED and not weight
     if small and t.data_type not in WEIGHT_TYPES and t.data_location != onnx.TensorProto.EXTERNAL:
         say(onnx.numpy_helper.to_array(t).tobytes() if t.data_type != onnx.TensorProto.STRING else "")
 

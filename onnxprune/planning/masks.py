@@ -18,7 +18,7 @@ def zeros(mask: NDArray[np.bool_], pattern: Pattern) -> dict[str, Any]:
     return {
         "pattern": str(pattern),
         "ratio": np.count_nonzero(mask) / mask.size,
-        "mask": pack_mask(mask, repeats=pattern.kind == "blocks"),
+        "mask": pack_mask(mask, repeats=pattern.repeats),
     }
 
 

@@ -31,7 +31,6 @@ class Plan:
     Attributes:
         model: Fingerprint of the graph, weights aside (see `fingerprint`).
         removed: Constant -> axis -> indices of the original that go, sorted. Axes are decimal strings.
-        blocks: Constant -> parts of it (``where``) that lose indices of their own.
         split: New constant -> the shared one that it is cut from.
         permuted: Constant -> axis -> order of the indices that `removed` left.
         zeroed: Constant -> which elements are set to zero: ``{"pattern", "ratio", "mask"}``, the mask one bit an
@@ -44,7 +43,6 @@ class Plan:
 
     model: str
     removed: dict[str, Indices] = field(default_factory=dict)
-    blocks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     split: dict[str, str] = field(default_factory=dict)
     permuted: dict[str, Indices] = field(default_factory=dict)
     zeroed: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -52,6 +50,11 @@ class Plan:
     mixing: bool = False
     attention: str = "heads"
     interface: dict[str, Indices] = field(default_factory=dict)
+
+    @property
+    def changes_model(self) -> bool:
+        """Whether anything is removed, reordered or set to zero."""
+        return bool(self.removed or self.permuted or self.zeroed)
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -74,6 +77,8 @@ class Plan:
             raise InputError("not a plan: it lacks 'version' or 'model'", "write one with --plan FILE")
         if data.pop("version") != VERSION:
             raise PlanError(f"the plan is not of version {VERSION}")
+        if data.get("blocks") == {}:  # earlier versions wrote this key, always empty
+            del data["blocks"]
         unknown = sorted(set(data) - set(cls.__dataclass_fields__))
         if unknown:
             raise PlanError(f"the plan has unknown keys: {', '.join(unknown)}")
@@ -85,7 +90,6 @@ class Plan:
 
 _KINDS: dict[str, type] = {
     "removed": dict,
-    "blocks": dict,
     "split": dict,
     "permuted": dict,
     "zeroed": dict,
@@ -102,8 +106,6 @@ def _fault(data: dict[str, Any]) -> str | None:
     for key, kind in _KINDS.items():
         if key in data and type(data[key]) is not kind:
             return f"{key!r} is not of type {kind.__name__}"
-    if data.get("blocks"):
-        return "'blocks' is not applied by this version"
     for name, axes in (item for key in ("removed", "permuted", "interface") for item in data.get(key, {}).items()):
         if not isinstance(axes, dict) or not all(_axis(a, indices) for a, indices in axes.items()):
             return f"the entry for {name!r} is not {{axis: [indices]}}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.extensions import criteria
 from onnxprune.layers.linear import LinearLayer
-from onnxprune.options import MAGNITUDE
 from onnxprune.patterns import Pattern
 from onnxprune.repair.layerwise import Ridge
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, Rows, fit
@@ -112,7 +112,7 @@ def candidates(
         second: Second moments of the columns, for Wanda.
     """
     groups, _, columns = weight.shape
-    if method in (*MAGNITUDE, "wanda"):
+    if method == "wanda" or criteria.get(method).needs == "weights":
         gone = (
             wanda(weight, second, pattern, channels) if method == "wanda" else select(np.abs(weight), pattern, channels)
         )

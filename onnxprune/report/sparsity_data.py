@@ -16,11 +16,13 @@ from onnxprune.graph.operators import WeightLayout
 from onnxprune.layers.dequantize import unpacked
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import WEIGHT_TYPES
+from onnxprune.patterns import Pattern
 from onnxprune.sparsity import Weight, tensorrt
+from onnxprune.sparsity.patterns import Blocks, NOfM
 
-PATTERNS = ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8))
+PATTERNS = tuple(NOfM(n, m) for n, m in ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8)))
 """N:M patterns that are looked for."""
-BLOCKS = ((1, 4), (1, 8), (4, 1), (8, 1), (4, 4), (8, 8))
+BLOCKS = tuple(Blocks(rows, columns) for rows, columns in ((1, 4), (1, 8), (4, 1), (8, 1), (4, 4), (8, 8)))
 """Shapes of blocks (outputs, inputs) that are looked for."""
 
 
@@ -71,7 +73,7 @@ def _entry(value: Value, weight: Weight | None, gone: NDArray[np.bool_]) -> dict
         zeros have, ``tensorrt``: None where no product reads it, else `tensorrt.Verdict`.
     """
     layout = weight.layout if weight is not None else None
-    patterns = [] if layout is None else [f"{n}:{m}" for n, m in PATTERNS if _holds(gone, layout, n, m)]
+    patterns = [] if layout is None else [str(p) for p in PATTERNS if _has(p, gone, layout)]
     node = weight.node if weight is not None else value.consumers[0][0]
     return {
         "name": value.key,
@@ -81,25 +83,18 @@ def _entry(value: Value, weight: Weight | None, gone: NDArray[np.bool_]) -> dict
         "zeros": float(gone.mean()),
         "reduction_axis": None if layout is None else layout.inputs,
         "patterns": patterns,
-        "blocks": [] if layout is None else [f"{r}x{c}" for r, c in BLOCKS if _in_blocks(gone, layout, r, c)],
+        "blocks": [] if layout is None else [str(b) for b in BLOCKS if _in_blocks(b, gone, layout)],
         "tensorrt": None if weight is None else asdict(tensorrt.judge(weight, "2:4" in patterns)),
     }
 
 
-def _holds(gone: NDArray[np.bool_], layout: WeightLayout, n: int, m: int) -> bool:
-    """Whether a pattern holds, on an axis that is long enough for it."""
-    length = gone.shape[layout.inputs] // layout.input_blocks
-    return length >= m and sparsity.holds(~gone, layout, n, m)
+def _has(pattern: Pattern, zero: NDArray[np.bool_], layout: WeightLayout, height: int = 1) -> bool:
+    """Whether the zeros of a weight have a pattern, on axes that are long enough for it."""
+    outputs = 1 if layout.outputs is None else zero.shape[layout.outputs] // layout.output_blocks
+    inputs = zero.shape[layout.inputs] // layout.input_blocks
+    return inputs >= pattern.width and outputs >= height and pattern.holds(zero, layout)
 
 
-def _in_blocks(gone: NDArray[np.bool_], layout: WeightLayout, rows: int, columns: int) -> bool:
+def _in_blocks(blocks: Blocks, zero: NDArray[np.bool_], layout: WeightLayout) -> bool:
     """Whether there are zeros, and all of them fill whole blocks."""
-    matrices = layout.matrices(gone)
-    height, width = matrices.shape[-2:]
-    if not gone.any() or layout.outputs is None or height < rows or width < columns:
-        return False
-    for axis, step in ((-2, rows), (-1, columns)):
-        at = np.arange(0, matrices.shape[axis], step)
-        sizes = np.diff([*at, matrices.shape[axis]])
-        matrices = np.logical_and.reduceat(matrices, at, axis=axis).repeat(sizes, axis=axis)
-    return bool((matrices == layout.matrices(gone)).all())
+    return bool(zero.any()) and layout.outputs is not None and _has(blocks, zero, layout, blocks.rows)

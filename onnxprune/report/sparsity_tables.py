@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxprune._text import count, percent, plural, printable, short
-from onnxprune.report.terminal import REASON, ROWS, Part, table
+from onnxprune.report.tables import REASON, ROWS, Part, table
 
 
 def tables(data: Mapping[str, Any]) -> list[Part]:

@@ -2,6 +2,5 @@
 
 from onnxprune.sparsity.layout import Weight, weights
 from onnxprune.sparsity.magnitude import clear, cleared, real, zero_smallest
-from onnxprune.sparsity.masks import holds, mask
 
-__all__ = ["Weight", "clear", "cleared", "holds", "mask", "real", "weights", "zero_smallest"]
+__all__ = ["Weight", "clear", "cleared", "real", "weights", "zero_smallest"]

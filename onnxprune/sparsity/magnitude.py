@@ -14,7 +14,7 @@ from onnxprune.layers.dequantize import dequantised
 from onnxprune.model.model import Model
 from onnxprune.patterns import Pattern
 from onnxprune.sparsity.layout import Weight
-from onnxprune.sparsity.masks import Mask, mask, masks_across
+from onnxprune.sparsity.masks import Mask
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -40,13 +40,13 @@ def zero_smallest(
     chosen: list[Mask] = []
     if across:
         sizes = [np.abs(real(model, coupling, w.value)) for w in targets]
-        chosen = masks_across(sizes, [w.layout for w in targets], pattern)
+        chosen = pattern.masks(sizes, [w.layout for w in targets])
     done = {}
     for i, weight in enumerate(targets):
         assert weight.value.tensor is not None
         array = model.array(weight.value.tensor)  # once: every look at an inline one copies it
         gone = (
-            chosen[i] if across else mask(_worth(model, coupling, weight.value, array, pattern), weight.layout, pattern)
+            chosen[i] if across else pattern.mask(_worth(model, coupling, weight.value, array, pattern), weight.layout)
         )
         if gone.any():
             clear(model, coupling, weight.value, gone, array)
@@ -60,7 +60,11 @@ def _worth(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], 
     Blocks sum what their elements are worth, and need the numbers.
     """
     array = np.ascontiguousarray(array)
-    if pattern.kind == "blocks" or array.dtype.name not in _FLOATS or value in coupling.ties.quantised:
+    if (
+        not (pattern.elementwise or pattern.local)
+        or array.dtype.name not in _FLOATS
+        or value in coupling.ties.quantised
+    ):
         return np.abs(real(model, coupling, value, array))
     kind = np.dtype(_UNSIGNED[array.dtype.itemsize])
     found: NDArray[Any] = np.bitwise_and(array.view(kind), kind.type(np.iinfo(kind).max // 2))

@@ -1,16 +1,14 @@
-"""Which elements a pattern takes, by how much each is worth."""
+"""Arithmetic of masks: all but the largest of groups, means of blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph.operators import WeightLayout
-from onnxprune.patterns import Pattern
-from onnxprune.sparsity.unstructured import smallest, smallest_across
 
 Mask = NDArray[np.bool_]
 Worth = NDArray[Any]
@@ -20,50 +18,7 @@ CHUNK = 2**16
 """Elements that are ranked at a time: so many stay in the cache."""
 
 
-def mask(worth: Worth, layout: WeightLayout | None, pattern: Pattern) -> Mask:
-    """Mask of the elements of one weight that a pattern takes.
-
-    Args:
-        worth: What each element is worth; shape of the weight.
-        layout: How the weight is read; only ``weights`` does without.
-        pattern: The pattern.
-    """
-    if pattern.kind == "weights":
-        return smallest(worth, pattern.share or 0.0)
-    assert layout is not None
-    if pattern.kind == "n:m":
-        gone = np.zeros(worth.shape, dtype=bool)
-        _take_all_but(layout.runs(worth), layout.runs(gone), pattern.n, pattern.m)
-        return gone
-    worths = _of_blocks(layout.matrices(worth), pattern)
-    return _spread(smallest(worths, pattern.share or 0.0), worth, layout, pattern)
-
-
-def masks_across(worths: Sequence[Worth], layouts: Sequence[WeightLayout | None], pattern: Pattern) -> list[Mask]:
-    """Masks of what a pattern takes of several weights, ranked together; each is divided by its root mean square first.
-
-    An N:M pattern takes as much of every weight whatever they are worth.
-    """
-    if pattern.kind == "n:m":
-        return [mask(w, layout, pattern) for w, layout in zip(worths, layouts, strict=True)]
-    if pattern.kind == "weights":
-        return smallest_across(worths, pattern.share or 0.0)
-    known = [layout for layout in layouts if layout is not None]
-    blocks = [_of_blocks(layout.matrices(w), pattern) for w, layout in zip(worths, known, strict=True)]
-    return [
-        _spread(gone, w, layout, pattern)
-        for gone, w, layout in zip(smallest_across(blocks, pattern.share or 0.0), worths, known, strict=True)
-    ]
-
-
-def holds(array: NDArray[Any], layout: WeightLayout, n: int, m: int) -> bool:
-    """Whether of every m consecutive inputs at most n have a weight that is not zero; a tail is a group too."""
-    runs = layout.runs(array != 0)
-    ends = np.arange(0, runs.shape[1], m)
-    return bool(runs.size == 0 or np.add.reduceat(runs, ends, axis=1, dtype=np.int32).max() <= n)
-
-
-def _take_all_but(worth: Worth, gone: Mask, n: int, m: int) -> None:
+def mark_all_but(worth: Worth, gone: Mask, n: int, m: int) -> None:
     """Of every m along the middle axis all but the n largest; of equal ones the first stays.
 
     A tail shorter than m keeps its n largest as well: padded with zeros it is a group like the others.
@@ -105,10 +60,10 @@ def _rank(worth: Worth, gone: Mask, n: int) -> None:
         np.greater_equal(above[i], n, out=gone[:, :, i])
 
 
-def _of_blocks(matrices: Worth, pattern: Pattern) -> NDArray[np.float64]:
+def block_means(matrices: Worth, rows: int, columns: int) -> NDArray[np.float64]:
     """Mean worth of the elements of each block; those at the borders may be smaller."""
     sums, sizes = matrices, []
-    for axis, step in ((-2, pattern.rows), (-1, pattern.columns)):
+    for axis, step in ((-2, rows), (-1, columns)):
         length = matrices.shape[axis]
         sizes.append(np.minimum(step, length - np.arange(0, length, step)))
         sums = _summed(sums, axis, step)
@@ -133,10 +88,16 @@ def _summed(array: Worth, axis: int, step: int) -> NDArray[np.float64]:
     return sums
 
 
-def _spread(blocks: Mask, like: Worth, layout: WeightLayout, pattern: Pattern) -> Mask:
+def expand(blocks: Mask, like: Worth, layout: WeightLayout, rows: int, columns: int) -> Mask:
     """The mask of elements, of the shape of `like`, for one of blocks."""
     gone = np.zeros(like.shape, dtype=bool)
     view = layout.matrices(gone)
-    rows, columns = view.shape[-2:]
-    view[...] = blocks.repeat(pattern.rows, axis=-2)[..., :rows, :].repeat(pattern.columns, axis=-1)[..., :columns]
+    height, width = view.shape[-2:]
+    view[...] = widen(widen(blocks, -2, rows, height), -1, columns, width)
     return gone
+
+
+def widen(blocks: Mask, axis: int, step: int, length: int) -> Mask:
+    """Each block repeated `step` times along an axis, the last one less where the axis is shorter."""
+    repeated: Mask = blocks.repeat(step, axis=axis)
+    return repeated[(..., slice(length)) if axis == -1 else (..., slice(length), slice(None))]

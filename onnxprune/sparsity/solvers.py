@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxprune._math import share
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.patterns import Pattern
-from onnxprune.sparsity.masks import Mask, mask
+from onnxprune.sparsity.masks import Mask
 
 Floats = NDArray[Any]
 
@@ -37,7 +37,7 @@ def select(worth: Floats, pattern: Pattern, channels: int) -> Mask:
     """
     groups, outputs, columns = worth.shape
     split = np.ascontiguousarray(worth).reshape(groups, outputs, columns // channels, channels)
-    gone: Mask = mask(split, WeightLayout(inputs=3, outputs=1), pattern).reshape(worth.shape)
+    gone: Mask = pattern.mask(split, WeightLayout(inputs=3, outputs=1)).reshape(worth.shape)
     return gone
 
 
@@ -54,7 +54,7 @@ def wanda(weight: Floats, gram: Floats, pattern: Pattern, channels: int) -> Mask
     """
     norms = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0))
     worth = np.abs(weight) * norms[:, None]
-    if pattern.kind != "weights":
+    if not pattern.elementwise:
         return select(worth, pattern, channels)
     rows = worth.reshape(-1, worth.shape[2])
     order = np.argsort(rows, axis=1, kind="stable")
@@ -84,15 +84,20 @@ def sparsegpt(weight: Floats, gram: Floats, pattern: Pattern, channels: int, dam
     diagonal = np.diagonal(upper)
     turned = np.array(weight.T, dtype=gram.dtype, order="C")  # columns as rows: a step touches memory in one piece
     groups = _groups(turned.shape[0], channels, pattern)
+    chosen = None  # a pattern that no block of columns can be chosen for by itself is chosen for all of them first
+    if not pattern.by_columns:
+        chosen = select(np.square(weight / diagonal)[None], pattern, channels)[0].T
     for begin, end, starts in _blocks(groups, turned.shape[0]):
         part, errors = turned[begin:end], np.empty((end - begin, turned.shape[1]), dtype=gram.dtype)
         gone = np.zeros(part.shape, dtype=bool)
-        if pattern.kind != "n:m":
+        if chosen is not None:
+            gone[:] = chosen[begin:end]
+        elif not pattern.local:
             gone[:] = _weakest(part, diagonal[begin:end], pattern, starts)
         for i in range(end - begin):
-            if pattern.kind == "n:m" and (size := starts.get(i)):
+            if chosen is None and pattern.local and (size := starts.get(i)):
                 worth = np.square(part[i : i + size] / diagonal[begin + i : begin + i + size, None])
-                gone[i : i + size] = mask(worth, WeightLayout(0, 1), pattern)
+                gone[i : i + size] = pattern.mask(worth, WeightLayout(0, 1))
             np.multiply(part[i], gone[i] / diagonal[begin + i], out=errors[i])
             part[i][gone[i]] = 0
             part[i + 1 :] -= upper[begin + i, begin + i + 1 : end, None] * errors[i]
@@ -210,8 +215,7 @@ def _invert_lower(a: Floats, begin: int, end: int) -> None:
 
 def _groups(columns: int, channels: int, pattern: Pattern) -> list[int]:
     """Where groups of columns begin that are judged as one: those of an N:M pattern, or of a block."""
-    size = pattern.m if pattern.kind == "n:m" else pattern.columns
-    return [k + c for k in range(0, columns, channels) for c in range(0, channels, size)]
+    return [k + c for k in range(0, columns, channels) for c in range(0, channels, pattern.width)]
 
 
 def _blocks(groups: Sequence[int], columns: int) -> list[tuple[int, int, dict[int, int]]]:
@@ -230,13 +234,13 @@ def _blocks(groups: Sequence[int], columns: int) -> list[tuple[int, int, dict[in
 def _weakest(part: Floats, diagonal: Floats, pattern: Pattern, starts: dict[int, int]) -> Mask:
     """Which elements of a block of columns (as rows) go, by what their removal costs."""
     worth = np.square(part / diagonal[:, None])
-    if pattern.kind == "weights":
-        return mask(worth, None, pattern)
+    if pattern.elementwise:
+        return pattern.mask(worth, None)
     # columns of blocks may end early at the border of a kernel position: pieces of one width are judged together
     sizes = np.array([starts[i] for i in sorted(starts)])
     gone = np.zeros(worth.shape, dtype=bool)
     at = np.array(sorted(starts))
     for size in np.unique(sizes):
         rows = (at[sizes == size][:, None] + np.arange(size)).ravel()
-        gone[rows] = mask(worth[rows], WeightLayout(0, 1), pattern)
+        gone[rows] = pattern.mask(worth[rows], WeightLayout(0, 1))
     return gone

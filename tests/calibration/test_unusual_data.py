@@ -21,7 +21,7 @@ WAYS: list[dict[str, Any]] = [
     {"ratio": 0.5},
     {"target": {"macs": 0.6}},
     {"pattern": "2:4"},
-    {"pattern": "weights=0.5", "across": True},
+    {"pattern": "weights=0.5", "global_ranking": True},
 ]
 
 
@@ -91,7 +91,7 @@ def test_what_rounding_made_indefinite_is_swept_all_the_same() -> None:
 def test_inputs_that_hardly_vary(how: dict[str, Any], offset: float, rng: np.random.Generator) -> None:
     x = (offset + rng.standard_normal((40, 4, 8, 8))).astype(np.float32)
     made = onnxprune.prune(convolutions(rng), calib={"x": x}, **how)
-    assert made.report["verified"] and np.isfinite(made.report["calibration"]["relative_error"])
+    assert made.report.verified and np.isfinite(made.report.calibration.relative_error)
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_half_precision(how: dict[str, Any], rng: np.random.Generator) -> None:
     """A ceiling has a type of its own, which what lies between two layers must have too."""
     x = rng.standard_normal((40, 4, 8, 8)).astype(np.float16)
     made = onnxprune.prune(convolutions(rng, np.float16), calib={"x": x}, **how)
-    assert made.report["verified"] and any(r["penalty"] is not None for r in made.report["repair"])
+    assert made.report.verified and any(r.penalty is not None for r in made.report.repair)
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -132,15 +132,15 @@ def test_layers_that_read_what_is_computed_of_constants(how: dict[str, Any], rng
     )
     x: NDArray[np.float32] = rng.standard_normal((200, 8)).astype(np.float32)
     made = onnxprune.prune(model, calib={"x": x}, **how)
-    assert made.report["verified"] and "r" in {r["layer"] for r in made.report["repair"]}
+    assert made.report.verified and "r" in {r.layer for r in made.report.repair}
 
 
 def test_shares_of_zeros_where_no_layer_is_left_to_look_at(rng: np.random.Generator) -> None:
     """Weights that several nodes read belong to no layer."""
     model = net(rng, "a = MatMul (x, w) b = Relu (a) y = MatMul (b, w)", "N,8", w=(8, 8))
     x = rng.standard_normal((20, 8)).astype(np.float32)
-    made = onnxprune.prune(model, calib={"x": x}, pattern="weights=0.5", across=True)
-    assert made.report["zeroed"] == {"w": pytest.approx(0.5)}
+    made = onnxprune.prune(model, calib={"x": x}, pattern="weights=0.5", global_ranking=True)
+    assert made.report.zeroed == {"w": pytest.approx(0.5)}
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -160,7 +160,7 @@ def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(
     model.graph.initializer.append(onnx.numpy_helper.from_array(w2, "w2"))
     x = (1 + rng.standard_normal((40, 4, 8, 8))).astype(np.float32)
     made = onnxprune.prune(model, calib={"x": x}, **how)
-    assert made.report["verified"]
+    assert made.report.verified
     (conv,) = (n for n in made.proto.graph.node if n.output[0] == "c")
     (bias,) = (t for t in made.proto.graph.initializer if t.name == conv.input[2])
     assert bias.data_type == onnx.TensorProto.FLOAT and bias.name != "c_bias"
@@ -172,7 +172,7 @@ def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(
     [
         {"pattern": "weights=0.6"},
         {"pattern": "2:4", "only": ["."]},
-        {"pattern": "weights=0.6", "across": True},
+        {"pattern": "weights=0.6", "global_ranking": True},
         {"pattern": "weights=0.6", "repair": "data-free"},
     ],
 )
@@ -195,8 +195,8 @@ def test_zeros_of_recurrent_layers_are_there(kind: str, how: dict[str, Any], rng
     x = rng.standard_normal((12, 100, 8)).astype(np.float32)
     made = onnxprune.prune(model, calib={"x": x}, **how)
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in made.proto.graph.initializer}
-    assert {"w", "r"} <= set(made.report["zeroed"])
-    for name, share in made.report["zeroed"].items():
+    assert {"w", "r"} <= set(made.report.zeroed)
+    for name, share in made.report.zeroed.items():
         assert (arrays[name] == 0).mean() == pytest.approx(share, abs=1e-3)
         assert share == pytest.approx(0.5 if "only" in how else 0.6, abs=0.02 if not how.get("across") else 0.4)
-    assert onnxprune.apply(made.plan, model).report["zeroed"].keys() == made.report["zeroed"].keys()
+    assert onnxprune.apply(made.plan, model).report.zeroed.keys() == made.report.zeroed.keys()

@@ -45,7 +45,7 @@ def test_failed_verification(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPa
     def fail(*arguments: Any, **options: Any) -> None:
         raise VerificationError("the pruned model does not run in onnxruntime: told so")
 
-    monkeypatch.setattr("onnxprune.pipeline.run.check", fail)
+    monkeypatch.setattr("onnxprune.pipeline.verify.check", fail)
     before = contents(model.parent)
     said = assert_refused(cli(model, "--ratio", 0.5, "--plan", model.parent / "p.json"), code=3)
     assert said == f"error: {NOT_VERIFIED.error.replace('WHY', 'told so')}\nhint: {NOT_VERIFIED.hint}\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
@@ -61,9 +59,9 @@ def model_of(name: str) -> onnx.ModelProto:
 def test_what_is_met_is_counted(name: str, share: float) -> None:
     model = model_of(name)
     result = onnxprune.prune(model, target={"macs": share}, repair="none")
-    target: dict[str, Any] = result.report["targets"]["macs"]
+    target = result.report.targets["macs"]
     counted = measure(load(result.proto), run=True).macs
-    assert counted is not None and target["left"] == counted
-    assert target["met"] == (counted <= target["asked"])
-    assert target["met"], "each of these has more than enough to remove"
-    assert result.report["macs"]["after"] == counted <= share * result.report["macs"]["before"]
+    assert counted is not None and target.left == counted
+    assert target.met == (counted <= target.asked)
+    assert target.met, "each of these has more than enough to remove"
+    assert result.report.macs.after == counted <= share * result.report.macs.before

@@ -45,7 +45,7 @@ def test_a_layer_whose_output_is_declared_with_another_width(repair: str) -> Non
     model.graph.value_info.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, (2, 5, 8, 8)))
     calib = [{"x": one} for one in x()] if repair == "calibrated" else None
     result = onnxprune.prune(model, 0.5, repair=repair, calib=calib)
-    assert result.report["verified"]
+    assert result.report.verified
     assert session(result.proto).run(None, {"x": x()[0]})[0].shape == (2, 4, 8, 8)
 
 
@@ -117,5 +117,5 @@ def test_a_convolution_of_no_groups(group: int) -> None:
     assert [t.SerializeToString() for t in result.proto.graph.initializer if t.name == "w2"] == [
         t.SerializeToString() for t in model.graph.initializer if t.name == "w2"
     ]
-    reasons = {reason for g in result.report["groups"] if g["name"].startswith("w2") for reason in g["pinned"]}
+    reasons = {reason for g in result.report.groups if g.name.startswith("w2") for reason in g.pinned}
     assert len(reasons) == 1 and reasons.pop().startswith("Conv 'c' ")

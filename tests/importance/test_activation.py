@@ -68,10 +68,12 @@ def test_through_the_command(criterion: str) -> None:
     calib = str(MODELS / "digits_calib_flat.npz")
     result = onnxprune.prune(MODELS / "sk_mlp.onnx", 0.5, importance=criterion, calib=calib, repair="none")
     plain = onnxprune.prune(MODELS / "sk_mlp.onnx", 0.5, importance="l2", repair="none")
-    assert result.report["params"] == plain.report["params"]
+    assert result.report.params == plain.report.params
     assert result.plan.removed != plain.plan.removed
-    assert onnxprune.prune(MODELS / "sk_mlp.onnx", target={"macs": 0.5}, importance=criterion, calib=calib).report[
-        "targets"
-    ]["macs"]["met"]
+    assert (
+        onnxprune.prune(MODELS / "sk_mlp.onnx", target={"macs": 0.5}, importance=criterion, calib=calib)
+        .report.targets["macs"]
+        .met
+    )
     with pytest.raises(InputError, match="needs calibration data"):
-        Options(ratio=0.5, importance=criterion)
+        Options.of(ratio=0.5, importance=criterion)

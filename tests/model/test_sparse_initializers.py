@@ -20,7 +20,7 @@ from onnxprune.graph.graph import Graph
 from onnxprune.model import sparse_initializers
 from onnxprune.model.model import Model, load, save
 from onnxprune.model.sparse_initializers import SparseStorage
-from onnxprune.options import Options
+from onnxprune.options import Checks
 from onnxprune.pipeline.store_sparse import store, verification
 from onnxprune.verification.check import Drift, Verification
 from tests.ops.case import build
@@ -168,10 +168,10 @@ def test_a_sparse_model_is_pruned_like_a_dense_one(name: str, tmp_path: Path) ->
     """Channels go, zeros are set, statistics of a plan hold: the weights are the same, and stay sparse."""
     zeros = onnxprune.prune(MODELS / f"{name}.onnx", pattern="weights=0.9", verify=False)
     stored = onnxprune.prune(MODELS / f"{name}.onnx", pattern="weights=0.9", sparse_storage=True)
-    assert stored.report["verified"]
-    assert stored.report["bytes"]["after"] < 0.6 * zeros.report["bytes"]["after"]
-    assert stored.report["params"] == zeros.report["params"]
-    assert stored.report["macs"] == zeros.report["macs"]
+    assert stored.report.verified
+    assert stored.report.bytes.after < 0.6 * zeros.report.bytes.after
+    assert stored.report.params == zeros.report.params
+    assert stored.report.macs == zeros.report.macs
     stored.save(tmp_path / "s.onnx")
     names = {s.values.name for s in onnx.load(tmp_path / "s.onnx").graph.sparse_initializer}
     assert len(names) > 3
@@ -195,7 +195,7 @@ def test_a_plan_fits_both_forms() -> None:
     )
     plan = onnxprune.prune(zeros.proto, 0.5, repair="none", verify=False).plan
     dense, sparse = onnxprune.apply(plan, zeros.proto), onnxprune.apply(plan, stored.proto)
-    assert sparse.report["params"] == dense.report["params"]
+    assert sparse.report.params == dense.report.params
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_convolutions_that_are_stored_sparse_are_convolutions() -> None:
         onnxprune.prune(MODELS / "keras_cnn.onnx", pattern="weights=0.8", sparse_storage=sparse).proto
         for sparse in (False, True)
     )
-    dense, sparse = (onnxprune.prune(source, 0.5, verify=False).report["repair"] for source in (zeros, stored))
+    dense, sparse = (onnxprune.prune(source, 0.5, verify=False).report.repair for source in (zeros, stored))
     assert dense
     assert sparse == dense
 
@@ -258,11 +258,11 @@ def test_what_onnxruntime_does_not_agree_with_stays_dense(
     monkeypatch.setattr(verification, "check", check)
     proto = given_out(sparse_array(np.float32), TensorProto.FLOAT)
     model = load(proto)
-    done = store(model, Options(ratio=0.0))
+    done = store(model, Checks())
     assert words in str(done.dense_because)
     assert not done.bytes
     assert model.proto == proto
-    trusting = store(model, Options(ratio=0.0, verify=False))
+    trusting = store(model, Checks(verify=False))
     assert trusting.bytes
 
 
@@ -282,7 +282,7 @@ def test_data_outside(tmp_path: Path) -> None:
     proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, rest.shape))
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
     model: Model = load(tmp_path / "m.onnx")
-    assert set(store(model, Options(ratio=0.0)).bytes) == {"w"}
+    assert set(store(model, Checks()).bytes) == {"w"}
     save(model, tmp_path / "s.onnx")
     back = onnx.load(tmp_path / "s.onnx")
     assert [s.values.name for s in back.graph.sparse_initializer] == ["w"]

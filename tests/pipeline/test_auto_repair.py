@@ -26,17 +26,17 @@ def error(original: onnx.ModelProto, pruned: onnx.ModelProto) -> float:
 def test_convolutions_are_scored_and_repaired_on_made_up_inputs() -> None:
     model = tiny()
     plain, auto = (onnxprune.prune(model, 0.5, repair=repair) for repair in ("none", "auto"))
-    assert (plain.report["options"]["repair"], plain.report["options"]["importance"]) == ("none", "l2")
-    assert (auto.report["options"]["repair"], auto.report["options"]["importance"]) == ("data-free", "obs")
-    assert auto.report["unrepaired_because"] is None
+    assert (plain.report.options["repair"], plain.report.options["importance"]) == ("none", "l2")
+    assert (auto.report.options["repair"], auto.report.options["importance"]) == ("data-free", "obs")
+    assert auto.report.unrepaired_because is None
     assert error(model, auto.proto) < 0.5 * error(model, plain.proto)
 
 
 def test_matrix_products_are_left_as_they_are() -> None:
     auto, plain = (onnxprune.prune(MODELS / "sk_mlp.onnx", 0.5, repair=repair) for repair in ("auto", "none"))
-    assert "matrix products" in auto.report["unrepaired_because"]
+    assert "matrix products" in auto.report.unrepaired_because
     assert auto.proto == plain.proto
-    assert auto.report["options"]["importance"] == "l2"
+    assert auto.report.options["importance"] == "l2"
 
 
 def test_what_does_not_run_is_pruned_without_repair() -> None:
@@ -44,16 +44,16 @@ def test_what_does_not_run_is_pruned_without_repair() -> None:
     model.graph.node[1].op_type, model.graph.node[1].domain = "Unheard", "of"
     model.opset_import.add(domain="of", version=1)
     report = onnxprune.prune(model, 0.5).report
-    assert report["repair"] is None
-    assert "does not run on made-up inputs" in report["unrepaired_because"]
+    assert report.repair is None
+    assert "does not run on made-up inputs" in report.unrepaired_because
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("options", "repair"), [({"pattern": "weights=0.5"}, "none"), ({"ratio": 0.0}, "data-free")])
 def test_nothing_is_repaired_where_no_channel_goes(options: dict[str, Any], repair: str) -> None:
     report = onnxprune.prune(tiny(), **options).report
-    assert report["options"]["repair"] == repair
-    assert report["repair"] is None
+    assert report.options["repair"] == repair
+    assert report.repair is None
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         onnxprune.prune(tiny(), 0.5, repair="none")
     said = {(r.name, r.levelname) for r in caplog.records}
     assert {
-        ("onnxprune.pipeline.run", "INFO"),
+        ("onnxprune.pipeline.prepare", "INFO"),
         ("onnxprune.verification.check", "INFO"),
         ("onnxprune.pipeline.progress", "DEBUG"),
     } <= said
@@ -51,6 +51,6 @@ def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_command_shows_the_log_where_it_is_asked_to(cli: Cli, model: Path) -> None:
     """On stderr, and only while it runs."""
     ended = cli(model, "--ratio", 0.5, "--verbose", "--json", "--repair", "none")
-    assert ended.code == 0 and "INFO onnxprune.pipeline.run: " in ended.err and ended.out.startswith("{")
+    assert ended.code == 0 and "INFO onnxprune.pipeline.prepare: " in ended.err and ended.out.startswith("{")
     ended = cli(model, "--ratio", 0.5, "--json", "--force", "--repair", "none")
     assert ended.code == 0 and "INFO" not in ended.err

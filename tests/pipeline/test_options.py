@@ -54,7 +54,7 @@ def test_limits(options: dict[str, int], w: int, u: int) -> None:
 
 
 def test_across_takes_as_many_in_all() -> None:
-    result = prune(net(), 0.5, across=True)
+    result = prune(net(), 0.5, global_ranking=True)
     removed = {g["name"]: len(g["removed"]) for g in result.plan.groups}
     assert removed["w:0"] + removed["u:0"] == 10
 
@@ -66,8 +66,8 @@ def test_mixing_is_opened_on_request_only() -> None:
     result = prune(model, mixing=True)
     assert shapes(result.proto) == {"w": [3, 4], "s": [4], "v": [4, 2]}
     assert result.plan.mixing and onnxprune.apply(result.plan, model).proto == result.proto
-    group = next(g for g in result.report["groups"] if g["name"] == "w:1")
-    assert group["grade"] == "mixing" and group["pinned"] == ["LayerNormalization 'n' mixes the axis"]
+    group = next(g for g in result.report.groups if g.name == "w:1")
+    assert group.grade == "mixing" and group.pinned == ["LayerNormalization 'n' mixes the axis"]
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm", "lamp", "bn-scale", "random"])
@@ -117,10 +117,10 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
 )
 def test_values_of_another_kind_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError) as caught:
-        Options(**{"ratio": 0.5, **options})
+        Options.of(**{"ratio": 0.5, **options})
     assert caught.value.message.startswith(said)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    made = Options(ratio=np.float32(0.5), seed=np.int64(3))
-    assert (made.ratio, made.seed) == (0.5, 3)
+    made = Options.of(ratio=np.float32(0.5), seed=np.int64(3))
+    assert made.channels is not None and (made.channels.ratio, made.seed) == (0.5, 3)

@@ -18,7 +18,8 @@ from onnxprune.graph.graph import Graph
 from onnxprune.pipeline import permute, zero
 from onnxprune.planning.plan import Plan
 from onnxprune.runtime.sample_inputs import sample_inputs
-from onnxprune.sparsity import holds, weights
+from onnxprune.sparsity import weights
+from onnxprune.sparsity.patterns import NOfM
 from tests.ops.case import build
 from tests.support.commands import Cli, assert_refused
 from tests.support.paths import MODELS
@@ -50,16 +51,16 @@ def test_more_is_kept(name: str, pattern: str) -> None:
     )
     assert magnitude(moved.proto) > magnitude(plain.proto)
     for w in weights(analyze(Graph(moved.proto))):
-        if w.value.key in moved.report["zeroed"]:
+        if w.value.key in moved.report.zeroed:
             assert w.layout is not None
-            assert holds(numpy_helper.to_array(w.value.tensor), w.layout, n, m)
-    told = moved.report["permuted"]
-    assert told["after"] > told["before"]
-    assert told["whole_because"] is None
-    assert all(g["after"] > g["before"] for g in told["groups"])
+            assert NOfM(n, m).holds(numpy_helper.to_array(w.value.tensor) == 0, w.layout)
+    told = moved.report.permuted
+    assert told.after > told.before
+    assert told.whole_because is None
+    assert all(g.after > g.before for g in told.groups)
     whole = magnitude(onnx.load(path))
-    assert magnitude(plain.proto) / whole == pytest.approx(told["before"], abs=0.02)  # weights of other types aside
-    assert plain.report["permuted"] is None
+    assert magnitude(plain.proto) / whole == pytest.approx(told.before, abs=0.02)  # weights of other types aside
+    assert plain.report.permuted is None
 
 
 @pytest.mark.slow
@@ -67,11 +68,11 @@ def test_more_is_kept(name: str, pattern: str) -> None:
 def test_the_model_makes_the_same_before_zeros(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an N:M stage that sets nothing to zero, only the order is other."""
     path = MODELS / f"{name}.onnx"
-    monkeypatch.setattr("onnxprune.pipeline.run.zero", lambda *_, **__: zero.Zeroed())
+    monkeypatch.setattr("onnxprune.pipeline.attempt.zero", lambda *_, **__: zero.Zeroed())
     result = onnxprune.prune(path, pattern="2:4", permute=True, repair="none")
     assert result.plan.permuted
-    assert result.report["verified"]
-    assert all(d["rel_rms"] < 1e-5 for d in result.report["drift"].values())
+    assert result.report.verified
+    assert all(d.rel_rms < 1e-5 for d in result.report.drift.values())
 
 
 @pytest.mark.slow
@@ -149,7 +150,7 @@ def test_a_rule_that_is_wrong_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     plain = onnxprune.prune(model, pattern="2:4", repair="none")
     monkeypatch.setattr("onnxprune.edit.permute._fixed", blind)
     result = onnxprune.prune(model, pattern="2:4", permute=True, repair="none")
-    assert "a rule is wrong" in result.report["permuted"]["whole_because"]
+    assert "a rule is wrong" in result.report.permuted.whole_because
     assert result.plan.permuted == {}
     assert result.proto == plain.proto
     careless = onnxprune.prune(model, pattern="2:4", permute=True, repair="none", verify=False)
@@ -166,7 +167,7 @@ def test_layers_are_refitted_to_what_they_made_in_their_order() -> None:
         for p in (False, True)
     )
     assert moved.plan.permuted
-    errors = [r.report["calibration"]["relative_error"] for r in (plain, moved)]
+    errors = [r.report.calibration.relative_error for r in (plain, moved)]
     assert errors[1] < 1.5 * errors[0]
     assert accuracy(moved.proto) > 0.95
 

@@ -22,7 +22,7 @@ def test_stages_and_samples_are_told() -> None:
     def announce(name: str, done: int = 0, total: int | None = None) -> None:
         told.append((name, done, total))
 
-    api.run(MODEL, Options(ratio=0.5, calib=str(CALIB), samples=100), announce)
+    api.run(MODEL, Options.of(ratio=0.5, calib=str(CALIB), samples=100), announce)
     starts = [name for name, done, total in told if total is None]
     assert starts == ["load", "analyze", "score", "plan", "apply", "repair", "judge", "verify"]
     seen = {name: (done, total) for name, done, total in told if total is not None}

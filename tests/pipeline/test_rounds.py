@@ -14,8 +14,9 @@ from onnxprune.coupling.groups import Grade, Group, Slices
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.importance.obs import Curve
-from onnxprune.options import Options
+from onnxprune.options import Channels, Options, Scope
 from onnxprune.pipeline import rounds
+from onnxprune.pipeline.analysis import prunable
 from tests.support.paths import MODELS
 
 MODEL, MLP, FLAT = MODELS / "pt_resnet_folded.onnx", MODELS / "sk_mlp.onnx", str(MODELS / "digits_calib_flat.npz")
@@ -24,7 +25,7 @@ MODEL, MLP, FLAT = MODELS / "pt_resnet_folded.onnx", MODELS / "sk_mlp.onnx", str
 def half_gone(analysis: api.Analysis) -> np.ndarray:
     """Every other unit of every exact group."""
     gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
-    for group in api.prunable(analysis, Options(ratio=0.5)):
+    for group in prunable(analysis, Scope()):
         gone[group.channels[::2]] = True
     return gone
 
@@ -77,16 +78,16 @@ def test_what_a_round_cannot_tell_stays_as_it_was() -> None:
 
 def test_rounds_go_down_in_equal_factors() -> None:
     cost = Cost(params=1000, macs=8000, bytes=4000)
-    asked = Options(target={"macs": 0.25, "params": "500"})
+    asked = Channels(target={"macs": 0.25, "params": "500"})
     halfway = selection.intermediate_target(asked, cost, rounds.shares(2)[0])
     assert halfway.target["macs"] == pytest.approx(4000)
     assert halfway.target["params"] == pytest.approx(1000 * 0.5**0.5)
-    assert selection.intermediate_target(Options(ratio=0.75), cost, 0.5).ratio == pytest.approx(0.5)
+    assert selection.intermediate_target(Channels(ratio=0.75), cost, 0.5).ratio == pytest.approx(0.5)
 
 
 def test_the_last_round_takes_what_was_asked_for() -> None:
     result = onnxprune.prune(MLP, target={"macs": 0.4}, calib=FLAT, steps=2)
-    assert result.report["targets"]["macs"]["met"]
+    assert result.report.targets["macs"].met
     again = onnxprune.apply(result.plan, MLP)
     shapes = {t.name: list(t.dims) for t in result.proto.graph.initializer}
     assert {t.name: list(t.dims) for t in again.proto.graph.initializer} == shapes
@@ -94,4 +95,4 @@ def test_the_last_round_takes_what_was_asked_for() -> None:
 
 def test_steps_need_data() -> None:
     with pytest.raises(InputError, match="steps need calibration data"):
-        Options(ratio=0.5, steps=2)
+        Options.of(ratio=0.5, steps=2)

@@ -17,7 +17,8 @@ from onnxprune.graph.graph import Graph
 from onnxprune.importance import score as scoring
 from onnxprune.layers.batch_norm import normalizations
 from onnxprune.model.model import Model, load
-from onnxprune.options import Options
+from onnxprune.options import Scope
+from onnxprune.pipeline.analysis import analyze_loaded, prunable
 from onnxprune.pipeline.repair import kept_features
 from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair.batch_norm import aligned
@@ -29,8 +30,8 @@ from tests.support.paths import MODELS
 
 def pruned(model: Model, ratio: float) -> tuple[Model, Kept]:
     """A copy of a model without its weakest channels, and which features of each layer stay."""
-    analysis = api.analyze_loaded(model.copy())
-    groups = api.prunable(analysis, Options(ratio=ratio))
+    analysis = analyze_loaded(model.copy())
+    groups = prunable(analysis, Scope())
     scores = scoring.score(analysis.model, analysis.coupling, groups, "l2")
     gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
     for group, score, count in zip(groups, scores, uniform(groups, ratio, Limits()), strict=True):
@@ -167,9 +168,9 @@ def test_scores_and_repairs_of_a_run_share_what_is_made_up(monkeypatch: pytest.M
         calls += 1
         return inputs(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("onnxprune.pipeline.run.inputs", counted)
+    monkeypatch.setattr("onnxprune.pipeline.prepare.inputs", counted)
     made = api.prune(MODELS / "pt_resnet_bn.onnx", target={"macs": 0.6}, gate={"drift": 0.1}, drift_search=True)
-    assert calls == 1 and len(made.report["search"]["trials"]) > 1 and made.report["repair"]
+    assert calls == 1 and len(made.report.search.trials) > 1 and made.report.repair
 
 
 def test_inputs_too_large_to_make_many_of_are_not_made_unasked() -> None:

@@ -72,9 +72,9 @@ def test_calibrated_is_far_better_than_removal_alone(name: str) -> None:
     repaired = onnxprune.prune(MODELS / name, 0.5, verify=False, calib=data)
     assert accuracy(alone, name) < 0.7
     assert accuracy(repaired, name) > 0.95
-    layers = repaired.report["repair"]
-    assert all(r["after"] <= r["before"] for r in layers)
-    assert any(r["penalty"] is not None for r in layers)
+    layers = repaired.report.repair
+    assert all(r.after <= r.before for r in layers)
+    assert any(r.penalty is not None for r in layers)
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_the_same_bytes_twice() -> None:
         for _ in range(2)
     )
     assert first.proto.SerializeToString(deterministic=True) == second.proto.SerializeToString(deterministic=True)
-    assert first.report["targets"]["macs"]["met"]
+    assert first.report.targets["macs"].met
 
 
 @pytest.mark.slow
@@ -99,8 +99,8 @@ def test_labels_are_reported_and_not_used(tmp_path: Path) -> None:
     assert results[0].proto.SerializeToString(deterministic=True) == results[1].proto.SerializeToString(
         deterministic=True
     )
-    assert "top1" not in results[0].report["calibration"]
-    assert 0 <= results[1].report["calibration"]["top1"]["after"] <= 0.5  # the labels are made up
+    assert "top1" not in results[0].report.calibration
+    assert 0 <= results[1].report.calibration.top1.after <= 0.5  # the labels are made up
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_without_repair_weights_stay_and_scores_still_learn() -> None:
     data = str(MODELS / "digits_calib.npz")
     by_size = onnxprune.prune(MODELS / "pt_resnet_folded.onnx", 0.25, verify=False)
     by_data = onnxprune.prune(MODELS / "pt_resnet_folded.onnx", 0.25, verify=False, calib=data, repair="none")
-    assert by_data.report["repair"] is None
+    assert by_data.report.repair is None
     assert by_data.plan.removed != by_size.plan.removed
     again = onnxprune.apply(by_data.plan, MODELS / "pt_resnet_folded.onnx")
     assert again.proto.SerializeToString(deterministic=True) == by_data.proto.SerializeToString(deterministic=True)

@@ -98,4 +98,4 @@ def test_command_refits_recurrent_layers() -> None:
             return {"x": samples["x"][self.at - 1]} if self.at <= 64 else None
 
     report = onnxprune.prune(model, 0.5, calib=Reader()).report
-    assert {r["layer"] for r in report["repair"]} == {"s input 0", "s state 0", "y"}
+    assert {r.layer for r in report.repair} == {"s input 0", "s state 0", "y"}

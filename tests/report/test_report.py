@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -11,44 +12,48 @@ import pytest
 
 import onnxprune
 from onnxprune import _text
-from onnxprune.report import terminal
-from onnxprune.report.build import clean
+from onnxprune.report import tables, terminal
+from onnxprune.report.json_data import plain
+from onnxprune.report.report import CalibrationReport, Count, GroupReport, Report
+from onnxprune.verification.check import Drift
 from tests.support.commands import tiny
 from tests.support.paths import MODELS
 
 
-def report(**changes: Any) -> dict[str, Any]:
-    """A report on a tiny model, with some entries replaced."""
+def report(**changes: Any) -> Report:
+    """A report on a tiny model, with some fields replaced."""
     made = onnxprune.prune(tiny(), 0.5, repair="none")
-    return {"model": "net.onnx", "output": "net.pruned.onnx", **made.report, **changes}
+    return replace(made.report, **changes)
 
 
-def drawn(**changes: Any) -> str:
+def drawn(*, output: str | None = "net.pruned.onnx", width: int | None = None, **changes: Any) -> str:
     """Such a report as text."""
-    return terminal.text(terminal.run(report(**changes)))
+    return tables.text(terminal.run(report(**changes), "net.onnx", output), width=width)
 
 
 @pytest.mark.parametrize("module", [_text])
 def test_doctests(module: ModuleType) -> None:
     """The examples in docstrings are true."""
-    assert doctest.testmod(module) == (0, 5)
+    assert doctest.testmod(module) == (0, 6)
 
 
 def test_numbers_agree_with_the_model() -> None:
     """Parameters, bytes and channels are those of the two models."""
     made = onnxprune.prune(tiny(), 0.5, repair="none")
     for key, model in (("before", tiny()), ("after", made.model)):
-        assert made.report["bytes"][key] == len(model.SerializeToString())
-        assert made.report["params"][key] == sum(onnx.numpy_helper.to_array(t).size for t in model.graph.initializer)
-    assert made.report["channels"] == {"before": 32, "after": 16}
+        assert getattr(made.report.bytes, key) == len(model.SerializeToString())
+        assert getattr(made.report.params, key) == sum(
+            onnx.numpy_helper.to_array(t).size for t in model.graph.initializer
+        )
+    assert made.report.channels == Count(32, 16)
 
 
 def test_options_of_the_run() -> None:
     """What was asked stands in the report under its names on the command line; a plan was asked nothing."""
-    made = onnxprune.prune(tiny(), 0.5, repair="none", across=True, importance="l1")
-    asked = made.report["options"]
+    made = onnxprune.prune(tiny(), 0.5, repair="none", global_ranking=True, importance="l1")
+    asked = made.report.options
     assert (asked["ratio"], asked["global"], asked["importance"]) == (0.5, True, "l1")
-    assert onnxprune.apply(made.plan, tiny()).report["options"] is None
+    assert onnxprune.apply(made.plan, tiny()).report.options is None
 
 
 def test_channels_are_those_open_to_pruning() -> None:
@@ -56,19 +61,19 @@ def test_channels_are_those_open_to_pruning() -> None:
     source = MODELS / "pt_transformer.onnx"
     closed = onnxprune.prune(source, 0.5, verify=False).report
     opened = onnxprune.prune(source, 0.5, verify=False, mixing=True).report
-    count = {g: sum(e["channels"] for e in closed["groups"] if e["grade"] == g) for g in ("exact", "mixing")}
-    assert closed["channels"]["before"] == count["exact"]
-    assert opened["channels"]["before"] == count["exact"] + count["mixing"] > count["exact"]
+    count = {g: sum(e.channels for e in closed.groups if e.grade == g) for g in ("exact", "mixing")}
+    assert closed.channels.before == count["exact"]
+    assert opened.channels.before == count["exact"] + count["mixing"] > count["exact"]
 
 
 def test_strict_json() -> None:
     """Numbers that JSON lacks become null."""
-    assert clean({"a": [float("nan"), 1.5, {"b": float("-inf")}]}) == {"a": [None, 1.5, {"b": None}]}
+    assert plain({"a": [float("nan"), 1.5, {"b": float("-inf")}]}) == {"a": [None, 1.5, {"b": None}]}
 
 
 def test_what_cannot_be_counted() -> None:
     """Null is shown as unknown, and left out of the sentence."""
-    shown = drawn(macs={"before": None, "after": None}, drift={"y": dict.fromkeys(("max_abs", "rel_rms", "cosine"))})
+    shown = drawn(macs=Count(None, None), drift={"y": Drift(None, None, None)})
     assert "MACs                unknown   unknown       -" in shown
     assert "of the MACs" not in shown
     assert "y                       -         -        -" in shown
@@ -80,22 +85,20 @@ def test_plain_text() -> None:
     assert plain.isascii()
     assert "\x1b" not in plain
     assert all(line == line.rstrip() for line in plain.splitlines())
-    assert "\x1b[1m" in terminal.text(terminal.run(report()), colour=True)
+    assert "\x1b[1m" in tables.text(terminal.run(report(), "net.onnx", None), colour=True)
 
 
 def test_width() -> None:
     """On a terminal nothing is wider than it."""
-    groups = [{"name": "n" * 90, "channels": 4, "removed": [0], "grade": "exact", "pinned": []}]
-    shown = terminal.text(terminal.run(report(output=None, groups=groups)), width=60)
+    groups = [GroupReport("n" * 90, 4, [0], "exact", [])]
+    shown = drawn(output=None, groups=groups, width=60)
     assert max(map(len, shown.splitlines())) <= 60
 
 
 def test_long_tables_are_cut() -> None:
     """Thousands of groups and outputs stay readable: the widest groups, the outputs that moved most."""
-    groups = [
-        {"name": f"w{i}:0", "channels": 10 + i, "removed": [0, 1], "grade": "exact", "pinned": []} for i in range(140)
-    ]
-    drift = {f"y{i}": {"max_abs": 1.0, "rel_rms": i / 100, "cosine": 0.5} for i in range(12)}
+    groups = [GroupReport(f"w{i}:0", 10 + i, [0, 1], "exact", []) for i in range(140)]
+    drift = {f"y{i}": Drift(1.0, i / 100, 0.5) for i in range(12)}
     lines = drawn(output=None, groups=groups, drift=drift).splitlines()
     assert "... and 120 more" in lines
     assert "... and 7 more" in lines
@@ -105,11 +108,8 @@ def test_long_tables_are_cut() -> None:
 
 def test_reasons_are_told() -> None:
     """Why groups stay whole: the commonest reasons, and how many more there are."""
-    groups = [
-        {"name": f"w{i}", "channels": i, "removed": [], "grade": "pinned", "pinned": [f"reason {i}"]}
-        for i in range(1, 6)
-    ]
-    groups.append({"name": "m", "channels": 9, "removed": [], "grade": "mixing", "pinned": ["LayerNormalization"]})
+    groups = [GroupReport(f"w{i}", i, [], "pinned", [f"reason {i}"]) for i in range(1, 6)]
+    groups.append(GroupReport("m", 9, [], "mixing", ["LayerNormalization"]))
     shown = drawn(groups=groups)
     assert "6 groups: 0 pruned, 0 left whole, 1 mixing, 5 pinned" in shown
     assert "- mixing: LayerNormalization; --mixing prunes them too" in shown
@@ -119,7 +119,7 @@ def test_reasons_are_told() -> None:
 def test_long_names_are_cut() -> None:
     """A name of hundreds of characters does not drown the table; its ends stay."""
     name = "MobileNetV2/" + "x" * 300 + "/weight"
-    groups = [{"name": name, "channels": 4, "removed": [0], "grade": "exact", "pinned": []}]
+    groups = [GroupReport(name, 4, [0], "exact", [])]
     (row,) = [line for line in drawn(output=None, groups=groups).splitlines() if line.startswith("MobileNetV2/")]
     assert len(row) < 90
     assert "/weight" in row
@@ -127,7 +127,7 @@ def test_long_names_are_cut() -> None:
 
 def test_names_cannot_steer_the_terminal() -> None:
     """Control characters and markup in names are shown, not obeyed."""
-    shown = drawn(drift={"a\x1b[2Jb\n[red]c": {"max_abs": 1.0, "rel_rms": 0.1, "cosine": 1.0}})
+    shown = drawn(drift={"a\x1b[2Jb\n[red]c": Drift(1.0, 0.1, 1.0)})
     assert "a?[2Jb [red]c" in shown
     assert "\x1b" not in shown
 
@@ -137,9 +137,9 @@ def test_names_cannot_steer_the_terminal() -> None:
     [
         ({}, []),
         ({"verified": False, "unverified_because": "no such operator"}, ["not verified: no such operator"]),
-        ({"drift": {"a": {"rel_rms": 0.5}, "b": {"rel_rms": None}}}, []),
+        ({"drift": {"a": Drift(1.0, 0.5, 1.0), "b": Drift(1.0, None, 1.0)}}, []),
         (
-            {"drift": {"a": {"rel_rms": 0.9}, "b": {"rel_rms": 1.2}}},
+            {"drift": {"a": Drift(1.0, 0.9, 1.0), "b": Drift(1.0, 1.2, 1.0)}},
             ["output 'b' moved by 120% of its size (and 1 other output): measure the accuracy, which may be lost"],
         ),
     ],
@@ -154,4 +154,4 @@ def test_warnings(changes: dict[str, Any], lines: list[str]) -> None:
     ("error", "words"), [(0.0123, "held back: 1.2% of their variance"), (None, "held back: not finite")]
 )
 def test_what_the_samples_held_back_say(error: float | None, words: str) -> None:
-    assert words in drawn(calibration={"samples": 4, "relative_error": error})
+    assert words in drawn(calibration=CalibrationReport(4, error))

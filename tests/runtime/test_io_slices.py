@@ -156,7 +156,7 @@ def test_calibrated_repair_runs_on_the_original_inputs(tmp_path: Path) -> None:
         mode: onnxprune.prune(LSTM, 0.5, shrink=["past", "new"], calib=str(tmp_path / "calib.npz"), repair=mode).report
         for mode in ("none", "calibrated")
     }
-    errors = {mode: report["calibration"]["relative_error"] for mode, report in reports.items()}
+    errors = {mode: report.calibration.relative_error for mode, report in reports.items()}
     assert errors["calibrated"] < errors["none"]
 
 

@@ -98,7 +98,7 @@ def test_each_weight_loses_its_share(ratio: float) -> None:
 
 def test_across_ranks_all_weights_together() -> None:
     model = build(NET)
-    after = weights_of(onnxprune.prune(model, pattern="weights=0.5", across=True, verify=False).proto)
+    after = weights_of(onnxprune.prune(model, pattern="weights=0.5", global_ranking=True, verify=False).proto)
     zeros = {n: int((after[n] == 0).sum()) for n in ("w", "u", "t")}
     assert sum(zeros.values()) == share(0.5, sum(after[n].size for n in zeros))
     assert any(zeros[n] != share(0.5, after[n].size) for n in zeros)

@@ -6,17 +6,18 @@ import pytest
 
 from onnxprune.errors import InputError
 from onnxprune.patterns import Pattern, parse, read
+from onnxprune.sparsity.patterns import Blocks, NOfM, Unstructured
 
 
 @pytest.mark.parametrize(
     ("text", "pattern"),
     [
-        ("weights=0.7", Pattern("weights", 0.7)),
-        ("weights", Pattern("weights")),
-        ("2:4", Pattern("n:m", n=2, m=4)),
-        ("7:16", Pattern("n:m", n=7, m=16)),
-        ("4x1=0.5", Pattern("blocks", 0.5, rows=4, columns=1)),
-        ("1x4", Pattern("blocks", rows=1, columns=4)),
+        ("weights=0.7", Unstructured(0.7)),
+        ("weights", Unstructured()),
+        ("2:4", NOfM(2, 4)),
+        ("7:16", NOfM(7, 16)),
+        ("4x1=0.5", Blocks(4, 1, 0.5)),
+        ("1x4", Blocks(1, 4)),
     ],
 )
 def test_read(text: str, pattern: Pattern) -> None:
@@ -51,8 +52,8 @@ def test_refused(text: str, words: str) -> None:
 def test_with_a_ratio() -> None:
     """The ratio is that of the channels where there are any, else that of a pattern that has none."""
     assert read(["channels"], 0.5) == (True, None)
-    assert read(["channels", "2:4"], 0.3) == (True, Pattern("n:m", n=2, m=4))
-    assert read(["4x1", "channels"][:1], 0.3) == (False, Pattern("blocks", 0.3, rows=4))
+    assert read(["channels", "2:4"], 0.3) == (True, NOfM(2, 4))
+    assert read(["4x1", "channels"][:1], 0.3) == (False, Blocks(4, 1, 0.3))
     for texts in (["2:4"], ["weights=0.5"]):
         with pytest.raises(InputError, match="both say how much"):
             read(texts, 0.5)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune.patterns import Pattern, parse
+from onnxprune.patterns import parse
 from onnxprune.repair.masked import candidates
 from onnxprune.sparsity import solvers
+from onnxprune.sparsity.patterns import Blocks, NOfM, Unstructured
 
 PATTERNS = ["weights=0.5", "2:4", "1:4", "4x1=0.5", "1x4=0.5", "2x2=0.5"]
 
@@ -43,7 +44,7 @@ def test_a_sweep_of_one_zero_is_optimal_brain_surgeon() -> None:
     weight, gram = problem(outputs=1, columns=6)
     weight[0, 1:] += 10 * np.sign(weight[0, 1:])  # so that the first is the one that goes
     weight[0, 0] = 1e-3
-    made = solvers.sparsegpt(weight, gram, Pattern("weights", 1 / 6), 6, damp=0)
+    made = solvers.sparsegpt(weight, gram, Unstructured(1 / 6), 6, damp=0)
     rest = weight[:, 1:] + np.linalg.solve(gram[1:, 1:], gram[1:, :1]).T * weight[:, :1]
     np.testing.assert_allclose(made, np.concatenate([[[0.0]], rest], axis=1), atol=1e-9)
 
@@ -60,13 +61,14 @@ def test_every_method_keeps_to_the_pattern(text: str, channels: int) -> None:
     ]
     for made in found:
         split = (made == 0).reshape(12, columns // channels, channels)
-        if pattern.kind == "n:m":
+        if isinstance(pattern, NOfM):
             for c in range(0, channels, pattern.m):
                 size = min(pattern.m, channels - c)
                 assert (split[..., c : c + size].sum(axis=2) == max(size - pattern.n, 0)).all()
-        elif pattern.kind == "weights":
+        elif isinstance(pattern, Unstructured):
             assert split.mean() == pytest.approx(0.5, abs=0.02)
         else:
+            assert isinstance(pattern, Blocks)
             for o, c in itertools.product(range(0, 12, pattern.rows), range(0, channels, pattern.columns)):
                 block = split[o : o + pattern.rows, :, c : c + pattern.columns]
                 assert (block.all(axis=(0, 2)) | ~block.any(axis=(0, 2))).all()
@@ -106,7 +108,7 @@ def test_alps_comes_near_the_best_of_all_choices() -> None:
             w[:, at] = np.linalg.solve(gram[np.ix_(at, at)], gram[at] @ weight.T).T
             choices.append(wrong(w, weight, gram))
         best += min(choices)
-        found += wrong(solvers.alps(weight[None], gram[None], Pattern("weights", 0.5), 8)[0], weight, gram)
+        found += wrong(solvers.alps(weight[None], gram[None], Unstructured(0.5), 8)[0], weight, gram)
     assert best * (1 - 1e-9) <= found < 1.5 * best
 
 

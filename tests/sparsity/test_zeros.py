@@ -17,7 +17,7 @@ from onnxprune import sparsity
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.model.model import load
 from onnxprune.planning.masks import unpack_mask
-from onnxprune.sparsity import holds
+from onnxprune.sparsity.patterns import NOfM
 from onnxprune.verification.output_error import relative_errors
 from tests.support.oracle import OLD_RUNTIME, assert_verified, session
 from tests.support.paths import MODELS
@@ -121,10 +121,12 @@ def test_holds_counts_the_same(name: str) -> None:
     blocks, axis = CASES[name][2]
     layout = WeightLayout(axis, None, blocks)
     array = weight(onnxprune.prune(case(name), pattern="2:4").proto)
-    assert holds(array, layout, 2, 4)
-    assert not holds(weight(case(name)), layout, 2, 4)
+    assert NOfM(2, 4).holds(array == 0, layout)
+    assert not NOfM(2, 4).holds(weight(case(name)) == 0, layout)
     for n, m in ((1, 4), (1, 2), (4, 8), (2, 3)):
-        assert holds(array, layout, n, m) == all(np.count_nonzero(g) <= n for g in groups(array, blocks, axis, m))
+        assert NOfM(n, m).holds(array == 0, layout) == all(
+            np.count_nonzero(g) <= n for g in groups(array, blocks, axis, m)
+        )
 
 
 @pytest.mark.slow
@@ -190,9 +192,9 @@ def test_what_cannot_be_told_stays_dense_and_is_named() -> None:
     model = onnx.parser.parse_model(text)
     model.graph.initializer.append(numpy_helper.from_array(np.eye(8, dtype=np.float32) + 1, "w"))
     report = onnxprune.prune(model, pattern="2:4").report
-    assert report["dense"] == {"w": "it is read along different axes"}
-    assert report["zeroed"] == {}
-    assert onnxprune.prune(model, pattern="weights=0.5").report["zeroed"] == {"w": 0.5}
+    assert report.dense == {"w": "it is read along different axes"}
+    assert report.zeroed == {}
+    assert onnxprune.prune(model, pattern="weights=0.5").report.zeroed == {"w": 0.5}
 
 
 def test_where_nothing_becomes_zero_the_report_says_why() -> None:
@@ -200,19 +202,19 @@ def test_where_nothing_becomes_zero_the_report_says_why() -> None:
     net (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w) v = Transpose <perm = [1, 0]> (w) y = MatMul (a, v) }"""
     model = onnx.parser.parse_model(text)
     model.graph.initializer.append(numpy_helper.from_array(np.eye(8, dtype=np.float32) + 1, "w"))
-    assert onnxprune.prune(model, pattern="2:4").report["whole_because"] == ["it is read along different axes"]
+    assert onnxprune.prune(model, pattern="2:4").report.whole_because == ["it is read along different axes"]
     few = onnxprune.prune(model, pattern="weights=0.001").report
-    assert few["whole_because"] == ["what was asked for takes none of its elements"]
-    assert list(few["dense"]) == ["w"]
+    assert few.whole_because == ["what was asked for takes none of its elements"]
+    assert list(few.dense) == ["w"]
 
 
 def test_recurrent_weights_where_they_are_named() -> None:
     path = MODELS / "pt_bilstm.onnx"
     whole = onnxprune.prune(path, pattern="2:4", verify=False)
-    assert set(whole.report["dense"]) and all("--only" in why for why in whole.report["dense"].values())
-    (first, *_) = whole.report["dense"]
+    assert set(whole.report.dense) and all("--only" in why for why in whole.report.dense.values())
+    (first, *_) = whole.report.dense
     named = onnxprune.prune(path, pattern="2:4", only=[f"^{first}$"])
-    assert list(named.report["zeroed"]) == [first]
+    assert list(named.report.zeroed) == [first]
     array = weight(named.proto, first)
     assert all(np.count_nonzero(g) <= 2 for g in groups(array, 1, 2, 4))
 
@@ -223,9 +225,9 @@ def test_channels_first_then_zeros(pattern: str) -> None:
     text = pattern + "".join(share)
     result = onnxprune.prune(MODELS / "pt_resnet_bn.onnx", 0.3, pattern=["channels", text], repair="none")
     alone = onnxprune.prune(MODELS / "pt_resnet_bn.onnx", 0.3, repair="none")
-    assert result.report["params"] == alone.report["params"]
+    assert result.report.params == alone.report.params
     assert result.plan.removed == alone.plan.removed
-    assert result.report["zeroed"]
+    assert result.report.zeroed
     again = onnxprune.apply(onnxprune.Plan.from_json(result.plan.to_json()), MODELS / "pt_resnet_bn.onnx")
     assert again.proto == result.proto
     for t in result.proto.graph.initializer:
@@ -234,12 +236,12 @@ def test_channels_first_then_zeros(pattern: str) -> None:
 
 
 def test_ranked_together_the_share_is_that_of_all() -> None:
-    made = onnxprune.prune(MODELS / "pt_resnet_bn.onnx", pattern="weights=0.7", across=True, verify=False)
-    names = list(made.report["zeroed"])
+    made = onnxprune.prune(MODELS / "pt_resnet_bn.onnx", pattern="weights=0.7", global_ranking=True, verify=False)
+    names = list(made.report.zeroed)
     sizes = {n: weight(made.proto, n).size for n in names}
-    zeros = sum(made.report["zeroed"][n] * sizes[n] for n in names)
+    zeros = sum(made.report.zeroed[n] * sizes[n] for n in names)
     assert zeros / sum(sizes.values()) == pytest.approx(0.7, abs=0.01)
-    assert len({round(r, 2) for r in made.report["zeroed"].values()}) > 2
+    assert len({round(r, 2) for r in made.report.zeroed.values()}) > 2
 
 
 # --- with calibration data
@@ -276,7 +278,7 @@ def test_without_repair_data_choose_and_the_rest_stays(importance: str) -> None:
         RESNET, pattern="2:4", importance=importance, calib=DATA, samples=64, repair="none", verify=False
     )
     original = onnx.load(RESNET)
-    for name, share in made.report["zeroed"].items():
+    for name, share in made.report.zeroed.items():
         old, new = weight(original, name), weight(made.proto, name)
         np.testing.assert_array_equal(new[new != 0], old[new != 0])
         assert share == pytest.approx(0.5, abs=0.01) or old.shape[1] < 4
@@ -289,27 +291,27 @@ def test_calibrated_zeros_hold_and_are_the_same_twice() -> None:
     analysis = onnxprune.analyze(made[0])
     for w in sparsity.weights(analysis.coupling):
         assert w.layout is not None
-        assert holds(weight(made[0], w.value.key), w.layout, 2, 4)
+        assert NOfM(2, 4).holds(weight(made[0], w.value.key) == 0, w.layout)
 
 
 @pytest.mark.slow
 def test_data_say_which_layer_can_spare_more() -> None:
     even, spread, default = (
-        onnxprune.prune(RESNET, pattern="weights=0.8", calib=DATA, samples=64, across=across, verify=False)
+        onnxprune.prune(RESNET, pattern="weights=0.8", calib=DATA, samples=64, global_ranking=across, verify=False)
         for across in (False, True, None)
     )
     assert error(spread.proto) < error(even.proto)
-    assert default.proto == spread.proto and default.report["options"]["global"]
-    assert list(even.report["zeroed"].values()) == pytest.approx([0.8] * len(even.report["zeroed"]), abs=0.03)
-    assert max(spread.report["zeroed"].values()) > 0.85
+    assert default.proto == spread.proto and default.report.options["global"]
+    assert list(even.report.zeroed.values()) == pytest.approx([0.8] * len(even.report.zeroed), abs=0.03)
+    assert max(spread.report.zeroed.values()) > 0.85
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [{"repair": "none"}, {"importance": "l2"}, {"calib": None}])
 def test_without_a_refit_or_data_each_layer_loses_the_same_share(more: dict[str, Any]) -> None:
     made = onnxprune.prune(RESNET, pattern="weights=0.8", **{"calib": DATA, "samples": 64, **more}, verify=False)
-    assert not made.report["options"]["global"]
-    assert list(made.report["zeroed"].values()) == pytest.approx([0.8] * len(made.report["zeroed"]), abs=0.03)
+    assert not made.report.options["global"]
+    assert list(made.report.zeroed.values()) == pytest.approx([0.8] * len(made.report.zeroed), abs=0.03)
 
 
 @pytest.mark.slow
@@ -317,7 +319,7 @@ def test_biases_make_up_for_zeros_without_data() -> None:
     plain, biased = (
         onnxprune.prune(RESNET, pattern="weights=0.6", repair=repair, verify=False) for repair in ("none", "data-free")
     )
-    for name in plain.report["zeroed"]:
+    for name in plain.report.zeroed:
         np.testing.assert_array_equal(weight(plain.proto, name), weight(biased.proto, name))
     assert error(biased.proto) < error(plain.proto)
 
@@ -325,7 +327,7 @@ def test_biases_make_up_for_zeros_without_data() -> None:
 @pytest.mark.slow
 def test_biases_alone_change_without_data() -> None:
     """Also where few weights have zeros."""
-    name = next(iter(onnxprune.prune(RESNET, pattern="2:4", verify=False).report["zeroed"]))
+    name = next(iter(onnxprune.prune(RESNET, pattern="2:4", verify=False).report.zeroed))
     made = onnxprune.prune(RESNET, pattern="2:4", only=[f"^{name}$"], repair="data-free", verify=False).proto
     plain = onnxprune.prune(RESNET, pattern="2:4", only=[f"^{name}$"], verify=False).proto
     for t in plain.graph.initializer:
@@ -339,7 +341,7 @@ def test_zeros_run(tmp_path: Path) -> None:
     masked = onnx.load(RESNET)
     for t in masked.graph.initializer:
         array = numpy_helper.to_array(t) * (weight(result.proto, t.name) != 0)
-        if t.name in result.report["zeroed"]:
+        if t.name in result.report.zeroed:
             t.CopyFrom(numpy_helper.from_array(array, t.name))
     x = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
     a, b = (session(m).run(None, {"input": x})[0] for m in (masked, result.proto))

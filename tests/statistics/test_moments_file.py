@@ -21,6 +21,7 @@ from onnxprune.model.model import load
 from onnxprune.options import Options
 from onnxprune.statistics.moments import Moments
 from onnxprune.statistics.moments_file import read, write
+from tests.support.commands import tiny
 from tests.support.paths import MODELS
 
 MODEL, CALIB = MODELS / "sk_mlp.onnx", str(MODELS / "digits_calib_flat.npz")
@@ -75,8 +76,8 @@ def test_the_next_run_decides_alike(tmp_path: Path, importance: str) -> None:
 def test_a_file_is_enough(written: Path) -> None:
     """Without data scores come from the file, and nothing is repaired."""
     report = pruned(written).report
-    assert report["options"]["importance"] == "obs"
-    assert report["repair"] is None
+    assert report.options["importance"] == "obs"
+    assert report.repair is None
     assert pruned(written).plan.removed != onnxprune.prune(MODEL, 0.5).plan.removed
 
 
@@ -171,6 +172,6 @@ def test_too_large_an_archive_is_refused_unread(written: Path) -> None:
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no statistics in"):
-        Options(ratio=0.5, stats=tmp_path / "none.npz")
+        onnxprune.prune(tiny(), 0.5, stats=tmp_path / "none.npz")
     with pytest.raises(InputError, match="uses no statistics"):
-        Options(ratio=0.5, stats=tmp_path / "s.npz", calib=CALIB, importance="l2")
+        Options.of(ratio=0.5, stats=tmp_path / "s.npz", calib=CALIB, importance="l2")

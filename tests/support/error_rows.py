@@ -637,9 +637,9 @@ ROWS: dict[str, list[Row]] = {
             "onnxprune MODEL --ratio R --plan FILE writes one",
         ),
         Row(
-            "what is not applied",
+            "a key that no plan has any more",
             "apply blocks.json good.onnx",
-            "the plan cannot be read: 'blocks' is not applied by this version",
+            "the plan has unknown keys: blocks",
             "onnxprune MODEL --ratio R --plan FILE writes one",
         ),
         Row(

@@ -76,7 +76,7 @@ def test_repair_sees_through_a_choice(end: str) -> None:
     x = np.random.default_rng(2).standard_normal((64, 3, 8, 8)).astype(np.float32)
     plain = onnxprune.prune(model, 0.5, repair="none")
     repaired = onnxprune.prune(model, 0.5, calib=[{"x": x[i : i + 8]} for i in range(0, 64, 8)])
-    assert any(r["penalty"] is not None for r in repaired.report["repair"])
+    assert any(r.penalty is not None for r in repaired.report.repair)
     before, after = relative_errors(load(model), [load(plain.proto), load(repaired.proto)], [{"x": x}])
     assert 0 < after < before
 

@@ -108,7 +108,7 @@ def test_refusals(gate: dict[str, float], words: str) -> None:
 )
 def test_options_that_make_no_sense(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        onnxprune.Options(**{"ratio": 0.5, **options} if "pattern" not in options else options)
+        onnxprune.Options.of(**{"ratio": 0.5, **options} if "pattern" not in options else options)
 
 
 def test_one_score_chooses_nothing() -> None:
@@ -167,7 +167,7 @@ def test_a_result_that_misses_a_gate_does_not_save_itself(tmp_path: Path) -> Non
     options: dict[str, Any] = {"ratio": 0.5, "calib": DATA, "repair": "none", "gate": {"agreement": 1.0, "drift": 0.0}}
     result = onnxprune.prune(MLP, **options)
     assert result.stopped is not None and "gate drift is missed" in result.stopped
-    assert result.report["gates"]["drift"]["on"] == "calibration samples held back"
+    assert result.report.gates["drift"].on == "calibration samples held back"
     with pytest.raises(GateError) as caught:
         result.save(tmp_path / "m.onnx")
     assert caught.value.exit_code == 1 and contents(tmp_path) == {}
@@ -182,7 +182,7 @@ def test_a_model_that_does_not_run_meets_no_gate() -> None:
     model = onnx.parser.parse_model(text)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
     report = onnxprune.prune(model, 0.5, gate={"drift": 1e6}).report
-    assert not report["verified"] and report["gates"]["drift"]["met"] is False
+    assert not report.verified and report.gates["drift"].met is False
 
 
 @pytest.mark.slow
@@ -192,11 +192,11 @@ def test_the_search_stays_inside_the_gates(repair: str) -> None:
     gate = {"drift": 0.2, "agreement": 0.95}
     result = onnxprune.prune(MLP, calib=DATA, samples=96, repair=repair, gate=gate, drift_search=True)
     report = result.report
-    trials, found = report["search"]["trials"], report["search"]["found"]
-    assert result.stopped is None and all(g["met"] for g in report["gates"].values())
+    trials, found = report.search.trials, report.search.found
+    assert result.stopped is None and all(g["met"] for g in report.gates.values())
     assert len(trials) <= 9 and [t["met"] for t in trials].count(True) >= 1
     best = max((t for t in trials if t["met"]), key=lambda t: t["ratio"])
-    assert {"ratio": best["ratio"]} == found and best["params"] == report["params"]["after"]
+    assert {"ratio": best["ratio"]} == found and best["params"] == report.params.after
     assert all(t["ratio"] > best["ratio"] for t in trials if not t["met"])
     again = onnxprune.prune(MLP, best["ratio"], calib=DATA, samples=96, repair=repair)
     assert again.proto.SerializeToString() == result.proto.SerializeToString()
@@ -211,22 +211,22 @@ def test_a_search_with_zeros_in_what_is_left() -> None:
         calib=DATA,
         samples=96,
         pattern=["channels", "weights=0.3"],
-        across=False,
+        global_ranking=False,
         gate=gate,
         drift_search=True,
         sparse_storage=True,
     )
     assert result.stopped is None
-    assert result.report["gates"]["drift"]["measured"] <= 0.3
-    assert 0 < result.report["search"]["found"]["ratio"] < 0.95
-    assert result.report["params"]["after"] < result.report["params"]["before"]
-    assert all(0.25 < share < 0.35 for share in result.report["zeroed"].values())
-    assert result.report["storage"] is not None
+    assert result.report.gates["drift"].measured <= 0.3
+    assert 0 < result.report.search.found.ratio < 0.95
+    assert result.report.params.after < result.report.params.before
+    assert all(0.25 < share < 0.35 for share in result.report.zeroed.values())
+    assert result.report.storage is not None
 
 
 def test_zeros_alone_are_held_to_gates() -> None:
     options: dict[str, Any] = {"calib": DATA, "samples": 96, "pattern": "weights=0.9", "repair": "none"}
-    measured = onnxprune.prune(MLP, **options, gate={"drift": 10.0}).report["gates"]["drift"]["measured"]
+    measured = onnxprune.prune(MLP, **options, gate={"drift": 10.0}).report.gates["drift"].measured
     assert measured > 0
     assert onnxprune.prune(MLP, **options, gate={"drift": measured / 2}).stopped is not None
 

@@ -60,10 +60,12 @@ def test_what_should_not_be_finite_does_not_count() -> None:
     assert errors.shares() == pytest.approx([0.25 / 8, np.inf])
 
 
-@pytest.mark.parametrize("how", [{"target": {"macs": 0.5}}, {"ratio": 0.5}, {"pattern": "weights=0.5", "across": True}])
+@pytest.mark.parametrize(
+    "how", [{"target": {"macs": 0.5}}, {"ratio": 0.5}, {"pattern": "weights=0.5", "global_ranking": True}]
+)
 def test_scores_that_are_masked_by_minus_infinity(how: dict[str, Any]) -> None:
     """They take part in nothing: the others are repaired and reported."""
     x = np.random.default_rng(1).standard_normal((64, 3, 8, 8)).astype(np.float32)
     made = onnxprune.prune(masked(), calib={"x": x}, **how)
-    assert made.report["verified"] and any(r["penalty"] is not None for r in made.report["repair"])
-    assert 0 < made.report["calibration"]["relative_error"] < 0.5
+    assert made.report.verified and any(r.penalty is not None for r in made.report.repair)
+    assert 0 < made.report.calibration.relative_error < 0.5

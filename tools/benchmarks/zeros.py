@@ -36,6 +36,7 @@ from onnxprune import sparsity
 from onnxprune.api import analyze_loaded
 from onnxprune.model.model import Model, load, save
 from onnxprune.patterns import parse
+from onnxprune.sparsity.patterns import NOfM
 from onnxprune.sparsity.solvers import sparsegpt
 
 PEER = str(Path(__file__).with_name("peer_polygraphy.py"))
@@ -159,7 +160,7 @@ def claimed(path: Path) -> set[str]:
         if (
             weight.layout is not None
             and array.shape[weight.layout.inputs] % 4 == 0
-            and sparsity.holds(array, weight.layout, 2, 4)
+            and NOfM(2, 4).holds(array == 0, weight.layout)
         ):
             found.add(weight.value.key)
     return found

@@ -1,0 +1,201 @@
+"""What can be added from outside: criteria, patterns of zeros, repairs, costs, sources of calibration data.
+
+Each kind has one registry and one decorator. The package's own entries use the same registries. Packages add theirs by
+an entry point in the group named beside each registry; operator rules (`onnxprune.rule`) have ``onnxprune.rules``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from onnxprune.errors import InputError
+from onnxprune.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RULES = "onnxprune.rules"
+"""Entry points of operator rules; `onnxprune.ops.registry` holds the rules."""
+
+Needs = Literal["weights", "moments"]
+Scale = Literal["mean", "none", "standard"]
+
+
+class GroupView(Protocol):
+    """What a criterion is given of one group of channels.
+
+    Attributes:
+        name: Name of the group.
+        units: How many units (channels, heads, blocks) it has.
+        rng: Seeded generator, the same one for all groups of a run.
+    """
+
+    name: str
+    units: int
+    rng: np.random.Generator
+
+    def rows(self) -> Iterator[NDArray[Any]]:
+        """What each unit owns of each weight tensor, one after the other; each of shape (units, elements a unit)."""
+        ...
+
+    def sums(self, power: int) -> NDArray[np.float64]:
+        """Sum of ``|w| ** power`` over all that a unit owns, power 1 or 2; shape (units,)."""
+        ...
+
+    def norm_scale(self) -> NDArray[np.float64]:
+        """Sum of ``|gamma|`` over the normalisations of a unit, its l2 norm where there is none; shape (units,)."""
+        ...
+
+    def consumers(self) -> list[Any]:
+        """The layers that read the group, with moments of what they read (`importance.obs.Consumer`)."""
+        ...
+
+
+Scorer = Callable[[Any], Any]
+"""From a `GroupView` to the importance of its units: shape (units,), the least important lowest."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Ranks the units of groups, or the elements of weights.
+
+    Attributes:
+        name: Name for ``--importance``.
+        function: Scores one group; None for what chooses zeros only.
+        needs: ``weights``, or ``moments`` of what layers read, which take calibration data.
+        scale: How scores compare across groups: divided by the mean of each group, left as they are, or standardised in
+            each group.
+        zeros: Whether it can choose zeros as well.
+        sequential: Whether the score of a unit depends on those that went before: `function` is not asked, the units
+            are removed one after the other (`importance.obs`).
+    """
+
+    name: str
+    function: Scorer | None
+    needs: Needs = "weights"
+    scale: Scale = "mean"
+    zeros: bool = False
+    sequential: bool = False
+
+    @property
+    def channels(self) -> bool:
+        """Whether it ranks channels."""
+        return self.function is not None or self.sequential
+
+
+@dataclass(frozen=True)
+class RepairMethod:
+    """Refits what is left after channels went.
+
+    Attributes:
+        name: Name for ``--repair``.
+        function: Changes ``job.pruned`` in place and returns what it did to each layer (`repair.layerwise.Refit`); None
+            for the package's own, which `pipeline.repair` carries out.
+        needs_data: Whether it takes calibration data.
+    """
+
+    name: str
+    function: Callable[[Any], Any] | None
+    needs_data: bool = False
+
+
+CostFactory = Callable[[Any, Any, Any], Any]
+"""From the analysis' coupling, its groups and the static shapes of values to a cost: an object with ``left(removed)``,
+the cost once so many units of each group are gone, and ``saving(removed, group, more)``, what `more` of one save."""
+Opener = Callable[[str], Any]
+"""From what follows ``NAME:`` to calibration data in any form that ``calib`` takes."""
+
+criteria: Registry[Criterion] = Registry(
+    "importance", entry_points="onnxprune.criteria", home="onnxprune.importance.criteria"
+)
+repairs: Registry[RepairMethod] = Registry("repair", entry_points="onnxprune.repairs")
+costs: Registry[CostFactory | None] = Registry("target", entry_points="onnxprune.costs")
+"""None stands for a cost that the package counts itself."""
+sources: Registry[Opener] = Registry("calibration source", entry_points="onnxprune.sources")
+
+for _name, _data in (("none", False), ("data-free", False), ("calibrated", True)):
+    repairs.add(_name, RepairMethod(_name, None, _data))
+for _name in ("macs", "params", "bytes"):
+    costs.add(_name, None)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def criterion(name: str, *, needs: Needs = "weights", scale: Scale = "mean") -> Callable[[Function], Function]:
+    """Registers a function that scores the units of a group, for ``importance=NAME`` and ``--importance NAME``.
+
+    The function is given a `GroupView` and returns scores of shape (units,), the least important lowest.
+
+    Args:
+        name: The name.
+        needs: ``moments`` for a function that asks for `GroupView.consumers`, which takes calibration data.
+        scale: See `Criterion`.
+    """
+    if needs not in ("weights", "moments") or scale not in ("mean", "none", "standard"):
+        raise InputError(
+            f"a criterion needs 'weights' or 'moments', and is scaled by 'mean', 'none' or 'standard', "
+            f"not {needs!r} and {scale!r}"
+        )
+
+    def register(function: Function) -> Function:
+        criteria.add(name, Criterion(name, function, needs, scale))
+        return function
+
+    return register
+
+
+def repair(name: str, *, needs_data: bool = False) -> Callable[[Function], Function]:
+    """Registers a function that refits a pruned model in place, for ``repair=NAME`` and ``--repair NAME``.
+
+    The function is given a `pipeline.refit.RepairJob`. What it did is kept only where the outputs on samples that it
+    has not seen come nearer to the original's.
+
+    Args:
+        name: The name.
+        needs_data: Whether it takes calibration data.
+    """
+
+    def register(function: Function) -> Function:
+        repairs.add(name, RepairMethod(name, function, needs_data))
+        return function
+
+    return register
+
+
+def cost(name: str) -> Callable[[Function], Function]:
+    """Registers a factory of costs (`CostFactory`), for ``target={NAME: 0.5}`` and ``--target NAME=0.5``."""
+
+    def register(function: Function) -> Function:
+        costs.add(name, function)
+        return function
+
+    return register
+
+
+def source(name: str) -> Callable[[Function], Function]:
+    """Registers a function that opens calibration data, for ``calib="NAME:REST"``; it is given ``REST``."""
+
+    def register(function: Function) -> Function:
+        sources.add(name, function)
+        return function
+
+    return register
+
+
+def as_criterion(importance: str | Scorer) -> Criterion:
+    """The criterion of a name; of a callable, which needs weights, one with its name.
+
+    Raises:
+        InputError: The name is unknown, or it is neither.
+    """
+    if isinstance(importance, str):
+        return criteria.get(importance)
+    if callable(importance):
+        for name in criteria.names():
+            if criteria.get(name).function is importance:
+                return criteria.get(name)
+        return Criterion(getattr(importance, "__name__", type(importance).__name__), importance)
+    raise InputError(f"importance must be a name or a function, not {importance!r}")

@@ -1,0 +1,95 @@
+"""Checks of single values that a caller gave; each returns the value and raises InputError in one line otherwise."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from onnxprune.errors import DataError, InputError
+
+
+def flag(name: str, value: object) -> bool:
+    """A value that is true or false, also one of numpy."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return bool(value)
+    raise InputError(f"{name} must be True or False, not {value!r}")
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """A whole number, at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name} must be a whole number, not {value!r}")
+    if int(value) < least:
+        raise InputError(f"{name.replace('_', '-')} must be at least {least}, not {value}")
+    return int(value)
+
+
+def number(name: str, value: object) -> float:
+    """A number; it need not be finite."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
+def fraction(name: str, value: object) -> float:
+    """A number of at least 0 and below 1."""
+    share = number(name, value)
+    if not (math.isfinite(share) and 0 <= share < 1):
+        raise InputError(
+            f"{name} must be at least 0 and below 1, not {share:g}", "a ratio of 0.5 takes half of the channels"
+        )
+    return share
+
+
+def expressions(name: str, value: object) -> tuple[str, ...]:
+    """Regular expressions: one, or several in a sequence."""
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, Iterable) or isinstance(texts, (bytes, Mapping)):
+        raise InputError(f"{name} must be a regular expression or a list of them, not {value!r}")
+    found = tuple(texts)
+    for text in found:
+        if not isinstance(text, str):
+            raise InputError(f"{name} must be a regular expression or a list of them, not {value!r}")
+        try:
+            re.compile(text)
+        except re.error as e:
+            raise InputError(f"{name}: {text!r} is not a regular expression: {e}") from None
+    return found
+
+
+def mapping(name: str, value: object, example: str) -> dict[Any, Any]:
+    """A mapping whose keys are strings that are not empty."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+        raise InputError(f"{name} must be a mapping such as {example}, not {value!r}")
+    return dict(value)
+
+
+def shapes(name: str, value: object) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name."""
+    example = "{'input': (1, 3, 224, 224)}"
+    given = mapping(name, value, example)
+    for key, sizes in given.items():
+        whole_numbers = isinstance(sizes, Sequence) or hasattr(sizes, "tolist")
+        if isinstance(sizes, (str, bytes)) or not whole_numbers:
+            raise InputError(f"{name} must be a mapping such as {example}, not {value!r}")
+        given[key] = tuple(whole(f"each size of {key!r} in {name}", size, 1) for size in sizes)
+    return given
+
+
+def path(name: str, value: object) -> str | os.PathLike[str]:
+    """The name of a file."""
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise InputError(f"{name} must be the name of a file, not {value!r}")
+    return value
+
+
+def data(value: object) -> object:
+    """Something that may be calibration data; whether they fit a model shows when they are opened."""
+    possible = isinstance(value, (str, os.PathLike, Mapping)) or callable(value)
+    if not (possible or hasattr(value, "get_next") or hasattr(value, "__iter__") or hasattr(value, "__array__")):
+        raise DataError(f"calib must be a file, a folder, arrays, an iterable or a function, not {value!r}")
+    return value

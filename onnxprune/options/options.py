@@ -1,0 +1,329 @@
+"""All options of a run: the parts together, and what they must not say against each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from onnxprune import extensions, patterns
+from onnxprune.errors import InputError
+from onnxprune.extensions import Criterion, Scorer
+from onnxprune.options import checks
+from onnxprune.options.parts import (
+    AUTO,
+    FURTHEST,
+    NO_PERMUTE,
+    Calibration,
+    Channels,
+    Checks,
+    Repair,
+    Resources,
+    Scope,
+    Zeros,
+    choosers,
+)
+from onnxprune.patterns import CHANNELS, Pattern
+
+BY_DATA, BY_WEIGHTS = "obs", "l2"
+"""Criteria that hold where none is asked for: with data, and without."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one pruning run.
+
+    Attributes:
+        channels: Which channels are removed; None for none.
+        zeros: Which weights are set to zero; None for none. Channels go first.
+        scope: Which parts of the model are open to pruning.
+        calibration: Data that scores and repair learn from.
+        repair: How what is left makes up for what was removed.
+        checks: What is checked of the result.
+        resources: What the run may use.
+        seed: Seed of anything random.
+        sparse_storage: Whether weights with many zeros are stored as sparse initializers where that is smaller.
+
+    Raises:
+        InputError: Two parts contradict each other.
+    """
+
+    channels: Channels | None = None
+    zeros: Zeros | None = None
+    scope: Scope = field(default_factory=Scope)
+    calibration: Calibration = field(default_factory=Calibration)
+    repair: Repair = field(default_factory=Repair)
+    checks: Checks = field(default_factory=Checks)
+    resources: Resources = field(default_factory=Resources)
+    seed: int = 0
+    sparse_storage: bool = False
+
+    def __post_init__(self) -> None:
+        if self.channels is None and self.zeros is None:
+            raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
+        object.__setattr__(self, "seed", checks.whole("seed", self.seed, 0))
+        object.__setattr__(self, "sparse_storage", checks.flag("sparse_storage", self.sparse_storage))
+        self._check_zeros()
+        self._check_gates()
+        self._check_data()
+
+    @classmethod
+    def of(
+        cls,
+        ratio: float | None = None,
+        *,
+        target: Mapping[str, float | str] | None = None,
+        pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
+        global_ranking: bool | None = None,
+        importance: str | Scorer | None = None,
+        min_channels: int = 1,
+        round_to: int = 1,
+        steps: int = 1,
+        permute: bool = False,
+        seed: int = 0,
+        only: str | Sequence[str] = (),
+        ignore: str | Sequence[str] = (),
+        mixing: bool = False,
+        attention: str = "heads",
+        shrink: str | Sequence[str] = (),
+        calib: Any = None,
+        samples: int | None = None,
+        stats: str | os.PathLike[str] | None = None,
+        repair: str = AUTO,
+        gate: Mapping[str, float] | None = None,
+        keep_anyway: bool = False,
+        drift_search: bool = False,
+        verify: bool = True,
+        input_shapes: Mapping[str, Sequence[int]] | None = None,
+        sparse_storage: bool = False,
+        memory: int = 10**9,
+        run_seconds: float = 600.0,
+        run_memory: int | None = None,
+    ) -> Options:
+        """The options under the names that `onnxprune.prune` and the command line have for them.
+
+        Args:
+            ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed; where no
+                channels are, share of a pattern that has none.
+            target: What may be left of ``macs``, ``params`` or ``bytes`` in place of a ratio: ``{"macs": 0.5}``.
+            pattern: ``channels``, a pattern of zeros (see `patterns`), or a list with both.
+            global_ranking: Rank across groups (or weights, or their blocks) instead of within each; by default only
+                for zeros that data choose and a refit follows.
+            importance: A criterion by name, or a function of a group (`extensions.GroupView`); by default ``obs`` with
+                calibration data, or made-up inputs for a data-free repair (where the model consists mainly of
+                convolutions), else ``l2``.
+            min_channels: Units that every group keeps.
+            round_to: What is left of a group is rounded up to a multiple of this.
+            steps: Rounds of removal, with repair and new statistics in between; needs calibration data.
+            permute: Reorder channels first, so that an N:M pattern keeps more.
+            seed: Seed of anything random.
+            only: Regular expressions; only groups with a matching initializer or node are pruned.
+            ignore: Regular expressions; groups with a matching initializer or node are left whole.
+            mixing: Prune groups of grade *mixing* too.
+            attention: ``heads`` removes whole heads of attention, ``dims`` places within heads.
+            shrink: Regular expressions; matching graph inputs and outputs may lose slices too.
+            calib: Calibration data, see `calibration.open_samples`.
+            samples: Calibration samples to use at most.
+            stats: File of statistics from calibration data: used where it exists, else written.
+            repair: See `Repair`.
+            gate: Limits to how far outputs may move, see `Checks`.
+            keep_anyway: Write a model that misses a gate.
+            drift_search: Take the smallest model within the gates; ratio or target is the furthest to go.
+            verify: Check the result in onnxruntime.
+            input_shapes: Shapes of graph inputs to count MACs at and to verify with.
+            sparse_storage: Store weights with many zeros as sparse initializers, where that is smaller.
+            memory: Bytes of activations to hold before they go to files.
+            run_seconds: The longest that one load or run of a model in onnxruntime may take.
+            run_memory: Bytes that onnxruntime may hold; None for all that there are.
+
+        Raises:
+            InputError: A value is of the wrong kind, out of range, unknown, or contradicts another.
+        """
+        given = Checks(
+            verify=verify,
+            input_shapes=_or_empty(input_shapes),
+            gate=_or_empty(gate),
+            keep_anyway=keep_anyway,
+            drift_search=drift_search,
+        )
+        targets = _or_empty(target)
+        share = None if ratio is None else checks.fraction("ratio", ratio)
+        removes, zeros = patterns.read(pattern, share)
+        if targets and not removes:
+            raise InputError("target and pattern both say how much", "give one of them")
+        if given.drift_search and not removes:
+            raise InputError(
+                "a drift search looks for channels, not zeros", "leave --pattern away, or add --pattern channels"
+            )
+        wanted = None if importance is None else extensions.as_criterion(importance)
+        _check_importance(wanted, removes, zeros)
+        permute = checks.flag("permute", permute)
+        if permute and zeros is None:
+            raise InputError(NO_PERMUTE, "give --pattern 2:4, say")
+        across = None if global_ranking is None else checks.flag("global_ranking", global_ranking)
+        limits = {"min_channels": min_channels, "round_to": round_to, "steps": steps}
+        for name, value in limits.items():
+            checks.whole(name, value, 1)
+        channels = (
+            Channels(
+                ratio=FURTHEST if given.drift_search and share is None and not targets else share,
+                target=targets,
+                importance=importance if wanted is not None and wanted.channels else None,
+                global_ranking=bool(across),
+                **limits,
+            )
+            if removes
+            else None
+        )
+        if steps > 1 and channels is None:
+            raise InputError(NO_STEPS, "give a ratio or a target, and data with --calib")
+        solver = wanted.name if wanted is not None and wanted.zeros else None
+        return cls(
+            channels=channels,
+            zeros=None if zeros is None else Zeros(zeros, solver, across, permute),
+            scope=Scope(only, ignore, mixing, attention, shrink),
+            calibration=Calibration(calib, samples, stats),
+            repair=Repair(repair),
+            checks=given,
+            resources=Resources(memory, run_seconds, run_memory),
+            seed=seed,
+            sparse_storage=sparse_storage,
+        )
+
+    @property
+    def criterion(self) -> Criterion:
+        """The criterion that ranks channels."""
+        asked = None if self.channels is None else self.channels.importance
+        seen = self.calibration.data is not None or self.calibration.stats is not None
+        default = BY_DATA if seen or self.repair.method == "data-free" else BY_WEIGHTS
+        return extensions.as_criterion(default if asked is None else asked)
+
+    @property
+    def solver(self) -> str:
+        """Name of the criterion that chooses zeros, from data of the model that they are made in.
+
+        What `obs` chooses is good once the rest is refitted; where nothing is, that is `wanda`.
+        """
+        asked = self.zeros.solver if self.zeros is not None else None
+        stored = self.calibration.stats is not None and self.channels is None
+        seen = (self.calibration.data is not None or stored) and self.repair.method != "data-free"
+        able = asked is not None and (seen or not _from_data(asked))
+        best = asked if able and asked is not None else BY_DATA if seen else BY_WEIGHTS
+        return "wanda" if best == BY_DATA and not self.repair.refits_zeros else best
+
+    @property
+    def spreads_zeros(self) -> bool:
+        """Whether what zeros do to the outputs says how many each weight gets, rather than the same share of each."""
+        if self.zeros is None or self.zeros.shape.local or self.calibration.data is None or not _from_data(self.solver):
+            return False
+        across = self.zeros.global_ranking
+        return self.repair.refits_zeros if across is None else across
+
+    @property
+    def targets_macs(self) -> bool:
+        """Whether MACs must be counted, by a run of the model if there is no other way."""
+        return self.channels is not None and "macs" in self.channels.target
+
+    def with_repair(self, method: str) -> Options:
+        """The same options with another method of repair."""
+        return replace(self, repair=Repair(method))
+
+    def _check_zeros(self) -> None:
+        """Raises where options contradict the pattern of zeros."""
+        if self.zeros is None:
+            return
+        alone, asked, across = self.channels is None, self.zeros.solver, self.zeros.global_ranking
+        for_zeros = asked is not None and (alone or not extensions.criteria.get(asked).channels)
+        if for_zeros and asked is not None and _from_data(asked) and not _from_data(self.solver):
+            without = ", which repair 'data-free' goes without" if self.repair.method == "data-free" else ""
+            raise InputError(f"importance {asked!r} needs calibration data{without}", "give some with --calib")
+        if alone and across and self.zeros.shape.local:
+            raise InputError(
+                f"pattern {str(self.zeros.shape)!r} takes as much of every weight, so that there is nothing to "
+                "rank across them",
+                "leave --global away",
+            )
+        if across and self.calibration.data is None and _from_data(self.solver):
+            raise InputError(
+                "how much each weight can spare is measured with calibration data",
+                "give some with --calib, or leave --global away",
+            )
+        stats = self.calibration.stats is not None and self.calibration.data is not None
+        if alone and stats and self.repair.refits_zeros and not self.spreads_zeros:
+            raise InputError("zeros that are refitted use no statistics", "leave --stats away, or --repair none")
+
+    def _check_gates(self) -> None:
+        """Raises where gates ask for what cannot be measured."""
+        if self.checks.gate and not self.checks.verify and self.calibration.data is None:
+            raise InputError(
+                "gates are measured by the verification, which is switched off",
+                "leave --no-verify away, or give data with --calib",
+            )
+        if self.checks.drift_search and self.channels is None:
+            raise InputError(
+                "a drift search looks for channels, not zeros", "leave --pattern away, or add --pattern channels"
+            )
+
+    def _check_data(self) -> None:
+        """Raises where calibration data or statistics are missing, or of no use."""
+        missing, stats, name = self.calibration.data is None, self.calibration.stats, self.criterion.name
+        if missing and self.repair.needs_data:
+            raise InputError(f"repair {self.repair.method!r} needs calibration data", "give some with --calib")
+        from_data = self.criterion.needs == "moments"
+        made_up = self.repair.method == "data-free"  # made for the repair, they serve the scores as well
+        if self.channels is not None and from_data and missing and stats is None and not made_up:
+            raise InputError(f"importance {name!r} needs calibration data", "give some with --calib")
+        if stats is not None and not (from_data if self.channels is not None else _from_data(self.solver)):
+            known = [n for n in extensions.criteria.names() if _from_data(n)]
+            raise InputError(f"importance {name!r} uses no statistics", f"{', '.join(known)} do")
+        if self.channels is not None and self.channels.steps > 1 and (missing or not self.criterion.sequential):
+            raise InputError(NO_STEPS, "give a ratio or a target, and data with --calib")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options as strict JSON data, under their names on the command line."""
+        amounts = {**vars(Channels(ratio=0.0)), "ratio": None} if self.channels is None else dict(vars(self.channels))
+        across = amounts.pop("global_ranking") or (self.zeros is not None and bool(self.zeros.global_ranking))
+        pattern = [] if self.channels is None else [CHANNELS]
+        if self.zeros is not None:
+            shape = self.zeros.shape
+            pattern.append(str(shape) if shape.share is None else f"{shape}={shape.share:g}")
+        calib, stats = self.calibration.data, self.calibration.stats
+        return {
+            "global": across or (self.spreads_zeros and self.channels is None),
+            **amounts,
+            "importance": self.criterion.name if self.channels is not None else self.solver,
+            "pattern": pattern if len(pattern) > 1 else pattern[0],
+            "permute": self.zeros is not None and self.zeros.permute,
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self.scope).items()},
+            "calib": calib if calib is None or isinstance(calib, str) else type(calib).__name__,
+            "samples": self.calibration.samples,
+            "stats": None if stats is None else os.fspath(stats),
+            "repair": self.repair.method,
+            **vars(self.checks),
+            "input_shapes": {name: list(shape) for name, shape in self.checks.input_shapes.items()},
+            **vars(self.resources),
+            "seed": self.seed,
+            "sparse_storage": self.sparse_storage,
+        }
+
+
+NO_STEPS = "steps need calibration data, importance 'obs' and channels to remove"
+
+
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+def _from_data(name: str) -> bool:
+    return extensions.criteria.get(name).needs == "moments"
+
+
+def _check_importance(wanted: Criterion | None, removes: bool, zeros: Pattern | None) -> None:
+    """Raises where a criterion is asked for what it does not rank."""
+    if wanted is None:
+        return
+    if zeros is None and not wanted.channels:
+        raise InputError(f"importance {wanted.name!r} chooses zeros, not channels", "give a pattern, say --pattern 2:4")
+    if not removes and not wanted.zeros:
+        raise InputError(f"importance {wanted.name!r} ranks channels, not zeros", f"{', '.join(choosers())} do")

@@ -1,0 +1,281 @@
+"""The options of a run by concern: each stage takes those that it reads."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxprune import extensions, patterns
+from onnxprune._text import amount
+from onnxprune.errors import InputError
+from onnxprune.extensions import Scorer
+from onnxprune.options import checks
+from onnxprune.patterns import Pattern
+from onnxprune.registry import one_of
+
+ATTENTION = ("heads", "dims")
+AUTO = "auto"
+GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0)}
+"""What a gate may ask for, and between which limits."""
+FURTHEST = 0.95
+"""Ratio that a drift search goes to at most, where nothing else is said."""
+
+
+def _set(part: object, **values: object) -> None:
+    """Sets fields of a frozen dataclass while it is made."""
+    for name, value in values.items():
+        object.__setattr__(part, name, value)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Removal of channels: how many, and which.
+
+    Attributes:
+        ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed, 0 <= ratio < 1.
+        target: What may be left of some costs, in place of a ratio: a fraction (``0.5``) or an amount (``"2G"``).
+        importance: A criterion by name, or a function of a group (`extensions.GroupView`); None for the default.
+        global_ranking: Whether units of all groups are ranked together, so that `ratio` is the share of them all.
+        min_channels: Units that every group keeps.
+        round_to: What is left of a group is rounded up to a multiple of this.
+        steps: Rounds of removal, with repair and new statistics in between.
+
+    Raises:
+        InputError: A value is of the wrong kind, out of range or unknown, or not exactly one says how much.
+    """
+
+    ratio: float | None = None
+    target: Mapping[str, float | str] = field(default_factory=dict)
+    importance: str | Scorer | None = None
+    global_ranking: bool = False
+    min_channels: int = 1
+    round_to: int = 1
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        given = checks.mapping("target", self.target, "{'macs': 0.5}")
+        _set(self, target={name: _target(name, value) for name, value in given.items()})
+        if self.importance is not None:
+            extensions.as_criterion(self.importance)
+        _set(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
+        for name in ("min_channels", "round_to", "steps"):
+            _set(self, **{name: checks.whole(name, getattr(self, name), 1)})
+        if self.target and self.ratio is not None:
+            raise InputError("target and ratio both say how much", "give one of them")
+        if self.ratio is not None:
+            _set(self, ratio=checks.fraction("ratio", self.ratio))
+        elif not self.target:
+            raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
+
+
+def _target(name: str, value: object) -> float | str:
+    """What may be left of a cost: a number, or a text that `amount` reads."""
+    one_of("target", name, extensions.costs.names())
+    number = amount(value)
+    if number is None or isinstance(value, bool):
+        raise InputError(
+            f"target {name}={value} is no number", "a fraction such as 0.5, or an amount such as 2G or 4MB"
+        )
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(f"target {name}={value} leaves nothing", "a fraction such as 0.5 says what may be left")
+    return value if isinstance(value, str) else number
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Weights set to zero in a pattern.
+
+    Attributes:
+        pattern: The pattern, or its text: ``"2:4"``, ``"weights=0.7"``, ``"4x1=0.5"``.
+        solver: Criterion that chooses the zeros; None for the default.
+        global_ranking: Whether the elements or blocks of all weights are ranked together; None for the default: where
+            calibration data choose and a refit follows.
+        permute: Whether channels are reordered first, so that an N:M pattern keeps more.
+
+    Raises:
+        InputError: A value is of the wrong kind or unknown, or the pattern does not say how much.
+    """
+
+    pattern: Pattern | str
+    solver: str | None = None
+    global_ranking: bool | None = None
+    permute: bool = False
+
+    def __post_init__(self) -> None:
+        _set(self, pattern=patterns.complete(self.pattern))
+        _set(self, permute=checks.flag("permute", self.permute))
+        if self.global_ranking is not None:
+            _set(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
+        if self.permute and self.shape.kept is None:
+            raise InputError(NO_PERMUTE, "give --pattern 2:4, say")
+        if self.solver is not None and not extensions.as_criterion(self.solver).zeros:
+            raise InputError(f"importance {self.solver!r} ranks channels, not zeros", f"{', '.join(choosers())} do")
+
+    @property
+    def shape(self) -> Pattern:
+        """The pattern, read."""
+        assert isinstance(self.pattern, Pattern)
+        return self.pattern
+
+
+NO_PERMUTE = "permute orders channels for an N:M pattern, and none is asked for"
+
+
+def choosers() -> list[str]:
+    """Names of the criteria that choose zeros."""
+    return [name for name in extensions.criteria.names() if extensions.criteria.get(name).zeros]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which parts of a model are open to pruning.
+
+    Attributes:
+        only: Regular expressions; only groups with a matching initializer or node are pruned.
+        ignore: Regular expressions; groups with a matching initializer or node are left whole.
+        mixing: Whether groups of grade *mixing* are pruned too.
+        attention: ``heads`` removes whole heads of attention, ``dims`` places within heads.
+        shrink: Regular expressions; matching graph inputs and outputs may lose slices too.
+
+    Raises:
+        InputError: A value is of the wrong kind or unknown.
+    """
+
+    only: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    mixing: bool = False
+    attention: str = "heads"
+    shrink: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("only", "ignore", "shrink"):
+            _set(self, **{name: checks.expressions(name, getattr(self, name))})
+        _set(self, mixing=checks.flag("mixing", self.mixing))
+        one_of("attention", self.attention, ATTENTION)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Unlabelled inputs that scores and repair learn from.
+
+    Attributes:
+        data: The data, see `calibration.open_samples`; None for none.
+        samples: Samples to use at most; None for all.
+        stats: File of statistics of the data: used where it exists, else written.
+
+    Raises:
+        InputError: A value is of the wrong kind or out of range.
+    """
+
+    data: Any = None
+    samples: int | None = None
+    stats: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            checks.data(self.data)
+        if self.samples is not None:
+            _set(self, samples=checks.whole("samples", self.samples, 1))
+        if self.stats is not None:
+            checks.path("stats", self.stats)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How what is left makes up for what was removed.
+
+    Attributes:
+        method: ``none``; ``data-free``, on made-up inputs; ``calibrated``, which needs calibration data; a method that
+            was added (`onnxprune.repair`); or ``auto``: ``calibrated`` where there are data, else ``data-free`` for
+            models that consist mainly of convolutions and run on made-up inputs, and ``none`` for all others.
+
+    Raises:
+        InputError: The method is unknown.
+    """
+
+    method: str = AUTO
+
+    def __post_init__(self) -> None:
+        one_of("repair", self.method, [AUTO, *extensions.repairs.names()])
+
+    @property
+    def refits_zeros(self) -> bool:
+        """Whether the method refits layers that zeros are chosen in on the way; ``auto`` does, with data."""
+        return self.method in (AUTO, "data-free", "calibrated")
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the method takes calibration data."""
+        return self.method != AUTO and extensions.repairs.get(self.method).needs_data
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is checked of the result.
+
+    Attributes:
+        verify: Whether both models are run in onnxruntime and compared.
+        input_shapes: Shapes of graph inputs to count MACs at and to run with.
+        gate: Limits to how far outputs may be from the original's: ``drift`` (relative RMS, at most), ``cosine`` or
+            ``agreement`` (share of equal top-1 choices; both at least), of any output, or ``drift:OUTPUT`` of one.
+        keep_anyway: Whether a model that misses a gate may be written.
+        drift_search: Whether the smallest model within the gates is looked for.
+
+    Raises:
+        InputError: A value is of the wrong kind, out of range or unknown.
+    """
+
+    verify: bool = True
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    gate: Mapping[str, float] = field(default_factory=dict)
+    keep_anyway: bool = False
+    drift_search: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("verify", "keep_anyway", "drift_search"):
+            _set(self, **{name: checks.flag(name, getattr(self, name))})
+        _set(self, input_shapes=checks.shapes("input_shapes", self.input_shapes))
+        given = checks.mapping("gate", self.gate, "{'drift': 0.05}")
+        for name, limit in given.items():
+            low, high = GATES[split_gate(name)[0]]
+            given[name] = value = checks.number(f"gate {name}", limit)
+            if not low <= value <= high or not math.isfinite(value):
+                raise InputError(f"gate {name} must be between {low:g} and {high:g}, not {value:g}")
+        _set(self, gate=given)
+        if self.drift_search and not self.gate:
+            raise InputError("a drift search needs a gate to stay within", "--gate drift=0.05, say")
+
+
+def split_gate(name: str) -> tuple[str, str]:
+    """Kind of a gate, and its output or "": ``drift:logits`` is ``drift`` of ``logits``."""
+    kind, _, output = name.partition(":")
+    return one_of("gate", kind, list(GATES)), output
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use.
+
+    Attributes:
+        memory: Bytes of activations to hold before they go to files.
+        run_seconds: The longest that one load or run of a model in onnxruntime may take.
+        run_memory: Bytes that onnxruntime may hold; None for all that there are.
+
+    Raises:
+        InputError: A value is of the wrong kind or out of range.
+    """
+
+    memory: int = 10**9
+    run_seconds: float = 600.0
+    run_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        _set(self, memory=checks.whole("memory", self.memory, 1))
+        _set(self, run_seconds=checks.number("run_seconds", self.run_seconds))
+        if not (math.isfinite(self.run_seconds) and self.run_seconds > 0):
+            raise InputError(f"run-seconds must be above 0, not {self.run_seconds:g}")
+        if self.run_memory is not None:
+            _set(self, run_memory=checks.whole("run_memory", self.run_memory, 1))

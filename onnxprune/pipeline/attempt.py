@@ -1,0 +1,217 @@
+"""The stages that make one pruned model: plan, apply, repair, permute, zero; then judge, store, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.allocation import selection
+from onnxprune.allocation.selection import Selection
+from onnxprune.cost.measure import Cost, measure
+from onnxprune.edit.permute import lift
+from onnxprune.edit.remove import remove
+from onnxprune.model.model import Model
+from onnxprune.model.sparse_initializers import SparseStorage, resparsify
+from onnxprune.options import Options, Zeros
+from onnxprune.pipeline import rounds
+from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
+from onnxprune.pipeline.evaluate import judge
+from onnxprune.pipeline.permute import permute, recorded
+from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.refit import RepairJob, kept_features, refit
+from onnxprune.pipeline.score import allocate
+from onnxprune.pipeline.store_sparse import store
+from onnxprune.pipeline.verify import verify_pruned
+from onnxprune.pipeline.zero import zero
+from onnxprune.planning import plan as planning
+from onnxprune.planning.masks import zeros as zeros_entry
+from onnxprune.planning.plan import Plan
+from onnxprune.repair.layerwise import Refit
+from onnxprune.report.report import CalibrationReport, GateReport, PermutationReport
+from onnxprune.runtime.io_slices import IoSlices
+from onnxprune.verification import gates
+from onnxprune.verification.check import Verification
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A model on its way through the stages; each returns it with what it added.
+
+    Attributes:
+        options: What it was made with.
+        analysis: The analysis of the original; its model may be the one that is pruned.
+        selection: Which channels went.
+        plan: What was taken.
+        model: What is left.
+        io_slices: What inputs and outputs lost.
+        kept: Which output features of the original's layers stay, where they are refitted.
+        reference: Loads what the layers are refitted to.
+        repair: What became of each layer that was refitted; None without repair.
+        permuted: What another order keeps.
+        dense: Constant -> why it was to have zeros and has none.
+        whole_because: Why nothing was taken, where only zeros were asked for.
+        calibration: What samples held back say.
+        stored: What became sparse.
+        gates: What each gate says.
+        verification: What the runtime check found, where a gate asked for it.
+    """
+
+    options: Options
+    analysis: Analysis
+    selection: Selection
+    plan: Plan
+    model: Model
+    io_slices: IoSlices
+    kept: Mapping[str, NDArray[np.int64]]
+    reference: Callable[[], Model]
+    repair: list[Refit] | None = None
+    permuted: PermutationReport | None = None
+    dense: Mapping[str, str] = field(default_factory=dict)
+    whole_because: list[str] | None = None
+    calibration: CalibrationReport | None = None
+    stored: SparseStorage | None = None
+    gates: Mapping[str, GateReport] = field(default_factory=dict)
+    verification: Verification | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether every gate is met."""
+        return all(gate.met for gate in self.gates.values())
+
+    def cost(self, before: Cost) -> Cost:
+        """What it costs: as much as before where nothing but zeros was made, which change nothing."""
+        plan = self.plan
+        if not (plan.removed or plan.permuted or self.options.sparse_storage or self.repair):
+            return before
+        shapes = self.io_slices.shapes(self.options.checks.input_shapes)
+        return measure(self.model, shapes, run=self.options.targets_macs)
+
+
+def attempt(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
+    """Prunes the model of an analysis, which is changed, repairs it and holds it to the gates."""
+    pruned = prune_model(prepared, options, analysis)
+    clock, data = prepared.clock, prepared.loaded.data
+    if pruned.plan.changes_model and data is not None:
+        with clock.stage("judge"):
+            said = judge(prepared.original.load(), pruned.model, data, pruned.io_slices)
+        pruned = replace(pruned, calibration=said)
+    resparsify(pruned.model, prepared.loaded.sparse)
+    if options.sparse_storage:
+        with clock.stage("store"):
+            pruned = replace(pruned, stored=store(pruned.model, options.checks, options.seed))
+    return hold_to_gates(prepared, pruned)
+
+
+def prune_model(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
+    """The stages that the plan depends on."""
+    pruned = remove_channels(prepared, options, analysis)
+    if pruned.plan.removed and options.repair.method != "none":
+        with prepared.clock.stage("repair"):
+            pruned = repair_removal(prepared, pruned)
+    if options.zeros is not None:
+        if options.zeros.permute:
+            with prepared.clock.stage("permute"):
+                pruned = reorder(prepared, pruned, options.zeros)
+        with prepared.clock.stage("zero"):
+            pruned = set_zeros(prepared, pruned, options.zeros)
+    return pruned
+
+
+def select(prepared: Prepared, options: Options) -> Selection:
+    """Which channels go."""
+    if options.channels is None or prepared.damage is None:
+        return selection.nothing(prepared.analysis.coupling)
+    return allocate(
+        prepared.analysis, prepared.groups, prepared.damage, options, options.channels, prepared.loaded.cost
+    )
+
+
+def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
+    """Selects the channels that go, plans their removal and carries it out, in place."""
+    with prepared.clock.stage("plan"):
+        selected = select(prepared, options)
+        plan = planning.make(analysis.coupling, selected.gone, selected.entries)
+        refitted = options.repair.method != "none"
+        kept = kept_features(analysis.coupling, selected.gone) if refitted else {}
+    with prepared.clock.stage("apply"):
+        remove(analysis.model, analysis.coupling, selected.gone)
+        changed = plan.removed or options.zeros is not None
+        left = analysis.model if changed else prepared.original.load()
+    return Pruned(options, analysis, selected, plan, left, planning.io_slices(plan), kept, prepared.original.dense)
+
+
+def repair_removal(prepared: Prepared, pruned: Pruned) -> Pruned:
+    """Lets what is left make up for the channels that went, in place."""
+    job = RepairJob(
+        prepared.original.dense(),
+        pruned.model,
+        pruned.kept,
+        prepared.loaded.data,
+        pruned.options,
+        pruned.io_slices,
+        prepared.synthetic_feeds,
+    )
+    return replace(pruned, repair=refit(job))
+
+
+def reorder(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
+    """Reorders the channels that are left for an N:M pattern, in place."""
+    whole, options = pruned.analysis, pruned.options
+    rest = reanalyze(whole, pruned.model) if pruned.plan.removed else whole
+    origin = rounds.channel_correspondence(whole.coupling, pruned.selection.gone, rest.coupling)
+    moved = permute(
+        rest.model, rest.coupling, origin, zeros.shape, scope=options.scope, checks=options.checks, seed=options.seed
+    )
+    pruned = replace(pruned, plan=recorded(pruned.plan, moved.entries), permuted=moved.as_report())
+    if moved.moves and options.repair.refits_zeros:  # layers are refitted to what the original made in their order
+        lifted = reanalyze(whole, prepared.original.dense())
+        lift(lifted.model, lifted.coupling, origin, moved.moves)
+        return replace(pruned, reference=partial(lifted.model.copy))
+    return pruned
+
+
+def set_zeros(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
+    """Sets weights of what is left to zero in a pattern, in place."""
+    rest = analyze_loaded(pruned.model) if pruned.plan.removed or zeros.permute else pruned.analysis
+    zeroed = zero(
+        pruned.reference,
+        rest.model,
+        rest.coupling,
+        pruned.kept,
+        prepared.loaded.data,
+        pruned.options,
+        pruned.io_slices,
+        prepared.synthetic_feeds,
+        first=not pruned.plan.removed,
+    )
+    masks = {name: zeros_entry(mask, zeros.shape) for name, mask in zeroed.masks.items()}
+    plan = replace(pruned.plan, zeroed=masks)
+    whole = sorted(set(zeroed.dense.values())) or ["no weight is left open to zeros"]
+    refits = [*(pruned.repair or []), *(zeroed.repair or [])]
+    return replace(
+        pruned,
+        plan=plan,
+        dense=zeroed.dense,
+        repair=refits if zeroed.repair else pruned.repair,
+        whole_because=None if plan.changes_model else whole,
+    )
+
+
+def hold_to_gates(prepared: Prepared, pruned: Pruned) -> Pruned:
+    """Measures what each gate asks for, on samples held back or, without data, in the verification."""
+    asked, data = prepared.loaded.gates, prepared.loaded.data
+    if not asked:
+        return pruned
+    if data is None:
+        pruned = replace(pruned, verification=verify_pruned(prepared, pruned.model, pruned.io_slices))
+        assert pruned.verification is not None
+        found, on = gates.on_made_up(pruned.verification.drift), "made-up inputs"
+    else:
+        with prepared.clock.stage("judge"):
+            found = gates.on_data(asked, prepared.original.load(), pruned.model, data.held, pruned.io_slices)
+        on = "calibration samples" + (" held back" if data.held is not data.fit else "")
+    return replace(pruned, gates={gate.name: GateReport(**gate.verdict(found), on=on) for gate in asked})

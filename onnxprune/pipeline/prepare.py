@@ -1,0 +1,124 @@
+"""The first stages of a run: load, analyze, score. What they find serves every model that the run makes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from onnxprune.cost.measure import Cost, measure
+from onnxprune.coupling.groups import Group
+from onnxprune.model.model import Model
+from onnxprune.model.sparse_initializers import SparseOriginals, densify
+from onnxprune.options import Options
+from onnxprune.pipeline.analysis import Analysis, analyze_loaded, prunable
+from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
+from onnxprune.pipeline.observe import check_stats
+from onnxprune.pipeline.original import Original
+from onnxprune.pipeline.progress import Clock
+from onnxprune.pipeline.score import Damage, learn_damage
+from onnxprune.pipeline.settle import resolve_repair
+from onnxprune.repair.data_free import inputs
+from onnxprune.runtime.process import warm_up
+from onnxprune.verification import gates
+from onnxprune.verification.gates import Gate
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that was loaded, with what was asked of it.
+
+    Attributes:
+        model: The model, dense.
+        sparse: Its sparse initializers, as they were.
+        cost: What it costs.
+        options: The options, with a repair other than ``auto``.
+        unrepaired_because: Why ``auto`` repairs nothing, where it might have.
+        data: Calibration data, divided.
+        gates: The gates that hold.
+    """
+
+    model: Model
+    sparse: SparseOriginals
+    cost: Cost
+    options: Options
+    unrepaired_because: str | None
+    data: CalibrationSplit | None
+    gates: Sequence[Gate]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before anything is removed.
+
+    Attributes:
+        original: The model that was given.
+        loaded: The model as it was loaded.
+        analysis: The analysis of it.
+        groups: The groups that are open to pruning.
+        damage: What the removal of their units costs; None where no channels are removed.
+        synthetic_feeds: Makes inputs where there are no data.
+        clock: Times the stages.
+    """
+
+    original: Original
+    loaded: Loaded
+    analysis: Analysis
+    groups: list[Group]
+    damage: Damage | None
+    synthetic_feeds: SyntheticFeeds
+    clock: Clock
+
+    @property
+    def options(self) -> Options:
+        """The options, with a repair other than ``auto``."""
+        return self.loaded.options
+
+
+def prepare(original: Original, options: Options, clock: Clock, analysis: Analysis | None = None) -> Prepared:
+    """Loads a model with its data, analyses it, and learns what the removal of its units costs.
+
+    Args:
+        original: The model.
+        options: What is asked.
+        clock: Times the stages.
+        analysis: The analysis of a copy of the model, where there is one already.
+
+    Raises:
+        InputError: The model, the data or an option is unusable.
+    """
+    check_stats(options.calibration)
+    with clock.stage("load"):
+        if options.checks.verify or options.calibration.data is not None:
+            warm_up()
+        model, stored = (original.load(), None) if analysis is None else (analysis.model, analysis.stored)
+        loaded = load_inputs(model, stored, options, clock)
+    with clock.stage("analyze"):
+        if analysis is None:
+            scope = options.scope
+            analysis = analyze_loaded(loaded.model, mixing=scope.mixing, attention=scope.attention, shrink=scope.shrink)
+        groups = prunable(analysis, options.scope)
+    logger.info("%d groups, %d of them open to pruning", len(analysis.groups), len(groups))
+    shapes = options.checks.input_shapes or None
+    feeds: SyntheticFeeds = cache(lambda: inputs(original.dense(), options.seed, shapes))
+    damage = None
+    with clock.stage("score"):
+        if options.channels is not None:
+            data, settled, cost = loaded.data, loaded.options, loaded.cost
+            damage = learn_damage(analysis, groups, data, settled, options.channels, cost, feeds)
+    return Prepared(original, loaded, analysis, groups, damage, feeds, clock)
+
+
+def load_inputs(model: Model, stored: Cost | None, options: Options, clock: Clock) -> Loaded:
+    """Makes a model dense, in place, opens the data, and settles what the options leave open."""
+    cost = measure(model, options.checks.input_shapes, run=options.targets_macs)
+    if stored is not None:
+        cost = replace(cost, params=stored.params, bytes=stored.bytes)
+    sparse = densify(model)
+    settled, why = resolve_repair(model, options)
+    data = open_data(model, options.calibration, options.seed, clock.progress)
+    held_to = gates.opened(model.proto, options.checks.gate, data=data is not None)
+    return Loaded(model, sparse, cost, settled, why, data, held_to)

@@ -1,0 +1,91 @@
+"""The stage of repair: carries out the method that is asked for, the package's own or one that was added."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import extensions
+from onnxprune.errors import InputError
+from onnxprune.model.model import Model
+from onnxprune.options import Options
+from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
+from onnxprune.pipeline.repair import kept_features, repair
+from onnxprune.repair.layerwise import Fitter, Refit
+from onnxprune.runtime.io_slices import IoSlices
+from onnxprune.verification.output_error import relative_errors
+
+__all__ = ["RepairJob", "kept_features", "refit"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RepairJob:
+    """What a method of repair is given.
+
+    Attributes:
+        original: The model before pruning.
+        pruned: The model after it; a repair changes its weights in place, and no shape.
+        kept: Which output features of the original's linear layers, and units of its recurrent ones, the pruned model
+            still has, by the name of the layer's output.
+        data: Calibration data: a repair learns from ``data.fit``, and nothing else; None where there are none.
+        options: The options of the run: the seed, and the memory that activations may take.
+        io_slices: What inputs and outputs of the pruned model lost: ``io_slices.batches(feeds)`` gives it its inputs.
+        synthetic_feeds: Makes inputs where there are no data: a list of arrays by input name.
+        fitter: What fits a linear layer, where zeros are chosen on the way; only for the package's own methods.
+        unrepaired: What to fall back to; the pruned model as it is by default.
+    """
+
+    original: Model
+    pruned: Model
+    kept: Mapping[str, NDArray[np.int64]]
+    data: CalibrationSplit | None
+    options: Options
+    io_slices: IoSlices
+    synthetic_feeds: SyntheticFeeds
+    fitter: Fitter | None = field(default=None)
+    unrepaired: Model | None = field(default=None)
+
+
+def refit(job: RepairJob) -> list[Refit]:
+    """Repairs a pruned model in place, and says what became of each layer.
+
+    Raises:
+        InputError: The model cannot be run in pieces, or an added method returns something else than a list of `Refit`.
+    """
+    method = extensions.repairs.get(job.options.repair.method)
+    if method.function is None:
+        return repair(
+            job.original,
+            job.pruned,
+            job.kept,
+            job.data,
+            job.options,
+            job.io_slices,
+            job.synthetic_feeds,
+            fitter=job.fitter,
+            plain=job.unrepaired,
+        )
+    before = job.pruned.copy()
+    done = method.function(job)
+    if not isinstance(done, list) or not all(isinstance(r, Refit) for r in done):
+        raise InputError(f"repair {method.name!r} must return a list of Refit, not {done!r}"[:200])
+    return done if _nearer(job, before) else _taken_back(job, before, done)
+
+
+def _nearer(job: RepairJob, before: Model) -> bool:
+    """Whether the outputs on samples that the repair has not seen are nearer to the original's than before."""
+    batches = job.data.held.batches() if job.data is not None else iter(job.synthetic_feeds())
+    was, now = relative_errors(job.original, [before, job.pruned], batches, job.io_slices)
+    logger.info("squared error of the outputs: %.3g pruned, %.3g repaired", was, now)
+    return now < was
+
+
+def _taken_back(job: RepairJob, before: Model, done: list[Refit]) -> list[Refit]:
+    job.pruned.proto.CopyFrom(before.proto)
+    return [Refit(r.layer, None, r.before, r.before) for r in done]

@@ -1,0 +1,58 @@
+"""The search for the smallest model within the gates."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from onnxprune.allocation import selection
+from onnxprune.allocation.bisection import RUNS, smallest
+from onnxprune.cost.measure import measure
+from onnxprune.options import Channels, Options
+from onnxprune.pipeline.analysis import reanalyze
+from onnxprune.pipeline.attempt import Pruned, attempt, select
+from onnxprune.pipeline.prepare import Prepared
+from onnxprune.report.report import Amount, SearchReport, SearchTrial
+
+logger = logging.getLogger(__name__)
+
+
+def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
+    """The smallest model within the gates, and every model that was made on the way."""
+    trials: list[SearchTrial] = []
+    furthest = prepared.options.channels
+    assert furthest is not None  # the options see to that
+
+    def options(share: float) -> Options:
+        part = selection.intermediate_target(furthest, prepared.loaded.cost, share)
+        return replace(prepared.options, channels=part)
+
+    def make(share: float) -> Pruned:
+        prepared.clock.prefix = f"search, model {len(trials) + 1} of at most {RUNS}: "
+        copy = reanalyze(prepared.analysis, prepared.analysis.model.copy())
+        pruned = attempt(prepared, options(share), copy)
+        trials.append(_trial(pruned))
+        logger.info("search: %s", trials[-1])
+        return pruned
+
+    def same(one: float, other: float) -> bool:
+        return np.array_equal(select(prepared, options(one)).gone, select(prepared, options(other)).gone)
+
+    found = smallest(make, lambda pruned: pruned.met, same)
+    prepared.clock.prefix = ""
+    return found, SearchReport(trials, _amount(found.options.channels))
+
+
+def _trial(pruned: Pruned) -> SearchTrial:
+    amount = _amount(pruned.options.channels)
+    measured = {name: gate.measured for name, gate in pruned.gates.items()}
+    return SearchTrial(amount.ratio, amount.target, measure(pruned.model).params, pruned.met, measured)
+
+
+def _amount(channels: Channels | None) -> Amount:
+    """How much is asked for."""
+    if channels is None:
+        return Amount()
+    return Amount(ratio=channels.ratio) if channels.ratio is not None else Amount(target=dict(channels.target))

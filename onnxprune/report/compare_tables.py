@@ -1,0 +1,78 @@
+"""Costs and drift before and after, as tables; and what `compare` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from onnxprune._text import count, duration, percent, printable, short
+from onnxprune.report.json_data import JsonValue
+from onnxprune.report.report import Count, Share
+from onnxprune.report.tables import Part, number, table
+from onnxprune.verification.check import Drift
+
+OUTPUTS = 5
+"""Outputs whose drift is shown."""
+
+
+@dataclass(frozen=True)
+class ComparisonReport(JsonValue):
+    """Two models side by side.
+
+    Attributes:
+        a: File name of the first.
+        b: File name of the second.
+        params: Parameters of both.
+        macs: Multiplications and additions of one run of both.
+        bytes: Sizes of both with their data.
+        drift: How far each output of the second is from the first's.
+        latency: Median time of one run of both, in seconds.
+        runs: Runs that were timed.
+    """
+
+    a: str
+    b: str
+    params: Count
+    macs: Count
+    bytes: Count
+    drift: dict[str, Drift]
+    latency: Share
+    runs: int
+
+
+def compared(report: ComparisonReport) -> list[Part]:
+    """What `compare` shows of two models."""
+    before, after = report.latency.before or 0.0, report.latency.after or 0.0
+    row = ["latency", duration(before), duration(after), percent(after, before)]
+    rows = cost_rows(report.params, report.macs, report.bytes)
+    parts: list[Part] = [f"{printable(report.a)} against {printable(report.b)}", costs([*rows, row])]
+    return [*parts, drifts(report.drift)] if report.drift else parts
+
+
+def costs(rows: Sequence[Sequence[str]]) -> Table:
+    """A table of what there was, what there is, and the share that is left."""
+    return table(["", ">before", ">after", ">left"], rows)
+
+
+def cost_rows(params: Count, macs: Count, nbytes: Count) -> list[list[str]]:
+    """The rows of parameters, MACs and bytes."""
+    return [row("parameters", params), row("MACs", macs), row("bytes", nbytes, "B")]
+
+
+def row(title: str, pair: Count, unit: str = "") -> list[str]:
+    """A row of such a table."""
+    shown = ["unknown" if n is None else count(n, unit) for n in (pair.before, pair.after)]
+    known = pair.before is not None and pair.after is not None
+    return [title, *shown, percent(pair.after or 0, pair.before or 0) if known else "-"]
+
+
+def drifts(drift: Mapping[str, Drift]) -> Table:
+    """How far each output moved, the furthest first."""
+    order = sorted(drift, key=lambda name: -(drift[name].rel_rms or 0.0))
+    rows = [
+        [short(name), *(number(value) for value in (drift[name].max_abs, drift[name].rel_rms, drift[name].cosine))]
+        for name in order[:OUTPUTS]
+    ]
+    return table(["drift of output", ">max abs", ">rel rms", ">cosine"], rows, len(order))

@@ -1,0 +1,46 @@
+"""What `inspect` and `ops` show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnxprune._text import count, plural, printable, short
+from onnxprune.report.build import reasons
+from onnxprune.report.groups import elements
+from onnxprune.report.tables import REASON, ROWS, Part, table
+
+MEMBERS = 4
+"""Slices of a group that are named."""
+
+
+def inspected(data: Mapping[str, Any]) -> list[Part]:
+    """What `inspect` shows of a model: its groups, the free ones first, and why the rest is whole."""
+    order = {"exact": 0, "mixing": 1, "pinned": 2}
+    groups = sorted(data["groups"], key=lambda g: order[g["grade"]])  # stable: in graph order within a grade
+    free = [g for g in groups if g["grade"] != "pinned"]
+    totals = ", ".join(f"{n} {grade}" for grade, n in data["channels"].items())
+    parts: list[Part] = [f"{printable(data['model'])}: {plural(len(groups), 'group')}, channels: {totals}"]
+    if free:
+        rows = [
+            [short(g["name"]), g["grade"], str(g["channels"]), count(elements(g)), _members(g)] for g in free[:ROWS]
+        ]
+        parts.append(table(["group", "grade", ">channels", ">elements", "slices (axis)"], rows, len(free)))
+    for grade in ("mixing", "pinned"):
+        why = reasons([(g["pinned"], g["channels"]) for g in groups if g["grade"] == grade])
+        if why:
+            rows = [[short(reason, REASON), str(n)] for reason, n in why[:ROWS]]
+            parts.append(table([f"why {grade}", ">channels"], rows, len(why)))
+    return parts if groups else [*parts, "No weight has an axis that could be pruned."]
+
+
+def _members(group: Mapping[str, Any]) -> str:
+    shown = [f"{short(m['name'])}({m['axis']})" for m in group["members"][:MEMBERS]]
+    more = len(group["members"]) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def operators(data: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """The table of operators that have a rule."""
+    rows = [[o["operator"], o["domain"] or "ai.onnx", str(o["since"]), printable(o["note"])] for o in data]
+    return [table(["operator", "domain", ">since", "how"], rows)]

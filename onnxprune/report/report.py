@@ -1,0 +1,223 @@
+"""The report of a run as typed values, and as strict JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxprune.repair.layerwise import Refit
+from onnxprune.report.json_data import OMIT_NONE, JsonValue
+from onnxprune.verification.check import Drift
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number before and after; None where it cannot be counted."""
+
+    before: int | None
+    after: int | None
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share before and after, 0 to 1; None where it cannot be measured."""
+
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What a group of channels lost.
+
+    Attributes:
+        name: Name of the group: a constant and the axis that it slices first.
+        channels: Units (channels, heads, blocks) of the original.
+        removed: Which of them were removed, ascending.
+        grade: ``exact``, ``mixing`` or ``pinned``.
+        pinned: Why it is not exact.
+        damage: Predicted damage of what was removed, where a target was allocated by it.
+    """
+
+    name: str
+    channels: int
+    removed: list[int]
+    grade: str
+    pinned: list[str]
+    damage: float | None = field(default=None, metadata=OMIT_NONE)
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """A target: what may be left of a cost, what is left (None where that cannot be counted), and the verdict."""
+
+    asked: float
+    left: float | None
+    met: bool
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """A gate: its limit, what was measured (None where outputs cannot be compared) on which inputs, and the verdict."""
+
+    asked: float
+    measured: float | None
+    met: bool
+    on: str
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much was asked for: a ratio, or a target for each of some costs."""
+
+    ratio: float | None = field(default=None, metadata=OMIT_NONE)
+    target: dict[str, float | str] | None = field(default=None, metadata=OMIT_NONE)
+
+
+@dataclass(frozen=True)
+class SearchTrial(Amount):
+    """A model that a drift search made.
+
+    Attributes:
+        params: Parameters that it has.
+        met: Whether it met every gate.
+        gates: What was measured for each gate.
+    """
+
+    params: int | None = None
+    met: bool = False
+    gates: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """The models that a drift search made, in order, and how much the one that it took was asked to lose."""
+
+    trials: list[SearchTrial]
+    found: Amount
+
+
+@dataclass(frozen=True)
+class PermutedGroup:
+    """A group in another order.
+
+    Attributes:
+        group: Name of the group.
+        channels: Its units.
+        before: Share of the magnitude that the pattern keeps in the old order.
+        after: The same in the new one.
+    """
+
+    group: str
+    channels: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class PermutationReport:
+    """What another order of channels keeps.
+
+    Attributes:
+        before: Share of the magnitude of all weights in question that the pattern keeps in the old order.
+        after: The same in the new one.
+        groups: The groups that moved.
+        whole_because: Why none did, where one might have.
+    """
+
+    before: float | None
+    after: float | None
+    groups: list[PermutedGroup]
+    whole_because: str | None
+
+
+@dataclass(frozen=True)
+class StorageReport:
+    """Weights that are stored as sparse initializers.
+
+    Attributes:
+        sparse: Tensor -> its size before and after, in bytes.
+        dense_because: Why others are not.
+        gzip: Bytes of the model file once compressed.
+    """
+
+    sparse: dict[str, Count]
+    dense_because: str | None
+    gzip: int | None
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What the samples say that neither scores nor repair have seen.
+
+    Attributes:
+        samples: How many they are.
+        relative_error: Squared error of the outputs as a share of their variance.
+        top1: Share of the samples whose label has the largest score, where there are labels.
+        top5: Share of the samples whose label is among the five largest.
+    """
+
+    samples: int | None
+    relative_error: float | None
+    top1: Share | None = field(default=None, metadata=OMIT_NONE)
+    top5: Share | None = field(default=None, metadata=OMIT_NONE)
+
+
+@dataclass(frozen=True)
+class Report(JsonValue):
+    """What a run did.
+
+    Attributes:
+        params: Parameters before and after.
+        macs: Multiplications and additions of one run, before and after.
+        bytes: Size of the model with its data, before and after.
+        channels: Units that were open to pruning, before and after.
+        drift: How far each output moved, by name.
+        verified: Whether both models ran on the same inputs.
+        unverified_because: Why they did not.
+        options: What was asked (`Options.as_dict`); None where a plan was applied.
+        groups: Every group of channels.
+        zeroed: Constant -> share of its elements that a pattern set to zero.
+        dense: Constant -> why it was to have zeros and has none.
+        whole_because: Why nothing was taken; None where something was.
+        permuted: What another order keeps; None where none was asked for.
+        storage: What became sparse; None where that was not asked for.
+        mixing: Whether groups of grade mixing were open to pruning.
+        interface: Graph input or output -> axis -> indices lost.
+        targets: What became of each target.
+        gates: What became of each gate.
+        search: What a drift search made; None without one.
+        repair: Every layer that a refit was tried on; None without repair.
+        unrepaired_because: Why ``repair="auto"`` repaired nothing; None where it did, or where another was asked for.
+        calibration: What samples held back say; None without calibration data.
+        seconds: Time by stage.
+    """
+
+    params: Count
+    macs: Count
+    bytes: Count
+    channels: Count
+    drift: dict[str, Drift]
+    verified: bool
+    unverified_because: str | None
+    options: dict[str, Any] | None
+    groups: list[GroupReport]
+    zeroed: dict[str, float]
+    dense: dict[str, str]
+    whole_because: list[str] | None
+    mixing: bool
+    interface: dict[str, dict[str, int]]
+    permuted: PermutationReport | None = None
+    storage: StorageReport | None = None
+    targets: dict[str, TargetReport] = field(default_factory=dict)
+    gates: dict[str, GateReport] = field(default_factory=dict)
+    search: SearchReport | None = None
+    repair: list[Refit] | None = None
+    unrepaired_because: str | None = None
+    calibration: CalibrationReport | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def missed(self) -> bool:
+        """Whether a target or a gate was missed."""
+        return not all(t.met for t in self.targets.values()) or not all(g.met for g in self.gates.values())
