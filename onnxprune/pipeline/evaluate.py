@@ -17,9 +17,9 @@ from onnxprune.verification.output_error import relative_errors
 
 
 def judge(original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices) -> dict[str, Any]:
-    """What the samples held back say: the outputs' relative squared error and, with labels, top-1 and top-5."""
+    """What the held-out samples say: the outputs' relative squared error and, with labels, top-1 and top-5."""
     (error,) = relative_errors(original, [pruned], data.held.batches(), io_slices)
-    found: dict[str, Any] = {"samples": data.held.count, "relative_error": error}
+    found: dict[str, Any] = {"samples": data.held.count, "held_out": data.held_out, "relative_error": error}
     labels = data.held.labels
     if labels is not None:
         pairs = [(model, narrow.batches(data.held)) for model, narrow in ((original, WHOLE), (pruned, io_slices))]

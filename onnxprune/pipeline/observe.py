@@ -52,7 +52,7 @@ def scoring_context(
         return
     made = _Synthetic(synthetic_feeds())
     with aligned(model, model.copy(), made) as reference:
-        yield reference, CalibrationSplit(made, made, made.parts), options
+        yield reference, CalibrationSplit(made, made), options
 
 
 def moments(

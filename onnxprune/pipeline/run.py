@@ -283,7 +283,7 @@ class Run:
         else:
             with self.clock.stage("judge"):
                 found = gates.on_data(self.gates, load(self.given), trial.model, self.data.held, trial.io_slices)
-            on = "calibration samples" + (" held back" if self.data.held is not self.data.fit else "")
+            on = "calibration samples" + (" held back" if self.data.held_out else "")
         return {gate.name: {**gate.verdict(found), "on": on} for gate in self.gates}
 
     def _verify(self, trial: _Trial) -> Verification:

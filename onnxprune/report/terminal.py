@@ -207,7 +207,12 @@ def learned(report: Mapping[str, Any]) -> list[Part]:
         return ["\n".join(words)] if words else []
     error = seen["relative_error"]
     told = "not finite" if error is None else f"{100 * error:.2g}% of their variance"
-    words.append(f"squared error of the outputs on samples held back: {told}")
+    where = (
+        "samples held back"
+        if seen.get("held_out", True)
+        else "the samples that were learned from (too few to hold any back)"
+    )
+    words.append(f"squared error of the outputs on {where}: {told}")
     for name in ("top1", "top5"):
         if seen.get(name) and seen[name]["before"] is not None:
             words.append(f"{name} there: {seen[name]['before']:.3f} before, {seen[name]['after']:.3f} after")
