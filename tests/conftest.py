@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from onnxprune.cli import main
-from tests.commands import Cli, Ended, tiny
-from tests.saved_models import external
+from tests.support.commands import Cli, Ended, tiny
+from tests.support.saved_models import external
 
 
 @pytest.fixture
@@ -22,6 +24,12 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
         return Ended(code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers of one test: the same whichever other tests run, in whatever order and process."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
 
 
 @pytest.fixture

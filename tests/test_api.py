@@ -18,9 +18,9 @@ from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.model.model import load
 from onnxprune.planning import plan
-from tests import oracle
-from tests.model.test_model import decorated
+from tests.model.cases import decorated
 from tests.ops.case import build, random_feeds
+from tests.support import oracle
 
 NET = """(float[N,3,4,4] x) => (float[N,2] y)
     <float[8,3,3,3] w, float[8] b, float[8] s, float[8] z, float[8] m, float[8] posv, float[12,8,1,1] u, float[192,2] v>
@@ -119,6 +119,7 @@ def test_what_is_not_pruned_stays_when_something_is() -> None:
     assert new.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -22,8 +22,8 @@ from onnxprune.coupling.groups import Grade
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
 from onnxprune.ops import registry
-from tests.node_models import ENDS, ROLES, NodeCase, node_cases, size, wrap
-from tests.oracle import OLD_ONNX, OLD_RUNTIME, prune_and_mask, session
+from tests.support.node_models import ENDS, ROLES, NodeCase, node_cases, size, wrap
+from tests.support.oracle import OLD_ONNX, OLD_RUNTIME, prune_and_mask, session
 
 EVERYTHING = os.environ.get("ONNXPRUNE_BACKEND") == "all"
 CHUNKS = 12
@@ -107,6 +107,7 @@ def assert_equivalent(case: NodeCase, roles: str, end: str) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(CHUNKS))
 def test_analysis_never_crashes(number: int) -> None:
     """As the cases stand all is interface: every group is pinned, with a reason."""
@@ -115,6 +116,7 @@ def test_analysis_never_crashes(number: int) -> None:
             assert group.reasons or group.grade == Grade.EXACT, f"{case.name}: {group.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # cases about overflow
 @pytest.mark.parametrize("number", range(CHUNKS))
 def test_removal_equals_masking(number: int) -> None:
@@ -132,6 +134,7 @@ def test_removal_equals_masking(number: int) -> None:
     assert pruned > 60  # the property must not hold for lack of anything removed
 
 
+@pytest.mark.slow
 def test_every_operator_has_a_rule() -> None:
     """Each operator of each case is registered, at the version that the case imports."""
     lacking = set()
@@ -159,6 +162,7 @@ def test_every_standard_operator_has_a_rule() -> None:
     assert lacking == set()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(OLD_ONNX, reason="onnx lacks some of the cases")
 def test_the_list_matches_cases() -> None:
     names = list(node_cases())

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.oracle import assert_equivalent, run_original
-from tests.random_graphs import Seeded, random_model
+from tests.support.oracle import assert_equivalent, run_original
+from tests.support.random_graphs import Seeded, random_model
 
 T = TypeVar("T")
 EXAMPLES = int(os.environ.get("ONNXPRUNE_EXAMPLES", "60"))
@@ -44,6 +44,7 @@ def finite(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> bool:
     return all(np.isfinite(y).all() and np.abs(y).max(initial=0) < 1e6 for y in run_original(model, feeds))
 
 
+@pytest.mark.slow
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -59,7 +60,7 @@ def test_removal_equals_masking(data: st.DataObject) -> None:
         assert_equivalent(model, feeds, ratio=data.draw(st.sampled_from([0.25, 0.5, 0.75])), seed=1)
 
 
-@pytest.mark.parametrize("start", range(0, 200, 25))
+@pytest.mark.parametrize("start", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(25, 200, 25))])
 def test_removal_equals_masking_on_seeded_graphs(start: int) -> None:
     pruned = 0
     for seed in range(start, start + 25):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import PACKAGE
+from tests.support.paths import PACKAGE
 
 ORDER = """
     errors _text _math

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 ENTRIES: list[dict[str, Any]] = json.loads((MODELS / "INDEX.json").read_text())["models"]
 SIZE_LIMIT = 1_000_000  # bytes

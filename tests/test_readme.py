@@ -17,8 +17,8 @@ import onnxprune
 from onnxprune._text import percent
 from onnxprune.cli import recipe
 from onnxprune.cli.prune import prune
-from tests.commands import Cli
-from tests.paths import ROOT
+from tests.support.commands import Cli
+from tests.support.paths import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -64,6 +64,7 @@ def test_two_commands() -> None:
     assert tests.removeprefix(python) in (ROOT / ".ci" / "run").read_text()
 
 
+@pytest.mark.slow
 def test_demo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The script of the first command prints the table with the measured accuracy."""
     script, *arguments = shlex.split(commands()[0].split(" && ")[-1])[1:]
@@ -87,6 +88,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_commands_run(cli: Cli, clone: Path) -> None:
     """The command lines of the README, in their order."""
     lines = [shlex.split(line)[1:] for line in commands() if line.startswith("onnxprune ")]
@@ -97,6 +99,7 @@ def test_commands_run(cli: Cli, clone: Path) -> None:
     assert (clone / "ranked.onnx").read_bytes() == (clone / "again.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_recipe(cli: Cli, clone: Path) -> None:
     """The recipe fits a model."""
     (block,) = blocks("toml")
@@ -104,6 +107,7 @@ def test_recipe(cli: Cli, clone: Path) -> None:
     assert cli("models/pt_resnet_bn.onnx", "--recipe", "r.toml").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("python"))
 def test_code_runs(block: str, clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The Python examples run, and print what they say they print."""
@@ -122,6 +126,7 @@ def test_options() -> None:
             assert rows[param.opts[-1]].strip("` ") == str(param.default)
 
 
+@pytest.mark.slow
 def test_schemas(cli: Cli, clone: Path) -> None:
     """The keys of plan and report are those in the README."""
     ended = cli("models/pt_resnet_bn.onnx", "--ratio", 0.5, "--json", "--plan", "p.json")
@@ -145,6 +150,7 @@ def accuracy(model: Path | bytes, name: str | None = None) -> float:
         return float(np.mean(scores.argmax(axis=1) == data[entry["labels_key"]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ENTRIES))
 def test_table(name: str) -> None:
     """The row of a model: `tools/demo.py --markdown --ratio 0.5` prints the table anew."""

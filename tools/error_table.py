@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "tests" / "errors.md"
 sys.path.insert(0, str(ROOT))
 
-from tests.error_rows import CIRCUMSTANCES, ROWS, Row  # noqa: E402
+from tests.support.error_rows import CIRCUMSTANCES, ROWS, Row  # noqa: E402
 
 HEAD = """# Errors
 

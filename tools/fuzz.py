@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.fuzzing import KINDS, Case, seeds
+from tests.support.fuzzing import KINDS, Case, seeds
 
 PATIENCE = 20.0
 MEMORY = 8 * 2**30

@@ -19,8 +19,8 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.oracle import assert_equivalent
-from tests.random_graphs import Seeded, random_model
+from tests.support.oracle import assert_equivalent
+from tests.support.random_graphs import Seeded, random_model
 from tests.test_equivalence import feeds_of, finite
 
 

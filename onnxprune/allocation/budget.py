@@ -1,9 +1,10 @@
 """A budget met at the least predicted damage.
 
-Each group has a curve of damage against removed units; a cost is a function of how many units of each group stay.
-Units go one hull segment of a curve at a time, the cheapest damage per saved cost first (the greedy form of the
-Lagrangian optimum, which it equals while curves are convex and costs separate). Costs couple, because a layer shrinks
-on both sides, so savings are taken anew after every removal.
+Each group has a curve of damage against removed units; a cost is a function of how many units of each group are kept.
+Units are removed one segment of the curve's lower convex hull at a time, the least damage per saved cost first: the
+greedy form of the Lagrangian optimum (Everett, "Generalized Lagrange multiplier method for solving problems of optimum
+allocation of resources", Operations Research 1963), which it equals while costs separate. Costs couple, because a layer
+shrinks on both sides, so savings are computed again after every removal. The last segment is cut short.
 """
 
 from __future__ import annotations
@@ -47,28 +48,69 @@ def allocate(curves: Sequence[Curve], units: Sequence[int], targets: Sequence[Ta
     """Least summed damage that meets every target, to within one unit (or one multiple of `limits.round_to`).
 
     Args:
-        curves: Damage curve of each group; its length bounds how many units may go.
+        curves: Damage curve of each group; its length bounds how many units may be removed.
         units: Units of each group.
         targets: What must be met.
         limits: What each group keeps.
     """
-    steps = [_steps(curve, n, limits) for curve, n in zip(curves, units, strict=True)]
+    paths = [_steps(curve, n, limits) for curve, n in zip(curves, units, strict=True)]
     removed = np.zeros(len(units), dtype=np.int64)
     at = [0] * len(units)
-    while short := [t for t in targets if t.cost.left(removed) > t.limit]:
-        best, rate = -1, np.inf
-        for g, path in enumerate(steps):
+    while short := _missed(targets, removed):
+        best, best_end, rate = -1, 0, np.inf
+        for g, path in enumerate(paths):
             if at[g] + 1 >= len(path):
                 continue
-            saving = _saving(short, removed, g, path[at[g] + 1] - path[at[g]])
-            damage = curves[g][path[at[g] + 1]] - curves[g][path[at[g]]]
+            end = _segment_end(curves[g], path, at[g])
+            saving = _saving(short, removed, g, path[end] - path[at[g]])
+            damage = curves[g][path[end]] - curves[g][path[at[g]]]
             if saving > 0 and damage / saving < rate:
-                best, rate = g, damage / saving
+                best, best_end, rate = g, end, damage / saving
         if best < 0:
             break
-        at[best] += 1
-        removed[best] = steps[best][at[best]]
+        if best_end > at[best] + 1 and not _missed(targets, _with(removed, best, paths[best][best_end])):
+            best, best_end = _cheapest_end(curves, paths, at, targets, removed)
+        at[best] = best_end
+        removed[best] = paths[best][best_end]
     return Allocation([int(r) for r in removed], not short, [t.cost.left(removed) for t in targets])
+
+
+def _missed(targets: Sequence[Target], removed: NDArray[np.int64]) -> list[Target]:
+    """The targets that so much removal does not meet yet."""
+    return [t for t in targets if t.cost.left(removed) > t.limit]
+
+
+def _with(removed: NDArray[np.int64], group: int, count: int) -> NDArray[np.int64]:
+    changed: NDArray[np.int64] = removed.copy()
+    changed[group] = count
+    return changed
+
+
+def _segment_end(curve: Curve, path: Sequence[int], start: int) -> int:
+    """The step at which the first segment of the curve's lower convex hull from `start` on ends.
+
+    On a convex curve that is the next step; where a step costs more than those after it, the segment spans them.
+    """
+    slopes = (curve[path[start + 1 :]] - curve[path[start]]) / (np.array(path[start + 1 :]) - path[start])
+    least = slopes.min()
+    return start + 1 + int(np.argmax(slopes <= least + 1e-9 * abs(least)))  # of equal slopes the first
+
+
+def _cheapest_end(
+    curves: Sequence[Curve],
+    paths: Sequence[Sequence[int]],
+    at: Sequence[int],
+    targets: Sequence[Target],
+    removed: NDArray[np.int64],
+) -> tuple[int, int]:
+    """The group, and its step, with which every target is met at the least damage once no whole segment is needed."""
+    ends = []
+    for g, path in enumerate(paths):
+        for step in range(at[g] + 1, len(path)):
+            if not _missed(targets, _with(removed, g, path[step])):
+                ends.append((float(curves[g][path[step]] - curves[g][path[at[g]]]), g, step))
+                break
+    return min(ends)[1:]
 
 
 def _saving(targets: Sequence[Target], removed: NDArray[np.int64], group: int, more: int) -> float:

@@ -1,4 +1,4 @@
-"""How many units of each group go, and which."""
+"""How many units of each group are removed, and which."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ class Limits:
     round_to: int = 1
 
     def kept(self, units: int, remove: int) -> int:
-        """Units that stay when `remove` of `units` are asked to go."""
+        """Units that are kept when the removal of `remove` of `units` is asked for."""
         keep = max(units - remove, min(self.min_channels, units))
         return min(units, -(-keep // self.round_to) * self.round_to)
 
 
 def uniform(groups: Sequence[Group], ratio: float, limits: Limits) -> list[int]:
-    """Units that go from each group: ``floor(ratio * n)`` of n."""
+    """Units to remove from each group: ``floor(ratio * n)`` of n."""
     return [g.units - limits.kept(g.units, share(ratio, g.units)) for g in groups]
 
 
 def ranked(groups: Sequence[Group], scores: Sequence[Scores], ratio: float, limits: Limits) -> list[int]:
-    """Units that go from each group when the lowest ``floor(ratio * n)`` of all n are to go.
+    """Units to remove from each group when the lowest ``floor(ratio * n)`` of all n are to be removed.
 
-    What `limits` keep in one group is made up for by the next lowest of the others.
+    What `limits` keep in one group is compensated by the next lowest of the others.
     """
     target = share(ratio, sum(g.units for g in groups))
     owner = np.repeat(np.arange(len(groups)), [g.units for g in groups])
     order = np.argsort(np.concatenate(scores), kind="stable") if len(groups) else np.empty(0, np.int64)
     room = [g.units - limits.kept(g.units, g.units) for g in groups]
-    gone = [0] * len(groups)
+    removed = [0] * len(groups)
     for i in owner[order]:
         if target == 0:
             break
-        if gone[i] < room[i]:
-            gone[i] += 1
+        if removed[i] < room[i]:
+            removed[i] += 1
             target -= 1
-    return [g.units - limits.kept(g.units, n) for g, n in zip(groups, gone, strict=True)]
+    return [g.units - limits.kept(g.units, n) for g, n in zip(groups, removed, strict=True)]
 
 
 def weakest(scores: Scores, count: int) -> NDArray[np.int64]:

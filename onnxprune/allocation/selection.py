@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,24 +14,23 @@ from onnxprune.allocation import budget
 from onnxprune.allocation.budget import Target
 from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
 from onnxprune.cost.cost_model import CostModel, macs, nbytes, parameters
-from onnxprune.cost.measure import Cost, static_shapes
+from onnxprune.cost.measure import Cost, counted_shapes
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
-from onnxprune.model.skeleton import flat
+from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.planning.plan import describe
-from onnxprune.runtime.sample_inputs import input_dims
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What goes.
+    """The selected channels.
 
     Attributes:
-        gone: Boolean per channel id, True for what goes.
+        removed: Boolean per channel id, True for what is removed.
         entries: What plan and report say of each group.
         targets: What was asked of each cost, what is left of it, and whether that is enough.
     """
@@ -150,9 +148,10 @@ def _cost_model(name: str, coupling: Coupling, groups: Sequence[Group], options:
         return parameters(coupling, groups)
     if name == "bytes":
         return nbytes(coupling, groups, before.bytes)
-    slim = flat(coupling.graph.proto)
-    shapes: Mapping[str, Sequence[int]] = static_shapes(slim, input_dims(slim, options.input_shapes))
-    model = macs(coupling, groups, shapes)
-    if before.macs is None or math.isclose(before.macs, 0):
-        raise InputError("the model's MACs cannot be counted", "give --input-shape, or a target for params or bytes")
-    return model
+    given = counted_shapes(Model(coupling.graph.proto), options.input_shapes) | dict(before.shapes)
+    try:
+        if before.macs:
+            return macs(coupling, groups, given)
+    except LookupError:
+        pass  # said below
+    raise InputError("the model's MACs cannot be counted", "give --input-shape, or a target for params or bytes")

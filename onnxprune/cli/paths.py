@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from onnxprune.errors import InputError, PlanError
-from onnxprune.model.atomic_write import drafts
+from onnxprune.model.atomic_write import atomic_write
 
 SUFFIX = ".onnx"
 
@@ -69,7 +69,7 @@ def written(path: Path | None, text: str) -> Iterator[None]:
     if path is None:
         yield
         return
-    with drafts(path) as made:
+    with atomic_write(path) as made:
         made.new().write(text.encode())
         yield
         made.publish(path)

@@ -1,75 +1,115 @@
-"""Parameters, MACs and bytes as functions of how many units of each group go."""
+"""Costs as functions of how many units of each group are removed.
+
+Allocation knows a cost as a `CostModel` and nothing else. `LengthProducts` is the form of parameters, MACs and bytes:
+a sum of products of axis lengths, each of which shrinks by a fixed number of indices a unit.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from onnxprune.cost.macs import _mac_axes
+from onnxprune.cost.macs import graph_with_shapes, terms
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.coupling.groups import WEIGHT_TYPES, Group
+from onnxprune.coupling.groups import Group
 from onnxprune.graph.graph import Axis, Value
+from onnxprune.graph.operators import Term
+from onnxprune.model.tensors import WEIGHT_TYPES, bytes_an_element
 
 Removed = NDArray[np.int64]
 """Removed units of each group; shape (groups,)."""
 
 
-class CostModel:
+class CostModel(Protocol):
+    """A cost of the pruned model, predicted from what is removed."""
+
+    def left(self, removed: Removed) -> float:
+        """The cost once so many units of each group are removed."""
+
+    def saving(self, removed: Removed, group: int, more: int) -> float:
+        """How much less it costs when `more` further units of one group are removed."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A term that is there only once an axis in `causes` loses an index: what removal adds to a model."""
+
+    factor: float
+    axes: Sequence[Axis]
+    causes: Sequence[Axis]
+
+
+class LengthProducts:
     """A sum of terms, each a constant times the lengths of some axes.
 
     Args:
         coupling: The analysed graph.
         groups: The groups that may shrink.
-        terms: (factor, axes) of each term; axes without static length count by their place in the factor.
-        fixed: What is there whatever goes.
+        terms: (factor, axes) of each term; axes without static length count by their part of the factor.
+        fixed: What is there whatever is removed.
+        copies: Terms that removal adds.
+        singles: Whether a product that has shrunk to 1 counts: a tensor with one element is no parameter.
     """
 
     def __init__(
         self,
         coupling: Coupling,
         groups: Sequence[Group],
-        terms: Sequence[tuple[float, Sequence[Axis]]],
+        terms: Iterable[Term],
         fixed: float = 0.0,
+        copies: Iterable[Copy] = (),
+        *,
+        singles: bool = True,
     ) -> None:
         owned = _owned(coupling, groups)
-        self._fixed = fixed
-        self._groups = len(groups)
-        rows: list[tuple[float, list[int]]] = []
         classes: dict[int, int] = {}
-        for factor, axes in terms:
-            shrinking = []
-            for axis in axes:
+        rows: list[tuple[float, list[int], list[int] | None]] = []
+        self._fixed, self._singles = fixed, singles
+        for term in [*(Copy(factor, axes, ()) for factor, axes in terms), *copies]:
+            factor, shrinking = term.factor, list[int]()
+            for axis in term.axes:
                 c = int(coupling.classes.of[axis.id])
                 if c in owned:
                     shrinking.append(classes.setdefault(c, len(classes)))
                 else:
-                    factor *= axis.length or 1
-            if shrinking:
-                rows.append((factor, shrinking))
+                    factor *= 1 if axis.length is None else axis.length
+            causes = {g for axis in term.causes for g in owned.get(int(coupling.classes.of[axis.id]), ())}
+            if term.causes and not causes:
+                continue
+            if shrinking or causes:
+                rows.append((factor, shrinking, sorted(causes) or None))
             else:
                 self._fixed += factor
-        width = max((len(r) for _, r in rows), default=1)
+        width = max((len(r) for _, r, _ in rows), default=1)
         self._lengths = np.ones(len(classes) + 1)  # the last one pads
         self._slopes = np.zeros((len(classes) + 1, len(groups)))
         for c, i in classes.items():
             self._lengths[i] = coupling.classes.length[c]
             for g, k in owned[c].items():
                 self._slopes[i, g] = k
-        self._factors = np.array([f for f, _ in rows])
-        padded = [r + [len(classes)] * (width - len(r)) for _, r in rows]
+        self._factors = np.array([f for f, _, _ in rows])
+        padded = [r + [len(classes)] * (width - len(r)) for _, r, _ in rows]
         self._axes = np.array(padded, dtype=np.int64).reshape(-1, width)
-        self._rows_of = [np.flatnonzero((self._slopes[self._axes, g] > 0).any(axis=1)) for g in range(len(groups))]
+        self._always = np.array([causes is None for _, _, causes in rows], dtype=bool)
+        self._causes = np.zeros((len(rows), len(groups)), dtype=bool)
+        for row, (_, _, by) in enumerate(rows):
+            self._causes[row, by or []] = True
+        self._rows_of = [
+            np.flatnonzero((self._slopes[self._axes, g] > 0).any(axis=1) | self._causes[:, g])
+            for g in range(len(groups))
+        ]
 
     def left(self, removed: Removed) -> float:
-        """The cost once so many units of each group are gone."""
+        """See `CostModel`."""
         return self._fixed + float(self._sum(removed, slice(None)))
 
     def saving(self, removed: Removed, group: int, more: int) -> float:
-        """How much less it costs when `more` units of one group go as well."""
+        """See `CostModel`."""
         rows = self._rows_of[group]
         further = removed.copy()
         further[group] += more
@@ -79,7 +119,11 @@ class CostModel:
         if not len(self._factors):
             return 0.0
         lengths = self._lengths - self._slopes @ removed
-        return float((self._factors[rows] * lengths[self._axes[rows]].prod(axis=1)).sum())
+        there = self._always[rows] | self._causes[rows][:, removed > 0].any(axis=1)
+        products = self._factors[rows] * lengths[self._axes[rows]].prod(axis=1)
+        if not self._singles:
+            there &= products > 1
+        return float(products[there].sum())
 
 
 def _owned(coupling: Coupling, groups: Sequence[Group]) -> dict[int, dict[int, int]]:
@@ -99,48 +143,92 @@ def _owned(coupling: Coupling, groups: Sequence[Group]) -> dict[int, dict[int, i
     return found
 
 
-def parameters(coupling: Coupling, groups: Sequence[Group]) -> CostModel:
+def parameters(coupling: Coupling, groups: Sequence[Group]) -> LengthProducts:
     """Elements of weight constants with more than one element."""
-    terms = [(1.0, v.axes()) for v in _stored(coupling) if v.elem_type in WEIGHT_TYPES and _size(v) > 1]
-    return CostModel(coupling, groups, terms)
+    stored = [v for v in _stored(coupling) if v.elem_type in WEIGHT_TYPES and _size(v) > 1]
+    return LengthProducts(
+        coupling,
+        groups,
+        [(1.0, v.axes()) for v in stored],
+        copies=[Copy(1.0, v.axes(), causes) for v, causes in _copied(coupling, stored)],
+        singles=False,
+    )
 
 
-def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> CostModel:
-    """Bytes of the saved model: `total` now, of which the weights shrink."""
-    terms = [(_width(v), v.axes()) for v in _stored(coupling)]
-    return CostModel(coupling, groups, terms, total - sum(_width(v) * _size(v) for v in _stored(coupling)))
+NODE_BYTES = 80
+"""Bytes of a node or tensor that removal adds, beside its names and contents: an upper bound."""
 
 
-def _stored(coupling: Coupling) -> list[Value]:
-    return list({v.key: v for v in reversed(list(coupling.graph.constants()))}.values())
+def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthProducts:
+    """Bytes of the saved model: `total` before removal, of which the weights shrink.
+
+    What removal adds (copies of shared vectors, factors of means, gathered constants) is bounded from above.
+    """
+    stored = _stored(coupling)
+    copies = []
+    for value, causes in _copied(coupling, stored):
+        copies += [
+            Copy(bytes_an_element(value.elem_type), value.axes(), causes),
+            Copy(NODE_BYTES + 2.0 * len(value.name), [], causes),
+        ]
+    for mean in coupling.ties.means:
+        copies.append(Copy(2 * NODE_BYTES + 6.0 * len(mean.node.label), [], [mean.axis]))
+    for cut in coupling.constant_cuts:
+        for axis in (cut.read.axis(p) for p in cut.positions):
+            copies += [Copy(8.0, [axis], [axis]), Copy(2 * NODE_BYTES + 6.0 * len(cut.made.name), [], [axis])]
+    for node in dict.fromkeys(node for node, _ in coupling.ties.resizes):
+        axes = [axis for v in [*node.inputs, *node.outputs] if v is not None for axis in v.axes()]
+        longest = max((len(v.name) for v in [*node.inputs, *node.outputs] if v is not None), default=0)
+        copies.append(Copy(2 * NODE_BYTES + 4.0 * longest + 8.0 * len(axes), [], axes))  # a shape or bounds of its own
+    terms = [(bytes_an_element(v.elem_type), v.axes()) for v in stored]
+    fixed = total - sum(bytes_an_element(v.elem_type) * _size(v) for v in stored)
+    return LengthProducts(coupling, groups, terms, fixed, copies)
 
 
-def _size(value: Value) -> int:
-    return math.prod(d for d in value.shape or [] if isinstance(d, int))
-
-
-def _width(value: Value) -> float:
-    if value.elem_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
-        return 0.5
-    try:
-        return float(helper.tensor_dtype_to_np_dtype(value.elem_type).itemsize)
-    except KeyError:
-        return 1.0
-
-
-def macs(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]) -> CostModel:
-    """Multiply-accumulates, counted as `cost.macs_from_shapes` does.
+def macs(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]) -> LengthProducts:
+    """Multiply-accumulates, by the terms that `macs.macs_from_shapes` counts.
 
     Args:
         coupling: The analysed graph.
         groups: The groups that may shrink.
         shapes: Concrete shapes of the main graph's values before pruning, for axes without static length.
+
+    Raises:
+        LookupError: A shape that a count needs is not known.
     """
-    terms = []
-    for node in coupling.graph.main.nodes:
-        for axes in _mac_axes(node):
-            free = math.prod(
-                shapes[a.value.name][a.position] for a in axes if a.length is None and a.value.name in shapes
-            )
-            terms.append((float(free), axes))
-    return CostModel(coupling, groups, terms)
+    concrete = graph_with_shapes(coupling.graph.proto, shapes)
+    found: list[Term] = []
+    for node, twin in zip(coupling.graph.main.nodes, concrete.main.nodes, strict=True):
+        counted, known = terms(node), terms(twin)
+        if known is None or any(axis.length is None for _, axes in known for axis in axes):
+            raise LookupError(f"the lengths that {node.label} runs over are not known")
+        if counted is None:  # the analysis knows no rank here, so nothing of it can be pruned
+            found += [(math.prod([factor, *(axis.length or 0 for axis in axes)]), ()) for factor, axes in known]
+            continue
+        for (factor, axes), (_, lengths) in zip(counted, known, strict=True):
+            free = math.prod(there.length or 0 for a, there in zip(axes, lengths, strict=True) if a.length is None)
+            found.append((factor * free, axes))
+    return LengthProducts(coupling, groups, found)
+
+
+def _stored(coupling: Coupling) -> list[Value]:
+    """One value for every stored tensor: that of its first reader, which keeps the tensor."""
+    return list({v.key: v for v in reversed(list(coupling.graph.constants()))}.values())
+
+
+def _copied(coupling: Coupling, stored: Sequence[Value]) -> list[tuple[Value, list[Axis]]]:
+    """Readers that get a copy of a stored tensor once they lose other indices of it than the first one."""
+    first = {v.key: v for v in stored}
+    found = []
+    for value in coupling.graph.constants():
+        keeper = first.get(value.key)
+        if keeper is None or keeper is value:
+            continue
+        own, kept = ([coupling.channels_of(axis) for axis in v.axes()] for v in (value, keeper))
+        if any(not np.array_equal(a, b) for a, b in zip(own, kept, strict=True)):
+            found.append((value, [*value.axes(), *keeper.axes()]))
+    return found
+
+
+def _size(value: Value) -> int:
+    return math.prod(d for d in value.shape or [] if isinstance(d, int))

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import helper, shape_inference
 
 from onnxprune.cost.macs import Shape, macs_from_shapes
+from onnxprune.cost.trace import sampled_shapes
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
-from onnxprune.model.skeleton import flat
-from onnxprune.model.tensors import constants, elements, sparse_initializers
+from onnxprune.model.skeleton import inlined_skeleton
+from onnxprune.model.tensors import WEIGHT_TYPES, constants, elements, sparse_initializers
 from onnxprune.runtime.sample_inputs import input_dims
-
-# Integers of 32 and 64 bits are shapes, indices and the biases of quantised layers: not counted.
-_WEIGHT_TYPES = {"FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2"}
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,13 @@ class Cost:
         params: Elements of weight constants, see `parameters`.
         macs: Multiply-accumulates of one run of the main graph; None where a shape that matters is not known.
         bytes: Size of the saved model, external data included.
+        shapes: Shapes of the main graph's values that the MACs were counted at.
     """
 
     params: int
     macs: int | None
     bytes: int
+    shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False, compare=False)
 
 
 def measure(
@@ -47,6 +47,7 @@ def measure(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    run: bool = False,
 ) -> Cost:
     """Parameters, MACs and bytes of a model.
 
@@ -55,22 +56,38 @@ def measure(
         input_shapes: Shapes of graph inputs to count MACs for; free axes of the others get the sizes that
             `sample_inputs` gives them, a batch of 1 among them.
         shapes: Shapes of values by name, say from a run, for those that inference cannot tell.
+        run: Whether to run the model once on sample inputs where inference does not tell enough to count MACs.
 
     Raises:
         InputError: A given input shape does not fit the model.
     """
-    slim = flat(model.proto)
+    known = counted_shapes(model, input_shapes, shapes=shapes)
+    macs = macs_from_shapes(inlined_skeleton(model.proto), known)
+    if macs is None and run:
+        known |= sampled_shapes(model, input_shapes)
+        macs = macs_from_shapes(inlined_skeleton(model.proto), known)
+    return Cost(parameters(model.proto), macs, model.nbytes, known)
+
+
+def counted_shapes(
+    model: Model,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Shape]:
+    """Concrete shapes of the main graph's values, as far as MACs need them and inference tells them; see `measure`."""
+    slim = inlined_skeleton(model.proto)
     try:
         dims = input_dims(slim, input_shapes)
     except InputError:
         if input_shapes:
             raise
         dims = {}
-    known = static_shapes(slim, dims) | {k: tuple(v) for k, v in (shapes or {}).items()}
-    macs = macs_from_shapes(slim, known)
-    if macs is None:
-        macs = macs_from_shapes(slim, reasoned_shapes(slim, dims) | known)
-    return Cost(parameters(model.proto), macs, model.nbytes)
+    given = {k: tuple(v) for k, v in (shapes or {}).items()}
+    known = static_shapes(slim, dims) | given
+    if macs_from_shapes(slim, known) is None:
+        known = reasoned_shapes(slim, dims) | known
+    return known
 
 
 def parameters(proto: onnx.ModelProto) -> int:
@@ -84,8 +101,7 @@ def parameters(proto: onnx.ModelProto) -> int:
     dense = ((tensor.data_type, elements(tensor)) for _, _, tensor in constants(proto))
     sparse = ((s.values.data_type, math.prod(s.dims)) for s in sparse_initializers(proto.graph))
     for data_type, size in [*dense, *sparse]:
-        kind = TensorProto.DataType.Name(data_type)
-        if (kind in _WEIGHT_TYPES or kind.startswith(("FLOAT8", "FLOAT6", "FLOAT4"))) and size > 1:
+        if data_type in WEIGHT_TYPES and size > 1:
             total += size
     return total
 

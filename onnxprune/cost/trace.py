@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from onnxprune.cost.macs import is_heavy
+from onnxprune.errors import InputError, RunError
 from onnxprune.model.model import Model
+from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, runnable
 
 
@@ -36,3 +39,11 @@ def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
             one = Runnable(content, ready.data_folder).session(optimize=False)
     found = {name: np.shape(a) for name, a in zip(one.outputs, one.run(None, feeds), strict=True)}
     return found | {name: np.shape(a) for name, a in feeds.items()}
+
+
+def sampled_shapes(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, tuple[int, ...]]:
+    """Shapes of one run on sample inputs; empty where the model does not take them."""
+    try:
+        return traced_shapes(model, sample_inputs(model.proto, input_shapes=input_shapes))
+    except (InputError, RunError):  # a model that takes other sizes than the default ones
+        return {}

@@ -1,9 +1,9 @@
-"""Which way each reshape (and other node with a choice) carries channels.
+"""Decides how each reshape (and other node with alternatives) carries channels.
 
-C -> (g, k) can carry channels along g or along k, not both. Which one is decided by what the other operators make of
-both: a way whose every unit is barred by pins is out; a way that is left alone is taken; where several stay open, an
-axis that a product between activations uses as batch axis (attention heads) comes first, then the finer grain.
-Every decision adds ties and pins that may settle its neighbours, so this runs to a fixpoint.
+C -> (g, k) can carry channels along g or along k, not both. The alternative is chosen that keeps more units removable
+after the constraints of all other operators: one whose every unit is pinned is out; a single one left is taken; among
+several, an axis that a product of two activations uses as batch axis (attention heads) comes first, then the finer
+grain. Every decision adds ties and pins that may settle others, so this runs to a fixpoint.
 """
 
 from __future__ import annotations

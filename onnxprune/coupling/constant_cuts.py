@@ -1,10 +1,9 @@
-"""Seams: where what is computed of constants alone meets the rest of the graph.
+"""Cut points between constant subgraphs and the data path.
 
-A weight that is standardised in the graph, a norm that is divided out, a table that is addressed by position: what
-computes them may average over an axis or pin it, and so hold channels that the rest of the model would let go. But
-what was computed can lose its indices afterwards, exactly, by a Gather of those that stay, which runtimes fold with
-the rest when they load the model. So where it helps, the value is parted in two: as it is made, and as it is read,
-with axes that are not tied to those it is made with.
+A subgraph that is computed of constants alone (a standardised weight, a norm that is divided out, a table of positions)
+may average over an axis or pin it, and so hold channels that its readers could lose. Its result can lose indices
+afterwards, exactly: a Gather of the kept ones, which runtimes fold when they load the model. Where that helps, the
+value is split in two, as it is produced and as it is read, whose axes are not tied along the cut.
 """
 
 from __future__ import annotations
@@ -15,19 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling.groups import WEIGHT_TYPES, Channels, Grade
+from onnxprune.coupling.groups import Channels, Grade
 from onnxprune.graph.graph import Axis, Graph, Node, Value
+from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops.ties import Ties
 
 
 @dataclass(eq=False)
 class ConstantCut:
-    """A value that is computed of constants alone, parted in two.
+    """A value computed of constants alone, split in two.
 
     Attributes:
-        made: As it is made.
-        read: As the nodes read it that read data too.
-        positions: Positions of the axes that may lose indices on the reading side alone; the others are tied.
+        made: The value as it is produced.
+        read: The value as it is read by nodes that also read data.
+        positions: Axes that may lose indices on the reading side alone; the others are tied.
     """
 
     made: Value
@@ -36,7 +36,7 @@ class ConstantCut:
 
 
 def tries(coupling: Channels) -> list[frozenset[Axis]]:
-    """Axes of values as they are made that may be worth a cut, to be tried one set after the other.
+    """Candidate axes for a cut, on the producing side: sets that are tried one after the other.
 
     Where readers add up over an axis, it is enough that what they multiply it by is zero once masked: there the cuts
     are tried that free what the side of the constants mixes or pins. Where that side divides by what is zero once
@@ -64,7 +64,7 @@ def tries(coupling: Channels) -> list[frozenset[Axis]]:
 
 
 def part(graph: Graph, cuts: Collection[Axis]) -> list[ConstantCut]:
-    """Gives values whose axes are cut a second one for the nodes that read data too, in place."""
+    """Splits values along the cut axes, in place: nodes that also read data get a second one."""
     found = []
     for made in sorted({axis.value for axis in cuts}, key=lambda v: v.index):
         readers = _readers(graph, made)
@@ -87,7 +87,7 @@ def part(graph: Graph, cuts: Collection[Axis]) -> list[ConstantCut]:
 
 
 def join(graph: Graph, found: Iterable[ConstantCut]) -> None:
-    """Takes back what `part` did last."""
+    """Undoes the last `part`."""
     for cut in reversed(list(found)):
         assert graph.values[-1] is cut.read
         graph.values.pop()
@@ -96,7 +96,7 @@ def join(graph: Graph, found: Iterable[ConstantCut]) -> None:
 
 
 def helpful(found: Iterable[ConstantCut], before: Channels, after: Channels) -> frozenset[Axis]:
-    """The cuts by which more of an axis is exact, and defined once masked, than before."""
+    """The cuts with which more of an axis is exact, and defined once masked, than without."""
     old, new = _sound(before), _sound(after)
     return frozenset(
         cut.made.axis(p)
@@ -107,25 +107,25 @@ def helpful(found: Iterable[ConstantCut], before: Channels, after: Channels) -> 
 
 
 def tie(found: Iterable[ConstantCut], ties: Ties) -> None:
-    """Says what holds between the two sides: as much as for a node that hands the value on, but for what is cut."""
+    """Ties the two sides as an Identity would, but for the cut axes."""
     for cut in found:
         for made, read in zip(cut.made.axes(), cut.read.axes(), strict=True):
             if made.position in cut.positions:
                 ties.ordered.append(read)
-                ties.pins.append((made, None, f"{made} stays, and its readers take of it what is left to them"))
+                ties.pins.append((made, None, f"{made} is kept; its readers gather what is left"))
             else:
                 ties.whole.append((made.id, read.id))
                 ties.zeros.append((read.id, (made.id,), False))
 
 
 def _sound(coupling: Channels) -> NDArray[np.bool_]:
-    """Elements that are exact, and where the side of the constants is defined once they are masked."""
+    """Elements that are exact and at which the constant subgraph is defined once they are masked."""
     found: NDArray[np.bool_] = (coupling.grade == Grade.EXACT) & ~_undefined(coupling)
     return found
 
 
 def _undefined(coupling: Channels) -> NDArray[np.bool_]:
-    """Elements whose channel the side of the constants divides by, being zero once masked."""
+    """Elements whose channel the constant subgraph divides by, being zero once masked."""
     constant = {v for node in coupling.graph.constant_nodes for v in node.outputs}
     bad = np.zeros(len(coupling.channel), dtype=bool)
     for axis in coupling.ties.divisors:
@@ -136,7 +136,7 @@ def _undefined(coupling: Channels) -> NDArray[np.bool_]:
 
 
 def _seen(coupling: Channels) -> list[Axis]:
-    """Axes of what is computed of constants alone and read with data."""
+    """Axes of values computed of constants alone that are read together with data."""
     graph = coupling.graph
     return [
         axis

@@ -6,6 +6,7 @@ the same axes) form a group: they compete with each other when something has to 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
@@ -17,16 +18,19 @@ from onnxprune.coupling import constant_cuts, groups
 from onnxprune.coupling.choices import decide
 from onnxprune.coupling.components import AxisClasses, Index, components, edges
 from onnxprune.coupling.constant_cuts import ConstantCut
-from onnxprune.coupling.groups import WEIGHT_TYPES, Grade, Group
-from onnxprune.graph.data_propagation import Data
+from onnxprune.coupling.groups import Grade, Group
+from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Axis, Graph, Node, Value
 from onnxprune.graph.shape_inference import infer
+from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops import registry
 from onnxprune.ops.op import Op
 from onnxprune.ops.ties import Choice, Ties, Zero
 
+logger = logging.getLogger(__name__)
+
 MAX_ROUNDS = 4
-"""How often the rules are asked again because ties told a length that shape inference did not know."""
+"""How often the rules are applied, as ties may reveal lengths that shape inference did not know."""
 
 
 class Coupling:
@@ -40,9 +44,9 @@ class Coupling:
         channel: Channel of every element.
         grade: Grade of every element.
         mixing: Whether channels of grade *mixing* were open to pruning in the decisions.
-        attention: What decisions took where whole heads and places within heads were both open.
+        attention: What was taken where whole heads and dimensions within heads were both possible.
         shrinking: Graph inputs and outputs that may lose slices.
-        cuts: What is computed of constants alone and may lose indices behind what computes it.
+        cuts: Values computed of constants alone that may lose indices on the side of their readers.
     """
 
     def __init__(
@@ -87,12 +91,12 @@ class Coupling:
 def analyze(
     graph: Graph, *, mixing: bool = False, attention: str = "heads", shrinking: Collection[str] = ()
 ) -> Coupling:
-    """Runs every rule, decides the choices and joins what is tied.
+    """Applies every rule, decides the choices and joins what is tied.
 
     Args:
         graph: The graph to analyse; its shapes are filled in.
         mixing: Whether channels of grade *mixing* will be pruned too; choices then count them as free.
-        attention: ``heads`` to take whole heads where they are open, ``dims`` to take places within heads.
+        attention: ``heads`` to take whole heads where they are open, ``dims`` to take dimensions within heads.
         shrinking: Graph inputs and outputs that may lose slices. What such an input loses counts as zero: it is what
             the pruned model gave out before, or nothing.
     """
@@ -119,11 +123,11 @@ def _couple(
     attention: str,
     shrinking: Collection[str],
 ) -> Coupling:
-    """The analysis with seams, or without."""
+    """The analysis with the values in `parted` cut."""
     for _ in range(MAX_ROUNDS):
-        ties = Ties(graph, data)
+        ties = Ties(graph, data, graph.number_axes())
         for node in graph.nodes:
-            _ask(node, ties)
+            _apply_rule(node, ties)
         constant_cuts.tie(parted, ties)
         classes = AxisClasses(graph, ties.whole, ties.linked_axes(), ties.axis_count)
         if not _learn(graph, classes):
@@ -167,49 +171,39 @@ def _learn(graph: Graph, classes: AxisClasses) -> bool:
     return news
 
 
-def _ask(node: Node, ties: Ties) -> None:
-    """Lets the node's rule speak; what has none, or cannot be told, is pinned."""
-    op = Op(node, ties)
+_REFUSALS = (LookupError, ValueError, ArithmeticError)
+"""How a rule refuses a node that it cannot follow; anything else that it raises is a fault of the rule."""
+
+
+def _apply_rule(node: Node, ties: Ties) -> None:
+    """Applies the rule of a node; pins every axis of the node if there is none or it fails."""
+    stated = ties.empty()
+    op = Op(node, stated)
     entry = registry.find(node.domain, node.op_type, node.opset)
     if entry is None:
         name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         op.pin_all(f"no rule for {name}")
-        return
-    if not entry.any_rank and any(v.rank is None for v in op.inputs + op.outputs):
-        op.pin_all(f"rank unknown at {node.label}")
-        return
-    marks = _bookmark(ties)
-    try:
-        entry.function(op)
-        op.pin_unspoken()
-    except (LookupError, ValueError, TypeError, ArithmeticError) as e:  # malformed node: leave it whole, prune the rest
-        _rewind(ties, marks)
-        op.pin_all(f"{node.label} could not be analysed: {e}")
+    elif not entry.any_rank and any(v.rank is None for v in op.inputs + op.outputs):
+        op.pin_all(f"rank unknown at {node.label}{_shapes_outside(ties.graph)}")
+    else:
+        try:
+            entry.function(op)
+            op.pin_unspoken()
+        except Exception as e:  # whatever a rule does wrong: this node is left whole, the rest is pruned
+            level = logging.DEBUG if isinstance(e, _REFUSALS) else logging.WARNING
+            logger.log(level, "the rule of %s failed: it is pinned", node.label, exc_info=True)
+            stated = ties.empty()
+            Op(node, stated).pin_all(f"{node.label} could not be analysed: {e}")
+    ties.add(stated)
 
 
-_LISTS = (
-    "whole",
-    "links",
-    "pins",
-    "mixes",
-    "ordered",
-    "choices",
-    "batch_axes",
-    "zeros",
-    "sums",
-    "means",
-    "divisors",
-    "resizes",
-)
-
-
-def _bookmark(ties: Ties) -> list[int]:
-    return [len(getattr(ties, name)) for name in _LISTS]
-
-
-def _rewind(ties: Ties, marks: Sequence[int]) -> None:
-    for name, mark in zip(_LISTS, marks, strict=True):
-        del getattr(ties, name)[mark:]
+def _shapes_outside(graph: Graph) -> str:
+    """Why ranks may be unknown: shape operands whose values are not in the model file; "" where all are."""
+    for value in graph.constants():
+        t = value.tensor
+        if t is not None and t.data_type == TensorProto.INT64 and t.data_location == TensorProto.EXTERNAL:
+            return f": small tensors such as {value.name!r} are external data, save them inline"
+    return ""
 
 
 def _pin_interface(graph: Graph, ties: Ties, shrinking: Collection[str]) -> None:
@@ -286,8 +280,8 @@ def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
 
     Of means and divisors those are left that are zero there.
 
-    A loop's state depends on itself: every statement is believed at first, then the graph is gone through until none
-    is refuted any more. What is left holds by induction over the rounds.
+    A loop's state depends on itself: every statement is assumed first, then statements are refuted until
+    none is refuted any more. What is left holds by induction over the iterations.
     """
     zero = np.zeros(ties.axis_count + 1, dtype=bool)
     sliced = [v for v in ties.graph.constants() if v.elem_type in WEIGHT_TYPES or v.elem_type == TensorProto.INT32]

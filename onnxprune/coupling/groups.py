@@ -8,31 +8,12 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnxprune.coupling.components import AxisClasses, Index
 from onnxprune.graph.graph import Graph, Value
+from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops.conv import KERNEL
 from onnxprune.ops.ties import Ties
-
-WEIGHT_TYPES = frozenset(
-    {
-        TensorProto.FLOAT,
-        TensorProto.FLOAT16,
-        TensorProto.DOUBLE,
-        TensorProto.BFLOAT16,
-        TensorProto.INT8,
-        TensorProto.UINT8,
-        TensorProto.INT4,
-        TensorProto.UINT4,
-        TensorProto.FLOAT8E4M3FN,
-        TensorProto.FLOAT8E4M3FNUZ,
-        TensorProto.FLOAT8E5M2,
-        TensorProto.FLOAT8E5M2FNUZ,
-        TensorProto.FLOAT4E2M1,
-    }
-)
-"""Element types of constants that count as weights: what is made of other constants alone is not worth pruning."""
 
 QUANTISED = ("DequantizeLinear", "QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger")
 """Operators, by how their names begin, whose whole-number constants are weights too: biases of 32 bits, say."""
@@ -106,7 +87,7 @@ def build(coupling: Channels) -> list[Group]:
         _group(coupling, matrix, class_of_element, weights)
         for matrix in [*_linked_units(coupling, class_of_element, weighty), *_single_units(coupling, weighty)]
         if len(matrix) > 1
-    ]  # the last unit of a group always stays
+    ]  # the last unit of a group is always kept
     groups.sort(key=lambda g: (g.slices[0].value.index, g.slices[0].axis, int(g.slices[0].indices[0, 0])))
     return _with_reasons(coupling, groups)
 

@@ -17,10 +17,11 @@ from onnx import TensorProto
 
 from onnxprune.coupling.components import Index
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.coupling.groups import QUANTISED, WEIGHT_TYPES, Grade, Group
+from onnxprune.coupling.groups import QUANTISED, Grade, Group
 from onnxprune.edit.slicing import Change, ConstantEdit, cut, parted
 from onnxprune.graph.graph import Axis, Graph, Value
 from onnxprune.model.model import Model
+from onnxprune.model.tensors import WEIGHT_TYPES
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, helper
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit.resize import Entries, KeptLengths, NodeEdits
 from onnxprune.edit.slicing import Removal, _index_of, add_constant, constant_edits, cut
-from onnxprune.graph.data_propagation import Data, known
+from onnxprune.graph.contents import Data, known
 from onnxprune.graph.graph import Node, Scope, Value
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names

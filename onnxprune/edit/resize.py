@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.graph.data_propagation import Data, Unknown, evaluate, same
+from onnxprune.graph.contents import Data, Unknown, same
+from onnxprune.graph.data_propagation import evaluate
 from onnxprune.graph.graph import Axis, Dim, Node, Value
 
 Entries = list[int | None]
@@ -96,7 +97,8 @@ class NodeEdits:
         self.attributes: dict[tuple[Node, str], Any] = {}
         self.inputs: dict[tuple[Node, int], Entries] = {}
         self.shapes: dict[tuple[Node, int], tuple[int, ...]] = {}
-        self.now: dict[Value, Data] = evaluate(coupling.graph, lengths.shape, coupling.data)
+        stored = {v: lengths.surviving(v, entries) for v, entries in coupling.data.items() if v.tensor is not None}
+        self.now: dict[Value, Data] = evaluate(coupling.graph, lengths.shape, stored)
         for node, ask in coupling.ties.resizes:
             if any(v is not None and lengths.touches(v) for v in [*node.inputs, *node.outputs]):
                 ask(_NodeShape(node, lengths, self))

@@ -2,7 +2,7 @@
 
 A `Value` is one tensor of one scope: a graph input, a constant or the output of a node. Bodies of If, Loop and
 Scan are scopes of their own whose captured names resolve to the outer value, so nothing below needs to know
-that a graph nests. The protos stay the truth: a `Node` and a `Value` only point at them.
+that a graph nests. The protos remain the source of truth: a `Node` and a `Value` only refer to them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxprune.model.topology import ordered
+from onnxprune.model.topology import topological_order
 
 Dim = int | str | None
 """Length of an axis: a number, the name of a free dimension, or not known."""
@@ -23,7 +23,7 @@ Dim = int | str | None
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
-"""Operators that make something else in every run."""
+"""Operators whose result differs from run to run."""
 _READS_PARTS = {"Slice", "Split", "Gather", "GatherElements", "GatherND", "Shape"}
 
 
@@ -89,6 +89,12 @@ class Value:
         """All axes, none where the rank is unknown."""
         return [Axis(self, i) for i in range(len(self.shape or []))]
 
+    def ranked_axes(self) -> list[Axis]:
+        """All axes; raises LookupError where the rank is unknown."""
+        if self.shape is None:
+            raise LookupError(f"the rank of {self.key} is unknown")
+        return self.axes()
+
 
 @dataclass(eq=False)
 class Node:
@@ -116,6 +122,24 @@ class Node:
     def label(self) -> str:
         """How messages name the node."""
         return f"{self.op_type} {self.proto.name or (self.proto.output[0] if self.proto.output else '')!r}"
+
+    def has(self, index: int) -> bool:
+        """Whether an optional input is given."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def input(self, index: int) -> Value:
+        """An input that must be given; raises LookupError where it is not."""
+        value = self.inputs[index] if index < len(self.inputs) else None
+        if value is None:
+            raise LookupError(f"input {index} of {self.label} is missing")
+        return value
+
+    def output(self, index: int = 0) -> Value:
+        """An output that must be given; raises LookupError where it is not."""
+        value = self.outputs[index] if index < len(self.outputs) else None
+        if value is None:
+            raise LookupError(f"output {index} of {self.label} is missing")
+        return value
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Value of an attribute, strings decoded; `default` where it is absent."""
@@ -227,7 +251,7 @@ class Graph:
                 value = self._value(scope, info.name)
                 value.shape, value.elem_type = tensor_type(info)
                 scope.inputs.append(value)
-        for node in ordered(proto):
+        for node in topological_order(proto):
             self._node(node, scope)
         scope.outputs = [scope.find(o.name) for o in proto.output]
         return scope

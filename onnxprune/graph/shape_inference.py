@@ -14,10 +14,11 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.graph import node_shapes
-from onnxprune.graph.data_propagation import Data, evaluate, known, taken
+from onnxprune.graph.contents import Data, known
+from onnxprune.graph.data_propagation import evaluate, taken
 from onnxprune.graph.graph import Dim, Graph, Node, Scope, Value, tensor_type
-from onnxprune.graph.node_shapes import Shape
-from onnxprune.model.topology import ordered
+from onnxprune.graph.operators import Shape
+from onnxprune.model.topology import topological_order
 
 _KEEP_ENTRIES = 1024
 _MAX_ROUNDS = 8
@@ -58,7 +59,7 @@ def _free_endless(graph: Graph) -> None:
 
 
 def _rounds(graph: Graph, assumed: dict[Value, Value], refused: set[Value]) -> dict[Value, Data]:
-    """Inference in turn with our own reading, see the top; `assumed` is told in `_assume`."""
+    """Alternates inference with propagation of contents until neither learns more; for `assumed` see `_assume`."""
     model = skeleton(graph.proto)
     stated: dict[Value, list[Dim]] = {}
     for round_ in range(_MAX_ROUNDS):
@@ -77,7 +78,7 @@ def _rounds(graph: Graph, assumed: dict[Value, Value], refused: set[Value]) -> d
 
 
 def skeleton(proto: ModelProto) -> ModelProto:
-    """A copy of the model without weight data; what shapes are computed from stays."""
+    """A copy of the model without weight data; small tensors that shapes are computed from are kept."""
     model = ModelProto(ir_version=proto.ir_version)
     model.opset_import.extend(proto.opset_import)
     model.functions.extend(proto.functions)
@@ -100,7 +101,7 @@ def _strip(source: GraphProto, target: GraphProto) -> None:
     target.sparse_initializer.extend(source.sparse_initializer)
     produced = {o for n in source.node if n.domain not in ("", "ai.onnx") for o in n.output}
     target.value_info.extend(v for v in source.value_info if v.name in produced)
-    for node in ordered(source):
+    for node in topological_order(source):
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             bare = _bare(node.attribute[0].t)
             target.initializer.append(bare)
@@ -136,9 +137,9 @@ def _read(scope: Scope, proto: GraphProto) -> None:
 def _teach(
     graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dict[Value, list[Dim]], *, guess: bool = False
 ) -> bool:
-    """Writes shapes that we can tell, and inference does not know, into the skeleton; whether there were any.
+    """Writes shapes that we know and inference does not into the skeleton; returns whether there were any.
 
-    A shape cannot be stated without a type, and a wrong one stops inference behind it: where the type is not known
+    A shape cannot be stated without a type, and a wrong one stops inference downstream: where the type is not known
     yet, that waits until nothing else is learnt, and then a float is guessed.
     """
     news = False
@@ -147,13 +148,20 @@ def _teach(
     for node in graph.nodes:
         if node.scope not in protos or not any(_open(out) for out in node.outputs):
             continue
-        for out, told in zip(node.outputs, _shapes_of(node, data), strict=False):
-            if out is None or told is None or not _open(out) or (out.shape is not None and len(told) != len(out.shape)):
+        for out, shape_found in zip(node.outputs, _shapes_of(node, data), strict=False):
+            if (
+                out is None
+                or shape_found is None
+                or not _open(out)
+                or (out.shape is not None and len(shape_found) != len(out.shape))
+            ):
                 continue
-            told = [None if isinstance(d, int) and not 0 <= d < 2**63 else d for d in told]  # nothing that can run
+            shape_found = [
+                None if isinstance(d, int) and not 0 <= d < 2**63 else d for d in shape_found
+            ]  # nothing that can run
             merged = [
                 b if isinstance(b, int) or a is None else a
-                for a, b in zip(out.shape or [None] * len(told), told, strict=True)
+                for a, b in zip(out.shape or [None] * len(shape_found), shape_found, strict=True)
             ]
             if (merged == out.shape and out.elem_type) or stated.get(out) == merged:
                 continue
@@ -173,8 +181,8 @@ def _shapes_of(node: Node, data: dict[Value, Data]) -> Sequence[Shape]:
     if node.op_type == "If" and not node.domain:
         branch = taken(node, data)
         return [end.shape if end is not None else None for end in branch.outputs] if branch is not None else []
-    found, told = node_shapes.outputs(node), node_shapes.told(node, data)
-    found = found or ([told] if told is not None else _alone(node, data))
+    found, shape_found = node_shapes.outputs(node), node_shapes.from_contents(node, data)
+    found = found or ([shape_found] if shape_found is not None else _alone(node, data))
     return found if any(shape is not None for shape in found) else node_shapes.parts(node)
 
 

@@ -1,7 +1,7 @@
 """Finds the product layers of a graph: convolutions and matrix products of an activation with a constant.
 
 Covered are Conv and ConvTranspose of any rank, grouped, strided, padded and dilated; Gemm; MatMul with a constant
-matrix on either side; each with its own bias or that of an Add behind it. No `LinearLayer` is made of
+matrix on either side; each with its own bias or that of a following Add. No `LinearLayer` is made of
 
 - weights that are computed by more than Identity, Transpose and Cast (quantised ones, say), or of another rank;
 - products of two activations, and Gemm with a constant first factor;
@@ -14,11 +14,12 @@ matrix on either side; each with its own bias or that of an Add behind it. No `L
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxprune.graph.graph import Graph, Node, Value
-from onnxprune.layers.linear import Kind, LinearLayer, padded_by_output
+from onnxprune.graph.operators import Affine, Copies, Origins, operator_of
+from onnxprune.layers.linear import LinearLayer, padded_by_output
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 
@@ -30,9 +31,8 @@ def linear_layers(graph: Graph) -> list[LinearLayer]:
         graph: The graph; where shapes are inferred, MatMul with a vector on the right and more biases are understood.
     """
     finder = _Finder(graph)
-    makers = {"Conv": finder.conv, "ConvTranspose": finder.conv, "Gemm": finder.gemm, "MatMul": finder.matmul}
-    found = (makers[n.op_type](n) for n in graph.main.nodes if n.domain == "" and n.op_type in makers)
-    return [p for p in found if p is not None]
+    found = (finder.layer(node) for node in graph.main.nodes)
+    return [layer for layer in found if layer is not None]
 
 
 def matched(before: Iterable[LinearLayer], after: Iterable[LinearLayer]) -> list[tuple[LinearLayer, LinearLayer]]:
@@ -54,10 +54,10 @@ class _Constant:
         stored = self.value.tensor.dims if self.value.tensor is not None else []
         return [stored[i] for i in self.order]
 
-    def only_along(self, behind: int, features: int) -> bool:
-        """Whether it broadcasts along an axis with `behind` axes behind it, and along no other."""
-        lengths = [1] * (behind + 1 - len(self.dims)) + self.dims
-        return all(n == 1 or (i == len(lengths) - 1 - behind and n == features) for i, n in enumerate(lengths))
+    def only_along(self, trailing: int, features: int) -> bool:
+        """Whether it broadcasts along an axis that `trailing` axes follow, and along no other."""
+        lengths = [1] * (trailing + 1 - len(self.dims)) + self.dims
+        return all(n == 1 or (i == len(lengths) - 1 - trailing and n == features) for i, n in enumerate(lengths))
 
 
 class _Finder:
@@ -67,61 +67,59 @@ class _Finder:
         for value in graph.constants():
             self._readers[value.key] += len(value.consumers) + (id(value) in self._returned)
 
-    def conv(self, node: Node) -> LinearLayer | None:
-        """Convolutions, plain and transposed."""
-        x, weight, out = _input(node, 0), self._constant(_input(node, 1)), _output(node)
-        transposed = node.op_type == "ConvTranspose"
-        if x is None or x.tensor is not None or weight is None or len(weight.dims) < 3 or out is None:
-            return None
-        if transposed and padded_by_output(node) and not _halves_evenly(node, x, weight.dims[2:]):
-            return None
-        features = weight.dims[1] * int(node.attribute("group", 1)) if transposed else weight.dims[0]
-        bias = self._constant(_input(node, 2))
-        if _input(node, 2) is None:
-            out, bias = self._added(out, len(weight.dims) - 2, features, len(weight.dims))
-        elif bias is None or bias.dims != [features]:
-            return None
-        kind: Kind = "conv_transpose" if transposed else "conv"
-        return _product(node, kind, (x, 1), weight, bias, (out, 1), turned=False)
+    def layer(self, node: Node) -> LinearLayer | None:
+        """A node as a layer, if its operator declares one that fits what the node reads."""
+        declared = operator_of(node).affine
+        for form in declared(node) if declared is not None else ():
+            found = self._fitted(node, form)
+            if found is not None:
+                return found
+        return None
 
-    def gemm(self, node: Node) -> LinearLayer | None:
-        """Gemm with a constant second factor."""
-        x, weight, out = _input(node, 0), self._constant(_input(node, 1)), _output(node)
-        alpha, beta = float(node.attribute("alpha", 1.0)), float(node.attribute("beta", 1.0))
-        if x is None or x.tensor is not None or weight is None or out is None or alpha == 0:
+    def _fitted(self, node: Node, form: Affine) -> LinearLayer | None:
+        x, out, weight = _input(node, form.x), _output(node), self._constant(_input(node, form.weight))
+        if x is None or out is None or weight is None or x.tensor is not None or self._constant(x) is not None:
             return None
-        turned = not node.attribute("transB", 0)
-        features = weight.dims[1 if turned else 0]
-        bias = self._constant(_input(node, 2))
-        if _input(node, 2) is None or beta == 0:
-            beta = 1.0
-            out, bias = self._added(out, 0, features, 2)
-        elif bias is None or not bias.only_along(0, features):
+        kernel = form.kind.startswith("conv")
+        if len(weight.dims) < 3 if kernel else len(weight.dims) != 2:
             return None
-        x_axis = -2 if node.attribute("transA", 0) else -1
-        return _product(node, "gemm", (x, x_axis), weight, bias, (out, -1), turned=turned, alpha=alpha, beta=beta)
+        if form.kind == "conv_transpose":
+            if padded_by_output(node) and not _halves_evenly(node, x, weight.dims[2:]):
+                return None
+            features = weight.dims[1] * int(node.attribute("group", 1))
+        else:
+            features = weight.dims[1 if form.transposed else 0]
+        trailing = len(weight.dims) - 2 if kernel else -1 - form.out_axis
+        given = None if form.bias is None else _input(node, form.bias)
+        bias = self._constant(given)
+        if given is None:
+            least = len(weight.dims) if kernel or form.kind == "gemm" else (x.rank or trailing + 1)
+            out, bias = self._added(out, trailing, features, least)
+        elif bias is None or not (bias.dims == [features] if kernel else bias.only_along(trailing, features)):
+            return None
+        return LinearLayer(
+            node,
+            form.kind,
+            x,
+            form.x_axis,
+            weight.value,
+            weight.order,
+            form.transposed,
+            None if bias is None else bias.value,
+            out,
+            form.out_axis,
+            form.alpha,
+            form.beta,
+            weight.shared,
+            bias is not None and bias.shared,
+        )
 
-    def matmul(self, node: Node) -> LinearLayer | None:
-        """MatMul with a constant matrix on one side."""
-        out, sides = _output(node), [_input(node, 0), _input(node, 1)]
-        constants = [self._constant(v) for v in sides]
-        if out is None or (constants[0] is None) == (constants[1] is None):
-            return None
-        right = constants[1] is not None
-        x, weight = (sides[0], constants[1]) if right else (sides[1], constants[0])
-        if x is None or weight is None or len(weight.dims) != 2:
-            return None
-        behind = 0 if right or x.rank == 1 else 1
-        least = x.rank if x.rank is not None else behind + 1  # axes that the output has for sure
-        out, bias = self._added(out, behind, weight.dims[1 if right else 0], least)
-        return _product(node, "matmul", (x, -1 - behind), weight, bias, (out, -1 - behind), turned=right)
-
-    def _added(self, out: Value, behind: int, features: int, rank: int) -> tuple[Value, _Constant | None]:
+    def _added(self, out: Value, trailing: int, features: int, rank: int) -> tuple[Value, _Constant | None]:
         """The output of an Add of a constant per feature and that constant, if it is all that becomes of a value.
 
         Args:
             out: The value.
-            behind: Axes behind the feature axis.
+            trailing: Axes after the feature axis.
             features: Length of the feature axis.
             rank: Axes that the value has for sure.
         """
@@ -132,7 +130,7 @@ class _Finder:
             if (
                 constant is not None
                 and len(constant.dims) <= rank
-                and constant.only_along(behind, features)
+                and constant.only_along(trailing, features)
                 and total is not None
                 and add.scope is out.scope
             ):
@@ -141,24 +139,24 @@ class _Finder:
 
     def _constant(self, value: Value | None) -> _Constant | None:
         """The stored floats that a value shows, through Identity, Transpose and Cast."""
-        perms: list[list[int] | None] = []
+        way: list[Node] = []
         shared = False
         while value is not None and value.tensor is None:
             node = value.producer
-            if node is None or node.domain or node.op_type not in ("Identity", "Transpose", "Cast"):
+            operator = operator_of(node) if node is not None else None
+            if node is None or operator is None or operator.origins is None or operator.copies is not Copies.ALL:
                 return None
-            if node.op_type == "Cast" and node.attribute("to") not in FLOATS:
+            if operator.casts and node.attribute("to") not in FLOATS:
                 return None
-            if node.op_type == "Transpose":
-                perms.append(node.attribute("perm"))
+            way.append(node)
             shared |= len(value.consumers) > 1 or id(value) in self._returned
             value = _input(node, 0)
         if value is None or value.tensor is None or value.tensor.data_type not in FLOATS:
             return None
-        order = list(range(len(value.tensor.dims)))
-        for perm in reversed(perms):
-            order = [order[i] for i in perm] if perm is not None else order[::-1]
-        return _Constant(value, tuple(order), shared or self._readers[value.key] > 1)
+        order = _axes_after(way, value)
+        if order is None:
+            return None
+        return _Constant(value, order, shared or self._readers[value.key] > 1)
 
 
 def _input(node: Node, i: int) -> Value | None:
@@ -169,32 +167,16 @@ def _output(node: Node) -> Value | None:
     return node.outputs[0] if node.outputs else None
 
 
-def _product(
-    node: Node,
-    kind: Kind,
-    x: tuple[Value, int],
-    weight: _Constant,
-    bias: _Constant | None,
-    out: tuple[Value, int],
-    *,
-    turned: bool,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-) -> LinearLayer:
-    return LinearLayer(
-        node,
-        kind,
-        *x,
-        weight.value,
-        weight.order,
-        turned,
-        None if bias is None else bias.value,
-        *out,
-        alpha,
-        beta,
-        weight.shared,
-        bias is not None and bias.shared,
-    )
+def _axes_after(way: Sequence[Node], constant: Value) -> tuple[int, ...] | None:
+    """The axes of a constant in the order that nodes (the last one first) leave them in; None if they are not kept."""
+    shape = [d for d in constant.shape or [] if isinstance(d, int)]
+    axes: Origins = tuple(range(len(shape)))
+    for node in reversed(way):
+        reading = operator_of(node).origins
+        axes = reading(node, [shape[a] for a in axes if a is not None], axes) if reading is not None else ()
+        if set(axes) != set(range(len(shape))):
+            return None
+    return tuple(a for a in axes if a is not None)
 
 
 def _halves_evenly(node: Node, x: Value, kernel: list[int]) -> bool:

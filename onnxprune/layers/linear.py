@@ -1,8 +1,8 @@
 """Product layers as linear maps: patches of what a layer reads, times one matrix, plus one vector, are what it makes.
 
-    targets[g, n] = patches[g, n] @ matrix[g].T + vector[g]        for every group g and place n of the output
+    targets[g, n] = patches[g, n] @ matrix[g].T + vector[g]        for every group g and position n of the output
 
-A transposed convolution is read from its output too: one place of it sees each kernel position at most once, and
+A transposed convolution is read from its output too: one position of it reads each kernel position at most once, and
 zero where the stride leaves a hole.
 """
 
@@ -25,10 +25,10 @@ Kind = Literal["conv", "conv_transpose", "gemm", "matmul"]
 
 @dataclass(frozen=True)
 class Positions:
-    """Places of an output: indices into all its axes but the feature axis.
+    """Positions of an output: indices into all its axes but the feature axis.
 
     Attributes:
-        rows: Flat places in C order, ascending; shape (n,).
+        rows: Flat positions in C order, ascending; shape (n,).
         shape: Lengths of the axes that they count over.
     """
 
@@ -38,7 +38,7 @@ class Positions:
 
 @dataclass(frozen=True, eq=False)
 class LinearLayer:
-    """One product layer. Sizes are read from the protos and arrays at hand, so it stays right while these change.
+    """One product layer. Sizes are read from the protos and arrays at hand, so it remains valid while these change.
 
     Attributes:
         node: The product itself.
@@ -47,9 +47,9 @@ class LinearLayer:
         x_axis: Feature axis of `x`, negative where it counts from the end.
         weight: The constant that is stored.
         order: Permutation of the stored weight's axes before the product reads it.
-        turned: Whether the product reads a matrix of shape (in, out), not (out, in).
+        transposed: Whether the product reads a matrix of shape (in, out), not (out, in).
         bias: The constant that holds what is added to each output feature, None if there is none.
-        output: What holds the product with its bias: the node's own output, or that of an Add behind it.
+        output: What holds the product with its bias: the node's own output, or that of a following Add.
         out_axis: Feature axis of `output`, negative where it counts from the end.
         alpha: Factor of the product.
         beta: Factor of the bias.
@@ -63,7 +63,7 @@ class LinearLayer:
     x_axis: int
     weight: Value
     order: tuple[int, ...]
-    turned: bool
+    transposed: bool
     bias: Value | None
     output: Value
     out_axis: int
@@ -96,7 +96,7 @@ class LinearLayer:
             return dims[1] * self.groups, dims[0]
         if self.kind == "conv_transpose":
             return dims[0], dims[1] * self.groups
-        return (dims[0], dims[1]) if self.turned else (dims[1], dims[0])
+        return (dims[0], dims[1]) if self.transposed else (dims[1], dims[0])
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -115,7 +115,7 @@ class LinearLayer:
         if self.kind == "conv_transpose":
             parts: NDArray[Any] = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1).swapaxes(1, 2)
             return parts.reshape(groups, w.shape[1], -1)
-        m = w.T if self.turned else w
+        m = w.T if self.transposed else w
         return _times(m, self.alpha)[None]
 
     def unmatrix(self, m: NDArray[Any], array_shape: Sequence[int]) -> NDArray[Any]:
@@ -126,7 +126,7 @@ class LinearLayer:
         elif self.kind == "conv_transpose":
             w = m.reshape(self.groups, shape[1], shape[0] // self.groups, -1).swapaxes(1, 2).reshape(shape)
         else:
-            w = _times(m[0].T if self.turned else m[0], 1 / self.alpha)
+            w = _times(m[0].T if self.transposed else m[0], 1 / self.alpha)
         stored: NDArray[Any] = w.transpose(np.argsort(self.order))
         return stored
 
@@ -153,7 +153,7 @@ class LinearLayer:
         return group, place[:, None] * positions + np.arange(positions)
 
     def draw(self, out_shape: Sequence[int], rng: np.random.Generator, limit: int) -> Positions:
-        """Random places of an output of this shape, each once, at most `limit`."""
+        """Random positions of an output of this shape, each once, at most `limit`."""
         shape = list(out_shape)
         del shape[self.out_axis]
         count = math.prod(shape)
@@ -161,19 +161,19 @@ class LinearLayer:
         return Positions(rows.astype(np.int64, copy=False), tuple(shape))
 
     def patches(self, x: NDArray[Any], positions: Positions) -> Floats:
-        """What the product reads to make the output at these places; shape (groups, n, columns).
+        """The patches that the product reads at these positions of the output; shape (groups, n, columns).
 
         Args:
             x: Values of `x`, whole.
-            positions: Places of the output that belongs to it.
+            positions: Positions of the output.
         """
         if self.kind in ("gemm", "matmul"):
             return _rows(x, self.x_axis, positions)[None]
         groups = self.groups
-        sample, *places = np.unravel_index(positions.rows, positions.shape)
+        sample, *positions_along = np.unravel_index(positions.rows, positions.shape)
         inside = np.ones((len(sample), 1), dtype=bool)
         flat = np.zeros((len(sample), 1), dtype=np.int64)
-        for axis, place in enumerate(places):
+        for axis, place in enumerate(positions_along):
             length = x.shape[axis + 2]
             seen, hits = self._reach(axis, place, length, positions.shape[axis + 1])
             flat = (flat[:, :, None] * length + np.clip(seen, 0, length - 1)[:, None]).reshape(len(sample), -1)
@@ -183,7 +183,7 @@ class LinearLayer:
             found = space[sample[:, None], :, flat]  # (n, kernel positions, channels)
             found[~inside] = 0
             split = found.swapaxes(1, 2)[None]
-        else:  # channels first before the gathering: several times faster than to part them behind it
+        else:  # channels first before the gathering: several times faster than splitting them after it
             at = (sample[:, None] * space.shape[2] + flat).ravel()
             found = space.swapaxes(0, 1).reshape(x.shape[1], -1).take(at, axis=1)
             found[:, ~inside.ravel()] = 0
@@ -191,31 +191,31 @@ class LinearLayer:
         return np.ascontiguousarray(split, dtype=np.float32).reshape(groups, len(sample), -1)
 
     def targets(self, y: NDArray[Any], positions: Positions) -> Floats:
-        """What stands at these places of the output; shape (groups, n, out).
+        """The values at these positions of the output; shape (groups, n, out).
 
         Args:
             y: Values of `output`, whole.
-            positions: Which places.
+            positions: Which positions.
         """
         found = _rows(y, self.out_axis, positions)
         return np.ascontiguousarray(found.reshape(len(found), self.groups, -1).swapaxes(0, 1))
 
     @property
     def _behind(self) -> int:
-        """Axes of the output behind its feature axis."""
+        """Axes of the output after its feature axis."""
         return len(self.kernel) if self.kind.startswith("conv") else -1 - self.out_axis
 
     def _reach(self, axis: int, place: Index, length: int, out: int) -> tuple[Index, NDArray[np.bool_]]:
-        """Input places that output places see through each kernel position, along one axis of space.
+        """Input positions that output positions read through each kernel position, along one spatial axis.
 
         Args:
             axis: Which axis of space.
-            place: Output places, shape (n,).
+            place: Output positions, shape (n,).
             length: Length of the input there.
             out: Length of the output there.
 
         Returns:
-            Input places, and whether they are within the input; shape (n, kernel positions).
+            Input positions, and whether they are within the input; shape (n, kernel positions).
         """
         if self.kind == "conv":
             starts, stride = self.starts(axis, length, out)
@@ -261,11 +261,11 @@ class LinearLayer:
 
 
 def _rows(array: NDArray[Any], axis: int, positions: Positions) -> Floats:
-    """Features at these places; shape (n, features)."""
+    """Features at these positions; shape (n, features)."""
     axis %= array.ndim
-    behind = math.prod(array.shape[axis + 1 :])
-    block, place = np.divmod(positions.rows, max(behind, 1))
-    flat = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], behind)
+    trailing = math.prod(array.shape[axis + 1 :])
+    block, place = np.divmod(positions.rows, max(trailing, 1))
+    flat = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], trailing)
     return np.ascontiguousarray(flat[block, :, place], dtype=np.float32)
 
 

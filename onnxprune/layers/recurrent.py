@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph.graph import Graph, Node, Value
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.model import Model
 
 Floats = NDArray[np.float32]
 
 
 Index = NDArray[np.int64]
-
-
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +47,7 @@ class Cell:
     @property
     def gates(self) -> int:
         """How many blocks of rows the weights have."""
-        return GATES[self.node.op_type]
+        return operator_of(self.node).gates
 
     def columns(self, model: Model) -> int:
         """Columns of the wider of its two matrices."""
@@ -74,7 +72,7 @@ def cells(graph: Graph) -> list[Cell]:
     readers = Counter(v.key for v in graph.constants() for _ in v.consumers)
     found = []
     for node in graph.main.nodes:
-        if node.op_type not in GATES or node.domain or not node.outputs or node.outputs[0] is None:
+        if not operator_of(node).gates or node.domain or not node.outputs or node.outputs[0] is None:
             continue
         if node.attribute("layout", 0):
             continue

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxprune.graph.operators import operator_of
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
@@ -51,7 +52,7 @@ def _kind(layer: LinearLayer) -> int:
     """The type that a convolution reads its weight in, which may be stored in another one and cast."""
     value = layer.node.inputs[1]
     while value is not None and value.tensor is None and value.producer is not None:
-        if value.producer.op_type == "Cast":
+        if operator_of(value.producer).casts:
             return int(value.producer.attribute("to"))
         value = value.producer.inputs[0]
     assert value is not None and value.tensor is not None

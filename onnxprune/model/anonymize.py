@@ -1,7 +1,7 @@
-"""A model without its weights and names, to be shown where the model itself cannot be.
+"""Strips weights and names from a model, so that it can be attached to a bug report.
 
-What stays is what pruning looks at: operators, attributes, types, shapes, and the small tensors that shapes and
-indices are computed from. Everything is copied field by field, so what is not known here stays behind.
+Everything that the analysis reads is kept: operators, attributes, types, shapes, and the small tensors from which
+shapes and indices are computed. Fields are copied one by one, so fields that this module does not know are dropped.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from typing import Any
 from google.protobuf.message import Message
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from onnxprune.model.external_data import refer
+from onnxprune.model.external_data import make_external
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import STRIPPED, elements, encode
 
-MOST_ENTRIES: dict[int, int] = {TensorProto.INT64: 4096, TensorProto.BOOL: 4096}
-FEW_ENTRIES = 4
-"""Entries up to which a tensor of a type keeps its values: those in the table are shapes and indices."""
-LONGEST_TEXT, MOST_FLOATS = 64, 16
-"""What an attribute may hold and still be a setting, not content."""
+MAX_ENTRIES_OF_TYPE: dict[int, int] = {TensorProto.INT64: 4096, TensorProto.BOOL: 4096}
+MAX_ENTRIES = 4
+"""Number of entries up to which a tensor keeps its values: for types of shapes and indices, and for all others."""
+MAX_TEXT, MAX_FLOATS = 64, 16
+"""Bytes of a string and number of floats up to which an attribute is kept as a setting; larger ones are content."""
 _PUBLIC = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 _STANDARD = {"", "ai.onnx"}
 
 
 def anonymised(model: Model) -> ModelProto:
-    """The graph of a model, without weights, names, texts and metadata.
+    """Returns a copy of a model without weights, names, texts and metadata.
 
-    Equal names become equal names. Values that are left out are marked as external data at `STRIPPED`.
+    Equal names are replaced by equal names. Tensors without values are marked as external data at `STRIPPED`.
 
     Args:
-        model: The model; not changed.
+        model: The model; not modified.
     """
     return _Copier(model).model()
 
@@ -54,7 +54,7 @@ class _Copier:
         return copy
 
     def _name(self, kind: str, name: str) -> str:
-        """The new name for a name; the empty one, which means absence, stays."""
+        """Returns the replacement of a name; the empty name, which marks an absent value, is kept."""
         if not name:
             return ""
         return self._names.setdefault((kind, name), f"{kind}{len(self._names)}")
@@ -91,7 +91,7 @@ class _Copier:
             self._type(copy.type)
 
     def _type(self, message: Any) -> None:
-        """Renames free dimensions and drops denotations, wherever a type holds them."""
+        """Renames symbolic dimensions and clears denotations at any depth of a type."""
         for field, value in message.ListFields():
             if field.name == "dim_param":
                 message.dim_param = self._name("d", value)
@@ -105,10 +105,10 @@ class _Copier:
         count = elements(tensor)
         if tensor.data_type == TensorProto.STRING:
             copy.string_data.extend([b""] * count)
-        elif count <= MOST_ENTRIES.get(tensor.data_type, FEW_ENTRIES):
+        elif count <= MAX_ENTRIES_OF_TYPE.get(tensor.data_type, MAX_ENTRIES):
             copy.CopyFrom(encode(self._source.array(tensor), tensor.data_type, tuple(tensor.dims)))
         else:
-            refer(copy, STRIPPED, 0, 0)
+            make_external(copy, STRIPPED, 0, 0)
         copy.name = self._value(tensor.name)
         copy.data_type = tensor.data_type
         copy.dims[:] = tensor.dims
@@ -130,12 +130,12 @@ class _Copier:
             if source.HasField(name):
                 setattr(copy, name, getattr(source, name))
         if source.HasField("s"):
-            copy.s = b"" if content or len(source.s) > LONGEST_TEXT else source.s
+            copy.s = b"" if content or len(source.s) > MAX_TEXT else source.s
         copy.ints.extend(source.ints)
-        weights = len(source.floats) > MOST_FLOATS or node.domain == "ai.onnx.ml"
+        weights = len(source.floats) > MAX_FLOATS or node.domain == "ai.onnx.ml"
         copy.floats.extend([0.0] * len(source.floats) if weights else source.floats)
-        told = node.domain in _STANDARD and not content
-        copy.strings.extend(source.strings if told else [b""] * len(source.strings))
+        is_setting = node.domain in _STANDARD and not content
+        copy.strings.extend(source.strings if is_setting else [b""] * len(source.strings))
         if source.HasField("t"):
             self._tensor(source.t, copy.t)
         if source.HasField("g"):

@@ -1,13 +1,13 @@
-"""Files that appear whole or not at all, whatever ends the run.
+"""Atomic, crash-safe file writes.
 
-A file is drafted under a temporary name in the folder where it is to appear, forced to disk, and renamed. A model and
-its data file cannot be renamed in one step, so a data file bears the hash of its content in its name: it appears
-first, takes no other model's place, and counts for nothing until the model, the one commit point, refers to it. Data
-that no model mentions any more goes afterwards.
+A file is written under a temporary name (a draft) in the target folder, synced to disk, and renamed. A model and its
+data file cannot be renamed in one step, so the name of a data file contains the hash of its content: it is published
+first, replaces no other model's data, and is unused until the model file, the commit point, refers to it. Data files
+that no model refers to any more are removed afterwards.
 
-What killed runs left behind goes when the next run writes to the same name. A run holds a lock on each of its drafts,
-which the system drops when the process ends, however it ends: a draft without one is a left-over. Drafts are made,
-renamed and removed under a lock on their folder, so runs that write to one name at the same time do not meet.
+Drafts of killed processes are removed by the next run that writes to the same name. A run holds a lock on each of its
+drafts, which the system releases when the process ends: a draft without a lock is a leftover. Drafts are created,
+renamed and removed under a lock on their folder, so concurrent runs may write to the same name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HINTS = {
 
 
 class AtomicWrite:
-    """Files that are to appear together in one folder; see `drafts`."""
+    """Files that are published together in one folder; see `atomic_write`."""
 
     def __init__(self, target: Path) -> None:
         self._target = target
@@ -42,23 +42,23 @@ class AtomicWrite:
         self._streams: list[BinaryIO] = []
 
     def new(self) -> BinaryIO:
-        """A stream for the content of one more file."""
+        """Opens a stream for the content of one more file."""
         path = self._target.with_name(f".{self._target.name}.{secrets.token_hex(4)}.tmp")
-        with _alone(self._target.parent):  # nobody may find it while it has no lock yet
+        with _folder_lock(self._target.parent):  # no other run may see the draft before it is locked
             self._paths.append(path)
             self._streams.append(open(path, "xb"))  # noqa: SIM115 (closed by `publish` or `discard`)
             _lock(self._streams[-1].fileno(), wait=False)
         return self._streams[-1]
 
     def publish(self, *files: Path) -> None:
-        """Gives the drafts their names, in the order in which they were made; the last one is the commit point.
+        """Renames the drafts to these files, in the order of their creation; the last one is the commit point.
 
-        Each file is on disk before it is named, and each name before the next.
+        Each file is synced before it is renamed, and each rename before the next.
         """
         for stream in self._streams:
             stream.flush()
             os.fsync(stream.fileno())
-        with _alone(self._target.parent) as folder:
+        with _folder_lock(self._target.parent) as folder:
             for stream in self._streams:
                 stream.close()
             for draft, file in zip(self._paths, files, strict=True):
@@ -67,61 +67,67 @@ class AtomicWrite:
                     os.fsync(folder)
 
     def discard(self) -> None:
-        """Removes what has not been published."""
+        """Removes drafts that have not been published."""
         for stream in self._streams:
-            with contextlib.suppress(OSError):  # closing writes what is left, and the disk may be full
+            with contextlib.suppress(OSError):  # closing flushes the buffer, and the disk may be full
                 stream.close()
         for path in self._paths:
             path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def drafts(target: Path, keep: Collection[Path] = ()) -> Iterator[AtomicWrite]:
-    """Room to write a file, or several that belong together, before they take the place of older ones.
+def atomic_write(target: Path, keep: Collection[Path] = ()) -> Iterator[AtomicWrite]:
+    """Context manager for writing one file, or several that are replaced together.
 
     Args:
-        target: The file that will refer to the others, if there are others. Its folder must exist.
-        keep: Files that are never taken for left-overs.
+        target: The file that refers to the others, if there are any. Its folder must exist.
+        keep: Files that are never removed as leftovers.
+
+    Yields:
+        Drafts of the files, which `AtomicWrite.publish` gives their names.
 
     Raises:
-        OutputError: Writing failed, say because the disk is full; what was there before is still there.
+        OutputError: Writing failed, for example because the disk is full; existing files are unchanged.
     """
-    made = AtomicWrite(target)
+    write = AtomicWrite(target)
     try:
-        _sweep(target, keep)
+        _remove_leftovers(target, keep)
         try:
-            yield made
+            yield write
         finally:
-            made.discard()
-            _sweep(target, keep)
+            write.discard()
+            _remove_leftovers(target, keep)
     except OSError as error:
         raise OutputError(
             f"{target}: cannot be written: {error.strerror or error}", _HINTS.get(error.errno or 0)
         ) from error
 
 
-def data_file(target: Path, digest: str) -> Path:
-    """The data file of a model, by the hexadecimal hash of its content: ``MODEL.onnx.0123456789abcdef.data``."""
+def data_file_path(target: Path, digest: str) -> Path:
+    """Returns the path of a model's data file, given the hexadecimal hash of its content.
+
+    For example ``MODEL.onnx.0123456789abcdef.data``.
+    """
     return target.with_name(f"{target.name}.{digest[:16]}.data")
 
 
-def _sweep(target: Path, keep: Collection[Path]) -> None:
-    """Removes drafts of this target that no run holds, and its data files that no model mentions."""
+def _remove_leftovers(target: Path, keep: Collection[Path]) -> None:
+    """Removes drafts of this target that no run has locked, and its data files that no model refers to."""
     name = re.escape(target.name)
-    with _alone(target.parent):
+    with _folder_lock(target.parent):
         names = os.listdir(target.parent)
         for draft in filter(re.compile(rf"\.{name}\.[0-9a-f]{{8}}\.tmp").fullmatch, names):
             _remove_abandoned(target.with_name(draft))
         owned = set(filter(re.compile(rf"{name}\.[0-9a-f]{{16}}\.data").fullmatch, names))
         models = [n for n in names if n not in owned and (n.startswith(target.name) or n.endswith(".onnx"))]
         for data in (target.with_name(n) for n in owned):
-            if data.resolve() not in keep and not _mentioned(data.name, [target.with_name(n) for n in models]):
+            if data.resolve() not in keep and not _is_referenced(data.name, [target.with_name(n) for n in models]):
                 with contextlib.suppress(OSError):
                     data.unlink(missing_ok=True)
 
 
 def _remove_abandoned(draft: Path) -> None:
-    """Removes a draft whose lock is free; where that cannot be told, it stays."""
+    """Removes a draft that is not locked; it is kept if the lock cannot be checked."""
     with contextlib.suppress(OSError):
         if not stat.S_ISREG(draft.lstat().st_mode):
             return
@@ -133,8 +139,8 @@ def _remove_abandoned(draft: Path) -> None:
             os.close(descriptor)
 
 
-def _mentioned(name: str, models: Sequence[Path]) -> bool:
-    """Whether one of these files has the name in it; one that cannot be read may."""
+def _is_referenced(name: str, models: Sequence[Path]) -> bool:
+    """Whether one of these files contains the name; an unreadable file counts as one that does."""
     for model in models:
         try:
             if model.is_file() and model.stat().st_size:
@@ -147,9 +153,9 @@ def _mentioned(name: str, models: Sequence[Path]) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[int | None]:
-    """Keeps other runs from making, renaming and removing files of ours in a folder; yields its descriptor."""
-    if sys.platform == "win32":  # folders cannot be opened there
+def _folder_lock(folder: Path) -> Iterator[int | None]:
+    """Excludes other runs from creating, renaming and removing drafts in a folder; yields its descriptor, if any."""
+    if sys.platform == "win32":  # folders cannot be opened on Windows
         yield None
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -161,13 +167,13 @@ def _alone(folder: Path) -> Iterator[int | None]:
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Takes the lock of an open file or folder, which ends with the process at the latest; whether that worked."""
-    if sys.platform == "win32":  # there an open file cannot be removed, which serves as well
+    """Locks an open file or folder until it is closed or the process ends; returns whether that succeeded."""
+    if sys.platform == "win32":  # an open file cannot be removed on Windows, so no lock is needed
         return True
     import fcntl
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # held by another, or a file system without locks
+    except OSError:  # locked by another process, or a file system without locks
         return False
     return True

@@ -1,7 +1,7 @@
-"""External data: where the values of a tensor lie when they are not in the model file.
+"""External data: values of tensors that are stored in a file beside the model.
 
-References come from files that anybody may have written, so each is checked before it is followed: inside the
-model's folder, existing, long enough, and of the length that the tensor's type and dimensions ask for.
+A model file is untrusted input, so each reference is checked before it is followed: the data file must exist inside the
+model's folder, be long enough, and the length must match the tensor's type and dimensions.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import InputError, ModelError
-from onnxprune.model.tensors import is_external, is_left_out, payload_bytes, tensors
+from onnxprune.model.tensors import is_external, is_stripped, payload_bytes, tensors
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the values of an external tensor lie: `length` bytes from `offset` on in `file`."""
+class DataLocation:
+    """The position of an external tensor's values: `length` bytes from byte `offset` of `file`."""
 
     file: Path
     offset: int
     length: int
 
 
-def place(tensor: TensorProto, path: Path | None) -> Place:
-    """Where an external tensor lies, after checking that it may and does lie there.
+def locate(tensor: TensorProto, path: Path | None) -> DataLocation:
+    """Returns the checked location of an external tensor's values.
 
     Args:
         tensor: A tensor whose data location is external.
-        path: The model file that it belongs to; None for a model that did not come from a file.
+        path: The model file that it belongs to; None for a model that was not loaded from a file.
 
     Raises:
-        InputError: The reference leads outside the model's folder, to no file, or past the end of one, or its length
-            disagrees with the tensor's dimensions.
+        InputError: The reference points outside the model's folder, to a missing file, or past the end of the file.
+        ModelError: The values were stripped, or their length does not match the tensor's type and dimensions.
     """
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     what = f"{path or 'model'}: external data of '{tensor.name}'"
-    if is_left_out(tensor):
+    if is_stripped(tensor):
         raise ModelError(f"{what} was left out", "onnxprune inspect takes such a model; all else needs the weights")
     if path is None:
         raise InputError(
@@ -47,7 +47,7 @@ def place(tensor: TensorProto, path: Path | None) -> Place:
             hint="load it with its external data, or give its path",
         )
     try:
-        file = _inside(path, location, what)
+        file = _resolve_location(path, location, what)
     except (OSError, ValueError) as error:  # a name too long, or with a zero byte
         why = getattr(error, "strerror", None) or error
         raise InputError(f"{what} has no usable location: {why}", hint="put it beside the model") from None
@@ -62,15 +62,15 @@ def place(tensor: TensorProto, path: Path | None) -> Place:
         )
     if length != (payload_bytes(tensor) or length):
         raise ModelError(f"{what} has {length} bytes; its type and dimensions ask for {payload_bytes(tensor)}")
-    return Place(file, offset, length)
+    return DataLocation(file, offset, length)
 
 
-def _inside(path: Path, location: str, what: str) -> Path:
-    """The data file at `location` beside the model; never one outside the model's folder."""
-    # A model that is itself a link (download caches do that) has its data beside the link or beside what it points to.
+def _resolve_location(path: Path, location: str, what: str) -> Path:
+    """Returns the data file at `location`; raises `InputError` if it is not inside the model's folder."""
+    # The data of a symbolic link to a model (as in download caches) is beside the link or beside its target.
     folders = {path.parent.resolve(), path.resolve().parent}
     file = path.parent.resolve() / location
-    with contextlib.suppress(RuntimeError):  # a link to itself, which is no file
+    with contextlib.suppress(RuntimeError):  # a link to itself
         file = file.resolve()
     parts = Path(location.replace("\\", "/")).parts
     absolute = Path(location).is_absolute() or location.startswith(("/", "\\"))
@@ -81,8 +81,8 @@ def _inside(path: Path, location: str, what: str) -> Path:
     return file
 
 
-def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    """Points a tensor at its values in a data file; entries such as a checksum stay."""
+def make_external(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Makes a tensor refer to its values in a data file; other entries, such as a checksum, are kept."""
     fresh = {"location": location, "offset": str(offset), "length": str(length)}
     others = [(e.key, e.value) for e in tensor.external_data if e.key not in (*fresh, "basepath")]
     del tensor.external_data[:]
@@ -92,14 +92,14 @@ def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
 
 
 def relocate(proto: ModelProto, location: str) -> None:
-    """Points all external tensors of a model at one data file; offsets and lengths stay."""
+    """Makes all external tensors of a model refer to one data file; offsets and lengths are kept."""
     for tensor in filter(is_external, tensors(proto)):
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = location
 
 
-def aligned(offset: int, length: int) -> int:
-    """The next offset for `length` bytes: on a page for what is worth mapping, on 64 bytes otherwise."""
+def aligned_offset(offset: int, length: int) -> int:
+    """Returns the next aligned offset for `length` bytes: on a memory page from 1 MiB on, else on 64 bytes."""
     step = 4096 if length >= 2**20 else 64
     return -(-offset // step) * step

@@ -1,4 +1,4 @@
-"""Graph inputs that a caller has to feed."""
+"""The graph inputs that a caller must feed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import onnx
 
 
 def fed_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The graph inputs that a caller feeds: those which are not initializers as well."""
+    """Returns the graph inputs without a default value, that is without an initializer of the same name."""
     defaults = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     return [value for value in graph.input if value.name not in defaults]

@@ -1,7 +1,7 @@
-"""A model on its way through the program: loaded with its weights left where they are, patched, saved.
+"""Loading, patching and saving of models whose external weights stay on disk.
 
-The ModelProto is the truth and is patched in place; nothing is rebuilt, so nothing that was not touched can
-get lost. Values in external data files are mapped and read tensor by tensor; a model is written as it is read.
+The ModelProto is edited in place and never rebuilt, so that fields which are not edited are preserved. External data
+files are memory-mapped and read, and written, one tensor at a time.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import InputError, ModelError
-from onnxprune.model.atomic_write import data_file, drafts
-from onnxprune.model.external_data import aligned, place, refer, relocate
+from onnxprune.model.atomic_write import atomic_write, data_file_path
+from onnxprune.model.external_data import aligned_offset, locate, make_external, relocate
 from onnxprune.model.skeleton import serialized_size, skeleton
 from onnxprune.model.tensors import (
     constants,
     inline_bytes,
     is_external,
-    is_left_out,
+    is_stripped,
     overwrite_values,
     payload_bytes,
     qualified,
@@ -41,20 +41,19 @@ from onnxprune.model.validation import check
 __all__ = ["Model", "constants", "load", "qualified", "save", "skeleton"]
 
 PROTOBUF_LIMIT = 2**31 - 1
-"""Bytes that one serialized message may have."""
-EXTERNAL_FROM = 1024
-"""Bytes from which on a tensor goes to the data file, where there is one."""
-_PAGE = 4096
-_HEADROOM = 64 * 2**20  # for everything that is not raw data: names, nodes, typed fields
+"""Maximum size of a serialized protobuf message in bytes."""
+EXTERNAL_MIN_BYTES = 1024
+"""Size in bytes from which a tensor is written to the data file, if there is one."""
+_HEADROOM = 64 * 2**20  # bytes reserved for everything but raw data: names, nodes, typed fields
 
 
 class Model:
-    """An ONNX model whose external weights stay on disk until they are asked for.
+    """An ONNX model whose external weights are read on demand.
 
     Attributes:
-        proto: The model; patch it in place. External tensors in it are references.
-        path: The file it came from, or None.
-        data_files: The external data files it came with, resolved.
+        proto: The model; edit it in place. External tensors in it are references.
+        path: The file that it was loaded from, or None.
+        data_files: The external data files of that file, as resolved paths.
     """
 
     def __init__(self, proto: onnx.ModelProto, path: Path | None = None, data_files: Iterable[Path] = ()) -> None:
@@ -64,12 +63,12 @@ class Model:
         self._maps: dict[Path, np.ndarray] = {}
 
     def array(self, tensor: TensorProto) -> np.ndarray:
-        """The values of a tensor of this model; treat them as read-only.
+        """Returns the values of a tensor of this model; treat them as read-only.
 
-        External values are a view of the mapped file, without a copy (types below a byte are unpacked).
+        External values are a view of the mapped file, without a copy (types smaller than a byte are unpacked).
 
         Raises:
-            InputError: The values cannot be read, say because dimensions and data disagree.
+            InputError: The values cannot be read, for example because dimensions and data disagree.
         """
         try:
             if not is_external(tensor):
@@ -84,8 +83,8 @@ class Model:
             raise ModelError(f"{self._where()}: tensor '{tensor.name}' cannot be read: {error}") from error
 
     def raw(self, tensor: TensorProto) -> np.ndarray:
-        """The bytes of an external tensor as a read-only view of its file, uint8 of shape (bytes,)."""
-        at = place(tensor, self.path)
+        """Returns the bytes of an external tensor as a read-only view of its file: uint8, shape (bytes,)."""
+        at = locate(tensor, self.path)
         if at.length == 0:
             return np.empty(0, dtype=np.uint8)
         if at.file not in self._maps:
@@ -93,31 +92,26 @@ class Model:
         return self._maps[at.file][at.offset : at.offset + at.length]
 
     def set_array(self, tensor: TensorProto, array: np.ndarray) -> None:
-        """Replaces values and dimensions of a tensor of this model; they are inline from then on.
+        """Replaces values and dimensions of a tensor of this model; the new values are stored inline.
 
-        Element type, name and doc string stay; values are converted to that element type.
+        Element type, name and doc string are kept; the values are converted to that element type.
         """
         overwrite_values(tensor, array)
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes of the whole model as a file, external data included."""
-        outside = sum(place(t, self.path).length for t in tensors(self.proto) if is_external(t))
-        return outside + serialized_size(self.proto)
-
-    @property
-    def has_external_data(self) -> bool:
-        """Whether any tensor still refers to a data file."""
-        return any(is_external(t) for t in tensors(self.proto))
+        """Size of the serialized model in bytes, external data included."""
+        external = sum(locate(t, self.path).length for t in tensors(self.proto) if is_external(t))
+        return external + serialized_size(self.proto)
 
     def copy(self) -> Model:
-        """An independent model; values in external files are shared, inline ones copied."""
+        """Returns an independent copy; external data files are shared, inline values copied."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
         return Model(proto, self.path, self.data_files)
 
     def close(self) -> None:
-        """Lets go of mapped files; arrays that were handed out stay valid."""
+        """Releases the mapped files; arrays that were returned before remain valid."""
         self._maps.clear()
 
     def _where(self) -> str:
@@ -125,15 +119,16 @@ class Model:
 
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = True) -> Model:
-    """Loads a model: from a file, or from a ModelProto, which is copied and never changed.
+    """Loads and validates a model from a file, or from a ModelProto, which is copied.
 
     Args:
-        source: The model.
-        weights: Whether they must be there; an analysis can do without those that `anonymous` leaves out.
+        source: The model, or the path of its file.
+        weights: Whether all weights must be present; if not, the values may be stripped (see `anonymize`).
 
     Raises:
-        InputError: There is no such file, it is not an ONNX model, or data that it refers to is missing, too short
-            or outside the folder of the model.
+        InputError: The file does not exist or is not an ONNX model, or its external data is missing, too short or
+            outside the model's folder.
+        ModelError: The model is inconsistent; see `validation.check`.
     """
     if isinstance(source, onnx.ModelProto):
         proto, path = onnx.ModelProto(), None
@@ -149,8 +144,8 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = Tr
         check(proto)
     except ModelError as error:
         raise ModelError(f"{where}: {error.message}", error.hint) from None
-    outside = (t for t in tensors(proto) if is_external(t) and (weights or not is_left_out(t)))
-    return Model(proto, path, {place(t, path).file for t in outside})
+    external = (t for t in tensors(proto) if is_external(t) and (weights or not is_stripped(t)))
+    return Model(proto, path, {locate(t, path).file for t in external})
 
 
 def _decode(tensor: TensorProto) -> np.ndarray:
@@ -168,7 +163,7 @@ def _read(path: Path) -> bytes:
             raise InputError(f"{path}: not an ONNX model (over 2 GB)", hint="weights belong in an external data file")
         return path.read_bytes()
     except FileNotFoundError:
-        near = _neighbours(path)
+        near = _similar_names(path)
         raise InputError(f"{path}: no such file", hint=f"did you mean {near[0]}?" if near else None) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}", "may you read it?") from error
@@ -176,8 +171,8 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path}: no such file: {error}", "give the .onnx file") from None
 
 
-def _neighbours(path: Path) -> list[str]:
-    """Names in the same folder that are spelled nearly the same."""
+def _similar_names(path: Path) -> list[str]:
+    """Returns the most similar name in the same folder, in a list; an empty list if there is none."""
     with contextlib.suppress(OSError):
         return difflib.get_close_matches(path.name, sorted(os.listdir(path.parent)), n=1)
     return []
@@ -200,93 +195,93 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
 
 
 def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-    """Writes a model whole or not at all; the files that it was loaded from are never touched.
+    """Writes a model atomically; the files that it was loaded from are never modified.
 
-    Weights stay in the model file, except where the model came with external data or would pass protobuf's 2 GB: then
-    initializers and Constants of 1024 bytes or more go to a data file beside it, one at a time. Its name,
-    `NAME.HASH.data`, follows from its content: the same model gives the same bytes, and an older model keeps its data
-    until the new one takes its place (see `replacing`).
+    Weights are stored in the model file, unless the model was loaded with external data or would exceed protobuf's
+    limit of 2 GB: then initializers and Constants of 1024 bytes or more are written to a data file beside it, one at a
+    time. The name of the data file, `NAME.HASH.data`, is derived from its content: equal models give equal bytes, and
+    an existing model keeps its data until it is replaced (see `atomic_write`).
 
     Args:
-        model: What to write; not changed.
+        model: The model; not modified.
         path: The file to write; its folder must exist.
-        overwrite: Whether files of an earlier run may be replaced.
+        overwrite: Whether an existing file may be replaced.
 
     Raises:
-        InputError: The folder does not exist, the file exists and must not be replaced, or is one of the input's.
-        OutputError: Writing failed, say because the disk is full; what was there before is still there.
+        InputError: The folder does not exist, the file exists and must not be replaced, or is a file of the input.
+        OutputError: Writing failed, for example because the disk is full; existing files are unchanged.
     """
     target = Path(path)
-    _refuse(model, target, overwrite)
-    with drafts(target, keep=model.data_files) as made:
+    _check_target(model, target, overwrite)
+    with atomic_write(target, keep=model.data_files) as write:
         files, proto = [target], model.proto
-        if goes_outside(model):
-            proto, digest = write_data(model, made.new())
-            data = data_file(target, digest)
-            _refuse(model, data, overwrite=True)
+        if needs_data_file(model):
+            proto, digest = write_external_data(model, write.new())
+            data = data_file_path(target, digest)
+            _check_target(model, data, overwrite=True)
             relocate(proto, data.name)
             files.insert(0, data)
-        made.new().write(proto.SerializeToString(deterministic=True))
-        made.publish(*files)
+        write.new().write(proto.SerializeToString(deterministic=True))
+        write.publish(*files)
 
 
-def goes_outside(model: Model) -> bool:
-    """Whether saving puts weights into a data file: because they came in one, or are too big for a model file."""
+def needs_data_file(model: Model) -> bool:
+    """Whether `save` writes a data file: the model was loaded with one, or is too large for a single file."""
     return bool(model.data_files) or not fits_in_message(model.proto)
 
 
 def fits_in_message(proto: onnx.ModelProto) -> bool:
-    """Whether a model with the values that are inline now can be serialized as one protobuf message."""
+    """Whether a model with its current inline values can be serialized as one protobuf message."""
     inline = sum(payload_bytes(t) for t in tensors(proto) if not is_external(t))
     return inline <= PROTOBUF_LIMIT - _HEADROOM
 
 
-def _refuse(model: Model, file: Path, overwrite: bool) -> None:
-    """Raises where writing this file would be a mistake."""
+def _check_target(model: Model, file: Path, overwrite: bool) -> None:
+    """Raises `InputError` if this file must not or cannot be written."""
     try:
         file.name.encode()
     except UnicodeEncodeError:
         raise InputError(f"{file}: the name is not UTF-8", hint="choose another output name") from None
     if not file.parent.is_dir():
         raise InputError(f"{file}: the folder {file.parent} does not exist", hint="create it first")
-    there = _look(file)  # once: another run may replace it, and remove it, at any moment
-    if there is None:
+    existing = _stat(file)  # once: another run may replace or remove it at any time
+    if existing is None:
         return
-    if not stat.S_ISREG(there.st_mode):
+    if not stat.S_ISREG(existing.st_mode):
         raise InputError(f"{file}: is not a regular file", hint="name a file to write")
-    own = (_look(one) for one in {*model.data_files, *([model.path] if model.path else [])})
-    if any(one is not None and os.path.samestat(there, one) for one in own):
+    inputs = (_stat(one) for one in {*model.data_files, *([model.path] if model.path else [])})
+    if any(one is not None and os.path.samestat(existing, one) for one in inputs):
         raise InputError(f"{file}: is a file of the input, which is never changed", hint="choose another output name")
     if not overwrite:
         raise InputError(f"{file}: exists already", hint="choose another output name, or allow replacing it")
 
 
-def _look(file: Path) -> os.stat_result | None:
-    """What the file system says of a file; None where it says nothing, and writing will tell what else is wrong."""
+def _stat(file: Path) -> os.stat_result | None:
+    """Returns the status of a file, or None if it cannot be read; writing then reports any further error."""
     try:
         return file.stat()
     except OSError:
         return None
 
 
-def write_data(model: Model, stream: BinaryIO) -> tuple[onnx.ModelProto, str]:
-    """Writes the big tensors of a model to a stream, tensor by tensor.
+def write_external_data(model: Model, stream: BinaryIO) -> tuple[onnx.ModelProto, str]:
+    """Writes the large tensors of a model to a stream, one at a time.
 
     Returns:
-        The rest, a copy of the model that refers to these values as external data (see `relocate`), and the SHA-256 of
-        what was written.
+        A copy of the model that refers to these values as external data without a location (see `relocate`), and the
+        hexadecimal SHA-256 of the written bytes.
     """
-    proto, digest = skeleton(model.proto, EXTERNAL_FROM), hashlib.sha256()
-    for slim, full in zip(tensors(proto), tensors(model.proto), strict=True):
-        if not is_external(slim):
+    proto, digest = skeleton(model.proto, EXTERNAL_MIN_BYTES), hashlib.sha256()
+    for reference, full in zip(tensors(proto), tensors(model.proto), strict=True):
+        if not is_external(reference):
             continue
-        if payload_bytes(full) < EXTERNAL_FROM:
-            overwrite_values(slim, model.array(full))
+        if payload_bytes(full) < EXTERNAL_MIN_BYTES:
+            overwrite_values(reference, model.array(full))
             continue
         raw = memoryview(model.raw(full).data) if is_external(full) else memoryview(inline_bytes(full))
-        start = aligned(stream.tell(), raw.nbytes)
+        start = aligned_offset(stream.tell(), raw.nbytes)
         for part in (bytes(start - stream.tell()), raw):
             stream.write(part)
             digest.update(part)
-        refer(slim, "", start, raw.nbytes)
+        make_external(reference, "", start, raw.nbytes)
     return proto, digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Copies of a model without its large tensors, for inference of shapes, checking and hashing."""
+"""Skeletons: copies of a model without the values of its large tensors, for shape inference, checking and hashing."""
 
 from __future__ import annotations
 
@@ -9,35 +9,43 @@ from google.protobuf import unknown_fields
 from google.protobuf.message import Message
 from onnx import TensorProto, inliner
 
-from onnxprune.model.tensors import _HOLDERS, _PAYLOAD, _REPEATED, _strip, is_external, payload_bytes, subgraphs
+from onnxprune.model.tensors import (
+    PAYLOAD_FIELDS,
+    REPEATED_FIELDS,
+    TENSOR_HOLDERS,
+    is_external,
+    payload_bytes,
+    strip,
+    subgraphs,
+)
 
 
-def make_dense(skeleton: onnx.ModelProto) -> None:
-    """Gives a skeleton dense initializers without values for its sparse ones, in place.
+def add_dense_initializers(skeleton: onnx.ModelProto) -> None:
+    """Replaces the sparse initializers of a skeleton by dense initializers without values, in place.
 
-    onnx's shape inference says that a sparse initializer is a sparse tensor, which no operator takes; runtimes say that
-    it is stored so, and make it dense.
+    onnx's shape inference gives a sparse initializer a sparse tensor type, which no operator accepts; runtimes take it
+    as a storage format and convert it to a dense tensor.
     """
     graphs = [skeleton.graph]
     while graphs:
         graph = graphs.pop()
         for sparse in graph.sparse_initializer:
             tensor = graph.initializer.add(name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims)
-            _strip(tensor)
+            strip(tensor)
         del graph.sparse_initializer[:]
         graphs += [below for node in graph.node for _, below in subgraphs(node)]
 
 
 def skeleton(proto: onnx.ModelProto, limit: int = 1024) -> onnx.ModelProto:
-    """A copy without the data of big tensors: milliseconds and kilobytes, whatever the model weighs.
+    """Returns a copy without the values of large tensors; time and memory do not depend on the size of the weights.
 
-    An initializer or Constant value of `limit` bytes or more keeps name, type, dimensions and all other fields, and is
-    marked as external data at a location that does not exist (`STRIPPED`), unless it is external already. Everything
-    else is copied field by field, unknown fields included.
+    A tensor of `limit` bytes or more keeps name, type, dimensions and all other fields, and is marked as external data
+    at a location that does not exist (`STRIPPED`), unless it is external already. All other fields are copied, unknown
+    ones included.
 
     Args:
-        proto: The model; not changed.
-        limit: Bytes from which on values are dropped.
+        proto: The model; not modified.
+        limit: Size in bytes from which values are dropped.
     """
     copy = onnx.ModelProto()
     _copy_without_data(proto, copy, limit)
@@ -45,10 +53,10 @@ def skeleton(proto: onnx.ModelProto, limit: int = 1024) -> onnx.ModelProto:
 
 
 def _copy_without_data(source: Any, target: Any, limit: int) -> None:
-    """Copies a message that may hold tensors into an empty one of its kind, big values left out."""
+    """Copies a message that may contain tensors into an empty message of its type, without large values."""
     for field, value in source.ListFields():
         kind = field.message_type.name if field.message_type is not None else ""
-        if kind not in _HOLDERS and kind != "TensorProto":
+        if kind not in TENSOR_HOLDERS and kind != "TensorProto":
             _copy_field(field.name, value, target)
             continue
         step = _copy_tensor if kind == "TensorProto" else _copy_without_data
@@ -59,7 +67,7 @@ def _copy_without_data(source: Any, target: Any, limit: int) -> None:
         container = getattr(target, field.name)
         for item in value:
             if kind == "NodeProto" and item.op_type != "Constant" and not any(subgraphs(item)):
-                container.append(item)  # nearly all nodes: one quick copy
+                container.append(item)  # nearly all nodes; copying the whole message is fast
             else:
                 step(item, container.add(), limit)
     _copy_unknown(source, target)
@@ -71,13 +79,13 @@ def _copy_tensor(source: TensorProto, target: TensorProto, limit: int) -> None:
         return
     _copy_description(source, target)
     if not is_external(source):
-        _strip(target)
+        strip(target)
 
 
 def _copy_description(source: TensorProto, target: TensorProto) -> None:
-    """All of a tensor but its inline values, which are not even looked at: each look would copy them."""
+    """Copies all fields of a tensor but its inline values; those are never read, since each access copies them."""
     for name in source.DESCRIPTOR.fields_by_name:
-        if name not in _PAYLOAD and (name in _REPEATED or source.HasField(name)):
+        if name not in PAYLOAD_FIELDS and (name in REPEATED_FIELDS or source.HasField(name)):
             _copy_field(name, getattr(source, name), target)
     _copy_unknown(source, target)
 
@@ -93,7 +101,7 @@ def _copy_field(name: str, value: Any, target: Any) -> None:
 
 
 def serialized_size(message: Any) -> int:
-    """`message.ByteSize()` of a model, without its cost: that serializes all weights only to count them."""
+    """Returns `message.ByteSize()` of a model without serializing its weights."""
     if isinstance(message, TensorProto):
         return _tensor_size(message)
     if isinstance(message, onnx.NodeProto) and message.op_type != "Constant" and not any(subgraphs(message)):
@@ -101,7 +109,7 @@ def serialized_size(message: Any) -> int:
     total = len(_encode_unknown(unknown_fields.UnknownFieldSet(message)))
     for field, value in message.ListFields():
         kind = field.message_type.name if field.message_type is not None else ""
-        if kind in _HOLDERS or kind == "TensorProto":
+        if kind in TENSOR_HOLDERS or kind == "TensorProto":
             sizes = [serialized_size(item) for item in ([value] if isinstance(value, Message) else value)]
             total += sum(len(_varint(field.number << 3)) + len(_varint(size)) + size for size in sizes)
         else:
@@ -121,14 +129,14 @@ def _tensor_size(tensor: TensorProto) -> int:
 
 
 def _copy_unknown(source: Any, target: Any) -> None:
-    """Carries over fields that this version of onnx has no name for."""
-    left_over = _encode_unknown(unknown_fields.UnknownFieldSet(source))
-    if left_over:
-        target.MergeFromString(left_over)
+    """Copies fields that this version of onnx does not define."""
+    encoded = _encode_unknown(unknown_fields.UnknownFieldSet(source))
+    if encoded:
+        target.MergeFromString(encoded)
 
 
 def _encode_unknown(fields: Any) -> bytes:
-    """Protobuf wire format of a set of unknown fields."""
+    """Encodes a set of unknown fields in the protobuf wire format."""
     out = bytearray()
     for field in fields:
         out += _varint(field.field_number << 3 | field.wire_type)
@@ -136,7 +144,7 @@ def _encode_unknown(fields: Any) -> bytes:
             out += _varint(field.data)
         elif field.wire_type == 2:
             out += _varint(len(field.data)) + field.data
-        elif field.wire_type == 3:  # a group ends with a tag of its own
+        elif field.wire_type == 3:  # a group is closed by an end tag (wire type 4)
             out += _encode_unknown(field.data) + _varint(field.field_number << 3 | 4)
         else:
             out += int(field.data).to_bytes(8 if field.wire_type == 1 else 4, "little")
@@ -152,8 +160,8 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def flat(proto: onnx.ModelProto, limit: int = 4096) -> onnx.ModelProto:
-    """A copy without big weights (see `skeleton`) and with calls of local functions replaced by their bodies."""
-    slim = skeleton(proto, limit)
-    make_dense(slim)
-    return inliner.inline_local_functions(slim) if slim.functions else slim
+def inlined_skeleton(proto: onnx.ModelProto, limit: int = 4096) -> onnx.ModelProto:
+    """Returns a skeleton with dense initializers and with calls of local functions replaced by their bodies."""
+    copy = skeleton(proto, limit)
+    add_dense_initializers(copy)
+    return inliner.inline_local_functions(copy) if copy.functions else copy

@@ -1,7 +1,8 @@
-"""Tensors stored by their elements that are not zero: ONNX's sparse initializers (``SparseTensorProto``).
+"""Sparse initializers (``SparseTensorProto``): tensors stored as the values and positions of their nonzero elements.
 
-An element that stays takes its own bytes and 8 for its place, so that floats of 32 bits get smaller from two thirds of
-zeros on. The spec has sparse initializers since IR version 6; onnxruntime makes them dense when it loads them.
+A nonzero element takes its own size plus 8 bytes for its position (int64), so that a float32 tensor gets smaller from
+two thirds of zeros on. ONNX has sparse initializers since IR version 6; onnxruntime converts them to dense tensors when
+it loads a model.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from onnxprune.model.model import PROTOBUF_LIMIT, Model
 from onnxprune.model.tensors import encode, is_external, overwrite_values, payload_bytes, qualified, subgraphs, tensors
 
 IR_VERSION = 6
-"""The first one with sparse initializers."""
+"""The first IR version with sparse initializers."""
 TYPES = frozenset(
     {
         TensorProto.FLOAT,
@@ -37,25 +38,25 @@ TYPES = frozenset(
         TensorProto.UINT64,
     }
 )
-"""Element types that onnxruntime makes dense."""
+"""Element types of sparse initializers that onnxruntime supports."""
 
 
 @dataclass
-class Stored:
-    """What became sparse.
+class SparseStorage:
+    """The result of `store_sparse`.
 
     Attributes:
-        bytes: Tensor -> its size before and after.
-        dense_because: Why nothing is, or what could not be; None where there is nothing to say.
-        gzip: Bytes of the model as a file that was compressed with gzip.
+        bytes: Qualified name of each tensor that was made sparse -> its size in bytes before and after.
+        dense_because: Why no tensor, or not every suitable one, was made sparse; None if there is no reason to report.
+        gzip: Size in bytes of the gzip-compressed model.
     """
 
     bytes: dict[str, tuple[int, int]] = field(default_factory=dict)
     dense_because: str | None = None
     gzip: int | None = None
 
-    def told(self) -> dict[str, Any]:
-        """What the report says."""
+    def as_report(self) -> dict[str, Any]:
+        """Returns the report entry."""
         return {
             "sparse": {name: {"before": a, "after": b} for name, (a, b) in self.bytes.items()},
             "dense_because": self.dense_because,
@@ -63,16 +64,20 @@ class Stored:
         }
 
 
-Kept = list[tuple[str, SparseTensorProto]]
-"""Scope of each sparse initializer, and the initializer."""
+SparseOriginals = list[tuple[str, SparseTensorProto]]
+"""Pairs of scope and sparse initializer."""
 
 
-def densify(model: Model) -> Kept:
-    """Makes sparse initializers dense, in place, so that they are weights like any other; returns them as they were.
+def densify(model: Model) -> SparseOriginals:
+    """Replaces sparse initializers by dense ones, in place, so that they are processed like any other weight.
 
-    Before IR version 4, where an initializer is an input too, they stay; so do those that a caller may feed.
+    Sparse initializers that are graph inputs as well are kept, and so are those of models before IR version 4, in which
+    every initializer is an input.
+
+    Returns:
+        The replaced initializers, for `resparsify`.
     """
-    kept: Kept = []
+    originals: SparseOriginals = []
     for scope, graph in _graphs(model.proto.graph):
         fed = {v.name for v in graph.input}
         if model.proto.ir_version < 4 or any(s.values.name in fed for s in graph.sparse_initializer):
@@ -80,66 +85,70 @@ def densify(model: Model) -> Kept:
         for sparse in graph.sparse_initializer:
             copy = SparseTensorProto()
             copy.CopyFrom(sparse)
-            kept.append((scope, copy))
-            dense = encode(_dense(model, sparse), sparse.values.data_type)
+            originals.append((scope, copy))
+            dense = encode(_to_dense(model, sparse), sparse.values.data_type)
             dense.name, dense.doc_string = sparse.values.name, sparse.values.doc_string
             graph.initializer.append(dense)
         del graph.sparse_initializer[:]
-    return kept
+    return originals
 
 
-def resparsify(model: Model, kept: Kept) -> None:
-    """Stores what came sparse so again, in place: as it was where it did not change."""
+def resparsify(model: Model, originals: SparseOriginals) -> None:
+    """Makes the initializers that `densify` replaced sparse again, in place; unchanged ones are restored exactly."""
     graphs = dict(_graphs(model.proto.graph))
-    for scope, sparse in kept:
+    for scope, sparse in originals:
         graph = graphs.get(scope, GraphProto())
         found = next((t for t in graph.initializer if t.name == sparse.values.name), None)
         if found is None:
             continue
         array = model.array(found)
-        old = _dense(model, sparse)
+        old = _to_dense(model, sparse)
         changed = old.shape != array.shape or not np.array_equal(old, array, equal_nan=array.dtype.kind == "f")
-        graph.sparse_initializer.append(_sparse(found, array, len(sparse.indices.dims)) if changed else sparse)
+        graph.sparse_initializer.append(_to_sparse(found, array, len(sparse.indices.dims)) if changed else sparse)
         graph.initializer.remove(found)
 
 
-def store(model: Model) -> Stored:
-    """Makes initializers sparse where that is smaller, in place. Constants in nodes become initializers for that."""
-    done = Stored()
+def store_sparse(model: Model) -> SparseStorage:
+    """Replaces initializers and Constant nodes by sparse initializers where those are smaller, in place."""
+    result = SparseStorage()
     if model.proto.ir_version < IR_VERSION:
-        done.dense_because = f"sparse initializers need IR version {IR_VERSION}; the model has {model.proto.ir_version}"
-        return done
+        result.dense_because = (
+            f"sparse initializers need IR version {IR_VERSION}; the model has {model.proto.ir_version}"
+        )
+        return result
     room = PROTOBUF_LIMIT // 2 - sum(payload_bytes(t) for t in tensors(model.proto) if not is_external(t))
     for scope, graph in _graphs(model.proto.graph):
-        held = {v.name for v in [*graph.input, *graph.output]}
+        interface = {v.name for v in [*graph.input, *graph.output]}
         for holder, tensor in list(_constants(graph)):
             name = tensor.name if isinstance(holder, TensorProto) else holder.output[0]
-            if name in held or tensor.data_type not in TYPES or not tensor.dims:
+            if name in interface or tensor.data_type not in TYPES or not tensor.dims:
                 continue
-            sparse = _sparse(tensor, model.array(tensor), 1)
+            sparse = _to_sparse(tensor, model.array(tensor), 1)
             sparse.values.name = name
             before, after = payload_bytes(tensor), sparse.ByteSize()
             if after >= before:
                 continue
             if (room := room - after) < 0:
-                done.dense_because = "a model file takes at most 2 GB, and sparse tensors cannot lie outside of it"
-                return done
+                result.dense_because = "a model file takes at most 2 GB, and sparse tensors cannot be external data"
+                return result
             graph.sparse_initializer.append(sparse)
             (graph.initializer if isinstance(holder, TensorProto) else graph.node).remove(holder)
-            done.bytes[qualified(scope, name)] = before, after
-    if not done.bytes:
-        done.dense_because = "no weight has so many zeros that it would be smaller: what stays takes 8 more bytes each"
-    return done
+            result.bytes[qualified(scope, name)] = before, after
+    if not result.bytes:
+        result.dense_because = (
+            "no weight has so many zeros that it would be smaller: each nonzero value takes 8 more bytes"
+        )
+    return result
 
 
-def gzipped(model: Model) -> int:
-    """Bytes of the model, with the data that lies outside, once compressed with gzip."""
-    squeezer = zlib.compressobj(wbits=31)
-    size = len(squeezer.compress(model.proto.SerializeToString(deterministic=True)))
+def gzip_bytes(model: Model) -> int:
+    """Returns the size in bytes of the gzip-compressed model, external data included."""
+    compressor = zlib.compressobj(wbits=31)
+    size = len(compressor.compress(model.proto.SerializeToString(deterministic=True)))
     for tensor in tensors(model.proto):
         if is_external(tensor):
-            size += len(squeezer.compress(memoryview(model.raw(tensor).data)))
-    return size + len(squeezer.flush())
+            size += len(compressor.compress(memoryview(model.raw(tensor).data)))
+    return size + len(compressor.flush())
 
 
 def _graphs(graph: GraphProto, scope: str = "") -> Iterator[tuple[str, GraphProto]]:
@@ -150,35 +159,38 @@ def _graphs(graph: GraphProto, scope: str = "") -> Iterator[tuple[str, GraphProt
 
 
 def _constants(graph: GraphProto) -> Iterator[tuple[TensorProto | onnx.NodeProto, TensorProto]]:
-    """Initializers and Constant nodes, with the tensor that they hold."""
+    """Yields initializers and Constant nodes, each with its tensor."""
     yield from ((t, t) for t in graph.initializer)
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and len(node.output) == 1:
             yield from ((node, a.t) for a in node.attribute if a.name == "value")
 
 
-def _dense(model: Model, sparse: SparseTensorProto) -> NDArray[Any]:
-    """All elements of a sparse tensor."""
-    values, places = model.array(sparse.values), model.array(sparse.indices)
-    found = np.zeros(tuple(sparse.dims), dtype=values.dtype)
-    if places.ndim == 2:
-        found[tuple(places.T)] = values
+def _to_dense(model: Model, sparse: SparseTensorProto) -> NDArray[Any]:
+    """Returns a sparse tensor as a dense array."""
+    values, positions = model.array(sparse.values), model.array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), dtype=values.dtype)
+    if positions.ndim == 2:
+        dense[tuple(positions.T)] = values
     else:
-        found.reshape(-1)[places] = values
-    return found
+        dense.reshape(-1)[positions] = values
+    return dense
 
 
-def _sparse(tensor: TensorProto, array: NDArray[Any], rank: int) -> SparseTensorProto:
-    """The sparse form of a tensor: places counted along the flat array, or (`rank` 2) as indices.
+def _to_sparse(tensor: TensorProto, array: NDArray[Any], rank: int) -> SparseTensorProto:
+    """Returns the sparse form of a tensor.
 
-    A negative zero is kept as an element: it would come back positive.
+    Args:
+        tensor: The tensor.
+        array: Its values.
+        rank: Rank of the positions: 1 for indices of the flattened array, 2 for one index per axis.
     """
     flat = array.reshape(-1)
-    held = flat != 0
+    stored = flat != 0
     if array.dtype.kind not in "iu":
-        held = held | np.signbit(flat)
-    places = np.flatnonzero(held)
+        stored = stored | np.signbit(flat)  # a negative zero would be restored as a positive one
+    positions = np.flatnonzero(stored)
     values = TensorProto(name=tensor.name, data_type=tensor.data_type, doc_string=tensor.doc_string)
-    overwrite_values(values, flat[places])
-    listed = places if rank == 1 else np.stack(np.unravel_index(places, array.shape), axis=1)
-    return SparseTensorProto(values=values, indices=encode(listed, TensorProto.INT64), dims=array.shape)
+    overwrite_values(values, flat[positions])
+    indices = positions if rank == 1 else np.stack(np.unravel_index(positions, array.shape), axis=1)
+    return SparseTensorProto(values=values, indices=encode(indices, TensorProto.INT64), dims=array.shape)

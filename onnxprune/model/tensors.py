@@ -1,13 +1,9 @@
-"""The tensors inside a ModelProto: finding every one, reading and writing its values.
-
-Two things are needed again and again. *Walking*: initializers, Constant nodes and other attributes, in
-all nested graphs. *Skeletons*: a copy of a model without its big weights, which takes milliseconds to
-make and to analyse whatever the model weighs.
-"""
+"""The tensors of a ModelProto: iteration over all of them at any depth, and reading and writing of their values."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,28 +16,35 @@ _BITS_BELOW_A_BYTE = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2"
 _PACKED = {getattr(TensorProto, k): bits for k, bits in _BITS_BELOW_A_BYTE.items() if hasattr(TensorProto, k)}
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 """Element types that are computed with."""
-_PAYLOAD = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
-_REPEATED = ("dims", "external_data", "metadata_props")
+_WEIGHT_NAMES = re.compile(r"FLOAT.*|BFLOAT16|DOUBLE|U?INT[248]")
+WEIGHT_TYPES = frozenset(n for name, n in TensorProto.DataType.items() if _WEIGHT_NAMES.fullmatch(name))
+"""Element types of weights: floating-point numbers, and integers of up to 8 bits.
+
+Integers of 32 and 64 bits are shapes, indices and the biases of quantised layers.
+"""
+PAYLOAD_FIELDS = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+REPEATED_FIELDS = ("dims", "external_data", "metadata_props")
 # Messages that can hold a tensor somewhere below; all others are copied whole.
-_HOLDERS = {"ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TrainingInfoProto"}
+TENSOR_HOLDERS = {"ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TrainingInfoProto"}
 STRIPPED = "*stripped*"
+"""Location of external data that does not exist: marks tensors without values."""
 
 
 def constants(proto: onnx.ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
-    """Every initializer and every `value` tensor of a Constant node, in the main graph and all graphs below it.
+    """Yields every initializer and every `value` tensor of a Constant node, in the main graph and all subgraphs.
 
-    Bodies of local functions have no values of their own and are left out.
+    Bodies of local functions are skipped.
 
     Yields:
-        (scope, name, tensor). The scope is "" in the main graph and "OUTER/attribute" in a graph that an
-        attribute of a node holds, where OUTER is the node's first output ("OUTER/attribute.i" for the i-th graph
-        of a list); nested scopes are joined with "|". The name is the initializer's or the Constant's output.
+        (scope, name, tensor). The scope is "" in the main graph and "OUTER/attribute" in a subgraph, where OUTER is
+        the first output of the node with that attribute ("OUTER/attribute.i" for the i-th graph of a list); nested
+        scopes are joined with "|". The name is that of the initializer or of the Constant's output.
     """
     yield from _graph_constants(proto.graph, "")
 
 
 def qualified(scope: str, name: str) -> str:
-    """The name of a constant that is unique in the whole model: `OUTER/attribute|NAME`, or NAME in the main graph."""
+    """Returns a name that is unique in the whole model: `OUTER/attribute|NAME`, or NAME in the main graph."""
     return f"{scope}|{name}" if scope else name
 
 
@@ -53,12 +56,12 @@ def _graph_constants(graph: onnx.GraphProto, scope: str) -> Iterator[tuple[str, 
             for attribute in node.attribute:
                 if attribute.name == "value" and node.output:
                     yield scope, node.output[0], attribute.t
-        for inner, graph_below in subgraphs(node):
-            yield from _graph_constants(graph_below, qualified(scope, inner))
+        for inner, subgraph in subgraphs(node):
+            yield from _graph_constants(subgraph, qualified(scope, inner))
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
-    """The graphs that the attributes of a node hold, each with its scope relative to the node's own graph."""
+    """Yields the graphs in the attributes of a node, each with its scope relative to the node's graph."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield f"{_label(node)}/{attribute.name}", attribute.g
@@ -68,7 +71,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
 
 
 def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes of a graph and of the graphs in it."""
+    """Yields all nodes of a graph and of its subgraphs."""
     for node in graph.node:
         yield node
         for _, inner in subgraphs(node):
@@ -76,15 +79,15 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def sparse_initializers(graph: onnx.GraphProto) -> Iterator[onnx.SparseTensorProto]:
-    """Every sparse initializer of a graph and of all graphs below it."""
+    """Yields the sparse initializers of a graph and of its subgraphs."""
     yield from graph.sparse_initializer
     for node in graph.node:
         for _, below in subgraphs(node):
             yield from sparse_initializers(below)
 
 
-def _strip(tensor: TensorProto) -> None:
-    """Says that a tensor's values lie where nothing is."""
+def strip(tensor: TensorProto) -> None:
+    """Marks the values of a tensor as stripped."""
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
     tensor.external_data.add(key="location", value=STRIPPED)
@@ -95,12 +98,12 @@ def _label(node: onnx.NodeProto) -> str:
 
 
 def tensors(message: Any) -> Iterator[TensorProto]:
-    """Every TensorProto of a model, whatever holds it: graphs, functions, sparse tensors, training information."""
+    """Yields every TensorProto of a model, in graphs, functions, sparse tensors and training information."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
         kind = field.message_type.name
-        if kind not in _HOLDERS and kind not in ("TensorProto", "SparseTensorProto"):
+        if kind not in TENSOR_HOLDERS and kind not in ("TensorProto", "SparseTensorProto"):
             continue
         for item in [value] if isinstance(value, Message) else value:
             if kind == "TensorProto":
@@ -110,29 +113,29 @@ def tensors(message: Any) -> Iterator[TensorProto]:
 
 
 def is_external(tensor: TensorProto) -> bool:
-    """Whether the values lie in a data file beside the model."""
+    """Whether the values are stored in a data file beside the model."""
     return tensor.HasField("data_location") and tensor.data_location == TensorProto.EXTERNAL
 
 
-def is_left_out(tensor: TensorProto) -> bool:
-    """Whether the values were left out on purpose (see `anonymous`)."""
+def is_stripped(tensor: TensorProto) -> bool:
+    """Whether the values were stripped (see `anonymize`)."""
     return any(e.key == "location" and e.value == STRIPPED for e in tensor.external_data)
 
 
 def elements(tensor: TensorProto) -> int:
-    """Number of elements, from the dimensions."""
+    """Returns the number of elements, from the dimensions."""
     return math.prod(tensor.dims)
 
 
 def packed_elements(tensor: TensorProto) -> int:
-    """Entries that the values take in the typed field of their type: complex numbers two, several small ones one."""
+    """Returns the number of entries in the typed field: a complex number takes two, types below a byte share one."""
     if tensor.data_type in _PACKED:
         return payload_bytes(tensor)
     return elements(tensor) * (2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1)
 
 
 def payload_bytes(tensor: TensorProto) -> int:
-    """Bytes that the values take as raw data, from type and dimensions alone; 0 for strings and unknown types."""
+    """Returns the size of the values as raw data in bytes, from type and shape; 0 for strings and unknown types."""
     if tensor.data_type in _PACKED:
         return (elements(tensor) * _PACKED[tensor.data_type] + 7) // 8
     if tensor.data_type == TensorProto.STRING:
@@ -144,12 +147,15 @@ def payload_bytes(tensor: TensorProto) -> int:
 
 
 def encode(array: np.ndarray, data_type: int, dims: tuple[int, ...] | None = None) -> TensorProto:
-    """A tensor of the given ONNX element type with these values, as raw data (strings as string data).
+    """Returns a tensor of the given ONNX element type with these values, as raw data (strings as string data).
 
     Args:
-        array: Values; converted to the element type where numpy calls it by another one.
+        array: Values; converted to the element type.
         data_type: A `TensorProto.DataType`.
-        dims: Dimensions, where they differ from the array's.
+        dims: Dimensions; the shape of the array by default.
+
+    Raises:
+        TypeError: The values cannot be stored in this element type.
     """
     if data_type != TensorProto.STRING:
         array = np.asarray(array, dtype=helper.tensor_dtype_to_np_dtype(data_type))
@@ -162,19 +168,29 @@ def encode(array: np.ndarray, data_type: int, dims: tuple[int, ...] | None = Non
 
 
 def overwrite_values(tensor: TensorProto, array: np.ndarray) -> None:
-    """Replaces the values and dimensions of a tensor; type, name, doc string and metadata stay."""
-    for field in (*_PAYLOAD, "external_data", "data_location"):
+    """Replaces the values and dimensions of a tensor; type, name, doc string and metadata are kept."""
+    for field in (*PAYLOAD_FIELDS, "external_data", "data_location"):
         tensor.ClearField(field)
     tensor.dims[:] = array.shape
     if tensor.data_type in _PACKED or tensor.data_type == TensorProto.STRING:
         tensor.MergeFrom(encode(array, tensor.data_type, ()))
-    else:  # every copy of a big weight costs
+    else:  # without the copies that `encode` makes
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
         tensor.raw_data = np.asarray(array, dtype=dtype.newbyteorder("<")).tobytes()
 
 
 def inline_bytes(tensor: TensorProto) -> bytes:
-    """The values of an inline tensor as raw data, whichever field they are in."""
+    """Returns the values of an inline tensor as raw data, whichever field stores them."""
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     return bytes(encode(numpy_helper.to_array(tensor), tensor.data_type).raw_data)
+
+
+def bytes_an_element(data_type: int) -> float:
+    """Stored size of one element of a type in bytes; types of less than a byte are packed."""
+    if data_type in _PACKED:
+        return _PACKED[data_type] / 8
+    try:
+        return float(helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    except KeyError:
+        return 1.0

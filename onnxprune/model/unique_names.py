@@ -1,4 +1,4 @@
-"""Names that a model does not use yet."""
+"""Generation of names that a model does not use yet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from onnx import GraphProto, ModelProto
 
 
 class Names:
-    """Hands out names that the model does not use yet."""
+    """Generates names that the model does not use yet.
+
+    Args:
+        proto: The model.
+        also: Further names that are taken.
+    """
 
     def __init__(self, proto: ModelProto, also: Iterable[str] = ()) -> None:
         self._proto = proto
@@ -16,7 +21,7 @@ class Names:
         self._taken: set[str] | None = None  # collected when first needed
 
     def fresh(self, base: str) -> str:
-        """A new name that begins with `base`."""
+        """Returns a new name: `base` with a number appended."""
         if self._taken is None:
             self._taken = {*_all_names(self._proto.graph), *self._also}
         n = 1

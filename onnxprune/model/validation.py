@@ -1,8 +1,8 @@
-"""Whether a model holds together: looked at once, before anything is computed from it.
+"""Consistency checks of a loaded model, run once before any analysis.
 
-Models come from anywhere. What is checked here, nothing behind it has to check again: every tensor has the data that
-its type and dimensions ask for (so that memory follows from the size of the files), every name that is read means
-exactly one thing, no node waits for itself, and local functions unfold to a bounded graph.
+Model files are untrusted input. Later stages rely on the following: every tensor has as much data as its type and
+dimensions require (so that memory is bounded by the size of the files), every name that is read has exactly one
+definition, the graph has no cycles, and inlining the local functions gives a graph of bounded size.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from onnxprune.errors import ModelError
 from onnxprune.model.tensors import (
     all_nodes,
     is_external,
-    is_left_out,
+    is_stripped,
     packed_elements,
     payload_bytes,
     subgraphs,
     tensors,
 )
-from onnxprune.model.topology import defined, described, ordered
+from onnxprune.model.topology import defined_names, describe, topological_order
 
 MAX_ELEMENTS = 2**63 - 1
-"""What the dimensions of a tensor may multiply to: what 64 bits count."""
-MAX_LEFT_OUT = 2**25
-"""Lengths of all axes of weights that were left out: a few bytes can state any."""
-_UNFOLDED = 1000
-_UNFOLDED_ANYWAY = 10_000
+"""Maximum number of elements of a tensor (int64)."""
+MAX_STRIPPED = 2**25
+"""Maximum sum of the axis lengths of all stripped tensors: without data, dimensions can have any size."""
+INLINED_RATIO = 1000
+INLINED_NODES = 10_000
+"""The graph with all local functions inlined may have `INLINED_RATIO` times as many nodes as the model, plus these."""
 _TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 _FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
@@ -46,58 +47,58 @@ _FIELDS: dict[int, str] = {
     TensorProto.COMPLEX128: "double_data",
 }
 
-_HELD = {
+_MESSAGE_FIELDS = {
     AttributeProto.TENSOR: ("t", "tensor"),
     AttributeProto.GRAPH: ("g", "graph"),
     AttributeProto.SPARSE_TENSOR: ("sparse_tensor", "sparse tensor"),
 }
-"""Where attributes hold messages, and what they are called; those that are not there would read as empty ones."""
+"""Attribute type -> field and name of its message; protobuf reads a missing message as an empty one."""
 
 Function = tuple[str, str, str]
-"""Domain, name and overload."""
+"""Domain, name and overload of a local function."""
 
 
 def check(proto: ModelProto) -> None:
-    """Raises where a model does not hold together.
+    """Checks that a model is consistent.
 
     Raises:
-        ModelError: It does not; the message says where, but not in which file.
+        ModelError: It is not; the message says where in the model, but not in which file.
     """
     try:
-        _texts(proto)
+        _check_utf8(proto)
         for tensor in tensors(proto):
-            _tensor(tensor)
-        _left_out(proto)
+            _check_tensor(tensor)
+        _check_stripped(proto)
         for sparse in proto.graph.sparse_initializer:
-            _dims(sparse.values.name, sparse.dims)
+            _check_dims(sparse.values.name, sparse.dims)
         functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
-        _graph(proto.graph, [])
-        _no_parameters(proto.graph)
+        _check_graph(proto.graph, [])
+        _check_no_attribute_references(proto.graph)
         for function in proto.functions:
-            _body(function)
-        _unfolding(proto, functions)
+            _check_function(function)
+        _check_inlined_size(proto, functions)
     except RecursionError:
         raise ModelError("its graphs are nested too deeply") from None
 
 
-def _texts(message: Any) -> None:
-    """Every text is UTF-8: protobuf does not look, and gives bytes for what is not."""
-    if isinstance(message, TensorProto):  # not its values: each look would copy them
+def _check_utf8(message: Any) -> None:
+    """Checks that every string is UTF-8: protobuf does not, and returns bytes for one that is not."""
+    if isinstance(message, TensorProto):  # without its values: each access would copy them
         texts: list[Any] = [message.name, message.doc_string]
-        below: list[Any] = [message.external_data, message.metadata_props]
+        nested: list[Any] = [message.external_data, message.metadata_props]
     else:
         present = message.ListFields()
         texts = [value for field, value in present if field.type == FieldDescriptor.TYPE_STRING]
-        below = [value for field, value in present if field.type == FieldDescriptor.TYPE_MESSAGE]
+        nested = [value for field, value in present if field.type == FieldDescriptor.TYPE_MESSAGE]
     for text in texts:
         if isinstance(text, bytes) or (not isinstance(text, str) and any(isinstance(t, bytes) for t in text)):
             raise ModelError(f"a text of a {message.DESCRIPTOR.name} is not UTF-8")
-    for value in below:
+    for value in nested:
         for item in (value,) if isinstance(value, Message) else value:
-            _texts(item)
+            _check_utf8(item)
 
 
-def _dims(name: str, dims: Iterable[int]) -> None:
+def _check_dims(name: str, dims: Iterable[int]) -> None:
     negative = next((d for d in dims if d < 0), None)
     if negative is not None:
         raise ModelError(f"tensor '{short(name)}' has a dimension of {negative}")
@@ -105,9 +106,9 @@ def _dims(name: str, dims: Iterable[int]) -> None:
         raise ModelError(f"tensor '{short(name)}' has more elements than 64 bits count")
 
 
-def _tensor(tensor: TensorProto) -> None:
-    """Element type, dimensions and the amount of inline data agree (that of external data: see `external.place`)."""
-    _dims(tensor.name, tensor.dims)
+def _check_tensor(tensor: TensorProto) -> None:
+    """Checks element type, dimensions and size of the inline data (that of external data: `external_data.locate`)."""
+    _check_dims(tensor.name, tensor.dims)
     if tensor.data_type not in _TYPES:
         raise ModelError(
             f"tensor '{short(tensor.name)}' has element type {tensor.data_type}, which is unknown",
@@ -127,26 +128,26 @@ def _tensor(tensor: TensorProto) -> None:
         )
 
 
-def _left_out(proto: ModelProto) -> None:
-    """What was left out (see `anonymous`) has no data to be measured by."""
-    if sum(d for t in tensors(proto) if is_left_out(t) for d in t.dims) > MAX_LEFT_OUT:
+def _check_stripped(proto: ModelProto) -> None:
+    """Bounds the axis lengths of stripped tensors, which have no data to check them against."""
+    if sum(d for t in tensors(proto) if is_stripped(t) for d in t.dims) > MAX_STRIPPED:
         raise ModelError("the weights that were left out have too many indices")
 
 
-def _graph(graph: GraphProto, around: list[set[str]]) -> None:
-    """Every name means one thing; what is read is there; no node waits for itself."""
-    own = _once(defined(graph))
-    _once(v.name for v in graph.input)
+def _check_graph(graph: GraphProto, around: list[set[str]]) -> None:
+    """Checks that names are defined once, that names which are read are defined, and that there is no cycle."""
+    own = _check_unique(defined_names(graph))
+    _check_unique(v.name for v in graph.input)
     scopes = [*around, own]
     for node in graph.node:
-        _node(node, scopes)
+        _check_node(node, scopes)
     for output in graph.output:
         if not any(output.name in names for names in scopes):
             raise ModelError(f"graph output '{short(output.name)}' is made by no node")
-    ordered(graph)
+    topological_order(graph)
 
 
-def _once(names: Iterable[str]) -> set[str]:
+def _check_unique(names: Iterable[str]) -> set[str]:
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -155,59 +156,60 @@ def _once(names: Iterable[str]) -> set[str]:
     return seen
 
 
-def _node(node: NodeProto, scopes: list[set[str]]) -> None:
+def _check_node(node: NodeProto, scopes: list[set[str]]) -> None:
     if not node.op_type:
         raise ModelError("a node names no operator")
     for name in filter(None, node.input):
         if not any(name in names for names in scopes):
-            raise ModelError(f"{short(described(node))} reads '{short(name)}', which nothing defines")
+            raise ModelError(f"{short(describe(node))} reads '{short(name)}', which nothing defines")
     for attribute in node.attribute:
-        held = _HELD.get(attribute.type)
-        if held is not None and not attribute.ref_attr_name and not attribute.HasField(held[0]):
-            raise ModelError(f"attribute '{short(attribute.name)}' of {short(described(node))} holds no {held[1]}")
+        field = _MESSAGE_FIELDS.get(attribute.type)
+        if field is not None and not attribute.ref_attr_name and not attribute.HasField(field[0]):
+            raise ModelError(f"attribute '{short(attribute.name)}' of {short(describe(node))} holds no {field[1]}")
     for _, body in subgraphs(node):
-        _graph(body, scopes)
+        _check_graph(body, scopes)
 
 
-def _no_parameters(graph: GraphProto) -> None:
-    """Attributes have values of their own: only in a function they may be those of the call."""
+def _check_no_attribute_references(graph: GraphProto) -> None:
+    """Checks that no attribute refers to a function's parameter, which is valid only inside a function."""
     for node in all_nodes(graph):
         for attribute in node.attribute:
             if attribute.ref_attr_name:
                 raise ModelError(
-                    f"attribute '{short(attribute.name)}' of {short(described(node))} names a parameter "
+                    f"attribute '{short(attribute.name)}' of {short(describe(node))} names a parameter "
                     "of a function, and is in none"
                 )
 
 
-def _body(function: FunctionProto) -> None:
+def _check_function(function: FunctionProto) -> None:
     graph = GraphProto(node=function.node)
-    scopes = [set(function.input), _once([*function.input, *defined(graph)])]
+    scopes = [set(function.input), _check_unique([*function.input, *defined_names(graph)])]
     for node in function.node:
-        _node(node, scopes)
-    ordered(graph)
+        _check_node(node, scopes)
+    topological_order(graph)
 
 
-def _unfolding(proto: ModelProto, functions: Mapping[Function, FunctionProto]) -> None:
-    """Local functions end, and replacing calls by bodies gives a graph in proportion to the model.
+def _check_inlined_size(proto: ModelProto, functions: Mapping[Function, FunctionProto]) -> None:
+    """Checks that local functions do not recurse and that inlining them gives a graph of bounded size.
 
-    Functions that call each other twice double the graph with each level: a kilobyte can unfold to any size.
+    A chain of functions that each call the next one twice doubles the graph with every level: a kilobyte can be inlined
+    to any size.
     """
     sizes: dict[Function, int] = {}
 
-    def unfolded(nodes: Iterable[NodeProto], path: tuple[Function, ...]) -> int:
+    def inlined_size(nodes: Iterable[NodeProto], path: tuple[Function, ...]) -> int:
         total = 0
         for node in nodes:
-            total += 1 + sum(unfolded(body.node, path) for _, body in subgraphs(node))
+            total += 1 + sum(inlined_size(body.node, path) for _, body in subgraphs(node))
             name = (node.domain, node.op_type, node.overload)
             if name in path:
                 raise ModelError(f"the local function '{short(name[1])}' calls itself")
             if name in functions:
                 if name not in sizes:
-                    sizes[name] = unfolded(functions[name].node, (*path, name))
+                    sizes[name] = inlined_size(functions[name].node, (*path, name))
                 total += sizes[name]
         return total
 
     own = sum(1 for f in [proto.graph, *proto.functions] for _ in f.node)
-    if unfolded(proto.graph.node, ()) > _UNFOLDED * own + _UNFOLDED_ANYWAY:
+    if inlined_size(proto.graph.node, ()) > INLINED_RATIO * own + INLINED_NODES:
         raise ModelError("its local functions unfold to a graph without bounds", "inline them before")

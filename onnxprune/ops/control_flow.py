@@ -1,4 +1,4 @@
-"""Operators with bodies: what goes in and comes out is tied to the body's own inputs and outputs.
+"""Operators with bodies: inputs and outputs are tied to those of the bodies.
 
 Values that a body captures are the outer values themselves, so nothing is said about them here.
 """

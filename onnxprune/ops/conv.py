@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
-from onnxprune.graph.graph import Axis, Value
+from collections.abc import Sequence
+
+from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.operators import Affine, MacsFunction, Term, WeightFunction, WeightLayout
 from onnxprune.ops.linear import contract
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import affine, macs, rule, weights
 from onnxprune.ops.ties import Alternative
 
 KERNEL = "kernel"
-"""Why the places of a kernel stay: they are no channels, and reports leave them out."""
+"""Reason for pinning kernel positions: they are no channels, and reports leave them out."""
 
 COARSE = 4
-"""With fewer channels than this inside a group, whole groups go: single steps would be too coarse."""
+"""Channels inside a group below which whole groups are removed: a step within all groups would be too coarse."""
+
+
+def convolution_macs(weight: int) -> MacsFunction:
+    """Every output element takes one kernel: its input channels per group times its window."""
+    return lambda node: [(1.0, [*node.output().ranked_axes(), *node.input(weight).ranked_axes()[1:]])]
+
+
+def convolution_weights(weight: int) -> WeightFunction:
+    """A kernel of shape (out, in / group, ...)."""
+
+    def layout(node: Node, i: int, shape: Sequence[int]) -> WeightLayout | None:
+        groups = int(node.attribute("group", 1))
+        whole = i == weight and len(shape) > 2 and shape[0] % groups == 0
+        return WeightLayout(1, 0, output_blocks=groups) if whole else None
+
+    return layout
+
+
+for _name, _operand in (("Conv ConvInteger DeformConv", 1), ("QLinearConv", 3)):
+    macs(_name)(convolution_macs(_operand))
+    weights(_name)(convolution_weights(_operand))
+macs("Conv FusedConv", domain="com.ms.internal.nhwc")(convolution_macs(1))
+
+
+@affine("Conv")
+def conv_layer(node: Node) -> list[Affine]:
+    """Patches of the input times the kernel."""
+    return [Affine("conv", x=0, weight=1, bias=2, x_axis=1, out_axis=1)]
 
 
 @rule("Conv")
@@ -64,7 +95,7 @@ def convolution(
 
 
 def pin_space(op: Op, x: Value, out: Value, place: int = 1) -> None:
-    """Axes that a window slides over stay whole."""
+    """Pins the axes that a window slides over."""
     for value in (x, out):
         for axis in value.axes()[1:]:
             if axis != value.axis(place):
@@ -72,7 +103,7 @@ def pin_space(op: Op, x: Value, out: Value, place: int = 1) -> None:
 
 
 def _grouped(op: Op, first: Axis, share: Axis, across: Axis, along: Axis, groups: int) -> None:
-    """Either whole groups go, or the same places within every group.
+    """Ties whole groups, or the same position within every group.
 
     The weight's first axis holds all groups one after the other, as `along` does; its second is one group's share of
     the other side, `across`.
@@ -85,15 +116,34 @@ def _grouped(op: Op, first: Axis, share: Axis, across: Axis, along: Axis, groups
     whole = Alternative(
         "whole groups", [[(across, arange(across) // columns), (first, arange(first) // rows)]], pins=[share]
     )
-    # the two sides shrink apart: places of one side are tied among themselves only
-    places = Alternative(
-        "places within groups",
+    # the two sides shrink apart: positions of one side are tied among themselves only
+    within = Alternative(
+        "channels within groups",
         [[(across, arange(across) % columns), (share, arange(share))], [(first, arange(first) % rows)]],
         weight=1 if min(rows, columns) >= COARSE else -1,
     )
-    op.choose(whole, places) if min(rows, columns) > 1 else op.choose(whole)
+    op.choose(whole, within) if min(rows, columns) > 1 else op.choose(whole)
     op.sum_over(share)
     op.resize(lambda new: new.set_attribute("group", len(new.kept(across)) // len(new.kept(share))))
+
+
+@macs("ConvTranspose")
+def conv_transpose_macs(node: Node) -> list[Term]:
+    """Every input element is spread by one kernel."""
+    return [(1.0, [*node.input(0).ranked_axes(), *node.input(1).ranked_axes()[1:]])]
+
+
+@weights("ConvTranspose")
+def conv_transpose_weights(node: Node, i: int, shape: Sequence[int]) -> WeightLayout | None:
+    """A kernel of shape (in, out / group, ...)."""
+    groups = int(node.attribute("group", 1))
+    return WeightLayout(0, 1, input_blocks=groups) if i == 1 and len(shape) > 2 and shape[0] % groups == 0 else None
+
+
+@affine("ConvTranspose")
+def conv_transpose_layer(node: Node) -> list[Affine]:
+    """Each element of the input times the kernel, added up where kernels overlap."""
+    return [Affine("conv_transpose", x=0, weight=1, bias=2, x_axis=1, out_axis=1)]
 
 
 @rule("ConvTranspose")

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from onnxprune.graph.graph import Axis, Value
+from collections.abc import Sequence
+
+from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.operators import Copies, Origins
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import origins, rule
+
+
+@origins("Identity Cast DequantizeLinear")
+def same_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origins:
+    """The axes are unchanged."""
+    return origin
 
 
 def broadcast(op: Op, inputs: list[Value], out: Value) -> list[list[Axis]]:
@@ -34,55 +43,26 @@ def broadcast(op: Op, inputs: list[Value], out: Value) -> list[list[Axis]]:
 
 
 def _zero_where(op: Op, out: Value, joined: list[list[Axis]], sources: list[Value], any_of: bool) -> None:
-    """Zero behind, where all (or any) of `sources` are zero along the axis; a stretched one never is."""
+    """The output is zero where all (or any) of `sources` are zero along the axis; a broadcast one never is."""
     for position, axes in enumerate(joined):
         mine = [a for a in axes if a.value in sources]
         if mine and (any_of or len(mine) == len(sources)):
             op.keep_zero(out.axis(position), *mine, any_of=any_of)
 
 
-@rule(
-    "Relu",
-    "LeakyRelu",
-    "Tanh",
-    "Erf",
-    "Gelu",
-    "Abs",
-    "Neg",
-    "Sqrt",
-    "Sign",
-    "Floor",
-    "Ceil",
-    "Round",
-    "Sin",
-    "Tan",
-    "Asin",
-    "Atan",
-    "Sinh",
-    "Asinh",
-    "Atanh",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Mish",
-    "HardSwish",
-    "Swish",
-    "ThresholdedRelu",
-    "Softsign",
-    "Identity",
-    "Cast",
-    "IsNaN",
-    "IsInf",
-    "BitwiseNot",
-    "Shrink",
-)
+@rule("Sign Floor Ceil Round Sin Tan Asin Atan Sinh Asinh Atanh IsNaN IsInf BitwiseNot Shrink")
+@rule("Cast", copies=Copies.ALL, casts=True)
+@rule("Identity", copies=Copies.ALL, activation=True)
+@rule("Relu LeakyRelu ThresholdedRelu Elu Selu Celu Gelu Mish HardSwish Swish Softsign Tanh", activation=True)
+@rule("Erf Abs Neg Sqrt", activation=True)
 def zero_keeping(op: Op) -> None:
     """Element by element, f(0) = 0."""
     for axis in op.input(0).axes():
         op.tie(axis, op.output().axis(axis.position), zero=op.type != "BitwiseNot")
 
 
-@rule("Sigmoid", "HardSigmoid", "Exp", "Log", "Cos", "Cosh", "Acos", "Acosh", "Softplus", "Reciprocal", "Not")
+@rule("Log Cos Cosh Acos Acosh Not")
+@rule("Sigmoid HardSigmoid Softplus Exp Reciprocal", activation=True)
 def zero_losing(op: Op) -> None:
     """Element by element, f(0) is not 0."""
     for axis in op.input(0).axes():
@@ -91,7 +71,7 @@ def zero_losing(op: Op) -> None:
             op.divide_by(axis)
 
 
-@rule("Dropout")
+@rule("Dropout", copies=Copies.ALL)
 def dropout(op: Op) -> None:
     """Identity at inference; the mask output has the same shape."""
     for out in op.outputs:
@@ -101,7 +81,7 @@ def dropout(op: Op) -> None:
 
 @rule("Clip")
 def clip(op: Op) -> None:
-    """Element by element; zero stays zero where the bounds enclose it."""
+    """Element by element; zero is kept where the bounds enclose it."""
     if op.opset < 11:
         low, high = op.attr("min", float("-inf")), op.attr("max", float("inf"))
     else:
@@ -115,26 +95,25 @@ def clip(op: Op) -> None:
 def cast_like(op: Op) -> None:
     """Identity; the second input gives only a type."""
     op.leave(op.input(1))
-    op.leave(op.input(1))
     for axis in op.input(0).axes():
         op.tie(axis, op.output().axis(axis.position), zero=True)
 
 
-@rule("Add", "Sub", "Sum", "Max", "Min", "Mean", "BitwiseOr", "BitwiseXor", "BitShift")
+@rule("Add Sub Sum Max Min Mean BitwiseOr BitwiseXor BitShift")
 def sum_like(op: Op) -> None:
     """Broadcast; zero where every operand is."""
     out = op.output()
     _zero_where(op, out, broadcast(op, op.inputs, out), op.inputs, any_of=False)
 
 
-@rule("Mul", "And", "BitwiseAnd", "SwiGLU")
+@rule("Mul And BitwiseAnd SwiGLU")
 def product_like(op: Op) -> None:
     """Broadcast; zero where any operand is."""
     out = op.output()
     _zero_where(op, out, broadcast(op, op.inputs, out), op.inputs, any_of=True)
 
 
-@rule("Div", "Mod", "PRelu")
+@rule("Div Mod PRelu")
 def led_by_first(op: Op) -> None:
     """Broadcast; zero where the first operand is."""
     out = op.output()
@@ -145,7 +124,7 @@ def led_by_first(op: Op) -> None:
 
 @rule("Pow")
 def power(op: Op) -> None:
-    """Broadcast; zero where the base is and the exponent is a positive constant that stays: 0 ** 0 = 1."""
+    """Broadcast; zero where the base is and the exponent is a positive constant that is kept: 0 ** 0 = 1."""
     out = op.output()
     joined = broadcast(op, op.inputs, out)
     exponent = op.numbers(1)
@@ -154,7 +133,7 @@ def power(op: Op) -> None:
         _zero_where(op, out, alone, [op.input(0)], any_of=True)
 
 
-@rule("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor")
+@rule("Equal Greater GreaterOrEqual Less LessOrEqual Or Xor")
 def comparison(op: Op) -> None:
     """Broadcast; the result is nothing that sums."""
     broadcast(op, op.inputs, op.output())
@@ -169,7 +148,7 @@ def where(op: Op) -> None:
 
 @rule("BitCast")
 def bit_cast(op: Op) -> None:
-    """Element by element, as long as the shape stays."""
+    """Element by element, if the shape is kept."""
     x, out = op.input(0), op.output()
     if x.shape != out.shape:
         op.pin_all(f"{op.node.label} changes the shape")

@@ -1,18 +1,19 @@
-"""Operators that look indices up: with constant indices they are renumbered, otherwise what they count along stays."""
+"""Operators that look up by index: constant indices are renumbered, otherwise the axis that is indexed is pinned."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.data_propagation import known
+from onnxprune.graph.contents import known
 from onnxprune.graph.graph import Axis
+from onnxprune.graph.operators import Copies
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import facts_of, rule
 from onnxprune.ops.ties import NewShape
 
 
-@rule("Gather")
+@rule("Gather", copies=Copies.SOME, lookups=((0, 1),))
 def gather(op: Op) -> None:
     """Constant indices are renumbered; others pin the axis that they look up."""
     x, index, out = op.input(0), op.input(1), op.output()
@@ -51,13 +52,16 @@ def _renumbered(op: Op, looked: Axis, target: Axis, entries: list[int], listed: 
 
     def renumber(new: NewShape) -> None:
         if new.changed(looked):
-            stay = taken[np.isin(taken, new.kept(looked))]
-            new.set_input(1, [new.position(looked, int(i)) for i in stay])
+            kept_indices = taken[np.isin(taken, new.kept(looked))]
+            new.set_input(1, [new.position(looked, int(i)) for i in kept_indices])
 
     op.resize(renumber)
 
 
-@rule("GatherElements", "ScatterElements", "Scatter")
+facts_of("GatherElements", lookups=((0, 1),))
+
+
+@rule("GatherElements ScatterElements Scatter")
 def by_elements(op: Op) -> None:
     """Reads or writes element by element at positions that data give along one axis, in step along the others.
 
@@ -74,7 +78,7 @@ def by_elements(op: Op) -> None:
                 op.tie(axis, op.output().axis(axis.position))
 
 
-@rule("Compress", "OneHot", "Unique")
+@rule("Compress OneHot Unique")
 def by_position(op: Op) -> None:
     """What data choose is pinned."""
     op.pin_all(f"{op.node.label} addresses by position")
@@ -93,7 +97,7 @@ def gather_nd(op: Op) -> None:
 
 @rule("ScatterND")
 def scatter_nd(op: Op) -> None:
-    """Writes slices at places given by their first axes; what is inside the slices passes.
+    """Writes slices at positions given by their first axes; axes inside the slices are tied.
 
     A place on the first axis that is known before the run lives and dies with the slice that is written there.
     """
@@ -106,9 +110,9 @@ def scatter_nd(op: Op) -> None:
             written = updates.axis(axis.position - len(x.axes()))
             op.tie(written, axis)
             op.keep_zero(out.axis(axis.position), axis, written)
-    places, first = op.ties.data.get(op.input(1)), x.axis(0)
-    if depth == 1 and places is not None and places.ndim == 2 and known(places) and first.length:
-        _written(op, out.axis(0), updates.axis(0), np.array([int(p) % first.length for p in places.flat], np.int64))
+    positions, first = op.ties.data.get(op.input(1)), x.axis(0)
+    if depth == 1 and positions is not None and positions.ndim == 2 and known(positions) and first.length:
+        _written(op, out.axis(0), updates.axis(0), np.array([int(p) % first.length for p in positions.flat], np.int64))
         op.keep_zero(out.axis(0), first, updates.axis(0))
         op.leave(op.input(1))
         return
@@ -136,8 +140,8 @@ def _written(op: Op, place: Axis, written: Axis, taken: NDArray[np.int64]) -> No
 
     def renumber(new: NewShape) -> None:
         if new.changed(place):
-            stay = taken[np.isin(taken, new.kept(place))]
-            new.set_input(1, np.array([[new.position(place, int(i))] for i in stay]).reshape(-1, 1))
+            kept_indices = taken[np.isin(taken, new.kept(place))]
+            new.set_input(1, np.array([[new.position(place, int(i))] for i in kept_indices]).reshape(-1, 1))
 
     op.resize(renumber)
 

@@ -2,9 +2,76 @@
 
 from __future__ import annotations
 
-from onnxprune.graph.graph import Axis, Value
+from collections import Counter
+from collections.abc import Sequence
+
+from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.operators import Affine, Term, WeightFunction, WeightLayout
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import affine, macs, rule, weights
+
+
+def product_macs(node: Node) -> list[Term]:
+    """Every output element takes the length of the axis that is summed over: the last of the left factor."""
+    left = node.input(0).ranked_axes()
+    return [(1.0, [*node.output().ranked_axes(), left[-2 if node.attribute("transA", 0) and len(left) > 1 else -1]])]
+
+
+macs("Gemm MatMul MatMulInteger QLinearMatMul")(product_macs)
+
+
+def gemm_weights(left: int, right: int) -> WeightFunction:
+    """Matrices with the usual transpose attributes."""
+
+    def layout(node: Node, i: int, shape: Sequence[int]) -> WeightLayout | None:
+        if len(shape) != 2 or i not in (left, right):
+            return None
+        first = bool(node.attribute("transA", 0)) if i == left else not node.attribute("transB", 0)
+        return WeightLayout(0, 1) if first else WeightLayout(1, 0)
+
+    return layout
+
+
+def matmul_weights(left: int, right: int) -> WeightFunction:
+    """Matrices of the last two axes, transposed where attributes say so; a vector is summed over whole."""
+
+    def layout(node: Node, i: int, shape: Sequence[int]) -> WeightLayout | str | None:
+        if i not in (left, right) or not shape:
+            return None
+        if node.attribute("transBatchA" if i == left else "transBatchB", 0):
+            return "batch axes are exchanged with those of the matrix"
+        last = len(shape) - 1
+        if last == 0:
+            return WeightLayout(0, None)
+        transposed = bool(node.attribute("transA" if i == left else "transB", 0))
+        return WeightLayout(last, last - 1) if (i == left) != transposed else WeightLayout(last - 1, last)
+
+    return layout
+
+
+weights("Gemm")(gemm_weights(0, 1))
+weights("MatMul MatMulInteger")(matmul_weights(0, 1))
+weights("QLinearMatMul")(matmul_weights(0, 3))
+
+
+@affine("Gemm")
+def gemm_layer(node: Node) -> list[Affine]:
+    """Alpha x W' + beta c."""
+    alpha, beta = float(node.attribute("alpha", 1.0)), float(node.attribute("beta", 1.0))
+    x_axis = -2 if node.attribute("transA", 0) else -1
+    transposed = not node.attribute("transB", 0)
+    layer = Affine("gemm", 0, 1, 2 if beta else None, x_axis, -1, transposed, alpha, beta or 1.0)
+    return [layer] if alpha else []
+
+
+@affine("MatMul")
+def matmul_layer(node: Node) -> list[Affine]:
+    """X W, or W x; a vector on the right is summed over whole."""
+    following = 0 if node.has(1) and node.input(1).rank == 1 else 1
+    return [
+        Affine("matmul", x=0, weight=1, bias=None, x_axis=-1, out_axis=-1, transposed=True),
+        Affine("matmul", x=1, weight=0, bias=None, x_axis=-1 - following, out_axis=-1 - following),
+    ]
 
 
 @rule("Gemm")
@@ -93,33 +160,77 @@ def is_constant(value: Value) -> bool:
     return False
 
 
+def einsum_letters(node: Node) -> tuple[list[list[str]], list[str]]:
+    """Letters of the axes of each operand and of the output; those below an ellipsis are ``...1`` (the last), ``...2``.
+
+    Raises:
+        LookupError: An operand's rank is unknown.
+        ValueError: An operand has other axes than its term.
+    """
+    terms, arrow, right = str(node.attribute("equation", "")).replace(" ", "").partition("->")
+    operands, most = [], 0
+    for i, term in enumerate(terms.split(",")):
+        rank = len(node.input(i).ranked_axes())
+        before, dots, after = term.partition("...")
+        hidden = rank - len(before) - len(after)
+        if hidden < 0 or (hidden and not dots):
+            raise ValueError(f"{node.label}: {term!r} does not fit operand {i}")
+        most = max(most, hidden)
+        operands.append([*before, *(f"...{k}" for k in range(hidden, 0, -1)), *after])
+    every = [f"...{k}" for k in range(most, 0, -1)]
+    if not arrow:
+        counts = Counter(letter for letters in operands for letter in letters)
+        return operands, every + sorted(c for c, n in counts.items() if n == 1 and not c.startswith("..."))
+    before, dots, after = right.partition("...")
+    return operands, [*before, *(every if dots else []), *after]
+
+
+@macs("Einsum")
+def einsum_macs(node: Node) -> list[Term]:
+    """The size of the whole index space: every distinct letter once."""
+    longest: dict[str, Axis] = {}
+    for i, letters in enumerate(einsum_letters(node)[0]):
+        for letter, axis in zip(letters, node.input(i).axes(), strict=True):
+            if letter not in longest or longest[letter].length == 1:
+                longest[letter] = axis
+    return [(1.0, list(longest.values()))]
+
+
+@weights("Einsum")
+def einsum_weights(node: Node, i: int, shape: Sequence[int]) -> WeightLayout | str | None:
+    """Sums over the last letter that the output lacks."""
+    try:
+        operands, result = einsum_letters(node)
+    except (LookupError, ValueError):
+        return "the ranks of its operands are unknown"
+    mine, others = operands[i], [letter for k, letters in enumerate(operands) if k != i for letter in letters]
+    summed = [axis for axis, letter in enumerate(mine) if letter not in result]
+    made = [axis for axis, letter in enumerate(mine) if letter in result and letter not in others]
+    return WeightLayout(summed[-1], made[-1] if made else None) if summed else None
+
+
 @rule("Einsum")
 def einsum(op: Op) -> None:
     """Letters are axes: equal letters are tied, a letter missing from the output is summed over."""
-    equation = str(op.attr("equation")).replace(" ", "")
-    if "." in equation:
-        op.pin_all(f"{op.node.label} has an ellipsis")
+    operands, result = einsum_letters(op.node)
+    if any(len(set(letters)) != len(letters) for letters in operands):
+        op.pin_all(f"{op.node.label} takes a diagonal")
         return
-    left, arrow, right = equation.partition("->")
-    terms = left.split(",")
-    if not arrow:
-        right = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
-    first: dict[str, Axis] = {}
-    places: dict[str, list[Axis]] = {}
-    for term, value in zip(terms, op.inputs, strict=True):
-        if len(set(term)) != len(term):
-            op.pin_all(f"{op.node.label} takes a diagonal")
-            return
-        for letter, axis in zip(term, value.axes(), strict=True):
-            if letter in first:
-                op.tie(first[letter], axis)
-            first.setdefault(letter, axis)
-            places.setdefault(letter, []).append(axis)
+    out = dict(zip(result, op.output().axes(), strict=True))
+    shared: dict[str, list[Axis]] = {}
+    for letters, value in zip(operands, op.inputs, strict=True):
+        for letter, axis in zip(letters, value.axes(), strict=True):
+            stretched = letter.startswith("...") and axis.length == 1 and letter in out and out[letter].length != 1
+            if not stretched:  # below an ellipsis axes broadcast
+                shared.setdefault(letter, []).append(axis)
     activations = sum(not is_constant(v) for v in op.inputs) > 1
-    for letter, axis in zip(right, op.output().axes(), strict=True):
-        op.tie(first[letter], axis)
-        op.keep_zero(axis, *places[letter], any_of=True)
-        if activations and len(places[letter]) > 1:
-            op.batch_axis(axis)
-    for letter in set(left) - {","} - set(right):
-        op.sum_over(first[letter], *places[letter])
+    for letter, axes in shared.items():
+        for axis in axes[1:]:
+            op.tie(axes[0], axis)
+        if letter not in out:
+            op.sum_over(axes[0], *axes)
+            continue
+        op.tie(axes[0], out[letter])
+        op.keep_zero(out[letter], *axes, any_of=True)
+        if activations and len(axes) > 1:
+            op.batch_axis(out[letter])

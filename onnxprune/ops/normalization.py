@@ -77,10 +77,10 @@ def layer_normalization(op: Op) -> None:
         op.mix(axis)
 
 
-@rule("RMSNormalization", "SimplifiedLayerNormalization")
+@rule("RMSNormalization SimplifiedLayerNormalization")
 @rule("SimplifiedLayerNormalization", domain="com.microsoft")
 def rms_normalization(op: Op) -> None:
-    """Divides by the root of the mean square over the trailing axes: exact while what goes is zero."""
+    """Divides by the root of the mean square over the trailing axes: exact as long as what is removed is zero."""
     for axis in _trailing(op):
         op.keep_zero(op.output().axis(axis.position), axis)
         root_mean_square(op, op.output().axis(axis.position))
@@ -120,7 +120,7 @@ def tie_trailing(op: Op, axes: list[Axis], targets: list[Axis]) -> None:
             op.tie(axis, target)
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax")
+@rule("Softmax LogSoftmax Hardmax")
 def softmax(op: Op) -> None:
     """Normalises over one axis (before opset 13: over all from that axis on): it mixes."""
     x, out = op.input(0), op.output()
@@ -135,7 +135,7 @@ def softmax(op: Op) -> None:
 
 @rule("LpNormalization")
 def lp_normalization(op: Op) -> None:
-    """Divides by the norm over one axis: exact while what goes is zero."""
+    """Divides by the norm over one axis: exact as long as what is removed is zero."""
     x, out = op.input(0), op.output()
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position), zero=True)

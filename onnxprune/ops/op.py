@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.data_propagation import known
+from onnxprune.graph.contents import known
 from onnxprune.graph.graph import Axis, Node, Scope, Value
 from onnxprune.ops.ties import Alternative, Choice, Labels, Mean, Resize, Ties
 
 
 class Op:
-    """One node as its rule sees it."""
+    """One node, as its rule sees it."""
 
     def __init__(self, node: Node, ties: Ties) -> None:
         self.node = node
@@ -39,12 +39,12 @@ class Op:
 
     @property
     def inputs(self) -> list[Value]:
-        """The inputs that are there."""
+        """The inputs that are given."""
         return [v for v in self.node.inputs if v is not None]
 
     @property
     def outputs(self) -> list[Value]:
-        """The outputs that are there; one that nobody reads and whose shape nobody knows does not matter."""
+        """The outputs that are given, without those of unknown shape that nothing reads."""
         returned = self.node.scope.outputs
         return [
             v
@@ -54,26 +54,19 @@ class Op:
 
     def has(self, index: int) -> bool:
         """Whether the optional input is given."""
-        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+        return self.node.has(index)
 
     def input(self, index: int) -> Value:
-        """An input that must be there.
+        """An input that must be given.
 
         Raises:
             LookupError: It is not; the node is then pinned.
         """
-        if not self.has(index):
-            raise LookupError(f"input {index} of {self.node.label} is missing")
-        value = self.node.inputs[index]
-        assert value is not None
-        return value
+        return self.node.input(index)
 
     def output(self, index: int = 0) -> Value:
-        """An output that must be there; raises LookupError where it is not."""
-        value = self.node.outputs[index] if index < len(self.node.outputs) else None
-        if value is None:
-            raise LookupError(f"output {index} of {self.node.label} is missing")
-        return value
+        """An output that must be given; raises LookupError where it is not."""
+        return self.node.output(index)
 
     def body(self, attribute: str) -> Scope:
         """A body that must be there; raises LookupError where it is not."""
@@ -99,12 +92,12 @@ class Op:
         return list(data.flat) if data is not None and known(data) else None
 
     def entries(self, index: int) -> list[Any] | None:
-        """Entries of a small input, `Free` where only the run tells; None where nothing is known."""
+        """Entries of a small input, `Unknown` where only a run tells; None where nothing is known."""
         data = self.ties.data.get(self.input(index)) if self.has(index) else None
         return None if data is None else list(data.flat)
 
     def tie(self, a: Axis, b: Axis, zero: bool = False) -> None:
-        """Index i of `a` lives and dies with index i of `b`.
+        """Ties index i of `a` to index i of `b`: they are removed together.
 
         Args:
             a: An axis, usually of an input.
@@ -123,7 +116,7 @@ class Op:
             self.keep_zero(b, a)
 
     def link(self, *parts: tuple[Axis, Sequence[int] | NDArray[Any]]) -> None:
-        """Ties indices by labels: equal labels, on one axis or on several, live and die together; -1 is free."""
+        """Ties indices by labels: equal labels, on one axis or several, are removed together; -1 ties nothing."""
         if any(axis.length is None for axis, _ in parts):
             for axis, _ in parts:
                 self.pin(axis, f"length unknown at {self.node.label}")
@@ -132,28 +125,28 @@ class Op:
         self.ties.links.append([(axis, np.asarray(labels, dtype=np.int64)) for axis, labels in parts])
 
     def pin(self, axis: Axis, reason: str, indices: Sequence[int] | None = None) -> None:
-        """The axis (or some of its indices) must stay, and why."""
+        """Pins an axis, or some of its indices, with the reason."""
         self._spoken.add(axis.id)
         where = None if indices is None else np.asarray(indices, dtype=np.int64)
         self.ties.pins.append((axis, where, reason))
 
     def pin_all(self, reason: str) -> None:
-        """Nothing that this node touches may change."""
+        """Pins every axis of the node."""
         for value in self.inputs + self.outputs + self.ends:
             for axis in value.axes():
                 self.pin(axis, reason)
 
     def mix(self, axis: Axis, reason: str | None = None) -> None:
-        """Removal along this axis changes what survives: the operator normalises or averages over it."""
+        """Removal along this axis changes what is left: the operator normalises or averages over it."""
         self._spoken.add(axis.id)
         self.ties.mixes.append((axis, None, reason or f"{self.node.label} mixes the axis"))
 
     def ordered(self, axis: Axis) -> None:
-        """What the operator makes depends on the order along this axis: what goes may go, what stays must not move."""
+        """The result depends on the order along this axis: indices may be removed, but not reordered."""
         self.ties.ordered.append(axis)
 
     def sum_over(self, axis: Axis, *zero: Axis) -> None:
-        """The operator adds up over `axis`: exact where one of `zero` (default: the axis) is zero once masked."""
+        """The operator sums over `axis`: exact where one of `zero` (default: the axis) is zero once masked."""
         self._spoken.add(axis.id)
         self.ties.sums.append((axis, tuple(a.id for a in (zero or (axis,))), f"{self.node.label} sums over the axis"))
 
@@ -163,11 +156,11 @@ class Op:
         self.ties.means.append(Mean(self.node, axis, power, epsilon))
 
     def divide_by(self, axis: Axis) -> None:
-        """The operator divides by what lies along `axis`: where that is zero once masked, the result is undefined."""
+        """The operator divides by the values along `axis`: undefined where those are zero once masked."""
         self.ties.divisors.append(axis)
 
     def choose(self, *alternatives: Alternative) -> None:
-        """Offers ways of carrying channels through the node, of which the decision takes one."""
+        """Offers alternative ties, of which the analysis takes one."""
         choice = Choice(self.node, list(alternatives))
         for alternative in alternatives:
             self._spoken.update(axis.id for link in alternative.links for axis, _ in link)
@@ -180,11 +173,11 @@ class Op:
         self.ties.batch_axes.extend(a.id for a in axes)
 
     def leave(self, value: Value) -> None:
-        """Says on purpose nothing about a value: only its lengths are read, and those follow."""
+        """Marks a value as handled without tying it: only its shape is read."""
         self._spoken.update(axis.id for axis in value.axes())
 
     def pin_unspoken(self) -> None:
-        """Pins every axis that the rule said nothing about: nobody would resize it.
+        """Pins every axis that the rule did not mention: nothing would resize it.
 
         An output's length may follow from what the node is resized by, so there it is left to that.
         """
@@ -199,11 +192,11 @@ class Op:
         self.ties.zeros.append((out.id, tuple(a.id for a in sources), any_of))
 
     def lose_zero(self, out: Axis) -> None:
-        """Takes back what was said about `out`: its slices are not zero."""
+        """Withdraws earlier statements: slices of `out` are not zero."""
         self.ties.zeros.append((out.id, (self.ties.axis_count,), False))
 
     def resize(self, change: Resize) -> None:
-        """Says how the node itself changes once the new lengths are known."""
+        """Registers how the node itself changes once the new lengths are known."""
         self._resized = True
         self.ties.resizes.append((self.node, change))
 

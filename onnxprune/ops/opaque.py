@@ -6,25 +6,25 @@ from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
 
 
-@rule("Optional", "OptionalGetElement", "OptionalHasElement", any_rank=True)
+@rule("Optional OptionalGetElement OptionalHasElement", any_rank=True)
 def optional(op: Op) -> None:
     """Optional values: pinned."""
     op.pin_all(f"{op.node.label} works on optionals")
 
 
-@rule("StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch", "TfIdfVectorizer", any_rank=True)
+@rule("StringNormalizer StringConcat StringSplit RegexFullMatch TfIdfVectorizer", any_rank=True)
 def text(op: Op) -> None:
     """Text: pinned."""
     op.pin_all(f"{op.node.label} works on text")
 
 
-@rule("ImageDecoder", "NonMaxSuppression", any_rank=True)
+@rule("ImageDecoder NonMaxSuppression", any_rank=True)
 def image(op: Op) -> None:
     """Pictures and boxes: pinned."""
     op.pin_all(f"{op.node.label} works on pictures or boxes")
 
 
-@rule("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss", any_rank=True)
+@rule("NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss", any_rank=True)
 def loss(op: Op) -> None:
     """Losses of training: pinned."""
     op.pin_all(f"{op.node.label} is a loss")

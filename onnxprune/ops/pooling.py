@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from onnxprune.graph.operators import Copies
 from onnxprune.ops.conv import pin_space
 from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
 from onnxprune.ops.ties import NewShape
 
 
-@rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+@rule("GlobalAveragePool GlobalMaxPool GlobalLpPool")
 def global_pool(op: Op) -> None:
     """Averages (or the like) over all of space, each channel alone: space mixes."""
     x, out = op.input(0), op.output()
@@ -18,7 +19,8 @@ def global_pool(op: Op) -> None:
         op.mix(axis)
 
 
-@rule("MaxPool", "AveragePool", "LpPool")
+@rule("MaxPool", copies=Copies.SOME)
+@rule("AveragePool LpPool")
 def pool(op: Op) -> None:
     """Windows over space, each channel alone."""
     x = op.input(0)
@@ -36,7 +38,7 @@ def max_unpool(op: Op) -> None:
     op.pin_all("flat indices count through all channels")
 
 
-@rule("Resize", "Upsample")
+@rule("Resize Upsample")
 def resize(op: Op) -> None:
     """Axes that keep their length pass, resampled ones are pinned; a size that names a pruned axis follows it."""
     x, out = op.input(0), op.output()
@@ -69,7 +71,7 @@ def resize(op: Op) -> None:
         op.resize(follow)
 
 
-@rule("RoiAlign", "MaxRoiPool")
+@rule("RoiAlign MaxRoiPool")
 def roi(op: Op) -> None:
     """Channels pass; regions and space are pinned."""
     x, out = op.input(0), op.output()
@@ -80,7 +82,7 @@ def roi(op: Op) -> None:
                 op.pin(axis, f"{op.node.label} reads regions")
 
 
-@rule("GridSample", "AffineGrid")
+@rule("GridSample AffineGrid")
 def grid_sample(op: Op) -> None:
     """Channels pass; the grid and space are pinned."""
     out = op.output()

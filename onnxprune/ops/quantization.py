@@ -10,48 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxprune.graph.graph import Axis, Node, Value
-from onnxprune.ops.conv import convolution
+from onnxprune.graph.node_shapes import convolution_shape, like_first
+from onnxprune.graph.operators import Copies, operator_of
+from onnxprune.ops.conv import convolution, convolution_macs, convolution_weights
 from onnxprune.ops.linear import is_constant, product
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import facts_of, macs, output_shape, rule, weights
 
-ZERO_POINT_OF_OUTPUT = {
-    "QuantizeLinear": 2,
-    "QLinearConv": 7,
-    "QLinearMatMul": 7,
-    "QGemm": 8,
-    "QLinearAdd": 7,
-    "QLinearMul": 7,
-    "QLinearConcat": 1,
-    "QLinearGlobalAveragePool": 4,
-    "QLinearAveragePool": 4,
-    "QLinearLeakyRelu": 4,
-    "QLinearSigmoid": 4,
-    "QLinearSoftmax": 4,
-    "QLinearReduceMean": 4,
-    "QLinearWhere": 8,
-}
-"""Input that holds the zero point of an operator's first output."""
-
-_MOVES = {
-    "Transpose",
-    "Reshape",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "Identity",
-    "MaxPool",
-    "Slice",
-    "Gather",
-    "Split",
-    "DepthToSpace",
-    "SpaceToDepth",
-    "Tile",
-    "Expand",
-}
-"""Operators that only move quantised numbers about."""
-
-_READERS = {*ZERO_POINT_OF_OUTPUT, "DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
+MS = "com.microsoft"
 _STEPS = 16
 
 
@@ -69,13 +35,19 @@ def is_zero_at(op: Op, index: int, zero_point: int) -> bool:
             return False
         if node.op_type == "DynamicQuantizeLinear":
             return here is not None and here is node.outputs[2]
-        if node.op_type in ZERO_POINT_OF_OUTPUT:
-            there = ZERO_POINT_OF_OUTPUT[node.op_type]
+        there = operator_of(node).zero_point
+        if there is not None:
             return _equal(op, here, node.inputs[there] if there < len(node.inputs) else None)
-        if node.op_type not in _MOVES:
+        if not _copies(node):
             return _literal(op, here)
         value = node.inputs[0]
     return False
+
+
+def _copies(node: Node) -> bool:
+    """Whether the node only copies the quantised numbers of its first input."""
+    operator = operator_of(node)
+    return operator.copies in (Copies.ALL, Copies.SOME) and not operator.casts
 
 
 def say_zero(op: Op, out: Axis, zero_point: int | None, *sources: Axis, any_of: bool = False) -> None:
@@ -91,9 +63,9 @@ def _understood(value: Value, steps: int) -> bool:
     """Whether everything that reads the value knows its zero point."""
 
     def fine(node: Node) -> bool:
-        if node.op_type in _MOVES:
+        if _copies(node):
             return steps > 0 and all(_understood(o, steps - 1) for o in node.outputs if o is not None)
-        return node.op_type in _READERS
+        return operator_of(node).reads_zero_points
 
     return all(fine(node) for node, _ in value.consumers)
 
@@ -142,7 +114,12 @@ def mark(op: Op, weight: int, scale: int, zero_point: int, axis: int) -> None:
         op.quantised(w, op.input(scale), op.node.inputs[zero_point] if op.has(zero_point) else None, axis)
 
 
-@rule("QuantizeLinear", "DequantizeLinear")
+facts_of("QuantizeLinear", zero_point=2)
+facts_of("DequantizeLinear ConvInteger MatMulInteger", reads_zero_points=True)
+facts_of("QLinearConv QLinearMatMul", zero_point=7)
+
+
+@rule("QuantizeLinear DequantizeLinear")
 def quantize(op: Op) -> None:
     """Element by element; scales and zero points of a channel or a block follow it."""
     x, out = op.input(0), op.output()
@@ -165,7 +142,14 @@ def quantize(op: Op) -> None:
         mark(op, 0, 1, 2, along)
 
 
-rule("QuantizeLinear", "DequantizeLinear", domain="com.microsoft")(quantize)
+rule("QuantizeLinear DequantizeLinear", domain=MS)(quantize)
+facts_of("QuantizeLinear", domain=MS, zero_point=2, type_of=(2,))
+facts_of("DequantizeLinear", domain=MS, reads_zero_points=True, type_of=(1,))
+facts_of("QLinearConv", domain=MS, zero_point=7)
+output_shape("QuantizeLinear DequantizeLinear", domain=MS)(like_first)
+output_shape("QLinearConv", domain=MS)(convolution_shape(0, 3))
+macs("QLinearConv", domain=MS)(convolution_macs(3))
+weights("QLinearConv", domain=MS)(convolution_weights(3))
 
 
 def _follow_blocks(op: Op, x: Value, parameter: Value, along: int, size: int) -> None:
@@ -194,7 +178,7 @@ def qlinear_conv(op: Op) -> None:
     quantised_convolution(op)
 
 
-@rule("QLinearConv", domain="com.microsoft")
+@rule("QLinearConv", domain=MS)
 def qlinear_conv_of_rows(op: Op) -> None:
     """QLinearConv whose channels may come last; the weight lies as ever."""
     quantised_convolution(op, -1 if op.attr("channels_last", 0) else 1)

@@ -1,16 +1,19 @@
-"""Recurrent networks: hidden units, their gates in every weight, and the states go together.
+"""Recurrent networks: a hidden unit is tied to its gates in every weight and to the states.
 
-Gates lie one after the other on one axis of the weights, ``(directions, gates * hidden, ...)``; a unit owns the same
-place in each of them. Both directions of a bidirectional network lose the same places, so that the weights stay
+Gates follow each other on one axis of the weights, ``(directions, gates * hidden, ...)``; a unit owns the same
+index in each of them. Both directions of a bidirectional network lose the same units, so that the weights remain
 rectangular; each could lose units of its own.
 """
 
 from __future__ import annotations
 
-from onnxprune.graph.graph import Axis, Value
+from collections.abc import Sequence
+
+from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.operators import Term, WeightLayout
 from onnxprune.ops.linear import contract
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import facts_of, macs, rule, weights
 from onnxprune.ops.ties import NewShape
 
 _ZERO_AT_ZERO = {"tanh", "relu", "leakyrelu", "thresholdedrelu", "scaledtanh", "elu", "softsign"}
@@ -19,9 +22,27 @@ _FREE_GATES = {"LSTM": {0}, "GRU": {0}, "RNN": set[int]()}
 """Activations that only open and close gates: what they give for zero does not matter."""
 
 
-@rule("LSTM", "GRU", "RNN")
+def recurrent_macs(node: Node) -> list[Term]:
+    """Input and recurrent weights, once a step and sequence."""
+    steps = node.input(0).ranked_axes()[:2]
+    return [(1.0, [*steps, *node.input(i).ranked_axes()]) for i in (1, 2)]
+
+
+def recurrent_weights(node: Node, i: int, shape: Sequence[int]) -> WeightLayout | None:
+    """Weights of shape (directions, gates * hidden, inputs)."""
+    return WeightLayout(2, 1) if i in (1, 2) and len(shape) == 3 else None
+
+
+macs("LSTM GRU RNN")(recurrent_macs)
+weights("LSTM GRU RNN")(recurrent_weights)
+facts_of("LSTM", gates=4)
+facts_of("GRU", gates=3)
+facts_of("RNN", gates=1)
+
+
+@rule("LSTM GRU RNN")
 def recurrent(op: Op) -> None:
-    """A hidden unit goes with its gates and states, in both directions; input features contract."""
+    """A hidden unit is tied to its gates and states, in both directions; input features contract."""
     x, w, r = op.input(0), op.input(1), op.input(2)
     batch_first = op.attr("layout", 0)
     contract(op, x.axis(2), w.axis(2))
@@ -53,7 +74,7 @@ def recurrent(op: Op) -> None:
 
 
 def _keep_zero(op: Op, gated: list[Axis], carriers: list[Axis]) -> None:
-    """A unit whose weights are zero stays zero if its state starts so and nothing lifts it.
+    """A unit whose weights are zero remains zero if its initial state is zero and its activation maps zero to zero.
 
     LSTM: c = f c0 + i g(0), h = o h(c). GRU: h = (1 - z) g(0) + z h0. RNN: h = f(0), whatever h0 is.
     """

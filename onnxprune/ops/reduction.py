@@ -12,16 +12,7 @@ _ZERO_AT_ZERO = _SUMS | {"ReduceMean", "ReduceMax", "ReduceMin"}
 
 
 @rule(
-    "ReduceSum",
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceSumSquare",
-    "ReduceMean",
-    "ReduceMax",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
+    "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp"
 )
 def reduce(op: Op) -> None:
     """Sums are exact over channels that are zero once masked, and so are means; extremes and products mix."""
@@ -30,7 +21,9 @@ def reduce(op: Op) -> None:
     if over is None:
         op.pin_all(f"{op.node.label} takes its axes from the run")
         return
-    divisible = x.elem_type in FLOATS and op.opset >= 7  # by a Mul behind, which does not broadcast before
+    divisible = (
+        x.elem_type in FLOATS and op.opset >= 7
+    )  # by a Mul of the output, which does not broadcast before opset 7
     keep = op.attr("keepdims", 1)
     position = 0
     for axis in x.axes():
@@ -62,7 +55,7 @@ def _axes(op: Op, rank: int) -> set[int] | None:
     return {int(a) % rank for a in axes}
 
 
-@rule("ArgMax", "ArgMin")
+@rule("ArgMax ArgMin")
 def arg_extreme(op: Op) -> None:
     """Returns positions along the axis: it is pinned."""
     x, out = op.input(0), op.output()

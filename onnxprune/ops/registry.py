@@ -1,13 +1,35 @@
-"""Which function speaks for which operator."""
+"""The decorators that declare what is known of an operator, each fact beside the rule that it belongs to.
+
+    @rule("Scale2", domain="my.ops", activation=True)
+    def scale2(op):
+        '''Element by element, f(0) = 0.'''
+        for axis in op.input(0).axes():
+            op.tie(axis, op.output().axis(axis.position), zero=True)
+
+Only the rule is needed for pruning. `macs` lets the operator count in costs, `output_shape` tells a shape that ONNX
+cannot infer, `weights` opens its constants to patterns of zeros, `affine` makes it a layer that repair refits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from onnxprune.graph.operators import (
+    AffineFunction,
+    Copies,
+    MacsFunction,
+    OriginsFunction,
+    ShapeFunction,
+    WeightFunction,
+    declared,
+    known_operators,
+)
 from onnxprune.ops.op import Op
 
 Rule = Callable[[Op], None]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -16,7 +38,7 @@ class Entry:
 
     Attributes:
         function: The rule.
-        any_rank: Whether it copes with values of unknown rank; others are pinned without being asked.
+        any_rank: Whether it copes with values of unknown rank; others are pinned without being called.
         note: One line for the table of supported operators.
     """
 
@@ -25,50 +47,119 @@ class Entry:
     note: str
 
 
-_rules: dict[tuple[str, str], list[tuple[int, Entry]]] = {}
-
-
 def rule(
-    *op_types: str, domain: str = "", since: int = 1, any_rank: bool = False, note: str | None = None
+    *op_types: str, domain: str = "", since: int = 1, any_rank: bool = False, note: str | None = None, **facts: Any
 ) -> Callable[[Rule], Rule]:
-    """Registers a function as the rule of some operators.
+    """Registers a function as the coupling rule of some operators.
 
     A rule registered later for the same operator and version takes the place of the earlier one, so a caller may
     replace ours.
 
     Args:
-        op_types: Operator names.
+        op_types: Operator names; one string may hold several, separated by spaces.
         domain: Operator domain, "" for the standard one.
-        since: First opset version of the domain that the rule speaks for.
+        since: First opset version of the domain that the rule is for.
         any_rank: Whether the rule copes with values of unknown rank.
         note: One line for the table of supported operators; the docstring's first line by default.
+        **facts: What else is known of the operators, see `facts_of`.
+
+    Raises:
+        TypeError: A fact has no such name.
     """
 
     def register(function: Rule) -> Rule:
         line = note or (function.__doc__ or "").strip().split("\n")[0]
-        for op_type in op_types:
-            versions = _rules.setdefault((domain, op_type), [])
-            versions[:] = [v for v in versions if v[0] != since]
-            versions.append((since, Entry(function, any_rank, line)))
-            versions.sort(key=lambda v: v[0])
+        for operator in declared(domain, " ".join(op_types)):
+            operator.rules[:] = [r for r in operator.rules if r[0] != since]
+            operator.rules.append((since, Entry(function, any_rank, line)))
+            operator.rules.sort(key=lambda r: r[0])
+        facts_of(*op_types, domain=domain, **facts)
         return function
 
     return register
 
 
+def facts_of(
+    *op_types: str,
+    domain: str = "",
+    activation: bool = False,
+    copies: Copies | None = None,
+    casts: bool = False,
+    gates: int = 0,
+    zero_point: int | None = None,
+    reads_zero_points: bool = False,
+    lookups: tuple[tuple[int, int], ...] = (),
+    type_of: tuple[int, ...] = (),
+    elem_type: int = 0,
+) -> None:
+    """Declares plain facts of some operators, see the attributes of `graph.operators.Operator`."""
+    for operator in declared(domain, " ".join(op_types)):
+        operator.activation = operator.activation or activation
+        operator.copies = copies or operator.copies
+        operator.casts = operator.casts or casts
+        operator.gates = gates or operator.gates
+        operator.zero_point = operator.zero_point if zero_point is None else zero_point
+        operator.reads_zero_points |= reads_zero_points or zero_point is not None
+        operator.lookups = lookups or operator.lookups
+        operator.type_of = type_of or operator.type_of
+        operator.elem_type = elem_type or operator.elem_type
+
+
+def macs(*op_types: str, domain: str = "") -> Callable[[MacsFunction], MacsFunction]:
+    """Registers the multiply-accumulates of some operators.
+
+    The function gets a `Node` and gives terms, each a factor and the axes whose lengths it is multiplied with. The
+    same terms count a model and predict what is left of it once channels are removed.
+    """
+    return _fact("macs", op_types, domain)
+
+
+def output_shape(*op_types: str, domain: str = "") -> Callable[[ShapeFunction], ShapeFunction]:
+    """Registers the output shapes of some operators, for those that ONNX's shape inference does not know."""
+    return _fact("shape", op_types, domain)
+
+
+def weights(*op_types: str, domain: str = "") -> Callable[[WeightFunction], WeightFunction]:
+    """Registers how some operators multiply with constant operands, for patterns of zeros."""
+    return _fact("weights", op_types, domain)
+
+
+def affine(*op_types: str, domain: str = "") -> Callable[[AffineFunction], AffineFunction]:
+    """Registers some operators as layers that repair refits: affine functions of one activation."""
+    return _fact("affine", op_types, domain)
+
+
+def origins(*op_types: str, domain: str = "") -> Callable[[OriginsFunction], OriginsFunction]:
+    """Registers where the axes of the output of some operators come from."""
+    return _fact("origins", op_types, domain)
+
+
+def _fact(name: str, op_types: tuple[str, ...], domain: str) -> Callable[[_F], _F]:
+    def register(function: _F) -> _F:
+        for operator in declared(domain, " ".join(op_types)):
+            setattr(operator, name, function)
+        return function
+
+    return register
+
+
+def forget(*op_types: str, domain: str = "") -> None:
+    """Withdraws everything that was declared of some operators, in a test or a notebook, say."""
+    for op_type in " ".join(op_types).split():
+        known_operators().pop((domain, op_type), None)
+
+
 def find(domain: str, op_type: str, version: int) -> Entry | None:
-    """The rule that speaks for an operator at an opset version, None where there is none."""
-    found = None
-    for since, entry in _rules.get((domain, op_type), []):
-        if since <= version:
-            found = entry
-    return found
+    """The rule of an operator at an opset version, None where there is none."""
+    operator = known_operators().get((domain, op_type))
+    entries = [entry for since, entry in (operator.rules if operator is not None else []) if since <= version]
+    return entries[-1] if entries else None
 
 
 def table() -> list[tuple[str, str, int, str]]:
-    """Every registered operator: domain, type, first version, note; sorted."""
+    """Every operator with a rule: domain, name, first version, note; sorted."""
     return sorted(
         (domain, op_type, since, entry.note)
-        for (domain, op_type), versions in _rules.items()
-        for since, entry in versions
+        for (domain, op_type), operator in known_operators().items()
+        for since, entry in operator.rules
     )

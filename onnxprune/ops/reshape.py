@@ -1,7 +1,7 @@
 """Operators that regroup the same elements under other axes.
 
 A reshape is cut into blocks of input and output axes that hold the same elements; within a block the lengths are
-factored. Channels can be carried along one factor of a block, everything else in the block must then stay whole.
+factored. Channels can be carried along one factor of a block, everything else in the block is then pinned.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from onnxprune.graph.graph import Axis, Dim
+from onnxprune.graph.graph import Axis, Dim, Node
+from onnxprune.graph.operators import Copies, Origins
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import origins, rule
 from onnxprune.ops.ties import Alternative, Labels, NewShape
 
 Block = tuple[list[int], list[int]]
 
 
-@rule("Reshape")
+@rule("Reshape", copies=Copies.ALL)
 def reshape(op: Op) -> None:
     """Carries channels along one factor of each block; the target shape follows."""
     regroup(op, op.input(0).axes(), op.output().axes())
@@ -48,41 +49,41 @@ def reshape(op: Op) -> None:
     op.resize(follow)
 
 
-@rule("Flatten")
+@rule("Flatten", copies=Copies.ALL)
 def flatten(op: Op) -> None:
     """Reshape to two axes."""
     regroup(op, op.input(0).axes(), op.output().axes())
 
 
-@rule("Squeeze", "Unsqueeze")
+@rule("Squeeze Unsqueeze", copies=Copies.ALL)
 def unit_axes(op: Op) -> None:
     """Only axes of length 1 come or go; which ones is said where others become as short."""
     x, out = op.input(0), op.output()
     longer = x if op.type == "Squeeze" else out
     axes = op.attr("axes") if op.opset < 13 else op.numbers(1)
-    gone = {int(a) % len(longer.shape or [1]) for a in axes or []}
-    if op.type == "Squeeze" and not gone:
-        gone = {axis.position for axis in x.axes() if axis.length == 1}
-        if not gone:
+    axes_removed = {int(a) % len(longer.shape or [1]) for a in axes or []}
+    if op.type == "Squeeze" and not axes_removed:
+        axes_removed = {axis.position for axis in x.axes() if axis.length == 1}
+        if not axes_removed:
             op.pin_all(f"{op.node.label} would take an axis that became as short as 1")
             return
-        op.resize(lambda new: _say_which(op, new, gone))
-    left = [axis for axis in longer.axes() if axis.position not in gone]
+        op.resize(lambda new: _state_axes(op, new, axes_removed))
+    left = [axis for axis in longer.axes() if axis.position not in axes_removed]
     right = out.axes() if longer is x else x.axes()
-    if not gone or len(left) != len(right):
+    if not axes_removed or len(left) != len(right):
         regroup(op, x.axes(), out.axes())
         return
     for a, b in zip(left, right, strict=True):
         op.tie(*((a, b) if longer is x else (b, a)), zero=True)
 
 
-def _say_which(op: Op, new: NewShape, gone: Collection[int]) -> None:
+def _state_axes(op: Op, new: NewShape, axes_removed: Collection[int]) -> None:
     """States the axes that a Squeeze without any takes, where it would take more than it did."""
-    if any(new.length(axis) == 1 for axis in op.input(0).axes() if axis.position not in gone):
+    if any(new.length(axis) == 1 for axis in op.input(0).axes() if axis.position not in axes_removed):
         if op.opset < 13:
-            new.set_attribute("axes", sorted(gone))
+            new.set_attribute("axes", sorted(axes_removed))
         else:
-            new.set_input(1, sorted(gone))
+            new.set_input(1, sorted(axes_removed))
 
 
 def regroup(op: Op, before: list[Axis], after: list[Axis]) -> None:
@@ -116,7 +117,7 @@ def blocks(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
 
 
 def _cuts(a: list[int | str], b: list[int | str]) -> list[tuple[int, int]]:
-    """Places where both lists can be cut so that both sides hold the same elements, in order."""
+    """Positions where both lists can be cut so that both sides hold the same elements, in order."""
     ends: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
     for j in range(len(b), 0, -1):  # the shortest run with a product
         ends[_product(b[:j])] = j
@@ -228,15 +229,24 @@ def _match(a: list[Axis], b: list[Axis]) -> tuple[list[tuple[int, Axis, int, Axi
     return steps, True
 
 
-@rule("DepthToSpace")
+@origins("Reshape Squeeze Unsqueeze Flatten")
+def reshaped_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origins:
+    """An axis is still there where as many elements precede it and it is as long."""
+    out = node.outputs[0]
+    new = [d for d in (out.shape if out is not None else None) or [] if isinstance(d, int)]
+    old = {(math.prod(shape[:axis]), length): origin[axis] for axis, length in enumerate(shape) if length > 1}
+    return tuple(old.get((math.prod(new[:axis]), length)) for axis, length in enumerate(new))
+
+
+@rule("DepthToSpace", copies=Copies.ALL)
 def depth_to_space(op: Op) -> None:
-    """Blocks of channels become space: a channel goes with all its places."""
+    """Blocks of channels become space: the channels of a block are tied."""
     _depth(op, op.input(0).axis(1), op.output().axis(1), op.attr("mode", "DCR") == "DCR")
 
 
-@rule("SpaceToDepth")
+@rule("SpaceToDepth", copies=Copies.ALL)
 def space_to_depth(op: Op) -> None:
-    """Space becomes blocks of channels: a channel goes with all its places."""
+    """Space becomes blocks of channels: the channels of a block are tied."""
     _depth(op, op.output().axis(1), op.input(0).axis(1), op.attr("mode", "DCR") == "DCR")
 
 
@@ -257,7 +267,7 @@ def _depth(op: Op, deep: Axis, flat: Axis, channel_last: bool) -> None:
 
 @rule("Col2Im")
 def columns_to_image(op: Op) -> None:
-    """Puts the columns of a convolution back: a channel owns all places of its kernel."""
+    """Reassembles an image from the columns of a convolution: a channel owns all positions of its kernel."""
     x, out = op.input(0), op.output()
     kernel = op.numbers(2)
     if kernel is None:

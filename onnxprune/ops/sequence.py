@@ -1,4 +1,4 @@
-"""Sequences of tensors: pinned, but for a split whose parts are taken out at known places."""
+"""Sequences of tensors: pinned, but for a split whose parts are taken out at known positions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,7 @@ from onnxprune.ops.registry import rule
 from onnxprune.ops.ties import NewShape
 
 
-@rule(
-    "SequenceConstruct",
-    "SequenceEmpty",
-    "SequenceInsert",
-    "SequenceErase",
-    "SequenceLength",
-    "ConcatFromSequence",
-    any_rank=True,
-)
+@rule("SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SequenceLength ConcatFromSequence", any_rank=True)
 def sequence(op: Op) -> None:
     """Sequences of tensors: pinned."""
     op.pin_all(f"{op.node.label} works on sequences")

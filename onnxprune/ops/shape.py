@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from onnxprune.graph.graph import RANDOM
+from collections.abc import Sequence
+
+from onnxprune.graph.graph import RANDOM, Node
+from onnxprune.graph.operators import Copies, Origins
 from onnxprune.ops.elementwise import broadcast
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import origins, rule
 from onnxprune.ops.ties import NewShape
 
 
-@rule("Transpose")
+@rule("Transpose", copies=Copies.ALL)
 def transpose(op: Op) -> None:
     """Output axis i is input axis perm[i]."""
     x, out = op.input(0), op.output()
@@ -18,7 +21,14 @@ def transpose(op: Op) -> None:
         op.tie(x.axis(source), out.axis(i), zero=True)
 
 
-@rule("Shape", "Size", "NonZero", any_rank=True)
+@origins("Transpose")
+def transposed_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origins:
+    """The axes are permuted."""
+    perm = node.attribute("perm") or range(len(origin))[::-1]
+    return tuple(origin[i] for i in perm)
+
+
+@rule("Shape Size NonZero", any_rank=True)
 def reads_shape(op: Op) -> None:
     """Reads lengths; where a length is used as a number it is kept, elsewhere it follows."""
     if op.type == "NonZero":
@@ -36,7 +46,7 @@ def constant(op: Op) -> None:
                 op.pin(axis, "held as an attribute")
 
 
-@rule("Expand")
+@rule("Expand", copies=Copies.SOME)
 def expand(op: Op) -> None:
     """Broadcast to a shape; an axis made from length 1 is free, and its length follows."""
     x, out = op.input(0), op.output()
@@ -59,9 +69,9 @@ def expand(op: Op) -> None:
     op.resize(follow)
 
 
-@rule("Tile")
+@rule("Tile", copies=Copies.SOME)
 def tile(op: Op) -> None:
-    """Repeats each axis: an index goes with all its copies."""
+    """Repeats each axis: an index is tied to all its copies."""
     x, out = op.input(0), op.output()
     repeats = op.entries(1)
     if repeats is None or op.opset < 6:
@@ -109,7 +119,7 @@ def _fill_bytes(tensor: object) -> bytes:
     return bytes(onnx.numpy_helper.to_array(tensor).tobytes())  # type: ignore[arg-type]
 
 
-@rule("Range", "EyeLike", *RANDOM)
+@rule("Range EyeLike", *RANDOM)
 def made_here(op: Op) -> None:
     """Makes values whose meaning is their position: pinned."""
     for axis in op.output().axes():

@@ -6,7 +6,7 @@ from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
 
 
-@rule("STFT", "MelWeightMatrix", "HannWindow", "HammingWindow", "BlackmanWindow", any_rank=True)
+@rule("STFT MelWeightMatrix HannWindow HammingWindow BlackmanWindow", any_rank=True)
 def signal(op: Op) -> None:
     """Signal frames, windows and filter banks: pinned."""
     op.pin_all(f"{op.node.label} works on signals")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.graph.graph import Axis
+from onnxprune.graph.operators import Copies
 from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import rule
 from onnxprune.ops.ties import NewShape
@@ -25,7 +26,7 @@ def center_crop_pad(op: Op) -> None:
             op.tie(axis, target, zero=True)
 
 
-@rule("Concat")
+@rule("Concat", copies=Copies.MIXED)
 def concat(op: Op) -> None:
     """Inputs lie one after the other on one axis."""
     out = op.output()
@@ -58,7 +59,7 @@ def join(op: Op, parts: list[Axis], whole: Axis) -> None:
         start += n
 
 
-@rule("Split")
+@rule("Split", copies=Copies.SOME)
 def split(op: Op) -> None:
     """Outputs are consecutive parts of one axis; their sizes follow."""
     x, outs = op.input(0), op.outputs
@@ -88,7 +89,7 @@ def split(op: Op) -> None:
             op.pin(axis, f"{op.node.label} leaves a part unused")
 
 
-@rule("Slice")
+@rule("Slice", copies=Copies.SOME)
 def slice_(op: Op) -> None:
     """Takes a window of some axes; bounds follow, steps tie what lies between them."""
     x, out = op.input(0), op.output()
@@ -156,7 +157,7 @@ def _tie_window(op: Op, axis: Axis, target: Axis, window: range) -> None:
         labels[list(window)] = np.arange(len(window))
         op.link((axis, labels), (target, arange(target)))
     else:
-        # survivors must stay evenly spaced: every run of `step` indices goes together
+        # what is kept must be evenly spaced: every run of `step` indices is tied
         first = min(window) if len(window) else 0
         labels = (np.arange(axis.length or 0) - first % step) // step + 1
         taken = labels[list(window)]
@@ -188,15 +189,15 @@ def _follow_bounds(op: Op, starts: list[int], ends: list[int], windows: dict[int
 
 def _new_bounds(new: NewShape, window: range, axis: Axis) -> tuple[int, int]:
     kept = set(new.kept(axis).tolist())
-    stay = [new.position(axis, i) for i in window if i in kept]  # evenly spaced, as the ties see to
-    if not stay:
+    kept_positions = [new.position(axis, i) for i in window if i in kept]  # evenly spaced, as the ties see to
+    if not kept_positions:
         return 0, 0
     if window.step > 0:
-        return stay[0], stay[-1] + 1
-    return stay[0], stay[-1] - 1 if stay[-1] else -(2**31)
+        return kept_positions[0], kept_positions[-1] + 1
+    return kept_positions[0], kept_positions[-1] - 1 if kept_positions[-1] else -(2**31)
 
 
-@rule("Pad")
+@rule("Pad", copies=Copies.MIXED)
 def pad(op: Op) -> None:
     """Padding with a constant surrounds the channels; the amounts follow. Negative amounts crop."""
     x, out = op.input(0), op.output()

@@ -1,4 +1,4 @@
-"""What operators say about the axes they touch: the words that a rule is written in.
+"""What operators state about the axes they touch: the data types that a rule's statements are recorded in.
 
 A rule gets an `Op` and *ties* axes (whole or by labels), *pins* them, says that an axis is *mixed*, or offers a
 `Choice` where an operator can carry channels in one of several ways. It may also say how the node itself is resized
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.data_propagation import Data
+from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Axis, Graph, Node, Value
 
 Labels = NDArray[np.int64]
@@ -25,13 +25,13 @@ Link = list[tuple[Axis, Labels]]
 
 @dataclass
 class Alternative:
-    """One way for a node to carry channels.
+    """One way in which a node can carry channels.
 
     Attributes:
         name: How reports name it.
         links: Indices tied by labels if this way is taken; the first link is what the alternative is about.
-        pins: Axes that must then stay whole.
-        zeros: (output axis, input axis) pairs: what is zero before is zero behind.
+        pins: Axes that are pinned then.
+        zeros: (output axis, input axis) pairs: where the input is zero, the output is zero.
         weight: Preferred over others with a smaller one, before the number of units is looked at.
     """
 
@@ -52,16 +52,16 @@ class Choice:
 
 
 class NewShape(Protocol):
-    """What a resize function sees: the lengths after removal, and how to change the node."""
+    """The interface of resize functions: lengths after removal, and ways to change the node."""
 
     def length(self, axis: Axis) -> int | None:
         """New static length, None where the axis is free."""
 
     def kept(self, axis: Axis) -> NDArray[np.int64]:
-        """Indices of the original axis that stay."""
+        """Indices of the original axis that are kept."""
 
     def position(self, axis: Axis, index: int) -> int:
-        """Where the first surviving index at or after `index` stands in the new axis."""
+        """Position in the new axis of the first kept index at or after `index`."""
 
     def changed(self, axis: Axis) -> bool:
         """Whether the axis lost an index."""
@@ -75,12 +75,12 @@ class NewShape(Protocol):
 
 @dataclass(frozen=True)
 class Mean:
-    """A node that divides what it adds up along an axis by the length of the axis.
+    """A node that divides a sum along an axis by the length of the axis.
 
     Attributes:
         node: The node.
         axis: What it averages over.
-        power: Of the share of indices that stay; what the node makes is multiplied by this to be what it was.
+        power: Exponent of the kept share of indices: the output is multiplied by share ** power.
         epsilon: What the node adds to the mean, in the attribute ``epsilon``; None where it has none.
     """
 
@@ -94,28 +94,63 @@ Resize = Callable[[NewShape], None]
 Zero = tuple[int, tuple[int, ...], bool]
 
 
+@dataclass(eq=False)
 class Ties:
-    """Everything that the rules of one graph said."""
+    """What the rules of a graph stated.
 
-    def __init__(self, graph: Graph, data: dict[Value, Data]) -> None:
-        self.graph = graph
-        self.data = data
-        self.axis_count = graph.number_axes()
-        self.whole: list[tuple[int, int]] = []
-        self.links: list[Link] = []
-        self.pins: list[tuple[Axis, NDArray[np.int64] | None, str]] = []
-        self.mixes: list[tuple[Axis, NDArray[np.int64] | None, str]] = []
-        self.ordered: list[Axis] = []
-        self.choices: list[Choice] = []
-        self.batch_axes: list[int] = []
-        self.zeros: list[Zero | Choice] = []
-        self.sums: list[tuple[Axis, tuple[int, ...], str]] = []
-        self.means: list[Mean] = []
-        self.divisors: list[Axis] = []
-        self.resizes: list[tuple[Node, Resize]] = []
-        self.norm_scales: set[Value] = set()
-        self.quantised: dict[Value, tuple[Value, Value | None, int]] = {}
-        self.packed: dict[Value, tuple[Value, Value | None, int]] = {}
+    Attributes:
+        graph: The graph.
+        data: Contents of its small tensors.
+        axis_count: Number of axes in the graph.
+        whole: Pairs of axes that are tied index by index.
+        links: Axes tied by labels.
+        pins: Axes (or some of their indices) that must be kept, and why.
+        mixes: Axes along which removal changes what is left, and why.
+        ordered: Axes whose order matters.
+        choices: Nodes that can carry channels in several ways.
+        batch_axes: Axes over which a product of two activations runs as separate batches.
+        zeros: Which axes are zero where which others are.
+        sums: Axes that an operator sums over; exact where one of some axes is zero once masked.
+        means: The same for averages.
+        divisors: Axes of values that are divided by.
+        resizes: How nodes change with the new lengths.
+        norm_scales: Constants that scale the channels of a normalisation.
+        quantised: For a quantised weight, its scale, zero point and axis.
+        packed: For a weight of packed numbers, its scale, zero point and bits.
+    """
+
+    graph: Graph
+    data: dict[Value, Data]
+    axis_count: int
+    whole: list[tuple[int, int]] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    pins: list[tuple[Axis, NDArray[np.int64] | None, str]] = field(default_factory=list)
+    mixes: list[tuple[Axis, NDArray[np.int64] | None, str]] = field(default_factory=list)
+    ordered: list[Axis] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    batch_axes: list[int] = field(default_factory=list)
+    zeros: list[Zero | Choice] = field(default_factory=list)
+    sums: list[tuple[Axis, tuple[int, ...], str]] = field(default_factory=list)
+    means: list[Mean] = field(default_factory=list)
+    divisors: list[Axis] = field(default_factory=list)
+    resizes: list[tuple[Node, Resize]] = field(default_factory=list)
+    norm_scales: set[Value] = field(default_factory=set)
+    quantised: dict[Value, tuple[Value, Value | None, int]] = field(default_factory=dict)
+    packed: dict[Value, tuple[Value, Value | None, int]] = field(default_factory=dict)
+
+    def empty(self) -> Ties:
+        """A record without statements on the same graph, for what one rule states."""
+        return Ties(self.graph, self.data, self.axis_count)
+
+    def add(self, others: Ties) -> None:
+        """Takes over every statement of another record."""
+        for mine, theirs in zip(vars(self).values(), vars(others).values(), strict=True):
+            if mine is theirs:
+                continue  # what both records are about
+            if isinstance(mine, list):
+                mine.extend(theirs)
+            elif isinstance(mine, (set, dict)):
+                mine.update(theirs)
 
     def linked_axes(self) -> list[int]:
         """Axes whose indices may be tied one by one."""

@@ -16,12 +16,13 @@ from onnxprune.edit.permute import PermutableUnits
 from onnxprune.edit.slicing import ConstantEdit
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Value
+from onnxprune.graph.operators import WeightLayout
 from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.patterns import Pattern
 from onnxprune.pipeline.zero import Zeroed, wanted
 from onnxprune.planning.plan import Plan
-from onnxprune.sparsity import Layout, Weight
+from onnxprune.sparsity import Weight
 from onnxprune.sparsity.permutation_search import WORK, search
 from onnxprune.sparsity.stripes import Reader, gather
 from onnxprune.sparsity.swap_gains import Floats
@@ -216,7 +217,7 @@ class _Weights:
     def __init__(self, model: Model, coupling: Coupling, source: Index, targets: Sequence[Weight]) -> None:
         self._model, self._coupling, self._source = model, coupling, source
         self._values = {w.value.key: w.value for w in targets}
-        self.layouts: dict[str, Layout] = {w.value.key: w.layout for w in targets if w.layout is not None}
+        self.layouts: dict[str, WeightLayout] = {w.value.key: w.layout for w in targets if w.layout is not None}
 
     def readers(self, units: PermutableUnits) -> dict[str, Index]:
         """The weights that sum over some units, with the indices of that axis that each of these owns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -17,13 +17,10 @@ from onnxprune.allocation import selection
 from onnxprune.allocation.bisection import RUNS, smallest
 from onnxprune.allocation.selection import Selection
 from onnxprune.calibration.synthetic import Feeds
-from onnxprune.cost.macs import macs_from_shapes
 from onnxprune.cost.measure import Cost, measure
-from onnxprune.cost.trace import traced_shapes
 from onnxprune.edit.permute import lift
 from onnxprune.edit.remove import remove
 from onnxprune.model.model import Model, load
-from onnxprune.model.skeleton import flat
 from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Options
 from onnxprune.patterns import Pattern
@@ -54,7 +51,6 @@ from onnxprune.repair.data_free import inputs
 from onnxprune.report.build import build, clean
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.process import warm_up
-from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.verification import gates
 from onnxprune.verification.check import Verification, check
 
@@ -102,7 +98,8 @@ class _Trial:
         """What it costs; None where that is as much as before: zeros change nothing."""
         if not (self.plan.removed or self.plan.permuted or self.options.sparse_storage or self.notes.get("repair")):
             return None
-        return measure(self.model, self.io_slices.shapes(self.options.input_shapes))
+        shapes = self.io_slices.shapes(self.options.input_shapes)
+        return measure(self.model, shapes, run="macs" in self.options.target)
 
 
 class Run:
@@ -120,7 +117,7 @@ class Run:
             if options.verify or options.calib is not None:
                 warm_up()
             source = load(self.given)
-            self.before = measure(source, options.input_shapes)
+            self.before = measure(source, options.input_shapes, run="macs" in options.target)
             self.kept_sparse = densify(source)
             self.options, self.unrepaired = resolve_repair(source, options)
             self.data = open_data(source, self.options, clock.progress)
@@ -148,8 +145,9 @@ class Run:
         before, after = self.before, trial.cost or self.before
         verified = trial.verified or self._verify(trial)
         if verified.verified and None in (before.macs, after.macs):
-            before = _traced(load(self.given), before, self.options.input_shapes)
-            after = _traced(trial.model, after, trial.io_slices.shapes(self.options.input_shapes))
+            before = measure(load(self.given), self.options.input_shapes, run=True)
+            after = measure(trial.model, trial.io_slices.shapes(self.options.input_shapes), run=True)
+        trial.notes["targets"] = _measured(trial.selected.targets, after)
         if self.options.drift_search:
             trial.notes["search"] = {"trials": searched, "found": _amount(trial.options)}
         report = build(self.analysis.coupling, trial.plan, before, after, verified, self.clock.seconds, self.options)
@@ -234,7 +232,7 @@ class Run:
         resparsify(trial.model, self.kept_sparse)
         if options.sparse_storage:
             with clock.stage("store"):
-                trial.notes["storage"] = store(trial.model, options).told()
+                trial.notes["storage"] = store(trial.model, options).as_report()
         trial.notes["gates"] = self._gates(trial)
         return trial
 
@@ -291,19 +289,18 @@ class Run:
             return verify(self.given, trial.model, self.options, io_slices=trial.io_slices)
 
 
+def _measured(targets: Mapping[str, dict[str, Any]], after: Cost) -> dict[str, dict[str, Any]]:
+    """The targets with what was counted in the result, in place of what was predicted."""
+    left = {"params": after.params, "macs": after.macs, "bytes": after.bytes}
+    return {
+        name: target | {"left": left[name], "met": left[name] is not None and left[name] <= target["asked"]}
+        for name, target in targets.items()
+    }
+
+
 def _amount(options: Options) -> dict[str, Any]:
     """What options say about how much."""
     return {"ratio": options.ratio} if options.ratio is not None else {"target": dict(options.target)}
-
-
-def _traced(model: Model, counted: Cost, input_shapes: Mapping[str, Sequence[int]]) -> Cost:
-    """The cost with MACs counted at the shapes of one run, for what shape inference cannot tell."""
-    try:
-        feeds = sample_inputs(model.proto, input_shapes=input_shapes)
-        shapes = traced_shapes(model, feeds)
-    except Exception:  # a model that takes other sizes than the default ones: not counted
-        return counted
-    return replace(counted, macs=macs_from_shapes(flat(model.proto), shapes))
 
 
 def verify(

@@ -13,7 +13,7 @@ from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.data import logger
 from onnxprune.repair.data_free import LARGEST
-from onnxprune.runtime.partition import plan
+from onnxprune.runtime.partition import partition
 from onnxprune.runtime.sample_inputs import input_dims
 from onnxprune.runtime.session import session
 
@@ -43,7 +43,7 @@ def why_not_data_free(model: Model, input_shapes: Mapping[str, Sequence[int]] | 
         if values > LARGEST:
             return f"a feed of {values:,} values is too large to make many of"
         feeds = synthetic(model, 2, input_shapes=input_shapes, varied=True)
-        plan(model.proto, [[layer.x.name] for layer in linear_layers(Graph(model.proto))], feeds[0])
+        partition(model.proto, [[layer.x.name] for layer in linear_layers(Graph(model.proto))], feeds[0])
         session(model).run(None, feeds[0])
     except Exception as e:  # whatever onnxruntime raises for a model or for inputs that it does not take
         return f"the model does not run on made-up inputs: {str(e).strip().splitlines()[0]}"

@@ -5,25 +5,25 @@ from __future__ import annotations
 from onnxprune.errors import VerificationError
 from onnxprune.model import sparse_initializers
 from onnxprune.model.model import Model
-from onnxprune.model.sparse_initializers import Stored
+from onnxprune.model.sparse_initializers import SparseStorage
 from onnxprune.options import Options
 from onnxprune.verification import check as verification
 
 
-def store(model: Model, options: Options) -> Stored:
+def store(model: Model, options: Options) -> SparseStorage:
     """Makes weights sparse where that is smaller, in place.
 
     Unless the options forbid it, the model is run in both forms; all stays dense where onnxruntime does not make the
     same of them to the last bit.
     """
     dense = model.copy()
-    done = sparse_initializers.store(model)
+    done = sparse_initializers.store_sparse(model)
     if done.bytes and options.verify:
         fault = _fault(dense, model, options)
         if fault is not None:
             model.proto.CopyFrom(dense.proto)
-            done = Stored(dense_because=fault)
-    done.gzip = sparse_initializers.gzipped(model)
+            done = SparseStorage(dense_because=fault)
+    done.gzip = sparse_initializers.gzip_bytes(model)
     return done
 
 

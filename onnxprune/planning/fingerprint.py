@@ -8,7 +8,8 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, GraphProto
 
-from onnxprune.coupling.groups import QUANTISED, WEIGHT_TYPES
+from onnxprune.coupling.groups import QUANTISED
+from onnxprune.model.tensors import WEIGHT_TYPES
 
 
 def fingerprint(proto: onnx.ModelProto) -> str:

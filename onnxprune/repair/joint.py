@@ -29,9 +29,9 @@ from onnxprune.repair.layer_chains import Chain, chains
 from onnxprune.repair.layer_operator import LayerOperator
 from onnxprune.repair.layerwise import HOLD_BACK, Join, Kept, Refit, bounds, join
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
-from onnxprune.runtime.partition import assemble, plan
-from onnxprune.runtime.session import pieces_session
-from onnxprune.runtime.staged_run import StagedRun, Stored
+from onnxprune.runtime.partition import assemble, partition
+from onnxprune.runtime.session import local_session
+from onnxprune.runtime.staged_run import BatchValues, StagedRun
 from onnxprune.statistics.moments import Batches
 
 LARGEST = 2**24
@@ -108,7 +108,12 @@ def repair(
 
 
 def _refit(
-    model: Model, part: _Part, made: Mapping[str, Stored], read: Mapping[str, Stored], copies: int, seed: Sequence[int]
+    model: Model,
+    part: _Part,
+    made: Mapping[str, BatchValues],
+    read: Mapping[str, BatchValues],
+    copies: int,
+    seed: Sequence[int],
 ) -> Refit:
     layers = part.chain.layers
     name = " + ".join(layer.name for layer in layers)
@@ -143,7 +148,9 @@ def _refit(
     return Refit(name, found.penalty, found.before, found.after)
 
 
-def _samples(part: _Part, arrays: Sequence[Stored], copies: int, rng: np.random.Generator) -> tuple[Maps, Maps] | None:
+def _samples(
+    part: _Part, arrays: Sequence[BatchValues], copies: int, rng: np.random.Generator
+) -> tuple[Maps, Maps] | None:
     """Some samples to fit and some held back, of every batch as many; None where they cannot be put side by side.
 
     Args:
@@ -204,10 +211,10 @@ def _first(array: NDArray[Any], axis: int) -> Floats:
 def _function(model: Model, chain: Chain, i: int) -> Function:
     """What lies behind the i-th layer of a run, on maps with features first."""
     begin, end, axis = chain.layers[i].output.name, chain.layers[i + 1].x.name, chain.layers[i].out_axis
-    piece = plan(model.proto, [[begin], [end]], ())[1]
+    piece = partition(model.proto, [[begin], [end]], ())[1]
     kind = chain.layers[i].output.elem_type or TensorProto.FLOAT
     given = {begin: helper.make_tensor_value_info(begin, kind, None)}
-    runner = pieces_session(Model(assemble(model.proto, piece, given), model.path, model.data_files))
+    runner = local_session(Model(assemble(model.proto, piece, given), model.path, model.data_files))
 
     def run(z: Floats) -> Floats:
         z = np.ascontiguousarray(np.moveaxis(z, 0, axis), dtype=helper.tensor_dtype_to_np_dtype(kind))

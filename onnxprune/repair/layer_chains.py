@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxprune.graph.data_propagation import constant_data
+from onnxprune.graph.contents import constant_data
 from onnxprune.graph.graph import Node, Value
 from onnxprune.layers.linear import LinearLayer
 

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.data_propagation import constant_data
+from onnxprune.graph.contents import constant_data
 from onnxprune.graph.graph import Graph, Node, Value
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers import recurrent as layers_recurrent
@@ -27,7 +27,7 @@ from onnxprune.model.model import Model
 from onnxprune.repair import recurrent
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, Rows, fit
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
-from onnxprune.runtime.staged_run import StagedRun, Stored
+from onnxprune.runtime.staged_run import BatchValues, StagedRun
 from onnxprune.statistics.moments import Batches, rows_for
 
 logger = logging.getLogger(__name__)
@@ -181,8 +181,8 @@ class _Layer(Protocol):
         self,
         original: Model,
         pruned: Model,
-        made: Mapping[str, Stored],
-        read: Mapping[str, Stored],
+        made: Mapping[str, BatchValues],
+        read: Mapping[str, BatchValues],
         seed: Sequence[int],
         fitter: Fitter,
     ) -> list[Refit]:
@@ -209,8 +209,8 @@ class _Linear:
         self,
         original: Model,
         pruned: Model,
-        made: Mapping[str, Stored],
-        read: Mapping[str, Stored],
+        made: Mapping[str, BatchValues],
+        read: Mapping[str, BatchValues],
         seed: Sequence[int],
         fitter: Fitter,
     ) -> list[Refit]:
@@ -237,8 +237,8 @@ class _Recurrent:
         self,
         original: Model,
         pruned: Model,
-        made: Mapping[str, Stored],
-        read: Mapping[str, Stored],
+        made: Mapping[str, BatchValues],
+        read: Mapping[str, BatchValues],
         seed: Sequence[int],
         fitter: Fitter,
     ) -> list[Refit]:
@@ -282,8 +282,8 @@ def _rows(
     a: LinearLayer,
     b: LinearLayer,
     join: Join | None,
-    made: Mapping[str, Stored],
-    read: Mapping[str, Stored],
+    made: Mapping[str, BatchValues],
+    read: Mapping[str, BatchValues],
     kept: NDArray[np.int64],
     count: int,
     seed: Sequence[int],

@@ -11,11 +11,12 @@ from onnx import TensorProto
 
 from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.coupling.groups import WEIGHT_TYPES
 from onnxprune.graph.graph import Value
+from onnxprune.graph.operators import WeightLayout
 from onnxprune.layers.dequantize import unpacked
 from onnxprune.model.model import Model
-from onnxprune.sparsity import Layout, Weight, tensorrt
+from onnxprune.model.tensors import WEIGHT_TYPES
+from onnxprune.sparsity import Weight, tensorrt
 
 PATTERNS = ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8))
 """N:M patterns that are looked for."""
@@ -85,13 +86,13 @@ def _entry(value: Value, weight: Weight | None, gone: NDArray[np.bool_]) -> dict
     }
 
 
-def _holds(gone: NDArray[np.bool_], layout: Layout, n: int, m: int) -> bool:
+def _holds(gone: NDArray[np.bool_], layout: WeightLayout, n: int, m: int) -> bool:
     """Whether a pattern holds, on an axis that is long enough for it."""
     length = gone.shape[layout.inputs] // layout.input_blocks
     return length >= m and sparsity.holds(~gone, layout, n, m)
 
 
-def _in_blocks(gone: NDArray[np.bool_], layout: Layout, rows: int, columns: int) -> bool:
+def _in_blocks(gone: NDArray[np.bool_], layout: WeightLayout, rows: int, columns: int) -> bool:
     """Whether there are zeros, and all of them fill whole blocks."""
     matrices = layout.matrices(gone)
     height, width = matrices.shape[-2:]

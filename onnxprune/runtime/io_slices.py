@@ -1,7 +1,7 @@
-"""Graph inputs and outputs that lost slices: a cache of keys and values, the state of a recurrent layer.
+"""Interface slices: indices that a plan removes from graph inputs and outputs, such as key/value caches.
 
-They belong to the interface and stay whole unless somebody asks for them. Whoever runs the pruned model beside its
-original needs the arrays of the one in the shape of the other.
+The interface of a model is kept unless the caller asks for its slices to be removed. To run the pruned model beside its
+original, the arrays of the original are sliced to the shapes of the pruned model.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ Batch = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class IoSlices:
-    """What graph inputs and outputs lost.
+    """Slices that were removed from graph inputs and outputs.
 
     Attributes:
-        lost: Name -> axis -> indices of the original that are gone.
+        removed: Name of the input or output -> axis -> removed indices of the original.
     """
 
-    lost: Mapping[str, Mapping[int, Sequence[int]]] = field(default_factory=dict)
+    removed: Mapping[str, Mapping[int, Sequence[int]]] = field(default_factory=dict)
 
     def array(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        """An array of the original as the pruned model takes or gives it."""
-        for axis, indices in self.lost.get(name, {}).items():
+        """Returns an input or output of the original without its removed slices."""
+        for axis, indices in self.removed.get(name, {}).items():
             array = np.delete(array, list(indices), axis=axis)
         return array
 
     def feeds(self, feeds: Batch) -> dict[str, NDArray[Any]]:
-        """Inputs of the original as the pruned model takes them."""
-        return {name: self.array(name, array) if name in self.lost else array for name, array in feeds.items()}
+        """Returns the inputs of the original without their removed slices."""
+        return {name: self.array(name, array) if name in self.removed else array for name, array in feeds.items()}
 
     def arrays(self, names: Sequence[str], arrays: Sequence[Any]) -> list[Any]:
-        """Outputs of the original, in the order of `names`, as the pruned model gives them."""
-        return [self.array(n, a) if n in self.lost else a for n, a in zip(names, arrays, strict=True)]
+        """Returns the outputs of the original, in the order of `names`, without their removed slices."""
+        return [self.array(n, a) if n in self.removed else a for n, a in zip(names, arrays, strict=True)]
 
     def shapes(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the original's inputs as the pruned model takes them."""
+        """Returns the input shapes of the pruned model, given those of the original."""
         return {
-            name: tuple(n - len(self.lost.get(name, {}).get(axis, ())) for axis, n in enumerate(shape))
+            name: tuple(n - len(self.removed.get(name, {}).get(axis, ())) for axis, n in enumerate(shape))
             for name, shape in shapes.items()
         }
 
     def batches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
-        """Batches for the pruned model; as often as those of the original can be gone through."""
-        return _Narrowed(self, batches) if self.lost else batches
+        """Returns the batches for the pruned model; re-iterable if those of the original are."""
+        return _SlicedBatches(self, batches) if self.removed else batches
 
 
 @dataclass(frozen=True)
-class _Narrowed:
+class _SlicedBatches:
     io_slices: IoSlices
     whole: Iterable[Batch]
 
@@ -62,4 +62,4 @@ class _Narrowed:
 
 
 WHOLE = IoSlices()
-"""Nothing is lost."""
+"""No slices are removed."""

@@ -1,8 +1,8 @@
-"""onnxruntime in a process of its own: a model that crashes or hangs there ends a run with an error, not the program.
+"""Runs onnxruntime in a separate process, so that a model which crashes or hangs raises an error in this one.
 
-One worker (see `worker`) serves the whole program; it starts when it is first needed and again after it died. Nothing
-is forked, so threads are no danger. Runs of one model over many batches go side by side, each on one thread: sums then
-never depend on how many threads there are.
+One worker process (see `worker`) serves the whole program. It is started when first needed and restarted after a crash;
+it is spawned, not forked, which is safe with threads. Runs of one model over many batches are executed concurrently,
+each on one thread, so that floating-point sums do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from onnxprune.runtime import worker
 logger = logging.getLogger(__name__)
 
 SECONDS = 600.0
-"""Default of the longest that one load or run of a model may take."""
+"""Default time limit of one load or run of a model."""
 POLL = 0.25
-"""Seconds between looks at the clock."""
-AHEAD = min(os.cpu_count() or 1, 8)
-"""Batches that are under way at once."""
+"""Interval in seconds at which the time limit is checked."""
+MAX_AHEAD = min(os.cpu_count() or 1, 8)
+"""Maximum number of batches that are run concurrently."""
 IN_FLIGHT = 2**29
-"""Bytes that batches under way in this process may make."""
+"""Maximum size in bytes of the outputs of concurrent batches in this process."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What onnxruntime may use.
+    """Limits on onnxruntime.
 
     Attributes:
-        seconds: The longest that one load or run of a model may take.
-        memory: Bytes that the worker may hold in memory.
+        seconds: Time limit of one load or run of a model.
+        memory: Memory limit of the worker in bytes.
     """
 
     seconds: float
@@ -59,31 +59,31 @@ _limits: ContextVar[Limits | None] = ContextVar("limits", default=None)
 
 @contextlib.contextmanager
 def limited(seconds: float | None = None, memory: int | None = None) -> Iterator[None]:
-    """Within the block, what is loaded in onnxruntime is held to these limits; by default `SECONDS` and all memory."""
-    token = _limits.set(Limits(SECONDS if seconds is None else seconds, all_memory() if memory is None else memory))
+    """Applies limits to sessions that are created within the block; by default `SECONDS` and the total memory."""
+    token = _limits.set(Limits(SECONDS if seconds is None else seconds, total_memory() if memory is None else memory))
     try:
         yield
     finally:
         _limits.reset(token)
 
 
-def all_memory() -> int:
-    """Bytes of memory that this process can have: those of the machine, or of its container."""
+def total_memory() -> int:
+    """Returns the memory of the machine, or of the container, in bytes."""
     sizes = [sys.maxsize]
     with contextlib.suppress(AttributeError, ValueError, OSError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError), open(path) as file:  # "max" is no number
+        with contextlib.suppress(OSError, ValueError), open(path) as file:  # "max" means no limit
             sizes.append(int(file.read()))
     return min(sizes)
 
 
 class Session:
-    """A model loaded in the worker.
+    """A model loaded in the worker process.
 
     Attributes:
-        inputs: Names of its inputs.
-        outputs: Names of its outputs.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
     """
 
     def __init__(
@@ -98,63 +98,73 @@ class Session:
         """Loads a model.
 
         Args:
-            payload: Its serialized bytes, or the path of its file.
-            optimize: Whether onnxruntime may rewrite the graph.
-            threads: Threads for one operator; 0 leaves that to onnxruntime.
-            data_folder: Where the files of its external data are, for a model in bytes.
-            arena: Whether memory is kept from run to run: faster, and what people have whose models are timed.
+            payload: The serialized model, or the path of its file.
+            optimize: Whether onnxruntime may optimize the graph.
+            threads: Threads per operator; 0 for onnxruntime's default.
+            data_folder: Folder of the external data files, for a serialized model.
+            arena: Whether onnxruntime's memory arena is used, as by default in deployment: faster, more memory.
 
         Raises:
-            RunError: onnxruntime does not take it, crashes, or goes beyond a limit.
+            RunError: onnxruntime rejects the model, crashes, or exceeds a limit.
         """
-        self._limits = _limits.get() or Limits(SECONDS, all_memory())
+        self._limits = _limits.get() or Limits(SECONDS, total_memory())
         self._worker = _worker()
         self._handle = next(_numbers)
         if isinstance(payload, str):
-            payload = os.path.abspath(payload)  # the worker stays in the folder where it was started
-        self.inputs, self.outputs = self._ask("load", payload, optimize, threads, data_folder, arena)
-        weakref.finalize(self, self._worker.forget, self._handle)
+            payload = os.path.abspath(payload)  # the working directory of the worker may differ
+        self.inputs, self.outputs = self._request("load", payload, optimize, threads, data_folder, arena)
+        weakref.finalize(self, self._worker.release, self._handle)
 
-    def _ask(self, what: str, *arguments: Any) -> Any:
-        return self._worker.result(self._worker.ask(self._limits, what, self._handle, *arguments), self._limits)
+    def _request(self, service: str, *arguments: Any) -> Any:
+        return self._worker.result(self._worker.send(self._limits, service, self._handle, *arguments), self._limits)
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
-        """The outputs of these names (None: all) for some inputs.
+        """Returns the outputs of these names (None: all) for one batch of inputs.
 
         Raises:
-            RunError: onnxruntime does not take the inputs, crashes, or goes beyond a limit.
+            RunError: onnxruntime rejects the inputs, crashes, or exceeds a limit.
         """
-        result: list[Any] = self._ask("run", names, dict(feeds))
+        result: list[Any] = self._request("run", names, dict(feeds))
         return result
 
     def each(self, batches: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None) -> Iterator[list[Any]]:
-        """What `run` gives for each of many batches, in their order; several are under way at once."""
-        asked: deque[int] = deque()
+        """Yields the outputs of `run` for each batch, in order; up to `MAX_AHEAD` batches are run concurrently."""
+        pending: deque[int] = deque()
         for feeds in batches:
-            asked.append(self._worker.ask(self._limits, "run", self._handle, names, dict(feeds)))
-            if len(asked) > AHEAD:
-                yield self._worker.result(asked.popleft(), self._limits)
-        while asked:
-            yield self._worker.result(asked.popleft(), self._limits)
+            pending.append(self._worker.send(self._limits, "run", self._handle, names, dict(feeds)))
+            if len(pending) > MAX_AHEAD:
+                yield self._worker.result(pending.popleft(), self._limits)
+        while pending:
+            yield self._worker.result(pending.popleft(), self._limits)
 
     def race(
         self, other: Session, names: Sequence[str], feeds: Sequence[Mapping[str, Any]], runs: int
     ) -> list[list[float]]:
-        """Seconds of each run of this session and another one, taken in turns."""
-        whole = Limits(self._limits.seconds * runs, self._limits.memory)
-        number = self._worker.ask(whole, "race", [self._handle, other._handle], names, [dict(f) for f in feeds], runs)
-        times: list[list[float]] = self._worker.result(number, whole)
+        """Times alternating runs of this session and another one.
+
+        Args:
+            other: The other session.
+            names: Names of the outputs.
+            feeds: Inputs of this session and of the other one.
+            runs: Number of runs of each session.
+
+        Returns:
+            Seconds of each run, for this session and for the other one.
+        """
+        limits = Limits(self._limits.seconds * runs, self._limits.memory)
+        number = self._worker.send(limits, "race", [self._handle, other._handle], names, [dict(f) for f in feeds], runs)
+        times: list[list[float]] = self._worker.result(number, limits)
         return times
 
 
 class LocalSession:
-    """A model loaded in this process, where nothing has to be handed over.
+    """A model loaded in this process, without the cost of transferring its outputs.
 
-    Pieces of a model give out far more than the whole does, and handing it over can take longer than making it. They
-    run here once the model as a whole has run in the worker.
+    The outputs of a piece of a model are far larger than those of the whole model; transferring them can take longer
+    than computing them. Pieces are run in this process after the whole model has run in the worker without a crash.
 
     Attributes:
-        inputs: Names of its inputs.
+        inputs: Names of the inputs.
     """
 
     def __init__(
@@ -162,46 +172,49 @@ class LocalSession:
     ) -> None:
         """See `Session`."""
         self._handle = next(_numbers)
-        with _told():
+        with _translate_errors():
             self.inputs, _ = worker.load(self._handle, payload, optimize, threads, data_folder, arena=False)
-        weakref.finalize(self, worker.forget, self._handle)
+        weakref.finalize(self, worker.release, self._handle)
 
     def each(
-        self, batches: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None, *, ahead: int = AHEAD
+        self, batches: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None, *, ahead: int = MAX_AHEAD
     ) -> Iterator[list[Any]]:
-        """See `Session.each`.
+        """Yields the outputs of `run` for each batch, in order.
 
-        So many batches are under way besides the one that is handed out, fewer where they make more than `IN_FLIGHT`.
+        Args:
+            batches: Inputs by name, one mapping per batch.
+            names: Names of the outputs; None for all.
+            ahead: Maximum number of batches that are run ahead; fewer if their outputs exceed `IN_FLIGHT` bytes.
         """
         with ThreadPoolExecutor(ahead) as pool:
-            asked: deque[Future[list[Any]]] = deque()
-            most = min(ahead, 2)  # until it is known how much a batch makes
+            pending: deque[Future[list[Any]]] = deque()
+            most = min(ahead, 2)  # until the size of the outputs is known
             for feeds in batches:
-                asked.append(pool.submit(self.run, names, feeds))
-                while len(asked) > most:
-                    made = asked.popleft().result()
-                    most = max(1, min(ahead, IN_FLIGHT // max(sum(getattr(a, "nbytes", 0) for a in made), 1)))
-                    yield made
-            while asked:
-                yield asked.popleft().result()
+                pending.append(pool.submit(self.run, names, feeds))
+                while len(pending) > most:
+                    outputs = pending.popleft().result()
+                    most = max(1, min(ahead, IN_FLIGHT // max(sum(getattr(a, "nbytes", 0) for a in outputs), 1)))
+                    yield outputs
+            while pending:
+                yield pending.popleft().result()
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
         """See `Session.run`."""
-        with _told():
+        with _translate_errors():
             return worker.run(self._handle, names, dict(feeds))
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turns what onnxruntime raises into a `RunError`."""
+def _translate_errors() -> Iterator[None]:
+    """Converts exceptions of onnxruntime to `RunError`."""
     try:
         yield
     except Exception as error:
-        raise RunError(worker.reason(error)) from error
+        raise RunError(worker.first_line(error)) from error
 
 
 class _Worker:
-    """The other process, and who waits for what of it."""
+    """The worker process, and the requests that it has not answered yet."""
 
     def __init__(self) -> None:
         start = f"import sys; sys.path[:] = {sys.path!r}; from onnxprune.runtime.worker import serve; serve()"
@@ -214,52 +227,52 @@ class _Worker:
         )
         self.owner = os.getpid()
         self._lock = threading.RLock()
-        self._ready: dict[int, tuple[Any, str | None]] = {}
-        self._forgotten: deque[int] = deque()
-        self._started = self._late = False
+        self._answers: dict[int, tuple[Any, str | None]] = {}
+        self._released: deque[int] = deque()
+        self._started = self._timed_out = False
         self._deadline = math.inf
         self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
-        self._over: str | None = None
+        self._failure: str | None = None
         logger.debug("onnxruntime runs in process %d", self.process.pid)
 
     @property
     def alive(self) -> bool:
-        return self.owner == os.getpid() and self._over is None and self.process.poll() is None
+        return self.owner == os.getpid() and self._failure is None and self.process.poll() is None
 
-    def ask(self, limits: Limits, what: str, *arguments: Any) -> int:
-        """Sends a request; its number."""
+    def send(self, limits: Limits, service: str, *arguments: Any) -> int:
+        """Sends a request and returns its number."""
         number = next(_numbers)
         with self._lock:
             if not self._started:
                 self._started = True
                 self.result(worker.READY, Limits(SECONDS, limits.memory))
-            while self._forgotten:
-                self._send((next(_numbers), limits.memory, "forget", (self._forgotten.popleft(),)), limits)
-            self._send((number, limits.memory, what, arguments), limits)
+            while self._released:
+                self._write((next(_numbers), limits.memory, "release", (self._released.popleft(),)), limits)
+            self._write((number, limits.memory, service, arguments), limits)
         return number
 
-    def forget(self, handle: int) -> None:
-        """Lets go of a session with the next request: this may be called amid one."""
-        self._forgotten.append(handle)
+    def release(self, handle: int) -> None:
+        """Releases a session with the next request: a finalizer may call this while one is being sent."""
+        self._released.append(handle)
 
     def result(self, number: int, limits: Limits) -> Any:
         """Waits for the answer to a request.
 
         Raises:
-            RunError: The request failed, or the worker died of it or went beyond the time limit.
+            RunError: The request failed, or the worker crashed or exceeded the time limit.
         """
         with self._lock:
-            while number not in self._ready:
+            while number not in self._answers:
                 with self._watched(limits):
                     found, value, fault = pickle.load(self.process.stdout)  # type: ignore[arg-type]
-                self._ready[found] = value, fault
-            value, fault = self._ready.pop(number)
+                self._answers[found] = value, fault
+            value, fault = self._answers.pop(number)
         if fault is not None:
             raise RunError(fault)
         return value
 
-    def _send(self, request: tuple[Any, ...], limits: Limits) -> None:
+    def _write(self, request: tuple[Any, ...], limits: Limits) -> None:
         assert self.process.stdin is not None
         with self._watched(limits):
             pickle.dump(request, self.process.stdin, protocol=5)
@@ -267,42 +280,43 @@ class _Worker:
 
     @contextlib.contextmanager
     def _watched(self, limits: Limits) -> Iterator[None]:
-        """Ends the worker when the block takes too long, or is left half done."""
-        if self._over is not None:
-            raise RunError(self._over, fatal=True)
+        """Stops the worker if the block exceeds the time limit or is interrupted."""
+        if self._failure is not None:
+            raise RunError(self._failure, fatal=True)
         self._deadline = time.monotonic() + limits.seconds
         try:
             yield
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            self._over = self._end(limits)
-            logger.warning("%s", self._over)
-            raise RunError(self._over, "run-seconds in a recipe allows more" if self._late else None, True) from error
+            self._failure = self._stop(limits)
+            logger.warning("%s", self._failure)
+            hint = "run-seconds in a recipe allows more" if self._timed_out else None
+            raise RunError(self._failure, hint, True) from error
         except BaseException:
-            self._over = "onnxruntime was interrupted"
-            self.close()  # the rest of an answer would be taken for the next one
+            self._failure = "onnxruntime was interrupted"
+            self.close()  # the rest of a partly read answer would be read as the next one
             raise
         finally:
             self._deadline = math.inf
 
     def _watch(self) -> None:
-        """Ends the process where a block takes too long: whoever waits for an answer then sees the end of it."""
+        """Kills the process at the deadline; the thread that waits for an answer then reads an end of file."""
         while not self._closed.wait(POLL):
             if time.monotonic() > self._deadline:
-                self._late = True
+                self._timed_out = True
                 self.process.kill()
                 return
 
-    def _end(self, limits: Limits) -> str:
-        """How the worker ended."""
+    def _stop(self, limits: Limits) -> str:
+        """Stops the worker and returns a description of its failure."""
         self.close()
-        if self._late:
+        if self._timed_out:
             return f"onnxruntime took longer than {limits.seconds:g} s"
         code = self.process.returncode
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
         return f"onnxruntime crashed ({how})" + (", probably for want of memory" if code == -9 else "")
 
     def close(self) -> None:
-        """Ends the process."""
+        """Stops the process."""
         self._closed.set()
         if self.owner != os.getpid():
             return
@@ -310,7 +324,7 @@ class _Worker:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
         try:
-            self.process.wait(timeout=1)  # a crash is told by how it ended
+            self.process.wait(timeout=1)  # a crashed process ends by itself, with the exit status of the crash
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -332,7 +346,7 @@ def _worker() -> _Worker:
 
 
 def warm_up() -> None:
-    """Starts the worker, which takes a moment, while there is other work to do."""
+    """Starts the worker in advance, so that it loads onnxruntime in parallel with other work."""
     _worker()
 
 

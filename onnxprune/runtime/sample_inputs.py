@@ -1,7 +1,7 @@
-"""Inputs to run a model with when nobody gave any: sensible sizes for free axes, sensible values for each type.
+"""Sample inputs for a model without data: plausible lengths for free axes, plausible values for each type.
 
-What a name, a type and the nodes behind an input say is enough for nearly all models: token ids stay within the
-table that they index, masks are ones, images get a size that survives pooling.
+They are derived from names, types and downstream nodes: token ids are valid indices of the table that they index, masks
+are ones, and images are large enough for the pooling layers.
 """
 
 from __future__ import annotations
@@ -11,33 +11,21 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.errors import InputError
+from onnxprune.graph.graph import Graph
+from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.model.inputs import fed_inputs
-from onnxprune.model.skeleton import flat
+from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.model.tensors import all_nodes, constants
 
-# Operators through which an index keeps its value, whatever happens to its shape.
-_KEEPS_VALUES = {
-    *("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Concat", "Transpose", "Expand", "Flatten"),
-    *("Split", "Tile", "Gather", "Pad"),
-}
-# Where lookups take (table, indices): input positions by operator.
-_LOOKUPS: dict[str, list[tuple[int, int]]] = {
-    "Gather": [(0, 1)],
-    "GatherElements": [(0, 1)],
-    "GatherBlockQuantized": [(0, 1)],
-    "EmbedLayerNormalization": [(2, 0), (4, 1), (3, 7)],
-    "QEmbedLayerNormalization": [(2, 0), (4, 1)],
-}
-MOST_VALUES = 2**28
+MAX_VALUES = 2**28
 """Values of one made input: a model can declare any size."""
-_SIZE_WORDS = [
+_SIZE_PATTERNS = [
     ("batch", re.compile(r"batch|^(n|b|bs)$", re.I)),
     ("sequence", re.compile(r"seq|len|time|frame|token|past|step|position", re.I)),
     ("spatial", re.compile(r"height|width|^(h|w)$", re.I)),
@@ -46,7 +34,7 @@ _SIZE_WORDS = [
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths for free axes, by what the axis seems to be."""
+    """Lengths of free axes, by the guessed meaning of the axis."""
 
     batch: int = 1
     spatial: int = 64
@@ -57,36 +45,38 @@ class Sizes:
 def input_dims(
     proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None, sizes: Sizes | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """A concrete shape for every input that is fed.
+    """Returns a concrete shape for every input that is fed.
 
-    Axes of one name (`dim_param`) get one size, sums such as "past + 1" are computed, and given shapes come first.
+    Axes of the same name (`dim_param`) get the same length, sums such as "past + 1" are computed, and given shapes take
+    precedence.
 
     Args:
         proto: The model.
-        input_shapes: Shapes for some or all inputs by name; they settle axes of the same name elsewhere.
-        sizes: What to take for free axes.
+        input_shapes: Shapes of some or all inputs by name; they determine axes of the same name in other inputs too.
+        sizes: Lengths of free axes.
 
     Raises:
-        InputError: A given shape names no input or contradicts the model; an input is no tensor or has no known rank.
+        InputError: A given shape names no input or contradicts the model, or an input is not a tensor or has no known
+            rank.
     """
     sizes, given = sizes or Sizes(), dict(input_shapes or {})
     values = {v.name: v for v in fed_inputs(proto.graph)}
     for name in given:
         if name not in values:
             raise InputError(f"no input is called '{name}'", hint=_suggest(name, list(values)))
-    asked = _asked_by_weights(proto) if any(not _static(v) for v in values.values()) else {}
-    declared = {name: _declared(value, given.get(name), asked.get(name)) for name, value in values.items()}
+    inferred = _dims_from_weights(proto) if any(not _static(v) for v in values.values()) else {}
+    declared = {name: _declared(value, given.get(name), inferred.get(name)) for name, value in values.items()}
     named: dict[str, int] = {}
     for name, shape in given.items():
-        _accept(name, declared[name], shape, named)
+        _check_given(name, declared[name], shape, named)
     for name, dims in declared.items():  # plain names first: sums refer to them
         for axis, dim in enumerate(dims):
             if isinstance(dim, str) and dim.isidentifier() and dim not in named and name not in given:
-                named[dim] = _guess(dim, axis, dims, asked.get(name, {}), sizes)
+                named[dim] = _guess(dim, axis, dims, inferred.get(name, {}), sizes)
     return {
         name: tuple(given[name])
         if name in given
-        else tuple(_resolve(axis, dims, asked.get(name, {}), named, sizes) for axis in range(len(dims)))
+        else tuple(_resolve(axis, dims, inferred.get(name, {}), named, sizes) for axis in range(len(dims)))
         for name, dims in declared.items()
     }
 
@@ -99,33 +89,33 @@ def sample_inputs(
     batch: int = 1,
     sizes: Sizes | None = None,
 ) -> dict[str, np.ndarray]:
-    """Arrays to feed, made from what the model says about its inputs.
+    """Returns an array for every input that is fed.
 
-    Floats are standard normal, token ids lie within the table that they index, masks are ones, booleans true, token
-    types zero, other integers 0 or 1, 8-bit images anything, strings empty. The same seed gives the same arrays.
+    Floats are standard normal, token ids are valid indices of their table, masks are ones, booleans true, token types
+    zero, other integers 0 or 1, 8-bit images uniform, strings empty. Equal seeds give equal arrays.
 
     Args:
         proto: The model.
         seed: Seed of the random values.
         input_shapes: Shapes by input name, see `input_dims`.
-        batch: Size of a free batch axis.
-        sizes: Sizes of all free axes; overrides `batch`.
+        batch: Length of a free batch axis.
+        sizes: Lengths of all free axes; overrides `batch`.
 
     Raises:
-        InputError: As `input_dims`.
+        InputError: As in `input_dims`, or an input would be too large.
     """
     shapes = input_dims(proto, input_shapes, sizes or Sizes(batch=batch))
     for name, shape in shapes.items():
-        if math.prod(shape) > MOST_VALUES:
+        if math.prod(shape) > MAX_VALUES:
             raise InputError(f"input '{name}' would take {math.prod(shape)} values", "give a smaller --input-shape")
-    rows = _index_bounds(flat(proto) if proto.functions else proto)
+    rows = _index_bounds(inlined_skeleton(proto) if proto.functions else proto)
     rng = np.random.default_rng(seed)
     types = {v.name: v.type.tensor_type.elem_type for v in fed_inputs(proto.graph)}
     return {name: _values(name, types[name], shape, rows.get(name), rng) for name, shape in shapes.items()}
 
 
 def _values(name: str, kind: int, shape: tuple[int, ...], rows: int | None, rng: np.random.Generator) -> np.ndarray:
-    """Values of one input; `rows` is the length of the table that it indexes, if any."""
+    """Returns the values of one input; `rows` is the length of the table that it indexes, if any."""
     if kind == TensorProto.STRING:
         return np.full(shape, "", dtype=object)
     dtype, low = np.dtype(helper.tensor_dtype_to_np_dtype(kind)), name.lower()
@@ -146,25 +136,26 @@ def _values(name: str, kind: int, shape: tuple[int, ...], rows: int | None, rng:
 
 
 def _index_bounds(proto: onnx.ModelProto) -> dict[str, int]:
-    """For every input that ends up as index into a constant table, the fewest rows of such a table."""
+    """Returns, for every value that indexes constant tables, the number of rows of the smallest one."""
     tables = {name: list(t.dims) for _, name, t in constants(proto)}
     bound: dict[str, int] = {}
-    # Backwards in one sweep: nodes are in topological order, so what a value indexes is known before its producer.
+    # One backward pass: nodes are in topological order, so the consumers of a value precede its producer.
     for node in reversed(list(all_nodes(proto.graph))):
-        for table, index in _LOOKUPS.get(node.op_type, []):
+        operator = operator_of(node)
+        for table, index in operator.lookups:
             if index < len(node.input) and tables.get(node.input[table]):
                 dims = tables[node.input[table]]
                 axis = next((a.i for a in node.attribute if a.name in ("axis", "gather_axis")), 0)
-                _lower(bound, node.input[index], dims[axis])
-        if node.op_type in _KEEPS_VALUES:
-            for source in node.input if node.op_type == "Concat" else node.input[:1]:
+                _tighten(bound, node.input[index], dims[axis])
+        if operator.copies is not None:
+            for source in node.input if operator.copies is Copies.MIXED else node.input[:1]:
                 for output in node.output:
                     if output in bound:
-                        _lower(bound, source, bound[output])
+                        _tighten(bound, source, bound[output])
     return bound
 
 
-def _lower(bound: dict[str, int], name: str, rows: int) -> None:
+def _tighten(bound: dict[str, int], name: str, rows: int) -> None:
     bound[name] = min(rows, bound.get(name, rows))
 
 
@@ -176,8 +167,8 @@ def _static(value: onnx.ValueInfoProto) -> bool:
     return value.type.tensor_type.HasField("shape") and all(d.dim_value > 0 for d in shape.dim)
 
 
-def _declared(value: onnx.ValueInfoProto, given: Sequence[int] | None, asked: dict[int, int] | None) -> Dims:
-    """Declared axes of an input: a number where static, the name (or "") where free."""
+def _declared(value: onnx.ValueInfoProto, given: Sequence[int] | None, inferred: dict[int, int] | None) -> Dims:
+    """Returns the declared axes of an input: a length if static, the name (or "") if free."""
     if not value.type.HasField("tensor_type"):
         kind = value.type.WhichOneof("value") or "value of no declared type"
         raise InputError(
@@ -188,13 +179,13 @@ def _declared(value: onnx.ValueInfoProto, given: Sequence[int] | None, asked: di
         return [d.dim_value if d.dim_value > 0 else d.dim_param for d in dims]
     if given is not None:
         return [""] * len(given)
-    if asked:
-        return [""] * max(2, asked.get(_RANK, 0))
+    if inferred:
+        return [""] * max(2, inferred.get(_RANK, 0))
     raise InputError(f"input '{value.name}' has no declared shape", hint=f"give one: --input-shape {value.name}:1,...")
 
 
-def _accept(name: str, dims: Dims, shape: Sequence[int], named: dict[str, int]) -> None:
-    """Checks a given shape against the declared one, and notes the sizes of named axes."""
+def _check_given(name: str, dims: Dims, shape: Sequence[int], named: dict[str, int]) -> None:
+    """Checks a given shape against the declared one, and records the lengths of named axes in `named`."""
     text = "x".join(map(str, shape))
     if len(shape) != len(dims):
         raise InputError(f"input '{name}' has {len(dims)} axes, but {text} was given for it")
@@ -213,34 +204,34 @@ def _suggest(name: str, valid: list[str]) -> str:
     return f"did you mean '{folded[near[0]]}'? {listed}" if near else listed
 
 
-def _resolve(axis: int, dims: Dims, asked: dict[int, int], named: dict[str, int], sizes: Sizes) -> int:
+def _resolve(axis: int, dims: Dims, inferred: dict[int, int], named: dict[str, int], sizes: Sizes) -> int:
     dim = dims[axis]
     if isinstance(dim, int):
         return dim
     if dim in named:
         return named[dim]
     total = _sum(dim, named)
-    return _guess(dim, axis, dims, asked, sizes) if total is None else total
+    return _guess(dim, axis, dims, inferred, sizes) if total is None else total
 
 
 def _sum(text: str, named: dict[str, int]) -> int | None:
-    """Value of an axis name such as "past_length + 1"; None where it is none or not of known names."""
+    """Evaluates an axis name such as "past_length + 1"; None if it is not a sum of numbers and known names."""
     terms = [t.strip() for t in text.split("+")]
     values = [int(t) if t.isdigit() else named.get(t) for t in terms]
     known = [v for v in values if v is not None]
     return sum(known) if len(known) == len(values) else None
 
 
-def _guess(name: str, axis: int, dims: Dims, asked: dict[int, int], sizes: Sizes) -> int:
-    """Length for a free axis: from its name, from the weights it meets, from its place."""
-    for kind, words in _SIZE_WORDS:
-        if words.search(name):
+def _guess(name: str, axis: int, dims: Dims, inferred: dict[int, int], sizes: Sizes) -> int:
+    """Returns the length of a free axis from its name, from the weight that reads it, or from its position."""
+    for kind, pattern in _SIZE_PATTERNS:
+        if pattern.search(name):
             return int(getattr(sizes, kind))
     if axis == 0 and len(dims) != 1:
         return sizes.batch
     for position in (axis, axis - len(dims)):
-        if position in asked:
-            return asked[position]
+        if position in inferred:
+            return inferred[position]
     if len(dims) == 4:
         channels_last = isinstance(dims[3], int) and dims[3] <= 4
         if axis in ((1, 2) if channels_last else (2, 3)):
@@ -249,20 +240,24 @@ def _guess(name: str, axis: int, dims: Dims, asked: dict[int, int], sizes: Sizes
     return sizes.batch if axis == 0 else sizes.sequence
 
 
-_RANK = 1000  # a key that no axis has: the rank that the weights ask for
+_RANK = 1000  # key of the inferred rank, among keys that are axes
 
 
-def _asked_by_weights(proto: onnx.ModelProto) -> dict[str, dict[int, int]]:
-    """Axis lengths of inputs that follow from the weight which a Conv, Gemm or MatMul multiplies them with."""
-    dims: dict[str, Any] = {name: list(t.dims) for scope, name, t in constants(proto) if not scope}
+def _dims_from_weights(proto: onnx.ModelProto) -> dict[str, dict[int, int]]:
+    """Axis lengths of inputs that follow from the weight of a layer that reads them."""
     asked: dict[str, dict[int, int]] = {}
-    for node in proto.graph.node:
-        weight = dims.get(node.input[1]) if len(node.input) > 1 else None
-        if not weight or len(weight) < 2:
-            continue
-        flags = {a.name: a.i for a in node.attribute}
-        if node.op_type == "Conv":
-            asked[node.input[0]] = {1: weight[1] * flags.get("group", 1), _RANK: len(weight)}
-        elif node.op_type in ("Gemm", "MatMul") and not flags.get("transA"):
-            asked[node.input[0]] = {-1: weight[-1] if flags.get("transB") else weight[-2], _RANK: 2}
+    for node in Graph(proto).main.nodes:
+        declared = operator_of(node).affine
+        for form in declared(node) if declared is not None else ():
+            if form.x_axis not in (1, -1) or not node.has(form.x) or not node.has(form.weight):
+                continue
+            dims = [d for d in node.input(form.weight).shape or [] if isinstance(d, int)]
+            if node.input(form.weight).tensor is None or len(dims) < 2:
+                continue
+            if form.kind == "conv":
+                asked[node.input(form.x).name] = {1: dims[1] * int(node.attribute("group", 1)), _RANK: len(dims)}
+            elif form.kind == "conv_transpose":
+                asked[node.input(form.x).name] = {1: dims[0], _RANK: len(dims)}
+            else:
+                asked[node.input(form.x).name] = {-1: dims[-2 if form.transposed else -1], _RANK: 2}
     return asked

@@ -1,4 +1,4 @@
-"""Models in onnxruntime and in front of onnx's checker, whatever form they are in: path, proto, or partly on disk."""
+"""Creation of onnxruntime sessions from a model in any form: path, ModelProto, or Model with external data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 
 from onnxprune.model.external_data import relocate
-from onnxprune.model.model import Model, fits_in_message, write_data
+from onnxprune.model.model import Model, fits_in_message, write_external_data
 from onnxprune.model.tensors import is_external, tensors
 from onnxprune.runtime.process import LocalSession, Session
+from onnxprune.runtime.worker import first_line
 
 Source = Model | onnx.ModelProto | str | os.PathLike[str]
 """A model in memory, or the path of one."""
@@ -23,22 +24,22 @@ Feeds = Mapping[str, np.ndarray]
 """Arrays by input name."""
 
 
-def pieces_session(source: Model, *, optimize: bool = True, threads: int = 1) -> LocalSession:
-    """A piece of a model that ran as a whole, loaded in this process; see `session`."""
+def local_session(source: Model, *, optimize: bool = True, threads: int = 1) -> LocalSession:
+    """Loads a piece of a model in this process; the whole model must have run in the worker before (see `session`)."""
     with runnable(source) as ready:
         return LocalSession(ready.payload, optimize=optimize, threads=threads, data_folder=ready.data_folder)
 
 
 def session(source: Source, *, optimize: bool = True, threads: int = 1) -> Session:
-    """A model loaded in onnxruntime, on the CPU, in a process of its own.
+    """Loads a model in onnxruntime, on the CPU, in the worker process.
 
     Args:
-        source: A model, or the path of one; a Model runs as it is in memory.
-        optimize: Whether onnxruntime may rewrite the graph.
-        threads: Threads for one operator; sums depend on how many there are. 0 leaves that to onnxruntime.
+        source: A model, or the path of one; a `Model` is run with its current values.
+        optimize: Whether onnxruntime may optimize the graph.
+        threads: Threads per operator; floating-point sums depend on their number. 0 for onnxruntime's default.
 
     Raises:
-        RunError: onnxruntime does not take the model, crashes on it, or goes beyond a limit.
+        RunError: onnxruntime rejects the model, crashes, or exceeds a limit.
     """
     with runnable(source) as ready:
         return ready.session(optimize=optimize, threads=threads)
@@ -46,19 +47,24 @@ def session(source: Source, *, optimize: bool = True, threads: int = 1) -> Sessi
 
 @dataclass(frozen=True)
 class Runnable:
-    """What onnxruntime and the checker can be given: serialized bytes, or the path of a file."""
+    """A model in a form that onnxruntime and onnx's checker accept: serialized bytes, or the path of a file.
+
+    Attributes:
+        payload: The serialized model, or the path of its file.
+        data_folder: Folder of the external data files of a serialized model, if it has any.
+    """
 
     payload: bytes | str
     data_folder: str | None = None
 
     def session(self, *, optimize: bool = True, threads: int = 1, arena: bool = False) -> Session:
-        """See `isolation.Session`."""
+        """Loads the model in the worker process; see `process.Session`."""
         return Session(self.payload, optimize=optimize, threads=threads, data_folder=self.data_folder, arena=arena)
 
 
 @contextlib.contextmanager
 def runnable(source: Source) -> Iterator[Runnable]:
-    """Makes a model runnable without writing its weights anywhere, if that can be."""
+    """Prepares a model for onnxruntime; writes temporary files only if the weights exceed protobuf's limit."""
     if isinstance(source, (str, os.PathLike)):
         yield Runnable(os.fspath(source))
         return
@@ -70,14 +76,14 @@ def runnable(source: Source) -> Iterator[Runnable]:
         return
     with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
         with open(os.path.join(folder, "model.data"), "wb") as stream:
-            proto, _ = write_data(model, stream)
+            proto, _ = write_external_data(model, stream)
         relocate(proto, "model.data")
         path = os.path.join(folder, "model.onnx")
         Path(path).write_bytes(proto.SerializeToString())
         yield Runnable(path)
 
 
-def brief(error: Exception) -> str:
-    """The first line of a message, shortened."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+def error_line(error: Exception) -> str:
+    """Returns the first line of an error's message, of at most 300 characters."""
+    text = first_line(error)
     return text if len(text) <= 300 else text[:297] + "..."

@@ -1,7 +1,7 @@
-"""Runs a model over data piece by piece: every node once, with weights that may change between the pieces.
+"""Executes a model over batches in stages, caching intermediate activations between the stages.
 
-What one piece hands to later ones is kept for all batches, in memory or on disk, and dropped as soon as nobody needs
-it any more. Where a graph is cut is the business of `pieces`.
+Every node is run once (except those that `partition` repeats), and weights may be changed between two stages. The
+activations that later stages need are stored for all batches, in memory or on disk, and released after their last use.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxprune.model.model import Model
-from onnxprune.runtime.partition import Piece, assemble, plan
+from onnxprune.runtime.partition import Piece, assemble, partition
 from onnxprune.runtime.process import LocalSession
-from onnxprune.runtime.session import Feeds, pieces_session
+from onnxprune.runtime.session import Feeds, local_session
 
 Array = NDArray[Any]
 
-_SPILL_FROM = 4096  # bytes; smaller arrays are not worth a file
+_MIN_SPILL_BYTES = 4096  # smaller arrays are never written to a file
 _NUMBERS = itertools.count()
 
 
-class Stored(Sequence[Array]):
-    """The arrays of one value, one a batch; those that were spilled are mapped from their files when asked for.
+class BatchValues(Sequence[Array]):
+    """The arrays of one value, one per batch; arrays that were spilled to files are memory-mapped when read.
 
-    They can be read as long as somebody holds this and the walk that made it is not closed.
+    The files are removed with this object, or when the run that created it is closed.
 
     Attributes:
-        nbytes: Bytes in memory that files could take over.
+        nbytes: Bytes in memory that could be spilled.
     """
 
     def __init__(self) -> None:
@@ -58,11 +58,11 @@ class Stored(Sequence[Array]):
 
     @property
     def spilled(self) -> bool:
-        """Whether arrays go to files."""
+        """Whether arrays are written to files."""
         return self._folder is not None
 
     def append(self, array: Array) -> None:
-        """Adds the array of the next batch."""
+        """Appends the array of the next batch."""
         self._arrays.append(array)
         if _fits_file(array):
             self.nbytes += array.nbytes
@@ -70,7 +70,7 @@ class Stored(Sequence[Array]):
                 self._to_file(len(self._arrays) - 1, array, self._folder)
 
     def spill(self, folder: Path) -> None:
-        """Moves what is in memory to files in a folder, and sends what is still to come there."""
+        """Writes the arrays in memory, and all that are appended later, to files in a folder."""
         self._folder = folder
         for i, array in enumerate(self._arrays):
             if isinstance(array, np.ndarray) and _fits_file(array):
@@ -85,15 +85,15 @@ class Stored(Sequence[Array]):
 
 
 class StagedRun:
-    """One pass through a model that stops at each stage.
+    """One pass of all batches through a model, which pauses after each stage.
 
-        with Walk(model, batches, [["a"], ["b", "c"]]) as walk:
-            values = walk.step()  # {"a": arrays}; nothing that reads "a" has run yet
-            ...  # weights in model.proto that are still to be read may change here
-            values = walk.step()  # {"b": arrays, "c": arrays}
+        with StagedRun(model, batches, [["a"], ["b", "c"]]) as run:
+            values = run.step()  # {"a": arrays}; no consumer of "a" has run yet
+            ...  # weights of nodes that have not run yet may be changed in model.proto here
+            values = run.step()  # {"b": arrays, "c": arrays}
 
     Attributes:
-        pieces: What each stage runs and keeps.
+        pieces: The piece of the graph that each stage runs.
     """
 
     def __init__(
@@ -106,21 +106,20 @@ class StagedRun:
         threads: int = 1,
         optimize: bool = True,
     ) -> None:
-        """Plans the pieces; nothing runs yet.
+        """Partitions the graph; nothing is run yet.
 
         Args:
-            model: What to run. Nodes and weights are read from its proto whenever a step needs them.
-            batches: Inputs by name, one mapping a batch; gone through once a step at most, in the same order each time.
-                The names that the first one holds are looked at here.
+            model: The model. Nodes and weights are read from its proto when a step needs them.
+            batches: Inputs by name, one mapping per batch; iterated at most once per step, in the same order each time.
+                The names in the first batch are read here.
             stages: Names of values of the main graph, the stages in topological order.
-            memory: Bytes of stored arrays from which on the largest values go to files.
-            threads: Threads for one operator; sums depend on how many there are. 0 leaves that to onnxruntime.
-            optimize: Whether onnxruntime may rewrite a piece: much faster on convolutions, other rounding.
+            memory: Maximum size in bytes of the stored arrays in memory; beyond it the largest values are spilled.
+            threads: Threads per operator; floating-point sums depend on their number. 0 for onnxruntime's default.
+            optimize: Whether onnxruntime may optimize a piece: much faster for convolutions, with different rounding.
 
         Raises:
-            CannotCut: A stage names a stored constant, something unknown or no tensor, or pieces would have to share
-                something that is no tensor and that cannot be made again.
-            TypeError: The batches can be gone through only once.
+            CannotCut: See `partition`.
+            TypeError: The batches are an iterator, which can be iterated only once.
         """
         first = iter(batches)
         if first is batches:
@@ -128,11 +127,11 @@ class StagedRun:
         self._model, self._batches = model, batches
         self._stages = [list(dict.fromkeys(stage)) for stage in stages]
         self._memory, self._threads, self._optimize = memory, threads, optimize
-        self.pieces = plan(model.proto, self._stages, next(first, {}))
+        self.pieces = partition(model.proto, self._stages, next(first, {}))
         self._at = 0
         self._count: int | None = None
-        self._kept: dict[str, Stored] = {}
-        self._alive: weakref.WeakSet[Stored] = weakref.WeakSet()  # what the caller still holds takes memory too
+        self._stored: dict[str, BatchValues] = {}
+        self._alive: weakref.WeakSet[BatchValues] = weakref.WeakSet()  # those that the caller still references too
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> StagedRun:
@@ -142,89 +141,92 @@ class StagedRun:
         self.close()
 
     def close(self) -> None:
-        """Lets go of everything kept and removes the files; arrays that were handed out stay valid."""
-        self._kept.clear()
+        """Releases all stored values and removes the files; arrays that were returned before remain valid."""
+        self._stored.clear()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes that stored arrays take in memory now, small ones not counted."""
+        """Current size in bytes of the stored arrays in memory, without small ones."""
         return sum(s.nbytes for s in self._alive)
 
-    def step(self) -> dict[str, Stored]:
-        """Runs what the next stage needs and what has not run yet.
+    def step(self) -> dict[str, BatchValues]:
+        """Runs the piece of the next stage.
 
         Returns:
-            The values that the stage names. They can be read until the walk is closed, and take memory, or disk, until
-            they are let go.
+            The values of the stage by name. They can be read until the run is closed, and take memory or disk space as
+            long as they are referenced.
 
         Raises:
-            RuntimeError: No stage is left, or there are more or fewer batches than before.
-            RunError: onnxruntime does not take the model or the inputs.
+            RuntimeError: No stage is left, or the number of batches has changed.
+            RunError: onnxruntime rejects the model or the inputs.
         """
         if self._at == len(self._stages):
             raise RuntimeError("no stage is left")
         piece, stage = self.pieces[self._at], self._stages[self._at]
-        made = {name: self._new() for name in piece.leaves}
-        given = {name: self._new() for name in stage if name not in made and name not in self._kept}
-        batches = self._each(any(name not in self._kept for name in (*piece.reads, *given)))
+        outputs = {name: self._new() for name in piece.outputs}
+        graph_inputs = {name: self._new() for name in stage if name not in outputs and name not in self._stored}
+        batches = self._each(any(name not in self._stored for name in (*piece.inputs, *graph_inputs)))
         first = next(batches, None)
         if first is not None:
-            runner = self._session(piece, self._model) if made else None
-            inputs = self._inputs(itertools.chain([first], batches), given, runner.inputs if runner else ())
-            for arrays in runner.each(inputs, list(made)) if runner else ([] for _ in inputs):
-                for stored, array in zip(made.values(), arrays, strict=True):
-                    self._append(stored, array)
-        self._kept |= made
-        result = {name: given[name] if name in given else self._kept[name] for name in stage}
-        for name in piece.drops:
-            del self._kept[name]
+            runner = self._session(piece, self._model) if outputs else None
+            inputs = self._inputs(itertools.chain([first], batches), graph_inputs, runner.inputs if runner else ())
+            for arrays in runner.each(inputs, list(outputs)) if runner else ([] for _ in inputs):
+                for values, array in zip(outputs.values(), arrays, strict=True):
+                    self._append(values, array)
+        self._stored |= outputs
+        result = {name: graph_inputs[name] if name in graph_inputs else self._stored[name] for name in stage}
+        for name in piece.released:
+            del self._stored[name]
         self._at += 1
         return result
 
     def ahead(self, changed: Model) -> Iterator[list[Array]]:
-        """Runs all that is left at once, with the weights of another version of the model; the walk stays where it is.
+        """Runs all remaining stages at once, with the weights of another version of the model.
+
+        The state of this run does not change.
 
         Args:
             changed: A model with the same nodes.
 
         Yields:
-            For each batch, the values of the last stage.
+            The values of the last stage, for each batch.
         """
-        later = self.pieces[self._at :]
-        own = {name for piece in later for name in piece.leaves}
-        made = [name for name in self._stages[-1] if name in own]
-        reads = dict.fromkeys(name for piece in later for name in piece.reads if name not in own)
-        again = dict.fromkeys(key for p in later for key in p.again)
-        piece = Piece([key for p in later for key in p.once], list(again), list(reads), made)
-        runner = self._session(piece, changed) if made else None
-        given = {name: Stored() for name in self._stages[-1] if name not in own and name not in self._kept}
-        batches = self._each(any(name not in self._kept for name in (*(runner.inputs if runner else ()), *given)))
-        inputs = self._inputs(batches, given, runner.inputs if runner else ())
-        for i, arrays in enumerate(runner.each(inputs, made) if runner else ([] for _ in inputs)):
-            values = dict(zip(made, arrays, strict=True))
+        later, last = self.pieces[self._at :], self._stages[-1]
+        own = {name for piece in later for name in piece.outputs}
+        outputs = [name for name in last if name in own]
+        reads = dict.fromkeys(name for piece in later for name in piece.inputs if name not in own)
+        repeated = dict.fromkeys(key for p in later for key in p.repeated)
+        piece = Piece([key for p in later for key in p.nodes], list(repeated), list(reads), outputs)
+        runner = self._session(piece, changed) if outputs else None
+        names = runner.inputs if runner else ()
+        graph_inputs = {name: BatchValues() for name in last if name not in own and name not in self._stored}
+        batches = self._each(any(name not in self._stored for name in (*names, *graph_inputs)))
+        inputs = self._inputs(batches, graph_inputs, names)
+        for i, arrays in enumerate(runner.each(inputs, outputs) if runner else ([] for _ in inputs)):
+            values = dict(zip(outputs, arrays, strict=True))
             yield [
-                values[name] if name in values else (given if name in given else self._kept)[name][i]
-                for name in self._stages[-1]
+                values[name] if name in values else (graph_inputs if name in graph_inputs else self._stored)[name][i]
+                for name in last
             ]
 
     def _inputs(
-        self, batches: Iterable[tuple[int, Feeds]], given: Mapping[str, Stored], names: Sequence[str]
+        self, batches: Iterable[tuple[int, Feeds]], graph_inputs: Mapping[str, BatchValues], names: Sequence[str]
     ) -> Iterator[dict[str, Array]]:
-        """What a piece reads of each batch; graph inputs that the stage names are stored on the way."""
+        """Yields the inputs of a piece for each batch, and stores the graph inputs that belong to the stage."""
         for batch, feeds in batches:
-            for name, stored in given.items():
-                self._append(stored, np.asarray(feeds[name]))
+            for name, values in graph_inputs.items():
+                self._append(values, np.asarray(feeds[name]))
             yield {
-                name: self._kept[name][batch] if name in self._kept else feeds[name]
+                name: self._stored[name][batch] if name in self._stored else feeds[name]
                 for name in names
-                if name in self._kept or name in feeds
+                if name in self._stored or name in feeds
             }
 
     def _each(self, fed: bool) -> Iterator[tuple[int, Feeds]]:
-        """Number and inputs of each batch; no inputs where none are needed and the number of batches is known."""
+        """Yields index and inputs of each batch; empty inputs if none are needed and the number of batches is known."""
         if self._count is not None and not fed:
             yield from ((i, {}) for i in range(self._count))
             return
@@ -239,34 +241,35 @@ class StagedRun:
             raise RuntimeError(f"there were {self._count} batches before, and now there are not")
 
     def _session(self, piece: Piece, model: Model) -> LocalSession:
-        types = {name: _type_of(name, self._kept[name]) for name in piece.reads if name in self._kept}
+        types = {name: _type_of(name, self._stored[name]) for name in piece.inputs if name in self._stored}
         part = assemble(model.proto, piece, types)
-        return pieces_session(Model(part, model.path, model.data_files), optimize=self._optimize, threads=self._threads)
+        part_model = Model(part, model.path, model.data_files)
+        return local_session(part_model, optimize=self._optimize, threads=self._threads)
 
-    def _new(self) -> Stored:
-        stored = Stored()
-        self._alive.add(stored)
-        return stored
+    def _new(self) -> BatchValues:
+        values = BatchValues()
+        self._alive.add(values)
+        return values
 
-    def _append(self, stored: Stored, array: Array) -> None:
-        stored.append(array)
+    def _append(self, values: BatchValues, array: Array) -> None:
+        values.append(array)
         while self.nbytes > self._memory:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True)
             max(self._alive, key=lambda s: s.nbytes).spill(Path(self._folder.name))
 
 
-def _type_of(name: str, stored: Stored) -> ValueInfoProto:
-    """The type that a value has in every batch; lengths stay open, since batches differ."""
-    kinds, ranks = {a.dtype for a in stored}, {a.ndim for a in stored}
+def _type_of(name: str, values: BatchValues) -> ValueInfoProto:
+    """Returns the type of a value; its axis lengths are unknown, since batches differ."""
+    kinds, ranks = {a.dtype for a in values}, {a.ndim for a in values}
     first = next(iter(kinds))
     kind = TensorProto.STRING if first.kind in "OUS" else helper.np_dtype_to_tensor_dtype(first)
     return helper.make_tensor_value_info(name, kind, [None] * ranks.pop() if len(ranks) == 1 else None)
 
 
 def _fits_file(array: Array) -> bool:
-    """Whether a file is worth it and gives back the same type: strings and the types of ml_dtypes would be lost."""
-    return array.nbytes >= _SPILL_FROM and array.dtype.kind in "biufc"
+    """Whether an array is large enough and of a type that .npy files preserve (not strings or types of ml_dtypes)."""
+    return array.nbytes >= _MIN_SPILL_BYTES and array.dtype.kind in "biufc"
 
 
 def _read(array: Array | Path) -> Array:
@@ -280,4 +283,4 @@ def _remove(files: list[Path]) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError:
-            continue  # still mapped, where that is in the way; the folder is cleaned up in the end
+            continue  # a mapped file cannot be removed on Windows; the folder is removed later

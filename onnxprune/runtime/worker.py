@@ -1,7 +1,7 @@
-"""The process that onnxruntime runs in, as `isolation` starts it: pickled requests in, pickled answers out.
+"""The worker process in which onnxruntime runs (started by `process`): reads pickled requests, writes pickled answers.
 
-It imports little, so that it starts fast. A request is ``(number, memory, what, arguments)``, an answer
-``(number, result, fault)`` with one of the last two None. Answers come as they are ready, not in the order of requests.
+It imports little, so that it starts fast. A request is ``(number, memory, service, arguments)``, an answer
+``(number, result, error message)`` with one of the last two None. Answers are written in the order of completion.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _sessions: dict[int, Any] = {}
 
 
 READY = -1
-"""Number of the answer that comes first, to no request: onnxruntime is there."""
+"""Number of the first answer, which belongs to no request and reports that onnxruntime is loaded."""
 
 
-def ready() -> None:
-    """Imports onnxruntime, which takes a moment."""
+def import_runtime() -> None:
+    """Imports onnxruntime."""
     import onnxruntime
 
     assert onnxruntime
@@ -34,9 +34,9 @@ def ready() -> None:
 def load(
     handle: int, payload: bytes | str, optimize: bool, threads: int, data_folder: str | None, arena: bool
 ) -> tuple[list[str], list[str]]:
-    """Makes a session; the names of its inputs and outputs.
+    """Creates a session and returns the names of its inputs and outputs; for the arguments see `process.Session`.
 
-    An arena, as onnxruntime has by default, keeps the memory of the largest run for good, up to twice that.
+    onnxruntime's memory arena, its default, keeps up to twice the memory of the largest run.
     """
     import onnxruntime as ort
 
@@ -54,13 +54,13 @@ def load(
 
 
 def run(handle: int, names: Sequence[str] | None, feeds: dict[str, Any]) -> list[Any]:
-    """The outputs of a session for some inputs."""
+    """Returns the outputs of a session for one batch of inputs."""
     result: list[Any] = _sessions[handle].run(names, feeds)
     return result
 
 
 def race(handles: Sequence[int], names: Sequence[str], feeds: Sequence[dict[str, Any]], runs: int) -> list[list[float]]:
-    """Seconds of each run of each session, taken in turns."""
+    """Times alternating runs of several sessions; returns the seconds of each run, for each session."""
     times: list[list[float]] = [[] for _ in handles]
     for _ in range(runs):
         for handle, inputs, spent in zip(handles, feeds, times, strict=True):
@@ -70,50 +70,56 @@ def race(handles: Sequence[int], names: Sequence[str], feeds: Sequence[dict[str,
     return times
 
 
-def forget(handle: int) -> None:
-    """Lets go of a session."""
+def release(handle: int) -> None:
+    """Releases a session."""
     _sessions.pop(handle, None)
 
 
-_SERVICES: dict[str, Callable[..., Any]] = {"ready": ready, "load": load, "run": run, "race": race, "forget": forget}
+_SERVICES: dict[str, Callable[..., Any]] = {
+    "import": import_runtime,
+    "load": load,
+    "run": run,
+    "race": race,
+    "release": release,
+}
 
 
 def serve() -> None:
-    """Answers requests until there is nobody left to ask."""
+    """Answers requests until the pipe is closed."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not get between the answers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program gets it too, and ends this process by closing the pipe
-    _offer_to_the_killer()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of libraries must not be mixed with the answers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and stops this process by closing the pipe
+    _prefer_for_oom_killer()
     lock = threading.Lock()
-    _answer(answers, lock, READY, "ready", ())
+    _answer(answers, lock, READY, "import", ())
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         while True:
             try:
-                number, memory, what, arguments = pickle.load(sys.stdin.buffer)
+                number, memory, service, arguments = pickle.load(sys.stdin.buffer)
             except EOFError:
-                os._exit(0)  # whatever still runs, runs for nobody
+                os._exit(0)  # the parent has ended or stopped waiting, so running requests are abandoned
             _limit_memory(memory)
-            pool.submit(_answer, answers, lock, number, what, arguments)
+            pool.submit(_answer, answers, lock, number, service, arguments)
 
 
-def _answer(stream: BinaryIO, lock: threading.Lock, number: int, what: str, arguments: tuple[Any, ...]) -> None:
+def _answer(stream: BinaryIO, lock: threading.Lock, number: int, service: str, arguments: tuple[Any, ...]) -> None:
     try:
-        result = _SERVICES[what](*arguments)
+        result = _SERVICES[service](*arguments)
         content = pickle.dumps((number, result, None), protocol=5)
     except Exception as error:
-        content = pickle.dumps((number, None, reason(error)), protocol=5)
+        content = pickle.dumps((number, None, first_line(error)), protocol=5)
     with lock:
         stream.write(content)
         stream.flush()
 
 
-def reason(error: Exception) -> str:
-    """The first line of a message."""
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _limit_memory(size: int) -> None:
-    """Bounds what this process may hold in memory of its own (mapped files do not count), where the system can."""
+    """Limits the private memory of this process (without mapped files), if the system supports it."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -121,7 +127,7 @@ def _limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (size if hard < 0 else min(size, hard), hard))
 
 
-def _offer_to_the_killer() -> None:
-    """Where memory runs out all the same, Linux is to end this process and not one that somebody works in."""
+def _prefer_for_oom_killer() -> None:
+    """Makes Linux's out-of-memory killer prefer this process to all others."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.graph.operators import WeightLayout
 from onnxprune.patterns import Pattern
-from onnxprune.sparsity.layout import Layout
 from onnxprune.sparsity.unstructured import smallest, smallest_across
 
 Mask = NDArray[np.bool_]
@@ -20,7 +20,7 @@ CHUNK = 2**16
 """Elements that are ranked at a time: so many stay in the cache."""
 
 
-def mask(worth: Worth, layout: Layout | None, pattern: Pattern) -> Mask:
+def mask(worth: Worth, layout: WeightLayout | None, pattern: Pattern) -> Mask:
     """Mask of the elements of one weight that a pattern takes.
 
     Args:
@@ -39,7 +39,7 @@ def mask(worth: Worth, layout: Layout | None, pattern: Pattern) -> Mask:
     return _spread(smallest(worths, pattern.share or 0.0), worth, layout, pattern)
 
 
-def masks_across(worths: Sequence[Worth], layouts: Sequence[Layout | None], pattern: Pattern) -> list[Mask]:
+def masks_across(worths: Sequence[Worth], layouts: Sequence[WeightLayout | None], pattern: Pattern) -> list[Mask]:
     """Masks of what a pattern takes of several weights, ranked together; each is divided by its root mean square first.
 
     An N:M pattern takes as much of every weight whatever they are worth.
@@ -56,7 +56,7 @@ def masks_across(worths: Sequence[Worth], layouts: Sequence[Layout | None], patt
     ]
 
 
-def holds(array: NDArray[Any], layout: Layout, n: int, m: int) -> bool:
+def holds(array: NDArray[Any], layout: WeightLayout, n: int, m: int) -> bool:
     """Whether of every m consecutive inputs at most n have a weight that is not zero; a tail is a group too."""
     runs = layout.runs(array != 0)
     ends = np.arange(0, runs.shape[1], m)
@@ -133,7 +133,7 @@ def _summed(array: Worth, axis: int, step: int) -> NDArray[np.float64]:
     return sums
 
 
-def _spread(blocks: Mask, like: Worth, layout: Layout, pattern: Pattern) -> Mask:
+def _spread(blocks: Mask, like: Worth, layout: WeightLayout, pattern: Pattern) -> Mask:
     """The mask of elements, of the shape of `like`, for one of blocks."""
     gone = np.zeros(like.shape, dtype=bool)
     view = layout.matrices(gone)

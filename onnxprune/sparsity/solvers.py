@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune._math import share
+from onnxprune.graph.operators import WeightLayout
 from onnxprune.patterns import Pattern
-from onnxprune.sparsity.layout import Layout
 from onnxprune.sparsity.masks import Mask, mask
 
 Floats = NDArray[Any]
@@ -37,7 +37,7 @@ def select(worth: Floats, pattern: Pattern, channels: int) -> Mask:
     """
     groups, outputs, columns = worth.shape
     split = np.ascontiguousarray(worth).reshape(groups, outputs, columns // channels, channels)
-    gone: Mask = mask(split, Layout(inputs=3, outputs=1), pattern).reshape(worth.shape)
+    gone: Mask = mask(split, WeightLayout(inputs=3, outputs=1), pattern).reshape(worth.shape)
     return gone
 
 
@@ -92,7 +92,7 @@ def sparsegpt(weight: Floats, gram: Floats, pattern: Pattern, channels: int, dam
         for i in range(end - begin):
             if pattern.kind == "n:m" and (size := starts.get(i)):
                 worth = np.square(part[i : i + size] / diagonal[begin + i : begin + i + size, None])
-                gone[i : i + size] = mask(worth, Layout(0, 1), pattern)
+                gone[i : i + size] = mask(worth, WeightLayout(0, 1), pattern)
             np.multiply(part[i], gone[i] / diagonal[begin + i], out=errors[i])
             part[i][gone[i]] = 0
             part[i + 1 :] -= upper[begin + i, begin + i + 1 : end, None] * errors[i]
@@ -238,5 +238,5 @@ def _weakest(part: Floats, diagonal: Floats, pattern: Pattern, starts: dict[int,
     at = np.array(sorted(starts))
     for size in np.unique(sizes):
         rows = (at[sizes == size][:, None] + np.arange(size)).ravel()
-        gone[rows] = mask(worth[rows], Layout(0, 1), pattern)
+        gone[rows] = mask(worth[rows], WeightLayout(0, 1), pattern)
     return gone

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.sparsity.layout import Layout
+from onnxprune.graph.operators import WeightLayout
 from onnxprune.sparsity.permutation_search import Index, Stripes
 from onnxprune.sparsity.swap_gains import Floats
 
@@ -23,7 +23,7 @@ class Reader(NamedTuple):
     """
 
     worth: Floats
-    layout: Layout
+    layout: WeightLayout
     places: Index
 
 

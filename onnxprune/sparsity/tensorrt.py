@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxprune.sparsity.layout import Layout, Weight
+from onnxprune.graph.operators import WeightLayout
+from onnxprune.sparsity.layout import Weight
 
 OPERATORS = ("Conv", "MatMul", "Gemm")
 TYPES: dict[int, str] = {TensorProto.FLOAT: "FP16", TensorProto.FLOAT16: "FP16", TensorProto.INT8: "INT8"}
@@ -79,7 +80,7 @@ def _reasons(weight: Weight, shape: Sequence[int], holds: bool) -> list[str]:
     return found
 
 
-def _hints(layout: Layout | None, shape: Sequence[int]) -> list[str]:
+def _hints(layout: WeightLayout | None, shape: Sequence[int]) -> list[str]:
     assert layout is not None
     found = []
     inputs, outputs = _inputs(layout, shape), _outputs(layout, shape)
@@ -91,9 +92,9 @@ def _hints(layout: Layout | None, shape: Sequence[int]) -> list[str]:
     return found
 
 
-def _inputs(layout: Layout, shape: Sequence[int]) -> int:
+def _inputs(layout: WeightLayout, shape: Sequence[int]) -> int:
     return shape[layout.inputs] // layout.input_blocks
 
 
-def _outputs(layout: Layout, shape: Sequence[int]) -> int:
+def _outputs(layout: WeightLayout, shape: Sequence[int]) -> int:
     return 1 if layout.outputs is None else shape[layout.outputs] // layout.output_blocks

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from onnxprune.cost.measure import static_shapes
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
-from onnxprune.model.skeleton import flat
-from onnxprune.runtime.partition import assemble, plan
-from onnxprune.runtime.session import Feeds, pieces_session
+from onnxprune.model.skeleton import inlined_skeleton
+from onnxprune.runtime.partition import assemble, partition
+from onnxprune.runtime.session import Feeds, local_session
 from onnxprune.statistics import covariance as centred
 
 Batches = Iterable[Mapping[str, NDArray[np.generic]]]
@@ -109,13 +109,13 @@ def observe(
         return found
     for part in _parts(model, layers, first, memory // 2):  # two batches are under way
         names = list(dict.fromkeys(name for layer in part for name in (layer.x.name, layer.name)))
-        (piece,) = plan(model.proto, [names], first)
-        runner = pieces_session(Model(assemble(model.proto, piece, {}), model.path, model.data_files))
+        (piece,) = partition(model.proto, [names], first)
+        runner = local_session(Model(assemble(model.proto, piece, {}), model.path, model.data_files))
         draws = {layer.name: np.random.default_rng([seed, layer.node.index]) for layer in part}
         given, beside = itertools.tee(batches)
         inputs = ({name: feeds[name] for name in runner.inputs if name in feeds} for feeds in given)
-        for feeds, made in zip(beside, runner.each(inputs, piece.leaves, ahead=1), strict=True):
-            values = {**feeds, **dict(zip(piece.leaves, made, strict=True))}
+        for feeds, made in zip(beside, runner.each(inputs, piece.outputs, ahead=1), strict=True):
+            values = {**feeds, **dict(zip(piece.outputs, made, strict=True))}
             for layer in part:
                 x, y = np.asarray(values[layer.x.name]), values[layer.name]
                 columns = layer.matrix(np.empty(layer.weight.tensor.dims)).shape[-1]  # type: ignore[union-attr]
@@ -127,7 +127,7 @@ def observe(
 
 def _parts(model: Model, layers: Sequence[LinearLayer], feeds: Feeds, memory: int) -> list[list[LinearLayer]]:
     """The layers parted so that what those of a part read and make takes no more memory than there is."""
-    slim = flat(model.proto)
+    slim = inlined_skeleton(model.proto)
     shapes = static_shapes(slim, {name: a.shape for name, a in feeds.items()})
     found: list[list[LinearLayer]] = []
     size = memory

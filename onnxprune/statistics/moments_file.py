@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import InputError
 from onnxprune.layers.linear import LinearLayer
-from onnxprune.model.atomic_write import drafts
+from onnxprune.model.atomic_write import atomic_write
 from onnxprune.model.model import Model
 from onnxprune.statistics.moments import Moments
 
@@ -52,7 +52,7 @@ def write(
             f"{i}.zeros": m.zeros,
             f"{i}.covariance": np.stack([m.covariance(g)[upper] for g in range(len(m.gram))]).astype(np.float32),
         }
-    with drafts(Path(path)) as made:
+    with atomic_write(Path(path)) as made:
         np.savez(made.new(), **arrays)  # type: ignore[arg-type]
         made.publish(Path(path))
 

@@ -8,19 +8,18 @@ at. Where boxes in pixels and scores below one are concatenated, an error of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, ValueInfoProto
 
+from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 
 _SOFTMAX = {"Softmax", "LogSoftmax"}
-_MOVES = {"Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
-"""What may lie between a softmax and the output: operators that only move what they get."""
 _INTERPOLATIONS = {"Resize", "Upsample"}
 _CHOICES = {"ArgMax", "ArgMin", "TopK", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Hardmax"}
 
@@ -42,8 +41,8 @@ def scored(model: Model) -> Model:
     makers = {name: node for node in model.proto.graph.node for name in node.output}
     renamed = {}
     for info in model.proto.graph.output:
-        chosen = _before(makers, info.name, _MOVES)
-        name = _before(makers, chosen, _MOVES | _CHOICES)
+        chosen = _before(makers, info.name)
+        name = _before(makers, chosen, _CHOICES)
         if name != chosen and name in makers and info.type.tensor_type.elem_type not in FLOATS:
             small = _small(makers, name)
             renamed[info.name] = small if small in makers else name
@@ -90,7 +89,7 @@ def _pieces(makers: Mapping[str, NodeProto], name: str, opset: int) -> dict[str,
     seen, left = {name}, [name]
     while left:
         origin, centre = _origin(makers, left.pop(), opset)
-        joined = makers.get(_before(makers, origin, _MOVES))
+        joined = makers.get(_before(makers, origin))
         if centre is np.asarray and joined is not None and joined.op_type == "Concat" and not joined.domain:
             left += [one for one in reversed(joined.input) if one not in seen]
             seen |= set(joined.input)
@@ -101,24 +100,33 @@ def _pieces(makers: Mapping[str, NodeProto], name: str, opset: int) -> dict[str,
 
 def _origin(makers: Mapping[str, NodeProto], name: str, opset: int) -> tuple[str, Centre]:
     """The value that an output was squashed or enlarged from, and what makes it comparable; itself where it was not."""
-    node = makers.get(_before(makers, name, _MOVES))
+    node = makers.get(_before(makers, name))
     if node is not None and node.op_type in _SOFTMAX and not node.domain:
         axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if opset >= 13 else 1)
-        return _before(makers, node.input[0], _INTERPOLATIONS), _centre(axis, flat=opset < 13)
+        return _before(makers, node.input[0], _INTERPOLATIONS, moves=False), _centre(axis, flat=opset < 13)
     return _small(makers, name), np.asarray
 
 
 def _small(makers: Mapping[str, NodeProto], name: str) -> str:
     """What a value was interpolated from, and perhaps moved after and before that; itself where it was not."""
-    enlarged = _before(makers, name, _MOVES)
-    if _before(makers, enlarged, _INTERPOLATIONS) == enlarged:
+    enlarged = _before(makers, name)
+    if _before(makers, enlarged, _INTERPOLATIONS, moves=False) == enlarged:
         return name
-    return _before(makers, enlarged, _MOVES | _INTERPOLATIONS)
+    return _before(makers, enlarged, _INTERPOLATIONS)
 
 
-def _before(makers: Mapping[str, NodeProto], name: str, passed: set[str]) -> str:
-    """The value that some kinds of operators made another one of, one after the other; itself where they did not."""
-    while (node := makers.get(name)) is not None and node.op_type in passed and not node.domain and node.input:
+def _before(makers: Mapping[str, NodeProto], name: str, passed: Collection[str] = (), *, moves: bool = True) -> str:
+    """The value from which some kinds of operators, one after the other, made another one; itself if they did not.
+
+    Args:
+        makers: The node that makes each value.
+        name: The value.
+        passed: Operators to pass.
+        moves: Whether operators that only rearrange or cast their input are passed too.
+    """
+    while (node := makers.get(name)) is not None and not node.domain and node.input:
+        if node.op_type not in passed and not (moves and operator_of(node).copies is Copies.ALL):
+            break
         name = node.input[0]
     return name
 

@@ -10,14 +10,14 @@ import pytest
 import onnxprune
 from onnxprune.allocation import budget
 from onnxprune.allocation.counts import Limits
-from onnxprune.cost.cost_model import CostModel, Removed, macs, parameters
+from onnxprune.cost.cost_model import Removed, macs, parameters
 from onnxprune.cost.measure import measure, static_shapes
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.model.model import load
-from onnxprune.model.skeleton import flat
+from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.runtime.sample_inputs import input_dims
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 
 @pytest.mark.parametrize("name", ["pt_resnet_folded", "pt_mobilenet", "pt_transformer", "pt_bilstm", "keras_cnn"])
@@ -25,7 +25,7 @@ def test_costs_foretell_those_of_the_pruned_model(name: str) -> None:
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
     groups = [g for g in analysis.groups if str(g.grade) == "exact"]
     before = measure(analysis.model)
-    slim = flat(analysis.model.proto)
+    slim = inlined_skeleton(analysis.model.proto)
     shapes = static_shapes(slim, input_dims(slim))
     foretold = {"params": parameters(analysis.coupling, groups), "macs": macs(analysis.coupling, groups, shapes)}
     none = np.zeros(len(groups), dtype=np.int64)
@@ -41,7 +41,7 @@ def test_costs_foretell_those_of_the_pruned_model(name: str) -> None:
     assert (expected["params"], expected["macs"]) == (after.params, after.macs)
 
 
-class Linear(CostModel):
+class Linear:
     """A cost that falls by a fixed amount a unit."""
 
     def __init__(self, prices: list[float]) -> None:
@@ -105,3 +105,23 @@ def test_a_budget_is_met_to_within_a_unit(kind: str) -> None:
     report = onnxprune.prune(MODELS / "pt_resnet_bn.onnx", target={kind: 0.5}, verify=False, repair="none").report
     left = report[kind]["after"] / report[kind]["before"]
     assert 0.47 < left <= 0.5 + (0.01 if kind == "bytes" else 0)
+
+
+def test_a_costly_first_unit_does_not_hide_the_cheap_ones_after_it() -> None:
+    """Whole segments of the hull: four units at 1.15 in place of four at 1.6."""
+    curves = [np.array([0, 1.0, 1.05, 1.1, 1.15]), np.array([0, 0.4, 0.8, 1.2, 1.6])]
+    found = budget.allocate(curves, [5, 5], [budget.Target(Linear([1, 1]), 96)], Limits())
+    assert found.removed == [4, 0]
+
+
+def test_a_segment_is_not_begun_for_what_one_unit_of_another_group_meets() -> None:
+    curves = [np.array([0, 1.0, 1.05, 1.1, 1.15]), np.array([0, 0.4, 0.8, 1.2, 1.6])]
+    found = budget.allocate(curves, [5, 5], [budget.Target(Linear([1, 1]), 99)], Limits())
+    assert found.removed == [0, 1]
+
+
+def test_savings_are_shares_of_what_each_target_still_lacks() -> None:
+    """One unit of the second group meets both: 30 of 30 and 2 of 2. In sum the first saves more, 33 + 1."""
+    curves = [np.array([0, 1.0]), np.array([0, 1.0])]
+    targets = [budget.Target(Linear([33, 30]), 70.0), budget.Target(Linear([1, 2]), 98.0)]
+    assert budget.allocate(curves, [2, 2], targets, Limits()).removed == [0, 1]

@@ -17,7 +17,6 @@ from onnxprune.statistics.covariance import covariance, cross
 from onnxprune.statistics.moments import Moments
 from onnxprune.verification.output_error import relative_errors
 
-RNG = np.random.default_rng(5)
 WAYS: list[dict[str, Any]] = [
     {"ratio": 0.5},
     {"target": {"macs": 0.6}},
@@ -27,19 +26,24 @@ WAYS: list[dict[str, Any]] = [
 
 
 def net(
-    body: str, shape: str, kind: type[np.floating[Any]] = np.float32, **weights: tuple[int, ...]
+    rng: np.random.Generator,
+    body: str,
+    shape: str,
+    kind: type[np.floating[Any]] = np.float32,
+    **weights: tuple[int, ...],
 ) -> onnx.ModelProto:
     letter = {np.float32: "float", np.float16: "float16"}[kind]
     model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
         net ({letter}[{shape}] x) => ({letter}[N,M] y) {{ {body} }}""")
     for name, size in weights.items():
-        array = (RNG.standard_normal(size) / np.sqrt(np.prod(size[1:]))).astype(kind)
+        array = (rng.standard_normal(size) / np.sqrt(np.prod(size[1:]))).astype(kind)
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     return model
 
 
-def convolutions(kind: type[np.floating[Any]] = np.float32) -> onnx.ModelProto:
+def convolutions(rng: np.random.Generator, kind: type[np.floating[Any]] = np.float32) -> onnx.ModelProto:
     made = net(
+        rng,
         "a = Conv <pads = [1, 1, 1, 1]> (x, w1) b = Clip (a, low, high) c = Conv <pads = [1, 1, 1, 1]> (b, w2)"
         "d = Relu (c) e = GlobalAveragePool (d) f = Flatten (e) y = Gemm <transB = 1> (f, w3)",
         "N,4,8,8",
@@ -53,9 +57,9 @@ def convolutions(kind: type[np.floating[Any]] = np.float32) -> onnx.ModelProto:
     return made
 
 
-def test_moments_of_what_lies_far_off() -> None:
+def test_moments_of_what_lies_far_off(rng: np.random.Generator) -> None:
     """The deviation is a hundred thousandth of the mean; the mean of squares alone holds seven digits."""
-    x = (1000 + 0.01 * RNG.standard_normal((2, 40_000, 5))).astype(np.float32)
+    x = (1000 + 0.01 * rng.standard_normal((2, 40_000, 5))).astype(np.float32)
     exact = np.stack([np.cov(g.astype(np.float64).T, bias=True) for g in x])
     mean = x.mean(axis=1, dtype=np.float64)
     np.testing.assert_allclose(covariance(x, mean), exact, atol=1e-7)
@@ -65,8 +69,8 @@ def test_moments_of_what_lies_far_off() -> None:
     np.testing.assert_allclose([whole.covariance(g) for g in range(2)], exact, atol=1e-7)
 
 
-def test_moments_of_rows_that_are_finite() -> None:
-    rows = RNG.standard_normal((2, 50, 3)).astype(np.float32)
+def test_moments_of_rows_that_are_finite(rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((2, 50, 3)).astype(np.float32)
     bad = rows.copy()
     bad[0, 7, 1], bad[1, 20, 0] = np.nan, np.inf
     found, expected = Moments.of(bad), Moments.of(np.delete(rows, [7, 20], axis=1))
@@ -81,19 +85,21 @@ def test_what_rounding_made_indefinite_is_swept_all_the_same() -> None:
     assert np.isfinite(upper).all() and np.array_equal(upper, np.triu(upper))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("offset", [0, 3000])
-def test_inputs_that_hardly_vary(how: dict[str, Any], offset: float) -> None:
-    x = (offset + RNG.standard_normal((40, 4, 8, 8))).astype(np.float32)
-    made = onnxprune.prune(convolutions(), calib={"x": x}, **how)
+def test_inputs_that_hardly_vary(how: dict[str, Any], offset: float, rng: np.random.Generator) -> None:
+    x = (offset + rng.standard_normal((40, 4, 8, 8))).astype(np.float32)
+    made = onnxprune.prune(convolutions(rng), calib={"x": x}, **how)
     assert made.report["verified"] and np.isfinite(made.report["calibration"]["relative_error"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
-def test_samples_that_are_not_finite(how: dict[str, Any]) -> None:
+def test_samples_that_are_not_finite(how: dict[str, Any], rng: np.random.Generator) -> None:
     """They say nothing; what the others say makes a model as good as without them."""
-    model = convolutions()
-    good, new = RNG.standard_normal((2, 64, 4, 8, 8)).astype(np.float32)
+    model = convolutions(rng)
+    good, new = rng.standard_normal((2, 64, 4, 8, 8)).astype(np.float32)
     bad = good.copy()
     bad[:8, 0, 3, 3] = np.nan
     pruned = [onnxprune.prune(model, calib={"x": x}, **how).proto for x in (good, bad)]
@@ -101,18 +107,20 @@ def test_samples_that_are_not_finite(how: dict[str, Any]) -> None:
     assert errors[1] < 2 * errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
-def test_half_precision(how: dict[str, Any]) -> None:
+def test_half_precision(how: dict[str, Any], rng: np.random.Generator) -> None:
     """A ceiling has a type of its own, which what lies between two layers must have too."""
-    x = RNG.standard_normal((40, 4, 8, 8)).astype(np.float16)
-    made = onnxprune.prune(convolutions(np.float16), calib={"x": x}, **how)
+    x = rng.standard_normal((40, 4, 8, 8)).astype(np.float16)
+    made = onnxprune.prune(convolutions(rng, np.float16), calib={"x": x}, **how)
     assert made.report["verified"] and any(r["penalty"] is not None for r in made.report["repair"])
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_layers_that_read_what_is_computed_of_constants(how: dict[str, Any]) -> None:
+def test_layers_that_read_what_is_computed_of_constants(how: dict[str, Any], rng: np.random.Generator) -> None:
     """As where positions go through layers of their own before they meet the inputs: these are refitted as well."""
     model = net(
+        rng,
         "p = MatMul (places, v1) q = Relu (p) r = MatMul (q, v2)"
         "a = MatMul (x, w1) b = Add (a, r) c = Relu (b) y = MatMul (c, w2)",
         "N,8",
@@ -122,32 +130,35 @@ def test_layers_that_read_what_is_computed_of_constants(how: dict[str, Any]) -> 
         w1=(8, 24),
         w2=(24, 6),
     )
-    x: NDArray[np.float32] = RNG.standard_normal((200, 8)).astype(np.float32)
+    x: NDArray[np.float32] = rng.standard_normal((200, 8)).astype(np.float32)
     made = onnxprune.prune(model, calib={"x": x}, **how)
     assert made.report["verified"] and "r" in {r["layer"] for r in made.report["repair"]}
 
 
-def test_shares_of_zeros_where_no_layer_is_left_to_look_at() -> None:
+def test_shares_of_zeros_where_no_layer_is_left_to_look_at(rng: np.random.Generator) -> None:
     """Weights that several nodes read belong to no layer."""
-    model = net("a = MatMul (x, w) b = Relu (a) y = MatMul (b, w)", "N,8", w=(8, 8))
-    x = RNG.standard_normal((20, 8)).astype(np.float32)
+    model = net(rng, "a = MatMul (x, w) b = Relu (a) y = MatMul (b, w)", "N,8", w=(8, 8))
+    x = rng.standard_normal((20, 8)).astype(np.float32)
     made = onnxprune.prune(model, calib={"x": x}, pattern="weights=0.5", across=True)
     assert made.report["zeroed"] == {"w": pytest.approx(0.5)}
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(how: dict[str, Any]) -> None:
+def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(
+    how: dict[str, Any], rng: np.random.Generator
+) -> None:
     """A convolution without a bias gets one: of the type that it computes in, under a name of its own."""
     model = net(
+        rng,
         "v = Cast <to = 1> (w2) a = Conv <pads = [1, 1, 1, 1]> (x, w1) b = Relu (a) c = Conv (b, v)"
         "d = Mul (c, c_bias) e = GlobalAveragePool (d) y = Flatten (e)",
         "N,4,8,8",
         w1=(16, 4, 3, 3),
         c_bias=(6, 1, 1),
     )
-    w2 = (RNG.standard_normal((6, 16, 3, 3)) / 12).astype(np.float16)
+    w2 = (rng.standard_normal((6, 16, 3, 3)) / 12).astype(np.float16)
     model.graph.initializer.append(onnx.numpy_helper.from_array(w2, "w2"))
-    x = (1 + RNG.standard_normal((40, 4, 8, 8))).astype(np.float32)
+    x = (1 + rng.standard_normal((40, 4, 8, 8))).astype(np.float32)
     made = onnxprune.prune(model, calib={"x": x}, **how)
     assert made.report["verified"]
     (conv,) = (n for n in made.proto.graph.node if n.output[0] == "c")
@@ -155,6 +166,7 @@ def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(how: d
     assert bias.data_type == onnx.TensorProto.FLOAT and bias.name != "c_bias"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -165,10 +177,11 @@ def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(how: d
     ],
 )
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_zeros_of_recurrent_layers_are_there(kind: str, how: dict[str, Any]) -> None:
+def test_zeros_of_recurrent_layers_are_there(kind: str, how: dict[str, Any], rng: np.random.Generator) -> None:
     """What is refitted keeps the zeros that the report and the plan tell of, and data choose better ones."""
     gates = {"LSTM": 4, "GRU": 3}[kind]
     model = net(
+        rng,
         f"h, last = {kind} <hidden_size = 16> (x, w, r, b) s = Squeeze (h, one) q = ReduceMean <axes = [0]> (s)"
         "t = Squeeze (q, zero) y = MatMul (t, v)",
         "12,N,8",
@@ -179,7 +192,7 @@ def test_zeros_of_recurrent_layers_are_there(kind: str, how: dict[str, Any]) -> 
     )
     for name, place in {"one": 1, "zero": 0}.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([place]), name))
-    x = RNG.standard_normal((12, 100, 8)).astype(np.float32)
+    x = rng.standard_normal((12, 100, 8)).astype(np.float32)
     made = onnxprune.prune(model, calib={"x": x}, **how)
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in made.proto.graph.initializer}
     assert {"w", "r"} <= set(made.report["zeroed"])

@@ -17,10 +17,10 @@ import pytest
 
 import onnxprune
 from onnxprune import errors
-from tests import bad_files
-from tests.commands import Cli, assert_refused, contents, tiny
-from tests.error_rows import CIRCUMSTANCES, ROWS, Row
-from tests.paths import PACKAGE
+from tests.support import bad_files
+from tests.support.commands import Cli, assert_refused, contents, tiny
+from tests.support.error_rows import CIRCUMSTANCES, ROWS, Row
+from tests.support.paths import PACKAGE
 from tools import error_table
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
@@ -72,6 +72,7 @@ def shaped(node: str, *, x: str = "float[1, 8]", **constants: list[int]) -> onnx
     return proto
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "proto",
     [
@@ -147,6 +148,7 @@ def calls(name: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_is_run_or_unpickled() -> None:
     """Arrays are loaded without pickle, and modules only where the caller named one.
 
@@ -181,6 +183,7 @@ except onnxprune.InputError:
 """
 
 
+@pytest.mark.slow
 def test_the_api_never_prints(model: Path) -> None:
     """Neither on stdout nor on stderr, whatever happens."""
     done = subprocess.run(

@@ -14,8 +14,8 @@ import pytest
 
 from onnxprune import api
 from onnxprune.errors import VerificationError
-from tests.commands import Cli, assert_refused, contents
-from tests.error_rows import INTERNAL, NOT_VERIFIED
+from tests.support.commands import Cli, assert_refused, contents
+from tests.support.error_rows import INTERNAL, NOT_VERIFIED
 
 WAITING = """
 import signal, sys, time
@@ -38,6 +38,7 @@ sys.exit(main([sys.argv[1], "--ratio", "0.5"]))
 """
 
 
+@pytest.mark.slow
 def test_failed_verification(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A result that fails is not written, nor is its plan: exit code 3."""
 
@@ -67,6 +68,7 @@ def test_internal_error(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) 
     assert contents(model.parent) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals(model: Path, number: signal.Signals) -> None:
     """A signal clears away what is half done, says nothing, and ends the process as that signal does."""
@@ -83,6 +85,7 @@ def test_signals(model: Path, number: signal.Signals) -> None:
     assert list(contents(model.parent)) == ["net.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["ops"], ["ops", "--json"], ["--help"]])
 def test_closed_pipe(arguments: list[str]) -> None:
     """Who reads no further is not shouted at."""
@@ -96,6 +99,7 @@ def test_closed_pipe(arguments: list[str]) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [True, False])
 def test_colour_on_a_terminal(model: Path, wanted: bool) -> None:
     """A terminal gets colour, unless NO_COLOR is set."""

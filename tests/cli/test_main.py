@@ -17,7 +17,7 @@ import pytest
 import onnxprune
 from onnxprune.cli import recipe
 from onnxprune.cli.prune import prune
-from tests.commands import Cli, assert_refused, contents, tiny
+from tests.support.commands import Cli, assert_refused, contents, tiny
 
 REPORT_KEYS = {"params", "macs", "bytes", "drift", "groups", "seconds"}
 
@@ -37,6 +37,7 @@ def test_writes_beside_the_input(cli: Cli, model: Path) -> None:
     assert "ratio 0.5 took 50.0% of the prunable channels, 50.0% of the parameters" in ended.out
 
 
+@pytest.mark.slow
 def test_overwriting(cli: Cli, model: Path) -> None:
     """An existing file is replaced when it is named or with --force, and only then."""
     target = model.parent / "net.pruned.onnx"
@@ -154,6 +155,7 @@ def test_json(cli: Cli, model: Path) -> None:
     assert f"wrote {model.parent / 'net.pruned.onnx'}" in ended.err
 
 
+@pytest.mark.slow
 def test_dry_run_writes_no_model(cli: Cli, model: Path) -> None:
     """--dry-run shows what goes, and writes nothing but the plan that was asked for."""
     ended = cli(model, "--ratio", 0.5, "--dry-run")
@@ -164,6 +166,7 @@ def test_dry_run_writes_no_model(cli: Cli, model: Path) -> None:
     assert sorted(contents(model.parent)) == ["net.onnx", "plan.json"]
 
 
+@pytest.mark.slow
 def test_same_again(cli: Cli, model: Path) -> None:
     """The same input, options and seed give the same bytes; another seed does not."""
     made = []
@@ -174,6 +177,7 @@ def test_same_again(cli: Cli, model: Path) -> None:
     assert made[0] == made[1] != made[2]
 
 
+@pytest.mark.slow
 def test_matches_python(cli: Cli, model: Path) -> None:
     """The command does what `prune` does."""
     assert cli(model, "--ratio", 0.4, "--importance", "l1", "--round-to", 8, "--min-channels", 2).code == 0
@@ -204,6 +208,7 @@ def test_zeroed_weights_are_called_what_they_are(cli: Cli, model: Path) -> None:
     assert zeros["w1"] == pytest.approx(0.7, abs=0.02)
 
 
+@pytest.mark.slow
 def test_channels_and_zeros_are_both_told(cli: Cli, model: Path) -> None:
     ended = cli(model, "--ratio", 0.5, "--pattern", "channels", "--pattern", "2:4")
     assert ended.code == 0
@@ -215,6 +220,7 @@ def test_channels_and_zeros_are_both_told(cli: Cli, model: Path) -> None:
     assert 0.4 < (weights["w2"] == 0).mean() < 0.6
 
 
+@pytest.mark.slow
 def test_nothing_to_prune_is_done(cli: Cli, model: Path) -> None:
     """Where nothing may go the copy is written, and why is said."""
     ended = cli(model, "--ratio", 0.5, "--ignore", "w1")
@@ -223,6 +229,7 @@ def test_nothing_to_prune_is_done(cli: Cli, model: Path) -> None:
     assert onnx.load(model.parent / "net.pruned.onnx") == onnx.load(model)
 
 
+@pytest.mark.slow
 def test_skipped_check_is_said(cli: Cli, model: Path) -> None:
     """--no-verify says that nothing was verified, even when quiet."""
     ended = cli(model, "--ratio", 0.5, "--no-verify", "--quiet")
@@ -243,6 +250,7 @@ def test_model_that_cannot_run_here(cli: Cli, model: Path) -> None:
     assert (model.parent / "net.pruned.onnx").exists()
 
 
+@pytest.mark.slow
 def test_drift_is_warned_of(cli: Cli, model: Path) -> None:
     """A result far from the original comes with a warning and the number."""
     ended = cli(model, "--ratio", 0.9)
@@ -287,6 +295,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stderr == "[]\n"
 
 
+@pytest.mark.slow
 def test_installed_command(model: Path) -> None:
     """The console script and ``python -m onnxprune`` are the same command."""
     script = Path(sys.executable).with_name("onnxprune")

@@ -12,10 +12,11 @@ import pytest
 
 from onnxprune.cli import recipe
 from onnxprune.errors import InputError
-from tests.commands import Cli, assert_refused, contents, tiny
-from tests.paths import MODELS
+from tests.support.commands import Cli, assert_refused, contents, tiny
+from tests.support.paths import MODELS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "amount",
     [
@@ -32,6 +33,7 @@ def test_apply_repeats_a_run(cli: Cli, model: Path, amount: list[str]) -> None:
     assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_apply_fits_another_checkpoint(cli: Cli, model: Path) -> None:
     """Other weights of the same architecture lose the same slices."""
     folder = model.parent
@@ -50,6 +52,7 @@ def test_apply_fits_another_checkpoint(cli: Cli, model: Path) -> None:
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(weight), expected)
 
 
+@pytest.mark.slow
 def test_apply_refuses(cli: Cli, model: Path) -> None:
     """A plan for another architecture, and what is no plan, are refused; nothing is written."""
     folder = model.parent
@@ -73,6 +76,7 @@ def test_apply_refuses(cli: Cli, model: Path) -> None:
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -108,6 +112,7 @@ def test_edited_plans(cli: Cli, model: Path, change: dict[str, Any], words: str)
     assert not (folder / "net.pruned.onnx").exists()
 
 
+@pytest.mark.slow
 def test_verb_and_file_of_that_name(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``inspect`` is the verb, ``./inspect`` the file."""
     monkeypatch.chdir(model.parent)
@@ -223,6 +228,7 @@ def test_recipe_is_refused(tmp_path: Path, text: str, words: str) -> None:
     assert str(path) in error.value.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "arguments", "kept"),
     [

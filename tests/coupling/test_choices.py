@@ -8,8 +8,8 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.model.model import load
-from tests import oracle
 from tests.ops.case import Case, check, coupling_of, group, random_feeds, said
+from tests.support import oracle
 
 
 def attention(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,8 +14,8 @@ import onnxprune
 from onnxprune.coupling.groups import Grade
 from onnxprune.ops import registry
 from onnxprune.ops.op import Op
-from tests import oracle
 from tests.ops.case import Case, assert_groups, build, check, coupling_of, group, random_feeds
+from tests.support import oracle
 
 CASES = [
     Case(
@@ -149,7 +150,7 @@ def own_rule() -> Iterator[None]:
             op.tie(axis, op.output().axis(axis.position), zero=True)
 
     yield
-    del registry._rules["own", "Op"]
+    registry.forget("Op", domain="own")
 
 
 @pytest.mark.usefixtures("own_rule")
@@ -167,6 +168,47 @@ def test_a_rule_of_ones_own() -> None:
 
 def test_the_rule_is_gone_again() -> None:
     assert registry.find("own", "Op", 1) is None
+
+
+def refuses(op: Op) -> None:
+    op.norm_scale(op.input(0))
+    op.quantised(op.input(0), op.input(0), None, 0)
+    op.tie(op.input(0).axis(1), op.output().axis(1))
+    raise ValueError("late")
+
+
+def misspelt(op: Op) -> None:
+    op.tye(op.input(0).axis(0), op.output().axis(0))  # type: ignore[attr-defined]
+
+
+def too_few(op: Op) -> None:
+    op.tie(op.input(0).axis(0))  # type: ignore[call-arg]
+
+
+def asserts(op: Op) -> None:
+    assert op.type == "Other", "my assert"
+
+
+@pytest.mark.parametrize("function", [refuses, misspelt, too_few, asserts])
+def test_a_rule_that_fails_pins_its_node_and_nothing_else(
+    function: Callable[[Op], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it raises; what it stated before counts no more, and a fault of the rule is logged."""
+    registry.rule("Op", domain="own")(function)
+    model = build(
+        """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,4] v, float[4,2] u, float[N,6] k>
+        { h = MatMul(x, w)  k = own.Op(h)  l = MatMul(k, v)  r = Relu(l)  y = MatMul(r, u) }""",
+        domains=["own"],
+    )
+    model.graph.value_info.append(helper.make_tensor_value_info("k", 1, ["N", 6]))
+    try:
+        coupling = coupling_of(model)
+    finally:
+        registry.forget("Op", domain="own")
+    assert_groups(coupling, {"v:1": "4 exact"})
+    assert "could not be analysed" in group(coupling, "w:1").reasons[0]
+    assert not coupling.ties.norm_scales and not coupling.ties.quantised
+    assert bool(caplog.records) == (function is not refuses)
 
 
 def test_a_malformed_node_is_left_whole() -> None:
@@ -275,3 +317,14 @@ def test_mixing_channels_are_exact_for_nobody() -> None:
     masked = whole / whole.sum(1, keepdims=True)
     less = whole[:, 1:] / whole[:, 1:].sum(1, keepdims=True)
     assert np.abs(masked[:, 1:] @ weights["v"][1:] - less @ weights["v"][1:]).max() > 1e-3
+
+
+def test_shape_operands_outside_of_the_file_are_named(tmp_path: Path) -> None:
+    """Their values are not read, so ranks are unknown; the reason says what to do."""
+    model = build("""(float[N,6] x) => (float[1,N,2] y) <float[6,8] w, float[8,2] v>
+        { h = MatMul(x, w)  r = Unsqueeze(h, where)  y = MatMul(r, v) }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "where"))
+    path = tmp_path / "outside.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="outside.data", size_threshold=0)
+    reasons = {r for g in onnxprune.analyze(path).groups for r in g.reasons}
+    assert any("'where' are external data, save them inline" in r for r in reasons)

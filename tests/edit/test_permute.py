@@ -17,9 +17,9 @@ from onnxprune.model.model import Model, load
 from onnxprune.pipeline.rounds import channel_correspondence
 from onnxprune.runtime.sample_inputs import sample_inputs
 from tests.ops.case import build, coupling_of
-from tests.oracle import assert_order_is_free, draw_removal, reordered
-from tests.paths import MODELS
-from tests.random_graphs import Seeded, random_model
+from tests.support.oracle import assert_order_is_free, draw_removal, reordered
+from tests.support.paths import MODELS
+from tests.support.random_graphs import Seeded, random_model
 from tests.test_equivalence import feeds_of, finite
 
 PATHS = sorted(MODELS.glob("*.onnx"))
@@ -31,6 +31,7 @@ def test_trained_models_make_the_same(path: Path) -> None:
     assert assert_order_is_free(model, sample_inputs(model)) > 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, 60, 20))
 def test_random_graphs_make_the_same(start: int) -> None:
     moved = 0

@@ -14,8 +14,8 @@ from onnxprune.edit.remove import Names, remove
 from onnxprune.edit.resize import KeptLengths
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
-from tests import oracle
 from tests.ops.case import build, random_feeds
+from tests.support import oracle
 
 
 def pruned_of(model: onnx.ModelProto, ratio: float = 0.5) -> onnx.ModelProto:

@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.graph.data_propagation import OPERATORS, Data, Unknown, evaluate, same
+from onnxprune.graph.contents import Data, Unknown, same
+from onnxprune.graph.data_propagation import OPERATORS, evaluate
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from tests.ops.case import build
-from tests.oracle import run_original
+from tests.support.oracle import run_original
 
 # operator on small constants: text, declared constants, what they hold, opset
 I4, I23, F4, B4 = "int64[4] a", "int64[2,3] a", "float[4] a", "bool[4] a"

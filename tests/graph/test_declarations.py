@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.pipeline.repair import kept_features
-from tests.oracle import session
+from tests.support.oracle import session
 
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -37,6 +37,7 @@ def x(count: int = 8) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((count, 2, 3, 8, 8)).astype("f")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repair", ["none", "data-free", "calibrated"])
 def test_a_layer_whose_output_is_declared_with_another_width(repair: str) -> None:
     """onnxruntime warns of it and runs the model: it is pruned where nothing depends on what is declared."""
@@ -73,6 +74,7 @@ def test_groups_of_an_axis_of_two_lengths() -> None:
     assert whole(model, "w1")
 
 
+@pytest.mark.slow
 def test_shapes_beyond_64_bits() -> None:
     """A length that no integer of a model holds is no length: it is not passed on to shape inference."""
     model = net()

@@ -14,8 +14,8 @@ import pytest
 
 from onnxprune.runtime.sample_inputs import sample_inputs
 from tests.ops.case import build, random_feeds
-from tests.oracle import prune_and_mask, session
-from tests.paths import ROOT
+from tests.support.oracle import prune_and_mask, session
+from tests.support.paths import ROOT
 
 ZOO = ROOT.parent / "shared" / "zoo"
 OWN = sorted((ROOT / "models").glob("*.onnx"))
@@ -88,7 +88,10 @@ def resized(model: onnx.ModelProto) -> Iterator[dict[str, tuple[int, ...]]]:
         }
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+SLOW = {"torchvision/vit_b_32", "timm/ghostnetv2_100", "torchvision/shufflenet_v2_x0_5", "transformers/t5_gated_encdec"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in ARCHITECTURES])
 def test_other_sizes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not ZOO.is_dir():
         pytest.skip("the architecture zoo is not here")

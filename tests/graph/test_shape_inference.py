@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.graph.data_propagation import Unknown
+from onnxprune.graph.contents import Unknown
 from onnxprune.graph.graph import Dim, Graph
 from onnxprune.graph.shape_inference import infer, skeleton
 from tests.ops.case import build, random_feeds
-from tests.oracle import session
-from tests.random_graphs import Seeded, random_model
+from tests.support.oracle import session
+from tests.support.random_graphs import Seeded, random_model
 
 
 def inferred(model: onnx.ModelProto) -> dict[str, list[Dim] | None]:

@@ -11,11 +11,11 @@ from onnxprune.importance.activation import apoz, flap, standardised, wanda
 from onnxprune.importance.obs import Consumer
 from onnxprune.options import Options
 from onnxprune.statistics.moments import Moments
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
-RNG = np.random.default_rng(0)
-X = np.maximum(RNG.standard_normal((500, 6)) + np.arange(6) - 3, 0).astype(np.float32)
-W = RNG.standard_normal((4, 6))
+_DRAWN = np.random.default_rng(0)
+X = np.maximum(_DRAWN.standard_normal((500, 6)) + np.arange(6) - 3, 0).astype(np.float32)
+W = _DRAWN.standard_normal((4, 6))
 UNITS = np.array([[0, 1], [2, 3], [4, 5]])
 
 
@@ -62,6 +62,7 @@ def test_standardised_groups_compare() -> None:
     assert min(a.min(), b.min()) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["wanda", "flap", "apoz"])
 def test_through_the_command(criterion: str) -> None:
     calib = str(MODELS / "digits_calib_flat.npz")

@@ -26,6 +26,7 @@ WEIGHTS = hnp.arrays(
 )
 
 
+@pytest.mark.slow
 @given(WEIGHTS, st.integers(1, 2))
 def test_power_sums(weight: NDArray[np.float32], power: int) -> None:
     found = power_sums(weight, range(weight.ndim), power)
@@ -53,6 +54,7 @@ def test_lamp_of_the_greatest_is_one_and_of_nothing_is_zero() -> None:
     assert lamp(np.zeros(3)).tolist() == [0, 0, 0]
 
 
+@pytest.mark.slow
 @given(
     hnp.arrays(np.float32, (4, 3), elements=st.floats(-5, 5, width=16)),
     hnp.arrays(np.float32, (4, 2), elements=st.floats(-5, 5, width=16)),

@@ -12,7 +12,7 @@ from onnxprune.importance.trials import Change, Trials
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import load
 from onnxprune.statistics.moments import observe
-from tests.oracle import session
+from tests.support.oracle import session
 
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -8,27 +8,16 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import numpy_helper, parser
+from onnx import numpy_helper
 
 from onnxprune.coupling.coupling import analyze
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.layers.find import LinearLayer, linear_layers, matched
 from onnxprune.model.model import Model, load
-from tests.oracle import draw_removal, session
-from tests.paths import MODELS
-
-RNG = np.random.default_rng(7)
-
-
-def text_model(body: str, x: str, y: str, opset: int = 17, **constants: tuple[int, ...]) -> onnx.ModelProto:
-    """A model in onnx's text form with random float constants of these shapes."""
-    head = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({x}) => ({y}) {{ {body} }}'
-    model = parser.parse_model(head)
-    for name, shape in constants.items():
-        array = RNG.standard_normal(shape).astype(np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(array, name))
-    return model
+from tests.support.oracle import draw_removal, session
+from tests.support.paths import MODELS
+from tests.support.text_models import text_model
 
 
 def found(model: onnx.ModelProto) -> list[LinearLayer]:
@@ -115,19 +104,21 @@ CONVS = {
 }
 
 
-def conv_model(case: str, bias: bool) -> tuple[onnx.ModelProto, NDArray[Any]]:
+def conv_model(rng: np.random.Generator, case: str, bias: bool) -> tuple[onnx.ModelProto, NDArray[Any]]:
     op, attributes, weight, shape = CONVS[case]
     dims = ", ".join(map(str, shape))
     features = weight[0] if op == "Conv" else weight[1] * (2 if "group=2" in attributes else 1)
     call = f"y = {op} {f'<{attributes}>' if attributes else ''} (x, w{', b' if bias else ''})"
-    model = text_model(call, f"float[{dims}] x", f"float[{', '.join('n' * len(shape))}] y", w=weight, b=(features,))
-    return model, RNG.standard_normal(shape).astype(np.float32)
+    model = text_model(
+        rng, call, f"float[{dims}] x", f"float[{', '.join('n' * len(shape))}] y", w=weight, b=(features,)
+    )
+    return model, rng.standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("case", CONVS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_convolutions(case: str, bias: bool) -> None:
-    model, x = conv_model(case, bias)
+def test_convolutions(case: str, bias: bool, rng: np.random.Generator) -> None:
+    model, x = conv_model(rng, case, bias)
     layers = found(model)
     assert [p.kind for p in layers] == ["conv" if CONVS[case][0] == "Conv" else "conv_transpose"]
     assert_linear(model, layers, {"x": x})
@@ -135,9 +126,9 @@ def test_convolutions(case: str, bias: bool) -> None:
 
 
 @pytest.mark.parametrize("attributes", ['auto_pad="SAME_UPPER", strides=[2,2]', "strides=[2,2], output_shape=[8,8]"])
-def test_transposed_convolution_with_odd_padding_is_left_out(attributes: str) -> None:
+def test_transposed_convolution_with_odd_padding_is_left_out(attributes: str, rng: np.random.Generator) -> None:
     model = text_model(
-        f"y = ConvTranspose <{attributes}> (x, w)", "float[2,4,5,4] x", "float[a,b,c,d] y", w=(4, 6, 3, 3)
+        rng, f"y = ConvTranspose <{attributes}> (x, w)", "float[2,4,5,4] x", "float[a,b,c,d] y", w=(4, 6, 3, 3)
     )
     assert found(model) == []
 
@@ -154,28 +145,31 @@ GEMMS = [
 
 @pytest.mark.parametrize(("attributes", "x", "w", "b"), GEMMS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_gemm(attributes: str, x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...], bias: bool) -> None:
+def test_gemm(
+    attributes: str, x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...], bias: bool, rng: np.random.Generator
+) -> None:
     dims = ", ".join(map(str, x))
     call = f"y = Gemm {f'<{attributes}>' if attributes else ''} (x, w{', b' if bias else ''})"
-    model = text_model(call, f"float[{dims}] x", "float[m, k] y", w=w, b=b)
+    model = text_model(rng, call, f"float[{dims}] x", "float[m, k] y", w=w, b=b)
     layers = found(model)
     assert [p.kind for p in layers] == ["gemm"] and (layers[0].bias is not None) == bias
-    assert_linear(model, layers, {"x": RNG.standard_normal(x).astype(np.float32)})
-    assert_linear(model, layers, {"x": RNG.standard_normal(x).astype(np.float32)}, limit=3)
+    assert_linear(model, layers, {"x": rng.standard_normal(x).astype(np.float32)})
+    assert_linear(model, layers, {"x": rng.standard_normal(x).astype(np.float32)}, limit=3)
 
 
-def test_gemm_with_a_bias_that_varies_along_rows_is_left_out() -> None:
-    assert found(text_model("y = Gemm (x, w, b)", "float[5,4] x", "float[5,3] y", w=(4, 3), b=(5, 3))) == []
-    assert found(text_model("y = Gemm (x, w, b)", "float[5,4] x", "float[5,3] y", w=(4, 3), b=(5, 1))) == []
+def test_gemm_with_a_bias_that_varies_along_rows_is_left_out(rng: np.random.Generator) -> None:
+    assert found(text_model(rng, "y = Gemm (x, w, b)", "float[5,4] x", "float[5,3] y", w=(4, 3), b=(5, 3))) == []
+    assert found(text_model(rng, "y = Gemm (x, w, b)", "float[5,4] x", "float[5,3] y", w=(4, 3), b=(5, 1))) == []
 
 
 @pytest.mark.parametrize("shape", [(4,), (5, 4), (2, 5, 4), (2, 3, 5, 4)])
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_matmul(shape: tuple[int, ...], side: str) -> None:
+def test_matmul(shape: tuple[int, ...], side: str, rng: np.random.Generator) -> None:
     left = side == "left"
     shape = (*shape[:-2], 4, 5) if left and len(shape) > 1 else shape
     out = len(shape)
     model = text_model(
+        rng,
         "m = MatMul (w, x) y = Add (b, m)" if left else "m = MatMul (x, w) y = Add (m, b)",
         f"float[{', '.join(map(str, shape))}] x",
         f"float[{', '.join('abcd'[:out])}] y",
@@ -184,20 +178,20 @@ def test_matmul(shape: tuple[int, ...], side: str) -> None:
     )
     layers = found(model)
     assert [(p.kind, p.output.name, p.bias and p.bias.name) for p in layers] == [("matmul", "y", "b")]
-    x = RNG.standard_normal(shape).astype(np.float32)
+    x = rng.standard_normal(shape).astype(np.float32)
     assert_linear(model, layers, {"x": x})
     assert_linear(model, layers, {"x": x}, limit=4)
 
 
-def test_bias_of_an_add_behind() -> None:
+def test_bias_of_an_add_behind(rng: np.random.Generator) -> None:
     """Taken only where nobody else sees the sum without it and it is one number per feature."""
     conv = "m = Conv (x, w) y = Add (m, b)"
     shape = "float[2,4,5,5] x"
 
     def one(body: str, y: str = "float[a,b,c,d] y", **constants: tuple[int, ...]) -> LinearLayer:
-        model = text_model(body, shape, y, w=(6, 4, 1, 1), **constants)
+        model = text_model(rng, body, shape, y, w=(6, 4, 1, 1), **constants)
         (layer,) = found(model)
-        assert_linear(model, [layer], {"x": RNG.standard_normal((2, 4, 5, 5)).astype(np.float32)})
+        assert_linear(model, [layer], {"x": rng.standard_normal((2, 4, 5, 5)).astype(np.float32)})
         return layer
 
     assert one(conv, b=(6, 1, 1)).bias
@@ -217,23 +211,24 @@ def test_bias_of_an_add_behind() -> None:
     assert one("m = Conv (x, w) y = Add (m, m)").bias is None
 
 
-def test_weights_behind_other_nodes() -> None:
+def test_weights_behind_other_nodes(rng: np.random.Generator) -> None:
     """Through Identity, Transpose and Cast, however they are stacked; nothing else."""
     body = """h = Transpose <perm=[1,2,0]> (v) w = Transpose <perm=[2,1,0]> (h) i = Identity (w)
               m = Conv <pads=[1,1]> (x, i) t = Transpose (u) n = Transpose <perm=[0,2,1]> (m) c = Cast <to=1> (t)
               y = MatMul (n, c)"""
-    model = text_model(body, "float[2,4,9] x", "float[a,b,c] y", v=(6, 3, 4), u=(5, 6))
-    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(RNG.standard_normal((5, 6)).astype(np.float16), "u"))
+    model = text_model(rng, body, "float[2,4,9] x", "float[a,b,c] y", v=(6, 3, 4), u=(5, 6))
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(rng.standard_normal((5, 6)).astype(np.float16), "u"))
     layers = found(model)
     assert [(p.kind, p.weight.name) for p in layers] == [("conv", "v"), ("matmul", "u")]
     assert not any(p.weight_shared for p in layers)
-    assert_linear(model, layers, {"x": RNG.standard_normal((2, 4, 9)).astype(np.float32)})
-    doubled = text_model("d = Add (w, w) y = MatMul (x, d)", "float[2,4] x", "float[a,b] y", w=(4, 3))
+    assert_linear(model, layers, {"x": rng.standard_normal((2, 4, 9)).astype(np.float32)})
+    doubled = text_model(rng, "d = Add (w, w) y = MatMul (x, d)", "float[2,4] x", "float[a,b] y", w=(4, 3))
     assert found(doubled) == []
 
 
-def test_what_else_reads_a_constant_is_told() -> None:
+def test_what_else_reads_a_constant_is_told(rng: np.random.Generator) -> None:
     model = text_model(
+        rng,
         """e = Gather (w, i) t = Transpose (w) m = MatMul (e, t) y = Add (m, b)
                           k = MatMul (e, u) l = Add (k, b)""",
         "int64[2] i",
@@ -246,16 +241,19 @@ def test_what_else_reads_a_constant_is_told() -> None:
     assert tied.weight_shared and tied.bias_shared and not alone.weight_shared and alone.bias_shared
 
 
-def test_products_of_activations_are_none() -> None:
-    assert found(text_model("y = MatMul (x, x)", "float[4,4] x", "float[4,4] y")) == []
+def test_products_of_activations_are_none(rng: np.random.Generator) -> None:
+    assert found(text_model(rng, "y = MatMul (x, x)", "float[4,4] x", "float[4,4] y")) == []
     assert (
         found(
-            text_model("z = Relu (b) y = Conv (x, w, z)", "float[2,4,5] x, float[3] b", "float[a,b,c] y", w=(3, 4, 1))
+            text_model(
+                rng, "z = Relu (b) y = Conv (x, w, z)", "float[2,4,5] x, float[3] b", "float[a,b,c] y", w=(3, 4, 1)
+            )
         )
         == []
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["pt_mobilenet", "pt_resnet_bn", "pt_transformer", "pt_transformer_packed", "sk_mlp", "keras_cnn"]
 )
@@ -278,9 +276,9 @@ def test_trained_models_before_and_after_pruning(name: str) -> None:
     assert any(a.features != b.features for a, b in pairs)
 
 
-def test_same_places_on_both_sides() -> None:
+def test_same_places_on_both_sides(rng: np.random.Generator) -> None:
     """Rows of a sample are rows of the whole."""
-    model, x = conv_model("asymmetric", True)
+    model, x = conv_model(rng, "asymmetric", True)
     (p,) = found(model)
     y = values(model, {"x": x}, [])["y"]
     everywhere, some = p.draw(y.shape, np.random.default_rng(0), 10**6), p.draw(y.shape, np.random.default_rng(0), 9)
@@ -288,15 +286,15 @@ def test_same_places_on_both_sides() -> None:
     np.testing.assert_array_equal(p.targets(y, everywhere)[:, some.rows], p.targets(y, some))
 
 
-def test_padding_hides_no_infinity() -> None:
+def test_padding_hides_no_infinity(rng: np.random.Generator) -> None:
     """What is outside is zero even where the place that stands in for it is not finite."""
-    model, x = conv_model("pads", True)
+    model, x = conv_model(rng, "pads", True)
     (p,) = found(model)
     x[:, :, 0, 0] = np.inf
     patches = p.patches(x, p.draw((2, 6, 7, 8), np.random.default_rng(0), 10**6))
     assert not np.isnan(patches).any() and (patches[0, 0].reshape(4, 3, 3)[:, 0] == 0).all()
 
 
-def test_constant_first_factor_of_gemm_is_left_out() -> None:
-    model = text_model("y = Gemm (w, x)", "float[4,3] x", "float[a,b] y", w=(5, 4))
+def test_constant_first_factor_of_gemm_is_left_out(rng: np.random.Generator) -> None:
+    model = text_model(rng, "y = Gemm (w, x)", "float[4,3] x", "float[a,b] y", w=(5, 4))
     assert found(model) == []

@@ -16,8 +16,8 @@ from onnxprune.errors import InputError
 from onnxprune.model.anonymize import anonymised
 from onnxprune.model.model import load
 from onnxprune.model.tensors import tensors
-from tests.commands import Cli, assert_refused, contents
-from tests.paths import MODELS
+from tests.support.commands import Cli, assert_refused, contents
+from tests.support.paths import MODELS
 
 MODELS = sorted(MODELS.glob("*.onnx"))
 SECRET = re.compile(rb"(?i)secret")
@@ -91,6 +91,7 @@ def shown(cli: Cli, path: Path, *options: str) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_inspect_sees_the_same(cli: Cli, tmp_path: Path, path: Path) -> None:
     """The groups of the anonymised model are those of the model."""

@@ -18,11 +18,11 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import InputError, OutputError
-from onnxprune.model.atomic_write import data_file, drafts
+from onnxprune.model.atomic_write import atomic_write, data_file_path
 from onnxprune.model.model import load, save
-from tests.commands import Cli, assert_refused, contents, tiny
-from tests.error_rows import DISK_FULL, NOT_READABLE, NOT_WRITABLE
-from tests.saved_models import external, saved_as
+from tests.support.commands import Cli, assert_refused, contents, tiny
+from tests.support.error_rows import DISK_FULL, NOT_READABLE, NOT_WRITABLE
+from tests.support.saved_models import external, saved_as
 
 
 def test_a_second_model_takes_the_place_of_the_first(two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_the_name_of_data_is_its_content(two: tuple[Path, Path], tmp_path: Path)
     target = tmp_path / "out" / "net.onnx"
     save(load(two[0]), target)
     (data,) = load(target).data_files
-    assert data == data_file(target, hashlib.sha256(data.read_bytes()).hexdigest())
+    assert data == data_file_path(target, hashlib.sha256(data.read_bytes()).hexdigest())
 
 
 def test_data_that_a_copy_still_needs_stays(two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_data_that_a_copy_still_needs_stays(two: tuple[Path, Path], tmp_path: Pa
 HOLD = """
 import sys
 from pathlib import Path
-from onnxprune.model.atomic_write import drafts
-with drafts(Path(sys.argv[1])) as made:
+from onnxprune.model.atomic_write import atomic_write
+with atomic_write(Path(sys.argv[1])) as made:
     made.new().write(b"half")
     print(flush=True)
     sys.stdin.read()
@@ -186,6 +186,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 def test_file_too_large(tmp_path: Path) -> None:
     """As a full disk, where the system limits the size of a file."""
     source = external(tmp_path, width=64, layers=8)
@@ -222,6 +223,7 @@ def closed_folder() -> Iterator[Path]:
             folder.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_without_permission(cli: Cli, closed_folder: Path) -> None:
     """Who may not write is told so before any work is done; the API tells it when it saves."""
     for where in ([], ["-o", closed_folder / "there.onnx"], ["-o", closed_folder / "new.onnx"]):
@@ -235,6 +237,7 @@ def test_without_permission(cli: Cli, closed_folder: Path) -> None:
     assert sorted(contents(closed_folder)) == ["net.onnx", "there.onnx"]
 
 
+@pytest.mark.slow
 def test_an_unreadable_model(cli: Cli, closed_folder: Path) -> None:
     """A model that may not be read."""
     secret = closed_folder / "net.onnx"
@@ -265,6 +268,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_the_input_is_opened_for_reading_only(tmp_path: Path) -> None:
     """Neither the model nor its data is ever opened in a way that could change it."""
     source = external(tmp_path, width=16, layers=3)
@@ -276,6 +280,7 @@ def test_the_input_is_opened_for_reading_only(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_and_a_model_appear_together(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the model cannot be written, its plan is not there either."""
 
@@ -283,8 +288,8 @@ def test_a_plan_and_a_model_appear_together(cli: Cli, model: Path, monkeypatch: 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = contents(model.parent)
-    monkeypatch.setattr("onnxprune.model.model.write_data", fail)
-    monkeypatch.setattr("onnxprune.model.model.goes_outside", lambda model: True)
+    monkeypatch.setattr("onnxprune.model.model.write_external_data", fail)
+    monkeypatch.setattr("onnxprune.model.model.needs_data_file", lambda model: True)
     assert_refused(cli(model, "--ratio", 0.5, "--no-verify", "--plan", model.parent / "plan.json"))
     assert contents(model.parent) == before
 
@@ -298,7 +303,7 @@ def test_a_name_that_no_model_can_hold(two: tuple[Path, Path], tmp_path: Path) -
 
 def test_drafts_take_their_order(tmp_path: Path) -> None:
     """The last draft is the commit point."""
-    with drafts(tmp_path / "b") as made:
+    with atomic_write(tmp_path / "b") as made:
         made.new().write(b"first")
         made.new().write(b"second")
         assert len(contents(tmp_path)) == 2

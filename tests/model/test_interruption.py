@@ -20,9 +20,9 @@ import pytest
 
 from onnxprune.errors import OutputError
 from onnxprune.model.model import load, save
-from tests.commands import contents
-from tests.error_rows import DISK_FULL
-from tests.saved_models import external, saved_as
+from tests.support.commands import contents
+from tests.support.error_rows import DISK_FULL
+from tests.support.saved_models import external, saved_as
 
 KILLS = int(os.environ.get("ONNXPRUNE_KILLS", "20"))
 MEGABYTES = int(os.environ.get("ONNXPRUNE_KILL_MB", "4"))
@@ -139,6 +139,7 @@ def server() -> Iterator[Server]:
     made.process.communicate()
 
 
+@pytest.mark.slow
 def test_a_death_at_any_step(two: tuple[Path, Path], tmp_path: Path, server: Server) -> None:
     """A process that dies before any one of its calls to the system leaves the old model or the new one."""
     target = tmp_path / "out" / "net.onnx"
@@ -160,6 +161,7 @@ def test_a_death_at_any_step(two: tuple[Path, Path], tmp_path: Path, server: Ser
     assert [f == new for f in found] == sorted(f == new for f in found)  # one point from which on it is the new one
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments(tmp_path: Path, server: Server) -> None:
     """SIGKILL at moments spread over whole runs of the command: old or new, and no rest after the next run."""
     layers = 8

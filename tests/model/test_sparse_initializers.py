@@ -19,14 +19,14 @@ from onnxprune.errors import VerificationError
 from onnxprune.graph.graph import Graph
 from onnxprune.model import sparse_initializers
 from onnxprune.model.model import Model, load, save
-from onnxprune.model.sparse_initializers import Stored
+from onnxprune.model.sparse_initializers import SparseStorage
 from onnxprune.options import Options
 from onnxprune.pipeline.store_sparse import store, verification
 from onnxprune.verification.check import Drift, Verification
-from tests.commands import Cli
 from tests.ops.case import build
-from tests.oracle import run_original, session
-from tests.paths import MODELS
+from tests.support.commands import Cli
+from tests.support.oracle import run_original, session
+from tests.support.paths import MODELS
 
 NAMES = {
     TensorProto.FLOAT: np.float32,
@@ -64,7 +64,7 @@ def test_every_type_comes_back(data_type: int) -> None:
     """Through onnxruntime and through our own reading, to the last bit."""
     array = sparse_array(NAMES[data_type])
     model = load(given_out(array, data_type))
-    assert set(sparse_initializers.store(model).bytes) == {"w"}
+    assert set(sparse_initializers.store_sparse(model).bytes) == {"w"}
     assert [s.values.name for s in model.proto.graph.sparse_initializer] == ["w"]
     assert not model.proto.graph.initializer
     onnx.checker.check_model(model.proto)
@@ -82,14 +82,14 @@ def test_every_type_comes_back(data_type: int) -> None:
 def test_every_opset(opset: int, ir: int) -> None:
     array = sparse_array(np.float32)
     model = load(given_out(array, TensorProto.FLOAT, opset, ir))
-    assert sparse_initializers.store(model).bytes
+    assert sparse_initializers.store_sparse(model).bytes
     np.testing.assert_array_equal(run_original(model.proto, {})[0], array.astype(np.float64))
 
 
 def test_before_ir_version_6_nothing_is_sparse() -> None:
     model = load(given_out(sparse_array(np.float32), TensorProto.FLOAT, 11, 5))
     before = model.proto.SerializeToString()
-    assert "IR version 6; the model has 5" in str(sparse_initializers.store(model).dense_because)
+    assert "IR version 6; the model has 5" in str(sparse_initializers.store_sparse(model).dense_because)
     assert model.proto.SerializeToString() == before
 
 
@@ -121,7 +121,7 @@ def test_negative_zeros_and_not_a_number_survive() -> None:
     array = sparse_array(np.float32)
     array[0, :3] = -0.0, np.nan, np.inf
     model = load(given_out(array, TensorProto.FLOAT))
-    sparse_initializers.store(model)
+    sparse_initializers.store_sparse(model)
     sparse_initializers.densify(model)
     assert model.array(model.proto.graph.initializer[0]).tobytes() == array.tobytes()
 
@@ -133,7 +133,7 @@ def test_only_what_gets_smaller(dtype: Any, limit: float) -> None:
         array = sparse_array(dtype, (200, 200), zeros)
         model = load(given_out(array, helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
         size = model.nbytes
-        assert bool(sparse_initializers.store(model).bytes) == smaller
+        assert bool(sparse_initializers.store_sparse(model).bytes) == smaller
         assert (model.nbytes < size) == smaller
 
 
@@ -152,7 +152,7 @@ def test_constants_in_nodes_and_bodies() -> None:
     proto.graph.node.insert(0, helper.make_node("Constant", [], ["v"], value=held))
     proto.graph.initializer.remove(held)
     stored = load(proto)
-    done = sparse_initializers.store(stored)
+    done = sparse_initializers.store_sparse(stored)
     assert set(done.bytes) == {"v", "y/then_branch|u"}
     assert [n.op_type for n in stored.proto.graph.node] == ["If"]
     x = np.arange(40, dtype=np.float32)
@@ -162,6 +162,7 @@ def test_constants_in_nodes_and_bodies() -> None:
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pt_resnet_bn", "pt_transformer", "keras_cnn"])
 def test_a_sparse_model_is_pruned_like_a_dense_one(name: str, tmp_path: Path) -> None:
     """Channels go, zeros are set, statistics of a plan hold: the weights are the same, and stay sparse."""
@@ -197,6 +198,7 @@ def test_a_plan_fits_both_forms() -> None:
     assert sparse.report["params"] == dense.report["params"]
 
 
+@pytest.mark.slow
 def test_convolutions_that_are_stored_sparse_are_convolutions() -> None:
     """What a model consists of, and so how it is repaired without data, does not hang on its storage."""
     zeros, stored = (
@@ -208,6 +210,7 @@ def test_convolutions_that_are_stored_sparse_are_convolutions() -> None:
     assert sparse == dense
 
 
+@pytest.mark.slow
 def test_nothing_pruned_is_the_model_itself() -> None:
     stored = onnxprune.prune(MODELS / "keras_cnn.onnx", pattern="weights=0.9", sparse_storage=True).proto
     assert onnxprune.prune(stored, 0.0).proto == stored
@@ -216,7 +219,7 @@ def test_nothing_pruned_is_the_model_itself() -> None:
 def test_what_an_analysis_pins_where_it_cannot_be_opened() -> None:
     """A sparse initializer that a caller may feed stays as it is, and whole."""
     model = load(given_out(sparse_array(np.float32), TensorProto.FLOAT))
-    sparse_initializers.store(model)
+    sparse_initializers.store_sparse(model)
     model.proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [40, 30]))
     before = model.proto.SerializeToString()
     assert sparse_initializers.densify(model) == []
@@ -229,7 +232,7 @@ def test_gzip(tmp_path: Path) -> None:
     model = load(MODELS / "sk_mlp.onnx")
     save(model, tmp_path / "m.onnx")
     truth = len(gzip.compress((tmp_path / "m.onnx").read_bytes(), 6))
-    assert sparse_initializers.gzipped(model) == pytest.approx(truth, rel=1e-3)
+    assert sparse_initializers.gzip_bytes(model) == pytest.approx(truth, rel=1e-3)
 
 
 MOVED = Verification(verified=True, reason=None, drift={"y": Drift(1e-7, 1e-7, 1.0)})
@@ -266,7 +269,7 @@ def test_what_onnxruntime_does_not_agree_with_stays_dense(
 def test_a_model_file_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sparse tensors lie in the model file, which protobuf limits."""
     monkeypatch.setattr(sparse_initializers, "PROTOBUF_LIMIT", 100)
-    done: Stored = sparse_initializers.store(load(given_out(sparse_array(np.float32), TensorProto.FLOAT)))
+    done: SparseStorage = sparse_initializers.store_sparse(load(given_out(sparse_array(np.float32), TensorProto.FLOAT)))
     assert "at most 2 GB" in str(done.dense_because)
 
 

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.errors import ModelError
 from onnxprune.model.model import load
 from onnxprune.model.tensors import encode, tensors
-from onnxprune.model.topology import ordered, reads
+from onnxprune.model.topology import read_names, topological_order
 from onnxprune.model.validation import check
-from tests.bad_files import calls, dense
+from tests.support.bad_files import calls, dense
 
 
 def parsed(body: str, functions: str = "") -> onnx.ModelProto:
@@ -137,10 +137,11 @@ def chain(length: int) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:]), ir_version=8)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_nodes() -> None:
     """The order of a long graph takes time in proportion, and no stack."""
     proto = chain(100_000)
-    made = ordered(proto.graph)
+    made = topological_order(proto.graph)
     assert [n.output[0] for n in made] == [f"v{i + 1}" for i in range(100_000)]
 
     def seconds(length: int) -> float:
@@ -155,5 +156,5 @@ def test_a_hundred_thousand_nodes() -> None:
 def test_what_a_node_reads() -> None:
     """What inner graphs define themselves is not read from around them."""
     proto = parsed(SHADOWED)
-    assert sorted(reads(proto.graph.node[1])) == ["c", "x", "x"]
+    assert sorted(read_names(proto.graph.node[1])) == ["c", "x", "x"]
     assert [t.name for t in tensors(proto)] == []

@@ -19,7 +19,7 @@ from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
-from tests import oracle
+from tests.support import oracle
 
 FREE = 2
 """What a free dimension is when a model runs."""

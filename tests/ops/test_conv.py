@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests import oracle
 from tests.ops.case import Case, build, check, random_feeds
+from tests.support import oracle
 
 IMAGE = "(float[N,3,6,6] x) => (float[N,2,6,6] y)"
 

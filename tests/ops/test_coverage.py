@@ -13,7 +13,7 @@ import pytest
 import onnxprune.ops
 from onnxprune.ops import registry
 from tests.ops import case
-from tests.oracle import OLD_ONNX
+from tests.support.oracle import OLD_ONNX
 
 FOLDER = Path(__file__).parent
 Key = tuple[str, str]
@@ -43,6 +43,7 @@ def without_row() -> list[Key]:
     return sorted(key for key in registered() - in_rows() if key[1] not in in_text())
 
 
+@pytest.mark.slow
 def test_what_has_no_row_is_pinned() -> None:
     """A rule that carries channels needs a row; without one it may only pin, and must say so in its own words."""
     carried = []

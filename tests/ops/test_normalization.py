@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests import oracle
 from tests.ops.case import Case, assert_groups, build, check, coupling_of, random_feeds
+from tests.support import oracle
 
 IMAGE = "(float[N,3,4,4] x) => (float[N,2,4,4] y)"
 ROWS = "(float[N,5,3] x) => (float[N,5,2] y) <float[3,8] w, float[8,2] v"

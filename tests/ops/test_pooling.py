@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from onnx import numpy_helper
 
-from tests import oracle
 from tests.ops.case import Case, check
+from tests.support import oracle
 
 WEIGHTS = "<float[8,3,1,1] w, float[2,8,1,1] v"
 UP = "(float[N,3,4,4] x) => (float[N,2,8,8] y)"

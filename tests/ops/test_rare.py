@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests import oracle
 from tests.ops.case import assert_groups, build, check, coupling_of, random_feeds
 from tests.ops.test_quantization import Quantised
+from tests.support import oracle
 
 CASES = [
     Quantised("TransposeMatMul", """(float[2,3] x) => (float[2,2] y) <float[3,6] w, float[6,2] v>

@@ -14,8 +14,8 @@ from onnx import numpy_helper
 
 from onnxprune.graph.graph import Axis, Dim, Value
 from onnxprune.ops.reshape import Block, blocks, digits
-from tests import oracle
 from tests.ops.case import Case, check
+from tests.support import oracle
 
 IMAGE = "(float[N,3,2,2] x) => (float[N,2] y) <float[6,3,1,1] w"
 LINES = "(float[N,3] x) => (float[N,2] y) <float[3,12] w, float[12,2] v"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from onnx import numpy_helper
 
-from tests import oracle
 from tests.ops.case import Case, assert_groups, build, check, coupling_of
+from tests.support import oracle
 
 LINE = "(float[N,3] x) => (float[N,2] y) <float[3,%d] w, float[%d,2] v"
 

@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 import onnxprune
-from tests.commands import tiny
-from tests.oracle import session
-from tests.paths import MODELS
+from tests.support.commands import tiny
+from tests.support.oracle import session
+from tests.support.paths import MODELS
 
 
 def error(original: onnx.ModelProto, pruned: onnx.ModelProto) -> float:
@@ -22,6 +22,7 @@ def error(original: onnx.ModelProto, pruned: onnx.ModelProto) -> float:
     return float(np.mean(np.square(a - b)) / a.var())
 
 
+@pytest.mark.slow
 def test_convolutions_are_scored_and_repaired_on_made_up_inputs() -> None:
     model = tiny()
     plain, auto = (onnxprune.prune(model, 0.5, repair=repair) for repair in ("none", "auto"))
@@ -47,6 +48,7 @@ def test_what_does_not_run_is_pruned_without_repair() -> None:
     assert "does not run on made-up inputs" in report["unrepaired_because"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "repair"), [({"pattern": "weights=0.5"}, "none"), ({"ratio": 0.0}, "data-free")])
 def test_nothing_is_repaired_where_no_channel_goes(options: dict[str, Any], repair: str) -> None:
     report = onnxprune.prune(tiny(), **options).report
@@ -54,6 +56,7 @@ def test_nothing_is_repaired_where_no_channel_goes(options: dict[str, Any], repa
     assert report["repair"] is None
 
 
+@pytest.mark.slow
 def test_any_score_from_data_can_be_read_from_made_up_inputs() -> None:
     made = [
         onnxprune.prune(tiny(), 0.5, importance=name, repair="data-free").plan.removed

@@ -10,11 +10,12 @@ import onnx
 import pytest
 
 import onnxprune
-from tests.commands import Cli, tiny
+from tests.support.commands import Cli, tiny
 
 FILES = sorted(Path(onnxprune.__file__).parent.rglob("*.py"))
 
 
+@pytest.mark.slow
 def test_the_package_prints_nothing(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     """A library leaves the streams to its caller, even where a gate is missed and where there is a warning to log."""
     onnxprune.prune(tiny(), 0.5, gate={"drift": 0.0})
@@ -28,6 +29,7 @@ def test_the_package_prints_nothing(capfd: pytest.CaptureFixture[str], caplog: p
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_only_the_command_line_writes_to_streams() -> None:
     for path in FILES:
         calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]

@@ -19,9 +19,9 @@ from onnxprune.pipeline import permute, zero
 from onnxprune.planning.plan import Plan
 from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.sparsity import holds, weights
-from tests.commands import Cli, assert_refused
 from tests.ops.case import build
-from tests.paths import MODELS
+from tests.support.commands import Cli, assert_refused
+from tests.support.paths import MODELS
 
 NAMES = ["pt_resnet_bn", "pt_transformer", "keras_cnn"]
 
@@ -39,6 +39,7 @@ def magnitude(model: onnx.ModelProto) -> float:
     return sum(float(np.abs(numpy_helper.to_array(w.value.tensor)).sum(dtype=np.float64)) for w in weights(coupling))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8"])
 def test_more_is_kept(name: str, pattern: str) -> None:
@@ -61,6 +62,7 @@ def test_more_is_kept(name: str, pattern: str) -> None:
     assert plain.report["permuted"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_makes_the_same_before_zeros(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an N:M stage that sets nothing to zero, only the order is other."""
@@ -72,6 +74,7 @@ def test_the_model_makes_the_same_before_zeros(name: str, monkeypatch: pytest.Mo
     assert all(d["rel_rms"] < 1e-5 for d in result.report["drift"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [{}, {"ratio": 0.3, "pattern": ["channels", "2:4"]}])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plan_repeats_it(name: str, extra: dict[str, Any]) -> None:
@@ -96,6 +99,7 @@ def plan() -> str:
     return onnxprune.prune(path, pattern="2:4", permute=True, repair="none", verify=False).plan.to_json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
@@ -152,6 +156,7 @@ def test_a_rule_that_is_wrong_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert careless.plan.permuted  # so there was something to see
 
 
+@pytest.mark.slow
 def test_layers_are_refitted_to_what_they_made_in_their_order() -> None:
     """With channels gone, the rest moved and zeros set, a calibrated repair still finds its targets."""
     path = MODELS / "pt_resnet_bn.onnx"

@@ -10,7 +10,7 @@ import pytest
 
 from onnxprune import api
 from onnxprune.options import Options
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 pty = pytest.importorskip("pty")
 MODEL, CALIB = MODELS / "sk_mlp.onnx", MODELS / "digits_calib_flat.npz"
@@ -58,9 +58,11 @@ def drawn(*words: str) -> str:
     return text.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_a_bar() -> None:
     assert "repair" in drawn()
 
 
+@pytest.mark.slow
 def test_quiet_draws_nothing() -> None:
     assert "repair" not in drawn("--quiet")

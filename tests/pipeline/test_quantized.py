@@ -16,9 +16,9 @@ from onnxprune.model.model import load
 from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.testing import mask
 from tests.ops.case import random_feeds
-from tests.oracle import draw_removal, prune_and_mask, session
-from tests.paths import MODELS
-from tests.quantised_models import VARIANTS, by_hand, dynamic
+from tests.support.oracle import draw_removal, prune_and_mask, session
+from tests.support.paths import MODELS
+from tests.support.quantised_models import VARIANTS, by_hand, dynamic
 
 CONVOLUTIONS = [
     "qdq",
@@ -92,6 +92,7 @@ def error(model: onnx.ModelProto, pruned: onnx.ModelProto, masked: onnx.ModelPro
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # onnxruntime's tools
 @pytest.mark.parametrize(("name", "kind"), CASES, ids=[f"{n}-{k}" for n, k in CASES])
 def test_removal_equals_masking(name: str, kind: str) -> None:
@@ -124,6 +125,7 @@ def error_of_fused(model: onnx.ModelProto, pruned: onnx.ModelProto, masked: onnx
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "kind",
@@ -182,6 +184,7 @@ def test_masked_weights_are_zero_points() -> None:
     assert all(np.all((after[n] == before[n]) | (after[n] == 0)) for n in changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

@@ -16,7 +16,7 @@ from onnxprune.errors import InputError
 from onnxprune.importance.obs import Curve
 from onnxprune.options import Options
 from onnxprune.pipeline import rounds
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 MODEL, MLP, FLAT = MODELS / "pt_resnet_folded.onnx", MODELS / "sk_mlp.onnx", str(MODELS / "digits_calib_flat.npz")
 

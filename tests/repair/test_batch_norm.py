@@ -11,7 +11,7 @@ from onnxprune.model.model import load
 from onnxprune.pipeline.repair import kept_features
 from onnxprune.repair.batch_norm import reestimate
 from tests.ops.case import build
-from tests.oracle import session
+from tests.support.oracle import session
 
 NET = """(float[N,3,5,5] x) => (float[N,2,5,5] y)
     <float[6,3,1,1] w, float[6] b, float[6] s, float[6] z, float[6] m, float[6] posv, float[2,6,1,1] u>

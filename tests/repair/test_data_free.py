@@ -23,8 +23,8 @@ from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
 from onnxprune.repair.layerwise import Kept, Refit
-from tests.oracle import session
-from tests.paths import MODELS
+from tests.support.oracle import session
+from tests.support.paths import MODELS
 
 
 def pruned(model: Model, ratio: float) -> tuple[Model, Kept]:
@@ -74,6 +74,7 @@ def convolutions(
     return Model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rectified", [False, True])
 def test_what_the_rest_repeats_is_made_good(rectified: bool) -> None:
     rng = np.random.default_rng(1)
@@ -120,6 +121,7 @@ def test_a_perceptron_whose_units_repeat_is_made_good_exactly() -> None:
     assert np.square(outputs(cut, x) - outputs(model, x)).mean() < 1e-3 * before
 
 
+@pytest.mark.slow
 def test_a_trained_network_comes_back() -> None:
     original = load(MODELS / "pt_resnet_folded.onnx")
     cut, kept = pruned(original, 0.25)
@@ -129,6 +131,7 @@ def test_a_trained_network_comes_back() -> None:
     onnx.checker.check_model(cut.proto, full_check=True)
 
 
+@pytest.mark.slow
 def test_running_statistics_help_and_stay() -> None:
     original = load(MODELS / "pt_resnet_bn.onnx")
     cut, kept = pruned(original, 0.4)
@@ -154,6 +157,7 @@ def test_while_aligned_every_normalization_makes_mean_and_variance_of_training()
     np.testing.assert_allclose(made.std(axis=(0, 2, 3)), np.abs(scale), rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_scores_and_repairs_of_a_run_share_what_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where several models are made of one in search of the smallest."""
     calls = 0
@@ -177,6 +181,7 @@ def test_inputs_too_large_to_make_many_of_are_not_made_unasked() -> None:
     assert why is not None and why.startswith("a feed of 50,330,880 values")
 
 
+@pytest.mark.slow
 def test_nothing_is_made_up_where_inputs_cannot_be() -> None:
     original = load(MODELS / "pt_transformer.onnx")
     cut, kept = pruned(original, 0.25)
@@ -186,6 +191,7 @@ def test_nothing_is_made_up_where_inputs_cannot_be() -> None:
     assert cut.proto.SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.slow
 def test_same_bytes_twice() -> None:
     original = load(MODELS / "pt_resnet_folded.onnx")
     made = []
@@ -196,6 +202,7 @@ def test_same_bytes_twice() -> None:
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_an_unpruned_model_is_left_alone() -> None:
     original = load(MODELS / "pt_resnet_folded.onnx")
     same, kept = pruned(original, 0.0)
@@ -217,6 +224,7 @@ def test_the_range_of_the_inputs_is_found(unit: float) -> None:
     assert any(abs(pixels.max() - (r.factor + r.shift)) < 0.3 * r.factor for r in PICTURES)
 
 
+@pytest.mark.slow
 def test_feeds_fit_the_model() -> None:
     for path in sorted(MODELS.glob("*.onnx")):
         model = load(path)

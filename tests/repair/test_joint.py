@@ -17,13 +17,11 @@ from onnxprune.repair.gauss_newton import Function, Maps, Run, _Step, refine
 from onnxprune.repair.joint import repair
 from onnxprune.repair.layer_chains import chains
 from onnxprune.repair.layer_operator import LayerOperator
-from tests.layers.test_find import text_model
-
-RNG = np.random.default_rng(11)
+from tests.support.text_models import text_model
 
 
-def normal(*shape: int) -> NDArray[np.float32]:
-    return RNG.standard_normal(shape).astype(np.float32)
+def normal(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    return rng.standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +37,11 @@ def normal(*shape: int) -> NDArray[np.float32]:
     ],
 )
 def test_an_operator_is_the_layer_and_its_transpose(
-    attributes: str, weight: tuple[int, ...], size: tuple[int, ...]
+    attributes: str, weight: tuple[int, ...], size: tuple[int, ...], rng: np.random.Generator
 ) -> None:
     letters = ", ".join(["N", "6", *map(str, size)])
     model = text_model(
+        rng,
         f"y = Conv<{attributes}>(x, w)",
         f"float[{letters}] x",
         "float[N, M, " + ", ".join(f"S{i}" for i in range(len(size))) + "] y",
@@ -52,13 +51,13 @@ def test_an_operator_is_the_layer_and_its_transpose(
     infer(graph)
     (layer,) = linear_layers(graph)
     operator = LayerOperator.of(layer, size)
-    x = normal(3, 6, *size)
+    x = normal(rng, 3, 6, *size)
     y = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
     matrix = layer.matrix(onnx.numpy_helper.to_array(model.graph.initializer[0]))
     first = np.ascontiguousarray(x.swapaxes(0, 1))
     made = operator.forward(matrix, first)
     np.testing.assert_allclose(made.swapaxes(0, 1), y, atol=1e-4)
-    g = normal(*made.shape)
+    g = normal(rng, *made.shape)
     inner = float(np.vdot(made, g))
     assert float(np.vdot(first, operator.adjoint(matrix, g))) == pytest.approx(inner, abs=1e-2)
     assert float(np.vdot(matrix, operator.gradient(first, g))) == pytest.approx(inner, abs=1e-2)
@@ -68,49 +67,51 @@ def rectified(z: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.maximum(z, 0)
 
 
-def run_of_two(hidden: int, between: Function = rectified) -> tuple[Run, list[NDArray[np.float32]]]:
+def run_of_two(
+    rng: np.random.Generator, hidden: int, between: Function = rectified
+) -> tuple[Run, list[NDArray[np.float32]]]:
     """Two matrices with a function between them."""
     operators = [LayerOperator(1, 6, (), (), (), ((),)), LayerOperator(1, hidden, (), (), (), ((),))]
-    weights = [normal(1, hidden, 6), normal(hidden), normal(1, 3, hidden), normal(3)]
+    weights = [normal(rng, 1, hidden, 6), normal(rng, hidden), normal(rng, 1, 3, hidden), normal(rng, 3)]
     return Run(operators, [between], [True, True]), weights
 
 
-def test_a_step_knows_how_the_end_moves() -> None:
+def test_a_step_knows_how_the_end_moves(rng: np.random.Generator) -> None:
     """Against differences of the function itself, and the transpose against the step."""
-    run, weights = run_of_two(5, np.tanh)
-    rows = Maps(normal(6, 50), normal(3, 50))
+    run, weights = run_of_two(rng, 5, np.tanh)
+    rows = Maps(normal(rng, 6, 50), normal(rng, 3, 50))
     step = _Step(run, weights, rows, [0])
-    change = [1e-3 * normal(*w.shape) for w in weights]
+    change = [1e-3 * normal(rng, *w.shape) for w in weights]
     before, after = (run(w, rows.x)[1][-1] for w in (weights, [w + c for w, c in zip(weights, change, strict=True)]))
     np.testing.assert_allclose(step._ahead(change), after - before, atol=1e-4)
-    g = normal(3, 50)
+    g = normal(rng, 3, 50)
     back = step._back(g)
     inner = sum(float(np.vdot(b, c)) for b, c in zip(back, change, strict=True)) * 50
     assert inner == pytest.approx(float(np.vdot(step._ahead(change), g)), rel=1e-3)
 
 
-def test_what_two_layers_can_make_they_learn_to_make() -> None:
+def test_what_two_layers_can_make_they_learn_to_make(rng: np.random.Generator) -> None:
     """From disturbed weights back to the function that made the targets."""
-    run, true = run_of_two(4)
-    x, more = normal(6, 2000), normal(6, 500)
+    run, true = run_of_two(rng, 4)
+    x, more = normal(rng, 6, 2000), normal(rng, 6, 500)
     rows, held = (Maps(a, run(true, a)[1][-1]) for a in (x, more))
-    found = refine(run, [w + 0.1 * normal(*w.shape) for w in true], rows, held, [0])
+    found = refine(run, [w + 0.1 * normal(rng, *w.shape) for w in true], rows, held, [0])
     assert found.penalty is not None
     assert found.after < 0.1 * found.before
     assert held.error(run(found.weights, held.x)[1][-1]) == found.after
 
 
-def test_errors_behind_a_rectifier_are_not_counted() -> None:
-    run, weights = run_of_two(4)
-    x = normal(6, 400)
+def test_errors_behind_a_rectifier_are_not_counted(rng: np.random.Generator) -> None:
+    run, weights = run_of_two(rng, 4)
+    x = normal(rng, 6, 400)
     made = run(weights, x)[1][-1]
     rows = Maps(x, np.where(made < 0, made - 5, made), low=0.0)
     assert rows.error(made) == 0.0
     assert refine(run, weights, rows, rows, [0]).penalty is None
 
 
-def runs_of(body: str, **constants: tuple[int, ...]) -> list[list[str]]:
-    graph = Graph(text_model(body, "float[N, 4, 8, 8] x", "float[N, C, H, W] y", **constants))
+def runs_of(rng: np.random.Generator, body: str, **constants: tuple[int, ...]) -> list[list[str]]:
+    graph = Graph(text_model(rng, body, "float[N, 4, 8, 8] x", "float[N, C, H, W] y", **constants))
     infer(graph)
     returned = {id(v) for scope in graph.scopes() for v in scope.outputs}
     return [[layer.name for layer in chain.layers] for chain in chains(linear_layers(graph), returned)]
@@ -129,21 +130,24 @@ def runs_of(body: str, **constants: tuple[int, ...]) -> list[list[str]]:
         ("b = Identity(a) c = Relu(a)", False),
     ],
 )
-def test_runs_go_through_what_works_on_single_elements(between: str, one: bool) -> None:
-    found = runs_of(f"a = Conv(x, w) {between} y = Conv(b, w2)", w=(4, 4, 1, 1), w2=(5, 4, 1, 1), k=(4,), k1=(4, 1, 1))
+def test_runs_go_through_what_works_on_single_elements(between: str, one: bool, rng: np.random.Generator) -> None:
+    found = runs_of(
+        rng, f"a = Conv(x, w) {between} y = Conv(b, w2)", w=(4, 4, 1, 1), w2=(5, 4, 1, 1), k=(4,), k1=(4, 1, 1)
+    )
     assert found == ([["a", "y"]] if one else [["a"], ["y"]])
 
 
-def test_runs_have_an_end() -> None:
+def test_runs_have_an_end(rng: np.random.Generator) -> None:
     body = "a = Conv(x, w) b = Relu(a) c = Conv(b, w2) d = Relu(c) e = Conv(d, w3) f = Relu(e) y = Conv(f, w4)"
     weights = dict.fromkeys(("w", "w2", "w3", "w4"), (4, 4, 1, 1))
-    assert runs_of(body, **weights) == [["a", "c", "e"], ["y"]]
+    assert runs_of(rng, body, **weights) == [["a", "c", "e"], ["y"]]
 
 
-def test_features_in_the_middle_are_chosen_anew() -> None:
+@pytest.mark.slow
+def test_features_in_the_middle_are_chosen_anew(rng: np.random.Generator) -> None:
     """Two of six features are left between two layers: what the end makes comes nearer than by least squares there."""
     body = "a = Conv(x, w) b = Relu(a) y = Conv<pads = [1, 1, 1, 1]>(b, w2)"
-    whole = text_model(body, "float[N, 4, 8, 8] x", "float[N, 3, 8, 8] y", w=(6, 4, 1, 1), w2=(3, 6, 3, 3))
+    whole = text_model(rng, body, "float[N, 4, 8, 8] x", "float[N, 3, 8, 8] y", w=(6, 4, 1, 1), w2=(3, 6, 3, 3))
     small = onnx.ModelProto()
     small.CopyFrom(whole)
     for tensor in small.graph.initializer:
@@ -151,7 +155,7 @@ def test_features_in_the_middle_are_chosen_anew() -> None:
         cut = array[:2] if tensor.name == "w" else array[:, :2]
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(cut), tensor.name))
     kept = {"a": np.arange(2), "y": np.arange(3)}
-    feeds = [{"x": normal(8, 4, 8, 8)} for _ in range(10)]
+    feeds = [{"x": normal(rng, 8, 4, 8, 8)} for _ in range(10)]
     (done,) = repair(Model(whole), Model(small), kept, feeds)
     assert done.layer == "a + y"
     assert done.penalty is not None
@@ -169,10 +173,12 @@ def test_features_in_the_middle_are_chosen_anew() -> None:
         ("y = MatMul(x, m)", "N, 8, 10, 4", None),
     ],
 )
-def test_samples_move_along_what_convolutions_slide_over(body: str, shape: str, axes: tuple[int, ...] | None) -> None:
-    model = text_model(body, f"float[{shape}] x", "float[N, C, H, W] y", w=(2, 4, 3, 3), k=(1,), m=(4, 2))
+def test_samples_move_along_what_convolutions_slide_over(
+    body: str, shape: str, axes: tuple[int, ...] | None, rng: np.random.Generator
+) -> None:
+    model = text_model(rng, body, f"float[{shape}] x", "float[N, C, H, W] y", w=(2, 4, 3, 3), k=(1,), m=(4, 2))
     graph = Graph(model)
-    batches = [{"x": normal(2, *(int(n) for n in shape.split(", ")[1:]))} for _ in range(3)]
+    batches = [{"x": normal(rng, 2, *(int(n) for n in shape.split(", ")[1:]))} for _ in range(3)]
     variants = Variants(graph, batches, 0)
     found = list(variants)
     assert variants.copies == (1 if axes is None else 2)

@@ -12,7 +12,7 @@ import pytest
 import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.repair.least_squares import Rows, fit
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 INDEX = {e["file"]: e for e in json.loads((MODELS / "INDEX.json").read_text())["models"]}
 
@@ -64,6 +64,7 @@ def test_errors_behind_a_rectifier_do_not_count() -> None:
     assert held.error(aware.weight, aware.bias) < 0.5 * held.error(plain.weight, plain.bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pt_resnet_bn.onnx", "pt_mobilenet.onnx", "pt_transformer.onnx"])
 def test_calibrated_is_far_better_than_removal_alone(name: str) -> None:
     data = str(MODELS / INDEX[name]["calibration"])
@@ -76,6 +77,7 @@ def test_calibrated_is_far_better_than_removal_alone(name: str) -> None:
     assert any(r["penalty"] is not None for r in layers)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_twice() -> None:
     data = str(MODELS / "digits_calib.npz")
     first, second = (
@@ -86,6 +88,7 @@ def test_the_same_bytes_twice() -> None:
     assert first.report["targets"]["macs"]["met"]
 
 
+@pytest.mark.slow
 def test_labels_are_reported_and_not_used(tmp_path: Path) -> None:
     with np.load(MODELS / "digits_calib.npz") as data:
         inputs = data["input"][:100]
@@ -100,6 +103,7 @@ def test_labels_are_reported_and_not_used(tmp_path: Path) -> None:
     assert 0 <= results[1].report["calibration"]["top1"]["after"] <= 0.5  # the labels are made up
 
 
+@pytest.mark.slow
 def test_without_repair_weights_stay_and_scores_still_learn() -> None:
     data = str(MODELS / "digits_calib.npz")
     by_size = onnxprune.prune(MODELS / "pt_resnet_folded.onnx", 0.25, verify=False)

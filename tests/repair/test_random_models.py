@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 import onnxprune
-from tests.oracle import session
-from tests.random_graphs import Seeded, random_model
+from tests.support.oracle import session
+from tests.support.random_graphs import Seeded, random_model
 from tests.test_equivalence import feeds_of, finite
 
 SAMPLES = 48
@@ -62,6 +62,7 @@ def interface(model: onnx.ModelProto) -> list[tuple[str, bytes]]:
     return [(v.name, v.type.SerializeToString()) for v in [*model.graph.input, *model.graph.output]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, 40, 10))
 def test_repaired_models_are_no_further_from_the_original(start: int) -> None:
     better = 0

@@ -13,8 +13,8 @@ import onnxprune
 from onnxprune import _text
 from onnxprune.report import terminal
 from onnxprune.report.build import clean
-from tests.commands import tiny
-from tests.paths import MODELS
+from tests.support.commands import tiny
+from tests.support.paths import MODELS
 
 
 def report(**changes: Any) -> dict[str, Any]:

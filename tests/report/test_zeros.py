@@ -17,9 +17,9 @@ from onnxprune.coupling.coupling import analyze
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
 from onnxprune.report.sparsity_data import zeros
-from tests.commands import Cli
 from tests.ops.case import build
-from tests.paths import MODELS
+from tests.support.commands import Cli
+from tests.support.paths import MODELS
 
 
 def told(proto: ModelProto) -> dict[str, dict[str, Any]]:

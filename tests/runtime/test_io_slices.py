@@ -19,7 +19,7 @@ from onnxprune.planning.plan import Plan, channels, io_slices
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.testing import mask
 from tests.ops.case import build
-from tests.oracle import assert_verified, session
+from tests.support.oracle import assert_verified, session
 
 STEPS = 3
 
@@ -108,7 +108,7 @@ def test_generation_with_smaller_state_is_that_of_the_masked_original(name: str)
     result = onnxprune.prune(model, 0.5, repair="none", shrink=["past", "new"])
     assert_verified(result)
     lost = io_slices(result.plan)
-    assert set(lost.lost) == {v.name for v in [*model.graph.input, *model.graph.output]} - {"x", "y"}
+    assert set(lost.removed) == {v.name for v in [*model.graph.input, *model.graph.output]} - {"x", "y"}
     onnx.checker.check_model(result.proto, full_check=True)
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal(INPUT[name]).astype(np.float32) for _ in range(STEPS)]

@@ -22,7 +22,7 @@ from onnxprune.errors import InputError, RunError, VerificationError
 from onnxprune.runtime import process as isolation
 from onnxprune.runtime.process import LocalSession, Session, limited
 from onnxprune.verification.check import check
-from tests.commands import Cli, contents, tiny
+from tests.support.commands import Cli, contents, tiny
 
 ENDLESS = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -77,6 +77,7 @@ def held(process: int) -> int:
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")))
 
 
+@pytest.mark.slow
 def test_a_run_that_never_ends_is_ended() -> None:
     assert np.array_equal(loaded(ENDLESS, 2).run(None, FEEDS)[0], FEEDS["x"])
     start = time.perf_counter()
@@ -95,6 +96,7 @@ def test_a_run_that_takes_too_much_memory_is_refused() -> None:
         loaded(HUNGRY, count).run(None, FEEDS)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what a process holds from /proc")
 @pytest.mark.parametrize("arena", [False, True])
 def test_the_memory_of_a_run_is_given_back(arena: bool) -> None:
@@ -117,6 +119,7 @@ def test_a_crash_is_an_error() -> None:
         session.run(None, FEEDS)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_the_worker_ends_with_the_program(tmp_path: Path) -> None:
     """Even amid a run, and though nobody could tell it."""
@@ -210,6 +213,7 @@ def test_threads_share_the_worker() -> None:
     assert found == dict.fromkeys(range(6), True)
 
 
+@pytest.mark.slow
 def test_an_original_that_never_ends_leaves_the_result_unverified() -> None:
     with limited(seconds=2):
         start = time.perf_counter()
@@ -218,6 +222,7 @@ def test_an_original_that_never_ends_leaves_the_result_unverified() -> None:
     assert time.perf_counter() - start < 20  # no other sizes are tried
 
 
+@pytest.mark.slow
 def test_a_limit_that_the_result_alone_exceeds_leaves_it_unverified() -> None:
     """Nothing is wrong with the result then, as far as anybody knows."""
     with limited(seconds=2):
@@ -267,6 +272,7 @@ def test_a_result_that_onnxruntime_refuses_is_a_failure() -> None:
         check(model(ENDLESS, 2), wrong)
 
 
+@pytest.mark.slow
 def test_the_command_gives_up_in_time(cli: Cli, tmp_path: Path) -> None:
     """A model that hangs is pruned and written unverified; where its gates cannot be told, it is not."""
     endless = model(ENDLESS, 2**60)

@@ -1,8 +1,7 @@
-"""Walking through a model piece by piece gives what one run gives, each node run once."""
+"""A staged run gives what one run of the whole model gives."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,72 +10,14 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import is_external, tensors
-from onnxprune.runtime.partition import CannotCut
 from onnxprune.runtime.session import Feeds
-from onnxprune.runtime.staged_run import StagedRun, Stored
-from tests.oracle import session
-from tests.paths import MODELS
-
-RNG = np.random.default_rng(3)
-
-
-def made(text: str, opset: int = 18, **constants: NDArray[Any] | tuple[int, ...]) -> Model:
-    """A model from the text of its graph; constants are arrays, or shapes of random ones."""
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> {text}')
-    for name, c in constants.items():
-        array = RNG.standard_normal(c).astype(np.float32) if isinstance(c, tuple) else c
-        model.graph.initializer.append(numpy_helper.from_array(array, name))
-    return Model(model)
-
-
-def batches_of(*shape: int, count: int = 3, name: str = "x") -> list[dict[str, NDArray[Any]]]:
-    """Batches of different sizes."""
-    return [{name: RNG.standard_normal((i + 1, *shape)).astype(np.float32)} for i in range(count)]
-
-
-def whole(model: Model, batches: list[dict[str, NDArray[Any]]], names: list[str]) -> dict[str, list[NDArray[Any]]]:
-    """These values from one run of the whole model a batch."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    there = {o.name for o in proto.graph.output} | {i.name for i in proto.graph.input}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in dict.fromkeys(names) if n not in there)
-    one = session(proto)
-    runs = [one.run(names, feeds) for feeds in batches]
-    return {name: [run[i] for run in runs] for i, name in enumerate(names)}
-
-
-def assert_same(stored: Stored, expected: list[NDArray[Any]], exact: bool = True) -> None:
-    assert len(stored) == len(expected)
-    for a, b in zip(stored, expected, strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape
-        if exact or b.dtype == object:
-            np.testing.assert_array_equal(a, b)
-        else:
-            np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3)
-
-
-def assert_walk(
-    model: Model, batches: list[dict[str, NDArray[Any]]], stages: list[list[str]], **options: Any
-) -> StagedRun:
-    """The walk gives at each stage what the whole gives, and no node runs twice."""
-    expected = whole(model, batches, [n for stage in stages for n in stage if n not in batches[0]])
-    expected |= {n: [b[n] for b in batches] for n in batches[0]}
-    options = {"optimize": False} | options
-    with StagedRun(model, batches, stages, **options) as walk:
-        for stage in stages:
-            values = walk.step()
-            assert list(values) == stage
-            for name in stage:
-                assert_same(values[name], expected[name], exact=not options["optimize"])
-        assert not walk._kept
-        with pytest.raises(RuntimeError, match="no stage"):
-            walk.step()
-    assert all(n == 1 for n in Counter(name for piece in walk.pieces for name in piece.once).values())
-    return walk
+from onnxprune.runtime.staged_run import BatchValues, StagedRun
+from tests.runtime.cases import assert_same, assert_walk, batches_of, made, residual, whole
+from tests.support.paths import MODELS
 
 
 @pytest.mark.parametrize("optimize", [False, True])
@@ -95,83 +36,9 @@ def test_trained_models(name: str, optimize: bool) -> None:
     assert_walk(model, batches, [*stages, [last]], optimize=optimize)
 
 
-RESIDUAL = """g (float[n,4] x) => (float[n,3] y)
-{ a = MatMul (x, u) b = Relu (a) c = MatMul (b, v) d = Add (c, x) e = Tanh (d) f = Concat <axis=1> (e, b)
-  k = Mul (two, two) h = Mul (f, k) y = MatMul (h, w) unused = Exp (y) }"""
-
-
-def residual() -> Model:
-    return made(RESIDUAL, u=(4, 5), v=(5, 4), w=(9, 3), two=np.float32([2]))
-
-
-@pytest.mark.parametrize(
-    "stages",
-    [
-        [["x"], ["b"], ["h"], ["y"]],
-        [["b", "x"], ["e", "b"], ["y", "x"]],
-        [["d"], ["c"], ["y"]],
-        [["y"]],
-        [[], ["h"], [], ["h", "y"]],
-    ],
-    ids=str,
-)
-def test_residuals_and_concatenations(stages: list[list[str]]) -> None:
-    walk = assert_walk(residual(), batches_of(4), stages)
-    nodes = [name for piece in walk.pieces for name in piece.once]
-    assert sorted(nodes) == ["a", "b", "c", "d", "e", "f", "h", "y"]
-
-
-def test_only_what_is_needed_is_run_and_kept() -> None:
-    walk = assert_walk(residual(), batches_of(4), [["b"], ["f"]])
-    assert [piece.once for piece in walk.pieces] == [["a", "b"], ["c", "d", "e", "f"]]
-    assert [piece.leaves for piece in walk.pieces] == [["b"], ["f"]]
-
-
-def test_constants_run_in_every_piece_that_reads_them() -> None:
-    model = made(
-        """g (float[n,4] x) => (float[n,4] z)
-                    { k = Constant <value_float=2.0> () t = Transpose (w) r = Mul (t, k) y = MatMul (x, r)
-                      q = Relu (y) z = MatMul (q, r) }""",
-        w=(4, 4),
-    )
-    walk = assert_walk(model, batches_of(4), [["y"], ["z"]])
-    assert [piece.again for piece in walk.pieces] == [["k", "t", "r"], ["k", "t", "r"]]
-
-
-CAPTURING = """g (float[n,4] x, bool p) => (float[n,4] y)
-{ a = MatMul (x, w) b = Relu (a)
-  c = If (p) <then_branch = t () => (float[n,4] s) { i = MatMul (b, w) s = Add (i, a) },
-              else_branch = e () => (float[n,4] r) { j = Neg (b) r = Mul (j, scale) }>
-  y = Tanh (c) }"""
-
-
-@pytest.mark.parametrize("branch", [True, False])
-def test_bodies_that_capture(branch: bool) -> None:
-    """What a body captures, activations and weights, reaches it in a later piece."""
-    model = made(CAPTURING, w=(4, 4), scale=(4,))
-    feeds = [b | {"p": np.array(branch)} for b in batches_of(4)]
-    assert_walk(model, feeds, [["a"], ["b"], ["y"]])
-    assert_walk(model, feeds, [["b"], ["c", "y"]])
-
-
-def test_loops() -> None:
-    model = made(
-        """g (float[n,4] x) => (float[n,4] y)
-        { a = MatMul (x, w)
-          b, all = Loop (count, yes, a) <body = l (int64 i, bool c, float[n,4] s) => (bool k, float[n,4] o, float[n,4] q)
-            { k = Identity (c) m = MatMul (s, w) o = Add (m, x) q = Identity (o) }>
-          e = ReduceSum <keepdims=0> (all, axis) y = Add (b, e) }""",
-        w=(4, 4),
-        count=np.int64(2),
-        yes=np.array(True),
-        axis=np.int64([0]),
-    )
-    assert_walk(model, batches_of(4), [["a"], ["all"], ["y"]])
-
-
-def test_weights_may_change_between_steps() -> None:
+def test_weights_may_change_between_steps(rng: np.random.Generator) -> None:
     """What a step has run stays, what comes later sees the new weights, even a bias that was not there."""
-    model, batches = residual(), batches_of(4)
+    model, batches = residual(rng), batches_of(rng, 4)
     before = whole(model, batches, ["b", "c", "y"])
     with StagedRun(model, batches, [["b"], ["c"], ["y"]], optimize=False) as walk:
         assert_same(walk.step()["b"], before["b"])
@@ -191,20 +58,23 @@ def test_weights_may_change_between_steps() -> None:
         np.testing.assert_allclose(y, d @ model.array(weights["w"]) + [1, 2, 3], rtol=1e-4, atol=1e-5)
 
 
-def long_chain(layers: int = 6) -> tuple[Model, list[dict[str, NDArray[Any]]], list[list[str]]]:
+def long_chain(
+    rng: np.random.Generator, layers: int = 6
+) -> tuple[Model, list[dict[str, NDArray[Any]]], list[list[str]]]:
     body = " ".join(f"h{i + 1} = Relu (m{i})".join([f"m{i} = MatMul (h{i}, w{i}) ", ""]) for i in range(layers))
     model = made(
+        rng,
         f"g (float[n,64] h0) => (float[n,64] y) {{ {body} y = Add (h{layers}, h1) }}",
         **{f"w{i}": (64, 64) for i in range(layers)},
     )
-    batches = [{"h0": RNG.standard_normal((32, 64)).astype(np.float32)} for _ in range(4)]
+    batches = [{"h0": rng.standard_normal((32, 64)).astype(np.float32)} for _ in range(4)]
     return model, batches, [*([f"h{i + 1}"] for i in range(layers)), ["y"]]
 
 
-def test_spilling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_spilling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rng: np.random.Generator) -> None:
     """Files hold what memory may not, give the same values, and are gone in the end."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    model, batches, stages = long_chain()
+    model, batches, stages = long_chain(rng)
     expected = whole(model, batches, [n for (n,) in stages])
     one = sum(a.nbytes for a in expected["h1"])
     assert_walk(model, batches, stages, memory=0)
@@ -221,8 +91,10 @@ def test_spilling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_largest_value_is_spilled_first() -> None:
-    model = made("g (float[n,64] x) => (float[n,512] b) { a = Relu (x) b = Concat <axis=1> (x, x, x, x, x, x, x, x) }")
+def test_largest_value_is_spilled_first(rng: np.random.Generator) -> None:
+    model = made(
+        rng, "g (float[n,64] x) => (float[n,512] b) { a = Relu (x) b = Concat <axis=1> (x, x, x, x, x, x, x, x) }"
+    )
     batches = [{"x": np.ones((32, 64), np.float32)}] * 2
     with StagedRun(model, batches, [["a", "b"]], memory=2**16) as walk:
         values = walk.step()
@@ -230,8 +102,8 @@ def test_largest_value_is_spilled_first() -> None:
         assert values["b"][0].shape == (32, 512) and len(values["b"][:]) == 2
 
 
-def test_memory_is_freed_without_files() -> None:
-    model, batches, stages = long_chain()
+def test_memory_is_freed_without_files(rng: np.random.Generator) -> None:
+    model, batches, stages = long_chain(rng)
     with StagedRun(model, batches, stages) as walk:
         held = []
         for _ in stages:
@@ -241,82 +113,36 @@ def test_memory_is_freed_without_files() -> None:
         assert walk._folder is None
 
 
-def test_inputs_with_defaults_and_old_versions() -> None:
+def test_inputs_with_defaults_and_old_versions(rng: np.random.Generator) -> None:
     """An initializer that is a graph input too is a weight unless batches hold it."""
     model = made(
-        "g (float[n,4] x, float[4,4] w) => (float[n,4] y) { a = MatMul (x, w) y = MatMul (a, w) }", opset=8, w=(4, 4)
+        rng,
+        "g (float[n,4] x, float[4,4] w) => (float[n,4] y) { a = MatMul (x, w) y = MatMul (a, w) }",
+        opset=8,
+        w=(4, 4),
     )
     model.proto.ir_version = 3
-    assert_walk(model, batches_of(4), [["a"], ["y"]])
+    assert_walk(model, batches_of(rng, 4), [["a"], ["y"]])
     model.proto.ir_version = 8
     other = np.eye(4, dtype=np.float32) * 3
-    assert_walk(model, [b | {"w": other} for b in batches_of(4)], [["a"], ["y"]])
+    assert_walk(model, [b | {"w": other} for b in batches_of(rng, 4)], [["a"], ["y"]])
 
 
-def test_absent_inputs_outputs_and_nodes_in_any_order() -> None:
+def test_strings_and_empty_arrays(rng: np.random.Generator) -> None:
     model = made(
-        """g (float[n,2,4] x) => (float[1,2,3] y)
-        { y = Clip (h, , top) all, h = RNN <hidden_size=3> (a, w, r) a = Relu (x) }""",
-        top=np.float32(0.5),
-        w=(1, 3, 4),
-        r=(1, 3, 3),
+        rng,
+        """g (string[n] x, float[m,2] z) => (string[n] y, float[m,2] w)
+        { a = Identity (x) y = Identity (a) b = Relu (z) w = Neg (b) }""",
     )
-    model.proto.graph.node[1].output[0] = ""
-    assert_walk(model, batches_of(2, 4), [["a"], ["h"], ["y"]])
-
-
-def test_strings_and_empty_arrays() -> None:
-    model = made("""g (string[n] x, float[m,2] z) => (string[n] y, float[m,2] w)
-        { a = Identity (x) y = Identity (a) b = Relu (z) w = Neg (b) }""")
     feeds: list[dict[str, NDArray[Any]]] = [
         {"x": np.array(["a", "bc"] * (i + 1), dtype=object), "z": np.zeros((0, 2), np.float32)} for i in range(2)
     ]
     assert_walk(model, feeds, [["a", "b"], ["y", "w"]], memory=0)
 
 
-SEQUENCES = """g (float[n,4] x) => (float[n,4] y)
-{ a = MatMul (x, w) s = SplitToSequence <axis=1> (a) t = SequenceInsert (s, a) l = SequenceLength (s)
-  b = SequenceAt (t, zero) c = MatMul (b, v) d = SequenceAt (t, last) y = Add (c, d) }"""
-
-
-def test_sequences_are_made_again() -> None:
-    """They cannot be kept; the tensors that they are made of are."""
-    model = made(SEQUENCES, w=(4, 4), v=(1, 4), zero=np.int64(0), last=np.int64(-1))
-    walk = assert_walk(model, batches_of(4), [["b"], ["c"], ["y"]])
-    assert [piece.again for piece in walk.pieces] == [["s", "t"], [], ["s", "t"]]
-    with pytest.raises(CannotCut, match="'t' is no tensor"):
-        StagedRun(model, batches_of(4), [["t"]])
-
-
-def test_what_cannot_be_cut() -> None:
-    model = made(
-        """g (float[n,4] x, bool p) => (float[n,4] y)
-        { s = If (p) <then_branch = t () => (seq(float[n,4]) s1) { s1 = SequenceConstruct (x, x) },
-                      else_branch = e () => (seq(float[n,4]) s2) { s2 = SequenceConstruct (x) }>
-          b = SequenceAt (s, zero) c = Relu (b) d = SequenceAt (s, zero) y = Add (c, d) }""",
-        zero=np.int64(0),
-    )
-    feeds = [b | {"p": np.array(True)} for b in batches_of(4)]
-    with pytest.raises(CannotCut, match="'s' is no tensor, is needed on both sides"):
-        StagedRun(model, feeds, [["b"], ["y"]])
-    assert_walk(model, feeds, [["x"], ["y"]])
-    for name, why in {"zero": "is a stored constant", "nowhere": "no value .* is called", "": "no value"}.items():
-        with pytest.raises(CannotCut, match=why):
-            StagedRun(model, feeds, [[name]])
-
-
-def test_random_values_are_drawn_once() -> None:
-    model = made("""g (float[2,3] x) => (float[2,3] y)
-        { r = RandomNormal <shape=[2,3]> () a = Add (x, r) b = Add (a, r) y = Sub (b, a) }""")
-    with StagedRun(model, [{"x": np.zeros((2, 3), np.float32)}], [["r"], ["a"], ["y"]], optimize=False) as walk:
-        r, a, y = walk.step()["r"][0], walk.step()["a"][0], walk.step()["y"][0]
-    np.testing.assert_array_equal(a, r)
-    np.testing.assert_allclose(y, r, atol=1e-6)
-
-
-def test_external_data(tmp_path: Path) -> None:
+def test_external_data(tmp_path: Path, rng: np.random.Generator) -> None:
     """Weights in a data file are read from there by the pieces that need them."""
-    model, batches, stages = long_chain(3)
+    model, batches, stages = long_chain(rng, 3)
     expected = whole(model, batches, [n for (n,) in stages])
     onnx.save(model.proto, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=64)
     outside = load(tmp_path / "net.onnx")
@@ -337,8 +163,8 @@ class Source:
         return iter([{"x": np.full((2, 4), i, np.float32)} for i in range(count)])
 
 
-def test_batches() -> None:
-    model, stages = residual(), [["b"], ["e"], ["y"]]
+def test_batches(rng: np.random.Generator) -> None:
+    model, stages = residual(rng), [["b"], ["e"], ["y"]]
     with StagedRun(model, Source(3), stages) as walk:
         assert [len(next(iter(walk.step().values()))) for _ in stages] == [3, 3, 3]
     with StagedRun(model, [], stages) as walk:
@@ -352,15 +178,9 @@ def test_batches() -> None:
         StagedRun(model, iter([{"x": np.zeros((1, 4), np.float32)}]), stages)
 
 
-def test_local_functions() -> None:
-    text = """<ir_version: 8, opset_import: ["" : 18, "own" : 1]>
-        g (float[n,4] x) => (float[n,4] y) { a = own.twice (x) b = Relu (a) y = own.twice (b) }
-        <opset_import: ["" : 18], domain: "own"> twice (v) => (w) { w = Add (v, v) }"""
-    assert_walk(Model(parser.parse_model(text)), batches_of(4), [["a"], ["b"], ["y"]])
-
-
-def test_types_of_kept_values() -> None:
+def test_types_of_kept_values(rng: np.random.Generator) -> None:
     model = made(
+        rng,
         """g (float[n,4] x) => (int64[n] y)
         { h = Cast <to=10> (x) k = Greater (x, zero) i = ArgMax <axis=1, keepdims=0> (x)
           a = Cast <to=7> (k) b = Cast <to=7> (h) e = ReduceSum <keepdims=0> (a, axis)
@@ -368,12 +188,12 @@ def test_types_of_kept_values() -> None:
         zero=np.float32(0),
         axis=np.int64([1]),
     )
-    walk = assert_walk(model, batches_of(4), [["h", "k", "i"], ["y"]])
-    assert walk.pieces[0].leaves == ["h", "k", "i"]
+    walk = assert_walk(model, batches_of(rng, 4), [["h", "k", "i"], ["y"]])
+    assert walk.pieces[0].outputs == ["h", "k", "i"]
 
 
 def test_only_types_that_files_know_are_spilled(tmp_path: Path) -> None:
-    stored = Stored()
+    stored = BatchValues()
     small, text, wide = np.zeros(3), np.array(["a" * 5000], dtype=object), np.zeros(600)
     half = np.zeros(4096, helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
     for array in (small, wide, text, half):
@@ -387,10 +207,10 @@ def test_only_types_that_files_know_are_spilled(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_running_ahead_with_other_weights() -> None:
+def test_running_ahead_with_other_weights(rng: np.random.Generator) -> None:
     """From every place, the rest of another version of the model gives what all of it gives; the walk goes on as before."""
     text = "g (float[N, 3] x) => (float[N, 4] y) { a = MatMul(x, w) b = Relu(a) c = MatMul(b, v) s = MatMul(x, u) y = Add(c, s) }"
-    model, batches = made(text, w=(3, 5), v=(5, 4), u=(3, 4)), batches_of(3)
+    model, batches = made(rng, text, w=(3, 5), v=(5, 4), u=(3, 4)), batches_of(rng, 3)
     other = model.copy()
     (tensor,) = (t for t in other.proto.graph.initializer if t.name == "v")
     other.set_array(tensor, 2 * other.array(tensor))

@@ -22,6 +22,7 @@ SIZES = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=5), element
 RATIOS = st.floats(0, 1, exclude_max=True)
 
 
+@pytest.mark.slow
 @given(SIZES, RATIOS)
 def test_the_smallest(sizes: NDArray[np.float32], ratio: float) -> None:
     mask = smallest(sizes, ratio)
@@ -48,6 +49,7 @@ def test_the_smallest_of_many(order: str, ratio: float) -> None:
     np.testing.assert_array_equal(mask, expected)
 
 
+@pytest.mark.slow
 @given(st.lists(SIZES, min_size=1, max_size=4), RATIOS)
 def test_the_smallest_of_all_together(sizes: list[NDArray[np.float32]], ratio: float) -> None:
     masks = smallest_across(sizes, ratio)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.sparsity import Layout
+from onnxprune.graph.operators import WeightLayout
 from onnxprune.sparsity.permutation_search import Stripes, search
 from onnxprune.sparsity.stripes import Reader, gather
-from tests.paths import MODELS
-from tests.stripe_groups import SHARINGS, kept, stripe_groups
+from tests.support.paths import MODELS
+from tests.support.stripe_groups import SHARINGS, kept, stripe_groups
 
 Values = NDArray[np.float32]
 
@@ -38,6 +38,7 @@ def found(values: Values, n: int = 2, m: int = 4, seed: int = 0, work: float = 1
     return search([stripes(values, m)], n, np.random.default_rng(seed), work)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 8), st.integers(1, 7), st.integers(1, 30), st.integers(1, 20), st.integers(0, 9))
 def test_what_is_found_keeps_no_less(n: int, more: int, columns: int, rows: int, seed: int) -> None:
@@ -56,6 +57,7 @@ def test_two_stripes_are_shared_out_best(seed: int) -> None:
     assert kept(values, found(values)) == pytest.approx(best, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "columns"), [(1, 2, 6), (1, 4, 8), (3, 4, 8), (2, 4, 6), (2, 3, 6), (4, 8, 9)])
 def test_few_columns_are_ordered_best(n: int, m: int, columns: int) -> None:
     """Against every set of columns for the first stripe, and for the second one of what is left."""
@@ -79,6 +81,7 @@ def test_a_tail_takes_the_columns_that_would_lose_most() -> None:
     assert kept(values, order) == 5 * (9 + 9 + 8 + 1)
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same() -> None:
     values = drawn(32, 40, 0)
     assert found(values, seed=3).tolist() == found(values, seed=3).tolist()
@@ -126,6 +129,7 @@ def trained() -> dict[str, Values]:
     return matrices
 
 
+@pytest.mark.slow
 def test_no_worse_than_pairs_of_stripes() -> None:
     """In sum over trained weights at least what the exhaustive search over pairs of stripes keeps, with its escapes."""
     ours, theirs, plain = 0.0, 0.0, 0.0
@@ -143,7 +147,9 @@ def test_no_worse_than_pairs_of_stripes() -> None:
 def test_units_with_several_indices() -> None:
     """Blocks of four channels one after the other: a unit has its place in each, and rows for each."""
     weight = drawn(8, 3, 0).T  # 3 outputs of 2 blocks of 4
-    (part,) = gather([Reader(weight, Layout(1, 0), np.arange(8).reshape(2, 4).T)], 4, 1.0, np.random.default_rng(0))
+    (part,) = gather(
+        [Reader(weight, WeightLayout(1, 0), np.arange(8).reshape(2, 4).T)], 4, 1.0, np.random.default_rng(0)
+    )
     assert part.slots.tolist() == [[0, 1, 2, 3]]
     np.testing.assert_array_equal(part.values, np.concatenate([weight[:, :4], weight[:, 4:]]).T)
 
@@ -151,13 +157,15 @@ def test_units_with_several_indices() -> None:
 def test_neighbours_of_one_unit_cannot_be_parted() -> None:
     """Units of 4 consecutive indices fill their stripes whatever their order: nothing to look at."""
     weight = drawn(8, 3, 0).T
-    assert not gather([Reader(weight, Layout(1, 0), np.arange(8).reshape(2, 4))], 4, 1.0, np.random.default_rng(0))
+    assert not gather(
+        [Reader(weight, WeightLayout(1, 0), np.arange(8).reshape(2, 4))], 4, 1.0, np.random.default_rng(0)
+    )
 
 
 def test_columns_of_others_stay() -> None:
     """Units in the middle of an axis share its stripes with what is around them."""
     weight = drawn(8, 3, 0).T
-    (part,) = gather([Reader(weight, Layout(1, 0), np.array([[3], [4]]))], 4, 1.0, np.random.default_rng(0))
+    (part,) = gather([Reader(weight, WeightLayout(1, 0), np.array([[3], [4]]))], 4, 1.0, np.random.default_rng(0))
     assert part.slots.tolist() == [[-1, -1, -1, 0], [1, -1, -1, -1]]
     assert part.fixed is not None
     np.testing.assert_array_equal(part.fixed[0, :3], weight[:, :3].T)

@@ -14,12 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import sparsity
+from onnxprune.graph.operators import WeightLayout
 from onnxprune.model.model import load
 from onnxprune.planning.masks import unpack_mask
-from onnxprune.sparsity import Layout, holds
+from onnxprune.sparsity import holds
 from onnxprune.verification.output_error import relative_errors
-from tests.oracle import OLD_RUNTIME, assert_verified, session
-from tests.paths import MODELS
+from tests.support.oracle import OLD_RUNTIME, assert_verified, session
+from tests.support.paths import MODELS
 
 PATTERNS = ["2:4", "1:4", "4:8", "3:5", "2:32"]
 
@@ -118,7 +119,7 @@ def test_every_group_keeps_its_largest(name: str, pattern: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_holds_counts_the_same(name: str) -> None:
     blocks, axis = CASES[name][2]
-    layout = Layout(axis, None, blocks)
+    layout = WeightLayout(axis, None, blocks)
     array = weight(onnxprune.prune(case(name), pattern="2:4").proto)
     assert holds(array, layout, 2, 4)
     assert not holds(weight(case(name)), layout, 2, 4)
@@ -126,6 +127,7 @@ def test_holds_counts_the_same(name: str) -> None:
         assert holds(array, layout, n, m) == all(np.count_nonzero(g) <= n for g in groups(array, blocks, axis, m))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importance", ["wanda", "sparsegpt", "obs"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_group_keeps_to_the_pattern_with_data(name: str, importance: str) -> None:
@@ -252,6 +254,7 @@ def error(pruned: onnx.ModelProto) -> float:
     return relative_errors(load(RESNET), [load(pruned)], [{"input": x}])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["2:4", "weights=0.8", "4x1=0.5"])
 def test_data_choose_better_zeros(pattern: str) -> None:
     errors = {
@@ -266,6 +269,7 @@ def test_data_choose_better_zeros(pattern: str) -> None:
     assert errors["obs"] <= 1.15 * min(errors.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importance", ["wanda", "sparsegpt", "alps", "obs"])
 def test_without_repair_data_choose_and_the_rest_stays(importance: str) -> None:
     made = onnxprune.prune(
@@ -278,6 +282,7 @@ def test_without_repair_data_choose_and_the_rest_stays(importance: str) -> None:
         assert share == pytest.approx(0.5, abs=0.01) or old.shape[1] < 4
 
 
+@pytest.mark.slow
 def test_calibrated_zeros_hold_and_are_the_same_twice() -> None:
     made = [onnxprune.prune(RESNET, pattern="2:4", calib=DATA, samples=64, verify=False).proto for _ in range(2)]
     assert made[0] == made[1]
@@ -287,6 +292,7 @@ def test_calibrated_zeros_hold_and_are_the_same_twice() -> None:
         assert holds(weight(made[0], w.value.key), w.layout, 2, 4)
 
 
+@pytest.mark.slow
 def test_data_say_which_layer_can_spare_more() -> None:
     even, spread, default = (
         onnxprune.prune(RESNET, pattern="weights=0.8", calib=DATA, samples=64, across=across, verify=False)
@@ -298,6 +304,7 @@ def test_data_say_which_layer_can_spare_more() -> None:
     assert max(spread.report["zeroed"].values()) > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"repair": "none"}, {"importance": "l2"}, {"calib": None}])
 def test_without_a_refit_or_data_each_layer_loses_the_same_share(more: dict[str, Any]) -> None:
     made = onnxprune.prune(RESNET, pattern="weights=0.8", **{"calib": DATA, "samples": 64, **more}, verify=False)
@@ -305,6 +312,7 @@ def test_without_a_refit_or_data_each_layer_loses_the_same_share(more: dict[str,
     assert list(made.report["zeroed"].values()) == pytest.approx([0.8] * len(made.report["zeroed"]), abs=0.03)
 
 
+@pytest.mark.slow
 def test_biases_make_up_for_zeros_without_data() -> None:
     plain, biased = (
         onnxprune.prune(RESNET, pattern="weights=0.6", repair=repair, verify=False) for repair in ("none", "data-free")
@@ -314,6 +322,7 @@ def test_biases_make_up_for_zeros_without_data() -> None:
     assert error(biased.proto) < error(plain.proto)
 
 
+@pytest.mark.slow
 def test_biases_alone_change_without_data() -> None:
     """Also where few weights have zeros."""
     name = next(iter(onnxprune.prune(RESNET, pattern="2:4", verify=False).report["zeroed"]))

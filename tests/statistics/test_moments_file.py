@@ -21,7 +21,7 @@ from onnxprune.model.model import load
 from onnxprune.options import Options
 from onnxprune.statistics.moments import Moments
 from onnxprune.statistics.moments_file import read, write
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 MODEL, CALIB = MODELS / "sk_mlp.onnx", str(MODELS / "digits_calib_flat.npz")
 
@@ -56,6 +56,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
             np.testing.assert_allclose(again[name].covariance(g), m.covariance(g), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importance", ["obs", "wanda", "flap", "apoz"])
 def test_the_next_run_decides_alike(tmp_path: Path, importance: str) -> None:
     path = tmp_path / "s.npz"
@@ -109,6 +110,7 @@ def test_another_version_is_refused(written: Path) -> None:
         pruned(written)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

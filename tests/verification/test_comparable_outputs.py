@@ -10,7 +10,7 @@ import onnxprune
 from onnxprune.model.model import load
 from onnxprune.verification.comparable_outputs import PIECES, scored, unsquashed
 from onnxprune.verification.output_error import relative_errors
-from tests.oracle import session
+from tests.support.oracle import session
 
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -136,6 +136,7 @@ def test_what_is_concatenated_is_looked_at_piece_by_piece() -> None:
     np.testing.assert_allclose(scores, 2 * (boxes - boxes.mean(1, keepdims=True)).transpose(0, 2, 3, 1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_long_chain_of_concatenations() -> None:
     """Each reads the one before twice: 2 ** 5000 pieces, if they were not the same."""
     model = head("boxes, q")

@@ -17,8 +17,8 @@ from onnxprune.model.model import Model
 from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.verification import gates
 from onnxprune.verification.check import drift
-from tests.commands import Cli, assert_refused, contents
-from tests.paths import MODELS
+from tests.support.commands import Cli, assert_refused, contents
+from tests.support.paths import MODELS
 
 MLP, DATA = str(MODELS / "sk_mlp.onnx"), str(MODELS / "digits_calib_flat.npz")
 
@@ -117,6 +117,7 @@ def test_one_score_chooses_nothing() -> None:
         gates.opened(model, {"agreement": 0.9}, data=True)
 
 
+@pytest.mark.slow
 def test_a_missed_gate_stops_the_command(cli: Cli, model: Path) -> None:
     """Exit code 1, a warning with the numbers, and nothing written, not even the plan."""
     before = contents(model.parent)
@@ -143,12 +144,14 @@ def test_a_missed_gate_stops_the_command(cli: Cli, model: Path) -> None:
     assert ended.err.startswith("warning: gate drift is missed: ")
 
 
+@pytest.mark.slow
 def test_a_missed_gate_does_not_stop_who_wants_the_model_anyway(cli: Cli, model: Path) -> None:
     ended = cli(model, "--ratio", 0.5, "--gate", "drift=0", "--keep-anyway")
     assert ended.code == 1
     assert "MISSED" in ended.out and (model.parent / "net.pruned.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_met_gate_lets_through(cli: Cli, model: Path) -> None:
     ended = cli(model, "--ratio", 0.5, "--gate", "drift=100")
     assert ended.code == 0 and (model.parent / "net.pruned.onnx").exists()
@@ -182,6 +185,7 @@ def test_a_model_that_does_not_run_meets_no_gate() -> None:
     assert not report["verified"] and report["gates"]["drift"]["met"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repair", ["none", "calibrated"])
 def test_the_search_stays_inside_the_gates(repair: str) -> None:
     """The model found meets them, the next one that was tried does not, and it is made as a plain run makes it."""
@@ -198,6 +202,7 @@ def test_the_search_stays_inside_the_gates(repair: str) -> None:
     assert again.proto.SerializeToString() == result.proto.SerializeToString()
 
 
+@pytest.mark.slow
 def test_a_search_with_zeros_in_what_is_left() -> None:
     """Channels are searched; what stays of them has the pattern, and the gate is held with it, as it is stored."""
     gate = {"drift": 0.3}

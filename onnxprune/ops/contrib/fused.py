@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from onnxprune.graph.graph import Axis, Value
-from onnxprune.ops.conv import convolution
+from collections.abc import Sequence
+
+from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.node_shapes import convolution_shape, gemm_shape, like_first, need, product_shape, windows
+from onnxprune.graph.operators import Shape, Term, WeightLayout
+from onnxprune.ops.conv import convolution, convolution_macs, convolution_weights
 from onnxprune.ops.elementwise import broadcast, zero_keeping
-from onnxprune.ops.linear import general_product, is_constant, product_of_axes
-from onnxprune.ops.normalization import root_mean_square, tie_trailing
+from onnxprune.ops.linear import (
+    gemm_weights,
+    general_product,
+    is_constant,
+    matmul_weights,
+    product_macs,
+    product_of_axes,
+)
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
-from onnxprune.ops.ties import Alternative, Link, NewShape
+from onnxprune.ops.registry import macs, output_shape, rule, weights
 
 MS = "com.microsoft"
 
@@ -29,7 +38,17 @@ _ZERO_AT_ZERO = {
     "QuickGelu",
 }
 
-rule("Gelu", "QuickGelu", domain=MS)(zero_keeping)
+rule("Gelu QuickGelu", domain=MS)(zero_keeping)
+output_shape(
+    "Gelu BiasGelu FastGelu QuickGelu BiasAdd BiasDropout BiasSoftmax ScaledSiLU GatedAdd MoE QMoE Trilu "
+    "NGramRepeatBlock",
+    domain=MS,
+)(like_first)
+
+
+macs("FusedConv NhwcFusedConv NhwcConv", domain=MS)(convolution_macs(1))
+weights("FusedConv NhwcFusedConv", domain=MS)(convolution_weights(1))
+output_shape("FusedConv", domain=MS)(convolution_shape(0, 1))
 
 
 @rule("FusedConv", domain=MS)
@@ -50,6 +69,21 @@ def fused_conv(op: Op) -> None:
         op.lose_zero(out.axis(1))
 
 
+@output_shape("NhwcConv", domain=MS)
+def nhwc_conv_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """Batch, space, output channels."""
+    x, w = need(shapes[0]), need(shapes[1])
+    return [[x[0], *windows(node, x[1:-1], w[1:-1]), w[0]]]
+
+
+@weights("NhwcConv", domain=MS)
+def nhwc_conv_weights(node: Node, i: int, shape: Sequence[int]) -> WeightLayout | None:
+    """A kernel of shape (out, ..., in / group)."""
+    groups = int(node.attribute("group", 1))
+    whole = i == 1 and len(shape) > 2 and shape[0] % groups == 0
+    return WeightLayout(len(shape) - 1, 0, output_blocks=groups) if whole else None
+
+
 @rule("NhwcConv", domain=MS)
 def nhwc_conv(op: Op) -> None:
     """Conv with channels last, in input, output and weight."""
@@ -65,24 +99,42 @@ def _fused_keeps_zero(op: Op) -> bool:
     return name in _ZERO_AT_ZERO
 
 
-@rule("FusedMatMul", "TransposeMatMul", domain=MS)
+@macs("FusedMatMul TransposeMatMul FusedMatMulActivation GemmFastGelu", domain=MS)
+def fused_matmul_macs(node: Node) -> list[Term]:
+    """Every output element takes the length of the axis that is summed over."""
+    node.input(0).ranked_axes()
+    return [(1.0, [*node.output().ranked_axes(), _transposed(node, "A", node.input(0))[-1]])]
+
+
+weights("FusedMatMul TransposeMatMul FusedMatMulActivation GemmFastGelu", domain=MS)(matmul_weights(0, 1))
+output_shape("FusedMatMul TransposeMatMul FusedMatMulActivation GemmFastGelu", domain=MS)(product_shape(0, 1))
+
+
+@rule("FusedMatMul TransposeMatMul", domain=MS)
 def fused_matmul(op: Op) -> None:
-    """MatMul with transposes and a scale folded in."""
+    """MatMul with folded transposes and a scale."""
     a, b = op.input(0), op.input(1)
     if min(a.rank or 0, b.rank or 0) < 2:
         raise ValueError("a factor is no matrix")
     constant = is_constant(a) or is_constant(b)
-    product_of_axes(op, _turned(op, "A", a), _turned(op, "B", b), op.output(), activations=not constant)
+    product_of_axes(
+        op, _transposed(op.node, "A", a), _transposed(op.node, "B", b), op.output(), activations=not constant
+    )
 
 
-def _turned(op: Op, side: str, value: Value) -> list[Axis]:
-    """Axes of a factor in the order of a plain product: first ``transBatch`` moves axis 0 behind the batches."""
+def _transposed(node: Node, side: str, value: Value) -> list[Axis]:
+    """Axes of a factor in the order of a plain product: first ``transBatch`` moves axis 0 after the batch axes."""
     axes = value.axes()
-    if op.attr(f"transBatch{side}", 0):
+    if node.attribute(f"transBatch{side}", 0):
         axes = [*axes[1:-1], axes[0], axes[-1]]
-    if op.attr(f"trans{side}", 0):
+    if node.attribute(f"trans{side}", 0):
         axes = [*axes[:-2], axes[-1], axes[-2]]
     return axes
+
+
+macs("FusedGemm", domain=MS)(product_macs)
+weights("FusedGemm", domain=MS)(gemm_weights(0, 1))
+output_shape("FusedGemm", domain=MS)(gemm_shape(0, 1))
 
 
 @rule("FusedGemm", domain=MS)
@@ -94,7 +146,7 @@ def fused_gemm(op: Op) -> None:
             op.lose_zero(axis)
 
 
-@rule("FastGelu", "BiasGelu", "BiasAdd", domain=MS)
+@rule("FastGelu BiasGelu BiasAdd", domain=MS)
 def biased(op: Op) -> None:
     """Sum with a bias (and a skip), then an activation with f(0) = 0."""
     out = op.output()
@@ -121,6 +173,26 @@ def _add_bias(op: Op, index: int, column: Axis, out: Value) -> None:
         op.keep_zero(out.axis(-1), column, bias)
 
 
+@output_shape("SwiGLU", domain=MS)
+def swiglu_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """Gate and value come apart, or as the halves of one input."""
+    return like_first(node, shapes) if len(shapes) > 1 else half_last(node, shapes)
+
+
+@output_shape("BiasSplitGelu", domain=MS)
+def half_last(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """The last axis is halved."""
+    *rest, last = need(shapes[0])
+    return [[*rest, last // 2 if isinstance(last, int) else None]]
+
+
+@macs("MoE", domain=MS)
+def mixture_macs(node: Node) -> list[Term]:
+    """K experts a token, each with two or three matrices of shape (experts, ., .)."""
+    tokens, k = node.input(0).ranked_axes()[:-1], float(node.attribute("k", 1))
+    return [(k, [*tokens, *node.input(i).ranked_axes()[1:]]) for i in (2, 4, 6) if node.has(i)]
+
+
 @rule("BiasSplitGelu", domain=MS)
 def bias_split_gelu(op: Op) -> None:
     """The first half gated by the Gelu of the second: a channel owns its place in both."""
@@ -133,162 +205,10 @@ def bias_split_gelu(op: Op) -> None:
     op.keep_zero(half, wide, bias.axis(-1))
 
 
-@rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MS)
-def skip_layer_normalization(op: Op) -> None:
-    """Sum of input, skip and bias, normalised over the last axis: that mixes, but where the sum is not centred."""
-    x, skip, out = op.input(0), op.input(1), op.output()
-    summed = op.node.outputs[3] if len(op.node.outputs) > 3 else None
-    for value in [out, *([summed] if summed is not None else [])]:
-        for position, axes in enumerate(broadcast(op, [x, skip], value)):
-            if value is summed and len(axes) == 2 and not op.has(_bias_of(op)):
-                op.keep_zero(value.axis(position), *axes)
-    width = out.axis(-1)
-    if "Simplified" in op.type:
-        parts = [x, skip, *([op.input(_bias_of(op))] if op.has(_bias_of(op)) else [])]
-        op.keep_zero(width, *(part.axis(-1) for part in parts))
-        root_mean_square(op, width, 1e-12)
-    else:
-        op.mix(width)
-    for parameter in op.inputs[2:]:
-        tie_trailing(op, parameter.axes(), x.axes())
-    for extra in op.node.outputs[1:3]:
-        for axis in extra.axes()[:-1] if extra is not None else []:
-            op.tie(x.axis(axis.position), axis)
-
-
-def _bias_of(op: Op) -> int:
-    return 3 if "Simplified" in op.type else 4
-
-
-@rule("EmbedLayerNormalization", domain=MS)
-def embed_layer_normalization(op: Op) -> None:
-    """Sum of embeddings, normalised over their width: that mixes; tokens and positions are pinned."""
-    out = op.output()
-    width = out.axis(-1)
-    op.mix(width)
-    for i in (2, 3, 4):
-        if op.has(i):
-            op.pin(op.input(i).axis(0), f"{op.node.label} looks indices up along it")
-            op.tie(op.input(i).axis(1), width)
-    for i in (5, 6):
-        op.tie(op.input(i).axis(0), width)
-    if len(op.node.outputs) > 2 and op.node.outputs[2] is not None:
-        op.tie(op.node.outputs[2].axis(-1), width)
-    others = [op.input(i) for i in (0, 1, 7, 8) if op.has(i)] + op.outputs
-    for axis in (a for v in others for a in v.axes() if v.rank != 3 or a.position < 2):
-        op.pin(axis, f"{op.node.label} reads positions")
-
-
-@rule("GroupNorm", "SkipGroupNorm", domain=MS)
-def group_norm(op: Op) -> None:
-    """Group normalisation, channels last by default: whole groups of channels may go."""
-    x, out, groups = op.input(0), op.output(), op.attr("groups")
-    place = (x.rank or 0) - 1 if op.attr("channels_last", 1) else 1
-    channels = x.axis(place)
-    if channels.length is None or not groups:
-        raise ValueError("channel count unknown")
-    size = channels.length // groups
-    op.link((channels, arange(channels) // size))
-    for value in [*op.inputs[1:], *op.outputs]:
-        if value.rank == 1:
-            op.tie(value.axis(0), channels)
-        elif value.shape == x.shape:
-            for axis in value.axes():
-                op.tie(axis, x.axis(axis.position))
-        else:
-            raise ValueError("the skip has another shape")
-    for axis in x.axes()[1:]:
-        if axis.position != place:
-            op.mix(axis)
-    op.keep_zero(out.axis(place), op.input(1).axis(0), op.input(2).axis(0))
-    op.norm_scale(op.input(1))
-    op.resize(lambda new: new.set_attribute("groups", len(new.kept(channels)) // size))
-
-
-@rule("MatMulNBits", domain=MS)
-def matmul_nbits(op: Op) -> None:
-    """Weights of few bits in blocks: output columns go one by one, inputs by blocks that share no byte."""
-    x, packed, out = op.input(0), op.input(1), op.output()
-    inputs, columns, size = x.axis(-1), out.axis(-1), op.attr("block_size")
-    blocks = -(-op.attr("K") // size)
-    if op.has(4) or op.attr("weight_prepacked", 0) or packed.rank != 3 or packed.axis(1).length != blocks:
-        raise ValueError("stored in another way than in rows of blocks")
-    for axis in x.axes()[:-1]:
-        op.tie(axis, out.axis(axis.position))
-    op.pin(packed.axis(2), "bits of a block")
-    op.tie(packed.axis(0), columns)
-    if op.has(5):
-        op.tie(op.input(5).axis(0), columns)
-    by_column: Link = [(columns, arange(columns))]
-    shared = 1  # blocks whose zero points lie in one byte
-    tables = [(op.input(2), blocks)]
-    if op.has(3):
-        in_bytes = op.input(3).elem_type != op.input(2).elem_type
-        shared = 8 // op.attr("bits", 4) if in_bytes else 1
-        tables.append((op.input(3), -(-blocks // shared)))
-    by_block: Link = [(inputs, arange(inputs) // (size * shared)), (packed.axis(1), arange(packed.axis(1)) // shared)]
-    for table, width in tables:
-        if table.rank == 1 and table.axis(0).length == (columns.length or 0) * width:
-            by_column.append((table.axis(0), arange(table.axis(0)) // width))
-        elif table.rank == 2 and table.axis(0).length == columns.length and table.axis(1).length == width:
-            op.tie(table.axis(0), columns)
-        else:
-            raise ValueError("scales or zero points of an unknown form")
-        by_block.append((table.axis(-1), arange(table.axis(-1)) % width // (shared if width == blocks else 1)))
-    even = inputs.length == op.attr("K") and inputs.length == blocks * size and blocks % shared == 0
-    _carry_blocks(op, by_column, by_block, even)
-    op.keep_zero(columns, packed.axis(0), *([op.input(5).axis(0)] if op.has(5) else []))
-    if packed.tensor is not None:
-        op.packed(packed, op.input(2), op.input(3) if op.has(3) else None, op.attr("bits", 4))
-
-    def follow(new: NewShape) -> None:
-        new.set_attribute("N", len(new.kept(columns)))
-        if even:
-            new.set_attribute("K", len(new.kept(inputs)))
-
-    op.resize(follow)
-
-
-def _carry_blocks(op: Op, by_column: Link, by_block: Link, even: bool) -> None:
-    """Scales that lie in one row for all columns can be cut by columns or by blocks, not by both."""
-    (inputs, _), (places, _) = by_block[:2]
-    if not even:
-        for axis in (inputs, places):
-            op.pin(axis, f"blocks of {op.node.label} do not divide it")
-        op.link(*by_column)
-        return
-    op.sum_over(inputs, places)
-    if len(by_column) == 1:
-        op.link(*by_block)
-    else:
-        op.choose(
-            Alternative("by columns", [by_column], [inputs, places], weight=1),
-            Alternative("by blocks", [by_block], [by_column[0][0]]),
-        )
-
-
 @rule(
-    "SwiGLU",
-    "BiasDropout",
-    "BiasSoftmax",
-    "NhwcFusedConv",
-    "NhwcMaxPool",
-    "FusedMatMulActivation",
-    "ScaledSiLU",
-    "GatedAdd",
-    "RelativePositionBias",
-    "GatedRelativePositionBias",
-    "MoE",
-    "MatMulBnb4",
-    "MatMulFpQ4",
-    "MatMulNBitsMlp",
-    "MatMulNBitsQkv",
-    "MatMulPacked",
-    "CropAndResize",
-    "BeamSearch",
-    "GreedySearch",
-    "Sampling",
-    "WhisperBeamSearch",
+    "SwiGLU BiasDropout BiasSoftmax NhwcFusedConv NhwcMaxPool FusedMatMulActivation ScaledSiLU GatedAdd "
+    "RelativePositionBias GatedRelativePositionBias MoE MatMulBnb4 MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQkv "
+    "MatMulPacked CropAndResize BeamSearch GreedySearch Sampling WhisperBeamSearch",
     domain=MS,
     any_rank=True,
 )
@@ -298,14 +218,7 @@ def not_carried(op: Op) -> None:
 
 
 @rule(
-    "Conv",
-    "MaxPool",
-    "AveragePool",
-    "GlobalMaxPool",
-    "GlobalAveragePool",
-    "Upsample",
-    "ReorderInput",
-    "ReorderOutput",
+    "Conv MaxPool AveragePool GlobalMaxPool GlobalAveragePool Upsample ReorderInput ReorderOutput",
     domain="com.microsoft.nchwc",
     any_rank=True,
 )

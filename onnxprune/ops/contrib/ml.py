@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from onnx import TensorProto
+
+from onnxprune.graph.node_shapes import like_first
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import facts_of, output_shape, rule
 
 ML = "ai.onnx.ml"
 
+output_shape("Scaler Normalizer Imputer Binarizer", domain=ML)(like_first)
+facts_of("Scaler Normalizer", domain=ML, elem_type=TensorProto.FLOAT)
 
-@rule("LabelEncoder", "Binarizer", domain=ML)
+
+@rule("LabelEncoder Binarizer", domain=ML)
 def element_wise(op: Op) -> None:
     """Element by element: every axis passes."""
     zero = op.type == "Binarizer" and op.attr("threshold", 0.0) >= 0
@@ -17,19 +23,8 @@ def element_wise(op: Op) -> None:
 
 
 @rule(
-    "Scaler",
-    "Imputer",
-    "Normalizer",
-    "LinearClassifier",
-    "LinearRegressor",
-    "SVMClassifier",
-    "SVMRegressor",
-    "TreeEnsemble",
-    "TreeEnsembleClassifier",
-    "TreeEnsembleRegressor",
-    "ArrayFeatureExtractor",
-    "OneHotEncoder",
-    "CategoryMapper",
+    "Scaler Imputer Normalizer LinearClassifier LinearRegressor SVMClassifier SVMRegressor TreeEnsemble "
+    "TreeEnsembleClassifier TreeEnsembleRegressor ArrayFeatureExtractor OneHotEncoder CategoryMapper "
     "FeatureVectorizer",
     domain=ML,
     any_rank=True,
@@ -47,7 +42,7 @@ def row_by_row(op: Op) -> None:
                 op.pin(axis, f"parameters of {op.node.label} are attributes")
 
 
-@rule("ZipMap", "DictVectorizer", "CastMap", domain=ML, any_rank=True)
+@rule("ZipMap DictVectorizer CastMap", domain=ML, any_rank=True)
 def mapping(op: Op) -> None:
     """Maps and sequences: pinned."""
     op.pin_all(f"{op.node.label} works on maps")

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from onnxprune.graph.graph import Axis, Value
+from collections.abc import Sequence
+
+from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.node_shapes import broadcast_shape, gemm_shape, like_first, need, product_shape, windows
+from onnxprune.graph.operators import Shape, WeightLayout
 from onnxprune.ops.elementwise import broadcast
-from onnxprune.ops.linear import contract, general_product, product
+from onnxprune.ops.linear import contract, gemm_weights, general_product, matmul_weights, product, product_macs
 from onnxprune.ops.op import Op, arange
 from onnxprune.ops.quantization import follow, is_zero_at, mark, quantised_product, say_zero, single
-from onnxprune.ops.registry import rule
+from onnxprune.ops.recurrent import recurrent_macs
+from onnxprune.ops.registry import facts_of, macs, output_shape, rule, weights
 from onnxprune.ops.slicing import join
 from onnxprune.ops.ties import NewShape
 
 MS = "com.microsoft"
+
+
+facts_of("QGemm", domain=MS, zero_point=8, type_of=(8, 1))
+output_shape("QGemm", domain=MS)(gemm_shape(0, 3))
+macs("QGemm", domain=MS)(product_macs)
+weights("QGemm", domain=MS)(gemm_weights(0, 3))
 
 
 @rule("QGemm", domain=MS)
@@ -30,7 +41,11 @@ def qgemm(op: Op) -> None:
     mark(op, 3, 4, 5, column.position)
 
 
-@rule("QLinearAdd", "QLinearMul", domain=MS)
+facts_of("QLinearAdd QLinearMul", domain=MS, zero_point=7)
+output_shape("QLinearAdd QLinearMul", domain=MS)(broadcast_shape(0, 3))
+
+
+@rule("QLinearAdd QLinearMul", domain=MS)
 def qlinear_binary(op: Op) -> None:
     """Broadcast; sums are zero where both operands are, products where one is.
 
@@ -52,6 +67,10 @@ def qlinear_binary(op: Op) -> None:
             say_zero(op, out.axis(position), 7, *mine, any_of=not sums)
 
 
+facts_of("QLinearWhere", domain=MS, zero_point=8, type_of=(1,))
+output_shape("QLinearWhere", domain=MS)(broadcast_shape(0, 1, 4))
+
+
 @rule("QLinearWhere", domain=MS)
 def qlinear_where(op: Op) -> None:
     """Broadcast of condition and both branches."""
@@ -59,25 +78,46 @@ def qlinear_where(op: Op) -> None:
     broadcast(op, [op.input(0), op.input(1), op.input(4)], op.output())
 
 
-@rule("QLinearConcat", domain=MS)
+@output_shape("QLinearConcat", domain=MS)
+def qlinear_concat_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """The lengths along one axis add up."""
+    parts = [need(s) for s in shapes[2::3]]
+    along = node.attribute("axis") % len(parts[0])
+    lengths = [p[along] for p in parts]
+    whole = sum(d for d in lengths if isinstance(d, int)) if all(isinstance(d, int) for d in lengths) else None
+    return [[whole if i == along else d for i, d in enumerate(parts[0])]]
+
+
+@rule("QLinearConcat", domain=MS, zero_point=1, type_of=(1,))
 def qlinear_concat(op: Op) -> None:
-    """Inputs lie one after the other on one axis; each has its own scale."""
+    """Inputs follow each other on one axis; each has its own scale."""
     out = op.output()
-    places = range(2, len(op.node.inputs), 3)
-    single(op, *(i for i in range(len(op.node.inputs)) if i not in places))
-    values = [op.input(i) for i in places]
+    operands = range(2, len(op.node.inputs), 3)
+    single(op, *(i for i in range(len(op.node.inputs)) if i not in operands))
+    values = [op.input(i) for i in operands]
     along = op.attr("axis") % len(out.shape or [1])
     for value in values:
         for axis in value.axes():
             if axis.position != along:
                 op.tie(axis, out.axis(axis.position))
-    if all(is_zero_at(op, i, i + 2) for i in places):
+    if all(is_zero_at(op, i, i + 2) for i in operands):
         for axis in out.axes():
             say_zero(op, axis, 1, *(v.axis(axis.position) for v in values))
     join(op, [v.axis(along) for v in values], out.axis(along))
 
 
-@rule("QLinearGlobalAveragePool", "QLinearAveragePool", domain=MS)
+@output_shape("QLinearGlobalAveragePool QLinearAveragePool", domain=MS)
+def qlinear_pool_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """Batch and channels are kept, spatial axes shrink."""
+    x = need(shapes[0])
+    last = bool(node.attribute("channels_last", 0))
+    space = x[1:-1] if last else x[2:]
+    kernel = node.attribute("kernel_shape")
+    small = [1] * len(space) if kernel is None else windows(node, space, kernel)
+    return [[x[0], *small, x[-1]] if last else [x[0], x[1], *small]]
+
+
+@rule("QLinearGlobalAveragePool QLinearAveragePool", domain=MS, zero_point=4)
 def qlinear_pool(op: Op) -> None:
     """Averages over space, each channel alone."""
     x, out = op.input(0), op.output()
@@ -92,7 +132,10 @@ def qlinear_pool(op: Op) -> None:
             say_zero(op, out.axis(position), 4, x.axis(position))
 
 
-@rule("QLinearLeakyRelu", "QLinearSigmoid", domain=MS)
+output_shape("QLinearLeakyRelu QLinearSigmoid QLinearSoftmax", domain=MS)(like_first)
+
+
+@rule("QLinearLeakyRelu QLinearSigmoid", domain=MS, zero_point=4)
 def qlinear_unary(op: Op) -> None:
     """Element by element."""
     x, out = op.input(0), op.output()
@@ -103,7 +146,7 @@ def qlinear_unary(op: Op) -> None:
             say_zero(op, out.axis(axis.position), 4, axis)
 
 
-@rule("QLinearSoftmax", domain=MS)
+@rule("QLinearSoftmax", domain=MS, zero_point=4)
 def qlinear_softmax(op: Op) -> None:
     """Normalises over one axis (before opset 13: over all from that axis on): it mixes."""
     x, out = op.input(0), op.output()
@@ -115,9 +158,18 @@ def qlinear_softmax(op: Op) -> None:
             op.mix(axis)
 
 
-@rule("QLinearReduceMean", domain=MS)
+@output_shape("QLinearReduceMean", domain=MS)
+def qlinear_mean_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """As for ReduceMean."""
+    x = need(shapes[0])
+    over = {a % len(x) for a in node.attribute("axes") or range(len(x))}
+    keep = node.attribute("keepdims", 1)
+    return [[1 if i in over else d for i, d in enumerate(x) if keep or i not in over]]
+
+
+@rule("QLinearReduceMean", domain=MS, zero_point=4)
 def qlinear_mean(op: Op) -> None:
-    """Means mix."""
+    """Averages: mixing."""
     x, out = op.input(0), op.output()
     single(op, 1, 2, 3, 4)
     rank = len(x.shape or [])
@@ -132,6 +184,11 @@ def qlinear_mean(op: Op) -> None:
         position += 1
 
 
+output_shape("DynamicQuantizeMatMul MatMulIntegerToFloat", domain=MS)(product_shape(0, 1))
+macs("DynamicQuantizeMatMul MatMulIntegerToFloat", domain=MS)(product_macs)
+weights("DynamicQuantizeMatMul MatMulIntegerToFloat", domain=MS)(matmul_weights(0, 1))
+
+
 @rule("DynamicQuantizeMatMul", domain=MS)
 def dynamic_quantize_matmul(op: Op) -> None:
     """MatMul that quantises its first factor by its range, which channels that are zero once masked do not move."""
@@ -143,7 +200,7 @@ def dynamic_quantize_matmul(op: Op) -> None:
     mark(op, 1, 2, 3, -1)
 
 
-@rule("MatMulIntegerToFloat", domain=MS)
+@rule("MatMulIntegerToFloat", domain=MS, reads_zero_points=True, type_of=(2,))
 def matmul_integer_to_float(op: Op) -> None:
     """MatMul on integers, scaled to a float."""
     quantised_product(op, 0, 1, (2, 4), (3, 5))
@@ -162,9 +219,25 @@ def _columns(op: Op, b: Value, out: Value, parameters: tuple[int, ...], bias: in
         op.keep_zero(out.axis(-1), column, op.input(bias).axis(0))
 
 
-@rule("DynamicQuantizeLSTM", domain=MS)
+@output_shape("DynamicQuantizeLSTM", domain=MS)
+def dynamic_quantize_lstm_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """All states, the last hidden state and the last cell state."""
+    x, r = need(shapes[0]), need(shapes[2])
+    return [[x[0], r[0], x[1], r[1]], [r[0], x[1], r[1]], [r[0], x[1], r[1]]]
+
+
+macs("DynamicQuantizeLSTM", domain=MS)(recurrent_macs)
+
+
+@weights("DynamicQuantizeLSTM", domain=MS)
+def dynamic_quantize_lstm_weights(node: Node, i: int, shape: Sequence[int]) -> WeightLayout | None:
+    """Weights of shape (directions, inputs, gates * hidden)."""
+    return WeightLayout(1, 2) if i in (1, 2) and len(shape) == 3 else None
+
+
+@rule("DynamicQuantizeLSTM", domain=MS, gates=4)
 def dynamic_quantize_lstm(op: Op) -> None:
-    """LSTM with integer weights, gates last: a hidden unit goes with its gates and states."""
+    """LSTM with integer weights, gates last: a hidden unit is tied to its gates and states."""
     x, w, r, out = op.input(0), op.input(1), op.input(2), op.node.outputs
     hidden = r.axis(1)
     if not hidden.length:
@@ -195,14 +268,14 @@ def dynamic_quantize_lstm(op: Op) -> None:
 
 
 def _pin_rest(op: Op, carriers: list[Axis]) -> None:
-    """Time, batch and directions stay."""
+    """Pins time, batch and directions."""
     values = [op.input(i) for i in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11) if op.has(i)] + op.outputs
     kept = {0: {2}, 1: {1, 2}, 2: {1, 2}, 3: {1}, 7: {1}, 8: {1}, 9: {1}, 10: {1}, 11: {1}}
     free = {
         op.input(i).axis(p).id
-        for i, places in kept.items()
+        for i, positions in kept.items()
         if op.has(i)
-        for p in places
+        for p in positions
         if p < len(op.input(i).shape or [])
     }
     free |= {axis.id for axis in carriers}
@@ -218,19 +291,14 @@ def _hidden_size(op: Op, new: NewShape, hidden: Axis) -> None:
 
 
 @rule(
-    "QEmbedLayerNormalization",
-    "MatMulInteger16",
-    "MulInteger",
-    "ReduceSumInteger",
-    "QuantizeBFP",
-    "DequantizeBFP",
-    "GatherBlockQuantized",
-    "QMoE",
-    "QOrderedMatMul",
-    "QOrderedAttention",
+    "QEmbedLayerNormalization MatMulInteger16 MulInteger ReduceSumInteger QuantizeBFP DequantizeBFP "
+    "GatherBlockQuantized QMoE QOrderedMatMul QOrderedAttention",
     domain=MS,
     any_rank=True,
 )
 def packed(op: Op) -> None:
     """Packed or rarely seen quantised storage: pinned."""
     op.pin_all(f"{op.node.label}: its quantised storage is not cut")
+
+
+facts_of("GatherBlockQuantized", domain=MS, lookups=((0, 1),))

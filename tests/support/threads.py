@@ -1,6 +1,6 @@
 """Prunes some models and prints a digest of everything that comes out: for comparison between numbers of threads.
 
-python -m tests.threads THREADS [CPUS]
+python -m tests.support.threads THREADS [CPUS]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 import onnxprune
-from tests.paths import MODELS
+from tests.support.paths import MODELS
 
 RUNS: list[tuple[str, dict[str, Any]]] = [
     ("keras_cnn.onnx", {"ratio": 0.5, "repair": "none"}),

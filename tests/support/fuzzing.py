@@ -18,8 +18,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 import onnxprune
-from tests.commands import tiny
-from tests.random_graphs import Seeded, random_model
+from tests.support.commands import tiny
+from tests.support.random_graphs import Seeded, random_model
 
 KINDS = ("bytes", "proto", "plan", "stats", "recipe", "options")
 

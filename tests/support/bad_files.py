@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tests.commands import tiny
+from tests.support.commands import tiny
 
 Change = Callable[[ModelProto], Any]
 
@@ -50,10 +50,20 @@ def calls(*bodies: tuple[str, Sequence[str]]) -> ModelProto:
     proto = dense()
     proto.opset_import.add(domain="f", version=1)
     for name, called in bodies:
-        nodes = [helper.make_node(one, [f"t{i}"], [f"t{i + 1}"], domain="f" if one.startswith("F") else "")
-                 for i, one in enumerate(called)]
-        proto.functions.append(helper.make_function("f", name, ["t0"], [f"t{len(called)}"], nodes,
-                                                    [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]))
+        nodes = [
+            helper.make_node(one, [f"t{i}"], [f"t{i + 1}"], domain="f" if one.startswith("F") else "")
+            for i, one in enumerate(called)
+        ]
+        proto.functions.append(
+            helper.make_function(
+                "f",
+                name,
+                ["t0"],
+                [f"t{len(called)}"],
+                nodes,
+                [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)],
+            )
+        )
     proto.graph.node[0].CopyFrom(helper.make_node(bodies[-1][0], ["x"], ["h"], domain="f"))
     return proto
 
@@ -109,25 +119,36 @@ HOSTILE: dict[str, Change] = {
     "length.onnx": lambda m: stored(m, length="255"),
     "number.onnx": lambda m: stored(m, offset="1e3"),
     "digits.onnx": lambda m: stored(m, offset="9" * 5000),
-    "sparse.onnx": lambda m: m.graph.sparse_initializer.append(helper.make_sparse_tensor(
-        numpy_helper.from_array(np.ones(2, "f"), "s"), numpy_helper.from_array(np.array([1, 5])), [2**40, 2**40])),
+    "sparse.onnx": lambda m: m.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(
+            numpy_helper.from_array(np.ones(2, "f"), "s"), numpy_helper.from_array(np.array([1, 5])), [2**40, 2**40]
+        )
+    ),
     "left_out.onnx": lambda m: stored(m, location="*stripped*"),
 }
 """What is wrong with a model that is right otherwise."""
 
 PLANS: dict[str, dict[str, Any]] = {
-    "part.json": {"removed": {"w1": {"0": [0]}}}, "pinned.json": {"removed": {"w2": {"0": [0]}}},
-    "index.json": {"removed": {"w1": {"0": [32]}}}, "axis.json": {"removed": {"w1": {"4": [0]}}},
-    "unknown.json": {"removed": {"w9": {"0": [0]}}}, "kind.json": {"removed": {"w1": [1]}},
+    "part.json": {"removed": {"w1": {"0": [0]}}},
+    "pinned.json": {"removed": {"w2": {"0": [0]}}},
+    "index.json": {"removed": {"w1": {"0": [32]}}},
+    "axis.json": {"removed": {"w1": {"4": [0]}}},
+    "unknown.json": {"removed": {"w9": {"0": [0]}}},
+    "kind.json": {"removed": {"w1": [1]}},
     "all.json": {"removed": {"w1": {"0": [*range(32)]}, "b1": {"0": [*range(32)]}, "w2": {"1": [*range(32)]}}},
-    "keys.json": {"extra": 1}, "list.json": {"removed": []}, "blocks.json": {"blocks": {"w1": []}},
+    "keys.json": {"extra": 1},
+    "list.json": {"removed": []},
+    "blocks.json": {"blocks": {"w1": []}},
     "mask.json": {"zeroed": {"w1": {"mask": "!!", "ratio": 0.5}}},
     "bomb.json": {"zeroed": {"w1": {"ratio": 0.5, "mask": base64.b64encode(zlib.compress(bytes(10**8))).decode()}}},
 }
 
 RECIPES = {
-    "key.toml": "ratoi = 0.5\n", "value.toml": 'ratio = "half"\n', "syntax.toml": "ratio = \n",
-    "twice.toml": "min-channels = 1\nmin_channels = 2\n", "code.toml": 'ratio = 0.5\ncalib = "os:getcwd"\n',
+    "key.toml": "ratoi = 0.5\n",
+    "value.toml": 'ratio = "half"\n',
+    "syntax.toml": "ratio = \n",
+    "twice.toml": "min-channels = 1\nmin_channels = 2\n",
+    "code.toml": 'ratio = 0.5\ncalib = "os:getcwd"\n',
 }
 
 
@@ -149,16 +170,25 @@ def make(folder: Path, plan: dict[str, Any]) -> None:
         change(proto)
         (folder / name).write_bytes(proto.SerializeToString())
     for name, content in {
-        "empty.onnx": b"", "text.onnx": b"no model\n" * 9, "cut.onnx": whole[:-99], "nested.onnx": nested(2000),
+        "empty.onnx": b"",
+        "text.onnx": b"no model\n" * 9,
+        "cut.onnx": whole[:-99],
+        "nested.onnx": nested(2000),
         "lfs.onnx": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
-        "ort.onnx": b"\x24\0\0\0ORTM" + b"\xff" * 40, "graph.onnx": ModelProto(ir_version=8).SerializeToString(),
+        "ort.onnx": b"\x24\0\0\0ORTM" + b"\xff" * 40,
+        "graph.onnx": ModelProto(ir_version=8).SerializeToString(),
         "utf8.onnx": dense().SerializeToString().replace(b"w2", b"\xff\xfe"),
         "recursion.onnx": calls(("F0", ["F0"])).SerializeToString(),
-        "unfold.onnx": calls(("F0", ["Relu"]), *((f"F{i}", [f"F{i - 1}"] * 2) for i in range(1, 40))
-                             ).SerializeToString(),
+        "unfold.onnx": calls(
+            ("F0", ["Relu"]), *((f"F{i}", [f"F{i - 1}"] * 2) for i in range(1, 40))
+        ).SerializeToString(),
         "nodes.onnx": ModelProto(ir_version=8, graph=GraphProto(node=[NodeProto()] * 9)).SerializeToString(),
-        "binary.json": b"\xff\xfe", "text.json": b"no plan", "deep.json": b"[" * 99_999, "array.json": b"[1]",
-        "later.json": json.dumps({**plan, "version": 9}).encode(), "good.json": json.dumps(plan).encode(),
+        "binary.json": b"\xff\xfe",
+        "text.json": b"no plan",
+        "deep.json": b"[" * 99_999,
+        "array.json": b"[1]",
+        "later.json": json.dumps({**plan, "version": 9}).encode(),
+        "good.json": json.dumps(plan).encode(),
     }.items():
         (folder / name).write_bytes(content)
     for name, change_of_plan in PLANS.items():
@@ -172,8 +202,12 @@ def data(folder: Path) -> None:
     """Calibration data that do not fit, and statistics that are none."""
     x = np.zeros((4, 3, 16, 16), np.float32)
     for name, arrays in {
-        "name": {"z": x}, "shape": {"x": x[:, :2]}, "words": {"x": np.array(["a"] * 4)}, "none_in": {"x": x[:0]},
-        "objects": {"x": np.array([{}, {}], dtype=object)}, "few": {"x": x[:1]},
+        "name": {"z": x},
+        "shape": {"x": x[:, :2]},
+        "words": {"x": np.array(["a"] * 4)},
+        "none_in": {"x": x[:0]},
+        "objects": {"x": np.array([{}, {}], dtype=object)},
+        "few": {"x": x[:1]},
     }.items():
         np.savez(folder / f"{name}.npz", **arrays)
     (folder / "damaged.npz").write_bytes(b"PK\x03\x04 and no more")
@@ -183,4 +217,6 @@ def data(folder: Path) -> None:
     (folder / "both" / "a.png").write_bytes(b"no picture")
     (folder / "pictures").mkdir()
     (folder / "pictures" / "a.png").write_bytes(b"no picture")
-    (folder / "broken_module.py").write_text("def call():\n    raise KeyError('inside')\n\n\ndef number():\n    return 3\n")
+    (folder / "broken_module.py").write_text(
+        "def call():\n    raise KeyError('inside')\n\n\ndef number():\n    return 3\n"
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnxprune
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "models"
 SHARED = ROOT.parent / "shared"
 PACKAGE = Path(onnxprune.__file__).parent

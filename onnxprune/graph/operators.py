@@ -1,0 +1,181 @@
+"""What is known of operators: one record each, filled in beside its rule and read by everything that asks by operator.
+
+A fact is declared once, with the decorators of `onnxprune.ops.registry`, and found here by the node it is asked of.
+Whoever needs "all operators that ..." filters the records, so that no second list of names can fall behind.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from onnxprune.graph.graph import Axis, Dim, Node
+
+Shape = list[Dim] | None
+Term = tuple[float, Sequence[Axis]]
+"""A factor and the axes whose lengths it is multiplied with."""
+
+ShapeFunction = Callable[[Node, list[Shape]], list[Shape]]
+"""Shapes of the outputs from the shapes of the inputs."""
+MacsFunction = Callable[[Node], Iterable[Term]]
+"""Multiply-accumulates of a node, as a sum of products of axis lengths."""
+Origins = tuple[int | None, ...]
+"""For each axis of a value, the axis of another value that it is; None where it is none by itself."""
+OriginsFunction = Callable[[Node, Sequence[int], Origins], Origins]
+"""Origins of the first output's axes from the first input's lengths and origins."""
+
+
+class Copies(enum.Enum):
+    """What a node whose output consists of elements of its inputs, unchanged, does with them."""
+
+    ALL = "every element of the first input once"
+    SOME = "elements of the first input, some of them left out or repeated"
+    MIXED = "elements of the first input among others"
+
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """Along which axes of its constant operand a product sums, and which one holds its outputs.
+
+    Attributes:
+        inputs: Axis that is summed over (the reduction axis).
+        outputs: Axis of the output features, None where there is none.
+        input_blocks: Blocks that the reduction axis falls into, each summed over by itself.
+        output_blocks: The same for the axis of output features.
+    """
+
+    inputs: int
+    outputs: int | None
+    input_blocks: int = 1
+    output_blocks: int = 1
+
+    def runs(self, array: NDArray[Any]) -> NDArray[Any]:
+        """A view of shape (before, length, after): what is summed over lies along the middle axis."""
+        shape, axis = array.shape, self.inputs
+        length = shape[axis] // self.input_blocks
+        return array.reshape(math.prod(shape[:axis]) * self.input_blocks, length, math.prod(shape[axis + 1 :]))
+
+    def matrices(self, array: NDArray[Any]) -> NDArray[Any]:
+        """A view of shape (..., outputs, inputs)."""
+        shape, axes = list(array.shape), [self.inputs]
+        if self.outputs is None:
+            return array[None]
+        blocks = {self.inputs: self.input_blocks, self.outputs: self.output_blocks}
+        split: list[int] = []
+        for axis, length in enumerate(shape):
+            split += [blocks[axis], length // blocks[axis]] if axis in blocks else [length]
+        axes = [axis + sum(other <= axis for other in blocks) for axis in (self.outputs, self.inputs)]
+        rest = [axis for axis in range(len(split)) if axis not in axes]
+        found: NDArray[Any] = array.reshape(split).transpose(rest + axes)
+        return found
+
+
+WeightFunction = Callable[[Node, int, Sequence[int]], "WeightLayout | str | None"]
+"""How a node multiplies with operand number i of some shape: None where it does not, a reason if that is unclear."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A node as an affine function of one activation: a product with a constant, plus a vector.
+
+    Attributes:
+        kind: How the weight is laid out; ``matmul`` and ``gemm`` read a matrix, the other two a kernel.
+        x: Operand that is the activation.
+        weight: Operand that is the weight.
+        bias: Operand that is the bias, None where the operator takes none.
+        x_axis: Feature axis of the activation.
+        out_axis: Feature axis of the output.
+        transposed: Whether the matrix has shape (in, out).
+        alpha: Factor of the product.
+        beta: Factor of the bias.
+    """
+
+    kind: Literal["conv", "conv_transpose", "gemm", "matmul"]
+    x: int
+    weight: int
+    bias: int | None
+    x_axis: int
+    out_axis: int
+    transposed: bool = False
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+AffineFunction = Callable[[Node], Iterable[Affine]]
+"""The ways in which a node may be an affine layer, of which at most one fits the operands at hand."""
+
+
+@dataclass
+class Operator:
+    """One operator of one domain.
+
+    Attributes:
+        rules: First opset version, and the coupling rule from there on; ascending.
+        shape: Output shapes, where ONNX's own inference has none.
+        type_of: Inputs of which the first that is given has the outputs' element type; by default input 0.
+        elem_type: Element type of the outputs where it is always the same, else 0.
+        macs: Multiply-accumulates.
+        weights: Constant operands that it multiplies with.
+        affine: As a layer that can be refitted.
+        origins: Where the axes of its output come from.
+        copies: Whether it only copies elements.
+        casts: Whether it changes the element type of what it copies.
+        activation: Whether it applies a differentiable function to every element on its own.
+        gates: Blocks of rows in the weights of a recurrent layer; 0 for all others.
+        zero_point: Input that holds the zero point of its first output.
+        reads_zero_points: Whether it knows the zero point of what it reads.
+        lookups: Pairs of inputs (table, indices).
+    """
+
+    rules: list[tuple[int, Any]] = field(default_factory=list)
+    shape: ShapeFunction | None = None
+    type_of: tuple[int, ...] = ()
+    elem_type: int = 0
+    macs: MacsFunction | None = None
+    weights: WeightFunction | None = None
+    affine: AffineFunction | None = None
+    origins: OriginsFunction | None = None
+    copies: Copies | None = None
+    casts: bool = False
+    activation: bool = False
+    gates: int = 0
+    zero_point: int | None = None
+    reads_zero_points: bool = False
+    lookups: tuple[tuple[int, int], ...] = ()
+
+
+_operators: dict[tuple[str, str], Operator] = {}
+_loaded = False
+_NOTHING = Operator()
+
+
+def declared(domain: str, op_types: str) -> Iterator[Operator]:
+    """The records of some operators, to be written to.
+
+    Args:
+        domain: Their domain, "" for the standard one.
+        op_types: Their names, separated by spaces.
+    """
+    for op_type in op_types.split():
+        yield _operators.setdefault((domain, op_type), Operator())
+
+
+def operator_of(node: Node | NodeProto) -> Operator:
+    """What is known of a node's operator; a record without facts where nothing is."""
+    return known_operators().get(("" if node.domain == "ai.onnx" else node.domain, node.op_type), _NOTHING)
+
+
+def known_operators() -> dict[tuple[str, str], Operator]:
+    """Every record by (domain, operator name)."""
+    global _loaded
+    if not _loaded:
+        _loaded = True
+        importlib.import_module("onnxprune.ops")  # which declares ours; it lies above this package, so not at the top
+    return _operators
