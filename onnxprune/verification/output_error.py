@@ -64,7 +64,7 @@ def measured(
     """
     models = [original, *others]
     names = [o.name for o in original.proto.graph.output]
-    views = [unsquashed(m) for m in models] if unsquash and not io_slices.lost else []
+    views = [unsquashed(m) for m in models] if unsquash and not io_slices.removed else []
     compared = [[o.name for o in view.proto.graph.output] for view, _ in views]
     if views and all(c == compared[0] for c in compared):
         names, centres = compared[0], views[0][1]
