@@ -153,7 +153,7 @@ class Samples:
     __iter__ = batches
 
     def split(self, fraction: float = 0.2) -> tuple[Samples, Samples]:
-        """Two disjoint parts: one to fit on, one held back to judge on.
+        """Two disjoint parts: one to fit on, one held out to judge on.
 
         Each has at least one sample (one batch, where the model insists on its size); which ones depends on the seed
         alone. Both keep the order of the source. A stream is read through once, to count it: give an
@@ -180,6 +180,37 @@ class Samples:
         held[order[: min(groups - 1, max(1, round(fraction * groups)))]] = True
         held = held.repeat(self._group)
         return self._part(places[~held]), self._part(places[held])
+
+    def folds(self, count: int) -> list[tuple[Samples, Samples]]:
+        """Splits the samples for cross-validation, by the seed alone.
+
+        Args:
+            count: How many folds; fewer are made where there are fewer parts.
+
+        Returns:
+            For each fold the other samples and its own: the folds are disjoint, and together all samples.
+        """
+        indices = self._chosen.indices
+        positions = np.arange(self.count or 0) if indices is None else indices
+        order = np.random.default_rng([self._seed, 2]).permutation(self.parts)
+        fold = np.empty(self.parts, dtype=np.int64)
+        fold[order] = np.arange(self.parts) % count
+        fold = fold.repeat(self._group)
+        positions = positions[: len(fold)]
+        return [
+            (self._part(positions[fold != i]), self._part(positions[fold == i])) for i in range(min(count, self.parts))
+        ]
+
+    def in_batches(self, size: int) -> Samples:
+        """The same samples in batches of at most this size, where the model takes any."""
+        return Samples(
+            self._source,
+            self._fixed,
+            self._chosen,
+            batch=min(size, self._batch),
+            seed=self._seed,
+            progress=self._progress,
+        )
 
     def _part(self, indices: np.ndarray) -> Samples:
         return Samples(

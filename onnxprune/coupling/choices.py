@@ -2,8 +2,8 @@
 
 C -> (g, k) can carry channels along g or along k, not both. The alternative is chosen that keeps more units removable
 after the constraints of all other operators: one whose every unit is pinned is out; a single one left is taken; among
-several an axis that a product of two activations uses as batch axis (attention heads) comes first, then the finer grain.
-Every decision adds ties and pins that may settle others, so this runs to a fixpoint.
+several, an axis that a product of two activations uses as batch axis (attention heads) comes first, then the finer
+grain. Every decision adds ties and pins that may settle others, so this runs to a fixpoint.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class Op:
         self.ties.means.append(Mean(self.node, axis, power, epsilon))
 
     def divide_by(self, axis: Axis) -> None:
-        """The operator divides by the values along `axis`: where those are zero once masked, the result is undefined."""
+        """The operator divides by the values along `axis`: undefined where those are zero once masked."""
         self.ties.divisors.append(axis)
 
     def choose(self, *alternatives: Alternative) -> None:

@@ -54,7 +54,7 @@ class Pruned:
         permuted: What another order keeps.
         dense: Constant -> why it was to have zeros and has none.
         whole_because: Why nothing was taken, where only zeros were asked for.
-        calibration: What samples held back say.
+        calibration: What held-out samples say.
         stored: What became sparse.
         gates: What each gate says.
         verification: What the runtime check found, where a gate asked for it.
@@ -202,7 +202,7 @@ def set_zeros(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
 
 
 def hold_to_gates(prepared: Prepared, pruned: Pruned) -> Pruned:
-    """Measures what each gate asks for, on samples held back or, without data, in the verification."""
+    """Measures what each gate asks for, on held-out samples or, without data, in the verification."""
     asked, data = prepared.loaded.gates, prepared.loaded.data
     if not asked:
         return pruned
@@ -213,5 +213,5 @@ def hold_to_gates(prepared: Prepared, pruned: Pruned) -> Pruned:
     else:
         with prepared.clock.stage("judge"):
             found = gates.on_data(asked, prepared.original.load(), pruned.model, data.held, pruned.io_slices)
-        on = "calibration samples" + (" held back" if data.held is not data.fit else "")
+        on = ("held-out " if data.held_out else "") + "calibration samples"
     return replace(pruned, gates={gate.name: GateReport(**gate.verdict(found), on=on) for gate in asked})

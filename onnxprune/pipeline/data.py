@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
+HELD_OUT_FROM = 4
+"""With fewer samples than this none is held out, and the report says so."""
 
 
 SyntheticFeeds = Callable[[], list[Feeds]]
@@ -34,13 +36,16 @@ class CalibrationSplit:
 
     Attributes:
         fit: What scores and repair learn from.
-        held: What the report is measured on; the same as `fit` where there is one sample only.
-        batches: How many batches `fit` has.
+        held: What the report is measured on; the same as `fit` where there are too few samples for two parts.
     """
 
     fit: Samples | _Synthetic
     held: Samples | _Synthetic
-    batches: int
+
+    @property
+    def held_out(self) -> bool:
+        """Whether scores and repair have not seen the samples that the report is measured on."""
+        return self.held is not self.fit
 
 
 class _First:
@@ -70,12 +75,12 @@ def open_data(
         return None
     given = _from_registry(calibration.data)
     samples = open_samples(given, model.proto, limit=calibration.samples, seed=seed, progress=progress)
-    fit, held = _divided(samples, HELD_OUT_SHARE)
-    logger.info("calibration data: %d samples, %d of them held back", samples.count, held.count)
-    learned = CalibrationSplit(fit, held, sum(1 for _ in fit.batches()))
-    for feeds in itertools.islice(held.batches(), 1):
+    split = CalibrationSplit(*_divided(samples, HELD_OUT_SHARE, HELD_OUT_FROM))
+    held = split.held.count if split.held_out else 0
+    logger.info("calibration data: %d samples, %d of them held out", samples.count, held)
+    for feeds in itertools.islice(split.held.batches(), 1):
         session(model).run(None, feeds)  # before any piece of it: what does not run, or crashes, is told here
-    return learned
+    return split
 
 
 def _from_registry(data: Any) -> Any:
@@ -84,9 +89,11 @@ def _from_registry(data: Any) -> Any:
     return sources.get(name)(rest) if colon and name in sources else data
 
 
-def _divided(samples: Samples | _Synthetic, share: float) -> tuple[Samples | _Synthetic, Samples | _Synthetic]:
+def _divided(
+    samples: Samples | _Synthetic, share: float, fewest: int = 2
+) -> tuple[Samples | _Synthetic, Samples | _Synthetic]:
     """Two disjoint parts, the second of this share; twice the same where there are too few."""
-    return samples.split(share) if samples.parts > 1 else (samples, samples)
+    return samples.split(share) if samples.parts >= fewest else (samples, samples)
 
 
 class _Synthetic:

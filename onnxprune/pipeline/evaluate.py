@@ -18,15 +18,15 @@ from onnxprune.verification.output_error import relative_errors
 
 
 def judge(original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices) -> CalibrationReport:
-    """What the samples held back say: the outputs' relative squared error and, with labels, top-1 and top-5."""
+    """What the held-out samples say: the outputs' relative squared error and, with labels, top-1 and top-5."""
     (error,) = relative_errors(original, [pruned], data.held.batches(), io_slices)
     labels = data.held.labels
     if labels is None:
-        return CalibrationReport(data.held.count, error)
+        return CalibrationReport(data.held.count, data.held_out, error)
     pairs = [(model, slices.batches(data.held)) for model, slices in ((original, WHOLE), (pruned, io_slices))]
     before, after = ([batch[0] for batch in session(scored(m)).each(batches)] for m, batches in pairs)
     tops = [Share(_top(before, labels, k), _top(after, labels, k)) for k in (1, 5)]
-    return CalibrationReport(data.held.count, error, *tops)
+    return CalibrationReport(data.held.count, data.held_out, error, *tops)
 
 
 def _top(scores: Sequence[NDArray[Any]], labels: NDArray[Any], k: int) -> float | None:

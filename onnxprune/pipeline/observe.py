@@ -59,7 +59,7 @@ def scoring_context(
         return
     made = _Synthetic(synthetic_feeds())
     with aligned(model, model.copy(), made) as reference:
-        yield reference, CalibrationSplit(made, made, made.parts), criterion
+        yield reference, CalibrationSplit(made, made), criterion
 
 
 def check_stats(calibration: Calibration) -> None:

@@ -57,7 +57,7 @@ def repair(
 ) -> list[Refit]:
     """Refits the layers of a pruned model in place, without data.
 
-    A layer whose fit is no better on samples held back stays as it is; where the outputs of the whole model are no
+    A layer whose fit is no better on held-out samples stays as it is; where the outputs of the whole model are no
     nearer to the original's than before, on samples that no fit has seen, all layers stay as they are. Convolutions
     look at small patches, which made-up inputs get right. Models that consist mainly of matrix products look at inputs
     as a whole (words, sounds, tables), which nobody can make up: there a refit counts only if it explains nearly all

@@ -101,7 +101,7 @@ class Refined:
     Attributes:
         weights: They.
         penalty: Ridge of the last step that was better, None where there was none.
-        before: Error on the samples held back with the weights at hand.
+        before: Error on the held-out samples with the weights at hand.
         after: The same now.
     """
 

@@ -78,7 +78,7 @@ def repair(
         original: The model before pruning.
         pruned: The model after it, each layer refitted already.
         kept: Which output features of the original's layers stay, by the layer's name.
-        batches: Calibration feeds; every fifth sample is held back.
+        batches: Calibration feeds; every fifth sample is held out.
         seed: Seed of the samples that are taken, and of how they are moved.
         memory: Bytes of activations to hold, of both models together.
         io_slices: What inputs and outputs of the pruned model lost.
@@ -151,12 +151,12 @@ def _refit(
 def _samples(
     part: _Part, arrays: Sequence[BatchValues], copies: int, rng: np.random.Generator
 ) -> tuple[Maps, Maps] | None:
-    """Some samples to fit and some held back, of every batch as many; None where they cannot be put side by side.
+    """Some samples to fit and some held out, of every batch as many; None where they cannot be put side by side.
 
     Args:
         part: The run.
         arrays: What it reads, its targets, and what is added to it, if anything is.
-        copies: So many batches after another hold the same samples; those held back are taken from the first.
+        copies: So many batches after another hold the same samples; those held out are taken from the first.
         rng: Chooses them.
     """
     axes = [part.chain.layers[0].x_axis, *[part.chain.layers[-1].out_axis] * (len(arrays) - 1)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,12 @@ from onnxprune.statistics.moments import Batches, rows_for
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Kept = Mapping[str, NDArray[np.int64]]
 """Output features of each layer that stay, by the layer's name."""
 
 HOLD_BACK = 5
-"""Every so many-th batch is held back."""
+"""Every so many-th batch is held out."""
 
 
 class Fitter(Protocol):
@@ -48,7 +49,7 @@ class Fitter(Protocol):
         Args:
             layer: The layer.
             rows: Samples to fit.
-            held: Samples held back.
+            held: Held-out samples.
             weight: Its weight; shape (groups, outputs, columns).
             bias: Its bias; shape (groups, outputs).
             free: Whether the bias may change.
@@ -91,14 +92,16 @@ class Refit:
     Attributes:
         layer: Name of the layer's output.
         penalty: The ridge that was used, None where the layer was left as it was.
-        before: Held-back error without the refit, as a share of the target's variance.
-        after: The same with it.
+        before: Held-out error without the refit, as a share of the target's variance.
+        after: The same with it, where all of it is taken.
+        share: The share of the change of the weights that was taken.
     """
 
     layer: str
     penalty: float | None
     before: float
     after: float
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def repair(
         original: The model before pruning.
         pruned: The model after it.
         kept: Which output features of the original's layers stay.
-        batches: Calibration feeds; every fifth batch is held back (all serve for both if there are fewer than five).
+        batches: Calibration feeds; every fifth batch is held out (all serve for both if there are fewer than five).
         count: How many batches there are.
         seed: Seed of the places that are sampled.
         memory: Bytes of activations to hold, of both models together.
@@ -285,7 +288,7 @@ def _rows(
     count: int,
     seed: Sequence[int],
 ) -> tuple[Rows, Rows]:
-    """Samples to fit and samples held back."""
+    """Samples to fit and held-out samples."""
     rng = np.random.default_rng(list(seed))
     columns = b.matrix(np.empty(b.weight.tensor.dims)).shape[-1]  # type: ignore[union-attr]
     parts: list[tuple[NDArray[np.float32], ...]] = []
@@ -296,9 +299,17 @@ def _rows(
         beside = [] if join is None else [_grouped(_flat(b, read[join.other][n], places), b.groups)]
         parts.append(_finite(b.patches(x, places), _grouped(target, b.groups), *beside))
     low, high = bounds(b.output if join is None else join.sum)
-    back = parts[HOLD_BACK - 1 :: HOLD_BACK] if len(parts) >= HOLD_BACK else parts
-    front = [p for i, p in enumerate(parts) if i % HOLD_BACK != HOLD_BACK - 1] if len(parts) >= HOLD_BACK else parts
+    front, back = held_out(parts)
     return _stacked(front, low, high), _stacked(back, low, high)
+
+
+def held_out(parts: Sequence[T]) -> tuple[list[T], list[T]]:
+    """Parts to fit and held-out parts: every fifth, the last of fewer, all for both where there is one."""
+    if len(parts) == 1:
+        return list(parts), list(parts)
+    every = min(HOLD_BACK, len(parts))
+    held = [i % every == every - 1 for i in range(len(parts))]
+    return [p for p, h in zip(parts, held, strict=True) if not h], [p for p, h in zip(parts, held, strict=True) if h]
 
 
 def _finite(*arrays: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:

@@ -16,8 +16,9 @@ from onnxprune.statistics import covariance
 
 Floats = NDArray[np.float64]
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Tried in turn, each a share of the mean variance of the inputs; the held-back samples choose."""
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
+"""Tried in turn, each a share of the mean variance of the inputs; the held-out samples choose. The strongest ones
+leave the weights nearly as they are and move the biases alone."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def fit(
 
     Args:
         rows: Samples to fit.
-        held: Samples held back.
+        held: Held-out samples.
         weight: Weight to centre on; shape (groups, outputs, columns).
         bias: Bias at hand; shape (groups, outputs).
         intercept: Whether the bias may change.

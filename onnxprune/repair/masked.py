@@ -20,7 +20,7 @@ from onnxprune.statistics.moments import Moments
 LEAST = 1e-3
 """The weakest ridge that zeros are chosen with, as a share of the mean variance of the inputs."""
 STRONGER = (1e-2, 1e-1, 1.0, 10.0)
-"""Ridges for where a weak one does worse than zeros of the smallest alone, on the samples held back."""
+"""Ridges for where a weak one does worse than zeros of the smallest alone, on the held-out samples."""
 WIDEST = 2048
 """Columns up to which a Gram matrix is decomposed."""
 ROUNDS = 2
@@ -67,7 +67,7 @@ class Zeros:
     def _fitted(
         self, pattern: Pattern, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool, channels: int
     ) -> Fit:
-        """The candidate that leaves the least error on the samples held back; without samples the smallest go."""
+        """The candidate that leaves the least error on the held-out samples; without samples the smallest go."""
         smallest = np.where(select(np.abs(weight), pattern, channels), 0, weight)
         if not (rows.count and held.count):
             return Fit(smallest, bias, 0.0, 0.0, 0.0)

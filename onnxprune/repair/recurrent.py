@@ -33,7 +33,7 @@ def refit(
     seed: Sequence[int],
     fitted: Fitted,
 ) -> list[tuple[str, Fit]]:
-    """Refits a layer of the pruned model in place, where that is better on samples held back.
+    """Refits a layer of the pruned model in place, where that is better on held-out samples.
 
     Args:
         original: The model before pruning.
@@ -44,7 +44,7 @@ def refit(
         states: The states of `a`.
         read: What `b` reads.
         kept: Hidden units of `a` that `b` still has.
-        hold_back: Every so many-th batch is held back; all serve for both where there are fewer.
+        hold_back: Every so many-th batch is held out; all serve for both where there are fewer.
         limit: Rows of a batch at most.
         seed: Seed of the rows that are sampled.
         fitted: Fits one matrix, see `calibrated.Fitter`.
@@ -91,7 +91,7 @@ def _pair(old: Floats, new: Floats, rng: np.random.Generator, limit: int) -> tup
 
 
 def _rows(pairs: Sequence[tuple[Floats, Floats]], old: Floats, hold_back: int) -> tuple[Rows, Rows]:
-    """Samples to fit and samples held back of the part of the sums that one matrix makes."""
+    """Samples to fit and held-out samples of the part of the sums that one matrix makes."""
     parts = [(after, before @ old.T) for before, after in pairs]
     enough = len(parts) >= hold_back
     front = [p for i, p in enumerate(parts) if not enough or i % hold_back != hold_back - 1]

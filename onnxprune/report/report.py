@@ -148,16 +148,18 @@ class StorageReport:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What the samples say that neither scores nor repair have seen.
+    """The result on samples that neither scores nor repair have seen, where there are enough to hold some out.
 
     Attributes:
         samples: How many they are.
+        held_out: Whether nothing was learned from them.
         relative_error: Squared error of the outputs as a share of their variance.
         top1: Share of the samples whose label has the largest score, where there are labels.
         top5: Share of the samples whose label is among the five largest.
     """
 
     samples: int | None
+    held_out: bool
     relative_error: float | None
     top1: Share | None = field(default=None, metadata=OMIT_NONE)
     top5: Share | None = field(default=None, metadata=OMIT_NONE)
@@ -189,7 +191,7 @@ class Report(JsonValue):
         search: What a drift search made; None without one.
         repair: Every layer that a refit was tried on; None without repair.
         unrepaired_because: Why ``repair="auto"`` repaired nothing; None where it did, or where another was asked for.
-        calibration: What samples held back say; None without calibration data.
+        calibration: What held-out samples say; None without calibration data.
         seconds: Time by stage.
     """
 

@@ -145,7 +145,7 @@ def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:
 
 
 def learned(report: Report) -> list[Part]:
-    """What calibration data did, and what the samples held back say of it."""
+    """What calibration data did, and what the held-out samples say of it."""
     seen, layers = report.calibration, report.repair
     words = []
     if report.unrepaired_because is not None:
@@ -156,7 +156,8 @@ def learned(report: Report) -> list[Part]:
     if seen is not None:
         error = seen.relative_error
         share = "not finite" if error is None else f"{100 * error:.2g}% of their variance"
-        words.append(f"squared error of the outputs on samples held back: {share}")
+        where = "held-out samples" if seen.held_out else "the samples that were learned from (too few to hold any out)"
+        words.append(f"squared error of the outputs on {where}: {share}")
         for name, top in (("top1", seen.top1), ("top5", seen.top5)):
             if top is not None and top.before is not None and top.after is not None:
                 words.append(f"{name} there: {top.before:.3f} before, {top.after:.3f} after")

@@ -1,4 +1,4 @@
-"""How far models are from the one that they came from, on given inputs: run side by side, batch by batch."""
+"""Squared error of models' outputs against those of the model that they came from, on given inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.model.model import Model
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.runtime.session import session
-from onnxprune.verification.comparable_outputs import scored
+from onnxprune.verification.comparable_outputs import scored, unsquashed
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -21,13 +21,11 @@ Floats = NDArray[np.float64]
 def relative_errors(
     original: Model, others: Sequence[Model], batches: Iterable[Batch], io_slices: IoSlices = WHOLE
 ) -> list[float]:
-    """Relative squared error of models' outputs: error over variance, in the mean over the outputs, see `Errors`.
-
-    In place of a choice it is that of the scores behind it, see `logits.scored`.
+    """Relative squared error of models' outputs: error over variance, averaged over the outputs.
 
     Args:
-        original: What the others came from.
-        others: Models with its interface, but for what `io_slices` took.
+        original: The reference model.
+        others: Models with its interface, but for what `io_slices` removed.
         batches: Inputs of the original.
         io_slices: What inputs and outputs of the others lost.
 
@@ -37,48 +35,102 @@ def relative_errors(
     Raises:
         RunError: onnxruntime does not take a model or the inputs.
     """
-    names = [o.name for o in original.proto.graph.output]
-    errors = Errors(len(others))
+    return measured(original, others, batches, io_slices).shares()
+
+
+def measured(
+    original: Model,
+    others: Sequence[Model],
+    batches: Iterable[Batch],
+    io_slices: IoSlices = WHOLE,
+    *,
+    unsquash: bool = False,
+) -> Errors:
+    """Runs models side by side, batch by batch, and collects the errors of their outputs.
+
+    Where an output is a choice (a class id, say), the scores that it was chosen by are compared instead, see
+    `comparable_outputs.scored`.
+
+    Args:
+        original: See `relative_errors`, and so for the next three.
+        others: See there.
+        batches: See there.
+        io_slices: See there.
+        unsquash: Whether outputs are compared before a final softmax, see `comparable_outputs.unsquashed`: a softmax
+            that is sure of its class hides errors. Models that lost slices of outputs are compared as they are.
+
+    Raises:
+        RunError: onnxruntime does not take a model or the inputs.
+    """
     models = [original, *others]
-    reference, *sessions = [session(scored(m)) for m in models]
+    names = [o.name for o in original.proto.graph.output]
+    views = [unsquashed(m) for m in models] if unsquash and not io_slices.removed else []
+    compared = [[o.name for o in view.proto.graph.output] for view, _ in views]
+    if views and all(c == compared[0] for c in compared):
+        names, centres = compared[0], views[0][1]
+        reference, *sessions = [session(view) for view, _ in views]
+    else:
+        centres = [np.asarray] * len(names)
+        reference, *sessions = [session(scored(m)) for m in models]
+    errors = Errors(len(others))
     given, *rest = itertools.tee(batches, len(models))
     made = [one.each(io_slices.batches(part)) for one, part in zip(sessions, rest, strict=True)]
-    for whole, *others_made in zip(reference.each(given), *made, strict=True):
-        errors.add(io_slices.arrays(names, whole), others_made)
-    return errors.shares()
+    for arrays in zip(reference.each(given), *made, strict=True):
+        whole, *parts = ([centre(a) for centre, a in zip(centres, some, strict=True)] for some in arrays)
+        errors.add(io_slices.arrays(names, whole), parts)
+    return errors
 
 
 class Errors:
-    """Squared errors of outputs over their variance, summed up batch by batch.
+    """Squared errors of outputs of some models, batch by batch.
 
-    Outputs of floats count, where they should be finite: a score that is masked by minus infinity has no distance.
+    Only outputs of floats count, and of these only elements that are finite in the original: a score that is masked
+    with minus infinity has no distance.
+
+    Attributes:
+        wrong: For each batch the sums of squared errors; shape (outputs, models).
+        moments: For each batch count, sum and sum of squares of the original's outputs; shape (outputs, 3).
     """
 
     def __init__(self, models: int) -> None:
-        """Begins with nothing, for so many models."""
-        self._wrong: list[Floats] = []
-        self._moments: list[Floats] = []
+        """Begins without any batch, for so many models."""
+        self.wrong: list[Floats] = []
+        self.moments: list[Floats] = []
         self._models = models
 
     def add(self, wanted: Sequence[Array], made: Sequence[Sequence[Array]]) -> None:
-        """Takes in a batch: each output as it should be, and for each model as that makes it."""
-        targets = [np.asarray(w, dtype=np.float64) if np.asarray(w).dtype.kind == "f" else None for w in wanted]
-        if not self._moments:
-            self._moments = [np.zeros(3) for _ in targets]
-            self._wrong = [np.zeros(self._models) for _ in targets]
-        for moments, wrong, target, *outputs in zip(self._moments, self._wrong, targets, *made, strict=True):
-            if target is not None:
-                known = np.isfinite(target)
-                if not known.all():
-                    target, outputs = target[known], [output[known] for output in outputs]
-                moments += [target.size, target.sum(), np.square(target).sum()]
-                wrong += [np.square(target - output).sum() for output in outputs]
+        """Adds a batch: the outputs of the original, and those of each model."""
+        moments, wrong = np.zeros((len(wanted), 3)), np.zeros((len(wanted), self._models))
+        for i, (output, *outputs) in enumerate(zip(wanted, *made, strict=True)):
+            if np.asarray(output).dtype.kind != "f":
+                continue
+            target = np.asarray(output, dtype=np.float64)
+            known = np.isfinite(target)
+            if not known.all():
+                target, outputs = target[known], [other[known] for other in outputs]
+            moments[i] = target.size, target.sum(), np.square(target).sum()
+            wrong[i] = [np.square(target - other).sum() for other in outputs]
+        self.wrong.append(wrong)
+        self.moments.append(moments)
+
+    def extend(self, other: Errors) -> None:
+        """Adds the batches of other measurements of as many models."""
+        self.wrong += other.wrong
+        self.moments += other.moments
+
+    def by_batch(self) -> Floats:
+        """What each batch adds to `shares`; shape (batches, models). Infinite where an output should be finite."""
+        if not self.wrong:
+            return np.zeros((0, self._models))
+        count, total, squares = np.sum(self.moments, axis=0).T
+        used = count > 0
+        if not used.any():
+            return np.zeros((len(self.wrong), self._models))
+        variance = np.maximum(squares[used] - np.square(total[used]) / count[used], 1e-30)
+        wrong = np.stack(self.wrong)[:, used]
+        found: Floats = np.mean(np.where(np.isfinite(wrong), wrong, np.inf) / variance[:, None], axis=1)
+        return found
 
     def shares(self) -> list[float]:
-        """For each model the mean over the outputs; infinite where one is not finite and should be."""
-        found = [
-            np.where(np.isfinite(wrong), wrong, np.inf) / max(second - first * first / count, 1e-30)
-            for wrong, (count, first, second) in zip(self._wrong, self._moments, strict=True)
-            if count
-        ]
-        return [float(s) for s in np.mean(found, axis=0)] if found else [0.0] * self._models
+        """For each model the squared error over the variance, averaged over the outputs; may be infinite."""
+        return [float(s) for s in self.by_batch().sum(axis=0)]

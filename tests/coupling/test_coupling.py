@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -316,3 +317,14 @@ def test_mixing_channels_are_exact_for_nobody() -> None:
     masked = whole / whole.sum(1, keepdims=True)
     less = whole[:, 1:] / whole[:, 1:].sum(1, keepdims=True)
     assert np.abs(masked[:, 1:] @ weights["v"][1:] - less @ weights["v"][1:]).max() > 1e-3
+
+
+def test_shape_operands_outside_of_the_file_are_named(tmp_path: Path) -> None:
+    """Their values are not read, so ranks are unknown; the reason says what to do."""
+    model = build("""(float[N,6] x) => (float[1,N,2] y) <float[6,8] w, float[8,2] v>
+        { h = MatMul(x, w)  r = Unsqueeze(h, where)  y = MatMul(r, v) }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "where"))
+    path = tmp_path / "outside.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="outside.data", size_threshold=0)
+    reasons = {r for g in onnxprune.analyze(path).groups for r in g.reasons}
+    assert any("'where' are external data, save them inline" in r for r in reasons)

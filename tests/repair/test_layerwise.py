@@ -26,7 +26,7 @@ def accuracy(result: onnxprune.Result, name: str) -> float:
 
 
 def samples(seed: int, low: float = -np.inf) -> tuple[Rows, Rows, np.ndarray, np.ndarray]:
-    """Samples of a layer of two groups, those held back, and the layer that made them."""
+    """Samples of a layer of two groups, those held out, and the layer that made them."""
     rng = np.random.default_rng(seed)
     weight, bias = rng.standard_normal((2, 3, 5)), rng.standard_normal((2, 3))
     both = []

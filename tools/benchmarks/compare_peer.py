@@ -1,6 +1,6 @@
 """Holds what a run over the zoo left of each model against what a peer left of the same architecture.
 
-    python tools/compare_peer.py zoo.csv ../shared/zoo/PEER_torch_pruning.csv --index ../shared/zoo/INDEX.csv
+    python -m tools.benchmarks compare_peer zoo.csv ../shared/zoo/PEER_torch_pruning.csv --index ../shared/zoo/INDEX.csv
         [--mixing mixing.csv mixing_dims.csv] [--slack 0.05]
 
 Of every model that the peer prunes it prints the share of parameters and MACs that both leave, and ours over theirs.
@@ -9,17 +9,18 @@ runs over, and places within attention heads; with CSVs of ``prune_mixing.py`` s
 valid model that runs, its drift reported), with the exact figure beside it.
 
 The peer counts the MACs of modules. Products of activations (attention), which shrink in one axis of three, and some
-classifiers are not among them, so with the very same widths its share of MACs is the smaller. Models marked ``=`` leave
-the same share of parameters to half a percent and only miss on MACs; they are counted apart. Exit status 0 when, with
-them, at least 95% of the models count.
+classifiers are not among them, so with the very same widths its share of MACs is the smaller. Models of the same widths
+leave the same share of parameters to half a percent and only miss on MACs; they are counted apart. Exit status 0 when,
+with them, at least 95% of the models count.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 Row = dict[str, str]
 ENOUGH = 0.95
@@ -45,54 +46,54 @@ def left(row: Row) -> tuple[float, float]:
     return float(row["params_ratio"] or 1), float(row["macs_ratio"] or 1)
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options."""
     parser.add_argument("ours", type=Path)
     parser.add_argument("peer", type=Path)
     parser.add_argument("--index", type=Path, required=True)
     parser.add_argument("--mixing", type=Path, nargs="*", default=[])
     parser.add_argument("--slack", type=float, default=0.05)
-    parser.add_argument("--all", action="store_true", help="print the models that count too")
-    args = parser.parse_args()
+
+
+def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row a model that the peer prunes."""
     ours = {r["model"]: r for r in read(args.ours)}
     index = {r["path"]: r for r in read(args.index)}
     mixed: dict[str, Row] = {}
     for row in (r for path in args.mixing for r in read(path) if r["ok"] == "1"):
         if row["model"] not in mixed or sum(left(row)) < sum(left(mixed[row["model"]])):
             mixed[row["model"]] = row
-    exact = within = same = total = 0
-    print(f"{'model':40s} {'parameters':>24s} {'MACs':>24s}   exact parameters, MACs; drift")
     for peer in (r for r in read(args.peer) if r["ok"] == "1"):
         row = matched(peer, ours, index)
         if row is None:
             continue
-        total += 1
         theirs = float(peer["param_ratio"]), float(peer["mac_ratio"])
-        shown, note = left(row), ""
-        fits = all(mine <= limit * (1 + args.slack) for mine, limit in zip(shown, theirs, strict=True))
-        exact += fits
-        if not fits and row["model"] in mixed:
-            other = mixed[row["model"]]
-            if left(other) != shown:
-                note = f"with mixing; {shown[0]:.3f}, {shown[1]:.3f}; {other['drift']}"
-            shown = left(other)
-            fits = all(mine <= limit * (1 + args.slack) for mine, limit in zip(shown, theirs, strict=True))
-        alike = not fits and abs(shown[0] / theirs[0] - 1) < SAME
-        within += fits
-        same += alike
-        if not fits or args.all or note:
-            columns = (
-                f"{mine:6.3f} of {limit:5.3f} = {mine / limit:6.3f}" for mine, limit in zip(shown, theirs, strict=True)
-            )
-            print(f"{row['model']:40s} {' '.join(columns)} {'=' if alike else ' ' if fits else '!'} {note}")
-    print(
+
+        def fits(mine: tuple[float, float], theirs: tuple[float, float] = theirs) -> bool:
+            return all(a <= b * (1 + args.slack) for a, b in zip(mine, theirs, strict=True))
+
+        exact = best = left(row)
+        if not fits(exact) and row["model"] in mixed:
+            best = left(mixed[row["model"]])
+        yield {
+            "model": row["model"],
+            "params": best[0],
+            "peer_params": theirs[0],
+            "macs": best[1],
+            "peer_macs": theirs[1],
+            "fits_exactly": fits(exact),
+            "fits": fits(best),
+            "same_widths": not fits(best) and abs(best[0] / theirs[0] - 1) < SAME,
+            "drift": mixed[row["model"]]["drift"] if best != exact else None,
+        }
+
+
+def verdict(done: list[dict[str, Any]], args: argparse.Namespace) -> tuple[list[str], int]:
+    """How many models count."""
+    total, exact, within = len(done), sum(r["fits_exactly"] for r in done), sum(r["fits"] for r in done)
+    counted = within + sum(r["same_widths"] for r in done)
+    line = (
         f"{total} models that the peer prunes: within {args.slack:.0%} of it {exact} exactly ({exact / total:.1%}), "
-        f"{within} with mixing ({within / total:.1%}), {within + same} with those of the same widths "
-        f"({(within + same) / total:.1%})"
+        f"{within} with mixing ({within / total:.1%}), {counted} with those of the same widths ({counted / total:.1%})"
     )
-    return int(within + same < ENOUGH * total)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return [line], int(counted < ENOUGH * total)

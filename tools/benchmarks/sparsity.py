@@ -1,9 +1,9 @@
 """What patterns of zeros leave of the accuracy of trained models, by every method, ours and a peer's.
 
-    python tools/sparsity_table.py ../shared/real [--only NAME ...] [--patterns weights=0.8 2:4 ...] [--samples 1024]
-        [--methods l2 wanda sparsegpt alps obs-even obs] [--peer PEER_PYTHON] [--csv FILE]
+    python -m tools.benchmarks sparsity ../shared/real [--only NAME ...] [--patterns weights=0.8 2:4 ...]
+        [--samples 1024] [--methods l2 wanda sparsegpt alps obs-even obs] [--peer PEER_PYTHON]
 
-FOLDER is that of `accuracy_table.py`, and so are the rows. ``l2`` is magnitude, without data and without repair; the
+FOLDER is that of `accuracy.py`, and so are the rows. ``l2`` is magnitude, without data and without repair; the
 others have calibration data: each chooses zeros and what stays is refitted. ``obs`` is the default: what zeros do to
 the outputs says how many each layer gets. With all others, ``obs-even`` too, each layer gets the same share.
 With ``--peer``, a Python that has onnxsim, its Wanda and SparseGPT follow, on the same samples (it knows no blocks).
@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from accuracy_table import Case, Row, cases, shown, timed
 
 import onnxprune
 from onnxprune import sparsity
+from tools.benchmarks.accuracy import Case, Row, cases, timed, verdict
+
+__all__ = ["add_arguments", "rows", "verdict"]
 
 PATTERNS = ("weights=0.5", "weights=0.7", "weights=0.8", "weights=0.9", "2:4", "4x1=0.5")
 METHODS = ("l2", "wanda", "sparsegpt", "alps", "obs-even", "obs")
@@ -78,37 +82,22 @@ def dense(path: Path) -> float:
     return sum(np.count_nonzero(a) for a in arrays) / max(sum(a.size for a in arrays), 1)
 
 
-def rows(
-    folder: Path,
-    names: Sequence[str] | None,
-    patterns: Sequence[str],
-    methods: Sequence[str],
-    samples: int,
-    peer: str | None,
-) -> Iterator[Row]:
-    """One row after the other, as it is done."""
-    for case in cases(folder, names, samples):
-        for pattern in patterns:
-            for mode in [*methods, *(PEERS if peer and "x" not in pattern else ())]:
+def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row a run, as it is done."""
+    for case in cases(args.folder, args.only, args.samples):
+        for pattern in args.patterns:
+            for mode in [*args.methods, *(PEERS if args.peer and "x" not in pattern else ())]:
                 row = case.row(pattern, mode)
-                if prune(row, case, samples, peer):
+                if prune(row, case, args.samples, args.peer):
                     case.judge(row)
-                yield row
+                yield asdict(row)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options."""
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--patterns", nargs="*", default=PATTERNS)
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that has onnxsim")
-    parser.add_argument("--csv", type=Path)
-    args = parser.parse_args()
-    shown(rows(args.folder, args.only, args.patterns, args.methods, args.samples, args.peer), args.csv)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Measures how long the analysis of large graphs takes: decoders of a hidden width of 4,096, layer upon layer.
 
-    python tools/benchmark_analysis.py [--nodes 1000 2500 5000 10000 20000] [--limit 3.0]
+    python -m tools.benchmarks analysis [--nodes 1000 2500 5000 10000 20000] [--limit 3.0]
 
 Each layer has rotary grouped-query attention and a gated feed-forward network written out in plain operators, some 56
 nodes; weights are declared, not stored, as the analysis does not look at them. Prints the curve, in processor seconds:
@@ -11,8 +11,8 @@ node grows by more than half along the curve.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -119,29 +119,26 @@ def seconds(model: onnx.ModelProto, rounds: int) -> tuple[float, float, int]:
     return best, groups_only, count
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options."""
     parser.add_argument("--nodes", type=int, nargs="+", default=[1000, 2500, 5000, 10000, 20000])
     parser.add_argument("--limit", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
-    curve: dict[int, float] = {}
-    print(f"{'nodes':>7s} {'seconds':>8s} {'of it groups':>13s} {'us a node':>10s} {'exact groups':>13s}")
+
+
+def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row a size of graph."""
     for wanted in args.nodes:
         model = Decoder().model(max(round(wanted / LAYER), 1))
         nodes = len(model.graph.node)
         total, groups, count = seconds(model, args.rounds)
-        curve[nodes] = total
-        print(f"{nodes:7d} {total:8.2f} {groups:13.2f} {1e6 * total / nodes:10.0f} {count:13d}", flush=True)
-    each = [total / nodes for nodes, total in curve.items()]
-    slow = [n for n, total in curve.items() if n <= 5200 and total > args.limit]
-    if slow:
-        print(f"over {args.limit} s: {slow} nodes")
-    growth = each[-1] / min(each)
-    print(f"time for a node: {growth:.2f} times the least at the end of the curve")
-    return int(bool(slow) or growth > GROWTH)
+        yield {"nodes": nodes, "cpu_s": total, "groups_s": groups, "us_a_node": 1e6 * total / nodes, "exact": count}
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def verdict(done: list[dict[str, Any]], args: argparse.Namespace) -> tuple[list[str], int]:
+    """Whether it is fast enough, and grows no faster than the graph."""
+    slow = [row["nodes"] for row in done if row["nodes"] <= 5200 and row["cpu_s"] > args.limit]
+    growth = done[-1]["us_a_node"] / min(row["us_a_node"] for row in done)
+    lines = [f"over {args.limit} s: {slow} nodes"] if slow else []
+    lines.append(f"time for a node: {growth:.2f} times the least at the end of the curve")
+    return lines, int(bool(slow) or growth > GROWTH)

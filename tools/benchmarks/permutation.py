@@ -1,6 +1,6 @@
 """What an order of input channels keeps of trained weights under 2:4, and what the search for it takes.
 
-    python tools/benchmark_permutation.py MODEL.onnx ... [--most 128] [--escapes 100]
+    python -m tools.benchmarks permutation MODEL.onnx ... [--most 128] [--escapes 100]
 
 One row a weight whose input channels are a multiple of 4, at least 16 and at most --most: the share of its magnitude
 that 2:4 keeps in the order that it has, in the one that the package finds, and in the one of an exhaustive search over
@@ -12,15 +12,13 @@ other layers that a model has.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from onnxprune.coupling.coupling import analyze
 from onnxprune.graph.graph import Graph
@@ -50,29 +48,32 @@ def timed(find: Callable[[], NDArray[np.int64]]) -> tuple[NDArray[np.int64], flo
     return order, time.process_time() - start
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options."""
     parser.add_argument("models", nargs="+")
     parser.add_argument("--most", type=int, default=128)
     parser.add_argument("--escapes", type=int, default=100)
-    asked = parser.parse_args()
-    print("| model | weight | columns x rows | as it is | ours | seconds | pairs of stripes | seconds |")
-    print("|---|---|---|---:|---:|---:|---:|---:|")
-    for path in asked.models:
-        for name, values in columns(path, asked.most):
+
+
+def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row a weight."""
+    for path in args.models:
+        for name, values in columns(path, args.most):
             whole = float(values.sum(dtype=np.float64))
             part = Stripes(values, np.arange(len(values)).reshape(-1, 4))
             ours, mine = timed(lambda part=part: search([part], 2, np.random.default_rng(0)))
-            theirs, other = timed(lambda values=values: stripe_groups(values, asked.escapes))
-            shares = [kept(values, order) / whole for order in (np.arange(len(values)), ours, theirs)]
-            size = f"{len(values)} x {values.shape[1]}"
-            print(
-                f"| {Path(path).stem} | {name} | {size} | {shares[0]:.4f} | {shares[1]:.4f} | {mine:.2f} "
-                f"| {shares[2]:.4f} | {other:.2f} |",
-                flush=True,
+            theirs, other = timed(lambda values=values: stripe_groups(values, args.escapes))
+            as_is, kept_ours, kept_theirs = (
+                kept(values, order) / whole for order in (np.arange(len(values)), ours, theirs)
             )
-
-
-if __name__ == "__main__":
-    main()
+            yield {
+                "model": Path(path).stem,
+                "weight": name,
+                "columns": len(values),
+                "rows": values.shape[1],
+                "as_it_is": as_is,
+                "ours": kept_ours,
+                "ours_s": mine,
+                "pairs_of_stripes": kept_theirs,
+                "pairs_of_stripes_s": other,
+            }

@@ -1,8 +1,8 @@
 """How long patterns of zeros take.
 
-    python tools/benchmark_zeros.py whole MODEL.onnx [--pattern 2:4 ...] [--rounds 5]
-    python tools/benchmark_zeros.py peer MODEL.onnx --python PEER_PYTHON [--types float32 float16 bfloat16]
-    python tools/benchmark_zeros.py solver [--size 4096] [--rounds 3]
+    python -m tools.benchmarks zeros whole MODEL.onnx [--pattern 2:4 ...] [--rounds 5]
+    python -m tools.benchmarks zeros peer MODEL.onnx --python PEER_PYTHON [--types float32 float16 bfloat16]
+    python -m tools.benchmarks zeros solver [--size 4096] [--rounds 3]
 
 ``whole`` holds the process of our command, verification left out, against one that loads and saves the file with onnx.
 ``peer`` holds 2:4 by magnitude against polygraphy's, loading and saving left out, and asks polygraphy whether it takes
@@ -23,15 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnxprune
 from onnxprune import sparsity
@@ -63,24 +61,25 @@ def call(run: Callable[[], object]) -> Seconds:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def compared(title: str, sides: Sequence[Callable[[], Seconds]], rounds: int) -> None:
-    """Prints the medians of two sides, and of what the second takes in terms of the first."""
+def compared(title: str, sides: Sequence[Callable[[], Seconds]], rounds: int) -> dict[str, Any]:
+    """Medians of two sides, and of the ratio of the second to the first."""
     done = [[side() for side in sides] for _ in range(rounds)]
+    row: dict[str, Any] = {"what": title, "rounds": rounds}
     for i, clock in enumerate(("wall", "cpu")):
-        times = [statistics.median(d[side][i] for d in done) for side in (0, 1)]
-        ratio = statistics.median(d[1][i] / d[0][i] for d in done)
-        print(
-            f"{title}: {clock} {times[0]:.2f} s and {times[1]:.2f} s, ratio {ratio:.2f} ({rounds} rounds)", flush=True
+        row[f"reference_{clock}_s"], row[f"ours_{clock}_s"] = (
+            statistics.median(d[side][i] for d in done) for side in (0, 1)
         )
+        row[f"{clock}_ratio"] = statistics.median(d[1][i] / d[0][i] for d in done)
+    return row
 
 
-def whole(model: Path, patterns: Sequence[str], rounds: int) -> None:
+def whole(model: Path, patterns: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
     """Our process against load and save."""
     with tempfile.TemporaryDirectory() as tmp:
         copy, out = str(Path(tmp) / "copy.onnx"), str(Path(tmp) / "out.onnx")
         plain = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
         for pattern in patterns:
-            compared(
+            yield compared(
                 f"load + save, {pattern}",
                 (
                     lambda: process(sys.executable, "-c", plain, str(model), copy),
@@ -101,7 +100,7 @@ def whole(model: Path, patterns: Sequence[str], rounds: int) -> None:
             )
 
 
-def peer(model: Path, python: str, types: Sequence[str]) -> None:
+def peer(model: Path, python: str, types: Sequence[str]) -> Iterator[dict[str, Any]]:
     """2:4 by magnitude against polygraphy."""
     with tempfile.TemporaryDirectory() as tmp:
         for name in types:
@@ -112,18 +111,20 @@ def peer(model: Path, python: str, types: Sequence[str]) -> None:
             save(loaded, out)
             mine = claimed(out)
             onnx.save(as_floats(onnx.load(out)), out)
-            says = set(asked(python, "check", out))
-            print(
-                f"{name}: polygraphy takes {len(mine & says)} of our {len(mine)} weights of 2:4 for that"
-                + (f", not {sorted(mine - says)[:5]}" if mine - says else ""),
-                flush=True,
-            )
+            confirmed = set(asked(python, "check", out))
             theirs = asked(python, "prune", path)
-            print(
-                f"{name}: polygraphy {theirs['wall']:.1f} s (cpu {theirs['cpu']:.1f}), ours {ours[0]:.2f} s (cpu "
-                f"{ours[1]:.2f}): {theirs['wall'] / ours[0]:.0f} times, cpu {theirs['cpu'] / ours[1]:.0f} times",
-                flush=True,
-            )
+            yield {
+                "type": name,
+                "weights": len(mine),
+                "confirmed": len(mine & confirmed),
+                "not_confirmed": sorted(mine - confirmed)[:5] or None,
+                "polygraphy_wall_s": theirs["wall"],
+                "polygraphy_cpu_s": theirs["cpu"],
+                "ours_wall_s": ours[0],
+                "ours_cpu_s": ours[1],
+                "wall_ratio": theirs["wall"] / ours[0],
+                "cpu_ratio": theirs["cpu"] / ours[1],
+            }
 
 
 def two_of_four(model: Model) -> None:
@@ -178,13 +179,13 @@ def stored_as(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return model
 
 
-def solver(size: int, rounds: int) -> None:
+def solver(size: int, rounds: int) -> Iterator[dict[str, Any]]:
     """SparseGPT of a square layer."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((size + size // 8, size), dtype=np.float32)
     gram, weight = x.T @ x / np.float32(size), rng.standard_normal((size, size), dtype=np.float32)
     for pattern in (parse("2:4"), parse("weights=0.5")):
-        compared(
+        yield compared(
             f"factorisation and product, SparseGPT {pattern}, {size} x {size}",
             (
                 lambda: call(lambda: (np.linalg.cholesky(gram), gram @ weight)),
@@ -194,9 +195,8 @@ def solver(size: int, rounds: int) -> None:
         )
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options."""
     parser.add_argument("what", choices=["whole", "peer", "solver"])
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--pattern", nargs="*", default=["2:4", "weights=0.5", "4x1=0.5"])
@@ -206,16 +206,15 @@ def main() -> None:
         "--types", nargs="*", choices=["float32", "float16", "bfloat16"], default=["float32", "float16", "bfloat16"]
     )
     parser.add_argument("--size", type=int, default=4096)
-    args = parser.parse_args()
+
+
+def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row a pattern or type."""
     if args.what == "solver":
-        solver(args.size, args.rounds)
+        yield from solver(args.size, args.rounds)
     elif args.model is None or (args.what == "peer" and args.python is None):
-        parser.error("a model is asked for, and for 'peer' a Python that has polygraphy")
+        raise SystemExit("a model is asked for, and for 'peer' a Python that has polygraphy")
     elif args.what == "whole":
-        whole(args.model, args.pattern, args.rounds)
+        yield from whole(args.model, args.pattern, args.rounds)
     else:
-        peer(args.model, args.python, args.types)
-
-
-if __name__ == "__main__":
-    main()
+        yield from peer(args.model, args.python, args.types)

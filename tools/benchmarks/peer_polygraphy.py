@@ -1,7 +1,7 @@
 """2:4 zeros by polygraphy, to hold our results against; runs under a Python that has polygraphy installed.
 
-    PEER_PYTHON tools/peer_polygraphy.py prune MODEL.onnx      seconds of the pruning alone
-    PEER_PYTHON tools/peer_polygraphy.py check MODEL.onnx      names of the weights that it takes for 2:4
+    PEER_PYTHON tools/benchmarks/peer_polygraphy.py prune MODEL.onnx      seconds of the pruning alone
+    PEER_PYTHON tools/benchmarks/peer_polygraphy.py check MODEL.onnx      names of the weights that it takes for 2:4
 
 What `polygraphy surgeon prune` and `polygraphy inspect sparsity` do, without the loading and the words. Prints JSON.
 """

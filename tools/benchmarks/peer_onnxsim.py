@@ -1,9 +1,9 @@
 """Pruning by onnxsim, to hold our results against; runs under a Python that has onnxsim installed.
 
-    PEER_PYTHON tools/peer_onnxsim.py MODEL.onnx OUT.onnx --sparsity 0.3 [--calib CALIB.npz] [--samples 64]
-    PEER_PYTHON tools/peer_onnxsim.py MODEL.onnx OUT.onnx --zeros sparsegpt --keep 2 4 --calib CALIB.npz
+    PEER_PYTHON tools/benchmarks/peer_onnxsim.py MODEL.onnx OUT.onnx --sparsity 0.3 [--calib CALIB.npz] [--samples 64]
+    PEER_PYTHON tools/benchmarks/peer_onnxsim.py MODEL.onnx OUT.onnx --zeros sparsegpt --keep 2 4 --calib CALIB.npz
 
-Channels go; with calibration data they are ranked by its Wanda scores, without by the L2 norm. `accuracy_table.py`
+Channels go; with calibration data they are ranked by its Wanda scores, without by the L2 norm. `accuracy.py`
 calls this with one sparsity after another until the MACs are those that were asked for. With `--zeros` weights become
 zero instead, that share of them or all but so many of every group.
 """

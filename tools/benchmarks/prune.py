@@ -1,6 +1,6 @@
 """How long pruning takes, as a ratio to loading and saving the same file with onnx, in one run.
 
-    python tools/benchmark.py [MODEL.onnx] [--rounds 7]
+    python -m tools.benchmarks prune [MODEL.onnx] [--rounds 7]
 
 Without a model it makes one the size of a ResNet-50: 16 bottleneck blocks, 25.5 million weights, 102 MB.
 Verification is left out: it is two runs of the model in onnxruntime. Rounds of both sides alternate, so that a machine
@@ -13,7 +13,9 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -77,44 +79,37 @@ def bottlenecks() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def measure(model: Path, rounds: int) -> None:
-    """Times both sides and prints a line a round and the medians."""
-    copy, pruned = model.with_name("copy.onnx"), model.with_name("pruned.onnx")
-    ratios, sides = [], []
-    for i in range(rounds + 1):
-        start = time.perf_counter()
-        onnx.save(onnx.load(model), copy)
-        middle = time.perf_counter()
-        result = onnxprune.prune(model, ratio=0.5, repair="none", verify=False)
-        result.save(pruned)
-        end = time.perf_counter()
-        if i == 0:
-            continue  # imports and the file cache warm up
-        sides.append((middle - start, end - middle))
-        ratios.append((end - middle) / (middle - start))
-        print(f"load + save {middle - start:.3f} s, prune {end - middle:.3f} s, ratio {ratios[-1]:.2f}")
-    size = model.stat().st_size / 1e6
-    print(
-        f"{size:.0f} MB: load + save {statistics.median(s[0] for s in sides):.3f} s, prune "
-        f"{statistics.median(s[1] for s in sides):.3f} s, median ratio {statistics.median(ratios):.2f} "
-        f"(from {min(ratios):.2f} to {max(ratios):.2f}, {rounds} rounds)"
-    )
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options."""
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
+
+
+def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row a round; the first one, in which imports and the file cache warm up, is left out."""
     with tempfile.TemporaryDirectory() as tmp:
-        path = Path(tmp) / "model.onnx"
+        model = Path(tmp) / "model.onnx"
         if args.model is None:
-            onnx.save(bottlenecks(), path)
+            onnx.save(bottlenecks(), model)
         else:
-            path.write_bytes(args.model.read_bytes())
-        measure(path, args.rounds)
+            model.write_bytes(args.model.read_bytes())
+        copy, pruned = model.with_name("copy.onnx"), model.with_name("pruned.onnx")
+        for i in range(args.rounds + 1):
+            start = time.perf_counter()
+            onnx.save(onnx.load(model), copy)
+            middle = time.perf_counter()
+            onnxprune.prune(model, ratio=0.5, repair="none", verify=False).save(pruned)
+            end = time.perf_counter()
+            if i:
+                yield {
+                    "megabytes": model.stat().st_size / 1e6,
+                    "load_and_save_s": middle - start,
+                    "prune_s": end - middle,
+                    "ratio": (end - middle) / (middle - start),
+                }
 
 
-if __name__ == "__main__":
-    main()
+def verdict(done: list[dict[str, Any]], args: argparse.Namespace) -> tuple[list[str], int]:
+    """The median ratio."""
+    ratios = [row["ratio"] for row in done]
+    return [f"median ratio {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})"], 0

@@ -1,7 +1,7 @@
 """What pruning leaves of the accuracy of trained models, without labels and without training.
 
-    python tools/accuracy_table.py ../shared/real [--only NAME ...] [--targets 0.7 0.5] [--samples 1024]
-        [--modes none data-free calibrated] [--peer PEER_PYTHON] [--csv FILE]
+    python -m tools.benchmarks accuracy ../shared/real [--only NAME ...] [--targets 0.7 0.5] [--samples 1024]
+        [--modes none data-free calibrated] [--peer PEER_PYTHON]
 
 FOLDER holds ``models/NAME.onnx`` and ``evaluate.py``, a script that prints the metric of a model as JSON and writes
 unlabelled calibration inputs. Every model is pruned to each share of its MACs, in a process of its own: without
@@ -14,7 +14,6 @@ cannot reach the target counts with what it has then.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -22,14 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from onnxprune.cost.measure import measure
 from onnxprune.model.model import load
@@ -195,70 +192,43 @@ def cases(folder: Path, names: Sequence[str] | None, samples: int) -> Iterator[C
             )
 
 
-def rows(
-    folder: Path,
-    names: Sequence[str] | None,
-    targets: Sequence[float],
-    modes: Sequence[str],
-    samples: int,
-    peer: str | None,
-) -> Iterator[Row]:
-    """One row after the other, as it is done."""
-    for case in cases(folder, names, samples):
-        for target in targets:
-            for mode in [*modes, *(PEERS if peer else ())]:
+def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row a run, as it is done."""
+    for case in cases(args.folder, args.only, args.samples):
+        for target in args.targets:
+            for mode in [*args.modes, *(PEERS if args.peer else ())]:
                 row = case.row(f"macs={target}", mode)
                 made = (
-                    prune_by_peer(row, peer, case.model, case.out, case.data)
-                    if peer and mode in PEERS
+                    prune_by_peer(row, args.peer, case.model, case.out, case.data)
+                    if args.peer and mode in PEERS
                     else prune(row, case.model, case.out, case.data)
                 )
                 if made:
                     case.judge(row)
-                yield row
+                yield asdict(row)
 
 
-def shown(rows: Iterable[Row], to: Path | None) -> None:
-    """Prints rows as they are done, writes them as CSV, and prints their means."""
-    done = []
-    for row in rows:
-        done.append(row)
-        print(" | ".join("-" if v is None else str(v) for v in astuple(row)), flush=True)
-        if to:
-            with to.open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow([f.name for f in fields(Row)])
-                writer.writerows(astuple(r) for r in done)
-    summary(done)
-
-
-def summary(done: Sequence[Row]) -> None:
+def verdict(done: Sequence[dict[str, Any]], args: argparse.Namespace) -> tuple[list[str], int]:
     """Means over the models, of the share of the base metric and of the same above chance."""
-    for target in dict.fromkeys(r.target for r in done):
-        for mode in dict.fromkeys(r.mode for r in done):
-            mine = [r for r in done if (r.target, r.mode) == (target, mode) and r.of_base is not None]
+    lines = []
+    for target in dict.fromkeys(r["target"] for r in done):
+        for mode in dict.fromkeys(r["mode"] for r in done):
+            mine = [r for r in done if (r["target"], r["mode"]) == (target, mode) and r["of_base"] is not None]
             if mine:
-                of_base = sum(r.of_base or 0 for r in mine) / len(mine)
-                above = sum(r.above_chance or 0 for r in mine) / len(mine)
-                print(
+                of_base = sum(r["of_base"] for r in mine) / len(mine)
+                above = sum(r["above_chance"] for r in mine) / len(mine)
+                lines.append(
                     f"{target}, {mode}: {100 * of_base:.1f}% of the base metric, {100 * above:.1f}% above "
                     f"chance, over {len(mine)} models"
                 )
+    return lines, 0
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options."""
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--targets", nargs="*", type=float, default=[0.7, 0.5])
     parser.add_argument("--modes", nargs="*", choices=list(OURS), default=list(OURS))
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that has onnxsim")
-    parser.add_argument("--csv", type=Path)
-    args = parser.parse_args()
-    shown(rows(args.folder, args.only, args.targets, args.modes, args.samples, args.peer), args.csv)
-
-
-if __name__ == "__main__":
-    main()
