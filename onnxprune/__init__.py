@@ -20,7 +20,7 @@ from onnxprune.errors import (
 
 if TYPE_CHECKING:
     from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, plan, prune, score, verify
-    from onnxprune.extensions import cost, criterion, repair, source
+    from onnxprune.extensions import GroupView, cost_model, criterion, data_source, repair_method
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
     from onnxprune.patterns import Pattern, pattern
@@ -33,6 +33,7 @@ __all__ = [
     "Analysis",
     "DataError",
     "GateError",
+    "GroupView",
     "InputError",
     "InternalError",
     "ModelError",
@@ -49,41 +50,44 @@ __all__ = [
     "VerificationError",
     "analyze",
     "apply",
-    "cost",
+    "cost_model",
     "criterion",
+    "data_source",
     "pattern",
     "plan",
     "prune",
-    "repair",
+    "repair_method",
     "rule",
     "score",
-    "source",
     "verify",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
 
 _HOME = {
+    "GroupView": "onnxprune.extensions",
     "Options": "onnxprune.options",
     "Pattern": "onnxprune.patterns",
     "Plan": "onnxprune.planning.plan",
     "Report": "onnxprune.report.report",
-    "cost": "onnxprune.extensions",
+    "cost_model": "onnxprune.extensions",
     "criterion": "onnxprune.extensions",
+    "data_source": "onnxprune.extensions",
     "pattern": "onnxprune.patterns",
-    "repair": "onnxprune.extensions",
+    "repair_method": "onnxprune.extensions",
     "rule": "onnxprune.ops.registry",
-    "source": "onnxprune.extensions",
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Imports on first use: onnx is not loaded for ``--help``."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:  # a type checker must refuse names that there are not
 
-    return getattr(importlib.import_module(_HOME.get(name, "onnxprune.api")), name)
+    def __getattr__(name: str) -> Any:
+        """Imports on first use: onnx is not loaded for ``--help``."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        return getattr(importlib.import_module(_HOME.get(name, "onnxprune.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -147,7 +147,7 @@ def criterion(name: str, *, needs: Needs = "weights", scale: Scale = "mean") -> 
     return register
 
 
-def repair(name: str, *, needs_data: bool = False) -> Callable[[Function], Function]:
+def repair_method(name: str, *, needs_data: bool = False) -> Callable[[Function], Function]:
     """Registers a function that refits a pruned model in place, for ``repair=NAME`` and ``--repair NAME``.
 
     The function is given a `pipeline.refit.RepairJob`. What it did is kept only where the outputs on samples that it
@@ -165,7 +165,7 @@ def repair(name: str, *, needs_data: bool = False) -> Callable[[Function], Funct
     return register
 
 
-def cost(name: str) -> Callable[[Function], Function]:
+def cost_model(name: str) -> Callable[[Function], Function]:
     """Registers a factory of costs (`CostFactory`), for ``target={NAME: 0.5}`` and ``--target NAME=0.5``."""
 
     def register(function: Function) -> Function:
@@ -175,7 +175,7 @@ def cost(name: str) -> Callable[[Function], Function]:
     return register
 
 
-def source(name: str) -> Callable[[Function], Function]:
+def data_source(name: str) -> Callable[[Function], Function]:
     """Registers a function that opens calibration data, for ``calib="NAME:REST"``; it is given ``REST``."""
 
     def register(function: Function) -> Function:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import Any, Protocol, Union
 
 import onnx
 
@@ -24,10 +24,24 @@ from onnxprune.ops import registry
 from onnxprune.options import Scope
 from onnxprune.registry import load_plugins
 
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
 
-ModelSource = Union[str, "os.PathLike[str]", onnx.ModelProto, "gs.Graph"]
+class GraphSurgeonGraph(Protocol):
+    """What a `gs.Graph` of onnx-graphsurgeon has; that package comes without types."""
+
+    nodes: Any
+    inputs: Any
+    outputs: Any
+
+    def tensors(self) -> Any:
+        """Tensors by name."""
+        ...
+
+    def toposort(self) -> Any:
+        """Sorts the nodes."""
+        ...
+
+
+ModelSource = Union[str, "os.PathLike[str]", onnx.ModelProto, GraphSurgeonGraph]
 """A model as callers hold it: a path, a `ModelProto`, or a `gs.Graph`."""
 
 

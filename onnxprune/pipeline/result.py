@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import onnx
 
 from onnxprune.errors import GateError
 from onnxprune.model.model import Model, save
+from onnxprune.pipeline.analysis import GraphSurgeonGraph
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import Report
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
 
 
 class Result:
@@ -29,7 +26,7 @@ class Result:
         self._model = model
         self._as_graph = as_graph
         self._keep_anyway = keep_anyway
-        self._graph: gs.Graph | None = None
+        self._graph: GraphSurgeonGraph | None = None
         self.plan = plan
         self.report = report
 
@@ -40,7 +37,7 @@ class Result:
         return "; ".join(missed) or None
 
     @property
-    def model(self) -> onnx.ModelProto | gs.Graph:
+    def model(self) -> onnx.ModelProto | GraphSurgeonGraph:
         """The pruned model in the kind that was given: a `gs.Graph` for a `gs.Graph`, else a `ModelProto`.
 
         It is one object, made at the first access; `save` writes the pruned model, not later changes to a graph.
@@ -56,11 +53,11 @@ class Result:
         """The pruned model; weights that were stored outside the file and not pruned are still references."""
         return self._model.proto
 
-    def graph(self) -> gs.Graph:
+    def graph(self) -> GraphSurgeonGraph:
         """The pruned model as a graph of onnx-graphsurgeon, a new one each time."""
         import onnx_graphsurgeon as gs
 
-        graph: gs.Graph = gs.import_onnx(self.proto)
+        graph: GraphSurgeonGraph = gs.import_onnx(self.proto)
         return graph
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,1 @@
+"""Files for a type checker: nothing here is run but `test_typing`."""
