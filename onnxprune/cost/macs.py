@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import onnx
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from onnxprune.graph.graph import Graph, Node
 from onnxprune.graph.operators import Term, operator_of
+from onnxprune.model.tensors import constants
 
 Shape = tuple[int, ...]
 
@@ -44,7 +45,7 @@ def macs_from_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]
     Returns:
         The sum, or None where a shape that it needs is missing.
     """
-    graph = graph_with_shapes(proto, shapes)
+    graph = graph_with_shapes(_heavy_part(proto), shapes)
     total = 0.0
     for node in graph.main.nodes:
         found = terms(node)
@@ -66,3 +67,20 @@ def graph_with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]
         if value.tensor is None and name in shapes:
             value.shape = list(shapes[name])
     return graph
+
+
+def _heavy_part(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The nodes of the main graph that count, what they read as inputs and constants without values."""
+    nodes = [node for node in proto.graph.node if is_heavy(node)]
+    made = {name for node in nodes for name in node.output}
+    stored = {name: (t.data_type, t.dims) for scope, name, t in constants(proto) if not scope}
+    stored |= {s.values.name: (s.values.data_type, s.dims) for s in proto.graph.sparse_initializer}
+    read = dict.fromkeys(name for node in nodes for name in node.input if name and name not in made)
+    graph = onnx.GraphProto(
+        node=nodes,
+        initializer=[
+            TensorProto(name=name, data_type=stored[name][0], dims=stored[name][1]) for name in read if name in stored
+        ],
+        input=[onnx.ValueInfoProto(name=name) for name in read if name not in stored],
+    )
+    return onnx.ModelProto(graph=graph, opset_import=proto.opset_import)
