@@ -193,7 +193,7 @@ def test_the_search_stays_inside_the_gates(repair: str) -> None:
     result = onnxprune.prune(MLP, calib=DATA, samples=96, repair=repair, gate=gate, drift_search=True)
     report = result.report
     trials, found = report.search.trials, report.search.found
-    assert result.stopped is None and all(g["met"] for g in report.gates.values())
+    assert result.stopped is None and all(g.met for g in report.gates.values())
     assert len(trials) <= 9 and [t["met"] for t in trials].count(True) >= 1
     best = max((t for t in trials if t["met"]), key=lambda t: t["ratio"])
     assert {"ratio": best["ratio"]} == found and best["params"] == report.params.after
