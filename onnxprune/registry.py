@@ -46,6 +46,10 @@ class Registry(Generic[Entry]):
         self._entries[name] = entry
         return entry
 
+    def remove(self, name: str) -> None:
+        """Withdraws an entry, in a test or a notebook, say; nothing where there is none."""
+        self._entries.pop(name, None)
+
     def get(self, name: str) -> Entry:
         """The entry of a name.
 
@@ -64,12 +68,19 @@ class Registry(Generic[Entry]):
     def _all(self) -> dict[str, Entry]:
         with _lock:
             if self._home and self._home not in _loaded:
-                _loaded.add(self._home)
                 added, self._entries = self._entries, {}
-                importlib.import_module(self._home)
+                load_home(self._home)
                 self._entries |= added
             load_plugins(self._entry_points)
             return self._entries
+
+
+def load_home(module: str) -> None:
+    """Imports the module with the package's own entries, once: it lies above those that ask for entries."""
+    with _lock:
+        if module not in _loaded:
+            _loaded.add(module)
+            importlib.import_module(module)
 
 
 def load_plugins(group: str) -> None:

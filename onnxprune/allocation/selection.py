@@ -13,14 +13,13 @@ from onnxprune._text import amount
 from onnxprune.allocation import budget
 from onnxprune.allocation.budget import Target
 from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
-from onnxprune.cost.cost_model import CostModel, macs, nbytes, parameters
-from onnxprune.cost.measure import Cost, counted_shapes
+from onnxprune.cost.measure import Cost
+from onnxprune.cost.targets import predicted, totals
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
-from onnxprune.model.model import Model
 from onnxprune.options import Channels
 from onnxprune.planning.plan import describe
 
@@ -35,7 +34,7 @@ class Selection:
         targets: What was asked of each cost, what is left of it, and whether that is enough.
     """
 
-    gone: NDArray[np.bool_]
+    removed: NDArray[np.bool_]
     entries: list[dict[str, Any]]
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -66,8 +65,9 @@ def by_budget(
     input_shapes: Mapping[str, Sequence[int]],
 ) -> Selection:
     """The units whose removal meets every target at the least summed damage."""
-    asked = {name: _limit(name, text, before) for name, text in options.target.items()}
-    models = {name: _cost_model(name, coupling, groups, input_shapes, before) for name in asked}
+    models = {name: predicted(name, coupling, groups, before, input_shapes) for name in options.target}
+    whole = totals(options.target, coupling, before, input_shapes)
+    asked = {name: _limit(name, text, whole[name]) for name, text in options.target.items()}
     limits = Limits(options.min_channels, options.round_to)
     found = budget.allocate(
         [c.loss for c in curves],
@@ -86,18 +86,23 @@ def by_budget(
         name: {"asked": limit, "left": left, "met": left <= limit}
         for (name, limit), left in zip(asked.items(), found.left, strict=True)
     }
-    return Selection(chosen.gone, chosen.entries, targets)
+    return Selection(chosen.removed, chosen.entries, targets)
 
 
-def intermediate_target(options: Channels, before: Cost, share: float) -> Channels:
-    """The options of a round on the way: what is to be left is that of the last one to the power of a share."""
+def intermediate_target(options: Channels, whole: Mapping[str, float | None], share: float) -> Channels:
+    """The options of an intermediate round: what is to be left is that of the last one to the power of a share.
+
+    Args:
+        options: The options of the last round.
+        whole: The cost of the original for each target.
+        share: 0 < share < 1.
+    """
     if options.ratio is not None:
         return replace(options, ratio=1 - (1 - options.ratio) ** share)
-    totals = {"macs": before.macs, "params": before.params, "bytes": before.bytes}
     target = {}
     for name, text in options.target.items():
-        total = float(totals[name] or 0)
-        target[name] = total * min(_limit(name, text, before) / max(total, 1.0), 1.0) ** share
+        total = float(whole[name] or 0)
+        target[name] = total * min(_limit(name, text, whole[name]) / max(total, 1.0), 1.0) ** share
     return replace(options, target=target)
 
 
@@ -111,10 +116,10 @@ def _taken(
     empty = nothing(coupling)
     entries = {}
     for i, (group, chosen) in enumerate(zip(groups, units, strict=True)):
-        empty.gone[group.channels[chosen]] = True
+        empty.removed[group.channels[chosen]] = True
         entry = describe(group, chosen.tolist(), scores[i] if scores is not None else None)
         entries[group.name] = entry | ({"damage": float(f"{damage[i]:.6g}")} if damage is not None else {})
-    return Selection(empty.gone, [entries.get(e["name"], e) for e in empty.entries])
+    return Selection(empty.removed, [entries.get(e["name"], e) for e in empty.entries])
 
 
 def scores_of(curve: Curve, units: int) -> Scores:
@@ -126,9 +131,8 @@ def scores_of(curve: Curve, units: int) -> Scores:
     return scores
 
 
-def _limit(name: str, asked: str | float, before: Cost) -> float:
-    """A target as an absolute number: fractions up to 1 are of what there is, larger numbers are taken as they are."""
-    total = {"macs": before.macs, "params": before.params, "bytes": before.bytes}[name]
+def _limit(name: str, asked: str | float, total: float | None) -> float:
+    """A target as an absolute number: fractions up to 1 are of the total, larger numbers are taken as they are."""
     number = amount(asked)
     assert number is not None  # the options see to that
     if number > 1 or (isinstance(asked, str) and asked.strip()[-1].isalpha()):
@@ -139,19 +143,3 @@ def _limit(name: str, asked: str | float, before: Cost) -> float:
             "give --input-shape, or a target for params or bytes",
         )
     return number * total
-
-
-def _cost_model(
-    name: str, coupling: Coupling, groups: Sequence[Group], input_shapes: Mapping[str, Sequence[int]], before: Cost
-) -> CostModel:
-    if name == "params":
-        return parameters(coupling, groups)
-    if name == "bytes":
-        return nbytes(coupling, groups, before.bytes)
-    given = counted_shapes(Model(coupling.graph.proto), input_shapes) | dict(before.shapes)
-    try:
-        if before.macs:
-            return macs(coupling, groups, given)
-    except LookupError:
-        pass  # said below
-    raise InputError("the model's MACs cannot be counted", "give --input-shape, or a target for params or bytes")

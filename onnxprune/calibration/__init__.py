@@ -1,4 +1,7 @@
-"""Calibration data: whatever people have, as batches that fit the model, with memory bounded by the batch."""
+"""Calibration data: files, folders, images, arrays and streams, read as batches that fit the model's inputs.
+
+Data are streamed: memory is bounded by the size of a batch.
+"""
 
 from onnxprune.calibration.samples import Progress, Samples
 from onnxprune.calibration.sources import open_samples

@@ -1,7 +1,7 @@
-"""Arrays that hold many samples: an .npz or .npy file, or a dict.
+"""Calibration data in arrays of many samples: an .npz or .npy file, or a dict.
 
-Members of an .npz file are read and unpacked from front to back, as many samples at a time as a batch has. Held whole
-are only members whose samples do not lie one behind the other: in Fortran order, or along another axis than 0.
+Members of an .npz file are read and decompressed sequentially, one batch at a time. A member is loaded as a whole only
+if its samples are not contiguous: in Fortran order, or along another axis than 0.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from onnxprune.calibration.model_input import Feed, Port
-from onnxprune.calibration.samples import Chosen, Source
-from onnxprune.calibration.signature import LABELS, Interface
+from onnxprune.calibration.model_input import Feed, ModelInput
+from onnxprune.calibration.samples import Selection, Source
+from onnxprune.calibration.signature import LABELS, Signature
 from onnxprune.errors import DataError, InputError
 
-SKIPPED = 2**20
-"""Bytes that are read at a time on the way to those that are wanted."""
+SKIP_BYTES = 2**20
+"""Number of bytes that are read at a time to skip samples."""
 UNREADABLE = (
     OSError,
     ValueError,
@@ -33,36 +33,36 @@ UNREADABLE = (
     RuntimeError,
     tokenize.TokenError,
 )
-"""What numpy and zipfile raise on files that are damaged or of another format."""
+"""Exceptions of numpy and zipfile for files that are damaged or of another format."""
 
 
 class Table(Protocol):
-    """An array whose parts can be read without the rest."""
+    """An array that can be read in parts."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Lengths of its axes."""
+        """Axis lengths."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
 
     def load(self) -> np.ndarray:
-        """All of it."""
+        """Returns the whole array."""
 
     def slices(self, axis: int) -> contextlib.AbstractContextManager[Slices]:
-        """Opens one pass over it, along an axis."""
+        """Opens one sequential pass along an axis."""
 
 
 class Slices(Protocol):
-    """One pass over a table."""
+    """One sequential pass over a table."""
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
-        """What lies from `start` to before `stop` along the axis; `start` never goes back."""
+        """Returns the indices `start` to `stop` (exclusive) along the axis; `start` must not decrease between calls."""
 
 
-class Held:
-    """A table in memory, or mapped into it."""
+class ArrayTable:
+    """A table in memory, or memory-mapped."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -79,11 +79,11 @@ class Held:
         yield lambda start, stop: self.array[(slice(None),) * axis + (slice(start, stop),)]
 
 
-class Member:
-    """A member of an .npz file; knows shape and type, and reads values when asked.
+class NpzMember:
+    """A member of an .npz file; its header is read at once, its values on demand.
 
     Raises:
-        InputError: It is no array, or holds Python objects.
+        InputError: It is not an array, or contains Python objects.
     """
 
     def __init__(self, path: Path, name: str, where: str) -> None:
@@ -96,7 +96,7 @@ class Member:
 
     @property
     def key(self) -> str:
-        """Its name in the file, as numpy shows it."""
+        """Name of the array, as in numpy."""
         return self.name.removesuffix(".npy")
 
     def load(self) -> np.ndarray:
@@ -108,15 +108,15 @@ class Member:
     def slices(self, axis: int) -> Iterator[Slices]:
         """See `Table`."""
         if self._fortran or axis != 0 or not self.shape:
-            with Held(self.load()).slices(axis) as whole:
+            with ArrayTable(self.load()).slices(axis) as whole:
                 yield whole
             return
         row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
 
         def read(start: int, stop: int) -> np.ndarray:
             with readable(self.where):
-                while (before := self._offset + start * row - stream.tell()) > 0:  # to seek is to leave sums unchecked
-                    if not stream.read(min(before, SKIPPED)):
+                while (before := self._offset + start * row - stream.tell()) > 0:  # seeking would skip the checksum
+                    if not stream.read(min(before, SKIP_BYTES)):
                         raise EOFError("no more data")
                 data = stream.read((stop - start) * row)
                 return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
@@ -130,7 +130,7 @@ class Member:
 
 @contextlib.contextmanager
 def readable(where: str) -> Iterator[None]:
-    """Turns what reading a bad file raises into InputError."""
+    """Converts the exceptions of reading a bad file to `InputError`."""
     try:
         yield
     except UNREADABLE as error:
@@ -146,107 +146,107 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def npz_tables(path: Path, where: str) -> dict[str, Table]:
-    """The arrays of an .npz file by name.
+    """Returns the arrays of an .npz file by name.
 
     Raises:
         InputError: It cannot be read.
     """
     with readable(where), zipfile.ZipFile(path) as archive:
         names = [n for n in archive.namelist() if n.endswith(".npy")]
-    return {name.removesuffix(".npy"): Member(path, name, where) for name in names}
+    return {name.removesuffix(".npy"): NpzMember(path, name, where) for name in names}
 
 
-def npy_table(path: Path, where: str) -> Held:
-    """The array of an .npy file, mapped.
+def npy_table(path: Path, where: str) -> ArrayTable:
+    """Returns the memory-mapped array of an .npy file.
 
     Raises:
         InputError: It cannot be read.
     """
     with readable(where):
         try:
-            return Held(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)))
+            return ArrayTable(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)))
         except ValueError:
-            return Held(np.load(path, allow_pickle=False))  # what is empty or of no size cannot be mapped
+            return ArrayTable(np.load(path, allow_pickle=False))  # an empty array cannot be mapped
 
 
 class Arrays(Source):
-    """Samples in arrays named as the inputs.
+    """Samples in arrays that are named like the inputs.
 
-    An array of its input's rank has samples along the input's batch axis. Of one rank more, it holds a whole feed at
-    each place along axis 0. An input without a batch axis, or whose fixed lengths are met exactly while other arrays
-    have more samples, gets the same array in every feed.
+    An array with the rank of its input has samples along the input's batch axis. An array with one more axis has one
+    feed per index of axis 0. An array is the same for all feeds if its input has no batch axis, or if it has the
+    input's fixed shape while other arrays have more samples.
 
     Args:
         tables: Arrays by name.
-        interface: The model's inputs.
-        where: What to call the source in messages.
+        signature: The model's inputs.
+        where: Name of the source in messages.
 
     Raises:
         InputError: Names, shapes or types do not fit the model, or counts differ.
     """
 
-    def __init__(self, tables: Mapping[str, Table], interface: Interface, where: str) -> None:
+    def __init__(self, tables: Mapping[str, Table], signature: Signature, where: str) -> None:
         self.where = where
-        names = interface.names
-        lone = [k for k in tables if k != LABELS or k in names]
-        if len(names) == 1 and lone == ["arr_0"]:  # numpy's name for an array that was given none
+        names = signature.names
+        data = [k for k in tables if k != LABELS or k in names]
+        if len(names) == 1 and data == ["arr_0"]:  # numpy's name for an array without one
             tables = {**tables, names[0]: tables["arr_0"]}
-        self.unused = interface.extra(k for k in tables if k != "arr_0" or lone != ["arr_0"])
-        self._ports = interface.ports
-        self._tables: dict[str, Table] = interface.pick(tables, where)
-        for port in self._ports:
-            port.demand_kind(self._tables[port.name].dtype, where)
-        self._whole = {p.name: self._is_whole(p) for p in self._ports}
-        if interface.axes and not any(self._whole.values()):
-            self._along(interface)
+        self.unused = signature.extra(k for k in tables if k != "arr_0" or data != ["arr_0"])
+        self._inputs = signature.inputs
+        self._tables: dict[str, Table] = signature.pick(tables, where)
+        for model_input in self._inputs:
+            model_input.check_kind(self._tables[model_input.name].dtype, where)
+        self._is_feed = {p.name: self._has_feed_axis(p) for p in self._inputs}
+        if signature.axes and not any(self._is_feed.values()):
+            self._set_batched(signature)
         if self.axes is None:
-            self._apart()
+            self._set_feeds()
         self.seen = self.count or 0
         self.labels = self._labels(tables) if LABELS not in names else None
 
-    def _is_whole(self, port: Port) -> bool:
-        """Whether each place along axis 0 holds a whole feed of this input; raises where the array fits in no way."""
-        shape = self._tables[port.name].shape
-        if port.dims is not None and len(shape) == len(port.dims) + 1:
-            port.demand(shape[1:], self.where)
+    def _has_feed_axis(self, model_input: ModelInput) -> bool:
+        """Whether axis 0 of the array counts feeds of this input; raises if the array does not fit the input."""
+        shape = self._tables[model_input.name].shape
+        if model_input.dims is not None and len(shape) == len(model_input.dims) + 1:
+            model_input.check_shape(shape[1:], self.where)
             return True
-        port.demand(shape, self.where, any_batch=True)
-        if port.axis is not None and not shape:
-            raise port.misfit(shape, self.where)
+        model_input.check_shape(shape, self.where, any_batch=True)
+        if model_input.axis is not None and not shape:
+            raise model_input.mismatch(shape, self.where)
         return False
 
-    def _along(self, interface: Interface) -> None:
-        """Settles that samples are rows, if all inputs have as many."""
-        axes = interface.axes or {}
+    def _set_batched(self, signature: Signature) -> None:
+        """Takes samples along the batch axes, if all inputs have the same number."""
+        axes = signature.axes or {}
         counts = {n: self._tables[n].shape[axes[n]] for n in axes}
         if len(set(counts.values())) == 1:
             self.axes, self.count = dict(axes), next(iter(counts.values()))
-        elif interface.fixed is None or interface.fixed not in counts.values():
+        elif signature.fixed is None or signature.fixed not in counts.values():
             raise self._differ(counts)
 
-    def _apart(self) -> None:
-        """Settles that every sample is a feed of its own, and which arrays are the same in all."""
+    def _set_feeds(self) -> None:
+        """Takes every sample as a feed of its own, and finds the arrays that are the same for all feeds."""
         counts: dict[str, int] = {}
         self._steps: dict[str, int | None] = {}
-        for port in self._ports:
-            shape = self._tables[port.name].shape
-            step = 1 if self._whole[port.name] else (port.fixed or 1)
-            length = shape[0] if self._whole[port.name] else shape[port.axis] if port.axis is not None else None
-            self._steps[port.name] = None if length is None else step
+        for p in self._inputs:
+            shape = self._tables[p.name].shape
+            step = 1 if self._is_feed[p.name] else (p.fixed or 1)
+            length = shape[0] if self._is_feed[p.name] else shape[p.axis] if p.axis is not None else None
+            self._steps[p.name] = None if length is None else step
             if length is not None:
-                counts[port.name] = length // step
-        for port in self._ports:
-            if port.fixed and not self._whole[port.name] and counts[port.name] == 1 < max(counts.values()):
-                self._steps[port.name] = None
-                del counts[port.name]
+                counts[p.name] = length // step
+        for p in self._inputs:
+            if p.fixed and not self._is_feed[p.name] and counts[p.name] == 1 < max(counts.values()):
+                self._steps[p.name] = None
+                del counts[p.name]
         if len(set(counts.values())) > 1:
             raise self._differ(counts)
         self.count = next(iter(counts.values()), 1)
 
     def _differ(self, counts: Mapping[str, int]) -> InputError:
-        said = ", ".join(f"'{name}' has {n}" for name, n in counts.items())
+        listed = ", ".join(f"'{name}' has {n}" for name, n in counts.items())
         return InputError(
-            f"{self.where}: inputs have different numbers of samples: {said}",
+            f"{self.where}: inputs have different numbers of samples: {listed}",
             "samples lie along the batch axis, or whole feeds along one more axis in front",
         )
 
@@ -258,37 +258,39 @@ class Arrays(Source):
             raise DataError(f"{self.where}: '{LABELS}' has shape {labels.shape}, but there are {self.count} samples")
         return labels
 
-    def feeds(self, chosen: Chosen, batch: int) -> Iterator[Feed]:
+    def feeds(self, selection: Selection, batch: int) -> Iterator[Feed]:
         """See `Source`."""
         with contextlib.ExitStack() as stack:
             reads = {
                 p.name: stack.enter_context(self._tables[p.name].slices(self._axis(p)))
-                for p in self._ports
+                for p in self._inputs
                 if self.axes or self._steps[p.name] is not None
             }
-            same = {p.name: p.cast(self._tables[p.name].load(), self.where) for p in self._ports if p.name not in reads}
+            same = {
+                p.name: p.cast(self._tables[p.name].load(), self.where) for p in self._inputs if p.name not in reads
+            }
             chunk = batch if self.axes else 1
             for start in range(0, self.count or 0, chunk):
-                if chosen.ended(start):
+                if selection.exhausted(start):
                     return
-                places = chosen.within(start, min(start + chunk, self.count or 0))
-                if len(places):
-                    yield self._feed(reads, same, start, places)
+                positions = selection.within(start, min(start + chunk, self.count or 0))
+                if len(positions):
+                    yield self._feed(reads, same, start, positions)
 
-    def _feed(self, reads: Mapping[str, Slices], same: Feed, start: int, places: np.ndarray) -> Feed:
+    def _feed(self, reads: Mapping[str, Slices], same: Feed, start: int, positions: np.ndarray) -> Feed:
         feed: Feed = {}
-        first, last = start + int(places[0]), start + int(places[-1]) + 1
-        for port in self._ports:
-            name = port.name
+        first, last = start + int(positions[0]), start + int(positions[-1]) + 1
+        for p in self._inputs:
+            name = p.name
             if name in same:
                 feed[name] = same[name]
                 continue
             step = 1 if self.axes else self._steps[name] or 1
             array = reads[name](first * step, last * step)
-            if self.axes and len(places) < last - first:
-                array = array.take(places - places[0], axis=self._axis(port))
-            feed[name] = port.cast(array[0, ...] if self._whole[name] else array, f"{self.where}: sample {first}")
+            if self.axes and len(positions) < last - first:
+                array = array.take(positions - positions[0], axis=self._axis(p))
+            feed[name] = p.cast(array[0, ...] if self._is_feed[name] else array, f"{self.where}: sample {first}")
         return feed
 
-    def _axis(self, port: Port) -> int:
-        return 0 if self._whole[port.name] or port.axis is None else port.axis
+    def _axis(self, model_input: ModelInput) -> int:
+        return 0 if self._is_feed[model_input.name] or model_input.axis is None else model_input.axis

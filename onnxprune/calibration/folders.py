@@ -1,4 +1,4 @@
-"""Samples one to an item: a folder of .npy and .npz files, or a list of dicts. An item may also hold a batch."""
+"""Calibration data in items of one sample or one batch: a folder of .npy and .npz files, or a list of dicts."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import numpy as np
 
 from onnxprune.calibration.arrays import npy_table, npz_tables, readable
 from onnxprune.calibration.model_input import Feed, Shape
-from onnxprune.calibration.samples import Chosen, Source, taken
-from onnxprune.calibration.signature import LABELS, Interface
+from onnxprune.calibration.samples import Selection, Source, select_rows
+from onnxprune.calibration.signature import LABELS, Signature
 from onnxprune.errors import DataError, InputError
 
 
 class Item(ABC):
-    """One feed, or the way to it."""
+    """One feed, read on demand."""
 
     where: str
 
     @abstractmethod
     def shapes(self) -> dict[str, Shape]:
-        """Shapes of its arrays by name, without reading values where that is possible."""
+        """Returns the shapes of its arrays by name, without reading values if possible."""
 
     @abstractmethod
     def arrays(self) -> dict[str, Any]:
-        """Its arrays by name."""
+        """Returns its arrays by name."""
 
 
 class File(Item):
     """A file with one array (.npy, for the only input) or several (.npz)."""
 
-    def __init__(self, path: Path, interface: Interface) -> None:
+    def __init__(self, path: Path, signature: Signature) -> None:
         self.where = str(path)
-        self._path, self._names = path, interface.names
+        self._path, self._names = path, signature.names
         if path.suffix.lower() == ".npy" and len(self._names) > 1:
             raise InputError(
                 f"{path}: one array, but the model has inputs {', '.join(self._names)}",
@@ -56,7 +56,7 @@ class File(Item):
             return self._renamed({name: data[name] for name in data.files})
 
     def _renamed(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Gives the array without a name that of the only input."""
+        """Gives an unnamed array the name of the only input."""
         if len(self._names) == 1 and set(given) - {LABELS} == {"arr_0"}:
             given[self._names[0]] = given.pop("arr_0")
         return given
@@ -65,9 +65,9 @@ class File(Item):
 class Entry(Item):
     """A dict of arrays in memory, or the array of the only input."""
 
-    def __init__(self, given: Any, interface: Interface, where: str) -> None:
+    def __init__(self, given: Any, signature: Signature, where: str) -> None:
         self.where = where
-        self._arrays = dict(interface.named(given, where))
+        self._arrays = dict(signature.named(given, where))
 
     def shapes(self) -> dict[str, Shape]:
         """See `Item`."""
@@ -82,32 +82,32 @@ class Entry(Item):
 
 
 class Items(Source):
-    """Samples in items: shapes are read at once, values of one item at a time.
+    """Samples in items; all shapes are read at the start, values one item at a time.
 
     Args:
         items: The items, in the order of samples.
-        interface: The model's inputs.
-        where: What to call the source in messages.
+        signature: The model's inputs.
+        where: Name of the source in messages.
 
     Raises:
         InputError: An item does not fit the model.
     """
 
-    def __init__(self, items: Sequence[Item], interface: Interface, where: str) -> None:
+    def __init__(self, items: Sequence[Item], signature: Signature, where: str) -> None:
         self.where = where
-        self.axes = interface.axes if interface.safe else None
-        self._items, self._interface = items, interface
-        counts, labelled = [], LABELS not in interface.names
+        self.axes = signature.axes if signature.certain else None
+        self._items, self._signature = items, signature
+        counts, labelled = [], LABELS not in signature.names
         for item in items:
             shapes = item.shapes()
-            counts.append(interface.rows(interface.pick(shapes, item.where), item.where) if shapes else 0)
+            counts.append(signature.rows(signature.pick(shapes, item.where), item.where) if shapes else 0)
             labelled = labelled and LABELS in shapes
-            self.unused = self.unused or interface.extra(shapes)
+            self.unused = self.unused or signature.extra(shapes)
         self._counts = [1 if n is None else n for n in counts]
         self.count = self.seen = sum(self._counts)
         self.labels = self._labels() if labelled and items else None
-        if items and self.count:  # types are found wrong now rather than later
-            next(self.feeds(Chosen(), 1))
+        if items and self.count:  # reports a wrong type at the start
+            next(self.feeds(Selection(), 1))
 
     def _labels(self) -> np.ndarray:
         parts = []
@@ -121,16 +121,16 @@ class Items(Source):
         with readable(self.where):
             return np.concatenate(parts)
 
-    def feeds(self, chosen: Chosen, batch: int) -> Iterator[Feed]:
+    def feeds(self, selection: Selection, batch: int) -> Iterator[Feed]:
         """See `Source`."""
         start = 0
         for item, count in zip(self._items, self._counts, strict=True):
-            if chosen.ended(start):
+            if selection.exhausted(start):
                 return
-            places = chosen.within(start, start + count)
+            positions = selection.within(start, start + count)
             start += count
-            if len(places):
-                feed, rows = self._interface.read(item.arrays(), item.where)
+            if len(positions):
+                feed, rows = self._signature.read(item.arrays(), item.where)
                 if (1 if rows is None else rows) != count:
                     raise DataError(f"{item.where}: changed while it was used")
-                yield taken(feed, self.axes, places) if self.axes else feed
+                yield select_rows(feed, self.axes, positions) if self.axes else feed

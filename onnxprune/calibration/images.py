@@ -1,7 +1,7 @@
-"""A folder of pictures as samples of a model with one image input.
+"""A folder of images as calibration data of a model with one image input.
 
-What is fed is (x / scale - mean) / std for each channel, x being 0 to 255. Pictures are brought to the model's size.
-Rotation marks that cameras leave in files are not applied, as in the loaders that networks are mostly trained with.
+Each channel is normalized as (x / scale - mean) / std with x from 0 to 255, after resizing to the model's input size.
+EXIF orientation is not applied, as in the image loaders that most networks are trained with.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.calibration.model_input import Feed, Port, kind
-from onnxprune.calibration.samples import Chosen, Source
-from onnxprune.calibration.signature import Interface
+from onnxprune.calibration.model_input import Feed, ModelInput, kind
+from onnxprune.calibration.samples import Selection, Source
+from onnxprune.calibration.signature import Signature
 from onnxprune.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm")
-"""Endings of files that are pictures."""
+"""File name extensions of images."""
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 Size = tuple[int, int]
 """Height and width."""
@@ -30,16 +30,16 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions:
-    """How pictures become arrays.
+    """Preprocessing of images.
 
     Attributes:
-        mean: One number, or one for each channel, in units after scaling.
-        std: Likewise.
-        scale: What 0 to 255 is divided by. None: 255 for a float input, 1 where mean or std above 1 show that they
-            are in units of 0 to 255, and 1 for an integer input.
-        layout: ``nchw`` or ``nhwc``; None takes it from the model.
+        mean: One number, or one per channel, in units after scaling.
+        std: One number, or one per channel, in units after scaling.
+        scale: Divisor of the pixel values 0 to 255. None: 255 for a float input, or 1 if a mean or std above 1 shows
+            that they are in units of 0 to 255; 1 for an integer input.
+        layout: ``nchw`` or ``nhwc``; None to infer it from the model.
         resize: Height and width to resize to, or the length of the shorter side.
-        crop: Height and width to cut out of the middle.
+        crop: Height and width of a center crop.
         color: ``rgb`` or ``bgr``.
     """
 
@@ -53,32 +53,32 @@ class ImageOptions:
 
 
 class Images(Source):
-    """Pictures, decoded when asked for.
+    """Images, decoded on demand.
 
-    Without `resize` and `crop` a picture is stretched to the model's height and width; with `resize` alone, the
-    model's size is cut out of its middle. Where the model's size is free and nothing is said, pictures keep theirs.
-    Resizing is bilinear with antialiasing.
+    Without `resize` and `crop` an image is stretched to the model's height and width; with an integer `resize` alone,
+    it is center-cropped to them. If the model's height and width are free, images keep their size by default. Resizing
+    is bilinear with antialiasing.
 
     Args:
         paths: The files, in the order of samples.
-        options: How to make arrays of them.
-        interface: The model's inputs.
-        where: What to call the source in messages.
+        options: The preprocessing.
+        signature: The model's inputs.
+        where: Name of the source in messages.
 
     Raises:
-        InputError: The model has not one image input, pillow is missing, options do not fit, or the first picture
-            cannot be read.
+        InputError: The model does not have exactly one image input, pillow is missing, the options do not fit, or the
+            first image cannot be read.
     """
 
-    def __init__(self, paths: Sequence[Path], options: ImageOptions, interface: Interface, where: str) -> None:
+    def __init__(self, paths: Sequence[Path], options: ImageOptions, signature: Signature, where: str) -> None:
         try:
             import PIL.Image  # noqa: F401
         except ImportError:
             raise InputError(f"{where}: reading images needs pillow", "pip install 'onnxprune[images]'") from None
         self.where = where
         self._paths = paths
-        self._port, self._channels_last = _image_port(interface, options.layout, where)
-        dims = self._port.dims or ()
+        self._input, self._channels_last = _image_input(signature, options.layout, where)
+        dims = self._input.dims or ()
         channels, *size = (dims[3], dims[1], dims[2]) if self._channels_last else dims[1:]
         self._channels = channels if isinstance(channels, int) else 3
         self._size = (size[0], size[1]) if isinstance(size[0], int) and isinstance(size[1], int) else None
@@ -89,55 +89,55 @@ class Images(Source):
         self._options = options
         self._mean, self._std = (self._per_channel(n, v) for n, v in (("mean", options.mean), ("std", options.std)))
         self._scale = self._default_scale() if options.scale is None else options.scale
-        self.axes = {self._port.name: 0}
+        self.axes = {self._input.name: 0}
         self.count = self.seen = len(paths)
         self._read(paths[0])
 
     def _per_channel(self, name: str, values: tuple[float, ...]) -> np.ndarray:
-        """Numbers of an option as a float32 array of shape (1,) or (channels,)."""
+        """Returns the numbers of an option as a float32 array of shape (1,) or (channels,)."""
         if len(values) not in (1, self._channels):
             raise DataError(f"{self.where}: {name} has {len(values)} numbers, but there are {self._channels} channels")
         return np.asarray(values, dtype=np.float32)
 
     def _default_scale(self) -> float:
-        if kind(self._port.dtype) != "float":
+        if kind(self._input.dtype) != "float":
             return 1.0
         return 1.0 if max(self._mean.max(), self._std.max()) > 1 else 255.0
 
-    def feeds(self, chosen: Chosen, batch: int) -> Iterator[Feed]:
+    def feeds(self, selection: Selection, batch: int) -> Iterator[Feed]:
         """See `Source`."""
-        for place, path in enumerate(self._paths):
-            if chosen.ended(place):
+        for position, path in enumerate(self._paths):
+            if selection.exhausted(position):
                 return
-            if len(chosen.within(place, place + 1)):
-                yield {self._port.name: self._read(path)}
+            if len(selection.within(position, position + 1)):
+                yield {self._input.name: self._read(path)}
 
     def _read(self, path: Path) -> np.ndarray:
-        """A picture as the model takes it, with a batch axis of 1."""
+        """Returns a preprocessed image with a batch axis of length 1."""
         from PIL import Image
 
         try:
             with Image.open(path) as picture:
-                if picture.mode[0] in "IF":  # converting would clip them
+                if picture.mode[0] in "IF":  # conversion to 8 bits would clip the values
                     raise DataError(f"{path}: has {picture.mode} pixels; only 8-bit pictures can be read")
                 fitted = self._fit(picture.convert(_MODES[self._channels]), path)
                 pixels = np.asarray(fitted, dtype=np.float32)
         except InputError:
             raise
-        except Exception as error:  # pillow has many ways to fail on a damaged file
+        except Exception as error:  # pillow raises many types of exceptions for a damaged file
             raise DataError(f"{path}: cannot be read as a picture: {error}") from error
         pixels = pixels.reshape(*pixels.shape[:2], self._channels)
         if self._options.color == "bgr":
             pixels = pixels[:, :, ::-1]
         values = (pixels / np.float32(self._scale) - self._mean) / self._std
         array = np.ascontiguousarray(values if self._channels_last else values.transpose(2, 0, 1))[None]
-        self._port.demand(array.shape, str(path), any_batch=True)
-        if kind(self._port.dtype) == "integer":
+        self._input.check_shape(array.shape, str(path), any_batch=True)
+        if kind(self._input.dtype) == "integer":
             array = np.rint(array).astype(np.int64)
-        return self._port.cast(array, str(path))
+        return self._input.cast(array, str(path))
 
     def _fit(self, picture: Picture, path: Path) -> Picture:
-        """The picture in the size that is asked for."""
+        """Resizes and crops an image."""
         from PIL.Image import Resampling
 
         resize, crop = self._options.resize, self._options.crop
@@ -160,24 +160,26 @@ class Images(Source):
         return picture
 
 
-def _image_port(interface: Interface, layout: str | None, where: str) -> tuple[Port, bool]:
-    """The image input, and whether its channels come last."""
-    port = interface.ports[0]
-    if len(interface.ports) > 1:
+def _image_input(signature: Signature, layout: str | None, where: str) -> tuple[ModelInput, bool]:
+    """Returns the image input, and whether its channel axis is the last one."""
+    model_input = signature.inputs[0]
+    if len(signature.inputs) > 1:
         raise InputError(
-            f"{where}: images feed one input, but the model has {', '.join(interface.names)}",
+            f"{where}: images feed one input, but the model has {', '.join(signature.names)}",
             "give .npz files with an array for each input",
         )
-    if port.dims is None or len(port.dims) != 4:
-        raise DataError(f"{where}: input '{port.name}' takes {port.declared}, which is no batch of images")
-    if kind(port.dtype) not in ("float", "integer"):
-        raise DataError(f"{where}: input '{port.name}' takes {port.type_name}, not pixels")
+    if model_input.dims is None or len(model_input.dims) != 4:
+        raise DataError(
+            f"{where}: input '{model_input.name}' takes {model_input.declared}, which is no batch of images"
+        )
+    if kind(model_input.dtype) not in ("float", "integer"):
+        raise DataError(f"{where}: input '{model_input.name}' takes {model_input.type_name}, not pixels")
     if layout is None:
-        places = [axis for axis, name in ((1, "nchw"), (3, "nhwc")) if port.dims[axis] in (1, 3)]
-        if not places:
+        axes = [axis for axis in (1, 3) if model_input.dims[axis] in (1, 3)]
+        if not axes:
             raise InputError(
-                f"{where}: where input '{port.name}' ({port.declared}) has its channels is not clear",
+                f"{where}: where input '{model_input.name}' ({model_input.declared}) has its channels is not clear",
                 "say layout=nchw or layout=nhwc",
             )
-        layout = "nchw" if places[0] == 1 else "nhwc"
-    return port, layout == "nhwc"
+        layout = "nchw" if axes[0] == 1 else "nhwc"
+    return model_input, layout == "nhwc"

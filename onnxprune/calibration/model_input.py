@@ -1,4 +1,4 @@
-"""One input of a model: which arrays fit it, and how they are cast to its type."""
+"""One input of a model: checks whether an array fits it, and casts arrays to its type."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Port:
+class ModelInput:
     """One input of a model.
 
     Attributes:
-        name: Its name.
-        dtype: Its element type; object for strings.
-        dims: A length where fixed, a name or "" where free; None where not even the rank is declared.
-        axis: The axis that samples lie along, None where there is none.
+        name: Name.
+        dtype: Element type; object for strings.
+        dims: Axes: a length if fixed, a name or "" if free; None if the rank is not declared.
+        axis: The batch axis, None if there is none.
     """
 
     name: str
@@ -33,24 +33,24 @@ class Port:
 
     @property
     def fixed(self) -> int | None:
-        """The number of samples that the model insists on, None where it takes any."""
+        """The fixed length of the batch axis, None if it is free."""
         size = self.dims[self.axis] if self.dims and self.axis is not None else None
         return size if isinstance(size, int) else None
 
     @property
     def declared(self) -> str:
-        """The declared shape in words, such as Nx3x32x32."""
+        """The declared shape in messages, such as Nx3x32x32."""
         if self.dims is None:
             return "any shape"
         return "x".join(str(d) if d != "" else "?" for d in self.dims) or "a scalar"
 
-    def demand(self, shape: Shape, where: str, *, any_batch: bool = False) -> None:
-        """Raises where an array of this shape cannot be fed.
+    def check_shape(self, shape: Shape, where: str, *, any_batch: bool = False) -> None:
+        """Checks that an array of this shape can be fed.
 
         Args:
             shape: The shape.
-            where: What to call its source in the message.
-            any_batch: Leave the length of the batch axis out: the array is cut to what the model takes.
+            where: Name of the source in messages.
+            any_batch: Whether to ignore the length of the batch axis, along which arrays are cut later.
 
         Raises:
             InputError: The rank or a fixed length differs.
@@ -62,16 +62,16 @@ class Port:
             for axis, (size, dim) in enumerate(zip(shape, self.dims, strict=False))
         )
         if not fits:
-            raise self.misfit(shape, where)
+            raise self.mismatch(shape, where)
 
-    def misfit(self, shape: Shape, where: str) -> InputError:
-        """The error that says that this shape does not fit."""
+    def mismatch(self, shape: Shape, where: str) -> InputError:
+        """Returns the error for a shape that does not fit."""
         given = "x".join(map(str, shape)) or "a scalar"
         message = f"{where}: '{self.name}' is {given}, but the model takes {self.declared}"
         return InputError(message, self._remedy(shape))
 
     def _remedy(self, shape: Shape) -> str | None:
-        """What could be done about a shape that does not fit."""
+        """Returns a hint for a shape that does not fit, if there is one."""
         if self.dims is None or len(shape) not in (len(self.dims), len(self.dims) + 1):
             return f"samples lie along axis {self.axis}" if self.axis is not None else None
         for order in ((0, 3, 1, 2), (0, 2, 3, 1)) if len(shape) == len(self.dims) == 4 else ():
@@ -81,10 +81,10 @@ class Port:
         return None
 
     def cast(self, array: np.ndarray, where: str) -> np.ndarray:
-        """The array in the type of this input; the same array where it has it already.
+        """Casts an array to the type of this input; returns the same array if it has that type already.
 
-        Floats become other floats and integers other integers as long as every value fits; integers become floats
-        only by the caller's own doing, since there is mostly a scale to apply.
+        Floats are cast to other float types, and integers to other integer types, if every value fits. Integers are not
+        cast to floats: that mostly needs a scale, which only the caller knows.
 
         Raises:
             InputError: The types are of different kinds, or a value does not fit.
@@ -108,11 +108,11 @@ class Port:
             if array.size and not np.array_equal(cast, array):
                 raise DataError(f"{where}: '{self.name}' holds values that {self.dtype} cannot hold")
             return cast
-        self.demand_kind(array.dtype, where)
+        self.check_kind(array.dtype, where)
         return array.astype(self.dtype)
 
-    def demand_kind(self, dtype: np.dtype[Any], where: str) -> None:
-        """Raises where values of this type are never cast to the input's."""
+    def check_kind(self, dtype: np.dtype[Any], where: str) -> None:
+        """Checks that values of this type can be cast to the type of the input."""
         given, wanted = kind(dtype), kind(self.dtype)
         if given == wanted or (given, wanted) == ("boolean", "integer") or self._stored_as(dtype):
             return
@@ -124,12 +124,12 @@ class Port:
         raise InputError(f"{where}: '{self.name}' is {dtype}, but the model takes {self.type_name}", hint)
 
     def _stored_as(self, dtype: np.dtype[Any]) -> bool:
-        """Whether .npy files show the input's type like this: they have no name for bfloat16 and its like."""
+        """Whether this is the type that .npy files have for the input's type: raw bytes for types of ml_dtypes."""
         return kind(dtype) == "raw" and self.dtype.isbuiltin == 2 and dtype.itemsize == self.dtype.itemsize
 
     @property
     def type_name(self) -> str:
-        """The element type in words."""
+        """The element type in messages."""
         return "strings" if self.dtype == object else str(self.dtype)
 
     def _text(self, array: np.ndarray, where: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Samples, wherever they come from, as batches that a model takes."""
+"""Calibration samples of any source, as batches that fit a model; limit, split and progress."""
 
 from __future__ import annotations
 
@@ -9,55 +9,56 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune._text import plural
 from onnxprune.calibration.model_input import Feed
-from onnxprune.calibration.signature import Interface
+from onnxprune.calibration.signature import Signature
 from onnxprune.errors import DataError, InputError
 
 BATCH_BYTES = 2**26
-"""What a batch of samples may take, if it has more than one."""
+"""Maximum size in bytes of a batch of more than one sample."""
 
 Progress = Callable[[int, "int | None"], None]
-"""Called with the samples handed out so far in a pass, and how many there are, where known."""
+"""Called after each batch with the number of samples so far in this pass and in total (None if unknown)."""
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Which samples of a source are wanted.
+class Selection:
+    """A selection of the samples of a source.
 
     Attributes:
-        indices: Their places, ascending; None for all of them.
-        end: Where all are wanted, the place before which to stop; None for no limit.
+        indices: Positions of the selected samples, ascending; None for all samples up to `end`.
+        end: If all are selected, the position before which to stop; None for no limit.
     """
 
     indices: np.ndarray | None = None
     end: int | None = None
 
     def within(self, start: int, stop: int) -> np.ndarray:
-        """The wanted places of a range, counted from its start."""
+        """Returns the selected positions of a range, relative to its start."""
         if self.indices is None:
             return np.arange(max(0, (stop if self.end is None else min(stop, self.end)) - start))
         low, high = np.searchsorted(self.indices, (start, stop))
         return np.asarray(self.indices[low:high]) - start
 
-    def ended(self, start: int) -> bool:
-        """Whether nothing is wanted from this place on."""
+    def exhausted(self, start: int) -> bool:
+        """Whether no sample is selected from this position on."""
         if self.indices is None:
             return self.end is not None and start >= self.end
         return not len(self.indices) or start > int(self.indices[-1])
 
 
 class Source(ABC):
-    """Where samples come from: always in the same order, read as they are asked for, already checked and cast.
+    """A source of samples: in a fixed order, read on demand, checked and cast to the types of the inputs.
 
     Attributes:
-        where: What to call it in messages.
-        axes: The axis of every input along which feeds may be cut and joined; None where feeds stay whole, and each
+        where: Name of the source in messages.
+        axes: Batch axis of every input, along which feeds are cut and joined; None if feeds are not divided, and each
             counts as one sample.
-        random: Whether any sample can be had without what comes before it.
-        count: Samples in it, None while not known.
-        seen: Samples that are there at the least.
-        labels: One entry for each sample, or None.
-        unused: Names in it that mean nothing to the model.
+        random: Whether the source supports random access.
+        count: Number of samples, None if not known yet.
+        seen: Number of samples that have been read so far, a lower bound of the count.
+        labels: One entry per sample, or None.
+        unused: Names in the source that are neither inputs nor labels.
     """
 
     where: str = "calibration data"
@@ -69,24 +70,31 @@ class Source(ABC):
     unused: tuple[str, ...] = ()
 
     @abstractmethod
-    def feeds(self, chosen: Chosen, batch: int) -> Iterator[Feed]:
-        """The wanted samples in order, in feeds of any size (where it can be chosen, at most `batch`)."""
+    def feeds(self, selection: Selection, batch: int) -> Iterator[Feed]:
+        """Yields the selected samples in order, in feeds of any size (at most `batch` samples if they are divided)."""
 
 
 class Samples:
-    """Calibration samples: can be passed over any number of times, in the same order each time.
+    """Calibration samples, which can be iterated any number of times, in the same order each time.
 
     Attributes:
-        unused: Names in the source that mean nothing to the model (arrays beside its inputs and labels).
+        unused: Names of arrays in the source that are neither inputs nor labels.
     """
 
     def __init__(
-        self, source: Source, fixed: int | None, chosen: Chosen, *, batch: int, seed: int, progress: Progress | None
+        self,
+        source: Source,
+        fixed: int | None,
+        selection: Selection,
+        *,
+        batch: int,
+        seed: int,
+        progress: Progress | None,
     ) -> None:
         self._source = source
-        self._group = (fixed or 1) if source.axes else 1  # samples that stay together
+        self._group = (fixed or 1) if source.axes else 1  # samples of one batch are never separated
         self._fixed = fixed
-        self._chosen = chosen
+        self._selection = selection
         self._batch = batch
         self._seed = seed
         self._progress = progress
@@ -94,53 +102,49 @@ class Samples:
 
     @property
     def count(self) -> int | None:
-        """Samples that a pass hands out; None for a stream that was not read to its end yet."""
-        chosen, source = self._chosen, self._source
-        if chosen.indices is not None:
-            return len(chosen.indices)
+        """Number of samples in a pass; None for a stream that has not been read to its end yet."""
+        selection, source = self._selection, self._source
+        if selection.indices is not None:
+            return len(selection.indices)
         total = source.count
-        if chosen.end is not None and max(source.seen, total or 0) >= chosen.end:
-            total = chosen.end
+        if selection.end is not None and max(source.seen, total or 0) >= selection.end:
+            total = selection.end
         return None if total is None else total // self._group * self._group
 
     @property
     def parts(self) -> int:
-        """Into how many parts the samples can be split at most; a stream is read through once, to count it."""
+        """Maximum number of parts into which the samples can be split; a stream is read once to count it."""
         if self.count is None:
-            for _ in self._source.feeds(self._chosen, self._fixed or self._batch):
+            for _ in self._source.feeds(self._selection, self._fixed or self._batch):
                 pass
         return (self.count or 0) // self._group
 
     @property
     def labels(self) -> np.ndarray | None:
-        """What the source holds under `labels` for these samples, in the order of `batches`; None if nothing.
-
-        Shape (count, ...).
-        """
-        labels, indices = self._source.labels, self._chosen.indices
+        """The labels of these samples in the order of `batches`, shape (count, ...); None if the source has none."""
+        labels, indices = self._source.labels, self._selection.indices
         if labels is None:
             return None
         return labels[indices] if indices is not None else labels[: self.count]
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Feeds for a model, by input name; treat the arrays as read-only.
+        """Yields batches by input name; treat the arrays as read-only.
 
-        A batch has as many samples as the model insists on, else as many as were asked for (the last one fewer, and
-        so where the shapes change from one sample to the next), or fewer where they would take more than
-        `BATCH_BYTES`. What does not fill a fixed batch is dropped. Feeds
-        that cannot be joined come one by one.
+        A batch has the model's fixed batch size, else the requested one; fewer at the end, before the shape changes
+        from one sample to the next, and if the batch would exceed `BATCH_BYTES`. Samples that do not fill a fixed batch
+        are dropped. Feeds that cannot be joined are yielded one at a time.
 
         Raises:
             InputError: A sample cannot be read or does not fit the model, or there is none.
         """
         size = self._fixed or self._batch
-        feeds: Iterator[Feed] = self._source.feeds(self._chosen, size)
+        feeds: Iterator[Feed] = self._source.feeds(self._selection, size)
         if axes := self._source.axes:
             first = next(feeds, None)
             if first is not None:
                 feeds = itertools.chain([first], feeds)
-                size = self._fixed or min(size, self._fitting(first))
-            feeds = regrouped(feeds, axes, size, exact=self._fixed is not None)
+                size = self._fixed or min(size, self._max_batch(first))
+            feeds = rebatch(feeds, axes, size, exact=self._fixed is not None)
         done = 0
         for feed in feeds:
             yield feed
@@ -153,14 +157,16 @@ class Samples:
     __iter__ = batches
 
     def split(self, fraction: float = 0.2) -> tuple[Samples, Samples]:
-        """Two disjoint parts: one to fit on, one held out to judge on.
+        """Splits the samples in two disjoint parts: one for fitting, one held out for evaluation.
 
-        Each has at least one sample (one batch, where the model insists on its size); which ones depends on the seed
-        alone. Both keep the order of the source. A stream is read through once, to count it: give an
-        endless one a limit.
+        Each part has at least one sample (one batch, if the batch size is fixed) in the order of the source; the
+        selection depends on the seed alone. A stream is read once to count it, so an endless one needs a limit.
 
         Args:
-            fraction: Share of the samples to hold back, 0 < fraction < 1.
+            fraction: Share of held-out samples, 0 < fraction < 1.
+
+        Returns:
+            The samples for fitting, and the held-out samples.
 
         Raises:
             InputError: The fraction is out of range, or there are too few samples for two parts.
@@ -168,18 +174,18 @@ class Samples:
         if not 0 < fraction < 1:
             raise InputError(f"fraction must be above 0 and below 1, not {fraction:g}", "0.2 holds a fifth back")
         groups = self.parts
-        indices = self._chosen.indices
-        places = np.arange(self.count or 0) if indices is None else indices
+        indices = self._selection.indices
+        positions = np.arange(self.count or 0) if indices is None else indices
         if groups < 2:
             raise InputError(
-                f"{self._source.where}: {len(places)} sample{'s' if len(places) != 1 else ''} cannot be split in two",
+                f"{self._source.where}: {plural(len(positions), 'sample')} cannot be split in two",
                 f"give at least {2 * self._group}",
             )
-        held = np.zeros(groups, dtype=bool)
+        held_out = np.zeros(groups, dtype=bool)
         order = np.random.default_rng([self._seed, 1]).permutation(groups)
-        held[order[: min(groups - 1, max(1, round(fraction * groups)))]] = True
-        held = held.repeat(self._group)
-        return self._part(places[~held]), self._part(places[held])
+        held_out[order[: min(groups - 1, max(1, round(fraction * groups)))]] = True
+        held_out = held_out.repeat(self._group)
+        return self._part(positions[~held_out]), self._part(positions[held_out])
 
     def folds(self, count: int) -> list[tuple[Samples, Samples]]:
         """Splits the samples for cross-validation, by the seed alone.
@@ -190,7 +196,7 @@ class Samples:
         Returns:
             For each fold the other samples and its own: the folds are disjoint, and together all samples.
         """
-        indices = self._chosen.indices
+        indices = self._selection.indices
         positions = np.arange(self.count or 0) if indices is None else indices
         order = np.random.default_rng([self._seed, 2]).permutation(self.parts)
         fold = np.empty(self.parts, dtype=np.int64)
@@ -206,7 +212,7 @@ class Samples:
         return Samples(
             self._source,
             self._fixed,
-            self._chosen,
+            self._selection,
             batch=min(size, self._batch),
             seed=self._seed,
             progress=self._progress,
@@ -214,92 +220,92 @@ class Samples:
 
     def _part(self, indices: np.ndarray) -> Samples:
         return Samples(
-            self._source, self._fixed, Chosen(indices), batch=self._batch, seed=self._seed, progress=self._progress
+            self._source, self._fixed, Selection(indices), batch=self._batch, seed=self._seed, progress=self._progress
         )
 
-    def _fitting(self, feed: Feed) -> int:
-        """How many samples of such a size a batch may have."""
+    def _max_batch(self, feed: Feed) -> int:
+        """Returns the maximum number of samples of a batch, given a feed of typical size."""
         return max(1, BATCH_BYTES * self._size(feed) // max(sum(array.nbytes for array in feed.values()), 1))
 
     def _size(self, feed: Feed) -> int:
-        return rows_of(feed, self._source.axes) if self._source.axes else 1
+        return count_rows(feed, self._source.axes) if self._source.axes else 1
 
 
-def choose(source: Source, interface: Interface, *, limit: int | None, seed: int) -> Chosen:
-    """The samples to use of a source: all, or a number of them drawn by the seed; of a stream, the first ones.
+def choose(source: Source, signature: Signature, *, limit: int | None, seed: int) -> Selection:
+    """Selects the samples of a source: all, or `limit` of them at random; of a stream, the first ones.
 
     Raises:
-        InputError: The source or the limit has fewer than the model takes at a time.
+        InputError: The source or the limit has fewer samples than the model's fixed batch size.
     """
-    group = (interface.fixed or 1) if source.axes else 1
+    group = (signature.fixed or 1) if source.axes else 1
     at_least = f"the model takes {group} samples at a time" if group > 1 else "at least 1 is needed"
     if limit is not None and limit < group:
         raise DataError(f"a limit of {limit} samples is too low: {at_least}")
     if source.count is not None and source.count < group:
         raise DataError(f"{source.where}: has {source.count} samples, but {at_least}")
     if not source.random or source.count is None:
-        return Chosen(end=None if limit is None else limit // group * group)
+        return Selection(end=None if limit is None else limit // group * group)
     groups = source.count // group
     wanted = np.arange(groups)
     if limit is not None and limit // group < groups:
         wanted = np.sort(np.random.default_rng([seed, 0]).permutation(groups)[: limit // group])
-    return Chosen((wanted[:, None] * group + np.arange(group)).ravel())
+    return Selection((wanted[:, None] * group + np.arange(group)).ravel())
 
 
-def rows_of(feed: Feed, axes: Mapping[str, int]) -> int:
-    """Samples in a feed."""
+def count_rows(feed: Feed, axes: Mapping[str, int]) -> int:
+    """Returns the number of samples in a feed."""
     name, axis = next(iter(axes.items()))
     return int(feed[name].shape[axis])
 
 
-def taken(feed: Feed, axes: Mapping[str, int], places: np.ndarray) -> Feed:
-    """Some samples of a feed; the feed itself where these are all."""
-    total = rows_of(feed, axes)
-    if len(places) == total:
+def select_rows(feed: Feed, axes: Mapping[str, int], positions: np.ndarray) -> Feed:
+    """Returns some samples of a feed; the feed itself if these are all."""
+    total = count_rows(feed, axes)
+    if len(positions) == total:
         return feed
-    if len(places) and int(places[-1]) - int(places[0]) == len(places) - 1:  # a view does
-        return _cut(feed, axes, int(places[0]), int(places[-1]) + 1)
-    return {name: array.take(places, axis=axes[name]) for name, array in feed.items()}
+    if len(positions) and int(positions[-1]) - int(positions[0]) == len(positions) - 1:  # contiguous: a view, no copy
+        return _cut(feed, axes, int(positions[0]), int(positions[-1]) + 1)
+    return {name: array.take(positions, axis=axes[name]) for name, array in feed.items()}
 
 
-def regrouped(feeds: Iterator[Feed], axes: Mapping[str, int], size: int, *, exact: bool) -> Iterator[Feed]:
-    """Feeds cut and joined along their batch axes to `size` samples, without changing the order.
+def rebatch(feeds: Iterator[Feed], axes: Mapping[str, int], size: int, *, exact: bool) -> Iterator[Feed]:
+    """Cuts and joins feeds along their batch axes to batches of `size` samples, in order.
 
     Args:
-        feeds: What comes in, of any sizes.
+        feeds: Feeds of any size.
         axes: The batch axis of each input.
-        size: Samples in what goes out; at the end, and before shapes change, fewer may be left over.
-        exact: Whether these are dropped.
+        size: Samples per batch; a batch at the end, or before the shapes change, may have fewer.
+        exact: Whether batches with fewer samples are dropped.
     """
     pending: list[Feed] = []
-    held = 0
+    count = 0  # samples in `pending`
     for feed in feeds:
-        if pending and _frame(pending[0], axes) != _frame(feed, axes):
+        if pending and _fixed_lengths(pending[0], axes) != _fixed_lengths(feed, axes):
             if not exact:
-                yield _joined(pending, axes)
-            pending, held = [], 0
-        start, total = 0, rows_of(feed, axes)
+                yield _concatenate(pending, axes)
+            pending, count = [], 0
+        start, total = 0, count_rows(feed, axes)
         while start < total:
-            stop = min(total, start + size - held)
+            stop = min(total, start + size - count)
             pending.append(feed if stop - start == total else _cut(feed, axes, start, stop))
-            held, start = held + stop - start, stop
-            if held == size:
-                yield _joined(pending, axes)
-                pending, held = [], 0
+            count, start = count + stop - start, stop
+            if count == size:
+                yield _concatenate(pending, axes)
+                pending, count = [], 0
     if pending and not exact:
-        yield _joined(pending, axes)
+        yield _concatenate(pending, axes)
 
 
 def _cut(feed: Feed, axes: Mapping[str, int], start: int, stop: int) -> Feed:
     return {name: array[(slice(None),) * axes[name] + (slice(start, stop),)] for name, array in feed.items()}
 
 
-def _frame(feed: Feed, axes: Mapping[str, int]) -> list[tuple[int, ...]]:
-    """Shapes without the batch axis: what must be equal for feeds to be joined."""
+def _fixed_lengths(feed: Feed, axes: Mapping[str, int]) -> list[tuple[int, ...]]:
+    """Returns the shapes without the batch axis, which must be equal for feeds to be joined."""
     return [a.shape[: axes[name]] + a.shape[axes[name] + 1 :] for name, a in feed.items()]
 
 
-def _joined(feeds: list[Feed], axes: Mapping[str, int]) -> Feed:
+def _concatenate(feeds: list[Feed], axes: Mapping[str, int]) -> Feed:
     if len(feeds) == 1:
         return feeds[0]
     return {name: np.concatenate([feed[name] for feed in feeds], axis=axes[name]) for name in feeds[0]}

@@ -1,4 +1,4 @@
-"""From what people have to `Samples`: tells the kinds of sources apart."""
+"""Opens calibration data of any kind as `Samples`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.calibration.arrays import Arrays, Held, Table, npy_table, npz_tables
+from onnxprune.calibration.arrays import Arrays, ArrayTable, Table, npy_table, npz_tables
 from onnxprune.calibration.folders import Entry, File, Items
 from onnxprune.calibration.images import SUFFIXES, Images
 from onnxprune.calibration.samples import Progress, Samples, Source, choose
-from onnxprune.calibration.signature import Interface, interface_of
-from onnxprune.calibration.spec import Word, image_options, parse
-from onnxprune.calibration.streams import Stream, imported
+from onnxprune.calibration.signature import Signature, signature_of
+from onnxprune.calibration.spec import Spec, image_options, parse
+from onnxprune.calibration.streams import Stream, import_object
 from onnxprune.errors import DataError, InputError
 
 _ARRAYS = (".npy", ".npz")
@@ -33,94 +33,95 @@ def open_samples(
     memory: int = 2**28,
     progress: Progress | None = None,
 ) -> Samples:
-    """Opens unlabelled data to calibrate a model with.
+    """Opens unlabelled data for the calibration of a model.
 
-    A word (see `words`) names an .npz file with arrays by input name, an .npy file, a folder of either, a folder of
-    images with options, or ``module:function``. A Path is a path and nothing else. Objects may be a dict of arrays, an
-    array for a model of one input, any iterable of dicts, a callable that returns one, or anything with `get_next()`,
-    such as onnxruntime's CalibrationDataReader. Where samples lie in an array is told in `arrays.Arrays`; dicts from
-    iterables and functions are feeds, which are cut and joined where the model's inputs share a batch axis, and else
-    fed as they are, each counting as one sample.
+    A string (see `spec`) is an .npz file with arrays by input name, an .npy file, a folder of either, a folder of
+    images with options, or ``module:function``. A Path is a file or folder. An object may be a dict of arrays, an array
+    for a model with one input, any iterable of dicts, a callable that returns one, or any object with `get_next()`,
+    such as onnxruntime's CalibrationDataReader. For the axes of samples in an array see `arrays.Arrays`. Dicts from
+    iterables and functions are feeds, which are cut and joined if the model's inputs share a batch axis; else each is
+    one sample.
 
     Args:
         source: The data.
-        model_proto: The model; only its inputs are looked at.
-        limit: Samples to use at most: drawn by the seed where any can be had (arrays, files, lists), else the first.
-        seed: Seed of what is drawn, here and in `Samples.split`.
-        batch: Samples in a batch, where the model takes any number.
-        memory: Bytes of a one-shot source to keep in memory for later passes; the rest goes to temporary files.
-        progress: Called after every batch, with the samples so far and in all (None while unknown).
+        model_proto: The model; only its inputs are read.
+        limit: Maximum number of samples: drawn at random from a source with random access (arrays, files, lists), else
+            the first ones.
+        seed: Seed of the random selection, here and in `Samples.split`.
+        batch: Samples per batch, if the model's batch size is free.
+        memory: Bytes of a one-shot source to cache in memory for later passes; the rest is written to temporary files.
+        progress: Called after every batch with the number of samples so far and in total (None if unknown).
 
     Raises:
-        InputError: There is no such data, it cannot be read, has no samples, or does not fit the model.
+        InputError: The data do not exist, cannot be read, have no samples, or do not fit the model.
     """
     for name, value in (("batch", batch), *([] if limit is None else [("limit", limit)])):
         if value < 1:
             raise DataError(f"{name} must be at least 1, not {value}")
-    interface = interface_of(model_proto)
-    opened = _opened(source, interface, memory)
-    chosen = choose(opened, interface, limit=limit, seed=seed)
-    fixed = interface.fixed if opened.axes else None
-    return Samples(opened, fixed, chosen, batch=batch, seed=seed, progress=progress)
+    signature = signature_of(model_proto)
+    opened = _open(source, signature, memory)
+    selection = choose(opened, signature, limit=limit, seed=seed)
+    fixed = signature.fixed if opened.axes else None
+    return Samples(opened, fixed, selection, batch=batch, seed=seed, progress=progress)
 
 
-def _opened(source: Any, interface: Interface, memory: int) -> Source:
+def _open(source: Any, signature: Signature, memory: int) -> Source:
     if isinstance(source, (str, os.PathLike)):
-        word = parse(source) if isinstance(source, str) else _as_word(source)
-        return _from_word(word, interface, memory)
+        spec = parse(source) if isinstance(source, str) else _path_spec(source)
+        return _from_spec(spec, signature, memory)
     if isinstance(source, Mapping):
-        return Arrays({str(k): _held(k, v) for k, v in source.items()}, interface, _OBJECT)
+        return Arrays({str(k): _table(k, v) for k, v in source.items()}, signature, _OBJECT)
     if isinstance(source, np.ndarray):
-        return Arrays({n: Held(a) for n, a in interface.named(source, _OBJECT).items()}, interface, _OBJECT)
+        return Arrays({n: ArrayTable(a) for n, a in signature.named(source, _OBJECT).items()}, signature, _OBJECT)
     if isinstance(source, Sequence):
-        entries = [Entry(e, interface, f"{_OBJECT}: item {place}") for place, e in enumerate(source)]
-        return Items(entries, interface, _OBJECT)
-    return Stream(source, interface, _OBJECT, memory)
+        entries = [Entry(e, signature, f"{_OBJECT}: item {position}") for position, e in enumerate(source)]
+        return Items(entries, signature, _OBJECT)
+    return Stream(source, signature, _OBJECT, memory)
 
 
-def _as_word(path: os.PathLike[str]) -> Word:
+def _path_spec(path: os.PathLike[str]) -> Spec:
     if not Path(path).exists():
         raise DataError(f"{os.fspath(path)}: no such file or folder")
-    return Word(Path(path))
+    return Spec(Path(path))
 
 
-def _held(name: Any, value: Any) -> Table:
+def _table(name: Any, value: Any) -> Table:
     try:
-        return Held(np.asarray(value))
+        return ArrayTable(np.asarray(value))
     except Exception as error:
         raise DataError(f"{_OBJECT}: '{name}' cannot be made an array: {error}") from error
 
 
-def _from_word(word: Word, interface: Interface, memory: int) -> Source:
-    if word.path is not None and word.path.is_dir():
-        return _folder(word.path, word, interface)
-    where = word.function or str(word.path)
-    if word.options:
-        raise DataError(f"{where}: {', '.join(word.options)} only mean something for a folder of images")
-    if word.path is None:
-        found = imported(where)
-        return Stream(found, interface, where, memory)
-    suffix = word.path.suffix.lower()
+def _from_spec(spec: Spec, signature: Signature, memory: int) -> Source:
+    if spec.path is not None and spec.path.is_dir():
+        return _folder(spec.path, spec, signature)
+    where = spec.function or str(spec.path)
+    if spec.options:
+        raise DataError(f"{where}: {', '.join(spec.options)} only mean something for a folder of images")
+    if spec.path is None:
+        found = import_object(where)
+        return Stream(found, signature, where, memory)
+    suffix = spec.path.suffix.lower()
     if suffix == ".npz":
-        return Arrays(npz_tables(word.path, where), interface, where)
+        return Arrays(npz_tables(spec.path, where), signature, where)
     if suffix == ".npy":
-        table = npy_table(word.path, where)
-        return Arrays(dict.fromkeys(interface.named(table.array, where), table), interface, where)
+        table = npy_table(spec.path, where)
+        return Arrays(dict.fromkeys(signature.named(table.array, where), table), signature, where)
     raise InputError(f"{where}: is neither .npz nor .npy", "for images, give their folder")
 
 
-def _folder(path: Path, word: Word, interface: Interface) -> Source:
+def _folder(path: Path, spec: Spec, signature: Signature) -> Source:
     where = str(path)
     files = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
     arrays = [f for f in files if f.suffix.lower() in _ARRAYS]
     images = [f for f in files if f.suffix.lower() in SUFFIXES]
-    if images and (word.options or not arrays):
-        return Images(images, image_options(word.options), interface, where)
+    if images and (spec.options or not arrays):
+        return Images(images, image_options(spec.options), signature, where)
     if images:
         raise InputError(f"{where}: holds both images and arrays", "give a folder with one of them")
     if not arrays:
         found = "no files" if not files else "no .npy, .npz or image files"
         raise InputError(f"{where}: {found} in this folder", f"images end in {', '.join(SUFFIXES)}")
-    if word.options:
-        raise DataError(f"{where}: {', '.join(word.options)} only mean something for images, and there are none")
-    return Items([File(f, interface) for f in arrays], interface, where)
+    if spec.options:
+        raise DataError(f"{where}: {', '.join(spec.options)} only mean something for images, and there are none")
+    return Items([File(f, signature) for f in arrays], signature, where)

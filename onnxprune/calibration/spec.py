@@ -1,13 +1,13 @@
-"""The words that name calibration data on a command line.
+"""Calibration specs: how calibration data are named on the command line.
 
-A WORD is one of
+A spec is one of
 
 - ``FILE.npz`` or ``FILE.npy``;
 - ``FOLDER`` with .npy, .npz or image files in it;
-- ``FOLDER,KEY=VALUE,...`` for images: ``mean`` and ``std`` are one number, or one for each channel with ``:`` between
-  them; ``scale`` is a number; ``layout`` is nchw or nhwc; ``resize`` and ``crop`` are N or HEIGHTxWIDTH; ``color`` is
-  rgb or bgr;
-- ``MODULE:FUNCTION``, importable from the current folder too.
+- ``FOLDER,KEY=VALUE,...`` for images: ``mean`` and ``std`` are one number, or one per channel separated by ``:``;
+  ``scale`` is a number; ``layout`` is nchw or nhwc; ``resize`` and ``crop`` are N or HEIGHTxWIDTH; ``color`` is rgb or
+  bgr;
+- ``MODULE:FUNCTION``, which may be in the current folder.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from onnxprune.calibration.images import ImageOptions, Size
 from onnxprune.errors import DataError, InputError
 from onnxprune.registry import one_of
 
-KEYS = ("mean", "std", "scale", "layout", "resize", "crop", "color")
+IMAGE_KEYS = ("mean", "std", "scale", "layout", "resize", "crop", "color")
 """Options of a folder of images."""
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 @dataclass(frozen=True)
-class Word:
-    """A word, taken apart.
+class Spec:
+    """A parsed calibration spec.
 
     Attributes:
         path: The file or folder, None for a function.
         function: ``module:name``, None for a path.
-        options: Options by key, as they were written.
+        options: Options by key, unparsed.
     """
 
     path: Path | None
@@ -45,14 +45,14 @@ class Word:
     options: dict[str, str] = field(default_factory=dict)
 
 
-def parse(text: str) -> Word:
-    """Takes a word apart.
+def parse(text: str) -> Spec:
+    """Parses a calibration spec.
 
     Raises:
-        InputError: No such file or folder, or options that are none.
+        InputError: The file or folder does not exist, or an option is unknown, repeated or has no value.
     """
-    if os.path.exists(text):  # the name of a folder may have commas in it
-        return Word(Path(text))
+    if os.path.exists(text):  # the name of a folder may contain commas
+        return Spec(Path(text))
     head, *rest = text.split(",")
     found = os.path.exists(head)
     if not found and not _FUNCTION.fullmatch(head):
@@ -60,20 +60,20 @@ def parse(text: str) -> Word:
     options: dict[str, str] = {}
     for part in rest:
         key, _, value = part.strip().partition("=")
-        one_of("image option", key, KEYS)
+        one_of("image option", key, IMAGE_KEYS)
         if key in options:
             raise DataError(f"{text}: {key} is given twice")
         if not value:
             raise InputError(f"{text}: {key} has no value", f"{key}=...")
         options[key] = value
-    return Word(Path(head), None, options) if found else Word(None, head, options)
+    return Spec(Path(head), None, options) if found else Spec(None, head, options)
 
 
 def image_options(given: dict[str, str]) -> ImageOptions:
-    """Options of a folder of images.
+    """Parses the options of a folder of images.
 
     Raises:
-        InputError: A value is not what its key asks for.
+        InputError: A value is not valid for its key.
     """
     made: dict[str, Any] = {}
     for key, value in given.items():

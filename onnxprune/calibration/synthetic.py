@@ -1,9 +1,10 @@
-"""Inputs for when there are no data: made of random numbers, in the range that the model was trained for.
+"""Synthetic inputs: random inputs in the value range that the model was trained with, for runs without data.
 
-The range of the inputs is not written in a model, but it shows. Where BatchNormalization nodes are left, the layers
-in front of them must make what the running statistics say. Without, trained layers still stand out by the mean of a
-feature being small against its deviation: inputs that are too small leave nothing but biases, inputs that are too
-large saturate all that follows. So a few inputs of each candidate run through the model, and the most plausible wins.
+A model does not store the range of its inputs, but it can be inferred. If it has BatchNormalization nodes, the outputs
+of the layers before them should have the stored running statistics. Otherwise, the mean of a feature of a trained layer
+is small relative to its standard deviation: with inputs that are too small the features are constant (the biases), and
+with inputs that are too large later layers saturate. A few inputs in each candidate range are run, and the most
+plausible range is used.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from onnxprune.runtime.session import session
 Feeds = dict[str, NDArray[np.generic]]
 
 BATCH, PROBES = 32, 12
-ELEMENTS, FEWEST, MOST = 9_000_000, 64, 384
-"""Samples by default: as many as hold so many elements, within these bounds."""
-MACS, LEAST = 500_000_000_000, 16
-"""Samples of a large model: fewer, down to these, where they take more multiply-accumulates."""
-CAP = 10.0
-"""What a feature that is off without bounds counts."""
+MAX_ELEMENTS, MIN_SAMPLES, MAX_SAMPLES = 9_000_000, 64, 384
+"""Default number of samples: as many as have `MAX_ELEMENTS` elements in total, within these bounds."""
+MAX_MACS, MIN_SAMPLES_LARGE = 500_000_000_000, 16
+"""Fewer samples, down to `MIN_SAMPLES_LARGE`, if they would take more than `MAX_MACS` multiply-accumulates in total."""
+MAX_DEVIATION = 10.0
+"""Upper bound of the deviation score of one feature."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """How float inputs are made: pictures as ``factor * picture + shift``, all others as ``factor * noise``.
+    """A value range of float inputs: images are ``factor * image + shift``, all others ``factor * noise``.
 
     Attributes:
-        factor: Factor.
-        shift: What is added.
-        slope: Of noise, see `scenes.signals`; None for sounds.
+        factor: Scale.
+        shift: Offset.
+        slope: Spectral slope of the noise, see `synthetic_images.signals`; None for sounds.
     """
 
     factor: float
@@ -63,9 +64,9 @@ PICTURES = (
     Range(255, 0),
     Range(255, -118),
 )
-"""[0, 1]; [-1, 1]; mean and deviation of each channel removed; whatever else; bytes; bytes less their mean."""
+"""[0, 1]; [-1, 1]; standardized per channel; ranges in between; [0, 255]; [0, 255] minus the mean."""
 SIGNALS = tuple(Range(factor, 0, slope) for factor in (1, 0.1, 10, 100) for slope in (0, 1, None))
-"""White noise, 1/f noise and sounds, of some deviations."""
+"""White noise, 1/f noise and sounds, with several standard deviations."""
 
 
 def synthetic(
@@ -76,35 +77,36 @@ def synthetic(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     varied: bool = False,
 ) -> list[Feeds]:
-    """Made-up inputs, ready to feed, the same for the same seed.
+    """Returns synthetic inputs; equal seeds give equal inputs.
 
     Args:
-        model: What they are for.
-        count: How many samples; None for as many as the size of one suggests.
+        model: The model.
+        count: Number of samples; None for a default that depends on the size of a sample and the cost of the model.
         seed: Seed of the random numbers.
-        input_shapes: Shapes by input name, see `inputs.input_dims`.
-        varied: Whether to take all ranges in turn, not the most plausible one.
+        input_shapes: Shapes by input name, see `sample_inputs.input_dims`.
+        varied: Whether to use all ranges in turn instead of the most plausible one.
 
     Returns:
-        Batches; one sample each where the model fixes its batch axis.
+        Batches of feeds; of one sample each if the batch axes are fixed.
 
     Raises:
-        InputError: As `inputs.input_dims`.
+        InputError: As in `sample_inputs.input_dims`.
     """
-    maker = _Maker(model.proto, input_shapes)
-    ranges = PICTURES if maker.pictures else SIGNALS if maker.floats else (Range(1, 0),)
+    generator = _Generator(model.proto, input_shapes)
+    ranges = PICTURES if generator.pictures else SIGNALS if generator.floats else (Range(1, 0),)
     if len(ranges) > 1 and not varied:
-        judge = _Judge(model)
-        scores = [judge.score(maker.feeds(PROBES, seed, [candidate])) for candidate in ranges]
+        plausibility = _Plausibility(model)
+        scores = [plausibility.deviation(generator.feeds(PROBES, seed, [candidate])) for candidate in ranges]
         ranges = ranges[int(np.argmin(scores)) :][:1]
     if count is None:
         macs = measure(model, input_shapes).macs or 1
-        count = max(LEAST, min(MACS // macs, MOST, max(FEWEST, ELEMENTS // maker.elements)))
-    return maker.feeds(count, seed, ranges)
+        by_size = max(MIN_SAMPLES, MAX_ELEMENTS // generator.elements)
+        count = max(MIN_SAMPLES_LARGE, min(MAX_MACS // macs, MAX_SAMPLES, by_size))
+    return generator.feeds(count, seed, ranges)
 
 
-class _Maker:
-    """Makes inputs of one model."""
+class _Generator:
+    """Generates inputs of one model."""
 
     def __init__(self, proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None) -> None:
         self._proto, self._given = proto, input_shapes
@@ -123,8 +125,8 @@ class _Maker:
         self.elements = max([1, *(int(np.prod(s)) for s in one.values())])
 
     def feeds(self, count: int, seed: int, ranges: Sequence[Range]) -> list[Feeds]:
-        """Batches of `count` samples in all, of each range in turn."""
-        size = max(1, min(BATCH, ELEMENTS // 8 // self.elements)) if self._free else 1
+        """Returns batches of `count` samples in total, which use the ranges in turn."""
+        size = max(1, min(BATCH, MAX_ELEMENTS // 8 // self.elements)) if self._free else 1
         sizes = [min(size, count - start) for start in range(0, count, size)]
         return [self._batch(n, [seed, i], ranges[i % len(ranges)]) for i, n in enumerate(sizes)]
 
@@ -150,7 +152,7 @@ class _Maker:
 
 
 def _channel_axis(shape: Sequence[int]) -> int | None:
-    """Where a picture has its colours; None if the shape is not that of pictures."""
+    """Returns the channel axis of an image batch; None if the shape is not that of images."""
     if len(shape) != 4:
         return None
     for axis, space in ((1, shape[2:]), (3, shape[1:3])):
@@ -159,8 +161,8 @@ def _channel_axis(shape: Sequence[int]) -> int | None:
     return None
 
 
-class _Judge:
-    """Tells how much the features of a model look as they did in training."""
+class _Plausibility:
+    """Measures how far the feature statistics of a model are from those in training."""
 
     def __init__(self, model: Model) -> None:
         copy = model.copy()
@@ -179,33 +181,36 @@ class _Judge:
         copy.proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in self._axes if n not in have)
         self._session = session(copy)
 
-    def score(self, batches: Sequence[Feeds]) -> float:
-        """Small where plausible."""
+    def deviation(self, batches: Sequence[Feeds]) -> float:
+        """Returns the median deviation score of all features; smaller is more plausible."""
         sums: dict[str, NDArray[np.float64]] = {}
         for feeds in batches:
             for name, array in zip(self._axes, self._session.run(list(self._axes), feeds), strict=True):
                 rows = np.moveaxis(array, self._axes[name], 0).reshape(array.shape[self._axes[name]], -1)
                 sums[name] = sums.get(name, 0.0) + _powers(rows.astype(np.float64))
-        off = [self._off(name, *total) for name, total in sums.items()]
-        return float(np.median(np.concatenate(off))) if off else 0.0
+        scores = [self._scores(name, *total) for name, total in sums.items()]
+        return float(np.median(np.concatenate(scores))) if scores else 0.0
 
-    def _off(
+    def _scores(
         self, name: str, count: NDArray[np.float64], total: NDArray[np.float64], squares: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """How far each feature is off."""
+        """Returns the deviation score of each feature of a value, shape (features,).
+
+        With running statistics (m, s): |mean - m| / s + |log(std / s)|; without: |mean| / std.
+        """
         mean = total / count
-        deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-20))
+        std = np.sqrt(np.maximum(squares / count - mean**2, 1e-20))
         if name in self._known:
-            true_mean, true = self._known[name][0], np.sqrt(self._known[name][1] + 1e-20)
-            off = np.abs(mean - true_mean) / true + np.abs(np.log(deviation / true))
+            true_mean, true_std = self._known[name][0], np.sqrt(self._known[name][1] + 1e-20)
+            scores = np.abs(mean - true_mean) / true_std + np.abs(np.log(std / true_std))
         else:
-            off = np.abs(mean) / deviation
-        bounded: NDArray[np.float64] = np.nan_to_num(off, nan=CAP, posinf=CAP)
+            scores = np.abs(mean) / std
+        bounded: NDArray[np.float64] = np.nan_to_num(scores, nan=MAX_DEVIATION, posinf=MAX_DEVIATION)
         return bounded
 
 
 def _powers(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Count, sum and sum of squares of each row; shape (3, rows)."""
+    """Returns count, sum and sum of squares of each row; shape (3, rows)."""
     found: NDArray[np.float64] = np.stack(
         [np.full(len(rows), float(rows.shape[1])), rows.sum(axis=1), np.square(rows).sum(axis=1)]
     )

@@ -1,9 +1,9 @@
-"""Pictures and signals made of nothing but random numbers, with the statistics that the world has.
+"""Synthetic images and signals with natural statistics.
 
-Networks that never saw them react to dead leaves nearly as to photographs: flat patches of all sizes that hide each
-other have the edges, the power spectrum and the long tails of natural images (Lee, Mumford and Huang, "Occlusion
-models for natural images", IJCV 2001); features learned on them alone serve for real images (Baradad et al.,
-"Learning to see by looking at noise", NeurIPS 2021).
+Images follow the dead leaves model: flat patches of all sizes that occlude each other have the edges, the power
+spectrum and the heavy-tailed statistics of natural images (Lee, Mumford and Huang, "Occlusion models for natural
+images", IJCV 2001); features learned on such images alone transfer to real images (Baradad et al., "Learning to see by
+looking at noise", NeurIPS 2021).
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ Floats = NDArray[np.float32]
 
 LEAVES = 30
 SMALLEST, LARGEST, POWER = 0.08, 0.6, 1.5
-"""Radii of leaves as a share of the longer side: the density falls as radius ** -(1 + POWER)."""
+"""Radii of leaves relative to the longer side; their density is proportional to radius ** -(1 + POWER)."""
 BLUR = 1.2
-"""Largest standard deviation of the blur, in pixels of a picture of 32; it grows with the square root of the side."""
+"""Maximum standard deviation of the blur in pixels, for a side of 32; proportional to the square root of the side."""
 
 
 def pictures(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
-    """Dead leaves, shaded, blurred, with some 1/f texture; shape (count, channels, height, width), within [0, 1]."""
+    """Returns dead-leaves images with shading, blur and 1/f texture.
+
+    Shape (count, channels, height, width), values in [0, 1].
+    """
     made = _leaves(rng, count, channels, height, width)
     widest = BLUR * (max(height, width) / 32) ** 0.5
     for picture in made:
@@ -35,17 +38,17 @@ def pictures(rng: np.random.Generator, count: int, channels: int, height: int, w
 
 
 def signals(rng: np.random.Generator, shape: tuple[int, ...], slope: float) -> Floats:
-    """Noise whose amplitudes fall as frequency ** -slope along the last axis; of mean 0 and variance 1 over all."""
+    """Returns noise with amplitudes proportional to frequency ** -slope along the last axis; mean 0, variance 1."""
     length = shape[-1]
     frequencies = np.maximum(np.fft.rfftfreq(length) * length, 1.0)
     raw = np.fft.irfft(np.fft.rfft(rng.standard_normal(shape)) * frequencies**-slope, n=length)
-    return _standard(raw)
+    return _standardized(raw)
 
 
 def sounds(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Tones with harmonics and bursts of noise that swell and fade along the last axis, over a faint background.
+    """Returns sounds: tones with harmonics and bursts of noise along the last axis, over faint background noise.
 
-    Most of the time little happens, and what happens has pitch and colour, as in speech; of variance 1 in the mean.
+    As in speech, most of a signal is quiet, and its events have a pitch and a spectral color; mean variance 1.
     """
     length = shape[-1]
     time = np.linspace(0, 1, length, endpoint=False)
@@ -61,18 +64,18 @@ def sounds(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
 
 
 def _tone(rng: np.random.Generator, time: NDArray[np.float64]) -> Floats:
-    """A gliding tone with its harmonics, louder around some resonances."""
+    """Returns a tone of gliding frequency with harmonics, amplified near three resonances; shape of `time`."""
     length = len(time)
     base = length * 10 ** rng.uniform(-2.3, -1.5)
     phase = 2 * np.pi * base * (time + rng.normal(0, 0.1) * np.square(time))
     orders = np.arange(1, max(2, int(0.45 * length / base)))
     peaks = rng.uniform(0.02, 0.3, 3) * length
     loud = np.exp(-0.5 * np.square((orders[:, None] * base - peaks) / (0.03 * length))).sum(axis=1) + 0.05
-    return _standard((loud / orders**0.5) @ np.sin(orders[:, None] * phase))
+    return _standardized((loud / orders**0.5) @ np.sin(orders[:, None] * phase))
 
 
 def _leaves(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
-    """One leaf over the other on a plain ground, in all pictures at once; shape (count, channels, height, width)."""
+    """Returns leaves painted over each other on a plain background; shape (count, channels, height, width)."""
     side = max(height, width)
     y, x = (np.mgrid[:height, :width] / side).astype(np.float32)
 
@@ -97,21 +100,21 @@ def _leaves(rng: np.random.Generator, count: int, channels: int, height: int, wi
 
 
 def _blurred(picture: Floats, deviation: float) -> Floats:
-    """Gaussian blur over the last two axes, cyclic."""
+    """Applies a cyclic Gaussian blur over the last two axes."""
     height, width = picture.shape[-2:]
     f = np.fft.fftfreq(height)[:, None] ** 2 + np.fft.rfftfreq(width)[None] ** 2
     kept = np.exp(-2 * (np.pi * deviation) ** 2 * f)
     return np.fft.irfft2(np.fft.rfft2(picture) * kept, s=(height, width)).astype(np.float32)
 
 
-def _standard(raw: NDArray[np.float64]) -> Floats:
-    """Of mean 0 and variance 1 over all."""
+def _standardized(raw: NDArray[np.float64]) -> Floats:
+    """Shifts and scales an array to mean 0 and variance 1."""
     made: Floats = ((raw - raw.mean()) / (raw.std() + 1e-6)).astype(np.float32)
     return made
 
 
 def _textures(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
-    """1/f noise, mostly grey (Ruderman, "The statistics of natural images", 1994); of variance 1."""
+    """Returns mostly gray 1/f noise of variance 1 (Ruderman, "The statistics of natural images", 1994)."""
     f = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width)
     f[0, 0] = 1
     raw = np.fft.irfft2(
@@ -119,4 +122,4 @@ def _textures(rng: np.random.Generator, channels: int, height: int, width: int) 
     )
     grey = raw.mean(axis=0, keepdims=True) * channels**0.5
     mixed = grey + 0.3 * raw
-    return _standard(mixed)
+    return _standardized(mixed)

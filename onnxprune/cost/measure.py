@@ -61,21 +61,22 @@ def measure(
     Raises:
         InputError: A given input shape does not fit the model.
     """
-    known = counted_shapes(model, input_shapes, shapes=shapes)
-    macs = macs_from_shapes(inlined_skeleton(model.proto), known)
+    slim, known, macs = _counted(model, input_shapes, shapes)
     if macs is None and run:
         known |= sampled_shapes(model, input_shapes)
-        macs = macs_from_shapes(inlined_skeleton(model.proto), known)
+        macs = macs_from_shapes(slim, known)
     return Cost(parameters(model.proto), macs, model.nbytes, known)
 
 
-def counted_shapes(
-    model: Model,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    *,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-) -> dict[str, Shape]:
+def counted_shapes(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
     """Concrete shapes of the main graph's values, as far as MACs need them and inference tells them; see `measure`."""
+    return _counted(model, input_shapes, None)[1]
+
+
+def _counted(
+    model: Model, input_shapes: Mapping[str, Sequence[int]] | None, given: Mapping[str, Sequence[int]] | None
+) -> tuple[onnx.ModelProto, dict[str, Shape], int | None]:
+    """The skeleton that is counted, shapes of its values, and its MACs as far as these tell."""
     slim = inlined_skeleton(model.proto)
     try:
         dims = input_dims(slim, input_shapes)
@@ -83,11 +84,12 @@ def counted_shapes(
         if input_shapes:
             raise
         dims = {}
-    given = {k: tuple(v) for k, v in (shapes or {}).items()}
-    known = static_shapes(slim, dims) | given
-    if macs_from_shapes(slim, known) is None:
+    known = static_shapes(slim, dims) | {k: tuple(v) for k, v in (given or {}).items()}
+    macs = macs_from_shapes(slim, known)
+    if macs is None:
         known = reasoned_shapes(slim, dims) | known
-    return known
+        macs = macs_from_shapes(slim, known)
+    return slim, known, macs
 
 
 def parameters(proto: onnx.ModelProto) -> int:

@@ -7,7 +7,6 @@ Whoever needs "all operators that ..." filters the records, so that no second li
 from __future__ import annotations
 
 import enum
-import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,9 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from onnxprune.extensions import RULES
 from onnxprune.graph.graph import Axis, Dim, Node
+from onnxprune.registry import load_home, load_plugins
 
 Shape = list[Dim] | None
 Term = tuple[float, Sequence[Axis]]
@@ -151,8 +152,9 @@ class Operator:
     lookups: tuple[tuple[int, int], ...] = ()
 
 
+HOME = "onnxprune.ops"
+"""The package whose import declares our operators."""
 _operators: dict[tuple[str, str], Operator] = {}
-_loaded = False
 _NOTHING = Operator()
 
 
@@ -174,8 +176,6 @@ def operator_of(node: Node | NodeProto) -> Operator:
 
 def known_operators() -> dict[tuple[str, str], Operator]:
     """Every record by (domain, operator name)."""
-    global _loaded
-    if not _loaded:
-        _loaded = True
-        importlib.import_module("onnxprune.ops")  # which declares ours; it lies above this package, so not at the top
+    load_home(HOME)
+    load_plugins(RULES)
     return _operators

@@ -74,8 +74,6 @@ class Channels:
 def _target(name: str, value: object) -> float | str:
     """What may be left of a cost: a number, or a text that `amount` reads."""
     one_of("target", name, extensions.costs.names())
-    if extensions.costs.get(name) is not None:
-        raise InputError(f"target {name}: costs from outside cannot be targets yet", "give macs, params or bytes")
     number = amount(value)
     if number is None or isinstance(value, bool):
         raise InputError(
@@ -190,9 +188,9 @@ class Repair:
     """How what is left makes up for what was removed.
 
     Attributes:
-        method: ``none``; ``data-free``, on made-up inputs; ``calibrated``, which needs calibration data; one that was
-            added (`onnxprune.repair_method`); or ``auto``: ``calibrated`` where there are data, else ``data-free`` for
-            models that consist mainly of convolutions and run on made-up inputs, and ``none`` for all others.
+        method: ``none``; ``data-free``, on made-up inputs; ``calibrated``, which needs calibration data; a method that
+            was added (`onnxprune.repair_method`); or ``auto``: ``calibrated`` where there are data, else ``data-free``
+            for models that consist mainly of convolutions and run on synthetic inputs, and ``none`` for all others.
 
     Raises:
         InputError: The method is unknown.

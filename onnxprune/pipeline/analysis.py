@@ -15,14 +15,12 @@ from onnxprune.coupling import coupling
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.errors import InputError
-from onnxprune.extensions import RULES
 from onnxprune.graph.graph import Graph
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.sparse_initializers import densify
 from onnxprune.ops import registry
 from onnxprune.options import Scope
-from onnxprune.registry import load_plugins
 
 
 class GraphSurgeonGraph(Protocol):
@@ -89,7 +87,6 @@ def analyze_loaded(
     model: Model, *, mixing: bool = False, attention: str = "heads", shrink: Sequence[str] = ()
 ) -> Analysis:
     """`analyze` for a model that is already ours."""
-    load_plugins(RULES)
     inline_functions(model)
     shrinking = matching_names(model.proto.graph, shrink)
     return Analysis(

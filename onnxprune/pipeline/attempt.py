@@ -134,11 +134,11 @@ def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) ->
     """Selects the channels that go, plans their removal and carries it out, in place."""
     with prepared.clock.stage("plan"):
         selected = select(prepared, options)
-        plan = planning.make(analysis.coupling, selected.gone, selected.entries)
+        plan = planning.make(analysis.coupling, selected.removed, selected.entries)
         refitted = options.repair.method != "none"
-        kept = kept_features(analysis.coupling, selected.gone) if refitted else {}
+        kept = kept_features(analysis.coupling, selected.removed) if refitted else {}
     with prepared.clock.stage("apply"):
-        remove(analysis.model, analysis.coupling, selected.gone)
+        remove(analysis.model, analysis.coupling, selected.removed)
         changed = plan.removed or options.zeros is not None
         left = analysis.model if changed else prepared.original.load()
     return Pruned(options, analysis, selected, plan, left, planning.io_slices(plan), kept, prepared.original.dense)
@@ -162,7 +162,7 @@ def reorder(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
     """Reorders the channels that are left for an N:M pattern, in place."""
     whole, options = pruned.analysis, pruned.options
     rest = reanalyze(whole, pruned.model) if pruned.plan.removed else whole
-    origin = rounds.channel_correspondence(whole.coupling, pruned.selection.gone, rest.coupling)
+    origin = rounds.channel_correspondence(whole.coupling, pruned.selection.removed, rest.coupling)
     moved = permute(
         rest.model, rest.coupling, origin, zeros.shape, scope=options.scope, checks=options.checks, seed=options.seed
     )

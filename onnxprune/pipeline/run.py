@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from onnxprune.cost.measure import Cost, measure
+from onnxprune.cost.targets import measured
 from onnxprune.errors import InputError
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
@@ -63,7 +62,7 @@ def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
         return search(prepared)[0].plan
     if options.zeros is None:
         selected = select(prepared, prepared.options)
-        return planning.make(copy.coupling, selected.gone, selected.entries)
+        return planning.make(copy.coupling, selected.removed, selected.entries)
     return prune_model(prepared, prepared.options, copy).plan
 
 
@@ -89,7 +88,7 @@ def make_report(
         else StorageReport(
             {name: Count(*sizes) for name, sizes in stored.bytes.items()}, stored.dense_because, stored.gzip
         ),
-        targets=measured_targets(pruned.selection.targets, after),
+        targets=measured_targets(pruned, after),
         gates=dict(pruned.gates),
         search=searched,
         repair=pruned.repair,
@@ -98,11 +97,11 @@ def make_report(
     )
 
 
-def measured_targets(targets: Mapping[str, Mapping[str, Any]], after: Cost) -> dict[str, TargetReport]:
+def measured_targets(pruned: Pruned, after: Cost) -> dict[str, TargetReport]:
     """The targets with what was counted in the result, in place of what was predicted."""
-    left = {"params": after.params, "macs": after.macs, "bytes": after.bytes}
+    shapes = pruned.io_slices.shapes(pruned.options.checks.input_shapes)
     found = {}
-    for name, target in targets.items():
-        count, asked = left[name], float(target["asked"])
-        found[name] = TargetReport(asked, count, count is not None and count <= asked)
+    for name, target in pruned.selection.targets.items():
+        left, asked = measured(name, pruned.model, after, shapes), float(target["asked"])
+        found[name] = TargetReport(asked, left, left is not None and left <= asked)
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
 from onnxprune.cost.measure import Cost
+from onnxprune.cost.targets import totals
 from onnxprune.coupling.groups import Group
 from onnxprune.edit.remove import remove
 from onnxprune.extensions import Criterion
@@ -54,9 +55,10 @@ def learn_damage(
 ) -> Damage:
     """What the removal of units of each group costs, after as many rounds as are asked for."""
     damage = measure_damage(analysis, groups, data, options, channels, options.criterion, synthetic_feeds)
+    whole = totals(channels.target, analysis.coupling, before, options.checks.input_shapes)
     for share in rounds.shares(channels.steps):
         assert data is not None  # the options see to that
-        part = selection.intermediate_target(channels, before, share)
+        part = selection.intermediate_target(channels, whole, share)
         damage = Damage(_learn_round(analysis, groups, damage, data, options, part, before, synthetic_feeds), None)
     return damage
 
@@ -122,11 +124,11 @@ def _learn_round(
 ) -> list[Curve]:
     """A round (see `rounds`): what the curves say once a part is gone and the rest makes up for it."""
     selected = allocate(analysis, groups, Damage(damage.curves, None), options, channels, before)
-    io_slices = plan.io_slices(plan.make(analysis.coupling, selected.gone))
+    io_slices = plan.io_slices(plan.make(analysis.coupling, selected.removed))
     pruned = reanalyze(analysis, analysis.model.copy())
-    remove(pruned.model, pruned.coupling, selected.gone)
+    remove(pruned.model, pruned.coupling, selected.removed)
     if options.repair.method != "none":
-        kept = kept_features(analysis.coupling, selected.gone)
+        kept = kept_features(analysis.coupling, selected.removed)
         refit(RepairJob(analysis.model.copy(), pruned.model, kept, data, options, io_slices, synthetic_feeds))
     rest = reanalyze(pruned, pruned.model.copy())
     left, memory = prunable(rest, options.scope), options.resources.memory
@@ -148,8 +150,8 @@ def _learn_round(
     return rounds.extended(
         damage.curves,
         groups,
-        [int(selected.gone[g.channels].sum()) for g in groups],
+        [int(selected.removed[g.channels].sum()) for g in groups],
         later,
         left,
-        rounds.channel_correspondence(analysis.coupling, selected.gone, rest.coupling),
+        rounds.channel_correspondence(analysis.coupling, selected.removed, rest.coupling),
     )

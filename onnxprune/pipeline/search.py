@@ -10,6 +10,7 @@ import numpy as np
 from onnxprune.allocation import selection
 from onnxprune.allocation.bisection import RUNS, smallest
 from onnxprune.cost.measure import measure
+from onnxprune.cost.targets import totals
 from onnxprune.options import Channels, Options
 from onnxprune.pipeline.analysis import reanalyze
 from onnxprune.pipeline.attempt import Pruned, attempt, select
@@ -24,9 +25,11 @@ def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
     trials: list[SearchTrial] = []
     furthest = prepared.options.channels
     assert furthest is not None  # the options see to that
+    shapes = prepared.options.checks.input_shapes
+    whole = totals(furthest.target, prepared.analysis.coupling, prepared.loaded.cost, shapes)
 
     def options(share: float) -> Options:
-        part = selection.intermediate_target(furthest, prepared.loaded.cost, share)
+        part = selection.intermediate_target(furthest, whole, share)
         return replace(prepared.options, channels=part)
 
     def make(share: float) -> Pruned:
@@ -38,7 +41,7 @@ def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
         return pruned
 
     def same(one: float, other: float) -> bool:
-        return np.array_equal(select(prepared, options(one)).gone, select(prepared, options(other)).gone)
+        return np.array_equal(select(prepared, options(one)).removed, select(prepared, options(other)).removed)
 
     found = smallest(make, lambda pruned: pruned.met, same)
     prepared.clock.prefix = ""

@@ -246,7 +246,7 @@ _RANK = 1000  # key of the inferred rank, among keys that are axes
 def _dims_from_weights(proto: onnx.ModelProto) -> dict[str, dict[int, int]]:
     """Axis lengths of inputs that follow from the weight of a layer that reads them."""
     asked: dict[str, dict[int, int]] = {}
-    for node in Graph(proto).main.nodes:
+    for node in Graph(_readers_of_inputs(proto)).main.nodes:
         declared = operator_of(node).affine
         for form in declared(node) if declared is not None else ():
             if form.x_axis not in (1, -1) or not node.has(form.x) or not node.has(form.weight):
@@ -261,3 +261,17 @@ def _dims_from_weights(proto: onnx.ModelProto) -> dict[str, dict[int, int]]:
             else:
                 asked[node.input(form.x).name] = {-1: dims[-2 if form.transposed else -1], _RANK: 2}
     return asked
+
+
+def _readers_of_inputs(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The nodes that read a graph input, with the constants that they read; these without their values."""
+    fed = {v.name for v in fed_inputs(proto.graph)}
+    nodes = [node for node in proto.graph.node if not fed.isdisjoint(node.input)]
+    read = {name for node in nodes for name in node.input}
+    weights = [
+        TensorProto(name=name, data_type=t.data_type, dims=t.dims)
+        for scope, name, t in constants(proto)
+        if not scope and name in read
+    ]
+    graph = onnx.GraphProto(node=nodes, initializer=weights, input=[v for v in proto.graph.input if v.name in fed])
+    return onnx.ModelProto(graph=graph, opset_import=proto.opset_import)

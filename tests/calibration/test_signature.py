@@ -7,7 +7,7 @@ import pytest
 from onnx import helper
 
 from onnxprune.calibration import open_samples
-from onnxprune.calibration.signature import interface_of
+from onnxprune.calibration.signature import signature_of
 from onnxprune.errors import InputError
 from tests.calibration.cases import FLOAT, error, model, rows, sizes
 
@@ -40,9 +40,9 @@ def test_models_that_cannot_be_fed():
     ],
 )
 def test_batch_axes(inputs, axes, cut):
-    interface = interface_of(model(*inputs))
-    assert [port.axis for port in interface.ports] == axes
-    assert interface.safe == cut
+    signature = signature_of(model(*inputs))
+    assert [model_input.axis for model_input in signature.inputs] == axes
+    assert signature.certain == cut
 
 
 def test_an_input_of_undeclared_rank():

@@ -156,8 +156,8 @@ def test_warnings(changes: dict[str, Any], lines: list[str]) -> None:
 @pytest.mark.parametrize(
     ("error", "words"), [(0.0123, "held-out samples: 1.2% of their variance"), (None, "held-out samples: not finite")]
 )
-def test_what_the_samples_held_back_say(error: float | None, words: str) -> None:
-    assert words in drawn(calibration=CalibrationReport(4, error))
+def test_what_the_held_out_samples_say(error: float | None, words: str) -> None:
+    assert words in drawn(calibration=CalibrationReport(4, True, error))
 
 
 def test_why_nothing_was_taken_is_told_by_weight() -> None:

@@ -150,8 +150,9 @@ def test_unmatched_pattern_is_named_with_what_there_is() -> None:
 def test_calibrated_repair_runs_on_the_original_inputs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     shapes: Mapping[str, tuple[int, ...]] = {"x": (1, 64, 3), "past_h": (1, 64, 6), "past_c": (1, 64, 6)}
-    feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    np.savez(tmp_path / "calib.npz", **{name: a[None] for name, a in feeds.items()})
+    samples = {name: rng.standard_normal((12, *shape[:-1], 1)) * np.ones(shape[-1]) for name, shape in shapes.items()}
+    samples = {name: array.astype(np.float32) for name, array in samples.items()}  # so that units can replace others
+    np.savez(tmp_path / "calib.npz", **samples)
     reports = {
         mode: onnxprune.prune(LSTM, 0.5, shrink=["past", "new"], calib=str(tmp_path / "calib.npz"), repair=mode).report
         for mode in ("none", "calibrated")

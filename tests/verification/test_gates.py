@@ -167,7 +167,7 @@ def test_a_result_that_misses_a_gate_does_not_save_itself(tmp_path: Path) -> Non
     options: dict[str, Any] = {"ratio": 0.5, "calib": DATA, "repair": "none", "gate": {"agreement": 1.0, "drift": 0.0}}
     result = onnxprune.prune(MLP, **options)
     assert result.stopped is not None and "gate drift is missed" in result.stopped
-    assert result.report.gates["drift"].on == "calibration held-out samples"
+    assert result.report.gates["drift"].on == "held-out calibration samples"
     with pytest.raises(GateError) as caught:
         result.save(tmp_path / "m.onnx")
     assert caught.value.exit_code == 1 and contents(tmp_path) == {}

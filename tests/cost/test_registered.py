@@ -1,0 +1,73 @@
+"""A cost that is registered from outside is a target like any other, and met by what the result costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune import extensions
+from onnxprune.cost.cost_model import LengthProducts
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.groups import Group
+from onnxprune.errors import InputError
+from tests.ops.case import build
+
+
+@pytest.fixture(autouse=True)
+def activations() -> Iterator[None]:
+    """Elements of all products' outputs, of which MACs say nothing."""
+
+    @onnxprune.cost_model("activations")
+    def cost(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]) -> LengthProducts:
+        outputs = [node.output() for node in coupling.graph.main.nodes if node.op_type == "MatMul"]
+        batch = {v.name: shapes[v.name][0] for v in outputs}
+        return LengthProducts(coupling, groups, [(float(batch[v.name]), v.axes()[1:]) for v in outputs])
+
+    @onnxprune.cost_model("nonsense")
+    def nonsense(*_: object) -> int:
+        return 3
+
+    yield
+    for name in ("activations", "nonsense"):
+        extensions.costs.remove(name)
+
+
+def model() -> onnx.ModelProto:
+    return build("""(float[N,16] x) => (float[N,4] y) <float[16,64] w, float[64,32] u, float[32,4] z>
+        { a = MatMul(x, w)  b = Relu(a)  c = MatMul(b, u)  d = Relu(c)  y = MatMul(d, z) }""")
+
+
+def widths(proto: onnx.ModelProto) -> int:
+    """The same count by the weights' shapes."""
+    return sum(int(t.dims[1]) for t in proto.graph.initializer)
+
+
+def test_it_is_met_by_what_the_result_costs() -> None:
+    assert widths(model()) == 64 + 32 + 4
+    target = onnxprune.prune(model(), target={"activations": 0.6}, repair="none")
+    assert widths(target.proto) <= 60
+    report = target.report.targets["activations"]
+    assert (report.asked, report.left, report.met) == (60.0, widths(target.proto), True)
+
+
+def test_it_stands_beside_another() -> None:
+    result = onnxprune.prune(model(), target={"activations": 90, "params": 0.5}, repair="none")
+    assert widths(result.proto) <= 90
+    stored = sum(int(np.prod(t.dims)) for t in result.proto.graph.initializer)
+    assert stored <= 0.5 * (16 * 64 + 64 * 32 + 32 * 4)
+    assert {name for name, t in result.report.targets.items() if t.met} == {"activations", "params"}
+
+
+def test_one_that_cannot_be_met_says_so() -> None:
+    result = onnxprune.prune(model(), target={"activations": 5}, repair="none")
+    report = result.report.targets["activations"]
+    assert not report.met and report.left == widths(result.proto) == 1 + 1 + 4
+
+
+def test_a_factory_that_returns_no_cost_is_refused() -> None:
+    with pytest.raises(InputError, match="'nonsense' must return an object with left and saving"):
+        onnxprune.prune(model(), target={"nonsense": 0.5}, repair="none")
