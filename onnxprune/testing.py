@@ -1,23 +1,169 @@
-"""The oracle of exact removal: the original with every removed slice of its weights set to zero.
+"""Masked equivalence: what an exact removal must compute, whatever the architecture.
 
-A pruned model must compute what this one computes (masked equivalence), whatever the architecture.
+Removing channels of grade *exact* equals setting their weights to zero. So the original with every removed slice of its
+weights set to zero is an oracle for a pruned model whose surviving weights were left as they were (``repair="none"``).
+Authors of rules hold them to it:
+
+    result = onnxprune.prune(model, 0.5, repair="none")
+    onnxprune.testing.assert_equivalent(model, result)
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.groups import Grade
 from onnxprune.edit.resize import KeptLengths
 from onnxprune.edit.slicing import Removal, constant_edits, cut
+from onnxprune.errors import InputError, PlanError, VerificationError
 from onnxprune.graph.graph import Value
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
+from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, to_proto_or_path
+from onnxprune.pipeline.original import Original
+from onnxprune.pipeline.result import Result
+from onnxprune.planning import plan as planning
+from onnxprune.planning.masks import unpack_mask
+from onnxprune.planning.plan import Plan
+from onnxprune.report.json_data import JsonValue
+from onnxprune.runtime.session import Source
 from onnxprune.sparsity import cleared
+from onnxprune.verification.check import Drift, check
+
+TOLERANCE = 1e-4
+"""Relative drift (rel_rms) that rounding may cause: sums of fewer terms are added in another order."""
+
+
+@dataclass(frozen=True)
+class Equivalence(JsonValue):
+    """What the comparison of a pruned model with the masked original found.
+
+    Attributes:
+        equivalent: Whether every output is the same to within the tolerance; None where that could not be seen.
+        because: Why it is not, or could not be seen.
+        tolerance: Relative drift that was allowed.
+        drift: How far each output is from that of the masked original.
+    """
+
+    equivalent: bool | None
+    because: str | None
+    tolerance: float
+    drift: dict[str, Drift] = field(default_factory=dict)
+
+
+def assert_equivalent(
+    original: ModelSource,
+    pruned: Result | ModelSource,
+    plan: Plan | None = None,
+    *,
+    feeds: Mapping[str, NDArray[Any]] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+) -> None:
+    """Asserts that a pruned model computes what the masked original computes, in onnxruntime.
+
+    Args:
+        original: The model before pruning.
+        pruned: The result of a run with ``repair="none"``, or the model that it made.
+        plan: What was taken; a `Result` has its own.
+        feeds: Inputs of the original; made-up ones by default.
+        input_shapes: Shapes of graph inputs to make inputs of.
+        seed: Seed of the inputs.
+        tolerance: Relative drift of an output (rel_rms) that is allowed.
+
+    Raises:
+        AssertionError: It computes something else, fails in onnxruntime where the masked original does not, or neither
+            runs here.
+        InputError: There is no plan, it does not fit the original, or it removes channels of grade *mixing*.
+    """
+    found = equivalence(original, pruned, plan, feeds=feeds, input_shapes=input_shapes, seed=seed, tolerance=tolerance)
+    if not found.equivalent:
+        raise AssertionError(found.because)
+
+
+def equivalence(
+    original: ModelSource,
+    pruned: Result | ModelSource,
+    plan: Plan | None = None,
+    *,
+    feeds: Mapping[str, NDArray[Any]] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+) -> Equivalence:
+    """How far a pruned model is from the masked original; see `assert_equivalent`.
+
+    Raises:
+        InputError: There is no plan, it does not fit the original, or it removes channels of grade *mixing*.
+    """
+    taken = pruned.plan if plan is None and isinstance(pruned, Result) else plan
+    if taken is None:
+        raise InputError("a pruned model alone does not say what was taken", "give the plan that it was made by")
+    masked = masked_original(original, taken)
+    result: Source = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
+    lost = planning.io_slices(taken)
+    try:
+        seen = check(masked, result, feeds, input_shapes=input_shapes, seed=seed, io_slices=lost)
+    except VerificationError as error:
+        return Equivalence(False, error.message, tolerance)
+    if not seen.verified:
+        return Equivalence(None, f"the models do not run here: {seen.reason}", tolerance)
+    far = [name for name, d in seen.drift.items() if d.rel_rms is None or d.rel_rms > tolerance]
+    if not far:
+        return Equivalence(True, None, tolerance, seen.drift)
+    drift = seen.drift[far[0]].rel_rms
+    moved = "cannot be compared with" if drift is None else f"is {drift:.3g} (relative RMS) away from"
+    return Equivalence(False, f"output {far[0]!r} {moved} that of the masked original", tolerance, seen.drift)
+
+
+def masked_original(original: ModelSource, plan: Plan) -> Model:
+    """The original with everything that a plan takes set to zero, and no shape changed.
+
+    Raises:
+        InputError: The plan does not fit, or it removes channels of grade *mixing*.
+    """
+    model = Original.of(original).dense()
+    shrink = [f"^{re.escape(name)}$" for name in plan.interface]
+    analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
+    gone = planning.channels(plan, analysis.coupling)
+    if (analysis.coupling.grade[gone] == Grade.MIXING).any():
+        raise InputError(
+            "the plan removes channels of grade mixing, which changes the others: there is nothing to hold it to",
+            "leave --mixing away",
+        )
+    mask(model, analysis.coupling, gone)
+    if plan.zeroed:
+        _mask_zeros(analyze_loaded(model), plan)
+    return model
+
+
+def _mask_zeros(masked: Analysis, plan: Plan) -> None:
+    """Sets to zero what a plan's masks say, in place.
+
+    Masks are of what removal and reordering left; here the elements are where they were before.
+    """
+    constants = {v.key: v for v in masked.coupling.graph.constants()}
+    for name, entry in plan.zeroed.items():
+        value = constants.get(name, constants.get(plan.split.get(name, name)))
+        if value is None:
+            raise PlanError(f"the plan names {name!r}, which the model lacks")
+        places = []
+        for axis, length in enumerate(n for n in value.shape or [] if isinstance(n, int)):
+            kept = np.delete(np.arange(length), plan.removed.get(name, {}).get(str(axis), []))
+            places.append(kept[plan.permuted.get(name, {}).get(str(axis), range(len(kept)))])
+        zero = np.zeros([n for n in value.shape or [] if isinstance(n, int)], dtype=bool)
+        zero[np.ix_(*places)] = unpack_mask(entry["mask"], tuple(len(p) for p in places))
+        sparsity.clear(masked.model, masked.coupling, value, zero)
 
 
 def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.ModelProto:

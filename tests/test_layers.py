@@ -28,9 +28,9 @@ ORDER = """
     allocation
     sparsity
     repair
-    report testing
+    report
     pipeline
-    api
+    api testing
     cli
     __main__
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from types import FrameType
 
 import click
 
-from onnxprune.cli.command import complain, say
+from onnxprune.cli.command import complain, say, warn
 from onnxprune.errors import InternalError, OnnxPruneError
 
 USAGE = 2
@@ -36,7 +37,7 @@ def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         once what was open is closed, so that a shell sees the death that it expects (130, 143, 141).
     """
     try:
-        with _terminable(), command.make_context(name, list(arguments)) as context:
+        with _terminable(), _plug_in_warnings(), command.make_context(name, list(arguments)) as context:
             command.invoke(context)
             sys.stdout.flush()
         return 0
@@ -70,10 +71,29 @@ def _usage(error: click.ClickException, name: str) -> None:
         near = list(error.possibilities or [])  # the nearest first
         message, hint = f"no such option: {error.option_name}", f"did you mean {near[0]}?" if near else hint
     elif isinstance(error, click.MissingParameter) and param is not None:
-        message = f"{param.human_readable_name.upper()} is missing"
+        name_of = param.opts[-1] if isinstance(param, click.Option) else param.human_readable_name.upper()
+        message = f"{name_of} is missing"
     elif isinstance(param, click.Option):
         message = f"{param.opts[-1]}: {message}"
     complain(message.rstrip("."), hint)
+
+
+class _Warnings(logging.Handler):
+    """Shows each record as a warning of one line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+@contextlib.contextmanager
+def _plug_in_warnings() -> Iterator[None]:
+    """Tells of plug-ins that cannot be loaded."""
+    logger, handler = logging.getLogger("onnxprune.registry"), _Warnings(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

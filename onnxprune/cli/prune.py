@@ -27,6 +27,7 @@ NOTES = [
             ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
             ("apply PLAN MODEL", "Take the same from another checkpoint"),
             ("compare A B", "Drift and latency between two models"),
+            ("verify A B --plan P", "Whether B computes what A does without all that went"),
             ("ops", "Operators that have a rule"),
         ],
     ),

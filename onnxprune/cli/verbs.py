@@ -1,4 +1,4 @@
-"""The other verbs: inspect, apply, compare, ops."""
+"""The other verbs: inspect, apply, compare, verify, ops."""
 
 from __future__ import annotations
 
@@ -8,5 +8,6 @@ from onnxprune.cli.apply import apply
 from onnxprune.cli.compare import compare
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.ops import ops
+from onnxprune.cli.verify import verify
 
-VERBS: dict[str, click.Command] = {"inspect": inspect, "apply": apply, "compare": compare, "ops": ops}
+VERBS: dict[str, click.Command] = {"inspect": inspect, "apply": apply, "compare": compare, "verify": verify, "ops": ops}

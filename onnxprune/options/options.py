@@ -233,6 +233,11 @@ class Options:
         """Raises where options contradict the pattern of zeros."""
         if self.zeros is None:
             return
+        if self.channels is None and self.repair.method != "none" and not self.repair.refits_zeros:
+            raise InputError(
+                f"repair {self.repair.method!r} refits what is left of channels, and none are removed",
+                "give --pattern channels too, or --repair none",
+            )
         alone, asked, across = self.channels is None, self.zeros.solver, self.zeros.global_ranking
         for_zeros = asked is not None and (alone or not extensions.criteria.get(asked).channels)
         if for_zeros and asked is not None and _from_data(asked) and not _from_data(self.solver):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from onnxprune import extensions
 from onnxprune.errors import InputError
 from onnxprune.model.model import Model
 from onnxprune.options import Options
-from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
+from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, SyntheticFeeds
 from onnxprune.pipeline.repair import kept_features, repair
 from onnxprune.repair.layerwise import Fitter, Refit
 from onnxprune.runtime.io_slices import IoSlices
@@ -33,10 +34,10 @@ class RepairJob:
         pruned: The model after it; a repair changes its weights in place, and no shape.
         kept: Which output features of the original's linear layers, and units of its recurrent ones, the pruned model
             still has, by the name of the layer's output.
-        data: Calibration data: a repair learns from ``data.fit``, and nothing else; None where there are none.
+        data: Calibration data; None where there are none.
         options: The options of the run: the seed, and the memory that activations may take.
         io_slices: What inputs and outputs of the pruned model lost: ``io_slices.batches(feeds)`` gives it its inputs.
-        synthetic_feeds: Makes inputs where there are no data: a list of arrays by input name.
+        synthetic_feeds: Makes inputs where there are no data: a list of mappings from input name to array.
         fitter: What fits a linear layer, where zeros are chosen on the way; only for the package's own methods.
         unrepaired: What to fall back to; the pruned model as it is by default.
     """
@@ -50,6 +51,19 @@ class RepairJob:
     synthetic_feeds: SyntheticFeeds
     fitter: Fitter | None = field(default=None)
     unrepaired: Model | None = field(default=None)
+
+    def batches(self) -> Iterable[Mapping[str, NDArray[Any]]]:
+        """Inputs of the original to learn from, by input name: calibration samples, else made-up inputs."""
+        return self.data.fit.batches() if self.data is not None else self._synthetic(held=False)
+
+    def held_batches(self) -> Iterable[Mapping[str, NDArray[Any]]]:
+        """Inputs that `batches` does not have, which what was done is judged by."""
+        return self.data.held.batches() if self.data is not None else self._synthetic(held=True)
+
+    def _synthetic(self, *, held: bool) -> list[Mapping[str, NDArray[Any]]]:
+        feeds: list[Mapping[str, NDArray[Any]]] = list(self.synthetic_feeds())
+        count = max(1, round(len(feeds) * HELD_OUT_SHARE))
+        return feeds[:count] if held else feeds[count:] or feeds
 
 
 def refit(job: RepairJob) -> list[Refit]:
@@ -80,8 +94,7 @@ def refit(job: RepairJob) -> list[Refit]:
 
 def _nearer(job: RepairJob, before: Model) -> bool:
     """Whether the outputs on samples that the repair has not seen are nearer to the original's than before."""
-    batches = job.data.held.batches() if job.data is not None else iter(job.synthetic_feeds())
-    was, now = relative_errors(job.original, [before, job.pruned], batches, job.io_slices)
+    was, now = relative_errors(job.original, [before, job.pruned], job.held_batches(), job.io_slices)
     logger.info("squared error of the outputs: %.3g pruned, %.3g repaired", was, now)
     return now < was
 

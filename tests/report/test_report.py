@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import doctest
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 import onnxprune
 from onnxprune import _text
+from onnxprune.coupling.groups import Grade, Group
 from onnxprune.report import tables, terminal
+from onnxprune.report.build import whole_because
 from onnxprune.report.json_data import plain
 from onnxprune.report.report import CalibrationReport, Count, GroupReport, Report
 from onnxprune.verification.check import Drift
@@ -155,3 +158,14 @@ def test_warnings(changes: dict[str, Any], lines: list[str]) -> None:
 )
 def test_what_the_held_out_samples_say(error: float | None, words: str) -> None:
     assert words in drawn(calibration=CalibrationReport(4, True, error))
+
+
+def test_why_nothing_was_taken_is_told_by_weight() -> None:
+    """The five reasons that hold most channels, the commonest first, whatever they are called."""
+    sizes = {"a": 1, "b": 6, "c": 2, "d": 5, "e": 3, "f": 4}
+    groups = [Group(name, np.arange(size), Grade.PINNED, [name], []) for name, size in sizes.items()]
+    groups.append(Group("both", np.arange(9), Grade.PINNED, ["f", "d"], []))
+    assert whole_because(SimpleNamespace(groups=groups)) == ["d", "f", "b", "e", "c"]  # type: ignore[arg-type]
+    free = Group("free", np.arange(4), Grade.EXACT, [], [])
+    assert "no whole unit" in whole_because(SimpleNamespace(groups=[*groups, free]))[0]  # type: ignore[arg-type]
+    assert whole_because(SimpleNamespace(groups=[])) == ["no weight has an axis that could be pruned"]  # type: ignore[arg-type]
