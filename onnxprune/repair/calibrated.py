@@ -44,8 +44,8 @@ BATCHES, LARGEST_BATCH = 10, 32
 """Batches that samples are divided into, where that is possible: layers hold out whole batches."""
 QUANTILES = (3.08, 1.89, 1.64, 1.53, 1.48, 1.44, 1.41, 1.40, 1.38, 1.37)
 """Student's t that is exceeded by chance once in ten times, for 1, 2, ... degrees of freedom (Student, 1908)."""
-SINGLE_GAIN = 0.5
-"""A single sample chooses a candidate that leaves less than this share of the error."""
+FEW_GAIN, FEW = 0.5, 3
+"""Fewer samples than this choose a candidate only if it leaves less than this share of the error."""
 
 Share = float
 Candidate = tuple[str, Share]
@@ -101,12 +101,14 @@ def is_better(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
         before: Squared errors, one a sample.
         after: The same of another model.
     """
-    if not len(after) or not np.isfinite(after).all() or not after.sum() < before.sum():
+    if not len(after) or not np.isfinite(after).all():
         return False
     if not np.isfinite(before).all():
         return True
+    if not after.sum() < (1 if len(after) >= FEW else FEW_GAIN) * before.sum():
+        return False
     if len(after) == 1:
-        return bool(after[0] < SINGLE_GAIN * before[0])
+        return True
     gain = np.sqrt(before) - np.sqrt(after)
     deviation = float(gain.std(ddof=1)) / np.sqrt(len(gain))
     return bool(gain.mean() > QUANTILES[min(len(gain) - 1, len(QUANTILES)) - 1] * deviation)
@@ -148,20 +150,20 @@ def repair(
     if choice is None:
         pruned.proto.CopyFrom(baseline.proto)
         return [*done, *itertools.chain.from_iterable(map(_left, best.refits.values()))]
+    refits = best.refits
     if count < FINAL_BELOW:
-        refits = _run(original, pruned, start, kept, samples, settings, choice)
+        refits = refits | _run(original, pruned, start, kept, samples, settings, choice)
     else:
         pruned.proto.CopyFrom(best.model.proto)
-        refits = best.refits
     return [*done, *_reported(refits, choice)]
 
 
 @dataclass
 class _Best:
-    """The candidate of the least error of a single split.
+    """What the last fold leaves.
 
     Attributes:
-        model: A copy of it.
+        model: A copy of the best candidate, where it is to be the result.
         refits: What each stage did, by the stage's name.
     """
 
@@ -195,7 +197,7 @@ def _judged(
     original: Model, baseline: Model, start: Model, pruned: Model, kept: Kept, samples: Samples, settings: Settings
 ) -> tuple[_Trial, _Best]:
     """Makes all candidates from a part of the samples and measures them on the others, fold by fold."""
-    trial, best, least = _Trial(), _Best(start), np.inf
+    trial, best = _Trial(), _Best(start)
     shares = SHARES if samples.parts < SHARES_BELOW and settings.fitter is None else ()
     for learn, judges in _folds(samples):
         pruned.proto.CopyFrom(start.proto)
@@ -205,8 +207,8 @@ def _judged(
                 model = pruned if share == 1 else interpolate(start, pruned, share)
                 found = measured(original, [baseline, model], judges.in_batches(1), settings.io_slices, unsquash=True)
                 trial.add((stage, share), found)
-                if samples.parts >= FINAL_BELOW and found.shares()[1] < least:
-                    best.model, least = model.copy(), found.shares()[1]
+                if samples.parts >= FINAL_BELOW and trial.best() == (stage, share):
+                    best.model = model.copy()
     return trial, best
 
 

@@ -96,7 +96,7 @@ def repair(
         for chain in chains(mine, after.returned)
         for end in chain.layers[-1:]
     ]
-    more = Variants(before, batches, seed)
+    more = Variants(original, before, batches, seed)
     done = []
     with (
         StagedRun(original, more, [p.wanted for p in parts], memory=memory // 2) as first,

@@ -16,6 +16,7 @@ from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.importance import score as scoring
 from onnxprune.layers.batch_norm import normalizations
+from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model, load
 from onnxprune.options import Scope
 from onnxprune.pipeline.analysis import analyze_loaded, prunable
@@ -24,6 +25,7 @@ from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
 from onnxprune.repair.layerwise import Kept, Refit
+from onnxprune.repair.least_squares import Fit, Floats, Rows
 from tests.support.oracle import session
 from tests.support.paths import MODELS
 
@@ -193,6 +195,25 @@ def test_nothing_is_made_up_where_inputs_cannot_be() -> None:
 
 
 @pytest.mark.slow
+class Worse:
+    """Doubles every weight and says that this is better."""
+
+    def product(self, layer: LinearLayer, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        return Fit(2 * weight, bias, 1.0, 1.0, 0.5)
+
+    def matrix(self, key: str, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+        return Fit(2 * weight, bias, 1.0, 1.0, 0.5)
+
+
+def test_refits_that_add_up_to_worse_outputs_are_taken_back() -> None:
+    original = load(MODELS / "pt_resnet_folded.onnx")
+    cut, kept = pruned(original, 0.1)
+    before = cut.proto.SerializeToString(deterministic=True)
+    done = repair(original, cut, kept, inputs(original), fitter=Worse())
+    assert done and all(r == Refit(r.layer, None, 1.0, 1.0) for r in done)
+    assert cut.proto.SerializeToString(deterministic=True) == before
+
+
 def test_same_bytes_twice() -> None:
     original = load(MODELS / "pt_resnet_folded.onnx")
     made = []
