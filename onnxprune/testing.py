@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit.resize import KeptLengths
-from onnxprune.edit.slicing import Removal, constant_edits, cut
+from onnxprune.edit.slicing import Removal, apply_edits, constant_edits
 from onnxprune.graph.graph import Value
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
-from onnxprune.sparsity import cleared
+from onnxprune.sparsity import with_zeros
 
 
 def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.ModelProto:
@@ -39,7 +39,7 @@ def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.Mode
             np.moveaxis(off, axis, 0)[list(indices)] = True
         if any(node.op_type in ("Div", "Mod") and i == 1 for node, i in value.consumers):
             return np.where(off, np.ones((), array.dtype), array)
-        return cleared(model, coupling, value, array, off)
+        return with_zeros(model, coupling, value, array, off)
 
-    cut(model, coupling.graph, constant_edits(coupling, KeptLengths(coupling, gone)), masked)
+    apply_edits(model, coupling.graph, constant_edits(coupling, KeptLengths(coupling, gone)), masked)
     return model.proto
