@@ -23,7 +23,7 @@ from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade
 from onnxprune.edit.resize import KeptLengths
-from onnxprune.edit.slicing import Removal, constant_edits, cut
+from onnxprune.edit.slicing import Removal, constant_edits
 from onnxprune.errors import InputError, PlanError, VerificationError
 from onnxprune.graph.graph import Value
 from onnxprune.model.model import Model
@@ -36,7 +36,6 @@ from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.report.json_data import JsonValue
 from onnxprune.runtime.session import Source
-from onnxprune.sparsity import cleared
 from onnxprune.verification.check import Drift, check
 
 TOLERANCE = 1e-4
@@ -163,7 +162,7 @@ def _mask_zeros(masked: Analysis, plan: Plan) -> None:
             places.append(kept[plan.permuted.get(name, {}).get(str(axis), range(len(kept)))])
         zero = np.zeros([n for n in value.shape or [] if isinstance(n, int)], dtype=bool)
         zero[np.ix_(*places)] = unpack_mask(entry["mask"], tuple(len(p) for p in places))
-        sparsity.clear(masked.model, masked.coupling, value, zero)
+        sparsity.zero_elements(masked.model, masked.coupling, value, zero)
 
 
 def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.ModelProto:
@@ -185,7 +184,7 @@ def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.Mode
             np.moveaxis(off, axis, 0)[list(indices)] = True
         if any(node.op_type in ("Div", "Mod") and i == 1 for node, i in value.consumers):
             return np.where(off, np.ones((), array.dtype), array)
-        return cleared(model, coupling, value, array, off)
+        return with_zeros(model, coupling, value, array, off)
 
-    cut(model, coupling.graph, constant_edits(coupling, KeptLengths(coupling, gone)), masked)
+    apply_edits(model, coupling.graph, constant_edits(coupling, KeptLengths(coupling, gone)), masked)
     return model.proto

@@ -1,36 +1,36 @@
-"""The smallest model that is still good enough, by bisection."""
+"""Bisection for the smallest model that still passes the gates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
 
-RUNS = 8
-"""Models that are made at most, besides the whole one."""
+MAX_RUNS = 8
+"""Maximum number of attempts, the unpruned model not counted."""
 
 Trial = TypeVar("Trial")
 
 
-def smallest(
+def furthest_good(
     attempt: Callable[[float], Trial],
     good: Callable[[Trial], bool],
     same: Callable[[float, float], bool],
-    runs: int = RUNS,
+    runs: int = MAX_RUNS,
 ) -> Trial:
-    """The furthest of some trials that is good.
+    """Returns the good attempt with the largest share that bisection finds.
 
-    The furthest of all comes first. Then the interval between the last good one and the first bad one is halved until
-    nothing lies between them or all runs are spent. Nothing says that what is further is worse, so there may be good
-    ones beyond that were not tried.
+    Share 1 is tried first. Then the interval between the largest good share and the smallest bad one is halved, until
+    no further model lies between them or all runs are used. Quality need not be monotonic, so larger good shares may
+    exist.
 
     Args:
-        attempt: Makes the model at a share of the way, 0 (whole) to 1 (furthest).
-        good: Tells whether it is good enough.
-        same: Tells whether two shares lead to one model.
-        runs: Models to make at most, the whole one not counted.
+        attempt: Makes the model for a share from 0 (unpruned) to 1 (pruned the most).
+        good: Whether a model is good enough.
+        same: Whether two shares give the same model.
+        runs: Maximum number of attempts, the unpruned model not counted.
 
     Returns:
-        The furthest good trial; the whole model where no other is good.
+        The best attempt; the unpruned model if no other is good.
     """
     found = attempt(1.0)
     if good(found):
@@ -38,7 +38,7 @@ def smallest(
     best: Trial | None = None
     low, high = 0.0, 1.0
     for _ in range(runs - 1):
-        share = _between(low, high, same)
+        share = _midpoint(low, high, same)
         if share is None:
             break
         found = attempt(share)
@@ -49,8 +49,8 @@ def smallest(
     return attempt(0.0) if best is None else best
 
 
-def _between(low: float, high: float, same: Callable[[float, float], bool]) -> float | None:
-    """A share halfway that leads to a model of its own, None where there is none."""
+def _midpoint(low: float, high: float, same: Callable[[float, float], bool]) -> float | None:
+    """Returns a share between two shares that gives a model other than theirs, None if there is none."""
     while high - low > 1e-3:
         share = (low + high) / 2
         if same(share, low):

@@ -1,1 +1,1 @@
-"""Changes a model in place: slices constants, resizes nodes, reorders channels."""
+"""In-place edits of a model: slicing of constants, resizing of nodes, permutation of channels."""

@@ -1,8 +1,9 @@
-"""Channels in another order: what may move, and how constants follow.
+"""Permutation of channels: which units may be permuted, and the resulting order of each constant.
 
-Units of one group are tied alike, so that they may change places, all that they own with them, and no output changes:
-sums and normalisations do not ask for an order. Where one matters, nothing moves: graph inputs and outputs, what is
-pinned, axes that a rule calls ordered, tables of indices, and units that do not own their indices in the same pattern.
+The units of a group have the same ties, so that permuting them, with all their indices, changes no output: contractions
+and normalizations do not depend on the order. Units are not permuted where the order matters: on graph inputs and
+outputs, pinned channels, axes that a rule marks as ordered, tables of indices, and if units do not own indices in the
+same pattern.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from onnx import TensorProto
 from onnxprune.coupling.components import Index
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import QUANTISED, Grade, Group
-from onnxprune.edit.slicing import Change, ConstantEdit, cut, parted
+from onnxprune.edit.slicing import Change, ConstantEdit, apply_edits, edits_by_reader
 from onnxprune.graph.graph import Axis, Graph, Value
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import WEIGHT_TYPES
@@ -26,125 +27,127 @@ from onnxprune.model.tensors import WEIGHT_TYPES
 
 @dataclass(frozen=True, eq=False)
 class PermutableUnits:
-    """Units that may change places.
+    """Units of one group that may be permuted.
 
     Attributes:
-        group: Their group.
-        channels: Channel of each; shape (units,).
-        places: Class of axes -> the indices of it that each unit owns, rising; shape (units, indices a unit).
+        group: The group.
+        channels: Channel of each unit; shape (units,).
+        positions: Axis class -> ascending indices that each unit owns; shape (units, indices per unit).
     """
 
     group: Group
     channels: Index
-    places: dict[int, Index]
+    positions: dict[int, Index]
 
     @property
     def units(self) -> int:
-        """How many there are."""
+        """Number of units."""
         return len(self.channels)
 
 
-def movable(coupling: Coupling) -> list[PermutableUnits]:
-    """The units of each group that may change places."""
-    fixed = _fixed(coupling)
+def permutable_units(coupling: Coupling) -> list[PermutableUnits]:
+    """Returns the units of each group that may be permuted; groups without any are left out."""
+    fixed = _fixed_channels(coupling)
     found = []
     for group in coupling.groups:
         channels = group.channels[~fixed[group.channels]]
         if group.grade < Grade.PINNED and len(channels) > 1:
-            places = _places(coupling, channels)
-            if all(_alike(indices) for indices in places.values()):
-                found.append(PermutableUnits(group, channels, places))
+            positions = _positions(coupling, channels)
+            if all(_same_pattern(indices) for indices in positions.values()):
+                found.append(PermutableUnits(group, channels, positions))
     return found
 
 
-def nowhere(coupling: Coupling) -> Index:
-    """The source of every element where nothing moves, see `move`."""
+def identity_source(coupling: Coupling) -> Index:
+    """Returns the identity permutation of all elements, see `set_order`; shape (elements,)."""
     return np.arange(coupling.classes.elements, dtype=np.int64)
 
 
-def move(coupling: Coupling, source: Index, units: PermutableUnits, order: Index) -> None:
-    """Enters an order of units.
+def set_order(coupling: Coupling, source: Index, units: PermutableUnits, order: Index) -> None:
+    """Writes an order of units into a permutation of all elements.
 
     Args:
         coupling: The analysis.
-        source: The element that goes to each element's place, changed in place; shape (elements,).
+        source: For each element the element that takes its position, modified in place; shape (elements,).
         units: The units.
-        order: For each of them the unit that goes to its place; shape (units,).
+        order: For each unit the unit that takes its position; shape (units,).
     """
-    for c, indices in units.places.items():
+    for c, indices in units.positions.items():
         offset = int(coupling.classes.offset[c])
         source[offset + indices] = offset + indices[order]
 
 
-def order_of(coupling: Coupling, source: Index, axis: Axis) -> Index:
-    """The index that goes to each place of an axis."""
+def axis_order(coupling: Coupling, source: Index, axis: Axis) -> Index:
+    """Returns the index that takes each position of an axis; shape (length of the axis,)."""
     span = coupling.classes.span(axis.id)
     found: Index = source[span] - span.start
     return found
 
 
-def reorderings(coupling: Coupling, source: Index) -> list[ConstantEdit]:
-    """The order of each constant that has another one than before."""
+def constant_orders(coupling: Coupling, source: Index) -> list[ConstantEdit]:
+    """Returns the order of each constant whose order changes."""
     moved = source != np.arange(len(source))
-    many = np.concatenate([[0], np.cumsum(moved)])
+    count = np.concatenate([[0], np.cumsum(moved)])
 
     def orders(value: Value) -> Change:
         spans = [(axis.position, coupling.classes.span(axis.id)) for axis in value.axes()]
         return {
             position: tuple((source[span] - span.start).tolist())
             for position, span in spans
-            if many[span.stop] > many[span.start]
+            if count[span.stop] > count[span.start]
         }
 
-    return parted(coupling.graph, orders)
+    return edits_by_reader(coupling.graph, orders)
 
 
-def reorder(model: Model, graph: Graph, wanted: Sequence[ConstantEdit]) -> None:
-    """Puts constants of a model into another order, in place."""
-    cut(model, graph, wanted, _ordered)
+def reorder_constants(model: Model, graph: Graph, edits: Sequence[ConstantEdit]) -> None:
+    """Reorders constants of a model in place."""
+    apply_edits(model, graph, edits, _reordered)
 
 
-def lift(model: Model, coupling: Coupling, origin: Index, moves: Sequence[tuple[PermutableUnits, Index]]) -> None:
-    """Moves in the original what moves in a pruned model, in place; what was removed stays at its place.
+def permute_original(
+    model: Model, coupling: Coupling, origin: Index, moves: Sequence[tuple[PermutableUnits, Index]]
+) -> None:
+    """Applies permutations of a pruned model to the original in place; removed channels keep their positions.
 
     Args:
         model: The original.
         coupling: Its analysis.
-        origin: The channel of the original that each channel of the pruned model is.
+        origin: Channel of the original that corresponds to each channel of the pruned model.
         moves: Units of the pruned model, and their order.
     """
-    source = nowhere(coupling)
+    source = identity_source(coupling)
     for units, order in moves:
         channels = origin[units.channels]
-        move(coupling, source, PermutableUnits(units.group, channels, _places(coupling, channels)), order)
-    reorder(model, coupling.graph, reorderings(coupling, source))
+        set_order(coupling, source, PermutableUnits(units.group, channels, _positions(coupling, channels)), order)
+    reorder_constants(model, coupling.graph, constant_orders(coupling, source))
 
 
-def _ordered(value: Value, array: NDArray[Any], change: Change) -> NDArray[Any]:
+def _reordered(value: Value, array: NDArray[Any], change: Change) -> NDArray[Any]:
     for axis, order in change.items():
         array = array.take(order, axis=axis)
     return array
 
 
-def _fixed(coupling: Coupling) -> NDArray[np.bool_]:
-    """Which channels must stay where they are, by channel id."""
+def _fixed_channels(coupling: Coupling) -> NDArray[np.bool_]:
+    """Returns which channels must keep their positions; boolean per channel id."""
     fixed = np.zeros(coupling.classes.elements, dtype=bool)
     main = coupling.graph.main
-    held = [v for v in [*main.inputs, *main.outputs, *filter(_is_table, coupling.graph.constants())] if v is not None]
-    for axis in [*coupling.ties.ordered, *(axis for value in held for axis in value.axes())]:
+    values = [v for v in [*main.inputs, *main.outputs, *filter(_is_table, coupling.graph.constants())] if v is not None]
+    for axis in [*coupling.ties.ordered, *(axis for value in values for axis in value.axes())]:
         fixed[coupling.channels_of(axis)] = True
     return fixed
 
 
 def _is_table(value: Value) -> bool:
-    """Whether a constant holds other than weights: indices, shapes, conditions."""
+    """Whether a constant is not a weight, but indices, shapes or conditions."""
     if value.elem_type == TensorProto.INT32:
         return not all(node.op_type.startswith(QUANTISED) for node, _ in value.consumers)
     return value.elem_type not in WEIGHT_TYPES
 
 
-def _places(coupling: Coupling, channels: Index) -> dict[int, Index]:
-    """What channels of one group own of each class."""
+def _positions(coupling: Coupling, channels: Index) -> dict[int, Index]:
+    """Returns the indices that each channel of one group owns in each axis class."""
     classes = coupling.classes
     unit = np.full(classes.elements, -1)
     unit[channels] = np.arange(len(channels))
@@ -155,6 +158,6 @@ def _places(coupling: Coupling, channels: Index) -> dict[int, Index]:
     return {int(c): owned[:, of == c] - classes.offset[c] for c in np.unique(of)}
 
 
-def _alike(indices: Index) -> bool:
-    """Whether every unit owns its indices in the pattern of the first."""
+def _same_pattern(indices: Index) -> bool:
+    """Whether the indices of all units have the same pattern, up to an offset."""
     return bool((indices - indices[:, :1] == indices[0] - indices[0, 0]).all())

@@ -1,7 +1,7 @@
-"""Takes a plan's slices out of a model and resizes the nodes that see it.
+"""Removal of channels from a model: slices its constants and resizes its nodes.
 
-The ModelProto is patched in place: constants are sliced, shape constants renumbered (and parted where their readers
-now need different values), attributes reset, stale shape annotations refreshed. Nothing else is touched.
+The ModelProto is edited in place: constants are sliced, shape constants are updated (and duplicated if their consumers
+need different values), attributes are set, and shape annotations are refreshed. Nothing else changes.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit.resize import Entries, KeptLengths, NodeEdits
-from onnxprune.edit.slicing import Removal, _index_of, add_constant, constant_edits, cut
+from onnxprune.edit.slicing import Removal, add_constant, apply_edits, constant_edits, node_index
 from onnxprune.graph.contents import Data, known
 from onnxprune.graph.graph import Node, Scope, Value
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
 
 
-def remove(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
-    """Removes channels from the model that was analysed, in place.
+def remove(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> None:
+    """Removes channels from the analyzed model in place.
 
     Args:
         model: The model whose proto `coupling.graph` was built from.
         coupling: Its analysis.
-        gone: Boolean per channel id, True for what is removed.
+        removed: Boolean per channel id, True for removed channels; shape (elements,).
     """
-    if not gone.any():
+    if not removed.any():
         return
-    lengths = KeptLengths(coupling, gone)
+    lengths = KeptLengths(coupling, removed)
     changes = NodeEdits(coupling, lengths)
     _Patch(model, coupling, lengths, changes).run()
 
@@ -48,7 +48,7 @@ class _Patch:
         self.names = Names(self.graph.proto, {s.name for s in self.constant_edits})
 
     def run(self) -> None:
-        cut(self.model, self.graph, self.constant_edits, lambda value, array, removal: _without(array, removal))
+        apply_edits(self.model, self.graph, self.constant_edits, lambda _, a, removal: _drop_indices(a, removal))
         self._set_inputs()
         self._gather_kept()
         self._multiply_means()
@@ -62,7 +62,7 @@ class _Patch:
         for (node, i), entries in self.changes.inputs.items():
             value = node.inputs[i] if i < len(node.inputs) else None
             if value is None:
-                self._give_constant(node, i, np.array(entries, dtype=np.int64))
+                self._set_constant_input(node, i, np.array(entries, dtype=np.int64))
             elif value.tensor is not None:
                 shared.setdefault(value.key, []).append((node, i, entries))
             else:
@@ -71,7 +71,7 @@ class _Patch:
             self._set_shared(requests)
 
     def _set_shared(self, requests: list[tuple[Node, int, Entries]]) -> None:
-        """Rewrites a shape constant; readers that want something else than the rest get one of their own."""
+        """Updates a shape constant; consumers that need other values than the rest get a constant of their own."""
         node, i, _ = requests[0]
         first = node.inputs[i]
         assert first is not None and first.tensor is not None
@@ -93,20 +93,20 @@ class _Patch:
             if not np.array_equal(wanted[0][2], old):
                 self.model.set_array(tensor, wanted[0][2])
             return
-        made: dict[bytes, str] = {}
+        added: dict[bytes, str] = {}
         for node, i, array in wanted:
             if np.array_equal(array, old):
                 continue
             key = array.tobytes()
-            if key in made:
-                node.proto.input[i] = made[key]
+            if key in added:
+                node.proto.input[i] = added[key]
             else:
-                made[key] = self._give_constant(node, i, array, first)
+                added[key] = self._set_constant_input(node, i, array, first)
 
     def _set_computed(self, node: Node, i: int, value: Value, entries: Entries) -> None:
-        """Makes a computed shape hold what it must, if it does not by itself."""
+        """Replaces a computed shape, or some of its entries, if its new value is not the required one."""
         now = self.changes.now.get(value)
-        if now is not None and now.size == len(entries) and _agrees(now, entries, infers=node.op_type == "Reshape"):
+        if now is not None and now.size == len(entries) and _matches(now, entries, infers=node.op_type == "Reshape"):
             return
         then = self.coupling.data.get(value)
         then = None if then is None else self.lengths.surviving(value, then)
@@ -114,33 +114,32 @@ class _Patch:
         if all(e is not None for e in entries):
             shape = then.shape if then is not None and then.size == len(entries) else (len(entries),)
             shape = self.changes.shapes.get((node, i), shape)
-            self._give_constant(node, i, np.array(entries, dtype=dtype).reshape(shape), value)
+            self._set_constant_input(node, i, np.array(entries, dtype=dtype).reshape(shape), value)
             return
         if all(e is None for e in entries):
             return
         self._override(node, i, value, entries, dtype)
 
     def _gather_kept(self) -> None:
-        """Where what is computed of constants keeps what its readers lose, a Gather of what stays goes between."""
-        for parted in self.coupling.constant_cuts:
-            name, producer, gathers = parted.made.name, parted.made.producer, []
+        """Inserts a Gather of the kept indices at each constant cut whose consumers lose channels."""
+        for cut in self.coupling.constant_cuts:
+            name, producer, gathers = cut.made.name, cut.made.producer, []
             assert producer is not None
-            for axis in (parted.read.axis(p) for p in sorted(parted.positions)):
+            for axis in (cut.read.axis(p) for p in sorted(cut.positions)):
                 if self.lengths.changed(axis):
-                    stay = _tensor(self.lengths.kept(axis), self.names.fresh(f"{parted.made.name}_stay"))
-                    add_constant(self.graph, producer.scope, producer, stay)
-                    source, name = name, self.names.fresh(f"{parted.made.name}_left")
+                    kept = _tensor(self.lengths.kept(axis), self.names.fresh(f"{cut.made.name}_stay"))
+                    add_constant(self.graph, producer.scope, producer, kept)
+                    source, name = name, self.names.fresh(f"{cut.made.name}_left")
                     gathers.append(
-                        helper.make_node("Gather", [source, stay.name], [name], name=name, axis=axis.position)
+                        helper.make_node("Gather", [source, kept.name], [name], name=name, axis=axis.position)
                     )
-            behind = _index_of(producer) + 1
-            for place, gather in enumerate(gathers, start=behind):
-                producer.scope.proto.node.insert(place, gather)
-            for node, i in parted.read.consumers:
+            for position, gather in enumerate(gathers, start=node_index(producer) + 1):
+                producer.scope.proto.node.insert(position, gather)
+            for node, i in cut.read.consumers:
                 node.proto.input[i] = name
 
     def _multiply_means(self) -> None:
-        """What is averaged over fewer indices, all that went having been zero, is brought back to what it was."""
+        """Multiplies means over fewer indices by the share of the kept ones, since the removed ones were zero."""
         shares: dict[Node, float] = {}
         means = [m for m in self.coupling.ties.means if self.lengths.changed(m.axis)]
         for mean in means:
@@ -151,30 +150,30 @@ class _Patch:
             assert out is not None
             factor = helper.make_tensor(self.names.fresh(f"{out.name}_share"), out.elem_type, [], [share**mean.power])
             add_constant(self.graph, node.scope, node, factor)
-            place = _index_of(node)
+            position = node_index(node)
             proto.output[0] = self.names.fresh(f"{out.name}_mean")
             name = self.names.fresh(f"{out.name}_scaled")
             node.scope.proto.node.insert(
-                place + 1, helper.make_node("Mul", [proto.output[0], factor.name], [out.name], name=name)
+                position + 1, helper.make_node("Mul", [proto.output[0], factor.name], [out.name], name=name)
             )
             if mean.epsilon is not None:
                 _set_attribute(proto, "epsilon", mean.epsilon / share)
 
     def _override(self, node: Node, i: int, value: Value, entries: Entries, dtype: np.dtype[Any]) -> None:
-        """Puts numbers in place of some entries of a computed shape: ``computed * keep + fixed``."""
+        """Replaces some entries of a computed shape by numbers: ``computed * keep + fixed``."""
         keep = np.array([e is None for e in entries]).astype(dtype)
         fixed = np.array([0 if e is None else e for e in entries], dtype=dtype)
-        scope, place = node.scope, _index_of(node)
+        scope = node.scope
         left = add_constant(self.graph, scope, node, _tensor(keep, self.names.fresh(f"{value.name}_free")))
         right = add_constant(self.graph, scope, node, _tensor(fixed, self.names.fresh(f"{value.name}_fixed")))
         masked, out = self.names.fresh(f"{value.name}_masked"), self.names.fresh(f"{value.name}_resized")
-        place = _index_of(node)
-        scope.proto.node.insert(place, helper.make_node("Mul", [value.name, left], [masked], name=masked))
-        scope.proto.node.insert(place + 1, helper.make_node("Add", [masked, right], [out], name=out))
+        position = node_index(node)
+        scope.proto.node.insert(position, helper.make_node("Mul", [value.name, left], [masked], name=masked))
+        scope.proto.node.insert(position + 1, helper.make_node("Add", [masked, right], [out], name=out))
         node.proto.input[i] = out
 
-    def _give_constant(self, node: Node, i: int, array: NDArray[Any], like: Value | None = None) -> str:
-        """A new constant as input `i` of the node; returns its name."""
+    def _set_constant_input(self, node: Node, i: int, array: NDArray[Any], like: Value | None = None) -> str:
+        """Adds a constant as input `i` of a node and returns its name, which is derived from `like` if given."""
         base = like.name if like is not None else f"{node.proto.name or node.proto.output[0]}_size"
         tensor = _tensor(array, self.names.fresh(base))
         while len(node.proto.input) <= i:
@@ -183,7 +182,7 @@ class _Patch:
         return add_constant(self.graph, node.scope, node, tensor)
 
     def _refresh(self, scope: Scope) -> None:
-        """Brings stated shapes up to date."""
+        """Updates the declared shapes of a scope."""
         infos = [*scope.proto.value_info, *scope.proto.input, *scope.proto.output]
         for info in infos:
             value = scope.names.get(info.name)
@@ -191,8 +190,8 @@ class _Patch:
                 continue
             dims = info.type.tensor_type.shape.dim
             for axis in value.axes():
-                stated = axis.position < len(dims) and dims[axis.position].HasField("dim_value")
-                if stated and self.lengths.changed(axis):
+                declared = axis.position < len(dims) and dims[axis.position].HasField("dim_value")
+                if declared and self.lengths.changed(axis):
                     dims[axis.position].dim_value = self.lengths.length(axis) or 0
 
 
@@ -200,8 +199,8 @@ def _tensor(array: NDArray[Any], name: str) -> TensorProto:
     return onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
 
 
-def _without(array: NDArray[Any], removal: Removal) -> NDArray[Any]:
-    """The array without some indices of some axes; the axis that shrinks most goes first."""
+def _drop_indices(array: NDArray[Any], removal: Removal) -> NDArray[Any]:
+    """Returns the array without some indices of some axes; the axis that shrinks most is sliced first."""
     for axis, indices in sorted(removal.items(), key=lambda r: len(r[1]) / array.shape[r[0]], reverse=True):
         keep = np.ones(array.shape[axis], dtype=bool)
         keep[list(indices)] = False
@@ -209,8 +208,8 @@ def _without(array: NDArray[Any], removal: Removal) -> NDArray[Any]:
     return array
 
 
-def _agrees(now: Data, entries: Entries, *, infers: bool) -> bool:
-    """Whether what is computed says the same; where the reader `infers` a length, -1 does."""
+def _matches(now: Data, entries: Entries, *, infers: bool) -> bool:
+    """Whether a computed value has the required entries; if the consumer `infers` a length, -1 is accepted."""
     return all(
         e is None or (known(np.array([n], dtype=object)) and (n == e or (n == -1 and infers)))
         for n, e in zip(now.flat, entries, strict=True)

@@ -1,7 +1,7 @@
-"""New lengths after removal, and what must change for nodes to agree with them.
+"""Axis lengths after removal, and the edits of nodes that follow from them.
 
-`KeptLengths` is the arithmetic; `NodeEdits` collects what the resize functions of the rules ask for. Nothing is
-patched here.
+`KeptLengths` computes the new lengths; `NodeEdits` collects the edits that the resize functions of the rules request.
+The model is not changed here.
 """
 
 from __future__ import annotations
@@ -21,51 +21,50 @@ Entries = list[int | None]
 
 
 class KeptLengths:
-    """Axis lengths once some channels are gone.
+    """Axis lengths after the removal of channels.
 
     Args:
-        coupling: The analysed graph.
-        gone: Boolean per channel id, True for what is removed; shape (elements,).
+        coupling: The analyzed graph.
+        removed: Boolean per channel id, True for removed channels; shape (elements,).
     """
 
-    def __init__(self, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
+    def __init__(self, coupling: Coupling, removed: NDArray[np.bool_]) -> None:
         self._classes = coupling.classes
-        self.stay = ~gone[coupling.channel]
-        removed = np.flatnonzero(~self.stay)
-        # of classes that share an offset only the last has elements
-        owners = np.searchsorted(self._classes.offset, removed, side="right") - 1
+        self._is_kept = ~removed[coupling.channel]  # by element
+        # Of several classes with the same offset, only the last one has elements.
+        owners = np.searchsorted(self._classes.offset, np.flatnonzero(~self._is_kept), side="right") - 1
         sizes = np.maximum(self._classes.length, 0)
-        self.lost = np.bincount(owners, minlength=len(sizes)) if len(sizes) else sizes
+        self._removed_count = np.bincount(owners, minlength=len(sizes)) if len(sizes) else sizes  # by class
 
     def changed(self, axis: Axis) -> bool:
-        """Whether the axis lost an index."""
-        return bool(self.lost[self._classes.of[axis.id]])
+        """Whether an index of the axis is removed."""
+        return bool(self._removed_count[self._classes.of[axis.id]])
 
     def touches(self, value: Value) -> bool:
-        """Whether any axis of the value lost an index."""
+        """Whether an index of any axis of the value is removed."""
         n = len(value.shape or [])
-        return bool(n) and bool(self.lost[self._classes.of[value.first_axis : value.first_axis + n]].any())
+        return bool(n) and bool(self._removed_count[self._classes.of[value.first_axis : value.first_axis + n]].any())
 
     def kept(self, axis: Axis) -> NDArray[np.int64]:
-        """Indices of the original axis that stay."""
-        return np.flatnonzero(self.stay[self._classes.span(axis.id)])
+        """Returns the kept indices of the original axis."""
+        return np.flatnonzero(self._is_kept[self._classes.span(axis.id)])
 
     def removed(self, axis: Axis) -> NDArray[np.int64]:
-        """Indices of the original axis that go."""
-        return np.flatnonzero(~self.stay[self._classes.span(axis.id)])
+        """Returns the removed indices of the original axis."""
+        return np.flatnonzero(~self._is_kept[self._classes.span(axis.id)])
 
     def length(self, axis: Axis) -> int | None:
-        """New static length, None where the axis is free."""
+        """Returns the new static length of an axis, None if the axis is free."""
         c = self._classes.of[axis.id]
-        return None if axis.length is None else axis.length - int(self.lost[c])
+        return None if axis.length is None else axis.length - int(self._removed_count[c])
 
     def position(self, axis: Axis, index: int) -> int:
-        """Where the first surviving index at or after `index` stands in the new axis."""
+        """Returns the position in the new axis of the first kept index that is not less than `index`."""
         span = self._classes.span(axis.id)
-        return int(self.stay[span.start : span.start + index].sum())
+        return int(self._is_kept[span.start : span.start + index].sum())
 
     def surviving(self, value: Value, entries: Data) -> Data:
-        """What is left of a value's contents, which were told for its original shape."""
+        """Returns the kept part of a value's contents, which have its original shape."""
         if not self.touches(value) or entries.ndim != value.rank:
             return entries
         for axis in value.axes():
@@ -74,7 +73,7 @@ class KeptLengths:
         return entries
 
     def shape(self, value: Value) -> Sequence[Dim] | None:
-        """The new shape of a value."""
+        """Returns the new shape of a value."""
         if value.shape is None or not self.touches(value):
             return value.shape
         return [
@@ -84,13 +83,13 @@ class KeptLengths:
 
 
 class NodeEdits:
-    """What must change: attributes of nodes, and the contents of shape-like inputs.
+    """Required edits: attributes of nodes, and the contents of inputs such as shapes.
 
     Attributes:
-        attributes: (node, attribute) -> new value; None removes it.
-        inputs: (node, input) -> entries it must hold; None leaves an entry as it is computed.
-        shapes: (node, input) -> shape of what it must hold, where that is not the shape that it had.
-        now: What computed shapes hold after removal if nothing is done.
+        attributes: (node, attribute) -> new value; None removes the attribute.
+        inputs: (node, input) -> required entries; None keeps an entry as it is computed.
+        shapes: (node, input) -> shape of the required entries, if it differs from the original one.
+        now: Values that computed shapes have after the removal without any edit.
     """
 
     def __init__(self, coupling: Coupling, lengths: KeptLengths) -> None:
@@ -99,13 +98,13 @@ class NodeEdits:
         self.shapes: dict[tuple[Node, int], tuple[int, ...]] = {}
         stored = {v: lengths.surviving(v, entries) for v, entries in coupling.data.items() if v.tensor is not None}
         self.now: dict[Value, Data] = evaluate(coupling.graph, lengths.shape, stored)
-        for node, ask in coupling.ties.resizes:
+        for node, resize in coupling.ties.resizes:
             if any(v is not None and lengths.touches(v) for v in [*node.inputs, *node.outputs]):
-                ask(_NodeShape(node, lengths, self))
+                resize(_NodeShape(node, lengths, self))
         self._keep_numbers(coupling, lengths)
 
     def _keep_numbers(self, coupling: Coupling, lengths: KeptLengths) -> None:
-        """A length that is used as a number, not as a shape, keeps the value that it had."""
+        """Keeps the original value of a length that is used as a number and not as a shape."""
         for value, before in coupling.data.items():
             now = self.now.get(value)
             if value.tensor is not None or now is None:
@@ -114,13 +113,15 @@ class NodeEdits:
             if same(then, now):
                 continue
             for node, i in value.consumers:
-                carried = node.op_type != "If" and any(out in coupling.data for out in node.outputs if out is not None)
-                if (node, i) not in self.inputs and not carried:
+                propagated = node.op_type != "If" and any(
+                    out in coupling.data for out in node.outputs if out is not None
+                )
+                if (node, i) not in self.inputs and not propagated:
                     self.inputs[node, i] = [None if isinstance(e, Unknown) else e for e in then.flat]
 
 
 class _NodeShape:
-    """The view of one node's resize function (see `ties.NewShape`)."""
+    """The arguments of one node's resize function (see `ties.NewShape`)."""
 
     def __init__(self, node: Node, lengths: KeptLengths, changes: NodeEdits) -> None:
         self._node = node

@@ -1,4 +1,4 @@
-"""Which constants a removal slices and how; constants whose readers need different slices are duplicated."""
+"""Edits of constants (slices or orders); a constant is duplicated if its readers need different edits."""
 
 from __future__ import annotations
 
@@ -16,24 +16,22 @@ from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
 
 Removal = dict[int, tuple[int, ...]]
-"""Axis -> indices that go, of one constant."""
-
-
+"""Axis -> removed indices of one constant."""
 Change = dict[int, tuple[int, ...]]
-"""Axis -> what becomes of its indices: a `Removal`, or an order."""
+"""Axis -> indices of one constant: a `Removal`, or an order."""
 
 
 @dataclass(frozen=True)
 class ConstantEdit:
-    """What one stored tensor becomes.
+    """An edit of one stored tensor.
 
     Attributes:
-        name: Name after the change, in the scope of its readers' tensor.
+        name: Name after the edit, in the scope of the tensor.
         key: The same, qualified.
-        original: Qualified name of the tensor that it is cut from; differs from `key` where readers of one tensor
-            need different slices and this one gets a copy.
-        change: What becomes of its indices.
-        readers: The values that read it.
+        original: Qualified name of the original tensor; differs from `key` if this edit makes a copy, because readers
+            of the tensor need different edits.
+        change: Removed indices or new order, by axis.
+        readers: The values of the graph that read the tensor.
     """
 
     name: str
@@ -44,20 +42,27 @@ class ConstantEdit:
 
 
 def constant_edits(coupling: Coupling, lengths: KeptLengths) -> list[ConstantEdit]:
-    """What each constant that loses something, or must be parted, becomes."""
+    """Returns the edits of all constants that lose indices or must be duplicated."""
 
-    def lost(value: Value) -> Removal:
+    def removal(value: Value) -> Removal:
         return (
             {axis.position: tuple(lengths.removed(axis).tolist()) for axis in value.axes() if lengths.changed(axis)}
             if lengths.touches(value)
             else {}
         )
 
-    return parted(coupling.graph, lost)
+    return edits_by_reader(coupling.graph, removal)
 
 
-def parted(graph: Graph, change_of: Callable[[Value], Change]) -> list[ConstantEdit]:
-    """What each constant becomes that changes; where its readers need different changes, those get copies."""
+def edits_by_reader(graph: Graph, change_of: Callable[[Value], Change]) -> list[ConstantEdit]:
+    """Returns the edits of all constants that change.
+
+    If the readers of a constant need different changes, the first change edits it and the others edit copies.
+
+    Args:
+        graph: The graph.
+        change_of: Returns the change that a value needs; empty for none.
+    """
     wanted: dict[str, list[tuple[Change, list[Value]]]] = {}
     for value in graph.constants():
         mine = change_of(value)
@@ -75,63 +80,64 @@ def parted(graph: Graph, change_of: Callable[[Value], Change]) -> list[ConstantE
         if change:
             found.append(ConstantEdit(readers[0].name, key, key, change, readers))
         for change, readers in wants[1:]:
-            for reader in readers:  # a copy each: whoever edits one later does not touch another
+            for reader in readers:  # one copy per reader, so that later edits of one do not affect the others
                 name, path = names.fresh(reader.name), reader.scope.path
                 found.append(ConstantEdit(name, f"{path}|{name}" if path else name, key, change, [reader]))
     return found
 
 
-Cut = Callable[[Value, NDArray[Any], Change], NDArray[Any]]
+EditFunction = Callable[[Value, NDArray[Any], Change], NDArray[Any]]
 
 
-def cut(model: Model, graph: Graph, wanted: Sequence[ConstantEdit], change: Cut) -> None:
-    """Changes constants in place; where readers part, the copies are added and the readers pointed at them.
+def apply_edits(model: Model, graph: Graph, edits: Sequence[ConstantEdit], function: EditFunction) -> None:
+    """Edits constants in place; copies are added to the graph and connected to their readers.
 
     Args:
-        model: Where the constants are.
+        model: The model.
         graph: Its graph.
-        wanted: What happens to which constant.
-        change: Gives the new contents of a constant from the old ones.
+        edits: The edits.
+        function: Returns the new contents of a constant, given a reader, the old contents and the change.
     """
-    whole: dict[str, NDArray[Any]] = {}  # of tensors that are parted: their own place is changed last
-    for slicing in sorted(wanted, key=lambda s: s.key == s.original):
-        first = slicing.readers[0]
+    originals: dict[str, NDArray[Any]] = {}  # contents of tensors with copies: the tensors themselves are edited last
+    for edit in sorted(edits, key=lambda e: e.key == e.original):
+        first = edit.readers[0]
         assert first.tensor is not None
-        if slicing.key == slicing.original:
-            array = whole.pop(slicing.original, None)
+        if edit.key == edit.original:
+            array = originals.pop(edit.original, None)
             array = model.array(first.tensor) if array is None else array
-            model.set_array(first.tensor, change(first, array, slicing.change))
+            model.set_array(first.tensor, function(first, array, edit.change))
             continue
-        array = whole.setdefault(slicing.original, model.array(first.tensor))
-        copy = TensorProto(name=slicing.name, data_type=first.tensor.data_type)
-        model.set_array(copy, change(first, array, slicing.change))
-        for reader in slicing.readers:
+        array = originals.setdefault(edit.original, model.array(first.tensor))
+        copy = TensorProto(name=edit.name, data_type=first.tensor.data_type)
+        model.set_array(copy, function(first, array, edit.change))
+        for reader in edit.readers:
             for node, i in reader.consumers:
                 node.proto.input[i] = copy.name
         add_constant(graph, first.scope, first.consumers[0][0], copy)
 
 
 def add_constant(graph: Graph, scope: Scope, reader: Node, tensor: TensorProto) -> str:
-    """Adds a constant to a scope.
+    """Adds a constant to a scope and returns its name.
 
-    Before IR version 4 initializers are inputs, so there it is a Constant node, which before opset 9 holds floating
-    point numbers only: other types are an initializer that is listed as an input, as all others are.
+    Before IR version 4 every initializer is an input as well, so a Constant node is added instead; before opset 9
+    Constant nodes support floating-point types only, and other types become an initializer with an input.
     """
     if graph.proto.ir_version >= 4 or scope.parent is not None:
         scope.proto.initializer.append(tensor)
-    elif graph.opsets.get("", 1) < 9 and tensor.data_type not in _FIRST_CONSTANTS:
+    elif graph.opsets.get("", 1) < 9 and tensor.data_type not in _EARLY_CONSTANT_TYPES:
         scope.proto.initializer.append(tensor)
         scope.proto.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     else:
-        made = helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
-        scope.proto.node.insert(_index_of(reader) if reader.scope is scope else 0, made)
+        constant = helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
+        scope.proto.node.insert(node_index(reader) if reader.scope is scope else 0, constant)
     return tensor.name
 
 
-_FIRST_CONSTANTS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+_EARLY_CONSTANT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 
 
-def _index_of(node: Node) -> int:
+def node_index(node: Node) -> int:
+    """Returns the position of a node in its scope, 0 if it is not there."""
     for i, proto in enumerate(node.scope.proto.node):
         if proto.output and node.proto.output and proto.output[0] == node.proto.output[0]:
             return i

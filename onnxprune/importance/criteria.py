@@ -1,4 +1,4 @@
-"""The package's own criteria, as they are registered: each is a pure function of what a unit owns or what reads it."""
+"""The built-in importance criteria: pure functions of the weights of a unit, or of the layers that read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predicted damage of removing units of a group, from what its consumers read."""
+"""Damage curves: predicted loss increase for the removal of units of a group, from the inputs of its consumers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from onnxprune.coupling.groups import Group
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve, removal_curve
 from onnxprune.importance.readers import find_readers
-from onnxprune.importance.trials import Change, Trials
+from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
 from onnxprune.statistics.moments import Batches, Moments
 
 PROBES = (0.25, 0.5, 0.75)
-"""Shares of a group that are taken out to see what the outputs make of it."""
+"""Shares of a group's units after whose removal the output error is measured."""
 
 
 def curves(
@@ -33,27 +33,30 @@ def curves(
     *,
     memory: int = 2**30,
 ) -> list[Curve]:
-    """The removal curve of each group, in terms of the model's outputs before a final softmax.
+    """Estimates the damage curve of each group, in terms of the relative error of the model's outputs.
 
-    The shape of a curve comes from the layers that read the group. Its height is measured at a few points: a share of
-    the group goes, its readers make up for it, and the model runs. So a branch that adds little to a deep sum counts
-    little.
+    The shape of a curve is computed from the layers that read the group (`obs.removal_curve`). Its height is measured
+    at a few points: the units are removed, the readers compensate for them, and the model is run. A branch that
+    contributes little to a residual sum thus has a low curve.
 
     Args:
-        model: Where the weights are.
-        coupling: The analysis that groups and layers belong to.
+        model: The model with the weights.
+        coupling: The analysis of the groups and layers.
         groups: The groups.
-        layers: Product layers of the graph.
+        layers: Linear layers of the graph.
         moments: Moments of the layers' inputs, by name.
-        fallback: Importance of units of groups that no observed layer reads.
-        keep: Units that each group keeps at least.
-        batches: Feeds to measure the outputs with, none of them among those of the moments, or what was learned by
-            heart counts as known; empty to leave heights as the readers alone have them.
-        memory: Bytes of activations to hold.
+        fallback: Scores of the units, used for groups that no observed layer reads.
+        keep: Minimum number of kept units of each group.
+        batches: Held-out feeds for measuring the outputs; with the samples of the moments the estimate would be biased
+            by overfitting. Empty to skip the measurement.
+        memory: Maximum size in bytes of the stored activations in memory.
+
+    Returns:
+        One curve per group.
     """
     readers = find_readers(model, coupling, groups, layers, moments)
     order = sorted((i for i, mine in enumerate(readers) if mine), key=lambda i: readers[i][0].layer.node.index)
-    found = [by_score(s, g.units - least) for s, g, least in zip(fallback, groups, keep, strict=True)]
+    found = [curve_from_scores(s, g.units - least) for s, g, least in zip(fallback, groups, keep, strict=True)]
     with Trials(model, moments, batches, [readers[i][0].layer.x.name for i in order], memory=memory) as trials:
         for i in order:
             trials.step()
@@ -64,15 +67,17 @@ def curves(
                 PROBES if trials.possible else (),
             )
             changes = [
-                (at, [Change(r.layer.name, r.block, w) for r, w in zip(readers[i], weights, strict=True)])
+                (at, [WeightChange(r.layer.name, r.block, w) for r, w in zip(readers[i], weights, strict=True)])
                 for at, weights in curve.probes
             ]
-            found[i] = Curve(curve.order, _through(curve.loss, [(at, trials.error(c)) for at, c in changes]))
+            found[i] = Curve(
+                curve.order, _fit_to_measurements(curve.loss, [(at, trials.error(c)) for at, c in changes])
+            )
     return found
 
 
-def _through(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> NDArray[np.float64]:
-    """The curve, stretched piece by piece so that it goes through the points that were measured."""
+def _fit_to_measurements(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> NDArray[np.float64]:
+    """Scales a curve piecewise so that it passes through the measured points (removals, error)."""
     if not seen:
         return loss
     result = np.zeros_like(loss)
@@ -86,8 +91,13 @@ def _through(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> ND
     return result
 
 
-def by_score(scores: Scores, most: int) -> Curve:
-    """Where nothing was observed: damage as the share of squared importance that goes."""
+def curve_from_scores(scores: Scores, most: int) -> Curve:
+    """Returns the curve of a group without observed readers: the removed share of the squared scores.
+
+    Args:
+        scores: Scores of the units; shape (units,).
+        most: Maximum number of removed units.
+    """
     order = np.argsort(scores, kind="stable")[:most]
     squares = np.square(scores)
     return Curve(order, np.concatenate([[0.0], np.cumsum(squares[order])]) / max(float(squares.sum()), 1e-30))

@@ -12,16 +12,16 @@ from onnxprune.importance.magnitude import Scores
 
 
 def fpgm(parts: Iterable[NDArray[Any]]) -> Scores:
-    """Sum of Euclidean distances from each channel to all others of its group.
+    """Sum of Euclidean distances from each unit to all others of its group.
 
-    Channels near the geometric median are replaceable (He et al., "Filter pruning via geometric median",
-    CVPR 2019). Distances come from Gram matrices, which add over the parts that a channel is made of.
+    Units near the geometric median are redundant (He et al., "Filter pruning via geometric median", CVPR 2019).
+    Distances are computed from Gram matrices, which are summed over the tensors.
 
     Args:
-        parts: What the channels own in each tensor; each of shape (units, entries).
+        parts: Weights of the units in each tensor; each of shape (units, entries).
 
     Returns:
-        Score of each channel; shape (units,).
+        Score of each unit; shape (units,).
     """
     gram: NDArray[np.float64] | None = None
     for part in parts:

@@ -1,4 +1,4 @@
-"""Which layers read the channels of a group, with what of their inputs."""
+"""The linear layers that read the channels of a group, with the statistics of their inputs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ from onnxprune.statistics.moments import Moments
 
 
 @dataclass
-class Reader:
-    """A block of a linear layer that reads a group."""
+class GroupReader:
+    """One group (block) of a linear layer that reads a group of channels.
+
+    Attributes:
+        layer: The layer.
+        block: Index of the block of its matrix.
+        consumer: The block's weights and input statistics.
+    """
 
     layer: LinearLayer
     block: int
@@ -31,22 +37,25 @@ def find_readers(
     groups: Sequence[Group],
     layers: Sequence[LinearLayer],
     moments: Mapping[str, Moments],
-) -> list[list[Reader]]:
-    """The observed layers that read each group.
+) -> list[list[GroupReader]]:
+    """Finds the layers that read each group.
 
     Args:
-        model: Where the weights are.
-        coupling: The analysis that groups and layers belong to.
+        model: The model with the weights.
+        coupling: The analysis of the groups and layers.
         groups: The groups.
         layers: Linear layers of the graph.
-        moments: Moments of the layers' inputs, by name; layers without are left out.
+        moments: Moments of the layers' inputs, by name; layers without moments are skipped.
+
+    Returns:
+        Readers of each group.
     """
     group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
     unit_of = np.zeros(len(coupling.channel), dtype=np.int64)
     for i, group in enumerate(groups):
         group_of[group.channels] = i
         unit_of[group.channels] = np.arange(group.units)
-    found: list[list[Reader]] = [[] for _ in groups]
+    found: list[list[GroupReader]] = [[] for _ in groups]
     for layer in layers:
         if layer.name not in moments or layer.weight.tensor is None:
             continue
@@ -65,10 +74,10 @@ def find_readers(
                 mine = block == b
                 units = unit_of[read[where[mine]]]
                 if set(outputs[b].tolist()) <= set(read[where[mine]].tolist()):
-                    continue  # what it makes goes with what it reads (a depthwise convolution): nobody loses
+                    continue  # its outputs are removed with its inputs (a depthwise convolution), at no loss
                 consumer = _consumer(weight[b], moments[layer.name], int(b), columns[mine], units, groups[g].units)
                 if consumer is not None:
-                    found[g].append(Reader(layer, int(b), consumer))
+                    found[g].append(GroupReader(layer, int(b), consumer))
     return found
 
 
@@ -80,7 +89,7 @@ def _consumer(
     units: NDArray[np.int64],
     count: int,
 ) -> Consumer | None:
-    """The columns that each unit owns; None unless every unit owns as many."""
+    """Returns the consumer of one block; None if the units do not all have the same number of columns."""
     order = np.argsort(units, kind="stable")
     owned, sizes = np.unique(units, return_counts=True)
     if len(owned) != count or len(set(sizes.tolist())) != 1:

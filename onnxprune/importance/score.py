@@ -17,7 +17,7 @@ from onnxprune.graph.graph import Value
 from onnxprune.importance.activation import standardised
 from onnxprune.importance.magnitude import Scores, power_sums
 from onnxprune.importance.obs import Consumer
-from onnxprune.importance.readers import Reader, find_readers
+from onnxprune.importance.readers import GroupReader, find_readers
 from onnxprune.layers.dequantize import dequantised, unpacked
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
@@ -58,7 +58,7 @@ def score(
     if criterion.function is None:
         raise InputError(f"importance {criterion.name!r} does not score the units of a group by themselves")
     weights, rng = _Weights(model, coupling, groups), np.random.default_rng(seed)
-    found_readers: Sequence[Sequence[Reader]] = [()] * len(groups)
+    found_readers: Sequence[Sequence[GroupReader]] = [()] * len(groups)
     if criterion.needs == "moments":
         if moments is None:
             raise InputError(f"importance {criterion.name!r} needs calibration data", "give some with --calib")

@@ -1,4 +1,4 @@
-"""What the outputs make of other weights: layers are changed on trial, and the model runs from there on."""
+"""Trials: output error of tentative weight changes, running only the part of the model after the changed layers."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from onnxprune.runtime.partition import CannotCut
 from onnxprune.runtime.session import session
 from onnxprune.runtime.staged_run import StagedRun
 from onnxprune.statistics.moments import Batches, Moments
-from onnxprune.verification.comparable_outputs import unsquashed
+from onnxprune.verification.comparable_outputs import with_comparable_outputs
 from onnxprune.verification.output_error import Errors
 
-WORST = 1e9
-"""What outputs count that are not finite any more."""
-SEEN = 2**20
-"""Elements of an output of a batch that are looked at, about."""
+MAX_ERROR = 1e9
+"""Upper bound of the error, also used for outputs that are not finite."""
+MAX_ELEMENTS = 2**20
+"""Approximate number of elements of an output that are compared per batch."""
 
 
 @dataclass(frozen=True)
-class Change:
-    """Another weight for a block of a product layer.
+class WeightChange:
+    """A tentative weight of one group (block) of a linear layer.
 
     Attributes:
-        layer: Its name.
-        block: The block.
-        weight: Shape (outputs, columns).
+        layer: Name of the layer.
+        block: Index of the block of its matrix.
+        weight: The new matrix of the block; shape (outputs, columns).
     """
 
     layer: str
@@ -45,18 +45,18 @@ class Change:
 
 
 class Trials:
-    """Trials at one place of a model after the other, from its begin to its end.
+    """Trials at a sequence of positions in the model, in topological order.
 
         with Trials(model, moments, batches, ["x", "y"]) as trials:
-            trials.step()  # what comes before "x" is run once
-            error = trials.error([Change("reads x", 0, weight)])
+            trials.step()  # runs the model up to "x" once
+            error = trials.error([WeightChange("layer that reads x", 0, weight)])
             trials.step()
             ...
 
-    What comes before a place is not run again for each trial.
+    The part of the model before a position is run only once, not for every trial.
 
     Attributes:
-        possible: Whether there are outputs to look at.
+        possible: Whether there are batches, and thus outputs to compare.
     """
 
     def __init__(
@@ -64,28 +64,28 @@ class Trials:
         model: Model,
         moments: Mapping[str, Moments],
         batches: Batches,
-        places: Sequence[str],
+        positions: Sequence[str],
         *,
         memory: int = 2**30,
     ) -> None:
-        """Runs the model as it is; it stays so.
+        """Runs the unchanged model for reference.
 
         Args:
-            model: The model.
-            moments: Moments of what the layers read, by name.
+            model: The model; not modified.
+            moments: Moments of the inputs of layers, by name.
             batches: Feeds.
-            places: For each step, the value that the first layers to change read; in topological order.
-            memory: Bytes of activations to hold.
+            positions: For each step, the input of the first layers to change; in topological order.
+            memory: Maximum size in bytes of the stored activations in memory.
         """
         self._moments, self._batches = moments, batches
-        self._model, self._centres = unsquashed(model)
+        self._model, self._centres = with_comparable_outputs(model)
         self._reference = list(self._compared(session(self._model).each(batches)))
         self.possible = bool(self._reference)
-        self._walk: StagedRun | None = None
+        self._staged: StagedRun | None = None
         names = [o.name for o in self._model.proto.graph.output]
         with contextlib.suppress(CannotCut):
-            self._walk = (
-                StagedRun(self._model, batches, [*([p] for p in places), names], memory=memory)
+            self._staged = (
+                StagedRun(self._model, batches, [*([p] for p in positions), names], memory=memory)
                 if self.possible
                 else None
             )
@@ -96,19 +96,21 @@ class Trials:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._walk is not None:
-            self._walk.close()
+        if self._staged is not None:
+            self._staged.close()
 
     def step(self) -> None:
-        """Goes on to the next place."""
-        if self._walk is not None:
-            self._walk.step()
+        """Advances to the next position."""
+        if self._staged is not None:
+            self._staged.step()
 
-    def error(self, changes: Sequence[Change]) -> float:
-        """Relative squared error of the outputs, before a final softmax, with biases that keep the means.
+    def error(self, changes: Sequence[WeightChange]) -> float:
+        """Returns the relative squared error of the outputs before a final softmax (see `comparable_outputs`).
+
+        The biases of the changed layers are adapted so that the means of their outputs do not change.
 
         Args:
-            changes: What changes; nothing that comes before the place.
+            changes: Changes of layers that are not upstream of the current position.
         """
         changed = self._model.copy()
         layers = {layer.name: layer for layer in linear_layers(Graph(changed.proto))}
@@ -123,20 +125,20 @@ class Trials:
             matrix[block] = weight
             changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
             add_bias(changed, layer, block, shift)
-        made = self._walk.ahead(changed) if self._walk is not None else session(changed).each(self._batches)
+        results = self._staged.ahead(changed) if self._staged is not None else session(changed).each(self._batches)
         errors = Errors(1)
-        for wanted, outputs in zip(self._reference, self._compared(made), strict=True):
-            errors.add(wanted, [outputs])
-        return min(errors.shares()[0], WORST)
+        for reference, outputs in zip(self._reference, self._compared(results), strict=True):
+            errors.add(reference, [outputs])
+        return min(errors.shares()[0], MAX_ERROR)
 
     def _compared(self, batches: Iterable[list[NDArray[Any]]]) -> Iterator[list[NDArray[Any]]]:
-        """Of every output what is compared, batch by batch."""
-        return ([_spread(centre(y)) for centre, y in zip(self._centres, batch, strict=True)] for batch in batches)
+        """Yields the compared elements of all outputs, for each batch."""
+        return ([_subsample(centre(y)) for centre, y in zip(self._centres, batch, strict=True)] for batch in batches)
 
 
-def _spread(array: NDArray[Any]) -> NDArray[Any]:
-    """Elements at regular distances, of all features and places alike: what is long says no more than some of it."""
-    step = array.size // SEEN
+def _subsample(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns elements at regular distances, with a stride that is coprime to all axis lengths."""
+    step = array.size // MAX_ELEMENTS
     if step < 2:
         return array
     while any(math.gcd(step, length) > 1 for length in array.shape):

@@ -41,7 +41,7 @@ def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> 
         remove(analysis.model, analysis.coupling, planning.channels(plan, analysis.coupling))
         if plan.permuted:
             rest = reanalyze(analysis, analysis.model)
-            permute.reorder(rest.model, rest.coupling.graph, orders(plan, rest.coupling))
+            permute.reorder_constants(rest.model, rest.coupling.graph, orders(plan, rest.coupling))
         if plan.zeroed:
             _set_zeros(analyze_loaded(analysis.model) if plan.removed or plan.permuted else analysis, plan)
         resparsify(analysis.model, sparse)
@@ -60,4 +60,4 @@ def _set_zeros(analysis: Analysis, plan: Plan) -> None:
         if name not in by_key:
             raise PlanError(f"the plan names {name!r}, which the model lacks")
         shape = tuple(int(d) for d in by_key[name].shape or [] if isinstance(d, int))
-        sparsity.clear(analysis.model, analysis.coupling, by_key[name], unpack_mask(zeroed["mask"], shape))
+        sparsity.zero_elements(analysis.model, analysis.coupling, by_key[name], unpack_mask(zeroed["mask"], shape))

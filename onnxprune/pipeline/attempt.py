@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
 from onnxprune.cost.measure import Cost, measure
-from onnxprune.edit.permute import lift
+from onnxprune.edit.permute import permute_original
 from onnxprune.edit.remove import remove
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseStorage, resparsify
@@ -169,7 +169,7 @@ def reorder(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
     pruned = replace(pruned, plan=recorded(pruned.plan, moved.entries), permuted=moved.as_report())
     if moved.moves and options.repair.refits_zeros:  # layers are refitted to what the original made in their order
         lifted = reanalyze(whole, prepared.original.dense())
-        lift(lifted.model, lifted.coupling, origin, moved.moves)
+        permute_original(lifted.model, lifted.coupling, origin, moved.moves)
         return replace(pruned, reference=partial(lifted.model.copy))
     return pruned
 
@@ -209,9 +209,9 @@ def hold_to_gates(prepared: Prepared, pruned: Pruned) -> Pruned:
     if data is None:
         pruned = replace(pruned, verification=verify_pruned(prepared, pruned.model, pruned.io_slices))
         assert pruned.verification is not None
-        found, on = gates.on_made_up(pruned.verification.drift), "made-up inputs"
+        found, on = gates.from_drift(pruned.verification.drift), "made-up inputs"
     else:
         with prepared.clock.stage("judge"):
-            found = gates.on_data(asked, prepared.original.load(), pruned.model, data.held, pruned.io_slices)
+            found = gates.measure(asked, prepared.original.load(), pruned.model, data.held, pruned.io_slices)
         on = ("held-out " if data.held_out else "") + "calibration samples"
     return replace(pruned, gates={gate.name: GateReport(**gate.verdict(found), on=on) for gate in asked})

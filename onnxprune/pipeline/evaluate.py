@@ -13,7 +13,7 @@ from onnxprune.pipeline.data import CalibrationSplit
 from onnxprune.report.report import CalibrationReport, Share
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.session import session
-from onnxprune.verification.comparable_outputs import scored
+from onnxprune.verification.comparable_outputs import with_scores
 from onnxprune.verification.output_error import relative_errors
 
 
@@ -24,7 +24,7 @@ def judge(original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoS
     if labels is None:
         return CalibrationReport(data.held.count, data.held_out, error)
     pairs = [(model, slices.batches(data.held)) for model, slices in ((original, WHOLE), (pruned, io_slices))]
-    before, after = ([batch[0] for batch in session(scored(m)).each(batches)] for m, batches in pairs)
+    before, after = ([batch[0] for batch in session(with_scores(m)).each(batches)] for m, batches in pairs)
     tops = [Share(_top(before, labels, k), _top(after, labels, k)) for k in (1, 5)]
     return CalibrationReport(data.held.count, data.held_out, error, *tops)
 

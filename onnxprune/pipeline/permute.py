@@ -23,8 +23,8 @@ from onnxprune.pipeline.zero import Zeroed, wanted
 from onnxprune.planning.plan import Plan
 from onnxprune.report.report import PermutationReport, PermutedGroup
 from onnxprune.sparsity import Weight
-from onnxprune.sparsity.permutation_search import WORK, search
-from onnxprune.sparsity.stripes import Reader, gather
+from onnxprune.sparsity.permutation_search import MAX_WORK, search
+from onnxprune.sparsity.stripes import ReadingWeight, gather
 from onnxprune.sparsity.swap_gains import Floats
 from onnxprune.verification.check import check
 
@@ -81,17 +81,17 @@ def permute(
         seed: Seed of the search.
     """
     targets = [w for w in sparsity.weights(coupling) if wanted(w, pattern, scope, Zeroed())]
-    units = [m for m in reorder.movable(coupling) if (origin[m.channels] >= 0).all()]
+    units = [m for m in reorder.permutable_units(coupling) if (origin[m.channels] >= 0).all()]
     found = find(model, coupling, targets, units, pattern, seed)
     if not found.moves:
         return found
-    entries = reorder.reorderings(coupling, found.source)
+    entries = reorder.constant_orders(coupling, found.source)
     before = model.copy()
-    reorder.reorder(model, coupling.graph, entries)
+    reorder.reorder_constants(model, coupling.graph, entries)
     if checks.verify and not unchanged(before, model, checks, seed):
         model.proto.CopyFrom(before.proto)
         return Permuted(
-            reorder.nowhere(coupling),
+            reorder.identity_source(coupling),
             before=found.before,
             after=found.before,
             whole_because="in another order the model makes something else: a rule is wrong",
@@ -121,7 +121,7 @@ def find(
         pattern: The pattern, of which a number of each group of neighbours stays.
         seed: Seed of the search.
     """
-    done = Permuted(reorder.nowhere(coupling))
+    done = Permuted(reorder.identity_source(coupling))
     weights = _Weights(model, coupling, done.source, targets)
     first = {key: weights.kept(key, pattern) for key in weights.layouts}
     kept = dict(first)
@@ -130,7 +130,7 @@ def find(
         rng = np.random.default_rng([seed, i])
         order = _order(weights, readers, movable, pattern, rng)
         back = done.source.copy()
-        reorder.move(coupling, done.source, movable, order)
+        reorder.set_order(coupling, done.source, movable, order)
         now = {key: weights.kept(key, pattern) for key in readers}
         before, after = (sum(shares[key][0] for key in readers) for shares in (kept, now))
         if not after > before:
@@ -179,14 +179,14 @@ def orders(plan: Plan, coupling: Coupling) -> list[ConstantEdit]:
             if sorted(order) != list(range(len(ids))):
                 raise InputError(f"the plan's order of axis {position} of {name!r} is not one of all its indices")
             comes[ids] = ids[order]
-    source = reorder.nowhere(coupling)
-    for units in reorder.movable(coupling):
+    source = reorder.identity_source(coupling)
+    for units in reorder.permutable_units(coupling):
         place = np.full(len(comes), -1)
         place[units.channels] = np.arange(units.units)
         mine = place[comes[units.channels]]
         if (mine >= 0).all():
-            reorder.move(coupling, source, units, mine)
-    made = reorder.reorderings(coupling, source)
+            reorder.set_order(coupling, source, units, mine)
+    made = reorder.constant_orders(coupling, source)
     full = recorded(Plan(""), made)
     for name in sorted(set(full.permuted) | set(plan.permuted)):
         if full.permuted.get(name) != plan.permuted.get(name):
@@ -201,9 +201,9 @@ def _order(
 ) -> Index:
     """The order that a search finds."""
     rows = sum(weights.rows(key) * places.shape[1] for key, places in readers.items())
-    share = max(SHARE * WORK / units.units**2, FEWEST) / max(rows, 1)
+    share = max(SHARE * MAX_WORK / units.units**2, FEWEST) / max(rows, 1)
     parts = gather(
-        (Reader(weights.magnitude(key), weights.layouts[key], places) for key, places in readers.items()),
+        (ReadingWeight(weights.magnitude(key), weights.layouts[key], places) for key, places in readers.items()),
         pattern.width,
         share,
         rng,
@@ -228,8 +228,8 @@ class _Weights:
         found = {}
         for key, layout in self.layouts.items():
             c = int(self._coupling.classes.of[self._values[key].axis(layout.inputs).id])
-            if c in units.places:
-                found[key] = units.places[c]
+            if c in units.positions:
+                found[key] = units.positions[c]
         return found
 
     def rows(self, key: str) -> int:
@@ -240,8 +240,10 @@ class _Weights:
     def magnitude(self, key: str) -> Floats:
         """The magnitudes of one; shape as stored."""
         axis = self._values[key].axis(self.layouts[key].inputs)
-        order = reorder.order_of(self._coupling, self._source, axis)
-        found: Floats = np.abs(sparsity.real(self._model, self._coupling, self._values[key])).take(order, axis.position)
+        order = reorder.axis_order(self._coupling, self._source, axis)
+        found: Floats = np.abs(sparsity.real_values(self._model, self._coupling, self._values[key])).take(
+            order, axis.position
+        )
         return found
 
     def kept(self, key: str, pattern: Pattern) -> tuple[float, float]:

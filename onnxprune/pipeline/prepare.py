@@ -120,5 +120,5 @@ def load_inputs(model: Model, stored: Cost | None, options: Options, clock: Cloc
     sparse = densify(model)
     settled, why = resolve_repair(model, options)
     data = open_data(model, options.calibration, options.seed, clock.progress)
-    held_to = gates.opened(model.proto, options.checks.gate, data=data is not None)
+    held_to = gates.make_gates(model.proto, options.checks.gate, data=data is not None)
     return Loaded(model, sparse, cost, settled, why, data, held_to)

@@ -12,7 +12,7 @@ from onnxprune.cost.targets import totals
 from onnxprune.coupling.groups import Group
 from onnxprune.edit.remove import remove
 from onnxprune.extensions import Criterion
-from onnxprune.importance.damage_curves import by_score
+from onnxprune.importance.damage_curves import curve_from_scores
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.importance.score import score
@@ -99,7 +99,7 @@ def measure_damage(
             )
             return Damage(curves, None)
     most = [g.units - min(channels.min_channels, g.units) for g in groups]
-    return Damage([by_score(s, n) for s, n in zip(scores, most, strict=True)], scores)
+    return Damage([curve_from_scores(s, n) for s, n in zip(scores, most, strict=True)], scores)
 
 
 def allocate(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.allocation import selection
-from onnxprune.allocation.bisection import RUNS, smallest
+from onnxprune.allocation.bisection import MAX_RUNS, furthest_good
 from onnxprune.cost.measure import measure
 from onnxprune.cost.targets import totals
 from onnxprune.options import Channels, Options
@@ -33,7 +33,7 @@ def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
         return replace(prepared.options, channels=part)
 
     def make(share: float) -> Pruned:
-        prepared.clock.prefix = f"search, model {len(trials) + 1} of at most {RUNS}: "
+        prepared.clock.prefix = f"search, model {len(trials) + 1} of at most {MAX_RUNS}: "
         copy = reanalyze(prepared.analysis, prepared.analysis.model.copy())
         pruned = attempt(prepared, options(share), copy)
         trials.append(_trial(pruned))
@@ -43,7 +43,7 @@ def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
     def same(one: float, other: float) -> bool:
         return np.array_equal(select(prepared, options(one)).removed, select(prepared, options(other)).removed)
 
-    found = smallest(make, lambda pruned: pruned.met, same)
+    found = furthest_good(make, lambda pruned: pruned.met, same)
     prepared.clock.prefix = ""
     return found, SearchReport(trials, _amount(found.options.channels))
 

@@ -15,7 +15,7 @@ from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.extensions import criteria
 from onnxprune.graph.graph import Graph, Value
-from onnxprune.importance.trials import Change, Trials
+from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import cells
@@ -153,7 +153,7 @@ def _allotted(
             measured.append([])
             for probe in PROBES:
                 made = zeroed(layer, "wanda", pattern.with_share(probe), matrix, seen[layer.name])
-                changes = [Change(layer.name, block, weight) for block, weight in enumerate(made)]
+                changes = [WeightChange(layer.name, block, weight) for block, weight in enumerate(made)]
                 measured[-1].append(trials.error(changes))
     sizes = [int(np.prod(layer.dims)) for layer in layers]
     found = shares(sizes, PROBES, measured, pattern.share or 0.0)

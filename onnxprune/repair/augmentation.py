@@ -19,7 +19,7 @@ from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
 from onnxprune.runtime.session import session
 from onnxprune.statistics.moments import Batches
-from onnxprune.verification.comparable_outputs import unsquashed
+from onnxprune.verification.comparable_outputs import with_comparable_outputs
 from onnxprune.verification.output_error import Errors
 
 MAX_SHIFT = 0.1
@@ -70,7 +70,7 @@ class Variants:
 
     def _flips_are_natural(self, model: Model) -> bool:
         """Whether the model's outputs are about as stable under flips as under shifts."""
-        view, centres = unsquashed(model)
+        view, centres = with_comparable_outputs(model)
         runner = session(view)
 
         def outputs(feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:

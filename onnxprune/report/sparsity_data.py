@@ -61,7 +61,7 @@ def _numbers(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float
             points = model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
             found: NDArray[np.float32] = unpacked(model.array(value.tensor), model.array(scale.tensor), points, bits)
             return found
-    return sparsity.real(model, coupling, value)
+    return sparsity.real_values(model, coupling, value)
 
 
 def _entry(value: Value, weight: Weight | None, gone: NDArray[np.bool_]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _entry(value: Value, weight: Weight | None, gone: NDArray[np.bool_]) -> dict
         "reduction_axis": None if layout is None else layout.inputs,
         "patterns": patterns,
         "blocks": [] if layout is None else [str(b) for b in BLOCKS if _in_blocks(b, gone, layout)],
-        "tensorrt": None if weight is None else asdict(tensorrt.judge(weight, "2:4" in patterns)),
+        "tensorrt": None if weight is None else asdict(tensorrt.check_weight(weight, "2:4" in patterns)),
     }
 
 

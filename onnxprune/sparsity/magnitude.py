@@ -1,4 +1,4 @@
-"""Zeros by magnitude, straight on stored weights."""
+"""Zeros by magnitude, set in the stored weights."""
 
 from __future__ import annotations
 
@@ -18,46 +18,49 @@ from onnxprune.sparsity.masks import Mask
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-"""The unsigned type of so many bytes."""
+"""Item size in bytes -> unsigned integer type."""
 
 
 def zero_smallest(
     model: Model, coupling: Coupling, targets: Sequence[Weight], pattern: Pattern, across: bool
 ) -> dict[str, Mask]:
-    """Sets the smallest elements of weights to zero, in place; zero of a quantised weight is its zero point.
+    """Sets the smallest elements of weights to zero, in place; those of a quantized weight to its zero point.
 
     Args:
-        model: The model whose proto was analysed.
+        model: The analyzed model.
         coupling: Its analysis.
-        targets: Weights to thin out; other patterns than ``weights`` need their layout.
+        targets: The weights; patterns other than ``weights`` need their layout.
         pattern: The pattern.
-        across: Rank the elements or blocks of all weights together; each weight is first divided by its root mean
-            square.
+        across: Whether to rank the elements or blocks of all weights together, after dividing each weight by its root
+            mean square.
 
     Returns:
-        Constant -> mask of the elements that were set to zero.
+        Qualified name of each constant -> mask of the elements that were set to zero.
     """
     chosen: list[Mask] = []
     if across:
-        sizes = [np.abs(real(model, coupling, w.value)) for w in targets]
+        sizes = [np.abs(real_values(model, coupling, w.value)) for w in targets]
         chosen = pattern.masks(sizes, [w.layout for w in targets])
     done = {}
     for i, weight in enumerate(targets):
         assert weight.value.tensor is not None
-        array = model.array(weight.value.tensor)  # once: every look at an inline one copies it
-        gone = (
-            chosen[i] if across else pattern.mask(_worth(model, coupling, weight.value, array, pattern), weight.layout)
+        array = model.array(weight.value.tensor)  # once: each access to an inline tensor copies it
+        zeroed = (
+            chosen[i]
+            if across
+            else pattern.mask(_magnitudes(model, coupling, weight.value, array, pattern), weight.layout)
         )
-        if gone.any():
-            clear(model, coupling, weight.value, gone, array)
-            done[weight.value.key] = gone
+        if zeroed.any():
+            zero_elements(model, coupling, weight.value, zeroed, array)
+            done[weight.value.key] = zeroed
     return done
 
 
-def _worth(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
-    """What ranks the elements of a weight: magnitudes, or of floats their bits less the sign, a view's work.
+def _magnitudes(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
+    """Returns scores that rank the elements of a weight by magnitude; shape of the weight.
 
-    Blocks sum what their elements are worth, and need the numbers.
+    For floats these are the bits without the sign, which have the same order and need no conversion. Blocks are ranked
+    by sums, and quantized weights by real values, so these need the magnitudes themselves.
     """
     array = np.ascontiguousarray(array)
     if (
@@ -65,41 +68,53 @@ def _worth(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], 
         or array.dtype.name not in _FLOATS
         or value in coupling.ties.quantised
     ):
-        return np.abs(real(model, coupling, value, array))
+        return np.abs(real_values(model, coupling, value, array))
     kind = np.dtype(_UNSIGNED[array.dtype.itemsize])
     found: NDArray[Any] = np.bitwise_and(array.view(kind), kind.type(np.iinfo(kind).max // 2))
     return found
 
 
-def clear(model: Model, coupling: Coupling, value: Value, gone: Mask, array: NDArray[Any] | None = None) -> None:
-    """Sets the masked elements of one constant to zero, in place; `array` is what is stored, where it has been read."""
+def zero_elements(
+    model: Model, coupling: Coupling, value: Value, zeroed: Mask, array: NDArray[Any] | None = None
+) -> None:
+    """Sets the masked elements of one constant to zero, in place.
+
+    Args:
+        model: The analyzed model.
+        coupling: Its analysis.
+        value: The constant.
+        zeroed: Mask of the elements; shape of the constant.
+        array: The stored values, if they have been read already.
+    """
     assert value.tensor is not None
     array = model.array(value.tensor) if array is None else array
-    model.set_array(value.tensor, cleared(model, coupling, value, array, gone))
+    model.set_array(value.tensor, with_zeros(model, coupling, value, array, zeroed))
 
 
-def cleared(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], gone: Mask) -> NDArray[Any]:
-    """The array with its masked elements zero, or the zero point of a quantised weight."""
+def with_zeros(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], zeroed: Mask) -> NDArray[Any]:
+    """Returns an array with its masked elements set to zero, or to the zero point if the constant is quantized."""
     if value in coupling.ties.quantised:
         _, zero, axis = coupling.ties.quantised[value]
         if zero is not None and zero.tensor is not None:
             points = -model.array(zero.tensor).astype(np.float32)
             nothing = dequantised(np.zeros(array.shape, np.float32), np.ones(1, np.float32), points, axis)
-            return np.where(gone, nothing.astype(array.dtype), array)
-    return without(array, gone)
+            return np.where(zeroed, nothing.astype(array.dtype), array)
+    return zero_bits(array, zeroed)
 
 
-def without(array: NDArray[Any], gone: Mask) -> NDArray[Any]:
-    """The array with its masked elements zero, by way of its bits: without a branch that every other element takes."""
+def zero_bits(array: NDArray[Any], zeroed: Mask) -> NDArray[Any]:
+    """Returns an array with its masked elements set to zero, by a branch-free operation on its bits."""
     kind = np.dtype(_UNSIGNED[array.dtype.itemsize])
-    kept = gone.astype(kind)
-    kept -= kind.type(1)  # no bits where an element goes, else all of them
+    kept = zeroed.astype(kind)
+    kept -= kind.type(1)  # 0 for a masked element, else all bits set
     kept &= np.ascontiguousarray(array).view(kind)
     return kept.view(array.dtype)
 
 
-def real(model: Model, coupling: Coupling, value: Value, array: NDArray[Any] | None = None) -> NDArray[np.float32]:
-    """The numbers that a weight stands for; `array` is what is stored, where it has been read."""
+def real_values(
+    model: Model, coupling: Coupling, value: Value, array: NDArray[Any] | None = None
+) -> NDArray[np.float32]:
+    """Returns the real (dequantized) values of a weight; `array` are the stored values, if read already."""
     assert value.tensor is not None
     array = model.array(value.tensor) if array is None else array
     if value in coupling.ties.quantised:

@@ -1,4 +1,4 @@
-"""Arithmetic of masks: all but the largest of groups, means of blocks."""
+"""Mask arithmetic: all but the largest elements of groups, means of blocks, expansion of blocks."""
 
 from __future__ import annotations
 
@@ -11,76 +11,76 @@ from numpy.typing import NDArray
 from onnxprune.graph.operators import WeightLayout
 
 Mask = NDArray[np.bool_]
-Worth = NDArray[Any]
-"""What elements are worth; not negative, of any type that has an order."""
+Scores = NDArray[Any]
+"""Scores of elements: nonnegative, of any ordered type; elements with low scores are set to zero."""
 
 CHUNK = 2**16
-"""Elements that are ranked at a time: so many stay in the cache."""
+"""Number of elements that are ranked at a time, so that they fit into the cache."""
 
 
-def mark_all_but(worth: Worth, gone: Mask, n: int, m: int) -> None:
-    """Of every m along the middle axis all but the n largest; of equal ones the first stays.
+def mask_all_but_largest(scores: Scores, zeroed: Mask, n: int, m: int) -> None:
+    """Masks all but the n largest of every m elements along axis 1, in place; of equal ones the first is kept.
 
-    A tail shorter than m keeps its n largest as well: padded with zeros it is a group like the others.
+    A tail shorter than m keeps its n largest too, as if it were padded with zeros.
     """
-    for some, out in _chunks(worth, gone, m):
+    for some, out in _chunks(scores, zeroed, m):
         before, length, after = some.shape
         whole = length // m * m
         for begin, end, size in ((0, whole, m), (whole, length, length - whole)):
-            if end > begin and size > n:  # to part an axis takes no copy, so what is marked is marked in `gone`
+            if end > begin and size > n:  # splitting an axis makes a view, so that the mask is modified in place
                 shape = (before, (end - begin) // size, size, after)
-                _rank(some[:, begin:end].reshape(shape), out[:, begin:end].reshape(shape), n)
+                _mask_small(some[:, begin:end].reshape(shape), out[:, begin:end].reshape(shape), n)
 
 
-def _chunks(worth: Worth, gone: Mask, m: int) -> Iterator[tuple[Worth, Mask]]:
-    """Parts that are small; along the first axis, and the middle one where that is not enough."""
-    before, length, after = worth.shape
+def _chunks(scores: Scores, zeroed: Mask, m: int) -> Iterator[tuple[Scores, Mask]]:
+    """Yields parts of about `CHUNK` elements, split along axis 0 and, if necessary, axis 1."""
+    before, length, after = scores.shape
     step = max(CHUNK // max(after, 1) // m * m, m)
     rows = max(CHUNK // max(min(length, step) * after, 1), 1)
     for i in range(0, before, rows):
         for j in range(0, length, step):
-            yield worth[i : i + rows, j : j + step], gone[i : i + rows, j : j + step]
+            yield scores[i : i + rows, j : j + step], zeroed[i : i + rows, j : j + step]
 
 
-def _rank(worth: Worth, gone: Mask, n: int) -> None:
-    """Marks all but the n largest along axis 2 of arrays of four axes."""
-    size = worth.shape[2]
+def _mask_small(scores: Scores, zeroed: Mask, n: int) -> None:
+    """Masks all but the n largest along axis 2 of arrays with four axes, in place."""
+    size = scores.shape[2]
     if size > 16:
-        order = np.argsort(-worth.astype(np.float64), axis=2, kind="stable")
-        np.put_along_axis(gone, order[:, :, n:], True, axis=2)
+        order = np.argsort(-scores.astype(np.float64), axis=2, kind="stable")
+        np.put_along_axis(zeroed, order[:, :, n:], True, axis=2)
         return
-    parts = [np.ascontiguousarray(worth[:, :, i]) for i in range(size)]
-    above = [np.zeros(parts[0].shape, dtype=np.int8) for _ in range(size)]  # how many of its group come before it
+    parts = [np.ascontiguousarray(scores[:, :, i]) for i in range(size)]
+    above = [np.zeros(parts[0].shape, dtype=np.int8) for _ in range(size)]  # number of larger elements in the group
     for i in range(size):
         for j in range(i + 1, size):
             later = parts[j] > parts[i]
             above[i] += later
             above[j] += ~later
     for i in range(size):
-        np.greater_equal(above[i], n, out=gone[:, :, i])
+        np.greater_equal(above[i], n, out=zeroed[:, :, i])
 
 
-def block_means(matrices: Worth, rows: int, columns: int) -> NDArray[np.float64]:
-    """Mean worth of the elements of each block; those at the borders may be smaller."""
+def block_means(matrices: Scores, rows: int, columns: int) -> NDArray[np.float64]:
+    """Returns the mean score of each block; blocks at the border may be smaller."""
     sums, sizes = matrices, []
     for axis, step in ((-2, rows), (-1, columns)):
         length = matrices.shape[axis]
         sizes.append(np.minimum(step, length - np.arange(0, length, step)))
-        sums = _summed(sums, axis, step)
+        sums = _sum_neighbours(sums, axis, step)
     means: NDArray[np.float64] = sums / np.outer(*sizes)
     return means
 
 
-def _summed(array: Worth, axis: int, step: int) -> NDArray[np.float64]:
-    """Sums of so many neighbours along one of the last two axes; the last sum may be of fewer."""
-    if step > 16:  # long runs are summed at once
+def _sum_neighbours(array: Scores, axis: int, step: int) -> NDArray[np.float64]:
+    """Sums every `step` neighbours along one of the last two axes; the last sum may have fewer."""
+    if step > 16:  # faster for long runs
         found: NDArray[np.float64] = np.add.reduceat(
             array, np.arange(0, array.shape[axis], step), axis=axis, dtype=np.float64
         )
         return found
     shape = list(array.shape)
     shape[axis] = -(-shape[axis] // step)
-    sums = np.zeros_like(array, dtype=np.float64, shape=shape)  # in the same order in memory, however it is turned
+    sums = np.zeros_like(array, dtype=np.float64, shape=shape)  # keeps the memory order of a transposed array
     along, into = np.moveaxis(array, axis, 0), np.moveaxis(sums, axis, 0)
     for i in range(min(step, len(along))):
         part = along[i::step]
@@ -88,16 +88,16 @@ def _summed(array: Worth, axis: int, step: int) -> NDArray[np.float64]:
     return sums
 
 
-def expand(blocks: Mask, like: Worth, layout: WeightLayout, rows: int, columns: int) -> Mask:
-    """The mask of elements, of the shape of `like`, for one of blocks."""
-    gone = np.zeros(like.shape, dtype=bool)
-    view = layout.matrices(gone)
+def expand_blocks(blocks: Mask, like: Scores, layout: WeightLayout, rows: int, columns: int) -> Mask:
+    """Expands a mask of blocks to a mask of elements; shape of `like`."""
+    zeroed = np.zeros(like.shape, dtype=bool)
+    view = layout.matrices(zeroed)
     height, width = view.shape[-2:]
-    view[...] = widen(widen(blocks, -2, rows, height), -1, columns, width)
-    return gone
+    view[...] = repeat_blocks(repeat_blocks(blocks, -2, rows, height), -1, columns, width)
+    return zeroed
 
 
-def widen(blocks: Mask, axis: int, step: int, length: int) -> Mask:
-    """Each block repeated `step` times along an axis, the last one less where the axis is shorter."""
+def repeat_blocks(blocks: Mask, axis: int, step: int, length: int) -> Mask:
+    """Repeats each block `step` times along one of the last two axes, up to `length` elements."""
     repeated: Mask = blocks.repeat(step, axis=axis)
     return repeated[(..., slice(length)) if axis == -1 else (..., slice(length), slice(None))]

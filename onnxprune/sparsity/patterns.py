@@ -1,4 +1,4 @@
-"""The package's own patterns of zeros: any elements, N:M, and blocks."""
+"""The built-in patterns of zeros: unstructured, N:M, and blocks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from onnxprune.errors import InputError
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.patterns import Pattern, pattern
-from onnxprune.sparsity.masks import Mask, Worth, block_means, expand, mark_all_but, widen
+from onnxprune.sparsity.masks import Mask, Scores, block_means, expand_blocks, mask_all_but_largest, repeat_blocks
 from onnxprune.sparsity.unstructured import smallest, smallest_across
 
 LARGEST = 4096
-"""No block and no group of an N:M pattern is longer."""
+"""Maximum length of a block and of a group of an N:M pattern."""
 
 
 @pattern("weights")
 @dataclass(frozen=True)
 class Unstructured(Pattern):
-    """Any elements.
+    """Unstructured zeros.
 
     Attributes:
-        share: Share of the elements of each weight.
+        share: Share of zeros in each weight.
     """
 
     share: float | None = None
@@ -35,33 +35,33 @@ class Unstructured(Pattern):
 
     @classmethod
     def parse(cls, text: str) -> Unstructured | None:
-        """Reads ``weights``."""
+        """Parses ``weights``."""
         return cls() if text == "weights" else None
 
     def __str__(self) -> str:
         return "weights"
 
-    def mask(self, worth: Worth, layout: WeightLayout | None) -> Mask:
-        """The smallest elements."""
-        return smallest(worth, self.share or 0.0)
+    def mask(self, scores: Scores, layout: WeightLayout | None) -> Mask:
+        """Returns the mask of the smallest elements."""
+        return smallest(scores, self.share or 0.0)
 
-    def masks(self, worths: Sequence[Worth], layouts: Sequence[WeightLayout | None]) -> list[Mask]:
-        """The smallest of all weights, each divided by its root mean square first."""
-        return smallest_across(worths, self.share or 0.0)
+    def masks(self, all_scores: Sequence[Scores], layouts: Sequence[WeightLayout | None]) -> list[Mask]:
+        """Returns the masks of the smallest elements of all weights, each divided by its root mean square first."""
+        return smallest_across(all_scores, self.share or 0.0)
 
     def holds(self, zero: NDArray[np.bool_], layout: WeightLayout | None) -> bool:
-        """Any zeros do."""
+        """Always true: any zeros are allowed."""
         return True
 
 
 @pattern("n:m")
 @dataclass(frozen=True)
 class NOfM(Pattern):
-    """Of every M neighbouring inputs of an output, N stay.
+    """N:M sparsity: N of every M consecutive inputs of an output are kept.
 
     Attributes:
-        n: How many of a group stay.
-        m: Neighbouring inputs in a group.
+        n: Number of kept inputs of a group.
+        m: Number of inputs of a group.
     """
 
     n: int
@@ -71,7 +71,7 @@ class NOfM(Pattern):
 
     @classmethod
     def parse(cls, text: str) -> NOfM | None:
-        """Reads ``N:M``."""
+        """Parses ``N:M``."""
         match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text)
         if match is None:
             return None
@@ -87,23 +87,23 @@ class NOfM(Pattern):
 
     @property
     def width(self) -> int:
-        """The length of a group."""
+        """Length of a group."""
         return self.m
 
     @property
     def kept(self) -> int:
-        """How many of a group stay."""
+        """Number of kept inputs of a group."""
         return self.n
 
-    def mask(self, worth: Worth, layout: WeightLayout | None) -> Mask:
-        """All but the N largest of each group; a shorter group at the end keeps its N largest as well."""
+    def mask(self, scores: Scores, layout: WeightLayout | None) -> Mask:
+        """Returns the mask of all but the N largest elements of each group; a shorter last group keeps N too."""
         assert layout is not None
-        zero = np.zeros(worth.shape, dtype=bool)
-        mark_all_but(layout.runs(worth), layout.runs(zero), self.n, self.m)
+        zero = np.zeros(scores.shape, dtype=bool)
+        mask_all_but_largest(layout.runs(scores), layout.runs(zero), self.n, self.m)
         return zero
 
     def holds(self, zero: NDArray[np.bool_], layout: WeightLayout | None) -> bool:
-        """Whether no group, a shorter one at the end included, has more than N elements that are not zero."""
+        """Whether no group, a shorter last one included, has more than N nonzero elements."""
         assert layout is not None
         runs = layout.runs(~zero)
         ends = np.arange(0, runs.shape[1], self.m)
@@ -113,12 +113,12 @@ class NOfM(Pattern):
 @pattern("blocks")
 @dataclass(frozen=True)
 class Blocks(Pattern):
-    """Blocks of neighbouring outputs and inputs; those at the borders may be smaller.
+    """Blocks of consecutive outputs and inputs; blocks at the borders may be smaller.
 
     Attributes:
-        rows: Outputs of a block.
-        columns: Inputs of a block.
-        share: Share of the blocks of each weight.
+        rows: Number of outputs of a block.
+        columns: Number of inputs of a block.
+        share: Share of zero blocks in each weight.
     """
 
     rows: int = 1
@@ -129,7 +129,7 @@ class Blocks(Pattern):
 
     @classmethod
     def parse(cls, text: str) -> Blocks | None:
-        """Reads ``ROWSxCOLUMNS``."""
+        """Parses ``ROWSxCOLUMNS``."""
         match = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", text)
         if match is None:
             return None
@@ -143,32 +143,33 @@ class Blocks(Pattern):
 
     @property
     def width(self) -> int:
-        """Inputs of a block."""
+        """Number of inputs of a block."""
         return self.columns
 
-    def mask(self, worth: Worth, layout: WeightLayout | None) -> Mask:
-        """The blocks that are worth least on average."""
+    def mask(self, scores: Scores, layout: WeightLayout | None) -> Mask:
+        """Returns the mask of the blocks with the smallest mean score."""
         assert layout is not None
-        means = block_means(layout.matrices(worth), self.rows, self.columns)
-        return expand(smallest(means, self.share or 0.0), worth, layout, self.rows, self.columns)
+        means = block_means(layout.matrices(scores), self.rows, self.columns)
+        return expand_blocks(smallest(means, self.share or 0.0), scores, layout, self.rows, self.columns)
 
-    def masks(self, worths: Sequence[Worth], layouts: Sequence[WeightLayout | None]) -> list[Mask]:
-        """The same over the blocks of all weights, each divided by its root mean square first."""
+    def masks(self, all_scores: Sequence[Scores], layouts: Sequence[WeightLayout | None]) -> list[Mask]:
+        """Returns the masks of the smallest blocks of all weights, each divided by its root mean square first."""
         known = [layout for layout in layouts if layout is not None]
         means = [
-            block_means(layout.matrices(w), self.rows, self.columns) for w, layout in zip(worths, known, strict=True)
+            block_means(layout.matrices(w), self.rows, self.columns)
+            for w, layout in zip(all_scores, known, strict=True)
         ]
         return [
-            expand(zero, w, layout, self.rows, self.columns)
-            for zero, w, layout in zip(smallest_across(means, self.share or 0.0), worths, known, strict=True)
+            expand_blocks(zero, w, layout, self.rows, self.columns)
+            for zero, w, layout in zip(smallest_across(means, self.share or 0.0), all_scores, known, strict=True)
         ]
 
     def holds(self, zero: NDArray[np.bool_], layout: WeightLayout | None) -> bool:
-        """Whether all zeros fill whole blocks."""
+        """Whether all zeros form whole blocks."""
         assert layout is not None
         matrices: NDArray[Any] = layout.matrices(zero)
         whole = matrices
         for axis, step in ((-2, self.rows), (-1, self.columns)):
             at = np.arange(0, matrices.shape[axis], step)
-            whole = widen(np.logical_and.reduceat(whole, at, axis=axis), axis, step, matrices.shape[axis])
+            whole = repeat_blocks(np.logical_and.reduceat(whole, at, axis=axis), axis, step, matrices.shape[axis])
         return bool((whole == matrices).all())

@@ -1,7 +1,7 @@
-"""Which weights of a linear layer become zero, and what the rest becomes, given the Gram matrix of what it reads.
+"""Solvers for sparse linear layers: zeros and compensated weights, given the Gram matrix of the layer's input.
 
-All of these minimise ``tr((W - W0) H (W - W0)^T)``, the squared error of what the layer makes, over matrices with
-zeros in a pattern. Columns are ordered so that the inputs of one kernel position lie side by side.
+All of them minimize the squared error of the layer's output, ``tr((W - W0) H (W - W0)^T)``, over matrices W with zeros
+in a pattern. Columns are ordered by kernel position, then by input channel.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from onnxprune.sparsity.masks import Mask
 
 Floats = NDArray[Any]
 
-DAMP = 0.01
-"""Share of the mean of the diagonal that is added to it."""
+DAMPING = 0.01
+"""Damping that is added to the diagonal of the Gram matrix, relative to its mean."""
 BLOCK = 128
-"""Columns that are swept before the rest hears of it."""
+"""Number of columns after which the remaining ones are updated (lazy batch updates of SparseGPT)."""
 STEPS = 300
-"""Of the alternating directions at most."""
+"""Maximum number of ADMM steps."""
 
 
-def select(worth: Floats, pattern: Pattern, channels: int) -> Mask:
-    """Mask of what a pattern takes of matrices.
+def select(scores: Floats, pattern: Pattern, channels: int) -> Mask:
+    """Returns the mask of the elements of matrices that a pattern sets to zero; shape of the scores.
 
     Args:
-        worth: What elements are worth; shape (groups, outputs, kernel positions * channels).
+        scores: Scores of the elements; shape (groups, outputs, kernel positions * channels).
         pattern: The pattern.
-        channels: Inputs at one kernel position.
+        channels: Number of input channels per kernel position.
     """
-    groups, outputs, columns = worth.shape
-    split = np.ascontiguousarray(worth).reshape(groups, outputs, columns // channels, channels)
-    gone: Mask = pattern.mask(split, WeightLayout(inputs=3, outputs=1)).reshape(worth.shape)
-    return gone
+    groups, outputs, columns = scores.shape
+    split = np.ascontiguousarray(scores).reshape(groups, outputs, columns // channels, channels)
+    zeroed: Mask = pattern.mask(split, WeightLayout(inputs=3, outputs=1)).reshape(scores.shape)
+    return zeroed
 
 
 def wanda(weight: Floats, gram: Floats, pattern: Pattern, channels: int) -> Mask:
-    """Mask by size of the weight times norm of what it reads; any elements are ranked among those of the same output.
+    """Returns the Wanda mask: scores are ``|w| |x|``, and the pattern ``weights`` is applied to each output separately.
 
     Sun et al., "A simple and effective pruning approach for large language models", ICLR 2024.
 
@@ -50,72 +50,73 @@ def wanda(weight: Floats, gram: Floats, pattern: Pattern, channels: int) -> Mask
         weight: Shape (groups, outputs, columns).
         gram: Second moments of the columns; shape (groups, columns, columns).
         pattern: The pattern.
-        channels: Inputs at one kernel position.
+        channels: Number of input channels per kernel position.
     """
     norms = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0))
-    worth = np.abs(weight) * norms[:, None]
+    scores = np.abs(weight) * norms[:, None]
     if not pattern.elementwise:
-        return select(worth, pattern, channels)
-    rows = worth.reshape(-1, worth.shape[2])
+        return select(scores, pattern, channels)
+    rows = scores.reshape(-1, scores.shape[2])
     order = np.argsort(rows, axis=1, kind="stable")
-    gone = np.zeros(rows.shape, dtype=bool)
-    np.put_along_axis(gone, order[:, : share(pattern.share or 0.0, rows.shape[1])], True, axis=1)
-    return gone.reshape(weight.shape)
+    zeroed = np.zeros(rows.shape, dtype=bool)
+    np.put_along_axis(zeroed, order[:, : share(pattern.share or 0.0, rows.shape[1])], True, axis=1)
+    return zeroed.reshape(weight.shape)
 
 
-def sparsegpt(weight: Floats, gram: Floats, pattern: Pattern, channels: int, damp: float = DAMP) -> Floats:
-    """Sweeps over the columns: each loses its zeros, and those behind it make up for that.
+def sparsegpt(weight: Floats, gram: Floats, pattern: Pattern, channels: int, damp: float = DAMPING) -> Floats:
+    """SparseGPT: sets elements to zero column by column, and compensates with the later columns.
 
     Frantar and Alistarh, "SparseGPT: massive language models can be accurately pruned in one-shot", ICML 2023. The
-    Cholesky factor of the inverse is the inverse of a Cholesky factor, of the matrix read from its end, so that no
-    matrix is inverted but a triangular one.
+    Cholesky factor of the inverse is computed as the inverse of a Cholesky factor of the matrix in reverse order, so
+    that only a triangular matrix is inverted.
 
     Args:
         weight: Shape (outputs, columns).
         gram: Shape (columns, columns); its type is that of the arithmetic.
-        pattern: The pattern; shares hold for every block of columns.
-        channels: Inputs at one kernel position.
-        damp: Share of the mean of the diagonal that is added to it.
+        pattern: The pattern; a share of zeros holds in every block of columns.
+        channels: Number of input channels per kernel position.
+        damp: Damping that is added to the diagonal, relative to its mean.
 
     Returns:
         The weight with zeros; shape (outputs, columns).
     """
     upper = inverse_factor(gram, damp)
     diagonal = np.diagonal(upper)
-    turned = np.array(weight.T, dtype=gram.dtype, order="C")  # columns as rows: a step touches memory in one piece
-    groups = _groups(turned.shape[0], channels, pattern)
-    chosen = None  # a pattern that no block of columns can be chosen for by itself is chosen for all of them first
+    transposed = np.array(weight.T, dtype=gram.dtype, order="C")  # contiguous columns
+    groups = _group_starts(transposed.shape[0], channels, pattern)
+    chosen = None  # the mask of all columns, for patterns that cannot be applied to a block of columns alone
     if not pattern.by_columns:
         chosen = select(np.square(weight / diagonal)[None], pattern, channels)[0].T
-    for begin, end, starts in _blocks(groups, turned.shape[0]):
-        part, errors = turned[begin:end], np.empty((end - begin, turned.shape[1]), dtype=gram.dtype)
-        gone = np.zeros(part.shape, dtype=bool)
+    for begin, end, starts in _blocks(groups, transposed.shape[0]):
+        part, errors = transposed[begin:end], np.empty((end - begin, transposed.shape[1]), dtype=gram.dtype)
+        zeroed = np.zeros(part.shape, dtype=bool)
         if chosen is not None:
-            gone[:] = chosen[begin:end]
+            zeroed[:] = chosen[begin:end]
         elif not pattern.local:
-            gone[:] = _weakest(part, diagonal[begin:end], pattern, starts)
+            zeroed[:] = _cheapest(part, diagonal[begin:end], pattern, starts)
         for i in range(end - begin):
             if chosen is None and pattern.local and (size := starts.get(i)):
-                worth = np.square(part[i : i + size] / diagonal[begin + i : begin + i + size, None])
-                gone[i : i + size] = pattern.mask(worth, WeightLayout(0, 1))
-            np.multiply(part[i], gone[i] / diagonal[begin + i], out=errors[i])
-            part[i][gone[i]] = 0
+                scores = np.square(part[i : i + size] / diagonal[begin + i : begin + i + size, None])
+                zeroed[i : i + size] = pattern.mask(scores, WeightLayout(0, 1))
+            np.multiply(part[i], zeroed[i] / diagonal[begin + i], out=errors[i])
+            part[i][zeroed[i]] = 0
             part[i + 1 :] -= upper[begin + i, begin + i + 1 : end, None] * errors[i]
-        turned[end:] -= upper[begin:end, end:].T @ errors
-    return np.ascontiguousarray(turned.T)
+        transposed[end:] -= upper[begin:end, end:].T @ errors
+    return np.ascontiguousarray(transposed.T)
 
 
 def alps(weight: Floats, gram: Floats, pattern: Pattern, channels: int) -> Floats:
-    """Alternating directions: least squares here, zeros there, pulled together ever harder until the zeros stay.
+    """ALPS: alternating direction method of multipliers (ADMM) between least squares and the pattern.
 
     Meng et al., "ALPS: Improved optimization for highly sparse one-shot pruning for large language models", NeurIPS
-    2024: scaled to a unit diagonal, one eigendecomposition, and a penalty that grows by how much the zeros still move.
+    2024: the Gram matrix is scaled to a unit diagonal and decomposed once; the penalty grows, the faster the more the
+    mask still changes, until the mask is constant.
 
     Args:
         weight: Shape (groups, outputs, columns).
         gram: Positive definite; shape (groups, columns, columns).
         pattern: The pattern.
-        channels: Inputs at one kernel position.
+        channels: Number of input channels per kernel position.
 
     Returns:
         The weight with zeros, refitted by `refine`.
@@ -124,34 +125,37 @@ def alps(weight: Floats, gram: Floats, pattern: Pattern, channels: int) -> Float
     h = gram / (scale[:, :, None] * scale[:, None, :])
     target = weight * scale[:, None]
     values, vectors = np.linalg.eigh(h)
-    back = vectors.transpose(0, 2, 1)
-    rho, made, dual = 0.1, target, np.zeros_like(target)
-    gone = select(np.abs(target), pattern, channels)
-    sparse, asked = np.where(gone, 0, target), max(int(gone.sum()), 1)
-    pulled = target @ h
+    inverse_vectors = vectors.transpose(0, 2, 1)
+    rho, dense, dual = 0.1, target, np.zeros_like(target)
+    zeroed = select(np.abs(target), pattern, channels)
+    sparse, count = np.where(zeroed, 0, target), max(int(zeroed.sum()), 1)
+    right = target @ h
     for step in range(STEPS):
-        made = ((pulled - dual + rho * sparse) @ vectors / (values + rho)[:, None]) @ back
-        wanted = made + dual / rho
-        now = select(np.abs(wanted), pattern, channels)
-        sparse, moved = np.where(now, 0, wanted), int((now != gone).sum())
-        dual = dual + rho * (made - sparse)
-        gone = now
+        dense = ((right - dual + rho * sparse) @ vectors / (values + rho)[:, None]) @ inverse_vectors
+        projected = dense + dual / rho
+        new_mask = select(np.abs(projected), pattern, channels)
+        sparse, changed = np.where(new_mask, 0, projected), int((new_mask != zeroed).sum())
+        dual = dual + rho * (dense - sparse)
+        zeroed = new_mask
         if step % 3 == 2:
-            if moved == 0:
+            if changed == 0:
                 break
-            rho *= 1.3 if moved > 0.1 * asked else 1.2 if moved > 0.005 * asked else 1.1
-    return refine(np.where(gone, 0, made / scale[:, None]), weight, gram, ~gone)
+            rho *= 1.3 if changed > 0.1 * count else 1.2 if changed > 0.005 * count else 1.1
+    return refine(np.where(zeroed, 0, dense / scale[:, None]), weight, gram, ~zeroed)
 
 
 def refine(start: Floats, target: Floats, gram: Floats, keep: Mask, steps: int = 30) -> Floats:
-    """The best values where elements may be other than zero, by preconditioned conjugate gradients.
+    """Minimizes the error over the nonzero elements by preconditioned conjugate gradients (Jacobi preconditioner).
 
     Args:
-        start: Where to begin; zero outside `keep`; shape (groups, outputs, columns).
-        target: What to come near to.
+        start: Initial matrices, zero outside `keep`; shape (groups, outputs, columns).
+        target: The original matrices; shape (groups, outputs, columns).
         gram: Positive definite; shape (groups, columns, columns).
-        keep: Which elements may be other than zero.
-        steps: Steps at most.
+        keep: Mask of the elements that may be nonzero; shape (groups, outputs, columns).
+        steps: Maximum number of steps.
+
+    Returns:
+        Shape (groups, outputs, columns).
     """
     x = start.copy()
     inverse = 1 / np.diagonal(gram, axis1=1, axis2=2)[:, None]
@@ -174,8 +178,8 @@ def refine(start: Floats, target: Floats, gram: Floats, keep: Mask, steps: int =
     return found
 
 
-def inverse_factor(gram: Floats, damp: float = DAMP) -> Floats:
-    """The upper triangular R with ``R^T R`` the inverse of a damped Gram matrix; shape as the matrix."""
+def inverse_factor(gram: Floats, damp: float = DAMPING) -> Floats:
+    """Returns the upper triangular R for which ``R^T R`` is the inverse of the damped Gram matrix; shape of `gram`."""
     n = len(gram)
     damped = gram[::-1, ::-1].copy()
     diagonal = np.einsum("ii->i", damped)
@@ -187,7 +191,7 @@ def inverse_factor(gram: Floats, damp: float = DAMP) -> Floats:
 
 
 def _cholesky(matrix: Floats) -> Floats:
-    """The lower factor; a matrix that is not positive definite to rounding gets more on its diagonal, in place."""
+    """Returns the lower Cholesky factor; damping is added, in place, until the matrix is positive definite."""
     diagonal = np.einsum("ii->i", matrix)
     more = 1e-7 * float(np.abs(diagonal).mean())
     while np.isfinite(more):
@@ -201,7 +205,7 @@ def _cholesky(matrix: Floats) -> Floats:
 
 
 def _invert_lower(a: Floats, begin: int, end: int) -> None:
-    """Inverts a lower triangular part in place, by halves, so that nearly all of it is matrix products."""
+    """Inverts a lower triangular block in place, recursively by halves, so that most work is matrix products."""
     if end - begin <= 64:
         part = a[begin:end, begin:end]
         part[:] = np.tril(np.linalg.inv(part))
@@ -213,13 +217,17 @@ def _invert_lower(a: Floats, begin: int, end: int) -> None:
     corner[:] = -(a[middle:end, middle:end] @ (corner @ a[begin:middle, begin:middle]))
 
 
-def _groups(columns: int, channels: int, pattern: Pattern) -> list[int]:
-    """Where groups of columns begin that are judged as one: those of an N:M pattern, or of a block."""
+def _group_starts(columns: int, channels: int, pattern: Pattern) -> list[int]:
+    """Returns the first column of each group: M columns of an N:M pattern, or the columns of a block."""
     return [k + c for k in range(0, columns, channels) for c in range(0, channels, pattern.width)]
 
 
 def _blocks(groups: Sequence[int], columns: int) -> list[tuple[int, int, dict[int, int]]]:
-    """Blocks of whole groups of at least `BLOCK` columns: begin, end, and size of each group by its place within."""
+    """Splits columns into blocks of whole groups with at least `BLOCK` columns.
+
+    Returns:
+        Begin and end of each block, and the size of each group by its position in the block.
+    """
     ends = [*groups[1:], columns]
     found: list[tuple[int, int, dict[int, int]]] = []
     begin, mine = 0, dict[int, int]()
@@ -231,16 +239,16 @@ def _blocks(groups: Sequence[int], columns: int) -> list[tuple[int, int, dict[in
     return found
 
 
-def _weakest(part: Floats, diagonal: Floats, pattern: Pattern, starts: dict[int, int]) -> Mask:
-    """Which elements of a block of columns (as rows) go, by what their removal costs."""
-    worth = np.square(part / diagonal[:, None])
+def _cheapest(part: Floats, diagonal: Floats, pattern: Pattern, starts: dict[int, int]) -> Mask:
+    """Returns the mask of the elements of a block (columns as rows) whose removal costs least."""
+    scores = np.square(part / diagonal[:, None])
     if pattern.elementwise:
-        return pattern.mask(worth, None)
-    # columns of blocks may end early at the border of a kernel position: pieces of one width are judged together
+        return pattern.mask(scores, None)
+    # Groups at the border of a kernel position may be narrower: groups of one width are ranked together.
     sizes = np.array([starts[i] for i in sorted(starts)])
-    gone = np.zeros(worth.shape, dtype=bool)
+    zeroed = np.zeros(scores.shape, dtype=bool)
     at = np.array(sorted(starts))
     for size in np.unique(sizes):
         rows = (at[sizes == size][:, None] + np.arange(size)).ravel()
-        gone[rows] = pattern.mask(worth[rows], WeightLayout(0, 1))
-    return gone
+        zeroed[rows] = pattern.mask(scores[rows], WeightLayout(0, 1))
+    return zeroed

@@ -1,4 +1,4 @@
-"""From weights that sum over the same units to the columns and stripes that a search for their order looks at."""
+"""Builds the inputs of the permutation search (columns and stripes) from weights that contract over the same units."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from onnxprune.sparsity.permutation_search import Index, Stripes
 from onnxprune.sparsity.swap_gains import Floats
 
 
-class Reader(NamedTuple):
-    """A weight that sums over some units.
+class ReadingWeight(NamedTuple):
+    """A weight that contracts over some units.
 
     Attributes:
-        worth: What its elements are worth; shape of the weight.
-        layout: How it is read.
-        places: The indices of its reduction axis that each unit owns; shape (units, indices a unit).
+        scores: Scores of its elements; shape of the weight.
+        layout: How the layer reads it.
+        positions: Indices of its reduction axis that each unit owns; shape (units, indices per unit).
     """
 
-    worth: Floats
+    scores: Floats
     layout: WeightLayout
-    places: Index
+    positions: Index
 
 
-def gather(readers: Iterable[Reader], m: int, share: float, rng: np.random.Generator) -> list[Stripes]:
-    """Rows of weights as stripes; rows whose stripes hold the same units are one part.
+def gather(readers: Iterable[ReadingWeight], m: int, share: float, rng: np.random.Generator) -> list[Stripes]:
+    """Collects rows of weights; rows whose stripes contain the same units form one part.
 
-    Units that own several indices have a row for each. A weight of which one stripe holds a unit twice, or units at
-    different ones of their indices, does not fit into this picture and is left out.
+    A unit with several indices contributes a row for each of them. A weight is skipped if a stripe contains several
+    indices of one unit, or indices of different rank in their units.
 
     Args:
         readers: The weights.
         m: Length of a stripe.
-        share: Share of the rows of each weight that is drawn.
-        rng: What draws them.
+        share: Share of the rows of each weight that is sampled.
+        rng: Random numbers of the sampling.
     """
     found: dict[bytes, tuple[Index, list[Floats], list[Floats]]] = {}
-    for worth, layout, places in readers:
-        lines = np.moveaxis(worth, layout.inputs, 0).reshape(worth.shape[layout.inputs], -1)
+    for scores, layout, positions in readers:
+        lines = np.moveaxis(scores, layout.inputs, 0).reshape(scores.shape[layout.inputs], -1)
         if share < 1:
             count = max(round(share * lines.shape[1]), 1)
             lines = lines[:, np.sort(rng.choice(lines.shape[1], count, replace=False))]
-        for turn, (slots, at) in enumerate(_stripes(len(lines), layout.input_blocks, places, m)):
+        for turn, (slots, at) in enumerate(_stripes(len(lines), layout.input_blocks, positions, m)):
             fixed = np.where(((slots < 0) & (at >= 0))[:, :, None], lines[at], np.float32(0))
             part = found.setdefault(slots.tobytes(), (slots, [], []))
-            part[1].append(lines[places[:, turn]])
+            part[1].append(lines[positions[:, turn]])
             part[2].append(fixed)
     return [
         Stripes(np.concatenate(values, axis=1), slots, _concatenated(fixed)) for slots, values, fixed in found.values()
@@ -60,23 +60,23 @@ def _concatenated(fixed: list[Floats]) -> Floats | None:
     return found if found.any() else None
 
 
-def _stripes(length: int, blocks: int, places: Index, m: int) -> Iterator[tuple[Index, Index]]:
-    """Units and indices in each stripe that holds units, for the first, second, ... index that units own."""
+def _stripes(length: int, blocks: int, positions: Index, m: int) -> Iterator[tuple[Index, Index]]:
+    """Yields units and indices of the stripes that contain the first, second, ... index of the units."""
     grid = _grid(length, blocks, m)
-    owner, turn = np.full(length + 1, -1), np.full(length + 1, -1)  # the last is what index -1 stands for
-    owner[places] = np.arange(len(places))[:, None]
-    turn[places] = np.arange(places.shape[1])
+    owner, turn = np.full(length + 1, -1), np.full(length + 1, -1)  # the last entry belongs to index -1
+    owner[positions] = np.arange(len(positions))[:, None]
+    turn[positions] = np.arange(positions.shape[1])
     turns = turn[grid]
     latest = turns.max(axis=1)
     if ((turns >= 0) & (turns != latest[:, None])).any():
         return
-    for j in range(places.shape[1]):
+    for j in range(positions.shape[1]):
         mine = grid[latest == j]
         yield owner[mine], mine
 
 
 def _grid(length: int, blocks: int, m: int) -> NDArray[np.int64]:
-    """The indices of each stripe, -1 behind the last of a block; shape (stripes, m)."""
+    """Returns the indices of each stripe, -1 for padding at the end of a block; shape (stripes, m)."""
     block = length // blocks
     inside = np.full(-(-block // m) * m, -1)
     inside[:block] = np.arange(block)

@@ -1,4 +1,4 @@
-"""Sums over rows of what each of some vectors makes with each of many others, without holding that."""
+"""Pairwise reductions: sums over rows of a function of two columns, computed in chunks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,26 @@ Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
 
 CHUNK = 2**16
-"""Elements that are made at a time: so many stay in the cache."""
+"""Number of elements that are computed at a time, so that they fit into the cache."""
 
-Join = Callable[[Floats, Floats, Floats], Any]
-"""Writes what an element adds up to with many others: given each as (quantities, rows), (quantities, many, rows)."""
+PairFunction = Callable[[Floats, Floats, Floats], Any]
+"""Writes f(one, other) for many others into the last argument.
+
+The arguments have shapes (quantities, rows), (quantities, others, rows) and (others, rows).
+"""
 
 
-def sums(ones: Floats, others: Floats, join: Join) -> Sums:
-    """Sums over the rows of what each of `ones` makes with each of `others`; shape (ones, others)."""
+def pairwise_sums(ones: Floats, others: Floats, join: PairFunction) -> Sums:
+    """Returns the sum over rows of a function of each pair of columns.
+
+    Args:
+        ones: Shape (quantities, ones, rows).
+        others: Shape (quantities, others, rows).
+        join: The function.
+
+    Returns:
+        Shape (ones, others).
+    """
     found = np.zeros((ones.shape[1], others.shape[1]))
     step = max(CHUNK // others.shape[1], 16)
     for begin in range(0, others.shape[2], step):
@@ -32,7 +44,7 @@ def sums(ones: Floats, others: Floats, join: Join) -> Sums:
 
 
 def larger(one: Floats, others: Floats, out: Floats) -> None:
-    """The larger of both."""
+    """max(one, other)."""
     np.maximum(one[0], others[0], out=out)
 
 
@@ -52,5 +64,9 @@ def _top_three(one: Floats, others: Floats, out: Floats) -> None:
     np.add(out, one[0], out=out)
 
 
-TOP: dict[int, Join] = {1: _top_one, 2: _top_two, 3: _top_three}
-"""The sum of the N largest of two pairs, by N: from their sums, and from their larger elements (smaller with N = 3)."""
+TOP: dict[int, PairFunction] = {1: _top_one, 2: _top_two, 3: _top_three}
+"""N -> the sum of the N largest elements of two pairs (a1, a2), (b1, b2), given two quantities of each pair.
+
+The quantities are the sums and, for N < 3, the maxima, else the minima: N = 1: max(max a, max b); N = 2: max(a1 + a2,
+b1 + b2, max a + max b); N = 3: a1 + a2 + b1 + b2 - min(min a, min b).
+"""

@@ -48,7 +48,7 @@ class Verdict:
     precision: str | None
 
 
-def judge(weight: Weight, holds: bool) -> Verdict:
+def check_weight(weight: Weight, holds: bool) -> Verdict:
     """Applies the rules to a weight.
 
     Args:

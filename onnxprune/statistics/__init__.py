@@ -1,1 +1,1 @@
-"""Moments of the inputs of layers."""
+"""First and second moments of layer inputs, gathered from calibration data."""

@@ -1,6 +1,6 @@
-"""Statistics of what product layers read, gathered from calibration data.
+"""Moments of the inputs of linear layers, gathered from calibration data.
 
-All of them are sums, so parts of the data can be gathered apart and added.
+All statistics are sums over samples, so that moments of parts of the data can be gathered separately and added.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from onnxprune.statistics import covariance as centred
 Batches = Iterable[Mapping[str, NDArray[np.generic]]]
 
 MIN_ROWS, MAX_ROWS, ROWS_A_COLUMN = 16_384, 120_000, 200
-"""Sampled places a layer: so many for each column of its matrix, within these bounds."""
-ROWS_SEEN = 50
-"""The same for moments, which only say which channels matter."""
+"""Sampled positions (rows) per layer: `ROWS_A_COLUMN` for each column of its matrix, within these bounds."""
+ROWS_A_COLUMN_MOMENTS = 50
+"""The same for moments, which need fewer rows since they only rank channels."""
 MAX_BYTES = 2**28
-"""Size of a layer's sampled patches at most."""
+"""Maximum size in bytes of the sampled patches of a layer."""
 
 
 @dataclass
@@ -36,10 +36,10 @@ class Moments:
     """First and second moments of a layer's input patches.
 
     Attributes:
-        count: Rows seen.
-        total: Their sum; shape (groups, columns).
-        gram: Sum of outer products; shape (groups, columns, columns).
-        zeros: How many are zero; shape (groups, columns).
+        count: Number of rows.
+        total: Sum of the rows; shape (groups, columns).
+        gram: Sum of the outer products of the rows; shape (groups, columns, columns).
+        zeros: Number of zeros; shape (groups, columns).
     """
 
     count: int
@@ -49,10 +49,10 @@ class Moments:
 
     @classmethod
     def of(cls, rows: NDArray[np.float32]) -> Moments:
-        """Moments of rows of shape (groups, n, columns); rows that are not finite say nothing."""
+        """Returns the moments of rows of shape (groups, n, columns); rows that are not finite are skipped."""
         finite = np.isfinite(rows).all(axis=(0, 2))
         rows = rows if finite.all() else rows[:, finite]
-        count, one = rows.shape[1], np.ones((1, rows.shape[1]), dtype=np.float32)  # sums as products: much faster
+        count, one = rows.shape[1], np.ones((1, rows.shape[1]), dtype=np.float32)  # sums as products are much faster
         total = np.matmul(one, rows)[:, 0].astype(np.float64)
         mean = total / max(count, 1)
         zeros = np.rint(np.matmul(one, (rows == 0).astype(np.float32))[:, 0]).astype(np.int64)
@@ -62,7 +62,7 @@ class Moments:
     def from_covariance(
         cls, count: int, total: NDArray[np.float64], covariance: NDArray[np.float64], zeros: NDArray[np.int64]
     ) -> Moments:
-        """Moments of so many rows, their sum and their covariance; shapes as those of the attributes."""
+        """Returns the moments of `count` rows from their sum and covariance; shapes as those of the attributes."""
         mean = total / max(count, 1)
         return cls(count, total, count * (covariance + mean[:, :, None] * mean[:, None]), zeros)
 
@@ -72,14 +72,20 @@ class Moments:
         )
 
     def covariance(self, group: int) -> NDArray[np.float64]:
-        """Covariance of the columns of one group."""
+        """Returns the covariance of one group; shape (columns, columns)."""
         mean = self.total[group] / max(self.count, 1)
         result: NDArray[np.float64] = self.gram[group] / max(self.count, 1) - np.outer(mean, mean)
         return result
 
 
 def rows_for(columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN) -> int:
-    """Places to sample from each of so many batches for a layer of so many columns."""
+    """Returns the number of positions to sample per batch for a layer.
+
+    Args:
+        columns: Columns of the layer's matrix.
+        batches: Number of batches.
+        rows_a_column: Rows to sample in total for each column.
+    """
     rows = min(max(MIN_ROWS, rows_a_column * columns), MAX_ROWS, MAX_BYTES // (4 * columns))
     return -(-rows // max(batches, 1))
 
@@ -87,48 +93,48 @@ def rows_for(columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN) -> 
 def observe(
     model: Model, layers: Sequence[LinearLayer], batches: Batches, *, count: int, seed: int = 0, memory: int = 2**30
 ) -> dict[str, Moments]:
-    """Moments of the inputs of product layers; a batch at a time goes through the model, once or a few times.
+    """Gathers the moments of the inputs of linear layers, in one or several passes over the batches.
 
     Args:
         model: The model that the layers belong to.
         layers: Its layers, in topological order.
         batches: Calibration feeds.
-        count: How many batches there are.
-        seed: Seed of the places that are sampled.
-        memory: Bytes that the activations of a batch may take; more passes are made where they take more.
+        count: Number of batches.
+        seed: Seed of the sampled positions.
+        memory: Maximum size in bytes of the activations in memory; if they are larger, several passes are made.
 
     Returns:
-        Moments by the layer's name.
+        Moments by name of the layer.
 
     Raises:
-        CannotCut: What a layer reads is no value that can be looked at.
+        CannotCut: The input of a layer cannot be the output of a session (see `partition`).
     """
     found: dict[str, Moments] = {}
     first = next(iter(batches), None)
     if first is None:
         return found
-    for part in _parts(model, layers, first, memory // 2):  # two batches are under way
+    for part in _split_layers(model, layers, first, memory // 2):  # two batches are in memory at a time
         names = list(dict.fromkeys(name for layer in part for name in (layer.x.name, layer.name)))
         (piece,) = partition(model.proto, [names], first)
         runner = local_session(Model(assemble(model.proto, piece, {}), model.path, model.data_files))
         draws = {layer.name: np.random.default_rng([seed, layer.node.index]) for layer in part}
-        given, beside = itertools.tee(batches)
-        inputs = ({name: feeds[name] for name in runner.inputs if name in feeds} for feeds in given)
-        for feeds, made in zip(beside, runner.each(inputs, piece.outputs, ahead=1), strict=True):
-            values = {**feeds, **dict(zip(piece.outputs, made, strict=True))}
+        fed, read = itertools.tee(batches)
+        inputs = ({name: feeds[name] for name in runner.inputs if name in feeds} for feeds in fed)
+        for feeds, outputs in zip(read, runner.each(inputs, piece.outputs, ahead=1), strict=True):
+            values = {**feeds, **dict(zip(piece.outputs, outputs, strict=True))}
             for layer in part:
                 x, y = np.asarray(values[layer.x.name]), values[layer.name]
                 columns = layer.matrix(np.empty(layer.weight.tensor.dims)).shape[-1]  # type: ignore[union-attr]
-                places = layer.draw(y.shape, draws[layer.name], rows_for(columns, count, ROWS_SEEN))
-                seen = Moments.of(layer.patches(x, places))
+                positions = layer.draw(y.shape, draws[layer.name], rows_for(columns, count, ROWS_A_COLUMN_MOMENTS))
+                seen = Moments.of(layer.patches(x, positions))
                 found[layer.name] = found[layer.name] + seen if layer.name in found else seen
     return found
 
 
-def _parts(model: Model, layers: Sequence[LinearLayer], feeds: Feeds, memory: int) -> list[list[LinearLayer]]:
-    """The layers parted so that what those of a part read and make takes no more memory than there is."""
-    slim = inlined_skeleton(model.proto)
-    shapes = static_shapes(slim, {name: a.shape for name, a in feeds.items()})
+def _split_layers(model: Model, layers: Sequence[LinearLayer], feeds: Feeds, memory: int) -> list[list[LinearLayer]]:
+    """Splits layers into parts whose inputs and outputs take at most `memory` bytes per batch."""
+    proto = inlined_skeleton(model.proto)
+    shapes = static_shapes(proto, {name: a.shape for name, a in feeds.items()})
     found: list[list[LinearLayer]] = []
     size = memory
     for layer in layers:

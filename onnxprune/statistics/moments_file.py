@@ -1,8 +1,8 @@
-"""Statistics of calibration data in a file: written once, used by every later run on the same model.
+"""File of moments: written once, read by later runs on the same model.
 
-A zip archive of plain arrays (``.npz``, nothing pickled): a header of JSON, and for each layer how many rows were
-seen, their sum, the upper triangle of their covariance, and how many entries were zero. Covariances are rounded to
-single precision; whoever writes goes on with what is in the file, so that later runs agree.
+The file is an ``.npz`` archive without pickled objects: a JSON header and, for each layer, the number of rows, their
+sum, the upper triangle of their covariance, and the number of zeros. Covariances are rounded to float32; the run that
+writes the file continues with the rounded values, so that later runs give the same result.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from onnxprune.statistics.moments import Moments
 
 VERSION = 2
 SLACK = 1e-3
-"""How far below zero a variance may be for rounding, as a share of the mean one."""
-_SLACK = 2**20
-"""Bytes that headers may take in an archive."""
+"""Tolerance for negative eigenvalues of a stored covariance, relative to its mean variance."""
+_HEADER_BYTES = 2**20
+"""Maximum size of all headers in an archive."""
+_HINT = "gather them again with --calib"
 
 
 def write(
     path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLayer], moments: Mapping[str, Moments]
 ) -> None:
-    """Writes the moments of a model's layers, whole or not at all; the same moments give the same bytes.
+    """Writes the moments of a model's layers atomically; equal moments give equal bytes.
 
     Raises:
         OutputError: Writing failed.
@@ -52,9 +53,9 @@ def write(
             f"{i}.zeros": m.zeros,
             f"{i}.covariance": np.stack([m.covariance(g)[upper] for g in range(len(m.gram))]).astype(np.float32),
         }
-    with atomic_write(Path(path)) as made:
-        np.savez(made.new(), **arrays)  # type: ignore[arg-type]
-        made.publish(Path(path))
+    with atomic_write(Path(path)) as file:
+        np.savez(file.new(), **arrays)  # type: ignore[arg-type]
+        file.publish(Path(path))
 
 
 def read(path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLayer]) -> dict[str, Moments]:
@@ -65,11 +66,11 @@ def read(path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLaye
     """
     names = {layer.name: layer for layer in layers}
     try:
-        _bounded(path, model, layers)
+        _check_size(path, model, layers)
         with np.load(path, allow_pickle=False) as data:
             header = json.loads(bytes(data["header"]))
             if not isinstance(header, dict) or header.get("version") != VERSION:
-                raise InputError(f"{path}: holds no statistics of version {VERSION}", "make them anew with --calib")
+                raise InputError(f"{path}: holds no statistics of version {VERSION}", _HINT)
             known = [names[name] for name in header.get("layers", []) if name in names]
             if header != _header(model, known):
                 raise InputError(f"{path}: the statistics are of another model", "they fit one set of weights only")
@@ -89,13 +90,11 @@ def read(path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLaye
         tokenize.TokenError,
         np.linalg.LinAlgError,
     ) as error:
-        raise InputError(
-            f"{path}: cannot be read as statistics: {str(error) or type(error).__name__}", "make them anew with --calib"
-        ) from None
+        raise InputError(f"{path}: cannot be read as statistics: {str(error) or type(error).__name__}", _HINT) from None
 
 
 def _header(model: Model, layers: Sequence[LinearLayer]) -> dict[str, Any]:
-    """What the statistics belong to: the layers and their weights."""
+    """Returns the header: version, layer names, and a hash of the layers' weights."""
     digest = hashlib.sha256()
     for layer in layers:
         assert layer.weight.tensor is not None
@@ -106,23 +105,23 @@ def _header(model: Model, layers: Sequence[LinearLayer]) -> dict[str, Any]:
 
 
 def _columns(model: Model, layer: LinearLayer) -> tuple[int, int]:
-    """Blocks of a layer, and columns of each."""
+    """Returns the number of groups of a layer's matrix, and of columns in each."""
     assert layer.weight.tensor is not None
     matrix = layer.matrix(np.empty(tuple(layer.weight.tensor.dims)))
     return int(matrix.shape[0]), int(matrix.shape[2])
 
 
-def _bounded(path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLayer]) -> None:
-    """Raises where the archive would unpack to more than statistics of these layers can take."""
+def _check_size(path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLayer]) -> None:
+    """Raises `InputError` if the uncompressed archive is larger than statistics of these layers can be."""
     sizes = [g * (4 * c * (c + 1) // 2 + 16 * c) for g, c in (_columns(model, layer) for layer in layers)]
     names = sum(6 * len(layer.name) + 4096 for layer in layers)
     with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > sum(sizes) + names + _SLACK:
-            raise InputError(f"{path}: is larger than statistics of this model can be", "make them anew with --calib")
+        if sum(entry.file_size for entry in archive.infolist()) > sum(sizes) + names + _HEADER_BYTES:
+            raise InputError(f"{path}: is larger than statistics of this model can be", _HINT)
 
 
 def _moments(data: Mapping[str, NDArray[Any]], i: int, shape: tuple[int, int]) -> Moments:
-    """The moments of one layer; raises ValueError where the arrays are not what they should be."""
+    """Returns the moments of one layer; raises `ValueError` if its arrays are invalid."""
     groups, columns = shape
     count, total, zeros, upper = (data[f"{i}.{part}"] for part in ("count", "total", "zeros", "covariance"))
     wanted = [((), "i"), (shape, "f"), (shape, "i"), ((groups, columns * (columns + 1) // 2), "f")]
@@ -130,11 +129,11 @@ def _moments(data: Mapping[str, NDArray[Any]], i: int, shape: tuple[int, int]) -
         if array.shape != size or array.dtype.kind != kind or not np.isfinite(array).all():
             raise ValueError(f"an array of layer {i} is not what it should be")
     covariance = np.zeros((groups, columns, columns))
-    rows, behind = np.triu_indices(columns)
-    covariance[:, rows, behind] = upper
-    covariance[:, behind, rows] = upper
-    made = Moments.from_covariance(int(count), total.astype(np.float64), covariance, zeros.astype(np.int64))
-    for matrix in map(made.covariance, range(groups)):  # as it is used: means out of all proportion drown it
+    row, column = np.triu_indices(columns)
+    covariance[:, row, column] = upper
+    covariance[:, column, row] = upper
+    moments = Moments.from_covariance(int(count), total.astype(np.float64), covariance, zeros.astype(np.int64))
+    for matrix in map(moments.covariance, range(groups)):  # recomputed: a huge mean would cancel the covariance
         slack = SLACK * max(float(np.diag(matrix).mean()), 1e-12) * np.eye(columns)
-        np.linalg.cholesky(matrix + slack)  # raises LinAlgError
-    return made
+        np.linalg.cholesky(matrix + slack)  # raises LinAlgError if not positive definite
+    return moments

@@ -23,7 +23,7 @@ from onnxprune.model.tensors import all_nodes
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.sample_inputs import Sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
-from onnxprune.verification.checker import complaint
+from onnxprune.verification.checker import checker_error
 
 logger = logging.getLogger(__name__)
 
@@ -159,8 +159,8 @@ def check(
         input_dims(before, input_shapes)  # a shape that does not fit is the caller's to know
     _same_interface(before, _proto(result))
     with runnable(original) as first, runnable(result) as second:
-        fault = complaint(second, result)
-        if fault and not complaint(first, original):
+        fault = checker_error(second, result)
+        if fault and not checker_error(first, original):
             raise VerificationError(f"the pruned model is not valid ONNX: {fault}")
         tries = [dict(feeds)] if feeds is not None else _feeds_to_try(before, input_shapes, seed)
         outcome = _run_first(first, tries, threads)

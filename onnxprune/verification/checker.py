@@ -1,4 +1,4 @@
-"""What `onnx.checker` says of a model, on a copy without its weights."""
+"""Runs `onnx.checker` on a copy of a model without its weights."""
 
 from __future__ import annotations
 
@@ -15,29 +15,34 @@ from onnxprune.model.tensors import is_external, payload_bytes, tensors
 from onnxprune.runtime.session import Runnable, Source, error_line
 
 
-def complaint(ready: Runnable, source: Source) -> str:
-    """What onnx's checker says against a model, "" if nothing."""
+def checker_error(ready: Runnable, source: Source) -> str:
+    """Returns the error of onnx's checker for a model, "" if it is valid.
+
+    Args:
+        ready: The model as it is run.
+        source: The same model, or the path of its file.
+    """
     try:
-        if isinstance(source, Model):  # without the weights' values, which the checker never reads but would copy
+        if isinstance(source, Model):  # without values of weights, which the checker copies but never reads
             with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-                onnx.checker.check_model(_hollow(source.proto, folder), full_check=True)
+                onnx.checker.check_model(_write_without_values(source.proto, folder), full_check=True)
         else:
             onnx.checker.check_model(ready.payload, full_check=True)
-    except Exception as error:  # the checker raises several kinds, and RuntimeError for what it does not foresee
+    except Exception as error:  # the checker raises several types, and RuntimeError for unexpected errors
         return error_line(error)
     return ""
 
 
-def _hollow(proto: onnx.ModelProto, folder: str) -> str:
-    """Writes a model whose data file has the right size but takes no space: the checker never reads values."""
-    slim, end = skeleton(proto, EXTERNAL_MIN_BYTES), 0
-    add_dense_initializers(slim)
-    for tensor in tensors(slim):
+def _write_without_values(proto: onnx.ModelProto, folder: str) -> str:
+    """Writes a model with a sparse data file, which has the right size but takes no disk space; returns its path."""
+    copy, end = skeleton(proto, EXTERNAL_MIN_BYTES), 0
+    add_dense_initializers(copy)
+    for tensor in tensors(copy):
         if is_external(tensor):
             make_external(tensor, "model.data", end, payload_bytes(tensor))
             end += payload_bytes(tensor)
     with open(os.path.join(folder, "model.data"), "wb") as stream:
         stream.truncate(end)
     path = os.path.join(folder, "model.onnx")
-    Path(path).write_bytes(slim.SerializeToString())
+    Path(path).write_bytes(copy.SerializeToString())
     return path

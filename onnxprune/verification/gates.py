@@ -1,4 +1,4 @@
-"""Gates: how far the outputs of a pruned model may be from the original's for it to be let through."""
+"""Gates: limits on how far the outputs of a pruned model may be from those of the original."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from onnxprune.verification.check import Drift, is_numeric
 
 @dataclass(frozen=True)
 class Gate:
-    """What is asked of some outputs; the worst of them counts.
+    """A limit on one measure of some outputs; the worst output counts.
 
     Attributes:
-        name: As it was asked for: ``drift``, or ``drift:OUTPUT`` for one output.
-        kind: ``drift`` (relative RMS, at most), ``cosine`` or ``agreement`` (of the largest score, both at least).
-        outputs: The outputs that it watches.
-        limit: The number that was asked for.
+        name: Name as given by the caller: ``drift``, or ``drift:OUTPUT`` for one output.
+        kind: ``drift`` (relative RMS error, an upper limit), ``cosine`` (similarity) or ``agreement`` (share of equal
+            top-1 classes), both lower limits.
+        outputs: Names of the outputs.
+        limit: The limit.
     """
 
     name: str
@@ -37,7 +38,10 @@ class Gate:
     limit: float
 
     def verdict(self, found: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
-        """Asked, measured and met; measured is None, and the gate missed, where an output cannot be compared."""
+        """Returns the report entry: limit, measured value and whether the gate is met.
+
+        If an output cannot be compared, the measured value is None and the gate is missed.
+        """
         values = [found[name][self.kind] if name in found else None for name in self.outputs]
         known = [v for v in values if v is not None]
         if len(known) < len(values):
@@ -47,19 +51,19 @@ class Gate:
         return {"asked": self.limit, "measured": worst, "met": bool(met)}
 
 
-def opened(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool) -> list[Gate]:
-    """The gates of a run.
+def make_gates(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool) -> list[Gate]:
+    """Creates the gates of a run.
 
-    Drift and cosine are of outputs of real numbers unless one is named, or none is of real numbers: of integers only
-    those are quantities, which nobody can tell, and a choice moves by leaps. Agreement is of the first output.
+    Unless an output is named, drift and cosine apply to the floating-point outputs, if there are any: integer outputs
+    may be class ids, whose difference has no meaning. Agreement applies to the first output.
 
     Args:
         proto: The model.
-        asked: Limit by gate.
+        asked: Limit by name of the gate.
         data: Whether there are calibration data.
 
     Raises:
-        InputError: An output is unknown or of no use for a gate, or agreement is asked for without data.
+        InputError: An output is unknown or unsuitable for a gate, or agreement is requested without data.
     """
     tensors = {o.name: o.type.tensor_type for o in proto.graph.output if o.type.HasField("tensor_type")}
     numbers = [n for n, t in tensors.items() if t.elem_type != onnx.TensorProto.STRING]
@@ -69,7 +73,7 @@ def opened(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool) ->
         kind, output = split_gate(name)
         if kind == "agreement" and not data:
             raise InputError(
-                f"gate {name} needs calibration data: made-up inputs belong to no class",
+                f"gate {name} needs calibration data: synthetic inputs belong to no class",
                 "give some with --calib, or ask for drift or cosine",
             )
         usable = list(tensors) if kind == "agreement" else numbers
@@ -89,54 +93,57 @@ def opened(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool) ->
     return gates
 
 
-def on_data(
+def measure(
     gates: Sequence[Gate], original: Model, pruned: Model, batches: Iterable[Batch], io_slices: IoSlices
 ) -> dict[str, dict[str, float | None]]:
-    """Drift, cosine and agreement of every watched output over batches of inputs.
+    """Measures drift, cosine and agreement of the outputs of all gates over batches of inputs.
 
     Args:
-        gates: What is asked.
-        original: The model before pruning.
-        pruned: The model after it.
-        batches: Inputs of the original; gone through twice.
-        io_slices: What inputs and outputs of the pruned model lost.
+        gates: The gates.
+        original: The original model.
+        pruned: The pruned model.
+        batches: Inputs of the original; iterated twice.
+        io_slices: Slices that were removed from inputs and outputs of the pruned model.
+
+    Returns:
+        Output -> measure -> value, None if it cannot be measured.
 
     Raises:
-        InputError: An output that agreement is asked of chooses nothing.
-        RunError: onnxruntime does not take a model or the inputs.
+        InputError: An output has a single score per sample, so that agreement cannot be measured.
+        RunError: onnxruntime rejects a model or the inputs.
     """
     names = list(dict.fromkeys(n for g in gates for n in g.outputs))
-    choosing = {n for g in gates if g.kind == "agreement" for n in g.outputs}
-    sums = {n: _Sums(n, n in choosing) for n in names}
+    classified = {n for g in gates if g.kind == "agreement" for n in g.outputs}
+    sums = {n: _OutputSums(n, n in classified) for n in names}
     before = session(original).each(batches, names)
     after = session(pruned).each(io_slices.batches(batches), names)
-    for whole, made in zip(before, after, strict=True):
-        for name, a, b in zip(names, io_slices.arrays(names, whole), made, strict=True):
+    for expected, outputs in zip(before, after, strict=True):
+        for name, a, b in zip(names, io_slices.arrays(names, expected), outputs, strict=True):
             sums[name].add(np.asarray(a), np.asarray(b))
-    return {name: s.found() for name, s in sums.items()}
+    return {name: s.measures() for name, s in sums.items()}
 
 
-def on_made_up(drift: Mapping[str, Drift]) -> dict[str, dict[str, float | None]]:
-    """What a verification tells of every output."""
+def from_drift(drift: Mapping[str, Drift]) -> dict[str, dict[str, float | None]]:
+    """Returns the measures of every output from the result of a verification, which has no agreement."""
     return {name: {"drift": d.rel_rms, "cosine": d.cosine if d.rel_rms != 0 else 1.0} for name, d in drift.items()}
 
 
-class _Sums:
-    """Sums over batches of one output that drift, cosine and agreement follow from."""
+class _OutputSums:
+    """Sums over batches of one output, from which drift, cosine and agreement are computed."""
 
-    def __init__(self, name: str, chooses: bool) -> None:
-        self._name, self._chooses, self._comparable = name, chooses, True
+    def __init__(self, name: str, classified: bool) -> None:
+        self._name, self._classified, self._comparable = name, classified, True
         self._gap = self._before = self._after = self._both = 0.0
-        self._same = self._choices = 0
+        self._same = self._classes = 0
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
-        """Takes in what both models made of a batch."""
+        """Adds the outputs of both models for a batch."""
         self._comparable &= a.shape == b.shape
         if not self._comparable:
             return
-        if self._chooses:
-            same = choices(a, self._name) == choices(b, self._name)
-            self._same, self._choices = self._same + int(np.sum(same)), self._choices + same.size
+        if self._classified:
+            same = chosen_classes(a, self._name) == chosen_classes(b, self._name)
+            self._same, self._classes = self._same + int(np.sum(same)), self._classes + same.size
         if is_numeric(a) and is_numeric(b):
             x, y = _flat(a), _flat(b)
             finite = np.isfinite(x)
@@ -146,8 +153,8 @@ class _Sums:
             self._before, self._after = self._before + float(x @ x), self._after + float(y @ y)
             self._both += float(x @ y)
 
-    def found(self) -> dict[str, float | None]:
-        """The three numbers, None for what cannot be told."""
+    def measures(self) -> dict[str, float | None]:
+        """Returns drift, cosine and agreement; None for a measure that is not defined."""
         if not self._comparable:
             return {"drift": None, "cosine": None, "agreement": None}
         gap, before, after = self._gap, self._before, self._after
@@ -156,15 +163,15 @@ class _Sums:
         return {
             "drift": drift,
             "cosine": 1.0 if gap == 0 else cosine,
-            "agreement": self._same / self._choices if self._choices else None,
+            "agreement": self._same / self._classes if self._classes else None,
         }
 
 
-def choices(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """What an output chooses: the place of the largest score, or the values themselves where they are no reals.
+def chosen_classes(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Returns the classes that an output chooses: the index of the largest score, or values that are not scores.
 
     Raises:
-        InputError: There is one score only.
+        InputError: There is only one score per sample.
     """
     if array.dtype.kind in "biuOUS":
         return array
@@ -173,10 +180,10 @@ def choices(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def class_axis(dims: Sequence[int | None], name: str) -> int:
-    """The axis of the classes of an output: the last, of pictures the shorter one of the second and the last.
+    """Returns the class axis of an output: the last axis, or, for images, the shorter one of axis 1 and the last axis.
 
     Raises:
-        InputError: There is one score only.
+        InputError: There is only one score per sample.
     """
     first, last = (dims[1], dims[-1]) if len(dims) >= 4 else (None, None)
     axis = 1 if first is not None and last is not None and first < last else len(dims) - 1
@@ -189,7 +196,7 @@ def class_axis(dims: Sequence[int | None], name: str) -> int:
 
 
 def _flat(array: NDArray[Any]) -> NDArray[np.float64]:
-    """The numbers in a row, complex ones as two each."""
+    """Returns the flattened numbers as float64, complex numbers as two each."""
     if array.dtype.kind == "c":
         return array.astype(np.complex128).ravel().view(np.float64)
     return array.astype(np.float64).ravel()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.model.model import Model
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.runtime.session import session
-from onnxprune.verification.comparable_outputs import scored, unsquashed
+from onnxprune.verification.comparable_outputs import with_comparable_outputs, with_scores
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -56,7 +56,7 @@ def measured(
         others: See there.
         batches: See there.
         io_slices: See there.
-        unsquash: Whether outputs are compared before a final softmax, see `comparable_outputs.unsquashed`: a softmax
+        unsquash: Whether outputs are compared before a final softmax, see `comparable_outputs.with_comparable_outputs`: a softmax
             that is sure of its class hides errors. Models that lost slices of outputs are compared as they are.
 
     Raises:
@@ -64,14 +64,14 @@ def measured(
     """
     models = [original, *others]
     names = [o.name for o in original.proto.graph.output]
-    views = [unsquashed(m) for m in models] if unsquash and not io_slices.removed else []
+    views = [with_comparable_outputs(m) for m in models] if unsquash and not io_slices.removed else []
     compared = [[o.name for o in view.proto.graph.output] for view, _ in views]
     if views and all(c == compared[0] for c in compared):
         names, centres = compared[0], views[0][1]
         reference, *sessions = [session(view) for view, _ in views]
     else:
         centres = [np.asarray] * len(names)
-        reference, *sessions = [session(scored(m)) for m in models]
+        reference, *sessions = [session(with_scores(m)) for m in models]
     errors = Errors(len(others))
     given, *rest = itertools.tee(batches, len(models))
     made = [one.each(io_slices.batches(part)) for one, part in zip(sessions, rest, strict=True)]

@@ -10,7 +10,15 @@ import pytest
 
 from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Grade
-from onnxprune.edit.permute import lift, movable, move, nowhere, order_of, reorder, reorderings
+from onnxprune.edit.permute import (
+    axis_order,
+    constant_orders,
+    identity_source,
+    permutable_units,
+    permute_original,
+    reorder_constants,
+    set_order,
+)
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model, load
@@ -45,7 +53,7 @@ def test_random_graphs_make_the_same(start: int) -> None:
 
 
 def units(coupling: Coupling) -> dict[str, int]:
-    return {m.group.name: m.units for m in movable(coupling)}
+    return {m.group.name: m.units for m in permutable_units(coupling)}
 
 
 CHAIN = """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[6] b, float[2,6,1,1] u{more}>
@@ -94,15 +102,15 @@ def test_readers_of_one_vector_part() -> None:
     copy = load(model)
     coupling = analyze(Graph(copy.proto))
     assert units(coupling) == {"w:1": 4}
-    source = nowhere(coupling)
-    move(coupling, source, movable(coupling)[0], np.array([3, 2, 1, 0]))
-    entries = reorderings(coupling, source)
+    source = identity_source(coupling)
+    set_order(coupling, source, permutable_units(coupling)[0], np.array([3, 2, 1, 0]))
+    entries = constant_orders(coupling, source)
     assert {(s.key, s.original): s.change for s in entries} == {
         ("w", "w"): {1: (3, 2, 1, 0)},
         ("u", "u"): {0: (3, 2, 1, 0)},
         ("b_1", "b"): {0: (3, 2, 1, 0)},
     }
-    reorder(copy, coupling.graph, entries)
+    reorder_constants(copy, coupling.graph, entries)
     assert {t.name for t in copy.proto.graph.initializer} == {"v", "w", "b", "u", "b_1"}
 
 
@@ -125,13 +133,13 @@ def test_to_move_and_to_remove_go_in_any_order(name: str) -> None:
     gone = draw_removal(before, 0.4, 0)
     remove(pruned, before, gone)
     after = analyze(Graph(pruned.proto))
-    origin, rng, source = channel_correspondence(again, gone, after), np.random.default_rng(0), nowhere(after)
-    moves = [(m, rng.permutation(m.units)) for m in movable(after)]
+    origin, rng, source = channel_correspondence(again, gone, after), np.random.default_rng(0), identity_source(after)
+    moves = [(m, rng.permutation(m.units)) for m in permutable_units(after)]
     assert moves
     for m, order in moves:
-        move(after, source, m, order)
-    reorder(pruned, after.graph, reorderings(after, source))
-    lift(first, again, origin, moves)
+        set_order(after, source, m, order)
+    reorder_constants(pruned, after.graph, constant_orders(after, source))
+    permute_original(first, again, origin, moves)
     remove(first, analyze(Graph(first.proto)), gone)
     assert contents(first) == contents(pruned)
 
@@ -143,7 +151,7 @@ def contents(model: Model) -> dict[str, bytes]:
 def test_an_axis_that_does_not_move_is_as_it_was() -> None:
     coupling = coupling_of(build(CHAIN.format(between="g = Relu(h)", more="")))
     weight = next(v for v in coupling.graph.constants() if v.key == "w")
-    source = nowhere(coupling)
-    move(coupling, source, movable(coupling)[0], np.array([1, 0, 2, 3, 4, 5]))
-    assert order_of(coupling, source, weight.axis(0)).tolist() == [1, 0, 2, 3, 4, 5]
-    assert order_of(coupling, source, weight.axis(1)).tolist() == [0, 1, 2]
+    source = identity_source(coupling)
+    set_order(coupling, source, permutable_units(coupling)[0], np.array([1, 0, 2, 3, 4, 5]))
+    assert axis_order(coupling, source, weight.axis(0)).tolist() == [1, 0, 2, 3, 4, 5]
+    assert axis_order(coupling, source, weight.axis(1)).tolist() == [0, 1, 2]

@@ -8,7 +8,7 @@ import pytest
 
 from onnxprune.graph.graph import Graph
 from onnxprune.importance import trials
-from onnxprune.importance.trials import Change, Trials
+from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import load
 from onnxprune.statistics.moments import observe
@@ -38,7 +38,7 @@ def net() -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seen", [2**20, 5000])
 def test_error_of_a_change(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
     """Squared error over variance; long outputs are looked at in part, which shows every feature."""
-    monkeypatch.setattr(trials, "SEEN", seen)
+    monkeypatch.setattr(trials, "MAX_ELEMENTS", seen)
     proto, _, w2 = net()
     model = load(proto)
     x = np.random.default_rng(1).standard_normal((3, 8, 3, 16, 16)).astype(np.float32)
@@ -51,8 +51,8 @@ def test_error_of_a_change(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
     changed[4] *= 0.5  # one feature of six
     with Trials(model, moments, batches, [last.x.name]) as found:
         found.step()
-        assert found.error([Change(last.name, 0, weight)]) == pytest.approx(0, abs=1e-12)
-        error = found.error([Change(last.name, 0, changed)])
+        assert found.error([WeightChange(last.name, 0, weight)]) == pytest.approx(0, abs=1e-12)
+        error = found.error([WeightChange(last.name, 0, changed)])
     hidden = np.maximum(_convolved(x.reshape(-1, 3, 16, 16), proto), 0)
     y = np.einsum("oc,nchw->nohw", weight, hidden)
     other = np.einsum("oc,nchw->nohw", changed, hidden)

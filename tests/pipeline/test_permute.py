@@ -148,7 +148,7 @@ def test_a_rule_that_is_wrong_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         return np.zeros(coupling.classes.elements, dtype=bool)
 
     plain = onnxprune.prune(model, pattern="2:4", repair="none")
-    monkeypatch.setattr("onnxprune.edit.permute._fixed", blind)
+    monkeypatch.setattr("onnxprune.edit.permute._fixed_channels", blind)
     result = onnxprune.prune(model, pattern="2:4", permute=True, repair="none")
     assert "a rule is wrong" in result.report.permuted.whole_because
     assert result.plan.permuted == {}

@@ -207,8 +207,8 @@ def test_zeros_of_what_is_stored_are_zeros_of_what_is_meant(name: str, kind: str
     assert len(zeroed) > 2
     for w in zeroed:
         assert w.layout is not None
-        was = sparsity.real(before.model, before.coupling, old[w.value.key].value)
-        now = sparsity.real(after.model, after.coupling, w.value)
+        was = sparsity.real_values(before.model, before.coupling, old[w.value.key].value)
+        now = sparsity.real_values(after.model, after.coupling, w.value)
         assert NOfM(2, 4).holds(now == 0, w.layout)
         assert np.array_equal(now[now != 0], was[now != 0])
         assert (now == 0).mean() >= result.report.zeroed[w.value.key]

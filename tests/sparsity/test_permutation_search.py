@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.sparsity.permutation_search import Stripes, search
-from onnxprune.sparsity.stripes import Reader, gather
+from onnxprune.sparsity.stripes import ReadingWeight, gather
 from tests.support.paths import MODELS
 from tests.support.stripe_groups import SHARINGS, kept, stripe_groups
 
@@ -148,7 +148,7 @@ def test_units_with_several_indices() -> None:
     """Blocks of four channels one after the other: a unit has its place in each, and rows for each."""
     weight = drawn(8, 3, 0).T  # 3 outputs of 2 blocks of 4
     (part,) = gather(
-        [Reader(weight, WeightLayout(1, 0), np.arange(8).reshape(2, 4).T)], 4, 1.0, np.random.default_rng(0)
+        [ReadingWeight(weight, WeightLayout(1, 0), np.arange(8).reshape(2, 4).T)], 4, 1.0, np.random.default_rng(0)
     )
     assert part.slots.tolist() == [[0, 1, 2, 3]]
     np.testing.assert_array_equal(part.values, np.concatenate([weight[:, :4], weight[:, 4:]]).T)
@@ -158,14 +158,16 @@ def test_neighbours_of_one_unit_cannot_be_parted() -> None:
     """Units of 4 consecutive indices fill their stripes whatever their order: nothing to look at."""
     weight = drawn(8, 3, 0).T
     assert not gather(
-        [Reader(weight, WeightLayout(1, 0), np.arange(8).reshape(2, 4))], 4, 1.0, np.random.default_rng(0)
+        [ReadingWeight(weight, WeightLayout(1, 0), np.arange(8).reshape(2, 4))], 4, 1.0, np.random.default_rng(0)
     )
 
 
 def test_columns_of_others_stay() -> None:
     """Units in the middle of an axis share its stripes with what is around them."""
     weight = drawn(8, 3, 0).T
-    (part,) = gather([Reader(weight, WeightLayout(1, 0), np.array([[3], [4]]))], 4, 1.0, np.random.default_rng(0))
+    (part,) = gather(
+        [ReadingWeight(weight, WeightLayout(1, 0), np.array([[3], [4]]))], 4, 1.0, np.random.default_rng(0)
+    )
     assert part.slots.tolist() == [[-1, -1, -1, 0], [1, -1, -1, -1]]
     assert part.fixed is not None
     np.testing.assert_array_equal(part.fixed[0, :3], weight[:, :3].T)

@@ -127,7 +127,7 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "agreement without data",
             "good.onnx --ratio 0.5 --gate agreement=0.9",
-            "gate agreement needs calibration data: made-up inputs belong to no class",
+            "gate agreement needs calibration data: synthetic inputs belong to no class",
             "give some with --calib, or ask for drift or cosine",
         ),
         Row(
@@ -843,7 +843,7 @@ ROWS: dict[str, list[Row]] = {
             "statistics that are none",
             "good.onnx --ratio 0.5 --stats damaged.npz",
             "damaged.npz: cannot be read as statistics: File is not a zip file",
-            "make them anew with --calib",
+            "gather them again with --calib",
         ),
     ],
 }

@@ -10,7 +10,7 @@ import pytest
 import onnxprune
 from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Grade
-from onnxprune.edit.permute import movable, move, nowhere, reorder, reorderings
+from onnxprune.edit.permute import constant_orders, identity_source, permutable_units, reorder_constants, set_order
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
@@ -87,11 +87,11 @@ def reordered(model: onnx.ModelProto, seed: int, *, mixing: bool = True) -> tupl
     """A copy with all that may move at random places, and how many units may."""
     copy = load(model)
     coupling = analyze(Graph(copy.proto), mixing=mixing)
-    rng, source, count = np.random.default_rng(seed), nowhere(coupling), 0
-    for units in movable(coupling):
-        move(coupling, source, units, rng.permutation(units.units))
+    rng, source, count = np.random.default_rng(seed), identity_source(coupling), 0
+    for units in permutable_units(coupling):
+        set_order(coupling, source, units, rng.permutation(units.units))
         count += units.units
-    reorder(copy, coupling.graph, reorderings(coupling, source))
+    reorder_constants(copy, coupling.graph, constant_orders(coupling, source))
     return copy.proto, count
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import onnxprune
 from onnxprune.model.model import load
-from onnxprune.verification.comparable_outputs import PIECES, scored, unsquashed
+from onnxprune.verification.comparable_outputs import MAX_COMPONENTS, with_comparable_outputs, with_scores
 from onnxprune.verification.output_error import relative_errors
 from tests.support.oracle import session
 
@@ -58,7 +58,7 @@ def test_a_choice_gives_way_to_its_scores(end: str) -> None:
     del expected.graph.output[:]
     expected.graph.output.append(onnx.ValueInfoProto(name="s"))
     s = session(expected).run(None, {"x": x})[0]
-    copy, (centre,) = unsquashed(model)
+    copy, (centre,) = with_comparable_outputs(model)
     got = centre(session(copy.proto).run(None, {"x": x})[0])
     np.testing.assert_allclose(got - got.mean(1, keepdims=True), s - s.mean(1, keepdims=True), atol=1e-5)
     assert [o.name for o in model.proto.graph.output] == ["y"]
@@ -67,7 +67,7 @@ def test_a_choice_gives_way_to_its_scores(end: str) -> None:
 def test_outputs_of_floats_stay_as_they_are() -> None:
     model = load(net("map"))
     model.proto.graph.output.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, None))
-    assert scored(model) is model  # the scores are given out already
+    assert with_scores(model) is model  # the scores are given out already
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -96,16 +96,16 @@ def enlarging(output: str, nodes: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("end", LARGE)
 def test_an_enlarged_map_gives_way_to_what_it_was_made_of(end: str) -> None:
     model = enlarging(*LARGE[end])
-    copy, (centre,) = unsquashed(load(model))
+    copy, (centre,) = with_comparable_outputs(load(model))
     x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
     found = centre(session(copy.proto).run(None, {"x": x})[0])
     assert found.shape == (4, 5, 8, 8)
-    large = scored(load(model)).proto
+    large = with_scores(load(model)).proto
     assert [o.name for o in large.graph.output] == (["s"] if end == "choice" else ["y"])  # what a user sees stays
 
 
 def test_a_softmax_of_an_enlarged_map_gives_way_as_well() -> None:
-    copy, (centre,) = unsquashed(load(enlarging("float[N,5,32,32]", "y = Softmax <axis = 1> (r)")))
+    copy, (centre,) = with_comparable_outputs(load(enlarging("float[N,5,32,32]", "y = Softmax <axis = 1> (r)")))
     x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
     found = centre(session(copy.proto).run(None, {"x": x})[0])
     assert found.shape == (4, 5, 8, 8)
@@ -130,7 +130,7 @@ def test_what_is_concatenated_is_looked_at_piece_by_piece() -> None:
     """Boxes and scores; the scores before their softmax."""
     model = head("boxes, q")
     x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
-    copy, centres = unsquashed(load(model))
+    copy, centres = with_comparable_outputs(load(model))
     assert [o.name for o in copy.proto.graph.output] == ["boxes", "t"]
     boxes, scores = (c(a) for c, a in zip(centres, session(copy.proto).run(None, {"x": x}), strict=True))
     np.testing.assert_allclose(scores, 2 * (boxes - boxes.mean(1, keepdims=True)).transpose(0, 2, 3, 1), atol=1e-5)
@@ -145,11 +145,11 @@ def test_a_long_chain_of_concatenations() -> None:
         model.graph.node.append(onnx.helper.make_node("Concat", [last, last], [f"c{i}"], axis=2))
         last = f"c{i}"
     model.graph.output[0].name = last
-    assert [o.name for o in unsquashed(load(model))[0].proto.graph.output] == ["boxes", "t"]
+    assert [o.name for o in with_comparable_outputs(load(model))[0].proto.graph.output] == ["boxes", "t"]
 
 
 def test_pieces_that_are_many_stay_together() -> None:
-    model = head(", ".join(f"s{i}" for i in range(PIECES + 1)), 5 * (PIECES + 1))
-    for i in range(PIECES + 1):
+    model = head(", ".join(f"s{i}" for i in range(MAX_COMPONENTS + 1)), 5 * (MAX_COMPONENTS + 1))
+    for i in range(MAX_COMPONENTS + 1):
         model.graph.node.insert(3, onnx.helper.make_node("Neg", ["s"], [f"s{i}"]))
-    assert [o.name for o in unsquashed(load(model))[0].proto.graph.output] == ["y"]
+    assert [o.name for o in with_comparable_outputs(load(model))[0].proto.graph.output] == ["y"]

@@ -50,8 +50,8 @@ def test_sums_over_batches_are_those_of_all_samples_at_once() -> None:
     weight = rng.normal(size=(4, 5))
     other = weight + rng.normal(size=(4, 5))
     before, after = two(weight), two(other)
-    asked = gates.opened(before, {"drift": 1, "cosine:scores": 0, "agreement": 0, "agreement:class": 0}, data=True)
-    found = gates.on_data(asked, Model(before), Model(after), batches(), WHOLE)
+    asked = gates.make_gates(before, {"drift": 1, "cosine:scores": 0, "agreement": 0, "agreement:class": 0}, data=True)
+    found = gates.measure(asked, Model(before), Model(after), batches(), WHOLE)
     x = np.concatenate([b["x"] for b in batches()])
     a, b = x @ weight.astype(np.float32), x @ other.astype(np.float32)
     whole, same = drift(a, b), float(np.mean(a.argmax(axis=1) == b.argmax(axis=1)))
@@ -65,8 +65,8 @@ def test_what_cannot_be_compared_meets_no_gate() -> None:
     weight = np.eye(4)
     with np.errstate(all="ignore"):
         broken = two(np.where(weight > 0, np.nan, weight))
-    asked = gates.opened(two(weight), {"drift": 1e9, "cosine": -1}, data=True)
-    found = gates.on_data(asked, Model(two(weight)), Model(broken), batches(), WHOLE)
+    asked = gates.make_gates(two(weight), {"drift": 1e9, "cosine": -1}, data=True)
+    found = gates.measure(asked, Model(two(weight)), Model(broken), batches(), WHOLE)
     assert [g.verdict(found) for g in asked] == [
         {"asked": limit, "measured": None, "met": False} for limit in (1e9, -1)
     ]
@@ -114,7 +114,7 @@ def test_options_that_make_no_sense(options: dict[str, Any], words: str) -> None
 def test_one_score_chooses_nothing() -> None:
     model = two(np.ones((4, 1)))
     with pytest.raises(InputError, match="one score a sample"):
-        gates.opened(model, {"agreement": 0.9}, data=True)
+        gates.make_gates(model, {"agreement": 0.9}, data=True)
 
 
 @pytest.mark.slow
@@ -194,11 +194,11 @@ def test_the_search_stays_inside_the_gates(repair: str) -> None:
     report = result.report
     trials, found = report.search.trials, report.search.found
     assert result.stopped is None and all(g.met for g in report.gates.values())
-    assert len(trials) <= 9 and [t["met"] for t in trials].count(True) >= 1
-    best = max((t for t in trials if t["met"]), key=lambda t: t["ratio"])
-    assert {"ratio": best["ratio"]} == found and best["params"] == report.params.after
-    assert all(t["ratio"] > best["ratio"] for t in trials if not t["met"])
-    again = onnxprune.prune(MLP, best["ratio"], calib=DATA, samples=96, repair=repair)
+    assert len(trials) <= 9 and [t.met for t in trials].count(True) >= 1
+    best = max((t for t in trials if t.met), key=lambda t: t.ratio)
+    assert best.ratio == found.ratio and best.params == report.params.after
+    assert all(t.ratio > best.ratio for t in trials if not t.met)
+    again = onnxprune.prune(MLP, best.ratio, calib=DATA, samples=96, repair=repair)
     assert again.proto.SerializeToString() == result.proto.SerializeToString()
 
 

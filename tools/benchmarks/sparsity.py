@@ -78,7 +78,7 @@ def prune(row: Row, case: Case, samples: int, peer: str | None) -> bool:
 def dense(path: Path) -> float:
     """Share of the weights of products that are not zero."""
     model = onnxprune.analyze(path)
-    arrays = [sparsity.real(model.model, model.coupling, w.value) for w in sparsity.weights(model.coupling)]
+    arrays = [sparsity.real_values(model.model, model.coupling, w.value) for w in sparsity.weights(model.coupling)]
     return sum(np.count_nonzero(a) for a in arrays) / max(sum(a.size for a in arrays), 1)
 
 

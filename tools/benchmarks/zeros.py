@@ -156,7 +156,7 @@ def claimed(path: Path) -> set[str]:
     model = onnxprune.analyze(path)
     found = set()
     for weight in sparsity.weights(model.coupling):
-        array = sparsity.real(model.model, model.coupling, weight.value)
+        array = sparsity.real_values(model.model, model.coupling, weight.value)
         if (
             weight.layout is not None
             and array.shape[weight.layout.inputs] % 4 == 0
