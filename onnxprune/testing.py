@@ -23,7 +23,7 @@ from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade
 from onnxprune.edit.resize import KeptLengths
-from onnxprune.edit.slicing import Removal, constant_edits
+from onnxprune.edit.slicing import Removal, apply_edits, constant_edits
 from onnxprune.errors import InputError, PlanError, VerificationError
 from onnxprune.graph.graph import Value
 from onnxprune.model.model import Model
@@ -36,6 +36,7 @@ from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.report.json_data import JsonValue
 from onnxprune.runtime.session import Source
+from onnxprune.sparsity import with_zeros
 from onnxprune.verification.check import Drift, check
 
 TOLERANCE = 1e-4
