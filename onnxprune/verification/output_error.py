@@ -56,9 +56,8 @@ def measured(
         others: See there.
         batches: See there.
         io_slices: See there.
-        unsquash: Whether outputs are compared before a final softmax, which hides errors where it is sure of its class;
-            see `comparable_outputs.with_comparable_outputs`. Models that lost slices of outputs are compared as they
-            are.
+        unsquash: Whether outputs are compared before a final softmax (`comparable_outputs.with_comparable_outputs`): a
+            saturated softmax hides errors. Models that lost slices of outputs are compared as they are.
 
     Raises:
         RunError: onnxruntime does not take a model or the inputs.

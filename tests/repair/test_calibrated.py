@@ -103,7 +103,7 @@ def test_candidates_are_judged_on_samples_that_they_were_not_fitted_to(
     result = prune(samples)
     assert judged and reported
     seen = judged | fitted
-    if result.report["calibration"]["held_out"]:
+    if result.report.calibration.held_out:
         assert not reported & seen and len(seen) + len(reported) == samples
     else:
         assert samples < 4 and reported == seen
@@ -132,10 +132,10 @@ def test_a_joint_refit_that_was_taken_back_is_not_reported_as_done(
         result = prune(samples)
     (chosen,) = (r.getMessage().split("taken: ")[1] for r in caplog.records if "taken: " in r.getMessage())
     assert "joint" not in chosen
-    (entry,) = (r for r in result.report["repair"] if r["layer"] == "ruined")
-    assert entry["penalty"] is None and entry["after"] == entry["before"]
-    others = [r for r in result.report["repair"] if r is not entry]
-    assert any(r["penalty"] is not None for r in others) == changed(result, plain) == (chosen != "none")
+    (entry,) = (r for r in result.report.repair if r.layer == "ruined")
+    assert entry.penalty is None and entry.after == entry.before
+    others = [r for r in result.report.repair if r is not entry]
+    assert any(r.penalty is not None for r in others) == changed(result, plain) == (chosen != "none")
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 8, 64, 256])
@@ -145,14 +145,14 @@ def test_refits_that_were_all_taken_back_leave_the_pruned_model(samples: int, mo
     ruin("ruined together", joint, monkeypatch)
     result = prune(samples)
     assert result.proto.SerializeToString(deterministic=True) == plain.proto.SerializeToString(deterministic=True)
-    assert all(r["penalty"] is None and r["after"] == r["before"] for r in result.report["repair"])
+    assert all(r.penalty is None and r.after == r.before for r in result.report.repair)
 
 
 @pytest.mark.parametrize(("samples", "held_out"), [(1, 0), (3, 0), (4, 1), (20, 3)])
 def test_the_report_says_whether_its_samples_were_held_out(samples: int, held_out: int) -> None:
-    seen = prune(samples).report["calibration"]
-    assert seen["held_out"] == bool(held_out)
-    assert seen["samples"] == (held_out or samples)
+    seen = prune(samples).report.calibration
+    assert seen.held_out == bool(held_out)
+    assert seen.samples == (held_out or samples)
 
 
 def test_a_single_sample_changes_nothing_where_inputs_cannot_be_made() -> None:
