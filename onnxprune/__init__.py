@@ -19,12 +19,14 @@ from onnxprune.errors import (
 )
 
 if TYPE_CHECKING:
-    from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, plan, prune, score, verify
+    from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, plan, prune, run, score, verify
     from onnxprune.extensions import GroupView, cost_model, criterion, data_source, repair_method
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
     from onnxprune.patterns import Pattern, pattern
+    from onnxprune.pipeline.refit import RepairJob
     from onnxprune.planning.plan import Plan
+    from onnxprune.repair.layerwise import Refit
     from onnxprune.report.report import Report
 
 __version__ = "0.1.0"
@@ -44,6 +46,8 @@ __all__ = [
     "Pattern",
     "Plan",
     "PlanError",
+    "Refit",
+    "RepairJob",
     "Report",
     "Result",
     "RunError",
@@ -58,6 +62,7 @@ __all__ = [
     "prune",
     "repair_method",
     "rule",
+    "run",
     "score",
     "verify",
 ]
@@ -69,6 +74,8 @@ _HOME = {
     "Options": "onnxprune.options",
     "Pattern": "onnxprune.patterns",
     "Plan": "onnxprune.planning.plan",
+    "Refit": "onnxprune.repair.layerwise",
+    "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
     "cost_model": "onnxprune.extensions",
     "criterion": "onnxprune.extensions",

@@ -32,20 +32,8 @@ from onnxprune.runtime.determinism import deterministic_run
 from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.verification.check import Verification
 
-__all__ = [
-    "Analysis",
-    "Announce",
-    "ModelSource",
-    "Result",
-    "analyze",
-    "apply",
-    "plan",
-    "prune",
-    "run",
-    "run_plan",
-    "score",
-    "verify",
-]
+__all__ = ["Analysis", "Announce", "ModelSource", "Result", "analyze", "apply", "plan", "prune", "run", "run_plan"]
+__all__ += ["score", "verify"]
 
 
 def prune(
@@ -125,7 +113,13 @@ def prune(
 
 
 def run(model: ModelSource, options: Options, announce: Announce | None = None) -> Result:
-    """`prune` with the options in one object; `announce` is told each stage as it starts, and how far it is."""
+    """Prunes a model with the options in one object; see `prune`.
+
+    Args:
+        model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
+        options: The options: `Options.of` takes those of `prune`, `Options` itself takes them by concern.
+        announce: Called with the name of each stage as it starts, and with its progress.
+    """
     with deterministic_run(options.resources.run_seconds, options.resources.run_memory):
         return run_stages(Original.of(model), options, Clock(announce))
 
@@ -275,9 +269,9 @@ def plan(
     _check_scope(analysis, mixing, attention, shrink)
     coupling = analysis.coupling
     scope = {"mixing": coupling.mixing, "attention": coupling.attention, "shrink": ()}
-    asked = Options.of(**{**options, **scope})
-    with deterministic_run(asked.resources.run_seconds, asked.resources.run_memory):
-        return make_plan(analysis, asked, Clock())
+    requested = Options.of(**{**options, **scope})
+    with deterministic_run(requested.resources.run_seconds, requested.resources.run_memory):
+        return make_plan(analysis, requested, Clock())
 
 
 def _check_scope(
@@ -285,20 +279,20 @@ def _check_scope(
 ) -> None:
     """Raises InputError where options say something else than an analysis was made with."""
     coupling = analysis.coupling
-    asked = Scope(
+    requested = Scope(
         mixing=coupling.mixing if mixing is None else mixing,
         attention=coupling.attention if attention is None else attention,
         shrink=() if shrink is None else shrink,
     )
-    names = coupling.shrinking if shrink is None else matching_names(analysis.model.proto.graph, asked.shrink)
-    for name, said, made in (
-        ("mixing", asked.mixing, coupling.mixing),
-        ("attention", asked.attention, coupling.attention),
+    names = coupling.shrinking if shrink is None else matching_names(analysis.model.proto.graph, requested.shrink)
+    for name, given, analyzed in (
+        ("mixing", requested.mixing, coupling.mixing),
+        ("attention", requested.attention, coupling.attention),
         ("shrink", sorted(names), sorted(coupling.shrinking)),
     ):
-        if said != made:
+        if given != analyzed:
             raise InputError(
-                f"the analysis was made with {name}={made!r}, not {said!r}", f"give {name} to analyze, not to plan"
+                f"the analysis was made with {name}={analyzed!r}, not {given!r}", f"give {name} to analyze, not to plan"
             )
 
 
@@ -347,7 +341,7 @@ def verify(
     """
     target: onnx.ModelProto | Model | str | os.PathLike[str]
     target = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
-    made = pruned.plan if plan is None and isinstance(pruned, Result) else plan
-    lost = WHOLE if made is None else io_slices(made)
+    known_plan = pruned.plan if plan is None and isinstance(pruned, Result) else plan
+    lost_slices = WHOLE if known_plan is None else io_slices(known_plan)
     checks = Checks(input_shapes={} if input_shapes is None else input_shapes)
-    return verify_source(to_proto_or_path(original), target, checks, feeds=feeds, seed=seed, io_slices=lost)
+    return verify_source(to_proto_or_path(original), target, checks, feeds=feeds, seed=seed, io_slices=lost_slices)

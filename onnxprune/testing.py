@@ -75,7 +75,7 @@ def assert_equivalent(
     Args:
         original: The model before pruning.
         pruned: The result of a run with ``repair="none"``, or the model that it made.
-        plan: What was taken; a `Result` has its own.
+        plan: What was known_plan; a `Result` has its own.
         feeds: Inputs of the original; made-up ones by default.
         input_shapes: Shapes of graph inputs to make inputs of.
         seed: Seed of the inputs.
@@ -106,14 +106,14 @@ def equivalence(
     Raises:
         InputError: There is no plan, it does not fit the original, or it removes channels of grade *mixing*.
     """
-    taken = pruned.plan if plan is None and isinstance(pruned, Result) else plan
-    if taken is None:
+    known_plan = pruned.plan if plan is None and isinstance(pruned, Result) else plan
+    if known_plan is None:
         raise InputError("a pruned model alone does not say what was taken", "give the plan that it was made by")
-    masked = masked_original(original, taken)
+    masked = masked_original(original, known_plan)
     result: Source = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
-    lost = planning.io_slices(taken)
+    lost_slices = planning.io_slices(known_plan)
     try:
-        seen = check(masked, result, feeds, input_shapes=input_shapes, seed=seed, io_slices=lost)
+        seen = check(masked, result, feeds, input_shapes=input_shapes, seed=seed, io_slices=lost_slices)
     except VerificationError as error:
         return Equivalence(False, error.message, tolerance)
     if not seen.verified:
@@ -135,13 +135,13 @@ def masked_original(original: ModelSource, plan: Plan) -> Model:
     model = Original.of(original).dense()
     shrink = [f"^{re.escape(name)}$" for name in plan.interface]
     analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
-    gone = planning.channels(plan, analysis.coupling)
-    if (analysis.coupling.grade[gone] == Grade.MIXING).any():
+    removed = planning.channels(plan, analysis.coupling)
+    if (analysis.coupling.grade[removed] == Grade.MIXING).any():
         raise InputError(
             "the plan removes channels of grade mixing, which changes the others: there is nothing to hold it to",
             "leave --mixing away",
         )
-    mask(model, analysis.coupling, gone)
+    mask(model, analysis.coupling, removed)
     if plan.zeroed:
         _mask_zeros(analyze_loaded(model), plan)
     return model
@@ -166,7 +166,7 @@ def _mask_zeros(masked: Analysis, plan: Plan) -> None:
         sparsity.zero_elements(masked.model, masked.coupling, value, zero)
 
 
-def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.ModelProto:
+def mask(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> onnx.ModelProto:
     """Sets what would be removed to zero, in place, and returns the model's proto.
 
     Quantised weights become their zero point; a constant that divides becomes one.
@@ -174,7 +174,7 @@ def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.Mode
     Args:
         model: The original; its proto is what `coupling` analysed.
         coupling: The analysis.
-        gone: Boolean per channel id, True for what is removed.
+        removed: Boolean per channel id, True for what is removed.
     """
 
     def masked(value: Value, array: NDArray[Any], removal: Removal) -> NDArray[Any]:
@@ -187,5 +187,5 @@ def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.Mode
             return np.where(off, np.ones((), array.dtype), array)
         return with_zeros(model, coupling, value, array, off)
 
-    apply_edits(model, coupling.graph, constant_edits(coupling, KeptLengths(coupling, gone)), masked)
+    apply_edits(model, coupling.graph, constant_edits(coupling, KeptLengths(coupling, removed)), masked)
     return model.proto

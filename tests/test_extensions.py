@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from onnxprune.registry import Registry
 from tests.support import outside
 from tests.support.commands import Cli, assert_refused
 from tests.support.paths import ROOT
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    """What is added here is not there for other tests."""
+    outside.register()
+    yield
+    outside.withdraw()
 
 
 def weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -199,7 +208,7 @@ def test_plug_ins_are_loaded_when_they_are_needed(tmp_path: Path) -> None:
     (tmp_path / "plug_in-1.0.dist-info").mkdir()
     (tmp_path / "plug_in-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: plug-in\nVersion: 1.0\n")
     (tmp_path / "plug_in-1.0.dist-info" / "entry_points.txt").write_text(PLUG_INS)
-    (tmp_path / "good_plug_in.py").write_text("from tests.support import outside\n")
+    (tmp_path / "good_plug_in.py").write_text("from tests.support import outside\noutside.register()\n")
     (tmp_path / "broken_plug_in.py").write_text("raise ZeroDivisionError('no\\nway')\n")
     (tmp_path / "rules_plug_in.py").write_text(RULES)
     path = outside.saved(tmp_path)

@@ -42,6 +42,8 @@ LATE = {
     ("__init__", "extensions"),
     ("__init__", "patterns"),
     ("__init__", "report.report"),
+    ("__init__", "pipeline.refit"),
+    ("__init__", "repair.layerwise"),
     ("__init__", "api"),
     ("__init__", "options"),
     ("__init__", "planning.plan"),

@@ -39,8 +39,8 @@ def apply(
     from onnxprune.options import Checks
     from onnxprune.planning.plan import Plan
 
-    made = Plan.from_json(written)
+    parsed = Plan.from_json(written)
     with announcing(quiet or as_json) as stage:
-        result = api.run_plan(made, model, Checks(verify=not no_verify, input_shapes=shapes), announce=stage)
+        result = api.run_plan(parsed, model, Checks(verify=not no_verify, input_shapes=shapes), announce=stage)
         save(result, path, stage)
     show(result.report, {"model": model, "output": str(path), "plan": plan}, as_json=as_json, quiet=quiet)

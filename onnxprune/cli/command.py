@@ -1,4 +1,4 @@
-"""What commands say and how they are described: streams, colour, help."""
+"""Output streams, colour and help of commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def warn(message: str) -> None:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Writes lines to stdout or stderr; what the stream cannot encode becomes a question mark."""
+    """Writes lines to stdout or stderr; characters that the stream cannot encode become question marks."""
     stream = sys.stderr if err else sys.stdout
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")

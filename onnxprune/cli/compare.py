@@ -35,11 +35,11 @@ def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str |
     from onnxprune.runtime.io_slices import WHOLE
     from onnxprune.verification import check
 
-    lost = io_slices(Plan.from_json(read_plan(plan))) if plan is not None else WHOLE
-    first, second = measure(load(a), shapes), measure(load(b), lost.shapes(shapes))
+    lost_slices = io_slices(Plan.from_json(read_plan(plan))) if plan is not None else WHOLE
+    first, second = measure(load(a), shapes), measure(load(b), lost_slices.shapes(shapes))
     with announcing(as_json) as stage:
         stage("run")
-        found = check.compare(a, b, input_shapes=shapes, runs=runs, io_slices=lost)
+        found = check.compare(a, b, input_shapes=shapes, runs=runs, io_slices=lost_slices)
     report = ComparisonReport(
         a,
         b,

@@ -52,8 +52,10 @@ def inspect(
     from onnxprune.report.sparsity_tables import tables
 
     analysis = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink)
-    told = sparsity_data.zeros(analysis.model, analysis.coupling) if sparsity else groups.inspection(analysis.coupling)
-    data = {"model": model, **told}
+    findings = (
+        sparsity_data.zeros(analysis.model, analysis.coupling) if sparsity else groups.inspection(analysis.coupling)
+    )
+    data = {"model": model, **findings}
     if as_json:
         print_json(data)
     else:

@@ -1,4 +1,4 @@
-"""From data to what is printed: JSON or tables on stdout, warnings on stderr, the running stage on a terminal."""
+"""Prints JSON or tables on stdout, warnings on stderr, and the running stage on a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def announcing(silent: bool) -> Iterator[Announce]:
-    """Shows on a terminal which stage is running, and how far; yields what is to be told of it."""
+    """Shows the running stage and its progress on a terminal; yields the progress callback."""
     if silent or not colourful(sys.stderr):
         yield lambda name, done=0, total=None: None
         return

@@ -1,4 +1,4 @@
-"""From what was typed, or written in a recipe, to `Options`."""
+"""Converts command-line arguments and recipes to `Options`."""
 
 from __future__ import annotations
 
@@ -99,48 +99,48 @@ AS_GIVEN = (
 """Options that the command line has under their names in `Options.of`, with values of the same kind."""
 
 
-def targets(words: Sequence[str]) -> dict[str, str]:
+def targets(texts: Sequence[str]) -> dict[str, str]:
     """``macs=0.5`` and the like as a mapping."""
     found: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
+    for text in texts:
+        name, equals, value = text.partition("=")
         if not equals or not value:
-            raise InputError(f"target {word!r} does not say how much", "macs=0.5, params=2M or bytes=4MB, say")
+            raise InputError(f"target {text!r} does not say how much", "macs=0.5, params=2M or bytes=4MB, say")
         if name in found:
             raise InputError(f"target {name!r} is given twice", "give it once")
         found[name] = value
     return found
 
 
-def gates(words: Sequence[str]) -> dict[str, float]:
+def gates(texts: Sequence[str]) -> dict[str, float]:
     """``drift=0.05`` and the like as a mapping; the number is behind the last ``=``, names may hold some themselves."""
     found: dict[str, float] = {}
-    for word in words:
-        name, _, value = word.rpartition("=")
+    for text in texts:
+        name, _, value = text.rpartition("=")
         try:
             limit = float(value)
         except ValueError:
             name = ""
         if not name:
-            raise InputError(f"gate {word!r} does not say how far", "drift=0.05, drift:OUTPUT=0.05, cosine=0.99, say")
+            raise InputError(f"gate {text!r} does not say how far", "drift=0.05, drift:OUTPUT=0.05, cosine=0.99, say")
         if name in found:
             raise InputError(f"gate {name!r} is given twice", "give it once")
         found[name] = limit
     return found
 
 
-def size(word: str) -> int:
+def size(text: str) -> int:
     """A number of bytes such as ``500MB`` or ``2GB``."""
-    found = amount(word)
+    found = amount(text)
     if found is None:
-        raise InputError(f"memory {word!r} is no size", "500MB or 2GB, say")
+        raise InputError(f"memory {text!r} is no size", "500MB or 2GB, say")
     return int(found)
 
 
 def _amount(
     given: Mapping[str, Any], sources: Mapping[str, ParameterSource | None]
 ) -> tuple[float | None, Sequence[str]]:
-    """Ratio and patterns; what the command line says about how much replaces what a recipe says."""
+    """Ratio and patterns; an amount on the command line overrides one in a recipe."""
     from onnxprune.patterns import CHANNELS
 
     ratio: float | None = given["ratio"]

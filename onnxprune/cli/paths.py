@@ -14,7 +14,7 @@ SUFFIX = ".onnx"
 
 
 def target(model: str, output: str | None, *others: str, force: bool, kind: str = "pruned") -> Path:
-    """Where a model goes: the named file, else ``MODEL.pruned.onnx`` beside the input.
+    """Output path of a model: the named file, else ``MODEL.pruned.onnx`` beside the input.
 
     Args:
         model: The input.

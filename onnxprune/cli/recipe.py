@@ -91,7 +91,7 @@ KEYS: dict[str, Kind] = {
     "run-seconds": _NUMBER,
     "run-memory": _TEXT,
 }
-"""What a recipe may say, and what it must say it with. ``_`` may stand for ``-``."""
+"""Keys of a recipe, and the kind of their values. ``_`` may stand for ``-``."""
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def verify(
     hold, or where the models cannot be run here.
     """
     shapes = parsing.shapes(input_shape)
-    taken = read_plan(plan)
+    plan_text = read_plan(plan)
     from onnxprune import testing
     from onnxprune.errors import VerificationError
     from onnxprune.planning.plan import Plan
@@ -51,7 +51,7 @@ def verify(
         found = testing.equivalence(
             original,
             pruned,
-            Plan.from_json(taken),
+            Plan.from_json(plan_text),
             input_shapes=shapes or None,
             seed=seed,
             tolerance=testing.TOLERANCE if tolerance is None else tolerance,

@@ -1,4 +1,4 @@
-"""What a run is asked to do, checked once: a frozen dataclass for each concern, and all of them together."""
+"""Validated options of a run: one frozen dataclass a concern, and `Options`, which composes them."""
 
 from onnxprune.options.options import Options
 from onnxprune.options.parts import (

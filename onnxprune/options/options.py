@@ -1,7 +1,8 @@
-"""All options of a run: the parts together, and what they must not say against each other."""
+"""`Options` composes the options of all concerns and checks that they do not contradict each other."""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from onnxprune.options.parts import (
     choosers,
 )
 from onnxprune.patterns import CHANNELS, Pattern
+from onnxprune.registry import one_of
 
 BY_DATA, BY_WEIGHTS = "obs", "l2"
 """Criteria that hold where none is asked for: with data, and without."""
@@ -191,30 +193,42 @@ class Options:
             sparse_storage=sparse_storage,
         )
 
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Options:
+        """The options of a mapping with the parameters of `of` as keys, say one read from a file.
+
+        Raises:
+            InputError: A key is unknown (the hint has the closest match), or as `of`.
+        """
+        known = list(inspect.signature(cls.of).parameters)
+        for name in given:
+            one_of("option", name, known)
+        return cls.of(**given)
+
     @property
     def criterion(self) -> Criterion:
         """The criterion that ranks channels."""
         asked = None if self.channels is None else self.channels.importance
-        seen = self.calibration.data is not None or self.calibration.stats is not None
-        default = BY_DATA if seen or self.repair.method == "data-free" else BY_WEIGHTS
+        has_data = self.calibration.data is not None or self.calibration.stats is not None
+        default = BY_DATA if has_data or self.repair.method == "data-free" else BY_WEIGHTS
         return extensions.as_criterion(default if asked is None else asked)
 
     @property
     def solver(self) -> str:
-        """Name of the criterion that chooses zeros, from data of the model that they are made in.
+        """Name of the criterion that chooses zeros.
 
         What `obs` chooses is good once the rest is refitted; where nothing is, that is `wanda`.
         """
         asked = self.zeros.solver if self.zeros is not None else None
         stored = self.calibration.stats is not None and self.channels is None
-        seen = (self.calibration.data is not None or stored) and self.repair.method != "data-free"
-        able = asked is not None and (seen or not _from_data(asked))
-        best = asked if able and asked is not None else BY_DATA if seen else BY_WEIGHTS
+        has_data = (self.calibration.data is not None or stored) and self.repair.method != "data-free"
+        able = asked is not None and (has_data or not _from_data(asked))
+        best = asked if able and asked is not None else BY_DATA if has_data else BY_WEIGHTS
         return "wanda" if best == BY_DATA and not self.repair.refits_zeros else best
 
     @property
     def spreads_zeros(self) -> bool:
-        """Whether what zeros do to the outputs says how many each weight gets, rather than the same share of each."""
+        """Whether shares of zeros are allocated to layers by their measured effect on the outputs."""
         if self.zeros is None or self.zeros.shape.local or self.calibration.data is None or not _from_data(self.solver):
             return False
         across = self.zeros.global_ranking
@@ -230,7 +244,7 @@ class Options:
         return replace(self, repair=Repair(method))
 
     def _check_zeros(self) -> None:
-        """Raises where options contradict the pattern of zeros."""
+        """Raises InputError for options that contradict the pattern of zeros."""
         if self.zeros is None:
             return
         if self.channels is None and self.repair.method != "none" and not self.repair.refits_zeros:
@@ -259,7 +273,7 @@ class Options:
             raise InputError("zeros that are refitted use no statistics", "leave --stats away, or --repair none")
 
     def _check_gates(self) -> None:
-        """Raises where gates ask for what cannot be measured."""
+        """Raises InputError for gates that cannot be measured."""
         if self.checks.gate and not self.checks.verify and self.calibration.data is None:
             raise InputError(
                 "gates are measured by the verification, which is switched off",
@@ -271,7 +285,7 @@ class Options:
             )
 
     def _check_data(self) -> None:
-        """Raises where calibration data or statistics are missing, or of no use."""
+        """Raises InputError for calibration data or statistics that are missing or not used."""
         missing, stats, name = self.calibration.data is None, self.calibration.stats, self.criterion.name
         if missing and self.repair.needs_data:
             raise InputError(f"repair {self.repair.method!r} needs calibration data", "give some with --calib")
@@ -325,7 +339,7 @@ def _from_data(name: str) -> bool:
 
 
 def _check_importance(wanted: Criterion | None, removes: bool, zeros: Pattern | None) -> None:
-    """Raises where a criterion is asked for what it does not rank."""
+    """Raises InputError for a criterion that ranks neither channels nor zeros as requested."""
     if wanted is None:
         return
     if zeros is None and not wanted.channels:

@@ -19,13 +19,13 @@ from onnxprune.registry import one_of
 ATTENTION = ("heads", "dims")
 AUTO = "auto"
 GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0)}
-"""What a gate may ask for, and between which limits."""
+"""Kinds of gates with the range of their limits."""
 FURTHEST = 0.95
-"""Ratio that a drift search goes to at most, where nothing else is said."""
+"""Default upper bound of the ratio in a drift search."""
 
 
 def _set(part: object, **values: object) -> None:
-    """Sets fields of a frozen dataclass while it is made."""
+    """Sets fields of a frozen dataclass in its `__post_init__`."""
     for name, value in values.items():
         object.__setattr__(part, name, value)
 
@@ -72,7 +72,7 @@ class Channels:
 
 
 def _target(name: str, value: object) -> float | str:
-    """What may be left of a cost: a number, or a text that `amount` reads."""
+    """Checks the limit of a cost: a number, or a text that `amount` reads."""
     one_of("target", name, extensions.costs.names())
     number = amount(value)
     if number is None or isinstance(value, bool):
@@ -185,7 +185,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Repair:
-    """How what is left makes up for what was removed.
+    """Compensation for removed channels and weights.
 
     Attributes:
         method: ``none``; ``data-free``, on made-up inputs; ``calibrated``, which needs calibration data; a method that
@@ -214,7 +214,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class Checks:
-    """What is checked of the result.
+    """Checks of the result.
 
     Attributes:
         verify: Whether both models are run in onnxruntime and compared.
@@ -257,7 +257,7 @@ def split_gate(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run may use.
+    """Limits of memory and time.
 
     Attributes:
         memory: Bytes of activations to hold before they go to files.

@@ -1,4 +1,4 @@
-"""What is tied to what in a model, and which of it the options leave open."""
+"""Analyzes the coupling of a model's channels and selects the groups open to pruning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from onnxprune.options import Scope
 
 
 class GraphSurgeonGraph(Protocol):
-    """What a `gs.Graph` of onnx-graphsurgeon has; that package comes without types."""
+    """Structural type of a `gs.Graph`; onnx-graphsurgeon has no type information."""
 
     nodes: Any
     inputs: Any
@@ -45,7 +45,7 @@ ModelSource = Union[str, "os.PathLike[str]", onnx.ModelProto, GraphSurgeonGraph]
 
 @dataclass
 class Analysis:
-    """A model and what ties its channels together.
+    """A model with the analysis of its channels.
 
     Attributes:
         model: A model of its own; the caller's stays as it is.

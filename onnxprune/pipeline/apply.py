@@ -54,7 +54,7 @@ def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> 
 
 
 def _set_zeros(analysis: Analysis, plan: Plan) -> None:
-    """Sets to zero what a plan says, in place."""
+    """Sets the elements to zero that the masks of a plan mark, in place."""
     by_key = {v.key: v for v in analysis.coupling.graph.constants()}
     for name, zeroed in plan.zeroed.items():
         if name not in by_key:

@@ -39,7 +39,7 @@ from onnxprune.verification.check import Verification
 
 @dataclass(frozen=True)
 class Pruned:
-    """A model on its way through the stages; each returns it with what it added.
+    """A pruned model between two stages; each stage returns a copy with its own results added.
 
     Attributes:
         options: What it was made with.
@@ -83,7 +83,7 @@ class Pruned:
         return all(gate.met for gate in self.gates.values())
 
     def cost(self, before: Cost) -> Cost:
-        """What it costs: as much as before where nothing but zeros was made, which change nothing."""
+        """Cost of the model; that of the original where only zeros were set, which change no count."""
         plan = self.plan
         if not (plan.removed or plan.permuted or self.options.sparse_storage or self.repair):
             return before
@@ -97,8 +97,8 @@ def attempt(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     clock, data = prepared.clock, prepared.loaded.data
     if pruned.plan.changes_model and data is not None:
         with clock.stage("judge"):
-            said = judge(prepared.original.load(), pruned.model, data, pruned.io_slices)
-        pruned = replace(pruned, calibration=said)
+            evaluation = judge(prepared.original.load(), pruned.model, data, pruned.io_slices)
+        pruned = replace(pruned, calibration=evaluation)
     resparsify(pruned.model, prepared.loaded.sparse)
     if options.sparse_storage:
         with clock.stage("store"):
@@ -122,7 +122,7 @@ def prune_model(prepared: Prepared, options: Options, analysis: Analysis) -> Pru
 
 
 def select(prepared: Prepared, options: Options) -> Selection:
-    """Which channels go."""
+    """Selects the channels to remove."""
     if options.channels is None or prepared.damage is None:
         return selection.nothing(prepared.analysis.coupling)
     return allocate(
@@ -131,7 +131,7 @@ def select(prepared: Prepared, options: Options) -> Selection:
 
 
 def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
-    """Selects the channels that go, plans their removal and carries it out, in place."""
+    """Selects channels, plans their removal and removes them, in place."""
     with prepared.clock.stage("plan"):
         selected = select(prepared, options)
         plan = planning.make(analysis.coupling, selected.removed, selected.entries)
@@ -145,7 +145,7 @@ def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) ->
 
 
 def repair_removal(prepared: Prepared, pruned: Pruned) -> Pruned:
-    """Lets what is left make up for the channels that went, in place."""
+    """Repairs the model after the removal of channels, in place."""
     job = RepairJob(
         prepared.original.dense(),
         pruned.model,
@@ -175,7 +175,7 @@ def reorder(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
 
 
 def set_zeros(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
-    """Sets weights of what is left to zero in a pattern, in place."""
+    """Sets remaining weights to zero in a pattern, in place."""
     rest = analyze_loaded(pruned.model) if pruned.plan.removed or zeros.permute else pruned.analysis
     zeroed = zero(
         pruned.reference,
@@ -202,7 +202,7 @@ def set_zeros(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
 
 
 def hold_to_gates(prepared: Prepared, pruned: Pruned) -> Pruned:
-    """Measures what each gate asks for, on held-out samples or, without data, in the verification."""
+    """Measures each gate on held-out samples or, without data, on the inputs of the verification."""
     asked, data = prepared.loaded.gates, prepared.loaded.data
     if not asked:
         return pruned

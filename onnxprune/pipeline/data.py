@@ -66,7 +66,7 @@ class _First:
 def open_data(
     model: Model, calibration: Calibration, seed: int = 0, progress: Progress | None = None
 ) -> CalibrationSplit | None:
-    """The calibration data of a run, None where none are given; `progress` hears of every batch that is read.
+    """Opens the calibration data of a run; None if there are none. `progress` is called after every batch.
 
     Raises:
         InputError: They cannot be read or do not fit the model.
@@ -84,7 +84,7 @@ def open_data(
 
 
 def _from_registry(data: Any) -> Any:
-    """What a registered source opens for ``NAME:REST``; anything else as it is."""
+    """Opens ``NAME:REST`` with the registered source NAME; returns anything else unchanged."""
     name, colon, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
     return sources.get(name)(rest) if colon and name in sources else data
 

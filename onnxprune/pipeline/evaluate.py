@@ -18,7 +18,7 @@ from onnxprune.verification.output_error import relative_errors
 
 
 def judge(original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices) -> CalibrationReport:
-    """What the held-out samples say: the outputs' relative squared error and, with labels, top-1 and top-5."""
+    """Evaluates the pruned model on held-out samples: relative squared error and, with labels, top-1 and top-5."""
     (error,) = relative_errors(original, [pruned], data.held.batches(), io_slices)
     labels = data.held.labels
     if labels is None:

@@ -42,7 +42,7 @@ def scoring_context(
     *,
     stats: str | os.PathLike[str] | None = None,
 ) -> Iterator[tuple[Model, CalibrationSplit | None, Criterion]]:
-    """What scores are read from: model, data and criterion; without data made-up inputs take their place.
+    """Model, data and criterion to score with; synthetic inputs substitute for missing data.
 
     Convolutions look at small patches, which made-up inputs get right; models that consist mainly of matrix products
     are scored by their weights alone, see `repair.data_free`. Normalizations have, while this lasts, the statistics
@@ -57,9 +57,9 @@ def scoring_context(
     if not convolutional(model):
         yield model, None, as_criterion(BY_WEIGHTS)
         return
-    made = _Synthetic(synthetic_feeds())
-    with aligned(model, model.copy(), made) as reference:
-        yield reference, CalibrationSplit(made, made), criterion
+    samples = _Synthetic(synthetic_feeds())
+    with aligned(model, model.copy(), samples) as reference:
+        yield reference, CalibrationSplit(samples, samples), criterion
 
 
 def check_stats(calibration: Calibration) -> None:
@@ -81,7 +81,7 @@ def moments(
     memory: int = 2**30,
     io_slices: IoSlices = WHOLE,
 ) -> dict[str, Moments]:
-    """Moments of what the linear layers read, on the samples that damage is not measured with.
+    """Moments of the inputs of the linear layers, on samples other than those that damage is measured on.
 
     Args:
         model: The model to look at.
@@ -100,8 +100,8 @@ def moments(
     if stored is not None and stored.exists():
         return read(stored, model, layers)
     assert data is not None
-    seen, _ = _divided(data.fit, MEASURED_SHARE)
-    batches, count = io_slices.batches(seen), sum(1 for _ in seen.batches())
+    learned_from, _ = _divided(data.fit, MEASURED_SHARE)
+    batches, count = io_slices.batches(learned_from), sum(1 for _ in learned_from.batches())
     try:
         found = observe(model, layers, batches, count=count, seed=seed, memory=memory)
     except CannotCut as e:
@@ -117,7 +117,7 @@ def curves(
     coupling: Coupling,
     groups: Sequence[Group],
     data: CalibrationSplit | None,
-    seen: Mapping[str, Moments],
+    input_moments: Mapping[str, Moments],
     fallback: Sequence[Scores],
     channels: Channels,
     *,
@@ -132,7 +132,7 @@ def curves(
     if data is not None and (channels.target or channels.global_ranking):
         runs = len(groups) * len(damage_curves.PROBES)
         batches = fresh_samples(model, data, runs=runs, input_shapes=input_shapes, io_slices=io_slices)
-    return damage_curves.curves(model, coupling, groups, layers, seen, fallback, keep, batches, memory=memory)
+    return damage_curves.curves(model, coupling, groups, layers, input_moments, fallback, keep, batches, memory=memory)
 
 
 def fresh_samples(

@@ -1,4 +1,4 @@
-"""The model that a run begins with, to be loaded as often as a stage needs it anew."""
+"""The unpruned model of a run, loaded again whenever a stage needs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnxprune.runtime.session import Source
 
 @dataclass(frozen=True)
 class Original:
-    """A model that stays as it is.
+    """An unpruned model, which is never modified.
 
     Attributes:
         source: What onnxruntime runs: its file, its proto, or a model in memory.

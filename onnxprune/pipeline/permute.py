@@ -1,4 +1,4 @@
-"""The stage that reorders channels, so that an N:M pattern keeps more; without zeros the model makes what it made."""
+"""The stage that reorders channels so that an N:M pattern keeps more magnitude; it preserves the function."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ SHARE = 0.25
 FEWEST = 256
 """Rows that are looked at in any case."""
 ROUNDING = 1e-2
-"""Outputs that another order moves by more (rel_rms) are not what they were."""
+"""Largest drift (rel_rms) that is taken for rounding."""
 
 
 @dataclass
 class Permuted:
-    """What moves.
+    """Result of a permutation search.
 
     Attributes:
         source: The element that goes to each element's place, see `reorder.move`.
@@ -107,9 +107,9 @@ def find(
     pattern: Pattern,
     seed: int = 0,
 ) -> Permuted:
-    """Looks for the order of each group under which an N:M pattern keeps most; the model stays as it is.
+    """Searches the order of each group under which an N:M pattern keeps most; the model is not modified.
 
-    Groups are gone through one by one. All weights that sum over the units of a group count together; where they
+    Groups are zero through one by one. All weights that sum over the units of a group count together; where they
     would not keep more in sum, the group stays as it is. Magnitude is what counts, with data too: weighed by the norms
     of inputs it led to larger errors of the outputs.
 
@@ -153,14 +153,14 @@ def unchanged(before: Model, after: Model, checks: Checks, seed: int = 0) -> boo
 
 
 def recorded(plan: Plan, entries: Sequence[ConstantEdit]) -> Plan:
-    """The plan with what moves, see `reorder.reorderings`."""
+    """Adds the permutations of constants to a plan, see `edit.permute.constant_orders`."""
     permuted = {s.key: {str(axis): list(order) for axis, order in s.change.items()} for s in entries if s.change}
     split = {s.key: s.original for s in entries if s.key != s.original}
     return replace(plan, permuted={**plan.permuted, **permuted}, split={**plan.split, **split})
 
 
 def orders(plan: Plan, coupling: Coupling) -> list[ConstantEdit]:
-    """What a plan moves of a model that has lost what the plan removes.
+    """Permutations of a plan, for a model from which its channels are removed already.
 
     Raises:
         InputError: The plan names what is not there, an order is none, what it moves must stay where it is, or it moves
@@ -247,8 +247,8 @@ class _Weights:
         return found
 
     def kept(self, key: str, pattern: Pattern) -> tuple[float, float]:
-        """What a pattern keeps of a weight's magnitude, and what there is."""
+        """Magnitude of a weight that a pattern keeps, and the total."""
         magnitude = self.magnitude(key)
-        gone = pattern.mask(magnitude, self.layouts[key])
+        zero = pattern.mask(magnitude, self.layouts[key])
         whole = float(magnitude.sum(dtype=np.float64))
-        return whole - float(magnitude[gone].sum(dtype=np.float64)), whole
+        return whole - float(magnitude[zero].sum(dtype=np.float64)), whole

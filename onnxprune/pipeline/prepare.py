@@ -1,4 +1,4 @@
-"""The first stages of a run: load, analyze, score. What they find serves every model that the run makes."""
+"""The first stages of a run: load, analyze, score. Every trial of a search shares their results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that was loaded, with what was asked of it.
+    """A loaded model with its resolved options, data and gates.
 
     Attributes:
         model: The model, dense.
@@ -52,7 +52,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known before anything is removed.
+    """Results of the first stages, before anything is removed.
 
     Attributes:
         original: The model that was given.
@@ -79,7 +79,7 @@ class Prepared:
 
 
 def prepare(original: Original, options: Options, clock: Clock, analysis: Analysis | None = None) -> Prepared:
-    """Loads a model with its data, analyses it, and learns what the removal of its units costs.
+    """Loads a model and its data, analyzes it, and estimates the damage of removing its units.
 
     Args:
         original: The model.
@@ -113,7 +113,7 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
 
 
 def load_inputs(model: Model, stored: Cost | None, options: Options, clock: Clock) -> Loaded:
-    """Makes a model dense, in place, opens the data, and settles what the options leave open."""
+    """Makes a model dense, in place, opens the data, and resolves ``repair=auto``."""
     cost = measure(model, options.checks.input_shapes, run=options.targets_macs)
     if stored is not None:
         cost = replace(cost, params=stored.params, bytes=stored.bytes)

@@ -1,4 +1,4 @@
-"""What a run takes at each stage, and who hears of it."""
+"""Times the stages of a run and reports progress to a callback."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Clock:
 
 
 class Announce(Protocol):
-    """What is told of a run while it lasts."""
+    """Progress callback of a run."""
 
     def __call__(self, name: str, done: int = 0, total: int | None = None) -> None:
         """A stage begins, or has gone through so many calibration samples, of so many (None: nobody knows)."""

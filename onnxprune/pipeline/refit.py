@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RepairJob:
-    """What a method of repair is given.
+    """Arguments of a repair method.
 
     Attributes:
         original: The model before pruning.
@@ -53,11 +53,11 @@ class RepairJob:
     unrepaired: Model | None = field(default=None)
 
     def batches(self) -> Iterable[Mapping[str, NDArray[Any]]]:
-        """Inputs of the original to learn from, by input name: calibration samples, else made-up inputs."""
+        """Inputs of the original to learn from, by input name: calibration samples, else synthetic inputs."""
         return self.data.fit.batches() if self.data is not None else self._synthetic(held=False)
 
     def held_batches(self) -> Iterable[Mapping[str, NDArray[Any]]]:
-        """Inputs that `batches` does not have, which what was done is judged by."""
+        """Held-out inputs, which `batches` does not contain: the repair is accepted or rejected by them."""
         return self.data.held.batches() if self.data is not None else self._synthetic(held=True)
 
     def _synthetic(self, *, held: bool) -> list[Mapping[str, NDArray[Any]]]:
@@ -67,7 +67,7 @@ class RepairJob:
 
 
 def refit(job: RepairJob) -> list[Refit]:
-    """Repairs a pruned model in place, and says what became of each layer.
+    """Repairs a pruned model in place with the method of its options; returns a record of each layer.
 
     Raises:
         InputError: The model cannot be run in pieces, or an added method returns something else than a list of `Refit`.

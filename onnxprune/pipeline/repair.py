@@ -26,9 +26,9 @@ from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.partition import CannotCut
 
 
-def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
+def kept_features(coupling: Coupling, removed: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
     """Indices that remain of each layer by name: output features, units of a recurrent layer, normalized channels."""
-    lengths = KeptLengths(coupling, gone)
+    lengths = KeptLengths(coupling, removed)
     kept = {
         layer.name: lengths.kept(layer.output.axis(layer.out_axis))
         for layer in linear_layers(coupling.graph)
@@ -43,7 +43,7 @@ def kept_features(coupling: Coupling, gone: NDArray[np.bool_]) -> dict[str, NDAr
 
 
 def _has_features(layer: LinearLayer) -> bool:
-    """Whether the output is known to have the features that the layer makes: a model may declare what is not so."""
+    """Whether the declared output shape has the layer's number of features: models may declare wrong shapes."""
     shape = layer.output.shape or []
     return -len(shape) <= layer.out_axis < len(shape) and shape[layer.out_axis] == layer.features[1]
 
@@ -60,7 +60,7 @@ def repair(
     fitter: Fitter | None = None,
     plain: Model | None = None,
 ) -> list[Refit]:
-    """Refits the pruned model in place; what the report says of each layer.
+    """Refits the pruned model in place; returns a record of each layer.
 
     Args:
         original: The model before pruning.

@@ -1,4 +1,4 @@
-"""What a run gives back."""
+"""Result of a run: model, plan and report."""
 
 from __future__ import annotations
 

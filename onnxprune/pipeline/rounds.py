@@ -21,22 +21,22 @@ from onnxprune.importance.obs import Curve
 
 
 def shares(steps: int) -> list[float]:
-    """The power of what is to be left at last that each round but the last leaves: 0.25 in two rounds by way of 0.5."""
+    """Exponents of the final share for each round but the last: 0.25 in two rounds goes by way of 0.25**0.5 = 0.5."""
     return [k / steps for k in range(1, steps)]
 
 
-def channel_correspondence(before: Coupling, gone: NDArray[np.bool_], after: Coupling) -> Index:
+def channel_correspondence(before: Coupling, removed: NDArray[np.bool_], after: Coupling) -> Index:
     """Which channel of the original each channel of a pruned model is.
 
     Args:
         before: The analysis of the original.
-        gone: Its channels that were removed.
+        removed: Its channels that were removed.
         after: The analysis of the pruned model.
 
     Returns:
         One channel of the original a channel id of the other, -1 where no weight that one node alone reads tells.
     """
-    lengths = KeptLengths(before, gone)
+    lengths = KeptLengths(before, removed)
     sources = {v.key: v for v in before.graph.constants()} | {
         s.key: s.readers[0] for s in constant_edits(before, lengths)
     }
@@ -64,7 +64,7 @@ def extended(
     rest: Sequence[Group],
     origin: Index,
 ) -> list[Curve]:
-    """The curves of the original's groups once a round has told more of what is left.
+    """Damage curves of the original's groups, continued by the curves of the pruned model.
 
     Args:
         curves: What was known of each group.

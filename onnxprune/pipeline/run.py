@@ -47,7 +47,7 @@ def run(original: Original, options: Options, clock: Clock) -> Result:
 
 
 def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
-    """The plan of the run with these options on the model of an analysis, which stays as it is.
+    """Plans what `run` would remove from the model of an analysis, which is not modified.
 
     Raises:
         InputError: The data or an option is unusable.
@@ -98,7 +98,7 @@ def make_report(
 
 
 def measured_targets(pruned: Pruned, after: Cost) -> dict[str, TargetReport]:
-    """The targets with what was counted in the result, in place of what was predicted."""
+    """Targets with the costs measured on the result instead of the predicted ones."""
     shapes = pruned.io_slices.shapes(pruned.options.checks.input_shapes)
     found = {}
     for name, target in pruned.selection.targets.items():

@@ -1,4 +1,4 @@
-"""The stages of scoring and allocation: what the removal of units costs, and which of them go."""
+"""The stages of scoring and allocation: estimates the damage of removal and selects units."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from onnxprune.planning import plan
 
 @dataclass(frozen=True)
 class Damage:
-    """What the removal of units of each group costs.
+    """Estimated damage of removing units of each group.
 
     Attributes:
         curves: Damage after each removal, and the order of the units.
@@ -53,7 +53,7 @@ def learn_damage(
     before: Cost,
     synthetic_feeds: SyntheticFeeds,
 ) -> Damage:
-    """What the removal of units of each group costs, after as many rounds as are asked for."""
+    """Estimates the damage of removal, with repair and new statistics after each of `channels.steps` rounds."""
     damage = measure_damage(analysis, groups, data, options, channels, options.criterion, synthetic_feeds)
     whole = totals(channels.target, analysis.coupling, before, options.checks.input_shapes)
     for share in rounds.shares(channels.steps):
@@ -83,19 +83,19 @@ def measure_damage(
     criterion: Criterion,
     synthetic_feeds: SyntheticFeeds,
 ) -> Damage:
-    """What the removal of units costs by one criterion, in the model as it is."""
+    """Estimates the damage of removal from the unpruned model by one criterion."""
     stats, memory, coupling = options.calibration.stats, options.resources.memory, analysis.coupling
     context = observe.scoring_context(analysis.model, data, criterion, synthetic_feeds, stats=stats)
     with context as (model, data, criterion):
-        seen = None
+        input_moments = None
         if criterion.needs == "moments":
-            seen = observe.moments(model, coupling, data, stats=stats, seed=options.seed, memory=memory)
+            input_moments = observe.moments(model, coupling, data, stats=stats, seed=options.seed, memory=memory)
         by_itself = BY_WEIGHTS if criterion.sequential else criterion
-        scores = score(model, coupling, groups, by_itself, seed=options.seed, moments=seen)
+        scores = score(model, coupling, groups, by_itself, seed=options.seed, moments=input_moments)
         if criterion.sequential:
             shapes = options.checks.input_shapes
             curves = observe.curves(
-                model, coupling, groups, data, seen or {}, scores, channels, input_shapes=shapes, memory=memory
+                model, coupling, groups, data, input_moments or {}, scores, channels, input_shapes=shapes, memory=memory
             )
             return Damage(curves, None)
     most = [g.units - min(channels.min_channels, g.units) for g in groups]
@@ -105,7 +105,7 @@ def measure_damage(
 def allocate(
     analysis: Analysis, groups: Sequence[Group], damage: Damage, options: Options, channels: Channels, before: Cost
 ) -> Selection:
-    """Which units go: those at the least damage that meet the targets, or of each group by its scores."""
+    """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given."""
     if channels.target:
         shapes = options.checks.input_shapes
         return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, shapes)
@@ -122,7 +122,7 @@ def _learn_round(
     before: Cost,
     synthetic_feeds: SyntheticFeeds,
 ) -> list[Curve]:
-    """A round (see `rounds`): what the curves say once a part is gone and the rest makes up for it."""
+    """One round (see `rounds`): removes a part, repairs the rest, and measures damage curves again."""
     selected = allocate(analysis, groups, Damage(damage.curves, None), options, channels, before)
     io_slices = plan.io_slices(plan.make(analysis.coupling, selected.removed))
     pruned = reanalyze(analysis, analysis.model.copy())
@@ -133,14 +133,16 @@ def _learn_round(
     rest = reanalyze(pruned, pruned.model.copy())
     left, memory = prunable(rest, options.scope), options.resources.memory
     scores = score(rest.model, rest.coupling, left, BY_WEIGHTS, seed=options.seed)
-    seen = observe.moments(rest.model, rest.coupling, data, seed=options.seed, memory=memory, io_slices=io_slices)
+    input_moments = observe.moments(
+        rest.model, rest.coupling, data, seed=options.seed, memory=memory, io_slices=io_slices
+    )
     shapes = options.checks.input_shapes
     later = observe.curves(
         rest.model,
         rest.coupling,
         left,
         data,
-        seen,
+        input_moments,
         scores,
         channels,
         input_shapes=shapes,

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
-    """The smallest model within the gates, and every model that was made on the way."""
+    """Returns the smallest model within the gates, and a record of every trial."""
     trials: list[SearchTrial] = []
     furthest = prepared.options.channels
     assert furthest is not None  # the options see to that

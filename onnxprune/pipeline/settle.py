@@ -18,7 +18,7 @@ from onnxprune.runtime.session import session
 
 
 def resolve_repair(model: Model, options: Options) -> tuple[Options, str | None]:
-    """The options with a repair other than ``auto``, and why that is none, where inputs were to be made for it."""
+    """Replaces ``repair=auto``; returns the options, and why data-free repair was rejected, or None."""
     if options.repair.method != AUTO:
         return options, None
     if options.calibration.data is not None:

@@ -28,7 +28,7 @@ def store(model: Model, checks: Checks, seed: int = 0) -> SparseStorage:
 
 
 def _fault(dense: Model, sparse: Model, checks: Checks, seed: int = 0) -> str | None:
-    """What onnxruntime has against the sparse form, None if nothing."""
+    """Why the sparse form cannot be used in onnxruntime; None if it can."""
     try:
         check = verification.check(dense, sparse, input_shapes=checks.input_shapes, seed=seed)
     except VerificationError as error:

@@ -39,7 +39,7 @@ NOTHING = "what was asked for takes none of its elements"
 
 @dataclass
 class Zeroed:
-    """What became of the weights of a model.
+    """Result of setting weights to zero.
 
     Attributes:
         masks: Constant -> which of its elements are zero.
@@ -68,7 +68,7 @@ def zero(
 
     Args:
         original: Loads the model that was given; asked where there is something to compare with.
-        model: What is left of it once channels are gone.
+        model: What is left of it once channels are zero_mask.
         coupling: The analysis of that.
         kept: Output features of the original's layers that it still has, by the layer's name.
         data: Calibration data.
@@ -93,10 +93,10 @@ def zero(
         dict.fromkeys([*(layer.name for layer in layers.values()), *states], pattern),
         bias_only=options.repair.method == "data-free",
     )
-    seen: Mapping[str, Moments] = {}
+    input_moments: Mapping[str, Moments] = {}
     spread = options.spreads_zeros and data is not None
     if spread or not (refits or by_weights):
-        seen = moments(
+        input_moments = moments(
             model,
             coupling,
             data,
@@ -107,14 +107,14 @@ def zero(
         )
     if spread:
         assert data is not None
-        spread_to = _allotted(model, list(layers.values()), pattern, seen, data, options, io_slices)
+        spread_to = _allotted(model, list(layers.values()), pattern, input_moments, data, options, io_slices)
         zeros = replace(zeros, layers={**zeros.layers, **spread_to})
     if not refits:
-        found = {} if by_weights else _by_moments(model, layers, zeros, seen)
+        found = {} if by_weights else _by_moments(model, layers, zeros, input_moments)
         rest = [w for key, w in targets.items() if key not in found]
         found |= sparsity.zero_smallest(model, coupling, rest, pattern, across)
     else:
-        seen = {}  # the walk gathers its own, and memory holds one of them
+        input_moments = {}  # the walk gathers its own, and memory holds one of them
         fitted = {key: layer.weight for key, layer in layers.items()} | states
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
         found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across)
@@ -125,7 +125,7 @@ def zero(
         done.repair = refit(RepairJob(original(), model, kept, data, options, io_slices, synthetic_feeds, zeros, plain))
         now = {v.key: v for v in Graph(model.proto).constants()}
         found |= {key: model.array(_tensor(now[key])) == 0 for key in fitted}
-    done.masks = {key: gone for key, gone in found.items() if gone.any()}
+    done.masks = {key: zero_mask for key, zero_mask in found.items() if zero_mask.any()}
     done.dense |= dict.fromkeys((key for key in targets if key not in done.masks), NOTHING)
     return done
 
@@ -134,25 +134,27 @@ def _allotted(
     model: Model,
     layers: Sequence[LinearLayer],
     pattern: Pattern,
-    seen: Mapping[str, Moments],
+    input_moments: Mapping[str, Moments],
     data: CalibrationSplit,
     options: Options,
     io_slices: IoSlices,
 ) -> dict[str, Pattern]:
-    """The pattern of each layer, with shares by what zeros there do to the outputs."""
+    """Patterns by layer, with shares allocated by the measured effect of zeros in the layer on the outputs."""
     if not layers:
         return {}
     batches = fresh_samples(
         model, data, runs=len(layers) * len(PROBES), input_shapes=options.checks.input_shapes, io_slices=io_slices
     )
     measured: list[list[float]] = []
-    with Trials(model, seen, batches, [layer.x.name for layer in layers], memory=options.resources.memory) as trials:
+    with Trials(
+        model, input_moments, batches, [layer.x.name for layer in layers], memory=options.resources.memory
+    ) as trials:
         for layer in layers:
             trials.step()
             matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)
             measured.append([])
             for probe in PROBES:
-                made = zeroed(layer, "wanda", pattern.with_share(probe), matrix, seen[layer.name])
+                made = zeroed(layer, "wanda", pattern.with_share(probe), matrix, input_moments[layer.name])
                 changes = [WeightChange(layer.name, block, weight) for block, weight in enumerate(made)]
                 measured[-1].append(trials.error(changes))
     sizes = [int(np.prod(layer.dims)) for layer in layers]
@@ -161,15 +163,19 @@ def _allotted(
 
 
 def _by_moments(
-    model: Model, layers: Mapping[str, LinearLayer], zeros: Zeros, seen: Mapping[str, Moments]
+    model: Model, layers: Mapping[str, LinearLayer], zeros: Zeros, input_moments: Mapping[str, Moments]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Zeros by what the layers read, in place; the rest stays bit for bit."""
+    """Sets zeros chosen from input moments, in place; all other elements are unchanged bit for bit."""
     found = {}
     for key, layer in layers.items():
-        if layer.name in seen:
+        if layer.name in input_moments:
             array = model.array(_tensor(layer.weight))
             made = zeroed(
-                layer, zeros.method, zeros.layers[layer.name], layer.matrix(array).astype(np.float64), seen[layer.name]
+                layer,
+                zeros.method,
+                zeros.layers[layer.name],
+                layer.matrix(array).astype(np.float64),
+                input_moments[layer.name],
             )
             found[key] = layer.unmatrix(made == 0, array.shape)
             model.set_array(_tensor(layer.weight), np.where(found[key], np.zeros((), array.dtype), array))
@@ -182,7 +188,7 @@ def _tensor(value: Value) -> TensorProto:
 
 
 def wanted(weight: Weight, pattern: Pattern, scope: Scope, done: Zeroed) -> bool:
-    """Whether a weight is to have zeros; why not goes into what is told."""
+    """Whether a weight is open to zeros; the reason why not is entered in `done.dense`."""
     names = {weight.value.key, *(node.proto.name for node, _ in weight.value.consumers)}
 
     def hit(patterns: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The plan: what goes, why, and from which model. Plain data that can be reviewed, edited and applied again."""
+"""The plan: slices to remove, with reasons, and the model that they belong to. Plain data to review, edit and apply."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Indices = dict[str, list[int]]
 
 @dataclass
 class Plan:
-    """What is taken from which model.
+    """Slices and zeros to take from a model.
 
     Attributes:
         model: Fingerprint of the graph, weights aside (see `fingerprint`).
@@ -102,7 +102,7 @@ _GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, 
 
 
 def _fault(data: dict[str, Any]) -> str | None:
-    """What makes the data of a plan unusable; None if nothing."""
+    """Why the data of a plan are unusable; None if they are usable."""
     for key, kind in _KINDS.items():
         if key in data and type(data[key]) is not kind:
             return f"{key!r} is not of type {kind.__name__}"
@@ -130,20 +130,20 @@ def _axis(axis: str, indices: object) -> bool:
     return axis.isdecimal() and isinstance(indices, list) and all(type(i) is int and 0 <= i < 2**31 for i in indices)
 
 
-def make(coupling: Coupling, gone: NDArray[np.bool_], groups: Sequence[dict[str, Any]] = ()) -> Plan:
+def make(coupling: Coupling, removed: NDArray[np.bool_], groups: Sequence[dict[str, Any]] = ()) -> Plan:
     """The plan that removes some channels.
 
     Args:
         coupling: The analysis.
-        gone: Boolean per channel id, True for what is removed.
+        removed: Boolean per channel id, True for what is removed.
         groups: Entries for the plan's `groups`.
     """
     plan = Plan(
         fingerprint(coupling.graph.proto), groups=list(groups), mixing=coupling.mixing, attention=coupling.attention
     )
-    lengths = KeptLengths(coupling, gone)
+    lengths = KeptLengths(coupling, removed)
     plan.interface = {name: _lost(value, lengths) for name, value in sorted(coupling.shrinking_values.items())}
-    if gone.any():
+    if removed.any():
         for s in constant_edits(coupling, lengths):
             if s.change:
                 plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.change.items()}
@@ -157,7 +157,7 @@ def _lost(value: Value, lengths: KeptLengths) -> Indices:
 
 
 def io_slices(plan: Plan) -> IoSlices:
-    """What the plan takes of graph inputs and outputs."""
+    """Slices that the plan removes from graph inputs and outputs."""
     return IoSlices(
         {name: {int(axis): indices for axis, indices in axes.items()} for name, axes in plan.interface.items() if axes}
     )
@@ -178,23 +178,23 @@ def channels(plan: Plan, coupling: Coupling) -> NDArray[np.bool_]:
     by_key: dict[str, list[Value]] = {}
     for value in coupling.graph.constants():
         by_key.setdefault(value.key, []).append(value)
-    gone = np.zeros(coupling.classes.elements, dtype=bool)
+    removed = np.zeros(coupling.classes.elements, dtype=bool)
     for shared in (False, True):  # what several read may mean several things: it only fills what is still open
         for name, axes in plan.removed.items():
             values = by_key.get(plan.split.get(name, name))
             if values is None:
                 raise PlanError(f"the plan names {name!r}, which the model lacks")
             if (len(values) > 1) == shared and not (shared and name in plan.split):
-                _mark(gone, coupling, name, values[0], axes)
-    _complete(plan, coupling, gone)
+                _mark(removed, coupling, name, values[0], axes)
+    _complete(plan, coupling, removed)
     for value in coupling.graph.constants():
         for axis, indices in plan.removed.get(value.key, {}).items():
             if len(set(indices)) >= (value.axis(int(axis)).length or 0) > 0:
                 raise PlanError(f"the plan leaves nothing of axis {axis} of {value.key!r}")
-    return gone
+    return removed
 
 
-def _mark(gone: NDArray[np.bool_], coupling: Coupling, name: str, value: Value, axes: Indices) -> None:
+def _mark(removed: NDArray[np.bool_], coupling: Coupling, name: str, value: Value, axes: Indices) -> None:
     for position, indices in axes.items():
         if int(position) >= len(value.shape or []):
             raise PlanError(f"the plan names axis {position} of {name!r}, which has {len(value.shape or [])}")
@@ -208,12 +208,12 @@ def _mark(gone: NDArray[np.bool_], coupling: Coupling, name: str, value: Value, 
                 f"the plan removes index {where[pinned][0]} of axis {position} of {name!r}, which is pinned",
                 "onnxprune inspect shows why",
             )
-        gone[ids[where]] = True
+        removed[ids[where]] = True
 
 
-def _complete(plan: Plan, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
-    """What is tied goes together: the channels must remove exactly what the plan says."""
-    full = make(coupling, gone)
+def _complete(plan: Plan, coupling: Coupling, removed: NDArray[np.bool_]) -> None:
+    """Raises PlanError unless the plan removes whole channels."""
+    full = make(coupling, removed)
     given, whole = plan.removed | plan.interface, full.removed | full.interface
     for name in sorted(set(given) | set(whole)):
         mine, theirs = given.get(name, {}), whole.get(name, {})

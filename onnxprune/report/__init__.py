@@ -1,1 +1,1 @@
-"""What a run did, as data and as tables."""
+"""Reports of a run, as data and as tables."""

@@ -1,4 +1,4 @@
-"""Makes the report of a run from what its stages found."""
+"""Builds the report of a run from the results of its stages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxprune.report.report import Count, GateReport, GroupReport, Report
 from onnxprune.verification.check import Verification
 
 REASONS = 5
-"""Reasons that are given for a model that stays whole."""
+"""Number of reasons given for an unpruned model."""
 
 
 def build(
@@ -24,7 +24,7 @@ def build(
     seconds: Mapping[str, float],
     options: dict[str, Any] | None,
 ) -> Report:
-    """The report, without what only some runs have.
+    """Builds the fields of the report that every run has.
 
     Args:
         coupling: The analysis of the original.

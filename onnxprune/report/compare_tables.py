@@ -1,4 +1,4 @@
-"""Costs and drift before and after, as tables; and what `compare` shows."""
+"""Tables of costs and drift before and after, and those of `compare`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ComparisonReport(JsonValue):
 
 
 def compared(report: ComparisonReport) -> list[Part]:
-    """What `compare` shows of two models."""
+    """Tables of `compare`."""
     before, after = report.latency.before or 0.0, report.latency.after or 0.0
     row = ["latency", duration(before), duration(after), percent(after, before)]
     rows = cost_rows(report.params, report.macs, report.bytes)
@@ -52,7 +52,7 @@ def compared(report: ComparisonReport) -> list[Part]:
 
 
 def costs(rows: Sequence[Sequence[str]]) -> Table:
-    """A table of what there was, what there is, and the share that is left."""
+    """A table with the columns before, after and share left."""
     return table(["", ">before", ">after", ">left"], rows)
 
 

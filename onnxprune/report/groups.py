@@ -1,4 +1,4 @@
-"""What an analysis found, as data: groups of channels, what they slice, and why the rest is pinned."""
+"""Results of an analysis as data: groups of channels, their slices, and reasons for pins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def inspection(coupling: Coupling) -> dict[str, Any]:
 
 
 def members(group: Group) -> list[dict[str, Any]]:
-    """What a group slices: constant, axis, shape, and how many indices of the axis each unit owns."""
+    """Slices of a group: constant, axis, shape, and number of indices of the axis per unit."""
     return [
         {
             "name": s.value.key,

@@ -1,4 +1,4 @@
-"""What `inspect` and `ops` show."""
+"""Tables of `inspect` and `ops`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEMBERS = 4
 
 
 def inspected(data: Mapping[str, Any]) -> list[Part]:
-    """What `inspect` shows of a model: its groups, the free ones first, and why the rest is whole."""
+    """Tables of `inspect`: prunable groups first, then the reasons for the others."""
     order = {"exact": 0, "mixing": 1, "pinned": 2}
     groups = sorted(data["groups"], key=lambda g: order[g["grade"]])  # stable: in graph order within a grade
     free = [g for g in groups if g["grade"] != "pinned"]

@@ -28,7 +28,7 @@ class Share:
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What a group of channels lost.
+    """Channels removed from a group.
 
     Attributes:
         name: Name of the group: a constant and the axis that it slices first.
@@ -49,7 +49,7 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class TargetReport:
-    """A target: what may be left of a cost, what is left (None where that cannot be counted), and the verdict."""
+    """A target: limit of a cost, cost of the result (None where it cannot be counted), and verdict."""
 
     asked: float
     left: float | None
@@ -58,7 +58,7 @@ class TargetReport:
 
 @dataclass(frozen=True)
 class GateReport:
-    """A gate: its limit, what was measured (None where outputs cannot be compared) on which inputs, and the verdict."""
+    """A gate: limit, measurement (None where outputs cannot be compared), its inputs, and verdict."""
 
     asked: float
     measured: float | None
@@ -76,7 +76,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class SearchTrial(Amount):
-    """A model that a drift search made.
+    """One trial of a drift search.
 
     Attributes:
         params: Parameters that it has.
@@ -91,7 +91,7 @@ class SearchTrial(Amount):
 
 @dataclass(frozen=True)
 class SearchReport:
-    """The models that a drift search made, in order, and how much the one that it took was asked to lose."""
+    """Trials of a drift search in order, and the amount of the one that was selected."""
 
     trials: list[SearchTrial]
     found: Amount
@@ -116,7 +116,7 @@ class PermutedGroup:
 
 @dataclass(frozen=True)
 class PermutationReport:
-    """What another order of channels keeps.
+    """Effect of a permutation of channels on an N:M pattern.
 
     Attributes:
         before: Share of the magnitude of all weights in question that the pattern keeps in the old order.
@@ -167,7 +167,7 @@ class CalibrationReport:
 
 @dataclass(frozen=True)
 class Report(JsonValue):
-    """What a run did.
+    """Result of a run as data.
 
     Attributes:
         params: Parameters before and after.

@@ -45,15 +45,15 @@ def zeros(model: Model, coupling: Coupling) -> dict[str, Any]:
     for value in {v.key: v for v in coupling.graph.constants() if v.consumers}.values():
         if value.elem_type not in WEIGHT_TYPES or value.key in parameters:
             continue
-        gone = _numbers(model, coupling, value) == 0
-        if gone.size > 1:
-            entries.append(_entry(value, readings.get(value.key), gone))
-            total, none = total + gone.size, none + int(gone.sum())
+        zero = _numbers(model, coupling, value) == 0
+        if zero.size > 1:
+            entries.append(_entry(value, readings.get(value.key), zero))
+            total, none = total + zero.size, none + int(zero.sum())
     return {"zeros": none / total if total else None, "tensors": entries}
 
 
 def _numbers(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float32]:
-    """What a constant stands for."""
+    """Real values of a constant."""
     assert value.tensor is not None
     if value in coupling.ties.packed:
         scale, zero, bits = coupling.ties.packed[value]
@@ -64,8 +64,8 @@ def _numbers(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float
     return sparsity.real_values(model, coupling, value)
 
 
-def _entry(value: Value, weight: Weight | None, gone: NDArray[np.bool_]) -> dict[str, Any]:
-    """What is told of one tensor.
+def _entry(value: Value, weight: Weight | None, zero: NDArray[np.bool_]) -> dict[str, Any]:
+    """Report entry of one tensor.
 
     Returns:
         ``name``, ``operator`` (the product that reads it, else its first reader), ``shape``, ``type``, ``zeros`` (share
@@ -73,17 +73,17 @@ def _entry(value: Value, weight: Weight | None, gone: NDArray[np.bool_]) -> dict
         zeros have, ``tensorrt``: None where no product reads it, else `tensorrt.Verdict`.
     """
     layout = weight.layout if weight is not None else None
-    patterns = [] if layout is None else [str(p) for p in PATTERNS if _has(p, gone, layout)]
+    patterns = [] if layout is None else [str(p) for p in PATTERNS if _has(p, zero, layout)]
     node = weight.node if weight is not None else value.consumers[0][0]
     return {
         "name": value.key,
         "operator": node.op_type,
         "shape": [d for d in value.shape or [] if isinstance(d, int)],
         "type": TensorProto.DataType.Name(value.elem_type),
-        "zeros": float(gone.mean()),
+        "zeros": float(zero.mean()),
         "reduction_axis": None if layout is None else layout.inputs,
         "patterns": patterns,
-        "blocks": [] if layout is None else [str(b) for b in BLOCKS if _in_blocks(b, gone, layout)],
+        "blocks": [] if layout is None else [str(b) for b in BLOCKS if _in_blocks(b, zero, layout)],
         "tensorrt": None if weight is None else asdict(tensorrt.check_weight(weight, "2:4" in patterns)),
     }
 

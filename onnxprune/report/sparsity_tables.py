@@ -1,4 +1,4 @@
-"""What `inspect --sparsity` shows."""
+"""Tables of `inspect --sparsity`."""
 
 from __future__ import annotations
 

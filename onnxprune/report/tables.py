@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 Part = Table | str
-"""What is shown consists of tables, and paragraphs of text."""
+"""Output consists of tables and paragraphs of text."""
 
 ROWS = 20
 """Rows of a table."""

@@ -55,7 +55,7 @@ def _shows_channels(report: Report) -> bool:
 
 
 def reordered(report: Report) -> list[Part]:
-    """What another order of channels is good for."""
+    """Effect of the permutation."""
     moved = report.permuted
     if moved is None:
         return []
@@ -68,7 +68,7 @@ def reordered(report: Report) -> list[Part]:
 
 
 def stored(report: Report) -> list[Part]:
-    """What sparse tensors save, and what compression would."""
+    """Size saved by sparse tensors, and size after gzip."""
     storage = report.storage
     if storage is None:
         return []
@@ -85,7 +85,7 @@ def stored(report: Report) -> list[Part]:
 
 
 def meaning(report: Report) -> list[Part]:
-    """What was asked for, in terms of what it took."""
+    """The request, and the share of channels, parameters and MACs that it removed."""
     if report.whole_because is not None:
         lines = [f"- {printable(reason)}" for reason in report.whole_because]
         return ["Nothing was pruned; the result is the model as it was.\n" + "\n".join(lines)]
@@ -96,7 +96,7 @@ def meaning(report: Report) -> list[Part]:
 
 
 def _asked_for(report: Report) -> str:
-    """What was asked for in words."""
+    """The request in words."""
     asked = report.options
     if report.search is not None:
         tried = plural(len(report.search.trials), "model")
@@ -109,7 +109,7 @@ def _asked_for(report: Report) -> str:
 
 
 def _amount(amount: Amount) -> str:
-    """Ratio or target in words."""
+    """Ratio or target in lines."""
     if amount.ratio is not None:
         return f"ratio {amount.ratio:.3g}"
     shown = {name: v if isinstance(v, str) else f"{v:.4g}" for name, v in (amount.target or {}).items()}
@@ -145,23 +145,25 @@ def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:
 
 
 def learned(report: Report) -> list[Part]:
-    """What calibration data did, and what the held-out samples say of it."""
-    seen, layers = report.calibration, report.repair
-    words = []
+    """Refitted layers, and the error on held-out samples."""
+    held_out, layers = report.calibration, report.repair
+    lines = []
     if report.unrepaired_because is not None:
-        words.append(f"Not repaired: {printable(report.unrepaired_because)}")
+        lines.append(f"Not repaired: {printable(report.unrepaired_because)}")
     if layers is not None:
         better = [r for r in layers if r.penalty is not None]
-        words.append(f"{len(better)} of {plural(len(layers), 'layer')} refitted, the rest left as they were")
-    if seen is not None:
-        error = seen.relative_error
+        lines.append(f"{len(better)} of {plural(len(layers), 'layer')} refitted, the rest left as they were")
+    if held_out is not None:
+        error = held_out.relative_error
         share = "not finite" if error is None else f"{100 * error:.2g}% of their variance"
-        where = "held-out samples" if seen.held_out else "the samples that were learned from (too few to hold any out)"
-        words.append(f"squared error of the outputs on {where}: {share}")
-        for name, top in (("top1", seen.top1), ("top5", seen.top5)):
+        where = (
+            "held-out samples" if held_out.held_out else "the samples that were learned from (too few to hold any out)"
+        )
+        lines.append(f"squared error of the outputs on {where}: {share}")
+        for name, top in (("top1", held_out.top1), ("top5", held_out.top5)):
             if top is not None and top.before is not None and top.after is not None:
-                words.append(f"{name} there: {top.before:.3f} before, {top.after:.3f} after")
-    return ["\n".join(words)] if words else []
+                lines.append(f"{name} there: {top.before:.3f} before, {top.after:.3f} after")
+    return ["\n".join(lines)] if lines else []
 
 
 def _lost(pair: Count) -> str:
@@ -171,7 +173,7 @@ def _lost(pair: Count) -> str:
 
 
 def gates(found: Mapping[str, GateReport]) -> Table:
-    """What each gate asks, and whether it is met."""
+    """Limit, measurement and verdict of each gate."""
     rows = [
         [
             short(name),
@@ -186,7 +188,7 @@ def gates(found: Mapping[str, GateReport]) -> Table:
 
 
 def removed(groups: Sequence[GroupReport]) -> Part:
-    """What each group loses, the widest first."""
+    """Removed channels by group, the widest group first."""
     losing = sorted((g for g in groups if g.removed), key=lambda g: -g.channels)
     if not losing:
         return ""
@@ -220,7 +222,7 @@ def _commonest(groups: Sequence[GroupReport]) -> str:
 
 
 def warnings(report: Report) -> list[str]:
-    """What nobody should overlook in the report of a run."""
+    """Warnings that follow from the report of a run."""
     lines = []
     if not report.verified:
         lines.append(f"not verified: {report.unverified_because}")

@@ -97,7 +97,7 @@ def test_apply_refuses(cli: Cli, model: Path) -> None:
         ({"groups": [{}]}, "a group needs name"),
         ({"mixing": "yes"}, "'mixing'"),
         ({"extra": 1}, "unknown keys: extra"),
-        ({"blocks": {"w1": []}}, "not applied by this version"),
+        ({"blocks": {"w1": []}}, "unknown keys: blocks"),
         ({"zeroed": {"w1": {"mask": 5}}}, "no ratio and mask"),
         ({"zeroed": {"w1": {"mask": "!!", "ratio": 0.5}}}, "not readable"),
     ],

@@ -152,3 +152,11 @@ def test_zeros_parse() -> None:
 def test_a_function_is_an_importance() -> None:
     made = Options.of(0.5, importance=lambda group: group.sums(1))
     assert made.criterion.name == "<lambda>" and made.as_dict()["importance"] == "<lambda>"
+
+
+def test_options_of_a_mapping() -> None:
+    assert Options.from_dict({"ratio": 0.5, "only": "w"}) == Options.of(0.5, only="w")
+    for unknown, close in (("ratoi", "did you mean 'ratio'?"), ("across", "one of ratio"), (5, "one of ratio")):
+        with pytest.raises(InputError, match="unknown option") as caught:
+            Options.from_dict({unknown: 0.5})  # type: ignore[dict-item]
+        assert close in caught.value.hint

@@ -1,4 +1,4 @@
-"""What a package from outside may add: criteria, a repair, a pattern of zeros, a source of data. Imported, it registers."""
+"""What a package from outside may add: criteria, repairs, a pattern of zeros, a source of data."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ import onnx
 from numpy.typing import NDArray
 
 import onnxprune
-from onnxprune.pipeline.refit import RepairJob
-from onnxprune.repair.layerwise import Refit
+from onnxprune import Refit, RepairJob
+from onnxprune.extensions import criteria, repairs, sources
+from onnxprune.patterns import kinds
 from onnxprune.runtime.session import session
 
 
-@onnxprune.criterion("last-goes")
 def last_goes(group: onnxprune.GroupView) -> NDArray[np.float64]:
     """The later a unit, the less it is worth."""
     return -np.arange(group.units, dtype=np.float64)
 
 
-@onnxprune.criterion("power", needs="moments")
 def power(group: onnxprune.GroupView) -> NDArray[np.float64]:
     """Mean square of what the readers of a unit read."""
     second = [np.diag(c.covariance) + c.mean**2 for c in group.consumers()]
@@ -32,7 +31,6 @@ def power(group: onnxprune.GroupView) -> NDArray[np.float64]:
     return found
 
 
-@onnxprune.repair_method("shift-outputs")
 def shift_outputs(job: RepairJob) -> list[Refit]:
     """Adds to the last bias what the output lost in the mean."""
     batches = list(job.batches())
@@ -45,7 +43,6 @@ def shift_outputs(job: RepairJob) -> list[Refit]:
     return [Refit("y", 0.0, 1.0, 0.0)]
 
 
-@onnxprune.repair_method("spoil", needs_data=True)
 def spoil(job: RepairJob) -> list[Refit]:
     """Makes everything worse."""
     for tensor in job.pruned.proto.graph.initializer:
@@ -53,7 +50,6 @@ def spoil(job: RepairJob) -> list[Refit]:
     return [Refit("y", 0.0, 1.0, 0.0)]
 
 
-@onnxprune.pattern("rows")
 @dataclass(frozen=True)
 class Rows(onnxprune.Pattern):
     """Whole outputs, the weakest first: no block of columns can be chosen for by itself.
@@ -88,7 +84,6 @@ class Rows(onnxprune.Pattern):
         return bool((matrices.all(axis=axes) | ~matrices.any(axis=axes)).all())
 
 
-@onnxprune.data_source("noise")
 def noise(text: str) -> dict[str, NDArray[np.float32]]:
     """``noise:COUNT`` draws so many samples for `net`."""
     return {"x": np.random.default_rng(0).standard_normal((int(text), 6)).astype(np.float32)}
@@ -112,3 +107,25 @@ def saved(folder: Path) -> Path:
     path = folder / "net.onnx"
     onnx.save(net(), path)
     return path
+
+
+def register() -> None:
+    """Adds all of it, as decorators would."""
+    onnxprune.criterion("last-goes")(last_goes)
+    onnxprune.criterion("power", needs="moments")(power)
+    onnxprune.repair_method("shift-outputs")(shift_outputs)
+    onnxprune.repair_method("spoil", needs_data=True)(spoil)
+    onnxprune.pattern("rows")(Rows)
+    onnxprune.data_source("noise")(noise)
+
+
+def withdraw() -> None:
+    """Removes all of it."""
+    for registry, names in (
+        (criteria, ("last-goes", "power")),
+        (repairs, ("shift-outputs", "spoil")),
+        (kinds, ("rows",)),
+        (sources, ("noise",)),
+    ):
+        for name in names:
+            registry.remove(name)
