@@ -103,7 +103,7 @@ def test_inspect_sees_the_same(cli: Cli, tmp_path: Path, path: Path) -> None:
     assert small.stat().st_size < path.stat().st_size - 0.9 * weights
 
 
-def test_nothing_is_told(tmp_path: Path) -> None:
+def test_names_texts_and_weights_are_removed(tmp_path: Path) -> None:
     """No name, text or weight is left; what is left is a model of the same operators and shapes."""
     proto = secretive()
     made = anonymised(load(proto))
@@ -120,7 +120,7 @@ def test_nothing_is_told(tmp_path: Path) -> None:
     assert load(made, weights=False).proto == made
 
 
-def test_equal_names_stay_equal() -> None:
+def test_equal_names_are_replaced_by_equal_names() -> None:
     """What was connected is connected, in inner graphs and through functions too."""
     old, new = secretive(), anonymised(load(secretive()))
 
@@ -141,7 +141,7 @@ def test_equal_names_stay_equal() -> None:
     assert batch[0] == batch[1] != ""
 
 
-def test_without_weights_there_is_no_pruning(cli: Cli, model: Path) -> None:
+def test_an_anonymised_model_cannot_be_pruned(cli: Cli, model: Path) -> None:
     """An anonymised model is for looking at."""
     assert cli("inspect", model, "--anonymise").code == 0
     small = model.parent / "net.anonymous.onnx"
@@ -151,7 +151,7 @@ def test_without_weights_there_is_no_pruning(cli: Cli, model: Path) -> None:
     assert "is the input" in assert_refused(cli("inspect", "--anonymise", model, "-o", model))
 
 
-def test_sizes_that_nothing_backs_are_bounded() -> None:
+def test_dimensions_of_stripped_tensors_are_bounded() -> None:
     """Left out weights may not state axes without end."""
     made = anonymised(load(secretive()))
     made.graph.initializer[0].dims[1] = 2**40

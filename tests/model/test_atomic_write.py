@@ -25,7 +25,7 @@ from tests.support.error_rows import DISK_FULL, NOT_READABLE, NOT_WRITABLE
 from tests.support.saved_models import external, saved_as
 
 
-def test_a_second_model_takes_the_place_of_the_first(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_second_model_replaces_the_first(two: tuple[Path, Path], tmp_path: Path) -> None:
     """Model and data, and nothing else, are there afterwards; a second save leaves files of the same size."""
     target = tmp_path / "out" / "net.onnx"
     sizes = []
@@ -38,7 +38,7 @@ def test_a_second_model_takes_the_place_of_the_first(two: tuple[Path, Path], tmp
     assert list(contents(target.parent)) == ["net.onnx"]
 
 
-def test_the_name_of_data_is_its_content(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_name_of_a_data_file_is_the_hash_of_its_content(two: tuple[Path, Path], tmp_path: Path) -> None:
     """So that one model gives one set of bytes, whatever was there before."""
     target = tmp_path / "out" / "net.onnx"
     save(load(two[0]), target)
@@ -46,7 +46,7 @@ def test_the_name_of_data_is_its_content(two: tuple[Path, Path], tmp_path: Path)
     assert data == data_file_path(target, hashlib.sha256(data.read_bytes()).hexdigest())
 
 
-def test_data_that_a_copy_still_needs_stays(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_data_files_that_another_model_refers_to_are_kept(two: tuple[Path, Path], tmp_path: Path) -> None:
     """Only data that no model in the folder mentions is removed."""
     target = tmp_path / "out" / "net.onnx"
     save(load(two[0]), target)
@@ -74,7 +74,7 @@ with atomic_write(Path(sys.argv[1])) as made:
 """
 
 
-def test_a_live_run_keeps_its_drafts_and_a_dead_one_does_not(tmp_path: Path) -> None:
+def test_only_drafts_of_dead_processes_are_removed(tmp_path: Path) -> None:
     """The drafts of a run that still writes to the same name are let alone."""
     target = tmp_path / "net.onnx"
     with subprocess.Popen([sys.executable, "-c", HOLD, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as live:
@@ -88,7 +88,7 @@ def test_a_live_run_keeps_its_drafts_and_a_dead_one_does_not(tmp_path: Path) -> 
     assert list(contents(tmp_path)) == ["net.onnx"]
 
 
-def test_runs_that_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_concurrent_runs_may_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> None:
     """Whoever is last has its model there, with its data and nothing else; locks are those of open files."""
     target = tmp_path / "out" / "net.onnx"
     known = []
@@ -106,7 +106,7 @@ def test_runs_that_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> 
     assert saved_as(target) in known
 
 
-def test_a_file_that_goes_while_it_is_looked_at_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_may_be_removed_during_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run may remove it right after."""
     target = tmp_path / "net.onnx"
     target.write_bytes(b"old")
@@ -123,7 +123,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_none(tmp_path: Path, monkeypa
     assert looked == [target] and target.read_bytes() != b"old"
 
 
-def test_files_of_other_names_are_let_alone(tmp_path: Path) -> None:
+def test_files_with_other_names_are_not_removed(tmp_path: Path) -> None:
     """Only what has the form of our own rests of this very target is removed."""
     for name in (
         ".net.onnx.0123abcd.tm",
@@ -281,7 +281,7 @@ def test_the_input_is_opened_for_reading_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_plan_and_a_model_appear_together(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_and_a_model_are_written_together(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the model cannot be written, its plan is not there either."""
 
     def fail(*arguments: Any) -> None:
@@ -294,14 +294,14 @@ def test_a_plan_and_a_model_appear_together(cli: Cli, model: Path, monkeypatch: 
     assert contents(model.parent) == before
 
 
-def test_a_name_that_no_model_can_hold(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_is_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
     """A file name that is not UTF-8 cannot be written into a model."""
     with pytest.raises(InputError, match="not UTF-8"):
         save(load(two[0]), tmp_path / "out" / os.fsdecode(b"\xff.onnx"))
     assert contents(tmp_path / "out") == {}
 
 
-def test_drafts_take_their_order(tmp_path: Path) -> None:
+def test_drafts_are_published_in_order(tmp_path: Path) -> None:
     """The last draft is the commit point."""
     with atomic_write(tmp_path / "b") as made:
         made.new().write(b"first")

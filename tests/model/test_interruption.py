@@ -32,7 +32,7 @@ STEPS = ["fsync", "replace", "open"]
 
 
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=type)
-def test_a_fault_at_any_step(
+def test_any_system_call_may_fail(
     two: tuple[Path, Path], tmp_path: Path, fault: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each call that may fail fails once: the old model is whole, or the new one, and nothing else is there."""
@@ -140,7 +140,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.slow
-def test_a_death_at_any_step(two: tuple[Path, Path], tmp_path: Path, server: Server) -> None:
+def test_a_process_may_die_at_any_system_call(two: tuple[Path, Path], tmp_path: Path, server: Server) -> None:
     """A process that dies before any one of its calls to the system leaves the old model or the new one."""
     target = tmp_path / "out" / "net.onnx"
     save(load(two[1]), target)

@@ -60,7 +60,7 @@ def given_out(array: np.ndarray, data_type: int, opset: int = 17, ir: int = 8) -
 
 
 @pytest.mark.parametrize("data_type", sorted(sparse_initializers.TYPES), ids=TensorProto.DataType.Name)
-def test_every_type_comes_back(data_type: int) -> None:
+def test_every_type_is_restored_exactly(data_type: int) -> None:
     """Through onnxruntime and through our own reading, to the last bit."""
     array = sparse_array(NAMES[data_type])
     model = load(given_out(array, data_type))
@@ -93,7 +93,7 @@ def test_before_ir_version_6_nothing_is_sparse() -> None:
     assert model.proto.SerializeToString() == before
 
 
-def test_places_are_kept_flat_or_as_indices() -> None:
+def test_the_form_of_positions_is_kept() -> None:
     """A model that counts places along each axis keeps its form, also for values that changed."""
     array = sparse_array(np.float32)
     places = np.argwhere(array)
@@ -127,7 +127,7 @@ def test_negative_zeros_and_not_a_number_survive() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(np.float32, 2 / 3), (np.int8, 8 / 9), (np.float16, 0.8)])
-def test_only_what_gets_smaller(dtype: Any, limit: float) -> None:
+def test_only_tensors_that_get_smaller_are_made_sparse(dtype: Any, limit: float) -> None:
     """What stays takes 8 bytes for its place: the share of zeros decides."""
     for zeros, smaller in ((limit - 0.03, False), (limit + 0.03, True)):
         array = sparse_array(dtype, (200, 200), zeros)
@@ -187,7 +187,7 @@ def test_a_sparse_model_is_pruned_like_a_dense_one(name: str, tmp_path: Path) ->
     assert applied.proto.SerializeToString(deterministic=True) == sparse.proto.SerializeToString(deterministic=True)
 
 
-def test_a_plan_fits_both_forms() -> None:
+def test_a_plan_applies_to_dense_and_sparse_models() -> None:
     """What was made for the dense model applies to the same one stored sparse."""
     zeros, stored = (
         onnxprune.prune(MODELS / "pt_resnet_bn.onnx", pattern="weights=0.9", sparse_storage=sparse)
@@ -199,7 +199,7 @@ def test_a_plan_fits_both_forms() -> None:
 
 
 @pytest.mark.slow
-def test_convolutions_that_are_stored_sparse_are_convolutions() -> None:
+def test_sparse_convolutions_are_treated_like_dense_ones() -> None:
     """What a model consists of, and so how it is repaired without data, does not hang on its storage."""
     zeros, stored = (
         onnxprune.prune(MODELS / "keras_cnn.onnx", pattern="weights=0.8", sparse_storage=sparse).proto
@@ -216,7 +216,7 @@ def test_nothing_pruned_is_the_model_itself() -> None:
     assert onnxprune.prune(stored, 0.0).proto == stored
 
 
-def test_what_an_analysis_pins_where_it_cannot_be_opened() -> None:
+def test_sparse_initializers_that_are_inputs_are_pinned() -> None:
     """A sparse initializer that a caller may feed stays as it is, and whole."""
     model = load(given_out(sparse_array(np.float32), TensorProto.FLOAT))
     sparse_initializers.store_sparse(model)
@@ -247,7 +247,7 @@ UNSEEN = Verification(verified=False, reason="no kernel")
         (VerificationError("no such kernel"), "does not take it: no such kernel"),
     ],
 )
-def test_what_onnxruntime_does_not_agree_with_stays_dense(
+def test_types_that_onnxruntime_does_not_support_are_kept_dense(
     found: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def check(*_: object, **__: object) -> Any:
@@ -266,14 +266,14 @@ def test_what_onnxruntime_does_not_agree_with_stays_dense(
     assert trusting.bytes
 
 
-def test_a_model_file_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sparse_tensors_are_bounded_by_the_protobuf_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sparse tensors lie in the model file, which protobuf limits."""
     monkeypatch.setattr(sparse_initializers, "PROTOBUF_LIMIT", 100)
     done: SparseStorage = sparse_initializers.store_sparse(load(given_out(sparse_array(np.float32), TensorProto.FLOAT)))
     assert "at most 2 GB" in str(done.dense_because)
 
 
-def test_data_outside(tmp_path: Path) -> None:
+def test_external_tensors_become_sparse_in_the_model_file(tmp_path: Path) -> None:
     """Weights of a data file become sparse in the model file; the rest stays outside."""
     proto = given_out(sparse_array(np.float32), TensorProto.FLOAT)
     rest = np.ones((40, 30), np.float32)

@@ -48,7 +48,7 @@ SHADOWED = """
     ],
     ids=["order", "shadow", "absent", "unread", "captured", "function", "functions"],
 )
-def test_what_holds_together(proto: onnx.ModelProto) -> None:
+def test_consistent_models_are_accepted(proto: onnx.ModelProto) -> None:
     """Nodes in any order, names of their own in inner graphs, inputs that are left out."""
     check(proto)
 
@@ -83,7 +83,7 @@ def test_what_holds_together(proto: onnx.ModelProto) -> None:
     ],
     ids=["outside", "twice", "cycle", "other branch", "own result", "each other"],
 )
-def test_inner_graphs_and_functions(proto: onnx.ModelProto, words: str) -> None:
+def test_subgraphs_and_functions_are_checked(proto: onnx.ModelProto, words: str) -> None:
     """The same holds inside of functions and branches."""
     with pytest.raises(ModelError, match=words):
         check(proto)
@@ -92,7 +92,7 @@ def test_inner_graphs_and_functions(proto: onnx.ModelProto, words: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "what"), [("TENSOR", "tensor"), ("GRAPH", "graph"), ("SPARSE_TENSOR", "sparse tensor")]
 )
-def test_an_attribute_that_holds_nothing(kind: str, what: str) -> None:
+def test_an_attribute_without_its_message_is_refused(kind: str, what: str) -> None:
     """Protobuf would give an empty message for what is not there; a function's parameter is not there either."""
     proto = parsed("y = Relu (x)", '<domain: "f", opset_import: ["" : 18]> F <v> (x) => (y) { y = Neg (x) }')
     attribute = onnx.AttributeProto(name="value", type=onnx.AttributeProto.AttributeType.Value(kind), ref_attr_name="v")
@@ -108,7 +108,7 @@ KINDS = sorted(set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED})
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=TensorProto.DataType.Name)
-def test_the_amount_of_data(kind: int) -> None:
+def test_the_size_of_inline_data_is_checked(kind: int) -> None:
     """Raw or in the field of its type, as many values as the dimensions ask for, and no other number."""
     values = [b"a", b"b", b"c"] if kind == TensorProto.STRING else [1, 1, 1]
     forms = [helper.make_tensor("t", kind, [3], values)] if "FLOAT6" not in TensorProto.DataType.Name(kind) else []
@@ -153,7 +153,7 @@ def test_a_hundred_thousand_nodes() -> None:
     assert seconds(40_000) < 16 * seconds(10_000)  # the square would be that
 
 
-def test_what_a_node_reads() -> None:
+def test_names_that_a_node_reads() -> None:
     """What inner graphs define themselves is not read from around them."""
     proto = parsed(SHADOWED)
     assert sorted(read_names(proto.graph.node[1])) == ["c", "x", "x"]

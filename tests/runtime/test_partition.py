@@ -72,7 +72,7 @@ def test_loops(rng: np.random.Generator) -> None:
     assert_walk(model, batches_of(rng, 4), [["a"], ["all"], ["y"]])
 
 
-def test_absent_inputs_outputs_and_nodes_in_any_order(rng: np.random.Generator) -> None:
+def test_absent_inputs_and_outputs_and_unordered_nodes(rng: np.random.Generator) -> None:
     model = made(
         rng,
         """g (float[n,2,4] x) => (float[1,2,3] y)
@@ -85,7 +85,7 @@ def test_absent_inputs_outputs_and_nodes_in_any_order(rng: np.random.Generator) 
     assert_walk(model, batches_of(rng, 2, 4), [["a"], ["h"], ["y"]])
 
 
-def test_sequences_are_made_again(rng: np.random.Generator) -> None:
+def test_nodes_that_make_sequences_are_repeated(rng: np.random.Generator) -> None:
     """They cannot be kept; the tensors that they are made of are."""
     model = made(rng, SEQUENCES, w=(4, 4), v=(1, 4), zero=np.int64(0), last=np.int64(-1))
     walk = assert_walk(model, batches_of(rng, 4), [["b"], ["c"], ["y"]])
@@ -94,7 +94,7 @@ def test_sequences_are_made_again(rng: np.random.Generator) -> None:
         StagedRun(model, batches_of(rng, 4), [["t"]])
 
 
-def test_what_cannot_be_cut(rng: np.random.Generator) -> None:
+def test_values_that_cannot_be_passed_on_are_refused(rng: np.random.Generator) -> None:
     model = made(
         rng,
         """g (float[n,4] x, bool p) => (float[n,4] y)

@@ -178,7 +178,7 @@ def test_batches(rng: np.random.Generator) -> None:
         StagedRun(model, iter([{"x": np.zeros((1, 4), np.float32)}]), stages)
 
 
-def test_types_of_kept_values(rng: np.random.Generator) -> None:
+def test_types_of_stored_values(rng: np.random.Generator) -> None:
     model = made(
         rng,
         """g (float[n,4] x) => (int64[n] y)
@@ -192,7 +192,7 @@ def test_types_of_kept_values(rng: np.random.Generator) -> None:
     assert walk.pieces[0].outputs == ["h", "k", "i"]
 
 
-def test_only_types_that_files_know_are_spilled(tmp_path: Path) -> None:
+def test_only_types_that_npy_files_support_are_spilled(tmp_path: Path) -> None:
     stored = BatchValues()
     small, text, wide = np.zeros(3), np.array(["a" * 5000], dtype=object), np.zeros(600)
     half = np.zeros(4096, helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
@@ -207,7 +207,7 @@ def test_only_types_that_files_know_are_spilled(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_running_ahead_with_other_weights(rng: np.random.Generator) -> None:
+def test_the_remaining_stages_run_with_other_weights(rng: np.random.Generator) -> None:
     """From every place, the rest of another version of the model gives what all of it gives; the walk goes on as before."""
     text = "g (float[N, 3] x) => (float[N, 4] y) { a = MatMul(x, w) b = Relu(a) c = MatMul(b, v) s = MatMul(x, u) y = Add(c, s) }"
     model, batches = made(rng, text, w=(3, 5), v=(5, 4), u=(3, 4)), batches_of(rng, 3)

@@ -41,7 +41,7 @@ def found(values: Values, n: int = 2, m: int = 4, seed: int = 0, work: float = 1
 @pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 8), st.integers(1, 7), st.integers(1, 30), st.integers(1, 20), st.integers(0, 9))
-def test_what_is_found_keeps_no_less(n: int, more: int, columns: int, rows: int, seed: int) -> None:
+def test_the_order_keeps_at_least_as_much(n: int, more: int, columns: int, rows: int, seed: int) -> None:
     """For every N:M, with and without a tail."""
     values = drawn(columns, rows, seed)
     order = found(values, n, n + more, work=1e7)
@@ -51,7 +51,7 @@ def test_what_is_found_keeps_no_less(n: int, more: int, columns: int, rows: int,
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_two_stripes_are_shared_out_best(seed: int) -> None:
+def test_two_stripes_are_optimal(seed: int) -> None:
     values = drawn(8, 12, seed)
     best = max(kept(values, sharing) for sharing in SHARINGS)
     assert kept(values, found(values)) == pytest.approx(best, rel=1e-6)
@@ -59,7 +59,7 @@ def test_two_stripes_are_shared_out_best(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "columns"), [(1, 2, 6), (1, 4, 8), (3, 4, 8), (2, 4, 6), (2, 3, 6), (4, 8, 9)])
-def test_few_columns_are_ordered_best(n: int, m: int, columns: int) -> None:
+def test_few_columns_are_optimal(n: int, m: int, columns: int) -> None:
     """Against every set of columns for the first stripe, and for the second one of what is left."""
     for seed in range(4):
         values = drawn(columns, 9, seed)
@@ -87,7 +87,7 @@ def test_the_same_seed_finds_the_same() -> None:
     assert found(values, seed=3).tolist() == found(values, seed=3).tolist()
 
 
-def test_what_does_not_move_counts() -> None:
+def test_columns_that_are_not_permuted_count() -> None:
     """A stripe that is half taken up by large columns of others has no room for large ones of its own."""
     values = np.array([[5], [5], [1], [1]], np.float32)
     slots = np.array([[0, 1, -1, -1], [2, 3, -1, -1]])
@@ -154,7 +154,7 @@ def test_units_with_several_indices() -> None:
     np.testing.assert_array_equal(part.values, np.concatenate([weight[:, :4], weight[:, 4:]]).T)
 
 
-def test_neighbours_of_one_unit_cannot_be_parted() -> None:
+def test_consecutive_indices_of_one_unit_are_skipped() -> None:
     """Units of 4 consecutive indices fill their stripes whatever their order: nothing to look at."""
     weight = drawn(8, 3, 0).T
     assert not gather(
@@ -162,7 +162,7 @@ def test_neighbours_of_one_unit_cannot_be_parted() -> None:
     )
 
 
-def test_columns_of_others_stay() -> None:
+def test_columns_of_other_units_are_fixed() -> None:
     """Units in the middle of an axis share its stripes with what is around them."""
     weight = drawn(8, 3, 0).T
     (part,) = gather(

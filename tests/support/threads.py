@@ -44,7 +44,7 @@ net (float[N,64] x) => (float[N,10] y)
 
 def parts_of(result: onnxprune.Result) -> list[str]:
     """Digests of model, plan and report (times left out) of a run."""
-    report = {k: v for k, v in result.report.items() if k != "seconds"}
+    report = {k: v for k, v in result.report.to_dict().items() if k != "seconds"}
     parts = [
         result.proto.SerializeToString(deterministic=True),
         result.plan.to_json().encode(),
