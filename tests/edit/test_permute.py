@@ -76,7 +76,7 @@ def test_units_are_permuted_only_if_the_order_does_not_matter(between: str, more
 
 
 def test_inputs_and_outputs_keep_their_order() -> None:
-    """Even where they may lose slices, and so are not pinned."""
+    """Even if they may lose slices, and are thus not pinned."""
     model = build(
         "(float[N,6] x) => (float[N,6] y) <float[6,6] w, float[6,6] u> { h = MatMul(x, w)  y = MatMul(h, u) }"
     )
@@ -86,7 +86,7 @@ def test_inputs_and_outputs_keep_their_order() -> None:
 
 
 def test_tables_of_indices_keep_their_order() -> None:
-    """Indices are renumbered where something goes; where something moves they would have to be, and nothing moves."""
+    """Indices are renumbered on removal but not on permutation, so units that a table indexes are not permuted."""
     model = build(
         """(float[N,4] x) => (float[N,2] y) <float[4,6] w, int64[1,6] i = {5, 4, 3, 2, 1, 0}, float[6,2] u>
         { h = MatMul(x, w)  g = Gather <axis = 1> (h, i)  f = Squeeze <axes = [1]> (g)  y = MatMul(f, u) }""",
@@ -96,7 +96,7 @@ def test_tables_of_indices_keep_their_order() -> None:
 
 
 def test_a_shared_constant_is_duplicated() -> None:
-    """A bias that two layers share gets a copy for the one whose channels move."""
+    """A bias shared by two layers is copied for the one whose channels are permuted."""
     model = build("""(float[N,3] x) => (float[N,4] y) <float[3,4] v, float[3,4] w, float[4] b, float[4,4] u>
         { h = Gemm(x, v, b)  a = MatMul(x, w)  s = Add(a, b)  t = MatMul(s, u)  y = Add(h, t) }""")
     copy = load(model)
@@ -126,7 +126,7 @@ def test_constants_follow_the_order_of_elements() -> None:
 
 @pytest.mark.parametrize("name", ["pt_resnet_bn", "pt_mobilenet", "pt_bilstm", "pt_transformer"])
 def test_permutation_and_removal_commute(name: str) -> None:
-    """The original in the order that its remains have loses the same indices to become them."""
+    """Permuting the original like the pruned model and then removing gives the pruned model."""
     path = MODELS / f"{name}.onnx"
     pruned, first = load(path), load(path)
     before, again = analyze(Graph(pruned.proto)), analyze(Graph(first.proto))

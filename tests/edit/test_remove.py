@@ -33,7 +33,7 @@ def shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
 
 
 def holding(model: onnx.ModelProto, op_type: str, position: int) -> list[list[int]]:
-    """What the constant input of each node of a kind holds."""
+    """The values of a constant input of every node with an operator."""
     held = constants(model)
     return [held[n.input[position]] for n in model.graph.node if n.op_type == op_type]
 
@@ -207,7 +207,7 @@ def test_new_names_are_unique() -> None:
 
 
 def test_before_ir_version_4_new_constants_are_nodes() -> None:
-    """There an initializer would be an input that callers have to feed."""
+    """An initializer would be an input that callers have to feed."""
     model = build(FLAT, 9, 3, constants={"s": [-1, 6]})
     for t in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
@@ -220,7 +220,7 @@ def test_before_ir_version_4_new_constants_are_nodes() -> None:
 
 
 def test_before_opset_9_a_new_shape_is_an_input_with_a_value() -> None:
-    """There a Constant node holds floating point numbers only."""
+    """Constant nodes support floating-point types only."""
     model = build(FLAT, 8, 3, constants={"s": [-1, 6]})
     for t in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))

@@ -18,7 +18,7 @@ def layer(seed: int, units: int, width: int, outputs: int) -> Consumer:
 
 
 def refitted_loss(consumer: Consumer, gone: list[int]) -> float:
-    """Error of the output once the columns of some units are gone and the others refitted, by solving for them."""
+    """Output error after the removal of some units and a least-squares refit of the others."""
     h = consumer.covariance + DAMPING * np.diag(consumer.covariance).mean() * np.eye(len(consumer.covariance))
     keep = np.setdiff1d(np.arange(len(h)), consumer.columns[gone].ravel())
     new = np.zeros_like(consumer.weight)
@@ -43,7 +43,7 @@ def test_every_step_removes_the_unit_with_the_least_loss(width: int, readers: in
 
 
 def test_of_two_redundant_units_only_one_is_cheap() -> None:
-    """After one of two equal inputs is gone, the other is as dear as both were."""
+    """After the removal of one of two equal inputs, the other one costs as much as both."""
     rng = np.random.default_rng(0)
     data = rng.standard_normal((500, 4))
     data[:, 1] = data[:, 0]

@@ -76,7 +76,7 @@ def analysis() -> onnxprune.Analysis:
 
 
 def owned(analysis: onnxprune.Analysis) -> list[list[float]]:
-    """Everything that each channel between the two first convolutions owns: producer, norm and consumer alike."""
+    """All weights of each channel between the first two convolutions: producer, norm and consumer."""
     w = {t.name: analysis.model.array(t) for t in analysis.model.proto.graph.initializer}
     return [
         [

@@ -26,7 +26,7 @@ from tests.support.saved_models import external, saved_as
 
 
 def test_a_second_model_replaces_the_first(two: tuple[Path, Path], tmp_path: Path) -> None:
-    """Model and data, and nothing else, are there afterwards; a second save leaves files of the same size."""
+    """Only the model and its data file exist afterwards; a second save gives files of the same size."""
     target = tmp_path / "out" / "net.onnx"
     sizes = []
     for source in (two[0], two[1], two[1]):
@@ -39,7 +39,7 @@ def test_a_second_model_replaces_the_first(two: tuple[Path, Path], tmp_path: Pat
 
 
 def test_the_name_of_a_data_file_is_the_hash_of_its_content(two: tuple[Path, Path], tmp_path: Path) -> None:
-    """So that one model gives one set of bytes, whatever was there before."""
+    """Equal models give equal bytes, whatever files existed before."""
     target = tmp_path / "out" / "net.onnx"
     save(load(two[0]), target)
     (data,) = load(target).data_files
@@ -47,7 +47,7 @@ def test_the_name_of_a_data_file_is_the_hash_of_its_content(two: tuple[Path, Pat
 
 
 def test_data_files_that_another_model_refers_to_are_kept(two: tuple[Path, Path], tmp_path: Path) -> None:
-    """Only data that no model in the folder mentions is removed."""
+    """Only data files that no model in the folder refers to are removed."""
     target = tmp_path / "out" / "net.onnx"
     save(load(two[0]), target)
     for copy in ("other.onnx", "net.onnx.bak"):
@@ -75,7 +75,7 @@ with atomic_write(Path(sys.argv[1])) as made:
 
 
 def test_only_drafts_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    """The drafts of a run that still writes to the same name are let alone."""
+    """Drafts of a run that is still writing to the same name are kept."""
     target = tmp_path / "net.onnx"
     with subprocess.Popen([sys.executable, "-c", HOLD, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as live:
         assert live.stdout is not None
@@ -89,7 +89,7 @@ def test_only_drafts_of_dead_processes_are_removed(tmp_path: Path) -> None:
 
 
 def test_concurrent_runs_may_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> None:
-    """Whoever is last has its model there, with its data and nothing else; locks are those of open files."""
+    """The model of the last run exists with its data file, and no other files; locks belong to open files."""
     target = tmp_path / "out" / "net.onnx"
     known = []
     for source in two:
@@ -124,7 +124,7 @@ def test_a_file_may_be_removed_during_the_check(tmp_path: Path, monkeypatch: pyt
 
 
 def test_files_with_other_names_are_not_removed(tmp_path: Path) -> None:
-    """Only what has the form of our own rests of this very target is removed."""
+    """Only files named like leftovers of this target are removed."""
     for name in (
         ".net.onnx.0123abcd.tm",
         ".net.onnx.0123abcg.tmp",
@@ -159,7 +159,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk(cli: Cli, small_disk: Path, tmp_path: Path) -> None:
-    """Where the new model does not fit beside the old one, that is said, and the old one stays."""
+    """If the new model does not fit on the disk beside the old one, an error is raised and the old one is kept."""
     source = external(tmp_path, width=64, layers=8)  # 128 kB
     target = small_disk / "net.onnx"
     run = ["--no-verify", "--quiet", "--repair", "none", "-o", target]
@@ -188,7 +188,7 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.slow
 def test_file_too_large(tmp_path: Path) -> None:
-    """As a full disk, where the system limits the size of a file."""
+    """A limit of the system on the size of a file is treated like a full disk."""
     source = external(tmp_path, width=64, layers=8)
     (tmp_path / "out").mkdir()
     target = tmp_path / "out" / "net.onnx"
@@ -206,7 +206,7 @@ def test_file_too_large(tmp_path: Path) -> None:
 
 @pytest.fixture
 def closed_folder() -> Iterator[Path]:
-    """A folder that everybody may read and this process may not write to, with a model in it."""
+    """A read-only folder with a model in it."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         onnx.save(tiny(), folder / "net.onnx")
@@ -225,7 +225,7 @@ def closed_folder() -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_without_permission(cli: Cli, closed_folder: Path) -> None:
-    """Who may not write is told so before any work is done; the API tells it when it saves."""
+    """The command checks write permission before any work; the API reports it when saving."""
     for where in ([], ["-o", closed_folder / "there.onnx"], ["-o", closed_folder / "new.onnx"]):
         error, hint = assert_refused(cli(closed_folder / "net.onnx", "--ratio", 0.5, *where)).splitlines()
         assert error.endswith(NOT_WRITABLE.error.replace("FOLDER", str(closed_folder)).removeprefix("FILE"))
@@ -282,7 +282,7 @@ def test_the_input_is_opened_for_reading_only(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_plan_and_a_model_are_written_together(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the model cannot be written, its plan is not there either."""
+    """If the model cannot be written, its plan is not written either."""
 
     def fail(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

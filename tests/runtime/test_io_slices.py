@@ -78,7 +78,7 @@ def states(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def generated(model: onnx.ModelProto, inputs: list[np.ndarray]) -> list[dict[str, Any]]:
-    """Outputs step after step, what is new becoming what is past."""
+    """Outputs of successive steps, with the new state fed as the past state."""
     one, state, found = session(model), states(model), []
     names = [o.name for o in model.graph.output]
     for x in inputs:

@@ -49,7 +49,7 @@ def test_constants_run_in_every_piece_that_reads_them(rng: np.random.Generator) 
 
 @pytest.mark.parametrize("branch", [True, False])
 def test_bodies_that_capture(branch: bool, rng: np.random.Generator) -> None:
-    """What a body captures, activations and weights, reaches it in a later piece."""
+    """Activations and weights captured by a body are passed on to a later piece."""
     model = made(rng, CAPTURING, w=(4, 4), scale=(4,))
     feeds = [b | {"p": np.array(branch)} for b in batches_of(rng, 4)]
     assert_walk(model, feeds, [["a"], ["b"], ["y"]])
@@ -86,7 +86,7 @@ def test_absent_inputs_and_outputs_and_unordered_nodes(rng: np.random.Generator)
 
 
 def test_nodes_that_make_sequences_are_repeated(rng: np.random.Generator) -> None:
-    """They cannot be kept; the tensors that they are made of are."""
+    """Sequences cannot be stored, but the tensors that they are made of can."""
     model = made(rng, SEQUENCES, w=(4, 4), v=(1, 4), zero=np.int64(0), last=np.int64(-1))
     walk = assert_walk(model, batches_of(rng, 4), [["b"], ["c"], ["y"]])
     assert [piece.repeated for piece in walk.pieces] == [["s", "t"], [], ["s", "t"]]

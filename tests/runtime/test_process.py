@@ -100,7 +100,7 @@ def test_a_run_that_takes_too_much_memory_is_refused() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what a process holds from /proc")
 @pytest.mark.parametrize("arena", [False, True])
 def test_the_memory_of_a_run_is_released(arena: bool) -> None:
-    """Unless it is asked to be kept, as for timings."""
+    """Unless the memory arena is requested, as for timings."""
     one = Session(model(INNER, 2**26).SerializeToString(), arena=arena)
     before = held(pid())
     assert one.run(None, FEEDS)[0] == 1
@@ -122,7 +122,7 @@ def test_a_crash_is_an_error() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_the_worker_ends_with_the_program(tmp_path: Path) -> None:
-    """Even amid a run, and though nobody could tell it."""
+    """Even during a run, without a message from the program."""
     path = tmp_path / "endless.onnx"
     onnx.save(model(ENDLESS, 2**60), path)
     code = f"""
@@ -145,7 +145,7 @@ s.run(None, {{"x": np.ones((1, 3, 16, 16), np.float32)}})
 
 
 def running(process: int) -> bool:
-    """Whether a process is there and no zombie that nobody collects."""
+    """Whether a process exists and is not a zombie."""
     with contextlib.suppress(OSError):
         state = Path(f"/proc/{process}/stat")
         if state.exists():
@@ -157,7 +157,7 @@ def running(process: int) -> bool:
 
 
 def test_an_interrupted_answer_is_not_read_as_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C amid a run ends the worker; the next session has one of its own."""
+    """Ctrl-C during a run stops the worker; the next session starts a new one."""
     session = loaded(ENDLESS, 2)
 
     def interrupt(*_: object) -> None:
@@ -181,7 +181,7 @@ def test_results_are_in_the_order_of_the_batches() -> None:
 def test_fewer_batches_run_concurrently_if_their_outputs_are_large(
     monkeypatch: pytest.MonkeyPatch, room: int, most: int
 ) -> None:
-    """Two until it is known how much one makes, and then one at least and four at most."""
+    """Two until the size of the outputs is known, then between one and four."""
     monkeypatch.setattr(isolation, "IN_FLIGHT", room)
     session = LocalSession(model(ENDLESS, 2).SerializeToString())
     drawn, ahead = 0, []
@@ -274,7 +274,7 @@ def test_a_result_that_onnxruntime_refuses_is_a_failure() -> None:
 
 @pytest.mark.slow
 def test_the_command_respects_the_time_limit(cli: Cli, tmp_path: Path) -> None:
-    """A model that hangs is pruned and written unverified; where its gates cannot be told, it is not."""
+    """A model that hangs is written unverified, but not if it has gates, which cannot be measured."""
     endless = model(ENDLESS, 2**60)
     endless.graph.output[0].name = "z"
     endless.graph.node.append(onnx.helper.make_node("Conv", ["y", "w"], ["z"]))

@@ -37,7 +37,7 @@ def test_trained_models(name: str, optimize: bool) -> None:
 
 
 def test_weights_may_change_between_steps(rng: np.random.Generator) -> None:
-    """What a step has run stays, what comes later sees the new weights, even a bias that was not there."""
+    """Completed stages are unaffected; later ones use the new weights, even an added bias."""
     model, batches = residual(rng), batches_of(rng, 4)
     before = whole(model, batches, ["b", "c", "y"])
     with StagedRun(model, batches, [["b"], ["c"], ["y"]], optimize=False) as walk:
@@ -72,7 +72,7 @@ def long_chain(
 
 
 def test_spilling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rng: np.random.Generator) -> None:
-    """Files hold what memory may not, give the same values, and are gone in the end."""
+    """Spilled values are unchanged, and their files are removed."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model, batches, stages = long_chain(rng)
     expected = whole(model, batches, [n for (n,) in stages])
@@ -141,7 +141,7 @@ def test_strings_and_empty_arrays(rng: np.random.Generator) -> None:
 
 
 def test_external_data(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Weights in a data file are read from there by the pieces that need them."""
+    """Pieces read their external weights from the data file."""
     model, batches, stages = long_chain(rng, 3)
     expected = whole(model, batches, [n for (n,) in stages])
     onnx.save(model.proto, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=64)
@@ -153,7 +153,7 @@ def test_external_data(tmp_path: Path, rng: np.random.Generator) -> None:
 
 
 class Source:
-    """Batches that are made anew each time, with one too many or too few in the end if asked for."""
+    """Batches that are generated again for every pass, optionally with one more or fewer than before."""
 
     def __init__(self, *counts: int) -> None:
         self.counts = list(counts)

@@ -35,7 +35,7 @@ def test_the_smallest(sizes: NDArray[np.float32], ratio: float) -> None:
 @pytest.mark.parametrize("order", ["mixed", "sorted", "in turn", "of few values"])
 @pytest.mark.parametrize("ratio", [0.0, 1e-5, 0.3, 0.5, 0.99, 1 - 1e-5])
 def test_the_smallest_of_many(order: str, ratio: float) -> None:
-    """A sample narrows the search; it may tell nothing of how values lie between its places."""
+    """Selection by sampling, also for values that a sample does not represent."""
     sizes = np.random.default_rng(0).standard_normal(200_000)
     if order == "sorted":
         sizes.sort()

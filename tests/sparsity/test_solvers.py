@@ -17,7 +17,7 @@ PATTERNS = ["weights=0.5", "2:4", "1:4", "4x1=0.5", "1x4=0.5", "2x2=0.5"]
 
 
 def problem(outputs: int = 12, columns: int = 16, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A weight and the Gram matrix of what a rectifier passes: inputs that depend on each other, of sizes of their own."""
+    """A weight and the Gram matrix of correlated, rectified inputs of different scales."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((25 * columns, columns)) @ (
         np.eye(columns) + rng.standard_normal((columns, columns)) / np.sqrt(columns)
@@ -40,7 +40,7 @@ def test_the_factor_is_that_of_the_inverse(columns: int) -> None:
 
 
 def test_sparsegpt_with_one_zero_is_optimal_brain_surgeon() -> None:
-    """Where one weight of the first column goes, the rest is what least squares makes of it."""
+    """After one weight of the first column is zeroed, the others are the least-squares solution."""
     weight, gram = problem(outputs=1, columns=6)
     weight[0, 1:] += 10 * np.sign(weight[0, 1:])  # so that the first is the one that goes
     weight[0, 0] = 1e-3
@@ -134,7 +134,7 @@ def test_kept_elements_are_optimal_for_every_mask(method: str) -> None:
 
 
 def test_groups_are_independent() -> None:
-    """An N:M pattern knows no other group: each comes out as it does alone."""
+    """Under an N:M pattern the result of each group is the same as alone."""
     parts = [problem(seed=i) for i in range(3)]
     weight, gram = np.stack([p[0] for p in parts]), np.stack([p[1] for p in parts])
     together = solvers.refine(np.zeros_like(weight), weight, gram, np.ones(weight.shape, bool), steps=60)

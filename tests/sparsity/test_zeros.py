@@ -102,7 +102,7 @@ def groups(array: NDArray[Any], blocks: int, axis: int, m: int) -> list[NDArray[
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("name", CASES)
 def test_every_group_keeps_its_largest(name: str, pattern: str) -> None:
-    """Of every m along the axis that is summed over, the n largest stay; so do those of a tail."""
+    """The n largest of every m along the reduction axis are kept, also in a tail."""
     n, m = map(int, pattern.split(":"))
     model = case(name)
     blocks, axis = CASES[name][2]
@@ -133,7 +133,7 @@ def test_holds_counts_the_same(name: str) -> None:
 @pytest.mark.parametrize("importance", ["wanda", "sparsegpt", "obs"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_pattern_holds_for_every_group_with_data(name: str, importance: str) -> None:
-    """Whatever the layout, refitted or not: no group holds more than two, and those of a tail keep theirs."""
+    """No group has more than two nonzero elements, refitted or not, and a tail keeps its largest."""
     model = case(name)
     (x,) = [i for i in model.graph.input if i.name == "x"]
     rng = np.random.default_rng(1)
@@ -336,7 +336,7 @@ def test_biases_alone_change_without_data() -> None:
 
 
 def test_zeros_run(tmp_path: Path) -> None:
-    """What comes out runs, and gives what the masked original gives."""
+    """The result runs and equals the masked original."""
     result = onnxprune.prune(RESNET, pattern="2:4")
     masked = onnx.load(RESNET)
     for t in masked.graph.initializer:
