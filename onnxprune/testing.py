@@ -23,7 +23,7 @@ from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade
 from onnxprune.edit.resize import KeptLengths
-from onnxprune.edit.slicing import Removal, constant_edits
+from onnxprune.edit.slicing import Removal, apply_edits, constant_edits
 from onnxprune.errors import InputError, PlanError, VerificationError
 from onnxprune.graph.graph import Value
 from onnxprune.model.model import Model
@@ -184,7 +184,7 @@ def mask(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> onnx.Mode
             np.moveaxis(off, axis, 0)[list(indices)] = True
         if any(node.op_type in ("Div", "Mod") and i == 1 for node, i in value.consumers):
             return np.where(off, np.ones((), array.dtype), array)
-        return with_zeros(model, coupling, value, array, off)
+        return sparsity.with_zeros(model, coupling, value, array, off)
 
     apply_edits(model, coupling.graph, constant_edits(coupling, KeptLengths(coupling, gone)), masked)
     return model.proto

@@ -56,8 +56,9 @@ def measured(
         others: See there.
         batches: See there.
         io_slices: See there.
-        unsquash: Whether outputs are compared before a final softmax, see `comparable_outputs.with_comparable_outputs`: a softmax
-            that is sure of its class hides errors. Models that lost slices of outputs are compared as they are.
+        unsquash: Whether outputs are compared before a final softmax, see `comparable_outputs.with_comparable_outputs`:
+            a softmax that is sure of its class hides errors. Models that lost slices of outputs are compared as they
+            are.
 
     Raises:
         RunError: onnxruntime does not take a model or the inputs.
