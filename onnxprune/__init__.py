@@ -99,4 +99,4 @@ if not TYPE_CHECKING:  # a type checker must refuse names that there are not
 
 def __dir__() -> list[str]:
     """The public names, imported or not."""
-    return sorted({*globals(), *__all__})
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__})

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them."""
+"""Formatting of numbers and names for people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _UNITS = ("", "k", "M", "G", "T", "P")
 
 
 def printable(text: str) -> str:
-    """The text in one line, without characters that would steer a terminal: names in models may hold anything."""
+    """Returns the text in one line without control characters: names in models are untrusted input."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def short(name: str, limit: int = 60) -> str:
-    """A name for a table: printable, and cut in the middle where it is long.
+    """Returns a name for a table: printable, and shortened in the middle to `limit` characters.
 
     >>> short("encoder/layers.0/weight", 15)
     'encode...weight'
@@ -25,7 +25,7 @@ def short(name: str, limit: int = 60) -> str:
 
 
 def count(number: float, unit: str = "") -> str:
-    """A quantity with three digits and a decimal prefix.
+    """Formats a quantity with three significant digits and a decimal prefix.
 
     >>> count(152042), count(615484, "B"), count(7), count(999_999)
     ('152 k', '615 kB', '7', '1.00 M')
@@ -40,7 +40,7 @@ def count(number: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time with three digits.
+    """Formats a time with three significant digits.
 
     >>> duration(0.00123), duration(0.25), duration(12.345)
     ('1.23 ms', '250 ms', '12.3 s')
@@ -51,7 +51,7 @@ def duration(seconds: float) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """A share in percent, "-" of nothing.
+    """Formats a share in percent; "-" if the whole is zero.
 
     >>> percent(1, 4), percent(1, 0)
     ('25.0%', '-')
@@ -60,7 +60,7 @@ def percent(part: float, whole: float) -> str:
 
 
 def plural(number: int, word: str) -> str:
-    """A count with its noun.
+    """Formats a count with its noun.
 
     >>> plural(1, "group"), plural(3, "group")
     ('1 group', '3 groups')
@@ -69,7 +69,7 @@ def plural(number: int, word: str) -> str:
 
 
 def amount(value: object) -> float | None:
-    """A number, or a text of one with a decimal prefix and perhaps ``B`` for bytes; None where it is neither.
+    """Parses a number, or a text with an optional decimal prefix and an optional ``B`` for bytes; None if invalid.
 
     >>> amount("2G"), amount("4 MB"), amount(0.5), amount("1e3"), amount("x")
     (2000000000.0, 4000000.0, 0.5, 1000.0, None)

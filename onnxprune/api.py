@@ -309,6 +309,8 @@ def run_plan(
     plan: Plan, model: ModelSource, checks: Checks, resources: Resources | None = None, announce: Announce | None = None
 ) -> Result:
     """Applies a plan, then counts and verifies as `run` does."""
+    if not isinstance(plan, Plan):
+        raise InputError(f"a plan is an onnxprune.Plan, not {type(plan).__name__}", "Plan.from_json(text) reads one")
     limits = resources or Resources()
     with deterministic_run(limits.run_seconds, limits.run_memory):
         return apply_plan(plan, Original.of(model), checks, Clock(announce))

@@ -1,18 +1,18 @@
-"""The exceptions that onnxprune raises on purpose. Imports nothing, so that anything may import it.
+"""The exceptions of onnxprune. This module imports nothing, so that every other module can import it.
 
-Every one carries a one-line message (what is wrong, and where), a hint where there is something to do
-about it, and the exit status that the command line ends with.
+Every exception has a one-line message (what is wrong, and where), a hint (what to do about it), and the exit status of
+the command line.
 """
 
 from __future__ import annotations
 
 
 class OnnxPruneError(Exception):
-    """Something went wrong that the caller can be told about in one line.
+    """Base class of all errors that are reported to the user in one line.
 
     Args:
-        message: What is wrong and where; line breaks are folded into spaces.
-        hint: What to do about it; by default what helps against most errors of this kind.
+        message: What is wrong and where; line breaks are replaced by spaces.
+        hint: What to do about it; by default the usual hint for errors of this class.
 
     Attributes:
         message: The one-line message, which is also `str(error)`.
@@ -34,21 +34,21 @@ class OnnxPruneError(Exception):
 
 
 class InputError(OnnxPruneError):
-    """The caller gave something unusable: a bad file, a wrong name, a value out of range."""
+    """Invalid input of the caller: an unreadable file, an unknown name, a value out of range."""
 
     exit_code: int = 2
 
 
 class RunError(InputError):
-    """onnxruntime does not take a model or its inputs, crashes on them, or goes beyond a limit.
+    """onnxruntime rejects a model or its inputs, crashes, or exceeds a limit.
 
     Args:
-        message: What onnxruntime says, or how it ended.
-        hint: What to do about it, if anything is known.
-        fatal: Whether it crashed or went beyond a limit, and would do so again.
+        message: The message of onnxruntime, or the reason for which it ended.
+        hint: What to do about it.
+        fatal: Whether it crashed or exceeded a limit, so that another run would fail in the same way.
 
     Attributes:
-        fatal: The same.
+        fatal: See above.
     """
 
     usual_hint: str = "give inputs that the model takes, with --calib or --input-shape"
@@ -58,50 +58,50 @@ class RunError(InputError):
         self.fatal = fatal
 
     def __reduce__(self) -> tuple[type[OnnxPruneError], tuple[object, ...]]:
-        """Keeps everything when the error crosses a process boundary."""
+        """Keeps hint and `fatal` when the error crosses a process boundary."""
         return type(self), (self.message, self.hint, self.fatal)
 
 
 class GateError(OnnxPruneError):
-    """The pruned model is further from the original than a gate allows, so it is not written."""
+    """The pruned model misses a gate, so it is not written."""
 
     exit_code: int = 1
     usual_hint: str = "keep_anyway writes the model all the same"
 
 
 class ModelError(InputError):
-    """A file is no ONNX model, or the model does not hold together."""
+    """A file is not an ONNX model, or the model is inconsistent."""
 
     usual_hint: str = "export the model again"
 
 
 class DataError(InputError):
-    """Calibration data cannot be read, or do not fit the model."""
+    """Calibration data cannot be read or do not fit the model."""
 
     usual_hint: str = "give what the model takes, say --calib FILE.npz with an array for each input by its name"
 
 
 class PlanError(InputError):
-    """A plan cannot be read, or does not fit the model."""
+    """A plan cannot be read or does not fit the model."""
 
     usual_hint: str = "onnxprune MODEL --ratio R --plan FILE writes one"
 
 
 class OutputError(OnnxPruneError):
-    """A file cannot be written: the disk is full, the folder is closed. What was there before is still there."""
+    """A file cannot be written: the disk is full, or permission is missing. Existing files are unchanged."""
 
     exit_code: int = 2
     usual_hint: str = "see whether the disk is there and in order"
 
 
 class VerificationError(OnnxPruneError):
-    """The pruned model fails where the original does not: it is invalid, does not run, or changed its interface."""
+    """The pruned model is invalid, does not run on inputs that the original accepts, or has another interface."""
 
     exit_code: int = 3
     usual_hint: str = "nothing was written; please report it with what onnxprune inspect --anonymise MODEL writes"
 
 
 class InternalError(OnnxPruneError):
-    """A fault of the program itself."""
+    """A bug of the program."""
 
     usual_hint: str = "please report it with the traceback and what onnxprune inspect --anonymise MODEL writes"

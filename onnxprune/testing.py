@@ -36,7 +36,6 @@ from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.report.json_data import JsonValue
 from onnxprune.runtime.session import Source
-from onnxprune.sparsity import with_zeros
 from onnxprune.verification.check import Drift, check
 
 TOLERANCE = 1e-4
@@ -185,7 +184,7 @@ def mask(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> onnx.M
             np.moveaxis(off, axis, 0)[list(indices)] = True
         if any(node.op_type in ("Div", "Mod") and i == 1 for node, i in value.consumers):
             return np.where(off, np.ones((), array.dtype), array)
-        return with_zeros(model, coupling, value, array, off)
+        return sparsity.with_zeros(model, coupling, value, array, off)
 
     apply_edits(model, coupling.graph, constant_edits(coupling, KeptLengths(coupling, removed)), masked)
     return model.proto

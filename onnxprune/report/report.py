@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
@@ -223,3 +223,9 @@ class Report(JsonValue):
     def missed(self) -> bool:
         """Whether a target or a gate was missed."""
         return not all(t.met for t in self.targets.values()) or not all(g.met for g in self.gates.values())
+
+    if not TYPE_CHECKING:  # a type checker asks for the attributes
+
+        def __getitem__(self, key: str) -> Any:
+            """The JSON data of a field, as scripts read it that were written for the JSON report."""
+            return self.to_dict()[key]

@@ -51,7 +51,7 @@ def test_labels_that_are_an_input():
     assert np.array_equal(next(samples.batches())["labels"], np.arange(3))
 
 
-def test_one_rank_more_is_a_feed_each():
+def test_an_additional_axis_counts_feeds():
     x, h = rows(6, 10).reshape(6, 1, 5, 2), rows(6, 8).reshape(6, 2, 1, 4)
     for given in ({"x": x, "h": h}, {"x": x[:, 0], "h": h}):  # x also as rows of its fixed batch of 1
         samples = open_samples(given | {"labels": np.arange(6)}, STATEFUL, limit=4)
@@ -61,7 +61,7 @@ def test_one_rank_more_is_a_feed_each():
             assert np.array_equal(batch["x"], x[label]) and np.array_equal(batch["h"], h[label])
 
 
-def test_an_array_that_is_the_same_for_all():
+def test_an_array_may_be_shared_by_all_feeds():
     x, h, scale = rows(6, 10).reshape(6, 5, 2), rows(2, 4).reshape(2, 1, 4), np.float32(2)
     batches = list(open_samples({"x": x, "h": h}, STATEFUL).batches())
     assert len(batches) == 6 and all(np.array_equal(b["h"], h) for b in batches)
@@ -69,7 +69,7 @@ def test_an_array_that_is_the_same_for_all():
     assert [b["scale"].shape for b in open_samples({"x": rows(2), "scale": scale}, proto)] == [(), ()]
 
 
-def test_a_first_axis_that_is_no_batch():
+def test_a_first_axis_that_is_not_a_batch_axis():
     proto = model(("x", ["seq_len", 3]))
     assert open_samples(rows(9), proto).count == 1
     assert open_samples(np.stack([rows(9)] * 5), proto).count == 5
@@ -81,7 +81,7 @@ def test_fixed_batch_of_one():
 
 
 @pytest.mark.parametrize("as_file", [False, True])
-def test_single_numbers_are_arrays_that_the_model_takes(as_file, tmp_path):
+def test_scalars_are_fed_as_arrays(as_file, tmp_path):
     proto = model(("x", ["N", 3]), ("flag", [], TensorProto.BOOL))
     source = {"x": rows(4).reshape(4, 1, 3), "flag": np.array([True, False, True, True])}
     if as_file:
@@ -92,7 +92,7 @@ def test_single_numbers_are_arrays_that_the_model_takes(as_file, tmp_path):
     assert [bool(runs.run(["flag_out"], f)[0]) for f in feeds] == [True, False, True, True]
 
 
-def test_files_that_are_no_arrays(tmp_path):
+def test_files_that_are_not_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "whole.npz", x=rows(5000))
     whole = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "short.npz").write_bytes(whole[: len(whole) // 2])

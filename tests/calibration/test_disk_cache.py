@@ -9,7 +9,7 @@ from onnxprune.calibration import open_samples
 from tests.calibration.cases import WIDE, firsts, model, wide
 
 
-def test_kept_on_disk_in_any_type():
+def test_every_type_is_cached_on_disk():
     for kind, given in (
         (TensorProto.BFLOAT16, np.float32([[1.5], [2]])),
         (TensorProto.STRING, np.array([["a"], ["bc"]])),
@@ -20,7 +20,7 @@ def test_kept_on_disk_in_any_type():
             assert batch["x"].tolist() == given.tolist() * 2
 
 
-def test_kept_samples_leave_nothing_behind(tmp_path, monkeypatch):
+def test_the_cache_removes_its_files(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     samples = open_samples(wide(), model(("x", ["N", WIDE])), limit=20, memory=2**17)
     assert firsts(samples) == firsts(samples) == list(range(20))

@@ -80,7 +80,7 @@ def test_images_of_different_sizes_and_folders(pictures):
     assert samples.count == 2
 
 
-def test_images_are_decoded_only_when_wanted(pictures):
+def test_images_are_decoded_on_demand(pictures):
     folder, _ = pictures
     (folder / "z.png").write_bytes(b"broken")
     proto = model(("x", ["N", 3, 4, 6]))

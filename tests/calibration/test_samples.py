@@ -16,7 +16,7 @@ from tests.support.paths import MODELS
 
 
 @pytest.mark.parametrize("wrap", [lambda x: {"x": x}, lambda x: [{"x": a} for a in x], lambda x: iter([x[:3], x[3:]])])
-def test_fixed_batch_drops_what_does_not_fill_it(wrap):
+def test_samples_that_do_not_fill_a_fixed_batch_are_dropped(wrap):
     samples = open_samples(wrap(rows(10)), model(("x", [4, 3])))
     assert sizes(samples) == [4, 4]
     assert samples.count == 8
@@ -26,7 +26,7 @@ def test_fixed_batch_drops_what_does_not_fill_it(wrap):
     assert sizes(open_samples(wrap(rows(10)), model(("x", [4, 3])), limit=7)) == [4]
 
 
-def test_fixed_batch_needs_enough():
+def test_a_fixed_batch_needs_enough_samples():
     proto = model(("x", [4, 3]))
     assert "4 samples at a time" in error({"x": rows(3)}, proto)
     assert "4 samples at a time" in error({"x": rows(8)}, proto, limit=3)
@@ -109,7 +109,7 @@ def test_memory_stays_bounded(tmp_path, kind):
     assert peak(run) < 5 * 2**20
 
 
-def test_stored_models_run_on_it():
+def test_trained_models_run_on_the_samples():
     models = MODELS
     for name, layout in (("pt_resnet_bn", ""), ("keras_cnn", "_nhwc"), ("sk_mlp", "_flat")):
         proto = onnx.load(models / f"{name}.onnx")

@@ -31,7 +31,7 @@ def test_function_in_the_current_folder(tmp_path, monkeypatch):
     assert "only mean something for a folder of images" in error("given_by_test:feeds,mean=1")
 
 
-def test_nothing_there(tmp_path):
+def test_sources_without_samples_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "calib.npz", x=rows(0))
     assert "no files in this folder" in error(tmp_path / "empty")

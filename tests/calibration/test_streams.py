@@ -59,7 +59,7 @@ def test_onnxruntime_reader():
     assert firsts(samples) == firsts(samples) == [3 * i for i in range(50)]
 
 
-def test_rewind_is_used_instead_of_keeping():
+def test_rewind_is_used_instead_of_a_cache():
     reader = Rewindable(list(Loader()))
     samples = open_samples(reader, ONE, batch=5)
     assert firsts(samples) == firsts(samples)
@@ -69,13 +69,13 @@ def test_rewind_is_used_instead_of_keeping():
         list(both)
 
 
-def test_kept_streams_may_be_read_twice_at_once():
+def test_cached_streams_allow_concurrent_passes():
     samples = open_samples(iter(Loader()), ONE, batch=5)
     for a, b in zip(samples.batches(), samples.batches(), strict=True):
         assert np.array_equal(a["x"], b["x"])
 
 
-def test_a_maker_that_uses_one_array_again():
+def test_a_generator_may_reuse_its_array():
     def make():
         array = np.zeros((1, 3), "f")
         for i in range(6):
@@ -87,7 +87,7 @@ def test_a_maker_that_uses_one_array_again():
         assert firsts(samples) == firsts(samples) == list(range(6))
 
 
-def test_feeds_without_a_common_batch_axis_stay_whole():
+def test_feeds_without_a_common_batch_axis_are_not_divided():
     proto = model(("x", ["batch", "time", 2]), ("h", [2, "n", 4]))
     feeds = [{"x": np.ones((2, 3, 2), "f"), "h": np.ones((2, 2, 4), "f")}] * 5
     samples = open_samples(iter(feeds), proto)
@@ -95,7 +95,7 @@ def test_feeds_without_a_common_batch_axis_stay_whole():
     assert samples.count == 5
 
 
-def test_shuffled_streams_are_noticed():
+def test_shuffled_streams_are_refused():
     state = np.random.default_rng(0)
     samples = open_samples(lambda: iter([{"x": state.random((2, 3), "f")} for _ in range(3)]), ONE)
     firsts(samples)
@@ -108,7 +108,7 @@ def test_shuffled_streams_are_noticed():
         firsts(samples)
 
 
-def test_a_kept_stream_that_broke_does_not_look_shorter_later():
+def test_a_cached_stream_raises_its_error_again():
     def make():
         yield {"x": rows(1)}
         raise ValueError("gone")

@@ -57,8 +57,8 @@ def convolutions(rng: np.random.Generator, kind: type[np.floating[Any]] = np.flo
     return made
 
 
-def test_moments_of_what_lies_far_off(rng: np.random.Generator) -> None:
-    """The deviation is a hundred thousandth of the mean; the mean of squares alone holds seven digits."""
+def test_moments_with_a_large_mean(rng: np.random.Generator) -> None:
+    """The standard deviation is 1e-5 of the mean, so that E[x^2] - E[x]^2 cancels in float32."""
     x = (1000 + 0.01 * rng.standard_normal((2, 40_000, 5))).astype(np.float32)
     exact = np.stack([np.cov(g.astype(np.float64).T, bias=True) for g in x])
     mean = x.mean(axis=1, dtype=np.float64)
@@ -69,7 +69,7 @@ def test_moments_of_what_lies_far_off(rng: np.random.Generator) -> None:
     np.testing.assert_allclose([whole.covariance(g) for g in range(2)], exact, atol=1e-7)
 
 
-def test_moments_of_rows_that_are_finite(rng: np.random.Generator) -> None:
+def test_moments_skip_rows_that_are_not_finite(rng: np.random.Generator) -> None:
     rows = rng.standard_normal((2, 50, 3)).astype(np.float32)
     bad = rows.copy()
     bad[0, 7, 1], bad[1, 20, 0] = np.nan, np.inf
@@ -79,7 +79,7 @@ def test_moments_of_rows_that_are_finite(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(found.zeros, expected.zeros)
 
 
-def test_what_rounding_made_indefinite_is_swept_all_the_same() -> None:
+def test_a_slightly_indefinite_gram_matrix_is_accepted() -> None:
     gram = np.ones((8, 8)) - 1e-9 * np.eye(8)
     upper = inverse_factor(gram.copy(), damp=0)
     assert np.isfinite(upper).all() and np.array_equal(upper, np.triu(upper))
@@ -97,7 +97,7 @@ def test_inputs_that_hardly_vary(how: dict[str, Any], offset: float, rng: np.ran
 @pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 def test_samples_that_are_not_finite(how: dict[str, Any], rng: np.random.Generator) -> None:
-    """They say nothing; what the others say makes a model as good as without them."""
+    """They are skipped, and the result is as good as without them."""
     model = convolutions(rng)
     good, new = rng.standard_normal((2, 64, 4, 8, 8)).astype(np.float32)
     bad = good.copy()
@@ -110,15 +110,15 @@ def test_samples_that_are_not_finite(how: dict[str, Any], rng: np.random.Generat
 @pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 def test_half_precision(how: dict[str, Any], rng: np.random.Generator) -> None:
-    """A ceiling has a type of its own, which what lies between two layers must have too."""
+    """The bounds of a Clip between two layers are float16 too."""
     x = rng.standard_normal((40, 4, 8, 8)).astype(np.float16)
     made = onnxprune.prune(convolutions(rng, np.float16), calib={"x": x}, **how)
     assert made.report.verified and any(r.penalty is not None for r in made.report.repair)
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_layers_that_read_what_is_computed_of_constants(how: dict[str, Any], rng: np.random.Generator) -> None:
-    """As where positions go through layers of their own before they meet the inputs: these are refitted as well."""
+def test_layers_with_constant_inputs_are_repaired(how: dict[str, Any], rng: np.random.Generator) -> None:
+    """As in models with a learned layer over position embeddings: it is refitted as well."""
     model = net(
         rng,
         "p = MatMul (places, v1) q = Relu (p) r = MatMul (q, v2)"
@@ -135,8 +135,8 @@ def test_layers_that_read_what_is_computed_of_constants(how: dict[str, Any], rng
     assert made.report.verified and "r" in {r.layer for r in made.report.repair}
 
 
-def test_shares_of_zeros_where_no_layer_is_left_to_look_at(rng: np.random.Generator) -> None:
-    """Weights that several nodes read belong to no layer."""
+def test_zeros_without_any_observed_layer(rng: np.random.Generator) -> None:
+    """A weight with several readers belongs to no layer."""
     model = net(rng, "a = MatMul (x, w) b = Relu (a) y = MatMul (b, w)", "N,8", w=(8, 8))
     x = rng.standard_normal((20, 8)).astype(np.float32)
     made = onnxprune.prune(model, calib={"x": x}, pattern="weights=0.5", global_ranking=True)
@@ -144,10 +144,8 @@ def test_shares_of_zeros_where_no_layer_is_left_to_look_at(rng: np.random.Genera
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(
-    how: dict[str, Any], rng: np.random.Generator
-) -> None:
-    """A convolution without a bias gets one: of the type that it computes in, under a name of its own."""
+def test_a_new_bias_has_the_type_of_the_layer_and_a_unique_name(how: dict[str, Any], rng: np.random.Generator) -> None:
+    """The bias that is added to a convolution has its compute type and a unique name."""
     model = net(
         rng,
         "v = Cast <to = 1> (w2) a = Conv <pads = [1, 1, 1, 1]> (x, w1) b = Relu (a) c = Conv (b, v)"
@@ -177,8 +175,10 @@ def test_a_weight_that_is_stored_in_another_type_and_a_name_that_is_taken(
     ],
 )
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_zeros_of_recurrent_layers_are_there(kind: str, how: dict[str, Any], rng: np.random.Generator) -> None:
-    """What is refitted keeps the zeros that the report and the plan tell of, and data choose better ones."""
+def test_zeros_of_recurrent_layers_are_kept_by_the_repair(
+    kind: str, how: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """Refitted weights have exactly the zeros that the report and the plan list."""
     gates = {"LSTM": 4, "GRU": 3}[kind]
     model = net(
         rng,

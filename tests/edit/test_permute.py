@@ -34,14 +34,14 @@ PATHS = sorted(MODELS.glob("*.onnx"))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
-def test_trained_models_make_the_same(path: Path) -> None:
+def test_permuted_trained_models_are_equivalent(path: Path) -> None:
     model = onnx.load(path)
     assert assert_order_is_free(model, sample_inputs(model)) > 16
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, 60, 20))
-def test_random_graphs_make_the_same(start: int) -> None:
+def test_permuted_random_graphs_are_equivalent(start: int) -> None:
     moved = 0
     for seed in range(start, start + 20):
         model = random_model(Seeded(seed), steps=14)
@@ -70,13 +70,13 @@ CHAIN = """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[6] 
         ("m = ReduceMean <axes = [1]> (h)  g = Sub(h, m)", "", True),
     ],
 )
-def test_only_where_no_order_matters(between: str, more: str, free: bool) -> None:
+def test_units_are_permuted_only_if_the_order_does_not_matter(between: str, more: str, free: bool) -> None:
     model = build(CHAIN.format(between=between, more=more))
     assert units(coupling_of(model, mixing=True)) == ({"w:0": 6} if free else {})
 
 
 def test_inputs_and_outputs_keep_their_order() -> None:
-    """Even where they may lose slices, and so are not pinned."""
+    """Even if they may lose slices, and are thus not pinned."""
     model = build(
         "(float[N,6] x) => (float[N,6] y) <float[6,6] w, float[6,6] u> { h = MatMul(x, w)  y = MatMul(h, u) }"
     )
@@ -86,7 +86,7 @@ def test_inputs_and_outputs_keep_their_order() -> None:
 
 
 def test_tables_of_indices_keep_their_order() -> None:
-    """Indices are renumbered where something goes; where something moves they would have to be, and nothing moves."""
+    """Indices are renumbered on removal but not on permutation, so units that a table indexes are not permuted."""
     model = build(
         """(float[N,4] x) => (float[N,2] y) <float[4,6] w, int64[1,6] i = {5, 4, 3, 2, 1, 0}, float[6,2] u>
         { h = MatMul(x, w)  g = Gather <axis = 1> (h, i)  f = Squeeze <axes = [1]> (g)  y = MatMul(f, u) }""",
@@ -95,8 +95,8 @@ def test_tables_of_indices_keep_their_order() -> None:
     assert units(coupling_of(model)) == {}
 
 
-def test_readers_of_one_vector_part() -> None:
-    """A bias that two layers share gets a copy for the one whose channels move."""
+def test_a_shared_constant_is_duplicated() -> None:
+    """A bias shared by two layers is copied for the one whose channels are permuted."""
     model = build("""(float[N,3] x) => (float[N,4] y) <float[3,4] v, float[3,4] w, float[4] b, float[4,4] u>
         { h = Gemm(x, v, b)  a = MatMul(x, w)  s = Add(a, b)  t = MatMul(s, u)  y = Add(h, t) }""")
     copy = load(model)
@@ -114,7 +114,7 @@ def test_readers_of_one_vector_part() -> None:
     assert {t.name for t in copy.proto.graph.initializer} == {"v", "w", "b", "u", "b_1"}
 
 
-def test_the_order_is_that_of_the_elements() -> None:
+def test_constants_follow_the_order_of_elements() -> None:
     model = build(CHAIN.format(between="g = Relu(h)", more=""))
     moved, _ = reordered(model, 5)
     old, new = ({t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer} for m in (model, moved))
@@ -125,8 +125,8 @@ def test_the_order_is_that_of_the_elements() -> None:
 
 
 @pytest.mark.parametrize("name", ["pt_resnet_bn", "pt_mobilenet", "pt_bilstm", "pt_transformer"])
-def test_to_move_and_to_remove_go_in_any_order(name: str) -> None:
-    """The original in the order that its remains have loses the same indices to become them."""
+def test_permutation_and_removal_commute(name: str) -> None:
+    """Permuting the original like the pruned model and then removing gives the pruned model."""
     path = MODELS / f"{name}.onnx"
     pruned, first = load(path), load(path)
     before, again = analyze(Graph(pruned.proto)), analyze(Graph(first.proto))
@@ -148,7 +148,7 @@ def contents(model: Model) -> dict[str, bytes]:
     return {t.name: onnx.numpy_helper.to_array(t).tobytes() for t in model.proto.graph.initializer}
 
 
-def test_an_axis_that_does_not_move_is_as_it_was() -> None:
+def test_other_axes_keep_their_order() -> None:
     coupling = coupling_of(build(CHAIN.format(between="g = Relu(h)", more="")))
     weight = next(v for v in coupling.graph.constants() if v.key == "w")
     source = identity_source(coupling)

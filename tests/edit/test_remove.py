@@ -33,7 +33,7 @@ def shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
 
 
 def holding(model: onnx.ModelProto, op_type: str, position: int) -> list[list[int]]:
-    """What the constant input of each node of a kind holds."""
+    """The values of a constant input of every node with an operator."""
     held = constants(model)
     return [held[n.input[position]] for n in model.graph.node if n.op_type == op_type]
 
@@ -43,13 +43,13 @@ FLAT = """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[3,6] u, float[6,
       y = Add(a, b) }"""
 
 
-def test_a_shape_constant_whose_readers_agree_stays_one() -> None:
+def test_a_shape_constant_with_agreeing_readers_is_not_duplicated() -> None:
     new = pruned_of(build(FLAT, constants={"s": [-1, 6]}))
     assert [n.input[1] for n in new.graph.node if n.op_type == "Reshape"] == ["s", "s"]
     assert constants(new)["s"] == [-1, 3]
 
 
-def test_a_shape_constant_whose_readers_part_is_split() -> None:
+def test_a_shape_constant_with_disagreeing_readers_is_duplicated() -> None:
     model = build(FLAT, constants={"s": [-1, 6]})
     model.graph.output.append(helper.make_tensor_value_info("q", 1, ["N", 6]))  # keeps its six channels
     new = pruned_of(model)
@@ -57,7 +57,7 @@ def test_a_shape_constant_whose_readers_part_is_split() -> None:
     assert constants(new)["s"] == [-1, 6]  # the one that did not change keeps the name
 
 
-def test_a_shape_constant_that_is_returned_stays() -> None:
+def test_a_shape_constant_that_is_an_output_is_kept() -> None:
     model = build(FLAT.replace("(float[N,2] y)", "(float[N,2] y, int64[2] s)"), constants={"s": [-1, 6]})
     new = pruned_of(model)
     assert constants(new)["s"] == [-1, 6]
@@ -84,7 +84,7 @@ def test_computed_shapes_keep_their_free_entries(last: int) -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_shape_computed_from_the_channels_themselves_follows_alone() -> None:
+def test_a_shape_computed_from_the_pruned_value_needs_no_edit() -> None:
     """Reshape to Shape(h) of a pruned h needs no change."""
     model = build(
         """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[2,6,1,1] v, int64[3] s>
@@ -96,7 +96,7 @@ def test_a_shape_computed_from_the_channels_themselves_follows_alone() -> None:
     assert constants(new) == constants(model)
 
 
-def test_a_length_that_is_a_number_keeps_its_value() -> None:
+def test_a_length_used_as_a_number_keeps_its_value() -> None:
     """The 1 / sqrt(d) of attention, computed from a shape, must not change with d."""
     model = build(
         """(float[N,4,3] x) => (float[N,4,4] y) <float[3,6] q, float[3,6] k, int64 last>
@@ -136,7 +136,7 @@ def test_annotations_of_bodies_are_refreshed() -> None:
     assert last == {"s": 3, "t": 3, "e": 3}
 
 
-def test_nothing_gone_changes_nothing() -> None:
+def test_removing_nothing_changes_nothing() -> None:
     model = load(build(FLAT, constants={"s": [-1, 6]}))
     before = model.proto.SerializeToString()
     coupling = analyze(Graph(model.proto))
@@ -144,7 +144,7 @@ def test_nothing_gone_changes_nothing() -> None:
     assert model.proto.SerializeToString() == before
 
 
-def test_names_order_and_descriptions_stay() -> None:
+def test_names_order_and_descriptions_are_kept() -> None:
     model = build(FLAT, constants={"s": [-1, 6]})
     for i, node in enumerate(model.graph.node):
         node.name, node.doc_string = f"node {i}", f"about {i}"
@@ -160,7 +160,7 @@ def test_names_order_and_descriptions_stay() -> None:
     assert new.opset_import == model.opset_import
 
 
-def test_survivors_keep_their_values_in_every_type() -> None:
+def test_kept_values_are_unchanged_in_every_type() -> None:
     for kind in (TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16):
         name = {TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "double", TensorProto.BFLOAT16: "bfloat16"}[kind]
         model = load(
@@ -200,14 +200,14 @@ def test_lengths() -> None:
     assert lengths.changed(h.axis(1)) and not lengths.changed(h.axis(0))
 
 
-def test_new_names_collide_with_nothing() -> None:
+def test_new_names_are_unique() -> None:
     model = build("(float[N,3] x) => (float[N,3] y) <float[3] a> { b_1 = Add(x, a)  y = Relu(b_1) }")
     names = Names(model, ["b_2"])
     assert [names.fresh("b"), names.fresh("b"), names.fresh("a"), names.fresh("x")] == ["b_3", "b_4", "a_1", "x_1"]
 
 
-def test_before_ir_4_new_constants_are_nodes() -> None:
-    """There an initializer would be an input that callers have to feed."""
+def test_before_ir_version_4_new_constants_are_nodes() -> None:
+    """An initializer would be an input that callers have to feed."""
     model = build(FLAT, 9, 3, constants={"s": [-1, 6]})
     for t in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
@@ -220,7 +220,7 @@ def test_before_ir_4_new_constants_are_nodes() -> None:
 
 
 def test_before_opset_9_a_new_shape_is_an_input_with_a_value() -> None:
-    """There a Constant node holds floating point numbers only."""
+    """Constant nodes support floating-point types only."""
     model = build(FLAT, 8, 3, constants={"s": [-1, 6]})
     for t in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))

@@ -35,7 +35,7 @@ def test_flap_is_variance_times_squared_norm() -> None:
     np.testing.assert_allclose(flap([consumer()]), each.reshape(3, 2).sum(axis=1), rtol=1e-4)
 
 
-def test_a_constant_channel_is_worth_nothing_to_flap_and_something_to_wanda() -> None:
+def test_a_constant_channel_scores_zero_by_flap_but_not_by_wanda() -> None:
     x = np.concatenate([X[:, :5], np.full((len(X), 1), 7, np.float32)], axis=1)
     seen = Moments.of(x[None])
     single = Consumer(
@@ -51,12 +51,12 @@ def test_apoz_counts_zeros() -> None:
     np.testing.assert_allclose(apoz([consumer(), consumer(2 * W)]), alive)  # a mean over readers, whatever they weigh
 
 
-def test_readers_add_up() -> None:
+def test_scores_of_consumers_are_summed() -> None:
     for score in (wanda, flap):
         np.testing.assert_allclose(score([consumer(), consumer(-W)]), 2 * score([consumer()]))
 
 
-def test_standardised_groups_compare() -> None:
+def test_standardised_scores_are_comparable() -> None:
     a, b = standardised([np.array([1.0, 2.0, 3.0]), np.array([10.0, 40.0, 70.0])])
     np.testing.assert_allclose(a, b, atol=1e-12)
     assert min(a.min(), b.min()) == 0

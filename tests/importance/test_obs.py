@@ -18,7 +18,7 @@ def layer(seed: int, units: int, width: int, outputs: int) -> Consumer:
 
 
 def refitted_loss(consumer: Consumer, gone: list[int]) -> float:
-    """Error of the output once the columns of some units are gone and the others refitted, by solving for them."""
+    """Output error after the removal of some units and a least-squares refit of the others."""
     h = consumer.covariance + DAMPING * np.diag(consumer.covariance).mean() * np.eye(len(consumer.covariance))
     keep = np.setdiff1d(np.arange(len(h)), consumer.columns[gone].ravel())
     new = np.zeros_like(consumer.weight)
@@ -29,7 +29,7 @@ def refitted_loss(consumer: Consumer, gone: list[int]) -> float:
 
 @pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.parametrize("readers", [1, 2])
-def test_every_step_takes_the_unit_whose_loss_is_least(width: int, readers: int) -> None:
+def test_every_step_removes_the_unit_with_the_least_loss(width: int, readers: int) -> None:
     consumers = [layer(seed, 7, width, 5) for seed in range(readers)]
     curve = removal_curve(consumers, 7, 4)
     gone: list[int] = []
@@ -42,8 +42,8 @@ def test_every_step_takes_the_unit_whose_loss_is_least(width: int, readers: int)
         assert curve.loss[step + 1] == pytest.approx(sum(refitted_loss(c, gone) for c in consumers), rel=1e-6)
 
 
-def test_of_two_that_say_the_same_only_one_is_cheap() -> None:
-    """After one of two equal inputs is gone, the other is as dear as both were."""
+def test_of_two_redundant_units_only_one_is_cheap() -> None:
+    """After the removal of one of two equal inputs, the other one costs as much as both."""
     rng = np.random.default_rng(0)
     data = rng.standard_normal((500, 4))
     data[:, 1] = data[:, 0]
@@ -54,7 +54,7 @@ def test_of_two_that_say_the_same_only_one_is_cheap() -> None:
     assert {0, 1} != set(curve.order[:2].tolist())
 
 
-def test_probes_hold_the_weights_that_the_rest_takes() -> None:
+def test_probes_record_the_compensated_weights() -> None:
     consumer = layer(3, 6, 2, 4)
     ((count, (weight,)),) = removal_curve([consumer], 6, 4, probes=(0.5,)).probes
     assert count == 3

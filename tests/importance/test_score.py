@@ -49,7 +49,7 @@ def test_lamp(squares: list[float]) -> None:
         assert score == pytest.approx(mine / sum(w for w in squares if w >= mine))
 
 
-def test_lamp_of_the_greatest_is_one_and_of_nothing_is_zero() -> None:
+def test_lamp_of_the_largest_is_one_and_of_zero_is_zero() -> None:
     assert lamp(np.array([1.0, 3.0, 2.0]))[1] == 1
     assert lamp(np.zeros(3)).tolist() == [0, 0, 0]
 
@@ -76,7 +76,7 @@ def analysis() -> onnxprune.Analysis:
 
 
 def owned(analysis: onnxprune.Analysis) -> list[list[float]]:
-    """Everything that each channel between the two first convolutions owns: producer, norm and consumer alike."""
+    """All weights of each channel between the first two convolutions: producer, norm and consumer."""
     w = {t.name: analysis.model.array(t) for t in analysis.model.proto.graph.initializer}
     return [
         [
@@ -117,7 +117,7 @@ def test_scales_of_normalisations(analysis: onnxprune.Analysis) -> None:
     np.testing.assert_allclose(scores(analysis, "bn-scale"), gamma / gamma.mean(), rtol=1e-5)
 
 
-def test_without_a_normalisation_the_magnitude_speaks(analysis: onnxprune.Analysis) -> None:
+def test_without_a_normalization_the_magnitude_counts(analysis: onnxprune.Analysis) -> None:
     group = next(g for g in analysis.groups if g.name == "u:0")
     (by_scale,) = onnxprune.score(analysis, "bn-scale", groups=[group])
     (by_size,) = onnxprune.score(analysis, "l2", groups=[group])
@@ -138,7 +138,7 @@ def test_random_scores_follow_the_seed(analysis: onnxprune.Analysis) -> None:
 @pytest.mark.parametrize(
     "criterion", [c for c in criteria.names() if criteria.get(c).needs == "weights" and c != "random"]
 )
-def test_scores_are_the_same_every_time(criterion: str) -> None:
+def test_scores_are_reproducible(criterion: str) -> None:
     a, b = (onnxprune.score(onnxprune.analyze(build(NET)), criterion) for _ in range(2))
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -151,7 +151,7 @@ def test_dead_weights_score_zero() -> None:
     assert all(not s.any() and np.isfinite(s).all() for s in onnxprune.score(onnxprune.analyze(model), "l2"))
 
 
-def test_units_of_many_indices_add_them_up() -> None:
+def test_scores_are_summed_over_the_indices_of_a_unit() -> None:
     """A head owns its dimensions in every projection."""
     model = build(
         """(float[N,3] x) => (float[N,2] y) <float[3,12] w, float[12,2] v, int64[3] a, int64[2] b>
@@ -193,7 +193,7 @@ def test_dequantised(scale: list[Any], zero: list[Any] | None, axis: int) -> Non
         assert found[i, j] == pytest.approx((int(weight[i, j]) - offset) * float(s[at]))
 
 
-def test_quantised_weights_are_scored_by_what_they_mean() -> None:
+def test_quantised_weights_are_scored_by_their_real_values() -> None:
     model = build(
         """(float[N,3] x) => (float[N,2] y) <int8[3,4] w, float[4] pos_s, int8[4] z, float[4,2] v>
         { k = DequantizeLinear <axis = 1> (w, pos_s, z)  h = MatMul(x, k)  y = MatMul(h, v) }""",

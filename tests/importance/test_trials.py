@@ -37,7 +37,7 @@ def net() -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("seen", [2**20, 5000])
 def test_error_of_a_change(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
-    """Squared error over variance; long outputs are looked at in part, which shows every feature."""
+    """Squared error over variance; of long outputs a sample with every feature is compared."""
     monkeypatch.setattr(trials, "MAX_ELEMENTS", seen)
     proto, _, w2 = net()
     model = load(proto)

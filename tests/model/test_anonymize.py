@@ -24,7 +24,7 @@ SECRET = re.compile(rb"(?i)secret")
 
 
 def secretive() -> onnx.ModelProto:
-    """A model with a secret in every text that is no word of ONNX, and weights that are one."""
+    """A model with a secret in every string that is not defined by ONNX, and secret weights."""
     proto = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 18, "secret.domain" : 1, "ai.onnx.ml" : 3]>
         secret_graph (float[secret_batch, 8] secret_in) => (float[secret_batch, secret_n] secret_out)
@@ -75,7 +75,7 @@ def secretive() -> onnx.ModelProto:
 
 
 def shown(cli: Cli, path: Path, *options: str) -> list[Any]:
-    """What inspect shows of a model's groups, names and reasons aside."""
+    """The groups that `inspect` shows for a model, without names and reasons."""
     data = json.loads(cli("inspect", path, "--json", *options).out)
     return [
         data["channels"],
@@ -103,8 +103,8 @@ def test_inspect_sees_the_same(cli: Cli, tmp_path: Path, path: Path) -> None:
     assert small.stat().st_size < path.stat().st_size - 0.9 * weights
 
 
-def test_nothing_is_told(tmp_path: Path) -> None:
-    """No name, text or weight is left; what is left is a model of the same operators and shapes."""
+def test_names_texts_and_weights_are_removed(tmp_path: Path) -> None:
+    """No name, text or weight is kept; operators and shapes are."""
     proto = secretive()
     made = anonymised(load(proto))
     assert SECRET.search(proto.SerializeToString())
@@ -120,8 +120,8 @@ def test_nothing_is_told(tmp_path: Path) -> None:
     assert load(made, weights=False).proto == made
 
 
-def test_equal_names_stay_equal() -> None:
-    """What was connected is connected, in inner graphs and through functions too."""
+def test_equal_names_are_replaced_by_equal_names() -> None:
+    """Connections are kept, also in subgraphs and functions."""
     old, new = secretive(), anonymised(load(secretive()))
 
     def uses(proto: onnx.ModelProto) -> list[list[int]]:
@@ -141,8 +141,8 @@ def test_equal_names_stay_equal() -> None:
     assert batch[0] == batch[1] != ""
 
 
-def test_without_weights_there_is_no_pruning(cli: Cli, model: Path) -> None:
-    """An anonymised model is for looking at."""
+def test_an_anonymised_model_cannot_be_pruned(cli: Cli, model: Path) -> None:
+    """An anonymised model can only be inspected."""
     assert cli("inspect", model, "--anonymise").code == 0
     small = model.parent / "net.anonymous.onnx"
     assert "was left out" in assert_refused(cli(small, "--ratio", 0.5))
@@ -151,8 +151,8 @@ def test_without_weights_there_is_no_pruning(cli: Cli, model: Path) -> None:
     assert "is the input" in assert_refused(cli("inspect", "--anonymise", model, "-o", model))
 
 
-def test_sizes_that_nothing_backs_are_bounded() -> None:
-    """Left out weights may not state axes without end."""
+def test_dimensions_of_stripped_tensors_are_bounded() -> None:
+    """The axes of stripped weights have no data to check them against."""
     made = anonymised(load(secretive()))
     made.graph.initializer[0].dims[1] = 2**40
     with pytest.raises(InputError, match="too many indices"):

@@ -25,8 +25,8 @@ from tests.support.error_rows import DISK_FULL, NOT_READABLE, NOT_WRITABLE
 from tests.support.saved_models import external, saved_as
 
 
-def test_a_second_model_takes_the_place_of_the_first(two: tuple[Path, Path], tmp_path: Path) -> None:
-    """Model and data, and nothing else, are there afterwards; a second save leaves files of the same size."""
+def test_a_second_model_replaces_the_first(two: tuple[Path, Path], tmp_path: Path) -> None:
+    """Only the model and its data file exist afterwards; a second save gives files of the same size."""
     target = tmp_path / "out" / "net.onnx"
     sizes = []
     for source in (two[0], two[1], two[1]):
@@ -38,16 +38,16 @@ def test_a_second_model_takes_the_place_of_the_first(two: tuple[Path, Path], tmp
     assert list(contents(target.parent)) == ["net.onnx"]
 
 
-def test_the_name_of_data_is_its_content(two: tuple[Path, Path], tmp_path: Path) -> None:
-    """So that one model gives one set of bytes, whatever was there before."""
+def test_the_name_of_a_data_file_is_the_hash_of_its_content(two: tuple[Path, Path], tmp_path: Path) -> None:
+    """Equal models give equal bytes, whatever files existed before."""
     target = tmp_path / "out" / "net.onnx"
     save(load(two[0]), target)
     (data,) = load(target).data_files
     assert data == data_file_path(target, hashlib.sha256(data.read_bytes()).hexdigest())
 
 
-def test_data_that_a_copy_still_needs_stays(two: tuple[Path, Path], tmp_path: Path) -> None:
-    """Only data that no model in the folder mentions is removed."""
+def test_data_files_that_another_model_refers_to_are_kept(two: tuple[Path, Path], tmp_path: Path) -> None:
+    """Only data files that no model in the folder refers to are removed."""
     target = tmp_path / "out" / "net.onnx"
     save(load(two[0]), target)
     for copy in ("other.onnx", "net.onnx.bak"):
@@ -74,8 +74,8 @@ with atomic_write(Path(sys.argv[1])) as made:
 """
 
 
-def test_a_live_run_keeps_its_drafts_and_a_dead_one_does_not(tmp_path: Path) -> None:
-    """The drafts of a run that still writes to the same name are let alone."""
+def test_only_drafts_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    """Drafts of a run that is still writing to the same name are kept."""
     target = tmp_path / "net.onnx"
     with subprocess.Popen([sys.executable, "-c", HOLD, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as live:
         assert live.stdout is not None
@@ -88,8 +88,8 @@ def test_a_live_run_keeps_its_drafts_and_a_dead_one_does_not(tmp_path: Path) -> 
     assert list(contents(tmp_path)) == ["net.onnx"]
 
 
-def test_runs_that_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> None:
-    """Whoever is last has its model there, with its data and nothing else; locks are those of open files."""
+def test_concurrent_runs_may_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> None:
+    """The model of the last run exists with its data file, and no other files; locks belong to open files."""
     target = tmp_path / "out" / "net.onnx"
     known = []
     for source in two:
@@ -106,7 +106,7 @@ def test_runs_that_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> 
     assert saved_as(target) in known
 
 
-def test_a_file_that_goes_while_it_is_looked_at_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_may_be_removed_during_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run may remove it right after."""
     target = tmp_path / "net.onnx"
     target.write_bytes(b"old")
@@ -123,8 +123,8 @@ def test_a_file_that_goes_while_it_is_looked_at_is_none(tmp_path: Path, monkeypa
     assert looked == [target] and target.read_bytes() != b"old"
 
 
-def test_files_of_other_names_are_let_alone(tmp_path: Path) -> None:
-    """Only what has the form of our own rests of this very target is removed."""
+def test_files_with_other_names_are_not_removed(tmp_path: Path) -> None:
+    """Only files named like leftovers of this target are removed."""
     for name in (
         ".net.onnx.0123abcd.tm",
         ".net.onnx.0123abcg.tmp",
@@ -159,7 +159,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk(cli: Cli, small_disk: Path, tmp_path: Path) -> None:
-    """Where the new model does not fit beside the old one, that is said, and the old one stays."""
+    """If the new model does not fit on the disk beside the old one, an error is raised and the old one is kept."""
     source = external(tmp_path, width=64, layers=8)  # 128 kB
     target = small_disk / "net.onnx"
     run = ["--no-verify", "--quiet", "--repair", "none", "-o", target]
@@ -188,7 +188,7 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.slow
 def test_file_too_large(tmp_path: Path) -> None:
-    """As a full disk, where the system limits the size of a file."""
+    """A limit of the system on the size of a file is treated like a full disk."""
     source = external(tmp_path, width=64, layers=8)
     (tmp_path / "out").mkdir()
     target = tmp_path / "out" / "net.onnx"
@@ -206,7 +206,7 @@ def test_file_too_large(tmp_path: Path) -> None:
 
 @pytest.fixture
 def closed_folder() -> Iterator[Path]:
-    """A folder that everybody may read and this process may not write to, with a model in it."""
+    """A read-only folder with a model in it."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         onnx.save(tiny(), folder / "net.onnx")
@@ -225,7 +225,7 @@ def closed_folder() -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_without_permission(cli: Cli, closed_folder: Path) -> None:
-    """Who may not write is told so before any work is done; the API tells it when it saves."""
+    """The command checks write permission before any work; the API reports it when saving."""
     for where in ([], ["-o", closed_folder / "there.onnx"], ["-o", closed_folder / "new.onnx"]):
         error, hint = assert_refused(cli(closed_folder / "net.onnx", "--ratio", 0.5, *where)).splitlines()
         assert error.endswith(NOT_WRITABLE.error.replace("FOLDER", str(closed_folder)).removeprefix("FILE"))
@@ -281,8 +281,8 @@ def test_the_input_is_opened_for_reading_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_plan_and_a_model_appear_together(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the model cannot be written, its plan is not there either."""
+def test_a_plan_and_a_model_are_written_together(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the model cannot be written, its plan is not written either."""
 
     def fail(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -294,14 +294,14 @@ def test_a_plan_and_a_model_appear_together(cli: Cli, model: Path, monkeypatch: 
     assert contents(model.parent) == before
 
 
-def test_a_name_that_no_model_can_hold(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_is_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
     """A file name that is not UTF-8 cannot be written into a model."""
     with pytest.raises(InputError, match="not UTF-8"):
         save(load(two[0]), tmp_path / "out" / os.fsdecode(b"\xff.onnx"))
     assert contents(tmp_path / "out") == {}
 
 
-def test_drafts_take_their_order(tmp_path: Path) -> None:
+def test_drafts_are_published_in_order(tmp_path: Path) -> None:
     """The last draft is the commit point."""
     with atomic_write(tmp_path / "b") as made:
         made.new().write(b"first")

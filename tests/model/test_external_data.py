@@ -115,7 +115,7 @@ def test_small_external_tensors_move_into_the_model(tmp_path):
     np.testing.assert_array_equal(numpy_helper.to_array(saved[3]), np.arange(4))
 
 
-def test_weights_that_pass_the_limit_go_outside(tmp_path, monkeypatch):
+def test_weights_beyond_the_limit_are_written_to_a_data_file(tmp_path, monkeypatch):
     monkeypatch.setattr(model_module, "PROTOBUF_LIMIT", model_module._HEADROOM + 3 * 4096 - 1)
     save(load(network()), tmp_path / "big.onnx")
     assert data_of(tmp_path / "big.onnx").stat().st_size == 3 * 4096

@@ -32,10 +32,10 @@ STEPS = ["fsync", "replace", "open"]
 
 
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=type)
-def test_a_fault_at_any_step(
+def test_any_system_call_may_fail(
     two: tuple[Path, Path], tmp_path: Path, fault: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call that may fail fails once: the old model is whole, or the new one, and nothing else is there."""
+    """Each system call fails once: the old model or the new one is complete, and no other files exist."""
     target = tmp_path / "out" / "net.onnx"
     save(load(two[1]), target)
     new = contents(target.parent)
@@ -140,8 +140,8 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.slow
-def test_a_death_at_any_step(two: tuple[Path, Path], tmp_path: Path, server: Server) -> None:
-    """A process that dies before any one of its calls to the system leaves the old model or the new one."""
+def test_a_process_may_die_at_any_system_call(two: tuple[Path, Path], tmp_path: Path, server: Server) -> None:
+    """A process that dies before any of its system calls leaves the old model or the new one."""
     target = tmp_path / "out" / "net.onnx"
     save(load(two[1]), target)
     new = saved_as(target)
@@ -163,7 +163,7 @@ def test_a_death_at_any_step(two: tuple[Path, Path], tmp_path: Path, server: Ser
 
 @pytest.mark.slow
 def test_kill_at_random_moments(tmp_path: Path, server: Server) -> None:
-    """SIGKILL at moments spread over whole runs of the command: old or new, and no rest after the next run."""
+    """SIGKILL at times spread over a run leaves the old model or the new one; the next run removes leftovers."""
     layers = 8
     width = int((MEGABYTES * 1e6 / 4 / layers) ** 0.5 / 0.8)  # 0.8 of each inner axis stays, or more
     source = external(tmp_path, width=width, layers=layers)

@@ -30,7 +30,7 @@ def test_a_path_may_be_a_string(tmp_path, as_text):
     assert model.path == path
 
 
-def test_a_missing_file_is_told_with_the_nearest_name(tmp_path):
+def test_a_missing_file_is_reported_with_the_most_similar_name(tmp_path):
     onnx.save(network(), tmp_path / "resnet18.onnx")
     with pytest.raises(InputError, match=r"resnet81\.onnx: no such file") as caught:
         load(tmp_path / "resnet81.onnx")
@@ -50,7 +50,7 @@ def test_a_missing_file_is_told_with_the_nearest_name(tmp_path):
         (network().SerializeToString()[:-7], "cannot be parsed", "complete"),
     ],
 )
-def test_what_is_no_model_is_refused_in_one_line(tmp_path, content, message, hint):
+def test_files_that_are_not_models_are_refused_in_one_line(tmp_path, content, message, hint):
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -103,7 +103,7 @@ def test_the_same_model_gives_the_same_bytes_and_never_appends(tmp_path):
     assert contents(tmp_path) == first
 
 
-def test_the_input_is_never_written_over(tmp_path):
+def test_files_of_the_input_are_never_overwritten(tmp_path):
     save(load(write_external(tmp_path)), tmp_path / "out.onnx")
     source = (tmp_path / "out.onnx").rename(tmp_path / "net.onnx")  # its data bears the name that a copy's would have
     before = contents(tmp_path)
@@ -117,7 +117,7 @@ def test_the_input_is_never_written_over(tmp_path):
     assert files_in(tmp_path) == sorted([*before, "hard.onnx", "soft.onnx"])
 
 
-def test_places_that_cannot_be_written_are_refused(tmp_path):
+def test_targets_that_cannot_be_written_are_refused(tmp_path):
     model = load(network())
     with pytest.raises(InputError, match="does not exist"):
         save(model, tmp_path / "no" / "out.onnx")

@@ -12,7 +12,7 @@ from onnxprune.model.tensors import is_external, tensors
 from tests.model.cases import NESTED, decorated, network
 
 
-def test_a_skeleton_lacks_big_values_and_nothing_else():
+def test_a_skeleton_lacks_only_large_values():
     proto = decorated()
     slim = skeleton(proto, limit=1024)
     assert slim.ByteSize() < 1024
@@ -40,7 +40,7 @@ def test_a_skeleton_without_limit_is_the_model():
 
 
 @pytest.mark.parametrize("make", [network, decorated, lambda: parser.parse_model(NESTED)])
-def test_the_size_is_told_without_serializing(make):
+def test_the_size_is_computed_without_serializing(make):
     proto = make()
     assert serialized_size(proto) == len(proto.SerializeToString())
     assert load(proto).nbytes == len(proto.SerializeToString())

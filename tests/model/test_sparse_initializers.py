@@ -50,7 +50,7 @@ def sparse_array(dtype: Any, shape: tuple[int, ...] = (40, 30), zeros: float = 0
 
 
 def given_out(array: np.ndarray, data_type: int, opset: int = 17, ir: int = 8) -> ModelProto:
-    """A model that gives out what it stores, as 64-bit floats."""
+    """A model whose output is its stored weight, cast to float64."""
     nodes = [helper.make_node("Cast", ["w"], ["y"], to=TensorProto.DOUBLE)]
     output = helper.make_tensor_value_info("y", TensorProto.DOUBLE, array.shape)
     tensor = numpy_helper.from_array(array, "w")
@@ -60,8 +60,8 @@ def given_out(array: np.ndarray, data_type: int, opset: int = 17, ir: int = 8) -
 
 
 @pytest.mark.parametrize("data_type", sorted(sparse_initializers.TYPES), ids=TensorProto.DataType.Name)
-def test_every_type_comes_back(data_type: int) -> None:
-    """Through onnxruntime and through our own reading, to the last bit."""
+def test_every_type_is_restored_exactly(data_type: int) -> None:
+    """Bit for bit, read by onnxruntime and by the package."""
     array = sparse_array(NAMES[data_type])
     model = load(given_out(array, data_type))
     assert set(sparse_initializers.store_sparse(model).bytes) == {"w"}
@@ -93,8 +93,8 @@ def test_before_ir_version_6_nothing_is_sparse() -> None:
     assert model.proto.SerializeToString() == before
 
 
-def test_places_are_kept_flat_or_as_indices() -> None:
-    """A model that counts places along each axis keeps its form, also for values that changed."""
+def test_the_form_of_positions_is_kept() -> None:
+    """Positions stored as one index per axis keep that form, also for changed values."""
     array = sparse_array(np.float32)
     places = np.argwhere(array)
     values = numpy_helper.from_array(array[array != 0], "w")
@@ -127,8 +127,8 @@ def test_negative_zeros_and_not_a_number_survive() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(np.float32, 2 / 3), (np.int8, 8 / 9), (np.float16, 0.8)])
-def test_only_what_gets_smaller(dtype: Any, limit: float) -> None:
-    """What stays takes 8 bytes for its place: the share of zeros decides."""
+def test_only_tensors_that_get_smaller_are_made_sparse(dtype: Any, limit: float) -> None:
+    """A nonzero value takes 8 more bytes for its position, so the share of zeros decides."""
     for zeros, smaller in ((limit - 0.03, False), (limit + 0.03, True)):
         array = sparse_array(dtype, (200, 200), zeros)
         model = load(given_out(array, helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
@@ -138,7 +138,7 @@ def test_only_what_gets_smaller(dtype: Any, limit: float) -> None:
 
 
 def test_constants_in_nodes_and_bodies() -> None:
-    """A Constant node becomes a sparse initializer; so does what a branch holds. What is an output stays."""
+    """Constant nodes and tensors of branches become sparse initializers; graph outputs are kept."""
     model = build("""(bool c, float[40] x) => (float[30] y, float[40,30] w) <float[40,30] w, float[40,30] v>
         { y = If (c) <then_branch = t () => (float[30] a) { a = MatMul(x, u) },
                       else_branch = e () => (float[30] b) { b = MatMul(x, v) }> }""")
@@ -165,7 +165,7 @@ def test_constants_in_nodes_and_bodies() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pt_resnet_bn", "pt_transformer", "keras_cnn"])
 def test_a_sparse_model_is_pruned_like_a_dense_one(name: str, tmp_path: Path) -> None:
-    """Channels go, zeros are set, statistics of a plan hold: the weights are the same, and stay sparse."""
+    """Channels are removed and zeros set as in the dense model, and the weights remain sparse."""
     zeros = onnxprune.prune(MODELS / f"{name}.onnx", pattern="weights=0.9", verify=False)
     stored = onnxprune.prune(MODELS / f"{name}.onnx", pattern="weights=0.9", sparse_storage=True)
     assert stored.report.verified
@@ -187,8 +187,8 @@ def test_a_sparse_model_is_pruned_like_a_dense_one(name: str, tmp_path: Path) ->
     assert applied.proto.SerializeToString(deterministic=True) == sparse.proto.SerializeToString(deterministic=True)
 
 
-def test_a_plan_fits_both_forms() -> None:
-    """What was made for the dense model applies to the same one stored sparse."""
+def test_a_plan_applies_to_dense_and_sparse_models() -> None:
+    """A plan of the dense model applies to the same model stored sparse."""
     zeros, stored = (
         onnxprune.prune(MODELS / "pt_resnet_bn.onnx", pattern="weights=0.9", sparse_storage=sparse)
         for sparse in (False, True)
@@ -199,8 +199,8 @@ def test_a_plan_fits_both_forms() -> None:
 
 
 @pytest.mark.slow
-def test_convolutions_that_are_stored_sparse_are_convolutions() -> None:
-    """What a model consists of, and so how it is repaired without data, does not hang on its storage."""
+def test_sparse_convolutions_are_treated_like_dense_ones() -> None:
+    """Data-free repair does not depend on whether weights are stored sparse."""
     zeros, stored = (
         onnxprune.prune(MODELS / "keras_cnn.onnx", pattern="weights=0.8", sparse_storage=sparse).proto
         for sparse in (False, True)
@@ -216,8 +216,8 @@ def test_nothing_pruned_is_the_model_itself() -> None:
     assert onnxprune.prune(stored, 0.0).proto == stored
 
 
-def test_what_an_analysis_pins_where_it_cannot_be_opened() -> None:
-    """A sparse initializer that a caller may feed stays as it is, and whole."""
+def test_sparse_initializers_that_are_inputs_are_pinned() -> None:
+    """A sparse initializer that is a graph input is not changed or pruned."""
     model = load(given_out(sparse_array(np.float32), TensorProto.FLOAT))
     sparse_initializers.store_sparse(model)
     model.proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [40, 30]))
@@ -247,7 +247,7 @@ UNSEEN = Verification(verified=False, reason="no kernel")
         (VerificationError("no such kernel"), "does not take it: no such kernel"),
     ],
 )
-def test_what_onnxruntime_does_not_agree_with_stays_dense(
+def test_a_sparse_model_that_fails_verification_is_kept_dense(
     found: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def check(*_: object, **__: object) -> Any:
@@ -266,15 +266,15 @@ def test_what_onnxruntime_does_not_agree_with_stays_dense(
     assert trusting.bytes
 
 
-def test_a_model_file_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sparse tensors lie in the model file, which protobuf limits."""
+def test_sparse_tensors_are_bounded_by_the_protobuf_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sparse tensors are stored in the model file, whose size protobuf limits."""
     monkeypatch.setattr(sparse_initializers, "PROTOBUF_LIMIT", 100)
     done: SparseStorage = sparse_initializers.store_sparse(load(given_out(sparse_array(np.float32), TensorProto.FLOAT)))
     assert "at most 2 GB" in str(done.dense_because)
 
 
-def test_data_outside(tmp_path: Path) -> None:
-    """Weights of a data file become sparse in the model file; the rest stays outside."""
+def test_external_tensors_become_sparse_in_the_model_file(tmp_path: Path) -> None:
+    """External weights become sparse initializers in the model file; the others remain external."""
     proto = given_out(sparse_array(np.float32), TensorProto.FLOAT)
     rest = np.ones((40, 30), np.float32)
     proto.graph.initializer.append(numpy_helper.from_array(rest, "r"))

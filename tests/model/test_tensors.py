@@ -40,7 +40,7 @@ def test_every_element_type_is_read_and_replaced(tmp_path, kind, external):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=TensorProto.DataType.Name)
-def test_typed_fields_give_way_to_new_values(kind):
+def test_new_values_replace_typed_fields(kind):
     if kind in (getattr(TensorProto, k, -1) for k in ("FLOAT6E2M3", "FLOAT6E3M2")):
         pytest.skip("onnx's own make_tensor has no typed field for it")
     tensor = helper.make_tensor("t", kind, [4], np.array([0, 1, 1, 0]))
@@ -77,7 +77,7 @@ def test_scalars_and_empty_tensors_survive(tmp_path):
     assert list(model.proto.graph.initializer[-2].dims) == []
 
 
-def test_data_that_disagrees_with_the_dimensions_is_told():
+def test_data_that_disagree_with_the_dimensions_are_refused():
     proto = network()
     proto.graph.initializer[0].dims[0] = 31
     with pytest.raises(ModelError, match="tensor 'w0' has 4096 bytes of data; its type and dimensions ask for 3968"):

@@ -48,8 +48,8 @@ SHADOWED = """
     ],
     ids=["order", "shadow", "absent", "unread", "captured", "function", "functions"],
 )
-def test_what_holds_together(proto: onnx.ModelProto) -> None:
-    """Nodes in any order, names of their own in inner graphs, inputs that are left out."""
+def test_consistent_models_are_accepted(proto: onnx.ModelProto) -> None:
+    """Nodes in any order, local names in subgraphs, omitted optional inputs."""
     check(proto)
 
 
@@ -83,8 +83,8 @@ def test_what_holds_together(proto: onnx.ModelProto) -> None:
     ],
     ids=["outside", "twice", "cycle", "other branch", "own result", "each other"],
 )
-def test_inner_graphs_and_functions(proto: onnx.ModelProto, words: str) -> None:
-    """The same holds inside of functions and branches."""
+def test_subgraphs_and_functions_are_checked(proto: onnx.ModelProto, words: str) -> None:
+    """The same checks apply to functions and branches."""
     with pytest.raises(ModelError, match=words):
         check(proto)
 
@@ -92,8 +92,8 @@ def test_inner_graphs_and_functions(proto: onnx.ModelProto, words: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "what"), [("TENSOR", "tensor"), ("GRAPH", "graph"), ("SPARSE_TENSOR", "sparse tensor")]
 )
-def test_an_attribute_that_holds_nothing(kind: str, what: str) -> None:
-    """Protobuf would give an empty message for what is not there; a function's parameter is not there either."""
+def test_an_attribute_without_its_message_is_refused(kind: str, what: str) -> None:
+    """Protobuf reads a missing message as an empty one."""
     proto = parsed("y = Relu (x)", '<domain: "f", opset_import: ["" : 18]> F <v> (x) => (y) { y = Neg (x) }')
     attribute = onnx.AttributeProto(name="value", type=onnx.AttributeProto.AttributeType.Value(kind), ref_attr_name="v")
     proto.functions[0].node[0].attribute.append(attribute)
@@ -108,8 +108,8 @@ KINDS = sorted(set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED})
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=TensorProto.DataType.Name)
-def test_the_amount_of_data(kind: int) -> None:
-    """Raw or in the field of its type, as many values as the dimensions ask for, and no other number."""
+def test_the_size_of_inline_data_is_checked(kind: int) -> None:
+    """The number of values, raw or in a typed field, must match the dimensions."""
     values = [b"a", b"b", b"c"] if kind == TensorProto.STRING else [1, 1, 1]
     forms = [helper.make_tensor("t", kind, [3], values)] if "FLOAT6" not in TensorProto.DataType.Name(kind) else []
     if kind != TensorProto.STRING:
@@ -131,7 +131,7 @@ def encode_ones(kind: int) -> np.ndarray:
 
 
 def chain(length: int) -> onnx.ModelProto:
-    """So many nodes, each before the one that it reads."""
+    """A chain of nodes in reverse topological order."""
     nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in reversed(range(length))]
     ends = [helper.make_tensor_value_info(f"v{i}", TensorProto.FLOAT, [1]) for i in (0, length)]
     return helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:]), ir_version=8)
@@ -139,7 +139,7 @@ def chain(length: int) -> onnx.ModelProto:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_nodes() -> None:
-    """The order of a long graph takes time in proportion, and no stack."""
+    """Ordering takes linear time and no recursion."""
     proto = chain(100_000)
     made = topological_order(proto.graph)
     assert [n.output[0] for n in made] == [f"v{i + 1}" for i in range(100_000)]
@@ -153,8 +153,8 @@ def test_a_hundred_thousand_nodes() -> None:
     assert seconds(40_000) < 16 * seconds(10_000)  # the square would be that
 
 
-def test_what_a_node_reads() -> None:
-    """What inner graphs define themselves is not read from around them."""
+def test_names_that_a_node_reads() -> None:
+    """Names that a subgraph defines itself are not captured."""
     proto = parsed(SHADOWED)
     assert sorted(read_names(proto.graph.node[1])) == ["c", "x", "x"]
     assert [t.name for t in tensors(proto)] == []

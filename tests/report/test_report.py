@@ -169,3 +169,10 @@ def test_why_nothing_was_taken_is_told_by_weight() -> None:
     free = Group("free", np.arange(4), Grade.EXACT, [], [])
     assert "no whole unit" in whole_because(SimpleNamespace(groups=[*groups, free]))[0]  # type: ignore[arg-type]
     assert whole_because(SimpleNamespace(groups=[])) == ["no weight has an axis that could be pruned"]  # type: ignore[arg-type]
+
+
+def test_a_report_can_be_read_as_its_json_data() -> None:
+    report = onnxprune.prune(tiny(), 0.5, repair="none").report
+    assert report["params"] == {"before": report.params.before, "after": report.params.after}
+    with pytest.raises(KeyError):
+        report["parms"]

@@ -78,7 +78,7 @@ def states(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def generated(model: onnx.ModelProto, inputs: list[np.ndarray]) -> list[dict[str, Any]]:
-    """Outputs step after step, what is new becoming what is past."""
+    """Outputs of successive steps, with the new state fed as the past state."""
     one, state, found = session(model), states(model), []
     names = [o.name for o in model.graph.output]
     for x in inputs:
@@ -95,7 +95,7 @@ def masked(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_state_stays_whole_unless_asked(name: str) -> None:
+def test_the_interface_is_kept_by_default(name: str) -> None:
     result = onnxprune.prune(MODELS[name], 0.5, repair="none")
     before = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in MODELS[name].graph.output]
     assert [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in result.proto.graph.output] == before
@@ -129,19 +129,19 @@ def test_plan_with_smaller_state_applies_again(name: str) -> None:
     assert again.proto.SerializeToString() == result.proto.SerializeToString()
 
 
-def test_plan_that_takes_another_part_of_the_state_is_refused() -> None:
+def test_a_plan_with_inconsistent_interface_slices_is_refused() -> None:
     plan = onnxprune.prune(LSTM, 0.5, repair="none", shrink=["past", "new"]).plan
     plan.interface["past_h"] = {"2": [i for i in range(6) if i not in plan.interface["past_h"]["2"]]}
     with pytest.raises(InputError, match="only a part of what is tied"):
         onnxprune.apply(plan, LSTM)
 
 
-def test_half_of_the_interface_stays_whole_with_the_other_half_pinned() -> None:
+def test_an_input_tied_to_a_pinned_output_is_kept() -> None:
     result = onnxprune.prune(LSTM, 0.5, repair="none", shrink=["past"])
     assert result.plan.interface == {"past_c": {}, "past_h": {}}
 
 
-def test_unmatched_pattern_is_named_with_what_there_is() -> None:
+def test_an_unmatched_pattern_is_reported_with_the_valid_names() -> None:
     with pytest.raises(InputError, match="'cache' matches no graph input or output") as refused:
         onnxprune.prune(LSTM, 0.5, shrink=["cache"])
     assert "past_h" in (refused.value.hint or "")
@@ -161,7 +161,7 @@ def test_calibrated_repair_runs_on_the_original_inputs(tmp_path: Path) -> None:
     assert errors["calibrated"] < errors["none"]
 
 
-def test_arrays_of_the_original_are_cut_for_the_pruned_model() -> None:
+def test_arrays_of_the_original_are_sliced_for_the_pruned_model() -> None:
     lost = IoSlices({"a": {0: [1], 2: [0, 3]}})
     whole = np.arange(24).reshape(2, 3, 4)
     np.testing.assert_array_equal(lost.array("a", whole), whole[:1, :, 1:3])

@@ -49,7 +49,7 @@ def test_constants_run_in_every_piece_that_reads_them(rng: np.random.Generator) 
 
 @pytest.mark.parametrize("branch", [True, False])
 def test_bodies_that_capture(branch: bool, rng: np.random.Generator) -> None:
-    """What a body captures, activations and weights, reaches it in a later piece."""
+    """Activations and weights captured by a body are passed on to a later piece."""
     model = made(rng, CAPTURING, w=(4, 4), scale=(4,))
     feeds = [b | {"p": np.array(branch)} for b in batches_of(rng, 4)]
     assert_walk(model, feeds, [["a"], ["b"], ["y"]])
@@ -72,7 +72,7 @@ def test_loops(rng: np.random.Generator) -> None:
     assert_walk(model, batches_of(rng, 4), [["a"], ["all"], ["y"]])
 
 
-def test_absent_inputs_outputs_and_nodes_in_any_order(rng: np.random.Generator) -> None:
+def test_absent_inputs_and_outputs_and_unordered_nodes(rng: np.random.Generator) -> None:
     model = made(
         rng,
         """g (float[n,2,4] x) => (float[1,2,3] y)
@@ -85,8 +85,8 @@ def test_absent_inputs_outputs_and_nodes_in_any_order(rng: np.random.Generator) 
     assert_walk(model, batches_of(rng, 2, 4), [["a"], ["h"], ["y"]])
 
 
-def test_sequences_are_made_again(rng: np.random.Generator) -> None:
-    """They cannot be kept; the tensors that they are made of are."""
+def test_nodes_that_make_sequences_are_repeated(rng: np.random.Generator) -> None:
+    """Sequences cannot be stored, but the tensors that they are made of can."""
     model = made(rng, SEQUENCES, w=(4, 4), v=(1, 4), zero=np.int64(0), last=np.int64(-1))
     walk = assert_walk(model, batches_of(rng, 4), [["b"], ["c"], ["y"]])
     assert [piece.repeated for piece in walk.pieces] == [["s", "t"], [], ["s", "t"]]
@@ -94,7 +94,7 @@ def test_sequences_are_made_again(rng: np.random.Generator) -> None:
         StagedRun(model, batches_of(rng, 4), [["t"]])
 
 
-def test_what_cannot_be_cut(rng: np.random.Generator) -> None:
+def test_values_that_cannot_be_passed_on_are_refused(rng: np.random.Generator) -> None:
     model = made(
         rng,
         """g (float[n,4] x, bool p) => (float[n,4] y)

@@ -78,7 +78,7 @@ def held(process: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_that_never_ends_is_ended() -> None:
+def test_a_run_beyond_the_time_limit_is_stopped() -> None:
     assert np.array_equal(loaded(ENDLESS, 2).run(None, FEEDS)[0], FEEDS["x"])
     start = time.perf_counter()
     with limited(seconds=2), pytest.raises(RunError, match="longer than 2 s") as caught:
@@ -99,8 +99,8 @@ def test_a_run_that_takes_too_much_memory_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what a process holds from /proc")
 @pytest.mark.parametrize("arena", [False, True])
-def test_the_memory_of_a_run_is_given_back(arena: bool) -> None:
-    """Unless it is asked to be kept, as for timings."""
+def test_the_memory_of_a_run_is_released(arena: bool) -> None:
+    """Unless the memory arena is requested, as for timings."""
     one = Session(model(INNER, 2**26).SerializeToString(), arena=arena)
     before = held(pid())
     assert one.run(None, FEEDS)[0] == 1
@@ -122,7 +122,7 @@ def test_a_crash_is_an_error() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_the_worker_ends_with_the_program(tmp_path: Path) -> None:
-    """Even amid a run, and though nobody could tell it."""
+    """Even during a run, without a message from the program."""
     path = tmp_path / "endless.onnx"
     onnx.save(model(ENDLESS, 2**60), path)
     code = f"""
@@ -145,7 +145,7 @@ s.run(None, {{"x": np.ones((1, 3, 16, 16), np.float32)}})
 
 
 def running(process: int) -> bool:
-    """Whether a process is there and no zombie that nobody collects."""
+    """Whether a process exists and is not a zombie."""
     with contextlib.suppress(OSError):
         state = Path(f"/proc/{process}/stat")
         if state.exists():
@@ -156,8 +156,8 @@ def running(process: int) -> bool:
     return False
 
 
-def test_an_interrupted_answer_is_not_taken_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C amid a run ends the worker; the next session has one of its own."""
+def test_an_interrupted_answer_is_not_read_as_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during a run stops the worker; the next session starts a new one."""
     session = loaded(ENDLESS, 2)
 
     def interrupt(*_: object) -> None:
@@ -169,7 +169,7 @@ def test_an_interrupted_answer_is_not_taken_for_the_next_one(monkeypatch: pytest
     assert np.array_equal(loaded(ENDLESS, 2).run(None, FEEDS)[0], FEEDS["x"])
 
 
-def test_many_batches_come_back_in_their_order() -> None:
+def test_results_are_in_the_order_of_the_batches() -> None:
     feeds = [{"x": np.full((1 + i % 3, 3, 16, 16), i, np.float32)} for i in range(30)]
     session, other = loaded(ENDLESS, 2), loaded(ENDLESS, 1)
     both = zip(feeds, session.each(feeds), other.each(feeds), strict=True)
@@ -178,10 +178,10 @@ def test_many_batches_come_back_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(("room", "most"), [(1, 1), (2**30, 4)])
-def test_batches_under_way_are_fewer_where_they_make_much(
+def test_fewer_batches_run_concurrently_if_their_outputs_are_large(
     monkeypatch: pytest.MonkeyPatch, room: int, most: int
 ) -> None:
-    """Two until it is known how much one makes, and then one at least and four at most."""
+    """Two until the size of the outputs is known, then between one and four."""
     monkeypatch.setattr(isolation, "IN_FLIGHT", room)
     session = LocalSession(model(ENDLESS, 2).SerializeToString())
     drawn, ahead = 0, []
@@ -214,7 +214,7 @@ def test_threads_share_the_worker() -> None:
 
 
 @pytest.mark.slow
-def test_an_original_that_never_ends_leaves_the_result_unverified() -> None:
+def test_an_original_beyond_the_time_limit_leaves_the_result_unverified() -> None:
     with limited(seconds=2):
         start = time.perf_counter()
         found = check(model(ENDLESS, 2**60), model(ENDLESS, 2**60))
@@ -273,8 +273,8 @@ def test_a_result_that_onnxruntime_refuses_is_a_failure() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_gives_up_in_time(cli: Cli, tmp_path: Path) -> None:
-    """A model that hangs is pruned and written unverified; where its gates cannot be told, it is not."""
+def test_the_command_respects_the_time_limit(cli: Cli, tmp_path: Path) -> None:
+    """A model that hangs is written unverified, but not if it has gates, which cannot be measured."""
     endless = model(ENDLESS, 2**60)
     endless.graph.output[0].name = "z"
     endless.graph.node.append(onnx.helper.make_node("Conv", ["y", "w"], ["z"]))
@@ -290,7 +290,7 @@ def test_the_command_gives_up_in_time(cli: Cli, tmp_path: Path) -> None:
     assert ended.code == 1 and contents(tmp_path) == before
 
 
-def test_inputs_that_do_not_fit_are_the_callers_fault() -> None:
+def test_inputs_that_do_not_fit_are_input_errors() -> None:
     """What onnxruntime says of calibration data reaches the caller as an error of input."""
     text = tiny()
     with pytest.raises(InputError):

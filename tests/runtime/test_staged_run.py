@@ -37,7 +37,7 @@ def test_trained_models(name: str, optimize: bool) -> None:
 
 
 def test_weights_may_change_between_steps(rng: np.random.Generator) -> None:
-    """What a step has run stays, what comes later sees the new weights, even a bias that was not there."""
+    """Completed stages are unaffected; later ones use the new weights, even an added bias."""
     model, batches = residual(rng), batches_of(rng, 4)
     before = whole(model, batches, ["b", "c", "y"])
     with StagedRun(model, batches, [["b"], ["c"], ["y"]], optimize=False) as walk:
@@ -72,7 +72,7 @@ def long_chain(
 
 
 def test_spilling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rng: np.random.Generator) -> None:
-    """Files hold what memory may not, give the same values, and are gone in the end."""
+    """Spilled values are unchanged, and their files are removed."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model, batches, stages = long_chain(rng)
     expected = whole(model, batches, [n for (n,) in stages])
@@ -141,7 +141,7 @@ def test_strings_and_empty_arrays(rng: np.random.Generator) -> None:
 
 
 def test_external_data(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Weights in a data file are read from there by the pieces that need them."""
+    """Pieces read their external weights from the data file."""
     model, batches, stages = long_chain(rng, 3)
     expected = whole(model, batches, [n for (n,) in stages])
     onnx.save(model.proto, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=64)
@@ -153,7 +153,7 @@ def test_external_data(tmp_path: Path, rng: np.random.Generator) -> None:
 
 
 class Source:
-    """Batches that are made anew each time, with one too many or too few in the end if asked for."""
+    """Batches that are generated again for every pass, optionally with one more or fewer than before."""
 
     def __init__(self, *counts: int) -> None:
         self.counts = list(counts)
@@ -178,7 +178,7 @@ def test_batches(rng: np.random.Generator) -> None:
         StagedRun(model, iter([{"x": np.zeros((1, 4), np.float32)}]), stages)
 
 
-def test_types_of_kept_values(rng: np.random.Generator) -> None:
+def test_types_of_stored_values(rng: np.random.Generator) -> None:
     model = made(
         rng,
         """g (float[n,4] x) => (int64[n] y)
@@ -192,7 +192,7 @@ def test_types_of_kept_values(rng: np.random.Generator) -> None:
     assert walk.pieces[0].outputs == ["h", "k", "i"]
 
 
-def test_only_types_that_files_know_are_spilled(tmp_path: Path) -> None:
+def test_only_types_that_npy_files_support_are_spilled(tmp_path: Path) -> None:
     stored = BatchValues()
     small, text, wide = np.zeros(3), np.array(["a" * 5000], dtype=object), np.zeros(600)
     half = np.zeros(4096, helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
@@ -207,7 +207,7 @@ def test_only_types_that_files_know_are_spilled(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_running_ahead_with_other_weights(rng: np.random.Generator) -> None:
+def test_the_remaining_stages_run_with_other_weights(rng: np.random.Generator) -> None:
     """From every place, the rest of another version of the model gives what all of it gives; the walk goes on as before."""
     text = "g (float[N, 3] x) => (float[N, 4] y) { a = MatMul(x, w) b = Relu(a) c = MatMul(b, v) s = MatMul(x, u) y = Add(c, s) }"
     model, batches = made(rng, text, w=(3, 5), v=(5, 4), u=(3, 4)), batches_of(rng, 3)

@@ -35,7 +35,7 @@ def test_the_smallest(sizes: NDArray[np.float32], ratio: float) -> None:
 @pytest.mark.parametrize("order", ["mixed", "sorted", "in turn", "of few values"])
 @pytest.mark.parametrize("ratio", [0.0, 1e-5, 0.3, 0.5, 0.99, 1 - 1e-5])
 def test_the_smallest_of_many(order: str, ratio: float) -> None:
-    """A sample narrows the search; it may tell nothing of how values lie between its places."""
+    """Selection by sampling, also for values that a sample does not represent."""
     sizes = np.random.default_rng(0).standard_normal(200_000)
     if order == "sorted":
         sizes.sort()
@@ -57,14 +57,14 @@ def test_the_smallest_of_all_together(sizes: list[NDArray[np.float32]], ratio: f
     assert sum(int(m.sum()) for m in masks) == share(ratio, sum(s.size for s in sizes))
 
 
-def test_tensors_of_another_scale_compare() -> None:
+def test_tensors_are_scaled_by_their_root_mean_square() -> None:
     """Ranking together divides each tensor by its root mean square first."""
     shape = np.array([1, 2, 3, 4], np.float32)
     one, other = smallest_across([shape, 1000 * shape], 0.5)
     assert one.tolist() == other.tolist() == [True, True, False, False]
 
 
-def test_nothing_to_rank() -> None:
+def test_empty_tensors() -> None:
     assert smallest_across([], 0.5) == []
 
 
@@ -78,7 +78,7 @@ def weights_of(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
-def test_only_what_a_product_multiplies_with_is_a_weight() -> None:
+def test_only_factors_of_products_are_weights() -> None:
     assert {w.value.key for w in sparsity.weights(coupling_of(build(NET)))} == {"w", "u", "t"}
 
 
@@ -119,7 +119,7 @@ def test_only_and_ignore() -> None:
         assert set(result.plan.zeroed) == zeroed == {n for n, a in weights_of(result.proto).items() if (a == 0).any()}
 
 
-def test_the_plan_says_which() -> None:
+def test_the_plan_has_the_masks() -> None:
     model = build(NET)
     result = onnxprune.prune(model, pattern="weights=0.5", verify=False)
     for name, new in weights_of(result.proto).items():

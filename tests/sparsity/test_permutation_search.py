@@ -41,7 +41,7 @@ def found(values: Values, n: int = 2, m: int = 4, seed: int = 0, work: float = 1
 @pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 8), st.integers(1, 7), st.integers(1, 30), st.integers(1, 20), st.integers(0, 9))
-def test_what_is_found_keeps_no_less(n: int, more: int, columns: int, rows: int, seed: int) -> None:
+def test_the_order_keeps_at_least_as_much(n: int, more: int, columns: int, rows: int, seed: int) -> None:
     """For every N:M, with and without a tail."""
     values = drawn(columns, rows, seed)
     order = found(values, n, n + more, work=1e7)
@@ -51,7 +51,7 @@ def test_what_is_found_keeps_no_less(n: int, more: int, columns: int, rows: int,
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_two_stripes_are_shared_out_best(seed: int) -> None:
+def test_two_stripes_are_optimal(seed: int) -> None:
     values = drawn(8, 12, seed)
     best = max(kept(values, sharing) for sharing in SHARINGS)
     assert kept(values, found(values)) == pytest.approx(best, rel=1e-6)
@@ -59,8 +59,8 @@ def test_two_stripes_are_shared_out_best(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "columns"), [(1, 2, 6), (1, 4, 8), (3, 4, 8), (2, 4, 6), (2, 3, 6), (4, 8, 9)])
-def test_few_columns_are_ordered_best(n: int, m: int, columns: int) -> None:
-    """Against every set of columns for the first stripe, and for the second one of what is left."""
+def test_few_columns_are_optimal(n: int, m: int, columns: int) -> None:
+    """Compared with all divisions of the columns into stripes."""
     for seed in range(4):
         values = drawn(columns, 9, seed)
         best = 0.0
@@ -73,7 +73,7 @@ def test_few_columns_are_ordered_best(n: int, m: int, columns: int) -> None:
 
 
 def test_a_tail_takes_the_columns_that_would_lose_most() -> None:
-    """Two columns behind whole stripes lose nothing under 2:4."""
+    """Two columns in a tail lose nothing under 2:4."""
     values = np.ones((6, 5), np.float32)
     values[[1, 4]] = 9
     values[0] = 8
@@ -87,8 +87,8 @@ def test_the_same_seed_finds_the_same() -> None:
     assert found(values, seed=3).tolist() == found(values, seed=3).tolist()
 
 
-def test_what_does_not_move_counts() -> None:
-    """A stripe that is half taken up by large columns of others has no room for large ones of its own."""
+def test_columns_that_are_not_permuted_count() -> None:
+    """A stripe that is half filled with large fixed columns is not given further large ones."""
     values = np.array([[5], [5], [1], [1]], np.float32)
     slots = np.array([[0, 1, -1, -1], [2, 3, -1, -1]])
     fixed = np.zeros((2, 4, 1), np.float32)
@@ -98,7 +98,7 @@ def test_what_does_not_move_counts() -> None:
 
 
 def test_parts_count_together() -> None:
-    """Of two readers whose stripes lie otherwise none decides alone: the best order of all is found."""
+    """For two weights with different stripes, the best order for their sum is found."""
     one, other = drawn(6, 4, 1), drawn(6, 7, 2)
     parts = [
         Stripes(one, np.array([[0, 1, 2, 3], [4, 5, -1, -1]])),
@@ -131,7 +131,7 @@ def trained() -> dict[str, Values]:
 
 @pytest.mark.slow
 def test_no_worse_than_pairs_of_stripes() -> None:
-    """In sum over trained weights at least what the exhaustive search over pairs of stripes keeps, with its escapes."""
+    """In total over trained weights, at least as much is kept as by exhaustive search over pairs of stripes."""
     ours, theirs, plain = 0.0, 0.0, 0.0
     matrices = sorted(trained().items())[::2]
     assert len(matrices) >= 4
@@ -145,7 +145,7 @@ def test_no_worse_than_pairs_of_stripes() -> None:
 
 
 def test_units_with_several_indices() -> None:
-    """Blocks of four channels one after the other: a unit has its place in each, and rows for each."""
+    """A unit with one index in each of several blocks contributes rows for each of them."""
     weight = drawn(8, 3, 0).T  # 3 outputs of 2 blocks of 4
     (part,) = gather(
         [ReadingWeight(weight, WeightLayout(1, 0), np.arange(8).reshape(2, 4).T)], 4, 1.0, np.random.default_rng(0)
@@ -154,16 +154,16 @@ def test_units_with_several_indices() -> None:
     np.testing.assert_array_equal(part.values, np.concatenate([weight[:, :4], weight[:, 4:]]).T)
 
 
-def test_neighbours_of_one_unit_cannot_be_parted() -> None:
-    """Units of 4 consecutive indices fill their stripes whatever their order: nothing to look at."""
+def test_consecutive_indices_of_one_unit_are_skipped() -> None:
+    """Units of 4 consecutive indices fill whole stripes in any order."""
     weight = drawn(8, 3, 0).T
     assert not gather(
         [ReadingWeight(weight, WeightLayout(1, 0), np.arange(8).reshape(2, 4))], 4, 1.0, np.random.default_rng(0)
     )
 
 
-def test_columns_of_others_stay() -> None:
-    """Units in the middle of an axis share its stripes with what is around them."""
+def test_columns_of_other_units_are_fixed() -> None:
+    """Units in the middle of an axis share stripes with other columns."""
     weight = drawn(8, 3, 0).T
     (part,) = gather(
         [ReadingWeight(weight, WeightLayout(1, 0), np.array([[3], [4]]))], 4, 1.0, np.random.default_rng(0)

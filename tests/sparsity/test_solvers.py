@@ -17,7 +17,7 @@ PATTERNS = ["weights=0.5", "2:4", "1:4", "4x1=0.5", "1x4=0.5", "2x2=0.5"]
 
 
 def problem(outputs: int = 12, columns: int = 16, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A weight and the Gram matrix of what a rectifier passes: inputs that depend on each other, of sizes of their own."""
+    """A weight and the Gram matrix of correlated, rectified inputs of different scales."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((25 * columns, columns)) @ (
         np.eye(columns) + rng.standard_normal((columns, columns)) / np.sqrt(columns)
@@ -39,8 +39,8 @@ def test_the_factor_is_that_of_the_inverse(columns: int) -> None:
     np.testing.assert_allclose(upper.T @ upper @ damped, np.eye(columns), atol=1e-9)
 
 
-def test_a_sweep_of_one_zero_is_optimal_brain_surgeon() -> None:
-    """Where one weight of the first column goes, the rest is what least squares makes of it."""
+def test_sparsegpt_with_one_zero_is_optimal_brain_surgeon() -> None:
+    """After one weight of the first column is zeroed, the others are the least-squares solution."""
     weight, gram = problem(outputs=1, columns=6)
     weight[0, 1:] += 10 * np.sign(weight[0, 1:])  # so that the first is the one that goes
     weight[0, 0] = 1e-3
@@ -51,7 +51,7 @@ def test_a_sweep_of_one_zero_is_optimal_brain_surgeon() -> None:
 
 @pytest.mark.parametrize("text", PATTERNS)
 @pytest.mark.parametrize("channels", [16, 8, 6])
-def test_every_method_keeps_to_the_pattern(text: str, channels: int) -> None:
+def test_the_pattern_holds_for_every_solver(text: str, channels: int) -> None:
     pattern, columns = parse(text), 48
     weight, gram = problem(columns=columns)
     found = [
@@ -76,7 +76,7 @@ def test_every_method_keeps_to_the_pattern(text: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("text", PATTERNS)
-def test_each_is_better_than_the_one_before(text: str) -> None:
+def test_each_solver_is_better_than_the_previous_one(text: str) -> None:
     """Over several problems: magnitude, Wanda, SparseGPT, ALPS."""
     pattern, errors = parse(text), np.zeros((6, 4))
     for i in range(6):
@@ -97,7 +97,7 @@ def test_each_is_better_than_the_one_before(text: str) -> None:
     assert alps < sparsegpt
 
 
-def test_alps_comes_near_the_best_of_all_choices() -> None:
+def test_alps_is_close_to_the_optimum() -> None:
     best, found = 0.0, 0.0
     for seed in range(5):
         weight, gram = problem(outputs=1, columns=8, seed=seed)
@@ -112,7 +112,7 @@ def test_alps_comes_near_the_best_of_all_choices() -> None:
     assert best * (1 - 1e-9) <= found < 1.5 * best
 
 
-def test_what_stays_is_refitted_by_least_squares() -> None:
+def test_kept_elements_are_refitted_by_least_squares() -> None:
     weight, gram = problem()
     keep = np.random.default_rng(1).random(weight.shape) < 0.5
     made = solvers.refine(np.zeros((1, *weight.shape)), weight[None], gram[None], keep[None], steps=100)[0]
@@ -124,7 +124,7 @@ def test_what_stays_is_refitted_by_least_squares() -> None:
 
 
 @pytest.mark.parametrize("method", ["l2", "wanda", "sparsegpt", "alps", "obs"])
-def test_whatever_chooses_zeros_the_rest_is_the_best_that_there_is(method: str) -> None:
+def test_kept_elements_are_optimal_for_every_mask(method: str) -> None:
     weight, gram = problem()
     for made in candidates(method, parse("2:4"), 16, weight[None], gram[None], weight[None], gram[None]):
         best = np.zeros_like(weight)
@@ -133,8 +133,8 @@ def test_whatever_chooses_zeros_the_rest_is_the_best_that_there_is(method: str) 
         assert wrong(made[0], weight, gram) < 1.001 * wrong(best, weight, gram)
 
 
-def test_groups_are_problems_of_their_own() -> None:
-    """An N:M pattern knows no other group: each comes out as it does alone."""
+def test_groups_are_independent() -> None:
+    """Under an N:M pattern the result of each group is the same as alone."""
     parts = [problem(seed=i) for i in range(3)]
     weight, gram = np.stack([p[0] for p in parts]), np.stack([p[1] for p in parts])
     together = solvers.refine(np.zeros_like(weight), weight, gram, np.ones(weight.shape, bool), steps=60)

@@ -102,7 +102,7 @@ def groups(array: NDArray[Any], blocks: int, axis: int, m: int) -> list[NDArray[
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("name", CASES)
 def test_every_group_keeps_its_largest(name: str, pattern: str) -> None:
-    """Of every m along the axis that is summed over, the n largest stay; so do those of a tail."""
+    """The n largest of every m along the reduction axis are kept, also in a tail."""
     n, m = map(int, pattern.split(":"))
     model = case(name)
     blocks, axis = CASES[name][2]
@@ -132,8 +132,8 @@ def test_holds_counts_the_same(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("importance", ["wanda", "sparsegpt", "obs"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_group_keeps_to_the_pattern_with_data(name: str, importance: str) -> None:
-    """Whatever the layout, refitted or not: no group holds more than two, and those of a tail keep theirs."""
+def test_the_pattern_holds_for_every_group_with_data(name: str, importance: str) -> None:
+    """No group has more than two nonzero elements, refitted or not, and a tail keeps its largest."""
     model = case(name)
     (x,) = [i for i in model.graph.input if i.name == "x"]
     rng = np.random.default_rng(1)
@@ -160,7 +160,7 @@ def test_other_floats_rank_by_magnitude(kind: int, pattern: str) -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(4, 1), (1, 4), (3, 5), (64, 64)])
-def test_blocks_go_whole_the_weakest_first(rows: int, columns: int) -> None:
+def test_the_smallest_blocks_become_zero(rows: int, columns: int) -> None:
     model = case("gemm transB")
     old = weight(model)
     new = weight(onnxprune.prune(model, 0.5, pattern=f"{rows}x{columns}").proto)
@@ -186,7 +186,7 @@ def test_zero_of_a_quantised_weight_is_its_zero_point() -> None:
     np.testing.assert_array_equal(new[kept], (values.astype(int) - 128)[kept])
 
 
-def test_what_cannot_be_told_stays_dense_and_is_named() -> None:
+def test_weights_without_a_layout_are_kept_dense_and_reported() -> None:
     text = """<ir_version: 9, opset_import: ["" : 17]>
     net (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w) v = Transpose <perm = [1, 0]> (w) y = MatMul (a, v) }"""
     model = onnx.parser.parse_model(text)
@@ -197,7 +197,7 @@ def test_what_cannot_be_told_stays_dense_and_is_named() -> None:
     assert onnxprune.prune(model, pattern="weights=0.5").report.zeroed == {"w": 0.5}
 
 
-def test_where_nothing_becomes_zero_the_report_says_why() -> None:
+def test_the_report_gives_the_reason_for_no_zeros() -> None:
     text = """<ir_version: 9, opset_import: ["" : 17]>
     net (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w) v = Transpose <perm = [1, 0]> (w) y = MatMul (a, v) }"""
     model = onnx.parser.parse_model(text)
@@ -208,7 +208,7 @@ def test_where_nothing_becomes_zero_the_report_says_why() -> None:
     assert list(few.dense) == ["w"]
 
 
-def test_recurrent_weights_where_they_are_named() -> None:
+def test_recurrent_weights_by_name() -> None:
     path = MODELS / "pt_bilstm.onnx"
     whole = onnxprune.prune(path, pattern="2:4", verify=False)
     assert set(whole.report.dense) and all("--only" in why for why in whole.report.dense.values())
@@ -235,7 +235,7 @@ def test_channels_first_then_zeros(pattern: str) -> None:
         np.testing.assert_array_equal(new[new != 0], old[new != 0])
 
 
-def test_ranked_together_the_share_is_that_of_all() -> None:
+def test_a_global_ranking_has_the_share_of_all_weights() -> None:
     made = onnxprune.prune(MODELS / "pt_resnet_bn.onnx", pattern="weights=0.7", global_ranking=True, verify=False)
     names = list(made.report.zeroed)
     sizes = {n: weight(made.proto, n).size for n in names}
@@ -258,7 +258,7 @@ def error(pruned: onnx.ModelProto) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["2:4", "weights=0.8", "4x1=0.5"])
-def test_data_choose_better_zeros(pattern: str) -> None:
+def test_data_give_better_zeros(pattern: str) -> None:
     errors = {
         name: error(
             onnxprune.prune(RESNET, pattern=pattern, importance=name, calib=DATA, samples=64, verify=False).proto
@@ -273,7 +273,7 @@ def test_data_choose_better_zeros(pattern: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("importance", ["wanda", "sparsegpt", "alps", "obs"])
-def test_without_repair_data_choose_and_the_rest_stays(importance: str) -> None:
+def test_without_repair_only_the_mask_depends_on_data(importance: str) -> None:
     made = onnxprune.prune(
         RESNET, pattern="2:4", importance=importance, calib=DATA, samples=64, repair="none", verify=False
     )
@@ -285,7 +285,7 @@ def test_without_repair_data_choose_and_the_rest_stays(importance: str) -> None:
 
 
 @pytest.mark.slow
-def test_calibrated_zeros_hold_and_are_the_same_twice() -> None:
+def test_calibrated_zeros_are_reproducible() -> None:
     made = [onnxprune.prune(RESNET, pattern="2:4", calib=DATA, samples=64, verify=False).proto for _ in range(2)]
     assert made[0] == made[1]
     analysis = onnxprune.analyze(made[0])
@@ -295,7 +295,7 @@ def test_calibrated_zeros_hold_and_are_the_same_twice() -> None:
 
 
 @pytest.mark.slow
-def test_data_say_which_layer_can_spare_more() -> None:
+def test_shares_of_layers_depend_on_data() -> None:
     even, spread, default = (
         onnxprune.prune(RESNET, pattern="weights=0.8", calib=DATA, samples=64, global_ranking=across, verify=False)
         for across in (False, True, None)
@@ -308,14 +308,14 @@ def test_data_say_which_layer_can_spare_more() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [{"repair": "none"}, {"importance": "l2"}, {"calib": None}])
-def test_without_a_refit_or_data_each_layer_loses_the_same_share(more: dict[str, Any]) -> None:
+def test_without_repair_or_data_all_layers_have_the_same_share(more: dict[str, Any]) -> None:
     made = onnxprune.prune(RESNET, pattern="weights=0.8", **{"calib": DATA, "samples": 64, **more}, verify=False)
     assert not made.report.options["global"]
     assert list(made.report.zeroed.values()) == pytest.approx([0.8] * len(made.report.zeroed), abs=0.03)
 
 
 @pytest.mark.slow
-def test_biases_make_up_for_zeros_without_data() -> None:
+def test_biases_compensate_for_zeros_without_data() -> None:
     plain, biased = (
         onnxprune.prune(RESNET, pattern="weights=0.6", repair=repair, verify=False) for repair in ("none", "data-free")
     )
@@ -336,7 +336,7 @@ def test_biases_alone_change_without_data() -> None:
 
 
 def test_zeros_run(tmp_path: Path) -> None:
-    """What comes out runs, and gives what the masked original gives."""
+    """The result runs and equals the masked original."""
     result = onnxprune.prune(RESNET, pattern="2:4")
     masked = onnx.load(RESNET)
     for t in masked.graph.initializer:

@@ -37,7 +37,7 @@ def written(tmp_path: Path) -> Path:
     return tmp_path / "s.npz"
 
 
-def test_what_is_written_comes_back(tmp_path: Path) -> None:
+def test_moments_are_restored(tmp_path: Path) -> None:
     model = load(MODEL)
     layers = linear_layers(Graph(model.proto))
     rng = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("importance", ["obs", "wanda", "flap", "apoz"])
-def test_the_next_run_decides_alike(tmp_path: Path, importance: str) -> None:
+def test_a_later_run_makes_the_same_plan(tmp_path: Path, importance: str) -> None:
     path = tmp_path / "s.npz"
     first = pruned(path, calib=CALIB, importance=importance)
     content = path.read_bytes()
@@ -73,8 +73,8 @@ def test_the_next_run_decides_alike(tmp_path: Path, importance: str) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["s.npz"]
 
 
-def test_a_file_is_enough(written: Path) -> None:
-    """Without data scores come from the file, and nothing is repaired."""
+def test_scores_need_only_the_file(written: Path) -> None:
+    """Without data, scores are computed from the file and nothing is repaired."""
     report = pruned(written).report
     assert report.options["importance"] == "obs"
     assert report.repair is None
@@ -126,13 +126,13 @@ def test_another_version_is_refused(written: Path) -> None:
     ids=str,
 )
 def test_damaged_files_are_refused(written: Path, change: dict[str, np.ndarray]) -> None:
-    """An object array among them: it would have to be unpickled."""
+    """Among them an object array, which would have to be unpickled."""
     rewritten(written, **change)
     with pytest.raises(InputError, match=r"s\.npz: "):
         pruned(written)
 
 
-def test_what_is_no_covariance_is_refused(written: Path) -> None:
+def test_an_indefinite_covariance_is_refused(written: Path) -> None:
     with np.load(written) as data:
         upper = data["0.covariance"]
     rewritten(written, **{"0.covariance": -upper})
@@ -141,7 +141,7 @@ def test_what_is_no_covariance_is_refused(written: Path) -> None:
 
 
 def test_headers_that_are_cut_off_are_refused(written: Path, tmp_path: Path) -> None:
-    """numpy takes them for Python, and its tokenizer has an error of its own."""
+    """numpy parses headers as Python, whose tokenizer raises its own error."""
     text = b"{'descr': '<f4',\nL(\n'fortran_order'".ljust(117) + b"\n"
     member = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
     with zipfile.ZipFile(written) as archive:
@@ -170,7 +170,7 @@ def test_too_large_an_archive_is_refused_unread(written: Path) -> None:
         pruned(written)
 
 
-def test_what_cannot_be(tmp_path: Path) -> None:
+def test_missing_and_unused_statistics_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no statistics in"):
         onnxprune.prune(tiny(), 0.5, stats=tmp_path / "none.npz")
     with pytest.raises(InputError, match="uses no statistics"):
