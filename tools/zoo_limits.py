@@ -26,8 +26,9 @@ import onnx
 
 import onnxprune
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.coupling.groups import WEIGHT_TYPES, Grade
+from onnxprune.coupling.groups import Grade
 from onnxprune.edit.resize import KeptLengths
+from onnxprune.model.tensors import WEIGHT_TYPES
 
 SHOWN = 3
 
@@ -88,7 +89,7 @@ def row(model: onnx.ModelProto, ratio: float) -> tuple[str, bool]:
     left = least(analysis.coupling, ratio, Grade.EXACT)
     params = onnxprune.prune(model, ratio, repair="none", verify=False).report.params
     mixed = least(onnxprune.analyze(model, mixing=True).coupling, ratio, Grade.MIXING)
-    run = params["after"] / params["before"]
+    run = (params.after or 0) / max(params.before or 0, 1)
     text = " ".join(f"{x:6.1%}" for x in (*counts / whole, left / whole, run, mixed / whole))
     for grade, name in ((Grade.PINNED, "fixed"), (Grade.MIXING, "mixing")):
         held = [f"{r} {n / whole:.0%}" for r, n in why[grade].most_common(SHOWN) if n / whole >= 0.01]

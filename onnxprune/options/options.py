@@ -312,7 +312,7 @@ class Options:
             "global": across or (self.spreads_zeros and self.channels is None),
             **amounts,
             "importance": self.criterion.name if self.channels is not None else self.solver,
-            "pattern": pattern if len(pattern) > 1 else pattern[0],
+            "pattern": pattern,
             "permute": self.zeros is not None and self.zeros.permute,
             **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self.scope).items()},
             "calib": calib if calib is None or isinstance(calib, str) else type(calib).__name__,
