@@ -231,6 +231,7 @@ def test_zeros_alone_are_held_to_gates() -> None:
     assert onnxprune.prune(MLP, **options, gate={"drift": measured / 2}).stopped is not None
 
 
+@pytest.mark.slow
 def test_a_search_over_macs(cli: Cli, tmp_path: Path) -> None:
     ended = cli(
         MLP,
