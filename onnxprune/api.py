@@ -331,7 +331,7 @@ def verify(
         original: The model before pruning.
         pruned: The result of a run, or the model after it.
         plan: What was taken, for what inputs and outputs lost; a `Result` has its own.
-        feeds: Inputs to run both with; made-up ones by default.
+        feeds: Inputs to run both with; synthetic ones by default.
         input_shapes: Shapes of graph inputs to make inputs of.
         seed: Seed of the inputs.
 
