@@ -189,8 +189,8 @@ class Repair:
 
     Attributes:
         method: ``none``; ``data-free``, on synthetic inputs; ``calibrated``, which needs calibration data; a method
-            that was added (`onnxprune.repair_method`); or ``auto``: ``calibrated`` where there are data, else ``data-free``
-            for models that consist mainly of convolutions and run on synthetic inputs, and ``none`` for all others.
+            that was added (`onnxprune.repair_method`); or ``auto``: ``calibrated`` where there are data, else
+            ``data-free`` for models that consist mainly of convolutions and run on synthetic inputs, else ``none``.
 
     Raises:
         InputError: The method is unknown.
