@@ -23,8 +23,7 @@ from onnxprune.pipeline.apply import apply_plan
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Announce, Clock
 from onnxprune.pipeline.result import Result
-from onnxprune.pipeline.run import make_plan
-from onnxprune.pipeline.run import run as run_stages
+from onnxprune.pipeline.run import make_plan, run_stages
 from onnxprune.pipeline.score import score_groups
 from onnxprune.pipeline.verify import verify as verify_source
 from onnxprune.planning.plan import Plan, io_slices
@@ -331,7 +330,7 @@ def verify(
         original: The model before pruning.
         pruned: The result of a run, or the model after it.
         plan: What was taken, for what inputs and outputs lost; a `Result` has its own.
-        feeds: Inputs to run both with; made-up ones by default.
+        feeds: Inputs to run both with; synthetic ones by default.
         input_shapes: Shapes of graph inputs to make inputs of.
         seed: Seed of the inputs.
 

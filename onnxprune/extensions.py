@@ -104,7 +104,7 @@ class RepairMethod:
 
 CostFactory = Callable[[Any, Any, Any], Any]
 """From the analysis' coupling, its groups and the static shapes of values to a cost: an object with ``left(removed)``,
-the cost once so many units of each group are gone, and ``saving(removed, group, more)``, what `more` of one save."""
+the cost once so many units of each group are removed, and ``saving(removed, group, more)``, what `more` of one save."""
 Opener = Callable[[str], Any]
 """From what follows ``NAME:`` to calibration data in any form that ``calib`` takes."""
 

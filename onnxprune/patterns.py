@@ -2,7 +2,7 @@
 
     channels        whole channels are removed
     weights=0.7     any elements, that share of each weight
-    2:4             of every 4 consecutive weights along the reduction axis, 2 stay
+    2:4             of every 4 consecutive weights along the reduction axis, 2 are kept
     4x1=0.5         blocks of 4 outputs by 1 input, that share of them
 
 The share of a pattern that needs one may also come from the ratio. Further patterns may be added (`pattern`).
@@ -58,12 +58,12 @@ class Pattern(ABC):
 
     @property
     def kept(self) -> int | None:
-        """How many of every group of `width` inputs stay; None where that is not a number known beforehand."""
+        """How many of every group of `width` inputs are kept; None if not known beforehand."""
         return None
 
     @property
     def local(self) -> bool:
-        """Whether as much is taken of every weight and every group of inputs, whatever they are worth."""
+        """Whether as much is taken of every weight and every group of inputs, whatever their scores."""
         return not self.takes_share
 
     @classmethod

@@ -75,7 +75,7 @@ def assert_equivalent(
         original: The model before pruning.
         pruned: The result of a run with ``repair="none"``, or the model that it made.
         plan: What was known_plan; a `Result` has its own.
-        feeds: Inputs of the original; made-up ones by default.
+        feeds: Inputs of the original; synthetic ones by default.
         input_shapes: Shapes of graph inputs to make inputs of.
         seed: Seed of the inputs.
         tolerance: Relative drift of an output (rel_rms) that is allowed.
@@ -156,12 +156,12 @@ def _mask_zeros(masked: Analysis, plan: Plan) -> None:
         value = constants.get(name, constants.get(plan.split.get(name, name)))
         if value is None:
             raise PlanError(f"the plan names {name!r}, which the model lacks")
-        places = []
+        kept_along = []
         for axis, length in enumerate(n for n in value.shape or [] if isinstance(n, int)):
             kept = np.delete(np.arange(length), plan.removed.get(name, {}).get(str(axis), []))
-            places.append(kept[plan.permuted.get(name, {}).get(str(axis), range(len(kept)))])
+            kept_along.append(kept[plan.permuted.get(name, {}).get(str(axis), range(len(kept)))])
         zero = np.zeros([n for n in value.shape or [] if isinstance(n, int)], dtype=bool)
-        zero[np.ix_(*places)] = unpack_mask(entry["mask"], tuple(len(p) for p in places))
+        zero[np.ix_(*kept_along)] = unpack_mask(entry["mask"], tuple(len(p) for p in kept_along))
         sparsity.zero_elements(masked.model, masked.coupling, value, zero)
 
 

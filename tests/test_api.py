@@ -138,6 +138,7 @@ def test_the_model_of_the_caller_never_changes(options: dict[str, Any]) -> None:
     assert model.SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.slow
 def test_the_stages_do_not_change_it_either() -> None:
     model = net()
     before = model.SerializeToString(deterministic=True)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.graph_builder import Seeded
 from tests.support.oracle import assert_equivalent, run_original
-from tests.support.random_graphs import Seeded, random_model
+from tests.support.random_graphs import random_model
 
 T = TypeVar("T")
 EXAMPLES = int(os.environ.get("ONNXPRUNE_EXAMPLES", "60"))

@@ -41,7 +41,7 @@ def both(path: Path, options: dict[str, Any]) -> tuple[onnxprune.Plan, onnxprune
 @pytest.mark.parametrize(
     ("path", "options"),
     [
-        (CONV, {"ratio": 0.5}),  # scored and repaired on made-up inputs
+        (CONV, {"ratio": 0.5}),  # scored and repaired on synthetic inputs
         (CONV, {"ratio": 0.5, "repair": "none", "seed": 3, "importance": "random"}),
         (MLP, {"target": {"macs": 0.5}}),
         (MLP, {"target": {"params": "20k", "bytes": 0.5}, "calib": FLAT}),

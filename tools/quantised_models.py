@@ -23,7 +23,8 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from onnxprune.runtime.sample_inputs import sample_inputs
-from tests.support.quantised_models import VARIANTS, Maker, by_hand, dynamic, fused
+from tests.support.fused_models import by_hand
+from tests.support.quantised_models import VARIANTS, Maker, dynamic, fused
 from tools.prune_real import prune, show
 
 ROOT = Path(__file__).resolve().parents[1]

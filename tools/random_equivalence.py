@@ -19,8 +19,9 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.support.graph_builder import Seeded
 from tests.support.oracle import assert_equivalent
-from tests.support.random_graphs import Seeded, random_model
+from tests.support.random_graphs import random_model
 from tests.test_equivalence import feeds_of, finite
 
 

@@ -37,10 +37,10 @@ def inspect(
     """Shows the groups of channels of a model: what they slice, their grade, and why the rest is pinned.
 
     Groups of grade exact may be pruned. Those of grade mixing change what survives, and are left alone unless
-    --mixing is given. What is pinned stays whole.
+    --mixing is given. What is pinned is kept.
 
     With --anonymise it writes a model to report a fault with: operators, attributes and shapes are as they were;
-    weights, names, texts and metadata are gone. inspect takes it like any other.
+    weights, names, texts and metadata are removed. inspect takes it like any other.
     """
     if anonymise:
         _anonymise(model, output)

@@ -11,7 +11,7 @@ from onnxprune.cli.output import draw, print_json
 @click.command(cls=Command, forms=["onnxprune ops [options]"])
 @option("Options", "--json", "as_json", is_flag=True, help="As JSON")
 def ops(as_json: bool) -> None:
-    """Lists the operators that have a rule; any other one pins what it touches, and only that stays whole."""
+    """Lists the operators that have a rule; any other one pins what it touches, and only that."""
     import onnxprune.ops  # registers them
     from onnxprune.ops import registry
     from onnxprune.report import inspect_tables

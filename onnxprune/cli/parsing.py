@@ -113,7 +113,7 @@ def targets(texts: Sequence[str]) -> dict[str, str]:
 
 
 def gates(texts: Sequence[str]) -> dict[str, float]:
-    """``drift=0.05`` and the like as a mapping; the number is behind the last ``=``, names may hold some themselves."""
+    """``drift=0.05`` and the like as a mapping; the number follows the last ``=``, names may hold some themselves."""
     found: dict[str, float] = {}
     for text in texts:
         name, _, value = text.rpartition("=")

@@ -91,7 +91,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(WHICH, "--only", multiple=True, metavar="REGEX", help="Prune what touches these names; repeatable")
 @option(WHICH, "--ignore", multiple=True, metavar="REGEX", help="Leave what touches these names; repeatable")
 @option(WHICH, "--mixing", is_flag=True, help="Prune groups of grade mixing too (see inspect)")
-@option(WHICH, "--attention", default="heads", metavar="KIND", help="heads, or dims for places within heads  [heads]")
+@option(WHICH, "--attention", default="heads", metavar="KIND", help="heads, or dims: dimensions within heads  [heads]")
 @option(
     WHICH,
     "--shrink",
@@ -128,7 +128,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(FILES, "--sparse-storage", is_flag=True, help="Store weights as sparse tensors where that is smaller")
 @option(FILES, "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
 @option(FILES, "--dry-run", is_flag=True, help="Show what would go, write no model")
-@option(FILES, "--plan", metavar="FILE", help="Write what goes and why as JSON")
+@option(FILES, "--plan", metavar="FILE", help="Write what is removed and why as JSON")
 @option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
 @option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
 @option(FILES, "--verbose", is_flag=True, help="Log on stderr what is done meanwhile")

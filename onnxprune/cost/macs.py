@@ -53,7 +53,7 @@ def macs_from_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]
             return None
         for factor, axes in found:
             for axis in axes:
-                if axis.length is None:
+                if axis.length is None or axis.length < 0:  # below zero: the inputs are too short to run
                     return None
                 factor *= axis.length
             total += factor

@@ -25,7 +25,7 @@ def components(count: int, a: Index, b: Index) -> Index:
     nodes = np.flatnonzero(touched)
     place = np.empty(count, dtype=np.int64)
     place[nodes] = np.arange(len(nodes))
-    label[nodes] = nodes[_hook(len(nodes), place[a], place[b])]  # nodes ascend, so the smallest stays the smallest
+    label[nodes] = nodes[_hook(len(nodes), place[a], place[b])]  # nodes ascend, so the smallest remains the smallest
     return label
 
 

@@ -1,7 +1,7 @@
 """What is known of operators: one record each, filled in beside its rule and read by everything that asks by operator.
 
 A fact is declared once, with the decorators of `onnxprune.ops.registry`, and found here by the node it is asked of.
-Whoever needs "all operators that ..." filters the records, so that no second list of names can fall behind.
+Whoever needs "all operators that ..." filters the records, so that no second list of names can become outdated.
 """
 
 from __future__ import annotations

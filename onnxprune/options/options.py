@@ -113,7 +113,7 @@ class Options:
             global_ranking: Rank across groups (or weights, or their blocks) instead of within each; by default only
                 for zeros that data choose and a refit follows.
             importance: A criterion by name, or a function of a group (`extensions.GroupView`); by default ``obs`` with
-                calibration data, or made-up inputs for a data-free repair (where the model consists mainly of
+                calibration data, or synthetic inputs for a data-free repair (where the model consists mainly of
                 convolutions), else ``l2``.
             min_channels: Units that every group keeps.
             round_to: What is left of a group is rounded up to a multiple of this.
@@ -123,7 +123,7 @@ class Options:
             only: Regular expressions; only groups with a matching initializer or node are pruned.
             ignore: Regular expressions; groups with a matching initializer or node are left whole.
             mixing: Prune groups of grade *mixing* too.
-            attention: ``heads`` removes whole heads of attention, ``dims`` places within heads.
+            attention: ``heads`` removes whole heads of attention, ``dims`` dimensions within heads.
             shrink: Regular expressions; matching graph inputs and outputs may lose slices too.
             calib: Calibration data, see `calibration.open_samples`.
             samples: Calibration samples to use at most.

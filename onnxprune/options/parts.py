@@ -137,7 +137,7 @@ class Scope:
         only: Regular expressions; only groups with a matching initializer or node are pruned.
         ignore: Regular expressions; groups with a matching initializer or node are left whole.
         mixing: Whether groups of grade *mixing* are pruned too.
-        attention: ``heads`` removes whole heads of attention, ``dims`` places within heads.
+        attention: ``heads`` removes whole heads of attention, ``dims`` dimensions within heads.
         shrink: Regular expressions; matching graph inputs and outputs may lose slices too.
 
     Raises:
@@ -188,9 +188,9 @@ class Repair:
     """Compensation for removed channels and weights.
 
     Attributes:
-        method: ``none``; ``data-free``, on made-up inputs; ``calibrated``, which needs calibration data; a method that
-            was added (`onnxprune.repair_method`); or ``auto``: ``calibrated`` where there are data, else ``data-free``
-            for models that consist mainly of convolutions and run on synthetic inputs, and ``none`` for all others.
+        method: ``none``; ``data-free``, on synthetic inputs; ``calibrated``, which needs calibration data; a method
+            that was added (`onnxprune.repair_method`); or ``auto``: ``calibrated`` where there are data, else
+            ``data-free`` for models that consist mainly of convolutions and run on synthetic inputs, else ``none``.
 
     Raises:
         InputError: The method is unknown.
@@ -246,7 +246,7 @@ class Checks:
                 raise InputError(f"gate {name} must be between {low:g} and {high:g}, not {value:g}")
         _set(self, gate=given)
         if self.drift_search and not self.gate:
-            raise InputError("a drift search needs a gate to stay within", "--gate drift=0.05, say")
+            raise InputError("a drift search needs a gate", "--gate drift=0.05, say")
 
 
 def split_gate(name: str) -> tuple[str, str]:

@@ -48,7 +48,7 @@ class Analysis:
     """A model with the analysis of its channels.
 
     Attributes:
-        model: A model of its own; the caller's stays as it is.
+        model: A copy; the caller's model is not changed.
         coupling: Channels, groups and grades.
         stored: Parameters and bytes as the model is stored, where that is not how it is analysed (sparse initializers,
             local functions).

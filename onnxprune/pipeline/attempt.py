@@ -48,7 +48,7 @@ class Pruned:
         plan: What was taken.
         model: What is left.
         io_slices: What inputs and outputs lost.
-        kept: Which output features of the original's layers stay, where they are refitted.
+        kept: Output features of the original's layers that are kept, where they are refitted.
         reference: Loads what the layers are refitted to.
         repair: What became of each layer that was refitted; None without repair.
         permuted: What another order keeps.
@@ -209,7 +209,7 @@ def hold_to_gates(prepared: Prepared, pruned: Pruned) -> Pruned:
     if data is None:
         pruned = replace(pruned, verification=verify_pruned(prepared, pruned.model, pruned.io_slices))
         assert pruned.verification is not None
-        found, on = gates.from_drift(pruned.verification.drift), "made-up inputs"
+        found, on = gates.from_drift(pruned.verification.drift), "synthetic inputs"
     else:
         with prepared.clock.stage("judge"):
             found = gates.measure(asked, prepared.original.load(), pruned.model, data.held, pruned.io_slices)

@@ -79,7 +79,7 @@ def open_data(
     held = split.held.count if split.held_out else 0
     logger.info("calibration data: %d samples, %d of them held out", samples.count, held)
     for feeds in itertools.islice(split.held.batches(), 1):
-        session(model).run(None, feeds)  # before any piece of it: what does not run, or crashes, is told here
+        session(model).run(None, feeds)  # before any piece of it: what does not run, or crashes, is reported here
     return split
 
 
@@ -97,7 +97,7 @@ def _divided(
 
 
 class _Synthetic:
-    """Made-up samples, held in memory."""
+    """Synthetic samples, held in memory."""
 
     labels = None
 
@@ -116,7 +116,7 @@ class _Synthetic:
 
     @property
     def parts(self) -> int:
-        """Into how many parts they can be split: batches stay whole."""
+        """Into how many parts they can be split: batches are not split."""
         return len(self._batches)
 
     def split(self, fraction: float) -> tuple[_Synthetic, _Synthetic]:

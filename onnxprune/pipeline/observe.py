@@ -44,9 +44,9 @@ def scoring_context(
 ) -> Iterator[tuple[Model, CalibrationSplit | None, Criterion]]:
     """Model, data and criterion to score with; synthetic inputs substitute for missing data.
 
-    Convolutions look at small patches, which made-up inputs get right; models that consist mainly of matrix products
+    Convolutions look at small patches, which synthetic inputs get right; models that consist mainly of matrix products
     are scored by their weights alone, see `repair.data_free`. Normalizations have, while this lasts, the statistics
-    of what is made up.
+    of the synthetic inputs.
 
     Raises:
         InputError: Inputs are to be made, and cannot be: a shape is not known, say.

@@ -41,7 +41,7 @@ class Permuted:
     """Result of a permutation search.
 
     Attributes:
-        source: The element that goes to each element's place, see `reorder.move`.
+        source: The element that moves to each position, see `edit.permute.move`.
         moves: Units that move, and their order.
         groups: What the report says of each.
         before: Share of the magnitude of all weights in question that the pattern would keep as they were.
@@ -75,7 +75,7 @@ def permute(
         model: The model.
         coupling: Its analysis.
         origin: The channel of the original that each channel is; -1 where that is not known, and nothing moves.
-        pattern: The pattern, of which a number of each group of neighbours stays.
+        pattern: The pattern, of which a number of each group of neighbours is kept.
         scope: Which weights are open to zeros.
         checks: Whether and at which shapes both versions are run.
         seed: Seed of the search.
@@ -109,16 +109,16 @@ def find(
 ) -> Permuted:
     """Searches the order of each group under which an N:M pattern keeps most; the model is not modified.
 
-    Groups are zero through one by one. All weights that sum over the units of a group count together; where they
-    would not keep more in sum, the group stays as it is. Magnitude is what counts, with data too: weighed by the norms
-    of inputs it led to larger errors of the outputs.
+    Groups are reordered one by one. All weights that sum over the units of a group count together; a group whose
+    weights would not keep more in sum is left as it is. Magnitude counts, with data too: weighted by the norms of the
+    inputs it led to larger errors of the outputs.
 
     Args:
         model: The model.
         coupling: Its analysis.
         targets: Weights that are to have zeros.
         units: What may move.
-        pattern: The pattern, of which a number of each group of neighbours stays.
+        pattern: The pattern, of which a number of each group of neighbours is kept.
         seed: Seed of the search.
     """
     done = Permuted(reorder.identity_source(coupling))

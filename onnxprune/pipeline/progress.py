@@ -38,7 +38,7 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def progress(self, done: int, total: int | None) -> None:
-        """Tells how far the stage that runs has gone through the calibration samples."""
+        """Reports how many calibration samples the running stage has processed."""
         self._announce(self._stage, done, total)
 
 

@@ -1,6 +1,6 @@
-"""Removal in several rounds: after each the model is repaired and looked at anew.
+"""Removal in several rounds: after each the model is repaired and scored again.
 
-What is left makes up for what went, so it is not worth any more what it was worth in the whole model. Every round
+What is left compensates for what was removed, so its importance differs from that in the whole model. Every round
 begins from the original again; what carries over is the order in which the units of each group go, and at what loss.
 """
 

@@ -23,7 +23,7 @@ from onnxprune.report.report import Count, Report, SearchReport, StorageReport, 
 from onnxprune.verification.check import Verification
 
 
-def run(original: Original, options: Options, clock: Clock) -> Result:
+def run_stages(original: Original, options: Options, clock: Clock) -> Result:
     """Prunes a model: load, analyze, score, plan, apply, repair, zero, judge, verify, report.
 
     Raises:

@@ -31,14 +31,14 @@ def resolve_repair(model: Model, options: Options) -> tuple[Options, str | None]
 
 
 def why_not_data_free(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> str | None:
-    """Why a repair without data is not worth a try, None where it is.
+    """Why a repair without data is not tried; None where it is.
 
     Args:
         model: What is to be pruned.
         input_shapes: Shapes by input name, where the model leaves them open.
     """
     if not convolutional(model):
-        return "made-up inputs tell too little about a model that consists mainly of matrix products"
+        return "synthetic inputs tell too little about a model that consists mainly of matrix products"
     try:
         values = sum(math.prod(shape) for shape in input_dims(model.proto, input_shapes).values())
         if values > LARGEST:
@@ -47,5 +47,5 @@ def why_not_data_free(model: Model, input_shapes: Mapping[str, Sequence[int]] | 
         partition(model.proto, [[layer.x.name] for layer in linear_layers(Graph(model.proto))], feeds[0])
         session(model).run(None, feeds[0])
     except Exception as e:  # whatever onnxruntime raises for a model or for inputs that it does not take
-        return f"the model does not run on made-up inputs: {str(e).strip().splitlines()[0]}"
+        return f"the model does not run on synthetic inputs: {str(e).strip().splitlines()[0]}"
     return None

@@ -13,7 +13,7 @@ from onnxprune.verification import check as verification
 def store(model: Model, checks: Checks, seed: int = 0) -> SparseStorage:
     """Makes weights sparse where that is smaller, in place.
 
-    Unless `checks` forbid it, the model is run in both forms; all stays dense where onnxruntime does not make the
+    Unless `checks` forbid it, the model is run in both forms; all is kept dense where onnxruntime does not make the
     same of them to the last bit.
     """
     dense = model.copy()

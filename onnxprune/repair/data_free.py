@@ -1,4 +1,4 @@
-"""Repair without data: the refit of `calibrated`, on made-up inputs.
+"""Repair without data: the refit of `calibrated`, on synthetic inputs.
 
 What a removed channel did is expressed by those that stay, as neuron merging (Kim et al., NeurIPS 2020) and LBYL (Yun
 et al., "Leave before you leave", 2022) do, and folded into the consumers. These compare filters, which is to take all
@@ -20,9 +20,9 @@ from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.verification.output_error import relative_errors
 
 PENALTIES = (1e-2, 1e-1, 3e-1)
-"""Stronger than with data: what made-up inputs say of small directions is not to be trusted."""
+"""Stronger than with data: what synthetic inputs say of small directions is not to be trusted."""
 EXACT_PENALTIES, EXACT_SHARE = (1e-6, 1e-4, 1e-2), 0.01
-"""Where made-up inputs are not to be trusted: a refit must leave less than this share of the error."""
+"""Where synthetic inputs are not to be trusted: a refit must leave less than this share of the error."""
 JUDGES = 32
 """Samples that the models' outputs are compared on."""
 LARGEST = 2**25
@@ -31,7 +31,7 @@ MEMORY = 2**30
 
 
 def inputs(original: Model, seed: int = 0, input_shapes: Mapping[str, Sequence[int]] | None = None) -> list[Feeds]:
-    """Made-up inputs for `repair`.
+    """Synthetic inputs for `repair`.
 
     Args:
         original: The model before pruning.
@@ -59,7 +59,7 @@ def repair(
 
     A layer whose fit is no better on held-out samples stays as it is; where the outputs of the whole model are no
     nearer to the original's than before, on samples that no fit has seen, all layers stay as they are. Convolutions
-    look at small patches, which made-up inputs get right. Models that consist mainly of matrix products look at inputs
+    see small patches, which synthetic inputs get right. Models that consist mainly of matrix products see inputs
     as a whole (words, sounds, tables), which nobody can make up: there a refit counts only if it explains nearly all
     that went, that is, where what was removed repeats what is left, whatever the inputs.
 
@@ -67,7 +67,7 @@ def repair(
         original: The model before pruning.
         pruned: The model after it.
         kept: Which output features of the original's layers, and channels of its normalizations, remain, by name.
-        batches: Made-up inputs, see `inputs`.
+        batches: Synthetic inputs, see `inputs`.
         seed: Seed of the places that are sampled.
         memory: Bytes of activations to hold, of both models together.
         io_slices: What inputs and outputs of the pruned model lost.

@@ -10,35 +10,12 @@ from dataclasses import dataclass
 
 from onnxprune.graph.contents import constant_data
 from onnxprune.graph.graph import Node, Value
+from onnxprune.graph.operators import operator_of
 from onnxprune.layers.linear import LinearLayer
 
 LONGEST = 3
 """Layers of a run; more are cut."""
 
-_UNARY = {
-    "Relu",
-    "LeakyRelu",
-    "Tanh",
-    "Erf",
-    "Gelu",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Mish",
-    "HardSwish",
-    "Swish",
-    "Softsign",
-    "Sigmoid",
-    "HardSigmoid",
-    "Softplus",
-    "Exp",
-    "Abs",
-    "Neg",
-    "Sqrt",
-    "Reciprocal",
-    "Identity",
-    "ThresholdedRelu",
-}
 _WITH_CONSTANTS = {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Clip", "PRelu", "BatchNormalization"}
 
 
@@ -130,7 +107,7 @@ def _elementwise(node: Node) -> bool:
     """Whether a node works on every element alone, with constants that know at most the feature that it is of."""
     if node.domain or len([o for o in node.outputs if o is not None]) != 1:
         return False
-    if node.op_type in _UNARY:
+    if operator_of(node).activation:
         return True
     if node.op_type not in _WITH_CONSTANTS:
         return False

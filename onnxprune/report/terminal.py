@@ -17,7 +17,7 @@ DRIFT_WARNING = 0.5
 MOST_SHRUNK = 6
 """Lines on inputs and outputs that are smaller."""
 REASONS = 3
-"""Reasons for groups that stay whole."""
+"""Reasons for groups that are not pruned."""
 
 
 def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence[str]] = ()) -> list[Part]:

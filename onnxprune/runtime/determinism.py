@@ -10,7 +10,7 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 from onnxprune.errors import InputError, RunError
-from onnxprune.runtime.process import limited
+from onnxprune.runtime.limits import limited
 
 
 class _SingleThreadedBlas:

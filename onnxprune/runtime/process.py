@@ -22,60 +22,20 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.errors import RunError
 from onnxprune.runtime import worker
+from onnxprune.runtime.limits import SECONDS, Limits, current_limits
 
 logger = logging.getLogger(__name__)
 
-SECONDS = 600.0
-"""Default time limit of one load or run of a model."""
 POLL = 0.25
 """Interval in seconds at which the time limit is checked."""
 MAX_AHEAD = min(os.cpu_count() or 1, 8)
 """Maximum number of batches that are run concurrently."""
 IN_FLIGHT = 2**29
 """Maximum size in bytes of the outputs of concurrent batches in this process."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits on onnxruntime.
-
-    Attributes:
-        seconds: Time limit of one load or run of a model.
-        memory: Memory limit of the worker in bytes.
-    """
-
-    seconds: float
-    memory: int
-
-
-_limits: ContextVar[Limits | None] = ContextVar("limits", default=None)
-
-
-@contextlib.contextmanager
-def limited(seconds: float | None = None, memory: int | None = None) -> Iterator[None]:
-    """Applies limits to sessions that are created within the block; by default `SECONDS` and the total memory."""
-    token = _limits.set(Limits(SECONDS if seconds is None else seconds, total_memory() if memory is None else memory))
-    try:
-        yield
-    finally:
-        _limits.reset(token)
-
-
-def total_memory() -> int:
-    """Returns the memory of the machine, or of the container, in bytes."""
-    sizes = [sys.maxsize]
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError), open(path) as file:  # "max" means no limit
-            sizes.append(int(file.read()))
-    return min(sizes)
 
 
 class Session:
@@ -107,7 +67,7 @@ class Session:
         Raises:
             RunError: onnxruntime rejects the model, crashes, or exceeds a limit.
         """
-        self._limits = _limits.get() or Limits(SECONDS, total_memory())
+        self._limits = current_limits()
         self._worker = _worker()
         self._handle = next(_numbers)
         if isinstance(payload, str):

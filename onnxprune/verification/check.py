@@ -88,7 +88,7 @@ class Comparison:
 def drift(before: Any, after: Any) -> Drift:
     """How far `after` is from `before`, computed in double precision.
 
-    Infinities and NaN at the same places in both are left out; anywhere else nothing can be said.
+    Infinities and NaN at the same positions in both are ignored; anywhere else the drift is undefined.
     """
     nothing = Drift(None, None, None)
     a, b = np.asarray(before), np.asarray(after)

@@ -20,6 +20,7 @@ from onnxprune.runtime.sample_inputs import input_dims
 from tests.support.paths import MODELS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pt_resnet_folded", "pt_mobilenet", "pt_transformer", "pt_bilstm", "keras_cnn"])
 def test_costs_foretell_those_of_the_pruned_model(name: str) -> None:
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")

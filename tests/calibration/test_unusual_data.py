@@ -116,6 +116,7 @@ def test_half_precision(how: dict[str, Any], rng: np.random.Generator) -> None:
     assert made.report.verified and any(r.penalty is not None for r in made.report.repair)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 def test_layers_with_constant_inputs_are_repaired(how: dict[str, Any], rng: np.random.Generator) -> None:
     """As in models with a learned layer over position embeddings: it is refitted as well."""
@@ -143,6 +144,7 @@ def test_zeros_without_any_observed_layer(rng: np.random.Generator) -> None:
     assert made.report.zeroed == {"w": pytest.approx(0.5)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 def test_a_new_bias_has_the_type_of_the_layer_and_a_unique_name(how: dict[str, Any], rng: np.random.Generator) -> None:
     """The bias that is added to a convolution has its compute type and a unique name."""

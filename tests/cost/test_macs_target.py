@@ -8,6 +8,7 @@ import pytest
 
 import onnxprune
 from onnxprune.cost.measure import measure
+from onnxprune.errors import InputError
 from onnxprune.model.model import load
 from tests.ops.case import build
 
@@ -65,3 +66,12 @@ def test_what_is_met_is_counted(name: str, share: float) -> None:
     assert target.met == (counted <= target.asked)
     assert target.met, "each of these has more than enough to remove"
     assert result.report.macs.after == counted <= share * result.report.macs.before
+
+
+def test_inputs_that_are_too_short_have_no_macs() -> None:
+    """A window that is longer than the signal gives a negative length by the formula: nothing that could be met."""
+    model = build("""(float[N,1,L] x) => (float[N,4,K] y) <float[4,1,400] w> { y = Conv(x, w) }""")
+    assert measure(load(model), {"x": (1, 1, 8)}, run=True).macs is None
+    assert measure(load(model), {"x": (1, 1, 401)}).macs == 2 * 4 * 400
+    with pytest.raises(InputError, match="MACs cannot be counted"):
+        onnxprune.prune(model, target={"macs": 0.5}, input_shapes={"x": (1, 1, 8)})

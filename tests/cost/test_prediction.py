@@ -18,7 +18,8 @@ from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
 from tests.ops import case as rows
-from tests.support.random_graphs import Seeded, random_model
+from tests.support.graph_builder import Seeded
+from tests.support.random_graphs import random_model
 
 ADDED = 400
 """Bytes by which a saved model may be smaller than predicted, for each node or tensor that removal may add."""

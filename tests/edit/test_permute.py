@@ -25,9 +25,10 @@ from onnxprune.model.model import Model, load
 from onnxprune.pipeline.rounds import channel_correspondence
 from onnxprune.runtime.sample_inputs import sample_inputs
 from tests.ops.case import build, coupling_of
+from tests.support.graph_builder import Seeded
 from tests.support.oracle import assert_order_is_free, draw_removal, reordered
 from tests.support.paths import MODELS
-from tests.support.random_graphs import Seeded, random_model
+from tests.support.random_graphs import random_model
 from tests.test_equivalence import feeds_of, finite
 
 PATHS = sorted(MODELS.glob("*.onnx"))

@@ -10,8 +10,9 @@ from onnxprune.graph.contents import Unknown
 from onnxprune.graph.graph import Dim, Graph
 from onnxprune.graph.shape_inference import infer, skeleton
 from tests.ops.case import build, random_feeds
+from tests.support.graph_builder import Seeded
 from tests.support.oracle import session
-from tests.support.random_graphs import Seeded, random_model
+from tests.support.random_graphs import random_model
 
 
 def inferred(model: onnx.ModelProto) -> dict[str, list[Dim] | None]:

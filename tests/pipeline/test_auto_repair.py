@@ -45,7 +45,7 @@ def test_what_does_not_run_is_pruned_without_repair() -> None:
     model.opset_import.add(domain="of", version=1)
     report = onnxprune.prune(model, 0.5).report
     assert report.repair is None
-    assert "does not run on made-up inputs" in report.unrepaired_because
+    assert "does not run on synthetic inputs" in report.unrepaired_because
 
 
 @pytest.mark.slow

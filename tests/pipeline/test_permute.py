@@ -86,6 +86,7 @@ def test_a_plan_repeats_it(name: str, extra: dict[str, Any]) -> None:
     assert again.proto.SerializeToString(deterministic=True) == result.proto.SerializeToString(deterministic=True)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same() -> None:
     path = MODELS / "pt_resnet_bn.onnx"
     one, two = (

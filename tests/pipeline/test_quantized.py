@@ -17,9 +17,10 @@ from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.sparsity.patterns import NOfM
 from onnxprune.testing import mask
 from tests.ops.case import random_feeds
+from tests.support.fused_models import by_hand
 from tests.support.oracle import draw_removal, prune_and_mask, session
 from tests.support.paths import MODELS
-from tests.support.quantised_models import VARIANTS, by_hand, dynamic
+from tests.support.quantised_models import VARIANTS, dynamic
 
 CONVOLUTIONS = [
     "qdq",

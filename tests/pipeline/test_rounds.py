@@ -84,6 +84,7 @@ def test_rounds_go_down_in_equal_factors() -> None:
     assert selection.intermediate_target(Channels(ratio=0.75), cost, 0.5).ratio == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_the_last_round_takes_what_was_asked_for() -> None:
     result = onnxprune.prune(MLP, target={"macs": 0.4}, calib=FLAT, steps=2)
     assert result.report.targets["macs"].met

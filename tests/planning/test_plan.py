@@ -23,7 +23,8 @@ from onnxprune.planning.masks import pack_mask, unpack_mask
 from onnxprune.planning.plan import Plan, channels, make
 from tests.ops.case import build, coupling_of
 from tests.support import oracle
-from tests.support.random_graphs import Seeded, random_model
+from tests.support.graph_builder import Seeded
+from tests.support.random_graphs import random_model
 
 NET = """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[6,3,1,1] w, float[6] b, float[8,6,1,1] u, float[2,8,1,1] v>
     { h = Conv(x, w, b)  r = Relu(h)  k = Conv(r, u)  s = Sigmoid(k)  y = Conv(s, v) }"""

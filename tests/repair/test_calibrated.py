@@ -60,6 +60,7 @@ def test_errors_that_are_not_finite() -> None:
     assert not is_better(broken, broken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [2, 4, 16, 64, 256])
 def test_candidates_are_judged_on_samples_that_they_were_not_fitted_to(
     samples: int, monkeypatch: pytest.MonkeyPatch
@@ -122,6 +123,7 @@ def ruin(name: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrated, "FINAL_BELOW", 150)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [8, 64, 256])
 def test_a_joint_refit_that_was_taken_back_is_not_reported_as_done(
     samples: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -148,6 +150,7 @@ def test_refits_that_were_all_taken_back_leave_the_pruned_model(samples: int, mo
     assert all(r.penalty is None and r.after == r.before for r in result.report.repair)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "held_out"), [(1, 0), (3, 0), (4, 1), (20, 3)])
 def test_the_report_says_whether_its_samples_were_held_out(samples: int, held_out: int) -> None:
     seen = prune(samples).report.calibration
@@ -159,6 +162,7 @@ def test_a_single_sample_changes_nothing_where_inputs_cannot_be_made() -> None:
     assert not changed(prune(1), prune(1, "none"))
 
 
+@pytest.mark.slow
 def test_the_same_bytes_twice_from_few_samples() -> None:
     first, second = (prune(12, seed=3).proto.SerializeToString(deterministic=True) for _ in range(2))
     assert first == second

@@ -205,6 +205,7 @@ class Worse:
         return Fit(2 * weight, bias, 1.0, 1.0, 0.5)
 
 
+@pytest.mark.slow
 def test_refits_that_add_up_to_worse_outputs_are_taken_back() -> None:
     original = load(MODELS / "pt_resnet_folded.onnx")
     cut, kept = pruned(original, 0.1)
@@ -214,6 +215,7 @@ def test_refits_that_add_up_to_worse_outputs_are_taken_back() -> None:
     assert cut.proto.SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.slow
 def test_same_bytes_twice() -> None:
     original = load(MODELS / "pt_resnet_folded.onnx")
     made = []

@@ -28,6 +28,7 @@ def outputs(model: onnx.ModelProto, name: str) -> tuple[NDArray[np.float64], NDA
         return np.asarray(made, dtype=np.float64), data[entry["labels_key"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 2, 4, 8, 16, 64])
 @pytest.mark.parametrize(
     "name",

@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 import onnxprune
+from tests.support.graph_builder import Seeded
 from tests.support.oracle import session
-from tests.support.random_graphs import Seeded, random_model
+from tests.support.random_graphs import random_model
 from tests.test_equivalence import feeds_of, finite
 
 SAMPLES = 48

@@ -20,7 +20,8 @@ import pytest
 import onnxprune
 from onnxprune.errors import InputError, RunError, VerificationError
 from onnxprune.runtime import process as isolation
-from onnxprune.runtime.process import LocalSession, Session, limited
+from onnxprune.runtime.limits import limited
+from onnxprune.runtime.process import LocalSession, Session
 from onnxprune.verification.check import check
 from tests.support.commands import Cli, contents, tiny
 

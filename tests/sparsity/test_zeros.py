@@ -219,6 +219,7 @@ def test_recurrent_weights_by_name() -> None:
     assert all(np.count_nonzero(g) <= 2 for g in groups(array, 1, 2, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["2:4", "4x1", "weights"])
 def test_channels_first_then_zeros(pattern: str) -> None:
     share = {} if pattern == "2:4" else {"=0.5": ""}

@@ -145,7 +145,7 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "a search without a gate",
             "good.onnx --drift-search",
-            "a drift search needs a gate to stay within",
+            "a drift search needs a gate",
             "--gate drift=0.05, say",
         ),
         Row(

@@ -70,6 +70,7 @@ def test_outputs_of_floats_stay_as_they_are() -> None:
     assert with_scores(model) is model  # the scores are given out already
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 def test_repair_sees_through_a_choice(end: str) -> None:
     model = net(end)

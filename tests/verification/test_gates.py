@@ -138,7 +138,7 @@ def test_a_missed_gate_stops_the_command(cli: Cli, model: Path) -> None:
     report = json.loads(ended.out)
     assert report["output"] is None and report["plan"] is None
     missed, met = report["gates"]["drift"], report["gates"]["cosine:y"]
-    assert (missed["asked"], missed["met"], missed["on"]) == (0.0001, False, "made-up inputs")
+    assert (missed["asked"], missed["met"], missed["on"]) == (0.0001, False, "synthetic inputs")
     assert missed["measured"] == report["drift"]["y"]["rel_rms"]
     assert met["met"] and met["measured"] == report["drift"]["y"]["cosine"]
     assert ended.err.startswith("warning: gate drift is missed: ")
@@ -231,6 +231,7 @@ def test_zeros_alone_are_held_to_gates() -> None:
     assert onnxprune.prune(MLP, **options, gate={"drift": measured / 2}).stopped is not None
 
 
+@pytest.mark.slow
 def test_a_search_over_macs(cli: Cli, tmp_path: Path) -> None:
     ended = cli(
         MLP,

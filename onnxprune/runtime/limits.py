@@ -1,0 +1,55 @@
+"""Limits on the time and memory of onnxruntime, which apply within a context."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+SECONDS = 600.0
+"""Default time limit of one load or run of a model."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on onnxruntime.
+
+    Attributes:
+        seconds: Time limit of one load or run of a model.
+        memory: Memory limit of the worker in bytes.
+    """
+
+    seconds: float
+    memory: int
+
+
+_limits: ContextVar[Limits | None] = ContextVar("limits", default=None)
+
+
+@contextlib.contextmanager
+def limited(seconds: float | None = None, memory: int | None = None) -> Iterator[None]:
+    """Applies limits to sessions that are created within the block; by default `SECONDS` and the total memory."""
+    token = _limits.set(Limits(SECONDS if seconds is None else seconds, total_memory() if memory is None else memory))
+    try:
+        yield
+    finally:
+        _limits.reset(token)
+
+
+def total_memory() -> int:
+    """Returns the memory of the machine, or of the container, in bytes."""
+    sizes = [sys.maxsize]
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError), open(path) as file:  # "max" means no limit
+            sizes.append(int(file.read()))
+    return min(sizes)
+
+
+def current_limits() -> Limits:
+    """Returns the limits that apply here."""
+    return _limits.get() or Limits(SECONDS, total_memory())

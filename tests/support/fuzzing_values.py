@@ -1,0 +1,158 @@
+"""Values, options and verbs from which broken inputs are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NUMBERS = [0, 1, -1, 2, 3, 7, 255, 65535, 2**31 - 1, -(2**31), 2**31, 2**63 - 1, -(2**63)]
+
+
+REALS = [0.0, -0.0, 0.5, 1.0, -1.0, 1e-30, 1e30, float("inf"), float("-inf"), float("nan")]
+
+
+TEXTS = [
+    "",
+    "x",
+    "y",
+    "w1",
+    "Conv",
+    "ai.onnx",
+    "../../etc/passwd",
+    "/dev/zero",
+    "a" * 300,
+    "\x00",
+    "\n",
+    "\u202e\u00e9",
+    "0",
+    "-1",
+    "nan",
+    "net.onnx",
+    ".",
+]
+
+
+VALUES: list[Any] = [
+    *NUMBERS,
+    *REALS[:6],
+    *TEXTS,
+    None,
+    True,
+    False,
+    [],
+    {},
+    [0],
+    [[0]],
+    {"0": [0]},
+    {"x": None},
+    [-1],
+    [10**6],
+    {"-1": [0]},
+    {"a": [0]},
+]
+
+
+OPTIONS = {
+    "--ratio": ["0", "0.3", "0.5", "0.99", "1", "-1", "nan", "inf", "x", ""],
+    "--pattern": [
+        "channels",
+        "weights=0.5",
+        "weights=2",
+        "weights=",
+        "odd",
+        "",
+        "2:4",
+        "1:2",
+        "0:4",
+        "5:4",
+        "2:99999999999",
+        "4x1=0.5",
+        "16x16=0.3",
+        "0x4=0.5",
+        "9x99999999999=0.5",
+    ],
+    "--permute": None,
+    "--sparse-storage": None,
+    "--target": [
+        "macs=0.5",
+        "params=1k",
+        "bytes=0",
+        "macs=",
+        "=",
+        "odd=1",
+        "params=1e400",
+        "macs=1e",
+        "bytes=.",
+        "macs=9T",
+    ],
+    "--global": None,
+    "--mixing": None,
+    "--dry-run": None,
+    "--json": None,
+    "--quiet": None,
+    "--no-verify": None,
+    "--force": None,
+    "--keep-anyway": None,
+    "--drift-search": None,
+    "--verbose": None,
+    "--min-channels": ["1", "0", "-3", "1000000", "x", "99999999999999999999"],
+    "--round-to": ["1", "8", "0", "99999999999999999999", "x"],
+    "--importance": ["l1", "l2", "fpgm", "lamp", "bn-scale", "random", "obs", "wanda", "L2", ""],
+    "--seed": ["0", "1", "-1", "99999999999999999999", "x"],
+    "--only": ["w", "(", "nothing", "", ".*", "[", "(?P<n>w)"],
+    "--ignore": ["w", ")", ".*", "", "*"],
+    "--shrink": ["x", "y", "(", "nothing"],
+    "--attention": ["heads", "dims", "tails", ""],
+    "--calib": [
+        "data.npz",
+        "none.npz",
+        ".",
+        "net.onnx",
+        "json:loads",
+        "no.such:thing",
+        "::",
+        "",
+        "data.npz,mean=1",
+        "data.npz,odd=1",
+        "folder/",
+        "data.npz,rows=x",
+    ],
+    "--samples": ["1", "3", "0", "-1", "x"],
+    "--steps": ["1", "2", "0", "x"],
+    "--stats": ["s.npz", "stats.npz", "net.onnx", ".", "no/s.npz", ""],
+    "--memory": ["1GB", "1", "0", "-1", "1XB", "9999999999999GB", ""],
+    "--repair": ["none", "auto", "data-free", "calibrated", "odd", ""],
+    "--gate": [
+        "drift=0.1",
+        "drift=-1",
+        "cosine=0.9",
+        "cosine=2",
+        "agreement=0.9",
+        "drift:y=1",
+        "drift:none=1",
+        "=",
+        "",
+        "drift=nan",
+        "x=1",
+    ],
+    "--run-seconds": ["20", "0", "-1", "nan", "x"],
+    "--run-memory": ["4GB", "0", "1", "x"],
+    "--input-shape": ["x:1,3,16,16", "x:1x3x16x16", "x:", ":", "x:0,0", "z:1", "x:1,3,99999999999,16", "x:1", ""],
+    "-o": ["out.onnx", "net.onnx", "no/out.onnx", ".", "", "data.npz", "/dev/null", "a\x00b"],
+    "--plan": ["p.json", "net.onnx", "out.onnx", "no/p.json", ""],
+    "--recipe": ["r.toml", "none.toml", "net.onnx", "."],
+}
+
+
+VERBS = [
+    ["inspect", "net.onnx"],
+    ["inspect", "net.onnx", "--json"],
+    ["inspect", "--sparsity", "net.onnx"],
+    ["inspect", "--anonymise", "net.onnx", "-o", "out.onnx"],
+    ["apply", "plan.json", "net.onnx"],
+    ["compare", "net.onnx", "net.onnx", "--runs", "1"],
+    ["ops"],
+    ["compare", "net.onnx", "plan.json"],
+    ["apply", "net.onnx", "plan.json"],
+    ["inspect", "plan.json"],
+    [],
+]
