@@ -55,7 +55,8 @@ class GroupView(Protocol):
 
 
 Scorer = Callable[[Any], Any]
-"""From a `GroupView` to the importance of its units: shape (units,), the least important lowest."""
+"""From a `GroupView` to the importance of its units: shape (units,), the least important lowest; infinity for
+units that are removed only when no others are left."""
 
 
 @dataclass(frozen=True)
