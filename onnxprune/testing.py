@@ -74,7 +74,7 @@ def assert_equivalent(
     Args:
         original: The model before pruning.
         pruned: The result of a run with ``repair="none"``, or the model that it made.
-        plan: What was known_plan; a `Result` has its own.
+        plan: What was taken; a `Result` has its own.
         feeds: Inputs of the original; synthetic ones by default.
         input_shapes: Shapes of graph inputs to make inputs of.
         seed: Seed of the inputs.

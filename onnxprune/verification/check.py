@@ -140,7 +140,7 @@ def check(
         original: The model before pruning; a path is run from its file.
         result: The model after pruning, in memory or as a path.
         feeds: Inputs by name; None makes some, in a few sizes until the original takes them.
-        input_shapes: Shapes for made inputs, see `inputs.input_dims`.
+        input_shapes: Shapes for made inputs, see `sample_inputs.input_dims`.
         seed: Seed of made inputs.
         threads: Threads for one operator.
         io_slices: What inputs and outputs of the result lost; nothing by default.

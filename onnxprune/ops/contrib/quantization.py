@@ -1,4 +1,4 @@
-"""Quantised operators of onnxruntime's own domain, see `quant` for what zero means."""
+"""Quantised operators of onnxruntime's own domain, see `ops.quantization` for what zero means."""
 
 from __future__ import annotations
 
