@@ -290,8 +290,8 @@ class Options:
         if missing and self.repair.needs_data:
             raise InputError(f"repair {self.repair.method!r} needs calibration data", "give some with --calib")
         from_data = self.criterion.needs == "moments"
-        made_up = self.repair.method == "data-free"  # made for the repair, they serve the scores as well
-        if self.channels is not None and from_data and missing and stats is None and not made_up:
+        synthetic = self.repair.method == "data-free"  # inputs made for the repair serve the scores as well
+        if self.channels is not None and from_data and missing and stats is None and not synthetic:
             raise InputError(f"importance {name!r} needs calibration data", "give some with --calib")
         if stats is not None and not (from_data if self.channels is not None else _from_data(self.solver)):
             known = [n for n in extensions.criteria.names() if _from_data(n)]
