@@ -182,6 +182,27 @@ def test_names_that_no_option_can_hold(name: Any) -> None:
         criteria.add(name, Criterion("x", len))
 
 
+@pytest.mark.parametrize(
+    ("decorator", "name"),
+    [
+        *((onnxprune.repair_method, name) for name in ("auto", "none", "data-free", "calibrated")),
+        *((onnxprune.cost_model, name) for name in ("macs", "params", "bytes")),
+    ],
+)
+def test_a_name_with_a_fixed_meaning_is_refused(decorator: Any, name: str) -> None:
+    """Nothing would ever call what is registered under it."""
+    with pytest.raises(InputError, match=f"'{name}' is the package's own"):
+        decorator(name)(lambda *_: [])
+
+
+@pytest.mark.parametrize(
+    "decorator", [onnxprune.criterion, onnxprune.repair_method, onnxprune.cost_model, onnxprune.data_source]
+)
+def test_what_cannot_be_called_is_refused(decorator: Any) -> None:
+    with pytest.raises(InputError, match="must be a function, not 5"):
+        decorator("five")(5)
+
+
 def test_our_own_entries_cannot_be_lost() -> None:
     own = ["l1", "l2", "fpgm", "lamp", "bn-scale", "random", "obs", "wanda", "flap", "apoz", "sparsegpt", "alps"]
     assert criteria.names()[: len(own)] == own
