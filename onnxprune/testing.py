@@ -28,6 +28,7 @@ from onnxprune.errors import InputError, PlanError, VerificationError
 from onnxprune.graph.graph import Value
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
+from onnxprune.options import checks
 from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, to_proto_or_path
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.result import Result
@@ -108,6 +109,7 @@ def equivalence(
     known_plan = pruned.plan if plan is None and isinstance(pruned, Result) else plan
     if known_plan is None:
         raise InputError("a pruned model alone does not say what was taken", "give the plan that it was made by")
+    checks.instance("plan", known_plan, Plan)
     masked = masked_original(original, known_plan)
     result: Source = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
     lost_slices = planning.io_slices(known_plan)

@@ -154,10 +154,6 @@ class Options:
         removes, zeros = patterns.read(pattern, share)
         if targets and not removes:
             raise InputError("target and pattern both say how much", "give one of them")
-        if given.drift_search and not removes:
-            raise InputError(
-                "a drift search looks for channels, not zeros", "leave --pattern away, or add --pattern channels"
-            )
         wanted = None if importance is None else extensions.as_criterion(importance)
         _check_importance(wanted, removes, zeros)
         permute = checks.flag("permute", permute)
@@ -287,6 +283,8 @@ class Options:
     def _check_data(self) -> None:
         """Raises InputError for calibration data or statistics that are missing or not used."""
         missing, stats, name = self.calibration.data is None, self.calibration.stats, self.criterion.name
+        if missing and stats is None and self.calibration.samples is not None:
+            raise InputError("samples are those of calibration data, and none are given", "give some with --calib")
         if missing and self.repair.needs_data:
             raise InputError(f"repair {self.repair.method!r} needs calibration data", "give some with --calib")
         from_data = self.criterion.needs == "moments"
