@@ -166,6 +166,16 @@ def test_a_source_by_name() -> None:
     assert by_name == by_data
 
 
+def test_a_source_in_a_recipe(cli: Cli, tmp_path: Path) -> None:
+    """A recipe runs no code that it names, but a source has been registered by the user."""
+    path, recipe = outside.saved(tmp_path), tmp_path / "r.toml"
+    recipe.write_text('ratio = 0.5\ncalib = "noise:100"\n')
+    assert cli(path, "--recipe", recipe).code == 0
+    assert onnx.load(tmp_path / "net.pruned.onnx") == onnxprune.prune(path, 0.5, calib="noise:100").proto
+    recipe.write_text('ratio = 0.5\ncalib = "noises:100"\n')
+    assert "a recipe runs no code" in assert_refused(cli(path, "--recipe", recipe, "--force"))
+
+
 def test_a_later_entry_takes_the_place_of_an_earlier_one() -> None:
     registry: Registry[int] = Registry("number", entry_points="onnxprune.tests.none")
     registry.add("one", 1)
