@@ -184,7 +184,7 @@ def _apply_rule(node: Node, ties: Ties) -> None:
     else:
         try:
             entry.function(op)
-            op.pin_unspoken()
+            op.pin_unmentioned()
         except Exception as e:  # whatever a rule does wrong: this node is left whole, the rest is pruned
             level = logging.DEBUG if isinstance(e, registry.REFUSALS) else logging.WARNING
             logger.log(level, "the rule of %s failed: it is pinned", node.label, exc_info=True)
