@@ -169,7 +169,7 @@ def test_table(name: str) -> None:
         ways: list[dict[str, str]] = [{"repair": "none"}, {}, {"calib": data}]
         made = [onnxprune.prune(ROOT / "models" / name, ratio, verify=False, **way) for way in ways]
         expected = [
-            percent(pair["after"], pair["before"]) if pair["before"] and pair["after"] else "unknown"
+            percent(pair.after, pair.before) if pair.before and pair.after else "unknown"
             for pair in (made[0].report.params, made[0].report.macs)
         ]
         assert cells[1 + 5 * i : 3 + 5 * i] == expected

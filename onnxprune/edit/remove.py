@@ -6,6 +6,7 @@ need different values), attributes are set, and shape annotations are refreshed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -182,21 +183,39 @@ class _Patch:
         return add_constant(self.graph, node.scope, node, tensor)
 
     def _refresh(self, scope: Scope) -> None:
-        """Updates the declared shapes of a scope."""
+        """Updates the declared shapes of a scope; those of sequences and optional values are dropped."""
         infos = [*scope.proto.value_info, *scope.proto.input, *scope.proto.output]
         for info in infos:
             value = scope.names.get(info.name)
-            if value is None or not self.lengths.touches(value) or not info.type.tensor_type.HasField("shape"):
+            if value is None or not info.type.tensor_type.HasField("shape"):
                 continue
-            dims = info.type.tensor_type.shape.dim
-            for axis in value.axes():
-                declared = axis.position < len(dims) and dims[axis.position].HasField("dim_value")
-                if declared and self.lengths.changed(axis):
-                    dims[axis.position].dim_value = self.lengths.length(axis) or 0
+            if value.tensor is not None:  # index and shape constants change by what they hold, too
+                _declare(info, value.tensor.dims)
+            elif self.lengths.touches(value):
+                dims = info.type.tensor_type.shape.dim
+                for axis in value.axes():
+                    declared = axis.position < len(dims) and dims[axis.position].HasField("dim_value")
+                    if declared and self.lengths.changed(axis):
+                        dims[axis.position].dim_value = self.lengths.length(axis) or 0
+        if self.lengths.lost.any():
+            others = [info for info in scope.proto.value_info if not info.type.HasField("tensor_type")]
+            for info in others:
+                scope.proto.value_info.remove(info)
+
+
+def _declare(info: onnx.ValueInfoProto, lengths: Sequence[int]) -> None:
+    """Gives a declared shape the lengths of a constant, where they differ; names of axes are kept."""
+    shape = info.type.tensor_type.shape
+    if len(shape.dim) != len(lengths):
+        del shape.dim[:]
+        shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=length) for length in lengths)
+    for dim, length in zip(shape.dim, lengths, strict=True):
+        if dim.HasField("dim_value") and dim.dim_value != length:
+            dim.dim_value = length
 
 
 def _tensor(array: NDArray[Any], name: str) -> TensorProto:
-    return onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+    return onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)  # ascontiguousarray gives scalars an axis
 
 
 def _drop_indices(array: NDArray[Any], removal: Removal) -> NDArray[Any]:

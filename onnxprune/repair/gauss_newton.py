@@ -1,4 +1,4 @@
-"""Refits the layers of a run together, so that what comes out of its end is as near as can be to what it was.
+"""Refits the layers of a chain together, so that the output of the last one is close to the original's.
 
 Least squares in all weights at once: Gauss-Newton steps, damped as by Levenberg and Marquardt, each solved by
 conjugate gradients. These are preconditioned, layer by layer, with the second moments of what a layer reads and how
@@ -25,16 +25,16 @@ STEPS, SOLVES = 2, 6
 """Gauss-Newton steps at most, and conjugate gradients in each."""
 SHARES = (1.0, 0.5)
 """How much of a step is tried."""
-PENALTY, EASIER, HARDER = 1e-2, 0.3, 10.0
+PENALTY, DAMPING_DECREASE, DAMPING_INCREASE = 1e-2, 0.3, 10.0
 """The first ridge, as a share of the mean second moment; factors after a success and after a failure."""
 GAIN = 3e-3
 """A step that takes less than this share off the error is the last one."""
-NUDGE = 1e-3
-"""Step of the finite difference that tells slopes, as a share of the standard deviation."""
+FD_STEP = 1e-3
+"""Step of the finite difference for slopes, as a share of the standard deviation."""
 
 
 @dataclass(frozen=True)
-class Maps:
+class FeatureMaps:
     """Samples of a run; features come first.
 
     Attributes:
@@ -60,7 +60,7 @@ class Maps:
         return float(np.square(wrong, dtype=np.float64).sum() / max(spread, 1e-30))
 
     def residual(self, made: Floats) -> tuple[Floats, Floats | None]:
-        """What is still missing, and where anything counts (None: everywhere)."""
+        """Target less output, and a mask of the elements that count (None: all)."""
         total = made + self.offset
         missing: Floats = self.y - total
         if not (np.isfinite(self.low) or np.isfinite(self.high)):
@@ -99,7 +99,7 @@ class Refined:
     """A run with other weights.
 
     Attributes:
-        weights: They.
+        weights: The weights.
         penalty: Ridge of the last step that was better, None where there was none.
         before: Error on the held-out samples with the weights at hand.
         after: The same now.
@@ -111,7 +111,7 @@ class Refined:
     after: float
 
 
-def refine(run: Run, weights: Weights, rows: Maps, held: Maps, seed: Sequence[int]) -> Refined:
+def refine(run: Run, weights: Weights, rows: FeatureMaps, held: FeatureMaps, seed: Sequence[int]) -> Refined:
     """Better weights for a run, or the same ones.
 
     Args:
@@ -136,20 +136,20 @@ def refine(run: Run, weights: Weights, rows: Maps, held: Maps, seed: Sequence[in
         if errors[i] < best.after:
             small = errors[i] > (1 - GAIN) * best.after
             best = Refined(trials[i], penalty, before, errors[i])
-            penalty *= EASIER
+            penalty *= DAMPING_DECREASE
             if small:
                 break
         else:
-            penalty, failures = penalty * HARDER, failures + 1
+            penalty, failures = penalty * DAMPING_INCREASE, failures + 1
             if failures > 1:
                 break
     return best
 
 
 class _Step:
-    """The linear least squares of one step: how the end moves with the weights."""
+    """The linearised least squares of one step."""
 
-    def __init__(self, run: Run, weights: Weights, rows: Maps, seed: Sequence[int]) -> None:
+    def __init__(self, run: Run, weights: Weights, rows: FeatureMaps, seed: Sequence[int]) -> None:
         self._run, self._weights = run, weights
         self._read, made = run(weights, rows.x)
         self._residual, self._counts = rows.residual(made[-1])
@@ -157,7 +157,7 @@ class _Step:
         self._n = made[-1][0].size
         self._moments = [op.moments(x) for op, x in zip(run.operators, self._read, strict=True)]
         self._sizes = [np.maximum(np.trace(m, axis1=1, axis2=2) / m.shape[1], 1e-12) for m in self._moments]
-        self._reach = self._reaches(np.random.default_rng(list(seed)))
+        self._output_gram = self._estimated_output_gram(np.random.default_rng(list(seed)))
 
     def solved(self, penalty: float) -> Weights:
         """The step with a ridge, by preconditioned conjugate gradients from nothing."""
@@ -166,9 +166,9 @@ class _Step:
             np.linalg.inv(m + r[:, None, None] * np.eye(m.shape[1])).astype(np.float32)
             for m, r in zip(self._moments, ridges, strict=True)
         ]
-        left = self._back(self._residual)
+        left = self._vjp(self._residual)
         x = [np.zeros_like(w) for w in left]
-        z = self._eased(left, inverses)
+        z = self._precondition(left, inverses)
         p, rz = z, _dot(left, z)
         for _ in range(SOLVES):
             q = self._normal(p, ridges, penalty)
@@ -178,28 +178,28 @@ class _Step:
             step = np.float32(rz / curvature)
             x = [a + step * b for a, b in zip(x, p, strict=True)]
             left = [a - step * b for a, b in zip(left, q, strict=True)]
-            z = self._eased(left, inverses)
+            z = self._precondition(left, inverses)
             before, rz = rz, _dot(left, z)
             p = [a + np.float32(rz / before) * b for a, b in zip(z, p, strict=True)]
         return x
 
     def _normal(self, change: Weights, ridges: Sequence[NDArray[np.float64]], penalty: float) -> Weights:
         """The normal matrix, with its ridge, times a change of the weights."""
-        made = self._back(self._ahead(change))
-        for i, (ridge, reach) in enumerate(zip(ridges, self._reach, strict=True)):
-            made[2 * i] = made[2 * i] + (ridge[:, None, None].astype(np.float32) * reach) * change[2 * i]
-            made[2 * i + 1] = made[2 * i + 1] + np.float32(penalty) * reach.reshape(-1) * change[2 * i + 1]
+        made = self._vjp(self._jvp(change))
+        for i, (ridge, gram) in enumerate(zip(ridges, self._output_gram, strict=True)):
+            made[2 * i] = made[2 * i] + (ridge[:, None, None].astype(np.float32) * gram) * change[2 * i]
+            made[2 * i + 1] = made[2 * i + 1] + np.float32(penalty) * gram.reshape(-1) * change[2 * i + 1]
         return made
 
-    def _eased(self, left: Weights, inverses: Sequence[Floats]) -> Weights:
-        """The preconditioner: each layer by itself, as if its outputs had nothing to do with each other."""
+    def _precondition(self, left: Weights, inverses: Sequence[Floats]) -> Weights:
+        """The block-diagonal preconditioner: layers, and the outputs of a layer, are treated as independent."""
         found = []
-        for i, (inverse, reach) in enumerate(zip(inverses, self._reach, strict=True)):
-            found += [(left[2 * i] / reach) @ inverse, left[2 * i + 1] / reach.reshape(-1)]
+        for i, (inverse, gram) in enumerate(zip(inverses, self._output_gram, strict=True)):
+            found += [(left[2 * i] / gram) @ inverse, left[2 * i + 1] / gram.reshape(-1)]
         return found
 
-    def _ahead(self, change: Weights) -> Floats:
-        """How the end moves with a change of the weights."""
+    def _jvp(self, change: Weights) -> Floats:
+        """Jacobian-vector product: the change of the last output for a change of the weights."""
         moved: Floats | None = None
         for i, operator in enumerate(self._run.operators):
             step = operator.forward(change[2 * i], self._read[i])
@@ -210,8 +210,8 @@ class _Step:
         assert moved is not None
         return moved if self._counts is None else moved * self._counts
 
-    def _back(self, end: Floats) -> Weights:
-        """The transpose of `_ahead`, in the mean over the places."""
+    def _vjp(self, end: Floats) -> Weights:
+        """Vector-Jacobian product: the transpose of `_jvp`, averaged over positions."""
         found: Weights = []
         g = end
         for i in reversed(range(len(self._run.operators))):
@@ -227,8 +227,8 @@ class _Step:
                 g = self._run.operators[i].adjoint(self._weights[2 * i], g)
         return found
 
-    def _reaches(self, rng: np.random.Generator) -> list[Floats]:
-        """How much of each output of each layer reaches the end, squared; shape (groups, outputs, 1)."""
+    def _estimated_output_gram(self, rng: np.random.Generator) -> list[Floats]:
+        """Diagonal of each layer's output Gram matrix, from one random probe; shape (groups, outputs, 1)."""
         g = rng.choice(np.array([-1, 1], dtype=np.float32), self._residual.shape)
         g = g if self._counts is None else g * self._counts
         found = []
@@ -245,8 +245,8 @@ class _Step:
 
 def _slope(function: Function, z: Floats) -> Floats:
     """Derivative of a function of single elements, by central differences."""
-    nudge = np.float32(NUDGE * max(float(z.std()), 1e-6))
-    slope: Floats = (function(z + nudge) - function(z - nudge)) / (2 * nudge)
+    step = np.float32(FD_STEP * max(float(z.std()), 1e-6))
+    slope: Floats = (function(z + step) - function(z - step)) / (2 * step)
     return slope
 
 

@@ -1,9 +1,8 @@
-"""A second walk after `calibrated`: runs of layers are refitted together to what the original made at their ends.
+"""Joint refit after the layer-wise one: chains of layers are refitted together to the original's output of their ends.
 
-The first walk lets each layer do what it did before with what is left of its inputs. But the features in the middle of
-a run need not be the ones that they were: what counts is what comes out of its end, and there the few that stay serve
-better once they are chosen anew. That is many more numbers to fit at once, so samples count for more: each comes
-once more, moved a little (see `variants`).
+The layer-wise refit keeps the meaning of each feature inside a chain. Only the output of its last layer matters, and
+fewer features approximate that better if they may change. This fits many more weights at once, so it needs more
+samples: each one is also used augmented (see `augmentation`).
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair.augmentation import Variants
-from onnxprune.repair.gauss_newton import Floats, Function, Maps, Run, refine
+from onnxprune.repair.gauss_newton import FeatureMaps, Floats, Function, Run, refine
 from onnxprune.repair.layer_chains import Chain, chains
 from onnxprune.repair.layer_operator import LayerOperator
-from onnxprune.repair.layerwise import HOLD_BACK, Join, Kept, Refit, bounds, join
+from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, bounds, residual_add
+from onnxprune.repair.layerwise import Kept, Refit
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.partition import assemble, partition
 from onnxprune.runtime.session import local_session
@@ -48,7 +48,7 @@ class _Part:
 
     chain: Chain
     original: LinearLayer
-    join: Join | None
+    join: ResidualAdd | None
     kept: NDArray[np.int64]
 
     @property
@@ -84,7 +84,7 @@ def repair(
         io_slices: What inputs and outputs of the pruned model lost.
 
     Returns:
-        For each run the ridge of its last step, None where it was left as it was, and its held-back error.
+        For each run the ridge of its last step, None where it was left as it was, and its held-out error.
     """
     before, after = Graph(original.proto), Graph(pruned.proto)
     for graph in (before, after):
@@ -92,7 +92,7 @@ def repair(
     pairs = {b.name: a for a, b in matched(linear_layers(before), linear_layers(after)) if a.name in kept}
     mine = [b for b in linear_layers(after) if b.name in pairs and not b.weight_shared and b.kind != "conv_transpose"]
     parts = [
-        _Part(chain, pairs[end.name], join(end), kept[end.name])
+        _Part(chain, pairs[end.name], residual_add(end), kept[end.name])
         for chain in chains(mine, after.returned)
         for end in chain.layers[-1:]
     ]
@@ -150,7 +150,7 @@ def _refit(
 
 def _samples(
     part: _Part, arrays: Sequence[BatchValues], copies: int, rng: np.random.Generator
-) -> tuple[Maps, Maps] | None:
+) -> tuple[FeatureMaps, FeatureMaps] | None:
     """Some samples to fit and some held out, of every batch as many; None where they cannot be put side by side.
 
     Args:
@@ -175,7 +175,7 @@ def _samples(
     for n in np.sort(rng.permutation(batches)[:wanted]):
         size = len(arrays[0][n * copies])
         chosen = np.sort(rng.permutation(size)[:share])
-        held = (number + np.arange(len(chosen))) % HOLD_BACK == HOLD_BACK - 1
+        held = (number + np.arange(len(chosen))) % HOLD_OUT == HOLD_OUT - 1
         number += len(chosen)
         for copy in range(copies):
             whole = [a[n * copies + copy][chosen] for a in arrays]
@@ -198,9 +198,9 @@ def _maps(
     return [x, y[kept], *beside]
 
 
-def _joined(parts: Sequence[Sequence[Floats]], low: float, high: float) -> Maps:
+def _joined(parts: Sequence[Sequence[Floats]], low: float, high: float) -> FeatureMaps:
     x, y, *beside = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-    return Maps(x, y, beside[0] if beside else 0.0, low, high)
+    return FeatureMaps(x, y, beside[0] if beside else 0.0, low, high)
 
 
 def _first(array: NDArray[Any], axis: int) -> Floats:

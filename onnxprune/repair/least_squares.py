@@ -22,7 +22,7 @@ leave the weights nearly as they are and move the biases alone."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class LayerSamples:
     """Samples of a layer.
 
     Attributes:
@@ -70,14 +70,14 @@ class Rows:
         wanted -= self.offset
         return wanted
 
-    def joined(self, other: Rows) -> Rows:
+    def joined(self, other: LayerSamples) -> LayerSamples:
         """These samples and others of the same layer."""
         offset: NDArray[np.float32] | float = (
             self.offset
             if isinstance(self.offset, float)
             else np.concatenate([self.offset, np.asarray(other.offset)], axis=1)
         )
-        return Rows(
+        return LayerSamples(
             np.concatenate([self.x, other.x], axis=1),
             np.concatenate([self.y, other.y], axis=1),
             offset,
@@ -99,7 +99,7 @@ class Fit:
         weight: Shape (groups, outputs, columns).
         bias: Shape (groups, outputs).
         penalty: The ridge that was chosen, None where the layer is best left as it was.
-        before: Error on the held-back samples of the layer as it was, as a share of the targets' variance.
+        before: Error on the held-out samples of the layer as it was, as a share of the targets' variance.
         after: The same once refitted.
     """
 
@@ -119,22 +119,22 @@ GAIN = 2e-3
 
 
 def fit(
-    rows: Rows,
-    held: Rows,
+    rows: LayerSamples,
+    held: LayerSamples,
     weight: Floats,
     bias: Floats,
     *,
     intercept: bool = True,
     penalties: Sequence[float] = PENALTIES,
 ) -> Fit:
-    """The best refit by the held-back samples, or the layer as it was if none is better.
+    """The best refit by the held-out samples, or the layer as it was if none is better.
 
     Where a rectifier follows, an error below zero on both sides is none: the fit is repeated with targets that ask
     for nothing there (a majorisation of the error behind the activation; compare Zhang et al., "Accelerating very
     deep convolutional networks", PAMI 2016). The error that is minimised has more than one dip, so it is gone down
     from two places: the plain fit, and the layer as it is.
 
-    Once the held-back samples have chosen the ridge, they join the others for the weights.
+    Once the held-out samples have chosen the ridge, they join the others for the weights.
 
     Args:
         rows: Samples to fit.
@@ -162,8 +162,10 @@ def fit(
     return replace(best, weight=new, bias=shift)
 
 
-def _plain(problem: _Problem, target: NDArray[np.float32], before: Fit, held: Rows, penalties: Sequence[float]) -> Fit:
-    """The ridge that serves the held-back samples best, from the strongest to the weakest."""
+def _plain(
+    problem: _Problem, target: NDArray[np.float32], before: Fit, held: LayerSamples, penalties: Sequence[float]
+) -> Fit:
+    """The ridge that serves the held-out samples best, from the strongest to the weakest."""
     best, worse, products = before, 0, problem.products(target)
     for penalty in sorted(penalties, reverse=True):
         new, shift = problem.solved(products, penalty)
@@ -176,7 +178,7 @@ def _plain(problem: _Problem, target: NDArray[np.float32], before: Fit, held: Ro
     return best
 
 
-def _bent(problem: _Problem, start: Fit, held: Rows) -> Fit:
+def _bent(problem: _Problem, start: Fit, held: LayerSamples) -> Fit:
     """Down from a fit, with targets that ask for nothing where an activation hides the error."""
     best = start
     for _ in range(ROUNDS if start.penalty is not None else 0):
@@ -194,7 +196,7 @@ def _bent(problem: _Problem, start: Fit, held: Rows) -> Fit:
 class _Problem:
     """Least squares of a layer, centred on the weight at hand, its samples summed up once."""
 
-    def __init__(self, rows: Rows, weight: Floats, bias: Floats, intercept: bool) -> None:
+    def __init__(self, rows: LayerSamples, weight: Floats, bias: Floats, intercept: bool) -> None:
         self.rows = rows
         self._weight, self._bias, self._intercept = weight, bias, intercept
         self._count = max(rows.x.shape[1], 1)

@@ -12,7 +12,7 @@ from onnxprune.extensions import criteria
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.patterns import Pattern
 from onnxprune.repair.layerwise import Ridge
-from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, Rows, fit
+from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, LayerSamples, fit
 from onnxprune.sparsity.solvers import alps, refine, select, sparsegpt, wanda
 from onnxprune.statistics import covariance as centred
 from onnxprune.statistics.moments import Moments
@@ -42,8 +42,10 @@ class Zeros:
     layers: Mapping[str, Pattern]
     bias_only: bool = False
 
-    def product(self, layer: LinearLayer, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
-        """See `calibrated.Fitter`."""
+    def product(
+        self, layer: LinearLayer, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool
+    ) -> Fit:
+        """See `layerwise.Fitter`."""
         if self.bias_only or layer.name not in self.layers:
             return self.matrix(layer.name, rows, held, weight, bias, free)
         channels, turn = channels_first(layer)
@@ -52,8 +54,8 @@ class Zeros:
         )
         return replace(best, weight=best.weight[:, :, np.argsort(turn)])
 
-    def matrix(self, key: str, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
-        """See `calibrated.Fitter`."""
+    def matrix(self, key: str, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool) -> Fit:
+        """See `layerwise.Fitter`."""
         if self.bias_only:
             if not (rows.count and held.count):
                 return Fit(weight, bias, None, 0.0, 0.0)
@@ -65,7 +67,14 @@ class Zeros:
         return self._fitted(self.layers[key], rows, held, weight, bias, free, weight.shape[2])
 
     def _fitted(
-        self, pattern: Pattern, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool, channels: int
+        self,
+        pattern: Pattern,
+        rows: LayerSamples,
+        held: LayerSamples,
+        weight: Floats,
+        bias: Floats,
+        free: bool,
+        channels: int,
     ) -> Fit:
         """The candidate that leaves the least error on the held-out samples; without samples the smallest go."""
         smallest = np.where(select(np.abs(weight), pattern, channels), 0, weight)
@@ -159,7 +168,7 @@ def channels_first(layer: LinearLayer) -> tuple[int, NDArray[np.int64]]:
 class _Problem:
     """Least squares of a layer, centred where its bias is free."""
 
-    def __init__(self, rows: Rows, weight: Floats, bias: Floats, free: bool) -> None:
+    def __init__(self, rows: LayerSamples, weight: Floats, bias: Floats, free: bool) -> None:
         self._x, self._weight, self._bias, self._free = rows.x, weight, bias, free
         self._n = max(rows.x.shape[1], 1)
         self._mean = rows.x.mean(axis=1, dtype=np.float64)
@@ -190,7 +199,7 @@ def _ridge(gram: Floats, penalty: float) -> Floats:
     return found
 
 
-def _bias(rows: Rows, weight: Floats, wanted: NDArray[np.float32]) -> Floats:
+def _bias(rows: LayerSamples, weight: Floats, wanted: NDArray[np.float32]) -> Floats:
     """The bias with which what is made has the mean that it should have."""
     mean: Floats = wanted.mean(axis=1, dtype=np.float64) - np.einsum(
         "goi,gi->go", weight, rows.x.mean(axis=1, dtype=np.float64)
@@ -198,6 +207,6 @@ def _bias(rows: Rows, weight: Floats, wanted: NDArray[np.float32]) -> Floats:
     return mean
 
 
-def _turned(rows: Rows, turn: NDArray[np.int64]) -> Rows:
+def _turned(rows: LayerSamples, turn: NDArray[np.int64]) -> LayerSamples:
     """The same samples with their columns in another order."""
-    return Rows(np.ascontiguousarray(rows.x[:, :, turn]), rows.y, rows.offset, rows.low, rows.high)
+    return LayerSamples(np.ascontiguousarray(rows.x[:, :, turn]), rows.y, rows.offset, rows.low, rows.high)

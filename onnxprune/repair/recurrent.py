@@ -13,10 +13,10 @@ import numpy as np
 
 from onnxprune.layers.recurrent import Cell, Floats, Index, _stored
 from onnxprune.model.model import Model
-from onnxprune.repair.least_squares import Fit, Rows
+from onnxprune.repair.least_squares import Fit, LayerSamples
 from onnxprune.repair.least_squares import Floats as Doubles
 
-Fitted = Callable[[str, Rows, Rows, Doubles, Doubles, bool], Fit]
+Fitted = Callable[[str, LayerSamples, LayerSamples, Doubles, Doubles, bool], Fit]
 
 
 def refit(
@@ -28,7 +28,7 @@ def refit(
     states: Sequence[Floats],
     read: Sequence[Floats],
     kept: Index,
-    hold_back: int,
+    hold_out: int,
     limit: int,
     seed: Sequence[int],
     fitted: Fitted,
@@ -44,10 +44,10 @@ def refit(
         states: The states of `a`.
         read: What `b` reads.
         kept: Hidden units of `a` that `b` still has.
-        hold_back: Every so many-th batch is held out; all serve for both where there are fewer.
-        limit: Rows of a batch at most.
+        hold_out: Every so many-th batch is held out; all serve for both where there are fewer.
+        limit: LayerSamples of a batch at most.
         seed: Seed of the rows that are sampled.
-        fitted: Fits one matrix, see `calibrated.Fitter`.
+        fitted: Fits one matrix, see `layerwise.Fitter`.
 
     Returns:
         One a direction and part, with its name; `penalty` None where it was left as it was.
@@ -68,7 +68,7 @@ def refit(
             ((inputs, w[d], new_w[d], b.weight.key), (earlier, r[d], new_r[d], b.recurrence.key))
         ):
             half = None if bias is None else slice(part * len(rows), (part + 1) * len(rows))
-            learned, held = _rows(pairs, old[rows].astype(np.float32), hold_back)
+            learned, held = _rows(pairs, old[rows].astype(np.float32), hold_out)
             found = fitted(key, learned, held, new[None].astype(np.float64), np.zeros((1, len(new))), half is not None)
             if found.penalty is not None:
                 new[:] = found.weight[0]
@@ -90,14 +90,14 @@ def _pair(old: Floats, new: Floats, rng: np.random.Generator, limit: int) -> tup
     return before, after
 
 
-def _rows(pairs: Sequence[tuple[Floats, Floats]], old: Floats, hold_back: int) -> tuple[Rows, Rows]:
+def _rows(pairs: Sequence[tuple[Floats, Floats]], old: Floats, hold_out: int) -> tuple[LayerSamples, LayerSamples]:
     """Samples to fit and held-out samples of the part of the sums that one matrix makes."""
     parts = [(after, before @ old.T) for before, after in pairs]
-    enough = len(parts) >= hold_back
-    front = [p for i, p in enumerate(parts) if not enough or i % hold_back != hold_back - 1]
-    back = [p for i, p in enumerate(parts) if not enough or i % hold_back == hold_back - 1]
+    enough = len(parts) >= hold_out
+    front = [p for i, p in enumerate(parts) if not enough or i % hold_out != hold_out - 1]
+    back = [p for i, p in enumerate(parts) if not enough or i % hold_out == hold_out - 1]
     learned, held = (
-        Rows(np.concatenate([x for x, _ in some])[None], np.concatenate([y for _, y in some])[None])
+        LayerSamples(np.concatenate([x for x, _ in some])[None], np.concatenate([y for _, y in some])[None])
         for some in (front, back)
     )
     return learned, held

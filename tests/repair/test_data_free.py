@@ -25,7 +25,7 @@ from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
 from onnxprune.repair.layerwise import Kept, Refit
-from onnxprune.repair.least_squares import Fit, Floats, Rows
+from onnxprune.repair.least_squares import Fit, Floats, LayerSamples
 from tests.support.oracle import session
 from tests.support.paths import MODELS
 
@@ -198,10 +198,12 @@ def test_nothing_is_made_up_where_inputs_cannot_be() -> None:
 class Worse:
     """Doubles every weight and says that this is better."""
 
-    def product(self, layer: LinearLayer, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+    def product(
+        self, layer: LinearLayer, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool
+    ) -> Fit:
         return Fit(2 * weight, bias, 1.0, 1.0, 0.5)
 
-    def matrix(self, key: str, rows: Rows, held: Rows, weight: Floats, bias: Floats, free: bool) -> Fit:
+    def matrix(self, key: str, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool) -> Fit:
         return Fit(2 * weight, bias, 1.0, 1.0, 0.5)
 
 

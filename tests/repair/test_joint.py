@@ -12,7 +12,7 @@ from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
-from onnxprune.repair.gauss_newton import Function, Maps, Run, _Step, refine
+from onnxprune.repair.gauss_newton import FeatureMaps, Function, Run, _Step, refine
 from onnxprune.repair.joint import repair
 from onnxprune.repair.layer_chains import chains
 from onnxprune.repair.layer_operator import LayerOperator
@@ -78,22 +78,22 @@ def run_of_two(
 def test_a_step_knows_how_the_end_moves(rng: np.random.Generator) -> None:
     """Against differences of the function itself, and the transpose against the step."""
     run, weights = run_of_two(rng, 5, np.tanh)
-    rows = Maps(normal(rng, 6, 50), normal(rng, 3, 50))
+    rows = FeatureMaps(normal(rng, 6, 50), normal(rng, 3, 50))
     step = _Step(run, weights, rows, [0])
     change = [1e-3 * normal(rng, *w.shape) for w in weights]
     before, after = (run(w, rows.x)[1][-1] for w in (weights, [w + c for w, c in zip(weights, change, strict=True)]))
-    np.testing.assert_allclose(step._ahead(change), after - before, atol=1e-4)
+    np.testing.assert_allclose(step._jvp(change), after - before, atol=1e-4)
     g = normal(rng, 3, 50)
-    back = step._back(g)
+    back = step._vjp(g)
     inner = sum(float(np.vdot(b, c)) for b, c in zip(back, change, strict=True)) * 50
-    assert inner == pytest.approx(float(np.vdot(step._ahead(change), g)), rel=1e-3)
+    assert inner == pytest.approx(float(np.vdot(step._jvp(change), g)), rel=1e-3)
 
 
 def test_what_two_layers_can_make_they_learn_to_make(rng: np.random.Generator) -> None:
     """From disturbed weights back to the function that made the targets."""
     run, true = run_of_two(rng, 4)
     x, more = normal(rng, 6, 2000), normal(rng, 6, 500)
-    rows, held = (Maps(a, run(true, a)[1][-1]) for a in (x, more))
+    rows, held = (FeatureMaps(a, run(true, a)[1][-1]) for a in (x, more))
     found = refine(run, [w + 0.1 * normal(rng, *w.shape) for w in true], rows, held, [0])
     assert found.penalty is not None
     assert found.after < 0.1 * found.before
@@ -104,7 +104,7 @@ def test_errors_behind_a_rectifier_are_not_counted(rng: np.random.Generator) -> 
     run, weights = run_of_two(rng, 4)
     x = normal(rng, 6, 400)
     made = run(weights, x)[1][-1]
-    rows = Maps(x, np.where(made < 0, made - 5, made), low=0.0)
+    rows = FeatureMaps(x, np.where(made < 0, made - 5, made), low=0.0)
     assert rows.error(made) == 0.0
     assert refine(run, weights, rows, rows, [0]).penalty is None
 
@@ -169,7 +169,7 @@ def test_inputs_that_are_always_zero_keep_their_weights(rng: np.random.Generator
     run, true = run_of_two(rng, 4)
     x = normal(rng, 6, 300)
     x[2] = 0
-    rows, held = (Maps(part, run(true, part)[1][-1]) for part in (x[:, :200], x[:, 200:]))
+    rows, held = (FeatureMaps(part, run(true, part)[1][-1]) for part in (x[:, :200], x[:, 200:]))
     weights = [w + 0.1 * normal(rng, *w.shape) for w in true]
     found = refine(run, weights, rows, held, [0])
     assert found.penalty is not None and found.after < found.before

@@ -11,7 +11,7 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import InputError
-from onnxprune.repair.least_squares import Rows, fit
+from onnxprune.repair.least_squares import LayerSamples, fit
 from tests.support.paths import MODELS
 
 INDEX = {e["file"]: e for e in json.loads((MODELS / "INDEX.json").read_text())["models"]}
@@ -25,7 +25,7 @@ def accuracy(result: onnxprune.Result, name: str) -> float:
         return float((scores.argmax(axis=1) == data[entry["labels_key"]]).mean())
 
 
-def samples(seed: int, low: float = -np.inf) -> tuple[Rows, Rows, np.ndarray, np.ndarray]:
+def samples(seed: int, low: float = -np.inf) -> tuple[LayerSamples, LayerSamples, np.ndarray, np.ndarray]:
     """Samples of a layer of two groups, those held out, and the layer that made them."""
     rng = np.random.default_rng(seed)
     weight, bias = rng.standard_normal((2, 3, 5)), rng.standard_normal((2, 3))
@@ -33,7 +33,7 @@ def samples(seed: int, low: float = -np.inf) -> tuple[Rows, Rows, np.ndarray, np
     for n in (400, 100):
         x = rng.standard_normal((2, n, 5)).astype(np.float32)
         y = (x @ weight.transpose(0, 2, 1) + bias[:, None]).astype(np.float32)
-        both.append(Rows(x, y, low=low))
+        both.append(LayerSamples(x, y, low=low))
     return both[0], both[1], weight, bias
 
 
@@ -47,7 +47,7 @@ def test_a_layer_that_is_off_is_found_again() -> None:
 
 def test_a_layer_that_is_right_is_left_alone() -> None:
     rows, held, weight, bias = samples(1)
-    noisy = Rows(rows.x, rows.y + np.random.default_rng(0).standard_normal(rows.y.shape).astype(np.float32))
+    noisy = LayerSamples(rows.x, rows.y + np.random.default_rng(0).standard_normal(rows.y.shape).astype(np.float32))
     found = fit(noisy, held, weight, bias)
     assert found.penalty is None
     assert found.weight is weight
@@ -57,8 +57,8 @@ def test_errors_behind_a_rectifier_do_not_count() -> None:
     """Targets below zero bend away from any linear layer: plain least squares is led astray, the other is not."""
     rows, held, weight, bias = samples(2, low=0.0)
     bent = np.where(rows.y < 0, 4 * rows.y, rows.y).astype(np.float32)
-    aware = fit(Rows(rows.x, bent, low=0.0), held, weight + 1, bias, penalties=(1e-6,))
-    plain = fit(Rows(rows.x, bent), held, weight + 1, bias, penalties=(1e-6,))
+    aware = fit(LayerSamples(rows.x, bent, low=0.0), held, weight + 1, bias, penalties=(1e-6,))
+    plain = fit(LayerSamples(rows.x, bent), held, weight + 1, bias, penalties=(1e-6,))
     assert aware.penalty is not None
     assert plain.penalty is not None
     assert held.error(aware.weight, aware.bias) < 0.5 * held.error(plain.weight, plain.bias)

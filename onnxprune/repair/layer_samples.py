@@ -1,0 +1,126 @@
+"""Samples of single layers: inputs in the pruned model and targets from the original, at sampled positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph.contents import constant_data
+from onnxprune.graph.graph import Node, Value
+from onnxprune.layers.linear import LinearLayer
+from onnxprune.repair.least_squares import LayerSamples
+from onnxprune.runtime.staged_run import BatchValues
+from onnxprune.statistics.moments import rows_for
+
+T = TypeVar("T")
+
+HOLD_OUT = 5
+"""Every fifth batch is held out."""
+
+
+@dataclass(frozen=True)
+class ResidualAdd:
+    """The sum that a layer's output joins, its name, and that of the other summand."""
+
+    sum: Value
+    total: str
+    other: str
+
+
+def residual_add(layer: LinearLayer) -> ResidualAdd | None:
+    """The Add after the layer whose other summand is computed before the layer; None if there is none."""
+    if len(layer.output.consumers) != 1:
+        return None
+    node, i = layer.output.consumers[0]
+    if node.op_type != "Add" or node.domain or node.scope is not layer.node.scope:
+        return None
+    other, total = node.inputs[1 - i], node.outputs[0]
+    if other is None or total is None or other.tensor is not None or not _is_before(other, layer.node):
+        return None
+    if other.shape != layer.output.shape or total.shape != layer.output.shape:
+        return None
+    return ResidualAdd(total, total.name, other.name)
+
+
+def _is_before(value: Value, node: Node) -> bool:
+    return value.producer is None or value.producer.index < node.index
+
+
+def layer_samples(
+    a: LinearLayer,
+    b: LinearLayer,
+    join: ResidualAdd | None,
+    made: Mapping[str, BatchValues],
+    read: Mapping[str, BatchValues],
+    kept: NDArray[np.int64],
+    count: int,
+    seed: Sequence[int],
+) -> tuple[LayerSamples, LayerSamples]:
+    """Samples to fit and held-out samples."""
+    rng = np.random.default_rng(list(seed))
+    columns = b.matrix(np.empty(b.weight.tensor.dims)).shape[-1]  # type: ignore[union-attr]
+    parts: list[tuple[NDArray[np.float32], ...]] = []
+    for n, x in enumerate(read[b.x.name]):
+        y = made[a.output.name][n]
+        positions = a.draw(y.shape, rng, rows_for(columns, count))
+        target = _flat(a, y if join is None else made[join.total][n], positions)[:, kept]
+        beside = [] if join is None else [_grouped(_flat(b, read[join.other][n], positions), b.groups)]
+        parts.append(_finite(b.patches(x, positions), _grouped(target, b.groups), *beside))
+    low, high = bounds(b.output if join is None else join.sum)
+    front, back = held_out(parts)
+    return _stacked(front, low, high), _stacked(back, low, high)
+
+
+def held_out(parts: Sequence[T]) -> tuple[list[T], list[T]]:
+    """Parts to fit and held-out parts: every fifth, the last of fewer, all for both where there is one."""
+    if len(parts) == 1:
+        return list(parts), list(parts)
+    every = min(HOLD_OUT, len(parts))
+    held = [i % every == every - 1 for i in range(len(parts))]
+    return [p for p, h in zip(parts, held, strict=True) if not h], [p for p, h in zip(parts, held, strict=True) if h]
+
+
+def _finite(*arrays: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """The samples that are finite in all arrays."""
+    good = np.logical_and.reduce([np.isfinite(a).all(axis=(0, 2)) for a in arrays])
+    return arrays if good.all() else tuple(a[:, good] for a in arrays)
+
+
+def _stacked(parts: Sequence[tuple[NDArray[np.float32], ...]], low: float, high: float) -> LayerSamples:
+    x, y, *offset = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+    return LayerSamples(x, y, offset[0] if offset else 0.0, low, high)
+
+
+def _grouped(features: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """Features of shape (n, all) as (groups, n, features)."""
+    return np.ascontiguousarray(features.reshape(len(features), groups, -1).transpose(1, 0, 2))
+
+
+def bounds(value: Value) -> tuple[float, float]:
+    """Limits beyond which the only reader of a value (Relu, Clip) makes the same of all numbers."""
+    if len(value.consumers) != 1:
+        return -np.inf, np.inf
+    node, i = value.consumers[0]
+    if node.domain or i != 0:
+        return -np.inf, np.inf
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type == "Clip":
+        if node.opset < 11:
+            return node.attribute("min", -np.inf), node.attribute("max", np.inf)
+        limits = [constant_data(v) if v is not None else None for v in [*node.inputs[1:], None, None][:2]]
+        return (
+            -np.inf if limits[0] is None else float(limits[0].reshape(-1)[0]),
+            np.inf if limits[1] is None else float(limits[1].reshape(-1)[0]),
+        )
+    return -np.inf, np.inf
+
+
+def _flat(layer: LinearLayer, y: NDArray[np.generic], positions: object) -> NDArray[np.float32]:
+    """Features at sampled positions, groups concatenated; shape (n, features)."""
+    rows = layer.targets(y, positions)  # type: ignore[arg-type]
+    return np.ascontiguousarray(rows.transpose(1, 0, 2)).reshape(rows.shape[1], -1)
