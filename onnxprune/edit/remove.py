@@ -197,7 +197,7 @@ class _Patch:
                     declared = axis.position < len(dims) and dims[axis.position].HasField("dim_value")
                     if declared and self.lengths.changed(axis):
                         dims[axis.position].dim_value = self.lengths.length(axis) or 0
-        if self.lengths.lost.any():
+        if self.lengths.any_removed:
             others = [info for info in scope.proto.value_info if not info.type.HasField("tensor_type")]
             for info in others:
                 scope.proto.value_info.remove(info)

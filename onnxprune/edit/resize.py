@@ -36,6 +36,11 @@ class KeptLengths:
         sizes = np.maximum(self._classes.length, 0)
         self._removed_count = np.bincount(owners, minlength=len(sizes)) if len(sizes) else sizes  # by class
 
+    @property
+    def any_removed(self) -> bool:
+        """Whether anything is removed at all."""
+        return bool(self._removed_count.any())
+
     def changed(self, axis: Axis) -> bool:
         """Whether an index of the axis is removed."""
         return bool(self._removed_count[self._classes.of[axis.id]])
