@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnx
 from numpy.typing import NDArray
 
 from onnxprune.cost.measure import measure
@@ -14,9 +13,10 @@ from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
 from onnxprune.extensions import Scorer, as_criterion
 from onnxprune.importance.magnitude import Scores
-from onnxprune.model.model import Model, load
+from onnxprune.model.model import load
 from onnxprune.model.sparse_initializers import densify
 from onnxprune.options import Calibration, Channels, Checks, Options, Resources, Scope
+from onnxprune.options import checks as checks_of
 from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, matching_names, to_proto_or_path
 from onnxprune.pipeline.apply import apply_plan
@@ -29,6 +29,7 @@ from onnxprune.pipeline.verify import verify as verify_source
 from onnxprune.planning.plan import Plan, io_slices
 from onnxprune.runtime.determinism import deterministic_run
 from onnxprune.runtime.io_slices import WHOLE
+from onnxprune.runtime.session import Source
 from onnxprune.verification.check import Verification
 
 __all__ = ["Analysis", "Announce", "ModelSource", "Result", "analyze", "apply", "plan", "prune", "run", "run_plan"]
@@ -119,6 +120,7 @@ def run(model: ModelSource, options: Options, announce: Announce | None = None) 
         options: The options: `Options.of` takes those of `prune`, `Options` itself takes them by concern.
         announce: Called with the name of each stage as it starts, and with its progress.
     """
+    checks_of.instance("options", options, Options)
     with deterministic_run(options.resources.run_seconds, options.resources.run_memory):
         return run_stages(Original.of(model), options, Clock(announce))
 
@@ -140,8 +142,7 @@ def analyze(
     """
     scope = Scope(mixing=mixing, attention=attention, shrink=shrink)
     loaded = load(to_proto_or_path(model), weights=False)
-    other = bool(loaded.proto.functions or loaded.proto.graph.sparse_initializer)
-    stored = measure(loaded) if other else None
+    stored = measure(loaded) if loaded.proto.functions or loaded.proto.graph.sparse_initializer else None
     densify(loaded)
     analysis = analyze_loaded(loaded, mixing=scope.mixing, attention=scope.attention, shrink=scope.shrink)
     analysis.stored = stored
@@ -170,7 +171,7 @@ def score(
         samples: Calibration samples to use at most.
         stats: File of statistics from calibration data: used where it exists, else written.
         seed: Seed of anything random.
-        groups: The groups; by default all.
+        groups: The groups, some of those of the analysis; by default all.
         memory: Bytes of activations to hold before they go to files.
         run_seconds: The longest that one load or run of a model in onnxruntime may take.
         run_memory: Bytes that onnxruntime may hold.
@@ -182,6 +183,7 @@ def score(
         InputError: The criterion is unknown, chooses zeros only, needs data that are not given, or uses none that are;
             the data or an option is unusable.
     """
+    checks_of.instance("analysis", analysis, Analysis)
     criterion = as_criterion(importance)
     calibration, resources = Calibration(calib, samples, stats), Resources(memory, run_seconds, run_memory)
     given = calib is not None or stats is not None
@@ -277,6 +279,7 @@ def _check_scope(
     analysis: Analysis, mixing: bool | None, attention: str | None, shrink: str | Sequence[str] | None
 ) -> None:
     """Raises InputError where options say something else than an analysis was made with."""
+    checks_of.instance("analysis", analysis, Analysis)
     coupling = analysis.coupling
     requested = Scope(
         mixing=coupling.mixing if mixing is None else mixing,
@@ -308,8 +311,7 @@ def run_plan(
     plan: Plan, model: ModelSource, checks: Checks, resources: Resources | None = None, announce: Announce | None = None
 ) -> Result:
     """Applies a plan, then counts and verifies as `run` does."""
-    if not isinstance(plan, Plan):
-        raise InputError(f"a plan is an onnxprune.Plan, not {type(plan).__name__}", "Plan.from_json(text) reads one")
+    checks_of.instance("plan", plan, Plan)
     limits = resources or Resources()
     with deterministic_run(limits.run_seconds, limits.run_memory):
         return apply_plan(plan, Original.of(model), checks, Clock(announce))
@@ -338,9 +340,10 @@ def verify(
         InputError: A model cannot be read (`ModelError`), or an option is unusable.
         VerificationError: The pruned model fails where the original does not.
     """
-    target: onnx.ModelProto | Model | str | os.PathLike[str]
-    target = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
+    target: Source = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
     known_plan = pruned.plan if plan is None and isinstance(pruned, Result) else plan
+    if known_plan is not None:
+        checks_of.instance("plan", known_plan, Plan)
     lost_slices = WHOLE if known_plan is None else io_slices(known_plan)
     checks = Checks(input_shapes={} if input_shapes is None else input_shapes)
     return verify_source(to_proto_or_path(original), target, checks, feeds=feeds, seed=seed, io_slices=lost_slices)

@@ -6,7 +6,7 @@ an entry point in the group named beside each registry; operator rules (`onnxpru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -55,7 +55,8 @@ class GroupView(Protocol):
 
 
 Scorer = Callable[[Any], Any]
-"""From a `GroupView` to the importance of its units: shape (units,), the least important lowest."""
+"""From a `GroupView` to the importance of its units: shape (units,), the least important lowest; infinity for
+units that are removed only when no others are left."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,23 @@ costs: Registry[CostFactory | None] = Registry("target", entry_points="onnxprune
 """None stands for a cost that the package counts itself."""
 sources: Registry[Opener] = Registry("calibration source", entry_points="onnxprune.sources")
 
-for _name, _data in (("none", False), ("data-free", False), ("calibrated", True)):
+OWN_REPAIRS = {"none": False, "data-free": False, "calibrated": True}
+"""The package's own repairs, and whether they take calibration data."""
+OWN_COSTS = ("macs", "params", "bytes")
+for _name, _data in OWN_REPAIRS.items():
     repairs.add(_name, RepairMethod(_name, None, _data))
-for _name in ("macs", "params", "bytes"):
+for _name in OWN_COSTS:
     costs.add(_name, None)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _check_new(kind: str, name: object, function: object, own: Collection[str] = ()) -> None:
+    """Raises InputError for what cannot be called, or takes a name that already has a fixed meaning."""
+    if name in own:
+        raise InputError(f"{kind} {name!r} is the package's own", "choose another name")
+    if not callable(function):
+        raise InputError(f"{kind} {name!r} must be a function, not {function!r}"[:200])
 
 
 def criterion(name: str, *, needs: Needs = "weights", scale: Scale = "mean") -> Callable[[Function], Function]:
@@ -141,6 +153,7 @@ def criterion(name: str, *, needs: Needs = "weights", scale: Scale = "mean") -> 
         )
 
     def register(function: Function) -> Function:
+        _check_new("importance", name, function)
         criteria.add(name, Criterion(name, function, needs, scale))
         return function
 
@@ -159,6 +172,7 @@ def repair_method(name: str, *, needs_data: bool = False) -> Callable[[Function]
     """
 
     def register(function: Function) -> Function:
+        _check_new("repair", name, function, ["auto", *OWN_REPAIRS])
         repairs.add(name, RepairMethod(name, function, needs_data))
         return function
 
@@ -169,6 +183,7 @@ def cost_model(name: str) -> Callable[[Function], Function]:
     """Registers a factory of costs (`CostFactory`), for ``target={NAME: 0.5}`` and ``--target NAME=0.5``."""
 
     def register(function: Function) -> Function:
+        _check_new("target", name, function, OWN_COSTS)
         costs.add(name, function)
         return function
 
@@ -179,6 +194,7 @@ def data_source(name: str) -> Callable[[Function], Function]:
     """Registers a function that opens calibration data, for ``calib="NAME:REST"``; it is given ``REST``."""
 
     def register(function: Function) -> Function:
+        _check_new("calibration source", name, function)
         sources.add(name, function)
         return function
 

@@ -80,11 +80,11 @@ class Pattern(ABC):
         """The text that `parse` reads."""
 
     @abstractmethod
-    def mask(self, worth: NDArray[Any], layout: Any) -> NDArray[np.bool_]:
+    def mask(self, scores: NDArray[Any], layout: Any) -> NDArray[np.bool_]:
         """Mask of the elements of one weight that become zero.
 
         Args:
-            worth: What each element is worth, not negative; shape of the weight.
+            scores: Importance of each element, not negative; shape of the weight.
             layout: How the weight is read; None for an elementwise pattern.
         """
 
@@ -97,9 +97,9 @@ class Pattern(ABC):
             layout: How the weight is read.
         """
 
-    def masks(self, worths: Sequence[NDArray[Any]], layouts: Sequence[Any]) -> list[NDArray[np.bool_]]:
+    def masks(self, scores: Sequence[NDArray[Any]], layouts: Sequence[Any]) -> list[NDArray[np.bool_]]:
         """Masks of several weights that are ranked together; by default each by itself."""
-        return [self.mask(worth, layout) for worth, layout in zip(worths, layouts, strict=True)]
+        return [self.mask(one, layout) for one, layout in zip(scores, layouts, strict=True)]
 
     def with_share(self: Self, share: float) -> Self:
         """The same pattern with another share."""

@@ -28,6 +28,7 @@ from onnxprune.errors import InputError, PlanError, VerificationError
 from onnxprune.graph.graph import Value
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
+from onnxprune.options import checks
 from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, to_proto_or_path
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.result import Result
@@ -74,7 +75,7 @@ def assert_equivalent(
     Args:
         original: The model before pruning.
         pruned: The result of a run with ``repair="none"``, or the model that it made.
-        plan: What was known_plan; a `Result` has its own.
+        plan: What was taken; a `Result` has its own.
         feeds: Inputs of the original; synthetic ones by default.
         input_shapes: Shapes of graph inputs to make inputs of.
         seed: Seed of the inputs.
@@ -108,6 +109,7 @@ def equivalence(
     known_plan = pruned.plan if plan is None and isinstance(pruned, Result) else plan
     if known_plan is None:
         raise InputError("a pruned model alone does not say what was taken", "give the plan that it was made by")
+    checks.instance("plan", known_plan, Plan)
     masked = masked_original(original, known_plan)
     result: Source = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
     lost_slices = planning.io_slices(known_plan)

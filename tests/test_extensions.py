@@ -166,6 +166,16 @@ def test_a_source_by_name() -> None:
     assert by_name == by_data
 
 
+def test_a_source_in_a_recipe(cli: Cli, tmp_path: Path) -> None:
+    """A recipe runs no code that it names, but a source has been registered by the user."""
+    path, recipe = outside.saved(tmp_path), tmp_path / "r.toml"
+    recipe.write_text('ratio = 0.5\ncalib = "noise:100"\n')
+    assert cli(path, "--recipe", recipe).code == 0
+    assert onnx.load(tmp_path / "net.pruned.onnx") == onnxprune.prune(path, 0.5, calib="noise:100").proto
+    recipe.write_text('ratio = 0.5\ncalib = "noises:100"\n')
+    assert "a recipe runs no code" in assert_refused(cli(path, "--recipe", recipe, "--force"))
+
+
 def test_a_later_entry_takes_the_place_of_an_earlier_one() -> None:
     registry: Registry[int] = Registry("number", entry_points="onnxprune.tests.none")
     registry.add("one", 1)
@@ -180,6 +190,27 @@ def test_a_later_entry_takes_the_place_of_an_earlier_one() -> None:
 def test_names_that_no_option_can_hold(name: Any) -> None:
     with pytest.raises(InputError, match="cannot be the name"):
         criteria.add(name, Criterion("x", len))
+
+
+@pytest.mark.parametrize(
+    ("decorator", "name"),
+    [
+        *((onnxprune.repair_method, name) for name in ("auto", "none", "data-free", "calibrated")),
+        *((onnxprune.cost_model, name) for name in ("macs", "params", "bytes")),
+    ],
+)
+def test_a_name_with_a_fixed_meaning_is_refused(decorator: Any, name: str) -> None:
+    """Nothing would ever call what is registered under it."""
+    with pytest.raises(InputError, match=f"'{name}' is the package's own"):
+        decorator(name)(lambda *_: [])
+
+
+@pytest.mark.parametrize(
+    "decorator", [onnxprune.criterion, onnxprune.repair_method, onnxprune.cost_model, onnxprune.data_source]
+)
+def test_what_cannot_be_called_is_refused(decorator: Any) -> None:
+    with pytest.raises(InputError, match="must be a function, not 5"):
+        decorator("five")(5)
 
 
 def test_our_own_entries_cannot_be_lost() -> None:

@@ -19,6 +19,7 @@ from onnxprune.cli import recipe
 from onnxprune.cli.prune import prune
 from tests.support.commands import Cli
 from tests.support.paths import ROOT
+from tools import bounds
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -48,6 +49,12 @@ def test_links() -> None:
         if not target.startswith("https://"):
             assert (ROOT / path).exists(), target
             assert path or anchor in anchors, target
+
+
+def test_what_it_links_to_comes_with_the_tests() -> None:
+    """Also where these run on a built wheel, away from the repository."""
+    targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in target}
+    assert {target.split("/")[0] for target in targets if target} <= set(bounds.BESIDE)
 
 
 def test_two_commands() -> None:

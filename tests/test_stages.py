@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnxprune.importance.readers import find_readers
 from onnxprune.layers.find import linear_layers
 from onnxprune.pipeline.data import open_data
 from onnxprune.pipeline.observe import moments
+from onnxprune.testing import assert_equivalent
 from tests.ops.case import build
 from tests.support.paths import MODELS
 
@@ -160,3 +162,35 @@ def test_scores_of_statistics_are_those_of_their_data(tmp_path: Path) -> None:
     stored = onnxprune.score(analysis, "wanda", stats=tmp_path / "s.npz")
     for a, b in zip(whole, stored, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def small() -> onnx.ModelProto:
+    return build("(float[N,4] x) => (float[N,2] y) <float[4,8] w, float[8,2] u> { h = MatMul(x, w)  y = MatMul(h, u) }")
+
+
+def test_groups_of_another_analysis_are_not_scored() -> None:
+    analysis, other = onnxprune.analyze(small()), onnxprune.analyze(small())
+    with pytest.raises(InputError, match="groups must be some of those of the analysis"):
+        onnxprune.score(analysis, "l2", groups=other.groups)
+    with pytest.raises(InputError, match="groups must be some of those of the analysis"):
+        onnxprune.score(analysis, "l2", groups="w")  # type: ignore[arg-type]
+    (scores,) = onnxprune.score(analysis, "l2", groups=analysis.groups[:1])
+    assert scores.shape == (analysis.groups[0].units,)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda model: onnxprune.plan("net.onnx", 0.5), "analysis must be an onnxprune.Analysis, not str"),
+        (lambda model: onnxprune.score(model), "analysis must be an onnxprune.Analysis, not ModelProto"),
+        (lambda model: onnxprune.run(model, 0.5), "options must be an onnxprune.Options, not float"),
+        (lambda model: onnxprune.apply("p.json", model), "plan must be an onnxprune.Plan, not str"),
+        (lambda model: onnxprune.verify(model, model, plan="p.json"), "plan must be an onnxprune.Plan, not str"),
+        (lambda model: assert_equivalent(model, model, "p.json"), "plan must be an onnxprune.Plan, not str"),
+        (lambda model: onnxprune.prune(model, 0.5, samples=10), "samples are those of calibration data"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_in_one_line(call: Callable[[Any], object], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        call(small())
+    assert "\n" not in caught.value.message

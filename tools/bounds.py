@@ -25,7 +25,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ("tests", "models", "tools", ".ci", "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE")
+BESIDE = ("tests", "models", "tools", "docs", ".ci", "pyproject.toml", *DOCUMENTS)
 """What the tests read besides the installed package."""
 
 

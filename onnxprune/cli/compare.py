@@ -25,7 +25,7 @@ from onnxprune.cli.paths import read_plan
 @option("Options", "--plan", metavar="FILE", help="What B lost of inputs and outputs, where --shrink let it")
 @option("Options", "--json", "as_json", is_flag=True, help="As JSON")
 def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str | None, as_json: bool) -> None:
-    """Shows how far the outputs of model B are from those of A on made inputs, and how long each takes."""
+    """Shows how far the outputs of model B are from those of A on synthetic inputs, and how long each takes."""
     shapes = parsing.shapes(input_shape)
     from onnxprune.cost.measure import measure
     from onnxprune.model.model import load

@@ -94,6 +94,15 @@ KEYS: dict[str, Kind] = {
 """Keys of a recipe, and the kind of their values. ``_`` may stand for ``-``."""
 
 
+def _names_function(calib: str) -> bool:
+    """Whether calibration data would come from any function; the sources that are registered are known by name."""
+    if os.path.exists(calib) or _FUNCTION.match(calib) is None:
+        return False
+    from onnxprune import extensions
+
+    return calib.partition(":")[0] not in extensions.sources
+
+
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a recipe.
 
@@ -120,7 +129,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         what, fits = KEYS[name]
         if not fits(value):
             raise InputError(f"{path}: {key} must be {what}, not {value!r}")
-        if name == "calib" and not os.path.exists(value) and _FUNCTION.match(value):
+        if name == "calib" and _names_function(value):
             raise InputError(
                 f"{path}: {key} names a function, and a recipe runs no code", f"--calib {value}, if you mean it"
             )

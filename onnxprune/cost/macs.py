@@ -29,7 +29,7 @@ def terms(node: Node) -> list[Term] | None:
         return []
     try:
         return [(factor, list(axes)) for factor, axes in declared(node)]
-    except (LookupError, ValueError, TypeError, AttributeError):  # an unknown rank, or a malformed node
+    except LookupError:  # an unknown rank, or a node that the declaration cannot follow
         return None
 
 

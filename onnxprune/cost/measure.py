@@ -112,7 +112,7 @@ def static_shapes(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> dict[str,
     """Fully known shapes of the main graph's values when the inputs have these.
 
     Args:
-        slim: A model without its big weights, see `inputs.flat`; not changed.
+        slim: A model without its big weights, see `model.skeleton`; not changed.
         dims: Shapes of graph inputs by name.
     """
     work = _with_inputs(slim, dims)

@@ -6,13 +6,14 @@ original it predicts what is left; on the analysis of the result, with nothing r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxprune import extensions
-from onnxprune.cost.cost_model import CostModel, macs, nbytes, parameters
+from onnxprune.cost.cost_model import CostModel, Removed, macs, nbytes, parameters
 from onnxprune.cost.measure import Cost, counted_shapes
 from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Group
@@ -90,4 +91,30 @@ def _registered(
     made = factory(coupling, groups, shapes)
     if not callable(getattr(made, "left", None)) or not callable(getattr(made, "saving", None)):
         raise InputError(f"cost {name!r} must return an object with left and saving, not {made!r}"[:200])
-    return cast(CostModel, made)
+    return _Registered(name, made)
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """A registered cost, whose numbers are checked."""
+
+    name: str
+    model: CostModel
+
+    def left(self, removed: Removed) -> float:
+        """See `CostModel`."""
+        return self._number("left", self.model.left(removed))
+
+    def saving(self, removed: Removed, group: int, more: int) -> float:
+        """See `CostModel`."""
+        return self._number("saving", self.model.saving(removed, group, more))
+
+    def _number(self, method: str, value: object) -> float:
+        """A plain float of whatever number the cost returns."""
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(f"{method} of cost {self.name!r} must return a finite number, not {value!r}"[:200])
+        return number

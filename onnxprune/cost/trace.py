@@ -18,7 +18,7 @@ from onnxprune.runtime.session import Feeds, Runnable, runnable
 def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
     """Shapes of the values that convolutions and matrix products read and write, as one run shows them.
 
-    For `cost.macs_from_shapes`, where static inference leaves something open.
+    For `macs.macs_from_shapes`, where static inference leaves something open.
 
     Raises:
         RunError: onnxruntime does not take the model or the inputs.

@@ -171,10 +171,6 @@ def _learn(graph: Graph, classes: AxisClasses) -> bool:
     return news
 
 
-_REFUSALS = (LookupError, ValueError, ArithmeticError)
-"""How a rule refuses a node that it cannot follow; anything else that it raises is a fault of the rule."""
-
-
 def _apply_rule(node: Node, ties: Ties) -> None:
     """Applies the rule of a node; pins every axis of the node if there is none or it fails."""
     stated = ties.empty()
@@ -188,9 +184,9 @@ def _apply_rule(node: Node, ties: Ties) -> None:
     else:
         try:
             entry.function(op)
-            op.pin_unspoken()
+            op.pin_unmentioned()
         except Exception as e:  # whatever a rule does wrong: this node is left whole, the rest is pruned
-            level = logging.DEBUG if isinstance(e, _REFUSALS) else logging.WARNING
+            level = logging.DEBUG if isinstance(e, registry.REFUSALS) else logging.WARNING
             logger.log(level, "the rule of %s failed: it is pinned", node.label, exc_info=True)
             stated = ties.empty()
             Op(node, stated).pin_all(f"{node.label} could not be analysed: {e}")

@@ -38,7 +38,7 @@ class KeptLengths:
 
     @property
     def any_removed(self) -> bool:
-        """Whether any axis lost an index."""
+        """Whether anything is removed at all."""
         return bool(self._removed_count.any())
 
     def changed(self, axis: Axis) -> bool:

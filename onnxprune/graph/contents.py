@@ -18,7 +18,7 @@ MAX_ENTRIES = 1024
 MAX_FLOATS = 32
 
 Data = np.ndarray
-"""Object array of int, float, bool and Free entries."""
+"""Object array of int, float, bool and `Unknown` entries."""
 
 INTEGERS = {
     TensorProto.INT64,
@@ -49,7 +49,7 @@ class Unknown:
 
 
 def known(entries: Data) -> bool:
-    """Whether no entry is free."""
+    """Whether no entry is `Unknown`."""
     return not any(isinstance(e, Unknown) for e in entries.flat)
 
 

@@ -18,12 +18,7 @@ from onnxprune.graph.operators import Shape, ShapeFunction, operator_of
 def outputs(node: Node) -> list[Shape]:
     """Shape of each output; empty for an operator that declares none, or whose inputs tell too little."""
     function = operator_of(node).shape
-    if function is None:
-        return []
-    try:
-        return function(node, [v.shape if v is not None else None for v in node.inputs])
-    except (IndexError, TypeError, ValueError, ZeroDivisionError):  # a malformed node tells nothing
-        return []
+    return [] if function is None else function(node, [v.shape if v is not None else None for v in node.inputs])
 
 
 def elem_type(node: Node) -> int | None:

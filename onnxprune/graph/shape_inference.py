@@ -1,7 +1,7 @@
 """Static shape facts of every value.
 
-`onnx.shape_inference` runs on a skeleton (the graph without its weight data), in turn with our own reading of the
-shape computations (`dataflow.evaluate`): what one of them learns lets the other see further, until neither does.
+`onnx.shape_inference` runs on a skeleton (the graph without its weight data), in turn with our own propagation of the
+contents of small tensors (`data_propagation.evaluate`): each uses what the other infers, until neither infers more.
 """
 
 from __future__ import annotations

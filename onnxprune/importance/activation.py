@@ -62,11 +62,16 @@ def apoz(consumers: Sequence[Consumer]) -> Scores:
 def standardised(scores: Sequence[Scores]) -> list[Scores]:
     """Standardizes scores per group (mean 0, standard deviation 1, as in FLAP) to compare them across groups.
 
-    All scores are then shifted by the same constant so that none is negative and their squares rank alike.
+    All scores are then shifted by the same constant so that none is negative and their squares rank alike. Infinite
+    scores stay infinite and do not change those of the other units.
     """
-    centred = [(s - s.mean()) / max(float(s.std()), 1e-30) for s in scores]
-    least = min((float(s.min()) for s in centred if len(s)), default=0.0)
-    return [s - least for s in centred]
+    centred = [_standardised(s, s[np.isfinite(s)]) for s in scores]
+    least = min((float(s[np.isfinite(s)].min(initial=np.inf)) for s in centred), default=np.inf)
+    return [s - least if np.isfinite(least) else s for s in centred]
+
+
+def _standardised(scores: Scores, finite: Scores) -> Scores:
+    return (scores - finite.mean()) / max(float(finite.std()), 1e-30) if len(finite) else scores
 
 
 def _sum_over_units(consumers: Sequence[Consumer], columns: Sequence[Scores]) -> Scores:

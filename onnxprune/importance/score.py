@@ -90,7 +90,8 @@ def _checked(criterion: Criterion, view: _View) -> Scores:
 def _scaled(scores: Scores, scale: Scale) -> Scores:
     if scale != "mean":
         return scores
-    mean = scores.mean() if len(scores) else 0.0
+    finite = scores[np.isfinite(scores)]
+    mean = finite.mean() if len(finite) else 0.0
     return scores / mean if mean > 0 else scores
 
 

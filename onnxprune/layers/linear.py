@@ -103,6 +103,11 @@ class LinearLayer:
         """Lengths of the kernel; () for matrices."""
         return self.dims[2:]
 
+    @property
+    def columns(self) -> int:
+        """Columns of the matrix of each group, see `matrix`."""
+        return self.features[0] // self.groups * math.prod(self.kernel)
+
     def matrix(self, array: NDArray[Any]) -> NDArray[Any]:
         """A stored weight as matrices of shape (groups, out, columns), a view of it where that can be.
 

@@ -19,7 +19,7 @@ class Op:
     def __init__(self, node: Node, ties: Ties) -> None:
         self.node = node
         self.ties = ties
-        self._spoken: set[int] = set()
+        self._mentioned: set[int] = set()
         self._resized = False
 
     @property
@@ -108,7 +108,7 @@ class Op:
             self.pin(a, f"length differs at {self.node.label}")
             self.pin(b, f"length differs at {self.node.label}")
             return
-        self._spoken.update((a.id, b.id))
+        self._mentioned.update((a.id, b.id))
         if 1 in (a.length, b.length) and None in (a.length, b.length):
             return  # a free axis that meets length 1 may be stretched: it learns nothing from it
         self.ties.whole.append((a.id, b.id))
@@ -121,12 +121,12 @@ class Op:
             for axis, _ in parts:
                 self.pin(axis, f"length unknown at {self.node.label}")
             return
-        self._spoken.update(axis.id for axis, _ in parts)
+        self._mentioned.update(axis.id for axis, _ in parts)
         self.ties.links.append([(axis, np.asarray(labels, dtype=np.int64)) for axis, labels in parts])
 
     def pin(self, axis: Axis, reason: str, indices: Sequence[int] | None = None) -> None:
         """Pins an axis, or some of its indices, with the reason."""
-        self._spoken.add(axis.id)
+        self._mentioned.add(axis.id)
         where = None if indices is None else np.asarray(indices, dtype=np.int64)
         self.ties.pins.append((axis, where, reason))
 
@@ -138,7 +138,7 @@ class Op:
 
     def mix(self, axis: Axis, reason: str | None = None) -> None:
         """Removal along this axis changes what is left: the operator normalises or averages over it."""
-        self._spoken.add(axis.id)
+        self._mentioned.add(axis.id)
         self.ties.mixes.append((axis, None, reason or f"{self.node.label} mixes the axis"))
 
     def ordered(self, axis: Axis) -> None:
@@ -147,7 +147,7 @@ class Op:
 
     def sum_over(self, axis: Axis, *zero: Axis) -> None:
         """The operator sums over `axis`: exact where one of `zero` (default: the axis) is zero once masked."""
-        self._spoken.add(axis.id)
+        self._mentioned.add(axis.id)
         self.ties.sums.append((axis, tuple(a.id for a in (zero or (axis,))), f"{self.node.label} sums over the axis"))
 
     def mean_over(self, axis: Axis, power: float = 1.0, epsilon: float | None = None) -> None:
@@ -163,8 +163,8 @@ class Op:
         """Offers alternative ties, of which the analysis takes one."""
         choice = Choice(self.node, list(alternatives))
         for alternative in alternatives:
-            self._spoken.update(axis.id for link in alternative.links for axis, _ in link)
-            self._spoken.update(axis.id for axis in alternative.pins)
+            self._mentioned.update(axis.id for link in alternative.links for axis, _ in link)
+            self._mentioned.update(axis.id for axis in alternative.pins)
         self.ties.choices.append(choice)
         self.ties.zeros.append(choice)
 
@@ -174,9 +174,9 @@ class Op:
 
     def leave(self, value: Value) -> None:
         """Marks a value as handled without tying it: only its shape is read."""
-        self._spoken.update(axis.id for axis in value.axes())
+        self._mentioned.update(axis.id for axis in value.axes())
 
-    def pin_unspoken(self) -> None:
+    def pin_unmentioned(self) -> None:
         """Pins every axis that the rule did not mention: nothing would resize it.
 
         An output's length may follow from what the node is resized by, so there it is left to that.
@@ -184,7 +184,7 @@ class Op:
         made = [] if self._resized else [v for v in self.outputs if v.tensor is None]
         for value in self.inputs + self.ends + made:
             for axis in value.axes():
-                if axis.id not in self._spoken and axis.length != 1:
+                if axis.id not in self._mentioned and axis.length != 1:
                     self.pin(axis, f"{self.node.label} does not carry it")
 
     def keep_zero(self, out: Axis, *sources: Axis, any_of: bool = False) -> None:

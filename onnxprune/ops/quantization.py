@@ -1,7 +1,7 @@
 """Quantised operators: integers stand for ``(q - zero_point) * scale``.
 
 Scales and zero points with one entry a channel follow their channel. A masked weight is one that equals its zero
-point, so what is called *zero* on a quantised value means *equal to its zero point*: `is_zero_at` and `say_zero` see
+point, so what is called *zero* on a quantised value means *equal to its zero point*: `is_zero_at` and `state_zero` see
 to it that this is only believed by operators that read the value with the same zero point.
 """
 
@@ -50,7 +50,7 @@ def _copies(node: Node) -> bool:
     return operator.copies in (Copies.ALL, Copies.SOME) and not operator.casts
 
 
-def say_zero(op: Op, out: Axis, zero_point: int | None, *sources: Axis, any_of: bool = False) -> None:
+def state_zero(op: Op, out: Axis, zero_point: int | None, *sources: Axis, any_of: bool = False) -> None:
     """States that a quantised output equals its zero point where its sources are zero, if all readers understand it."""
     here = op.node.inputs[zero_point] if zero_point is not None and op.has(zero_point) else None
     if (zero_point is not None and _literal(op, here)) or _understood(out.value, _STEPS):
@@ -130,7 +130,7 @@ def quantize(op: Op) -> None:
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position))
         if op.type == "QuantizeLinear":
-            say_zero(op, out.axis(axis.position), 2, axis)
+            state_zero(op, out.axis(axis.position), 2, axis)
         elif is_zero_at(op, 0, 2):
             op.keep_zero(out.axis(axis.position), axis)
     if blocked:
@@ -169,7 +169,7 @@ def dynamic_quantize(op: Op) -> None:
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position))
         op.sum_over(axis)
-        say_zero(op, out.axis(axis.position), None, axis)
+        state_zero(op, out.axis(axis.position), None, axis)
 
 
 @rule("QLinearConv")
@@ -192,7 +192,7 @@ def quantised_convolution(op: Op, place: int = 1) -> None:
     bias = op.input(8) if op.has(8) else None
     convolution(op, x, w, bias, out, place=place)
     follow(op, w.axis(0), 4, 5)
-    say_zero(op, out.axis(place), 7, w.axis(0), *([] if bias is None else [bias.axis(0)]))
+    state_zero(op, out.axis(place), 7, w.axis(0), *([] if bias is None else [bias.axis(0)]))
     op.lose_zero(out.axis(0))
     mark(op, 3, 4, 5, 0)
 
@@ -222,7 +222,7 @@ def qlinear_matmul(op: Op) -> None:
     out = op.output()
     single(op, 6, 7)
     for axis, source in ((out.axis(-2), op.input(0).axis(-2)), (out.axis(-1), op.input(3).axis(-1))):
-        say_zero(op, axis, 7, source)
+        state_zero(op, axis, 7, source)
     mark(op, 3, 4, 5, -1)
 
 

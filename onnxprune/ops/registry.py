@@ -12,10 +12,13 @@ cannot infer, `weights` opens its constants to patterns of zeros, `affine` makes
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from onnxprune.graph.graph import Node
 from onnxprune.graph.operators import (
     AffineFunction,
     Copies,
@@ -28,8 +31,13 @@ from onnxprune.graph.operators import (
 )
 from onnxprune.ops.op import Op
 
+logger = logging.getLogger(__name__)
+
 Rule = Callable[[Op], None]
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+REFUSALS = (LookupError, ValueError, ArithmeticError)
+"""How a rule or a declaration refuses a node that it cannot follow; anything else that it raises is a fault of it."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +145,37 @@ def origins(*op_types: str, domain: str = "") -> Callable[[OriginsFunction], Ori
 def _fact(name: str, op_types: tuple[str, ...], domain: str) -> Callable[[_F], _F]:
     def register(function: _F) -> _F:
         for operator in declared(domain, " ".join(op_types)):
-            setattr(operator, name, function)
+            setattr(operator, name, _guarded(name, function))
         return function
 
     return register
+
+
+_UNKNOWN: dict[str, Any] = {
+    "shape": [],
+    "weights": "how its operator reads it could not be determined",
+    "affine": (),
+    "origins": (),
+}
+"""What a declaration says of a node that it cannot follow; one of MACs raises LookupError."""
+
+
+def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A declaration that never ends a run: where it fails, its fact is unknown for the node."""
+
+    @functools.wraps(function)
+    def guarded(node: Node, *rest: Any) -> Any:
+        try:
+            found = function(node, *rest)
+            return list(found) if name in ("macs", "affine") else found
+        except Exception as e:  # whatever the declaration does wrong
+            level = logging.DEBUG if isinstance(e, REFUSALS) else logging.WARNING
+            logger.log(level, "the declaration (%s) of %s failed", name, node.label, exc_info=True)
+            if name == "macs":
+                raise LookupError(f"the MACs of {node.label} are not known") from e
+            return _UNKNOWN[name]
+
+    return guarded
 
 
 def forget(*op_types: str, domain: str = "") -> None:

@@ -93,3 +93,17 @@ def data(value: object) -> object:
     if not (possible or hasattr(value, "get_next") or hasattr(value, "__iter__") or hasattr(value, "__array__")):
         raise DataError(f"calib must be a file, a folder, arrays, an iterable or a function, not {value!r}")
     return value
+
+
+_MADE_BY = {
+    "Analysis": "onnxprune.analyze(model) makes one",
+    "Options": "Options.of(ratio=0.5) makes one, say",
+    "Plan": "Plan.from_json(text) reads one",
+}
+
+
+def instance(name: str, value: object, kind: type) -> None:
+    """Raises InputError unless the value is of a public class of the package."""
+    if not isinstance(value, kind):
+        said = f"{name} must be an onnxprune.{kind.__name__}, not {type(value).__name__}"
+        raise InputError(said, _MADE_BY[kind.__name__])

@@ -154,10 +154,6 @@ class Options:
         removes, zeros = patterns.read(pattern, share)
         if targets and not removes:
             raise InputError("target and pattern both say how much", "give one of them")
-        if given.drift_search and not removes:
-            raise InputError(
-                "a drift search looks for channels, not zeros", "leave --pattern away, or add --pattern channels"
-            )
         wanted = None if importance is None else extensions.as_criterion(importance)
         _check_importance(wanted, removes, zeros)
         permute = checks.flag("permute", permute)
@@ -287,11 +283,13 @@ class Options:
     def _check_data(self) -> None:
         """Raises InputError for calibration data or statistics that are missing or not used."""
         missing, stats, name = self.calibration.data is None, self.calibration.stats, self.criterion.name
+        if missing and stats is None and self.calibration.samples is not None:
+            raise InputError("samples are those of calibration data, and none are given", "give some with --calib")
         if missing and self.repair.needs_data:
             raise InputError(f"repair {self.repair.method!r} needs calibration data", "give some with --calib")
         from_data = self.criterion.needs == "moments"
-        made_up = self.repair.method == "data-free"  # made for the repair, they serve the scores as well
-        if self.channels is not None and from_data and missing and stats is None and not made_up:
+        synthetic = self.repair.method == "data-free"  # inputs made for the repair serve the scores as well
+        if self.channels is not None and from_data and missing and stats is None and not synthetic:
             raise InputError(f"importance {name!r} needs calibration data", "give some with --calib")
         if stats is not None and not (from_data if self.channels is not None else _from_data(self.solver)):
             known = [n for n in extensions.criteria.names() if _from_data(n)]

@@ -11,6 +11,7 @@ from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.groups import Group
 from onnxprune.edit.remove import remove
+from onnxprune.errors import InputError
 from onnxprune.extensions import Criterion
 from onnxprune.importance.damage_curves import curve_from_scores
 from onnxprune.importance.magnitude import Scores
@@ -64,7 +65,13 @@ def learn_damage(
 
 
 def score_groups(analysis: Analysis, groups: Sequence[Group], criterion: Criterion, options: Options) -> list[Scores]:
-    """Importance of every unit of some groups by a criterion, from the data of the options where it needs them."""
+    """Importance of every unit of some groups by a criterion, from the data of the options where it needs them.
+
+    Raises:
+        InputError: The groups are not those of the analysis, or the data are unusable.
+    """
+    if not set(groups) <= set(analysis.groups):
+        raise InputError("groups must be some of those of the analysis", "analysis.groups has them")
     observe.check_stats(options.calibration)
     channels, data = options.channels, None
     assert channels is not None

@@ -68,7 +68,7 @@ def zero(
 
     Args:
         original: Loads the model that was given; asked where there is something to compare with.
-        model: What is left of it once channels are zero_mask.
+        model: What is left of it once channels are removed.
         coupling: The analysis of that.
         kept: Output features of the original's layers that it still has, by the layer's name.
         data: Calibration data.

@@ -20,50 +20,50 @@ def fingerprint(proto: onnx.ModelProto) -> str:
     """SHA-256 over the graph: operators, names, attributes, types and shapes; weights and descriptions aside."""
     digest = hashlib.sha256()
 
-    def say(*parts: object) -> None:
+    def add(*parts: object) -> None:
         digest.update(repr(parts).encode())
 
     for o in sorted(proto.opset_import, key=lambda o: o.domain):
-        say("opset", o.domain, o.version)
+        add("opset", o.domain, o.version)
     for f in proto.functions:
-        say("function", f.domain, f.name, list(f.input), list(f.output))
+        add("function", f.domain, f.name, list(f.input), list(f.output))
         for node in f.node:
-            _say_node(node, say)
-    _say_graph(proto.graph, say)
+            _add_node(node, add)
+    _add_graph(proto.graph, add)
     return digest.hexdigest()
 
 
-def _say_graph(graph: GraphProto, say: Any) -> None:
+def _add_graph(graph: GraphProto, add: Any) -> None:
     for info in [*graph.input, *graph.output]:
         t = info.type.tensor_type
-        say(info.name, t.elem_type, [d.dim_value or d.dim_param for d in t.shape.dim])
+        add(info.name, t.elem_type, [d.dim_value or d.dim_param for d in t.shape.dim])
     weights = {name for node in graph.node if node.op_type.startswith(QUANTISED) for name in node.input}
     for t in sorted(graph.initializer, key=lambda t: t.name):  # their order says nothing, and sparse ones come last
-        _say_tensor(t, say, t.name in weights)
+        _add_tensor(t, add, t.name in weights)
     for s in graph.sparse_initializer:
-        say("sparse", s.values.name, list(s.dims))
+        add("sparse", s.values.name, list(s.dims))
     for node in graph.node:
-        _say_node(node, say)
+        _add_node(node, add)
 
 
-def _say_tensor(t: onnx.TensorProto, say: Any, weight: bool = False) -> None:
-    say("tensor", t.name, t.data_type, list(t.dims))
+def _add_tensor(t: onnx.TensorProto, add: Any, weight: bool = False) -> None:
+    add("tensor", t.name, t.data_type, list(t.dims))
     small = math.prod(t.dims) <= HASHED and not weight
     if small and t.data_type not in WEIGHT_TYPES and t.data_location != onnx.TensorProto.EXTERNAL:
-        say(onnx.numpy_helper.to_array(t).tobytes() if t.data_type != onnx.TensorProto.STRING else "")
+        add(onnx.numpy_helper.to_array(t).tobytes() if t.data_type != onnx.TensorProto.STRING else "")
 
 
-def _say_node(node: onnx.NodeProto, say: Any) -> None:
-    say("node", node.domain, node.op_type, list(node.input), list(node.output))
+def _add_node(node: onnx.NodeProto, add: Any) -> None:
+    add("node", node.domain, node.op_type, list(node.input), list(node.output))
     for a in sorted(node.attribute, key=lambda a: a.name):
         if a.type == AttributeProto.GRAPH:
-            say(a.name)
-            _say_graph(a.g, say)
+            add(a.name)
+            _add_graph(a.g, add)
         elif a.type == AttributeProto.TENSOR:
-            say(a.name)
-            _say_tensor(a.t, say)
+            add(a.name)
+            _add_tensor(a.t, add)
         else:
             bare = AttributeProto()
             bare.CopyFrom(a)
             bare.ClearField("doc_string")
-            say(a.name, a.type, bare.SerializeToString(deterministic=True))
+            add(a.name, a.type, bare.SerializeToString(deterministic=True))

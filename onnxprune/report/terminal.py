@@ -50,7 +50,7 @@ def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence
 
 
 def _shows_channels(report: Report) -> bool:
-    """Whether channels are spoken of: they went, or nothing else did."""
+    """Whether the report shows channels: some were removed, or there are no zeros to show instead."""
     return any(g.removed for g in report.groups) or not report.zeroed
 
 
@@ -195,7 +195,7 @@ def removed(groups: Sequence[GroupReport]) -> Part:
     rows = [
         [short(g.name), str(g.channels), str(len(g.removed)), str(g.channels - len(g.removed))] for g in losing[:ROWS]
     ]
-    return table(["group", ">channels", ">go", ">stay"], rows, len(losing))
+    return table(["group", ">channels", ">removed", ">kept"], rows, len(losing))
 
 
 def rest(groups: Sequence[GroupReport], mixing: bool) -> str:

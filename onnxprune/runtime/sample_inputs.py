@@ -24,7 +24,7 @@ from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.model.tensors import all_nodes, constants
 
 MAX_VALUES = 2**28
-"""Values of one made input: a model can declare any size."""
+"""Values of one synthetic input: a model can declare any size."""
 _SIZE_PATTERNS = [
     ("batch", re.compile(r"batch|^(n|b|bs)$", re.I)),
     ("sequence", re.compile(r"seq|len|time|frame|token|past|step|position", re.I)),

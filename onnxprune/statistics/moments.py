@@ -124,8 +124,8 @@ def observe(
             values = {**feeds, **dict(zip(piece.outputs, outputs, strict=True))}
             for layer in part:
                 x, y = np.asarray(values[layer.x.name]), values[layer.name]
-                columns = layer.matrix(np.empty(layer.weight.tensor.dims)).shape[-1]  # type: ignore[union-attr]
-                positions = layer.draw(y.shape, draws[layer.name], rows_for(columns, count, ROWS_A_COLUMN_MOMENTS))
+                rows = rows_for(layer.columns, count, ROWS_A_COLUMN_MOMENTS)
+                positions = layer.draw(y.shape, draws[layer.name], rows)
                 seen = Moments.of(layer.patches(x, positions))
                 found[layer.name] = found[layer.name] + seen if layer.name in found else seen
     return found

@@ -66,7 +66,7 @@ def read(path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLaye
     """
     names = {layer.name: layer for layer in layers}
     try:
-        _check_size(path, model, layers)
+        _check_size(path, layers)
         with np.load(path, allow_pickle=False) as data:
             header = json.loads(bytes(data["header"]))
             if not isinstance(header, dict) or header.get("version") != VERSION:
@@ -74,7 +74,7 @@ def read(path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLaye
             known = [names[name] for name in header.get("layers", []) if name in names]
             if header != _header(model, known):
                 raise InputError(f"{path}: the statistics are of another model", "they fit one set of weights only")
-            return {layer.name: _moments(data, i, _columns(model, layer)) for i, layer in enumerate(known)}
+            return {layer.name: _moments(data, i, (layer.groups, layer.columns)) for i, layer in enumerate(known)}
     except InputError:
         raise
     except (
@@ -104,16 +104,9 @@ def _header(model: Model, layers: Sequence[LinearLayer]) -> dict[str, Any]:
     return {"version": VERSION, "weights": digest.hexdigest(), "layers": [layer.name for layer in layers]}
 
 
-def _columns(model: Model, layer: LinearLayer) -> tuple[int, int]:
-    """Returns the number of groups of a layer's matrix, and of columns in each."""
-    assert layer.weight.tensor is not None
-    matrix = layer.matrix(np.empty(tuple(layer.weight.tensor.dims)))
-    return int(matrix.shape[0]), int(matrix.shape[2])
-
-
-def _check_size(path: str | os.PathLike[str], model: Model, layers: Sequence[LinearLayer]) -> None:
+def _check_size(path: str | os.PathLike[str], layers: Sequence[LinearLayer]) -> None:
     """Raises `InputError` if the uncompressed archive is larger than statistics of these layers can be."""
-    sizes = [g * (4 * c * (c + 1) // 2 + 16 * c) for g, c in (_columns(model, layer) for layer in layers)]
+    sizes = [g * (4 * c * (c + 1) // 2 + 16 * c) for g, c in ((layer.groups, layer.columns) for layer in layers)]
     names = sum(6 * len(layer.name) + 4096 for layer in layers)
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > sum(sizes) + names + _HEADER_BYTES:

@@ -140,8 +140,8 @@ def check(
         original: The model before pruning; a path is run from its file.
         result: The model after pruning, in memory or as a path.
         feeds: Inputs by name; None makes some, in a few sizes until the original takes them.
-        input_shapes: Shapes for made inputs, see `inputs.input_dims`.
-        seed: Seed of made inputs.
+        input_shapes: Shapes for synthetic inputs, see `sample_inputs.input_dims`.
+        seed: Seed of synthetic inputs.
         threads: Threads for one operator.
         io_slices: What inputs and outputs of the result lost; nothing by default.
 
@@ -208,7 +208,7 @@ def compare(
         before: The first model.
         after: The second model.
         feeds: Inputs by name; None makes some.
-        input_shapes: Shapes for made inputs.
+        input_shapes: Shapes for synthetic inputs.
         runs: Timed runs of each model.
         threads: Threads for one operator; 0 leaves that to onnxruntime.
         io_slices: What inputs and outputs of the second model lost.
@@ -258,7 +258,7 @@ def _same_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
 def _feeds_to_try(
     proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None, seed: int, batch: int = 2
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Made inputs in one size after another, each set of shapes once.
+    """Synthetic inputs in one size after another, each set of shapes once.
 
     A free batch axis is tried with 2 first: a model that became fixed to 1 would not be noticed otherwise.
     """

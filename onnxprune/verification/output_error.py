@@ -49,7 +49,7 @@ def measured(
     """Runs models side by side, batch by batch, and collects the errors of their outputs.
 
     Where an output is a choice (a class id, say), the scores that it was chosen by are compared instead, see
-    `comparable_outputs.scored`.
+    `comparable_outputs.with_comparable_outputs`.
 
     Args:
         original: See `relative_errors`, and so for the next three.

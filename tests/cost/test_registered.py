@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 import onnxprune
 from onnxprune import extensions
@@ -71,3 +74,43 @@ def test_one_that_cannot_be_met_says_so() -> None:
 def test_a_factory_that_returns_no_cost_is_refused() -> None:
     with pytest.raises(InputError, match="'nonsense' must return an object with left and saving"):
         onnxprune.prune(model(), target={"nonsense": 0.5}, repair="none")
+
+
+class Fixed:
+    """A cost whose numbers are of the kind that a test asks for."""
+
+    def __init__(self, units: int, kind: Any) -> None:
+        self.units, self.kind = units, kind
+
+    def left(self, removed: NDArray[np.int64]) -> Any:
+        return self.kind(self.units - removed.sum())
+
+    def saving(self, removed: NDArray[np.int64], group: int, more: int) -> Any:
+        return self.kind(more)
+
+
+@pytest.fixture
+def of_kind() -> Iterator[Callable[[Any], None]]:
+    """Registers the cost ``units`` with numbers of some kind."""
+
+    def register(kind: Any) -> None:
+        onnxprune.cost_model("units")(lambda coupling, *_: Fixed(sum(g.units for g in coupling.groups), kind))
+
+    yield register
+    extensions.costs.remove("units")
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.float32, np.array])
+def test_whatever_number_it_returns_the_report_is_plain_json(of_kind: Callable[[Any], None], kind: Any) -> None:
+    of_kind(kind)
+    result = onnxprune.prune(model(), target={"units": 0.6}, repair="none")
+    target = result.report.targets["units"]
+    assert target.met is True and type(target.left) is float and target.left <= 0.6 * (16 + 64 + 32 + 4)
+    assert json.loads(result.report.to_json())["targets"]["units"]["left"] == target.left
+
+
+@pytest.mark.parametrize("kind", [lambda n: float("nan"), lambda n: float("inf"), lambda n: None, str])
+def test_what_is_no_number_is_refused(of_kind: Callable[[Any], None], kind: Any) -> None:
+    of_kind(lambda n: "many" if kind is str else kind(n))
+    with pytest.raises(InputError, match="of cost 'units' must return a finite number"):
+        onnxprune.prune(model(), target={"units": 0.6}, repair="none")

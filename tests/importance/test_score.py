@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import onnxprune
 from onnxprune import api
-from onnxprune.extensions import criteria
+from onnxprune.extensions import Scale, criteria
 from onnxprune.importance.geometric_median import fpgm
 from onnxprune.importance.magnitude import lamp, power_sums
 from onnxprune.layers.dequantize import dequantised
@@ -203,3 +203,27 @@ def test_quantised_weights_are_scored_by_their_real_values() -> None:
     (found,) = onnxprune.score(analysis, "l1", groups=[g for g in analysis.groups if g.name == "w:1"])
     np.testing.assert_allclose(found, np.array([3, 0, 6, 4.5]) / np.mean([3, 0, 6, 4.5]))
     assert api.plan(analysis, 0.25, importance="l1").removed["w"] == {"1": [1]}
+
+
+@pytest.mark.parametrize("scale", ["mean", "none", "standard"])
+@pytest.mark.parametrize("across", [False, True])
+def test_a_unit_of_infinite_score_goes_last_and_leaves_the_order_of_the_others(scale: Scale, across: bool) -> None:
+    """Infinity keeps a unit; it must not make the scores of the others equal."""
+    order = np.random.default_rng(3).permutation(32).astype(float)
+    scores = np.where(order == 0, np.inf, order)
+
+    try:
+        onnxprune.criterion("guarded", scale=scale)(lambda group: scores[: group.units])
+        made = onnxprune.prune(
+            build(
+                "(float[N,8] x) => (float[N,4] y) <float[8,32] w, float[32,4] u> { h = MatMul(x, w)  y = MatMul(h, u) }"
+            ),
+            0.5,
+            importance="guarded",
+            repair="none",
+            verify=False,
+            global_ranking=across,
+        )
+    finally:
+        criteria.remove("guarded")
+    assert made.plan.removed["w"]["1"] == sorted(np.argsort(scores)[:16].tolist())

@@ -66,6 +66,7 @@ def assert_linear(
         np.testing.assert_allclose(p.unmatrix(matrix, w.shape), w, rtol=1e-6)
         group, place = p.columns_of_inputs(range(into))
         assert group.shape == (into,) and place.shape == (into, int(np.prod(p.kernel)))
+        assert p.columns == columns
         assert sorted(zip(np.repeat(group, place.shape[1]), place.ravel(), strict=True)) == [
             (g, c) for g in range(p.groups) for c in range(columns)
         ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from onnx import parser
 
 import onnxprune
 from onnxprune.cost.measure import measure
+from onnxprune.errors import InputError
 from onnxprune.graph.graph import Node
 from onnxprune.graph.operators import Affine, Shape, Term, WeightLayout
 from onnxprune.model.model import load
@@ -125,3 +127,38 @@ def test_it_is_refitted() -> None:
 def test_without_a_declaration_the_function_is_inlined() -> None:
     result = onnxprune.prune(model(), 0.5, repair="none")
     assert "Tripled" not in [n.op_type for n in result.proto.graph.node]
+
+
+def faulty(node: Node, *rest: object) -> object:
+    """A declaration with a fault in it."""
+    return node.no_such_attribute  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("tripled")
+@pytest.mark.parametrize(
+    ("declare", "options"),
+    [
+        (registry.output_shape, {"ratio": 0.5}),
+        (registry.affine, {"ratio": 0.5, "importance": "wanda"}),
+        (registry.affine, {"pattern": "2:4", "importance": "wanda"}),
+        (registry.weights, {"pattern": "2:4", "importance": "l2"}),
+    ],
+)
+def test_a_declaration_that_fails_is_logged_and_leaves_its_fact_unknown(
+    declare: Callable[..., Any], options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends no run: what it would have said is unknown, of its operator alone."""
+    declare("Tripled", domain=DOMAIN)(faulty)
+    result = onnxprune.prune(model(), **options, calib=feeds(64), repair="none")
+    assert result.report.verified and result.plan.changes_model
+    assert any("Tripled" in r.getMessage() and r.exc_info for r in caplog.records if r.levelname == "WARNING")
+    if declare is registry.weights:
+        assert set(result.report.dense) == {"u", "v"} and set(result.report.zeroed) == {"w", "z"}
+
+
+@pytest.mark.usefixtures("tripled")
+def test_macs_that_cannot_be_declared_cannot_be_a_target() -> None:
+    registry.macs("Tripled", domain=DOMAIN)(faulty)
+    with pytest.raises(InputError, match="the model's MACs cannot be counted"):
+        onnxprune.prune(model(), target={"macs": 0.5}, repair="none")
+    assert onnxprune.prune(model(), 0.5, repair="none").report.verified

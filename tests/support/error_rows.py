@@ -212,6 +212,12 @@ ROWS: dict[str, list[Row]] = {
             "give a ratio or a target, and data with --calib",
         ),
         Row(
+            "a number of samples without data",
+            "good.onnx --ratio 0.5 --samples 10",
+            "samples are those of calibration data, and none are given",
+            "give some with --calib",
+        ),
+        Row(
             "a memory that is no size",
             "good.onnx --ratio 0.5 --memory lots",
             "memory 'lots' is no size",

@@ -18,7 +18,7 @@ from onnxprune.runtime.session import session
 
 
 def last_goes(group: onnxprune.GroupView) -> NDArray[np.float64]:
-    """The later a unit, the less it is worth."""
+    """The later a unit, the less important it is."""
     return -np.arange(group.units, dtype=np.float64)
 
 
@@ -69,10 +69,10 @@ class Rows(onnxprune.Pattern):
     def __str__(self) -> str:
         return "rows"
 
-    def mask(self, worth: NDArray[Any], layout: Any) -> NDArray[np.bool_]:
-        """The outputs whose elements are worth least in sum."""
-        zero = np.zeros(worth.shape, dtype=bool)
-        matrices, into = layout.matrices(worth), layout.matrices(zero)
+    def mask(self, scores: NDArray[Any], layout: Any) -> NDArray[np.bool_]:
+        """The outputs whose elements have the lowest scores in sum."""
+        zero = np.zeros(scores.shape, dtype=bool)
+        matrices, into = layout.matrices(scores), layout.matrices(zero)
         sums = matrices.sum(axis=(*range(matrices.ndim - 2), matrices.ndim - 1))
         into[..., np.argsort(sums, kind="stable")[: int((self.share or 0.0) * len(sums))], :] = True
         return zero

@@ -1,4 +1,4 @@
-"""Quantised operators of onnxruntime's own domain, see `quant` for what zero means."""
+"""Quantised operators of onnxruntime's own domain, see `ops.quantization` for what zero means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnxprune.graph.operators import Shape, WeightLayout
 from onnxprune.ops.elementwise import broadcast
 from onnxprune.ops.linear import contract, gemm_weights, general_product, matmul_weights, product, product_macs
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.quantization import follow, is_zero_at, mark, quantised_product, say_zero, single
+from onnxprune.ops.quantization import follow, is_zero_at, mark, quantised_product, single, state_zero
 from onnxprune.ops.recurrent import recurrent_macs
 from onnxprune.ops.registry import facts_of, macs, output_shape, rule, weights
 from onnxprune.ops.slicing import join
@@ -36,7 +36,7 @@ def qgemm(op: Op) -> None:
     follow(op, column, 4, 5)
     sources = [column] if bias is None else [column, bias.axis(-1)]
     if op.has(7):
-        say_zero(op, out.axis(1), 8, *sources)
+        state_zero(op, out.axis(1), 8, *sources)
     op.lose_zero(out.axis(0))
     mark(op, 3, 4, 5, column.position)
 
@@ -64,7 +64,7 @@ def qlinear_binary(op: Op) -> None:
     for position, axes in enumerate(broadcast(op, [a, b], out)):
         mine = [axis for axis in axes if axis.value in agree]
         if len(mine) == 2 or (mine and not sums):
-            say_zero(op, out.axis(position), 7, *mine, any_of=not sums)
+            state_zero(op, out.axis(position), 7, *mine, any_of=not sums)
 
 
 facts_of("QLinearWhere", domain=MS, zero_point=8, type_of=(1,))
@@ -102,7 +102,7 @@ def qlinear_concat(op: Op) -> None:
                 op.tie(axis, out.axis(axis.position))
     if all(is_zero_at(op, i, i + 2) for i in operands):
         for axis in out.axes():
-            say_zero(op, axis, 1, *(v.axis(axis.position) for v in values))
+            state_zero(op, axis, 1, *(v.axis(axis.position) for v in values))
     join(op, [v.axis(along) for v in values], out.axis(along))
 
 
@@ -129,7 +129,7 @@ def qlinear_pool(op: Op) -> None:
     for position in (0, -1 if last else 1):
         op.tie(x.axis(position), out.axis(position))
         if is_zero_at(op, 0, 2):
-            say_zero(op, out.axis(position), 4, x.axis(position))
+            state_zero(op, out.axis(position), 4, x.axis(position))
 
 
 output_shape("QLinearLeakyRelu QLinearSigmoid QLinearSoftmax", domain=MS)(like_first)
@@ -143,7 +143,7 @@ def qlinear_unary(op: Op) -> None:
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position))
         if op.type == "QLinearLeakyRelu" and is_zero_at(op, 0, 2):
-            say_zero(op, out.axis(axis.position), 4, axis)
+            state_zero(op, out.axis(axis.position), 4, axis)
 
 
 @rule("QLinearSoftmax", domain=MS, zero_point=4)
