@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, OnnxPruneError
 from onnxprune.registry import Registry
 
 if TYPE_CHECKING:
@@ -215,3 +215,28 @@ def as_criterion(importance: str | Scorer) -> Criterion:
                 return criteria.get(name)
         return Criterion(getattr(importance, "__name__", type(importance).__name__), importance)
     raise InputError(f"importance must be a name or a function, not {importance!r}")
+
+
+def call(kind: str, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function that was added from outside, so that a fault in it is told as its own.
+
+    Args:
+        kind: What was added, for the message.
+        name: Its name.
+        function: The function; the package's own are called as they are.
+        arguments: What it is given.
+
+    Raises:
+        InputError: It raised something else than an error of this package.
+    """
+    if getattr(function, "__module__", "").partition(".")[0] == __name__.partition(".")[0]:
+        return function(*arguments)
+    try:
+        return function(*arguments)
+    except OnnxPruneError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{kind} {name!r}, which was added to onnxprune, failed: {type(error).__name__}: {error}",
+            "the fault is in the code that registered it",
+        ) from error

@@ -16,7 +16,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import sparsity
+from onnxprune import extensions, sparsity
 from onnxprune.errors import InputError
 from onnxprune.extensions import Criterion, as_criterion, criteria
 from onnxprune.registry import Registry
@@ -273,3 +273,31 @@ def test_unknown_names_are_refused_on_the_command_line(cli: Cli, tmp_path: Path)
     path = outside.saved(tmp_path)
     said = assert_refused(cli(path, "--ratio", 0.5, "--importance", "last-gose"))
     assert "unknown importance 'last-gose'" in said and "did you mean 'last-goes'?" in said
+
+
+class Broken(Exception):
+    """What the code of somebody else raises."""
+
+
+def broken(*_: Any) -> Any:
+    raise Broken("out of cheese")
+
+
+@pytest.mark.parametrize(
+    ("register", "registry", "options"),
+    [
+        (onnxprune.criterion, extensions.criteria, {"ratio": 0.5, "importance": "broken"}),
+        (onnxprune.repair_method, extensions.repairs, {"ratio": 0.5, "repair": "broken"}),
+        (onnxprune.cost_model, extensions.costs, {"target": {"broken": 0.5}}),
+        (onnxprune.data_source, extensions.sources, {"ratio": 0.5, "calib": "broken:3"}),
+    ],
+)
+def test_a_fault_in_what_was_added_is_told_as_its_own(register: Any, registry: Any, options: dict[str, Any]) -> None:
+    register("broken")(broken)
+    try:
+        with pytest.raises(
+            onnxprune.InputError, match="'broken', which was added to onnxprune, failed: Broken: out of"
+        ):
+            onnxprune.prune(outside.net(), **{"repair": "none", **options})
+    finally:
+        registry.remove("broken")

@@ -118,3 +118,8 @@ def test_errors_import_nothing() -> None:
     tree = ast.parse(file_of("errors").read_text())
     modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     assert modules == ["__future__"] and not any(isinstance(n, ast.Import) for n in ast.walk(tree))
+
+
+def test_files_are_short() -> None:
+    long = {m: n for m in MODULES if (n := len(file_of(m).read_text().splitlines())) > 350}
+    assert long == {}

@@ -88,7 +88,7 @@ def _registered(
 ) -> CostModel:
     factory = extensions.costs.get(name)
     assert factory is not None, "the package's own are counted above"
-    made = factory(coupling, groups, shapes)
+    made = extensions.call("cost", name, factory, coupling, groups, shapes)
     if not callable(getattr(made, "left", None)) or not callable(getattr(made, "saving", None)):
         raise InputError(f"cost {name!r} must return an object with left and saving, not {made!r}"[:200])
     return _Registered(name, made)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group, Slices
 from onnxprune.errors import InputError
-from onnxprune.extensions import Criterion, Scale, as_criterion
+from onnxprune.extensions import Criterion, Scale, as_criterion, call
 from onnxprune.graph.graph import Value
 from onnxprune.importance.activation import standardised
 from onnxprune.importance.magnitude import Scores, power_sums
@@ -78,7 +78,7 @@ def score(
 def _checked(criterion: Criterion, view: _View) -> Scores:
     """The scores that a criterion gives to a group."""
     assert criterion.function is not None
-    found = np.asarray(criterion.function(view))
+    found = np.asarray(call("importance", criterion.name, criterion.function, view))
     if found.shape != (view.units,) or found.dtype.kind not in "fiub":
         raise InputError(
             f"importance {criterion.name!r} must return a number for each of the {view.units} units of group "

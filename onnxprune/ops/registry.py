@@ -56,7 +56,20 @@ class Entry:
 
 
 def rule(
-    *op_types: str, domain: str = "", since: int = 1, any_rank: bool = False, note: str | None = None, **facts: Any
+    *op_types: str,
+    domain: str = "",
+    since: int = 1,
+    any_rank: bool = False,
+    note: str | None = None,
+    activation: bool | None = None,
+    copies: Copies | None = None,
+    casts: bool | None = None,
+    gates: int | None = None,
+    zero_point: int | None = None,
+    reads_zero_points: bool | None = None,
+    lookups: tuple[tuple[int, int], ...] | None = None,
+    type_of: tuple[int, ...] | None = None,
+    elem_type: int | None = None,
 ) -> Callable[[Rule], Rule]:
     """Registers a function as the coupling rule of some operators.
 
@@ -69,10 +82,15 @@ def rule(
         since: First opset version of the domain that the rule is for.
         any_rank: Whether the rule copes with values of unknown rank.
         note: One line for the table of supported operators; the docstring's first line by default.
-        **facts: What else is known of the operators, see `facts_of`.
-
-    Raises:
-        TypeError: A fact has no such name.
+        activation: This and the following are facts of the operators, see `facts_of`.
+        copies: See there.
+        casts: See there.
+        gates: See there.
+        zero_point: See there.
+        reads_zero_points: See there.
+        lookups: See there.
+        type_of: See there.
+        elem_type: See there.
     """
 
     def register(function: Rule) -> Rule:
@@ -81,7 +99,19 @@ def rule(
             operator.rules[:] = [r for r in operator.rules if r[0] != since]
             operator.rules.append((since, Entry(function, any_rank, line)))
             operator.rules.sort(key=lambda r: r[0])
-        facts_of(*op_types, domain=domain, **facts)
+        facts_of(
+            *op_types,
+            domain=domain,
+            activation=activation,
+            copies=copies,
+            casts=casts,
+            gates=gates,
+            zero_point=zero_point,
+            reads_zero_points=reads_zero_points,
+            lookups=lookups,
+            type_of=type_of,
+            elem_type=elem_type,
+        )
         return function
 
     return register
@@ -90,27 +120,46 @@ def rule(
 def facts_of(
     *op_types: str,
     domain: str = "",
-    activation: bool = False,
+    activation: bool | None = None,
     copies: Copies | None = None,
-    casts: bool = False,
-    gates: int = 0,
+    casts: bool | None = None,
+    gates: int | None = None,
     zero_point: int | None = None,
-    reads_zero_points: bool = False,
-    lookups: tuple[tuple[int, int], ...] = (),
-    type_of: tuple[int, ...] = (),
-    elem_type: int = 0,
+    reads_zero_points: bool | None = None,
+    lookups: tuple[tuple[int, int], ...] | None = None,
+    type_of: tuple[int, ...] | None = None,
+    elem_type: int | None = None,
 ) -> None:
-    """Declares plain facts of some operators, see the attributes of `graph.operators.Operator`."""
+    """Declares plain facts of some operators; what is None stays as it was declared before.
+
+    Args:
+        op_types: Operator names; one string may hold several, separated by spaces.
+        domain: Operator domain, "" for the standard one.
+        activation: Whether they apply a differentiable function to every element on its own.
+        copies: Whether they only copy elements of their inputs, and how.
+        casts: Whether they change the element type of what they copy.
+        gates: Blocks of rows in the weights of a recurrent layer.
+        zero_point: Input that holds the zero point of the first output; they then know those of their inputs too.
+        reads_zero_points: Whether they know the zero points of what they read.
+        lookups: Pairs of inputs (table, indices).
+        type_of: Inputs of which the first that is given has the outputs' element type.
+        elem_type: Element type of the outputs where it is always the same.
+    """
+    facts = {
+        "activation": activation,
+        "copies": copies,
+        "casts": casts,
+        "gates": gates,
+        "zero_point": zero_point,
+        "reads_zero_points": True if reads_zero_points is None and zero_point is not None else reads_zero_points,
+        "lookups": lookups,
+        "type_of": type_of,
+        "elem_type": elem_type,
+    }
     for operator in declared(domain, " ".join(op_types)):
-        operator.activation = operator.activation or activation
-        operator.copies = copies or operator.copies
-        operator.casts = operator.casts or casts
-        operator.gates = gates or operator.gates
-        operator.zero_point = operator.zero_point if zero_point is None else zero_point
-        operator.reads_zero_points |= reads_zero_points or zero_point is not None
-        operator.lookups = lookups or operator.lookups
-        operator.type_of = type_of or operator.type_of
-        operator.elem_type = elem_type or operator.elem_type
+        for name, fact in facts.items():
+            if fact is not None:
+                setattr(operator, name, fact)
 
 
 def macs(*op_types: str, domain: str = "") -> Callable[[MacsFunction], MacsFunction]:

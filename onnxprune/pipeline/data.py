@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration import Progress, Samples, open_samples
 from onnxprune.calibration.synthetic import Feeds
-from onnxprune.extensions import sources
+from onnxprune.extensions import call, sources
 from onnxprune.model.model import Model
 from onnxprune.options import Calibration
 from onnxprune.runtime.session import session
@@ -86,7 +86,7 @@ def open_data(
 def _from_registry(data: Any) -> Any:
     """Opens ``NAME:REST`` with the registered source NAME; returns anything else unchanged."""
     name, colon, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
-    return sources.get(name)(rest) if colon and name in sources else data
+    return call("calibration source", name, sources.get(name), rest) if colon and name in sources else data
 
 
 def _divided(

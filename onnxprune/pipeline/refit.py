@@ -86,7 +86,7 @@ def refit(job: RepairJob) -> list[Refit]:
             plain=job.unrepaired,
         )
     before = job.pruned.copy()
-    done = method.function(job)
+    done = extensions.call("repair", method.name, method.function, job)
     if not isinstance(done, list) or not all(isinstance(r, Refit) for r in done):
         raise InputError(f"repair {method.name!r} must return a list of Refit, not {done!r}"[:200])
     return done if _nearer(job, before) else _taken_back(job, before, done)

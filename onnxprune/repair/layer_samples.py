@@ -62,7 +62,7 @@ def layer_samples(
 ) -> tuple[LayerSamples, LayerSamples]:
     """Samples to fit and held-out samples."""
     rng = np.random.default_rng(list(seed))
-    columns = b.matrix(np.empty(b.weight.tensor.dims)).shape[-1]  # type: ignore[union-attr]
+    columns = b.columns
     parts: list[tuple[NDArray[np.float32], ...]] = []
     for n, x in enumerate(read[b.x.name]):
         y = made[a.output.name][n]
