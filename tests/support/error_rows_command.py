@@ -1,0 +1,300 @@
+"""Errors in a command line, and in the files that it writes."""
+
+from __future__ import annotations
+
+from tests.support.error_row import Row
+
+ROWS: dict[str, list[Row]] = {
+    "Command line": [
+        Row("no model", "", "MODEL is missing", "onnxprune --help lists the options"),
+        Row(
+            "two models",
+            "good.onnx out.onnx --ratio 0.5",
+            "one model at a time: 'out.onnx' is too many",
+            "the output is named with -o FILE",
+        ),
+        Row(
+            "a verb misspelt",
+            "insepct good.onnx",
+            "one model at a time: 'good.onnx' is too many",
+            "did you mean the verb 'inspect'?",
+        ),
+        Row("an unknown option", "good.onnx --rato 0.5", "no such option: --rato", "did you mean --ratio?"),
+        Row(
+            "a value missing",
+            "good.onnx --ratio",
+            "Option '--ratio' requires an argument",
+            "onnxprune --help lists the options",
+        ),
+        Row("no amount", "good.onnx", "nothing says how much to prune", "give a ratio or a target, say --ratio 0.5"),
+        Row(
+            "two amounts",
+            "good.onnx --ratio 0.5 --pattern weights=0.5",
+            "ratio and pattern 'weights=0.5' both say how much",
+            "give one of them",
+        ),
+        Row(
+            "a ratio of all",
+            "good.onnx --ratio 1",
+            "ratio must be at least 0 and below 1, not 1",
+            "a ratio of 0.5 takes half of the channels",
+        ),
+        Row(
+            "a ratio below 0",
+            "good.onnx --ratio -0.1",
+            "ratio must be at least 0 and below 1, not -0.1",
+            "a ratio of 0.5 takes half of the channels",
+        ),
+        Row(
+            "a ratio that is none",
+            "good.onnx --ratio half",
+            "--ratio: 'half' is not a valid float",
+            "onnxprune --help lists the options",
+        ),
+        Row(
+            "an unknown pattern",
+            "good.onnx --ratio 0.5 --pattern chanels",
+            "unknown pattern 'chanels'",
+            "channels, weights=0.7, 2:4, or blocks such as 4x1=0.5",
+        ),
+        Row(
+            "a pattern without amount",
+            "good.onnx --pattern weights",
+            "pattern 'weights' does not say how much",
+            "weights=0.7, say",
+        ),
+        Row(
+            "two patterns",
+            "good.onnx --pattern weights=0.5 --pattern weights=0.7",
+            "patterns 'weights=0.5' and 'weights=0.7' both say which weights become zero",
+            "one of them, and channels beside it",
+        ),
+        Row(
+            "an unknown importance",
+            "good.onnx --ratio 0.5 --importance fpmg",
+            "unknown importance 'fpmg'",
+            "did you mean 'fpgm'? one of l1, l2, fpgm, lamp, bn-scale, random, obs, wanda, flap, apoz, sparsegpt, alps",
+        ),
+        Row(
+            "importance from data without data",
+            "good.onnx --ratio 0.5 --importance wanda --repair none",
+            "importance 'wanda' needs calibration data",
+            "give some with --calib",
+        ),
+        Row(
+            "an unknown repair",
+            "good.onnx --ratio 0.5 --repair some",
+            "unknown repair 'some'",
+            "one of auto, none, data-free, calibrated",
+        ),
+        Row(
+            "repair from data without data",
+            "good.onnx --ratio 0.5 --repair calibrated",
+            "repair 'calibrated' needs calibration data",
+            "give some with --calib",
+        ),
+        Row(
+            "an unknown attention",
+            "good.onnx --ratio 0.5 --attention tails",
+            "unknown attention 'tails'",
+            "one of heads, dims",
+        ),
+        Row(
+            "a gate without a limit",
+            "good.onnx --ratio 0.5 --gate drift",
+            "gate 'drift' does not say how far",
+            "drift=0.05, drift:OUTPUT=0.05, cosine=0.99, say",
+        ),
+        Row(
+            "an unknown gate",
+            "good.onnx --ratio 0.5 --gate drfit=0.1",
+            "unknown gate 'drfit'",
+            "did you mean 'drift'? one of drift, cosine, agreement",
+        ),
+        Row(
+            "agreement without data",
+            "good.onnx --ratio 0.5 --gate agreement=0.9",
+            "gate agreement needs calibration data: synthetic inputs belong to no class",
+            "give some with --calib, or ask for drift or cosine",
+        ),
+        Row(
+            "a gate on no output",
+            "good.onnx --ratio 0.5 --gate drift:z=0.1",
+            "gate drift:z: output 'z' does not exist",
+            "there are y",
+        ),
+        Row(
+            "a gate without a check",
+            "good.onnx --ratio 0.5 --gate drift=0.1 --no-verify",
+            "gates are measured by the verification, which is switched off",
+            "leave --no-verify away, or give data with --calib",
+        ),
+        Row(
+            "a search without a gate",
+            "good.onnx --drift-search",
+            "a drift search needs a gate",
+            "--gate drift=0.05, say",
+        ),
+        Row(
+            "a search for zeros",
+            "good.onnx --pattern 2:4 --gate drift=0.05 --drift-search",
+            "a drift search looks for channels, not zeros",
+            "leave --pattern away, or add --pattern channels",
+        ),
+        Row(
+            "a name that matches nothing",
+            "good.onnx --ratio 0.5 --only nothing_like_it",
+            "'nothing_like_it' matches no initializer and no node",
+            "onnxprune inspect lists the names",
+        ),
+        Row(
+            "a pattern of names that is none",
+            "good.onnx --ratio 0.5 --ignore (",
+            "ignore: '(' is not a regular expression: missing ), unterminated subpattern at position 0",
+            "onnxprune --help tells what may be given",
+        ),
+        Row(
+            "such a pattern while looking",
+            "inspect good.onnx --shrink (",
+            "shrink: '(' is not a regular expression: missing ), unterminated subpattern at position 0",
+            "onnxprune --help tells what may be given",
+        ),
+        Row(
+            "an interface name that matches nothing",
+            "good.onnx --ratio 0.5 --shrink past",
+            "'past' matches no graph input or output",
+            "there are x, y",
+        ),
+        Row(
+            "too few channels",
+            "good.onnx --ratio 0.5 --min-channels 0",
+            "min-channels must be at least 1, not 0",
+            "onnxprune --help tells what may be given",
+        ),
+        Row(
+            "an unknown target", "good.onnx --target flops=0.5", "unknown target 'flops'", "one of macs, params, bytes"
+        ),
+        Row(
+            "a target without amount",
+            "good.onnx --target macs",
+            "target 'macs' does not say how much",
+            "macs=0.5, params=2M or bytes=4MB, say",
+        ),
+        Row(
+            "a target twice",
+            "good.onnx --target macs=0.5 --target macs=0.4",
+            "target 'macs' is given twice",
+            "give it once",
+        ),
+        Row(
+            "a target that is no amount",
+            "good.onnx --target macs=lots",
+            "target macs=lots is no number",
+            "a fraction such as 0.5, or an amount such as 2G or 4MB",
+        ),
+        Row(
+            "rounds without data",
+            "good.onnx --ratio 0.5 --steps 2 --repair none",
+            "steps need calibration data, importance 'obs' and channels to remove",
+            "give a ratio or a target, and data with --calib",
+        ),
+        Row(
+            "a number of samples without data",
+            "good.onnx --ratio 0.5 --samples 10",
+            "samples are those of calibration data, and none are given",
+            "give some with --calib",
+        ),
+        Row(
+            "a memory that is no size",
+            "good.onnx --ratio 0.5 --memory lots",
+            "memory 'lots' is no size",
+            "500MB or 2GB, say",
+        ),
+        Row(
+            "a shape for no input",
+            "good.onnx --ratio 0.5 --input-shape z:1,3,8,8",
+            "no input is called 'z'",
+            "inputs: x",
+        ),
+        Row(
+            "a shape that is none",
+            "good.onnx --ratio 0.5 --input-shape x=1,3,8,8",
+            "--input-shape: 'x=1,3,8,8' is not a name and sizes",
+            "NAME:1,3,224,224 or NAME:1x3x224x224",
+        ),
+        Row(
+            "a shape that does not fit",
+            "good.onnx --ratio 0.5 --input-shape x:1,4,16,16",
+            "input 'x' is declared Nx3x16x16, but 1x4x16x16 was given for it",
+            "onnxprune --help tells what may be given",
+        ),
+        Row(
+            "a shape of another rank",
+            "good.onnx --ratio 0.5 --input-shape x:1,3",
+            "input 'x' has 4 axes, but 1x3 was given for it",
+            "onnxprune --help tells what may be given",
+        ),
+        Row(
+            "a shape twice",
+            "good.onnx --ratio 0.5 --input-shape x:1,3,16,16 --input-shape x:2,3,16,16",
+            "--input-shape: 'x' is given twice",
+            "onnxprune --help tells what may be given",
+        ),
+        Row(
+            "no runs",
+            "compare good.onnx good.onnx --runs 0",
+            "--runs: 0 is not in the range x>=1",
+            "onnxprune compare --help lists the options",
+        ),
+        Row(
+            "a place without --anonymise",
+            "inspect good.onnx -o a.onnx",
+            "-o says where --anonymise writes",
+            "give both",
+        ),
+    ],
+    "Files to write": [
+        Row(
+            "the output is the input",
+            "good.onnx --ratio 0.5 -o good.onnx",
+            "good.onnx: is the input, which is never changed",
+            "choose another output name",
+        ),
+        Row(
+            "the output is a folder",
+            "good.onnx --ratio 0.5 -o folder",
+            "folder: is a folder, not a file",
+            "name a file in it, say folder/model.onnx",
+        ),
+        Row(
+            "the folder does not exist",
+            "good.onnx --ratio 0.5 -o no/out.onnx",
+            "no/out.onnx: the folder no does not exist",
+            "create it first",
+        ),
+        Row(
+            "the output is a device",
+            "good.onnx --ratio 0.5 -o /dev/null",
+            "/dev/null: is not a regular file",
+            "name a file to write",
+        ),
+        Row(
+            "the output exists and nobody named it",
+            "other.onnx --ratio 0.5",
+            "other.pruned.onnx: exists already",
+            "--force replaces it, -o names another file",
+        ),
+        Row(
+            "the plan is the input",
+            "good.onnx --ratio 0.5 --plan good.onnx",
+            "good.onnx: is the input, which is never changed",
+            "choose another output name",
+        ),
+        Row(
+            "plan and model in one file",
+            "good.onnx --ratio 0.5 --plan p -o p",
+            "p: is to be both the plan and the model",
+            "choose another name for one of them",
+        ),
+    ],
+}
