@@ -200,10 +200,10 @@ def _order(
     weights: _Weights, readers: Mapping[str, Index], units: PermutableUnits, pattern: Pattern, rng: np.random.Generator
 ) -> Index:
     """The order that a search finds."""
-    rows = sum(weights.rows(key) * places.shape[1] for key, places in readers.items())
+    rows = sum(weights.rows(key) * indices.shape[1] for key, indices in readers.items())
     share = max(SHARE * MAX_WORK / units.units**2, FEWEST) / max(rows, 1)
     parts = gather(
-        (ReadingWeight(weights.magnitude(key), weights.layouts[key], places) for key, places in readers.items()),
+        (ReadingWeight(weights.magnitude(key), weights.layouts[key], indices) for key, indices in readers.items()),
         pattern.width,
         share,
         rng,

@@ -29,7 +29,7 @@ def aligned(
     """Gives both models, while it lasts, running statistics of these batches in place of their own.
 
     What is normalised then has the mean and the variance that it had in training, whatever the batches are: the layers
-    behind see their inputs as they were (the statistics are those that "The knowledge within", Haroush et al., CVPR
+    after it see their inputs as they were (the statistics are those that "The knowledge within", Haroush et al., CVPR
     2020, and "ZeroQ", Cai et al., CVPR 2020, fit whole images to).
 
     Args:

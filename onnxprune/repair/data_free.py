@@ -68,7 +68,7 @@ def repair(
         pruned: The model after it.
         kept: Which output features of the original's layers, and channels of its normalizations, remain, by name.
         batches: Synthetic inputs, see `inputs`.
-        seed: Seed of the places that are sampled.
+        seed: Seed of the sampled positions.
         memory: Bytes of activations to hold, of both models together.
         io_slices: What inputs and outputs of the pruned model lost.
         fitter: What fits the layers; by default ridge least squares.

@@ -35,14 +35,14 @@ FD_STEP = 1e-3
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """Samples of a run; features come first.
+    """Samples of a chain's input and output; the feature axis comes first.
 
     Attributes:
-        x: What the first layer reads.
-        y: Targets of what the last one makes plus `offset`.
-        offset: What is added behind it; a map, or one number.
-        low: What lies below is all one to what follows.
-        high: What lies above is all one to what follows.
+        x: Inputs of the first layer.
+        y: Targets for the last layer's output plus `offset`.
+        offset: What the graph adds to that output; an array of its shape, or one number.
+        low: Smallest output that the next operator tells apart: 0 before a Relu, -inf before none.
+        high: Largest output that it tells apart.
     """
 
     x: Floats
@@ -52,7 +52,7 @@ class FeatureMaps:
     high: float = np.inf
 
     def error(self, made: Floats) -> float:
-        """Mean squared error of what follows sees, as a share of its variance."""
+        """Mean squared error of the clipped outputs, as a share of their variance."""
         target = np.clip(self.y, self.low, self.high)
         flat = target.reshape(len(target), -1)
         spread = flat.size * float(flat.var(axis=1, dtype=np.float64).mean())
@@ -70,12 +70,12 @@ class FeatureMaps:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run of layers as a function of their weights.
+class ChainFunction:
+    """A chain of layers as a function of their weights.
 
     Attributes:
         operators: The layers.
-        functions: What lies between them.
+        functions: The element-wise functions between them.
         free: Whether each layer's bias may change.
     """
 
@@ -84,7 +84,7 @@ class Run:
     free: Sequence[bool]
 
     def __call__(self, weights: Weights, x: Floats) -> tuple[list[Floats], list[Floats]]:
-        """What each layer reads, and what it makes of it."""
+        """Input and output of each layer."""
         read: list[Floats] = []
         made: list[Floats] = []
         for i, operator in enumerate(self.operators):
@@ -96,13 +96,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Refined:
-    """A run with other weights.
+    """A refitted chain.
 
     Attributes:
         weights: The weights.
-        penalty: Ridge of the last step that was better, None where there was none.
-        before: Error on the held-out samples with the weights at hand.
-        after: The same now.
+        penalty: Ridge of the last step that was accepted, None where none was.
+        before: Error on the held-out samples with the original weights.
+        after: Error on them after the refit.
     """
 
     weights: Weights
@@ -111,25 +111,27 @@ class Refined:
     after: float
 
 
-def refine(run: Run, weights: Weights, rows: FeatureMaps, held: FeatureMaps, seed: Sequence[int]) -> Refined:
-    """Better weights for a run, or the same ones.
+def refine(
+    chain: ChainFunction, weights: Weights, rows: FeatureMaps, held: FeatureMaps, seed: Sequence[int]
+) -> Refined:
+    """Weights of a chain with a smaller held-out error, or the same ones.
 
     Args:
-        run: The run.
-        weights: Where to begin.
+        chain: The chain.
+        weights: Starting weights.
         rows: Samples to fit.
-        held: Samples that judge every step.
-        seed: Seed of what reaches the end.
+        held: Held-out samples, on which every step has to be better.
+        seed: Seed of the random probe that estimates the output Gram matrices.
     """
 
     def error(trial: Weights) -> float:
-        return held.error(run(trial, held.x)[1][-1])
+        return held.error(chain(trial, held.x)[1][-1])
 
     before = error(weights)
     best = Refined(weights, None, before, before)
     penalty, failures = PENALTY, 0
     for step in range(STEPS):
-        change = _Step(run, best.weights, rows, [*seed, step]).solved(penalty)
+        change = _Step(chain, best.weights, rows, [*seed, step]).solved(penalty)
         trials = [[w + np.float32(share) * c for w, c in zip(best.weights, change, strict=True)] for share in SHARES]
         errors = [error(trial) for trial in trials]
         i = int(np.argmin(errors))
@@ -147,20 +149,20 @@ def refine(run: Run, weights: Weights, rows: FeatureMaps, held: FeatureMaps, see
 
 
 class _Step:
-    """The linearised least squares of one step."""
+    """The linearised least-squares problem of one step."""
 
-    def __init__(self, run: Run, weights: Weights, rows: FeatureMaps, seed: Sequence[int]) -> None:
-        self._run, self._weights = run, weights
-        self._read, made = run(weights, rows.x)
+    def __init__(self, chain: ChainFunction, weights: Weights, rows: FeatureMaps, seed: Sequence[int]) -> None:
+        self._chain, self._weights = chain, weights
+        self._read, made = chain(weights, rows.x)
         self._residual, self._counts = rows.residual(made[-1])
-        self._slopes = [_slope(f, z) for f, z in zip(run.functions, made, strict=False)]
+        self._slopes = [_slope(f, z) for f, z in zip(chain.functions, made, strict=False)]
         self._n = made[-1][0].size
-        self._moments = [op.moments(x) for op, x in zip(run.operators, self._read, strict=True)]
+        self._moments = [op.moments(x) for op, x in zip(chain.operators, self._read, strict=True)]
         self._sizes = [np.maximum(np.trace(m, axis1=1, axis2=2) / m.shape[1], 1e-12) for m in self._moments]
         self._output_gram = self._estimated_output_gram(np.random.default_rng(list(seed)))
 
     def solved(self, penalty: float) -> Weights:
-        """The step with a ridge, by preconditioned conjugate gradients from nothing."""
+        """The step with a ridge, by preconditioned conjugate gradients that start at zero."""
         ridges = [penalty * size for size in self._sizes]
         inverses = [
             np.linalg.inv(m + r[:, None, None] * np.eye(m.shape[1])).astype(np.float32)
@@ -201,7 +203,7 @@ class _Step:
     def _jvp(self, change: Weights) -> Floats:
         """Jacobian-vector product: the change of the last output for a change of the weights."""
         moved: Floats | None = None
-        for i, operator in enumerate(self._run.operators):
+        for i, operator in enumerate(self._chain.operators):
             step = operator.forward(change[2 * i], self._read[i])
             step += _along(change[2 * i + 1], step.ndim)
             if moved is not None:
@@ -214,17 +216,17 @@ class _Step:
         """Vector-Jacobian product: the transpose of `_jvp`, averaged over positions."""
         found: Weights = []
         g = end
-        for i in reversed(range(len(self._run.operators))):
+        for i in reversed(range(len(self._chain.operators))):
             if i < len(self._slopes):
                 g = g * self._slopes[i]
             bias = g.reshape(len(g), -1).sum(axis=1) / self._n
             found = [
-                self._run.operators[i].gradient(self._read[i], g) / self._n,
-                bias if self._run.free[i] else np.zeros_like(bias),
+                self._chain.operators[i].gradient(self._read[i], g) / self._n,
+                bias if self._chain.free[i] else np.zeros_like(bias),
                 *found,
             ]
             if i:
-                g = self._run.operators[i].adjoint(self._weights[2 * i], g)
+                g = self._chain.operators[i].adjoint(self._weights[2 * i], g)
         return found
 
     def _estimated_output_gram(self, rng: np.random.Generator) -> list[Floats]:
@@ -232,19 +234,19 @@ class _Step:
         g = rng.choice(np.array([-1, 1], dtype=np.float32), self._residual.shape)
         g = g if self._counts is None else g * self._counts
         found = []
-        for i in reversed(range(len(self._run.operators))):
+        for i in reversed(range(len(self._chain.operators))):
             if i < len(self._slopes):
                 g = g * self._slopes[i]
             mean = np.square(g).reshape(len(g), -1).sum(axis=1) / self._n
             mean = np.maximum(mean, 1e-4 * mean.max() + 1e-20)
-            found.append(mean.reshape(self._run.operators[i].groups, -1, 1).astype(np.float32))
+            found.append(mean.reshape(self._chain.operators[i].groups, -1, 1).astype(np.float32))
             if i:
-                g = self._run.operators[i].adjoint(self._weights[2 * i], g)
+                g = self._chain.operators[i].adjoint(self._weights[2 * i], g)
         return found[::-1]
 
 
 def _slope(function: Function, z: Floats) -> Floats:
-    """Derivative of a function of single elements, by central differences."""
+    """Derivative of an element-wise function, by central differences."""
     step = np.float32(FD_STEP * max(float(z.std()), 1e-6))
     slope: Floats = (function(z + step) - function(z - step)) / (2 * step)
     return slope

@@ -1,4 +1,4 @@
-"""Joint refit after the layer-wise one: chains of layers are refitted together to the original's output of their ends.
+"""Joint refit after the layer-wise one: chains of layers are fitted together to the original's output of their ends.
 
 The layer-wise refit keeps the meaning of each feature inside a chain. Only the output of its last layer matters, and
 fewer features approximate that better if they may change. This fits many more weights at once, so it needs more
@@ -23,7 +23,7 @@ from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair.augmentation import Variants
-from onnxprune.repair.gauss_newton import FeatureMaps, Floats, Function, Run, refine
+from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Floats, Function, refine
 from onnxprune.repair.layer_chains import Chain, chains
 from onnxprune.repair.layer_operator import LayerOperator
 from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, bounds, residual_add
@@ -35,16 +35,16 @@ from onnxprune.runtime.staged_run import BatchValues, StagedRun
 from onnxprune.statistics.moments import Batches
 
 LARGEST = 2**24
-"""Numbers in the largest map of a run, of all samples together."""
-PLACES = 100_000
-"""Places at the end of a run that are enough."""
+"""Numbers in the largest map of a chain, of all samples together."""
+POSITIONS = 100_000
+"""Positions at the output of a chain that are enough."""
 FEWEST = 6
 """Samples that are taken whatever their size."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A run, what it is held against, and which features of the original that has."""
+    """A chain, its targets, and which features of the original these have."""
 
     chain: Chain
     original: LinearLayer
@@ -53,12 +53,12 @@ class _Part:
 
     @property
     def wanted(self) -> list[str]:
-        """The value of the original that holds the targets."""
+        """The original's value with the targets."""
         return [self.original.output.name if self.join is None else self.join.total]
 
     @property
     def given(self) -> list[str]:
-        """Values of the pruned model: what the run reads, and what its end is added to."""
+        """Values of the pruned model: the chain's input, and what its output is added to."""
         return [self.chain.layers[0].x.name, *([self.join.other] if self.join else [])]
 
 
@@ -72,19 +72,19 @@ def repair(
     memory: int = 2**31,
     io_slices: IoSlices = WHOLE,
 ) -> list[Refit]:
-    """Refits the layers of a pruned model in place, run by run.
+    """Refits the layers of a pruned model in place, chain by chain.
 
     Args:
         original: The model before pruning.
-        pruned: The model after it, each layer refitted already.
-        kept: Which output features of the original's layers stay, by the layer's name.
+        pruned: The pruned model, its layers already refitted one by one.
+        kept: Output features of the original's layers that are kept, by the layer's name.
         batches: Calibration feeds; every fifth sample is held out.
-        seed: Seed of the samples that are taken, and of how they are moved.
+        seed: Seed of the choice of samples and of their augmentation.
         memory: Bytes of activations to hold, of both models together.
-        io_slices: What inputs and outputs of the pruned model lost.
+        io_slices: Indices that inputs and outputs of the pruned model keep.
 
     Returns:
-        For each run the ridge of its last step, None where it was left as it was, and its held-out error.
+        For each chain the ridge of its last step, None where it was not refitted, and its held-out error.
     """
     before, after = Graph(original.proto), Graph(pruned.proto)
     for graph in (before, after):
@@ -131,7 +131,7 @@ def _refit(
         space = operators[-1].out if operators else rows.x.shape[rows.x.ndim - len(layer.kernel) :]
         operators.append(LayerOperator.of(layer, space))
     functions = [_function(model, part.chain, i) for i in range(len(layers) - 1)]
-    run = Run(operators, functions, [takes_bias(layer) for layer in layers])
+    chain = ChainFunction(operators, functions, [takes_bias(layer) for layer in layers])
     weights: list[Floats] = []
     for layer in layers:
         assert layer.weight.tensor is not None
@@ -139,11 +139,11 @@ def _refit(
             layer.matrix(model.array(layer.weight.tensor)).astype(np.float32),
             bias_of(model, layer).reshape(-1).astype(np.float32),
         ]
-    found = refine(run, weights, rows, held, seed)
+    found = refine(chain, weights, rows, held, seed)
     if found.penalty is not None:
         for i, layer in enumerate(layers):
             set_weight(model, layer, found.weights[2 * i].astype(np.float64))
-            if run.free[i]:
+            if chain.free[i]:
                 set_bias(model, layer, found.weights[2 * i + 1].reshape(layer.groups, -1).astype(np.float64))
     return Refit(name, found.penalty, found.before, found.after)
 
@@ -151,13 +151,13 @@ def _refit(
 def _samples(
     part: _Part, arrays: Sequence[BatchValues], copies: int, rng: np.random.Generator
 ) -> tuple[FeatureMaps, FeatureMaps] | None:
-    """Some samples to fit and some held out, of every batch as many; None where they cannot be put side by side.
+    """Samples to fit and held-out samples, equally many of every batch; None where their shapes differ.
 
     Args:
-        part: The run.
-        arrays: What it reads, its targets, and what is added to it, if anything is.
-        copies: So many batches after another hold the same samples; those held out are taken from the first.
-        rng: Chooses them.
+        part: The chain.
+        arrays: Its inputs, its targets, and what the graph adds to its output, if anything.
+        copies: Number of consecutive batches that hold the same samples, augmented; held-out ones come from the first.
+        rng: Generator of the choice.
     """
     axes = [part.chain.layers[0].x_axis, *[part.chain.layers[-1].out_axis] * (len(arrays) - 1)]
     for stored, axis in zip(arrays, axes, strict=True):
@@ -165,11 +165,11 @@ def _samples(
             return None
     batches = len(arrays[0]) // copies
     x, y = arrays[0][0], arrays[1][0]
-    places = math.prod(y.shape) // (y.shape[0] * y.shape[part.chain.layers[-1].out_axis])
+    positions = math.prod(y.shape) // (y.shape[0] * y.shape[part.chain.layers[-1].out_axis])
     widest = max(max(layer.features) for layer in part.chain.layers) * max(
         math.prod(x.shape) // (x.shape[0] * x.shape[part.chain.layers[0].x_axis]), 1
     )
-    wanted = max(FEWEST, min(PLACES // max(places, 1), LARGEST // widest) // copies)
+    wanted = max(FEWEST, min(POSITIONS // max(positions, 1), LARGEST // widest) // copies)
     share = -(-wanted // batches)
     front, back, number = [], [], 0
     for n in np.sort(rng.permutation(batches)[:wanted]):
@@ -193,7 +193,7 @@ def _samples(
 def _maps(
     arrays: Sequence[NDArray[Any]], axes: Sequence[int], rows: NDArray[np.bool_], kept: NDArray[np.int64]
 ) -> list[Floats]:
-    """Some rows of arrays, features first; of the targets those features that stay."""
+    """Some rows of arrays, features first; of the targets the kept features."""
     x, y, *beside = (_first(a[rows], axis) for a, axis in zip(arrays, axes, strict=True))
     return [x, y[kept], *beside]
 
@@ -204,12 +204,12 @@ def _joined(parts: Sequence[Sequence[Floats]], low: float, high: float) -> Featu
 
 
 def _first(array: NDArray[Any], axis: int) -> Floats:
-    """The feature axis first."""
+    """The array with its feature axis moved to the front."""
     return np.ascontiguousarray(np.moveaxis(array, axis, 0), dtype=np.float32)
 
 
 def _function(model: Model, chain: Chain, i: int) -> Function:
-    """What lies behind the i-th layer of a run, on maps with features first."""
+    """The function between the i-th layer of a chain and the next, on maps with features first."""
     begin, end, axis = chain.layers[i].output.name, chain.layers[i + 1].x.name, chain.layers[i].out_axis
     piece = partition(model.proto, [[begin], [end]], ())[1]
     kind = chain.layers[i].output.elem_type or TensorProto.FLOAT

@@ -1,4 +1,4 @@
-"""Runs of layers with nothing but functions of single elements between them, as one function of their weights.
+"""Chains of layers with nothing but element-wise functions between them, as one function of their weights.
 
 z[0] = W[0] x + b[0],    z[i] = W[i] f[i - 1](z[i - 1]) + b[i]
 """
@@ -14,17 +14,17 @@ from onnxprune.graph.operators import operator_of
 from onnxprune.layers.linear import LinearLayer
 
 LONGEST = 3
-"""Layers of a run; more are cut."""
+"""Layers of a chain; more are cut."""
 
 _WITH_CONSTANTS = {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Clip", "PRelu", "BatchNormalization"}
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A run of layers.
+    """A chain of layers.
 
     Attributes:
-        layers: In order.
+        layers: The layers, in order.
         between: The nodes from each layer's output to the next one's input, in order.
     """
 
@@ -33,7 +33,7 @@ class Chain:
 
 
 def chains(layers: Sequence[LinearLayer], returned: set[int]) -> list[Chain]:
-    """The layers parted into runs as long as can be, ordered by their last layers.
+    """The layers divided into chains of maximal length, ordered by their last layers.
 
     Args:
         layers: Layers in topological order, none with a shared weight.
@@ -46,18 +46,18 @@ def chains(layers: Sequence[LinearLayer], returned: set[int]) -> list[Chain]:
         if found is not None and found[0].x_axis == found[0].out_axis == layer.x_axis:
             before[layer.name] = found
     done: dict[str, tuple[list[LinearLayer], list[tuple[Node, ...]]]] = {}
-    for layer in layers:  # a run goes on where its last layer is the one before
+    for layer in layers:  # a chain continues where its last layer is the one before
         source = before.get(layer.name)
-        run = done.pop(source[0].name, None) if source is not None else None
-        if run is None or len(run[0]) == LONGEST or source is None or not source[1]:
-            if run is not None and source is not None:
-                done[source[0].name] = run
-            run = ([], [])
+        chain = done.pop(source[0].name, None) if source is not None else None
+        if chain is None or len(chain[0]) == LONGEST or source is None or not source[1]:
+            if chain is not None and source is not None:
+                done[source[0].name] = chain
+            chain = ([], [])
         else:
-            run[1].append(source[1])
-        run[0].append(layer)
-        done[layer.name] = run
-    found_chains = [Chain(tuple(run), tuple(between)) for run, between in done.values()]
+            chain[1].append(source[1])
+        chain[0].append(layer)
+        done[layer.name] = chain
+    found_chains = [Chain(tuple(chain), tuple(between)) for chain, between in done.values()]
     return sorted(found_chains, key=lambda c: c.layers[-1].node.index)
 
 
@@ -66,7 +66,7 @@ def _between(
 ) -> tuple[LinearLayer, tuple[Node, ...]] | None:
     """The layer that a value is a function of, element by element, and the nodes between; None if there is none.
 
-    Nothing else may see what lies between.
+    Nothing else may read the values between.
     """
     nodes: dict[int, Node] = {}
     todo, source = [x], None
@@ -104,7 +104,7 @@ def _varies(value: Value) -> bool:
 
 
 def _elementwise(node: Node) -> bool:
-    """Whether a node works on every element alone, with constants that know at most the feature that it is of."""
+    """Whether a node is element-wise, with constants that vary along the feature axis at most."""
     if node.domain or len([o for o in node.outputs if o is not None]) != 1:
         return False
     if operator_of(node).activation:

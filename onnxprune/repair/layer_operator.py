@@ -34,7 +34,7 @@ class LayerOperator:
         features: Input features, of all groups.
         lengths: Lengths of the input's axes of space.
         out: Lengths of the output's axes of space.
-        padding: Zeros before and behind, for each axis of space.
+        padding: Zeros before and after, for each spatial axis.
         windows: For each kernel position, what it sees of a padded input; its axes of space alone.
     """
 
@@ -58,8 +58,8 @@ class LayerOperator:
         for axis, (length, size) in enumerate(zip(lengths, out, strict=True)):
             starts, stride = layer.starts(axis, length, size)
             before = max(0, -min(starts))
-            behind = max(0, max(starts) + (size - 1) * stride + 1 - length)
-            padding.append((before, behind))
+            after = max(0, max(starts) + (size - 1) * stride + 1 - length)
+            padding.append((before, after))
             windows.append([slice(s + before, s + before + (size - 1) * stride + 1, stride) for s in starts])
         return cls(
             layer.groups,
@@ -113,7 +113,7 @@ class LayerOperator:
         return total / count
 
     def _columns(self, x: Floats) -> Iterator[tuple[slice, Floats]]:
-        """What the layer multiplies its weight with, (groups, columns, places), for some rows after the other."""
+        """What the layer multiplies its weight with, (groups, columns, positions), some rows at a time."""
         rows = self._rows(x)
         if len(self.windows) == 1 and self.lengths == self.out:  # each place sees itself alone
             yield slice(None), x.reshape(self.groups, len(x) // self.groups, -1)

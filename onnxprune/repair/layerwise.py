@@ -124,7 +124,7 @@ def repair(
         kept: Which output features of the original's layers stay.
         batches: Calibration feeds; every fifth batch is held out (all serve for both if there are fewer than five).
         count: How many batches there are.
-        seed: Seed of the places that are sampled.
+        seed: Seed of the sampled positions.
         memory: Bytes of activations to hold, of both models together.
         io_slices: What inputs and outputs of the pruned model lost.
         fitter: What fits the layers; by default ridge least squares.

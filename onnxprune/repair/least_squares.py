@@ -1,6 +1,6 @@
 """Ridge least squares of a linear layer, from samples.
 
-Minimises ``|Y - X W^T - b|^2 + penalty |W - W0|^2``: centred on the weight at hand, so that directions which the data
+Minimises ``|Y - X W^T - b|^2 + penalty |W - W0|^2``: centred on the current weight, so that directions which the data
 do not show stay as they are.
 """
 
@@ -27,10 +27,10 @@ class LayerSamples:
 
     Attributes:
         x: Inputs; shape (groups, n, columns).
-        y: Targets of what the layer makes plus `offset`; shape (groups, n, outputs).
-        offset: What is added to the layer's output behind it; the same shape, or one number.
-        low: What lies below is all one to what follows (0 for a rectifier).
-        high: What lies above is all one to what follows.
+        y: Targets for the layer's output plus `offset`; shape (groups, n, outputs).
+        offset: What the graph adds to the layer's output; the same shape, or one number.
+        low: Smallest output that the next operator tells apart: 0 before a Relu, -inf before none.
+        high: Largest output that it tells apart.
     """
 
     x: NDArray[np.float32]
@@ -41,29 +41,29 @@ class LayerSamples:
 
     @property
     def count(self) -> int:
-        """How many samples."""
+        """Number of samples."""
         return int(self.x.shape[1])
 
     def predict(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
-        """What the layer makes of the inputs, plus the offset."""
+        """Output of the layer on the inputs, plus the offset."""
         made: NDArray[np.float32] = self.x @ weight.transpose(0, 2, 1).astype(np.float32)
         made += bias[:, None].astype(np.float32)
         made += self.offset
         return made
 
     def seen(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values as what follows sees them."""
+        """Values clipped to the range that the next operator tells apart."""
         return np.clip(values, self.low, self.high)
 
     def error(self, weight: Floats, bias: Floats) -> float:
-        """Mean squared error of what follows sees, as a share of its variance."""
+        """Mean squared error of the clipped outputs, as a share of their variance."""
         target = self.seen(self.y)
         wrong = np.square(target - self.seen(self.predict(weight, bias)), dtype=np.float64).sum()
         covariance = target - target.mean(axis=1, keepdims=True)
         return float(wrong / max(np.square(covariance, dtype=np.float64).sum(), 1e-30))
 
     def reachable(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
-        """What the layer should make, asking for nothing where target and prediction are beyond the same bound."""
+        """Targets for the layer, equal to its prediction where target and prediction are beyond the same bound."""
         made = self.predict(weight, bias)
         beyond = ((self.y <= self.low) & (made <= self.low)) | ((self.y >= self.high) & (made >= self.high))
         wanted: NDArray[np.float32] = np.where(beyond, made, self.y)
@@ -71,7 +71,7 @@ class LayerSamples:
         return wanted
 
     def joined(self, other: LayerSamples) -> LayerSamples:
-        """These samples and others of the same layer."""
+        """These samples followed by others of the same layer."""
         offset: NDArray[np.float32] | float = (
             self.offset
             if isinstance(self.offset, float)
@@ -87,7 +87,7 @@ class LayerSamples:
 
     @property
     def wanted(self) -> NDArray[np.float32]:
-        """What the layer itself should make."""
+        """Targets for the layer alone, without the offset."""
         return self.y - self.offset
 
 
@@ -98,9 +98,9 @@ class Fit:
     Attributes:
         weight: Shape (groups, outputs, columns).
         bias: Shape (groups, outputs).
-        penalty: The ridge that was chosen, None where the layer is best left as it was.
-        before: Error on the held-out samples of the layer as it was, as a share of the targets' variance.
-        after: The same once refitted.
+        penalty: The chosen ridge, None where no refit was better than the original layer.
+        before: Held-out error of the original layer, as a share of the targets' variance.
+        after: Held-out error of the refitted layer.
     """
 
     weight: Floats
@@ -127,12 +127,12 @@ def fit(
     intercept: bool = True,
     penalties: Sequence[float] = PENALTIES,
 ) -> Fit:
-    """The best refit by the held-out samples, or the layer as it was if none is better.
+    """The refit with the smallest held-out error, or the original layer if none is better.
 
     Where a rectifier follows, an error below zero on both sides is none: the fit is repeated with targets that ask
-    for nothing there (a majorisation of the error behind the activation; compare Zhang et al., "Accelerating very
+    for nothing there (a majorisation of the error after the activation; compare Zhang et al., "Accelerating very
     deep convolutional networks", PAMI 2016). The error that is minimised has more than one dip, so it is gone down
-    from two places: the plain fit, and the layer as it is.
+    from two starting points: the plain fit, and the layer as it is.
 
     Once the held-out samples have chosen the ridge, they join the others for the weights.
 
@@ -140,7 +140,7 @@ def fit(
         rows: Samples to fit.
         held: Held-out samples.
         weight: Weight to centre on; shape (groups, outputs, columns).
-        bias: Bias at hand; shape (groups, outputs).
+        bias: The current bias; shape (groups, outputs).
         intercept: Whether the bias may change.
         penalties: Ridges to try.
     """
@@ -165,7 +165,7 @@ def fit(
 def _plain(
     problem: _Problem, target: NDArray[np.float32], before: Fit, held: LayerSamples, penalties: Sequence[float]
 ) -> Fit:
-    """The ridge that serves the held-out samples best, from the strongest to the weakest."""
+    """The ridge with the smallest held-out error; ridges are tried from the strongest to the weakest."""
     best, worse, products = before, 0, problem.products(target)
     for penalty in sorted(penalties, reverse=True):
         new, shift = problem.solved(products, penalty)
@@ -179,7 +179,7 @@ def _plain(
 
 
 def _bent(problem: _Problem, start: Fit, held: LayerSamples) -> Fit:
-    """Down from a fit, with targets that ask for nothing where an activation hides the error."""
+    """Repeated fits from a starting point, with targets that ask for nothing where an activation hides the error."""
     best = start
     for _ in range(ROUNDS if start.penalty is not None else 0):
         assert best.penalty is not None
@@ -194,7 +194,7 @@ def _bent(problem: _Problem, start: Fit, held: LayerSamples) -> Fit:
 
 
 class _Problem:
-    """Least squares of a layer, centred on the weight at hand, its samples summed up once."""
+    """Least-squares problem of a layer, centred on its current weight; the moments of the samples are computed once."""
 
     def __init__(self, rows: LayerSamples, weight: Floats, bias: Floats, intercept: bool) -> None:
         self.rows = rows
@@ -211,7 +211,7 @@ class _Problem:
         self._inverses: dict[float, Floats] = {}
 
     def products(self, target: NDArray[np.float32]) -> tuple[Floats, Floats]:
-        """What a target has in common with the inputs, less that of the weight at hand, and its mean."""
+        """Cross moments of a target with the inputs, less those of the current weight, and the target's mean."""
         if self._intercept:
             mean = target.mean(axis=1, dtype=np.float64)
             xy = covariance.cross(self.rows.x, target, self._mean, mean)

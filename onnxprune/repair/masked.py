@@ -1,4 +1,4 @@
-"""Fits product layers that may keep only some of their weights, in the walk of `calibrated`."""
+"""Fits linear layers that keep only some of their weights, within the layer-wise repair."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ STRONGER = (1e-2, 1e-1, 1.0, 10.0)
 WIDEST = 2048
 """Columns up to which a Gram matrix is decomposed."""
 ROUNDS = 2
-"""Refits of what stays, where an activation hides a part of the error."""
+"""Refits that count only the part of the error that passes the activation."""
 
 
 @dataclass(frozen=True)
 class Zeros:
-    """What becomes zero in which layers.
+    """Which weights of which layers become zero.
 
     Attributes:
         method: ``l1`` or ``l2`` (magnitude), ``wanda``, ``sparsegpt``, ``alps``; ``obs`` is the best of the last two.
         layers: The pattern of each product layer that is to have zeros, by name, and of each constant of a recurrent
             layer, by key; the others are refitted whole.
-        bias_only: Zeros are there already: leave all layers as they are but for their biases.
+        bias_only: The zeros are in place already: change nothing but biases.
     """
 
     method: str
@@ -76,7 +76,7 @@ class Zeros:
         free: bool,
         channels: int,
     ) -> Fit:
-        """The candidate that leaves the least error on the held-out samples; without samples the smallest go."""
+        """The candidate with the smallest held-out error; by magnitude where there are no samples."""
         smallest = np.where(select(np.abs(weight), pattern, channels), 0, weight)
         if not (rows.count and held.count):
             return Fit(smallest, bias, 0.0, 0.0, 0.0)
@@ -109,15 +109,15 @@ class Zeros:
 def candidates(
     method: str, pattern: Pattern, channels: int, target: Floats, gram: Floats, weight: Floats, second: Floats
 ) -> Iterator[Floats]:
-    """Weights with zeros.
+    """Candidate weights with zeros.
 
     Args:
         method: See `Zeros`.
         pattern: The pattern.
         channels: Inputs at one kernel position.
-        target: What to come near to; shape (groups, outputs, columns).
-        gram: How errors count; shape (groups, columns, columns).
-        weight: The weight at hand.
+        target: Weight to approximate; shape (groups, outputs, columns).
+        gram: Gram matrix of the inputs, which weights the errors; shape (groups, columns, columns).
+        weight: The current weight.
         second: Second moments of the columns, for Wanda.
     """
     groups, _, columns = weight.shape
@@ -137,14 +137,14 @@ def candidates(
 
 
 def zeroed(layer: LinearLayer, method: str, pattern: Pattern, weight: Floats, seen: Moments) -> Floats:
-    """Matrices of a layer with zeros, the rest refitted to what it made; shape (groups, outputs, columns).
+    """Matrices of a layer with zeros, the others refitted to its original output; shape (groups, outputs, columns).
 
     Args:
         layer: The layer.
         method: See `Zeros`.
         pattern: The pattern.
         weight: Its matrices.
-        seen: Moments of what it reads.
+        seen: Moments of its inputs.
     """
     channels, turn = channels_first(layer)
     n = max(seen.count, 1)
@@ -159,14 +159,14 @@ def zeroed(layer: LinearLayer, method: str, pattern: Pattern, weight: Floats, se
 
 
 def channels_first(layer: LinearLayer) -> tuple[int, NDArray[np.int64]]:
-    """Inputs at one kernel position, and the order that brings those of each position side by side."""
+    """Inputs at one kernel position, and the order of columns in which those of each position are adjacent."""
     positions = int(np.prod(layer.kernel))
     channels = layer.features[0] // layer.groups
     return channels, np.arange(channels * positions).reshape(channels, positions).T.ravel()
 
 
 class _Problem:
-    """Least squares of a layer, centred where its bias is free."""
+    """Least-squares problem of a layer, on centred samples where its bias is free."""
 
     def __init__(self, rows: LayerSamples, weight: Floats, bias: Floats, free: bool) -> None:
         self._x, self._weight, self._bias, self._free = rows.x, weight, bias, free
@@ -177,12 +177,12 @@ class _Problem:
         self._xx = covariance if free else self.second
 
     def gram(self, penalty: float) -> Floats:
-        """How errors of the weight count, with a ridge."""
+        """Gram matrix of the inputs, with a ridge."""
         found: Floats = self._xx + _ridge(self._xx, penalty)
         return found
 
     def solution(self, wanted: NDArray[np.float32], gram: Floats) -> Floats:
-        """The dense weight that is best for what the layer should make, centred on the weight at hand."""
+        """The dense least-squares weight for the layer's targets, centred on the current weight."""
         if self._free:
             xy = centred.cross(self._x, wanted, self._mean, wanted.mean(axis=1, dtype=np.float64))
         else:
@@ -200,7 +200,7 @@ def _ridge(gram: Floats, penalty: float) -> Floats:
 
 
 def _bias(rows: LayerSamples, weight: Floats, wanted: NDArray[np.float32]) -> Floats:
-    """The bias with which what is made has the mean that it should have."""
+    """The bias with which the output's mean is that of the target."""
     mean: Floats = wanted.mean(axis=1, dtype=np.float64) - np.einsum(
         "goi,gi->go", weight, rows.x.mean(axis=1, dtype=np.float64)
     )
@@ -208,5 +208,5 @@ def _bias(rows: LayerSamples, weight: Floats, wanted: NDArray[np.float32]) -> Fl
 
 
 def _turned(rows: LayerSamples, turn: NDArray[np.int64]) -> LayerSamples:
-    """The same samples with their columns in another order."""
+    """The samples with their columns permuted."""
     return LayerSamples(np.ascontiguousarray(rows.x[:, :, turn]), rows.y, rows.offset, rows.low, rows.high)

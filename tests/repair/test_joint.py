@@ -12,7 +12,7 @@ from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
-from onnxprune.repair.gauss_newton import FeatureMaps, Function, Run, _Step, refine
+from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Function, _Step, refine
 from onnxprune.repair.joint import repair
 from onnxprune.repair.layer_chains import chains
 from onnxprune.repair.layer_operator import LayerOperator
@@ -68,11 +68,11 @@ def rectified(z: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def run_of_two(
     rng: np.random.Generator, hidden: int, between: Function = rectified
-) -> tuple[Run, list[NDArray[np.float32]]]:
+) -> tuple[ChainFunction, list[NDArray[np.float32]]]:
     """Two matrices with a function between them."""
     operators = [LayerOperator(1, 6, (), (), (), ((),)), LayerOperator(1, hidden, (), (), (), ((),))]
     weights = [normal(rng, 1, hidden, 6), normal(rng, hidden), normal(rng, 1, 3, hidden), normal(rng, 3)]
-    return Run(operators, [between], [True, True]), weights
+    return ChainFunction(operators, [between], [True, True]), weights
 
 
 def test_a_step_knows_how_the_end_moves(rng: np.random.Generator) -> None:
