@@ -52,11 +52,12 @@ class FeatureMaps:
     high: float = np.inf
 
     def error(self, made: Floats) -> float:
-        """Mean squared error of the clipped outputs, as a share of their variance."""
+        """Mean squared error of the clipped outputs, as a share of their variance, or else mean square."""
         target = np.clip(self.y, self.low, self.high)
         flat = target.reshape(len(target), -1)
         spread = flat.size * float(flat.var(axis=1, dtype=np.float64).mean())
         wrong = target - np.clip(made + self.offset, self.low, self.high)
+        spread = spread or float(np.square(target, dtype=np.float64).sum())
         return float(np.square(wrong, dtype=np.float64).sum() / max(spread, 1e-30))
 
     def residual(self, made: Floats) -> tuple[Floats, Floats | None]:

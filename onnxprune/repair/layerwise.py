@@ -92,7 +92,8 @@ class Refit:
     Attributes:
         layer: Name of the layer's output.
         penalty: The ridge that was used, None where the layer was left as it was.
-        before: Held-out error without the refit, as a share of the target's variance.
+        before: Held-out squared error without the refit, as a share of the targets' variance, or of their mean square
+            where they are constant, as one sample is.
         after: The same with it, where all of it is taken.
         share: The share of the change of the weights that was taken.
     """

@@ -56,11 +56,11 @@ class LayerSamples:
         return np.clip(values, self.low, self.high)
 
     def error(self, weight: Floats, bias: Floats) -> float:
-        """Mean squared error of the clipped outputs, as a share of their variance."""
+        """Mean squared error of the clipped outputs, as a share of their variance, or else mean square."""
         target = self.seen(self.y)
         wrong = np.square(target - self.seen(self.predict(weight, bias)), dtype=np.float64).sum()
-        covariance = target - target.mean(axis=1, keepdims=True)
-        return float(wrong / max(np.square(covariance, dtype=np.float64).sum(), 1e-30))
+        spread = np.square(target - target.mean(axis=1, keepdims=True), dtype=np.float64).sum()
+        return float(wrong / max(spread or np.square(target, dtype=np.float64).sum(), 1e-30))
 
     def reachable(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
         """Targets for the layer, equal to its prediction where target and prediction are beyond the same bound."""

@@ -118,3 +118,11 @@ def test_without_repair_weights_stay_and_scores_still_learn() -> None:
 def test_what_needs_data_says_so(options: dict[str, str]) -> None:
     with pytest.raises(InputError, match="needs calibration data"):
         onnxprune.prune(MODELS / "pt_resnet_bn.onnx", 0.5, **options)
+
+
+def test_the_error_on_constant_targets_is_a_share_of_their_mean_square() -> None:
+    one = LayerSamples(np.ones((1, 1, 2), "f"), np.array([[[3.0, 4.0]]], "f"))
+    weight, bias = np.zeros((1, 2, 2)), np.array([[3.0, 0.0]])
+    assert one.error(weight, bias) == pytest.approx(16 / 25)
+    two = LayerSamples(np.ones((1, 2, 2), "f"), np.array([[[3.0, 4.0], [1.0, 4.0]]], "f"))
+    assert two.error(weight, bias) == pytest.approx((0 + 16 + 4 + 16) / (1 + 1))
