@@ -19,6 +19,7 @@ from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
 from tests.ops import case as rows
 from tests.support.graph_builder import Seeded
+from tests.support.lanes import spread
 from tests.support.random_graphs import random_model
 
 ADDED = 400
@@ -68,11 +69,11 @@ for info in pkgutil.iter_modules(tests.ops.__path__):  # which defines the rows
         importlib.import_module(f"tests.ops.{info.name}")
 
 
-@pytest.mark.parametrize("row", rows.DEFINED, ids=lambda r: r.name)
+@pytest.mark.parametrize("row", spread(rows.DEFINED), ids=lambda r: r.name)
 def test_costs_of_operators_are_predicted(row: rows.Case) -> None:
     predict_and_count(row.model(), 0)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", spread(range(60)))
 def test_costs_of_random_graphs_are_predicted(seed: int) -> None:
     predict_and_count(random_model(Seeded(seed)), seed)

@@ -14,6 +14,7 @@ import tests.ops
 from tests.ops import case as rows
 from tests.support import oracle
 from tests.support.graph_builder import Seeded
+from tests.support.lanes import spread
 from tests.support.random_graphs import random_model
 
 for info in pkgutil.iter_modules(tests.ops.__path__):  # which defines the rows
@@ -62,12 +63,12 @@ def check(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     return pruned
 
 
-@pytest.mark.parametrize("row", rows.DEFINED, ids=lambda r: r.name)
+@pytest.mark.parametrize("row", spread(rows.DEFINED), ids=lambda r: r.name)
 def test_declared_shapes_are_those_that_inference_finds(row: rows.Case) -> None:
     check(row.model(), 0)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", spread(range(40)))
 def test_declared_shapes_are_those_of_a_run(seed: int) -> None:
     model = random_model(Seeded(seed))
     pruned = check(model, seed)

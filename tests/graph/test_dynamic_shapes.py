@@ -88,10 +88,8 @@ def resized(model: onnx.ModelProto) -> Iterator[dict[str, tuple[int, ...]]]:
         }
 
 
-SLOW = {"torchvision/vit_b_32", "timm/ghostnetv2_100", "torchvision/shufflenet_v2_x0_5", "transformers/t5_gated_encdec"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in ARCHITECTURES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_other_sizes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not ZOO.is_dir():
         pytest.skip("the architecture zoo is not here")

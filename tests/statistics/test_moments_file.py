@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,17 @@ def pruned(path: Path, **more: Any) -> onnxprune.Result:
     return onnxprune.prune(MODEL, 0.5, stats=path, **more)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("moments") / "s.npz"
+    pruned(path, calib=CALIB)
+    return path
+
+
 @pytest.fixture
-def written(tmp_path: Path) -> Path:
-    pruned(tmp_path / "s.npz", calib=CALIB)
-    return tmp_path / "s.npz"
+def written(made: Path, tmp_path: Path) -> Path:
+    """A file of the test's own, which it may damage."""
+    return Path(shutil.copy(made, tmp_path / "s.npz"))
 
 
 def test_moments_are_restored(tmp_path: Path) -> None:
