@@ -15,9 +15,6 @@ from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops.conv import KERNEL
 from onnxprune.ops.ties import Ties
 
-QUANTISED = ("DequantizeLinear", "QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger")
-"""Operators, by how their names begin, whose whole-number constants are weights too: biases of 32 bits, say."""
-
 MAX_REASONS = 5
 
 

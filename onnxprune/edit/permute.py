@@ -18,9 +18,10 @@ from onnx import TensorProto
 
 from onnxprune.coupling.components import Index
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.coupling.groups import QUANTISED, Grade, Group
+from onnxprune.coupling.groups import Grade, Group
 from onnxprune.edit.slicing import Change, ConstantEdit, apply_edits, edits_by_reader
 from onnxprune.graph.graph import Axis, Graph, Value
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import WEIGHT_TYPES
 
@@ -142,7 +143,7 @@ def _fixed_channels(coupling: Coupling) -> NDArray[np.bool_]:
 def _is_table(value: Value) -> bool:
     """Whether a constant is not a weight, but indices, shapes or conditions."""
     if value.elem_type == TensorProto.INT32:
-        return not all(node.op_type.startswith(QUANTISED) for node, _ in value.consumers)
+        return not all(operator_of(node).reads_zero_points for node, _ in value.consumers)
     return value.elem_type not in WEIGHT_TYPES
 
 

@@ -131,7 +131,8 @@ class Operator:
         activation: Whether it applies a differentiable function to every element on its own.
         gates: Blocks of rows in the weights of a recurrent layer; 0 for all others.
         zero_point: Input that holds the zero point of its first output.
-        reads_zero_points: Whether it knows the zero point of what it reads.
+        reads_zero_points: Whether it knows the zero point of what it reads; its whole-number constants are weights,
+            biases of 32 bits too.
         lookups: Pairs of inputs (table, indices).
     """
 

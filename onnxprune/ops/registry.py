@@ -140,7 +140,7 @@ def facts_of(
         casts: Whether they change the element type of what they copy.
         gates: Blocks of rows in the weights of a recurrent layer.
         zero_point: Input that holds the zero point of the first output; they then know those of their inputs too.
-        reads_zero_points: Whether they know the zero points of what they read.
+        reads_zero_points: Whether they know the zero points of what they read; whole-number constants are weights then.
         lookups: Pairs of inputs (table, indices).
         type_of: Inputs of which the first that is given has the outputs' element type.
         elem_type: Element type of the outputs where it is always the same.

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, GraphProto
 
-from onnxprune.coupling.groups import QUANTISED
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.tensors import WEIGHT_TYPES
 
 HASHED = 4096
@@ -37,7 +37,7 @@ def _add_graph(graph: GraphProto, add: Any) -> None:
     for info in [*graph.input, *graph.output]:
         t = info.type.tensor_type
         add(info.name, t.elem_type, [d.dim_value or d.dim_param for d in t.shape.dim])
-    weights = {name for node in graph.node if node.op_type.startswith(QUANTISED) for name in node.input}
+    weights = {name for node in graph.node if operator_of(node).reads_zero_points for name in node.input}
     for t in sorted(graph.initializer, key=lambda t: t.name):  # their order says nothing, and sparse ones come last
         _add_tensor(t, add, t.name in weights)
     for s in graph.sparse_initializer:
