@@ -129,6 +129,8 @@ class Operator:
         copies: Whether it only copies elements.
         casts: Whether it changes the element type of what it copies.
         activation: Whether it applies a differentiable function to every element on its own.
+        pointwise: Whether each element of its output depends on those at its index of broadcast inputs alone, by a
+            function that can be differentiated.
         gates: Blocks of rows in the weights of a recurrent layer; 0 for all others.
         zero_point: Input that holds the zero point of its first output.
         reads_zero_points: Whether it knows the zero point of what it reads; its whole-number constants are weights,
@@ -147,6 +149,7 @@ class Operator:
     copies: Copies | None = None
     casts: bool = False
     activation: bool = False
+    pointwise: bool = False
     gates: int = 0
     zero_point: int | None = None
     reads_zero_points: bool = False

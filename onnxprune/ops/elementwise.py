@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onnxprune.graph.graph import Axis, Node, Value
 from onnxprune.graph.operators import Copies, Origins
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import origins, rule
+from onnxprune.ops.registry import facts_of, origins, rule
 
 
 @origins("Identity Cast DequantizeLinear")
@@ -155,3 +155,6 @@ def bit_cast(op: Op) -> None:
         return
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position), zero=True)
+
+
+facts_of("Add Sub Mul Div Pow Min Max Clip PRelu", pointwise=True)

@@ -8,7 +8,7 @@ from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import rule
 
 
-@rule("BatchNormalization")
+@rule("BatchNormalization", pointwise=True)
 def batch_normalization(op: Op) -> None:
     """Every parameter follows its channel; a channel masked in scale and bias is zero."""
     x, out = op.input(0), op.output()

@@ -62,6 +62,7 @@ def rule(
     any_rank: bool = False,
     note: str | None = None,
     activation: bool | None = None,
+    pointwise: bool | None = None,
     copies: Copies | None = None,
     casts: bool | None = None,
     gates: int | None = None,
@@ -83,6 +84,7 @@ def rule(
         any_rank: Whether the rule copes with values of unknown rank.
         note: One line for the table of supported operators; the docstring's first line by default.
         activation: This and the following are facts of the operators, see `facts_of`.
+        pointwise: See there.
         copies: See there.
         casts: See there.
         gates: See there.
@@ -103,6 +105,7 @@ def rule(
             *op_types,
             domain=domain,
             activation=activation,
+            pointwise=pointwise,
             copies=copies,
             casts=casts,
             gates=gates,
@@ -121,6 +124,7 @@ def facts_of(
     *op_types: str,
     domain: str = "",
     activation: bool | None = None,
+    pointwise: bool | None = None,
     copies: Copies | None = None,
     casts: bool | None = None,
     gates: int | None = None,
@@ -136,6 +140,8 @@ def facts_of(
         op_types: Operator names; one string may hold several, separated by spaces.
         domain: Operator domain, "" for the standard one.
         activation: Whether they apply a differentiable function to every element on its own.
+        pointwise: Whether each element of their output depends on those at its index of broadcast inputs alone, by a
+            function that can be differentiated.
         copies: Whether they only copy elements of their inputs, and how.
         casts: Whether they change the element type of what they copy.
         gates: Blocks of rows in the weights of a recurrent layer.
@@ -147,6 +153,7 @@ def facts_of(
     """
     facts = {
         "activation": activation,
+        "pointwise": pointwise,
         "copies": copies,
         "casts": casts,
         "gates": gates,

@@ -33,9 +33,6 @@ Measured with 64 samples: 0.5 to 1.6 for eight models of photographs, 2.9 to 11.
 JUDGES = 32
 """Samples that this is measured on."""
 
-_PREPROCESSING = {"Add", "Sub", "Mul", "Div", "Pad", "BatchNormalization"}
-"""Operators before the first convolution that keep the axes of their first input, besides those that only copy it."""
-
 
 class Variants:
     """Batches, each followed by the same samples augmented, where that is possible.
@@ -131,7 +128,7 @@ def _sliding_axes(graph: Graph) -> dict[str, tuple[int, ...]]:
 def _axes_after(node: Node, axes: list[int]) -> list[int] | None:
     """The axes of a node's output in terms of the graph input's; None where the node does not just carry them."""
     operator = operator_of(node)
-    if node.op_type in _PREPROCESSING:
+    if operator.pointwise or operator.activation or node.op_type == "Pad":  # a Pad keeps the order of the axes
         return axes
     if operator.copies is not Copies.ALL or operator.origins is None:
         return None

@@ -16,8 +16,6 @@ from onnxprune.layers.linear import LinearLayer
 LONGEST = 3
 """Layers of a chain; more are cut."""
 
-_WITH_CONSTANTS = {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Clip", "PRelu", "BatchNormalization"}
-
 
 @dataclass(frozen=True, eq=False)
 class Chain:
@@ -105,11 +103,12 @@ def _varies(value: Value) -> bool:
 
 def _elementwise(node: Node) -> bool:
     """Whether a node is element-wise, with constants that vary along the feature axis at most."""
-    if node.domain or len([o for o in node.outputs if o is not None]) != 1:
+    if len([o for o in node.outputs if o is not None]) != 1:
         return False
-    if operator_of(node).activation:
+    operator = operator_of(node)
+    if operator.activation:
         return True
-    if node.op_type not in _WITH_CONSTANTS:
+    if not operator.pointwise:
         return False
     constants = [v for v in node.inputs if v is not None and not _varies(v)]
     return all(v.tensor is None or sum(d != 1 for d in v.tensor.dims) <= 1 for v in constants)
