@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnxprune.graph.graph import Axis
 from onnxprune.ops.conv import pin_space
 from onnxprune.ops.op import Op, arange
@@ -120,17 +122,22 @@ def tie_trailing(op: Op, axes: list[Axis], targets: list[Axis]) -> None:
             op.tie(axis, target)
 
 
+def _mix_over(op: Op, positions: Sequence[int]) -> None:
+    """Ties every axis of the first input to the output's, and marks those that are normalised over as mixing."""
+    x, out = op.input(0), op.output()
+    for axis in x.axes():
+        op.tie(axis, out.axis(axis.position))
+        if axis.position in positions:
+            op.mix(axis)
+
+
 @rule("Softmax LogSoftmax Hardmax")
 def softmax(op: Op) -> None:
     """Normalises over one axis (before opset 13: over all from that axis on): it mixes."""
-    x, out = op.input(0), op.output()
-    rank = len(x.shape or [1])
+    rank = len(op.input(0).shape or [1])
     axis_of = op.attr("axis", -1 if op.opset >= 13 else 1) % rank
     mixed = [axis_of] if op.opset >= 13 else list(range(axis_of, rank))
-    for axis in x.axes():
-        op.tie(axis, out.axis(axis.position))
-        if axis.position in mixed:
-            op.mix(axis)
+    _mix_over(op, mixed)
 
 
 @rule("LpNormalization")
@@ -145,12 +152,8 @@ def lp_normalization(op: Op) -> None:
 @rule("MeanVarianceNormalization")
 def mean_variance_normalization(op: Op) -> None:
     """Normalises over the listed axes: those mix."""
-    x, out = op.input(0), op.output()
-    over = [a % len(x.shape or [1]) for a in op.attr("axes", [0, 2, 3])]
-    for axis in x.axes():
-        op.tie(axis, out.axis(axis.position))
-        if axis.position in over:
-            op.mix(axis)
+    over = [a % len(op.input(0).shape or [1]) for a in op.attr("axes", [0, 2, 3])]
+    _mix_over(op, over)
 
 
 @rule("LRN")

@@ -84,15 +84,22 @@ def top_k(op: Op) -> None:
                 op.pin(out.axis(searched), f"{op.node.label} returns positions along it")
 
 
+def _scanned_axis(op: Op) -> int | None:
+    """The axis that a running sum or product goes along; None, and everything pinned, where only a run tells it."""
+    along = op.numbers(1)
+    if along is None:
+        op.pin_all(f"{op.node.label} takes its axis from the run")
+        return None
+    return int(along[0]) % len(op.input(0).shape or [1])
+
+
 @rule("CumSum")
 def cumulative_sum(op: Op) -> None:
     """A running sum does not see channels that are zero once masked."""
     x, out = op.input(0), op.output()
-    along = op.numbers(1)
-    if along is None:
-        op.pin_all(f"{op.node.label} takes its axis from the run")
+    summed = _scanned_axis(op)
+    if summed is None:
         return
-    summed = int(along[0]) % len(x.shape or [1])
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position), zero=axis.position != summed)
     op.sum_over(x.axis(summed))
@@ -103,11 +110,9 @@ def cumulative_sum(op: Op) -> None:
 def cumulative_product(op: Op) -> None:
     """A running product mixes its axis."""
     x, out = op.input(0), op.output()
-    along = op.numbers(1)
-    if along is None:
-        op.pin_all(f"{op.node.label} takes its axis from the run")
+    multiplied = _scanned_axis(op)
+    if multiplied is None:
         return
-    multiplied = int(along[0]) % len(x.shape or [1])
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position), zero=axis.position != multiplied)
         if axis.position == multiplied:
