@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -90,6 +89,8 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 def draw(parts: list[Any]) -> None:
     """Prints tables and lines: with colour on a terminal, as plain text elsewhere."""
+    import shutil  # loading it costs every call, --help too, several milliseconds
+
     from onnxprune.report import tables
 
     fancy = colourful(sys.stdout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +187,8 @@ def prune(
 
 
 def _meant(first: str) -> str:
+    import difflib
+
     verbs = [line.split()[0] for line, _ in NOTES[0][1]]
     near = difflib.get_close_matches(first, verbs, n=1)
     return f"did you mean the verb {near[0]!r}?" if near else "the output is named with -o FILE"

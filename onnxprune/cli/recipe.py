@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import importlib
 import os
 import re
 import sys
@@ -11,11 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def _number(value: object) -> bool:
@@ -113,6 +108,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: The file cannot be read or is not TOML, a key is unknown or given twice, or a value is of another
             kind.
     """
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -146,5 +142,7 @@ def _as_given(kind: Kind, value: Any) -> Any:
 
 
 def _nearest(name: str, known: Mapping[str, Kind]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"

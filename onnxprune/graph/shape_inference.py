@@ -219,11 +219,10 @@ def _open(value: Value | None) -> bool:
 def _protos(scope: Scope, proto: GraphProto) -> Iterator[tuple[Scope, GraphProto]]:
     """Each scope with its counterpart in the skeleton."""
     yield scope, proto
-    owners = {
-        n.output[0]: n for n in proto.node if n.output and any(a.type == AttributeProto.GRAPH for a in n.attribute)
-    }
-    for node in scope.nodes:
-        twin = owners.get(node.proto.output[0]) if node.bodies and node.proto.output else None
+    holders = [node for node in scope.nodes if node.bodies and node.proto.output]
+    owners = {n.output[0]: n for n in proto.node if n.output} if holders else {}
+    for node in holders:
+        twin = owners.get(node.proto.output[0])
         for a in twin.attribute if twin is not None else []:
             if a.name in node.bodies:
                 yield from _protos(node.bodies[a.name], a.g)

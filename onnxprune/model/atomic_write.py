@@ -17,7 +17,6 @@ import errno
 import mmap
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -43,7 +42,7 @@ class AtomicWrite:
 
     def new(self) -> BinaryIO:
         """Opens a stream for the content of one more file."""
-        path = self._target.with_name(f".{self._target.name}.{secrets.token_hex(4)}.tmp")
+        path = self._target.with_name(f".{self._target.name}.{os.urandom(4).hex()}.tmp")
         with _folder_lock(self._target.parent):  # no other run may see the draft before it is locked
             self._paths.append(path)
             self._streams.append(open(path, "xb"))  # noqa: SIM115 (closed by `publish` or `discard`)

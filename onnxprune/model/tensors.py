@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import Message
-from onnx import TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 _BITS_BELOW_A_BYTE = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 _PACKED = {getattr(TensorProto, k): bits for k, bits in _BITS_BELOW_A_BYTE.items() if hasattr(TensorProto, k)}
@@ -26,6 +26,11 @@ PAYLOAD_FIELDS = ("raw_data", "float_data", "int32_data", "string_data", "int64_
 REPEATED_FIELDS = ("dims", "external_data", "metadata_props")
 # Messages that can hold a tensor somewhere below; all others are copied whole.
 TENSOR_HOLDERS = {"ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TrainingInfoProto"}
+# Attributes of these types hold no tensor: most of a model's messages need no look inside.
+_PLAIN_ATTRIBUTES = frozenset(
+    getattr(AttributeProto, name) for name in ("FLOAT", "INT", "STRING", "FLOATS", "INTS", "STRINGS")
+)
+_GRAPH, _GRAPHS = AttributeProto.GRAPH, AttributeProto.GRAPHS
 STRIPPED = "*stripped*"
 """Location of external data that does not exist: marks tensors without values."""
 
@@ -63,9 +68,9 @@ def _graph_constants(graph: onnx.GraphProto, scope: str) -> Iterator[tuple[str, 
 def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
     """Yields the graphs in the attributes of a node, each with its scope relative to the node's graph."""
     for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
+        if attribute.type == _GRAPH:
             yield f"{_label(node)}/{attribute.name}", attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
+        elif attribute.type == _GRAPHS:
             for i, graph in enumerate(attribute.graphs):
                 yield f"{_label(node)}/{attribute.name}.{i}", graph
 
@@ -108,7 +113,7 @@ def tensors(message: Any) -> Iterator[TensorProto]:
         for item in [value] if isinstance(value, Message) else value:
             if kind == "TensorProto":
                 yield item
-            else:
+            elif kind != "AttributeProto" or item.type not in _PLAIN_ATTRIBUTES:
                 yield from tensors(item)
 
 
