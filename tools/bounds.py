@@ -1,10 +1,12 @@
-"""Runs the tests against the built wheel with the lowest, or the newest, dependencies that pyproject.toml allows.
+"""Runs the tests in a fresh environment with the lowest, or the newest, dependencies that pyproject.toml allows.
 
-    python tools/bounds.py lowest                     # this Python
+    python tools/bounds.py lowest                     # the built wheel, this Python
+    python tools/bounds.py newest --install sdist
     python tools/bounds.py newest --python python3.10 -- -q -x tests/model/test_model.py
 
-Everything happens in a temporary folder: the wheel is built and installed into an environment of its own, and the tests
-run from a copy without the package's sources. What follows ``--`` goes to pytest.
+Everything happens in a temporary folder. The tests of a wheel run from a copy without the package's sources; those of a
+source distribution from what it unpacks to, and those of an editable installation from there too. What follows ``--``
+goes to pytest.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ def main() -> int:
     """Builds, installs and tests; the exit status is pytest's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=["lowest", "newest"])
+    parser.add_argument("--install", choices=["wheel", "sdist", "editable"], default="wheel", help="what is installed")
     parser.add_argument("--python", default=sys.executable, help="the interpreter to make the environment of")
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
@@ -54,22 +57,34 @@ def main() -> int:
         folder = Path(made)
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
-        def run(*command: str | Path, check: bool = True) -> int:
-            return subprocess.run(command, cwd=folder, env=environment, check=check).returncode
+        def run(*command: str | Path, at: Path = folder, check: bool = True) -> int:
+            return subprocess.run(command, cwd=at, env=environment, check=check).returncode
 
         run(asked.python, "-m", "venv", folder / "venv")
         python = folder / "venv" / "bin" / "python"
-        run(python, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", folder, ROOT)
-        wheel = next(folder.glob("*.whl"))
-        run(python, "-m", "pip", "install", "-q", "--upgrade", wheel, *requirements(asked.which))
+        if asked.install == "wheel":
+            run(python, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", folder, ROOT)
+            package = [str(next(folder.glob("*.whl")))]
+            tree = folder / "tree"
+            tree.mkdir()
+            for name in BESIDE:
+                copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+                copy(ROOT / name, tree / name)
+        else:
+            run(python, "-m", "pip", "install", "-q", "build")
+            run(python, "-m", "build", "--sdist", "--outdir", folder, ROOT)
+            shutil.unpack_archive(next(folder.glob("*.tar.gz")), folder, filter="data")
+            tree = next(path for path in folder.glob("onnxprune-*") if path.is_dir())
+            package = ["-e", str(tree)] if asked.install == "editable" else [str(next(folder.glob("*.tar.gz")))]
+            if asked.install == "sdist":
+                shutil.move(tree / "onnxprune", folder / "sources")  # the tests must find what was installed
+        run(python, "-m", "pip", "install", "-q", "--upgrade", *package, *requirements(asked.which))
         run(python, "-m", "pip", "check")
         run(python, "-m", "pip", "list")
-        for name in BESIDE:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, folder / name)
-        where = "import onnxprune; print(onnxprune.__file__); assert 'site-packages' in onnxprune.__file__"
-        run(python, "-c", where)
-        return run(python, "-m", "pytest", *given, check=False)
+        place = str(tree) if asked.install == "editable" else "site-packages"
+        where = f"import onnxprune; print(onnxprune.__file__); assert {place!r} in onnxprune.__file__"
+        run(python, "-c", where, at=tree)
+        return run(python, "-m", "pytest", *given, at=tree, check=False)
 
 
 if __name__ == "__main__":
