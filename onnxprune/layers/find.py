@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxprune.graph.graph import Graph, Node, Value
-from onnxprune.graph.operators import Affine, Copies, Origins, operator_of
+from onnxprune.graph.operators import Affine, Copies, Origins, operator_of, other_summand
 from onnxprune.layers.linear import LinearLayer, padded_by_output
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
@@ -115,7 +115,7 @@ class _Finder:
         )
 
     def _added(self, out: Value, trailing: int, features: int, rank: int) -> tuple[Value, _Constant | None]:
-        """The output of an Add of a constant per feature and that constant, if it is all that becomes of a value.
+        """The output of a sum with a constant per feature and that constant, if it is all that becomes of a value.
 
         Args:
             out: The value.
@@ -125,7 +125,7 @@ class _Finder:
         """
         if len(out.consumers) == 1 and id(out) not in self._returned:
             ((add, i),) = out.consumers
-            constant = self._constant(_input(add, 1 - i)) if add.op_type == "Add" and add.domain == "" else None
+            constant = self._constant(other_summand(add, i))
             total = _output(add)
             if (
                 constant is not None

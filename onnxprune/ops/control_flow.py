@@ -26,7 +26,7 @@ def if_(op: Op) -> None:
             op.keep_zero(axis, *(e.axis(axis.position) for e in ends if e is not None))
 
 
-@rule("Loop", any_rank=True)
+@rule("Loop", any_rank=True, shape_from_values=True)
 def loop(op: Op) -> None:
     """Carried states tie round; scan outputs get an axis in front that is pinned."""
     body = op.body("body")

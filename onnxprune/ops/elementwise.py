@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from onnxprune.graph.contents import constant_data
 from onnxprune.graph.graph import Axis, Node, Value
-from onnxprune.graph.operators import Copies, Origins
+from onnxprune.graph.operators import Bounds, Copies, Origins, Postprocessing
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import facts_of, origins, rule
+from onnxprune.ops.registry import clips, facts_of, origins, rule
 
 
 @origins("Identity Cast DequantizeLinear")
@@ -71,7 +73,7 @@ def zero_losing(op: Op) -> None:
             op.divide_by(axis)
 
 
-@rule("Dropout", copies=Copies.ALL)
+@rule("Dropout", copies=Copies.ALL, random=True)  # it may be in training
 def dropout(op: Op) -> None:
     """Identity at inference; the mask output has the same shape."""
     for out in op.outputs:
@@ -89,6 +91,24 @@ def clip(op: Op) -> None:
         high = (op.numbers(2) or [-1.0])[0] if op.has(2) else float("inf")
     for axis in op.input(0).axes():
         op.tie(axis, op.output().axis(axis.position), zero=low <= 0 <= high)
+
+
+@clips("Clip")
+def clip_bounds(node: Node) -> Bounds:
+    """The bounds that are known before the run."""
+    if node.opset < 11:
+        return node.attribute("min", -math.inf), node.attribute("max", math.inf)
+    low, high = (constant_data(node.input(i)) if node.has(i) else None for i in (1, 2))
+    return (
+        -math.inf if low is None else float(low.reshape(-1)[0]),
+        math.inf if high is None else float(high.reshape(-1)[0]),
+    )
+
+
+@clips("Relu")
+def relu_bounds(node: Node) -> Bounds:
+    """What is negative becomes zero."""
+    return 0.0, math.inf
 
 
 @rule("CastLike")
@@ -133,7 +153,8 @@ def power(op: Op) -> None:
         _zero_where(op, out, alone, [op.input(0)], any_of=True)
 
 
-@rule("Equal Greater GreaterOrEqual Less LessOrEqual Or Xor")
+@rule("Equal Or Xor")
+@rule("Greater GreaterOrEqual Less LessOrEqual", postprocessing=Postprocessing.CHOICE)
 def comparison(op: Op) -> None:
     """Broadcast; the result is nothing that sums."""
     broadcast(op, op.inputs, op.output())
@@ -158,3 +179,5 @@ def bit_cast(op: Op) -> None:
 
 
 facts_of("Add Sub Mul Div Pow Min Max Clip PRelu", pointwise=True)
+facts_of("Add Sum", adds=True)
+facts_of("Div Mod", divisor=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.graph.operators import Copies
+from onnxprune.graph.operators import Copies, Postprocessing
 from onnxprune.ops.conv import pin_space
 from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
@@ -38,7 +38,7 @@ def max_unpool(op: Op) -> None:
     op.pin_all("flat indices count through all channels")
 
 
-@rule("Resize Upsample")
+@rule("Resize Upsample", postprocessing=Postprocessing.INTERPOLATION)
 def resize(op: Op) -> None:
     """Axes that keep their length pass, resampled ones are pinned; a size that names a pruned axis follows it."""
     x, out = op.input(0), op.output()

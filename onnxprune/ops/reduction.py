@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxprune.graph.operators import Postprocessing
 from onnxprune.model.tensors import FLOATS
 from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
@@ -55,7 +56,7 @@ def _axes(op: Op, rank: int) -> set[int] | None:
     return {int(a) % rank for a in axes}
 
 
-@rule("ArgMax ArgMin")
+@rule("ArgMax ArgMin", postprocessing=Postprocessing.CHOICE)
 def arg_extreme(op: Op) -> None:
     """Returns positions along the axis: it is pinned."""
     x, out = op.input(0), op.output()
@@ -70,7 +71,7 @@ def arg_extreme(op: Op) -> None:
         position += 1
 
 
-@rule("TopK")
+@rule("TopK", shape_from_values=True, postprocessing=Postprocessing.CHOICE)
 def top_k(op: Op) -> None:
     """Returns positions along the axis: it is pinned."""
     x = op.input(0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from onnxprune.graph.graph import Axis
-from onnxprune.graph.operators import Copies
+from onnxprune.graph.graph import Axis, Node
+from onnxprune.graph.operators import Copies, Origins
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import origins, rule
 from onnxprune.ops.ties import NewShape
 
 
@@ -26,7 +28,7 @@ def center_crop_pad(op: Op) -> None:
             op.tie(axis, target, zero=True)
 
 
-@rule("Concat", copies=Copies.MIXED)
+@rule("Concat", copies=Copies.JOINED)
 def concat(op: Op) -> None:
     """Inputs lie one after the other on one axis."""
     out = op.output()
@@ -59,7 +61,7 @@ def join(op: Op, parts: list[Axis], whole: Axis) -> None:
         start += n
 
 
-@rule("Split", copies=Copies.SOME)
+@rule("Split", copies=Copies.SOME, reads_parts=True)
 def split(op: Op) -> None:
     """Outputs are consecutive parts of one axis; their sizes follow."""
     x, outs = op.input(0), op.outputs
@@ -89,7 +91,7 @@ def split(op: Op) -> None:
             op.pin(axis, f"{op.node.label} leaves a part unused")
 
 
-@rule("Slice", copies=Copies.SOME)
+@rule("Slice", copies=Copies.SOME, reads_parts=True)
 def slice_(op: Op) -> None:
     """Takes a window of some axes; bounds follow, steps tie what lies between them."""
     x, out = op.input(0), op.output()
@@ -195,6 +197,12 @@ def _new_bounds(new: NewShape, window: range, axis: Axis) -> tuple[int, int]:
     if window.step > 0:
         return kept_positions[0], kept_positions[-1] + 1
     return kept_positions[0], kept_positions[-1] - 1 if kept_positions[-1] else -(2**31)
+
+
+@origins("Pad")
+def padded_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origins:
+    """Every axis is longer or shorter, none becomes another one."""
+    return origin
 
 
 @rule("Pad", copies=Copies.MIXED)

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import InputError, RunError, VerificationError
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import all_nodes
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 # What to try in turn when a model does not take the first guess.
 _TRIES = [*(Sizes(spatial=n) for n in (64, 128, 224, 256, 32)), *(Sizes(sequence=n) for n in (16, 128))]
-# Operators whose output has a shape that depends on values: there another shape is no fault.
-_SHAPES_FROM_VALUES = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "TopK", "Range"}
 
 
 @dataclass(frozen=True)
@@ -295,7 +294,7 @@ def _run_first(
 
 def _same_shapes(proto: onnx.ModelProto, names: list[str], expected: list[Any], actual: list[Any]) -> None:
     """Raises where an output got another shape, unless shapes depend on values in this model."""
-    if any(n.op_type in _SHAPES_FROM_VALUES for n in all_nodes(proto.graph)):
+    if any(operator_of(n).shape_from_values for n in all_nodes(proto.graph)):
         return
     for name, a, b in zip(names, expected, actual, strict=True):
         if np.shape(a) != np.shape(b):
