@@ -15,7 +15,7 @@ from onnxprune.extensions import Scorer, as_criterion
 from onnxprune.importance.magnitude import Scores
 from onnxprune.model.model import load
 from onnxprune.model.sparse_initializers import densify
-from onnxprune.options import Calibration, Channels, Checks, Options, Resources, Scope
+from onnxprune.options import Calibration, Checks, Options, Resources, Scope
 from onnxprune.options import checks as checks_of
 from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, matching_names, to_proto_or_path
@@ -195,11 +195,9 @@ def score(
         raise InputError(f"importance {criterion.name!r} needs calibration data", "give calib=... or stats=...")
     if criterion.needs == "weights" and given:
         raise InputError(f"importance {criterion.name!r} uses no calibration data", "leave calib and stats away")
-    options = Options(
-        channels=Channels(ratio=0.0, importance=importance), calibration=calibration, resources=resources, seed=seed
-    )
+    seed, chosen = checks_of.whole("seed", seed, 0), analysis.groups if groups is None else groups
     with deterministic_run(resources.run_seconds, resources.run_memory):
-        return score_groups(analysis, analysis.groups if groups is None else groups, criterion, options)
+        return score_groups(analysis, chosen, criterion, calibration, seed=seed, memory=resources.memory)
 
 
 def plan(

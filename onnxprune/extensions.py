@@ -94,7 +94,7 @@ class RepairMethod:
     Attributes:
         name: Name for ``--repair``.
         function: Changes ``job.pruned`` in place and returns what it did to each layer (`repair.layerwise.Refit`); None
-            for the package's own, which `pipeline.repair` carries out.
+            for the package's own, which `pipeline.refit` carries out.
         needs_data: Whether it takes calibration data.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune import extensions, patterns
@@ -235,10 +235,6 @@ class Options:
         """Whether MACs must be counted, by a run of the model if there is no other way."""
         return self.channels is not None and "macs" in self.channels.target
 
-    def with_repair(self, method: str) -> Options:
-        """The same options with another method of repair."""
-        return replace(self, repair=Repair(method))
-
     def _check_zeros(self) -> None:
         """Raises InputError for options that contradict the pattern of zeros."""
         if self.zeros is None:
@@ -283,8 +279,6 @@ class Options:
     def _check_data(self) -> None:
         """Raises InputError for calibration data or statistics that are missing or not used."""
         missing, stats, name = self.calibration.data is None, self.calibration.stats, self.criterion.name
-        if missing and stats is None and self.calibration.samples is not None:
-            raise InputError("samples are those of calibration data, and none are given", "give some with --calib")
         if missing and self.repair.needs_data:
             raise InputError(f"repair {self.repair.method!r} needs calibration data", "give some with --calib")
         from_data = self.criterion.needs == "moments"

@@ -167,7 +167,7 @@ class Calibration:
         stats: File of statistics of the data: used where it exists, else written.
 
     Raises:
-        InputError: A value is of the wrong kind or out of range.
+        InputError: A value is of the wrong kind or out of range, or samples are asked for of no data.
     """
 
     data: Any = None
@@ -181,6 +181,8 @@ class Calibration:
             _set(self, samples=checks.whole("samples", self.samples, 1))
         if self.stats is not None:
             checks.path("stats", self.stats)
+        if self.samples is not None and self.data is None and self.stats is None:
+            raise InputError("samples are those of calibration data, and none are given", "give some with --calib")
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from onnxprune.edit.permute import permute_original
 from onnxprune.edit.remove import remove
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseStorage, resparsify
-from onnxprune.options import Options, Zeros
+from onnxprune.options import Channels, Options, Zeros
 from onnxprune.pipeline import rounds
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
 from onnxprune.pipeline.evaluate import judge
+from onnxprune.pipeline.kept_features import kept_features
 from onnxprune.pipeline.permute import permute, recorded
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.refit import RepairJob, kept_features, refit
+from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.pipeline.score import allocate
 from onnxprune.pipeline.store_sparse import store
 from onnxprune.pipeline.verify import verify_pruned
@@ -121,19 +122,18 @@ def prune_model(prepared: Prepared, options: Options, analysis: Analysis) -> Pru
     return pruned
 
 
-def select(prepared: Prepared, options: Options) -> Selection:
+def select(prepared: Prepared, channels: Channels | None) -> Selection:
     """Selects the channels to remove."""
-    if options.channels is None or prepared.damage is None:
+    if channels is None or prepared.damage is None:
         return selection.nothing(prepared.analysis.coupling)
-    return allocate(
-        prepared.analysis, prepared.groups, prepared.damage, options, options.channels, prepared.loaded.cost
-    )
+    cost, shapes = prepared.loaded.cost, prepared.options.checks.input_shapes
+    return allocate(prepared.analysis, prepared.groups, prepared.damage, channels, cost, shapes)
 
 
 def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     """Selects channels, plans their removal and removes them, in place."""
     with prepared.clock.stage("plan"):
-        selected = select(prepared, options)
+        selected = select(prepared, options.channels)
         plan = planning.make(analysis.coupling, selected.removed, selected.entries)
         refitted = options.repair.method != "none"
         kept = kept_features(analysis.coupling, selected.removed) if refitted else {}
@@ -146,14 +146,18 @@ def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) ->
 
 def repair_removal(prepared: Prepared, pruned: Pruned) -> Pruned:
     """Repairs the model after the removal of channels, in place."""
+    options = pruned.options
     job = RepairJob(
         prepared.original.dense(),
         pruned.model,
         pruned.kept,
         prepared.loaded.data,
-        pruned.options,
+        options.repair.method,
         pruned.io_slices,
         prepared.synthetic_feeds,
+        options.seed,
+        options.resources.memory,
+        options.checks.input_shapes,
     )
     return replace(pruned, repair=refit(job))
 

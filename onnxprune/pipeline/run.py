@@ -61,7 +61,7 @@ def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
     if options.checks.drift_search:
         return search(prepared)[0].plan
     if options.zeros is None:
-        selected = select(prepared, prepared.options)
+        selected = select(prepared, prepared.options.channels)
         return planning.make(copy.coupling, selected.removed, selected.entries)
     return prune_model(prepared, prepared.options, copy).plan
 

@@ -107,7 +107,16 @@ def zero(
         )
     if spread:
         assert data is not None
-        spread_to = _allotted(model, list(layers.values()), pattern, input_moments, data, options, io_slices)
+        spread_to = _allotted(
+            model,
+            list(layers.values()),
+            pattern,
+            input_moments,
+            data,
+            io_slices,
+            input_shapes=options.checks.input_shapes,
+            memory=options.resources.memory,
+        )
         zeros = replace(zeros, layers={**zeros.layers, **spread_to})
     if not refits:
         found = {} if by_weights else _by_moments(model, layers, zeros, input_moments)
@@ -122,7 +131,21 @@ def zero(
         if not zeros.bias_only:
             for key, array in stored.items():  # the walk begins with all that it can choose from
                 model.set_array(_tensor(fitted[key]), array)
-        done.repair = refit(RepairJob(original(), model, kept, data, options, io_slices, synthetic_feeds, zeros, plain))
+        job = RepairJob(
+            original(),
+            model,
+            kept,
+            data,
+            options.repair.method,
+            io_slices,
+            synthetic_feeds,
+            options.seed,
+            options.resources.memory,
+            options.checks.input_shapes,
+            zeros,
+            plain,
+        )
+        done.repair = refit(job)
         now = {v.key: v for v in Graph(model.proto).constants()}
         found |= {key: model.array(_tensor(now[key])) == 0 for key in fitted}
     done.masks = {key: zero_mask for key, zero_mask in found.items() if zero_mask.any()}
@@ -136,19 +159,18 @@ def _allotted(
     pattern: Pattern,
     input_moments: Mapping[str, Moments],
     data: CalibrationSplit,
-    options: Options,
     io_slices: IoSlices,
+    *,
+    input_shapes: Mapping[str, Sequence[int]],
+    memory: int,
 ) -> dict[str, Pattern]:
     """Patterns by layer, with shares allocated by the measured effect of zeros in the layer on the outputs."""
     if not layers:
         return {}
-    batches = fresh_samples(
-        model, data, runs=len(layers) * len(PROBES), input_shapes=options.checks.input_shapes, io_slices=io_slices
-    )
+    runs = len(layers) * len(PROBES)
+    batches = fresh_samples(model, data, runs=runs, input_shapes=input_shapes, io_slices=io_slices)
     measured: list[list[float]] = []
-    with Trials(
-        model, input_moments, batches, [layer.x.name for layer in layers], memory=options.resources.memory
-    ) as trials:
+    with Trials(model, input_moments, batches, [layer.x.name for layer in layers], memory=memory) as trials:
         for layer in layers:
             trials.step()
             matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)

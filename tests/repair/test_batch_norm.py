@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.model.model import load
-from onnxprune.pipeline.repair import kept_features
+from onnxprune.pipeline.kept_features import kept_features
 from onnxprune.repair.batch_norm import reestimate
 from tests.ops.case import build
 from tests.support.oracle import session

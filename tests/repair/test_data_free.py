@@ -20,7 +20,7 @@ from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model, load
 from onnxprune.options import Scope
 from onnxprune.pipeline.analysis import analyze_loaded, prunable
-from onnxprune.pipeline.repair import kept_features
+from onnxprune.pipeline.kept_features import kept_features
 from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
