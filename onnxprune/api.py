@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.cost.measure import measure
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
-from onnxprune.extensions import Scorer, as_criterion
+from onnxprune.extensions import Scorer, Targets, as_criterion
 from onnxprune.importance.magnitude import Scores
 from onnxprune.model.model import load
 from onnxprune.model.sparse_initializers import densify
@@ -40,7 +40,7 @@ def prune(
     model: ModelSource,
     ratio: float | None = None,
     *,
-    target: Mapping[str, float | str] | None = None,
+    target: Targets | None = None,
     pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
     global_ranking: bool | None = None,
     importance: str | Scorer | None = None,
@@ -204,7 +204,7 @@ def plan(
     analysis: Analysis,
     ratio: float | None = None,
     *,
-    target: Mapping[str, float | str] | None = None,
+    target: Targets | None = None,
     pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
     global_ranking: bool | None = None,
     importance: str | Scorer | None = None,

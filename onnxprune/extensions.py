@@ -6,7 +6,7 @@ an entry point in the group named beside each registry; operator rules (`onnxpru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -106,8 +106,25 @@ class RepairMethod:
 CostFactory = Callable[[Any, Any, Any], Any]
 """From the analysis' coupling, its groups and the static shapes of values to a cost: an object with ``left(removed)``,
 the cost once so many units of each group are removed, and ``saving(removed, group, more)``, what `more` of one save."""
+Limit = float | str
+Targets = Mapping[str, Limit] | Mapping[CostFactory, Limit] | Mapping[str | CostFactory, Limit]
+"""What may be left of costs, by name or by factory."""
 Opener = Callable[[str], Any]
 """From what follows ``NAME:`` to calibration data in any form that ``calib`` takes."""
+
+
+@dataclass(frozen=True)
+class NamedCost:
+    """A cost that a target limits.
+
+    Attributes:
+        name: Its name in reports.
+        factory: What makes it; None for a cost that the package counts itself.
+    """
+
+    name: str
+    factory: CostFactory | None
+
 
 criteria: Registry[Criterion] = Registry(
     "importance", entry_points="onnxprune.criteria", home="onnxprune.importance.criteria"
@@ -180,7 +197,10 @@ def repair_method(name: str, *, needs_data: bool = False) -> Callable[[Function]
 
 
 def cost_model(name: str) -> Callable[[Function], Function]:
-    """Registers a factory of costs (`CostFactory`), for ``target={NAME: 0.5}`` and ``--target NAME=0.5``."""
+    """Registers a factory of costs (`CostFactory`), for ``target={NAME: 0.5}`` and ``--target NAME=0.5``.
+
+    ``target={FACTORY: 0.5}`` means the same in Python, and takes a factory that is not registered too.
+    """
 
     def register(function: Function) -> Function:
         _check_new("target", name, function, OWN_COSTS)
@@ -213,8 +233,31 @@ def as_criterion(importance: str | Scorer) -> Criterion:
         for name in criteria.names():
             if criteria.get(name).function is importance:
                 return criteria.get(name)
-        return Criterion(getattr(importance, "__name__", type(importance).__name__), importance)
+        return Criterion(_name_of(importance), importance)
     raise InputError(f"importance must be a name or a function, not {importance!r}")
+
+
+def as_cost(cost: str | CostFactory) -> NamedCost:
+    """The cost of a name; of a factory, the one that it is registered as, else one with the factory's name.
+
+    Raises:
+        InputError: The name is unknown, or that of an unregistered factory means another cost; or it is neither.
+    """
+    if isinstance(cost, str):
+        return NamedCost(cost, costs.get(cost))
+    if not callable(cost):
+        raise InputError(f"a target must be of a cost's name or factory, not {cost!r}"[:200])
+    for known in costs.names():
+        if costs.get(known) is cost:
+            return NamedCost(known, cost)
+    name = _name_of(cost)
+    if name in costs:
+        raise InputError(f"the name of cost {name!r} is that of another", "register it with onnxprune.cost_model(NAME)")
+    return NamedCost(name, cost)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def call(kind: str, name: str, function: Callable[..., Any], *arguments: Any) -> Any:

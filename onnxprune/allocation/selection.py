@@ -18,6 +18,7 @@ from onnxprune.cost.targets import predicted, totals
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
+from onnxprune.extensions import CostFactory, Limit
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.options import Channels
@@ -65,9 +66,9 @@ def by_budget(
     input_shapes: Mapping[str, Sequence[int]],
 ) -> Selection:
     """The units whose removal meets every target at the least summed damage."""
-    models = {name: predicted(name, coupling, groups, before, input_shapes) for name in options.target}
-    whole = totals(options.target, coupling, before, input_shapes)
-    asked = {name: _limit(name, text, whole[name]) for name, text in options.target.items()}
+    models = {cost.name: predicted(cost, coupling, groups, before, input_shapes) for cost in options.costs}
+    whole = totals(options.costs, coupling, before, input_shapes)
+    asked = {name: _limit(name, text, whole[name]) for name, text in options.limits.items()}
     limits = Limits(options.min_channels, options.round_to)
     found = budget.allocate(
         [c.loss for c in curves],
@@ -99,10 +100,10 @@ def intermediate_target(options: Channels, whole: Mapping[str, float | None], sh
     """
     if options.ratio is not None:
         return replace(options, ratio=1 - (1 - options.ratio) ** share)
-    target = {}
-    for name, text in options.target.items():
-        total = float(whole[name] or 0)
-        target[name] = total * min(_limit(name, text, whole[name]) / max(total, 1.0), 1.0) ** share
+    target: dict[str | CostFactory, Limit] = {}
+    for key, cost, text in zip(options.target, options.costs, options.target.values(), strict=True):
+        total = float(whole[cost.name] or 0)
+        target[key] = total * min(_limit(cost.name, text, whole[cost.name]) / max(total, 1.0), 1.0) ** share
     return replace(options, target=target)
 
 

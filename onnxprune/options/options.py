@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxprune import extensions, patterns
 from onnxprune.errors import InputError
-from onnxprune.extensions import Criterion, Scorer
+from onnxprune.extensions import Criterion, Scorer, Targets
 from onnxprune.options import checks
 from onnxprune.options.parts import (
     AUTO,
@@ -75,7 +75,7 @@ class Options:
         cls,
         ratio: float | None = None,
         *,
-        target: Mapping[str, float | str] | None = None,
+        target: Targets | None = None,
         pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
         global_ranking: bool | None = None,
         importance: str | Scorer | None = None,
@@ -108,7 +108,8 @@ class Options:
         Args:
             ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed; where no
                 channels are, share of a pattern that has none.
-            target: What may be left of ``macs``, ``params`` or ``bytes`` in place of a ratio: ``{"macs": 0.5}``.
+            target: What may be left of ``macs``, ``params`` or ``bytes`` in place of a ratio: ``{"macs": 0.5}``; or of
+                a cost that was added, by its name or its factory.
             pattern: ``channels``, a pattern of zeros (see `patterns`), or a list with both.
             global_ranking: Rank across groups (or weights, or their blocks) instead of within each; by default only
                 for zeros that data choose and a refit follows.
@@ -160,8 +161,7 @@ class Options:
         if permute and zeros is None:
             raise InputError(NO_PERMUTE, "give --pattern 2:4, say")
         across = None if global_ranking is None else checks.flag("global_ranking", global_ranking)
-        limits = {"min_channels": min_channels, "round_to": round_to, "steps": steps}
-        for name, value in limits.items():
+        for name, value in (("min_channels", min_channels), ("round_to", round_to), ("steps", steps)):
             checks.whole(name, value, 1)
         channels = (
             Channels(
@@ -169,7 +169,9 @@ class Options:
                 target=targets,
                 importance=importance if wanted is not None and wanted.channels else None,
                 global_ranking=bool(across),
-                **limits,
+                min_channels=min_channels,
+                round_to=round_to,
+                steps=steps,
             )
             if removes
             else None
@@ -233,7 +235,7 @@ class Options:
     @property
     def targets_macs(self) -> bool:
         """Whether MACs must be counted, by a run of the model if there is no other way."""
-        return self.channels is not None and "macs" in self.channels.target
+        return self.channels is not None and "macs" in self.channels.limits
 
     def _check_zeros(self) -> None:
         """Raises InputError for options that contradict the pattern of zeros."""
@@ -294,6 +296,7 @@ class Options:
     def as_dict(self) -> dict[str, Any]:
         """The options as strict JSON data, under their names on the command line."""
         amounts = {**vars(Channels(ratio=0.0)), "ratio": None} if self.channels is None else dict(vars(self.channels))
+        amounts["target"] = {} if self.channels is None else self.channels.limits
         across = amounts.pop("global_ranking") or (self.zeros is not None and bool(self.zeros.global_ranking))
         pattern = [] if self.channels is None else [CHANNELS]
         if self.zeros is not None:

@@ -100,8 +100,9 @@ def make_report(
 def measured_targets(pruned: Pruned, after: Cost) -> dict[str, TargetReport]:
     """Targets with the costs measured on the result instead of the predicted ones."""
     shapes = pruned.io_slices.shapes(pruned.options.checks.input_shapes)
+    costs = {cost.name: cost for cost in pruned.options.channels.costs} if pruned.options.channels is not None else {}
     found = {}
     for name, target in pruned.selection.targets.items():
-        left, asked = measured(name, pruned.model, after, shapes), float(target["asked"])
+        left, asked = measured(costs[name], pruned.model, after, shapes), float(target["asked"])
         found[name] = TargetReport(asked, left, left is not None and left <= asked)
     return found

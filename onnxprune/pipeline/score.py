@@ -70,7 +70,7 @@ def learn_damage(
         seed=options.seed,
         memory=options.resources.memory,
     )
-    whole = totals(channels.target, analysis.coupling, before, shapes)
+    whole = totals(channels.costs, analysis.coupling, before, shapes)
     for share in rounds.shares(channels.steps):
         assert data is not None  # the options see to that
         part = selection.intermediate_target(channels, whole, share)

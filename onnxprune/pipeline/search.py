@@ -26,7 +26,7 @@ def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
     furthest = prepared.options.channels
     assert furthest is not None  # the options see to that
     shapes = prepared.options.checks.input_shapes
-    whole = totals(furthest.target, prepared.analysis.coupling, prepared.loaded.cost, shapes)
+    whole = totals(furthest.costs, prepared.analysis.coupling, prepared.loaded.cost, shapes)
 
     def channels(share: float) -> Channels:
         return selection.intermediate_target(furthest, whole, share)
@@ -57,4 +57,4 @@ def _amount(channels: Channels | None) -> Amount:
     """How much is asked for."""
     if channels is None:
         return Amount()
-    return Amount(ratio=channels.ratio) if channels.ratio is not None else Amount(target=dict(channels.target))
+    return Amount(ratio=channels.ratio) if channels.ratio is not None else Amount(target=channels.limits)
