@@ -7,7 +7,7 @@ an entry point in the group named beside each registry; operator rules (`onnxpru
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from onnxprune.errors import InputError, OnnxPruneError
@@ -60,6 +60,24 @@ units that are removed only when no others are left."""
 
 
 @dataclass(frozen=True)
+class WeightView:
+    """What a criterion of zeros is given of one weight.
+
+    Attributes:
+        values: The weight, dequantized; of any shape. For a criterion that needs moments (groups, outputs, inputs).
+        input_rms: Root mean square of the inputs that the elements are multiplied with; broadcastable to the shape of
+            `values`. None for a criterion that needs weights only.
+    """
+
+    values: NDArray[Any]
+    input_rms: NDArray[np.float64] | None
+
+
+ElementScorer = Callable[[Any], Any]
+"""From a `WeightView` to the importance of each element: shape of its `values`, the least important lowest."""
+
+
+@dataclass(frozen=True)
 class Criterion:
     """Ranks the units of groups, or the elements of weights.
 
@@ -72,6 +90,8 @@ class Criterion:
         zeros: Whether it can choose zeros as well.
         sequential: Whether the score of a unit depends on those that went before: `function` is not asked, the units
             are removed one after the other (`importance.obs`).
+        elements: Scores the elements of a weight, where zeros are chosen by something else than magnitude or the
+            package's own solvers.
     """
 
     name: str
@@ -80,6 +100,7 @@ class Criterion:
     scale: Scale = "mean"
     zeros: bool = False
     sequential: bool = False
+    elements: ElementScorer | None = None
 
     @property
     def channels(self) -> bool:
@@ -163,18 +184,52 @@ def criterion(name: str, *, needs: Needs = "weights", scale: Scale = "mean") -> 
         needs: ``moments`` for a function that asks for `GroupView.consumers`, which takes calibration data.
         scale: See `Criterion`.
     """
+    _check_scoring(needs, scale)
+
+    def register(function: Function) -> Function:
+        _check_new("importance", name, function)
+        known = criteria.get(name) if name in criteria else None
+        elements = known.elements if known is not None and not known.channels and known.needs == needs else None
+        criteria.add(name, Criterion(name, function, needs, scale, zeros=elements is not None, elements=elements))
+        return function
+
+    return register
+
+
+def zero_criterion(name: str, *, needs: Needs = "weights") -> Callable[[Function], Function]:
+    """Registers a function that scores the elements of a weight, for a pattern of zeros with ``importance=NAME``.
+
+    The function is given a `WeightView` and returns scores of its shape, the least important lowest. A criterion of
+    units that was registered under the same name (`criterion`) goes on to rank channels.
+
+    Args:
+        name: The name.
+        needs: ``moments`` for a function that reads `WeightView.input_rms`, which takes calibration data. Weights
+            without moments, say of recurrent layers, are then ranked by magnitude.
+    """
+    _check_scoring(needs)
+
+    def register(function: Function) -> Function:
+        own = [n for n in criteria.names() if criteria.get(n).zeros and criteria.get(n).elements is None]
+        _check_new("importance", name, function, own)
+        units = criteria.get(name) if name in criteria else None
+        if units is None or not units.channels:
+            criteria.add(name, Criterion(name, None, needs, zeros=True, elements=function))
+        elif units.needs != needs:
+            raise InputError(f"importance {name!r} needs {units.needs} for channels, and would need {needs} for zeros")
+        else:
+            criteria.add(name, replace(units, zeros=True, elements=function))
+        return function
+
+    return register
+
+
+def _check_scoring(needs: object, scale: object = "mean") -> None:
     if needs not in ("weights", "moments") or scale not in ("mean", "none", "standard"):
         raise InputError(
             f"a criterion needs 'weights' or 'moments', and is scaled by 'mean', 'none' or 'standard', "
             f"not {needs!r} and {scale!r}"
         )
-
-    def register(function: Function) -> Function:
-        _check_new("importance", name, function)
-        criteria.add(name, Criterion(name, function, needs, scale))
-        return function
-
-    return register
 
 
 def repair_method(name: str, *, needs_data: bool = False) -> Callable[[Function], Function]:
@@ -231,7 +286,7 @@ def as_criterion(importance: str | Scorer) -> Criterion:
         return criteria.get(importance)
     if callable(importance):
         for name in criteria.names():
-            if criteria.get(name).function is importance:
+            if importance in (criteria.get(name).function, criteria.get(name).elements):
                 return criteria.get(name)
         return Criterion(_name_of(importance), importance)
     raise InputError(f"importance must be a name or a function, not {importance!r}")

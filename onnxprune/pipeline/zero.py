@@ -79,7 +79,8 @@ def zero(
     """
     assert options.zeros is not None
     pattern, across = options.zeros.shape, bool(options.zeros.global_ranking)
-    refits, by_weights = options.repair.refits_zeros, criteria.get(options.solver).needs == "weights"
+    refits, criterion = options.repair.refits_zeros, criteria.get(options.solver)
+    by_weights = criterion.needs == "weights"
     done = Zeroed()
     targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options.scope, done)}
     layers = {
@@ -121,12 +122,12 @@ def zero(
     if not refits:
         found = {} if by_weights else _by_moments(model, layers, zeros, input_moments)
         rest = [w for key, w in targets.items() if key not in found]
-        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across)
+        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across, criterion)
     else:
         input_moments = {}  # the walk gathers its own, and memory holds one of them
         fitted = {key: layer.weight for key, layer in layers.items()} | states
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
-        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across)
+        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion)
         plain = model.copy()
         if not zeros.bias_only:
             for key, array in stored.items():  # the walk begins with all that it can choose from
