@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,16 @@ class Op:
         self._mentioned.add(axis.id)
         where = None if indices is None else np.asarray(indices, dtype=np.int64)
         self.ties.pins.append((axis, where, reason))
+
+    def carry(self, x: Value, out: Value, pinned: Container[int], reason: str, *, zero: bool = True) -> None:
+        """Ties each axis of `x` to the one of `out` at its position, or pins both where `pinned` holds the position."""
+        for axis in x.axes():
+            target = out.axis(axis.position)
+            if axis.position in pinned:
+                self.pin(axis, reason)
+                self.pin(target, reason)
+            else:
+                self.tie(axis, target, zero=zero)
 
     def pin_all(self, reason: str) -> None:
         """Pins every axis of the node."""

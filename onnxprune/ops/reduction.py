@@ -77,12 +77,7 @@ def top_k(op: Op) -> None:
     x = op.input(0)
     searched = op.attr("axis", -1) % len(x.shape or [1])
     for out in op.outputs:
-        for axis in x.axes():
-            if axis.position != searched:
-                op.tie(axis, out.axis(axis.position))
-            else:
-                op.pin(axis, f"{op.node.label} returns positions along it")
-                op.pin(out.axis(searched), f"{op.node.label} returns positions along it")
+        op.carry(x, out, [searched], f"{op.node.label} returns positions along it", zero=False)
 
 
 def _scanned_axis(op: Op) -> int | None:

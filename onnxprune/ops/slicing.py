@@ -19,13 +19,7 @@ def center_crop_pad(op: Op) -> None:
     x, out = op.input(0), op.output()
     rank = len(x.shape or [])
     cut = {a % rank for a in op.attr("axes") or range(rank)}
-    for axis in x.axes():
-        target = out.axis(axis.position)
-        if axis.position in cut:
-            op.pin(axis, f"{op.node.label} cuts it around its middle")
-            op.pin(target, f"{op.node.label} cuts it around its middle")
-        else:
-            op.tie(axis, target, zero=True)
+    op.carry(x, out, cut, f"{op.node.label} cuts it around its middle")
 
 
 @rule("Concat", copies=Copies.JOINED)
@@ -108,13 +102,8 @@ def slice_(op: Op) -> None:
         steps = op.numbers(4) if op.has(4) else [1] * len(axes or [])
     if axes is None or steps is None or starts is None or ends is None:
         maybe = set(range(rank)) if axes is None else {int(a) % rank for a in axes}
-        for axis in x.axes():
-            target = out.axis(axis.position)
-            if axis.position in maybe and (axis.length is None or axis.length != target.length):
-                op.pin(axis, f"{op.node.label} takes its bounds from the run")
-                op.pin(target, f"{op.node.label} takes its bounds from the run")
-            else:
-                op.tie(axis, target, zero=True)
+        open_ends = [i for i in maybe if x.axis(i).length is None or x.axis(i).length != out.axis(i).length]
+        op.carry(x, out, open_ends, f"{op.node.label} takes its bounds from the run")
         return
     cut = {int(a) % rank: i for i, a in enumerate(axes)}
     windows: dict[int, tuple[range, Axis]] = {}
