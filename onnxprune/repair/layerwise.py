@@ -15,8 +15,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.graph import Graph
-from onnxprune.graph.shape_inference import infer
 from onnxprune.layers import recurrent as layers_recurrent
 from onnxprune.layers.find import linear_layers, matched
 from onnxprune.layers.linear import LinearLayer
@@ -26,8 +24,9 @@ from onnxprune.model.model import Model
 from onnxprune.repair import recurrent
 from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, layer_samples, residual_add
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, LayerSamples, fit
+from onnxprune.repair.side_by_side import Refitted, inferred_graphs, side_by_side
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
-from onnxprune.runtime.staged_run import BatchValues, StagedRun
+from onnxprune.runtime.staged_run import BatchValues
 from onnxprune.statistics.moments import Batches, rows_for
 
 logger = logging.getLogger(__name__)
@@ -131,9 +130,7 @@ def repair(
         fitter: What fits the layers; by default ridge least squares.
     """
     fitter = fitter or Ridge()
-    before, after = Graph(original.proto), Graph(pruned.proto)
-    for graph in (before, after):
-        infer(graph)
+    before, after = inferred_graphs(original, pruned)
     layers: list[_Layer] = [
         _Linear(a, b, residual_add(b), kept[a.name], count)
         for a, b in matched(linear_layers(before), linear_layers(after))
@@ -144,30 +141,19 @@ def repair(
     ]
     layers.sort(key=lambda layer: layer.b.node.index)
     done = []
-    with (
-        StagedRun(original, batches, [layer.wanted for layer in layers], memory=memory // 2) as first,
-        StagedRun(pruned, io_slices.batches(batches), [layer.given for layer in layers], memory=memory // 2) as second,
-    ):
-        for i, layer in enumerate(layers):
-            done += layer.refit(original, pruned, first.step(), second.step(), [seed, i], fitter)
-            logger.debug("refitted %s", done[-1] if done else layer.b.name)
+    walk = side_by_side(original, pruned, layers, batches, memory=memory, io_slices=io_slices)
+    for i, (layer, made, read) in enumerate(walk):
+        done += layer.refit(original, pruned, made, read, [seed, i], fitter)
+        logger.debug("refitted %s", done[-1] if done else layer.b.name)
     return done
 
 
-class _Layer(Protocol):
+class _Layer(Refitted, Protocol):
     """A layer of both models, and how it is refitted."""
 
     @property
     def b(self) -> LinearLayer | Cell:
         """The layer of the pruned model."""
-
-    @property
-    def wanted(self) -> list[str]:
-        """Values of the original that its targets are made of."""
-
-    @property
-    def given(self) -> list[str]:
-        """Values of the pruned model that it is fitted on."""
 
     def refit(
         self,
