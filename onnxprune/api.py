@@ -78,7 +78,7 @@ def prune(
         global_ranking: Rank across groups instead of within each.
         importance: A criterion by name, or a function of a group.
         min_channels: Units that every group keeps.
-        round_to: What is left of a group is rounded up to a multiple of this.
+        round_to: What layers have of the channels that are left is rounded up to a multiple of this.
         steps: Rounds of removal.
         permute: Reorder channels first, so that an N:M pattern keeps more.
         seed: Seed of anything random.
@@ -240,7 +240,7 @@ def plan(
         global_ranking: Rank across groups instead of within each.
         importance: A criterion by name, or a function of a group.
         min_channels: Units that every group keeps.
-        round_to: What is left of a group is rounded up to a multiple of this.
+        round_to: What layers have of the channels that are left is rounded up to a multiple of this.
         steps: Rounds of removal.
         permute: Reorder channels first, so that an N:M pattern keeps more.
         seed: Seed of anything random.

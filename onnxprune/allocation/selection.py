@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnxprune._text import amount
 from onnxprune.allocation import budget
 from onnxprune.allocation.budget import Target
-from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
+from onnxprune.allocation.counts import ranked, uniform, weakest
+from onnxprune.allocation.widths import limits_of
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import predicted, totals
 from onnxprune.coupling.coupling import Coupling
@@ -47,7 +48,7 @@ def nothing(coupling: Coupling) -> Selection:
 
 def by_ratio(coupling: Coupling, groups: Sequence[Group], scores: Sequence[Scores], options: Channels) -> Selection:
     """The weakest units of some groups, as many as the ratio asks for."""
-    limits = Limits(options.min_channels, options.round_to)
+    limits = limits_of(groups, options.min_channels, options.round_to)
     assert options.ratio is not None
     counts = (
         ranked(groups, scores, options.ratio, limits)
@@ -69,7 +70,7 @@ def by_budget(
     models = {cost.name: predicted(cost, coupling, groups, before, input_shapes) for cost in options.costs}
     whole = totals(options.costs, coupling, before, input_shapes)
     asked = {name: _limit(name, text, whole[name]) for name, text in options.limits.items()}
-    limits = Limits(options.min_channels, options.round_to)
+    limits = limits_of(groups, options.min_channels, options.round_to)
     found = budget.allocate(
         [c.loss for c in curves],
         [g.units for g in groups],

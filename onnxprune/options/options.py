@@ -117,7 +117,7 @@ class Options:
                 calibration data, or synthetic inputs for a data-free repair (where the model consists mainly of
                 convolutions), else ``l2``.
             min_channels: Units that every group keeps.
-            round_to: What is left of a group is rounded up to a multiple of this.
+            round_to: What layers have of the channels that are left is rounded up to a multiple of this.
             steps: Rounds of removal, with repair and new statistics in between; needs calibration data.
             permute: Reorder channels first, so that an N:M pattern keeps more.
             seed: Seed of anything random.

@@ -41,7 +41,7 @@ class Channels:
         importance: A criterion by name, or a function of a group (`extensions.GroupView`); None for the default.
         global_ranking: Whether units of all groups are ranked together, so that `ratio` is the share of them all.
         min_channels: Units that every group keeps.
-        round_to: What is left of a group is rounded up to a multiple of this.
+        round_to: What layers have of the channels that are left is rounded up to a multiple of this.
         steps: Rounds of removal, with repair and new statistics in between.
 
     Raises:

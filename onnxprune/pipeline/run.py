@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxprune.allocation.widths import unrounded
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
 from onnxprune.errors import InputError
@@ -77,11 +78,12 @@ def make_report(
     """The report of a run."""
     coupling, seconds = prepared.analysis.coupling, prepared.clock.seconds
     report = build(coupling, pruned.plan, before, after, verification, seconds, prepared.options.as_dict())
-    stored = pruned.stored
+    stored, channels = pruned.stored, prepared.options.channels
     return replace(
         report,
         dense=dict(pruned.dense),
         whole_because=pruned.whole_because or report.whole_because,
+        unrounded={} if channels is None else unrounded(coupling, pruned.plan.removed, channels.round_to),
         permuted=pruned.permuted,
         storage=None
         if stored is None

@@ -182,6 +182,8 @@ class Report(JsonValue):
         zeroed: Constant -> share of its elements that a pattern set to zero.
         dense: Constant -> why it was to have zeros and has none.
         whole_because: Why nothing was taken; None where something was.
+        unrounded: Constant -> axis -> channels along it, for widths that are smaller now and no multiple of the
+            ``round_to`` that was asked for.
         permuted: What another order keeps; None where none was asked for.
         storage: What became sparse; None where that was not asked for.
         mixing: Whether groups of grade mixing were open to pruning.
@@ -209,6 +211,7 @@ class Report(JsonValue):
     whole_because: list[str] | None
     mixing: bool
     interface: dict[str, dict[str, int]]
+    unrounded: dict[str, dict[str, int]] = field(default_factory=dict)
     permuted: PermutationReport | None = None
     storage: StorageReport | None = None
     targets: dict[str, TargetReport] = field(default_factory=dict)

@@ -36,7 +36,7 @@ def pruned(model: Model, ratio: float) -> tuple[Model, Kept]:
     groups = prunable(analysis, Scope())
     scores = scoring.score(analysis.model, analysis.coupling, groups, "l2")
     gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
-    for group, score, count in zip(groups, scores, uniform(groups, ratio, Limits()), strict=True):
+    for group, score, count in zip(groups, scores, uniform(groups, ratio, [Limits()] * len(groups)), strict=True):
         gone[group.channels[weakest(score, count)]] = True
     kept = kept_features(analysis.coupling, gone)
     remove(analysis.model, analysis.coupling, gone)
