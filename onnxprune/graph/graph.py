@@ -35,8 +35,11 @@ class Axis(NamedTuple):
 
     @property
     def length(self) -> int | None:
-        """Static length, None where it is free or unknown."""
-        n = (self.value.shape or [])[self.position]
+        """Static length, None where it is free or unknown; raises LookupError where the value has no such axis."""
+        shape = self.value.shape or []
+        if not 0 <= self.position < len(shape):
+            raise LookupError(f"{self.value.key} has no axis {self.position}")
+        n = shape[self.position]
         return n if isinstance(n, int) else None
 
     def __str__(self) -> str:

@@ -68,6 +68,11 @@ class Op:
         """An output that must be given; raises LookupError where it is not."""
         return self.node.output(index)
 
+    def optional_output(self, index: int) -> Value | None:
+        """An output of `outputs`; None where it is not given, or where nothing reads it and its rank is unknown."""
+        value = self.node.outputs[index] if index < len(self.node.outputs) else None
+        return value if value in self.outputs else None
+
     def body(self, attribute: str) -> Scope:
         """A body that must be there; raises LookupError where it is not."""
         if attribute not in self.node.bodies:

@@ -49,8 +49,8 @@ def recurrent(op: Op) -> None:
     hidden = r.axis(2)
     gated = [w.axis(1), r.axis(1)] + [op.input(i).axis(1) for i in (3, 7) if op.has(i)]
     states = [op.input(i) for i in (5, 6) if op.has(i)]
-    sequence = op.node.outputs[0] if op.node.outputs else None
-    finals = [v for v in op.node.outputs[1:] if v is not None]
+    sequence = op.optional_output(0)
+    finals = [v for v in map(op.optional_output, (1, 2)) if v is not None]
     carriers = [v.axis(-1) for v in [*states, *finals, *([] if sequence is None else [sequence])]]
     if hidden.length is None or not hidden.length:
         op.pin_all(f"{op.node.label}: hidden size unknown")

@@ -102,6 +102,26 @@ HAND_COUNTED = {
         ),
         2 * 3 * 5 * 8 * (4 + 6),
     ),
+    # 7 keys of earlier calls, and caches that nothing reads
+    "Attention of onnx with a past": (
+        one_node(
+            "Attention",
+            [
+                x(2, 5, 24),
+                ("k", (2, 8, 8), False),
+                ("v", (2, 8, 12), False),
+                ("", (), True),
+                w(2, 2, 7, 4, name="pk"),
+                w(2, 2, 7, 6, name="pv"),
+            ],
+            [2, 5, 36],
+            outputs=3,
+            opset=23,
+            q_num_heads=6,
+            kv_num_heads=2,
+        ),
+        2 * 6 * 5 * 15 * (4 + 6),
+    ),
     # the operands between activation and weight are scales and zero points
     "QLinearConv": (quantised("QLinearConv", [x(1, 8, 6, 6), w(16, 8, 3, 3)], [1, 16, 4, 4]), 16 * 4 * 4 * 8 * 9),
     "QLinearConv of onnxruntime": (
