@@ -38,7 +38,10 @@ class GroupView(Protocol):
     rng: np.random.Generator
 
     def rows(self) -> Iterator[NDArray[Any]]:
-        """What each unit owns of each weight tensor, one after the other; each of shape (units, elements a unit)."""
+        """What each unit owns of each weight tensor, one after the other; each of shape (units, elements a unit).
+
+        Elements that are not finite count as zero, here and in the sums.
+        """
         ...
 
     def sums(self, power: int) -> NDArray[np.float64]:

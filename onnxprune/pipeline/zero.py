@@ -86,9 +86,14 @@ def zero(
     layers = {
         layer.weight.key: layer
         for layer in linear_layers(coupling.graph)
-        if layer.weight.key in targets and not layer.weight_shared
+        if layer.weight.key in targets and not layer.weight_shared and _is_finite(model, layer.weight)
     }
-    states = {v.key: v for cell in cells(coupling.graph) for v in (cell.weight, cell.recurrence) if v.key in targets}
+    states = {
+        v.key: v
+        for cell in cells(coupling.graph)
+        for v in (cell.weight, cell.recurrence)
+        if v.key in targets and _is_finite(model, v)
+    }
     zeros = Zeros(
         options.solver,
         dict.fromkeys([*(layer.name for layer in layers.values()), *states], pattern),
@@ -203,6 +208,11 @@ def _by_moments(
             found[key] = layer.unmatrix(made == 0, array.shape)
             model.set_array(_tensor(layer.weight), np.where(found[key], np.zeros((), array.dtype), array))
     return found
+
+
+def _is_finite(model: Model, value: Value) -> bool:
+    """Whether a weight has finite elements only; others are ranked by magnitude and not fitted."""
+    return bool(np.isfinite(model.array(_tensor(value))).all())
 
 
 def _tensor(value: Value) -> TensorProto:

@@ -130,6 +130,8 @@ def _refit(
             layer.matrix(model.array(layer.weight.tensor)).astype(np.float32),
             bias_of(model, layer).reshape(-1).astype(np.float32),
         ]
+    if not all(np.isfinite(array).all() for array in weights):
+        return Refit(name, None, 0.0, 0.0)
     found = refine(chain, weights, rows, held, seed)
     if found.penalty is not None:
         for i, layer in enumerate(layers):

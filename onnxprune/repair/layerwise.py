@@ -220,6 +220,9 @@ class _Recurrent:
         seed: Sequence[int],
         fitter: Fitter,
     ) -> list[Refit]:
+        stored = [v.tensor for v in (self.b.weight, self.b.recurrence, self.b.bias) if v is not None]
+        if not all(t is None or np.isfinite(pruned.array(t)).all() for t in stored):
+            return []
         found = recurrent.refit(
             original,
             self.a,
@@ -242,6 +245,8 @@ def _refit(model: Model, layer: LinearLayer, rows: LayerSamples, held: LayerSamp
     assert tensor is not None
     free = takes_bias(layer)
     weight, bias = layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        return Refit(layer.name, None, 0.0, 0.0)  # nothing that least squares could say of it
     found = fitter.product(layer, rows, held, weight, bias, free)
     if found.penalty is not None:
         set_weight(model, layer, found.weight)

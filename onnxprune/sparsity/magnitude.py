@@ -13,6 +13,7 @@ from onnxprune.extensions import Criterion
 from onnxprune.graph.graph import Value
 from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.dequantize import dequantised
+from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.patterns import Pattern
 from onnxprune.sparsity.layout import Weight
@@ -69,9 +70,11 @@ def zero_smallest(
 def _scores(
     model: Model, coupling: Coupling, value: Value, scorer: Criterion | None, array: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """Scores of the elements of a weight by their real values; shape of the weight."""
+    """Scores of the elements of a weight by their real values; infinite for what is not finite. Shape of the weight."""
     values = real_values(model, coupling, value, array)
-    return np.abs(values) if scorer is None else element_scores(scorer, values)
+    finite = np.isfinite(values)
+    scores = element_scores(scorer, finite_part(values)) if scorer is not None else np.abs(values)
+    return scores if finite.all() else np.where(finite, scores, np.inf)
 
 
 def _magnitudes(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
@@ -86,7 +89,7 @@ def _magnitudes(model: Model, coupling: Coupling, value: Value, array: NDArray[A
         or array.dtype.name not in _FLOATS
         or value in coupling.ties.quantised
     ):
-        return np.abs(real_values(model, coupling, value, array))
+        return _scores(model, coupling, value, None, array)
     kind = np.dtype(_UNSIGNED[array.dtype.itemsize])
     found: NDArray[Any] = np.bitwise_and(array.view(kind), kind.type(np.iinfo(kind).max // 2))
     return found
