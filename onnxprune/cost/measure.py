@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import helper, shape_inference
 
-from onnxprune.cost.macs import Shape, macs_from_shapes
+from onnxprune.cost.macs import Shape, macs_from_shapes, macs_of_nodes
 from onnxprune.cost.trace import sampled_shapes
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
+from onnxprune.layers.find import linear_layers
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
@@ -66,6 +67,24 @@ def measure(
         known |= sampled_shapes(model, input_shapes)
         macs = macs_from_shapes(slim, known)
     return Cost(parameters(model.proto), macs, model.nbytes, known)
+
+
+def mainly_convolutions(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> bool:
+    """Whether most of a model's multiply-accumulates are those of convolutions that can be refitted.
+
+    Args:
+        model: The model.
+        input_shapes: Shapes of graph inputs to count at. Where MACs cannot be counted, layers are.
+    """
+    layers = linear_layers(Graph(model.proto))
+    names = {layer.name for layer in layers if layer.kind.startswith("conv")}
+    if not names:
+        return False
+    slim, known, macs = _counted(model, input_shapes, None)
+    by_node = macs_of_nodes(slim, known) if macs else None
+    if by_node is None:
+        return 2 * len(names) > len(layers)
+    return 2 * sum(by_node.get(name, 0.0) for name in names) > sum(by_node.values())
 
 
 def counted_shapes(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:

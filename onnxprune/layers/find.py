@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from onnxprune.graph.graph import Graph, Node, Value
 from onnxprune.graph.operators import Affine, Copies, Origins, operator_of, other_summand
 from onnxprune.layers.linear import LinearLayer, padded_by_output
-from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 
 
@@ -194,9 +193,3 @@ def _halves_evenly(node: Node, x: Value, kernel: list[int]) -> bool:
         if total > 0 and total % 2:
             return False
     return True
-
-
-def convolutional(model: Model) -> bool:
-    """Whether most product layers are convolutions."""
-    layers = linear_layers(Graph(model.proto))
-    return 2 * sum(layer.kind.startswith("conv") for layer in layers) > len(layers)

@@ -104,6 +104,7 @@ def _refit_by_own_method(job: RepairJob) -> list[Refit]:
             memory=job.memory,
             io_slices=job.io_slices,
             fitter=job.fitter,
+            input_shapes=job.input_shapes or None,
         )
     assert isinstance(job.data.fit, Samples)
     settings = Settings(job.seed, job.memory, job.io_slices, job.fitter)

@@ -117,7 +117,10 @@ def measure_damage(
 ) -> Damage:
     """Estimates the damage of removal from the unpruned model by one criterion."""
     coupling = analysis.coupling
-    context = observe.scoring_context(analysis.model, data, criterion, synthetic_feeds, stats=stats)
+    shapes = input_shapes or None
+    context = observe.scoring_context(
+        analysis.model, data, criterion, synthetic_feeds, stats=stats, input_shapes=shapes
+    )
     with context as (model, data, criterion):
         input_moments = None
         if criterion.needs == "moments":

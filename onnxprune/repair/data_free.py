@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnxprune.calibration.synthetic import Feeds, synthetic
-from onnxprune.layers.find import convolutional
+from onnxprune.cost.measure import mainly_convolutions
 from onnxprune.model.model import Model
 from onnxprune.repair import layerwise
 from onnxprune.repair.batch_norm import aligned
@@ -41,7 +41,8 @@ def inputs(original: Model, seed: int = 0, input_shapes: Mapping[str, Sequence[i
     Raises:
         InputError: None can be made: a shape is not known, say.
     """
-    return synthetic(original, None, seed, input_shapes=input_shapes, varied=not convolutional(original))
+    varied = not mainly_convolutions(original, input_shapes)
+    return synthetic(original, None, seed, input_shapes=input_shapes, varied=varied)
 
 
 def repair(
@@ -54,6 +55,7 @@ def repair(
     memory: int = MEMORY,
     io_slices: IoSlices = WHOLE,
     fitter: Fitter | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Refit]:
     """Refits the layers of a pruned model in place, without data.
 
@@ -72,11 +74,12 @@ def repair(
         memory: Bytes of activations to hold, of both models together.
         io_slices: What inputs and outputs of the pruned model lost.
         fitter: What fits the layers; by default ridge least squares.
+        input_shapes: Shapes by input name, where the model leaves them open.
 
     Raises:
         CannotCut: The model cannot be run in pieces.
     """
-    local = convolutional(pruned)
+    local = mainly_convolutions(original, input_shapes)
     ridge = Ridge(PENALTIES) if local else Ridge(EXACT_PENALTIES, EXACT_SHARE)
     judges, batches = _split(batches)
     plain = pruned.copy()
