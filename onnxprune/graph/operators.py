@@ -148,6 +148,8 @@ class Operator:
         pointwise: Whether each element of its output depends on those at its index of broadcast inputs alone, by a
             function that can be differentiated.
         adds: Whether its output is the sum of its inputs, broadcast.
+        subtracts: Whether its output is the first input less the second, broadcast.
+        proportional: Inputs that its output is proportional to, each by itself, broadcast.
         divisor: Input that it divides by.
         gates: Blocks of rows in the weights of a recurrent layer; 0 for all others.
         zero_point: Input that holds the zero point of its first output; it then knows those of its inputs too.
@@ -177,6 +179,8 @@ class Operator:
     activation: bool = False
     pointwise: bool = False
     adds: bool = False
+    subtracts: bool = False
+    proportional: tuple[int, ...] = ()
     divisor: int | None = None
     gates: int = 0
     zero_point: int | None = None
@@ -200,6 +204,8 @@ class Facts(TypedDict, total=False):
     activation: bool
     pointwise: bool
     adds: bool
+    subtracts: bool
+    proportional: tuple[int, ...]
     divisor: int | None
     gates: int
     zero_point: int | None

@@ -6,11 +6,13 @@ position by itself), rows or columns of a matrix. What N:M patterns and blocks m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxprune.graph.graph import Node, Value
-from onnxprune.graph.operators import WeightLayout, operator_of
+from onnxprune.graph.operators import Origins, WeightLayout, operator_of
+from onnxprune.model.tensors import FLOATS
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,23 @@ def readings(value: Value) -> Iterator[Weight]:
                     continue
                 back = _back(seen, origin)
                 yield Weight(value, back, recurrent, node, "" if back else "its axes are merged on the way")
-            elif i == 0 and operator.origins is not None and node.outputs and node.outputs[0] is not None:
-                todo.append((node.outputs[0], operator.origins(node, shape, origin)))
+            elif node.outputs and node.outputs[0] is not None and (carried := _carried(value, node, i, shape, origin)):
+                todo.append((node.outputs[0], carried))
+
+
+def _carried(value: Value, node: Node, i: int, shape: Sequence[int], origin: Origins) -> Origins:
+    """Axes of a node's output in terms of a constant's, where it is that constant moved or scaled; else none.
+
+    What it is scaled by is smaller than it: of two equals, a weight and a mask, nobody could tell which is which.
+    """
+    operator = operator_of(node)
+    if i == 0 and operator.origins is not None:
+        return operator.origins(node, shape, origin)
+    others = [v.tensor for k, v in enumerate(node.inputs) if v is not None and k != i]
+    less_zero_point = i == 0 and operator.subtracts and value.elem_type not in FLOATS
+    whole = node.outputs[0] is not None and node.outputs[0].shape == list(shape)
+    smaller = all(t is not None and math.prod(t.dims) < math.prod(shape) for t in others)
+    return origin if (i in operator.proportional or less_zero_point) and whole and smaller else ()
 
 
 def _back(seen: WeightLayout, origin: Sequence[int | None]) -> WeightLayout | None:
