@@ -91,8 +91,8 @@ class Criterion:
         scale: How scores compare across groups: divided by the mean of each group, left as they are, or standardised in
             each group.
         zeros: Whether it can choose zeros as well.
-        sequential: Whether the score of a unit depends on those that went before: `function` is not asked, the units
-            are removed one after the other (`importance.obs`).
+        sequential: Whether the score of a unit depends on those that were removed before: `function` is not called, the
+            units are removed one after the other (`importance.obs`).
         elements: Scores the elements of a weight, where zeros are chosen by something else than magnitude or the
             package's own solvers.
     """
@@ -113,7 +113,7 @@ class Criterion:
 
 @dataclass(frozen=True)
 class RepairMethod:
-    """Refits what is left after channels went.
+    """Refits the layers that remain after the removal of channels.
 
     Attributes:
         name: Name for ``--repair``.
@@ -203,7 +203,7 @@ def zero_criterion(name: str, *, needs: Needs = "weights") -> Callable[[Function
     """Registers a function that scores the elements of a weight, for a pattern of zeros with ``importance=NAME``.
 
     The function is given a `WeightView` and returns scores of its shape, the least important lowest. A criterion of
-    units that was registered under the same name (`criterion`) goes on to rank channels.
+    units that was registered under the same name (`criterion`) still ranks channels.
 
     Args:
         name: The name.
@@ -319,7 +319,7 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 
 def call(kind: str, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function that was added from outside, so that a fault in it is told as its own.
+    """Calls a function that was added from outside, so that a fault in it is reported as its own.
 
     Args:
         kind: What was added, for the message.

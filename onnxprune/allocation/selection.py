@@ -1,4 +1,4 @@
-"""Which units go: by a ratio, or by a budget at the least predicted damage."""
+"""Selects the units to remove: by a ratio, or by a budget at the least predicted damage."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _taken(
 
 
 def scores_of(curve: Curve, units: int) -> Scores:
-    """Importance of each unit by its place on the curve: what its removal adds; those that never go come last."""
+    """Importance of each unit: the loss that its removal adds to the curve; units that are never removed rank last."""
     steps = np.diff(curve.loss)
     ceiling = float(steps.max(initial=0.0)) + 1.0
     scores = np.full(units, ceiling)

@@ -56,8 +56,8 @@ def measure(
         model: The model.
         input_shapes: Shapes of graph inputs to count MACs for; free axes of the others get the sizes that
             `sample_inputs` gives them, a batch of 1 among them.
-        shapes: Shapes of values by name, say from a run, for those that inference cannot tell.
-        run: Whether to run the model once on sample inputs where inference does not tell enough to count MACs.
+        shapes: Shapes of values by name, say from a run, for those that inference does not know.
+        run: Whether to run the model once on sample inputs where inference knows too little to count MACs.
 
     Raises:
         InputError: A given input shape does not fit the model.
@@ -88,14 +88,14 @@ def mainly_convolutions(model: Model, input_shapes: Mapping[str, Sequence[int]] 
 
 
 def counted_shapes(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
-    """Concrete shapes of the main graph's values, as far as MACs need them and inference tells them; see `measure`."""
+    """Concrete shapes of the main graph's values, as far as MACs need them and inference knows them; see `measure`."""
     return _counted(model, input_shapes, None)[1]
 
 
 def _counted(
     model: Model, input_shapes: Mapping[str, Sequence[int]] | None, given: Mapping[str, Sequence[int]] | None
 ) -> tuple[onnx.ModelProto, dict[str, Shape], int | None]:
-    """The skeleton that is counted, shapes of its values, and its MACs as far as these tell."""
+    """The skeleton that is counted, shapes of its values, and its MACs, None where the shapes are not enough."""
     slim = inlined_skeleton(model.proto)
     try:
         dims = input_dims(slim, input_shapes)
@@ -173,7 +173,7 @@ def _with_inputs(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> onnx.Model
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
-    """What onnx's shape inference finds out; nothing where it fails altogether."""
+    """Shapes by onnx's shape inference; none where it fails altogether."""
     try:
         graph = shape_inference.infer_shapes(model, data_prop=True).graph
     except (shape_inference.InferenceError, ValueError, RuntimeError):

@@ -72,7 +72,7 @@ class WeightLayout:
     output_blocks: int = 1
 
     def runs(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A view of shape (before, length, after): what is summed over lies along the middle axis."""
+        """A view of shape (before, length, after): the reduction axis is the middle one."""
         shape, axis = array.shape, self.inputs
         length = shape[axis] // self.input_blocks
         return array.reshape(math.prod(shape[:axis]) * self.input_blocks, length, math.prod(shape[axis + 1 :]))
@@ -158,7 +158,7 @@ class Operator:
         lookups: Pairs of inputs (table, indices).
         random: Whether its output differs from run to run, or may do so.
         reads_parts: Whether it reads parts of its first input, chosen by position.
-        reads_lengths: Whether its output tells lengths of its input and nothing else.
+        reads_lengths: Whether its output consists of lengths of its input.
         shape_from_values: Whether the shape of its output depends on what its inputs hold, not on their shapes alone.
         infers_length: Whether an entry of its shape operand may be -1: the length that is left over.
         postprocessing: What it does with scores or maps at the end of a model.

@@ -60,7 +60,7 @@ def readings(value: Value) -> Iterator[Weight]:
 def _carried(value: Value, node: Node, i: int, shape: Sequence[int], origin: Origins) -> Origins:
     """Axes of a node's output in terms of a constant's, where it is that constant moved or scaled; else none.
 
-    What it is scaled by is smaller than it: of two equals, a weight and a mask, nobody could tell which is which.
+    What it is scaled by is smaller than it: of a weight and a mask of the same shape either could be the weight.
     """
     operator = operator_of(node)
     if i == 0 and operator.origins is not None:

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 
 def finite_part(array: NDArray[Any]) -> NDArray[Any]:
-    """The array with zeros in place of infinities and NaN, which say nothing of importance (a mask of -inf, say)."""
+    """The array with zeros in place of infinities and NaN, which are no magnitudes (a mask of -inf)."""
     finite = np.isfinite(array)
     found: NDArray[Any] = array if finite.all() else np.where(finite, array, np.zeros((), array.dtype))
     return found

@@ -100,7 +100,7 @@ def gather_nd(op: Op) -> None:
 def scatter_nd(op: Op) -> None:
     """Writes slices at positions given by their first axes; axes inside the slices are tied.
 
-    A place on the first axis that is known before the run lives and dies with the slice that is written there.
+    A position on the first axis that is known before the run is tied to the slice that is written there.
     """
     x, updates, out = op.input(0), op.input(2), op.output()
     depth = _depth(op)
@@ -134,7 +134,7 @@ def _pin_places(op: Op, axes: list[Axis]) -> None:
 
 
 def _written(op: Op, place: Axis, written: Axis, taken: NDArray[np.int64]) -> None:
-    """Slice i is written at place ``taken[i]``."""
+    """Ties slice i to position ``taken[i]``, where it is written."""
     labels = np.full(place.length or 0, -1)
     labels[taken] = taken
     op.link((place, labels), (written, taken))

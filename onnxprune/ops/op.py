@@ -97,7 +97,7 @@ class Op:
         return list(data.flat) if data is not None and known(data) else None
 
     def entries(self, index: int) -> list[Any] | None:
-        """Entries of a small input, `Unknown` where only a run tells; None where nothing is known."""
+        """Entries of a small input, `Unknown` where they depend on the run; None where nothing is known."""
         data = self.ties.data.get(self.input(index)) if self.has(index) else None
         return None if data is None else list(data.flat)
 

@@ -42,7 +42,7 @@ def reduce(op: Op) -> None:
 
 
 def _axes(op: Op, rank: int) -> set[int] | None:
-    """Axes that are reduced; None where only the run tells."""
+    """Axes that are reduced; None where they depend on the run."""
     if op.opset < _AXES_INPUT_SINCE.get(op.type, 18):
         axes = op.attr("axes")
     elif op.has(1):
@@ -81,7 +81,7 @@ def top_k(op: Op) -> None:
 
 
 def _scanned_axis(op: Op) -> int | None:
-    """The axis that a running sum or product goes along; None, and everything pinned, where only a run tells it."""
+    """The axis of a running sum or product; None, and everything pinned, where it depends on the run."""
     along = op.numbers(1)
     if along is None:
         op.pin_all(f"{op.node.label} takes its axis from the run")

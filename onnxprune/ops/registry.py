@@ -6,7 +6,7 @@
         for axis in op.input(0).axes():
             op.tie(axis, op.output().axis(axis.position), zero=True)
 
-Only the rule is needed for pruning. `macs` lets the operator count in costs, `output_shape` tells a shape that ONNX
+Only the rule is needed for pruning. `macs` lets the operator count in costs, `output_shape` gives a shape that ONNX
 cannot infer, `weights` opens its constants to patterns of zeros, `affine` makes it a layer that repair refits.
 """
 

@@ -24,7 +24,7 @@ def center_crop_pad(op: Op) -> None:
 
 @rule("Concat", copies=Copies.JOINED)
 def concat(op: Op) -> None:
-    """Inputs lie one after the other on one axis."""
+    """Joins its inputs along one axis."""
     out = op.output()
     along = op.attr("axis", 1) % len(out.shape or [1])
     for value in op.inputs:
@@ -41,7 +41,7 @@ def concat(op: Op) -> None:
 
 
 def join(op: Op, parts: list[Axis], whole: Axis) -> None:
-    """Ties parts that lie one after the other to the axis that they make up."""
+    """Ties consecutive parts to the axis that they are joined to."""
     if whole.length is None or any(p.length is None for p in parts):
         for axis in [*parts, whole]:
             op.pin(axis, f"{op.node.label} joins a free length")
@@ -87,7 +87,7 @@ def split(op: Op) -> None:
 
 @rule("Slice", copies=Copies.SOME, reads_parts=True)
 def slice_(op: Op) -> None:
-    """Takes a window of some axes; bounds follow, steps tie what lies between them."""
+    """Takes a window of some axes; bounds follow, a step ties the indices that it passes over."""
     x, out = op.input(0), op.output()
     rank = len(x.shape or [])
     axes: list[int] | None

@@ -45,9 +45,9 @@ class Pruned:
     Attributes:
         options: What it was made with.
         analysis: The analysis of the original; its model may be the one that is pruned.
-        selection: Which channels went.
-        plan: What was taken.
-        model: What is left.
+        selection: The removed channels.
+        plan: What was removed.
+        model: The pruned model.
         io_slices: What inputs and outputs lost.
         kept: Output features of the original's layers that are kept, where they are refitted.
         reference: Loads what the layers are refitted to.

@@ -147,7 +147,7 @@ def find(
 
 
 def unchanged(before: Model, after: Model, checks: Checks, seed: int = 0) -> bool:
-    """Whether two models make the same but for rounding; so believed where they cannot be run here."""
+    """Whether two models compute the same but for rounding; true where they cannot be run here."""
     drift = check(before, after, input_shapes=checks.input_shapes, seed=seed).drift
     return all(d.rel_rms is None or d.rel_rms <= ROUNDING for d in drift.values())
 

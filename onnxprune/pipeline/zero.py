@@ -67,7 +67,7 @@ def zero(
     """Sets weights of a model to zero, in place.
 
     Args:
-        original: Loads the model that was given; asked where there is something to compare with.
+        original: Loads the model that was given; called where layers are refitted to it.
         model: What is left of it once channels are removed.
         coupling: The analysis of that.
         kept: Output features of the original's layers that it still has, by the layer's name.
@@ -135,7 +135,7 @@ def zero(
         found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion)
         plain = model.copy()
         if not zeros.bias_only:
-            for key, array in stored.items():  # the walk begins with all that it can choose from
+            for key, array in stored.items():  # the solvers choose among all elements
                 model.set_array(_tensor(fitted[key]), array)
         job = RepairJob(
             original(),

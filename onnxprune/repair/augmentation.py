@@ -2,8 +2,8 @@
 
 A convolution treats all positions alike, so a shifted sample is nearly as good as another one. No label is needed: the
 original model gives the targets for any input (as in distillation; Beyer et al., "Knowledge distillation: a good
-teacher is patient and consistent", CVPR 2022). Flipped digits, lines of text or spectrograms are none any more; what
-tells them from photographs is that the model's own outputs change far more under a flip than under a small shift.
+teacher is patient and consistent", CVPR 2022). Flipped digits, lines of text or spectrograms are not natural; they
+differ from photographs in that the model's own outputs change far more under a flip than under a small shift.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Proof of what pruning did: onnx's checker, a run in onnxruntime, and how far the outputs moved.
+"""Verification of a pruned model: onnx's checker, a run in onnxruntime, and how far the outputs moved.
 
 The original is the measure: whatever it cannot do (pass the checker, load, run on guessed inputs) is not asked of
 the result.
@@ -146,7 +146,7 @@ def check(
 
     Returns:
         `verified` is False, with the reason, where the original itself cannot be run, or where the run of either model
-        goes beyond a limit of time or memory, or crashes onnxruntime.
+        exceeds a limit of time or memory, or crashes onnxruntime.
 
     Raises:
         VerificationError: The result is invalid, has another interface, or is refused by onnxruntime, while the
