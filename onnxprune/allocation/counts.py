@@ -45,7 +45,7 @@ class Limits:
     widths: tuple[Width, ...] = (Width(),)
 
     def kept(self, units: int, remove: int) -> int:
-        """Units that are kept when the removal of `remove` of `units` is asked for."""
+        """Units that are kept when `remove` of `units` are to be removed."""
         keep = max(units - remove, min(self.min_channels, units))
         if self.round_to == 1:
             return keep
@@ -57,7 +57,7 @@ class Limits:
     def _satisfiable(self) -> tuple[Width, ...]:
         """The widths that one count makes multiples; without the rests of those where none does.
 
-        A concatenation with three channels that stay has no width that is a multiple, unless those before it have none.
+        A concatenation that holds three pinned channels and a group whose own layer is a multiple cannot be one, say.
         """
         if any(_multiples(self.widths, self.round_to, n) for n in range(self.round_to)):
             return self.widths

@@ -33,7 +33,7 @@ class Selection:
     Attributes:
         removed: Boolean per channel id, True for what is removed.
         entries: What plan and report say of each group.
-        targets: What was asked of each cost, what is left of it, and whether that is enough.
+        targets: Requested and remaining amount of each cost, and whether the target is met.
     """
 
     removed: NDArray[np.bool_]

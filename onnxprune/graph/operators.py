@@ -1,6 +1,6 @@
 """What is known of operators: one record each, filled in beside its rule and read by everything that asks by operator.
 
-A fact is declared once, with the decorators of `onnxprune.ops.registry`, and found here by the node it is asked of.
+A fact is declared once, with the decorators of `onnxprune.ops.registry`, and looked up here by node.
 Whoever needs "all operators that ..." filters the records, so that no second list of names can become outdated.
 """
 
@@ -48,7 +48,7 @@ class Copies(enum.Enum):
 
 
 class Postprocessing(enum.Enum):
-    """What an operator at the end of a model does with scores or maps, which says little or nothing new about them."""
+    """What an operator at the end of a model does with scores or maps, without adding information."""
 
     SOFTMAX = "scores become probabilities along an axis"
     INTERPOLATION = "a map is resampled to another size"

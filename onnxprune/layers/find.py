@@ -67,7 +67,7 @@ class _Finder:
             self._readers[value.key] += len(value.consumers) + (id(value) in self._returned)
 
     def layer(self, node: Node) -> LinearLayer | None:
-        """A node as a layer, if its operator declares one that fits what the node reads."""
+        """A node as a layer, if its operator declares one that fits the operands of the node."""
         declared = operator_of(node).affine
         for form in declared(node) if declared is not None else ():
             found = self._fitted(node, form)

@@ -64,7 +64,7 @@ def scan(op: Op) -> None:
 
 @rule("SequenceMap", any_rank=True)
 def sequence_map(op: Op) -> None:
-    """Works on sequences: what its body takes and gives is pinned."""
+    """Works on sequences: inputs and outputs of its body are pinned."""
     op.pin_all(f"{op.node.label} works on sequences")
 
 

@@ -19,7 +19,7 @@ from onnxprune.ops.ties import NewShape
 _ZERO_AT_ZERO = {"tanh", "relu", "leakyrelu", "thresholdedrelu", "scaledtanh", "elu", "softsign"}
 _DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 _FREE_GATES = {"LSTM": {0}, "GRU": {0}, "RNN": set[int]()}
-"""Activations that only open and close gates: what they give for zero does not matter."""
+"""Positions of activations that are gates: their value at zero does not matter."""
 
 
 def recurrent_macs(node: Node) -> list[Term]:

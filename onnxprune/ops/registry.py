@@ -99,7 +99,7 @@ def rule(
 
 
 def facts_of(*op_types: str, domain: str = "", **facts: Unpack[Facts]) -> None:
-    """Declares plain facts of some operators; those that are not given stay as they were declared before.
+    """Declares plain facts of some operators; earlier declarations of other facts are kept.
 
     Args:
         op_types: Operator names; one string may hold several, separated by spaces.
@@ -172,7 +172,7 @@ _UNKNOWN: dict[str, Any] = {
     "origins": (),
     "clips": (-math.inf, math.inf),
 }
-"""What a declaration says of a node that it cannot follow; one of MACs raises LookupError."""
+"""Results of declarations for nodes that they cannot follow; one of MACs raises LookupError."""
 
 
 def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -29,7 +29,7 @@ from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.registry import one_of
 
 BY_DATA, BY_WEIGHTS = "obs", "l2"
-"""Criteria that hold where none is asked for: with data, and without."""
+"""Default criteria: with data, and without."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options:
         zeros: Which weights are set to zero; None for none. Channels go first.
         scope: Which parts of the model are open to pruning.
         calibration: Data that scores and repair learn from.
-        repair: How what is left makes up for what was removed.
+        repair: How the remaining weights compensate for the removed ones.
         checks: What is checked of the result.
         resources: What the run may use.
         seed: Seed of anything random.

@@ -48,17 +48,17 @@ class Pruned:
         selection: The removed channels.
         plan: What was removed.
         model: The pruned model.
-        io_slices: What inputs and outputs lost.
+        io_slices: Removed slices of inputs and outputs.
         kept: Output features of the original's layers that are kept, where they are refitted.
-        reference: Loads what the layers are refitted to.
-        repair: What became of each layer that was refitted; None without repair.
-        permuted: What another order keeps.
-        dense: Constant -> why it was to have zeros and has none.
-        whole_because: Why nothing was taken, where only zeros were asked for.
-        calibration: What held-out samples say.
-        stored: What became sparse.
-        gates: What each gate says.
-        verification: What the runtime check found, where a gate asked for it.
+        reference: Loads the model that the layers are refitted to.
+        repair: Record of each refitted layer; None without repair.
+        permuted: Effect of the permutation.
+        dense: Constant -> why it has no zeros of the pattern.
+        whole_because: Why nothing was zeroed, where only zeros were requested.
+        calibration: Output errors on held-out samples.
+        stored: The weights that are stored sparse.
+        gates: The verdict of each gate.
+        verification: Result of the runtime check, where a gate needed it.
     """
 
     options: Options

@@ -139,7 +139,7 @@ def curves(
 def fresh_samples(
     model: Model, data: CalibrationSplit, *, runs: int, input_shapes: Mapping[str, Sequence[int]], io_slices: IoSlices
 ) -> Batches:
-    """Samples that the moments know nothing of, few enough to run the model on them so many times."""
+    """Samples that the moments were not computed from, few enough to run the model on them `runs` times."""
     _, left = _divided(data.fit, MEASURED_SHARE)
     macs = measure(model, io_slices.shapes(input_shapes)).macs or 0
     enough = np.clip(MEASURED_MACS / max(macs * runs, 1), *MEASURED)

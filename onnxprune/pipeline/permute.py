@@ -43,7 +43,7 @@ class Permuted:
     Attributes:
         source: The element that moves to each position, see `edit.permute.move`.
         moves: Units that move, and their order.
-        groups: What the report says of each.
+        groups: Report entry of each group.
         before: Share of the magnitude of all weights in question that the pattern would keep as they were.
         after: The same in the new order.
         entries: What becomes of each constant.

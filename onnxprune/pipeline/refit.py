@@ -1,4 +1,4 @@
-"""The stage of repair: carries out the method that is asked for, the package's own or one that was added."""
+"""The repair stage: runs the selected method, the package's own or one that was added."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def _trial(pruned: Pruned) -> SearchTrial:
 
 
 def _amount(channels: Channels | None) -> Amount:
-    """How much is asked for."""
+    """The requested ratio or target."""
     if channels is None:
         return Amount()
     return Amount(ratio=channels.ratio) if channels.ratio is not None else Amount(target=channels.limits)

@@ -25,7 +25,7 @@ def resolve_repair(
 
     Args:
         model: What is to be pruned.
-        repair: The repair that was asked for.
+        repair: The requested repair.
         has_data: Whether there are calibration data.
         removes: Whether channels are removed.
         input_shapes: Shapes by input name, where the model leaves them open.

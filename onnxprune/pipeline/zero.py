@@ -44,7 +44,7 @@ class Zeroed:
     Attributes:
         masks: Constant -> which of its elements are zero.
         dense: Constant -> why it has no zeros of the pattern.
-        repair: What the report says of each layer that was refitted; None without repair.
+        repair: Record of each refitted layer; None without repair.
     """
 
     masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)

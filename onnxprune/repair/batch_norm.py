@@ -33,8 +33,8 @@ def aligned(
     2020, and "ZeroQ", Cai et al., CVPR 2020, fit whole images to).
 
     Args:
-        original: The model before pruning; it stays as it is.
-        pruned: The model after it, changed in place; in the end its running statistics are what they were.
+        original: The model before pruning; not modified.
+        pruned: The model after pruning; its running statistics are replaced in place and restored in the end.
         batches: Inputs.
         kept: Channels of the original's nodes that remain, by the node's name; None where all do.
 

@@ -1,8 +1,8 @@
-"""Refits every product layer to what the original made there, from what it now receives.
+"""Layer-wise reconstruction: refits every linear layer to the original's output, given the pruned model's input.
 
-Original and pruned model walk side by side, each node once. When the walk comes to a layer, everything before it is
-repaired already; the layer is fitted, written back, and only then run. Where a layer's output joins a shortcut, its
-target is the original's sum less the pruned shortcut, so that errors do not add up along the depth.
+Both models run side by side, each node once (`side_by_side`). All layers upstream of a layer are repaired when it is
+fitted; it is written back before the pruned model runs on. Where a layer's output is added to a shortcut, its target is
+the original's sum less the pruned shortcut, so that errors do not add up along the depth.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from onnxprune.statistics.moments import Batches, rows_for
 logger = logging.getLogger(__name__)
 
 Kept = Mapping[str, NDArray[np.int64]]
-"""Output features of each layer that stay, by the layer's name."""
+"""Output features of each layer that are kept, by the layer's name."""
 
 
 class Fitter(Protocol):
@@ -86,7 +86,7 @@ class Ridge:
 
 @dataclass(frozen=True)
 class Refit:
-    """What became of one layer.
+    """Record of one layer's refit.
 
     Attributes:
         layer: Name of the layer's output.
@@ -121,7 +121,7 @@ def repair(
     Args:
         original: The model before pruning.
         pruned: The model after it.
-        kept: Which output features of the original's layers stay.
+        kept: Output features of the original's layers that are kept.
         batches: Calibration feeds; every fifth batch is held out (all serve for both if there are fewer than five).
         count: How many batches there are.
         seed: Seed of the sampled positions.

@@ -39,7 +39,7 @@ def inferred_graphs(original: Model, pruned: Model) -> tuple[Graph, Graph]:
 def side_by_side(
     original: Model, pruned: Model, parts: Sequence[P], batches: Batches, *, memory: int, io_slices: IoSlices
 ) -> Iterator[tuple[P, Mapping[str, BatchValues], Mapping[str, BatchValues]]]:
-    """Runs both models part by part: what a part is given may be changed before the next one is asked for.
+    """Runs both models part by part: the weights of a part may be changed before the next one is taken.
 
     Args:
         original: The model before pruning.

@@ -68,7 +68,7 @@ class GateReport:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much was asked for: a ratio, or a target for each of some costs."""
+    """The requested amount: a ratio, or a target for each of some costs."""
 
     ratio: float | None = field(default=None, metadata=OMIT_NONE)
     target: dict[str, float | str] | None = field(default=None, metadata=OMIT_NONE)
@@ -152,7 +152,7 @@ class CalibrationReport:
 
     Attributes:
         samples: How many they are.
-        held_out: Whether nothing was learned from them.
+        held_out: Whether neither scores nor repair used them.
         relative_error: Squared error of the outputs as a share of their variance.
         top1: Share of the samples whose label has the largest score, where there are labels.
         top5: Share of the samples whose label is among the five largest.
@@ -184,16 +184,16 @@ class Report(JsonValue):
         whole_because: Why nothing was taken; None where something was.
         unrounded: Constant -> axis -> channels along it, for widths that are smaller now and no multiple of the
             ``round_to`` that was asked for.
-        permuted: What another order keeps; None where none was asked for.
-        storage: What became sparse; None where that was not asked for.
+        permuted: Effect of the permutation; None without one.
+        storage: Effect of sparse storage; None without it.
         mixing: Whether groups of grade mixing were open to pruning.
         interface: Graph input or output -> axis -> indices lost.
         targets: What became of each target.
         gates: What became of each gate.
         search: What a drift search made; None without one.
         repair: Every layer that a refit was tried on; None without repair.
-        unrepaired_because: Why ``repair="auto"`` repaired nothing; None where it did, or where another was asked for.
-        calibration: What held-out samples say; None without calibration data.
+        unrepaired_because: Why ``repair="auto"`` repaired nothing; None where it did, or with another method.
+        calibration: Output errors on held-out samples; None without calibration data.
         seconds: Time by stage.
     """
 

@@ -1,6 +1,6 @@
 """Verification of a pruned model: onnx's checker, a run in onnxruntime, and how far the outputs moved.
 
-The original is the measure: whatever it cannot do (pass the checker, load, run on guessed inputs) is not asked of
+The original is the reference: a check that it fails (the checker, loading, a run on guessed inputs) is not applied to
 the result.
 """
 
@@ -185,7 +185,7 @@ def _unverified(reason: str) -> Verification:
 
 
 def _out_of_memory(error: RunError) -> bool:
-    """Whether onnxruntime could not allocate memory: that says something of a limit, and nothing of the model."""
+    """Whether onnxruntime could not allocate memory: which is due to a limit and not to the model."""
     return any(words in error.message.lower() for words in ("bad_alloc", "bad allocation", "allocate memory"))
 
 
