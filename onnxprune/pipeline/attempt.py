@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
 from onnxprune.cost.measure import Cost, measure
@@ -22,7 +19,7 @@ from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
 from onnxprune.pipeline.evaluate import judge
 from onnxprune.pipeline.permute import permute, recorded
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.refit import RepairJob, kept_features, refit
+from onnxprune.pipeline.refit import RepairJob, kept_indices, refit
 from onnxprune.pipeline.score import allocate
 from onnxprune.pipeline.store_sparse import store
 from onnxprune.pipeline.verify import verify_pruned
@@ -30,6 +27,7 @@ from onnxprune.pipeline.zero import zero
 from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import zeros as zeros_entry
 from onnxprune.planning.plan import Plan
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.report import CalibrationReport, GateReport, PermutationReport
 from onnxprune.runtime.io_slices import IoSlices
@@ -48,7 +46,7 @@ class Pruned:
         plan: What was taken.
         model: What is left.
         io_slices: What inputs and outputs lost.
-        kept: Output features of the original's layers that are kept, where they are refitted.
+        kept: What the pruned model has of the original's values, where it is repaired.
         reference: Loads what the layers are refitted to.
         repair: What became of each layer that was refitted; None without repair.
         permuted: What another order keeps.
@@ -66,7 +64,7 @@ class Pruned:
     plan: Plan
     model: Model
     io_slices: IoSlices
-    kept: Mapping[str, NDArray[np.int64]]
+    kept: KeptIndices
     reference: Callable[[], Model]
     repair: list[Refit] | None = None
     permuted: PermutationReport | None = None
@@ -136,7 +134,7 @@ def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) ->
         selected = select(prepared, options)
         plan = planning.make(analysis.coupling, selected.removed, selected.entries)
         refitted = options.repair.method != "none"
-        kept = kept_features(analysis.coupling, selected.removed) if refitted else {}
+        kept = kept_indices(analysis.coupling, selected.removed) if refitted else KeptIndices()
     with prepared.clock.stage("apply"):
         remove(analysis.model, analysis.coupling, selected.removed)
         changed = plan.removed or options.zeros is not None

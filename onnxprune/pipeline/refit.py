@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import extensions
@@ -15,12 +14,13 @@ from onnxprune.errors import InputError
 from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, SyntheticFeeds
-from onnxprune.pipeline.repair import kept_features, repair
+from onnxprune.pipeline.repair import kept_indices, repair
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Fitter, Refit
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.verification.output_error import relative_errors
 
-__all__ = ["RepairJob", "kept_features", "refit"]
+__all__ = ["RepairJob", "kept_indices", "refit"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ class RepairJob:
     Attributes:
         original: The model before pruning.
         pruned: The model after it; a repair changes its weights in place, and no shape.
-        kept: Which output features of the original's linear layers, and units of its recurrent ones, the pruned model
-            still has, by the name of the layer's output.
+        kept: Which indices of the original's values the pruned model still has, by the value's name and axis:
+            ``kept.along(layer.output.name, 1, length)`` gives those of a convolution's output channels.
         data: Calibration data; None where there are none.
         options: The options of the run: the seed, and the memory that activations may take.
         io_slices: What inputs and outputs of the pruned model lost: ``io_slices.batches(feeds)`` gives it its inputs.
@@ -44,7 +44,7 @@ class RepairJob:
 
     original: Model
     pruned: Model
-    kept: Mapping[str, NDArray[np.int64]]
+    kept: KeptIndices
     data: CalibrationSplit | None
     options: Options
     io_slices: IoSlices

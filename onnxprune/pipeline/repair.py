@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,25 +19,33 @@ from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
 from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair import calibrated, data_free
 from onnxprune.repair.calibrated import Settings
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Fitter, Refit
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.partition import CannotCut
 
 
-def kept_features(coupling: Coupling, removed: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
-    """Indices that remain of each layer by name: output features, units of a recurrent layer, normalized channels."""
-    lengths = KeptLengths(coupling, removed)
-    kept = {
-        layer.name: lengths.kept(layer.output.axis(layer.out_axis))
-        for layer in linear_layers(coupling.graph)
-        if _has_features(layer)
+def kept_indices(coupling: Coupling, removed: NDArray[np.bool_]) -> KeptIndices:
+    """What the values of the main graph keep once channels are removed.
+
+    Args:
+        coupling: The analyzed graph.
+        removed: Boolean per channel id, True for removed channels.
+    """
+    graph, lengths = coupling.graph, KeptLengths(coupling, removed)
+    layers = [layer.name for layer in linear_layers(graph) if _has_features(layer)]
+    layers += [cell.name for cell in cells(graph)]
+    layers += [node.name for node in normalizations(graph) if len(node.x.shape or []) > 1]
+    axes = {
+        value.name: {
+            axis.position: (axis.length, lengths.kept(axis))
+            for axis in value.axes()
+            if axis.length is not None and lengths.changed(axis)
+        }
+        for value in graph.main.names.values()
+        if lengths.touches(value)
     }
-    kept |= {cell.name: lengths.kept(cell.recurrence.axis(2)) for cell in cells(coupling.graph)}
-    return kept | {
-        node.name: lengths.kept(node.x.axis(1))
-        for node in normalizations(coupling.graph)
-        if len(node.x.shape or []) > 1
-    }
+    return KeptIndices(frozenset(layers), axes)
 
 
 def _has_features(layer: LinearLayer) -> bool:
@@ -51,7 +57,7 @@ def _has_features(layer: LinearLayer) -> bool:
 def repair(
     original: Model,
     pruned: Model,
-    kept: Mapping[str, NDArray[np.int64]],
+    kept: KeptIndices,
     data: CalibrationSplit | None,
     options: Options,
     io_slices: IoSlices,
@@ -65,7 +71,7 @@ def repair(
     Args:
         original: The model before pruning.
         pruned: The model after it.
-        kept: See `kept_features`.
+        kept: See `kept_indices`.
         data: Calibration data.
         options: How to repair.
         io_slices: What inputs and outputs of the pruned model lost.

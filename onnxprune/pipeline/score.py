@@ -22,7 +22,7 @@ from onnxprune.options.options import BY_WEIGHTS
 from onnxprune.pipeline import observe, rounds
 from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
-from onnxprune.pipeline.refit import RepairJob, kept_features, refit
+from onnxprune.pipeline.refit import RepairJob, kept_indices, refit
 from onnxprune.planning import plan
 
 
@@ -135,7 +135,7 @@ def _learn_round(
     pruned = reanalyze(analysis, analysis.model.copy())
     remove(pruned.model, pruned.coupling, selected.removed)
     if options.repair.method != "none":
-        kept = kept_features(analysis.coupling, selected.removed)
+        kept = kept_indices(analysis.coupling, selected.removed)
         refit(RepairJob(analysis.model.copy(), pruned.model, kept, data, options, io_slices, synthetic_feeds))
     rest = reanalyze(pruned, pruned.model.copy())
     left, memory = prunable(rest, options.scope), options.resources.memory
