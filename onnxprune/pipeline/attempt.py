@@ -16,7 +16,7 @@ from onnxprune.model.sparse_initializers import SparseStorage, resparsify
 from onnxprune.options import Options, Zeros
 from onnxprune.pipeline import rounds
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
-from onnxprune.pipeline.evaluate import judge
+from onnxprune.pipeline.evaluate import Evaluation, evaluate
 from onnxprune.pipeline.permute import permute, recorded
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.refit import RepairJob, kept_indices, refit
@@ -29,7 +29,7 @@ from onnxprune.planning.masks import zeros as zeros_entry
 from onnxprune.planning.plan import Plan
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
-from onnxprune.report.report import CalibrationReport, GateReport, PermutationReport
+from onnxprune.report.report import GateReport, PermutationReport
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.verification import gates
 from onnxprune.verification.check import Verification
@@ -70,7 +70,7 @@ class Pruned:
     permuted: PermutationReport | None = None
     dense: Mapping[str, str] = field(default_factory=dict)
     whole_because: list[str] | None = None
-    calibration: CalibrationReport | None = None
+    evaluation: Evaluation | None = None
     stored: SparseStorage | None = None
     gates: Mapping[str, GateReport] = field(default_factory=dict)
     verification: Verification | None = None
@@ -95,8 +95,8 @@ def attempt(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     clock, data = prepared.clock, prepared.loaded.data
     if pruned.plan.changes_model and data is not None:
         with clock.stage("judge"):
-            evaluation = judge(prepared.original.load(), pruned.model, data, pruned.io_slices)
-        pruned = replace(pruned, calibration=evaluation)
+            found = evaluate(prepared.original.load(), pruned.model, data, pruned.io_slices)
+        pruned = replace(pruned, evaluation=found)
     resparsify(pruned.model, prepared.loaded.sparse)
     if options.sparse_storage:
         with clock.stage("store"):

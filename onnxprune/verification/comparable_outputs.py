@@ -56,6 +56,18 @@ def with_scores(model: Model) -> Model:
     return copy
 
 
+def class_scores(model: Model) -> set[str]:
+    """Names of the outputs that the graph tells to choose classes: a softmax makes them, or an argmax chose them."""
+    producers = {name: node for node in model.proto.graph.node for name in node.output}
+    found = set()
+    for info in model.proto.graph.output:
+        node = producers.get(_upstream(producers, info.name, _INTERPOLATIONS))
+        kinds = _SOFTMAX if info.type.tensor_type.elem_type in FLOATS else _CHOICES
+        if node is not None and node.op_type in kinds and not node.domain:
+            found.add(info.name)
+    return found
+
+
 def with_comparable_outputs(model: Model) -> tuple[Model, list[Centre]]:
     """Replaces outputs of final softmaxes, choices, interpolations and concatenations by the inputs of these nodes.
 
