@@ -29,7 +29,6 @@ from onnxprune.pipeline.verify import verify as verify_source
 from onnxprune.planning.plan import Plan, io_slices
 from onnxprune.runtime.determinism import deterministic_run
 from onnxprune.runtime.io_slices import WHOLE
-from onnxprune.runtime.session import Source
 from onnxprune.verification.check import Verification
 
 __all__ = ["Analysis", "Announce", "ModelSource", "Result", "analyze", "apply", "plan", "prune", "run", "run_plan"]
@@ -62,6 +61,7 @@ def prune(
     keep_anyway: bool = False,
     drift_search: bool = False,
     verify: bool = True,
+    time: bool = True,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     sparse_storage: bool = False,
     memory: int = 10**9,
@@ -95,6 +95,7 @@ def prune(
         keep_anyway: Write a model that misses a gate.
         drift_search: Take the smallest model within the gates.
         verify: Check the result in onnxruntime.
+        time: Time both models in onnxruntime.
         input_shapes: Shapes of graph inputs.
         sparse_storage: Store weights as sparse initializers.
         memory: Bytes of activations to hold.
@@ -330,15 +331,15 @@ def verify(
         original: The model before pruning.
         pruned: The result of a run, or the model after it.
         plan: What was taken, for what inputs and outputs lost; a `Result` has its own.
-        feeds: Inputs to run both with; synthetic ones by default.
-        input_shapes: Shapes of graph inputs to make inputs of.
+        feeds: Inputs to run both with; synthetic ones, of `input_shapes`, by default.
+        input_shapes: Shapes of graph inputs.
         seed: Seed of the inputs.
 
     Raises:
-        InputError: A model cannot be read (`ModelError`), or an option is unusable.
+        InputError: A model is unreadable, or an option unusable.
         VerificationError: The pruned model fails where the original does not.
     """
-    target: Source = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
+    target = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
     known_plan = pruned.plan if plan is None and isinstance(pruned, Result) else plan
     if known_plan is not None:
         checks_of.instance("plan", known_plan, Plan)

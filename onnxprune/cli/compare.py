@@ -31,7 +31,7 @@ def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str |
     from onnxprune.model.model import load
     from onnxprune.planning.plan import Plan, io_slices
     from onnxprune.report.compare_tables import ComparisonReport, compared
-    from onnxprune.report.report import Count, Share
+    from onnxprune.report.report import Count
     from onnxprune.runtime.io_slices import WHOLE
     from onnxprune.verification import check
 
@@ -47,8 +47,7 @@ def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str |
         macs=Count(first.macs, second.macs),
         bytes=Count(first.bytes, second.bytes),
         drift=found.drift,
-        latency=Share(found.seconds_before, found.seconds_after),
-        runs=runs,
+        latency=found.latency,
     )
     if as_json:
         print_json(report.to_dict())

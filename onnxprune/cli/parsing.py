@@ -65,6 +65,7 @@ def options(ctx: click.Context) -> Options:
         ratio,
         pattern=pattern,
         verify=not given["no_verify"],
+        time=not given["no_time"],
         target=targets(given["target"]),
         gate=gates(given["gate"]),
         memory=size(given["memory"]),

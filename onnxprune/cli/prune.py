@@ -120,6 +120,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(CHECKS, "--run-seconds", type=float, default=600, hidden=True)
 @option(CHECKS, "--run-memory", hidden=True)
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
+@option(CHECKS, "--no-time", is_flag=True, help="Do not time both models")
 @option(
     CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
 )

@@ -64,6 +64,7 @@ KEYS: dict[str, Kind] = {
     "min-channels": _INTEGER,
     "round-to": _INTEGER,
     "no-verify": _FLAG,
+    "no-time": _FLAG,
     "input-shape": _SHAPES,
     "dry-run": _FLAG,
     "plan": _TEXT,

@@ -165,6 +165,14 @@ class LinearLayer:
         rows = np.arange(count) if count <= limit else np.sort(rng.choice(count, limit, replace=False, shuffle=False))
         return Positions(rows.astype(np.int64, copy=False), tuple(shape))
 
+    def fits(self, x_shape: Sequence[int], positions: Positions) -> bool:
+        """Whether an input of this shape has the rows that positions of an output count over."""
+        if self.kind in ("gemm", "matmul"):
+            rows = list(x_shape)
+            del rows[self.x_axis]
+            return tuple(rows) == positions.shape
+        return len(x_shape) == len(positions.shape) + 1 and x_shape[0] == positions.shape[0]
+
     def patches(self, x: NDArray[Any], positions: Positions) -> Floats:
         """The patches that the product reads at these positions of the output; shape (groups, n, columns).
 

@@ -48,7 +48,7 @@ def conv_layer(node: Node) -> list[Affine]:
 
 @rule("Conv")
 def conv(op: Op) -> None:
-    """Channels contract; groups keep blocks of equal size; space is pinned."""
+    """Channels contract; groups keep blocks of equal size; space passes where the kernel has one position there."""
     convolution(op, op.input(0), op.input(1), op.input(2) if op.has(2) else None, op.output())
 
 
@@ -75,11 +75,11 @@ def convolution(
         place: Axis of the channels of input and output.
         share_at: Axis of the weight that holds one group's share of the other side.
     """
-    pin_space(op, x, out, place)
     first, share, before, after = w.axis(0), w.axis(share_at), x.axis(place), out.axis(place)
-    for axis in w.axes()[1:]:
-        if axis != share:
-            op.pin(axis, KERNEL)
+    kernel = [axis for axis in w.axes()[1:] if axis != share]
+    for axis in kernel:
+        op.pin(axis, KERNEL)
+    _pass_space(op, _space(x, place), _space(out, place), kernel)
     groups = op.attr("group", 1)
     if bias is not None:
         op.tie(bias.axis(0), after)
@@ -96,10 +96,26 @@ def convolution(
 
 def pin_space(op: Op, x: Value, out: Value, place: int = 1) -> None:
     """Pins the axes that a window slides over."""
-    for value in (x, out):
-        for axis in value.axes()[1:]:
-            if axis != value.axis(place):
+    for axis in (*_space(x, place), *_space(out, place)):
+        op.pin(axis, f"a window of {op.node.label} slides over it")
+
+
+def _pass_space(op: Op, before: Sequence[Axis], after: Sequence[Axis], kernel: Sequence[Axis]) -> None:
+    """Ties an axis of space to that of the output where each position sees itself alone, and pins it elsewhere."""
+    n = len(before)
+    strides, pads = op.attr("strides", [1] * n), op.attr("pads", [0] * 2 * n)
+    padded = [op.attr("auto_pad", "NOTSET") == "NOTSET" and bool(pads[i] or pads[i + n]) for i in range(n)]
+    sized = any(op.attr(name, []) for name in ("output_shape", "output_padding"))
+    for i, (one, other) in enumerate(zip(before, after, strict=True)):
+        if len(kernel) == n and kernel[i].length == strides[i] == 1 and not padded[i] and not sized:
+            op.tie(one, other)
+        else:
+            for axis in (one, other):
                 op.pin(axis, f"a window of {op.node.label} slides over it")
+
+
+def _space(value: Value, place: int) -> list[Axis]:
+    return [axis for axis in value.axes()[1:] if axis != value.axis(place)]
 
 
 def _grouped(op: Op, first: Axis, share: Axis, across: Axis, along: Axis, groups: int) -> None:

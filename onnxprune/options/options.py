@@ -97,6 +97,7 @@ class Options:
         keep_anyway: bool = False,
         drift_search: bool = False,
         verify: bool = True,
+        time: bool = True,
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         sparse_storage: bool = False,
         memory: int = 10**9,
@@ -134,6 +135,7 @@ class Options:
             keep_anyway: Write a model that misses a gate.
             drift_search: Take the smallest model within the gates; ratio or target is the furthest to go.
             verify: Check the result in onnxruntime.
+            time: Time both models in onnxruntime.
             input_shapes: Shapes of graph inputs to count MACs at and to verify with.
             sparse_storage: Store weights with many zeros as sparse initializers, where that is smaller.
             memory: Bytes of activations to hold before they go to files.
@@ -149,6 +151,7 @@ class Options:
             gate=_or_empty(gate),
             keep_anyway=keep_anyway,
             drift_search=drift_search,
+            time=time,
         )
         targets = _or_empty(target)
         share = None if ratio is None else checks.fraction("ratio", ratio)

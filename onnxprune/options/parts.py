@@ -237,6 +237,7 @@ class Checks:
             ``agreement`` (share of equal top-1 choices; both at least), of any output, or ``drift:OUTPUT`` of one.
         keep_anyway: Whether a model that misses a gate may be written.
         drift_search: Whether the smallest model within the gates is looked for.
+        time: Whether both models are timed in onnxruntime.
 
     Raises:
         InputError: A value is of the wrong kind, out of range or unknown.
@@ -247,9 +248,10 @@ class Checks:
     gate: Mapping[str, float] = field(default_factory=dict)
     keep_anyway: bool = False
     drift_search: bool = False
+    time: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("verify", "keep_anyway", "drift_search"):
+        for name in ("verify", "keep_anyway", "drift_search", "time"):
             _set(self, **{name: checks.flag(name, getattr(self, name))})
         _set(self, input_shapes=checks.shapes("input_shapes", self.input_shapes))
         given = checks.mapping("gate", self.gate, "{'drift': 0.05}")

@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
 from onnxprune.cost.measure import Cost, measure
@@ -19,8 +16,8 @@ from onnxprune.model.sparse_initializers import SparseStorage, resparsify
 from onnxprune.options import Channels, Options, Zeros
 from onnxprune.pipeline import rounds
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
-from onnxprune.pipeline.evaluate import judge
-from onnxprune.pipeline.kept_features import kept_features
+from onnxprune.pipeline.evaluate import Evaluation, evaluate
+from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.permute import permute, recorded
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.refit import RepairJob, refit
@@ -31,8 +28,9 @@ from onnxprune.pipeline.zero import zero
 from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import zeros as zeros_entry
 from onnxprune.planning.plan import Plan
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
-from onnxprune.report.report import CalibrationReport, GateReport, PermutationReport
+from onnxprune.report.report import GateReport, PermutationReport
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.verification import gates
 from onnxprune.verification.check import Verification
@@ -49,7 +47,7 @@ class Pruned:
         plan: What was removed.
         model: The pruned model.
         io_slices: Removed slices of inputs and outputs.
-        kept: Output features of the original's layers that are kept, where they are refitted.
+        kept: Kept indices of the original's values, where layers are refitted.
         reference: Loads the model that the layers are refitted to.
         repair: Record of each refitted layer; None without repair.
         permuted: Effect of the permutation.
@@ -67,13 +65,13 @@ class Pruned:
     plan: Plan
     model: Model
     io_slices: IoSlices
-    kept: Mapping[str, NDArray[np.int64]]
+    kept: KeptIndices
     reference: Callable[[], Model]
     repair: list[Refit] | None = None
     permuted: PermutationReport | None = None
     dense: Mapping[str, str] = field(default_factory=dict)
     whole_because: list[str] | None = None
-    calibration: CalibrationReport | None = None
+    evaluation: Evaluation | None = None
     stored: SparseStorage | None = None
     gates: Mapping[str, GateReport] = field(default_factory=dict)
     verification: Verification | None = None
@@ -98,8 +96,8 @@ def attempt(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     clock, data = prepared.clock, prepared.loaded.data
     if pruned.plan.changes_model and data is not None:
         with clock.stage("judge"):
-            evaluation = judge(prepared.original.load(), pruned.model, data, pruned.io_slices)
-        pruned = replace(pruned, calibration=evaluation)
+            found = evaluate(prepared.original.load(), pruned.model, data, pruned.io_slices)
+        pruned = replace(pruned, evaluation=found)
     resparsify(pruned.model, prepared.loaded.sparse)
     if options.sparse_storage:
         with clock.stage("store"):
@@ -136,7 +134,7 @@ def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) ->
         selected = select(prepared, options.channels)
         plan = planning.make(analysis.coupling, selected.removed, selected.entries)
         refitted = options.repair.method != "none"
-        kept = kept_features(analysis.coupling, selected.removed) if refitted else {}
+        kept = kept_indices(analysis.coupling, selected.removed) if refitted else KeptIndices()
     with prepared.clock.stage("apply"):
         remove(analysis.model, analysis.coupling, selected.removed)
         changed = plan.removed or options.zeros is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,31 +12,78 @@ from numpy.typing import NDArray
 from onnxprune.model.model import Model
 from onnxprune.pipeline.data import CalibrationSplit
 from onnxprune.report.report import CalibrationReport, Share
-from onnxprune.runtime.io_slices import WHOLE, IoSlices
+from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import session
-from onnxprune.verification.comparable_outputs import with_scores
+from onnxprune.verification.check import Drift
+from onnxprune.verification.comparable_outputs import class_scores, with_scores
+from onnxprune.verification.decisions import Decisions, DecisionSums, loss_estimate
 from onnxprune.verification.output_error import relative_errors
+from onnxprune.verification.output_sums import OutputSums
+
+Array = NDArray[Any]
 
 
-def judge(original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices) -> CalibrationReport:
-    """Evaluates the pruned model on held-out samples: relative squared error and, with labels, top-1 and top-5."""
+@dataclass(frozen=True)
+class Evaluation:
+    """What held-out samples say of a pruned model.
+
+    Attributes:
+        report: For the report.
+        drift: How far each output moved on them.
+    """
+
+    report: CalibrationReport
+    drift: dict[str, Drift]
+
+
+def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices) -> Evaluation:
+    """Evaluates the pruned model on held-out samples: errors of the outputs, choices and, with labels, accuracy.
+
+    Of several outputs that choose classes, the one that is expected to lose most is reported.
+    """
     (error,) = relative_errors(original, [pruned], data.held.batches(), io_slices)
-    labels = data.held.labels
-    if labels is None:
-        return CalibrationReport(data.held.count, data.held_out, error)
-    pairs = [(model, slices.batches(data.held)) for model, slices in ((original, WHOLE), (pruned, io_slices))]
-    before, after = ([batch[0] for batch in session(with_scores(m)).each(batches)] for m, batches in pairs)
-    tops = [Share(_top(before, labels, k), _top(after, labels, k)) for k in (1, 5)]
-    return CalibrationReport(data.held.count, data.held_out, error, *tops)
+    names, scores = [o.name for o in original.proto.graph.output], class_scores(original)
+    sums = [OutputSums(name, classified=False) for name in names]
+    choices = [DecisionSums(name, scores=name in scores) for name in names]
+    first: list[tuple[Array, Array]] = []
+    before = session(with_scores(original)).each(data.held.batches())
+    after = session(with_scores(pruned)).each(io_slices.batches(data.held.batches()))
+    for wanted, made in zip(before, after, strict=True):
+        pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(io_slices.arrays(names, wanted), made, strict=True)]
+        first.append(pairs[0])
+        for total, choice, (a, b) in zip(sums, choices, pairs, strict=True):
+            total.add(a, b)
+            choice.add(a, b)
+    drift = {name: total.drift() for name, total in zip(names, sums, strict=True)}
+    found = [d for d in (choice.decisions() for choice in choices) if d is not None]
+    worst = max(found, key=lambda d: d.lost.mean, default=None)
+    report = CalibrationReport(data.held.count, data.held_out, error, decisions=worst)
+    if data.held.labels is not None and first:
+        report = _with_labels(report, first, np.asarray(data.held.labels).reshape(-1), names[0])
+    return Evaluation(report, drift)
 
 
-def _top(scores: Sequence[NDArray[Any]], labels: NDArray[Any], k: int) -> float | None:
-    """Share of samples whose label is among the k largest; None where there is no score a class."""
+def _with_labels(
+    report: CalibrationReport, pairs: Sequence[tuple[Array, Array]], labels: Array, output: str
+) -> CalibrationReport:
+    """The report with the accuracy of the first output, where that has a score a class."""
+    hits = {k: [_hits([pair[i] for pair in pairs], labels, k) for i in (0, 1)] for k in (1, 5)}
+    tops = {k: Share(*(None if h is None else float(h.mean()) for h in both)) for k, both in hits.items()}
+    report = replace(report, top1=tops[1], top5=tops[5])
+    before, after = hits[1]
+    if before is None or after is None or report.decisions is None:
+        return report
+    lost = loss_estimate(before.astype(np.float64) - after)
+    return replace(report, decisions=Decisions(output, report.decisions.agreement, lost, labelled=True))
+
+
+def _hits(scores: Sequence[Array], labels: Array, k: int) -> NDArray[np.bool_] | None:
+    """Whether the label of each sample is among the k largest; None where there is no score a class."""
     if not all(batch.ndim for batch in scores):
         return None
     flat = np.concatenate([batch.reshape(len(batch), -1) for batch in scores])
-    wanted = np.asarray(labels).reshape(-1)
-    if len(flat) != len(wanted) or flat.shape[1] <= k or wanted.dtype.kind not in "iu":
+    if len(flat) != len(labels) or flat.shape[1] <= k or labels.dtype.kind not in "iu":
         return None
     best = np.argpartition(-flat, k, axis=1)[:, :k]
-    return float((best == wanted[:, None]).any(axis=1).mean())
+    found: NDArray[np.bool_] = (best == labels[:, None]).any(axis=1)
+    return found

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import extensions
@@ -18,6 +17,7 @@ from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, SyntheticF
 from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair import calibrated, data_free
 from onnxprune.repair.calibrated import Settings
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Fitter, Refit
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.partition import CannotCut
@@ -33,8 +33,8 @@ class RepairJob:
     Attributes:
         original: The model before pruning.
         pruned: The model after it; a repair changes its weights in place, and no shape.
-        kept: Which output features of the original's linear layers, and units of its recurrent ones, the pruned model
-            still has, by the name of the layer's output.
+        kept: Which indices of the original's values the pruned model still has, by the value's name and axis:
+            ``kept.along(layer.output.name, 1, length)`` gives those of a convolution's output channels.
         data: Calibration data; None where there are none.
         method: Name of the repair.
         io_slices: What inputs and outputs of the pruned model lost: ``io_slices.batches(feeds)`` gives it its inputs.
@@ -48,7 +48,7 @@ class RepairJob:
 
     original: Model
     pruned: Model
-    kept: Mapping[str, NDArray[np.int64]]
+    kept: KeptIndices
     data: CalibrationSplit | None
     method: str
     io_slices: IoSlices

@@ -16,10 +16,11 @@ from onnxprune.pipeline.prepare import Prepared, prepare
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.search import search
+from onnxprune.pipeline.time import with_latency
 from onnxprune.pipeline.verify import verify_pruned
 from onnxprune.planning import plan as planning
 from onnxprune.planning.plan import Plan
-from onnxprune.report.build import build
+from onnxprune.report.build import build, rounded
 from onnxprune.report.report import Count, Report, SearchReport, StorageReport, TargetReport
 from onnxprune.verification.check import Verification
 
@@ -44,6 +45,10 @@ def run_stages(original: Original, options: Options, clock: Clock) -> Result:
         before = measure(original.load(), shapes, run=True)
         after = measure(pruned.model, pruned.io_slices.shapes(shapes), run=True)
     report = make_report(prepared, pruned, before, after, verification, searched)
+    if options.checks.time and verification.verified and report.whole_because is None:
+        with clock.stage("time"):
+            report = with_latency(report, original, pruned.model, options.checks, pruned.io_slices)
+        report = replace(report, seconds=rounded(clock.seconds))
     return Result(pruned.model, pruned.plan, report, as_graph=original.as_graph, keep_anyway=options.checks.keep_anyway)
 
 
@@ -78,7 +83,9 @@ def make_report(
     """The report of a run."""
     coupling, seconds = prepared.analysis.coupling, prepared.clock.seconds
     report = build(coupling, pruned.plan, before, after, verification, seconds, prepared.options.as_dict())
-    stored, channels = pruned.stored, prepared.options.channels
+    stored, evaluation, channels = pruned.stored, pruned.evaluation, prepared.options.channels
+    if evaluation is not None:
+        report = replace(report, calibration=evaluation.report, drift=evaluation.drift, drift_on=evaluation.report.on)
     return replace(
         report,
         dense=dict(pruned.dense),
@@ -95,7 +102,6 @@ def make_report(
         search=searched,
         repair=pruned.repair,
         unrepaired_because=prepared.loaded.unrepaired_because,
-        calibration=pruned.calibration,
     )
 
 

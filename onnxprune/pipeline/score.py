@@ -23,7 +23,7 @@ from onnxprune.options.options import BY_WEIGHTS
 from onnxprune.pipeline import observe, rounds
 from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
-from onnxprune.pipeline.kept_features import kept_features
+from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.planning import plan
 
@@ -175,7 +175,7 @@ def _learn_round(
     pruned = reanalyze(analysis, analysis.model.copy())
     remove(pruned.model, pruned.coupling, selected.removed)
     if options.repair.method != "none":
-        kept = kept_features(analysis.coupling, selected.removed)
+        kept = kept_indices(analysis.coupling, selected.removed)
         job = RepairJob(
             analysis.model.copy(),
             pruned.model,

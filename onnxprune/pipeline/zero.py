@@ -25,6 +25,7 @@ from onnxprune.patterns import Pattern
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
 from onnxprune.pipeline.observe import fresh_samples, moments
 from onnxprune.pipeline.refit import RepairJob, refit
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
 from onnxprune.repair.masked import Zeros, zeroed
 from onnxprune.runtime.io_slices import IoSlices
@@ -56,7 +57,7 @@ def zero(
     original: Callable[[], Model],
     model: Model,
     coupling: Coupling,
-    kept: Mapping[str, NDArray[np.int64]],
+    kept: KeptIndices,
     data: CalibrationSplit | None,
     options: Options,
     io_slices: IoSlices,
@@ -70,7 +71,7 @@ def zero(
         original: Loads the model that was given; called where layers are refitted to it.
         model: What is left of it once channels are removed.
         coupling: The analysis of that.
-        kept: Output features of the original's layers that it still has, by the layer's name.
+        kept: What it still has of the original's values.
         data: Calibration data.
         options: Pattern, importance and repair.
         io_slices: What inputs and outputs lost with the channels.

@@ -12,6 +12,7 @@ from onnx import TensorProto
 from onnxprune.graph.graph import Graph
 from onnxprune.layers.batch_norm import Normalization, normalizations
 from onnxprune.model.model import Model
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.staged_run import StagedRun
 
@@ -24,7 +25,7 @@ def aligned(
     original: Model,
     pruned: Model,
     batches: Iterable[Mapping[str, NDArray[np.generic]]],
-    kept: Mapping[str, NDArray[np.int64]] | None = None,
+    kept: KeptIndices | None = None,
 ) -> Iterator[Model]:
     """Replaces the running statistics of both models by those of these batches, within the context.
 
@@ -36,7 +37,7 @@ def aligned(
         original: The model before pruning; not modified.
         pruned: The model after pruning; its running statistics are replaced in place and restored in the end.
         batches: Inputs.
-        kept: Channels of the original's nodes that remain, by the node's name; None where all do.
+        kept: What the pruned model has of the original's values; None for all.
 
     Yields:
         The original, or a copy of it with other statistics.
@@ -68,7 +69,7 @@ def aligned(
 def reestimate(
     original: Model,
     pruned: Model,
-    kept: Mapping[str, NDArray[np.int64]],
+    kept: KeptIndices,
     batches: Iterable[Mapping[str, NDArray[np.generic]]],
     io_slices: IoSlices = WHOLE,
 ) -> int:
@@ -80,7 +81,7 @@ def reestimate(
     Args:
         original: The model before pruning.
         pruned: The model after it.
-        kept: Channels of the original's nodes that remain, by the node's name.
+        kept: What the pruned model has of the original's values.
         batches: Inputs of the original.
         io_slices: What inputs of the pruned model lost.
 
@@ -95,7 +96,8 @@ def reestimate(
         StagedRun(pruned, io_slices.batches(batches), [[b.x.name] for _, b in pairs]) as second,
     ):
         for (a, b), where in zip(pairs, indices, strict=True):
-            then, now = _statistics(first.step()[a.x.name]), _statistics(second.step()[b.x.name])
+            seen = kept.all_rows(a.x.name, first.step()[a.x.name], 1)
+            then, now = _statistics(seen), _statistics(second.step()[b.x.name])
             if where is not None:
                 _set(pruned, b.mean, pruned.array(b.mean) + now[0] - then[0][where])
                 _set(pruned, b.variance, pruned.array(b.variance) * (now[1] / then[1][where]))
@@ -118,9 +120,11 @@ def _statistics(arrays: Iterable[NDArray[np.generic]]) -> Vectors:
 
 
 def _kept(
-    original: Model, a: Normalization, pruned: Model, b: Normalization, kept: Mapping[str, NDArray[np.int64]] | None
+    original: Model, a: Normalization, pruned: Model, b: Normalization, kept: KeptIndices | None
 ) -> NDArray[np.int64] | None:
     """Channels of the original that the pruned node still has; None where they are not known."""
     before, after = len(original.array(a.mean)), len(pruned.array(b.mean))
-    found = np.arange(before) if kept is None else kept.get(a.name)
-    return found if found is not None and len(found) == after and (found < before).all() else None
+    if kept is not None and a.name not in kept.layers:
+        return None
+    found = np.arange(before) if kept is None else kept.along(a.x.name, 1, before)
+    return found if len(found) == after else None

@@ -24,7 +24,8 @@ from onnxprune.model.model import Model
 from onnxprune.repair import data_free, joint, layerwise
 from onnxprune.repair.batch_norm import reestimate
 from onnxprune.repair.interpolation import interpolate
-from onnxprune.repair.layerwise import Fitter, Kept, Refit
+from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.repair.layerwise import Fitter, Refit
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.verification.output_error import Errors, measured
 
@@ -117,7 +118,7 @@ def is_better(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
 def repair(
     original: Model,
     pruned: Model,
-    kept: Kept,
+    kept: KeptIndices,
     samples: Samples,
     settings: Settings,
     *,
@@ -129,7 +130,7 @@ def repair(
     Args:
         original: The model before pruning.
         pruned: The model after it.
-        kept: Which output features of the original's layers, and channels of its normalizations, remain, by name.
+        kept: What the pruned model has of the original's values.
         samples: Calibration samples.
         settings: How.
         fallback: The model that stands where no candidate is better; by default the pruned model as it is.
@@ -174,7 +175,7 @@ class _Best:
 def _start(
     original: Model,
     pruned: Model,
-    kept: Kept,
+    kept: KeptIndices,
     samples: Samples,
     settings: Settings,
     synthetic: Callable[[], Sequence[Feeds]],
@@ -194,7 +195,13 @@ def _start(
 
 
 def _judged(
-    original: Model, baseline: Model, start: Model, pruned: Model, kept: Kept, samples: Samples, settings: Settings
+    original: Model,
+    baseline: Model,
+    start: Model,
+    pruned: Model,
+    kept: KeptIndices,
+    samples: Samples,
+    settings: Settings,
 ) -> tuple[_Trial, _Best]:
     """Makes all candidates from a part of the samples and measures them on the others, fold by fold."""
     trial, best = _Trial(), _Best(start)
@@ -222,7 +229,7 @@ def _folds(samples: Samples) -> list[tuple[Samples, Samples]]:
 
 
 def _stages(
-    original: Model, pruned: Model, kept: Kept, samples: Samples, settings: Settings
+    original: Model, pruned: Model, kept: KeptIndices, samples: Samples, settings: Settings
 ) -> Generator[tuple[str, list[Refit]], None, None]:
     """Refits a model in place, stage by stage; yields the stage's name and what became of each layer."""
     batches = samples.in_batches(max(1, min(LARGEST_BATCH, samples.parts // BATCHES)))
@@ -251,7 +258,13 @@ def _stages(
 
 
 def _run(
-    original: Model, pruned: Model, start: Model, kept: Kept, samples: Samples, settings: Settings, choice: Candidate
+    original: Model,
+    pruned: Model,
+    start: Model,
+    kept: KeptIndices,
+    samples: Samples,
+    settings: Settings,
+    choice: Candidate,
 ) -> dict[str, list[Refit]]:
     """Refits a model in place up to the chosen stage, on all samples; what each stage did."""
     pruned.proto.CopyFrom(start.proto)

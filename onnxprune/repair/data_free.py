@@ -15,7 +15,8 @@ from onnxprune.cost.measure import mainly_convolutions
 from onnxprune.model.model import Model
 from onnxprune.repair import layerwise
 from onnxprune.repair.batch_norm import aligned
-from onnxprune.repair.layerwise import Fitter, Kept, Refit, Ridge
+from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.repair.layerwise import Fitter, Refit, Ridge
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.verification.output_error import relative_errors
 
@@ -48,7 +49,7 @@ def inputs(original: Model, seed: int = 0, input_shapes: Mapping[str, Sequence[i
 def repair(
     original: Model,
     pruned: Model,
-    kept: Kept,
+    kept: KeptIndices,
     batches: Sequence[Feeds],
     *,
     seed: int = 0,
@@ -68,7 +69,7 @@ def repair(
     Args:
         original: The model before pruning.
         pruned: The model after it.
-        kept: Which output features of the original's layers, and channels of its normalizations, remain, by name.
+        kept: What the pruned model has of the original's values.
         batches: Synthetic inputs, see `inputs`.
         seed: Seed of the sampled positions.
         memory: Bytes of activations to hold, of both models together.

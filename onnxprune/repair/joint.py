@@ -22,10 +22,11 @@ from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair.augmentation import Variants
 from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Floats, Function, refine
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layer_chains import Chain, chains
 from onnxprune.repair.layer_operator import LayerOperator
 from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, bounds, residual_add
-from onnxprune.repair.layerwise import Kept, Refit
+from onnxprune.repair.layerwise import Refit
 from onnxprune.repair.side_by_side import inferred_graphs, side_by_side
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.partition import assemble, partition
@@ -43,12 +44,12 @@ FEWEST = 6
 
 @dataclass(frozen=True)
 class _Part:
-    """A chain, its targets, and which features of the original these have."""
+    """A chain, its targets, and what the pruned model has of them."""
 
     chain: Chain
     original: LinearLayer
     join: ResidualAdd | None
-    kept: NDArray[np.int64]
+    kept: KeptIndices
 
     @property
     def wanted(self) -> list[str]:
@@ -60,11 +61,22 @@ class _Part:
         """Values of the pruned model: the chain's input, and what its output is added to."""
         return [self.chain.layers[0].x.name, *([self.join.other] if self.join else [])]
 
+    @property
+    def features(self) -> NDArray[np.int64]:
+        """Output features of the original that the chain still computes."""
+        (name,), axis, length = self.wanted, self.original.out_axis, self.original.features[1]
+        return self.kept.along(name, axis % (self.original.output.rank or 1), length)
+
+    def targets(self, made: Mapping[str, BatchValues]) -> Sequence[NDArray[Any]]:
+        """What the original computed there, with the rows that the pruned model has, and all features."""
+        (name,) = self.wanted
+        return self.kept.all_rows(name, made[name], self.original.out_axis)
+
 
 def repair(
     original: Model,
     pruned: Model,
-    kept: Kept,
+    kept: KeptIndices,
     batches: Batches,
     *,
     seed: int = 0,
@@ -76,7 +88,7 @@ def repair(
     Args:
         original: The model before pruning.
         pruned: The pruned model, its layers already refitted one by one.
-        kept: Output features of the original's layers that are kept, by the layer's name.
+        kept: What the pruned model has of the original's values.
         batches: Calibration feeds; every fifth sample is held out.
         seed: Seed of the choice of samples and of their augmentation.
         memory: Bytes of activations to hold, of both models together.
@@ -86,10 +98,10 @@ def repair(
         For each chain the ridge of its last step, None where it was not refitted, and its held-out error.
     """
     before, after = inferred_graphs(original, pruned)
-    pairs = {b.name: a for a, b in matched(linear_layers(before), linear_layers(after)) if a.name in kept}
+    pairs = {b.name: a for a, b in matched(linear_layers(before), linear_layers(after)) if a.name in kept.layers}
     mine = [b for b in linear_layers(after) if b.name in pairs and not b.weight_shared and b.kind != "conv_transpose"]
     parts = [
-        _Part(chain, pairs[end.name], residual_add(end), kept[end.name])
+        _Part(chain, pairs[end.name], residual_add(end), kept)
         for chain in chains(mine, after.returned)
         for end in chain.layers[-1:]
     ]
@@ -110,7 +122,7 @@ def _refit(
     name = " + ".join(layer.name for layer in layers)
     samples = _samples(
         part,
-        [read[part.given[0]], made[part.wanted[0]], *(read[n] for n in part.given[1:])],
+        [read[part.given[0]], part.targets(made), *(read[n] for n in part.given[1:])],
         copies,
         np.random.default_rng(list(seed)),
     )
@@ -142,7 +154,7 @@ def _refit(
 
 
 def _samples(
-    part: _Part, arrays: Sequence[BatchValues], copies: int, rng: np.random.Generator
+    part: _Part, arrays: Sequence[Sequence[NDArray[Any]]], copies: int, rng: np.random.Generator
 ) -> tuple[FeatureMaps, FeatureMaps] | None:
     """Samples to fit and held-out samples, equally many of every batch; None where their shapes differ.
 
@@ -174,9 +186,9 @@ def _samples(
             whole = [a[n * copies + copy][chosen] for a in arrays]
             good = np.logical_and.reduce([np.isfinite(a).all(axis=tuple(range(1, a.ndim))) for a in whole])
             if (good & ~held).any():
-                front.append(_maps(whole, axes, good & ~held, part.kept))
+                front.append(_maps(whole, axes, good & ~held, part.features))
             if copy == 0 and (good & held).any():
-                back.append(_maps(whole, axes, good & held, part.kept))
+                back.append(_maps(whole, axes, good & held, part.features))
     if not front:
         return None
     end = part.chain.layers[-1].output if part.join is None else part.join.sum

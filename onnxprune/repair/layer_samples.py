@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph.graph import Node, Value
 from onnxprune.graph.operators import Bounds, operator_of, other_summand
-from onnxprune.layers.linear import LinearLayer
+from onnxprune.layers.linear import LinearLayer, Positions
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.least_squares import LayerSamples
 from onnxprune.runtime.staged_run import BatchValues
 from onnxprune.statistics.moments import rows_for
@@ -60,18 +61,33 @@ def layer_samples(
     join: ResidualAdd | None,
     made: Mapping[str, BatchValues],
     read: Mapping[str, BatchValues],
-    kept: NDArray[np.int64],
+    kept: KeptIndices,
     count: int,
     seed: Sequence[int],
 ) -> tuple[LayerSamples, LayerSamples]:
-    """Samples to fit and held-out samples."""
+    """Samples to fit and held-out samples.
+
+    Args:
+        a: The layer in the original.
+        b: The layer in the pruned model.
+        join: The sum that its output joins, if any.
+        made: Values of the original.
+        read: Values of the pruned model.
+        kept: What the pruned model has of the original's values. Positions are drawn from those that both have.
+        count: Number of batches.
+        seed: Seed of the positions.
+    """
     rng = np.random.default_rng(list(seed))
-    columns = b.columns
+    columns, features = b.columns, a.features[1]
+    name = a.output.name if join is None else join.total
+    made_here = kept.all_rows(name, made[name], a.out_axis)
     parts: list[tuple[NDArray[np.float32], ...]] = []
     for n, x in enumerate(read[b.x.name]):
-        y = made[a.output.name][n]
+        y = made_here[n]
         positions = a.draw(y.shape, rng, rows_for(columns, count))
-        target = _flat(a, y if join is None else made[join.total][n], positions)[:, kept]
+        if not b.fits(x.shape, positions):  # an axis is not as long as the model declares: its rows are not known
+            positions = Positions(positions.rows[:0], positions.shape)
+        target = _flat(a, y, positions)[:, kept.along(name, a.out_axis % y.ndim, features)]
         beside = [] if join is None else [_grouped(_flat(b, read[join.other][n], positions), b.groups)]
         parts.append(_finite(b.patches(x, positions), _grouped(target, b.groups), *beside))
     low, high = bounds(b.output if join is None else join.sum)
@@ -113,7 +129,7 @@ def bounds(value: Value) -> Bounds:
     return declared(node) if declared is not None and i == 0 else (-np.inf, np.inf)
 
 
-def _flat(layer: LinearLayer, y: NDArray[np.generic], positions: object) -> NDArray[np.float32]:
+def _flat(layer: LinearLayer, y: NDArray[Any], positions: Positions) -> NDArray[np.float32]:
     """Features at sampled positions, groups concatenated; shape (n, features)."""
-    rows = layer.targets(y, positions)  # type: ignore[arg-type]
+    rows = layer.targets(y, positions)
     return np.ascontiguousarray(rows.transpose(1, 0, 2)).reshape(rows.shape[1], -1)

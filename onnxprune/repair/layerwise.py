@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.layers import recurrent as layers_recurrent
 from onnxprune.layers.find import linear_layers, matched
@@ -22,6 +21,7 @@ from onnxprune.layers.recurrent import Cell
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair import recurrent
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, layer_samples, residual_add
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, LayerSamples, fit
 from onnxprune.repair.side_by_side import Refitted, inferred_graphs, side_by_side
@@ -30,9 +30,6 @@ from onnxprune.runtime.staged_run import BatchValues
 from onnxprune.statistics.moments import Batches, rows_for
 
 logger = logging.getLogger(__name__)
-
-Kept = Mapping[str, NDArray[np.int64]]
-"""Output features of each layer that are kept, by the layer's name."""
 
 
 class Fitter(Protocol):
@@ -107,7 +104,7 @@ class Refit:
 def repair(
     original: Model,
     pruned: Model,
-    kept: Kept,
+    kept: KeptIndices,
     batches: Batches,
     count: int,
     *,
@@ -121,7 +118,7 @@ def repair(
     Args:
         original: The model before pruning.
         pruned: The model after it.
-        kept: Output features of the original's layers that are kept.
+        kept: What the pruned model has of the original's values.
         batches: Calibration feeds; every fifth batch is held out (all serve for both if there are fewer than five).
         count: How many batches there are.
         seed: Seed of the sampled positions.
@@ -132,12 +129,12 @@ def repair(
     fitter = fitter or Ridge()
     before, after = inferred_graphs(original, pruned)
     layers: list[_Layer] = [
-        _Linear(a, b, residual_add(b), kept[a.name], count)
+        _Linear(a, b, residual_add(b), kept, count)
         for a, b in matched(linear_layers(before), linear_layers(after))
-        if a.name in kept and not b.weight_shared
+        if a.name in kept.layers and not b.weight_shared
     ]
     layers += [
-        _Recurrent(a, b, kept[a.name], count) for a, b in layers_recurrent.matched(before, after) if a.name in kept
+        _Recurrent(a, b, kept, count) for a, b in layers_recurrent.matched(before, after) if a.name in kept.layers
     ]
     layers.sort(key=lambda layer: layer.b.node.index)
     done = []
@@ -172,7 +169,7 @@ class _Linear:
     a: LinearLayer
     b: LinearLayer
     join: ResidualAdd | None
-    kept: NDArray[np.int64]
+    kept: KeptIndices
     count: int
 
     @property
@@ -200,7 +197,7 @@ class _Linear:
 class _Recurrent:
     a: Cell
     b: Cell
-    kept: NDArray[np.int64]
+    kept: KeptIndices
     count: int
 
     @property

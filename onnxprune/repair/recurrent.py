@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnxprune.layers.recurrent import Cell, Floats, Index, _stored
+from onnxprune.layers.recurrent import Cell, Floats, _stored
 from onnxprune.model.model import Model
+from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.least_squares import Fit, LayerSamples
 from onnxprune.repair.least_squares import Floats as Doubles
 
@@ -28,7 +29,7 @@ def refit(
     x: Sequence[Floats],
     states: Sequence[Floats],
     read: Sequence[Floats],
-    kept: Index,
+    kept: KeptIndices,
     hold_out: int,
     limit: int,
     seed: Sequence[int],
@@ -44,7 +45,7 @@ def refit(
         x: Inputs of `a`, one array a batch; shape (time, batch, features).
         states: Hidden states of `a`, one array a batch; shape (time, directions, batch, hidden).
         read: Inputs of `b`, as `x`.
-        kept: Hidden units of `a` that `b` still has.
+        kept: What the pruned model has of the original's values.
         hold_out: One of this many batches is held out; with fewer batches, all serve for both.
         limit: Maximum number of sampled steps of a batch.
         seed: Seed of the sampling.
@@ -56,7 +57,9 @@ def refit(
     w, r = _stored(original, a.weight), _stored(original, a.recurrence)
     new_w, new_r = _stored(pruned, b.weight).copy(), _stored(pruned, b.recurrence).copy()
     bias = None if b.bias is None else _stored(pruned, b.bias).copy()
-    rows = (np.arange(a.gates)[:, None] * r.shape[2] + kept).ravel()
+    x, states = kept.all_rows(a.x.name, x, -1), kept.all_rows(a.states.name, states, -1)
+    units = kept.along(a.recurrence.name, 2, r.shape[2])
+    rows = (np.arange(a.gates)[:, None] * r.shape[2] + units).ravel()
     rng = np.random.default_rng(list(seed))
     done = []
     for d in range(len(w)):
@@ -64,7 +67,7 @@ def refit(
             _pair(np.asarray(old, np.float32), np.asarray(new, np.float32), rng, limit)
             for old, new in zip(x, read, strict=True)
         ]
-        earlier = [_pair(s := a.before(y, d), s[..., kept], rng, limit) for y in states]
+        earlier = [_pair(s := a.before(y, d), s[..., units], rng, limit) for y in states]
         for part, (pairs, old, new, key) in enumerate(
             ((inputs, w[d], new_w[d], b.weight.key), (earlier, r[d], new_r[d], b.recurrence.key))
         ):

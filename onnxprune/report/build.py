@@ -56,8 +56,13 @@ def build(
         interface={
             name: {axis: len(lost) for axis, lost in axes.items()} for name, axes in plan.interface.items() if axes
         },
-        seconds={stage: round(time, 4) for stage, time in seconds.items()},
+        seconds=rounded(seconds),
     )
+
+
+def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Time by stage, to a tenth of a millisecond."""
+    return {stage: round(time, 4) for stage, time in seconds.items()}
 
 
 def gate_lines(gates: Mapping[str, GateReport]) -> list[str]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from onnxprune._text import count, duration, percent, printable, short
+from onnxprune._text import count, duration, percent, plural, printable, short
 from onnxprune.report.json_data import JsonValue
-from onnxprune.report.report import Count, Share
+from onnxprune.report.report import SYNTHETIC, Count, LatencyReport
 from onnxprune.report.tables import Part, number, table
 from onnxprune.verification.check import Drift
+from onnxprune.verification.latency import Latency
 
 OUTPUTS = 5
 """Outputs whose drift is shown."""
@@ -28,8 +29,7 @@ class ComparisonReport(JsonValue):
         macs: Multiplications and additions of one run of both.
         bytes: Sizes of both with their data.
         drift: How far each output of the second is from the first's.
-        latency: Median time of one run of both, in seconds.
-        runs: Runs that were timed.
+        latency: Times of both.
     """
 
     a: str
@@ -38,17 +38,14 @@ class ComparisonReport(JsonValue):
     macs: Count
     bytes: Count
     drift: dict[str, Drift]
-    latency: Share
-    runs: int
+    latency: Latency
 
 
 def compared(report: ComparisonReport) -> list[Part]:
     """Tables of `compare`."""
-    before, after = report.latency.before or 0.0, report.latency.after or 0.0
-    row = ["latency", duration(before), duration(after), percent(after, before)]
-    rows = cost_rows(report.params, report.macs, report.bytes)
-    parts: list[Part] = [f"{printable(report.a)} against {printable(report.b)}", costs([*rows, row])]
-    return [*parts, drifts(report.drift)] if report.drift else parts
+    rows = [*cost_rows(report.params, report.macs, report.bytes), *latency_rows(report.latency)]
+    parts: list[Part] = [f"{printable(report.a)} against {printable(report.b)}", costs(rows)]
+    return [*parts, drifts(report.drift, SYNTHETIC)] if report.drift else parts
 
 
 def costs(rows: Sequence[Sequence[str]]) -> Table:
@@ -61,6 +58,21 @@ def cost_rows(params: Count, macs: Count, nbytes: Count) -> list[list[str]]:
     return [row("parameters", params), row("MACs", macs), row("bytes", nbytes, "B")]
 
 
+def latency_rows(latency: Latency | LatencyReport | None) -> list[list[str]]:
+    """The rows of elapsed time and processor time of a run."""
+    if latency is None:
+        return []
+    before, after, threads = latency.before, latency.after, latency.threads
+    how = "default threads" if threads == 0 else plural(threads, "thread")
+    return [
+        [title, duration(old), duration(new), percent(new, old) if old > 0 else "-"]
+        for title, old, new in (
+            (f"time of a run, {how}", before.wall, after.wall),
+            ("processor time", before.cpu, after.cpu),
+        )
+    ]
+
+
 def row(title: str, pair: Count, unit: str = "") -> list[str]:
     """A row of such a table."""
     shown = ["unknown" if n is None else count(n, unit) for n in (pair.before, pair.after)]
@@ -68,11 +80,11 @@ def row(title: str, pair: Count, unit: str = "") -> list[str]:
     return [title, *shown, percent(pair.after or 0, pair.before or 0) if known else "-"]
 
 
-def drifts(drift: Mapping[str, Drift]) -> Table:
-    """How far each output moved, the furthest first."""
+def drifts(drift: Mapping[str, Drift], on: str) -> Table:
+    """How far each output moved on some inputs, the furthest first."""
     order = sorted(drift, key=lambda name: -(drift[name].rel_rms or 0.0))
     rows = [
         [short(name), *(number(value) for value in (drift[name].max_abs, drift[name].rel_rms, drift[name].cosine))]
         for name in order[:OUTPUTS]
     ]
-    return table(["drift of output", ">max abs", ">rel rms", ">cosine"], rows, len(order))
+    return table([f"drift of output on {on}", ">max abs", ">rel rms", ">cosine"], rows, len(order))

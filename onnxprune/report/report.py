@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.verification.check import Drift
+from onnxprune.verification.decisions import Decisions
+from onnxprune.verification.latency import Timing
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class CalibrationReport:
         samples: How many they are.
         held_out: Whether neither scores nor repair used them.
         relative_error: Squared error of the outputs as a share of their variance.
+        decisions: The output that chooses classes and is expected to lose most; None where none chooses any.
         top1: Share of the samples whose label has the largest score, where there are labels.
         top5: Share of the samples whose label is among the five largest.
     """
@@ -161,8 +164,44 @@ class CalibrationReport:
     samples: int | None
     held_out: bool
     relative_error: float | None
+    decisions: Decisions | None = None
     top1: Share | None = field(default=None, metadata=OMIT_NONE)
     top5: Share | None = field(default=None, metadata=OMIT_NONE)
+
+    @property
+    def on(self) -> str:
+        """The samples in words."""
+        return "held-out samples" if self.held_out else "the samples that were learned from (too few to hold any out)"
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """Times of one run of both models in onnxruntime, from alternating runs on the same inputs.
+
+    Attributes:
+        before: Seconds of a run of the original.
+        after: The same of the result.
+        ratio: Time of the result over that of the original.
+        runs: Timed runs of each.
+        threads: Threads for one operator.
+        layers: Linear layers of the result that have fewer output features than in the original.
+        uneven: How many of these have a number of output features that is no multiple of `EVEN`.
+    """
+
+    before: Timing
+    after: Timing
+    ratio: float
+    runs: int
+    threads: int
+    layers: int
+    uneven: int
+
+
+EVEN = 8
+"""Engines run layers whose channels are a multiple of this, or of twice as many, in full vectors."""
+
+
+SYNTHETIC = "synthetic inputs"
 
 
 @dataclass(frozen=True)
@@ -175,6 +214,7 @@ class Report(JsonValue):
         bytes: Size of the model with its data, before and after.
         channels: Units that were open to pruning, before and after.
         drift: How far each output moved, by name.
+        drift_on: The inputs that the drift was measured on.
         verified: Whether both models ran on the same inputs.
         unverified_because: Why they did not.
         options: What was asked (`Options.as_dict`); None where a plan was applied.
@@ -194,6 +234,8 @@ class Report(JsonValue):
         repair: Every layer that a refit was tried on; None without repair.
         unrepaired_because: Why ``repair="auto"`` repaired nothing; None where it did, or with another method.
         calibration: Output errors on held-out samples; None without calibration data.
+        latency: What a run of both models takes; None where it was not measured.
+        untimed_because: Why it could not be measured; None where it was, or was not requested.
         seconds: Time by stage.
     """
 
@@ -220,6 +262,9 @@ class Report(JsonValue):
     repair: list[Refit] | None = None
     unrepaired_because: str | None = None
     calibration: CalibrationReport | None = None
+    drift_on: str = SYNTHETIC
+    latency: LatencyReport | None = None
+    untimed_because: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -8,16 +8,24 @@ from rich.table import Table
 
 from onnxprune._text import count, duration, percent, plural, printable, short
 from onnxprune.report.build import gate_lines, reasons
-from onnxprune.report.compare_tables import cost_rows, costs, drifts, row
-from onnxprune.report.report import Amount, Count, GateReport, GroupReport, Report
+from onnxprune.report.compare_tables import cost_rows, costs, drifts, latency_rows, row
+from onnxprune.report.report import EVEN, Amount, Count, GateReport, GroupReport, Report
 from onnxprune.report.tables import REASON, ROWS, Part, number, table
+from onnxprune.verification.decisions import NORMAL_95, Estimate
 
-DRIFT_WARNING = 0.5
-"""From this relative drift of an output on (rel_rms) a report warns."""
+TOLERATED, DOUBT = 0.01, 1.28
+"""A report warns where accuracy is lost beyond the first by so many standard errors: by chance once in ten times."""
+ERROR_WARNING = 0.5
+"""From this squared error of outputs that choose no class on, as a share of their variance, a report warns."""
 MOST_SHRUNK = 6
 """Lines on inputs and outputs that are smaller."""
+SHORTEST = 1e-4
+"""Seconds of a run below which the time of the call itself dominates, and no warning follows from its latency."""
+LEAST_SAVED, FAST_ENOUGH = 0.05, 0.5
+"""A warning follows where this share of the MACs went, and the time fell by less than the other share of that."""
 REASONS = 3
 """Reasons for groups that are not pruned."""
+RUNS_AS_BEFORE = "Verified: valid, runs in onnxruntime, with the same inputs and outputs"
 
 
 def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence[str]] = ()) -> list[Part]:
@@ -30,20 +38,21 @@ def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence
         extra: Rows for the end of the table: title, before, after, share that is left.
     """
     written = f"-> {printable(output)}" if output is not None else "(no model is written)"
-    rows = cost_rows(report.params, report.macs, report.bytes)
+    rows = [*cost_rows(report.params, report.macs, report.bytes), *latency_rows(report.latency)]
     if report.channels.before and _shows_channels(report):
         rows.append(row("prunable channels", report.channels))
     parts: list[Part] = [f"{printable(model)} {written}", costs([*rows, *extra])]
     parts += [*meaning(report), *reordered(report), *stored(report)]
+    parts.append(accuracy(report))
     if report.drift:
-        parts.append(drifts(report.drift))
+        parts.append(drifts(report.drift, report.drift_on))
     if report.gates:
         parts.append(gates(report.gates))
     if output is None:
         parts.append(removed(report.groups))
     if _shows_channels(report):
         parts.append(rest(report.groups, report.mixing))
-    checked = "verified in onnxruntime" if report.verified else f"NOT verified: {report.unverified_because}"
+    checked = RUNS_AS_BEFORE if report.verified else f"NOT verified: {report.unverified_because}"
     stages = ", ".join(f"{name} {duration(s)}" for name, s in report.seconds.items())
     parts.append(f"{printable(checked)}\n{duration(sum(report.seconds.values()))}: {stages}")
     return [p for p in parts if p]
@@ -158,25 +167,42 @@ def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:
 
 
 def learned(report: Report) -> list[Part]:
-    """Refitted layers, and the error on held-out samples."""
-    held_out, layers = report.calibration, report.repair
+    """Refitted layers."""
+    layers = report.repair
     lines = []
     if report.unrepaired_because is not None:
         lines.append(f"Not repaired: {printable(report.unrepaired_because)}")
     if layers is not None:
         better = [r for r in layers if r.penalty is not None]
         lines.append(f"{len(better)} of {plural(len(layers), 'layer')} refitted, the rest left as they were")
-    if held_out is not None:
-        error = held_out.relative_error
-        share = "not finite" if error is None else f"{100 * error:.2g}% of their variance"
-        where = (
-            "held-out samples" if held_out.held_out else "the samples that were learned from (too few to hold any out)"
-        )
-        lines.append(f"squared error of the outputs on {where}: {share}")
-        for name, top in (("top1", held_out.top1), ("top5", held_out.top5)):
-            if top is not None and top.before is not None and top.after is not None:
-                lines.append(f"{name} there: {top.before:.3f} before, {top.after:.3f} after")
     return ["\n".join(lines)] if lines else []
+
+
+def accuracy(report: Report) -> str:
+    """What is known of the accuracy, and from what."""
+    found = report.calibration
+    if found is None:
+        return (
+            "Accuracy unknown: no samples were given to measure it on (--calib)" if report.whole_because is None else ""
+        )
+    error = found.relative_error
+    share = "not finite" if error is None else f"{100 * error:.2g}% of their variance"
+    count = "" if found.samples is None else f"{found.samples} "
+    lines = [f"On {count}{found.on}: squared error of the outputs {share}"]
+    if found.decisions is not None:
+        same, lost = found.decisions.agreement, found.decisions.lost
+        lines.append(f"- {short(found.decisions.output)} chooses the same in {_interval(same)}")
+        how = "measured with labels" if found.decisions.labelled else "estimated from the probabilities of the original"
+        lines.append(f"- accuracy lost: {_interval(lost)}, {how}")
+    for name, top in (("top1", found.top1), ("top5", found.top5)):
+        if top is not None and top.before is not None and top.after is not None:
+            lines.append(f"- {name}: {top.before:.3f} before, {top.after:.3f} after")
+    return "\n".join(lines)
+
+
+def _interval(estimate: Estimate) -> str:
+    low, high = f"{100 * estimate.low:.1f}", f"{100 * estimate.high:.1f}%"
+    return f"{100 * estimate.mean:.1f}% ({low} to {high})"
 
 
 def _lost(pair: Count) -> str:
@@ -244,12 +270,38 @@ def warnings(report: Report) -> list[str]:
             left = "what is left cannot be counted" if target.left is None else f"{target.left:,.0f} left"
             lines.append(f"target {name} is missed: {left}, {target.asked:,.0f} asked; no group may lose more")
     lines += gate_lines(report.gates)
-    far = {name: d.rel_rms for name, d in report.drift.items() if d.rel_rms is not None and d.rel_rms > DRIFT_WARNING}
-    if far:
-        worst = max(far, key=lambda name: far[name])
-        more = f" (and {plural(len(far) - 1, 'other output')})" if len(far) > 1 else ""
-        lines.append(
-            f"output {worst!r} moved by {100 * far[worst]:.0f}% of its size{more}: measure the accuracy, "
-            "which may be lost"
+    return [*lines, *_inaccurate(report), *_slow(report)]
+
+
+def _inaccurate(report: Report) -> list[str]:
+    """A warning where held-out samples say that accuracy is lost, or that outputs are others."""
+    found = report.calibration
+    if found is None:
+        return []
+    if found.decisions is not None:
+        lost = found.decisions.lost
+        error = (lost.high - lost.low) / (2 * NORMAL_95)
+        if lost.mean - DOUBT * error <= TOLERATED:
+            return []
+        return [f"accuracy is lost: {_interval(lost)} on {found.on}"]
+    if found.relative_error is None or found.relative_error > ERROR_WARNING:
+        share = "not finite" if found.relative_error is None else f"{100 * found.relative_error:.0f}% of their variance"
+        return [f"the outputs are others than before: squared error {share} on {found.on}"]
+    return []
+
+
+def _slow(report: Report) -> list[str]:
+    """A warning where the time fell by much less than the MACs."""
+    found, macs = report.latency, report.macs
+    if found is None or not macs.before or macs.after is None or found.before.wall < SHORTEST:
+        return []
+    left = macs.after / macs.before
+    if left > 1 - LEAST_SAVED or 1 - found.ratio >= FAST_ENOUGH * (1 - left):
+        return []
+    text = f"a run takes {percent(found.ratio, 1)} of the time at {percent(left, 1)} of the MACs"
+    if found.uneven:
+        text += (
+            f": {found.uneven} of the {plural(found.layers, 'layer')} that have fewer channels now have a number of "
+            f"them that is no multiple of {EVEN}; --round-to {EVEN} keeps multiples"
         )
-    return lines
+    return [text]

@@ -98,22 +98,32 @@ class Session:
             yield self._worker.result(pending.popleft(), self._limits)
 
     def race(
-        self, other: Session, names: Sequence[str], feeds: Sequence[Mapping[str, Any]], runs: int
-    ) -> list[list[float]]:
+        self,
+        other: Session,
+        names: Sequence[str],
+        feeds: Sequence[Mapping[str, Any]],
+        runs: int,
+        *,
+        fewest: int = 1,
+        seconds: float = math.inf,
+    ) -> list[list[tuple[float, float]]]:
         """Times alternating runs of this session and another one.
 
         Args:
             other: The other session.
             names: Names of the outputs.
             feeds: Inputs of this session and of the other one.
-            runs: Number of runs of each session.
+            runs: Number of runs of each session at most.
+            fewest: Number of runs of each session at least.
+            seconds: Time after which no more than the fewest runs are made.
 
         Returns:
-            Seconds of each run, for this session and for the other one.
+            Elapsed time and processor time of each run in seconds, for this session and for the other one.
         """
         limits = Limits(self._limits.seconds * runs, self._limits.memory)
-        number = self._worker.send(limits, "race", [self._handle, other._handle], names, [dict(f) for f in feeds], runs)
-        times: list[list[float]] = self._worker.result(number, limits)
+        arguments = [self._handle, other._handle], names, [dict(f) for f in feeds], runs, fewest, seconds
+        number = self._worker.send(limits, "race", *arguments)
+        times: list[list[tuple[float, float]]] = self._worker.result(number, limits)
         return times
 
 

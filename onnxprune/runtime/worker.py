@@ -59,14 +59,28 @@ def run(handle: int, names: Sequence[str] | None, feeds: dict[str, Any]) -> list
     return result
 
 
-def race(handles: Sequence[int], names: Sequence[str], feeds: Sequence[dict[str, Any]], runs: int) -> list[list[float]]:
-    """Times alternating runs of several sessions; returns the seconds of each run, for each session."""
-    times: list[list[float]] = [[] for _ in handles]
-    for _ in range(runs):
+def race(
+    handles: Sequence[int],
+    names: Sequence[str],
+    feeds: Sequence[dict[str, Any]],
+    runs: int,
+    fewest: int,
+    seconds: float,
+) -> list[list[tuple[float, float]]]:
+    """Times alternating runs of several sessions; for the arguments see `process.Session.race`.
+
+    Returns:
+        Elapsed time and processor time of each run in seconds, for each session.
+    """
+    times: list[list[tuple[float, float]]] = [[] for _ in handles]
+    end = time.perf_counter() + seconds
+    for done in range(runs):
+        if done >= fewest and time.perf_counter() > end:
+            break
         for handle, inputs, spent in zip(handles, feeds, times, strict=True):
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             _sessions[handle].run(names, inputs)
-            spent.append(time.perf_counter() - start)
+            spent.append((time.perf_counter() - wall, time.process_time() - cpu))
     return times
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.sample_inputs import Sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
 from onnxprune.verification.checker import checker_error
+from onnxprune.verification.latency import Latency, latency
 
 logger = logging.getLogger(__name__)
 
@@ -70,18 +70,11 @@ class Comparison:
 
     Attributes:
         drift: How far each output of the second is from the first's, by name.
-        seconds_before: Median time of one run of the first model.
-        seconds_after: Median time of one run of the second.
+        latency: Times of both.
     """
 
     drift: dict[str, Drift]
-    seconds_before: float
-    seconds_after: float
-
-    @property
-    def ratio(self) -> float:
-        """Time of the second model over that of the first: below 1 is faster."""
-        return self.seconds_after / self.seconds_before
+    latency: Latency
 
 
 def drift(before: Any, after: Any) -> Drift:
@@ -225,12 +218,33 @@ def compare(
         try:
             old, new = (one.session(threads=threads, arena=True) for one in (first, second))
             actual = new.run(names, io_slices.feeds(used))
-            times = old.race(new, names, [used, io_slices.feeds(used)], max(1, runs))
+            times = latency(old, new, names, [used, io_slices.feeds(used)], threads=threads, runs=runs)
         except RunError as error:
             raise InputError(f"the second model cannot be run: {error}") from error
     expected = io_slices.arrays(names, expected)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
-    return Comparison(moved, statistics.median(times[0]), statistics.median(times[1]))
+    return Comparison(moved, times)
+
+
+def time_models(
+    before: Source,
+    after: Source,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    io_slices: IoSlices = WHOLE,
+) -> Latency | str:
+    """Latency of a model and its pruned version with one thread, on synthetic inputs; a text says why there is none."""
+    tries = _feeds_to_try(_proto(before), input_shapes, 0, batch=1)
+    with runnable(before) as first, runnable(after) as second:
+        outcome = _run_first(first, tries, threads=1)
+        if isinstance(outcome, str):
+            return outcome
+        used, names, _ = outcome
+        try:
+            old, new = (one.session(threads=1, arena=True) for one in (first, second))
+            return latency(old, new, names, [used, io_slices.feeds(used)], threads=1)
+        except RunError as error:
+            return error.message
 
 
 def _proto(source: Source) -> onnx.ModelProto:

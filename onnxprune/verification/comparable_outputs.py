@@ -52,6 +52,19 @@ def with_scores(model: Model) -> Model:
     return copy
 
 
+def class_scores(model: Model) -> set[str]:
+    """Names of the outputs that the graph tells to choose classes: a softmax makes them, or an argmax chose them."""
+    producers = {name: node for node in model.proto.graph.node for name in node.output}
+    found = set()
+    for info in model.proto.graph.output:
+        node = producers.get(_upstream(producers, info.name, Postprocessing.INTERPOLATION))
+        floats = info.type.tensor_type.elem_type in FLOATS
+        kind = Postprocessing.SOFTMAX if floats else Postprocessing.CHOICE
+        if node is not None and operator_of(node).postprocessing is kind:
+            found.add(info.name)
+    return found
+
+
 def with_comparable_outputs(model: Model) -> tuple[Model, list[Centre]]:
     """Replaces outputs of final softmaxes, choices, interpolations and concatenations by the inputs of these nodes.
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxprune.errors import InputError
 from onnxprune.model.model import Model
@@ -17,7 +16,8 @@ from onnxprune.model.tensors import FLOATS
 from onnxprune.options import split_gate
 from onnxprune.runtime.io_slices import Batch, IoSlices
 from onnxprune.runtime.session import session
-from onnxprune.verification.check import Drift, is_numeric
+from onnxprune.verification.check import Drift
+from onnxprune.verification.output_sums import OutputSums, class_axis
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def measure(
     """
     names = list(dict.fromkeys(n for g in gates for n in g.outputs))
     classified = {n for g in gates if g.kind == "agreement" for n in g.outputs}
-    sums = {n: _OutputSums(n, n in classified) for n in names}
+    sums = {n: OutputSums(n, n in classified) for n in names}
     before = session(original).each(batches, names)
     after = session(pruned).each(io_slices.batches(batches), names)
     for expected, outputs in zip(before, after, strict=True):
@@ -126,77 +126,3 @@ def measure(
 def from_drift(drift: Mapping[str, Drift]) -> dict[str, dict[str, float | None]]:
     """Returns the measures of every output from the result of a verification, which has no agreement."""
     return {name: {"drift": d.rel_rms, "cosine": d.cosine if d.rel_rms != 0 else 1.0} for name, d in drift.items()}
-
-
-class _OutputSums:
-    """Sums over batches of one output, from which drift, cosine and agreement are computed."""
-
-    def __init__(self, name: str, classified: bool) -> None:
-        self._name, self._classified, self._comparable = name, classified, True
-        self._gap = self._before = self._after = self._both = 0.0
-        self._same = self._classes = 0
-
-    def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
-        """Adds the outputs of both models for a batch."""
-        self._comparable &= a.shape == b.shape
-        if not self._comparable:
-            return
-        if self._classified:
-            same = chosen_classes(a, self._name) == chosen_classes(b, self._name)
-            self._same, self._classes = self._same + int(np.sum(same)), self._classes + same.size
-        if is_numeric(a) and is_numeric(b):
-            x, y = _flat(a), _flat(b)
-            finite = np.isfinite(x)
-            self._comparable &= np.array_equal(x[~finite], y[~finite], equal_nan=True) and np.isfinite(y[finite]).all()
-            x, y = x[finite], y[finite]
-            self._gap += float(np.square(x - y).sum())
-            self._before, self._after = self._before + float(x @ x), self._after + float(y @ y)
-            self._both += float(x @ y)
-
-    def measures(self) -> dict[str, float | None]:
-        """Returns drift, cosine and agreement; None for a measure that is not defined."""
-        if not self._comparable:
-            return {"drift": None, "cosine": None, "agreement": None}
-        gap, before, after = self._gap, self._before, self._after
-        drift = float(np.sqrt(gap / before)) if before else (None if gap else 0.0)
-        cosine = max(-1.0, min(1.0, self._both / float(np.sqrt(before * after)))) if before and after else None
-        return {
-            "drift": drift,
-            "cosine": 1.0 if gap == 0 else cosine,
-            "agreement": self._same / self._classes if self._classes else None,
-        }
-
-
-def chosen_classes(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Returns the classes that an output chooses: the index of the largest score, or values that are not scores.
-
-    Raises:
-        InputError: There is only one score per sample.
-    """
-    if array.dtype.kind in "biuOUS":
-        return array
-    result: NDArray[Any] = array.argmax(axis=class_axis(array.shape, name))
-    return result
-
-
-def class_axis(dims: Sequence[int | None], name: str) -> int:
-    """Returns the class axis of an output: the last axis, or, for images, the shorter one of axis 1 and the last axis.
-
-    Raises:
-        InputError: There is only one score per sample.
-    """
-    first, last = (dims[1], dims[-1]) if len(dims) >= 4 else (None, None)
-    axis = 1 if first is not None and last is not None and first < last else len(dims) - 1
-    if not dims or dims[axis] == 1:
-        raise InputError(
-            f"gate agreement: output {name!r} gives one score a sample, so nothing is chosen by it",
-            "ask for drift or cosine",
-        )
-    return axis
-
-
-def _flat(array: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns the flattened numbers as float64, complex numbers as two each."""
-    if array.dtype.kind == "c":
-        return array.astype(np.complex128).ravel().view(np.float64)
-    return array.astype(np.float64).ravel()

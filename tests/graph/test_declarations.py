@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.errors import InputError
-from onnxprune.pipeline.kept_features import kept_features
+from onnxprune.pipeline.kept_indices import kept_indices
 from tests.support.oracle import session
 
 NET = """
@@ -54,7 +54,7 @@ def test_a_layer_whose_output_is_declared_with_fewer_axes() -> None:
     model.graph.node.append(helper.make_node("Conv", ["b", "w2"], ["z"]))
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, (16,)))  # of rank 4 in fact
     coupling = onnxprune.analyze(model).coupling
-    assert set(kept_features(coupling, np.zeros(coupling.classes.elements, dtype=bool))) == {"a", "c", "y"}
+    assert kept_indices(coupling, np.zeros(coupling.classes.elements, dtype=bool)).layers == {"a", "c", "y"}
 
 
 def whole(model: onnx.ModelProto, *names: str) -> bool:

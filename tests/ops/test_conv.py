@@ -21,6 +21,22 @@ CASES = [
         <float[8,3,1,1,1] w, float[2,8,1,1,1] v> { h = Conv(x, w)  y = Conv(h, v) }""", {"w:0": "8 exact"}),
     Case("Conv without padding", """(float[N,3,6,6] x) => (float[N,2,2,2] y) <float[8,3,3,3] w, float[2,8,3,3] v>
         { h = Conv(x, w)  y = Conv(h, v) }""", {"w:0": "8 exact"}),
+    Case("channels in the space of a kernel with one position", """(float[N,4,3] x) => (float[N,6,2] y)
+        <float[3,8] w, float[6,4,1] u, float[6] c, float[8,2] v>
+        { h = MatMul(x, w)  m = Conv(h, u, c)  y = MatMul(m, v) }""", {"w:1": "8 exact"}),
+    Case("channels in the space of a transposed kernel with one position", """(float[N,4,3] x) => (float[N,6,2] y)
+        <float[3,8] w, float[4,6,1] u, float[8,2] v>
+        { h = MatMul(x, w)  m = ConvTranspose(h, u)  y = MatMul(m, v) }""", {"w:1": "8 exact"}),
+    *(Case(f"channels in space with {what}", f"""(float[N,4,3] x) => (float[N,6,A] y)
+        <float[3,8] w, float[6,4,{kernel}] u, float[{length},2] v>
+        {{ h = MatMul(x, w)  m = Conv <{attribute}> (h, u)  y = MatMul(m, v) }}""",
+           {"w:1": "8 pinned: a window of"})
+      for what, kernel, attribute, length in (("a stride", 1, "strides = [2]", 4), ("padding", 1, "pads = [1, 0]", 9),
+                                              ("a wider kernel", 3, "pads = [1, 1]", 8))),
+    Case("a kernel with one position along one axis", """(float[N,4,6,3] x) => (float[N,5,6,2] y)
+        <float[3,8] w, float[5,4,3,1] u, float[8,2] v>
+        { h = MatMul(x, w)  m = Conv <pads = [1, 0, 1, 0]> (h, u)  y = MatMul(m, v) }""",
+         {"w:1": "8 exact"}),
     Case("two convolutions read one", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v, float[2,8,3,3] u>
         {{ h = Conv(x, w)  a = Conv(h, v)  b = Conv <pads = [1, 1, 1, 1]> (h, u)  y = Add(a, b) }}""",
          {"w:0": "8 exact"}),

@@ -40,7 +40,7 @@ WRONG: dict[str, list[Any]] = {
     "path": [5, 1.5, True, "", b"", [], OBJECT],
 }
 KINDS = {
-    **dict.fromkeys(["permute", "mixing", "keep_anyway", "drift_search", "verify", "sparse_storage"], "flag"),
+    **dict.fromkeys(["permute", "mixing", "keep_anyway", "drift_search", "verify", "time", "sparse_storage"], "flag"),
     **dict.fromkeys(["min_channels", "round_to", "steps", "memory"], "whole"),
     **dict.fromkeys(["ratio", "run_seconds"], "number"),
     **dict.fromkeys(["attention", "repair"], "text"),

@@ -24,7 +24,7 @@ def test_stages_and_samples_are_told() -> None:
 
     api.run(MODEL, Options.of(ratio=0.5, calib=str(CALIB), samples=100), announce)
     starts = [name for name, done, total in told if total is None]
-    assert starts == ["load", "analyze", "score", "plan", "apply", "repair", "judge", "verify"]
+    assert starts == ["load", "analyze", "score", "plan", "apply", "repair", "judge", "verify", "time"]
     seen = {name: (done, total) for name, done, total in told if total is not None}
     assert set(seen) >= {"score", "repair", "judge"}
     assert all(done == total for done, total in seen.values())  # each pass is told to its end

@@ -20,17 +20,18 @@ from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model, load
 from onnxprune.options import Scope
 from onnxprune.pipeline.analysis import analyze_loaded, prunable
-from onnxprune.pipeline.kept_features import kept_features
+from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
-from onnxprune.repair.layerwise import Kept, Refit
+from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.repair.layerwise import Refit
 from onnxprune.repair.least_squares import Fit, Floats, LayerSamples
 from tests.support.oracle import session
 from tests.support.paths import MODELS
 
 
-def pruned(model: Model, ratio: float) -> tuple[Model, Kept]:
+def pruned(model: Model, ratio: float) -> tuple[Model, KeptIndices]:
     """A copy of a model without its weakest channels, and which features of each layer stay."""
     analysis = analyze_loaded(model.copy())
     groups = prunable(analysis, Scope())
@@ -38,7 +39,7 @@ def pruned(model: Model, ratio: float) -> tuple[Model, Kept]:
     gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
     for group, score, count in zip(groups, scores, uniform(groups, ratio, [Limits()] * len(groups)), strict=True):
         gone[group.channels[weakest(score, count)]] = True
-    kept = kept_features(analysis.coupling, gone)
+    kept = kept_indices(analysis.coupling, gone)
     remove(analysis.model, analysis.coupling, gone)
     return analysis.model, kept
 

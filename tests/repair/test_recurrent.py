@@ -11,7 +11,7 @@ import onnxprune
 from onnxprune import api
 from onnxprune.edit.remove import remove
 from onnxprune.model.model import load
-from onnxprune.pipeline.kept_features import kept_features
+from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.repair.layerwise import Ridge, repair
 from onnxprune.verification.output_error import relative_errors
 from tests.ops.case import build
@@ -56,7 +56,7 @@ def errors(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]], gone: lis
     group = next(g for g in analysis.groups if g.units == HIDDEN)
     removed = np.zeros(analysis.coupling.classes.elements, dtype=bool)
     removed[group.channels[gone]] = True
-    kept = kept_features(analysis.coupling, removed)
+    kept = kept_indices(analysis.coupling, removed)
     remove(analysis.model, analysis.coupling, removed)
     repaired = analysis.model.copy()
     done = repair(load(model), repaired, kept, feeds, len(feeds), fitter=Ridge((1e-6,)))

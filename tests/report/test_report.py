@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,8 +18,10 @@ from onnxprune.coupling.groups import Grade, Group
 from onnxprune.report import tables, terminal
 from onnxprune.report.build import whole_because
 from onnxprune.report.json_data import plain
-from onnxprune.report.report import CalibrationReport, Count, GroupReport, Report
+from onnxprune.report.report import CalibrationReport, Count, GroupReport, LatencyReport, Report
 from onnxprune.verification.check import Drift
+from onnxprune.verification.decisions import Decisions, Estimate
+from onnxprune.verification.latency import Timing
 from tests.support.commands import tiny
 from tests.support.paths import MODELS
 
@@ -32,6 +35,18 @@ def report(**changes: Any) -> Report:
 def drawn(*, output: str | None = "net.pruned.onnx", width: int | None = None, **changes: Any) -> str:
     """Such a report as text."""
     return tables.text(terminal.run(report(**changes), "net.onnx", output), width=width)
+
+
+def judged(lost: float, low: float, high: float) -> CalibrationReport:
+    """What samples say of an output that chooses classes."""
+    decisions = Decisions("y", Estimate(0.9, 0.8, 0.95), Estimate(lost, low, high))
+    return CalibrationReport(40, True, 0.9, decisions)
+
+
+def timed(before: float, after: float) -> LatencyReport:
+    """Times of a run in seconds."""
+    old, new = (Timing(t, t, t, t) for t in (before, after))
+    return LatencyReport(old, new, after / before, runs=5, threads=1, layers=4, uneven=3)
 
 
 @pytest.mark.parametrize("module", [_text])
@@ -77,9 +92,9 @@ def test_strict_json() -> None:
 def test_what_cannot_be_counted() -> None:
     """Null is shown as unknown, and left out of the sentence."""
     shown = drawn(macs=Count(None, None), drift={"y": Drift(None, None, None)})
-    assert "MACs                unknown   unknown       -" in shown
+    assert re.search(r"^MACs +unknown +unknown +-$", shown, flags=re.M)
     assert "of the MACs" not in shown
-    assert "y                       -         -        -" in shown
+    assert re.search(r"^y +- +- +-$", shown, flags=re.M)
 
 
 def test_plain_text() -> None:
@@ -140,24 +155,56 @@ def test_names_cannot_steer_the_terminal() -> None:
     [
         ({}, []),
         ({"verified": False, "unverified_because": "no such operator"}, ["not verified: no such operator"]),
-        ({"drift": {"a": Drift(1.0, 0.5, 1.0), "b": Drift(1.0, None, 1.0)}}, []),
+        ({"calibration": judged(0.0, 0.0, 0.03)}, []),
+        ({"calibration": judged(0.03, -0.01, 0.07)}, []),
+        ({"calibration": judged(0.06, 0.03, 0.09)}, ["accuracy is lost: 6.0% (3.0 to 9.0%) on held-out samples"]),
+        ({"calibration": CalibrationReport(40, True, 0.4)}, []),
         (
-            {"drift": {"a": Drift(1.0, 0.9, 1.0), "b": Drift(1.0, 1.2, 1.0)}},
-            ["output 'b' moved by 120% of its size (and 1 other output): measure the accuracy, which may be lost"],
+            {"calibration": CalibrationReport(40, True, 0.7)},
+            ["the outputs are others than before: squared error 70% of their variance on held-out samples"],
         ),
+        (
+            {"calibration": CalibrationReport(40, True, None)},
+            ["the outputs are others than before: squared error not finite on held-out samples"],
+        ),
+        ({"macs": Count(100, 50), "latency": timed(1e-3, 0.7e-3)}, []),
+        (
+            {"macs": Count(100, 50), "latency": timed(1e-3, 0.9e-3)},
+            [
+                "a run takes 90.0% of the time at 50.0% of the MACs: 3 of the 4 layers that have fewer channels now "
+                "have a number of them that is no multiple of 8; --round-to 8 keeps multiples"
+            ],
+        ),
+        ({"macs": Count(100, 50), "latency": timed(1e-5, 0.9e-5)}, []),
+        ({"macs": Count(100, 97), "latency": timed(1e-3, 1e-3)}, []),
+        ({"macs": Count(100, None), "latency": timed(1e-3, 1e-3)}, []),
     ],
 )
 def test_warnings(changes: dict[str, Any], lines: list[str]) -> None:
-    """Unverified results and outputs that moved by more than half are warned of."""
-    data = report(**{"drift": {}, **changes})
+    """Unverified results, lost accuracy and time that did not fall with the MACs are warned of; drift alone is not."""
+    data = report(**{"drift": {"y": Drift(9.0, 9.0, 0.1)}, "latency": None, **changes})
     assert terminal.warnings(data) == lines
 
 
 @pytest.mark.parametrize(
-    ("error", "words"), [(0.0123, "held-out samples: 1.2% of their variance"), (None, "held-out samples: not finite")]
+    ("error", "words"), [(0.0123, "squared error of the outputs 1.2% of their variance"), (None, "outputs not finite")]
 )
 def test_what_the_held_out_samples_say(error: float | None, words: str) -> None:
-    assert words in drawn(calibration=CalibrationReport(4, True, error))
+    shown = drawn(calibration=CalibrationReport(4, True, error))
+    assert f"On 4 held-out samples: squared error of the {words.removeprefix('squared error of the ')}" in shown
+    assert "Accuracy unknown" not in shown
+
+
+def test_without_samples_the_accuracy_is_unknown() -> None:
+    shown = drawn()
+    assert "Accuracy unknown: no samples were given to measure it on (--calib)" in shown
+    assert "drift of output on synthetic inputs" in shown
+
+
+def test_decisions_are_told_with_their_interval() -> None:
+    shown = drawn(calibration=judged(0.06, 0.03, 0.09))
+    assert "- y chooses the same in 90.0% (80.0 to 95.0%)" in shown
+    assert "- accuracy lost: 6.0% (3.0 to 9.0%), estimated from the probabilities of the original" in shown
 
 
 def test_why_nothing_was_taken_is_told_by_weight() -> None:

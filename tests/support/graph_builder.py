@@ -106,6 +106,10 @@ class Builder:
     def rows(self) -> list[Tensor]:
         return [t for t in self.tensors if len(t.shape) == 3 and t.name not in self._hidden()]
 
+    def hide(self, *passing: Tensor) -> None:
+        """Values that no later operator shall read: their batch is not that of the others, say."""
+        self.tensors = [t for t in self.tensors if t not in passing]
+
     def _hidden(self) -> set[str]:
         """Weights behind operators: not to be used as activations."""
         constants = {t.name for t in self.initializers}
@@ -116,11 +120,12 @@ class Builder:
         return hidden
 
     def model(self, outputs: Sequence[Tensor]) -> onnx.ModelProto:
+        batch = self.choose.pick(["batch", self.inputs[0].shape[0]])  # a free one, or a fixed one that folds
         graph = helper.make_graph(
             self.nodes,
             "random",
-            [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, ["batch", *t.shape[1:]]) for t in self.inputs],
-            [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, ["batch", *t.shape[1:]]) for t in outputs],
+            [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, [batch, *t.shape[1:]]) for t in self.inputs],
+            [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, [batch, *t.shape[1:]]) for t in outputs],
             self.initializers,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

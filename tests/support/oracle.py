@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -14,6 +16,9 @@ from onnxprune.edit.permute import constant_orders, identity_source, permutable_
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
+from onnxprune.pipeline.kept_indices import kept_indices
+from onnxprune.repair import joint, layerwise
+from onnxprune.repair.batch_norm import reestimate
 from onnxprune.testing import mask
 
 OLD_RUNTIME = tuple(map(int, ort.__version__.split(".")[:2])) < (1, 30)
@@ -81,6 +86,34 @@ def assert_equivalent(model: onnx.ModelProto, feeds: dict[str, np.ndarray], rati
         error = float(np.sqrt(np.mean(np.square(a.astype(np.float64) - b)))) / scale
         assert error < 1e-4, f"outputs differ from the masked original: relative RMS {error:.3g}"
     return count
+
+
+def assert_fits_agree(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], seed: int = 0) -> tuple[int, int]:
+    """What layers are fitted to is what they compute already where the removal takes nothing away.
+
+    The original is masked, so its values are those of the pruned model at the indices that both have: every held-out
+    error is zero before a fit, and running statistics do not move.
+
+    Returns:
+        How many channels went, and how many layers or chains of layers were fitted.
+    """
+    pruned, masked = load(model), load(model)
+    coupling, whole = analyze(Graph(pruned.proto)), analyze(Graph(masked.proto))
+    gone = draw_removal(coupling, 0.5, seed)
+    kept = kept_indices(coupling, gone)
+    remove(pruned, coupling, gone)
+    mask(masked, whole, gone)
+    refits = []
+    for repair in (partial(layerwise.repair, count=len(batches)), joint.repair):
+        refits += repair(masked, pruned.copy(), kept, batches)
+    for refit in refits:
+        # a share of the variance: where that is next to nothing, the rounding of the values is some of it
+        assert refit.before < 0.02, f"{refit.layer} is fitted to something else than it computed: {refit.before:.3g}"
+    statistics = pruned.copy()
+    reestimate(masked, statistics, kept, batches)
+    for before, after in zip(pruned.proto.graph.initializer, statistics.proto.graph.initializer, strict=True):
+        np.testing.assert_allclose(pruned.array(before), statistics.array(after), rtol=1e-4, atol=1e-5)
+    return int(gone.sum()), len(refits)
 
 
 def reordered(model: onnx.ModelProto, seed: int, *, mixing: bool = True) -> tuple[onnx.ModelProto, int]:

@@ -9,6 +9,9 @@ import onnx
 
 from tests.support.graph_builder import Builder, Chooser
 from tests.support.random_nodes import STEPS, _conv
+from tests.support.random_row_nodes import ROW_STEPS
+
+ALL_STEPS = STEPS | ROW_STEPS
 
 
 def random_model(choose: Chooser, steps: int = 12) -> onnx.ModelProto:
@@ -20,10 +23,10 @@ def random_model(choose: Chooser, steps: int = 12) -> onnx.ModelProto:
     """
     b = Builder(choose)
     b.input((1, choose.integer(2, 4), 4, 4))
-    names = list(STEPS)
+    names = list(ALL_STEPS)
     _conv(b)
     for _ in range(choose.integer(2, steps)):
-        STEPS[choose.pick(names)](b)
+        ALL_STEPS[choose.pick(names)](b)
     outputs = []
     for _ in range(choose.integer(1, 2)):
         x = choose.pick([*b.images(), *b.rows()][-6:])

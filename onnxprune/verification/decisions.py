@@ -1,0 +1,158 @@
+"""What a model decides on samples beside what its original decides: equal choices, and accuracy that is lost.
+
+Without labels, what is lost is estimated from the original's own probabilities: where the pruned model chooses another
+class, accuracy is expected to fall by the probability of the class that the original chose, less that of the new one.
+That is exact where the original is calibrated (Guo et al., "On calibration of modern neural networks", ICML 2017), and
+too high where it is overconfident.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import InputError
+from onnxprune.verification.output_sums import class_axis
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+NORMAL_95 = 1.96
+"""Standard errors on both sides of a mean that make an interval of 95%."""
+RULE_OF_THREE = 3.0
+"""What never happens in n samples has a probability below this over n, with 95% (Hanley and Lippman-Hand, 1983)."""
+STANDS_OUT = 0.5
+"""Scores choose a class where the largest is ahead of the next by this share of their standard deviation, in the median
+of the samples. Of numbers that choose nothing (an embedding, say) it is ahead by about 0.2."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over samples and its interval of 95%.
+
+    Attributes:
+        mean: Mean over the samples.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+def share_estimate(values: Floats) -> Estimate:
+    """The mean of shares, 0 to 1, one a sample, with Wilson's score interval (Wilson, 1927)."""
+    n, p, z = len(values), float(values.mean()), NORMAL_95
+    centre, width = (p + z * z / (2 * n)), z * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+    scale = 1 + z * z / n
+    return Estimate(p, max(0.0, (centre - width) / scale), min(1.0, (centre + width) / scale))
+
+
+def loss_estimate(values: Floats) -> Estimate:
+    """The mean of what each sample loses, -1 to 1, with a normal interval."""
+    n, mean = len(values), float(values.mean())
+    error = float(values.std(ddof=1)) / float(np.sqrt(n)) if n > 1 else 1.0
+    if not values.any():
+        return Estimate(0.0, 0.0, min(1.0, RULE_OF_THREE / n))
+    return Estimate(mean, max(-1.0, mean - NORMAL_95 * error), min(1.0, mean + NORMAL_95 * error))
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What is known of one output that chooses classes.
+
+    Attributes:
+        output: Name of the output.
+        agreement: Share of the choices that are the same.
+        lost: Accuracy that is lost, as a share of the choices.
+        labelled: Whether that was measured with labels; else it is estimated from the original's probabilities.
+    """
+
+    output: str
+    agreement: Estimate
+    lost: Estimate
+    labelled: bool = False
+
+
+class DecisionSums:
+    """Collects the choices of one output, batch by batch."""
+
+    def __init__(self, name: str, *, scores: bool) -> None:
+        """Begins without a sample.
+
+        Args:
+            name: Name of the output.
+            scores: Whether the graph says that the output holds scores of classes; else its values must look so.
+        """
+        self._name, self._known = name, scores
+        self._same: list[Floats] = []
+        self._lost: list[Floats] = []
+        self._ahead: list[Floats] = []
+        self._usable = True
+
+    def add(self, a: Array, b: Array) -> None:
+        """Adds a batch of the original's output and of the pruned model's; samples along the first axis."""
+        self._usable &= a.shape == b.shape and a.ndim > 0
+        if not self._usable or not a.shape[0]:
+            return
+        if a.dtype.kind in "biuOUS":
+            same = (a == b).reshape(len(a), -1).mean(axis=1)
+            self._add(same, 1 - same, np.full(len(a), np.inf if self._known else 0.0))
+            return
+        try:
+            axis = class_axis(a.shape, self._name)
+        except InputError:
+            self._usable = False
+            return
+        if a.ndim > 2 and not self._known:
+            self._usable = False
+            return
+        before = _finite(np.moveaxis(a.astype(np.float64), axis, -1))
+        p, chosen = _probabilities(before), before.argmax(axis=-1)
+        other = _finite(np.moveaxis(b.astype(np.float64), axis, -1)).argmax(axis=-1)
+        lost = _taken(p, chosen) - _taken(p, other)
+        top = np.partition(before, -2, axis=-1)
+        spread = np.maximum(before.std(axis=-1), 1e-30)
+        ahead = (top[..., -1] - top[..., -2]) / spread
+        self._add(*(x.reshape(len(a), -1).mean(axis=1) for x in ((chosen == other).astype(float), lost, ahead)))
+
+    def _add(self, same: Floats, lost: Floats, ahead: Floats) -> None:
+        self._same.append(same)
+        self._lost.append(lost)
+        self._ahead.append(ahead)
+
+    def decisions(self) -> Decisions | None:
+        """What was found; None where the output chooses no class."""
+        if not self._usable or not self._same:
+            return None
+        same, lost, ahead = (np.concatenate(x) for x in (self._same, self._lost, self._ahead))
+        if not self._known and float(np.median(ahead)) < STANDS_OUT:
+            return None
+        return Decisions(self._name, share_estimate(same), loss_estimate(lost))
+
+
+def _finite(scores: Floats) -> Floats:
+    """Scores with those that are masked by infinities, or not known, at the ends of what occurs."""
+    known = scores[np.isfinite(scores)]
+    if known.size == scores.size:
+        return scores
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    return np.nan_to_num(scores, nan=low, neginf=low, posinf=high)
+
+
+def _probabilities(scores: Floats) -> Floats:
+    """Scores along the last axis as probabilities: as they are where all are from 0 to 1, else their softmax."""
+    if scores.size and scores.min() >= 0 and scores.max() <= 1 + 1e-6:
+        return scores
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    found: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return found
+
+
+def _taken(p: Floats, index: NDArray[np.intp]) -> Floats:
+    found: Floats = np.take_along_axis(p, index[..., None], axis=-1)[..., 0]
+    return found

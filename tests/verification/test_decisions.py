@@ -1,0 +1,111 @@
+"""Choices of classes: which outputs make them, how many stay, and what accuracy that costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxprune.model.model import Model
+from onnxprune.verification.comparable_outputs import class_scores
+from onnxprune.verification.decisions import DecisionSums, loss_estimate, share_estimate
+from tests.support.text_models import text_model
+
+
+def decided(before: np.ndarray, after: np.ndarray, *, scores: bool = True):  # type: ignore[no-untyped-def]
+    sums = DecisionSums("y", scores=scores)
+    for a, b in zip(np.array_split(before, 3), np.array_split(after, 3), strict=True):
+        sums.add(a, b)
+    return sums.decisions()
+
+
+def test_loss_is_what_the_probabilities_of_the_original_expect() -> None:
+    before = np.array([[0.7, 0.3], [0.6, 0.4], [0.9, 0.1], [0.2, 0.8]])
+    after = np.array([[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])
+    found = decided(before, after)
+    assert found.agreement.mean == 0.5
+    assert found.lost.mean == pytest.approx((0.2 + 0.6) / 4)
+
+
+def test_logits_count_as_their_softmax() -> None:
+    rng = np.random.default_rng(0)
+    logits, others = 3 * rng.standard_normal((2, 50, 4))
+    powers = np.exp(logits)
+    found, same = decided(logits, others), decided(powers / powers.sum(axis=1, keepdims=True), others)
+    assert found.lost.mean == pytest.approx(same.lost.mean)
+
+
+def test_the_expected_loss_is_the_real_one_where_the_original_is_calibrated() -> None:
+    rng = np.random.default_rng(1)
+    logits = 2 * rng.standard_normal((4000, 5))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(5, p=row) for row in p])
+    worse = logits + 1.5 * rng.standard_normal(logits.shape)
+    real = (logits.argmax(1) == labels).mean() - (worse.argmax(1) == labels).mean()
+    found = decided(logits, worse)
+    assert found.lost.low - 0.01 < real < found.lost.high + 0.01
+    assert real > 0.05
+
+
+def test_numbers_that_choose_nothing_are_no_classes() -> None:
+    rng = np.random.default_rng(2)
+    embedding = rng.standard_normal((200, 128))
+    assert decided(embedding, embedding, scores=False) is None
+    classes = embedding.copy()
+    classes[np.arange(200), rng.integers(0, 128, 200)] += 6
+    assert decided(classes, classes, scores=False).agreement.mean == 1
+    assert decided(rng.random((200, 1)), rng.random((200, 1)), scores=False) is None
+    assert decided(rng.random((20, 7, 9)), rng.random((20, 7, 9)), scores=False) is None
+
+
+def test_every_position_of_a_sample_counts() -> None:
+    before = np.zeros((4, 3, 8, 8))
+    before[:, 1] = 5
+    after = before.copy()
+    after[0, 2, :4] = 9
+    found = decided(before, after)
+    assert found.agreement.mean == pytest.approx(1 - 0.5 / 4)
+
+
+def test_class_ids_are_classes() -> None:
+    found = decided(np.array([1, 2, 3, 4]), np.array([1, 2, 4, 4]))
+    assert found.agreement.mean == found.lost.mean + 0.5 == 0.75
+
+
+def test_masked_scores_and_other_shapes() -> None:
+    before = np.array([[1.0, -np.inf, 0.0], [np.nan, 3.0, 0.0]])
+    assert decided(before, before).agreement.mean == 1
+    assert decided(before, before[:, :2]) is None
+
+
+def test_intervals_hold_the_truth() -> None:
+    """Shares and losses that are known, drawn many times: 95% intervals contain them nearly as often."""
+    rng = np.random.default_rng(3)
+    shares = losses = 0
+    for _ in range(400):
+        same = rng.random(60) < 0.93
+        lost = np.where(same, 0.0, rng.choice([1.0, -0.4], 60, p=[0.8, 0.2]))
+        one, other = share_estimate(same.astype(float)), loss_estimate(lost)
+        shares += one.low <= 0.93 <= one.high
+        losses += other.low <= 0.07 * (0.8 - 0.08) <= other.high
+    assert shares >= 0.92 * 400
+    assert losses >= 0.85 * 400  # few losses make a skewed mean
+
+
+def test_nothing_lost_in_few_samples_is_not_nothing_lost() -> None:
+    assert loss_estimate(np.zeros(30)).high == pytest.approx(0.1)
+    assert share_estimate(np.ones(30)).low < 0.9
+
+
+@pytest.mark.parametrize(
+    ("body", "output", "found"),
+    [
+        ("h = MatMul(x, w) y = Softmax(h)", "float[N,5] y", {"y"}),
+        ("h = MatMul(x, w) s = Softmax(h) y = Identity(s)", "float[N,5] y", {"y"}),
+        ("h = MatMul(x, w) y = ArgMax<axis = 1>(h)", "int64[N,1] y", {"y"}),
+        ("y = MatMul(x, w)", "float[N,5] y", set()),
+        ("h = MatMul(x, w) y = Cast<to = 7>(h)", "int64[N,5] y", set()),
+    ],
+)
+def test_the_graph_tells_which_outputs_choose(body: str, output: str, found: set[str]) -> None:
+    model = text_model(np.random.default_rng(0), body, "float[N,4] x", output, w=(4, 5))
+    assert class_scores(Model(model)) == found
