@@ -234,6 +234,7 @@ class Report(JsonValue):
         calibration: What held-out samples say; None without calibration data.
         latency: What a run of both models takes; None where it was not measured.
         untimed_because: Why it could not be measured; None where it was, or was not asked for.
+        warnings: What to look at before the result is used, a line each.
         seconds: Time by stage.
     """
 
@@ -262,6 +263,7 @@ class Report(JsonValue):
     drift_on: str = SYNTHETIC
     latency: LatencyReport | None = None
     untimed_because: str | None = None
+    warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
