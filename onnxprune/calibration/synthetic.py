@@ -9,30 +9,34 @@ plausible range is used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxprune.calibration.synthetic_images import pictures, signals, sounds
+from onnxprune.calibration.synthetic_images import along_time, pictures, signals, sounds
 from onnxprune.cost.measure import measure
+from onnxprune.errors import RunError
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.batch_norm import normalizations
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
-from onnxprune.runtime.sample_inputs import Sizes, input_dims, sample_inputs
+from onnxprune.runtime.sample_inputs import Sizes, candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import session
 
 Feeds = dict[str, NDArray[np.generic]]
 
 BATCH, PROBES = 32, 12
-MAX_ELEMENTS, MIN_SAMPLES, MAX_SAMPLES = 9_000_000, 64, 384
-"""Default number of samples: as many as have `MAX_ELEMENTS` elements in total, within these bounds."""
+MAX_ELEMENTS, MAX_ACTIVATIONS, MIN_SAMPLES, MAX_SAMPLES = 9_000_000, 36_000_000, 64, 384
+"""Default number of samples, within these bounds: as many as have `MAX_ELEMENTS` elements in total, and no activation
+of the model more than `MAX_ACTIVATIONS`, since activations are what a run holds and moves."""
 MAX_MACS, MIN_SAMPLES_LARGE = 500_000_000_000, 16
 """Fewer samples, down to `MIN_SAMPLES_LARGE`, if they would take more than `MAX_MACS` multiply-accumulates in total."""
 MAX_DEVIATION = 10.0
@@ -92,25 +96,42 @@ def synthetic(
     Raises:
         InputError: As in `sample_inputs.input_dims`.
     """
-    generator = _Generator(model.proto, input_shapes)
+    generator = _Generator(model.proto, input_shapes, _sizes(model, input_shapes))
     ranges = PICTURES if generator.pictures else SIGNALS if generator.floats else (Range(1, 0),)
     if len(ranges) > 1 and not varied:
         plausibility = _Plausibility(model)
         scores = [plausibility.deviation(generator.feeds(PROBES, seed, [candidate])) for candidate in ranges]
         ranges = ranges[int(np.argmin(scores)) :][:1]
     if count is None:
-        macs = measure(model, input_shapes).macs or 1
-        by_size = max(MIN_SAMPLES, MAX_ELEMENTS // generator.elements)
-        count = max(MIN_SAMPLES_LARGE, min(MAX_MACS // macs, MAX_SAMPLES, by_size))
+        cost = measure(model, input_shapes)
+        largest = max((math.prod(shape) for shape in cost.shapes.values()), default=1)
+        by_size = min(MAX_ELEMENTS // generator.elements, MAX_ACTIVATIONS // max(largest, 1))
+        count = max(MIN_SAMPLES_LARGE, min(MAX_MACS // (cost.macs or 1), MAX_SAMPLES, max(MIN_SAMPLES, by_size)))
     return generator.feeds(count, seed, ranges)
+
+
+def _sizes(model: Model, input_shapes: Mapping[str, Sequence[int]] | None) -> Sizes:
+    """Returns the first lengths of free axes that the model runs with; the default ones if it runs with none."""
+    first, *others = candidates = candidate_sizes(model.proto, input_shapes)
+    if not others:
+        return first
+    loaded = session(model)
+    for sizes in candidates:
+        try:
+            loaded.run(None, sample_inputs(model.proto, input_shapes=input_shapes, sizes=sizes))
+            return sizes
+        except RunError as error:
+            if error.fatal:
+                break
+    return first
 
 
 class _Generator:
     """Generates inputs of one model."""
 
-    def __init__(self, proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None) -> None:
-        self._proto, self._given = proto, input_shapes
-        one, two = (input_dims(proto, input_shapes, Sizes(batch=n)) for n in (1, 2))
+    def __init__(self, proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None, sizes: Sizes) -> None:
+        self._proto, self._given, self._sizes = proto, input_shapes, sizes
+        one, two = (input_dims(proto, input_shapes, replace(sizes, batch=n)) for n in (1, 2))
         self._free = all(two[n][:1] == (2,) and one[n][:1] == (1,) for n in one)
         self._shapes = one
         kinds = {
@@ -132,15 +153,13 @@ class _Generator:
 
     def _batch(self, size: int, seed: Sequence[int], how: Range) -> Feeds:
         rng = np.random.default_rng(seed)
-        found: Feeds = dict(
-            sample_inputs(self._proto, seed=int(rng.integers(2**31)), input_shapes=self._given, batch=size)
-        )
+        sizes, first = replace(self._sizes, batch=size), int(rng.integers(2**31))
+        found: Feeds = dict(sample_inputs(self._proto, seed=first, input_shapes=self._given, sizes=sizes))
         for name in [*self.floats, *self._bytes]:
             shape, kind = found[name].shape, found[name].dtype
             if name not in self.pictures and name not in self._bytes:
                 if found[name].ndim and found[name].size and "mask" not in name.lower():
-                    made = sounds(rng, shape) if how.slope is None else signals(rng, shape, how.slope)
-                    found[name] = (how.factor * made).astype(kind)
+                    found[name] = (how.factor * along_time(partial(_signal, rng, how.slope), shape)).astype(kind)
                 continue
             at = _channel_axis(shape) or 1
             height, width = (n for i, n in enumerate(shape) if i not in (0, at))
@@ -149,6 +168,11 @@ class _Generator:
             made = np.rint(made * 255) + lowest if name in self._bytes else how.factor * made + how.shift
             found[name] = np.ascontiguousarray(made, dtype=kind)
         return found
+
+
+def _signal(rng: np.random.Generator, slope: float | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Returns noise of a spectral slope along the last axis, or sounds if the slope is None."""
+    return sounds(rng, shape) if slope is None else signals(rng, shape, slope)
 
 
 def _channel_axis(shape: Sequence[int]) -> int | None:
