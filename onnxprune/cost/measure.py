@@ -17,7 +17,7 @@ from onnxprune.cost.macs import Shape, macs_from_shapes
 from onnxprune.cost.trace import sampled_shapes
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph
-from onnxprune.graph.shape_inference import infer
+from onnxprune.graph.shape_inference import IR_VERSION, infer
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
@@ -159,6 +159,7 @@ def _with_inputs(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> onnx.Model
     """A copy whose inputs have these shapes and which states no shape of anything else."""
     work = onnx.ModelProto()
     work.CopyFrom(slim)
+    work.ir_version = max(work.ir_version, IR_VERSION)  # see `graph.shape_inference.skeleton`
     del work.graph.value_info[:]
     for value in work.graph.input:
         if value.name in dims:
