@@ -28,6 +28,7 @@ from onnxprune.layers.batch_norm import normalizations
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
+from onnxprune.runtime.batching import why_not_joined
 from onnxprune.runtime.sample_inputs import Sizes, candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import session
 
@@ -96,7 +97,7 @@ def synthetic(
     Raises:
         InputError: As in `sample_inputs.input_dims`.
     """
-    generator = _Generator(model.proto, input_shapes, _sizes(model, input_shapes))
+    generator = _generator(model, input_shapes)
     ranges = PICTURES if generator.pictures else SIGNALS if generator.floats else (Range(1, 0),)
     if len(ranges) > 1 and not varied:
         plausibility = _Plausibility(model)
@@ -110,29 +111,43 @@ def synthetic(
     return generator.feeds(count, seed, ranges)
 
 
-def _sizes(model: Model, input_shapes: Mapping[str, Sequence[int]] | None) -> Sizes:
-    """Returns the first lengths of free axes that the model runs with; the default ones if it runs with none."""
+def _generator(model: Model, input_shapes: Mapping[str, Sequence[int]] | None) -> _Generator:
+    """Returns a generator of inputs that the model runs with, where it runs at all.
+
+    Free axes have the first lengths that the model takes; samples are joined where that does not change its outputs.
+    """
     first, *others = candidates = candidate_sizes(model.proto, input_shapes)
-    if not others:
-        return first
-    loaded = session(model)
-    for sizes in candidates:
+    generator = _Generator(model.proto, input_shapes, first)
+    if not others and not generator.free:
+        return generator
+    runner = session(model)
+    for sizes in candidates if others else ():
         try:
-            loaded.run(None, sample_inputs(model.proto, input_shapes=input_shapes, sizes=sizes))
-            return sizes
+            runner.run(None, sample_inputs(model.proto, input_shapes=input_shapes, sizes=sizes))
         except RunError as error:
             if error.fatal:
-                break
-    return first
+                return generator
+        else:
+            generator = _Generator(model.proto, input_shapes, sizes)
+            break
+    generator.free = generator.free and why_not_joined(runner, *generator.pair()) is None
+    return generator
 
 
 class _Generator:
-    """Generates inputs of one model."""
+    """Generates inputs of one model.
+
+    Attributes:
+        free: Whether the first axis of every input is a batch axis of any length.
+        floats: Names of the inputs of floats.
+        pictures: Names of those that are images.
+        elements: Elements of the largest input of one sample.
+    """
 
     def __init__(self, proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None, sizes: Sizes) -> None:
         self._proto, self._given, self._sizes = proto, input_shapes, sizes
         one, two = (input_dims(proto, input_shapes, replace(sizes, batch=n)) for n in (1, 2))
-        self._free = all(two[n][:1] == (2,) and one[n][:1] == (1,) for n in one)
+        self.free = all(two[n][:1] == (2,) and one[n][:1] == (1,) for n in one)
         self._shapes = one
         kinds = {
             v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)
@@ -147,9 +162,14 @@ class _Generator:
 
     def feeds(self, count: int, seed: int, ranges: Sequence[Range]) -> list[Feeds]:
         """Returns batches of `count` samples in total, which use the ranges in turn."""
-        size = max(1, min(BATCH, MAX_ELEMENTS // 8 // self.elements)) if self._free else 1
+        size = max(1, min(BATCH, MAX_ELEMENTS // 8 // self.elements)) if self.free else 1
         sizes = [min(size, count - start) for start in range(0, count, size)]
         return [self._batch(n, [seed, i], ranges[i % len(ranges)]) for i, n in enumerate(sizes)]
+
+    def pair(self) -> tuple[Feeds, list[Feeds]]:
+        """Returns two samples in one batch, and the same samples one by one."""
+        feeds = self._batch(2, [0], Range(1, 0))
+        return feeds, [{name: array[i : i + 1] for name, array in feeds.items()} for i in range(2)]
 
     def _batch(self, size: int, seed: Sequence[int], how: Range) -> Feeds:
         rng = np.random.default_rng(seed)
@@ -208,7 +228,7 @@ class _Plausibility:
     def deviation(self, batches: Sequence[Feeds]) -> float:
         """Returns the median deviation score of all features; smaller is more plausible."""
         sums: dict[str, NDArray[np.float64]] = {}
-        for feeds in batches:
+        for feeds in batches if self._axes else ():
             for name, array in zip(self._axes, self._session.run(list(self._axes), feeds), strict=True):
                 rows = np.moveaxis(array, self._axes[name], 0).reshape(array.shape[self._axes[name]], -1)
                 sums[name] = sums.get(name, 0.0) + _powers(rows.astype(np.float64))
