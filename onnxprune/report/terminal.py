@@ -231,6 +231,11 @@ def warnings(report: Report) -> list[str]:
             left = "what is left cannot be counted" if target.left is None else f"{target.left:,.0f} left"
             lines.append(f"target {name} is missed: {left}, {target.asked:,.0f} asked; no group may lose more")
     lines += gate_lines(report.gates)
+    if report.storage is not None and report.storage.sparse:
+        lines.append(
+            "weights are stored as sparse tensors: onnxruntime opens the file, OpenVINO, MNN, ncnn, tract, onnx2torch "
+            "and others do not"
+        )
     far = {name: d.rel_rms for name, d in report.drift.items() if d.rel_rms is not None and d.rel_rms > DRIFT_WARNING}
     if far:
         worst = max(far, key=lambda name: far[name])
