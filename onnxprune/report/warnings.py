@@ -27,6 +27,11 @@ def warnings(report: Report) -> list[str]:
             left = "what is left cannot be counted" if target.left is None else f"{target.left:,.0f} left"
             lines.append(f"target {name} is missed: {left}, {target.asked:,.0f} asked; no group may lose more")
     lines += gate_lines(report.gates)
+    if report.storage is not None and report.storage.sparse:
+        lines.append(
+            "weights are stored as sparse tensors: onnxruntime opens the file, OpenVINO, MNN, ncnn, tract, onnx2torch "
+            "and others do not"
+        )
     return [*lines, *_inaccurate(report), *_slow(report)]
 
 
