@@ -148,7 +148,7 @@ class Samples:
         done = 0
         for feed in feeds:
             yield feed
-            done += self._size(feed)
+            done += self.size(feed)
             if self._progress:
                 self._progress(done, self.count)
         if not done:
@@ -225,9 +225,15 @@ class Samples:
 
     def _max_batch(self, feed: Feed) -> int:
         """Returns the maximum number of samples of a batch, given a feed of typical size."""
-        return max(1, BATCH_BYTES * self._size(feed) // max(sum(array.nbytes for array in feed.values()), 1))
+        return max(1, BATCH_BYTES * self.size(feed) // max(sum(array.nbytes for array in feed.values()), 1))
 
-    def _size(self, feed: Feed) -> int:
+    @property
+    def joined(self) -> bool:
+        """Whether samples are joined to batches of a size that the model leaves open."""
+        return bool(self._source.axes) and self._fixed is None and self._batch > 1
+
+    def size(self, feed: Feed) -> int:
+        """Returns the number of samples in a batch."""
         return count_rows(feed, self._source.axes) if self._source.axes else 1
 
 

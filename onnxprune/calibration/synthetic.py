@@ -9,30 +9,35 @@ plausible range is used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxprune.calibration.synthetic_images import pictures, signals, sounds
+from onnxprune.calibration.synthetic_images import along_time, pictures, signals, sounds
 from onnxprune.cost.measure import measure
+from onnxprune.errors import RunError
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.batch_norm import normalizations
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
-from onnxprune.runtime.sample_inputs import Sizes, input_dims, sample_inputs
+from onnxprune.runtime.batching import why_not_joined
+from onnxprune.runtime.sample_inputs import Sizes, candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import session
 
 Feeds = dict[str, NDArray[np.generic]]
 
 BATCH, PROBES = 32, 12
-MAX_ELEMENTS, MIN_SAMPLES, MAX_SAMPLES = 9_000_000, 64, 384
-"""Default number of samples: as many as have `MAX_ELEMENTS` elements in total, within these bounds."""
+MAX_ELEMENTS, MAX_ACTIVATIONS, MIN_SAMPLES, MAX_SAMPLES = 9_000_000, 36_000_000, 64, 384
+"""Default number of samples, within these bounds: as many as have `MAX_ELEMENTS` elements in total, and no activation
+of the model more than `MAX_ACTIVATIONS`, since activations are what a run holds and moves."""
 MAX_MACS, MIN_SAMPLES_LARGE = 500_000_000_000, 16
 """Fewer samples, down to `MIN_SAMPLES_LARGE`, if they would take more than `MAX_MACS` multiply-accumulates in total."""
 MAX_DEVIATION = 10.0
@@ -92,26 +97,57 @@ def synthetic(
     Raises:
         InputError: As in `sample_inputs.input_dims`.
     """
-    generator = _Generator(model.proto, input_shapes)
+    generator = _generator(model, input_shapes)
     ranges = PICTURES if generator.pictures else SIGNALS if generator.floats else (Range(1, 0),)
     if len(ranges) > 1 and not varied:
         plausibility = _Plausibility(model)
         scores = [plausibility.deviation(generator.feeds(PROBES, seed, [candidate])) for candidate in ranges]
         ranges = ranges[int(np.argmin(scores)) :][:1]
     if count is None:
-        macs = measure(model, input_shapes).macs or 1
-        by_size = max(MIN_SAMPLES, MAX_ELEMENTS // generator.elements)
-        count = max(MIN_SAMPLES_LARGE, min(MAX_MACS // macs, MAX_SAMPLES, by_size))
+        cost = measure(model, input_shapes)
+        largest = max((math.prod(shape) for shape in cost.shapes.values()), default=1)
+        by_size = min(MAX_ELEMENTS // generator.elements, MAX_ACTIVATIONS // max(largest, 1))
+        count = max(MIN_SAMPLES_LARGE, min(MAX_MACS // (cost.macs or 1), MAX_SAMPLES, max(MIN_SAMPLES, by_size)))
     return generator.feeds(count, seed, ranges)
 
 
-class _Generator:
-    """Generates inputs of one model."""
+def _generator(model: Model, input_shapes: Mapping[str, Sequence[int]] | None) -> _Generator:
+    """Returns a generator of inputs that the model runs with, where it runs at all.
 
-    def __init__(self, proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None) -> None:
-        self._proto, self._given = proto, input_shapes
-        one, two = (input_dims(proto, input_shapes, Sizes(batch=n)) for n in (1, 2))
-        self._free = all(two[n][:1] == (2,) and one[n][:1] == (1,) for n in one)
+    Free axes have the first lengths that the model takes; samples are joined where that does not change its outputs.
+    """
+    first, *others = candidates = candidate_sizes(model.proto, input_shapes)
+    generator = _Generator(model.proto, input_shapes, first)
+    if not others and not generator.free:
+        return generator
+    runner = session(model)
+    for sizes in candidates if others else ():
+        try:
+            runner.run(None, sample_inputs(model.proto, input_shapes=input_shapes, sizes=sizes))
+        except RunError as error:
+            if error.fatal:
+                return generator
+        else:
+            generator = _Generator(model.proto, input_shapes, sizes)
+            break
+    generator.free = generator.free and why_not_joined(runner, *generator.pair()) is None
+    return generator
+
+
+class _Generator:
+    """Generates inputs of one model.
+
+    Attributes:
+        free: Whether the first axis of every input is a batch axis of any length.
+        floats: Names of the inputs of floats.
+        pictures: Names of those that are images.
+        elements: Elements of the largest input of one sample.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None, sizes: Sizes) -> None:
+        self._proto, self._given, self._sizes = proto, input_shapes, sizes
+        one, two = (input_dims(proto, input_shapes, replace(sizes, batch=n)) for n in (1, 2))
+        self.free = all(two[n][:1] == (2,) and one[n][:1] == (1,) for n in one)
         self._shapes = one
         kinds = {
             v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)
@@ -126,21 +162,24 @@ class _Generator:
 
     def feeds(self, count: int, seed: int, ranges: Sequence[Range]) -> list[Feeds]:
         """Returns batches of `count` samples in total, which use the ranges in turn."""
-        size = max(1, min(BATCH, MAX_ELEMENTS // 8 // self.elements)) if self._free else 1
+        size = max(1, min(BATCH, MAX_ELEMENTS // 8 // self.elements)) if self.free else 1
         sizes = [min(size, count - start) for start in range(0, count, size)]
         return [self._batch(n, [seed, i], ranges[i % len(ranges)]) for i, n in enumerate(sizes)]
 
+    def pair(self) -> tuple[Feeds, list[Feeds]]:
+        """Returns two samples in one batch, and the same samples one by one."""
+        feeds = self._batch(2, [0], Range(1, 0))
+        return feeds, [{name: array[i : i + 1] for name, array in feeds.items()} for i in range(2)]
+
     def _batch(self, size: int, seed: Sequence[int], how: Range) -> Feeds:
         rng = np.random.default_rng(seed)
-        found: Feeds = dict(
-            sample_inputs(self._proto, seed=int(rng.integers(2**31)), input_shapes=self._given, batch=size)
-        )
+        sizes, first = replace(self._sizes, batch=size), int(rng.integers(2**31))
+        found: Feeds = dict(sample_inputs(self._proto, seed=first, input_shapes=self._given, sizes=sizes))
         for name in [*self.floats, *self._bytes]:
             shape, kind = found[name].shape, found[name].dtype
             if name not in self.pictures and name not in self._bytes:
                 if found[name].ndim and found[name].size and "mask" not in name.lower():
-                    made = sounds(rng, shape) if how.slope is None else signals(rng, shape, how.slope)
-                    found[name] = (how.factor * made).astype(kind)
+                    found[name] = (how.factor * along_time(partial(_signal, rng, how.slope), shape)).astype(kind)
                 continue
             at = _channel_axis(shape) or 1
             height, width = (n for i, n in enumerate(shape) if i not in (0, at))
@@ -149,6 +188,11 @@ class _Generator:
             made = np.rint(made * 255) + lowest if name in self._bytes else how.factor * made + how.shift
             found[name] = np.ascontiguousarray(made, dtype=kind)
         return found
+
+
+def _signal(rng: np.random.Generator, slope: float | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Returns noise of a spectral slope along the last axis, or sounds if the slope is None."""
+    return sounds(rng, shape) if slope is None else signals(rng, shape, slope)
 
 
 def _channel_axis(shape: Sequence[int]) -> int | None:
@@ -184,7 +228,7 @@ class _Plausibility:
     def deviation(self, batches: Sequence[Feeds]) -> float:
         """Returns the median deviation score of all features; smaller is more plausible."""
         sums: dict[str, NDArray[np.float64]] = {}
-        for feeds in batches:
+        for feeds in batches if self._axes else ():
             for name, array in zip(self._axes, self._session.run(list(self._axes), feeds), strict=True):
                 rows = np.moveaxis(array, self._axes[name], 0).reshape(array.shape[self._axes[name]], -1)
                 sums[name] = sums.get(name, 0.0) + _powers(rows.astype(np.float64))

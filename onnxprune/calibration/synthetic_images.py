@@ -8,7 +8,10 @@ looking at noise", NeurIPS 2021).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.polynomial.polynomial import polyval
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -35,6 +38,22 @@ def pictures(rng: np.random.Generator, count: int, channels: int, height: int, w
     made /= made.std(axis=(1, 2, 3), keepdims=True) + 1e-6
     contrast, light = rng.uniform(0.15, 0.3, (count, 1, 1, 1)), rng.uniform(0.3, 0.65, (count, 1, 1, 1))
     return np.clip(made * contrast + light, 0, 1).astype(np.float32)
+
+
+def along_time(make: Callable[[tuple[int, ...]], Floats], shape: tuple[int, ...]) -> Floats:
+    """Returns signals of any layout, such as (batch, channels, samples) and (batch, samples, channels).
+
+    Time is the longest axis other than the first one, the last of them where several are equally long.
+
+    Args:
+        make: Returns signals of a given shape, whose last axis is time.
+        shape: The shape of the result.
+    """
+    if len(shape) < 3:
+        return make(shape)
+    axis = max(range(1, len(shape)), key=lambda i: (shape[i], i))
+    made = make((*shape[:axis], *shape[axis + 1 :], shape[axis]))
+    return np.ascontiguousarray(np.moveaxis(made, -1, axis))
 
 
 def signals(rng: np.random.Generator, shape: tuple[int, ...], slope: float) -> Floats:
@@ -71,7 +90,8 @@ def _tone(rng: np.random.Generator, time: NDArray[np.float64]) -> Floats:
     orders = np.arange(1, max(2, int(0.45 * length / base)))
     peaks = rng.uniform(0.02, 0.3, 3) * length
     loud = np.exp(-0.5 * np.square((orders[:, None] * base - peaks) / (0.03 * length))).sum(axis=1) + 0.05
-    return _standardized((loud / orders**0.5) @ np.sin(orders[:, None] * phase))
+    # The sum of loud_k / sqrt(k) * sin(k * phase), as a polynomial of exp(i * phase).
+    return _standardized(polyval(np.exp(1j * phase), np.concatenate([[0.0], loud / orders**0.5])).imag)
 
 
 def _leaves(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:

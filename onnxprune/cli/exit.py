@@ -37,7 +37,7 @@ def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         once what was open is closed, so that a shell sees the death that it expects (130, 143, 141).
     """
     try:
-        with _terminable(), _plug_in_warnings(), command.make_context(name, list(arguments)) as context:
+        with _terminable(), _logged_warnings(), command.make_context(name, list(arguments)) as context:
             command.invoke(context)
             sys.stdout.flush()
         return 0
@@ -86,14 +86,17 @@ class _Warnings(logging.Handler):
 
 
 @contextlib.contextmanager
-def _plug_in_warnings() -> Iterator[None]:
-    """Tells of plug-ins that cannot be loaded."""
-    logger, handler = logging.getLogger("onnxprune.registry"), _Warnings(logging.WARNING)
-    logger.addHandler(handler)
+def _logged_warnings() -> Iterator[None]:
+    """Tells of plug-ins that cannot be loaded, and of calibration samples that cannot be joined to batches."""
+    handler = _Warnings(logging.WARNING)
+    loggers = [logging.getLogger(f"onnxprune.{module}") for module in ("registry", "pipeline.data")]
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

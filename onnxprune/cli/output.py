@@ -76,7 +76,7 @@ def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quie
         print_json({**names, **report.to_dict()})
     elif not quiet:
         draw(terminal.run(report, str(names["model"]), names["output"]))
-    for line in terminal.warnings(report):
+    for line in report.warnings:
         warn(line)
     if as_json and not quiet and names["output"]:
         say(f"wrote {names['output']}", err=True)

@@ -17,13 +17,13 @@ from onnxprune.cost.macs import Shape, macs_from_shapes, macs_of_nodes
 from onnxprune.cost.trace import sampled_shapes
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph
-from onnxprune.graph.shape_inference import infer
+from onnxprune.graph.shape_inference import IR_VERSION, infer
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.model.tensors import WEIGHT_TYPES, constants, elements, sparse_initializers
-from onnxprune.runtime.sample_inputs import input_dims
+from onnxprune.runtime.sample_inputs import candidate_sizes, input_dims
 
 
 @dataclass(frozen=True)
@@ -96,19 +96,36 @@ def _counted(
     model: Model, input_shapes: Mapping[str, Sequence[int]] | None, given: Mapping[str, Sequence[int]] | None
 ) -> tuple[onnx.ModelProto, dict[str, Shape], int | None]:
     """The skeleton that is counted, shapes of its values, and its MACs, None where the shapes are not enough."""
-    slim = inlined_skeleton(model.proto)
+    slim, told = inlined_skeleton(model.proto), {k: tuple(v) for k, v in (given or {}).items()}
+    first, *others = _dims_to_try(slim, input_shapes)
+    known = static_shapes(slim, first) | told
+    macs = macs_from_shapes(slim, known)
+    if macs is None:
+        known = reasoned_shapes(slim, first) | known
+        macs = macs_from_shapes(slim, known)
+    if macs is not None and not _too_short(known):
+        return slim, known, macs
+    for dims in others:
+        more = static_shapes(slim, dims) | told
+        counted = macs_from_shapes(slim, more)
+        if counted is not None and not _too_short(more):
+            return slim, more, counted
+    return slim, known, macs
+
+
+def _dims_to_try(slim: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None) -> list[dict[str, Shape]]:
+    """Shapes of the graph inputs, for each of the sizes that free axes may have; at least one, empty if unknown."""
     try:
-        dims = input_dims(slim, input_shapes)
+        return [input_dims(slim, input_shapes, sizes) for sizes in candidate_sizes(slim, input_shapes)]
     except InputError:
         if input_shapes:
             raise
-        dims = {}
-    known = static_shapes(slim, dims) | {k: tuple(v) for k, v in (given or {}).items()}
-    macs = macs_from_shapes(slim, known)
-    if macs is None:
-        known = reasoned_shapes(slim, dims) | known
-        macs = macs_from_shapes(slim, known)
-    return slim, known, macs
+        return [{}]
+
+
+def _too_short(shapes: Mapping[str, Shape]) -> bool:
+    """Whether values vanish: inputs are shorter than the windows that are cut out of them."""
+    return any(length < 1 for shape in shapes.values() for length in shape)
 
 
 def parameters(proto: onnx.ModelProto) -> int:
@@ -161,6 +178,7 @@ def _with_inputs(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> onnx.Model
     """A copy whose inputs have these shapes and which states no shape of anything else."""
     work = onnx.ModelProto()
     work.CopyFrom(slim)
+    work.ir_version = max(work.ir_version, IR_VERSION)  # see `graph.shape_inference.skeleton`
     del work.graph.value_info[:]
     for value in work.graph.input:
         if value.name in dims:

@@ -11,7 +11,7 @@ import onnx
 from onnxprune.cost.macs import is_heavy
 from onnxprune.errors import InputError, RunError
 from onnxprune.model.model import Model
-from onnxprune.runtime.sample_inputs import sample_inputs
+from onnxprune.runtime.sample_inputs import candidate_sizes, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, runnable
 
 
@@ -42,8 +42,14 @@ def traced_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
 
 
 def sampled_shapes(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, tuple[int, ...]]:
-    """Shapes of one run on sample inputs; empty where the model does not take them."""
+    """Shapes of one run on sample inputs of the first sizes that the model takes; empty where it takes none of them."""
     try:
-        return traced_shapes(model, sample_inputs(model.proto, input_shapes=input_shapes))
-    except (InputError, RunError):  # a model that takes other sizes than the default ones
-        return {}
+        for sizes in candidate_sizes(model.proto, input_shapes):
+            try:
+                return traced_shapes(model, sample_inputs(model.proto, input_shapes=input_shapes, sizes=sizes))
+            except RunError as error:
+                if error.fatal:
+                    break
+    except InputError:  # no inputs can be made
+        pass
+    return {}

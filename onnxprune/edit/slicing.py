@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit.resize import KeptLengths
 from onnxprune.graph.graph import Graph, Node, Scope, Value
+from onnxprune.model import tensors
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
 
@@ -117,23 +118,12 @@ def apply_edits(model: Model, graph: Graph, edits: Sequence[ConstantEdit], funct
 
 
 def add_constant(graph: Graph, scope: Scope, reader: Node, tensor: TensorProto) -> str:
-    """Adds a constant to a scope and returns its name.
-
-    Before IR version 4 every initializer is an input as well, so a Constant node is added instead; before opset 9
-    Constant nodes support floating-point types only, and other types become an initializer with an input.
-    """
-    if graph.proto.ir_version >= 4 or scope.parent is not None:
+    """Adds a constant to a scope and returns its name; see `model.tensors.add_constant`."""
+    if scope.parent is not None:
         scope.proto.initializer.append(tensor)
-    elif graph.opsets.get("", 1) < 9 and tensor.data_type not in _EARLY_CONSTANT_TYPES:
-        scope.proto.initializer.append(tensor)
-        scope.proto.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     else:
-        constant = helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
-        scope.proto.node.insert(node_index(reader) if reader.scope is scope else 0, constant)
+        tensors.add_constant(graph.proto, tensor, node_index(reader) if reader.scope is scope else 0)
     return tensor.name
-
-
-_EARLY_CONSTANT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 
 
 def node_index(node: Node) -> int:

@@ -20,6 +20,8 @@ from onnxprune.graph.graph import Dim, Graph, Node, Scope, Value, tensor_type
 from onnxprune.graph.operators import Shape
 from onnxprune.model.topology import topological_order
 
+IR_VERSION = 4
+"""The first one in which initializers need not be graph inputs."""
 _KEEP_ENTRIES = 1024
 _MAX_ROUNDS = 8
 _INDICES, _INDICES_A_WEIGHT = 2**22, 16
@@ -78,8 +80,12 @@ def _rounds(graph: Graph, assumed: dict[Value, Value], refused: set[Value]) -> d
 
 
 def skeleton(proto: ModelProto) -> ModelProto:
-    """A copy of the model without weight data; small tensors that shapes are computed from are kept."""
-    model = ModelProto(ir_version=proto.ir_version)
+    """A copy of the model without weight data; small tensors that shapes are computed from are kept.
+
+    Its IR version is at least 4: before, inference reads no shape of an initializer that is not an input too, and there
+    are such models although the specification of IR version 3 asks for that input.
+    """
+    model = ModelProto(ir_version=max(proto.ir_version, IR_VERSION))
     model.opset_import.extend(proto.opset_import)
     model.functions.extend(proto.functions)
     _strip(proto.graph, model.graph)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.graph.operators import operator_of
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
+from onnxprune.model.tensors import add_constant
 from onnxprune.model.unique_names import Names
 
 Floats = NDArray[np.float64]
@@ -53,7 +54,7 @@ def set_bias(model: Model, layer: LinearLayer, bias: Floats) -> None:
         return
     dtype = onnx.helper.tensor_dtype_to_np_dtype(_kind(layer))
     name = Names(model.proto).fresh(f"{layer.name}_bias")
-    model.proto.graph.initializer.append(onnx.numpy_helper.from_array(bias.reshape(-1).astype(dtype), name))
+    add_constant(model.proto, onnx.numpy_helper.from_array(bias.reshape(-1).astype(dtype), name))
     layer.node.proto.input.append(name)
 
 

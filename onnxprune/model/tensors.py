@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 _BITS_BELOW_A_BYTE = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+_EARLY_CONSTANT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 _PACKED = {getattr(TensorProto, k): bits for k, bits in _BITS_BELOW_A_BYTE.items() if hasattr(TensorProto, k)}
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 """Element types that are computed with."""
@@ -170,6 +171,27 @@ def encode(array: np.ndarray, data_type: int, dims: tuple[int, ...] | None = Non
     if dims is not None:
         tensor.dims[:] = dims
     return tensor
+
+
+def add_constant(proto: onnx.ModelProto, tensor: TensorProto, position: int = 0) -> None:
+    """Adds a constant to the main graph of a model.
+
+    Before IR version 4 every initializer is an input as well, so a Constant node is added instead; before opset 9
+    Constant nodes support floating-point types only, and other types become an initializer with an input.
+
+    Args:
+        proto: The model.
+        tensor: The constant, under a name that is new to the model.
+        position: Where a Constant node is inserted: before the nodes that read it.
+    """
+    graph, opset = proto.graph, next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    if proto.ir_version >= 4:
+        graph.initializer.append(tensor)
+    elif opset < 9 and tensor.data_type not in _EARLY_CONSTANT_TYPES:
+        graph.initializer.append(tensor)
+        graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    else:
+        graph.node.insert(position, helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor))
 
 
 def overwrite_values(tensor: TensorProto, array: np.ndarray) -> None:

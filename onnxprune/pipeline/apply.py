@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from onnxprune import sparsity
 from onnxprune.cost.measure import measure
@@ -21,6 +22,7 @@ from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import build
+from onnxprune.report.warnings import warnings
 
 
 def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> Result:
@@ -50,6 +52,7 @@ def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> 
     with clock.stage("verify"):
         verified = verify(original.source, analysis.model, checks, io_slices=io_slices)
     report = build(analysis.coupling, plan, before, after, verified, clock.seconds, None)
+    report = replace(report, warnings=warnings(report))
     return Result(analysis.model, plan, report, as_graph=original.as_graph)
 
 

@@ -15,6 +15,8 @@ from onnxprune.calibration.synthetic import Feeds
 from onnxprune.extensions import call, sources
 from onnxprune.model.model import Model
 from onnxprune.options import Calibration
+from onnxprune.runtime.batching import why_not_joined
+from onnxprune.runtime.process import Session
 from onnxprune.runtime.session import session
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,10 @@ HELD_OUT_SHARE = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
 HELD_OUT_FROM = 4
 """With fewer samples than this none is held out, and the report says so."""
+
+
+COMPARED = 3
+"""Samples that are run both together and one by one, to see whether they can be joined."""
 
 
 SyntheticFeeds = Callable[[], list[Feeds]]
@@ -46,6 +52,11 @@ class CalibrationSplit:
     def held_out(self) -> bool:
         """Whether scores and repair have not seen the samples that the report is measured on."""
         return self.held is not self.fit
+
+    def in_batches(self, size: int) -> CalibrationSplit:
+        """The same samples in batches of at most this size."""
+        fit = self.fit.in_batches(size)
+        return CalibrationSplit(fit, self.held.in_batches(size) if self.held_out else fit)
 
 
 class _First:
@@ -78,9 +89,23 @@ def open_data(
     split = CalibrationSplit(*_divided(samples, HELD_OUT_SHARE, HELD_OUT_FROM))
     held = split.held.count if split.held_out else 0
     logger.info("calibration data: %d samples, %d of them held out", samples.count, held)
+    runner = session(model)
+    why = _why_one_by_one(runner, split.fit)
+    if why is not None:
+        logger.warning("calibration samples are run one by one, since %s", why)
+        split = split.in_batches(1)
     for feeds in itertools.islice(split.held.batches(), 1):
-        session(model).run(None, feeds)  # before any piece of it: what does not run, or crashes, is reported here
+        runner.run(None, feeds)  # before any piece of it: what does not run, or crashes, is reported here
     return split
+
+
+def _why_one_by_one(runner: Session, samples: Samples | _Synthetic) -> str | None:
+    """Why samples cannot be joined to batches, though the model's declaration says so; None if they can be."""
+    if not isinstance(samples, Samples) or not samples.joined:
+        return None
+    joined = next(samples.in_batches(COMPARED).batches())
+    singles = list(itertools.islice(samples.in_batches(1).batches(), samples.size(joined)))
+    return why_not_joined(runner, joined, singles) if len(singles) > 1 else None
 
 
 def _from_registry(data: Any) -> Any:
@@ -118,6 +143,10 @@ class _Synthetic:
     def parts(self) -> int:
         """Into how many parts they can be split: batches are not split."""
         return len(self._batches)
+
+    def in_batches(self, size: int) -> _Synthetic:
+        """The same samples; their batches are made for the model, and stay."""
+        return self
 
     def split(self, fraction: float) -> tuple[_Synthetic, _Synthetic]:
         """Two disjoint parts, the second of this share."""

@@ -22,6 +22,7 @@ from onnxprune.planning import plan as planning
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import build, rounded
 from onnxprune.report.report import Count, Report, SearchReport, StorageReport, TargetReport
+from onnxprune.report.warnings import warnings
 from onnxprune.verification.check import Verification
 
 
@@ -49,6 +50,7 @@ def run_stages(original: Original, options: Options, clock: Clock) -> Result:
         with clock.stage("time"):
             report = with_latency(report, original, pruned.model, options.checks, pruned.io_slices)
         report = replace(report, seconds=rounded(clock.seconds))
+    report = replace(report, warnings=warnings(report))
     return Result(pruned.model, pruned.plan, report, as_graph=original.as_graph, keep_anyway=options.checks.keep_anyway)
 
 

@@ -236,6 +236,7 @@ class Report(JsonValue):
         calibration: Output errors on held-out samples; None without calibration data.
         latency: What a run of both models takes; None where it was not measured.
         untimed_because: Why it could not be measured; None where it was, or was not requested.
+        warnings: What to look at before the result is used, a line each.
         seconds: Time by stage.
     """
 
@@ -265,6 +266,7 @@ class Report(JsonValue):
     drift_on: str = SYNTHETIC
     latency: LatencyReport | None = None
     untimed_because: str | None = None
+    warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

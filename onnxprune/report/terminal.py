@@ -7,22 +7,14 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from onnxprune._text import count, duration, percent, plural, printable, short
-from onnxprune.report.build import gate_lines, reasons
+from onnxprune.report.build import reasons
 from onnxprune.report.compare_tables import cost_rows, costs, drifts, latency_rows, row
-from onnxprune.report.report import EVEN, Amount, Count, GateReport, GroupReport, Report
+from onnxprune.report.report import Amount, Count, GateReport, GroupReport, Report
 from onnxprune.report.tables import REASON, ROWS, Part, number, table
-from onnxprune.verification.decisions import NORMAL_95, Estimate
+from onnxprune.report.warnings import interval
 
-TOLERATED, DOUBT = 0.01, 1.28
-"""A report warns where accuracy is lost beyond the first by so many standard errors: by chance once in ten times."""
-ERROR_WARNING = 0.5
-"""From this squared error of outputs that choose no class on, as a share of their variance, a report warns."""
 MOST_SHRUNK = 6
 """Lines on inputs and outputs that are smaller."""
-SHORTEST = 1e-4
-"""Seconds of a run below which the time of the call itself dominates, and no warning follows from its latency."""
-LEAST_SAVED, FAST_ENOUGH = 0.05, 0.5
-"""A warning follows where this share of the MACs went, and the time fell by less than the other share of that."""
 REASONS = 3
 """Reasons for groups that are not pruned."""
 RUNS_AS_BEFORE = "Verified: valid, runs in onnxruntime, with the same inputs and outputs"
@@ -191,18 +183,13 @@ def accuracy(report: Report) -> str:
     lines = [f"On {count}{found.on}: squared error of the outputs {share}"]
     if found.decisions is not None:
         same, lost = found.decisions.agreement, found.decisions.lost
-        lines.append(f"- {short(found.decisions.output)} chooses the same in {_interval(same)}")
+        lines.append(f"- {short(found.decisions.output)} chooses the same in {interval(same)}")
         how = "measured with labels" if found.decisions.labelled else "estimated from the probabilities of the original"
-        lines.append(f"- accuracy lost: {_interval(lost)}, {how}")
+        lines.append(f"- accuracy lost: {interval(lost)}, {how}")
     for name, top in (("top1", found.top1), ("top5", found.top5)):
         if top is not None and top.before is not None and top.after is not None:
             lines.append(f"- {name}: {top.before:.3f} before, {top.after:.3f} after")
     return "\n".join(lines)
-
-
-def _interval(estimate: Estimate) -> str:
-    low, high = f"{100 * estimate.low:.1f}", f"{100 * estimate.high:.1f}%"
-    return f"{100 * estimate.mean:.1f}% ({low} to {high})"
 
 
 def _lost(pair: Count) -> str:
@@ -258,50 +245,3 @@ def _commonest(groups: Sequence[GroupReport]) -> str:
     ranked = reasons([(g.pinned, g.channels) for g in groups])
     shown = "; ".join(short(reason, REASON) for reason, _ in ranked[:REASONS])
     return shown + (f"; and {len(ranked) - REASONS} more" if len(ranked) > REASONS else "")
-
-
-def warnings(report: Report) -> list[str]:
-    """Warnings that follow from the report of a run."""
-    lines = []
-    if not report.verified:
-        lines.append(f"not verified: {report.unverified_because}")
-    for name, target in report.targets.items():
-        if not target.met:
-            left = "what is left cannot be counted" if target.left is None else f"{target.left:,.0f} left"
-            lines.append(f"target {name} is missed: {left}, {target.asked:,.0f} asked; no group may lose more")
-    lines += gate_lines(report.gates)
-    return [*lines, *_inaccurate(report), *_slow(report)]
-
-
-def _inaccurate(report: Report) -> list[str]:
-    """A warning where held-out samples say that accuracy is lost, or that outputs are others."""
-    found = report.calibration
-    if found is None:
-        return []
-    if found.decisions is not None:
-        lost = found.decisions.lost
-        error = (lost.high - lost.low) / (2 * NORMAL_95)
-        if lost.mean - DOUBT * error <= TOLERATED:
-            return []
-        return [f"accuracy is lost: {_interval(lost)} on {found.on}"]
-    if found.relative_error is None or found.relative_error > ERROR_WARNING:
-        share = "not finite" if found.relative_error is None else f"{100 * found.relative_error:.0f}% of their variance"
-        return [f"the outputs are others than before: squared error {share} on {found.on}"]
-    return []
-
-
-def _slow(report: Report) -> list[str]:
-    """A warning where the time fell by much less than the MACs."""
-    found, macs = report.latency, report.macs
-    if found is None or not macs.before or macs.after is None or found.before.wall < SHORTEST:
-        return []
-    left = macs.after / macs.before
-    if left > 1 - LEAST_SAVED or 1 - found.ratio >= FAST_ENOUGH * (1 - left):
-        return []
-    text = f"a run takes {percent(found.ratio, 1)} of the time at {percent(left, 1)} of the MACs"
-    if found.uneven:
-        text += (
-            f": {found.uneven} of the {plural(found.layers, 'layer')} that have fewer channels now have a number of "
-            f"them that is no multiple of {EVEN}; --round-to {EVEN} keeps multiples"
-        )
-    return [text]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,28 @@ class Sizes:
     spatial: int = 64
     sequence: int = 8
     channels: int = 3
+
+
+SIZES = (
+    *(Sizes(spatial=length) for length in (64, 128, 224, 256, 32)),
+    *(Sizes(sequence=length) for length in (16, 128, 1024, 16_384)),
+)
+"""Lengths to try in turn for a model that does not take the first ones: images are scaled to a fixed size, and a signal
+must be longer than the windows that are cut out of it (16,384 samples are a second of sound)."""
+
+
+def candidate_sizes(
+    proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None, sizes: Iterable[Sizes] = SIZES
+) -> list[Sizes]:
+    """Returns those of some sizes that give inputs different shapes; only the first one if no axis is free.
+
+    Raises:
+        InputError: As in `input_dims`.
+    """
+    found: dict[tuple[tuple[str, tuple[int, ...]], ...], Sizes] = {}
+    for candidate in sizes:
+        found.setdefault(tuple(input_dims(proto, input_shapes, candidate).items()), candidate)
+    return list(found.values())
 
 
 def input_dims(

@@ -21,15 +21,12 @@ from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import all_nodes
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
-from onnxprune.runtime.sample_inputs import Sizes, input_dims, sample_inputs
+from onnxprune.runtime.sample_inputs import SIZES, candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
 from onnxprune.verification.checker import checker_error
 from onnxprune.verification.latency import Latency, latency
 
 logger = logging.getLogger(__name__)
-
-# What to try in turn when a model does not take the first guess.
-_TRIES = [*(Sizes(spatial=n) for n in (64, 128, 224, 256, 32)), *(Sizes(sequence=n) for n in (16, 128))]
 
 
 @dataclass(frozen=True)
@@ -275,12 +272,8 @@ def _feeds_to_try(
 
     A free batch axis is tried with 2 first: a model that became fixed to 1 would not be noticed otherwise.
     """
-    seen = set()
-    for sizes in (dataclasses.replace(_TRIES[0], batch=batch), *_TRIES):
-        dims = input_dims(proto, input_shapes, sizes)
-        if (key := tuple(sorted(dims.items()))) not in seen:
-            seen.add(key)
-            yield sample_inputs(proto, seed=seed, input_shapes=input_shapes, sizes=sizes)
+    for sizes in candidate_sizes(proto, input_shapes, (dataclasses.replace(SIZES[0], batch=batch), *SIZES)):
+        yield sample_inputs(proto, seed=seed, input_shapes=input_shapes, sizes=sizes)
 
 
 def _run_first(

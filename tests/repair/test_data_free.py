@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import pytest
@@ -277,3 +279,36 @@ def test_signals_have_the_slope_that_was_asked_for() -> None:
         assert abs(found + 2 * slope) < 0.1
     made = sounds(np.random.default_rng(0), (3, 2, 256))
     assert made.shape == (3, 2, 256) and abs(made.std() - 1) < 0.01
+
+
+@pytest.mark.parametrize("shape", [(2, 4000, 1), (2, 1, 4000), (2, 4000), (1, 3, 4000, 2)])
+def test_time_is_the_longest_axis_of_a_signal(shape: tuple[int, ...]) -> None:
+    """Made along an axis of one sample, a signal would be constant: its mean is zero."""
+    model = Model(one_input(shape))
+    for feeds in synthetic(model, 12, varied=True):
+        x = np.moveaxis(feeds["x"], feeds["x"].shape.index(4000), -1)
+        assert x.std() > 0.05 and (np.diff(x, axis=-1).std(axis=-1) > 0).all()
+
+
+def one_input(shape: Sequence[int | str]) -> onnx.ModelProto:
+    """A model that reads one float input of this shape, with a free batch axis."""
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_sounds_of_many_samples_do_not_cost_one_tone_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels last: one signal of 4,000 samples, not 4,000 signals of one sample."""
+    asked = []
+
+    def spy(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        asked.append(shape)
+        return sounds(rng, shape)
+
+    monkeypatch.setattr("onnxprune.calibration.synthetic.sounds", spy)
+    synthetic(Model(one_input((1, 4000, 1))), 12, varied=True)
+    assert asked and set(asked) == {(1, 1, 4000)}

@@ -19,6 +19,7 @@ from onnxprune.report import tables, terminal
 from onnxprune.report.build import whole_because
 from onnxprune.report.json_data import plain
 from onnxprune.report.report import CalibrationReport, Count, GroupReport, LatencyReport, Report
+from onnxprune.report.warnings import warnings
 from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions, Estimate
 from onnxprune.verification.latency import Timing
@@ -183,7 +184,7 @@ def test_names_cannot_steer_the_terminal() -> None:
 def test_warnings(changes: dict[str, Any], lines: list[str]) -> None:
     """Unverified results, lost accuracy and time that did not fall with the MACs are warned of; drift alone is not."""
     data = report(**{"drift": {"y": Drift(9.0, 9.0, 0.1)}, "latency": None, **changes})
-    assert terminal.warnings(data) == lines
+    assert warnings(data) == lines
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Calibration samples are joined to batches only where a model makes of a batch what it makes of its samples."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+import onnxprune
+from onnxprune.calibration.synthetic import synthetic
+from onnxprune.errors import InputError
+from onnxprune.model.model import Model
+from onnxprune.options import Calibration
+from onnxprune.pipeline.data import open_data
+from tests.support.paths import MODELS
+
+RESHAPED = "g (float[N,8] x) => (float[N,8] y) <int64[2] s = {1, 8}> { y = Reshape(x, s) }"
+"""Traced with one sample: the declared batch axis does not work."""
+MIXED = "g (float[N,8] x) => (float[N,8] y) { s = Softmax<axis = 0>(x) y = Add(s, s) }"
+CENTRED = "g (float[N,8] x) => (float[N,8] y) { m = ReduceMean<axes = [0]>(x) y = Sub(x, m) }"
+"""Outputs of the same shape, of other values: samples are normalised over each other."""
+SUMMED = "g (float[N,8] x) => (float[8] y) { y = ReduceSum<keepdims = 0>(x, a) }"
+PAIRS = "g (float[N,8] x) => (float[A,8] y) <int64[2] s = {2, -1}> { y = Reshape(x, s) }"
+WELL = {
+    "plain": "g (float[N,8] x) => (float[N,8] y) { y = Relu(x) }",
+    "batch elsewhere": "g (float[N,8] x) => (float[8,N] y) { y = Transpose(x) }",
+    "a constant output": "g (float[N,8] x) => (float[N,8] y, float[2] z) <float[2] c = {1, 2}> { y = Relu(x) z = Relu(c) }",
+    "class ids": "g (float[N,8] x) => (int64[N,1] y) { y = ArgMax<axis = 1>(x) }",
+    "not finite": "g (float[N,8] x) => (float[N,8] y) { y = Log(x) }",
+}
+
+
+def model(text: str) -> Model:
+    return Model(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 13]>\n{text}'))
+
+
+def opened(text: str, *, count: int = 20) -> list[int]:
+    """Sizes of the batches that are made of some samples."""
+    data = {"x": np.random.default_rng(0).standard_normal((count, 8)).astype("f")}
+    split = open_data(model(text), Calibration(data))
+    assert split is not None
+    return [len(feeds["x"]) for part in (split.fit, split.held) for feeds in part.batches()]
+
+
+@pytest.mark.parametrize("text", [RESHAPED, MIXED, CENTRED])
+def test_samples_that_cannot_be_joined_are_run_one_by_one(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "onnxprune"):
+        assert opened(text) == [1] * 20
+    (record,) = caplog.records
+    assert "one by one" in record.getMessage()
+    assert opened(text, count=1) == [1, 1]
+
+
+@pytest.mark.parametrize("name", WELL)
+def test_samples_that_can_be_joined_are(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "onnxprune"):
+        assert opened(WELL[name]) == [17, 3]
+    assert not caplog.records
+
+
+def test_what_runs_neither_way_is_told_as_before() -> None:
+    with pytest.raises(InputError, match="Reshape"):
+        opened(RESHAPED.replace("{1, 8}", "{3, 9}"))
+
+
+@pytest.mark.parametrize(("text", "sizes"), [(RESHAPED, {1}), (CENTRED, {1}), (WELL["plain"], {8, 32})])
+def test_synthetic_samples_are_joined_where_that_changes_nothing(text: str, sizes: set[int]) -> None:
+    assert {len(feeds["x"]) for feeds in synthetic(model(text), 40)} == sizes
+
+
+def traced() -> onnx.ModelProto:
+    """A trained classifier as an exporter writes it that bakes its one sample into a Reshape; the axis stays free."""
+    proto = onnx.load(MODELS / "pt_resnet_bn.onnx")
+    shape = onnx.numpy_helper.from_array(np.array([1, 10]), "one_sample")
+    out = proto.graph.output[0].name
+    for node in proto.graph.node:
+        node.output[:] = ["raw" if name == out else name for name in node.output]
+    proto.graph.initializer.append(shape)
+    proto.graph.node.append(onnx.helper.make_node("Reshape", ["raw", "one_sample"], [out]))
+    return proto
+
+
+@pytest.mark.slow
+def test_a_model_that_takes_one_sample_is_calibrated(tmp_path: Path) -> None:
+    calib = np.load(MODELS / "digits_calib.npz")["input"][:40]
+    report = onnxprune.prune(traced(), ratio=0.3, calib={"input": calib}).report
+    assert report.verified and any(entry.penalty is not None for entry in report.repair)
+    onnx.save(traced(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "c.npz", input=calib)
+    command = [sys.executable, "-m", "onnxprune", "m.onnx", "--ratio", "0.3", "--calib", "c.npz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.count("one by one") == 1, done.stderr
