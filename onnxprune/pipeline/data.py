@@ -59,7 +59,7 @@ class CalibrationSplit:
         return CalibrationSplit(fit, self.held.in_batches(size) if self.held_out else fit)
 
 
-class _First:
+class FirstBatches:
     """The first batches of some samples, as often as they are asked for."""
 
     def __init__(self, samples: Samples | _Synthetic, count: int) -> None:
