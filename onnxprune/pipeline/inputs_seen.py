@@ -82,13 +82,16 @@ def inputs_seen(data: CalibrationSplit) -> dict[str, InputReport]:
 
 def training_mismatch(original: Model, data: CalibrationSplit) -> TrainingMismatch | None:
     """How far the samples are from training at the first BatchNormalization; None where none tells."""
-    nodes = [n for n in normalizations(Graph(original.proto)) if (n.x.rank or 0) > 1]
+    nodes = normalizations(Graph(original.proto))
     count = data.fit.count
     if not nodes or (count is not None and count < FEWEST):
         return None
     try:
         with StagedRun(original, FirstBatches(data.fit, ENOUGH), [[nodes[0].x.name]]) as run:
-            mean, variance = channel_statistics(run.step()[nodes[0].x.name])
+            seen = run.step()[nodes[0].x.name]
+            if any(array.ndim < 2 for array in seen):
+                return None
+            mean, variance = channel_statistics(seen)
     except CannotCut:
         return None
     trained, spread = (original.array(t).astype(np.float64) for t in (nodes[0].mean, nodes[0].variance))
