@@ -20,7 +20,15 @@ from onnxprune.errors import (
 
 if TYPE_CHECKING:
     from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, plan, prune, run, score, verify
-    from onnxprune.extensions import GroupView, cost_model, criterion, data_source, repair_method
+    from onnxprune.extensions import (
+        GroupView,
+        WeightView,
+        cost_model,
+        criterion,
+        data_source,
+        repair_method,
+        zero_criterion,
+    )
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
     from onnxprune.patterns import Pattern, pattern
@@ -52,6 +60,7 @@ __all__ = [
     "Result",
     "RunError",
     "VerificationError",
+    "WeightView",
     "analyze",
     "apply",
     "cost_model",
@@ -65,6 +74,7 @@ __all__ = [
     "run",
     "score",
     "verify",
+    "zero_criterion",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
@@ -77,12 +87,14 @@ _HOME = {
     "Refit": "onnxprune.repair.layerwise",
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
+    "WeightView": "onnxprune.extensions",
     "cost_model": "onnxprune.extensions",
     "criterion": "onnxprune.extensions",
     "data_source": "onnxprune.extensions",
     "pattern": "onnxprune.patterns",
     "repair_method": "onnxprune.extensions",
     "rule": "onnxprune.ops.registry",
+    "zero_criterion": "onnxprune.extensions",
 }
 
 

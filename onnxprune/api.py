@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from onnxprune.cost.measure import measure
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
-from onnxprune.extensions import Scorer, as_criterion
+from onnxprune.extensions import Scorer, Targets, as_criterion
 from onnxprune.importance.magnitude import Scores
 from onnxprune.model.model import load
 from onnxprune.model.sparse_initializers import densify
-from onnxprune.options import Calibration, Channels, Checks, Options, Resources, Scope
+from onnxprune.options import Calibration, Checks, Options, Resources, Scope
 from onnxprune.options import checks as checks_of
 from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, matching_names, to_proto_or_path
@@ -39,7 +39,7 @@ def prune(
     model: ModelSource,
     ratio: float | None = None,
     *,
-    target: Mapping[str, float | str] | None = None,
+    target: Targets | None = None,
     pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
     global_ranking: bool | None = None,
     importance: str | Scorer | None = None,
@@ -78,7 +78,7 @@ def prune(
         global_ranking: Rank across groups instead of within each.
         importance: A criterion by name, or a function of a group.
         min_channels: Units that every group keeps.
-        round_to: What is left of a group is rounded up to a multiple of this.
+        round_to: What layers have of the channels that are left is rounded up to a multiple of this.
         steps: Rounds of removal.
         permute: Reorder channels first, so that an N:M pattern keeps more.
         seed: Seed of anything random.
@@ -196,18 +196,16 @@ def score(
         raise InputError(f"importance {criterion.name!r} needs calibration data", "give calib=... or stats=...")
     if criterion.needs == "weights" and given:
         raise InputError(f"importance {criterion.name!r} uses no calibration data", "leave calib and stats away")
-    options = Options(
-        channels=Channels(ratio=0.0, importance=importance), calibration=calibration, resources=resources, seed=seed
-    )
+    seed, chosen = checks_of.whole("seed", seed, 0), analysis.groups if groups is None else groups
     with deterministic_run(resources.run_seconds, resources.run_memory):
-        return score_groups(analysis, analysis.groups if groups is None else groups, criterion, options)
+        return score_groups(analysis, chosen, criterion, calibration, seed=seed, memory=resources.memory)
 
 
 def plan(
     analysis: Analysis,
     ratio: float | None = None,
     *,
-    target: Mapping[str, float | str] | None = None,
+    target: Targets | None = None,
     pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
     global_ranking: bool | None = None,
     importance: str | Scorer | None = None,
@@ -243,7 +241,7 @@ def plan(
         global_ranking: Rank across groups instead of within each.
         importance: A criterion by name, or a function of a group.
         min_channels: Units that every group keeps.
-        round_to: What is left of a group is rounded up to a multiple of this.
+        round_to: What layers have of the channels that are left is rounded up to a multiple of this.
         steps: Rounds of removal.
         permute: Reorder channels first, so that an N:M pattern keeps more.
         seed: Seed of anything random.

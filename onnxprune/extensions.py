@@ -6,8 +6,8 @@ an entry point in the group named beside each registry; operator rules (`onnxpru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from onnxprune.errors import InputError, OnnxPruneError
@@ -38,7 +38,10 @@ class GroupView(Protocol):
     rng: np.random.Generator
 
     def rows(self) -> Iterator[NDArray[Any]]:
-        """What each unit owns of each weight tensor, one after the other; each of shape (units, elements a unit)."""
+        """What each unit owns of each weight tensor, one after the other; each of shape (units, elements a unit).
+
+        Elements that are not finite count as zero, here and in the sums.
+        """
         ...
 
     def sums(self, power: int) -> NDArray[np.float64]:
@@ -60,6 +63,24 @@ units that are removed only when no others are left."""
 
 
 @dataclass(frozen=True)
+class WeightView:
+    """What a criterion of zeros is given of one weight.
+
+    Attributes:
+        values: The weight, dequantized; of any shape. For a criterion that needs moments (groups, outputs, inputs).
+        input_rms: Root mean square of the inputs that the elements are multiplied with; broadcastable to the shape of
+            `values`. None for a criterion that needs weights only.
+    """
+
+    values: NDArray[Any]
+    input_rms: NDArray[np.float64] | None
+
+
+ElementScorer = Callable[[Any], Any]
+"""From a `WeightView` to the importance of each element: shape of its `values`, the least important lowest."""
+
+
+@dataclass(frozen=True)
 class Criterion:
     """Ranks the units of groups, or the elements of weights.
 
@@ -70,8 +91,10 @@ class Criterion:
         scale: How scores compare across groups: divided by the mean of each group, left as they are, or standardised in
             each group.
         zeros: Whether it can choose zeros as well.
-        sequential: Whether the score of a unit depends on those that went before: `function` is not asked, the units
-            are removed one after the other (`importance.obs`).
+        sequential: Whether the score of a unit depends on those that were removed before: `function` is not called, the
+            units are removed one after the other (`importance.obs`).
+        elements: Scores the elements of a weight, where zeros are chosen by something else than magnitude or the
+            package's own solvers.
     """
 
     name: str
@@ -80,6 +103,7 @@ class Criterion:
     scale: Scale = "mean"
     zeros: bool = False
     sequential: bool = False
+    elements: ElementScorer | None = None
 
     @property
     def channels(self) -> bool:
@@ -89,12 +113,12 @@ class Criterion:
 
 @dataclass(frozen=True)
 class RepairMethod:
-    """Refits what is left after channels went.
+    """Refits the layers that remain after the removal of channels.
 
     Attributes:
         name: Name for ``--repair``.
         function: Changes ``job.pruned`` in place and returns what it did to each layer (`repair.layerwise.Refit`); None
-            for the package's own, which `pipeline.repair` carries out.
+            for the package's own, which `pipeline.refit` carries out.
         needs_data: Whether it takes calibration data.
     """
 
@@ -106,8 +130,25 @@ class RepairMethod:
 CostFactory = Callable[[Any, Any, Any], Any]
 """From the analysis' coupling, its groups and the static shapes of values to a cost: an object with ``left(removed)``,
 the cost once so many units of each group are removed, and ``saving(removed, group, more)``, what `more` of one save."""
+Limit = float | str
+Targets = Mapping[str, Limit] | Mapping[CostFactory, Limit] | Mapping[str | CostFactory, Limit]
+"""What may be left of costs, by name or by factory."""
 Opener = Callable[[str], Any]
 """From what follows ``NAME:`` to calibration data in any form that ``calib`` takes."""
+
+
+@dataclass(frozen=True)
+class NamedCost:
+    """A cost that a target limits.
+
+    Attributes:
+        name: Its name in reports.
+        factory: What makes it; None for a cost that the package counts itself.
+    """
+
+    name: str
+    factory: CostFactory | None
+
 
 criteria: Registry[Criterion] = Registry(
     "importance", entry_points="onnxprune.criteria", home="onnxprune.importance.criteria"
@@ -146,18 +187,52 @@ def criterion(name: str, *, needs: Needs = "weights", scale: Scale = "mean") -> 
         needs: ``moments`` for a function that asks for `GroupView.consumers`, which takes calibration data.
         scale: See `Criterion`.
     """
+    _check_scoring(needs, scale)
+
+    def register(function: Function) -> Function:
+        _check_new("importance", name, function)
+        known = criteria.get(name) if name in criteria else None
+        elements = known.elements if known is not None and not known.channels and known.needs == needs else None
+        criteria.add(name, Criterion(name, function, needs, scale, zeros=elements is not None, elements=elements))
+        return function
+
+    return register
+
+
+def zero_criterion(name: str, *, needs: Needs = "weights") -> Callable[[Function], Function]:
+    """Registers a function that scores the elements of a weight, for a pattern of zeros with ``importance=NAME``.
+
+    The function is given a `WeightView` and returns scores of its shape, the least important lowest. A criterion of
+    units that was registered under the same name (`criterion`) still ranks channels.
+
+    Args:
+        name: The name.
+        needs: ``moments`` for a function that reads `WeightView.input_rms`, which takes calibration data. Weights
+            without moments, say of recurrent layers, are then ranked by magnitude.
+    """
+    _check_scoring(needs)
+
+    def register(function: Function) -> Function:
+        own = [n for n in criteria.names() if criteria.get(n).zeros and criteria.get(n).elements is None]
+        _check_new("importance", name, function, own)
+        units = criteria.get(name) if name in criteria else None
+        if units is None or not units.channels:
+            criteria.add(name, Criterion(name, None, needs, zeros=True, elements=function))
+        elif units.needs != needs:
+            raise InputError(f"importance {name!r} needs {units.needs} for channels, and would need {needs} for zeros")
+        else:
+            criteria.add(name, replace(units, zeros=True, elements=function))
+        return function
+
+    return register
+
+
+def _check_scoring(needs: object, scale: object = "mean") -> None:
     if needs not in ("weights", "moments") or scale not in ("mean", "none", "standard"):
         raise InputError(
             f"a criterion needs 'weights' or 'moments', and is scaled by 'mean', 'none' or 'standard', "
             f"not {needs!r} and {scale!r}"
         )
-
-    def register(function: Function) -> Function:
-        _check_new("importance", name, function)
-        criteria.add(name, Criterion(name, function, needs, scale))
-        return function
-
-    return register
 
 
 def repair_method(name: str, *, needs_data: bool = False) -> Callable[[Function], Function]:
@@ -180,7 +255,10 @@ def repair_method(name: str, *, needs_data: bool = False) -> Callable[[Function]
 
 
 def cost_model(name: str) -> Callable[[Function], Function]:
-    """Registers a factory of costs (`CostFactory`), for ``target={NAME: 0.5}`` and ``--target NAME=0.5``."""
+    """Registers a factory of costs (`CostFactory`), for ``target={NAME: 0.5}`` and ``--target NAME=0.5``.
+
+    ``target={FACTORY: 0.5}`` means the same in Python, and takes a factory that is not registered too.
+    """
 
     def register(function: Function) -> Function:
         _check_new("target", name, function, OWN_COSTS)
@@ -211,14 +289,37 @@ def as_criterion(importance: str | Scorer) -> Criterion:
         return criteria.get(importance)
     if callable(importance):
         for name in criteria.names():
-            if criteria.get(name).function is importance:
+            if importance in (criteria.get(name).function, criteria.get(name).elements):
                 return criteria.get(name)
-        return Criterion(getattr(importance, "__name__", type(importance).__name__), importance)
+        return Criterion(_name_of(importance), importance)
     raise InputError(f"importance must be a name or a function, not {importance!r}")
 
 
+def as_cost(cost: str | CostFactory) -> NamedCost:
+    """The cost of a name; of a factory, the one that it is registered as, else one with the factory's name.
+
+    Raises:
+        InputError: The name is unknown, or that of an unregistered factory means another cost; or it is neither.
+    """
+    if isinstance(cost, str):
+        return NamedCost(cost, costs.get(cost))
+    if not callable(cost):
+        raise InputError(f"a target must be of a cost's name or factory, not {cost!r}"[:200])
+    for known in costs.names():
+        if costs.get(known) is cost:
+            return NamedCost(known, cost)
+    name = _name_of(cost)
+    if name in costs:
+        raise InputError(f"the name of cost {name!r} is that of another", "register it with onnxprune.cost_model(NAME)")
+    return NamedCost(name, cost)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
 def call(kind: str, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function that was added from outside, so that a fault in it is told as its own.
+    """Calls a function that was added from outside, so that a fault in it is reported as its own.
 
     Args:
         kind: What was added, for the message.

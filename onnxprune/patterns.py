@@ -36,8 +36,8 @@ class Pattern(ABC):
     of shape (before, inputs, after), ``layout.matrices(array)`` one of shape (..., outputs, inputs).
 
     Attributes:
-        share: Share of the elements that become zero; None where nothing says so yet, or the pattern itself does.
-        takes_share: Whether a share says how much. A pattern without is *local*: it takes as much of every group of
+        share: Share of the elements that become zero; None where it is not given yet, or follows from the pattern.
+        takes_share: Whether the pattern has a share. A pattern without is *local*: it takes as much of every group of
             `width` neighbouring inputs of an output.
         elementwise: Whether any element may be taken by itself, so that no layout is needed.
         by_columns: Whether whole groups of `width` inputs can be chosen from by themselves, apart from all others.
@@ -72,7 +72,7 @@ class Pattern(ABC):
         """The pattern that a text stands for, ``=SHARE`` left away; None where it is another pattern's.
 
         Raises:
-            InputError: It is this pattern's, but says something impossible.
+            InputError: It is a text of this pattern with impossible numbers.
         """
 
     @abstractmethod
@@ -148,7 +148,7 @@ def parse(text: str) -> Pattern:
 
 
 def complete(given: str | Pattern) -> Pattern:
-    """A pattern, or the one of a text, that says how much becomes zero.
+    """A pattern with a known share of zeros, from a pattern or its text.
 
     Raises:
         InputError: It does not, or it is no pattern.
@@ -166,7 +166,7 @@ def read(given: str | Pattern | Iterable[str | Pattern], ratio: float | None) ->
 
     Args:
         given: ``channels``, a pattern of zeros, or both.
-        ratio: The ratio, which says how many channels go, or, where no channels do, how many elements or blocks.
+        ratio: The share of channels to remove, or, where no channels are removed, of elements or blocks.
 
     Raises:
         InputError: One is no pattern, or the patterns and the ratio contradict each other.

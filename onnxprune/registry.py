@@ -76,7 +76,7 @@ class Registry(Generic[Entry]):
 
 
 def load_home(module: str) -> None:
-    """Imports the module with the package's own entries, once: it lies above those that ask for entries."""
+    """Imports the module with the package's own entries, once: it is above the modules that look entries up."""
     with _lock:
         if module not in _loaded:
             _loaded.add(module)

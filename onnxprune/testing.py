@@ -26,6 +26,7 @@ from onnxprune.edit.resize import KeptLengths
 from onnxprune.edit.slicing import Removal, apply_edits, constant_edits
 from onnxprune.errors import InputError, PlanError, VerificationError
 from onnxprune.graph.graph import Value
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 from onnxprune.options import checks
@@ -184,7 +185,7 @@ def mask(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> onnx.M
         off = np.zeros(array.shape, dtype=bool)
         for axis, indices in removal.items():
             np.moveaxis(off, axis, 0)[list(indices)] = True
-        if any(node.op_type in ("Div", "Mod") and i == 1 for node, i in value.consumers):
+        if any(i == operator_of(node).divisor for node, i in value.consumers):
             return np.where(off, np.ones((), array.dtype), array)
         return sparsity.with_zeros(model, coupling, value, array, off)
 

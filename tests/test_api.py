@@ -214,7 +214,7 @@ def test_stage_by_stage_is_prune() -> None:
     by_plan = onnxprune.apply(onnxprune.Plan.from_json(whole.plan.to_json()), model)
     assert by_plan.proto == whole.proto
     groups = [g for g in analysis.groups if str(g.grade) == "exact"]
-    counts = uniform(groups, 0.5, Limits())
+    counts = uniform(groups, 0.5, [Limits()] * len(groups))
     gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
     for g, scores, count in zip(groups, onnxprune.score(analysis, groups=groups), counts, strict=True):
         gone[g.channels[weakest(scores, count)]] = True

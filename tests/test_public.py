@@ -22,6 +22,7 @@ from tests.support.commands import tiny
 HOMES = {
     "Analysis": "onnxprune.pipeline.analysis",
     "GroupView": "onnxprune.extensions",
+    "WeightView": "onnxprune.extensions",
     "Options": "onnxprune.options.options",
     "Pattern": "onnxprune.patterns",
     "Plan": "onnxprune.planning.plan",
@@ -30,7 +31,9 @@ HOMES = {
     "Report": "onnxprune.report.report",
     "Result": "onnxprune.pipeline.result",
     **dict.fromkeys(["analyze", "apply", "plan", "prune", "run", "score", "verify"], "onnxprune.api"),
-    **dict.fromkeys(["cost_model", "criterion", "data_source", "repair_method"], "onnxprune.extensions"),
+    **dict.fromkeys(
+        ["cost_model", "criterion", "data_source", "repair_method", "zero_criterion"], "onnxprune.extensions"
+    ),
     "pattern": "onnxprune.patterns",
     **{name: "onnxprune.errors" for name, kind in vars(errors).items() if isinstance(kind, type)},
 }

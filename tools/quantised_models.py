@@ -24,44 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from onnxprune.runtime.sample_inputs import sample_inputs
 from tests.support.fused_models import by_hand
-from tests.support.quantised_models import VARIANTS, Maker, dynamic, fused
+from tests.support.quantised_models import CONVOLUTIONS, MATRICES, VARIANTS, Maker, dynamic, fused
 from tools.prune_real import prune, show
 
 ROOT = Path(__file__).resolve().parents[1]
-CONVOLUTIONS = [
-    "qdq",
-    "qdq-channel",
-    "qdq-s8",
-    "qdq-u8",
-    "qoperator",
-    "qoperator-channel",
-    "qoperator-u8",
-    "dynamic-u8",
-    "float16",
-    "bfloat16",
-    "float8",
-    "basic",
-    "extended",
-    "all",
-]
-MATRICES = [
-    "qdq",
-    "qdq-channel",
-    "qoperator-channel",
-    "dynamic",
-    "dynamic-channel",
-    "dynamic-u8",
-    "float16",
-    "bfloat16",
-    "float8",
-    "nbits",
-    "nbits-points",
-    "blocked-int8",
-    "blocked-int4",
-    "basic",
-    "extended",
-    "all",
-]
 OWN = {
     "pt_resnet_bn": CONVOLUTIONS,
     "pt_resnet_folded": CONVOLUTIONS,

@@ -44,8 +44,10 @@ class Allocation:
     left: list[float]
 
 
-def allocate(curves: Sequence[Curve], units: Sequence[int], targets: Sequence[Target], limits: Limits) -> Allocation:
-    """Least summed damage that meets every target, to within one unit (or one multiple of `limits.round_to`).
+def allocate(
+    curves: Sequence[Curve], units: Sequence[int], targets: Sequence[Target], limits: Sequence[Limits]
+) -> Allocation:
+    """Least summed damage that meets every target, to within one unit (or one that `limits` allow).
 
     Args:
         curves: Damage curve of each group; its length bounds how many units may be removed.
@@ -53,7 +55,7 @@ def allocate(curves: Sequence[Curve], units: Sequence[int], targets: Sequence[Ta
         targets: What must be met.
         limits: What each group keeps.
     """
-    paths = [_steps(curve, n, limits) for curve, n in zip(curves, units, strict=True)]
+    paths = [_steps(curve, n, held) for curve, n, held in zip(curves, units, limits, strict=True)]
     removed = np.zeros(len(units), dtype=np.int64)
     at = [0] * len(units)
     while short := _missed(targets, removed):
@@ -123,5 +125,5 @@ def _saving(targets: Sequence[Target], removed: NDArray[np.int64], group: int, m
 
 
 def _steps(curve: Curve, units: int, limits: Limits) -> list[int]:
-    """Counts of removed units at which a group may stop: multiples of the rounding."""
+    """Counts of removed units at which a group may stop."""
     return sorted({units - limits.kept(units, k) for k in range(len(curve))} & set(range(len(curve))) | {0})

@@ -14,29 +14,66 @@ from onnxprune.importance.magnitude import Scores
 
 
 @dataclass(frozen=True)
+class Width:
+    """How many channels a layer has, given how many units of a group are kept: ``units * per_unit + rest``.
+
+    Attributes:
+        per_unit: Channels that one unit is.
+        rest: Channels that belong to no group that may shrink.
+    """
+
+    per_unit: int = 1
+    rest: int = 0
+
+    def divides(self, round_to: int, units: int) -> bool:
+        """Whether so many units make a width that is a multiple."""
+        return (units * self.per_unit + self.rest) % round_to == 0
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a group must keep.
 
     Attributes:
         min_channels: At least so many units.
-        round_to: A multiple of this many, rounded up.
+        round_to: So many that the widths are multiples of this; all of them where no other count is.
+        widths: Widths of the layers that read or write the group; by default its units.
     """
 
     min_channels: int = 1
     round_to: int = 1
+    widths: tuple[Width, ...] = (Width(),)
 
     def kept(self, units: int, remove: int) -> int:
-        """Units that are kept when the removal of `remove` of `units` is asked for."""
+        """Units that are kept when `remove` of `units` are to be removed."""
         keep = max(units - remove, min(self.min_channels, units))
-        return min(units, -(-keep // self.round_to) * self.round_to)
+        if self.round_to == 1:
+            return keep
+        widths = self._satisfiable
+        fitting = (n for n in range(keep, min(units, keep + self.round_to)) if _multiples(widths, self.round_to, n))
+        return next(fitting, units)
+
+    @property
+    def _satisfiable(self) -> tuple[Width, ...]:
+        """The widths that one count makes multiples; without the rests of those where none does.
+
+        A concatenation that holds three pinned channels and a group whose own layer is a multiple cannot be one, say.
+        """
+        if any(_multiples(self.widths, self.round_to, n) for n in range(self.round_to)):
+            return self.widths
+        return tuple(Width(w.per_unit) for w in self.widths)
 
 
-def uniform(groups: Sequence[Group], ratio: float, limits: Limits) -> list[int]:
+def _multiples(widths: Sequence[Width], round_to: int, units: int) -> bool:
+    return all(width.divides(round_to, units) for width in widths)
+
+
+def uniform(groups: Sequence[Group], ratio: float, limits: Sequence[Limits]) -> list[int]:
     """Units to remove from each group: ``floor(ratio * n)`` of n."""
-    return [g.units - limits.kept(g.units, share(ratio, g.units)) for g in groups]
+    return [g.units - held.kept(g.units, share(ratio, g.units)) for g, held in zip(groups, limits, strict=True)]
 
 
-def ranked(groups: Sequence[Group], scores: Sequence[Scores], ratio: float, limits: Limits) -> list[int]:
+def ranked(groups: Sequence[Group], scores: Sequence[Scores], ratio: float, limits: Sequence[Limits]) -> list[int]:
     """Units to remove from each group when the lowest ``floor(ratio * n)`` of all n are to be removed.
 
     What `limits` keep in one group is compensated by the next lowest of the others.
@@ -44,7 +81,7 @@ def ranked(groups: Sequence[Group], scores: Sequence[Scores], ratio: float, limi
     target = share(ratio, sum(g.units for g in groups))
     owner = np.repeat(np.arange(len(groups)), [g.units for g in groups])
     order = np.argsort(np.concatenate(scores), kind="stable") if len(groups) else np.empty(0, np.int64)
-    room = [g.units - limits.kept(g.units, g.units) for g in groups]
+    room = [g.units - held.kept(g.units, g.units) for g, held in zip(groups, limits, strict=True)]
     removed = [0] * len(groups)
     for i in owner[order]:
         if target == 0:
@@ -52,7 +89,7 @@ def ranked(groups: Sequence[Group], scores: Sequence[Scores], ratio: float, limi
         if removed[i] < room[i]:
             removed[i] += 1
             target -= 1
-    return [g.units - limits.kept(g.units, n) for g, n in zip(groups, removed, strict=True)]
+    return [g.units - held.kept(g.units, n) for g, n, held in zip(groups, removed, limits, strict=True)]
 
 
 def weakest(scores: Scores, count: int) -> NDArray[np.int64]:

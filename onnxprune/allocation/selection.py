@@ -1,4 +1,4 @@
-"""Which units go: by a ratio, or by a budget at the least predicted damage."""
+"""Selects the units to remove: by a ratio, or by a budget at the least predicted damage."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from onnxprune._text import amount
 from onnxprune.allocation import budget
 from onnxprune.allocation.budget import Target
-from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
+from onnxprune.allocation.counts import ranked, uniform, weakest
+from onnxprune.allocation.widths import limits_of
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import predicted, totals
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
+from onnxprune.extensions import CostFactory, Limit
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.options import Channels
@@ -31,7 +33,7 @@ class Selection:
     Attributes:
         removed: Boolean per channel id, True for what is removed.
         entries: What plan and report say of each group.
-        targets: What was asked of each cost, what is left of it, and whether that is enough.
+        targets: Requested and remaining amount of each cost, and whether the target is met.
     """
 
     removed: NDArray[np.bool_]
@@ -46,7 +48,7 @@ def nothing(coupling: Coupling) -> Selection:
 
 def by_ratio(coupling: Coupling, groups: Sequence[Group], scores: Sequence[Scores], options: Channels) -> Selection:
     """The weakest units of some groups, as many as the ratio asks for."""
-    limits = Limits(options.min_channels, options.round_to)
+    limits = limits_of(groups, options.min_channels, options.round_to)
     assert options.ratio is not None
     counts = (
         ranked(groups, scores, options.ratio, limits)
@@ -65,10 +67,10 @@ def by_budget(
     input_shapes: Mapping[str, Sequence[int]],
 ) -> Selection:
     """The units whose removal meets every target at the least summed damage."""
-    models = {name: predicted(name, coupling, groups, before, input_shapes) for name in options.target}
-    whole = totals(options.target, coupling, before, input_shapes)
-    asked = {name: _limit(name, text, whole[name]) for name, text in options.target.items()}
-    limits = Limits(options.min_channels, options.round_to)
+    models = {cost.name: predicted(cost, coupling, groups, before, input_shapes) for cost in options.costs}
+    whole = totals(options.costs, coupling, before, input_shapes)
+    asked = {name: _limit(name, text, whole[name]) for name, text in options.limits.items()}
+    limits = limits_of(groups, options.min_channels, options.round_to)
     found = budget.allocate(
         [c.loss for c in curves],
         [g.units for g in groups],
@@ -99,10 +101,10 @@ def intermediate_target(options: Channels, whole: Mapping[str, float | None], sh
     """
     if options.ratio is not None:
         return replace(options, ratio=1 - (1 - options.ratio) ** share)
-    target = {}
-    for name, text in options.target.items():
-        total = float(whole[name] or 0)
-        target[name] = total * min(_limit(name, text, whole[name]) / max(total, 1.0), 1.0) ** share
+    target: dict[str | CostFactory, Limit] = {}
+    for key, cost, text in zip(options.target, options.costs, options.target.values(), strict=True):
+        total = float(whole[cost.name] or 0)
+        target[key] = total * min(_limit(cost.name, text, whole[cost.name]) / max(total, 1.0), 1.0) ** share
     return replace(options, target=target)
 
 
@@ -123,7 +125,7 @@ def _taken(
 
 
 def scores_of(curve: Curve, units: int) -> Scores:
-    """Importance of each unit by its place on the curve: what its removal adds; those that never go come last."""
+    """Importance of each unit: the loss that its removal adds to the curve; units that are never removed rank last."""
     steps = np.diff(curve.loss)
     ceiling = float(steps.max(initial=0.0)) + 1.0
     scores = np.full(units, ceiling)

@@ -31,7 +31,7 @@ def apply(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Takes from a model what a plan says: from the one that it was made for, or another checkpoint of it."""
+    """Applies a plan to the model that it was made for, or to another checkpoint of it."""
     shapes = parsing.shapes(input_shape)
     path = target(model, output, plan, force=force)
     written = read_plan(plan)

@@ -46,7 +46,7 @@ def load_recipe(ctx: click.Context, param: click.Parameter, path: str | None) ->
 
 
 def files_read(ctx: click.Context) -> list[str]:
-    """Files that a run reads besides the model, as far as their names tell: they are never changed."""
+    """Files that a run reads besides the model, as far as the options name them: they are never changed."""
     calib = (ctx.params["calib"] or "").split(",")[0]
     return [name for name in (calib, ctx.params["stats"], ctx.meta.get(__name__)) if name]
 

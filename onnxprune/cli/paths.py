@@ -20,11 +20,11 @@ def target(model: str, output: str | None, *others: str, force: bool, kind: str 
         model: The input.
         output: The file that was named, if one was.
         *others: Further files that are read.
-        force: Whether a file that nobody named may be replaced.
+        force: Whether a file may be replaced that has a default name.
         kind: What stands for ``pruned`` in its name.
 
     Raises:
-        InputError: The folder does not exist, the file is no file or the input, or it exists and nobody allowed
+        InputError: The folder does not exist, the file is no file or the input, or it exists and `force` does not allow
             replacing it.
     """
     path = Path(output) if output is not None else default_target(model, kind)

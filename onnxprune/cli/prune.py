@@ -76,7 +76,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 )
 @option(AMOUNT, "--min-channels", type=int, default=1, metavar="N", help="Channels that every group keeps  [1]")
 @option(
-    AMOUNT, "--round-to", type=int, default=1, metavar="N", help="Keep multiples of N; 1 until latency is measured  [1]"
+    AMOUNT, "--round-to", type=int, default=1, metavar="N", help="Keep widths of layers that are multiples of N  [1]"
 )
 @option(
     WHICH,

@@ -45,19 +45,28 @@ def macs_from_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]
     Returns:
         The sum, or None where a shape that it needs is missing.
     """
+    found = macs_of_nodes(proto, shapes)
+    return None if found is None else round(sum(found.values()))
+
+
+def macs_of_nodes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, float] | None:
+    """The same by the first output of each node that counts."""
     graph = graph_with_shapes(_heavy_part(proto), shapes)
-    total = 0.0
+    counted: dict[str, float] = {}
     for node in graph.main.nodes:
         found = terms(node)
         if found is None:
             return None
+        total = 0.0
         for factor, axes in found:
             for axis in axes:
                 if axis.length is None or axis.length < 0:  # below zero: the inputs are too short to run
                     return None
                 factor *= axis.length
             total += factor
-    return round(total)
+        name = next(filter(None, node.proto.output), "")
+        counted[name] = counted.get(name, 0.0) + total
+    return counted
 
 
 def graph_with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Graph:

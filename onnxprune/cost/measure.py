@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import helper, shape_inference
 
-from onnxprune.cost.macs import Shape, macs_from_shapes
+from onnxprune.cost.macs import Shape, macs_from_shapes, macs_of_nodes
 from onnxprune.cost.trace import sampled_shapes
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import IR_VERSION, infer
+from onnxprune.layers.find import linear_layers
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
@@ -55,8 +56,8 @@ def measure(
         model: The model.
         input_shapes: Shapes of graph inputs to count MACs for; free axes of the others get the sizes that
             `sample_inputs` gives them, a batch of 1 among them.
-        shapes: Shapes of values by name, say from a run, for those that inference cannot tell.
-        run: Whether to run the model once on sample inputs where inference does not tell enough to count MACs.
+        shapes: Shapes of values by name, say from a run, for those that inference does not know.
+        run: Whether to run the model once on sample inputs where inference knows too little to count MACs.
 
     Raises:
         InputError: A given input shape does not fit the model.
@@ -68,15 +69,33 @@ def measure(
     return Cost(parameters(model.proto), macs, model.nbytes, known)
 
 
+def mainly_convolutions(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> bool:
+    """Whether most of a model's multiply-accumulates are those of convolutions that can be refitted.
+
+    Args:
+        model: The model.
+        input_shapes: Shapes of graph inputs to count at. Where MACs cannot be counted, layers are.
+    """
+    layers = linear_layers(Graph(model.proto))
+    names = {layer.name for layer in layers if layer.kind.startswith("conv")}
+    if not names:
+        return False
+    slim, known, macs = _counted(model, input_shapes, None)
+    by_node = macs_of_nodes(slim, known) if macs else None
+    if by_node is None:
+        return 2 * len(names) > len(layers)
+    return 2 * sum(by_node.get(name, 0.0) for name in names) > sum(by_node.values())
+
+
 def counted_shapes(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
-    """Concrete shapes of the main graph's values, as far as MACs need them and inference tells them; see `measure`."""
+    """Concrete shapes of the main graph's values, as far as MACs need them and inference knows them; see `measure`."""
     return _counted(model, input_shapes, None)[1]
 
 
 def _counted(
     model: Model, input_shapes: Mapping[str, Sequence[int]] | None, given: Mapping[str, Sequence[int]] | None
 ) -> tuple[onnx.ModelProto, dict[str, Shape], int | None]:
-    """The skeleton that is counted, shapes of its values, and its MACs as far as these tell."""
+    """The skeleton that is counted, shapes of its values, and its MACs, None where the shapes are not enough."""
     slim, told = inlined_skeleton(model.proto), {k: tuple(v) for k, v in (given or {}).items()}
     first, *others = _dims_to_try(slim, input_shapes)
     known = static_shapes(slim, first) | told
@@ -172,7 +191,7 @@ def _with_inputs(slim: onnx.ModelProto, dims: Mapping[str, Shape]) -> onnx.Model
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
-    """What onnx's shape inference finds out; nothing where it fails altogether."""
+    """Shapes by onnx's shape inference; none where it fails altogether."""
     try:
         graph = shape_inference.infer_shapes(model, data_prop=True).graph
     except (shape_inference.InferenceError, ValueError, RuntimeError):

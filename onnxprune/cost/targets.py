@@ -1,6 +1,6 @@
-"""Costs by the names that targets have: parameters, MACs, bytes, and those that were registered.
+"""Costs that targets limit: parameters, MACs, bytes, and those that were added.
 
-A registered cost is a factory (`extensions.cost_model`): given the analysis of a model it returns a `CostModel`. On the
+An added cost is a factory (`extensions.cost_model`): given the analysis of a model it returns a `CostModel`. On the
 original it predicts what is left; on the analysis of the result, with nothing removed, the same factory measures it.
 """
 
@@ -18,6 +18,7 @@ from onnxprune.cost.measure import Cost, counted_shapes
 from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
+from onnxprune.extensions import CostFactory, NamedCost
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model
 
@@ -25,12 +26,12 @@ InputShapes = Mapping[str, Sequence[int]]
 
 
 def predicted(
-    name: str, coupling: Coupling, groups: Sequence[Group], before: Cost, input_shapes: InputShapes
+    cost: NamedCost, coupling: Coupling, groups: Sequence[Group], before: Cost, input_shapes: InputShapes
 ) -> CostModel:
-    """The cost of a name as a function of what is removed from a model.
+    """A cost as a function of what is removed from a model.
 
     Args:
-        name: Name of the cost.
+        cost: The cost.
         coupling: The analysis of the model.
         groups: The groups that may shrink.
         before: What was counted of the model.
@@ -39,13 +40,13 @@ def predicted(
     Raises:
         InputError: The cost cannot be counted, or the factory returns no cost.
     """
-    if name == "params":
+    if cost.name == "params":
         return parameters(coupling, groups)
-    if name == "bytes":
+    if cost.name == "bytes":
         return nbytes(coupling, groups, before.bytes)
     shapes = counted_shapes(Model(coupling.graph.proto), input_shapes) | dict(before.shapes)
-    if name != "macs":
-        return _registered(name, coupling, groups, shapes)
+    if cost.factory is not None:
+        return _registered(cost.name, cost.factory, coupling, groups, shapes)
     try:
         if before.macs:
             return macs(coupling, groups, shapes)
@@ -54,40 +55,40 @@ def predicted(
     raise InputError("the model's MACs cannot be counted", "give --input-shape, or a target for params or bytes")
 
 
-def measured(name: str, model: Model, counted: Cost, input_shapes: InputShapes) -> float | None:
-    """The cost of a name of a model as it is; None where it cannot be counted.
+def measured(cost: NamedCost, model: Model, counted: Cost, input_shapes: InputShapes) -> float | None:
+    """A cost of a model as it is; None where it cannot be counted.
 
     Args:
-        name: Name of the cost.
+        cost: The cost.
         model: The model.
         counted: What was counted of it.
         input_shapes: Shapes of graph inputs.
     """
     known = {"params": counted.params, "macs": counted.macs, "bytes": counted.bytes}
-    if name in known:
-        return known[name]
+    if cost.factory is None:
+        return known[cost.name]
     graph = Graph(model.copy().proto)
     shapes = counted_shapes(model, input_shapes) | dict(counted.shapes)
-    return _registered(name, analyze(graph), [], shapes).left(np.zeros(0, dtype=np.int64))
+    return _registered(cost.name, cost.factory, analyze(graph), [], shapes).left(np.zeros(0, dtype=np.int64))
 
 
 def totals(
-    names: Iterable[str], coupling: Coupling, before: Cost, input_shapes: InputShapes
+    costs: Iterable[NamedCost], coupling: Coupling, before: Cost, input_shapes: InputShapes
 ) -> dict[str, float | None]:
-    """The costs of some names before anything is removed; None for what cannot be counted."""
+    """Some costs, by name, before anything is removed; None for what cannot be counted."""
     counted = {"params": before.params, "macs": before.macs, "bytes": before.bytes}
     nothing = np.zeros(0, dtype=np.int64)
     return {
-        name: counted[name] if name in counted else predicted(name, coupling, [], before, input_shapes).left(nothing)
-        for name in names
+        cost.name: counted[cost.name]
+        if cost.factory is None
+        else predicted(cost, coupling, [], before, input_shapes).left(nothing)
+        for cost in costs
     }
 
 
 def _registered(
-    name: str, coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]
+    name: str, factory: CostFactory, coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]
 ) -> CostModel:
-    factory = extensions.costs.get(name)
-    assert factory is not None, "the package's own are counted above"
     made = extensions.call("cost", name, factory, coupling, groups, shapes)
     if not callable(getattr(made, "left", None)) or not callable(getattr(made, "saving", None)):
         raise InputError(f"cost {name!r} must return an object with left and saving, not {made!r}"[:200])

@@ -1,4 +1,4 @@
-"""Shapes of intermediate values from one run, where static inference cannot tell them."""
+"""Shapes of intermediate values from one run, where static inference does not know them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def decide(
         choices: The open choices.
         classes: Axis classes and their elements.
         links: Ties between single indices that hold in any case; the links of what is taken are appended.
-        barred: Boolean per element, True where it may not be removed; what decisions pin is set in place.
+        barred: Boolean per element, True where it may not be removed; elements that decisions pin are set in place.
         batch_axes: Axes that products between activations run over as batches (heads).
         prefer_heads: Whether those come first, or last.
     """

@@ -21,6 +21,7 @@ from onnxprune.coupling.constant_cuts import ConstantCut
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Axis, Graph, Node, Value
+from onnxprune.graph.operators import operator_of
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops import registry
@@ -228,7 +229,7 @@ def _pin_returned_shapes(graph: Graph, ties: Ties) -> None:
         for source in value.producer.inputs:
             if source is None:
                 continue
-            if value.producer.op_type in ("Shape", "Size"):
+            if operator_of(value.producer).reads_lengths:
                 for axis in source.axes():
                     ties.pins.append((axis, None, "the graph returns its length"))
             elif source in ties.data:

@@ -40,11 +40,11 @@ class Slices:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Channels that live or die alike.
+    """Channels with the same memberships, of which each can be removed by itself.
 
     Attributes:
         name: ``CONSTANT:AXIS`` of the first weight that the group slices.
-        channels: Component of each unit, in order of their place on the first axis.
+        channels: Component of each unit, in the order of their indices on the first axis.
         grade: What removal means.
         reasons: Why it is not exact, at most `MAX_REASONS`.
         slices: Every constant that the group slices.
@@ -136,7 +136,7 @@ def _alike(class_of: Index, starts: Index, grades: NDArray[np.int8]) -> list[Ind
 def _weights_by_class(coupling: Channels) -> dict[int, list[tuple[Value, int]]]:
     found: dict[int, list[tuple[Value, int]]] = {}
     for value in coupling.graph.constants():
-        for axis in value.axes() if value.consumers else []:  # what nobody reads is no channel of anything
+        for axis in value.axes() if value.consumers else []:  # a constant without readers has no channels
             found.setdefault(int(coupling.classes.of[axis.id]), []).append((value, axis.position))
     return found
 

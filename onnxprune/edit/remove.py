@@ -19,6 +19,7 @@ from onnxprune.edit.resize import Entries, KeptLengths, NodeEdits
 from onnxprune.edit.slicing import Removal, add_constant, apply_edits, constant_edits, node_index
 from onnxprune.graph.contents import Data, known
 from onnxprune.graph.graph import Node, Scope, Value
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
 
@@ -107,7 +108,11 @@ class _Patch:
     def _set_computed(self, node: Node, i: int, value: Value, entries: Entries) -> None:
         """Replaces a computed shape, or some of its entries, if its new value is not the required one."""
         now = self.changes.now.get(value)
-        if now is not None and now.size == len(entries) and _matches(now, entries, infers=node.op_type == "Reshape"):
+        if (
+            now is not None
+            and now.size == len(entries)
+            and _matches(now, entries, infers=operator_of(node).infers_length)
+        ):
             return
         then = self.coupling.data.get(value)
         then = None if then is None else self.lengths.surviving(value, then)

@@ -118,9 +118,7 @@ class NodeEdits:
             if same(then, now):
                 continue
             for node, i in value.consumers:
-                propagated = node.op_type != "If" and any(
-                    out in coupling.data for out in node.outputs if out is not None
-                )
+                propagated = not node.bodies and any(out in coupling.data for out in node.outputs if out is not None)
                 if (node, i) not in self.inputs and not propagated:
                     self.inputs[node, i] = [None if isinstance(e, Unknown) else e for e in then.flat]
 

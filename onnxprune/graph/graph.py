@@ -15,16 +15,11 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.topology import topological_order
 
 Dim = int | str | None
 """Length of an axis: a number, the name of a free dimension, or not known."""
-
-RANDOM = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-)
-"""Operators whose result differs from run to run."""
-_READS_PARTS = {"Slice", "Split", "Gather", "GatherElements", "GatherND", "Shape"}
 
 
 class Axis(NamedTuple):
@@ -40,8 +35,11 @@ class Axis(NamedTuple):
 
     @property
     def length(self) -> int | None:
-        """Static length, None where it is free or unknown."""
-        n = (self.value.shape or [])[self.position]
+        """Static length, None where it is free or unknown; raises LookupError where the value has no such axis."""
+        shape = self.value.shape or []
+        if not 0 <= self.position < len(shape):
+            raise LookupError(f"{self.value.key} has no axis {self.position}")
+        n = shape[self.position]
         return n if isinstance(n, int) else None
 
     def __str__(self) -> str:
@@ -214,11 +212,10 @@ class Graph:
         found: dict[Node, None] = {}
         for node in self.nodes:
             sources = [v for v in node.inputs if v is not None]
-            varies = node.op_type in RANDOM or node.op_type == "Dropout"  # which may be in training
             if (
                 sources
                 and not node.bodies
-                and not varies
+                and not operator_of(node).random
                 and all(v.tensor is not None or v.producer in found for v in sources)
             ):
                 found[node] = None
@@ -288,7 +285,7 @@ class Graph:
             long = sum(d != 1 for d in value.shape or [])
             if long > 1 or len(value.consumers) < 2 or id(value) in returned:
                 continue
-            if any(node.op_type in _READS_PARTS for node, _ in value.consumers):
+            if any(_reads_in_parts(node) for node, _ in value.consumers):
                 continue  # its readers share out one vector: what one leaves out another needs
             users = value.consumers[1:]
             del value.consumers[1:]
@@ -306,6 +303,11 @@ class Graph:
                 )
                 self.values.append(twin)
                 node.inputs[i] = twin
+
+
+def _reads_in_parts(node: Node) -> bool:
+    operator = operator_of(node)
+    return operator.reads_parts or operator.reads_lengths
 
 
 def tensor_type(info: onnx.ValueInfoProto) -> tuple[list[Dim] | None, int]:

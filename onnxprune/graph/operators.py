@@ -1,6 +1,6 @@
 """What is known of operators: one record each, filled in beside its rule and read by everything that asks by operator.
 
-A fact is declared once, with the decorators of `onnxprune.ops.registry`, and found here by the node it is asked of.
+A fact is declared once, with the decorators of `onnxprune.ops.registry`, and looked up here by node.
 Whoever needs "all operators that ..." filters the records, so that no second list of names can become outdated.
 """
 
@@ -10,27 +10,32 @@ import enum
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from numpy.typing import NDArray
 from onnx import NodeProto
 
 from onnxprune.extensions import RULES
-from onnxprune.graph.graph import Axis, Dim, Node
 from onnxprune.registry import load_home, load_plugins
 
-Shape = list[Dim] | None
-Term = tuple[float, Sequence[Axis]]
+if TYPE_CHECKING:
+    from onnxprune.graph.graph import Axis, Dim, Node, Value
+
+Shape = list["Dim"] | None
+Term = tuple[float, Sequence["Axis"]]
 """A factor and the axes whose lengths it is multiplied with."""
 
-ShapeFunction = Callable[[Node, list[Shape]], list[Shape]]
+ShapeFunction = Callable[["Node", list[Shape]], list[Shape]]
 """Shapes of the outputs from the shapes of the inputs."""
-MacsFunction = Callable[[Node], Iterable[Term]]
+MacsFunction = Callable[["Node"], Iterable[Term]]
 """Multiply-accumulates of a node, as a sum of products of axis lengths."""
 Origins = tuple[int | None, ...]
 """For each axis of a value, the axis of another value that it is; None where it is none by itself."""
-OriginsFunction = Callable[[Node, Sequence[int], Origins], Origins]
+OriginsFunction = Callable[["Node", Sequence[int], Origins], Origins]
 """Origins of the first output's axes from the first input's lengths and origins."""
+Bounds = tuple[float, float]
+ClipFunction = Callable[["Node"], Bounds]
+"""Bounds that a node clips its first input to: beyond them its output does not change; infinite where unknown."""
 
 
 class Copies(enum.Enum):
@@ -38,7 +43,16 @@ class Copies(enum.Enum):
 
     ALL = "every element of the first input once"
     SOME = "elements of the first input, some of them left out or repeated"
+    JOINED = "every element of every input once"
     MIXED = "elements of the first input among others"
+
+
+class Postprocessing(enum.Enum):
+    """What an operator at the end of a model does with scores or maps, without adding information."""
+
+    SOFTMAX = "scores become probabilities along an axis"
+    INTERPOLATION = "a map is resampled to another size"
+    CHOICE = "scores are compared, and only which of them won is returned"
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ class WeightLayout:
     output_blocks: int = 1
 
     def runs(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A view of shape (before, length, after): what is summed over lies along the middle axis."""
+        """A view of shape (before, length, after): the reduction axis is the middle one."""
         shape, axis = array.shape, self.inputs
         length = shape[axis] // self.input_blocks
         return array.reshape(math.prod(shape[:axis]) * self.input_blocks, length, math.prod(shape[axis + 1 :]))
@@ -78,7 +92,7 @@ class WeightLayout:
         return found
 
 
-WeightFunction = Callable[[Node, int, Sequence[int]], "WeightLayout | str | None"]
+WeightFunction = Callable[["Node", int, Sequence[int]], "WeightLayout | str | None"]
 """How a node multiplies with operand number i of some shape: None where it does not, a reason if that is unclear."""
 
 
@@ -109,7 +123,7 @@ class Affine:
     beta: float = 1.0
 
 
-AffineFunction = Callable[[Node], Iterable[Affine]]
+AffineFunction = Callable[["Node"], Iterable[Affine]]
 """The ways in which a node may be an affine layer, of which at most one fits the operands at hand."""
 
 
@@ -120,40 +134,89 @@ class Operator:
     Attributes:
         rules: First opset version, and the coupling rule from there on; ascending.
         shape: Output shapes, where ONNX's own inference has none.
-        type_of: Inputs of which the first that is given has the outputs' element type; by default input 0.
-        elem_type: Element type of the outputs where it is always the same, else 0.
         macs: Multiply-accumulates.
         weights: Constant operands that it multiplies with.
         affine: As a layer that can be refitted.
         origins: Where the axes of its output come from.
-        copies: Whether it only copies elements.
+        clips: Bounds that it clips its first input to.
+        type_of: Inputs of which the first that is given has the outputs' element type; by default input 0. This and
+            the following are plain facts, which `ops.registry.rule` and `facts_of` take as keywords (`Facts`).
+        elem_type: Element type of the outputs where it is always the same, else 0.
+        copies: Whether it only copies elements of its inputs, and how.
         casts: Whether it changes the element type of what it copies.
         activation: Whether it applies a differentiable function to every element on its own.
         pointwise: Whether each element of its output depends on those at its index of broadcast inputs alone, by a
             function that can be differentiated.
+        adds: Whether its output is the sum of its inputs, broadcast.
+        subtracts: Whether its output is the first input less the second, broadcast.
+        proportional: Inputs that its output is proportional to, each by itself, broadcast.
+        divisor: Input that it divides by.
         gates: Blocks of rows in the weights of a recurrent layer; 0 for all others.
-        zero_point: Input that holds the zero point of its first output.
+        zero_point: Input that holds the zero point of its first output; it then knows those of its inputs too.
         reads_zero_points: Whether it knows the zero point of what it reads; its whole-number constants are weights,
             biases of 32 bits too.
         lookups: Pairs of inputs (table, indices).
+        random: Whether its output differs from run to run, or may do so.
+        reads_parts: Whether it reads parts of its first input, chosen by position.
+        reads_lengths: Whether its output consists of lengths of its input.
+        shape_from_values: Whether the shape of its output depends on what its inputs hold, not on their shapes alone.
+        infers_length: Whether an entry of its shape operand may be -1: the length that is left over.
+        postprocessing: What it does with scores or maps at the end of a model.
     """
 
     rules: list[tuple[int, Any]] = field(default_factory=list)
     shape: ShapeFunction | None = None
-    type_of: tuple[int, ...] = ()
-    elem_type: int = 0
     macs: MacsFunction | None = None
     weights: WeightFunction | None = None
     affine: AffineFunction | None = None
     origins: OriginsFunction | None = None
+    clips: ClipFunction | None = None
+
+    type_of: tuple[int, ...] = ()
+    elem_type: int = 0
     copies: Copies | None = None
     casts: bool = False
     activation: bool = False
     pointwise: bool = False
+    adds: bool = False
+    subtracts: bool = False
+    proportional: tuple[int, ...] = ()
+    divisor: int | None = None
     gates: int = 0
     zero_point: int | None = None
     reads_zero_points: bool = False
     lookups: tuple[tuple[int, int], ...] = ()
+    random: bool = False
+    reads_parts: bool = False
+    reads_lengths: bool = False
+    shape_from_values: bool = False
+    infers_length: bool = False
+    postprocessing: Postprocessing | None = None
+
+
+class Facts(TypedDict, total=False):
+    """Keywords for the plain facts of an `Operator`, which documents them."""
+
+    type_of: tuple[int, ...]
+    elem_type: int
+    copies: Copies | None
+    casts: bool
+    activation: bool
+    pointwise: bool
+    adds: bool
+    subtracts: bool
+    proportional: tuple[int, ...]
+    divisor: int | None
+    gates: int
+    zero_point: int | None
+    reads_zero_points: bool
+    lookups: tuple[tuple[int, int], ...]
+    random: bool
+    reads_parts: bool
+    reads_lengths: bool
+    shape_from_values: bool
+    infers_length: bool
+    postprocessing: Postprocessing | None
 
 
 HOME = "onnxprune.ops"
@@ -183,3 +246,10 @@ def known_operators() -> dict[tuple[str, str], Operator]:
     load_home(HOME)
     load_plugins(RULES)
     return _operators
+
+
+def other_summand(node: Node, index: int) -> Value | None:
+    """What a node adds to one of its inputs; None where its output is not the sum of two inputs."""
+    if not operator_of(node).adds or len(node.inputs) != 2:
+        return None
+    return node.inputs[1 - index]

@@ -20,6 +20,9 @@ from onnxprune.statistics.moments import Batches, Moments
 PROBES = (0.25, 0.5, 0.75)
 """Shares of a group's units after whose removal the output error is measured."""
 
+LAST = 1e6
+"""Damage of a unit with an infinite score, as a multiple of that of all others."""
+
 
 def curves(
     model: Model,
@@ -95,9 +98,11 @@ def curve_from_scores(scores: Scores, most: int) -> Curve:
     """Returns the curve of a group without observed readers: the removed share of the squared scores.
 
     Args:
-        scores: Scores of the units; shape (units,).
+        scores: Scores of the units; shape (units,). Infinite ones are as good as infinitely high.
         most: Maximum number of removed units.
     """
     order = np.argsort(scores, kind="stable")[:most]
     squares = np.square(scores)
+    finite = np.isfinite(squares)
+    squares[~finite] = LAST * max(float(squares[finite].sum()), 1.0)
     return Curve(order, np.concatenate([[0.0], np.cumsum(squares[order])]) / max(float(squares.sum()), 1e-30))

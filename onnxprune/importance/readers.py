@@ -12,6 +12,7 @@ from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.importance.obs import Consumer
 from onnxprune.layers.linear import LinearLayer
+from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.statistics.moments import Moments
 
@@ -63,7 +64,7 @@ def find_readers(
         made = coupling.channels_of(layer.output.axis(layer.out_axis))
         if len(read) != layer.features[0] or len(made) != layer.features[1]:
             continue
-        weight = layer.matrix(model.array(layer.weight.tensor)).astype(np.float64)
+        weight = layer.matrix(finite_part(model.array(layer.weight.tensor))).astype(np.float64)
         outputs = made.reshape(layer.groups, -1)
         for g in np.unique(group_of[read]):
             if g < 0:

@@ -20,6 +20,7 @@ from onnxprune.importance.obs import Consumer
 from onnxprune.importance.readers import GroupReader, find_readers
 from onnxprune.layers.dequantize import dequantised, unpacked
 from onnxprune.layers.find import linear_layers
+from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 from onnxprune.statistics.moments import Moments
@@ -176,6 +177,9 @@ class _Weights:
         return self._sums[key]
 
     def _values(self, value: Value) -> NDArray[Any]:
+        return finite_part(self._real_values(value))
+
+    def _real_values(self, value: Value) -> NDArray[Any]:
         assert value.tensor is not None
         weight, few = self._model.array(value.tensor), value in self._packed
         if value not in self._quantised and not few:

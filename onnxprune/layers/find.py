@@ -18,9 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxprune.graph.graph import Graph, Node, Value
-from onnxprune.graph.operators import Affine, Copies, Origins, operator_of
+from onnxprune.graph.operators import Affine, Copies, Origins, operator_of, other_summand
 from onnxprune.layers.linear import LinearLayer, padded_by_output
-from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 
 
@@ -68,7 +67,7 @@ class _Finder:
             self._readers[value.key] += len(value.consumers) + (id(value) in self._returned)
 
     def layer(self, node: Node) -> LinearLayer | None:
-        """A node as a layer, if its operator declares one that fits what the node reads."""
+        """A node as a layer, if its operator declares one that fits the operands of the node."""
         declared = operator_of(node).affine
         for form in declared(node) if declared is not None else ():
             found = self._fitted(node, form)
@@ -115,7 +114,7 @@ class _Finder:
         )
 
     def _added(self, out: Value, trailing: int, features: int, rank: int) -> tuple[Value, _Constant | None]:
-        """The output of an Add of a constant per feature and that constant, if it is all that becomes of a value.
+        """The output of a sum with a constant per feature and that constant, if it is all that becomes of a value.
 
         Args:
             out: The value.
@@ -125,7 +124,7 @@ class _Finder:
         """
         if len(out.consumers) == 1 and id(out) not in self._returned:
             ((add, i),) = out.consumers
-            constant = self._constant(_input(add, 1 - i)) if add.op_type == "Add" and add.domain == "" else None
+            constant = self._constant(other_summand(add, i))
             total = _output(add)
             if (
                 constant is not None
@@ -194,9 +193,3 @@ def _halves_evenly(node: Node, x: Value, kernel: list[int]) -> bool:
         if total > 0 and total % 2:
             return False
     return True
-
-
-def convolutional(model: Model) -> bool:
-    """Whether most product layers are convolutions."""
-    layers = linear_layers(Graph(model.proto))
-    return 2 * sum(layer.kind.startswith("conv") for layer in layers) > len(layers)

@@ -1,4 +1,4 @@
-"""Product layers as linear maps: patches of what a layer reads, times one matrix, plus one vector, are what it makes.
+"""Product layers as linear maps: patches of its input, times one matrix, plus one vector, are its output.
 
     targets[g, n] = patches[g, n] @ matrix[g].T + vector[g]        for every group g and position n of the output
 
@@ -223,7 +223,7 @@ class LinearLayer:
 
         Args:
             axis: Which axis of space.
-            place: Output positions, shape (n,).
+            place: Output positions; shape (n,).
             length: Length of the input there.
             out: Length of the output there.
 
@@ -255,7 +255,7 @@ class LinearLayer:
         return (length + padding - span) // stride + 1
 
     def starts(self, axis: int, length: int, out: int) -> tuple[list[int], int]:
-        """What the first output place of a convolution sees along one axis of space.
+        """Input positions of the first output position of a convolution along one spatial axis.
 
         Args:
             axis: Which axis of space.
@@ -263,7 +263,7 @@ class LinearLayer:
             out: Length of the output there.
 
         Returns:
-            The input place at each kernel position, outside the input where that is padding, and the stride.
+            The input position at each kernel position, outside the input where that is padding, and the stride.
         """
         stride, dilation = _per_axis(self.node, "strides", axis, 1), _per_axis(self.node, "dilations", axis, 1)
         span, fit = (self.kernel[axis] - 1) * dilation + 1, self.node.attribute("auto_pad", "NOTSET")

@@ -1,4 +1,4 @@
-"""Recurrent layers of a graph: their weights, and what of them remains after pruning."""
+"""Recurrent layers of a graph, their weights and states."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cell:
 
     Attributes:
         node: The layer.
-        x: What it reads, ``(time, batch, features)``.
+        x: Its input, ``(time, batch, features)``.
         states: Its hidden states at all times, ``(time, directions, batch, hidden)``.
         weight: ``(directions, gates * hidden, features)``.
         recurrence: ``(directions, gates * hidden, hidden)``.
@@ -54,7 +54,7 @@ class Cell:
         return max(int(_stored(model, v).shape[-1]) for v in (self.weight, self.recurrence))
 
     def before(self, array: NDArray[np.generic], direction: int) -> Floats:
-        """The state that each step but the first begins from; shape (time - 1, batch, hidden), in order of time."""
+        """The initial state of each step but the first; shape (time - 1, batch, hidden), in order of time."""
         whole = np.asarray(array[:, direction], dtype=np.float32)
         return whole[1:] if self.backward(direction) else whole[:-1]
 
@@ -65,7 +65,7 @@ class Cell:
 
 
 def cells(graph: Graph) -> list[Cell]:
-    """In topological order; layers without lengths of their own for each sample that give all their states.
+    """Recurrent layers in topological order: those that return all states and take no lengths of single samples.
 
     Layers with the batch first are left out: onnxruntime does not run them.
     """
@@ -91,7 +91,7 @@ def cells(graph: Graph) -> list[Cell]:
 
 
 def matched(before: Graph, after: Graph) -> list[tuple[Cell, Cell]]:
-    """The layers that two versions of a model have both."""
+    """Pairs of the same layer in two versions of a model."""
     others = {c.name: c for c in cells(after)}
     return [(c, others[c.name]) for c in cells(before) if c.name in others]
 

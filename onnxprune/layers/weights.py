@@ -1,6 +1,8 @@
-"""Writes refitted weights and biases back into a model."""
+"""Weights and biases of layers: read for scores and fits, and written back into a model."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +15,13 @@ from onnxprune.model.tensors import add_constant
 from onnxprune.model.unique_names import Names
 
 Floats = NDArray[np.float64]
+
+
+def finite_part(array: NDArray[Any]) -> NDArray[Any]:
+    """The array with zeros in place of infinities and NaN, which are no magnitudes (a mask of -inf)."""
+    finite = np.isfinite(array)
+    found: NDArray[Any] = array if finite.all() else np.where(finite, array, np.zeros((), array.dtype))
+    return found
 
 
 def takes_bias(layer: LinearLayer) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.graph.graph import Axis, Node
-from onnxprune.graph.node_shapes import like_first
-from onnxprune.graph.operators import Term
+from onnxprune.graph.node_shapes import like_first, need
+from onnxprune.graph.operators import Shape, Term
 from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import macs, output_shape, rule
 from onnxprune.ops.ties import Labels, NewShape
@@ -86,7 +86,7 @@ def head_of(axis: Axis, heads: int) -> Labels:
 def tie_caches(op: Op, heads: Heads, inputs: tuple[int, ...], outputs: tuple[int, ...], place: int = 1) -> None:
     """Caches have an axis of key heads."""
     values = [op.input(i) for i in inputs if op.has(i)]
-    values += [v for i in outputs if i < len(op.node.outputs) and (v := op.node.outputs[i]) is not None]
+    values += [v for i in outputs if (v := op.optional_output(i)) is not None]
     for value in values:
         heads.add_key(value.axis(place))
 
@@ -121,6 +121,24 @@ def attention_macs(node: Node) -> list[Term]:
     return [(1.0, [*rows, (query if keyed else out)[-1]]), (1.0, [*rows, out[-1]])]
 
 
+@output_shape("Attention")
+def standard_attention_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """(batch, length, width of values) or (batch, heads, length, size of values); the caches; the scores."""
+    query, key, value = (list(need(shape)) for shape in shapes[:3])
+    if len(query) == 4:
+        (batch, heads, rows, size), shared, columns, width = query, key[1], key[2], value[3]
+        out = [batch, heads, rows, width]
+    else:
+        heads, shared = node.attribute("q_num_heads"), node.attribute("kv_num_heads")
+        (batch, rows, _), columns = query, key[1]
+        size, width = (d // shared if isinstance(d, int) else None for d in (key[2], value[2]))
+        out = [batch, rows, heads * width if width is not None else None]
+    if node.has(4):
+        past = need(shapes[4])[2]
+        columns = past + columns if isinstance(past, int) and isinstance(columns, int) else None
+    return [out, [batch, shared, columns, size], [batch, shared, columns, width], [batch, heads, rows, columns]]
+
+
 @rule("Attention")
 def standard_attention(op: Op) -> None:
     """Whole heads; query heads are tied to the key and value head that they share."""
@@ -136,8 +154,9 @@ def standard_attention(op: Op) -> None:
     heads.add_key(key.axis(place), value.axis(place))
     heads.add_mask(3)
     tie_caches(op, heads, (4, 5), (1, 2))
-    if len(op.node.outputs) > 3 and op.node.outputs[3] is not None:
-        heads.add_query(op.node.outputs[3].axis(1))
+    scores = op.optional_output(3)
+    if scores is not None:
+        heads.add_query(scores.axis(1))
     heads.settle()
     if not heads.alone:
         op.keep_zero(out.axis(place), value.axis(place), *([op.input(5).axis(1)] if op.has(5) else []))

@@ -26,7 +26,7 @@ def if_(op: Op) -> None:
             op.keep_zero(axis, *(e.axis(axis.position) for e in ends if e is not None))
 
 
-@rule("Loop", any_rank=True)
+@rule("Loop", any_rank=True, shape_from_values=True)
 def loop(op: Op) -> None:
     """Carried states tie round; scan outputs get an axis in front that is pinned."""
     body = op.body("body")
@@ -64,7 +64,7 @@ def scan(op: Op) -> None:
 
 @rule("SequenceMap", any_rank=True)
 def sequence_map(op: Op) -> None:
-    """Works on sequences: what its body takes and gives is pinned."""
+    """Works on sequences: inputs and outputs of its body are pinned."""
     op.pin_all(f"{op.node.label} works on sequences")
 
 
@@ -97,7 +97,7 @@ def _stacked(op: Op, whole: Value | None, part: Value | None, along: int, into_b
 
 
 def _same(op: Op, *values: Value | None) -> None:
-    """Ties values that take each other's place, axis by axis; pins them where their ranks are not known to agree."""
+    """Ties values that replace each other, axis by axis; pins them where their ranks are not known to agree."""
     there = [v for v in values if v is not None and (v not in op.node.outputs or v in op.outputs)]
     if len({v.rank for v in there}) > 1 or any(v.rank is None for v in there):
         for value in there:
@@ -109,7 +109,7 @@ def _same(op: Op, *values: Value | None) -> None:
 
 
 def _tie(op: Op, a: Axis, b: Axis) -> None:
-    """Like `Op.tie`, but a free length is not believed to equal a number: it may change from round to round."""
+    """Like `Op.tie`, but a free length is not taken to equal a number: it may change from iteration to iteration."""
     if (a.length is None) != (b.length is None):
         op.pin(a, f"length unknown at {op.node.label}")
         op.pin(b, f"length unknown at {op.node.label}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from onnxprune.graph.contents import constant_data
 from onnxprune.graph.graph import Axis, Node, Value
-from onnxprune.graph.operators import Copies, Origins
+from onnxprune.graph.operators import Bounds, Copies, Origins, Postprocessing, operator_of
+from onnxprune.model.tensors import FLOATS, WEIGHT_TYPES
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import facts_of, origins, rule
+from onnxprune.ops.registry import clips, facts_of, origins, rule
 
 
 @origins("Identity Cast DequantizeLinear")
@@ -71,7 +74,7 @@ def zero_losing(op: Op) -> None:
             op.divide_by(axis)
 
 
-@rule("Dropout", copies=Copies.ALL)
+@rule("Dropout", copies=Copies.ALL, random=True)  # it may be in training
 def dropout(op: Op) -> None:
     """Identity at inference; the mask output has the same shape."""
     for out in op.outputs:
@@ -91,6 +94,24 @@ def clip(op: Op) -> None:
         op.tie(axis, op.output().axis(axis.position), zero=low <= 0 <= high)
 
 
+@clips("Clip")
+def clip_bounds(node: Node) -> Bounds:
+    """The bounds that are known before the run."""
+    if node.opset < 11:
+        return node.attribute("min", -math.inf), node.attribute("max", math.inf)
+    low, high = (constant_data(node.input(i)) if node.has(i) else None for i in (1, 2))
+    return (
+        -math.inf if low is None else float(low.reshape(-1)[0]),
+        math.inf if high is None else float(high.reshape(-1)[0]),
+    )
+
+
+@clips("Relu")
+def relu_bounds(node: Node) -> Bounds:
+    """What is negative becomes zero."""
+    return 0.0, math.inf
+
+
 @rule("CastLike")
 def cast_like(op: Op) -> None:
     """Identity; the second input gives only a type."""
@@ -106,11 +127,33 @@ def sum_like(op: Op) -> None:
     _zero_where(op, out, broadcast(op, op.inputs, out), op.inputs, any_of=False)
 
 
-@rule("Mul And BitwiseAnd SwiGLU")
+@rule("And BitwiseAnd SwiGLU")
+@rule("Mul", proportional=(0, 1))
 def product_like(op: Op) -> None:
     """Broadcast; zero where any operand is."""
     out = op.output()
     _zero_where(op, out, broadcast(op, op.inputs, out), op.inputs, any_of=True)
+    for value, scale in zip(op.inputs, op.inputs[::-1], strict=True):
+        _mark_integers(op, value, scale)
+
+
+def _mark_integers(op: Op, value: Value, scale: Value) -> None:
+    """Tells the scale and zero point of an integer weight that is spelled out: ``Mul(Sub(Cast(w), zero), scale)``."""
+    zero: Value | None = None
+    node = value.producer
+    if node is not None and operator_of(node).subtracts and node.has(1) and node.input(1).tensor is not None:
+        value, zero = node.input(0), node.input(1)
+        node = value.producer
+    if node is None or not operator_of(node).casts or not node.has(0):
+        return
+    weight, shape = node.input(0), scale.shape or []
+    if weight.tensor is None or weight.elem_type in FLOATS or weight.elem_type not in WEIGHT_TYPES:
+        return
+    if scale.tensor is None or scale.elem_type not in FLOATS or len(shape) not in (0, 1, weight.rank):
+        return
+    # an axis that the scale is spread along; a vector is of the last one
+    spread = [i for i, d in enumerate(shape) if d == 1]
+    op.quantised(weight, scale, zero, spread[0] if spread and len(shape) > 1 else -1)
 
 
 @rule("Div Mod PRelu")
@@ -133,7 +176,8 @@ def power(op: Op) -> None:
         _zero_where(op, out, alone, [op.input(0)], any_of=True)
 
 
-@rule("Equal Greater GreaterOrEqual Less LessOrEqual Or Xor")
+@rule("Equal Or Xor")
+@rule("Greater GreaterOrEqual Less LessOrEqual", postprocessing=Postprocessing.CHOICE)
 def comparison(op: Op) -> None:
     """Broadcast; the result is nothing that sums."""
     broadcast(op, op.inputs, op.output())
@@ -158,3 +202,7 @@ def bit_cast(op: Op) -> None:
 
 
 facts_of("Add Sub Mul Div Pow Min Max Clip PRelu", pointwise=True)
+facts_of("Add Sum", adds=True)
+facts_of("Sub", subtracts=True)
+facts_of("Div", proportional=(0,))
+facts_of("Div Mod", divisor=1)

@@ -13,7 +13,7 @@ from onnxprune.ops.registry import facts_of, rule
 from onnxprune.ops.ties import NewShape
 
 
-@rule("Gather", copies=Copies.SOME, lookups=((0, 1),))
+@rule("Gather", copies=Copies.SOME, lookups=((0, 1),), reads_parts=True)
 def gather(op: Op) -> None:
     """Constant indices are renumbered; others pin the axis that they look up."""
     x, index, out = op.input(0), op.input(1), op.output()
@@ -58,7 +58,7 @@ def _renumbered(op: Op, looked: Axis, target: Axis, entries: list[int], listed: 
     op.resize(renumber)
 
 
-facts_of("GatherElements", lookups=((0, 1),))
+facts_of("GatherElements", lookups=((0, 1),), reads_parts=True)
 
 
 @rule("GatherElements ScatterElements Scatter")
@@ -78,13 +78,14 @@ def by_elements(op: Op) -> None:
                 op.tie(axis, op.output().axis(axis.position))
 
 
-@rule("Compress OneHot Unique")
+@rule("Compress Unique", shape_from_values=True)
+@rule("OneHot")
 def by_position(op: Op) -> None:
     """What data choose is pinned."""
     op.pin_all(f"{op.node.label} addresses by position")
 
 
-@rule("GatherND")
+@rule("GatherND", reads_parts=True)
 def gather_nd(op: Op) -> None:
     """Looks slices up by their first axes, which are pinned; what is inside the slices passes."""
     x, out = op.input(0), op.output()
@@ -99,7 +100,7 @@ def gather_nd(op: Op) -> None:
 def scatter_nd(op: Op) -> None:
     """Writes slices at positions given by their first axes; axes inside the slices are tied.
 
-    A place on the first axis that is known before the run lives and dies with the slice that is written there.
+    A position on the first axis that is known before the run is tied to the slice that is written there.
     """
     x, updates, out = op.input(0), op.input(2), op.output()
     depth = _depth(op)
@@ -133,7 +134,7 @@ def _pin_places(op: Op, axes: list[Axis]) -> None:
 
 
 def _written(op: Op, place: Axis, written: Axis, taken: NDArray[np.int64]) -> None:
-    """Slice i is written at place ``taken[i]``."""
+    """Ties slice i to position ``taken[i]``, where it is written."""
     labels = np.full(place.length or 0, -1)
     labels[taken] = taken
     op.link((place, labels), (written, taken))

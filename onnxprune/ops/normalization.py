@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxprune.graph.graph import Axis
+from onnxprune.graph.operators import Postprocessing
 from onnxprune.ops.conv import pin_space
 from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import rule
@@ -131,7 +132,8 @@ def _mix_over(op: Op, positions: Sequence[int]) -> None:
             op.mix(axis)
 
 
-@rule("Softmax LogSoftmax Hardmax")
+@rule("Softmax LogSoftmax", postprocessing=Postprocessing.SOFTMAX)
+@rule("Hardmax", postprocessing=Postprocessing.CHOICE)
 def softmax(op: Op) -> None:
     """Normalises over one axis (before opset 13: over all from that axis on): it mixes."""
     rank = len(op.input(0).shape or [1])

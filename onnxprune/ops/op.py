@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,11 @@ class Op:
         """An output that must be given; raises LookupError where it is not."""
         return self.node.output(index)
 
+    def optional_output(self, index: int) -> Value | None:
+        """An output of `outputs`; None where it is not given, or where nothing reads it and its rank is unknown."""
+        value = self.node.outputs[index] if index < len(self.node.outputs) else None
+        return value if value in self.outputs else None
+
     def body(self, attribute: str) -> Scope:
         """A body that must be there; raises LookupError where it is not."""
         if attribute not in self.node.bodies:
@@ -92,7 +97,7 @@ class Op:
         return list(data.flat) if data is not None and known(data) else None
 
     def entries(self, index: int) -> list[Any] | None:
-        """Entries of a small input, `Unknown` where only a run tells; None where nothing is known."""
+        """Entries of a small input, `Unknown` where they depend on the run; None where nothing is known."""
         data = self.ties.data.get(self.input(index)) if self.has(index) else None
         return None if data is None else list(data.flat)
 
@@ -129,6 +134,16 @@ class Op:
         self._mentioned.add(axis.id)
         where = None if indices is None else np.asarray(indices, dtype=np.int64)
         self.ties.pins.append((axis, where, reason))
+
+    def carry(self, x: Value, out: Value, pinned: Container[int], reason: str, *, zero: bool = True) -> None:
+        """Ties each axis of `x` to the one of `out` at its position, or pins both where `pinned` holds the position."""
+        for axis in x.axes():
+            target = out.axis(axis.position)
+            if axis.position in pinned:
+                self.pin(axis, reason)
+                self.pin(target, reason)
+            else:
+                self.tie(axis, target, zero=zero)
 
     def pin_all(self, reason: str) -> None:
         """Pins every axis of the node."""

@@ -18,7 +18,8 @@ def text(op: Op) -> None:
     op.pin_all(f"{op.node.label} works on text")
 
 
-@rule("ImageDecoder NonMaxSuppression", any_rank=True)
+@rule("ImageDecoder", any_rank=True)
+@rule("NonMaxSuppression", any_rank=True, shape_from_values=True)
 def image(op: Op) -> None:
     """Pictures and boxes: pinned."""
     op.pin_all(f"{op.node.label} works on pictures or boxes")

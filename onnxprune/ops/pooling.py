@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.graph.operators import Copies
+from onnxprune.graph.operators import Copies, Postprocessing
 from onnxprune.ops.conv import pin_space
 from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
@@ -38,7 +38,7 @@ def max_unpool(op: Op) -> None:
     op.pin_all("flat indices count through all channels")
 
 
-@rule("Resize Upsample")
+@rule("Resize Upsample", postprocessing=Postprocessing.INTERPOLATION)
 def resize(op: Op) -> None:
     """Axes that keep their length pass, resampled ones are pinned; a size that names a pruned axis follows it."""
     x, out = op.input(0), op.output()
@@ -50,19 +50,14 @@ def resize(op: Op) -> None:
     axes = [a % len(x.shape or [1]) for a in listed]
     entries = op.entries(3) if op.has(3) else None
     scales = op.attr("scales") if op.opset < 9 else (op.entries(scales_at) if op.has(scales_at) else None)
-    for axis in x.axes():
-        target = out.axis(axis.position)
-        i = axes.index(axis.position) if axis.position in axes else None
-        unscaled = (
-            i is None
-            or (scales is not None and i < len(scales) and scales[i] == 1.0)
-            or (axis.length is not None and axis.length == target.length and axis.position < 2)
-        )
-        if unscaled:
-            op.tie(axis, target, zero=True)
-        else:
-            op.pin(axis, f"{op.node.label} resamples it")
-            op.pin(target, f"{op.node.label} resamples it")
+
+    def resampled(i: int, position: int) -> bool:
+        length = x.axis(position).length
+        known = length is not None and length == out.axis(position).length and position < 2
+        return not known and not (scales is not None and i < len(scales) and scales[i] == 1.0)
+
+    pinned = [position for i, position in enumerate(axes) if resampled(i, position)]
+    op.carry(x, out, pinned, f"{op.node.label} resamples it")
     if entries is not None:
 
         def follow(new: NewShape) -> None:

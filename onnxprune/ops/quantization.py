@@ -2,7 +2,7 @@
 
 Scales and zero points with one entry a channel follow their channel. A masked weight is one that equals its zero
 point, so what is called *zero* on a quantised value means *equal to its zero point*: `is_zero_at` and `state_zero` see
-to it that this is only believed by operators that read the value with the same zero point.
+to it that only operators that read the value with the same zero point rely on this.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _is_single(value: Value) -> bool:
 
 
 def mark(op: Op, weight: int, scale: int, zero_point: int, axis: int) -> None:
-    """Tells which scale and zero point a constant weight has."""
+    """Records the scale and zero point of a constant weight."""
     w = op.input(weight)
     if w.tensor is not None and op.has(scale):
         op.quantised(w, op.input(scale), op.node.inputs[zero_point] if op.has(zero_point) else None, axis)
@@ -180,7 +180,7 @@ def qlinear_conv(op: Op) -> None:
 
 @rule("QLinearConv", domain=MS)
 def qlinear_conv_of_rows(op: Op) -> None:
-    """QLinearConv whose channels may come last; the weight lies as ever."""
+    """QLinearConv whose channels may come last; the layout of the weight is the same."""
     quantised_convolution(op, -1 if op.attr("channels_last", 0) else 1)
 
 

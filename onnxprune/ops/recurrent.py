@@ -19,7 +19,7 @@ from onnxprune.ops.ties import NewShape
 _ZERO_AT_ZERO = {"tanh", "relu", "leakyrelu", "thresholdedrelu", "scaledtanh", "elu", "softsign"}
 _DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 _FREE_GATES = {"LSTM": {0}, "GRU": {0}, "RNN": set[int]()}
-"""Activations that only open and close gates: what they give for zero does not matter."""
+"""Positions of activations that are gates: their value at zero does not matter."""
 
 
 def recurrent_macs(node: Node) -> list[Term]:
@@ -49,8 +49,8 @@ def recurrent(op: Op) -> None:
     hidden = r.axis(2)
     gated = [w.axis(1), r.axis(1)] + [op.input(i).axis(1) for i in (3, 7) if op.has(i)]
     states = [op.input(i) for i in (5, 6) if op.has(i)]
-    sequence = op.node.outputs[0] if op.node.outputs else None
-    finals = [v for v in op.node.outputs[1:] if v is not None]
+    sequence = op.optional_output(0)
+    finals = [v for v in map(op.optional_output, (1, 2)) if v is not None]
     carriers = [v.axis(-1) for v in [*states, *finals, *([] if sequence is None else [sequence])]]
     if hidden.length is None or not hidden.length:
         op.pin_all(f"{op.node.label}: hidden size unknown")

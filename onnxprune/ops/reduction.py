@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxprune.graph.operators import Postprocessing
 from onnxprune.model.tensors import FLOATS
 from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
@@ -41,7 +42,7 @@ def reduce(op: Op) -> None:
 
 
 def _axes(op: Op, rank: int) -> set[int] | None:
-    """Axes that are reduced; None where only the run tells."""
+    """Axes that are reduced; None where they depend on the run."""
     if op.opset < _AXES_INPUT_SINCE.get(op.type, 18):
         axes = op.attr("axes")
     elif op.has(1):
@@ -55,7 +56,7 @@ def _axes(op: Op, rank: int) -> set[int] | None:
     return {int(a) % rank for a in axes}
 
 
-@rule("ArgMax ArgMin")
+@rule("ArgMax ArgMin", postprocessing=Postprocessing.CHOICE)
 def arg_extreme(op: Op) -> None:
     """Returns positions along the axis: it is pinned."""
     x, out = op.input(0), op.output()
@@ -70,22 +71,17 @@ def arg_extreme(op: Op) -> None:
         position += 1
 
 
-@rule("TopK")
+@rule("TopK", shape_from_values=True, postprocessing=Postprocessing.CHOICE)
 def top_k(op: Op) -> None:
     """Returns positions along the axis: it is pinned."""
     x = op.input(0)
     searched = op.attr("axis", -1) % len(x.shape or [1])
     for out in op.outputs:
-        for axis in x.axes():
-            if axis.position != searched:
-                op.tie(axis, out.axis(axis.position))
-            else:
-                op.pin(axis, f"{op.node.label} returns positions along it")
-                op.pin(out.axis(searched), f"{op.node.label} returns positions along it")
+        op.carry(x, out, [searched], f"{op.node.label} returns positions along it", zero=False)
 
 
 def _scanned_axis(op: Op) -> int | None:
-    """The axis that a running sum or product goes along; None, and everything pinned, where only a run tells it."""
+    """The axis of a running sum or product; None, and everything pinned, where it depends on the run."""
     along = op.numbers(1)
     if along is None:
         op.pin_all(f"{op.node.label} takes its axis from the run")

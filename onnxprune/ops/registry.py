@@ -6,7 +6,7 @@
         for axis in op.input(0).axes():
             op.tie(axis, op.output().axis(axis.position), zero=True)
 
-Only the rule is needed for pruning. `macs` lets the operator count in costs, `output_shape` tells a shape that ONNX
+Only the rule is needed for pruning. `macs` lets the operator count in costs, `output_shape` gives a shape that ONNX
 cannot infer, `weights` opens its constants to patterns of zeros, `affine` makes it a layer that repair refits.
 """
 
@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxprune.graph.graph import Node
 from onnxprune.graph.operators import (
     AffineFunction,
-    Copies,
+    ClipFunction,
+    Facts,
     MacsFunction,
     OriginsFunction,
     ShapeFunction,
@@ -30,6 +32,9 @@ from onnxprune.graph.operators import (
     known_operators,
 )
 from onnxprune.ops.op import Op
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -61,16 +66,7 @@ def rule(
     since: int = 1,
     any_rank: bool = False,
     note: str | None = None,
-    activation: bool | None = None,
-    pointwise: bool | None = None,
-    copies: Copies | None = None,
-    casts: bool | None = None,
-    gates: int | None = None,
-    zero_point: int | None = None,
-    reads_zero_points: bool | None = None,
-    lookups: tuple[tuple[int, int], ...] | None = None,
-    type_of: tuple[int, ...] | None = None,
-    elem_type: int | None = None,
+    **facts: Unpack[Facts],
 ) -> Callable[[Rule], Rule]:
     """Registers a function as the coupling rule of some operators.
 
@@ -83,17 +79,12 @@ def rule(
         since: First opset version of the domain that the rule is for.
         any_rank: Whether the rule copes with values of unknown rank.
         note: One line for the table of supported operators; the docstring's first line by default.
-        activation: This and the following are facts of the operators, see `facts_of`.
-        pointwise: See there.
-        copies: See there.
-        casts: See there.
-        gates: See there.
-        zero_point: See there.
-        reads_zero_points: See there.
-        lookups: See there.
-        type_of: See there.
-        elem_type: See there.
+        facts: Plain facts of the operators, see `facts_of`.
+
+    Raises:
+        TypeError: There is no such fact.
     """
+    _check(facts)
 
     def register(function: Rule) -> Rule:
         line = note or (function.__doc__ or "").strip().split("\n")[0]
@@ -101,72 +92,34 @@ def rule(
             operator.rules[:] = [r for r in operator.rules if r[0] != since]
             operator.rules.append((since, Entry(function, any_rank, line)))
             operator.rules.sort(key=lambda r: r[0])
-        facts_of(
-            *op_types,
-            domain=domain,
-            activation=activation,
-            pointwise=pointwise,
-            copies=copies,
-            casts=casts,
-            gates=gates,
-            zero_point=zero_point,
-            reads_zero_points=reads_zero_points,
-            lookups=lookups,
-            type_of=type_of,
-            elem_type=elem_type,
-        )
+        facts_of(*op_types, domain=domain, **facts)
         return function
 
     return register
 
 
-def facts_of(
-    *op_types: str,
-    domain: str = "",
-    activation: bool | None = None,
-    pointwise: bool | None = None,
-    copies: Copies | None = None,
-    casts: bool | None = None,
-    gates: int | None = None,
-    zero_point: int | None = None,
-    reads_zero_points: bool | None = None,
-    lookups: tuple[tuple[int, int], ...] | None = None,
-    type_of: tuple[int, ...] | None = None,
-    elem_type: int | None = None,
-) -> None:
-    """Declares plain facts of some operators; what is None stays as it was declared before.
+def facts_of(*op_types: str, domain: str = "", **facts: Unpack[Facts]) -> None:
+    """Declares plain facts of some operators; earlier declarations of other facts are kept.
 
     Args:
         op_types: Operator names; one string may hold several, separated by spaces.
         domain: Operator domain, "" for the standard one.
-        activation: Whether they apply a differentiable function to every element on its own.
-        pointwise: Whether each element of their output depends on those at its index of broadcast inputs alone, by a
-            function that can be differentiated.
-        copies: Whether they only copy elements of their inputs, and how.
-        casts: Whether they change the element type of what they copy.
-        gates: Blocks of rows in the weights of a recurrent layer.
-        zero_point: Input that holds the zero point of the first output; they then know those of their inputs too.
-        reads_zero_points: Whether they know the zero points of what they read; whole-number constants are weights then.
-        lookups: Pairs of inputs (table, indices).
-        type_of: Inputs of which the first that is given has the outputs' element type.
-        elem_type: Element type of the outputs where it is always the same.
+        facts: The facts, by the names that `onnxprune.graph.operators.Operator` documents.
+
+    Raises:
+        TypeError: There is no such fact.
     """
-    facts = {
-        "activation": activation,
-        "pointwise": pointwise,
-        "copies": copies,
-        "casts": casts,
-        "gates": gates,
-        "zero_point": zero_point,
-        "reads_zero_points": True if reads_zero_points is None and zero_point is not None else reads_zero_points,
-        "lookups": lookups,
-        "type_of": type_of,
-        "elem_type": elem_type,
-    }
+    _check(facts)
+    if facts.get("zero_point") is not None:
+        facts.setdefault("reads_zero_points", True)
     for operator in declared(domain, " ".join(op_types)):
-        for name, fact in facts.items():
-            if fact is not None:
-                setattr(operator, name, fact)
+        vars(operator).update(facts)
+
+
+def _check(facts: Facts) -> None:
+    for name in facts:
+        if name not in Facts.__annotations__:
+            raise TypeError(f"operators have no fact {name!r}: known are {', '.join(Facts.__annotations__)}")
 
 
 def macs(*op_types: str, domain: str = "") -> Callable[[MacsFunction], MacsFunction]:
@@ -198,6 +151,11 @@ def origins(*op_types: str, domain: str = "") -> Callable[[OriginsFunction], Ori
     return _fact("origins", op_types, domain)
 
 
+def clips(*op_types: str, domain: str = "") -> Callable[[ClipFunction], ClipFunction]:
+    """Registers the bounds that some operators clip their first input to; infinite where they are unknown."""
+    return _fact("clips", op_types, domain)
+
+
 def _fact(name: str, op_types: tuple[str, ...], domain: str) -> Callable[[_F], _F]:
     def register(function: _F) -> _F:
         for operator in declared(domain, " ".join(op_types)):
@@ -212,8 +170,9 @@ _UNKNOWN: dict[str, Any] = {
     "weights": "how its operator reads it could not be determined",
     "affine": (),
     "origins": (),
+    "clips": (-math.inf, math.inf),
 }
-"""What a declaration says of a node that it cannot follow; one of MACs raises LookupError."""
+"""Results of declarations for nodes that they cannot follow; one of MACs raises LookupError."""
 
 
 def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

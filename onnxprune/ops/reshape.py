@@ -20,7 +20,7 @@ from onnxprune.ops.ties import Alternative, Labels, NewShape
 Block = tuple[list[int], list[int]]
 
 
-@rule("Reshape", copies=Copies.ALL)
+@rule("Reshape", copies=Copies.ALL, infers_length=True)
 def reshape(op: Op) -> None:
     """Carries channels along one factor of each block; the target shape follows."""
     regroup(op, op.input(0).axes(), op.output().axes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune.graph.graph import RANDOM, Node
+from onnxprune.graph.graph import Node
 from onnxprune.graph.operators import Copies, Origins
 from onnxprune.ops.elementwise import broadcast
 from onnxprune.ops.op import Op, arange
@@ -28,7 +28,8 @@ def transposed_origins(node: Node, shape: Sequence[int], origin: Origins) -> Ori
     return tuple(origin[i] for i in perm)
 
 
-@rule("Shape Size NonZero", any_rank=True)
+@rule("Shape Size", any_rank=True, reads_lengths=True)
+@rule("NonZero", any_rank=True, shape_from_values=True)
 def reads_shape(op: Op) -> None:
     """Reads lengths; where a length is used as a number it is kept, elsewhere it follows."""
     if op.type == "NonZero":
@@ -119,7 +120,9 @@ def _fill_bytes(tensor: object) -> bytes:
     return bytes(onnx.numpy_helper.to_array(tensor).tobytes())  # type: ignore[arg-type]
 
 
-@rule("Range EyeLike", *RANDOM)
+@rule("EyeLike")
+@rule("Range", shape_from_values=True)
+@rule("RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial", random=True)
 def made_here(op: Op) -> None:
     """Makes values whose meaning is their position: pinned."""
     for axis in op.output().axes():

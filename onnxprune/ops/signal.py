@@ -21,11 +21,4 @@ def fourier(op: Op) -> None:
     if along is None:
         op.pin_all(f"{op.node.label} takes its axis from the run")
         return
-    pinned = {int(along[0]) % rank, rank - 1}
-    for axis in x.axes():
-        target = out.axis(axis.position)
-        if axis.position in pinned:
-            op.pin(axis, f"{op.node.label} transforms it")
-            op.pin(target, f"{op.node.label} transforms it")
-        else:
-            op.tie(axis, target, zero=True)
+    op.carry(x, out, {int(along[0]) % rank, rank - 1}, f"{op.node.label} transforms it")

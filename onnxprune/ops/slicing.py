@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from onnxprune.graph.graph import Axis
-from onnxprune.graph.operators import Copies
+from onnxprune.graph.graph import Axis, Node
+from onnxprune.graph.operators import Copies, Origins
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import origins, rule
 from onnxprune.ops.ties import NewShape
 
 
@@ -17,18 +19,12 @@ def center_crop_pad(op: Op) -> None:
     x, out = op.input(0), op.output()
     rank = len(x.shape or [])
     cut = {a % rank for a in op.attr("axes") or range(rank)}
-    for axis in x.axes():
-        target = out.axis(axis.position)
-        if axis.position in cut:
-            op.pin(axis, f"{op.node.label} cuts it around its middle")
-            op.pin(target, f"{op.node.label} cuts it around its middle")
-        else:
-            op.tie(axis, target, zero=True)
+    op.carry(x, out, cut, f"{op.node.label} cuts it around its middle")
 
 
-@rule("Concat", copies=Copies.MIXED)
+@rule("Concat", copies=Copies.JOINED)
 def concat(op: Op) -> None:
-    """Inputs lie one after the other on one axis."""
+    """Joins its inputs along one axis."""
     out = op.output()
     along = op.attr("axis", 1) % len(out.shape or [1])
     for value in op.inputs:
@@ -45,7 +41,7 @@ def concat(op: Op) -> None:
 
 
 def join(op: Op, parts: list[Axis], whole: Axis) -> None:
-    """Ties parts that lie one after the other to the axis that they make up."""
+    """Ties consecutive parts to the axis that they are joined to."""
     if whole.length is None or any(p.length is None for p in parts):
         for axis in [*parts, whole]:
             op.pin(axis, f"{op.node.label} joins a free length")
@@ -59,7 +55,7 @@ def join(op: Op, parts: list[Axis], whole: Axis) -> None:
         start += n
 
 
-@rule("Split", copies=Copies.SOME)
+@rule("Split", copies=Copies.SOME, reads_parts=True)
 def split(op: Op) -> None:
     """Outputs are consecutive parts of one axis; their sizes follow."""
     x, outs = op.input(0), op.outputs
@@ -89,9 +85,9 @@ def split(op: Op) -> None:
             op.pin(axis, f"{op.node.label} leaves a part unused")
 
 
-@rule("Slice", copies=Copies.SOME)
+@rule("Slice", copies=Copies.SOME, reads_parts=True)
 def slice_(op: Op) -> None:
-    """Takes a window of some axes; bounds follow, steps tie what lies between them."""
+    """Takes a window of some axes; bounds follow, a step ties the indices that it passes over."""
     x, out = op.input(0), op.output()
     rank = len(x.shape or [])
     axes: list[int] | None
@@ -106,13 +102,8 @@ def slice_(op: Op) -> None:
         steps = op.numbers(4) if op.has(4) else [1] * len(axes or [])
     if axes is None or steps is None or starts is None or ends is None:
         maybe = set(range(rank)) if axes is None else {int(a) % rank for a in axes}
-        for axis in x.axes():
-            target = out.axis(axis.position)
-            if axis.position in maybe and (axis.length is None or axis.length != target.length):
-                op.pin(axis, f"{op.node.label} takes its bounds from the run")
-                op.pin(target, f"{op.node.label} takes its bounds from the run")
-            else:
-                op.tie(axis, target, zero=True)
+        open_ends = [i for i in maybe if x.axis(i).length is None or x.axis(i).length != out.axis(i).length]
+        op.carry(x, out, open_ends, f"{op.node.label} takes its bounds from the run")
         return
     cut = {int(a) % rank: i for i, a in enumerate(axes)}
     windows: dict[int, tuple[range, Axis]] = {}
@@ -195,6 +186,12 @@ def _new_bounds(new: NewShape, window: range, axis: Axis) -> tuple[int, int]:
     if window.step > 0:
         return kept_positions[0], kept_positions[-1] + 1
     return kept_positions[0], kept_positions[-1] - 1 if kept_positions[-1] else -(2**31)
+
+
+@origins("Pad")
+def padded_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origins:
+    """Every axis is longer or shorter, none becomes another one."""
+    return origin
 
 
 @rule("Pad", copies=Copies.MIXED)

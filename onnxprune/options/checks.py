@@ -61,9 +61,13 @@ def expressions(name: str, value: object) -> tuple[str, ...]:
     return found
 
 
-def mapping(name: str, value: object, example: str) -> dict[Any, Any]:
-    """A mapping whose keys are strings that are not empty."""
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+def mapping(name: str, value: object, example: str, *, callables: bool = False) -> dict[Any, Any]:
+    """A mapping whose keys are strings that are not empty, or functions where `callables` says so."""
+
+    def fits(key: object) -> bool:
+        return (isinstance(key, str) and bool(key)) or (callables and callable(key))
+
+    if not isinstance(value, Mapping) or not all(fits(key) for key in value):
         raise InputError(f"{name} must be a mapping such as {example}, not {value!r}")
     return dict(value)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune import extensions, patterns
 from onnxprune.errors import InputError
-from onnxprune.extensions import Criterion, Scorer
+from onnxprune.extensions import Criterion, Scorer, Targets
 from onnxprune.options import checks
 from onnxprune.options.parts import (
     AUTO,
@@ -29,7 +29,7 @@ from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.registry import one_of
 
 BY_DATA, BY_WEIGHTS = "obs", "l2"
-"""Criteria that hold where none is asked for: with data, and without."""
+"""Default criteria: with data, and without."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options:
         zeros: Which weights are set to zero; None for none. Channels go first.
         scope: Which parts of the model are open to pruning.
         calibration: Data that scores and repair learn from.
-        repair: How what is left makes up for what was removed.
+        repair: How the remaining weights compensate for the removed ones.
         checks: What is checked of the result.
         resources: What the run may use.
         seed: Seed of anything random.
@@ -75,7 +75,7 @@ class Options:
         cls,
         ratio: float | None = None,
         *,
-        target: Mapping[str, float | str] | None = None,
+        target: Targets | None = None,
         pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
         global_ranking: bool | None = None,
         importance: str | Scorer | None = None,
@@ -109,7 +109,8 @@ class Options:
         Args:
             ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed; where no
                 channels are, share of a pattern that has none.
-            target: What may be left of ``macs``, ``params`` or ``bytes`` in place of a ratio: ``{"macs": 0.5}``.
+            target: What may be left of ``macs``, ``params`` or ``bytes`` in place of a ratio: ``{"macs": 0.5}``; or of
+                a cost that was added, by its name or its factory.
             pattern: ``channels``, a pattern of zeros (see `patterns`), or a list with both.
             global_ranking: Rank across groups (or weights, or their blocks) instead of within each; by default only
                 for zeros that data choose and a refit follows.
@@ -117,7 +118,7 @@ class Options:
                 calibration data, or synthetic inputs for a data-free repair (where the model consists mainly of
                 convolutions), else ``l2``.
             min_channels: Units that every group keeps.
-            round_to: What is left of a group is rounded up to a multiple of this.
+            round_to: What layers have of the channels that are left is rounded up to a multiple of this.
             steps: Rounds of removal, with repair and new statistics in between; needs calibration data.
             permute: Reorder channels first, so that an N:M pattern keeps more.
             seed: Seed of anything random.
@@ -163,8 +164,7 @@ class Options:
         if permute and zeros is None:
             raise InputError(NO_PERMUTE, "give --pattern 2:4, say")
         across = None if global_ranking is None else checks.flag("global_ranking", global_ranking)
-        limits = {"min_channels": min_channels, "round_to": round_to, "steps": steps}
-        for name, value in limits.items():
+        for name, value in (("min_channels", min_channels), ("round_to", round_to), ("steps", steps)):
             checks.whole(name, value, 1)
         channels = (
             Channels(
@@ -172,7 +172,9 @@ class Options:
                 target=targets,
                 importance=importance if wanted is not None and wanted.channels else None,
                 global_ranking=bool(across),
-                **limits,
+                min_channels=min_channels,
+                round_to=round_to,
+                steps=steps,
             )
             if removes
             else None
@@ -236,11 +238,7 @@ class Options:
     @property
     def targets_macs(self) -> bool:
         """Whether MACs must be counted, by a run of the model if there is no other way."""
-        return self.channels is not None and "macs" in self.channels.target
-
-    def with_repair(self, method: str) -> Options:
-        """The same options with another method of repair."""
-        return replace(self, repair=Repair(method))
+        return self.channels is not None and "macs" in self.channels.limits
 
     def _check_zeros(self) -> None:
         """Raises InputError for options that contradict the pattern of zeros."""
@@ -286,8 +284,6 @@ class Options:
     def _check_data(self) -> None:
         """Raises InputError for calibration data or statistics that are missing or not used."""
         missing, stats, name = self.calibration.data is None, self.calibration.stats, self.criterion.name
-        if missing and stats is None and self.calibration.samples is not None:
-            raise InputError("samples are those of calibration data, and none are given", "give some with --calib")
         if missing and self.repair.needs_data:
             raise InputError(f"repair {self.repair.method!r} needs calibration data", "give some with --calib")
         from_data = self.criterion.needs == "moments"
@@ -303,6 +299,7 @@ class Options:
     def as_dict(self) -> dict[str, Any]:
         """The options as strict JSON data, under their names on the command line."""
         amounts = {**vars(Channels(ratio=0.0)), "ratio": None} if self.channels is None else dict(vars(self.channels))
+        amounts["target"] = {} if self.channels is None else self.channels.limits
         across = amounts.pop("global_ranking") or (self.zeros is not None and bool(self.zeros.global_ranking))
         pattern = [] if self.channels is None else [CHANNELS]
         if self.zeros is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from onnxprune import extensions, patterns
 from onnxprune._text import amount
 from onnxprune.errors import InputError
-from onnxprune.extensions import Scorer
+from onnxprune.extensions import Limit, NamedCost, Scorer, Targets
 from onnxprune.options import checks
 from onnxprune.patterns import Pattern
 from onnxprune.registry import one_of
@@ -36,11 +36,12 @@ class Channels:
 
     Attributes:
         ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed, 0 <= ratio < 1.
-        target: What may be left of some costs, in place of a ratio: a fraction (``0.5``) or an amount (``"2G"``).
+        target: What may be left of some costs, in place of a ratio: a fraction (``0.5``) or an amount (``"2G"``). A
+            cost is given by its name or its factory (`extensions.cost_model`).
         importance: A criterion by name, or a function of a group (`extensions.GroupView`); None for the default.
         global_ranking: Whether units of all groups are ranked together, so that `ratio` is the share of them all.
         min_channels: Units that every group keeps.
-        round_to: What is left of a group is rounded up to a multiple of this.
+        round_to: What layers have of the channels that are left is rounded up to a multiple of this.
         steps: Rounds of removal, with repair and new statistics in between.
 
     Raises:
@@ -48,7 +49,7 @@ class Channels:
     """
 
     ratio: float | None = None
-    target: Mapping[str, float | str] = field(default_factory=dict)
+    target: Targets = field(default_factory=dict)
     importance: str | Scorer | None = None
     global_ranking: bool = False
     min_channels: int = 1
@@ -56,8 +57,10 @@ class Channels:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        given = checks.mapping("target", self.target, "{'macs': 0.5}")
-        _set(self, target={name: _target(name, value) for name, value in given.items()})
+        given = checks.mapping("target", self.target, "{'macs': 0.5}", callables=True)
+        _set(self, target={key: _limit(extensions.as_cost(key).name, limit) for key, limit in given.items()})
+        if len(self.limits) < len(given):
+            raise InputError("two targets are of one cost", "give one limit for each cost")
         if self.importance is not None:
             extensions.as_criterion(self.importance)
         _set(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
@@ -70,10 +73,19 @@ class Channels:
         elif not self.target:
             raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
 
+    @property
+    def costs(self) -> list[NamedCost]:
+        """The costs that the target limits."""
+        return [extensions.as_cost(key) for key in self.target]
 
-def _target(name: str, value: object) -> float | str:
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """What may be left of each cost, by its name."""
+        return {cost.name: limit for cost, limit in zip(self.costs, self.target.values(), strict=True)}
+
+
+def _limit(name: str, value: object) -> Limit:
     """Checks the limit of a cost: a number, or a text that `amount` reads."""
-    one_of("target", name, extensions.costs.names())
     number = amount(value)
     if number is None or isinstance(value, bool):
         raise InputError(
@@ -167,7 +179,7 @@ class Calibration:
         stats: File of statistics of the data: used where it exists, else written.
 
     Raises:
-        InputError: A value is of the wrong kind or out of range.
+        InputError: A value is of the wrong kind or out of range, or samples are asked for of no data.
     """
 
     data: Any = None
@@ -181,6 +193,8 @@ class Calibration:
             _set(self, samples=checks.whole("samples", self.samples, 1))
         if self.stats is not None:
             checks.path("stats", self.stats)
+        if self.samples is not None and self.data is None and self.stats is None:
+            raise InputError("samples are those of calibration data, and none are given", "give some with --calib")
 
 
 @dataclass(frozen=True)

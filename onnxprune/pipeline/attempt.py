@@ -13,13 +13,14 @@ from onnxprune.edit.permute import permute_original
 from onnxprune.edit.remove import remove
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseStorage, resparsify
-from onnxprune.options import Options, Zeros
+from onnxprune.options import Channels, Options, Zeros
 from onnxprune.pipeline import rounds
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
 from onnxprune.pipeline.evaluate import Evaluation, evaluate
+from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.permute import permute, recorded
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.refit import RepairJob, kept_indices, refit
+from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.pipeline.score import allocate
 from onnxprune.pipeline.store_sparse import store
 from onnxprune.pipeline.verify import verify_pruned
@@ -42,20 +43,20 @@ class Pruned:
     Attributes:
         options: What it was made with.
         analysis: The analysis of the original; its model may be the one that is pruned.
-        selection: Which channels went.
-        plan: What was taken.
-        model: What is left.
-        io_slices: What inputs and outputs lost.
-        kept: What the pruned model has of the original's values, where it is repaired.
-        reference: Loads what the layers are refitted to.
-        repair: What became of each layer that was refitted; None without repair.
-        permuted: What another order keeps.
-        dense: Constant -> why it was to have zeros and has none.
-        whole_because: Why nothing was taken, where only zeros were asked for.
-        calibration: What held-out samples say.
-        stored: What became sparse.
-        gates: What each gate says.
-        verification: What the runtime check found, where a gate asked for it.
+        selection: The removed channels.
+        plan: What was removed.
+        model: The pruned model.
+        io_slices: Removed slices of inputs and outputs.
+        kept: Kept indices of the original's values, where layers are refitted.
+        reference: Loads the model that the layers are refitted to.
+        repair: Record of each refitted layer; None without repair.
+        permuted: Effect of the permutation.
+        dense: Constant -> why it has no zeros of the pattern.
+        whole_because: Why nothing was zeroed, where only zeros were requested.
+        calibration: Output errors on held-out samples.
+        stored: The weights that are stored sparse.
+        gates: The verdict of each gate.
+        verification: Result of the runtime check, where a gate needed it.
     """
 
     options: Options
@@ -119,19 +120,18 @@ def prune_model(prepared: Prepared, options: Options, analysis: Analysis) -> Pru
     return pruned
 
 
-def select(prepared: Prepared, options: Options) -> Selection:
+def select(prepared: Prepared, channels: Channels | None) -> Selection:
     """Selects the channels to remove."""
-    if options.channels is None or prepared.damage is None:
+    if channels is None or prepared.damage is None:
         return selection.nothing(prepared.analysis.coupling)
-    return allocate(
-        prepared.analysis, prepared.groups, prepared.damage, options, options.channels, prepared.loaded.cost
-    )
+    cost, shapes = prepared.loaded.cost, prepared.options.checks.input_shapes
+    return allocate(prepared.analysis, prepared.groups, prepared.damage, channels, cost, shapes)
 
 
 def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     """Selects channels, plans their removal and removes them, in place."""
     with prepared.clock.stage("plan"):
-        selected = select(prepared, options)
+        selected = select(prepared, options.channels)
         plan = planning.make(analysis.coupling, selected.removed, selected.entries)
         refitted = options.repair.method != "none"
         kept = kept_indices(analysis.coupling, selected.removed) if refitted else KeptIndices()
@@ -144,14 +144,18 @@ def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) ->
 
 def repair_removal(prepared: Prepared, pruned: Pruned) -> Pruned:
     """Repairs the model after the removal of channels, in place."""
+    options = pruned.options
     job = RepairJob(
         prepared.original.dense(),
         pruned.model,
         pruned.kept,
         prepared.loaded.data,
-        pruned.options,
+        options.repair.method,
         pruned.io_slices,
         prepared.synthetic_feeds,
+        options.seed,
+        options.resources.memory,
+        options.checks.input_shapes,
     )
     return replace(pruned, repair=refit(job))
 

@@ -60,7 +60,7 @@ class CalibrationSplit:
 
 
 class FirstBatches:
-    """The first batches of some samples, as often as they are asked for."""
+    """Re-iterable prefix of the batches of some samples."""
 
     def __init__(self, samples: Samples | _Synthetic, count: int) -> None:
         self._samples, self._count = samples, count

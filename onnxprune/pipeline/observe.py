@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxprune.cost.measure import measure
+from onnxprune.cost.measure import mainly_convolutions, measure
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
@@ -17,7 +17,7 @@ from onnxprune.extensions import Criterion, as_criterion
 from onnxprune.importance import damage_curves
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
-from onnxprune.layers.find import convolutional, linear_layers
+from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
 from onnxprune.options import Calibration, Channels
 from onnxprune.options.options import BY_WEIGHTS
@@ -41,6 +41,7 @@ def scoring_context(
     synthetic_feeds: SyntheticFeeds,
     *,
     stats: str | os.PathLike[str] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[tuple[Model, CalibrationSplit | None, Criterion]]:
     """Model, data and criterion to score with; synthetic inputs substitute for missing data.
 
@@ -54,7 +55,7 @@ def scoring_context(
     if data is not None or stats is not None or criterion.needs == "weights":
         yield model, data, criterion
         return
-    if not convolutional(model):
+    if not mainly_convolutions(model, input_shapes):
         yield model, None, as_criterion(BY_WEIGHTS)
         return
     samples = _Synthetic(synthetic_feeds())
@@ -138,7 +139,7 @@ def curves(
 def fresh_samples(
     model: Model, data: CalibrationSplit, *, runs: int, input_shapes: Mapping[str, Sequence[int]], io_slices: IoSlices
 ) -> Batches:
-    """Samples that the moments know nothing of, few enough to run the model on them so many times."""
+    """Samples that the moments were not computed from, few enough to run the model on them `runs` times."""
     _, left = _divided(data.fit, MEASURED_SHARE)
     macs = measure(model, io_slices.shapes(input_shapes)).macs or 0
     enough = np.clip(MEASURED_MACS / max(macs * runs, 1), *MEASURED)

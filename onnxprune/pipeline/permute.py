@@ -43,7 +43,7 @@ class Permuted:
     Attributes:
         source: The element that moves to each position, see `edit.permute.move`.
         moves: Units that move, and their order.
-        groups: What the report says of each.
+        groups: Report entry of each group.
         before: Share of the magnitude of all weights in question that the pattern would keep as they were.
         after: The same in the new order.
         entries: What becomes of each constant.
@@ -147,7 +147,7 @@ def find(
 
 
 def unchanged(before: Model, after: Model, checks: Checks, seed: int = 0) -> bool:
-    """Whether two models make the same but for rounding; so believed where they cannot be run here."""
+    """Whether two models compute the same but for rounding; true where they cannot be run here."""
     drift = check(before, after, input_shapes=checks.input_shapes, seed=seed).drift
     return all(d.rel_rms is None or d.rel_rms <= ROUNDING for d in drift.values())
 

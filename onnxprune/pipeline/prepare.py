@@ -118,7 +118,14 @@ def load_inputs(model: Model, stored: Cost | None, options: Options, clock: Cloc
     if stored is not None:
         cost = replace(cost, params=stored.params, bytes=stored.bytes)
     sparse = densify(model)
-    settled, why = resolve_repair(model, options)
+    repair, why = resolve_repair(
+        model,
+        options.repair,
+        has_data=options.calibration.data is not None,
+        removes=options.channels is not None,
+        input_shapes=options.checks.input_shapes,
+    )
+    settled = replace(options, repair=repair)
     data = open_data(model, options.calibration, options.seed, clock.progress)
     held_to = gates.make_gates(model.proto, options.checks.gate, data=data is not None)
     return Loaded(model, sparse, cost, settled, why, data, held_to)

@@ -46,4 +46,4 @@ class Announce(Protocol):
     """Progress callback of a run."""
 
     def __call__(self, name: str, done: int = 0, total: int | None = None) -> None:
-        """A stage begins, or has gone through so many calibration samples, of so many (None: nobody knows)."""
+        """Called when a stage starts, and with the calibration samples processed so far, of `total` (None: unknown)."""

@@ -1,26 +1,27 @@
-"""The stage of repair: carries out the method that is asked for, the package's own or one that was added."""
+"""The repair stage: runs the selected method, the package's own or one that was added."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
 from onnxprune import extensions
+from onnxprune.calibration import Samples
 from onnxprune.errors import InputError
 from onnxprune.model.model import Model
-from onnxprune.options import Options
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, SyntheticFeeds
-from onnxprune.pipeline.repair import kept_indices, repair
+from onnxprune.pipeline.settle import why_not_data_free
+from onnxprune.repair import calibrated, data_free
+from onnxprune.repair.calibrated import Settings
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Fitter, Refit
 from onnxprune.runtime.io_slices import IoSlices
+from onnxprune.runtime.partition import CannotCut
 from onnxprune.verification.output_error import relative_errors
-
-__all__ = ["RepairJob", "kept_indices", "refit"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,12 @@ class RepairJob:
         kept: Which indices of the original's values the pruned model still has, by the value's name and axis:
             ``kept.along(layer.output.name, 1, length)`` gives those of a convolution's output channels.
         data: Calibration data; None where there are none.
-        options: The options of the run: the seed, and the memory that activations may take.
+        method: Name of the repair.
         io_slices: What inputs and outputs of the pruned model lost: ``io_slices.batches(feeds)`` gives it its inputs.
         synthetic_feeds: Makes inputs where there are no data: a list of mappings from input name to array.
+        seed: Seed of anything random.
+        memory: Bytes that activations may take before they go to files.
+        input_shapes: Shapes of graph inputs, where the model leaves them open.
         fitter: What fits a linear layer, where zeros are chosen on the way; only for the package's own methods.
         unrepaired: What to fall back to; the pruned model as it is by default.
     """
@@ -46,9 +50,12 @@ class RepairJob:
     pruned: Model
     kept: KeptIndices
     data: CalibrationSplit | None
-    options: Options
+    method: str
     io_slices: IoSlices
     synthetic_feeds: SyntheticFeeds
+    seed: int = 0
+    memory: int = 10**9
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     fitter: Fitter | None = field(default=None)
     unrepaired: Model | None = field(default=None)
 
@@ -67,29 +74,50 @@ class RepairJob:
 
 
 def refit(job: RepairJob) -> list[Refit]:
-    """Repairs a pruned model in place with the method of its options; returns a record of each layer.
+    """Repairs a pruned model in place; returns a record of each layer.
 
     Raises:
         InputError: The model cannot be run in pieces, or an added method returns something else than a list of `Refit`.
     """
-    method = extensions.repairs.get(job.options.repair.method)
+    method = extensions.repairs.get(job.method)
     if method.function is None:
-        return repair(
-            job.original,
-            job.pruned,
-            job.kept,
-            job.data,
-            job.options,
-            job.io_slices,
-            job.synthetic_feeds,
-            fitter=job.fitter,
-            plain=job.unrepaired,
-        )
+        try:
+            return _refit_by_own_method(job)
+        except CannotCut as e:
+            raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
     before = job.pruned.copy()
     done = extensions.call("repair", method.name, method.function, job)
     if not isinstance(done, list) or not all(isinstance(r, Refit) for r in done):
         raise InputError(f"repair {method.name!r} must return a list of Refit, not {done!r}"[:200])
     return done if _nearer(job, before) else _taken_back(job, before, done)
+
+
+def _refit_by_own_method(job: RepairJob) -> list[Refit]:
+    """Carries out ``data-free`` or ``calibrated``."""
+    if job.data is None or job.method == "data-free":
+        return data_free.repair(
+            job.original,
+            job.pruned,
+            job.kept,
+            job.synthetic_feeds(),
+            seed=job.seed,
+            memory=job.memory,
+            io_slices=job.io_slices,
+            fitter=job.fitter,
+            input_shapes=job.input_shapes or None,
+        )
+    assert isinstance(job.data.fit, Samples)
+    settings = Settings(job.seed, job.memory, job.io_slices, job.fitter)
+    able = job.fitter is None and why_not_data_free(job.original, job.input_shapes or None) is None
+    return calibrated.repair(
+        job.original,
+        job.pruned,
+        job.kept,
+        job.data.fit,
+        settings,
+        fallback=job.unrepaired,
+        synthetic=job.synthetic_feeds if able else None,
+    )
 
 
 def _nearer(job: RepairJob, before: Model) -> bool:

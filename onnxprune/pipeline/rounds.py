@@ -1,7 +1,8 @@
 """Removal in several rounds: after each the model is repaired and scored again.
 
 What is left compensates for what was removed, so its importance differs from that in the whole model. Every round
-begins from the original again; what carries over is the order in which the units of each group go, and at what loss.
+starts from the original again; what carries over is the order in which the units of each group are removed, with
+their losses.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from onnxprune.importance.obs import Curve
 
 
 def shares(steps: int) -> list[float]:
-    """Exponents of the final share for each round but the last: 0.25 in two rounds goes by way of 0.25**0.5 = 0.5."""
+    """Exponents of the final share for each round but the last: 0.25 in two rounds is reached by way of 0.5."""
     return [k / steps for k in range(1, steps)]
 
 
@@ -34,7 +35,7 @@ def channel_correspondence(before: Coupling, removed: NDArray[np.bool_], after: 
         after: The analysis of the pruned model.
 
     Returns:
-        One channel of the original a channel id of the other, -1 where no weight that one node alone reads tells.
+        One channel of the original a channel id of the other, -1 where no weight with a single reader shows it.
     """
     lengths = KeptLengths(before, removed)
     sources = {v.key: v for v in before.graph.constants()} | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxprune.allocation.widths import unrounded
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
 from onnxprune.errors import InputError
@@ -68,7 +69,7 @@ def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
     if options.checks.drift_search:
         return search(prepared)[0].plan
     if options.zeros is None:
-        selected = select(prepared, prepared.options)
+        selected = select(prepared, prepared.options.channels)
         return planning.make(copy.coupling, selected.removed, selected.entries)
     return prune_model(prepared, prepared.options, copy).plan
 
@@ -84,13 +85,14 @@ def make_report(
     """The report of a run."""
     coupling, seconds = prepared.analysis.coupling, prepared.clock.seconds
     report = build(coupling, pruned.plan, before, after, verification, seconds, prepared.options.as_dict())
-    stored, evaluation = pruned.stored, pruned.evaluation
+    stored, evaluation, channels = pruned.stored, pruned.evaluation, prepared.options.channels
     if evaluation is not None:
         report = replace(report, calibration=evaluation.report, drift=evaluation.drift, drift_on=evaluation.report.on)
     return replace(
         report,
         dense=dict(pruned.dense),
         whole_because=pruned.whole_because or report.whole_because,
+        unrounded={} if channels is None else unrounded(coupling, pruned.plan.removed, channels.round_to),
         permuted=pruned.permuted,
         storage=None
         if stored is None
@@ -108,8 +110,9 @@ def make_report(
 def measured_targets(pruned: Pruned, after: Cost) -> dict[str, TargetReport]:
     """Targets with the costs measured on the result instead of the predicted ones."""
     shapes = pruned.io_slices.shapes(pruned.options.checks.input_shapes)
+    costs = {cost.name: cost for cost in pruned.options.channels.costs} if pruned.options.channels is not None else {}
     found = {}
     for name, target in pruned.selection.targets.items():
-        left, asked = measured(name, pruned.model, after, shapes), float(target["asked"])
+        left, asked = measured(costs[name], pruned.model, after, shapes), float(target["asked"])
         found[name] = TargetReport(asked, left, left is not None and left <= asked)
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.allocation import selection
@@ -17,12 +18,13 @@ from onnxprune.importance.damage_curves import curve_from_scores
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.importance.score import score
-from onnxprune.options import Channels, Options
+from onnxprune.options import Calibration, Channels, Options
 from onnxprune.options.options import BY_WEIGHTS
 from onnxprune.pipeline import observe, rounds
 from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
-from onnxprune.pipeline.refit import RepairJob, kept_indices, refit
+from onnxprune.pipeline.kept_indices import kept_indices
+from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.planning import plan
 
 
@@ -55,8 +57,20 @@ def learn_damage(
     synthetic_feeds: SyntheticFeeds,
 ) -> Damage:
     """Estimates the damage of removal, with repair and new statistics after each of `channels.steps` rounds."""
-    damage = measure_damage(analysis, groups, data, options, channels, options.criterion, synthetic_feeds)
-    whole = totals(channels.target, analysis.coupling, before, options.checks.input_shapes)
+    shapes = options.checks.input_shapes
+    damage = measure_damage(
+        analysis,
+        groups,
+        data,
+        channels,
+        options.criterion,
+        synthetic_feeds,
+        stats=options.calibration.stats,
+        input_shapes=shapes,
+        seed=options.seed,
+        memory=options.resources.memory,
+    )
+    whole = totals(channels.costs, analysis.coupling, before, shapes)
     for share in rounds.shares(channels.steps):
         assert data is not None  # the options see to that
         part = selection.intermediate_target(channels, whole, share)
@@ -64,20 +78,27 @@ def learn_damage(
     return damage
 
 
-def score_groups(analysis: Analysis, groups: Sequence[Group], criterion: Criterion, options: Options) -> list[Scores]:
-    """Importance of every unit of some groups by a criterion, from the data of the options where it needs them.
+def score_groups(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    criterion: Criterion,
+    calibration: Calibration,
+    *,
+    seed: int,
+    memory: int,
+) -> list[Scores]:
+    """Importance of every unit of some groups by a criterion, from calibration data where it needs them.
 
     Raises:
         InputError: The groups are not those of the analysis, or the data are unusable.
     """
     if not set(groups) <= set(analysis.groups):
         raise InputError("groups must be some of those of the analysis", "analysis.groups has them")
-    observe.check_stats(options.calibration)
-    channels, data = options.channels, None
-    assert channels is not None
-    if criterion.needs == "moments":
-        data = open_data(analysis.model, options.calibration, options.seed)
-    damage = measure_damage(analysis, groups, data, options, channels, criterion, list)
+    observe.check_stats(calibration)
+    data = open_data(analysis.model, calibration, seed) if criterion.needs == "moments" else None
+    damage = measure_damage(
+        analysis, groups, data, Channels(ratio=0.0), criterion, list, stats=calibration.stats, seed=seed, memory=memory
+    )
     return damage.unit_scores(groups)
 
 
@@ -85,24 +106,38 @@ def measure_damage(
     analysis: Analysis,
     groups: Sequence[Group],
     data: CalibrationSplit | None,
-    options: Options,
     channels: Channels,
     criterion: Criterion,
     synthetic_feeds: SyntheticFeeds,
+    *,
+    stats: str | os.PathLike[str] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int,
+    memory: int,
 ) -> Damage:
     """Estimates the damage of removal from the unpruned model by one criterion."""
-    stats, memory, coupling = options.calibration.stats, options.resources.memory, analysis.coupling
-    context = observe.scoring_context(analysis.model, data, criterion, synthetic_feeds, stats=stats)
+    coupling = analysis.coupling
+    shapes = input_shapes or None
+    context = observe.scoring_context(
+        analysis.model, data, criterion, synthetic_feeds, stats=stats, input_shapes=shapes
+    )
     with context as (model, data, criterion):
         input_moments = None
         if criterion.needs == "moments":
-            input_moments = observe.moments(model, coupling, data, stats=stats, seed=options.seed, memory=memory)
+            input_moments = observe.moments(model, coupling, data, stats=stats, seed=seed, memory=memory)
         by_itself = BY_WEIGHTS if criterion.sequential else criterion
-        scores = score(model, coupling, groups, by_itself, seed=options.seed, moments=input_moments)
+        scores = score(model, coupling, groups, by_itself, seed=seed, moments=input_moments)
         if criterion.sequential:
-            shapes = options.checks.input_shapes
             curves = observe.curves(
-                model, coupling, groups, data, input_moments or {}, scores, channels, input_shapes=shapes, memory=memory
+                model,
+                coupling,
+                groups,
+                data,
+                input_moments or {},
+                scores,
+                channels,
+                input_shapes=input_shapes or {},
+                memory=memory,
             )
             return Damage(curves, None)
     most = [g.units - min(channels.min_channels, g.units) for g in groups]
@@ -110,12 +145,16 @@ def measure_damage(
 
 
 def allocate(
-    analysis: Analysis, groups: Sequence[Group], damage: Damage, options: Options, channels: Channels, before: Cost
+    analysis: Analysis,
+    groups: Sequence[Group],
+    damage: Damage,
+    channels: Channels,
+    before: Cost,
+    input_shapes: Mapping[str, Sequence[int]],
 ) -> Selection:
     """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given."""
     if channels.target:
-        shapes = options.checks.input_shapes
-        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, shapes)
+        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, input_shapes)
     return selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels)
 
 
@@ -130,20 +169,32 @@ def _learn_round(
     synthetic_feeds: SyntheticFeeds,
 ) -> list[Curve]:
     """One round (see `rounds`): removes a part, repairs the rest, and measures damage curves again."""
-    selected = allocate(analysis, groups, Damage(damage.curves, None), options, channels, before)
+    shapes = options.checks.input_shapes
+    selected = allocate(analysis, groups, Damage(damage.curves, None), channels, before, shapes)
     io_slices = plan.io_slices(plan.make(analysis.coupling, selected.removed))
     pruned = reanalyze(analysis, analysis.model.copy())
     remove(pruned.model, pruned.coupling, selected.removed)
     if options.repair.method != "none":
         kept = kept_indices(analysis.coupling, selected.removed)
-        refit(RepairJob(analysis.model.copy(), pruned.model, kept, data, options, io_slices, synthetic_feeds))
+        job = RepairJob(
+            analysis.model.copy(),
+            pruned.model,
+            kept,
+            data,
+            options.repair.method,
+            io_slices,
+            synthetic_feeds,
+            options.seed,
+            options.resources.memory,
+            shapes,
+        )
+        refit(job)
     rest = reanalyze(pruned, pruned.model.copy())
     left, memory = prunable(rest, options.scope), options.resources.memory
     scores = score(rest.model, rest.coupling, left, BY_WEIGHTS, seed=options.seed)
     input_moments = observe.moments(
         rest.model, rest.coupling, data, seed=options.seed, memory=memory, io_slices=io_slices
     )
-    shapes = options.checks.input_shapes
     later = observe.curves(
         rest.model,
         rest.coupling,

@@ -11,7 +11,7 @@ from onnxprune.allocation import selection
 from onnxprune.allocation.bisection import MAX_RUNS, furthest_good
 from onnxprune.cost.measure import measure
 from onnxprune.cost.targets import totals
-from onnxprune.options import Channels, Options
+from onnxprune.options import Channels
 from onnxprune.pipeline.analysis import reanalyze
 from onnxprune.pipeline.attempt import Pruned, attempt, select
 from onnxprune.pipeline.prepare import Prepared
@@ -26,22 +26,21 @@ def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
     furthest = prepared.options.channels
     assert furthest is not None  # the options see to that
     shapes = prepared.options.checks.input_shapes
-    whole = totals(furthest.target, prepared.analysis.coupling, prepared.loaded.cost, shapes)
+    whole = totals(furthest.costs, prepared.analysis.coupling, prepared.loaded.cost, shapes)
 
-    def options(share: float) -> Options:
-        part = selection.intermediate_target(furthest, whole, share)
-        return replace(prepared.options, channels=part)
+    def channels(share: float) -> Channels:
+        return selection.intermediate_target(furthest, whole, share)
 
     def make(share: float) -> Pruned:
         prepared.clock.prefix = f"search, model {len(trials) + 1} of at most {MAX_RUNS}: "
         copy = reanalyze(prepared.analysis, prepared.analysis.model.copy())
-        pruned = attempt(prepared, options(share), copy)
+        pruned = attempt(prepared, replace(prepared.options, channels=channels(share)), copy)
         trials.append(_trial(pruned))
         logger.info("search: %s", trials[-1])
         return pruned
 
     def same(one: float, other: float) -> bool:
-        return np.array_equal(select(prepared, options(one)).removed, select(prepared, options(other)).removed)
+        return np.array_equal(select(prepared, channels(one)).removed, select(prepared, channels(other)).removed)
 
     found = furthest_good(make, lambda pruned: pruned.met, same)
     prepared.clock.prefix = ""
@@ -55,7 +54,7 @@ def _trial(pruned: Pruned) -> SearchTrial:
 
 
 def _amount(channels: Channels | None) -> Amount:
-    """How much is asked for."""
+    """The requested ratio or target."""
     if channels is None:
         return Amount()
-    return Amount(ratio=channels.ratio) if channels.ratio is not None else Amount(target=dict(channels.target))
+    return Amount(ratio=channels.ratio) if channels.ratio is not None else Amount(target=channels.limits)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from onnxprune.calibration.synthetic import synthetic
+from onnxprune.cost.measure import mainly_convolutions
 from onnxprune.graph.graph import Graph
-from onnxprune.layers.find import convolutional, linear_layers
+from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
-from onnxprune.options import AUTO, Options
+from onnxprune.options import AUTO, Repair
 from onnxprune.pipeline.data import logger
 from onnxprune.repair.data_free import LARGEST
 from onnxprune.runtime.partition import partition
@@ -17,17 +18,28 @@ from onnxprune.runtime.sample_inputs import input_dims
 from onnxprune.runtime.session import session
 
 
-def resolve_repair(model: Model, options: Options) -> tuple[Options, str | None]:
-    """Replaces ``repair=auto``; returns the options, and why data-free repair was rejected, or None."""
-    if options.repair.method != AUTO:
-        return options, None
-    if options.calibration.data is not None:
-        return options.with_repair("calibrated"), None
-    if options.channels is None:
-        return options.with_repair("none"), None
-    why = why_not_data_free(model, options.checks.input_shapes or None)
+def resolve_repair(
+    model: Model, repair: Repair, *, has_data: bool, removes: bool, input_shapes: Mapping[str, Sequence[int]]
+) -> tuple[Repair, str | None]:
+    """Replaces ``auto`` by a method.
+
+    Args:
+        model: What is to be pruned.
+        repair: The requested repair.
+        has_data: Whether there are calibration data.
+        removes: Whether channels are removed.
+        input_shapes: Shapes by input name, where the model leaves them open.
+
+    Returns:
+        The repair, and why data-free repair was rejected, or None.
+    """
+    if repair.method != AUTO:
+        return repair, None
+    if has_data or not removes:
+        return Repair("calibrated" if has_data else "none"), None
+    why = why_not_data_free(model, input_shapes or None)
     logger.info("repair: %s", "data-free" if why is None else f"none, since {why}")
-    return options.with_repair("data-free" if why is None else "none"), why
+    return Repair("data-free" if why is None else "none"), why
 
 
 def why_not_data_free(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> str | None:
@@ -37,7 +49,9 @@ def why_not_data_free(model: Model, input_shapes: Mapping[str, Sequence[int]] | 
         model: What is to be pruned.
         input_shapes: Shapes by input name, where the model leaves them open.
     """
-    if not convolutional(model):
+    if not linear_layers(Graph(model.proto)):
+        return "no layer has a floating-point weight of its own that could be refitted"
+    if not mainly_convolutions(model, input_shapes):
         return "synthetic inputs tell too little about a model that consists mainly of matrix products"
     try:
         values = sum(math.prod(shape) for shape in input_dims(model.proto, input_shapes).values())

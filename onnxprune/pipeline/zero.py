@@ -45,7 +45,7 @@ class Zeroed:
     Attributes:
         masks: Constant -> which of its elements are zero.
         dense: Constant -> why it has no zeros of the pattern.
-        repair: What the report says of each layer that was refitted; None without repair.
+        repair: Record of each refitted layer; None without repair.
     """
 
     masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ def zero(
     """Sets weights of a model to zero, in place.
 
     Args:
-        original: Loads the model that was given; asked where there is something to compare with.
+        original: Loads the model that was given; called where layers are refitted to it.
         model: What is left of it once channels are removed.
         coupling: The analysis of that.
         kept: What it still has of the original's values.
@@ -80,15 +80,21 @@ def zero(
     """
     assert options.zeros is not None
     pattern, across = options.zeros.shape, bool(options.zeros.global_ranking)
-    refits, by_weights = options.repair.refits_zeros, criteria.get(options.solver).needs == "weights"
+    refits, criterion = options.repair.refits_zeros, criteria.get(options.solver)
+    by_weights = criterion.needs == "weights"
     done = Zeroed()
     targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options.scope, done)}
     layers = {
         layer.weight.key: layer
         for layer in linear_layers(coupling.graph)
-        if layer.weight.key in targets and not layer.weight_shared
+        if layer.weight.key in targets and not layer.weight_shared and _is_finite(model, layer.weight)
     }
-    states = {v.key: v for cell in cells(coupling.graph) for v in (cell.weight, cell.recurrence) if v.key in targets}
+    states = {
+        v.key: v
+        for cell in cells(coupling.graph)
+        for v in (cell.weight, cell.recurrence)
+        if v.key in targets and _is_finite(model, v)
+    }
     zeros = Zeros(
         options.solver,
         dict.fromkeys([*(layer.name for layer in layers.values()), *states], pattern),
@@ -108,22 +114,45 @@ def zero(
         )
     if spread:
         assert data is not None
-        spread_to = _allotted(model, list(layers.values()), pattern, input_moments, data, options, io_slices)
+        spread_to = _allotted(
+            model,
+            list(layers.values()),
+            pattern,
+            input_moments,
+            data,
+            io_slices,
+            input_shapes=options.checks.input_shapes,
+            memory=options.resources.memory,
+        )
         zeros = replace(zeros, layers={**zeros.layers, **spread_to})
     if not refits:
         found = {} if by_weights else _by_moments(model, layers, zeros, input_moments)
         rest = [w for key, w in targets.items() if key not in found]
-        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across)
+        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across, criterion)
     else:
         input_moments = {}  # the walk gathers its own, and memory holds one of them
         fitted = {key: layer.weight for key, layer in layers.items()} | states
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
-        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across)
+        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion)
         plain = model.copy()
         if not zeros.bias_only:
-            for key, array in stored.items():  # the walk begins with all that it can choose from
+            for key, array in stored.items():  # the solvers choose among all elements
                 model.set_array(_tensor(fitted[key]), array)
-        done.repair = refit(RepairJob(original(), model, kept, data, options, io_slices, synthetic_feeds, zeros, plain))
+        job = RepairJob(
+            original(),
+            model,
+            kept,
+            data,
+            options.repair.method,
+            io_slices,
+            synthetic_feeds,
+            options.seed,
+            options.resources.memory,
+            options.checks.input_shapes,
+            zeros,
+            plain,
+        )
+        done.repair = refit(job)
         now = {v.key: v for v in Graph(model.proto).constants()}
         found |= {key: model.array(_tensor(now[key])) == 0 for key in fitted}
     done.masks = {key: zero_mask for key, zero_mask in found.items() if zero_mask.any()}
@@ -137,19 +166,18 @@ def _allotted(
     pattern: Pattern,
     input_moments: Mapping[str, Moments],
     data: CalibrationSplit,
-    options: Options,
     io_slices: IoSlices,
+    *,
+    input_shapes: Mapping[str, Sequence[int]],
+    memory: int,
 ) -> dict[str, Pattern]:
     """Patterns by layer, with shares allocated by the measured effect of zeros in the layer on the outputs."""
     if not layers:
         return {}
-    batches = fresh_samples(
-        model, data, runs=len(layers) * len(PROBES), input_shapes=options.checks.input_shapes, io_slices=io_slices
-    )
+    runs = len(layers) * len(PROBES)
+    batches = fresh_samples(model, data, runs=runs, input_shapes=input_shapes, io_slices=io_slices)
     measured: list[list[float]] = []
-    with Trials(
-        model, input_moments, batches, [layer.x.name for layer in layers], memory=options.resources.memory
-    ) as trials:
+    with Trials(model, input_moments, batches, [layer.x.name for layer in layers], memory=memory) as trials:
         for layer in layers:
             trials.step()
             matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)
@@ -181,6 +209,11 @@ def _by_moments(
             found[key] = layer.unmatrix(made == 0, array.shape)
             model.set_array(_tensor(layer.weight), np.where(found[key], np.zeros((), array.dtype), array))
     return found
+
+
+def _is_finite(model: Model, value: Value) -> bool:
+    """Whether a weight has finite elements only; others are ranked by magnitude and not fitted."""
+    return bool(np.isfinite(model.array(_tensor(value))).all())
 
 
 def _tensor(value: Value) -> TensorProto:

@@ -38,7 +38,7 @@ def _add_graph(graph: GraphProto, add: Any) -> None:
         t = info.type.tensor_type
         add(info.name, t.elem_type, [d.dim_value or d.dim_param for d in t.shape.dim])
     weights = {name for node in graph.node if operator_of(node).reads_zero_points for name in node.input}
-    for t in sorted(graph.initializer, key=lambda t: t.name):  # their order says nothing, and sparse ones come last
+    for t in sorted(graph.initializer, key=lambda t: t.name):  # their order has no meaning, and sparse ones come last
         _add_tensor(t, add, t.name in weights)
     for s in graph.sparse_initializer:
         add("sparse", s.values.name, list(s.dims))

@@ -2,8 +2,8 @@
 
 A convolution treats all positions alike, so a shifted sample is nearly as good as another one. No label is needed: the
 original model gives the targets for any input (as in distillation; Beyer et al., "Knowledge distillation: a good
-teacher is patient and consistent", CVPR 2022). Flipped digits, lines of text or spectrograms are none any more; what
-tells them from photographs is that the model's own outputs change far more under a flip than under a small shift.
+teacher is patient and consistent", CVPR 2022). Flipped digits, lines of text or spectrograms are not natural; they
+differ from photographs in that the model's own outputs change far more under a flip than under a small shift.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph.graph import Graph, Node, Value
-from onnxprune.graph.operators import Copies, operator_of
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
 from onnxprune.runtime.session import session
@@ -128,9 +128,9 @@ def _sliding_axes(graph: Graph) -> dict[str, tuple[int, ...]]:
 def _axes_after(node: Node, axes: list[int]) -> list[int] | None:
     """The axes of a node's output in terms of the graph input's; None where the node does not just carry them."""
     operator = operator_of(node)
-    if operator.pointwise or operator.activation or node.op_type == "Pad":  # a Pad keeps the order of the axes
+    if operator.pointwise or operator.activation:
         return axes
-    if operator.copies is not Copies.ALL or operator.origins is None:
+    if operator.origins is None:
         return None
     found = operator.origins(node, [0] * len(axes), tuple(axes))
     return [a for a in found if a is not None] if set(found) == set(axes) else None

@@ -1,4 +1,4 @@
-"""BatchNormalization nodes: what their running statistics know about the data that a model was trained on."""
+"""Running statistics of BatchNormalization nodes: aligned to synthetic inputs, and re-estimated after pruning."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def aligned(
     batches: Iterable[Mapping[str, NDArray[np.generic]]],
     kept: KeptIndices | None = None,
 ) -> Iterator[Model]:
-    """Gives both models, while it lasts, running statistics of these batches in place of their own.
+    """Replaces the running statistics of both models by those of these batches, within the context.
 
-    What is normalised then has the mean and the variance that it had in training, whatever the batches are: the layers
-    after it see their inputs as they were (the statistics are those that "The knowledge within", Haroush et al., CVPR
+    Normalized values then have the mean and variance that they had in training, whatever the batches are: later layers
+    receive inputs of the same scale (the statistics are those that "The knowledge within", Haroush et al., CVPR
     2020, and "ZeroQ", Cai et al., CVPR 2020, fit whole images to).
 
     Args:
-        original: The model before pruning; it stays as it is.
-        pruned: The model after it, changed in place; in the end its running statistics are what they were.
+        original: The model before pruning; not modified.
+        pruned: The model after pruning; its running statistics are replaced in place and restored in the end.
         batches: Inputs.
         kept: What the pruned model has of the original's values; None for all.
 
@@ -76,10 +76,10 @@ def reestimate(
     batches: Iterable[Mapping[str, NDArray[np.generic]]],
     io_slices: IoSlices = WHOLE,
 ) -> int:
-    """Moves running statistics of a pruned model, in place, along with what it normalises now.
+    """Updates running statistics of a pruned model, in place, to the changed inputs of its normalizations.
 
-    A mean moves by as much as that of the node's input did on these batches, a variance grows by the same factor: so
-    what has not changed keeps the statistics of training, which a handful of samples knows less well.
+    The change of the input's mean on these batches is added to the mean, and the variance is multiplied by the ratio of
+    variances: an unchanged input keeps the statistics of training, which a few samples estimate less well.
 
     Args:
         original: The model before pruning.

@@ -161,11 +161,11 @@ def repair(
 
 @dataclass
 class _Best:
-    """What the last fold leaves.
+    """Result of the last fold.
 
     Attributes:
         model: A copy of the best candidate, where it is to be the result.
-        refits: What each stage did, by the stage's name.
+        refits: Records of each stage, by the stage's name.
     """
 
     model: Model

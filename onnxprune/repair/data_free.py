@@ -1,9 +1,9 @@
 """Repair without data: the refit of `calibrated`, on synthetic inputs.
 
-What a removed channel did is expressed by those that stay, as neuron merging (Kim et al., NeurIPS 2020) and LBYL (Yun
-et al., "Leave before you leave", 2022) do, and folded into the consumers. These compare filters, which is to take all
-inputs for white noise; here the channels themselves are compared, on inputs with the statistics of natural ones that
-pass through the real model. Means follow through the biases (Nagel et al., "Data-free quantization", ICCV 2019).
+Removed channels are approximated by combinations of the kept ones, which are folded into the consumers, as in neuron
+merging (Kim et al., NeurIPS 2020) and LBYL (Yun et al., "Leave before you leave", 2022). These compare filters, which
+assumes that inputs are white noise; here the activations of channels are compared, on inputs with the statistics of
+natural ones. Biases correct the means (Nagel et al., "Data-free quantization", ICCV 2019).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnxprune.calibration.synthetic import Feeds, synthetic
-from onnxprune.layers.find import convolutional
+from onnxprune.cost.measure import mainly_convolutions
 from onnxprune.model.model import Model
 from onnxprune.repair import layerwise
 from onnxprune.repair.batch_norm import aligned
@@ -21,13 +21,13 @@ from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.verification.output_error import relative_errors
 
 PENALTIES = (1e-2, 1e-1, 3e-1)
-"""Stronger than with data: what synthetic inputs say of small directions is not to be trusted."""
+"""Ridges for convolutions; stronger than with data, since synthetic inputs estimate small directions badly."""
 EXACT_PENALTIES, EXACT_SHARE = (1e-6, 1e-4, 1e-2), 0.01
-"""Where synthetic inputs are not to be trusted: a refit must leave less than this share of the error."""
+"""The same for models of matrix products, where a refit must leave less than this share of the error."""
 JUDGES = 32
 """Samples that the models' outputs are compared on."""
 LARGEST = 2**25
-"""Values of one feed from which on a repair without data is not tried unasked."""
+"""Size of one feed above which ``repair=auto`` does not repair without data."""
 MEMORY = 2**30
 
 
@@ -42,7 +42,8 @@ def inputs(original: Model, seed: int = 0, input_shapes: Mapping[str, Sequence[i
     Raises:
         InputError: None can be made: a shape is not known, say.
     """
-    return synthetic(original, None, seed, input_shapes=input_shapes, varied=not convolutional(original))
+    varied = not mainly_convolutions(original, input_shapes)
+    return synthetic(original, None, seed, input_shapes=input_shapes, varied=varied)
 
 
 def repair(
@@ -55,14 +56,15 @@ def repair(
     memory: int = MEMORY,
     io_slices: IoSlices = WHOLE,
     fitter: Fitter | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Refit]:
     """Refits the layers of a pruned model in place, without data.
 
-    A layer whose fit is no better on held-out samples stays as it is; where the outputs of the whole model are no
-    nearer to the original's than before, on samples that no fit has seen, all layers stay as they are. Convolutions
-    see small patches, which synthetic inputs get right. Models that consist mainly of matrix products see inputs
-    as a whole (words, sounds, tables), which nobody can make up: there a refit counts only if it explains nearly all
-    that went, that is, where what was removed repeats what is left, whatever the inputs.
+    A layer whose fit is no better on held-out samples is left unchanged; where the outputs of the whole model are no
+    nearer to the original's than before, on samples that no fit has seen, all layers are. Convolutions read small
+    patches, whose statistics synthetic inputs have. Models that consist mainly of matrix products read whole inputs
+    (words, sounds, tables), which cannot be synthesized: there a refit is accepted only if it leaves nearly no error,
+    that is, where removed channels are redundant whatever the inputs.
 
     Args:
         original: The model before pruning.
@@ -73,11 +75,12 @@ def repair(
         memory: Bytes of activations to hold, of both models together.
         io_slices: What inputs and outputs of the pruned model lost.
         fitter: What fits the layers; by default ridge least squares.
+        input_shapes: Shapes by input name, where the model leaves them open.
 
     Raises:
         CannotCut: The model cannot be run in pieces.
     """
-    local = convolutional(pruned)
+    local = mainly_convolutions(original, input_shapes)
     ridge = Ridge(PENALTIES) if local else Ridge(EXACT_PENALTIES, EXACT_SHARE)
     judges, batches = _split(batches)
     plain = pruned.copy()
@@ -102,7 +105,7 @@ def repair(
 
 
 def _split(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
-    """Batches to judge by and batches to fit to; the same ones where there are few."""
+    """Batches to compare outputs on and batches to fit to; the same ones where there are few."""
     size = 0
     for i, feeds in enumerate(batches):
         size += max((a.shape[0] for a in feeds.values() if a.ndim), default=1)

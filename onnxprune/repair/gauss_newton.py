@@ -41,8 +41,8 @@ class FeatureMaps:
         x: Inputs of the first layer.
         y: Targets for the last layer's output plus `offset`.
         offset: What the graph adds to that output; an array of its shape, or one number.
-        low: Smallest output that the next operator tells apart: 0 before a Relu, -inf before none.
-        high: Largest output that it tells apart.
+        low: Lower clipping bound of the following activation: 0 for a Relu, -inf for none.
+        high: Upper clipping bound.
     """
 
     x: Floats

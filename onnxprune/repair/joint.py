@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnxprune.graph.graph import Graph
-from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.find import linear_layers, matched
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
@@ -29,10 +27,11 @@ from onnxprune.repair.layer_chains import Chain, chains
 from onnxprune.repair.layer_operator import LayerOperator
 from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, bounds, residual_add
 from onnxprune.repair.layerwise import Refit
+from onnxprune.repair.side_by_side import inferred_graphs, side_by_side
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.partition import assemble, partition
 from onnxprune.runtime.session import local_session
-from onnxprune.runtime.staged_run import BatchValues, StagedRun
+from onnxprune.runtime.staged_run import BatchValues
 from onnxprune.statistics.moments import Batches
 
 LARGEST = 2**24
@@ -98,9 +97,7 @@ def repair(
     Returns:
         For each chain the ridge of its last step, None where it was not refitted, and its held-out error.
     """
-    before, after = Graph(original.proto), Graph(pruned.proto)
-    for graph in (before, after):
-        infer(graph)
+    before, after = inferred_graphs(original, pruned)
     pairs = {b.name: a for a, b in matched(linear_layers(before), linear_layers(after)) if a.name in kept.layers}
     mine = [b for b in linear_layers(after) if b.name in pairs and not b.weight_shared and b.kind != "conv_transpose"]
     parts = [
@@ -109,14 +106,8 @@ def repair(
         for end in chain.layers[-1:]
     ]
     more = Variants(original, before, batches, seed)
-    done = []
-    with (
-        StagedRun(original, more, [p.wanted for p in parts], memory=memory // 2) as first,
-        StagedRun(pruned, io_slices.batches(more), [p.given for p in parts], memory=memory // 2) as second,
-    ):
-        for i, part in enumerate(parts):
-            done.append(_refit(pruned, part, first.step(), second.step(), more.copies, [seed, i]))
-    return done
+    walk = side_by_side(original, pruned, parts, more, memory=memory, io_slices=io_slices)
+    return [_refit(pruned, part, made, read, more.copies, [seed, i]) for i, (part, made, read) in enumerate(walk)]
 
 
 def _refit(
@@ -151,6 +142,8 @@ def _refit(
             layer.matrix(model.array(layer.weight.tensor)).astype(np.float32),
             bias_of(model, layer).reshape(-1).astype(np.float32),
         ]
+    if not all(np.isfinite(array).all() for array in weights):
+        return Refit(name, None, 0.0, 0.0)
     found = refine(chain, weights, rows, held, seed)
     if found.penalty is not None:
         for i, layer in enumerate(layers):

@@ -115,7 +115,7 @@ class LayerOperator:
     def _columns(self, x: Floats) -> Iterator[tuple[slice, Floats]]:
         """What the layer multiplies its weight with, (groups, columns, positions), some rows at a time."""
         rows = self._rows(x)
-        if len(self.windows) == 1 and self.lengths == self.out:  # each place sees itself alone
+        if len(self.windows) == 1 and self.lengths == self.out:  # each position reads itself alone
             yield slice(None), x.reshape(self.groups, len(x) // self.groups, -1)
             return
         if any(any(p) for p in self.padding):

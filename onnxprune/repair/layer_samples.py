@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.contents import constant_data
 from onnxprune.graph.graph import Node, Value
+from onnxprune.graph.operators import Bounds, operator_of, other_summand
 from onnxprune.layers.linear import LinearLayer, Positions
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.least_squares import LayerSamples
@@ -33,14 +33,18 @@ class ResidualAdd:
 
 
 def residual_add(layer: LinearLayer) -> ResidualAdd | None:
-    """The Add after the layer whose other summand is computed before the layer; None if there is none."""
+    """The sum after the layer whose other summand is computed before the layer; None if there is none."""
     if len(layer.output.consumers) != 1:
         return None
     node, i = layer.output.consumers[0]
-    if node.op_type != "Add" or node.domain or node.scope is not layer.node.scope:
-        return None
-    other, total = node.inputs[1 - i], node.outputs[0]
-    if other is None or total is None or other.tensor is not None or not _is_before(other, layer.node):
+    other, total = other_summand(node, i), node.outputs[0]
+    if (
+        other is None
+        or total is None
+        or node.scope is not layer.node.scope
+        or other.tensor is not None
+        or not _is_before(other, layer.node)
+    ):
         return None
     if other.shape != layer.output.shape or total.shape != layer.output.shape:
         return None
@@ -116,24 +120,13 @@ def _grouped(features: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(features.reshape(len(features), groups, -1).transpose(1, 0, 2))
 
 
-def bounds(value: Value) -> tuple[float, float]:
-    """Limits beyond which the only reader of a value (Relu, Clip) makes the same of all numbers."""
+def bounds(value: Value) -> Bounds:
+    """Bounds that the only consumer of a value clips it to; infinite where there is none."""
     if len(value.consumers) != 1:
         return -np.inf, np.inf
     node, i = value.consumers[0]
-    if node.domain or i != 0:
-        return -np.inf, np.inf
-    if node.op_type == "Relu":
-        return 0.0, np.inf
-    if node.op_type == "Clip":
-        if node.opset < 11:
-            return node.attribute("min", -np.inf), node.attribute("max", np.inf)
-        limits = [constant_data(v) if v is not None else None for v in [*node.inputs[1:], None, None][:2]]
-        return (
-            -np.inf if limits[0] is None else float(limits[0].reshape(-1)[0]),
-            np.inf if limits[1] is None else float(limits[1].reshape(-1)[0]),
-        )
-    return -np.inf, np.inf
+    declared = operator_of(node).clips
+    return declared(node) if declared is not None and i == 0 else (-np.inf, np.inf)
 
 
 def _flat(layer: LinearLayer, y: NDArray[Any], positions: Positions) -> NDArray[np.float32]:

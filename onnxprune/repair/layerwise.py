@@ -1,8 +1,8 @@
-"""Refits every product layer to what the original made there, from what it now receives.
+"""Layer-wise reconstruction: refits every linear layer to the original's output, given the pruned model's input.
 
-Original and pruned model walk side by side, each node once. When the walk comes to a layer, everything before it is
-repaired already; the layer is fitted, written back, and only then run. Where a layer's output joins a shortcut, its
-target is the original's sum less the pruned shortcut, so that errors do not add up along the depth.
+Both models run side by side, each node once (`side_by_side`). All layers upstream of a layer are repaired when it is
+fitted; it is written back before the pruned model runs on. Where a layer's output is added to a shortcut, its target is
+the original's sum less the pruned shortcut, so that errors do not add up along the depth.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Protocol
 
 import numpy as np
 
-from onnxprune.graph.graph import Graph
-from onnxprune.graph.shape_inference import infer
 from onnxprune.layers import recurrent as layers_recurrent
 from onnxprune.layers.find import linear_layers, matched
 from onnxprune.layers.linear import LinearLayer
@@ -26,8 +24,9 @@ from onnxprune.repair import recurrent
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, layer_samples, residual_add
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, LayerSamples, fit
+from onnxprune.repair.side_by_side import Refitted, inferred_graphs, side_by_side
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
-from onnxprune.runtime.staged_run import BatchValues, StagedRun
+from onnxprune.runtime.staged_run import BatchValues
 from onnxprune.statistics.moments import Batches, rows_for
 
 logger = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ class Ridge:
 
 @dataclass(frozen=True)
 class Refit:
-    """What became of one layer.
+    """Record of one layer's refit.
 
     Attributes:
         layer: Name of the layer's output.
@@ -128,9 +127,7 @@ def repair(
         fitter: What fits the layers; by default ridge least squares.
     """
     fitter = fitter or Ridge()
-    before, after = Graph(original.proto), Graph(pruned.proto)
-    for graph in (before, after):
-        infer(graph)
+    before, after = inferred_graphs(original, pruned)
     layers: list[_Layer] = [
         _Linear(a, b, residual_add(b), kept, count)
         for a, b in matched(linear_layers(before), linear_layers(after))
@@ -141,30 +138,19 @@ def repair(
     ]
     layers.sort(key=lambda layer: layer.b.node.index)
     done = []
-    with (
-        StagedRun(original, batches, [layer.wanted for layer in layers], memory=memory // 2) as first,
-        StagedRun(pruned, io_slices.batches(batches), [layer.given for layer in layers], memory=memory // 2) as second,
-    ):
-        for i, layer in enumerate(layers):
-            done += layer.refit(original, pruned, first.step(), second.step(), [seed, i], fitter)
-            logger.debug("refitted %s", done[-1] if done else layer.b.name)
+    walk = side_by_side(original, pruned, layers, batches, memory=memory, io_slices=io_slices)
+    for i, (layer, made, read) in enumerate(walk):
+        done += layer.refit(original, pruned, made, read, [seed, i], fitter)
+        logger.debug("refitted %s", done[-1] if done else layer.b.name)
     return done
 
 
-class _Layer(Protocol):
+class _Layer(Refitted, Protocol):
     """A layer of both models, and how it is refitted."""
 
     @property
     def b(self) -> LinearLayer | Cell:
         """The layer of the pruned model."""
-
-    @property
-    def wanted(self) -> list[str]:
-        """Values of the original that its targets are made of."""
-
-    @property
-    def given(self) -> list[str]:
-        """Values of the pruned model that it is fitted on."""
 
     def refit(
         self,
@@ -231,6 +217,9 @@ class _Recurrent:
         seed: Sequence[int],
         fitter: Fitter,
     ) -> list[Refit]:
+        stored = [v.tensor for v in (self.b.weight, self.b.recurrence, self.b.bias) if v is not None]
+        if not all(t is None or np.isfinite(pruned.array(t)).all() for t in stored):
+            return []
         found = recurrent.refit(
             original,
             self.a,
@@ -253,6 +242,8 @@ def _refit(model: Model, layer: LinearLayer, rows: LayerSamples, held: LayerSamp
     assert tensor is not None
     free = takes_bias(layer)
     weight, bias = layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        return Refit(layer.name, None, 0.0, 0.0)  # nothing that least squares could say of it
     found = fitter.product(layer, rows, held, weight, bias, free)
     if found.penalty is not None:
         set_weight(model, layer, found.weight)

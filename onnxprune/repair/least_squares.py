@@ -29,8 +29,8 @@ class LayerSamples:
         x: Inputs; shape (groups, n, columns).
         y: Targets for the layer's output plus `offset`; shape (groups, n, outputs).
         offset: What the graph adds to the layer's output; the same shape, or one number.
-        low: Smallest output that the next operator tells apart: 0 before a Relu, -inf before none.
-        high: Largest output that it tells apart.
+        low: Lower clipping bound of the following activation: 0 for a Relu, -inf for none.
+        high: Upper clipping bound.
     """
 
     x: NDArray[np.float32]
@@ -52,7 +52,7 @@ class LayerSamples:
         return made
 
     def seen(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values clipped to the range that the next operator tells apart."""
+        """Values clipped as the following activation does."""
         return np.clip(values, self.low, self.high)
 
     def error(self, weight: Floats, bias: Floats) -> float:
@@ -111,7 +111,7 @@ class Fit:
 
 
 ROUNDS = 6
-"""Fits at most where an activation hides a part of the error; each begins from what the last one left."""
+"""Maximum number of fits where an activation hides a part of the error; each starts from the previous one."""
 PATIENCE = 2
 """So many ridges in a row that are no better than the best end the search."""
 GAIN = 2e-3

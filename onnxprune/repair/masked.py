@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.extensions import criteria
+from onnxprune.extensions import Criterion, criteria
+from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.patterns import Pattern
 from onnxprune.repair.layerwise import Ridge
@@ -32,7 +33,8 @@ class Zeros:
     """Which weights of which layers become zero.
 
     Attributes:
-        method: ``l1`` or ``l2`` (magnitude), ``wanda``, ``sparsegpt``, ``alps``; ``obs`` is the best of the last two.
+        method: ``l1`` or ``l2`` (magnitude), ``wanda``, ``sparsegpt``, ``alps``; ``obs`` is the best of the last two;
+            or the name of another criterion of elements.
         layers: The pattern of each product layer that is to have zeros, by name, and of each constant of a recurrent
             layer, by key; the others are refitted whole.
         bias_only: The zeros are in place already: change nothing but biases.
@@ -76,9 +78,12 @@ class Zeros:
         free: bool,
         channels: int,
     ) -> Fit:
-        """The candidate with the smallest held-out error; by magnitude where there are no samples."""
+        """The candidate with the smallest held-out error; where there are no samples, by the weights alone."""
         smallest = np.where(select(np.abs(weight), pattern, channels), 0, weight)
         if not (rows.count and held.count):
+            criterion = criteria.get(self.method)
+            if criterion.needs == "weights":
+                smallest = np.where(select(element_scores(criterion, weight), pattern, channels), 0, weight)
             return Fit(smallest, bias, 0.0, 0.0, 0.0)
         before = held.error(smallest, bias)
         dense = fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
@@ -121,10 +126,12 @@ def candidates(
         second: Second moments of the columns, for Wanda.
     """
     groups, _, columns = weight.shape
-    if method == "wanda" or criteria.get(method).needs == "weights":
-        gone = (
-            wanda(weight, second, pattern, channels) if method == "wanda" else select(np.abs(weight), pattern, channels)
-        )
+    criterion = criteria.get(method)
+    if method == "wanda" or criterion.needs == "weights" or criterion.elements is not None:
+        if method == "wanda":
+            gone = wanda(weight, second, pattern, channels)
+        else:
+            gone = select(_scores(criterion, weight, second), pattern, channels)
         yield refine(np.where(gone, 0, target), target, gram, ~gone)
         return
     small = columns <= WIDEST
@@ -134,6 +141,14 @@ def candidates(
         yield swept if method == "sparsegpt" and not small else refine(swept, target, gram, swept != 0)
     if method != "sparsegpt" and small:
         yield alps(target, gram, pattern, channels)
+
+
+def _scores(criterion: Criterion, weight: Floats, second: Floats) -> Floats:
+    """Scores of the elements of matrices; shape of the weight."""
+    if criterion.needs == "weights":
+        return element_scores(criterion, weight)
+    mean_square = np.diagonal(second, axis1=1, axis2=2)[:, None]
+    return element_scores(criterion, weight, np.sqrt(np.maximum(mean_square, 0)))
 
 
 def zeroed(layer: LinearLayer, method: str, pattern: Pattern, weight: Floats, seen: Moments) -> Floats:

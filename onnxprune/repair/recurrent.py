@@ -1,8 +1,9 @@
-"""Refits the weights of recurrent layers, whose sums before the gates no value of the graph holds.
+"""Layer-wise reconstruction of recurrent layers, whose pre-activations are no values of the graph.
 
-The sums are linear in what the layer reads, ``W x + R h``, so the original's weights and values say what they were:
-the part of the input is refitted from what the pruned layer reads, the part of the state from the states that are
-left. For a GRU that resets the state before its product the state stands for the reset one: it is that times a gate.
+The pre-activations are linear in input and state, ``W x + R h``, so they follow from the original's weights and values.
+Each of the two terms is a least-squares target: ``W x`` for the pruned layer's input, ``R h`` for its kept hidden
+units. A GRU that resets the state before the product (``linear_before_reset = 0``) multiplies R by the state times a
+gate; there the state itself is used as an approximation.
 """
 
 from __future__ import annotations
@@ -38,20 +39,20 @@ def refit(
 
     Args:
         original: The model before pruning.
-        a: The layer there.
-        pruned: The model after it.
-        b: The layer there.
-        x: What `a` reads, an array a batch.
-        states: The states of `a`.
-        read: What `b` reads.
+        a: The layer of the original.
+        pruned: The model after pruning.
+        b: The same layer of the pruned model.
+        x: Inputs of `a`, one array a batch; shape (time, batch, features).
+        states: Hidden states of `a`, one array a batch; shape (time, directions, batch, hidden).
+        read: Inputs of `b`, as `x`.
         kept: What the pruned model has of the original's values.
-        hold_out: Every so many-th batch is held out; all serve for both where there are fewer.
-        limit: LayerSamples of a batch at most.
-        seed: Seed of the rows that are sampled.
+        hold_out: One of this many batches is held out; with fewer batches, all serve for both.
+        limit: Maximum number of sampled steps of a batch.
+        seed: Seed of the sampling.
         fitted: Fits one matrix, see `layerwise.Fitter`.
 
     Returns:
-        One a direction and part, with its name; `penalty` None where it was left as it was.
+        The fit of each matrix of each direction, with its name; `penalty` is None where the matrix was not changed.
     """
     w, r = _stored(original, a.weight), _stored(original, a.recurrence)
     new_w, new_r = _stored(pruned, b.weight).copy(), _stored(pruned, b.recurrence).copy()
@@ -85,7 +86,7 @@ def refit(
 
 
 def _pair(old: Floats, new: Floats, rng: np.random.Generator, limit: int) -> tuple[Floats, Floats]:
-    """Some of the same steps of both, as rows."""
+    """The same steps of both, `limit` at most; shape (steps, features) each."""
     before, after = old.reshape(-1, old.shape[-1]), new.reshape(-1, new.shape[-1])
     if len(before) > limit:
         chosen = np.sort(rng.choice(len(before), limit, replace=False))
@@ -94,7 +95,7 @@ def _pair(old: Floats, new: Floats, rng: np.random.Generator, limit: int) -> tup
 
 
 def _rows(pairs: Sequence[tuple[Floats, Floats]], old: Floats, hold_out: int) -> tuple[LayerSamples, LayerSamples]:
-    """Samples to fit and held-out samples of the part of the sums that one matrix makes."""
+    """Samples to fit and held-out samples of one term of the pre-activations: the product of an input with `old`."""
     parts = [(after, before @ old.T) for before, after in pairs]
     enough = len(parts) >= hold_out
     front = [p for i, p in enumerate(parts) if not enough or i % hold_out != hold_out - 1]

@@ -10,7 +10,7 @@ from onnxprune.coupling.groups import Group
 
 
 def inspection(coupling: Coupling) -> dict[str, Any]:
-    """Every group of a graph, in graph order, and the operators that no rule speaks for.
+    """Every group of a graph, in graph order, and the operators without a rule.
 
     Returns:
         ``groups``: name, channels, grade, pinned (reasons), members; ``channels``: units by grade.

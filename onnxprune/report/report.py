@@ -70,7 +70,7 @@ class GateReport:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much was asked for: a ratio, or a target for each of some costs."""
+    """The requested amount: a ratio, or a target for each of some costs."""
 
     ratio: float | None = field(default=None, metadata=OMIT_NONE)
     target: dict[str, float | str] | None = field(default=None, metadata=OMIT_NONE)
@@ -193,7 +193,7 @@ class CalibrationReport:
 
     Attributes:
         samples: How many they are.
-        held_out: Whether nothing was learned from them.
+        held_out: Whether neither scores nor repair used them.
         relative_error: Squared error of the outputs as a share of their variance.
         decisions: The output that chooses classes and is expected to lose most; None where none chooses any.
         inputs: What the samples hold, by input.
@@ -267,18 +267,20 @@ class Report(JsonValue):
         zeroed: Constant -> share of its elements that a pattern set to zero.
         dense: Constant -> why it was to have zeros and has none.
         whole_because: Why nothing was taken; None where something was.
-        permuted: What another order keeps; None where none was asked for.
-        storage: What became sparse; None where that was not asked for.
+        unrounded: Constant -> axis -> channels along it, for widths that are smaller now and no multiple of the
+            ``round_to`` that was asked for.
+        permuted: Effect of the permutation; None without one.
+        storage: Effect of sparse storage; None without it.
         mixing: Whether groups of grade mixing were open to pruning.
         interface: Graph input or output -> axis -> indices lost.
         targets: What became of each target.
         gates: What became of each gate.
         search: What a drift search made; None without one.
         repair: Every layer that a refit was tried on; None without repair.
-        unrepaired_because: Why ``repair="auto"`` repaired nothing; None where it did, or where another was asked for.
-        calibration: What held-out samples say; None without calibration data.
+        unrepaired_because: Why ``repair="auto"`` repaired nothing; None where it did, or with another method.
+        calibration: Output errors on held-out samples; None without calibration data.
         latency: What a run of both models takes; None where it was not measured.
-        untimed_because: Why it could not be measured; None where it was, or was not asked for.
+        untimed_because: Why it could not be measured; None where it was, or was not requested.
         warnings: What to look at before the result is used, a line each.
         seconds: Time by stage.
     """
@@ -297,6 +299,7 @@ class Report(JsonValue):
     whole_because: list[str] | None
     mixing: bool
     interface: dict[str, dict[str, int]]
+    unrounded: dict[str, dict[str, int]] = field(default_factory=dict)
     permuted: PermutationReport | None = None
     storage: StorageReport | None = None
     targets: dict[str, TargetReport] = field(default_factory=dict)

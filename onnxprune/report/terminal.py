@@ -93,7 +93,7 @@ def meaning(report: Report) -> list[Part]:
     pairs = ((report.channels, "prunable channels"), (report.params, "parameters"), (report.macs, "MACs"))
     shares = [f"{_lost(pair)} of the {name}" for pair, name in pairs if _lost(pair)]
     took = [f"{_asked_for(report)} took {', '.join(shares)}"] if _shows_channels(report) else []
-    return [*took, *shrunk(report.interface), *zeros(report), *learned(report)]
+    return [*took, *uneven(report), *shrunk(report.interface), *zeros(report), *learned(report)]
 
 
 def _asked_for(report: Report) -> str:
@@ -134,6 +134,19 @@ def zeros(report: Report) -> list[Part]:
             f"{', ...' if len(names) > 1 else ''}): {printable(why)}"
         )
     return ["\n".join(lines)] if lines else []
+
+
+def uneven(report: Report) -> list[Part]:
+    """Widths that were to be rounded and are not."""
+    widths = [(name, width) for name, axes in report.unrounded.items() for width in axes.values()]
+    if not widths or report.options is None:
+        return []
+    name, width = widths[0]
+    return [
+        f"{plural(len(widths), 'width')} of layers that lost channels "
+        f"{'is no multiple' if len(widths) == 1 else 'are no multiples'} of {report.options['round_to']} "
+        f"({short(name)}: {width}{', ...' if len(widths) > 1 else ''}): other channels that they hold are kept"
+    ]
 
 
 def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:

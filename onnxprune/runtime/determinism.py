@@ -1,4 +1,4 @@
-"""What holds during a run: limits on onnxruntime, and sums that do not depend on the number of threads."""
+"""Conditions of a run: limits on onnxruntime, and sums that do not depend on the number of threads."""
 
 from __future__ import annotations
 

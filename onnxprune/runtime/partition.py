@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
-from onnxprune.graph.graph import RANDOM
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.skeleton import skeleton
 from onnxprune.model.topology import read_names, topological_order
 
@@ -201,7 +201,7 @@ def _key(node: NodeProto) -> str:
 
 
 def _is_random(node: NodeProto) -> bool:
-    return node.op_type in RANDOM or any(_is_random(inner) for body in _bodies(node) for inner in body.node)
+    return operator_of(node).random or any(_is_random(inner) for body in _bodies(node) for inner in body.node)
 
 
 def _non_tensors(proto: ModelProto) -> set[str]:

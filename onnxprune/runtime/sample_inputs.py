@@ -170,7 +170,7 @@ def _index_bounds(proto: onnx.ModelProto) -> dict[str, int]:
                 axis = next((a.i for a in node.attribute if a.name in ("axis", "gather_axis")), 0)
                 _tighten(bound, node.input[index], dims[axis])
         if operator.copies is not None:
-            for source in node.input if operator.copies is Copies.MIXED else node.input[:1]:
+            for source in node.input if operator.copies in (Copies.JOINED, Copies.MIXED) else node.input[:1]:
                 for output in node.output:
                     if output in bound:
                         _tighten(bound, source, bound[output])

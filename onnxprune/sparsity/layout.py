@@ -1,37 +1,14 @@
-"""Along which axes product operators read stored weights: what a row, a column and a group of a pattern are.
-
-Every product sums over one axis of its weight, the *reduction* axis: input channels of a convolution (at each kernel
-position by itself), rows or columns of a matrix. What N:M patterns and blocks mean is counted along it.
-"""
+"""The weights of a model that take a pattern of zeros."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.graph.graph import Node, Value
-from onnxprune.graph.operators import WeightLayout, operator_of
+from onnxprune.layers.weight_layout import Weight, readings
 from onnxprune.model.tensors import FLOATS
 
-
-@dataclass(frozen=True)
-class Weight:
-    """A constant that products read.
-
-    Attributes:
-        value: The constant.
-        layout: How they read it; None where they disagree or it is unknown, with the reason.
-        recurrent: Whether it belongs to a recurrent layer.
-        node: A product that reads it.
-        why: Why there is no layout.
-    """
-
-    value: Value
-    layout: WeightLayout | None
-    recurrent: bool
-    node: Node
-    why: str = ""
+__all__ = ["Weight", "weights"]
 
 
 def weights(coupling: Coupling) -> list[Weight]:
@@ -40,40 +17,8 @@ def weights(coupling: Coupling) -> list[Weight]:
     for value in coupling.graph.constants():
         quantised = value in coupling.ties.quantised
         if any(d != 1 for d in value.shape or []) and (value.elem_type in FLOATS or quantised):
-            found.setdefault(value.key, []).extend(_read(value))
+            found.setdefault(value.key, []).extend(readings(value))
     return [_agreed(readings) for readings in found.values() if readings]
-
-
-def _read(value: Value) -> Iterator[Weight]:
-    """How each product reads a constant."""
-    axes = tuple(range(len(value.shape or [])))
-    todo: list[tuple[Value, tuple[int | None, ...]]] = [(value, axes)]
-    while todo:
-        at, origin = todo.pop()
-        shape = [d for d in at.shape or [] if isinstance(d, int)]
-        if len(shape) != len(origin):
-            continue
-        for node, i in at.consumers:
-            operator = operator_of(node)
-            seen = operator.weights(node, i, shape) if operator.weights is not None else None
-            if seen is not None:
-                recurrent = operator.gates > 0
-                if isinstance(seen, str):
-                    yield Weight(value, None, recurrent, node, seen)
-                    continue
-                back = _back(seen, origin)
-                yield Weight(value, back, recurrent, node, "" if back else "its axes are merged on the way")
-            elif i == 0 and operator.origins is not None and node.outputs and node.outputs[0] is not None:
-                todo.append((node.outputs[0], operator.origins(node, shape, origin)))
-
-
-def _back(seen: WeightLayout, origin: Sequence[int | None]) -> WeightLayout | None:
-    """The layout in terms of the stored axes; None where the axis of inputs is none of them by itself."""
-    inputs = origin[seen.inputs]
-    outputs = origin[seen.outputs] if seen.outputs is not None else None
-    if inputs is None:
-        return None
-    return WeightLayout(inputs, outputs, seen.input_blocks, seen.output_blocks if outputs is not None else 1)
 
 
 def _agreed(readings: Sequence[Weight]) -> Weight:

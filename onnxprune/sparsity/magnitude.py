@@ -1,4 +1,4 @@
-"""Zeros by magnitude, set in the stored weights."""
+"""Zeros by magnitude or another score of single elements, set in the stored weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.extensions import Criterion
 from onnxprune.graph.graph import Value
+from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.dequantize import dequantised
+from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.patterns import Pattern
 from onnxprune.sparsity.layout import Weight
@@ -22,7 +25,12 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def zero_smallest(
-    model: Model, coupling: Coupling, targets: Sequence[Weight], pattern: Pattern, across: bool
+    model: Model,
+    coupling: Coupling,
+    targets: Sequence[Weight],
+    pattern: Pattern,
+    across: bool,
+    criterion: Criterion | None = None,
 ) -> dict[str, Mask]:
     """Sets the smallest elements of weights to zero, in place; those of a quantized weight to its zero point.
 
@@ -33,27 +41,40 @@ def zero_smallest(
         pattern: The pattern.
         across: Whether to rank the elements or blocks of all weights together, after dividing each weight by its root
             mean square.
+        criterion: What scores the elements, if it needs nothing but weights; by default their magnitude.
 
     Returns:
         Qualified name of each constant -> mask of the elements that were set to zero.
     """
     chosen: list[Mask] = []
+    scorer = criterion if criterion is not None and criterion.needs == "weights" else None
     if across:
-        sizes = [np.abs(real_values(model, coupling, w.value)) for w in targets]
+        sizes = [_scores(model, coupling, w.value, scorer) for w in targets]
         chosen = pattern.masks(sizes, [w.layout for w in targets])
     done = {}
     for i, weight in enumerate(targets):
         assert weight.value.tensor is not None
         array = model.array(weight.value.tensor)  # once: each access to an inline tensor copies it
-        zeroed = (
-            chosen[i]
-            if across
-            else pattern.mask(_magnitudes(model, coupling, weight.value, array, pattern), weight.layout)
-        )
+        if across:
+            zeroed = chosen[i]
+        elif scorer is not None and scorer.elements is not None:
+            zeroed = pattern.mask(_scores(model, coupling, weight.value, scorer, array), weight.layout)
+        else:
+            zeroed = pattern.mask(_magnitudes(model, coupling, weight.value, array, pattern), weight.layout)
         if zeroed.any():
             zero_elements(model, coupling, weight.value, zeroed, array)
             done[weight.value.key] = zeroed
     return done
+
+
+def _scores(
+    model: Model, coupling: Coupling, value: Value, scorer: Criterion | None, array: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Scores of the elements of a weight by their real values; infinite for what is not finite. Shape of the weight."""
+    values = real_values(model, coupling, value, array)
+    finite = np.isfinite(values)
+    scores = element_scores(scorer, finite_part(values)) if scorer is not None else np.abs(values)
+    return scores if finite.all() else np.where(finite, scores, np.inf)
 
 
 def _magnitudes(model: Model, coupling: Coupling, value: Value, array: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
@@ -68,7 +89,7 @@ def _magnitudes(model: Model, coupling: Coupling, value: Value, array: NDArray[A
         or array.dtype.name not in _FLOATS
         or value in coupling.ties.quantised
     ):
-        return np.abs(real_values(model, coupling, value, array))
+        return _scores(model, coupling, value, None, array)
     kind = np.dtype(_UNSIGNED[array.dtype.itemsize])
     found: NDArray[Any] = np.bitwise_and(array.view(kind), kind.type(np.iinfo(kind).max // 2))
     return found

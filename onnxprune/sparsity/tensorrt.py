@@ -3,7 +3,7 @@
 Where each rule is from:
 
 - *Guide*: TensorRT developer guide, "Sparsity" (in newer editions "I/O Formats and Sparsity"). The weights of
-  convolutions and of fully connected layers qualify where, for each output channel and each place of the kernel, at
+  convolutions and of fully connected layers qualify where, for each output channel and each kernel position, at
   least two of every four consecutive input channels are zero; the check assumes that four divides the input channels.
   FP16 or INT8 must be enabled, with the flag for sparse weights. Even so the builder takes the dense kernel where that
   is faster.

@@ -48,10 +48,21 @@ def _order_statistic(flat: NDArray[Any], position: int) -> Any:
 
 
 def smallest_across(sizes: Sequence[NDArray[np.floating]], ratio: float) -> list[Mask]:
-    """Returns masks of the smallest elements of all tensors together, each divided by its root mean square first."""
+    """Returns masks of the smallest elements of all tensors together, each divided by its root mean square first.
+
+    Infinite elements are the largest, and have no part in the root mean square.
+    """
     if not sizes:
         return []
-    scaled = [x / max(float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))), 1e-30) for x in sizes]
+    scaled = [x / max(_root_mean_square(x), 1e-30) for x in sizes]
     mask = smallest(np.concatenate([x.ravel() for x in scaled]), ratio)
     parts = np.split(mask, np.cumsum([x.size for x in sizes])[:-1])
     return [part.reshape(x.shape) for part, x in zip(parts, sizes, strict=True)]
+
+
+def _root_mean_square(x: NDArray[np.floating]) -> float:
+    mean = float(np.mean(np.square(x, dtype=np.float64)))
+    if not math.isfinite(mean):
+        finite = x[np.isfinite(x)]
+        mean = float(np.mean(np.square(finite, dtype=np.float64))) if finite.size else 0.0
+    return math.sqrt(mean)

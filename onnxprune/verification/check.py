@@ -1,6 +1,6 @@
-"""Proof of what pruning did: onnx's checker, a run in onnxruntime, and how far the outputs moved.
+"""Verification of a pruned model: onnx's checker, a run in onnxruntime, and how far the outputs moved.
 
-The original is the measure: whatever it cannot do (pass the checker, load, run on guessed inputs) is not asked of
+The original is the reference: a check that it fails (the checker, loading, a run on guessed inputs) is not applied to
 the result.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import InputError, RunError, VerificationError
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import all_nodes
@@ -26,9 +27,6 @@ from onnxprune.verification.checker import checker_error
 from onnxprune.verification.latency import Latency, latency
 
 logger = logging.getLogger(__name__)
-
-# Operators whose output has a shape that depends on values: there another shape is no fault.
-_SHAPES_FROM_VALUES = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "TopK", "Range"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def check(
 
     Returns:
         `verified` is False, with the reason, where the original itself cannot be run, or where the run of either model
-        goes beyond a limit of time or memory, or crashes onnxruntime.
+        exceeds a limit of time or memory, or crashes onnxruntime.
 
     Raises:
         VerificationError: The result is invalid, has another interface, or is refused by onnxruntime, while the
@@ -177,7 +175,7 @@ def _unverified(reason: str) -> Verification:
 
 
 def _out_of_memory(error: RunError) -> bool:
-    """Whether onnxruntime could not allocate memory: that says something of a limit, and nothing of the model."""
+    """Whether onnxruntime could not allocate memory: which is due to a limit and not to the model."""
     return any(words in error.message.lower() for words in ("bad_alloc", "bad allocation", "allocate memory"))
 
 
@@ -303,7 +301,7 @@ def _run_first(
 
 def _same_shapes(proto: onnx.ModelProto, names: list[str], expected: list[Any], actual: list[Any]) -> None:
     """Raises where an output got another shape, unless shapes depend on values in this model."""
-    if any(n.op_type in _SHAPES_FROM_VALUES for n in all_nodes(proto.graph)):
+    if any(operator_of(n).shape_from_values for n in all_nodes(proto.graph)):
         return
     for name, a, b in zip(names, expected, actual, strict=True):
         if np.shape(a) != np.shape(b):

@@ -8,20 +8,16 @@ boxes in pixels and scores below one, the error of the boxes dominates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, ValueInfoProto
 
-from onnxprune.graph.operators import Copies, operator_of
+from onnxprune.graph.operators import Copies, Postprocessing, operator_of
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
-
-_SOFTMAX = {"Softmax", "LogSoftmax"}
-_INTERPOLATIONS = {"Resize", "Upsample"}
-_CHOICES = {"ArgMax", "ArgMin", "TopK", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Hardmax"}
 
 MAX_COMPONENTS = 64
 """Maximum number of values into which an output is divided."""
@@ -42,7 +38,7 @@ def with_scores(model: Model) -> Model:
     renamed = {}
     for info in model.proto.graph.output:
         choice = _upstream(producers, info.name)
-        name = _upstream(producers, choice, _CHOICES)
+        name = _upstream(producers, choice, Postprocessing.CHOICE)
         if name != choice and name in producers and info.type.tensor_type.elem_type not in FLOATS:
             small = _before_interpolation(producers, name)
             renamed[info.name] = small if small in producers else name
@@ -61,9 +57,10 @@ def class_scores(model: Model) -> set[str]:
     producers = {name: node for node in model.proto.graph.node for name in node.output}
     found = set()
     for info in model.proto.graph.output:
-        node = producers.get(_upstream(producers, info.name, _INTERPOLATIONS))
-        kinds = _SOFTMAX if info.type.tensor_type.elem_type in FLOATS else _CHOICES
-        if node is not None and node.op_type in kinds and not node.domain:
+        node = producers.get(_upstream(producers, info.name, Postprocessing.INTERPOLATION))
+        floats = info.type.tensor_type.elem_type in FLOATS
+        kind = Postprocessing.SOFTMAX if floats else Postprocessing.CHOICE
+        if node is not None and operator_of(node).postprocessing is kind:
             found.add(info.name)
     return found
 
@@ -102,7 +99,7 @@ def _components(producers: Mapping[str, NodeProto], name: str, opset: int) -> di
     while left:
         origin, centre = _origin(producers, left.pop(), opset)
         joined = producers.get(_upstream(producers, origin))
-        if centre is np.asarray and joined is not None and joined.op_type == "Concat" and not joined.domain:
+        if centre is np.asarray and joined is not None and operator_of(joined).copies is Copies.JOINED:
             left += [one for one in reversed(joined.input) if one not in seen]
             seen |= set(joined.input)
         elif origin in producers and producers[origin].op_type != "Constant":
@@ -113,33 +110,36 @@ def _components(producers: Mapping[str, NodeProto], name: str, opset: int) -> di
 def _origin(producers: Mapping[str, NodeProto], name: str, opset: int) -> tuple[str, Centre]:
     """Returns the value upstream of a final softmax or interpolation, else the value itself, and its function."""
     node = producers.get(_upstream(producers, name))
-    if node is not None and node.op_type in _SOFTMAX and not node.domain:
+    if node is not None and operator_of(node).postprocessing is Postprocessing.SOFTMAX:
         axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if opset >= 13 else 1)
-        return _upstream(producers, node.input[0], _INTERPOLATIONS, moves=False), _centre(axis, flat=opset < 13)
+        small = _upstream(producers, node.input[0], Postprocessing.INTERPOLATION, moves=False)
+        return small, _centre(axis, flat=opset < 13)
     return _before_interpolation(producers, name), np.asarray
 
 
 def _before_interpolation(producers: Mapping[str, NodeProto], name: str) -> str:
     """Returns the value upstream of an interpolation, else the value itself; value-preserving nodes are skipped."""
     resized = _upstream(producers, name)
-    if _upstream(producers, resized, _INTERPOLATIONS, moves=False) == resized:
+    if _upstream(producers, resized, Postprocessing.INTERPOLATION, moves=False) == resized:
         return name
-    return _upstream(producers, resized, _INTERPOLATIONS)
+    return _upstream(producers, resized, Postprocessing.INTERPOLATION)
 
 
 def _upstream(
-    producers: Mapping[str, NodeProto], name: str, skipped: Collection[str] = (), *, moves: bool = True
+    producers: Mapping[str, NodeProto], name: str, skipped: Postprocessing | None = None, *, moves: bool = True
 ) -> str:
     """Returns the first value upstream that is not computed by a skipped operator; the value itself if it is not.
 
     Args:
         producers: The node that computes each value.
         name: The value.
-        skipped: Types of operators to skip.
+        skipped: Operators to skip, by what they do.
         moves: Whether operators that only rearrange or cast their input are skipped too.
     """
-    while (node := producers.get(name)) is not None and not node.domain and node.input:
-        if node.op_type not in skipped and not (moves and operator_of(node).copies is Copies.ALL):
+    while (node := producers.get(name)) is not None and node.input:
+        operator = operator_of(node)
+        skip = skipped is not None and operator.postprocessing is skipped
+        if not skip and not (moves and operator.copies is Copies.ALL):
             break
         name = node.input[0]
     return name

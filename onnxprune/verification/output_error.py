@@ -93,7 +93,7 @@ class Errors:
     """
 
     def __init__(self, models: int) -> None:
-        """Begins without any batch, for so many models."""
+        """Sums for a number of models, of no batch yet."""
         self.wrong: list[Floats] = []
         self.moments: list[Floats] = []
         self._models = models

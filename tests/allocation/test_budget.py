@@ -59,7 +59,7 @@ class Linear:
 def test_convex_curves_are_allocated_at_the_least_damage(limit: float) -> None:
     """With equal prices greedy steps are the optimum: compare with all allocations."""
     curves = [np.array([0, 1, 3, 6, 10.0]), np.array([0, 2, 5, 9, 14.0]), np.array([0, 0.5, 4, 9, 20.0])]
-    found = budget.allocate(curves, [5, 5, 5], [budget.Target(Linear([5, 5, 5]), limit)], Limits())
+    found = budget.allocate(curves, [5, 5, 5], [budget.Target(Linear([5, 5, 5]), limit)], [Limits()] * 3)
     assert found.met
     best = min(
         sum(c[n] for c, n in zip(curves, counts, strict=True))
@@ -71,18 +71,18 @@ def test_convex_curves_are_allocated_at_the_least_damage(limit: float) -> None:
 
 def test_what_saves_more_for_the_same_damage_goes_first() -> None:
     curves = [np.array([0, 1, 2.0]), np.array([0, 1, 2.0])]
-    found = budget.allocate(curves, [3, 3], [budget.Target(Linear([1, 10]), 90)], Limits())
+    found = budget.allocate(curves, [3, 3], [budget.Target(Linear([1, 10]), 90)], [Limits()] * 2)
     assert found.removed == [0, 1]
 
 
 def test_a_budget_that_cannot_be_met_takes_all_it_may() -> None:
-    found = budget.allocate([np.array([0, 1.0])], [2], [budget.Target(Linear([5]), 10)], Limits())
+    found = budget.allocate([np.array([0, 1.0])], [2], [budget.Target(Linear([5]), 10)], [Limits()])
     assert (found.removed, found.met, found.left) == ([1], False, [95.0])
 
 
 def test_rounding_is_honoured() -> None:
     curve = np.arange(16.0)
-    found = budget.allocate([curve], [16], [budget.Target(Linear([1]), 95)], Limits(round_to=4))
+    found = budget.allocate([curve], [16], [budget.Target(Linear([1]), 95)], [Limits(round_to=4)])
     assert found.removed == [8]  # 5 are too few; 12 stay after 4, 8 after 8
 
 
@@ -112,13 +112,13 @@ def test_a_budget_is_met_to_within_a_unit(kind: str) -> None:
 def test_a_costly_first_unit_does_not_hide_the_cheap_ones_after_it() -> None:
     """Whole segments of the hull: four units at 1.15 in place of four at 1.6."""
     curves = [np.array([0, 1.0, 1.05, 1.1, 1.15]), np.array([0, 0.4, 0.8, 1.2, 1.6])]
-    found = budget.allocate(curves, [5, 5], [budget.Target(Linear([1, 1]), 96)], Limits())
+    found = budget.allocate(curves, [5, 5], [budget.Target(Linear([1, 1]), 96)], [Limits()] * 2)
     assert found.removed == [4, 0]
 
 
 def test_a_segment_is_not_begun_for_what_one_unit_of_another_group_meets() -> None:
     curves = [np.array([0, 1.0, 1.05, 1.1, 1.15]), np.array([0, 0.4, 0.8, 1.2, 1.6])]
-    found = budget.allocate(curves, [5, 5], [budget.Target(Linear([1, 1]), 99)], Limits())
+    found = budget.allocate(curves, [5, 5], [budget.Target(Linear([1, 1]), 99)], [Limits()] * 2)
     assert found.removed == [0, 1]
 
 
@@ -126,4 +126,4 @@ def test_savings_are_shares_of_what_each_target_still_lacks() -> None:
     """One unit of the second group meets both: 30 of 30 and 2 of 2. In sum the first saves more, 33 + 1."""
     curves = [np.array([0, 1.0]), np.array([0, 1.0])]
     targets = [budget.Target(Linear([33, 30]), 70.0), budget.Target(Linear([1, 2]), 98.0)]
-    assert budget.allocate(curves, [2, 2], targets, Limits()).removed == [0, 1]
+    assert budget.allocate(curves, [2, 2], targets, [Limits()] * 2).removed == [0, 1]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune._math import share
-from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
+from onnxprune.allocation.counts import Limits, Width, ranked, uniform, weakest
 from onnxprune.coupling.groups import Grade, Group
 
 UNITS = st.lists(st.integers(2, 40), min_size=1, max_size=6)
@@ -48,6 +48,29 @@ def test_the_share_in_thousandths_is_exact(thousandths: int, units: int) -> None
     assert share(thousandths / 1000, units) == thousandths * units // 1000
 
 
+WIDTHS = st.lists(st.builds(Width, st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=3).map(tuple)
+
+
+@given(WIDTHS, st.integers(1, 12), st.integers(1, 30), st.integers(0, 30))
+def test_the_fewest_units_are_kept_that_make_every_width_a_multiple(
+    widths: tuple[Width, ...], round_to: int, units: int, remove: int
+) -> None:
+    """By trying all; where none does, without what other channels add to a width."""
+    least = max(units - remove, 1)
+
+    def fewest(rests: bool) -> int | None:
+        fits = (
+            n
+            for n in range(least, least + 2 * round_to)
+            if all((n * w.per_unit + rests * w.rest) % round_to == 0 for w in widths)
+        )
+        return next(fits, None)
+
+    expected = fewest(rests=True) or fewest(rests=False)
+    assert expected is not None
+    assert Limits(1, round_to, widths).kept(units, remove) == min(expected, units)
+
+
 @pytest.mark.parametrize(
     ("limits", "units", "remove", "expected"),
     [
@@ -76,7 +99,7 @@ def assert_limited(sizes: list[int], counts: list[int], limits: Limits) -> None:
 
 @given(UNITS, RATIOS, LIMITS)
 def test_uniform_takes_the_share_of_each_group_as_far_as_it_may(sizes: list[int], ratio: float, limits: Limits) -> None:
-    counts = uniform(groups(sizes), ratio, limits)
+    counts = uniform(groups(sizes), ratio, [limits] * len(sizes))
     assert_limited(sizes, counts, limits)
     for n, gone in zip(sizes, counts, strict=True):
         assert gone <= share(ratio, n)
@@ -87,7 +110,7 @@ def test_uniform_takes_the_share_of_each_group_as_far_as_it_may(sizes: list[int]
 @given(UNITS, RATIOS, LIMITS, st.integers(0, 2**32 - 1))
 def test_ranked_never_takes_more_than_asked(sizes: list[int], ratio: float, limits: Limits, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    counts = ranked(groups(sizes), [rng.random(n) for n in sizes], ratio, limits)
+    counts = ranked(groups(sizes), [rng.random(n) for n in sizes], ratio, [limits] * len(sizes))
     assert_limited(sizes, counts, limits)
     assert sum(counts) <= share(ratio, sum(sizes))
     if limits.round_to == 1:
@@ -100,7 +123,7 @@ def test_ranked_takes_the_lowest_of_all(sizes: list[int], ratio: float, seed: in
     """Unless a group would lose its last unit, what goes scores no more than what stays."""
     rng = np.random.default_rng(seed)
     scores = [rng.random(n) for n in sizes]
-    counts = ranked(groups(sizes), scores, ratio, Limits())
+    counts = ranked(groups(sizes), scores, ratio, [Limits()] * len(sizes))
     gone = [np.sort(s)[:c] for s, c in zip(scores, counts, strict=True)]
     stay = [np.sort(s)[c:] for s, c in zip(scores, counts, strict=True) if c < len(s) - 1]
     if stay:
@@ -109,12 +132,12 @@ def test_ranked_takes_the_lowest_of_all(sizes: list[int], ratio: float, seed: in
 
 def test_a_weak_group_loses_more() -> None:
     scores: list[Any] = [np.array([1.0, 2, 3, 4]), np.array([10.0, 20, 30, 40])]
-    assert ranked(groups([4, 4]), scores, 0.5, Limits()) == [3, 1]
-    assert ranked(groups([4, 4]), scores, 0.5, Limits(2)) == [2, 2]
+    assert ranked(groups([4, 4]), scores, 0.5, [Limits()] * 2) == [3, 1]
+    assert ranked(groups([4, 4]), scores, 0.5, [Limits(2)] * 2) == [2, 2]
 
 
 def test_nothing_to_choose_from() -> None:
-    assert uniform([], 0.5, Limits()) == [] and ranked([], [], 0.5, Limits()) == []
+    assert uniform([], 0.5, []) == [] and ranked([], [], 0.5, []) == []
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.data())

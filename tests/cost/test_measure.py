@@ -8,10 +8,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxprune.cost.macs import macs_from_shapes
-from onnxprune.cost.measure import Cost, measure, parameters
+from onnxprune.cost.measure import Cost, mainly_convolutions, measure, parameters
 from onnxprune.errors import InputError
 from onnxprune.graph.operators import known_operators
 from onnxprune.model.model import load, save
+from tests.ops.case import build
 
 
 def one_node(op, inputs, output, *, domain="", opset=17, outputs=1, **attributes):
@@ -101,6 +102,26 @@ HAND_COUNTED = {
             "Attention", [x(2, 3, 5, 4), ("k", (2, 3, 8, 4), False), ("v", (2, 3, 8, 6), False)], [2, 3, 5, 6], opset=23
         ),
         2 * 3 * 5 * 8 * (4 + 6),
+    ),
+    # 7 keys of earlier calls, and caches that nothing reads
+    "Attention of onnx with a past": (
+        one_node(
+            "Attention",
+            [
+                x(2, 5, 24),
+                ("k", (2, 8, 8), False),
+                ("v", (2, 8, 12), False),
+                ("", (), True),
+                w(2, 2, 7, 4, name="pk"),
+                w(2, 2, 7, 6, name="pv"),
+            ],
+            [2, 5, 36],
+            outputs=3,
+            opset=23,
+            q_num_heads=6,
+            kv_num_heads=2,
+        ),
+        2 * 6 * 5 * 15 * (4 + 6),
     ),
     # the operands between activation and weight are scales and zero points
     "QLinearConv": (quantised("QLinearConv", [x(1, 8, 6, 6), w(16, 8, 3, 3)], [1, 16, 4, 4]), 16 * 4 * 4 * 8 * 9),
@@ -346,3 +367,32 @@ def test_weights_are_not_read(tmp_path):
     model = load(tmp_path / "m.onnx")
     model.array = model.raw = None  # reading would fail
     assert measure(model).macs == math.prod((64, 64))
+
+
+FEW_CONVOLUTIONS = """(float[N,3,{size},{size}] x) => (float[N,4] y)
+    <float[8,3,3,3] a, float[8,16] b, float[16,16] c, float[16,4] d>
+    {{ e = Conv(x, a)  f = Relu(e)  g = GlobalAveragePool(f)  h = Flatten(g)  i = MatMul(h, b)  j = MatMul(i, c)
+       y = MatMul(j, d) }}"""
+
+
+@pytest.mark.parametrize(("size", "mainly"), [("16", True), ("3", False), ("H", True)])
+def test_what_a_model_mainly_consists_of_is_what_it_computes(size, mainly):
+    """One convolution beside three products: 14 * 14 * 216 of 256 + 128 + 64 more, or 216."""
+    model = load(build(FEW_CONVOLUTIONS.format(size=size)))
+    assert mainly_convolutions(model) is mainly
+    if size == "H":
+        assert mainly_convolutions(model, {"x": (1, 3, 3, 3)}) is False
+
+
+def test_products_of_activations_count_too():
+    text = """(float[N,4,8,8] x) => (float[N,4,64] y) <float[4,4,1,1] a, int64[3] flat>
+        { b = Conv(x, a)  c = Reshape(b, flat)  d = Transpose <perm = [0, 2, 1]> (c)  e = MatMul(d, c)
+          y = MatMul(c, e) }"""
+    assert mainly_convolutions(load(build(text, constants={"flat": [0, 4, 64]}))) is False
+
+
+def test_where_macs_cannot_be_counted_layers_are():
+    """An operator that nobody knows makes what the products read."""
+    text = """(float[N,3,8,8] x) => (float[N,4] y) <float[8,3,3,3] a, float[8,8,3,3] b, float[16,4] d>
+        { e = Conv(x, a)  f = Conv(e, b)  g = my.Own(f)  y = MatMul(g, d) }"""
+    assert mainly_convolutions(load(build(text, domains=["my"]))) is True

@@ -114,3 +114,54 @@ def test_what_is_no_number_is_refused(of_kind: Callable[[Any], None], kind: Any)
     of_kind(lambda n: "many" if kind is str else kind(n))
     with pytest.raises(InputError, match="of cost 'units' must return a finite number"):
         onnxprune.prune(model(), target={"units": 0.6}, repair="none")
+
+
+class Units:
+    """A factory that is an object: it counts the units of the groups it is given, or of all."""
+
+    def __call__(self, coupling: Coupling, groups: Sequence[Group], shapes: object) -> Fixed:
+        return Fixed(sum(g.units for g in groups or coupling.groups), float)
+
+
+def test_a_factory_is_a_target() -> None:
+    """What is registered is known by its factory too, under its name; what is not has the factory's name."""
+    by_name = onnxprune.prune(model(), target={"activations": 0.6}, repair="none")
+    by_factory = onnxprune.prune(model(), target={extensions.costs.get("activations"): 0.6}, repair="none")
+    assert by_factory.proto == by_name.proto and set(by_factory.report.targets) == {"activations"}
+    assert by_factory.report.options == by_name.report.options
+    unknown = onnxprune.prune(model(), target={Units(): 70, "params": 0.9}, repair="none")
+    left = unknown.report.targets["Units"]
+    assert left.asked == 70 and left.left == sum(g.units for g in onnxprune.analyze(unknown.proto).groups)
+    assert left.met is (left.left <= 70) and "Units" not in extensions.costs.names()
+    assert json.loads(unknown.report.to_json())["options"]["target"] == {"Units": 70, "params": 0.9}
+
+
+def test_a_factory_is_a_target_of_steps_and_of_a_search() -> None:
+    """Their intermediate targets are of the same cost."""
+    data = {"x": np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)}
+    stepped = onnxprune.prune(model(), target={Units(): 70}, calib=data, steps=2)
+    assert stepped.report.targets["Units"].left is not None
+    searched = onnxprune.prune(model(), target={Units(): 70}, gate={"drift": 5.0}, drift_search=True, repair="none")
+    assert searched.report.search is not None
+    assert all(set(trial.target or {}) == {"Units"} for trial in searched.report.search.trials)
+
+
+def macs(*_: object) -> None:
+    """A factory whose name means something else."""
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ({macs: 0.5}, "the name of cost 'macs' is that of another"),
+        ({5: 0.5}, "target must be a mapping such as"),
+        ({"": 0.5}, "target must be a mapping such as"),
+        ({"activation": 0.5}, "unknown target 'activation'"),
+        ({Units(): "most"}, "target Units=most is no number"),
+        ({Units(): 0}, "target Units=0 leaves nothing"),
+        ({Units(): 0.5, Units(): 0.4}, "two targets are of one cost"),
+    ],
+)
+def test_targets_that_are_refused(target: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        onnxprune.prune(model(), target=target, repair="none")

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.errors import InputError
-from onnxprune.pipeline.repair import kept_indices
+from onnxprune.pipeline.kept_indices import kept_indices
 from tests.support.oracle import session
 
 NET = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 
 from onnxprune.graph.graph import Graph, dimension, tensor_type
@@ -144,3 +145,14 @@ def test_stated_types() -> None:
     assert tensor_type(helper.make_tensor_value_info("v", 1, None)) == (None, 1)
     assert tensor_type(helper.make_tensor_sequence_value_info("v", 1, [3])) == (None, 0)
     assert dimension(onnx.TensorShapeProto.Dimension(dim_value=0)) == 0
+
+
+def test_an_axis_that_a_value_lacks_is_refused_in_words() -> None:
+    """Whether its rank is another one or unknown: it ends the analysis of a node with a reason that one can read."""
+    graph = Graph(
+        onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g (float[3] x) => (y) { y = Abs(x) }')
+    )
+    for name in ("x", "y"):
+        with pytest.raises(LookupError, match=f"{name} has no axis 1"):
+            _ = graph.main.names[name].axis(1).length
+    assert graph.main.names["x"].axis(-1).length == 3

@@ -82,6 +82,7 @@ ROTARY = [
               t = RotaryEmbedding <num_heads = 3> (p, cos, sin, at)
               a = Attention <q_num_heads = 3, kv_num_heads = 3> (s, t, r)""" + END, HEADS, opset=23, ir=11),
 ]
+GROUPED_PAST = "float[3,24] w, float[3,8] k, float[3,8] v, float[24,2] o, float[2,2,3,4] c, float[2,2,3,4] d"
 WIDE = "shape = Constant <value = int64[4] {0, 0, -1, 4}> ()  "
 STANDARD = [
     attention("standard", PLAIN, THREE + "a = Attention <q_num_heads = 3, kv_num_heads = 3> (q, p, r)" + END, HEADS,
@@ -96,6 +97,19 @@ STANDARD = [
               r5 = Transpose <perm = [0, 2, 1, 3]> (r4)  b = Attention(q5, p5, r5)
               c = Transpose <perm = [0, 2, 1, 3]> (b)  flat = Constant <value = int64[3] {0, 0, -1}> ()
               a = Reshape(c, flat)""" + END, HEADS, opset=23, ir=11),
+    attention("standard, with a past and unused caches", GROUPED_PAST,
+              THREE + "a, e, f = Attention <q_num_heads = 6, kv_num_heads = 2> (q, p, r, , c, d)" + END,
+              {"w:1": "2 exact"}, opset=23, ir=11),
+    attention("standard, with a past and used caches", GROUPED_PAST,
+              THREE + """a0, e, f = Attention <q_num_heads = 6, kv_num_heads = 2> (q, p, r, , c, d)
+              m = ReduceMax <keepdims = 1> (e)  n = ReduceMax <keepdims = 1> (m)  sq = Squeeze(n)
+              a = Mul(a0, sq)""" + END, {"w:1": "2 mixing"}, opset=23, ir=11),
+    attention("standard, with unused scores", PLAIN,
+              THREE + "a, , , g = Attention <q_num_heads = 3, kv_num_heads = 3> (q, p, r)" + END, HEADS, opset=23, ir=11),
+    attention("standard, with a past, heads on an axis", "float[3,12] w, float[2,3,5,4] c, float[2,3,5,4] d, float[12,2] o",
+              "q = MatMul(x, w)  " + WIDE + """q4 = Reshape(q, shape)  q5 = Transpose <perm = [0, 2, 1, 3]> (q4)
+              b, e, f = Attention(q5, q5, q5, , c, d)  h = Transpose <perm = [0, 2, 1, 3]> (b)
+              flat = Constant <value = int64[3] {0, 0, -1}> ()  a = Reshape(h, flat)""" + END, HEADS, opset=23, ir=11),
 ]
 
 

@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.model.model import load
-from onnxprune.pipeline.repair import kept_indices
+from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.repair.batch_norm import reestimate
 from onnxprune.repair.kept_indices import KeptIndices
 from tests.ops.case import build

@@ -22,7 +22,7 @@ from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model, load
 from onnxprune.options import Scope
 from onnxprune.pipeline.analysis import analyze_loaded, prunable
-from onnxprune.pipeline.repair import kept_indices
+from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
@@ -39,7 +39,7 @@ def pruned(model: Model, ratio: float) -> tuple[Model, KeptIndices]:
     groups = prunable(analysis, Scope())
     scores = scoring.score(analysis.model, analysis.coupling, groups, "l2")
     gone = np.zeros(analysis.coupling.classes.elements, dtype=bool)
-    for group, score, count in zip(groups, scores, uniform(groups, ratio, Limits()), strict=True):
+    for group, score, count in zip(groups, scores, uniform(groups, ratio, [Limits()] * len(groups)), strict=True):
         gone[group.channels[weakest(score, count)]] = True
     kept = kept_indices(analysis.coupling, gone)
     remove(analysis.model, analysis.coupling, gone)

@@ -11,7 +11,7 @@ import onnxprune
 from onnxprune import api
 from onnxprune.edit.remove import remove
 from onnxprune.model.model import load
-from onnxprune.pipeline.repair import kept_indices
+from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.repair.layerwise import Ridge, repair
 from onnxprune.verification.output_error import relative_errors
 from tests.ops.case import build

@@ -7,10 +7,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from onnxprune.errors import InputError
 from onnxprune.runtime.sample_inputs import Sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import session
-
-
-def parse(text):
-    return parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17, "my" : 1]>\n{text}')
+from tests.support.text_models import parse
 
 
 def fed(name, kind, shape):

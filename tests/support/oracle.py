@@ -16,7 +16,7 @@ from onnxprune.edit.permute import constant_orders, identity_source, permutable_
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
-from onnxprune.pipeline.repair import kept_indices
+from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.repair import joint, layerwise
 from onnxprune.repair.batch_norm import reestimate
 from onnxprune.testing import mask

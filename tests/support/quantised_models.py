@@ -327,3 +327,41 @@ VARIANTS: dict[str, Maker] = {
     "extended": optimised("EXTENDED"),
     "all": optimised("ALL"),
 }
+
+CONVOLUTIONS = [
+    "qdq",
+    "qdq-channel",
+    "qdq-s8",
+    "qdq-u8",
+    "qoperator",
+    "qoperator-channel",
+    "qoperator-u8",
+    "dynamic-u8",
+    "float16",
+    "bfloat16",
+    "float8",
+    "basic",
+    "extended",
+    "all",
+]
+"""Variants that say something of a model of convolutions."""
+MATRICES = [
+    "qdq",
+    "qdq-channel",
+    "qoperator-channel",
+    "dynamic",
+    "dynamic-channel",
+    "dynamic-u8",
+    "float16",
+    "bfloat16",
+    "float8",
+    "nbits",
+    "nbits-points",
+    "blocked-int8",
+    "blocked-int4",
+    "blocked-int4-points",
+    "basic",
+    "extended",
+    "all",
+]
+"""The same for a model of matrix products."""

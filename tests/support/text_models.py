@@ -7,6 +7,11 @@ import onnx
 from onnx import numpy_helper, parser
 
 
+def parse(text: str) -> onnx.ModelProto:
+    """A model in onnx's text form below its header; ``my`` is a domain of its own."""
+    return parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17, "my" : 1]>\n{text}')
+
+
 def text_model(
     rng: np.random.Generator, body: str, x: str, y: str, opset: int = 17, **constants: tuple[int, ...]
 ) -> onnx.ModelProto:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.cost.macs import macs_from_shapes
 from onnxprune.cost.trace import traced_shapes
@@ -16,11 +16,7 @@ from onnxprune.model.model import load, save
 from onnxprune.runtime import session as runtime
 from onnxprune.runtime.session import session
 from onnxprune.verification.check import Drift, check, compare, drift
-
-
-def parse(text):
-    return parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17, "my" : 1]>\n{text}')
-
+from tests.support.text_models import parse
 
 # --- drift
 

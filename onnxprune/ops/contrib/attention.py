@@ -177,8 +177,9 @@ def group_query_attention(op: Op) -> None:
     if op.has(4):
         sources.append(op.input(4).axis(1))
     tie_caches(op, heads, (3, 4), (1, 2))
-    if len(op.node.outputs) > 3 and op.node.outputs[3] is not None:
-        heads.add_query(op.node.outputs[3].axis(1))
+    scores = op.optional_output(3)
+    if scores is not None:
+        heads.add_query(scores.axis(1))
     heads.settle()
     if not heads.alone:
         op.keep_zero(out.axis(2), *sources)

@@ -195,7 +195,7 @@ def mixture_macs(node: Node) -> list[Term]:
 
 @rule("BiasSplitGelu", domain=MS)
 def bias_split_gelu(op: Op) -> None:
-    """The first half gated by the Gelu of the second: a channel owns its place in both."""
+    """The first half gated by the Gelu of the second: a channel has the same index in both."""
     x, bias, out = op.input(0), op.input(1), op.output()
     for axis in x.axes()[:-1]:
         op.tie(axis, out.axis(axis.position))

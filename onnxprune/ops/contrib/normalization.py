@@ -29,7 +29,7 @@ def normalized_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
 def skip_layer_normalization(op: Op) -> None:
     """Sum of input, skip and bias, normalised over the last axis: that mixes, but where the sum is not centred."""
     x, skip, out = op.input(0), op.input(1), op.output()
-    summed = op.node.outputs[3] if len(op.node.outputs) > 3 else None
+    summed = op.optional_output(3)
     for value in [out, *([summed] if summed is not None else [])]:
         for position, axes in enumerate(broadcast(op, [x, skip], value)):
             if value is summed and len(axes) == 2 and not op.has(_bias_of(op)):
@@ -43,7 +43,7 @@ def skip_layer_normalization(op: Op) -> None:
         op.mix(width)
     for parameter in op.inputs[2:]:
         tie_trailing(op, parameter.axes(), x.axes())
-    for extra in op.node.outputs[1:3]:
+    for extra in map(op.optional_output, (1, 2)):
         for axis in extra.axes()[:-1] if extra is not None else []:
             op.tie(x.axis(axis.position), axis)
 
@@ -74,8 +74,9 @@ def embed_layer_normalization(op: Op) -> None:
             op.tie(op.input(i).axis(1), width)
     for i in (5, 6):
         op.tie(op.input(i).axis(0), width)
-    if len(op.node.outputs) > 2 and op.node.outputs[2] is not None:
-        op.tie(op.node.outputs[2].axis(-1), width)
+    summed = op.optional_output(2)
+    if summed is not None:
+        op.tie(summed.axis(-1), width)
     others = [op.input(i) for i in (0, 1, 7, 8) if op.has(i)] + op.outputs
     for axis in (a for v in others for a in v.axes() if v.rank != 3 or a.position < 2):
         op.pin(axis, f"{op.node.label} reads positions")

@@ -238,7 +238,7 @@ def dynamic_quantize_lstm_weights(node: Node, i: int, shape: Sequence[int]) -> W
 @rule("DynamicQuantizeLSTM", domain=MS, gates=4)
 def dynamic_quantize_lstm(op: Op) -> None:
     """LSTM with integer weights, gates last: a hidden unit is tied to its gates and states."""
-    x, w, r, out = op.input(0), op.input(1), op.input(2), op.node.outputs
+    x, w, r = op.input(0), op.input(1), op.input(2)
     hidden = r.axis(1)
     if not hidden.length:
         raise ValueError("hidden size unknown")
@@ -247,7 +247,7 @@ def dynamic_quantize_lstm(op: Op) -> None:
     gates = [w.axis(2), r.axis(2)] + [op.input(i).axis(1) for i in (3, 7) if op.has(i)]
     gates += [v.axis(-1) for i in (8, 9, 10, 11) if op.has(i) and (v := op.input(i)).rank == 2]
     states = [op.input(i) for i in (5, 6) if op.has(i)]
-    carriers = [v.axis(-1) for v in [*states, *out] if v is not None]
+    carriers = [v.axis(-1) for v in [*states, *op.outputs]]
     op.link(
         (hidden, arange(hidden)),
         *((axis, arange(axis) % hidden.length) for axis in gates),

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import onnxprune
+from tests.ops.case import build
 from tests.support.commands import tiny
 from tests.support.oracle import session
 from tests.support.paths import MODELS
@@ -37,6 +38,24 @@ def test_matrix_products_are_left_as_they_are() -> None:
     assert "matrix products" in auto.report.unrepaired_because
     assert auto.proto == plain.proto
     assert auto.report.options["importance"] == "l2"
+
+
+def test_a_model_is_what_it_computes_not_what_it_has_most_of() -> None:
+    """One convolution with nearly all multiply-accumulates, and three small products."""
+    model = build("""(float[N,3,16,16] x) => (float[N,4] y) <float[16,3,3,3] a, float[16,16] b, float[16,16] c, float[16,4] d>
+        { e = Conv(x, a)  f = Relu(e)  g = GlobalAveragePool(f)  h = Flatten(g)  i = MatMul(h, b)  j = MatMul(i, c)
+          y = MatMul(j, d) }""")
+    report = onnxprune.prune(model, 0.5).report
+    assert report.options is not None and report.options["repair"] == "data-free"
+    assert report.unrepaired_because is None
+
+
+def test_without_layers_nothing_is_said_of_their_kind() -> None:
+    model = build("""(float[N,8] x) => (float[N] y) <float[8] w, float[8] v>
+        { a = Mul(x, w)  b = Relu(a)  c = Mul(b, v)  axes = Constant <value = int64[1] {1}> ()
+          y = ReduceSum <keepdims = 0> (c, axes) }""")
+    report = onnxprune.prune(model, 0.5, shrink="x").report
+    assert report.unrepaired_because == "no layer has a floating-point weight of its own that could be refitted"
 
 
 def test_what_does_not_run_is_pruned_without_repair() -> None:
