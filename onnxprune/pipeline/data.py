@@ -103,6 +103,7 @@ def _why_one_by_one(runner: Session, samples: Samples | _Synthetic) -> str | Non
     """Why samples cannot be joined to batches, though the model's declaration says so; None if they can be."""
     if not isinstance(samples, Samples) or not samples.joined:
         return None
+    samples = samples.silent()
     joined = next(samples.in_batches(COMPARED).batches())
     singles = list(itertools.islice(samples.in_batches(1).batches(), samples.size(joined)))
     return why_not_joined(runner, joined, singles) if len(singles) > 1 else None

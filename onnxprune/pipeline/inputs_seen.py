@@ -7,7 +7,7 @@ BatchNormalization nodes were merged into the convolutions before them do not te
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 from onnxprune.graph.graph import Graph
 from onnxprune.layers.batch_norm import normalizations
 from onnxprune.model.model import Model
-from onnxprune.pipeline.data import CalibrationSplit, FirstBatches
+from onnxprune.pipeline.data import CalibrationSplit
 from onnxprune.repair.batch_norm import channel_statistics
 from onnxprune.report.report import InputReport, TrainingMismatch
 from onnxprune.runtime.partition import CannotCut
 from onnxprune.runtime.staged_run import StagedRun
 
-MOST = 1024
-"""Samples that are looked at."""
-FEWEST, ENOUGH = 8, 64
-"""Samples from which on their statistics are compared with those of training, and how many are enough for that."""
+FEWEST = 8
+"""Samples from which on their statistics are compared with those of training."""
 
 
 class _Input:
@@ -69,25 +67,21 @@ class _Input:
 def inputs_seen(data: CalibrationSplit) -> dict[str, InputReport]:
     """Shape of a sample, range, mean and deviation of each input, over the calibration samples."""
     found: dict[str, _Input] = {}
-    seen = 0
     for part in (data.held, data.fit) if data.held_out else (data.fit,):
         for feeds in part.batches():
-            if seen >= MOST:
-                break
             for name, array in feeds.items():
                 found.setdefault(name, _Input()).add(np.asarray(array))
-            seen += max((len(a) for a in feeds.values() if np.ndim(a)), default=1)
     return {name: values.report() for name, values in found.items()}
 
 
 def training_mismatch(original: Model, data: CalibrationSplit) -> TrainingMismatch | None:
     """How far the samples are from training at the first BatchNormalization; None where none tells."""
     nodes = normalizations(Graph(original.proto))
-    count = data.fit.count
-    if not nodes or (count is not None and count < FEWEST):
+    samples = data.held if data.held.count is None or data.held.count >= FEWEST else data.fit
+    if not nodes or (samples.count is not None and samples.count < FEWEST):
         return None
     try:
-        with StagedRun(original, FirstBatches(data.fit, ENOUGH), [[nodes[0].x.name]]) as run:
+        with StagedRun(original, _Batches(samples), [[nodes[0].x.name]]) as run:
             seen = run.step()[nodes[0].x.name]
             if any(array.ndim < 2 for array in seen):
                 return None
@@ -100,6 +94,17 @@ def training_mismatch(original: Model, data: CalibrationSplit) -> TrainingMismat
         return None
     divergence = 0.5 * (variance / spread + (mean - trained) ** 2 / spread - 1 - np.log(variance / spread))
     return TrainingMismatch(nodes[0].name, float(np.median(divergence)))
+
+
+class _Batches:
+    """The batches of samples, as often as they are asked for."""
+
+    def __init__(self, samples: Any) -> None:
+        self._samples = samples
+
+    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        found: Iterator[Mapping[str, NDArray[Any]]] = self._samples.batches()
+        return found
 
 
 def unused(data: CalibrationSplit) -> list[str]:

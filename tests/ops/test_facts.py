@@ -28,7 +28,6 @@ DOMAIN = "my.ops"
 
 NAMED = {
     "edit/remove.py": {"Add", "Gather", "Mul"},  # nodes that it inserts
-    "edit/slicing.py": {"Constant"},  # the same
     # evaluation and symbolic shapes of the standard's operators, one function each
     "graph/content_operators.py": None,
     "graph/data_propagation.py": {"Constant", "If", "Shape", "Size"},
