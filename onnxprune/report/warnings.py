@@ -54,7 +54,7 @@ def _doubtful_samples(report: Report) -> list[str]:
         lines.append("too few samples to hold any back: errors are of samples that were learned from")
     if found.mismatch is not None and found.mismatch.divergence > FAR_FROM_TRAINING:
         lines.append(
-            f"BatchNormalization {short(found.mismatch.node)!r} reads other values than in training (divergence "
+            f"running statistics of {short(found.mismatch.node)!r} are far from what it reads here (divergence "
             f"{found.mismatch.divergence:.2g}): are the samples preprocessed as in training? "
             + "; ".join(_range(name, seen) for name, seen in found.inputs.items())
         )

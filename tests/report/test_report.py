@@ -206,7 +206,7 @@ def test_names_cannot_steer_the_terminal() -> None:
         (
             {"calibration": samples({"x": seen()}, mismatch=TrainingMismatch("n", 7.3))},
             [
-                "calibration data: BatchNormalization 'n' reads other values than in training (divergence 7.3): are the "
+                "calibration data: running statistics of 'n' are far from what it reads here (divergence 7.3): are the "
                 "samples preprocessed as in training? x: low 0, high 255, mean 120, deviation 60"
             ],
         ),
