@@ -74,6 +74,9 @@ class Value:
     consumers: list[tuple[Node, int]] = field(default_factory=list)
     first_axis: int = -1
 
+    def __repr__(self) -> str:
+        return f"Value({self.key!r}, shape={self.shape})"
+
     @property
     def rank(self) -> int | None:
         """Number of axes, None where it is unknown."""
@@ -105,6 +108,9 @@ class Node:
     inputs: list[Value | None] = field(default_factory=list)
     outputs: list[Value | None] = field(default_factory=list)
     bodies: dict[str, Scope] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Node({self.label})"
 
     @property
     def op_type(self) -> str:
@@ -159,6 +165,9 @@ class Scope:
     nodes: list[Node] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value | None] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Scope({self.path!r}, {len(self.nodes)} nodes)"
 
     def find(self, name: str) -> Value | None:
         """The value that `name` means here, looked up through the enclosing scopes."""

@@ -62,6 +62,9 @@ class Model:
         self.data_files = frozenset(data_files)
         self._maps: dict[Path, np.ndarray] = {}
 
+    def __repr__(self) -> str:
+        return f"Model({str(self.path or self.proto.graph.name)!r}, {len(self.proto.graph.node)} nodes)"
+
     def array(self, tensor: TensorProto) -> np.ndarray:
         """Returns the values of a tensor of this model; treat them as read-only.
 
