@@ -191,6 +191,9 @@ def prune(
 
 
 def _meant(first: str) -> str:
+    """The hint after a second file name."""
+    if first == "prune":
+        return "pruning has no verb: onnxprune MODEL --ratio 0.5"
     import difflib
 
     verbs = [line.split()[0] for line, _ in NOTES[0][1]]
