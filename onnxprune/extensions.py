@@ -157,7 +157,7 @@ criteria: Registry[Criterion] = Registry(
     elsewhere={
         **dict.fromkeys(["magnitude", "l2norm", "l2-norm", "norm"], "l2"),
         **dict.fromkeys(["taylor", "fisher", "hessian", "obd", "gradient"], "obs"),
-        **{"bn": "bn-scale", "slimming": "bn-scale", "geometric-median": "fpgm"},
+        **dict.fromkeys(["bn", "slimming"], "bn-scale"),
     },
 )
 repairs: Registry[RepairMethod] = Registry("repair", entry_points="onnxprune.repairs")

@@ -7,8 +7,8 @@ Each run is `onnxprune` in a process of its own, with options drawn from the run
 shuffled order that is always the same, so that as many runs as there are models reach every one. Runs with
 ``--repair none`` that take channels exactly must be equivalent to the masked original (the judge is the zoo's
 ``equivalence.py``); all others must end with exit status 0, or 1 or 5 where they miss a target or a gate. With
-``--data`` the runs have random numbers for calibration data, and patterns of zeros as well as channels. Prints a line a run
-and the counts. Exit status 0 when nothing is wrong.
+``--data`` the runs have random numbers for calibration data, and patterns of zeros as well as channels. Prints a line a
+run and the counts. Exit status 0 when nothing is wrong.
 """
 
 from __future__ import annotations
