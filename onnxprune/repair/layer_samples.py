@@ -62,11 +62,11 @@ def layer_samples(
 ) -> tuple[LayerSamples, LayerSamples]:
     """Samples to fit and held-out samples."""
     rng = np.random.default_rng(list(seed))
-    columns = b.columns
+    rows = rows_for(b.columns, count, width=max(b.groups * b.columns, b.features[1]))
     parts: list[tuple[NDArray[np.float32], ...]] = []
     for n, x in enumerate(read[b.x.name]):
         y = made[a.output.name][n]
-        positions = a.draw(y.shape, rng, rows_for(columns, count))
+        positions = a.draw(y.shape, rng, rows)
         target = _flat(a, y if join is None else made[join.total][n], positions)[:, kept]
         beside = [] if join is None else [_grouped(_flat(b, read[join.other][n], positions), b.groups)]
         parts.append(_finite(b.patches(x, positions), _grouped(target, b.groups), *beside))
