@@ -14,7 +14,10 @@ from tools.engines.chains import Row, error, rows
 from tools.engines.table import markdown
 
 WORKING = [("pt_resnet_bn", name) for name in registry.NAMES]
-WORKING += [("pt_transformer", name) for name in ("quantize_dynamic", "ort_transformers", "half", "slim", "simplify")]
+WORKING += [
+    ("pt_transformer", name)
+    for name in ("quantize_dynamic", "ort_transformers", "half", "ort_half", "slim", "simplify")
+]
 
 
 @pytest.mark.slow
@@ -82,4 +85,5 @@ def test_tables_count_models_and_list_what_does_not_work() -> None:
     text = markdown([row.as_dict() for row in done], {"slim": {"onnxslim": "1.0"}}, {"mnn": "MNN is not installed"})
     assert "| slim then prune | onnxslim 1.0 | 2 | 1 | 1 | 0 | 0 | 0 |" in text
     assert "| b | slim then prune | both fail | no / such op |" in text
+    assert "| Model | slim |\n|---|---|\n| a | works |\n| b | fails |" in text
     assert text.endswith("Skipped: mnn, since MNN is not installed.")
