@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.graph.contents import Data, Unknown, same
 from onnxprune.graph.data_propagation import evaluate
-from onnxprune.graph.graph import Axis, Dim, Node, Value
+from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.lengths import Dim
 
 Entries = list[int | None]
 

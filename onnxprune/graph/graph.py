@@ -15,10 +15,8 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxprune.graph.lengths import Dim
 from onnxprune.model.topology import topological_order
-
-Dim = int | str | None
-"""Length of an axis: a number, the name of a free dimension, or not known."""
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}

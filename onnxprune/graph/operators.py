@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from onnxprune.extensions import RULES
-from onnxprune.graph.graph import Axis, Dim, Node
+from onnxprune.graph.graph import Axis, Node
+from onnxprune.graph.lengths import Dim
 from onnxprune.registry import load_home, load_plugins
 
 Shape = list[Dim] | None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnx import TensorProto
+
 from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.node_shapes import broadcast_all
 from onnxprune.graph.operators import Copies, Origins
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import facts_of, origins, rule
+from onnxprune.ops.registry import facts_of, origins, output_shape, rule
 
 
 @origins("Identity Cast DequantizeLinear")
@@ -158,3 +161,9 @@ def bit_cast(op: Op) -> None:
 
 
 facts_of("Add Sub Mul Div Pow Min Max Clip PRelu", pointwise=True)
+facts_of("Equal Greater GreaterOrEqual Less LessOrEqual", elem_type=TensorProto.BOOL)
+facts_of("Where", type_of=(1,))
+output_shape(
+    "Add Sub Sum Max Min Mean BitwiseOr BitwiseXor BitShift Mul And BitwiseAnd Div Mod PRelu Pow Equal Greater",
+    "GreaterOrEqual Less LessOrEqual Or Xor Where",
+)(broadcast_all)

@@ -6,17 +6,22 @@ factored. Channels can be carried along one factor of a block, everything else i
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import Counter
+import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from onnxprune.graph.graph import Axis, Dim, Node
-from onnxprune.graph.operators import Copies, Origins
+from onnxprune.graph.graph import Axis, Node
+from onnxprune.graph.lengths import Dim, named, of_dim
+from onnxprune.graph.node_shapes import need, product_of
+from onnxprune.graph.operators import Copies, Origins, Shape
+from onnxprune.graph.polynomials import Length
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import origins, rule
+from onnxprune.ops.registry import origins, output_shape, rule
 from onnxprune.ops.ties import Alternative, Labels, NewShape
 
+_ONE = Length.constant(1)
 Block = tuple[list[int], list[int]]
 
 
@@ -53,6 +58,13 @@ def reshape(op: Op) -> None:
 def flatten(op: Op) -> None:
     """Reshape to two axes."""
     regroup(op, op.input(0).axes(), op.output().axes())
+
+
+@output_shape("Flatten")
+def flat_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """The products of the lengths before and after an axis."""
+    x, axis = need(shapes[0]), node.attribute("axis", 1)
+    return [[product_of(*x[:axis]), product_of(*x[axis:])]]
 
 
 @rule("Squeeze Unsqueeze", copies=Copies.ALL)
@@ -97,16 +109,16 @@ def regroup(op: Op, before: list[Axis], after: list[Axis]) -> None:
 def blocks(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
     """Smallest runs of axes of `a` and `b` that hold the same elements, axes of length 1 left out.
 
-    Lengths that are not numbers are equal when they have the same name, or when they are the only one on either side
-    and the numbers agree. Runs of numbers at the end agree whatever stands before them.
+    Free lengths are compared as expressions. One that is not known is equal to the only one on the other side that is
+    not found here, where all others agree. Runs of numbers at the end agree whatever stands before them.
     """
-    left, right = _named(a, "a"), _named(b, "b")
-    loose = (
-        [x for x in left if isinstance(x, str) and x not in right],
-        [x for x in right if isinstance(x, str) and x not in left],
-    )
-    if len(loose[0]) == len(loose[1]) == 1 and _product(left)[0] == _product(right)[0]:
-        right = [loose[0][0] if x == loose[1][0] else x for x in right]
+    left, right = _lengths(a, "a"), _lengths(b, "b")
+    loose = [x for x in left if x.number is None and x not in right], [x for x in right if x not in left]
+    loose = loose[0], [x for x in loose[1] if x.number is None]
+    if len(loose[0]) == len(loose[1]) == 1:
+        others = [[x for x in side if x not in ends] for side, ends in ((left, loose[0]), (right, loose[1]))]
+        if _products(others[0])[-1] == _products(others[1])[-1]:
+            right = [loose[0][0] if x == loose[1][0] else x for x in right]
     cuts = _cuts(left, right)
     found = []
     for (i0, j0), (i, j) in zip([(0, 0), *cuts], [*cuts, (len(left), len(right))], strict=True):
@@ -116,44 +128,36 @@ def blocks(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
     return found
 
 
-def _cuts(a: list[int | str], b: list[int | str]) -> list[tuple[int, int]]:
+def _cuts(a: list[Length], b: list[Length]) -> list[tuple[int, int]]:
     """Positions where both lists can be cut so that both sides hold the same elements, in order."""
-    ends: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
-    for j in range(len(b), 0, -1):  # the shortest run with a product
-        ends[_product(b[:j])] = j
+    ends = {size: j for j, size in reversed(list(enumerate(_products(b))))}  # the shortest run with a product
     cuts: list[tuple[int, int]] = []
-    for i in range(1, len(a) + 1):
-        end = ends.get(_product(a[:i]))
-        if a[i - 1] != 1 and end is not None and end > (cuts[-1][1] if cuts else 0):
+    for i, size in enumerate(_products(a)):
+        end = ends.get(size)
+        if i and a[i - 1] != _ONE and end and end > (cuts[-1][1] if cuts else 0):
             cuts.append((i, end))
-    tails: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
-    for j in range(len(b)):  # the shortest run again, from the end
-        tails[_product(b[j:])] = j
+    tails = {size: len(b) - n for n, size in reversed(list(enumerate(_products(b[::-1]))))}  # again, from the end
+    sizes = _products(a[::-1])[::-1]
     last = cuts[-1] if cuts else (0, 0)
     from_end: list[tuple[int, int]] = []
     for i in range(len(a) - 1, last[0], -1):
-        start = tails.get(_product(a[i:]))
-        if a[i] != 1 and start is not None and last[1] < start < (from_end[-1][1] if from_end else len(b)):
+        start = tails.get(sizes[i])
+        if a[i] != _ONE and start is not None and last[1] < start < (from_end[-1][1] if from_end else len(b)):
             from_end.append((i, start))
     return cuts + from_end[::-1]
 
 
-def _named(dims: Sequence[Dim], side: str) -> list[int | str]:
-    return [f"?{side}{i}" if d is None else d for i, d in enumerate(dims)]
+def _lengths(dims: Sequence[Dim], side: str) -> list[Length]:
+    return [of_dim(d) or named(f"?{side}{i}") for i, d in enumerate(dims)]
 
 
-def _product(dims: Sequence[int | str]) -> tuple[int, frozenset[tuple[str, int]]]:
-    number, names = 1, Counter[str]()
-    for d in dims:
-        if isinstance(d, int):
-            number *= d
-        else:
-            names[d] += 1
-    return number, frozenset(names.items())
+def _products(lengths: Sequence[Length]) -> list[Length]:
+    """Products of the first 0, 1, 2, ... lengths."""
+    return list(itertools.accumulate(lengths, operator.mul, initial=_ONE))
 
 
-def _long(dims: Sequence[int | str], start: int, stop: int) -> list[int]:
-    return [i for i in range(start, stop) if dims[i] != 1]
+def _long(lengths: Sequence[Length], start: int, stop: int) -> list[int]:
+    return [i for i in range(start, stop) if lengths[i] != _ONE]
 
 
 @dataclass
@@ -236,6 +240,13 @@ def reshaped_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origi
     new = [d for d in (out.shape if out is not None else None) or [] if isinstance(d, int)]
     old = {(math.prod(shape[:axis]), length): origin[axis] for axis, length in enumerate(shape) if length > 1}
     return tuple(old.get((math.prod(new[:axis]), length)) for axis, length in enumerate(new))
+
+
+@output_shape("DepthToSpace")
+def spread_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """Space grows by the size of a block, and channels shrink by its area."""
+    (n, c, *space), size = need(shapes[0]), node.attribute("blocksize")
+    return [[n, c // size**2 if isinstance(c, int) else None, *(product_of(d, size) for d in space)]]
 
 
 @rule("DepthToSpace", copies=Copies.ALL)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.graph.graph import Axis
-from onnxprune.graph.operators import Copies
+from onnxprune.graph.graph import Axis, Node
+from onnxprune.graph.lengths import Dim
+from onnxprune.graph.node_shapes import need, sum_of
+from onnxprune.graph.operators import Copies, Shape
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import output_shape, rule
 from onnxprune.ops.ties import NewShape
 
 
@@ -42,6 +44,18 @@ def concat(op: Op) -> None:
         op.tie(parts[0], out.axis(along))
         return
     join(op, parts, out.axis(along))
+
+
+@output_shape("Concat")
+def joined_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """Lengths add up along one axis and agree along the others."""
+    parts = [need(shape) for shape in shapes]
+    along = node.attribute("axis", 1) % len(parts[0])
+    out: list[Dim] = []
+    for position, column in enumerate(zip(*parts, strict=True)):
+        numbers = [d for d in column if isinstance(d, int)]
+        out.append(sum_of(*column) if position == along else (numbers or column)[0])
+    return [out]
 
 
 def join(op: Op, parts: list[Axis], whole: Axis) -> None:
