@@ -21,6 +21,7 @@ from onnxprune.coupling.constant_cuts import ConstantCut
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Axis, Graph, Node, Value
+from onnxprune.graph.lengths import product, to_dim
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops import registry
@@ -160,13 +161,20 @@ def _couple(
 
 
 def _learn(graph: Graph, classes: AxisClasses) -> bool:
-    """Gives axes of unknown length that of the axes they are tied to; whether there were any."""
+    """Gives axes of unknown length, or digits, those of the axes they are tied to; whether there were any."""
     news = False
     for value in graph.values:
         for axis in value.axes():
-            length = int(classes.length[classes.of[axis.id]])
-            if axis.length is None and length > 1 and value.shape is not None:
+            class_ = int(classes.of[axis.id])
+            length = int(classes.length[class_])
+            if axis.length is not None or length <= 1 or value.shape is None:
+                continue
+            factors = classes.factors.get(class_)
+            if factors is None:
                 value.shape[axis.position] = length
+                news = True
+            elif axis.position not in value.factors and to_dim(product(factors)) == value.shape[axis.position]:
+                value.factors[axis.position] = factors
                 news = True
     return news
 

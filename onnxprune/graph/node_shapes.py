@@ -57,6 +57,8 @@ def _joined(parts: Sequence[Sequence[Dim]]) -> list[Dim]:
     for column in zip(*padded, strict=True):
         numbers = [d for d in column if isinstance(d, int) and d != 1]
         named = [d for d in column if d != 1]
+        if len(set(numbers)) > 1:
+            raise ValueError("lengths do not broadcast")
         out.append(numbers[0] if numbers else (named[0] if named and len(set(named)) == 1 else (None if named else 1)))
     return out
 
@@ -76,9 +78,16 @@ def product_shape(left: int, right: int) -> ShapeFunction:
         if len(a) < 2 or len(b) < 2:
             raise ValueError("a factor is no matrix")
         a, b = _transposed(node, "A", a), _transposed(node, "B", b)
+        _agree(a[-1], b[-2])
         return [[*_joined([a[:-2], b[:-2]]), a[-2], b[-1]]]
 
     return function
+
+
+def _agree(a: Dim, b: Dim) -> None:
+    """Raises ValueError for two numbers that should be equal and are not: nothing that can run."""
+    if isinstance(a, int) and isinstance(b, int) and a != b:
+        raise ValueError("lengths differ")
 
 
 def _transposed(node: Node, side: str, dims: list[Dim]) -> list[Dim]:
@@ -105,6 +114,7 @@ def convolution_shape(x_at: int, w_at: int) -> ShapeFunction:
 
     def function(node: Node, shapes: list[Shape]) -> list[Shape]:
         x, w = need(shapes[x_at]), need(shapes[w_at])
+        _agree(x[-1 if node.attribute("channels_last", 0) else 1], product_of(w[1], node.attribute("group", 1)))
         if node.attribute("channels_last", 0):
             return [[x[0], *windows(node, x[1:-1], w[2:]), w[0]]]
         return [[x[0], w[0], *windows(node, x[2:], w[2:])]]
@@ -152,6 +162,7 @@ def transposed_convolution_shape(node: Node, shapes: list[Shape]) -> list[Shape]
     added = node.attribute("output_padding") or [0] * n
     if node.attribute("auto_pad", "NOTSET") != "NOTSET" or stated or not isinstance(w[1], int):
         raise ValueError("lengths are stated in another way")
+    _agree(x[1], w[0])
     out: list[Dim] = [x[0], w[1] * node.attribute("group", 1)]
     for i, (dim, size) in enumerate(zip(x[2:], w[2:], strict=True)):
         if not isinstance(size, int):

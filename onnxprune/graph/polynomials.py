@@ -98,6 +98,9 @@ def quotient(a: Length, b: Length) -> Length | None:
     """
     if not b.terms:
         return None
+    x, y = a.number, b.number
+    if isinstance(x, int) and isinstance(y, int):
+        return None if x % y else Length.constant(x // y)
     (lead, by), result = b.terms[0], Length(())
     for _ in range(_MAX_TERMS):
         if not a.terms:

@@ -1,28 +1,18 @@
-"""Operators that regroup the same elements under other axes.
-
-A reshape is cut into blocks of input and output axes that hold the same elements; within a block the lengths are
-factored. Channels can be carried along one factor of a block, everything else in the block is then pinned.
-"""
+"""Operators that regroup the same elements under other axes (`regroup`)."""
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from onnxprune.graph.graph import Axis, Node
-from onnxprune.graph.lengths import Dim, named, of_dim
 from onnxprune.graph.node_shapes import need, product_of
 from onnxprune.graph.operators import Copies, Origins, Shape
 from onnxprune.graph.polynomials import Length
 from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import origins, output_shape, rule
-from onnxprune.ops.ties import Alternative, Labels, NewShape
-
-_ONE = Length.constant(1)
-Block = tuple[list[int], list[int]]
+from onnxprune.ops.regroup import regroup
+from onnxprune.ops.ties import NewShape
 
 
 @rule("Reshape", copies=Copies.ALL)
@@ -34,7 +24,7 @@ def reshape(op: Op) -> None:
     keep_zero_entry = not op.attr("allowzero", 0)
 
     def follow(new: NewShape) -> None:
-        target: list[int | None] = []
+        target: list[int | Length | None] = []
         for axis in out.axes():
             stated = given[axis.position] if given is not None else None
             length = new.length(axis)
@@ -96,141 +86,6 @@ def _state_axes(op: Op, new: NewShape, axes_removed: Collection[int]) -> None:
             new.set_attribute("axes", sorted(axes_removed))
         else:
             new.set_input(1, sorted(axes_removed))
-
-
-def regroup(op: Op, before: list[Axis], after: list[Axis]) -> None:
-    """Ties of a reshape between two lists of axes with the same elements in the same order."""
-    a: list[Dim] = [(axis.value.shape or [])[axis.position] for axis in before]
-    b: list[Dim] = [(axis.value.shape or [])[axis.position] for axis in after]
-    for left, right in blocks(a, b):
-        _block(op, [before[i] for i in left], [after[i] for i in right])
-
-
-def blocks(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
-    """Smallest runs of axes of `a` and `b` that hold the same elements, axes of length 1 left out.
-
-    Free lengths are compared as expressions. One that is not known is equal to the only one on the other side that is
-    not found here, where all others agree. Runs of numbers at the end agree whatever stands before them.
-    """
-    left, right = _lengths(a, "a"), _lengths(b, "b")
-    loose = [x for x in left if x.number is None and x not in right], [x for x in right if x not in left]
-    loose = loose[0], [x for x in loose[1] if x.number is None]
-    if len(loose[0]) == len(loose[1]) == 1:
-        others = [[x for x in side if x not in ends] for side, ends in ((left, loose[0]), (right, loose[1]))]
-        if _products(others[0])[-1] == _products(others[1])[-1]:
-            right = [loose[0][0] if x == loose[1][0] else x for x in right]
-    cuts = _cuts(left, right)
-    found = []
-    for (i0, j0), (i, j) in zip([(0, 0), *cuts], [*cuts, (len(left), len(right))], strict=True):
-        block = _long(left, i0, i), _long(right, j0, j)
-        if block != ([], []):
-            found.append(block)
-    return found
-
-
-def _cuts(a: list[Length], b: list[Length]) -> list[tuple[int, int]]:
-    """Positions where both lists can be cut so that both sides hold the same elements, in order."""
-    ends = {size: j for j, size in reversed(list(enumerate(_products(b))))}  # the shortest run with a product
-    cuts: list[tuple[int, int]] = []
-    for i, size in enumerate(_products(a)):
-        end = ends.get(size)
-        if i and a[i - 1] != _ONE and end and end > (cuts[-1][1] if cuts else 0):
-            cuts.append((i, end))
-    tails = {size: len(b) - n for n, size in reversed(list(enumerate(_products(b[::-1]))))}  # again, from the end
-    sizes = _products(a[::-1])[::-1]
-    last = cuts[-1] if cuts else (0, 0)
-    from_end: list[tuple[int, int]] = []
-    for i in range(len(a) - 1, last[0], -1):
-        start = tails.get(sizes[i])
-        if a[i] != _ONE and start is not None and last[1] < start < (from_end[-1][1] if from_end else len(b)):
-            from_end.append((i, start))
-    return cuts + from_end[::-1]
-
-
-def _lengths(dims: Sequence[Dim], side: str) -> list[Length]:
-    return [of_dim(d) or named(f"?{side}{i}") for i, d in enumerate(dims)]
-
-
-def _products(lengths: Sequence[Length]) -> list[Length]:
-    """Products of the first 0, 1, 2, ... lengths."""
-    return list(itertools.accumulate(lengths, operator.mul, initial=_ONE))
-
-
-def _long(lengths: Sequence[Length], start: int, stop: int) -> list[int]:
-    return [i for i in range(start, stop) if lengths[i] != _ONE]
-
-
-@dataclass
-class _Factor:
-    """A factor that one input axis and one output axis share; strides count indices of the axis."""
-
-    size: int
-    before: Axis
-    before_stride: int
-    after: Axis
-    after_stride: int
-
-
-def _block(op: Op, before: list[Axis], after: list[Axis]) -> None:
-    if len(before) == 1 and len(after) == 1:
-        op.tie(before[0], after[0], zero=True)
-        return
-    alternatives = []
-    for f in _factors(before, after):
-        if f.size == 1:
-            continue
-        labels = [
-            (f.before, digits(f.before, f.before_stride, f.size)),
-            (f.after, digits(f.after, f.after_stride, f.size)),
-        ]
-        others = [axis for axis in before + after if axis not in (f.before, f.after)]
-        alternatives.append(Alternative(f"along {f.size}", [labels], others, [(f.after, f.before)]))
-    if alternatives:
-        op.choose(*alternatives)
-        return
-    for axis in before + after:
-        op.pin(axis, f"{op.node.label} regroups it")
-
-
-def digits(axis: Axis, stride: int, size: int) -> Labels:
-    """Digit of every index at a factor: ``index // stride % size``."""
-    return arange(axis) // stride % size
-
-
-def _factors(before: list[Axis], after: list[Axis]) -> list[_Factor]:
-    """Common factors of two lists of axes, matched from both ends as far as the lengths are numbers and divide."""
-    left, _ = _match(before, after)
-    right, complete = _match(before[::-1], after[::-1])
-    found = []
-    for size, x, done_x, y, done_y in left:  # from the left: what is to the right of it makes the stride
-        found.append(_Factor(size, x, (x.length or 0) // done_x, y, (y.length or 0) // done_y))
-    if not complete:
-        for size, x, done_x, y, done_y in right:
-            factor = _Factor(size, x, done_x // size, y, done_y // size)
-            if factor not in found:
-                found.append(factor)
-    return found
-
-
-def _match(a: list[Axis], b: list[Axis]) -> tuple[list[tuple[int, Axis, int, Axis, int]], bool]:
-    """Walks both lists; each step gives (factor, axis of a, its product so far, axis of b, its product so far)."""
-    steps: list[tuple[int, Axis, int, Axis, int]] = []
-    i, j, done_a, done_b = 0, 0, 1, 1
-    while i < len(a) and j < len(b):
-        na, nb = a[i].length, b[j].length
-        if na is None or nb is None:
-            return steps, False
-        rest_a, rest_b = na // done_a, nb // done_b
-        small, large = min(rest_a, rest_b), max(rest_a, rest_b)
-        if small == 0 or large % small:
-            return steps, False
-        done_a, done_b = done_a * small, done_b * small
-        steps.append((small, a[i], done_a, b[j], done_b))
-        if done_a == na:
-            i, done_a = i + 1, 1
-        if done_b == nb:
-            j, done_b = j + 1, 1
-    return steps, True
 
 
 @origins("Reshape Squeeze Unsqueeze Flatten")

@@ -54,6 +54,8 @@ def joined_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
     out: list[Dim] = []
     for position, column in enumerate(zip(*parts, strict=True)):
         numbers = [d for d in column if isinstance(d, int)]
+        if position != along and len(set(numbers)) > 1:
+            raise ValueError("lengths differ")
         out.append(sum_of(*column) if position == along else (numbers or column)[0])
     return [out]
 

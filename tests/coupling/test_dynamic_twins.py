@@ -27,7 +27,7 @@ CONSTANTS = {
 }
 DECLARED = ", ".join(f"int64{'' if name.startswith('i') else '[1]'} {name}" for name in CONSTANTS)
 IMAGE = "(float[N,3,H,W] x) => (float[N,4,H,W] y) <float[16,3,3,3] a, float[4,16,1,1] z"
-STEM = "t = Conv <pads = [1, 1, 1, 1]> (x, a)  r = Relu(t)  s = Shape(r)"
+STEM = "c = Conv <pads = [1, 1, 1, 1]> (x, a)  r = Relu(c)  s = Shape(r)"
 LENGTHS = """
     n0 = Gather(s, i0)  h0 = Gather(s, i2)  w0 = Gather(s, i3)  d0 = Gather(s, i1)
     n = Unsqueeze(n0, c0)  d = Unsqueeze(d0, c0)  h = Unsqueeze(h0, c0)  w = Unsqueeze(w0, c0)
@@ -44,9 +44,14 @@ MERGE = """
     whole = Concat <axis = 0> (n, l, c48)  om = Reshape(ot, whole)  y = MatMul(om, wo)
 """
 IDIOMS = {
+    # reshaped to blocks of channels that lie in the batch, and back
+    "blocks_in_batch": f"""{IMAGE}> {{ {STEM} {LENGTHS}
+        m = Mul(n, c4)  folded = Concat <axis = 0> (m, neg1, h, w)  f = Reshape(r, folded)
+        sum = ReduceSum <keepdims = 1> (f, c1)  g = Sigmoid(sum)  e = Mul(f, g)
+        back = Concat <axis = 0> (n, d, h, w)  u = Reshape(e, back)  y = Conv(u, z) }}""",
     # attention over pixels, heads in the batch, queries, keys and values cut by thirds that are computed
     "heads_in_batch": f"""{IMAGE}, float[48,16,1,1] e> {{ {STEM} {LENGTHS}
-        c = Conv(r, e)  m = Mul(n, c4)  p = Mul(h, w)  folded = Concat <axis = 0> (m, neg1, p)  f = Reshape(c, folded)
+        qkv = Conv(r, e)  m = Mul(n, c4)  p = Mul(h, w)  folded = Concat <axis = 0> (m, neg1, p)  f = Reshape(qkv, folded)
         fs = Shape(f)  wide = Gather(fs, c1)  more = Add(wide, c2)  third = Div(more, c3)
         one = Mul(third, c1)  two = Mul(third, c2)  three = Mul(third, c3)
         q = Slice(f, c0, one, c1)  k = Slice(f, one, two, c1)  v = Slice(f, two, three, c1)
@@ -96,6 +101,41 @@ IDIOMS = {
         kt = Transpose <perm = [0, 2, 3, 1]> (kr)  s0 = MatMul(qt, kt)  back = Neg(l)  b0 = Mul(bias, table)
         b1 = Unsqueeze(b0, c0)  b = Slice(b1, back, big, c2)  m = Slice(mask, c0, l, c3)
         bm = Add(b, m)  sc = Add(s0, bm) {MERGE} }}""",
+    # keys through a product of batch and heads, and back
+    "keys_flattened": f"""{TOKENS}> {{ {SPLIT} kt = Transpose <perm = [0, 2, 1, 3]> (kr)
+        ks = Shape(kt)  rows = Slice(ks, neg2, neg1)  width = Slice(ks, neg1, big)  lead = Slice(ks, low, neg2)
+        t0 = Concat <axis = 0> (neg1, rows, width)  k3 = Reshape(kt, t0)  k4 = Transpose <perm = [0, 2, 1]> (k3)
+        t1 = Concat <axis = 0> (lead, width, rows)  k5 = Reshape(k4, t1)  sc = MatMul(qt, k5) {MERGE} }}""",
+    # batch and heads as one axis throughout, with a bias of that length that is made in the graph
+    "heads_and_batch_as_one": f"""{TOKENS}> {{ {SPLIT}
+        nh = Mul(n, c6)  t0 = Concat <axis = 0> (nh, l, c8)
+        q3 = Reshape(qt, t0)  v3 = Reshape(vt, t0)  k0 = Transpose <perm = [0, 2, 1, 3]> (kr)  k3 = Reshape(k0, t0)
+        k4 = Transpose <perm = [0, 2, 1]> (k3)  s0 = MatMul(q3, k4)
+        square = Concat <axis = 0> (nh, l, l)  none = ConstantOfShape(square)  s1 = Add(s0, none)
+        p = Softmax <axis = -1> (s1)  o3 = MatMul(p, v3)
+        t1 = Concat <axis = 0> (n, neg1, l, c8)  o = Reshape(o3, t1)  ot = Transpose <perm = [0, 2, 1, 3]> (o)
+        whole = Concat <axis = 0> (n, l, neg1)  om = Reshape(ot, whole)  y = MatMul(om, wo) }}""",
+    # the same, where the length of that axis is also used as a number
+    "length_as_number": f"""{TOKENS}> {{ {SPLIT}
+        nh = Mul(n, c6)  t0 = Concat <axis = 0> (nh, l, c8)  v3 = Reshape(vt, t0)  vs = Shape(v3)  many = Gather(vs, c0)
+        number = Cast <to = 1> (many)  v4 = Div(v3, number)  t1 = Concat <axis = 0> (n, c6, l, c8)  v5 = Reshape(v4, t1)
+        kt = Transpose <perm = [0, 2, 3, 1]> (kr)  sc = MatMul(qt, kt)  p = Softmax <axis = -1> (sc)  o = MatMul(p, v5)
+        ot = Transpose <perm = [0, 2, 1, 3]> (o)  whole = Concat <axis = 0> (n, l, c48)  om = Reshape(ot, whole)
+        y = MatMul(om, wo) }}""",
+    # group normalisation as exporters write it: statistics over some channels and all of space
+    "group_normalisation": f"""{IMAGE}, float[4] one, float[4] zero> {{ {STEM} {LENGTHS}
+        groups = Concat <axis = 0> (c0, c4, neg1)  f = Reshape(r, groups)
+        g = InstanceNormalization(f, one, zero)  u = Reshape(g, s)  y = Conv(u, z) }}""",
+    # channels and space as one axis, over which a sum and a mean go
+    "channels_with_space": f"""{IMAGE}> {{ {STEM} {LENGTHS}
+        flat = Concat <axis = 0> (n, neg1)  f = Reshape(r, flat)
+        sum = ReduceSum <keepdims = 1> (f, c1)  mean = ReduceMean <keepdims = 1> (f, c1)
+        ratio = Div(mean, sum)  e = Mul(f, ratio)  u = Reshape(e, s)  y = Conv(u, z) }}""",
+    # shuffled channels
+    "shuffle": f"""{IMAGE}> {{ {STEM} {LENGTHS}
+        half = Div(d, c4)  t0 = Concat <axis = 0> (n, c4, half, h, w)  f = Reshape(r, t0)
+        t = Transpose <perm = [0, 2, 1, 3, 4]> (f)  back = Concat <axis = 0> (n, neg1, h, w)  u = Reshape(t, back)
+        y = Conv(u, z) }}""",
 }
 
 
