@@ -24,6 +24,7 @@ class Equations:
 
     def __init__(self, given: Collection[str]) -> None:
         self._given = {str(named(name)) for name in given}
+        self._is_given: dict[str, bool] = {}
         self._values: dict[str, Length] = {}
         self._read: dict[str, str | int | None] = {}
 
@@ -32,7 +33,9 @@ class Equations:
 
     def given(self, text: str) -> bool:
         """Whether a length is made of names of the inputs alone."""
-        return names(parse(text)) <= self._given
+        if text not in self._is_given:
+            self._is_given[text] = names(parse(text)) <= self._given
+        return self._is_given[text]
 
     def stated(self, dim: Dim) -> Dim:
         """A length as a file states it: an expression of the inputs' names, or else a name of its own."""

@@ -251,10 +251,12 @@ def to_dim(length: Length | None) -> Dim:
 
 def product(dims: Iterable[Dim]) -> Length | None:
     """The product of axis lengths, None where one is not known."""
-    total = Length.constant(1)
-    for dim in dims:
-        length = of_dim(dim)
-        if length is None:
-            return None
-        total = total * length
-    return total
+    return _product(tuple(dims))
+
+
+@functools.lru_cache(maxsize=4096)
+def _product(dims: tuple[Dim, ...]) -> Length | None:
+    if None in dims:
+        return None
+    numbers = Length.constant(math.prod(d for d in dims if isinstance(d, int)))
+    return functools.reduce(Length.__mul__, [parse(d) for d in dims if isinstance(d, str)], numbers)

@@ -31,27 +31,31 @@ class Walk:
     Args:
         graph: The graph; shapes of its values are filled in.
         equations: What is known of free lengths; added to.
+        constants: Contents of the constants.
 
     Attributes:
         learnt: Values of which more is known than `onnx.shape_inference` said: the rank, or the length of an axis.
         data: Contents of small tensors.
     """
 
-    def __init__(self, graph: Graph, equations: Equations) -> None:
+    def __init__(self, graph: Graph, equations: Equations, constants: dict[Value, Data]) -> None:
         self._graph = graph
         self._equations = equations
         self.learnt: dict[Value, None] = {}
         self.data: dict[Value, Data] = {}
         for _ in range(_MAX_WALKS):
-            before = len(equations)
-            self.data = evaluate(graph, visit=self._visit)
-            if len(equations) == before:
+            self._concluded = False
+            self.data = evaluate(graph, before=constants, visit=self._visit)
+            if not self._concluded:
                 break
-            self.data = resolve(graph, self.data, equations)
+            resolve(graph, {}, equations)
 
     def _visit(self, node: Node, data: dict[Value, Data]) -> None:
-        if not any(is_open(out) for out in node.outputs):
+        outputs = [out for out in node.outputs if is_open(out)]
+        if not outputs:
             return
+        for out in outputs:
+            read(out, self._equations)
         for out, found in zip(node.outputs, _shapes_of(node, data), strict=False):
             if out is not None and found is not None and is_open(out):
                 self._merge(node, out, found)
@@ -89,20 +93,27 @@ class Walk:
         ends = node.inputs[0], node.outputs[0]
         sizes = [product(v.shape) for v in ends if v is not None and v.shape is not None]
         if len(sizes) == 2 and sizes[0] is not None and sizes[1] is not None and sizes[0] != sizes[1]:
+            before = len(self._equations)
             self._equations.equate(sizes[0], sizes[1])
+            self._concluded |= len(self._equations) > before
 
 
 def resolve(graph: Graph, data: dict[Value, Data], equations: Equations) -> dict[Value, Data]:
     """Reads all shapes and contents through what is known of free lengths; returns the contents."""
     for value in graph.values:
-        if value.shape is not None and any(isinstance(d, str) for d in value.shape):
-            value.shape = [equations.dim(d) for d in value.shape]
+        read(value, equations)
     return {value: equations.contents(entries) for value, entries in data.items()}
+
+
+def read(value: Value | None, equations: Equations) -> None:
+    """Reads the shape of a value through what is known of free lengths."""
+    if len(equations) and value is not None and value.shape is not None and any(type(d) is str for d in value.shape):
+        value.shape = [equations.dim(d) for d in value.shape]
 
 
 def is_open(value: Value | None) -> bool:
     """Whether there is still something to learn about the shape."""
-    return value is not None and (value.shape is None or not all(isinstance(d, int) for d in value.shape))
+    return value is not None and (value.shape is None or not all(type(d) is int for d in value.shape))
 
 
 def _shapes_of(node: Node, data: dict[Value, Data]) -> Sequence[Shape]:

@@ -131,18 +131,23 @@ def windows(node: Node, space: Sequence[Dim], kernel: Sequence[Dim]) -> list[Dim
     auto = node.attribute("auto_pad", "NOTSET")
     out: list[Dim] = []
     for i, (dim, size) in enumerate(zip(space, kernel, strict=True)):
-        length = of_dim(dim)
-        if length is None or not isinstance(size, int) or node.attribute("ceil_mode", 0):
+        if not isinstance(size, int) or node.attribute("ceil_mode", 0):
             out.append(None)
-            continue
-        if auto.startswith("SAME"):
-            more, past = strides[i] - 1, 0
+        elif auto.startswith("SAME"):
+            out.append(_steps(dim, strides[i] - 1, strides[i], 0))
         else:
-            more = (0 if auto == "VALID" else pads[i] + pads[i + n]) - dilations[i] * (size - 1) - 1
-            past = 1
-        last = floor_divide(length + Length.constant(more), Length.constant(strides[i]))
-        out.append(to_dim(last + Length.constant(past)))
+            padded = 0 if auto == "VALID" else pads[i] + pads[i + n]
+            out.append(_steps(dim, padded - dilations[i] * (size - 1) - 1, strides[i], 1))
     return out
+
+
+@functools.lru_cache(maxsize=1024)
+def _steps(dim: Dim, more: int, stride: int, first: int) -> Dim:
+    """``floor((dim + more) / stride) + first``."""
+    length = of_dim(dim)
+    if length is None:
+        return None
+    return to_dim(floor_divide(length + Length.constant(more), Length.constant(stride)) + Length.constant(first))
 
 
 def pooling_shape(node: Node, shapes: list[Shape]) -> list[Shape]:

@@ -24,7 +24,9 @@ class Length:
     @staticmethod
     def of(coefficients: Mapping[Monomial, Number]) -> Length:
         """The polynomial with these coefficients; raises ValueError where it has too many terms."""
-        terms = [(m, int(c) if c == int(c) else c) for m, c in coefficients.items() if c]
+        terms = [(m, c if type(c) is int or c.denominator > 1 else int(c)) for m, c in coefficients.items() if c]
+        if len(terms) < 2:
+            return Length(tuple(terms))
         if len(terms) > _MAX_TERMS:
             raise ValueError("too many terms")
         return Length(tuple(sorted(terms, key=lambda term: (-len(term[0]), term[0]))))
@@ -74,7 +76,7 @@ class Length:
         total: dict[Monomial, Number] = {}
         for m, c in self.terms:
             for n, d in other.terms:
-                key = tuple(sorted(m + n))
+                key = tuple(sorted(m + n)) if m and n else m + n
                 total[key] = total.get(key, 0) + c * d
         return Length.of(total)
 

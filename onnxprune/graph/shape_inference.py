@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
-from onnxprune.graph.contents import Data, known
+from onnxprune.graph.contents import Data, constant_data, known
 from onnxprune.graph.equations import Equations
 from onnxprune.graph.graph import Graph, Scope, Value, tensor_type
 from onnxprune.graph.lengths import Dim
@@ -64,6 +64,7 @@ def _rounds(graph: Graph, assumed: dict[Value, Value], refused: set[Value]) -> d
     model = skeleton(graph.proto)
     _name_lengths(model, equations)
     stated: dict[Value, list[Dim]] = {}
+    constants = {v: entries for v in graph.constants() if (entries := constant_data(v)) is not None}
     for round_ in range(_MAX_ROUNDS):
         try:
             model = onnx.shape_inference.infer_shapes(model, data_prop=True)
@@ -74,13 +75,24 @@ def _rounds(graph: Graph, assumed: dict[Value, Value], refused: set[Value]) -> d
         for scope, proto in _protos(graph.main, model.graph):
             _read(scope, proto)
         resolve(graph, {}, equations)
-        walk = Walk(graph, equations)
+        walk = Walk(graph, equations, constants)
+        if not any(_vague(value, equations) for value in graph.values):
+            break
         taught = _teach(graph, model, walk.learnt, stated) or _teach(graph, model, walk.learnt, stated, guess=True)
         if not _assume(graph, model, assumed, refused) and not taught and not _settle(graph, model, walk.data):
             break
     if _read_stated(graph, equations):
-        walk = Walk(graph, equations)
+        walk = Walk(graph, equations, constants)
     return resolve(graph, walk.data, equations)
+
+
+def _vague(value: Value, equations: Equations) -> bool:
+    """Whether something of the shape or type is not known, or only under a name that inference made up."""
+    return (
+        value.shape is None
+        or not value.elem_type
+        or not all(type(d) is int or (isinstance(d, str) and equations.given(d)) for d in value.shape)
+    )
 
 
 def _name_lengths(model: ModelProto, equations: Equations) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnx import TensorProto
+
 from onnxprune.graph.graph import Axis, Node, Value
 from onnxprune.graph.node_shapes import convolution_shape, like_first
 from onnxprune.graph.operators import Copies, operator_of
@@ -116,6 +118,8 @@ def mark(op: Op, weight: int, scale: int, zero_point: int, axis: int) -> None:
 
 facts_of("QuantizeLinear", zero_point=2)
 facts_of("DequantizeLinear ConvInteger MatMulInteger", reads_zero_points=True)
+facts_of("ConvInteger MatMulInteger", elem_type=TensorProto.INT32)
+facts_of("ConvInteger MatMulInteger", elem_type=TensorProto.INT32)
 facts_of("QLinearConv QLinearMatMul", zero_point=7)
 
 

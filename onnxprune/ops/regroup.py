@@ -101,9 +101,13 @@ class _Factor:
 
 @dataclass(frozen=True)
 class _Step:
-    """A factor that two axes share, and the product of the fixed factors of each up to and including it."""
+    """A factor that two axes share, and the product of the fixed factors of each up to and including it.
+
+    It is `fixed` where it is a number and no part of what an axis is known to have as a free digit.
+    """
 
     size: Length
+    fixed: int | None
     a: Axis
     done_a: int
     b: Axis
@@ -146,12 +150,12 @@ def _factors(before: list[Axis], after: list[Axis]) -> list[_Factor]:
     right = [] if complete else _match(before[::-1], after[::-1])[0]
     found = []
     for step in left:  # from the left: what is to the right of it makes the stride
-        size, x, y = step.size.number, step.a.width, step.b.width
-        if isinstance(size, int) and size != 1 and x and y:
+        size, x, y = step.fixed, step.a.width, step.b.width
+        if size is not None and size != 1 and x and y:
             found.append(_Factor(size, step.a, x // step.done_a, step.b, y // step.done_b))
     for step in right:
-        size = step.size.number
-        if isinstance(size, int) and size != 1 and step.a.width and step.b.width:
+        size = step.fixed
+        if size is not None and size != 1 and step.a.width and step.b.width:
             factor = _Factor(size, step.a, step.done_a // size, step.b, step.done_b // size)
             if factor not in found:
                 found.append(factor)
@@ -179,26 +183,30 @@ def _match(a: list[Axis], b: list[Axis]) -> tuple[list[_Step], bool]:
     steps: list[_Step] = []
     done: dict[Axis, int] = dict.fromkeys([*a, *b], 1)
     while left and right:
-        (x, rest_x), (y, rest_y) = left.pop(), right.pop()
+        (x, rest_x, told_x), (y, rest_y, told_y) = left.pop(), right.pop()
         if not rest_x.terms or not rest_y.terms:
             return steps, False  # an empty axis
         size = rest_x if quotient(rest_y, rest_x) is not None else rest_y
         more_x, more_y = quotient(rest_x, size), quotient(rest_y, size)
         if more_x is None or more_y is None:
             return steps, False
-        number = size.number
-        for axis in (x, y):
-            done[axis] *= number if isinstance(number, int) else 1
-        steps.append(_Step(size, x, done[x], y, done[y]))
-        left += [(x, more_x)] if more_x != _ONE else []
-        right += [(y, more_y)] if more_y != _ONE else []
+        number = size.number if isinstance(size.number, int) else None
+        for axis, told in ((x, told_x), (y, told_y)):
+            done[axis] *= number if number is not None and told else 1
+        steps.append(_Step(size, number if told_x and told_y else None, x, done[x], y, done[y]))
+        left += [(x, more_x, told_x)] if more_x != _ONE else []
+        right += [(y, more_y, told_y)] if more_y != _ONE else []
     return steps, not left and not right
 
 
-def _sizes(axes: Sequence[Axis]) -> list[tuple[Axis, Length]]:
-    """The digits of axes, the first one last; an axis of unknown length ends the walk."""
-    digits: list[tuple[Axis, Length]] = []
+def _sizes(axes: Sequence[Axis]) -> list[tuple[Axis, Length, bool]]:
+    """The digits of axes, the first one last, and whether parts of them are told apart.
+
+    An axis of unknown length has a name of its own, which ends the walk.
+    """
+    sizes: list[tuple[Axis, Length, bool]] = []
     for axis in axes:
         for dim in axis.factors or [(axis.value.shape or [])[axis.position]]:
-            digits.append((axis, of_dim(dim) or named(f"?{axis}")))
-    return digits[::-1]
+            told = isinstance(dim, int) or not axis.factors
+            sizes.append((axis, of_dim(dim) or named(f"?{axis}"), told))
+    return sizes[::-1]
