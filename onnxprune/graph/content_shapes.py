@@ -11,6 +11,8 @@ from onnxprune.graph.node_shapes import need, product_of, sum_of
 from onnxprune.graph.operators import Shape
 from onnxprune.graph.polynomials import Length, quotient
 
+_ENDLESS = 2**31 - 1
+"""Bounds from here on mean the end of an axis."""
 Entries = list[object]
 Operand = Callable[[int], Entries | None]
 """Entries of an operand, None where it is absent or nothing is known of it."""
@@ -133,6 +135,9 @@ def window_length(dim: Dim, start: object, end: object, step: int) -> Dim:
 
 def _within(length: Length, bound: Length) -> Length | None:
     """A bound of a slice as a position; None where it may be below or above the axis or not."""
+    number = bound.number
+    if isinstance(number, int) and abs(number) >= _ENDLESS:
+        return length if number > 0 else Length.constant(0)
     if (bound - length).minimum >= 0:
         return length
     if bound.minimum >= 0:

@@ -96,7 +96,10 @@ def _vague(value: Value, equations: Equations) -> bool:
 
 
 def _name_lengths(model: ModelProto, equations: Equations) -> None:
-    """Gives free axes the canonical text of the lengths that they are stated to have."""
+    """Gives free axes the canonical text of the lengths that they are stated to have.
+
+    Names that a file has for axes of its outputs alone are left out: what they are follows from the graph.
+    """
     stack = [model.graph]
     while stack:
         graph = stack.pop()
@@ -104,6 +107,10 @@ def _name_lengths(model: ModelProto, equations: Equations) -> None:
             for dim in info.type.tensor_type.shape.dim if info.type.HasField("tensor_type") else []:
                 if dim.dim_param:
                     dim.dim_param = str(equations.stated(dim.dim_param))
+        for info in model.graph.output if graph is model.graph else []:
+            for dim in info.type.tensor_type.shape.dim if info.type.HasField("tensor_type") else []:
+                if dim.dim_param and not equations.given(dim.dim_param):
+                    dim.Clear()
         stack.extend(a.g for node in graph.node for a in node.attribute if a.type == AttributeProto.GRAPH)
 
 
