@@ -107,12 +107,25 @@ def analyze(
 
     data = infer(graph)
     whole, cuts = couple(), frozenset[Axis]()
+    fills = constant_cuts.part_fills(whole)
+    if fills:
+        apart = couple(fills)
+        if _exact_units(apart) > _exact_units(whole):
+            whole = apart
+        else:
+            constant_cuts.join(graph, fills)
+            fills = []
     for asked in constant_cuts.tries(whole):
         tried = constant_cuts.part(graph, cuts | asked)
-        helpful = constant_cuts.helpful(tried, whole, couple(tried))
+        helpful = constant_cuts.helpful(tried, whole, couple([*fills, *tried]))
         constant_cuts.join(graph, tried)
         cuts = helpful if helpful >= cuts else cuts
-    return couple(constant_cuts.part(graph, cuts)) if cuts else whole
+    return couple([*fills, *constant_cuts.part(graph, cuts)]) if cuts else whole
+
+
+def _exact_units(coupling: Coupling) -> int:
+    """How many units may be removed exactly."""
+    return sum(g.units for g in coupling.groups if g.grade == Grade.EXACT)
 
 
 def _couple(
