@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.graph.content_shapes import window_length
 from onnxprune.graph.graph import Axis, Node
 from onnxprune.graph.lengths import Dim
 from onnxprune.graph.node_shapes import need, sum_of
@@ -137,6 +138,9 @@ def slice_(op: Op) -> None:
         if i is None:
             op.tie(axis, target, zero=True)
             continue
+        if _is_whole(axis, starts[i], ends[i], steps[i]):
+            op.tie(axis, target, zero=True)
+            continue
         window = _window(axis, starts[i], ends[i], steps[i])
         if window is None or target.length != len(window):
             op.pin(axis, f"{op.node.label} cuts it at bounds that only the run knows")
@@ -154,6 +158,12 @@ def slice_(op: Op) -> None:
 
 def _free(entry: object) -> bool:
     return not isinstance(entry, (int, float))
+
+
+def _is_whole(axis: Axis, start: object, end: object, step: int) -> bool:
+    """Whether a slice takes all of a free axis, whatever its length is."""
+    dim = (axis.value.shape or [])[axis.position]
+    return isinstance(dim, str) and step == 1 and window_length(dim, start, end, step) == dim
 
 
 def _window(axis: Axis, start: object, end: object, step: int) -> range | None:

@@ -112,7 +112,9 @@ IDIOMS = {
         q3 = Reshape(qt, t0)  v3 = Reshape(vt, t0)  k0 = Transpose <perm = [0, 2, 1, 3]> (kr)  k3 = Reshape(k0, t0)
         k4 = Transpose <perm = [0, 2, 1]> (k3)  s0 = MatMul(q3, k4)
         square = Concat <axis = 0> (nh, l, l)  none = ConstantOfShape(square)  s1 = Add(s0, none)
-        p = Softmax <axis = -1> (s1)  o3 = MatMul(p, v3)
+        p = Softmax <axis = -1> (s1)
+        vs = Shape(v3)  many = Shape(vs)  zeros = ConstantOfShape(many)  from0 = Cast <to = 7> (zeros)
+        v4 = Slice(v3, from0, vs)  o3 = MatMul(p, v4)
         t1 = Concat <axis = 0> (n, neg1, l, c8)  o = Reshape(o3, t1)  ot = Transpose <perm = [0, 2, 1, 3]> (o)
         whole = Concat <axis = 0> (n, l, neg1)  om = Reshape(ot, whole)  y = MatMul(om, wo) }}""",
     # the same, where the length of that axis is also used as a number
