@@ -19,7 +19,8 @@ from onnxprune.extensions import RULES
 from onnxprune.registry import load_home, load_plugins
 
 if TYPE_CHECKING:
-    from onnxprune.graph.graph import Axis, Dim, Node, Value
+    from onnxprune.graph.graph import Axis, Node, Value
+    from onnxprune.graph.lengths import Dim
 
 Shape = list["Dim"] | None
 Term = tuple[float, Sequence["Axis"]]
