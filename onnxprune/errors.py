@@ -65,7 +65,7 @@ class RunError(InputError):
 class GateError(OnnxPruneError):
     """The pruned model misses a gate, so it is not written."""
 
-    exit_code: int = 1
+    exit_code: int = 5
     usual_hint: str = "keep_anyway writes the model all the same"
 
 

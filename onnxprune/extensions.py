@@ -151,7 +151,14 @@ class NamedCost:
 
 
 criteria: Registry[Criterion] = Registry(
-    "importance", entry_points="onnxprune.criteria", home="onnxprune.importance.criteria"
+    "importance",
+    entry_points="onnxprune.criteria",
+    home="onnxprune.importance.criteria",
+    elsewhere={
+        **dict.fromkeys(["magnitude", "l2norm", "l2-norm", "norm"], "l2"),
+        **dict.fromkeys(["taylor", "fisher", "hessian", "obd", "gradient"], "obs"),
+        **dict.fromkeys(["bn", "slimming"], "bn-scale"),
+    },
 )
 repairs: Registry[RepairMethod] = Registry("repair", entry_points="onnxprune.repairs")
 costs: Registry[CostFactory | None] = Registry("target", entry_points="onnxprune.costs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from onnxprune.errors import InputError
@@ -25,10 +25,14 @@ class Registry(Generic[Entry]):
         kind: What an entry is called in errors, in the words of the option that names it: ``importance``.
         entry_points: Group of the entry points whose loading adds entries.
         home: Module whose import adds the package's own entries; "" for none.
+        elsewhere: What entries are called in other tools, for hints: name there -> name here.
     """
 
-    def __init__(self, kind: str, *, entry_points: str, home: str = "") -> None:
+    def __init__(
+        self, kind: str, *, entry_points: str, home: str = "", elsewhere: Mapping[str, str] | None = None
+    ) -> None:
         self.kind = kind
+        self._elsewhere = elsewhere or {}
         self._entry_points = entry_points
         self._home = home
         self._entries: dict[str, Entry] = {}
@@ -56,7 +60,7 @@ class Registry(Generic[Entry]):
         Raises:
             InputError: There is none; the hint has the closest match.
         """
-        return self._all()[one_of(self.kind, name, self.names())]
+        return self._all()[one_of(self.kind, name, self.names(), self._elsewhere)]
 
     def names(self) -> list[str]:
         """Every name, the package's own first."""
@@ -101,8 +105,14 @@ def load_plugins(group: str) -> None:
                 logger.warning("plug-in %s of %s is left out: %s: %s", point.name, group, type(error).__name__, error)
 
 
-def one_of(kind: str, value: object, known: Sequence[str]) -> str:
+def one_of(kind: str, value: object, known: Sequence[str], elsewhere: Mapping[str, str] | None = None) -> str:
     """The value, if it is a known name.
+
+    Args:
+        kind: What it names, for the error.
+        value: The value.
+        known: Names.
+        elsewhere: What other tools call them: name there -> name here.
 
     Raises:
         InputError: It is no string, or unknown; the hint has the closest match.
@@ -112,5 +122,7 @@ def one_of(kind: str, value: object, known: Sequence[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(value, known, n=1) if isinstance(value, str) else []
+    if isinstance(value, str) and elsewhere and value.lower().replace("_", "-") in elsewhere:
+        close = [elsewhere[value.lower().replace("_", "-")]]
     meant = f"did you mean {close[0]!r}? " if close else ""
     raise InputError(f"unknown {kind} {value!r}", f"{meant}one of {', '.join(known)}")

@@ -18,6 +18,7 @@ from onnxprune import api, errors
 from onnxprune.errors import OnnxPruneError
 from onnxprune.options import Options
 from tests.support.commands import tiny
+from tests.support.paths import MODELS
 
 HOMES = {
     "Analysis": "onnxprune.pipeline.analysis",
@@ -67,6 +68,29 @@ def test_names_are_found_before_anything_is_imported() -> None:
 def test_every_error_is_public() -> None:
     kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, OnnxPruneError)}
     assert kinds <= set(onnxprune.__all__)
+
+
+def test_objects_are_shown_in_a_line() -> None:
+    """A notebook, a debugger and a log show what is asked for, not the weights."""
+    result = onnxprune.prune(MODELS / "pt_resnet_bn.onnx", 0.5, repair="none", time=False)
+    analysis = onnxprune.analyze(MODELS / "pt_resnet_bn.onnx")
+    group = analysis.groups[0]
+    parts = [
+        result,
+        result.plan,
+        analysis,
+        analysis.model,
+        group,
+        group.slices[0].value,
+        analysis.coupling.graph.main.nodes[0],
+    ]
+    for one in [*parts, analysis.coupling.graph.main]:
+        assert "\n" not in repr(one)
+        assert len(repr(one)) < 200
+        assert " at 0x" not in repr(one)
+    assert repr(analysis) == "Analysis(6 groups: 5 exact, 1 pinned)"
+    assert repr(group).startswith(f"Group({group.name!r}, {group.units} units, ")
+    assert f"MACs {result.report.macs.before} -> {result.report.macs.after}" in repr(result)
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

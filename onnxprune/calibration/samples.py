@@ -218,6 +218,10 @@ class Samples:
             progress=self._progress,
         )
 
+    def silent(self) -> Samples:
+        """The same samples, without telling progress: for a look at the first of them."""
+        return Samples(self._source, self._fixed, self._selection, batch=self._batch, seed=self._seed, progress=None)
+
     def _part(self, indices: np.ndarray) -> Samples:
         return Samples(
             self._source, self._fixed, Selection(indices), batch=self._batch, seed=self._seed, progress=self._progress

@@ -62,6 +62,24 @@ def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         return fault.exit_code
 
 
+OTHER_NAMES = {
+    **dict.fromkeys(["calibration", "calibration-data", "calib-data", "data", "dataset", "images"], "--calib"),
+    **dict.fromkeys(["sparsity", "amount", "rate", "pruning-ratio", "prune-ratio", "percent"], "--ratio"),
+    **dict.fromkeys(["macs", "flops"], "--target macs=0.5"),
+    **dict.fromkeys(["params", "parameters"], "--target params=0.5"),
+    **dict.fromkeys(["size", "bytes"], "--target bytes=0.5"),
+    **dict.fromkeys(["out", "outfile", "save"], "--output"),
+    **dict.fromkeys(["input-shapes", "shape", "shapes", "overwrite-input-shape"], "--input-shape"),
+    **dict.fromkeys(["criterion", "method", "score"], "--importance"),
+    **dict.fromkeys(["exclude", "skip", "ignored-layers"], "--ignore"),
+    **dict.fromkeys(["include", "layers"], "--only"),
+    **dict.fromkeys(["overwrite", "yes"], "--force"),
+    **dict.fromkeys(["config"], "--recipe"),
+    **dict.fromkeys(["round", "channel-multiple", "multiple"], "--round-to"),
+}
+"""What other tools call options, with the name here."""
+
+
 def _usage(error: click.ClickException, name: str) -> None:
     """A mistake on the command line in one line, with a hint where one is at hand."""
     hint = f"{name} --help lists the options"
@@ -69,7 +87,8 @@ def _usage(error: click.ClickException, name: str) -> None:
     param = getattr(error, "param", None)
     if isinstance(error, click.NoSuchOption):
         near = list(error.possibilities or [])  # the nearest first
-        message, hint = f"no such option: {error.option_name}", f"did you mean {near[0]}?" if near else hint
+        meant = OTHER_NAMES.get(error.option_name.lstrip("-").replace("_", "-"), near[0] if near else None)
+        message, hint = f"no such option: {error.option_name}", f"did you mean {meant}?" if meant else hint
     elif isinstance(error, click.MissingParameter) and param is not None:
         name_of = param.opts[-1] if isinstance(param, click.Option) else param.human_readable_name.upper()
         message = f"{name_of} is missing"

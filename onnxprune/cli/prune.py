@@ -12,7 +12,7 @@ from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option, say
 from onnxprune.cli.output import announcing, logging_on_stderr, save, show
 from onnxprune.cli.paths import target, writable, written
-from onnxprune.errors import InputError
+from onnxprune.errors import GateError, InputError
 
 AMOUNT = "How much (--ratio, --target, or --pattern)"
 WHICH = "Which"
@@ -34,10 +34,11 @@ NOTES = [
         "Exit codes",
         [
             ("0", "Done; also when nothing may be pruned, which is said"),
-            ("1", "Ran, but a target or a gate was missed"),
+            ("1", "Ran and written, but a target was missed"),
             ("2", "Usage, input or output"),
             ("3", "The result failed verification; nothing was written"),
             ("4", "Internal error, with its traceback"),
+            ("5", "A gate was missed; nothing was written"),
         ],
     ),
 ]
@@ -183,11 +184,16 @@ def prune(
                 save(result, path, stage)
     names = {"model": model, "output": str(path) if path else None, "plan": str(plan_path) if plan_path else None}
     show(result.report, names, as_json=as_json, quiet=quiet)
+    if result.stopped is not None:
+        ctx.exit(GateError.exit_code)
     if result.report.missed:
         ctx.exit(1)
 
 
 def _meant(first: str) -> str:
+    """The hint after a second file name."""
+    if first == "prune":
+        return "pruning has no verb: onnxprune MODEL --ratio 0.5"
     import difflib
 
     verbs = [line.split()[0] for line, _ in NOTES[0][1]]

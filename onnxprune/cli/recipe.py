@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -109,7 +108,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: The file cannot be read or is not TOML, a key is unknown or given twice, or a value is of another
             kind.
     """
-    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -77,7 +77,7 @@ class LengthProducts:
                 if c in owned:
                     shrinking.append(classes.setdefault(c, len(classes)))
                 else:
-                    factor *= 1 if axis.length is None else axis.length
+                    factor *= 1 if axis.width is None else axis.width
             causes = {g for axis in term.causes for g in owned.get(int(coupling.classes.of[axis.id]), ())}
             if term.causes and not causes:
                 continue
@@ -206,7 +206,9 @@ def macs(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Seque
             found += [(math.prod([factor, *(axis.length or 0 for axis in axes)]), ()) for factor, axes in known]
             continue
         for (factor, axes), (_, lengths) in zip(counted, known, strict=True):
-            free = math.prod(there.length or 0 for a, there in zip(axes, lengths, strict=True) if a.length is None)
+            free = math.prod(  # of an axis with fixed digits what these are multiplied with
+                (there.length or 0) / (a.width or 1) for a, there in zip(axes, lengths, strict=True) if a.length is None
+            )
             found.append((factor * free, axes))
     return LengthProducts(coupling, groups, found)
 

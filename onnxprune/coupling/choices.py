@@ -84,11 +84,7 @@ def _alive(
             continue
         units = max((_units(link, classes, label, shut) for link in alternative.links), default=0)
         if units > 1:
-            heads = any(
-                batch[classes.of[axis.id]]
-                for axis, labels in alternative.links[0]
-                if len(labels) == int(labels.max(initial=0)) + 1
-            )
+            heads = any(batch[classes.of[axis.id]] for axis, _ in alternative.links[0])
             found.append(_Candidate(alternative, units, heads == prefer_heads))
     return found
 

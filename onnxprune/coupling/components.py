@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.graph import Graph
+from onnxprune.graph.graph import Axis, Graph
 from onnxprune.ops.ties import Link
 
 Index = NDArray[np.int64]
@@ -53,11 +53,12 @@ class AxisClasses:
 
     Attributes:
         of: Class of each axis.
-        length: Length of each class, -1 where it is free.
+        length: Length of each class; of a free one the product of its fixed digits, or -1 where it has none.
         offset: First element of each class.
         elements: How many there are.
         linked: How many of the elements may be tied one by one; they come first.
-        conflicts: Classes whose axes have different lengths.
+        conflicts: Classes whose axes have different lengths, or digits.
+        factors: Digits of the free classes that have fixed ones, see `Value.factors`.
     """
 
     def __init__(self, graph: Graph, whole: Sequence[tuple[int, int]], linked: Sequence[int], axis_count: int) -> None:
@@ -72,13 +73,26 @@ class AxisClasses:
             dtype=np.int64,
             count=axis_count,
         )
+        digits = [axis for v in graph.values if v.factors for axis in v.axes() if axis.position in v.factors]
+        lengths[[axis.id for axis in digits]] = [axis.width or -1 for axis in digits]
         self.length = np.full(count, -1, dtype=np.int64)
         np.maximum.at(self.length, self.of, lengths)
-        self.conflicts = np.unique(self.of[(lengths >= 0) & (lengths != self.length[self.of])])
+        self.factors = {int(self.of[axis.id]): axis.factors for axis in digits}
+        self.conflicts = np.unique(
+            np.concatenate([self.of[(lengths >= 0) & (lengths != self.length[self.of])], self._mixed(graph, digits)])
+        )
         sizes = np.maximum(self.length, 0)
         self.offset = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64) if count else sizes
         self.elements = int(sizes.sum())
         self.linked = int(sizes[np.unique(self.of[np.asarray(linked, dtype=np.int64)])].sum())
+
+    def _mixed(self, graph: Graph, digits: Sequence[Axis]) -> Index:
+        """Classes with digits that not all of their axes are known to have."""
+        if not digits:
+            return np.empty(0, np.int64)
+        same = np.zeros(len(self.of), dtype=bool)
+        same[[axis.id for axis in digits if axis.factors == self.factors[int(self.of[axis.id])]]] = True
+        return self.of[~same & np.isin(self.of, list(self.factors))]
 
     def span(self, axis_id: int) -> slice:
         """Elements of the class of an axis."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling.groups import Channels, Grade
 from onnxprune.graph.graph import Axis, Graph, Node, Value
+from onnxprune.graph.operators import operator_of
 from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops.ties import Ties
 
@@ -28,11 +29,13 @@ class ConstantCut:
         made: The value as it is produced.
         read: The value as it is read by nodes that also read data.
         positions: Axes that may lose indices on the reading side alone; the others are tied.
+        uniform: Whether all elements are equal, whatever they are computed of.
     """
 
     made: Value
     read: Value
     positions: frozenset[int]
+    uniform: bool = False
 
 
 def tries(coupling: Channels) -> list[frozenset[Axis]]:
@@ -67,23 +70,48 @@ def part(graph: Graph, cuts: Collection[Axis]) -> list[ConstantCut]:
     """Splits values along the cut axes, in place: nodes that also read data get a second one."""
     found = []
     for made in sorted({axis.value for axis in cuts}, key=lambda v: v.index):
-        readers = _readers(graph, made)
-        read = Value(
-            made.name,
-            made.key,
-            len(graph.values),
-            made.scope,
-            list(made.shape or []),
-            made.elem_type,
-            None,
-            made.producer,
-            readers,
-        )
-        graph.values.append(read)
-        made.consumers = [c for c in made.consumers if c not in readers]
-        _point(readers, read)
+        read = _split(graph, made, _readers(graph, made))
         found.append(ConstantCut(made, read, frozenset(axis.position for axis in made.axes() if axis in cuts)))
     return found
+
+
+def part_fills(coupling: Channels) -> list[ConstantCut]:
+    """Splits zeros (or other equal numbers) that several nodes read, in place: each gets a value of its own.
+
+    That two recurrent layers start from one state of zeros, say, does not tie their units.
+    """
+    graph, found = coupling.graph, list[ConstantCut]()
+    returned = graph.returned
+    for node in list(graph.nodes):
+        made = node.outputs[0] if operator_of(node).fills else None
+        if made is None or made.elem_type not in WEIGHT_TYPES or id(made) in returned:
+            continue
+        positions = frozenset(axis.position for axis in made.axes() if (axis.length or 0) > 1)
+        readers = dict.fromkeys(reader for reader, _ in made.consumers)
+        followed = any(out in coupling.ties.data for reader in readers for out in reader.outputs)
+        for reader in readers if positions and len(readers) > 1 and not followed else ():
+            read = _split(graph, made, [c for c in made.consumers if c[0] is reader])
+            found.append(ConstantCut(made, read, positions, uniform=True))
+    return found
+
+
+def _split(graph: Graph, made: Value, readers: list[tuple[Node, int]]) -> Value:
+    """A second value that some readers read in place of the first one."""
+    read = Value(
+        made.name,
+        made.key,
+        len(graph.values),
+        made.scope,
+        list(made.shape or []),
+        made.elem_type,
+        None,
+        made.producer,
+        readers,
+    )
+    graph.values.append(read)
+    made.consumers = [c for c in made.consumers if c not in readers]
+    _point(readers, read)
+    return read
 
 
 def join(graph: Graph, found: Iterable[ConstantCut]) -> None:
@@ -113,6 +141,8 @@ def tie(found: Iterable[ConstantCut], ties: Ties) -> None:
             if made.position in cut.positions:
                 ties.ordered.append(read)
                 ties.pins.append((made, None, f"{made} is kept; its readers gather what is left"))
+                if cut.uniform:
+                    ties.zeros.append((read.id, (made.id,), False))
             else:
                 ties.whole.append((made.id, read.id))
                 ties.zeros.append((read.id, (made.id,), False))

@@ -21,6 +21,7 @@ from onnxprune.coupling.constant_cuts import ConstantCut
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Axis, Graph, Node, Value
+from onnxprune.graph.lengths import product, to_dim
 from onnxprune.graph.operators import operator_of
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.tensors import WEIGHT_TYPES
@@ -107,12 +108,25 @@ def analyze(
 
     data = infer(graph)
     whole, cuts = couple(), frozenset[Axis]()
+    fills = constant_cuts.part_fills(whole)
+    if fills:
+        apart = couple(fills)
+        if _exact_units(apart) > _exact_units(whole):
+            whole = apart
+        else:
+            constant_cuts.join(graph, fills)
+            fills = []
     for asked in constant_cuts.tries(whole):
         tried = constant_cuts.part(graph, cuts | asked)
-        helpful = constant_cuts.helpful(tried, whole, couple(tried))
+        helpful = constant_cuts.helpful(tried, whole, couple([*fills, *tried]))
         constant_cuts.join(graph, tried)
         cuts = helpful if helpful >= cuts else cuts
-    return couple(constant_cuts.part(graph, cuts)) if cuts else whole
+    return couple([*fills, *constant_cuts.part(graph, cuts)]) if cuts else whole
+
+
+def _exact_units(coupling: Coupling) -> int:
+    """How many units may be removed exactly."""
+    return sum(g.units for g in coupling.groups if g.grade == Grade.EXACT)
 
 
 def _couple(
@@ -161,13 +175,20 @@ def _couple(
 
 
 def _learn(graph: Graph, classes: AxisClasses) -> bool:
-    """Gives axes of unknown length that of the axes they are tied to; whether there were any."""
+    """Gives axes of unknown length, or digits, those of the axes they are tied to; whether there were any."""
     news = False
     for value in graph.values:
         for axis in value.axes():
-            length = int(classes.length[classes.of[axis.id]])
-            if axis.length is None and length > 1 and value.shape is not None:
+            class_ = int(classes.of[axis.id])
+            length = int(classes.length[class_])
+            if axis.length is not None or length <= 1 or value.shape is None:
+                continue
+            factors = classes.factors.get(class_)
+            if factors is None:
                 value.shape[axis.position] = length
+                news = True
+            elif axis.position not in value.factors and to_dim(product(factors)) == value.shape[axis.position]:
+                value.factors[axis.position] = factors
                 news = True
     return news
 

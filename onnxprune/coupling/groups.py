@@ -56,6 +56,10 @@ class Group:
     reasons: list[str]
     slices: list[Slices]
 
+    def __repr__(self) -> str:
+        why = f": {self.reasons[0]}" if self.reasons else ""
+        return f"Group({self.name!r}, {self.units} units, {self.grade}{why})"
+
     @property
     def units(self) -> int:
         """How many channels compete."""

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.edit import computed
 from onnxprune.edit.resize import Entries, KeptLengths, NodeEdits
 from onnxprune.edit.slicing import Removal, add_constant, apply_edits, constant_edits, node_index
-from onnxprune.graph.contents import Data, known
 from onnxprune.graph.graph import Node, Scope, Value
+from onnxprune.graph.lengths import names, parse
 from onnxprune.graph.operators import operator_of
+from onnxprune.graph.polynomials import Length
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
 
@@ -82,7 +84,10 @@ class _Patch:
         wanted = []
         for node, i, entries in requests:
             flat = (
-                [o if e is None else e for o, e in zip(old.reshape(-1).tolist(), entries, strict=True)]
+                [
+                    o if e is None or isinstance(e, Length) else e
+                    for o, e in zip(old.reshape(-1).tolist(), entries, strict=True)
+                ]
                 if len(entries) == old.size
                 else entries
             )
@@ -107,24 +112,19 @@ class _Patch:
 
     def _set_computed(self, node: Node, i: int, value: Value, entries: Entries) -> None:
         """Replaces a computed shape, or some of its entries, if its new value is not the required one."""
-        now = self.changes.now.get(value)
-        if (
-            now is not None
-            and now.size == len(entries)
-            and _matches(now, entries, infers=operator_of(node).infers_length)
-        ):
-            return
         then = self.coupling.data.get(value)
         then = None if then is None else self.lengths.surviving(value, then)
+        now = self.changes.now.get(value)
+        changes = computed.changes(then, now, entries, infers=operator_of(node).infers_length)
+        if all(change == computed.UNCHANGED for change in changes):
+            return
         dtype = helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64)
-        if all(e is not None for e in entries):
+        if not any(e is None or isinstance(e, Length) for e in entries):
             shape = then.shape if then is not None and then.size == len(entries) else (len(entries),)
             shape = self.changes.shapes.get((node, i), shape)
             self._set_constant_input(node, i, np.array(entries, dtype=dtype).reshape(shape), value)
             return
-        if all(e is None for e in entries):
-            return
-        self._override(node, i, value, entries, dtype)
+        self._compute(node, i, value, changes, dtype)
 
     def _gather_kept(self) -> None:
         """Inserts a Gather of the kept indices at each constant cut whose consumers lose channels."""
@@ -149,8 +149,7 @@ class _Patch:
         shares: dict[Node, float] = {}
         means = [m for m in self.coupling.ties.means if self.lengths.changed(m.axis)]
         for mean in means:
-            share = (self.lengths.length(mean.axis) or 0) / (mean.axis.length or 1)
-            shares[mean.node] = shares.get(mean.node, 1.0) * share
+            shares[mean.node] = shares.get(mean.node, 1.0) * self.lengths.share(mean.axis)
         for node, mean in {m.node: m for m in means}.items():
             out, share, proto = node.outputs[0], shares[node], node.proto
             assert out is not None
@@ -165,18 +164,26 @@ class _Patch:
             if mean.epsilon is not None:
                 _set_attribute(proto, "epsilon", mean.epsilon / share)
 
-    def _override(self, node: Node, i: int, value: Value, entries: Entries, dtype: np.dtype[Any]) -> None:
-        """Replaces some entries of a computed shape by numbers: ``computed * keep + fixed``."""
-        keep = np.array([e is None for e in entries]).astype(dtype)
-        fixed = np.array([0 if e is None else e for e in entries], dtype=dtype)
-        scope = node.scope
-        left = add_constant(self.graph, scope, node, _tensor(keep, self.names.fresh(f"{value.name}_free")))
-        right = add_constant(self.graph, scope, node, _tensor(fixed, self.names.fresh(f"{value.name}_fixed")))
-        masked, out = self.names.fresh(f"{value.name}_masked"), self.names.fresh(f"{value.name}_resized")
-        position = node_index(node)
-        scope.proto.node.insert(position, helper.make_node("Mul", [value.name, left], [masked], name=masked))
-        scope.proto.node.insert(position + 1, helper.make_node("Add", [masked, right], [out], name=out))
-        node.proto.input[i] = out
+    def _compute(
+        self, node: Node, i: int, value: Value, changes: Sequence[computed.Change], dtype: np.dtype[Any]
+    ) -> None:
+        """Computes the entries of a shape from what they are: ``entry * factor / divisor + added``."""
+        steps: list[tuple[str, str, list[float], int]] = [
+            ("Mul", "factors", [c.factor for c in changes], 1),
+            ("Div", "divisors", [c.divisor for c in changes], 1),
+            ("Add", "added", [c.added for c in changes], 0),
+        ]
+        source, position = value.name, node_index(node)
+        for op_type, name, numbers, neutral in steps:
+            if all(n == neutral for n in numbers):
+                continue
+            operand = _tensor(np.array(numbers, dtype=dtype), self.names.fresh(f"{value.name}_{name}"))
+            add_constant(self.graph, node.scope, node, operand)
+            out = self.names.fresh(f"{value.name}_resized")
+            made = helper.make_node(op_type, [source, operand.name], [out], name=out)
+            node.scope.proto.node.insert(position, made)
+            source, position = out, position + 1
+        node.proto.input[i] = source
 
     def _set_constant_input(self, node: Node, i: int, array: NDArray[Any], like: Value | None = None) -> str:
         """Adds a constant as input `i` of a node and returns its name, which is derived from `like` if given."""
@@ -199,9 +206,8 @@ class _Patch:
             elif self.lengths.touches(value):
                 dims = info.type.tensor_type.shape.dim
                 for axis in value.axes():
-                    declared = axis.position < len(dims) and dims[axis.position].HasField("dim_value")
-                    if declared and self.lengths.changed(axis):
-                        dims[axis.position].dim_value = self.lengths.length(axis) or 0
+                    if axis.position < len(dims) and self.lengths.changed(axis):
+                        _declare_length(dims[axis.position], self.lengths.length(axis))
         if self.lengths.any_removed:
             others = [info for info in scope.proto.value_info if not info.type.HasField("tensor_type")]
             for info in others:
@@ -219,6 +225,17 @@ def _declare(info: onnx.ValueInfoProto, lengths: Sequence[int]) -> None:
             dim.dim_value = length
 
 
+def _declare_length(dim: onnx.TensorShapeProto.Dimension, length: int | Length | None) -> None:
+    """Gives an axis that is declared its new length; a name that is none of the old names is left out."""
+    if dim.HasField("dim_value"):
+        if isinstance(length, int):
+            dim.dim_value = length
+    elif isinstance(length, Length) and names(length) <= names(parse(dim.dim_param)):
+        dim.dim_param = str(length)
+    else:
+        dim.Clear()
+
+
 def _tensor(array: NDArray[Any], name: str) -> TensorProto:
     return onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)  # ascontiguousarray gives scalars an axis
 
@@ -230,14 +247,6 @@ def _drop_indices(array: NDArray[Any], removal: Removal) -> NDArray[Any]:
         keep[list(indices)] = False
         array = np.compress(keep, array, axis=axis)
     return array
-
-
-def _matches(now: Data, entries: Entries, *, infers: bool) -> bool:
-    """Whether a computed value has the required entries; if the consumer `infers` a length, -1 is accepted."""
-    return all(
-        e is None or (known(np.array([n], dtype=object)) and (n == e or (n == -1 and infers)))
-        for n, e in zip(now.flat, entries, strict=True)
-    )
 
 
 def _is_output(value: Value) -> bool:

@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.graph.contents import Data, Unknown, same
+from onnxprune.graph.contents import Data, Unknown, length_of, same
 from onnxprune.graph.data_propagation import evaluate
-from onnxprune.graph.graph import Axis, Dim, Node, Value
+from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.lengths import Dim, of_dim, to_dim
+from onnxprune.graph.polynomials import Length, quotient
 
-Entries = list[int | None]
+Entries = list[int | Length | None]
+"""What an input must hold; None where it stays as it is computed."""
 
 
 class KeptLengths:
@@ -58,10 +61,20 @@ class KeptLengths:
         """Returns the removed indices of the original axis."""
         return np.flatnonzero(~self._is_kept[self._classes.span(axis.id)])
 
-    def length(self, axis: Axis) -> int | None:
-        """Returns the new static length of an axis, None if the axis is free."""
+    def length(self, axis: Axis) -> int | Length | None:
+        """Returns the new length of an axis; None for a free one that is as long as before."""
+        count = int(self._removed_count[self._classes.of[axis.id]])
+        if axis.length is not None:
+            return axis.length - count
+        old, width = of_dim((axis.value.shape or [])[axis.position]), axis.width
+        if not count or old is None or width is None:
+            return None
+        return quotient(old * Length.constant(width - count), Length.constant(width))
+
+    def share(self, axis: Axis) -> float:
+        """Returns the share of the indices of an axis that is kept."""
         c = self._classes.of[axis.id]
-        return None if axis.length is None else axis.length - int(self._removed_count[c])
+        return 1.0 - int(self._removed_count[c]) / max(int(self._classes.length[c]), 1)
 
     def position(self, axis: Axis, index: int) -> int:
         """Returns the position in the new axis of the first kept index that is not less than `index`."""
@@ -81,9 +94,10 @@ class KeptLengths:
         """Returns the new shape of a value."""
         if value.shape is None or not self.touches(value):
             return value.shape
+        lengths = [self.length(axis) for axis in value.axes()]
         return [
-            d if (n := self.length(axis)) is None or not isinstance(d, int) else n
-            for d, axis in zip(value.shape, value.axes(), strict=True)
+            n if isinstance(n, int) else (d if n is None else to_dim(n))
+            for n, d in zip(lengths, value.shape, strict=True)
         ]
 
 
@@ -120,7 +134,7 @@ class NodeEdits:
             for node, i in value.consumers:
                 propagated = not node.bodies and any(out in coupling.data for out in node.outputs if out is not None)
                 if (node, i) not in self.inputs and not propagated:
-                    self.inputs[node, i] = [None if isinstance(e, Unknown) else e for e in then.flat]
+                    self.inputs[node, i] = [length_of(e) if isinstance(e, Unknown) else e for e in then.flat]
 
 
 class _NodeShape:
@@ -137,7 +151,7 @@ class _NodeShape:
     def set_attribute(self, name: str, value: Any) -> None:
         self._changes.attributes[self._node, name] = value
 
-    def set_input(self, index: int, entries: Sequence[int | None] | NDArray[Any]) -> None:
-        self._changes.inputs[self._node, index] = list(np.asarray(entries).flat)
+    def set_input(self, index: int, entries: Sequence[int | Length | None] | NDArray[Any]) -> None:
+        self._changes.inputs[self._node, index] = list(np.asarray(entries, dtype=object).flat)
         if isinstance(entries, np.ndarray) and entries.ndim > 1:
             self._changes.shapes[self._node, index] = entries.shape

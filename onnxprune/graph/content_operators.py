@@ -14,40 +14,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxprune.graph.contents import INTEGERS, MAX_ENTRIES, Data, Unknown, known, same
+from onnxprune.graph.content_arithmetic import ARITHMETIC, combined, plus, times, unary
+from onnxprune.graph.contents import FLOATS, INTEGERS, MAX_ENTRIES, Data, Unknown, entry_of, known, length_of, same
 from onnxprune.graph.graph import Node
-
-
-def _binary(f: Callable[[Any, Any], Any], neutral: float | None = None) -> Callable[..., list[Data]]:
-    def one(x: Any, y: Any) -> Any:
-        if isinstance(x, Unknown):
-            return x if neutral is not None and not isinstance(y, Unknown) and y == neutral else Unknown()
-        return Unknown() if isinstance(y, Unknown) else f(x, y)
-
-    table = np.frompyfunc(one, 2, 1)
-    return lambda node, a, b: [np.asarray(table(a, b), dtype=object)]
-
-
-def _unary(f: Callable[[Any], Any]) -> Callable[..., list[Data]]:
-    table = np.frompyfunc(lambda x: Unknown() if isinstance(x, Unknown) else f(x), 1, 1)
-    return lambda node, a: [np.asarray(table(a), dtype=object)]
-
-
-def _divide(x: Any, y: Any) -> Any:
-    if y == 0:
-        return Unknown()
-    if isinstance(x, float) or isinstance(y, float):
-        return x / y
-    return int(x / y) if (x < 0) != (y < 0) else x // y
-
-
-def _mod(node: Node, a: Data, b: Data) -> list[Data]:
-    def remainder(x: Any, y: Any) -> Any:
-        if y == 0:
-            return Unknown()
-        return type(x)(math.fmod(x, y)) if node.attribute("fmod", 0) else x % y
-
-    return _binary(remainder)(node, a, b)
+from onnxprune.graph.lengths import floor
 
 
 def _flatten(node: Node, a: Data) -> list[Data]:
@@ -70,8 +40,19 @@ def _cast(node: Node, a: Data) -> list[Data]:
         convert = bool
     else:
         convert = float
-    table = np.frompyfunc(lambda x: x if isinstance(x, Unknown) else convert(x), 1, 1)
-    return [np.asarray(table(a), dtype=object)]
+
+    def one(x: Any) -> Any:
+        return _cast_free(x, to) if isinstance(x, Unknown) else convert(x)
+
+    return [np.asarray(np.frompyfunc(one, 1, 1)(a), dtype=object)]
+
+
+def _cast_free(entry: Unknown, to: int) -> object:
+    """A free length as another type: integers round towards zero; what is true of a length is not known."""
+    length = length_of(entry)
+    if to in FLOATS or length is None or (to != TensorProto.BOOL and length.whole):
+        return entry
+    return entry_of(floor(length)) if to != TensorProto.BOOL and length.minimum >= 0 else Unknown()
 
 
 def _axes(node: Node, extra: tuple[Data | None, ...]) -> list[int] | None:
@@ -112,18 +93,19 @@ def _slice(node: Node, a: Data, *extra: Data | None) -> list[Data]:
     return [a[tuple(window)]]
 
 
-def _reduce(f: Callable[[list[Any]], Any]) -> Callable[..., list[Data]]:
+def _reduce(f: Callable[[list[Any], bool], Any]) -> Callable[..., list[Data]]:
     def run(node: Node, a: Data, *extra: Data | None) -> list[Data]:
         axes = _axes(node, extra)
         if not axes and node.attribute("noop_with_empty_axes", 0):
             return [a]
         axes = list(range(a.ndim)) if not axes else [x % a.ndim for x in axes]
         keep = [i for i in range(a.ndim) if i not in axes]
+        made = node.outputs[0]
+        floating = made is not None and made.elem_type in FLOATS
         rows = a.transpose(keep + axes).reshape([a.shape[i] for i in keep] + [-1])
         out = np.empty(rows.shape[:-1], dtype=object)
         for at in np.ndindex(out.shape):
-            row = list(rows[at])
-            out[at] = Unknown() if any(isinstance(x, Unknown) for x in row) else f(row)
+            out[at] = f(list(rows[at]), floating)
         if node.attribute("keepdims", 1):
             out = out.reshape([1 if i in axes else n for i, n in enumerate(a.shape)])
         return [out]
@@ -207,7 +189,7 @@ def _clip(node: Node, a: Data, low: Data | None = None, high: Data | None = None
         x = x if bounds[0] is None else max(x, bounds[0])
         return x if bounds[1] is None else min(x, bounds[1])
 
-    return _unary(one)(node, a)
+    return unary(one)(node, a)
 
 
 OPERATORS: dict[str, Callable[..., list[Data]]] = {
@@ -215,25 +197,7 @@ OPERATORS: dict[str, Callable[..., list[Data]]] = {
     "Cast": _cast,
     "Dropout": _identity,
     "Clip": _clip,
-    "Relu": _unary(lambda x: max(x, 0)),
-    "Add": _binary(lambda x, y: x + y, 0),
-    "Sub": _binary(lambda x, y: x - y, 0),
-    "Mul": _binary(lambda x, y: x * y, 1),
-    "Div": _binary(_divide, 1),
-    "Mod": _mod,
-    "Min": _binary(min),
-    "Max": _binary(max),
-    "Equal": _binary(lambda x, y: x == y),
-    "Greater": _binary(lambda x, y: x > y),
-    "Less": _binary(lambda x, y: x < y),
-    "And": _binary(lambda x, y: bool(x and y)),
-    "Or": _binary(lambda x, y: bool(x or y)),
-    "Not": _unary(lambda x: not x),
-    "Neg": _unary(lambda x: -x),
-    "Abs": _unary(abs),
-    "Floor": _unary(lambda x: float(math.floor(x))),
-    "Ceil": _unary(lambda x: float(math.ceil(x))),
-    "Round": _unary(lambda x: float(round(x))),
+    **ARITHMETIC,
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Slice": _slice,
@@ -247,9 +211,9 @@ OPERATORS: dict[str, Callable[..., list[Data]]] = {
     "Split": _split,
     "Flatten": _flatten,
     "Transpose": lambda node, a: [a.transpose(node.attribute("perm"))],
-    "ReduceProd": _reduce(math.prod),
-    "ReduceSum": _reduce(sum),
-    "ReduceMax": _reduce(max),
-    "ReduceMin": _reduce(min),
+    "ReduceProd": _reduce(combined(math.prod, times)),
+    "ReduceSum": _reduce(combined(sum, plus)),
+    "ReduceMax": _reduce(combined(max)),
+    "ReduceMin": _reduce(combined(min)),
 }
 """What follows shapes; anything else uses a number as data."""

@@ -1,21 +1,25 @@
 """What a small tensor holds, as far as it is known without running the model.
 
-An entry is a number or `Unknown`, a length that only the run will tell.
+An entry is a number or `Unknown`, a number that only the run will tell.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from onnxprune.graph.graph import Value
+from onnxprune.graph.lengths import of_dim
+from onnxprune.graph.polynomials import Length
 
 MAX_ENTRIES = 1024
 """Tensors with more entries than this are weights or masks, not shapes."""
 MAX_FLOATS = 32
+_MAX_DENOMINATOR = 2**8
 
 Data = np.ndarray
 """Object array of int, float, bool and `Unknown` entries."""
@@ -33,8 +37,11 @@ INTEGERS = {
 }
 
 
+FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+
 class Unknown:
-    """A number that only the run will tell; `name` tells free lengths apart, None for an unknown result."""
+    """A number that only the run will tell; `name` is the text of a `Length`, None for an unknown result."""
 
     __slots__ = ("name",)
 
@@ -46,6 +53,30 @@ class Unknown:
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+
+def length_of(entry: object) -> Length | None:
+    """An entry as a polynomial of free lengths; None where it is not known, or no exact number.
+
+    Of floats those are exact in single precision that have few binary digits.
+    """
+    if isinstance(entry, Unknown):
+        return of_dim(entry.name)
+    if isinstance(entry, float) and math.isfinite(entry) and Fraction(entry).denominator <= _MAX_DENOMINATOR:
+        return Length.constant(Fraction(entry))
+    return Length.constant(entry) if isinstance(entry, int) and not isinstance(entry, bool) else None
+
+
+def entry_of(length: Length | None, floating: bool = False) -> object:
+    """The other way round: a number of the kind that the tensor holds, or `Unknown`."""
+    if length is None:
+        return Unknown()
+    number = length.number
+    if number is None:
+        return Unknown(str(length)) if floating or length.whole else Unknown()
+    if floating:
+        return float(number)
+    return number if isinstance(number, int) else Unknown()
 
 
 def known(entries: Data) -> bool:

@@ -7,7 +7,6 @@ by themselves.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ import onnx
 from onnx import TensorProto
 
 from onnxprune.graph.content_operators import OPERATORS
-from onnxprune.graph.contents import MAX_ENTRIES, Data, Unknown, constant_data, known
-from onnxprune.graph.graph import Dim, Graph, Node, Scope, Value
+from onnxprune.graph.contents import MAX_ENTRIES, Data, Unknown, constant_data, entry_of, known
+from onnxprune.graph.graph import Graph, Node, Scope, Value
+from onnxprune.graph.lengths import Dim, named, product
 
 Lengths = Callable[[Value], Sequence[Dim] | None]
 """Axis lengths of a value."""
@@ -45,7 +45,10 @@ def taken(node: Node, data: Mapping[Value, Data]) -> Scope | None:
 
 
 def evaluate(
-    graph: Graph, lengths: Lengths | None = None, before: dict[Value, Data] | None = None
+    graph: Graph,
+    lengths: Lengths | None = None,
+    before: dict[Value, Data] | None = None,
+    visit: Callable[[Node, dict[Value, Data]], None] | None = None,
 ) -> dict[Value, Data]:
     """Contents of every small tensor that is known without running the model.
 
@@ -53,6 +56,7 @@ def evaluate(
         graph: The graph, its shapes filled in as far as they are known.
         lengths: Axis lengths of a value; `Value.shape` where not given.
         before: Contents of the constants; by default what they hold.
+        visit: Called for each node before it is followed, with the contents so far.
 
     Returns:
         An object array for each value that could be followed; unknown entries are `Unknown`.
@@ -65,6 +69,8 @@ def evaluate(
             if entries is not None:
                 data[value] = entries
     for node in graph.nodes:
+        if visit is not None:
+            visit(node, data)
         if node.domain or not node.outputs or node.outputs[0] is None:
             continue
         for out, result in zip(node.outputs, _results(node, data, shape_of), strict=False):
@@ -106,7 +112,9 @@ def _shape(node: Node, data: Mapping[Value, Data], shape_of: Lengths) -> list[Da
     lengths = shape_of(source)
     if lengths is None:
         return []
-    entries = [n if isinstance(n, int) else Unknown(n or f"{source.key}[{i}]") for i, n in enumerate(lengths)]
+    entries = [
+        n if isinstance(n, int) else Unknown(n or str(named(f"{source.key}[{i}]"))) for i, n in enumerate(lengths)
+    ]
     out = np.empty(len(entries), dtype=object)
     out[:] = entries
     return [out[slice(node.attribute("start", 0), node.attribute("end"))]]
@@ -115,10 +123,7 @@ def _shape(node: Node, data: Mapping[Value, Data], shape_of: Lengths) -> list[Da
 def _size(node: Node, data: Mapping[Value, Data], shape_of: Lengths) -> list[Data | None]:
     """The product of all lengths."""
     lengths = shape_of(node.input(0))
-    if lengths is None:
-        return []
-    numbers = [n for n in lengths if isinstance(n, int)]
-    return [np.array(math.prod(numbers) if len(numbers) == len(lengths) else Unknown(), dtype=object)]
+    return [] if lengths is None else [np.array(entry_of(product(lengths)), dtype=object)]
 
 
 def _if(node: Node, data: Mapping[Value, Data], shape_of: Lengths) -> list[Data | None]:

@@ -7,6 +7,7 @@ that a graph nests. The protos remain the source of truth: a `Node` and a `Value
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +16,9 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxprune.graph.lengths import Dim
 from onnxprune.graph.operators import operator_of
 from onnxprune.model.topology import topological_order
-
-Dim = int | str | None
-"""Length of an axis: a number, the name of a free dimension, or not known."""
 
 
 class Axis(NamedTuple):
@@ -42,6 +41,17 @@ class Axis(NamedTuple):
         n = shape[self.position]
         return n if isinstance(n, int) else None
 
+    @property
+    def factors(self) -> tuple[Dim, ...]:
+        """What the index is made of, see `Value.factors`; () where nothing is known of a free axis."""
+        return (n,) if (n := self.length) is not None else self.value.factors.get(self.position, ())
+
+    @property
+    def width(self) -> int | None:
+        """How many indices are told apart: all, or the fixed digits of a free axis; None where it has none."""
+        fixed = [n for n in self.factors if isinstance(n, int)]
+        return math.prod(fixed) if fixed else None
+
     def __str__(self) -> str:
         return f"{self.value.key}[{self.position}]"
 
@@ -61,6 +71,8 @@ class Value:
         producer: The node that computes it (a Constant node for constants held in one).
         consumers: Nodes that read it with the position of the input.
         first_axis: Number of its first axis, see `Graph.number_axes`.
+        factors: For a free axis whose index has digits of fixed size, the sizes of all, outermost first: those of an
+            axis of length ``b*h`` that a batch and heads were merged to are ``("b", h)``.
     """
 
     name: str
@@ -73,6 +85,10 @@ class Value:
     producer: Node | None = None
     consumers: list[tuple[Node, int]] = field(default_factory=list)
     first_axis: int = -1
+    factors: dict[int, tuple[Dim, ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Value({self.key!r}, shape={self.shape})"
 
     @property
     def rank(self) -> int | None:
@@ -105,6 +121,9 @@ class Node:
     inputs: list[Value | None] = field(default_factory=list)
     outputs: list[Value | None] = field(default_factory=list)
     bodies: dict[str, Scope] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Node({self.label})"
 
     @property
     def op_type(self) -> str:
@@ -159,6 +178,9 @@ class Scope:
     nodes: list[Node] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value | None] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Scope({self.path!r}, {len(self.nodes)} nodes)"
 
     def find(self, name: str) -> Value | None:
         """The value that `name` means here, looked up through the enclosing scopes."""

@@ -1,18 +1,18 @@
 """Shapes of the outputs of one node, where `onnx.shape_inference` does not tell them.
 
 `outputs` asks the operator itself (`ops.registry.output_shape`); the functions after it are what such declarations are
-made of. `from_contents` and `parts` read what small operands hold. A length is a number, the name of a free one, or
-None; what is unknown is None.
+made of. A length is a number, the text of a free one (`lengths`), or None where it is not known.
 """
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Sequence
 
-from onnxprune.graph.contents import Data, Unknown
-from onnxprune.graph.graph import Dim, Node, Value
+from onnxprune.graph.graph import Node
+from onnxprune.graph.lengths import Dim, floor_divide, of_dim, product, to_dim
 from onnxprune.graph.operators import Shape, ShapeFunction, operator_of
+from onnxprune.graph.polynomials import Length
 
 
 def outputs(node: Node) -> list[Shape]:
@@ -57,8 +57,17 @@ def _joined(parts: Sequence[Sequence[Dim]]) -> list[Dim]:
     for column in zip(*padded, strict=True):
         numbers = [d for d in column if isinstance(d, int) and d != 1]
         named = [d for d in column if d != 1]
+        if len(set(numbers)) > 1:
+            raise ValueError("lengths do not broadcast")
         out.append(numbers[0] if numbers else (named[0] if named and len(set(named)) == 1 else (None if named else 1)))
     return out
+
+
+def broadcast_all(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """One output with the shape that all inputs broadcast to."""
+    if node.opset < 7 and node.attribute("broadcast", 0):
+        raise ValueError("broadcasts as operators did before opset 7")
+    return [_joined([need(shape) for shape in shapes])]
 
 
 def product_shape(left: int, right: int) -> ShapeFunction:
@@ -69,9 +78,16 @@ def product_shape(left: int, right: int) -> ShapeFunction:
         if len(a) < 2 or len(b) < 2:
             raise ValueError("a factor is no matrix")
         a, b = _transposed(node, "A", a), _transposed(node, "B", b)
+        _agree(a[-1], b[-2])
         return [[*_joined([a[:-2], b[:-2]]), a[-2], b[-1]]]
 
     return function
+
+
+def _agree(a: Dim, b: Dim) -> None:
+    """Raises ValueError for two numbers that should be equal and are not: nothing that can run."""
+    if isinstance(a, int) and isinstance(b, int) and a != b:
+        raise ValueError("lengths differ")
 
 
 def _transposed(node: Node, side: str, dims: list[Dim]) -> list[Dim]:
@@ -98,6 +114,7 @@ def convolution_shape(x_at: int, w_at: int) -> ShapeFunction:
 
     def function(node: Node, shapes: list[Shape]) -> list[Shape]:
         x, w = need(shapes[x_at]), need(shapes[w_at])
+        _agree(x[-1 if node.attribute("channels_last", 0) else 1], product_of(w[1], node.attribute("group", 1)))
         if node.attribute("channels_last", 0):
             return [[x[0], *windows(node, x[1:-1], w[2:]), w[0]]]
         return [[x[0], w[0], *windows(node, x[2:], w[2:])]]
@@ -113,75 +130,59 @@ def windows(node: Node, space: Sequence[Dim], kernel: Sequence[Dim]) -> list[Dim
     pads = node.attribute("pads") or [0] * (2 * n)
     auto = node.attribute("auto_pad", "NOTSET")
     out: list[Dim] = []
-    for i, (length, size) in enumerate(zip(space, kernel, strict=True)):
-        if not isinstance(length, int) or not isinstance(size, int) or node.attribute("ceil_mode", 0):
+    for i, (dim, size) in enumerate(zip(space, kernel, strict=True)):
+        if not isinstance(size, int) or node.attribute("ceil_mode", 0):
             out.append(None)
         elif auto.startswith("SAME"):
-            out.append(math.ceil(length / strides[i]))
+            out.append(_steps(dim, strides[i] - 1, strides[i], 0))
         else:
-            padded = length + (0 if auto == "VALID" else pads[i] + pads[i + n])
-            out.append((padded - dilations[i] * (size - 1) - 1) // strides[i] + 1)
+            padded = 0 if auto == "VALID" else pads[i] + pads[i + n]
+            out.append(_steps(dim, padded - dilations[i] * (size - 1) - 1, strides[i], 1))
     return out
 
 
-def dims(entries: Sequence[object]) -> list[Dim]:
-    """Lengths for what a shape operand holds: -1 is not known, free entries have their name."""
-    return [e if isinstance(e, int) and e >= 0 else (e.name if isinstance(e, Unknown) else None) for e in entries]
-
-
-def from_contents(node: Node, data: dict[Value, Data]) -> list[Dim] | None:
-    """Output shape of a node by the contents of its shape input."""
-    if node.domain or len(node.inputs) == 0:
+@functools.lru_cache(maxsize=1024)
+def _steps(dim: Dim, more: int, stride: int, first: int) -> Dim:
+    """``floor((dim + more) / stride) + first``."""
+    length = of_dim(dim)
+    if length is None:
         return None
-    source = node.inputs[0]
-    operand = node.inputs[1] if len(node.inputs) > 1 else None
-    if source is None:
-        return None
-    if node.op_type == "ConstantOfShape" and source in data:
-        return dims(list(data[source].flat))
-    if operand is None or operand not in data:
-        return None
-    entries = list(data[operand].flat)
-    if node.op_type == "Reshape":
-        return _reshaped(source.shape, entries, bool(node.attribute("allowzero", 0)))
-    if node.op_type == "Expand" and source.shape is not None:
-        rank = max(len(entries), len(source.shape))
-        have: list[Dim] = [*[1] * (rank - len(source.shape)), *source.shape]
-        want = [*[1] * (rank - len(entries)), *entries]
-        return [h if h != 1 and (h is not None) else d for h, d in zip(have, dims(want), strict=True)]
-    return None
+    return to_dim(floor_divide(length + Length.constant(more), Length.constant(stride)) + Length.constant(first))
 
 
-def parts(node: Node) -> list[list[Dim]]:
-    """Output shapes of a Split whose sizes only the run will tell."""
-    source = node.inputs[0] if node.op_type == "Split" and not node.domain and node.inputs else None
-    if source is None or not source.shape:
-        return []
-    axis = node.attribute("axis", 0) % len(source.shape)
-    return [[None if i == axis else d for i, d in enumerate(source.shape)] for _ in node.outputs]
+def pooling_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """A pooling over all of the spatial axes, with a window of fixed size."""
+    x = need(shapes[0])
+    shape: Shape = [*x[:2], *windows(node, x[2:], node.attribute("kernel_shape"))]
+    return [shape for _ in node.outputs]
 
 
-def _reshaped(shape: list[Dim] | None, entries: Sequence[object], allow_zero: bool) -> list[Dim]:
-    out: list[Dim] = []
-    for i, e in enumerate(entries):
-        if e == 0 and not allow_zero:
-            out.append(shape[i] if shape is not None and i < len(shape) else None)
-        else:
-            out.append(dims([e])[0])
-    if shape is not None and -1 in entries:
-        hole = entries.index(-1)
-        rest: list[Dim] = [d for i, d in enumerate(out) if i != hole]
-        total: list[Dim] = list(shape)
-        for d in list(rest):
-            if d is not None and not isinstance(d, int) and d in total:
-                rest.remove(d)
-                total.remove(d)
-        if all(isinstance(d, int) for d in rest + total):
-            count = math.prod(int(d or 0) for d in total)
-            size = math.prod(int(d or 0) for d in rest)
-            out[hole] = count // size if size else None
-        elif all(isinstance(d, int) for d in rest) and len([d for d in total if not isinstance(d, int)]) == 1:
-            size, count = math.prod(int(d or 0) for d in rest), math.prod(d for d in total if isinstance(d, int))
-            if size == count:
-                out[hole] = next(d for d in total if not isinstance(d, int))
-    return out
+def transposed_convolution_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """A transposed convolution with a kernel of shape (in, out / group, ...)."""
+    x, w = need(shapes[0]), need(shapes[1])
+    n, stated = len(x) - 2, node.attribute("output_shape")
+    strides = node.attribute("strides") or [1] * n
+    dilations = node.attribute("dilations") or [1] * n
+    pads = node.attribute("pads") or [0] * (2 * n)
+    added = node.attribute("output_padding") or [0] * n
+    if node.attribute("auto_pad", "NOTSET") != "NOTSET" or stated or not isinstance(w[1], int):
+        raise ValueError("lengths are stated in another way")
+    _agree(x[1], w[0])
+    out: list[Dim] = [x[0], w[1] * node.attribute("group", 1)]
+    for i, (dim, size) in enumerate(zip(x[2:], w[2:], strict=True)):
+        if not isinstance(size, int):
+            raise ValueError("kernel unknown")
+        more = added[i] + dilations[i] * (size - 1) + 1 - pads[i] - pads[i + n] - strides[i]
+        out.append(sum_of(product_of(dim, strides[i]), more))
+    return [out]
+
+
+def sum_of(*parts: Dim | int) -> Dim:
+    """A sum of lengths and numbers, which may be below 0."""
+    lengths = [Length.constant(p) if isinstance(p, int) else of_dim(p) for p in parts]
+    return None if None in lengths else to_dim(functools.reduce(Length.__add__, [x for x in lengths if x is not None]))
+
+
+def product_of(*parts: Dim) -> Dim:
+    """A product of lengths."""
+    return to_dim(product(parts))

@@ -19,7 +19,8 @@ from onnxprune.extensions import RULES
 from onnxprune.registry import load_home, load_plugins
 
 if TYPE_CHECKING:
-    from onnxprune.graph.graph import Axis, Dim, Node, Value
+    from onnxprune.graph.graph import Axis, Node, Value
+    from onnxprune.graph.lengths import Dim
 
 Shape = list["Dim"] | None
 Term = tuple[float, Sequence["Axis"]]
@@ -160,6 +161,7 @@ class Operator:
         reads_parts: Whether it reads parts of its first input, chosen by position.
         reads_lengths: Whether its output consists of lengths of its input.
         shape_from_values: Whether the shape of its output depends on what its inputs hold, not on their shapes alone.
+        fills: Whether all elements of its output are the same number.
         infers_length: Whether an entry of its shape operand may be -1: the length that is left over.
         postprocessing: What it does with scores or maps at the end of a model.
     """
@@ -190,6 +192,7 @@ class Operator:
     reads_parts: bool = False
     reads_lengths: bool = False
     shape_from_values: bool = False
+    fills: bool = False
     infers_length: bool = False
     postprocessing: Postprocessing | None = None
 
@@ -215,6 +218,7 @@ class Facts(TypedDict, total=False):
     reads_parts: bool
     reads_lengths: bool
     shape_from_values: bool
+    fills: bool
     infers_length: bool
     postprocessing: Postprocessing | None
 

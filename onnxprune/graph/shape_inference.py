@@ -1,23 +1,23 @@
 """Static shape facts of every value.
 
-`onnx.shape_inference` runs on a skeleton (the graph without its weight data), in turn with our own propagation of the
-contents of small tensors (`data_propagation.evaluate`): each uses what the other infers, until neither infers more.
+`onnx.shape_inference` runs on a skeleton (the graph without its weight data), in turn with our own walk over the nodes
+(`node_inference.Walk`): each uses what the other infers, until neither infers more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
-from onnxprune.graph import node_shapes
-from onnxprune.graph.contents import Data, known
-from onnxprune.graph.data_propagation import evaluate, taken
-from onnxprune.graph.graph import Dim, Graph, Node, Scope, Value, tensor_type
-from onnxprune.graph.operators import Shape
+from onnxprune.graph.contents import Data, constant_data, known
+from onnxprune.graph.equations import Equations
+from onnxprune.graph.graph import Graph, Scope, Value, tensor_type
+from onnxprune.graph.lengths import Dim
+from onnxprune.graph.node_inference import Walk, is_open, resolve
 from onnxprune.model.topology import topological_order
 
 IR_VERSION = 4
@@ -61,22 +61,75 @@ def _free_endless(graph: Graph) -> None:
 
 
 def _rounds(graph: Graph, assumed: dict[Value, Value], refused: set[Value]) -> dict[Value, Data]:
-    """Alternates inference with propagation of contents until neither learns more; for `assumed` see `_assume`."""
+    """Alternates inference with our own walk over the nodes until neither learns more; for `assumed` see `_assume`."""
+    equations = Equations({d for v in graph.main.inputs for d in v.shape or [] if isinstance(d, str)})
     model = skeleton(graph.proto)
+    _name_lengths(model, equations)
     stated: dict[Value, list[Dim]] = {}
+    constants = {v: entries for v in graph.constants() if (entries := constant_data(v)) is not None}
     for round_ in range(_MAX_ROUNDS):
         try:
             model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         except Exception:  # an operator with a broken inference: what is known so far stands
             if round_ == 0:
                 model = skeleton(graph.proto)
+                _name_lengths(model, equations)
         for scope, proto in _protos(graph.main, model.graph):
             _read(scope, proto)
-        data = evaluate(graph)
-        taught = _teach(graph, model, data, stated) or _teach(graph, model, data, stated, guess=True)
-        if not _assume(graph, model, assumed, refused) and not taught and not _settle(graph, model, data):
+        resolve(graph, {}, equations)
+        walk = Walk(graph, equations, constants)
+        if not any(_vague(value, equations) for value in graph.values):
             break
-    return data
+        taught = _teach(graph, model, walk.learnt, stated) or _teach(graph, model, walk.learnt, stated, guess=True)
+        if not _assume(graph, model, assumed, refused) and not taught and not _settle(graph, model, walk.data):
+            break
+    if _read_stated(graph, equations):
+        walk = Walk(graph, equations, constants)
+    return resolve(graph, walk.data, equations)
+
+
+def _vague(value: Value, equations: Equations) -> bool:
+    """Whether something of the shape or type is not known, or only under a name that inference made up."""
+    return (
+        value.shape is None
+        or not value.elem_type
+        or not all(type(d) is int or (isinstance(d, str) and equations.given(d)) for d in value.shape)
+    )
+
+
+def _name_lengths(model: ModelProto, equations: Equations) -> None:
+    """Gives free axes the canonical text of the lengths that they are stated to have.
+
+    Names that a file has for axes of its outputs alone are left out: what they are follows from the graph.
+    """
+    stack = [model.graph]
+    while stack:
+        graph = stack.pop()
+        for info in [*graph.input, *graph.output, *graph.value_info]:
+            for dim in info.type.tensor_type.shape.dim if info.type.HasField("tensor_type") else []:
+                if dim.dim_param:
+                    dim.dim_param = str(equations.stated(dim.dim_param))
+        for info in model.graph.output if graph is model.graph else []:
+            for dim in info.type.tensor_type.shape.dim if info.type.HasField("tensor_type") else []:
+                if dim.dim_param and not equations.given(dim.dim_param):
+                    dim.Clear()
+        stack.extend(a.g for node in graph.node for a in node.attribute if a.type == AttributeProto.GRAPH)
+
+
+def _read_stated(graph: Graph, equations: Equations) -> bool:
+    """Takes over what the file states of lengths that inference cannot follow; whether there was anything.
+
+    Numbers are not taken over: those of a file that somebody changed are often from before.
+    """
+    before = len(equations)
+    for info in graph.proto.graph.value_info:
+        value, (stated, _) = graph.main.names.get(info.name), tensor_type(info)
+        if value is None or value.shape is None or stated is None or len(stated) != len(value.shape):
+            continue
+        for dim, text in zip(value.shape, stated, strict=True):
+            if isinstance(dim, str) and isinstance(text, str) and not equations.given(dim) and equations.given(text):
+                equations.equal(dim, text)
+    return len(equations) > before
 
 
 def skeleton(proto: ModelProto) -> ModelProto:
@@ -141,7 +194,7 @@ def _read(scope: Scope, proto: GraphProto) -> None:
 
 
 def _teach(
-    graph: Graph, model: ModelProto, data: dict[Value, Data], stated: dict[Value, list[Dim]], *, guess: bool = False
+    graph: Graph, model: ModelProto, learnt: Iterable[Value], stated: dict[Value, list[Dim]], *, guess: bool = False
 ) -> bool:
     """Writes shapes that we know and inference does not into the skeleton; returns whether there were any.
 
@@ -150,76 +203,17 @@ def _teach(
     """
     news = False
     protos = dict(_protos(graph.main, model.graph))
-    infos = {scope: {v.name: v for v in [*proto.value_info, *proto.output]} for scope, proto in protos.items()}
-    for node in graph.nodes:
-        if node.scope not in protos or not any(_open(out) for out in node.outputs):
+    infos: dict[Scope, dict[str, ValueInfoProto]] = {}
+    for value in learnt:
+        shape, scope = value.shape, value.scope
+        if shape is None or scope not in protos or stated.get(value) == shape or not (value.elem_type or guess):
             continue
-        for out, shape_found in zip(node.outputs, _shapes_of(node, data), strict=False):
-            if (
-                out is None
-                or shape_found is None
-                or not _open(out)
-                or (out.shape is not None and len(shape_found) != len(out.shape))
-            ):
-                continue
-            shape_found = [
-                None if isinstance(d, int) and not 0 <= d < 2**63 else d for d in shape_found
-            ]  # nothing that can run
-            merged = [
-                b if isinstance(b, int) or a is None else a
-                for a, b in zip(out.shape or [None] * len(shape_found), shape_found, strict=True)
-            ]
-            if (merged == out.shape and out.elem_type) or stated.get(out) == merged:
-                continue
-            out.elem_type = out.elem_type or node_shapes.elem_type(node) or _type_of(node)
-            out.shape = merged
-            if not out.elem_type and not guess:
-                continue
-            stated[out] = merged
-            _state(infos[node.scope], protos[node.scope], out.name, out.elem_type, merged)
-            news = True
+        if scope not in infos:
+            infos[scope] = {v.name: v for v in [*protos[scope].value_info, *protos[scope].output]}
+        stated[value] = shape
+        _state(infos[scope], protos[scope], value.name, value.elem_type, shape)
+        news = True
     return news
-
-
-def _shapes_of(node: Node, data: dict[Value, Data]) -> Sequence[Shape]:
-    if node.op_type == "Loop" and not node.domain:
-        return _loop_states(node)
-    if node.op_type == "If" and not node.domain:
-        branch = taken(node, data)
-        return [end.shape if end is not None else None for end in branch.outputs] if branch is not None else []
-    found, shape_found = node_shapes.outputs(node), node_shapes.from_contents(node, data)
-    found = found or ([shape_found] if shape_found is not None else _alone(node, data))
-    return found if any(shape is not None for shape in found) else node_shapes.parts(node)
-
-
-def _alone(node: Node, data: dict[Value, Data]) -> list[Shape]:
-    """Inference for one node whose inputs only we know: saves a round for each link of a chain of such nodes."""
-    inputs = [v for v in node.inputs if v is not None]
-    ranked = all(v.shape is not None and v.elem_type for v in inputs)
-    if node.bodies or not inputs or not ranked or any(o is not None and o.shape is not None for o in node.outputs):
-        return []
-    types = {v.name: onnx.helper.make_tensor_type_proto(v.elem_type, v.shape) for v in inputs}
-    contents = {
-        v.name: onnx.numpy_helper.from_array(data[v].astype(onnx.helper.tensor_dtype_to_np_dtype(v.elem_type)), v.name)
-        for v in inputs
-        if v in data and known(data[v])
-    }
-    try:
-        schema = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
-        found = onnx.shape_inference.infer_node_outputs(schema, node.proto, types, contents)
-    except Exception:  # no schema, or an inference that fails: nothing is learnt
-        return []
-    for out in node.outputs:
-        if out is not None and out.name in found:
-            out.elem_type = out.elem_type or found[out.name].tensor_type.elem_type
-    return [
-        tensor_type(onnx.ValueInfoProto(type=found[name]))[0] if name in found else None for name in node.proto.output
-    ]
-
-
-def _open(value: Value | None) -> bool:
-    """Whether there is still something to learn about the shape."""
-    return value is not None and (value.shape is None or not all(isinstance(d, int) for d in value.shape))
 
 
 def _protos(scope: Scope, proto: GraphProto) -> Iterator[tuple[Scope, GraphProto]]:
@@ -232,18 +226,6 @@ def _protos(scope: Scope, proto: GraphProto) -> Iterator[tuple[Scope, GraphProto
         for a in twin.attribute if twin is not None else []:
             if a.name in node.bodies:
                 yield from _protos(node.bodies[a.name], a.g)
-
-
-def _loop_states(node: Node) -> list[Shape]:
-    """Final states of a Loop: what the initial value's shape and that of the body's result have in common."""
-    body, shapes = node.bodies["body"], list[Shape]()
-    for initial, end in zip(node.inputs[2:], body.outputs[1:], strict=False):
-        before, after = initial.shape if initial is not None else None, end.shape if end is not None else None
-        shape: Shape = None
-        if before is not None and after is not None and len(before) == len(after):
-            shape = [a if a == b else None for a, b in zip(before, after, strict=True)]
-        shapes.append(shape)
-    return shapes
 
 
 def _keeps(start: Sequence[Dim], end: Sequence[Dim] | None) -> bool:
@@ -268,7 +250,7 @@ def _assume(graph: Graph, model: ModelProto, assumed: dict[Value, Value], refuse
             continue
         body = node.bodies["body"]
         for initial, start, end in zip(node.inputs[2:], body.inputs[2:], body.outputs[1:], strict=False):
-            if initial is None or end is None or start in assumed or start in refused or not _open(start):
+            if initial is None or end is None or start in assumed or start in refused or not is_open(start):
                 continue
             known_rank = start.shape is None or len(start.shape) == len(initial.shape or [])
             if initial.shape is None or not known_rank:
@@ -306,14 +288,6 @@ def _settle(graph: Graph, model: ModelProto, data: dict[Value, Data]) -> bool:
             twin.input[i] = name
             news = True
     return news
-
-
-def _type_of(node: Node) -> int:
-    first = node.inputs[0] if node.inputs else None
-    if node.op_type == "ConstantOfShape":
-        value = node.attribute("value")
-        return value.data_type if value is not None else TensorProto.FLOAT
-    return first.elem_type if first is not None else TensorProto.FLOAT
 
 
 def _state(infos: dict[str, ValueInfoProto], graph: GraphProto, name: str, elem_type: int, dims: Sequence[Dim]) -> None:

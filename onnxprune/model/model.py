@@ -62,6 +62,9 @@ class Model:
         self.data_files = frozenset(data_files)
         self._maps: dict[Path, np.ndarray] = {}
 
+    def __repr__(self) -> str:
+        return f"Model({str(self.path or self.proto.graph.name)!r}, {len(self.proto.graph.node)} nodes)"
+
     def array(self, tensor: TensorProto) -> np.ndarray:
         """Returns the values of a tensor of this model; treat them as read-only.
 
@@ -139,13 +142,29 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = Tr
     where = str(path) if path else "model"
     if not proto.ir_version or not proto.HasField("graph") or not proto.graph.node:
         lacking = "ir_version" if not proto.ir_version else "graph with nodes"
-        raise InputError(f"{where}: not an ONNX model (it has no {lacking})", hint="give a .onnx file")
+        raise InputError(f"{where}: not an ONNX model (it has no {lacking})", hint=_how_to_convert(where))
     try:
         check(proto)
     except ModelError as error:
         raise ModelError(f"{where}: {error.message}", error.hint) from None
     external = (t for t in tensors(proto) if is_external(t) and (weights or not is_stripped(t)))
     return Model(proto, path, {locate(t, path).file for t in external})
+
+
+_CONVERTERS = {
+    "torch.onnx.export": (".pt", ".pth", ".ckpt", ".pt2", ".safetensors", ".bin"),
+    "tf2onnx": (".tflite", ".pb", ".h5", ".keras", ".savedmodel"),
+    "skl2onnx": (".pkl", ".joblib"),
+    "paddle2onnx": (".pdmodel", ".pdiparams"),
+}
+"""What makes ONNX files of files with these suffixes."""
+
+
+def _how_to_convert(name: str, otherwise: str = "give a .onnx file") -> str:
+    """A hint for a file that is no ONNX model: what converts it, where its suffix tells."""
+    suffix = Path(name).suffix.lower()
+    tool = next((tool for tool, suffixes in _CONVERTERS.items() if suffix in suffixes), None)
+    return otherwise if tool is None else f"export it to ONNX first, with {tool}, say"
 
 
 def _decode(tensor: TensorProto) -> np.ndarray:
@@ -183,7 +202,7 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except DecodeError:
-        hint = "is the file complete?"
+        hint = _how_to_convert(str(path), "is the file complete?")
         if not data:
             hint = "the file is empty"
         elif data.startswith(b"version https://git-lfs"):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.node_shapes import convolution_shape, transposed_convolution_shape
 from onnxprune.graph.operators import Affine, MacsFunction, Term, WeightFunction, WeightLayout
 from onnxprune.ops.linear import contract
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import affine, macs, rule, weights
+from onnxprune.ops.registry import affine, macs, output_shape, rule, weights
 from onnxprune.ops.ties import Alternative
 
 KERNEL = "kernel"
@@ -37,6 +38,8 @@ def convolution_weights(weight: int) -> WeightFunction:
 for _name, _operand in (("Conv ConvInteger DeformConv", 1), ("QLinearConv", 3)):
     macs(_name)(convolution_macs(_operand))
     weights(_name)(convolution_weights(_operand))
+output_shape("Conv ConvInteger")(convolution_shape(0, 1))
+output_shape("ConvTranspose")(transposed_convolution_shape)
 macs("Conv FusedConv", domain="com.ms.internal.nhwc")(convolution_macs(1))
 
 

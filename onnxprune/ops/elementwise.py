@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from onnx import TensorProto
+
 from onnxprune.graph.contents import constant_data
 from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.node_shapes import broadcast_all
 from onnxprune.graph.operators import Bounds, Copies, Origins, Postprocessing, operator_of
 from onnxprune.model.tensors import FLOATS, WEIGHT_TYPES
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import clips, facts_of, origins, rule
+from onnxprune.ops.registry import clips, facts_of, origins, output_shape, rule
 
 
 @origins("Identity Cast DequantizeLinear")
@@ -206,3 +209,9 @@ facts_of("Add Sum", adds=True)
 facts_of("Sub", subtracts=True)
 facts_of("Div", proportional=(0,))
 facts_of("Div Mod", divisor=1)
+facts_of("Equal Greater GreaterOrEqual Less LessOrEqual", elem_type=TensorProto.BOOL)
+facts_of("Where", type_of=(1,))
+output_shape(
+    "Add Sub Sum Max Min Mean BitwiseOr BitwiseXor BitShift Mul And BitwiseAnd Div Mod PRelu Pow Equal Greater",
+    "GreaterOrEqual Less LessOrEqual Or Xor Where",
+)(broadcast_all)

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.node_shapes import product_shape
 from onnxprune.graph.operators import Affine, Term, WeightFunction, WeightLayout
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import affine, macs, rule, weights
+from onnxprune.ops.registry import affine, macs, output_shape, rule, weights
 
 
 def product_macs(node: Node) -> list[Term]:
@@ -51,6 +52,7 @@ def matmul_weights(left: int, right: int) -> WeightFunction:
 
 weights("Gemm")(gemm_weights(0, 1))
 weights("MatMul MatMulInteger")(matmul_weights(0, 1))
+output_shape("MatMul MatMulInteger")(product_shape(0, 1))
 weights("QLinearMatMul")(matmul_weights(0, 3))
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from onnxprune.graph.contents import known
+from onnxprune.graph.contents import known, length_of
 from onnxprune.graph.graph import Axis, Node, Scope, Value
 from onnxprune.ops.ties import Alternative, Choice, Labels, Mean, Resize, Ties
 
@@ -214,6 +215,16 @@ class Op:
         """Registers how the node itself changes once the new lengths are known."""
         self._resized = True
         self.ties.resizes.append((self.node, change))
+        if not all(self._follows(value) for value in self.inputs):
+            for axis in [value.axis(position) for value in self.outputs for position in value.factors]:
+                self.pin(axis, f"{self.node.label} takes its length from the run")
+
+    def _follows(self, value: Value) -> bool:
+        """Whether an operand is no computed shape, or one that is known as far as names of free lengths go."""
+        if value.tensor is not None or value.elem_type not in (TensorProto.INT64, TensorProto.INT32) or value.rank != 1:
+            return True
+        entries = self.ties.data.get(value)
+        return entries is not None and all(length_of(e) is not None for e in entries.flat)
 
     def norm_scale(self, value: Value) -> None:
         """The value scales a normalisation's channels (the `bn-scale` criterion reads it)."""

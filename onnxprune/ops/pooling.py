@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from onnxprune.graph.node_shapes import pooling_shape
 from onnxprune.graph.operators import Copies, Postprocessing
 from onnxprune.ops.conv import pin_space
 from onnxprune.ops.op import Op
-from onnxprune.ops.registry import rule
+from onnxprune.ops.registry import output_shape, rule
 from onnxprune.ops.ties import NewShape
 
 
@@ -30,6 +31,9 @@ def pool(op: Op) -> None:
             op.tie(x.axis(i), out.axis(i), zero=out is op.outputs[0])
     if any(out.consumers for out in op.outputs[1:]):
         op.pin(x.axis(1), "flat indices count through all channels")
+
+
+output_shape("MaxPool AveragePool LpPool")(pooling_shape)
 
 
 @rule("MaxUnpool")

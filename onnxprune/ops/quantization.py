@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnx import TensorProto
+
 from onnxprune.graph.graph import Axis, Node, Value
 from onnxprune.graph.node_shapes import convolution_shape, like_first
 from onnxprune.graph.operators import Copies, operator_of
@@ -116,6 +118,8 @@ def mark(op: Op, weight: int, scale: int, zero_point: int, axis: int) -> None:
 
 facts_of("QuantizeLinear", zero_point=2)
 facts_of("DequantizeLinear ConvInteger MatMulInteger", reads_zero_points=True)
+facts_of("ConvInteger MatMulInteger", elem_type=TensorProto.INT32)
+facts_of("ConvInteger MatMulInteger", elem_type=TensorProto.INT32)
 facts_of("QLinearConv QLinearMatMul", zero_point=7)
 
 
@@ -231,17 +235,26 @@ def quantised_product(op: Op, a: int, b: int, of_a: Sequence[int], of_b: Sequenc
     left, right = op.input(a), op.input(b)
     if min(left.rank or 0, right.rank or 0) < 2:
         raise ValueError("a factor is no matrix")
-    _needs_zero(op, (a, of_a[-1]), (b, of_b[-1]))
     product(op, left, right, op.output())
+    if not _any_zero(op, (a, of_a[-1]), (b, of_b[-1])):
+        for axis in (left.axis(-1), right.axis(-2)):
+            op.pin(axis, f"{op.node.label} sums over what may not be zero: zero points of the factors are not known")
+        for axis in op.output().axes():
+            op.lose_zero(axis)
     if not is_zero_at(op, a, of_a[-1]):
         op.lose_zero(op.output().axis(-2))
     follow(op, left.axis(-2), *of_a)
     follow(op, right.axis(-1), *of_b)
 
 
+def _any_zero(op: Op, *factors: tuple[int, int]) -> bool:
+    """Whether a sum of products is exact: one factor is zero, and is known to be."""
+    return any(is_constant(op.input(i)) for i, _ in factors) or all(is_zero_at(op, i, z) for i, z in factors)
+
+
 def _needs_zero(op: Op, *factors: tuple[int, int]) -> None:
-    """A sum of products is exact if one factor is zero: raises ValueError where neither is known to be."""
-    if not any(is_constant(op.input(i)) for i, _ in factors) and not all(is_zero_at(op, i, z) for i, z in factors):
+    """Raises ValueError where a sum of products is not known to be exact."""
+    if not _any_zero(op, *factors):
         raise ValueError("zero points of the factors are not known")
 
 

@@ -132,7 +132,7 @@ def macs(*op_types: str, domain: str = "") -> Callable[[MacsFunction], MacsFunct
 
 
 def output_shape(*op_types: str, domain: str = "") -> Callable[[ShapeFunction], ShapeFunction]:
-    """Registers the output shapes of some operators, for those that ONNX's shape inference does not know."""
+    """Registers the output shapes of some operators: those, or free lengths, that ONNX's inference does not know."""
     return _fact("shape", op_types, domain)
 
 

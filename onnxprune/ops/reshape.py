@@ -1,23 +1,18 @@
-"""Operators that regroup the same elements under other axes.
-
-A reshape is cut into blocks of input and output axes that hold the same elements; within a block the lengths are
-factored. Channels can be carried along one factor of a block, everything else in the block is then pinned.
-"""
+"""Operators that regroup the same elements under other axes (`regroup`)."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
-from onnxprune.graph.graph import Axis, Dim, Node
-from onnxprune.graph.operators import Copies, Origins
+from onnxprune.graph.graph import Axis, Node
+from onnxprune.graph.node_shapes import need, product_of
+from onnxprune.graph.operators import Copies, Origins, Shape
+from onnxprune.graph.polynomials import Length
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import origins, rule
-from onnxprune.ops.ties import Alternative, Labels, NewShape
-
-Block = tuple[list[int], list[int]]
+from onnxprune.ops.registry import origins, output_shape, rule
+from onnxprune.ops.regroup import regroup
+from onnxprune.ops.ties import NewShape
 
 
 @rule("Reshape", copies=Copies.ALL, infers_length=True)
@@ -29,7 +24,7 @@ def reshape(op: Op) -> None:
     keep_zero_entry = not op.attr("allowzero", 0)
 
     def follow(new: NewShape) -> None:
-        target: list[int | None] = []
+        target: list[int | Length | None] = []
         for axis in out.axes():
             stated = given[axis.position] if given is not None else None
             length = new.length(axis)
@@ -53,6 +48,13 @@ def reshape(op: Op) -> None:
 def flatten(op: Op) -> None:
     """Reshape to two axes."""
     regroup(op, op.input(0).axes(), op.output().axes())
+
+
+@output_shape("Flatten")
+def flat_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """The products of the lengths before and after an axis."""
+    x, axis = need(shapes[0]), node.attribute("axis", 1)
+    return [[product_of(*x[:axis]), product_of(*x[axis:])]]
 
 
 @rule("Squeeze Unsqueeze", copies=Copies.ALL)
@@ -86,149 +88,6 @@ def _state_axes(op: Op, new: NewShape, axes_removed: Collection[int]) -> None:
             new.set_input(1, sorted(axes_removed))
 
 
-def regroup(op: Op, before: list[Axis], after: list[Axis]) -> None:
-    """Ties of a reshape between two lists of axes with the same elements in the same order."""
-    a: list[Dim] = [(axis.value.shape or [])[axis.position] for axis in before]
-    b: list[Dim] = [(axis.value.shape or [])[axis.position] for axis in after]
-    for left, right in blocks(a, b):
-        _block(op, [before[i] for i in left], [after[i] for i in right])
-
-
-def blocks(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
-    """Smallest runs of axes of `a` and `b` that hold the same elements, axes of length 1 left out.
-
-    Lengths that are not numbers are equal when they have the same name, or when they are the only one on either side
-    and the numbers agree. Runs of numbers at the end agree whatever stands before them.
-    """
-    left, right = _named(a, "a"), _named(b, "b")
-    loose = (
-        [x for x in left if isinstance(x, str) and x not in right],
-        [x for x in right if isinstance(x, str) and x not in left],
-    )
-    if len(loose[0]) == len(loose[1]) == 1 and _product(left)[0] == _product(right)[0]:
-        right = [loose[0][0] if x == loose[1][0] else x for x in right]
-    cuts = _cuts(left, right)
-    found = []
-    for (i0, j0), (i, j) in zip([(0, 0), *cuts], [*cuts, (len(left), len(right))], strict=True):
-        block = _long(left, i0, i), _long(right, j0, j)
-        if block != ([], []):
-            found.append(block)
-    return found
-
-
-def _cuts(a: list[int | str], b: list[int | str]) -> list[tuple[int, int]]:
-    """Positions where both lists can be cut so that both sides hold the same elements, in order."""
-    ends: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
-    for j in range(len(b), 0, -1):  # the shortest run with a product
-        ends[_product(b[:j])] = j
-    cuts: list[tuple[int, int]] = []
-    for i in range(1, len(a) + 1):
-        end = ends.get(_product(a[:i]))
-        if a[i - 1] != 1 and end is not None and end > (cuts[-1][1] if cuts else 0):
-            cuts.append((i, end))
-    tails: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
-    for j in range(len(b)):  # the shortest run again, from the end
-        tails[_product(b[j:])] = j
-    last = cuts[-1] if cuts else (0, 0)
-    from_end: list[tuple[int, int]] = []
-    for i in range(len(a) - 1, last[0], -1):
-        start = tails.get(_product(a[i:]))
-        if a[i] != 1 and start is not None and last[1] < start < (from_end[-1][1] if from_end else len(b)):
-            from_end.append((i, start))
-    return cuts + from_end[::-1]
-
-
-def _named(dims: Sequence[Dim], side: str) -> list[int | str]:
-    return [f"?{side}{i}" if d is None else d for i, d in enumerate(dims)]
-
-
-def _product(dims: Sequence[int | str]) -> tuple[int, frozenset[tuple[str, int]]]:
-    number, names = 1, Counter[str]()
-    for d in dims:
-        if isinstance(d, int):
-            number *= d
-        else:
-            names[d] += 1
-    return number, frozenset(names.items())
-
-
-def _long(dims: Sequence[int | str], start: int, stop: int) -> list[int]:
-    return [i for i in range(start, stop) if dims[i] != 1]
-
-
-@dataclass
-class _Factor:
-    """A factor that one input axis and one output axis share; strides count indices of the axis."""
-
-    size: int
-    before: Axis
-    before_stride: int
-    after: Axis
-    after_stride: int
-
-
-def _block(op: Op, before: list[Axis], after: list[Axis]) -> None:
-    if len(before) == 1 and len(after) == 1:
-        op.tie(before[0], after[0], zero=True)
-        return
-    alternatives = []
-    for f in _factors(before, after):
-        if f.size == 1:
-            continue
-        labels = [
-            (f.before, digits(f.before, f.before_stride, f.size)),
-            (f.after, digits(f.after, f.after_stride, f.size)),
-        ]
-        others = [axis for axis in before + after if axis not in (f.before, f.after)]
-        alternatives.append(Alternative(f"along {f.size}", [labels], others, [(f.after, f.before)]))
-    if alternatives:
-        op.choose(*alternatives)
-        return
-    for axis in before + after:
-        op.pin(axis, f"{op.node.label} regroups it")
-
-
-def digits(axis: Axis, stride: int, size: int) -> Labels:
-    """Digit of every index at a factor: ``index // stride % size``."""
-    return arange(axis) // stride % size
-
-
-def _factors(before: list[Axis], after: list[Axis]) -> list[_Factor]:
-    """Common factors of two lists of axes, matched from both ends as far as the lengths are numbers and divide."""
-    left, _ = _match(before, after)
-    right, complete = _match(before[::-1], after[::-1])
-    found = []
-    for size, x, done_x, y, done_y in left:  # from the left: what is to the right of it makes the stride
-        found.append(_Factor(size, x, (x.length or 0) // done_x, y, (y.length or 0) // done_y))
-    if not complete:
-        for size, x, done_x, y, done_y in right:
-            factor = _Factor(size, x, done_x // size, y, done_y // size)
-            if factor not in found:
-                found.append(factor)
-    return found
-
-
-def _match(a: list[Axis], b: list[Axis]) -> tuple[list[tuple[int, Axis, int, Axis, int]], bool]:
-    """Walks both lists; each step gives (factor, axis of a, its product so far, axis of b, its product so far)."""
-    steps: list[tuple[int, Axis, int, Axis, int]] = []
-    i, j, done_a, done_b = 0, 0, 1, 1
-    while i < len(a) and j < len(b):
-        na, nb = a[i].length, b[j].length
-        if na is None or nb is None:
-            return steps, False
-        rest_a, rest_b = na // done_a, nb // done_b
-        small, large = min(rest_a, rest_b), max(rest_a, rest_b)
-        if small == 0 or large % small:
-            return steps, False
-        done_a, done_b = done_a * small, done_b * small
-        steps.append((small, a[i], done_a, b[j], done_b))
-        if done_a == na:
-            i, done_a = i + 1, 1
-        if done_b == nb:
-            j, done_b = j + 1, 1
-    return steps, True
-
-
 @origins("Reshape Squeeze Unsqueeze Flatten")
 def reshaped_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origins:
     """An axis is still there where as many elements precede it and it is as long."""
@@ -236,6 +95,13 @@ def reshaped_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origi
     new = [d for d in (out.shape if out is not None else None) or [] if isinstance(d, int)]
     old = {(math.prod(shape[:axis]), length): origin[axis] for axis, length in enumerate(shape) if length > 1}
     return tuple(old.get((math.prod(new[:axis]), length)) for axis, length in enumerate(new))
+
+
+@output_shape("DepthToSpace")
+def spread_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """Space grows by the size of a block, and channels shrink by its area."""
+    (n, c, *space), size = need(shapes[0]), node.attribute("blocksize")
+    return [[n, c // size**2 if isinstance(c, int) else None, *(product_of(d, size) for d in space)]]
 
 
 @rule("DepthToSpace", copies=Copies.ALL)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from onnxprune.graph.graph import Node
 from onnxprune.graph.operators import Copies, Origins
+from onnxprune.graph.polynomials import Length
 from onnxprune.ops.elementwise import broadcast
 from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import origins, rule
@@ -61,7 +62,7 @@ def expand(op: Op) -> None:
         width = shape[0] if shape and isinstance(shape[0], int) else rank
 
     def follow(new: NewShape) -> None:
-        target: list[int | None] = []
+        target: list[int | Length | None] = []
         for i in range(width):
             stated = given[i] if given is not None else None
             target.append(1 if stated == 1 else new.length(out.axis(i + rank - width)))
@@ -93,7 +94,7 @@ def tile(op: Op) -> None:
             op.keep_zero(target, axis)
 
     def follow(new: NewShape) -> None:
-        entries: list[int | None] = [None] * len(x.shape or [])
+        entries: list[int | Length | None] = [None] * len(x.shape or [])
         for target in grown:
             entries[target.position] = new.length(target)
         new.set_input(1, entries)
@@ -102,7 +103,7 @@ def tile(op: Op) -> None:
         op.resize(follow)
 
 
-@rule("ConstantOfShape")
+@rule("ConstantOfShape", fills=True)
 def constant_of_shape(op: Op) -> None:
     """Every axis is free; the shape follows."""
     out = op.output()

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.graph.content_shapes import window_length
 from onnxprune.graph.graph import Axis, Node
-from onnxprune.graph.operators import Copies, Origins
+from onnxprune.graph.lengths import Dim
+from onnxprune.graph.node_shapes import need, sum_of
+from onnxprune.graph.operators import Copies, Origins, Shape
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import origins, rule
+from onnxprune.ops.registry import origins, output_shape, rule
 from onnxprune.ops.ties import NewShape
 
 
@@ -38,6 +41,20 @@ def concat(op: Op) -> None:
         op.tie(parts[0], out.axis(along))
         return
     join(op, parts, out.axis(along))
+
+
+@output_shape("Concat")
+def joined_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """Lengths add up along one axis and agree along the others."""
+    parts = [need(shape) for shape in shapes]
+    along = node.attribute("axis", 1) % len(parts[0])
+    out: list[Dim] = []
+    for position, column in enumerate(zip(*parts, strict=True)):
+        numbers = [d for d in column if isinstance(d, int)]
+        if position != along and len(set(numbers)) > 1:
+            raise ValueError("lengths differ")
+        out.append(sum_of(*column) if position == along else (numbers or column)[0])
+    return [out]
 
 
 def join(op: Op, parts: list[Axis], whole: Axis) -> None:
@@ -112,6 +129,9 @@ def slice_(op: Op) -> None:
         if i is None:
             op.tie(axis, target, zero=True)
             continue
+        if _is_whole(axis, starts[i], ends[i], steps[i]):
+            op.tie(axis, target, zero=True)
+            continue
         window = _window(axis, starts[i], ends[i], steps[i])
         if window is None or target.length != len(window):
             op.pin(axis, f"{op.node.label} cuts it at bounds that only the run knows")
@@ -129,6 +149,12 @@ def slice_(op: Op) -> None:
 
 def _free(entry: object) -> bool:
     return not isinstance(entry, (int, float))
+
+
+def _is_whole(axis: Axis, start: object, end: object, step: int) -> bool:
+    """Whether a slice takes all of a free axis, whatever its length is."""
+    dim = (axis.value.shape or [])[axis.position]
+    return isinstance(dim, str) and step == 1 and window_length(dim, start, end, step) == dim
 
 
 def _window(axis: Axis, start: object, end: object, step: int) -> range | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Axis, Graph, Node, Value
+from onnxprune.graph.polynomials import Length
 
 Labels = NDArray[np.int64]
 """One label per index of an axis: indices with equal labels, on any axis of a link, are tied; -1 is tied to nothing."""
@@ -54,8 +55,8 @@ class Choice:
 class NewShape(Protocol):
     """The interface of resize functions: lengths after removal, and ways to change the node."""
 
-    def length(self, axis: Axis) -> int | None:
-        """New static length, None where the axis is free."""
+    def length(self, axis: Axis) -> int | Length | None:
+        """New length, None where the axis is free and as long as before."""
 
     def kept(self, axis: Axis) -> NDArray[np.int64]:
         """Indices of the original axis that are kept."""
@@ -69,7 +70,7 @@ class NewShape(Protocol):
     def set_attribute(self, name: str, value: Any) -> None:
         """Gives an attribute of the node another value; None removes it."""
 
-    def set_input(self, index: int, entries: Sequence[int | None] | NDArray[Any]) -> None:
+    def set_input(self, index: int, entries: Sequence[int | Length | None] | NDArray[Any]) -> None:
         """States what a shape-like input must hold; None leaves an entry as it is computed."""
 
 

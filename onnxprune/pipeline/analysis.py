@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Union
@@ -57,6 +58,11 @@ class Analysis:
     model: Model
     coupling: Coupling
     stored: Cost | None = None
+
+    def __repr__(self) -> str:
+        grades = Counter(str(g.grade) for g in self.groups)
+        counted = ", ".join(f"{n} {grade}" for grade, n in sorted(grades.items()))
+        return f"Analysis({len(self.groups)} groups{': ' if counted else ''}{counted})"
 
     @property
     def groups(self) -> list[Group]:

@@ -59,7 +59,7 @@ class CalibrationSplit:
         return CalibrationSplit(fit, self.held.in_batches(size) if self.held_out else fit)
 
 
-class _First:
+class FirstBatches:
     """Re-iterable prefix of the batches of some samples."""
 
     def __init__(self, samples: Samples | _Synthetic, count: int) -> None:
@@ -103,6 +103,7 @@ def _why_one_by_one(runner: Session, samples: Samples | _Synthetic) -> str | Non
     """Why samples cannot be joined to batches, though the model's declaration says so; None if they can be."""
     if not isinstance(samples, Samples) or not samples.joined:
         return None
+    samples = samples.silent()
     joined = next(samples.in_batches(COMPARED).batches())
     singles = list(itertools.islice(samples.in_batches(1).batches(), samples.size(joined)))
     return why_not_joined(runner, joined, singles) if len(singles) > 1 else None

@@ -21,7 +21,7 @@ from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
 from onnxprune.options import Calibration, Channels
 from onnxprune.options.options import BY_WEIGHTS
-from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, _divided, _First, _Synthetic
+from onnxprune.pipeline.data import CalibrationSplit, FirstBatches, SyntheticFeeds, _divided, _Synthetic
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.partition import CannotCut
@@ -143,4 +143,4 @@ def fresh_samples(
     _, left = _divided(data.fit, MEASURED_SHARE)
     macs = measure(model, io_slices.shapes(input_shapes)).macs or 0
     enough = np.clip(MEASURED_MACS / max(macs * runs, 1), *MEASURED)
-    return io_slices.batches(_First(left, int(enough)))
+    return io_slices.batches(FirstBatches(left, int(enough)))

@@ -30,6 +30,10 @@ class Result:
         self.plan = plan
         self.report = report
 
+    def __repr__(self) -> str:
+        params, macs = (f"{pair.before} -> {pair.after}" for pair in (self.report.params, self.report.macs))
+        return f"Result(parameters {params}, MACs {macs}, verified={self.report.verified})"
+
     @property
     def stopped(self) -> str | None:
         """Why the model is not to be written: the gates that it misses; None where nothing is against it."""

@@ -51,6 +51,10 @@ class Plan:
     attention: str = "heads"
     interface: dict[str, Indices] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        units = sum(len(group.get("removed", ())) for group in self.groups)
+        return f"Plan({units} units removed, {len(self.removed)} constants sliced, {len(self.zeroed)} with zeros)"
+
     @property
     def changes_model(self) -> bool:
         """Whether anything is removed, reordered or set to zero."""

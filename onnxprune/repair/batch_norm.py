@@ -55,7 +55,10 @@ def aligned(
             seen = list(walk.step()[a.x.name])
             if where is None:
                 continue
-            for model, node, vectors in ((copy, a, (s := _statistics(seen))), (pruned, b, (s[0][where], s[1][where]))):
+            for model, node, vectors in (
+                (copy, a, (s := channel_statistics(seen))),
+                (pruned, b, (s[0][where], s[1][where])),
+            ):
                 _set(model, node.mean, vectors[0])
                 _set(model, node.variance, vectors[1])
     try:
@@ -97,7 +100,7 @@ def reestimate(
     ):
         for (a, b), where in zip(pairs, indices, strict=True):
             seen = kept.all_rows(a.x.name, first.step()[a.x.name], 1)
-            then, now = _statistics(seen), _statistics(second.step()[b.x.name])
+            then, now = channel_statistics(seen), channel_statistics(second.step()[b.x.name])
             if where is not None:
                 _set(pruned, b.mean, pruned.array(b.mean) + now[0] - then[0][where])
                 _set(pruned, b.variance, pruned.array(b.variance) * (now[1] / then[1][where]))
@@ -108,7 +111,7 @@ def _set(model: Model, tensor: TensorProto, vector: NDArray[np.float64]) -> None
     model.set_array(tensor, vector.astype(model.array(tensor).dtype))
 
 
-def _statistics(arrays: Iterable[NDArray[np.generic]]) -> Vectors:
+def channel_statistics(arrays: Iterable[NDArray[np.generic]]) -> Vectors:
     """Mean and variance of each channel (axis 1), over all arrays."""
     count, total, squares = 0, np.zeros(1), np.zeros(1)
     for array in arrays:

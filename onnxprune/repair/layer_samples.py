@@ -78,13 +78,14 @@ def layer_samples(
         seed: Seed of the positions.
     """
     rng = np.random.default_rng(list(seed))
-    columns, features = b.columns, a.features[1]
+    features = a.features[1]
+    rows = rows_for(b.columns, count, width=max(b.groups * b.columns, b.features[1]))
     name = a.output.name if join is None else join.total
     made_here = kept.all_rows(name, made[name], a.out_axis)
     parts: list[tuple[NDArray[np.float32], ...]] = []
     for n, x in enumerate(read[b.x.name]):
         y = made_here[n]
-        positions = a.draw(y.shape, rng, rows_for(columns, count))
+        positions = a.draw(y.shape, rng, rows)
         if not b.fits(x.shape, positions):  # an axis is not as long as the model declares: its rows are not known
             positions = Positions(positions.rows[:0], positions.shape)
         target = _flat(a, y, positions)[:, kept.along(name, a.out_axis % y.ndim, features)]

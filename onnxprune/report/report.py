@@ -149,6 +149,45 @@ class StorageReport:
 
 
 @dataclass(frozen=True)
+class InputReport:
+    """What the calibration samples hold for one input.
+
+    Attributes:
+        shape: Shape of a sample.
+        low: Smallest finite value; None where there is none, and so for the next three.
+        high: Largest finite value.
+        mean: Mean of the finite values.
+        deviation: Their standard deviation.
+        samples: Samples that were looked at.
+        broken: How many of these hold a value that is not finite.
+        alike: Whether all samples are equal.
+    """
+
+    shape: list[int]
+    low: float | None
+    high: float | None
+    mean: float | None
+    deviation: float | None
+    samples: int
+    broken: int
+    alike: bool
+
+
+@dataclass(frozen=True)
+class TrainingMismatch:
+    """How far samples are from those that a model was trained on.
+
+    Attributes:
+        node: The first BatchNormalization.
+        divergence: Median over its channels of the Kullback-Leibler divergence of the samples' normal distribution from
+            that of training, in nats.
+    """
+
+    node: str
+    divergence: float
+
+
+@dataclass(frozen=True)
 class CalibrationReport:
     """The result on samples that neither scores nor repair have seen, where there are enough to hold some out.
 
@@ -157,6 +196,9 @@ class CalibrationReport:
         held_out: Whether neither scores nor repair used them.
         relative_error: Squared error of the outputs as a share of their variance.
         decisions: The output that chooses classes and is expected to lose most; None where none chooses any.
+        inputs: What the samples hold, by input.
+        mismatch: How far they are from training, where a BatchNormalization tells it.
+        unused: Names of given arrays that are neither inputs nor labels.
         top1: Share of the samples whose label has the largest score, where there are labels.
         top5: Share of the samples whose label is among the five largest.
     """
@@ -165,6 +207,9 @@ class CalibrationReport:
     held_out: bool
     relative_error: float | None
     decisions: Decisions | None = None
+    inputs: dict[str, InputReport] = field(default_factory=dict)
+    mismatch: TrainingMismatch | None = None
+    unused: list[str] = field(default_factory=list)
     top1: Share | None = field(default=None, metadata=OMIT_NONE)
     top5: Share | None = field(default=None, metadata=OMIT_NONE)
 

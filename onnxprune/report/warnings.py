@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from onnxprune._text import percent, plural
+from onnxprune._text import percent, plural, printable, short
 from onnxprune.report.build import gate_lines
-from onnxprune.report.report import EVEN, Report
+from onnxprune.report.report import EVEN, InputReport, Report
 from onnxprune.verification.decisions import NORMAL_95, Estimate
 
 TOLERATED, DOUBT = 0.01, 1.28
 """A report warns where accuracy is lost beyond the first by so many standard errors: by chance once in ten times."""
 ERROR_WARNING = 0.5
 """From this squared error of outputs that choose no class on, as a share of their variance, a report warns."""
+FAR_FROM_TRAINING = 0.25
+"""Divergence in nats from which on samples are hardly those of training: it is below 0.1 for samples of the data that a
+model was trained on, and 0.5 where their scale is half as large or they miss their mean."""
 SHORTEST = 1e-4
 """Seconds of a run below which the time of the call itself dominates, and no warning follows from its latency."""
 LEAST_SAVED, FAST_ENOUGH = 0.05, 0.5
@@ -32,7 +35,35 @@ def warnings(report: Report) -> list[str]:
             "weights are stored as sparse tensors: onnxruntime opens the file, OpenVINO, MNN, ncnn, tract, onnx2torch "
             "and others do not"
         )
-    return [*lines, *_inaccurate(report), *_slow(report)]
+    return [*lines, *_doubtful_samples(report), *_inaccurate(report), *_slow(report)]
+
+
+def _doubtful_samples(report: Report) -> list[str]:
+    """Warnings of calibration samples that cannot be what they are meant to be."""
+    found = report.calibration
+    if found is None:
+        return []
+    lines = [f"array {printable(name)!r} is neither an input nor labels, and is not used" for name in found.unused]
+    for name, seen in found.inputs.items():
+        if seen.broken:
+            what = f"{plural(seen.broken, 'sample')} of {seen.samples}"
+            lines.append(f"input {printable(name)!r} has values that are not finite in {what}")
+    if found.inputs and all(seen.alike and seen.samples > 1 for seen in found.inputs.values()):
+        lines.append("all samples are equal")
+    if not found.held_out:
+        lines.append("too few samples to hold any back: errors are of samples that were learned from")
+    if found.mismatch is not None and found.mismatch.divergence > FAR_FROM_TRAINING:
+        lines.append(
+            f"running statistics of {short(found.mismatch.node)!r} are far from what it reads here (divergence "
+            f"{found.mismatch.divergence:.2g}): are the samples preprocessed as in training? "
+            + "; ".join(_range(name, seen) for name, seen in found.inputs.items())
+        )
+    return [f"calibration data: {line}" for line in lines]
+
+
+def _range(name: str, seen: InputReport) -> str:
+    numbers = [(word, getattr(seen, word)) for word in ("low", "high", "mean", "deviation")]
+    return f"{printable(name)}: " + ", ".join(f"{word} {n:.3g}" for word, n in numbers if n is not None)
 
 
 def _inaccurate(report: Report) -> list[str]:

@@ -28,7 +28,7 @@ MIN_ROWS, MAX_ROWS, ROWS_A_COLUMN = 16_384, 120_000, 200
 ROWS_A_COLUMN_MOMENTS = 50
 """The same for moments, which need fewer rows since they only rank channels."""
 MAX_BYTES = 2**28
-"""Maximum size in bytes of the sampled patches of a layer."""
+"""Maximum size in bytes of the sampled patches of a layer, and of its sampled outputs."""
 
 
 @dataclass
@@ -78,15 +78,16 @@ class Moments:
         return result
 
 
-def rows_for(columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN) -> int:
+def rows_for(columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN, *, width: int = 0) -> int:
     """Returns the number of positions to sample per batch for a layer.
 
     Args:
-        columns: Columns of the layer's matrix.
+        columns: Columns of the layer's matrix, of one group.
         batches: Number of batches.
         rows_a_column: Rows to sample in total for each column.
+        width: Elements of a row that are held: columns of all groups, or outputs where these are more.
     """
-    rows = min(max(MIN_ROWS, rows_a_column * columns), MAX_ROWS, MAX_BYTES // (4 * columns))
+    rows = min(max(MIN_ROWS, rows_a_column * columns), MAX_ROWS, max(1, MAX_BYTES // (4 * max(columns, width))))
     return -(-rows // max(batches, 1))
 
 
@@ -124,7 +125,8 @@ def observe(
             values = {**feeds, **dict(zip(piece.outputs, outputs, strict=True))}
             for layer in part:
                 x, y = np.asarray(values[layer.x.name]), values[layer.name]
-                rows = rows_for(layer.columns, count, ROWS_A_COLUMN_MOMENTS)
+                width = layer.groups * layer.columns
+                rows = rows_for(layer.columns, count, ROWS_A_COLUMN_MOMENTS, width=width)
                 positions = layer.draw(y.shape, draws[layer.name], rows)
                 seen = Moments.of(layer.patches(x, positions))
                 found[layer.name] = found[layer.name] + seen if layer.name in found else seen

@@ -123,7 +123,7 @@ def test_every_error_has_a_hint() -> None:
         errors.OnnxPruneError: 4,
         errors.InternalError: 4,
         errors.VerificationError: 3,
-        errors.GateError: 1,
+        errors.GateError: 5,
         **dict.fromkeys(
             (
                 errors.InputError,

@@ -39,7 +39,10 @@ TABLE: list[tuple[str, str, dict[str, Any], int]] = [
         (f"y = Mod{attribute}(a, b)", I4 + ", int64[4] b", {"a": [7, -7, 7, -7], "b": [3, 3, -3, -3]}, 13)
         for attribute in ("", " <fmod = 1> ")
     ),
-    *((f"y = {op}(a, b)", I4 + ", int64[4] b", {**A4, "b": [3, 2, -1, 9]}, 13) for op in ("Equal", "Greater", "Less")),
+    *(
+        (f"y = {op}(a, b)", I4 + ", int64[4] b", {**A4, "b": [3, 2, -1, 9]}, 13)
+        for op in ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual")
+    ),
     *((f"y = {op}(a, b)", B4 + ", bool[4] b", {"a": [1, 1, 0, 0], "b": [1, 0, 1, 0]}, 13) for op in ("And", "Or")),
     ("y = Not(a)", B4, {"a": [1, 0, 0, 1]}, 13),
     *((f"y = {op}(a)", I4, A4, 13) for op in ("Neg", "Abs")),
@@ -168,25 +171,53 @@ def entries(lines: str, declared: str = "", **constants: Any) -> list[Any]:
     ("lines", "declared", "constants", "expected"),
     [
         ("y = Shape(x)", "", {}, ["N", 3, "H", "W"]),
-        ("y = Size(x)", "", {}, ["?"]),
+        ("y = Size(x)", "", {}, ["3*H*N*W"]),
         ("s = Shape(x)  y = Gather(s, i)", "int64[2] i", {"i": [1, 0]}, [3, "N"]),
-        ("s = Shape(x)  y = Add(s, b)", "int64[4] b", {"b": [0, 1, 2, 0]}, ["N", 4, "?", "W"]),
-        ("s = Shape(x)  y = Mul(s, b)", "int64[4] b", {"b": [1, 2, 2, 1]}, ["N", 6, "?", "W"]),
-        ("s = Shape(x)  y = Div(s, b)", "int64[4] b", {"b": [1, 3, 2, 1]}, ["N", 1, "?", "W"]),
-        ("s = Shape(x)  y = Sub(b, s)", "int64[4] b", {"b": [9, 9, 9, 9]}, ["?", 6, "?", "?"]),
+        ("s = Shape(x)  y = Add(s, b)", "int64[4] b", {"b": [0, 1, 2, 0]}, ["N", 4, "H + 2", "W"]),
+        ("s = Shape(x)  y = Mul(s, b)", "int64[4] b", {"b": [1, 2, 2, 1]}, ["N", 6, "2*H", "W"]),
+        ("s = Shape(x)  y = Div(s, b)", "int64[4] b", {"b": [1, 3, 2, 1]}, ["N", 1, "(H//2)", "W"]),
+        ("s = Shape(x)  y = Sub(b, s)", "int64[4] b", {"b": [9, 9, 9, 9]}, ["-N + 9", 6, "-H + 9", "-W + 9"]),
         ("s = Shape(x)  y = Concat <axis = 0> (s, b)", "int64[1] b", {"b": 7}, ["N", 3, "H", "W", 7]),
         ("s = Shape(x)  y = Slice(s, a, b)", "int64[1] a, int64[1] b", {"a": 2, "b": 4}, ["H", "W"]),
         ("s = Shape(x)  y = Cast <to = 1> (s)", "", {}, ["N", 3.0, "H", "W"]),
-        ("s = Shape(x)  y = ReduceProd <keepdims = 0> (s)", "", {}, ["?"]),
-        ("s = Shape(x)  e = Equal(s, b)  y = Where(e, b, s)", "int64[4] b", {"b": [-1, 3, -1, 3]}, ["?", 3, "?", "?"]),
-        ("s = Shape(x)  y = Div(b, s)", "int64[4] b", {"b": [0, 9, 0, 0]}, ["?", 3, "?", "?"]),
+        ("s = Shape(x)  y = ReduceProd <keepdims = 0> (s)", "", {}, ["3*H*N*W"]),
+        ("s = Shape(x)  e = Equal(s, b)  y = Where(e, b, s)", "int64[4] b", {"b": [-1, 3, -1, 3]}, ["N", 3, "H", "?"]),
+        ("s = Shape(x)  y = Div(b, s)", "int64[4] b", {"b": [6, 9, 8, 7]}, ["(6//N)", 3, "(8//H)", "(7//W)"]),
+        ("s = Shape(x)  y = Mod(s, b)", "int64[4] b", {"b": [2, 2, 1, 3]}, ["-2*(N//2) + N", 1, 0, "-3*(W//3) + W"]),
+        (
+            "s = Shape(x)  d = Sub(s, b)  y = Div(d, c)",
+            "int64[4] b, int64[4] c",
+            {"b": [1] * 4, "c": [2] * 4},
+            ["?", 1, "?", "?"],
+        ),
+        ("s = Shape(x)  y = Max(s, b)", "int64[4] b", {"b": [0, 1, -1, 2]}, ["N", 3, "H", "?"]),
+        ("s = Shape(x)  y = Greater(s, b)", "int64[4] b", {"b": [0, 1, -1, 2]}, ["?", True, True, "?"]),
+        ("s = Shape(x)  f = Cast <to = 1> (s)  y = Div(f, b)", "float b", {"b": 2.0}, ["1/2*N", 1.5, "1/2*H", "1/2*W"]),
+        (
+            "s = Shape(x)  f = Cast <to = 1> (s)  y = Mul(f, b)",
+            "float b",
+            {"b": 0.7},
+            ["?", 2.0999999046325684, "?", "?"],
+        ),
+        (
+            "s = Shape(x)  f = Cast <to = 1> (s)  d = Div(f, b)  e = Floor(d)  y = Cast <to = 7> (e)",
+            "float b",
+            {"b": 2.0},
+            ["(N//2)", 1, "(H//2)", "(W//2)"],
+        ),
+        (
+            "s = Shape(x)  f = Cast <to = 1> (s)  d = Div(f, b)  e = Ceil(d)  y = Cast <to = 7> (e)",
+            "float b",
+            {"b": 2.0},
+            ["((N + 1)//2)", 2, "((H + 1)//2)", "((W + 1)//2)"],
+        ),
     ],
 )
 def test_free_lengths(lines: str, declared: str, constants: dict[str, Any], expected: list[Any]) -> None:
     assert entries(lines, declared, **constants) == expected
 
 
-def test_free_lengths_are_equal_by_name_only() -> None:
+def test_free_lengths_are_equal_by_expression_only() -> None:
     assert Unknown("N") == Unknown("N") and Unknown("N") != Unknown("M")
     assert Unknown() != Unknown()
     assert hash(Unknown("N")) == hash(Unknown("N"))

@@ -120,3 +120,73 @@ def test_nothing_is_told_of_what_nothing_is_known() -> None:
     model = build("(float[N,3] x) => (float[N,3] y) { h = own.Op(x)  y = Relu(x) }", domains=["own"])
     assert inferred(model)["h"] is None
     assert np.array_equal(list(inferred(model)["y"] or []), ["N", 3])
+
+
+def shape_of(text: str, name: str, stated: dict[str, list[int | str]] | None = None, **constants: object) -> list[Dim]:
+    """The inferred shape of a value of a model whose file states shapes of some values."""
+    model = build(text, constants=constants)
+    for key, dims in (stated or {}).items():
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info(key, onnx.TensorProto.FLOAT, dims))
+    graph = Graph(model)
+    infer(graph)
+    shape = graph.main.names[name].shape
+    assert shape is not None
+    return shape
+
+
+def test_stated_lengths_are_read_where_inference_has_none() -> None:
+    text = "(float[N,16,8] x, int64[3] t) => (float[P,Q,R] y) { r = Reshape(x, t)  y = Relu(r) }"
+    assert shape_of(text, "r", {"r": ["N*4", "other", 7]})[0] == "4*N"
+    assert shape_of(text, "y", {"r": ["N*4", "other", 7]})[0] == "4*N"
+    second, third = shape_of(text, "r", {"r": ["N*4", "other", 7]})[1:]
+    assert second != "other" and third != 7, "a name of nothing, and a number that may be from before"
+
+
+def test_what_inference_knows_is_not_overwritten_by_what_is_stated() -> None:
+    text = "(float[N,4,H] x) => (float[N,4,P] y) <float[4,4,3] w> { c = Conv <strides = [2]> (x, w)  y = Relu(c) }"
+    assert shape_of(text, "c", {"c": ["H", 4, "N"]}) == ["N", 4, "((H + 1)//2) - 1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "declared", "constants", "expected"),
+    [
+        ("y = MaxPool <kernel_shape = [2], strides = [2]> (x)", "", {}, ["N", 4, "(H//2)"]),
+        ("y = AveragePool <kernel_shape = [3], pads = [1, 1]> (x)", "", {}, ["N", 4, "H"]),
+        ("y = ConvTranspose <strides = [2]> (x, w)", "float[4,6,2] w", {}, ["N", 6, "2*H"]),
+        ('y = Conv <auto_pad = "SAME_UPPER", strides = [2]> (x, w)', "float[6,4,3] w", {}, ["N", 6, "((H + 1)//2)"]),
+        ("y = Concat <axis = 2> (x, x)", "", {}, ["N", 4, "2*H"]),
+        ("y = Pad(x, p)", "int64[6] p", {"p": [0, 0, 1, 0, 0, 2]}, ["N", 4, "H + 3"]),
+        ("y = Tile(x, p)", "int64[3] p", {"p": [1, 2, 3]}, ["N", 8, "3*H"]),
+        ("y = Flatten(x)", "", {}, ["N", "4*H"]),
+        ("y = Slice(x, a, b, c)", "int64[1] a, int64[1] b, int64[1] c", {"a": 0, "b": 2**62, "c": 2}, ["N", 4, "H"]),
+        ("s = Shape(x)  y = Slice(x, z, s)", "int64[3] z", {"z": [0, 1, 0]}, ["N", 3, "H"]),
+        ("y = Reshape(x, t)", "int64[2] t", {"t": [0, -1]}, ["N", "4*H"]),
+        ("y = Reshape(x, t)", "int64[3] t", {"t": [-1, 2, 2]}, ["H*N", 2, 2]),
+        ("y = Resize(x, , f)", "float[3] f", {"f": [1.0, 1.0, 2.0]}, ["N", 4, "2*H"]),
+        ("y = Resize(x, , f)", "float[3] f", {"f": [1.0, 1.0, 0.5]}, ["N", 4, "(H//2)"]),
+        ("d = Concat <axis = 2> (x, x)  y, z = Split <axis = 2, num_outputs = 2> (d)", "", {}, ["N", 4, "H"]),
+        ("s = Shape(x)  y = ConstantOfShape(s)", "", {}, ["N", 4, "H"]),
+        ("t = Transpose <perm = [0, 2, 1]> (x)  y = MatMul(x, t)", "", {}, ["N", 4, 4]),
+        (
+            "a = Concat <axis = 2> (x, x)  b = Tile(x, p)  y = Add(a, b)",
+            "int64[3] p",
+            {"p": [1, 1, 2]},
+            ["N", 4, "2*H"],
+        ),
+    ],
+)
+def test_free_lengths_of_operators(
+    line: str, declared: str, constants: dict[str, object], expected: list[int | str]
+) -> None:
+    declared = f"<{declared}>" if declared else ""
+    assert shape_of(f"(float[N,4,H] x) => (y) {declared} {{ {line} }}", "y", **constants) == expected
+
+
+def test_a_reshape_that_works_says_which_lengths_are_equal() -> None:
+    text = """(float[N,6,8] x) => (float[P,Q] y) <int64[3] t, int64[1] z, int64[1] six>
+        { s = Shape(x)  n = Gather(s, z)  r = Reshape(x, t)  f = Flatten(r)  whole = Concat <axis = 0> (n, six)
+          y = Reshape(f, whole) }"""
+    shapes = [shape_of(text, name, t=[-1, 12, 8], z=0, six=48) for name in ("x", "r", "y")]
+    half = shapes[1][0]  # the batch is even, or the first reshape fails
+    assert isinstance(half, str)
+    assert shapes == [[f"2*{half}", 6, 8], [half, 12, 8], [f"2*{half}", 48]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import pytest
@@ -26,9 +28,11 @@ def weight(name: str, rows: int, columns: int, kind: str = "int8", per: int | No
     return (f"{kind}[{rows},{columns}] {name}, float{dims} pos_{name}" + (f", {kind}{dims} z{name}" if zero else ""))
 
 
-def qdq(name: str, weights: str, body: str, groups: dict[str, str], opset: int = 18) -> Quantised:
+def qdq(
+    name: str, weights: str, body: str, groups: dict[str, str], opset: int = 18, constants: Mapping[str, Any] | None = None
+) -> Quantised:
     """h (2, 6) out of x, and y out of a."""
-    return Quantised(name, f"{HEAD}<{weights}>\n{{ {body} }}", groups, opset=opset)
+    return Quantised(name, f"{HEAD}<{weights}>\n{{ {body} }}", groups, opset=opset, constants=constants or {})
 
 
 SIX = {"w:1": "6 exact"}
@@ -89,6 +93,16 @@ QLINEAR = [
         r = com.microsoft.QLinearLeakyRelu(h, pos_h, zh, pos_h, zh)
         s = com.microsoft.QLinearSigmoid(r, pos_h, zh, pos_x, zx)
         p = QLinearMatMul(s, pos_x, zx, v, pos_v, zv, pos_y, zy)  y = DequantizeLinear(p, pos_y, zy)""", SIX),
+    qdq("attention in integers, whose zero points are not known to be the same",
+        f"{FIXED}, {weight('w', 3, 6)}, {weight('u', 3, 6)}, {weight('t', 3, 6)}, {weight('v', 6, 2)}, int64[3] s, int64[2] m",
+        """q = QuantizeLinear(x, pos_x, zx)  a = QLinearMatMul(q, pos_x, zx, w, pos_w, zw, pos_h, zh)
+        b = QLinearMatMul(q, pos_x, zx, u, pos_u, zu, pos_h, zh)  c = QLinearMatMul(q, pos_x, zx, t, pos_t, zt, pos_h, zh)
+        a3 = Reshape(a, s)  ah = Transpose <perm = [1, 0, 2]> (a3)  b3 = Reshape(b, s)  bh = Transpose <perm = [1, 2, 0]> (b3)
+        c3 = Reshape(c, s)  ch = Transpose <perm = [1, 0, 2]> (c3)  i = QLinearMatMul(ah, pos_h, zy, bh, pos_h, zy, pos_y, zy)
+        f = DequantizeLinear(i, pos_y, zy)  p = Softmax <axis = -1> (f)  j = QuantizeLinear(p, pos_x, zx)
+        o = QLinearMatMul(j, pos_x, zx, ch, pos_h, zh, pos_h, zh)  oh = Transpose <perm = [1, 0, 2]> (o)  om = Reshape(oh, m)
+        z = QLinearMatMul(om, pos_h, zh, v, pos_v, zv, pos_y, zy)  y = DequantizeLinear(z, pos_y, zy)""",
+        {"w:1": "2 exact"}, constants={"s": [2, 2, 3], "m": [2, 6], "zh": 3, "zy": 7}),
     qdq("QLinearAdd and QLinearMul", f"{FIXED}, {weight('w', 3, 6)}, {weight('u', 3, 6)}, {weight('v', 6, 2)}",
         """q = QuantizeLinear(x, pos_x, zx)  h = QLinearMatMul(q, pos_x, zx, w, pos_w, zw, pos_h, zh)
         k = QLinearMatMul(q, pos_x, zx, u, pos_u, zu, pos_y, zy)

@@ -95,3 +95,39 @@ def test_batch_first() -> None:
       y = MatMul(s, v)
     }"""
     assert group(coupling_of(build(text, 17)), "W:1").units == 6
+
+
+ZEROS = """(float[5,N,3] x) => (float[5,N,2] y)
+<float[1,24,3] W, float[1,24,6] R, float[1,{g},6] U, float[1,{g},6] S, float[6,2] v, int64[1] one, int64[{k}] hidden>
+{{
+  shape = Shape(x)  n = Gather(shape, one)  full = Concat <axis = 0> (one, n, hidden)  zero = {zero}
+  s, = LSTM <hidden_size = 6> (x, W, R, , , {first})  t = Squeeze(s, one)
+  u, = {op} <hidden_size = 6> (t, U, S, , , {second})  w = Squeeze(u, one)  y = MatMul(w, v)
+}}"""
+STARTS = {
+    "a shared start of zeros": ("ConstantOfShape(full)", "zero, zero", "zero", 1),
+    "a shared start that is not zero is kept apart, too": (
+        "ConstantOfShape <value = float[1] {0.5}> (full)", "zero, zero", "zero", 1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("start", STARTS)
+def test_layers_that_share_a_computed_start_are_two_groups(start: str, op: str) -> None:
+    zero, first, second, k = STARTS[start]
+    text = ZEROS.format(op=op, g=6 * GATES[op], zero=zero, first=first, second=second, k=k)
+    case = Case(f"{start}, {op}", text, {"W:1": "6 exact", "U:1": "6 exact"}, opset=17,
+                constants={"one": 1, "hidden": 6})  # fmt: skip
+    check(case)
+
+
+def test_one_reader_of_computed_zeros_needs_no_copy() -> None:
+    text = """(float[5,N,3] x) => (float[5,N,2] y)
+        <float[1,24,3] W, float[1,24,6] R, float[6,2] v, int64[1] one, int64[1] hidden>
+        { shape = Shape(x)  n = Gather(shape, one)  full = Concat <axis = 0> (one, n, hidden)
+          zero = ConstantOfShape(full)  s, = LSTM <hidden_size = 6> (x, W, R, , , zero, zero)
+          w = Squeeze(s, one)  y = MatMul(w, v) }"""
+    case = Case("one reader", text, {"W:1": "6 exact"}, opset=17, constants={"one": 1, "hidden": 6})
+    check(case)
+    assert not coupling_of(case.model()).constant_cuts

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from onnxprune.graph.graph import Axis, Dim, Value
-from onnxprune.ops.reshape import Block, blocks, digits
+from onnxprune.graph.graph import Axis, Value
+from onnxprune.graph.lengths import Dim
+from onnxprune.ops.regroup import Block, blocks, digits
 from tests.ops.case import Case, check
 from tests.support import oracle
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -11,7 +12,11 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import InputError
-from onnxprune.repair.least_squares import LayerSamples, fit
+from onnxprune.repair.layerwise import Ridge
+from onnxprune.repair.least_squares import Fit, LayerSamples, fit
+from onnxprune.statistics import moments
+from onnxprune.statistics.moments import Moments
+from tests.ops.case import build
 from tests.support.paths import MODELS
 
 INDEX = {e["file"]: e for e in json.loads((MODELS / "INDEX.json").read_text())["models"]}
@@ -126,3 +131,36 @@ def test_the_error_on_constant_targets_is_a_share_of_their_mean_square() -> None
     assert one.error(weight, bias) == pytest.approx(16 / 25)
     two = LayerSamples(np.ones((1, 2, 2), "f"), np.array([[[3.0, 4.0], [1.0, 4.0]]], "f"))
     assert two.error(weight, bias) == pytest.approx((0 + 16 + 4 + 16) / (1 + 1))
+
+
+WIDE = """(float[N,3,16,16] x) => (float[N,200,12,12] y)
+<float[24,3,3,3] w1, float[24,1,3,3] w2, float[200,24,1,1] w3>
+{ a = Conv(x, w1) b = Conv<group = 24>(a, w2) c = Relu(b) y = Conv(c, w3) }"""
+
+
+@pytest.mark.parametrize("importance", ["obs", "l2"])
+def test_samples_of_a_layer_are_bounded_over_all_groups_and_outputs(
+    importance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A depthwise layer has few columns and many groups, and a table of classes many outputs."""
+    most = 2**16
+    monkeypatch.setattr(moments, "MAX_BYTES", most)
+    sizes: list[tuple[int, int]] = []  # bytes, and bytes of one row
+    matrix, of = Ridge.matrix, Moments.of
+
+    def spy(self: Ridge, key: str, rows: LayerSamples, held: LayerSamples, *rest: Any) -> Fit:
+        both = [rows] if rows is held else [rows, held]
+        for arrays in ([s.x for s in both], [s.y for s in both]):
+            sizes.append((sum(a.nbytes for a in arrays), arrays[0][:, :1].nbytes))
+        return matrix(self, key, rows, held, *rest)
+
+    def observed(rows: np.ndarray) -> Moments:
+        sizes.append((rows.nbytes, rows[:, :1].nbytes))
+        return of(rows)
+
+    monkeypatch.setattr(Ridge, "matrix", spy)
+    monkeypatch.setattr(Moments, "of", observed)
+    data = np.random.default_rng(0).standard_normal((16, 3, 16, 16)).astype(np.float32)
+    onnxprune.prune(build(WIDE), 0.3, calib={"x": data}, importance=importance)
+    assert len(sizes) > 6
+    assert max(size - 20 * row for size, row in sizes) <= most  # rounded up to whole rows in each of the batches

@@ -18,7 +18,15 @@ from onnxprune.coupling.groups import Grade, Group
 from onnxprune.report import tables, terminal
 from onnxprune.report.build import whole_because
 from onnxprune.report.json_data import plain
-from onnxprune.report.report import CalibrationReport, Count, GroupReport, LatencyReport, Report
+from onnxprune.report.report import (
+    CalibrationReport,
+    Count,
+    GroupReport,
+    InputReport,
+    LatencyReport,
+    Report,
+    TrainingMismatch,
+)
 from onnxprune.report.warnings import warnings
 from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions, Estimate
@@ -42,6 +50,16 @@ def judged(lost: float, low: float, high: float) -> CalibrationReport:
     """What samples say of an output that chooses classes."""
     decisions = Decisions("y", Estimate(0.9, 0.8, 0.95), Estimate(lost, low, high))
     return CalibrationReport(40, True, 0.9, decisions)
+
+
+def samples(inputs: dict[str, InputReport] | None = None, **changes: Any) -> CalibrationReport:
+    """What is known of samples of a model whose outputs stayed."""
+    return CalibrationReport(40, True, 0.01, inputs=inputs or {}, **changes)
+
+
+def seen(**changes: Any) -> InputReport:
+    """What 40 samples hold for an input."""
+    return replace(InputReport([3], 0.0, 255.0, 120.0, 60.0, 40, 0, False), **changes)
 
 
 def timed(before: float, after: float) -> LatencyReport:
@@ -167,6 +185,30 @@ def test_names_cannot_steer_the_terminal() -> None:
         (
             {"calibration": CalibrationReport(40, True, None)},
             ["the outputs are others than before: squared error not finite on held-out samples"],
+        ),
+        (
+            {"calibration": samples(unused=["z"])},
+            ["calibration data: array 'z' is neither an input nor labels, and is not used"],
+        ),
+        (
+            {"calibration": samples({"x": seen(broken=3), "m": seen(alike=True)})},
+            ["calibration data: input 'x' has values that are not finite in 3 samples of 40"],
+        ),
+        (
+            {"calibration": samples({"x": seen(alike=True), "m": seen(alike=True)})},
+            ["calibration data: all samples are equal"],
+        ),
+        (
+            {"calibration": replace(samples(), held_out=False)},
+            ["calibration data: too few samples to hold any back: errors are of samples that were learned from"],
+        ),
+        ({"calibration": samples(mismatch=TrainingMismatch("n", 0.1))}, []),
+        (
+            {"calibration": samples({"x": seen()}, mismatch=TrainingMismatch("n", 7.3))},
+            [
+                "calibration data: running statistics of 'n' are far from what it reads here (divergence 7.3): are the "
+                "samples preprocessed as in training? x: low 0, high 255, mean 120, deviation 60"
+            ],
         ),
         ({"macs": Count(100, 50), "latency": timed(1e-3, 0.7e-3)}, []),
         (

@@ -172,6 +172,7 @@ def make(folder: Path, plan: dict[str, Any]) -> None:
     for name, content in {
         "empty.onnx": b"",
         "text.onnx": b"no model\n" * 9,
+        "torch.pt": b"PK\x03\x04" + b"\xff" * 99,
         "cut.onnx": whole[:-99],
         "nested.onnx": nested(2000),
         "lfs.onnx": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",

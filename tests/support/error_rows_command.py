@@ -19,7 +19,25 @@ ROWS: dict[str, list[Row]] = {
             "one model at a time: 'good.onnx' is too many",
             "did you mean the verb 'inspect'?",
         ),
+        Row(
+            "pruning as a verb",
+            "prune good.onnx --ratio 0.5",
+            "one model at a time: 'good.onnx' is too many",
+            "pruning has no verb: onnxprune MODEL --ratio 0.5",
+        ),
         Row("an unknown option", "good.onnx --rato 0.5", "no such option: --rato", "did you mean --ratio?"),
+        Row(
+            "an option of another tool",
+            "good.onnx --sparsity 0.5",
+            "no such option: --sparsity",
+            "did you mean --ratio?",
+        ),
+        Row(
+            "the data under another name",
+            "good.onnx --ratio 0.5 --calibration data.npz",
+            "no such option: --calibration",
+            "did you mean --calib?",
+        ),
         Row(
             "a value missing",
             "good.onnx --ratio",
@@ -50,6 +68,12 @@ ROWS: dict[str, list[Row]] = {
             "good.onnx --ratio half",
             "--ratio: 'half' is not a valid float",
             "onnxprune --help lists the options",
+        ),
+        Row(
+            "a criterion under another name",
+            "good.onnx --ratio 0.5 --importance magnitude",
+            "unknown importance 'magnitude'",
+            "did you mean 'l2'? one of l1, l2, fpgm, lamp, bn-scale, random, obs, wanda, flap, apoz, sparsegpt, alps",
         ),
         Row(
             "an unknown pattern",

@@ -28,6 +28,12 @@ ROWS: dict[str, list[Row]] = {
             "is the file complete?",
         ),
         Row(
+            "a model of another framework",
+            "torch.pt --ratio 0.5",
+            "torch.pt: not an ONNX model (cannot be parsed)",
+            "export it to ONNX first, with torch.onnx.export, say",
+        ),
+        Row(
             "a Git LFS pointer",
             "lfs.onnx --ratio 0.5",
             "lfs.onnx: not an ONNX model (cannot be parsed)",

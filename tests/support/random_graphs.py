@@ -5,28 +5,32 @@ A `Chooser` makes the decisions: one of hypothesis, which shrinks examples, or a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 
 from tests.support.graph_builder import Builder, Chooser
-from tests.support.random_nodes import STEPS, _conv
+from tests.support.random_nodes import STEPS, Step, _conv
 from tests.support.random_row_nodes import ROW_STEPS
 
 ALL_STEPS = STEPS | ROW_STEPS
 
 
-def random_model(choose: Chooser, steps: int = 12) -> onnx.ModelProto:
+def random_model(choose: Chooser, steps: int = 12, more: Mapping[str, Step] | None = None) -> onnx.ModelProto:
     """A runnable model of random operators with one or two outputs that end in a product.
 
     Args:
         choose: Where decisions come from.
         steps: How many operators (or small blocks) to draw at most.
+        more: Nodes to draw beside the usual ones.
     """
     b = Builder(choose)
     b.input((1, choose.integer(2, 4), 4, 4))
-    names = list(ALL_STEPS)
+    known = {**ALL_STEPS, **(more or {})}
+    names = list(known)
     _conv(b)
     for _ in range(choose.integer(2, steps)):
-        ALL_STEPS[choose.pick(names)](b)
+        known[choose.pick(names)](b)
     outputs = []
     for _ in range(choose.integer(1, 2)):
         x = choose.pick([*b.images(), *b.rows()][-6:])

@@ -133,7 +133,7 @@ def test_a_missed_gate_stops_the_command(cli: Cli, model: Path) -> None:
         "--plan",
         model.parent / "p.json",
     )
-    assert ended.code == 1
+    assert ended.code == 5
     assert contents(model.parent) == before
     report = json.loads(ended.out)
     assert report["output"] is None and report["plan"] is None
@@ -170,7 +170,7 @@ def test_a_result_that_misses_a_gate_does_not_save_itself(tmp_path: Path) -> Non
     assert result.report.gates["drift"].on == "held-out calibration samples"
     with pytest.raises(GateError) as caught:
         result.save(tmp_path / "m.onnx")
-    assert caught.value.exit_code == 1 and contents(tmp_path) == {}
+    assert caught.value.exit_code == 5 and contents(tmp_path) == {}
     onnxprune.prune(MLP, keep_anyway=True, **options).save(tmp_path / "m.onnx")
     assert contents(tmp_path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.engines import registry
-from tools.engines.chains import rows
+from tools.engines.chains import Row, rows
 from tools.engines.table import markdown
 
 
@@ -54,7 +54,10 @@ def _table(files: list[Path]) -> str:
     runs = [json.loads(path.read_text()) for path in files]
     versions = {name: found for run in runs for name, found in run["versions"].items()}
     skipped = {name: why for run in runs for name, why in run["skipped"].items() if name not in versions}
-    return markdown([row for run in runs for row in run["rows"]], versions, skipped)
+    fields = ("model", "chain", "before", "after", "why")
+    every = [Row(*(row[key] for key in fields)) for run in runs for row in run["rows"]]
+    last = {(row.model, row.chain): row for row in every}  # of a repeated comparison
+    return markdown([row.as_dict() for row in last.values()], versions, skipped)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 from tools.engines import registry
 
 Feeds = dict[str, np.ndarray]
-SECONDS = 120
+SECONDS = 300
 
 
 class Failed(Exception):

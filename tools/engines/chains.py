@@ -48,7 +48,7 @@ class Row:
         works = self.before is not None and self.before <= limit(None)
         if "quantize" in self.chain:  # an approximation, as good as the tool makes it
             works = self.before is not None
-        still = self.after is not None and self.after <= limit(self.before)
+        still = self.after is not None and self.after <= limit(self.before if works else None)
         return {(True, True): "both work", (False, False): "both fail", (True, False): "only before"}.get(
             (works, still), "only after"
         )

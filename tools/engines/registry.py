@@ -16,6 +16,7 @@ TOOLS = (
     "quantize_dynamic",
     "ort_transformers",
     "half",
+    "ort_half",
 )
 NAMES = (*ENGINES, *TOOLS)
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 PACKAGES = ("onnx2tf", "tensorflow", "ai-edge-litert")
+_SAMPLES = "calibration_image_sample_data_20x128x128x3_float32.npy"
+"""A file of images that onnx2tf downloads where it is not in the working directory."""
 
 
 def outputs(model: Path, feeds: Mapping[str, np.ndarray], folder: Path) -> list[np.ndarray]:
@@ -19,6 +21,7 @@ def outputs(model: Path, feeds: Mapping[str, np.ndarray], folder: Path) -> list[
     from ai_edge_litert.interpreter import Interpreter
 
     shutil.copy(model, folder / "m.onnx")
+    np.save(folder / _SAMPLES, np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32))
     shapes = [f"{name}:{','.join(map(str, array.shape))}" for name, array in feeds.items()]
     program = Path(sys.executable).parent / "onnx2tf"
     words = [str(program), "-i", "m.onnx", "-o", "made", "-ois", *shapes, "-n", "-nuo", "-coion"]

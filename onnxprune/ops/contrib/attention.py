@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph.graph import Axis, Dim, Node
+from onnxprune.graph.graph import Axis, Node
+from onnxprune.graph.lengths import Dim
 from onnxprune.graph.node_shapes import need
 from onnxprune.graph.operators import Shape, Term, WeightLayout
 from onnxprune.ops.attention import Heads, resize_heads, tie_caches

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxprune.graph.graph import Dim, Node
+from onnxprune.graph.graph import Node
+from onnxprune.graph.lengths import Dim
 from onnxprune.graph.node_shapes import like_first, need
 from onnxprune.graph.operators import Shape
 from onnxprune.ops.elementwise import broadcast
