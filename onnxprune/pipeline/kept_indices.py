@@ -11,7 +11,7 @@ from onnxprune.layers.batch_norm import normalizations
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import cells
-from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
 
 
 def kept_indices(coupling: Coupling, removed: NDArray[np.bool_]) -> KeptIndices:
@@ -27,9 +27,9 @@ def kept_indices(coupling: Coupling, removed: NDArray[np.bool_]) -> KeptIndices:
     layers += [node.name for node in normalizations(graph) if len(node.x.shape or []) > 1]
     axes = {
         value.name: {
-            axis.position: (axis.length, lengths.kept(axis))
+            axis.position: KeptAxis(tuple(n if isinstance(n, int) else None for n in axis.factors), lengths.kept(axis))
             for axis in value.axes()
-            if axis.length is not None and lengths.changed(axis)
+            if axis.factors and lengths.changed(axis)
         }
         for value in graph.main.names.values()
         if lengths.touches(value)

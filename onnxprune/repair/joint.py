@@ -168,6 +168,8 @@ def _samples(
     for stored, axis in zip(arrays, axes, strict=True):
         if any(array.ndim < 2 or axis % array.ndim == 0 or array.shape[1:] != stored[0].shape[1:] for array in stored):
             return None
+    if any(len({array.shape[0] for array in batch}) > 1 for batch in zip(*arrays, strict=True)):
+        return None  # a free axis lost rows that only a run tells
     batches = len(arrays[0]) // copies
     x, y = arrays[0][0], arrays[1][0]
     positions = math.prod(y.shape) // (y.shape[0] * y.shape[part.chain.layers[-1].out_axis])

@@ -6,6 +6,7 @@ over time, space or tokens leaves the channels among its rows, and these lose in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -18,18 +19,43 @@ Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class KeptAxis:
+    """What is kept of an axis that lost indices.
+
+    Attributes:
+        factors: Sizes of the digits that its index is made of, outermost first, None for a free one: the length alone
+            where it is static, ``(None, 8)`` where a free batch is merged with 8 heads.
+        kept: Ascending indices that are kept, of the fixed digits together.
+    """
+
+    factors: tuple[int | None, ...]
+    kept: Index
+
+    def indices(self, length: int) -> Index | None:
+        """Returns the kept indices of an axis of this length at run time; None where the digits do not tell them."""
+        fixed = math.prod(n for n in self.factors if n is not None)
+        free = [i for i, n in enumerate(self.factors) if n is None]
+        if not free:
+            return self.kept if length == fixed else None
+        if len(free) > 1 or length % fixed:
+            return None
+        sizes = [length // fixed if n is None else n for n in self.factors]
+        digits = np.moveaxis(np.arange(length).reshape(sizes), free[0], 0).reshape(-1, fixed)
+        return np.sort(digits[:, self.kept], axis=None)
+
+
+@dataclass(frozen=True)
 class KeptIndices:
     """What the values of a pruned model have of the original's, axis by axis.
 
     Attributes:
         layers: Names of the linear layers, recurrent layers and normalizations whose features are known; only these can
             be refitted.
-        axes: Name of a value -> axis -> length in the original and the ascending indices that are kept; only axes that
-            lost an index are listed.
+        axes: Name of a value -> axis -> what is kept; only axes that lost an index are listed.
     """
 
     layers: frozenset[str] = frozenset()
-    axes: Mapping[str, Mapping[int, tuple[int, Index]]] = field(default_factory=dict)
+    axes: Mapping[str, Mapping[int, KeptAxis]] = field(default_factory=dict)
 
     def along(self, name: str, axis: int, length: int) -> Index:
         """Returns the kept indices of one axis.
@@ -39,8 +65,9 @@ class KeptIndices:
             axis: The axis, not negative.
             length: Its length in the original.
         """
-        before, kept = self.axes.get(name, {}).get(axis, (length, None))
-        return np.arange(length) if kept is None or before != length else kept
+        known = self.axes.get(name, {}).get(axis)
+        kept = None if known is None else known.indices(length)
+        return np.arange(length) if kept is None else kept
 
     def rows(self, name: str, array: Array, feature_axis: int) -> Array:
         """Returns a value of the original without the removed indices of all axes but one.
@@ -50,8 +77,9 @@ class KeptIndices:
             array: The value; any shape.
             feature_axis: The axis that stays whole; negative where it counts from the end.
         """
-        for axis, (length, kept) in self.axes.get(name, {}).items():
-            if axis != feature_axis % array.ndim and axis < array.ndim and array.shape[axis] == length:
+        for axis, known in self.axes.get(name, {}).items():
+            kept = known.indices(array.shape[axis]) if axis < array.ndim else None
+            if axis != feature_axis % array.ndim and kept is not None:
                 array = array.take(kept, axis=axis)
         return array
 

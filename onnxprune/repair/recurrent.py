@@ -86,7 +86,9 @@ def refit(
 
 
 def _pair(old: Floats, new: Floats, rng: np.random.Generator, limit: int) -> tuple[Floats, Floats]:
-    """The same steps of both, `limit` at most; shape (steps, features) each."""
+    """The same steps of both, `limit` at most; shape (steps, features) each; no steps where their rows differ."""
+    if old.shape[:-1] != new.shape[:-1]:
+        return np.zeros((0, old.shape[-1]), np.float32), np.zeros((0, new.shape[-1]), np.float32)
     before, after = old.reshape(-1, old.shape[-1]), new.reshape(-1, new.shape[-1])
     if len(before) > limit:
         chosen = np.sort(rng.choice(len(before), limit, replace=False))

@@ -10,7 +10,7 @@ import onnxprune
 from onnxprune.model.model import load
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.repair.batch_norm import reestimate
-from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
 from tests.ops.case import build
 from tests.support.oracle import session
 
@@ -37,7 +37,7 @@ def changed(model: onnx.ModelProto, **arrays: np.ndarray) -> onnx.ModelProto:
 
 def kept(channels: list[int]) -> KeptIndices:
     """Channels that remain of what the node reads."""
-    return KeptIndices(frozenset({"n"}), {"h": {1: (6, np.array(channels))}})
+    return KeptIndices(frozenset({"n"}), {"h": {1: KeptAxis((6,), np.array(channels))}})
 
 
 def normalised_alike() -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
 from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Function, _Step, refine
 from onnxprune.repair.joint import repair
-from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
 from onnxprune.repair.layer_chains import chains
 from onnxprune.repair.layer_operator import LayerOperator
 from tests.support.text_models import text_model
@@ -154,7 +154,7 @@ def test_features_in_the_middle_are_chosen_anew(rng: np.random.Generator) -> Non
         array = onnx.numpy_helper.to_array(tensor)
         cut = array[:2] if tensor.name == "w" else array[:, :2]
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(cut), tensor.name))
-    kept = KeptIndices(frozenset({"a", "y"}), {"a": {1: (6, np.arange(2))}})
+    kept = KeptIndices(frozenset({"a", "y"}), {"a": {1: KeptAxis((6,), np.arange(2))}})
     feeds = [{"x": normal(rng, 8, 4, 8, 8)} for _ in range(10)]
     (done,) = repair(Model(whole), Model(small), kept, feeds)
     assert done.layer == "a + y"

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
 from tests.ops.case import build
 from tests.support.graph_builder import Seeded
 from tests.support.oracle import assert_fits_agree
@@ -69,11 +69,13 @@ REPAIRS: dict[str, dict[str, object]] = {
 }
 
 
-def network(name: str) -> onnx.ModelProto:
+def network(name: str, batch: str = "4") -> onnx.ModelProto:
     body, weights, constants = NETS[name]
     given = {k: v for k, v in constants.items() if k in weights}
     return build(
-        f"(float[4,3,6,5] x) => (float[4,4,6,5] y) <{FRONT}, {weights}> {{ {body} }}", constants=given, opset=18
+        f"(float[{batch},3,6,5] x) => (float[{batch},4,6,5] y) <{FRONT}, {weights}> {{ {body} }}",
+        constants=given,
+        opset=18,
     )
 
 
@@ -82,9 +84,10 @@ def batches() -> list[dict[str, np.ndarray]]:
     return [{"x": rng.standard_normal((4, 3, 6, 5)).astype(np.float32)} for _ in range(6)]
 
 
+@pytest.mark.parametrize("batch", ["4", "N"])
 @pytest.mark.parametrize("name", NETS)
-def test_layers_are_fitted_to_what_they_computed_on_the_surviving_rows(name: str) -> None:
-    gone, fitted = assert_fits_agree(network(name), batches())
+def test_layers_are_fitted_to_what_they_computed_on_the_surviving_rows(name: str, batch: str) -> None:
+    gone, fitted = assert_fits_agree(network(name, batch), batches())
     assert gone >= 4
     assert fitted >= 3
 
@@ -120,7 +123,7 @@ def test_fits_agree_on_random_graphs(start: int) -> None:
 
 
 def test_axes_that_are_not_as_long_as_declared_stay_whole() -> None:
-    kept = KeptIndices(frozenset(), {"v": {0: (4, np.array([0, 3])), 1: (3, np.array([1]))}})
+    kept = KeptIndices(frozenset(), {"v": {0: KeptAxis((4,), np.array([0, 3])), 1: KeptAxis((3,), np.array([1]))}})
     array = np.arange(12).reshape(4, 3)
     assert kept.rows("v", array, 1).tolist() == [[0, 1, 2], [9, 10, 11]]
     assert kept.rows("v", array, -2).tolist() == [[1], [4], [7], [10]]
@@ -128,3 +131,17 @@ def test_axes_that_are_not_as_long_as_declared_stay_whole() -> None:
     assert kept.rows("w", array, 1) is array
     assert kept.along("v", 0, 4).tolist() == [0, 3]
     assert kept.along("v", 0, 5).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_digits_of_free_axes_are_kept_at_every_length() -> None:
+    """Of a free batch merged with four heads, two of these are kept; so are two places of a free one before or after."""
+    kept = np.array([0, 2])
+    assert KeptAxis((None, 4), kept).indices(8).tolist() == [0, 2, 4, 6]  # type: ignore[union-attr]
+    assert KeptAxis((4, None), kept).indices(8).tolist() == [0, 1, 4, 5]  # type: ignore[union-attr]
+    assert KeptAxis((2, None, 2), np.array([1, 2])).indices(12).tolist() == [1, 3, 5, 6, 8, 10]  # type: ignore[union-attr]
+    for axis, length in (
+        (KeptAxis((None, 4), kept), 6),
+        (KeptAxis((4,), kept), 5),
+        (KeptAxis((None, 4, None), kept), 8),
+    ):
+        assert axis.indices(length) is None

@@ -125,7 +125,14 @@ class Builder:
             self.nodes,
             "random",
             [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, [batch, *t.shape[1:]]) for t in self.inputs],
-            [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, [batch, *t.shape[1:]]) for t in outputs],
+            [
+                helper.make_tensor_value_info(
+                    t.name,
+                    TensorProto.FLOAT,
+                    [batch if t.shape[0] == self.inputs[0].shape[0] else t.shape[0], *t.shape[1:]],
+                )
+                for t in outputs
+            ],
             self.initializers,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
