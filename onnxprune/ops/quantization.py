@@ -110,10 +110,22 @@ def _is_single(value: Value) -> bool:
 
 
 def mark(op: Op, weight: int, scale: int, zero_point: int, axis: int) -> None:
-    """Records the scale and zero point of a constant weight."""
+    """Records the scale and zero point of a constant weight, also of one that is looked up in before it is scaled."""
     w = op.input(weight)
-    if w.tensor is not None and op.has(scale):
+    if w.tensor is None and op.has(scale) and _is_single(op.input(scale)):
+        w = _copied(w)
+    if w.tensor is not None and op.has(scale) and w not in op.ties.quantised:
         op.quantised(w, op.input(scale), op.node.inputs[zero_point] if op.has(zero_point) else None, axis)
+
+
+def _copied(value: Value) -> Value:
+    """What a value holds elements of: the first that is no copy of others."""
+    while value.tensor is None and value.producer is not None and _copies(value.producer):
+        source = value.producer.inputs[0]
+        if source is None:
+            break
+        value = source
+    return value
 
 
 facts_of("QuantizeLinear", zero_point=2)

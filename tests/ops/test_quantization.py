@@ -58,6 +58,9 @@ ROWS = [
     qdq("activations keep zero", "float[3,6] w" + ACT,
         """h = MatMul(x, w)  q = QuantizeLinear(h, pos_s, zs)  t = Transpose(q)  r = Transpose(t)
         a = DequantizeLinear(r, pos_s, zs)  n = ReduceL2 <axes = [1]> (a)  y = Concat <axis = 1> (n, n)""", SIX, 17),
+    qdq("a table that is looked up in before it is scaled", weight("w", 3, 6) + ", float[3,6] u, int64[2] i",
+        """g = Gather(w, i)  k = DequantizeLinear(g, pos_w, zw)  h = MatMul(x, u)  a = Add(k, h)
+        n = ReduceL2 <axes = [1]> (a)  y = Concat <axis = 1> (n, n)""", SIX, 17, {"i": [2, 0]}),
     qdq("another zero point loses zero", "float[3,6] w" + ACT,
         """other = Constant <value = uint8 {100}> ()
         h = MatMul(x, w)  q = QuantizeLinear(h, pos_s, zs)  a = DequantizeLinear(q, pos_s, other)
