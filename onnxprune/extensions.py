@@ -131,8 +131,8 @@ CostFactory = Callable[[Any, Any, Any], Any]
 """From the analysis' coupling, its groups and the static shapes of values to a cost: an object with ``left(removed)``,
 the cost once so many units of each group are removed, and ``saving(removed, group, more)``, what `more` of one save."""
 Limit = float | str
-Targets = Mapping[str, Limit] | Mapping[CostFactory, Limit] | Mapping[str | CostFactory, Limit]
-"""What may be left of costs, by name or by factory."""
+Targets = Mapping[Any, Limit]
+"""What may be left of costs, by name or by factory (`CostFactory`)."""
 Opener = Callable[[str], Any]
 """From what follows ``NAME:`` to calibration data in any form that ``calib`` takes."""
 

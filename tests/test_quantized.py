@@ -72,7 +72,7 @@ def error(model: onnx.ModelProto, pruned: onnx.ModelProto, masked: onnx.ModelPro
 def test_removal_equals_masking(name: str, kind: str) -> None:
     model = variant(name, kind)
     pruned, masked, count = prune_and_mask(model, seed=1)
-    assert count > 20
+    assert count > 10
     assert valid(pruned) or not valid(model)  # onnxruntime's tools leave nodes out of order, operators of later opsets
     missed, moved = error(model, pruned, masked)
     # rounding at another place lets a last bit of eight fall the other way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,8 +48,9 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
     sums = [OutputSums(name, classified=False) for name in names]
     choices = [DecisionSums(name, scores=name in scores) for name in names]
     first: list[tuple[Array, Array]] = []
-    before = session(with_scores(original)).each(data.held.batches())
-    after = session(with_scores(pruned)).each(io_slices.batches(data.held.batches()))
+    fed, read = itertools.tee(data.held.batches())  # in one pass: a reader may have no two at a time
+    before = session(with_scores(original)).each(fed)
+    after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)
     for wanted, made in zip(before, after, strict=True):
         pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(io_slices.arrays(names, wanted), made, strict=True)]
         first.append(pairs[0])

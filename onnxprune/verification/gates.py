@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,7 @@ def measure(
         gates: The gates.
         original: The original model.
         pruned: The pruned model.
-        batches: Inputs of the original; iterated twice.
+        batches: Inputs of the original.
         io_slices: Slices that were removed from inputs and outputs of the pruned model.
 
     Returns:
@@ -115,8 +116,9 @@ def measure(
     names = list(dict.fromkeys(n for g in gates for n in g.outputs))
     classified = {n for g in gates if g.kind == "agreement" for n in g.outputs}
     sums = {n: OutputSums(n, n in classified) for n in names}
-    before = session(original).each(batches, names)
-    after = session(pruned).each(io_slices.batches(batches), names)
+    fed, read = itertools.tee(batches)  # in one pass: a reader may have no two at a time
+    before = session(original).each(fed, names)
+    after = session(pruned).each((io_slices.feeds(feeds) for feeds in read), names)
     for expected, outputs in zip(before, after, strict=True):
         for name, a, b in zip(names, io_slices.arrays(names, expected), outputs, strict=True):
             sums[name].add(np.asarray(a), np.asarray(b))

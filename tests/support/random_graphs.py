@@ -16,17 +16,20 @@ from tests.support.random_row_nodes import ROW_STEPS
 ALL_STEPS = STEPS | ROW_STEPS
 
 
-def random_model(choose: Chooser, steps: int = 12, more: Mapping[str, Step] | None = None) -> onnx.ModelProto:
+def random_model(
+    choose: Chooser, steps: int = 12, more: Mapping[str, Step] | None = None, *, rows: bool = True
+) -> onnx.ModelProto:
     """A runnable model of random operators with one or two outputs that end in a product.
 
     Args:
         choose: Where decisions come from.
         steps: How many operators (or small blocks) to draw at most.
         more: Nodes to draw beside the usual ones.
+        rows: Whether to draw layers that sum over another axis than the channels.
     """
     b = Builder(choose)
     b.input((1, choose.integer(2, 4), 4, 4))
-    known = {**ALL_STEPS, **(more or {})}
+    known = {**(ALL_STEPS if rows else STEPS), **(more or {})}
     names = list(known)
     _conv(b)
     for _ in range(choose.integer(2, steps)):
