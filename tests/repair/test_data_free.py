@@ -90,7 +90,7 @@ def test_what_the_rest_repeats_is_made_good(rectified: bool) -> None:
     second = rng.standard_normal((5, 8, 1, 1)).astype(np.float32)
     model = convolutions(np.concatenate([kept, gone]), second, rectified=rectified)
     cut, features = pruned(model, 0.25)
-    assert [axis.kept.tolist() for axes in features.axes.values() for axis in axes.values()][0] == [0, 1, 2, 3, 4, 5]
+    assert {tuple(axis.kept) for axes in features.axes.values() for axis in axes.values()} == {(0, 1, 2, 3, 4, 5)}
     x = rng.standard_normal((4, 3, 16, 16)).astype(np.float32)
     want = outputs(model, x)
     before = np.square(outputs(cut, x) - want).mean()

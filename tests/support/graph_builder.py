@@ -119,8 +119,9 @@ class Builder:
                 hidden.update(n.output)
         return hidden
 
-    def model(self, outputs: Sequence[Tensor]) -> onnx.ModelProto:
-        batch = self.choose.pick(["batch", self.inputs[0].shape[0]])  # a free one, or a fixed one that folds
+    def model(self, outputs: Sequence[Tensor], *, fixed: bool = False) -> onnx.ModelProto:
+        """The model, its batch free or fixed."""
+        batch = self.inputs[0].shape[0] if fixed else "batch"
         graph = helper.make_graph(
             self.nodes,
             "random",

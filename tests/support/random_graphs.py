@@ -25,7 +25,7 @@ def random_model(
         choose: Where decisions come from.
         steps: How many operators (or small blocks) to draw at most.
         more: Nodes to draw beside the usual ones.
-        rows: Whether to draw layers that sum over another axis than the channels.
+        rows: Whether to draw layers that sum over another axis than the channels, and fixed batches that fold.
     """
     b = Builder(choose)
     b.input((1, choose.integer(2, 4), 4, 4))
@@ -44,4 +44,4 @@ def random_model(
         else:
             n, s, d = x.shape
             outputs.append(b.node("MatMul", [x.name, b.weight(d, 3, fan_in=d)], (n, s, 3)))
-    return b.model(outputs)
+    return b.model(outputs, fixed=rows and bool(choose.integer(0, 1)))
