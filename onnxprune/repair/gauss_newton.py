@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.repair.layer_operator import LayerOperator
+from onnxprune.repair.least_squares import CONSTANT
 
 Floats = NDArray[np.float32]
 Function = Callable[[Floats], Floats]
@@ -57,7 +58,8 @@ class FeatureMaps:
         flat = target.reshape(len(target), -1)
         spread = flat.size * float(flat.var(axis=1, dtype=np.float64).mean())
         wrong = target - np.clip(made + self.offset, self.low, self.high)
-        spread = spread or float(np.square(target, dtype=np.float64).sum())
+        whole = float(np.square(target, dtype=np.float64).sum())
+        spread = spread if spread > CONSTANT * whole else whole
         return float(np.square(wrong, dtype=np.float64).sum() / max(spread, 1e-30))
 
     def residual(self, made: Floats) -> tuple[Floats, Floats | None]:

@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 """Tried in turn, each a share of the mean variance of the inputs; the held-out samples choose. The strongest ones
 leave the weights nearly as they are and move the biases alone."""
+CONSTANT = 1e-12
+"""Targets whose variance is below this share of their mean square are constant: the rest is the rounding of float32."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class LayerSamples:
         target = self.seen(self.y)
         wrong = np.square(target - self.seen(self.predict(weight, bias)), dtype=np.float64).sum()
         spread = np.square(target - target.mean(axis=1, keepdims=True), dtype=np.float64).sum()
-        return float(wrong / max(spread or np.square(target, dtype=np.float64).sum(), 1e-30))
+        whole = np.square(target, dtype=np.float64).sum()
+        return float(wrong / max(spread if spread > CONSTANT * whole else whole, 1e-30))
 
     def reachable(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
         """Targets for the layer, equal to its prediction where target and prediction are beyond the same bound."""
