@@ -164,3 +164,12 @@ def test_samples_of_a_layer_are_bounded_over_all_groups_and_outputs(
     onnxprune.prune(build(WIDE), 0.3, calib={"x": data}, importance=importance)
     assert len(sizes) > 6
     assert max(size - 20 * row for size, row in sizes) <= most  # rounded up to whole rows in each of the batches
+
+
+def test_targets_that_vary_by_rounding_alone_are_constant() -> None:
+    """Their error is a share of their size: as a share of the rounding it would mean nothing."""
+    x = np.ones((1, 8, 2), np.float32)
+    y = (0.7 + 1e-7 * np.arange(8).reshape(1, 8, 1) % 2e-7).astype(np.float32)
+    samples = LayerSamples(x, y)
+    assert samples.error(np.full((1, 1, 2), 0.35), np.zeros((1, 1))) < 1e-12
+    assert samples.error(np.zeros((1, 1, 2)), np.zeros((1, 1))) == pytest.approx(1.0)
