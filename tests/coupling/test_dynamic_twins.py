@@ -168,6 +168,7 @@ def test_the_twins_have_the_same_groups(idiom: str, free: tuple[str, ...]) -> No
     assert any(grade == "exact" for _, grade, *_ in static)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free", FORMS, ids=lambda free: "".join(free) or "static")
 @pytest.mark.parametrize("idiom", IDIOMS)
 def test_each_twin_is_pruned_exactly(idiom: str, free: tuple[str, ...]) -> None:

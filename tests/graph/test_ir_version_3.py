@@ -51,6 +51,7 @@ def test_weights_that_are_no_inputs_are_pruned(text: str, constants: bool) -> No
     assert_equivalent(old, results[0])
 
 
+@pytest.mark.slow
 def test_one_with_inputs_stays_valid() -> None:
     """As the specification asks for it: what the repair adds has its input as well, or is a Constant node."""
     old = model(FLOAT, 3)

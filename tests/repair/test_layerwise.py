@@ -138,6 +138,7 @@ WIDE = """(float[N,3,16,16] x) => (float[N,200,12,12] y)
 { a = Conv(x, w1) b = Conv<group = 24>(a, w2) c = Relu(b) y = Conv(c, w3) }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importance", ["obs", "l2"])
 def test_samples_of_a_layer_are_bounded_over_all_groups_and_outputs(
     importance: str, monkeypatch: pytest.MonkeyPatch
