@@ -97,7 +97,8 @@ def attempt(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     if pruned.plan.changes_model and data is not None:
         with clock.stage("judge"):
             found = evaluate(prepared.original.load(), pruned.model, data, pruned.io_slices)
-        pruned = replace(pruned, evaluation=found)
+            report = replace(found.report, **vars(prepared.samples_seen(data)))
+        pruned = replace(pruned, evaluation=replace(found, report=report))
     resparsify(pruned.model, prepared.loaded.sparse)
     if options.sparse_storage:
         with clock.stage("store"):

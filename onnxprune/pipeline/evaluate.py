@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from onnxprune.model.model import Model
 from onnxprune.pipeline.data import CalibrationSplit
-from onnxprune.pipeline.inputs_seen import inputs_seen, training_mismatch, unused
 from onnxprune.report.report import CalibrationReport, Share
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import session
@@ -60,15 +59,7 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
     drift = {name: total.drift() for name, total in zip(names, sums, strict=True)}
     found = [d for d in (choice.decisions() for choice in choices) if d is not None]
     worst = max(found, key=lambda d: d.lost.mean, default=None)
-    report = CalibrationReport(
-        data.held.count,
-        data.held_out,
-        error,
-        decisions=worst,
-        inputs=inputs_seen(data),
-        mismatch=training_mismatch(original, data),
-        unused=unused(data),
-    )
+    report = CalibrationReport(data.held.count, data.held_out, error, decisions=worst)
     if data.held.labels is not None and first:
         report = _with_labels(report, first, np.asarray(data.held.labels).reshape(-1), names[0])
     return Evaluation(report, drift)

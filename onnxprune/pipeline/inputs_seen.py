@@ -7,7 +7,7 @@ BatchNormalization nodes were merged into the convolutions before them do not te
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ def training_mismatch(original: Model, data: CalibrationSplit) -> TrainingMismat
     if not nodes or (samples.count is not None and samples.count < FEWEST):
         return None
     try:
-        with StagedRun(original, _Batches(samples), [[nodes[0].x.name]]) as run:
+        with StagedRun(original, samples, [[nodes[0].x.name]]) as run:
             seen = run.step()[nodes[0].x.name]
             if any(array.ndim < 2 for array in seen):
                 return None
@@ -96,18 +96,20 @@ def training_mismatch(original: Model, data: CalibrationSplit) -> TrainingMismat
     return TrainingMismatch(nodes[0].name, float(np.median(divergence)))
 
 
-class _Batches:
-    """The batches of samples, as often as they are asked for."""
+@dataclass(frozen=True)
+class SamplesSeen:
+    """What calibration samples are, whatever is pruned with them; see `CalibrationReport` for the attributes."""
 
-    def __init__(self, samples: Any) -> None:
-        self._samples = samples
+    inputs: dict[str, InputReport]
+    mismatch: TrainingMismatch | None
+    unused: list[str]
 
-    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
-        found: Iterator[Mapping[str, NDArray[Any]]] = self._samples.batches()
-        return found
+
+def samples_seen(original: Model, data: CalibrationSplit) -> SamplesSeen:
+    """Reads the samples once and compares them with what the original was trained on."""
+    return SamplesSeen(inputs_seen(data), training_mismatch(original, data), unused(data))
 
 
 def unused(data: CalibrationSplit) -> list[str]:
     """Names of given arrays that are neither inputs nor labels."""
-    names: Mapping[str, None] = dict.fromkeys(getattr(data.fit, "unused", ()))
-    return list(names)
+    return list(dict.fromkeys(getattr(data.fit, "unused", ())))

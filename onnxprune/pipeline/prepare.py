@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -14,6 +14,7 @@ from onnxprune.model.sparse_initializers import SparseOriginals, densify
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, prunable
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
+from onnxprune.pipeline.inputs_seen import SamplesSeen, samples_seen
 from onnxprune.pipeline.observe import check_stats
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
@@ -61,6 +62,7 @@ class Prepared:
         groups: The groups that are open to pruning.
         damage: What the removal of their units costs; None where no channels are removed.
         synthetic_feeds: Makes inputs where there are no data.
+        samples_seen: Describes the calibration samples, the first time that it is asked.
         clock: Times the stages.
     """
 
@@ -70,6 +72,7 @@ class Prepared:
     groups: list[Group]
     damage: Damage | None
     synthetic_feeds: SyntheticFeeds
+    samples_seen: Callable[[CalibrationSplit], SamplesSeen]
     clock: Clock
 
     @property
@@ -109,7 +112,8 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
         if options.channels is not None:
             data, settled, cost = loaded.data, loaded.options, loaded.cost
             damage = learn_damage(analysis, groups, data, settled, options.channels, cost, feeds)
-    return Prepared(original, loaded, analysis, groups, damage, feeds, clock)
+    seen = cache(lambda data: samples_seen(original.load(), data))
+    return Prepared(original, loaded, analysis, groups, damage, feeds, seen, clock)
 
 
 def load_inputs(model: Model, stored: Cost | None, options: Options, clock: Clock) -> Loaded:
