@@ -146,17 +146,14 @@ def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) ->
 def repair_removal(prepared: Prepared, pruned: Pruned) -> Pruned:
     """Repairs the model after the removal of channels, in place."""
     options = pruned.options
-    job = RepairJob(
+    job = RepairJob.of(
+        options,
         prepared.original.dense(),
         pruned.model,
         pruned.kept,
         prepared.loaded.data,
-        options.repair.method,
         pruned.io_slices,
         prepared.synthetic_feeds,
-        options.seed,
-        options.resources.memory,
-        options.checks.input_shapes,
     )
     return replace(pruned, repair=refit(job))
 

@@ -13,6 +13,7 @@ from onnxprune import extensions
 from onnxprune.calibration import Samples
 from onnxprune.errors import InputError
 from onnxprune.model.model import Model
+from onnxprune.options import Options
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, SyntheticFeeds
 from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair import calibrated, data_free
@@ -58,6 +59,36 @@ class RepairJob:
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     fitter: Fitter | None = field(default=None)
     unrepaired: Model | None = field(default=None)
+
+    @classmethod
+    def of(
+        cls,
+        options: Options,
+        original: Model,
+        pruned: Model,
+        kept: KeptIndices,
+        data: CalibrationSplit | None,
+        io_slices: IoSlices,
+        synthetic_feeds: SyntheticFeeds,
+        *,
+        fitter: Fitter | None = None,
+        unrepaired: Model | None = None,
+    ) -> RepairJob:
+        """A repair as the options of a run ask for it."""
+        return cls(
+            original,
+            pruned,
+            kept,
+            data,
+            options.repair.method,
+            io_slices,
+            synthetic_feeds,
+            options.seed,
+            options.resources.memory,
+            options.checks.input_shapes,
+            fitter,
+            unrepaired,
+        )
 
     def batches(self) -> Iterable[Mapping[str, NDArray[Any]]]:
         """Inputs of the original to learn from, by input name: calibration samples, else synthetic inputs."""

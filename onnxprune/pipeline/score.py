@@ -176,19 +176,7 @@ def _learn_round(
     remove(pruned.model, pruned.coupling, selected.removed)
     if options.repair.method != "none":
         kept = kept_indices(analysis.coupling, selected.removed)
-        job = RepairJob(
-            analysis.model.copy(),
-            pruned.model,
-            kept,
-            data,
-            options.repair.method,
-            io_slices,
-            synthetic_feeds,
-            options.seed,
-            options.resources.memory,
-            shapes,
-        )
-        refit(job)
+        refit(RepairJob.of(options, analysis.model.copy(), pruned.model, kept, data, io_slices, synthetic_feeds))
     rest = reanalyze(pruned, pruned.model.copy())
     left, memory = prunable(rest, options.scope), options.resources.memory
     scores = score(rest.model, rest.coupling, left, BY_WEIGHTS, seed=options.seed)

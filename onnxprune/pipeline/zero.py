@@ -138,19 +138,8 @@ def zero(
         if not zeros.bias_only:
             for key, array in stored.items():  # the solvers choose among all elements
                 model.set_array(_tensor(fitted[key]), array)
-        job = RepairJob(
-            original(),
-            model,
-            kept,
-            data,
-            options.repair.method,
-            io_slices,
-            synthetic_feeds,
-            options.seed,
-            options.resources.memory,
-            options.checks.input_shapes,
-            zeros,
-            plain,
+        job = RepairJob.of(
+            options, original(), model, kept, data, io_slices, synthetic_feeds, fitter=zeros, unrepaired=plain
         )
         done.repair = refit(job)
         now = {v.key: v for v in Graph(model.proto).constants()}

@@ -85,7 +85,8 @@ class KeptIndices:
 
     def all_rows(self, name: str, arrays: Sequence[Array], feature_axis: int) -> Sequence[Array]:
         """Returns `rows` of each array, sliced when it is read."""
-        if not any(axis != feature_axis % arrays[0].ndim for axis in self.axes.get(name, {})) if arrays else True:
+        lost = self.axes.get(name, {})
+        if not arrays or all(axis == feature_axis % arrays[0].ndim for axis in lost):
             return arrays
         return _Rows(self, name, arrays, feature_axis)
 
