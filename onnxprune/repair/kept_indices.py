@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from onnxprune.runtime.staged_run import LazyArrays
 
 Array = NDArray[Any]
 Index = NDArray[np.int64]
@@ -92,7 +94,7 @@ class KeptIndices:
 
 
 @dataclass(frozen=True)
-class _Rows(Sequence[Array]):
+class _Rows(LazyArrays):
     kept: KeptIndices
     name: str
     whole: Sequence[Array]
@@ -101,11 +103,5 @@ class _Rows(Sequence[Array]):
     def __len__(self) -> int:
         return len(self.whole)
 
-    @overload
-    def __getitem__(self, index: int) -> Array: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Array]: ...
-    def __getitem__(self, index: int | slice) -> Array | list[Array]:
-        if isinstance(index, slice):
-            return [self.kept.rows(self.name, array, self.feature_axis) for array in self.whole[index]]
+    def _at(self, index: int) -> Array:
         return self.kept.rows(self.name, self.whole[index], self.feature_axis)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -28,7 +29,24 @@ _MIN_SPILL_BYTES = 4096  # smaller arrays are never written to a file
 _NUMBERS = itertools.count()
 
 
-class BatchValues(Sequence[Array]):
+class LazyArrays(Sequence[Array]):
+    """Arrays that are read when they are asked for."""
+
+    @overload
+    def __getitem__(self, index: int) -> Array: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Array]: ...
+    def __getitem__(self, index: int | slice) -> Array | list[Array]:
+        if isinstance(index, slice):
+            return [self._at(i) for i in range(*index.indices(len(self)))]
+        return self._at(index)
+
+    @abstractmethod
+    def _at(self, index: int) -> Array:
+        """Reads one array."""
+
+
+class BatchValues(LazyArrays):
     """The arrays of one value, one per batch; arrays that were spilled to files are memory-mapped when read.
 
     The files are removed with this object, or when the run that created it is closed.
@@ -47,13 +65,7 @@ class BatchValues(Sequence[Array]):
     def __len__(self) -> int:
         return len(self._arrays)
 
-    @overload
-    def __getitem__(self, index: int) -> Array: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Array]: ...
-    def __getitem__(self, index: int | slice) -> Array | list[Array]:
-        if isinstance(index, slice):
-            return [_read(a) for a in self._arrays[index]]
+    def _at(self, index: int) -> Array:
         return _read(self._arrays[index])
 
     @property
