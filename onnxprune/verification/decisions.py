@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.errors import InputError
-from onnxprune.verification.output_sums import class_axis
+from onnxprune.verification.output_sums import class_axis_if_any
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -103,12 +102,8 @@ class DecisionSums:
             same = (a == b).reshape(len(a), -1).mean(axis=1)
             self._add(same, 1 - same, np.full(len(a), np.inf if self._known else 0.0))
             return
-        try:
-            axis = class_axis(a.shape, self._name)
-        except InputError:
-            self._usable = False
-            return
-        if a.ndim > 2 and not self._known:
+        axis = class_axis_if_any(a.shape)
+        if axis is None or (a.ndim > 2 and not self._known):
             self._usable = False
             return
         before = _finite(np.moveaxis(a.astype(np.float64), axis, -1))

@@ -74,15 +74,24 @@ def chosen_classes(array: NDArray[Any], name: str) -> NDArray[Any]:
     return result
 
 
-def class_axis(dims: Sequence[int | None], name: str) -> int:
+def class_axis_if_any(dims: Sequence[int | None]) -> int | None:
     """Returns the class axis of an output: the last axis, or, for images, the shorter one of axis 1 and the last axis.
+
+    None where there is only one score per sample.
+    """
+    first, last = (dims[1], dims[-1]) if len(dims) >= 4 else (None, None)
+    axis = 1 if first is not None and last is not None and first < last else len(dims) - 1
+    return axis if dims and dims[axis] != 1 else None
+
+
+def class_axis(dims: Sequence[int | None], name: str) -> int:
+    """Returns the class axis of an output that a gate on agreement compares.
 
     Raises:
         InputError: There is only one score per sample.
     """
-    first, last = (dims[1], dims[-1]) if len(dims) >= 4 else (None, None)
-    axis = 1 if first is not None and last is not None and first < last else len(dims) - 1
-    if not dims or dims[axis] == 1:
+    axis = class_axis_if_any(dims)
+    if axis is None:
         raise InputError(
             f"gate agreement: output {name!r} gives one score a sample, so nothing is chosen by it",
             "ask for drift or cosine",
