@@ -52,8 +52,10 @@ class Postprocessing(enum.Enum):
     """What an operator at the end of a model does with scores or maps, without adding information."""
 
     SOFTMAX = "scores become probabilities along an axis"
+    SIGMOID = "each score becomes a probability by itself"
     INTERPOLATION = "a map is resampled to another size"
     CHOICE = "scores are compared, and only which of them won is returned"
+    DECODING = "offsets become coordinates, element by element, with constants"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve, removal_curve
-from onnxprune.importance.readers import find_readers
+from onnxprune.importance.readers import GroupReader, find_readers
 from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
@@ -19,6 +19,9 @@ from onnxprune.statistics.moments import Batches, Moments
 
 PROBES = (0.25, 0.5, 0.75)
 """Shares of a group's units after whose removal the output error is measured."""
+LAST_PROBES, FLAT = (0.875, 0.9375, 1.0), 0.05
+"""More such shares, measured in turn where the error is still below the second: few of the units of a group may be
+needed at all, and how much is known only of the last ones."""
 
 LAST = 1e6
 """Damage of a unit with an infinite score, as a multiple of that of all others."""
@@ -67,15 +70,22 @@ def curves(
                 [r.consumer for r in readers[i]],
                 groups[i].units,
                 groups[i].units - keep[i],
-                PROBES if trials.possible else (),
+                (*PROBES, *LAST_PROBES) if trials.possible else (),
             )
-            changes = [
-                (at, [WeightChange(r.layer.name, r.block, w) for r, w in zip(readers[i], weights, strict=True)])
-                for at, weights in curve.probes
-            ]
             found[i] = Curve(
-                curve.order, _fit_to_measurements(curve.loss, [(at, trials.error(c)) for at, c in changes])
+                curve.order, _fit_to_measurements(curve.loss, _measured(trials, curve, readers[i], groups[i].units))
             )
+    return found
+
+
+def _measured(trials: Trials, curve: Curve, readers: Sequence[GroupReader], units: int) -> list[tuple[int, float]]:
+    """Pairs of a number of removed units and the error after them."""
+    found: list[tuple[int, float]] = []
+    for at, weights in curve.probes:
+        if found and at > PROBES[-1] * units + 0.5 and found[-1][1] >= FLAT:
+            break
+        changes = [WeightChange(r.layer.name, r.block, w) for r, w in zip(readers, weights, strict=True)]
+        found.append((at, trials.error(changes)))
     return found
 
 

@@ -114,7 +114,7 @@ def removal_curve(consumers: Sequence[Consumer], units: int, most: int, probes: 
     order: list[int] = []
     loss = [0.0]
     chunk = max(1, most // STEPS)
-    pending = [round(p * units) for p in probes if 0 < round(p * units) <= most]
+    pending = sorted({min(round(p * units), most) for p in probes} - {0})
     recorded: list[tuple[int, list[Matrix]]] = []
     while len(order) < most:
         scores = np.sum([s.losses(remaining) for s in states], axis=0)

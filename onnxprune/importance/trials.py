@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from onnxprune.runtime.staged_run import StagedRun
 from onnxprune.statistics.moments import Batches, Moments
 from onnxprune.verification.comparable_outputs import with_comparable_outputs
 from onnxprune.verification.output_error import Errors
+from onnxprune.verification.output_values import OutputValues
 
 MAX_ERROR = 1e9
 """Upper bound of the error, also used for outputs that are not finite."""
@@ -78,8 +77,9 @@ class Trials:
             memory: Maximum size in bytes of the stored activations in memory.
         """
         self._moments, self._batches = moments, batches
-        self._model, self._centres = with_comparable_outputs(model)
-        self._reference = list(self._compared(session(self._model).each(batches)))
+        self._model, self._components = with_comparable_outputs(model)
+        self._values = OutputValues(self._components, limit=MAX_ELEMENTS)
+        self._reference = [self._values.reference(outputs) for outputs in session(self._model).each(batches)]
         self.possible = bool(self._reference)
         self._staged: StagedRun | None = None
         names = [o.name for o in self._model.proto.graph.output]
@@ -127,21 +127,6 @@ class Trials:
             add_bias(changed, layer, block, shift)
         results = self._staged.ahead(changed) if self._staged is not None else session(changed).each(self._batches)
         errors = Errors(1)
-        for reference, outputs in zip(self._reference, self._compared(results), strict=True):
-            errors.add(reference, [outputs])
+        for reference, outputs in zip(self._reference, results, strict=True):
+            errors.add_values(reference, [self._values.of(outputs)])
         return min(errors.shares()[0], MAX_ERROR)
-
-    def _compared(self, batches: Iterable[list[NDArray[Any]]]) -> Iterator[list[NDArray[Any]]]:
-        """Yields the compared elements of all outputs, for each batch."""
-        return ([_subsample(centre(y)) for centre, y in zip(self._centres, batch, strict=True)] for batch in batches)
-
-
-def _subsample(array: NDArray[Any]) -> NDArray[Any]:
-    """Returns elements at regular distances, with a stride that is coprime to all axis lengths."""
-    step = array.size // MAX_ELEMENTS
-    if step < 2:
-        return array
-    while any(math.gcd(step, length) > 1 for length in array.shape):
-        step += 1
-    some: NDArray[Any] = array.ravel()[::step].copy()
-    return some

@@ -18,8 +18,10 @@ from onnxprune.runtime.session import session
 from onnxprune.verification.check import Drift
 from onnxprune.verification.comparable_outputs import class_scores, with_scores
 from onnxprune.verification.decisions import Decisions, DecisionSums, loss_estimate
-from onnxprune.verification.output_error import relative_errors
+from onnxprune.verification.detections import DetectionSums
+from onnxprune.verification.output_error import Errors, side_by_side
 from onnxprune.verification.output_sums import OutputSums
+from onnxprune.verification.output_values import OutputValues
 
 Array = NDArray[Any]
 
@@ -42,7 +44,7 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
 
     Of several outputs that choose classes, the one that is expected to lose most is reported.
     """
-    (error,) = relative_errors(original, [pruned], data.held.batches(), io_slices)
+    error, detected = _at_positions(original, pruned, data, io_slices)
     names, scores = [o.name for o in original.proto.graph.output], class_scores(original)
     sums = [OutputSums(name, classified=False) for name in names]
     choices = [DecisionSums(name, scores=name in scores) for name in names]
@@ -57,12 +59,28 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
             total.add(a, b)
             choice.add(a, b)
     drift = {name: total.drift() for name, total in zip(names, sums, strict=True)}
-    found = [d for d in (choice.decisions() for choice in choices) if d is not None]
+    chosen = {name: choice.decisions() for name, choice in zip(names, choices, strict=True)} | detected
+    found = [d for d in chosen.values() if d is not None]
     worst = max(found, key=lambda d: d.lost.mean, default=None)
     report = CalibrationReport(data.held.count, data.held_out, error, decisions=worst)
     if data.held.labels is not None and first:
         report = _with_labels(report, first, np.asarray(data.held.labels).reshape(-1), names[0])
     return Evaluation(report, drift)
+
+
+def _at_positions(
+    original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices
+) -> tuple[float, dict[str, Decisions | None]]:
+    """The error of the outputs, weighted as the repair does, and what those find that decide at many positions."""
+    outputs = side_by_side([original, pruned], data.held.batches(), io_slices, unsquash=True)
+    values, errors = OutputValues(outputs.components), Errors(1)
+    detections = DetectionSums(outputs.components or ())
+    for whole, part in outputs.batches:
+        wanted, made = values.reference(whole), values.of(part)
+        errors.add_values(wanted, [made])
+        if outputs.components is not None:
+            detections.add(wanted, made)
+    return errors.shares()[0], dict(detections.decisions())
 
 
 def _with_labels(

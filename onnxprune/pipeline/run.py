@@ -24,6 +24,7 @@ from onnxprune.report.build import build, rounded
 from onnxprune.report.report import Count, Report, SearchReport, StorageReport, TargetReport
 from onnxprune.report.warnings import warnings
 from onnxprune.verification.check import Verification
+from onnxprune.verification.comparable_outputs import outputs_at_many_positions
 
 
 def run_stages(original: Original, options: Options, clock: Clock) -> Result:
@@ -104,6 +105,7 @@ def make_report(
         search=searched,
         repair=pruned.repair,
         unrepaired_because=prepared.loaded.unrepaired_because,
+        many_positions=outputs_at_many_positions(pruned.model),
     )
 
 

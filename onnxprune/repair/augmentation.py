@@ -68,18 +68,14 @@ class Variants:
 
     def _flips_are_natural(self, model: Model) -> bool:
         """Whether the model's outputs are about as stable under flips as under shifts."""
-        view, centres = with_comparable_outputs(model)
+        view, components = with_comparable_outputs(model)
         runner = session(view)
-
-        def outputs(feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-            return [centre(array) for centre, array in zip(centres, runner.run(None, feeds), strict=True)]
-
-        errors, seen = Errors(2), 0
+        errors, seen = Errors(2, components), 0
         for i, feeds in enumerate(self._batches):
             rng = np.random.default_rng([self._seed, i])
             shifted = {name: _shifted(a, self._axes[name], rng, still=False) for name, a in feeds.items()}
             flipped = {name: np.ascontiguousarray(_flipped(a, self._axes[name])) for name, a in feeds.items()}
-            errors.add(outputs(feeds), [outputs(shifted), outputs(flipped)])
+            errors.add(runner.run(None, feeds), [runner.run(None, shifted), runner.run(None, flipped)])
             seen += max(len(a) for a in feeds.values())
             if seen >= JUDGES:
                 break

@@ -260,6 +260,7 @@ class Report(JsonValue):
         channels: Units that were open to pruning, before and after.
         drift: How far each output moved, by name.
         drift_on: The inputs that the drift was measured on.
+        many_positions: Outputs that hold values of many positions of a sample, as those of detectors do.
         verified: Whether both models ran on the same inputs.
         unverified_because: Why they did not.
         options: What was asked (`Options.as_dict`); None where a plan was applied.
@@ -309,6 +310,7 @@ class Report(JsonValue):
     unrepaired_because: str | None = None
     calibration: CalibrationReport | None = None
     drift_on: str = SYNTHETIC
+    many_positions: list[str] = field(default_factory=list)
     latency: LatencyReport | None = None
     untimed_because: str | None = None
     warnings: list[str] = field(default_factory=list)

@@ -183,7 +183,8 @@ def accuracy(report: Report) -> str:
     lines = [f"On {count}{found.on}: squared error of the outputs {share}"]
     if found.decisions is not None:
         same, lost = found.decisions.agreement, found.decisions.lost
-        lines.append(f"- {short(found.decisions.output)} chooses the same in {interval(same)}")
+        what = "finds the same, F1" if found.decisions.positions else "chooses the same in"
+        lines.append(f"- {short(found.decisions.output)} {what} {interval(same)}")
         how = "measured with labels" if found.decisions.labelled else "estimated from the probabilities of the original"
         lines.append(f"- accuracy lost: {interval(lost)}, {how}")
     for name, top in (("top1", found.top1), ("top5", found.top5)):

@@ -11,6 +11,8 @@ TOLERATED, DOUBT = 0.01, 1.28
 """A report warns where accuracy is lost beyond the first by so many standard errors: by chance once in ten times."""
 ERROR_WARNING = 0.5
 """From this squared error of outputs that choose no class on, as a share of their variance, a report warns."""
+UNMOVED = 1e-3
+"""Drift below which outputs are the same but for rounding."""
 FAR_FROM_TRAINING = 0.25
 """Divergence in nats from which on samples are hardly those of training: it is below 0.1 for samples of the data that a
 model was trained on, and 0.5 where their scale is half as large or they miss their mean."""
@@ -70,7 +72,7 @@ def _inaccurate(report: Report) -> list[str]:
     """A warning where held-out samples say that accuracy is lost, or that outputs are others."""
     found = report.calibration
     if found is None:
-        return []
+        return _blind(report)
     if found.decisions is not None:
         lost = found.decisions.lost
         error = (lost.high - lost.low) / (2 * NORMAL_95)
@@ -81,6 +83,18 @@ def _inaccurate(report: Report) -> list[str]:
         share = "not finite" if found.relative_error is None else f"{100 * found.relative_error:.0f}% of their variance"
         return [f"the outputs are others than before: squared error {share} on {found.on}"]
     return []
+
+
+def _blind(report: Report) -> list[str]:
+    """A warning where outputs moved that do not survive pruning without samples, as a rule."""
+    moved = [d.rel_rms for name, d in report.drift.items() if name in report.many_positions]
+    if all(error is not None and error < UNMOVED for error in moved):
+        return []
+    names = ", ".join(map(short, report.many_positions))
+    return [
+        f"accuracy unknown, and at risk: {names} has values for many positions of a sample (a detector, a map, a "
+        "sequence); pruned without samples, such a model may find nothing any more: give --calib"
+    ]
 
 
 def _slow(report: Report) -> list[str]:

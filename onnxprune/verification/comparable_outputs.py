@@ -1,19 +1,18 @@
-"""Comparable outputs: values upstream of a final softmax, argmax/top-k, resize or concatenation.
+"""Comparable outputs: values upstream of a final softmax, argmax/top-k, resize, concatenation or decoding of boxes.
 
 A saturated softmax hides errors until the class changes, so that the errors of single layers would not add up to the
 error of all of them. A choice (argmax, top-k, comparison) hides errors completely. A map that is interpolated to the
 size of the image contains no more information, and takes a hundred times as long to compare. In a concatenation of
-boxes in pixels and scores below one, the error of the boxes dominates.
+boxes in pixels and scores below one, the error of the boxes dominates. The corners of boxes vary with the anchors that
+they are decoded with, which hides how the predicted offsets move.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-from onnx import NodeProto, ValueInfoProto
+from onnx import GraphProto, NodeProto, ValueInfoProto
 
 from onnxprune.graph.operators import Copies, Postprocessing, operator_of
 from onnxprune.model.model import Model
@@ -21,8 +20,28 @@ from onnxprune.model.tensors import FLOATS
 
 MAX_COMPONENTS = 64
 """Maximum number of values into which an output is divided."""
+MAX_DECODING = 64
+"""Maximum length of a chain of nodes that decodes boxes."""
 
-Centre = Callable[[NDArray[Any]], NDArray[Any]]
+
+@dataclass(frozen=True)
+class Component:
+    """A value that is compared of two models.
+
+    Attributes:
+        name: Name of the value.
+        scores: Whether it holds scores, and of which kind: ``SOFTMAX`` for the inputs of one, ``SIGMOID`` for the
+            probabilities that it gives; None for anything else.
+        axis: Axis of the softmax.
+        flat: Whether the softmax runs over all later axes as well, as before opset 13.
+        output: The first output of the model that is made of it.
+    """
+
+    name: str
+    scores: Postprocessing | None = None
+    axis: int = -1
+    flat: bool = False
+    output: str = ""
 
 
 def with_scores(model: Model) -> Model:
@@ -65,23 +84,39 @@ def class_scores(model: Model) -> set[str]:
     return found
 
 
-def with_comparable_outputs(model: Model) -> tuple[Model, list[Centre]]:
-    """Replaces outputs of final softmaxes, choices, interpolations and concatenations by the inputs of these nodes.
+def outputs_at_many_positions(model: Model) -> list[str]:
+    """Names of the outputs of a detector, a segmentation or a sequence: they hold values of many positions of a sample.
+
+    These have two axes or more besides that of the samples, or their shape depends on what is found.
+    """
+    graph = model.proto.graph
+    by_values = any(operator_of(node).shape_from_values for node in graph.node)
+    found = []
+    for info in graph.output:
+        dims = info.type.tensor_type.shape.dim[1:]
+        long = sum(dim.dim_value != 1 for dim in dims)
+        if info.type.tensor_type.elem_type in FLOATS and (long > 1 or by_values):
+            found.append(info.name)
+    return found
+
+
+def with_comparable_outputs(model: Model) -> tuple[Model, list[Component]]:
+    """Replaces outputs by the values that they are made of, before a final softmax or the decoding of boxes, say.
 
     Args:
         model: The model; not modified.
 
     Returns:
-        A copy, and a function for each of its outputs that makes its values comparable: a softmax depends only on
-        differences, so the mean along its axis is subtracted from its input.
+        A copy, and what each of its outputs is.
     """
     copy = with_scores(model).copy()
     graph = copy.proto.graph
-    producers = {name: node for node in graph.node for name in node.output}
     opset = next((o.version for o in copy.proto.opset_import if o.domain in ("", "ai.onnx")), 13)
-    found: dict[str, Centre] = {}
+    tail = _Tail(graph, opset)
+    found: dict[str, Component] = {}
     for info in graph.output:
-        found |= _components(producers, info.name, opset) or {info.name: np.asarray}
+        for component in tail.components(info.name) or [Component(info.name)]:
+            found.setdefault(component.name, replace(component, output=info.name))
     outputs = {o.name: o for o in graph.output}
     infos = [outputs.get(name, ValueInfoProto(name=name)) for name in found]
     del graph.output[:]
@@ -89,32 +124,111 @@ def with_comparable_outputs(model: Model) -> tuple[Model, list[Centre]]:
     return copy, list(found.values())
 
 
-def _components(producers: Mapping[str, NodeProto], name: str, opset: int) -> dict[str, Centre]:
-    """Returns the values that determine an output, for example the boxes and scores of a detector.
+class _Tail:
+    """The end of a graph, read from its outputs on."""
 
-    Empty if there are more than `MAX_COMPONENTS`, or if all of them are inputs or constants.
-    """
-    found: dict[str, Centre] = {}
-    seen, left = {name}, [name]
-    while left:
-        origin, centre = _origin(producers, left.pop(), opset)
-        joined = producers.get(_upstream(producers, origin))
-        if centre is np.asarray and joined is not None and operator_of(joined).copies is Copies.JOINED:
-            left += [one for one in reversed(joined.input) if one not in seen]
-            seen |= set(joined.input)
-        elif origin in producers and producers[origin].op_type != "Constant":
-            found[origin] = centre
-    return found if len(found) <= MAX_COMPONENTS else {}
+    def __init__(self, graph: GraphProto, opset: int) -> None:
+        self._producers = {name: node for node in graph.node for name in node.output}
+        self._constant = {i.name: False for i in graph.input} | {i.name: True for i in graph.initializer}
+        self._opset = opset
+        self._roots: dict[str, frozenset[str]] = {}
 
+    def components(self, name: str) -> list[Component]:
+        """The values that determine an output, for example the boxes and scores of a detector.
 
-def _origin(producers: Mapping[str, NodeProto], name: str, opset: int) -> tuple[str, Centre]:
-    """Returns the value upstream of a final softmax or interpolation, else the value itself, and its function."""
-    node = producers.get(_upstream(producers, name))
-    if node is not None and operator_of(node).postprocessing is Postprocessing.SOFTMAX:
-        axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if opset >= 13 else 1)
-        small = _upstream(producers, node.input[0], Postprocessing.INTERPOLATION, moves=False)
-        return small, _centre(axis, flat=opset < 13)
-    return _before_interpolation(producers, name), np.asarray
+        Empty if there are more than `MAX_COMPONENTS`, or if all of them are inputs or constants.
+        """
+        found: dict[str, Component] = {}
+        seen, left = {name}, [(name, False)]
+        while left:
+            at, decoded = left.pop()
+            parts = self._parts(at, decoded)
+            if parts is not None:
+                left += [part for part in reversed(parts) if part[0] not in seen]
+                seen |= {one for one, _ in parts}
+                continue
+            for component in self._ends(at, decoded):
+                if component.name in self._producers and not self._is_constant(component.name):
+                    found.setdefault(component.name, component)
+        return list(found.values()) if len(found) <= MAX_COMPONENTS else []
+
+    def _ends(self, name: str, decoded: bool) -> list[Component]:
+        """What a value is that is not divided further; where boxes are decoded from it, it holds no scores."""
+        node = self._scored_by(name)
+        if node is None or decoded:
+            return [Component(_before_interpolation(self._producers, name))]
+        kind = operator_of(node).postprocessing
+        if kind is Postprocessing.SIGMOID:
+            return [Component(name, kind)]
+        axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if self._opset >= 13 else 1)
+        flat = self._opset < 13
+        return [
+            Component(_upstream(self._producers, one, Postprocessing.INTERPOLATION, moves=False), kind, axis, flat)
+            for one in self._pieces(node.input[0], axis, flat)
+        ]
+
+    def _parts(self, name: str, decoded: bool) -> list[tuple[str, bool]] | None:
+        """The values that a value is made of, each with whether boxes are decoded from it; None where it is an end."""
+        node = self._producers.get(_upstream(self._producers, name))
+        if node is None or (self._scored_by(name) is not None and not decoded):
+            return None
+        operator = operator_of(node)
+        if operator.copies is Copies.JOINED:
+            return [(one, decoded) for one in node.input]
+        if operator.proportional and not decoded and all(self._scored_by(one) is not None for one in node.input):
+            return [(one, False) for one in node.input]  # the product of probabilities
+        roots = self._encoded(name)
+        return None if roots == {name} else [(one, True) for one in roots]
+
+    def _scored_by(self, name: str) -> NodeProto | None:
+        """The softmax or sigmoid that a value, or what it is a part of, comes from."""
+        node = self._producers.get(_upstream(self._producers, name, parts=True))
+        scores = (Postprocessing.SOFTMAX, Postprocessing.SIGMOID)
+        return node if node is not None and operator_of(node).postprocessing in scores else None
+
+    def _pieces(self, name: str, axis: int, flat: bool) -> list[str]:
+        """The values that are concatenated to the input of a softmax, along another axis than its own."""
+        node = self._producers.get(name)
+        if node is None or operator_of(node).copies is not Copies.JOINED:
+            return [name]
+        along = next((a.i for a in node.attribute if a.name == "axis"), axis)
+        apart = 0 <= along < axis or (not flat and (axis < 0) == (along < 0) and along != axis)
+        return [piece for one in node.input for piece in self._pieces(one, axis, flat)] if apart else [name]
+
+    def _encoded(self, name: str, depth: int = 0) -> frozenset[str]:
+        """The one value that coordinates are computed from with constants; the value itself where there are more."""
+        if name not in self._roots:
+            base = _upstream(self._producers, name, parts=True)
+            node = self._producers.get(base)
+            found = frozenset((base if depth else name,))
+            if (
+                node is not None
+                and depth < MAX_DECODING
+                and operator_of(node).postprocessing is Postprocessing.DECODING
+            ):
+                roots = {self._encoded(one, depth + 1) for one in node.input if not self._is_constant(one)}
+                found = roots.pop() if len(roots) == 1 else found
+            self._roots[name] = found
+        return self._roots[name]
+
+    def _is_constant(self, name: str) -> bool:
+        """Whether a value is the same for all inputs of a shape."""
+        left = [name]
+        while left:
+            at = left[-1]
+            node = self._producers.get(at)
+            if at in self._constant:
+                left.pop()
+            elif node is None or operator_of(node).random or any(a.HasField("g") for a in node.attribute):
+                self._constant[at] = not at
+            elif operator_of(node).reads_lengths:
+                self._constant[at] = True
+            else:
+                unknown = [one for one in node.input if one not in self._constant]
+                left += unknown
+                if not unknown:
+                    self._constant[at] = all(self._constant[one] for one in node.input)
+        return self._constant[name]
 
 
 def _before_interpolation(producers: Mapping[str, NodeProto], name: str) -> str:
@@ -126,7 +240,12 @@ def _before_interpolation(producers: Mapping[str, NodeProto], name: str) -> str:
 
 
 def _upstream(
-    producers: Mapping[str, NodeProto], name: str, skipped: Postprocessing | None = None, *, moves: bool = True
+    producers: Mapping[str, NodeProto],
+    name: str,
+    skipped: Postprocessing | None = None,
+    *,
+    moves: bool = True,
+    parts: bool = False,
 ) -> str:
     """Returns the first value upstream that is not computed by a skipped operator; the value itself if it is not.
 
@@ -135,22 +254,13 @@ def _upstream(
         name: The value.
         skipped: Operators to skip, by what they do.
         moves: Whether operators that only rearrange or cast their input are skipped too.
+        parts: Whether operators that take a part of their input are skipped too.
     """
     while (node := producers.get(name)) is not None and node.input:
         operator = operator_of(node)
         skip = skipped is not None and operator.postprocessing is skipped
-        if not skip and not (moves and operator.copies is Copies.ALL):
+        taken = parts and operator.copies is Copies.SOME and operator.reads_parts
+        if not skip and not taken and not (moves and operator.copies is Copies.ALL):
             break
         name = node.input[0]
     return name
-
-
-def _centre(axis: int, *, flat: bool) -> Centre:
-    """Returns a function that subtracts the mean along a softmax axis; before opset 13 also over all later axes."""
-
-    def centre(array: NDArray[Any]) -> NDArray[Any]:
-        axes = tuple(range(axis % array.ndim, array.ndim)) if flat else axis
-        result: NDArray[Any] = array - array.mean(axis=axes, keepdims=True)
-        return result
-
-    return centre

@@ -60,21 +60,37 @@ def loss_estimate(values: Floats) -> Estimate:
     return Estimate(mean, max(-1.0, mean - NORMAL_95 * error), min(1.0, mean + NORMAL_95 * error))
 
 
+def ratio_estimate(parts: Floats, wholes: Floats) -> Estimate:
+    """A sum of parts over one of wholes, both one a sample, with a normal interval of the linearised ratio."""
+    n, whole = int((wholes > 0).sum()), float(wholes.sum())
+    ratio = float(parts.sum()) / whole
+    if n < 2:
+        return Estimate(ratio, 0.0, 1.0)
+    rest = parts - ratio * wholes
+    width = NORMAL_95 * float(np.sqrt(np.square(rest).sum() * n / (n - 1))) / whole
+    if not rest.any():  # all alike: as rare as what was not seen once
+        width = RULE_OF_THREE / n
+    return Estimate(ratio, max(0.0, ratio - width), min(1.0, ratio + width))
+
+
 @dataclass(frozen=True)
 class Decisions:
     """What is known of one output that chooses classes.
 
     Attributes:
         output: Name of the output.
-        agreement: Share of the choices that are the same.
+        agreement: Share of the choices that are the same; for an output that chooses at many positions, F1 of what is
+            found there besides the background, the original's choices being the truth.
         lost: Accuracy that is lost, as a share of the choices.
         labelled: Whether that was measured with labels; else it is estimated from the original's probabilities.
+        positions: Whether the output chooses at many positions of a sample.
     """
 
     output: str
     agreement: Estimate
     lost: Estimate
     labelled: bool = False
+    positions: bool = False
 
 
 class DecisionSums:

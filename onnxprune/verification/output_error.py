@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 from onnxprune.model.model import Model
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.runtime.session import session
-from onnxprune.verification.comparable_outputs import with_comparable_outputs, with_scores
+from onnxprune.verification.comparable_outputs import Component, with_comparable_outputs, with_scores
+from onnxprune.verification.output_values import OutputValues, Reference, Values, class_shares
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
+_Pool = tuple[str, str, int]
+"""Output, what it holds, and channels or index."""
 
 
 def relative_errors(
@@ -62,75 +66,173 @@ def measured(
     Raises:
         RunError: onnxruntime does not take a model or the inputs.
     """
-    models = [original, *others]
+    outputs = side_by_side([original, *others], batches, io_slices, unsquash=unsquash)
+    errors = Errors(len(others), outputs.components)
+    for whole, *parts in outputs.batches:
+        errors.add(whole, parts)
+    return errors
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Outputs of several models on the same inputs.
+
+    Attributes:
+        components: What the outputs are; None where they are those of the models, with choices as scores.
+        batches: For each batch the outputs of each model, the original first.
+    """
+
+    components: Sequence[Component] | None
+    batches: Iterator[list[list[Array]]]
+
+
+def side_by_side(
+    models: Sequence[Model], batches: Iterable[Batch], io_slices: IoSlices = WHOLE, *, unsquash: bool = False
+) -> SideBySide:
+    """Runs an original and other models batch by batch; the arguments are those of `measured`."""
+    original, *_ = models
     names = [o.name for o in original.proto.graph.output]
     views = [with_comparable_outputs(m) for m in models] if unsquash and not io_slices.removed else []
     compared = [[o.name for o in view.proto.graph.output] for view, _ in views]
+    components = None
     if views and all(c == compared[0] for c in compared):
-        names, centres = compared[0], views[0][1]
+        names, components = compared[0], views[0][1]
         reference, *sessions = [session(view) for view, _ in views]
     else:
-        centres = [np.asarray] * len(names)
         reference, *sessions = [session(with_scores(m)) for m in models]
-    errors = Errors(len(others))
-    given, *rest = itertools.tee(batches, len(models))
-    made = [one.each(io_slices.batches(part)) for one, part in zip(sessions, rest, strict=True)]
-    for arrays in zip(reference.each(given), *made, strict=True):
-        whole, *parts = ([centre(a) for centre, a in zip(centres, some, strict=True)] for some in arrays)
-        errors.add(io_slices.arrays(names, whole), parts)
-    return errors
+
+    def run() -> Iterator[list[list[Array]]]:
+        given, *rest = itertools.tee(batches, len(models))  # in one pass: a reader may have no two at a time
+        made = [one.each(io_slices.batches(part)) for one, part in zip(sessions, rest, strict=True)]
+        for whole, *parts in zip(reference.each(given), *made, strict=True):
+            yield [io_slices.arrays(names, whole), *parts]
+
+    return SideBySide(components, run())
 
 
 class Errors:
     """Squared errors of outputs of some models, batch by batch.
 
     Only outputs of floats count, and of these only elements that are finite in the original: a score that is masked
-    with minus infinity has no distance.
-
-    Attributes:
-        wrong: For each batch the sums of squared errors; shape (outputs, models).
-        moments: For each batch count, sum and sum of squares of the original's outputs; shape (outputs, 3).
+    with minus infinity has no distance. Outputs that decide at many positions are weighted, see `output_values`.
     """
 
-    def __init__(self, models: int) -> None:
-        """Sums for a number of models, of no batch yet."""
-        self.wrong: list[Floats] = []
-        self.moments: list[Floats] = []
-        self._models = models
+    def __init__(self, models: int, components: Sequence[Component] | None = None) -> None:
+        """Sums for a number of models, of no batch yet.
+
+        Args:
+            models: How many models are compared with the original.
+            components: What the outputs are; None where they are compared as they are.
+        """
+        self._models, self._values, self._components = models, OutputValues(components), components
+        self._batches: list[dict[_Pool, Floats]] = []
+        self._totals: dict[_Pool, _Totals] = {}
 
     def add(self, wanted: Sequence[Array], made: Sequence[Sequence[Array]]) -> None:
         """Adds a batch: the outputs of the original, and those of each model."""
-        moments, wrong = np.zeros((len(wanted), 3)), np.zeros((len(wanted), self._models))
-        for i, (output, *outputs) in enumerate(zip(wanted, *made, strict=True)):
-            if np.asarray(output).dtype.kind != "f":
-                continue
-            target = np.asarray(output, dtype=np.float64)
-            known = np.isfinite(target)
-            if not known.all():
-                target, outputs = target[known], [other[known] for other in outputs]
-            moments[i] = target.size, target.sum(), np.square(target).sum()
-            wrong[i] = [np.square(target - other).sum() for other in outputs]
-        self.wrong.append(wrong)
-        self.moments.append(moments)
+        self.add_values(self._values.reference(wanted), [self._values.of(outputs) for outputs in made])
+
+    def add_values(self, wanted: Sequence[Reference | None], made: Sequence[Sequence[Values | None]]) -> None:
+        """Adds a batch of compared values."""
+        batch: dict[_Pool, Floats] = {}
+        for i, (target, *others) in enumerate(zip(wanted, *made, strict=True)):
+            if target is not None:
+                key = self._pool(i, target)
+                wrong = np.stack([_squared_errors(target, o.array) for o in others if o is not None], axis=1)
+                batch[key] = batch[key] + wrong if key in batch else wrong
+                self._totals.setdefault(key, _Totals()).add(i, target)
+        self._batches.append(batch)
+
+    def _pool(self, i: int, target: Reference) -> _Pool:
+        """What the i-th output is summed with: heads of one output that decide at many positions are one."""
+        if self._components is None or target.weights is None:
+            return ("", "", i)
+        component = self._components[i]
+        return (component.output, "" if component.scores is None else component.scores.name, target.array.shape[1])
 
     def extend(self, other: Errors) -> None:
         """Adds the batches of other measurements of as many models."""
-        self.wrong += other.wrong
-        self.moments += other.moments
+        self._batches += other._batches
+        for key, totals in other._totals.items():
+            self._totals.setdefault(key, _Totals()).extend(totals)
 
     def by_batch(self) -> Floats:
         """What each batch adds to `shares`; shape (batches, models). Infinite where an output should be finite."""
-        if not self.wrong:
-            return np.zeros((0, self._models))
-        count, total, squares = np.sum(self.moments, axis=0).T
-        used = count > 0
-        if not used.any():
-            return np.zeros((len(self.wrong), self._models))
-        variance = np.maximum(squares[used] - np.square(total[used]) / count[used], 1e-30)
-        wrong = np.stack(self.wrong)[:, used]
-        found: Floats = np.mean(np.where(np.isfinite(wrong), wrong, np.inf) / variance[:, None], axis=1)
+        found = np.zeros((len(self._batches), self._models))
+        used = {key: totals.scale() for key, totals in self._totals.items() if totals.elements}
+        for n, batch in enumerate(self._batches):
+            for key, wrong in batch.items():
+                if key in used:
+                    found[n] += used[key] @ np.where(np.isfinite(wrong), wrong, np.inf) / len(used)
         return found
 
     def shares(self) -> list[float]:
         """For each model the squared error over the variance, averaged over the outputs; may be infinite."""
         return [float(s) for s in self.by_batch().sum(axis=0)]
+
+
+class _Totals:
+    """Sums over batches of one output of the original, by classes of positions."""
+
+    def __init__(self) -> None:
+        self.elements = 0
+        self._channels = 1
+        self._sums = np.zeros((3, 0))
+        self._by_position: dict[int, Floats] = {}
+
+    def add(self, part: int, target: Reference) -> None:
+        """Adds a batch of one of the parts that are summed."""
+        array = target.array.astype(np.float64, copy=False)
+        known = np.ones(array.shape) if target.known is None else target.known.astype(np.float64)
+        self.elements += int(known.sum())
+        self._channels = max(array.shape[1], 1)
+        weights = np.ones((1, len(array))) if target.weights is None else target.weights.astype(np.float64)
+        self._sums = _added(self._sums, np.stack([weights @ a.sum(axis=1) for a in (known, array, np.square(array))]))
+        if target.samples:
+            array, known = (a.reshape(target.samples, -1, a.shape[1]) for a in (array, known))
+            weights = weights.reshape(*array.shape[:2], 1) * known
+            more = (known, array, weights, weights * array, weights * np.square(array))
+            self._add_by_position(part, np.stack([a.sum(axis=0) for a in more]))
+
+    def _add_by_position(self, part: int, sums: Floats) -> None:
+        self._by_position[part] = _added(self._by_position[part], sums) if part in self._by_position else sums
+
+    def extend(self, other: _Totals) -> None:
+        """Adds the sums of other batches."""
+        self.elements += other.elements
+        self._channels = other._channels
+        self._sums = _added(self._sums, other._sums)
+        for part, sums in other._by_position.items():
+            self._add_by_position(part, sums)
+
+    def scale(self) -> Floats:
+        """What the squared errors of each class are multiplied by, so that their sum is a share of the variance."""
+        weight, total, square = self._sums
+        shares = class_shares(weight / self._channels) / np.maximum(weight, 1e-30)
+        variance = float(shares @ square - np.square(shares @ total))
+        if self._by_position:
+            parts = [_deviation(*sums) for sums in self._by_position.values()]
+            variance = sum(squares for squares, _ in parts) / max(sum(weights for _, weights in parts), 1e-30)
+        found: Floats = shares / max(variance, 1e-30)
+        return found
+
+
+def _deviation(count: Floats, total: Floats, weight: Floats, first: Floats, second: Floats) -> tuple[float, float]:
+    """Weighted sum of the squared deviations from the mean at each position, and the sum of the weights."""
+    mean = total / np.maximum(count, 1)
+    return float((second - 2 * mean * first + np.square(mean) * weight).sum()), float(weight.sum())
+
+
+def _squared_errors(target: Reference, made: Array) -> Floats:
+    """Weighted sums of the squared errors, one a class."""
+    wrong = np.square(np.subtract(target.array, made, dtype=np.float64))
+    if target.known is not None:
+        wrong = np.where(target.known, wrong, 0.0)
+    by_position = wrong.sum(axis=1)
+    found: Floats = np.array([by_position.sum()]) if target.weights is None else target.weights @ by_position
+    return found
+
+
+def _added(a: Floats, b: Floats) -> Floats:
+    """The sum of two arrays; of other shapes, the first with something in it."""
+    return a + b if a.shape == b.shape else a if a.size else b

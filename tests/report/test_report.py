@@ -38,7 +38,7 @@ from tests.support.paths import MODELS
 def report(**changes: Any) -> Report:
     """A report on a tiny model, with some fields replaced."""
     made = onnxprune.prune(tiny(), 0.5, repair="none")
-    return replace(made.report, **changes)
+    return replace(made.report, **({"many_positions": []} | changes))
 
 
 def drawn(*, output: str | None = "net.pruned.onnx", width: int | None = None, **changes: Any) -> str:
@@ -174,6 +174,15 @@ def test_names_cannot_steer_the_terminal() -> None:
     [
         ({}, []),
         ({"verified": False, "unverified_because": "no such operator"}, ["not verified: no such operator"]),
+        (
+            {"many_positions": ["y"]},
+            [
+                "accuracy unknown, and at risk: y has values for many positions of a sample (a detector, a map, a "
+                "sequence); pruned without samples, such a model may find nothing any more: give --calib"
+            ],
+        ),
+        ({"many_positions": ["y"], "drift": {"y": Drift(1e-6, 1e-6, 1.0)}}, []),
+        ({"many_positions": ["y"], "calibration": judged(0.0, 0.0, 0.03)}, []),
         ({"calibration": judged(0.0, 0.0, 0.03)}, []),
         ({"calibration": judged(0.03, -0.01, 0.07)}, []),
         ({"calibration": judged(0.06, 0.03, 0.09)}, ["accuracy is lost: 6.0% (3.0 to 9.0%) on held-out samples"]),

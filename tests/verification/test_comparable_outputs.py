@@ -7,8 +7,14 @@ import onnx
 import pytest
 
 import onnxprune
+from onnxprune.graph.operators import Postprocessing
 from onnxprune.model.model import load
-from onnxprune.verification.comparable_outputs import MAX_COMPONENTS, with_comparable_outputs, with_scores
+from onnxprune.verification.comparable_outputs import (
+    MAX_COMPONENTS,
+    outputs_at_many_positions,
+    with_comparable_outputs,
+    with_scores,
+)
 from onnxprune.verification.output_error import relative_errors
 from tests.support.oracle import session
 
@@ -58,8 +64,8 @@ def test_a_choice_gives_way_to_its_scores(end: str) -> None:
     del expected.graph.output[:]
     expected.graph.output.append(onnx.ValueInfoProto(name="s"))
     s = session(expected).run(None, {"x": x})[0]
-    copy, (centre,) = with_comparable_outputs(model)
-    got = centre(session(copy.proto).run(None, {"x": x})[0])
+    copy, _ = with_comparable_outputs(model)
+    got = session(copy.proto).run(None, {"x": x})[0]
     np.testing.assert_allclose(got - got.mean(1, keepdims=True), s - s.mean(1, keepdims=True), atol=1e-5)
     assert [o.name for o in model.proto.graph.output] == ["y"]
 
@@ -97,20 +103,20 @@ def enlarging(output: str, nodes: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("end", LARGE)
 def test_an_enlarged_map_gives_way_to_what_it_was_made_of(end: str) -> None:
     model = enlarging(*LARGE[end])
-    copy, (centre,) = with_comparable_outputs(load(model))
+    copy, _ = with_comparable_outputs(load(model))
     x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
-    found = centre(session(copy.proto).run(None, {"x": x})[0])
+    found = session(copy.proto).run(None, {"x": x})[0]
     assert found.shape == (4, 5, 8, 8)
     large = with_scores(load(model)).proto
     assert [o.name for o in large.graph.output] == (["s"] if end == "choice" else ["y"])  # what a user sees stays
 
 
 def test_a_softmax_of_an_enlarged_map_gives_way_as_well() -> None:
-    copy, (centre,) = with_comparable_outputs(load(enlarging("float[N,5,32,32]", "y = Softmax <axis = 1> (r)")))
+    model = load(enlarging("float[N,5,32,32]", "y = Softmax <axis = 1> (r)"))
+    copy, (component,) = with_comparable_outputs(model)
     x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
-    found = centre(session(copy.proto).run(None, {"x": x})[0])
-    assert found.shape == (4, 5, 8, 8)
-    np.testing.assert_allclose(found.mean(1), 0, atol=1e-5)
+    assert session(copy.proto).run(None, {"x": x})[0].shape == (4, 5, 8, 8)
+    assert component.scores is Postprocessing.SOFTMAX and component.axis == 1
 
 
 def head(pieces: str, features: int = 10) -> onnx.ModelProto:
@@ -131,10 +137,10 @@ def test_what_is_concatenated_is_looked_at_piece_by_piece() -> None:
     """Boxes and scores; the scores before their softmax."""
     model = head("boxes, q")
     x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
-    copy, centres = with_comparable_outputs(load(model))
-    assert [o.name for o in copy.proto.graph.output] == ["boxes", "t"]
-    boxes, scores = (c(a) for c, a in zip(centres, session(copy.proto).run(None, {"x": x}), strict=True))
-    np.testing.assert_allclose(scores, 2 * (boxes - boxes.mean(1, keepdims=True)).transpose(0, 2, 3, 1), atol=1e-5)
+    copy, components = with_comparable_outputs(load(model))
+    assert [(c.name, c.scores) for c in components] == [("s", None), ("t", Postprocessing.SOFTMAX)]
+    boxes, scores = session(copy.proto).run(None, {"x": x})
+    np.testing.assert_allclose(scores, boxes.transpose(0, 2, 3, 1), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -146,7 +152,7 @@ def test_a_long_chain_of_concatenations() -> None:
         model.graph.node.append(onnx.helper.make_node("Concat", [last, last], [f"c{i}"], axis=2))
         last = f"c{i}"
     model.graph.output[0].name = last
-    assert [o.name for o in with_comparable_outputs(load(model))[0].proto.graph.output] == ["boxes", "t"]
+    assert [o.name for o in with_comparable_outputs(load(model))[0].proto.graph.output] == ["s", "t"]
 
 
 def test_pieces_that_are_many_stay_together() -> None:
@@ -154,3 +160,96 @@ def test_pieces_that_are_many_stay_together() -> None:
     for i in range(MAX_COMPONENTS + 1):
         model.graph.node.insert(3, onnx.helper.make_node("Neg", ["s"], [f"s{i}"]))
     assert [o.name for o in with_comparable_outputs(load(model))[0].proto.graph.output] == ["y"]
+
+
+DETECTOR = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,8,8] x) => (float[N,80,2] scores, float[N,80,4] boxes)
+<int64[3] two = {0, -1, 2}, int64[3] four = {0, -1, 4}, int64[1] begin = {0}, int64[1] middle = {2}, int64[1] end = {4},
+ int64[1] last = {2}, float half = {0.5}, float tenth = {0.1}>
+{
+  a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+  b = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)
+  s1 = Conv (a, ws1)
+  s2 = Conv (b, ws2)
+  t1 = Transpose <perm = [0, 2, 3, 1]> (s1)
+  t2 = Transpose <perm = [0, 2, 3, 1]> (s2)
+  p1 = Reshape (t1, two)
+  p2 = Reshape (t2, two)
+  p = Concat <axis = 1> (p1, p2)
+  scores = Softmax <axis = 2> (p)
+  o1 = Conv (a, wo1)
+  o2 = Conv (b, wo2)
+  u1 = Transpose <perm = [0, 2, 3, 1]> (o1)
+  u2 = Transpose <perm = [0, 2, 3, 1]> (o2)
+  q1 = Reshape (u1, four)
+  q2 = Reshape (u2, four)
+  q = Concat <axis = 1> (q1, q2)
+  offsets = Slice (q, begin, middle, last)
+  sizes = Slice (q, middle, end, last)
+  scaled = Mul (offsets, tenth)
+  middles = Add (scaled, anchors)
+  grown = Exp (sizes)
+  extents = Mul (grown, anchors)
+  decoded = Concat <axis = 2> (middles, extents)
+  m = Slice (decoded, begin, middle, last)
+  e = Slice (decoded, middle, end, last)
+  h = Mul (e, half)
+  low = Sub (m, h)
+  high = Add (m, h)
+  boxes = Concat <axis = 2> (low, high)
+}
+"""
+
+
+def test_a_detector_is_compared_head_by_head_before_its_boxes_are_decoded() -> None:
+    model = onnx.parser.parse_model(DETECTOR)
+    rng = np.random.default_rng(0)
+    shapes = {
+        "w1": (16, 3, 3, 3), "b1": (16,), "ws1": (2, 16, 1, 1), "ws2": (2, 16, 1, 1), "wo1": (4, 16, 1, 1),
+        "wo2": (4, 16, 1, 1), "anchors": (80, 2),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        )
+    copy, components = with_comparable_outputs(load(model))
+    assert [(c.name, c.scores) for c in components] == [
+        ("p1", Postprocessing.SOFTMAX),
+        ("p2", Postprocessing.SOFTMAX),
+        ("q1", None),
+        ("q2", None),
+    ]
+    made = session(copy.proto).run(None, {"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32)})
+    assert [a.shape for a in made] == [(2, 64, 2), (2, 16, 2), (2, 64, 4), (2, 16, 4)]
+
+
+PRODUCTS = {
+    "a product of probabilities": ("k = Sigmoid (s) o = Sigmoid (t) y = Mul (k, o)", ["k", "o"]),
+    "a gate inside the network": ("k = Sigmoid (s) y = Mul (k, t)", ["y"]),
+    "a shortcut": ("y = Add (s, t)", ["y"]),
+    "a part of probabilities": ("k = Sigmoid (s) y = Slice (k, zero, one, one)", ["y"]),
+}
+
+
+@pytest.mark.parametrize("end", PRODUCTS)
+def test_what_is_looked_at_of_products_and_sums(end: str) -> None:
+    nodes, names = PRODUCTS[end]
+    model = built("float[N,?,8,8]", "t = Conv (c, w2) " + nodes)
+    for name, value in (("zero", 0), ("one", 1)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.int64([value]), name))
+    _, components = with_comparable_outputs(load(model))
+    assert [c.name for c in components] == names
+    scored = end.startswith("a p")
+    assert all((c.scores is Postprocessing.SIGMOID) == scored for c in components)
+
+
+@pytest.mark.parametrize(
+    ("shape", "many"),
+    [("N,10", False), ("N,1,10", False), ("N,80,4", True), ("N,T,10", True), ("N,5,8,8", True), ("N,5,1,1", False)],
+)
+def test_which_outputs_hold_many_positions(shape: str, many: bool) -> None:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> net (float[{shape}] x) => (float[{shape}] y) {{ y = Relu (x) }}'
+    )
+    assert outputs_at_many_positions(load(model)) == (["y"] if many else [])
