@@ -84,11 +84,12 @@ def shapes(name: str, value: object) -> dict[str, tuple[int, ...]]:
     return given
 
 
-def path(name: str, value: object) -> str | os.PathLike[str]:
+def path(name: str, value: object) -> str:
     """The name of a file."""
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text:
         raise InputError(f"{name} must be the name of a file, not {value!r}")
-    return value
+    return text
 
 
 def data(value: object) -> object:
@@ -96,7 +97,9 @@ def data(value: object) -> object:
     possible = isinstance(value, (str, os.PathLike, Mapping)) or callable(value)
     if not (possible or hasattr(value, "get_next") or hasattr(value, "__iter__") or hasattr(value, "__array__")):
         raise DataError(f"calib must be a file, a folder, arrays, an iterable or a function, not {value!r}")
-    return value
+    if isinstance(value, Mapping) and list(value) == ["python"] and isinstance(value["python"], str):
+        raise DataError(f"calib was an object in Python ({value['python']}), which is not in JSON", "give it again")
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 _MADE_BY = {

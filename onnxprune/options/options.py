@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 from onnxprune import extensions, patterns
 from onnxprune.errors import InputError
 from onnxprune.extensions import Criterion, Scorer, Targets
-from onnxprune.options import checks
+from onnxprune.options import checks, json_data
 from onnxprune.options.parts import (
     AUTO,
     FURTHEST,
@@ -26,7 +25,6 @@ from onnxprune.options.parts import (
     choosers,
 )
 from onnxprune.patterns import CHANNELS, Pattern
-from onnxprune.registry import one_of
 
 BY_DATA, BY_WEIGHTS = "obs", "l2"
 """Default criteria: with data, and without."""
@@ -196,15 +194,20 @@ class Options:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Options:
-        """The options of a mapping with the parameters of `of` as keys, say one read from a file.
+        """The options of a mapping with the parameters of `of` as keys: the inverse of `to_dict`.
 
         Raises:
             InputError: A key is unknown (the hint has the closest match), or as `of`.
         """
-        known = list(inspect.signature(cls.of).parameters)
-        for name in given:
-            one_of("option", name, known)
-        return cls.of(**given)
+        return json_data.from_dict(cls, given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as strict JSON data, under the names of the parameters of `of`.
+
+        An object that JSON cannot hold (arrays, a function that is not registered) is ``{"python": NAME}``, which is
+        refused when it is read.
+        """
+        return json_data.to_dict(self)
 
     @property
     def criterion(self) -> Criterion:
@@ -295,34 +298,6 @@ class Options:
             raise InputError(f"importance {name!r} uses no statistics", f"{', '.join(known)} do")
         if self.channels is not None and self.channels.steps > 1 and (missing or not self.criterion.sequential):
             raise InputError(NO_STEPS, "give a ratio or a target, and data with --calib")
-
-    def as_dict(self) -> dict[str, Any]:
-        """The options as strict JSON data, under their names on the command line."""
-        amounts = {**vars(Channels(ratio=0.0)), "ratio": None} if self.channels is None else dict(vars(self.channels))
-        amounts["target"] = {} if self.channels is None else self.channels.limits
-        across = amounts.pop("global_ranking") or (self.zeros is not None and bool(self.zeros.global_ranking))
-        pattern = [] if self.channels is None else [CHANNELS]
-        if self.zeros is not None:
-            shape = self.zeros.shape
-            pattern.append(str(shape) if shape.share is None else f"{shape}={shape.share:g}")
-        calib, stats = self.calibration.data, self.calibration.stats
-        return {
-            "global": across or (self.spreads_zeros and self.channels is None),
-            **amounts,
-            "importance": self.criterion.name if self.channels is not None else self.solver,
-            "pattern": pattern,
-            "permute": self.zeros is not None and self.zeros.permute,
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self.scope).items()},
-            "calib": calib if calib is None or isinstance(calib, str) else type(calib).__name__,
-            "samples": self.calibration.samples,
-            "stats": None if stats is None else os.fspath(stats),
-            "repair": self.repair.method,
-            **vars(self.checks),
-            "input_shapes": {name: list(shape) for name, shape in self.checks.input_shapes.items()},
-            **vars(self.resources),
-            "seed": self.seed,
-            "sparse_storage": self.sparse_storage,
-        }
 
 
 NO_STEPS = "steps need calibration data, importance 'obs' and channels to remove"

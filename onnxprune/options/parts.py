@@ -85,7 +85,7 @@ class Channels:
 
 
 def _limit(name: str, value: object) -> Limit:
-    """Checks the limit of a cost: a number, or a text that `amount` reads."""
+    """Checks the limit of a cost: a number, or a text with a unit that `amount` reads; text of a number becomes one."""
     number = amount(value)
     if number is None or isinstance(value, bool):
         raise InputError(
@@ -93,7 +93,7 @@ def _limit(name: str, value: object) -> Limit:
         )
     if not (math.isfinite(number) and number > 0):
         raise InputError(f"target {name}={value} leaves nothing", "a fraction such as 0.5 says what may be left")
-    return value if isinstance(value, str) else number
+    return value if isinstance(value, str) and not value.strip()[-1:].isdigit() else number
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,11 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if self.data is not None:
-            checks.data(self.data)
+            _set(self, data=checks.data(self.data))
         if self.samples is not None:
             _set(self, samples=checks.whole("samples", self.samples, 1))
         if self.stats is not None:
-            checks.path("stats", self.stats)
+            _set(self, stats=checks.path("stats", self.stats))
         if self.samples is not None and self.data is None and self.stats is None:
             raise InputError("samples are those of calibration data, and none are given", "give some with --calib")
 

@@ -21,7 +21,7 @@ from onnxprune.pipeline.verify import verify_pruned
 from onnxprune.planning import plan as planning
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import build, rounded
-from onnxprune.report.report import Count, Report, SearchReport, StorageReport, TargetReport
+from onnxprune.report.report import Count, Report, ResolvedOptions, SearchReport, StorageReport, TargetReport
 from onnxprune.report.warnings import warnings
 from onnxprune.verification.check import Verification
 
@@ -45,7 +45,7 @@ def run_stages(original: Original, options: Options, clock: Clock) -> Result:
         shapes = options.checks.input_shapes
         before = measure(original.load(), shapes, run=True)
         after = measure(pruned.model, pruned.io_slices.shapes(shapes), run=True)
-    report = make_report(prepared, pruned, before, after, verification, searched)
+    report = make_report(options, prepared, pruned, before, after, verification, searched)
     if options.checks.time and verification.verified and report.whole_because is None:
         with clock.stage("time"):
             report = with_latency(report, original, pruned.model, options.checks, pruned.io_slices)
@@ -75,6 +75,7 @@ def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
 
 
 def make_report(
+    requested: Options,
     prepared: Prepared,
     pruned: Pruned,
     before: Cost,
@@ -84,12 +85,13 @@ def make_report(
 ) -> Report:
     """The report of a run."""
     coupling, seconds = prepared.analysis.coupling, prepared.clock.seconds
-    report = build(coupling, pruned.plan, before, after, verification, seconds, prepared.options.as_dict())
+    report = build(coupling, pruned.plan, before, after, verification, seconds, requested.to_dict())
     stored, evaluation, channels = pruned.stored, pruned.evaluation, prepared.options.channels
     if evaluation is not None:
         report = replace(report, calibration=evaluation.report, drift=evaluation.drift, drift_on=evaluation.report.on)
     return replace(
         report,
+        resolved=resolved(prepared.options),
         dense=dict(pruned.dense),
         whole_because=pruned.whole_because or report.whole_because,
         unrounded={} if channels is None else unrounded(coupling, pruned.plan.removed, channels.round_to),
@@ -104,6 +106,18 @@ def make_report(
         search=searched,
         repair=pruned.repair,
         unrepaired_because=prepared.loaded.unrepaired_because,
+    )
+
+
+def resolved(options: Options) -> ResolvedOptions:
+    """What the options of a run came to."""
+    channels, zeros = options.channels, options.zeros
+    across = options.spreads_zeros or bool(zeros is not None and zeros.global_ranking)
+    return ResolvedOptions(
+        options.repair.method,
+        importance=None if channels is None else options.criterion.name,
+        zeros=None if zeros is None else options.solver,
+        global_ranking=across if channels is None else channels.global_ranking,
     )
 
 

@@ -33,7 +33,7 @@ def build(
         after: Cost of the result.
         verified: What the runtime check found.
         seconds: Time of each stage.
-        options: What was asked, see `Options.as_dict`; None where a plan was applied.
+        options: What was asked, see `Options.to_dict`; None where a plan was applied.
     """
     groups = [GroupReport(**{k: v for k, v in entry.items() if k != "scores"}) for entry in plan.groups]
     open_to = ("exact", "mixing") if plan.mixing else ("exact",)

@@ -242,6 +242,23 @@ class LatencyReport:
     uneven: int
 
 
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """What the options came to that a run chooses itself.
+
+    Attributes:
+        repair: The method; the one that was chosen for ``auto``.
+        importance: Criterion that ranked channels; None where none were to be removed.
+        zeros: Criterion that chose zeros; None without a pattern of zeros.
+        global_ranking: Whether channels, or weights where no channels were to be removed, were ranked together.
+    """
+
+    repair: str
+    importance: str | None
+    zeros: str | None
+    global_ranking: bool
+
+
 EVEN = 8
 """Engines run layers whose channels are a multiple of this, or of twice as many, in full vectors."""
 
@@ -262,7 +279,8 @@ class Report(JsonValue):
         drift_on: The inputs that the drift was measured on.
         verified: Whether both models ran on the same inputs.
         unverified_because: Why they did not.
-        options: What was asked (`Options.as_dict`); None where a plan was applied.
+        options: What was asked (`Options.to_dict`, which `Options.from_dict` reads); None where a plan was applied.
+        resolved: What the options came to that the run chose itself; None where a plan was applied.
         groups: Every group of channels.
         zeroed: Constant -> share of its elements that a pattern set to zero.
         dense: Constant -> why it was to have zeros and has none.
@@ -299,6 +317,7 @@ class Report(JsonValue):
     whole_because: list[str] | None
     mixing: bool
     interface: dict[str, dict[str, int]]
+    resolved: ResolvedOptions | None = None
     unrounded: dict[str, dict[str, int]] = field(default_factory=dict)
     permuted: PermutationReport | None = None
     storage: StorageReport | None = None

@@ -105,8 +105,12 @@ def _asked_for(report: Report) -> str:
     if asked is None:
         return "the plan"
     if asked["ratio"] is not None:
-        return f"ratio {asked['ratio']:g}{' across all groups' if asked['global'] else ''}"
+        return f"ratio {asked['ratio']:g}{' across all groups' if _ranked_globally(report) else ''}"
     return _amount(Amount(target=asked["target"]))
+
+
+def _ranked_globally(report: Report) -> bool:
+    return report.resolved is not None and report.resolved.global_ranking
 
 
 def _amount(amount: Amount) -> str:

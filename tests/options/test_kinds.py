@@ -99,7 +99,7 @@ def test_anything_is_taken_or_refused(name: str, value: Any) -> None:
     except InputError as error:
         assert error.message and "\n" not in error.message
     else:
-        json.dumps(made.as_dict(), allow_nan=False)
+        json.dumps(made.to_dict(), allow_nan=False)
 
 
 PARTS: list[tuple[type, dict[str, Any]]] = [
@@ -151,7 +151,7 @@ def test_zeros_parse() -> None:
 
 def test_a_function_is_an_importance() -> None:
     made = Options.of(0.5, importance=lambda group: group.sums(1))
-    assert made.criterion.name == "<lambda>" and made.as_dict()["importance"] == "<lambda>"
+    assert made.criterion.name == "<lambda>" and made.to_dict()["importance"] == {"python": "<lambda>"}
 
 
 def test_options_of_a_mapping() -> None:

@@ -86,10 +86,10 @@ def test_numbers_agree_with_the_model() -> None:
 
 
 def test_options_of_the_run() -> None:
-    """What was asked stands in the report under its names on the command line; a plan was asked nothing."""
+    """What was asked stands in the report under the names of `Options.of`; a plan was asked nothing."""
     made = onnxprune.prune(tiny(), 0.5, repair="none", global_ranking=True, importance="l1")
     asked = made.report.options
-    assert (asked["ratio"], asked["global"], asked["importance"]) == (0.5, True, "l1")
+    assert (asked["ratio"], asked["global_ranking"], asked["importance"]) == (0.5, True, "l1")
     assert onnxprune.apply(made.plan, tiny()).report.options is None
 
 
