@@ -73,13 +73,23 @@ def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quie
     from onnxprune.report import terminal
 
     if as_json:
-        print_json({**names, **report.to_dict()})
+        data = report.to_dict()
+        head = {key: data.pop(key) for key in ("schema", "version")}
+        print_json({**head, **names, "files": files(names), **data})
     elif not quiet:
         draw(terminal.run(report, str(names["model"]), names["output"]))
     for line in report.warnings:
         warn(line)
     if as_json and not quiet and names["output"]:
         say(f"wrote {names['output']}", err=True)
+
+
+def files(names: Mapping[str, str | None]) -> dict[str, list[dict[str, Any]]]:
+    """Path, size and SHA-256 of each file of the models, external data included."""
+    from onnxprune.model.stored_files import stored_files
+
+    models = {role: names[role] for role in ("model", "output")}
+    return {role: [vars(file) for file in stored_files(name)] for role, name in models.items() if name is not None}
 
 
 def print_json(data: Mapping[str, Any]) -> None:

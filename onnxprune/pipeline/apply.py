@@ -22,6 +22,7 @@ from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import build
+from onnxprune.report.measured_on import with_measured_on
 from onnxprune.report.warnings import warnings
 
 
@@ -52,7 +53,7 @@ def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> 
     with clock.stage("verify"):
         verified = verify(original.source, analysis.model, checks, io_slices=io_slices)
     report = build(analysis.coupling, plan, before, after, verified, clock.seconds, None)
-    report = replace(report, warnings=warnings(report))
+    report = with_measured_on(replace(report, warnings=warnings(report)), before.input_shapes(model.proto))
     return Result(analysis.model, plan, report, as_graph=original.as_graph)
 
 

@@ -21,7 +21,9 @@ from onnxprune.pipeline.verify import verify_pruned
 from onnxprune.planning import plan as planning
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import build, rounded
-from onnxprune.report.report import Count, Report, ResolvedOptions, SearchReport, StorageReport, TargetReport
+from onnxprune.report.entries import Count, ResolvedOptions, StorageReport
+from onnxprune.report.measured_on import with_measured_on
+from onnxprune.report.report import Report, SearchReport, TargetReport
 from onnxprune.report.warnings import warnings
 from onnxprune.verification.check import Verification
 
@@ -50,7 +52,8 @@ def run_stages(original: Original, options: Options, clock: Clock) -> Result:
         with clock.stage("time"):
             report = with_latency(report, original, pruned.model, options.checks, pruned.io_slices)
         report = replace(report, seconds=rounded(clock.seconds))
-    report = replace(report, warnings=warnings(report))
+    counted_at = before.input_shapes(prepared.loaded.model.proto)
+    report = with_measured_on(replace(report, warnings=warnings(report)), counted_at)
     return Result(pruned.model, pruned.plan, report, as_graph=original.as_graph, keep_anyway=options.checks.keep_anyway)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from onnxprune.cost.measure import Cost
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.planning.plan import Plan
-from onnxprune.report.report import Count, GateReport, GroupReport, Report
+from onnxprune.report.entries import Count
+from onnxprune.report.report import GateReport, GroupReport, Report
 from onnxprune.verification.check import Verification
 
 REASONS = 5

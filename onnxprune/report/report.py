@@ -5,19 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from onnxprune import __version__
 from onnxprune.repair.layerwise import Refit
+from onnxprune.report.entries import Count, Measured, PermutationReport, ResolvedOptions, StorageReport
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions
 from onnxprune.verification.latency import Timing
-
-
-@dataclass(frozen=True)
-class Count:
-    """A number before and after; None where it cannot be counted."""
-
-    before: int | None
-    after: int | None
 
 
 @dataclass(frozen=True)
@@ -97,55 +91,6 @@ class SearchReport:
 
     trials: list[SearchTrial]
     found: Amount
-
-
-@dataclass(frozen=True)
-class PermutedGroup:
-    """A group in another order.
-
-    Attributes:
-        group: Name of the group.
-        channels: Its units.
-        before: Share of the magnitude that the pattern keeps in the old order.
-        after: The same in the new one.
-    """
-
-    group: str
-    channels: int
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class PermutationReport:
-    """Effect of a permutation of channels on an N:M pattern.
-
-    Attributes:
-        before: Share of the magnitude of all weights in question that the pattern keeps in the old order.
-        after: The same in the new one.
-        groups: The groups that moved.
-        whole_because: Why none did, where one might have.
-    """
-
-    before: float | None
-    after: float | None
-    groups: list[PermutedGroup]
-    whole_because: str | None
-
-
-@dataclass(frozen=True)
-class StorageReport:
-    """Weights that are stored as sparse initializers.
-
-    Attributes:
-        sparse: Tensor -> its size before and after, in bytes.
-        dense_because: Why others are not.
-        gzip: Bytes of the model file once compressed.
-    """
-
-    sparse: dict[str, Count]
-    dense_because: str | None
-    gzip: int | None
 
 
 @dataclass(frozen=True)
@@ -242,28 +187,13 @@ class LatencyReport:
     uneven: int
 
 
-@dataclass(frozen=True)
-class ResolvedOptions:
-    """What the options came to that a run chooses itself.
-
-    Attributes:
-        repair: The method; the one that was chosen for ``auto``.
-        importance: Criterion that ranked channels; None where none were to be removed.
-        zeros: Criterion that chose zeros; None without a pattern of zeros.
-        global_ranking: Whether channels, or weights where no channels were to be removed, were ranked together.
-    """
-
-    repair: str
-    importance: str | None
-    zeros: str | None
-    global_ranking: bool
-
-
 EVEN = 8
 """Engines run layers whose channels are a multiple of this, or of twice as many, in full vectors."""
 
 
 SYNTHETIC = "synthetic inputs"
+SCHEMA = 1
+"""Version of the JSON report: keys may be added to it; one that changes its meaning or goes makes it another."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +230,10 @@ class Report(JsonValue):
         latency: What a run of both models takes; None where it was not measured.
         untimed_because: Why it could not be measured; None where it was, or was not requested.
         warnings: What to look at before the result is used, a line each.
+        measured_on: What each number was measured on: ``params``, ``macs``, ``drift``, ``gates.NAME`` and so on.
         seconds: Time by stage.
+        schema: Version of the JSON report (`SCHEMA`).
+        version: Version of onnxprune that wrote it.
     """
 
     params: Count
@@ -331,7 +264,10 @@ class Report(JsonValue):
     latency: LatencyReport | None = None
     untimed_because: str | None = None
     warnings: list[str] = field(default_factory=list)
+    measured_on: dict[str, Measured] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    schema: int = SCHEMA
+    version: str = __version__
 
     @property
     def missed(self) -> bool:

@@ -9,7 +9,8 @@ from rich.table import Table
 from onnxprune._text import count, duration, percent, plural, printable, short
 from onnxprune.report.build import reasons
 from onnxprune.report.compare_tables import cost_rows, costs, drifts, latency_rows, row
-from onnxprune.report.report import Amount, Count, GateReport, GroupReport, Report
+from onnxprune.report.entries import Count
+from onnxprune.report.report import Amount, GateReport, GroupReport, Report
 from onnxprune.report.tables import REASON, ROWS, Part, number, table
 from onnxprune.report.warnings import interval
 

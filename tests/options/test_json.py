@@ -106,7 +106,7 @@ def test_each_option_is_stored(name: str) -> None:
         **dict.fromkeys(["global_ranking", "permute", "mixing", "keep_anyway", "drift_search", "sparse_storage"], True),
         **dict.fromkeys(["verify", "time"], False),
         **dict.fromkeys(["min_channels", "round_to", "steps", "samples", "memory", "run_memory", "seed"], 3),
-        **dict.fromkeys(["only", "ignore", "shrink"], ["w"]),
+        **dict.fromkeys(["only", "ignore", "shrink"], "w"),
         "ratio": 0.25,
         "target": {"macs": 0.5},
         "pattern": "channels",
