@@ -15,6 +15,7 @@ from onnxprune.errors import (
     OutputError,
     PlanError,
     RunError,
+    TimeLimitError,
     VerificationError,
 )
 
@@ -59,6 +60,7 @@ __all__ = [
     "Report",
     "Result",
     "RunError",
+    "TimeLimitError",
     "VerificationError",
     "WeightView",
     "analyze",

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from onnxprune.cost.measure import measure
 from onnxprune.coupling.groups import Group
-from onnxprune.errors import InputError
 from onnxprune.extensions import Scorer, Targets, as_criterion
 from onnxprune.importance.magnitude import Scores
 from onnxprune.model.model import load
@@ -18,7 +17,7 @@ from onnxprune.model.sparse_initializers import densify
 from onnxprune.options import Calibration, Checks, Options, Resources, Scope
 from onnxprune.options import checks as checks_of
 from onnxprune.patterns import CHANNELS, Pattern
-from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, matching_names, to_proto_or_path
+from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, check_scope, to_proto_or_path
 from onnxprune.pipeline.apply import apply_plan
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Announce, Clock
@@ -27,7 +26,7 @@ from onnxprune.pipeline.run import make_plan, run_stages
 from onnxprune.pipeline.score import score_groups
 from onnxprune.pipeline.verify import verify as verify_source
 from onnxprune.planning.plan import Plan, io_slices
-from onnxprune.runtime.determinism import deterministic_run
+from onnxprune.runtime.determinism import limited_run
 from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.verification.check import Verification
 
@@ -62,11 +61,13 @@ def prune(
     drift_search: bool = False,
     verify: bool = True,
     time: bool = True,
+    strict: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     sparse_storage: bool = False,
     memory: int = 10**9,
     run_seconds: float = 600.0,
     run_memory: int | None = None,
+    time_limit: float | None = None,
 ) -> Result:
     """Prunes a model; `Options.of` describes the options.
 
@@ -96,17 +97,20 @@ def prune(
         drift_search: Take the smallest model within the gates.
         verify: Check the result in onnxruntime.
         time: Time both models in onnxruntime.
+        strict: Write no model that comes with a warning.
         input_shapes: Shapes of graph inputs.
         sparse_storage: Store weights as sparse initializers.
         memory: Bytes of activations to hold.
         run_seconds: The longest that one run of a model may take.
         run_memory: Bytes that onnxruntime may hold.
+        time_limit: Seconds that the run may take until it writes.
 
     Returns:
         The pruned model in kind, the plan and the report.
 
     Raises:
         InputError: The model, the data or an option is unusable; `ModelError`, `DataError` and `RunError` are kinds.
+        TimeLimitError: The run takes longer than `time_limit`.
         VerificationError: The pruned model fails in onnxruntime where the original does not.
     """
     options = {name: value for name, value in locals().items() if name != "model"}
@@ -122,7 +126,7 @@ def run(model: ModelSource, options: Options, announce: Announce | None = None) 
         announce: Called with the name of each stage as it starts, and with its progress.
     """
     checks_of.instance("options", options, Options)
-    with deterministic_run(options.resources.run_seconds, options.resources.run_memory):
+    with limited_run(options.resources):
         return run_stages(Original.of(model), options, Clock(announce))
 
 
@@ -162,6 +166,7 @@ def score(
     memory: int = 10**9,
     run_seconds: float = 600.0,
     run_memory: int | None = None,
+    time_limit: float | None = None,
 ) -> list[Scores]:
     """Importance of every unit of some groups.
 
@@ -176,6 +181,7 @@ def score(
         memory: Bytes of activations to hold before they go to files.
         run_seconds: The longest that one load or run of a model in onnxruntime may take.
         run_memory: Bytes that onnxruntime may hold.
+        time_limit: Seconds that the run may take until it writes.
 
     Returns:
         One vector a group, the least important unit lowest; shape (units,).
@@ -186,18 +192,9 @@ def score(
     """
     checks_of.instance("analysis", analysis, Analysis)
     criterion = as_criterion(importance)
-    calibration, resources = Calibration(calib, samples, stats), Resources(memory, run_seconds, run_memory)
-    given = calib is not None or stats is not None
-    if not criterion.channels:
-        raise InputError(
-            f"importance {criterion.name!r} chooses zeros, not channels", "plan(pattern='2:4') makes zeros"
-        )
-    if criterion.needs == "moments" and not given:
-        raise InputError(f"importance {criterion.name!r} needs calibration data", "give calib=... or stats=...")
-    if criterion.needs == "weights" and given:
-        raise InputError(f"importance {criterion.name!r} uses no calibration data", "leave calib and stats away")
+    calibration, resources = Calibration(calib, samples, stats), Resources(memory, run_seconds, run_memory, time_limit)
     seed, chosen = checks_of.whole("seed", seed, 0), analysis.groups if groups is None else groups
-    with deterministic_run(resources.run_seconds, resources.run_memory):
+    with limited_run(resources):
         return score_groups(analysis, chosen, criterion, calibration, seed=seed, memory=resources.memory)
 
 
@@ -230,6 +227,7 @@ def plan(
     memory: int = 10**9,
     run_seconds: float = 600.0,
     run_memory: int | None = None,
+    time_limit: float | None = None,
 ) -> Plan:
     """The plan that `prune` makes of the same model with the same options, which `Options.of` describes.
 
@@ -261,40 +259,18 @@ def plan(
         memory: Bytes of activations to hold.
         run_seconds: The longest that one run of a model may take.
         run_memory: Bytes that onnxruntime may hold.
+        time_limit: Seconds that the run may take until it writes.
 
     Raises:
         InputError: The data or an option is unusable, or an option says something else than the analysis.
     """
     options = {name: value for name, value in locals().items() if name != "analysis"}
-    _check_scope(analysis, mixing, attention, shrink)
+    check_scope(analysis, mixing, attention, shrink)
     coupling = analysis.coupling
     scope = {"mixing": coupling.mixing, "attention": coupling.attention, "shrink": ()}
     requested = Options.of(**{**options, **scope})
-    with deterministic_run(requested.resources.run_seconds, requested.resources.run_memory):
+    with limited_run(requested.resources):
         return make_plan(analysis, requested, Clock())
-
-
-def _check_scope(
-    analysis: Analysis, mixing: bool | None, attention: str | None, shrink: str | Sequence[str] | None
-) -> None:
-    """Raises InputError where options say something else than an analysis was made with."""
-    checks_of.instance("analysis", analysis, Analysis)
-    coupling = analysis.coupling
-    requested = Scope(
-        mixing=coupling.mixing if mixing is None else mixing,
-        attention=coupling.attention if attention is None else attention,
-        shrink=() if shrink is None else shrink,
-    )
-    names = coupling.shrinking if shrink is None else matching_names(analysis.model.proto.graph, requested.shrink)
-    for name, given, analyzed in (
-        ("mixing", requested.mixing, coupling.mixing),
-        ("attention", requested.attention, coupling.attention),
-        ("shrink", sorted(names), sorted(coupling.shrinking)),
-    ):
-        if given != analyzed:
-            raise InputError(
-                f"the analysis was made with {name}={analyzed!r}, not {given!r}", f"give {name} to analyze, not to plan"
-            )
 
 
 def apply(plan: Plan, model: ModelSource) -> Result:
@@ -311,8 +287,7 @@ def run_plan(
 ) -> Result:
     """Applies a plan, then counts and verifies as `run` does."""
     checks_of.instance("plan", plan, Plan)
-    limits = resources or Resources()
-    with deterministic_run(limits.run_seconds, limits.run_memory):
+    with limited_run(resources or Resources()):
         return apply_plan(plan, Original.of(model), checks, Clock(announce))
 
 

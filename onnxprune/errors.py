@@ -63,10 +63,17 @@ class RunError(InputError):
 
 
 class GateError(OnnxPruneError):
-    """The pruned model misses a gate, so it is not written."""
+    """The pruned model misses a gate, or a strict run has a warning, so it is not written."""
 
     exit_code: int = 5
-    usual_hint: str = "keep_anyway writes the model all the same"
+    usual_hint: str = "keep_anyway writes a model that misses a gate"
+
+
+class TimeLimitError(OnnxPruneError):
+    """The run reached its time limit, so nothing was written."""
+
+    exit_code: int = 5
+    usual_hint: str = "a larger time_limit lets it finish"
 
 
 class ModelError(InputError):

@@ -11,7 +11,7 @@ from tests.support.paths import PACKAGE
 
 ORDER = """
     errors _text _math
-    registry
+    registry time_limit
     patterns extensions
     options
     model

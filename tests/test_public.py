@@ -105,7 +105,7 @@ def test_options_are_the_same_everywhere() -> None:
     assert pruned == options and list(pruned) == list(options)
     planned = parameters(api.plan)
     assert planned.pop("analysis").annotation == "Analysis"
-    only_written = {"keep_anyway", "time", "sparse_storage"}
+    only_written = {"keep_anyway", "time", "strict", "sparse_storage"}
     assert list(planned) == [name for name in options if name not in only_written]
     from_analysis = {"mixing", "attention", "shrink"}
     for name, parameter in planned.items():

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.cli.command import colourful, say, warn
+from onnxprune.cli.command import colourful, complain, say, warn
 
 if TYPE_CHECKING:
     from onnxprune.api import Announce, Result
@@ -61,7 +61,7 @@ def save(result: Result, path: Path, stage: Announce) -> None:
     result.report.seconds["save"] = round(time.perf_counter() - start, 4)
 
 
-def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quiet: bool) -> None:
+def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quiet: bool, strict: bool = False) -> None:
     """Prints the report of a run, and its warnings whatever else is asked for.
 
     Args:
@@ -69,6 +69,7 @@ def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quie
         names: File names: ``model``, ``output`` and ``plan``; None for what was not written.
         as_json: Whether to print JSON.
         quiet: Whether to print no report.
+        strict: Whether warnings are errors.
     """
     from onnxprune.report import terminal
 
@@ -79,7 +80,7 @@ def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quie
     elif not quiet:
         draw(terminal.run(report, str(names["model"]), names["output"]))
     for line in report.warnings:
-        warn(line)
+        complain(line) if strict else warn(line)
     if as_json and not quiet and names["output"]:
         say(f"wrote {names['output']}", err=True)
 

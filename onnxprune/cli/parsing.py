@@ -93,6 +93,8 @@ AS_GIVEN = (
     "stats",
     "repair",
     "keep_anyway",
+    "strict",
+    "time_limit",
     "drift_search",
     "sparse_storage",
     "run_seconds",

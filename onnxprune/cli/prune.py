@@ -38,7 +38,7 @@ NOTES = [
             ("2", "Usage, input or output"),
             ("3", "The result failed verification; nothing was written"),
             ("4", "Internal error, with its traceback"),
-            ("5", "A gate was missed; nothing was written"),
+            ("5", "A gate, --strict or --time-limit was missed; nothing was written"),
         ],
     ),
 ]
@@ -118,6 +118,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 )
 @option(CHECKS, "--keep-anyway", is_flag=True, help="Write a model that misses a gate")
 @option(CHECKS, "--drift-search", is_flag=True, help="Find the smallest model within the gates")
+@option(CHECKS, "--strict", is_flag=True, help="Write no model that comes with a warning")
+@option(CHECKS, "--time-limit", type=float, metavar="SECONDS", help="End the run, with nothing written, after so long")
 @option(CHECKS, "--run-seconds", type=float, default=600, hidden=True)
 @option(CHECKS, "--run-memory", hidden=True)
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
@@ -183,7 +185,7 @@ def prune(
             if path is not None:
                 save(result, path, stage)
     names = {"model": model, "output": str(path) if path else None, "plan": str(plan_path) if plan_path else None}
-    show(result.report, names, as_json=as_json, quiet=quiet)
+    show(result.report, names, as_json=as_json, quiet=quiet, strict=options.checks.strict)
     if result.stopped is not None:
         ctx.exit(GateError.exit_code)
     if result.report.missed:

@@ -96,6 +96,8 @@ KEYS: dict[str, Kind] = {
     "verbose": _FLAG,
     "gate": _AMOUNTS,
     "keep-anyway": _FLAG,
+    "strict": _FLAG,
+    "time-limit": _NUMBER,
     "drift-search": _FLAG,
     "run-seconds": _NUMBER,
     "run-memory": _SIZE,

@@ -35,6 +35,14 @@ def number(name: str, value: object) -> float:
     return float(value)
 
 
+def positive(name: str, value: object) -> float:
+    """A finite number above 0."""
+    found = number(name, value)
+    if not (math.isfinite(found) and found > 0):
+        raise InputError(f"{name.replace('_', '-')} must be above 0, not {found:g}")
+    return found
+
+
 def fraction(name: str, value: object) -> float:
     """A number of at least 0 and below 1."""
     share = number(name, value)

@@ -96,11 +96,13 @@ class Options:
         drift_search: bool = False,
         verify: bool = True,
         time: bool = True,
+        strict: bool = False,
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         sparse_storage: bool = False,
         memory: int = 10**9,
         run_seconds: float = 600.0,
         run_memory: int | None = None,
+        time_limit: float | None = None,
     ) -> Options:
         """The options under the names that `onnxprune.prune` and the command line have for them.
 
@@ -134,11 +136,13 @@ class Options:
             drift_search: Take the smallest model within the gates; ratio or target is the furthest to go.
             verify: Check the result in onnxruntime.
             time: Time both models in onnxruntime.
+            strict: Write no model that comes with a warning.
             input_shapes: Shapes of graph inputs to count MACs at and to verify with.
             sparse_storage: Store weights with many zeros as sparse initializers, where that is smaller.
             memory: Bytes of activations to hold before they go to files.
             run_seconds: The longest that one load or run of a model in onnxruntime may take.
             run_memory: Bytes that onnxruntime may hold; None for all that there are.
+            time_limit: Seconds that the run may take until it writes; None for any number.
 
         Raises:
             InputError: A value is of the wrong kind, out of range, unknown, or contradicts another.
@@ -150,6 +154,7 @@ class Options:
             keep_anyway=keep_anyway,
             drift_search=drift_search,
             time=time,
+            strict=strict,
         )
         targets = _or_empty(target)
         share = None if ratio is None else checks.fraction("ratio", ratio)
@@ -187,7 +192,7 @@ class Options:
             calibration=Calibration(calib, samples, stats),
             repair=Repair(repair),
             checks=given,
-            resources=Resources(memory, run_seconds, run_memory),
+            resources=Resources(memory, run_seconds, run_memory, time_limit),
             seed=seed,
             sparse_storage=sparse_storage,
         )

@@ -238,6 +238,7 @@ class Checks:
         keep_anyway: Whether a model that misses a gate may be written.
         drift_search: Whether the smallest model within the gates is looked for.
         time: Whether both models are timed in onnxruntime.
+        strict: Whether a model that comes with a warning may not be written.
 
     Raises:
         InputError: A value is of the wrong kind, out of range or unknown.
@@ -249,9 +250,10 @@ class Checks:
     keep_anyway: bool = False
     drift_search: bool = False
     time: bool = True
+    strict: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("verify", "keep_anyway", "drift_search", "time"):
+        for name in ("verify", "keep_anyway", "drift_search", "time", "strict"):
             _set(self, **{name: checks.flag(name, getattr(self, name))})
         _set(self, input_shapes=checks.shapes("input_shapes", self.input_shapes))
         given = checks.mapping("gate", self.gate, "{'drift': 0.05}")
@@ -261,6 +263,10 @@ class Checks:
             if not low <= value <= high or not math.isfinite(value):
                 raise InputError(f"gate {name} must be between {low:g} and {high:g}, not {value:g}")
         _set(self, gate=given)
+        if self.strict and self.keep_anyway:
+            raise InputError(
+                "keep_anyway and strict contradict each other: a gate that is missed is a warning", "give one of them"
+            )
         if self.drift_search and not self.gate:
             raise InputError("a drift search needs a gate", "--gate drift=0.05, say")
 
@@ -279,6 +285,7 @@ class Resources:
         memory: Bytes of activations to hold before they go to files.
         run_seconds: The longest that one load or run of a model in onnxruntime may take.
         run_memory: Bytes that onnxruntime may hold; None for all that there are.
+        time_limit: Seconds that the whole run may take until it writes; None for any number.
 
     Raises:
         InputError: A value is of the wrong kind or out of range.
@@ -287,11 +294,12 @@ class Resources:
     memory: int = 10**9
     run_seconds: float = 600.0
     run_memory: int | None = None
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         _set(self, memory=checks.whole("memory", self.memory, 1))
-        _set(self, run_seconds=checks.number("run_seconds", self.run_seconds))
-        if not (math.isfinite(self.run_seconds) and self.run_seconds > 0):
-            raise InputError(f"run-seconds must be above 0, not {self.run_seconds:g}")
+        _set(self, run_seconds=checks.positive("run_seconds", self.run_seconds))
+        if self.time_limit is not None:
+            _set(self, time_limit=checks.positive("time_limit", self.time_limit))
         if self.run_memory is not None:
             _set(self, run_memory=checks.whole("run_memory", self.run_memory, 1))

@@ -23,7 +23,8 @@ from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import build
 from onnxprune.report.measured_on import with_measured_on
-from onnxprune.report.warnings import warnings
+from onnxprune.report.warnings import reached_limits, warnings
+from onnxprune.runtime.limits import current_limits
 
 
 def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> Result:
@@ -53,8 +54,9 @@ def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> 
     with clock.stage("verify"):
         verified = verify(original.source, analysis.model, checks, io_slices=io_slices)
     report = build(analysis.coupling, plan, before, after, verified, clock.seconds, None)
-    report = with_measured_on(replace(report, warnings=warnings(report)), before.input_shapes(model.proto))
-    return Result(analysis.model, plan, report, as_graph=original.as_graph)
+    report = replace(report, warnings=warnings(report, reached_limits(current_limits().reached)))
+    report = with_measured_on(report, before.input_shapes(model.proto))
+    return Result(analysis.model, plan, report, checks, as_graph=original.as_graph)
 
 
 def _set_zeros(analysis: Analysis, plan: Plan) -> None:

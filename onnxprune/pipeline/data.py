@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -43,10 +43,12 @@ class CalibrationSplit:
     Attributes:
         fit: What scores and repair learn from.
         held: What the report is measured on; the same as `fit` where there are too few samples for two parts.
+        unjoined: A warning that samples are run one by one, and why; None where they are joined to batches.
     """
 
     fit: Samples | _Synthetic
     held: Samples | _Synthetic
+    unjoined: str | None = None
 
     @property
     def held_out(self) -> bool:
@@ -56,7 +58,7 @@ class CalibrationSplit:
     def in_batches(self, size: int) -> CalibrationSplit:
         """The same samples in batches of at most this size."""
         fit = self.fit.in_batches(size)
-        return CalibrationSplit(fit, self.held.in_batches(size) if self.held_out else fit)
+        return replace(self, fit=fit, held=self.held.in_batches(size) if self.held_out else fit)
 
 
 class FirstBatches:
@@ -92,8 +94,8 @@ def open_data(
     runner = session(model)
     why = _why_one_by_one(runner, split.fit)
     if why is not None:
-        logger.warning("calibration samples are run one by one, since %s", why)
-        split = split.in_batches(1)
+        split = replace(split.in_batches(1), unjoined=f"calibration samples are run one by one, since {why}")
+        logger.warning("%s", split.unjoined)
     for feeds in itertools.islice(split.held.batches(), 1):
         runner.run(None, feeds)  # before any piece of it: what does not run, or crashes, is reported here
     return split

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxprune import registry
 from onnxprune.allocation.widths import unrounded
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
@@ -11,6 +12,7 @@ from onnxprune.errors import InputError
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.attempt import Pruned, attempt, prune_model, select
+from onnxprune.pipeline.data import CalibrationSplit
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.prepare import Prepared, prepare
 from onnxprune.pipeline.progress import Clock
@@ -24,7 +26,8 @@ from onnxprune.report.build import build, rounded
 from onnxprune.report.entries import Count, ResolvedOptions, StorageReport
 from onnxprune.report.measured_on import with_measured_on
 from onnxprune.report.report import Report, SearchReport, TargetReport
-from onnxprune.report.warnings import warnings
+from onnxprune.report.warnings import reached_limits, warnings
+from onnxprune.runtime.limits import current_limits
 from onnxprune.verification.check import Verification
 
 
@@ -53,8 +56,18 @@ def run_stages(original: Original, options: Options, clock: Clock) -> Result:
             report = with_latency(report, original, pruned.model, options.checks, pruned.io_slices)
         report = replace(report, seconds=rounded(clock.seconds))
     counted_at = before.input_shapes(prepared.loaded.model.proto)
-    report = with_measured_on(replace(report, warnings=warnings(report)), counted_at)
-    return Result(pruned.model, pruned.plan, report, as_graph=original.as_graph, keep_anyway=options.checks.keep_anyway)
+    report = replace(report, warnings=warnings(report, events(prepared.loaded.data)))
+    report = with_measured_on(report, counted_at)
+    return Result(pruned.model, pruned.plan, report, options.checks, as_graph=original.as_graph)
+
+
+def events(data: CalibrationSplit | None) -> list[str]:
+    """Warnings of a run that its results do not show: of plug-ins, of batches, of limits that were reached."""
+    return [
+        *registry.failures,
+        *([] if data is None or data.unjoined is None else [data.unjoined]),
+        *reached_limits(current_limits().reached),
+    ]
 
 
 def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:

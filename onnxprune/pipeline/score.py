@@ -90,8 +90,10 @@ def score_groups(
     """Importance of every unit of some groups by a criterion, from calibration data where it needs them.
 
     Raises:
-        InputError: The groups are not those of the analysis, or the data are unusable.
+        InputError: The groups are not those of the analysis, the criterion ranks none, or data are missing, unusable or
+            not used.
     """
+    _check_criterion(criterion, given=calibration.data is not None or calibration.stats is not None)
     if not set(groups) <= set(analysis.groups):
         raise InputError("groups must be some of those of the analysis", "analysis.groups has them")
     observe.check_stats(calibration)
@@ -100,6 +102,17 @@ def score_groups(
         analysis, groups, data, Channels(ratio=0.0), criterion, list, stats=calibration.stats, seed=seed, memory=memory
     )
     return damage.unit_scores(groups)
+
+
+def _check_criterion(criterion: Criterion, *, given: bool) -> None:
+    """Raises InputError for a criterion that ranks no channels, or that calibration data do not suit."""
+    name = criterion.name
+    if not criterion.channels:
+        raise InputError(f"importance {name!r} chooses zeros, not channels", "plan(pattern='2:4') makes zeros")
+    if criterion.needs == "moments" and not given:
+        raise InputError(f"importance {name!r} needs calibration data", "give calib=... or stats=...")
+    if criterion.needs == "weights" and given:
+        raise InputError(f"importance {name!r} uses no calibration data", "leave calib and stats away")
 
 
 def measure_damage(

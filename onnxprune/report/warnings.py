@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnxprune._text import percent, plural, printable, short
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import EVEN, InputReport, Report
@@ -20,9 +22,14 @@ LEAST_SAVED, FAST_ENOUGH = 0.05, 0.5
 """A warning follows where this share of the MACs went, and the time fell by less than the other share of that."""
 
 
-def warnings(report: Report) -> list[str]:
-    """Warnings that follow from the report of a run."""
-    lines = []
+def warnings(report: Report, events: Sequence[str] = ()) -> list[str]:
+    """Warnings that follow from the report of a run.
+
+    Args:
+        report: The report.
+        events: What else happened on the way that a user must know, a line each.
+    """
+    lines = list(events)
     if not report.verified:
         lines.append(f"not verified: {report.unverified_because}")
     for name, target in report.targets.items():
@@ -36,6 +43,12 @@ def warnings(report: Report) -> list[str]:
             "and others do not"
         )
     return [*lines, *_doubtful_samples(report), *_inaccurate(report), *_slow(report)]
+
+
+def reached_limits(reached: Sequence[str]) -> list[str]:
+    """A warning of each limit of onnxruntime that was reached, once."""
+    consequence = "what needed that run was left out, so the result may depend on this limit"
+    return [f"{line}; {consequence}" for line in dict.fromkeys(reached)]
 
 
 def _doubtful_samples(report: Report) -> list[str]:

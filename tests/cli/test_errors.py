@@ -124,6 +124,7 @@ def test_every_error_has_a_hint() -> None:
         errors.InternalError: 4,
         errors.VerificationError: 3,
         errors.GateError: 5,
+        errors.TimeLimitError: 5,
         **dict.fromkeys(
             (
                 errors.InputError,

@@ -53,6 +53,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "drift_search": st.booleans(),
     "verify": st.booleans(),
     "time": st.booleans(),
+    "strict": st.booleans(),
+    "time_limit": st.floats(1e-3, 1e6),
     "input_shapes": st.dictionaries(
         st.sampled_from(["x", "input:0", "a b"]), st.lists(st.integers(1, 640), min_size=1, max_size=4)
     ),
@@ -103,9 +105,13 @@ def test_each_option_is_stored(name: str) -> None:
     """A value other than the default makes other JSON data: no option is left out."""
     base = {"calib": "data.npz", "gate": {"drift": 0.5}, "pattern": ["channels", "2:4"], "ratio": 0.5, "stats": "s"}
     other: dict[str, Any] = {
-        **dict.fromkeys(["global_ranking", "permute", "mixing", "keep_anyway", "drift_search", "sparse_storage"], True),
+        **dict.fromkeys(
+            ["global_ranking", "permute", "mixing", "keep_anyway", "drift_search", "sparse_storage", "strict"], True
+        ),
         **dict.fromkeys(["verify", "time"], False),
-        **dict.fromkeys(["min_channels", "round_to", "steps", "samples", "memory", "run_memory", "seed"], 3),
+        **dict.fromkeys(
+            ["min_channels", "round_to", "steps", "samples", "memory", "run_memory", "time_limit", "seed"], 3
+        ),
         **dict.fromkeys(["only", "ignore", "shrink"], "w"),
         "ratio": 0.25,
         "target": {"macs": 0.5},

@@ -40,7 +40,9 @@ WRONG: dict[str, list[Any]] = {
     "path": [5, 1.5, True, "", b"", [], OBJECT],
 }
 KINDS = {
-    **dict.fromkeys(["permute", "mixing", "keep_anyway", "drift_search", "verify", "time", "sparse_storage"], "flag"),
+    **dict.fromkeys(
+        ["permute", "mixing", "keep_anyway", "drift_search", "verify", "time", "strict", "sparse_storage"], "flag"
+    ),
     **dict.fromkeys(["min_channels", "round_to", "steps", "memory"], "whole"),
     **dict.fromkeys(["ratio", "run_seconds"], "number"),
     **dict.fromkeys(["attention", "repair"], "text"),
@@ -49,6 +51,7 @@ KINDS = {
 }
 CASES = [(name, value) for name, kind in KINDS.items() for value in WRONG[kind]]
 CASES += [(name, v) for name in ("samples", "run_memory") for v in WRONG["whole"] if v is not None]
+CASES += [("time_limit", v) for v in WRONG["number"]]
 CASES += [("seed", v) for v in ["1", 1.5, True, None, [1], OBJECT, -1]]
 CASES += [("global_ranking", v) for v in WRONG["flag"] if v is not None]
 CASES += [("importance", v) for v in WRONG["text"] if v is not None]

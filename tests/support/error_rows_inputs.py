@@ -126,7 +126,7 @@ ROWS: dict[str, list[Row]] = {
             "no such recipe",
             "good.onnx --recipe none.toml",
             "none.toml: cannot be read: No such file or directory",
-            "--recipe names a TOML file",
+            "--recipe names a TOML or JSON file",
         ),
         Row(
             "not TOML",
@@ -144,8 +144,8 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "a key twice",
             "good.onnx --recipe twice.toml",
-            "twice.toml: 'min-channels' is given twice, with - and with _",
-            "onnxprune --help tells what may be given",
+            "twice.toml: 'min-channels' is given twice",
+            "a key may be written with - or with _, once",
         ),
         Row(
             "code to run",
