@@ -10,6 +10,7 @@ from typing import Any, TextIO, TypeVar
 import click
 
 from onnxprune._text import short
+from onnxprune.errors import on_command_line
 
 HELP_WIDTH = 100
 LONGEST = 1000
@@ -54,7 +55,7 @@ def colourful(stream: TextIO) -> bool:
 
 def _labelled(label: str, colour: str, message: str) -> None:
     shown = click.style(label, fg=colour, bold=True) if colourful(sys.stderr) else label
-    say(f"{shown}: {short(message, LONGEST)}", err=True)
+    say(f"{shown}: {short(on_command_line(message), LONGEST)}", err=True)
 
 
 class Option(click.Option):

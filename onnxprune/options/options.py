@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune import extensions, patterns
-from onnxprune.errors import InputError
+from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Criterion, Scorer, Targets
 from onnxprune.options import checks, json_data
 from onnxprune.options.parts import (
@@ -61,7 +61,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.channels is None and self.zeros is None:
-            raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
+            raise InputError("nothing says how much to prune", f"give a ratio or a target, say {option('ratio', 0.5)}")
         object.__setattr__(self, "seed", checks.whole("seed", self.seed, 0))
         object.__setattr__(self, "sparse_storage", checks.flag("sparse_storage", self.sparse_storage))
         self._check_zeros()
@@ -165,7 +165,7 @@ class Options:
         _check_importance(wanted, removes, zeros)
         permute = checks.flag("permute", permute)
         if permute and zeros is None:
-            raise InputError(NO_PERMUTE, "give --pattern 2:4, say")
+            raise InputError(NO_PERMUTE, f"give {option('pattern', '2:4')}, say")
         across = None if global_ranking is None else checks.flag("global_ranking", global_ranking)
         for name, value in (("min_channels", min_channels), ("round_to", round_to), ("steps", steps)):
             checks.whole(name, value, 1)
@@ -183,7 +183,7 @@ class Options:
             else None
         )
         if steps > 1 and channels is None:
-            raise InputError(NO_STEPS, "give a ratio or a target, and data with --calib")
+            raise InputError(NO_STEPS, f"give a ratio or a target, and data with {option('calib', ...)}")
         solver = wanted.name if wanted is not None and wanted.zeros else None
         return cls(
             channels=channels,
@@ -255,54 +255,58 @@ class Options:
         if self.channels is None and self.repair.method != "none" and not self.repair.refits_zeros:
             raise InputError(
                 f"repair {self.repair.method!r} refits what is left of channels, and none are removed",
-                "give --pattern channels too, or --repair none",
+                f"give {option('pattern', 'channels')} too, or {option('repair', 'none')}",
             )
         alone, asked, across = self.channels is None, self.zeros.solver, self.zeros.global_ranking
         for_zeros = asked is not None and (alone or not extensions.criteria.get(asked).channels)
         if for_zeros and asked is not None and _from_data(asked) and not _from_data(self.solver):
             without = ", which repair 'data-free' goes without" if self.repair.method == "data-free" else ""
-            raise InputError(f"importance {asked!r} needs calibration data{without}", "give some with --calib")
+            raise InputError(f"importance {asked!r} needs calibration data{without}", GIVE_DATA)
         if alone and across and self.zeros.shape.local:
             raise InputError(
                 f"pattern {str(self.zeros.shape)!r} takes as much of every weight, so that there is nothing to "
                 "rank across them",
-                "leave --global away",
+                f"leave {option('global_ranking')} away",
             )
         if across and self.calibration.data is None and _from_data(self.solver):
             raise InputError(
                 "how much each weight can spare is measured with calibration data",
-                "give some with --calib, or leave --global away",
+                f"give some with {option('calib', ...)}, or leave {option('global_ranking')} away",
             )
         stats = self.calibration.stats is not None and self.calibration.data is not None
         if alone and stats and self.repair.refits_zeros and not self.spreads_zeros:
-            raise InputError("zeros that are refitted use no statistics", "leave --stats away, or --repair none")
+            raise InputError(
+                "zeros that are refitted use no statistics",
+                f"leave {option('stats')} away, or give {option('repair', 'none')}",
+            )
 
     def _check_gates(self) -> None:
         """Raises InputError for gates that cannot be measured."""
         if self.checks.gate and not self.checks.verify and self.calibration.data is None:
             raise InputError(
                 "gates are measured by the verification, which is switched off",
-                "leave --no-verify away, or give data with --calib",
+                f"leave {option('verify', False)} away, or give data with {option('calib', ...)}",
             )
         if self.checks.drift_search and self.channels is None:
             raise InputError(
-                "a drift search looks for channels, not zeros", "leave --pattern away, or add --pattern channels"
+                "a drift search looks for channels, not zeros",
+                f"leave {option('pattern')} away, or add {option('pattern', 'channels')}",
             )
 
     def _check_data(self) -> None:
         """Raises InputError for calibration data or statistics that are missing or not used."""
         missing, stats, name = self.calibration.data is None, self.calibration.stats, self.criterion.name
         if missing and self.repair.needs_data:
-            raise InputError(f"repair {self.repair.method!r} needs calibration data", "give some with --calib")
+            raise InputError(f"repair {self.repair.method!r} needs calibration data", GIVE_DATA)
         from_data = self.criterion.needs == "moments"
         synthetic = self.repair.method == "data-free"  # inputs made for the repair serve the scores as well
         if self.channels is not None and from_data and missing and stats is None and not synthetic:
-            raise InputError(f"importance {name!r} needs calibration data", "give some with --calib")
+            raise InputError(f"importance {name!r} needs calibration data", GIVE_DATA)
         if stats is not None and not (from_data if self.channels is not None else _from_data(self.solver)):
             known = [n for n in extensions.criteria.names() if _from_data(n)]
             raise InputError(f"importance {name!r} uses no statistics", f"{', '.join(known)} do")
         if self.channels is not None and self.channels.steps > 1 and (missing or not self.criterion.sequential):
-            raise InputError(NO_STEPS, "give a ratio or a target, and data with --calib")
+            raise InputError(NO_STEPS, f"give a ratio or a target, and data with {option('calib', ...)}")
 
 
 NO_STEPS = "steps need calibration data, importance 'obs' and channels to remove"
@@ -321,6 +325,8 @@ def _check_importance(wanted: Criterion | None, removes: bool, zeros: Pattern | 
     if wanted is None:
         return
     if zeros is None and not wanted.channels:
-        raise InputError(f"importance {wanted.name!r} chooses zeros, not channels", "give a pattern, say --pattern 2:4")
+        raise InputError(
+            f"importance {wanted.name!r} chooses zeros, not channels", f"give a pattern, say {option('pattern', '2:4')}"
+        )
     if not removes and not wanted.zeros:
         raise InputError(f"importance {wanted.name!r} ranks channels, not zeros", f"{', '.join(choosers())} do")

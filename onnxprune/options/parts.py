@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxprune import extensions, patterns
 from onnxprune._text import amount
-from onnxprune.errors import InputError
+from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Limit, NamedCost, Scorer, Targets
 from onnxprune.options import checks
 from onnxprune.patterns import Pattern
@@ -71,7 +71,7 @@ class Channels:
         if self.ratio is not None:
             _set(self, ratio=checks.fraction("ratio", self.ratio))
         elif not self.target:
-            raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
+            raise InputError("nothing says how much to prune", f"give a ratio or a target, say {option('ratio', 0.5)}")
 
     @property
     def costs(self) -> list[NamedCost]:
@@ -122,7 +122,7 @@ class Zeros:
         if self.global_ranking is not None:
             _set(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
         if self.permute and self.shape.kept is None:
-            raise InputError(NO_PERMUTE, "give --pattern 2:4, say")
+            raise InputError(NO_PERMUTE, f"give {option('pattern', '2:4')}, say")
         if self.solver is not None and not extensions.as_criterion(self.solver).zeros:
             raise InputError(f"importance {self.solver!r} ranks channels, not zeros", f"{', '.join(choosers())} do")
 
@@ -194,7 +194,7 @@ class Calibration:
         if self.stats is not None:
             _set(self, stats=checks.path("stats", self.stats))
         if self.samples is not None and self.data is None and self.stats is None:
-            raise InputError("samples are those of calibration data, and none are given", "give some with --calib")
+            raise InputError("samples are those of calibration data, and none are given", GIVE_DATA)
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class Checks:
                 "keep_anyway and strict contradict each other: a gate that is missed is a warning", "give one of them"
             )
         if self.drift_search and not self.gate:
-            raise InputError("a drift search needs a gate", "--gate drift=0.05, say")
+            raise InputError("a drift search needs a gate", f"{option('gate', {'drift': 0.05})}, say")
 
 
 def split_gate(name: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.errors import Words, option
 from onnxprune.extensions import criteria
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.importance.trials import Trials, WeightChange
@@ -222,7 +223,9 @@ def wanted(weight: Weight, pattern: Pattern, scope: Scope, done: Zeroed) -> bool
     if pattern.elementwise:
         return True
     if weight.recurrent and not scope.only:
-        done.dense[weight.value.key] = "weights of recurrent layers have zeros where --only names them"
+        done.dense[weight.value.key] = Words(
+            f"weights of recurrent layers have zeros where {option('only', ...)} names them"
+        )
     elif weight.layout is None:
         done.dense[weight.value.key] = weight.why
     else:

@@ -78,7 +78,7 @@ class Plan:
         except RecursionError:
             raise PlanError("the plan is nested too deeply") from None
         if not isinstance(data, dict) or "version" not in data or not isinstance(data.get("model"), str):
-            raise InputError("not a plan: it lacks 'version' or 'model'", "write one with --plan FILE")
+            raise PlanError("not a plan: it lacks 'version' or 'model'")
         if data.pop("version") != VERSION:
             raise PlanError(f"the plan is not of version {VERSION}")
         if data.get("blocks") == {}:  # earlier versions wrote this key, always empty

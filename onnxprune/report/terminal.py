@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from onnxprune._text import count, duration, percent, plural, printable, short
+from onnxprune.errors import on_command_line
 from onnxprune.report.build import reasons
 from onnxprune.report.compare_tables import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.entries import Count
@@ -45,7 +46,7 @@ def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence
         parts.append(removed(report.groups))
     if _shows_channels(report):
         parts.append(rest(report.groups, report.mixing))
-    checked = RUNS_AS_BEFORE if report.verified else f"NOT verified: {report.unverified_because}"
+    checked = RUNS_AS_BEFORE if report.verified else f"NOT verified: {on_command_line(report.unverified_because or '')}"
     stages = ", ".join(f"{name} {duration(s)}" for name, s in report.seconds.items())
     parts.append(f"{printable(checked)}\n{duration(sum(report.seconds.values()))}: {stages}")
     return [p for p in parts if p]
@@ -136,7 +137,7 @@ def zeros(report: Report) -> list[Part]:
         names = [name for name, reason in report.dense.items() if reason == why]
         lines.append(
             f"- {plural(len(names), 'weight')} without zeros ({short(names[0])}"
-            f"{', ...' if len(names) > 1 else ''}): {printable(why)}"
+            f"{', ...' if len(names) > 1 else ''}): {printable(on_command_line(why))}"
         )
     return ["\n".join(lines)] if lines else []
 

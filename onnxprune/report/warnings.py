@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxprune._text import percent, plural, printable, short
+from onnxprune.errors import Words, option, source_of
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import EVEN, InputReport, Report
 from onnxprune.verification.decisions import NORMAL_95, Estimate
@@ -31,7 +32,7 @@ def warnings(report: Report, events: Sequence[str] = ()) -> list[str]:
     """
     lines = list(events)
     if not report.verified:
-        lines.append(f"not verified: {report.unverified_because}")
+        lines.append(f"not verified: {source_of(report.unverified_because)}")
     for name, target in report.targets.items():
         if not target.met:
             left = "what is left cannot be counted" if target.left is None else f"{target.left:,.0f} left"
@@ -42,7 +43,8 @@ def warnings(report: Report, events: Sequence[str] = ()) -> list[str]:
             "weights are stored as sparse tensors: onnxruntime opens the file, OpenVINO, MNN, ncnn, tract, onnx2torch "
             "and others do not"
         )
-    return [*lines, *_doubtful_samples(report), *_inaccurate(report), *_slow(report)]
+    lines += [*_doubtful_samples(report), *_inaccurate(report), *_slow(report)]
+    return [Words(line) for line in lines]
 
 
 def reached_limits(reached: Sequence[str]) -> list[str]:
@@ -108,7 +110,7 @@ def _slow(report: Report) -> list[str]:
     if found.uneven:
         text += (
             f": {found.uneven} of the {plural(found.layers, 'layer')} that have fewer channels now have a number of "
-            f"them that is no multiple of {EVEN}; --round-to {EVEN} keeps multiples"
+            f"them that is no multiple of {EVEN}; {option('round_to', EVEN)} keeps multiples"
         )
     return [text]
 

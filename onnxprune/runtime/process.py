@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from onnxprune.errors import RunError
+from onnxprune.errors import RunError, option
 from onnxprune.runtime import worker
 from onnxprune.runtime.limits import SECONDS, Limits, current_limits
 from onnxprune.time_limit import check, remaining
@@ -266,7 +266,7 @@ class _Worker:
             if self._timed_out:
                 limits.reached.append(self._failure)
             logger.warning("%s", self._failure)
-            hint = "run-seconds in a recipe allows more" if self._timed_out else None
+            hint = f"{option('run_seconds')} allows more" if self._timed_out else None
             raise RunError(self._failure, hint, True) from error
         except BaseException:
             self._failure = "onnxruntime was interrupted"

@@ -34,7 +34,7 @@ ROWS: dict[str, list[Row]] = {
             "not a plan",
             "apply array.json good.onnx",
             "not a plan: it lacks 'version' or 'model'",
-            "write one with --plan FILE",
+            "onnxprune MODEL --ratio R --plan FILE writes one",
         ),
         Row(
             "of a later version",
@@ -266,7 +266,7 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "a limit of none",
             "good.onnx --ratio 0.5 --calib few.npz --samples 0",
-            "samples must be at least 1, not 0",
+            "--samples must be at least 1, not 0",
             "onnxprune --help tells what may be given",
         ),
         Row(
