@@ -1,4 +1,4 @@
-"""Prints JSON or tables on stdout, warnings on stderr, and the running stage on a terminal."""
+"""Prints JSON or tables on stdout, and warnings on stderr."""
 
 from __future__ import annotations
 
@@ -12,29 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cli.command import colourful, complain, say, warn
+from onnxprune.cli.progress import Show, announcing
+
+__all__ = ["announcing", "draw", "files", "logging_on_stderr", "print_json", "save", "show"]
 
 if TYPE_CHECKING:
-    from onnxprune.api import Announce, Result
+    from onnxprune.api import Result
     from onnxprune.report.report import Report
-
-
-@contextlib.contextmanager
-def announcing(silent: bool) -> Iterator[Announce]:
-    """Shows the running stage and its progress on a terminal; yields the progress callback."""
-    if silent or not colourful(sys.stderr):
-        yield lambda name, done=0, total=None: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-
-    columns = SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("load", total=None)
-
-        def announce(name: str, done: int = 0, total: int | None = None) -> None:
-            bar.update(task, description=name, completed=done, total=total)
-
-        yield announce
 
 
 @contextlib.contextmanager
@@ -53,7 +37,7 @@ def logging_on_stderr(wanted: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def save(result: Result, path: Path, stage: Announce) -> None:
+def save(result: Result, path: Path, stage: Show) -> None:
     """Writes a pruned model and enters the time that it took."""
     stage("save")
     start = time.perf_counter()

@@ -134,6 +134,12 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(FILES, "--plan", metavar="FILE", help="Write what is removed and why as JSON")
 @option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
 @option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
+@option(
+    FILES,
+    "--progress/--no-progress",
+    default=None,
+    help="Show how far the run is on stderr  [where that is a terminal]",
+)
 @option(FILES, "--verbose", is_flag=True, help="Log on stderr what is done meanwhile")
 @option(
     FILES,
@@ -166,6 +172,7 @@ def prune(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    progress: bool | None,
     **_: Any,
 ) -> None:
     """Takes channels out of a trained ONNX model and writes a smaller one."""
@@ -177,8 +184,8 @@ def prune(
     plan_path = _plan_path(plan, path, model, *others)
     from onnxprune import api
 
-    with logging_on_stderr(verbose), announcing(quiet or as_json or verbose) as stage:
-        result = api.run(model, options, announce=stage)
+    with logging_on_stderr(verbose), announcing(quiet or verbose, progress) as stage:
+        result = api.run(model, options, progress=stage)
         if result.stopped is not None and path is not None:
             path = plan_path = None
         with written(plan_path, result.plan.to_json()):

@@ -83,6 +83,7 @@ KEYS: dict[str, Kind] = {
     "plan": _PATH,
     "json": _FLAG,
     "quiet": _FLAG,
+    "progress": _FLAG,
     "output": _PATH,
     "force": _FLAG,
     "target": _AMOUNTS,

@@ -34,6 +34,7 @@ def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> 
         InputError: The model cannot be read, or the plan does not fit it.
         VerificationError: The result fails in onnxruntime where the original does not.
     """
+    clock.expect({"load": 1.0, "analyze": 1.0, "apply": 1.0, "verify": 2.0 * checks.verify})
     with clock.stage("load"):
         model = original.load()
     with clock.stage("analyze"):

@@ -70,6 +70,12 @@ def events(data: CalibrationSplit | None) -> list[str]:
     ]
 
 
+def for_plan(options: Options) -> Options:
+    """The options of a run without what changes no plan: gates are for what is written, the analysis has its scope."""
+    checks = options.checks if options.checks.drift_search else replace(options.checks, gate={})
+    return replace(options, checks=checks, scope=replace(options.scope, shrink=()))
+
+
 def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
     """Plans what `run` would remove from the model of an analysis, which is not modified.
 

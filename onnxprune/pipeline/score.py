@@ -26,6 +26,10 @@ from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.planning import plan
+from onnxprune.progress import part
+
+MOMENTS_WORK = 0.5
+"""Share of the moments in the work of scoring from data, for the estimate of the remaining time."""
 
 
 @dataclass(frozen=True)
@@ -137,21 +141,23 @@ def measure_damage(
     with context as (model, data, criterion):
         input_moments = None
         if criterion.needs == "moments":
-            input_moments = observe.moments(model, coupling, data, stats=stats, seed=seed, memory=memory)
+            with part(0.0, MOMENTS_WORK):
+                input_moments = observe.moments(model, coupling, data, stats=stats, seed=seed, memory=memory)
         by_itself = BY_WEIGHTS if criterion.sequential else criterion
         scores = score(model, coupling, groups, by_itself, seed=seed, moments=input_moments)
         if criterion.sequential:
-            curves = observe.curves(
-                model,
-                coupling,
-                groups,
-                data,
-                input_moments or {},
-                scores,
-                channels,
-                input_shapes=input_shapes or {},
-                memory=memory,
-            )
+            with part(MOMENTS_WORK, 1.0):
+                curves = observe.curves(
+                    model,
+                    coupling,
+                    groups,
+                    data,
+                    input_moments or {},
+                    scores,
+                    channels,
+                    input_shapes=input_shapes or {},
+                    memory=memory,
+                )
             return Damage(curves, None)
     most = [g.units - min(channels.min_channels, g.units) for g in groups]
     return Damage([curve_from_scores(s, n) for s, n in zip(scores, most, strict=True)], scores)
