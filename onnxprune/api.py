@@ -15,6 +15,7 @@ from onnxprune.options.one_object import check_alone, requested
 from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.pipeline.analysis import Analysis, ModelSource, check_scope, to_proto_or_path
 from onnxprune.pipeline.apply import apply_plan
+from onnxprune.pipeline.dry_run import dry_run as dry_run_stages
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
@@ -27,7 +28,7 @@ from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.stages import analyze, score
 from onnxprune.verification.check import Verification
 
-__all__ = ["Analysis", "ModelSource", "Result", "analyze", "apply", "plan", "prune", "run", "run_plan"]
+__all__ = ["Analysis", "ModelSource", "Result", "analyze", "apply", "dry_run", "plan", "prune", "run", "run_plan"]
 __all__ += ["score", "verify"]
 
 
@@ -50,7 +51,7 @@ def prune(
     attention: str = "heads",
     shrink: str | Sequence[str] = (),
     calib: Any = None,
-    samples: int | None = None,
+    samples: int = 1024,
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
     gate: Mapping[str, float] | None = None,
@@ -118,6 +119,12 @@ def prune(
     return run(model, requested(prune, given, options), progress)
 
 
+def dry_run(model: ModelSource, options: Options, progress: ProgressCallback | None = None) -> Result:
+    """Plans what `run` would do, and leaves out what does not decide that; see `pipeline.dry_run`."""
+    with limited_run(options.resources):
+        return dry_run_stages(Original.of(model), options, Clock(progress))
+
+
 def run(model: ModelSource, options: Options, progress: ProgressCallback | None = None) -> Result:
     """Prunes a model with the options in one object; see `prune`.
 
@@ -150,7 +157,7 @@ def plan(
     attention: str | None = None,
     shrink: str | Sequence[str] | None = None,
     calib: Any = None,
-    samples: int | None = None,
+    samples: int = 1024,
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
     gate: Mapping[str, float] | None = None,

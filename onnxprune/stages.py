@@ -58,7 +58,7 @@ def score(
     importance: str | Scorer = "l2",
     *,
     calib: Any = None,
-    samples: int | None = None,
+    samples: int = 1024,
     stats: str | os.PathLike[str] | None = None,
     seed: int = 0,
     groups: Sequence[Group] | None = None,

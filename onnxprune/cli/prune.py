@@ -102,7 +102,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(
     DATA, "--calib", metavar="WHAT", help="Unlabelled inputs: FILE.npz, a folder of arrays or images, module:function"
 )
-@option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples")
+@option(DATA, "--samples", type=int, default=1024, metavar="N", help="Use at most N calibration samples  [1024]")
 @option(DATA, "--stats", metavar="FILE", help="Statistics of the data: use them if FILE exists, else write it")
 @option(DATA, "--steps", type=int, default=1, hidden=True)
 @option(DATA, "--memory", default="1GB", hidden=True)
@@ -130,7 +130,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
 @option(FILES, "--sparse-storage", is_flag=True, help="Store weights as sparse tensors where that is smaller")
 @option(FILES, "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
-@option(FILES, "--dry-run", is_flag=True, help="Show what would go, write no model")
+@option(FILES, "--dry-run", is_flag=True, help="Plan only: show what would go, write no model")
 @option(FILES, "--plan", metavar="FILE", help="Write what is removed and why as JSON")
 @option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
 @option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
@@ -185,7 +185,7 @@ def prune(
     from onnxprune import api
 
     with logging_on_stderr(verbose), announcing(quiet or verbose, progress) as stage:
-        result = api.run(model, options, progress=stage)
+        result = (api.dry_run if dry_run else api.run)(model, options, progress=stage)
         if result.stopped is not None and path is not None:
             path = plan_path = None
         with written(plan_path, result.plan.to_json()):

@@ -88,7 +88,7 @@ class Options:
         attention: str = "heads",
         shrink: str | Sequence[str] = (),
         calib: Any = None,
-        samples: int | None = None,
+        samples: int = 1024,
         stats: str | os.PathLike[str] | None = None,
         repair: str = AUTO,
         gate: Mapping[str, float] | None = None,

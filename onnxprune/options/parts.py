@@ -20,6 +20,8 @@ ATTENTION = ("heads", "dims")
 AUTO = "auto"
 GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0)}
 """Kinds of gates with the range of their limits."""
+SAMPLES = 1024
+"""Default number of calibration samples: more hardly make a better model, and all take longer."""
 FURTHEST = 0.95
 """Default upper bound of the ratio in a drift search."""
 
@@ -175,7 +177,7 @@ class Calibration:
 
     Attributes:
         data: The data, see `calibration.open_samples`; None for none.
-        samples: Samples to use at most; None for all.
+        samples: Samples to use at most.
         stats: File of statistics of the data: used where it exists, else written.
 
     Raises:
@@ -183,17 +185,16 @@ class Calibration:
     """
 
     data: Any = None
-    samples: int | None = None
+    samples: int = SAMPLES
     stats: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.data is not None:
             _set(self, data=checks.data(self.data))
-        if self.samples is not None:
-            _set(self, samples=checks.whole("samples", self.samples, 1))
+        _set(self, samples=checks.whole("samples", self.samples, 1))
         if self.stats is not None:
             _set(self, stats=checks.path("stats", self.stats))
-        if self.samples is not None and self.data is None and self.stats is None:
+        if self.samples != SAMPLES and self.data is None and self.stats is None:
             raise InputError("samples are those of calibration data, and none are given", GIVE_DATA)
 
 

@@ -55,10 +55,16 @@ def run_stages(original: Original, options: Options, clock: Clock) -> Result:
         with clock.stage("time"):
             report = with_latency(report, original, pruned.model, options.checks, pruned.io_slices)
         report = replace(report, seconds=rounded(clock.seconds))
-    counted_at = before.input_shapes(prepared.loaded.model.proto)
-    report = replace(report, warnings=warnings(report, events(prepared.loaded.data)))
-    report = with_measured_on(report, counted_at)
+    report = finish(report, prepared, before)
     return Result(pruned.model, pruned.plan, report, options.checks, as_graph=original.as_graph)
+
+
+def finish(report: Report, prepared: Prepared, before: Cost) -> Report:
+    """The report with warnings, notes, and what its numbers were measured on."""
+    data = prepared.loaded.data
+    notes = [] if data is None or data.cut is None else [data.cut]
+    report = replace(report, warnings=warnings(report, events(data)), notes=notes)
+    return with_measured_on(report, before.input_shapes(prepared.loaded.model.proto))
 
 
 def events(data: CalibrationSplit | None) -> list[str]:

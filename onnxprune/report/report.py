@@ -230,6 +230,8 @@ class Report(JsonValue):
         latency: What a run of both models takes; None where it was not measured.
         untimed_because: Why it could not be measured; None where it was, or was not requested.
         warnings: What to look at before the result is used, a line each.
+        notes: What else to know of the result, a line each.
+        skipped: Stages that a dry run left out: ``repair``, ``judge``, ``gates``, ``verify``, ``time``.
         measured_on: What each number was measured on: ``params``, ``macs``, ``drift``, ``gates.NAME`` and so on.
         seconds: Time by stage.
         schema: Version of the JSON report (`SCHEMA`).
@@ -264,6 +266,8 @@ class Report(JsonValue):
     latency: LatencyReport | None = None
     untimed_because: str | None = None
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     measured_on: dict[str, Measured] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA

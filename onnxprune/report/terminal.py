@@ -19,6 +19,14 @@ MOST_SHRUNK = 6
 """Lines on inputs and outputs that are smaller."""
 REASONS = 3
 """Reasons for groups that are not pruned."""
+LEFT_OUT = {
+    "repair": "repair",
+    "judge": "measurement on held-out samples",
+    "gates": "gates",
+    "verify": "verification",
+    "time": "timing",
+}
+"""Stages that a dry run leaves out, in words."""
 RUNS_AS_BEFORE = "Verified: valid, runs in onnxruntime, with the same inputs and outputs"
 
 
@@ -37,7 +45,8 @@ def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence
         rows.append(row("prunable channels", report.channels))
     parts: list[Part] = [f"{printable(model)} {written}", costs([*rows, *extra])]
     parts += [*meaning(report), *reordered(report), *stored(report)]
-    parts.append(accuracy(report))
+    if not report.skipped:
+        parts.append(accuracy(report))
     if report.drift:
         parts.append(drifts(report.drift, report.drift_on))
     if report.gates:
@@ -46,10 +55,21 @@ def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence
         parts.append(removed(report.groups))
     if _shows_channels(report):
         parts.append(rest(report.groups, report.mixing))
-    checked = RUNS_AS_BEFORE if report.verified else f"NOT verified: {on_command_line(report.unverified_because or '')}"
+    parts.append("\n".join(printable(on_command_line(note)) for note in report.notes))
     stages = ", ".join(f"{name} {duration(s)}" for name, s in report.seconds.items())
-    parts.append(f"{printable(checked)}\n{duration(sum(report.seconds.values()))}: {stages}")
+    parts.append(f"{printable(_checked(report))}\n{duration(sum(report.seconds.values()))}: {stages}")
     return [p for p in parts if p]
+
+
+def _checked(report: Report) -> str:
+    """What is known of whether the result is right."""
+    if report.skipped:
+        *most, last = [LEFT_OUT[stage] for stage in report.skipped]
+        listed = f"{', '.join(most)} and {last}" if most else last
+        return f"Dry run without {listed}"
+    if report.verified:
+        return RUNS_AS_BEFORE
+    return f"NOT verified: {on_command_line(report.unverified_because or '')}"
 
 
 def _shows_channels(report: Report) -> bool:

@@ -31,7 +31,7 @@ def warnings(report: Report, events: Sequence[str] = ()) -> list[str]:
         events: What else happened on the way that a user must know, a line each.
     """
     lines = list(events)
-    if not report.verified:
+    if not report.verified and "verify" not in report.skipped:
         lines.append(f"not verified: {source_of(report.unverified_because)}")
     for name, target in report.targets.items():
         if not target.met:

@@ -50,7 +50,8 @@ KINDS = {
     "pattern": "pattern",
 }
 CASES = [(name, value) for name, kind in KINDS.items() for value in WRONG[kind]]
-CASES += [(name, v) for name in ("samples", "run_memory") for v in WRONG["whole"] if v is not None]
+CASES += [("run_memory", v) for v in WRONG["whole"] if v is not None]
+CASES += [("samples", v) for v in WRONG["whole"]]
 CASES += [("time_limit", v) for v in WRONG["number"]]
 CASES += [("seed", v) for v in ["1", 1.5, True, None, [1], OBJECT, -1]]
 CASES += [("global_ranking", v) for v in WRONG["flag"] if v is not None]
