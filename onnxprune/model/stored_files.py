@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxprune.errors import InputError
-from onnxprune.model.model import load
+from onnxprune.model.model import Model, load
 
 BLOCK = 2**20
 """Bytes that are read at a time."""
@@ -37,6 +37,16 @@ def stored_files(model: str | os.PathLike[str]) -> list[StoredFile]:
     """
     path = Path(model)
     return [_described(file) for file in (path, *sorted(load(path).data_files))]
+
+
+def stored_bytes(model: Model) -> int | None:
+    """Size of the files that a model was loaded from; None where it came from no file, or they are gone."""
+    if model.path is None:
+        return None
+    try:
+        return sum(file.stat().st_size for file in (model.path, *model.data_files))
+    except OSError:
+        return None
 
 
 def _described(path: Path) -> StoredFile:

@@ -181,7 +181,7 @@ def prunable(analysis: Analysis, scope: Scope) -> list[Group]:
 
 
 def _names(group: Group) -> set[str]:
-    found = set()
+    found = {group.name}
     for s in group.slices:
         found.add(s.value.key)
         found.update(node.proto.name for node, _ in s.value.consumers if node.proto.name)

@@ -11,6 +11,7 @@ from onnxprune.edit import permute
 from onnxprune.edit.remove import remove
 from onnxprune.errors import PlanError
 from onnxprune.model.sparse_initializers import densify, resparsify
+from onnxprune.model.stored_files import stored_bytes
 from onnxprune.options import Checks
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
 from onnxprune.pipeline.original import Original
@@ -39,6 +40,7 @@ def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> 
         model = original.load()
     with clock.stage("analyze"):
         before = measure(model, checks.input_shapes)
+        before = replace(before, bytes=stored_bytes(model) or before.bytes)
         sparse = densify(model)
         shrink = [f"^{re.escape(name)}$" for name in plan.interface]
         analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)

@@ -54,6 +54,7 @@ def skipped(requested: Options, settled: Options, report: Report) -> list[str]:
     found = {
         "repair": settled.repair.method != "none" and report.repair is None and settled.channels is not None,
         "judge": settled.calibration.data is not None and report.calibration is None,
+        "store": requested.sparse_storage and not checks.drift_search,
         "gates": bool(checks.gate) and not checks.drift_search,
         "verify": checks.verify and not report.verified,
         "time": checks.time,

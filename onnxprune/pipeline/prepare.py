@@ -11,6 +11,7 @@ from onnxprune.cost.measure import Cost, measure
 from onnxprune.coupling.groups import Group
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseOriginals, densify
+from onnxprune.model.stored_files import stored_bytes
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, prunable
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
@@ -123,6 +124,7 @@ def load_inputs(model: Model, stored: Cost | None, options: Options, clock: Cloc
     cost = measure(model, options.checks.input_shapes, run=options.targets_macs)
     if stored is not None:
         cost = replace(cost, params=stored.params, bytes=stored.bytes)
+    cost = replace(cost, bytes=stored_bytes(model) or cost.bytes)
     sparse = densify(model)
     repair, why = resolve_repair(
         model,

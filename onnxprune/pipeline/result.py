@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import onnx
 
@@ -12,6 +13,7 @@ from onnxprune.options import Checks
 from onnxprune.pipeline.analysis import GraphSurgeonGraph
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import gate_lines
+from onnxprune.report.entries import Count
 from onnxprune.report.report import Report
 
 
@@ -66,7 +68,7 @@ class Result:
         return graph
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the model, whole or not at all.
+        """Writes the model, whole or not at all; the report then has the size of its files.
 
         Raises:
             InputError: The folder does not exist, or the path is that of the input.
@@ -75,4 +77,5 @@ class Result:
         """
         if self.stopped is not None:
             raise GateError(self.stopped)
-        save(self._model, path)
+        size = save(self._model, path)
+        self.report = replace(self.report, bytes=Count(self.report.bytes.before, size))

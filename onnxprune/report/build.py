@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from onnxprune.cost.measure import Cost
@@ -36,7 +37,8 @@ def build(
         seconds: Time of each stage.
         options: What was asked, see `Options.to_dict`; None where a plan was applied.
     """
-    groups = [GroupReport(**{k: v for k, v in entry.items() if k != "scores"}) for entry in plan.groups]
+    known = {f.name for f in fields(GroupReport)}
+    groups = [GroupReport(**{k: v for k, v in entry.items() if k in known}) for entry in plan.groups]
     open_to = ("exact", "mixing") if plan.mixing else ("exact",)
     units = sum(g.channels for g in groups if g.grade in open_to)
     removed = sum(len(g.removed) for g in groups)

@@ -27,11 +27,12 @@ class GroupReport:
     """Channels removed from a group.
 
     Attributes:
-        name: Name of the group: a constant and the axis that it slices first.
+        name: Name of the group: a constant and the axis that it slices first, or a node.
         channels: Units (channels, heads, blocks) of the original.
         removed: Which of them were removed, ascending.
         grade: ``exact``, ``mixing`` or ``pinned``.
         pinned: Why it is not exact.
+        nodes: Names of the nodes that read what the group slices, in the order in which they run.
         damage: Predicted damage of what was removed, where a target was allocated by it.
     """
 
@@ -40,6 +41,7 @@ class GroupReport:
     removed: list[int]
     grade: str
     pinned: list[str]
+    nodes: list[str] = field(default_factory=list)
     damage: float | None = field(default=None, metadata=OMIT_NONE)
 
 
@@ -231,7 +233,7 @@ class Report(JsonValue):
         untimed_because: Why it could not be measured; None where it was, or was not requested.
         warnings: What to look at before the result is used, a line each.
         notes: What else to know of the result, a line each.
-        skipped: Stages that a dry run left out: ``repair``, ``judge``, ``gates``, ``verify``, ``time``.
+        skipped: Stages that a dry run left out: ``repair``, ``judge``, ``store``, ``gates``, ``verify``, ``time``.
         measured_on: What each number was measured on: ``params``, ``macs``, ``drift``, ``gates.NAME`` and so on.
         seconds: Time by stage.
         schema: Version of the JSON report (`SCHEMA`).

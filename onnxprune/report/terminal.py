@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from onnxprune._text import count, duration, percent, plural, printable, short
+from onnxprune._text import count, duration, percent, plain_percent, plural, printable, short
 from onnxprune.errors import on_command_line
+from onnxprune.repair.layerwise import Refit
 from onnxprune.report.build import reasons
 from onnxprune.report.compare_tables import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.entries import Count
@@ -19,9 +21,12 @@ MOST_SHRUNK = 6
 """Lines on inputs and outputs that are smaller."""
 REASONS = 3
 """Reasons for groups that are not pruned."""
+CHAIN, GATES = " + ", re.compile(r" (input|state) \d+$")
+"""How the records of refits name layers that were refitted together, and matrices of one recurrent layer."""
 LEFT_OUT = {
     "repair": "repair",
     "judge": "measurement on held-out samples",
+    "store": "sparse storage",
     "gates": "gates",
     "verify": "verification",
     "time": "timing",
@@ -164,14 +169,15 @@ def zeros(report: Report) -> list[Part]:
 
 def uneven(report: Report) -> list[Part]:
     """Widths that were to be rounded and are not."""
-    widths = [(name, width) for name, axes in report.unrounded.items() for width in axes.values()]
-    if not widths or report.options is None:
+    if not report.unrounded or report.options is None:
         return []
-    name, width = widths[0]
+    (name, axes), *others = report.unrounded.items()
+    widths = " by ".join(str(width) for width in axes.values())
+    what = "have widths that are no multiples" if others else "has a width that is no multiple"
+    example = f"{short(name)}: {widths}{', ...' if others else ''}"
     return [
-        f"{plural(len(widths), 'width')} of layers that lost channels "
-        f"{'is no multiple' if len(widths) == 1 else 'are no multiples'} of {report.options['round_to']} "
-        f"({short(name)}: {width}{', ...' if len(widths) > 1 else ''}): other channels that they hold are kept"
+        f"{plural(1 + len(others), 'layer')} that lost channels {what} of {report.options['round_to']} ({example}): "
+        "other channels that they hold are kept"
     ]
 
 
@@ -191,9 +197,19 @@ def learned(report: Report) -> list[Part]:
     if report.unrepaired_because is not None:
         lines.append(f"Not repaired: {printable(report.unrepaired_because)}")
     if layers is not None:
-        better = [r for r in layers if r.penalty is not None]
-        lines.append(f"{len(better)} of {plural(len(layers), 'layer')} refitted, the rest left as they were")
+        better = refitted(layers)
+        lines.append(f"{sum(better.values())} of {plural(len(better), 'layer')} refitted, the rest left as they were")
     return ["\n".join(lines)] if lines else []
+
+
+def refitted(records: Sequence[Refit]) -> dict[str, bool]:
+    """Whether each layer was refitted, once for all refits of it: alone, in chains, and of its gates."""
+    found: dict[str, bool] = {}
+    for record in records:
+        for layer in record.layer.split(CHAIN):
+            name = GATES.sub("", layer)
+            found[name] = found.get(name, False) or record.penalty is not None
+    return found
 
 
 def accuracy(report: Report) -> str:
@@ -204,7 +220,7 @@ def accuracy(report: Report) -> str:
             "Accuracy unknown: no samples were given to measure it on (--calib)" if report.whole_because is None else ""
         )
     error = found.relative_error
-    share = "not finite" if error is None else f"{100 * error:.2g}% of their variance"
+    share = "not finite" if error is None else f"{plain_percent(error)} of their variance"
     count = "" if found.samples is None else f"{found.samples} "
     lines = [f"On {count}{found.on}: squared error of the outputs {share}"]
     if found.decisions is not None:
@@ -240,13 +256,13 @@ def gates(found: Mapping[str, GateReport]) -> Table:
 
 
 def removed(groups: Sequence[GroupReport]) -> Part:
-    """Removed channels by group, the widest group first."""
-    losing = sorted((g for g in groups if g.removed), key=lambda g: -g.channels)
+    """Removed channels by group, in execution order; where there are too many, of the widest groups."""
+    losing = [g for g in groups if g.removed]
+    widest = sorted(range(len(losing)), key=lambda i: -losing[i].channels)[:ROWS]
+    shown = [losing[i] for i in sorted(widest)]
     if not losing:
         return ""
-    rows = [
-        [short(g.name), str(g.channels), str(len(g.removed)), str(g.channels - len(g.removed))] for g in losing[:ROWS]
-    ]
+    rows = [[short(g.name), str(g.channels), str(len(g.removed)), str(g.channels - len(g.removed))] for g in shown]
     return table(["group", ">channels", ">removed", ">kept"], rows, len(losing))
 
 

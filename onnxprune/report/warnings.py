@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune._text import percent, plural, printable, short
+from onnxprune._text import percent, plain_percent, plural, printable, short
 from onnxprune.errors import Words, option, source_of
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import EVEN, InputReport, Report
@@ -93,7 +93,9 @@ def _inaccurate(report: Report) -> list[str]:
             return []
         return [f"accuracy is lost: {interval(lost)} on {found.on}"]
     if found.relative_error is None or found.relative_error > ERROR_WARNING:
-        share = "not finite" if found.relative_error is None else f"{100 * found.relative_error:.0f}% of their variance"
+        share = (
+            "not finite" if found.relative_error is None else f"{plain_percent(found.relative_error)} of their variance"
+        )
         return [f"the outputs are others than before: squared error {share} on {found.on}"]
     return []
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import onnx
+import pytest
 
 import onnxprune
 from tests.support.commands import Cli, tiny
@@ -60,3 +61,21 @@ def test_every_number_has_an_entry() -> None:
     assert set(made.measured_on) == expected | {"targets.params"}
     applied = onnxprune.apply(onnxprune.plan(onnxprune.analyze(tiny()), 0.5), tiny()).report
     assert set(applied.measured_on) == {"params", "macs", "bytes", "channels"}
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_sizes_are_those_of_files(tmp_path: Path, external: bool) -> None:
+    """All files of a model, with what in them nothing refers to; before it is saved, the result's is nearly known."""
+    source = tmp_path / "a.onnx"
+    onnx.save(tiny(), source, save_as_external_data=external, location="a.data", size_threshold=0)
+    if external:
+        with open(tmp_path / "a.data", "ab") as file:
+            file.write(bytes(5000))
+    result = onnxprune.prune(source, 0.5, repair="none", time=False)
+    assert result.report.bytes.before == sum(p.stat().st_size for p in tmp_path.iterdir())
+    estimated = result.report.bytes.after
+    (tmp_path / "out").mkdir()
+    result.save(tmp_path / "out" / "b.onnx")
+    stored = sum(p.stat().st_size for p in (tmp_path / "out").iterdir())
+    assert result.report.bytes.after == stored
+    assert estimated == pytest.approx(stored, rel=0.1 if external else 0)
