@@ -15,6 +15,7 @@ from onnxprune.errors import (
     OutputError,
     PlanError,
     RunError,
+    TimeLimitError,
     VerificationError,
 )
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from onnxprune.patterns import Pattern, pattern
     from onnxprune.pipeline.refit import RepairJob
     from onnxprune.planning.plan import Plan
+    from onnxprune.progress import Progress
     from onnxprune.repair.layerwise import Refit
     from onnxprune.report.report import Report
 
@@ -54,11 +56,13 @@ __all__ = [
     "Pattern",
     "Plan",
     "PlanError",
+    "Progress",
     "Refit",
     "RepairJob",
     "Report",
     "Result",
     "RunError",
+    "TimeLimitError",
     "VerificationError",
     "WeightView",
     "analyze",
@@ -84,6 +88,7 @@ _HOME = {
     "Options": "onnxprune.options",
     "Pattern": "onnxprune.patterns",
     "Plan": "onnxprune.planning.plan",
+    "Progress": "onnxprune.progress",
     "Refit": "onnxprune.repair.layerwise",
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",

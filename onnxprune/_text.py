@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from numbers import Real
 
@@ -57,6 +58,19 @@ def percent(part: float, whole: float) -> str:
     ('25.0%', '-')
     """
     return f"{100 * part / whole:.1f}%" if whole else "-"
+
+
+def plain_percent(share: float) -> str:
+    """Formats a share of any size in percent, with two significant digits at least and no exponent.
+
+    >>> plain_percent(1.9), plain_percent(0.0123), plain_percent(2.5e-7), plain_percent(1e-12), plain_percent(0)
+    ('190%', '1.2%', '0.000025%', 'less than 0.000001%', '0%')
+    """
+    value = 100 * share
+    if 0 < value < 1e-6:
+        return "less than 0.000001%"
+    digits = 0 if value >= 9.95 or value == 0 else 1 - math.floor(math.log10(value))
+    return f"{value:.{digits}f}%"
 
 
 def plural(number: int, word: str) -> str:

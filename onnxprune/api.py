@@ -8,30 +8,27 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxprune.cost.measure import measure
-from onnxprune.coupling.groups import Group
-from onnxprune.errors import InputError
-from onnxprune.extensions import Scorer, Targets, as_criterion
-from onnxprune.importance.magnitude import Scores
-from onnxprune.model.model import load
-from onnxprune.model.sparse_initializers import densify
-from onnxprune.options import Calibration, Checks, Options, Resources, Scope
+from onnxprune.extensions import Scorer, Targets
+from onnxprune.options import Checks, Options, Resources
 from onnxprune.options import checks as checks_of
+from onnxprune.options.one_object import check_alone, requested
 from onnxprune.patterns import CHANNELS, Pattern
-from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, matching_names, to_proto_or_path
+from onnxprune.pipeline.analysis import Analysis, ModelSource, check_scope, to_proto_or_path
 from onnxprune.pipeline.apply import apply_plan
+from onnxprune.pipeline.dry_run import dry_run as dry_run_stages
 from onnxprune.pipeline.original import Original
-from onnxprune.pipeline.progress import Announce, Clock
+from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
-from onnxprune.pipeline.run import make_plan, run_stages
-from onnxprune.pipeline.score import score_groups
+from onnxprune.pipeline.run import for_plan, make_plan, run_stages
 from onnxprune.pipeline.verify import verify as verify_source
 from onnxprune.planning.plan import Plan, io_slices
-from onnxprune.runtime.determinism import deterministic_run
+from onnxprune.progress import ProgressCallback
+from onnxprune.runtime.determinism import limited_run
 from onnxprune.runtime.io_slices import WHOLE
+from onnxprune.stages import analyze, score
 from onnxprune.verification.check import Verification
 
-__all__ = ["Analysis", "Announce", "ModelSource", "Result", "analyze", "apply", "plan", "prune", "run", "run_plan"]
+__all__ = ["Analysis", "ModelSource", "Result", "analyze", "apply", "dry_run", "plan", "prune", "run", "run_plan"]
 __all__ += ["score", "verify"]
 
 
@@ -54,7 +51,7 @@ def prune(
     attention: str = "heads",
     shrink: str | Sequence[str] = (),
     calib: Any = None,
-    samples: int | None = None,
+    samples: int = 1024,
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
     gate: Mapping[str, float] | None = None,
@@ -62,11 +59,15 @@ def prune(
     drift_search: bool = False,
     verify: bool = True,
     time: bool = True,
+    strict: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     sparse_storage: bool = False,
     memory: int = 10**9,
     run_seconds: float = 600.0,
     run_memory: int | None = None,
+    time_limit: float | None = None,
+    options: Options | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Result:
     """Prunes a model; `Options.of` describes the options.
 
@@ -96,109 +97,45 @@ def prune(
         drift_search: Take the smallest model within the gates.
         verify: Check the result in onnxruntime.
         time: Time both models in onnxruntime.
+        strict: Write no model that comes with a warning.
         input_shapes: Shapes of graph inputs.
         sparse_storage: Store weights as sparse initializers.
         memory: Bytes of activations to hold.
         run_seconds: The longest that one run of a model may take.
         run_memory: Bytes that onnxruntime may hold.
+        time_limit: Seconds that the run may take until it writes.
+        options: All of these options in one object, in place of any of them.
+        progress: Called with how far the run is (`Progress`).
 
     Returns:
         The pruned model in kind, the plan and the report.
 
     Raises:
         InputError: The model, the data or an option is unusable; `ModelError`, `DataError` and `RunError` are kinds.
+        TimeLimitError: The run takes longer than `time_limit`.
         VerificationError: The pruned model fails in onnxruntime where the original does not.
     """
-    options = {name: value for name, value in locals().items() if name != "model"}
-    return run(model, Options.of(**options))
+    given = {name: value for name, value in locals().items() if name not in ("model", "options", "progress")}
+    return run(model, requested(prune, given, options), progress)
 
 
-def run(model: ModelSource, options: Options, announce: Announce | None = None) -> Result:
+def dry_run(model: ModelSource, options: Options, progress: ProgressCallback | None = None) -> Result:
+    """Plans what `run` would do, and leaves out what does not decide that; see `pipeline.dry_run`."""
+    with limited_run(options.resources):
+        return dry_run_stages(Original.of(model), options, Clock(progress))
+
+
+def run(model: ModelSource, options: Options, progress: ProgressCallback | None = None) -> Result:
     """Prunes a model with the options in one object; see `prune`.
 
     Args:
         model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
         options: The options: `Options.of` takes those of `prune`, `Options` itself takes them by concern.
-        announce: Called with the name of each stage as it starts, and with its progress.
+        progress: Called with how far the run is, see `Progress`.
     """
     checks_of.instance("options", options, Options)
-    with deterministic_run(options.resources.run_seconds, options.resources.run_memory):
-        return run_stages(Original.of(model), options, Clock(announce))
-
-
-def analyze(
-    model: ModelSource, *, mixing: bool = False, attention: str = "heads", shrink: str | Sequence[str] = ()
-) -> Analysis:
-    """What is tied to what in a model.
-
-    Args:
-        model: A path, a `ModelProto` or a `gs.Graph`; it is copied.
-        mixing: Whether channels of grade *mixing* are open to pruning.
-        attention: ``heads`` or ``dims``, see `Options.of`.
-        shrink: Regular expressions; matching graph inputs and outputs are open to pruning.
-
-    Raises:
-        InputError: The model cannot be read (`ModelError`), an option is of the wrong kind or unknown, or a pattern of
-            `shrink` matches nothing.
-    """
-    scope = Scope(mixing=mixing, attention=attention, shrink=shrink)
-    loaded = load(to_proto_or_path(model), weights=False)
-    stored = measure(loaded) if loaded.proto.functions or loaded.proto.graph.sparse_initializer else None
-    densify(loaded)
-    analysis = analyze_loaded(loaded, mixing=scope.mixing, attention=scope.attention, shrink=scope.shrink)
-    analysis.stored = stored
-    return analysis
-
-
-def score(
-    analysis: Analysis,
-    importance: str | Scorer = "l2",
-    *,
-    calib: Any = None,
-    samples: int | None = None,
-    stats: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    groups: Sequence[Group] | None = None,
-    memory: int = 10**9,
-    run_seconds: float = 600.0,
-    run_memory: int | None = None,
-) -> list[Scores]:
-    """Importance of every unit of some groups.
-
-    Args:
-        analysis: The analysis of a model.
-        importance: A criterion by name, or a function of a group (`extensions.GroupView`).
-        calib: Calibration data, for a criterion that needs them.
-        samples: Calibration samples to use at most.
-        stats: File of statistics from calibration data: used where it exists, else written.
-        seed: Seed of anything random.
-        groups: The groups, some of those of the analysis; by default all.
-        memory: Bytes of activations to hold before they go to files.
-        run_seconds: The longest that one load or run of a model in onnxruntime may take.
-        run_memory: Bytes that onnxruntime may hold.
-
-    Returns:
-        One vector a group, the least important unit lowest; shape (units,).
-
-    Raises:
-        InputError: The criterion is unknown, chooses zeros only, needs data that are not given, or uses none that are;
-            the data or an option is unusable.
-    """
-    checks_of.instance("analysis", analysis, Analysis)
-    criterion = as_criterion(importance)
-    calibration, resources = Calibration(calib, samples, stats), Resources(memory, run_seconds, run_memory)
-    given = calib is not None or stats is not None
-    if not criterion.channels:
-        raise InputError(
-            f"importance {criterion.name!r} chooses zeros, not channels", "plan(pattern='2:4') makes zeros"
-        )
-    if criterion.needs == "moments" and not given:
-        raise InputError(f"importance {criterion.name!r} needs calibration data", "give calib=... or stats=...")
-    if criterion.needs == "weights" and given:
-        raise InputError(f"importance {criterion.name!r} uses no calibration data", "leave calib and stats away")
-    seed, chosen = checks_of.whole("seed", seed, 0), analysis.groups if groups is None else groups
-    with deterministic_run(resources.run_seconds, resources.run_memory):
-        return score_groups(analysis, chosen, criterion, calibration, seed=seed, memory=resources.memory)
+    with limited_run(options.resources):
+        return run_stages(Original.of(model), options, Clock(progress))
 
 
 def plan(
@@ -220,7 +157,7 @@ def plan(
     attention: str | None = None,
     shrink: str | Sequence[str] | None = None,
     calib: Any = None,
-    samples: int | None = None,
+    samples: int = 1024,
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
     gate: Mapping[str, float] | None = None,
@@ -230,6 +167,9 @@ def plan(
     memory: int = 10**9,
     run_seconds: float = 600.0,
     run_memory: int | None = None,
+    time_limit: float | None = None,
+    options: Options | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Plan:
     """The plan that `prune` makes of the same model with the same options, which `Options.of` describes.
 
@@ -261,40 +201,22 @@ def plan(
         memory: Bytes of activations to hold.
         run_seconds: The longest that one run of a model may take.
         run_memory: Bytes that onnxruntime may hold.
+        time_limit: Seconds that the run may take until it writes.
+        options: The options of a run in one object, in place of any of these.
+        progress: Called with how far it is (`Progress`).
 
     Raises:
         InputError: The data or an option is unusable, or an option says something else than the analysis.
     """
-    options = {name: value for name, value in locals().items() if name != "analysis"}
-    _check_scope(analysis, mixing, attention, shrink)
-    coupling = analysis.coupling
-    scope = {"mixing": coupling.mixing, "attention": coupling.attention, "shrink": ()}
-    requested = Options.of(**{**options, **scope})
-    with deterministic_run(requested.resources.run_seconds, requested.resources.run_memory):
-        return make_plan(analysis, requested, Clock())
-
-
-def _check_scope(
-    analysis: Analysis, mixing: bool | None, attention: str | None, shrink: str | Sequence[str] | None
-) -> None:
-    """Raises InputError where options say something else than an analysis was made with."""
-    checks_of.instance("analysis", analysis, Analysis)
-    coupling = analysis.coupling
-    requested = Scope(
-        mixing=coupling.mixing if mixing is None else mixing,
-        attention=coupling.attention if attention is None else attention,
-        shrink=() if shrink is None else shrink,
-    )
-    names = coupling.shrinking if shrink is None else matching_names(analysis.model.proto.graph, requested.shrink)
-    for name, given, analyzed in (
-        ("mixing", requested.mixing, coupling.mixing),
-        ("attention", requested.attention, coupling.attention),
-        ("shrink", sorted(names), sorted(coupling.shrinking)),
-    ):
-        if given != analyzed:
-            raise InputError(
-                f"the analysis was made with {name}={analyzed!r}, not {given!r}", f"give {name} to analyze, not to plan"
-            )
+    given = {name: value for name, value in locals().items() if name not in ("analysis", "options", "progress")}
+    if options is not None:
+        check_alone(plan, given, options)
+        mixing, attention, shrink = options.scope.mixing, options.scope.attention, options.scope.shrink
+    check_scope(analysis, mixing, attention, shrink)
+    made = {"mixing": analysis.coupling.mixing, "attention": analysis.coupling.attention, "shrink": ()}
+    asked = Options.of(**{**given, **made}) if options is None else for_plan(options)
+    with limited_run(asked.resources):
+        return make_plan(analysis, asked, Clock(progress))
 
 
 def apply(plan: Plan, model: ModelSource) -> Result:
@@ -307,13 +229,16 @@ def apply(plan: Plan, model: ModelSource) -> Result:
 
 
 def run_plan(
-    plan: Plan, model: ModelSource, checks: Checks, resources: Resources | None = None, announce: Announce | None = None
+    plan: Plan,
+    model: ModelSource,
+    checks: Checks,
+    resources: Resources | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Result:
     """Applies a plan, then counts and verifies as `run` does."""
     checks_of.instance("plan", plan, Plan)
-    limits = resources or Resources()
-    with deterministic_run(limits.run_seconds, limits.run_memory):
-        return apply_plan(plan, Original.of(model), checks, Clock(announce))
+    with limited_run(resources or Resources()):
+        return apply_plan(plan, Original.of(model), checks, Clock(progress))
 
 
 def verify(

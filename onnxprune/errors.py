@@ -1,31 +1,122 @@
 """The exceptions of onnxprune. This module imports nothing, so that every other module can import it.
 
 Every exception has a one-line message (what is wrong, and where), a hint (what to do about it), and the exit status of
-the command line.
+the command line. Messages name options as their reader writes them (`option`, `Words`).
 """
 
 from __future__ import annotations
+
+_NAME_ONLY = object()
+_OPTIONS = {"global_ranking": "global", "input_shapes": "input-shape"}
+"""Names on the command line that are others than in Python."""
+_OPEN, _BETWEEN, _CLOSE = "\x02", "\x03", "\x04"
+
+
+def spoken(python: str, command_line: str) -> str:
+    """A part of a message that reads otherwise in Python and on the command line; for `Words`."""
+    return f"{_OPEN}{python}{_BETWEEN}{command_line}{_CLOSE}"
+
+
+def option(name: str, value: object = _NAME_ONLY) -> str:
+    """An option in a message, as its reader writes it: ``repair='none'`` in Python, ``--repair none`` in a shell.
+
+    Args:
+        name: The name in Python.
+        value: The value that the reader is to give; ``...`` stands for any; left away, only the name is meant.
+    """
+    flag = _OPTIONS.get(name, name.replace("_", "-"))
+    if value is _NAME_ONLY:
+        return spoken(name, f"--{flag}")
+    if value is False:
+        return spoken(f"{name}=False", f"--no-{flag}")
+    if value is True or value is ...:
+        return spoken(f"{name}={'...' if value is ... else value}", f"--{flag}")
+    if isinstance(value, dict):
+        python = f"{name}={value}".replace("Ellipsis", "...")
+        return spoken(python, " ".join(f"--{flag} {_entry(*pair)}" for pair in value.items()))
+    return spoken(f"{name}={value!r}", f"--{flag} {value}")
+
+
+def _entry(key: str, value: object) -> str:
+    """An entry of a mapping on the command line: ``drift=0.05``, or ``input:1,3,8,8``."""
+    if isinstance(value, tuple):
+        return f"{key}:{','.join('...' if size is ... else str(size) for size in value)}"
+    return f"{key}={value}"
+
+
+GIVE_DATA = f"give some with {option('calib', ...)}"
+"""Hint where calibration data are missing."""
+
+
+class Words(str):
+    """A message in the words of Python, which also knows those of the command line.
+
+    Attributes:
+        command_line: The message in the words of the command line.
+    """
+
+    _source: str
+
+    def __new__(cls, text: str) -> Words:
+        """Reads a text with parts from `spoken` and `option`."""
+        source = text._source if isinstance(text, Words) else text
+        made = super().__new__(cls, _read(source, 0))
+        made._source = source
+        return made
+
+    def __reduce__(self) -> tuple[type[Words], tuple[str]]:
+        return Words, (self._source,)
+
+    @property
+    def command_line(self) -> str:
+        """See the class."""
+        return _read(self._source, 1)
+
+    @property
+    def source(self) -> str:
+        """The text that it was made of, for a longer message."""
+        return self._source
+
+
+def on_command_line(text: str) -> str:
+    """A text in the words of the command line, if it knows them."""
+    return text.command_line if isinstance(text, Words) else text
+
+
+def source_of(text: str | None) -> str:
+    """What `Words` were made of; another text as it is."""
+    return text.source if isinstance(text, Words) else str(text)
+
+
+def _read(text: str, side: int) -> str:
+    """One side of each spoken part of a text."""
+    first, *others = text.split(_OPEN)
+    read = first
+    for other in others:
+        part, _, rest = other.partition(_CLOSE)
+        read += part.split(_BETWEEN)[side] + rest
+    return read
 
 
 class OnnxPruneError(Exception):
     """Base class of all errors that are reported to the user in one line.
 
     Args:
-        message: What is wrong and where; line breaks are replaced by spaces.
+        message: What is wrong and where; line breaks are replaced by spaces. Options in it are named by `option`.
         hint: What to do about it; by default the usual hint for errors of this class.
 
     Attributes:
-        message: The one-line message, which is also `str(error)`.
-        hint: What to do about it.
+        message: The one-line message, which is also `str(error)`, in the words of Python.
+        hint: What to do about it, in the same words.
         exit_code: Exit status of the command line for this kind of error.
     """
 
     exit_code: int = 4
-    usual_hint: str = "onnxprune --help tells what may be given"
+    usual_hint: str = spoken("help(onnxprune.prune)", "onnxprune --help") + " tells what may be given"
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        self.message = " ".join(message.split())
-        self.hint = hint or self.usual_hint
+        self.message = Words(message if isinstance(message, Words) else " ".join(message.split()))
+        self.hint = Words(hint or self.usual_hint)
         super().__init__(self.message)
 
     def __reduce__(self) -> tuple[type[OnnxPruneError], tuple[object, ...]]:
@@ -51,7 +142,7 @@ class RunError(InputError):
         fatal: See above.
     """
 
-    usual_hint: str = "give inputs that the model takes, with --calib or --input-shape"
+    usual_hint: str = f"give inputs that the model takes, with {option('calib')} or {option('input_shapes')}"
 
     def __init__(self, message: str, hint: str | None = None, fatal: bool = False) -> None:
         super().__init__(message, hint)
@@ -63,10 +154,17 @@ class RunError(InputError):
 
 
 class GateError(OnnxPruneError):
-    """The pruned model misses a gate, so it is not written."""
+    """The pruned model misses a gate, or a strict run has a warning, so it is not written."""
 
     exit_code: int = 5
-    usual_hint: str = "keep_anyway writes the model all the same"
+    usual_hint: str = f"{option('keep_anyway', True)} writes a model that misses a gate"
+
+
+class TimeLimitError(OnnxPruneError):
+    """The run reached its time limit, so nothing was written."""
+
+    exit_code: int = 5
+    usual_hint: str = f"a larger {option('time_limit')} lets it finish"
 
 
 class ModelError(InputError):
@@ -78,13 +176,15 @@ class ModelError(InputError):
 class DataError(InputError):
     """Calibration data cannot be read or do not fit the model."""
 
-    usual_hint: str = "give what the model takes, say --calib FILE.npz with an array for each input by its name"
+    usual_hint: str = (
+        f"give what the model takes, say {option('calib', 'FILE.npz')} with an array for each input by its name"
+    )
 
 
 class PlanError(InputError):
     """A plan cannot be read or does not fit the model."""
 
-    usual_hint: str = "onnxprune MODEL --ratio R --plan FILE writes one"
+    usual_hint: str = spoken("onnxprune.plan makes one", "onnxprune MODEL --ratio R --plan FILE writes one")
 
 
 class OutputError(OnnxPruneError):

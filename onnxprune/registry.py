@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 Entry = TypeVar("Entry")
 
+failures: list[str] = []
+"""Plug-ins that could not be loaded in this process, a line each."""
 _loaded: set[str] = set()
 _lock = threading.RLock()  # a module that is loaded asks for names itself
 
@@ -102,7 +104,10 @@ def load_plugins(group: str) -> None:
             try:
                 point.load()
             except Exception as error:  # any code may be in there
-                logger.warning("plug-in %s of %s is left out: %s: %s", point.name, group, type(error).__name__, error)
+                failures.append(
+                    f"plug-in {point.name} of {group} is left out: {type(error).__name__}: {error}".replace("\n", " ")
+                )
+                logger.warning("%s", failures[-1])
 
 
 def one_of(kind: str, value: object, known: Sequence[str], elsewhere: Mapping[str, str] | None = None) -> str:

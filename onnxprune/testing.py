@@ -24,7 +24,7 @@ from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade
 from onnxprune.edit.resize import KeptLengths
 from onnxprune.edit.slicing import Removal, apply_edits, constant_edits
-from onnxprune.errors import InputError, PlanError, VerificationError
+from onnxprune.errors import InputError, PlanError, VerificationError, option
 from onnxprune.graph.graph import Value
 from onnxprune.graph.operators import operator_of
 from onnxprune.model.model import Model
@@ -141,7 +141,7 @@ def masked_original(original: ModelSource, plan: Plan) -> Model:
     if (analysis.coupling.grade[removed] == Grade.MIXING).any():
         raise InputError(
             "the plan removes channels of grade mixing, which changes the others: there is nothing to hold it to",
-            "leave --mixing away",
+            f"leave {option('mixing')} away",
         )
     mask(model, analysis.coupling, removed)
     if plan.zeroed:

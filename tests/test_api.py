@@ -18,7 +18,7 @@ from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.model.model import load
 from onnxprune.planning import plan
-from onnxprune.report.report import Count
+from onnxprune.report.entries import Count
 from tests.model.cases import decorated
 from tests.ops.case import build, random_feeds
 from tests.support import oracle

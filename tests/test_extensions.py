@@ -44,7 +44,7 @@ def test_a_criterion_by_name(cli: Cli, tmp_path: Path) -> None:
     path = outside.saved(tmp_path)
     made = onnxprune.prune(path, 0.5, importance="last-goes")
     assert made.plan.removed["w"] == {"1": list(range(8, 16))}
-    assert made.report.options is not None and made.report.options["importance"] == "last-goes"
+    assert made.report.resolved is not None and made.report.resolved.importance == "last-goes"
     assert cli(path, "--ratio", 0.5, "--importance", "last-goes", "--plan", tmp_path / "p.json").code == 0
     assert json.loads((tmp_path / "p.json").read_text())["removed"] == made.plan.removed
     assert onnx.load(tmp_path / "net.pruned.onnx") == made.proto

@@ -66,7 +66,7 @@ def test_elements_are_chosen_by_weights(options: dict[str, Any]) -> None:
     for name in ("w", "v"):
         magnitude = np.abs(before[name])
         assert ((after[name] == 0) == (magnitude >= np.median(magnitude))).all()
-    assert made.report.options is not None and made.report.options["importance"] == "largest-first"
+    assert made.report.resolved is not None and made.report.resolved.zeros == "largest-first"
 
 
 def test_a_pattern_holds_whatever_the_criterion() -> None:

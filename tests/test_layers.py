@@ -11,7 +11,7 @@ from tests.support.paths import PACKAGE
 
 ORDER = """
     errors _text _math
-    registry
+    registry time_limit progress
     patterns extensions
     options
     model
@@ -30,6 +30,7 @@ ORDER = """
     repair
     report
     pipeline
+    stages
     api testing
     cli
     __main__
@@ -47,6 +48,7 @@ LATE = {
     ("__init__", "api"),
     ("__init__", "options"),
     ("__init__", "planning.plan"),
+    ("__init__", "progress"),
     ("__init__", "ops.registry"),
 }
 """Imports of the package itself, which are for type checkers only: the names are found when first used."""

@@ -27,16 +27,18 @@ HOMES = {
     "Options": "onnxprune.options.options",
     "Pattern": "onnxprune.patterns",
     "Plan": "onnxprune.planning.plan",
+    "Progress": "onnxprune.progress",
     "Refit": "onnxprune.repair.layerwise",
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
     "Result": "onnxprune.pipeline.result",
-    **dict.fromkeys(["analyze", "apply", "plan", "prune", "run", "score", "verify"], "onnxprune.api"),
+    **dict.fromkeys(["analyze", "score"], "onnxprune.stages"),
+    **dict.fromkeys(["apply", "plan", "prune", "run", "verify"], "onnxprune.api"),
     **dict.fromkeys(
         ["cost_model", "criterion", "data_source", "repair_method", "zero_criterion"], "onnxprune.extensions"
     ),
     "pattern": "onnxprune.patterns",
-    **{name: "onnxprune.errors" for name, kind in vars(errors).items() if isinstance(kind, type)},
+    **{name: "onnxprune.errors" for name, kind in vars(errors).items() if isinstance(kind, type) and name != "Words"},
 }
 OPERATORS = "onnxprune.ops.registry"
 """Where the decorators of rules for operators live."""
@@ -102,10 +104,15 @@ def test_options_are_the_same_everywhere() -> None:
     options = parameters(Options.of)
     pruned = parameters(api.prune)
     assert pruned.pop("model").annotation == "ModelSource"
+    for function in (api.prune, api.plan):
+        assert parameters(function)["options"].annotation == "Options | None"
+        assert parameters(function)["progress"].annotation == "ProgressCallback | None"
+    del pruned["options"], pruned["progress"]
     assert pruned == options and list(pruned) == list(options)
     planned = parameters(api.plan)
     assert planned.pop("analysis").annotation == "Analysis"
-    only_written = {"keep_anyway", "time", "sparse_storage"}
+    del planned["options"], planned["progress"]
+    only_written = {"keep_anyway", "time", "strict", "sparse_storage"}
     assert list(planned) == [name for name in options if name not in only_written]
     from_analysis = {"mixing", "attention", "shrink"}
     for name, parameter in planned.items():
@@ -120,7 +127,7 @@ def test_options_are_the_same_everywhere() -> None:
 def test_signatures(name: str) -> None:
     """Everything is typed, options are keywords, and there are no catch-alls."""
     function = getattr(onnxprune, name)
-    hints = typing.get_type_hints(function, vars(api))
+    hints = typing.get_type_hints(function)
     for parameter in parameters(function).values():
         assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         assert parameter.name in hints
@@ -152,3 +159,57 @@ def test_plan_and_report_are_plain_values() -> None:
     assert pickle.loads(pickle.dumps(result.plan)) == result.plan
     assert pickle.loads(pickle.dumps(result.report)) == result.report
     assert onnxprune.Report.from_dict(result.report.to_dict()) == result.report
+
+
+def test_options_in_one_object() -> None:
+    """Every function that takes options takes an `Options` too, with the same result, and not both."""
+    model, asked = MODELS / "sk_mlp.onnx", {"importance": "fpgm", "min_channels": 3, "seed": 2, "repair": "none"}
+    together = Options.of(0.4, **asked, time=False, verify=False)
+    apart = onnxprune.prune(model, 0.4, **asked, time=False, verify=False)
+    assert onnxprune.prune(model, options=together).proto == apart.proto
+    analysis = onnxprune.analyze(model, options=together)
+    assert onnxprune.plan(analysis, options=together) == onnxprune.plan(analysis, 0.4, **asked) == apart.plan
+    scores = zip(onnxprune.score(analysis, options=together), onnxprune.score(analysis, "fpgm", seed=2), strict=True)
+    assert all((a == b).all() for a, b in scores)
+    for act in (
+        lambda: onnxprune.prune(model, 0.5, options=together),
+        lambda: onnxprune.prune(model, options=together, seed=3),
+        lambda: onnxprune.plan(analysis, options=together, round_to=8),
+        lambda: onnxprune.score(analysis, "l1", options=together),
+        lambda: onnxprune.analyze(model, mixing=True, options=together),
+    ):
+        with pytest.raises(errors.InputError, match=r"options and .* are both given"):
+            act()
+    with pytest.raises(errors.InputError, match=r"options must be an onnxprune\.Options"):
+        onnxprune.prune(model, options={"ratio": 0.5})  # type: ignore[arg-type]
+
+
+def test_a_plan_ignores_what_concerns_the_model_that_is_written() -> None:
+    together = Options.of(0.4, repair="none", gate={"drift": 0.1}, strict=True, sparse_storage=True)
+    analysis = onnxprune.analyze(MODELS / "sk_mlp.onnx")
+    assert onnxprune.plan(analysis, options=together) == onnxprune.plan(analysis, 0.4, repair="none")
+
+
+def test_options_of_an_analysis_must_be_those_of_its_plan() -> None:
+    analysis = onnxprune.analyze(MODELS / "pt_transformer.onnx")
+    with pytest.raises(errors.InputError, match="mixing"):
+        onnxprune.plan(analysis, options=Options.of(0.4, mixing=True))
+
+
+def test_a_criterion_that_cannot_score_is_refused() -> None:
+    """A score that lacks its data, or a name that is misspelt, is an error and not another score."""
+    analysis = onnxprune.analyze(tiny())
+    for name in ("obs", "wanda", "flap", "apoz"):
+        with pytest.raises(errors.InputError, match="needs calibration data"):
+            onnxprune.score(analysis, name)
+    with pytest.raises(errors.InputError, match="unknown importance"):
+        onnxprune.score(analysis, "ob")
+
+
+def test_help_tells_each_option() -> None:
+    """`help(onnxprune.prune)` lists every option with what it means."""
+    import pydoc
+
+    shown = pydoc.plain(pydoc.render_doc(onnxprune.prune))
+    for name in parameters(api.prune):
+        assert any(line.strip().startswith(f"{name}: ") and len(line.split()) > 2 for line in shown.splitlines()), name

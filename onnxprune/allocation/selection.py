@@ -18,7 +18,7 @@ from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import predicted, totals
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, option
 from onnxprune.extensions import CostFactory, Limit
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
@@ -142,6 +142,6 @@ def _limit(name: str, asked: str | float, total: float | None) -> float:
     if total is None:
         raise InputError(
             f"the model's {name} cannot be counted, so no fraction of it can be met",
-            "give --input-shape, or a target for params or bytes",
+            f"give {option('input_shapes')}, or a target for params or bytes",
         )
     return number * total

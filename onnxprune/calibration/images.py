@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxprune.calibration.disk_cache import DiskCache
 from onnxprune.calibration.model_input import Feed, ModelInput, kind
 from onnxprune.calibration.samples import Selection, Source
 from onnxprune.calibration.signature import Signature
@@ -64,13 +65,17 @@ class Images(Source):
         options: The preprocessing.
         signature: The model's inputs.
         where: Name of the source in messages.
+        memory: Maximum size in bytes of the pictures to keep in memory for later passes; the rest is written to
+            temporary files.
 
     Raises:
         InputError: The model does not have exactly one image input, pillow is missing, the options do not fit, or the
             first image cannot be read.
     """
 
-    def __init__(self, paths: Sequence[Path], options: ImageOptions, signature: Signature, where: str) -> None:
+    def __init__(
+        self, paths: Sequence[Path], options: ImageOptions, signature: Signature, where: str, memory: int = 2**28
+    ) -> None:
         try:
             import PIL.Image  # noqa: F401
         except ImportError:
@@ -91,7 +96,9 @@ class Images(Source):
         self._scale = self._default_scale() if options.scale is None else options.scale
         self.axes = {self._input.name: 0}
         self.count = self.seen = len(paths)
-        self._read(paths[0])
+        self._cache = DiskCache(signature, memory)
+        self._places: dict[int, int] = {}
+        self._picture(0)
 
     def _per_channel(self, name: str, values: tuple[float, ...]) -> np.ndarray:
         """Returns the numbers of an option as a float32 array of shape (1,) or (channels,)."""
@@ -106,11 +113,18 @@ class Images(Source):
 
     def feeds(self, selection: Selection, batch: int) -> Iterator[Feed]:
         """See `Source`."""
-        for position, path in enumerate(self._paths):
+        for position in range(len(self._paths)):
             if selection.exhausted(position):
                 return
             if len(selection.within(position, position + 1)):
-                yield {self._input.name: self._read(path)}
+                yield self._picture(position)
+
+    def _picture(self, position: int) -> Feed:
+        """Returns a preprocessed image; it is decoded once."""
+        if position not in self._places:
+            self._cache.append({self._input.name: self._read(self._paths[position])})
+            self._places[position] = len(self._cache) - 1
+        return self._cache[self._places[position]]
 
     def _read(self, path: Path) -> np.ndarray:
         """Returns a preprocessed image with a batch axis of length 1."""

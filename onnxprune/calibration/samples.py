@@ -112,6 +112,11 @@ class Samples:
         return None if total is None else total // self._group * self._group
 
     @property
+    def available(self) -> int | None:
+        """Number of samples in the source; None where only reading it to its end tells."""
+        return self._source.count if self._source.random else None
+
+    @property
     def parts(self) -> int:
         """Maximum number of parts into which the samples can be split; a stream is read once to count it."""
         if self.count is None:

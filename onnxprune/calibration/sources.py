@@ -49,7 +49,8 @@ def open_samples(
             the first ones.
         seed: Seed of the random selection, here and in `Samples.split`.
         batch: Samples per batch, if the model's batch size is free.
-        memory: Bytes of a one-shot source to cache in memory for later passes; the rest is written to temporary files.
+        memory: Bytes of a one-shot source, or of decoded images, to cache in memory for later passes; the rest is
+            written to temporary files.
         progress: Called after every batch with the number of samples so far and in total (None if unknown).
 
     Raises:
@@ -94,7 +95,7 @@ def _table(name: Any, value: Any) -> Table:
 
 def _from_spec(spec: Spec, signature: Signature, memory: int) -> Source:
     if spec.path is not None and spec.path.is_dir():
-        return _folder(spec.path, spec, signature)
+        return _folder(spec.path, spec, signature, memory)
     where = spec.function or str(spec.path)
     if spec.options:
         raise DataError(f"{where}: {', '.join(spec.options)} only mean something for a folder of images")
@@ -110,13 +111,13 @@ def _from_spec(spec: Spec, signature: Signature, memory: int) -> Source:
     raise InputError(f"{where}: is neither .npz nor .npy", "for images, give their folder")
 
 
-def _folder(path: Path, spec: Spec, signature: Signature) -> Source:
+def _folder(path: Path, spec: Spec, signature: Signature, memory: int) -> Source:
     where = str(path)
     files = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
     arrays = [f for f in files if f.suffix.lower() in _ARRAYS]
     images = [f for f in files if f.suffix.lower() in SUFFIXES]
     if images and (spec.options or not arrays):
-        return Images(images, image_options(spec.options), signature, where)
+        return Images(images, image_options(spec.options), signature, where, memory)
     if images:
         raise InputError(f"{where}: holds both images and arrays", "give a folder with one of them")
     if not arrays:

@@ -41,6 +41,6 @@ def apply(
 
     parsed = Plan.from_json(written)
     with announcing(quiet or as_json) as stage:
-        result = api.run_plan(parsed, model, Checks(verify=not no_verify, input_shapes=shapes), announce=stage)
+        result = api.run_plan(parsed, model, Checks(verify=not no_verify, input_shapes=shapes), progress=stage)
         save(result, path, stage)
     show(result.report, {"model": model, "output": str(path), "plan": plan}, as_json=as_json, quiet=quiet)

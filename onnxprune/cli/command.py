@@ -10,6 +10,7 @@ from typing import Any, TextIO, TypeVar
 import click
 
 from onnxprune._text import short
+from onnxprune.errors import on_command_line
 
 HELP_WIDTH = 100
 LONGEST = 1000
@@ -18,15 +19,26 @@ LONGEST = 1000
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-def complain(message: str, hint: str) -> None:
-    """Writes an error to stderr: one line, and a second one with a hint."""
+def complain(message: str, hint: str = "") -> None:
+    """Writes an error to stderr: one line, and a second one with a hint if there is one."""
     _labelled("error", "red", message)
-    _labelled("hint", "cyan", hint)
+    if hint:
+        _labelled("hint", "cyan", hint)
+
+
+_shown: set[str] = set()
 
 
 def warn(message: str) -> None:
-    """Writes a warning to stderr in one line."""
-    _labelled("warning", "yellow", message)
+    """Writes a warning to stderr in one line, once in a command."""
+    if message not in _shown:
+        _shown.add(message)
+        _labelled("warning", "yellow", message)
+
+
+def forget_warnings() -> None:
+    """Begins a command: warnings of an earlier one in this process are shown again."""
+    _shown.clear()
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -43,7 +55,7 @@ def colourful(stream: TextIO) -> bool:
 
 def _labelled(label: str, colour: str, message: str) -> None:
     shown = click.style(label, fg=colour, bold=True) if colourful(sys.stderr) else label
-    say(f"{shown}: {short(message, LONGEST)}", err=True)
+    say(f"{shown}: {short(on_command_line(message), LONGEST)}", err=True)
 
 
 class Option(click.Option):

@@ -31,7 +31,7 @@ def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str |
     from onnxprune.model.model import load
     from onnxprune.planning.plan import Plan, io_slices
     from onnxprune.report.compare_tables import ComparisonReport, compared
-    from onnxprune.report.report import Count
+    from onnxprune.report.entries import Count
     from onnxprune.runtime.io_slices import WHOLE
     from onnxprune.verification import check
 

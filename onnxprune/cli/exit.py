@@ -14,7 +14,7 @@ from types import FrameType
 
 import click
 
-from onnxprune.cli.command import complain, say, warn
+from onnxprune.cli.command import complain, forget_warnings, say, warn
 from onnxprune.errors import InternalError, OnnxPruneError
 
 USAGE = 2
@@ -33,9 +33,10 @@ def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         arguments: Its arguments.
 
     Returns:
-        0 done, 2 usage, input or output, 3 failed verification, 4 internal error. Signals are passed on to the process
+        0 done, else the status of the error; 2 for mistakes of usage. Signals are passed on to the process
         once what was open is closed, so that a shell sees the death that it expects (130, 143, 141).
     """
+    forget_warnings()
     try:
         with _terminable(), _logged_warnings(), command.make_context(name, list(arguments)) as context:
             command.invoke(context)
@@ -106,16 +107,14 @@ class _Warnings(logging.Handler):
 
 @contextlib.contextmanager
 def _logged_warnings() -> Iterator[None]:
-    """Tells of plug-ins that cannot be loaded, and of calibration samples that cannot be joined to batches."""
+    """Shows warnings of plug-ins that cannot be loaded; a report repeats them."""
     handler = _Warnings(logging.WARNING)
-    loggers = [logging.getLogger(f"onnxprune.{module}") for module in ("registry", "pipeline.data")]
-    for logger in loggers:
-        logger.addHandler(handler)
+    logger = logging.getLogger("onnxprune.registry")
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

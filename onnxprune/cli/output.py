@@ -1,4 +1,4 @@
-"""Prints JSON or tables on stdout, warnings on stderr, and the running stage on a terminal."""
+"""Prints JSON or tables on stdout, and warnings on stderr."""
 
 from __future__ import annotations
 
@@ -11,30 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.cli.command import colourful, say, warn
+from onnxprune.cli.command import colourful, complain, say, warn
+from onnxprune.cli.progress import Show, announcing
+
+__all__ = ["announcing", "draw", "files", "logging_on_stderr", "print_json", "save", "show"]
 
 if TYPE_CHECKING:
-    from onnxprune.api import Announce, Result
+    from onnxprune.api import Result
     from onnxprune.report.report import Report
-
-
-@contextlib.contextmanager
-def announcing(silent: bool) -> Iterator[Announce]:
-    """Shows the running stage and its progress on a terminal; yields the progress callback."""
-    if silent or not colourful(sys.stderr):
-        yield lambda name, done=0, total=None: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-
-    columns = SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("load", total=None)
-
-        def announce(name: str, done: int = 0, total: int | None = None) -> None:
-            bar.update(task, description=name, completed=done, total=total)
-
-        yield announce
 
 
 @contextlib.contextmanager
@@ -53,7 +37,7 @@ def logging_on_stderr(wanted: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def save(result: Result, path: Path, stage: Announce) -> None:
+def save(result: Result, path: Path, stage: Show) -> None:
     """Writes a pruned model and enters the time that it took."""
     stage("save")
     start = time.perf_counter()
@@ -61,7 +45,7 @@ def save(result: Result, path: Path, stage: Announce) -> None:
     result.report.seconds["save"] = round(time.perf_counter() - start, 4)
 
 
-def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quiet: bool) -> None:
+def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quiet: bool, strict: bool = False) -> None:
     """Prints the report of a run, and its warnings whatever else is asked for.
 
     Args:
@@ -69,17 +53,28 @@ def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quie
         names: File names: ``model``, ``output`` and ``plan``; None for what was not written.
         as_json: Whether to print JSON.
         quiet: Whether to print no report.
+        strict: Whether warnings are errors.
     """
     from onnxprune.report import terminal
 
     if as_json:
-        print_json({**names, **report.to_dict()})
+        data = report.to_dict()
+        head = {key: data.pop(key) for key in ("schema", "version")}
+        print_json({**head, **names, "files": files(names), **data})
     elif not quiet:
         draw(terminal.run(report, str(names["model"]), names["output"]))
     for line in report.warnings:
-        warn(line)
+        complain(line) if strict else warn(line)
     if as_json and not quiet and names["output"]:
         say(f"wrote {names['output']}", err=True)
+
+
+def files(names: Mapping[str, str | None]) -> dict[str, list[dict[str, Any]]]:
+    """Path, size and SHA-256 of each file of the models, external data included."""
+    from onnxprune.model.stored_files import stored_files
+
+    models = {role: names[role] for role in ("model", "output")}
+    return {role: [vars(file) for file in stored_files(name)] for role, name in models.items() if name is not None}
 
 
 def print_json(data: Mapping[str, Any]) -> None:

@@ -60,13 +60,13 @@ def options(ctx: click.Context) -> Options:
     from onnxprune.options import Options
 
     given = ctx.params
-    ratio, pattern = _amount(given, {name: ctx.get_parameter_source(name) for name in ("ratio", "pattern")})
+    ratio, pattern, target = _amount(given, {name: ctx.get_parameter_source(name) for name in HOW_MUCH})
     return Options.of(
         ratio,
         pattern=pattern,
         verify=not given["no_verify"],
         time=not given["no_time"],
-        target=targets(given["target"]),
+        target=targets(target),
         gate=gates(given["gate"]),
         memory=size(given["memory"]),
         run_memory=None if given["run_memory"] is None else size(given["run_memory"]),
@@ -93,6 +93,8 @@ AS_GIVEN = (
     "stats",
     "repair",
     "keep_anyway",
+    "strict",
+    "time_limit",
     "drift_search",
     "sparse_storage",
     "run_seconds",
@@ -138,17 +140,23 @@ def size(text: str) -> int:
     return int(found)
 
 
+HOW_MUCH = ("ratio", "pattern", "target")
+
+
 def _amount(
     given: Mapping[str, Any], sources: Mapping[str, ParameterSource | None]
-) -> tuple[float | None, Sequence[str]]:
-    """Ratio and patterns; an amount on the command line overrides one in a recipe."""
+) -> tuple[float | None, Sequence[str], Sequence[str]]:
+    """Ratio, patterns and targets; an amount on the command line overrides one in a recipe."""
     from onnxprune.patterns import CHANNELS
 
     ratio: float | None = given["ratio"]
     patterns: Sequence[str] = given["pattern"] or (CHANNELS,)
-    if ratio is not None and CHANNELS not in patterns and sources["ratio"] != sources["pattern"]:
-        if sources["ratio"] is ParameterSource.COMMANDLINE:
-            patterns = (CHANNELS,)
-        else:
-            ratio = None
-    return ratio, patterns
+    target: Sequence[str] = given["target"]
+    typed = {name for name, source in sources.items() if source is ParameterSource.COMMANDLINE}
+    if typed & {"ratio", "target"} and "pattern" not in typed and CHANNELS not in patterns:
+        patterns = (CHANNELS,)
+    if "target" in typed or ("pattern" in typed and CHANNELS not in patterns):
+        ratio = ratio if "ratio" in typed else None
+    if "ratio" in typed or ("pattern" in typed and CHANNELS not in patterns):
+        target = target if "target" in typed else ()
+    return ratio, patterns, target

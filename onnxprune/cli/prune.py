@@ -38,7 +38,7 @@ NOTES = [
             ("2", "Usage, input or output"),
             ("3", "The result failed verification; nothing was written"),
             ("4", "Internal error, with its traceback"),
-            ("5", "A gate was missed; nothing was written"),
+            ("5", "A gate, --strict or --time-limit was missed; nothing was written"),
         ],
     ),
 ]
@@ -102,7 +102,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(
     DATA, "--calib", metavar="WHAT", help="Unlabelled inputs: FILE.npz, a folder of arrays or images, module:function"
 )
-@option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples")
+@option(DATA, "--samples", type=int, default=1024, metavar="N", help="Use at most N calibration samples  [1024]")
 @option(DATA, "--stats", metavar="FILE", help="Statistics of the data: use them if FILE exists, else write it")
 @option(DATA, "--steps", type=int, default=1, hidden=True)
 @option(DATA, "--memory", default="1GB", hidden=True)
@@ -118,6 +118,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 )
 @option(CHECKS, "--keep-anyway", is_flag=True, help="Write a model that misses a gate")
 @option(CHECKS, "--drift-search", is_flag=True, help="Find the smallest model within the gates")
+@option(CHECKS, "--strict", is_flag=True, help="Write no model that comes with a warning")
+@option(CHECKS, "--time-limit", type=float, metavar="SECONDS", help="End the run, with nothing written, after so long")
 @option(CHECKS, "--run-seconds", type=float, default=600, hidden=True)
 @option(CHECKS, "--run-memory", hidden=True)
 @option(CHECKS, "--no-verify", is_flag=True, help="Do not run both models and compare them")
@@ -128,10 +130,16 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
 @option(FILES, "--sparse-storage", is_flag=True, help="Store weights as sparse tensors where that is smaller")
 @option(FILES, "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
-@option(FILES, "--dry-run", is_flag=True, help="Show what would go, write no model")
+@option(FILES, "--dry-run", is_flag=True, help="Plan only: show what would go, write no model")
 @option(FILES, "--plan", metavar="FILE", help="Write what is removed and why as JSON")
 @option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
 @option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
+@option(
+    FILES,
+    "--progress/--no-progress",
+    default=None,
+    help="Show how far the run is on stderr  [where that is a terminal]",
+)
 @option(FILES, "--verbose", is_flag=True, help="Log on stderr what is done meanwhile")
 @option(
     FILES,
@@ -164,6 +172,7 @@ def prune(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    progress: bool | None,
     **_: Any,
 ) -> None:
     """Takes channels out of a trained ONNX model and writes a smaller one."""
@@ -175,15 +184,15 @@ def prune(
     plan_path = _plan_path(plan, path, model, *others)
     from onnxprune import api
 
-    with logging_on_stderr(verbose), announcing(quiet or as_json or verbose) as stage:
-        result = api.run(model, options, announce=stage)
+    with logging_on_stderr(verbose), announcing(quiet or verbose, progress) as stage:
+        result = (api.dry_run if dry_run else api.run)(model, options, progress=stage)
         if result.stopped is not None and path is not None:
             path = plan_path = None
         with written(plan_path, result.plan.to_json()):
             if path is not None:
                 save(result, path, stage)
     names = {"model": model, "output": str(path) if path else None, "plan": str(plan_path) if plan_path else None}
-    show(result.report, names, as_json=as_json, quiet=quiet)
+    show(result.report, names, as_json=as_json, quiet=quiet, strict=options.checks.strict)
     if result.stopped is not None:
         ctx.exit(GateError.exit_code)
     if result.report.missed:

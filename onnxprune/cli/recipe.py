@@ -1,7 +1,8 @@
-"""Recipes: the options of a run in a TOML file, under their names on the command line."""
+"""Recipes: the options of a run in a TOML or JSON file, under their names on the command line or in Python."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -24,12 +25,22 @@ def _text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _size(value: object) -> bool:
+    return _text(value) or _integer(value)
+
+
 def _flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
 def _texts(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+
+
+def _amounts(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_number(v) or _text(v) for v in value.values())
+    return _texts(value)
 
 
 def _shapes(value: object) -> bool:
@@ -44,8 +55,11 @@ Kind = tuple[str, Callable[[object], bool]]
 _NUMBER: Kind = ("a number", _number)
 _INTEGER: Kind = ("a whole number", _integer)
 _TEXT: Kind = ("a string", _text)
+_PATH: Kind = ("a string", _text)
+_SIZE: Kind = ("a whole number of bytes, or a string such as '1GB'", _size)
 _FLAG: Kind = ("true or false", _flag)
 _TEXTS: Kind = ("a string or a list of strings", _texts)
+_AMOUNTS: Kind = ("a table of numbers by name, or strings NAME=0.5", _amounts)
 _SHAPES: Kind = ("a table of sizes by input name, or strings NAME:1,3,224,224", _shapes)
 
 KEYS: dict[str, Kind] = {
@@ -66,82 +80,131 @@ KEYS: dict[str, Kind] = {
     "no-time": _FLAG,
     "input-shape": _SHAPES,
     "dry-run": _FLAG,
-    "plan": _TEXT,
+    "plan": _PATH,
     "json": _FLAG,
     "quiet": _FLAG,
-    "output": _TEXT,
+    "progress": _FLAG,
+    "output": _PATH,
     "force": _FLAG,
-    "target": _TEXTS,
-    "calib": _TEXT,
+    "target": _AMOUNTS,
+    "calib": _PATH,
     "samples": _INTEGER,
     "steps": _INTEGER,
-    "stats": _TEXT,
-    "memory": _TEXT,
+    "stats": _PATH,
+    "memory": _SIZE,
     "permute": _FLAG,
     "sparse-storage": _FLAG,
     "verbose": _FLAG,
-    "gate": _TEXTS,
+    "gate": _AMOUNTS,
     "keep-anyway": _FLAG,
+    "strict": _FLAG,
+    "time-limit": _NUMBER,
     "drift-search": _FLAG,
     "run-seconds": _NUMBER,
-    "run-memory": _TEXT,
+    "run-memory": _SIZE,
 }
 """Keys of a recipe, and the kind of their values. ``_`` may stand for ``-``."""
-
-
-def _names_function(calib: str) -> bool:
-    """Whether calibration data would come from any function; the sources that are registered are known by name."""
-    if os.path.exists(calib) or _FUNCTION.match(calib) is None:
-        return False
-    from onnxprune import extensions
-
-    return calib.partition(":")[0] not in extensions.sources
+IN_PYTHON = {"global-ranking": "global", "input-shapes": "input-shape", "verify": "no-verify", "time": "no-time"}
+"""Options that have another name in Python, which a recipe takes as well: the name there -> the key."""
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a recipe.
+    """Reads a recipe: a TOML file, or a JSON file with options or with a whole report (``--json``).
+
+    Files that it names are found from its own folder.
 
     Returns:
-        Values by option name, as in `KEYS`; lists where an option may be repeated, shapes as ``NAME:1,3,224,224``.
+        Values by option name, as in `KEYS`: lists where an option may be repeated, shapes as ``NAME:1,3,224,224``,
+        targets and gates as ``NAME=0.5``.
 
     Raises:
-        InputError: The file cannot be read or is not TOML, a key is unknown or given twice, or a value is of another
-            kind.
+        InputError: The file cannot be read or is no TOML or JSON, a key is unknown or given twice, or a value is of
+            another kind.
     """
+    found: dict[str, Any] = {}
+    for key, value in _content(Path(path)).items():
+        name = _key(path, key)
+        if name in found:
+            raise InputError(f"{path}: {name!r} is given twice", "a key may be written with - or with _, once")
+        what, fits = KEYS[name]
+        if not fits(value):
+            raise InputError(f"{path}: {key} must be {what}, not {value!r}")
+        if KEYS[name] is _PATH:
+            value = _located(path, key, value)
+        negated = name.startswith("no-") and not _dashed(key).startswith("no-")
+        found[name] = not value if negated else _as_given(KEYS[name], value)
+    return found
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """The keys and values of a file; null in JSON counts as not given."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if path.suffix.lower() == ".json" else _toml(text)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read: {error.strerror or error}", "--recipe names a TOML or JSON file"
+        ) from None
+    except (ValueError, RecursionError) as error:  # what both parsers and the decoding raise
+        kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
+        raise InputError(f"{path}: is not {kind}: {error}") from None
+    if isinstance(data, dict) and "schema" in data and "options" in data:
+        data = data["options"]
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: holds no options", "give an object of options, or the report of a pruning run")
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def _toml(text: str) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
-    try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}", "--recipe names a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not TOML: {error}") from None
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        name = key.replace("_", "-")
-        if name not in KEYS:
-            raise InputError(f"{path}: unknown key {key!r}", _nearest(name, KEYS))
-        if name in found:
-            raise InputError(f"{path}: {name!r} is given twice, with - and with _")
-        what, fits = KEYS[name]
-        if not fits(value):
-            raise InputError(f"{path}: {key} must be {what}, not {value!r}")
-        if name == "calib" and _names_function(value):
-            raise InputError(
-                f"{path}: {key} names a function, and a recipe runs no code", f"--calib {value}, if you mean it"
-            )
-        found[name] = _as_given(KEYS[name], value)
-    return found
+    data: dict[str, Any] = tomllib.loads(text)
+    return data
+
+
+def _dashed(key: str) -> str:
+    return key.replace("_", "-")
+
+
+def _key(path: str | os.PathLike[str], key: str) -> str:
+    """The key in `KEYS` of a key in a recipe."""
+    name = IN_PYTHON.get(_dashed(key), _dashed(key))
+    if name not in KEYS:
+        raise InputError(f"{path}: unknown key {key!r}", _nearest(name, KEYS))
+    return name
+
+
+def _located(recipe: str | os.PathLike[str], key: str, value: str) -> str:
+    """The path of a file that a recipe names, from the folder of the recipe; registered sources of data as they are.
+
+    Raises:
+        InputError: It is calibration data from a function.
+    """
+    path = os.path.join(os.path.dirname(os.fspath(recipe)), value) if value else value
+    if key != "calib" or ":" not in value or os.path.exists(path) or os.path.exists(path.split(",")[0]):
+        return path
+    from onnxprune import extensions
+
+    if value.partition(":")[0] in extensions.sources:
+        return value
+    if _FUNCTION.match(value):
+        raise InputError(
+            f"{recipe}: {key} names a function, and a recipe runs no code", f"--calib {value}, if you mean it"
+        )
+    return path
 
 
 def _as_given(kind: Kind, value: Any) -> Any:
+    """A value as the command line would have it."""
     if kind is _SHAPES and isinstance(value, dict):
         return [f"{name}:{','.join(map(str, sizes))}" for name, sizes in value.items()]
-    if kind in (_TEXTS, _SHAPES) and isinstance(value, str):
+    if kind is _AMOUNTS and isinstance(value, dict):
+        return [f"{name}={amount}" for name, amount in value.items()]
+    if kind in (_TEXTS, _SHAPES, _AMOUNTS) and isinstance(value, str):
         return [value]
-    return value
+    return str(value) if kind is _SIZE else value
 
 
 def _nearest(name: str, known: Mapping[str, Kind]) -> str:

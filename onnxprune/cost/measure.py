@@ -42,6 +42,10 @@ class Cost:
     bytes: int
     shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False, compare=False)
 
+    def input_shapes(self, proto: onnx.ModelProto) -> dict[str, Shape]:
+        """Shapes of the inputs of the model that the MACs were counted at, as far as they are known."""
+        return {v.name: self.shapes[v.name] for v in fed_inputs(proto.graph) if v.name in self.shapes}
+
 
 def measure(
     model: Model,

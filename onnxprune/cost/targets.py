@@ -17,7 +17,7 @@ from onnxprune.cost.cost_model import CostModel, Removed, macs, nbytes, paramete
 from onnxprune.cost.measure import Cost, counted_shapes
 from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Group
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, option
 from onnxprune.extensions import CostFactory, NamedCost
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model
@@ -52,7 +52,9 @@ def predicted(
             return macs(coupling, groups, shapes)
     except LookupError:
         pass  # said below
-    raise InputError("the model's MACs cannot be counted", "give --input-shape, or a target for params or bytes")
+    raise InputError(
+        "the model's MACs cannot be counted", f"give {option('input_shapes')}, or a target for params or bytes"
+    )
 
 
 def measured(cost: NamedCost, model: Model, counted: Cost, input_shapes: InputShapes) -> float | None:

@@ -86,7 +86,7 @@ class Coupling:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Every group that slices a weight, in graph order."""
+        """Every group that slices a weight, in execution order."""
         return groups.build(self)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.components import AxisClasses, Index
+from onnxprune.coupling.group_names import first_reader, label, name_of, nodes_of
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops.conv import KERNEL
@@ -43,7 +44,7 @@ class Group:
     """Channels with the same memberships, of which each can be removed by itself.
 
     Attributes:
-        name: ``CONSTANT:AXIS`` of the first weight that the group slices.
+        name: ``CONSTANT:AXIS`` of the first weight that the group slices, or what stands for it (`group_names`).
         channels: Component of each unit, in the order of their indices on the first axis.
         grade: What removal means.
         reasons: Why it is not exact, at most `MAX_REASONS`.
@@ -59,6 +60,11 @@ class Group:
     def __repr__(self) -> str:
         why = f": {self.reasons[0]}" if self.reasons else ""
         return f"Group({self.name!r}, {self.units} units, {self.grade}{why})"
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the nodes that read what the group slices, in the order in which they run."""
+        return [label(node) for node in nodes_of([s.value for s in self.slices])]
 
     @property
     def units(self) -> int:
@@ -77,7 +83,7 @@ class Channels(Protocol):
 
 
 def build(coupling: Channels) -> list[Group]:
-    """Every group that slices a weight, in graph order."""
+    """Every group that slices a weight, in the order in which the first layers of the groups run."""
     classes = coupling.classes
     weights = _weights_by_class(coupling)
     sizes = np.maximum(classes.length, 0)
@@ -89,8 +95,13 @@ def build(coupling: Channels) -> list[Group]:
         for matrix in [*_linked_units(coupling, class_of_element, weighty), *_single_units(coupling, weighty)]
         if len(matrix) > 1
     ]  # the last unit of a group is always kept
-    groups.sort(key=lambda g: (g.slices[0].value.index, g.slices[0].axis, int(g.slices[0].indices[0, 0])))
+    groups.sort(key=_execution_order)
     return _with_reasons(coupling, groups)
+
+
+def _execution_order(group: Group) -> tuple[int, int, int, int]:
+    first = group.slices[0]
+    return first_reader(first.value), first.value.index, first.axis, int(first.indices[0, 0])
 
 
 def _single_units(coupling: Channels, weighty: NDArray[np.bool_]) -> list[Index]:
@@ -157,23 +168,17 @@ def _group(
                 continue  # readers of one vector
             seen.add((value.key, axis))
             slices.append(Slices(value, axis, matrix[:, column_class == c] - classes.offset[c]))
-    slices.sort(
-        key=lambda s: (
-            s.value.consumers[0][0].index if s.value.consumers else 0,
-            len(s.value.shape or []) < 2,
-            s.value.index,
-            s.axis,
-        )
-    )
+    slices.sort(key=lambda s: (first_reader(s.value), len(s.value.shape or []) < 2, s.value.index, s.axis))
     first = slices[0]
     order = np.argsort(first.indices[:, 0], kind="stable")
     slices = [Slices(s.value, s.axis, s.indices[order]) for s in slices]
     channels = coupling.channel[matrix[:, 0]][order]
-    return Group(f"{first.value.key}:{first.axis}", channels, Grade(int(coupling.grade[matrix[0, 0]])), [], slices)
+    name = name_of([(s.value, s.axis) for s in slices])
+    return Group(name, channels, Grade(int(coupling.grade[matrix[0, 0]])), [], slices)
 
 
 def _with_reasons(coupling: Channels, groups: list[Group]) -> list[Group]:
-    """The groups under names of their own, with the reasons why they are not exact."""
+    """The groups with the reasons why they are not exact, under names of their own."""
     group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
     for i, group in enumerate(groups):
         group_of[group.channels] = i
@@ -189,10 +194,16 @@ def _with_reasons(coupling: Channels, groups: list[Group]) -> list[Group]:
         for i in np.unique(group_of[coupling.channel[elements]]):
             if i >= 0 and groups[i].grade != Grade.EXACT and len(reasons[i]) < MAX_REASONS:
                 reasons[i][reason] = None
-    names: dict[str, int] = {}
-    named = []
-    for group, why in zip(groups, reasons, strict=True):
-        count = names[group.name] = names.get(group.name, 0) + 1
-        name = group.name if count == 1 else f"{group.name}#{count}"
-        named.append(Group(name, group.channels, group.grade, list(why), group.slices))
-    return [g for g in named if g.reasons != [KERNEL]]
+    pairs = zip(groups, reasons, strict=True)
+    return _distinct([replace(group, reasons=list(why)) for group, why in pairs if list(why) != [KERNEL]])
+
+
+def _distinct(groups: list[Group]) -> list[Group]:
+    """The groups under names of their own: of equal names, the first group that is open to pruning keeps its own."""
+    count: dict[str, int] = {}
+    names: dict[int, str] = {}
+    for i in sorted(range(len(groups)), key=lambda i: groups[i].grade):
+        name = groups[i].name
+        count[name] = count.get(name, 0) + 1
+        names[i] = name if count[name] == 1 else f"{name}#{count[name]}"
+    return [replace(group, name=names[i]) for i, group in enumerate(groups)]

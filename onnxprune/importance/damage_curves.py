@@ -15,6 +15,7 @@ from onnxprune.importance.readers import GroupReader, find_readers
 from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
+from onnxprune.progress import step
 from onnxprune.statistics.moments import Batches, Moments
 
 PROBES = (0.25, 0.5, 0.75)
@@ -64,7 +65,8 @@ def curves(
     order = sorted((i for i, mine in enumerate(readers) if mine), key=lambda i: readers[i][0].layer.node.index)
     found = [curve_from_scores(s, g.units - least) for s, g, least in zip(fallback, groups, keep, strict=True)]
     with Trials(model, moments, batches, [readers[i][0].layer.x.name for i in order], memory=memory) as trials:
-        for i in order:
+        for number, i in enumerate(order):
+            step(groups[i].name, number, len(order))
             trials.step()
             curve = removal_curve(
                 [r.consumer for r in readers[i]],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group, Slices
-from onnxprune.errors import InputError
+from onnxprune.errors import GIVE_DATA, InputError
 from onnxprune.extensions import Criterion, Scale, as_criterion, call
 from onnxprune.graph.graph import Value
 from onnxprune.importance.activation import standardised
@@ -62,7 +62,7 @@ def score(
     found_readers: Sequence[Sequence[GroupReader]] = [()] * len(groups)
     if criterion.needs == "moments":
         if moments is None:
-            raise InputError(f"importance {criterion.name!r} needs calibration data", "give some with --calib")
+            raise InputError(f"importance {criterion.name!r} needs calibration data", GIVE_DATA)
         found_readers = find_readers(model, coupling, groups, linear_layers(coupling.graph), moments)
     views = [
         _View(g, weights, rng, [r.consumer for r in readers]) for g, readers in zip(groups, found_readers, strict=True)

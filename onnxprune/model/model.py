@@ -103,9 +103,12 @@ class Model:
 
     @property
     def nbytes(self) -> int:
-        """Size of the serialized model in bytes, external data included."""
-        external = sum(locate(t, self.path).length for t in tensors(self.proto) if is_external(t))
-        return external + serialized_size(self.proto)
+        """Size of the model in bytes as `save` stores it, external data and the gaps between them included."""
+        end = 0
+        for tensor in filter(is_external, tensors(self.proto)):
+            length = locate(tensor, self.path).length
+            end = aligned_offset(end, length) + length
+        return end + serialized_size(self.proto)
 
     def copy(self) -> Model:
         """Returns an independent copy; external data files are shared, inline values copied."""
@@ -213,7 +216,7 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
     return proto
 
 
-def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) -> int:
     """Writes a model atomically; the files that it was loaded from are never modified.
 
     Weights are stored in the model file, unless the model was loaded with external data or would exceed protobuf's
@@ -226,6 +229,9 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) 
         path: The file to write; its folder must exist.
         overwrite: Whether an existing file may be replaced.
 
+    Returns:
+        The size of the written files in bytes.
+
     Raises:
         InputError: The folder does not exist, the file exists and must not be replaced, or is a file of the input.
         OutputError: Writing failed, for example because the disk is full; existing files are unchanged.
@@ -233,15 +239,19 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) 
     target = Path(path)
     _check_target(model, target, overwrite)
     with atomic_write(target, keep=model.data_files) as write:
-        files, proto = [target], model.proto
+        files, proto, data_bytes = [target], model.proto, 0
         if needs_data_file(model):
-            proto, digest = write_external_data(model, write.new())
+            stream = write.new()
+            proto, digest = write_external_data(model, stream)
+            data_bytes = stream.tell()
             data = data_file_path(target, digest)
             _check_target(model, data, overwrite=True)
             relocate(proto, data.name)
             files.insert(0, data)
-        write.new().write(proto.SerializeToString(deterministic=True))
+        content = proto.SerializeToString(deterministic=True)
+        write.new().write(content)
         write.publish(*files)
+    return len(content) + data_bytes
 
 
 def needs_data_file(model: Model) -> bool:

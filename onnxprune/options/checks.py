@@ -9,30 +9,38 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from onnxprune.errors import DataError, InputError
+from onnxprune.errors import DataError, InputError, option
 
 
 def flag(name: str, value: object) -> bool:
     """A value that is true or false, also one of numpy."""
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return bool(value)
-    raise InputError(f"{name} must be True or False, not {value!r}")
+    raise InputError(f"{option(name)} must be True or False, not {value!r}")
 
 
 def whole(name: str, value: object, least: int) -> int:
     """A whole number, at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InputError(f"{name} must be a whole number, not {value!r}")
+        raise InputError(f"{option(name)} must be a whole number, not {value!r}")
     if int(value) < least:
-        raise InputError(f"{name.replace('_', '-')} must be at least {least}, not {value}")
+        raise InputError(f"{option(name)} must be at least {least}, not {value}")
     return int(value)
 
 
 def number(name: str, value: object) -> float:
     """A number; it need not be finite."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise InputError(f"{name} must be a number, not {value!r}")
+        raise InputError(f"{option(name)} must be a number, not {value!r}")
     return float(value)
+
+
+def positive(name: str, value: object) -> float:
+    """A finite number above 0."""
+    found = number(name, value)
+    if not (math.isfinite(found) and found > 0):
+        raise InputError(f"{option(name)} must be above 0, not {found:g}")
+    return found
 
 
 def fraction(name: str, value: object) -> float:
@@ -40,7 +48,8 @@ def fraction(name: str, value: object) -> float:
     share = number(name, value)
     if not (math.isfinite(share) and 0 <= share < 1):
         raise InputError(
-            f"{name} must be at least 0 and below 1, not {share:g}", "a ratio of 0.5 takes half of the channels"
+            f"{option(name)} must be at least 0 and below 1, not {share:g}",
+            f"{option('ratio', 0.5)} takes half of the channels",
         )
     return share
 
@@ -49,15 +58,15 @@ def expressions(name: str, value: object) -> tuple[str, ...]:
     """Regular expressions: one, or several in a sequence."""
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, Iterable) or isinstance(texts, (bytes, Mapping)):
-        raise InputError(f"{name} must be a regular expression or a list of them, not {value!r}")
+        raise InputError(f"{option(name)} must be a regular expression or a list of them, not {value!r}")
     found = tuple(texts)
     for text in found:
         if not isinstance(text, str):
-            raise InputError(f"{name} must be a regular expression or a list of them, not {value!r}")
+            raise InputError(f"{option(name)} must be a regular expression or a list of them, not {value!r}")
         try:
             re.compile(text)
         except re.error as e:
-            raise InputError(f"{name}: {text!r} is not a regular expression: {e}") from None
+            raise InputError(f"{option(name)}: {text!r} is not a regular expression: {e}") from None
     return found
 
 
@@ -68,7 +77,7 @@ def mapping(name: str, value: object, example: str, *, callables: bool = False) 
         return (isinstance(key, str) and bool(key)) or (callables and callable(key))
 
     if not isinstance(value, Mapping) or not all(fits(key) for key in value):
-        raise InputError(f"{name} must be a mapping such as {example}, not {value!r}")
+        raise InputError(f"{option(name)} must be a mapping such as {example}, not {value!r}")
     return dict(value)
 
 
@@ -79,24 +88,29 @@ def shapes(name: str, value: object) -> dict[str, tuple[int, ...]]:
     for key, sizes in given.items():
         whole_numbers = isinstance(sizes, Sequence) or hasattr(sizes, "tolist")
         if isinstance(sizes, (str, bytes)) or not whole_numbers:
-            raise InputError(f"{name} must be a mapping such as {example}, not {value!r}")
+            raise InputError(f"{option(name)} must be a mapping such as {example}, not {value!r}")
         given[key] = tuple(whole(f"each size of {key!r} in {name}", size, 1) for size in sizes)
     return given
 
 
-def path(name: str, value: object) -> str | os.PathLike[str]:
+def path(name: str, value: object) -> str:
     """The name of a file."""
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
-        raise InputError(f"{name} must be the name of a file, not {value!r}")
-    return value
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text:
+        raise InputError(f"{option(name)} must be the name of a file, not {value!r}")
+    return text
 
 
 def data(value: object) -> object:
     """Something that may be calibration data; whether they fit a model shows when they are opened."""
     possible = isinstance(value, (str, os.PathLike, Mapping)) or callable(value)
     if not (possible or hasattr(value, "get_next") or hasattr(value, "__iter__") or hasattr(value, "__array__")):
-        raise DataError(f"calib must be a file, a folder, arrays, an iterable or a function, not {value!r}")
-    return value
+        raise DataError(f"{option('calib')} must be a file, a folder, arrays, an iterable or a function, not {value!r}")
+    if isinstance(value, Mapping) and list(value) == ["python"] and isinstance(value["python"], str):
+        raise DataError(
+            f"{option('calib')} was an object in Python ({value['python']}), which is not in JSON", "give it again"
+        )
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 _MADE_BY = {
@@ -109,5 +123,5 @@ _MADE_BY = {
 def instance(name: str, value: object, kind: type) -> None:
     """Raises InputError unless the value is of a public class of the package."""
     if not isinstance(value, kind):
-        said = f"{name} must be an onnxprune.{kind.__name__}, not {type(value).__name__}"
+        said = f"{option(name)} must be an onnxprune.{kind.__name__}, not {type(value).__name__}"
         raise InputError(said, _MADE_BY[kind.__name__])

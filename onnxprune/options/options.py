@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune import extensions, patterns
-from onnxprune.errors import InputError
+from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Criterion, Scorer, Targets
-from onnxprune.options import checks
+from onnxprune.options import checks, json_data
 from onnxprune.options.parts import (
     AUTO,
     FURTHEST,
@@ -26,7 +25,6 @@ from onnxprune.options.parts import (
     choosers,
 )
 from onnxprune.patterns import CHANNELS, Pattern
-from onnxprune.registry import one_of
 
 BY_DATA, BY_WEIGHTS = "obs", "l2"
 """Default criteria: with data, and without."""
@@ -63,7 +61,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.channels is None and self.zeros is None:
-            raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
+            raise InputError("nothing says how much to prune", f"give a ratio or a target, say {option('ratio', 0.5)}")
         object.__setattr__(self, "seed", checks.whole("seed", self.seed, 0))
         object.__setattr__(self, "sparse_storage", checks.flag("sparse_storage", self.sparse_storage))
         self._check_zeros()
@@ -90,7 +88,7 @@ class Options:
         attention: str = "heads",
         shrink: str | Sequence[str] = (),
         calib: Any = None,
-        samples: int | None = None,
+        samples: int = 1024,
         stats: str | os.PathLike[str] | None = None,
         repair: str = AUTO,
         gate: Mapping[str, float] | None = None,
@@ -98,11 +96,13 @@ class Options:
         drift_search: bool = False,
         verify: bool = True,
         time: bool = True,
+        strict: bool = False,
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         sparse_storage: bool = False,
         memory: int = 10**9,
         run_seconds: float = 600.0,
         run_memory: int | None = None,
+        time_limit: float | None = None,
     ) -> Options:
         """The options under the names that `onnxprune.prune` and the command line have for them.
 
@@ -136,11 +136,13 @@ class Options:
             drift_search: Take the smallest model within the gates; ratio or target is the furthest to go.
             verify: Check the result in onnxruntime.
             time: Time both models in onnxruntime.
+            strict: Write no model that comes with a warning.
             input_shapes: Shapes of graph inputs to count MACs at and to verify with.
             sparse_storage: Store weights with many zeros as sparse initializers, where that is smaller.
             memory: Bytes of activations to hold before they go to files.
             run_seconds: The longest that one load or run of a model in onnxruntime may take.
             run_memory: Bytes that onnxruntime may hold; None for all that there are.
+            time_limit: Seconds that the run may take until it writes; None for any number.
 
         Raises:
             InputError: A value is of the wrong kind, out of range, unknown, or contradicts another.
@@ -152,6 +154,7 @@ class Options:
             keep_anyway=keep_anyway,
             drift_search=drift_search,
             time=time,
+            strict=strict,
         )
         targets = _or_empty(target)
         share = None if ratio is None else checks.fraction("ratio", ratio)
@@ -162,7 +165,7 @@ class Options:
         _check_importance(wanted, removes, zeros)
         permute = checks.flag("permute", permute)
         if permute and zeros is None:
-            raise InputError(NO_PERMUTE, "give --pattern 2:4, say")
+            raise InputError(NO_PERMUTE, f"give {option('pattern', '2:4')}, say")
         across = None if global_ranking is None else checks.flag("global_ranking", global_ranking)
         for name, value in (("min_channels", min_channels), ("round_to", round_to), ("steps", steps)):
             checks.whole(name, value, 1)
@@ -180,7 +183,7 @@ class Options:
             else None
         )
         if steps > 1 and channels is None:
-            raise InputError(NO_STEPS, "give a ratio or a target, and data with --calib")
+            raise InputError(NO_STEPS, f"give a ratio or a target, and data with {option('calib', ...)}")
         solver = wanted.name if wanted is not None and wanted.zeros else None
         return cls(
             channels=channels,
@@ -189,22 +192,27 @@ class Options:
             calibration=Calibration(calib, samples, stats),
             repair=Repair(repair),
             checks=given,
-            resources=Resources(memory, run_seconds, run_memory),
+            resources=Resources(memory, run_seconds, run_memory, time_limit),
             seed=seed,
             sparse_storage=sparse_storage,
         )
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Options:
-        """The options of a mapping with the parameters of `of` as keys, say one read from a file.
+        """The options of a mapping with the parameters of `of` as keys: the inverse of `to_dict`.
 
         Raises:
             InputError: A key is unknown (the hint has the closest match), or as `of`.
         """
-        known = list(inspect.signature(cls.of).parameters)
-        for name in given:
-            one_of("option", name, known)
-        return cls.of(**given)
+        return json_data.from_dict(cls, given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as strict JSON data, under the names of the parameters of `of`.
+
+        An object that JSON cannot hold (arrays, a function that is not registered) is ``{"python": NAME}``, which is
+        refused when it is read.
+        """
+        return json_data.to_dict(self)
 
     @property
     def criterion(self) -> Criterion:
@@ -247,82 +255,58 @@ class Options:
         if self.channels is None and self.repair.method != "none" and not self.repair.refits_zeros:
             raise InputError(
                 f"repair {self.repair.method!r} refits what is left of channels, and none are removed",
-                "give --pattern channels too, or --repair none",
+                f"give {option('pattern', 'channels')} too, or {option('repair', 'none')}",
             )
         alone, asked, across = self.channels is None, self.zeros.solver, self.zeros.global_ranking
         for_zeros = asked is not None and (alone or not extensions.criteria.get(asked).channels)
         if for_zeros and asked is not None and _from_data(asked) and not _from_data(self.solver):
             without = ", which repair 'data-free' goes without" if self.repair.method == "data-free" else ""
-            raise InputError(f"importance {asked!r} needs calibration data{without}", "give some with --calib")
+            raise InputError(f"importance {asked!r} needs calibration data{without}", GIVE_DATA)
         if alone and across and self.zeros.shape.local:
             raise InputError(
                 f"pattern {str(self.zeros.shape)!r} takes as much of every weight, so that there is nothing to "
                 "rank across them",
-                "leave --global away",
+                f"leave {option('global_ranking')} away",
             )
         if across and self.calibration.data is None and _from_data(self.solver):
             raise InputError(
                 "how much each weight can spare is measured with calibration data",
-                "give some with --calib, or leave --global away",
+                f"give some with {option('calib', ...)}, or leave {option('global_ranking')} away",
             )
         stats = self.calibration.stats is not None and self.calibration.data is not None
         if alone and stats and self.repair.refits_zeros and not self.spreads_zeros:
-            raise InputError("zeros that are refitted use no statistics", "leave --stats away, or --repair none")
+            raise InputError(
+                "zeros that are refitted use no statistics",
+                f"leave {option('stats')} away, or give {option('repair', 'none')}",
+            )
 
     def _check_gates(self) -> None:
         """Raises InputError for gates that cannot be measured."""
         if self.checks.gate and not self.checks.verify and self.calibration.data is None:
             raise InputError(
                 "gates are measured by the verification, which is switched off",
-                "leave --no-verify away, or give data with --calib",
+                f"leave {option('verify', False)} away, or give data with {option('calib', ...)}",
             )
         if self.checks.drift_search and self.channels is None:
             raise InputError(
-                "a drift search looks for channels, not zeros", "leave --pattern away, or add --pattern channels"
+                "a drift search looks for channels, not zeros",
+                f"leave {option('pattern')} away, or add {option('pattern', 'channels')}",
             )
 
     def _check_data(self) -> None:
         """Raises InputError for calibration data or statistics that are missing or not used."""
         missing, stats, name = self.calibration.data is None, self.calibration.stats, self.criterion.name
         if missing and self.repair.needs_data:
-            raise InputError(f"repair {self.repair.method!r} needs calibration data", "give some with --calib")
+            raise InputError(f"repair {self.repair.method!r} needs calibration data", GIVE_DATA)
         from_data = self.criterion.needs == "moments"
         synthetic = self.repair.method == "data-free"  # inputs made for the repair serve the scores as well
         if self.channels is not None and from_data and missing and stats is None and not synthetic:
-            raise InputError(f"importance {name!r} needs calibration data", "give some with --calib")
+            raise InputError(f"importance {name!r} needs calibration data", GIVE_DATA)
         if stats is not None and not (from_data if self.channels is not None else _from_data(self.solver)):
             known = [n for n in extensions.criteria.names() if _from_data(n)]
             raise InputError(f"importance {name!r} uses no statistics", f"{', '.join(known)} do")
         if self.channels is not None and self.channels.steps > 1 and (missing or not self.criterion.sequential):
-            raise InputError(NO_STEPS, "give a ratio or a target, and data with --calib")
-
-    def as_dict(self) -> dict[str, Any]:
-        """The options as strict JSON data, under their names on the command line."""
-        amounts = {**vars(Channels(ratio=0.0)), "ratio": None} if self.channels is None else dict(vars(self.channels))
-        amounts["target"] = {} if self.channels is None else self.channels.limits
-        across = amounts.pop("global_ranking") or (self.zeros is not None and bool(self.zeros.global_ranking))
-        pattern = [] if self.channels is None else [CHANNELS]
-        if self.zeros is not None:
-            shape = self.zeros.shape
-            pattern.append(str(shape) if shape.share is None else f"{shape}={shape.share:g}")
-        calib, stats = self.calibration.data, self.calibration.stats
-        return {
-            "global": across or (self.spreads_zeros and self.channels is None),
-            **amounts,
-            "importance": self.criterion.name if self.channels is not None else self.solver,
-            "pattern": pattern,
-            "permute": self.zeros is not None and self.zeros.permute,
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self.scope).items()},
-            "calib": calib if calib is None or isinstance(calib, str) else type(calib).__name__,
-            "samples": self.calibration.samples,
-            "stats": None if stats is None else os.fspath(stats),
-            "repair": self.repair.method,
-            **vars(self.checks),
-            "input_shapes": {name: list(shape) for name, shape in self.checks.input_shapes.items()},
-            **vars(self.resources),
-            "seed": self.seed,
-            "sparse_storage": self.sparse_storage,
-        }
+            raise InputError(NO_STEPS, f"give a ratio or a target, and data with {option('calib', ...)}")
 
 
 NO_STEPS = "steps need calibration data, importance 'obs' and channels to remove"
@@ -341,6 +325,8 @@ def _check_importance(wanted: Criterion | None, removes: bool, zeros: Pattern | 
     if wanted is None:
         return
     if zeros is None and not wanted.channels:
-        raise InputError(f"importance {wanted.name!r} chooses zeros, not channels", "give a pattern, say --pattern 2:4")
+        raise InputError(
+            f"importance {wanted.name!r} chooses zeros, not channels", f"give a pattern, say {option('pattern', '2:4')}"
+        )
     if not removes and not wanted.zeros:
         raise InputError(f"importance {wanted.name!r} ranks channels, not zeros", f"{', '.join(choosers())} do")

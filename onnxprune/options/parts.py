@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxprune import extensions, patterns
 from onnxprune._text import amount
-from onnxprune.errors import InputError
+from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Limit, NamedCost, Scorer, Targets
 from onnxprune.options import checks
 from onnxprune.patterns import Pattern
@@ -20,6 +20,8 @@ ATTENTION = ("heads", "dims")
 AUTO = "auto"
 GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0)}
 """Kinds of gates with the range of their limits."""
+SAMPLES = 1024
+"""Default number of calibration samples: more hardly make a better model, and all take longer."""
 FURTHEST = 0.95
 """Default upper bound of the ratio in a drift search."""
 
@@ -71,7 +73,7 @@ class Channels:
         if self.ratio is not None:
             _set(self, ratio=checks.fraction("ratio", self.ratio))
         elif not self.target:
-            raise InputError("nothing says how much to prune", "give a ratio or a target, say --ratio 0.5")
+            raise InputError("nothing says how much to prune", f"give a ratio or a target, say {option('ratio', 0.5)}")
 
     @property
     def costs(self) -> list[NamedCost]:
@@ -85,7 +87,7 @@ class Channels:
 
 
 def _limit(name: str, value: object) -> Limit:
-    """Checks the limit of a cost: a number, or a text that `amount` reads."""
+    """Checks the limit of a cost: a number, or a text with a unit that `amount` reads; text of a number becomes one."""
     number = amount(value)
     if number is None or isinstance(value, bool):
         raise InputError(
@@ -93,7 +95,7 @@ def _limit(name: str, value: object) -> Limit:
         )
     if not (math.isfinite(number) and number > 0):
         raise InputError(f"target {name}={value} leaves nothing", "a fraction such as 0.5 says what may be left")
-    return value if isinstance(value, str) else number
+    return value if isinstance(value, str) and not value.strip()[-1:].isdigit() else number
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Zeros:
         if self.global_ranking is not None:
             _set(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
         if self.permute and self.shape.kept is None:
-            raise InputError(NO_PERMUTE, "give --pattern 2:4, say")
+            raise InputError(NO_PERMUTE, f"give {option('pattern', '2:4')}, say")
         if self.solver is not None and not extensions.as_criterion(self.solver).zeros:
             raise InputError(f"importance {self.solver!r} ranks channels, not zeros", f"{', '.join(choosers())} do")
 
@@ -175,7 +177,7 @@ class Calibration:
 
     Attributes:
         data: The data, see `calibration.open_samples`; None for none.
-        samples: Samples to use at most; None for all.
+        samples: Samples to use at most.
         stats: File of statistics of the data: used where it exists, else written.
 
     Raises:
@@ -183,18 +185,17 @@ class Calibration:
     """
 
     data: Any = None
-    samples: int | None = None
+    samples: int = SAMPLES
     stats: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.data is not None:
-            checks.data(self.data)
-        if self.samples is not None:
-            _set(self, samples=checks.whole("samples", self.samples, 1))
+            _set(self, data=checks.data(self.data))
+        _set(self, samples=checks.whole("samples", self.samples, 1))
         if self.stats is not None:
-            checks.path("stats", self.stats)
-        if self.samples is not None and self.data is None and self.stats is None:
-            raise InputError("samples are those of calibration data, and none are given", "give some with --calib")
+            _set(self, stats=checks.path("stats", self.stats))
+        if self.samples != SAMPLES and self.data is None and self.stats is None:
+            raise InputError("samples are those of calibration data, and none are given", GIVE_DATA)
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,7 @@ class Checks:
         keep_anyway: Whether a model that misses a gate may be written.
         drift_search: Whether the smallest model within the gates is looked for.
         time: Whether both models are timed in onnxruntime.
+        strict: Whether a model that comes with a warning may not be written.
 
     Raises:
         InputError: A value is of the wrong kind, out of range or unknown.
@@ -249,9 +251,10 @@ class Checks:
     keep_anyway: bool = False
     drift_search: bool = False
     time: bool = True
+    strict: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("verify", "keep_anyway", "drift_search", "time"):
+        for name in ("verify", "keep_anyway", "drift_search", "time", "strict"):
             _set(self, **{name: checks.flag(name, getattr(self, name))})
         _set(self, input_shapes=checks.shapes("input_shapes", self.input_shapes))
         given = checks.mapping("gate", self.gate, "{'drift': 0.05}")
@@ -261,8 +264,12 @@ class Checks:
             if not low <= value <= high or not math.isfinite(value):
                 raise InputError(f"gate {name} must be between {low:g} and {high:g}, not {value:g}")
         _set(self, gate=given)
+        if self.strict and self.keep_anyway:
+            raise InputError(
+                "keep_anyway and strict contradict each other: a gate that is missed is a warning", "give one of them"
+            )
         if self.drift_search and not self.gate:
-            raise InputError("a drift search needs a gate", "--gate drift=0.05, say")
+            raise InputError("a drift search needs a gate", f"{option('gate', {'drift': 0.05})}, say")
 
 
 def split_gate(name: str) -> tuple[str, str]:
@@ -279,6 +286,7 @@ class Resources:
         memory: Bytes of activations to hold before they go to files.
         run_seconds: The longest that one load or run of a model in onnxruntime may take.
         run_memory: Bytes that onnxruntime may hold; None for all that there are.
+        time_limit: Seconds that the whole run may take until it writes; None for any number.
 
     Raises:
         InputError: A value is of the wrong kind or out of range.
@@ -287,11 +295,12 @@ class Resources:
     memory: int = 10**9
     run_seconds: float = 600.0
     run_memory: int | None = None
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         _set(self, memory=checks.whole("memory", self.memory, 1))
-        _set(self, run_seconds=checks.number("run_seconds", self.run_seconds))
-        if not (math.isfinite(self.run_seconds) and self.run_seconds > 0):
-            raise InputError(f"run-seconds must be above 0, not {self.run_seconds:g}")
+        _set(self, run_seconds=checks.positive("run_seconds", self.run_seconds))
+        if self.time_limit is not None:
+            _set(self, time_limit=checks.positive("time_limit", self.time_limit))
         if self.run_memory is not None:
             _set(self, run_memory=checks.whole("run_memory", self.run_memory, 1))

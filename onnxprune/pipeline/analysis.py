@@ -21,7 +21,7 @@ from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.sparse_initializers import densify
 from onnxprune.ops import registry
-from onnxprune.options import Scope
+from onnxprune.options import Scope, checks
 
 
 class GraphSurgeonGraph(Protocol):
@@ -131,6 +131,29 @@ def reanalyze(analysis: Analysis, model: Model) -> Analysis:
     )
 
 
+def check_scope(
+    analysis: Analysis, mixing: bool | None, attention: str | None, shrink: str | Sequence[str] | None
+) -> None:
+    """Raises InputError where options say something else than an analysis was made with; None agrees with it."""
+    checks.instance("analysis", analysis, Analysis)
+    made = analysis.coupling
+    requested = Scope(
+        mixing=made.mixing if mixing is None else mixing,
+        attention=made.attention if attention is None else attention,
+        shrink=() if shrink is None else shrink,
+    )
+    names = made.shrinking if shrink is None else matching_names(analysis.model.proto.graph, requested.shrink)
+    for name, given, analyzed in (
+        ("mixing", requested.mixing, made.mixing),
+        ("attention", requested.attention, made.attention),
+        ("shrink", sorted(names), sorted(made.shrinking)),
+    ):
+        if given != analyzed:
+            raise InputError(
+                f"the analysis was made with {name}={analyzed!r}, not {given!r}", f"give {name} to analyze, not to plan"
+            )
+
+
 def prunable(analysis: Analysis, scope: Scope) -> list[Group]:
     """The groups that are open to pruning.
 
@@ -158,7 +181,7 @@ def prunable(analysis: Analysis, scope: Scope) -> list[Group]:
 
 
 def _names(group: Group) -> set[str]:
-    found = set()
+    found = {group.name}
     for s in group.slices:
         found.add(s.value.key)
         found.update(node.proto.name for node, _ in s.value.consumers if node.proto.name)

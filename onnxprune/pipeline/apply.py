@@ -11,6 +11,7 @@ from onnxprune.edit import permute
 from onnxprune.edit.remove import remove
 from onnxprune.errors import PlanError
 from onnxprune.model.sparse_initializers import densify, resparsify
+from onnxprune.model.stored_files import stored_bytes
 from onnxprune.options import Checks
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
 from onnxprune.pipeline.original import Original
@@ -22,7 +23,9 @@ from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import build
-from onnxprune.report.warnings import warnings
+from onnxprune.report.measured_on import with_measured_on
+from onnxprune.report.warnings import reached_limits, warnings
+from onnxprune.runtime.limits import current_limits
 
 
 def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> Result:
@@ -32,10 +35,12 @@ def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> 
         InputError: The model cannot be read, or the plan does not fit it.
         VerificationError: The result fails in onnxruntime where the original does not.
     """
+    clock.expect({"load": 1.0, "analyze": 1.0, "apply": 1.0, "verify": 2.0 * checks.verify})
     with clock.stage("load"):
         model = original.load()
     with clock.stage("analyze"):
         before = measure(model, checks.input_shapes)
+        before = replace(before, bytes=stored_bytes(model) or before.bytes)
         sparse = densify(model)
         shrink = [f"^{re.escape(name)}$" for name in plan.interface]
         analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
@@ -52,8 +57,9 @@ def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> 
     with clock.stage("verify"):
         verified = verify(original.source, analysis.model, checks, io_slices=io_slices)
     report = build(analysis.coupling, plan, before, after, verified, clock.seconds, None)
-    report = replace(report, warnings=warnings(report))
-    return Result(analysis.model, plan, report, as_graph=original.as_graph)
+    report = replace(report, warnings=warnings(report, reached_limits(current_limits().reached)))
+    report = with_measured_on(report, before.input_shapes(model.proto))
+    return Result(analysis.model, plan, report, checks, as_graph=original.as_graph)
 
 
 def _set_zeros(analysis: Analysis, plan: Plan) -> None:

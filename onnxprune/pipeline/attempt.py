@@ -30,7 +30,8 @@ from onnxprune.planning.masks import zeros as zeros_entry
 from onnxprune.planning.plan import Plan
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
-from onnxprune.report.report import GateReport, PermutationReport
+from onnxprune.report.entries import PermutationReport
+from onnxprune.report.report import GateReport
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.verification import gates
 from onnxprune.verification.check import Verification

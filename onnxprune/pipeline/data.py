@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from onnxprune.calibration import Progress, Samples, open_samples
+from onnxprune.calibration.signature import signature_of
 from onnxprune.calibration.synthetic import Feeds
+from onnxprune.errors import Words, option
 from onnxprune.extensions import call, sources
 from onnxprune.model.model import Model
-from onnxprune.options import Calibration
+from onnxprune.options import SAMPLES, Calibration
 from onnxprune.runtime.batching import why_not_joined
 from onnxprune.runtime.process import Session
 from onnxprune.runtime.session import session
@@ -43,10 +45,14 @@ class CalibrationSplit:
     Attributes:
         fit: What scores and repair learn from.
         held: What the report is measured on; the same as `fit` where there are too few samples for two parts.
+        cut: A note that the default limit cut the samples, and of how many; None where it did not.
+        unjoined: A warning that samples are run one by one, and why; None where they are joined to batches.
     """
 
     fit: Samples | _Synthetic
     held: Samples | _Synthetic
+    unjoined: str | None = None
+    cut: str | None = None
 
     @property
     def held_out(self) -> bool:
@@ -56,7 +62,7 @@ class CalibrationSplit:
     def in_batches(self, size: int) -> CalibrationSplit:
         """The same samples in batches of at most this size."""
         fit = self.fit.in_batches(size)
-        return CalibrationSplit(fit, self.held.in_batches(size) if self.held_out else fit)
+        return replace(self, fit=fit, held=self.held.in_batches(size) if self.held_out else fit)
 
 
 class FirstBatches:
@@ -85,18 +91,33 @@ def open_data(
     if calibration.data is None:
         return None
     given = _from_registry(calibration.data)
-    samples = open_samples(given, model.proto, limit=calibration.samples, seed=seed, progress=progress)
+    limit = calibration.samples
+    if limit == SAMPLES:  # a default must not be too low for a model with a larger batch
+        limit = max(limit, signature_of(model.proto).fixed or 1)
+    samples = open_samples(given, model.proto, limit=limit, seed=seed, progress=progress)
     split = CalibrationSplit(*_divided(samples, HELD_OUT_SHARE, HELD_OUT_FROM))
+    split = replace(split, cut=_cut(samples, limit) if calibration.samples == SAMPLES else None)
     held = split.held.count if split.held_out else 0
     logger.info("calibration data: %d samples, %d of them held out", samples.count, held)
     runner = session(model)
     why = _why_one_by_one(runner, split.fit)
     if why is not None:
-        logger.warning("calibration samples are run one by one, since %s", why)
-        split = split.in_batches(1)
+        split = replace(split.in_batches(1), unjoined=f"calibration samples are run one by one, since {why}")
+        logger.warning("%s", split.unjoined)
     for feeds in itertools.islice(split.held.batches(), 1):
         runner.run(None, feeds)  # before any piece of it: what does not run, or crashes, is reported here
     return split
+
+
+def _cut(samples: Samples, limit: int) -> str | None:
+    """Says that a limit cut the samples; None where it did not, or where nobody knows."""
+    used, available = samples.count or 0, samples.available
+    if used < limit if available is None else available <= limit:
+        return None
+    allows = option("samples", ...) + " allows more"
+    if available is None:
+        return Words(f"the first {used:,} calibration samples are used, whether or not there are others; {allows}")
+    return Words(f"{used:,} of {available:,} calibration samples are used; {allows}")
 
 
 def _why_one_by_one(runner: Session, samples: Samples | _Synthetic) -> str | None:

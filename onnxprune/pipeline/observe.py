@@ -12,7 +12,7 @@ import numpy as np
 from onnxprune.cost.measure import mainly_convolutions, measure
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
-from onnxprune.errors import InputError
+from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Criterion, as_criterion
 from onnxprune.importance import damage_curves
 from onnxprune.importance.magnitude import Scores
@@ -67,9 +67,7 @@ def check_stats(calibration: Calibration) -> None:
     """Raises InputError where statistics are to be read from a file that does not exist."""
     stats = calibration.stats
     if stats is not None and calibration.data is None and not os.path.exists(stats):
-        raise InputError(
-            f"there are no statistics in {os.fspath(stats)!r} and no data to make them from", "give some with --calib"
-        )
+        raise InputError(f"there are no statistics in {os.fspath(stats)!r} and no data to make them from", GIVE_DATA)
 
 
 def moments(
@@ -106,7 +104,7 @@ def moments(
     try:
         found = observe(model, layers, batches, count=count, seed=seed, memory=memory)
     except CannotCut as e:
-        raise InputError(f"the model cannot be run in pieces: {e}", "leave --calib away") from e
+        raise InputError(f"the model cannot be run in pieces: {e}", f"leave {option('calib')} away") from e
     if stored is not None:
         write(stored, model, layers, found)
         return read(stored, model, layers)

@@ -21,7 +21,7 @@ from onnxprune.options import Checks, Scope
 from onnxprune.patterns import Pattern
 from onnxprune.pipeline.zero import Zeroed, wanted
 from onnxprune.planning.plan import Plan
-from onnxprune.report.report import PermutationReport, PermutedGroup
+from onnxprune.report.entries import PermutationReport, PermutedGroup
 from onnxprune.sparsity import Weight
 from onnxprune.sparsity.permutation_search import MAX_WORK, search
 from onnxprune.sparsity.stripes import ReadingWeight, gather

@@ -11,13 +11,14 @@ from onnxprune.cost.measure import Cost, measure
 from onnxprune.coupling.groups import Group
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseOriginals, densify
+from onnxprune.model.stored_files import stored_bytes
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, prunable
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
 from onnxprune.pipeline.inputs_seen import SamplesSeen, samples_seen
 from onnxprune.pipeline.observe import check_stats
 from onnxprune.pipeline.original import Original
-from onnxprune.pipeline.progress import Clock
+from onnxprune.pipeline.progress import Clock, work
 from onnxprune.pipeline.score import Damage, learn_damage
 from onnxprune.pipeline.settle import resolve_repair
 from onnxprune.repair.data_free import inputs
@@ -94,11 +95,13 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
         InputError: The model, the data or an option is unusable.
     """
     check_stats(options.calibration)
+    clock.expect(work(options))
     with clock.stage("load"):
         if options.checks.verify or options.calibration.data is not None:
             warm_up()
         model, stored = (original.load(), None) if analysis is None else (analysis.model, analysis.stored)
         loaded = load_inputs(model, stored, options, clock)
+    clock.expect({stage: units for stage, units in work(loaded.options).items() if stage != "load"})
     with clock.stage("analyze"):
         if analysis is None:
             scope = options.scope
@@ -121,6 +124,7 @@ def load_inputs(model: Model, stored: Cost | None, options: Options, clock: Cloc
     cost = measure(model, options.checks.input_shapes, run=options.targets_macs)
     if stored is not None:
         cost = replace(cost, params=stored.params, bytes=stored.bytes)
+    cost = replace(cost, bytes=stored_bytes(model) or cost.bytes)
     sparse = densify(model)
     repair, why = resolve_repair(
         model,
@@ -130,6 +134,6 @@ def load_inputs(model: Model, stored: Cost | None, options: Options, clock: Cloc
         input_shapes=options.checks.input_shapes,
     )
     settled = replace(options, repair=repair)
-    data = open_data(model, options.calibration, options.seed, clock.progress)
+    data = open_data(model, options.calibration, options.seed, clock.samples)
     held_to = gates.make_gates(model.proto, options.checks.gate, data=data is not None)
     return Loaded(model, sparse, cost, settled, why, data, held_to)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune import extensions
 from onnxprune.calibration import Samples
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, option
 from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, SyntheticFeeds
@@ -115,7 +115,9 @@ def refit(job: RepairJob) -> list[Refit]:
         try:
             return _refit_by_own_method(job)
         except CannotCut as e:
-            raise InputError(f"the model cannot be run in pieces: {e}", "repair needs that: use --repair none") from e
+            raise InputError(
+                f"the model cannot be run in pieces: {e}", f"repair needs that: use {option('repair', 'none')}"
+            ) from e
     before = job.pruned.copy()
     done = extensions.call("repair", method.name, method.function, job)
     if not isinstance(done, list) or not all(isinstance(r, Refit) for r in done):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import onnx
 
 from onnxprune.errors import GateError
 from onnxprune.model.model import Model, save
+from onnxprune.options import Checks
 from onnxprune.pipeline.analysis import GraphSurgeonGraph
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import gate_lines
+from onnxprune.report.entries import Count
 from onnxprune.report.report import Report
 
 
@@ -22,10 +25,10 @@ class Result:
         report: What it did.
     """
 
-    def __init__(self, model: Model, plan: Plan, report: Report, as_graph: bool, keep_anyway: bool = False) -> None:
+    def __init__(self, model: Model, plan: Plan, report: Report, checks: Checks, as_graph: bool) -> None:
         self._model = model
         self._as_graph = as_graph
-        self._keep_anyway = keep_anyway
+        self._checks = checks
         self._graph: GraphSurgeonGraph | None = None
         self.plan = plan
         self.report = report
@@ -36,9 +39,9 @@ class Result:
 
     @property
     def stopped(self) -> str | None:
-        """Why the model is not to be written: the gates that it misses; None where nothing is against it."""
-        missed = [] if self._keep_anyway else gate_lines(self.report.gates)
-        return "; ".join(missed) or None
+        """Why the model is not to be written: gates that it misses, warnings of a strict run; None where nothing is."""
+        missed = [] if self._checks.keep_anyway else gate_lines(self.report.gates)
+        return "; ".join(self.report.warnings if self._checks.strict else missed) or None
 
     @property
     def model(self) -> onnx.ModelProto | GraphSurgeonGraph:
@@ -65,13 +68,14 @@ class Result:
         return graph
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the model, whole or not at all.
+        """Writes the model, whole or not at all; the report then has the size of its files.
 
         Raises:
             InputError: The folder does not exist, or the path is that of the input.
-            GateError: A gate is missed, and `keep_anyway` was not given.
+            GateError: A gate is missed, and `keep_anyway` was not given; or a warning came of a run that was `strict`.
             OutputError: Writing failed, say because the disk is full; what was there before is still there.
         """
         if self.stopped is not None:
             raise GateError(self.stopped)
-        save(self._model, path)
+        size = save(self._model, path)
+        self.report = replace(self.report, bytes=Count(self.report.bytes.before, size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxprune import registry
 from onnxprune.allocation.widths import unrounded
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
@@ -11,6 +12,7 @@ from onnxprune.errors import InputError
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.attempt import Pruned, attempt, prune_model, select
+from onnxprune.pipeline.data import CalibrationSplit
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.prepare import Prepared, prepare
 from onnxprune.pipeline.progress import Clock
@@ -21,8 +23,11 @@ from onnxprune.pipeline.verify import verify_pruned
 from onnxprune.planning import plan as planning
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import build, rounded
-from onnxprune.report.report import Count, Report, SearchReport, StorageReport, TargetReport
-from onnxprune.report.warnings import warnings
+from onnxprune.report.entries import Count, ResolvedOptions, StorageReport
+from onnxprune.report.measured_on import with_measured_on
+from onnxprune.report.report import Report, SearchReport, TargetReport
+from onnxprune.report.warnings import reached_limits, warnings
+from onnxprune.runtime.limits import current_limits
 from onnxprune.verification.check import Verification
 from onnxprune.verification.comparable_outputs import outputs_at_many_positions
 
@@ -46,13 +51,36 @@ def run_stages(original: Original, options: Options, clock: Clock) -> Result:
         shapes = options.checks.input_shapes
         before = measure(original.load(), shapes, run=True)
         after = measure(pruned.model, pruned.io_slices.shapes(shapes), run=True)
-    report = make_report(prepared, pruned, before, after, verification, searched)
+    report = make_report(options, prepared, pruned, before, after, verification, searched)
     if options.checks.time and verification.verified and report.whole_because is None:
         with clock.stage("time"):
             report = with_latency(report, original, pruned.model, options.checks, pruned.io_slices)
         report = replace(report, seconds=rounded(clock.seconds))
-    report = replace(report, warnings=warnings(report))
-    return Result(pruned.model, pruned.plan, report, as_graph=original.as_graph, keep_anyway=options.checks.keep_anyway)
+    report = finish(report, prepared, before)
+    return Result(pruned.model, pruned.plan, report, options.checks, as_graph=original.as_graph)
+
+
+def finish(report: Report, prepared: Prepared, before: Cost) -> Report:
+    """The report with warnings, notes, and what its numbers were measured on."""
+    data = prepared.loaded.data
+    notes = [] if data is None or data.cut is None else [data.cut]
+    report = replace(report, warnings=warnings(report, events(data)), notes=notes)
+    return with_measured_on(report, before.input_shapes(prepared.loaded.model.proto))
+
+
+def events(data: CalibrationSplit | None) -> list[str]:
+    """Warnings of a run that its results do not show: of plug-ins, of batches, of limits that were reached."""
+    return [
+        *registry.failures,
+        *([] if data is None or data.unjoined is None else [data.unjoined]),
+        *reached_limits(current_limits().reached),
+    ]
+
+
+def for_plan(options: Options) -> Options:
+    """The options of a run without what changes no plan: gates are for what is written, the analysis has its scope."""
+    checks = options.checks if options.checks.drift_search else replace(options.checks, gate={})
+    return replace(options, checks=checks, scope=replace(options.scope, shrink=()))
 
 
 def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
@@ -76,6 +104,7 @@ def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
 
 
 def make_report(
+    requested: Options,
     prepared: Prepared,
     pruned: Pruned,
     before: Cost,
@@ -85,12 +114,13 @@ def make_report(
 ) -> Report:
     """The report of a run."""
     coupling, seconds = prepared.analysis.coupling, prepared.clock.seconds
-    report = build(coupling, pruned.plan, before, after, verification, seconds, prepared.options.as_dict())
+    report = build(coupling, pruned.plan, before, after, verification, seconds, requested.to_dict())
     stored, evaluation, channels = pruned.stored, pruned.evaluation, prepared.options.channels
     if evaluation is not None:
         report = replace(report, calibration=evaluation.report, drift=evaluation.drift, drift_on=evaluation.report.on)
     return replace(
         report,
+        resolved=resolved(prepared.options),
         dense=dict(pruned.dense),
         whole_because=pruned.whole_because or report.whole_because,
         unrounded={} if channels is None else unrounded(coupling, pruned.plan.removed, channels.round_to),
@@ -106,6 +136,18 @@ def make_report(
         repair=pruned.repair,
         unrepaired_because=prepared.loaded.unrepaired_because,
         many_positions=outputs_at_many_positions(pruned.model),
+    )
+
+
+def resolved(options: Options) -> ResolvedOptions:
+    """What the options of a run came to."""
+    channels, zeros = options.channels, options.zeros
+    across = options.spreads_zeros or bool(zeros is not None and zeros.global_ranking)
+    return ResolvedOptions(
+        options.repair.method,
+        importance=None if channels is None else options.criterion.name,
+        zeros=None if zeros is None else options.solver,
+        global_ranking=across if channels is None else channels.global_ranking,
     )
 
 

@@ -26,6 +26,10 @@ from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.planning import plan
+from onnxprune.progress import part
+
+MOMENTS_WORK = 0.5
+"""Share of the moments in the work of scoring from data, for the estimate of the remaining time."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,10 @@ def score_groups(
     """Importance of every unit of some groups by a criterion, from calibration data where it needs them.
 
     Raises:
-        InputError: The groups are not those of the analysis, or the data are unusable.
+        InputError: The groups are not those of the analysis, the criterion ranks none, or data are missing, unusable or
+            not used.
     """
+    _check_criterion(criterion, given=calibration.data is not None or calibration.stats is not None)
     if not set(groups) <= set(analysis.groups):
         raise InputError("groups must be some of those of the analysis", "analysis.groups has them")
     observe.check_stats(calibration)
@@ -100,6 +106,17 @@ def score_groups(
         analysis, groups, data, Channels(ratio=0.0), criterion, list, stats=calibration.stats, seed=seed, memory=memory
     )
     return damage.unit_scores(groups)
+
+
+def _check_criterion(criterion: Criterion, *, given: bool) -> None:
+    """Raises InputError for a criterion that ranks no channels, or that calibration data do not suit."""
+    name = criterion.name
+    if not criterion.channels:
+        raise InputError(f"importance {name!r} chooses zeros, not channels", "plan(pattern='2:4') makes zeros")
+    if criterion.needs == "moments" and not given:
+        raise InputError(f"importance {name!r} needs calibration data", "give calib=... or stats=...")
+    if criterion.needs == "weights" and given:
+        raise InputError(f"importance {name!r} uses no calibration data", "leave calib and stats away")
 
 
 def measure_damage(
@@ -124,21 +141,23 @@ def measure_damage(
     with context as (model, data, criterion):
         input_moments = None
         if criterion.needs == "moments":
-            input_moments = observe.moments(model, coupling, data, stats=stats, seed=seed, memory=memory)
+            with part(0.0, MOMENTS_WORK):
+                input_moments = observe.moments(model, coupling, data, stats=stats, seed=seed, memory=memory)
         by_itself = BY_WEIGHTS if criterion.sequential else criterion
         scores = score(model, coupling, groups, by_itself, seed=seed, moments=input_moments)
         if criterion.sequential:
-            curves = observe.curves(
-                model,
-                coupling,
-                groups,
-                data,
-                input_moments or {},
-                scores,
-                channels,
-                input_shapes=input_shapes or {},
-                memory=memory,
-            )
+            with part(MOMENTS_WORK, 1.0):
+                curves = observe.curves(
+                    model,
+                    coupling,
+                    groups,
+                    data,
+                    input_moments or {},
+                    scores,
+                    channels,
+                    input_shapes=input_shapes or {},
+                    memory=memory,
+                )
             return Damage(curves, None)
     most = [g.units - min(channels.min_channels, g.units) for g in groups]
     return Damage([curve_from_scores(s, n) for s, n in zip(scores, most, strict=True)], scores)

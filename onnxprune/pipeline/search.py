@@ -15,6 +15,7 @@ from onnxprune.options import Channels
 from onnxprune.pipeline.analysis import reanalyze
 from onnxprune.pipeline.attempt import Pruned, attempt, select
 from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.progress import work_of_attempt
 from onnxprune.report.report import Amount, SearchReport, SearchTrial
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
     def make(share: float) -> Pruned:
         prepared.clock.prefix = f"search, model {len(trials) + 1} of at most {MAX_RUNS}: "
         copy = reanalyze(prepared.analysis, prepared.analysis.model.copy())
-        pruned = attempt(prepared, replace(prepared.options, channels=channels(share)), copy)
+        with prepared.clock.trial(len(trials), MAX_RUNS, work_of_attempt(prepared.options)):
+            pruned = attempt(prepared, replace(prepared.options, channels=channels(share)), copy)
         trials.append(_trial(pruned))
         logger.info("search: %s", trials[-1])
         return pruned

@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.errors import Words, option
 from onnxprune.extensions import criteria
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.importance.trials import Trials, WeightChange
@@ -25,6 +26,7 @@ from onnxprune.patterns import Pattern
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
 from onnxprune.pipeline.observe import fresh_samples, moments
 from onnxprune.pipeline.refit import RepairJob, refit
+from onnxprune.progress import part, step
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
 from onnxprune.repair.masked import Zeros, zeroed
@@ -35,6 +37,8 @@ from onnxprune.statistics.moments import Moments
 
 PROBES = (0.4, 0.6, 0.8, 0.9, 0.95)
 """Shares of zeros in one layer at which the outputs are looked at."""
+SPREADING_WORK = 0.5
+"""Share of the allocation of zeros to layers in the work of setting them, for the estimate of the remaining time."""
 NOTHING = "what was asked for takes none of its elements"
 
 
@@ -114,16 +118,17 @@ def zero(
         )
     if spread:
         assert data is not None
-        spread_to = _allotted(
-            model,
-            list(layers.values()),
-            pattern,
-            input_moments,
-            data,
-            io_slices,
-            input_shapes=options.checks.input_shapes,
-            memory=options.resources.memory,
-        )
+        with part(0.1, SPREADING_WORK):
+            spread_to = _allotted(
+                model,
+                list(layers.values()),
+                pattern,
+                input_moments,
+                data,
+                io_slices,
+                input_shapes=options.checks.input_shapes,
+                memory=options.resources.memory,
+            )
         zeros = replace(zeros, layers={**zeros.layers, **spread_to})
     if not refits:
         found = {} if by_weights else _by_moments(model, layers, zeros, input_moments)
@@ -141,7 +146,8 @@ def zero(
         job = RepairJob.of(
             options, original(), model, kept, data, io_slices, synthetic_feeds, fitter=zeros, unrepaired=plain
         )
-        done.repair = refit(job)
+        with part(SPREADING_WORK if spread else 0.0, 1.0):
+            done.repair = refit(job)
         now = {v.key: v for v in Graph(model.proto).constants()}
         found |= {key: model.array(_tensor(now[key])) == 0 for key in fitted}
     done.masks = {key: zero_mask for key, zero_mask in found.items() if zero_mask.any()}
@@ -167,7 +173,8 @@ def _allotted(
     batches = fresh_samples(model, data, runs=runs, input_shapes=input_shapes, io_slices=io_slices)
     measured: list[list[float]] = []
     with Trials(model, input_moments, batches, [layer.x.name for layer in layers], memory=memory) as trials:
-        for layer in layers:
+        for number, layer in enumerate(layers):
+            step(layer.name, number, len(layers))
             trials.step()
             matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)
             measured.append([])
@@ -222,7 +229,9 @@ def wanted(weight: Weight, pattern: Pattern, scope: Scope, done: Zeroed) -> bool
     if pattern.elementwise:
         return True
     if weight.recurrent and not scope.only:
-        done.dense[weight.value.key] = "weights of recurrent layers have zeros where --only names them"
+        done.dense[weight.value.key] = Words(
+            f"weights of recurrent layers have zeros where {option('only', ...)} names them"
+        )
     elif weight.layout is None:
         done.dense[weight.value.key] = weight.why
     else:

@@ -35,7 +35,7 @@ class Plan:
         permuted: Constant -> axis -> order of the indices that `removed` left.
         zeroed: Constant -> which elements are set to zero: ``{"pattern", "ratio", "mask"}``, the mask one bit an
             element in C order (most significant first), deflated, base64.
-        groups: One entry a group: name, channels, removed, grade, pinned, scores.
+        groups: One entry a group: name, channels, removed, grade, pinned, nodes, scores.
         mixing: Whether groups of grade *mixing* were open to pruning.
         attention: What was taken of attention, ``heads`` or ``dims``.
         interface: Graph inputs and outputs that were open to pruning -> axis -> indices that go.
@@ -78,7 +78,7 @@ class Plan:
         except RecursionError:
             raise PlanError("the plan is nested too deeply") from None
         if not isinstance(data, dict) or "version" not in data or not isinstance(data.get("model"), str):
-            raise InputError("not a plan: it lacks 'version' or 'model'", "write one with --plan FILE")
+            raise PlanError("not a plan: it lacks 'version' or 'model'")
         if data.pop("version") != VERSION:
             raise PlanError(f"the plan is not of version {VERSION}")
         if data.get("blocks") == {}:  # earlier versions wrote this key, always empty
@@ -125,9 +125,15 @@ def _fault(data: dict[str, Any]) -> str | None:
     for group in data.get("groups", []):
         if not isinstance(group, dict) or any(type(group.get(k)) is not kind for k, kind in _GROUP_KINDS.items()):
             return f"a group needs {', '.join(_GROUP_KINDS)}"
-        if not all(isinstance(r, str) for r in group["pinned"]) or not all(type(i) is int for i in group["removed"]):
+        texts, numbers = [*group["pinned"], *_listed(group.get("nodes", []))], group["removed"]
+        if not all(isinstance(text, str) for text in texts) or not all(type(i) is int for i in numbers):
             return f"group {group['name']!r} does not remove numbers for reasons in words"
     return None
+
+
+def _listed(value: object) -> list[object]:
+    """The entries of a list; any other value in a list, which is then no list of texts."""
+    return value if isinstance(value, list) else [None]
 
 
 def _axis(axis: str, indices: object) -> bool:
@@ -238,6 +244,7 @@ def describe(group: Group, removed: Sequence[int], scores: NDArray[np.float64] |
         "removed": [int(i) for i in removed],
         "grade": str(group.grade),
         "pinned": group.reasons,
+        "nodes": group.nodes,
     }
     if scores is not None:
         entry["scores"] = [float(f"{s:.6g}") if np.isfinite(s) else None for s in scores]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnxprune.calibration import Samples
 from onnxprune.calibration.synthetic import Feeds
 from onnxprune.model.model import Model
+from onnxprune.progress import part
 from onnxprune.repair import data_free, joint, layerwise
 from onnxprune.repair.batch_norm import reestimate
 from onnxprune.repair.interpolation import interpolate
@@ -37,6 +38,8 @@ FOLDS, FOLDS_BELOW = 3, 32
 """Folds of the cross-validation, and the number of samples from which on one split serves instead."""
 JUDGE_SHARE, MOST_JUDGES = 0.2, 64
 """The part of a single split that judges, and how many samples it has at most."""
+LAYERWISE_WORK = 0.35
+"""Share of the layer-wise refit in the work of both, for the estimate of the remaining time."""
 FINAL_BELOW = 256
 """With fewer samples than this, the chosen stages are run once more on all of them."""
 SHARES_BELOW, SHARES = 64, (0.5,)
@@ -153,7 +156,9 @@ def repair(
         return [*done, *itertools.chain.from_iterable(map(_left, best.refits.values()))]
     refits = best.refits
     if count < FINAL_BELOW:
-        refits = refits | _run(original, pruned, start, kept, samples, settings, choice)
+        folds = len(_folds(samples))
+        with part(folds / (folds + 1), 1.0):
+            refits = refits | _run(original, pruned, start, kept, samples, settings, choice)
     else:
         pruned.proto.CopyFrom(best.model.proto)
     return [*done, *_reported(refits, choice)]
@@ -206,16 +211,20 @@ def _judged(
     """Makes all candidates from a part of the samples and measures them on the others, fold by fold."""
     trial, best = _Trial(), _Best(start)
     shares = SHARES if samples.parts < SHARES_BELOW and settings.fitter is None else ()
-    for learn, judges in _folds(samples):
+    folds = _folds(samples)
+    runs = len(folds) + (samples.parts < FINAL_BELOW)
+    for number, (learn, judges) in enumerate(folds):
         pruned.proto.CopyFrom(start.proto)
-        for stage, refits in _stages(original, pruned, kept, learn, settings):
-            best.refits[stage] = refits
-            for share in (*shares, 1.0):
-                model = pruned if share == 1 else interpolate(start, pruned, share)
-                found = measured(original, [baseline, model], judges.in_batches(1), settings.io_slices, unsquash=True)
-                trial.add((stage, share), found)
-                if samples.parts >= FINAL_BELOW and trial.best() == (stage, share):
-                    best.model = model.copy()
+        with part(number / runs, (number + 1) / runs):
+            for stage, refits in _stages(original, pruned, kept, learn, settings):
+                best.refits[stage] = refits
+                for share in (*shares, 1.0):
+                    model = pruned if share == 1 else interpolate(start, pruned, share)
+                    models = [baseline, model]
+                    found = measured(original, models, judges.in_batches(1), settings.io_slices, unsquash=True)
+                    trial.add((stage, share), found)
+                    if samples.parts >= FINAL_BELOW and trial.best() == (stage, share):
+                        best.model = model.copy()
     return trial, best
 
 
@@ -234,25 +243,24 @@ def _stages(
     """Refits a model in place, stage by stage; yields the stage's name and what became of each layer."""
     batches = samples.in_batches(max(1, min(LARGEST_BATCH, samples.parts // BATCHES)))
     seed, memory, io_slices = settings.seed, settings.memory, settings.io_slices
-    yield (
-        "layer-wise refit",
-        layerwise.repair(
+    count, alone = sum(1 for _ in batches), settings.fitter is not None
+    with part(0.0, 1.0 if alone else LAYERWISE_WORK):
+        refits = layerwise.repair(
             original,
             pruned,
             kept,
             batches,
-            sum(1 for _ in batches),
+            count,
             seed=seed,
             memory=memory,
             io_slices=io_slices,
             fitter=settings.fitter,
-        ),
-    )
-    if settings.fitter is None:
-        yield (
-            "joint refit",
-            joint.repair(original, pruned, kept, batches, seed=seed, memory=memory, io_slices=io_slices),
         )
+    yield "layer-wise refit", refits
+    if not alone:
+        with part(LAYERWISE_WORK, 1.0):
+            refits = joint.repair(original, pruned, kept, batches, seed=seed, memory=memory, io_slices=io_slices)
+        yield "joint refit", refits
     if reestimate(original, pruned, kept, batches, io_slices):
         yield "new running statistics", []
 

@@ -20,6 +20,7 @@ from onnxprune.layers.find import linear_layers, matched
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
+from onnxprune.progress import step
 from onnxprune.repair.augmentation import Variants
 from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Floats, Function, refine
 from onnxprune.repair.kept_indices import KeptIndices
@@ -107,7 +108,11 @@ def repair(
     ]
     more = Variants(original, before, batches, seed)
     walk = side_by_side(original, pruned, parts, more, memory=memory, io_slices=io_slices)
-    return [_refit(pruned, part, made, read, more.copies, [seed, i]) for i, (part, made, read) in enumerate(walk)]
+    done = []
+    for i, (part, made, read) in enumerate(walk):
+        step(part.chain.layers[-1].name, i, len(parts))
+        done.append(_refit(pruned, part, made, read, more.copies, [seed, i]))
+    return done
 
 
 def _refit(

@@ -20,6 +20,7 @@ from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import Cell
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
+from onnxprune.progress import step
 from onnxprune.repair import recurrent
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, layer_samples, residual_add
@@ -140,6 +141,7 @@ def repair(
     done = []
     walk = side_by_side(original, pruned, layers, batches, memory=memory, io_slices=io_slices)
     for i, (layer, made, read) in enumerate(walk):
+        step(layer.b.name, i, len(layers))
         done += layer.refit(original, pruned, made, read, [seed, i], fitter)
         logger.debug("refitted %s", done[-1] if done else layer.b.name)
     return done

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from onnxprune.cost.measure import Cost
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.planning.plan import Plan
-from onnxprune.report.report import Count, GateReport, GroupReport, Report
+from onnxprune.report.entries import Count
+from onnxprune.report.report import GateReport, GroupReport, Report
 from onnxprune.verification.check import Verification
 
 REASONS = 5
@@ -33,9 +35,10 @@ def build(
         after: Cost of the result.
         verified: What the runtime check found.
         seconds: Time of each stage.
-        options: What was asked, see `Options.as_dict`; None where a plan was applied.
+        options: What was asked, see `Options.to_dict`; None where a plan was applied.
     """
-    groups = [GroupReport(**{k: v for k, v in entry.items() if k != "scores"}) for entry in plan.groups]
+    known = {f.name for f in fields(GroupReport)}
+    groups = [GroupReport(**{k: v for k, v in entry.items() if k in known}) for entry in plan.groups]
     open_to = ("exact", "mixing") if plan.mixing else ("exact",)
     units = sum(g.channels for g in groups if g.grade in open_to)
     removed = sum(len(g.removed) for g in groups)

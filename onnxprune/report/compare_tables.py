@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from onnxprune._text import count, duration, percent, plural, printable, short
+from onnxprune.report.entries import Count
 from onnxprune.report.json_data import JsonValue
-from onnxprune.report.report import SYNTHETIC, Count, LatencyReport
+from onnxprune.report.report import SYNTHETIC, LatencyReport
 from onnxprune.report.tables import Part, number, table
 from onnxprune.verification.check import Drift
 from onnxprune.verification.latency import Latency

@@ -10,13 +10,20 @@ from onnxprune.coupling.groups import Group
 
 
 def inspection(coupling: Coupling) -> dict[str, Any]:
-    """Every group of a graph, in graph order, and the operators without a rule.
+    """Every group of a graph, in execution order.
 
     Returns:
-        ``groups``: name, channels, grade, pinned (reasons), members; ``channels``: units by grade.
+        ``groups``: name, channels, grade, pinned (reasons), nodes, members; ``channels``: units by grade.
     """
     groups = [
-        {"name": g.name, "channels": g.units, "grade": str(g.grade), "pinned": list(g.reasons), "members": members(g)}
+        {
+            "name": g.name,
+            "channels": g.units,
+            "grade": str(g.grade),
+            "pinned": list(g.reasons),
+            "nodes": g.nodes,
+            "members": members(g),
+        }
         for g in coupling.groups
     ]
     totals = dict.fromkeys(("exact", "mixing", "pinned"), 0)

@@ -10,22 +10,20 @@ from onnxprune.report.build import reasons
 from onnxprune.report.groups import elements
 from onnxprune.report.tables import REASON, ROWS, Part, table
 
-MEMBERS = 4
-"""Slices of a group that are named."""
+NODES, NODE = 4, 40
+"""Nodes of a group that are named, and characters of each."""
 
 
 def inspected(data: Mapping[str, Any]) -> list[Part]:
     """Tables of `inspect`: prunable groups first, then the reasons for the others."""
     order = {"exact": 0, "mixing": 1, "pinned": 2}
-    groups = sorted(data["groups"], key=lambda g: order[g["grade"]])  # stable: in graph order within a grade
+    groups = sorted(data["groups"], key=lambda g: order[g["grade"]])  # stable: in execution order within a grade
     free = [g for g in groups if g["grade"] != "pinned"]
     totals = ", ".join(f"{n} {grade}" for grade, n in data["channels"].items())
     parts: list[Part] = [f"{printable(data['model'])}: {plural(len(groups), 'group')}, channels: {totals}"]
     if free:
-        rows = [
-            [short(g["name"]), g["grade"], str(g["channels"]), count(elements(g)), _members(g)] for g in free[:ROWS]
-        ]
-        parts.append(table(["group", "grade", ">channels", ">elements", "slices (axis)"], rows, len(free)))
+        rows = [[short(g["name"]), g["grade"], str(g["channels"]), count(elements(g)), _nodes(g)] for g in free[:ROWS]]
+        parts.append(table(["group", "grade", ">channels", ">elements", "nodes"], rows, len(free)))
     for grade in ("mixing", "pinned"):
         why = reasons([(g["pinned"], g["channels"]) for g in groups if g["grade"] == grade])
         if why:
@@ -34,9 +32,9 @@ def inspected(data: Mapping[str, Any]) -> list[Part]:
     return parts if groups else [*parts, "No weight has an axis that could be pruned."]
 
 
-def _members(group: Mapping[str, Any]) -> str:
-    shown = [f"{short(m['name'])}({m['axis']})" for m in group["members"][:MEMBERS]]
-    more = len(group["members"]) - len(shown)
+def _nodes(group: Mapping[str, Any]) -> str:
+    shown = [short(name, NODE) for name in group["nodes"][:NODES]]
+    more = len(group["nodes"]) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from onnxprune import __version__
 from onnxprune.repair.layerwise import Refit
+from onnxprune.report.entries import Count, Measured, PermutationReport, ResolvedOptions, StorageReport
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions
 from onnxprune.verification.latency import Timing
-
-
-@dataclass(frozen=True)
-class Count:
-    """A number before and after; None where it cannot be counted."""
-
-    before: int | None
-    after: int | None
 
 
 @dataclass(frozen=True)
@@ -33,11 +27,12 @@ class GroupReport:
     """Channels removed from a group.
 
     Attributes:
-        name: Name of the group: a constant and the axis that it slices first.
+        name: Name of the group: a constant and the axis that it slices first, or a node.
         channels: Units (channels, heads, blocks) of the original.
         removed: Which of them were removed, ascending.
         grade: ``exact``, ``mixing`` or ``pinned``.
         pinned: Why it is not exact.
+        nodes: Names of the nodes that read what the group slices, in the order in which they run.
         damage: Predicted damage of what was removed, where a target was allocated by it.
     """
 
@@ -46,6 +41,7 @@ class GroupReport:
     removed: list[int]
     grade: str
     pinned: list[str]
+    nodes: list[str] = field(default_factory=list)
     damage: float | None = field(default=None, metadata=OMIT_NONE)
 
 
@@ -97,55 +93,6 @@ class SearchReport:
 
     trials: list[SearchTrial]
     found: Amount
-
-
-@dataclass(frozen=True)
-class PermutedGroup:
-    """A group in another order.
-
-    Attributes:
-        group: Name of the group.
-        channels: Its units.
-        before: Share of the magnitude that the pattern keeps in the old order.
-        after: The same in the new one.
-    """
-
-    group: str
-    channels: int
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class PermutationReport:
-    """Effect of a permutation of channels on an N:M pattern.
-
-    Attributes:
-        before: Share of the magnitude of all weights in question that the pattern keeps in the old order.
-        after: The same in the new one.
-        groups: The groups that moved.
-        whole_because: Why none did, where one might have.
-    """
-
-    before: float | None
-    after: float | None
-    groups: list[PermutedGroup]
-    whole_because: str | None
-
-
-@dataclass(frozen=True)
-class StorageReport:
-    """Weights that are stored as sparse initializers.
-
-    Attributes:
-        sparse: Tensor -> its size before and after, in bytes.
-        dense_because: Why others are not.
-        gzip: Bytes of the model file once compressed.
-    """
-
-    sparse: dict[str, Count]
-    dense_because: str | None
-    gzip: int | None
 
 
 @dataclass(frozen=True)
@@ -247,6 +194,8 @@ EVEN = 8
 
 
 SYNTHETIC = "synthetic inputs"
+SCHEMA = 1
+"""Version of the JSON report: keys may be added to it; one that changes its meaning or goes makes it another."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +212,8 @@ class Report(JsonValue):
         many_positions: Outputs that hold values of many positions of a sample, as those of detectors do.
         verified: Whether both models ran on the same inputs.
         unverified_because: Why they did not.
-        options: What was asked (`Options.as_dict`); None where a plan was applied.
+        options: What was asked (`Options.to_dict`, which `Options.from_dict` reads); None where a plan was applied.
+        resolved: What the options came to that the run chose itself; None where a plan was applied.
         groups: Every group of channels.
         zeroed: Constant -> share of its elements that a pattern set to zero.
         dense: Constant -> why it was to have zeros and has none.
@@ -283,7 +233,12 @@ class Report(JsonValue):
         latency: What a run of both models takes; None where it was not measured.
         untimed_because: Why it could not be measured; None where it was, or was not requested.
         warnings: What to look at before the result is used, a line each.
+        notes: What else to know of the result, a line each.
+        skipped: Stages that a dry run left out: ``repair``, ``judge``, ``store``, ``gates``, ``verify``, ``time``.
+        measured_on: What each number was measured on: ``params``, ``macs``, ``drift``, ``gates.NAME`` and so on.
         seconds: Time by stage.
+        schema: Version of the JSON report (`SCHEMA`).
+        version: Version of onnxprune that wrote it.
     """
 
     params: Count
@@ -300,6 +255,7 @@ class Report(JsonValue):
     whole_because: list[str] | None
     mixing: bool
     interface: dict[str, dict[str, int]]
+    resolved: ResolvedOptions | None = None
     unrounded: dict[str, dict[str, int]] = field(default_factory=dict)
     permuted: PermutationReport | None = None
     storage: StorageReport | None = None
@@ -314,7 +270,12 @@ class Report(JsonValue):
     latency: LatencyReport | None = None
     untimed_because: str | None = None
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    measured_on: dict[str, Measured] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    schema: int = SCHEMA
+    version: str = __version__
 
     @property
     def missed(self) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from onnxprune._text import count, duration, percent, plural, printable, short
+from onnxprune._text import count, duration, percent, plain_percent, plural, printable, short
+from onnxprune.errors import on_command_line
+from onnxprune.repair.layerwise import Refit
 from onnxprune.report.build import reasons
 from onnxprune.report.compare_tables import cost_rows, costs, drifts, latency_rows, row
-from onnxprune.report.report import Amount, Count, GateReport, GroupReport, Report
+from onnxprune.report.entries import Count
+from onnxprune.report.report import Amount, GateReport, GroupReport, Report
 from onnxprune.report.tables import REASON, ROWS, Part, number, table
 from onnxprune.report.warnings import interval
 
@@ -17,6 +21,17 @@ MOST_SHRUNK = 6
 """Lines on inputs and outputs that are smaller."""
 REASONS = 3
 """Reasons for groups that are not pruned."""
+CHAIN, GATES = " + ", re.compile(r" (input|state) \d+$")
+"""How the records of refits name layers that were refitted together, and matrices of one recurrent layer."""
+LEFT_OUT = {
+    "repair": "repair",
+    "judge": "measurement on held-out samples",
+    "store": "sparse storage",
+    "gates": "gates",
+    "verify": "verification",
+    "time": "timing",
+}
+"""Stages that a dry run leaves out, in words."""
 RUNS_AS_BEFORE = "Verified: valid, runs in onnxruntime, with the same inputs and outputs"
 
 
@@ -35,7 +50,8 @@ def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence
         rows.append(row("prunable channels", report.channels))
     parts: list[Part] = [f"{printable(model)} {written}", costs([*rows, *extra])]
     parts += [*meaning(report), *reordered(report), *stored(report)]
-    parts.append(accuracy(report))
+    if not report.skipped:
+        parts.append(accuracy(report))
     if report.drift:
         parts.append(drifts(report.drift, report.drift_on))
     if report.gates:
@@ -44,10 +60,21 @@ def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence
         parts.append(removed(report.groups))
     if _shows_channels(report):
         parts.append(rest(report.groups, report.mixing))
-    checked = RUNS_AS_BEFORE if report.verified else f"NOT verified: {report.unverified_because}"
+    parts.append("\n".join(printable(on_command_line(note)) for note in report.notes))
     stages = ", ".join(f"{name} {duration(s)}" for name, s in report.seconds.items())
-    parts.append(f"{printable(checked)}\n{duration(sum(report.seconds.values()))}: {stages}")
+    parts.append(f"{printable(_checked(report))}\n{duration(sum(report.seconds.values()))}: {stages}")
     return [p for p in parts if p]
+
+
+def _checked(report: Report) -> str:
+    """What is known of whether the result is right."""
+    if report.skipped:
+        *most, last = [LEFT_OUT[stage] for stage in report.skipped]
+        listed = f"{', '.join(most)} and {last}" if most else last
+        return f"Dry run without {listed}"
+    if report.verified:
+        return RUNS_AS_BEFORE
+    return f"NOT verified: {on_command_line(report.unverified_because or '')}"
 
 
 def _shows_channels(report: Report) -> bool:
@@ -105,8 +132,12 @@ def _asked_for(report: Report) -> str:
     if asked is None:
         return "the plan"
     if asked["ratio"] is not None:
-        return f"ratio {asked['ratio']:g}{' across all groups' if asked['global'] else ''}"
+        return f"ratio {asked['ratio']:g}{' across all groups' if _ranked_globally(report) else ''}"
     return _amount(Amount(target=asked["target"]))
+
+
+def _ranked_globally(report: Report) -> bool:
+    return report.resolved is not None and report.resolved.global_ranking
 
 
 def _amount(amount: Amount) -> str:
@@ -131,21 +162,22 @@ def zeros(report: Report) -> list[Part]:
         names = [name for name, reason in report.dense.items() if reason == why]
         lines.append(
             f"- {plural(len(names), 'weight')} without zeros ({short(names[0])}"
-            f"{', ...' if len(names) > 1 else ''}): {printable(why)}"
+            f"{', ...' if len(names) > 1 else ''}): {printable(on_command_line(why))}"
         )
     return ["\n".join(lines)] if lines else []
 
 
 def uneven(report: Report) -> list[Part]:
     """Widths that were to be rounded and are not."""
-    widths = [(name, width) for name, axes in report.unrounded.items() for width in axes.values()]
-    if not widths or report.options is None:
+    if not report.unrounded or report.options is None:
         return []
-    name, width = widths[0]
+    (name, axes), *others = report.unrounded.items()
+    widths = " by ".join(str(width) for width in axes.values())
+    what = "have widths that are no multiples" if others else "has a width that is no multiple"
+    example = f"{short(name)}: {widths}{', ...' if others else ''}"
     return [
-        f"{plural(len(widths), 'width')} of layers that lost channels "
-        f"{'is no multiple' if len(widths) == 1 else 'are no multiples'} of {report.options['round_to']} "
-        f"({short(name)}: {width}{', ...' if len(widths) > 1 else ''}): other channels that they hold are kept"
+        f"{plural(1 + len(others), 'layer')} that lost channels {what} of {report.options['round_to']} ({example}): "
+        "other channels that they hold are kept"
     ]
 
 
@@ -165,9 +197,19 @@ def learned(report: Report) -> list[Part]:
     if report.unrepaired_because is not None:
         lines.append(f"Not repaired: {printable(report.unrepaired_because)}")
     if layers is not None:
-        better = [r for r in layers if r.penalty is not None]
-        lines.append(f"{len(better)} of {plural(len(layers), 'layer')} refitted, the rest left as they were")
+        better = refitted(layers)
+        lines.append(f"{sum(better.values())} of {plural(len(better), 'layer')} refitted, the rest left as they were")
     return ["\n".join(lines)] if lines else []
+
+
+def refitted(records: Sequence[Refit]) -> dict[str, bool]:
+    """Whether each layer was refitted, once for all refits of it: alone, in chains, and of its gates."""
+    found: dict[str, bool] = {}
+    for record in records:
+        for layer in record.layer.split(CHAIN):
+            name = GATES.sub("", layer)
+            found[name] = found.get(name, False) or record.penalty is not None
+    return found
 
 
 def accuracy(report: Report) -> str:
@@ -178,7 +220,7 @@ def accuracy(report: Report) -> str:
             "Accuracy unknown: no samples were given to measure it on (--calib)" if report.whole_because is None else ""
         )
     error = found.relative_error
-    share = "not finite" if error is None else f"{100 * error:.2g}% of their variance"
+    share = "not finite" if error is None else f"{plain_percent(error)} of their variance"
     count = "" if found.samples is None else f"{found.samples} "
     lines = [f"On {count}{found.on}: squared error of the outputs {share}"]
     if found.decisions is not None:
@@ -215,13 +257,13 @@ def gates(found: Mapping[str, GateReport]) -> Table:
 
 
 def removed(groups: Sequence[GroupReport]) -> Part:
-    """Removed channels by group, the widest group first."""
-    losing = sorted((g for g in groups if g.removed), key=lambda g: -g.channels)
+    """Removed channels by group, in execution order; where there are too many, of the widest groups."""
+    losing = [g for g in groups if g.removed]
+    widest = sorted(range(len(losing)), key=lambda i: -losing[i].channels)[:ROWS]
+    shown = [losing[i] for i in sorted(widest)]
     if not losing:
         return ""
-    rows = [
-        [short(g.name), str(g.channels), str(len(g.removed)), str(g.channels - len(g.removed))] for g in losing[:ROWS]
-    ]
+    rows = [[short(g.name), str(g.channels), str(len(g.removed)), str(g.channels - len(g.removed))] for g in shown]
     return table(["group", ">channels", ">removed", ">kept"], rows, len(losing))
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from onnxprune._text import percent, plural, printable, short
+from collections.abc import Sequence
+
+from onnxprune._text import percent, plain_percent, plural, printable, short
+from onnxprune.errors import Words, option, source_of
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import EVEN, InputReport, Report
 from onnxprune.verification.decisions import NORMAL_95, Estimate
@@ -22,11 +25,16 @@ LEAST_SAVED, FAST_ENOUGH = 0.05, 0.5
 """A warning follows where this share of the MACs went, and the time fell by less than the other share of that."""
 
 
-def warnings(report: Report) -> list[str]:
-    """Warnings that follow from the report of a run."""
-    lines = []
-    if not report.verified:
-        lines.append(f"not verified: {report.unverified_because}")
+def warnings(report: Report, events: Sequence[str] = ()) -> list[str]:
+    """Warnings that follow from the report of a run.
+
+    Args:
+        report: The report.
+        events: What else happened on the way that a user must know, a line each.
+    """
+    lines = list(events)
+    if not report.verified and "verify" not in report.skipped:
+        lines.append(f"not verified: {source_of(report.unverified_because)}")
     for name, target in report.targets.items():
         if not target.met:
             left = "what is left cannot be counted" if target.left is None else f"{target.left:,.0f} left"
@@ -37,7 +45,14 @@ def warnings(report: Report) -> list[str]:
             "weights are stored as sparse tensors: onnxruntime opens the file, OpenVINO, MNN, ncnn, tract, onnx2torch "
             "and others do not"
         )
-    return [*lines, *_doubtful_samples(report), *_inaccurate(report), *_slow(report)]
+    lines += [*_doubtful_samples(report), *_inaccurate(report), *_slow(report)]
+    return [Words(line) for line in lines]
+
+
+def reached_limits(reached: Sequence[str]) -> list[str]:
+    """A warning of each limit of onnxruntime that was reached, once."""
+    consequence = "what needed that run was left out, so the result may depend on this limit"
+    return [f"{line}; {consequence}" for line in dict.fromkeys(reached)]
 
 
 def _doubtful_samples(report: Report) -> list[str]:
@@ -80,7 +95,9 @@ def _inaccurate(report: Report) -> list[str]:
             return []
         return [f"accuracy is lost: {interval(lost)} on {found.on}"]
     if found.relative_error is None or found.relative_error > ERROR_WARNING:
-        share = "not finite" if found.relative_error is None else f"{100 * found.relative_error:.0f}% of their variance"
+        share = (
+            "not finite" if found.relative_error is None else f"{plain_percent(found.relative_error)} of their variance"
+        )
         return [f"the outputs are others than before: squared error {share} on {found.on}"]
     return []
 
@@ -109,7 +126,7 @@ def _slow(report: Report) -> list[str]:
     if found.uneven:
         text += (
             f": {found.uneven} of the {plural(found.layers, 'layer')} that have fewer channels now have a number of "
-            f"them that is no multiple of {EVEN}; --round-to {EVEN} keeps multiples"
+            f"them that is no multiple of {EVEN}; {option('round_to', EVEN)} keeps multiples"
         )
     return [text]
 

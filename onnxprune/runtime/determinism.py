@@ -10,7 +10,9 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 from onnxprune.errors import InputError, RunError
+from onnxprune.options import Resources
 from onnxprune.runtime.limits import limited
+from onnxprune.time_limit import time_limit
 
 
 class _SingleThreadedBlas:
@@ -69,6 +71,13 @@ def _counts_by_thread(library: Any) -> bool:
 
 
 _single_threaded_blas = _SingleThreadedBlas()
+
+
+@contextlib.contextmanager
+def limited_run(resources: Resources) -> Iterator[None]:
+    """A `deterministic_run` within the limits of a run on its own time too."""
+    with time_limit(resources.time_limit), deterministic_run(resources.run_seconds, resources.run_memory):
+        yield
 
 
 @contextlib.contextmanager

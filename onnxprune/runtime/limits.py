@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SECONDS = 600.0
 """Default time limit of one load or run of a model."""
@@ -20,10 +20,12 @@ class Limits:
     Attributes:
         seconds: Time limit of one load or run of a model.
         memory: Memory limit of the worker in bytes.
+        reached: What was ended for a limit, a line each: whoever asked for it went on without.
     """
 
     seconds: float
     memory: int
+    reached: list[str] = field(default_factory=list, compare=False)
 
 
 _limits: ContextVar[Limits | None] = ContextVar("limits", default=None)

@@ -22,11 +22,13 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-from onnxprune.errors import RunError
+from onnxprune.errors import RunError, option
 from onnxprune.runtime import worker
 from onnxprune.runtime.limits import SECONDS, Limits, current_limits
+from onnxprune.time_limit import check, remaining
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,7 @@ class Session:
         Returns:
             Elapsed time and processor time of each run in seconds, for this session and for the other one.
         """
-        limits = Limits(self._limits.seconds * runs, self._limits.memory)
+        limits = replace(self._limits, seconds=self._limits.seconds * runs)
         arguments = [self._handle, other._handle], names, [dict(f) for f in feeds], runs, fewest, seconds
         number = self._worker.send(limits, "race", *arguments)
         times: list[list[tuple[float, float]]] = self._worker.result(number, limits)
@@ -216,7 +218,7 @@ class _Worker:
         with self._lock:
             if not self._started:
                 self._started = True
-                self.result(worker.READY, Limits(SECONDS, limits.memory))
+                self.result(worker.READY, replace(limits, seconds=SECONDS))
             while self._released:
                 self._write((next(_numbers), limits.memory, "release", (self._released.popleft(),)), limits)
             self._write((number, limits.memory, service, arguments), limits)
@@ -239,6 +241,8 @@ class _Worker:
                 self._answers[found] = value, fault
             value, fault = self._answers.pop(number)
         if fault is not None:
+            if any(sign in fault for sign in worker.OUT_OF_MEMORY):
+                limits.reached.append(f"onnxruntime needed more than {limits.memory:,} bytes")
             raise RunError(fault)
         return value
 
@@ -253,13 +257,16 @@ class _Worker:
         """Stops the worker if the block exceeds the time limit or is interrupted."""
         if self._failure is not None:
             raise RunError(self._failure, fatal=True)
-        self._deadline = time.monotonic() + limits.seconds
+        self._deadline = time.monotonic() + min(limits.seconds, remaining())
         try:
             yield
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self._failure = self._stop(limits)
+            check()  # the time of the run, not that of onnxruntime
+            if self._timed_out:
+                limits.reached.append(self._failure)
             logger.warning("%s", self._failure)
-            hint = "run-seconds in a recipe allows more" if self._timed_out else None
+            hint = f"{option('run_seconds')} allows more" if self._timed_out else None
             raise RunError(self._failure, hint, True) from error
         except BaseException:
             self._failure = "onnxruntime was interrupted"

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, option
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.model.inputs import fed_inputs
@@ -129,7 +129,9 @@ def sample_inputs(
     shapes = input_dims(proto, input_shapes, sizes or Sizes(batch=batch))
     for name, shape in shapes.items():
         if math.prod(shape) > MAX_VALUES:
-            raise InputError(f"input '{name}' would take {math.prod(shape)} values", "give a smaller --input-shape")
+            raise InputError(
+                f"input '{name}' would take {math.prod(shape)} values", f"give smaller {option('input_shapes')}"
+            )
     rows = _index_bounds(inlined_skeleton(proto) if proto.functions else proto)
     rng = np.random.default_rng(seed)
     types = {v.name: v.type.tensor_type.elem_type for v in fed_inputs(proto.graph)}
@@ -203,7 +205,9 @@ def _declared(value: onnx.ValueInfoProto, given: Sequence[int] | None, inferred:
         return [""] * len(given)
     if inferred:
         return [""] * max(2, inferred.get(_RANK, 0))
-    raise InputError(f"input '{value.name}' has no declared shape", hint=f"give one: --input-shape {value.name}:1,...")
+    raise InputError(
+        f"input '{value.name}' has no declared shape", f"give one: {option('input_shapes', {value.name: (1, ...)})}"
+    )
 
 
 def _check_given(name: str, dims: Dims, shape: Sequence[int], named: dict[str, int]) -> None:

@@ -20,6 +20,9 @@ from typing import Any, BinaryIO
 _sessions: dict[int, Any] = {}
 
 
+OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "MemoryError")
+"""Parts of the errors of onnxruntime and Python that say that memory does not suffice."""
+
 READY = -1
 """Number of the first answer, which belongs to no request and reports that onnxruntime is loaded."""
 

@@ -17,6 +17,7 @@ from onnxprune.cost.measure import static_shapes
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
+from onnxprune.progress import step
 from onnxprune.runtime.partition import assemble, partition
 from onnxprune.runtime.session import Feeds, local_session
 from onnxprune.statistics import covariance as centred
@@ -114,7 +115,9 @@ def observe(
     first = next(iter(batches), None)
     if first is None:
         return found
-    for part in _split_layers(model, layers, first, memory // 2):  # two batches are in memory at a time
+    parts = _split_layers(model, layers, first, memory // 2)  # two batches are in memory at a time
+    for number, part in enumerate(parts):
+        step(part[0].name, number, len(parts))
         names = list(dict.fromkeys(name for layer in part for name in (layer.x.name, layer.name)))
         (piece,) = partition(model.proto, [names], first)
         runner = local_session(Model(assemble(model.proto, piece, {}), model.path, model.data_files))

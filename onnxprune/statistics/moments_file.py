@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, option
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.atomic_write import atomic_write
 from onnxprune.model.model import Model
@@ -31,7 +31,7 @@ SLACK = 1e-3
 """Tolerance for negative eigenvalues of a stored covariance, relative to its mean variance."""
 _HEADER_BYTES = 2**20
 """Maximum size of all headers in an archive."""
-_HINT = "gather them again with --calib"
+_HINT = f"gather them again with {option('calib', ...)}"
 
 
 def write(

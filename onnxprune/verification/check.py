@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.errors import InputError, RunError, VerificationError
+from onnxprune.errors import InputError, RunError, VerificationError, Words, option
 from onnxprune.graph.operators import operator_of
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
@@ -296,7 +296,8 @@ def _run_first(
                     break
     except InputError as error:
         return f"inputs cannot be made: {error}"
-    return f"onnxruntime does not run the original (--input-shape gives it inputs of other sizes): {problem}"
+    shapes = option("input_shapes")
+    return Words(f"onnxruntime does not run the original ({shapes} gives it inputs of other sizes): {problem}")
 
 
 def _same_shapes(proto: onnx.ModelProto, names: list[str], expected: list[Any], actual: list[Any]) -> None:

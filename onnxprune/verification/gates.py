@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, option
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 from onnxprune.options import split_gate
@@ -75,7 +75,7 @@ def make_gates(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool
         if kind == "agreement" and not data:
             raise InputError(
                 f"gate {name} needs calibration data: synthetic inputs belong to no class",
-                "give some with --calib, or ask for drift or cosine",
+                f"give some with {option('calib', ...)}, or ask for drift or cosine",
             )
         usable = list(tensors) if kind == "agreement" else numbers
         if output and output not in usable:

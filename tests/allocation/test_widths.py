@@ -96,7 +96,7 @@ def test_what_cannot_be_a_multiple_is_told(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(build(JOINED), path)
     ended = cli(path, "--ratio", 0.5, "--round-to", 8, "--repair", "none", "--dry-run")
-    assert "1 width of layers that lost channels is no multiple of 8 (v: 11)" in " ".join(ended.out.split())
+    assert "1 layer that lost channels has a width that is no multiple of 8 (v: 11)" in " ".join(ended.out.split())
     assert "no multiple" not in cli(path, "--ratio", 0.5, "--repair", "none", "--dry-run").out
 
 

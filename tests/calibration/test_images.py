@@ -124,3 +124,20 @@ def test_without_pillow(pictures, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     assert "needs pillow | pip install 'onnxprune[images]'" in error(pictures[0], model(("x", ["N", 3, 4, 6])))
+
+
+@pytest.mark.parametrize("memory", [2**28, 1])
+def test_each_picture_is_decoded_once(pictures, monkeypatch, memory):
+    """Whatever the number of passes, and whether the decoded pictures fit into memory."""
+    from PIL import Image
+
+    opened, load = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or load(path))
+    samples = open_samples(str(pictures[0]), model(("x", ["N", 3, 4, 6])), memory=memory)
+    passes = [only(samples) for _ in range(3)]
+    assert len(opened) == len(set(opened)) == 2
+    for again in passes[1:]:
+        np.testing.assert_array_equal(again, passes[0])
+    fit, held = samples.split(0.5)
+    assert {only(fit).tobytes(), only(held).tobytes()} == {passes[0][:1].tobytes(), passes[0][1:].tobytes()}
+    assert len(opened) == 2

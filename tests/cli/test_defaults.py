@@ -20,7 +20,19 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEFAULTS = {name: p.default for name, p in inspect.signature(Options.of).parameters.items()}
 FLAGS = {"no_verify": "verify", "no_time": "time", "input_shape": "input_shapes"}
 """Options that are called otherwise in Python."""
-OF_FILES = {"output", "force", "dry_run", "plan", "as_json", "quiet", "verbose", "recipe", "version", "help"}
+OF_FILES = {
+    "output",
+    "force",
+    "dry_run",
+    "plan",
+    "as_json",
+    "quiet",
+    "verbose",
+    "progress",
+    "recipe",
+    "version",
+    "help",
+}
 PARAMS = {str(p.name): p for p in prune.params if isinstance(p, click.Option) and p.name not in OF_FILES}
 OUR_CRITERIA = [
     n

@@ -116,7 +116,7 @@ def test_every_error_has_a_hint() -> None:
     assert {k.__name__ for k in KINDS} >= {"InputError", "ModelError", "OutputError", "VerificationError"}
     for kind in KINDS:
         error = kind("what\nand  where")
-        assert (error.message, error.hint) == ("what and where", kind.usual_hint)
+        assert (error.message, error.hint.source) == ("what and where", kind.usual_hint)
         again = pickle.loads(pickle.dumps(kind("m", "h")))
         assert (type(again), again.message, again.hint) == (kind, "m", "h")
     assert {k: k.exit_code for k in KINDS} == {
@@ -124,6 +124,7 @@ def test_every_error_has_a_hint() -> None:
         errors.InternalError: 4,
         errors.VerificationError: 3,
         errors.GateError: 5,
+        errors.TimeLimitError: 5,
         **dict.fromkeys(
             (
                 errors.InputError,

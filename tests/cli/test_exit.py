@@ -23,7 +23,7 @@ from pathlib import Path
 import onnxprune.api
 from onnxprune.cli import main
 
-def wait(model, options, announce):
+def wait(model, options, progress):
     temporary = Path(model + ".tmp")
     try:
         temporary.write_text("half")

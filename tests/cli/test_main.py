@@ -151,7 +151,7 @@ def test_json(cli: Cli, model: Path) -> None:
     assert report["bytes"]["after"] == (model.parent / "net.pruned.onnx").stat().st_size
     assert set(report["drift"]["y"]) == {"max_abs", "rel_rms", "cosine"}
     assert [len(g["removed"]) for g in report["groups"] if g["grade"] == "exact"] == [8]
-    assert all(set(g) == {"name", "channels", "removed", "grade", "pinned"} for g in report["groups"])
+    assert all(set(g) == {"name", "channels", "removed", "grade", "pinned", "nodes"} for g in report["groups"])
     assert set(report["seconds"]) == {"load", "analyze", "score", "plan", "apply", "verify", "time", "save"}
     assert f"wrote {model.parent / 'net.pruned.onnx'}" in ended.err
 
@@ -267,7 +267,7 @@ def test_every_option_can_stand_in_a_recipe() -> None:
     options = {p.opts[-1].lstrip("-") for p in prune.params if p.opts[-1].startswith("-")}
     assert set(recipe.KEYS) == options - {"recipe", "version", "help"}
     shown = {p.opts[-1] for p in prune.params if isinstance(p, click.Option) and not p.hidden}
-    assert len(shown - {"--version", "--help"}) <= 33
+    assert len(shown - {"--version", "--help"}) <= 37
 
 
 @pytest.mark.parametrize("arguments", [[], ["inspect"], ["apply"], ["compare"], ["ops"]])

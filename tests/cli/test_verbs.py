@@ -124,17 +124,16 @@ def test_verb_and_file_of_that_name(cli: Cli, model: Path, monkeypatch: pytest.M
 
 
 def test_inspect(cli: Cli, model: Path) -> None:
-    """The groups, what they slice, and why the rest is pinned."""
+    """The groups, the nodes that they touch, what they slice, and why the rest is pinned."""
     ended = cli("inspect", model)
-    assert ["w1:0", "exact", "32", "2.34", "k", "w1(0),", "b1(0),", "w2(1)"] in [
-        line.split() for line in ended.out.splitlines()
-    ]
+    assert "w1:0 exact 32 2.34 k Conv of a, Conv of y" in [" ".join(line.split()) for line in ended.out.splitlines()]
     assert "graph output 'y'" in ended.out
     data = json.loads(cli("inspect", model, "--json").out)
     assert data["channels"] == {"exact": 32, "mixing": 0, "pinned": 5 + 3}
     (free,) = [g for g in data["groups"] if g["grade"] == "exact"]
     assert free["channels"] == 32
     assert free["pinned"] == []
+    assert free["nodes"] == ["Conv of a", "Conv of y"]
     assert free["members"] == [
         {"name": "w1", "axis": 0, "shape": [32, 3, 3, 3], "indices_per_channel": 1},
         {"name": "b1", "axis": 0, "shape": [32], "indices_per_channel": 1},

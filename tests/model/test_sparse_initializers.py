@@ -296,10 +296,10 @@ def test_command_line(cli: Cli, model: Path) -> None:
     assert "2 weights stored as sparse tensors" in ended.out
     (warned,) = [line for line in ended.err.splitlines() if "sparse tensors" in line]
     assert warned.startswith("warning: ") and "onnxruntime opens the file" in warned
-    told = json.loads(cli(model, "--pattern", "weights=0.9", "--sparse-storage", "--json", "--dry-run").out)["storage"]
+    told = json.loads(cli(model, "--pattern", "weights=0.9", "--sparse-storage", "--json", "--force").out)["storage"]
     assert set(told["sparse"]) == {"w1", "w2"}
     assert told["dense_because"] is None
-    few = cli(model, "--pattern", "2:4", "--sparse-storage", "--dry-run")
+    few = cli(model, "--pattern", "2:4", "--sparse-storage", "--force")
     assert "All is stored dense: no weight has so many zeros" in few.out
     assert "sparse tensors" not in few.err
     assert "gzip makes" in few.out

@@ -92,8 +92,8 @@ def test_a_single_pattern_may_be_a_string() -> None:
         ({"ratio": None, "pattern": "weights=1"}, "below 1"),
         ({"ratio": None, "pattern": "weights=x"}, "how much"),
         ({"pattern": "weights=0.5"}, "both say how much"),
-        ({"min_channels": 0}, "min-channels"),
-        ({"round_to": 0}, "round-to"),
+        ({"min_channels": 0}, "min_channels"),
+        ({"round_to": 0}, "round_to"),
         ({"only": ["("]}, "not a regular expression"),
     ],
 )

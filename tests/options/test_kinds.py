@@ -40,7 +40,9 @@ WRONG: dict[str, list[Any]] = {
     "path": [5, 1.5, True, "", b"", [], OBJECT],
 }
 KINDS = {
-    **dict.fromkeys(["permute", "mixing", "keep_anyway", "drift_search", "verify", "time", "sparse_storage"], "flag"),
+    **dict.fromkeys(
+        ["permute", "mixing", "keep_anyway", "drift_search", "verify", "time", "strict", "sparse_storage"], "flag"
+    ),
     **dict.fromkeys(["min_channels", "round_to", "steps", "memory"], "whole"),
     **dict.fromkeys(["ratio", "run_seconds"], "number"),
     **dict.fromkeys(["attention", "repair"], "text"),
@@ -48,7 +50,9 @@ KINDS = {
     "pattern": "pattern",
 }
 CASES = [(name, value) for name, kind in KINDS.items() for value in WRONG[kind]]
-CASES += [(name, v) for name in ("samples", "run_memory") for v in WRONG["whole"] if v is not None]
+CASES += [("run_memory", v) for v in WRONG["whole"] if v is not None]
+CASES += [("samples", v) for v in WRONG["whole"]]
+CASES += [("time_limit", v) for v in WRONG["number"]]
 CASES += [("seed", v) for v in ["1", 1.5, True, None, [1], OBJECT, -1]]
 CASES += [("global_ranking", v) for v in WRONG["flag"] if v is not None]
 CASES += [("importance", v) for v in WRONG["text"] if v is not None]
@@ -99,7 +103,7 @@ def test_anything_is_taken_or_refused(name: str, value: Any) -> None:
     except InputError as error:
         assert error.message and "\n" not in error.message
     else:
-        json.dumps(made.as_dict(), allow_nan=False)
+        json.dumps(made.to_dict(), allow_nan=False)
 
 
 PARTS: list[tuple[type, dict[str, Any]]] = [
@@ -151,7 +155,7 @@ def test_zeros_parse() -> None:
 
 def test_a_function_is_an_importance() -> None:
     made = Options.of(0.5, importance=lambda group: group.sums(1))
-    assert made.criterion.name == "<lambda>" and made.as_dict()["importance"] == "<lambda>"
+    assert made.criterion.name == "<lambda>" and made.to_dict()["importance"] == {"python": "<lambda>"}
 
 
 def test_options_of_a_mapping() -> None:

@@ -96,3 +96,40 @@ def test_a_model_that_takes_one_sample_is_calibrated(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "onnxprune", "m.onnx", "--ratio", "0.3", "--calib", "c.npz"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr.count("one by one") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "said"),
+    [
+        (1024, {}, None),
+        (1025, {}, "1,024 of 1,025 calibration samples are used; samples=... allows more"),
+        (1025, {"samples": 1025}, None),
+        (1025, {"samples": 30}, None),
+    ],
+)
+def test_a_default_limit_is_said_where_it_cuts(data: int, options: dict[str, int], said: str | None) -> None:
+    """Of arrays and of a stream, which nobody has counted."""
+    rows = np.random.default_rng(0).standard_normal((data, 8)).astype("f")
+    split = open_data(model(WELL["plain"]), Calibration({"x": rows}, **options))
+    assert split is not None and split.cut == said
+    assert (split.fit.count or 0) + (split.held.count or 0) == min(data, options.get("samples", 1024))
+    stream = open_data(model(WELL["plain"]), Calibration(({"x": row[None]} for row in rows), **options))
+    assert stream is not None and (stream.cut is None) is (bool(options))
+    if stream.cut is not None:
+        assert (
+            stream.cut
+            == "the first 1,024 calibration samples are used, whether or not there are others; samples=... allows more"
+        )
+
+
+def test_a_model_with_a_large_batch_is_not_refused_for_a_default() -> None:
+    wide = model("g (float[2000,2] x) => (float[2000,2] y) { y = Relu(x) }")
+    split = open_data(wide, Calibration({"x": np.zeros((2000, 2), "f")}))
+    assert split is not None and split.fit.count == 2000
+
+
+def test_the_report_says_that_samples_were_cut() -> None:
+    rows = np.random.default_rng(0).random((1100, 64)).astype("f")
+    report = onnxprune.prune(MODELS / "sk_mlp.onnx", 0.2, calib={"input": rows}, repair="none", time=False).report
+    assert report.notes == ["1,024 of 1,100 calibration samples are used; samples=... allows more"]
+    assert report.warnings == [w for w in report.warnings if "samples are used" not in w]

@@ -1,56 +1,133 @@
-"""How far a run is: told to whoever asks, drawn on a terminal only."""
+"""How far a run is: one number for all of it, told to whoever asks, drawn on a terminal only."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from onnxprune import api
+import onnxprune
 from onnxprune.options import Options
+from onnxprune.pipeline.progress import work
+from onnxprune.progress import Meter, Progress, part, step
+from tests.support.commands import Cli, tiny
 from tests.support.paths import MODELS
 
+MODEL, CALIB = MODELS / "sk_mlp.onnx", str(MODELS / "digits_calib_flat.npz")
+
+
+def followed(**options: Any) -> tuple[list[Progress], onnxprune.Report]:
+    seen: list[Progress] = []
+    model = options.pop("model", MODEL)
+    return seen, onnxprune.prune(model, **options, progress=seen.append).report
+
+
+RUNS: list[dict[str, Any]] = [
+    {"ratio": 0.5},
+    {"ratio": 0.5, "calib": CALIB, "samples": 60},
+    {"ratio": 0.5, "calib": CALIB, "samples": 40, "steps": 2},
+    {"pattern": "weights=0.5", "calib": CALIB, "samples": 60},
+    {"calib": CALIB, "samples": 40, "gate": {"drift": 0.2}, "drift_search": True, "repair": "none"},
+    {"model": tiny(), "ratio": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", RUNS)
+def test_one_number_from_beginning_to_end(options: dict[str, Any]) -> None:
+    """It never falls, stays within its total, and reaches it."""
+    seen, _ = followed(**options)
+    done = [p.done / p.total for p in seen]
+    assert done == sorted(done) and done[0] == 0 and done[-1] == pytest.approx(1)
+    assert len({p.total for p in seen}) == 1
+    elapsed = [p.elapsed for p in seen]
+    assert elapsed == sorted(elapsed)
+    assert all(p.remaining is None or p.remaining >= 0 for p in seen)
+
+
+def test_stages_and_layers_are_named() -> None:
+    seen, report = followed(ratio=0.5, calib=CALIB, samples=100)
+    stages = list(dict.fromkeys(p.stage for p in seen))
+    assert (
+        stages
+        == [*report.seconds]
+        == ["load", "analyze", "score", "plan", "apply", "repair", "judge", "verify", "time"]
+    )
+    layers = {p.item for p in seen if p.stage == "repair"}
+    assert {r.layer for r in report.repair or [] if " + " not in r.layer} <= layers
+
+
+def test_trials_of_a_search_are_numbered() -> None:
+    seen, report = followed(calib=CALIB, samples=40, gate={"drift": 0.2}, drift_search=True, repair="none")
+    assert report.search is not None
+    for number in range(1, len(report.search.trials) + 1):
+        assert any(p.stage == f"search, model {number} of at most 8: judge" for p in seen)
+
+
+def test_an_exception_of_the_callback_ends_the_run() -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "repair":
+            raise Stop
+
+    with pytest.raises(Stop):
+        onnxprune.prune(MODEL, 0.5, calib=CALIB, samples=40, progress=stop)
+
+
+def test_the_callback_changes_nothing() -> None:
+    plain, told = (onnxprune.prune(tiny(), 0.5, progress=p).proto for p in (None, lambda progress: None))
+    assert plain == told
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5)), max_size=6), st.integers(1, 4))
+def test_ranges_are_kept(stages: list[tuple[str, int]], parts: int) -> None:
+    """Whatever is called in a stage reports within its range; work that nobody expected takes none."""
+    seen: list[Progress] = []
+    meter = Meter(seen.append)
+    meter.expect({"a": 1.0, "b": 2.0, "c": 1.0})
+    bounds = {"a": (0, 1), "b": (1, 3), "c": (3, 4)}
+    for name, steps in stages:
+        before = seen[-1].done if seen else 0.0
+        with meter.stage(name, name):
+            for i in range(parts):
+                with part(i / parts, (i + 1) / parts):
+                    for k in range(steps):
+                        step(f"{k}", k, steps)
+                        assert seen[-1].done <= max(before, bounds[name][1]) + 1e-9
+    step("outside", 0, 1)
+    assert not seen or seen[-1].item != "outside"
+
+
+def test_every_stage_has_its_work() -> None:
+    """The estimate knows every stage that a run of any kind has."""
+    for options in RUNS:
+        given_ = {k: v for k, v in options.items() if k != "model"}
+        _, report = followed(**options)
+        planned = work(Options.of(**given_))
+        assert set(report.seconds) <= set(planned) | {"plan", "apply", "repair", "judge"}
+
+
 pty = pytest.importorskip("pty")
-MODEL, CALIB = MODELS / "sk_mlp.onnx", MODELS / "digits_calib_flat.npz"
-
-
-def test_stages_and_samples_are_told() -> None:
-    told: list[tuple[str, int, int | None]] = []
-
-    def announce(name: str, done: int = 0, total: int | None = None) -> None:
-        told.append((name, done, total))
-
-    api.run(MODEL, Options.of(ratio=0.5, calib=str(CALIB), samples=100), announce)
-    starts = [name for name, done, total in told if total is None]
-    assert starts == ["load", "analyze", "score", "plan", "apply", "repair", "judge", "verify", "time"]
-    seen = {name: (done, total) for name, done, total in told if total is not None}
-    assert set(seen) >= {"score", "repair", "judge"}
-    assert all(done == total for done, total in seen.values())  # each pass is told to its end
 
 
 def drawn(*words: str) -> str:
     """What a terminal sees of a run."""
     mine, theirs = pty.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "onnxprune",
-        str(MODEL),
-        "--ratio",
-        "0.5",
-        "--calib",
-        str(CALIB),
-        "--dry-run",
-        *words,
-    ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=os.environ | {"TERM": "xterm"}) as run:
+    command = [sys.executable, "-m", "onnxprune", str(MODEL), "--ratio", "0.5", "--calib", CALIB, "--samples", "60"]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    target = [*command, "--no-time", "-o", os.devnull + ".onnx", *words] if "-o" in words else [*command, *words]
+    with subprocess.Popen(target, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as run:
         os.close(theirs)
         text = b""
         try:
-            while part := os.read(mine, 4096):
-                text += part
+            while seen := os.read(mine, 4096):
+                text += seen
         except OSError:  # the terminal is gone once the command is
             pass
     os.close(mine)
@@ -59,10 +136,22 @@ def drawn(*words: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_terminal_sees_a_bar() -> None:
-    assert "repair" in drawn()
+def test_a_terminal_sees_one_bar(tmp_path: Any) -> None:
+    """With the share of the work, the stage and the layer; in JSON runs too, as stderr is not stdout."""
+    for words in ([], ["--json"]):
+        text = drawn("--force", *words, "--output", str(tmp_path / "o.onnx"))
+        assert "repair mul_result" in text and "%" in text
 
 
 @pytest.mark.slow
-def test_quiet_draws_nothing() -> None:
-    assert "repair" not in drawn("--quiet")
+@pytest.mark.parametrize("word", ["--quiet", "--no-progress"])
+def test_it_can_be_left_away(word: str, tmp_path: Any) -> None:
+    assert "repair" not in drawn(word, "--output", str(tmp_path / "o.onnx"))
+
+
+def test_elsewhere_lines_are_written_if_asked_for(cli: Cli, tmp_path: Any) -> None:
+    given_ = [MODEL, "--ratio", 0.5, "--repair", "none", "--no-time", "-o", tmp_path / "o.onnx"]
+    assert cli(*given_).err == ""
+    lines = cli(*given_, "--progress").err.splitlines()
+    assert [line.split()[-1] for line in lines] == ["load", "analyze", "score", "plan", "apply", "verify", "save"]
+    assert all(line.split()[0].endswith("%") for line in lines[:-1])

@@ -27,8 +27,8 @@ def error(original: onnx.ModelProto, pruned: onnx.ModelProto) -> float:
 def test_convolutions_are_scored_and_repaired_on_made_up_inputs() -> None:
     model = tiny()
     plain, auto = (onnxprune.prune(model, 0.5, repair=repair) for repair in ("none", "auto"))
-    assert (plain.report.options["repair"], plain.report.options["importance"]) == ("none", "l2")
-    assert (auto.report.options["repair"], auto.report.options["importance"]) == ("data-free", "obs")
+    assert (plain.report.resolved.repair, plain.report.resolved.importance) == ("none", "l2")
+    assert (auto.report.resolved.repair, auto.report.resolved.importance) == ("data-free", "obs")
     assert auto.report.unrepaired_because is None
     assert error(model, auto.proto) < 0.5 * error(model, plain.proto)
 
@@ -37,7 +37,7 @@ def test_matrix_products_are_left_as_they_are() -> None:
     auto, plain = (onnxprune.prune(MODELS / "sk_mlp.onnx", 0.5, repair=repair) for repair in ("auto", "none"))
     assert "matrix products" in auto.report.unrepaired_because
     assert auto.proto == plain.proto
-    assert auto.report.options["importance"] == "l2"
+    assert auto.report.resolved.importance == "l2"
 
 
 def test_a_model_is_what_it_computes_not_what_it_has_most_of() -> None:
@@ -46,7 +46,7 @@ def test_a_model_is_what_it_computes_not_what_it_has_most_of() -> None:
         { e = Conv(x, a)  f = Relu(e)  g = GlobalAveragePool(f)  h = Flatten(g)  i = MatMul(h, b)  j = MatMul(i, c)
           y = MatMul(j, d) }""")
     report = onnxprune.prune(model, 0.5).report
-    assert report.options is not None and report.options["repair"] == "data-free"
+    assert report.resolved is not None and report.resolved.repair == "data-free"
     assert report.unrepaired_because is None
 
 
@@ -71,7 +71,7 @@ def test_what_does_not_run_is_pruned_without_repair() -> None:
 @pytest.mark.parametrize(("options", "repair"), [({"pattern": "weights=0.5"}, "none"), ({"ratio": 0.0}, "data-free")])
 def test_nothing_is_repaired_where_no_channel_goes(options: dict[str, Any], repair: str) -> None:
     report = onnxprune.prune(tiny(), **options).report
-    assert report.options["repair"] == repair
+    assert report.resolved.repair == repair
     assert report.repair is None
 
 

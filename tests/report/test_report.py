@@ -15,6 +15,7 @@ import pytest
 import onnxprune
 from onnxprune import _text
 from onnxprune.coupling.groups import Grade, Group
+from onnxprune.repair.layerwise import Refit
 from onnxprune.report import tables, terminal
 from onnxprune.report.build import whole_because
 from onnxprune.report.json_data import plain
@@ -71,7 +72,7 @@ def timed(before: float, after: float) -> LatencyReport:
 @pytest.mark.parametrize("module", [_text])
 def test_doctests(module: ModuleType) -> None:
     """The examples in docstrings are true."""
-    assert doctest.testmod(module) == (0, 6)
+    assert doctest.testmod(module) == (0, 7)
 
 
 def test_numbers_agree_with_the_model() -> None:
@@ -86,10 +87,10 @@ def test_numbers_agree_with_the_model() -> None:
 
 
 def test_options_of_the_run() -> None:
-    """What was asked stands in the report under its names on the command line; a plan was asked nothing."""
+    """What was asked stands in the report under the names of `Options.of`; a plan was asked nothing."""
     made = onnxprune.prune(tiny(), 0.5, repair="none", global_ranking=True, importance="l1")
     asked = made.report.options
-    assert (asked["ratio"], asked["global"], asked["importance"]) == (0.5, True, "l1")
+    assert (asked["ratio"], asked["global_ranking"], asked["importance"]) == (0.5, True, "l1")
     assert onnxprune.apply(made.plan, tiny()).report.options is None
 
 
@@ -224,7 +225,7 @@ def test_names_cannot_steer_the_terminal() -> None:
             {"macs": Count(100, 50), "latency": timed(1e-3, 0.9e-3)},
             [
                 "a run takes 90.0% of the time at 50.0% of the MACs: 3 of the 4 layers that have fewer channels now "
-                "have a number of them that is no multiple of 8; --round-to 8 keeps multiples"
+                "have a number of them that is no multiple of 8; round_to=8 keeps multiples"
             ],
         ),
         ({"macs": Count(100, 50), "latency": timed(1e-5, 0.9e-5)}, []),
@@ -275,3 +276,26 @@ def test_a_report_can_be_read_as_its_json_data() -> None:
     assert report["params"] == {"before": report.params.before, "after": report.params.after}
     with pytest.raises(KeyError):
         report["parms"]
+
+
+def test_layers_are_counted_once() -> None:
+    """Whatever a layer was refitted in: alone, in a chain, or as one of several matrices of a recurrent layer."""
+    records = [
+        Refit("conv", 0.1, 1.0, 0.5),
+        Refit("fc", None, 1.0, 1.0),
+        Refit("conv + fc", 0.1, 1.0, 0.5),
+        Refit("lstm input 0", None, 1.0, 1.0),
+        Refit("lstm state 1", 0.1, 1.0, 0.5),
+        Refit("head", None, 1.0, 1.0),
+    ]
+    assert terminal.refitted(records) == {"conv": True, "fc": True, "lstm": True, "head": False}
+
+
+def test_an_error_of_any_size_is_a_plain_number() -> None:
+    made = onnxprune.prune(
+        MODELS / "sk_mlp.onnx", 0.9, calib=str(MODELS / "digits_calib_flat.npz"), samples=60, repair="none", time=False
+    )
+    error = replace(made.report.calibration, relative_error=1.9, decisions=None)
+    report = replace(made.report, calibration=error)
+    assert "squared error of the outputs 190% of their variance" in terminal.accuracy(report)
+    assert any("190% of their variance" in line for line in warnings(report))

@@ -84,7 +84,7 @@ def test_a_later_run_makes_the_same_plan(tmp_path: Path, importance: str) -> Non
 def test_scores_need_only_the_file(written: Path) -> None:
     """Without data, scores are computed from the file and nothing is repaired."""
     report = pruned(written).report
-    assert report.options["importance"] == "obs"
+    assert report.resolved.importance == "obs"
     assert report.repair is None
     assert pruned(written).plan.removed != onnxprune.prune(MODEL, 0.5).plan.removed
 

@@ -54,14 +54,14 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "a ratio of all",
             "good.onnx --ratio 1",
-            "ratio must be at least 0 and below 1, not 1",
-            "a ratio of 0.5 takes half of the channels",
+            "--ratio must be at least 0 and below 1, not 1",
+            "--ratio 0.5 takes half of the channels",
         ),
         Row(
             "a ratio below 0",
             "good.onnx --ratio -0.1",
-            "ratio must be at least 0 and below 1, not -0.1",
-            "a ratio of 0.5 takes half of the channels",
+            "--ratio must be at least 0 and below 1, not -0.1",
+            "--ratio 0.5 takes half of the channels",
         ),
         Row(
             "a ratio that is none",
@@ -174,13 +174,13 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "a pattern of names that is none",
             "good.onnx --ratio 0.5 --ignore (",
-            "ignore: '(' is not a regular expression: missing ), unterminated subpattern at position 0",
+            "--ignore: '(' is not a regular expression: missing ), unterminated subpattern at position 0",
             "onnxprune --help tells what may be given",
         ),
         Row(
             "such a pattern while looking",
             "inspect good.onnx --shrink (",
-            "shrink: '(' is not a regular expression: missing ), unterminated subpattern at position 0",
+            "--shrink: '(' is not a regular expression: missing ), unterminated subpattern at position 0",
             "onnxprune --help tells what may be given",
         ),
         Row(
@@ -192,7 +192,7 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "too few channels",
             "good.onnx --ratio 0.5 --min-channels 0",
-            "min-channels must be at least 1, not 0",
+            "--min-channels must be at least 1, not 0",
             "onnxprune --help tells what may be given",
         ),
         Row(

@@ -34,7 +34,7 @@ ROWS: dict[str, list[Row]] = {
             "not a plan",
             "apply array.json good.onnx",
             "not a plan: it lacks 'version' or 'model'",
-            "write one with --plan FILE",
+            "onnxprune MODEL --ratio R --plan FILE writes one",
         ),
         Row(
             "of a later version",
@@ -126,7 +126,7 @@ ROWS: dict[str, list[Row]] = {
             "no such recipe",
             "good.onnx --recipe none.toml",
             "none.toml: cannot be read: No such file or directory",
-            "--recipe names a TOML file",
+            "--recipe names a TOML or JSON file",
         ),
         Row(
             "not TOML",
@@ -144,8 +144,8 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "a key twice",
             "good.onnx --recipe twice.toml",
-            "twice.toml: 'min-channels' is given twice, with - and with _",
-            "onnxprune --help tells what may be given",
+            "twice.toml: 'min-channels' is given twice",
+            "a key may be written with - or with _, once",
         ),
         Row(
             "code to run",
@@ -266,7 +266,7 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "a limit of none",
             "good.onnx --ratio 0.5 --calib few.npz --samples 0",
-            "samples must be at least 1, not 0",
+            "--samples must be at least 1, not 0",
             "onnxprune --help tells what may be given",
         ),
         Row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import onnxprune
 from tests.support.paths import ROOT
 
 HERE = Path(__file__).parent
@@ -58,3 +60,26 @@ def test_what_is_right_is_known() -> None:
     assert revealed.keys() == expected.keys()
     for line, said in expected.items():
         assert revealed[line].startswith(said), line
+
+
+def test_the_program_of_a_user_uses_every_public_name() -> None:
+    tree = ast.parse((HERE / "user.py").read_text())
+    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert set(onnxprune.__all__) <= named | called
+
+
+@pytest.mark.slow
+def test_a_strict_program_is_right_for_mypy() -> None:
+    assert checked("user.py") == []
+
+
+@pytest.mark.slow
+def test_a_strict_program_is_right_for_pyright() -> None:
+    """Pyright needs Node.js, which it may have to download."""
+    pytest.importorskip("pyright")
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
+    if subprocess.run([*command, "--version"], capture_output=True).returncode:
+        pytest.skip("pyright cannot be started: there is no Node.js")
+    done = subprocess.run([*command, str(HERE / "user.py")], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout

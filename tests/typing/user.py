@@ -1,0 +1,174 @@
+# pyright: strict
+"""A program that uses every public name, as a strict type checker sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+import onnxprune
+from onnxprune import (
+    Analysis,
+    DataError,
+    GateError,
+    GroupView,
+    InputError,
+    InternalError,
+    ModelError,
+    ModelSource,
+    OnnxPruneError,
+    Options,
+    OutputError,
+    Pattern,
+    Plan,
+    PlanError,
+    Progress,
+    Refit,
+    RepairJob,
+    Report,
+    Result,
+    RunError,
+    TimeLimitError,
+    VerificationError,
+    WeightView,
+)
+from onnxprune.ops.op import Op
+
+
+def show(progress: Progress) -> None:
+    left: float | None = progress.remaining
+    print(progress.stage, progress.item, progress.done / progress.total, progress.elapsed, left)
+
+
+def prune(model: ModelSource, calib: Mapping[str, NDArray[np.float32]]) -> Result:
+    result: Result = onnxprune.prune(
+        model,
+        target={"macs": 0.5, "params": "2M"},
+        pattern=["channels", "2:4"],
+        importance="obs",
+        calib=calib,
+        only=["conv"],
+        gate={"drift": 0.05},
+        input_shapes={"x": (1, 3, 8, 8)},
+        time_limit=60.0,
+        strict=True,
+        progress=show,
+    )
+    proto: onnx.ModelProto = result.proto
+    stopped: str | None = result.stopped
+    print(proto.ir_version, stopped)
+    result.save(Path("small.onnx"))
+    return result
+
+
+def look(report: Report) -> None:
+    before: int | None = report.params.before
+    held: int | None = report.calibration.samples if report.calibration is not None else None
+    repaired: list[Refit] = report.repair or []
+    where: str | None = report.measured_on["drift"].on
+    print(before, held, where, report.schema, report.version, report.warnings, report.to_json())
+    print([(r.layer, r.penalty) for r in repaired], [(g.name, g.removed) for g in report.groups])
+    again: Report = Report.from_dict(report.to_dict())
+    if again.options is not None:
+        options: Options = Options.from_dict(again.options)
+        onnxprune.run("model.onnx", options, show)
+
+
+def stages(model: str) -> Result:
+    options = Options.of(0.5, repair="none")
+    analysis: Analysis = onnxprune.analyze(model, options=options)
+    for group in analysis.groups:
+        name: str = group.name
+        units: int = group.units
+        print(name, units, group.grade, group.reasons)
+    scores: list[NDArray[np.float64]] = onnxprune.score(analysis, "fpgm")
+    plan: Plan = onnxprune.plan(analysis, options=options)
+    text: str = plan.to_json()
+    again: Plan = Plan.from_json(text)
+    result = onnxprune.apply(again, model)
+    checked = onnxprune.verify(model, result, plan=again)
+    print(len(scores), checked.verified, checked.drift["y"].rel_rms)
+    return result
+
+
+@onnxprune.criterion("largest", needs="weights", scale="none")
+def largest(group: GroupView) -> NDArray[np.float64]:
+    rows: Iterator[NDArray[np.float64]] = group.rows()
+    found: NDArray[np.float64] = np.max([np.abs(r).max(axis=1) for r in rows], axis=0)
+    return found
+
+
+@onnxprune.zero_criterion("smallest-first")
+def smallest_first(weight: WeightView) -> NDArray[np.float64]:
+    return np.abs(np.asarray(weight.values, dtype=np.float64))
+
+
+@onnxprune.pattern("halves")
+@dataclass(frozen=True)
+class Halves(Pattern):
+    share: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Halves | None:
+        return cls() if text == "halves" else None
+
+    def __str__(self) -> str:
+        return "halves"
+
+    def mask(self, scores: NDArray[np.float64], layout: object) -> NDArray[np.bool_]:
+        return scores < np.median(scores)
+
+    def holds(self, zero: NDArray[np.bool_], layout: object) -> bool:
+        return bool(zero.mean() >= 0.5)
+
+
+@onnxprune.repair_method("nothing")
+def nothing(job: RepairJob) -> list[Refit]:
+    for feeds in job.batches():
+        print(list(feeds))
+    return []
+
+
+@onnxprune.rule("Swishy", domain="my.ops")
+def swishy(op: Op) -> None:
+    for axis in op.input(0).axes():
+        op.tie(axis, op.output().axis(axis.position), zero=True)
+
+
+class Fixed:
+    def left(self, removed: NDArray[np.int64]) -> float:
+        return float(removed.sum())
+
+    def saving(self, removed: NDArray[np.int64], group: int, more: int) -> float:
+        return float(more)
+
+
+@onnxprune.cost_model("fixed")
+def fixed(coupling: object, groups: object, shapes: object) -> Fixed:
+    return Fixed()
+
+
+@onnxprune.data_source("zeros")
+def zeros(rest: str) -> dict[str, NDArray[np.float32]]:
+    return {"x": np.zeros((int(rest), 3), np.float32)}
+
+
+def fail(error: OnnxPruneError) -> str:
+    kinds: tuple[type[OnnxPruneError], ...] = (
+        DataError,
+        GateError,
+        InputError,
+        InternalError,
+        ModelError,
+        OutputError,
+        PlanError,
+        RunError,
+        TimeLimitError,
+        VerificationError,
+    )
+    return f"{error.message} {error.hint} {error.exit_code} {isinstance(error, kinds)}"
