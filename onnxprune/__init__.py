@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         repair_method,
         zero_criterion,
     )
+    from onnxprune.metrics import metric
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
     from onnxprune.patterns import Pattern, pattern
@@ -66,6 +67,7 @@ __all__ = [
     "cost_model",
     "criterion",
     "data_source",
+    "metric",
     "pattern",
     "plan",
     "prune",
@@ -91,6 +93,7 @@ _HOME = {
     "cost_model": "onnxprune.extensions",
     "criterion": "onnxprune.extensions",
     "data_source": "onnxprune.extensions",
+    "metric": "onnxprune.metrics",
     "pattern": "onnxprune.patterns",
     "repair_method": "onnxprune.extensions",
     "rule": "onnxprune.ops.registry",

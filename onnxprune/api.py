@@ -13,12 +13,13 @@ from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
 from onnxprune.extensions import Scorer, Targets, as_criterion
 from onnxprune.importance.magnitude import Scores
+from onnxprune.metrics import MetricFunction
 from onnxprune.model.model import load
 from onnxprune.model.sparse_initializers import densify
 from onnxprune.options import Calibration, Checks, Options, Resources, Scope
 from onnxprune.options import checks as checks_of
 from onnxprune.patterns import CHANNELS, Pattern
-from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, matching_names, to_proto_or_path
+from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, check_scope, to_proto_or_path
 from onnxprune.pipeline.apply import apply_plan
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Announce, Clock
@@ -58,7 +59,10 @@ def prune(
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
     gate: Mapping[str, float] | None = None,
+    metric: str | MetricFunction | None = None,
+    max_drop: float | None = None,
     keep_anyway: bool = False,
+    search: bool = False,
     drift_search: bool = False,
     verify: bool = True,
     time: bool = True,
@@ -92,8 +96,11 @@ def prune(
         stats: File of statistics.
         repair: ``auto``, ``none``, ``data-free``, ``calibrated``, or a method that was added.
         gate: Limits to how far outputs may move.
+        metric: What is measured on held-out samples.
+        max_drop: How much of the metric may be lost.
         keep_anyway: Write a model that misses a gate.
-        drift_search: Take the smallest model within the gates.
+        search: Take the smallest model within the gates.
+        drift_search: The old name of `search`.
         verify: Check the result in onnxruntime.
         time: Time both models in onnxruntime.
         input_shapes: Shapes of graph inputs.
@@ -224,6 +231,9 @@ def plan(
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
     gate: Mapping[str, float] | None = None,
+    metric: str | MetricFunction | None = None,
+    max_drop: float | None = None,
+    search: bool = False,
     drift_search: bool = False,
     verify: bool = True,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -254,8 +264,11 @@ def plan(
         samples: Calibration samples to use at most.
         stats: File of statistics.
         repair: The repair that is to follow: rounds, zeros, and the default importance depend on it.
-        gate: Limits to how far outputs may move, for `drift_search`.
-        drift_search: Plan the smallest model within the gates.
+        gate: Limits to how far outputs may move, for `search`.
+        metric: What is measured on held-out samples, for `search`.
+        max_drop: How much of the metric may be lost, for `search`.
+        search: Plan the smallest model within the gates.
+        drift_search: The old name of `search`.
         verify: Check in onnxruntime what a permutation leaves as it was, and gates without data.
         input_shapes: Shapes of graph inputs.
         memory: Bytes of activations to hold.
@@ -266,35 +279,12 @@ def plan(
         InputError: The data or an option is unusable, or an option says something else than the analysis.
     """
     options = {name: value for name, value in locals().items() if name != "analysis"}
-    _check_scope(analysis, mixing, attention, shrink)
+    check_scope(analysis, mixing, attention, shrink)
     coupling = analysis.coupling
     scope = {"mixing": coupling.mixing, "attention": coupling.attention, "shrink": ()}
     requested = Options.of(**{**options, **scope})
     with deterministic_run(requested.resources.run_seconds, requested.resources.run_memory):
         return make_plan(analysis, requested, Clock())
-
-
-def _check_scope(
-    analysis: Analysis, mixing: bool | None, attention: str | None, shrink: str | Sequence[str] | None
-) -> None:
-    """Raises InputError where options say something else than an analysis was made with."""
-    checks_of.instance("analysis", analysis, Analysis)
-    coupling = analysis.coupling
-    requested = Scope(
-        mixing=coupling.mixing if mixing is None else mixing,
-        attention=coupling.attention if attention is None else attention,
-        shrink=() if shrink is None else shrink,
-    )
-    names = coupling.shrinking if shrink is None else matching_names(analysis.model.proto.graph, requested.shrink)
-    for name, given, analyzed in (
-        ("mixing", requested.mixing, coupling.mixing),
-        ("attention", requested.attention, coupling.attention),
-        ("shrink", sorted(names), sorted(coupling.shrinking)),
-    ):
-        if given != analyzed:
-            raise InputError(
-                f"the analysis was made with {name}={analyzed!r}, not {given!r}", f"give {name} to analyze, not to plan"
-            )
 
 
 def apply(plan: Plan, model: ModelSource) -> Result:

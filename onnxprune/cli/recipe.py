@@ -82,6 +82,9 @@ KEYS: dict[str, Kind] = {
     "verbose": _FLAG,
     "gate": _TEXTS,
     "keep-anyway": _FLAG,
+    "metric": _TEXT,
+    "max-drop": _NUMBER,
+    "search": _FLAG,
     "drift-search": _FLAG,
     "run-seconds": _NUMBER,
     "run-memory": _TEXT,
@@ -89,13 +92,14 @@ KEYS: dict[str, Kind] = {
 """Keys of a recipe, and the kind of their values. ``_`` may stand for ``-``."""
 
 
-def _names_function(calib: str) -> bool:
-    """Whether calibration data would come from any function; the sources that are registered are known by name."""
-    if os.path.exists(calib) or _FUNCTION.match(calib) is None:
+def _names_function(key: str, value: str) -> bool:
+    """Whether calibration data or a metric would come from any function; those that are registered have a name."""
+    if (key == "calib" and os.path.exists(value)) or _FUNCTION.match(value) is None:
         return False
-    from onnxprune import extensions
+    from onnxprune import extensions, metrics
 
-    return calib.partition(":")[0] not in extensions.sources
+    known = extensions.sources if key == "calib" else metrics.metrics
+    return value.partition(":")[0] not in known
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -128,9 +132,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         what, fits = KEYS[name]
         if not fits(value):
             raise InputError(f"{path}: {key} must be {what}, not {value!r}")
-        if name == "calib" and _names_function(value):
+        if name in ("calib", "metric") and _names_function(name, value):
             raise InputError(
-                f"{path}: {key} names a function, and a recipe runs no code", f"--calib {value}, if you mean it"
+                f"{path}: {key} names a function, and a recipe runs no code", f"--{name} {value}, if you mean it"
             )
         found[name] = _as_given(KEYS[name], value)
     return found

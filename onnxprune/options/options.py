@@ -11,7 +11,9 @@ from typing import Any
 from onnxprune import extensions, patterns
 from onnxprune.errors import InputError
 from onnxprune.extensions import Criterion, Scorer, Targets
+from onnxprune.metrics import MetricFunction
 from onnxprune.options import checks
+from onnxprune.options.as_data import as_data
 from onnxprune.options.parts import (
     AUTO,
     FURTHEST,
@@ -94,7 +96,10 @@ class Options:
         stats: str | os.PathLike[str] | None = None,
         repair: str = AUTO,
         gate: Mapping[str, float] | None = None,
+        metric: str | MetricFunction | None = None,
+        max_drop: float | None = None,
         keep_anyway: bool = False,
+        search: bool = False,
         drift_search: bool = False,
         verify: bool = True,
         time: bool = True,
@@ -132,8 +137,11 @@ class Options:
             stats: File of statistics from calibration data: used where it exists, else written.
             repair: See `Repair`.
             gate: Limits to how far outputs may move, see `Checks`.
+            metric: What is measured on held-out samples, see `Checks`.
+            max_drop: How much of the metric may be lost, see `Checks`.
             keep_anyway: Write a model that misses a gate.
-            drift_search: Take the smallest model within the gates; ratio or target is the furthest to go.
+            search: Take the smallest model within the gates; ratio or target is the furthest to go.
+            drift_search: The old name of `search`.
             verify: Check the result in onnxruntime.
             time: Time both models in onnxruntime.
             input_shapes: Shapes of graph inputs to count MACs at and to verify with.
@@ -150,8 +158,10 @@ class Options:
             input_shapes=_or_empty(input_shapes),
             gate=_or_empty(gate),
             keep_anyway=keep_anyway,
-            drift_search=drift_search,
+            search=checks.flag("search", search) or checks.flag("drift_search", drift_search),
             time=time,
+            metric=metric,
+            max_drop=max_drop,
         )
         targets = _or_empty(target)
         share = None if ratio is None else checks.fraction("ratio", ratio)
@@ -168,7 +178,7 @@ class Options:
             checks.whole(name, value, 1)
         channels = (
             Channels(
-                ratio=FURTHEST if given.drift_search and share is None and not targets else share,
+                ratio=FURTHEST if given.search and share is None and not targets else share,
                 target=targets,
                 importance=importance if wanted is not None and wanted.channels else None,
                 global_ranking=bool(across),
@@ -276,9 +286,14 @@ class Options:
                 "gates are measured by the verification, which is switched off",
                 "leave --no-verify away, or give data with --calib",
             )
-        if self.checks.drift_search and self.channels is None:
+        for name, value in (("max-drop", self.checks.max_drop), ("metric", self.checks.metric)):
+            if value is not None and self.calibration.data is None:
+                raise InputError(
+                    f"{name} is measured on calibration data", "give some with --calib, labelled if you can"
+                )
+        if self.checks.search and self.channels is None:
             raise InputError(
-                "a drift search looks for channels, not zeros", "leave --pattern away, or add --pattern channels"
+                "a search looks for channels, not zeros", "leave --pattern away, or add --pattern channels"
             )
 
     def _check_data(self) -> None:
@@ -298,31 +313,7 @@ class Options:
 
     def as_dict(self) -> dict[str, Any]:
         """The options as strict JSON data, under their names on the command line."""
-        amounts = {**vars(Channels(ratio=0.0)), "ratio": None} if self.channels is None else dict(vars(self.channels))
-        amounts["target"] = {} if self.channels is None else self.channels.limits
-        across = amounts.pop("global_ranking") or (self.zeros is not None and bool(self.zeros.global_ranking))
-        pattern = [] if self.channels is None else [CHANNELS]
-        if self.zeros is not None:
-            shape = self.zeros.shape
-            pattern.append(str(shape) if shape.share is None else f"{shape}={shape.share:g}")
-        calib, stats = self.calibration.data, self.calibration.stats
-        return {
-            "global": across or (self.spreads_zeros and self.channels is None),
-            **amounts,
-            "importance": self.criterion.name if self.channels is not None else self.solver,
-            "pattern": pattern,
-            "permute": self.zeros is not None and self.zeros.permute,
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self.scope).items()},
-            "calib": calib if calib is None or isinstance(calib, str) else type(calib).__name__,
-            "samples": self.calibration.samples,
-            "stats": None if stats is None else os.fspath(stats),
-            "repair": self.repair.method,
-            **vars(self.checks),
-            "input_shapes": {name: list(shape) for name, shape in self.checks.input_shapes.items()},
-            **vars(self.resources),
-            "seed": self.seed,
-            "sparse_storage": self.sparse_storage,
-        }
+        return as_data(self)
 
 
 NO_STEPS = "steps need calibration data, importance 'obs' and channels to remove"

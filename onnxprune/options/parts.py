@@ -12,6 +12,7 @@ from onnxprune import extensions, patterns
 from onnxprune._text import amount
 from onnxprune.errors import InputError
 from onnxprune.extensions import Limit, NamedCost, Scorer, Targets
+from onnxprune.metrics import Metric, MetricFunction, as_metric
 from onnxprune.options import checks
 from onnxprune.patterns import Pattern
 from onnxprune.registry import one_of
@@ -21,7 +22,7 @@ AUTO = "auto"
 GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0)}
 """Kinds of gates with the range of their limits."""
 FURTHEST = 0.95
-"""Default upper bound of the ratio in a drift search."""
+"""Default upper bound of the ratio in a search."""
 
 
 def _set(part: object, **values: object) -> None:
@@ -236,8 +237,12 @@ class Checks:
         gate: Limits to how far outputs may be from the original's: ``drift`` (relative RMS, at most), ``cosine`` or
             ``agreement`` (share of equal top-1 choices; both at least), of any output, or ``drift:OUTPUT`` of one.
         keep_anyway: Whether a model that misses a gate may be written.
-        drift_search: Whether the smallest model within the gates is looked for.
+        search: Whether the smallest model within the gates is looked for.
         time: Whether both models are timed in onnxruntime.
+        metric: What is measured on held-out samples: a name, ``NAME:OUTPUT``, ``module:function`` or a function
+            (`metrics.MetricFunction`); None for top1 where there are labels.
+        max_drop: How much of the metric may be lost, in its unit (0.01 is a point of top1, or a hundredth of a dB of
+            psnr); without labels or a metric, of the accuracy as it is estimated. None for no limit.
 
     Raises:
         InputError: A value is of the wrong kind, out of range or unknown.
@@ -247,11 +252,13 @@ class Checks:
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     gate: Mapping[str, float] = field(default_factory=dict)
     keep_anyway: bool = False
-    drift_search: bool = False
+    search: bool = False
     time: bool = True
+    metric: str | MetricFunction | None = None
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("verify", "keep_anyway", "drift_search", "time"):
+        for name in ("verify", "keep_anyway", "search", "time"):
             _set(self, **{name: checks.flag(name, getattr(self, name))})
         _set(self, input_shapes=checks.shapes("input_shapes", self.input_shapes))
         given = checks.mapping("gate", self.gate, "{'drift': 0.05}")
@@ -261,8 +268,24 @@ class Checks:
             if not low <= value <= high or not math.isfinite(value):
                 raise InputError(f"gate {name} must be between {low:g} and {high:g}, not {value:g}")
         _set(self, gate=given)
-        if self.drift_search and not self.gate:
-            raise InputError("a drift search needs a gate", "--gate drift=0.05, say")
+        if self.metric is not None:
+            as_metric(self.metric)
+        if self.max_drop is not None:
+            _set(self, max_drop=checks.number("max_drop", self.max_drop))
+            if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+                raise InputError(f"max-drop must be at least 0, not {self.max_drop:g}", "0.01 is a point of top1")
+        if self.search and not self.gate and self.max_drop is None:
+            raise InputError("a search needs something to stay within", "--max-drop 0.01 or --gate drift=0.05, say")
+
+    @property
+    def asked_metric(self) -> Metric | None:
+        """The metric; None for the default."""
+        return None if self.metric is None else as_metric(self.metric)
+
+    @property
+    def limited(self) -> bool:
+        """Whether a gate or a limit on the drop of the metric holds."""
+        return bool(self.gate) or self.max_drop is not None
 
 
 def split_gate(name: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.sparse_initializers import densify
 from onnxprune.ops import registry
-from onnxprune.options import Scope
+from onnxprune.options import Scope, checks
 
 
 class GraphSurgeonGraph(Protocol):
@@ -163,3 +163,26 @@ def _names(group: Group) -> set[str]:
         found.add(s.value.key)
         found.update(node.proto.name for node, _ in s.value.consumers if node.proto.name)
     return found
+
+
+def check_scope(
+    analysis: Analysis, mixing: bool | None, attention: str | None, shrink: str | Sequence[str] | None
+) -> None:
+    """Raises InputError where options say something else than an analysis was made with."""
+    checks.instance("analysis", analysis, Analysis)
+    coupling = analysis.coupling
+    requested = Scope(
+        mixing=coupling.mixing if mixing is None else mixing,
+        attention=coupling.attention if attention is None else attention,
+        shrink=() if shrink is None else shrink,
+    )
+    names = coupling.shrinking if shrink is None else matching_names(analysis.model.proto.graph, requested.shrink)
+    for name, given, analyzed in (
+        ("mixing", requested.mixing, coupling.mixing),
+        ("attention", requested.attention, coupling.attention),
+        ("shrink", sorted(names), sorted(coupling.shrinking)),
+    ):
+        if given != analyzed:
+            raise InputError(
+                f"the analysis was made with {name}={analyzed!r}, not {given!r}", f"give {name} to analyze, not to plan"
+            )

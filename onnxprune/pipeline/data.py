@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
+JUDGED_SHARE, MOST_JUDGED = 0.5, 5000
+"""The same where a limit on the drop of a metric is asked for, and how many at most: what a limit of a point says
+depends on hundreds of samples, where repair is nearly as good with half of them."""
 HELD_OUT_FROM = 4
 """With fewer samples than this none is held out, and the report says so."""
 
@@ -37,16 +40,31 @@ SyntheticFeeds = Callable[[], list[Feeds]]
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What held-out samples are for, besides errors of outputs.
+
+    Attributes:
+        more: Whether many are needed, for a limit on the drop of a metric.
+        twice: Whether they are divided: models are chosen with one part, and the chosen one is judged on the other.
+    """
+
+    more: bool = False
+    twice: bool = False
+
+
+@dataclass(frozen=True)
 class CalibrationSplit:
     """Calibration data, divided.
 
     Attributes:
         fit: What scores and repair learn from.
         held: What the report is measured on; the same as `fit` where there are too few samples for two parts.
+        final: What only the model that a search chose is measured on; None without a search within a limit on the drop.
     """
 
     fit: Samples | _Synthetic
     held: Samples | _Synthetic
+    final: Samples | _Synthetic | None = None
 
     @property
     def held_out(self) -> bool:
@@ -56,7 +74,8 @@ class CalibrationSplit:
     def in_batches(self, size: int) -> CalibrationSplit:
         """The same samples in batches of at most this size."""
         fit = self.fit.in_batches(size)
-        return CalibrationSplit(fit, self.held.in_batches(size) if self.held_out else fit)
+        final = None if self.final is None else self.final.in_batches(size)
+        return CalibrationSplit(fit, self.held.in_batches(size) if self.held_out else fit, final)
 
 
 class FirstBatches:
@@ -75,9 +94,16 @@ class FirstBatches:
 
 
 def open_data(
-    model: Model, calibration: Calibration, seed: int = 0, progress: Progress | None = None
+    model: Model, calibration: Calibration, seed: int = 0, progress: Progress | None = None, judged: Judged = Judged()
 ) -> CalibrationSplit | None:
-    """Opens the calibration data of a run; None if there are none. `progress` is called after every batch.
+    """Opens the calibration data of a run; None if there are none.
+
+    Args:
+        model: The model that they feed.
+        calibration: The data.
+        seed: Seed of what is drawn at random.
+        progress: Called after every batch.
+        judged: What held-out samples are for.
 
     Raises:
         InputError: They cannot be read or do not fit the model.
@@ -86,7 +112,10 @@ def open_data(
         return None
     given = _from_registry(calibration.data)
     samples = open_samples(given, model.proto, limit=calibration.samples, seed=seed, progress=progress)
-    split = CalibrationSplit(*_divided(samples, HELD_OUT_SHARE, HELD_OUT_FROM))
+    share = min(JUDGED_SHARE, MOST_JUDGED / max(samples.parts, 1)) if judged.more else HELD_OUT_SHARE
+    split = CalibrationSplit(*_divided(samples, share, HELD_OUT_FROM))
+    if judged.twice and split.held_out and split.held.parts > 1:
+        split = CalibrationSplit(split.fit, *split.held.split(0.5))
     held = split.held.count if split.held_out else 0
     logger.info("calibration data: %d samples, %d of them held out", samples.count, held)
     runner = session(model)

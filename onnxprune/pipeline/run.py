@@ -35,7 +35,7 @@ def run_stages(original: Original, options: Options, clock: Clock) -> Result:
     """
     prepared = prepare(original, options, clock)
     searched: SearchReport | None = None
-    if options.checks.drift_search:
+    if options.checks.search:
         pruned, searched = search(prepared)
     else:
         pruned = attempt(prepared, prepared.options, prepared.analysis)
@@ -60,13 +60,14 @@ def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
     Raises:
         InputError: The data or an option is unusable.
     """
-    if options.checks.gate and not options.checks.drift_search:
+    if options.checks.limited and not options.checks.search:
         raise InputError(
-            "a gate says which model is written, and changes no plan", "leave gate away, or add drift_search=True"
+            "a gate says which model is written, and changes no plan",
+            "leave gate and max_drop away, or add search=True",
         )
     copy = replace(reanalyze(analysis, analysis.model.copy()), stored=analysis.stored)
     prepared = prepare(Original(analysis.model), options, clock, copy)
-    if options.checks.drift_search:
+    if options.checks.search:
         return search(prepared)[0].plan
     if options.zeros is None:
         selected = select(prepared, prepared.options.channels)
@@ -101,6 +102,7 @@ def make_report(
         ),
         targets=measured_targets(pruned, after),
         gates=dict(pruned.gates),
+        metric=pruned.metric,
         search=searched,
         repair=pruned.repair,
         unrepaired_because=prepared.loaded.unrepaired_because,

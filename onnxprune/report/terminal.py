@@ -9,7 +9,8 @@ from rich.table import Table
 from onnxprune._text import count, duration, percent, plural, printable, short
 from onnxprune.report.build import reasons
 from onnxprune.report.compare_tables import cost_rows, costs, drifts, latency_rows, row
-from onnxprune.report.report import Amount, Count, GateReport, GroupReport, Report
+from onnxprune.report.metric import MAX_DROP, GateReport, metric_lines
+from onnxprune.report.report import Amount, Count, GroupReport, Report
 from onnxprune.report.tables import REASON, ROWS, Part, number, table
 from onnxprune.report.warnings import interval
 
@@ -184,11 +185,9 @@ def accuracy(report: Report) -> str:
     if found.decisions is not None:
         same, lost = found.decisions.agreement, found.decisions.lost
         lines.append(f"- {short(found.decisions.output)} chooses the same in {interval(same)}")
-        how = "measured with labels" if found.decisions.labelled else "estimated from the probabilities of the original"
-        lines.append(f"- accuracy lost: {interval(lost)}, {how}")
-    for name, top in (("top1", found.top1), ("top5", found.top5)):
-        if top is not None and top.before is not None and top.after is not None:
-            lines.append(f"- {name}: {top.before:.3f} before, {top.after:.3f} after")
+        lines.append(f"- accuracy lost: {interval(lost)}, estimated from the probabilities of the original")
+    if report.metric is not None:
+        lines += [f"- {line}" for line in metric_lines(report.metric)]
     return "\n".join(lines)
 
 
@@ -203,8 +202,8 @@ def gates(found: Mapping[str, GateReport]) -> Table:
     rows = [
         [
             short(name),
-            f"{'<=' if name.startswith('drift') else '>='} {gate.asked:g}",
-            number(gate.measured),
+            f"{'<=' if name.startswith(('drift', MAX_DROP)) else '>='} {gate.asked:g}",
+            number(gate.measured if gate.at_most is None else gate.at_most),
             "met" if gate.met else "MISSED",
             gate.on,
         ]

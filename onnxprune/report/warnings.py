@@ -50,6 +50,8 @@ def _doubtful_samples(report: Report) -> list[str]:
             lines.append(f"input {printable(name)!r} has values that are not finite in {what}")
     if found.inputs and all(seen.alike and seen.samples > 1 for seen in found.inputs.values()):
         lines.append("all samples are equal")
+    if found.labels is not None:
+        lines.append(found.labels)
     if not found.held_out:
         lines.append("too few samples to hold any back: errors are of samples that were learned from")
     if found.mismatch is not None and found.mismatch.divergence > FAR_FROM_TRAINING:
@@ -71,8 +73,10 @@ def _inaccurate(report: Report) -> list[str]:
     found = report.calibration
     if found is None:
         return []
-    if found.decisions is not None:
-        lost = found.decisions.lost
+    lost = None if found.decisions is None else found.decisions.lost
+    if report.metric is not None and report.metric.name in ("top1", "top5"):
+        lost = report.metric.drop or lost
+    if lost is not None:
         error = (lost.high - lost.low) / (2 * NORMAL_95)
         if lost.mean - DOUBT * error <= TOLERATED:
             return []

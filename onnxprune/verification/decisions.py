@@ -1,6 +1,6 @@
 """What a model decides on samples beside what its original decides: equal choices, and accuracy that is lost.
 
-Without labels, what is lost is estimated from the original's own probabilities: where the pruned model chooses another
+What is lost is estimated from the original's own probabilities: where the pruned model chooses another
 class, accuracy is expected to fall by the probability of the class that the original chose, less that of the new one.
 That is exact where the original is calibrated (Guo et al., "On calibration of modern neural networks", ICML 2017), and
 too high where it is overconfident.
@@ -67,14 +67,12 @@ class Decisions:
     Attributes:
         output: Name of the output.
         agreement: Share of the choices that are the same.
-        lost: Accuracy that is lost, as a share of the choices.
-        labelled: Whether that was measured with labels; else it is estimated from the original's probabilities.
+        lost: Accuracy that is lost, as a share of the choices, estimated from the original's probabilities.
     """
 
     output: str
     agreement: Estimate
     lost: Estimate
-    labelled: bool = False
 
 
 class DecisionSums:

@@ -100,7 +100,7 @@ def test_refusals(gate: dict[str, float], words: str) -> None:
     ("options", "words"),
     [
         ({"gate": {"drift": 0.1}, "verify": False}, "measured by the verification"),
-        ({"drift_search": True}, "needs a gate"),
+        ({"drift_search": True}, "needs something to stay within"),
         ({"drift_search": True, "gate": {"drift": 0.1}, "pattern": "weights=0.5"}, "channels, not zeros"),
         ({"run_seconds": 0.0}, "above 0"),
         ({"seed": -1}, "at least 0"),
