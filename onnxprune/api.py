@@ -16,11 +16,11 @@ from onnxprune.importance.magnitude import Scores
 from onnxprune.metrics import MetricFunction
 from onnxprune.model.model import load
 from onnxprune.model.sparse_initializers import densify
-from onnxprune.options import Calibration, Checks, Options, Resources, Scope
+from onnxprune.options import Calibration, Checks, Options, Repair, Resources, Scope
 from onnxprune.options import checks as checks_of
 from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, check_scope, to_proto_or_path
-from onnxprune.pipeline.apply import apply_plan
+from onnxprune.pipeline.apply import Application, run_plan
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Announce, Clock
 from onnxprune.pipeline.result import Result
@@ -32,8 +32,8 @@ from onnxprune.runtime.determinism import deterministic_run
 from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.verification.check import Verification
 
-__all__ = ["Analysis", "Announce", "ModelSource", "Result", "analyze", "apply", "plan", "prune", "run", "run_plan"]
-__all__ += ["score", "verify"]
+__all__ = ["Analysis", "Announce", "ModelSource", "Result", "analyze", "apply", "plan", "prune", "run", "score"]
+__all__ += ["verify"]
 
 
 def prune(
@@ -287,23 +287,33 @@ def plan(
         return make_plan(analysis, requested, Clock())
 
 
-def apply(plan: Plan, model: ModelSource) -> Result:
+def apply(
+    plan: Plan,
+    model: ModelSource,
+    *,
+    calib: Any = None,
+    samples: int | None = None,
+    repair: str = "auto",
+    metric: str | MetricFunction | None = None,
+    seed: int = 0,
+) -> Result:
     """Applies a plan to a checkpoint of the architecture that it was made for.
 
+    Args:
+        plan: The plan.
+        model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
+        calib: Calibration data: with them the remaining layers are repaired, and the result is evaluated.
+        samples: Calibration samples to use at most.
+        repair: ``auto`` is ``calibrated`` with data, else ``none``.
+        metric: What is measured on held-out samples.
+        seed: Seed of anything random.
+
     Raises:
-        InputError: The model cannot be read (`ModelError`), or the plan does not fit it (`PlanError`).
+        InputError: The model cannot be read (`ModelError`), the plan does not fit it (`PlanError`), or the data are
+            unusable (`DataError`).
     """
-    return run_plan(plan, model, Checks(verify=False))
-
-
-def run_plan(
-    plan: Plan, model: ModelSource, checks: Checks, resources: Resources | None = None, announce: Announce | None = None
-) -> Result:
-    """Applies a plan, then counts and verifies as `run` does."""
-    checks_of.instance("plan", plan, Plan)
-    limits = resources or Resources()
-    with deterministic_run(limits.run_seconds, limits.run_memory):
-        return apply_plan(plan, Original.of(model), checks, Clock(announce))
+    checks = Checks(verify=False, metric=metric)
+    return run_plan(plan, model, Application(checks, Calibration(calib, samples), Repair(repair), seed=seed))
 
 
 def verify(
