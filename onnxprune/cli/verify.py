@@ -60,7 +60,7 @@ def verify(
     if as_json:
         print_json({"original": original, "pruned": pruned, "plan": plan, **found.to_dict()})
     elif found.equivalent:
-        draw([f"{pruned}: equivalent to the masked original", drifts(found.drift, SYNTHETIC)])
+        draw([f"{pruned}: equivalent to the masked original", *drifts(found.drift, SYNTHETIC)])
     if not found.equivalent:
         raise VerificationError(
             f"{pruned}: {found.because}", "this holds of models that were pruned with --repair none"

@@ -45,7 +45,7 @@ def compared(report: ComparisonReport) -> list[Part]:
     """Tables of `compare`."""
     rows = [*cost_rows(report.params, report.macs, report.bytes), *latency_rows(report.latency)]
     parts: list[Part] = [f"{printable(report.a)} against {printable(report.b)}", costs(rows)]
-    return [*parts, drifts(report.drift, SYNTHETIC)] if report.drift else parts
+    return [*parts, *drifts(report.drift, SYNTHETIC)]
 
 
 def costs(rows: Sequence[Sequence[str]]) -> Table:
@@ -80,11 +80,19 @@ def row(title: str, pair: Count, unit: str = "") -> list[str]:
     return [title, *shown, percent(pair.after or 0, pair.before or 0) if known else "-"]
 
 
-def drifts(drift: Mapping[str, Drift], on: str) -> Table:
-    """How far each output moved on some inputs, the furthest first."""
-    order = sorted(drift, key=lambda name: -(drift[name].rel_rms or 0.0))
+def drifts(drift: Mapping[str, Drift], on: str) -> list[Part]:
+    """How far each output moved on some inputs, the furthest first; of classes, how many are equal."""
+    distances = {name: d for name, d in drift.items() if d.equal is None}
+    order = sorted(distances, key=lambda name: -(drift[name].rel_rms or 0.0))
     rows = [
         [short(name), *(number(value) for value in (drift[name].max_abs, drift[name].rel_rms, drift[name].cosine))]
         for name in order[:OUTPUTS]
     ]
-    return table([f"drift of output on {on}", ">max abs", ">rel rms", ">cosine"], rows, len(order))
+    shares = sorted((d.equal, name) for name, d in drift.items() if d.equal is not None)
+    equal = [[short(name), percent(share, 1)] for share, name in shares[:OUTPUTS]]
+    parts: list[Part] = []
+    if rows:
+        parts.append(table([f"drift of output on {on}", ">max abs", ">rel rms", ">cosine"], rows, len(order)))
+    if equal:
+        parts.append(table([f"classes of output on {on}", ">equal"], equal, len(shares)))
+    return parts

@@ -37,8 +37,7 @@ def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence
     parts: list[Part] = [f"{printable(model)} {written}", costs([*rows, *extra])]
     parts += [*meaning(report), *reordered(report), *stored(report)]
     parts.append(accuracy(report))
-    if report.drift:
-        parts.append(drifts(report.drift, report.drift_on))
+    parts += drifts(report.drift, report.drift_on)
     if report.gates:
         parts.append(gates(report.gates))
     if output is None:

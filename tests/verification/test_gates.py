@@ -117,6 +117,18 @@ def test_one_score_chooses_nothing() -> None:
         gates.make_gates(model, {"agreement": 0.9}, data=True)
 
 
+def test_classes_have_no_distance() -> None:
+    """Neither a named output of classes nor a model that has no other is held to drift."""
+    for kind in ("drift", "cosine"):
+        with pytest.raises(InputError, match="output 'class' cannot be compared"):
+            gates.make_gates(two(np.eye(4)), {f"{kind}:class": 0.1}, data=True)
+    only = two(np.eye(4))
+    del only.graph.output[0]
+    with pytest.raises(InputError, match="no output of quantities") as caught:
+        gates.make_gates(only, {"drift": 0.1}, data=True)
+    assert "agreement" in caught.value.hint
+
+
 @pytest.mark.slow
 def test_a_missed_gate_stops_the_command(cli: Cli, model: Path) -> None:
     """Exit code 1, a warning with the numbers, and nothing written, not even the plan."""
