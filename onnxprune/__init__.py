@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
     from onnxprune.patterns import Pattern, pattern
+    from onnxprune.pipeline.compare import compare
     from onnxprune.pipeline.refit import RepairJob
     from onnxprune.planning.plan import Plan
     from onnxprune.repair.layerwise import Refit
@@ -64,6 +65,7 @@ __all__ = [
     "WeightView",
     "analyze",
     "apply",
+    "compare",
     "cost_model",
     "criterion",
     "data_source",
@@ -90,6 +92,7 @@ _HOME = {
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
     "WeightView": "onnxprune.extensions",
+    "compare": "onnxprune.pipeline.compare",
     "cost_model": "onnxprune.extensions",
     "criterion": "onnxprune.extensions",
     "data_source": "onnxprune.extensions",

@@ -44,6 +44,7 @@ LATE = {
     ("__init__", "patterns"),
     ("__init__", "metrics"),
     ("__init__", "report.report"),
+    ("__init__", "pipeline.compare"),
     ("__init__", "pipeline.refit"),
     ("__init__", "repair.layerwise"),
     ("__init__", "api"),

@@ -108,7 +108,7 @@ class _Warnings(logging.Handler):
 def _logged_warnings() -> Iterator[None]:
     """Tells of plug-ins that cannot be loaded, and of calibration samples that cannot be joined to batches."""
     handler = _Warnings(logging.WARNING)
-    loggers = [logging.getLogger(f"onnxprune.{module}") for module in ("registry", "pipeline.data")]
+    loggers = [logging.getLogger(f"onnxprune.{module}") for module in ("registry", "pipeline.data", "pipeline.compare")]
     for logger in loggers:
         logger.addHandler(handler)
     try:

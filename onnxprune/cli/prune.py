@@ -24,8 +24,8 @@ NOTES = [
         "Verbs (a file of such a name is ./inspect)",
         [
             ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
-            ("apply PLAN MODEL", "Take the same from another checkpoint"),
-            ("compare A B", "Drift and latency between two models"),
+            ("apply PLAN MODEL", "Take the same from another checkpoint, and repair it with --calib"),
+            ("compare A B ...", "Size, time, accuracy and drift of models side by side"),
             ("verify A B --plan P", "Whether B computes what A does without all that went"),
             ("ops", "Operators that have a rule"),
         ],

@@ -43,7 +43,7 @@ def verify(
     from onnxprune import testing
     from onnxprune.errors import VerificationError
     from onnxprune.planning.plan import Plan
-    from onnxprune.report.compare_tables import drifts
+    from onnxprune.report.before_after import drifts
     from onnxprune.report.report import SYNTHETIC
     from onnxprune.runtime.determinism import deterministic_run
 

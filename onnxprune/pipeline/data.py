@@ -71,12 +71,6 @@ class CalibrationSplit:
         """Whether scores and repair have not seen the samples that the report is measured on."""
         return self.held is not self.fit
 
-    def in_batches(self, size: int) -> CalibrationSplit:
-        """The same samples in batches of at most this size."""
-        fit = self.fit.in_batches(size)
-        final = None if self.final is None else self.final.in_batches(size)
-        return CalibrationSplit(fit, self.held.in_batches(size) if self.held_out else fit, final)
-
 
 class FirstBatches:
     """Re-iterable prefix of the batches of some samples."""
@@ -110,27 +104,37 @@ def open_data(
     """
     if calibration.data is None:
         return None
-    given = _from_registry(calibration.data)
-    samples = open_samples(given, model.proto, limit=calibration.samples, seed=seed, progress=progress)
+    samples = open_undivided(model, calibration, seed, progress)
     share = min(JUDGED_SHARE, MOST_JUDGED / max(samples.parts, 1)) if judged.more else HELD_OUT_SHARE
     split = CalibrationSplit(*_divided(samples, share, HELD_OUT_FROM))
     if judged.twice and split.held_out and split.held.parts > 1:
         split = CalibrationSplit(split.fit, *split.held.split(0.5))
     held = split.held.count if split.held_out else 0
-    logger.info("calibration data: %d samples, %d of them held out", samples.count, held)
-    runner = session(model)
-    why = _why_one_by_one(runner, split.fit)
-    if why is not None:
-        logger.warning("calibration samples are run one by one, since %s", why)
-        split = split.in_batches(1)
-    for feeds in itertools.islice(split.held.batches(), 1):
-        runner.run(None, feeds)  # before any piece of it: what does not run, or crashes, is reported here
+    logger.info("calibration data: %s samples, %s of them held out", samples.count, held)
     return split
 
 
-def _why_one_by_one(runner: Session, samples: Samples | _Synthetic) -> str | None:
+def open_undivided(model: Model, calibration: Calibration, seed: int = 0, progress: Progress | None = None) -> Samples:
+    """Opens calibration data as one set of samples, in batches that the model takes.
+
+    Raises:
+        InputError: See `open_data`.
+    """
+    given = _from_registry(calibration.data)
+    samples = open_samples(given, model.proto, limit=calibration.samples, seed=seed, progress=progress)
+    runner = session(model)
+    why = _why_one_by_one(runner, samples)
+    if why is not None:
+        logger.warning("calibration samples are run one by one, since %s", why)
+        samples = samples.in_batches(1)
+    for feeds in itertools.islice(samples.silent().batches(), 1):
+        runner.run(None, feeds)  # before any piece of it: what does not run, or crashes, is reported here
+    return samples
+
+
+def _why_one_by_one(runner: Session, samples: Samples) -> str | None:
     """Why samples cannot be joined to batches, though the model's declaration says so; None if they can be."""
-    if not isinstance(samples, Samples) or not samples.joined:
+    if not samples.joined:
         return None
     samples = samples.silent()
     joined = next(samples.in_batches(COMPARED).batches())
@@ -173,10 +177,6 @@ class _Synthetic:
     def parts(self) -> int:
         """Into how many parts they can be split: batches are not split."""
         return len(self._batches)
-
-    def in_batches(self, size: int) -> _Synthetic:
-        """The same samples; their batches are made for the model, and stay."""
-        return self
 
     def split(self, fraction: float) -> tuple[_Synthetic, _Synthetic]:
         """Two disjoint parts, the second of this share."""

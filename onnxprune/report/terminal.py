@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from onnxprune._text import count, duration, percent, plural, printable, short
+from onnxprune.report.before_after import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.build import reasons
-from onnxprune.report.compare_tables import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.metric import MAX_DROP, GateReport, metric_lines
 from onnxprune.report.report import Amount, Count, GroupReport, Report
 from onnxprune.report.tables import REASON, ROWS, Part, number, table

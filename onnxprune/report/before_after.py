@@ -1,51 +1,19 @@
-"""Tables of costs and drift before and after, and those of `compare`."""
+"""Tables of costs and drift before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from rich.table import Table
 
-from onnxprune._text import count, duration, percent, plural, printable, short
-from onnxprune.report.json_data import JsonValue
-from onnxprune.report.report import SYNTHETIC, Count, LatencyReport
+from onnxprune._text import count, duration, percent, plural, short
+from onnxprune.report.report import Count, LatencyReport
 from onnxprune.report.tables import Part, number, table
 from onnxprune.verification.check import Drift
 from onnxprune.verification.latency import Latency
 
 OUTPUTS = 5
 """Outputs whose drift is shown."""
-
-
-@dataclass(frozen=True)
-class ComparisonReport(JsonValue):
-    """Two models side by side.
-
-    Attributes:
-        a: File name of the first.
-        b: File name of the second.
-        params: Parameters of both.
-        macs: Multiplications and additions of one run of both.
-        bytes: Sizes of both with their data.
-        drift: How far each output of the second is from the first's.
-        latency: Times of both.
-    """
-
-    a: str
-    b: str
-    params: Count
-    macs: Count
-    bytes: Count
-    drift: dict[str, Drift]
-    latency: Latency
-
-
-def compared(report: ComparisonReport) -> list[Part]:
-    """Tables of `compare`."""
-    rows = [*cost_rows(report.params, report.macs, report.bytes), *latency_rows(report.latency)]
-    parts: list[Part] = [f"{printable(report.a)} against {printable(report.b)}", costs(rows)]
-    return [*parts, *drifts(report.drift, SYNTHETIC)]
 
 
 def costs(rows: Sequence[Sequence[str]]) -> Table:
