@@ -110,6 +110,8 @@ def make_judge(load: Callable[[], Model], data: CalibrationSplit | None, checks:
     wrong = _wrong_labels(first, data.held.labels)
     if wrong is not None and checks.max_drop is not None:
         raise DataError(wrong, "classes=FILE gives folders their order; preprocessing may be another reason")
+    if wrong is not None and checks.metric is None and getattr(data.held, "classes", None) is not None:
+        return Judge(None, None, on, None, f"names of folders are not used as labels: {wrong}")
     _check_resolution([first, *rest], parts, data, checks)
     return Judge(first, rest[0] if rest else None, on, checks.max_drop, wrong)
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from onnxprune._text import count, duration, percent, plural, printable, short
 from onnxprune.report.before_after import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.build import reasons
-from onnxprune.report.metric import MAX_DROP, GateReport, metric_lines
+from onnxprune.report.metric import MAX_DROP, SURE, GateReport, metric_lines
 from onnxprune.report.report import Amount, Count, GroupReport, Report
 from onnxprune.report.tables import REASON, ROWS, Part, number, table
 from onnxprune.report.warnings import interval
@@ -202,7 +202,7 @@ def gates(found: Mapping[str, GateReport]) -> Table:
         [
             short(name),
             f"{'<=' if name.startswith(('drift', MAX_DROP)) else '>='} {gate.asked:g}",
-            number(gate.measured if gate.at_most is None else gate.at_most),
+            number(gate.measured) if gate.at_most is None else f"at most {number(gate.at_most)} ({SURE})",
             "met" if gate.met else "MISSED",
             gate.on,
         ]

@@ -141,6 +141,38 @@ def test_labels_of_other_classes_are_noticed() -> None:
         pruned(0.3, calib=given, max_drop=0.5)
 
 
+PICTURES = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,4,4] x) => (float[N,2] y)
+<float[4,3,1,1] w = {1, 1, 1, -1, -1, -1, 1, 1, 1, -1, -1, -1}, float[4] b = {-1.5, 1.5, -1.5, 1.5},
+ float[4,2] v = {0, 1, 1, 0, 0, 1, 1, 0}>
+{ a = Conv (x, w, b)  h = Relu (a)  p = GlobalAveragePool (h)  f = Flatten (p)  y = MatMul (f, v) }
+"""
+"""Chooses class 1 for bright pictures."""
+
+
+def test_folders_of_pictures_are_labels(cli: Cli, tmp_path: Path) -> None:
+    """Without an option; in another order of classes they cannot be right, and only a limit would need them."""
+    image = pytest.importorskip("PIL.Image")
+    for name, bright in (("dark", 60), ("light", 200)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(150):
+            image.new("RGB", (4, 4), (bright + i % 40,) * 3).save(tmp_path / "set" / name / f"{i}.png")
+    onnx.save(onnx.parser.parse_model(PICTURES), tmp_path / "net.onnx")
+    words = [tmp_path / "net.onnx", "--ratio", 0.5, "--no-time", "--json", "--force"]
+    ended = cli(*words, "--calib", tmp_path / "set", "--max-drop", 0.02)
+    assert ended.code == 0, ended.err
+    report = json.loads(ended.out)
+    assert (report["metric"]["before"], report["metric"]["after"], report["metric"]["samples"]) == (1.0, 1.0, 150)
+    (tmp_path / "c.txt").write_text("light\ndark\n")
+    turned = f"{tmp_path / 'set'},classes={tmp_path / 'c.txt'}"
+    assert "no better than chance" in assert_refused(cli(*words, "--calib", turned, "--max-drop", 0.02))
+    (tmp_path / "set" / "dark").rename(tmp_path / "set" / "night")
+    ended = cli(*words, "--calib", tmp_path / "set")
+    assert ended.code == 0 and json.loads(ended.out)["metric"] is None
+    assert "warning: calibration data: names of folders are not used as labels: the original is right for" in ended.err
+
+
 def test_labels_that_fit_no_output_are_left_aside() -> None:
     given = data() | {"labels": np.zeros((400, 3, 5))}
     report = pruned(0.3, calib=given).report
