@@ -33,13 +33,10 @@ reveal_type(onnxprune.plan(analysis, 0.5, importance="fpgm"))  # R: onnxprune.pl
 reveal_type(onnxprune.apply(result.plan, "model.onnx"))  # R: onnxprune.pipeline.result.Result
 reveal_type(onnxprune.verify("model.onnx", result).verified)  # R: bool
 
-reveal_type(
-    onnxprune.apply(result.plan, "model.onnx", calib={"x": np.zeros(3)}, repair="none").report.metric
-)  # R: onnxprune.report.metric.MetricReport | None
-reveal_type(
-    onnxprune.compare("a.onnx", Path("b.onnx"), onnx.ModelProto(), calib="data.npz").models[0].speed
-)  # R: float
-onnxprune.prune("model.onnx", search=True, max_drop=0.01, metric=lambda outputs, labels: 0.0)
+repaired = onnxprune.apply(result.plan, "model.onnx", calib={"x": np.zeros(3)}, repair="none")
+reveal_type(repaired.report.metric)  # R: onnxprune.report.metric.MetricReport | None
+report = onnxprune.compare("a.onnx", Path("b.onnx"), onnx.ModelProto(), calib="data.npz")
+reveal_type(report.models[0].speed)  # R: float
 
 Options(channels=Channels(ratio=0.5), zeros=Zeros("2:4", permute=True), calibration=Calibration("data.npz", samples=64))
 
