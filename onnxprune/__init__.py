@@ -30,9 +30,11 @@ if TYPE_CHECKING:
         repair_method,
         zero_criterion,
     )
+    from onnxprune.metrics import metric
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
     from onnxprune.patterns import Pattern, pattern
+    from onnxprune.pipeline.compare import compare
     from onnxprune.pipeline.refit import RepairJob
     from onnxprune.planning.plan import Plan
     from onnxprune.progress import Progress
@@ -67,9 +69,11 @@ __all__ = [
     "WeightView",
     "analyze",
     "apply",
+    "compare",
     "cost_model",
     "criterion",
     "data_source",
+    "metric",
     "pattern",
     "plan",
     "prune",
@@ -93,9 +97,11 @@ _HOME = {
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
     "WeightView": "onnxprune.extensions",
+    "compare": "onnxprune.pipeline.compare",
     "cost_model": "onnxprune.extensions",
     "criterion": "onnxprune.extensions",
     "data_source": "onnxprune.extensions",
+    "metric": "onnxprune.metrics",
     "pattern": "onnxprune.patterns",
     "repair_method": "onnxprune.extensions",
     "rule": "onnxprune.ops.registry",

@@ -9,12 +9,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxprune.extensions import Scorer, Targets
-from onnxprune.options import Checks, Options, Resources
+from onnxprune.metrics import MetricFunction
+from onnxprune.options import Calibration, Checks, Options, Repair
 from onnxprune.options import checks as checks_of
 from onnxprune.options.one_object import check_alone, requested
 from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.pipeline.analysis import Analysis, ModelSource, check_scope, to_proto_or_path
-from onnxprune.pipeline.apply import apply_plan
+from onnxprune.pipeline.apply import Application, apply_plan
 from onnxprune.pipeline.dry_run import dry_run as dry_run_stages
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
@@ -55,7 +56,10 @@ def prune(
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
     gate: Mapping[str, float] | None = None,
+    metric: str | MetricFunction | None = None,
+    max_drop: float | None = None,
     keep_anyway: bool = False,
+    search: bool = False,
     drift_search: bool = False,
     verify: bool = True,
     time: bool = True,
@@ -93,8 +97,11 @@ def prune(
         stats: File of statistics.
         repair: ``auto``, ``none``, ``data-free``, ``calibrated``, or a method that was added.
         gate: Limits to how far outputs may move.
+        metric: What is measured on held-out samples.
+        max_drop: How much of the metric may be lost.
         keep_anyway: Write a model that misses a gate.
-        drift_search: Take the smallest model within the gates.
+        search: Take the smallest model within the gates.
+        drift_search: The old name of `search`.
         verify: Check the result in onnxruntime.
         time: Time both models in onnxruntime.
         strict: Write no model that comes with a warning.
@@ -161,6 +168,9 @@ def plan(
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
     gate: Mapping[str, float] | None = None,
+    metric: str | MetricFunction | None = None,
+    max_drop: float | None = None,
+    search: bool = False,
     drift_search: bool = False,
     verify: bool = True,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -194,8 +204,11 @@ def plan(
         samples: Calibration samples to use at most.
         stats: File of statistics.
         repair: The repair that is to follow: rounds, zeros, and the default importance depend on it.
-        gate: Limits to how far outputs may move, for `drift_search`.
-        drift_search: Plan the smallest model within the gates.
+        gate: Limits to how far outputs may move, for `search`.
+        metric: What is measured on held-out samples, for `search`.
+        max_drop: How much of the metric may be lost, for `search`.
+        search: Plan the smallest model within the gates.
+        drift_search: The old name of `search`.
         verify: Check in onnxruntime what a permutation leaves as it was, and gates without data.
         input_shapes: Shapes of graph inputs.
         memory: Bytes of activations to hold.
@@ -219,26 +232,42 @@ def plan(
         return make_plan(analysis, asked, Clock(progress))
 
 
-def apply(plan: Plan, model: ModelSource) -> Result:
+def apply(
+    plan: Plan,
+    model: ModelSource,
+    *,
+    calib: Any = None,
+    samples: int = 1024,
+    repair: str = "auto",
+    metric: str | MetricFunction | None = None,
+    seed: int = 0,
+) -> Result:
     """Applies a plan to a checkpoint of the architecture that it was made for.
 
+    Args:
+        plan: The plan.
+        model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
+        calib: Calibration data: with them the remaining layers are repaired, and the result is evaluated.
+        samples: Calibration samples to use at most.
+        repair: ``auto`` is ``calibrated`` with data, else ``none``.
+        metric: What is measured on held-out samples.
+        seed: Seed of anything random.
+
     Raises:
-        InputError: The model cannot be read (`ModelError`), or the plan does not fit it (`PlanError`).
+        InputError: The model cannot be read (`ModelError`), the plan does not fit it (`PlanError`), or the data are
+            unusable (`DataError`).
     """
-    return run_plan(plan, model, Checks(verify=False))
+    checks = Checks(verify=False, metric=metric)
+    return run_plan(plan, model, Application(checks, Calibration(calib, samples), Repair(repair), seed=seed))
 
 
 def run_plan(
-    plan: Plan,
-    model: ModelSource,
-    checks: Checks,
-    resources: Resources | None = None,
-    progress: ProgressCallback | None = None,
+    plan: Plan, model: ModelSource, application: Application, progress: ProgressCallback | None = None
 ) -> Result:
     """Applies a plan, then counts and verifies as `run` does."""
     checks_of.instance("plan", plan, Plan)
-    with limited_run(resources or Resources()):
-        return apply_plan(plan, Original.of(model), checks, Clock(progress))
+    with limited_run(application.resources):
+        return apply_plan(plan, Original.of(model), application, Clock(progress))
 
 
 def verify(

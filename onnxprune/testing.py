@@ -120,11 +120,12 @@ def equivalence(
         return Equivalence(False, error.message, tolerance)
     if not seen.verified:
         return Equivalence(None, f"the models do not run here: {seen.reason}", tolerance)
-    far = [name for name, d in seen.drift.items() if d.rel_rms is None or d.rel_rms > tolerance]
+    far = [name for name, d in seen.drift.items() if not d.within(tolerance)]
     if not far:
         return Equivalence(True, None, tolerance, seen.drift)
-    drift = seen.drift[far[0]].rel_rms
+    drift, equal = seen.drift[far[0]].rel_rms, seen.drift[far[0]].equal
     moved = "cannot be compared with" if drift is None else f"is {drift:.3g} (relative RMS) away from"
+    moved = moved if equal is None else f"differs in {100 * (1 - equal):.3g}% of its entries from"
     return Equivalence(False, f"output {far[0]!r} {moved} that of the masked original", tolerance, seen.drift)
 
 

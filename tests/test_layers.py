@@ -11,8 +11,9 @@ from tests.support.paths import PACKAGE
 
 ORDER = """
     errors _text _math
-    registry time_limit progress
+    registry time_limit progress _importing
     patterns extensions
+    metrics
     options
     model
     graph
@@ -42,7 +43,9 @@ RANK = {name: i for i, line in enumerate(ORDER.strip().splitlines()) for name in
 LATE = {
     ("__init__", "extensions"),
     ("__init__", "patterns"),
+    ("__init__", "metrics"),
     ("__init__", "report.report"),
+    ("__init__", "pipeline.compare"),
     ("__init__", "pipeline.refit"),
     ("__init__", "repair.layerwise"),
     ("__init__", "api"),

@@ -16,10 +16,11 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+from onnxprune.calibration.labels import per_sample
 from onnxprune.calibration.model_input import Feed, ModelInput
 from onnxprune.calibration.samples import Selection, Source
-from onnxprune.calibration.signature import LABELS, Signature
-from onnxprune.errors import DataError, InputError
+from onnxprune.calibration.signature import Signature
+from onnxprune.errors import InputError
 
 SKIP_BYTES = 2**20
 """Number of bytes that are read at a time to skip samples."""
@@ -187,8 +188,8 @@ class Arrays(Source):
 
     def __init__(self, tables: Mapping[str, Table], signature: Signature, where: str) -> None:
         self.where = where
-        names = signature.names
-        data = [k for k in tables if k != LABELS or k in names]
+        names, label = signature.names, signature.label_name(tables, where)
+        data = [k for k in tables if k != label]
         if len(names) == 1 and data == ["arr_0"]:  # numpy's name for an array without one
             tables = {**tables, names[0]: tables["arr_0"]}
         self.unused = signature.extra(k for k in tables if k != "arr_0" or data != ["arr_0"])
@@ -202,7 +203,7 @@ class Arrays(Source):
         if self.axes is None:
             self._set_feeds()
         self.seen = self.count or 0
-        self.labels = self._labels(tables) if LABELS not in names else None
+        self.labels = None if label is None else per_sample(tables[label].load(), self.seen, label, where)
 
     def _has_feed_axis(self, model_input: ModelInput) -> bool:
         """Whether axis 0 of the array counts feeds of this input; raises if the array does not fit the input."""
@@ -249,14 +250,6 @@ class Arrays(Source):
             f"{self.where}: inputs have different numbers of samples: {listed}",
             "samples lie along the batch axis, or whole feeds along one more axis in front",
         )
-
-    def _labels(self, tables: Mapping[str, Table]) -> np.ndarray | None:
-        if LABELS not in tables:
-            return None
-        labels = tables[LABELS].load()
-        if labels.ndim < 1 or len(labels) != self.count:
-            raise DataError(f"{self.where}: '{LABELS}' has shape {labels.shape}, but there are {self.count} samples")
-        return labels
 
     def feeds(self, selection: Selection, batch: int) -> Iterator[Feed]:
         """See `Source`."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.arrays import npy_table, npz_tables, readable
+from onnxprune.calibration.labels import joined, per_sample
 from onnxprune.calibration.model_input import Feed, Shape
 from onnxprune.calibration.samples import Selection, Source, select_rows
-from onnxprune.calibration.signature import LABELS, Signature
+from onnxprune.calibration.signature import Signature
 from onnxprune.errors import DataError, InputError
 
 
@@ -35,7 +36,7 @@ class File(Item):
 
     def __init__(self, path: Path, signature: Signature) -> None:
         self.where = str(path)
-        self._path, self._names = path, signature.names
+        self._path, self._names, self._signature = path, signature.names, signature
         if path.suffix.lower() == ".npy" and len(self._names) > 1:
             raise InputError(
                 f"{path}: one array, but the model has inputs {', '.join(self._names)}",
@@ -57,7 +58,7 @@ class File(Item):
 
     def _renamed(self, given: dict[str, Any]) -> dict[str, Any]:
         """Gives an unnamed array the name of the only input."""
-        if len(self._names) == 1 and set(given) - {LABELS} == {"arr_0"}:
+        if len(self._names) == 1 and set(given) - {self._signature.label_name(given, self.where)} == {"arr_0"}:
             given[self._names[0]] = given.pop("arr_0")
         return given
 
@@ -97,29 +98,26 @@ class Items(Source):
         self.where = where
         self.axes = signature.axes if signature.certain else None
         self._items, self._signature = items, signature
-        counts, labelled = [], LABELS not in signature.names
+        counts: list[int | None] = []
+        names: list[str | None] = []
         for item in items:
             shapes = item.shapes()
             counts.append(signature.rows(signature.pick(shapes, item.where), item.where) if shapes else 0)
-            labelled = labelled and LABELS in shapes
+            names.append(signature.label_name(shapes, item.where))
             self.unused = self.unused or signature.extra(shapes)
         self._counts = [1 if n is None else n for n in counts]
         self.count = self.seen = sum(self._counts)
-        self.labels = self._labels() if labelled and items else None
+        self.labels = self._read_labels([name for name in names if name is not None]) if all(names) and items else None
         if items and self.count:  # reports a wrong type at the start
             next(self.feeds(Selection(), 1))
 
-    def _labels(self) -> np.ndarray:
-        parts = []
-        for item, count in zip(self._items, self._counts, strict=True):
-            labels = np.asarray(item.arrays()[LABELS])
-            if labels.ndim == 0 and count == 1:
-                labels = labels[None]
-            if labels.ndim == 0 or len(labels) != count:
-                raise DataError(f"{item.where}: '{LABELS}' has shape {labels.shape}, but there are {count} samples")
-            parts.append(labels)
-        with readable(self.where):
-            return np.concatenate(parts)
+    def _read_labels(self, names: Sequence[str]) -> np.ndarray:
+        """The labels of all items, given the name of the array of each."""
+        parts = [
+            per_sample(item.arrays()[name], count, name, item.where)
+            for item, count, name in zip(self._items, self._counts, names, strict=True)
+        ]
+        return joined(parts, self.where)
 
     def feeds(self, selection: Selection, batch: int) -> Iterator[Feed]:
         """See `Source`."""

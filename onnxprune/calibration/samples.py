@@ -57,7 +57,8 @@ class Source(ABC):
         random: Whether the source supports random access.
         count: Number of samples, None if not known yet.
         seen: Number of samples that have been read so far, a lower bound of the count.
-        labels: One entry per sample, or None.
+        labels: One entry for each sample, or None.
+        classes: How many classes the labels are taken from, if names of folders are the labels; else None.
         unused: Names in the source that are neither inputs nor labels.
     """
 
@@ -67,6 +68,7 @@ class Source(ABC):
     count: int | None = None
     seen: int = 0
     labels: np.ndarray | None = None
+    classes: int | None = None
     unused: tuple[str, ...] = ()
 
     @abstractmethod
@@ -79,6 +81,7 @@ class Samples:
 
     Attributes:
         unused: Names of arrays in the source that are neither inputs nor labels.
+        classes: How many classes the labels are taken from, if names of folders are the labels; else None.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Samples:
         self._seed = seed
         self._progress = progress
         self.unused = source.unused
+        self.classes = source.classes
 
     @property
     def count(self) -> int | None:

@@ -20,8 +20,8 @@ from onnxprune.calibration.model_input import Feed, ModelInput, Shape
 from onnxprune.errors import DataError, InputError
 from onnxprune.model.inputs import fed_inputs
 
-LABELS = "labels"
-"""Name of the array of labels, unless an input has this name."""
+LABELS = ("labels", "label", "y")
+"""Names of arrays that are taken as labels, the first that is there, unless an input has this name."""
 
 _BATCH = re.compile(r"batch|^(n|b|bs)$", re.I)
 # A free first axis with such a name is not a batch axis.
@@ -36,11 +36,13 @@ class Signature:
         inputs: The inputs, in the graph's order.
         axes: The batch axis of each input, if all have one of the same length; else None, and feeds are not divided.
         certain: Whether `axes` follows from the declaration (one input, one name or one fixed length for all).
+        labels: Name of the array of labels that the caller gave; None for one of `LABELS`.
     """
 
     inputs: tuple[ModelInput, ...]
     axes: dict[str, int] | None
     certain: bool
+    labels: str | None = None
 
     @property
     def fixed(self) -> int | None:
@@ -66,7 +68,23 @@ class Signature:
 
     def extra(self, given: Iterable[Any]) -> tuple[str, ...]:
         """Returns the names that are neither inputs nor labels."""
-        return tuple(str(g) for g in given if g not in self.names and g != LABELS)
+        names = [str(g) for g in given]
+        return tuple(name for name in names if name not in self.names and name != self.label_name(names))
+
+    def label_name(self, given: Iterable[Any], where: str = "calibration data") -> str | None:
+        """Returns the name of the array of labels among some; None if there is none.
+
+        Raises:
+            InputError: The caller named one that is missing or an input.
+        """
+        names = [str(g) for g in given]
+        if self.labels is None:
+            return next((name for name in LABELS if name in names and name not in self.names), None)
+        if self.labels in self.names:
+            raise InputError(f"{where}: labels={self.labels} is an input of the model", "name another array")
+        if self.labels not in names:
+            raise InputError(f"{where}: no array '{self.labels}' of labels", _suggest(self.labels, names, self.names))
+        return self.labels
 
     def rows(self, shapes: Mapping[str, Shape], where: str) -> int | None:
         """Returns the number of samples in a feed of these shapes; None if feeds cannot be divided.

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from onnxprune._importing import import_object
 from onnxprune.calibration.arrays import Arrays, ArrayTable, Table, npy_table, npz_tables
 from onnxprune.calibration.folders import Entry, File, Items
 from onnxprune.calibration.images import SUFFIXES, Images
+from onnxprune.calibration.labels import class_folders, encoded, read_classes
 from onnxprune.calibration.samples import Progress, Samples, Source, choose
 from onnxprune.calibration.signature import Signature, signature_of
 from onnxprune.calibration.spec import Spec, image_options, parse
-from onnxprune.calibration.streams import Stream, import_object
+from onnxprune.calibration.streams import Stream
 from onnxprune.errors import DataError, InputError
 
 _ARRAYS = (".npy", ".npz")
@@ -33,14 +36,15 @@ def open_samples(
     memory: int = 2**28,
     progress: Progress | None = None,
 ) -> Samples:
-    """Opens unlabelled data for the calibration of a model.
+    """Opens data for the calibration of a model; labels are optional.
 
     A string (see `spec`) is an .npz file with arrays by input name, an .npy file, a folder of either, a folder of
     images with options, or ``module:function``. A Path is a file or folder. An object may be a dict of arrays, an array
     for a model with one input, any iterable of dicts, a callable that returns one, or any object with `get_next()`,
     such as onnxruntime's CalibrationDataReader. For the axes of samples in an array see `arrays.Arrays`. Dicts from
     iterables and functions are feeds, which are cut and joined if the model's inputs share a batch axis; else each is
-    one sample.
+    one sample. An array beside the inputs that is named ``labels``, ``label`` or ``y`` holds the labels, one entry for
+    each sample; images in a folder for each class have the index of that folder in the order of names.
 
     Args:
         source: The data.
@@ -94,8 +98,38 @@ def _table(name: Any, value: Any) -> Table:
 
 
 def _from_spec(spec: Spec, signature: Signature, memory: int) -> Source:
+    signature = replace(signature, labels=spec.labels)
+    classes = None if spec.classes is None else read_classes(spec.classes)
     if spec.path is not None and spec.path.is_dir():
-        return _folder(spec.path, spec, signature, memory)
+        opened = _folder(spec.path, spec, signature, classes, memory)
+    else:
+        opened = _file_or_function(spec, signature, memory)
+    if classes is not None and opened.classes is None:
+        _encode_labels(opened, classes)
+    return opened
+
+
+def _encode_labels(source: Source, classes: Mapping[str, int]) -> None:
+    """Replaces the labels of a source, names of classes, by their indices.
+
+    Raises:
+        InputError: It has no labels, or they are not names.
+    """
+    if isinstance(source, Stream):
+        raise DataError(f"{source.where}: classes= is for files and folders", "let the function give indices as labels")
+    labels = source.labels
+    if labels is None:
+        raise DataError(
+            f"{source.where}: classes= names the classes of labels, and there are none",
+            "add an array of them named labels",
+        )
+    if labels.dtype.kind not in "US":
+        raise DataError(f"{source.where}: labels are {labels.dtype}, not names of classes", "leave classes= away")
+    names = [str(name) for name in labels.astype(str).ravel()]
+    source.labels = encoded(names, classes, source.where).reshape(labels.shape)
+
+
+def _file_or_function(spec: Spec, signature: Signature, memory: int) -> Source:
     where = spec.function or str(spec.path)
     if spec.options:
         raise DataError(f"{where}: {', '.join(spec.options)} only mean something for a folder of images")
@@ -111,13 +145,18 @@ def _from_spec(spec: Spec, signature: Signature, memory: int) -> Source:
     raise InputError(f"{where}: is neither .npz nor .npy", "for images, give their folder")
 
 
-def _folder(path: Path, spec: Spec, signature: Signature, memory: int) -> Source:
+def _folder(path: Path, spec: Spec, signature: Signature, classes: Mapping[str, int] | None, memory: int) -> Source:
     where = str(path)
     files = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
     arrays = [f for f in files if f.suffix.lower() in _ARRAYS]
     images = [f for f in files if f.suffix.lower() in SUFFIXES]
     if images and (spec.options or not arrays):
-        return Images(images, image_options(spec.options), signature, where, memory)
+        if spec.labels is not None:
+            raise DataError(f"{where}: labels= names an array, and images have none", "put them in a folder a class")
+        source = Images(images, image_options(spec.options), signature, where, memory)
+        if (labelled := class_folders(path, images, classes)) is not None:
+            source.labels, source.classes = labelled
+        return source
     if images:
         raise InputError(f"{where}: holds both images and arrays", "give a folder with one of them")
     if not arrays:

@@ -8,6 +8,10 @@ A spec is one of
   ``scale`` is a number; ``layout`` is nchw or nhwc; ``resize`` and ``crop`` are N or HEIGHTxWIDTH; ``color`` is rgb or
   bgr;
 - ``MODULE:FUNCTION``, which may be in the current folder.
+
+Any of them may be followed by ``,labels=NAME``, the array of labels among those of the inputs (by default ``labels``,
+``label`` or ``y``), and by ``,classes=FILE``, the classes in the order of their indices: for labels that are names, and
+for images in a folder for each class.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from onnxprune.registry import one_of
 
 IMAGE_KEYS = ("mean", "std", "scale", "layout", "resize", "crop", "color")
 """Options of a folder of images."""
+LABEL_KEYS = ("labels", "classes")
+"""Options of labels."""
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
@@ -37,12 +43,16 @@ class Spec:
     Attributes:
         path: The file or folder, None for a function.
         function: ``module:name``, None for a path.
-        options: Options by key, unparsed.
+        options: Options of images by key, unparsed.
+        labels: Name of the array of labels; None for the usual names.
+        classes: File with the names of classes.
     """
 
     path: Path | None
     function: str | None = None
     options: dict[str, str] = field(default_factory=dict)
+    labels: str | None = None
+    classes: str | None = None
 
 
 def parse(text: str) -> Spec:
@@ -60,13 +70,14 @@ def parse(text: str) -> Spec:
     options: dict[str, str] = {}
     for part in rest:
         key, _, value = part.strip().partition("=")
-        one_of("image option", key, IMAGE_KEYS)
+        one_of("calibration option", key, (*IMAGE_KEYS, *LABEL_KEYS))
         if key in options:
             raise DataError(f"{text}: {key} is given twice")
         if not value:
             raise InputError(f"{text}: {key} has no value", f"{key}=...")
         options[key] = value
-    return Spec(Path(head), None, options) if found else Spec(None, head, options)
+    labels, classes = (options.pop(key, None) for key in LABEL_KEYS)
+    return Spec(Path(head) if found else None, None if found else head, options, labels, classes)
 
 
 def image_options(given: dict[str, str]) -> ImageOptions:

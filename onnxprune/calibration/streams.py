@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.disk_cache import DiskCache
+from onnxprune.calibration.labels import StreamLabels
 from onnxprune.calibration.model_input import Feed
 from onnxprune.calibration.samples import Selection, Source, select_rows
 from onnxprune.calibration.signature import Signature
@@ -47,7 +45,8 @@ class Stream(Source):
         self._digest: int | None = None
         self._failure: OnnxPruneError | None = None
         self._cache = DiskCache(signature, memory) if one_shot else None
-        self._source = _checked(self._passes(), signature, where)
+        self._labels = StreamLabels(where)
+        self._source = _checked(self._passes(), signature, where, self._labels)
         try:
             self._first: Checked | None = next(self._source)
         except StopIteration:
@@ -55,6 +54,11 @@ class Stream(Source):
         self.unused = self._first[2]
         if self._cache is not None:
             self._cache.append(self._first[0])
+
+    @property
+    def labels(self) -> np.ndarray | None:  # type: ignore[override]
+        """The labels of the samples that were read so far; None if they have none."""
+        return self._labels.found()
 
     def feeds(self, selection: Selection, batch: int) -> Iterator[Feed]:
         """See `Source`."""
@@ -81,7 +85,7 @@ class Stream(Source):
             yield first
             yield from self._source
             return
-        feeds = _checked(self._passes(), self._signature, self.where)
+        feeds = _checked(self._passes(), self._signature, self.where, self._labels)
         first_again = next(feeds, None)
         if first_again is None or _digest(first_again[0]) != self._digest:
             what = "nothing" if first_again is None else "other samples"
@@ -109,8 +113,8 @@ class Stream(Source):
             yield feed, self._signature.rows({name: a.shape for name, a in feed.items()}, self.where), self.unused
 
 
-def _checked(items: Iterator[Any], signature: Signature, whole: str) -> Iterator[Checked]:
-    """Yields checked feeds; exceptions of the caller's code are converted to `InputError`."""
+def _checked(items: Iterator[Any], signature: Signature, whole: str, labels: StreamLabels) -> Iterator[Checked]:
+    """Yields checked feeds and collects their labels; exceptions of the caller's code are converted to `InputError`."""
     start = 0
     while True:
         where = f"{whole}: sample {start}"
@@ -123,9 +127,12 @@ def _checked(items: Iterator[Any], signature: Signature, whole: str) -> Iterator
         except Exception as error:
             raise DataError(f"{where} (from 0) could not be read: {type(error).__name__}: {error}") from error
         feed, rows = signature.read(item, where)
+        given, count = signature.named(item, where), 1 if rows is None else rows
+        label = signature.label_name(given, where)
+        labels.add(start, count, label, None if label is None else given[label], where)
         # A copy: generators may reuse the same array for the next sample.
-        yield {name: array.copy() for name, array in feed.items()}, rows, signature.extra(signature.named(item, where))
-        start += 1 if rows is None else rows
+        yield {name: array.copy() for name, array in feed.items()}, rows, signature.extra(given)
+        start += count
 
 
 def _digest(feed: Feed) -> int:
@@ -186,34 +193,3 @@ def _iterator(origin: Any, where: str) -> Iterator[Any]:
             f"{where}: is {type(origin).__name__}, which gives no samples",
             "give dicts of arrays, one after the other, by input name",
         ) from error
-
-
-def import_object(reference: str) -> Any:
-    """Imports the object `module:name`; modules in the current folder take precedence.
-
-    Raises:
-        InputError: The module cannot be imported, or has no such name.
-    """
-    name, _, attribute = reference.partition(":")
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        importlib.invalidate_caches()
-        found: Any = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or name
-        hint = f"is there a file {name.replace('.', '/')}.py in this folder?" if missing == name else None
-        raise InputError(f"{reference}: there is no module {missing}", hint) from error
-    except Exception as error:
-        raise DataError(f"{reference}: module {name} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:  # at the end, so that functions can import other modules of the folder later
-            sys.path.append(folder)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            public = [n for n in vars(found) if not n.startswith("_")] if hasattr(found, "__dict__") else []
-            hint = f"it has {', '.join(public)}" if public else None
-            raise InputError(f"{reference}: module {name} has no '{attribute}'", hint)
-        found = getattr(found, part)
-    return found

@@ -15,6 +15,17 @@ from onnxprune.cli.paths import read_plan, target
 @click.argument("model")
 @option("Options", "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
 @option("Options", "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
+@option("Options", "--calib", metavar="WHAT", help="Data that the layers that are left are repaired with")
+@option("Options", "--samples", type=int, default=1024, metavar="N", help="Use at most N calibration samples  [1024]")
+@option(
+    "Options",
+    "--repair",
+    default="auto",
+    metavar="MODE",
+    help="none, data-free, calibrated; auto is calibrated with --calib, else none  [auto]",
+)
+@option("Options", "--metric", metavar="NAME", help="What is measured on held-out samples  [top1 with labels]")
+@option("Options", "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option("Options", "--no-verify", is_flag=True, help="Do not run both models and compare them")
 @option(
     "Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
@@ -26,6 +37,11 @@ def apply(
     model: str,
     output: str | None,
     force: bool,
+    calib: str | None,
+    samples: int,
+    repair: str,
+    metric: str | None,
+    seed: int,
     no_verify: bool,
     input_shape: tuple[str, ...],
     as_json: bool,
@@ -33,14 +49,17 @@ def apply(
 ) -> None:
     """Applies a plan to the model that it was made for, or to another checkpoint of it."""
     shapes = parsing.shapes(input_shape)
-    path = target(model, output, plan, force=force)
+    path = target(model, output, plan, *parsing.data_files(calib), force=force)
     written = read_plan(plan)
-    from onnxprune import api
-    from onnxprune.options import Checks
+    from onnxprune.api import run_plan
+    from onnxprune.options import Calibration, Checks, Repair
+    from onnxprune.pipeline.apply import Application
     from onnxprune.planning.plan import Plan
 
+    checks = Checks(verify=not no_verify, input_shapes=shapes, metric=metric)
+    asked = Application(checks, Calibration(calib, samples), Repair(repair), seed=seed)
     parsed = Plan.from_json(written)
     with announcing(quiet or as_json) as stage:
-        result = api.run_plan(parsed, model, Checks(verify=not no_verify, input_shapes=shapes), progress=stage)
+        result = run_plan(parsed, model, asked, progress=stage)
         save(result, path, stage)
     show(result.report, {"model": model, "output": str(path), "plan": plan}, as_json=as_json, quiet=quiet)

@@ -10,9 +10,12 @@ from onnxprune.cli.output import announcing, draw, print_json
 from onnxprune.cli.paths import read_plan
 
 
-@click.command(cls=Command, forms=["onnxprune compare A B [options]"])
+@click.command(cls=Command, forms=["onnxprune compare A B [C ...] [options]"])
 @click.argument("a")
-@click.argument("b")
+@click.argument("b", nargs=-1, required=True)
+@option("Options", "--calib", metavar="WHAT", help="Data to compare outputs on, labelled or not  [synthetic inputs]")
+@option("Options", "--samples", type=int, metavar="N", help="Use at most N samples")
+@option("Options", "--metric", metavar="NAME", help="top1, top5, mse, psnr, auc, module:function  [top1 with labels]")
 @option(
     "Options",
     "--runs",
@@ -24,31 +27,36 @@ from onnxprune.cli.paths import read_plan
 @option("Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run at; repeatable")
 @option("Options", "--plan", metavar="FILE", help="What B lost of inputs and outputs, where --shrink let it")
 @option("Options", "--json", "as_json", is_flag=True, help="As JSON")
-def compare(a: str, b: str, runs: int, input_shape: tuple[str, ...], plan: str | None, as_json: bool) -> None:
-    """Shows how far the outputs of model B are from those of A on synthetic inputs, and how long each takes."""
+def compare(
+    a: str,
+    b: tuple[str, ...],
+    calib: str | None,
+    samples: int | None,
+    metric: str | None,
+    runs: int,
+    input_shape: tuple[str, ...],
+    plan: str | None,
+    as_json: bool,
+) -> None:
+    """Shows parameters, MACs, bytes and time of models, and how far their outputs are from those of the first."""
     shapes = parsing.shapes(input_shape)
-    from onnxprune.cost.measure import measure
-    from onnxprune.model.model import load
-    from onnxprune.planning.plan import Plan, io_slices
-    from onnxprune.report.compare_tables import ComparisonReport, compared
-    from onnxprune.report.entries import Count
-    from onnxprune.runtime.io_slices import WHOLE
-    from onnxprune.verification import check
+    plan_text = None if plan is None else read_plan(plan)
+    from onnxprune.pipeline.compare import compare as compare_models
+    from onnxprune.planning.plan import Plan
+    from onnxprune.report.comparison import compared
 
-    lost_slices = io_slices(Plan.from_json(read_plan(plan))) if plan is not None else WHOLE
-    first, second = measure(load(a), shapes), measure(load(b), lost_slices.shapes(shapes))
     with announcing(as_json) as stage:
         stage("run")
-        found = check.compare(a, b, input_shapes=shapes, runs=runs, io_slices=lost_slices)
-    report = ComparisonReport(
-        a,
-        b,
-        params=Count(first.params, second.params),
-        macs=Count(first.macs, second.macs),
-        bytes=Count(first.bytes, second.bytes),
-        drift=found.drift,
-        latency=found.latency,
-    )
+        report = compare_models(
+            a,
+            *b,
+            calib=calib,
+            samples=samples,
+            metric=metric,
+            plan=None if plan_text is None else Plan.from_json(plan_text),
+            input_shapes=shapes,
+            runs=runs,
+        )
     if as_json:
         print_json(report.to_dict())
     else:

@@ -109,8 +109,9 @@ class _Warnings(logging.Handler):
 def _logged_warnings() -> Iterator[None]:
     """Shows warnings of plug-ins that cannot be loaded; a report repeats them."""
     handler = _Warnings(logging.WARNING)
-    logger = logging.getLogger("onnxprune.registry")
-    logger.addHandler(handler)
+    loggers = [logging.getLogger(f"onnxprune.{module}") for module in ("registry", "pipeline.data", "pipeline.compare")]
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         yield
     finally:

@@ -47,8 +47,15 @@ def load_recipe(ctx: click.Context, param: click.Parameter, path: str | None) ->
 
 def files_read(ctx: click.Context) -> list[str]:
     """Files that a run reads besides the model, as far as the options name them: they are never changed."""
-    calib = (ctx.params["calib"] or "").split(",")[0]
-    return [name for name in (calib, ctx.params["stats"], ctx.meta.get(__name__)) if name]
+    others = [name for name in (ctx.params["stats"], ctx.meta.get(__name__)) if name]
+    return [*data_files(ctx.params["calib"]), *others]
+
+
+def data_files(calib: str | None) -> list[str]:
+    """Files that a calibration spec names: the data, and the list of classes."""
+    head, *options = (calib or "").split(",")
+    classes = [option.removeprefix("classes=") for option in options if option.startswith("classes=")]
+    return [name for name in (head, *classes) if name]
 
 
 def options(ctx: click.Context) -> Options:
@@ -92,9 +99,12 @@ AS_GIVEN = (
     "samples",
     "stats",
     "repair",
+    "metric",
+    "max_drop",
     "keep_anyway",
     "strict",
     "time_limit",
+    "search",
     "drift_search",
     "sparse_storage",
     "run_seconds",

@@ -24,8 +24,8 @@ NOTES = [
         "Verbs (a file of such a name is ./inspect)",
         [
             ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
-            ("apply PLAN MODEL", "Take the same from another checkpoint"),
-            ("compare A B", "Drift and latency between two models"),
+            ("apply PLAN MODEL", "Take the same from another checkpoint, and repair it with --calib"),
+            ("compare A B ...", "Size, time, accuracy and drift of models side by side"),
             ("verify A B --plan P", "Whether B computes what A does without all that went"),
             ("ops", "Operators that have a rule"),
         ],
@@ -38,7 +38,7 @@ NOTES = [
             ("2", "Usage, input or output"),
             ("3", "The result failed verification; nothing was written"),
             ("4", "Internal error, with its traceback"),
-            ("5", "A gate, --strict or --time-limit was missed; nothing was written"),
+            ("5", "A gate, --max-drop, --strict or --time-limit was missed; nothing was written"),
         ],
     ),
 ]
@@ -100,7 +100,10 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     help="Graph inputs and outputs that may lose slices: KV caches; repeatable",
 )
 @option(
-    DATA, "--calib", metavar="WHAT", help="Unlabelled inputs: FILE.npz, a folder of arrays or images, module:function"
+    DATA,
+    "--calib",
+    metavar="WHAT",
+    help="Inputs, labelled or not: FILE.npz, folder of arrays or images, module:function",
 )
 @option(DATA, "--samples", type=int, default=1024, metavar="N", help="Use at most N calibration samples  [1024]")
 @option(DATA, "--stats", metavar="FILE", help="Statistics of the data: use them if FILE exists, else write it")
@@ -116,8 +119,22 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     metavar="KIND=X",
     help="No model is written beyond drift=0.05, cosine=0.99, agreement=0.98, drift:OUTPUT=0.1; repeatable",
 )
-@option(CHECKS, "--keep-anyway", is_flag=True, help="Write a model that misses a gate")
-@option(CHECKS, "--drift-search", is_flag=True, help="Find the smallest model within the gates")
+@option(
+    CHECKS,
+    "--max-drop",
+    type=float,
+    metavar="X",
+    help="No model is written that may lose more of the metric on held-out samples: 0.01 is a point of top1",
+)
+@option(
+    CHECKS,
+    "--metric",
+    metavar="NAME",
+    help="top1, top5, mse, psnr, auc, NAME:OUTPUT, or module:function  [top1 with labels]",
+)
+@option(CHECKS, "--keep-anyway", is_flag=True, help="Write a model that misses a gate or --max-drop")
+@option(CHECKS, "--search", is_flag=True, help="Find the smallest model within --max-drop and the gates")
+@option(CHECKS, "--drift-search", is_flag=True, hidden=True)
 @option(CHECKS, "--strict", is_flag=True, help="Write no model that comes with a warning")
 @option(CHECKS, "--time-limit", type=float, metavar="SECONDS", help="End the run, with nothing written, after so long")
 @option(CHECKS, "--run-seconds", type=float, default=600, hidden=True)

@@ -99,6 +99,9 @@ KEYS: dict[str, Kind] = {
     "keep-anyway": _FLAG,
     "strict": _FLAG,
     "time-limit": _NUMBER,
+    "metric": _TEXT,
+    "max-drop": _NUMBER,
+    "search": _FLAG,
     "drift-search": _FLAG,
     "run-seconds": _NUMBER,
     "run-memory": _SIZE,
@@ -106,6 +109,16 @@ KEYS: dict[str, Kind] = {
 """Keys of a recipe, and the kind of their values. ``_`` may stand for ``-``."""
 IN_PYTHON = {"global-ranking": "global", "input-shapes": "input-shape", "verify": "no-verify", "time": "no-time"}
 """Options that have another name in Python, which a recipe takes as well: the name there -> the key."""
+
+
+def _names_function(key: str, value: str) -> bool:
+    """Whether calibration data or a metric would come from any function; those that are registered have a name."""
+    if (key == "calib" and os.path.exists(value)) or _FUNCTION.match(value) is None:
+        return False
+    from onnxprune import extensions, metrics
+
+    known = extensions.sources if key == "calib" else metrics.metrics
+    return value.partition(":")[0] not in known
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def verify(
     from onnxprune import testing
     from onnxprune.errors import VerificationError
     from onnxprune.planning.plan import Plan
-    from onnxprune.report.compare_tables import drifts
+    from onnxprune.report.before_after import drifts
     from onnxprune.report.report import SYNTHETIC
     from onnxprune.runtime.determinism import deterministic_run
 
@@ -60,7 +60,7 @@ def verify(
     if as_json:
         print_json({"original": original, "pruned": pruned, "plan": plan, **found.to_dict()})
     elif found.equivalent:
-        draw([f"{pruned}: equivalent to the masked original", drifts(found.drift, SYNTHETIC)])
+        draw([f"{pruned}: equivalent to the masked original", *drifts(found.drift, SYNTHETIC)])
     if not found.equivalent:
         raise VerificationError(
             f"{pruned}: {found.because}", "this holds of models that were pruned with --repair none"

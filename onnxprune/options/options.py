@@ -10,6 +10,7 @@ from typing import Any
 from onnxprune import extensions, patterns
 from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Criterion, Scorer, Targets
+from onnxprune.metrics import MetricFunction
 from onnxprune.options import checks, json_data
 from onnxprune.options.parts import (
     AUTO,
@@ -92,7 +93,10 @@ class Options:
         stats: str | os.PathLike[str] | None = None,
         repair: str = AUTO,
         gate: Mapping[str, float] | None = None,
+        metric: str | MetricFunction | None = None,
+        max_drop: float | None = None,
         keep_anyway: bool = False,
+        search: bool = False,
         drift_search: bool = False,
         verify: bool = True,
         time: bool = True,
@@ -132,8 +136,11 @@ class Options:
             stats: File of statistics from calibration data: used where it exists, else written.
             repair: See `Repair`.
             gate: Limits to how far outputs may move, see `Checks`.
+            metric: What is measured on held-out samples, see `Checks`.
+            max_drop: How much of the metric may be lost, see `Checks`.
             keep_anyway: Write a model that misses a gate.
-            drift_search: Take the smallest model within the gates; ratio or target is the furthest to go.
+            search: Take the smallest model within the gates; ratio or target is the furthest to go.
+            drift_search: The old name of `search`.
             verify: Check the result in onnxruntime.
             time: Time both models in onnxruntime.
             strict: Write no model that comes with a warning.
@@ -152,9 +159,11 @@ class Options:
             input_shapes=_or_empty(input_shapes),
             gate=_or_empty(gate),
             keep_anyway=keep_anyway,
-            drift_search=drift_search,
+            search=checks.flag("search", search) or checks.flag("drift_search", drift_search),
             time=time,
             strict=strict,
+            metric=metric,
+            max_drop=max_drop,
         )
         targets = _or_empty(target)
         share = None if ratio is None else checks.fraction("ratio", ratio)
@@ -171,7 +180,7 @@ class Options:
             checks.whole(name, value, 1)
         channels = (
             Channels(
-                ratio=FURTHEST if given.drift_search and share is None and not targets else share,
+                ratio=FURTHEST if given.search and share is None and not targets else share,
                 target=targets,
                 importance=importance if wanted is not None and wanted.channels else None,
                 global_ranking=bool(across),
@@ -287,9 +296,12 @@ class Options:
                 "gates are measured by the verification, which is switched off",
                 f"leave {option('verify', False)} away, or give data with {option('calib', ...)}",
             )
-        if self.checks.drift_search and self.channels is None:
+        for name, value in (("max_drop", self.checks.max_drop), ("metric", self.checks.metric)):
+            if value is not None and self.calibration.data is None:
+                raise InputError(f"{option(name)} is measured on calibration data", f"{GIVE_DATA}, labelled if you can")
+        if self.checks.search and self.channels is None:
             raise InputError(
-                "a drift search looks for channels, not zeros",
+                "a search looks for channels, not zeros",
                 f"leave {option('pattern')} away, or add {option('pattern', 'channels')}",
             )
 

@@ -12,6 +12,7 @@ from onnxprune import extensions, patterns
 from onnxprune._text import amount
 from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Limit, NamedCost, Scorer, Targets
+from onnxprune.metrics import Metric, MetricFunction, as_metric
 from onnxprune.options import checks
 from onnxprune.patterns import Pattern
 from onnxprune.registry import one_of
@@ -23,7 +24,7 @@ GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0
 SAMPLES = 1024
 """Default number of calibration samples: more hardly make a better model, and all take longer."""
 FURTHEST = 0.95
-"""Default upper bound of the ratio in a drift search."""
+"""Default upper bound of the ratio in a search."""
 
 
 def _set(part: object, **values: object) -> None:
@@ -237,9 +238,13 @@ class Checks:
         gate: Limits to how far outputs may be from the original's: ``drift`` (relative RMS, at most), ``cosine`` or
             ``agreement`` (share of equal top-1 choices; both at least), of any output, or ``drift:OUTPUT`` of one.
         keep_anyway: Whether a model that misses a gate may be written.
-        drift_search: Whether the smallest model within the gates is looked for.
+        search: Whether the smallest model within the gates is looked for.
         time: Whether both models are timed in onnxruntime.
         strict: Whether a model that comes with a warning may not be written.
+        metric: What is measured on held-out samples: a name, ``NAME:OUTPUT``, ``module:function`` or a function
+            (`metrics.MetricFunction`); None for top1 where there are labels.
+        max_drop: How much of the metric may be lost, in its unit (0.01 is a point of top1, or a hundredth of a dB of
+            psnr); without labels or a metric, of the accuracy as it is estimated. None for no limit.
 
     Raises:
         InputError: A value is of the wrong kind, out of range or unknown.
@@ -249,12 +254,14 @@ class Checks:
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     gate: Mapping[str, float] = field(default_factory=dict)
     keep_anyway: bool = False
-    drift_search: bool = False
+    search: bool = False
     time: bool = True
     strict: bool = False
+    metric: str | MetricFunction | None = None
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("verify", "keep_anyway", "drift_search", "time", "strict"):
+        for name in ("verify", "keep_anyway", "search", "time", "strict"):
             _set(self, **{name: checks.flag(name, getattr(self, name))})
         _set(self, input_shapes=checks.shapes("input_shapes", self.input_shapes))
         given = checks.mapping("gate", self.gate, "{'drift': 0.05}")
@@ -268,8 +275,27 @@ class Checks:
             raise InputError(
                 "keep_anyway and strict contradict each other: a gate that is missed is a warning", "give one of them"
             )
-        if self.drift_search and not self.gate:
-            raise InputError("a drift search needs a gate", f"{option('gate', {'drift': 0.05})}, say")
+        if self.metric is not None:
+            as_metric(self.metric)
+        if self.max_drop is not None:
+            _set(self, max_drop=checks.number("max_drop", self.max_drop))
+            if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+                raise InputError(
+                    f"{option('max_drop')} must be at least 0, not {self.max_drop:g}", "0.01 is a point of top1"
+                )
+        if self.search and not self.gate and self.max_drop is None:
+            limits = f"{option('max_drop', 0.01)} or {option('gate', {'drift': 0.05})}"
+            raise InputError("a search needs something to stay within", f"{limits}, say")
+
+    @property
+    def asked_metric(self) -> Metric | None:
+        """The metric; None for the default."""
+        return None if self.metric is None else as_metric(self.metric)
+
+    @property
+    def limited(self) -> bool:
+        """Whether a gate or a limit on the drop of the metric holds."""
+        return bool(self.gate) or self.max_drop is not None
 
 
 def split_gate(name: str) -> tuple[str, str]:

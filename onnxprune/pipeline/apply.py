@@ -3,63 +3,188 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from onnxprune import sparsity
+from onnxprune.calibration.synthetic import Feeds
 from onnxprune.cost.measure import measure
 from onnxprune.edit import permute
 from onnxprune.edit.remove import remove
-from onnxprune.errors import PlanError
+from onnxprune.errors import GIVE_DATA, InputError, PlanError, Words, option
+from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.model.stored_files import stored_bytes
-from onnxprune.options import Checks
+from onnxprune.options import AUTO, Calibration, Checks, Repair, Resources
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
+from onnxprune.pipeline.data import CalibrationSplit, open_data
+from onnxprune.pipeline.evaluate import evaluate
+from onnxprune.pipeline.inputs_seen import samples_seen
+from onnxprune.pipeline.judge import make_judge
+from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.permute import orders
 from onnxprune.pipeline.progress import Clock
+from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.verify import verify
 from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
+from onnxprune.repair.data_free import inputs
+from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.repair.layerwise import Refit
 from onnxprune.report.build import build
 from onnxprune.report.measured_on import with_measured_on
+from onnxprune.report.report import Report
 from onnxprune.report.warnings import reached_limits, warnings
+from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.limits import current_limits
 
 
-def apply_plan(plan: Plan, original: Original, checks: Checks, clock: Clock) -> Result:
-    """Applies a plan to a model: load, analyze, apply, verify, report.
+@dataclass(frozen=True)
+class Application:
+    """How a plan is applied.
+
+    Attributes:
+        checks: What is checked of the result; gates and limits do not apply.
+        calibration: Data that the repair learns from.
+        repair: ``auto`` is ``calibrated`` with data, else ``none``: a plan alone changes no weight that stays.
+        resources: Limits of memory and time.
+        seed: Seed of anything random.
 
     Raises:
-        InputError: The model cannot be read, or the plan does not fit it.
+        InputError: The repair needs data, and none are given.
+    """
+
+    checks: Checks = field(default_factory=Checks)
+    calibration: Calibration = field(default_factory=Calibration)
+    repair: Repair = field(default_factory=Repair)
+    resources: Resources = field(default_factory=Resources)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.repair.needs_data and self.calibration.data is None:
+            raise InputError(f"repair {self.repair.method!r} needs calibration data", GIVE_DATA)
+
+    @property
+    def method(self) -> str:
+        """The repair, with ``auto`` resolved."""
+        if self.repair.method != AUTO:
+            return self.repair.method
+        return "none" if self.calibration.data is None else "calibrated"
+
+
+def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock) -> Result:
+    """Applies a plan to a model: load, analyze, apply, repair, judge, verify, report.
+
+    Raises:
+        InputError: The model or the data cannot be read, or the plan does not fit the model.
         VerificationError: The result fails in onnxruntime where the original does not.
     """
-    clock.expect({"load": 1.0, "analyze": 1.0, "apply": 1.0, "verify": 2.0 * checks.verify})
+    shapes = asked.checks.input_shapes
+    clock.expect({"load": 1.0, "analyze": 1.0, "apply": 1.0, "verify": 2.0 * asked.checks.verify})
     with clock.stage("load"):
         model = original.load()
     with clock.stage("analyze"):
-        before = measure(model, checks.input_shapes)
+        before = measure(model, shapes)
         before = replace(before, bytes=stored_bytes(model) or before.bytes)
         sparse = densify(model)
         shrink = [f"^{re.escape(name)}$" for name in plan.interface]
         analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
+    removed = planning.channels(plan, analysis.coupling)
+    io_slices = planning.io_slices(plan)
+    with clock.stage("load"):
+        data = open_data(analysis.model, asked.calibration, asked.seed, clock.samples)
     with clock.stage("apply"):
-        remove(analysis.model, analysis.coupling, planning.channels(plan, analysis.coupling))
+        kept = kept_indices(analysis.coupling, removed)
+        remove(analysis.model, analysis.coupling, removed)
+    repaired = _repair(plan, original, analysis.model, kept, data, io_slices, asked, clock)
+    with clock.stage("apply"):
         if plan.permuted:
             rest = reanalyze(analysis, analysis.model)
             permute.reorder_constants(rest.model, rest.coupling.graph, orders(plan, rest.coupling))
         if plan.zeroed:
             _set_zeros(analyze_loaded(analysis.model) if plan.removed or plan.permuted else analysis, plan)
         resparsify(analysis.model, sparse)
-        io_slices = planning.io_slices(plan)
-        after = measure(analysis.model, io_slices.shapes(checks.input_shapes))
+        after = measure(analysis.model, io_slices.shapes(shapes))
     with clock.stage("verify"):
-        verified = verify(original.source, analysis.model, checks, io_slices=io_slices)
+        verified = verify(original.source, analysis.model, asked.checks, io_slices=io_slices)
     report = build(analysis.coupling, plan, before, after, verified, clock.seconds, None)
-    report = replace(report, warnings=warnings(report, reached_limits(current_limits().reached)))
+    report = replace(report, repair=repaired, unrepaired_because=_why_not_repaired(plan, asked, repaired))
+    if data is not None and plan.changes_model:
+        with clock.stage("judge"):
+            report = _judged(report, original, analysis.model, data, io_slices, asked)
+    limits = reached_limits(current_limits().reached)
+    report = replace(report, warnings=[*warnings(report, limits), *map(Words, _warnings(plan, report))])
     report = with_measured_on(report, before.input_shapes(model.proto))
-    return Result(analysis.model, plan, report, checks, as_graph=original.as_graph)
+    return Result(analysis.model, plan, report, asked.checks, as_graph=original.as_graph)
+
+
+def _repair(
+    plan: Plan,
+    original: Original,
+    pruned: Model,
+    kept: KeptIndices,
+    data: CalibrationSplit | None,
+    io_slices: IoSlices,
+    asked: Application,
+    clock: Clock,
+) -> list[Refit] | None:
+    """Repairs what is left after the removal of channels, in place; returns a record of each layer."""
+    if not plan.removed or asked.method == "none":
+        return None
+    shapes = asked.checks.input_shapes
+
+    def synthetic_feeds() -> list[Feeds]:
+        return inputs(original.dense(), asked.seed, shapes or None)
+
+    with clock.stage("repair"):
+        return refit(
+            RepairJob(
+                original.dense(),
+                pruned,
+                kept,
+                data,
+                asked.method,
+                io_slices,
+                synthetic_feeds,
+                asked.seed,
+                asked.resources.memory,
+                shapes,
+            )
+        )
+
+
+def _why_not_repaired(plan: Plan, asked: Application, repaired: list[Refit] | None) -> str | None:
+    """Why ``auto`` repaired nothing; None where it did, or where nothing was to be repaired."""
+    if repaired is not None or not (plan.removed or plan.zeroed) or asked.repair.method != AUTO:
+        return None
+    return "no calibration data were given" if asked.calibration.data is None else "the plan removes no channels"
+
+
+def _judged(
+    report: Report, original: Original, pruned: Model, data: CalibrationSplit, io_slices: IoSlices, asked: Application
+) -> Report:
+    """The report with what held-out samples say of the result."""
+    found = evaluate(original.load(), pruned, data, io_slices)
+    judge = make_judge(original.load, data, asked.checks, asked.seed)
+    seen = vars(samples_seen(original.load(), data))
+    calibration = replace(found.report, **seen, labels=judge.warning)
+    metric = judge.measure(pruned, io_slices, changed=True)
+    return replace(report, calibration=calibration, drift=found.drift, drift_on=found.report.on, metric=metric)
+
+
+def _warnings(plan: Plan, report: Report) -> list[str]:
+    """Warnings of what a plan alone leaves undone."""
+    lines = []
+    if report.unrepaired_because is not None:
+        lines.append(
+            f"nothing was repaired, since {report.unrepaired_because}: accuracy may be far below that of the run that "
+            f"made the plan; {option('calib', ...)} repairs"
+        )
+    elif report.repair is not None and plan.zeroed:
+        lines.append("layers were repaired after the removal of channels, not after the zeros of the plan")
+    return lines
 
 
 def _set_zeros(analysis: Analysis, plan: Plan) -> None:

@@ -31,7 +31,7 @@ from onnxprune.planning.plan import Plan
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.entries import PermutationReport
-from onnxprune.report.report import GateReport
+from onnxprune.report.metric import GateReport, MetricReport
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.verification import gates
 from onnxprune.verification.check import Verification
@@ -54,7 +54,9 @@ class Pruned:
         permuted: Effect of the permutation.
         dense: Constant -> why it has no zeros of the pattern.
         whole_because: Why nothing was zeroed, where only zeros were requested.
-        calibration: Output errors on held-out samples.
+        evaluation: Output errors on held-out samples.
+        metric: The metric on held-out samples.
+        final: The metric on the samples that no choice was made with.
         stored: The weights that are stored sparse.
         gates: The verdict of each gate.
         verification: Result of the runtime check, where a gate needed it.
@@ -73,6 +75,8 @@ class Pruned:
     dense: Mapping[str, str] = field(default_factory=dict)
     whole_because: list[str] | None = None
     evaluation: Evaluation | None = None
+    metric: MetricReport | None = None
+    final: MetricReport | None = None
     stored: SparseStorage | None = None
     gates: Mapping[str, GateReport] = field(default_factory=dict)
     verification: Verification | None = None
@@ -98,8 +102,10 @@ def attempt(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     if pruned.plan.changes_model and data is not None:
         with clock.stage("judge"):
             found = evaluate(prepared.original.load(), pruned.model, data, pruned.io_slices)
-            report = replace(found.report, **vars(prepared.samples_seen(data)))
+            warning = prepared.loaded.judge.warning
+            report = replace(found.report, **vars(prepared.samples_seen(data)), labels=warning)
         pruned = replace(pruned, evaluation=replace(found, report=report))
+    pruned = measure_metric(prepared, pruned)
     resparsify(pruned.model, prepared.loaded.sparse)
     if options.sparse_storage:
         with clock.stage("store"):
@@ -202,6 +208,17 @@ def set_zeros(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
     )
 
 
+def measure_metric(prepared: Prepared, pruned: Pruned) -> Pruned:
+    """Measures the metric, in place of nothing where there is none."""
+    judge, changed = prepared.loaded.judge, pruned.plan.changes_model
+    if judge.held is None:
+        return pruned
+    with prepared.clock.stage("judge"):
+        found = judge.measure(pruned.model, pruned.io_slices, changed=changed)
+        final = judge.measure_final(pruned.model, pruned.io_slices, changed=changed)
+    return replace(pruned, metric=found, final=final, gates=judge.gates(found))
+
+
 def hold_to_gates(prepared: Prepared, pruned: Pruned) -> Pruned:
     """Measures each gate on held-out samples or, without data, on the inputs of the verification."""
     asked, data = prepared.loaded.gates, prepared.loaded.data
@@ -215,4 +232,5 @@ def hold_to_gates(prepared: Prepared, pruned: Pruned) -> Pruned:
         with prepared.clock.stage("judge"):
             found = gates.measure(asked, prepared.original.load(), pruned.model, data.held, pruned.io_slices)
         on = ("held-out " if data.held_out else "") + "calibration samples"
-    return replace(pruned, gates={gate.name: GateReport(**gate.verdict(found), on=on) for gate in asked})
+    verdicts = {gate.name: GateReport(**gate.verdict(found), on=on) for gate in asked}
+    return replace(pruned, gates={**pruned.gates, **verdicts})

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
+JUDGED_SHARE, MOST_JUDGED = 0.5, 5000
+"""The same where a limit on the drop of a metric is asked for, and how many at most: what a limit of a point says
+depends on hundreds of samples, where repair is nearly as good with half of them."""
 HELD_OUT_FROM = 4
 """With fewer samples than this none is held out, and the report says so."""
 
@@ -39,6 +42,19 @@ SyntheticFeeds = Callable[[], list[Feeds]]
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What held-out samples are for, besides errors of outputs.
+
+    Attributes:
+        more: Whether many are needed, for a limit on the drop of a metric.
+        twice: Whether they are divided: models are chosen with one part, and the chosen one is judged on the other.
+    """
+
+    more: bool = False
+    twice: bool = False
+
+
+@dataclass(frozen=True)
 class CalibrationSplit:
     """Calibration data, divided.
 
@@ -47,10 +63,12 @@ class CalibrationSplit:
         held: What the report is measured on; the same as `fit` where there are too few samples for two parts.
         cut: A note that the default limit cut the samples, and of how many; None where it did not.
         unjoined: A warning that samples are run one by one, and why; None where they are joined to batches.
+        final: What only the model that a search chose is measured on; None without a search within a limit on the drop.
     """
 
     fit: Samples | _Synthetic
     held: Samples | _Synthetic
+    final: Samples | _Synthetic | None = None
     unjoined: str | None = None
     cut: str | None = None
 
@@ -58,11 +76,6 @@ class CalibrationSplit:
     def held_out(self) -> bool:
         """Whether scores and repair have not seen the samples that the report is measured on."""
         return self.held is not self.fit
-
-    def in_batches(self, size: int) -> CalibrationSplit:
-        """The same samples in batches of at most this size."""
-        fit = self.fit.in_batches(size)
-        return replace(self, fit=fit, held=self.held.in_batches(size) if self.held_out else fit)
 
 
 class FirstBatches:
@@ -81,32 +94,63 @@ class FirstBatches:
 
 
 def open_data(
-    model: Model, calibration: Calibration, seed: int = 0, progress: Progress | None = None
+    model: Model, calibration: Calibration, seed: int = 0, progress: Progress | None = None, judged: Judged = Judged()
 ) -> CalibrationSplit | None:
-    """Opens the calibration data of a run; None if there are none. `progress` is called after every batch.
+    """Opens the calibration data of a run; None if there are none.
+
+    Args:
+        model: The model that they feed.
+        calibration: The data.
+        seed: Seed of what is drawn at random.
+        progress: Called after every batch.
+        judged: What held-out samples are for.
 
     Raises:
         InputError: They cannot be read or do not fit the model.
     """
     if calibration.data is None:
         return None
-    given = _from_registry(calibration.data)
-    limit = calibration.samples
-    if limit == SAMPLES:  # a default must not be too low for a model with a larger batch
-        limit = max(limit, signature_of(model.proto).fixed or 1)
-    samples = open_samples(given, model.proto, limit=limit, seed=seed, progress=progress)
-    split = CalibrationSplit(*_divided(samples, HELD_OUT_SHARE, HELD_OUT_FROM))
-    split = replace(split, cut=_cut(samples, limit) if calibration.samples == SAMPLES else None)
+    samples, unjoined = open_undivided(model, calibration, seed, progress)
+    share = min(JUDGED_SHARE, MOST_JUDGED / max(samples.parts, 1)) if judged.more else HELD_OUT_SHARE
+    split = CalibrationSplit(*_divided(samples, share, HELD_OUT_FROM))
+    if judged.twice and split.held_out and split.held.parts > 1:
+        split = CalibrationSplit(split.fit, *split.held.split(0.5))
     held = split.held.count if split.held_out else 0
-    logger.info("calibration data: %d samples, %d of them held out", samples.count, held)
+    logger.info("calibration data: %s samples, %s of them held out", samples.count, held)
+    limit = _limit(model, calibration)
+    cut = _cut(samples, limit) if calibration.samples == SAMPLES else None
+    return replace(split, cut=cut, unjoined=unjoined)
+
+
+def open_undivided(
+    model: Model, calibration: Calibration, seed: int = 0, progress: Progress | None = None
+) -> tuple[Samples, str | None]:
+    """Opens calibration data as one set of samples, in batches that the model takes.
+
+    Returns:
+        The samples, and a warning that they are run one by one, with the reason; None where they are joined.
+
+    Raises:
+        InputError: See `open_data`.
+    """
+    given, limit = _from_registry(calibration.data), _limit(model, calibration)
+    samples = open_samples(given, model.proto, limit=limit, seed=seed, progress=progress)
     runner = session(model)
-    why = _why_one_by_one(runner, split.fit)
-    if why is not None:
-        split = replace(split.in_batches(1), unjoined=f"calibration samples are run one by one, since {why}")
-        logger.warning("%s", split.unjoined)
-    for feeds in itertools.islice(split.held.batches(), 1):
+    why = _why_one_by_one(runner, samples)
+    unjoined = None if why is None else f"calibration samples are run one by one, since {why}"
+    if unjoined is not None:
+        logger.warning("%s", unjoined)
+        samples = samples.in_batches(1)
+    for feeds in itertools.islice(samples.silent().batches(), 1):
         runner.run(None, feeds)  # before any piece of it: what does not run, or crashes, is reported here
-    return split
+    return samples, unjoined
+
+
+def _limit(model: Model, calibration: Calibration) -> int:
+    """How many samples are used at most; the default is not too low for a model with a larger batch."""
+    if calibration.samples != SAMPLES:
+        return calibration.samples
+    return max(SAMPLES, signature_of(model.proto).fixed or 1)
 
 
 def _cut(samples: Samples, limit: int) -> str | None:
@@ -120,9 +164,9 @@ def _cut(samples: Samples, limit: int) -> str | None:
     return Words(f"{used:,} of {available:,} calibration samples are used; {allows}")
 
 
-def _why_one_by_one(runner: Session, samples: Samples | _Synthetic) -> str | None:
+def _why_one_by_one(runner: Session, samples: Samples) -> str | None:
     """Why samples cannot be joined to batches, though the model's declaration says so; None if they can be."""
-    if not isinstance(samples, Samples) or not samples.joined:
+    if not samples.joined:
         return None
     samples = samples.silent()
     joined = next(samples.in_batches(COMPARED).batches())
@@ -165,10 +209,6 @@ class _Synthetic:
     def parts(self) -> int:
         """Into how many parts they can be split: batches are not split."""
         return len(self._batches)
-
-    def in_batches(self, size: int) -> _Synthetic:
-        """The same samples; their batches are made for the model, and stay."""
-        return self
 
     def split(self, fraction: float) -> tuple[_Synthetic, _Synthetic]:
         """Two disjoint parts, the second of this share."""

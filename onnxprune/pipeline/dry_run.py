@@ -39,7 +39,7 @@ def dry_run(original: Original, options: Options, clock: Clock) -> Result:
 
 def _pruned(prepared: Prepared) -> tuple[Pruned, SearchReport | None]:
     options = prepared.options
-    if options.checks.drift_search:
+    if options.checks.search:
         return search(prepared)
     if options.zeros is None:
         return remove_channels(prepared, options, prepared.analysis), None
@@ -54,8 +54,8 @@ def skipped(requested: Options, settled: Options, report: Report) -> list[str]:
     found = {
         "repair": settled.repair.method != "none" and report.repair is None and settled.channels is not None,
         "judge": settled.calibration.data is not None and report.calibration is None,
-        "store": requested.sparse_storage and not checks.drift_search,
-        "gates": bool(checks.gate) and not checks.drift_search,
+        "store": requested.sparse_storage and not checks.search,
+        "gates": bool(checks.gate) and not checks.search,
         "verify": checks.verify and not report.verified,
         "time": checks.time,
     }

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.model.model import Model
 from onnxprune.pipeline.data import CalibrationSplit
-from onnxprune.report.report import CalibrationReport, Share
+from onnxprune.report.report import CalibrationReport
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import session
 from onnxprune.verification.check import Drift
 from onnxprune.verification.comparable_outputs import class_scores, with_scores
-from onnxprune.verification.decisions import Decisions, DecisionSums, loss_estimate
+from onnxprune.verification.decisions import Decisions, DecisionSums
 from onnxprune.verification.detections import DetectionSums
 from onnxprune.verification.output_error import Errors, side_by_side
 from onnxprune.verification.output_sums import OutputSums
 from onnxprune.verification.output_values import OutputValues
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Evaluation:
 
 
 def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices) -> Evaluation:
-    """Evaluates the pruned model on held-out samples: errors of the outputs, choices and, with labels, accuracy.
+    """Evaluates the pruned model on held-out samples: errors of the outputs, and choices.
 
     Of several outputs that choose classes, the one that is expected to lose most is reported.
     """
@@ -48,13 +43,11 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
     names, scores = [o.name for o in original.proto.graph.output], class_scores(original)
     sums = [OutputSums(name, classified=False) for name in names]
     choices = [DecisionSums(name, scores=name in scores) for name in names]
-    first: list[tuple[Array, Array]] = []
     fed, read = itertools.tee(data.held.batches())  # in one pass: a reader may have no two at a time
     before = session(with_scores(original)).each(fed)
     after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)
     for wanted, made in zip(before, after, strict=True):
         pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(io_slices.arrays(names, wanted), made, strict=True)]
-        first.append(pairs[0])
         for total, choice, (a, b) in zip(sums, choices, pairs, strict=True):
             total.add(a, b)
             choice.add(a, b)
@@ -63,8 +56,6 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
     found = [d for d in chosen.values() if d is not None]
     worst = max(found, key=lambda d: d.lost.mean, default=None)
     report = CalibrationReport(data.held.count, data.held_out, error, decisions=worst)
-    if data.held.labels is not None and first:
-        report = _with_labels(report, first, np.asarray(data.held.labels).reshape(-1), names[0])
     return Evaluation(report, drift)
 
 
@@ -81,29 +72,3 @@ def _at_positions(
         if outputs.components is not None:
             detections.add(wanted, made)
     return errors.shares()[0], dict(detections.decisions())
-
-
-def _with_labels(
-    report: CalibrationReport, pairs: Sequence[tuple[Array, Array]], labels: Array, output: str
-) -> CalibrationReport:
-    """The report with the accuracy of the first output, where that has a score a class."""
-    hits = {k: [_hits([pair[i] for pair in pairs], labels, k) for i in (0, 1)] for k in (1, 5)}
-    tops = {k: Share(*(None if h is None else float(h.mean()) for h in both)) for k, both in hits.items()}
-    report = replace(report, top1=tops[1], top5=tops[5])
-    before, after = hits[1]
-    if before is None or after is None or report.decisions is None:
-        return report
-    lost = loss_estimate(before.astype(np.float64) - after)
-    return replace(report, decisions=Decisions(output, report.decisions.agreement, lost, labelled=True))
-
-
-def _hits(scores: Sequence[Array], labels: Array, k: int) -> NDArray[np.bool_] | None:
-    """Whether the label of each sample is among the k largest; None where there is no score a class."""
-    if not all(batch.ndim for batch in scores):
-        return None
-    flat = np.concatenate([batch.reshape(len(batch), -1) for batch in scores])
-    if len(flat) != len(labels) or flat.shape[1] <= k or labels.dtype.kind not in "iu":
-        return None
-    best = np.argpartition(-flat, k, axis=1)[:, :k]
-    found: NDArray[np.bool_] = (best == labels[:, None]).any(axis=1)
-    return found

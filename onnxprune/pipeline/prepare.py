@@ -14,8 +14,9 @@ from onnxprune.model.sparse_initializers import SparseOriginals, densify
 from onnxprune.model.stored_files import stored_bytes
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, prunable
-from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
+from onnxprune.pipeline.data import CalibrationSplit, Judged, SyntheticFeeds, open_data
 from onnxprune.pipeline.inputs_seen import SamplesSeen, samples_seen
+from onnxprune.pipeline.judge import Judge, make_judge
 from onnxprune.pipeline.observe import check_stats
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock, work
@@ -41,6 +42,7 @@ class Loaded:
         unrepaired_because: Why ``auto`` repairs nothing, where it might have.
         data: Calibration data, divided.
         gates: The gates that hold.
+        judge: Measures the metric.
     """
 
     model: Model
@@ -50,6 +52,7 @@ class Loaded:
     unrepaired_because: str | None
     data: CalibrationSplit | None
     gates: Sequence[Gate]
+    judge: Judge
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
         if options.checks.verify or options.calibration.data is not None:
             warm_up()
         model, stored = (original.load(), None) if analysis is None else (analysis.model, analysis.stored)
-        loaded = load_inputs(model, stored, options, clock)
+        loaded = load_inputs(original, model, stored, options, clock)
     clock.expect({stage: units for stage, units in work(loaded.options).items() if stage != "load"})
     with clock.stage("analyze"):
         if analysis is None:
@@ -119,7 +122,7 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
     return Prepared(original, loaded, analysis, groups, damage, feeds, seen, clock)
 
 
-def load_inputs(model: Model, stored: Cost | None, options: Options, clock: Clock) -> Loaded:
+def load_inputs(original: Original, model: Model, stored: Cost | None, options: Options, clock: Clock) -> Loaded:
     """Makes a model dense, in place, opens the data, and resolves ``repair=auto``."""
     cost = measure(model, options.checks.input_shapes, run=options.targets_macs)
     if stored is not None:
@@ -134,6 +137,9 @@ def load_inputs(model: Model, stored: Cost | None, options: Options, clock: Cloc
         input_shapes=options.checks.input_shapes,
     )
     settled = replace(options, repair=repair)
-    data = open_data(model, options.calibration, options.seed, clock.samples)
-    held_to = gates.make_gates(model.proto, options.checks.gate, data=data is not None)
-    return Loaded(model, sparse, cost, settled, why, data, held_to)
+    checks = options.checks
+    judged = Judged(more=checks.max_drop is not None, twice=checks.max_drop is not None and checks.search)
+    data = open_data(model, options.calibration, options.seed, clock.samples, judged)
+    held_to = gates.make_gates(model.proto, checks.gate, data=data is not None)
+    judge = make_judge(original.load, data, checks, options.seed)
+    return Loaded(model, sparse, cost, settled, why, data, held_to, judge)

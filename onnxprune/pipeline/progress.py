@@ -60,7 +60,7 @@ class Clock:
 
 def work(options: Options) -> dict[str, float]:
     """Units of work of the stages of a run, in their order."""
-    searched = options.checks.drift_search
+    searched = options.checks.search
     middle = {"search": 4 * sum(work_of_attempt(options).values())} if searched else work_of_attempt(options)
     return {**work_before(options), **middle, **work_after(options)}
 

@@ -41,7 +41,7 @@ def run_stages(original: Original, options: Options, clock: Clock) -> Result:
     """
     prepared = prepare(original, options, clock)
     searched: SearchReport | None = None
-    if options.checks.drift_search:
+    if options.checks.search:
         pruned, searched = search(prepared)
     else:
         pruned = attempt(prepared, prepared.options, prepared.analysis)
@@ -79,7 +79,7 @@ def events(data: CalibrationSplit | None) -> list[str]:
 
 def for_plan(options: Options) -> Options:
     """The options of a run without what changes no plan: gates are for what is written, the analysis has its scope."""
-    checks = options.checks if options.checks.drift_search else replace(options.checks, gate={})
+    checks = options.checks if options.checks.search else replace(options.checks, gate={})
     return replace(options, checks=checks, scope=replace(options.scope, shrink=()))
 
 
@@ -89,13 +89,14 @@ def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
     Raises:
         InputError: The data or an option is unusable.
     """
-    if options.checks.gate and not options.checks.drift_search:
+    if options.checks.limited and not options.checks.search:
         raise InputError(
-            "a gate says which model is written, and changes no plan", "leave gate away, or add drift_search=True"
+            "a gate says which model is written, and changes no plan",
+            "leave gate and max_drop away, or add search=True",
         )
     copy = replace(reanalyze(analysis, analysis.model.copy()), stored=analysis.stored)
     prepared = prepare(Original(analysis.model), options, clock, copy)
-    if options.checks.drift_search:
+    if options.checks.search:
         return search(prepared)[0].plan
     if options.zeros is None:
         selected = select(prepared, prepared.options.channels)
@@ -132,6 +133,7 @@ def make_report(
         ),
         targets=measured_targets(pruned, after),
         gates=dict(pruned.gates),
+        metric=pruned.metric,
         search=searched,
         repair=pruned.repair,
         unrepaired_because=prepared.loaded.unrepaired_because,

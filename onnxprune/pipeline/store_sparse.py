@@ -35,5 +35,5 @@ def _fault(dense: Model, sparse: Model, checks: Checks, seed: int = 0) -> str | 
         return f"onnxruntime does not take it: {error}"
     if not check.verified:
         return f"whether onnxruntime takes it cannot be seen here: {check.reason}"
-    moved = any(d.max_abs for d in check.drift.values())
+    moved = any(d.max_abs or d.within(0.0) is False for d in check.drift.values())
     return "onnxruntime reads other weights from it" if moved else None

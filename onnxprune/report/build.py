@@ -10,7 +10,8 @@ from onnxprune.cost.measure import Cost
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.planning.plan import Plan
 from onnxprune.report.entries import Count
-from onnxprune.report.report import GateReport, GroupReport, Report
+from onnxprune.report.metric import MAX_DROP, GateReport, drop_line
+from onnxprune.report.report import GroupReport, Report
 from onnxprune.verification.check import Verification
 
 REASONS = 5
@@ -72,6 +73,9 @@ def gate_lines(gates: Mapping[str, GateReport]) -> list[str]:
     """A line on every gate that is missed."""
     lines = []
     for name, gate in gates.items():
+        if name == MAX_DROP:
+            lines += [] if gate.met else [drop_line(gate)]
+            continue
         asked = f"{'at most' if name.startswith('drift') else 'at least'} {gate.asked:g} asked"
         measured = "cannot be measured" if gate.measured is None else f"is missed: {gate.measured:.3g} measured"
         if not gate.met:

@@ -9,17 +9,10 @@ from onnxprune import __version__
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.entries import Count, Measured, PermutationReport, ResolvedOptions, StorageReport
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
+from onnxprune.report.metric import GateReport, MetricReport
 from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions
 from onnxprune.verification.latency import Timing
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share before and after, 0 to 1; None where it cannot be measured."""
-
-    before: float | None
-    after: float | None
 
 
 @dataclass(frozen=True)
@@ -55,16 +48,6 @@ class TargetReport:
 
 
 @dataclass(frozen=True)
-class GateReport:
-    """A gate: limit, measurement (None where outputs cannot be compared), its inputs, and verdict."""
-
-    asked: float
-    measured: float | None
-    met: bool
-    on: str
-
-
-@dataclass(frozen=True)
 class Amount:
     """The requested amount: a ratio, or a target for each of some costs."""
 
@@ -74,7 +57,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class SearchTrial(Amount):
-    """One trial of a drift search.
+    """One trial of a search.
 
     Attributes:
         params: Parameters that it has.
@@ -89,7 +72,7 @@ class SearchTrial(Amount):
 
 @dataclass(frozen=True)
 class SearchReport:
-    """Trials of a drift search in order, and the amount of the one that was selected."""
+    """Trials of a search in order, and the amount of the one that was selected."""
 
     trials: list[SearchTrial]
     found: Amount
@@ -146,8 +129,7 @@ class CalibrationReport:
         inputs: What the samples hold, by input.
         mismatch: How far they are from training, where a BatchNormalization tells it.
         unused: Names of given arrays that are neither inputs nor labels.
-        top1: Share of the samples whose label has the largest score, where there are labels.
-        top5: Share of the samples whose label is among the five largest.
+        labels: Why labels are not used, or cannot be right; None where nothing is wrong.
     """
 
     samples: int | None
@@ -157,8 +139,7 @@ class CalibrationReport:
     inputs: dict[str, InputReport] = field(default_factory=dict)
     mismatch: TrainingMismatch | None = None
     unused: list[str] = field(default_factory=list)
-    top1: Share | None = field(default=None, metadata=OMIT_NONE)
-    top5: Share | None = field(default=None, metadata=OMIT_NONE)
+    labels: str | None = field(default=None, metadata=OMIT_NONE)
 
     @property
     def on(self) -> str:
@@ -226,10 +207,11 @@ class Report(JsonValue):
         interface: Graph input or output -> axis -> indices lost.
         targets: What became of each target.
         gates: What became of each gate.
-        search: What a drift search made; None without one.
+        search: What a search made; None without one.
         repair: Every layer that a refit was tried on; None without repair.
         unrepaired_because: Why ``repair="auto"`` repaired nothing; None where it did, or with another method.
         calibration: Output errors on held-out samples; None without calibration data.
+        metric: The metric before and after; None without calibration data, or without labels where none was asked for.
         latency: What a run of both models takes; None where it was not measured.
         untimed_because: Why it could not be measured; None where it was, or was not requested.
         warnings: What to look at before the result is used, a line each.
@@ -265,6 +247,7 @@ class Report(JsonValue):
     repair: list[Refit] | None = None
     unrepaired_because: str | None = None
     calibration: CalibrationReport | None = None
+    metric: MetricReport | None = None
     drift_on: str = SYNTHETIC
     many_positions: list[str] = field(default_factory=list)
     latency: LatencyReport | None = None

@@ -10,10 +10,11 @@ from rich.table import Table
 from onnxprune._text import count, duration, percent, plain_percent, plural, printable, short
 from onnxprune.errors import on_command_line
 from onnxprune.repair.layerwise import Refit
+from onnxprune.report.before_after import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.build import reasons
-from onnxprune.report.compare_tables import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.entries import Count
-from onnxprune.report.report import Amount, GateReport, GroupReport, Report
+from onnxprune.report.metric import MAX_DROP, SURE, GateReport, metric_lines
+from onnxprune.report.report import Amount, GroupReport, Report
 from onnxprune.report.tables import REASON, ROWS, Part, number, table
 from onnxprune.report.warnings import interval
 
@@ -52,8 +53,7 @@ def run(report: Report, model: str, output: str | None, extra: Sequence[Sequence
     parts += [*meaning(report), *reordered(report), *stored(report)]
     if not report.skipped:
         parts.append(accuracy(report))
-    if report.drift:
-        parts.append(drifts(report.drift, report.drift_on))
+    parts += drifts(report.drift, report.drift_on)
     if report.gates:
         parts.append(gates(report.gates))
     if output is None:
@@ -227,11 +227,9 @@ def accuracy(report: Report) -> str:
         same, lost = found.decisions.agreement, found.decisions.lost
         what = "finds the same, F1" if found.decisions.positions else "chooses the same in"
         lines.append(f"- {short(found.decisions.output)} {what} {interval(same)}")
-        how = "measured with labels" if found.decisions.labelled else "estimated from the probabilities of the original"
-        lines.append(f"- accuracy lost: {interval(lost)}, {how}")
-    for name, top in (("top1", found.top1), ("top5", found.top5)):
-        if top is not None and top.before is not None and top.after is not None:
-            lines.append(f"- {name}: {top.before:.3f} before, {top.after:.3f} after")
+        lines.append(f"- accuracy lost: {interval(lost)}, estimated from the probabilities of the original")
+    if report.metric is not None:
+        lines += [f"- {line}" for line in metric_lines(report.metric)]
     return "\n".join(lines)
 
 
@@ -246,8 +244,8 @@ def gates(found: Mapping[str, GateReport]) -> Table:
     rows = [
         [
             short(name),
-            f"{'<=' if name.startswith('drift') else '>='} {gate.asked:g}",
-            number(gate.measured),
+            f"{'<=' if name.startswith(('drift', MAX_DROP)) else '>='} {gate.asked:g}",
+            number(gate.measured) if gate.at_most is None else f"at most {number(gate.at_most)} ({SURE})",
             "met" if gate.met else "MISSED",
             gate.on,
         ]

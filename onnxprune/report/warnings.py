@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxprune._text import percent, plain_percent, plural, printable, short
-from onnxprune.errors import Words, option, source_of
+from onnxprune.errors import GIVE_DATA, Words, option, source_of
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import EVEN, InputReport, Report
 from onnxprune.verification.decisions import NORMAL_95, Estimate
@@ -67,6 +67,8 @@ def _doubtful_samples(report: Report) -> list[str]:
             lines.append(f"input {printable(name)!r} has values that are not finite in {what}")
     if found.inputs and all(seen.alike and seen.samples > 1 for seen in found.inputs.values()):
         lines.append("all samples are equal")
+    if found.labels is not None:
+        lines.append(found.labels)
     if not found.held_out:
         lines.append("too few samples to hold any back: errors are of samples that were learned from")
     if found.mismatch is not None and found.mismatch.divergence > FAR_FROM_TRAINING:
@@ -88,8 +90,10 @@ def _inaccurate(report: Report) -> list[str]:
     found = report.calibration
     if found is None:
         return _blind(report)
-    if found.decisions is not None:
-        lost = found.decisions.lost
+    lost = None if found.decisions is None else found.decisions.lost
+    if report.metric is not None and report.metric.name in ("top1", "top5"):
+        lost = report.metric.drop or lost
+    if lost is not None:
         error = (lost.high - lost.low) / (2 * NORMAL_95)
         if lost.mean - DOUBT * error <= TOLERATED:
             return []
@@ -110,7 +114,7 @@ def _blind(report: Report) -> list[str]:
     names = ", ".join(map(short, report.many_positions))
     return [
         f"accuracy unknown, and at risk: {names} has values for many positions of a sample (a detector, a map, a "
-        "sequence); pruned without samples, such a model may find nothing any more: give --calib"
+        f"sequence); pruned without samples, such a model may find nothing any more: {GIVE_DATA}"
     ]
 
 

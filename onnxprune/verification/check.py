@@ -33,15 +33,25 @@ logger = logging.getLogger(__name__)
 class Drift:
     """How far an array moved; None where that has no meaning (not numbers, not finite, nothing to compare with).
 
+    Classes, indices and strings have no distance (`is_classes`): of them only the share of equal entries is known.
+
     Attributes:
         max_abs: Largest absolute difference.
         rel_rms: Root mean square of the difference over that of the original.
         cosine: Cosine of the angle between both, as flat vectors.
+        equal: Share of equal entries, 0 to 1, of classes; None for quantities.
     """
 
     max_abs: float | None
     rel_rms: float | None
     cosine: float | None
+    equal: float | None = field(default=None, metadata={"omit_none": True})
+
+    def within(self, tolerance: float) -> bool | None:
+        """Whether the relative RMS is within a tolerance, or all classes are equal; None where neither is known."""
+        if self.equal is not None:
+            return self.equal == 1.0
+        return None if self.rel_rms is None else self.rel_rms <= tolerance
 
 
 @dataclass(frozen=True)
@@ -75,12 +85,14 @@ class Comparison:
 
 
 def drift(before: Any, after: Any) -> Drift:
-    """How far `after` is from `before`, computed in double precision.
+    """How far `after` is from `before`, computed in double precision; of classes, how many are equal.
 
     Infinities and NaN at the same positions in both are ignored; anywhere else the drift is undefined.
     """
     nothing = Drift(None, None, None)
     a, b = np.asarray(before), np.asarray(after)
+    if a.shape == b.shape and is_classes(a) and is_classes(b):
+        return Drift(None, None, None, equal=float((a == b).mean()) if a.size else 1.0)
     if a.shape != b.shape or not (is_numeric(a) and is_numeric(b)):
         return nothing
     wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
@@ -106,6 +118,16 @@ def _finite_drift(a: np.ndarray, b: np.ndarray) -> Drift:
         rel_rms=relative,
         cosine=None if cosine is None else max(-1.0, min(1.0, cosine)),
     )
+
+
+def is_classes(array: np.ndarray) -> bool:
+    """Whether an array holds what can only be equal or not: strings, truth values, and integers of 32 bits or more.
+
+    Smaller integers are quantised numbers or pixels.
+    """
+    if array.dtype.kind == "O":
+        return all(isinstance(entry, (str, bytes)) for entry in array.ravel())
+    return array.dtype.kind in "bSU" or (array.dtype.kind in "iu" and array.dtype.itemsize >= 4)
 
 
 def is_numeric(array: np.ndarray) -> bool:

@@ -1,6 +1,6 @@
 """What a model decides on samples beside what its original decides: equal choices, and accuracy that is lost.
 
-Without labels, what is lost is estimated from the original's own probabilities: where the pruned model chooses another
+What is lost is estimated from the original's own probabilities: where the pruned model chooses another
 class, accuracy is expected to fall by the probability of the class that the original chose, less that of the new one.
 That is exact where the original is calibrated (Guo et al., "On calibration of modern neural networks", ICML 2017), and
 too high where it is overconfident.
@@ -81,15 +81,13 @@ class Decisions:
         output: Name of the output.
         agreement: Share of the choices that are the same; for an output that chooses at many positions, F1 of what is
             found there besides the background, the original's choices being the truth.
-        lost: Accuracy that is lost, as a share of the choices.
-        labelled: Whether that was measured with labels; else it is estimated from the original's probabilities.
+        lost: Accuracy that is lost, as a share of the choices, estimated from the original's probabilities.
         positions: Whether the output chooses at many positions of a sample.
     """
 
     output: str
     agreement: Estimate
     lost: Estimate
-    labelled: bool = False
     positions: bool = False
 
 

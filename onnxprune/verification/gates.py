@@ -20,6 +20,9 @@ from onnxprune.runtime.session import session
 from onnxprune.verification.check import Drift
 from onnxprune.verification.output_sums import OutputSums, class_axis
 
+CLASSES = {getattr(onnx.TensorProto, name) for name in ("STRING", "BOOL", "INT32", "INT64", "UINT32", "UINT64")}
+"""Types of outputs that are equal or not, and have no distance (see `check.is_classes`)."""
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -55,8 +58,9 @@ class Gate:
 def make_gates(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool) -> list[Gate]:
     """Creates the gates of a run.
 
-    Unless an output is named, drift and cosine apply to the floating-point outputs, if there are any: integer outputs
-    may be class ids, whose difference has no meaning. Agreement applies to the first output.
+    Unless an output is named, drift and cosine apply to the floating-point outputs, or to small integers (quantised
+    numbers) if there are none: larger integers may be class ids, whose difference has no meaning. Agreement applies to
+    the first output.
 
     Args:
         proto: The model.
@@ -67,7 +71,7 @@ def make_gates(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool
         InputError: An output is unknown or unsuitable for a gate, or agreement is requested without data.
     """
     tensors = {o.name: o.type.tensor_type for o in proto.graph.output if o.type.HasField("tensor_type")}
-    numbers = [n for n, t in tensors.items() if t.elem_type != onnx.TensorProto.STRING]
+    numbers = [n for n, t in tensors.items() if t.elem_type not in CLASSES]
     reals = [n for n in numbers if tensors[n].elem_type in FLOATS]
     gates = []
     for name, limit in asked.items():
@@ -87,7 +91,10 @@ def make_gates(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool
             )
         watched = [output] if output else usable[:1] if kind == "agreement" else reals or numbers
         if not watched:
-            raise InputError(f"gate {name}: the model has no output that can be compared")
+            raise InputError(
+                f"gate {name}: the model has no output of quantities, which alone have a distance",
+                "ask for agreement, which compares classes",
+            )
         if kind == "agreement" and watched[0] in reals and tensors[watched[0]].HasField("shape"):
             class_axis([d.dim_value or None for d in tensors[watched[0]].shape.dim], watched[0])
         gates.append(Gate(name, kind, watched, limit))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import InputError
-from onnxprune.verification.check import Drift, is_numeric
+from onnxprune.verification.check import Drift, is_classes, is_numeric
 
 
 class OutputSums:
@@ -21,6 +21,8 @@ class OutputSums:
         self._gap = self._before = self._after = self._both = 0.0
         self._same = self._classes = 0
         self._furthest = 0.0
+        self._equal = self._entries = 0
+        self._choices = False
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
         """Adds the outputs of both models for a batch."""
@@ -30,6 +32,8 @@ class OutputSums:
         if self._classified:
             same = chosen_classes(a, self._name) == chosen_classes(b, self._name)
             self._same, self._classes = self._same + int(np.sum(same)), self._classes + same.size
+        if is_classes(a) and is_classes(b):
+            self._choices, self._equal, self._entries = True, self._equal + int((a == b).sum()), self._entries + a.size
         if is_numeric(a) and is_numeric(b):
             self._seen = True
             x, y = _flat(a), _flat(b)
@@ -43,6 +47,8 @@ class OutputSums:
 
     def drift(self) -> Drift:
         """Returns how far the outputs are apart over all batches."""
+        if self._comparable and self._choices:
+            return Drift(None, None, None, equal=self._equal / self._entries if self._entries else 1.0)
         found = self.measures()
         if not self._comparable or not self._seen:
             return Drift(None, None, None)

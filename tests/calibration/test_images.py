@@ -91,7 +91,7 @@ def test_images_are_decoded_on_demand(pictures):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("men=1", "unknown image option 'men' | did you mean 'mean'?"),
+        ("men=1", "unknown calibration option 'men' | did you mean 'mean'?"),
         ("mean", "mean has no value"),
         ("mean=a", "mean: 'a' is not a number"),
         ("mean=1:2", "mean has 2 numbers, but there are 3 channels"),

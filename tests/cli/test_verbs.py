@@ -149,23 +149,6 @@ def test_inspect_mixing(cli: Cli) -> None:
     assert any("LayerNormalization" in reason for g in mixing for reason in g["pinned"])
 
 
-def test_compare(cli: Cli, model: Path) -> None:
-    """Drift, latency and costs of two models; none between a model and itself."""
-    assert cli(model, "--ratio", 0.5, "--repair", "none", "--quiet").code == 0
-    pruned = model.parent / "net.pruned.onnx"
-    data = json.loads(cli("compare", model, pruned, "--runs", 2, "--json").out)
-    assert data["params"] == {"before": 2336, "after": 1168}
-    assert data["drift"]["y"]["rel_rms"] > 0.1
-    timed = data["latency"]
-    assert timed["before"]["wall"] > 0 < timed["after"]["wall"]
-    assert timed["runs"] == 2
-    same = json.loads(cli("compare", model, model, "--runs", 1, "--json").out)
-    assert same["drift"]["y"]["max_abs"] == 0
-    assert "time of a run" in cli("compare", model, pruned, "--runs", 1).out
-    assert "no such file" in assert_refused(cli("compare", model, "none.onnx"))
-    assert "--runs" in assert_refused(cli("compare", model, pruned, "--runs", 0))
-
-
 def test_ops(cli: Cli) -> None:
     """The operators with a rule, each with a line on how it is treated."""
     listed = json.loads(cli("ops", "--json").out)["operators"]

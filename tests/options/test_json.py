@@ -59,6 +59,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         st.sampled_from(["x", "input:0", "a b"]), st.lists(st.integers(1, 640), min_size=1, max_size=4)
     ),
     "sparse_storage": st.booleans(),
+    "search": st.booleans(),
+    "metric": st.sampled_from(["top1", "top5", "mse", "psnr", "auc", "top1:y"]),
+    "max_drop": st.floats(0, 10),
     "memory": st.integers(1, 2**40),
     "run_seconds": st.floats(1e-3, 1e6),
     "run_memory": st.integers(1, 2**40),
@@ -106,7 +109,17 @@ def test_each_option_is_stored(name: str) -> None:
     base = {"calib": "data.npz", "gate": {"drift": 0.5}, "pattern": ["channels", "2:4"], "ratio": 0.5, "stats": "s"}
     other: dict[str, Any] = {
         **dict.fromkeys(
-            ["global_ranking", "permute", "mixing", "keep_anyway", "drift_search", "sparse_storage", "strict"], True
+            [
+                "global_ranking",
+                "permute",
+                "mixing",
+                "keep_anyway",
+                "search",
+                "drift_search",
+                "sparse_storage",
+                "strict",
+            ],
+            True,
         ),
         **dict.fromkeys(["verify", "time"], False),
         **dict.fromkeys(
@@ -123,6 +136,8 @@ def test_each_option_is_stored(name: str) -> None:
         "repair": "none",
         "gate": {"cosine": 0.5},
         "run_seconds": 2.5,
+        "metric": "top5",
+        "max_drop": 0.02,
         "input_shapes": {"x": [1, 3]},
     }
     changed = {**base, name: other[name]}

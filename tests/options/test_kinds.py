@@ -41,7 +41,8 @@ WRONG: dict[str, list[Any]] = {
 }
 KINDS = {
     **dict.fromkeys(
-        ["permute", "mixing", "keep_anyway", "drift_search", "verify", "time", "strict", "sparse_storage"], "flag"
+        ["permute", "mixing", "keep_anyway", "search", "drift_search", "verify", "time", "strict", "sparse_storage"],
+        "flag",
     ),
     **dict.fromkeys(["min_channels", "round_to", "steps", "memory"], "whole"),
     **dict.fromkeys(["ratio", "run_seconds"], "number"),
@@ -57,6 +58,8 @@ CASES += [("seed", v) for v in ["1", 1.5, True, None, [1], OBJECT, -1]]
 CASES += [("global_ranking", v) for v in WRONG["flag"] if v is not None]
 CASES += [("importance", v) for v in WRONG["text"] if v is not None]
 CASES += [("stats", v) for v in WRONG["path"]]
+CASES += [("metric", v) for v in WRONG["text"] if v is not None]
+CASES += [("max_drop", v) for v in WRONG["number"]]
 CASES += [("calib", v) for v in [5, 1.5, True, OBJECT]]
 CASES += [(name, v) for name in ("target", "gate", "input_shapes") for v in WRONG["mapping"] if v is not None]
 CASES += [("target", {"macs": v}) for v in [None, "x", True, [], -1, 0, math.nan, "0", OBJECT]]
@@ -137,7 +140,15 @@ def test_defaults_are_those_of_the_parts() -> None:
         Options(Channels(0.5)),
     ]
     known = {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
-    renamed = {"calib": "data", "repair": "method", "target": None, "gate": None, "input_shapes": None, "ratio": None}
+    renamed = {
+        "calib": "data",
+        "repair": "method",
+        "drift_search": "search",
+        "target": None,
+        "gate": None,
+        "input_shapes": None,
+        "ratio": None,
+    }
     for name, parameter in inspect.signature(Options.of).parameters.items():
         field = renamed.get(name, name)
         if field is None:

@@ -104,8 +104,10 @@ def test_labels_are_reported_and_not_used(tmp_path: Path) -> None:
     assert results[0].proto.SerializeToString(deterministic=True) == results[1].proto.SerializeToString(
         deterministic=True
     )
-    assert results[0].report.calibration.top1 is None
-    assert 0 <= results[1].report.calibration.top1.after <= 0.5  # the labels are made up
+    assert results[0].report.metric is None
+    metric = results[1].report.metric
+    assert metric.name == "top1" and metric.labelled and metric.samples == 15
+    assert 0 <= metric.after <= 0.5  # the labels are made up
 
 
 @pytest.mark.slow

@@ -179,7 +179,7 @@ def test_names_cannot_steer_the_terminal() -> None:
             {"many_positions": ["y"]},
             [
                 "accuracy unknown, and at risk: y has values for many positions of a sample (a detector, a map, a "
-                "sequence); pruned without samples, such a model may find nothing any more: give --calib"
+                "sequence); pruned without samples, such a model may find nothing any more: give some with calib=..."
             ],
         ),
         ({"many_positions": ["y"], "drift": {"y": Drift(1e-6, 1e-6, 1.0)}}, []),

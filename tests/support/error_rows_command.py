@@ -156,13 +156,43 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "a search without a gate",
             "good.onnx --drift-search",
-            "a drift search needs a gate",
-            "--gate drift=0.05, say",
+            "a search needs something to stay within",
+            "--max-drop 0.01 or --gate drift=0.05, say",
+        ),
+        Row(
+            "a limit on the drop without data",
+            "good.onnx --ratio 0.5 --max-drop 0.01",
+            "max-drop is measured on calibration data",
+            "give some with --calib, labelled if you can",
+        ),
+        Row(
+            "a limit below 0",
+            "good.onnx --ratio 0.5 --max-drop -0.01 --calib few.npz",
+            "max-drop must be at least 0, not -0.01",
+            "0.01 is a point of top1",
+        ),
+        Row(
+            "an unknown metric",
+            "good.onnx --ratio 0.5 --metric top --calib few.npz",
+            "unknown metric 'top'",
+            "did you mean 'top5'? one of top1, top5, mse, psnr, auc",
+        ),
+        Row(
+            "a metric under another name",
+            "good.onnx --ratio 0.5 --metric accuracy --calib few.npz",
+            "unknown metric 'accuracy'",
+            "did you mean 'top1'? one of top1, top5, mse, psnr, auc",
+        ),
+        Row(
+            "a metric without labels",
+            "good.onnx --ratio 0.5 --metric top1 --calib few.npz",
+            "metric top1 needs labels, and the calibration data have none",
+            "add an array of them named labels, or give images in a folder for each class",
         ),
         Row(
             "a search for zeros",
             "good.onnx --pattern 2:4 --gate drift=0.05 --drift-search",
-            "a drift search looks for channels, not zeros",
+            "a search looks for channels, not zeros",
             "leave --pattern away, or add --pattern channels",
         ),
         Row(

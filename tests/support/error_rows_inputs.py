@@ -224,8 +224,8 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "an unknown option",
             "good.onnx --ratio 0.5 --calib pictures,maen=1",
-            "unknown image option 'maen'",
-            "did you mean 'mean'? one of mean, std, scale, layout, resize, crop, color",
+            "unknown calibration option 'maen'",
+            "did you mean 'mean'? one of mean, std, scale, layout, resize, crop, color, labels, classes",
         ),
         Row(
             "an option that is no number",
@@ -238,6 +238,18 @@ ROWS: dict[str, list[Row]] = {
             "good.onnx --ratio 0.5 --calib few.npz,mean=1",
             "few.npz: mean only mean something for a folder of images",
             "give what the model takes, say --calib FILE.npz with an array for each input by its name",
+        ),
+        Row(
+            "labels under another name",
+            "good.onnx --ratio 0.5 --calib few.npz,labels=targets",
+            "few.npz: no array 'targets' of labels",
+            "given: x; inputs: x",
+        ),
+        Row(
+            "classes that cannot be read",
+            "good.onnx --ratio 0.5 --calib few.npz,classes=none.txt",
+            "classes=none.txt: cannot be read: No such file or directory",
+            "a text file with a class a line",
         ),
         Row(
             "no such module",

@@ -33,6 +33,11 @@ reveal_type(onnxprune.plan(analysis, 0.5, importance="fpgm"))  # R: onnxprune.pl
 reveal_type(onnxprune.apply(result.plan, "model.onnx"))  # R: onnxprune.pipeline.result.Result
 reveal_type(onnxprune.verify("model.onnx", result).verified)  # R: bool
 
+repaired = onnxprune.apply(result.plan, "model.onnx", calib={"x": np.zeros(3)}, repair="none")
+reveal_type(repaired.report.metric)  # R: onnxprune.report.metric.MetricReport | None
+report = onnxprune.compare("a.onnx", Path("b.onnx"), onnx.ModelProto(), calib="data.npz")
+reveal_type(report.models[0].speed)  # R: float
+
 Options(channels=Channels(ratio=0.5), zeros=Zeros("2:4", permute=True), calibration=Calibration("data.npz", samples=64))
 
 
@@ -45,3 +50,13 @@ def by_sum(group: onnxprune.GroupView) -> NDArray[np.float64]:
 
 reveal_type(by_sum)  # R: def (group: onnxprune.extensions.GroupView) -> numpy.ndarray
 onnxprune.prune("model.onnx", 0.5, importance=by_sum)
+
+
+@onnxprune.metric("rate", per_sample=True)
+def rate(outputs: dict[str, NDArray[np.float64]], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The metric stays what it is."""
+    right: NDArray[np.bool_] = outputs["y"].argmax(axis=1) == labels
+    return right
+
+
+onnxprune.prune("model.onnx", 0.5, metric=rate)

@@ -57,6 +57,8 @@ def prune(model: ModelSource, calib: Mapping[str, NDArray[np.float32]]) -> Resul
         input_shapes={"x": (1, 3, 8, 8)},
         time_limit=60.0,
         strict=True,
+        metric="top1",
+        max_drop=0.01,
         progress=show,
     )
     proto: onnx.ModelProto = result.proto
@@ -92,6 +94,8 @@ def stages(model: str) -> Result:
     again: Plan = Plan.from_json(text)
     result = onnxprune.apply(again, model)
     checked = onnxprune.verify(model, result, plan=again)
+    columns = onnxprune.compare(model, result.proto, metric=None, runs=3).models
+    print([column.name for column in columns])
     print(len(scores), checked.verified, checked.drift["y"].rel_rms)
     return result
 
@@ -138,6 +142,11 @@ def nothing(job: RepairJob) -> list[Refit]:
 def swishy(op: Op) -> None:
     for axis in op.input(0).axes():
         op.tie(axis, op.output().axis(axis.position), zero=True)
+
+
+@onnxprune.metric("same")
+def same(outputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64]) -> float:
+    return float((outputs["y"].argmax(axis=-1) == labels).mean())
 
 
 class Fixed:

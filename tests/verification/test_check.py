@@ -16,6 +16,7 @@ from onnxprune.model.model import load, save
 from onnxprune.runtime import session as runtime
 from onnxprune.runtime.session import session
 from onnxprune.verification.check import Drift, check, compare, drift
+from onnxprune.verification.output_sums import OutputSums
 from tests.support.text_models import parse
 
 # --- drift
@@ -27,9 +28,22 @@ def test_drift_is_what_its_names_say():
     assert moved.max_abs == pytest.approx(5)
     assert moved.rel_rms == pytest.approx(1)  # |(0, 5)| over |(3, 4)|
     assert moved.cosine == pytest.approx(5 / (5 * 10**0.5))
-    assert drift(np.array([1, 2]), np.array([2, 1])).max_abs == pytest.approx(1)
-    assert drift(np.array([True]), np.array([False])).max_abs == 1
     assert drift(np.array([0, 255], np.uint8), np.array([1, 0], np.uint8)).max_abs == pytest.approx(255)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "uint64", "U3", "S3", "O"])
+def test_classes_are_equal_or_not(dtype):
+    """Class 7 is no further from class 1 than class 2 is."""
+    before, near, far = (np.array(v).astype("U3").astype(dtype) for v in ([1, 5, 3, 4], [2, 5, 3, 4], [900, 5, 3, 4]))
+    for other in (near, far):
+        assert drift(before, other) == Drift(None, None, None, equal=0.75)
+    assert drift(before, before).within(0.0) is True and drift(before, far).within(1e9) is False
+    sums = OutputSums("y", classified=False)
+    for part in (slice(0, 3), slice(3, 4)):
+        sums.add(before[part], far[part])
+    assert sums.drift() == Drift(None, None, None, equal=0.75)
+    assert drift(np.array([True, False]), np.array([True, True])).equal == 0.5
+    assert drift(np.zeros(0, dtype), np.zeros(0, dtype)).equal == 1.0
 
 
 def test_drift_in_extremes_of_range():
@@ -46,7 +60,6 @@ def test_drift_without_meaning_is_none():
     assert drift(np.array([1, np.nan]), np.array([1, 2.0])) == nothing
     assert drift(np.array([1, np.inf]), np.array([1, -np.inf])) == nothing
     assert drift(np.array([np.nan]), np.array([np.nan])) == nothing
-    assert drift(np.array(["a"]), np.array(["b"])) == nothing
     assert drift([{"a": 1}], [{"a": 2}]) == nothing
     assert drift(np.zeros(2), np.zeros(3)) == nothing
     assert drift(np.array([1, np.inf, np.nan]), np.array([2, np.inf, np.nan])).max_abs == pytest.approx(1)

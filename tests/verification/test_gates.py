@@ -100,7 +100,7 @@ def test_refusals(gate: dict[str, float], words: str) -> None:
     ("options", "words"),
     [
         ({"gate": {"drift": 0.1}, "verify": False}, "measured by the verification"),
-        ({"drift_search": True}, "needs a gate"),
+        ({"drift_search": True}, "needs something to stay within"),
         ({"drift_search": True, "gate": {"drift": 0.1}, "pattern": "weights=0.5"}, "channels, not zeros"),
         ({"run_seconds": 0.0}, "above 0"),
         ({"seed": -1}, "at least 0"),
@@ -115,6 +115,18 @@ def test_one_score_chooses_nothing() -> None:
     model = two(np.ones((4, 1)))
     with pytest.raises(InputError, match="one score a sample"):
         gates.make_gates(model, {"agreement": 0.9}, data=True)
+
+
+def test_classes_have_no_distance() -> None:
+    """Neither a named output of classes nor a model that has no other is held to drift."""
+    for kind in ("drift", "cosine"):
+        with pytest.raises(InputError, match="output 'class' cannot be compared"):
+            gates.make_gates(two(np.eye(4)), {f"{kind}:class": 0.1}, data=True)
+    only = two(np.eye(4))
+    del only.graph.output[0]
+    with pytest.raises(InputError, match="no output of quantities") as caught:
+        gates.make_gates(only, {"drift": 0.1}, data=True)
+    assert "agreement" in caught.value.hint
 
 
 @pytest.mark.slow

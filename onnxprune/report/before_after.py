@@ -1,52 +1,20 @@
-"""Tables of costs and drift before and after, and those of `compare`."""
+"""Tables of costs and drift before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from rich.table import Table
 
-from onnxprune._text import count, duration, percent, plural, printable, short
+from onnxprune._text import count, duration, percent, plural, short
 from onnxprune.report.entries import Count
-from onnxprune.report.json_data import JsonValue
-from onnxprune.report.report import SYNTHETIC, LatencyReport
+from onnxprune.report.report import LatencyReport
 from onnxprune.report.tables import Part, number, table
 from onnxprune.verification.check import Drift
 from onnxprune.verification.latency import Latency
 
 OUTPUTS = 5
 """Outputs whose drift is shown."""
-
-
-@dataclass(frozen=True)
-class ComparisonReport(JsonValue):
-    """Two models side by side.
-
-    Attributes:
-        a: File name of the first.
-        b: File name of the second.
-        params: Parameters of both.
-        macs: Multiplications and additions of one run of both.
-        bytes: Sizes of both with their data.
-        drift: How far each output of the second is from the first's.
-        latency: Times of both.
-    """
-
-    a: str
-    b: str
-    params: Count
-    macs: Count
-    bytes: Count
-    drift: dict[str, Drift]
-    latency: Latency
-
-
-def compared(report: ComparisonReport) -> list[Part]:
-    """Tables of `compare`."""
-    rows = [*cost_rows(report.params, report.macs, report.bytes), *latency_rows(report.latency)]
-    parts: list[Part] = [f"{printable(report.a)} against {printable(report.b)}", costs(rows)]
-    return [*parts, drifts(report.drift, SYNTHETIC)] if report.drift else parts
 
 
 def costs(rows: Sequence[Sequence[str]]) -> Table:
@@ -81,11 +49,19 @@ def row(title: str, pair: Count, unit: str = "") -> list[str]:
     return [title, *shown, percent(pair.after or 0, pair.before or 0) if known else "-"]
 
 
-def drifts(drift: Mapping[str, Drift], on: str) -> Table:
-    """How far each output moved on some inputs, the furthest first."""
-    order = sorted(drift, key=lambda name: -(drift[name].rel_rms or 0.0))
+def drifts(drift: Mapping[str, Drift], on: str) -> list[Part]:
+    """How far each output moved on some inputs, the furthest first; of classes, how many are equal."""
+    distances = {name: d for name, d in drift.items() if d.equal is None}
+    order = sorted(distances, key=lambda name: -(drift[name].rel_rms or 0.0))
     rows = [
         [short(name), *(number(value) for value in (drift[name].max_abs, drift[name].rel_rms, drift[name].cosine))]
         for name in order[:OUTPUTS]
     ]
-    return table([f"drift of output on {on}", ">max abs", ">rel rms", ">cosine"], rows, len(order))
+    shares = sorted((d.equal, name) for name, d in drift.items() if d.equal is not None)
+    equal = [[short(name), percent(share, 1)] for share, name in shares[:OUTPUTS]]
+    parts: list[Part] = []
+    if rows:
+        parts.append(table([f"drift of output on {on}", ">max abs", ">rel rms", ">cosine"], rows, len(order)))
+    if equal:
+        parts.append(table([f"classes of output on {on}", ">equal"], equal, len(shares)))
+    return parts

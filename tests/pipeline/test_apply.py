@@ -1,0 +1,108 @@
+"""A plan on another checkpoint: repaired with data, and without data a warning that nothing was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnxprune
+from onnxprune.errors import InputError
+from onnxprune.model.model import Model
+from onnxprune.runtime.session import session
+from tests.support.commands import Cli, assert_refused
+from tests.support.paths import MODELS
+
+MLP, DATA, TEST = (str(MODELS / name) for name in ("sk_mlp.onnx", "digits_calib_flat.npz", "digits_test_flat.npz"))
+
+
+def top1(model: onnx.ModelProto) -> float:
+    with np.load(TEST) as data:
+        x, labels = data[next(k for k in data if k != "labels")], data["labels"]
+    inputs = {model.graph.input[0].name: x}
+    probabilities = session(Model(model)).run(["probabilities"], inputs)[0]
+    return float((np.asarray(probabilities).argmax(axis=1) == labels).mean())
+
+
+def other_checkpoint() -> onnx.ModelProto:
+    """The same function with other weights: hidden channels in another order and of another scale."""
+    model = onnx.load(MLP)
+    rng = np.random.default_rng(0)
+    tensors = {t.name: t for t in model.graph.initializer}
+    for suffix, after in (("", "1"), ("1", "2")):
+        names = (f"coefficient{suffix}", f"intercepts{suffix}", f"coefficient{after}")
+        weight, bias, reader = (numpy_helper.to_array(tensors[name]) for name in names)
+        order, scale = rng.permutation(len(reader)), rng.uniform(0.5, 2, len(reader)).astype(np.float32)
+        moved = (weight[:, order] * scale, bias[:, order] * scale, reader[order] / scale[:, None])
+        for name, values in zip(names, moved, strict=True):
+            tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+    return model
+
+
+def test_a_plan_with_data_gives_what_the_run_gave() -> None:
+    """Byte for byte on the model that it was made of, repair included."""
+    made = onnxprune.prune(MLP, 0.5, calib=DATA, samples=96, time=False)
+    again = onnxprune.apply(made.plan, MLP, calib=DATA, samples=96)
+    assert again.proto.SerializeToString(deterministic=True) == made.proto.SerializeToString(deterministic=True)
+    assert again.report.repair == made.report.repair
+    assert not any("repaired" in line for line in again.report.warnings)
+    assert again.report.calibration == made.report.calibration
+    bare = onnxprune.apply(made.plan, MLP)
+    assert bare.proto != made.proto and bare.report.repair is None
+    (line,) = [line for line in bare.report.warnings if "repaired" in line]
+    assert line.startswith("nothing was repaired, since no calibration data were given")
+
+
+def test_another_checkpoint_is_repaired() -> None:
+    """Where the plan removes what matters there, data bring most of it back."""
+    plan = onnxprune.prune(MLP, 0.7, calib=DATA, samples=128, time=False).plan
+    other = other_checkpoint()
+    assert top1(other) == pytest.approx(top1(onnx.load(MLP)))
+    bare, repaired = onnxprune.apply(plan, other), onnxprune.apply(plan, other, calib=DATA)
+    assert top1(bare.proto) < 0.8 < 0.93 < top1(repaired.proto)
+
+
+def test_labels_are_measured() -> None:
+    plan = onnxprune.prune(MLP, 0.5, repair="none", time=False).plan
+    report = onnxprune.apply(plan, MLP, calib=TEST, metric="auc").report
+    assert report.metric is not None and report.metric.name == "auc" and report.metric.labelled
+    report = onnxprune.apply(plan, MLP, calib=TEST, repair="none").report
+    assert report.metric is not None and report.metric.name == "top1"
+    assert report.repair is None and not any("repaired" in line for line in report.warnings)  # none was asked for
+
+
+def test_a_plan_without_channels_needs_no_repair() -> None:
+    """Zeros are said to be as they are; a plan that changes nothing says nothing."""
+    zeros = onnxprune.prune(MLP, pattern="weights=0.5", calib=DATA, samples=96, time=False).plan
+    lines = onnxprune.apply(zeros, MLP, calib=DATA, samples=96).report.warnings
+    assert any("nothing was repaired, since the plan removes no channels" in line for line in lines)
+    nothing = onnxprune.prune(MLP, 0.0, time=False).plan
+    assert not any("repaired" in line for line in onnxprune.apply(nothing, MLP).report.warnings)
+
+
+def test_refusals() -> None:
+    plan = onnxprune.prune(MLP, 0.5, repair="none", time=False).plan
+    with pytest.raises(InputError, match="repair 'calibrated' needs calibration data"):
+        onnxprune.apply(plan, MLP, repair="calibrated")
+    with pytest.raises(InputError, match="unknown repair 'some'"):
+        onnxprune.apply(plan, MLP, repair="some")
+    with pytest.raises(InputError, match="no such file"):
+        onnxprune.apply(plan, MLP, calib="none.npz")
+
+
+def test_the_command_line(cli: Cli, tmp_path: Path) -> None:
+    words = [MLP, "--ratio", 0.5, "--calib", DATA, "--samples", 96, "--no-time"]
+    assert cli(*words, "--plan", tmp_path / "p.json", "-o", tmp_path / "a.onnx").code == 0
+    given = ["apply", tmp_path / "p.json", MLP, "-o", tmp_path / "b.onnx"]
+    ended = cli(*given, "--calib", DATA, "--samples", 96, "--json")
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    report = json.loads(ended.out)
+    assert report["repair"] and report["calibration"]["held_out"] and report["warnings"] == []
+    bare = cli(*given)
+    assert bare.code == 0 and "warning: nothing was repaired" in bare.err and "Not repaired" in bare.out
+    assert "is the input" in assert_refused(cli(*given[:3], "-o", DATA, "--calib", DATA))
