@@ -111,14 +111,17 @@ IN_PYTHON = {"global-ranking": "global", "input-shapes": "input-shape", "verify"
 """Options that have another name in Python, which a recipe takes as well: the name there -> the key."""
 
 
-def _names_function(key: str, value: str) -> bool:
-    """Whether calibration data or a metric would come from any function; those that are registered have a name."""
-    if (key == "calib" and os.path.exists(value)) or _FUNCTION.match(value) is None:
-        return False
-    from onnxprune import extensions, metrics
+def _names_function(metric: str) -> bool:
+    """Whether a metric would come from any function; those that are registered have a name."""
+    from onnxprune.metrics import metrics
 
-    known = extensions.sources if key == "calib" else metrics.metrics
-    return value.partition(":")[0] not in known
+    return _FUNCTION.match(metric) is not None and metric.partition(":")[0] not in metrics
+
+
+def _runs_no_code(recipe: str | os.PathLike[str], key: str, value: str) -> InputError:
+    return InputError(
+        f"{recipe}: {key} names a function, and a recipe runs no code", f"--{key} {value}, if you mean it"
+    )
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -142,6 +145,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         what, fits = KEYS[name]
         if not fits(value):
             raise InputError(f"{path}: {key} must be {what}, not {value!r}")
+        if name == "metric" and _names_function(value):
+            raise _runs_no_code(path, key, value)
         if KEYS[name] is _PATH:
             value = _located(path, key, value)
         negated = name.startswith("no-") and not _dashed(key).startswith("no-")
@@ -203,9 +208,7 @@ def _located(recipe: str | os.PathLike[str], key: str, value: str) -> str:
     if value.partition(":")[0] in extensions.sources:
         return value
     if _FUNCTION.match(value):
-        raise InputError(
-            f"{recipe}: {key} names a function, and a recipe runs no code", f"--calib {value}, if you mean it"
-        )
+        raise _runs_no_code(recipe, key, value)
     return path
 
 

@@ -37,7 +37,6 @@ NAMED = {
     "model/tensors.py": {"Constant"},
     "repair/interpolation.py": {"Constant"},
     "sparsity/tensorrt.py": {"Conv", "Gemm", "MatMul"},  # what another product runs sparse
-    "verification/comparable_outputs.py": {"Constant"},
 }
 """Modules outside of ``ops`` that may name operators, and which.
 

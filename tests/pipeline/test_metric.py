@@ -352,7 +352,7 @@ def test_a_missed_limit_stops_the_command(cli: Cli, tmp_path: Path) -> None:
 
 def test_the_search_is_judged_on_samples_that_it_has_not_used() -> None:
     result = onnxprune.prune(
-        net(), calib=data(2000), max_drop=0.03, search=True, importance="l2", repair="none", time=False
+        net(), calib=data(2000), samples=2000, max_drop=0.03, search=True, importance="l2", repair="none", time=False
     )
     report = result.report
     assert report.search is not None and report.metric is not None and result.stopped is None
@@ -364,7 +364,14 @@ def test_the_search_is_judged_on_samples_that_it_has_not_used() -> None:
     share, _ = held_out_of(result, data(2000))
     assert 1 - share <= 0.03 + 2 * np.sqrt(0.03 / 2000)
     old = onnxprune.prune(
-        net(), calib=data(2000), max_drop=0.03, drift_search=True, importance="l2", repair="none", time=False
+        net(),
+        calib=data(2000),
+        samples=2000,
+        max_drop=0.03,
+        drift_search=True,
+        importance="l2",
+        repair="none",
+        time=False,
     )
     assert old.proto == result.proto
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnxprune.report.warnings import reached_limits
 from onnxprune.runtime.limits import current_limits, limited
 from onnxprune.runtime.session import session
 from tests.support.commands import Cli, contents, tiny
+from tests.support.paths import MODELS
 from tests.test_time_limit import ENDLESS
 
 WARNED = ["--ratio", 0.5, "--repair", "none", "--no-verify"]
@@ -30,6 +32,7 @@ def test_a_warning_is_an_error(cli: Cli, model: Path, output: list[str]) -> None
 
 
 def test_without_warnings_the_model_is_the_same(cli: Cli, model: Path) -> None:
+    model = Path(shutil.copy(MODELS / "sk_mlp.onnx", model))  # one decision a sample
     given = ["--ratio", 0.5, "--repair", "none", "--no-time"]
     assert cli(model, *given, "-o", model.parent / "a.onnx").code == 0
     ended = cli(model, *given, "--strict", "-o", model.parent / "b.onnx")
@@ -57,7 +60,7 @@ def test_python_does_not_save(tmp_path: Path) -> None:
 
 def test_a_plug_in_that_fails_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "failures", ["plug-in x of onnxprune.rules is left out: ImportError: no"])
-    result = onnxprune.prune(tiny(), 0.5, repair="none", time=False, strict=True)
+    result = onnxprune.prune(MODELS / "sk_mlp.onnx", 0.5, repair="none", time=False, strict=True)
     assert result.stopped == registry.failures[0]
 
 

@@ -162,13 +162,13 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "a limit on the drop without data",
             "good.onnx --ratio 0.5 --max-drop 0.01",
-            "max-drop is measured on calibration data",
+            "--max-drop is measured on calibration data",
             "give some with --calib, labelled if you can",
         ),
         Row(
             "a limit below 0",
             "good.onnx --ratio 0.5 --max-drop -0.01 --calib few.npz",
-            "max-drop must be at least 0, not -0.01",
+            "--max-drop must be at least 0, not -0.01",
             "0.01 is a point of top1",
         ),
         Row(

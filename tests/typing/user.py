@@ -95,7 +95,7 @@ def stages(model: str) -> Result:
     result = onnxprune.apply(again, model)
     checked = onnxprune.verify(model, result, plan=again)
     columns = onnxprune.compare(model, result.proto, metric=None, runs=3).models
-    print([column.name for column in columns])
+    print([column.model for column in columns])
     print(len(scores), checked.verified, checked.drift["y"].rel_rms)
     return result
 
