@@ -24,9 +24,10 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
-JUDGED_SHARE, MOST_JUDGED = 0.5, 5000
-"""The same where a limit on the drop of a metric is asked for, and how many at most: what a limit of a point says
-depends on hundreds of samples, where repair is nearly as good with half of them."""
+JUDGED_SHARE, ENOUGH_FITTED, MOST_JUDGED = 0.5, 1024, 5000
+"""The same where a limit on the drop of a metric is asked for; how many samples are enough to learn from, so that the
+rest is held out, and how many are held out at most. Whether a drop is within a point takes hundreds to thousands of
+samples to tell, and repair gains little from as many."""
 HELD_OUT_FROM = 4
 """With fewer samples than this none is held out, and the report says so."""
 
@@ -105,7 +106,9 @@ def open_data(
     if calibration.data is None:
         return None
     samples = open_undivided(model, calibration, seed, progress)
-    share = min(JUDGED_SHARE, MOST_JUDGED / max(samples.parts, 1)) if judged.more else HELD_OUT_SHARE
+    count = max(samples.parts, 1)
+    most = MOST_JUDGED / count
+    share = min(most, max(JUDGED_SHARE, 1 - ENOUGH_FITTED / count)) if judged.more else HELD_OUT_SHARE
     split = CalibrationSplit(*_divided(samples, share, HELD_OUT_FROM))
     if judged.twice and split.held_out and split.held.parts > 1:
         split = CalibrationSplit(split.fit, *split.held.split(0.5))

@@ -83,6 +83,12 @@ def test_a_limit_holds_out_half_of_the_samples() -> None:
     assert metric is not None and metric.samples == 200
 
 
+def test_what_is_not_needed_to_learn_from_is_held_out() -> None:
+    """Of many samples more than half."""
+    metric = pruned(0.5, calib=data(3000), max_drop=0.05).report.metric
+    assert metric is not None and metric.samples == 3000 - 1024
+
+
 def test_the_upper_bound_is_held_to_the_limit(tmp_path: Path) -> None:
     """A mean within the limit is not enough, and the reason says how many samples would tell."""
     free = pruned(0.6, calib=data(), max_drop=1.0).report
