@@ -76,7 +76,7 @@ def evaluation(script: Path) -> ModuleType:
 def hits(module: ModuleType, model: Path, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether a model is right for each sample of the test split."""
     scores = module.forward(module.session(model), inputs).reshape(len(inputs), -1)
-    found: np.ndarray = scores.argmax(axis=1) == labels
+    found: np.ndarray = (scores.argmax(axis=1) if scores.shape[1] > 1 else scores[:, 0]) == labels
     return found.astype(np.float64)
 
 
