@@ -19,8 +19,8 @@ from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
 from onnxprune.pipeline.data import CalibrationSplit, open_data
 from onnxprune.pipeline.evaluate import evaluate
 from onnxprune.pipeline.inputs_seen import samples_seen
-from onnxprune.pipeline.judge import make_judge
 from onnxprune.pipeline.kept_indices import kept_indices
+from onnxprune.pipeline.metric import make_evaluator
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.permute import orders
 from onnxprune.pipeline.progress import Clock
@@ -113,7 +113,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
     report = replace(report, repair=repaired, unrepaired_because=_why_not_repaired(plan, asked, repaired))
     if data is not None and plan.changes_model:
         with clock.stage("judge"):
-            report = _judged(report, original, analysis.model, data, io_slices, asked)
+            report = _evaluated(report, original, analysis.model, data, io_slices, asked)
     limits = reached_limits(current_limits().reached)
     report = replace(report, warnings=[*warnings(report, limits), *map(Words, _warnings(plan, report))])
     report = with_measured_on(report, before.input_shapes(model.proto))
@@ -162,15 +162,15 @@ def _why_not_repaired(plan: Plan, asked: Application, repaired: list[Refit] | No
     return "no calibration data were given" if asked.calibration.data is None else "the plan removes no channels"
 
 
-def _judged(
+def _evaluated(
     report: Report, original: Original, pruned: Model, data: CalibrationSplit, io_slices: IoSlices, asked: Application
 ) -> Report:
     """The report with what held-out samples say of the result."""
     found = evaluate(original.load(), pruned, data, io_slices)
-    judge = make_judge(original.load, data, asked.checks, asked.seed)
+    evaluator = make_evaluator(original.load, data, asked.checks, asked.seed)
     seen = vars(samples_seen(original.load(), data))
-    calibration = replace(found.report, **seen, labels=judge.warning)
-    metric = judge.measure(pruned, io_slices, changed=True)
+    calibration = replace(found.report, **seen, labels=evaluator.warning)
+    metric = evaluator.measure(pruned, io_slices, changed=True)
     return replace(report, calibration=calibration, drift=found.drift, drift_on=found.report.on, metric=metric)
 
 

@@ -56,7 +56,7 @@ class Pruned:
         whole_because: Why nothing was zeroed, where only zeros were requested.
         evaluation: Output errors on held-out samples.
         metric: The metric on held-out samples.
-        final: The metric on the samples that no choice was made with.
+        confirmation: The metric on the samples that no choice was made with.
         stored: The weights that are stored sparse.
         gates: The verdict of each gate.
         verification: Result of the runtime check, where a gate needed it.
@@ -76,7 +76,7 @@ class Pruned:
     whole_because: list[str] | None = None
     evaluation: Evaluation | None = None
     metric: MetricReport | None = None
-    final: MetricReport | None = None
+    confirmation: MetricReport | None = None
     stored: SparseStorage | None = None
     gates: Mapping[str, GateReport] = field(default_factory=dict)
     verification: Verification | None = None
@@ -102,7 +102,7 @@ def attempt(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     if pruned.plan.changes_model and data is not None:
         with clock.stage("judge"):
             found = evaluate(prepared.original.load(), pruned.model, data, pruned.io_slices)
-            warning = prepared.loaded.judge.warning
+            warning = prepared.loaded.evaluator.warning
             report = replace(found.report, **vars(prepared.samples_seen(data)), labels=warning)
         pruned = replace(pruned, evaluation=replace(found, report=report))
     pruned = measure_metric(prepared, pruned)
@@ -210,13 +210,13 @@ def set_zeros(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
 
 def measure_metric(prepared: Prepared, pruned: Pruned) -> Pruned:
     """Measures the metric, in place of nothing where there is none."""
-    judge, changed = prepared.loaded.judge, pruned.plan.changes_model
-    if judge.held is None:
+    evaluator, changed = prepared.loaded.evaluator, pruned.plan.changes_model
+    if evaluator.held is None:
         return pruned
     with prepared.clock.stage("judge"):
-        found = judge.measure(pruned.model, pruned.io_slices, changed=changed)
-        final = judge.measure_final(pruned.model, pruned.io_slices, changed=changed)
-    return replace(pruned, metric=found, final=final, gates=judge.gates(found))
+        found = evaluator.measure(pruned.model, pruned.io_slices, changed=changed)
+        confirmation = evaluator.measure_confirmation(pruned.model, pruned.io_slices, changed=changed)
+    return replace(pruned, metric=found, confirmation=confirmation, gates=evaluator.gates(found))
 
 
 def hold_to_gates(prepared: Prepared, pruned: Pruned) -> Pruned:

@@ -20,7 +20,7 @@ from onnxprune.options import SAMPLES, Calibration, Checks, checks
 from onnxprune.pipeline.analysis import ModelSource, to_proto_or_path
 from onnxprune.pipeline.data import CalibrationSplit, open_undivided
 from onnxprune.pipeline.evaluate import evaluate
-from onnxprune.pipeline.judge import NO_JUDGE, make_judge
+from onnxprune.pipeline.metric import NO_METRIC, make_evaluator
 from onnxprune.planning import plan as planning
 from onnxprune.planning.plan import Plan
 from onnxprune.report.comparison import ComparedModel, ComparisonReport
@@ -95,7 +95,7 @@ class _Reference:
     def __init__(self, source: ProtoOrPath, shapes: Mapping[str, Sequence[int]], runs: int, seed: int) -> None:
         self._source, self._shapes, self.runs, self._seed = source, shapes, runs, seed
         self._data: Samples | None = None
-        self._judge = NO_JUDGE
+        self._evaluator = NO_METRIC
         self._time: Timing | None = None
         self.threads = 0
 
@@ -104,9 +104,9 @@ class _Reference:
         if calibration.data is not None:
             self._data, _ = open_undivided(self._load(), calibration, self._seed)
             split = CalibrationSplit(self._data, self._data)
-            self._judge = make_judge(self._load, split, asked, self._seed)
-            if self._judge.warning is not None:
-                logger.warning("%s", self._judge.warning)
+            self._evaluator = make_evaluator(self._load, split, asked, self._seed)
+            if self._evaluator.warning is not None:
+                logger.warning("%s", self._evaluator.warning)
         return self._data
 
     def compared(self, name: str, source: ProtoOrPath, cost: Cost, io_slices: IoSlices) -> ComparedModel:
@@ -122,13 +122,13 @@ class _Reference:
         original, model = self._load(), load(source)
         _check_outputs(original, model, name)
         seen = evaluate(original, model, CalibrationSplit(self._data, self._data), io_slices)
-        metric = None if self._judge.held is None else self._judge.held.of(model, io_slices)
+        metric = None if self._evaluator.held is None else self._evaluator.held.of(model, io_slices)
         return replace(column, drift=seen.drift, decisions=seen.report.decisions, metric=metric)
 
     def column(self, name: str, cost: Cost) -> ComparedModel:
         """The reference itself, once another model was compared with it."""
         assert self._time is not None
-        metric = None if self._judge.held is None else self._judge.held.unchanged()
+        metric = None if self._evaluator.held is None else self._evaluator.held.unchanged()
         return ComparedModel(name, cost.params, cost.macs, cost.bytes, self._time, 1.0, {}, None, metric)
 
     def _load(self) -> Model:

@@ -26,9 +26,10 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE = 0.15
 """Share of the samples that neither scores nor repair see; the reported drift is measured on them."""
-JUDGED_SHARE, MOST_JUDGED = 0.5, 5000
-"""The same where a limit on the drop of a metric is asked for, and how many at most: what a limit of a point says
-depends on hundreds of samples, where repair is nearly as good with half of them."""
+LARGE_SHARE, ENOUGH_FITTED, MOST_HELD_OUT = 0.5, 1024, 5000
+"""The same where a limit on the drop of a metric is asked for; how many samples are enough to learn from, so that the
+rest is held out, and how many are held out at most. Whether a drop is within a point takes hundreds to thousands of
+samples to tell, and repair gains little from as many."""
 HELD_OUT_FROM = 4
 """With fewer samples than this none is held out, and the report says so."""
 
@@ -42,16 +43,16 @@ SyntheticFeeds = Callable[[], list[Feeds]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class HeldOut:
     """What held-out samples are for, besides errors of outputs.
 
     Attributes:
-        more: Whether many are needed, for a limit on the drop of a metric.
-        twice: Whether they are divided: models are chosen with one part, and the chosen one is judged on the other.
+        many: Whether many are needed, for a limit on the drop of a metric.
+        confirm: Whether they are divided: a search selects a model on one part and confirms it on the other.
     """
 
-    more: bool = False
-    twice: bool = False
+    many: bool = False
+    confirm: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ class CalibrationSplit:
         held: What the report is measured on; the same as `fit` where there are too few samples for two parts.
         cut: A note that the default limit cut the samples, and of how many; None where it did not.
         unjoined: A warning that samples are run one by one, and why; None where they are joined to batches.
-        final: What only the model that a search chose is measured on; None without a search within a limit on the drop.
+        confirmation: What the model that a search selected is confirmed on; None without a limit on the drop.
     """
 
     fit: Samples | _Synthetic
     held: Samples | _Synthetic
-    final: Samples | _Synthetic | None = None
     unjoined: str | None = None
     cut: str | None = None
+    confirmation: Samples | _Synthetic | None = None
 
     @property
     def held_out(self) -> bool:
@@ -94,7 +95,11 @@ class FirstBatches:
 
 
 def open_data(
-    model: Model, calibration: Calibration, seed: int = 0, progress: Progress | None = None, judged: Judged = Judged()
+    model: Model,
+    calibration: Calibration,
+    seed: int = 0,
+    progress: Progress | None = None,
+    held_out: HeldOut = HeldOut(),
 ) -> CalibrationSplit | None:
     """Opens the calibration data of a run; None if there are none.
 
@@ -103,7 +108,7 @@ def open_data(
         calibration: The data.
         seed: Seed of what is drawn at random.
         progress: Called after every batch.
-        judged: What held-out samples are for.
+        held_out: What held-out samples are for.
 
     Raises:
         InputError: They cannot be read or do not fit the model.
@@ -111,9 +116,11 @@ def open_data(
     if calibration.data is None:
         return None
     samples, unjoined = open_undivided(model, calibration, seed, progress)
-    share = min(JUDGED_SHARE, MOST_JUDGED / max(samples.parts, 1)) if judged.more else HELD_OUT_SHARE
+    count = max(samples.parts, 1)
+    most = MOST_HELD_OUT / count
+    share = min(most, max(LARGE_SHARE, 1 - ENOUGH_FITTED / count)) if held_out.many else HELD_OUT_SHARE
     split = CalibrationSplit(*_divided(samples, share, HELD_OUT_FROM))
-    if judged.twice and split.held_out and split.held.parts > 1:
+    if held_out.confirm and split.held_out and split.held.parts > 1:
         split = CalibrationSplit(split.fit, *split.held.split(0.5))
     held = split.held.count if split.held_out else 0
     logger.info("calibration data: %s samples, %s of them held out", samples.count, held)

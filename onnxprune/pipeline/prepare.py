@@ -14,9 +14,9 @@ from onnxprune.model.sparse_initializers import SparseOriginals, densify
 from onnxprune.model.stored_files import stored_bytes
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, prunable
-from onnxprune.pipeline.data import CalibrationSplit, Judged, SyntheticFeeds, open_data
+from onnxprune.pipeline.data import CalibrationSplit, HeldOut, SyntheticFeeds, open_data
 from onnxprune.pipeline.inputs_seen import SamplesSeen, samples_seen
-from onnxprune.pipeline.judge import Judge, make_judge
+from onnxprune.pipeline.metric import MetricEvaluator, make_evaluator
 from onnxprune.pipeline.observe import check_stats
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock, work
@@ -42,7 +42,7 @@ class Loaded:
         unrepaired_because: Why ``auto`` repairs nothing, where it might have.
         data: Calibration data, divided.
         gates: The gates that hold.
-        judge: Measures the metric.
+        evaluator: Measures the metric.
     """
 
     model: Model
@@ -52,7 +52,7 @@ class Loaded:
     unrepaired_because: str | None
     data: CalibrationSplit | None
     gates: Sequence[Gate]
-    judge: Judge
+    evaluator: MetricEvaluator
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ def load_inputs(original: Original, model: Model, stored: Cost | None, options: 
     )
     settled = replace(options, repair=repair)
     checks = options.checks
-    judged = Judged(more=checks.max_drop is not None, twice=checks.max_drop is not None and checks.search)
-    data = open_data(model, options.calibration, options.seed, clock.samples, judged)
+    held_out = HeldOut(many=checks.max_drop is not None, confirm=checks.max_drop is not None and checks.search)
+    data = open_data(model, options.calibration, options.seed, clock.samples, held_out)
     held_to = gates.make_gates(model.proto, checks.gate, data=data is not None)
-    judge = make_judge(original.load, data, checks, options.seed)
-    return Loaded(model, sparse, cost, settled, why, data, held_to, judge)
+    evaluator = make_evaluator(original.load, data, checks, options.seed)
+    return Loaded(model, sparse, cost, settled, why, data, held_to, evaluator)

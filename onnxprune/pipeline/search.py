@@ -26,11 +26,11 @@ def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
     """Returns the smallest model within the gates, and a record of every trial.
 
     With a limit on the drop of a metric, trials are chosen with one part of the held-out samples, and the model that is
-    returned is judged on the other: the best of several on the same samples is better there than anywhere else.
+    returned is confirmed on the other: the best of several on the same samples is better there than anywhere else.
     """
     trials = _Trials(prepared)
     found = furthest_good(trials.make, lambda pruned: pruned.met, trials.same)
-    if found.final is not None:
+    if found.confirmation is not None:
         found = _confirmed(trials, found)
     if not found.plan.changes_model and len(trials.records) > 1:
         found = replace(found, whole_because=trials.why_none())
@@ -49,7 +49,7 @@ class _Trials:
         self._whole = totals(channels.costs, prepared.analysis.coupling, prepared.loaded.cost, shapes)
         self.records: list[SearchTrial] = []
         self.verdicts: dict[float, tuple[bool, bool]] = {}
-        """Share -> whether the model met the gates, and whether it meets the limit on the samples of the judgement."""
+        """Share -> whether the model met the gates, and whether it meets the limit on the confirmation samples."""
         self._missed: dict[float, list[str]] = {}
 
     def channels(self, share: float) -> Channels:
@@ -70,39 +70,39 @@ class _Trials:
             pruned = attempt(prepared, replace(prepared.options, channels=self.channels(share)), copy)
         self.records.append(_trial(pruned))
         self.verdicts[share] = pruned.met, self.holds(pruned)
-        missed = gate_lines(pruned.gates) or gate_lines(self._prepared.loaded.judge.gates(pruned.final))
+        missed = gate_lines(pruned.gates) or gate_lines(self._prepared.loaded.evaluator.gates(pruned.confirmation))
         self._missed[share] = missed
         logger.info("search: %s", self.records[-1])
         return pruned
 
     def holds(self, pruned: Pruned) -> bool:
-        """Whether a model is within the limit on the samples of the judgement."""
-        return all(gate.met for gate in self._prepared.loaded.judge.gates(pruned.final).values())
+        """Whether a model is within the limit on the confirmation samples."""
+        return all(gate.met for gate in self._prepared.loaded.evaluator.gates(pruned.confirmation).values())
 
     def why_none(self) -> list[str]:
         """Why nothing is removed: what the largest of the smaller models missed."""
         missed = next((self._missed[share] for share in sorted(self._missed) if self._missed[share]), [])
         return [f"no smaller model that was tried is within the gates; of the largest, {line}" for line in missed]
 
-    def judged(self, pruned: Pruned) -> Pruned:
-        """The model with the judgement in place of what it was chosen by."""
-        gates = self._prepared.loaded.judge.gates(pruned.final)
-        return replace(pruned, metric=pruned.final, gates={**pruned.gates, **gates})
+    def confirmed(self, pruned: Pruned) -> Pruned:
+        """The model with its results on the confirmation samples."""
+        gates = self._prepared.loaded.evaluator.gates(pruned.confirmation)
+        return replace(pruned, metric=pruned.confirmation, gates={**pruned.gates, **gates})
 
 
 FALLBACKS = (0.25, 0.5, 0.75)
-"""Shares of the least amount that met the gates: they are tried where the chosen model fails the judgement."""
+"""Shares of the least amount that met the gates: they are tried where the chosen model fails the confirmation."""
 
 
 def _confirmed(trials: _Trials, found: Pruned) -> Pruned:
-    """The chosen model, if it holds on the samples of the judgement; else a larger one that does.
+    """The chosen model, if it holds on the confirmation samples; else a larger one that does.
 
     Of the larger ones, the largest model comes first, and the last that holds before one does not is taken: tests in an
     order that does not depend on the samples need no correction for their number (Angelopoulos et al., "Learn then
     test", 2021).
     """
     if trials.holds(found):
-        return trials.judged(found)
+        return trials.confirmed(found)
     *met, chosen = sorted(share for share, (met, _) in trials.verdicts.items() if met)
     least = met[0] if met else chosen
     best, last = 0.0, found
@@ -114,7 +114,7 @@ def _confirmed(trials: _Trials, found: Pruned) -> Pruned:
         best = share
     if last.options.channels != trials.channels(best):
         last = trials.make(best)
-    return trials.judged(last)
+    return trials.confirmed(last)
 
 
 def _trial(pruned: Pruned) -> SearchTrial:

@@ -92,7 +92,7 @@ class MetricMeasurement:
         """Calls the function.
 
         Args:
-            outputs: Outputs of the model to judge.
+            outputs: Outputs of the model to evaluate.
             labels: Labels; None without any.
             reference: Outputs of the original on the same samples, which take the place of labels.
 
@@ -113,7 +113,7 @@ class MetricMeasurement:
     def _loss(self, before: _Collected, after: _Collected) -> MetricLoss:
         sign = 1.0 if self.metric.higher_is_better else -1.0
         labels, count = self._samples.labels, before.count
-        old, new = (self._judged(some, before) for some in (before, after))
+        old, new = (self._computed(some, before) for some in (before, after))
         if isinstance(old, float) or isinstance(new, float):
             means = [_mean(old), _mean(new)]
             drop, at_most = self._bootstrapped(before, after, sign)
@@ -126,7 +126,7 @@ class MetricMeasurement:
         name, higher = self.metric.name, self.metric.higher_is_better
         return MetricLoss(name, higher, first, second, drop, at_most, count, labelled=labels is not None)
 
-    def _judged(self, some: _Collected, original: _Collected) -> float | Floats:
+    def _computed(self, some: _Collected, original: _Collected) -> float | Floats:
         """The metric of collected outputs, or its value for each sample."""
         if self._by_batch:
             return some.each

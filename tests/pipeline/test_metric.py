@@ -83,6 +83,12 @@ def test_a_limit_holds_out_half_of_the_samples() -> None:
     assert metric is not None and metric.samples == 200
 
 
+def test_what_is_not_needed_to_learn_from_is_held_out() -> None:
+    """Of many samples more than half."""
+    metric = pruned(0.5, calib=data(3000), max_drop=0.05).report.metric
+    assert metric is not None and metric.samples == 3000 - 1024
+
+
 def test_the_upper_bound_is_held_to_the_limit(tmp_path: Path) -> None:
     """A mean within the limit is not enough, and the reason says how many samples would tell."""
     free = pruned(0.6, calib=data(), max_drop=1.0).report
@@ -319,19 +325,19 @@ def test_a_metric_of_a_named_output_and_of_a_module(cli: Cli, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     onnx.save(net(), "net.onnx")
     np.savez("c.npz", **data())
-    Path("judged_by_test.py").write_text(
+    Path("metric_by_test.py").write_text(
         "def right(outputs, labels):\n    return outputs['scores'].argmax(axis=1) == labels\nnumber = 3\n"
     )
     words = ["net.onnx", "--ratio", 0.5, "--calib", "c.npz", "--no-time", "--json", "--force", "--repair", "none"]
-    found = [cli(*words, "--metric", name) for name in ("top1:scores", "judged_by_test:right")]
+    found = [cli(*words, "--metric", name) for name in ("top1:scores", "metric_by_test:right")]
     assert [ended.code for ended in found] == [0, 0]
     reports = [json.loads(ended.out)["metric"] for ended in found]
-    assert [r["name"] for r in reports] == ["top1:scores", "judged_by_test:right"]
+    assert [r["name"] for r in reports] == ["top1:scores", "metric_by_test:right"]
     assert reports[0]["after"] == reports[1]["after"]
     assert "no output 'score'" in assert_refused(cli(*words, "--metric", "top1:score"))
     assert "names no output" in assert_refused(cli(*words, "--metric", "top1:"))
-    assert "is int, not a function" in assert_refused(cli(*words, "--metric", "judged_by_test:number"))
-    Path("r.toml").write_text('metric = "judged_by_test:right"\n')
+    assert "is int, not a function" in assert_refused(cli(*words, "--metric", "metric_by_test:number"))
+    Path("r.toml").write_text('metric = "metric_by_test:right"\n')
     assert "a recipe runs no code" in assert_refused(cli(*words, "--recipe", "r.toml"))
     Path("r.toml").write_text('metric = "top1:scores"\nmax-drop = 0.9\n')
     assert cli(*words, "--recipe", "r.toml").code == 0
@@ -350,7 +356,7 @@ def test_a_missed_limit_stops_the_command(cli: Cli, tmp_path: Path) -> None:
     assert anyway.code == 1 and (tmp_path / "net.pruned.onnx").exists()
 
 
-def test_the_search_is_judged_on_samples_that_it_has_not_used() -> None:
+def test_the_search_is_confirmed_on_samples_that_it_has_not_used() -> None:
     result = onnxprune.prune(
         net(), calib=data(2000), samples=2000, max_drop=0.03, search=True, importance="l2", repair="none", time=False
     )
@@ -376,8 +382,8 @@ def test_the_search_is_judged_on_samples_that_it_has_not_used() -> None:
     assert old.proto == result.proto
 
 
-class Judged:
-    """Models that meet the limit in a search up to one share, and on the samples of the judgement up to another."""
+class Trials:
+    """Models that meet the limit in a search up to one share, and on the confirmation samples up to another."""
 
     def __init__(self, chosen: float, holds: float, tried: list[float]) -> None:
         self.limits, self.made = (chosen, holds), list[float]()
@@ -394,7 +400,7 @@ class Judged:
     def channels(self, share: float) -> float:
         return share
 
-    def judged(self, found: Any) -> Any:
+    def confirmed(self, found: Any) -> Any:
         return found
 
 
@@ -408,11 +414,11 @@ class Judged:
         (1.0, 0.6, [1.0], 0.5, [0.25, 0.5, 0.75, 0.5]),  # no other was made
     ],
 )
-def test_a_model_that_fails_the_judgement_gives_way(
+def test_a_model_that_is_not_confirmed_gives_way(
     chosen: float, holds: float, tried: list[float], taken: float, made: list[float]
 ) -> None:
     """To the last larger one that holds before one does not, the largest first."""
-    trials: Any = Judged(chosen, holds, tried)
+    trials: Any = Trials(chosen, holds, tried)
     best = max(share for share, (met, _) in trials.verdicts.items() if met)
     found: Any = SimpleNamespace(options=SimpleNamespace(channels=best))
     assert _confirmed(trials, found).options.channels == taken

@@ -76,7 +76,7 @@ def evaluation(script: Path) -> ModuleType:
 def hits(module: ModuleType, model: Path, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether a model is right for each sample of the test split."""
     scores = module.forward(module.session(model), inputs).reshape(len(inputs), -1)
-    found: np.ndarray = scores.argmax(axis=1) == labels
+    found: np.ndarray = (scores.argmax(axis=1) if scores.shape[1] > 1 else scores[:, 0]) == labels
     return found.astype(np.float64)
 
 
@@ -118,15 +118,37 @@ def verdict(done: list[dict[str, Any]], _: argparse.Namespace) -> tuple[list[str
 
 def markdown(done: list[dict[str, Any]]) -> list[str]:
     """The rows as a table."""
-    titles = ["Model", "asked", "MACs left", "held-out", "drop there", "at most", "written", "drop on test", ""]
-    lines = [f"| {' | '.join(titles)} |", "|---|---|---:|---:|---:|---:|---|---:|---|"]
+    titles = [
+        "Model",
+        "limit",
+        "asked",
+        "MACs left",
+        "held-out",
+        "drop there",
+        "at most",
+        "written",
+        "drop on test",
+        "",
+    ]
+    lines = [f"| {' | '.join(titles)} |", "|---|---:|---|---:|---:|---:|---:|---|---:|---|"]
     for row in done:
         if "macs_left" not in row:
+            lines.append(f"| `{row['model']}` | {100 * row['max_drop']:g} | {row['run']} | | | | | {row['why']} | | |")
             continue
         test = f"{_points(row['test_drop'])} ± {_points(row['test_error'])}" if "verdict" in row else ""
         drop, at_most, left = _points(row["drop"]), _points(row["at_most"]), f"{100 * row['macs_left']:.0f}%"
         written = "yes" if row["written"] else "no"
-        cells = [row["model"], row["run"], left, str(row["held_out"]), drop, at_most, written, test]
+        cells = [
+            f"`{row['model']}`",
+            f"{100 * row['max_drop']:g}",
+            row["run"],
+            left,
+            str(row["held_out"]),
+            drop,
+            at_most,
+            written,
+            test,
+        ]
         lines.append(f"| {' | '.join([*cells, row.get('verdict', '')])} |")
     return lines
 

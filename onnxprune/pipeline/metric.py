@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,19 +33,19 @@ Measurement = MetricMeasurement | EstimatedLoss
 
 
 @dataclass(frozen=True)
-class Judge:
+class MetricEvaluator:
     """Measures a metric on held-out samples.
 
     Attributes:
         held: On the samples that every model of a run is measured on; None where there is no metric.
-        final: On those that only the model that is written is measured on; None where there are none.
+        confirmation: On those that confirm the model that a search selected; None where there are none.
         on: The samples in words.
         limit: How much may be lost; None for any.
         warning: Why labels are not used, or cannot be right; None where nothing is wrong.
     """
 
     held: Measurement | None
-    final: Measurement | None
+    confirmation: Measurement | None
     on: str
     limit: float | None
     warning: str | None = None
@@ -54,10 +54,10 @@ class Judge:
         """The metric of a pruned model on the samples of every model."""
         return _measured(self.held, pruned, io_slices, self.on, changed=changed)
 
-    def measure_final(self, pruned: Model, io_slices: IoSlices, *, changed: bool) -> MetricReport | None:
+    def measure_confirmation(self, pruned: Model, io_slices: IoSlices, *, changed: bool) -> MetricReport | None:
         """The metric of a pruned model on the samples that no choice was made with."""
         on = f"{self.on} that the search has not used"
-        return _measured(self.final, pruned, io_slices, on, changed=changed)
+        return _measured(self.confirmation, pruned, io_slices, on, changed=changed)
 
     def gates(self, found: MetricReport | None) -> dict[str, GateReport]:
         """The verdict on what is lost; empty where there is no limit."""
@@ -66,11 +66,13 @@ class Judge:
         return {MAX_DROP: drop_gate(found, self.limit, found.on)}
 
 
-NO_JUDGE = Judge(None, None, "", None)
+NO_METRIC = MetricEvaluator(None, None, "", None)
 """Measures nothing."""
 
 
-def make_judge(load: Callable[[], Model], data: CalibrationSplit | None, checks: Checks, seed: int) -> Judge:
+def make_evaluator(
+    load: Callable[[], Model], data: CalibrationSplit | None, checks: Checks, seed: int
+) -> MetricEvaluator:
     """Chooses the metric and runs the original, so that what does not fit is reported at the start.
 
     Args:
@@ -84,36 +86,56 @@ def make_judge(load: Callable[[], Model], data: CalibrationSplit | None, checks:
             there are too few samples to hold any out, or nothing that tells the accuracy.
     """
     if data is None:
-        return NO_JUDGE
+        return NO_METRIC
     if checks.max_drop is not None and not data.held_out:
         raise DataError(
             f"max-drop is measured on held-out samples, and {data.fit.count} are too few to hold any out",
             "give more calibration samples: some hundreds tell a point of accuracy",
         )
-    on = ("held-out " if data.held_out else "") + "calibration samples"
-    parts = [part for part in (data.held, data.final) if part is not None]
-    if checks.metric is None and data.held.labels is None:
-        if checks.max_drop is None:
-            return NO_JUDGE
-        held, *final = [EstimatedLoss(load, labelled_batches(part)) for part in parts]
-        _check_resolution([held, *final], parts, data, checks)
-        return Judge(held, final[0] if final else None, on, checks.max_drop)
-    metric = checks.asked_metric or metrics.get(DEFAULT)
+    if checks.metric is not None or data.held.labels is not None:
+        return _of_metric(load, data, checks, seed)
+    if checks.max_drop is None:
+        return NO_METRIC
+    parts = _parts(data)
+    return _checked([EstimatedLoss(load, labelled_batches(part)) for part in parts], parts, data, checks, None)
+
+
+def _of_metric(load: Callable[[], Model], data: CalibrationSplit, checks: Checks, seed: int) -> MetricEvaluator:
+    """See `make_evaluator`, where there are labels or a metric."""
+    metric, parts = checks.asked_metric or metrics.get(DEFAULT), _parts(data)
     try:
-        first, *rest = [MetricMeasurement(metric, load(), labelled_batches(part), seed=seed) for part in parts]
+        measurements = [MetricMeasurement(metric, load(), labelled_batches(part), seed=seed) for part in parts]
     except RunError:
         raise
     except InputError as error:
         if checks.metric is not None or checks.max_drop is not None:
             raise
-        return Judge(None, None, on, None, f"labels are not used: {error.message}")
-    wrong = _wrong_labels(first, data.held.labels)
+        return replace(NO_METRIC, warning=f"labels are not used: {error.message}")
+    wrong = _wrong_labels(measurements[0], data.held.labels)
     if wrong is not None and checks.max_drop is not None:
         raise DataError(wrong, "classes=FILE gives folders their order; preprocessing may be another reason")
     if wrong is not None and checks.metric is None and getattr(data.held, "classes", None) is not None:
-        return Judge(None, None, on, None, f"names of folders are not used as labels: {wrong}")
-    _check_resolution([first, *rest], parts, data, checks)
-    return Judge(first, rest[0] if rest else None, on, checks.max_drop, wrong)
+        return replace(NO_METRIC, warning=f"names of folders are not used as labels: {wrong}")
+    return _checked(measurements, parts, data, checks, wrong)
+
+
+def _parts(data: CalibrationSplit) -> list[Any]:
+    """The samples that the metric is measured on, those of the confirmation last."""
+    return [part for part in (data.held, data.confirmation) if part is not None]
+
+
+def _checked(
+    measurements: Sequence[Measurement],
+    parts: Sequence[Any],
+    data: CalibrationSplit,
+    checks: Checks,
+    warning: str | None,
+) -> MetricEvaluator:
+    """The evaluator of measurements on some parts, where these have enough samples for the limit."""
+    _check_resolution(measurements, parts, data, checks)
+    on = ("held-out " if data.held_out else "") + "calibration samples"
+    confirmation = measurements[1] if len(measurements) > 1 else None
+    return MetricEvaluator(measurements[0], confirmation, on, checks.max_drop, warning)
 
 
 def _check_resolution(
@@ -130,7 +152,7 @@ def _check_resolution(
         total = count if data.fit.count is None else data.fit.count + sum(p.count for p in parts)
         more = f"give about {rounded_up(1.1 * total * least / limit)} calibration samples" if limit else "allow a drop"
         raise DataError(
-            f"max-drop {limit:g} cannot be told with {count} of {total} samples held out for a judgement: a model that "
+            f"max-drop {limit:g} cannot be told with {count} of {total} samples held out: a model that "
             f"changes nothing on them may still lose {least:.2g} on others",
             more,
         )
