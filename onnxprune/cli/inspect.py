@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from onnxprune.cli.command import Command, option, say
-from onnxprune.cli.output import draw, print_json
+from onnxprune.cli.output import draw, print_json, terminal_width
 from onnxprune.cli.paths import target
 from onnxprune.errors import InputError
 
@@ -59,7 +59,7 @@ def inspect(
     if as_json:
         print_json(data)
     else:
-        draw(tables(data) if sparsity else inspect_tables.inspected(data))
+        draw((tables if sparsity else inspect_tables.inspected)(data, terminal_width()))
 
 
 def _anonymise(model: str, output: str | None) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.cli.command import colourful, complain, say, warn
 from onnxprune.cli.progress import Show, announcing
 
-__all__ = ["announcing", "draw", "files", "logging_on_stderr", "print_json", "save", "show"]
+__all__ = ["announcing", "draw", "files", "logging_on_stderr", "print_json", "save", "show", "terminal_width"]
 
 if TYPE_CHECKING:
     from onnxprune.api import Result
@@ -84,10 +84,13 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 def draw(parts: list[Any]) -> None:
     """Prints tables and lines: with colour on a terminal, as plain text elsewhere."""
-    import shutil  # loading it costs every call, --help too, several milliseconds
-
     from onnxprune.report import tables
 
-    fancy = colourful(sys.stdout)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    say(tables.text(parts, width=width, colour=fancy))
+    say(tables.text(parts, width=terminal_width(), colour=colourful(sys.stdout)))
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is; None where it is none, and lines may have any length."""
+    import shutil  # loading it costs every call, --help too, several milliseconds
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

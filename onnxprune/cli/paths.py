@@ -28,6 +28,8 @@ def target(model: str, output: str | None, *others: str, force: bool, kind: str 
             replacing it.
     """
     path = Path(output) if output is not None else default_target(model, kind)
+    if output is None and not path.parent.is_dir():
+        raise InputError(f"{model}: no such file", f"there is no folder {path.parent}")
     writable(path, model, *others)
     if output is None and not force and path.exists():
         raise InputError(f"{path}: exists already", "--force replaces it, -o names another file")

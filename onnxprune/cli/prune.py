@@ -106,7 +106,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     help="Inputs, labelled or not: FILE.npz, folder of arrays or images, module:function",
 )
 @option(DATA, "--samples", type=int, default=1024, metavar="N", help="Use at most N calibration samples  [1024]")
-@option(DATA, "--stats", metavar="FILE", help="Statistics of the data: use them if FILE exists, else write it")
+@option(DATA, "--stats", metavar="FILE", help="Statistics of the data: read if FILE exists, else written")
 @option(DATA, "--steps", type=int, default=1, hidden=True)
 @option(DATA, "--memory", default="1GB", hidden=True)
 @option(
@@ -151,12 +151,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(FILES, "--plan", metavar="FILE", help="Write what is removed and why as JSON")
 @option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
 @option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
-@option(
-    FILES,
-    "--progress/--no-progress",
-    default=None,
-    help="Show how far the run is on stderr  [where that is a terminal]",
-)
+@option(FILES, "--progress/--no-progress", default=None, help="Show how far the run is  [on a terminal]")
 @option(FILES, "--verbose", is_flag=True, help="Log on stderr what is done meanwhile")
 @option(
     FILES,

@@ -8,22 +8,40 @@ from typing import Any
 from onnxprune._text import count, plural, printable, short
 from onnxprune.report.build import reasons
 from onnxprune.report.groups import elements
-from onnxprune.report.tables import REASON, ROWS, Part, table
+from onnxprune.report.tables import REASON, ROWS, WIDE, Part, table
 
-NODES, NODE = 4, 40
+NARROW, LONGEST = 40, 60
+"""Characters of a group's name in a narrow terminal, and in others."""
+NODES, NODE = 4, 30
 """Nodes of a group that are named, and characters of each."""
 
 
-def inspected(data: Mapping[str, Any]) -> list[Part]:
-    """Tables of `inspect`: prunable groups first, then the reasons for the others."""
+def inspected(data: Mapping[str, Any], width: int | None = None) -> list[Part]:
+    """Tables of `inspect`: prunable groups first, then the reasons for the others.
+
+    Args:
+        data: The groups, see `groups.inspection`.
+        width: Columns of the terminal: a narrow one shows how many nodes a group touches, others their names.
+    """
+    narrow = width is not None and width < WIDE
     order = {"exact": 0, "mixing": 1, "pinned": 2}
     groups = sorted(data["groups"], key=lambda g: order[g["grade"]])  # stable: in execution order within a grade
     free = [g for g in groups if g["grade"] != "pinned"]
     totals = ", ".join(f"{n} {grade}" for grade, n in data["channels"].items())
     parts: list[Part] = [f"{printable(data['model'])}: {plural(len(groups), 'group')}, channels: {totals}"]
     if free:
-        rows = [[short(g["name"]), g["grade"], str(g["channels"]), count(elements(g)), _nodes(g)] for g in free[:ROWS]]
-        parts.append(table(["group", "grade", ">channels", ">elements", "nodes"], rows, len(free)))
+        rows = [
+            [
+                short(g["name"], NARROW if narrow else LONGEST),
+                g["grade"],
+                str(g["channels"]),
+                count(elements(g)),
+                str(len(g["nodes"])) if narrow else _nodes(g),
+            ]
+            for g in free[:ROWS]
+        ]
+        titles = ["group", "grade", ">channels", ">elements", ">nodes" if narrow else "nodes"]
+        parts.append(table(titles, rows, len(free)))
     for grade in ("mixing", "pinned"):
         why = reasons([(g["pinned"], g["channels"]) for g in groups if g["grade"] == grade])
         if why:

@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxprune._text import count, percent, plural, printable, short
-from onnxprune.report.tables import REASON, ROWS, Part, table
+from onnxprune.report.tables import REASON, ROWS, WIDE, Part, table
 
 
-def tables(data: Mapping[str, Any]) -> list[Part]:
-    """The weights that products read, and why some do not suit sparse tensor cores."""
+def tables(data: Mapping[str, Any], width: int | None = None) -> list[Part]:
+    """The weights that products read, and why some do not suit sparse tensor cores.
+
+    Args:
+        data: The weights, see `sparsity_data.zeros`.
+        width: Columns of the terminal: a narrow one shows no types.
+    """
+    narrow = width is not None and width < WIDE
     tensors = data["tensors"]
     weights = [t for t in tensors if t["tensorrt"] is not None]
     elements = sum(math.prod(t["shape"]) for t in tensors)
@@ -22,10 +28,10 @@ def tables(data: Mapping[str, Any]) -> list[Part]:
     ]
     rows = [
         [
-            short(t["name"]),
+            short(t["name"], 26 if narrow else 60),
             t["operator"],
             "x".join(map(str, t["shape"])),
-            t["type"],
+            *([] if narrow else [t["type"]]),
             percent(t["zeros"], 1),
             " ".join(t["patterns"] + t["blocks"]) or "-",
             t["tensorrt"]["precision"] or "no",
@@ -33,11 +39,8 @@ def tables(data: Mapping[str, Any]) -> list[Part]:
         for t in weights[:ROWS]
     ]
     if rows:
-        parts.append(
-            table(
-                ["weight", "operator", "shape", "type", ">zeros", "patterns", "sparse in TensorRT"], rows, len(weights)
-            )
-        )
+        titles = ["weight", "operator", "shape", *([] if narrow else ["type"]), ">zeros", "patterns", "TensorRT"]
+        parts.append(table(titles, rows, len(weights)))
     for title, key in (("why not", "reasons"), ("may still run dense because", "hints")):
         found = Counter(reason for t in weights for reason in t["tensorrt"][key])
         if found:

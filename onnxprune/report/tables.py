@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +15,10 @@ Part = Table | str
 
 ROWS = 20
 """Rows of a table."""
+WIDE = 100
+"""Columns of a terminal from which on tables show all that they have."""
+WHOLE = 32
+"""Names of up to so many characters are not broken in the first column."""
 REASON = 120
 """Characters of a reason."""
 
@@ -37,16 +43,37 @@ def text(parts: Iterable[Part], *, width: int | None = None, colour: bool = Fals
         legacy_windows=False,
     )
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str) and width is None)
+        if isinstance(part, str):
+            console.print(part if width is None else wrapped(part, width), soft_wrap=True)
+        else:
+            console.print(part)
         console.print()
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
+
+
+def wrapped(text: str, width: int) -> str:
+    r"""A text in lines of some columns; what continues an item of a list is indented.
+
+    >>> print(wrapped("- one two three\nfour", 11))
+    - one two
+      three
+    four
+    """
+    found = []
+    for line in text.split("\n"):
+        indent = "  " if line.startswith("- ") else ""
+        found += textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) or [""]
+    return "\n".join(found)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], total: int = 0) -> Table:
     """A table without lines; a title that starts with ``>`` sets its column flush right."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for title in columns:
-        drawn.add_column(title.lstrip(">"), justify="right" if title.startswith(">") else "left", overflow="fold")
+    for i, title in enumerate(columns):
+        number = title.startswith(">")
+        whole = number or (i == 0 and all(len(row[0]) <= WHOLE for row in rows))
+        justify: Literal["left", "right"] = "right" if number else "left"
+        drawn.add_column(title.lstrip(">"), justify=justify, overflow="fold", no_wrap=whole)
     for row in rows:
         drawn.add_row(*row)
     if total > len(rows):

@@ -74,7 +74,7 @@ def _reasons(weight: Weight, shape: Sequence[int], holds: bool) -> list[str]:
         found.append("not a matrix, so no fully connected layer")
     inputs = _inputs(layout, shape)
     if inputs % 4:
-        found.append(f"its {inputs} input channels are not a multiple of 4")
+        found.append(f"the number of its input channels ({inputs}) is no multiple of 4")
     elif not holds:
         found.append("2:4 does not hold along its input channels")
     return found
@@ -86,7 +86,7 @@ def _hints(layout: WeightLayout | None, shape: Sequence[int]) -> list[str]:
     inputs, outputs = _inputs(layout, shape), _outputs(layout, shape)
     for what, size, step in (("input", inputs, INPUTS), ("output", outputs, OUTPUTS)):
         if size % step:
-            found.append(f"its {size} {what} channels are not a multiple of {step}")
+            found.append(f"the number of its {what} channels ({size}) is no multiple of {step}")
     if min(inputs, outputs) < LARGE:
         found.append(f"sparse kernels tend to win from {LARGE} input and output channels on")
     return found

@@ -125,8 +125,8 @@ def verdict(
     [
         ({"kind": "ConvTranspose", "axis": 0}, "ConvTranspose is neither a convolution nor a fully connected layer"),
         ({"dtype": np.float64}, "weights of type DOUBLE, neither half precision nor INT8"),
-        ({"shape": (256, 6, 1, 1), "keep": "100"}, "its 6 input channels are not a multiple of 4"),
-        ({"shape": (256, 2, 1, 1), "group": 128}, "its 2 input channels are not a multiple of 4"),
+        ({"shape": (256, 6, 1, 1), "keep": "100"}, "the number of its input channels (6) is no multiple of 4"),
+        ({"shape": (256, 2, 1, 1), "group": 128}, "the number of its input channels (2) is no multiple of 4"),
         ({"keep": "1110"}, "2:4 does not hold along its input channels"),
         ({"kind": "MatMul", "shape": (2, 16, 16), "axis": 1}, "not a matrix, so no fully connected layer"),
     ],
@@ -142,8 +142,8 @@ def test_what_does_not_qualify(case: dict[str, Any], reason: str) -> None:
         ({"kind": "MatMul", "shape": (256, 512), "axis": 0}, []),
         ({"kind": "Gemm", "shape": (256, 512), "axis": 0}, []),
         ({"shape": (512, 256, 3, 3), "group": 2}, []),
-        ({"shape": (256, 260, 1, 1)}, ["its 260 input channels are not a multiple of 16"]),
-        ({"shape": (260, 256, 1, 1)}, ["its 260 output channels are not a multiple of 8"]),
+        ({"shape": (256, 260, 1, 1)}, ["the number of its input channels (260) is no multiple of 16"]),
+        ({"shape": (260, 256, 1, 1)}, ["the number of its output channels (260) is no multiple of 8"]),
         ({"shape": (64, 256, 1, 1)}, ["sparse kernels tend to win from 256 input and output channels on"]),
     ],
 )
@@ -201,7 +201,7 @@ def test_command_line(cli: Cli, model: Path) -> None:
     assert rows["w2"][1:4] == ["Conv", "5x32x3x3", "FLOAT"]
     assert rows["w2"][-1] == "FP16"
     assert rows["w1"][-1] == "no"
-    assert "its 3 input channels are not a multiple of 4" in ended.out
+    assert "the number of its input channels (3) is no multiple of 4" in ended.out
     data = json.loads(cli("inspect", "--sparsity", model.parent / "s.onnx", "--json").out)
     proto = onnx.load(model.parent / "s.onnx")
     arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}

@@ -1,0 +1,95 @@
+"""Writes docs/sessions/: what a terminal of 80 and one of 120 columns shows of each verb, on the models of models/.
+
+    python -m tools.sessions            # both widths; a minute or two
+
+To be looked at after every change of an output: columns that do not line up, lines that break badly, words that nobody
+would say. Times differ from run to run, so no test compares these files byte by byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pty
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "sessions"
+WIDTHS = (80, 120)
+MOST = 90
+"""Lines of a command that are kept."""
+COMMANDS = """
+--help
+inspect models/pt_resnet_folded.onnx
+inspect models/pt_transformer.onnx
+models/pt_resnet_folded.onnx --ratio 0.5 --dry-run
+models/pt_resnet_bn.onnx --ratio 0.5 -o small.onnx
+models/sk_mlp.onnx --target macs=0.5 --calib models/digits_calib_flat.npz --plan plan.json -o calibrated.onnx
+apply plan.json models/sk_mlp.onnx -o again.onnx
+compare models/sk_mlp.onnx calibrated.onnx
+models/pt_transformer.onnx --ratio 0.3 --global --repair none --plan exact.json -o exact.onnx
+verify models/pt_transformer.onnx exact.onnx --plan exact.json
+verify models/sk_mlp.onnx calibrated.onnx --plan plan.json
+models/sk_mlp.onnx --calib models/digits_calib_flat.npz --samples 64 --gate agreement=0.99 --drift-search -o least.onnx
+models/pt_transformer.onnx --ratio 0.5 --gate drift=0.01 -o gated.onnx
+models/pt_resnet_bn.onnx --pattern 2:4 --permute -o ordered.onnx
+inspect --sparsity ordered.onnx
+models/keras_cnn.onnx --target params=0.01 --round-to 8 --repair none -o missed.onnx
+models/keras_cnn.onnx --ratio 0.5 --no-verify --strict -o strict.onnx
+models/keras_cnn.onnx --ratio 0.5 --time-limit 0.1 -o late.onnx
+models/pt_mobilenet.onnx --ratio 0.5 --attention head -o typo.onnx
+models/pt_mobilenet.onnx --rato 0.5
+modles/pt_mobilenet.onnx --ratio 0.5
+ops
+"""
+"""Arguments of the commands, in order: later ones read what earlier ones wrote."""
+
+
+def arguments() -> list[list[str]]:
+    """The arguments of each command."""
+    return [shlex.split(line) for line in COMMANDS.strip().splitlines()]
+
+
+def session(width: int, commands: list[list[str]]) -> str:
+    """Runs commands in a folder of their own, in a terminal of some columns; what it shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "models", Path(folder) / "models")
+        return "\n".join(f"$ onnxprune {shlex.join(words)}\n{shown(words, width, folder)}" for words in commands)
+
+
+def shown(words: list[str], width: int, folder: str) -> str:
+    """What a terminal shows of one command, and its exit code where that is not 0."""
+    mine, theirs = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(width), "LINES": "50", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "onnxprune", *words]
+    with subprocess.Popen(command, cwd=folder, stdout=theirs, stderr=theirs, stdin=theirs, env=environment) as run:
+        os.close(theirs)
+        text = b""
+        try:
+            while part := os.read(mine, 4096):
+                text += part
+        except OSError:  # the terminal is gone once the command is
+            pass
+    os.close(mine)
+    lines = text.decode().replace("\r\n", "\n").splitlines(keepends=True)
+    more = [f"[{len(lines) - MOST} more lines]\n"] if len(lines) > MOST else []
+    code = f"[exit code {run.returncode}]\n" if run.returncode else ""
+    return "".join([*lines[:MOST], *more]) + code
+
+
+def main() -> None:
+    """Writes a file a width."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, nargs="*", default=WIDTHS, help="columns of the terminals")
+    FOLDER.mkdir(exist_ok=True)
+    for width in parser.parse_args().width:
+        (FOLDER / f"{width}-columns.txt").write_text(session(width, arguments()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
