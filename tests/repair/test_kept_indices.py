@@ -95,7 +95,9 @@ def test_layers_are_fitted_to_what_they_computed_on_the_surviving_rows(name: str
 @pytest.mark.parametrize(
     ("name", "repair"),
     [
-        pytest.param(name, repair, marks=() if (name, repair) == ("linear over time", "calibrated") else pytest.mark.slow)
+        pytest.param(
+            name, repair, marks=() if (name, repair) == ("LSTM of a folded batch", "calibrated") else pytest.mark.slow
+        )
         for name in NETS
         for repair in REPAIRS
         if repair == "calibrated" or name in ("linear over time", "convolution of a folded batch")
