@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 
 from onnxprune.cli import main
 from tests.support.commands import Cli, Ended, tiny
 from tests.support.saved_models import external
+
+settings.register_profile("onnxprune", deadline=None)  # an example may take longer on a busy machine
+settings.load_profile("onnxprune")
 
 
 @pytest.fixture

@@ -48,7 +48,6 @@ def finite(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> bool:
 @pytest.mark.slow
 @settings(
     max_examples=EXAMPLES,
-    deadline=None,
     print_blob=True,
     derandomize="CI" in os.environ,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

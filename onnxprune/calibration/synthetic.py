@@ -10,9 +10,9 @@ plausible range is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxprune.calibration.synthetic_images import along_time, pictures, signals, sounds
-from onnxprune.cost.measure import measure
+from onnxprune.cost.measure import counted_shapes, measure
 from onnxprune.errors import RunError
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
@@ -37,9 +37,11 @@ Feeds = dict[str, NDArray[np.generic]]
 BATCH, PROBES = 32, 12
 MAX_ELEMENTS, MAX_ACTIVATIONS, MIN_SAMPLES, MAX_SAMPLES = 9_000_000, 36_000_000, 64, 384
 """Default number of samples, within these bounds: as many as have `MAX_ELEMENTS` elements in total, and no activation
-of the model more than `MAX_ACTIVATIONS`, since activations are what a run holds and moves."""
+of the model more than `MAX_ACTIVATIONS`, since activations are what a run holds and moves. No batch has more either,
+and free axes have lengths at which a sample has not."""
 MAX_MACS, MIN_SAMPLES_LARGE = 500_000_000_000, 16
-"""Fewer samples, down to `MIN_SAMPLES_LARGE`, if they would take more than `MAX_MACS` multiply-accumulates in total."""
+"""Fewer samples, down to `MIN_SAMPLES_LARGE`, if they would take more than `MAX_MACS` multiply-accumulates in total, or
+if one alone has more than `MAX_ACTIVATIONS`."""
 MAX_DEVIATION = 10.0
 """Upper bound of the deviation score of one feature."""
 
@@ -104,51 +106,66 @@ def synthetic(
         scores = [plausibility.deviation(generator.feeds(PROBES, seed, [candidate])) for candidate in ranges]
         ranges = ranges[int(np.argmin(scores)) :][:1]
     if count is None:
-        cost = measure(model, input_shapes)
-        largest = max((math.prod(shape) for shape in cost.shapes.values()), default=1)
-        by_size = min(MAX_ELEMENTS // generator.elements, MAX_ACTIVATIONS // max(largest, 1))
-        count = max(MIN_SAMPLES_LARGE, min(MAX_MACS // (cost.macs or 1), MAX_SAMPLES, max(MIN_SAMPLES, by_size)))
+        least = MIN_SAMPLES if generator.activations <= MAX_ACTIVATIONS else MIN_SAMPLES_LARGE
+        by_size = min(MAX_ELEMENTS // generator.elements, MAX_ACTIVATIONS // generator.activations)
+        macs = measure(model, generator.shapes).macs or 1
+        count = max(MIN_SAMPLES_LARGE, min(MAX_MACS // macs, MAX_SAMPLES, max(least, by_size)))
     return generator.feeds(count, seed, ranges)
 
 
 def _generator(model: Model, input_shapes: Mapping[str, Sequence[int]] | None) -> _Generator:
     """Returns a generator of inputs that the model runs with, where it runs at all.
 
-    Free axes have the first lengths that the model takes; samples are joined where that does not change its outputs.
+    Free axes have the first lengths that the model takes, of those at which its activations are small if there are
+    any; samples are joined where that does not change its outputs.
     """
-    first, *others = candidates = candidate_sizes(model.proto, input_shapes)
-    generator = _Generator(model.proto, input_shapes, first)
-    if not others and not generator.free:
+    generators = [_Generator(model, input_shapes, sizes) for sizes in candidate_sizes(model.proto, input_shapes)]
+    generator = generators[0]
+    if len(generators) == 1 and not generator.free:
         return generator
     runner = session(model)
-    for sizes in candidates if others else ():
+    for other in _small_first(generators) if len(generators) > 1 else ():
         try:
-            runner.run(None, sample_inputs(model.proto, input_shapes=input_shapes, sizes=sizes))
+            runner.run(None, sample_inputs(model.proto, input_shapes=input_shapes, sizes=other.sizes))
         except RunError as error:
             if error.fatal:
                 return generator
         else:
-            generator = _Generator(model.proto, input_shapes, sizes)
+            generator = other
             break
     generator.free = generator.free and why_not_joined(runner, *generator.pair()) is None
     return generator
+
+
+def _small_first(generators: Sequence[_Generator]) -> Iterator[_Generator]:
+    """Yields those of small activations in their order, then the others from the smallest up."""
+    large = []
+    for generator in generators:
+        if generator.activations <= MAX_ACTIVATIONS:
+            yield generator
+        else:
+            large.append(generator)
+    yield from sorted(large, key=lambda g: g.activations)
 
 
 class _Generator:
     """Generates inputs of one model.
 
     Attributes:
+        sizes: Lengths of free axes.
+        shapes: Shapes of the inputs of one sample.
         free: Whether the first axis of every input is a batch axis of any length.
         floats: Names of the inputs of floats.
         pictures: Names of those that are images.
         elements: Elements of the largest input of one sample.
     """
 
-    def __init__(self, proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None, sizes: Sizes) -> None:
-        self._proto, self._given, self._sizes = proto, input_shapes, sizes
+    def __init__(self, model: Model, input_shapes: Mapping[str, Sequence[int]] | None, sizes: Sizes) -> None:
+        self._model, self._given, self.sizes = model, input_shapes, sizes
+        proto = model.proto
         one, two = (input_dims(proto, input_shapes, replace(sizes, batch=n)) for n in (1, 2))
         self.free = all(two[n][:1] == (2,) and one[n][:1] == (1,) for n in one)
-        self._shapes = one
+        self.shapes = one
         kinds = {
             v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)
             for v in fed_inputs(proto.graph)
@@ -158,11 +175,17 @@ class _Generator:
         bytes_ = [n for n, kind in kinds.items() if kind.kind in "iu" and kind.itemsize == 1]
         self.pictures = [n for n in self.floats if _channel_axis(one[n]) is not None]
         self._bytes = [n for n in bytes_ if _channel_axis(one[n]) is not None]
-        self.elements = max([1, *(int(np.prod(s)) for s in one.values())])
+        self.elements = max([1, *(math.prod(s) for s in one.values())])
+
+    @cached_property
+    def activations(self) -> int:
+        """Elements of the largest value that the model computes of one sample, as far as shapes are known."""
+        return max([1, *(math.prod(shape) for shape in counted_shapes(self._model, self.shapes).values())])
 
     def feeds(self, count: int, seed: int, ranges: Sequence[Range]) -> list[Feeds]:
         """Returns batches of `count` samples in total, which use the ranges in turn."""
-        size = max(1, min(BATCH, MAX_ELEMENTS // 8 // self.elements)) if self.free else 1
+        largest = min(BATCH, MAX_ELEMENTS // 8 // self.elements, MAX_ACTIVATIONS // self.activations)
+        size = max(1, largest) if self.free else 1
         sizes = [min(size, count - start) for start in range(0, count, size)]
         return [self._batch(n, [seed, i], ranges[i % len(ranges)]) for i, n in enumerate(sizes)]
 
@@ -173,8 +196,8 @@ class _Generator:
 
     def _batch(self, size: int, seed: Sequence[int], how: Range) -> Feeds:
         rng = np.random.default_rng(seed)
-        sizes, first = replace(self._sizes, batch=size), int(rng.integers(2**31))
-        found: Feeds = dict(sample_inputs(self._proto, seed=first, input_shapes=self._given, sizes=sizes))
+        sizes, first = replace(self.sizes, batch=size), int(rng.integers(2**31))
+        found: Feeds = dict(sample_inputs(self._model.proto, seed=first, input_shapes=self._given, sizes=sizes))
         for name in [*self.floats, *self._bytes]:
             shape, kind = found[name].shape, found[name].dtype
             if name not in self.pictures and name not in self._bytes:

@@ -23,7 +23,7 @@ from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.model.tensors import WEIGHT_TYPES, constants, elements, sparse_initializers
-from onnxprune.runtime.sample_inputs import candidate_sizes, input_dims
+from onnxprune.runtime.sample_inputs import candidate_dims
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _counted(
 def _dims_to_try(slim: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None) -> list[dict[str, Shape]]:
     """Shapes of the graph inputs, for each of the sizes that free axes may have; at least one, empty if unknown."""
     try:
-        return [input_dims(slim, input_shapes, sizes) for sizes in candidate_sizes(slim, input_shapes)]
+        return [dict(dims) for dims in candidate_dims(slim, input_shapes)]
     except InputError:
         if input_shapes:
             raise

@@ -58,10 +58,26 @@ def candidate_sizes(
     Raises:
         InputError: As in `input_dims`.
     """
+    return list(_by_shapes(_Inputs.of(proto, input_shapes), sizes).values())
+
+
+def candidate_dims(
+    proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[dict[str, tuple[int, ...]]]:
+    """Returns the different shapes of all inputs that `SIZES` give; see `input_dims`.
+
+    Raises:
+        InputError: As in `input_dims`.
+    """
+    return [dict(shapes) for shapes in _by_shapes(_Inputs.of(proto, input_shapes), SIZES)]
+
+
+def _by_shapes(inputs: _Inputs, sizes: Iterable[Sizes]) -> dict[tuple[tuple[str, tuple[int, ...]], ...], Sizes]:
+    """The first of some sizes that gives each of the different shapes of inputs."""
     found: dict[tuple[tuple[str, tuple[int, ...]], ...], Sizes] = {}
     for candidate in sizes:
-        found.setdefault(tuple(input_dims(proto, input_shapes, candidate).items()), candidate)
-    return list(found.values())
+        found.setdefault(tuple(inputs.shapes(candidate).items()), candidate)
+    return found
 
 
 def input_dims(
@@ -81,26 +97,7 @@ def input_dims(
         InputError: A given shape names no input or contradicts the model, or an input is not a tensor or has no known
             rank.
     """
-    sizes, given = sizes or Sizes(), dict(input_shapes or {})
-    values = {v.name: v for v in fed_inputs(proto.graph)}
-    for name in given:
-        if name not in values:
-            raise InputError(f"no input is called '{name}'", hint=_suggest(name, list(values)))
-    inferred = _dims_from_weights(proto) if any(not _static(v) for v in values.values()) else {}
-    declared = {name: _declared(value, given.get(name), inferred.get(name)) for name, value in values.items()}
-    named: dict[str, int] = {}
-    for name, shape in given.items():
-        _check_given(name, declared[name], shape, named)
-    for name, dims in declared.items():  # plain names first: sums refer to them
-        for axis, dim in enumerate(dims):
-            if isinstance(dim, str) and dim.isidentifier() and dim not in named and name not in given:
-                named[dim] = _guess(dim, axis, dims, inferred.get(name, {}), sizes)
-    return {
-        name: tuple(given[name])
-        if name in given
-        else tuple(_resolve(axis, dims, inferred.get(name, {}), named, sizes) for axis in range(len(dims)))
-        for name, dims in declared.items()
-    }
+    return _Inputs.of(proto, input_shapes).shapes(sizes or Sizes())
 
 
 def sample_inputs(
@@ -184,6 +181,53 @@ def _tighten(bound: dict[str, int], name: str, rows: int) -> None:
 
 
 Dims = list[int | str]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What is known of the lengths of all inputs, whatever lengths the free axes get.
+
+    Attributes:
+        given: Shapes that the caller gave.
+        declared: Declared axes by input.
+        inferred: Lengths of free axes that follow from weights, by input and axis.
+        named: Lengths of the named axes of given shapes.
+    """
+
+    given: Mapping[str, Sequence[int]]
+    declared: Mapping[str, Dims]
+    inferred: Mapping[str, dict[int, int]]
+    named: Mapping[str, int]
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None) -> _Inputs:
+        """Reads them off a model; see `input_dims`."""
+        given = dict(input_shapes or {})
+        values = {v.name: v for v in fed_inputs(proto.graph)}
+        for name in given:
+            if name not in values:
+                raise InputError(f"no input is called '{name}'", hint=_suggest(name, list(values)))
+        inferred = _dims_from_weights(proto) if any(not _static(v) for v in values.values()) else {}
+        declared = {name: _declared(value, given.get(name), inferred.get(name)) for name, value in values.items()}
+        named: dict[str, int] = {}
+        for name, shape in given.items():
+            _check_given(name, declared[name], shape, named)
+        return cls(given, declared, inferred, named)
+
+    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of every input, with these lengths of free axes."""
+        named = dict(self.named)
+        free = {name: dims for name, dims in self.declared.items() if name not in self.given}
+        for name, dims in free.items():  # plain names first: sums refer to them
+            for axis, dim in enumerate(dims):
+                if isinstance(dim, str) and dim.isidentifier() and dim not in named:
+                    named[dim] = _guess(dim, axis, dims, self.inferred.get(name, {}), sizes)
+        return {
+            name: tuple(self.given[name])
+            if name in self.given
+            else tuple(_resolve(axis, dims, self.inferred.get(name, {}), named, sizes) for axis in range(len(dims)))
+            for name, dims in self.declared.items()
+        }
 
 
 def _static(value: onnx.ValueInfoProto) -> bool:

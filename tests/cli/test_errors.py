@@ -20,6 +20,7 @@ from onnxprune import errors
 from tests.support import bad_files
 from tests.support.commands import Cli, assert_refused, contents, tiny
 from tests.support.error_rows import CIRCUMSTANCES, ROWS, Row
+from tests.support.lanes import spread
 from tests.support.paths import PACKAGE
 from tools import error_table
 
@@ -34,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.mark.parametrize("row", [r for rows in ROWS.values() for r in rows], ids=lambda r: r.command or "nothing")
+@pytest.mark.parametrize("row", spread(r for rows in ROWS.values() for r in rows), ids=lambda r: r.command or "nothing")
 def test_what_is_printed(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, row: Row) -> None:
     """Exactly these two lines, exit code 2, and no file comes or goes."""
     monkeypatch.chdir(folder)

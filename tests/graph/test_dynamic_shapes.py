@@ -14,6 +14,7 @@ import pytest
 
 from onnxprune.runtime.sample_inputs import sample_inputs
 from tests.ops.case import build, random_feeds
+from tests.support.lanes import spread
 from tests.support.oracle import prune_and_mask, session
 from tests.support.paths import ROOT
 
@@ -50,7 +51,7 @@ def assert_equal(masked: Any, pruned: Any, feeds: dict[str, np.ndarray]) -> None
             assert np.mean(a != b) < 0.01
 
 
-@pytest.mark.parametrize("path", OWN, ids=[p.stem for p in OWN])
+@pytest.mark.parametrize("path", spread(OWN), ids=lambda p: p.stem)
 def test_other_batches(path: Path) -> None:
     model = onnx.load(path)
     pruned, masked, count = prune_and_mask(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import numpy_helper
 import onnxprune
 from onnxprune.importance.damage_curves import curve_from_scores
 from tests.ops.case import build
+from tests.support.lanes import spread
 from tests.support.oracle import session
 
 NET = """(float[N,8] x) => (float[N,4] y) <float[8,16] w, float[16] m, float[16,12] v, float[12] b, float[12,4] u>
@@ -55,11 +57,11 @@ def test_they_count_as_zero_in_scores(criterion: str, value: float) -> None:
         assert np.isfinite(mine).all() and np.array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("criterion", ALL)
-@pytest.mark.parametrize(
-    "amount", [{"ratio": 0.5}, {"ratio": 0.5, "global_ranking": True}, {"target": {"params": 0.6}}]
-)
-def test_whatever_ranks_them_something_goes(criterion: str, amount: dict[str, Any]) -> None:
+AMOUNTS: list[dict[str, Any]] = [{"ratio": 0.5}, {"ratio": 0.5, "global_ranking": True}, {"target": {"params": 0.6}}]
+
+
+@pytest.mark.parametrize(("amount", "criterion"), spread(itertools.product(AMOUNTS, ALL)))
+def test_whatever_ranks_them_something_goes(amount: dict[str, Any], criterion: str) -> None:
     """The request is met, as without the mask."""
     result = onnxprune.prune(net(**MASKED), importance=criterion, repair="none", calib=data(), **amount)
     assert result.report.params.before is not None and result.report.params.after is not None
@@ -67,9 +69,10 @@ def test_whatever_ranks_them_something_goes(criterion: str, amount: dict[str, An
     assert all(target.met for target in result.report.targets.values()) and result.report.verified
 
 
-@pytest.mark.parametrize("pattern", ["weights=0.5", "2:4", "4x1=0.5"])
-@pytest.mark.parametrize("importance", ["l2", "wanda", "obs"])
-@pytest.mark.parametrize("repair", ["none", "calibrated"])
+@pytest.mark.parametrize(
+    ("pattern", "importance", "repair"),
+    spread(itertools.product(["weights=0.5", "2:4", "4x1=0.5"], ["l2", "wanda", "obs"], ["none", "calibrated"])),
+)
 def test_zeros_spare_them(pattern: str, importance: str, repair: str) -> None:
     """A weight that holds one keeps it, and has the zeros that the pattern asks for elsewhere."""
     made = onnxprune.prune(

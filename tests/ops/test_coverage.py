@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 
@@ -28,9 +27,7 @@ def registered() -> set[Key]:
 
 def in_rows() -> set[Key]:
     """Domain and type of every operator of a row."""
-    for path in FOLDER.glob("test_*.py"):
-        importlib.import_module(f"tests.ops.{path.stem}")
-    return {key for c in case.DEFINED for key in case.operators(c.model())}
+    return {key for c in case.every_row() for key in case.operators(c.model())}
 
 
 def in_text() -> set[str]:

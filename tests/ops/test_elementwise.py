@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ops.case import Case, check
+from tests.support.lanes import spread
 
 ENDS = "(float[N,3] x) => (float[N,2] y)\n<float[3,6] w, float[6,2] v%s>\n"
 SUMS = "(float[N,3] x) => (float[N] y)\n<float[3,6] w%s>\n"
@@ -107,6 +108,6 @@ CASES += [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES), ids=lambda c: c.name)
 def test_removal_equals_masking(case: Case) -> None:
     check(case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import typing
 from collections.abc import Iterator
 
@@ -45,17 +46,22 @@ for each: what they name is that function's.
 """
 
 
+@functools.cache
+def known_names() -> frozenset[str]:
+    """The names of all operators."""
+    return frozenset({name for _, name in known_operators()} | {s.name for s in onnx.defs.get_all_schemas()})
+
+
 def names_in(source: str) -> set[str]:
     """Operator names that stand alone, or side by side, in string literals other than docstrings."""
-    tree = ast.parse(source)
-    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    known = {name for _, name in known_operators()} | {s.name for s in onnx.defs.get_all_schemas()}
+    nodes = list(ast.walk(ast.parse(source)))
+    texts = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     literals = [
         node.value.split()
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts
     ]
-    return {word for words in literals if words and known.issuperset(words) for word in words}
+    return {word for words in literals if words and known_names().issuperset(words) for word in words}
 
 
 def test_operators_are_named_beside_their_rules_only() -> None:

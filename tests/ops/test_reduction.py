@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ops.case import Case, check
+from tests.support.lanes import spread
 
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 MIXING = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
@@ -124,6 +125,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES), ids=lambda c: c.name)
 def test_removal_equals_masking(case: Case) -> None:
     check(case)

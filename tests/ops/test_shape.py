@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 from tests.ops.case import Case, assert_groups, build, check, coupling_of
 from tests.support import oracle
+from tests.support.lanes import spread
 
 LINE = "(float[N,3] x) => (float[N,2] y) <float[3,%d] w, float[%d,2] v"
 
@@ -222,7 +223,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES), ids=lambda c: c.name)
 def test_removal_equals_masking(case: Case) -> None:
     check(case)
 

@@ -77,12 +77,14 @@ def test_every_option_is_tried() -> None:
     assert {name for name, _ in CASES} == set(NAMES)
 
 
-@pytest.mark.parametrize(("name", "value"), CASES, ids=lambda v: repr(v)[:30])
-def test_a_wrong_kind_is_refused_in_one_line(name: str, value: Any) -> None:
-    with pytest.raises(InputError) as caught:
-        Options.of(**{**amounts(name), name: value})
-    assert caught.value.message and "\n" not in caught.value.message
-    assert name.split("_")[0].replace("calib", "") in caught.value.message or name == "global_ranking"
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_kind_is_refused_in_one_line(name: str) -> None:
+    for value in (v for other, v in CASES if other == name):
+        print(f"{value!r}")  # shown when the assertion fails
+        with pytest.raises(InputError) as caught:
+            Options.of(**{**amounts(name), name: value})
+        assert caught.value.message and "\n" not in caught.value.message
+        assert name.split("_")[0].replace("calib", "") in caught.value.message or name == "global_ranking"
 
 
 ANYTHING = st.recursive(

@@ -18,6 +18,7 @@ from onnxprune.errors import InputError
 from onnxprune.model.model import Model
 from onnxprune.options import Calibration
 from onnxprune.pipeline.data import open_data
+from tests.ops.case import build
 from tests.support.paths import MODELS
 
 RESHAPED = "g (float[N,8] x) => (float[N,8] y) <int64[2] s = {1, 8}> { y = Reshape(x, s) }"
@@ -38,6 +39,10 @@ WELL = {
 
 def model(text: str) -> Model:
     return Model(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 13]>\n{text}'))
+
+
+def random_weights(text: str) -> Model:
+    return Model(build(text.removeprefix("g ")))
 
 
 def opened(text: str, *, count: int = 20) -> list[int]:
@@ -72,6 +77,22 @@ def test_what_runs_neither_way_is_told_as_before() -> None:
 @pytest.mark.parametrize(("text", "sizes"), [(RESHAPED, {1}), (CENTRED, {1}), (WELL["plain"], {8, 32})])
 def test_synthetic_samples_are_joined_where_that_changes_nothing(text: str, sizes: set[int]) -> None:
     assert {len(feeds["x"]) for feeds in synthetic(model(text), 40)} == sizes
+
+
+@pytest.mark.parametrize("lengths", ["H,W", "32,32"])
+def test_activations_of_synthetic_batches_are_bounded(lengths: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention over pixels: of 64 x 64 ones a sample makes 2**24 products, of 32 x 32 ones 2**20."""
+    monkeypatch.setattr("onnxprune.calibration.synthetic.MAX_ACTIVATIONS", 2**22)
+    attention = f"""g (float[N,3,{lengths}] x) => (float[N,P,P] y) <int64[3] s = {{0, 3, -1}}> {{
+        f = Reshape(x, s) t = Transpose<perm = [0, 2, 1]>(f) y = MatMul(t, f) }}"""
+    assert [feeds["x"].shape for feeds in synthetic(model(attention), 10)] == [(n, 3, 32, 32) for n in (4, 4, 2)]
+
+
+def test_samples_of_large_activations_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.calibration.synthetic.MAX_ACTIVATIONS", 2**10)
+    for width, count in ((2**8, 64), (2**11, 16)):
+        wide = f"g (float[1,8] x) => (float[1,{width}] y) <float[8,{width}] w> {{ y = MatMul(x, w) }}"
+        assert len(synthetic(random_weights(wide), varied=True)) == count
 
 
 def traced() -> onnx.ModelProto:

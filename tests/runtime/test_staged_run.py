@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from onnxprune.model.tensors import is_external, tensors
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.staged_run import BatchValues, StagedRun
 from tests.runtime.cases import assert_same, assert_walk, batches_of, made, residual, whole
+from tests.support.lanes import spread
 from tests.support.paths import MODELS
 
 
-@pytest.mark.parametrize("optimize", [False, True])
-@pytest.mark.parametrize("name", sorted(p.stem for p in MODELS.glob("*.onnx")))
+@pytest.mark.parametrize(
+    ("name", "optimize"), spread(itertools.product(sorted(p.stem for p in MODELS.glob("*.onnx")), [False, True]))
+)
 def test_trained_models(name: str, optimize: bool) -> None:
     model = load(MODELS / f"{name}.onnx")
     suffix = {"sk_mlp": "_flat", "keras_cnn": "_nhwc"}.get(name, "")

@@ -39,7 +39,7 @@ def found(values: Values, n: int = 2, m: int = 4, seed: int = 0, work: float = 1
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 8), st.integers(1, 7), st.integers(1, 30), st.integers(1, 20), st.integers(0, 9))
 def test_the_order_keeps_at_least_as_much(n: int, more: int, columns: int, rows: int, seed: int) -> None:
     """For every N:M, with and without a tail."""

@@ -12,6 +12,7 @@ from onnxprune.patterns import parse
 from onnxprune.repair.masked import candidates
 from onnxprune.sparsity import solvers
 from onnxprune.sparsity.patterns import Blocks, NOfM, Unstructured
+from tests.support.lanes import spread
 
 PATTERNS = ["weights=0.5", "2:4", "1:4", "4x1=0.5", "1x4=0.5", "2x2=0.5"]
 
@@ -49,9 +50,8 @@ def test_sparsegpt_with_one_zero_is_optimal_brain_surgeon() -> None:
     np.testing.assert_allclose(made, np.concatenate([[[0.0]], rest], axis=1), atol=1e-9)
 
 
-@pytest.mark.parametrize("text", PATTERNS)
-@pytest.mark.parametrize("channels", [16, 8, 6])
-def test_the_pattern_holds_for_every_solver(text: str, channels: int) -> None:
+@pytest.mark.parametrize(("channels", "text"), spread(itertools.product([16, 8, 6], PATTERNS)))
+def test_the_pattern_holds_for_every_solver(channels: int, text: str) -> None:
     pattern, columns = parse(text), 48
     weight, gram = problem(columns=columns)
     found = [

@@ -19,6 +19,7 @@ from onnxprune.model.model import load
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.sparsity.patterns import NOfM
 from onnxprune.verification.output_error import relative_errors
+from tests.support.lanes import spread
 from tests.support.oracle import OLD_RUNTIME, assert_verified, session
 from tests.support.paths import MODELS
 
@@ -99,9 +100,8 @@ def groups(array: NDArray[Any], blocks: int, axis: int, m: int) -> list[NDArray[
     return found
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("name", CASES)
-def test_every_group_keeps_its_largest(name: str, pattern: str) -> None:
+@pytest.mark.parametrize(("pattern", "name"), spread(itertools.product(PATTERNS, CASES)))
+def test_every_group_keeps_its_largest(pattern: str, name: str) -> None:
     """The n largest of every m along the reduction axis are kept, also in a tail."""
     n, m = map(int, pattern.split(":"))
     model = case(name)

@@ -140,7 +140,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "list.json": {"removed": []},
     "blocks.json": {"blocks": {"w1": []}},
     "mask.json": {"zeroed": {"w1": {"mask": "!!", "ratio": 0.5}}},
-    "bomb.json": {"zeroed": {"w1": {"ratio": 0.5, "mask": base64.b64encode(zlib.compress(bytes(10**8))).decode()}}},
+    "bomb.json": {"zeroed": {"w1": {"ratio": 0.5, "mask": base64.b64encode(zlib.compress(bytes(10**7))).decode()}}},
 }
 
 RECIPES = {

@@ -10,6 +10,10 @@ import pytest
 EVERY = 5
 
 
-def spread(cases: Iterable[Any]) -> list[Any]:
-    """Every fifth case as it is, the others marked slow: the fast lane samples the table, the whole suite has all."""
-    return [c if i % EVERY == 0 else pytest.param(c, marks=pytest.mark.slow) for i, c in enumerate(cases)]
+def spread(cases: Iterable[Any], every: int = EVERY) -> list[Any]:
+    """Every fifth (or so) case as it is, the others marked slow: the fast lane samples the table, the whole suite has all.
+
+    A plain tuple is a case of several arguments.
+    """
+    arguments = [c if type(c) is tuple else (c,) for c in cases]
+    return [pytest.param(*a, marks=() if i % every == 0 else pytest.mark.slow) for i, a in enumerate(arguments)]

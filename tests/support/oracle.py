@@ -16,6 +16,7 @@ from onnxprune.edit.permute import constant_orders, identity_source, permutable_
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
+from onnxprune.pipeline.analysis import Analysis
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.repair import joint, layerwise
 from onnxprune.repair.batch_norm import reestimate
@@ -52,6 +53,12 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def analyzed(model: onnx.ModelProto) -> Analysis:
+    """The analysis of a copy of the model."""
+    copy = load(model)
+    return Analysis(copy, analyze(Graph(copy.proto)))
+
+
 def draw_removal(coupling: Coupling, ratio: float, seed: int) -> np.ndarray:
     """Random units of every exact group, at least one of each stays."""
     rng = np.random.default_rng(seed)
@@ -64,20 +71,25 @@ def draw_removal(coupling: Coupling, ratio: float, seed: int) -> np.ndarray:
 
 
 def prune_and_mask(
-    model: onnx.ModelProto, ratio: float = 0.5, seed: int = 0
+    model: onnx.ModelProto, ratio: float = 0.5, seed: int = 0, analysis: Analysis | None = None
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, int]:
-    """The pruned model, the masked original, and how many channels went."""
-    pruned, masked = load(model), load(model)
-    coupling = analyze(Graph(pruned.proto))
-    gone = draw_removal(coupling, ratio, seed)
-    remove(pruned, coupling, gone)
+    """The pruned model, the masked original, and how many channels went; an analysis of the model is used up."""
+    pruned, masked = analysis or analyzed(model), load(model)
+    gone = draw_removal(pruned.coupling, ratio, seed)
+    remove(pruned.model, pruned.coupling, gone)
     mask(masked, analyze(Graph(masked.proto)), gone)
-    return pruned.proto, masked.proto, int(gone.sum())
+    return pruned.model.proto, masked.proto, int(gone.sum())
 
 
-def assert_equivalent(model: onnx.ModelProto, feeds: dict[str, np.ndarray], ratio: float = 0.5, seed: int = 0) -> int:
+def assert_equivalent(
+    model: onnx.ModelProto,
+    feeds: dict[str, np.ndarray],
+    ratio: float = 0.5,
+    seed: int = 0,
+    analysis: Analysis | None = None,
+) -> int:
     """The pruned model computes what the masked original computes; returns how many channels went."""
-    pruned, masked, count = prune_and_mask(model, ratio, seed)
+    pruned, masked, count = prune_and_mask(model, ratio, seed, analysis)
     onnx.checker.check_model(pruned, full_check=True)
     before, after = run_original(masked, feeds), session(pruned).run(None, feeds)
     for a, b in zip(before, after, strict=True):
