@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -69,9 +69,9 @@ class CalibrationSplit:
 
     fit: Samples | _Synthetic
     held: Samples | _Synthetic
-    unjoined: str | None = None
-    cut: str | None = None
-    confirmation: Samples | _Synthetic | None = None
+    unjoined: str | None = field(default=None, kw_only=True)
+    cut: str | None = field(default=None, kw_only=True)
+    confirmation: Samples | _Synthetic | None = field(default=None, kw_only=True)
 
     @property
     def held_out(self) -> bool:
@@ -115,16 +115,17 @@ def open_data(
     """
     if calibration.data is None:
         return None
-    samples, unjoined = open_undivided(model, calibration, seed, progress)
+    limit = _limit(model, calibration, many=held_out.many)
+    samples, unjoined = open_undivided(model, replace(calibration, samples=limit), seed, progress)
     count = max(samples.parts, 1)
     most = MOST_HELD_OUT / count
     share = min(most, max(LARGE_SHARE, 1 - ENOUGH_FITTED / count)) if held_out.many else HELD_OUT_SHARE
     split = CalibrationSplit(*_divided(samples, share, HELD_OUT_FROM))
     if held_out.confirm and split.held_out and split.held.parts > 1:
-        split = CalibrationSplit(split.fit, *split.held.split(0.5))
-    held = split.held.count if split.held_out else 0
-    logger.info("calibration data: %s samples, %s of them held out", samples.count, held)
-    limit = _limit(model, calibration)
+        held, confirmation = split.held.split(0.5)
+        split = replace(split, held=held, confirmation=confirmation)
+    count_held = split.held.count if split.held_out else 0
+    logger.info("calibration data: %s samples, %s of them held out", samples.count, count_held)
     cut = _cut(samples, limit) if calibration.samples == SAMPLES else None
     return replace(split, cut=cut, unjoined=unjoined)
 
@@ -153,11 +154,14 @@ def open_undivided(
     return samples, unjoined
 
 
-def _limit(model: Model, calibration: Calibration) -> int:
-    """How many samples are used at most; the default is not too low for a model with a larger batch."""
+def _limit(model: Model, calibration: Calibration, *, many: bool = False) -> int:
+    """How many samples are used at most.
+
+    The default is not too low for a model with a larger batch. Where many are to be held out, these come on top of it.
+    """
     if calibration.samples != SAMPLES:
         return calibration.samples
-    return max(SAMPLES, signature_of(model.proto).fixed or 1)
+    return max(SAMPLES, signature_of(model.proto).fixed or 1) + (MOST_HELD_OUT if many else 0)
 
 
 def _cut(samples: Samples, limit: int) -> str | None:
