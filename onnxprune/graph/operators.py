@@ -55,7 +55,6 @@ class Postprocessing(enum.Enum):
     SIGMOID = "each score becomes a probability by itself"
     INTERPOLATION = "a map is resampled to another size"
     CHOICE = "scores are compared, and only which of them won is returned"
-    DECODING = "offsets become coordinates, element by element, with constants"
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,7 @@ def zero_keeping(op: Op) -> None:
 
 
 @rule("Log Cos Cosh Acos Acosh Not")
-@rule("HardSigmoid Softplus Reciprocal", activation=True)
-@rule("Exp", activation=True, postprocessing=Postprocessing.DECODING)
+@rule("HardSigmoid Softplus Exp Reciprocal", activation=True)
 @rule("Sigmoid", activation=True, postprocessing=Postprocessing.SIGMOID)
 def zero_losing(op: Op) -> None:
     """Element by element, f(0) is not 0."""
@@ -207,7 +206,6 @@ def bit_cast(op: Op) -> None:
 
 
 facts_of("Add Sub Mul Div Pow Min Max Clip PRelu", pointwise=True)
-facts_of("Add Sub Mul Div Pow", postprocessing=Postprocessing.DECODING)
 facts_of("Add Sum", adds=True)
 facts_of("Sub", subtracts=True)
 facts_of("Div", proportional=(0,))

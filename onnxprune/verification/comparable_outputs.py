@@ -1,10 +1,9 @@
-"""Comparable outputs: values upstream of a final softmax, argmax/top-k, resize, concatenation or decoding of boxes.
+"""Comparable outputs: values upstream of a final softmax, argmax/top-k, resize or concatenation.
 
 A saturated softmax hides errors until the class changes, so that the errors of single layers would not add up to the
 error of all of them. A choice (argmax, top-k, comparison) hides errors completely. A map that is interpolated to the
 size of the image contains no more information, and takes a hundred times as long to compare. In a concatenation of
-boxes in pixels and scores below one, the error of the boxes dominates. The corners of boxes vary with the anchors that
-they are decoded with, which hides how the predicted offsets move.
+boxes in pixels and scores below one, the error of the boxes dominates.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from onnxprune.model.tensors import FLOATS
 
 MAX_COMPONENTS = 64
 """Maximum number of values into which an output is divided."""
-MAX_DECODING = 64
-"""Maximum length of a chain of nodes that decodes boxes."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def outputs_at_many_positions(model: Model) -> list[str]:
 
 
 def with_comparable_outputs(model: Model) -> tuple[Model, list[Component]]:
-    """Replaces outputs by the values that they are made of, before a final softmax or the decoding of boxes, say.
+    """Replaces outputs of final softmaxes, choices, interpolations and concatenations by the inputs of these nodes.
 
     Args:
         model: The model; not modified.
@@ -129,9 +126,7 @@ class _Tail:
 
     def __init__(self, graph: GraphProto, opset: int) -> None:
         self._producers = {name: node for node in graph.node for name in node.output}
-        self._constant = {i.name: False for i in graph.input} | {i.name: True for i in graph.initializer}
         self._opset = opset
-        self._roots: dict[str, frozenset[str]] = {}
 
     def components(self, name: str) -> list[Component]:
         """The values that determine an output, for example the boxes and scores of a detector.
@@ -139,96 +134,46 @@ class _Tail:
         Empty if there are more than `MAX_COMPONENTS`, or if all of them are inputs or constants.
         """
         found: dict[str, Component] = {}
-        seen, left = {name}, [(name, False)]
+        seen, left = {name}, [name]
         while left:
-            at, decoded = left.pop()
-            parts = self._parts(at, decoded)
-            if parts is not None:
-                left += [part for part in reversed(parts) if part[0] not in seen]
-                seen |= {one for one, _ in parts}
+            at = left.pop()
+            parts = self._parts(at)
+            if parts:
+                left += [one for one in reversed(parts) if one not in seen]
+                seen |= set(parts)
                 continue
-            for component in self._ends(at, decoded):
-                if component.name in self._producers and not self._is_constant(component.name):
-                    found.setdefault(component.name, component)
+            component = self._end(at)
+            node = self._producers.get(component.name)
+            if node is not None and node.input:
+                found.setdefault(component.name, component)
         return list(found.values()) if len(found) <= MAX_COMPONENTS else []
 
-    def _ends(self, name: str, decoded: bool) -> list[Component]:
-        """What a value is that is not divided further; where boxes are decoded from it, it holds no scores."""
+    def _end(self, name: str) -> Component:
+        """What a value is that is not divided further."""
         node = self._scored_by(name)
-        if node is None or decoded:
-            return [Component(_before_interpolation(self._producers, name))]
+        if node is None:
+            return Component(_before_interpolation(self._producers, name))
         kind = operator_of(node).postprocessing
         if kind is Postprocessing.SIGMOID:
-            return [Component(name, kind)]
+            return Component(name, kind)
         axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if self._opset >= 13 else 1)
-        flat = self._opset < 13
-        return [
-            Component(_upstream(self._producers, one, Postprocessing.INTERPOLATION, moves=False), kind, axis, flat)
-            for one in self._pieces(node.input[0], axis, flat)
-        ]
+        small = _upstream(self._producers, node.input[0], Postprocessing.INTERPOLATION, moves=False)
+        return Component(small, kind, axis, flat=self._opset < 13)
 
-    def _parts(self, name: str, decoded: bool) -> list[tuple[str, bool]] | None:
-        """The values that a value is made of, each with whether boxes are decoded from it; None where it is an end."""
+    def _parts(self, name: str) -> list[str]:
+        """The values that are concatenated to a value, or probabilities whose product it is; else nothing."""
         node = self._producers.get(_upstream(self._producers, name))
-        if node is None or (self._scored_by(name) is not None and not decoded):
-            return None
+        if node is None or self._scored_by(name) is not None:
+            return []
         operator = operator_of(node)
-        if operator.copies is Copies.JOINED:
-            return [(one, decoded) for one in node.input]
-        if operator.proportional and not decoded and all(self._scored_by(one) is not None for one in node.input):
-            return [(one, False) for one in node.input]  # the product of probabilities
-        roots = self._encoded(name)
-        return None if roots == {name} else [(one, True) for one in roots]
+        product = bool(operator.proportional) and all(self._scored_by(one) is not None for one in node.input)
+        return list(node.input) if product or operator.copies is Copies.JOINED else []
 
     def _scored_by(self, name: str) -> NodeProto | None:
         """The softmax or sigmoid that a value, or what it is a part of, comes from."""
         node = self._producers.get(_upstream(self._producers, name, parts=True))
         scores = (Postprocessing.SOFTMAX, Postprocessing.SIGMOID)
         return node if node is not None and operator_of(node).postprocessing in scores else None
-
-    def _pieces(self, name: str, axis: int, flat: bool) -> list[str]:
-        """The values that are concatenated to the input of a softmax, along another axis than its own."""
-        node = self._producers.get(name)
-        if node is None or operator_of(node).copies is not Copies.JOINED:
-            return [name]
-        along = next((a.i for a in node.attribute if a.name == "axis"), axis)
-        apart = 0 <= along < axis or (not flat and (axis < 0) == (along < 0) and along != axis)
-        return [piece for one in node.input for piece in self._pieces(one, axis, flat)] if apart else [name]
-
-    def _encoded(self, name: str, depth: int = 0) -> frozenset[str]:
-        """The one value that coordinates are computed from with constants; the value itself where there are more."""
-        if name not in self._roots:
-            base = _upstream(self._producers, name, parts=True)
-            node = self._producers.get(base)
-            found = frozenset((base if depth else name,))
-            if (
-                node is not None
-                and depth < MAX_DECODING
-                and operator_of(node).postprocessing is Postprocessing.DECODING
-            ):
-                roots = {self._encoded(one, depth + 1) for one in node.input if not self._is_constant(one)}
-                found = roots.pop() if len(roots) == 1 else found
-            self._roots[name] = found
-        return self._roots[name]
-
-    def _is_constant(self, name: str) -> bool:
-        """Whether a value is the same for all inputs of a shape."""
-        left = [name]
-        while left:
-            at = left[-1]
-            node = self._producers.get(at)
-            if at in self._constant:
-                left.pop()
-            elif node is None or operator_of(node).random or any(a.HasField("g") for a in node.attribute):
-                self._constant[at] = not at
-            elif operator_of(node).reads_lengths:
-                self._constant[at] = True
-            else:
-                unknown = [one for one in node.input if one not in self._constant]
-                left += unknown
-                if not unknown:
-                    self._constant[at] = all(self._constant[one] for one in node.input)
-        return self._constant[name]
 
 
 def _before_interpolation(producers: Mapping[str, NodeProto], name: str) -> str:

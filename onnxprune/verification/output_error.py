@@ -18,8 +18,6 @@ from onnxprune.verification.output_values import OutputValues, Reference, Values
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-_Pool = tuple[str, str, int]
-"""Output, what it holds, and channels or index."""
 
 
 def relative_errors(
@@ -124,9 +122,9 @@ class Errors:
             models: How many models are compared with the original.
             components: What the outputs are; None where they are compared as they are.
         """
-        self._models, self._values, self._components = models, OutputValues(components), components
-        self._batches: list[dict[_Pool, Floats]] = []
-        self._totals: dict[_Pool, _Totals] = {}
+        self._models, self._values = models, OutputValues(components)
+        self._batches: list[dict[int, Floats]] = []
+        self._totals: dict[int, _Totals] = {}
 
     def add(self, wanted: Sequence[Array], made: Sequence[Sequence[Array]]) -> None:
         """Adds a batch: the outputs of the original, and those of each model."""
@@ -134,21 +132,12 @@ class Errors:
 
     def add_values(self, wanted: Sequence[Reference | None], made: Sequence[Sequence[Values | None]]) -> None:
         """Adds a batch of compared values."""
-        batch: dict[_Pool, Floats] = {}
+        batch: dict[int, Floats] = {}
         for i, (target, *others) in enumerate(zip(wanted, *made, strict=True)):
             if target is not None:
-                key = self._pool(i, target)
-                wrong = np.stack([_squared_errors(target, o.array) for o in others if o is not None], axis=1)
-                batch[key] = batch[key] + wrong if key in batch else wrong
-                self._totals.setdefault(key, _Totals()).add(i, target)
+                batch[i] = np.stack([_squared_errors(target, o.array) for o in others if o is not None], axis=1)
+                self._totals.setdefault(i, _Totals()).add(target)
         self._batches.append(batch)
-
-    def _pool(self, i: int, target: Reference) -> _Pool:
-        """What the i-th output is summed with: heads of one output that decide at many positions are one."""
-        if self._components is None or target.weights is None:
-            return ("", "", i)
-        component = self._components[i]
-        return (component.output, "" if component.scores is None else component.scores.name, target.array.shape[1])
 
     def extend(self, other: Errors) -> None:
         """Adds the batches of other measurements of as many models."""
@@ -177,50 +166,30 @@ class _Totals:
     def __init__(self) -> None:
         self.elements = 0
         self._channels = 1
-        self._sums = np.zeros((3, 0))
-        self._by_position: dict[int, Floats] = {}
+        self._sums = np.zeros((3, 1))
 
-    def add(self, part: int, target: Reference) -> None:
-        """Adds a batch of one of the parts that are summed."""
+    def add(self, target: Reference) -> None:
+        """Adds a batch."""
         array = target.array.astype(np.float64, copy=False)
         known = np.ones(array.shape) if target.known is None else target.known.astype(np.float64)
         self.elements += int(known.sum())
         self._channels = max(array.shape[1], 1)
         weights = np.ones((1, len(array))) if target.weights is None else target.weights.astype(np.float64)
-        self._sums = _added(self._sums, np.stack([weights @ a.sum(axis=1) for a in (known, array, np.square(array))]))
-        if target.samples:
-            array, known = (a.reshape(target.samples, -1, a.shape[1]) for a in (array, known))
-            weights = weights.reshape(*array.shape[:2], 1) * known
-            more = (known, array, weights, weights * array, weights * np.square(array))
-            self._add_by_position(part, np.stack([a.sum(axis=0) for a in more]))
-
-    def _add_by_position(self, part: int, sums: Floats) -> None:
-        self._by_position[part] = _added(self._by_position[part], sums) if part in self._by_position else sums
+        self._sums = self._sums + np.stack([weights @ a.sum(axis=1) for a in (known, array, np.square(array))])
 
     def extend(self, other: _Totals) -> None:
         """Adds the sums of other batches."""
         self.elements += other.elements
         self._channels = other._channels
-        self._sums = _added(self._sums, other._sums)
-        for part, sums in other._by_position.items():
-            self._add_by_position(part, sums)
+        self._sums = self._sums + other._sums
 
     def scale(self) -> Floats:
         """What the squared errors of each class are multiplied by, so that their sum is a share of the variance."""
         weight, total, square = self._sums
         shares = class_shares(weight / self._channels) / np.maximum(weight, 1e-30)
         variance = float(shares @ square - np.square(shares @ total))
-        if self._by_position:
-            parts = [_deviation(*sums) for sums in self._by_position.values()]
-            variance = sum(squares for squares, _ in parts) / max(sum(weights for _, weights in parts), 1e-30)
         found: Floats = shares / max(variance, 1e-30)
         return found
-
-
-def _deviation(count: Floats, total: Floats, weight: Floats, first: Floats, second: Floats) -> tuple[float, float]:
-    """Weighted sum of the squared deviations from the mean at each position, and the sum of the weights."""
-    mean = total / np.maximum(count, 1)
-    return float((second - 2 * mean * first + np.square(mean) * weight).sum()), float(weight.sum())
 
 
 def _squared_errors(target: Reference, made: Array) -> Floats:
@@ -231,8 +200,3 @@ def _squared_errors(target: Reference, made: Array) -> Floats:
     by_position = wrong.sum(axis=1)
     found: Floats = np.array([by_position.sum()]) if target.weights is None else target.weights @ by_position
     return found
-
-
-def _added(a: Floats, b: Floats) -> Floats:
-    """The sum of two arrays; of other shapes, the first with something in it."""
-    return a + b if a.shape == b.shape else a if a.size else b
