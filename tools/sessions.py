@@ -30,8 +30,11 @@ inspect models/pt_transformer.onnx
 models/pt_resnet_folded.onnx --ratio 0.5 --dry-run
 models/pt_resnet_bn.onnx --ratio 0.5 -o small.onnx
 models/sk_mlp.onnx --target macs=0.5 --calib models/digits_calib_flat.npz --plan plan.json -o calibrated.onnx
-apply plan.json models/sk_mlp.onnx -o again.onnx
+apply plan.json models/sk_mlp.onnx -o removed.onnx
+apply plan.json models/sk_mlp.onnx --calib models/digits_calib_flat.npz -o again.onnx
 compare models/sk_mlp.onnx calibrated.onnx
+compare models/sk_mlp.onnx removed.onnx again.onnx --calib models/digits_test_flat.npz
+models/sk_mlp.onnx --target macs=0.7 --calib models/digits_test_flat.npz --max-drop 0.05 -o within.onnx
 models/pt_transformer.onnx --ratio 0.3 --global --repair none --plan exact.json -o exact.onnx
 verify models/pt_transformer.onnx exact.onnx --plan exact.json
 verify models/sk_mlp.onnx calibrated.onnx --plan plan.json

@@ -17,6 +17,8 @@ ROWS = 20
 """Rows of a table."""
 WIDE = 100
 """Columns of a terminal from which on tables show all that they have."""
+BROKEN, PADDING = 10, 3
+"""Characters that a column needs whose cells may be broken, and spaces behind each column."""
 WHOLE = 32
 """Names of up to so many characters are not broken in the first column."""
 REASON = 120
@@ -46,9 +48,21 @@ def text(parts: Iterable[Part], *, width: int | None = None, colour: bool = Fals
         if isinstance(part, str):
             console.print(part if width is None else wrapped(part, width), soft_wrap=True)
         else:
-            console.print(part)
+            console.print(part if width is None else fitted(part, width))
         console.print()
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
+
+
+def fitted(drawn: Table, width: int) -> Table:
+    """The table; where it does not fit, all its columns may be broken, so that no number is cut off."""
+    needed = 0
+    for column in drawn.columns:
+        longest = max(len(str(cell)) for cell in (column.header, *column.cells))
+        needed += (longest if column.no_wrap else min(longest, BROKEN)) + PADDING
+    if needed > width:
+        for column in drawn.columns:
+            column.no_wrap = False
+    return drawn
 
 
 def wrapped(text: str, width: int) -> str:
@@ -68,7 +82,7 @@ def wrapped(text: str, width: int) -> str:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], total: int = 0) -> Table:
     """A table without lines; a title that starts with ``>`` sets its column flush right."""
-    drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, PADDING, 0, 0), header_style="bold")
     for i, title in enumerate(columns):
         number = title.startswith(">")
         whole = number or (i == 0 and all(len(row[0]) <= WHOLE for row in rows))

@@ -299,3 +299,18 @@ def test_an_error_of_any_size_is_a_plain_number() -> None:
     report = replace(made.report, calibration=error)
     assert "squared error of the outputs 190% of their variance" in terminal.accuracy(report)
     assert any("190% of their variance" in line for line in warnings(report))
+
+
+@pytest.mark.parametrize("width", range(24, 120, 7))
+def test_nothing_is_cut_off(width: int) -> None:
+    """Whatever the terminal: every character of every cell is drawn, in lines that fit."""
+    titles = ["", ">first", ">second", ">third", "words"]
+    rows = [
+        ["time of a run, default threads", "44 us (100.0%)", "1.11% (-0.58% to 2.80%)", "98.22%", "several of them"],
+        ["drift (rel rms) of probabilities", "0.187", "0.0656", "7", "a_name_without_any_space_in_it_at_all"],
+    ]
+    drawn = tables.text([tables.table(titles, rows)], width=width)
+    assert all(len(line) <= width for line in drawn.splitlines())
+    assert sorted(drawn.replace("\n", "").replace(" ", "")) == sorted(
+        "".join(t.lstrip(">") for t in titles).replace(" ", "") + "".join(rows[0] + rows[1]).replace(" ", "")
+    )
