@@ -21,6 +21,10 @@ from onnxprune.runtime.session import session
 from onnxprune.time_limit import remaining, time_limit
 from tests.support.commands import Cli, assert_refused, contents, tiny
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""What arrives in a callback of the garbage collector, those of hypothesis for one, Python drops with this warning; it is
+raised again."""
+
 ENDLESS = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[N,3,16,16] x) => (float[N,3,16,16] y) {
   turns = Constant <value: tensor = int64 {1152921504606846976}> ()

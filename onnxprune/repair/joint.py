@@ -35,8 +35,9 @@ from onnxprune.runtime.session import local_session
 from onnxprune.runtime.staged_run import BatchValues
 from onnxprune.statistics.moments import Batches
 
-LARGEST = 2**24
-"""Numbers in the largest map of a chain, of all samples together."""
+LARGEST, BYTES_A_NUMBER = 2**24, 48
+"""Numbers in the largest map of a chain, of all samples together; fewer if each, with all that is computed of it, has
+less of the memory."""
 POSITIONS = 100_000
 """Positions at the output of a chain that are enough."""
 FEWEST = 6
@@ -108,10 +109,11 @@ def repair(
     ]
     more = Variants(original, before, batches, seed)
     walk = side_by_side(original, pruned, parts, more, memory=memory, io_slices=io_slices)
+    largest = min(LARGEST, memory // BYTES_A_NUMBER)
     done = []
     for i, (part, made, read) in enumerate(walk):
         step(part.chain.layers[-1].name, i, len(parts))
-        done.append(_refit(pruned, part, made, read, more.copies, [seed, i]))
+        done.append(_refit(pruned, part, made, read, more.copies, [seed, i], largest))
     return done
 
 
@@ -122,6 +124,7 @@ def _refit(
     read: Mapping[str, BatchValues],
     copies: int,
     seed: Sequence[int],
+    largest: int,
 ) -> Refit:
     layers = part.chain.layers
     name = " + ".join(layer.name for layer in layers)
@@ -129,6 +132,7 @@ def _refit(
         part,
         [read[part.given[0]], part.targets(made), *(read[n] for n in part.given[1:])],
         copies,
+        largest,
         np.random.default_rng(list(seed)),
     )
     if samples is None:
@@ -159,7 +163,7 @@ def _refit(
 
 
 def _samples(
-    part: _Part, arrays: Sequence[Sequence[NDArray[Any]]], copies: int, rng: np.random.Generator
+    part: _Part, arrays: Sequence[Sequence[NDArray[Any]]], copies: int, largest: int, rng: np.random.Generator
 ) -> tuple[FeatureMaps, FeatureMaps] | None:
     """Samples to fit and held-out samples, equally many of every batch; None where their shapes differ.
 
@@ -167,6 +171,7 @@ def _samples(
         part: The chain.
         arrays: Its inputs, its targets, and what the graph adds to its output, if anything.
         copies: Number of consecutive batches that hold the same samples, augmented; held-out ones come from the first.
+        largest: Numbers in the largest map of the chain, of all samples together.
         rng: Generator of the choice.
     """
     axes = [part.chain.layers[0].x_axis, *[part.chain.layers[-1].out_axis] * (len(arrays) - 1)]
@@ -181,7 +186,7 @@ def _samples(
     widest = max(max(layer.features) for layer in part.chain.layers) * max(
         math.prod(x.shape) // (x.shape[0] * x.shape[part.chain.layers[0].x_axis]), 1
     )
-    wanted = max(FEWEST, min(POSITIONS // max(positions, 1), LARGEST // widest) // copies)
+    wanted = max(FEWEST, min(POSITIONS // max(positions, 1), largest // widest) // copies)
     share = -(-wanted // batches)
     front, back, number = [], [], 0
     for n in np.sort(rng.permutation(batches)[:wanted]):

@@ -64,8 +64,9 @@ def layer_samples(
     kept: KeptIndices,
     count: int,
     seed: Sequence[int],
+    memory: int | None = None,
 ) -> tuple[LayerSamples, LayerSamples]:
-    """Samples to fit and held-out samples.
+    """Samples to fit and held-out samples, of the same arrays where they are different ones.
 
     Args:
         a: The layer in the original.
@@ -76,10 +77,11 @@ def layer_samples(
         kept: What the pruned model has of the original's values. Positions are drawn from those that both have.
         count: Number of batches.
         seed: Seed of the positions.
+        memory: Bytes of activations to hold.
     """
     rng = np.random.default_rng(list(seed))
     features = a.features[1]
-    rows = rows_for(b.columns, count, width=max(b.groups * b.columns, b.features[1]))
+    rows = rows_for(b.columns, count, width=max(b.groups * b.columns, b.features[1]), memory=memory)
     name = a.output.name if join is None else join.total
     made_here = kept.all_rows(name, made[name], a.out_axis)
     parts: list[tuple[NDArray[np.float32], ...]] = []
@@ -93,7 +95,13 @@ def layer_samples(
         parts.append(_finite(b.patches(x, positions), _grouped(target, b.groups), *beside))
     low, high = bounds(b.output if join is None else join.sum)
     front, back = held_out(parts)
-    return _stacked(front, low, high), _stacked(back, low, high)
+    if len(parts) == 1:
+        return _stacked(front, low, high), _stacked(back, low, high)
+    first = sum(part[0].shape[1] for part in front)
+    ordered = [*front, *back]
+    del parts, front, back  # so that each is released once it is copied
+    whole = _stacked(ordered, low, high)
+    return whole.cut(0, first), whole.cut(first, whole.count)
 
 
 def held_out(parts: Sequence[T]) -> tuple[list[T], list[T]]:
@@ -111,8 +119,17 @@ def _finite(*arrays: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
     return arrays if good.all() else tuple(a[:, good] for a in arrays)
 
 
-def _stacked(parts: Sequence[tuple[NDArray[np.float32], ...]], low: float, high: float) -> LayerSamples:
-    x, y, *offset = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+def _stacked(parts: list[tuple[NDArray[np.float32], ...]], low: float, high: float) -> LayerSamples:
+    """All parts one after the other; the list is emptied meanwhile, since they may take much memory."""
+    total = sum(part[0].shape[1] for part in parts)
+    stacks = [np.empty((a.shape[0], total, a.shape[2]), a.dtype) for a in parts[0]]
+    at = 0
+    while parts:
+        part = parts.pop(0)
+        for stack, array in zip(stacks, part, strict=True):
+            stack[:, at : at + array.shape[1]] = array
+        at += part[0].shape[1]
+    x, y, *offset = stacks
     return LayerSamples(x, y, offset[0] if offset else 0.0, low, high)
 
 

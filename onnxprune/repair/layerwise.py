@@ -130,7 +130,7 @@ def repair(
     fitter = fitter or Ridge()
     before, after = inferred_graphs(original, pruned)
     layers: list[_Layer] = [
-        _Linear(a, b, residual_add(b), kept, count)
+        _Linear(a, b, residual_add(b), kept, count, memory)
         for a, b in matched(linear_layers(before), linear_layers(after))
         if a.name in kept.layers and not b.weight_shared
     ]
@@ -173,6 +173,7 @@ class _Linear:
     join: ResidualAdd | None
     kept: KeptIndices
     count: int
+    memory: int
 
     @property
     def wanted(self) -> list[str]:
@@ -191,7 +192,7 @@ class _Linear:
         seed: Sequence[int],
         fitter: Fitter,
     ) -> list[Refit]:
-        rows, held = layer_samples(self.a, self.b, self.join, made, read, self.kept, self.count, seed)
+        rows, held = layer_samples(self.a, self.b, self.join, made, read, self.kept, self.count, seed, self.memory)
         return [_refit(pruned, self.b, rows, held, fitter)]
 
 

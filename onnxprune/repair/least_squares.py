@@ -73,25 +73,37 @@ class LayerSamples:
         wanted -= self.offset
         return wanted
 
+    def cut(self, start: int, stop: int) -> LayerSamples:
+        """The samples of a range, without a copy."""
+        offset = self.offset if isinstance(self.offset, float) else self.offset[:, start:stop]
+        return replace(self, x=self.x[:, start:stop], y=self.y[:, start:stop], offset=offset)
+
     def joined(self, other: LayerSamples) -> LayerSamples:
-        """These samples followed by others of the same layer."""
-        offset: NDArray[np.float32] | float = (
-            self.offset
-            if isinstance(self.offset, float)
-            else np.concatenate([self.offset, np.asarray(other.offset)], axis=1)
-        )
-        return LayerSamples(
-            np.concatenate([self.x, other.x], axis=1),
-            np.concatenate([self.y, other.y], axis=1),
-            offset,
-            self.low,
-            self.high,
-        )
+        """These samples followed by others of the same layer; without a copy where both are cut out of the same."""
+        offset = self.offset if isinstance(self.offset, float) else _followed_by(self.offset, np.asarray(other.offset))
+        return replace(self, x=_followed_by(self.x, other.x), y=_followed_by(self.y, other.y), offset=offset)
 
     @property
     def wanted(self) -> NDArray[np.float32]:
         """Targets for the layer alone, without the offset."""
-        return self.y - self.offset
+        return self.y if isinstance(self.offset, float) and self.offset == 0 else self.y - self.offset
+
+
+def _followed_by(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Two arrays joined along axis 1; the array that they are the two parts of, if they are."""
+    base = first.base
+    if isinstance(base, np.ndarray) and base is second.base and first.shape[1] + second.shape[1] == base.shape[1]:
+        split = first.shape[1]
+        parts = base[:, :split], base[:, split:]
+        if all(_same_memory(a, b) for a, b in zip((first, second), parts, strict=True)):
+            return base
+    return np.concatenate([first, second], axis=1)
+
+
+def _same_memory(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    return bool(
+        a.__array_interface__["data"] == b.__array_interface__["data"] and (a.shape, a.strides) == (b.shape, b.strides)
+    )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from typing import Any
 
 from onnxprune.errors import RunError, option
 from onnxprune.runtime import worker
+from onnxprune.runtime.free_memory import trim
 from onnxprune.runtime.limits import SECONDS, Limits, current_limits
 from onnxprune.time_limit import check, remaining
 
@@ -149,15 +150,22 @@ class LocalSession:
         weakref.finalize(self, worker.release, self._handle)
 
     def each(
-        self, batches: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None, *, ahead: int = MAX_AHEAD
+        self,
+        batches: Iterable[Mapping[str, Any]],
+        names: Sequence[str] | None = None,
+        *,
+        ahead: int = MAX_AHEAD,
+        memory: int | None = None,
     ) -> Iterator[list[Any]]:
         """Yields the outputs of `run` for each batch, in order.
 
         Args:
             batches: Inputs by name, one mapping per batch.
             names: Names of the outputs; None for all.
-            ahead: Maximum number of batches that are run ahead; fewer if their outputs exceed `IN_FLIGHT` bytes.
+            ahead: Maximum number of batches that are run ahead; fewer if their outputs exceed `memory` bytes.
+            memory: By default, and at most, `IN_FLIGHT`.
         """
+        room = IN_FLIGHT if memory is None else min(IN_FLIGHT, memory)
         with ThreadPoolExecutor(ahead) as pool:
             pending: deque[Future[list[Any]]] = deque()
             most = min(ahead, 2)  # until the size of the outputs is known
@@ -165,10 +173,11 @@ class LocalSession:
                 pending.append(pool.submit(self.run, names, feeds))
                 while len(pending) > most:
                     outputs = pending.popleft().result()
-                    most = max(1, min(ahead, IN_FLIGHT // max(sum(getattr(a, "nbytes", 0) for a in outputs), 1)))
+                    most = max(1, min(ahead, room // max(sum(getattr(a, "nbytes", 0) for a in outputs), 1)))
                     yield outputs
             while pending:
                 yield pending.popleft().result()
+        trim()
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
         """See `Session.run`."""

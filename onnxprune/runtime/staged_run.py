@@ -185,7 +185,8 @@ class StagedRun:
         if first is not None:
             runner = self._session(piece, self._model) if outputs else None
             inputs = self._inputs(itertools.chain([first], batches), graph_inputs, runner.inputs if runner else ())
-            for arrays in runner.each(inputs, list(outputs)) if runner else ([] for _ in inputs):
+            made = runner.each(inputs, list(outputs), memory=self._memory // 2) if runner else ([] for _ in inputs)
+            for arrays in made:
                 for values, array in zip(outputs.values(), arrays, strict=True):
                     self._append(values, array)
         self._stored |= outputs

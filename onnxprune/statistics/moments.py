@@ -30,6 +30,8 @@ ROWS_A_COLUMN_MOMENTS = 50
 """The same for moments, which need fewer rows since they only rank channels."""
 MAX_BYTES = 2**28
 """Maximum size in bytes of the sampled patches of a layer, and of its sampled outputs."""
+BATCHES_HELD = 4
+"""Batches whose activations are in memory at a time: one is read, two are run ahead, one is being computed."""
 
 
 @dataclass
@@ -79,7 +81,9 @@ class Moments:
         return result
 
 
-def rows_for(columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN, *, width: int = 0) -> int:
+def rows_for(
+    columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN, *, width: int = 0, memory: int | None = None
+) -> int:
     """Returns the number of positions to sample per batch for a layer.
 
     Args:
@@ -87,8 +91,10 @@ def rows_for(columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN, *, 
         batches: Number of batches.
         rows_a_column: Rows to sample in total for each column.
         width: Elements of a row that are held: columns of all groups, or outputs where these are more.
+        memory: Maximum size in bytes of the activations in memory, of which sampled outputs may take a third.
     """
-    rows = min(max(MIN_ROWS, rows_a_column * columns), MAX_ROWS, max(1, MAX_BYTES // (4 * max(columns, width))))
+    room = MAX_BYTES if memory is None else min(MAX_BYTES, memory // 3)
+    rows = min(max(MIN_ROWS, rows_a_column * columns), MAX_ROWS, max(1, room // (4 * max(columns, width))))
     return -(-rows // max(batches, 1))
 
 
@@ -115,7 +121,7 @@ def observe(
     first = next(iter(batches), None)
     if first is None:
         return found
-    parts = _split_layers(model, layers, first, memory // 2)  # two batches are in memory at a time
+    parts = _split_layers(model, layers, first, memory // BATCHES_HELD)
     for number, part in enumerate(parts):
         step(part[0].name, number, len(parts))
         names = list(dict.fromkeys(name for layer in part for name in (layer.x.name, layer.name)))
@@ -129,7 +135,7 @@ def observe(
             for layer in part:
                 x, y = np.asarray(values[layer.x.name]), values[layer.name]
                 width = layer.groups * layer.columns
-                rows = rows_for(layer.columns, count, ROWS_A_COLUMN_MOMENTS, width=width)
+                rows = rows_for(layer.columns, count, ROWS_A_COLUMN_MOMENTS, width=width, memory=memory)
                 positions = layer.draw(y.shape, draws[layer.name], rows)
                 seen = Moments.of(layer.patches(x, positions))
                 found[layer.name] = found[layer.name] + seen if layer.name in found else seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import onnxruntime as ort
 import pytest
 
 import onnxprune
+from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
+from onnxprune.model.model import load
+from onnxprune.pipeline.kept_indices import kept_indices
+from onnxprune.repair import layerwise
 from onnxprune.repair.layerwise import Ridge
 from onnxprune.repair.least_squares import Fit, LayerSamples, fit
 from onnxprune.statistics import moments
 from onnxprune.statistics.moments import Moments
 from tests.ops.case import build
+from tests.support.oracle import analyzed, draw_removal
 from tests.support.paths import MODELS
 
 INDEX = {e["file"]: e for e in json.loads((MODELS / "INDEX.json").read_text())["models"]}
@@ -167,6 +173,34 @@ def test_samples_of_a_layer_are_bounded_over_all_groups_and_outputs(
     onnxprune.prune(build(WIDE), 0.3, calib={"x": data}, importance=importance)
     assert len(sizes) > 6
     assert max(size - 20 * row for size, row in sizes) <= most  # rounded up to whole rows in each of the batches
+
+
+def test_memory_bounds_what_a_repair_holds() -> None:
+    """Outputs of 4096 classes, 128 MiB of all samples, with an eighth of that to hold."""
+    memory, rng = 2**24, np.random.default_rng(0)
+    model = build("""(float[N,8] x) => (float[N,4096] y) <float[8,16] w, float[16,4096] v>
+        { a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }""")
+    batches = [{"x": rng.standard_normal((256, 8)).astype(np.float32)} for _ in range(32)]
+    pruned = analyzed(model)
+    gone = draw_removal(pruned.coupling, 0.5, 0)
+    kept = kept_indices(pruned.coupling, gone)
+    remove(pruned.model, pruned.coupling, gone)
+    tracemalloc.start()
+    refits = layerwise.repair(load(model), pruned.model, kept, batches, len(batches), memory=memory)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert any(refit.penalty is not None for refit in refits)
+    assert peak < 2 * memory
+
+
+def test_samples_that_were_cut_are_joined_without_a_copy() -> None:
+    x, y = (np.random.default_rng(i).standard_normal((2, 9, 3)).astype(np.float32) for i in range(2))
+    whole = LayerSamples(x, y, y + 1, low=0.0)
+    front, back = whole.cut(0, 6), whole.cut(6, 9)
+    again, other = front.joined(back), back.joined(front)
+    assert again.x is x and again.y is y and again.offset is whole.offset and again.low == 0
+    assert np.array_equal(other.y, np.concatenate([y[:, 6:], y[:, :6]], axis=1))
+    assert np.array_equal(whole.cut(1, 6).joined(back).x, x[:, 1:])
 
 
 def test_targets_that_vary_by_rounding_alone_are_constant() -> None:
