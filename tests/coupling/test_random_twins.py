@@ -40,7 +40,7 @@ def feeds_of(model: onnx.ModelProto, batch: int) -> dict[str, np.ndarray]:
     }
 
 
-AT_ONCE = 10
+AT_ONCE = 20
 SEEDS = [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(AT_ONCE, 400, AT_ONCE))]
 
 
