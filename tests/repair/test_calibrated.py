@@ -17,6 +17,8 @@ from onnxprune.model.model import Model
 from onnxprune.repair import calibrated, joint, layerwise
 from onnxprune.repair.calibrated import is_better
 from onnxprune.repair.layerwise import Refit
+from onnxprune.verification import output_error
+from onnxprune.verification.output_error import SideBySide
 from tests.support.paths import MODELS
 
 PERCEPTRON, DIGITS = MODELS / "sk_mlp.onnx", str(MODELS / "digits_calib_flat.npz")
@@ -96,11 +98,12 @@ def test_candidates_are_judged_on_samples_that_they_were_not_fitted_to(
     monkeypatch.setattr(calibrated, "FINAL_BELOW", 150)
     reported: set[bytes] = set()
 
-    def evaluated(original: Model, others: Any, batches: Any, *rest: Any) -> list[float]:
+    def side_by_side(models: Any, batches: Any, *rest: Any, **options: Any) -> SideBySide:
         reported.update(rows(batches))
-        return [0.0]
+        return compared(models, batches, *rest, **options)
 
-    monkeypatch.setattr("onnxprune.pipeline.evaluate.relative_errors", evaluated)
+    compared = output_error.side_by_side
+    monkeypatch.setattr("onnxprune.pipeline.evaluate.side_by_side", side_by_side)
     result = prune(samples)
     assert judged and reported
     seen = judged | fitted
