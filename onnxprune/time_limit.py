@@ -23,6 +23,20 @@ AGAIN = 5.0
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
+_starting = threading.Lock()
+
+
+@contextlib.contextmanager
+def starting_threads() -> Iterator[None]:
+    """Lets no limit expire in the block, which starts threads.
+
+    Until a new thread runs, Python takes it for the one that started it (CPython 3.11). An exception for that one would
+    end the new one before it says that it has started, which the other waits for.
+    """
+    with _starting:
+        yield
+
+
 class _Expired(BaseException):
     """Ends the run; no handler of `Exception` takes it for a failure of its own."""
 
@@ -78,7 +92,8 @@ class _Alarm:
 
     def start(self) -> None:
         """Starts to wait."""
-        threading.Thread(target=self._wait, daemon=True, name="time limit").start()
+        with starting_threads():
+            threading.Thread(target=self._wait, daemon=True, name="time limit").start()
 
     @property
     def expired(self) -> bool:
@@ -94,7 +109,7 @@ class _Alarm:
     def _wait(self) -> None:
         pause = self._end - time.monotonic()
         while not self._stopped.wait(max(pause, 0.0)):
-            with self._lock:
+            with self._lock, _starting:
                 if not self._stopped.is_set():
                     _raise_in(self._thread, _Expired)
             pause = AGAIN

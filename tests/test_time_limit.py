@@ -137,3 +137,12 @@ def test_python_raises() -> None:
     ):
         with pytest.raises(TimeLimitError):
             act()
+
+
+def test_a_thread_that_is_being_started_is_not_ended_in_place_of_its_starter() -> None:
+    """Its starter would wait for it without end."""
+    for _ in range(20):
+        with pytest.raises(TimeLimitError), time_limit(0.02):
+            while True:
+                with limits.starting_threads():
+                    threading.Thread(target=int, daemon=True).start()

@@ -29,7 +29,7 @@ from onnxprune.errors import RunError, option
 from onnxprune.runtime import worker
 from onnxprune.runtime.free_memory import trim
 from onnxprune.runtime.limits import SECONDS, Limits, current_limits
-from onnxprune.time_limit import check, remaining
+from onnxprune.time_limit import check, remaining, starting_threads
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,8 @@ class LocalSession:
             pending: deque[Future[list[Any]]] = deque()
             most = min(ahead, 2)  # until the size of the outputs is known
             for feeds in batches:
-                pending.append(pool.submit(self.run, names, feeds))
+                with starting_threads():
+                    pending.append(pool.submit(self.run, names, feeds))
                 while len(pending) > most:
                     outputs = pending.popleft().result()
                     most = max(1, min(ahead, room // max(sum(getattr(a, "nbytes", 0) for a in outputs), 1)))
@@ -213,7 +214,8 @@ class _Worker:
         self._started = self._timed_out = False
         self._deadline = math.inf
         self._closed = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
+        with starting_threads():
+            threading.Thread(target=self._watch, daemon=True).start()
         self._failure: str | None = None
         logger.debug("onnxruntime runs in process %d", self.process.pid)
 
