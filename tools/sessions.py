@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -65,12 +66,24 @@ def session(width: int, commands: list[list[str]]) -> str:
         return "\n".join(f"$ onnxprune {shlex.join(words)}\n{shown(words, width, folder)}" for words in commands)
 
 
-def shown(words: list[str], width: int, folder: str) -> str:
-    """What a terminal shows of one command, and its exit code where that is not 0."""
+def on_terminal(
+    words: Sequence[str], environment: Mapping[str, str], folder: str | None = None, *, stdout: bool = True
+) -> tuple[str, int]:
+    """Runs the command on a terminal.
+
+    Args:
+        words: Its arguments.
+        environment: Variables besides those of this process.
+        folder: Where it runs; None for here.
+        stdout: Whether its standard output is the terminal, as its standard error is; else it goes nowhere.
+
+    Returns:
+        What the terminal got, and the exit code.
+    """
     mine, theirs = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(width), "LINES": "50", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "onnxprune", *words]
-    with subprocess.Popen(command, cwd=folder, stdout=theirs, stderr=theirs, stdin=theirs, env=environment) as run:
+    out, variables = theirs if stdout else subprocess.DEVNULL, os.environ | environment
+    with subprocess.Popen(command, cwd=folder, stdout=out, stderr=theirs, stdin=theirs, env=variables) as run:
         os.close(theirs)
         text = b""
         try:
@@ -79,9 +92,16 @@ def shown(words: list[str], width: int, folder: str) -> str:
         except OSError:  # the terminal is gone once the command is
             pass
     os.close(mine)
-    lines = text.decode().replace("\r\n", "\n").splitlines(keepends=True)
+    return text.decode(), run.returncode
+
+
+def shown(words: list[str], width: int, folder: str) -> str:
+    """What a terminal shows of one command, and its exit code where that is not 0."""
+    environment = {"COLUMNS": str(width), "LINES": "50", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
+    text, returned = on_terminal(words, environment, folder)
+    lines = text.replace("\r\n", "\n").splitlines(keepends=True)
     more = [f"[{len(lines) - MOST} more lines]\n"] if len(lines) > MOST else []
-    code = f"[exit code {run.returncode}]\n" if run.returncode else ""
+    code = f"[exit code {returned}]\n" if returned else ""
     return "".join([*lines[:MOST], *more]) + code
 
 

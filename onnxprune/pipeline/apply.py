@@ -166,9 +166,10 @@ def _evaluated(
     report: Report, original: Original, pruned: Model, data: CalibrationSplit, io_slices: IoSlices, asked: Application
 ) -> Report:
     """The report with what held-out samples say of the result."""
-    found = evaluate(original.load(), pruned, data, io_slices)
+    model = original.load()
+    found = evaluate(model, pruned, data, io_slices)
     evaluator = make_evaluator(original.load, data, asked.checks, asked.seed)
-    seen = vars(samples_seen(original.load(), data))
+    seen = vars(samples_seen(model, data))
     calibration = replace(found.report, **seen, labels=evaluator.warning)
     metric = evaluator.measure(pruned, io_slices, changed=True)
     return replace(report, calibration=calibration, drift=found.drift, drift_on=found.report.on, metric=metric)

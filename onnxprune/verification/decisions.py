@@ -157,8 +157,13 @@ def _probabilities(scores: Floats) -> Floats:
     """Scores along the last axis as probabilities: as they are where all are from 0 to 1, else their softmax."""
     if scores.size and scores.min() >= 0 and scores.max() <= 1 + 1e-6:
         return scores
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    found: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return softmax(scores, -1)
+
+
+def softmax(scores: Array, axis: int) -> Array:
+    """Finite scores along an axis as probabilities, in their own type."""
+    powers = np.exp(scores - scores.max(axis=axis, keepdims=True))
+    found: Array = powers / powers.sum(axis=axis, keepdims=True)
     return found
 
 

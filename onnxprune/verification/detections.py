@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxprune.graph.operators import Postprocessing
 from onnxprune.verification.comparable_outputs import Component
-from onnxprune.verification.decisions import Decisions, ratio_estimate
+from onnxprune.verification.decisions import Decisions, ratio_estimate, softmax
 from onnxprune.verification.output_values import BACKGROUND, Reference, Values
 
 Array = NDArray[Any]
@@ -63,8 +63,7 @@ class DetectionSums:
 def _of_softmax(before: Array, after: Array) -> Floats:
     """Counts of each class: found before, after, by both, and what is lost; shape (samples, classes, 4)."""
     classes = before.shape[2]
-    powers = np.exp(before - before.max(axis=2, keepdims=True))
-    p = powers / powers.sum(axis=2, keepdims=True)
+    p = softmax(before, 2)
     a, b = before.argmax(axis=2), after.argmax(axis=2)
     less = np.take_along_axis(p, a[..., None], 2)[..., 0] - np.take_along_axis(p, b[..., None], 2)[..., 0]
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import DataError, option
 from onnxprune.metrics import Metric, metrics
+from onnxprune.verification.decisions import softmax
 from onnxprune.verification.output_sums import class_axis_if_any
 
 Array = NDArray[Any]
@@ -183,9 +184,7 @@ def _probabilities(scores: Floats) -> Floats:
     """Scores of shape (samples, classes) as probabilities: as they are if they sum to 1, else their softmax."""
     if scores.size and scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-2):
         return scores
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    found: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return found
+    return softmax(scores, 1)
 
 
 def _arrays(outputs: Outputs) -> Iterator[Array]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnxprune.graph.operators import Postprocessing
 from onnxprune.verification.comparable_outputs import Component
+from onnxprune.verification.decisions import softmax
 
 Array = NDArray[Any]
 Positions = tuple[int, ...]
@@ -88,14 +89,19 @@ class OutputValues:
 
     def of(self, arrays: Sequence[Array]) -> list[Values | None]:
         """The compared values of a batch of outputs; None for those that are not floating-point numbers."""
-        components = [Component("")] * len(arrays) if self._components is None else self._components
-        pairs = [(c, np.asarray(a)) for c, a in zip(components, arrays, strict=True)]
+        pairs = [(c, np.asarray(a)) for c, a in zip(self._components_of(arrays), arrays, strict=True)]
         return [self._values(c, a) if a.dtype.kind == "f" else None for c, a in pairs]
 
     def reference(self, arrays: Sequence[Array]) -> list[Reference | None]:
         """The compared values of a batch of outputs of the original, and their weights."""
-        components = [Component("")] * len(arrays) if self._components is None else self._components
-        return [None if v is None else _reference(c, v) for c, v in zip(components, self.of(arrays), strict=True)]
+        return [
+            None if v is None else _reference(c, v)
+            for c, v in zip(self._components_of(arrays), self.of(arrays), strict=True)
+        ]
+
+    def _components_of(self, arrays: Sequence[Array]) -> Sequence[Component]:
+        """What each of some outputs is."""
+        return [Component("")] * len(arrays) if self._components is None else self._components
 
     def _values(self, component: Component, array: Array) -> Values:
         """The compared values of an output."""
@@ -156,8 +162,7 @@ def _probabilities(kind: Postprocessing, scores: Array) -> Array:
         return np.stack([1 - p, p]).astype(np.float32)
     largest = np.finfo(np.float32).max / 4
     scores = np.clip(np.nan_to_num(scores.astype(np.float32, copy=False), nan=-largest), -largest, largest)
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.ascontiguousarray((powers / powers.sum(axis=1, keepdims=True)).T, dtype=np.float32)
+    return np.ascontiguousarray(softmax(scores, 1).T, dtype=np.float32)
 
 
 def _reference(component: Component, values: Values) -> Reference:

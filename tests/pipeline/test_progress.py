@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -113,26 +111,16 @@ def test_every_stage_has_its_work() -> None:
         assert set(report.seconds) <= set(planned) | {"plan", "apply", "repair", "judge"}
 
 
-pty = pytest.importorskip("pty")
+sessions = pytest.importorskip("tools.sessions", reason="needs pseudo-terminals")
 
 
 def drawn(*words: str) -> str:
     """What a terminal sees of a run."""
-    mine, theirs = pty.openpty()
-    command = [sys.executable, "-m", "onnxprune", str(MODEL), "--ratio", "0.5", "--calib", CALIB, "--samples", "60"]
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    command = [str(MODEL), "--ratio", "0.5", "--calib", CALIB, "--samples", "60"]
     target = [*command, "--no-time", "-o", os.devnull + ".onnx", *words] if "-o" in words else [*command, *words]
-    with subprocess.Popen(target, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as run:
-        os.close(theirs)
-        text = b""
-        try:
-            while seen := os.read(mine, 4096):
-                text += seen
-        except OSError:  # the terminal is gone once the command is
-            pass
-    os.close(mine)
-    assert run.returncode == 0
-    return text.decode()
+    text, returned = sessions.on_terminal(target, {"TERM": "xterm", "COLUMNS": "120"}, stdout=False)
+    assert returned == 0
+    return text
 
 
 @pytest.mark.slow
