@@ -102,3 +102,18 @@ def amount(value: object) -> float | None:
         return float(match[1]) * 1000.0 ** prefixes.index(match[2])
     except ValueError:
         return None
+
+
+def milliseconds(value: object) -> float | None:
+    """Parses a time with a unit; None for anything else.
+
+    >>> milliseconds("4ms"), milliseconds("250 us"), milliseconds("1.5s"), milliseconds("4"), milliseconds(4)
+    (4.0, 0.25, 1500.0, None, None)
+    """
+    match = (
+        re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(us|ms|s)\s*", value.lower()) if isinstance(value, str) else None
+    )
+    try:
+        return None if match is None else float(match[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[match[2]]
+    except ValueError:
+        return None

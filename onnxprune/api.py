@@ -6,31 +6,27 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from numpy.typing import NDArray
-
+from onnxprune.checkpoints import apply, run_plan, verify
 from onnxprune.extensions import Scorer, Targets
 from onnxprune.metrics import MetricFunction
-from onnxprune.options import Calibration, Checks, Options, Repair
+from onnxprune.options import Options
 from onnxprune.options import checks as checks_of
 from onnxprune.options.one_object import check_alone, requested
 from onnxprune.patterns import CHANNELS, Pattern
-from onnxprune.pipeline.analysis import Analysis, ModelSource, check_scope, to_proto_or_path
-from onnxprune.pipeline.apply import Application, apply_plan
+from onnxprune.pipeline.analysis import Analysis, ModelSource, check_scope
 from onnxprune.pipeline.dry_run import dry_run as dry_run_stages
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.run import for_plan, make_plan, run_stages
-from onnxprune.pipeline.verify import verify as verify_source
-from onnxprune.planning.plan import Plan, io_slices
+from onnxprune.planning.plan import Plan
 from onnxprune.progress import ProgressCallback
 from onnxprune.runtime.determinism import limited_run
-from onnxprune.runtime.io_slices import WHOLE
-from onnxprune.stages import analyze, score
-from onnxprune.verification.check import Verification
+from onnxprune.stages import analyze, measure, score
+from onnxprune.times import Times
 
-__all__ = ["Analysis", "ModelSource", "Result", "analyze", "apply", "dry_run", "plan", "prune", "run", "run_plan"]
-__all__ += ["score", "verify"]
+__all__ = ["Analysis", "ModelSource", "Result", "analyze", "apply", "dry_run", "measure", "plan", "prune", "run"]
+__all__ += ["run_plan", "score", "verify"]
 
 
 def prune(
@@ -42,7 +38,9 @@ def prune(
     global_ranking: bool | None = None,
     importance: str | Scorer | None = None,
     min_channels: int = 1,
-    round_to: int = 1,
+    round_to: int | str = "auto",
+    engine: str = "onnxruntime",
+    times: Times | str | os.PathLike[str] | None = None,
     steps: int = 1,
     permute: bool = False,
     seed: int = 0,
@@ -83,7 +81,10 @@ def prune(
         global_ranking: Rank across groups instead of within each.
         importance: A criterion by name, or a function of a group.
         min_channels: Units that every group keeps.
-        round_to: What layers have of the channels that are left is rounded up to a multiple of this.
+        round_to: Layers that lose channels keep the nearest multiple of this; ``auto`` rounds for a target, to what
+            `engine` computes fast; latency needs no rounding.
+        engine: The inference engine that the model is for.
+        times: Measured times for a target of latency; by default they are measured here, in onnxruntime.
         steps: Rounds of removal.
         permute: Reorder channels first, so that an N:M pattern keeps more.
         seed: Seed of anything random.
@@ -154,7 +155,9 @@ def plan(
     global_ranking: bool | None = None,
     importance: str | Scorer | None = None,
     min_channels: int = 1,
-    round_to: int = 1,
+    round_to: int | str = "auto",
+    engine: str = "onnxruntime",
+    times: Times | str | os.PathLike[str] | None = None,
     steps: int = 1,
     permute: bool = False,
     seed: int = 0,
@@ -191,7 +194,10 @@ def plan(
         global_ranking: Rank across groups instead of within each.
         importance: A criterion by name, or a function of a group.
         min_channels: Units that every group keeps.
-        round_to: What layers have of the channels that are left is rounded up to a multiple of this.
+        round_to: Layers that lose channels keep the nearest multiple of this; ``auto`` rounds for a target, to what
+            `engine` computes fast; latency needs no rounding.
+        engine: The inference engine that the model is for.
+        times: Measured times for a target of latency; by default they are measured here, in onnxruntime.
         steps: Rounds of removal.
         permute: Reorder channels first, so that an N:M pattern keeps more.
         seed: Seed of anything random.
@@ -230,73 +236,3 @@ def plan(
     asked = Options.of(**{**given, **made}) if options is None else for_plan(options)
     with limited_run(asked.resources):
         return make_plan(analysis, asked, Clock(progress))
-
-
-def apply(
-    plan: Plan,
-    model: ModelSource,
-    *,
-    calib: Any = None,
-    samples: int = 1024,
-    repair: str = "auto",
-    metric: str | MetricFunction | None = None,
-    seed: int = 0,
-) -> Result:
-    """Applies a plan to a checkpoint of the architecture that it was made for.
-
-    Args:
-        plan: The plan.
-        model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
-        calib: Calibration data: with them the remaining layers are repaired, and the result is evaluated.
-        samples: Calibration samples to use at most.
-        repair: ``auto`` is ``calibrated`` with data, else ``none``.
-        metric: What is measured on held-out samples.
-        seed: Seed of anything random.
-
-    Raises:
-        InputError: The model cannot be read (`ModelError`), the plan does not fit it (`PlanError`), or the data are
-            unusable (`DataError`).
-    """
-    checks = Checks(verify=False, metric=metric)
-    return run_plan(plan, model, Application(checks, Calibration(calib, samples), Repair(repair), seed=seed))
-
-
-def run_plan(
-    plan: Plan, model: ModelSource, application: Application, progress: ProgressCallback | None = None
-) -> Result:
-    """Applies a plan, then counts and verifies as `run` does."""
-    checks_of.instance("plan", plan, Plan)
-    with limited_run(application.resources):
-        return apply_plan(plan, Original.of(model), application, Clock(progress))
-
-
-def verify(
-    original: ModelSource,
-    pruned: Result | ModelSource,
-    *,
-    plan: Plan | None = None,
-    feeds: Mapping[str, NDArray[Any]] | None = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    seed: int = 0,
-) -> Verification:
-    """Checks a pruned model against its original in onnxruntime: valid, of the same interface, and how far it moved.
-
-    Args:
-        original: The model before pruning.
-        pruned: The result of a run, or the model after it.
-        plan: What was taken, for what inputs and outputs lost; a `Result` has its own.
-        feeds: Inputs to run both with; synthetic ones, of `input_shapes`, by default.
-        input_shapes: Shapes of graph inputs.
-        seed: Seed of the inputs.
-
-    Raises:
-        InputError: A model is unreadable, or an option unusable.
-        VerificationError: The pruned model fails where the original does not.
-    """
-    target = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
-    known_plan = pruned.plan if plan is None and isinstance(pruned, Result) else plan
-    if known_plan is not None:
-        checks_of.instance("plan", known_plan, Plan)
-    lost_slices = WHOLE if known_plan is None else io_slices(known_plan)
-    checks = Checks(input_shapes={} if input_shapes is None else input_shapes)
-    return verify_source(to_proto_or_path(original), target, checks, feeds=feeds, seed=seed, io_slices=lost_slices)

@@ -167,7 +167,7 @@ sources: Registry[Opener] = Registry("calibration source", entry_points="onnxpru
 
 OWN_REPAIRS = {"none": False, "data-free": False, "calibrated": True}
 """The package's own repairs, and whether they take calibration data."""
-OWN_COSTS = ("macs", "params", "bytes")
+OWN_COSTS = ("macs", "params", "bytes", "latency")
 for _name, _data in OWN_REPAIRS.items():
     repairs.add(_name, RepairMethod(_name, None, _data))
 for _name in OWN_COSTS:

@@ -1,13 +1,14 @@
-"""The first stages of a run, each on its own: analyze and score."""
+"""The first stages of a run, each on its own: analyze, score, and measure."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onnxprune.cost.measure import measure
+from onnxprune.cost.measure import measure as measure_cost
 from onnxprune.coupling.groups import Group
+from onnxprune.errors import InputError
 from onnxprune.extensions import Scorer, as_criterion
 from onnxprune.importance.magnitude import Scores
 from onnxprune.model.model import load
@@ -15,9 +16,16 @@ from onnxprune.model.sparse_initializers import densify
 from onnxprune.options import Calibration, Options, Resources, Scope
 from onnxprune.options import checks as checks_of
 from onnxprune.options.one_object import check_alone
-from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, to_proto_or_path
+from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, load_dense, prunable, to_proto_or_path
+from onnxprune.pipeline.latency import engine
+from onnxprune.pipeline.latency import measure as measure_analyzed
+from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.score import score_groups
+from onnxprune.progress import ProgressCallback
 from onnxprune.runtime.determinism import limited_run
+from onnxprune.runtime.worker import CPU
+from onnxprune.times import Times
+from onnxprune.timing.measure import COPIES
 
 
 def analyze(
@@ -46,7 +54,7 @@ def analyze(
         check_alone(analyze, {"mixing": mixing, "attention": attention, "shrink": shrink}, options)
         scope = options.scope
     loaded = load(to_proto_or_path(model), weights=False)
-    stored = measure(loaded) if loaded.proto.functions or loaded.proto.graph.sparse_initializer else None
+    stored = measure_cost(loaded) if loaded.proto.functions or loaded.proto.graph.sparse_initializer else None
     densify(loaded)
     analysis = analyze_loaded(loaded, mixing=scope.mixing, attention=scope.attention, shrink=scope.shrink)
     analysis.stored = stored
@@ -102,3 +110,60 @@ def score(
     chosen = analysis.groups if groups is None else groups
     with limited_run(resources):
         return score_groups(analysis, chosen, criterion, calibration, seed=seed, memory=resources.memory)
+
+
+def measure(
+    model: ModelSource,
+    *,
+    run: str | Callable[[str], float] | None = None,
+    providers: Sequence[str | tuple[str, dict[str, Any]]] = (CPU,),
+    threads: int = 1,
+    batch: int = 1,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    copies: int = COPIES,
+    mixing: bool = False,
+    attention: str = "heads",
+    shrink: str | Sequence[str] = (),
+    before: Times | None = None,
+    measured: Callable[[Times], None] = lambda times: None,
+    progress: ProgressCallback | None = None,
+) -> Times:
+    """Measures what this device takes for a model as a function of its widths, for a target of latency.
+
+    Args:
+        model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
+        run: What times a model file in place of onnxruntime: a command line that is given the path and prints
+            milliseconds, or a function from the path to milliseconds.
+        providers: Execution providers of onnxruntime, by name or with options.
+        threads: Threads for one operator; 0 for onnxruntime's default.
+        batch: Size of the batch, where the model leaves it open.
+        input_shapes: Shapes of graph inputs.
+        copies: How many sliced copies of the model are timed.
+        mixing: As for the run that the times are for.
+        attention: As for the run that the times are for.
+        shrink: As for the run that the times are for.
+        before: Times of a call that was ended early; what is in them is not measured again.
+        measured: Called with the times so far after each measurement.
+        progress: Called with how far it is (`Progress`).
+
+    Raises:
+        InputError: The model or an option is unusable.
+        RunError: The model cannot be timed.
+    """
+    copies, batch = checks_of.whole("copies", copies, 1), checks_of.whole("batch", batch, 1)
+    shapes = checks_of.shapes("input_shapes", {} if input_shapes is None else input_shapes)
+    scope = Scope(mixing=mixing, attention=attention, shrink=shrink)
+    clock = Clock(progress)
+    clock.expect({"load": 1.0, "measure": 20.0})
+    with limited_run(Resources()):
+        with clock.stage("load"):
+            loaded = load_dense(to_proto_or_path(model))
+            analysis = analyze_loaded(loaded, mixing=scope.mixing, attention=scope.attention, shrink=scope.shrink)
+            groups = prunable(analysis, scope)
+            if not groups:
+                raise InputError("nothing of the model may be pruned", "onnxprune inspect shows why")
+            used = engine(analysis, shapes, run=run, providers=providers, threads=threads, batch=batch)
+        with clock.stage("measure"):
+            return measure_analyzed(
+                analysis, groups, used.engine, used.shapes, copies=copies, before=before, measured=measured
+            )

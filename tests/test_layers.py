@@ -12,6 +12,7 @@ from tests.support.paths import PACKAGE
 ORDER = """
     errors _text _math
     registry time_limit progress _importing
+    engines times
     patterns extensions
     metrics
     options
@@ -27,11 +28,12 @@ ORDER = """
     statistics
     importance
     allocation
+    timing
     sparsity
     repair
     report
     pipeline
-    stages
+    stages checkpoints
     api testing
     cli
     __main__

@@ -16,23 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.allocation.counts import Limits
-from onnxprune.cost.cost_model import CostModel
-
-Curve = NDArray[np.float64]
-"""Damage after removing 0, 1, 2, ... units; ascending."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What must be met.
-
-    Attributes:
-        cost: Cost as a function of removed units.
-        limit: Most that may be left of it, in its own unit.
-    """
-
-    cost: CostModel
-    limit: float
+from onnxprune.allocation.refine import refine
+from onnxprune.allocation.target import Curve, Target, missed
 
 
 @dataclass(frozen=True)
@@ -56,9 +41,23 @@ def allocate(
         limits: What each group keeps.
     """
     paths = [_steps(curve, n, held) for curve, n, held in zip(curves, units, limits, strict=True)]
-    removed = np.zeros(len(units), dtype=np.int64)
-    at = [0] * len(units)
-    while short := _missed(targets, removed):
+    removed = _greedy(curves, paths, targets)
+    if REFINE:
+        met = None if missed(targets, removed) else removed
+        better = refine(curves, [np.array(path, dtype=np.int64) for path in paths], targets, met)
+        removed = removed if better is None else better
+    met_now = not missed(targets, removed)
+    return Allocation([int(r) for r in removed], met_now, [t.cost.left(removed) for t in targets])
+
+
+REFINE = True
+
+
+def _greedy(curves: Sequence[Curve], paths: Sequence[Sequence[int]], targets: Sequence[Target]) -> NDArray[np.int64]:
+    """Removes one segment of a convex hull after the other until every target is met, or nothing more can go."""
+    removed = np.zeros(len(paths), dtype=np.int64)
+    at = [0] * len(paths)
+    while short := missed(targets, removed):
         best, best_end, rate = -1, 0, np.inf
         for g, path in enumerate(paths):
             if at[g] + 1 >= len(path):
@@ -70,16 +69,11 @@ def allocate(
                 best, best_end, rate = g, end, damage / saving
         if best < 0:
             break
-        if best_end > at[best] + 1 and not _missed(targets, _with(removed, best, paths[best][best_end])):
+        if best_end > at[best] + 1 and not missed(targets, _with(removed, best, paths[best][best_end])):
             best, best_end = _cheapest_end(curves, paths, at, targets, removed)
         at[best] = best_end
         removed[best] = paths[best][best_end]
-    return Allocation([int(r) for r in removed], not short, [t.cost.left(removed) for t in targets])
-
-
-def _missed(targets: Sequence[Target], removed: NDArray[np.int64]) -> list[Target]:
-    """The targets that so much removal does not meet yet."""
-    return [t for t in targets if t.cost.left(removed) > t.limit]
+    return removed
 
 
 def _with(removed: NDArray[np.int64], group: int, count: int) -> NDArray[np.int64]:
@@ -109,7 +103,7 @@ def _cheapest_end(
     ends = []
     for g, path in enumerate(paths):
         for step in range(at[g] + 1, len(path)):
-            if not _missed(targets, _with(removed, g, path[step])):
+            if not missed(targets, _with(removed, g, path[step])):
                 ends.append((float(curves[g][path[step]] - curves[g][path[at[g]]]), g, step))
                 break
     return min(ends)[1:]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,16 @@ class Width:
     Attributes:
         per_unit: Channels that one unit is.
         rest: Channels that belong to no group that may shrink.
+        multiple: What the width is to be a multiple of.
     """
 
     per_unit: int = 1
     rest: int = 0
+    multiple: int = 1
 
-    def divides(self, round_to: int, units: int) -> bool:
+    def fits(self, units: int) -> bool:
         """Whether so many units make a width that is a multiple."""
-        return (units * self.per_unit + self.rest) % round_to == 0
+        return (units * self.per_unit + self.rest) % self.multiple == 0
 
 
 @dataclass(frozen=True)
@@ -36,36 +39,40 @@ class Limits:
 
     Attributes:
         min_channels: At least so many units.
-        round_to: So many that the widths are multiples of this; all of them where no other count is.
         widths: Widths of the layers that read or write the group; by default its units.
     """
 
     min_channels: int = 1
-    round_to: int = 1
     widths: tuple[Width, ...] = (Width(),)
 
     def kept(self, units: int, remove: int) -> int:
-        """Units that are kept when `remove` of `units` are to be removed."""
-        keep = max(units - remove, min(self.min_channels, units))
-        if self.round_to == 1:
-            return keep
-        widths = self._satisfiable
-        fitting = (n for n in range(keep, min(units, keep + self.round_to)) if _multiples(widths, self.round_to, n))
-        return next(fitting, units)
+        """Units that are kept when `remove` of `units` are to be removed.
 
-    @property
-    def _satisfiable(self) -> tuple[Width, ...]:
+        The nearest count that makes every width a multiple, of two equally near ones the larger; all units where there
+        is none.
+        """
+        least = min(self.min_channels, units)
+        wanted = max(units - remove, least)
+        period = math.lcm(*(w.multiple for w in self.widths))
+        if period == 1 or wanted == units:
+            return wanted
+        widths = self._satisfiable(period)
+        for off in range(period + 1):
+            for count in (wanted + off, wanted - off):
+                if max(least, 1) <= count < units and all(width.fits(count) for width in widths):
+                    return count
+            if wanted + off >= units:
+                return units
+        return units
+
+    def _satisfiable(self, period: int) -> tuple[Width, ...]:
         """The widths that one count makes multiples; without the rests of those where none does.
 
         A concatenation that holds three pinned channels and a group whose own layer is a multiple cannot be one, say.
         """
-        if any(_multiples(self.widths, self.round_to, n) for n in range(self.round_to)):
+        if any(all(width.fits(n) for width in self.widths) for n in range(period)):
             return self.widths
-        return tuple(Width(w.per_unit) for w in self.widths)
-
-
-def _multiples(widths: Sequence[Width], round_to: int, units: int) -> bool:
-    return all(width.divides(round_to, units) for width in widths)
+        return tuple(replace(w, rest=0) for w in self.widths)
 
 
 def uniform(groups: Sequence[Group], ratio: float, limits: Sequence[Limits]) -> list[int]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._text import amount
+from onnxprune._text import amount, milliseconds
 from onnxprune.allocation import budget
-from onnxprune.allocation.budget import Target
 from onnxprune.allocation.counts import ranked, uniform, weakest
+from onnxprune.allocation.target import Target
 from onnxprune.allocation.widths import limits_of
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import predicted, totals
@@ -22,7 +22,7 @@ from onnxprune.errors import InputError, option
 from onnxprune.extensions import CostFactory, Limit
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
-from onnxprune.options import Channels
+from onnxprune.options import LATENCY, Channels
 from onnxprune.planning.plan import describe
 
 
@@ -48,7 +48,7 @@ def nothing(coupling: Coupling) -> Selection:
 
 def by_ratio(coupling: Coupling, groups: Sequence[Group], scores: Sequence[Scores], options: Channels) -> Selection:
     """The weakest units of some groups, as many as the ratio asks for."""
-    limits = limits_of(groups, options.min_channels, options.round_to)
+    limits = limits_of(groups, options.min_channels, options.rounding)
     assert options.ratio is not None
     counts = (
         ranked(groups, scores, options.ratio, limits)
@@ -70,7 +70,7 @@ def by_budget(
     models = {cost.name: predicted(cost, coupling, groups, before, input_shapes) for cost in options.costs}
     whole = totals(options.costs, coupling, before, input_shapes)
     asked = {name: _limit(name, text, whole[name]) for name, text in options.limits.items()}
-    limits = limits_of(groups, options.min_channels, options.round_to)
+    limits = limits_of(groups, options.min_channels, options.rounding)
     found = budget.allocate(
         [c.loss for c in curves],
         [g.units for g in groups],
@@ -104,7 +104,8 @@ def intermediate_target(options: Channels, whole: Mapping[str, float | None], sh
     target: dict[str | CostFactory, Limit] = {}
     for key, cost, text in zip(options.target, options.costs, options.target.values(), strict=True):
         total = float(whole[cost.name] or 0)
-        target[key] = total * min(_limit(cost.name, text, whole[cost.name]) / max(total, 1.0), 1.0) ** share
+        left = total * min(_limit(cost.name, text, whole[cost.name]) / max(total, 1e-9), 1.0) ** share
+        target[key] = f"{left:.9g}ms" if cost.name == LATENCY else left
     return replace(options, target=target)
 
 
@@ -135,6 +136,9 @@ def scores_of(curve: Curve, units: int) -> Scores:
 
 def _limit(name: str, asked: str | float, total: float | None) -> float:
     """A target as an absolute number: fractions up to 1 are of the total, larger numbers are taken as they are."""
+    time = milliseconds(asked) if name == LATENCY else None
+    if time is not None:
+        return time
     number = amount(asked)
     assert number is not None  # the options see to that
     if number > 1 or (isinstance(asked, str) and asked.strip()[-1].isalpha()):

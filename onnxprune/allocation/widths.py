@@ -12,24 +12,39 @@ from collections.abc import Mapping, Sequence
 from onnxprune.allocation.counts import Limits, Width
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group, Slices
+from onnxprune.engines import EngineProfile
+from onnxprune.graph.graph import Value
 from onnxprune.layers.weight_layout import channel_axes
 
+Rounding = int | EngineProfile
+"""What widths are to be multiples of: one number, or what an engine computes fast."""
 
-def limits_of(groups: Sequence[Group], min_channels: int, round_to: int) -> list[Limits]:
+
+def limits_of(groups: Sequence[Group], min_channels: int, rounding: Rounding) -> list[Limits]:
     """What each group must keep.
 
     Args:
         groups: The groups that may shrink.
         min_channels: Units that every group keeps.
-        round_to: What the widths of layers that lose channels are to be multiples of.
+        rounding: What the widths of layers that lose channels are to be multiples of.
     """
-    if round_to == 1:
+    if rounding == 1:
         return [Limits(min_channels)] * len(groups)
-    widths = _widths(groups)
-    return [Limits(min_channels, round_to, tuple(dict.fromkeys(found))) for found in widths]
+    return [Limits(min_channels, tuple(dict.fromkeys(found))) for found in _widths(groups, rounding)]
 
 
-def _widths(groups: Sequence[Group]) -> list[list[Width]]:
+def multiple_for(value: Value, rounding: Rounding) -> int:
+    """What the width of a layer with a weight is to be a multiple of."""
+    if isinstance(rounding, int):
+        return rounding
+    readers = [node for node, _ in value.consumers]
+    if not any("Conv" in node.op_type for node in readers):
+        return rounding.product
+    grouped = any(int(node.attribute("group", 1)) > 1 for node in readers)
+    return rounding.depthwise if grouped else rounding.convolution
+
+
+def _widths(groups: Sequence[Group], rounding: Rounding) -> list[list[Width]]:
     """The widths that depend on each group; of an axis that several share each answers for its own part."""
     slices = [_channel_slices(group) for group in groups]
     sharing = Counter((s.value.key, s.axis) for found in slices for s, _ in found)
@@ -40,7 +55,7 @@ def _widths(groups: Sequence[Group]) -> list[list[Width]]:
             per_unit, length = s.indices.shape[1], (s.value.shape or [])[s.axis]
             alone = sharing[s.value.key, s.axis] == 1 and isinstance(length, int)
             rest = length - group.units * per_unit if alone else 0
-            widths[-1].append(Width(per_unit * blocks, rest * blocks))
+            widths[-1].append(Width(per_unit * blocks, rest * blocks, multiple_for(s.value, rounding)))
     return widths
 
 

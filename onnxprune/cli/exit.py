@@ -69,6 +69,8 @@ OTHER_NAMES = {
     **dict.fromkeys(["macs", "flops"], "--target macs=0.5"),
     **dict.fromkeys(["params", "parameters"], "--target params=0.5"),
     **dict.fromkeys(["size", "bytes"], "--target bytes=0.5"),
+    **dict.fromkeys(["latency", "time", "speed", "speedup", "speed-up", "milliseconds"], "--target latency=0.6"),
+    **dict.fromkeys(["backend", "runtime", "device"], "--engine"),
     **dict.fromkeys(["out", "outfile", "save"], "--output"),
     **dict.fromkeys(["input-shapes", "shape", "shapes", "overwrite-input-shape"], "--input-shape"),
     **dict.fromkeys(["criterion", "method", "score"], "--importance"),

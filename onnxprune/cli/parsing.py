@@ -78,15 +78,22 @@ def options(ctx: click.Context) -> Options:
         memory=size(given["memory"]),
         run_memory=None if given["run_memory"] is None else size(given["run_memory"]),
         input_shapes=shapes(given["input_shape"]),
+        round_to=rounding(given["round_to"]),
         **{name: given[name] for name in AS_GIVEN},
     )
+
+
+def rounding(text: str) -> int | str:
+    """A multiple; ``auto`` as it is."""
+    return int(text) if text.strip().isdecimal() else text
 
 
 AS_GIVEN = (
     "global_ranking",
     "importance",
     "min_channels",
-    "round_to",
+    "engine",
+    "times",
     "steps",
     "permute",
     "seed",
@@ -118,7 +125,7 @@ def targets(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not value:
-            raise InputError(f"target {text!r} does not say how much", "macs=0.5, params=2M or bytes=4MB, say")
+            raise InputError(f"target {text!r} does not say how much", "latency=0.6, macs=0.5 or bytes=4MB, say")
         if name in found:
             raise InputError(f"target {name!r} is given twice", "give it once")
         found[name] = value

@@ -55,6 +55,7 @@ Kind = tuple[str, Callable[[object], bool]]
 _NUMBER: Kind = ("a number", _number)
 _INTEGER: Kind = ("a whole number", _integer)
 _TEXT: Kind = ("a string", _text)
+_MULTIPLE: Kind = ("a whole number or 'auto'", _size)
 _PATH: Kind = ("a string", _text)
 _SIZE: Kind = ("a whole number of bytes, or a string such as '1GB'", _size)
 _FLAG: Kind = ("true or false", _flag)
@@ -75,7 +76,9 @@ KEYS: dict[str, Kind] = {
     "attention": _TEXT,
     "shrink": _TEXTS,
     "min-channels": _INTEGER,
-    "round-to": _INTEGER,
+    "round-to": _MULTIPLE,
+    "engine": _TEXT,
+    "times": _PATH,
     "no-verify": _FLAG,
     "no-time": _FLAG,
     "input-shape": _SHAPES,

@@ -1,4 +1,4 @@
-"""The other verbs: inspect, apply, compare, verify, ops."""
+"""The other verbs: inspect, apply, measure, compare, verify, ops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import click
 from onnxprune.cli.apply import apply
 from onnxprune.cli.compare import compare
 from onnxprune.cli.inspect import inspect
+from onnxprune.cli.measure import measure
 from onnxprune.cli.ops import ops
 from onnxprune.cli.verify import verify
 
-VERBS: dict[str, click.Command] = {"inspect": inspect, "apply": apply, "compare": compare, "verify": verify, "ops": ops}
+VERBS: dict[str, click.Command] = {
+    "inspect": inspect,
+    "apply": apply,
+    "measure": measure,
+    "compare": compare,
+    "verify": verify,
+    "ops": ops,
+}

@@ -7,7 +7,7 @@ a sum of products of axis lengths, each of which shrinks by a fixed number of in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxprune.cost.macs import graph_with_shapes, terms
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
-from onnxprune.graph.graph import Axis, Value
+from onnxprune.graph.graph import Axis, Node, Value
 from onnxprune.graph.operators import Term
 from onnxprune.model.tensors import WEIGHT_TYPES, bytes_an_element
 
@@ -66,7 +66,7 @@ class LengthProducts:
         *,
         singles: bool = True,
     ) -> None:
-        owned = _owned(coupling, groups)
+        owned = owned_indices(coupling, groups)
         classes: dict[int, int] = {}
         rows: list[tuple[float, list[int], list[int] | None]] = []
         self._fixed, self._singles = fixed, singles
@@ -115,6 +115,20 @@ class LengthProducts:
         further[group] += more
         return float(self._sum(removed, rows) - self._sum(further, rows))
 
+    def lefts(self, removed: Removed, group: int, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What depends on one group, for several counts of its removed units; shape of `counts`."""
+        rows = self._rows_of[group]
+        without = removed.copy()
+        without[group] = 0
+        lengths = self._lengths - self._slopes @ without - counts[:, None] * self._slopes[:, group]
+        others = (self._causes[rows] & (without > 0)).any(axis=1)
+        there = self._always[rows] | others | (self._causes[rows, group] & (counts[:, None] > 0))
+        products = self._factors[rows] * lengths[:, self._axes[rows]].prod(axis=-1)
+        if not self._singles:
+            there = there & (products > 1)
+        found: NDArray[np.float64] = np.where(there, products, 0.0).sum(axis=1)
+        return found
+
     def _sum(self, removed: Removed, rows: NDArray[np.int64] | slice) -> float:
         if not len(self._factors):
             return 0.0
@@ -126,7 +140,7 @@ class LengthProducts:
         return float(products[there].sum())
 
 
-def _owned(coupling: Coupling, groups: Sequence[Group]) -> dict[int, dict[int, int]]:
+def owned_indices(coupling: Coupling, groups: Sequence[Group]) -> dict[int, dict[int, int]]:
     """Class -> group -> how many of its indices each unit owns."""
     group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
     for i, group in enumerate(groups):
@@ -196,21 +210,26 @@ def macs(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Seque
     Raises:
         LookupError: A shape that a count needs is not known.
     """
+    return LengthProducts(coupling, groups, [term for _, found in counted_terms(coupling, shapes) for term in found])
+
+
+def counted_terms(coupling: Coupling, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[Node, list[Term]]]:
+    """The nodes of the main graph with their terms, in which free lengths are part of the factors; see `macs`."""
     concrete = graph_with_shapes(coupling.graph.proto, shapes)
-    found: list[Term] = []
     for node, twin in zip(coupling.graph.main.nodes, concrete.main.nodes, strict=True):
         counted, known = terms(node), terms(twin)
         if known is None or any(axis.length is None for _, axes in known for axis in axes):
             raise LookupError(f"the lengths that {node.label} runs over are not known")
         if counted is None:  # the analysis knows no rank here, so nothing of it can be pruned
-            found += [(math.prod([factor, *(axis.length or 0 for axis in axes)]), ()) for factor, axes in known]
+            yield node, [(math.prod([factor, *(axis.length or 0 for axis in axes)]), ()) for factor, axes in known]
             continue
+        found: list[Term] = []
         for (factor, axes), (_, lengths) in zip(counted, known, strict=True):
             free = math.prod(  # of an axis with fixed digits what these are multiplied with
                 (there.length or 0) / (a.width or 1) for a, there in zip(axes, lengths, strict=True) if a.length is None
             )
             found.append((factor * free, axes))
-    return LengthProducts(coupling, groups, found)
+        yield node, found
 
 
 def _stored(coupling: Coupling) -> list[Value]:

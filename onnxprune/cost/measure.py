@@ -24,6 +24,7 @@ from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.model.tensors import WEIGHT_TYPES, constants, elements, sparse_initializers
 from onnxprune.runtime.sample_inputs import candidate_dims
+from onnxprune.times import Times
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Cost:
         macs: Multiply-accumulates of one run of the main graph; None where a shape that matters is not known.
         bytes: Size of the saved model, external data included.
         shapes: Shapes of the main graph's values that the MACs were counted at.
+        times: What was measured of its latency, where a target asks for that.
     """
 
     params: int
     macs: int | None
     bytes: int
     shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False, compare=False)
+    times: Times | None = field(default=None, repr=False, compare=False)
 
     def input_shapes(self, proto: onnx.ModelProto) -> dict[str, Shape]:
         """Shapes of the inputs of the model that the MACs were counted at, as far as they are known."""

@@ -15,6 +15,7 @@ import numpy as np
 from onnxprune import extensions
 from onnxprune.cost.cost_model import CostModel, Removed, macs, nbytes, parameters
 from onnxprune.cost.measure import Cost, counted_shapes
+from onnxprune.cost.time_model import latency
 from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError, option
@@ -45,6 +46,10 @@ def predicted(
     if cost.name == "bytes":
         return nbytes(coupling, groups, before.bytes)
     shapes = counted_shapes(Model(coupling.graph.proto), input_shapes) | dict(before.shapes)
+    if cost.name == "latency":
+        if before.times is None:
+            raise InputError("the latency of the model was not measured")
+        return latency(coupling, groups, shapes, before.times)
     if cost.factory is not None:
         return _registered(cost.name, cost.factory, coupling, groups, shapes)
     try:
@@ -68,7 +73,7 @@ def measured(cost: NamedCost, model: Model, counted: Cost, input_shapes: InputSh
     """
     known = {"params": counted.params, "macs": counted.macs, "bytes": counted.bytes}
     if cost.factory is None:
-        return known[cost.name]
+        return known.get(cost.name)
     graph = Graph(model.copy().proto)
     shapes = counted_shapes(model, input_shapes) | dict(counted.shapes)
     return _registered(cost.name, cost.factory, analyze(graph), [], shapes).left(np.zeros(0, dtype=np.int64))
@@ -78,7 +83,8 @@ def totals(
     costs: Iterable[NamedCost], coupling: Coupling, before: Cost, input_shapes: InputShapes
 ) -> dict[str, float | None]:
     """Some costs, by name, before anything is removed; None for what cannot be counted."""
-    counted = {"params": before.params, "macs": before.macs, "bytes": before.bytes}
+    time = None if before.times is None else before.times.milliseconds
+    counted = {"params": before.params, "macs": before.macs, "bytes": before.bytes, "latency": time}
     nothing = np.zeros(0, dtype=np.int64)
     return {
         cost.name: counted[cost.name]

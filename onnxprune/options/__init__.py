@@ -1,5 +1,6 @@
 """Validated options of a run: one frozen dataclass a concern, and `Options`, which composes them."""
 
+from onnxprune.options.cost_limits import LATENCY
 from onnxprune.options.options import Options
 from onnxprune.options.parts import (
     ATTENTION,
@@ -20,6 +21,7 @@ __all__ = [
     "ATTENTION",
     "AUTO",
     "GATES",
+    "LATENCY",
     "SAMPLES",
     "Calibration",
     "Channels",

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune import extensions, patterns
+from onnxprune import engines, extensions, patterns
 from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Criterion, Scorer, Targets
 from onnxprune.metrics import MetricFunction
 from onnxprune.options import checks, json_data
+from onnxprune.options.criteria import BY_DATA, BY_WEIGHTS, NO_STEPS, check_importance, from_data, or_empty
 from onnxprune.options.parts import (
     AUTO,
     FURTHEST,
@@ -23,12 +24,9 @@ from onnxprune.options.parts import (
     Resources,
     Scope,
     Zeros,
-    choosers,
 )
 from onnxprune.patterns import CHANNELS, Pattern
-
-BY_DATA, BY_WEIGHTS = "obs", "l2"
-"""Default criteria: with data, and without."""
+from onnxprune.times import Times
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,9 @@ class Options:
         global_ranking: bool | None = None,
         importance: str | Scorer | None = None,
         min_channels: int = 1,
-        round_to: int = 1,
+        round_to: int | str = AUTO,
+        engine: str = engines.DEFAULT,
+        times: Times | str | os.PathLike[str] | None = None,
         steps: int = 1,
         permute: bool = False,
         seed: int = 0,
@@ -113,8 +113,8 @@ class Options:
         Args:
             ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed; where no
                 channels are, share of a pattern that has none.
-            target: What may be left of ``macs``, ``params`` or ``bytes`` in place of a ratio: ``{"macs": 0.5}``; or of
-                a cost that was added, by its name or its factory.
+            target: What may be left of ``macs``, ``params``, ``bytes`` or ``latency`` in place of a ratio: ``{"macs":
+                0.5}``, ``{"latency": "4ms"}``; or of a cost that was added, by its name or its factory.
             pattern: ``channels``, a pattern of zeros (see `patterns`), or a list with both.
             global_ranking: Rank across groups (or weights, or their blocks) instead of within each; by default only
                 for zeros that data choose and a refit follows.
@@ -122,7 +122,9 @@ class Options:
                 calibration data, or synthetic inputs for a data-free repair (where the model consists mainly of
                 convolutions), else ``l2``.
             min_channels: Units that every group keeps.
-            round_to: What layers have of the channels that are left is rounded up to a multiple of this.
+            round_to: Layers that lose channels keep the nearest multiple of this; ``auto``: see `Channels`.
+            engine: The inference engine that the model is for, see `engines`.
+            times: Measured times for a target of latency, see `Channels`.
             steps: Rounds of removal, with repair and new statistics in between; needs calibration data.
             permute: Reorder channels first, so that an N:M pattern keeps more.
             seed: Seed of anything random.
@@ -156,8 +158,8 @@ class Options:
         """
         given = Checks(
             verify=verify,
-            input_shapes=_or_empty(input_shapes),
-            gate=_or_empty(gate),
+            input_shapes=or_empty(input_shapes),
+            gate=or_empty(gate),
             keep_anyway=keep_anyway,
             search=checks.flag("search", search) or checks.flag("drift_search", drift_search),
             time=time,
@@ -165,18 +167,18 @@ class Options:
             metric=metric,
             max_drop=max_drop,
         )
-        targets = _or_empty(target)
+        targets = or_empty(target)
         share = None if ratio is None else checks.fraction("ratio", ratio)
         removes, zeros = patterns.read(pattern, share)
         if targets and not removes:
             raise InputError("target and pattern both say how much", "give one of them")
         wanted = None if importance is None else extensions.as_criterion(importance)
-        _check_importance(wanted, removes, zeros)
+        check_importance(wanted, removes, zeros)
         permute = checks.flag("permute", permute)
         if permute and zeros is None:
             raise InputError(NO_PERMUTE, f"give {option('pattern', '2:4')}, say")
         across = None if global_ranking is None else checks.flag("global_ranking", global_ranking)
-        for name, value in (("min_channels", min_channels), ("round_to", round_to), ("steps", steps)):
+        for name, value in (("min_channels", min_channels), ("steps", steps)):
             checks.whole(name, value, 1)
         channels = (
             Channels(
@@ -186,6 +188,8 @@ class Options:
                 global_ranking=bool(across),
                 min_channels=min_channels,
                 round_to=round_to,
+                engine=engine,
+                times=times,
                 steps=steps,
             )
             if removes
@@ -240,14 +244,14 @@ class Options:
         asked = self.zeros.solver if self.zeros is not None else None
         stored = self.calibration.stats is not None and self.channels is None
         has_data = (self.calibration.data is not None or stored) and self.repair.method != "data-free"
-        able = asked is not None and (has_data or not _from_data(asked))
+        able = asked is not None and (has_data or not from_data(asked))
         best = asked if able and asked is not None else BY_DATA if has_data else BY_WEIGHTS
         return "wanda" if best == BY_DATA and not self.repair.refits_zeros else best
 
     @property
     def spreads_zeros(self) -> bool:
         """Whether shares of zeros are allocated to layers by their measured effect on the outputs."""
-        if self.zeros is None or self.zeros.shape.local or self.calibration.data is None or not _from_data(self.solver):
+        if self.zeros is None or self.zeros.shape.local or self.calibration.data is None or not from_data(self.solver):
             return False
         across = self.zeros.global_ranking
         return self.repair.refits_zeros if across is None else across
@@ -268,7 +272,7 @@ class Options:
             )
         alone, asked, across = self.channels is None, self.zeros.solver, self.zeros.global_ranking
         for_zeros = asked is not None and (alone or not extensions.criteria.get(asked).channels)
-        if for_zeros and asked is not None and _from_data(asked) and not _from_data(self.solver):
+        if for_zeros and asked is not None and from_data(asked) and not from_data(self.solver):
             without = ", which repair 'data-free' goes without" if self.repair.method == "data-free" else ""
             raise InputError(f"importance {asked!r} needs calibration data{without}", GIVE_DATA)
         if alone and across and self.zeros.shape.local:
@@ -277,7 +281,7 @@ class Options:
                 "rank across them",
                 f"leave {option('global_ranking')} away",
             )
-        if across and self.calibration.data is None and _from_data(self.solver):
+        if across and self.calibration.data is None and from_data(self.solver):
             raise InputError(
                 "how much each weight can spare is measured with calibration data",
                 f"give some with {option('calib', ...)}, or leave {option('global_ranking')} away",
@@ -310,35 +314,12 @@ class Options:
         missing, stats, name = self.calibration.data is None, self.calibration.stats, self.criterion.name
         if missing and self.repair.needs_data:
             raise InputError(f"repair {self.repair.method!r} needs calibration data", GIVE_DATA)
-        from_data = self.criterion.needs == "moments"
+        by_moments = self.criterion.needs == "moments"
         synthetic = self.repair.method == "data-free"  # inputs made for the repair serve the scores as well
-        if self.channels is not None and from_data and missing and stats is None and not synthetic:
+        if self.channels is not None and by_moments and missing and stats is None and not synthetic:
             raise InputError(f"importance {name!r} needs calibration data", GIVE_DATA)
-        if stats is not None and not (from_data if self.channels is not None else _from_data(self.solver)):
-            known = [n for n in extensions.criteria.names() if _from_data(n)]
+        if stats is not None and not (by_moments if self.channels is not None else from_data(self.solver)):
+            known = [n for n in extensions.criteria.names() if from_data(n)]
             raise InputError(f"importance {name!r} uses no statistics", f"{', '.join(known)} do")
         if self.channels is not None and self.channels.steps > 1 and (missing or not self.criterion.sequential):
             raise InputError(NO_STEPS, f"give a ratio or a target, and data with {option('calib', ...)}")
-
-
-NO_STEPS = "steps need calibration data, importance 'obs' and channels to remove"
-
-
-def _or_empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
-def _from_data(name: str) -> bool:
-    return extensions.criteria.get(name).needs == "moments"
-
-
-def _check_importance(wanted: Criterion | None, removes: bool, zeros: Pattern | None) -> None:
-    """Raises InputError for a criterion that ranks neither channels nor zeros as requested."""
-    if wanted is None:
-        return
-    if zeros is None and not wanted.channels:
-        raise InputError(
-            f"importance {wanted.name!r} chooses zeros, not channels", f"give a pattern, say {option('pattern', '2:4')}"
-        )
-    if not removes and not wanted.zeros:
-        raise InputError(f"importance {wanted.name!r} ranks channels, not zeros", f"{', '.join(choosers())} do")

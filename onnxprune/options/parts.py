@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune import extensions, patterns
-from onnxprune._text import amount
+from onnxprune import engines, extensions, patterns
+from onnxprune.engines import EngineProfile
 from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Limit, NamedCost, Scorer, Targets
 from onnxprune.metrics import Metric, MetricFunction, as_metric
 from onnxprune.options import checks
+from onnxprune.options.cost_limits import LATENCY, limit_of
 from onnxprune.patterns import Pattern
 from onnxprune.registry import one_of
+from onnxprune.times import Times
 
 ATTENTION = ("heads", "dims")
 AUTO = "auto"
@@ -44,7 +46,11 @@ class Channels:
         importance: A criterion by name, or a function of a group (`extensions.GroupView`); None for the default.
         global_ranking: Whether units of all groups are ranked together, so that `ratio` is the share of them all.
         min_channels: Units that every group keeps.
-        round_to: What layers have of the channels that are left is rounded up to a multiple of this.
+        round_to: Layers that lose channels keep the nearest multiple of this. ``auto`` rounds for a target, to what
+            `engine` computes fast, unless it is latency, whose measured times know better; it rounds no ratio.
+        engine: The inference engine that the model is for, by name; see `engines`.
+        times: What was measured of the model for a target of latency: `Times`, or a file of them. None
+            measures the model in onnxruntime on this machine.
         steps: Rounds of removal, with repair and new statistics in between.
 
     Raises:
@@ -56,25 +62,41 @@ class Channels:
     importance: str | Scorer | None = None
     global_ranking: bool = False
     min_channels: int = 1
-    round_to: int = 1
+    round_to: int | str = AUTO
+    engine: str = engines.DEFAULT
+    times: Times | str | os.PathLike[str] | None = None
     steps: int = 1
 
     def __post_init__(self) -> None:
         given = checks.mapping("target", self.target, "{'macs': 0.5}", callables=True)
-        _set(self, target={key: _limit(extensions.as_cost(key).name, limit) for key, limit in given.items()})
+        _set(self, target={key: limit_of(extensions.as_cost(key).name, limit) for key, limit in given.items()})
         if len(self.limits) < len(given):
             raise InputError("two targets are of one cost", "give one limit for each cost")
         if self.importance is not None:
             extensions.as_criterion(self.importance)
         _set(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
-        for name in ("min_channels", "round_to", "steps"):
+        for name in ("min_channels", "steps"):
             _set(self, **{name: checks.whole(name, getattr(self, name), 1)})
+        if self.round_to != AUTO:
+            _set(self, round_to=checks.whole("round_to", self.round_to, 1))
+        engines.profile(self.engine)
+        if self.times is not None and not isinstance(self.times, Times):
+            _set(self, times=checks.path("times", self.times))
+        if self.times is not None and LATENCY not in self.limits:
+            raise InputError("times are for a target of latency", f"give {option('target', {'latency': 0.6})}, say")
         if self.target and self.ratio is not None:
             raise InputError("target and ratio both say how much", "give one of them")
         if self.ratio is not None:
             _set(self, ratio=checks.fraction("ratio", self.ratio))
         elif not self.target:
             raise InputError("nothing says how much to prune", f"give a ratio or a target, say {option('ratio', 0.5)}")
+
+    @property
+    def rounding(self) -> int | EngineProfile:
+        """What widths are to be multiples of."""
+        if self.round_to == AUTO:
+            return 1 if self.ratio is not None or LATENCY in self.limits else engines.profile(self.engine)
+        return int(self.round_to)
 
     @property
     def costs(self) -> list[NamedCost]:
@@ -85,18 +107,6 @@ class Channels:
     def limits(self) -> dict[str, Limit]:
         """What may be left of each cost, by its name."""
         return {cost.name: limit for cost, limit in zip(self.costs, self.target.values(), strict=True)}
-
-
-def _limit(name: str, value: object) -> Limit:
-    """Checks the limit of a cost: a number, or a text with a unit that `amount` reads; text of a number becomes one."""
-    number = amount(value)
-    if number is None or isinstance(value, bool):
-        raise InputError(
-            f"target {name}={value} is no number", "a fraction such as 0.5, or an amount such as 2G or 4MB"
-        )
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"target {name}={value} leaves nothing", "a fraction such as 0.5 says what may be left")
-    return value if isinstance(value, str) and not value.strip()[-1:].isdigit() else number
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from onnxprune.pipeline import rounds
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
 from onnxprune.pipeline.evaluate import Evaluation, evaluate
 from onnxprune.pipeline.kept_indices import kept_indices
+from onnxprune.pipeline.latency import MeasuredLatency, settle
 from onnxprune.pipeline.permute import permute, recorded
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.refit import RepairJob, refit
@@ -60,6 +61,7 @@ class Pruned:
         stored: The weights that are stored sparse.
         gates: The verdict of each gate.
         verification: Result of the runtime check, where a gate needed it.
+        latency: Its latency, predicted and measured, where that is a target.
     """
 
     options: Options
@@ -80,6 +82,7 @@ class Pruned:
     stored: SparseStorage | None = None
     gates: Mapping[str, GateReport] = field(default_factory=dict)
     verification: Verification | None = None
+    latency: MeasuredLatency | None = None
 
     @property
     def met(self) -> bool:
@@ -136,10 +139,17 @@ def select(prepared: Prepared, channels: Channels | None) -> Selection:
     return allocate(prepared.analysis, prepared.groups, prepared.damage, channels, cost, shapes)
 
 
+def choose(prepared: Prepared, channels: Channels | None) -> tuple[Selection, MeasuredLatency | None]:
+    """Selects the channels to remove; a target of latency is held to what is measured."""
+    if channels is None or prepared.timed is None:
+        return select(prepared, channels), None
+    return settle(lambda options: select(prepared, options), prepared.analysis, prepared.timed, channels)
+
+
 def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     """Selects channels, plans their removal and removes them, in place."""
     with prepared.clock.stage("plan"):
-        selected = select(prepared, options.channels)
+        selected, latency = choose(prepared, options.channels)
         plan = planning.make(analysis.coupling, selected.removed, selected.entries)
         refitted = options.repair.method != "none"
         kept = kept_indices(analysis.coupling, selected.removed) if refitted else KeptIndices()
@@ -147,7 +157,8 @@ def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) ->
         remove(analysis.model, analysis.coupling, selected.removed)
         changed = plan.removed or options.zeros is not None
         left = analysis.model if changed else prepared.original.load()
-    return Pruned(options, analysis, selected, plan, left, planning.io_slices(plan), kept, prepared.original.dense)
+    slices, dense = planning.io_slices(plan), prepared.original.dense
+    return Pruned(options, analysis, selected, plan, left, slices, kept, dense, latency=latency)
 
 
 def repair_removal(prepared: Prepared, pruned: Pruned) -> Pruned:

@@ -20,7 +20,7 @@ from onnxprune.importance.obs import Curve
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
 from onnxprune.options import Calibration, Channels
-from onnxprune.options.options import BY_WEIGHTS
+from onnxprune.options.criteria import BY_WEIGHTS
 from onnxprune.pipeline.data import CalibrationSplit, FirstBatches, SyntheticFeeds, _divided, _Synthetic
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.runtime.io_slices import WHOLE, IoSlices

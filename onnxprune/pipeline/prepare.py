@@ -12,10 +12,11 @@ from onnxprune.coupling.groups import Group
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseOriginals, densify
 from onnxprune.model.stored_files import stored_bytes
-from onnxprune.options import Options
+from onnxprune.options import LATENCY, Options
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, prunable
 from onnxprune.pipeline.data import CalibrationSplit, HeldOut, SyntheticFeeds, open_data
 from onnxprune.pipeline.inputs_seen import SamplesSeen, samples_seen
+from onnxprune.pipeline.latency import Timed, timed
 from onnxprune.pipeline.metric import MetricEvaluator, make_evaluator
 from onnxprune.pipeline.observe import check_stats
 from onnxprune.pipeline.original import Original
@@ -68,6 +69,7 @@ class Prepared:
         synthetic_feeds: Makes inputs where there are no data.
         samples_seen: Describes the calibration samples, the first time that it is asked.
         clock: Times the stages.
+        timed: Times of the model at many widths, where a target of latency needs them.
     """
 
     original: Original
@@ -78,6 +80,7 @@ class Prepared:
     synthetic_feeds: SyntheticFeeds
     samples_seen: Callable[[CalibrationSplit], SamplesSeen]
     clock: Clock
+    timed: Timed | None = None
 
     @property
     def options(self) -> Options:
@@ -112,6 +115,11 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
         groups = prunable(analysis, options.scope)
     logger.info("%d groups, %d of them open to pruning", len(analysis.groups), len(groups))
     shapes = options.checks.input_shapes or None
+    latency = None
+    if options.channels is not None and LATENCY in options.channels.limits:
+        with clock.stage("measure"):
+            latency = timed(analysis, groups, options.channels, options.checks.input_shapes)
+        loaded = replace(loaded, cost=replace(loaded.cost, times=latency.times))
     feeds: SyntheticFeeds = cache(lambda: inputs(original.dense(), options.seed, shapes))
     damage = None
     with clock.stage("score"):
@@ -119,7 +127,7 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
             data, settled, cost = loaded.data, loaded.options, loaded.cost
             damage = learn_damage(analysis, groups, data, settled, options.channels, cost, feeds)
     seen = cache(lambda data: samples_seen(original.load(), data))
-    return Prepared(original, loaded, analysis, groups, damage, feeds, seen, clock)
+    return Prepared(original, loaded, analysis, groups, damage, feeds, seen, clock, latency)
 
 
 def load_inputs(original: Original, model: Model, stored: Cost | None, options: Options, clock: Clock) -> Loaded:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from onnxprune.options import Options
+from onnxprune.options import LATENCY, Options
 from onnxprune.progress import Meter, ProgressCallback
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,13 @@ def work_before(options: Options) -> dict[str, float]:
     informed = options.calibration.data is not None or options.repair.method == "data-free"
     steps = 0 if options.channels is None else options.channels.steps - 1
     scoring = 20.0 if informed and options.criterion.needs == "moments" else 0.5
-    return {"load": 1.0, "analyze": 0.5, "score": scoring + steps * (scoring + _repair(options))}
+    times = options.channels is not None and LATENCY in options.channels.limits and options.channels.times is None
+    return {
+        "load": 1.0,
+        "analyze": 0.5,
+        "measure": 20.0 * times,
+        "score": scoring + steps * (scoring + _repair(options)),
+    }
 
 
 def work_of_attempt(options: Options) -> dict[str, float]:

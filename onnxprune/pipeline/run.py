@@ -9,9 +9,9 @@ from onnxprune.allocation.widths import unrounded
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
 from onnxprune.errors import InputError
-from onnxprune.options import Options
+from onnxprune.options import AUTO, LATENCY, Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
-from onnxprune.pipeline.attempt import Pruned, attempt, prune_model, select
+from onnxprune.pipeline.attempt import Pruned, attempt, choose, prune_model
 from onnxprune.pipeline.data import CalibrationSplit
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.prepare import Prepared, prepare
@@ -99,7 +99,7 @@ def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
     if options.checks.search:
         return search(prepared)[0].plan
     if options.zeros is None:
-        selected = select(prepared, prepared.options.channels)
+        selected, _ = choose(prepared, prepared.options.channels)
         return planning.make(copy.coupling, selected.removed, selected.entries)
     return prune_model(prepared, prepared.options, copy).plan
 
@@ -124,7 +124,9 @@ def make_report(
         resolved=resolved(prepared.options),
         dense=dict(pruned.dense),
         whole_because=pruned.whole_because or report.whole_because,
-        unrounded={} if channels is None else unrounded(coupling, pruned.plan.removed, channels.round_to),
+        unrounded={}
+        if channels is None or channels.round_to == AUTO
+        else unrounded(coupling, pruned.plan.removed, int(channels.round_to)),
         permuted=pruned.permuted,
         storage=None
         if stored is None
@@ -159,6 +161,13 @@ def measured_targets(pruned: Pruned, after: Cost) -> dict[str, TargetReport]:
     costs = {cost.name: cost for cost in pruned.options.channels.costs} if pruned.options.channels is not None else {}
     found = {}
     for name, target in pruned.selection.targets.items():
-        left, asked = measured(costs[name], pruned.model, after, shapes), float(target["asked"])
+        asked = float(target["asked"])
+        if name == LATENCY:
+            assert pruned.latency is not None
+            checked = pruned.latency.measured is not None
+            time = float(target["left"])
+            found[name] = TargetReport(asked, time, bool(target["met"]), pruned.latency.predicted, checked)
+            continue
+        left = measured(costs[name], pruned.model, after, shapes)
         found[name] = TargetReport(asked, left, left is not None and left <= asked)
     return found

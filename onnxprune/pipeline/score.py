@@ -19,7 +19,7 @@ from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.importance.score import score
 from onnxprune.options import Calibration, Channels, Options
-from onnxprune.options.options import BY_WEIGHTS
+from onnxprune.options.criteria import BY_WEIGHTS
 from onnxprune.pipeline import observe, rounds
 from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from onnxprune.options import LATENCY
 from onnxprune.report.entries import Measured
 from onnxprune.report.report import SYNTHETIC, Report
 
 COUNTED, TIMED = "counted", "timed in onnxruntime"
+PREDICTED = "predicted from measured times"
 RUN = "run in onnxruntime"
 
 
@@ -30,7 +32,8 @@ def with_measured_on(report: Report, shapes: Mapping[str, Sequence[int]]) -> Rep
     for name, gate in report.gates.items():
         found[f"gates.{name}"] = Measured(RUN, gate.on, None if gate.on == SYNTHETIC else _samples(report))
     for name in report.targets:
-        found[f"targets.{name}"] = Measured(COUNTED, shapes=at if name == "macs" else None)
+        how = COUNTED if name != LATENCY else TIMED if report.targets[name].checked else PREDICTED
+        found[f"targets.{name}"] = Measured(how, shapes=at if name in ("macs", LATENCY) else None)
     if report.latency is not None:
         found["latency"] = Measured(TIMED, SYNTHETIC)
     return replace(report, measured_on=found)

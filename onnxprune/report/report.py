@@ -40,11 +40,21 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class TargetReport:
-    """A target: limit of a cost, cost of the result (None where it cannot be counted), and verdict."""
+    """A target: limit of a cost, cost of the result, and verdict.
+
+    Attributes:
+        asked: Most that may be left; latency in milliseconds.
+        left: What is left, counted or measured; None where it cannot be counted.
+        met: Whether that is within the limit; latency to within 2%, as it can be measured no better.
+        predicted: Latency that was predicted from the times at other widths.
+        checked: Whether `left` is what a run of the model took; false where it is predicted.
+    """
 
     asked: float
     left: float | None
     met: bool
+    predicted: float | None = field(default=None, metadata=OMIT_NONE)
+    checked: bool = True
 
 
 @dataclass(frozen=True)

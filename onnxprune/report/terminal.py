@@ -9,6 +9,7 @@ from rich.table import Table
 
 from onnxprune._text import count, duration, percent, plain_percent, plural, printable, short
 from onnxprune.errors import on_command_line
+from onnxprune.options import LATENCY
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.before_after import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.build import reasons
@@ -120,7 +121,17 @@ def meaning(report: Report) -> list[Part]:
     pairs = ((report.channels, "prunable channels"), (report.params, "parameters"), (report.macs, "MACs"))
     shares = [f"{_lost(pair)} of the {name}" for pair, name in pairs if _lost(pair)]
     took = [f"{_asked_for(report)} took {', '.join(shares)}"] if _shows_channels(report) else []
-    return [*took, *uneven(report), *shrunk(report.interface), *zeros(report), *learned(report)]
+    return [*took, *in_time(report), *uneven(report), *shrunk(report.interface), *zeros(report), *learned(report)]
+
+
+def in_time(report: Report) -> list[Part]:
+    """A target of latency: what was asked for, predicted and measured."""
+    target = report.targets.get(LATENCY)
+    if target is None or target.left is None or target.predicted is None:
+        return []
+    asked, predicted, left = (duration(ms / 1e3) for ms in (target.asked, target.predicted, target.left))
+    told = f"{left} measured" if target.checked else "not measured here"
+    return [f"latency: {asked} asked for, {predicted} predicted, {told}"]
 
 
 def _asked_for(report: Report) -> str:

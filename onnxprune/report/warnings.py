@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune._text import percent, plain_percent, plural, printable, short
+from onnxprune._text import duration, percent, plain_percent, plural, printable, short
 from onnxprune.errors import GIVE_DATA, Words, option, source_of
+from onnxprune.options import LATENCY
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import EVEN, InputReport, Report
 from onnxprune.verification.decisions import NORMAL_95, Estimate
@@ -36,7 +37,10 @@ def warnings(report: Report, events: Sequence[str] = ()) -> list[str]:
     if not report.verified and "verify" not in report.skipped:
         lines.append(f"not verified: {source_of(report.unverified_because)}")
     for name, target in report.targets.items():
-        if not target.met:
+        if not target.met and name == LATENCY:
+            left = "-" if target.left is None else duration(target.left / 1e3)
+            lines.append(f"target latency is missed: {left} left, {duration(target.asked / 1e3)} asked")
+        elif not target.met:
             left = "what is left cannot be counted" if target.left is None else f"{target.left:,.0f} left"
             lines.append(f"target {name} is missed: {left}, {target.asked:,.0f} asked; no group may lose more")
     lines += gate_lines(report.gates)

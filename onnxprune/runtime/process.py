@@ -21,13 +21,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from onnxprune.errors import RunError, option
 from onnxprune.runtime import worker
-from onnxprune.runtime.free_memory import trim
 from onnxprune.runtime.limits import SECONDS, Limits, current_limits
 from onnxprune.time_limit import check, remaining, starting_threads
 
@@ -37,8 +35,6 @@ POLL = 0.25
 """Interval in seconds at which the time limit is checked."""
 MAX_AHEAD = min(os.cpu_count() or 1, 8)
 """Maximum number of batches that are run concurrently."""
-IN_FLIGHT = 2**29
-"""Maximum size in bytes of the outputs of concurrent batches in this process."""
 
 
 class Session:
@@ -57,6 +53,7 @@ class Session:
         threads: int = 1,
         data_folder: str | None = None,
         arena: bool = False,
+        providers: Sequence[Any] = (worker.CPU,),
     ) -> None:
         """Loads a model.
 
@@ -66,6 +63,7 @@ class Session:
             threads: Threads per operator; 0 for onnxruntime's default.
             data_folder: Folder of the external data files, for a serialized model.
             arena: Whether onnxruntime's memory arena is used, as by default in deployment: faster, more memory.
+            providers: Execution providers of onnxruntime, by name or with options, the first that can runs a node.
 
         Raises:
             RunError: onnxruntime rejects the model, crashes, or exceeds a limit.
@@ -75,7 +73,9 @@ class Session:
         self._handle = next(_numbers)
         if isinstance(payload, str):
             payload = os.path.abspath(payload)  # the working directory of the worker may differ
-        self.inputs, self.outputs = self._request("load", payload, optimize, threads, data_folder, arena)
+        self.inputs, self.outputs = self._request(
+            "load", payload, optimize, threads, data_folder, arena, tuple(providers)
+        )
         weakref.finalize(self, self._worker.release, self._handle)
 
     def _request(self, service: str, *arguments: Any) -> Any:
@@ -128,71 +128,6 @@ class Session:
         number = self._worker.send(limits, "race", *arguments)
         times: list[list[tuple[float, float]]] = self._worker.result(number, limits)
         return times
-
-
-class LocalSession:
-    """A model loaded in this process, without the cost of transferring its outputs.
-
-    The outputs of a piece of a model are far larger than those of the whole model; transferring them can take longer
-    than computing them. Pieces are run in this process after the whole model has run in the worker without a crash.
-
-    Attributes:
-        inputs: Names of the inputs.
-    """
-
-    def __init__(
-        self, payload: bytes | str, *, optimize: bool = True, threads: int = 1, data_folder: str | None = None
-    ) -> None:
-        """See `Session`."""
-        self._handle = next(_numbers)
-        with _translate_errors():
-            self.inputs, _ = worker.load(self._handle, payload, optimize, threads, data_folder, arena=False)
-        weakref.finalize(self, worker.release, self._handle)
-
-    def each(
-        self,
-        batches: Iterable[Mapping[str, Any]],
-        names: Sequence[str] | None = None,
-        *,
-        ahead: int = MAX_AHEAD,
-        memory: int | None = None,
-    ) -> Iterator[list[Any]]:
-        """Yields the outputs of `run` for each batch, in order.
-
-        Args:
-            batches: Inputs by name, one mapping per batch.
-            names: Names of the outputs; None for all.
-            ahead: Maximum number of batches that are run ahead; fewer if their outputs exceed `memory` bytes.
-            memory: By default, and at most, `IN_FLIGHT`.
-        """
-        room = IN_FLIGHT if memory is None else min(IN_FLIGHT, memory)
-        with ThreadPoolExecutor(ahead) as pool:
-            pending: deque[Future[list[Any]]] = deque()
-            most = min(ahead, 2)  # until the size of the outputs is known
-            for feeds in batches:
-                with starting_threads():
-                    pending.append(pool.submit(self.run, names, feeds))
-                while len(pending) > most:
-                    outputs = pending.popleft().result()
-                    most = max(1, min(ahead, room // max(sum(getattr(a, "nbytes", 0) for a in outputs), 1)))
-                    yield outputs
-            while pending:
-                yield pending.popleft().result()
-        trim()
-
-    def run(self, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
-        """See `Session.run`."""
-        with _translate_errors():
-            return worker.run(self._handle, names, dict(feeds))
-
-
-@contextlib.contextmanager
-def _translate_errors() -> Iterator[None]:
-    """Converts exceptions of onnxruntime to `RunError`."""
-    try:
-        yield
-    except Exception as error:
-        raise RunError(worker.first_line(error)) from error
 
 
 class _Worker:
@@ -331,6 +266,16 @@ def _worker() -> _Worker:
         if _current is None or not _current.alive:
             _current = _Worker()
         return _current
+
+
+def request(service: str, *arguments: Any) -> Any:
+    """Asks the worker for a service that belongs to no session.
+
+    Raises:
+        RunError: It fails, or exceeds a limit.
+    """
+    limits, serving = current_limits(), _worker()
+    return serving.result(serving.send(limits, service, *arguments), limits)
 
 
 def warm_up() -> None:

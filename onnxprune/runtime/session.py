@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +16,9 @@ import onnx
 from onnxprune.model.external_data import relocate
 from onnxprune.model.model import Model, fits_in_message, write_external_data
 from onnxprune.model.tensors import is_external, tensors
-from onnxprune.runtime.process import LocalSession, Session
-from onnxprune.runtime.worker import first_line
+from onnxprune.runtime.local_session import LocalSession
+from onnxprune.runtime.process import Session, request
+from onnxprune.runtime.worker import CPU, first_line
 
 Source = Model | onnx.ModelProto | str | os.PathLike[str]
 """A model in memory, or the path of one."""
@@ -57,9 +59,27 @@ class Runnable:
     payload: bytes | str
     data_folder: str | None = None
 
-    def session(self, *, optimize: bool = True, threads: int = 1, arena: bool = False) -> Session:
+    def session(
+        self, *, optimize: bool = True, threads: int = 1, arena: bool = False, providers: Sequence[Any] = (CPU,)
+    ) -> Session:
         """Loads the model in the worker process; see `process.Session`."""
-        return Session(self.payload, optimize=optimize, threads=threads, data_folder=self.data_folder, arena=arena)
+        return Session(
+            self.payload,
+            optimize=optimize,
+            threads=threads,
+            data_folder=self.data_folder,
+            arena=arena,
+            providers=providers,
+        )
+
+    def profile(
+        self, names: Sequence[str], feeds: Feeds, *, threads: int, runs: int, seconds: float
+    ) -> list[tuple[str, float]]:
+        """Times the kernels of the model; see `worker.profile`."""
+        path = os.path.abspath(self.payload) if isinstance(self.payload, str) else self.payload
+        arguments = threads, self.data_folder, list(names), dict(feeds), runs, seconds
+        found: list[tuple[str, float]] = request("profile", path, *arguments)
+        return found
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxprune.model.model import Model
+from onnxprune.runtime.local_session import LocalSession
 from onnxprune.runtime.partition import Piece, assemble, partition
-from onnxprune.runtime.process import LocalSession
 from onnxprune.runtime.session import Feeds, local_session
 
 Array = NDArray[Any]

@@ -7,10 +7,12 @@ It imports little, so that it starts fast. A request is ``(number, memory, servi
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +29,10 @@ READY = -1
 """Number of the first answer, which belongs to no request and reports that onnxruntime is loaded."""
 
 
+CPU = "CPUExecutionProvider"
+"""The execution provider that onnxprune runs models with, except where times are measured for another one."""
+
+
 def import_runtime() -> None:
     """Imports onnxruntime."""
     import onnxruntime
@@ -35,7 +41,13 @@ def import_runtime() -> None:
 
 
 def load(
-    handle: int, payload: bytes | str, optimize: bool, threads: int, data_folder: str | None, arena: bool
+    handle: int,
+    payload: bytes | str,
+    optimize: bool,
+    threads: int,
+    data_folder: str | None,
+    arena: bool,
+    providers: Sequence[Any] = (CPU,),
 ) -> tuple[list[str], list[str]]:
     """Creates a session and returns the names of its inputs and outputs; for the arguments see `process.Session`.
 
@@ -43,17 +55,24 @@ def load(
     """
     import onnxruntime as ort
 
+    options = _options(threads, data_folder, arena)
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(payload, options, providers=list(providers))
+    _sessions[handle] = session
+    return [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+
+
+def _options(threads: int, data_folder: str | None, arena: bool) -> Any:
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = arena
     options.intra_op_num_threads = threads
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if data_folder:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", data_folder)
-    session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
-    _sessions[handle] = session
-    return [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+    return options
 
 
 def run(handle: int, names: Sequence[str] | None, feeds: dict[str, Any]) -> list[Any]:
@@ -87,6 +106,48 @@ def race(
     return times
 
 
+def profile(
+    payload: bytes | str,
+    threads: int,
+    data_folder: str | None,
+    names: Sequence[str],
+    feeds: dict[str, Any],
+    runs: int,
+    seconds: float,
+) -> list[tuple[str, float]]:
+    """Times the kernels of a model with onnxruntime's profiler.
+
+    Returns:
+        Name of each kernel's node, in order of execution, and its time in seconds: the mean of the faster half of its
+        runs (the profiler counts whole microseconds). Times of kernels that run several times are added up.
+    """
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
+        options = _options(threads, data_folder, arena=True)
+        options.enable_profiling = True
+        options.profile_file_prefix = os.path.join(folder, "profile")
+        session = ort.InferenceSession(payload, options, providers=[CPU])
+        end, done = time.perf_counter() + seconds, 0
+        while done < runs and (done < 3 or time.perf_counter() < end):
+            session.run(names, feeds)
+            done += 1
+        with open(session.end_profiling(), encoding="utf-8") as file:
+            events = json.load(file)
+    times: dict[str, list[int]] = {}
+    for event in events:
+        if event["name"].endswith(_KERNEL):
+            times.setdefault(event["name"].removesuffix(_KERNEL), []).append(event["dur"])
+    found = []
+    for name, spent in times.items():
+        fastest = sorted(spent)[: (len(spent) + 1) // 2]
+        found.append((name, sum(fastest) / len(fastest) * len(spent) / done / 1e6))
+    return found
+
+
+_KERNEL = "_kernel_time"
+
+
 def release(handle: int) -> None:
     """Releases a session."""
     _sessions.pop(handle, None)
@@ -97,6 +158,7 @@ _SERVICES: dict[str, Callable[..., Any]] = {
     "load": load,
     "run": run,
     "race": race,
+    "profile": profile,
     "release": release,
 }
 

@@ -266,6 +266,21 @@ def time_models(
             return error.message
 
 
+def working_feeds(
+    source: Source, input_shapes: Mapping[str, Sequence[int]] | None = None, batch: int = 1
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Synthetic inputs that a model takes, of a batch size where that is free, and the names of its outputs.
+
+    Raises:
+        InputError: It takes none.
+    """
+    with runnable(source) as ready:
+        outcome = _run_first(ready, _feeds_to_try(_proto(source), input_shapes, 0, batch=batch), threads=1)
+    if isinstance(outcome, str):
+        raise InputError(outcome)
+    return outcome[:2]
+
+
 def _proto(source: Source) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
         return source

@@ -19,9 +19,11 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import InputError, RunError, VerificationError
+from onnxprune.runtime import local_session
 from onnxprune.runtime import process as isolation
 from onnxprune.runtime.limits import limited
-from onnxprune.runtime.process import LocalSession, Session
+from onnxprune.runtime.local_session import LocalSession
+from onnxprune.runtime.process import Session
 from onnxprune.verification.check import check
 from tests.support.commands import Cli, contents, tiny
 
@@ -183,7 +185,7 @@ def test_fewer_batches_run_concurrently_if_their_outputs_are_large(
     monkeypatch: pytest.MonkeyPatch, room: int, most: int
 ) -> None:
     """Two until the size of the outputs is known, then between one and four."""
-    monkeypatch.setattr(isolation, "IN_FLIGHT", room)
+    monkeypatch.setattr(local_session, "IN_FLIGHT", room)
     session = LocalSession(model(ENDLESS, 2).SerializeToString())
     drawn, ahead = 0, []
 

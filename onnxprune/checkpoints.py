@@ -1,0 +1,93 @@
+"""What is done with a plan or with a pruned model later: apply the plan to a checkpoint, verify a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxprune.metrics import MetricFunction
+from onnxprune.options import Calibration, Checks, Repair
+from onnxprune.options import checks as checks_of
+from onnxprune.pipeline.analysis import ModelSource, to_proto_or_path
+from onnxprune.pipeline.apply import Application, apply_plan
+from onnxprune.pipeline.original import Original
+from onnxprune.pipeline.progress import Clock
+from onnxprune.pipeline.result import Result
+from onnxprune.pipeline.verify import verify as verify_source
+from onnxprune.planning.plan import Plan, io_slices
+from onnxprune.progress import ProgressCallback
+from onnxprune.runtime.determinism import limited_run
+from onnxprune.runtime.io_slices import WHOLE
+from onnxprune.verification.check import Verification
+
+
+def apply(
+    plan: Plan,
+    model: ModelSource,
+    *,
+    calib: Any = None,
+    samples: int = 1024,
+    repair: str = "auto",
+    metric: str | MetricFunction | None = None,
+    seed: int = 0,
+) -> Result:
+    """Applies a plan to a checkpoint of the architecture that it was made for.
+
+    Args:
+        plan: The plan.
+        model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
+        calib: Calibration data: with them the remaining layers are repaired, and the result is evaluated.
+        samples: Calibration samples to use at most.
+        repair: ``auto`` is ``calibrated`` with data, else ``none``.
+        metric: What is measured on held-out samples.
+        seed: Seed of anything random.
+
+    Raises:
+        InputError: The model cannot be read (`ModelError`), the plan does not fit it (`PlanError`), or the data are
+            unusable (`DataError`).
+    """
+    checks = Checks(verify=False, metric=metric)
+    return run_plan(plan, model, Application(checks, Calibration(calib, samples), Repair(repair), seed=seed))
+
+
+def run_plan(
+    plan: Plan, model: ModelSource, application: Application, progress: ProgressCallback | None = None
+) -> Result:
+    """Applies a plan, then counts and verifies as `run` does."""
+    checks_of.instance("plan", plan, Plan)
+    with limited_run(application.resources):
+        return apply_plan(plan, Original.of(model), application, Clock(progress))
+
+
+def verify(
+    original: ModelSource,
+    pruned: Result | ModelSource,
+    *,
+    plan: Plan | None = None,
+    feeds: Mapping[str, NDArray[Any]] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+) -> Verification:
+    """Checks a pruned model against its original in onnxruntime: valid, of the same interface, and how far it moved.
+
+    Args:
+        original: The model before pruning.
+        pruned: The result of a run, or the model after it.
+        plan: What was taken, for what inputs and outputs lost; a `Result` has its own.
+        feeds: Inputs to run both with; synthetic ones, of `input_shapes`, by default.
+        input_shapes: Shapes of graph inputs.
+        seed: Seed of the inputs.
+
+    Raises:
+        InputError: A model is unreadable, or an option unusable.
+        VerificationError: The pruned model fails where the original does not.
+    """
+    target = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
+    known_plan = pruned.plan if plan is None and isinstance(pruned, Result) else plan
+    if known_plan is not None:
+        checks_of.instance("plan", known_plan, Plan)
+    lost_slices = WHOLE if known_plan is None else io_slices(known_plan)
+    checks = Checks(input_shapes={} if input_shapes is None else input_shapes)
+    return verify_source(to_proto_or_path(original), target, checks, feeds=feeds, seed=seed, io_slices=lost_slices)

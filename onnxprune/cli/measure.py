@@ -1,0 +1,141 @@
+"""The verb ``measure``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.cli import parsing
+from onnxprune.cli.command import Command, option
+from onnxprune.cli.output import announcing, draw, print_json
+from onnxprune.cli.paths import writable, written
+from onnxprune.errors import InputError
+
+if TYPE_CHECKING:
+    from onnxprune.times import Times
+
+HOW, WHAT = "How", "What"
+
+
+@click.command(cls=Command, forms=["onnxprune measure MODEL -o TIMES.json [options]"])
+@click.argument("model")
+@option(WHAT, "-o", "--output", metavar="FILE", required=True, help="What to write; continued where it exists")
+@option(WHAT, "--copies", type=click.IntRange(min=1), metavar="N", help="Sliced copies that are timed  [48]")
+@option(WHAT, "--mixing", is_flag=True, help="As for the pruning that the times are for")
+@option(WHAT, "--shrink", multiple=True, metavar="REGEX", help="As for pruning; repeatable")
+@option(WHAT, "--attention", default="heads", metavar="KIND", help="heads or dims, as for pruning  [heads]")
+@option(WHAT, "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run at; repeatable")
+@option(WHAT, "--batch", type=click.IntRange(min=1), default=1, metavar="N", help="Size of a free batch axis  [1]")
+@option(HOW, "--threads", type=click.IntRange(min=0), default=1, metavar="N", help="0: onnxruntime's own number  [1]")
+@option(
+    HOW,
+    "--provider",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    help="Execution provider of onnxruntime, with its options; repeatable, the first that can runs a node  [CPU]",
+)
+@option(
+    HOW,
+    "--run",
+    metavar="COMMAND",
+    help="Another engine: a command that is given a model file as {model} and prints milliseconds, or module:function",
+)
+@option("Words", "--json", "as_json", is_flag=True, help="The table as JSON")
+@option("Words", "--quiet", is_flag=True, help="No table")
+@option("Words", "--progress/--no-progress", default=None, help="Show how far it is  [on a terminal]")
+def measure(
+    model: str,
+    output: str,
+    copies: int | None,
+    mixing: bool,
+    shrink: tuple[str, ...],
+    attention: str,
+    input_shape: tuple[str, ...],
+    batch: int,
+    threads: int,
+    provider: tuple[str, ...],
+    run: str | None,
+    as_json: bool,
+    quiet: bool,
+    progress: bool | None,
+) -> None:
+    """Measures what this device takes for a model as a function of its widths, for --target latency with --times.
+
+    It runs on the device that the model is for, needs neither data nor labels there, and takes seconds to a few
+    minutes. The times hold for every checkpoint of the architecture. A call that was ended continues where it was.
+    """
+    shapes, path = parsing.shapes(input_shape), Path(output)
+    writable(path, model)
+    if run is not None and (provider or threads != 1):
+        raise InputError("--run times another engine than onnxruntime", "leave --provider and --threads away")
+    from onnxprune import api
+    from onnxprune.report.times import summary, tables
+    from onnxprune.timing.measure import COPIES
+
+    analysis = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink)
+    with announcing(quiet or as_json, progress) as stage:
+        times = api.measure(
+            model,
+            run=_engine(run),
+            providers=[_provider(text) for text in provider] or ["CPUExecutionProvider"],
+            threads=threads,
+            batch=batch,
+            input_shapes=shapes,
+            copies=COPIES if copies is None else copies,
+            mixing=mixing,
+            attention=attention,
+            shrink=shrink,
+            before=_earlier(path),
+            measured=lambda times: _write(path, times),
+            progress=stage,
+        )
+    if as_json:
+        print_json({"model": model, "output": output, **summary(times, analysis.coupling)})
+    elif not quiet:
+        draw(tables(times, analysis.coupling, output))
+
+
+def _earlier(path: Path) -> Times | None:
+    """The times of an earlier call.
+
+    Raises:
+        InputError: The file holds something else, which is not replaced.
+    """
+    from onnxprune.times import Times
+
+    if not path.exists():
+        return None
+    try:
+        return Times.from_json(path.read_text(encoding="utf-8"))
+    except (InputError, OSError, UnicodeDecodeError):
+        raise InputError(f"{path} exists, and holds no times", "name another file, or remove it") from None
+
+
+def _write(path: Path, times: Times) -> None:
+    with written(path, times.to_json()):
+        pass
+
+
+def _provider(text: str) -> str | tuple[str, dict[str, Any]]:
+    """``CUDA``, ``CUDAExecutionProvider``, or either with ``:key=value,key=value``."""
+    name, colon, rest = text.partition(":")
+    full = name if name.endswith("ExecutionProvider") else f"{name}ExecutionProvider"
+    if not colon:
+        return full
+    pairs = [pair.partition("=") for pair in rest.split(",")]
+    if not all(equals for _, equals, _ in pairs):
+        raise InputError(f"provider {text!r}: options are KEY=VALUE, with commas between them")
+    return full, {key: value for key, _, value in pairs}
+
+
+def _engine(run: str | None) -> Any:
+    """A command as it is; the function that ``module:function`` names."""
+    import re
+
+    if run is None or not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", run):
+        return run
+    from onnxprune._importing import import_object
+
+    return import_object(run)

@@ -1,0 +1,226 @@
+"""Latency in a run: reads or measures the times of the model, and holds an allocation to what it really takes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnxprune.allocation.selection import Selection
+from onnxprune.coupling.groups import Group
+from onnxprune.edit.remove import remove
+from onnxprune.errors import InputError, RunError, option
+from onnxprune.options import LATENCY, Channels
+from onnxprune.pipeline.analysis import Analysis, reanalyze
+from onnxprune.planning import plan as planning
+from onnxprune.planning.fingerprint import fingerprint
+from onnxprune.progress import step
+from onnxprune.runtime.worker import CPU
+from onnxprune.times import Times
+from onnxprune.timing.engines import Engine, External, OnnxRuntime, checked, command
+from onnxprune.timing.measure import COPIES, measure_times
+from onnxprune.verification.check import working_feeds
+
+logger = logging.getLogger(__name__)
+
+CORRECTIONS = 4
+"""How often an allocation is measured, and made again where the prediction was wrong."""
+TOLERANCE = 0.02
+"""A time is met to within this share of it: medians of repeated measurements differ by about as much."""
+SLACK = 0.03
+"""Share of the time asked for that an allocation may leave unused without being made again."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The times of a model, and what they can be checked with.
+
+    Attributes:
+        times: The times.
+        engine: Times pruned models on this machine; None where the times come from elsewhere.
+    """
+
+    times: Times
+    engine: Engine | None
+
+
+@dataclass(frozen=True)
+class MeasuredLatency:
+    """Latency of what an allocation leaves.
+
+    Attributes:
+        predicted: By the times at many widths, in milliseconds.
+        measured: By a run of it, in milliseconds; None where the times come from elsewhere.
+    """
+
+    predicted: float
+    measured: float | None
+
+
+def timed(
+    analysis: Analysis, groups: Sequence[Group], channels: Channels, shapes: Mapping[str, Sequence[int]]
+) -> Timed:
+    """Reads the times that the options name, or measures the model with onnxruntime on one thread.
+
+    Args:
+        analysis: The analysis of the model.
+        groups: The groups that may shrink.
+        channels: The options.
+        shapes: Shapes of graph inputs.
+
+    Raises:
+        InputError: The times are unreadable or of another model, or the model does not run.
+    """
+    if channels.times is not None:
+        return Timed(read_times(channels.times, analysis), None)
+    try:
+        used = engine(analysis, shapes)
+        return Timed(measure(analysis, groups, used.engine, used.shapes), used.engine)
+    except RunError as error:
+        raise InputError(f"the model cannot be timed: {error.message}", error.hint) from error
+
+
+@dataclass(frozen=True)
+class ReadyEngine:
+    """An engine that has loaded a model, and the shapes of the inputs that it feeds."""
+
+    engine: Engine
+    shapes: Mapping[str, Sequence[int]]
+
+
+def engine(
+    analysis: Analysis,
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    run: str | Callable[[str], float] | None = None,
+    providers: Sequence[Any] = (CPU,),
+    threads: int = 1,
+    batch: int = 1,
+) -> ReadyEngine:
+    """The engine that times copies of a model: onnxruntime, or what is given a model file; see `stages.measure`.
+
+    Raises:
+        InputError: The model does not run on synthetic inputs, or takes no such batch.
+        RunError: The engine does not take the model.
+    """
+    model = analysis.model.copy()
+    feeds, names = working_feeds(model, shapes or None, batch)
+    if batch > 1 and not any(a.shape[:1] == (batch,) for a in feeds.values()):
+        raise InputError(f"the model takes no batch of {batch}", f"{option('input_shapes')} gives its inputs a size")
+    fed = {name: a.shape for name, a in feeds.items()}
+    if run is None:
+        return ReadyEngine(OnnxRuntime(model, feeds, names, threads=threads, providers=providers), fed)
+    if isinstance(run, str):
+        return ReadyEngine(External(model, command(run), run), fed)
+    name = str(getattr(run, "__name__", type(run).__name__))
+    return ReadyEngine(External(model, lambda path: checked(run(path), name), name), fed)
+
+
+def read_times(source: Times | str | os.PathLike[str], analysis: Analysis) -> Times:
+    """Reads times, and checks that they are those of a model.
+
+    Raises:
+        InputError: The file is unreadable, or the times are of another model.
+    """
+    if isinstance(source, Times):
+        times = source
+    else:
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise InputError(f"times {os.fspath(source)!r} cannot be read: {reason}") from None
+        times = Times.from_json(text)
+    if times.model != fingerprint(analysis.model.proto):
+        raise InputError("the times were measured for another model", "they fit checkpoints of one architecture only")
+    return times
+
+
+def measure(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    engine: Engine,
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    copies: int = COPIES,
+    before: Times | None = None,
+    measured: Callable[[Times], None] = lambda times: None,
+) -> Times:
+    """Measures the times of an analysed model at many widths; see `timing.measure`."""
+
+    def found(times: Times) -> None:
+        step(f"copy {len(times.rows)} of {copies + 1}", len(times.rows), copies + 1)
+        measured(times)
+
+    return measure_times(
+        analysis.model,
+        analysis.coupling,
+        groups,
+        lambda copy: reanalyze(analysis, copy).coupling,
+        engine,
+        input_shapes=shapes,
+        copies=copies,
+        before=() if before is None else before.rows,
+        measured=found,
+    )
+
+
+def settle(
+    allocate: Callable[[Channels], Selection], analysis: Analysis, timed: Timed, channels: Channels
+) -> tuple[Selection, MeasuredLatency]:
+    """An allocation whose measured latency is what was asked for.
+
+    Where the prediction is wrong, the limit is corrected by as much, and the allocation is made again.
+
+    Args:
+        allocate: Selects channels for options.
+        analysis: The analysis of the model; its model is not changed.
+        timed: The times of the model.
+        channels: The options, with a target of latency.
+    """
+    selected = allocate(channels)
+    predicted = float(selected.targets[LATENCY]["left"])
+    if timed.engine is None:
+        return selected, MeasuredLatency(predicted, None)
+    asked = float(selected.targets[LATENCY]["asked"])
+    found: list[tuple[Selection, MeasuredLatency]] = []
+    limit = asked
+    for _ in range(CORRECTIONS):
+        measured = _ratio(analysis, timed.engine, selected) * timed.times.milliseconds
+        found.append((selected, MeasuredLatency(predicted, measured)))
+        logger.info("latency: %.4g ms predicted, %.4g ms measured, %.4g ms asked for", predicted, measured, asked)
+        if asked * (1 - SLACK) <= measured <= asked or not selected.targets[LATENCY]["met"]:
+            break
+        limit *= asked * (1 - SLACK / 2) / measured
+        before = selected
+        selected = allocate(replace(channels, target={**channels.target, LATENCY: f"{limit:.9g}ms"}))
+        predicted = float(selected.targets[LATENCY]["left"])
+        if (before.removed == selected.removed).all():
+            break
+    chosen, latency = min(found, key=lambda one: _distance(one[1], asked))
+    target = {"asked": asked, "left": latency.measured, "met": _met(latency, asked)}
+    return replace(chosen, targets={**chosen.targets, LATENCY: target}), latency
+
+
+def _distance(latency: MeasuredLatency, asked: float) -> tuple[bool, float]:
+    """Orders allocations: those that meet the target first, then by how far from it they are."""
+    assert latency.measured is not None
+    return not _met(latency, asked), abs(latency.measured - asked)
+
+
+def _met(latency: MeasuredLatency, asked: float) -> bool:
+    assert latency.measured is not None
+    return latency.measured <= asked * (1 + TOLERANCE)
+
+
+def _ratio(analysis: Analysis, engine: Engine, selected: Selection) -> float:
+    copy = reanalyze(analysis, analysis.model.copy())
+    io_slices = planning.io_slices(planning.make(copy.coupling, selected.removed))
+    remove(copy.model, copy.coupling, selected.removed)
+    try:
+        return engine.ratio(copy.model, io_slices)
+    except RunError as error:
+        raise InputError(f"the pruned model cannot be timed: {error.message}", error.hint) from error

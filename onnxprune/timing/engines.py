@@ -1,0 +1,202 @@
+"""What runs a model and tells how long it took: onnxruntime here, or anything that is given a model file."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from onnxprune.errors import InputError, RunError
+from onnxprune.model.model import Model, save
+from onnxprune.runtime.io_slices import IoSlices
+from onnxprune.runtime.session import Feeds, runnable
+from onnxprune.runtime.worker import CPU
+
+PAIRS, SECONDS = 30, 0.4
+"""Runs of a copy and the original at most, and seconds after which no further pair begins."""
+FEWEST = 5
+
+
+class Engine(Protocol):
+    """Times a sliced copy of a model against the original.
+
+    Attributes:
+        name: Engine, version and how it runs, for people.
+    """
+
+    name: str
+
+    def milliseconds(self) -> float:
+        """Time of the original."""
+        ...
+
+    def ratio(self, copy: Model, io_slices: IoSlices) -> float:
+        """Time of a copy over that of the original, measured in alternation.
+
+        Raises:
+            RunError: The copy does not run.
+        """
+        ...
+
+    def kernels(self, copy: Model, io_slices: IoSlices) -> list[tuple[str, float]]:
+        """Name of each kernel's node and its time in milliseconds; empty where the engine does not tell."""
+        ...
+
+
+def device_name() -> str:
+    """The processor of this machine, for people."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.processor() or platform.machine()
+
+
+class OnnxRuntime:
+    """onnxruntime on this machine. With one thread on the CPU times are processor times."""
+
+    def __init__(
+        self,
+        original: Model,
+        feeds: Feeds,
+        names: Sequence[str],
+        *,
+        threads: int = 1,
+        providers: Sequence[Any] = (CPU,),
+    ) -> None:
+        """Loads the original.
+
+        Args:
+            original: The model.
+            feeds: Inputs to run it with.
+            names: Names of its outputs.
+            threads: Threads for one operator; 0 for onnxruntime's default.
+            providers: Execution providers, by name or with options.
+
+        Raises:
+            RunError: onnxruntime rejects the model or a provider.
+        """
+        import onnxruntime
+
+        self._feeds, self._outputs, self._threads, self._providers = feeds, list(names), threads, tuple(providers)
+        self._on_cpu = self._providers == (CPU,)
+        with runnable(original) as ready:
+            self._original = ready.session(threads=threads, arena=True, providers=self._providers)
+        first = self._providers[0] if isinstance(self._providers[0], str) else self._providers[0][0]
+        self.name = f"onnxruntime {onnxruntime.__version__}, {first}, " + (
+            f"{threads} thread{'s' * (threads != 1)}" if threads else "its own number of threads"
+        )
+        self._times: list[float] = []
+
+    def milliseconds(self) -> float:
+        """See `Engine`."""
+        return 1e3 * float(np.median(self._times))
+
+    def ratio(self, copy: Model, io_slices: IoSlices) -> float:
+        """See `Engine`."""
+        with runnable(copy) as ready:
+            session = ready.session(threads=self._threads, arena=True, providers=self._providers)
+        feeds = [self._feeds, io_slices.feeds(self._feeds)]
+        self._original.race(session, self._outputs, feeds, 1)  # the first run of a session allocates its memory
+        times = self._original.race(session, self._outputs, feeds, PAIRS, fewest=FEWEST, seconds=SECONDS)
+        column = 1 if self._threads == 1 and self._on_cpu else 0
+        before, after = (np.array(spent)[:, column] for spent in times)
+        self._times += list(before)
+        return float(np.median(after) / np.median(before))
+
+    def kernels(self, copy: Model, io_slices: IoSlices) -> list[tuple[str, float]]:
+        """See `Engine`."""
+        if not self._on_cpu:
+            return []  # what an accelerator works on while the profiler's kernel returns is not told
+        with runnable(copy) as ready:
+            found = ready.profile(
+                self._outputs, io_slices.feeds(self._feeds), threads=self._threads, runs=PAIRS, seconds=SECONDS
+            )
+        return [(name, 1e3 * seconds) for name, seconds in found]
+
+
+class External:
+    """Anything that takes the path of a model file and tells its time in milliseconds.
+
+    Attributes:
+        name: For people.
+    """
+
+    def __init__(self, original: Model, time: Callable[[str], float], name: str) -> None:
+        """Writes the original.
+
+        Args:
+            original: The model.
+            time: From the path of a model file to milliseconds.
+            name: For people.
+        """
+        self.name, self._time = name, time
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True)
+        self._path = self._write(original, "original")
+        self._times: list[float] = []
+
+    def milliseconds(self) -> float:
+        """See `Engine`."""
+        return float(np.median(self._times))
+
+    def ratio(self, copy: Model, io_slices: IoSlices) -> float:
+        """See `Engine`."""
+        path = self._write(copy, "copy")
+        before = self._time(self._path)
+        after = self._time(path)
+        self._times.append(before)
+        return after / before
+
+    def kernels(self, copy: Model, io_slices: IoSlices) -> list[tuple[str, float]]:
+        """See `Engine`."""
+        return []
+
+    def _write(self, model: Model, name: str) -> str:
+        folder = Path(self._folder.name) / name
+        folder.mkdir(exist_ok=True)
+        path = folder / "model.onnx"
+        save(model, path)
+        return str(path)
+
+
+def command(line: str) -> Callable[[str], float]:
+    """A command line that is given a model file, in place of ``{model}`` or at its end, and prints milliseconds.
+
+    The last number that it prints counts.
+    """
+    words = shlex.split(line)
+    if not words:
+        raise InputError("the command that times models is empty", 'say, --run "my_timer {model}"')
+
+    def time(path: str) -> float:
+        called = [word.replace("{model}", path) for word in words]
+        called += [path] if called == words else []
+        try:
+            done = subprocess.run(called, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise InputError(f"{words[0]} cannot be run: {error.strerror}") from None
+        numbers = re.findall(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", done.stdout)
+        if done.returncode or not numbers:
+            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            raise RunError(f"{words[0]} ended with exit status {done.returncode} and printed no time: {said[:200]}")
+        return checked(float(numbers[-1]), words[0])
+
+    return time
+
+
+def checked(value: object, source: str) -> float:
+    """A time in milliseconds.
+
+    Raises:
+        RunError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)) or not 0 < value < 1e12:
+        raise RunError(f"{source} must give milliseconds, not {value!r}"[:200])
+    return float(value)
