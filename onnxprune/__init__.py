@@ -20,7 +20,7 @@ from onnxprune.errors import (
 )
 
 if TYPE_CHECKING:
-    from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, plan, prune, run, score, verify
+    from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, measure, plan, prune, run, score, verify
     from onnxprune.extensions import (
         GroupView,
         WeightView,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from onnxprune.progress import Progress
     from onnxprune.repair.layerwise import Refit
     from onnxprune.report.report import Report
+    from onnxprune.times import Times
 
 __version__ = "0.1.0"
 
@@ -65,6 +66,7 @@ __all__ = [
     "Result",
     "RunError",
     "TimeLimitError",
+    "Times",
     "VerificationError",
     "WeightView",
     "analyze",
@@ -73,6 +75,7 @@ __all__ = [
     "cost_model",
     "criterion",
     "data_source",
+    "measure",
     "metric",
     "pattern",
     "plan",
@@ -96,6 +99,7 @@ _HOME = {
     "Refit": "onnxprune.repair.layerwise",
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
+    "Times": "onnxprune.times",
     "WeightView": "onnxprune.extensions",
     "compare": "onnxprune.pipeline.compare",
     "cost_model": "onnxprune.extensions",

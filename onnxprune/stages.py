@@ -150,7 +150,10 @@ def measure(
         InputError: The model or an option is unusable.
         RunError: The model cannot be timed.
     """
-    copies, batch = checks_of.whole("copies", copies, 1), checks_of.whole("batch", batch, 1)
+    copies, batch, threads = (
+        checks_of.whole(name, value, least)
+        for name, value, least in (("copies", copies, 1), ("batch", batch, 1), ("threads", threads, 0))
+    )
     shapes = checks_of.shapes("input_shapes", {} if input_shapes is None else input_shapes)
     scope = Scope(mixing=mixing, attention=attention, shrink=shrink)
     clock = Clock(progress)

@@ -55,6 +55,7 @@ LATE = {
     ("__init__", "planning.plan"),
     ("__init__", "progress"),
     ("__init__", "ops.registry"),
+    ("__init__", "times"),
 }
 """Imports of the package itself, which are for type checkers only: the names are found when first used."""
 

@@ -32,8 +32,10 @@ HOMES = {
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
     "Result": "onnxprune.pipeline.result",
-    **dict.fromkeys(["analyze", "score"], "onnxprune.stages"),
-    **dict.fromkeys(["apply", "plan", "prune", "run", "verify"], "onnxprune.api"),
+    "Times": "onnxprune.times",
+    **dict.fromkeys(["analyze", "measure", "score"], "onnxprune.stages"),
+    **dict.fromkeys(["apply", "verify"], "onnxprune.checkpoints"),
+    **dict.fromkeys(["plan", "prune", "run"], "onnxprune.api"),
     **dict.fromkeys(
         ["cost_model", "criterion", "data_source", "repair_method", "zero_criterion"], "onnxprune.extensions"
     ),

@@ -41,16 +41,12 @@ def allocate(
         limits: What each group keeps.
     """
     paths = [_steps(curve, n, held) for curve, n, held in zip(curves, units, limits, strict=True)]
-    removed = _greedy(curves, paths, targets)
-    if REFINE:
-        met = None if missed(targets, removed) else removed
-        better = refine(curves, [np.array(path, dtype=np.int64) for path in paths], targets, met)
-        removed = removed if better is None else better
-    met_now = not missed(targets, removed)
-    return Allocation([int(r) for r in removed], met_now, [t.cost.left(removed) for t in targets])
-
-
-REFINE = True
+    greedy = _greedy(curves, paths, targets)
+    met = not missed(targets, greedy)
+    better = refine(curves, [np.array(path, dtype=np.int64) for path in paths], targets, greedy if met else None)
+    removed = greedy if better is None else better
+    met = met or better is not None
+    return Allocation([int(r) for r in removed], met, [t.cost.left(removed) for t in targets])
 
 
 def _greedy(curves: Sequence[Curve], paths: Sequence[Sequence[int]], targets: Sequence[Target]) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,13 +57,7 @@ class Limits:
         if period == 1 or wanted == units:
             return wanted
         widths = self._satisfiable(period)
-        for off in range(period + 1):
-            for count in (wanted + off, wanted - off):
-                if max(least, 1) <= count < units and all(width.fits(count) for width in widths):
-                    return count
-            if wanted + off >= units:
-                return units
-        return units
+        return next((n for n in _nearest(wanted, units) if n >= least and all(w.fits(n) for w in widths)), units)
 
     def _satisfiable(self, period: int) -> tuple[Width, ...]:
         """The widths that one count makes multiples; without the rests of those where none does.
@@ -73,6 +67,14 @@ class Limits:
         if any(all(width.fits(n) for width in self.widths) for n in range(period)):
             return self.widths
         return tuple(replace(w, rest=0) for w in self.widths)
+
+
+def _nearest(wanted: int, units: int) -> Iterator[int]:
+    """Counts from 1 to all units but one, the nearest to one of them first, until all units are as near."""
+    for off in range(units - wanted):
+        yield wanted + off
+        if 0 < off < wanted:
+            yield wanted - off
 
 
 def uniform(groups: Sequence[Group], ratio: float, limits: Sequence[Limits]) -> list[int]:

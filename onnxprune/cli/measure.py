@@ -19,36 +19,31 @@ if TYPE_CHECKING:
 HOW, WHAT = "How", "What"
 
 
-@click.command(cls=Command, forms=["onnxprune measure MODEL -o TIMES.json [options]"])
+@click.command(cls=Command, forms=["onnxprune measure MODEL [options]"])
 @click.argument("model")
-@option(WHAT, "-o", "--output", metavar="FILE", required=True, help="What to write; continued where it exists")
-@option(WHAT, "--copies", type=click.IntRange(min=1), metavar="N", help="Sliced copies that are timed  [48]")
+@option(WHAT, "-o", "--output", metavar="FILE", help="What to write; continued if it exists  [MODEL.times.json]")
+@option(WHAT, "--copies", type=int, default=48, metavar="N", help="Sliced copies that are timed  [48]")
 @option(WHAT, "--mixing", is_flag=True, help="As for the pruning that the times are for")
 @option(WHAT, "--shrink", multiple=True, metavar="REGEX", help="As for pruning; repeatable")
 @option(WHAT, "--attention", default="heads", metavar="KIND", help="heads or dims, as for pruning  [heads]")
 @option(WHAT, "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run at; repeatable")
-@option(WHAT, "--batch", type=click.IntRange(min=1), default=1, metavar="N", help="Size of a free batch axis  [1]")
-@option(HOW, "--threads", type=click.IntRange(min=0), default=1, metavar="N", help="0: onnxruntime's own number  [1]")
+@option(WHAT, "--batch", type=int, default=1, metavar="N", help="Size of a free batch axis  [1]")
+@option(HOW, "--threads", type=int, default=1, metavar="N", help="0: onnxruntime's own number  [1]")
 @option(
     HOW,
     "--provider",
     multiple=True,
-    metavar="NAME[:KEY=VALUE,...]",
-    help="Execution provider of onnxruntime, with its options; repeatable, the first that can runs a node  [CPU]",
+    metavar="NAME",
+    help="Execution provider: CUDA:device_id=0, say; repeatable  [CPU]",
 )
-@option(
-    HOW,
-    "--run",
-    metavar="COMMAND",
-    help="Another engine: a command that is given a model file as {model} and prints milliseconds, or module:function",
-)
+@option(HOW, "--run", metavar="COMMAND", help="Another engine: a command that prints ms, or module:function")
 @option("Words", "--json", "as_json", is_flag=True, help="The table as JSON")
 @option("Words", "--quiet", is_flag=True, help="No table")
 @option("Words", "--progress/--no-progress", default=None, help="Show how far it is  [on a terminal]")
 def measure(
     model: str,
-    output: str,
-    copies: int | None,
+    output: str | None,
+    copies: int,
     mixing: bool,
     shrink: tuple[str, ...],
     attention: str,
@@ -61,18 +56,21 @@ def measure(
     quiet: bool,
     progress: bool | None,
 ) -> None:
-    """Measures what this device takes for a model as a function of its widths, for --target latency with --times.
+    """Measures what this device takes for a model at many widths, for a target of latency.
 
     It runs on the device that the model is for, needs neither data nor labels there, and takes seconds to a few
     minutes. The times hold for every checkpoint of the architecture. A call that was ended continues where it was.
+
+    With --run another engine is measured: a command line that is given the path of a model file in place of {model},
+    or at its end, and prints milliseconds; or a function of the path, as module:function.
     """
-    shapes, path = parsing.shapes(input_shape), Path(output)
+    shapes = parsing.shapes(input_shape)
+    path = Path(output) if output is not None else Path(model).with_suffix(".times.json")
     writable(path, model)
     if run is not None and (provider or threads != 1):
         raise InputError("--run times another engine than onnxruntime", "leave --provider and --threads away")
     from onnxprune import api
     from onnxprune.report.times import summary, tables
-    from onnxprune.timing.measure import COPIES
 
     analysis = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink)
     with announcing(quiet or as_json, progress) as stage:
@@ -83,7 +81,7 @@ def measure(
             threads=threads,
             batch=batch,
             input_shapes=shapes,
-            copies=COPIES if copies is None else copies,
+            copies=copies,
             mixing=mixing,
             attention=attention,
             shrink=shrink,
@@ -92,9 +90,9 @@ def measure(
             progress=stage,
         )
     if as_json:
-        print_json({"model": model, "output": output, **summary(times, analysis.coupling)})
+        print_json({"model": model, "output": str(path), **summary(times, analysis.coupling)})
     elif not quiet:
-        draw(tables(times, analysis.coupling, output))
+        draw(tables(times, analysis.coupling, str(path)))
 
 
 def _earlier(path: Path) -> Times | None:

@@ -47,7 +47,7 @@ def load_recipe(ctx: click.Context, param: click.Parameter, path: str | None) ->
 
 def files_read(ctx: click.Context) -> list[str]:
     """Files that a run reads besides the model, as far as the options name them: they are never changed."""
-    others = [name for name in (ctx.params["stats"], ctx.meta.get(__name__)) if name]
+    others = [name for name in (ctx.params["stats"], ctx.params["times"], ctx.meta.get(__name__)) if name]
     return [*data_files(ctx.params["calib"]), *others]
 
 

@@ -25,7 +25,7 @@ NOTES = [
         [
             ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
             ("apply PLAN MODEL", "Take the same from another checkpoint, and repair it with --calib"),
-            ("measure MODEL", "What a device takes for the model at many widths, for --target latency"),
+            ("measure MODEL", "Time of the model at many widths, for --target latency"),
             ("compare A B ...", "Size, time, accuracy and drift of models side by side"),
             ("verify A B --plan P", "Whether B computes what A does without all that went"),
             ("ops", "Operators that have a rule"),
@@ -67,7 +67,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     "--target",
     multiple=True,
     metavar="COST=X",
-    help="What may be left of latency, macs, params or bytes: 0.5, 4ms, 2G, 4MB; repeatable",
+    help="What may be left of latency, macs, params, bytes: 0.5, 4ms; repeatable",
 )
 @option(
     AMOUNT,
@@ -78,25 +78,16 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 )
 @option(AMOUNT, "--min-channels", type=int, default=1, metavar="N", help="Channels that every group keeps  [1]")
 @option(
-    AMOUNT,
-    "--round-to",
-    default="auto",
-    metavar="N",
-    help="Keep widths that are multiples of N; auto: for --target what --engine computes fast  [auto]",
+    AMOUNT, "--round-to", default="auto", metavar="N", help="Keep multiples of N; auto: what the engine needs  [auto]"
 )
 @option(
     AMOUNT,
     "--engine",
     default="onnxruntime",
     metavar="NAME",
-    help="onnxruntime[-arm], openvino, tensorrt[-int8], tflite, ncnn, mnn  [onnxruntime]",
+    help="openvino, tensorrt, tflite, ncnn, mnn ...  [onnxruntime]",
 )
-@option(
-    AMOUNT,
-    "--times",
-    metavar="FILE",
-    help="What measure wrote, for --target latency; without it the model is measured here",
-)
+@option(AMOUNT, "--times", metavar="FILE", help="What measure wrote elsewhere, for --target latency")
 @option(
     WHICH,
     "--importance",

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,8 +232,55 @@ def _relative_fit(features: Array, times: Array, ridge: float = RIDGE) -> Array:
     return nonnegative_least_squares(features * weights[:, None], times * weights, ridge)
 
 
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Penalties of sites that differ from what sites of their kind have in common; cross-validation chooses one."""
+
+
 def _as_a_whole(
     sites: Sequence[Site], at: NDArray[np.int64], lengths: NDArray[np.int64], totals: Array
 ) -> tuple[list[StepProduct], Array, float]:
-    """Fits the times of whole models by what sites of one kind have in common, then each site by itself."""
-    raise NotImplementedError
+    """Fits the times of whole models: first what sites of one kind have in common, then each site by itself."""
+    columns: dict[Any, int] = {}
+    owner: list[int] = []  # site of each product
+    column: list[int] = []  # column of each product
+    products: list[StepProduct] = []
+    factors: list[float] = []
+    for s, site in enumerate(sites):
+        for what, terms in (("macs", site.macs), ("elements", site.elements)):
+            for axes, factor in terms.items():
+                for product, _ in _variants(axes, lengths):
+                    key = site.kind, what, product.blocks, product.odd
+                    products.append(product)
+                    factors.append(factor)
+                    owner.append(s)
+                    column.append(columns.setdefault(key, len(columns)))
+    values = StepProducts(products, len(lengths)).values(at) * np.array(factors)
+    pooled = np.zeros((len(at), len(columns) + 1))
+    np.add.at(pooled.T, column, values.T)
+    pooled[:, -1] = 1.0
+    scale = 1.0 / np.maximum(pooled.mean(axis=0), 1e-300)
+    x = _relative_fit(pooled * scale, totals, 1e-3) * scale
+    weights, fixed = x[column] * np.array(factors), float(x[-1])
+    by_site = np.zeros((len(at), len(sites)))
+    np.add.at(by_site.T, owner, (values * x[column]).T)
+    more = _deviations(by_site, totals - fixed - by_site.sum(axis=1), totals)
+    return products, weights * (1.0 + more[owner]), fixed
+
+
+def _deviations(by_site: Array, residuals: Array, totals: Array) -> Array:
+    """By which shares of its time each site differs from its kind, by ridge regression with leave-one-out errors.
+
+    See Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter",
+    Technometrics 1979, section 1, for the errors in closed form.
+    """
+    x, y = by_site / totals[:, None], residuals / totals
+    gram = x @ x.T
+    unit = float(np.trace(gram)) / max(len(gram), 1)
+    best, error = np.zeros(by_site.shape[1]), float((y**2).mean())
+    for ridge in RIDGES if unit > 0 else ():
+        inverse = np.linalg.inv(gram + ridge * unit * np.eye(len(gram)))
+        solved = inverse @ y
+        left_out = float(((solved / np.diag(inverse)) ** 2).mean())
+        if left_out < error:
+            best, error = np.maximum(x.T @ solved, -0.9), left_out
+    return best

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from onnxprune.errors import InputError, RunError
+from onnxprune.errors import InputError, RunError, option
 from onnxprune.model.model import Model, save
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import Feeds, runnable
@@ -173,7 +173,7 @@ def command(line: str) -> Callable[[str], float]:
     """
     words = shlex.split(line)
     if not words:
-        raise InputError("the command that times models is empty", 'say, --run "my_timer {model}"')
+        raise InputError("the command that times models is empty", f"say, {option('run', 'my_timer {model}')}")
 
     def time(path: str) -> float:
         called = [word.replace("{model}", path) for word in words]

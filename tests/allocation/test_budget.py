@@ -9,7 +9,7 @@ import pytest
 
 import onnxprune
 from onnxprune.allocation import budget
-from onnxprune.allocation.counts import Limits
+from onnxprune.allocation.counts import Limits, Width
 from onnxprune.cost.cost_model import Removed, macs, parameters
 from onnxprune.cost.measure import measure, static_shapes
 from onnxprune.edit.remove import remove
@@ -82,7 +82,7 @@ def test_a_budget_that_cannot_be_met_takes_all_it_may() -> None:
 
 def test_rounding_is_honoured() -> None:
     curve = np.arange(16.0)
-    found = budget.allocate([curve], [16], [budget.Target(Linear([1]), 95)], [Limits(round_to=4)])
+    found = budget.allocate([curve], [16], [budget.Target(Linear([1]), 95)], [Limits(1, (Width(multiple=4),))])
     assert found.removed == [8]  # 5 are too few; 12 stay after 4, 8 after 8
 
 

@@ -15,7 +15,7 @@ from onnxprune.coupling.groups import Grade, Group
 
 UNITS = st.lists(st.integers(2, 40), min_size=1, max_size=6)
 RATIOS = st.floats(0, 1, exclude_max=True)
-LIMITS = st.builds(Limits, st.integers(1, 12), st.integers(1, 12))
+LIMITS = st.builds(lambda least, of: Limits(least, (Width(multiple=of),)), st.integers(1, 12), st.integers(1, 12))
 
 
 def groups(sizes: list[int]) -> list[Group]:
@@ -48,27 +48,30 @@ def test_the_share_in_thousandths_is_exact(thousandths: int, units: int) -> None
     assert share(thousandths / 1000, units) == thousandths * units // 1000
 
 
-WIDTHS = st.lists(st.builds(Width, st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=3).map(tuple)
+MULTIPLES = st.sampled_from([1, 2, 3, 4, 6, 8])
+WIDTHS = st.lists(st.builds(Width, st.integers(1, 9), st.integers(0, 9), MULTIPLES), min_size=1, max_size=3).map(tuple)
 
 
-@given(WIDTHS, st.integers(1, 12), st.integers(1, 30), st.integers(0, 30))
-def test_the_fewest_units_are_kept_that_make_every_width_a_multiple(
-    widths: tuple[Width, ...], round_to: int, units: int, remove: int
+@given(WIDTHS, st.integers(1, 30), st.integers(0, 30), st.integers(1, 4))
+def test_the_nearest_count_is_kept_that_makes_every_width_a_multiple(
+    widths: tuple[Width, ...], units: int, remove: int, least: int
 ) -> None:
-    """By trying all; where none does, without what other channels add to a width."""
-    least = max(units - remove, 1)
+    """By trying all; where no number of units does, without what other channels add to a width."""
+    wanted, least = max(units - remove, min(least, units)), min(least, units)
 
-    def fewest(rests: bool) -> int | None:
-        fits = (
-            n
-            for n in range(least, least + 2 * round_to)
-            if all((n * w.per_unit + rests * w.rest) % round_to == 0 for w in widths)
-        )
-        return next(fits, None)
+    def fits(n: int, rests: bool) -> bool:
+        return all((n * w.per_unit + rests * w.rest) % w.multiple == 0 for w in widths)
 
-    expected = fewest(rests=True) or fewest(rests=False)
-    assert expected is not None
-    assert Limits(1, round_to, widths).kept(units, remove) == min(expected, units)
+    rests = any(fits(n, rests=True) for n in range(24))
+    counts = [n for n in range(least, units) if n > 0 and fits(n, rests)] + [units]
+    if all(w.multiple == 1 for w in widths):
+        counts = list(range(least, units + 1))
+    expected = min(counts, key=lambda n: (abs(n - wanted), -n))
+    assert Limits(least, widths).kept(units, remove) == expected
+
+
+def multiples(of: int, least: int = 1) -> Limits:
+    return Limits(least, (Width(multiple=of),))
 
 
 @pytest.mark.parametrize(
@@ -78,15 +81,22 @@ def test_the_fewest_units_are_kept_that_make_every_width_a_multiple(
         (Limits(), 8, 8, 1),
         (Limits(4), 8, 7, 4),
         (Limits(40), 8, 7, 8),
-        (Limits(1, 4), 16, 7, 12),
-        (Limits(1, 4), 16, 8, 8),
-        (Limits(1, 4), 6, 1, 6),
-        (Limits(1, 16), 8, 7, 8),
-        (Limits(5, 4), 16, 14, 8),
+        (multiples(4), 16, 7, 8),
+        (multiples(4), 16, 6, 12),
+        (multiples(4), 16, 8, 8),
+        (multiples(4), 6, 1, 6),
+        (multiples(4), 6, 2, 4),
+        (multiples(16), 8, 7, 8),
+        (multiples(4, 5), 16, 14, 8),
+        (multiples(8), 40, 20, 24),
     ],
 )
 def test_limits(limits: Limits, units: int, remove: int, expected: int) -> None:
     assert limits.kept(units, remove) == expected
+
+
+def multiple(limits: Limits) -> int:
+    return limits.widths[0].multiple
 
 
 def assert_limited(sizes: list[int], counts: list[int], limits: Limits) -> None:
@@ -94,7 +104,7 @@ def assert_limited(sizes: list[int], counts: list[int], limits: Limits) -> None:
         kept = n - gone
         assert 0 <= gone < n
         assert kept >= min(limits.min_channels, n)
-        assert kept == n or kept % limits.round_to == 0
+        assert kept == n or kept % multiple(limits) == 0
 
 
 @given(UNITS, RATIOS, LIMITS)
@@ -102,18 +112,21 @@ def test_uniform_takes_the_share_of_each_group_as_far_as_it_may(sizes: list[int]
     counts = uniform(groups(sizes), ratio, [limits] * len(sizes))
     assert_limited(sizes, counts, limits)
     for n, gone in zip(sizes, counts, strict=True):
-        assert gone <= share(ratio, n)
-        if limits.round_to == 1:
-            assert gone == min(share(ratio, n), n - min(limits.min_channels, n))
+        plain = min(share(ratio, n), n - min(limits.min_channels, n))
+        assert gone <= plain + multiple(limits) // 2
+        if multiple(limits) == 1:
+            assert gone == plain
 
 
 @given(UNITS, RATIOS, LIMITS, st.integers(0, 2**32 - 1))
-def test_ranked_never_takes_more_than_asked(sizes: list[int], ratio: float, limits: Limits, seed: int) -> None:
+def test_ranked_takes_no_more_than_asked_but_for_rounding(
+    sizes: list[int], ratio: float, limits: Limits, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     counts = ranked(groups(sizes), [rng.random(n) for n in sizes], ratio, [limits] * len(sizes))
     assert_limited(sizes, counts, limits)
-    assert sum(counts) <= share(ratio, sum(sizes))
-    if limits.round_to == 1:
+    assert sum(counts) <= share(ratio, sum(sizes)) + len(sizes) * (multiple(limits) // 2)
+    if multiple(limits) == 1:
         room = sum(n - min(limits.min_channels, n) for n in sizes)
         assert sum(counts) == min(share(ratio, sum(sizes)), room)
 

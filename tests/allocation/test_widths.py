@@ -113,7 +113,7 @@ def test_a_group_that_no_product_touches() -> None:
     model = build("(float[N,5] x) => (float[N,5] y) <float[5] w> { y = Mul(x, w) }")
     groups = onnxprune.analyze(model, shrink=["x", "y"]).groups
     assert [g.units for g in groups] == [5]
-    assert limits_of(groups, 1, 4) == [Limits(1, 4, (Width(1, 0),))]
+    assert limits_of(groups, 1, 4) == [Limits(1, (Width(1, 0, 4),))]
 
 
 @pytest.mark.parametrize("text", [GROUPED, HEADS, FLAT, PART, JOINED])

@@ -27,13 +27,16 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         st.sampled_from(["macs", "params", "bytes"]),
         st.sampled_from(["2G", "4MB", "0.25"]) | st.floats(1e-3, 1e12),
         min_size=1,
-    ),
+    )
+    | st.builds(lambda x: {"latency": x}, st.sampled_from(["4ms", "0.5", "1e-3s"]) | st.floats(1e-3, 1)),
     "pattern": st.lists(st.sampled_from(["channels", "2:4", "4x1=0.3", "weights=0.7"]), min_size=1, max_size=2)
     | st.builds("weights={!r}".format, SHARES),
     "global_ranking": st.booleans(),
     "importance": st.sampled_from(["l1", "l2", "obs", "wanda", "sparsegpt", "fpgm"]),
     "min_channels": st.integers(1, 99),
-    "round_to": st.integers(1, 64),
+    "round_to": st.just("auto") | st.integers(1, 64),
+    "engine": st.sampled_from(["onnxruntime", "openvino", "tensorrt-int8"]),
+    "times": st.sampled_from(["times.json", Path("times.json")]),
     "steps": st.integers(1, 4),
     "permute": st.booleans(),
     "seed": st.integers(0, 2**40),
@@ -139,7 +142,12 @@ def test_each_option_is_stored(name: str) -> None:
         "metric": "top5",
         "max_drop": 0.02,
         "input_shapes": {"x": [1, 3]},
+        "engine": "mnn",
+        "times": "times.json",
     }
+    if name == "times":
+        del base["ratio"]
+        base["target"] = {"latency": 0.5}
     changed = {**base, name: other[name]}
     if name == "target":
         del changed["ratio"]
@@ -166,7 +174,7 @@ def of_recipe(path: Path) -> Options:
 def test_a_recipe_of_stored_options(tmp_path: Path, asked: Options) -> None:
     """The same data are a recipe, in TOML and in JSON; files are found from its folder."""
     stored = asked.to_dict()
-    located = {k: str(tmp_path / v) for k, v in stored.items() if k in ("calib", "stats") and v is not None}
+    located = {k: str(tmp_path / v) for k, v in stored.items() if k in ("calib", "stats", "times") and v is not None}
     expected = Options.from_dict({**stored, **located})
     for name, text in (("r.toml", toml(stored)), ("r.json", json.dumps(stored))):
         (tmp_path / name).write_text(text, encoding="utf-8")

@@ -44,15 +44,18 @@ KINDS = {
         ["permute", "mixing", "keep_anyway", "search", "drift_search", "verify", "time", "strict", "sparse_storage"],
         "flag",
     ),
-    **dict.fromkeys(["min_channels", "round_to", "steps", "memory"], "whole"),
+    **dict.fromkeys(["min_channels", "steps", "memory"], "whole"),
     **dict.fromkeys(["ratio", "run_seconds"], "number"),
-    **dict.fromkeys(["attention", "repair"], "text"),
+    **dict.fromkeys(["attention", "engine", "repair"], "text"),
     **dict.fromkeys(["only", "ignore", "shrink"], "expressions"),
     "pattern": "pattern",
 }
 CASES = [(name, value) for name, kind in KINDS.items() for value in WRONG[kind]]
 CASES += [("run_memory", v) for v in WRONG["whole"] if v is not None]
 CASES += [("samples", v) for v in WRONG["whole"]]
+CASES += [("round_to", v) for v in WRONG["whole"]]
+CASES += [("times", v) for v in WRONG["path"]] + [("times", "times.json")]  # there is no target of latency
+CASES += [("target", {"latency": v}) for v in [None, "x", True, [], -1, 0, math.nan, "0ms", "1 hour", 4, OBJECT]]
 CASES += [("time_limit", v) for v in WRONG["number"]]
 CASES += [("seed", v) for v in ["1", 1.5, True, None, [1], OBJECT, -1]]
 CASES += [("global_ranking", v) for v in WRONG["flag"] if v is not None]
