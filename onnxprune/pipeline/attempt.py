@@ -13,7 +13,7 @@ from onnxprune.edit.permute import permute_original
 from onnxprune.edit.remove import remove
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseStorage, resparsify
-from onnxprune.options import Channels, Options, Zeros
+from onnxprune.options import LATENCY, Channels, Options, Zeros
 from onnxprune.pipeline import rounds
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
 from onnxprune.pipeline.evaluate import Evaluation, evaluate
@@ -141,7 +141,7 @@ def select(prepared: Prepared, channels: Channels | None) -> Selection:
 
 def choose(prepared: Prepared, channels: Channels | None) -> tuple[Selection, MeasuredLatency | None]:
     """Selects the channels to remove; a target of latency is held to what is measured."""
-    if channels is None or prepared.timed is None:
+    if channels is None or prepared.timed is None or LATENCY not in channels.limits:
         return select(prepared, channels), None
     return settle(lambda options: select(prepared, options), prepared.analysis, prepared.timed, channels)
 
