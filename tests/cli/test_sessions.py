@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from onnxprune.cli.verbs import VERBS
+from tests.support.lanes import spread
 from tests.support.paths import ROOT
 
 sessions = pytest.importorskip("tools.sessions", reason="needs pseudo-terminals")
@@ -48,7 +49,7 @@ def test_commands_end_as_they_should(path: Path) -> None:
     assert set(codes) == {1, 2, 3, 5}
 
 
-@pytest.mark.parametrize("width", sessions.WIDTHS)
+@pytest.mark.parametrize("width", spread(sessions.WIDTHS))
 def test_the_structure_is_not_out_of_date(width: int) -> None:
     """Some quick commands, run again, have the same words and tables: only numbers may differ."""
     quick = [
