@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from onnxprune.cli.verbs import VERBS
-from tests.support.lanes import spread
 from tests.support.paths import ROOT
 
 sessions = pytest.importorskip("tools.sessions", reason="needs pseudo-terminals")
@@ -49,7 +48,8 @@ def test_commands_end_as_they_should(path: Path) -> None:
     assert set(codes) == {1, 2, 3, 5}
 
 
-@pytest.mark.parametrize("width", spread(sessions.WIDTHS))
+@pytest.mark.slow
+@pytest.mark.parametrize("width", sessions.WIDTHS)
 def test_the_structure_is_not_out_of_date(width: int) -> None:
     """Some quick commands, run again, have the same words and tables: only numbers may differ."""
     quick = [

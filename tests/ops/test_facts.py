@@ -65,6 +65,7 @@ def names_in(tree: ast.Module) -> set[str]:
     return {word for words in literals if words and known_names().issuperset(words) for word in words}
 
 
+@pytest.mark.slow
 def test_operators_are_named_beside_their_rules_only() -> None:
     found = {}
     for path in FILES:

@@ -49,7 +49,9 @@ def test_nothing_else_is_done(options: dict[str, Any], monkeypatch: pytest.Monke
 
     for home, name in ((attempt, "refit"), (attempt, "evaluate"), (attempt, "verify_pruned"), (check, "time_models")):
         monkeypatch.setattr(home, name, refuse)
-    report = api.dry_run(classifier() if "calib" in options else tiny(), Options.of(0.5, **options)).report
+    report = api.dry_run(
+        classifier() if "calib" in options else tiny(), Options.of(0.5, importance="l2", **options)
+    ).report
     assert set(report.seconds) == {"load", "analyze", "score", "plan", "apply"}
     expected = {"repair", "verify", "time"} | ({"judge"} if "calib" in options else set())
     assert set(report.skipped) == expected | ({"gates"} if options else set())

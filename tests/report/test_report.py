@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from dataclasses import replace
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune import _text
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report import tables, terminal
@@ -67,12 +65,6 @@ def timed(before: float, after: float) -> LatencyReport:
     """Times of a run in seconds."""
     old, new = (Timing(t, t, t, t) for t in (before, after))
     return LatencyReport(old, new, after / before, runs=5, threads=1, layers=4, uneven=3)
-
-
-@pytest.mark.parametrize("module", [_text])
-def test_doctests(module: ModuleType) -> None:
-    """The examples in docstrings are true."""
-    assert doctest.testmod(module) == (0, 7)
 
 
 def test_numbers_agree_with_the_model() -> None:
