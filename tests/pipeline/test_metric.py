@@ -189,14 +189,3 @@ def test_the_search_is_confirmed_on_samples_that_it_has_not_used() -> None:
     assert report.metric.drop is not None and trials[report.search.found.ratio] != report.metric.drop.mean
     share, _ = held_out_of(result, samples(2000))
     assert 1 - share <= 0.03 + 2 * np.sqrt(0.03 / 2000)
-    old = onnxprune.prune(
-        classifier(),
-        calib=samples(2000),
-        samples=2000,
-        max_drop=0.03,
-        drift_search=True,
-        importance="l2",
-        repair="none",
-        time=False,
-    )
-    assert old.proto == result.proto

@@ -89,8 +89,8 @@ def test_options_of_the_run() -> None:
 def test_channels_are_those_open_to_pruning() -> None:
     """Channels of grade mixing count only where they were open."""
     source = MODELS / "pt_transformer.onnx"
-    closed = onnxprune.prune(source, 0.5, verify=False).report
-    opened = onnxprune.prune(source, 0.5, verify=False, mixing=True).report
+    closed = onnxprune.prune(source, 0.5, importance="l2", verify=False).report
+    opened = onnxprune.prune(source, 0.5, importance="l2", verify=False, mixing=True).report
     count = {g: sum(e.channels for e in closed.groups if e.grade == g) for g in ("exact", "mixing")}
     assert closed.channels.before == count["exact"]
     assert opened.channels.before == count["exact"] + count["mixing"] > count["exact"]
