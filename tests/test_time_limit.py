@@ -85,6 +85,15 @@ def test_a_thread_is_ended_by_its_own_limit() -> None:
     assert len(ended) == 1
 
 
+def test_a_block_that_ends_late_has_reached_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the thread that watches the time had no turn."""
+    monkeypatch.setattr(limits, "_raise_in", lambda thread, kind: None)
+    for outer, inner in ((None, 0.01), (0.01, 60)):
+        with pytest.raises(TimeLimitError, match=r"limit of 0\.01 s"), time_limit(outer), time_limit(inner):
+            time.sleep(0.02)
+        assert remaining() == float("inf")
+
+
 def test_nothing_arrives_after_the_block() -> None:
     """Many blocks that end at about the time of their limit: an exception belongs to its block."""
     for i in range(200):
