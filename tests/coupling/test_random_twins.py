@@ -40,7 +40,7 @@ def feeds_of(model: onnx.ModelProto, batch: int) -> dict[str, np.ndarray]:
     }
 
 
-AT_ONCE = 10
+AT_ONCE = 20
 SEEDS = [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(AT_ONCE, 400, AT_ONCE))]
 
 
@@ -82,4 +82,4 @@ def test_what_goes_is_right_at_every_batch(start: int) -> None:
                 scale = max(float(np.sqrt(np.mean(np.square(a, dtype=np.float64)))), 1e-6)
                 assert float(np.sqrt(np.mean(np.square(a.astype(np.float64) - b)))) < 1e-4 * scale
             pruned_models += count > 0
-    assert pruned_models > AT_ONCE / 2  # the property must not hold for lack of anything removed
+    assert pruned_models > 10  # the property must not hold for lack of anything removed
