@@ -14,8 +14,13 @@ from onnxprune.cli import main
 from tests.support.commands import Cli, Ended, tiny
 from tests.support.saved_models import external
 
-settings.register_profile("onnxprune", deadline=None)  # an example may take longer on a busy machine
-settings.load_profile("onnxprune")
+settings.register_profile("all", deadline=None)  # an example may take longer on a busy machine
+settings.register_profile("fast lane", settings.get_profile("all"), max_examples=25)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The fast lane draws fewer examples, as it takes fewer rows of long tables."""
+    settings.load_profile("fast lane" if config.option.markexpr == "not slow" else "all")
 
 
 @pytest.fixture

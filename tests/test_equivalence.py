@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.graph_builder import Seeded
+from tests.support.lanes import spread
 from tests.support.oracle import assert_equivalent, run_original
 from tests.support.random_graphs import random_model
 
@@ -60,13 +61,16 @@ def test_removal_equals_masking(data: st.DataObject) -> None:
         assert_equivalent(model, feeds, ratio=data.draw(st.sampled_from([0.25, 0.5, 0.75])), seed=1)
 
 
-@pytest.mark.parametrize("start", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(25, 200, 25))])
+AT_ONCE = 10
+
+
+@pytest.mark.parametrize("start", spread(range(0, 200, AT_ONCE), 20))
 def test_removal_equals_masking_on_seeded_graphs(start: int) -> None:
     pruned = 0
-    for seed in range(start, start + 25):
+    for seed in range(start, start + AT_ONCE):
         model = random_model(Seeded(seed), steps=14)
         feeds = feeds_of(model, seed)
         if finite(model, feeds):
             print(f"seed {seed}")  # shown when the assertion fails
             pruned += assert_equivalent(model, feeds, 0.5, seed) > 0
-    assert pruned > 10  # the property must not hold for lack of anything removed
+    assert pruned > AT_ONCE * 0.4  # the property must not hold for lack of anything removed

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.paths import PACKAGE
+from tests.support.paths import PACKAGE, ROOT
+from tests.support.sources import FILES, parsed, source
 
 ORDER = """
     errors _text _math
@@ -64,17 +64,12 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = sorted(name_of(p) for p in PACKAGE.rglob("*.py"))
+MODULES = sorted(name_of(p) for p in FILES)
 
 
 def file_of(name: str) -> Path:
     module = PACKAGE / (name.replace(".", "/") + ".py")
     return module if module.exists() else PACKAGE / name.replace(".", "/") / "__init__.py"
-
-
-@functools.cache
-def parsed(name: str) -> ast.Module:
-    return ast.parse(file_of(name).read_text())
 
 
 def top(name: str) -> str:
@@ -92,7 +87,7 @@ def statements(node: ast.AST) -> Iterator[ast.AST]:
 
 def imports(name: str, *, late: bool) -> set[str]:
     """Modules of the package that one imports, at its top or (`late`) anywhere in it."""
-    tree = parsed(name)
+    tree = parsed(file_of(name))
     found = set()
     for node in statements(tree) if late else iter(tree.body):
         if isinstance(node, ast.Import):
@@ -136,11 +131,12 @@ def test_the_package_itself_loads_nothing_but_the_errors() -> None:
 
 
 def test_errors_import_nothing() -> None:
-    tree = parsed("errors")
+    tree = parsed(file_of("errors"))
     modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     assert modules == ["__future__"] and not any(isinstance(n, ast.Import) for n in ast.walk(tree))
 
 
 def test_files_are_short() -> None:
-    long = {m: n for m in MODULES if (n := len(file_of(m).read_text().splitlines())) > 350}
-    assert long == {}
+    """Those of the tests and tools as well."""
+    files = [*FILES, *(p for name in ("tests", "tools") for p in (ROOT / name).rglob("*.py"))]
+    assert {str(p): n for p in files if (n := len(source(p).splitlines())) > 350} == {}

@@ -11,8 +11,7 @@ import pytest
 
 import onnxprune
 from tests.support.commands import Cli, tiny
-
-FILES = sorted(Path(onnxprune.__file__).parent.rglob("*.py"))
+from tests.support.sources import FILES, parsed
 
 
 @pytest.mark.slow
@@ -32,7 +31,7 @@ def test_the_package_prints_nothing(capfd: pytest.CaptureFixture[str], caplog: p
 @pytest.mark.slow
 def test_only_the_command_line_writes_to_streams() -> None:
     for path in FILES:
-        calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        calls = [n.func for n in ast.walk(parsed(path)) if isinstance(n, ast.Call)]
         assert "print" not in [f.id for f in calls if isinstance(f, ast.Name)], path
 
 

@@ -63,7 +63,7 @@ WORK = [busy, swallows_errors, arithmetic, a_model_that_does_not_end]
 def test_whatever_runs_is_ended(work: Callable[[], None]) -> None:
     warm_up()
     start = time.monotonic()
-    with pytest.raises(TimeLimitError, match=r"time limit of 0\.5 s"), limited(), time_limit(0.5):
+    with pytest.raises(TimeLimitError, match=r"time limit of 0\.2 s"), limited(), time_limit(0.2):
         work()
     assert time.monotonic() - start < 8
 
@@ -83,6 +83,15 @@ def test_a_thread_is_ended_by_its_own_limit() -> None:
     thread.start()
     thread.join(8)
     assert len(ended) == 1
+
+
+def test_a_block_that_ends_late_has_reached_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the thread that watches the time had no turn."""
+    monkeypatch.setattr(limits, "_raise_in", lambda thread, kind: None)
+    for outer, inner in ((None, 0.01), (0.01, 60)):
+        with pytest.raises(TimeLimitError, match=r"limit of 0\.01 s"), time_limit(outer), time_limit(inner):
+            time.sleep(0.02)
+        assert remaining() == float("inf")
 
 
 def test_nothing_arrives_after_the_block() -> None:

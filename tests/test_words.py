@@ -22,12 +22,14 @@ from onnxprune.errors import InputError, OnnxPruneError, Words, on_command_line,
 from onnxprune.options import Options
 from tests.support.commands import Cli, assert_refused, tiny
 from tests.support.paths import PACKAGE
+from tests.support.sources import FILES, parsed, source
 
 PARAMETERS = set(inspect.signature(Options.of).parameters)
 FLAGS = {flag for p in prune.params if isinstance(p, click.Option) for flag in (*p.opts, *p.secondary_opts)}
 FOR_TERMINALS = {PACKAGE / "report" / name for name in ("terminal.py", "inspect_tables.py")}
 """Modules whose text is only ever shown by the command line."""
-ELSEWHERE = [p for p in sorted(PACKAGE.rglob("*.py")) if PACKAGE / "cli" not in p.parents and p not in FOR_TERMINALS]
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*\w")
+ELSEWHERE = [p for p in FILES if PACKAGE / "cli" not in p.parents and p not in FOR_TERMINALS]
 
 
 @pytest.mark.parametrize(
@@ -69,24 +71,29 @@ def test_errors_speak_to_both() -> None:
 
 def strings(path: Path) -> Iterator[str]:
     """Every text of a module but its docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
             yield node.value
 
 
-@pytest.mark.parametrize("path", ELSEWHERE, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_no_message_spells_a_flag_out(path: Path) -> None:
+def test_no_message_spells_a_flag_out() -> None:
     """Outside of the command line, a message that names an option as a flag is wrong for whoever calls from Python."""
-    found = {flag for text in strings(path) for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*\w", text)}
-    assert found <= ({"--help", "--ratio", "--plan", "--anonymise", "--no"} if path.name == "errors.py" else set())
+    found = {
+        (str(path.relative_to(PACKAGE)), flag)
+        for path in ELSEWHERE
+        if FLAG.search(source(path))
+        for message in strings(path)
+        for flag in FLAG.findall(message)
+    }
+    assert found <= {("errors.py", flag) for flag in ("--help", "--ratio", "--plan", "--anonymise", "--no")}
 
 
 def calls_of_option() -> Iterator[tuple[str, Any]]:
     """Name and value (`...` where it is computed, None where it is left away) of each call in the package."""
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path in FILES:
+        for node in ast.walk(parsed(path)) if "option(" in source(path) else ():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "option":
                 name, *value = node.args
                 if isinstance(name, ast.Constant) and name.value in PARAMETERS:

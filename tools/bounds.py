@@ -41,7 +41,8 @@ def requirements(which: str) -> list[str]:
         *project["optional-dependencies"]["test"],
         *project["optional-dependencies"]["images"],
     ]
-    return [re.sub(r">=([\w.]+)", r"==\1", one) for one in declared] if which == "lowest" else declared
+    others = [one for one in declared if not one.startswith(f"{project['name']}[")]  # its own extras are named above
+    return [re.sub(r">=([\w.]+)", r"==\1", one) for one in others] if which == "lowest" else others
 
 
 def main() -> int:

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from onnxprune.runtime.sample_inputs import sample_inputs
 from tests.support.fused_models import by_hand
-from tests.support.quantised_models import CONVOLUTIONS, MATRICES, VARIANTS, Maker, dynamic, fused
+from tests.support.quantised_models import CONVOLUTIONS, MATRICES, VARIANTS, dynamic, fused
+from tests.support.stored_forms import Maker
 from tools.prune_real import prune, show
 
 ROOT = Path(__file__).resolve().parents[1]

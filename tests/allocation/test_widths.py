@@ -50,7 +50,7 @@ def shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
 
 
 def pruned(text: str, round_to: int, ratio: float = 0.5) -> onnxprune.Result:
-    return onnxprune.prune(build(text, constants=CONSTANTS), ratio, round_to=round_to, repair="none")
+    return onnxprune.prune(build(text, constants=CONSTANTS), ratio, round_to=round_to, importance="l2", repair="none")
 
 
 def test_a_unit_of_several_channels_counts_as_so_many() -> None:

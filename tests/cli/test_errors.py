@@ -22,6 +22,7 @@ from tests.support.commands import Cli, assert_refused, contents, tiny
 from tests.support.error_rows import CIRCUMSTANCES, ROWS, Row
 from tests.support.lanes import spread
 from tests.support.paths import PACKAGE
+from tests.support.sources import FILES, parsed, source
 from tools import error_table
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
@@ -142,12 +143,13 @@ def test_every_error_has_a_hint() -> None:
 
 def calls(name: str) -> list[str]:
     """Places in the package that call a function of this name."""
-    found = []
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == name:
-                found.append(f"{path.relative_to(PACKAGE)}: {ast.unparse(node)}")
-    return found
+    return [
+        f"{path.relative_to(PACKAGE)}: {ast.unparse(node)}"
+        for path in FILES
+        if f"{name}(" in source(path)
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and name in (getattr(node.func, "attr", None), getattr(node.func, "id", None))
+    ]
 
 
 @pytest.mark.slow
@@ -165,7 +167,7 @@ def test_nothing_is_run_or_unpickled() -> None:
         "registry.py",  # the package's own entries; plug-ins are entry points of what is installed
         "_importing.py",  # what --calib or --metric names
     }
-    assert {p.name for p in PACKAGE.rglob("*.py") if "import pickle" in p.read_text()} == {"process.py", "worker.py"}
+    assert {p.name for p in FILES if "import pickle" in source(p)} == {"process.py", "worker.py"}
     assert {c for c in calls("load") if "pickle." in c} == {
         "runtime/process.py: pickle.load(self.process.stdout)",
         "runtime/worker.py: pickle.load(sys.stdin.buffer)",

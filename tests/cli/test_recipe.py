@@ -87,7 +87,7 @@ def test_a_report_is_a_recipe(tmp_path: Path, cli: Cli, model: Path) -> None:
     (tmp_path / "report.json").write_text(first.out)
     assert cli(model, "--recipe", tmp_path / "report.json", "-o", tmp_path / "b.onnx").code == 0
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-    plan = onnxprune.plan(onnxprune.analyze(tiny()), 0.3)
+    plan = onnxprune.plan(onnxprune.analyze(tiny()), 0.3, importance="l2")
     (tmp_path / "applied.json").write_text(onnxprune.apply(plan, tiny()).report.to_json())
     assert "holds no options" in assert_refused(cli(model, "--recipe", tmp_path / "applied.json"))
 

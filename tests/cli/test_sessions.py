@@ -48,6 +48,7 @@ def test_commands_end_as_they_should(path: Path) -> None:
     assert set(codes) == {1, 2, 3, 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", sessions.WIDTHS)
 def test_the_structure_is_not_out_of_date(width: int) -> None:
     """Some quick commands, run again, have the same words and tables: only numbers may differ."""

@@ -11,6 +11,7 @@ from onnxprune.cost.measure import measure
 from onnxprune.errors import InputError
 from onnxprune.model.model import load
 from tests.ops.case import build
+from tests.support.lanes import spread
 
 MS = ("com.microsoft",)
 QUERIES = "q = MatMul(b, wq) k = MatMul(b, wk) v = MatMul(b, wv)"
@@ -59,7 +60,7 @@ def model_of(name: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_met_is_counted(name: str, share: float) -> None:
     model = model_of(name)
-    result = onnxprune.prune(model, target={"macs": share}, repair="none")
+    result = onnxprune.prune(model, target={"macs": share}, importance="l2", repair="none")
     target = result.report.targets["macs"]
     counted = measure(load(result.proto), run=True).macs
     assert counted is not None and target.left == counted
@@ -77,7 +78,7 @@ def test_inputs_that_are_too_short_have_no_macs() -> None:
         onnxprune.prune(model, target={"macs": 0.5}, input_shapes={"x": (1, 1, 8)})
 
 
-@pytest.mark.parametrize("run", [False, True])
+@pytest.mark.parametrize("run", spread([True, False]))
 def test_free_lengths_are_guessed_longer_until_a_model_runs(run: bool) -> None:
     """A window of 400 samples: of 8 samples nothing is left, and a target would be met by counting nothing."""
     text = """(float[N,samples] x) => (float[N,2,K] y)

@@ -139,7 +139,7 @@ def test_a_factory_is_a_target() -> None:
 def test_a_factory_is_a_target_of_steps_and_of_a_search() -> None:
     """Their intermediate targets are of the same cost."""
     data = {"x": np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)}
-    stepped = onnxprune.prune(model(), target={Units(): 70}, calib=data, steps=2)
+    stepped = onnxprune.prune(model(), target={Units(): 70}, calib=data, repair="none", steps=2)
     assert stepped.report.targets["Units"].left is not None
     searched = onnxprune.prune(model(), target={Units(): 70}, gate={"drift": 5.0}, drift_search=True, repair="none")
     assert searched.report.search is not None

@@ -24,6 +24,7 @@ from onnxprune.runtime.partition import partition
 from onnxprune.verification.comparable_outputs import with_comparable_outputs
 from tests.ops.case import build
 from tests.support.paths import PACKAGE
+from tests.support.sources import FILES, parsed
 
 DOMAIN = "my.ops"
 
@@ -52,9 +53,9 @@ def known_names() -> frozenset[str]:
     return frozenset({name for _, name in known_operators()} | {s.name for s in onnx.defs.get_all_schemas()})
 
 
-def names_in(source: str) -> set[str]:
+def names_in(tree: ast.Module) -> set[str]:
     """Operator names that stand alone, or side by side, in string literals other than docstrings."""
-    nodes = list(ast.walk(ast.parse(source)))
+    nodes = list(ast.walk(tree))
     texts = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     literals = [
         node.value.split()
@@ -64,12 +65,13 @@ def names_in(source: str) -> set[str]:
     return {word for words in literals if words and known_names().issuperset(words) for word in words}
 
 
+@pytest.mark.slow
 def test_operators_are_named_beside_their_rules_only() -> None:
     found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in FILES:
         module = path.relative_to(PACKAGE).as_posix()
         if module in NAMED or not module.startswith(("ops/", "graph/")):
-            names, allowed = names_in(path.read_text()), NAMED.get(module, set())
+            names, allowed = names_in(parsed(path)), NAMED.get(module, set())
             assert allowed <= names, f"{module} no longer names {allowed - names}"
             found[module] = names - allowed
     assert {module: names for module, names in found.items() if names} == {}

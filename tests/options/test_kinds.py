@@ -162,6 +162,11 @@ def test_defaults_are_those_of_the_parts() -> None:
             assert parameter.default == known[field], name
 
 
+def test_a_search_has_an_old_name() -> None:
+    gate = {"drift": 0.1}
+    assert Options.of(gate=gate, drift_search=True) == Options.of(gate=gate, search=True) != Options.of(0.5, gate=gate)
+
+
 def test_zeros_parse() -> None:
     made = Zeros("4x1=0.5")
     assert isinstance(made.pattern, Pattern) and str(made.shape) == "4x1" and made.shape.share == 0.5

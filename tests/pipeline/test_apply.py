@@ -14,10 +14,12 @@ import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.model.model import Model
 from onnxprune.runtime.session import session
+from tests.support.classifier import classifier, pruned, samples
 from tests.support.commands import Cli, assert_refused
 from tests.support.paths import MODELS
 
-MLP, DATA, TEST = (str(MODELS / name) for name in ("sk_mlp.onnx", "digits_calib_flat.npz", "digits_test_flat.npz"))
+MLP, DIGITS, TEST = (str(MODELS / name) for name in ("sk_mlp.onnx", "digits_calib_flat.npz", "digits_test_flat.npz"))
+DATA = samples(96, labelled=False)
 
 
 def top1(model: onnx.ModelProto) -> float:
@@ -45,13 +47,13 @@ def other_checkpoint() -> onnx.ModelProto:
 
 def test_a_plan_with_data_gives_what_the_run_gave() -> None:
     """Byte for byte on the model that it was made of, repair included."""
-    made = onnxprune.prune(MLP, 0.5, calib=DATA, samples=96, time=False)
-    again = onnxprune.apply(made.plan, MLP, calib=DATA, samples=96)
+    made = onnxprune.prune(classifier(), 0.5, calib=DATA, time=False)
+    again = onnxprune.apply(made.plan, classifier(), calib=DATA)
     assert again.proto.SerializeToString(deterministic=True) == made.proto.SerializeToString(deterministic=True)
     assert again.report.repair == made.report.repair
     assert not any("repaired" in line for line in again.report.warnings)
     assert again.report.calibration == made.report.calibration
-    bare = onnxprune.apply(made.plan, MLP)
+    bare = onnxprune.apply(made.plan, classifier())
     assert bare.proto != made.proto and bare.report.repair is None
     (line,) = [line for line in bare.report.warnings if "repaired" in line]
     assert line.startswith("nothing was repaired, since no calibration data were given")
@@ -59,50 +61,53 @@ def test_a_plan_with_data_gives_what_the_run_gave() -> None:
 
 def test_another_checkpoint_is_repaired() -> None:
     """Where the plan removes what matters there, data bring most of it back."""
-    plan = onnxprune.prune(MLP, 0.7, calib=DATA, samples=128, time=False).plan
+    plan = onnxprune.prune(MLP, 0.7, calib=DIGITS, samples=128, time=False).plan
     other = other_checkpoint()
     assert top1(other) == pytest.approx(top1(onnx.load(MLP)))
-    bare, repaired = onnxprune.apply(plan, other), onnxprune.apply(plan, other, calib=DATA)
+    bare, repaired = onnxprune.apply(plan, other), onnxprune.apply(plan, other, calib=DIGITS)
     assert top1(bare.proto) < 0.8 < 0.93 < top1(repaired.proto)
 
 
 def test_labels_are_measured() -> None:
-    plan = onnxprune.prune(MLP, 0.5, repair="none", time=False).plan
-    report = onnxprune.apply(plan, MLP, calib=TEST, metric="auc").report
+    plan = pruned().plan
+    report = onnxprune.apply(plan, classifier(), calib=samples(), metric="auc").report
     assert report.metric is not None and report.metric.name == "auc" and report.metric.labelled
-    report = onnxprune.apply(plan, MLP, calib=TEST, repair="none").report
+    report = onnxprune.apply(plan, classifier(), calib=samples(), repair="none").report
     assert report.metric is not None and report.metric.name == "top1"
     assert report.repair is None and not any("repaired" in line for line in report.warnings)  # none was asked for
 
 
 def test_a_plan_without_channels_needs_no_repair() -> None:
     """Zeros are said to be as they are; a plan that changes nothing says nothing."""
-    zeros = onnxprune.prune(MLP, pattern="weights=0.5", calib=DATA, samples=96, time=False).plan
-    lines = onnxprune.apply(zeros, MLP, calib=DATA, samples=96).report.warnings
+    zeros = onnxprune.prune(classifier(), pattern="weights=0.5", calib=DATA, time=False).plan
+    lines = onnxprune.apply(zeros, classifier(), calib=DATA).report.warnings
     assert any("nothing was repaired, since the plan removes no channels" in line for line in lines)
-    nothing = onnxprune.prune(MLP, 0.0, time=False).plan
-    assert not any("repaired" in line for line in onnxprune.apply(nothing, MLP).report.warnings)
+    nothing = onnxprune.prune(classifier(), 0.0, time=False).plan
+    assert not any("repaired" in line for line in onnxprune.apply(nothing, classifier()).report.warnings)
 
 
 def test_refusals() -> None:
-    plan = onnxprune.prune(MLP, 0.5, repair="none", time=False).plan
+    plan = pruned().plan
     with pytest.raises(InputError, match="repair 'calibrated' needs calibration data"):
-        onnxprune.apply(plan, MLP, repair="calibrated")
+        onnxprune.apply(plan, classifier(), repair="calibrated")
     with pytest.raises(InputError, match="unknown repair 'some'"):
-        onnxprune.apply(plan, MLP, repair="some")
+        onnxprune.apply(plan, classifier(), repair="some")
     with pytest.raises(InputError, match="no such file"):
-        onnxprune.apply(plan, MLP, calib="none.npz")
+        onnxprune.apply(plan, classifier(), calib="none.npz")
 
 
 def test_the_command_line(cli: Cli, tmp_path: Path) -> None:
-    words = [MLP, "--ratio", 0.5, "--calib", DATA, "--samples", 96, "--no-time"]
+    onnx.save(classifier(), tmp_path / "net.onnx")
+    np.savez(tmp_path / "c.npz", **DATA)
+    model, data = tmp_path / "net.onnx", tmp_path / "c.npz"
+    words = [model, "--ratio", 0.5, "--calib", data, "--no-time"]
     assert cli(*words, "--plan", tmp_path / "p.json", "-o", tmp_path / "a.onnx").code == 0
-    given = ["apply", tmp_path / "p.json", MLP, "-o", tmp_path / "b.onnx"]
-    ended = cli(*given, "--calib", DATA, "--samples", 96, "--json")
+    given = ["apply", tmp_path / "p.json", model, "-o", tmp_path / "b.onnx"]
+    ended = cli(*given, "--calib", data, "--json")
     assert ended.code == 0, ended.err
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     report = json.loads(ended.out)
     assert report["repair"] and report["calibration"]["held_out"] and report["warnings"] == []
     bare = cli(*given)
     assert bare.code == 0 and "warning: nothing was repaired" in bare.err and "Not repaired" in bare.out
-    assert "is the input" in assert_refused(cli(*given[:3], "-o", DATA, "--calib", DATA))
+    assert "is the input" in assert_refused(cli(*given[:3], "-o", data, "--calib", data))

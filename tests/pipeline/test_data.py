@@ -19,6 +19,7 @@ from onnxprune.model.model import Model
 from onnxprune.options import Calibration
 from onnxprune.pipeline.data import open_data
 from tests.ops.case import build
+from tests.support.lanes import spread
 from tests.support.paths import MODELS
 
 RESHAPED = "g (float[N,8] x) => (float[N,8] y) <int64[2] s = {1, 8}> { y = Reshape(x, s) }"
@@ -79,7 +80,7 @@ def test_synthetic_samples_are_joined_where_that_changes_nothing(text: str, size
     assert {len(feeds["x"]) for feeds in synthetic(model(text), 40)} == sizes
 
 
-@pytest.mark.parametrize("lengths", ["H,W", "32,32"])
+@pytest.mark.parametrize("lengths", spread(["H,W", "32,32"]))
 def test_activations_of_synthetic_batches_are_bounded(lengths: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention over pixels: of 64 x 64 ones a sample makes 2**24 products, of 32 x 32 ones 2**20."""
     monkeypatch.setattr("onnxprune.calibration.synthetic.MAX_ACTIVATIONS", 2**22)

@@ -13,11 +13,10 @@ from onnxprune import api
 from onnxprune.options import Options
 from onnxprune.pipeline import attempt
 from onnxprune.verification import check
+from tests.support.classifier import classifier, samples
 from tests.support.commands import Cli, tiny
-from tests.support.paths import MODELS
 
-MODEL, CALIB = MODELS / "sk_mlp.onnx", str(MODELS / "digits_calib_flat.npz")
-DATA: dict[str, Any] = {"calib": CALIB, "samples": 60}
+DATA: dict[str, Any] = {"calib": samples(60, labelled=False)}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,7 @@ DATA: dict[str, Any] = {"calib": CALIB, "samples": 60}
     ],
 )
 def test_the_plan_is_that_of_the_run(options: dict[str, Any]) -> None:
-    dry, run = (make(MODEL, Options.of(**options)) for make in (api.dry_run, api.run))
+    dry, run = (make(classifier(), Options.of(**options)) for make in (api.dry_run, api.run))
     assert dry.plan == run.plan
     for name in ("params", "macs", "channels", "targets", "whole_because", "interface"):
         assert getattr(dry.report, name) == getattr(run.report, name)
@@ -50,7 +49,9 @@ def test_nothing_else_is_done(options: dict[str, Any], monkeypatch: pytest.Monke
 
     for home, name in ((attempt, "refit"), (attempt, "evaluate"), (attempt, "verify_pruned"), (check, "time_models")):
         monkeypatch.setattr(home, name, refuse)
-    report = api.dry_run(tiny() if not options.get("calib") else MODEL, Options.of(0.5, **options)).report
+    report = api.dry_run(
+        classifier() if "calib" in options else tiny(), Options.of(0.5, importance="l2", **options)
+    ).report
     assert set(report.seconds) == {"load", "analyze", "score", "plan", "apply"}
     expected = {"repair", "verify", "time"} | ({"judge"} if "calib" in options else set())
     assert set(report.skipped) == expected | ({"gates"} if options else set())
@@ -58,15 +59,16 @@ def test_nothing_else_is_done(options: dict[str, Any], monkeypatch: pytest.Monke
 
 
 def test_what_was_asked_to_be_left_out_is_not_named() -> None:
-    report = api.dry_run(tiny(), Options.of(0.5, repair="none", verify=False, time=False)).report
+    report = api.dry_run(tiny(), Options.of(0.5, importance="l2", repair="none", verify=False, time=False)).report
     assert report.skipped == [] and report.warnings == ["not verified: a dry run does not run the pruned model"]
 
 
 def test_it_is_said(cli: Cli, model: Path) -> None:
-    ended = cli(model, "--ratio", 0.5, "--dry-run")
+    asked = ["--ratio", 0.5, "--importance", "l2", "--dry-run"]
+    ended = cli(model, *asked)
     assert (ended.code, ended.err) == (0, "")
     assert "Dry run without repair, verification and timing" in ended.out and "Accuracy" not in ended.out
-    report = json.loads(cli(model, "--ratio", 0.5, "--dry-run", "--json").out)
+    report = json.loads(cli(model, *asked, "--json").out)
     assert report["skipped"] == ["repair", "verify", "time"] and report["output"] is None
     assert sorted(p.name for p in model.parent.iterdir()) == [model.name]
 
@@ -76,5 +78,5 @@ def test_a_run_leaves_nothing_out() -> None:
 
 
 def test_a_missed_target_is_missed(cli: Cli, model: Path) -> None:
-    ended = cli(model, "--target", "params=0.001", "--dry-run")
+    ended = cli(model, "--target", "params=0.001", "--importance", "l2", "--dry-run")
     assert ended.code == 1 and "target params is missed" in ended.err

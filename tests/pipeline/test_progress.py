@@ -13,32 +13,40 @@ import onnxprune
 from onnxprune.options import Options
 from onnxprune.pipeline.progress import work
 from onnxprune.progress import Meter, Progress, part, step
+from tests.support.classifier import classifier, samples
 from tests.support.commands import Cli, tiny
 from tests.support.paths import MODELS
 
-MODEL, CALIB = MODELS / "sk_mlp.onnx", str(MODELS / "digits_calib_flat.npz")
+DATA: dict[str, Any] = {"calib": samples(60, labelled=False)}
 
 
 def followed(**options: Any) -> tuple[list[Progress], onnxprune.Report]:
     seen: list[Progress] = []
-    model = options.pop("model", MODEL)
-    return seen, onnxprune.prune(model, **options, progress=seen.append).report
+    return seen, onnxprune.prune(**{"model": classifier(), **options}, progress=seen.append).report
 
 
 RUNS: list[dict[str, Any]] = [
     {"ratio": 0.5},
-    {"ratio": 0.5, "calib": CALIB, "samples": 60},
-    {"ratio": 0.5, "calib": CALIB, "samples": 40, "steps": 2},
-    {"pattern": "weights=0.5", "calib": CALIB, "samples": 60},
-    {"calib": CALIB, "samples": 40, "gate": {"drift": 0.2}, "drift_search": True, "repair": "none"},
+    {"ratio": 0.5, **DATA},
+    {"ratio": 0.5, **DATA, "steps": 2},
+    {"pattern": "weights=0.5", **DATA},
+    {**DATA, "gate": {"drift": 0.2}, "drift_search": True, "repair": "none"},
     {"model": tiny(), "ratio": 0.5},
 ]
 
 
-@pytest.mark.parametrize("options", RUNS)
-def test_one_number_from_beginning_to_end(options: dict[str, Any]) -> None:
+Run = tuple[dict[str, Any], list[Progress], onnxprune.Report]
+"""Options, what the callback was told, and the report."""
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request: pytest.FixtureRequest) -> Run:
+    return request.param, *followed(**request.param)
+
+
+def test_one_number_from_beginning_to_end(run: Run) -> None:
     """It never falls, stays within its total, and reaches it."""
-    seen, _ = followed(**options)
+    _, seen, _ = run
     done = [p.done / p.total for p in seen]
     assert done == sorted(done) and done[0] == 0 and done[-1] == pytest.approx(1)
     assert len({p.total for p in seen}) == 1
@@ -47,8 +55,15 @@ def test_one_number_from_beginning_to_end(options: dict[str, Any]) -> None:
     assert all(p.remaining is None or p.remaining >= 0 for p in seen)
 
 
+def test_every_stage_has_its_work(run: Run) -> None:
+    """The estimate knows every stage that a run of any kind has."""
+    options, _, report = run
+    planned = work(Options.of(**{k: v for k, v in options.items() if k != "model"}))
+    assert set(report.seconds) <= set(planned) | {"plan", "apply", "repair", "judge"}
+
+
 def test_stages_and_layers_are_named() -> None:
-    seen, report = followed(ratio=0.5, calib=CALIB, samples=100)
+    seen, report = followed(ratio=0.5, **DATA)
     stages = list(dict.fromkeys(p.stage for p in seen))
     assert (
         stages
@@ -60,8 +75,8 @@ def test_stages_and_layers_are_named() -> None:
 
 
 def test_trials_of_a_search_are_numbered() -> None:
-    seen, report = followed(calib=CALIB, samples=40, gate={"drift": 0.2}, drift_search=True, repair="none")
-    assert report.search is not None
+    seen, report = followed(**DATA, gate={"drift": 0.2}, drift_search=True, repair="none")
+    assert report.search is not None and len(report.search.trials) > 1
     for number in range(1, len(report.search.trials) + 1):
         assert any(p.stage == f"search, model {number} of at most 8: judge" for p in seen)
 
@@ -75,11 +90,11 @@ def test_an_exception_of_the_callback_ends_the_run() -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        onnxprune.prune(MODEL, 0.5, calib=CALIB, samples=40, progress=stop)
+        onnxprune.prune(classifier(), 0.5, **DATA, progress=stop)
 
 
 def test_the_callback_changes_nothing() -> None:
-    plain, told = (onnxprune.prune(tiny(), 0.5, progress=p).proto for p in (None, lambda progress: None))
+    plain, told = (onnxprune.prune(classifier(), 0.5, **DATA, progress=p).proto for p in (None, lambda progress: None))
     assert plain == told
 
 
@@ -102,21 +117,13 @@ def test_ranges_are_kept(stages: list[tuple[str, int]], parts: int) -> None:
     assert not seen or seen[-1].item != "outside"
 
 
-def test_every_stage_has_its_work() -> None:
-    """The estimate knows every stage that a run of any kind has."""
-    for options in RUNS:
-        given_ = {k: v for k, v in options.items() if k != "model"}
-        _, report = followed(**options)
-        planned = work(Options.of(**given_))
-        assert set(report.seconds) <= set(planned) | {"plan", "apply", "repair", "judge"}
-
-
 sessions = pytest.importorskip("tools.sessions", reason="needs pseudo-terminals")
 
 
 def drawn(*words: str) -> str:
     """What a terminal sees of a run."""
-    command = [str(MODEL), "--ratio", "0.5", "--calib", CALIB, "--samples", "60"]
+    calib = str(MODELS / "digits_calib_flat.npz")
+    command = [str(MODELS / "sk_mlp.onnx"), "--ratio", "0.5", "--calib", calib, "--samples", "60"]
     target = [*command, "--no-time", "-o", os.devnull + ".onnx", *words] if "-o" in words else [*command, *words]
     text, returned = sessions.on_terminal(target, {"TERM": "xterm", "COLUMNS": "120"}, stdout=False)
     assert returned == 0
@@ -138,7 +145,7 @@ def test_it_can_be_left_away(word: str, tmp_path: Any) -> None:
 
 
 def test_elsewhere_lines_are_written_if_asked_for(cli: Cli, tmp_path: Any) -> None:
-    given_ = [MODEL, "--ratio", 0.5, "--repair", "none", "--no-time", "-o", tmp_path / "o.onnx"]
+    given_ = [MODELS / "sk_mlp.onnx", "--ratio", 0.5, "--repair", "none", "--no-time", "-o", tmp_path / "o.onnx"]
     assert cli(*given_).err == ""
     lines = cli(*given_, "--progress").err.splitlines()
     assert [line.split()[-1] for line in lines] == ["load", "analyze", "score", "plan", "apply", "verify", "save"]

@@ -10,10 +10,8 @@ import onnx
 import pytest
 
 import onnxprune
+from tests.support.classifier import classifier, samples
 from tests.support.commands import Cli, tiny
-from tests.support.paths import MODELS
-
-DATA = MODELS / "digits_calib_flat.npz"
 
 
 def test_files_are_those_on_the_disk(cli: Cli, tmp_path: Path) -> None:
@@ -30,25 +28,25 @@ def test_files_are_those_on_the_disk(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_dry_run_has_no_output_file(cli: Cli, model: Path) -> None:
-    report = json.loads(cli(model, "--ratio", 0.5, "--dry-run", "--json").out)
+    report = json.loads(cli(model, "--ratio", 0.5, "--importance", "l2", "--dry-run", "--json").out)
     assert [entry["path"] for entry in report["files"]["model"]] == [str(model)]
     assert "output" not in report["files"]
 
 
 def test_numbers_from_data_name_the_samples() -> None:
-    made = onnxprune.prune(MODELS / "sk_mlp.onnx", 0.3, calib=DATA, samples=40, gate={"drift": 0.9}, time=False)
+    made = onnxprune.prune(classifier(), 0.3, calib=samples(40, labelled=False), gate={"drift": 0.9}, time=False)
     held = made.report.calibration.samples
     assert made.report.calibration.held_out and held == 6
     for name in ("calibration", "drift"):
         assert made.report.measured_on[name].on == "held-out samples" and made.report.measured_on[name].samples == held
     assert made.report.measured_on["gates.drift"].samples == held
-    assert made.report.measured_on["macs"].shapes == {"input": [1, 64]}
+    assert made.report.measured_on["macs"].shapes == {"x": [1, 8]}
     assert {made.report.measured_on[n].how for n in ("params", "macs", "bytes", "channels")} == {"counted"}
     assert "latency" not in made.report.measured_on
 
 
 def test_numbers_without_data_are_of_synthetic_inputs() -> None:
-    made = onnxprune.prune(tiny(), 0.5, target=None, repair="none", gate={"drift": 9.0}, keep_anyway=True)
+    made = onnxprune.prune(tiny(), 0.5, importance="l2", repair="none", gate={"drift": 9.0}, keep_anyway=True)
     for name in ("drift", "gates.drift", "latency"):
         assert (made.report.measured_on[name].on, made.report.measured_on[name].samples) == ("synthetic inputs", None)
     assert "calibration" not in made.report.measured_on
@@ -56,10 +54,12 @@ def test_numbers_without_data_are_of_synthetic_inputs() -> None:
 
 def test_every_number_has_an_entry() -> None:
     """Whatever of a report holds a number says where it comes from."""
-    made = onnxprune.prune(tiny(), target={"macs": 0.5, "params": 0.9}, repair="none", gate={"drift": 9.0}).report
+    made = onnxprune.prune(
+        tiny(), target={"macs": 0.5, "params": 0.9}, importance="l2", repair="none", gate={"drift": 9.0}
+    ).report
     expected = {"params", "macs", "bytes", "channels", "drift", "latency", "gates.drift", "targets.macs"}
     assert set(made.measured_on) == expected | {"targets.params"}
-    applied = onnxprune.apply(onnxprune.plan(onnxprune.analyze(tiny()), 0.5), tiny()).report
+    applied = onnxprune.apply(onnxprune.plan(onnxprune.analyze(tiny()), 0.5, importance="l2"), tiny()).report
     assert set(applied.measured_on) == {"params", "macs", "bytes", "channels"}
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-EVERY = 5
+EVERY = 8
 
 
 def spread(cases: Iterable[Any], every: int = EVERY) -> list[Any]:
-    """Every fifth (or so) case as it is, the others marked slow: the fast lane samples the table, the whole suite has all.
+    """Every eighth (or so) case as it is, the others marked slow: the fast lane samples the table, the whole suite has all.
 
     A plain tuple is a case of several arguments.
     """
