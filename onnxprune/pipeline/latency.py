@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 CORRECTIONS = 4
 """How often an allocation is measured, and made again where the prediction was wrong."""
+CHECKED = 1.5
+"""Seconds for which an allocation is timed: longer than each of the copies that it was predicted from."""
 TOLERANCE = 0.02
 """A time is met to within this share of it: medians of repeated measurements differ by about as much."""
 SLACK = 0.03
@@ -189,7 +191,7 @@ def settle(
     found: list[tuple[Selection, MeasuredLatency]] = []
     limit = asked
     for _ in range(CORRECTIONS):
-        measured = _ratio(analysis, timed.engine, selected) * timed.times.milliseconds
+        measured = measured_ratio(analysis, timed.engine, selected) * timed.times.milliseconds
         found.append((selected, MeasuredLatency(predicted, measured)))
         logger.info("latency: %.4g ms predicted, %.4g ms measured, %.4g ms asked for", predicted, measured, asked)
         if asked * (1 - SLACK) <= measured <= asked or not selected.targets[LATENCY]["met"]:
@@ -216,11 +218,12 @@ def _met(latency: MeasuredLatency, asked: float) -> bool:
     return latency.measured <= asked * (1 + TOLERANCE)
 
 
-def _ratio(analysis: Analysis, engine: Engine, selected: Selection) -> float:
+def measured_ratio(analysis: Analysis, engine: Engine, selected: Selection) -> float:
+    """Time of what a selection leaves over that of the original."""
     copy = reanalyze(analysis, analysis.model.copy())
     io_slices = planning.io_slices(planning.make(copy.coupling, selected.removed))
     remove(copy.model, copy.coupling, selected.removed)
     try:
-        return engine.ratio(copy.model, io_slices)
+        return engine.ratio(copy.model, io_slices, CHECKED)
     except RunError as error:
         raise InputError(f"the pruned model cannot be timed: {error.message}", error.hint) from error

@@ -19,9 +19,13 @@ from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import Feeds, runnable
 from onnxprune.runtime.worker import CPU
 
-PAIRS, SECONDS = 30, 0.4
+PAIRS, SECONDS = 1000, 0.4
 """Runs of a copy and the original at most, and seconds after which no further pair begins."""
 FEWEST = 5
+PROFILED = 30
+"""Runs of a copy under the profiler at most."""
+QUANTILE = 0.25
+"""What is taken of the times of several runs: other programs on the machine make times longer, never shorter."""
 
 
 class Engine(Protocol):
@@ -37,8 +41,13 @@ class Engine(Protocol):
         """Time of the original."""
         ...
 
-    def ratio(self, copy: Model, io_slices: IoSlices) -> float:
+    def ratio(self, copy: Model, io_slices: IoSlices, seconds: float = SECONDS) -> float:
         """Time of a copy over that of the original, measured in alternation.
+
+        Args:
+            copy: The copy.
+            io_slices: What its inputs and outputs lost.
+            seconds: Time after which no further pair of runs begins.
 
         Raises:
             RunError: The copy does not run.
@@ -99,17 +108,17 @@ class OnnxRuntime:
         """See `Engine`."""
         return 1e3 * float(np.median(self._times))
 
-    def ratio(self, copy: Model, io_slices: IoSlices) -> float:
+    def ratio(self, copy: Model, io_slices: IoSlices, seconds: float = SECONDS) -> float:
         """See `Engine`."""
         with runnable(copy) as ready:
             session = ready.session(threads=self._threads, arena=True, providers=self._providers)
         feeds = [self._feeds, io_slices.feeds(self._feeds)]
         self._original.race(session, self._outputs, feeds, 1)  # the first run of a session allocates its memory
-        times = self._original.race(session, self._outputs, feeds, PAIRS, fewest=FEWEST, seconds=SECONDS)
+        times = self._original.race(session, self._outputs, feeds, PAIRS, fewest=FEWEST, seconds=seconds)
         column = 1 if self._threads == 1 and self._on_cpu else 0
-        before, after = (np.array(spent)[:, column] for spent in times)
-        self._times += list(before)
-        return float(np.median(after) / np.median(before))
+        before, after = (float(np.quantile(np.array(spent)[:, column], QUANTILE)) for spent in times)
+        self._times.append(before)
+        return after / before
 
     def kernels(self, copy: Model, io_slices: IoSlices) -> list[tuple[str, float]]:
         """See `Engine`."""
@@ -117,7 +126,7 @@ class OnnxRuntime:
             return []  # what an accelerator works on while the profiler's kernel returns is not told
         with runnable(copy) as ready:
             found = ready.profile(
-                self._outputs, io_slices.feeds(self._feeds), threads=self._threads, runs=PAIRS, seconds=SECONDS
+                self._outputs, io_slices.feeds(self._feeds), threads=self._threads, runs=PROFILED, seconds=SECONDS
             )
         return [(name, 1e3 * seconds) for name, seconds in found]
 
@@ -146,7 +155,7 @@ class External:
         """See `Engine`."""
         return float(np.median(self._times))
 
-    def ratio(self, copy: Model, io_slices: IoSlices) -> float:
+    def ratio(self, copy: Model, io_slices: IoSlices, seconds: float = SECONDS) -> float:
         """See `Engine`."""
         path = self._write(copy, "copy")
         before = self._time(self._path)

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.runtime.process import Session
 
-RUNS, SECONDS = 50, 2.0
+RUNS, SECONDS = 200, 1.5
 """Timed runs of each model at most, and seconds after which no further pair of runs begins."""
 FEWEST = 5
 """Timed runs of each model at least."""

@@ -15,7 +15,18 @@ import onnxruntime
 
 import onnxprune
 
-NAMES = ("prune", "analysis", "permutation", "zeros", "accuracy", "told", "max_drop", "sparsity", "compare_peer")
+NAMES = (
+    "prune",
+    "analysis",
+    "permutation",
+    "zeros",
+    "accuracy",
+    "told",
+    "max_drop",
+    "latency",
+    "sparsity",
+    "compare_peer",
+)
 
 
 def main(words: list[str]) -> int:
