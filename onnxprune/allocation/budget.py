@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.allocation.counts import Limits
-from onnxprune.allocation.refine import refine
-from onnxprune.allocation.target import Curve, Target, missed
+from onnxprune.allocation.refine import cheapest, refine
+from onnxprune.allocation.target import Curve, Target, excess, missed
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,14 @@ def allocate(
         limits: What each group keeps.
     """
     paths = [_steps(curve, n, held) for curve, n, held in zip(curves, units, limits, strict=True)]
-    greedy = _greedy(curves, paths, targets)
-    met = not missed(targets, greedy)
-    better = refine(curves, [np.array(path, dtype=np.int64) for path in paths], targets, greedy if met else None)
-    removed = greedy if better is None else better
-    met = met or better is not None
+    steps = [np.array(path, dtype=np.int64) for path in paths]
+    removed = _greedy(curves, paths, targets)
+    met = not missed(targets, removed)
+    better = refine(curves, steps, targets, removed if met else None)
+    if better is not None:
+        removed, met = better, True
+    elif not met:
+        removed = min([removed, cheapest(curves, steps, targets)], key=lambda one: excess(targets, one))
     return Allocation([int(r) for r in removed], met, [t.cost.left(removed) for t in targets])
 
 

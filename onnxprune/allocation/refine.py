@@ -67,6 +67,13 @@ def descend(curves: Sequence[Curve], steps: Steps, targets: Sequence[Target]) ->
     return best
 
 
+def cheapest(curves: Sequence[Curve], steps: Steps, targets: Sequence[Target]) -> Removed:
+    """The allocation that costs least, as far as coordinate descent finds it, where no target can be met."""
+    losses = [curve[path] for curve, path in zip(curves, steps, strict=True)]
+    start = np.array([path[-1] for path in steps], dtype=np.int64)
+    return _descended(losses, steps, targets, start, 1e6 * max(damage_of(curves, start), 1e-30))
+
+
 def _descended(
     losses: Sequence[Curve], steps: Steps, targets: Sequence[Target], start: Removed, multiple: float
 ) -> Removed:

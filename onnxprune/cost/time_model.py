@@ -72,10 +72,10 @@ def latency(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Se
     removed = np.array([[row.removed.get(g.name, 0) for g in measured] for row in times.rows], dtype=np.int64)
     at = lengths - removed @ slopes.T
     totals = np.array([row.ratio for row in times.rows]) * times.milliseconds
+    products, weights, fixed = _as_a_whole(sites, at, lengths, totals)
     if any(row.nodes for row in times.rows):
-        products, weights, fixed = _by_site(sites, site_of, times, at, lengths, totals)
-    else:
-        products, weights, fixed = _as_a_whole(sites, at, lengths, totals)
+        more, others, _ = _by_site(sites, site_of, times, at, lengths, totals)
+        products, weights, fixed = products + more, np.concatenate([weights / 2, others / 2]), fixed / 2
     columns = {g.name: i for i, g in enumerate(measured)}
     return StepCost(products, weights, lengths, slopes[:, [columns[g.name] for g in groups]], fixed)
 
@@ -208,7 +208,7 @@ def _by_site(
         for name, ms in row.nodes.items():
             if name in site_of:
                 spent[i, site_of[name]] += ms
-    spent *= (totals / np.maximum(spent.sum(axis=1), 1e-12))[:, None]
+    spent *= (totals / np.maximum(spent.sum(axis=1), 1e-12))[:, None]  # as fast as the machine was meanwhile
     profiled = np.array([bool(row.nodes) for row in times.rows])
     products: list[StepProduct] = []
     weights: list[float] = []
@@ -221,9 +221,12 @@ def _by_site(
         x = _relative_fit(values * scale, spent[profiled, s], 1e-4)
         products += [p for p, _ in features]
         weights += list(x * scale)
-    total = StepProducts(products, len(lengths)).values(at) @ np.array(weights)
-    share = _relative_fit(np.stack([total, np.full(len(total), totals.mean())], axis=1), totals)
-    return products, np.array(weights) * share[0], float(share[1] * totals.mean())
+    # The profiler adds to every kernel what no width changes.
+    found, constant = np.array(weights), np.array([not p.axes for p in products])
+    parts = StepProducts(products, len(lengths)).values(at) * found
+    sums = np.stack([parts[:, constant].sum(axis=1), parts[:, ~constant].sum(axis=1)], axis=1)
+    shares = _relative_fit(sums / totals.mean(), totals) / totals.mean()
+    return products, found * np.where(constant, shares[0], shares[1]), 0.0
 
 
 def _relative_fit(features: Array, times: Array, ridge: float = RIDGE) -> Array:

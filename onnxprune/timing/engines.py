@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +26,7 @@ PAIRS, SECONDS = 1000, 0.4
 FEWEST = 5
 PROFILED = 30
 """Runs of a copy under the profiler at most."""
-QUANTILE = 0.25
+QUANTILE = 0.05
 """What is taken of the times of several runs: other programs on the machine make times longer, never shorter."""
 
 
@@ -147,7 +149,8 @@ class External:
             name: For people.
         """
         self.name, self._time = name, time
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._path = self._write(original, "original")
         self._times: list[float] = []
 
@@ -168,7 +171,7 @@ class External:
         return []
 
     def _write(self, model: Model, name: str) -> str:
-        folder = Path(self._folder.name) / name
+        folder = self._folder / name
         folder.mkdir(exist_ok=True)
         path = folder / "model.onnx"
         save(model, path)

@@ -1,0 +1,154 @@
+"""A target of latency in a run: what is asked, predicted and measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.coupling.groups import Grade
+from onnxprune.errors import InputError
+from onnxprune.model.model import Model
+from onnxprune.pipeline import latency
+from onnxprune.pipeline.analysis import Analysis
+from onnxprune.runtime.io_slices import IoSlices
+from onnxprune.times import TimedWidths, Times
+from onnxprune.timing.engines import OnnxRuntime
+from tests.support.paths import MODELS
+
+MODEL = MODELS / "pt_resnet_bn.onnx"
+
+
+def elements(model: Model) -> int:
+    """What the made-up engine takes: a microsecond for every element of a weight."""
+    return sum(int(np.prod(t.dims)) for t in model.proto.graph.initializer)
+
+
+class MadeUp:
+    """An engine of known times; `factor` says how much slower pruned models are than the table has them."""
+
+    name, factor = "made up", 1.0
+
+    def __init__(self, original: Model, *_: object, **__: object) -> None:
+        self.whole = elements(original)
+
+    def milliseconds(self) -> float:
+        return self.whole / 1e3
+
+    def ratio(self, copy: Model, io_slices: IoSlices, seconds: float = 0.4) -> float:
+        slower = type(self).factor if seconds == latency.CHECKED else 1.0
+        return slower * elements(copy) / self.whole
+
+    def kernels(self, copy: Model, io_slices: IoSlices) -> list[tuple[str, float]]:
+        return []
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> type[MadeUp]:
+    monkeypatch.setattr(MadeUp, "factor", 1.0)
+    monkeypatch.setattr(latency, "OnnxRuntime", MadeUp)
+    return MadeUp
+
+
+def pruned(target: float | str, **options: object) -> onnxprune.Result:
+    return onnxprune.prune(
+        MODEL, target={"latency": target}, repair="none", importance="l1", verify=False, time=False, **options
+    )
+
+
+@pytest.mark.parametrize("target", [0.75, 0.5])
+def test_the_measured_time_is_what_was_asked_for(engine: type[MadeUp], target: float) -> None:
+    report = pruned(target).report
+    found = report.targets["latency"]
+    whole = engine(onnxprune.analyze(MODEL).model).milliseconds()
+    assert found.asked == pytest.approx(target * whole)
+    assert found.met and found.checked and found.left is not None
+    assert (1 - latency.SLACK) * found.asked <= found.left <= (1 + latency.TOLERANCE) * found.asked
+    assert report.measured_on["targets.latency"].how == "timed in onnxruntime"
+
+
+@pytest.mark.parametrize("factor", [1.25, 0.8])
+def test_a_wrong_prediction_is_corrected(engine: type[MadeUp], factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models turn out slower, or faster, than the table says: the result still takes what was asked for."""
+    monkeypatch.setattr(engine, "factor", factor)
+    found = pruned(0.6).report.targets["latency"]
+    assert found.met and found.left is not None and found.predicted is not None
+    assert 0.95 * found.asked <= found.left <= (1 + latency.TOLERANCE) * found.asked
+    assert found.left / found.predicted == pytest.approx(factor, rel=0.1)
+
+
+def test_a_time_that_cannot_be_had_is_missed(engine: type[MadeUp]) -> None:
+    report = pruned(0.0005).report
+    found = report.targets["latency"]
+    assert not found.met and found.left is not None and found.left > found.asked and report.missed
+    assert any(line.startswith("target latency is missed") for line in report.warnings)
+
+
+def test_a_time_in_milliseconds(engine: type[MadeUp]) -> None:
+    whole = engine(onnxprune.analyze(MODEL).model).milliseconds()
+    assert pruned(f"{0.7 * whole:.6f}ms").report.targets["latency"].asked == pytest.approx(0.7 * whole, rel=1e-5)
+
+
+def table(analysis: Analysis) -> Times:
+    """Times of the made-up engine, as another device would have measured them."""
+    groups = [g for g in analysis.groups if g.grade == Grade.EXACT]
+    return latency.measure(analysis, groups, MadeUp(analysis.model), {"input": [1, 3, 32, 32]}, copies=16)
+
+
+def test_a_table_from_elsewhere_gives_the_same_plan_here(tmp_path: Path) -> None:
+    """From a file and in memory, twice, without a run of the model: nothing here is measured."""
+    analysis = onnxprune.analyze(MODEL)
+    times = table(analysis)
+    path = tmp_path / "times.json"
+    path.write_text(times.to_json())
+    results = [pruned(0.6, times=source) for source in (times, path, str(path))]
+    plans = {result.plan.to_json() for result in results}
+    assert len(plans) == 1 and results[0].plan.changes_model
+    found = results[0].report.targets["latency"]
+    assert found.met and not found.checked and found.left == found.predicted
+    assert found.left is not None and found.left <= found.asked
+    assert results[0].report.measured_on["targets.latency"].how == "predicted from measured times"
+    same = onnxprune.plan(analysis, target={"latency": 0.6}, times=times, repair="none", importance="l1", verify=False)
+    assert same.to_json() in plans
+
+
+def test_times_that_do_not_belong_to_the_model(tmp_path: Path) -> None:
+    times = table(onnxprune.analyze(MODEL))
+    with pytest.raises(InputError, match="another model"):
+        onnxprune.prune(MODELS / "pt_mobilenet.onnx", target={"latency": 0.5}, times=times, repair="none")
+    with pytest.raises(InputError, match="cannot be read"):
+        pruned(0.5, times=tmp_path / "none.json")
+    (tmp_path / "no.json").write_text(json.dumps({"version": 1}))
+    with pytest.raises(InputError, match="no times"):
+        pruned(0.5, times=tmp_path / "no.json")
+    fewer = Times(**{**vars(times), "units": {}, "rows": tuple(TimedWidths({}, r.ratio) for r in times.rows)})
+    with pytest.raises(InputError, match="know nothing of group"):
+        pruned(0.5, times=fewer)
+
+
+def test_latency_beside_another_target(engine: type[MadeUp]) -> None:
+    report = onnxprune.prune(
+        MODEL, target={"latency": 0.8, "macs": 0.5}, repair="none", importance="l1", verify=False, time=False
+    ).report
+    assert report.targets["latency"].met and report.targets["macs"].met
+    assert report.macs.after is not None and report.macs.before is not None
+    assert report.macs.after <= 0.5 * report.macs.before
+
+
+@pytest.mark.slow
+def test_a_real_engine() -> None:
+    """onnxruntime itself: the report's own measurement, which is another one, agrees."""
+    result = onnxprune.prune(MODEL, target={"latency": 0.7}, repair="none", importance="l1", verify=True)
+    target, row = result.report.targets["latency"], result.report.latency
+    assert row is not None and target.left is not None and target.predicted is not None
+    if target.met:
+        assert row.ratio == pytest.approx(0.7, abs=0.2)
+    assert isinstance(latency.OnnxRuntime, type) and latency.OnnxRuntime is OnnxRuntime
+
+
+def test_a_batch_that_the_model_does_not_take() -> None:
+    with pytest.raises(InputError, match="takes no batch of 3"):
+        onnxprune.measure(MODELS / "keras_cnn.onnx", batch=3, input_shapes={"input": [1, 8, 8, 1]})
