@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from onnx import numpy_helper
+
 from onnxprune.edit.resize import Entries
 from onnxprune.graph.contents import Data, Unknown, length_of
+from onnxprune.graph.graph import Node
 from onnxprune.graph.polynomials import Length
 
 
@@ -68,3 +72,35 @@ def _plus(computed: Length, wanted: Length) -> Change | None:
     """The change by a difference, None where that depends on the run."""
     number = (wanted - computed).number
     return Change(added=number) if isinstance(number, int) else None
+
+
+def constant_parts(concat: Node, changes: Sequence[Change]) -> dict[int, list[int]] | None:
+    """The constants of a concatenated shape whose entries change, with their new entries.
+
+    Args:
+        concat: A Concat of vectors.
+        changes: What to do to each entry of what it makes.
+
+    Returns:
+        Position of an input -> its new entries; None where an entry changes that is not constant.
+    """
+    found: dict[int, list[int]] = {}
+    start = 0
+    for position, part in enumerate(concat.inputs):
+        length = None if part is None or part.shape is None or len(part.shape) != 1 else part.shape[0]
+        if not isinstance(length, int):
+            return None
+        mine = changes[start : start + length]
+        start += length
+        if all(change == UNCHANGED for change in mine):
+            continue
+        if part is None or part.tensor is None:
+            return None
+        old = numpy_helper.to_array(part.tensor).reshape(-1).tolist()
+        if len(old) != length:
+            return None
+        found[position] = [
+            round(entry * change.factor // change.divisor + change.added)
+            for entry, change in zip(old, mine, strict=True)
+        ]
+    return found if start == len(changes) else None

@@ -124,7 +124,8 @@ class _Patch:
             shape = self.changes.shapes.get((node, i), shape)
             self._set_constant_input(node, i, np.array(entries, dtype=dtype).reshape(shape), value)
             return
-        self._compute(node, i, value, changes, dtype)
+        if not self._replace_constant_parts(node, i, value, changes, dtype):
+            self._compute(node, i, value, changes, dtype)
 
     def _gather_kept(self) -> None:
         """Inserts a Gather of the kept indices at each constant cut whose consumers lose channels."""
@@ -163,6 +164,29 @@ class _Patch:
             )
             if mean.epsilon is not None:
                 _set_attribute(proto, "epsilon", mean.epsilon / share)
+
+    def _replace_constant_parts(
+        self, node: Node, i: int, value: Value, changes: Sequence[computed.Change], dtype: np.dtype[Any]
+    ) -> bool:
+        """Changes entries of a concatenation that stand in constants there; false where others must change too."""
+        concat = value.producer
+        if concat is None or concat.op_type != "Concat" or concat.scope is not node.scope:
+            return False
+        parts = computed.constant_parts(concat, changes)
+        if parts is None:
+            return False
+        names = list(concat.proto.input)
+        for position, entries in parts.items():
+            tensor = _tensor(np.array(entries, dtype=dtype), self.names.fresh(names[position]))
+            names[position] = add_constant(self.graph, concat.scope, concat, tensor)
+        if len(value.consumers) == 1 and not _is_output(value):
+            concat.proto.input[:] = names
+            return True
+        out = self.names.fresh(f"{value.name}_resized")
+        made = helper.make_node("Concat", names, [out], name=out, axis=0)
+        node.scope.proto.node.insert(node_index(node), made)
+        node.proto.input[i] = out
+        return True
 
     def _compute(
         self, node: Node, i: int, value: Value, changes: Sequence[computed.Change], dtype: np.dtype[Any]

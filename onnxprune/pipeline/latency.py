@@ -26,7 +26,7 @@ from onnxprune.verification.check import working_feeds
 
 logger = logging.getLogger(__name__)
 
-CORRECTIONS = 4
+CORRECTIONS = 6
 """How often an allocation is measured, and made again where the prediction was wrong."""
 CHECKED = 1.5
 """Seconds for which an allocation is timed: longer than each of the copies that it was predicted from."""
@@ -80,7 +80,7 @@ def timed(
         return Timed(read_times(channels.times, analysis), None)
     try:
         used = engine(analysis, shapes)
-        return Timed(measure(analysis, groups, used.engine, used.shapes), used.engine)
+        return Timed(measure(analysis, groups, used.engine, used.shapes, copies=COPIES), used.engine)
     except RunError as error:
         raise InputError(f"the model cannot be timed: {error.message}", error.hint) from error
 

@@ -62,13 +62,14 @@ def allocated(seed: int) -> tuple[float, float]:
     return damage_of(curves, np.array(found.removed)), best
 
 
-def test_allocations_are_near_the_optimum() -> None:
-    """Of 120 problems with steps nearly all are solved, and what the others miss is little."""
-    found, best = np.array([allocated(seed) for seed in range(120)]).T
+@pytest.mark.parametrize("count", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_allocations_are_near_the_optimum(count: int) -> None:
+    """Of many problems with steps nearly all are solved, and what the others miss is little."""
+    found, best = np.array([allocated(seed) for seed in range(count)]).T
     assert (found >= best - 1e-9).all()
-    assert (found <= best + 1e-9).mean() >= 0.9
-    assert found.sum() <= 1.01 * best.sum()
-    assert (found <= 1.25 * best + 1e-9).all()
+    assert (found <= best + 1e-9).mean() >= 0.95
+    assert found.sum() <= 1.005 * best.sum()
+    assert (found <= 1.5 * best + 1e-9).all()
 
 
 @given(st.integers(0, 10**6))

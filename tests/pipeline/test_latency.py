@@ -50,6 +50,7 @@ class MadeUp:
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[MadeUp]:
     monkeypatch.setattr(MadeUp, "factor", 1.0)
     monkeypatch.setattr(latency, "OnnxRuntime", MadeUp)
+    monkeypatch.setattr(latency, "COPIES", 24)
     return MadeUp
 
 

@@ -232,7 +232,7 @@ ROWS: dict[str, list[Row]] = {
             "a target without amount",
             "good.onnx --target macs",
             "target 'macs' does not say how much",
-            "macs=0.5, params=2M or bytes=4MB, say",
+            "latency=0.6, macs=0.5 or bytes=4MB, say",
         ),
         Row(
             "a target twice",

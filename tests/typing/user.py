@@ -34,6 +34,7 @@ from onnxprune import (
     Result,
     RunError,
     TimeLimitError,
+    Times,
     VerificationError,
     WeightView,
 )
@@ -66,6 +67,12 @@ def prune(model: ModelSource, calib: Mapping[str, NDArray[np.float32]]) -> Resul
     print(proto.ir_version, stopped)
     result.save(Path("small.onnx"))
     return result
+
+
+def to_a_time(model: ModelSource) -> Result:
+    times: Times = onnxprune.measure(model, run=lambda path: 2.5, copies=4, progress=show)
+    print(times.milliseconds, times.engine, Times.from_json(times.to_json()).device)
+    return onnxprune.prune(model, target={"latency": "4ms"}, times=times, engine="openvino", round_to="auto")
 
 
 def look(report: Report) -> None:
