@@ -10,7 +10,7 @@ from onnxprune._text import duration, percent, plural, printable, short
 from onnxprune.cost.measure import measure
 from onnxprune.cost.time_model import latency
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.errors import on_command_line, option
+from onnxprune.errors import Words, on_command_line, option
 from onnxprune.model.model import Model
 from onnxprune.report.tables import Part, table
 from onnxprune.times import Times
@@ -60,7 +60,7 @@ def tables(times: Times, coupling: Coupling, output: str) -> list[Part]:
         for name, group in groups[:SHOWN]
     ]
     kept = [f"saved at {100 * share:g}%" for share in SHARES]
-    use = on_command_line(f"{option('target', {'latency': 0.6})} {option('times', output)}")
+    use = on_command_line(Words(f"{option('target', {'latency': 0.6})} {option('times', output)}"))
     rest = f"; {plural(len(groups) - SHOWN, 'further group')} in {output}" if len(groups) > SHOWN else ""
     return [
         f"{duration(times.milliseconds / 1e3)} a run: {printable(times.engine)}\n{printable(times.device)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnx import numpy_helper
 import onnxprune
 from onnxprune.allocation.counts import Limits, Width
 from onnxprune.allocation.widths import limits_of
+from onnxprune.engines import PROFILES
+from onnxprune.errors import InputError
 from tests.ops.case import build
 from tests.support.commands import Cli
 from tests.support.oracle import session
@@ -129,3 +132,46 @@ def test_whatever_chooses_the_result_is_rounded_and_runs(text: str, options: dic
     assert odd == {(name, int(axis)) for name, axes in result.report.unrounded.items() for axis in axes}
     assert result.report.verified and session(result.proto) is not None
     assert all(np.isfinite(numpy_helper.to_array(t)).all() for t in result.proto.graph.initializer)
+
+
+ENGINE = """(float[1,8,6,6] x) => (float[1,10] y)
+    <float[30,8,3,3] a, float[30,1,3,3] b, float[22,30,1,1] c, float[22,26] d, float[26,10] e> {
+    p = Conv (x, a)  q = Relu (p)  r = Conv <group = 30> (q, b)  s = Conv (r, c)
+    t = GlobalAveragePool (s)  u = Flatten (t)  v = MatMul (u, d)  w = Relu (v)  y = MatMul (w, e) }"""
+"""Convolutions of 30 channels, one of them depthwise, and of 22; a matrix product of 26 features."""
+
+
+def kept(**options: object) -> dict[str, int]:
+    result = onnxprune.prune(build(ENGINE), repair="none", verify=False, importance="l1", **options)  # type: ignore[arg-type]
+    made = shapes(result.proto)
+    return {"convolution": made["a"][0], "next": made["c"][0], "product": made["d"][1]}
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("engine", list(PROFILES))
+def test_targets_keep_what_the_engine_computes_fast(engine: str, share: float) -> None:
+    """Unless a layer stays whole: of 30 depthwise channels the stricter multiple counts."""
+    profile = PROFILES[engine]
+    found = kept(target={"params": share}, engine=engine)
+    dense = math.lcm(profile.convolution, profile.depthwise)
+    assert found["convolution"] == 30 or found["convolution"] % dense == 0
+    assert found["next"] == 22 or found["next"] % math.lcm(profile.convolution, profile.product) == 0
+    assert found["product"] == 26 or found["product"] % profile.product == 0
+
+
+def test_ratios_are_rounded_only_where_that_is_asked_for() -> None:
+    assert kept(ratio=0.5) == {"convolution": 15, "next": 11, "product": 13}
+    assert kept(ratio=0.5, engine="openvino") == kept(ratio=0.5)
+    assert kept(ratio=0.5, round_to=4) == {"convolution": 16, "next": 12, "product": 12}
+
+
+def test_rounding_can_be_switched_off() -> None:
+    found = kept(target={"params": 0.5}, round_to=1)
+    assert any(n % 4 for n in (found["convolution"], found["next"]))
+
+
+def test_every_engine_says_where_its_numbers_come_from() -> None:
+    for name, profile in PROFILES.items():
+        assert len(profile.source) > 20 and min(profile.convolution, profile.depthwise, profile.product) >= 1, name
+    with pytest.raises(InputError, match="engine 'openvno'"):
+        kept(target={"params": 0.5}, engine="openvno")
