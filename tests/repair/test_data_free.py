@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxprune.calibration.synthetic as made_up
 from onnxprune import api
 from onnxprune.allocation.counts import Limits, uniform, weakest
 from onnxprune.calibration.synthetic import PICTURES, synthetic
@@ -24,6 +26,7 @@ from onnxprune.options import Scope
 from onnxprune.pipeline.analysis import analyze_loaded, prunable
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.settle import why_not_data_free
+from onnxprune.repair import data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
 from onnxprune.repair.kept_indices import KeptIndices
@@ -312,3 +315,40 @@ def test_sounds_of_many_samples_do_not_cost_one_tone_a_sample(monkeypatch: pytes
     monkeypatch.setattr("onnxprune.calibration.synthetic.sounds", spy)
     synthetic(Model(one_input((1, 4000, 1))), 12, varied=True)
     assert asked and set(asked) == {(1, 1, 4000)}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "judging"),
+    [([32] * 12, 1), ([4] * 96, 8), ([25, 25, 22], 1), ([4] * 16, 6), ([32, 32], 0), ([1] * 16, 0), ([64], 0)],
+)
+def test_outputs_are_compared_on_samples_that_no_fit_sees(sizes: list[int], judging: int) -> None:
+    """0 stands for too few samples: all of them serve for both."""
+    batches = [{"x": np.full((size, 3), i, np.float32)} for i, size in enumerate(sizes)]
+    judges, fitted = data_free._split(batches)
+    if not judging:
+        assert judges is batches and fitted is batches
+        return
+    assert len(judges) == judging and [*judges, *fitted] == batches
+    assert sum(len(b["x"]) for b in judges) >= data_free.JUDGES // 2
+
+
+def test_the_range_is_the_most_plausible_of_all_though_most_are_tried_on_few_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 8 ranges, those left after a first round are compared on as many samples as all of them were before."""
+    model, tried = load(MODELS / "pt_resnet_bn.onnx"), list[int]()
+    deviation = made_up._Plausibility.deviation
+
+    def counted(self: Any, batches: Sequence[dict[str, np.ndarray]]) -> float:
+        tried.append(sum(len(array) for feeds in batches for array in feeds.values()))
+        return deviation(self, batches)
+
+    monkeypatch.setattr(made_up._Plausibility, "deviation", counted)
+    found = synthetic(model, 2)
+    assert tried == [3] * 8 + [12] * 4
+    generator, plausibility = made_up._generator(model, None), made_up._Plausibility(model)
+    every = [deviation(plausibility, generator.feeds(12, 0, [candidate])) for candidate in PICTURES]
+    best = generator.feeds(2, 0, [PICTURES[int(np.argmin(every))]])
+    for feeds, wanted in zip(found, best, strict=True):
+        for name in wanted:
+            np.testing.assert_array_equal(feeds[name], wanted[name])
