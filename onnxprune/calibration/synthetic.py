@@ -34,7 +34,9 @@ from onnxprune.runtime.session import session
 
 Feeds = dict[str, NDArray[np.generic]]
 
-BATCH, PROBES = 32, 12
+BATCH = 32
+FEW_PROBES, FINALISTS, PROBES = 3, 4, 12
+"""Samples to compare all ranges on, how many are then left, and samples to compare those on."""
 MAX_ELEMENTS, MAX_ACTIVATIONS, MIN_SAMPLES, MAX_SAMPLES = 9_000_000, 36_000_000, 64, 384
 """Default number of samples, within these bounds: as many as have `MAX_ELEMENTS` elements in total, and no activation
 of the model more than `MAX_ACTIVATIONS`, since activations are what a run holds and moves. No batch has more either,
@@ -103,8 +105,9 @@ def synthetic(
     ranges = PICTURES if generator.pictures else SIGNALS if generator.floats else (Range(1, 0),)
     if len(ranges) > 1 and not varied:
         plausibility = _Plausibility(model)
-        scores = [plausibility.deviation(generator.feeds(PROBES, seed, [candidate])) for candidate in ranges]
-        ranges = ranges[int(np.argmin(scores)) :][:1]
+        for probes, left in ((FEW_PROBES, FINALISTS), (PROBES, 1)):
+            scores = [plausibility.deviation(generator.feeds(probes, seed, [candidate])) for candidate in ranges]
+            ranges = tuple(ranges[i] for i in np.argsort(scores, kind="stable")[:left])
     if count is None:
         least = MIN_SAMPLES if generator.activations <= MAX_ACTIVATIONS else MIN_SAMPLES_LARGE
         by_size = min(MAX_ELEMENTS // generator.elements, MAX_ACTIVATIONS // generator.activations)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling.groups import Channels, Grade
 from onnxprune.graph.graph import Axis, Graph, Node, Value
-from onnxprune.graph.operators import operator_of
+from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops.ties import Ties
 
@@ -75,24 +75,52 @@ def part(graph: Graph, cuts: Collection[Axis]) -> list[ConstantCut]:
     return found
 
 
-def part_fills(coupling: Channels) -> list[ConstantCut]:
+def part_fills(coupling: Channels, weighty: NDArray[np.bool_]) -> list[ConstantCut]:
     """Splits zeros (or other equal numbers) that several nodes read, in place: each gets a value of its own.
 
     That two recurrent layers start from one state of zeros, say, does not tie their units.
+
+    Args:
+        coupling: The analysis.
+        weighty: Boolean per channel id, True for the channels of groups; what has none of them is not split.
     """
     graph, found = coupling.graph, list[ConstantCut]()
     returned = graph.returned
-    for node in list(graph.nodes):
-        made = node.outputs[0] if operator_of(node).fills else None
-        if made is None or made.elem_type not in WEIGHT_TYPES or id(made) in returned:
+    for readings in _readings_of_fills(coupling):
+        if len({reader for _, reader in readings}) == 1:
             continue
-        positions = frozenset(axis.position for axis in made.axes() if (axis.length or 0) > 1)
-        readers = dict.fromkeys(reader for reader, _ in made.consumers)
-        followed = any(out in coupling.ties.data for reader in readers for out in reader.outputs)
-        for reader in readers if positions and len(readers) > 1 and not followed else ():
+        for made, reader in readings:
+            positions = frozenset(axis.position for axis in made.axes() if (axis.length or 0) > 1)
+            elements = [coupling.channel[coupling.classes.span(made.axis(p).id)] for p in positions]
+            followed = any(out in coupling.ties.data for node, _ in made.consumers for out in node.outputs)
+            if followed or id(made) in returned or not any(weighty[channels].any() for channels in elements):
+                continue
             read = _split(graph, made, [c for c in made.consumers if c[0] is reader])
             found.append(ConstantCut(made, read, positions, uniform=True))
     return found
+
+
+def _readings_of_fills(coupling: Channels) -> list[list[tuple[Value, Node]]]:
+    """For each tensor of equal numbers, what it is read as (expanded, cut, ...) by nodes that make something else."""
+    source: dict[Value, Value] = {}
+    for node in coupling.graph.nodes:
+        operator, made = operator_of(node), node.outputs[0] if node.outputs else None
+        if made is None or made.elem_type not in WEIGHT_TYPES:
+            continue
+        if operator.fills:
+            source[made] = made
+        elif operator.copies in (Copies.ALL, Copies.SOME) and not operator.random and node.has(0):
+            copied = node.input(0)
+            entries = coupling.ties.data.get(copied) if copied.tensor is not None else None
+            equal = entries is not None and entries.size > 0 and all(e == entries.flat[0] for e in entries.flat)
+            for out in node.outputs if equal or copied in source else []:
+                if out is not None:
+                    source[out] = source.get(copied, made)
+    readings: dict[Value, list[tuple[Value, Node]]] = {}
+    for value, origin in source.items():
+        readers = dict.fromkeys(node for node, _ in value.consumers if not any(out in source for out in node.outputs))
+        readings.setdefault(origin, []).extend((value, reader) for reader in readers)
+    return list(readings.values())
 
 
 def _split(graph: Graph, made: Value, readers: list[tuple[Node, int]]) -> Value:

@@ -108,7 +108,7 @@ def analyze(
 
     data = infer(graph)
     whole, cuts = couple(), frozenset[Axis]()
-    fills = constant_cuts.part_fills(whole)
+    fills = constant_cuts.part_fills(whole, _weighty(whole))
     if fills:
         apart = couple(fills)
         if _exact_units(apart) > _exact_units(whole):
@@ -122,6 +122,14 @@ def analyze(
         constant_cuts.join(graph, tried)
         cuts = helpful if helpful >= cuts else cuts
     return couple([*fills, *constant_cuts.part(graph, cuts)]) if cuts else whole
+
+
+def _weighty(coupling: Coupling) -> NDArray[np.bool_]:
+    """Whether a channel belongs to a group; shape (elements,)."""
+    found = np.zeros(coupling.classes.elements, dtype=bool)
+    for group in coupling.groups:
+        found[group.channels] = True
+    return found
 
 
 def _exact_units(coupling: Coupling) -> int:

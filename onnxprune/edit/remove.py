@@ -16,8 +16,10 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit import computed
-from onnxprune.edit.resize import Entries, KeptLengths, NodeEdits
+from onnxprune.edit.index_tensors import factors_and_summands, with_positions
+from onnxprune.edit.resize import Entries, KeptLengths, NewPositions, NodeEdits
 from onnxprune.edit.slicing import Removal, add_constant, apply_edits, constant_edits, node_index
+from onnxprune.graph.contents import known
 from onnxprune.graph.graph import Node, Scope, Value
 from onnxprune.graph.lengths import names, parse
 from onnxprune.graph.operators import operator_of
@@ -53,6 +55,7 @@ class _Patch:
 
     def run(self) -> None:
         apply_edits(self.model, self.graph, self.constant_edits, lambda _, a, removal: _drop_indices(a, removal))
+        self._set_positions()
         self._set_inputs()
         self._gather_kept()
         self._multiply_means()
@@ -60,6 +63,41 @@ class _Patch:
             _set_attribute(node.proto, name, value)
         for scope in self.graph.scopes():
             self._refresh(scope)
+
+    def _set_positions(self) -> None:
+        """Gives index tensors other positions: as a constant where the contents are known, else by nodes before it."""
+        for (node, i), changes in self.changes.positions.items():
+            value = node.input(i)
+            entries = self.coupling.data.get(value)
+            if value.tensor is not None:
+                array = onnx.numpy_helper.to_array(value.tensor)
+            elif entries is not None and known(entries):
+                array = self.lengths.surviving(value, entries).astype(np.int64)
+            else:
+                self._compute_positions(node, i, value, changes)
+                continue
+            array = with_positions(array, changes)
+            self.changes.inputs[node, i] = list(array.flat)
+            self.changes.shapes[node, i] = array.shape
+
+    def _compute_positions(self, node: Node, i: int, value: Value, changes: Sequence[NewPositions]) -> None:
+        """Computes index tensors: one index of the axes that get shorter, its old positions times 0, plus the new."""
+        factors, summands = factors_and_summands(changes, value.rank or 0, value.axis(-1).length or 1)
+        dtype = helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64)
+        for axis in [c.along for c in changes if c.along is not None]:
+            self._insert(node, i, "Gather", np.zeros(1, np.int64), axis=axis)
+        self._insert(node, i, "Mul", factors.astype(dtype))
+        self._insert(node, i, "Add", summands.astype(dtype))
+
+    def _insert(self, node: Node, i: int, op_type: str, operand: NDArray[Any], **attributes: Any) -> None:
+        """Inserts a node with a constant operand between an input of a node and what computes it."""
+        source = node.proto.input[i]
+        tensor = _tensor(operand, self.names.fresh(f"{source}_operand"))
+        add_constant(self.graph, node.scope, node, tensor)
+        out = self.names.fresh(f"{source}_resized")
+        made = helper.make_node(op_type, [source, tensor.name], [out], name=out, **attributes)
+        node.scope.proto.node.insert(node_index(node), made)
+        node.proto.input[i] = out
 
     def _set_inputs(self) -> None:
         shared: dict[str, list[tuple[Node, int, Entries]]] = {}
@@ -125,7 +163,7 @@ class _Patch:
             self._set_constant_input(node, i, np.array(entries, dtype=dtype).reshape(shape), value)
             return
         if not self._replace_constant_parts(node, i, value, changes, dtype):
-            self._compute(node, i, value, changes, dtype)
+            self._compute(node, i, changes, dtype)
 
     def _gather_kept(self) -> None:
         """Inserts a Gather of the kept indices at each constant cut whose consumers lose channels."""
@@ -188,26 +226,16 @@ class _Patch:
         node.proto.input[i] = out
         return True
 
-    def _compute(
-        self, node: Node, i: int, value: Value, changes: Sequence[computed.Change], dtype: np.dtype[Any]
-    ) -> None:
+    def _compute(self, node: Node, i: int, changes: Sequence[computed.Change], dtype: np.dtype[Any]) -> None:
         """Computes the entries of a shape from what they are: ``entry * factor / divisor + added``."""
-        steps: list[tuple[str, str, list[float], int]] = [
-            ("Mul", "factors", [c.factor for c in changes], 1),
-            ("Div", "divisors", [c.divisor for c in changes], 1),
-            ("Add", "added", [c.added for c in changes], 0),
+        steps: list[tuple[str, list[float], int]] = [
+            ("Mul", [c.factor for c in changes], 1),
+            ("Div", [c.divisor for c in changes], 1),
+            ("Add", [c.added for c in changes], 0),
         ]
-        source, position = value.name, node_index(node)
-        for op_type, name, numbers, neutral in steps:
-            if all(n == neutral for n in numbers):
-                continue
-            operand = _tensor(np.array(numbers, dtype=dtype), self.names.fresh(f"{value.name}_{name}"))
-            add_constant(self.graph, node.scope, node, operand)
-            out = self.names.fresh(f"{value.name}_resized")
-            made = helper.make_node(op_type, [source, operand.name], [out], name=out)
-            node.scope.proto.node.insert(position, made)
-            source, position = out, position + 1
-        node.proto.input[i] = source
+        for op_type, numbers, neutral in steps:
+            if any(n != neutral for n in numbers):
+                self._insert(node, i, op_type, np.array(numbers, dtype=dtype))
 
     def _set_constant_input(self, node: Node, i: int, array: NDArray[Any], like: Value | None = None) -> str:
         """Adds a constant as input `i` of a node and returns its name, which is derived from `like` if given."""

@@ -7,6 +7,7 @@ The model is not changed here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,20 @@ from onnxprune.graph.contents import Data, Unknown, length_of, same
 from onnxprune.graph.data_propagation import evaluate
 from onnxprune.graph.graph import Axis, Node, Value
 from onnxprune.graph.lengths import Dim, of_dim, to_dim
+from onnxprune.graph.operators import operator_of
 from onnxprune.graph.polynomials import Length, quotient
 
 Entries = list[int | Length | None]
 """What an input must hold; None where it stays as it is computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewPositions:
+    """What an index tensor must hold along an axis, or everywhere, see `ties.NewShape.set_positions`."""
+
+    along: int | None
+    column: int | None
+    entries: NDArray[np.int64]
 
 
 class KeptLengths:
@@ -108,6 +119,7 @@ class NodeEdits:
         attributes: (node, attribute) -> new value; None removes the attribute.
         inputs: (node, input) -> required entries; None keeps an entry as it is computed.
         shapes: (node, input) -> shape of the required entries, if it differs from the original one.
+        positions: (node, input) -> what an index tensor must hold along some of its axes.
         now: Values that computed shapes have after the removal without any edit.
     """
 
@@ -115,8 +127,9 @@ class NodeEdits:
         self.attributes: dict[tuple[Node, str], Any] = {}
         self.inputs: dict[tuple[Node, int], Entries] = {}
         self.shapes: dict[tuple[Node, int], tuple[int, ...]] = {}
-        stored = {v: lengths.surviving(v, entries) for v, entries in coupling.data.items() if v.tensor is not None}
-        self.now: dict[Value, Data] = evaluate(coupling.graph, lengths.shape, stored)
+        self.positions: dict[tuple[Node, int], list[NewPositions]] = {}
+        fixed = {v: lengths.surviving(v, entries) for v, entries in coupling.data.items() if _is_fixed(v)}
+        self.now: dict[Value, Data] = evaluate(coupling.graph, lengths.shape, fixed)
         for node, resize in coupling.ties.resizes:
             if any(v is not None and lengths.touches(v) for v in [*node.inputs, *node.outputs]):
                 resize(_NodeShape(node, lengths, self))
@@ -132,9 +145,16 @@ class NodeEdits:
             if same(then, now):
                 continue
             for node, i in value.consumers:
-                propagated = not node.bodies and any(out in coupling.data for out in node.outputs if out is not None)
+                propagated = not (node.bodies or operator_of(node).shape_from_values) and any(
+                    out in coupling.data and out in self.now for out in node.outputs if out is not None
+                )
                 if (node, i) not in self.inputs and not propagated:
                     self.inputs[node, i] = [length_of(e) if isinstance(e, Unknown) else e for e in then.flat]
+
+
+def _is_fixed(value: Value) -> bool:
+    """Whether a value does not follow the new lengths: a constant, or what is as long as numbers say (`Range`)."""
+    return value.tensor is not None or (value.producer is not None and operator_of(value.producer).shape_from_values)
 
 
 class _NodeShape:
@@ -150,6 +170,10 @@ class _NodeShape:
 
     def set_attribute(self, name: str, value: Any) -> None:
         self._changes.attributes[self._node, name] = value
+
+    def set_positions(self, index: int, along: int | None, column: int | None, entries: Sequence[int]) -> None:
+        changes = self._changes.positions.setdefault((self._node, index), [])
+        changes.append(NewPositions(along, column, np.array(entries, dtype=np.int64)))
 
     def set_input(self, index: int, entries: Sequence[int | Length | None] | NDArray[Any]) -> None:
         self._changes.inputs[self._node, index] = list(np.asarray(entries, dtype=object).flat)

@@ -55,28 +55,28 @@ def evaluate(
     Args:
         graph: The graph, its shapes filled in as far as they are known.
         lengths: Axis lengths of a value; `Value.shape` where not given.
-        before: Contents of the constants; by default what they hold.
+        before: Contents of values that are not followed; by default what constants hold.
         visit: Called for each node before it is followed, with the contents so far.
 
     Returns:
         An object array for each value that could be followed; unknown entries are `Unknown`.
     """
     shape_of = lengths or (lambda v: v.shape)
-    data: dict[Value, Data] = {}
-    for value in graph.values:
-        if value.tensor is not None:
-            entries = before.get(value) if before is not None else constant_data(value)
-            if entries is not None:
-                data[value] = entries
+    data: dict[Value, Data] = dict(before) if before is not None else _constants(graph)
     for node in graph.nodes:
         if visit is not None:
             visit(node, data)
-        if node.domain or not node.outputs or node.outputs[0] is None:
+        if node.domain or not node.outputs or node.outputs[0] is None or node.outputs[0] in data:
             continue
         for out, result in zip(node.outputs, _results(node, data, shape_of), strict=False):
             if out is not None and result is not None and result.size <= MAX_ENTRIES:
                 data[out] = result
     return data
+
+
+def _constants(graph: Graph) -> dict[Value, Data]:
+    found = {v: constant_data(v) for v in graph.constants()}
+    return {value: entries for value, entries in found.items() if entries is not None}
 
 
 def _results(node: Node, data: dict[Value, Data], shape_of: Lengths) -> Sequence[Data | None]:

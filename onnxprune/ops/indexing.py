@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.contents import known
-from onnxprune.graph.graph import Axis
+from onnxprune.graph.graph import Axis, Value
 from onnxprune.graph.operators import Copies
-from onnxprune.ops.op import Op
+from onnxprune.graph.positions import columns, positions
+from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import facts_of, rule
 from onnxprune.ops.ties import NewShape
 
@@ -63,19 +66,87 @@ facts_of("GatherElements", lookups=((0, 1),), reads_parts=True)
 
 @rule("GatherElements ScatterElements Scatter")
 def by_elements(op: Op) -> None:
-    """Reads or writes element by element at positions that data give along one axis, in step along the others.
+    """Reads or writes element by element at positions along one axis, in step along the others from their start.
 
-    The counted axis is pinned, and so is one whose end is not read or written.
+    Positions that are known before the run and are the same all along the other axes relate the indices of the axis
+    they count along, as those of Gather do; otherwise that axis is pinned.
     """
-    values = op.inputs + op.outputs
-    along = op.attr("axis", 0) % len(op.input(0).shape or [1])
-    lengths = [set(map(str, at)) for at in zip(*(v.shape or [] for v in values), strict=True)]
-    for value in values:
-        for axis in value.axes():
-            if axis.position == along or len(lengths[axis.position]) > 1:
-                op.pin(axis, f"{op.node.label} addresses it by position")
-            elif value is not op.output():
-                op.tie(axis, op.output().axis(axis.position))
+    x, index, out = op.input(0), op.input(1), op.output()
+    along = op.attr("axis", 0) % len(x.shape or [1])
+    reads = op.type == "GatherElements"
+    short, long = ([index, out], [x]) if reads else ([index, op.input(2)], [x, out])
+    for axis in x.axes():
+        if axis.position != along:
+            _in_step(op, [v.axis(axis.position) for v in long], [v.axis(axis.position) for v in short])
+    if not reads:
+        op.tie(x.axis(along), out.axis(along))
+    taken = _taken_along(op, index, along, x.axis(along))
+    parts = [v.axis(along) for v in short if v is not index]
+    if taken is None:
+        _pin_places(op, [v.axis(along) for v in [x, index, out]] + parts)
+        return
+    op.leave(index)
+    Addressed(op, 1, x.axis(along), parts[0], along, None, taken).link()
+    _keep_zero_at(op, out, along, x.axis(along), None if reads else parts[0])
+
+
+def _in_step(op: Op, long: list[Axis], short: list[Axis]) -> None:
+    """Ties axes whose indices belong together; shorter ones have the first of them."""
+    lengths = {str((axis.value.shape or [])[axis.position]) for axis in [*long, *short]}
+    if len(lengths) == 1:
+        for axis in [*long[1:], *short]:
+            op.tie(long[0], axis)
+    elif any(axis.length is None for axis in [*long, *short]):
+        _pin_places(op, [*long, *short])
+    else:
+        op.link(*((axis, arange(axis)) for axis in [*long, *short]))
+
+
+def _taken_along(op: Op, index: Value, along: int, looked: Axis) -> NDArray[np.int64] | None:
+    """The positions along an axis, where they do not depend on others and are known before the run."""
+    found, count = positions(index, op.ties.data), index.axis(along).length
+    if found.entries is None or not found.axes <= {along} or not looked.length or not count:
+        return None
+    return np.broadcast_to(found.entries % looked.length, count)
+
+
+@dataclass(frozen=True)
+class Addressed:
+    """An axis whose indices are addressed by known positions.
+
+    Attributes:
+        op: The operator.
+        index: Which of its inputs holds the positions.
+        looked: The axis that is addressed.
+        part: The axis that holds what is read or written there; None where all of it is at one position.
+        along: The axis of the index tensor that the positions lie along, None for one position.
+        column: Index on the last axis of the index tensor; None where that is no axis of columns.
+        taken: The positions; shape (length of the part,).
+    """
+
+    op: Op
+    index: int
+    looked: Axis
+    part: Axis | None
+    along: int | None
+    column: int | None
+    taken: NDArray[np.int64]
+
+    def link(self) -> None:
+        """Ties what is at each position to what is read or written there; positions follow what is removed."""
+        if self.part is None:
+            self.op.pin(self.looked, f"{self.op.node.label} addresses it by position", np.unique(self.taken).tolist())
+        else:
+            labels = np.full(self.looked.length or 0, -1)
+            labels[self.taken] = self.taken
+            self.op.link((self.looked, labels), (self.part, self.taken))
+        self.op.resize(self._renumber)
+
+    def _renumber(self, new: NewShape) -> None:
+        if new.changed(self.looked):
+            kept_indices = self.taken[np.isin(self.taken, new.kept(self.looked))]
+            entries = [new.position(self.looked, int(i)) for i in kept_indices]
+            new.set_positions(self.index, self.along, self.column, entries)
 
 
 @rule("Compress Unique", shape_from_values=True)
@@ -87,37 +158,70 @@ def by_position(op: Op) -> None:
 
 @rule("GatherND", reads_parts=True)
 def gather_nd(op: Op) -> None:
-    """Looks slices up by their first axes, which are pinned; what is inside the slices passes."""
-    x, out = op.input(0), op.output()
-    depth = _depth(op) + op.attr("batch_dims", 0)
-    slices = x.axes()[depth:]
-    for axis, target in zip(reversed(slices), reversed(out.axes()), strict=False):
+    """Looks slices up by their first axes; what is inside the slices passes.
+
+    An axis that a column of known positions addresses is related to what is read there; other addressed axes are
+    pinned.
+    """
+    x, index, out, batches = op.input(0), op.input(1), op.output(), op.attr("batch_dims", 0)
+    depth = _depth(op) + batches
+    for axis, target in zip(reversed(x.axes()[depth:]), reversed(out.axes()), strict=False):
         op.tie(axis, target, zero=True)
-    _pin_places(op, [*x.axes()[:depth], *out.axes()[: len(out.axes()) - len(slices)], *op.input(1).axes()])
+    if batches:
+        _pin_places(op, [*x.axes()[:depth], *out.axes()[: (index.rank or 1) - 1], *index.axes()])
+        return
+    for axis, part in _by_columns(op, out):
+        if part is not None:
+            op.keep_zero(part, axis)
 
 
 @rule("ScatterND")
 def scatter_nd(op: Op) -> None:
     """Writes slices at positions given by their first axes; axes inside the slices are tied.
 
-    A position on the first axis that is known before the run is tied to the slice that is written there.
+    An axis that a column of known positions addresses is tied to what is written there; other addressed axes are
+    pinned.
     """
     x, updates, out = op.input(0), op.input(2), op.output()
     depth = _depth(op)
-    inside = len(x.axes()) - depth
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position))
-        if axis.position >= depth:
-            written = updates.axis(axis.position - len(x.axes()))
-            op.tie(written, axis)
-            op.keep_zero(out.axis(axis.position), axis, written)
-    positions, first = op.ties.data.get(op.input(1)), x.axis(0)
-    if depth == 1 and positions is not None and positions.ndim == 2 and known(positions) and first.length:
-        _written(op, out.axis(0), updates.axis(0), np.array([int(p) % first.length for p in positions.flat], np.int64))
-        op.keep_zero(out.axis(0), first, updates.axis(0))
-        op.leave(op.input(1))
-        return
-    _pin_places(op, [*x.axes()[:depth], *updates.axes()[: len(updates.axes()) - inside], *op.input(1).axes()])
+    for axis in x.axes()[depth:]:
+        written = updates.axis(axis.position - len(x.axes()))
+        op.tie(written, axis)
+        op.keep_zero(out.axis(axis.position), axis, written)
+    for axis, part in _by_columns(op, updates):
+        _keep_zero_at(op, out, axis.position, axis, part)
+
+
+def _keep_zero_at(op: Op, out: Value, position: int, axis: Axis, part: Axis | None) -> None:
+    """The output is zero where what it starts from is, and what is written there."""
+    op.keep_zero(out.axis(position), axis, *([] if part is None else [part]))
+
+
+def _by_columns(op: Op, parts: Value) -> list[tuple[Axis, Axis | None]]:
+    """Relates the first axes of input 0 to those of what is read or written, column by column of the positions.
+
+    Returns:
+        The axes that are not pinned, with the axis of `parts` for each; None where it is at one position.
+    """
+    x, index = op.input(0), op.input(1)
+    found = columns(index, op.ties.data)
+    used = Counter(a for column in found for a in column.axes)
+    places = dict(enumerate(parts.axes()[: (index.rank or 1) - 1]))
+    _pin_places(op, [axis for a, axis in places.items() if not used[a] and axis.length != 1])
+    op.leave(index)
+    related: list[tuple[Axis, Axis | None]] = []
+    for i, (axis, column) in enumerate(zip(x.axes(), found, strict=False)):
+        mine = [places[a] for a in column.axes]
+        if column.entries is None or not axis.length or any(used[a] > 1 for a in column.axes):
+            _pin_places(op, [axis, *mine])
+            continue
+        along = next(iter(column.axes), None)
+        part = mine[0] if mine else None
+        Addressed(op, 1, axis, part, along, i, column.entries % axis.length).link()
+        related.append((axis, part))
+    return related
 
 
 def _depth(op: Op) -> int:
@@ -131,20 +235,6 @@ def _depth(op: Op) -> int:
 def _pin_places(op: Op, axes: list[Axis]) -> None:
     for axis in axes:
         op.pin(axis, f"{op.node.label} addresses it by position")
-
-
-def _written(op: Op, place: Axis, written: Axis, taken: NDArray[np.int64]) -> None:
-    """Ties slice i to position ``taken[i]``, where it is written."""
-    labels = np.full(place.length or 0, -1)
-    labels[taken] = taken
-    op.link((place, labels), (written, taken))
-
-    def renumber(new: NewShape) -> None:
-        if new.changed(place):
-            kept_indices = taken[np.isin(taken, new.kept(place))]
-            new.set_input(1, np.array([[new.position(place, int(i))] for i in kept_indices]).reshape(-1, 1))
-
-    op.resize(renumber)
 
 
 @rule("TensorScatter")

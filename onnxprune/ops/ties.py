@@ -73,6 +73,9 @@ class NewShape(Protocol):
     def set_input(self, index: int, entries: Sequence[int | Length | None] | NDArray[Any]) -> None:
         """States what a shape-like input must hold; None leaves an entry as it is computed."""
 
+    def set_positions(self, index: int, along: int | None, column: int | None, entries: Sequence[int]) -> None:
+        """States the entries of an index tensor along one axis (None: one number), in one column of its last axis."""
+
 
 @dataclass(frozen=True)
 class Mean:

@@ -8,6 +8,7 @@ natural ones. Biases correct the means (Nagel et al., "Data-free quantization", 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from onnxprune.calibration.synthetic import Feeds, synthetic
@@ -24,8 +25,8 @@ PENALTIES = (1e-2, 1e-1, 3e-1)
 """Ridges for convolutions; stronger than with data, since synthetic inputs estimate small directions badly."""
 EXACT_PENALTIES, EXACT_SHARE = (1e-6, 1e-4, 1e-2), 0.01
 """The same for models of matrix products, where a refit must leave less than this share of the error."""
-JUDGES = 32
-"""Samples that the models' outputs are compared on."""
+JUDGES, LARGEST_SHARE = 32, 0.4
+"""Samples that the models' outputs are compared on, and the largest share of all where that is fewer."""
 LARGEST = 2**25
 """Size of one feed above which ``repair=auto`` does not repair without data."""
 MEMORY = 2**30
@@ -105,10 +106,15 @@ def repair(
 
 
 def _split(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
-    """Batches to compare outputs on and batches to fit to; the same ones where there are few."""
-    size = 0
-    for i, feeds in enumerate(batches):
-        size += max((a.shape[0] for a in feeds.values() if a.ndim), default=1)
-        if size >= JUDGES and i + 1 < len(batches) // 2:
-            return batches[: i + 1], batches[i + 1 :]
-    return batches, batches
+    """Batches to compare outputs on and batches to fit to; the same ones where there are few.
+
+    The first batches with `JUDGES` samples if these are fewer than half of the batches; else as many as there are up to
+    `LARGEST_SHARE` of the samples, if that is half of `JUDGES`.
+    """
+    sizes = [max((a.shape[0] for a in feeds.values() if a.ndim), default=1) for feeds in batches]
+    ends = list(itertools.accumulate(sizes))
+    enough = next((i + 1 for i, end in enumerate(ends) if end >= JUDGES), len(batches))
+    if enough < len(batches) // 2:
+        return batches[:enough], batches[enough:]
+    few = [i + 1 for i, end in enumerate(ends) if JUDGES // 2 <= end <= LARGEST_SHARE * ends[-1]]
+    return (batches[: few[-1]], batches[few[-1] :]) if few else (batches, batches)

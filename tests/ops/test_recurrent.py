@@ -109,6 +109,17 @@ STARTS = {
     "a shared start that is not zero is kept apart, too": (
         "ConstantOfShape <value = float[1] {0.5}> (full)", "zero, zero", "zero", 1,
     ),
+    "a shared start that is expanded from one number": (
+        "Constant <value = float {0.0}> ()  wide = Expand(zero, full)", "wide, wide", "wide", 1,
+    ),
+    "a shared start that is repeated, with an axis more": (
+        """Constant <value = float[1,1] {0.5}> ()  twice = Concat <axis = 0> (n, hidden)  flat = Tile(zero, twice)
+        nil = Constant <value = int64[1] {0}> ()  wide = Unsqueeze(flat, nil)""", "wide, wide", "wide", 1,
+    ),
+    "the starts of all layers in one tensor": (
+        """Constant <value = int64[1] {2}> ()  every = Concat <axis = 0> (zero, n, hidden)
+        filled = ConstantOfShape(every)  a, b = Split <axis = 0> (filled)""", "a, a", "b", 1,
+    ),
 }  # fmt: skip
 
 

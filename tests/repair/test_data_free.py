@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import api
 from onnxprune.allocation.counts import Limits, uniform, weakest
 from onnxprune.calibration.synthetic import PICTURES, synthetic
-from onnxprune.calibration.synthetic_images import pictures, signals, sounds
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.importance import score as scoring
@@ -24,6 +21,7 @@ from onnxprune.options import Scope
 from onnxprune.pipeline.analysis import analyze_loaded, prunable
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.settle import why_not_data_free
+from onnxprune.repair import data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
 from onnxprune.repair.kept_indices import KeptIndices
@@ -262,53 +260,16 @@ def test_feeds_fit_the_model() -> None:
         assert all(np.isfinite(session(model.proto).run(None, f)[-1]).all() for f in feeds[:1])
 
 
-def test_pictures_have_the_spectrum_of_natural_images() -> None:
-    made = pictures(np.random.default_rng(0), 64, 3, 64, 64)
-    assert made.shape == (64, 3, 64, 64) and made.min() >= 0 and made.max() <= 1
-    grey = made.mean(axis=1)
-    power = np.square(np.abs(np.fft.fft2(grey - grey.mean(axis=(1, 2), keepdims=True)))).mean(axis=0)[0, 1:17]
-    slope = np.polyfit(np.log(np.arange(1, 17)), np.log(power), 1)[0]
-    assert -4 < slope < -1.5
-
-
-def test_signals_have_the_slope_that_was_asked_for() -> None:
-    for slope in (0.0, 1.0):
-        made = signals(np.random.default_rng(0), (200, 512), slope)
-        power = np.square(np.abs(np.fft.rfft(made))).mean(axis=0)[1:129]
-        found = np.polyfit(np.log(np.arange(1, 129)), np.log(power), 1)[0]
-        assert abs(found + 2 * slope) < 0.1
-    made = sounds(np.random.default_rng(0), (3, 2, 256))
-    assert made.shape == (3, 2, 256) and abs(made.std() - 1) < 0.01
-
-
-@pytest.mark.parametrize("shape", [(2, 4000, 1), (2, 1, 4000), (2, 4000), (1, 3, 4000, 2)])
-def test_time_is_the_longest_axis_of_a_signal(shape: tuple[int, ...]) -> None:
-    """Made along an axis of one sample, a signal would be constant: its mean is zero."""
-    model = Model(one_input(shape))
-    for feeds in synthetic(model, 12, varied=True):
-        x = np.moveaxis(feeds["x"], feeds["x"].shape.index(4000), -1)
-        assert x.std() > 0.05 and (np.diff(x, axis=-1).std(axis=-1) > 0).all()
-
-
-def one_input(shape: Sequence[int | str]) -> onnx.ModelProto:
-    """A model that reads one float input of this shape, with a free batch axis."""
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def test_sounds_of_many_samples_do_not_cost_one_tone_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Channels last: one signal of 4,000 samples, not 4,000 signals of one sample."""
-    asked = []
-
-    def spy(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        asked.append(shape)
-        return sounds(rng, shape)
-
-    monkeypatch.setattr("onnxprune.calibration.synthetic.sounds", spy)
-    synthetic(Model(one_input((1, 4000, 1))), 12, varied=True)
-    assert asked and set(asked) == {(1, 1, 4000)}
+@pytest.mark.parametrize(
+    ("sizes", "judging"),
+    [([32] * 12, 1), ([4] * 96, 8), ([25, 25, 22], 1), ([4] * 16, 6), ([32, 32], 0), ([1] * 16, 0), ([64], 0)],
+)
+def test_outputs_are_compared_on_samples_that_no_fit_sees(sizes: list[int], judging: int) -> None:
+    """0 stands for too few samples: all of them serve for both."""
+    batches = [{"x": np.full((size, 3), i, np.float32)} for i, size in enumerate(sizes)]
+    judges, fitted = data_free._split(batches)
+    if not judging:
+        assert judges is batches and fitted is batches
+        return
+    assert len(judges) == judging and [*judges, *fitted] == batches
+    assert sum(len(b["x"]) for b in judges) >= data_free.JUDGES // 2

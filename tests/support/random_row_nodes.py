@@ -1,4 +1,7 @@
-"""Random blocks that sum over another axis than the channels, which are among their rows or in a folded batch."""
+"""Random blocks that sum over another axis than the channels, or address several axes at once.
+
+The channels are then among the rows of a layer, in a folded batch, or one of the axes that positions count along.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,23 @@ def _recurrent_over_folded_channels(b: Builder) -> None:
     b.node("Transpose", [apart.name], x.shape, perm=[1, 2, 3, 0])
 
 
+def _window_assignment(b: Builder) -> None:
+    """A window of some channels and rows is written over one of another image, other channels of it."""
+    x = b.choose.pick(b.images())
+    n, c, h, w = x.shape
+    other = b.choose.pick([t for t in b.images() if t.shape == x.shape])
+    count, top = b.choose.integer(1, c), b.choose.integer(0, h - 1)
+    source, target = b.choose.integer(0, c - count), b.choose.integer(0, c - count)
+    bounds = [b.constant(np.array(at)) for at in ([source, top], [source + count, h], [1, 2])]
+    part = b.node("Slice", [other.name, *bounds], (n, count, h - top, w))
+    axes = np.ix_(np.arange(target, target + count), np.arange(top, h))
+    positions = b.constant(np.stack(np.broadcast_arrays(*axes), axis=-1))
+    front = [b.node("Transpose", [t.name], [t.shape[i] for i in (1, 2, 0, 3)], perm=[1, 2, 0, 3]) for t in (x, part)]
+    y = b.node("ScatterND", [front[0].name, positions, front[1].name], front[0].shape)
+    b.hide(part, *front, y)  # a batch of any size remains one
+    b.node("Transpose", [y.name], x.shape, perm=[2, 0, 1, 3])
+
+
 def _biased(b: Builder, y: Tensor) -> Tensor:
     return b.node("Add", [y.name, b.weight(y.shape[-1])], y.shape) if b.choose.integer(0, 1) else y
 
@@ -75,4 +95,5 @@ ROW_STEPS: dict[str, Step] = {
     "linear over tokens": _linear_over_tokens,
     "convolution of folded channels": _convolution_of_folded_channels,
     "recurrent over folded channels": _recurrent_over_folded_channels,
+    "window assignment": _window_assignment,
 }
