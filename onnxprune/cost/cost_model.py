@@ -176,7 +176,8 @@ NODE_BYTES = 80
 def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthProducts:
     """Bytes of the saved model: `total` before removal, of which the weights shrink.
 
-    What removal adds (copies of shared vectors, factors of means, gathered constants) is bounded from above.
+    What removal adds (copies of shared vectors, factors of means, gathered constants) is bounded from above; tensors of
+    positions that get shorter count as they are.
     """
     stored = _stored(coupling)
     copies = []
@@ -194,6 +195,10 @@ def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthPro
         axes = [axis for v in [*node.inputs, *node.outputs] if v is not None for axis in v.axes()]
         longest = max((len(v.name) for v in [*node.inputs, *node.outputs] if v is not None), default=0)
         copies.append(Copy(2 * NODE_BYTES + 4.0 * longest + 8.0 * len(axes), [], axes))  # a shape or bounds of its own
+        made = [v for v in node.inputs if v is not None and v.tensor is None and v.elem_type not in WEIGHT_TYPES]
+        for positions in made:  # a Gather, a Mul and an Add, with their operands, compute others
+            copies.append(Copy(6 * NODE_BYTES + 12.0 * len(positions.name), [], axes))
+            copies.append(Copy(8.0, node.inputs[0].axes()[1:] if node.inputs[0] is not None else [], axes))
     terms = [(bytes_an_element(v.elem_type), v.axes()) for v in stored]
     fixed = total - sum(bytes_an_element(v.elem_type) * _size(v) for v in stored)
     return LengthProducts(coupling, groups, terms, fixed, copies)

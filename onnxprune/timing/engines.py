@@ -20,14 +20,13 @@ from onnxprune.model.model import Model, save
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import Feeds, runnable
 from onnxprune.runtime.worker import CPU
+from onnxprune.verification.latency import QUANTILE
 
 PAIRS, SECONDS = 1000, 0.4
 """Runs of a copy and the original at most, and seconds after which no further pair begins."""
 FEWEST = 5
 PROFILED = 30
 """Runs of a copy under the profiler at most."""
-QUANTILE = 0.05
-"""What is taken of the times of several runs: other programs on the machine make times longer, never shorter."""
 
 
 class Engine(Protocol):

@@ -13,6 +13,7 @@ from onnxprune.coupling.groups import Grade
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import load
+from onnxprune.model.tensors import WEIGHT_TYPES
 from tests.ops import case as rows
 from tests.support.graph_builder import Seeded
 from tests.support.lanes import spread
@@ -53,11 +54,13 @@ def predict_and_count(proto: onnx.ModelProto, seed: int) -> None:
         + len(coupling.constant_cuts)
         + sum(1 for _ in coupling.graph.constants())
     )
+    indices = sum(v.tensor.ByteSize() for v in coupling.graph.constants() if v.elem_type not in WEIGHT_TYPES)
     remove(model, coupling, gone)
     after = measure(model, run=True)
     assert left["params"] == after.params
     assert before.macs is None or left["macs"] == after.macs
-    assert after.bytes - ADDED <= left["bytes"] <= after.bytes + ADDED * count  # what removal adds is bounded only
+    # What removal adds is bounded only, and positions that get shorter are not followed.
+    assert after.bytes - ADDED <= left["bytes"] <= after.bytes + ADDED * count + indices
 
 
 @pytest.mark.parametrize("row", spread(rows.every_row(), 15), ids=lambda r: r.name)
