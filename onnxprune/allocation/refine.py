@@ -56,9 +56,11 @@ def descend(curves: Sequence[Curve], steps: Steps, targets: Sequence[Target]) ->
     for i in range(MULTIPLES):
         multiple = high if i == 0 else (low * high) ** 0.5 if low else high * 1e-2
         removed = _descended(losses, steps, targets, removed, multiple)
-        if missed(targets, removed):
-            if i == 0:
+        if i == 0 and missed(targets, removed):
+            removed = cheapest(curves, steps, targets)
+            if missed(targets, removed):
                 return None
+        elif missed(targets, removed):
             low = multiple
             continue
         high = multiple

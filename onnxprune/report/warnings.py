@@ -136,7 +136,7 @@ def _slow(report: Report) -> list[str]:
             f": {found.uneven} of the {plural(found.layers, 'layer')} that have fewer channels now have a number of "
             f"them that is no multiple of {EVEN}; {option('round_to', EVEN)} keeps multiples"
         )
-    return [text]
+    return [f"{text}; {option('target', {'latency': 0.6})} prunes to a time"]
 
 
 def interval(estimate: Estimate) -> str:

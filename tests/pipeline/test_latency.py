@@ -55,9 +55,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> type[MadeUp]:
 
 
 def pruned(target: float | str, **options: object) -> onnxprune.Result:
-    return onnxprune.prune(
-        MODEL, target={"latency": target}, repair="none", importance="l1", verify=False, time=False, **options
-    )
+    kept = {"repair": "none", "importance": "l1", "verify": False, "time": False, **options}
+    return onnxprune.prune(MODEL, target={"latency": target}, **kept)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("target", [0.75, 0.5])
@@ -153,3 +152,16 @@ def test_a_real_engine() -> None:
 def test_a_batch_that_the_model_does_not_take() -> None:
     with pytest.raises(InputError, match="takes no batch of 3"):
         onnxprune.measure(MODELS / "keras_cnn.onnx", batch=3, input_shapes={"input": [1, 8, 8, 1]})
+
+
+def test_the_fastest_model_within_a_gate_is_found(engine: type[MadeUp]) -> None:
+    """Each model that is tried is held to its time; the one that is taken is slower than the furthest allowed."""
+    result = pruned(0.3, search=True, gate={"cosine": 0.98}, verify=True)
+    report = result.report
+    assert report.search is not None and report.gates["cosine"].met
+    found = report.search.found.target
+    assert found is not None and str(found["latency"]).endswith("ms")
+    whole = engine(onnxprune.analyze(MODEL).model).milliseconds()
+    assert 0.3 * whole < float(str(found["latency"]).removesuffix("ms")) <= whole
+    tried = [trial for trial in report.search.trials if not trial.met]
+    assert tried or result.plan.changes_model

@@ -217,7 +217,8 @@ def test_names_cannot_steer_the_terminal() -> None:
             {"macs": Count(100, 50), "latency": timed(1e-3, 0.9e-3)},
             [
                 "a run takes 90.0% of the time at 50.0% of the MACs: 3 of the 4 layers that have fewer channels now "
-                "have a number of them that is no multiple of 8; round_to=8 keeps multiples"
+                "have a number of them that is no multiple of 8; round_to=8 keeps multiples; "
+                "target={'latency': 0.6} prunes to a time"
             ],
         ),
         ({"macs": Count(100, 50), "latency": timed(1e-5, 0.9e-5)}, []),
