@@ -127,11 +127,13 @@ def meaning(report: Report) -> list[Part]:
 def in_time(report: Report) -> list[Part]:
     """A target of latency: what was asked for, predicted and measured."""
     target = report.targets.get(LATENCY)
-    if target is None or target.left is None or target.predicted is None:
+    if target is None or target.left is None:
         return []
-    asked, predicted, left = (duration(ms / 1e3) for ms in (target.asked, target.predicted, target.left))
-    told = f"{left} measured" if target.checked else "not measured here"
-    return [f"latency: {asked} asked for, {predicted} predicted, {told}"]
+    shown = [f"{duration(target.asked / 1e3)} asked for"]
+    if target.predicted is not None:
+        shown.append(f"{duration(target.predicted / 1e3)} predicted")
+    shown.append(f"{duration(target.left / 1e3)} measured" if target.checked else "not measured here")
+    return [f"latency: {', '.join(shown)}"]
 
 
 def _asked_for(report: Report) -> str:

@@ -115,7 +115,8 @@ def _row(prepared: Prepared, channels: Channels, script: Path, name: str, base: 
     assert prepared.timed is not None
     if pruned.latency is not None:
         whole = prepared.timed.times.milliseconds
-        row |= {"first": first[LATENCY]["left"] / whole, "predicted": pruned.latency.predicted / whole}
+        row |= {"first": first[LATENCY]["left"] / whole, "measured": (pruned.latency.measured or 0) / whole}
+        row |= {} if pruned.latency.predicted is None else {"predicted": pruned.latency.predicted / whole}
     timing = time_models(prepared.original.source, pruned.model, io_slices=pruned.io_slices)
     before, after = prepared.loaded.cost.macs, measure(pruned.model, run=True).macs
     with tempfile.TemporaryDirectory() as folder:
