@@ -49,7 +49,12 @@ def predicted(
     if cost.name == "latency":
         if before.times is None:
             raise InputError("the latency of the model was not measured")
-        return latency(coupling, groups, shapes, before.times)
+        try:
+            return latency(coupling, groups, shapes, before.times)
+        except LookupError as error:
+            raise InputError(
+                f"latency cannot be predicted: {error}", f"give {option('input_shapes')}, or a target for params"
+            ) from None
     if cost.factory is not None:
         return _registered(cost.name, cost.factory, coupling, groups, shapes)
     try:

@@ -2,7 +2,11 @@
 
 The time of a kernel is fitted as a sum of products of its axis lengths, rounded up to the blocks that engines compute
 in, with coefficients of at least zero. What is fitted are the kernels of one heavy node (a convolution, a matrix
-product) and of the light ones that follow it, as engines fuse them.
+product) and of the light ones that follow it, as engines fuse them: a *site*.
+
+Times of whole models are fitted by what sites of one kind have in common and by how single sites differ from it.
+Where an engine tells the times of its kernels, each site is fitted to them as well, and the mean of both fits is taken:
+errors of the profiler and of pooling do not agree.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from onnxprune.cost.step_products import StepCost, StepProduct, StepProducts
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
-from onnxprune.graph.graph import Axis, Node
+from onnxprune.graph.graph import Axis, Node, Value
 from onnxprune.times import Times
 
 BLOCKS = (1, 4, 8, 16, 32)
@@ -59,7 +63,8 @@ def latency(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Se
         times: What was measured.
 
     Raises:
-        InputError: The times are of other groups, or no time depends on a width.
+        InputError: The times are of other groups.
+        LookupError: A shape that the widths of a layer follow from is not known.
     """
     measured = _measured_groups(coupling, times)
     unknown = [g.name for g in groups if times.units.get(g.name) != g.units]
@@ -74,7 +79,7 @@ def latency(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Se
     totals = np.array([row.ratio for row in times.rows]) * times.milliseconds
     products, weights, fixed = _as_a_whole(sites, at, lengths, totals)
     if any(row.nodes for row in times.rows):
-        more, others, _ = _by_site(sites, site_of, times, at, lengths, totals)
+        more, others = _by_site(sites, site_of, times, at, lengths, totals)
         products, weights, fixed = products + more, np.concatenate([weights / 2, others / 2]), fixed / 2
     columns = {g.name: i for i, g in enumerate(measured)}
     return StepCost(products, weights, lengths, slopes[:, [columns[g.name] for g in groups]], fixed)
@@ -133,15 +138,20 @@ def find_sites(
         for value in node.outputs:
             if value is not None:
                 of.setdefault(value.name, of[name])
-                known = concrete.get(value.name)
-                if known is not None and value.shape is not None and all(isinstance(n, int) for n in known.shape or []):
-                    free = math.prod(
-                        (there.length or 0) / (a.width or 1)
-                        for a, there in zip(value.axes(), known.axes(), strict=True)
-                        if a.length is None
-                    )
+                free = _free_lengths(value, concrete.get(value.name))
+                if free is not None:
                     _add(sites[of[name]].elements, coupling, index, free, value.axes())
     return sites, of
+
+
+def _free_lengths(value: Value, known: Value | None) -> float | None:
+    """The product of the lengths that are free in a value, from one of known shape; None where that is not known."""
+    if known is None or known.shape is None or value.shape is None or len(known.shape) != len(value.shape):
+        return None
+    if not all(isinstance(length, int) for length in known.shape):
+        return None
+    pairs = zip(value.axes(), known.axes(), strict=True)
+    return math.prod((there.length or 0) / (a.width or 1) for a, there in pairs if a.length is None)
 
 
 def _first_output(node: Node) -> str:
@@ -201,7 +211,7 @@ def _by_site(
     at: NDArray[np.int64],
     lengths: NDArray[np.int64],
     totals: Array,
-) -> tuple[list[StepProduct], Array, float]:
+) -> tuple[list[StepProduct], Array]:
     """Fits each site to the times of its kernels, and their sum to the times of whole models."""
     spent = np.zeros((len(times.rows), len(sites)))
     for i, row in enumerate(times.rows):
@@ -226,7 +236,7 @@ def _by_site(
     parts = StepProducts(products, len(lengths)).values(at) * found
     sums = np.stack([parts[:, constant].sum(axis=1), parts[:, ~constant].sum(axis=1)], axis=1)
     shares = _relative_fit(sums / totals.mean(), totals) / totals.mean()
-    return products, found * np.where(constant, shares[0], shares[1]), 0.0
+    return products, found * np.where(constant, shares[0], shares[1])
 
 
 def _relative_fit(features: Array, times: Array, ridge: float = RIDGE) -> Array:

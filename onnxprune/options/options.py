@@ -12,6 +12,7 @@ from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Criterion, Scorer, Targets
 from onnxprune.metrics import MetricFunction
 from onnxprune.options import checks, json_data
+from onnxprune.options.cost_limits import LATENCY
 from onnxprune.options.criteria import BY_DATA, BY_WEIGHTS, NO_STEPS, check_importance, from_data, or_empty
 from onnxprune.options.parts import (
     AUTO,
@@ -258,8 +259,8 @@ class Options:
 
     @property
     def targets_macs(self) -> bool:
-        """Whether MACs must be counted, by a run of the model if there is no other way."""
-        return self.channels is not None and "macs" in self.channels.limits
+        """Whether MACs must be counted, by a run of the model if there is no other way: latency follows from them."""
+        return self.channels is not None and bool({"macs", LATENCY} & set(self.channels.limits))
 
     def _check_zeros(self) -> None:
         """Raises InputError for options that contradict the pattern of zeros."""

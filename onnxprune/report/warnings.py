@@ -123,9 +123,15 @@ def _blind(report: Report) -> list[str]:
 
 
 def _slow(report: Report) -> list[str]:
-    """A warning where the time fell by much less than the MACs."""
+    """A warning where the time fell by much less than the MACs, unless a time was asked for."""
     found, macs = report.latency, report.macs
-    if found is None or not macs.before or macs.after is None or found.before.wall < SHORTEST:
+    if (
+        LATENCY in report.targets
+        or found is None
+        or not macs.before
+        or macs.after is None
+        or found.before.wall < SHORTEST
+    ):
         return []
     left = macs.after / macs.before
     if left > 1 - LEAST_SAVED or 1 - found.ratio >= FAST_ENOUGH * (1 - left):

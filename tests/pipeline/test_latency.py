@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import onnxprune
+from onnxprune.cost import time_model
+from onnxprune.cost.measure import measure
 from onnxprune.coupling.groups import Grade
 from onnxprune.errors import InputError
 from onnxprune.model.model import Model
@@ -187,3 +189,16 @@ def test_the_fastest_model_within_a_gate_is_found(engine: type[MadeUp]) -> None:
     assert 0.3 * whole < float(str(found["latency"]).removesuffix("ms")) <= whole
     tried = [trial for trial in report.search.trials if not trial.met]
     assert tried or result.plan.changes_model
+
+
+@pytest.mark.parametrize("name", ["pt_bilstm", "pt_transformer_packed", "keras_cnn", "sk_mlp", "pt_mobilenet"])
+def test_every_kind_of_model_has_a_latency(name: str) -> None:
+    """Recurrent layers, attention, shapes that are computed, operators without shapes: what is left falls with widths."""
+    analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
+    groups = [g for g in analysis.groups if g.grade == Grade.EXACT]
+    times = latency.measure(analysis, groups, MadeUp(analysis.model), {}, copies=12)
+    found = time_model.latency(analysis.coupling, groups, measure(analysis.model, run=True).shapes, times)
+    nothing = np.zeros(len(groups), dtype=np.int64)
+    half = np.array([g.units // 2 for g in groups])
+    assert found.left(nothing) == pytest.approx(times.milliseconds, rel=0.25)
+    assert 0 < found.left(half) < 0.9 * found.left(nothing)

@@ -24,6 +24,7 @@ from onnxprune.report.report import (
     InputReport,
     LatencyReport,
     Report,
+    TargetReport,
     TrainingMismatch,
 )
 from onnxprune.report.warnings import warnings
@@ -222,6 +223,18 @@ def test_names_cannot_steer_the_terminal() -> None:
             ],
         ),
         ({"macs": Count(100, 50), "latency": timed(1e-5, 0.9e-5)}, []),
+        (
+            {
+                "macs": Count(100, 50),
+                "latency": timed(1e-3, 0.9e-3),
+                "targets": {"latency": TargetReport(1.0, 0.9, True)},
+            },
+            [],
+        ),
+        (
+            {"targets": {"latency": TargetReport(1.5, 2.5, False)}},
+            ["target latency is missed: 2.5 ms left, 1.5 ms asked"],
+        ),
         ({"macs": Count(100, 97), "latency": timed(1e-3, 1e-3)}, []),
         ({"macs": Count(100, None), "latency": timed(1e-3, 1e-3)}, []),
     ],
