@@ -13,7 +13,8 @@ from onnxprune.allocation.counts import Limits, Width
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group, Slices
 from onnxprune.engines import EngineProfile
-from onnxprune.graph.graph import Value
+from onnxprune.graph.graph import Node, Value
+from onnxprune.graph.operators import operator_of
 from onnxprune.layers.weight_layout import channel_axes
 
 Rounding = int | EngineProfile
@@ -37,11 +38,16 @@ def multiple_for(value: Value, rounding: Rounding) -> int:
     """What the width of a layer with a weight is to be a multiple of."""
     if isinstance(rounding, int):
         return rounding
-    readers = [node for node, _ in value.consumers]
-    if not any("Conv" in node.op_type for node in readers):
+    convolutions = [node for node, _ in value.consumers if node.attribute("group") is not None or _convolves(node)]
+    if len(value.shape or []) <= 2 or not convolutions:
         return rounding.product
-    grouped = any(int(node.attribute("group", 1)) > 1 for node in readers)
+    grouped = any(int(node.attribute("group", 1)) > 1 for node in convolutions)
     return rounding.depthwise if grouped else rounding.convolution
+
+
+def _convolves(node: Node) -> bool:
+    affine = operator_of(node).affine
+    return affine is not None and any(form.kind.startswith("conv") for form in affine(node))
 
 
 def _widths(groups: Sequence[Group], rounding: Rounding) -> list[list[Width]]:

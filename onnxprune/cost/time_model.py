@@ -160,10 +160,18 @@ def _first_output(node: Node) -> str:
 
 def _kind(node: Node, terms: Iterable[tuple[float, Sequence[Axis]]]) -> tuple[str, ...]:
     """What decides which code of an engine computes a node: the operator, whether it has a window, and groups."""
-    window = max((axis.length or 0 for _, axes in terms for axis in list(axes)[-2:]), default=0)
-    groups = int(node.attribute("group", 1)) if node.op_type.startswith(("Conv", "QLinearConv")) else 1
-    is_window = node.op_type.startswith(("Conv", "QLinearConv")) and window > 1
-    return node.op_type, "window" if is_window else "", "groups" if groups > 1 else ""
+    kernel = node.attribute("kernel_shape")
+    window = kernel is not None and max(kernel, default=1) > 1
+    if kernel is None:
+        window = any(
+            (axis.length or 0) > 1 and axis.position > 1 for _, axes in terms for axis in axes if _stored(axis)
+        )
+    grouped = int(node.attribute("group", 1)) > 1
+    return node.op_type, "window" if window else "", "groups" if grouped else ""
+
+
+def _stored(axis: Axis) -> bool:
+    return axis.value.tensor is not None
 
 
 def _add(

@@ -167,7 +167,7 @@ def measure(
         engine,
         input_shapes=shapes,
         copies=copies,
-        before=() if before is None else before.rows,
+        before=before,
         measured=found,
     )
 

@@ -40,7 +40,7 @@ def measure_times(
     input_shapes: Mapping[str, Sequence[int]],
     copies: int = COPIES,
     seed: int = 0,
-    before: Sequence[TimedWidths] = (),
+    before: Times | None = None,
     measured: Callable[[Times], None] = lambda times: None,
 ) -> Times:
     """The times of a model at many widths.
@@ -58,19 +58,27 @@ def measure_times(
         measured: Called with the times so far after each measurement.
 
     Raises:
-        InputError: The engine runs none of the copies.
+        InputError: The engine runs none of the copies, or the earlier measurements are others.
         RunError: The original does not run.
     """
     named = model.copy()
     name_nodes(named.proto)
     positions = [coupling.groups.index(group) for group in groups]
     units = {g.name: g.units for g in groups}
-    known = {tuple(sorted(row.removed.items())): row for row in before}
+    shapes = {name: list(shape) for name, shape in input_shapes.items()}
+    if before is not None and (before.model, before.engine, before.input_shapes) != (
+        fingerprint(model.proto),
+        engine.name,
+        shapes,
+    ):
+        raise InputError(
+            f"the times that there are belong to another model, engine or shape: {before.engine}", "name another file"
+        )
+    known = {} if before is None else {tuple(sorted(row.removed.items())): row for row in before.rows}
     rows: list[TimedWidths] = []
 
     def found() -> Times:
-        shapes = {name: list(shape) for name, shape in input_shapes.items()}
-        time = engine.milliseconds()
+        time = engine.milliseconds() if before is None or len(rows) > len(known) else before.milliseconds
         return Times(fingerprint(model.proto), engine.name, device_name(), time, units, shapes, tuple(rows))
 
     for removed in [np.zeros(len(groups), dtype=np.int64), *sampled_widths(groups, copies, seed)]:

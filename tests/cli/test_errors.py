@@ -165,14 +165,18 @@ def test_nothing_is_run_or_unpickled() -> None:
     assert {c.split(":")[0] for c in calls("import_module")} == {
         "__init__.py",  # the public names, on first use
         "registry.py",  # the package's own entries; plug-ins are entry points of what is installed
-        "_importing.py",  # what --calib or --metric names
+        "_importing.py",  # what --calib, --metric or --run names
     }
     assert {p.name for p in FILES if "import pickle" in source(p)} == {"process.py", "worker.py"}
     assert {c for c in calls("load") if "pickle." in c} == {
         "runtime/process.py: pickle.load(self.process.stdout)",
         "runtime/worker.py: pickle.load(sys.stdin.buffer)",
     }
-    assert {c.split(":")[0] for c in calls("import_object")} == {"calibration/sources.py", "metrics.py"}
+    assert {c.split(":")[0] for c in calls("import_object")} == {
+        "calibration/sources.py",
+        "cli/measure.py",
+        "metrics.py",
+    }
 
 
 SILENT = """

@@ -29,7 +29,7 @@ from tests.support.sources import FILES, parsed
 DOMAIN = "my.ops"
 
 NAMED = {
-    "edit/remove.py": {"Add", "Div", "Gather", "Mul"},  # nodes that it inserts
+    "edit/remove.py": {"Add", "Concat", "Div", "Gather", "Mul"},  # nodes that it inserts
     "graph/graph.py": {"Constant"},  # holds a tensor of the model
     "graph/operators.py": set(),
     "layers/batch_norm.py": {"BatchNormalization"},  # what the whole module is about

@@ -226,7 +226,10 @@ ROWS: dict[str, list[Row]] = {
             "onnxprune --help tells what may be given",
         ),
         Row(
-            "an unknown target", "good.onnx --target flops=0.5", "unknown target 'flops'", "one of macs, params, bytes"
+            "an unknown target",
+            "good.onnx --target flops=0.5",
+            "unknown target 'flops'",
+            "one of macs, params, bytes, latency",
         ),
         Row(
             "a target without amount",

@@ -54,7 +54,7 @@ def times(analysis: Analysis, engine: Parameters, before: Times | None = None, c
         engine,
         input_shapes={"x": [1]},
         copies=copies,
-        before=() if before is None else before.rows,
+        before=before,
     )
 
 
@@ -73,6 +73,15 @@ def test_what_was_measured_is_not_measured_again(analysis: Analysis) -> None:
     partly = Times(**{**vars(whole), "rows": whole.rows[:4]})
     again.whole = int(whole.milliseconds)
     assert times(analysis, again, partly) == whole and again.calls == 3
+    idle = Parameters()
+    assert times(analysis, idle, whole) == whole and idle.calls == 0
+
+
+def test_other_times_are_not_continued(analysis: Analysis) -> None:
+    whole = times(analysis, Parameters())
+    for other in ({"engine": "another"}, {"model": "another"}, {"input_shapes": {"x": [2]}}):
+        with pytest.raises(InputError, match="belong to another model, engine or shape"):
+            times(analysis, Parameters(), Times(**{**vars(whole), **other}))
 
 
 def test_a_copy_that_does_not_run_is_left_out(analysis: Analysis) -> None:
