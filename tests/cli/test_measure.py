@@ -26,6 +26,7 @@ def timer(tmp_path: Path) -> str:
     return f"{sys.executable} {tmp_path / 'timer.py'} {{model}}"
 
 
+@pytest.mark.slow
 def test_measured_with_onnxruntime_and_pruned_with_it(cli: Cli, tmp_path: Path) -> None:
     times, first, second = tmp_path / "t.json", tmp_path / "a.onnx", tmp_path / "b.onnx"
     ended = cli("measure", MODEL, "-o", times, "--copies", 6)
@@ -38,6 +39,7 @@ def test_measured_with_onnxruntime_and_pruned_with_it(cli: Cli, tmp_path: Path) 
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_command_is_an_engine(cli: Cli, tmp_path: Path, timer: str) -> None:
     """A call that was ended goes on where it was: what stands in the file is not measured again."""
     times = tmp_path / "t.json"

@@ -191,7 +191,10 @@ def test_the_fastest_model_within_a_gate_is_found(engine: type[MadeUp]) -> None:
     assert tried or result.plan.changes_model
 
 
-@pytest.mark.parametrize("name", ["pt_bilstm", "pt_transformer_packed", "keras_cnn", "sk_mlp", "pt_mobilenet"])
+@pytest.mark.parametrize(
+    "name",
+    ["pt_bilstm", pytest.param("pt_transformer_packed", marks=pytest.mark.slow), "keras_cnn", "sk_mlp", "pt_mobilenet"],
+)
 def test_every_kind_of_model_has_a_latency(name: str) -> None:
     """Recurrent layers, attention, shapes that are computed, operators without shapes: what is left falls with widths."""
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")

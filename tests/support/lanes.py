@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-EVERY = 8
+EVERY = 16
 
 
 def spread(cases: Iterable[Any], every: int = EVERY) -> list[Any]:
-    """Every eighth (or so) case as it is, the others marked slow: the fast lane samples the table, the whole suite has all.
+    """Every sixteenth (or so) case as it is, the others marked slow: the fast lane samples what the whole suite has.
 
     A plain tuple is a case of several arguments.
     """
