@@ -40,7 +40,7 @@ def allocate(
         targets: What must be met.
         limits: What each group keeps.
     """
-    paths = [_steps(curve, n, held) for curve, n, held in zip(curves, units, limits, strict=True)]
+    paths = [held.removals(n, len(curve) - 1) for curve, n, held in zip(curves, units, limits, strict=True)]
     steps = [np.array(path, dtype=np.int64) for path in paths]
     removed = _greedy(curves, paths, targets)
     met = not missed(targets, removed)
@@ -115,8 +115,3 @@ def _saving(targets: Sequence[Target], removed: NDArray[np.int64], group: int, m
         over = t.cost.left(removed) - t.limit
         total += t.cost.saving(removed, group, more) / over
     return total
-
-
-def _steps(curve: Curve, units: int, limits: Limits) -> list[int]:
-    """Counts of removed units at which a group may stop."""
-    return sorted({units - limits.kept(units, k) for k in range(len(curve))} & set(range(len(curve))) | {0})

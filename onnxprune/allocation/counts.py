@@ -59,6 +59,10 @@ class Limits:
         widths = self._satisfiable(period)
         return next((n for n in _nearest(wanted, units) if n >= least and all(w.fits(n) for w in widths)), units)
 
+    def removals(self, units: int, most: int) -> list[int]:
+        """Counts of removed units, up to `most`, at which a group may stop; ascending from 0."""
+        return sorted({n for k in range(most + 1) if (n := units - self.kept(units, k)) <= most} | {0})
+
     def _satisfiable(self, period: int) -> tuple[Width, ...]:
         """The widths that one count makes multiples; without the rests of those where none does.
 

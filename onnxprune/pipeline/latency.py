@@ -11,17 +11,15 @@ from typing import Any
 
 from onnxprune.allocation.selection import Selection
 from onnxprune.coupling.groups import Group
-from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError, RunError, option
 from onnxprune.options import LATENCY, Channels
 from onnxprune.pipeline.analysis import Analysis, reanalyze
-from onnxprune.planning import plan as planning
 from onnxprune.planning.fingerprint import fingerprint
 from onnxprune.progress import step
 from onnxprune.runtime.worker import CPU
 from onnxprune.times import Times
 from onnxprune.timing.engines import Engine, External, OnnxRuntime, checked, command
-from onnxprune.timing.measure import COPIES, measure_times
+from onnxprune.timing.measure import COPIES, measure_times, slice_copy
 from onnxprune.verification.check import working_feeds
 
 logger = logging.getLogger(__name__)
@@ -267,8 +265,7 @@ def _met(measured: float, asked: float) -> bool:
 def measured_ratio(analysis: Analysis, engine: Engine, selected: Selection) -> float:
     """Time of what a selection leaves over that of the original."""
     copy = reanalyze(analysis, analysis.model.copy())
-    io_slices = planning.io_slices(planning.make(copy.coupling, selected.removed))
-    remove(copy.model, copy.coupling, selected.removed)
+    io_slices = slice_copy(copy.model, copy.coupling, selected.removed)
     try:
         return engine.ratio(copy.model, io_slices, CHECKED)
     except RunError as error:

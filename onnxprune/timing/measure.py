@@ -115,12 +115,26 @@ def take(model: Model, coupling: Coupling, positions: Sequence[int], removed: ND
     Returns:
         What inputs and outputs lose.
     """
-    if not removed.any():
-        return WHOLE
     gone = np.zeros(coupling.classes.elements, dtype=bool)
     for position, n in zip(positions, removed.tolist(), strict=True):
         group = coupling.groups[position]
         gone[group.channels[group.units - n :]] = True
+    return slice_copy(model, coupling, gone)
+
+
+def slice_copy(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> IoSlices:
+    """Removes channels from a copy of a model, in place.
+
+    Args:
+        model: The copy.
+        coupling: Its analysis.
+        gone: Boolean per channel id, True for what is removed.
+
+    Returns:
+        What inputs and outputs lose.
+    """
+    if not gone.any():
+        return WHOLE
     io_slices = planning.io_slices(planning.make(coupling, gone))
     remove(model, coupling, gone)
     return io_slices

@@ -9,10 +9,10 @@ import onnxprune
 from onnxprune.coupling.groups import Grade
 from onnxprune.errors import InputError, RunError
 from onnxprune.model.model import Model
-from onnxprune.pipeline.analysis import Analysis, reanalyze
+from onnxprune.pipeline import latency
+from onnxprune.pipeline.analysis import Analysis
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.times import Times
-from onnxprune.timing.measure import measure_times
 from tests.support.paths import MODELS
 
 
@@ -46,16 +46,7 @@ def analysis() -> Analysis:
 
 def times(analysis: Analysis, engine: Parameters, before: Times | None = None, copies: int = 6) -> Times:
     groups = [g for g in analysis.groups if g.grade == Grade.EXACT]
-    return measure_times(
-        analysis.model,
-        analysis.coupling,
-        groups,
-        lambda copy: reanalyze(analysis, copy).coupling,
-        engine,
-        input_shapes={"x": [1]},
-        copies=copies,
-        before=before,
-    )
+    return latency.measure(analysis, groups, engine, {"x": [1]}, copies=copies, before=before)
 
 
 def test_copies_are_smaller_by_what_they_lost(analysis: Analysis) -> None:
