@@ -86,7 +86,7 @@ def by_elements(op: Op) -> None:
         _pin_places(op, [v.axis(along) for v in [x, index, out]] + parts)
         return
     op.leave(index)
-    Addressed(op, 1, x.axis(along), parts[0], along, None, taken).link()
+    Addressed(op, x.axis(along), parts[0], along, None, taken).link()
     _keep_zero_at(op, out, along, x.axis(along), None if reads else parts[0])
 
 
@@ -110,13 +110,16 @@ def _taken_along(op: Op, index: Value, along: int, looked: Axis) -> NDArray[np.i
     return np.broadcast_to(found.entries % looked.length, count)
 
 
+POSITIONS = 1
+"""The input that holds the positions, of all operators with an address for every element or slice."""
+
+
 @dataclass(frozen=True)
 class Addressed:
     """An axis whose indices are addressed by known positions.
 
     Attributes:
         op: The operator.
-        index: Which of its inputs holds the positions.
         looked: The axis that is addressed.
         part: The axis that holds what is read or written there; None where all of it is at one position.
         along: The axis of the index tensor that the positions lie along, None for one position.
@@ -125,7 +128,6 @@ class Addressed:
     """
 
     op: Op
-    index: int
     looked: Axis
     part: Axis | None
     along: int | None
@@ -146,7 +148,7 @@ class Addressed:
         if new.changed(self.looked):
             kept_indices = self.taken[np.isin(self.taken, new.kept(self.looked))]
             entries = [new.position(self.looked, int(i)) for i in kept_indices]
-            new.set_positions(self.index, self.along, self.column, entries)
+            new.set_positions(POSITIONS, self.along, self.column, entries)
 
 
 @rule("Compress Unique", shape_from_values=True)
@@ -219,7 +221,7 @@ def _by_columns(op: Op, parts: Value) -> list[tuple[Axis, Axis | None]]:
             continue
         along = next(iter(column.axes), None)
         part = mine[0] if mine else None
-        Addressed(op, 1, axis, part, along, i, column.entries % axis.length).link()
+        Addressed(op, axis, part, along, i, column.entries % axis.length).link()
         related.append((axis, part))
     return related
 
