@@ -160,18 +160,10 @@ def _first_output(node: Node) -> str:
 
 def _kind(node: Node, terms: Iterable[tuple[float, Sequence[Axis]]]) -> tuple[str, ...]:
     """What decides which code of an engine computes a node: the operator, whether it has a window, and groups."""
-    kernel = node.attribute("kernel_shape")
-    window = kernel is not None and max(kernel, default=1) > 1
-    if kernel is None:
-        window = any(
-            (axis.length or 0) > 1 and axis.position > 1 for _, axes in terms for axis in axes if _stored(axis)
-        )
+    weights = [axis for _, axes in terms for axis in axes if axis.value.tensor is not None]
+    window = any((axis.length or 0) > 1 and axis.position > 1 for axis in weights)
     grouped = int(node.attribute("group", 1)) > 1
     return node.op_type, "window" if window else "", "groups" if grouped else ""
-
-
-def _stored(axis: Axis) -> bool:
-    return axis.value.tensor is not None
 
 
 def _add(
