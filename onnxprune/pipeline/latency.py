@@ -11,6 +11,7 @@ from typing import Any
 
 from onnxprune.allocation.selection import Selection
 from onnxprune.coupling.groups import Group
+from onnxprune.engines import DEFAULT, Timer, is_timer
 from onnxprune.errors import InputError, RunError, option
 from onnxprune.options import LATENCY, Channels
 from onnxprune.pipeline.analysis import Analysis, reanalyze
@@ -18,7 +19,7 @@ from onnxprune.planning.fingerprint import fingerprint
 from onnxprune.progress import step
 from onnxprune.runtime.worker import CPU
 from onnxprune.times import Times
-from onnxprune.timing.engines import Engine, External, OnnxRuntime, checked, command
+from onnxprune.timing.engines import Engine, External, OnnxRuntime, timer
 from onnxprune.timing.measure import COPIES, measure_times, slice_copy
 from onnxprune.verification.check import working_feeds
 
@@ -42,7 +43,7 @@ class Timed:
 
     Attributes:
         times: The times.
-        engine: Times pruned models on this machine; None where the times come from elsewhere.
+        engine: Times pruned models; None where the times come from elsewhere and nothing here can check them.
     """
 
     times: Times
@@ -56,16 +57,18 @@ class MeasuredLatency:
     Attributes:
         predicted: By the times at many widths, in milliseconds; None where it was measured only.
         measured: By a run of it, in milliseconds; None where the times come from elsewhere.
+        engine: What it was measured in.
     """
 
     predicted: float | None
     measured: float | None
+    engine: str | None = None
 
 
 def timed(
     analysis: Analysis, groups: Sequence[Group], channels: Channels, shapes: Mapping[str, Sequence[int]]
 ) -> Timed:
-    """Reads the times that the options name, or measures the model with onnxruntime on one thread.
+    """Reads the times that the options name, or measures the model: in onnxruntime on one thread, or as `engine` says.
 
     Args:
         analysis: The analysis of the model.
@@ -76,10 +79,13 @@ def timed(
     Raises:
         InputError: The times are unreadable or of another model, or the model does not run.
     """
-    if channels.times is not None:
-        return Timed(read_times(channels.times, analysis), None)
+    read = None if channels.times is None else read_times(channels.times, analysis)
+    if read is not None and not is_timer(channels.engine):
+        return Timed(read, None)
     try:
-        used = engine(analysis, shapes)
+        used = ready_engine(analysis, shapes, channels.engine)
+        if read is not None:
+            return Timed(read, used.engine)
         return Timed(measure(analysis, groups, used.engine, used.shapes, copies=COPIES), used.engine)
     except RunError as error:
         raise InputError(f"the model cannot be timed: {error.message}", error.hint) from error
@@ -93,16 +99,16 @@ class ReadyEngine:
     shapes: Mapping[str, Sequence[int]]
 
 
-def engine(
+def ready_engine(
     analysis: Analysis,
     shapes: Mapping[str, Sequence[int]],
+    engine: Timer = DEFAULT,
     *,
-    run: str | Callable[[str], float] | None = None,
     providers: Sequence[Any] = (CPU,),
     threads: int = 1,
     batch: int = 1,
 ) -> ReadyEngine:
-    """The engine that times copies of a model: onnxruntime, or what is given a model file; see `stages.measure`.
+    """The engine that times copies of a model: what is given a model file, else onnxruntime; see `stages.measure`.
 
     Raises:
         InputError: The model does not run on synthetic inputs, or takes no such batch.
@@ -113,12 +119,9 @@ def engine(
     if batch > 1 and not any(a.shape[:1] == (batch,) for a in feeds.values()):
         raise InputError(f"the model takes no batch of {batch}", f"{option('input_shapes')} gives its inputs a size")
     fed = {name: a.shape for name, a in feeds.items()}
-    if run is None:
-        return ReadyEngine(OnnxRuntime(model, feeds, names, threads=threads, providers=providers), fed)
-    if isinstance(run, str):
-        return ReadyEngine(External(model, command(run), run), fed)
-    name = str(getattr(run, "__name__", type(run).__name__))
-    return ReadyEngine(External(model, lambda path: checked(run(path), name), name), fed)
+    if is_timer(engine):
+        return ReadyEngine(External(model, *timer(engine)), fed)
+    return ReadyEngine(OnnxRuntime(model, feeds, names, threads=threads, providers=providers), fed)
 
 
 def read_times(source: Times | str | os.PathLike[str], analysis: Analysis) -> Times:
@@ -213,7 +216,7 @@ def _corrected(
         predicted = float(selected.targets[LATENCY]["left"])
         measured = measured_ratio(analysis, timed.engine, selected) * timed.times.milliseconds
         logger.info("latency: %.4g ms predicted, %.4g ms measured, %.4g ms asked for", predicted, measured, asked)
-        yield selected, MeasuredLatency(predicted, measured)
+        yield selected, MeasuredLatency(predicted, measured, timed.engine.name)
         if asked * (1 - SLACK) <= measured <= asked or not selected.targets[LATENCY]["met"]:
             break
         limit *= asked * (1 - SLACK / 2) / measured
@@ -242,7 +245,7 @@ def _rivals(
             return
         measured = measured_ratio(analysis, timed.engine, selected) * whole
         logger.info("multiples of %d: %.4g ms at %.3g of the MACs", multiple, measured, share)
-        yield selected, MeasuredLatency(predicted, measured)
+        yield selected, MeasuredLatency(predicted, measured, timed.engine.name)
         if asked * (1 - SLACK) <= measured <= asked:
             return
         slope = max((whole - measured) / (1 - share), 0.2 * whole)

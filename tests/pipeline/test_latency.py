@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnxprune.cost import time_model
 from onnxprune.cost.measure import measure
 from onnxprune.coupling.groups import Grade
 from onnxprune.errors import InputError
-from onnxprune.model.model import Model
+from onnxprune.model.model import Model, load
 from onnxprune.pipeline import latency
 from onnxprune.pipeline.analysis import Analysis
 from onnxprune.runtime.io_slices import IoSlices
@@ -70,7 +71,7 @@ def test_the_measured_time_is_what_was_asked_for(engine: type[MadeUp], target: f
     assert found.asked == pytest.approx(target * whole)
     assert found.met and found.checked and found.left is not None
     assert 0.95 * found.asked <= found.left <= (1 + latency.TOLERANCE) * found.asked
-    assert report.measured_on["targets.latency"].how == "timed in onnxruntime"
+    assert report.measured_on["targets.latency"].how == "timed in made up"
 
 
 @pytest.mark.parametrize("factor", [1.25, pytest.param(0.8, marks=pytest.mark.slow)])
@@ -81,6 +82,28 @@ def test_a_wrong_prediction_is_corrected(engine: type[MadeUp], factor: float, mo
     assert found.met and found.left is not None and found.predicted is not None
     assert 0.95 * found.asked <= found.left <= (1 + latency.TOLERANCE) * found.asked
     assert found.left / found.predicted == pytest.approx(factor, rel=0.1)
+
+
+def bytes_of(path: str) -> float:
+    """Milliseconds for a thousand numbers of the weights in a file."""
+    return elements(load(path)) / 1e3
+
+
+@pytest.mark.parametrize("read", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_another_engine_corrects_as_well(engine: type[MadeUp], read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer is what `engine` is; times from a file that are 1.5 times too long are put right by it."""
+    monkeypatch.setattr(latency, "CHECKED", 0.0)
+    analysis, options = onnxprune.analyze(MODEL), {}
+    if read:
+        monkeypatch.setattr(engine, "factor", 1.0)
+        times = table(analysis)
+        options = {"times": replace(times, rows=[replace(row, ratio=row.ratio**0.5) for row in times.rows])}
+    report = pruned(0.6, engine=bytes_of, **options).report
+    found = report.targets["latency"]
+    assert found.met and found.engine == "bytes_of" and found.left is not None
+    assert found.asked == pytest.approx(0.6 * elements(analysis.model) / 1e3)
+    assert 0.95 * found.asked <= found.left <= (1 + latency.TOLERANCE) * found.asked
+    assert report.measured_on["targets.latency"].how == "timed in bytes_of"
 
 
 class Misleading(MadeUp):
