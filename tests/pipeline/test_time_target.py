@@ -8,7 +8,7 @@ import pytest
 import onnxprune
 from onnxprune.allocation.selection import Selection
 from onnxprune.options import Calibration, Options
-from onnxprune.pipeline.analysis import Analysis
+from onnxprune.pipeline.analysis import Analysis, prunable
 from onnxprune.pipeline.data import open_data
 from onnxprune.pipeline.time_target import COMPARED, WORSE, Trial, _best, _next
 from onnxprune.pipeline.trial_refit import FEWEST, can_tell, refitted_error
@@ -85,7 +85,7 @@ def test_a_short_refit_tells_more_removal_from_less(analysis: Analysis) -> None:
 
     def error(ratio: float) -> float:
         removed = np.zeros(analysis.coupling.classes.elements, dtype=bool)
-        for group in analysis.groups:
+        for group in prunable(analysis, options.scope):
             removed[group.channels[: int(ratio * group.units)]] = True
         groups = Selection(removed, [])
         return refitted_error(analysis.model.copy(), analysis, groups, data, options, 10**6)
