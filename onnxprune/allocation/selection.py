@@ -34,11 +34,13 @@ class Selection:
         removed: Boolean per channel id, True for what is removed.
         entries: What plan and report say of each group.
         targets: Requested and remaining amount of each cost, and whether the target is met.
+        rounded: Name of each group that rounding of a ratio changed -> units that it keeps without rounding, and now.
     """
 
     removed: NDArray[np.bool_]
     entries: list[dict[str, Any]]
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def nothing(coupling: Coupling) -> Selection:
@@ -48,14 +50,16 @@ def nothing(coupling: Coupling) -> Selection:
 
 def by_ratio(coupling: Coupling, groups: Sequence[Group], scores: Sequence[Scores], options: Channels) -> Selection:
     """The weakest units of some groups, as many as the ratio asks for."""
-    limits = limits_of(groups, options.min_channels, options.rounding)
     assert options.ratio is not None
-    counts = (
+    counts, plain = (
         ranked(groups, scores, options.ratio, limits)
         if options.global_ranking
         else uniform(groups, options.ratio, limits)
+        for limits in (limits_of(groups, options.min_channels, rounding) for rounding in (options.rounding, 1))
     )
-    return _taken(coupling, groups, [weakest(s, n) for s, n in zip(scores, counts, strict=True)], scores)
+    taken = _taken(coupling, groups, [weakest(s, n) for s, n in zip(scores, counts, strict=True)], scores)
+    changed = {g.name: (g.units - n, g.units - m) for g, n, m in zip(groups, plain, counts, strict=True) if n != m}
+    return replace(taken, rounded=changed)
 
 
 def by_budget(

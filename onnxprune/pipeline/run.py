@@ -124,6 +124,7 @@ def make_report(
         resolved=resolved(prepared.options),
         dense=dict(pruned.dense),
         whole_because=pruned.whole_because or report.whole_because,
+        rounded=dict(pruned.selection.rounded),
         unrounded={}
         if channels is None or channels.round_to == AUTO
         else unrounded(coupling, pruned.plan.removed, int(channels.round_to)),

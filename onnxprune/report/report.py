@@ -211,6 +211,7 @@ class Report(JsonValue):
         zeroed: Constant -> share of its elements that a pattern set to zero.
         dense: Constant -> why it was to have zeros and has none.
         whole_because: Why nothing was taken; None where something was.
+        rounded: Name of each group that rounding of a ratio changed -> units that it keeps without rounding, and now.
         unrounded: Constant -> axis -> channels along it, for widths that are smaller now and no multiple of the
             ``round_to`` that was asked for.
         permuted: Effect of the permutation; None without one.
@@ -250,6 +251,7 @@ class Report(JsonValue):
     mixing: bool
     interface: dict[str, dict[str, int]]
     resolved: ResolvedOptions | None = None
+    rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
     unrounded: dict[str, dict[str, int]] = field(default_factory=dict)
     permuted: PermutationReport | None = None
     storage: StorageReport | None = None

@@ -182,17 +182,28 @@ def zeros(report: Report) -> list[Part]:
 
 
 def uneven(report: Report) -> list[Part]:
-    """Widths that were to be rounded and are not."""
-    if not report.unrounded or report.options is None:
+    """What rounding to multiples changed of a ratio, and widths that were to be rounded and are not."""
+    if report.options is None:
         return []
+    found: list[Part] = []
+    if report.rounded:
+        (name, (before, after)), *more = report.rounded.items()
+        example = f"{short(name)}: {after} units in place of {before}{', ...' if more else ''}"
+        found.append(
+            f"{plural(len(report.rounded), 'group')} kept another number of channels than the ratio says, for "
+            f"multiples of {report.options['round_to']} ({example})"
+        )
+    if not report.unrounded:
+        return found
     (name, axes), *others = report.unrounded.items()
     widths = " by ".join(str(width) for width in axes.values())
     what = "have widths that are no multiples" if others else "has a width that is no multiple"
     example = f"{short(name)}: {widths}{', ...' if others else ''}"
-    return [
+    found.append(
         f"{plural(1 + len(others), 'layer')} that lost channels {what} of {report.options['round_to']} ({example}): "
         "other channels that they hold are kept"
-    ]
+    )
+    return found
 
 
 def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:

@@ -24,6 +24,7 @@ NAMES = (
     "told",
     "max_drop",
     "latency",
+    "engines",
     "sparsity",
     "compare_peer",
 )
