@@ -59,6 +59,7 @@ def test_a_plan_with_data_gives_what_the_run_gave() -> None:
     assert line.startswith("nothing was repaired, since no calibration data were given")
 
 
+@pytest.mark.slow
 def test_another_checkpoint_is_repaired() -> None:
     """Where the plan removes what matters there, data bring most of it back."""
     plan = onnxprune.prune(MLP, 0.7, calib=DIGITS, samples=128, time=False).plan
@@ -96,6 +97,7 @@ def test_refusals() -> None:
         onnxprune.apply(plan, classifier(), calib="none.npz")
 
 
+@pytest.mark.slow
 def test_the_command_line(cli: Cli, tmp_path: Path) -> None:
     onnx.save(classifier(), tmp_path / "net.onnx")
     np.savez(tmp_path / "c.npz", **DATA)

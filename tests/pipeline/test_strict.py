@@ -73,6 +73,7 @@ def test_a_time_limit_of_onnxruntime_is_a_warning() -> None:
     assert line.startswith("onnxruntime took longer than 0.3 s; what needed that run was left out")
 
 
+@pytest.mark.slow
 def test_a_repair_that_a_limit_prevented_is_a_warning() -> None:
     """The repair is chosen by a trial run; a limit that ends the run must not choose another repair in silence."""
     model = onnx.parser.parse_model(ENDLESS)

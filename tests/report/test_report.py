@@ -87,6 +87,7 @@ def test_options_of_the_run() -> None:
     assert onnxprune.apply(made.plan, tiny()).report.options is None
 
 
+@pytest.mark.slow
 def test_channels_are_those_open_to_pruning() -> None:
     """Channels of grade mixing count only where they were open."""
     source = MODELS / "pt_transformer.onnx"
