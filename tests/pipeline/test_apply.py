@@ -15,7 +15,7 @@ from onnxprune.errors import InputError
 from onnxprune.model.model import Model
 from onnxprune.runtime.session import session
 from tests.support.classifier import classifier, pruned, samples
-from tests.support.commands import Cli, assert_refused
+from tests.support.commands import Cli, assert_refused, tiny
 from tests.support.paths import MODELS
 
 MLP, DIGITS, TEST = (str(MODELS / name) for name in ("sk_mlp.onnx", "digits_calib_flat.npz", "digits_test_flat.npz"))
@@ -85,6 +85,14 @@ def test_a_plan_without_channels_needs_no_repair() -> None:
     assert any("nothing was repaired, since the plan removes no channels" in line for line in lines)
     nothing = onnxprune.prune(classifier(), 0.0, time=False).plan
     assert not any("repaired" in line for line in onnxprune.apply(nothing, classifier()).report.warnings)
+
+
+def test_without_data_a_map_is_at_risk_as_in_a_run() -> None:
+    made = onnxprune.prune(tiny(), 0.5, repair="none", time=False)
+    again = onnxprune.apply(made.plan, tiny(), repair="none")
+    assert again.report.many_positions == made.report.many_positions == ["y"]
+    assert again.report.warnings == made.report.warnings
+    assert made.report.warnings[0].startswith("accuracy unknown, and at risk: y has values for many positions")
 
 
 def test_refusals() -> None:
