@@ -23,6 +23,8 @@ NORMAL_95 = 1.96
 """Standard errors on both sides of a mean that make an interval of 95%."""
 RULE_OF_THREE = 3.0
 """What never happens in n samples has a probability below this over n, with 95% (Hanley and Lippman-Hand, 1983)."""
+ROUNDING = 1e-3
+"""What a probability that was computed in half precision may be above 1."""
 STANDS_OUT = 0.5
 """Scores choose a class where the largest is ahead of the next by this share of their standard deviation, in the median
 of the samples. Of numbers that choose nothing (an embedding, say) it is ahead by about 0.2."""
@@ -121,7 +123,7 @@ class DecisionSums:
             self._usable = False
             return
         before = _finite(np.moveaxis(a.astype(np.float64), axis, -1))
-        p, chosen = _probabilities(before), before.argmax(axis=-1)
+        p, chosen = probabilities(before, -1), before.argmax(axis=-1)
         other = _finite(np.moveaxis(b.astype(np.float64), axis, -1)).argmax(axis=-1)
         lost = _taken(p, chosen) - _taken(p, other)
         top = np.partition(before, -2, axis=-1)
@@ -153,11 +155,14 @@ def _finite(scores: Floats) -> Floats:
     return np.nan_to_num(scores, nan=low, neginf=low, posinf=high)
 
 
-def _probabilities(scores: Floats) -> Floats:
-    """Scores along the last axis as probabilities: as they are where all are from 0 to 1, else their softmax."""
-    if scores.size and scores.min() >= 0 and scores.max() <= 1 + 1e-6:
+def probabilities(scores: Floats, axis: int) -> Floats:
+    """Scores of classes along an axis as probabilities: as they are where all are from 0 to 1, else their softmax.
+
+    Those of several sigmoids are probabilities that do not sum to 1.
+    """
+    if scores.size and scores.min() >= 0 and scores.max() <= 1 + ROUNDING:
         return scores
-    return softmax(scores, -1)
+    return softmax(scores, axis)
 
 
 def softmax(scores: Array, axis: int) -> Array:

@@ -34,6 +34,11 @@ def test_logits_count_as_their_softmax() -> None:
     assert found.lost.mean == pytest.approx(same.lost.mean)
 
 
+def test_sigmoids_are_probabilities_as_they_are() -> None:
+    found = decided(np.array([[0.9, 0.8], [0.3, 0.6]]), np.array([[0.1, 0.2], [0.3, 0.6]]))
+    assert found.lost.mean == pytest.approx((0.9 - 0.8) / 2)
+
+
 def test_the_expected_loss_is_the_real_one_where_the_original_is_calibrated() -> None:
     rng = np.random.default_rng(1)
     logits = 2 * rng.standard_normal((4000, 5))
