@@ -42,7 +42,7 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
     error, detected = _at_positions(original, pruned, data, io_slices)
     names, scores = [o.name for o in original.proto.graph.output], class_scores(original)
     sums = [OutputSums(name, classified=False) for name in names]
-    choices = [DecisionSums(name, scores=name in scores) for name in names]
+    choices = [DecisionSums(name, scores=name in scores, axis=scores.get(name)) for name in names]
     fed, read = itertools.tee(data.held.batches())  # in one pass: a reader may have no two at a time
     before = session(with_scores(original)).each(fed)
     after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)

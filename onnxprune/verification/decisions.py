@@ -75,6 +75,34 @@ def ratio_estimate(parts: Floats, wholes: Floats) -> Estimate:
     return Estimate(ratio, max(0.0, ratio - width), min(1.0, ratio + width))
 
 
+def class_mean_estimate(parts: Floats, wholes: Floats, counted: NDArray[np.bool_]) -> Estimate:
+    """The mean over classes of a sum of parts over one of wholes, with a jackknife interval over the samples.
+
+    Leaving a sample out may leave a class without any, which a linearised ratio does not notice (Efron, "The jackknife,
+    the bootstrap and other resampling plans", 1982).
+
+    Args:
+        parts: Shape (samples, classes).
+        wholes: The same shape.
+        counted: Classes that count, shape (classes,).
+    """
+    n, parts, wholes = len(parts), parts[:, counted], wholes[:, counted]
+
+    def means(part: Floats, whole: Floats) -> Floats:
+        ratios = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+        found: Floats = ratios.sum(axis=-1) / np.maximum((whole > 0).sum(axis=-1), 1)
+        return found
+
+    mean = float(means(parts.sum(axis=0), wholes.sum(axis=0)))
+    if n < 2:
+        return Estimate(mean, 0.0, 1.0)
+    without = means(parts.sum(axis=0) - parts, wholes.sum(axis=0) - wholes)
+    width = NORMAL_95 * float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))
+    if not np.ptp(without):
+        width = RULE_OF_THREE / n
+    return Estimate(mean, max(0.0, mean - width), min(1.0, mean + width))
+
+
 @dataclass(frozen=True)
 class Decisions:
     """What is known of one output that chooses classes.
@@ -82,28 +110,32 @@ class Decisions:
     Attributes:
         output: Name of the output.
         agreement: Share of the choices that are the same; for an output that chooses at many positions, F1 of what is
-            found there besides the background, the original's choices being the truth.
+            found there besides the background, the original's choices being the truth; for a map of classes the mean
+            over the classes of the intersection over the union.
         lost: Accuracy that is lost, as a share of the choices, estimated from the original's probabilities.
         positions: Whether the output chooses at many positions of a sample.
+        by_class: Whether it is a map of classes, each of which counts alike, however few positions it has.
     """
 
     output: str
     agreement: Estimate
     lost: Estimate
     positions: bool = False
+    by_class: bool = False
 
 
 class DecisionSums:
     """Collects the choices of one output, batch by batch."""
 
-    def __init__(self, name: str, *, scores: bool) -> None:
+    def __init__(self, name: str, *, scores: bool, axis: int | None = None) -> None:
         """Begins without a sample.
 
         Args:
             name: Name of the output.
             scores: Whether the graph says that the output holds scores of classes; else its values must look so.
+            axis: Axis of the classes; None for the likeliest.
         """
-        self._name, self._known = name, scores
+        self._name, self._known, self._axis = name, scores, axis
         self._same: list[Floats] = []
         self._lost: list[Floats] = []
         self._ahead: list[Floats] = []
@@ -118,7 +150,7 @@ class DecisionSums:
             same = (a == b).reshape(len(a), -1).mean(axis=1)
             self._add(same, 1 - same, np.full(len(a), np.inf if self._known else 0.0))
             return
-        axis = class_axis_if_any(a.shape)
+        axis = class_axis_if_any(a.shape) if self._axis is None else self._axis
         if axis is None or (a.ndim > 2 and not self._known):
             self._usable = False
             return
