@@ -242,6 +242,10 @@ def accuracy(report: Report) -> str:
         what = f"finds the same, {found_same}" if found.decisions.positions else "chooses the same in"
         lines.append(f"- {short(found.decisions.output)} {what} {interval(same)}")
         lines.append(f"- accuracy lost: {interval(lost)}, estimated from the probabilities of the original")
+    if found.neighbours is not None:
+        kept = found.neighbours
+        lines.append(f"- {short(kept.output)} moved to a cosine of {kept.cosine:.3f}, mean of the samples")
+        lines.append(f"- the nearest other sample, by cosine, is the same for {interval(kept.same)}")
     if report.metric is not None:
         lines += [f"- {line}" for line in metric_lines(report.metric)]
     return "\n".join(lines)

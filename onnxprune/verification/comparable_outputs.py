@@ -76,6 +76,12 @@ def class_scores(model: Model) -> dict[str, int | None]:
     return found
 
 
+def outputs_without_scores(model: Model) -> list[str]:
+    """Names of the outputs that no softmax or sigmoid makes, nor a choice."""
+    scored = {c.output for c in with_comparable_outputs(model)[1] if c.scores is not None} | set(_choices(model))
+    return [o.name for o in model.proto.graph.output if o.name not in scored]
+
+
 def _choices(model: Model) -> dict[str, tuple[str, int | None]]:
     """The scores that outputs were chosen by, and along which axis of these; None where that is not known."""
     producers = {name: node for node in model.proto.graph.node for name in node.output}
