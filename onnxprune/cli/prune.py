@@ -84,8 +84,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     AMOUNT,
     "--engine",
     default="onnxruntime",
-    metavar="NAME",
-    help="openvino, tensorrt, tflite, ncnn, mnn ...  [onnxruntime]",
+    metavar="WHAT",
+    help="openvino, tensorrt, tflite, ncnn, mnn ...; for latency a command that prints ms too  [onnxruntime]",
 )
 @option(AMOUNT, "--times", metavar="FILE", help="What measure wrote elsewhere, for --target latency")
 @option(

@@ -166,7 +166,8 @@ def measured_targets(pruned: Pruned, after: Cost) -> dict[str, TargetReport]:
             assert pruned.latency is not None
             checked = pruned.latency.measured is not None
             time = float(target["left"])
-            found[name] = TargetReport(asked, time, bool(target["met"]), pruned.latency.predicted, checked)
+            latency = pruned.latency
+            found[name] = TargetReport(asked, time, bool(target["met"]), latency.predicted, checked, latency.engine)
             continue
         left = measured(costs[name], pruned.model, after, shapes)
         found[name] = TargetReport(asked, left, left is not None and left <= asked)

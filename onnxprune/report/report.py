@@ -49,6 +49,7 @@ class TargetReport:
         met: Whether that is within the limit; latency to within 2%, as it can be measured no better.
         predicted: Latency that was predicted from the times at other widths.
         checked: Whether `left` is what a run of the model took; false where it is predicted.
+        engine: What a latency was measured in.
     """
 
     asked: float
@@ -56,6 +57,7 @@ class TargetReport:
     met: bool
     predicted: float | None = field(default=None, metadata=OMIT_NONE)
     checked: bool = True
+    engine: str | None = field(default=None, metadata=OMIT_NONE)
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ def in_time(report: Report) -> list[Part]:
     if target.predicted is not None:
         shown.append(f"{duration(target.predicted / 1e3)} predicted")
     shown.append(f"{duration(target.left / 1e3)} measured" if target.checked else "not measured here")
-    return [f"latency: {', '.join(shown)}"]
+    where = f" in {printable(target.engine)}" if target.checked and target.engine else ""
+    return [f"latency: {', '.join(shown)}{where}"]
 
 
 def _asked_for(report: Report) -> str:
