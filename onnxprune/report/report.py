@@ -13,6 +13,7 @@ from onnxprune.report.metric import GateReport, MetricReport
 from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions
 from onnxprune.verification.latency import Timing
+from onnxprune.verification.neighbours import Neighbours
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class CalibrationReport:
         held_out: Whether neither scores nor repair used them.
         relative_error: Squared error of the outputs as a share of their variance.
         decisions: The output that chooses classes and is expected to lose most; None where none chooses any.
+        neighbours: The output that holds embeddings and keeps the fewest nearest neighbours; None where none does.
         inputs: What the samples hold, by input.
         mismatch: How far they are from training, where a BatchNormalization tells it.
         unused: Names of given arrays that are neither inputs nor labels.
@@ -148,6 +150,7 @@ class CalibrationReport:
     held_out: bool
     relative_error: float | None
     decisions: Decisions | None = None
+    neighbours: Neighbours | None = field(default=None, metadata=OMIT_NONE)
     inputs: dict[str, InputReport] = field(default_factory=dict)
     mismatch: TrainingMismatch | None = None
     unused: list[str] = field(default_factory=list)

@@ -250,9 +250,14 @@ def accuracy(report: Report) -> str:
     lines = [f"On {count}{found.on}: squared error of the outputs {share}"]
     if found.decisions is not None:
         same, lost = found.decisions.agreement, found.decisions.lost
-        what = "finds the same, F1" if found.decisions.positions else "chooses the same in"
+        found_same = "IoU, mean of the classes," if found.decisions.by_class else "F1"
+        what = f"finds the same, {found_same}" if found.decisions.positions else "chooses the same in"
         lines.append(f"- {short(found.decisions.output)} {what} {interval(same)}")
         lines.append(f"- accuracy lost: {interval(lost)}, estimated from the probabilities of the original")
+    if found.neighbours is not None:
+        kept = found.neighbours
+        lines.append(f"- {short(kept.output)} moved to a cosine of {kept.cosine:.3f}, mean of the samples")
+        lines.append(f"- the nearest other sample, by cosine, is the same for {interval(kept.same)}")
     if report.metric is not None:
         lines += [f"- {line}" for line in metric_lines(report.metric)]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from onnxprune.engines import PROFILES
 from onnxprune.errors import InputError
 from tests.ops.case import build
 from tests.support.commands import Cli
+from tests.support.lanes import spread
 from tests.support.oracle import session
 
 GROUPED = """(float[N,8,6,6] x) => (float[N,4,6,6] y)
@@ -130,7 +131,7 @@ def test_a_group_that_no_product_touches() -> None:
     assert limits_of(groups, 1, 4) == [Limits(1, (Width(1, 0, 4),))]
 
 
-@pytest.mark.parametrize("text", [GROUPED, HEADS, FLAT, PART, JOINED])
+@pytest.mark.parametrize("text", spread([GROUPED, HEADS, FLAT, PART, JOINED], 4))
 @pytest.mark.parametrize("options", [{"global_ranking": True, "ratio": 0.4}, {"target": {"params": 0.6}}])
 def test_whatever_chooses_the_result_is_rounded_and_runs(text: str, options: dict[str, object]) -> None:
     model = build(text, constants=CONSTANTS)
@@ -158,7 +159,7 @@ def kept(**options: object) -> dict[str, int]:
     return {"convolution": made["a"][0], "next": made["c"][0], "product": made["d"][1]}
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("share", spread([0.3, 0.5, 0.7]))
 @pytest.mark.parametrize("engine", list(PROFILES))
 def test_targets_keep_what_the_engine_computes_fast(engine: str, share: float) -> None:
     """Unless a layer stays whole: of 30 depthwise channels the stricter multiple counts."""

@@ -20,6 +20,7 @@ from onnxprune.pipeline.analysis import Analysis
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.times import TimedWidths, Times
 from onnxprune.timing.engines import OnnxRuntime
+from tests.support.lanes import spread
 from tests.support.paths import MODELS
 
 MODEL = MODELS / "pt_resnet_bn.onnx"
@@ -75,7 +76,8 @@ def test_the_measured_time_is_what_was_asked_for(engine: type[MadeUp], target: f
     assert report.measured_on["targets.latency"].how == "timed in made up"
 
 
-@pytest.mark.parametrize("factor", [1.25, pytest.param(0.8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [1.25, 0.8])
 def test_a_wrong_prediction_is_corrected(engine: type[MadeUp], factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models turn out slower, or faster, than the table says: the result still takes what was asked for."""
     monkeypatch.setattr(engine, "factor", factor)
@@ -127,6 +129,7 @@ def test_where_the_times_mislead_multiples_are_taken(engine: type[MadeUp], monke
     assert damages[1] <= damages[0]
 
 
+@pytest.mark.slow
 def test_a_time_that_cannot_be_had_is_missed(engine: type[MadeUp]) -> None:
     report = pruned(0.0005).report
     found = report.targets["latency"]
@@ -134,6 +137,7 @@ def test_a_time_that_cannot_be_had_is_missed(engine: type[MadeUp]) -> None:
     assert any(line.startswith("target latency is missed") for line in report.warnings)
 
 
+@pytest.mark.slow
 def test_a_time_in_milliseconds(engine: type[MadeUp]) -> None:
     whole = engine(onnxprune.analyze(MODEL).model).milliseconds()
     assert pruned(f"{0.7 * whole:.6f}ms").report.targets["latency"].asked == pytest.approx(0.7 * whole, rel=1e-5)
@@ -145,6 +149,7 @@ def table(analysis: Analysis) -> Times:
     return latency.measure(analysis, groups, MadeUp(analysis.model), {"input": [1, 3, 32, 32]}, copies=16)
 
 
+@pytest.mark.slow
 def test_a_table_from_elsewhere_gives_the_same_plan_here(tmp_path: Path) -> None:
     """From a file and in memory, twice, without a run of the model: nothing here is measured."""
     analysis = onnxprune.analyze(MODEL)
@@ -176,6 +181,7 @@ def test_times_that_do_not_belong_to_the_model(tmp_path: Path) -> None:
         pruned(0.5, times=fewer)
 
 
+@pytest.mark.slow
 def test_latency_beside_another_target(engine: type[MadeUp]) -> None:
     report = onnxprune.prune(
         MODEL, target={"latency": 0.8, "macs": 0.5}, repair="none", importance="l1", verify=False, time=False
@@ -215,10 +221,7 @@ def test_the_fastest_model_within_a_gate_is_found(engine: type[MadeUp]) -> None:
     assert tried or result.plan.changes_model
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["pt_bilstm", pytest.param("pt_transformer_packed", marks=pytest.mark.slow), "keras_cnn", "sk_mlp", "pt_mobilenet"],
-)
+@pytest.mark.parametrize("name", spread(["keras_cnn", "pt_bilstm", "pt_transformer_packed", "sk_mlp", "pt_mobilenet"]))
 def test_every_kind_of_model_has_a_latency(name: str) -> None:
     """Recurrent layers, attention, shapes that are computed, operators without shapes: what is left falls with widths."""
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
