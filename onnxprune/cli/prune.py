@@ -85,7 +85,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     "--engine",
     default="onnxruntime",
     metavar="WHAT",
-    help="openvino, tensorrt, tflite, ncnn, mnn ...; for latency a command that prints ms too  [onnxruntime]",
+    help="openvino, tensorrt, ncnn, ..., or its timer  [onnxruntime]",
 )
 @option(AMOUNT, "--times", metavar="FILE", help="What measure wrote elsewhere, for --target latency")
 @option(
