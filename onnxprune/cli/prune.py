@@ -24,6 +24,7 @@ NOTES = [
         "Verbs (a file of such a name is ./inspect)",
         [
             ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
+            ("sensitivity MODEL", "What each group costs and saves when it is pruned alone"),
             ("apply PLAN MODEL", "Take the same from another checkpoint, and repair it with --calib"),
             ("measure MODEL", "Time of the model at many widths, for --target latency"),
             ("compare A B ...", "Size, time, accuracy and drift of models side by side"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
@@ -39,10 +39,13 @@ class Damage:
     Attributes:
         curves: Damage after each removal, and the order of the units.
         scores: Importance of each unit, where the criterion scores units by themselves; None where curves say it.
+        measured: Whether the heights of the curves were measured at the outputs; else each is of the layers that read
+            the group.
     """
 
     curves: list[Curve]
     scores: list[Scores] | None
+    measured: bool = False
 
     def unit_scores(self, groups: Sequence[Group]) -> list[Scores]:
         """Importance of every unit of the groups; shape (units,) each."""
@@ -78,7 +81,8 @@ def learn_damage(
     for share in rounds.shares(channels.steps):
         assert data is not None  # the options see to that
         part = selection.intermediate_target(channels, whole, share)
-        damage = Damage(_learn_round(analysis, groups, damage, data, options, part, before, synthetic_feeds), None)
+        curves = _learn_round(analysis, groups, damage, data, options, part, before, synthetic_feeds)
+        damage = replace(damage, curves=curves)
     return damage
 
 
@@ -158,7 +162,7 @@ def measure_damage(
                     input_shapes=input_shapes or {},
                     memory=memory,
                 )
-            return Damage(curves, None)
+            return Damage(curves, None, data is not None and bool(channels.target or channels.global_ranking))
     most = [g.units - min(channels.min_channels, g.units) for g in groups]
     return Damage([curve_from_scores(s, n) for s, n in zip(scores, most, strict=True)], scores)
 
