@@ -77,6 +77,9 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     default=None,
     help="R is the share of all groups, or of each by itself  [of each; of all for zeros that data choose]",
 )
+@option(
+    AMOUNT, "--keep", multiple=True, metavar="REGEX=S", help="Share that stays of such groups: stem=0.8; repeatable"
+)
 @option(AMOUNT, "--min-channels", type=int, default=1, metavar="N", help="Channels that every group keeps  [1]")
 @option(
     AMOUNT, "--round-to", default="auto", metavar="N", help="Keep multiples of N; auto: what the engine needs  [auto]"
@@ -116,7 +119,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     help="Inputs, labelled or not: FILE.npz, folder of arrays or images, module:function",
 )
 @option(DATA, "--samples", type=int, default=1024, metavar="N", help="Use at most N calibration samples  [1024]")
-@option(DATA, "--stats", metavar="FILE", help="Statistics of the data: read if FILE exists, else written")
+@option(DATA, "--stats", hidden=True)
 @option(DATA, "--steps", type=int, default=1, hidden=True)
 @option(DATA, "--memory", default="1GB", hidden=True)
 @option(

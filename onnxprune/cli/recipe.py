@@ -90,6 +90,7 @@ KEYS: dict[str, Kind] = {
     "output": _PATH,
     "force": _FLAG,
     "target": _AMOUNTS,
+    "keep": _AMOUNTS,
     "calib": _PATH,
     "samples": _INTEGER,
     "steps": _INTEGER,

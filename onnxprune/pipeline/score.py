@@ -21,7 +21,7 @@ from onnxprune.importance.score import score
 from onnxprune.options import Calibration, Channels, Options
 from onnxprune.options.criteria import BY_WEIGHTS
 from onnxprune.pipeline import observe, rounds
-from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze
+from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze, shares_by_group
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
@@ -176,9 +176,10 @@ def allocate(
     input_shapes: Mapping[str, Sequence[int]],
 ) -> Selection:
     """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given."""
+    keep = shares_by_group(analysis, groups, channels.keep)
     if channels.target:
-        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, input_shapes)
-    return selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels)
+        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, input_shapes, keep)
+    return selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, keep)
 
 
 def _learn_round(
