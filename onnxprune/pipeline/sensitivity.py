@@ -157,7 +157,7 @@ def _report(name: str | None, prepared: Prepared, savings: _Savings, clock: Cloc
         None if before is None else before.name,
         None if before is None else before.before,
         savings.name,
-        _ranked(rows),
+        rows if data is None and prepared.loaded.data is None else _ranked(rows),
         [PinnedGroup(g.name, g.units, g.reasons or [LEFT]) for g in prepared.analysis.groups if g not in groups],
         _notes(prepared, data, evaluator, extent.shares),
         rounded(clock.seconds),

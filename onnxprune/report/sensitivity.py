@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from onnxprune.report.json_data import JsonValue
 from onnxprune.report.metric import number
 from onnxprune.report.tables import ROWS, Part, table
 
-NAME = 26
+NAME = 30
 """Characters of a group's name in the tables."""
 SCHEMA = 1
 """Version of the JSON data: keys may be added to it; one that changes its meaning or goes makes it another."""
@@ -70,7 +71,8 @@ class GroupSensitivity:
         macs: The same of the MACs; None where they cannot be counted.
         time: The same of the measured time; None without times.
         points: Damage and saving, by the share that is removed.
-        rank: 1 for the group that saves most for its damage when half of it is removed.
+        rank: 1 for the group that saves most for its damage when half of it is removed; None where damages of groups
+            cannot be compared.
     """
 
     group: str
@@ -82,7 +84,7 @@ class GroupSensitivity:
     macs: float | None
     time: float | None
     points: list[SensitivityPoint]
-    rank: int = 0
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class SensitivityReport(JsonValue):
     version: str = __version__
 
     def __repr__(self) -> str:
-        best = min(self.groups, key=lambda g: g.rank, default=None)
+        best = next((g for g in self.groups if g.rank == 1), None)
         first = "" if best is None else f", most for its damage: {short(best.group)!r}"
         return f"SensitivityReport({plural(len(self.groups), 'group')} on {self.on}{first})"
 
@@ -180,22 +182,53 @@ def tables(report: SensitivityReport) -> list[Part]:
     if not groups:
         return parts
     shown = groups[:ROWS]
-    timed = any(g.time is not None for g in groups)
+    names = distinct([g.group for g in shown], NAME)
+    timed, ranked = any(g.time is not None for g in groups), any(g.rank is not None for g in groups)
     titles = ["group, in execution order", ">channels", ">layers", ">params", ">MACs", *([">time"] if timed else [])]
-    rows = [[short(g.group, NAME), str(g.channels), str(g.layers), *_shares(g, timed), str(g.rank)] for g in shown]
-    parts.append(table([*titles, ">rank"], rows, len(groups)))
-    shares = [p.share for p in groups[0].points]
-    parts += [_damage_title(report), _by_share(shown, shares, _damage, len(groups))]
+    rows = [
+        [name, str(g.channels), str(g.layers), *_shares(g, timed), *([str(g.rank)] if ranked else [])]
+        for name, g in zip(names, shown, strict=True)
+    ]
+    parts.append(table([*titles, *([">rank"] if ranked else [])], rows, len(groups)))
+
+    def by_share(cell: Callable[[SensitivityPoint], str]) -> Part:
+        lines = [[name, *(cell(p) for p in g.points)] for name, g in zip(names, shown, strict=True)]
+        return table(["group", *(f">{100 * p.share:g}%" for p in shown[0].points)], lines, len(groups))
+
+    parts += [_damage_title(report), by_share(_damage)]
     if any(p.agreement is not None for g in groups for p in g.points):
         title = f"Choices that equal the original's, on {report.on}:"
-        parts += [title, _by_share(shown, shares, _agreement, len(groups))]
+        parts += [title, by_share(_agreement)]
     if report.metric is not None:
         name = report.metric
         before = "" if report.before is None else f" (the original: {number(name, report.before)})"
         title = f"{printable(name)} on {report.on}{before}:"
-        parts += [title, _by_share(shown, shares, lambda p: _metric(name, p), len(groups))]
-    about = f"Rank 1 saves most {report.gain} for its damage when half of it is removed."
-    return [*parts, "\n".join(["- " + printable(line) for line in [about, *report.notes]])]
+        parts += [title, by_share(lambda p: _metric(name, p))]
+    about = [f"Rank 1 saves most {report.gain} for its damage when half of it is removed."] if ranked else []
+    return [*parts, "\n".join("- " + printable(line) for line in [*about, *report.notes])]
+
+
+def distinct(names: Sequence[str], limit: int) -> list[str]:
+    """Names for a table, shortened so that no two are alike that were not.
+
+    What all begin with is left out where one is too long; numbers tell those apart that are still alike.
+
+    >>> distinct(["layers.0.attention.bias", "layers.1.attention.bias"], 16)
+    ['...0.at...n.bias', '...1.at...n.bias']
+    >>> distinct(["a" * 40 + "b" + "c" * 40, "a" * 40 + "d" + "c" * 40], 16)
+    ['1 aaaaaa...ccccc', '2 aaaaaa...ccccc']
+    """
+    shown = [printable(name) for name in names]
+    if len(shown) > 1 and max(map(len, shown)) > limit:
+        first, last = min(shown), max(shown)
+        same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        common = re.sub(r"[^./:_]*$", "", first[:same])
+        shown = [f"...{name[len(common) :]}" if len(common) > len("...") else name for name in shown]
+    cut = [short(name, limit) for name in shown]
+    if len(set(cut)) == len(set(names)):
+        return cut
+    width = len(str(len(names)))
+    return [f"{i:{width}} {short(name, limit - width - 1)}" for i, name in enumerate(shown, start=1)]
 
 
 def _damage_title(report: SensitivityReport) -> str:
@@ -208,11 +241,6 @@ def _damage_title(report: SensitivityReport) -> str:
 def _shares(group: GroupSensitivity, timed: bool) -> list[str]:
     values = [group.params, group.macs, *([group.time] if timed else [])]
     return ["-" if value is None else percent(value, 1) for value in values]
-
-
-def _by_share(groups: Sequence[GroupSensitivity], shares: Sequence[float], shown: Any, total: int) -> Part:
-    rows = [[short(g.group, NAME), *(shown(p) for p in g.points)] for g in groups]
-    return table(["group", *(f">{100 * s:g}%" for s in shares)], rows, total)
 
 
 def _damage(point: SensitivityPoint) -> str:

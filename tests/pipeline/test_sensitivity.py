@@ -145,6 +145,7 @@ def test_without_data_a_model_of_matrix_products_is_not_run() -> None:
     points = [p for g in report.groups for p in g.points]
     assert not any(p.measured for p in points if p.removed)
     assert {p.agreement for p in points} == {None}
+    assert {g.rank for g in report.groups} == {None}  # shares of scores of different layers cannot be compared
 
 
 @pytest.mark.parametrize("affordable_shares", [1, 0])

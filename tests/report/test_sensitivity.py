@@ -13,7 +13,7 @@ import pytest
 
 import onnxprune
 from onnxprune.report import tables as drawing
-from onnxprune.report.sensitivity import COLUMNS, SensitivityReport, tables
+from onnxprune.report.sensitivity import COLUMNS, SensitivityReport, distinct, tables
 from tests.support.commands import Cli, assert_refused
 from tests.support.paths import MODELS
 
@@ -76,6 +76,14 @@ def test_tables_fit_80_columns_whatever_the_names(report: SensitivityReport) -> 
     assert all(len(line) <= 80 and line.isprintable() for line in text.split("\n"))
     assert "10%" in text and "90%" in text and "rank" in text
     assert len([line for line in text.split("\n") if "HYPER" in line]) >= 2
+
+
+def test_groups_can_be_told_apart() -> None:
+    """However alike long names are; those of one group in every table are the same."""
+    long = [f"encoder.layers.{i}.self_attention.{part}.weight:0" for i in range(3) for part in ("in", "out")]
+    assert len(set(distinct(long, 30))) == 6
+    assert all(len(name) <= 30 for name in distinct(long, 30))
+    assert distinct(["stem", "head"], 30) == ["stem", "head"]
 
 
 def test_json_is_strict(report: SensitivityReport) -> None:
