@@ -7,6 +7,7 @@ import click
 from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, save, show
+from onnxprune.cli.page import html_option, page_path, write_run
 from onnxprune.cli.paths import read_plan, target
 
 
@@ -31,6 +32,7 @@ from onnxprune.cli.paths import read_plan, target
     "Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
 )
 @option("Options", "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
+@html_option("Options")
 @option("Options", "--quiet", is_flag=True, help="No report; warnings and errors only")
 def apply(
     plan: str,
@@ -45,11 +47,13 @@ def apply(
     no_verify: bool,
     input_shape: tuple[str, ...],
     as_json: bool,
+    html: str | None,
     quiet: bool,
 ) -> None:
     """Applies a plan to the model that it was made for, or to another checkpoint of it."""
     shapes = parsing.shapes(input_shape)
     path = target(model, output, plan, *parsing.data_files(calib), force=force)
+    page = page_path(html, model, plan, *parsing.data_files(calib))
     written = read_plan(plan)
     from onnxprune.api import run_plan
     from onnxprune.options import Calibration, Checks, Repair
@@ -62,4 +66,5 @@ def apply(
     with announcing(quiet or as_json) as stage:
         result = run_plan(parsed, model, asked, progress=stage)
         save(result, path, stage)
+    write_run(page, model, str(path), result.plan, result.report)
     show(result.report, {"model": model, "output": str(path), "plan": plan}, as_json=as_json, quiet=quiet)

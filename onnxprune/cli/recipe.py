@@ -85,6 +85,7 @@ KEYS: dict[str, Kind] = {
     "dry-run": _FLAG,
     "plan": _PATH,
     "json": _FLAG,
+    "html": _PATH,
     "quiet": _FLAG,
     "progress": _FLAG,
     "output": _PATH,

@@ -9,6 +9,7 @@ import click
 from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, draw, print_json
+from onnxprune.cli.page import html_option, page_path, write
 from onnxprune.cli.paths import writable, written
 
 WHAT, DATA, WORDS = "What", "Data and repair", "Output"
@@ -31,6 +32,7 @@ WHAT, DATA, WORDS = "What", "Data and repair", "Output"
 @option(DATA, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option(WORDS, "-o", "--output", metavar="FILE", help="Write everything as JSON")
 @option(WORDS, "--csv", "csv_file", metavar="FILE", help="Write the rows as CSV, for a spreadsheet")
+@html_option(WORDS)
 @option(WORDS, "--json", "as_json", is_flag=True, help="Everything as JSON instead of tables")
 @option(WORDS, "--progress/--no-progress", default=None, help="Show how far it is  [on a terminal]")
 def sensitivity(
@@ -50,6 +52,7 @@ def sensitivity(
     seed: int,
     output: str | None,
     csv_file: str | None,
+    html: str | None,
     as_json: bool,
     progress: bool | None,
 ) -> None:
@@ -64,7 +67,10 @@ def sensitivity(
     for path in files:
         if path is not None:
             writable(path, *reads)
+    page = page_path(html, *reads)
+    from onnxprune import api
     from onnxprune.pipeline.sensitivity import sensitivity as examine
+    from onnxprune.report.page.build import sensitivity_page
     from onnxprune.report.sensitivity import tables
 
     with announcing(as_json, progress) as stage:
@@ -85,8 +91,12 @@ def sensitivity(
             seed=seed,
             progress=stage,
         )
+    parts = tables(report)
+    if page is not None:
+        coupling = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink).coupling
+        write(page, lambda command: sensitivity_page(model, command, parts, coupling, report))
     with written(files[0], report.to_json() + "\n"), written(files[1], report.to_csv()):
         if as_json:
             print_json(report.to_dict())
         else:
-            draw(tables(report))
+            draw(parts)

@@ -143,6 +143,11 @@ class SensitivityReport(JsonValue):
         first = "" if best is None else f", most for its damage: {short(best.group)!r}"
         return f"SensitivityReport({plural(len(self.groups), 'group')} on {self.on}{first})"
 
+    @property
+    def compared(self) -> bool:
+        """Whether damages of groups can be compared: they are of outputs, and not of weights alone."""
+        return any(g.rank is not None for g in self.groups)
+
     def to_csv(self) -> str:
         """The rows as CSV (RFC 4180): a line a group and share."""
         out = io.StringIO(newline="")
@@ -183,7 +188,7 @@ def tables(report: SensitivityReport) -> list[Part]:
         return parts
     shown = groups[:ROWS]
     names = distinct([g.group for g in shown], NAME)
-    timed, ranked = any(g.time is not None for g in groups), any(g.rank is not None for g in groups)
+    timed, ranked = any(g.time is not None for g in groups), report.compared
     titles = ["group, in execution order", ">channels", ">layers", ">params", ">MACs", *([">time"] if timed else [])]
     rows = [
         [name, str(g.channels), str(g.layers), *_shares(g, timed), *([str(g.rank)] if ranked else [])]
@@ -232,6 +237,8 @@ def distinct(names: Sequence[str], limit: int) -> list[str]:
 
 
 def _damage_title(report: SensitivityReport) -> str:
+    if not report.compared:
+        return "Share of the squared scores of a group that goes with a share of its channels:"
     samples = f" {report.samples}" if report.samples else ""
     title = f"Damage on{samples} {report.on}, {report.repair}, by the share of channels removed"
     predicted = any(not p.measured for g in report.groups for p in g.points)
