@@ -127,4 +127,4 @@ def verdict(done: list[dict[str, Any]], _: argparse.Namespace) -> tuple[list[str
 def spearman(first: Any, second: Any) -> float:
     """Rank correlation of two sequences of numbers without ties."""
     ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return round(float(np.corrcoef(*ranks)[0, 1]), 6)
