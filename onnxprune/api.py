@@ -35,6 +35,7 @@ def prune(
     ratio: float | None = None,
     *,
     target: Targets | None = None,
+    keep: Mapping[str, float] | None = None,
     pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
     global_ranking: bool | None = None,
     importance: str | Scorer | None = None,
@@ -78,6 +79,7 @@ def prune(
         model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
         ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed.
         target: What may be left of some costs, in place of a ratio.
+        keep: Regular expression -> share that stays of the groups that it matches; the others follow ratio or target.
         pattern: ``channels``, a pattern of zeros, or a list with both.
         global_ranking: Rank across groups instead of within each.
         importance: A criterion by name, or a function of a group.
@@ -153,6 +155,7 @@ def plan(
     ratio: float | None = None,
     *,
     target: Targets | None = None,
+    keep: Mapping[str, float] | None = None,
     pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
     global_ranking: bool | None = None,
     importance: str | Scorer | None = None,
@@ -192,6 +195,7 @@ def plan(
         analysis: The analysis of the model; it is not changed.
         ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed.
         target: What may be left of some costs, in place of a ratio.
+        keep: Regular expression -> share that stays of the groups that it matches; the others follow ratio or target.
         pattern: ``channels``, a pattern of zeros, or a list with both.
         global_ranking: Rank across groups instead of within each.
         importance: A criterion by name, or a function of a group.

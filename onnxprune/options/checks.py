@@ -81,6 +81,17 @@ def mapping(name: str, value: object, example: str, *, callables: bool = False) 
     return dict(value)
 
 
+def kept_shares(name: str, value: object) -> dict[str, float]:
+    """Shares that stay, above 0 and up to 1, by regular expression."""
+    given = mapping(name, value, "{'stem': 0.8}")
+    expressions(name, list(given))
+    for key, share in given.items():
+        given[key] = found = number(f"{name} {key}", share)
+        if not 0 < found <= 1:
+            raise InputError(f"{option(name)} {key!r} must be above 0 and at most 1, not {found:g}", "0.8 keeps 80%")
+    return given
+
+
 def shapes(name: str, value: object) -> dict[str, tuple[int, ...]]:
     """Shapes by input name."""
     example = "{'input': (1, 3, 224, 224)}"

@@ -74,6 +74,7 @@ class Options:
         ratio: float | None = None,
         *,
         target: Targets | None = None,
+        keep: Mapping[str, float] | None = None,
         pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
         global_ranking: bool | None = None,
         importance: str | Scorer | None = None,
@@ -116,6 +117,7 @@ class Options:
                 channels are, share of a pattern that has none.
             target: What may be left of ``macs``, ``params``, ``bytes`` or ``latency`` in place of a ratio: ``{"macs":
                 0.5}``, ``{"latency": "4ms"}``; or of a cost that was added, by its name or its factory.
+            keep: Regular expression -> share of the units that stay of matching groups, see `Channels`.
             pattern: ``channels``, a pattern of zeros (see `patterns`), or a list with both.
             global_ranking: Rank across groups (or weights, or their blocks) instead of within each; by default only
                 for zeros that data choose and a refit follows.
@@ -168,11 +170,13 @@ class Options:
             metric=metric,
             max_drop=max_drop,
         )
-        targets = or_empty(target)
+        targets, kept = or_empty(target), or_empty(keep)
         share = None if ratio is None else checks.fraction("ratio", ratio)
         removes, zeros = patterns.read(pattern, share)
         if targets and not removes:
             raise InputError("target and pattern both say how much", "give one of them")
+        if kept and not removes:
+            raise InputError("keep is for channels, and none are removed", f"give {option('ratio', 0.5)}, say")
         wanted = None if importance is None else extensions.as_criterion(importance)
         check_importance(wanted, removes, zeros)
         permute = checks.flag("permute", permute)
@@ -185,6 +189,7 @@ class Options:
             Channels(
                 ratio=FURTHEST if given.search and share is None and not targets else share,
                 target=targets,
+                keep=kept,
                 importance=importance if wanted is not None and wanted.channels else None,
                 global_ranking=bool(across),
                 min_channels=min_channels,

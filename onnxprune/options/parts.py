@@ -43,6 +43,9 @@ class Channels:
         ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed, 0 <= ratio < 1.
         target: What may be left of some costs, in place of a ratio: a fraction (``0.5``) or an amount (``"2G"``). A
             cost is given by its name or its factory (`extensions.cost_model`).
+        keep: Regular expression -> share of the units that stay, 0 < share <= 1, of the groups that an initializer or
+            node of such a name belongs to; of several that match, the last one holds. What the ratio or target asks
+            for is asked of the other groups; with neither, these stay whole.
         importance: A criterion by name, or a function of a group (`extensions.GroupView`); None for the default.
         global_ranking: Whether units of all groups are ranked together, so that `ratio` is the share of them all.
         min_channels: Units that every group keeps.
@@ -60,6 +63,7 @@ class Channels:
 
     ratio: float | None = None
     target: Targets = field(default_factory=dict)
+    keep: Mapping[str, float] = field(default_factory=dict)
     importance: str | Scorer | None = None
     global_ranking: bool = False
     min_channels: int = 1
@@ -73,6 +77,7 @@ class Channels:
         _set(self, target={key: limit_of(extensions.as_cost(key).name, limit) for key, limit in given.items()})
         if len(self.limits) < len(given):
             raise InputError("two targets are of one cost", "give one limit for each cost")
+        _set(self, keep=checks.kept_shares("keep", self.keep))
         if self.importance is not None:
             extensions.as_criterion(self.importance)
         _set(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
@@ -96,6 +101,8 @@ class Channels:
             raise InputError("target and ratio both say how much", "give one of them")
         if self.ratio is not None:
             _set(self, ratio=checks.fraction("ratio", self.ratio))
+        elif self.keep and not self.target:
+            _set(self, ratio=0.0)
         elif not self.target:
             raise InputError("nothing says how much to prune", f"give a ratio or a target, say {option('ratio', 0.5)}")
 

@@ -93,6 +93,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
         shrink = [f"^{re.escape(name)}$" for name in plan.interface]
         analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
     removed = planning.channels(plan, analysis.coupling)
+    plan = planning.with_groups(plan, analysis.coupling, removed)
     io_slices = planning.io_slices(plan)
     with clock.stage("load"):
         data = open_data(analysis.model, asked.calibration, asked.seed, clock.samples)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune import __version__
 from onnxprune.repair.layerwise import Refit
-from onnxprune.report.entries import Count, Measured, PermutationReport, ResolvedOptions, StorageReport
+from onnxprune.report.entries import Count, DamageCurves, Measured, PermutationReport, ResolvedOptions, StorageReport
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.report.metric import GateReport, MetricReport
 from onnxprune.verification.check import Drift
@@ -230,6 +230,7 @@ class Report(JsonValue):
         metric: The metric before and after; None without calibration data, or without labels where none was asked for.
         latency: What a run of both models takes; None where it was not measured.
         untimed_because: Why it could not be measured; None where it was, or was not requested.
+        damage_curves: Predicted damage of each group by how much of it is removed; None where no data were used for it.
         warnings: What to look at before the result is used, a line each.
         notes: What else to know of the result, a line each.
         skipped: Stages that a dry run left out: ``repair``, ``judge``, ``store``, ``gates``, ``verify``, ``time``.
@@ -269,6 +270,7 @@ class Report(JsonValue):
     many_positions: list[str] = field(default_factory=list)
     latency: LatencyReport | None = None
     untimed_because: str | None = None
+    damage_curves: DamageCurves | None = None
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

@@ -65,6 +65,8 @@ CASES += [("metric", v) for v in WRONG["text"] if v is not None]
 CASES += [("max_drop", v) for v in WRONG["number"]]
 CASES += [("calib", v) for v in [5, 1.5, True, OBJECT]]
 CASES += [(name, v) for name in ("target", "gate", "input_shapes") for v in WRONG["mapping"] if v is not None]
+CASES += [("keep", v) for v in [5, "w=0.5", ["w"], OBJECT, {5: 1}, {"": 1}, {"(": 0.5}, 1.5, True]]
+CASES += [("keep", {"w": v}) for v in [None, "0.5", True, [], -1, 0, 1.01, math.nan, math.inf, OBJECT]]
 CASES += [("target", {"macs": v}) for v in [None, "x", True, [], -1, 0, math.nan, "0", OBJECT]]
 CASES += [("gate", {"drift": v}) for v in [None, "0.1", True, [], -1, math.nan, OBJECT]]
 CASES += [("gate", {"cosine": 2}), ("gate", {"agreement": -0.1}), ("gate", {"drfit": 0.1})]
@@ -150,6 +152,7 @@ def test_defaults_are_those_of_the_parts() -> None:
         "repair": "method",
         "drift_search": "search",
         "target": None,
+        "keep": None,
         "gate": None,
         "input_shapes": None,
         "ratio": None,

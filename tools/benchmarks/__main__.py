@@ -23,6 +23,7 @@ NAMES = (
     "accuracy",
     "told",
     "max_drop",
+    "sensitivity",
     "latency",
     "engines",
     "sparsity",
