@@ -8,24 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune import engines, extensions, patterns
+from onnxprune.engines import Timer
 from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Criterion, Scorer, Targets
 from onnxprune.metrics import MetricFunction
 from onnxprune.options import checks, json_data
+from onnxprune.options.channels import Channels
+from onnxprune.options.checks import AUTO
 from onnxprune.options.cost_limits import LATENCY
 from onnxprune.options.criteria import BY_DATA, BY_WEIGHTS, NO_STEPS, check_importance, from_data, or_empty
-from onnxprune.options.parts import (
-    AUTO,
-    FURTHEST,
-    NO_PERMUTE,
-    Calibration,
-    Channels,
-    Checks,
-    Repair,
-    Resources,
-    Scope,
-    Zeros,
-)
+from onnxprune.options.parts import FURTHEST, NO_PERMUTE, Calibration, Checks, Repair, Resources, Scope, Zeros
 from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.times import Times
 
@@ -80,7 +72,7 @@ class Options:
         importance: str | Scorer | None = None,
         min_channels: int = 1,
         round_to: int | str = AUTO,
-        engine: engines.Timer = engines.DEFAULT,
+        engine: Timer = engines.DEFAULT,
         times: Times | str | os.PathLike[str] | None = None,
         steps: int = 1,
         permute: bool = False,

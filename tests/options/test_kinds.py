@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from onnxprune import options
 from onnxprune.errors import InputError
 from onnxprune.options import Options
-from onnxprune.options.parts import Calibration, Channels, Checks, Repair, Resources, Scope, Zeros
+from onnxprune.options.channels import Channels
+from onnxprune.options.parts import Calibration, Checks, Repair, Resources, Scope, Zeros
 from onnxprune.patterns import Pattern
 
 NAMES = list(inspect.signature(Options.of).parameters)
