@@ -10,16 +10,17 @@ from onnxprune.options.parts import (
     Calibration,
     Channels,
     Checks,
-    Repair,
     Resources,
     Scope,
     Zeros,
     split_gate,
 )
+from onnxprune.options.repair import EPOCHS, Repair
 
 __all__ = [
     "ATTENTION",
     "AUTO",
+    "EPOCHS",
     "GATES",
     "LATENCY",
     "SAMPLES",
