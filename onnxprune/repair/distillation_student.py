@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ Floats = NDArray[np.float32]
 
 TEMPERATURE = 2.0
 """Temperature of a softmax that decides once a sample; one that decides at many positions has 1."""
+BYTES, COPIES, WINDOW = 4, 3, 18
+"""Bytes of a number, numbers held for one of a value, and for one of the largest value on top."""
 FEATURES = 0.5
 """Weight of the mean error of the features, next to that of the outputs."""
 
@@ -128,6 +131,17 @@ class Student:
     def outputs(self, feeds: Batch, weights: Mapping[str, Floats]) -> list[Array]:
         """The compared outputs of a batch."""
         return self._forward.run(self._outputs, {**feeds, **weights})
+
+
+def bytes_of_batch(model: Model, feeds: Batch) -> int:
+    """About what training holds of one batch: all values with their gradients, and one as windows see it."""
+    copy = model.copy()
+    _fix_shapes(copy, feeds)
+    graph = Graph(copy.proto)
+    infer(graph)
+    computed = [v for v in graph.main.names.values() if v.tensor is None and v.shape is not None]
+    sizes = [math.prod(axis.length or 1 for axis in value.axes()) for value in computed]
+    return BYTES * (COPIES * sum(sizes) + WINDOW * max(sizes, default=0))
 
 
 def _fix_shapes(model: Model, feeds: Batch) -> None:

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
+from onnxprune.calibration.disk_cache import DiskCache
+from onnxprune.calibration.signature import signature_of
 from onnxprune.errors import RunError
 from onnxprune.gradients.optimizer import RelativeAdam, rate_at
 from onnxprune.graph.graph import Graph
@@ -27,7 +29,7 @@ from onnxprune.model.model import Model
 from onnxprune.progress import step
 from onnxprune.repair.augmentation import Augmentation
 from onnxprune.repair.calibrated import JUDGE_SHARE, MOST_JUDGES, is_better
-from onnxprune.repair.distillation_student import Student, write_back
+from onnxprune.repair.distillation_student import Student, bytes_of_batch, write_back
 from onnxprune.repair.distillation_teacher import Teacher, Views, views
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.training_batches import TrainingBatches
@@ -61,7 +63,7 @@ class Settings:
         epochs: Passes over the samples.
         minutes: Time after which no further epoch begins; None for no limit.
         seed: Seed of what is drawn at random.
-        memory: Bytes of activations to hold.
+        memory: Bytes of activations and samples to hold.
         io_slices: What inputs and outputs of the pruned model lost.
         rate: The highest rate.
     """
@@ -153,12 +155,15 @@ def _run(
     infer(graph)
     augmentation = Augmentation(original, graph, samples.in_batches(1), settings.seed)
     size = max(1, min(BATCH, samples.parts // FEWEST_STEPS))
-    batches = TrainingBatches(samples, augmentation, size, BATCH, settings.seed)
+    first = settings.io_slices.feeds(next(samples.in_batches(1).silent().batches()))
+    most = max(1, settings.memory // 2 // bytes_of_batch(both.student, first))
+    store = DiskCache(signature_of(original.proto), settings.memory // 4)
+    batches = TrainingBatches(samples, store, augmentation, size, most, settings.seed)
     if not batches.alike:
         return Distillation(skipped="the samples differ in shape")
     teacher = Teacher(both, batches.plain())
-    first = next(batches.plain())
-    student = Student(both, settings.io_slices.feeds(first), teacher.targets(first), teacher.feature_sizes)
+    batch = next(batches.plain())
+    student = Student(both, settings.io_slices.feeds(batch), teacher.targets(batch), teacher.feature_sizes)
     if not student.parameters:
         untrained = _counted(student.reasons)
         return Distillation(untrained=untrained, skipped=next(iter(untrained), "no weight can be trained"))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
+from onnxprune.calibration.disk_cache import DiskCache
 from onnxprune.repair.augmentation import Augmentation
 from onnxprune.runtime.io_slices import Batch
 
@@ -16,7 +17,7 @@ MIXED = 0.5
 
 
 class TrainingBatches:
-    """Samples held in memory, from which batches of one shape are made.
+    """Samples, held in memory or in files, from which batches of one shape are made.
 
     The model may take fewer samples at a time than a step of the optimizer is to see: a step then has several batches.
 
@@ -25,19 +26,25 @@ class TrainingBatches:
         steps: Steps of the optimizer in an epoch.
     """
 
-    def __init__(self, samples: Samples, augmentation: Augmentation, size: int, most: int, seed: int) -> None:
+    def __init__(
+        self, samples: Samples, store: DiskCache, augmentation: Augmentation, size: int, most: int, seed: int
+    ) -> None:
         """Reads the samples.
 
         Args:
             samples: The samples.
+            store: What holds them.
             augmentation: How samples are varied.
             size: Samples a step.
             most: Samples a batch, at most.
             seed: Seed of the order and of all variations.
         """
-        self._feeds = list(samples.in_batches(1).silent().batches())
+        self._feeds, shapes = store, set()
+        for feeds in samples.in_batches(1).silent().batches():
+            self._feeds.append(feeds)
+            shapes.add(tuple((name, array.shape) for name, array in feeds.items()))
         self._axes = samples.axes
-        self.alike = len({tuple((n, a.shape) for n, a in feeds.items()) for feeds in self._feeds}) == 1
+        self.alike = len(shapes) == 1
         size = max(1, min(size, len(self._feeds)))
         self._batch = min(size, most) if samples.joined and self.alike else 1
         self._step = size // self._batch * self._batch
@@ -47,14 +54,14 @@ class TrainingBatches:
     def plain(self) -> Iterator[Batch]:
         """The batches as they are; samples that do not fill one are left out."""
         for i in range(0, len(self._feeds) - self._batch + 1, self._batch):
-            yield self._joined(self._feeds[i : i + self._batch])
+            yield self._joined([self._feeds[j] for j in range(i, i + self._batch)])
 
     def epoch(self, number: int) -> Iterator[list[Batch]]:
         """The batches of each step of one epoch."""
         rng = np.random.default_rng([self._seed, 3, number])
         order = rng.permutation(len(self._feeds))
         for start in range(0, self.steps * self._step, self._step):
-            chosen = [self._varied(i, rng) for i in order[start : start + self._step]]
+            chosen = [self._varied(int(i), rng) for i in order[start : start + self._step]]
             yield [self._joined(chosen[i : i + self._batch]) for i in range(0, self._step, self._batch)]
 
     def _varied(self, index: int, rng: np.random.Generator) -> Batch:

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 import onnxprune
 from onnxprune.calibration import open_samples
+from onnxprune.calibration.disk_cache import DiskCache
+from onnxprune.calibration.signature import signature_of
 from onnxprune.errors import InputError, RunError
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model, load
 from onnxprune.repair import distilled
 from onnxprune.repair.augmentation import Augmentation
-from onnxprune.repair.distillation_student import Student, parameters
+from onnxprune.repair.distillation_student import Student, bytes_of_batch, parameters
 from onnxprune.repair.distillation_teacher import Teacher, Views, views
 from onnxprune.repair.distilled import Settings
 from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
@@ -206,7 +208,7 @@ def test_batches_of_a_step_are_its_samples() -> None:
         model = load(build(f"(float[{batch},4] x) => (float[{batch},3] y) <float[4,3] w> {{ y = MatMul(x, w) }}"))
         samples = open_samples({"x": x}, model.proto)
         still = Augmentation(model, Graph(model.proto), samples.in_batches(1), 0)
-        batches = TrainingBatches(samples, still, 4, 32, seed=0)
+        batches = TrainingBatches(samples, DiskCache(signature_of(model.proto), 64), still, 4, 32, seed=0)
         steps = list(batches.epoch(0))
         assert batches.alike and batches.steps == len(steps) == 2
         assert [len(step) for step in steps] == ([1, 1] if batch == "N" else [4, 4])
@@ -241,3 +243,19 @@ def test_a_run_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained.report.distilled is not None
     assert trained.report.distilled.skipped == "onnxruntime does not run the gradients: no such kernel"
     assert trained.proto == prune("calibrated").proto
+
+
+def test_batches_are_as_large_as_the_memory_allows() -> None:
+    """And give the same gradients: a step adds up those of its batches."""
+    model = net("numbers")
+    one, four = (bytes_of_batch(model, {"x": images(n)}) for n in (1, 4))
+    values = (3 + 8 + 8) * 64 + (6 + 6 + 5 + 5 + 5 + 5) * 36
+    assert one == 4 * (3 * values + 18 * 8 * 64) and four == 4 * one
+    samples = open_samples({"x": images(40)}, model.proto)
+    records = [
+        distilled.repair(
+            model, net("numbers", 1), KeptIndices(), *samples.split(0.2), Settings(epochs=1, memory=memory)
+        )
+        for memory in (2 * one, 2**30)
+    ]
+    assert records[0].after == pytest.approx(records[1].after, rel=1e-3)
