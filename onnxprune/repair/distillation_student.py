@@ -36,6 +36,8 @@ TEMPERATURE = 2.0
 """Temperature of a softmax that decides once a sample; one that decides at many positions has 1."""
 BYTES, COPIES, WINDOW = 4, 3, 18
 """Bytes of a number, numbers held for one of a value, and for one of the largest value on top."""
+DIVERGENCE = 0.25
+"""Weight of divergences next to that of squared errors, which models are judged by."""
 FEATURES = 0.5
 """Weight of the mean error of the features, next to that of the outputs."""
 
@@ -165,7 +167,8 @@ def _add_loss(model: Model, both: Views, targets: Targets, feature_sizes: Mappin
     compared = [i for i in range(len(both.components)) if i in targets.weights]
     for i in compared:
         value = graph.main.names[both.components[i].name]
-        terms += [(name, 1 / len(compared)) for name in _output_loss(write, both.components[i], value, i, targets)]
+        found = _output_loss(write, both.components[i], value, i, targets)
+        terms += [(name, weight / len(compared)) for name, weight in found]
     for name in both.features:
         array = targets.values[target_name(name)]
         scale = FEATURES / len(both.features) / feature_sizes[name] / array.size
@@ -181,22 +184,25 @@ def _add_loss(model: Model, both: Views, targets: Targets, feature_sizes: Mappin
     return total
 
 
-def _output_loss(write: Writer, component: Component, value: Value, i: int, targets: Targets) -> Sequence[str]:
-    """The losses of one output."""
-    target, weights = targets.values[target_name(i)], weight_name(i)
-    channels, rank = target.shape[1], value.rank or 0
+def _output_loss(
+    write: Writer, component: Component, value: Value, i: int, targets: Targets
+) -> list[tuple[str, float]]:
+    """The losses of one output, with their weights."""
+    target, weights, rank = targets.values[target_name(i)], weight_name(i), value.rank or 0
     axes = class_axes(component, [axis.length or 1 for axis in value.axes()])
     order = [*(a for a in range(rank) if a not in axes), *axes]
-    values = losses.rows(write, value.name, None if order == sorted(order) else order, channels)
+    values = losses.rows(write, value.name, None if order == sorted(order) else order, target.shape[1])
+    if component.scores is Postprocessing.SOFTMAX:
+        values = losses.centred(write, values, target.shape[1])
+    error = losses.squared_error(write, values, target_name(i), weights)
     if component.scores is None:
-        return [losses.squared_error(write, values, target_name(i), weights)]
+        return [(error, 1.0)]
     if component.scores is Postprocessing.SIGMOID:
-        error = losses.squared_error(write, values, target_name(i), weights)
-        return [error, losses.binary_divergence(write, values, target_name(i), share_name(i))]
-    centred = losses.centred(write, values, channels)
-    many = _positions(value, axes) > 1
-    error = losses.squared_error(write, centred, target_name(i), weights)
-    return [error, losses.divergence(write, centred, target_name(i), share_name(i), 1.0 if many else TEMPERATURE)]
+        distance = losses.binary_divergence(write, values, target_name(i), share_name(i))
+    else:
+        temperature = 1.0 if _positions(value, axes) > 1 else TEMPERATURE
+        distance = losses.divergence(write, values, target_name(i), share_name(i), temperature)
+    return [(error, 1.0), (distance, DIVERGENCE)]
 
 
 def _positions(value: Value, axes: Sequence[int]) -> int:
