@@ -46,6 +46,8 @@ def to_dict(options: Options) -> dict[str, Any]:
         "samples": options.calibration.samples,
         "stats": options.calibration.stats,
         "repair": options.repair.method,
+        "epochs": options.repair.epochs,
+        "minutes": options.repair.minutes,
         **vars(options.checks),
         **vars(options.resources),
         "seed": options.seed,

@@ -12,7 +12,7 @@ from onnxprune import extensions, patterns
 from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.metrics import Metric, MetricFunction, as_metric
 from onnxprune.options import checks
-from onnxprune.options.checks import AUTO, set_fields
+from onnxprune.options.checks import set_fields
 from onnxprune.patterns import Pattern
 from onnxprune.registry import one_of
 
@@ -123,35 +123,6 @@ class Calibration:
             set_fields(self, stats=checks.path("stats", self.stats))
         if self.samples != SAMPLES and self.data is None and self.stats is None:
             raise InputError("samples are those of calibration data, and none are given", GIVE_DATA)
-
-
-@dataclass(frozen=True)
-class Repair:
-    """Compensation for removed channels and weights.
-
-    Attributes:
-        method: ``none``; ``data-free``, on synthetic inputs; ``calibrated``, which needs calibration data; a method
-            that was added (`onnxprune.repair_method`); or ``auto``: ``calibrated`` where there are data, else
-            ``data-free`` for models that consist mainly of convolutions and run on synthetic inputs, else ``none``.
-
-    Raises:
-        InputError: The method is unknown.
-    """
-
-    method: str = AUTO
-
-    def __post_init__(self) -> None:
-        one_of("repair", self.method, [AUTO, *extensions.repairs.names()])
-
-    @property
-    def refits_zeros(self) -> bool:
-        """Whether the method refits layers that zeros are chosen in on the way; ``auto`` does, with data."""
-        return self.method in (AUTO, "data-free", "calibrated")
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether the method takes calibration data."""
-        return self.method != AUTO and extensions.repairs.get(self.method).needs_data
 
 
 @dataclass(frozen=True)
