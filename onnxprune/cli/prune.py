@@ -128,7 +128,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     "--repair",
     default="auto",
     metavar="MODE",
-    help="none, data-free, calibrated, distilled; auto follows --calib  [auto]",
+    help="none, data-free, calibrated, distilled; auto: by data  [auto]",
 )
 @option(DATA, "--epochs", type=int, default=40, hidden=True)
 @option(DATA, "--minutes", type=float, hidden=True)
