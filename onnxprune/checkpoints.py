@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxprune.metrics import MetricFunction
-from onnxprune.options import Calibration, Checks, Repair
+from onnxprune.options import EPOCHS, Calibration, Checks, Repair
 from onnxprune.options import checks as checks_of
 from onnxprune.pipeline.analysis import ModelSource, to_proto_or_path
 from onnxprune.pipeline.apply import Application, apply_plan
@@ -30,6 +30,8 @@ def apply(
     calib: Any = None,
     samples: int = 1024,
     repair: str = "auto",
+    epochs: int = EPOCHS,
+    minutes: float | None = None,
     metric: str | MetricFunction | None = None,
     seed: int = 0,
 ) -> Result:
@@ -41,6 +43,8 @@ def apply(
         calib: Calibration data: with them the remaining layers are repaired, and the result is evaluated.
         samples: Calibration samples to use at most.
         repair: ``auto`` is ``calibrated`` with data, else ``none``.
+        epochs: Passes over the calibration samples in the training of a distilled repair.
+        minutes: Time after which no further pass begins.
         metric: What is measured on held-out samples.
         seed: Seed of anything random.
 
@@ -49,7 +53,8 @@ def apply(
             unusable (`DataError`).
     """
     checks = Checks(verify=False, metric=metric)
-    return run_plan(plan, model, Application(checks, Calibration(calib, samples), Repair(repair), seed=seed))
+    asked = Application(checks, Calibration(calib, samples), Repair(repair, epochs, minutes), seed=seed)
+    return run_plan(plan, model, asked)
 
 
 def run_plan(

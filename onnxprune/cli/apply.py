@@ -24,6 +24,8 @@ from onnxprune.cli.paths import read_plan, target
     metavar="MODE",
     help="none, data-free, calibrated, distilled; auto follows --calib  [auto]",
 )
+@option("Options", "--epochs", type=int, default=40, metavar="N", help="Train for N epochs in --repair distilled  [40]")
+@option("Options", "--minutes", type=float, metavar="M", help="Begin no further epoch after M minutes of training")
 @option("Options", "--metric", metavar="NAME", help="What is measured on held-out samples  [top1 with labels]")
 @option("Options", "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option("Options", "--no-verify", is_flag=True, help="Do not run both models and compare them")
@@ -40,6 +42,8 @@ def apply(
     calib: str | None,
     samples: int,
     repair: str,
+    epochs: int,
+    minutes: float | None,
     metric: str | None,
     seed: int,
     no_verify: bool,
@@ -57,7 +61,7 @@ def apply(
     from onnxprune.planning.plan import Plan
 
     checks = Checks(verify=not no_verify, input_shapes=shapes, metric=metric)
-    asked = Application(checks, Calibration(calib, samples), Repair(repair), seed=seed)
+    asked = Application(checks, Calibration(calib, samples), Repair(repair, epochs, minutes), seed=seed)
     parsed = Plan.from_json(written)
     with announcing(quiet or as_json) as stage:
         result = run_plan(parsed, model, asked, progress=stage)
