@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxprune.checkpoints import apply, run_plan, verify
+from onnxprune.engines import Timer
 from onnxprune.extensions import Scorer, Targets
 from onnxprune.metrics import MetricFunction
 from onnxprune.options import EPOCHS, Options
@@ -34,12 +35,13 @@ def prune(
     ratio: float | None = None,
     *,
     target: Targets | None = None,
+    keep: Mapping[str, float] | None = None,
     pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
     global_ranking: bool | None = None,
     importance: str | Scorer | None = None,
     min_channels: int = 1,
     round_to: int | str = "auto",
-    engine: str = "onnxruntime",
+    engine: Timer = "onnxruntime",
     times: Times | str | os.PathLike[str] | None = None,
     steps: int = 1,
     permute: bool = False,
@@ -79,13 +81,15 @@ def prune(
         model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
         ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed.
         target: What may be left of some costs, in place of a ratio.
+        keep: Regular expression -> share that stays of the groups that it matches; the others follow ratio or target.
         pattern: ``channels``, a pattern of zeros, or a list with both.
         global_ranking: Rank across groups instead of within each.
         importance: A criterion by name, or a function of a group.
         min_channels: Units that every group keeps.
         round_to: Layers that lose channels keep the nearest multiple of this; ``auto`` rounds for a target, to what
             `engine` computes fast; latency needs no rounding.
-        engine: The inference engine that the model is for.
+        engine: The inference engine that the model is for: its name, or for a target of latency what times models in
+            it: a command line that is given a model's path and prints milliseconds, or a function of the path.
         times: Measured times for a target of latency; by default they are measured here, in onnxruntime.
         steps: Rounds of removal.
         permute: Reorder channels first, so that an N:M pattern keeps more.
@@ -155,12 +159,13 @@ def plan(
     ratio: float | None = None,
     *,
     target: Targets | None = None,
+    keep: Mapping[str, float] | None = None,
     pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
     global_ranking: bool | None = None,
     importance: str | Scorer | None = None,
     min_channels: int = 1,
     round_to: int | str = "auto",
-    engine: str = "onnxruntime",
+    engine: Timer = "onnxruntime",
     times: Times | str | os.PathLike[str] | None = None,
     steps: int = 1,
     permute: bool = False,
@@ -196,13 +201,15 @@ def plan(
         analysis: The analysis of the model; it is not changed.
         ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed.
         target: What may be left of some costs, in place of a ratio.
+        keep: Regular expression -> share that stays of the groups that it matches; the others follow ratio or target.
         pattern: ``channels``, a pattern of zeros, or a list with both.
         global_ranking: Rank across groups instead of within each.
         importance: A criterion by name, or a function of a group.
         min_channels: Units that every group keeps.
         round_to: Layers that lose channels keep the nearest multiple of this; ``auto`` rounds for a target, to what
             `engine` computes fast; latency needs no rounding.
-        engine: The inference engine that the model is for.
+        engine: The inference engine that the model is for: its name, or for a target of latency what times models in
+            it: a command line that is given a model's path and prints milliseconds, or a function of the path.
         times: Measured times for a target of latency; by default they are measured here, in onnxruntime.
         steps: Rounds of removal.
         permute: Reorder channels first, so that an N:M pattern keeps more.

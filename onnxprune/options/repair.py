@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxprune import extensions
 from onnxprune.errors import InputError, option
 from onnxprune.options import checks
-from onnxprune.options.parts import AUTO
+from onnxprune.options.checks import AUTO
 from onnxprune.registry import one_of
 
 DISTILLED = "distilled"

@@ -41,6 +41,7 @@ from onnxprune.report.report import Report
 from onnxprune.report.warnings import reached_limits, warnings
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.limits import current_limits
+from onnxprune.verification.comparable_outputs import outputs_at_many_positions
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
         shrink = [f"^{re.escape(name)}$" for name in plan.interface]
         analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
     removed = planning.channels(plan, analysis.coupling)
+    plan = planning.with_groups(plan, analysis.coupling, removed)
     io_slices = planning.io_slices(plan)
     with clock.stage("load"):
         data = open_data(analysis.model, asked.calibration, asked.seed, clock.samples)
@@ -112,8 +114,13 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
     with clock.stage("verify"):
         verified = verify(original.source, analysis.model, asked.checks, io_slices=io_slices)
     report = build(analysis.coupling, plan, before, after, verified, clock.seconds, None)
-    why = _why_not_repaired(plan, asked, repaired)
-    report = replace(report, repair=repaired, distilled=distilled, unrepaired_because=why)
+    report = replace(
+        report,
+        many_positions=outputs_at_many_positions(analysis.model),
+        repair=repaired,
+        distilled=distilled,
+        unrepaired_because=_why_not_repaired(plan, asked, repaired),
+    )
     if data is not None and plan.changes_model:
         with clock.stage("judge"):
             report = _evaluated(report, original, analysis.model, data, io_slices, asked)

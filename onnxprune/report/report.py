@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from onnxprune import __version__
 from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.layerwise import Refit
-from onnxprune.report.entries import Count, Measured, PermutationReport, ResolvedOptions, StorageReport
+from onnxprune.report.entries import Count, DamageCurves, Measured, PermutationReport, ResolvedOptions, StorageReport
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.report.metric import GateReport, MetricReport
 from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions
 from onnxprune.verification.latency import Timing
+from onnxprune.verification.neighbours import Neighbours
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class TargetReport:
         met: Whether that is within the limit; latency to within 2%, as it can be measured no better.
         predicted: Latency that was predicted from the times at other widths.
         checked: Whether `left` is what a run of the model took; false where it is predicted.
+        engine: What a latency was measured in.
     """
 
     asked: float
@@ -56,6 +58,7 @@ class TargetReport:
     met: bool
     predicted: float | None = field(default=None, metadata=OMIT_NONE)
     checked: bool = True
+    engine: str | None = field(default=None, metadata=OMIT_NONE)
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ class CalibrationReport:
         held_out: Whether neither scores nor repair used them.
         relative_error: Squared error of the outputs as a share of their variance.
         decisions: The output that chooses classes and is expected to lose most; None where none chooses any.
+        neighbours: The output that holds embeddings and keeps the fewest nearest neighbours; None where none does.
         inputs: What the samples hold, by input.
         mismatch: How far they are from training, where a BatchNormalization tells it.
         unused: Names of given arrays that are neither inputs nor labels.
@@ -147,6 +151,7 @@ class CalibrationReport:
     held_out: bool
     relative_error: float | None
     decisions: Decisions | None = None
+    neighbours: Neighbours | None = field(default=None, metadata=OMIT_NONE)
     inputs: dict[str, InputReport] = field(default_factory=dict)
     mismatch: TrainingMismatch | None = None
     unused: list[str] = field(default_factory=list)
@@ -210,6 +215,7 @@ class Report(JsonValue):
         zeroed: Constant -> share of its elements that a pattern set to zero.
         dense: Constant -> why it was to have zeros and has none.
         whole_because: Why nothing was taken; None where something was.
+        rounded: Name of each group that rounding of a ratio changed -> units that it keeps without rounding, and now.
         unrounded: Constant -> axis -> channels along it, for widths that are smaller now and no multiple of the
             ``round_to`` that was asked for.
         permuted: Effect of the permutation; None without one.
@@ -226,6 +232,7 @@ class Report(JsonValue):
         metric: The metric before and after; None without calibration data, or without labels where none was asked for.
         latency: What a run of both models takes; None where it was not measured.
         untimed_because: Why it could not be measured; None where it was, or was not requested.
+        damage_curves: Predicted damage of each group by how much of it is removed; None where no data were used for it.
         warnings: What to look at before the result is used, a line each.
         notes: What else to know of the result, a line each.
         skipped: Stages that a dry run left out: ``repair``, ``judge``, ``store``, ``gates``, ``verify``, ``time``.
@@ -250,6 +257,7 @@ class Report(JsonValue):
     mixing: bool
     interface: dict[str, dict[str, int]]
     resolved: ResolvedOptions | None = None
+    rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
     unrounded: dict[str, dict[str, int]] = field(default_factory=dict)
     permuted: PermutationReport | None = None
     storage: StorageReport | None = None
@@ -265,6 +273,7 @@ class Report(JsonValue):
     many_positions: list[str] = field(default_factory=list)
     latency: LatencyReport | None = None
     untimed_because: str | None = None
+    damage_curves: DamageCurves | None = None
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

@@ -26,6 +26,7 @@ OF_FILES = {
     "dry_run",
     "plan",
     "as_json",
+    "html",
     "quiet",
     "verbose",
     "progress",

@@ -29,6 +29,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         min_size=1,
     )
     | st.builds(lambda x: {"latency": x}, st.sampled_from(["4ms", "0.5", "1e-3s"]) | st.floats(1e-3, 1)),
+    "keep": st.dictionaries(st.sampled_from(["conv", "^head:0$", "a=b"]), st.floats(1e-3, 1), min_size=1),
     "pattern": st.lists(st.sampled_from(["channels", "2:4", "4x1=0.3", "weights=0.7"]), min_size=1, max_size=2)
     | st.builds("weights={!r}".format, SHARES),
     "global_ranking": st.booleans(),
@@ -145,6 +146,7 @@ def test_each_option_is_stored(name: str) -> None:
         **dict.fromkeys(["only", "ignore", "shrink"], "w"),
         "ratio": 0.25,
         "target": {"macs": 0.5},
+        "keep": {"w": 0.5},
         "pattern": "channels",
         "importance": "wanda",
         "attention": "dims",

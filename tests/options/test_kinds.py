@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from onnxprune import options
 from onnxprune.errors import InputError
 from onnxprune.options import Options
-from onnxprune.options.parts import Calibration, Channels, Checks, Resources, Scope, Zeros
+from onnxprune.options.channels import Channels
+from onnxprune.options.parts import Calibration, Checks, Resources, Scope, Zeros
 from onnxprune.options.repair import Repair
 from onnxprune.patterns import Pattern
 
@@ -67,6 +68,8 @@ CASES += [("metric", v) for v in WRONG["text"] if v is not None]
 CASES += [("max_drop", v) for v in WRONG["number"]]
 CASES += [("calib", v) for v in [5, 1.5, True, OBJECT]]
 CASES += [(name, v) for name in ("target", "gate", "input_shapes") for v in WRONG["mapping"] if v is not None]
+CASES += [("keep", v) for v in [5, "w=0.5", ["w"], OBJECT, {5: 1}, {"": 1}, {"(": 0.5}, 1.5, True]]
+CASES += [("keep", {"w": v}) for v in [None, "0.5", True, [], -1, 0, 1.01, math.nan, math.inf, OBJECT]]
 CASES += [("target", {"macs": v}) for v in [None, "x", True, [], -1, 0, math.nan, "0", OBJECT]]
 CASES += [("gate", {"drift": v}) for v in [None, "0.1", True, [], -1, math.nan, OBJECT]]
 CASES += [("gate", {"cosine": 2}), ("gate", {"agreement": -0.1}), ("gate", {"drfit": 0.1})]
@@ -152,6 +155,7 @@ def test_defaults_are_those_of_the_parts() -> None:
         "repair": "method",
         "drift_search": "search",
         "target": None,
+        "keep": None,
         "gate": None,
         "input_shapes": None,
         "ratio": None,

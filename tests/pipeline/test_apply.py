@@ -14,8 +14,9 @@ import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.model.model import Model
 from onnxprune.runtime.session import session
+from onnxprune.verification.output_error import relative_errors
 from tests.support.classifier import classifier, pruned, samples
-from tests.support.commands import Cli, assert_refused
+from tests.support.commands import Cli, assert_refused, tiny
 from tests.support.paths import MODELS
 
 MLP, DIGITS, TEST = (str(MODELS / name) for name in ("sk_mlp.onnx", "digits_calib_flat.npz", "digits_test_flat.npz"))
@@ -59,6 +60,7 @@ def test_a_plan_with_data_gives_what_the_run_gave() -> None:
     assert line.startswith("nothing was repaired, since no calibration data were given")
 
 
+@pytest.mark.slow
 def test_another_checkpoint_is_repaired() -> None:
     """Where the plan removes what matters there, data bring most of it back."""
     plan = onnxprune.prune(MLP, 0.7, calib=DIGITS, samples=128, time=False).plan
@@ -66,6 +68,27 @@ def test_another_checkpoint_is_repaired() -> None:
     assert top1(other) == pytest.approx(top1(onnx.load(MLP)))
     bare, repaired = onnxprune.apply(plan, other), onnxprune.apply(plan, other, calib=DIGITS)
     assert top1(bare.proto) < 0.8 < 0.93 < top1(repaired.proto)
+
+
+def test_a_plan_edited_by_hand_is_repaired_and_reported_as_it_is() -> None:
+    """Two channels are taken back in all that they slice: the report tells of the others, and repair makes up for them."""
+    made = pruned(0.75)
+    data = json.loads(made.plan.to_json())
+    for axes in data["removed"].values():
+        for indices in axes.values():
+            del indices[-2:]
+    edited = onnxprune.Plan.from_json(json.dumps(data))
+    bare, repaired = onnxprune.apply(edited, classifier()), onnxprune.apply(edited, classifier(), calib=DATA)
+    for found in (bare, repaired):
+        assert [list(t.dims) for t in found.proto.graph.initializer][:2] == [[8, 10], [10, 4]]
+        assert (found.report.channels.before, found.report.channels.after) == (32, 10)
+        assert [g.removed for g in found.report.groups if g.removed] == [data["removed"]["w1"]["1"]]
+        assert found.plan.removed == edited.removed
+    errors = [relative_errors(Model(classifier()), [Model(found.proto)], [DATA])[0] for found in (bare, repaired)]
+    assert errors[1] < 0.5 * errors[0]
+    del data["removed"]["w2"]["0"][0]
+    with pytest.raises(InputError, match="removes only a part of what is tied together"):
+        onnxprune.apply(onnxprune.Plan.from_json(json.dumps(data)), classifier(), calib=DATA)
 
 
 def test_labels_are_measured() -> None:
@@ -86,6 +109,14 @@ def test_a_plan_without_channels_needs_no_repair() -> None:
     assert not any("repaired" in line for line in onnxprune.apply(nothing, classifier()).report.warnings)
 
 
+def test_without_data_a_map_is_at_risk_as_in_a_run() -> None:
+    made = onnxprune.prune(tiny(), 0.5, repair="none", time=False)
+    again = onnxprune.apply(made.plan, tiny(), repair="none")
+    assert again.report.many_positions == made.report.many_positions == ["y"]
+    assert again.report.warnings == made.report.warnings
+    assert made.report.warnings[0].startswith("accuracy unknown, and at risk: y has values for many positions")
+
+
 def test_refusals() -> None:
     plan = pruned().plan
     with pytest.raises(InputError, match="repair 'calibrated' needs calibration data"):
@@ -96,6 +127,7 @@ def test_refusals() -> None:
         onnxprune.apply(plan, classifier(), calib="none.npz")
 
 
+@pytest.mark.slow
 def test_the_command_line(cli: Cli, tmp_path: Path) -> None:
     onnx.save(classifier(), tmp_path / "net.onnx")
     np.savez(tmp_path / "c.npz", **DATA)

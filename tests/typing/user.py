@@ -70,7 +70,7 @@ def prune(model: ModelSource, calib: Mapping[str, NDArray[np.float32]]) -> Resul
 
 
 def to_a_time(model: ModelSource) -> Result:
-    times: Times = onnxprune.measure(model, run=lambda path: 2.5, copies=4, progress=show)
+    times: Times = onnxprune.measure(model, engine=lambda path: 2.5, copies=4, progress=show)
     print(times.milliseconds, times.engine, Times.from_json(times.to_json()).device)
     return onnxprune.prune(model, target={"latency": "4ms"}, times=times, engine="openvino", round_to="auto")
 
@@ -102,6 +102,8 @@ def stages(model: str) -> Result:
     result = onnxprune.apply(again, model)
     checked = onnxprune.verify(model, result, plan=again)
     columns = onnxprune.compare(model, result.proto, metric=None, runs=3).models
+    best = min(onnxprune.sensitivity(model, ignore=["head"]).groups, key=lambda group: group.rank)
+    print(best.group, [point.damage for point in best.points if point.measured])
     print([column.model for column in columns])
     print(len(scores), checked.verified, checked.drift["y"].rel_rms)
     return result

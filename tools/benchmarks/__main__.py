@@ -23,7 +23,9 @@ NAMES = (
     "accuracy",
     "told",
     "max_drop",
+    "sensitivity",
     "latency",
+    "engines",
     "sparsity",
     "compare_peer",
 )
