@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxprune.metrics import MetricFunction
-from onnxprune.options import Calibration, Checks, Repair, Resources
+from onnxprune.options import EPOCHS, Calibration, Checks, Repair, Resources
 from onnxprune.options import checks as checks_of
 from onnxprune.pipeline.analysis import ModelSource, to_proto_or_path
 from onnxprune.pipeline.apply import Application, apply_plan
@@ -30,6 +30,8 @@ def apply(
     calib: Any = None,
     samples: int = 1024,
     repair: str = "auto",
+    epochs: int = EPOCHS,
+    minutes: float | None = None,
     metric: str | MetricFunction | None = None,
     seed: int = 0,
     verify: bool = True,
@@ -45,6 +47,8 @@ def apply(
         calib: Calibration data: with them the remaining layers are repaired, and the result is evaluated.
         samples: Calibration samples to use at most.
         repair: ``auto`` is ``calibrated`` with data, else ``none``.
+        epochs: Passes over the calibration samples in the training of a distilled repair.
+        minutes: Time after which no further pass begins.
         metric: What is measured on held-out samples.
         seed: Seed of anything random.
         verify: Run both models in onnxruntime and compare them.
@@ -59,8 +63,8 @@ def apply(
         TimeLimitError: It takes longer than `time_limit`.
     """
     checks = Checks(verify, {} if input_shapes is None else input_shapes, strict=strict, metric=metric)
-    resources = Resources(time_limit=time_limit)
-    return run_plan(plan, model, Application(checks, Calibration(calib, samples), Repair(repair), resources, seed))
+    training, resources = Repair(repair, epochs, minutes), Resources(time_limit=time_limit)
+    return run_plan(plan, model, Application(checks, Calibration(calib, samples), training, resources, seed))
 
 
 def run_plan(

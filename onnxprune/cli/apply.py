@@ -27,6 +27,8 @@ from onnxprune.errors import GateError
     metavar="MODE",
     help="none, data-free, calibrated, distilled; auto follows --calib  [auto]",
 )
+@option("Options", "--epochs", type=int, default=40, metavar="N", help="Train for N epochs in --repair distilled  [40]")
+@option("Options", "--minutes", type=float, metavar="M", help="Begin no further epoch after M minutes of training")
 @option("Options", "--metric", metavar="NAME", help="What is measured on held-out samples  [top1 with labels]")
 @option("Options", "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option("Options", "--strict", is_flag=True, help="Write no model that comes with a warning")
@@ -49,6 +51,8 @@ def apply(
     calib: str | None,
     samples: int,
     repair: str,
+    epochs: int,
+    minutes: float | None,
     metric: str | None,
     seed: int,
     strict: bool,
@@ -70,8 +74,8 @@ def apply(
     from onnxprune.planning.plan import Plan
 
     checks = Checks(verify=not no_verify, input_shapes=shapes, metric=metric, strict=strict)
-    resources = Resources(time_limit=time_limit)
-    asked = Application(checks, Calibration(calib, samples), Repair(repair), resources, seed)
+    training, resources = Repair(repair, epochs, minutes), Resources(time_limit=time_limit)
+    asked = Application(checks, Calibration(calib, samples), training, resources, seed)
     parsed = Plan.from_json(written)
     with announcing(quiet or as_json) as stage:
         result = run_plan(parsed, model, asked, progress=stage)

@@ -53,6 +53,18 @@ def test_apply_fits_another_checkpoint(cli: Cli, model: Path) -> None:
 
 
 @pytest.mark.slow
+def test_apply_trains_as_long_as_it_is_told(cli: Cli, tmp_path: Path) -> None:
+    model, plan, calib = MODELS / "sk_mlp.onnx", tmp_path / "p.json", MODELS / "digits_calib_flat.npz"
+    assert cli(model, "--ratio", 0.5, "--plan", plan, "--dry-run").code == 0
+    command = ["apply", plan, model, "-o", tmp_path / "b.onnx", "--calib", calib, "--epochs", 2, "--json"]
+    told = json.loads(cli(*command, "--repair", "distilled").out)
+    assert told["distilled"]["epochs"] == 2
+    told = json.loads(cli(*command, "--repair", "distilled", "--minutes", 1e-9, "--force").out)
+    assert told["distilled"]["epochs"] == 1
+    assert "--epochs limits a training" in assert_refused(cli(*command, "--force"))
+
+
+@pytest.mark.slow
 def test_apply_refuses(cli: Cli, model: Path) -> None:
     """A plan for another architecture, and what is no plan, are refused; nothing is written."""
     folder = model.parent

@@ -15,6 +15,7 @@ from onnxprune.gradients.differentiate import GradientModel, differentiate
 from onnxprune.model.model import Model
 from tests.ops.case import build, random_feeds
 from tests.support.finite_differences import evaluator, finite_differences
+from tests.support.lanes import spread
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,7 @@ def feeds_of(model: onnx.ModelProto, made: GradientModel) -> dict[str, np.ndarra
     return feeds | {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name in wanted}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", spread(ROWS), ids=lambda row: row.name)
 def test_rule(row: Row) -> None:
     model = row.model("double")
     names = names_of(model)

@@ -122,6 +122,7 @@ def prune(repair: str = "distilled", ratio: float = 0.8, **more: Any) -> onnxpru
     return onnxprune.prune(MODELS / "sk_mlp.onnx", ratio, repair=repair, **{**asked, **more})
 
 
+@pytest.mark.slow
 def test_it_is_nearer_to_the_original_than_a_refit_of_layers() -> None:
     trained, refitted = prune(epochs=25), prune("calibrated")
     record = trained.report.distilled
@@ -137,6 +138,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert made[0] == made[1] != made[2]
 
 
+@pytest.mark.slow
 def test_a_training_that_makes_nothing_better_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Settings, "__init__", _with_rate(30.0))
     trained = prune(epochs=2)
@@ -154,6 +156,7 @@ def _with_rate(rate: float) -> Any:
     return init
 
 
+@pytest.mark.slow
 def test_minutes_end_it() -> None:
     record = prune(minutes=1e-9, epochs=1000).report.distilled
     assert record is not None and record.epochs == 1
@@ -234,6 +237,7 @@ def test_one_sample_at_a_time_gives_the_gradient_of_a_batch() -> None:
         np.testing.assert_allclose(mean, gradient, rtol=2e-3, atol=1e-5 * float(np.abs(gradient).max()))
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise RunError("no such kernel")
@@ -245,6 +249,7 @@ def test_a_run_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained.proto == prune("calibrated").proto
 
 
+@pytest.mark.slow
 def test_batches_are_as_large_as_the_memory_allows() -> None:
     """And give the same gradients: a step adds up those of its batches."""
     model = net("numbers")
