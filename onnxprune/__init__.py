@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnxprune.patterns import Pattern, pattern
     from onnxprune.pipeline.compare import compare
     from onnxprune.pipeline.refit import RepairJob
+    from onnxprune.pipeline.sensitivity import sensitivity
     from onnxprune.planning.plan import Plan
     from onnxprune.progress import Progress
     from onnxprune.repair.layerwise import Refit
@@ -84,6 +85,7 @@ __all__ = [
     "rule",
     "run",
     "score",
+    "sensitivity",
     "verify",
     "zero_criterion",
 ]
@@ -109,6 +111,7 @@ _HOME = {
     "pattern": "onnxprune.patterns",
     "repair_method": "onnxprune.extensions",
     "rule": "onnxprune.ops.registry",
+    "sensitivity": "onnxprune.pipeline.sensitivity",
     "zero_criterion": "onnxprune.extensions",
 }
 

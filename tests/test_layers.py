@@ -19,7 +19,7 @@ ORDER = """
     model
     graph
     ops layers runtime
-    coupling
+    coupling gradients
     verification
     cost
     edit
@@ -49,6 +49,7 @@ LATE = {
     ("__init__", "report.report"),
     ("__init__", "pipeline.compare"),
     ("__init__", "pipeline.refit"),
+    ("__init__", "pipeline.sensitivity"),
     ("__init__", "repair.layerwise"),
     ("__init__", "api"),
     ("__init__", "options"),

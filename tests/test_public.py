@@ -40,6 +40,7 @@ HOMES = {
         ["cost_model", "criterion", "data_source", "repair_method", "zero_criterion"], "onnxprune.extensions"
     ),
     "compare": "onnxprune.pipeline.compare",
+    "sensitivity": "onnxprune.pipeline.sensitivity",
     "metric": "onnxprune.metrics",
     "pattern": "onnxprune.patterns",
     **{name: "onnxprune.errors" for name, kind in vars(errors).items() if isinstance(kind, type) and name != "Words"},

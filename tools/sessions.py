@@ -28,6 +28,7 @@ COMMANDS = """
 --help
 inspect models/pt_resnet_folded.onnx
 inspect models/pt_transformer.onnx
+sensitivity models/sk_mlp.onnx --calib models/digits_test_flat.npz
 models/pt_resnet_folded.onnx --ratio 0.5 --dry-run
 models/pt_resnet_bn.onnx --ratio 0.5 -o small.onnx
 models/sk_mlp.onnx --target macs=0.5 --calib models/digits_calib_flat.npz --plan plan.json -o calibrated.onnx

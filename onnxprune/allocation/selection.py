@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune._math import share
 from onnxprune._text import amount, milliseconds
 from onnxprune.allocation import budget
-from onnxprune.allocation.counts import ranked, uniform, weakest
+from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
+from onnxprune.allocation.fixed import PartlyFixed
 from onnxprune.allocation.target import Target
-from onnxprune.allocation.widths import limits_of
+from onnxprune.allocation.widths import Rounding, limits_of
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import predicted, totals
 from onnxprune.coupling.coupling import Coupling
@@ -34,11 +37,13 @@ class Selection:
         removed: Boolean per channel id, True for what is removed.
         entries: What plan and report say of each group.
         targets: Requested and remaining amount of each cost, and whether the target is met.
+        rounded: Name of each group that rounding of a ratio changed -> units that it keeps without rounding, and now.
     """
 
     removed: NDArray[np.bool_]
     entries: list[dict[str, Any]]
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def nothing(coupling: Coupling) -> Selection:
@@ -46,16 +51,42 @@ def nothing(coupling: Coupling) -> Selection:
     return Selection(np.zeros(coupling.classes.elements, dtype=bool), [describe(g, [], None) for g in coupling.groups])
 
 
-def by_ratio(coupling: Coupling, groups: Sequence[Group], scores: Sequence[Scores], options: Channels) -> Selection:
-    """The weakest units of some groups, as many as the ratio asks for."""
-    limits = limits_of(groups, options.min_channels, options.rounding)
+def by_ratio(
+    coupling: Coupling,
+    groups: Sequence[Group],
+    scores: Sequence[Scores],
+    options: Channels,
+    keep: Mapping[int, float] = MappingProxyType({}),
+) -> Selection:
+    """The weakest units of some groups, as many as the ratio asks for.
+
+    Args:
+        coupling: The analysis.
+        groups: The groups that may shrink.
+        scores: Importance of each unit.
+        options: The ratio, and what groups keep at least.
+        keep: Share of the units that stay, of single groups by their position; the ratio is for the others.
+    """
+    counts, plain = (_counts(groups, scores, options, keep, rounding) for rounding in (options.rounding, 1))
+    taken = _taken(coupling, groups, [weakest(s, n) for s, n in zip(scores, counts, strict=True)], scores)
+    changed = {g.name: (g.units - n, g.units - m) for g, n, m in zip(groups, plain, counts, strict=True) if n != m}
+    return replace(taken, rounded=changed)
+
+
+def _counts(
+    groups: Sequence[Group], scores: Sequence[Scores], options: Channels, keep: Mapping[int, float], rounding: Rounding
+) -> list[int]:
+    """Units to remove from each group by a ratio, or as `keep` says."""
     assert options.ratio is not None
-    counts = (
-        ranked(groups, scores, options.ratio, limits)
+    limits = limits_of(groups, options.min_channels, rounding)
+    counts, free = _fixed(groups, limits, keep)
+    mine, bounds = [groups[i] for i in free], [limits[i] for i in free]
+    counts[free] = (
+        ranked(mine, [scores[i] for i in free], options.ratio, bounds)
         if options.global_ranking
-        else uniform(groups, options.ratio, limits)
+        else uniform(mine, options.ratio, bounds)
     )
-    return _taken(coupling, groups, [weakest(s, n) for s, n in zip(scores, counts, strict=True)], scores)
+    return [int(n) for n in counts]
 
 
 def by_budget(
@@ -65,24 +96,37 @@ def by_budget(
     options: Channels,
     before: Cost,
     input_shapes: Mapping[str, Sequence[int]],
+    keep: Mapping[int, float] = MappingProxyType({}),
 ) -> Selection:
-    """The units whose removal meets every target at the least summed damage."""
+    """The units whose removal meets every target at the least summed damage.
+
+    Args:
+        coupling: The analysis.
+        groups: The groups that may shrink.
+        curves: Damage of each.
+        options: The targets, and what groups keep at least.
+        before: What was counted of the model.
+        input_shapes: Shapes of graph inputs.
+        keep: Share of the units that stay, of single groups by their position; the others meet the targets.
+    """
     models = {cost.name: predicted(cost, coupling, groups, before, input_shapes) for cost in options.costs}
     whole = totals(options.costs, coupling, before, input_shapes)
     asked = {name: _limit(name, text, whole[name]) for name, text in options.limits.items()}
     limits = limits_of(groups, options.min_channels, options.rounding)
+    counts, free = _fixed(groups, limits, keep)
     found = budget.allocate(
-        [c.loss for c in curves],
-        [g.units for g in groups],
-        [Target(models[name], limit) for name, limit in asked.items()],
-        limits,
+        [curves[i].loss for i in free],
+        [groups[i].units for i in free],
+        [Target(PartlyFixed(models[n], counts, free) if keep else models[n], limit) for n, limit in asked.items()],
+        [limits[i] for i in free],
     )
+    counts[free] = found.removed
     chosen = _taken(
         coupling,
         groups,
-        [np.sort(c.order[:n]) for c, n in zip(curves, found.removed, strict=True)],
+        [np.sort(c.order[:n]) for c, n in zip(curves, counts, strict=True)],
         None,
-        [float(c.loss[n]) for c, n in zip(curves, found.removed, strict=True)],
+        [float(c.loss[n]) for c, n in zip(curves, counts, strict=True)],
     )
     targets = {
         name: {"asked": limit, "left": left, "met": left <= limit}
@@ -91,20 +135,31 @@ def by_budget(
     return Selection(chosen.removed, chosen.entries, targets)
 
 
-def intermediate_target(options: Channels, whole: Mapping[str, float | None], share: float) -> Channels:
-    """The options of an intermediate round: what is to be left is that of the last one to the power of a share.
+def _fixed(
+    groups: Sequence[Group], limits: Sequence[Limits], keep: Mapping[int, float]
+) -> tuple[NDArray[np.int64], list[int]]:
+    """Units to remove from the groups that keep a share, 0 of the others; and the positions of these."""
+    counts = np.zeros(len(groups), dtype=np.int64)
+    for i, stays in keep.items():
+        units = groups[i].units
+        counts[i] = units - limits[i].kept(units, share(1 - stays, units))
+    return counts, [i for i in range(len(groups)) if i not in keep]
+
+
+def intermediate_target(options: Channels, whole: Mapping[str, float | None], progress: float) -> Channels:
+    """The options of an intermediate round: what is to be left is that of the last one to the power of the progress.
 
     Args:
         options: The options of the last round.
         whole: The cost of the original for each target.
-        share: 0 < share < 1.
+        progress: 0 < progress < 1.
     """
     if options.ratio is not None:
-        return replace(options, ratio=1 - (1 - options.ratio) ** share)
+        return replace(options, ratio=1 - (1 - options.ratio) ** progress)
     target: dict[str | CostFactory, Limit] = {}
     for key, cost, text in zip(options.target, options.costs, options.target.values(), strict=True):
         total = float(whole[cost.name] or 0)
-        left = total * min(_limit(cost.name, text, whole[cost.name]) / max(total, 1e-9), 1.0) ** share
+        left = total * min(_limit(cost.name, text, whole[cost.name]) / max(total, 1e-9), 1.0) ** progress
         target[key] = f"{left:.9g}ms" if cost.name == LATENCY else left
     return replace(options, target=target)
 

@@ -7,6 +7,7 @@ import click
 from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, save, show
+from onnxprune.cli.page import html_option, page_path, write_run
 from onnxprune.cli.paths import read_plan, target
 from onnxprune.errors import GateError
 
@@ -24,7 +25,7 @@ from onnxprune.errors import GateError
     "--repair",
     default="auto",
     metavar="MODE",
-    help="none, data-free, calibrated; auto is calibrated with --calib, else none  [auto]",
+    help="none, data-free, calibrated, distilled; auto follows --calib  [auto]",
 )
 @option("Options", "--metric", metavar="NAME", help="What is measured on held-out samples  [top1 with labels]")
 @option("Options", "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
@@ -37,6 +38,7 @@ from onnxprune.errors import GateError
     "Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
 )
 @option("Options", "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
+@html_option("Options")
 @option("Options", "--quiet", is_flag=True, help="No report; warnings and errors only")
 def apply(
     ctx: click.Context,
@@ -54,11 +56,13 @@ def apply(
     no_verify: bool,
     input_shape: tuple[str, ...],
     as_json: bool,
+    html: str | None,
     quiet: bool,
 ) -> None:
     """Applies a plan to the model that it was made for, or to another checkpoint of it."""
     shapes = parsing.shapes(input_shape)
     path = target(model, output, plan, *parsing.data_files(calib), force=force)
+    page = page_path(html, model, plan, *parsing.data_files(calib))
     written = read_plan(plan)
     from onnxprune.api import run_plan
     from onnxprune.options import Calibration, Checks, Repair, Resources
@@ -74,6 +78,8 @@ def apply(
         if result.stopped is None:
             save(result, path, stage)
     names = {"model": model, "output": str(path) if result.stopped is None else None, "plan": plan}
+    if result.stopped is None:
+        write_run(page, model, names["output"], result.plan, result.report)
     show(result.report, names, as_json=as_json, quiet=quiet, strict=strict)
     if result.stopped is not None:
         ctx.exit(GateError.exit_code)

@@ -16,6 +16,9 @@ HELP_WIDTH = 100
 LONGEST = 1000
 """Characters of a message: names in models have any length."""
 
+TYPED = "onnxprune.cli.typed"
+"""Key of the command line, as it was typed, in the context of a command."""
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 

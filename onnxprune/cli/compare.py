@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from onnxprune._text import plural
 from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, draw, print_json
+from onnxprune.cli.page import html_option, page_path, write
 from onnxprune.cli.paths import read_plan
 
 
@@ -27,6 +29,7 @@ from onnxprune.cli.paths import read_plan
 @option("Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run at; repeatable")
 @option("Options", "--plan", metavar="FILE", help="What B lost of inputs and outputs, where --shrink let it")
 @option("Options", "--json", "as_json", is_flag=True, help="As JSON")
+@html_option("Options")
 def compare(
     a: str,
     b: tuple[str, ...],
@@ -37,13 +40,16 @@ def compare(
     input_shape: tuple[str, ...],
     plan: str | None,
     as_json: bool,
+    html: str | None,
 ) -> None:
     """Shows parameters, MACs, bytes and time of models, and how far their outputs are from those of the first."""
     shapes = parsing.shapes(input_shape)
+    page = page_path(html, a, *b, *parsing.data_files(calib))
     plan_text = None if plan is None else read_plan(plan)
     from onnxprune.pipeline.compare import compare as compare_models
     from onnxprune.planning.plan import Plan
     from onnxprune.report.comparison import compared
+    from onnxprune.report.page.build import plain_page
 
     with announcing(as_json) as stage:
         stage("run")
@@ -57,6 +63,8 @@ def compare(
             input_shapes=shapes,
             runs=runs,
         )
+    title = f"{a} compared with {plural(len(b), 'model')}"
+    write(page, lambda command: plain_page(title, command, compared(report)))
     if as_json:
         print_json(report.to_dict())
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from types import FrameType
 
 import click
 
-from onnxprune.cli.command import complain, forget_warnings, say, warn
+from onnxprune.cli.command import TYPED, complain, forget_warnings, say, warn
 from onnxprune.errors import InternalError, OnnxPruneError
 
 USAGE = 2
@@ -39,6 +40,7 @@ def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     forget_warnings()
     try:
         with _terminable(), _logged_warnings(), command.make_context(name, list(arguments)) as context:
+            context.meta[TYPED] = shlex.join([*name.split(), *map(str, arguments)])
             command.invoke(context)
             sys.stdout.flush()
         return 0

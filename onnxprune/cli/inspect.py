@@ -6,6 +6,7 @@ import click
 
 from onnxprune.cli.command import Command, option, say
 from onnxprune.cli.output import draw, print_json, terminal_width
+from onnxprune.cli.page import html_option, page_path, write
 from onnxprune.cli.paths import target
 from onnxprune.errors import InputError
 
@@ -22,6 +23,7 @@ from onnxprune.errors import InputError
     help="Zeros of every weight instead, and what TensorRT's sparse tensor cores can use",
 )
 @option("Options", "--json", "as_json", is_flag=True, help="Every group and member, or every weight, as JSON")
+@html_option("Options")
 @option("Options", "--anonymise", is_flag=True, help="Write the graph without weights and names instead")
 @option("Options", "-o", "--output", metavar="FILE", help="What --anonymise writes  [MODEL.anonymous.onnx]")
 def inspect(
@@ -31,6 +33,7 @@ def inspect(
     attention: str,
     sparsity: bool,
     as_json: bool,
+    html: str | None,
     anonymise: bool,
     output: str | None,
 ) -> None:
@@ -42,13 +45,17 @@ def inspect(
     With --anonymise it writes a model to report a fault with: operators, attributes and shapes are as they were;
     weights, names, texts and metadata are removed. inspect takes it like any other.
     """
+    page = page_path(html, model)
     if anonymise:
+        if page is not None:
+            raise InputError("--html shows the groups, and --anonymise none", "give one of them")
         _anonymise(model, output)
         return
     if output is not None:
         raise InputError("-o says where --anonymise writes", "give both")
     from onnxprune import api
     from onnxprune.report import groups, inspect_tables, sparsity_data
+    from onnxprune.report.page.build import inspection_page
     from onnxprune.report.sparsity_tables import tables
 
     analysis = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink)
@@ -56,10 +63,12 @@ def inspect(
         sparsity_data.zeros(analysis.model, analysis.coupling) if sparsity else groups.inspection(analysis.coupling)
     )
     data = {"model": model, **findings}
+    shown = tables if sparsity else inspect_tables.inspected
+    write(page, lambda command: inspection_page(model, command, shown(data, None), analysis.coupling))
     if as_json:
         print_json(data)
     else:
-        draw((tables if sparsity else inspect_tables.inspected)(data, terminal_width()))
+        draw(shown(data, terminal_width()))
 
 
 def _anonymise(model: str, output: str | None) -> None:

@@ -74,6 +74,7 @@ def options(ctx: click.Context) -> Options:
         verify=not given["no_verify"],
         time=not given["no_time"],
         target=targets(target),
+        keep=keep(given["keep"]),
         gate=gates(given["gate"]),
         memory=size(given["memory"]),
         run_memory=None if given["run_memory"] is None else size(given["run_memory"]),
@@ -106,6 +107,8 @@ AS_GIVEN = (
     "samples",
     "stats",
     "repair",
+    "epochs",
+    "minutes",
     "metric",
     "max_drop",
     "keep_anyway",
@@ -146,6 +149,23 @@ def gates(texts: Sequence[str]) -> dict[str, float]:
         if name in found:
             raise InputError(f"gate {name!r} is given twice", "give it once")
         found[name] = limit
+    return found
+
+
+def keep(texts: Sequence[str]) -> dict[str, float]:
+    """``REGEX=0.8`` and the like as a mapping; the share follows the last ``=``, expressions may hold some."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            share = float(value)
+        except ValueError:
+            name = ""
+        if not name:
+            raise InputError(f"--keep: {text!r} is not an expression and a share", "--keep 'stem=0.8' keeps 80% of it")
+        if name in found:
+            raise InputError(f"--keep: {name!r} is given twice", "give it once")
+        found[name] = share
     return found
 
 

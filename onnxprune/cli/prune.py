@@ -11,6 +11,7 @@ from onnxprune import __version__
 from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option, say
 from onnxprune.cli.output import announcing, logging_on_stderr, save, show
+from onnxprune.cli.page import html_option, page_path, write_run
 from onnxprune.cli.paths import target, writable, written
 from onnxprune.errors import GateError, InputError
 
@@ -24,6 +25,7 @@ NOTES = [
         "Verbs (a file of such a name is ./inspect)",
         [
             ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
+            ("sensitivity MODEL", "What each group costs and saves when it is pruned alone"),
             ("apply PLAN MODEL", "Take the same from another checkpoint, and repair it with --calib"),
             ("measure MODEL", "Time of the model at many widths, for --target latency"),
             ("compare A B ...", "Size, time, accuracy and drift of models side by side"),
@@ -76,6 +78,9 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     default=None,
     help="R is the share of all groups, or of each by itself  [of each; of all for zeros that data choose]",
 )
+@option(
+    AMOUNT, "--keep", multiple=True, metavar="REGEX=S", help="Share that stays of such groups: stem=0.8; repeatable"
+)
 @option(AMOUNT, "--min-channels", type=int, default=1, metavar="N", help="Channels that every group keeps  [1]")
 @option(
     AMOUNT, "--round-to", default="auto", metavar="N", help="Keep multiples of N; auto: what the engine needs  [auto]"
@@ -85,7 +90,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     "--engine",
     default="onnxruntime",
     metavar="WHAT",
-    help="openvino, tensorrt, tflite, ncnn, mnn ...; for latency a command that prints ms too  [onnxruntime]",
+    help="openvino, tensorrt, ncnn, ..., or its timer  [onnxruntime]",
 )
 @option(AMOUNT, "--times", metavar="FILE", help="What measure wrote elsewhere, for --target latency")
 @option(
@@ -115,12 +120,18 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     help="Inputs, labelled or not: FILE.npz, folder of arrays or images, module:function",
 )
 @option(DATA, "--samples", type=int, default=1024, metavar="N", help="Use at most N calibration samples  [1024]")
-@option(DATA, "--stats", metavar="FILE", help="Statistics of the data: read if FILE exists, else written")
+@option(DATA, "--stats", hidden=True)
 @option(DATA, "--steps", type=int, default=1, hidden=True)
 @option(DATA, "--memory", default="1GB", hidden=True)
 @option(
-    DATA, "--repair", default="auto", metavar="MODE", help="none, data-free, calibrated; auto follows --calib  [auto]"
+    DATA,
+    "--repair",
+    default="auto",
+    metavar="MODE",
+    help="none, data-free, calibrated, distilled; auto: by data  [auto]",
 )
+@option(DATA, "--epochs", type=int, default=40, hidden=True)
+@option(DATA, "--minutes", type=float, hidden=True)
 @option(
     CHECKS,
     "--gate",
@@ -154,11 +165,12 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
 )
 @option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
-@option(FILES, "--sparse-storage", is_flag=True, help="Store weights as sparse tensors where that is smaller")
+@option(FILES, "--sparse-storage", is_flag=True, hidden=True)
 @option(FILES, "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
 @option(FILES, "--dry-run", is_flag=True, help="Plan only: show what would go, write no model")
 @option(FILES, "--plan", metavar="FILE", help="Write what is removed and why as JSON")
 @option(FILES, "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
+@html_option(FILES)
 @option(FILES, "--quiet", is_flag=True, help="No report; warnings and errors only")
 @option(FILES, "--progress/--no-progress", default=None, help="Show how far the run is  [on a terminal]")
 @option(FILES, "--verbose", is_flag=True, help="Log on stderr what is done meanwhile")
@@ -191,6 +203,7 @@ def prune(
     dry_run: bool,
     plan: str | None,
     as_json: bool,
+    html: str | None,
     quiet: bool,
     verbose: bool,
     progress: bool | None,
@@ -203,6 +216,7 @@ def prune(
     others = parsing.files_read(ctx)
     path = None if dry_run else target(model, output, *others, force=force)
     plan_path = _plan_path(plan, path, model, *others)
+    page = page_path(html, model, *others)
     from onnxprune import api
 
     with logging_on_stderr(verbose), announcing(quiet or verbose, progress) as stage:
@@ -213,6 +227,8 @@ def prune(
             if path is not None:
                 save(result, path, stage)
     names = {"model": model, "output": str(path) if path else None, "plan": str(plan_path) if plan_path else None}
+    if result.stopped is None:
+        write_run(page, model, names["output"], result.plan, result.report)
     show(result.report, names, as_json=as_json, quiet=quiet, strict=options.checks.strict)
     if result.stopped is not None:
         ctx.exit(GateError.exit_code)

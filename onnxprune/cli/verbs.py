@@ -1,4 +1,4 @@
-"""The other verbs: inspect, apply, measure, compare, verify, ops."""
+"""The other verbs: inspect, sensitivity, apply, measure, compare, verify, ops."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from onnxprune.cli.compare import compare
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.measure import measure
 from onnxprune.cli.ops import ops
+from onnxprune.cli.sensitivity import sensitivity
 from onnxprune.cli.verify import verify
 
 VERBS: dict[str, click.Command] = {
     "inspect": inspect,
+    "sensitivity": sensitivity,
     "apply": apply,
     "measure": measure,
     "compare": compare,

@@ -7,6 +7,7 @@ import click
 from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, draw, print_json
+from onnxprune.cli.page import html_option, page_path, write
 from onnxprune.cli.paths import read_plan
 
 
@@ -24,6 +25,7 @@ from onnxprune.cli.paths import read_plan
 @option("Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run at; repeatable")
 @option("Options", "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed of the inputs  [0]")
 @option("Options", "--json", "as_json", is_flag=True, help="As JSON")
+@html_option("Options")
 def verify(
     original: str,
     pruned: str,
@@ -32,6 +34,7 @@ def verify(
     input_shape: tuple[str, ...],
     seed: int,
     as_json: bool,
+    html: str | None,
 ) -> None:
     """Checks that a pruned model computes what the original computes with all that the plan takes set to zero.
 
@@ -39,11 +42,13 @@ def verify(
     hold, or where the models cannot be run here.
     """
     shapes = parsing.shapes(input_shape)
+    page = page_path(html, original, pruned, plan)
     plan_text = read_plan(plan)
     from onnxprune import testing
     from onnxprune.errors import VerificationError
     from onnxprune.planning.plan import Plan
     from onnxprune.report.before_after import drifts
+    from onnxprune.report.page.build import plain_page
     from onnxprune.report.report import SYNTHETIC
     from onnxprune.runtime.determinism import deterministic_run
 
@@ -57,10 +62,13 @@ def verify(
             seed=seed,
             tolerance=testing.TOLERANCE if tolerance is None else tolerance,
         )
+    how = "equivalent to the masked original" if found.equivalent else f"NOT equivalent: {found.because}"
+    parts = [f"{pruned}: {how}", *drifts(found.drift, SYNTHETIC)]
+    write(page, lambda command: plain_page(f"{original} and {pruned}", command, parts))
     if as_json:
         print_json({"original": original, "pruned": pruned, "plan": plan, **found.to_dict()})
     elif found.equivalent:
-        draw([f"{pruned}: equivalent to the masked original", *drifts(found.drift, SYNTHETIC)])
+        draw(parts)
     if not found.equivalent:
         raise VerificationError(
             f"{pruned}: {found.because}", "this holds of models that were pruned with --repair none"

@@ -75,7 +75,7 @@ def curves(
                 (*PROBES, *LAST_PROBES) if trials.possible else (),
             )
             found[i] = Curve(
-                curve.order, _fit_to_measurements(curve.loss, _measured(trials, curve, readers[i], groups[i].units))
+                curve.order, fit_to_measurements(curve.loss, _measured(trials, curve, readers[i], groups[i].units))
             )
     return found
 
@@ -91,7 +91,7 @@ def _measured(trials: Trials, curve: Curve, readers: Sequence[GroupReader], unit
     return found
 
 
-def _fit_to_measurements(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> NDArray[np.float64]:
+def fit_to_measurements(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> NDArray[np.float64]:
     """Scales a curve piecewise so that it passes through the measured points (removals, error)."""
     if not seen:
         return loss

@@ -11,6 +11,9 @@ from typing import Any
 
 from onnxprune.errors import DataError, InputError, option
 
+AUTO = "auto"
+"""The value of options that follow from others."""
+
 
 def flag(name: str, value: object) -> bool:
     """A value that is true or false, also one of numpy."""
@@ -81,6 +84,17 @@ def mapping(name: str, value: object, example: str, *, callables: bool = False) 
     return dict(value)
 
 
+def kept_shares(name: str, value: object) -> dict[str, float]:
+    """Shares that stay, above 0 and up to 1, by regular expression."""
+    given = mapping(name, value, "{'stem': 0.8}")
+    expressions(name, list(given))
+    for key, share in given.items():
+        given[key] = found = number(f"{name} {key}", share)
+        if not 0 < found <= 1:
+            raise InputError(f"{option(name)} {key!r} must be above 0 and at most 1, not {found:g}", "0.8 keeps 80%")
+    return given
+
+
 def shapes(name: str, value: object) -> dict[str, tuple[int, ...]]:
     """Shapes by input name."""
     example = "{'input': (1, 3, 224, 224)}"
@@ -125,3 +139,9 @@ def instance(name: str, value: object, kind: type) -> None:
     if not isinstance(value, kind):
         said = f"{option(name)} must be an onnxprune.{kind.__name__}, not {type(value).__name__}"
         raise InputError(said, _MADE_BY[kind.__name__])
+
+
+def set_fields(part: object, **values: object) -> None:
+    """Sets fields of a frozen dataclass in its `__post_init__`."""
+    for name, value in values.items():
+        object.__setattr__(part, name, value)

@@ -8,24 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune import engines, extensions, patterns
+from onnxprune.engines import Timer
 from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Criterion, Scorer, Targets
 from onnxprune.metrics import MetricFunction
 from onnxprune.options import checks, json_data
+from onnxprune.options.channels import Channels
+from onnxprune.options.checks import AUTO
 from onnxprune.options.cost_limits import LATENCY
 from onnxprune.options.criteria import BY_DATA, BY_WEIGHTS, NO_STEPS, check_importance, from_data, or_empty
-from onnxprune.options.parts import (
-    AUTO,
-    FURTHEST,
-    NO_PERMUTE,
-    Calibration,
-    Channels,
-    Checks,
-    Repair,
-    Resources,
-    Scope,
-    Zeros,
-)
+from onnxprune.options.parts import FURTHEST, NO_PERMUTE, Calibration, Checks, Resources, Scope, Zeros
+from onnxprune.options.repair import EPOCHS, Repair
 from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.times import Times
 
@@ -74,12 +67,13 @@ class Options:
         ratio: float | None = None,
         *,
         target: Targets | None = None,
+        keep: Mapping[str, float] | None = None,
         pattern: str | Pattern | Sequence[str | Pattern] = CHANNELS,
         global_ranking: bool | None = None,
         importance: str | Scorer | None = None,
         min_channels: int = 1,
         round_to: int | str = AUTO,
-        engine: engines.Timer = engines.DEFAULT,
+        engine: Timer = engines.DEFAULT,
         times: Times | str | os.PathLike[str] | None = None,
         steps: int = 1,
         permute: bool = False,
@@ -93,6 +87,8 @@ class Options:
         samples: int = 1024,
         stats: str | os.PathLike[str] | None = None,
         repair: str = AUTO,
+        epochs: int = EPOCHS,
+        minutes: float | None = None,
         gate: Mapping[str, float] | None = None,
         metric: str | MetricFunction | None = None,
         max_drop: float | None = None,
@@ -116,6 +112,7 @@ class Options:
                 channels are, share of a pattern that has none.
             target: What may be left of ``macs``, ``params``, ``bytes`` or ``latency`` in place of a ratio: ``{"macs":
                 0.5}``, ``{"latency": "4ms"}``; or of a cost that was added, by its name or its factory.
+            keep: Regular expression -> share of the units that stay of matching groups, see `Channels`.
             pattern: ``channels``, a pattern of zeros (see `patterns`), or a list with both.
             global_ranking: Rank across groups (or weights, or their blocks) instead of within each; by default only
                 for zeros that data choose and a refit follows.
@@ -137,7 +134,9 @@ class Options:
             calib: Calibration data, see `calibration.open_samples`.
             samples: Calibration samples to use at most.
             stats: File of statistics from calibration data: used where it exists, else written.
-            repair: See `Repair`.
+            repair: See `Repair`, and so for the next two.
+            epochs: See there.
+            minutes: See there.
             gate: Limits to how far outputs may move, see `Checks`.
             metric: What is measured on held-out samples, see `Checks`.
             max_drop: How much of the metric may be lost, see `Checks`.
@@ -168,11 +167,13 @@ class Options:
             metric=metric,
             max_drop=max_drop,
         )
-        targets = or_empty(target)
+        targets, kept = or_empty(target), or_empty(keep)
         share = None if ratio is None else checks.fraction("ratio", ratio)
         removes, zeros = patterns.read(pattern, share)
         if targets and not removes:
             raise InputError("target and pattern both say how much", "give one of them")
+        if kept and not removes:
+            raise InputError("keep is for channels, and none are removed", f"give {option('ratio', 0.5)}, say")
         wanted = None if importance is None else extensions.as_criterion(importance)
         check_importance(wanted, removes, zeros)
         permute = checks.flag("permute", permute)
@@ -185,6 +186,7 @@ class Options:
             Channels(
                 ratio=FURTHEST if given.search and share is None and not targets else share,
                 target=targets,
+                keep=kept,
                 importance=importance if wanted is not None and wanted.channels else None,
                 global_ranking=bool(across),
                 min_channels=min_channels,
@@ -204,7 +206,7 @@ class Options:
             zeros=None if zeros is None else Zeros(zeros, solver, across, permute),
             scope=Scope(only, ignore, mixing, attention, shrink),
             calibration=Calibration(calib, samples, stats),
-            repair=Repair(repair),
+            repair=Repair(repair, epochs, minutes),
             checks=given,
             resources=Resources(memory, run_seconds, run_memory, time_limit),
             seed=seed,
@@ -266,7 +268,8 @@ class Options:
         """Raises InputError for options that contradict the pattern of zeros."""
         if self.zeros is None:
             return
-        if self.channels is None and self.repair.method != "none" and not self.repair.refits_zeros:
+        unable = self.repair.trains or not self.repair.refits_zeros
+        if self.channels is None and self.repair.method != "none" and unable:
             raise InputError(
                 f"repair {self.repair.method!r} refits what is left of channels, and none are removed",
                 f"give {option('pattern', 'channels')} too, or {option('repair', 'none')}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Union
 
@@ -15,7 +15,7 @@ from onnxprune.cost.measure import Cost
 from onnxprune.coupling import coupling
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade, Group
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, option
 from onnxprune.graph.graph import Graph
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
@@ -161,14 +161,7 @@ def prunable(analysis: Analysis, scope: Scope) -> list[Group]:
         InputError: A pattern of `only` or `ignore` matches nothing.
     """
     worst = Grade.MIXING if scope.mixing else Grade.EXACT
-    names = {g.name: _names(g) for g in analysis.groups}
-    every = {n for group in names.values() for n in group} | {
-        n.proto.name for n in analysis.coupling.graph.nodes if n.proto.name
-    }
-    matched = {p: {n for n in every if re.search(p, n)} for p in [*scope.only, *scope.ignore]}
-    for pattern, hits in matched.items():
-        if not hits:
-            raise InputError(f"{pattern!r} matches no initializer and no node", "onnxprune inspect lists the names")
+    names, matched = _matches(analysis, [*scope.only, *scope.ignore])
 
     def hit(group: Group, patterns: Sequence[str]) -> bool:
         return any(names[group.name] & matched[p] for p in patterns)
@@ -178,6 +171,45 @@ def prunable(analysis: Analysis, scope: Scope) -> list[Group]:
         for g in analysis.groups
         if g.grade <= worst and not hit(g, scope.ignore) and (not scope.only or hit(g, scope.only))
     ]
+
+
+def shares_by_group(analysis: Analysis, groups: Sequence[Group], keep: Mapping[str, float]) -> dict[int, float]:
+    """The share that stays of the groups that a regular expression matches, by their position; the last one holds.
+
+    Args:
+        analysis: The analysis.
+        groups: The groups that are open to pruning.
+        keep: Share by regular expression, see `options.Channels`.
+
+    Raises:
+        InputError: An expression matches none of the groups.
+    """
+    names, matched = _matches(analysis, list(keep))
+    found: dict[int, float] = {}
+    for pattern, share in keep.items():
+        hits = [i for i, group in enumerate(groups) if names[group.name] & matched[pattern]]
+        if not hits:
+            raise InputError(
+                f"{option('keep')}: {pattern!r} matches no group that may be pruned", "onnxprune inspect shows why"
+            )
+        found |= dict.fromkeys(hits, share)
+    return found
+
+
+def _matches(analysis: Analysis, patterns: Sequence[str]) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """The names that belong to each group, and the names of the model that each of some expressions matches.
+
+    Raises:
+        InputError: An expression matches none.
+    """
+    names = {g.name: _names(g) for g in analysis.groups}
+    nodes = {n.proto.name for n in analysis.coupling.graph.nodes if n.proto.name}
+    every = {n for group in names.values() for n in group} | nodes
+    matched = {p: {n for n in every if re.search(p, n)} for p in patterns}
+    for pattern, hits in matched.items():
+        if not hits:
+            raise InputError(f"{pattern!r} matches no initializer and no node", "onnxprune inspect lists the names")
+    return names, matched
 
 
 def _names(group: Group) -> set[str]:

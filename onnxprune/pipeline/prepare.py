@@ -13,7 +13,7 @@ from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseOriginals, densify
 from onnxprune.model.stored_files import stored_bytes
 from onnxprune.options import LATENCY, Options
-from onnxprune.pipeline.analysis import Analysis, analyze_loaded, prunable
+from onnxprune.pipeline.analysis import Analysis, analyze_loaded, prunable, shares_by_group
 from onnxprune.pipeline.data import CalibrationSplit, HeldOut, SyntheticFeeds, open_data
 from onnxprune.pipeline.inputs_seen import SamplesSeen, samples_seen
 from onnxprune.pipeline.latency import Timed, timed
@@ -113,6 +113,8 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
             scope = options.scope
             analysis = analyze_loaded(loaded.model, mixing=scope.mixing, attention=scope.attention, shrink=scope.shrink)
         groups = prunable(analysis, options.scope)
+        if options.channels is not None:
+            shares_by_group(analysis, groups, options.channels.keep)  # what matches nothing is refused before the work
     logger.info("%d groups, %d of them open to pruning", len(analysis.groups), len(groups))
     shapes = options.checks.input_shapes or None
     latency = None

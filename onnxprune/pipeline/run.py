@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxprune import registry
+from onnxprune._math import share
 from onnxprune.allocation.widths import unrounded
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
@@ -23,7 +24,7 @@ from onnxprune.pipeline.verify import verify_pruned
 from onnxprune.planning import plan as planning
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import build, rounded
-from onnxprune.report.entries import Count, ResolvedOptions, StorageReport
+from onnxprune.report.entries import Count, DamageCurve, DamageCurves, ResolvedOptions, StorageReport
 from onnxprune.report.measured_on import with_measured_on
 from onnxprune.report.report import Report, SearchReport, TargetReport
 from onnxprune.report.warnings import reached_limits, warnings
@@ -124,6 +125,7 @@ def make_report(
         resolved=resolved(prepared.options),
         dense=dict(pruned.dense),
         whole_because=pruned.whole_because or report.whole_because,
+        rounded=dict(pruned.selection.rounded),
         unrounded={}
         if channels is None or channels.round_to == AUTO
         else unrounded(coupling, pruned.plan.removed, int(channels.round_to)),
@@ -138,9 +140,27 @@ def make_report(
         metric=pruned.metric,
         search=searched,
         repair=pruned.repair,
+        distilled=pruned.distilled,
         unrepaired_because=prepared.loaded.unrepaired_because,
         many_positions=outputs_at_many_positions(pruned.model),
+        damage_curves=damage_curves(prepared),
     )
+
+
+CURVE_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""Shares of a group's removable units at which a report has its damage."""
+
+
+def damage_curves(prepared: Prepared) -> DamageCurves | None:
+    """A few points of each damage curve; None where units were scored by themselves."""
+    damage = prepared.damage
+    if damage is None or damage.scores is not None:
+        return None
+    found = {}
+    for group, curve in zip(prepared.groups, damage.curves, strict=True):
+        counts = sorted({share(part, len(curve.order)) for part in CURVE_SHARES} - {0})
+        found[group.name] = DamageCurve(counts, [float(f"{curve.loss[n]:.4g}") for n in counts])
+    return DamageCurves("outputs" if damage.measured else "readers", found)
 
 
 def resolved(options: Options) -> ResolvedOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
@@ -21,7 +21,7 @@ from onnxprune.importance.score import score
 from onnxprune.options import Calibration, Channels, Options
 from onnxprune.options.criteria import BY_WEIGHTS
 from onnxprune.pipeline import observe, rounds
-from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze
+from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze, shares_by_group
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
@@ -39,10 +39,13 @@ class Damage:
     Attributes:
         curves: Damage after each removal, and the order of the units.
         scores: Importance of each unit, where the criterion scores units by themselves; None where curves say it.
+        measured: Whether the heights of the curves were measured at the outputs; else each is of the layers that read
+            the group.
     """
 
     curves: list[Curve]
     scores: list[Scores] | None
+    measured: bool = False
 
     def unit_scores(self, groups: Sequence[Group]) -> list[Scores]:
         """Importance of every unit of the groups; shape (units,) each."""
@@ -78,7 +81,8 @@ def learn_damage(
     for share in rounds.shares(channels.steps):
         assert data is not None  # the options see to that
         part = selection.intermediate_target(channels, whole, share)
-        damage = Damage(_learn_round(analysis, groups, damage, data, options, part, before, synthetic_feeds), None)
+        curves = _learn_round(analysis, groups, damage, data, options, part, before, synthetic_feeds)
+        damage = replace(damage, curves=curves)
     return damage
 
 
@@ -158,7 +162,7 @@ def measure_damage(
                     input_shapes=input_shapes or {},
                     memory=memory,
                 )
-            return Damage(curves, None)
+            return Damage(curves, None, data is not None and bool(channels.target or channels.global_ranking))
     most = [g.units - min(channels.min_channels, g.units) for g in groups]
     return Damage([curve_from_scores(s, n) for s, n in zip(scores, most, strict=True)], scores)
 
@@ -172,9 +176,10 @@ def allocate(
     input_shapes: Mapping[str, Sequence[int]],
 ) -> Selection:
     """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given."""
+    keep = shares_by_group(analysis, groups, channels.keep)
     if channels.target:
-        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, input_shapes)
-    return selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels)
+        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, input_shapes, keep)
+    return selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, keep)
 
 
 def _learn_round(

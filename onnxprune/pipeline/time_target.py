@@ -34,7 +34,7 @@ SLACK = 0.03
 """Share of the time asked for that an allocation may leave unused without being made again."""
 FLATTEST, LEAST_STEP = 0.2, 0.3
 """How little of the time an amount is taken to change, relative to both, and what is left of an amount at least."""
-COMPARED, WORSE = 4, 1.25
+COMPARED, WORSE = 5, 1.25
 """Allocations whose damage is measured, the least predicted damage first, and how much more of it they may have."""
 
 Allocate = Callable[[Channels], Selection]

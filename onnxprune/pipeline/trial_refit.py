@@ -14,7 +14,7 @@ from onnxprune.planning import plan as planning
 from onnxprune.repair import calibrated
 from onnxprune.verification.output_error import measured
 
-JUDGES = 0.25
+JUDGES = 0.4
 """Share of the samples to fit on that the result is judged by; they are fitted to only after the choice."""
 FEWEST, MOST, MACS = 16, 192, 2e10
 """Samples that it takes, and how many are used at most; multiplications that all of them together may take."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -234,6 +234,24 @@ def _complete(plan: Plan, coupling: Coupling, removed: NDArray[np.bool_]) -> Non
                     f"the plan removes only a part of what is tied together: see index {missing[0]} of "
                     f"axis {axis} of {name!r}"
                 )
+
+
+def with_groups(plan: Plan, coupling: Coupling, removed: NDArray[np.bool_]) -> Plan:
+    """The plan with entries of the groups that are true of what it removes: somebody may have edited that alone.
+
+    Args:
+        plan: The plan.
+        coupling: The analysis of a model that it fits.
+        removed: Boolean per channel id, see `channels`.
+    """
+    told = {entry.get("name"): entry for entry in plan.groups}
+    entries = []
+    for group in coupling.groups:
+        units = np.flatnonzero(removed[group.channels]).tolist()
+        entry = told.get(group.name, {})
+        same = entry.get("removed") == units and entry.get("channels") == group.units
+        entries.append(entry if same else describe(group, units, None))
+    return replace(plan, groups=entries)
 
 
 def describe(group: Group, removed: Sequence[int], scores: NDArray[np.float64] | None) -> dict[str, Any]:

@@ -94,3 +94,30 @@ class Measured:
     on: str | None = None
     samples: int | None = None
     shapes: dict[str, list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class DamageCurve:
+    """Predicted damage of one group.
+
+    Attributes:
+        removed: Some numbers of removed units, ascending.
+        damage: The damage after each.
+    """
+
+    removed: list[int]
+    damage: list[float]
+
+
+@dataclass(frozen=True)
+class DamageCurves:
+    """Predicted damage by how many units are removed, for each group that was open to pruning.
+
+    Attributes:
+        of: What is damaged: ``outputs``, by squared error relative to their variance, or ``readers`` where the curves
+            were not measured at the outputs: the layers that read the group, by the same of theirs.
+        groups: The curve of each group, by its name.
+    """
+
+    of: str
+    groups: dict[str, DamageCurve]

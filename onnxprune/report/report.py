@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onnxprune import __version__
+from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.layerwise import Refit
-from onnxprune.report.entries import Count, Measured, PermutationReport, ResolvedOptions, StorageReport
+from onnxprune.report.entries import Count, DamageCurves, Measured, PermutationReport, ResolvedOptions, StorageReport
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.report.metric import GateReport, MetricReport
 from onnxprune.verification.check import Drift
@@ -231,6 +232,7 @@ class Report(JsonValue):
         zeroed: Constant -> share of its elements that a pattern set to zero.
         dense: Constant -> why it was to have zeros and has none.
         whole_because: Why nothing was taken; None where something was.
+        rounded: Name of each group that rounding of a ratio changed -> units that it keeps without rounding, and now.
         unrounded: Constant -> axis -> channels along it, for widths that are smaller now and no multiple of the
             ``round_to`` that was asked for.
         permuted: Effect of the permutation; None without one.
@@ -241,11 +243,13 @@ class Report(JsonValue):
         gates: What became of each gate.
         search: What a search made; None without one.
         repair: Every layer that a refit was tried on; None without repair.
+        distilled: What the training of a distilled repair did; None without one.
         unrepaired_because: Why ``repair="auto"`` repaired nothing; None where it did, or with another method.
         calibration: Output errors on held-out samples; None without calibration data.
         metric: The metric before and after; None without calibration data, or without labels where none was asked for.
         latency: What a run of both models takes; None where it was not measured.
         untimed_because: Why it could not be measured; None where it was, or was not requested.
+        damage_curves: Predicted damage of each group by how much of it is removed; None where no data were used for it.
         warnings: What to look at before the result is used, a line each.
         notes: What else to know of the result, a line each.
         skipped: Stages that a dry run left out: ``repair``, ``judge``, ``store``, ``gates``, ``verify``, ``time``.
@@ -270,6 +274,7 @@ class Report(JsonValue):
     mixing: bool
     interface: dict[str, dict[str, int]]
     resolved: ResolvedOptions | None = None
+    rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
     unrounded: dict[str, dict[str, int]] = field(default_factory=dict)
     permuted: PermutationReport | None = None
     storage: StorageReport | None = None
@@ -277,6 +282,7 @@ class Report(JsonValue):
     gates: dict[str, GateReport] = field(default_factory=dict)
     search: SearchReport | None = None
     repair: list[Refit] | None = None
+    distilled: Distillation | None = None
     unrepaired_because: str | None = None
     calibration: CalibrationReport | None = None
     metric: MetricReport | None = None
@@ -284,6 +290,7 @@ class Report(JsonValue):
     many_positions: list[str] = field(default_factory=list)
     latency: LatencyReport | None = None
     untimed_because: str | None = None
+    damage_curves: DamageCurves | None = None
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ from rich.table import Table
 from onnxprune._text import count, duration, percent, plain_percent, plural, printable, short
 from onnxprune.errors import on_command_line
 from onnxprune.options import LATENCY
+from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.before_after import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.build import reasons
@@ -182,17 +183,28 @@ def zeros(report: Report) -> list[Part]:
 
 
 def uneven(report: Report) -> list[Part]:
-    """Widths that were to be rounded and are not."""
-    if not report.unrounded or report.options is None:
+    """What rounding to multiples changed of a ratio, and widths that were to be rounded and are not."""
+    if report.options is None:
         return []
+    found: list[Part] = []
+    if report.rounded:
+        (name, (before, after)), *more = report.rounded.items()
+        example = f"{short(name)}: {after} units in place of {before}{', ...' if more else ''}"
+        found.append(
+            f"{plural(len(report.rounded), 'group')} kept another number of channels than the ratio says, for "
+            f"multiples of {report.options['round_to']} ({example})"
+        )
+    if not report.unrounded:
+        return found
     (name, axes), *others = report.unrounded.items()
     widths = " by ".join(str(width) for width in axes.values())
     what = "have widths that are no multiples" if others else "has a width that is no multiple"
     example = f"{short(name)}: {widths}{', ...' if others else ''}"
-    return [
+    found.append(
         f"{plural(1 + len(others), 'layer')} that lost channels {what} of {report.options['round_to']} ({example}): "
         "other channels that they hold are kept"
-    ]
+    )
+    return found
 
 
 def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:
@@ -213,7 +225,24 @@ def learned(report: Report) -> list[Part]:
     if layers is not None:
         better = refitted(layers)
         lines.append(f"{sum(better.values())} of {plural(len(better), 'layer')} refitted, the rest left as they were")
+    if report.distilled is not None:
+        lines += trained(report.distilled)
     return ["\n".join(lines)] if lines else []
+
+
+def trained(found: Distillation) -> list[str]:
+    """What a training did."""
+    if found.skipped is not None or found.before is None or found.after is None:
+        return [f"Not trained: {printable(found.skipped or '')}"]
+    what = f"Trained on the outputs of the original for {plural(found.epochs, 'epoch')}"
+    on = f"the squared error on {plural(found.judges, 'held-back sample')}"
+    if found.best is None:
+        lines = [f"{what}, and taken back: {on} did not surely fall"]
+    else:
+        error = f"{plain_percent(found.before)} to {plain_percent(found.after)} of the variance"
+        lines = [f"{what}, of which number {found.best} was best: {on} fell from {error}"]
+    lines += [f"- {plural(n, 'weight')} left as they were: {printable(why)}" for why, n in found.untrained.items()]
+    return lines
 
 
 def refitted(records: Sequence[Refit]) -> dict[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_a_unit_of_several_channels_counts_as_so_many() -> None:
     assert made["a"][0] == 16 and made["b"] == [16, 4, 1, 1]  # 3 of 8 are left at least, 12 channels
     assert shapes(pruned(GROUPED, 4, 0.7).proto)["a"][0] == 12
     assert pruned(GROUPED, 8, 0.7).report.unrounded == {}
+
+
+def test_what_rounding_changes_of_a_ratio_is_told() -> None:
+    """Without rounding 3 of the 8 units of four channels stay at a ratio of 0.7, which is no multiple of 8."""
+    plain, rounded = pruned(GROUPED, 1, 0.7), pruned(GROUPED, 8, 0.7)
+    assert plain.report.rounded == {}
+    kept = [{g["name"]: g["channels"] - len(g["removed"]) for g in r.plan.groups} for r in (plain, rounded)]
+    changed = {name: (n, kept[1][name]) for name, n in kept[0].items() if n != kept[1][name]}
+    assert changed and rounded.report.rounded == changed and (3, 4) in changed.values()
+    assert json.loads(rounded.report.to_json())["rounded"] == {name: list(pair) for name, pair in changed.items()}
 
 
 def test_every_channel_of_a_layer_counts_once_in_a_depthwise_layer() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune.importance.damage_curves import _fit_to_measurements, curves
+from onnxprune.importance.damage_curves import curves, fit_to_measurements
 from onnxprune.layers.find import linear_layers
 from onnxprune.statistics.moments import observe
 from tests.ops.case import build
@@ -14,13 +14,13 @@ from tests.ops.case import build
 
 def test_a_curve_is_scaled_to_pass_through_the_measured_points() -> None:
     """Between two of them it keeps its shape; after the last one, the last rate."""
-    found = _fit_to_measurements(np.array([0.0, 1.0, 3.0, 4.0, 6.0]), [(1, 10.0), (3, 16.0)])
+    found = fit_to_measurements(np.array([0.0, 1.0, 3.0, 4.0, 6.0]), [(1, 10.0), (3, 16.0)])
     np.testing.assert_allclose(found, [0, 10, 14, 16, 20])
 
 
 def test_a_curve_without_measurements_is_the_prediction() -> None:
     loss = np.array([0.0, 1.0, 3.0])
-    assert _fit_to_measurements(loss, []) is loss
+    assert fit_to_measurements(loss, []) is loss
 
 
 def test_a_layer_that_hardly_shows_at_the_outputs_has_a_low_curve() -> None:

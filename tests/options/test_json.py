@@ -29,6 +29,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         min_size=1,
     )
     | st.builds(lambda x: {"latency": x}, st.sampled_from(["4ms", "0.5", "1e-3s"]) | st.floats(1e-3, 1)),
+    "keep": st.dictionaries(st.sampled_from(["conv", "^head:0$", "a=b"]), st.floats(1e-3, 1), min_size=1),
     "pattern": st.lists(st.sampled_from(["channels", "2:4", "4x1=0.3", "weights=0.7"]), min_size=1, max_size=2)
     | st.builds("weights={!r}".format, SHARES),
     "global_ranking": st.booleans(),
@@ -48,7 +49,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "calib": st.sampled_from(["data.npz", "images,mean=0.5,std=0.2", Path("more.npz")]),
     "samples": st.integers(1, 10**6),
     "stats": st.sampled_from(["stats.npz", Path("stats.npz")]),
-    "repair": st.sampled_from(["auto", "none", "data-free", "calibrated"]),
+    "repair": st.sampled_from(["auto", "none", "data-free", "calibrated", "distilled"]),
+    "epochs": st.integers(1, 1000),
+    "minutes": st.floats(1e-3, 1e4),
     "gate": st.dictionaries(
         st.sampled_from(["drift", "cosine", "agreement", "drift:a=b:0"]), st.floats(0, 1), min_size=1
     ),
@@ -126,11 +129,24 @@ def test_each_option_is_stored(name: str) -> None:
         ),
         **dict.fromkeys(["verify", "time"], False),
         **dict.fromkeys(
-            ["min_channels", "round_to", "steps", "samples", "memory", "run_memory", "time_limit", "seed"], 3
+            [
+                "min_channels",
+                "round_to",
+                "steps",
+                "samples",
+                "memory",
+                "run_memory",
+                "time_limit",
+                "seed",
+                "epochs",
+                "minutes",
+            ],
+            3,
         ),
         **dict.fromkeys(["only", "ignore", "shrink"], "w"),
         "ratio": 0.25,
         "target": {"macs": 0.5},
+        "keep": {"w": 0.5},
         "pattern": "channels",
         "importance": "wanda",
         "attention": "dims",
@@ -148,6 +164,8 @@ def test_each_option_is_stored(name: str) -> None:
     if name == "times":
         del base["ratio"]
         base["target"] = {"latency": 0.5}
+    if name in ("epochs", "minutes"):
+        base["repair"] = "distilled"
     changed = {**base, name: other[name]}
     if name == "target":
         del changed["ratio"]

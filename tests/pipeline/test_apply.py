@@ -14,6 +14,7 @@ import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.model.model import Model
 from onnxprune.runtime.session import session
+from onnxprune.verification.output_error import relative_errors
 from tests.support.classifier import classifier, pruned, samples
 from tests.support.commands import Cli, assert_refused, tiny
 from tests.support.paths import MODELS
@@ -67,6 +68,27 @@ def test_another_checkpoint_is_repaired() -> None:
     assert top1(other) == pytest.approx(top1(onnx.load(MLP)))
     bare, repaired = onnxprune.apply(plan, other), onnxprune.apply(plan, other, calib=DIGITS)
     assert top1(bare.proto) < 0.8 < 0.93 < top1(repaired.proto)
+
+
+def test_a_plan_edited_by_hand_is_repaired_and_reported_as_it_is() -> None:
+    """Two channels are taken back in all that they slice: the report tells of the others, and repair makes up for them."""
+    made = pruned(0.75)
+    data = json.loads(made.plan.to_json())
+    for axes in data["removed"].values():
+        for indices in axes.values():
+            del indices[-2:]
+    edited = onnxprune.Plan.from_json(json.dumps(data))
+    bare, repaired = onnxprune.apply(edited, classifier()), onnxprune.apply(edited, classifier(), calib=DATA)
+    for found in (bare, repaired):
+        assert [list(t.dims) for t in found.proto.graph.initializer][:2] == [[8, 10], [10, 4]]
+        assert (found.report.channels.before, found.report.channels.after) == (32, 10)
+        assert [g.removed for g in found.report.groups if g.removed] == [data["removed"]["w1"]["1"]]
+        assert found.plan.removed == edited.removed
+    errors = [relative_errors(Model(classifier()), [Model(found.proto)], [DATA])[0] for found in (bare, repaired)]
+    assert errors[1] < 0.5 * errors[0]
+    del data["removed"]["w2"]["0"][0]
+    with pytest.raises(InputError, match="removes only a part of what is tied together"):
+        onnxprune.apply(onnxprune.Plan.from_json(json.dumps(data)), classifier(), calib=DATA)
 
 
 def test_labels_are_measured() -> None:

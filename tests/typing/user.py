@@ -102,6 +102,8 @@ def stages(model: str) -> Result:
     result = onnxprune.apply(again, model)
     checked = onnxprune.verify(model, result, plan=again)
     columns = onnxprune.compare(model, result.proto, metric=None, runs=3).models
+    best = min(onnxprune.sensitivity(model, ignore=["head"]).groups, key=lambda group: group.rank)
+    print(best.group, [point.damage for point in best.points if point.measured])
     print([column.model for column in columns])
     print(len(scores), checked.verified, checked.drift["y"].rel_rms)
     return result

@@ -24,7 +24,9 @@ NAMES = (
     "told",
     "preprocessing",
     "max_drop",
+    "sensitivity",
     "latency",
+    "engines",
     "sparsity",
     "compare_peer",
 )

@@ -1,0 +1,81 @@
+"""The option ``--html`` of the verbs that report: the report as a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.cli.command import TYPED, Decorated, option
+from onnxprune.cli.paths import writable, written
+
+if TYPE_CHECKING:
+    from onnxprune.planning.plan import Plan
+    from onnxprune.report.page.content import Page
+    from onnxprune.report.report import Report
+
+
+def html_option(section: str) -> Callable[[Decorated], Decorated]:
+    """Declares the option."""
+    return option(section, "--html", metavar="FILE", help="Write the report as a page for a browser")
+
+
+def page_path(html: str | None, *inputs: str) -> Path | None:
+    """The file that was named, if one was.
+
+    Raises:
+        InputError: It cannot be written, or is one of the inputs.
+    """
+    if html is None:
+        return None
+    path = Path(html)
+    writable(path, *inputs)
+    return path
+
+
+def write(path: Path | None, page: Callable[[str], Page]) -> None:
+    """Writes a page where one was asked for.
+
+    Args:
+        path: Where to; None for nowhere.
+        page: Makes it, given the command line as it was typed.
+    """
+    if path is None:
+        return
+    from onnxprune.report.page.render import render
+
+    with written(path, render(page(str(click.get_current_context().meta[TYPED])))):
+        pass
+
+
+def write_run(path: Path | None, model: str, output: str | None, plan: Plan, report: Report) -> None:
+    """Writes the page of a run, or of a plan that was applied.
+
+    Args:
+        path: Where to; None for nowhere.
+        model: File name of the original.
+        output: File name of the result; None where there is none.
+        plan: What was taken.
+        report: The report.
+    """
+    if path is None:
+        return
+    from onnxprune import api
+    from onnxprune.report import terminal
+    from onnxprune.report.page.build import run_page
+
+    shrink = [f"^{re.escape(name)}$" for name in plan.interface]
+    coupling = api.analyze(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink).coupling
+    title, *parts = terminal.run(report, model, output)
+    shown = [*parts, *_listed(report.warnings)]
+    write(path, lambda command: run_page(str(title), command, shown, coupling, plan, report))
+
+
+def _listed(warnings: Sequence[str]) -> list[Any]:
+    """The warnings, which a terminal shows on stderr, as a paragraph."""
+    from onnxprune.errors import on_command_line
+
+    return ["\n".join(["Warnings:", *(f"- {on_command_line(line)}" for line in warnings)])] if warnings else []

@@ -1,0 +1,188 @@
+"""Trials of single groups: removes channels of one group, repairs what follows, and evaluates the result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration import Samples
+from onnxprune.coupling.groups import Group
+from onnxprune.edit.remove import remove
+from onnxprune.graph.graph import Graph
+from onnxprune.pipeline.analysis import reanalyze
+from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, _Synthetic
+from onnxprune.pipeline.evaluate import evaluate
+from onnxprune.pipeline.kept_indices import kept_indices
+from onnxprune.pipeline.metric import MetricEvaluator
+from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.refit import RepairJob, refit
+from onnxprune.planning import plan
+from onnxprune.repair import layerwise
+from onnxprune.repair.kept_indices import KeptIndices
+
+Index = NDArray[np.int64]
+
+WORK = 4e12
+"""Multiplications that all trials together may take: about a minute of one core."""
+SAMPLES, FEWEST = 256, 32
+"""Samples that a trial is repaired with, and evaluated on, at most; and at least, where work is limited."""
+BATCHES = 10
+"""Batches that the samples of a refit are divided into: layers hold out whole batches."""
+PASSES = 6
+"""How often a trial runs the model on a sample: original and pruned model in repair, errors, choices."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured after the removal of some channels.
+
+    Attributes:
+        damage: Squared error of the outputs relative to their variance; infinite where they are not finite.
+        agreement: Share of the choices that equal the original's; None where no output chooses.
+        metric: The metric; None where there is none.
+        drop: How much of it is lost.
+    """
+
+    damage: float
+    agreement: float | None
+    metric: float | None
+    drop: float | None
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What trials are made of.
+
+    Attributes:
+        shares: The shares of a group's channels that are removed in a trial.
+        samples: Samples to repair with, and samples to evaluate on, of each trial.
+    """
+
+    shares: Sequence[float]
+    samples: int
+
+
+def affordable(macs: int | None, groups: int, shares: Sequence[float], middle: float) -> Extent:
+    """How much is tried, so that all trials take no more than `WORK`.
+
+    Every share with `SAMPLES` samples; else with fewer of them; else the middle share alone; else none.
+
+    Args:
+        macs: Multiplications of one run; None where they are not known.
+        groups: How many groups there are.
+        shares: The shares to try.
+        middle: The most important of them.
+    """
+    for tried, fewest in ((shares, SAMPLES // 2), ((middle,), FEWEST)):
+        most = WORK / max((macs or 0) * groups * len(tried) * PASSES, 1)
+        if most >= fewest:
+            return Extent(tried, int(min(most, SAMPLES)))
+    return Extent((), 0)
+
+
+def split(prepared: Prepared, samples: int) -> CalibrationSplit | None:
+    """Calibration samples, or the synthetic inputs of a data-free repair, cut to a number of samples a part."""
+    data = prepared.loaded.data
+    if data is None:
+        if prepared.options.repair.method != "data-free":
+            return None
+        feeds = prepared.synthetic_feeds()
+        held = max(1, round(len(feeds) * HELD_OUT_SHARE))
+        return CalibrationSplit(_Synthetic(feeds[held:] or feeds), _Synthetic(feeds[:held]))
+    fit = _cut(data.fit, samples)
+    return replace(data, fit=fit, held=_cut(data.held, samples) if data.held_out else fit)
+
+
+def _cut(samples: Samples | _Synthetic, most: int) -> Samples | _Synthetic:
+    """As many of some samples, drawn at random."""
+    count = samples.count or 0
+    return samples.split(most / count)[1] if 0 < most < count and samples.parts > 1 else samples
+
+
+class GroupTrials:
+    """Removes channels of single groups of a prepared model."""
+
+    def __init__(self, prepared: Prepared, data: CalibrationSplit, evaluator: MetricEvaluator) -> None:
+        """Keeps what trials share.
+
+        Args:
+            prepared: The model, its analysis and options; not changed.
+            data: Samples to repair with, and held-out ones.
+            evaluator: Measures the metric on the held-out samples.
+        """
+        self._prepared, self._data, self._evaluator = prepared, data, evaluator
+
+    def run(self, group: Group, units: Index) -> Trial:
+        """Removes channels of one group, and measures what that does.
+
+        Args:
+            group: The group.
+            units: Positions of the channels in it.
+        """
+        prepared = self._prepared
+        whole = prepared.analysis
+        removed = np.zeros(whole.coupling.classes.elements, dtype=bool)
+        removed[group.channels[units]] = True
+        slices = plan.io_slices(plan.make(whole.coupling, removed))
+        pruned = reanalyze(whole, whole.model.copy())
+        remove(pruned.model, pruned.coupling, removed)
+        if prepared.options.repair.method != "none":
+            kept = following(kept_indices(whole.coupling, removed), whole.coupling.graph)
+            self._repair(
+                RepairJob.of(
+                    prepared.options,
+                    prepared.original.dense(),
+                    pruned.model,
+                    kept,
+                    self._data if prepared.loaded.data is not None else None,
+                    slices,
+                    lambda: [dict(feeds) for feeds in self._data.fit.batches()],
+                )
+            )
+        found = evaluate(prepared.original.load(), pruned.model, self._data, slices).report
+        metric = self._evaluator.measure(pruned.model, slices, changed=True)
+        return Trial(
+            math.inf if found.relative_error is None else found.relative_error,
+            None if found.decisions is None else found.decisions.agreement.mean,
+            None if metric is None else metric.after,
+            None if metric is None or metric.drop is None else metric.drop.mean,
+        )
+
+    def _repair(self, job: RepairJob) -> None:
+        """Of the calibrated repair its layer-wise part, of any other the whole."""
+        if job.method != "calibrated":
+            refit(job)
+            return
+        fit = self._data.fit
+        assert isinstance(fit, Samples)
+        batches = fit.in_batches(max(1, fit.parts // BATCHES))
+        layerwise.repair(
+            job.original,
+            job.pruned,
+            job.kept,
+            batches,
+            sum(1 for _ in batches),
+            seed=job.seed,
+            memory=job.memory,
+            io_slices=job.io_slices,
+        )
+
+
+def following(kept: KeptIndices, graph: Graph) -> KeptIndices:
+    """The same for the layers alone that a removal reaches: what the others compute is what it was.
+
+    Args:
+        kept: What the pruned model has of the original's values.
+        graph: The original.
+    """
+    changed, reached = set(kept.axes), set[str]()
+    for node in graph.main.nodes:
+        names = {*node.proto.input, *node.proto.output} - {""}
+        if node.bodies or changed & names:  # a body may read any value
+            reached |= set(node.proto.output) - {""}
+            changed |= reached
+    return replace(kept, layers=kept.layers & reached)

@@ -1,0 +1,107 @@
+"""Builds the pages of the verbs from their reports."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+
+import numpy as np
+
+from onnxprune import __version__
+from onnxprune.coupling.coupling import Coupling
+from onnxprune.planning.plan import Plan
+from onnxprune.report.page.content import Page, PageCurve, sections
+from onnxprune.report.page.layers import page_groups, page_layers
+from onnxprune.report.report import Report
+from onnxprune.report.sensitivity import SensitivityReport
+from onnxprune.report.tables import Part
+
+DEPENDENCIES = ("onnx", "onnxruntime", "numpy")
+"""Packages whose versions results may depend on."""
+OUTPUTS = "outputs"
+"""What curves are of that groups can be compared by."""
+COLOURED = 0.5
+"""The share whose damage colours a group, where nothing was removed."""
+
+
+def plain_page(title: str, command: str, parts: Sequence[Part]) -> Page:
+    """A page of tables and paragraphs alone.
+
+    Args:
+        title: What it is about.
+        command: The command that made it.
+        parts: What a terminal shows.
+    """
+    found = {"onnxprune": __version__, "Python": platform.python_version()}
+    found |= {name: metadata.version(name) for name in DEPENDENCIES}
+    return Page(title, command, found, sections(parts))
+
+
+def inspection_page(title: str, command: str, parts: Sequence[Part], coupling: Coupling) -> Page:
+    """The page of an analysis; see `plain_page`."""
+    return _with_layers(plain_page(title, command, parts), coupling, {}, {}, {})
+
+
+def run_page(title: str, command: str, parts: Sequence[Part], coupling: Coupling, plan: Plan, report: Report) -> Page:
+    """The page of a run.
+
+    Args:
+        title: What it is about.
+        command: The command that made it.
+        parts: What a terminal shows.
+        coupling: The analysis of the original.
+        plan: What was taken.
+        report: The report of the run.
+    """
+    removed = {g.name: len(g.removed) for g in report.groups}
+    units = {g.name: g.channels for g in report.groups}
+    curves = report.damage_curves
+    damage = {g.name: g.damage for g in report.groups}
+    if curves is not None and curves.of == OUTPUTS:
+        for name, curve in curves.groups.items():
+            at = float(np.interp(removed.get(name, 0), [0, *curve.removed], [0.0, *curve.damage]))
+            damage[name] = at if damage.get(name) is None else damage[name]
+    page = _with_layers(plain_page(title, command, parts), coupling, plan.removed, removed, damage)
+    if curves is None:
+        return page
+    positions = {g.name: i for i, g in enumerate(coupling.groups)}
+    drawn = [
+        PageCurve(positions[name], [n / units[name] for n in c.removed], list(c.damage), [False] * len(c.removed))
+        for name, c in curves.groups.items()
+    ]
+    of = "the outputs" if curves.of == OUTPUTS else "the layers that read the group"
+    return Page(**{**vars(page), "curves": drawn, "curves_of": of})
+
+
+def sensitivity_page(
+    title: str, command: str, parts: Sequence[Part], coupling: Coupling, report: SensitivityReport
+) -> Page:
+    """The page of a sensitivity report; see `run_page`."""
+    half = {g.group: next((p.damage for p in g.points if p.share == COLOURED), None) for g in report.groups}
+    damage = half if report.compared else {}
+    page = _with_layers(plain_page(title, command, parts), coupling, {}, {}, damage)
+    positions = {g.name: i for i, g in enumerate(coupling.groups)}
+    drawn = [
+        PageCurve(
+            positions[g.group],
+            [p.removed / g.channels for p in g.points],
+            [p.damage for p in g.points],
+            [p.measured for p in g.points],
+        )
+        for g in report.groups
+    ]
+    samples = f"{report.samples} " if report.samples else ""
+    of = f"the outputs on {samples}{report.on}, {report.repair}" if report.compared else "the weights alone"
+    return Page(**{**vars(page), "curves": drawn, "curves_of": of})
+
+
+def _with_layers(
+    page: Page,
+    coupling: Coupling,
+    slices: dict[str, dict[str, list[int]]],
+    removed: dict[str, int],
+    damage: dict[str, float | None],
+) -> Page:
+    layers, groups = page_layers(coupling, slices), page_groups(coupling, removed, damage)
+    return Page(**{**vars(page), "layers": layers, "groups": groups})

@@ -1,0 +1,128 @@
+"""What a page shows, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.table import Table
+
+from onnxprune.report.json_data import JsonValue
+from onnxprune.report.tables import Part
+
+
+@dataclass(frozen=True)
+class Section:
+    """A paragraph or a table.
+
+    Attributes:
+        text: The paragraph, in lines; empty for a table.
+        columns: Titles of the table's columns.
+        numbers: Which of them hold numbers, and are set flush right.
+        rows: Its cells.
+    """
+
+    text: str = ""
+    columns: list[str] = field(default_factory=list)
+    numbers: list[bool] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PageLayer:
+    """A layer in the strip.
+
+    Attributes:
+        name: Name of its node, as Netron shows it.
+        operator: Its operator.
+        before: Shape of its weight.
+        after: Shape of what stays of it.
+        groups: Positions of the groups that slice it, in `Page.groups`.
+        params: Elements of its weights.
+        kept: Share of them that stays.
+    """
+
+    name: str
+    operator: str
+    before: list[int]
+    after: list[int]
+    groups: list[int]
+    params: int
+    kept: float
+
+
+@dataclass(frozen=True)
+class PageGroup:
+    """A group of coupled channels.
+
+    Attributes:
+        name: Its name.
+        channels: How many channels it has.
+        removed: How many of them went.
+        grade: ``exact``, ``mixing`` or ``pinned``.
+        reasons: Why it is not exact.
+        damage: Damage of what went, or of half of it where nothing did; None where it is not known.
+    """
+
+    name: str
+    channels: int
+    removed: int
+    grade: str
+    reasons: list[str]
+    damage: float | None = None
+
+
+@dataclass(frozen=True)
+class PageCurve:
+    """Damage of one group by the share of its channels that is removed.
+
+    Attributes:
+        group: Position of the group.
+        shares: Shares, ascending.
+        damage: The damage at each; None where it is not finite.
+        measured: Whether each was measured.
+    """
+
+    group: int
+    shares: list[float]
+    damage: list[float | None]
+    measured: list[bool]
+
+
+@dataclass(frozen=True)
+class Page(JsonValue):
+    """All that a page shows.
+
+    Attributes:
+        title: What it is about.
+        command: The command that made it.
+        versions: Versions of what it depends on, by name.
+        sections: Tables and paragraphs.
+        layers: The layers, in execution order.
+        groups: The groups.
+        curves: Damage curves.
+        curves_of: What their damage is of.
+    """
+
+    title: str
+    command: str
+    versions: dict[str, str]
+    sections: list[Section]
+    layers: list[PageLayer] = field(default_factory=list)
+    groups: list[PageGroup] = field(default_factory=list)
+    curves: list[PageCurve] = field(default_factory=list)
+    curves_of: str = ""
+
+
+def sections(parts: Sequence[Part]) -> list[Section]:
+    """What a terminal shows, as sections of a page."""
+    return [Section(part) if isinstance(part, str) else _table(part) for part in parts]
+
+
+def _table(drawn: Table) -> Section:
+    columns = [[str(cell) for cell in column.cells] for column in drawn.columns]
+    return Section(
+        columns=[str(column.header) for column in drawn.columns],
+        numbers=[column.justify == "right" for column in drawn.columns],
+        rows=[list(row) for row in zip(*columns, strict=True)],
+    )

@@ -1,0 +1,44 @@
+/** Makes an HTML element. Text is never parsed as markup. */
+function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  return fill(made, properties, children);
+}
+
+/** Makes an SVG element. */
+function drawing(tag, properties = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), properties, children);
+}
+
+function fill(made, properties, children) {
+  for (const [name, value] of Object.entries(properties)) {
+    if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+/** Control characters, and those that turn the direction of what follows, as question marks. */
+function printable(text) {
+  return String(text).replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g, "?");
+}
+
+/** A name for a narrow place, shortened in the middle. */
+function short(name, limit = 60) {
+  const shown = printable(name);
+  if (shown.length <= limit) return shown;
+  const half = Math.floor((limit - 1) / 2);
+  return `${shown.slice(0, limit - 1 - half)}…${shown.slice(-half)}`;
+}
+
+/** A share in percent, with two digits at least. */
+function percent(share) {
+  if (share === null) return "not known";
+  const value = 100 * share;
+  if (value === 0 || value >= 9.95) return `${value.toFixed(0)}%`;
+  return value < 1e-4 ? "less than 0.0001%" : `${Number(value.toPrecision(2))}%`;
+}
+
+/** Where a damage stands between 0 (0.01% and less) and 1 (all of the variance). */
+function level(damage) {
+  return Math.min(1, Math.max(0, 1 + Math.log10(Math.max(damage, 1e-4)) / 4));
+}

@@ -1,0 +1,130 @@
+"""Whether predicted sensitivity is true: the damage that ``onnxprune sensitivity`` tells beside what pruning does.
+
+    python -m tools.benchmarks sensitivity ../shared/real [--only NAME ...] [--ratio 0.5] [--plans 0.25 0.5]
+
+FOLDER is that of `max_drop`. Half of each group is pruned alone, by a run of its own with the whole repair, and the
+outputs on the test split are compared with the original's. A row a group holds the predicted and the measured damage,
+and what is lost of the metric there; then come whole plans, whose prediction is the sum over the groups. The verdict
+is Spearman's rank correlation of predicted and measured damage over the groups of each model, 0.9 at least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.model.inputs import fed_inputs
+from onnxprune.model.model import load
+from onnxprune.runtime.io_slices import Batch
+from onnxprune.verification.output_error import measured
+from tools.benchmarks.accuracy import timed
+from tools.benchmarks.max_drop import evaluation, hits
+
+MODELS = ["resnet8_cifar10_keras", "mnist_cntk", "dscnn_kws_tf", "sst2_transformer_tiny", "resnet20_cifar10_pytorch"]
+"""Labelled classifiers of several kinds."""
+WHOLE = "whole plan"
+LEAST = 0.9
+"""Rank correlation that is asked for."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command line."""
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", nargs="*", default=MODELS)
+    parser.add_argument("--ratio", type=float, default=0.5, help="one of those that sensitivity tells")
+    parser.add_argument("--plans", nargs="*", type=float, default=[0.25, 0.5])
+    parser.add_argument("--samples", type=int, default=1024)
+
+
+def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row a group, then one a plan, of each model."""
+    module = evaluation(args.folder / "evaluate.py")
+    for name in args.only:
+        with tempfile.TemporaryDirectory() as folder:
+            yield from _Case(module, args.folder / "models" / f"{name}.onnx", Path(folder), args.samples).rows(args)
+
+
+class _Case:
+    """One model with its data."""
+
+    def __init__(self, module: Any, model: Path, folder: Path, samples: int) -> None:
+        load_split = module.SIMPLE[model.stem][1]
+        self._module, self._model = module, model
+        self._data, self._out = folder / "calib.npz", folder / "pruned.onnx"
+        self._names = [i.name for i in fed_inputs(onnx.load(model).graph)]
+        inputs, labels = load_split("calib", None)
+        np.savez(self._data, labels=labels, **dict(zip(self._names, inputs, strict=True)))
+        self._test, self._labels = load_split("test", None)
+        self._words = ["--calib", self._data, "--samples", samples]
+
+    def rows(self, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+        """See `rows`."""
+        _, said, _, seconds, _ = self._run(["sensitivity", self._model, "--json"])
+        groups = json.loads(said)["groups"]
+        before = self._hits(self._model)
+        head = {"model": self._model.stem}
+        for group in groups:
+            row = head | {"group": group["group"], "predicted": _damage(group, args.ratio)}
+            yield row | self._pruned(args.ratio, before, ["--only", f"^{re.escape(group['group'])}$"])
+        for ratio in args.plans:
+            total = sum(_damage(group, ratio) for group in groups)
+            row = head | {"group": f"{WHOLE} {ratio:g}", "predicted": total, "sensitivity_seconds": round(seconds, 1)}
+            yield row | self._pruned(ratio, before, [])
+
+    def _run(self, words: list[Any]) -> tuple[int, str, str, float, float]:
+        return timed([sys.executable, "-m", "onnxprune", *(str(word) for word in [*words, *self._words])])
+
+    def _pruned(self, ratio: float, before: np.ndarray, words: list[str]) -> dict[str, Any]:
+        """One run, and what it does on the test split."""
+        command = [self._model, "-o", self._out, "--ratio", ratio, "--no-time", "--quiet", *words]
+        code, _, why, seconds, _ = self._run(command)
+        if code:
+            return {"code": code, "why": why}
+        error = measured(load(self._model), [load(self._out)], list(self._batches()), unsquash=True).shares()[0]
+        drop = float((before - self._hits(self._out)).mean())
+        return {"measured": error, "test_drop": round(drop, 4), "seconds": round(seconds, 1)}
+
+    def _hits(self, model: Path) -> np.ndarray:
+        return hits(self._module, model, self._test[0], self._labels)
+
+    def _batches(self) -> Iterator[Batch]:
+        fixed = onnx.load(self._model).graph.input[0].type.tensor_type.shape.dim[0].dim_value
+        size = fixed or 128
+        for start in range(0, len(self._labels) // size * size if fixed else len(self._labels), size):
+            parts = (a[start : start + size] for a in self._test)
+            yield dict(zip(self._names, parts, strict=True))
+
+
+def _damage(group: dict[str, Any], ratio: float) -> float:
+    """What sensitivity tells of one group."""
+    return float(next(point["damage"] for point in group["points"] if point["share"] == ratio))
+
+
+def verdict(done: list[dict[str, Any]], _: argparse.Namespace) -> tuple[list[str], int]:
+    """The rank correlation of each model, and how predictions compare with what was measured."""
+    lines, missed = [], False
+    for model in dict.fromkeys(row["model"] for row in done):
+        mine = [row for row in done if row["model"] == model and "measured" in row]
+        groups = [(r["predicted"], r["measured"]) for r in mine if not r["group"].startswith(WHOLE)]
+        found = spearman(*zip(*groups, strict=True)) if len(groups) > 1 else float("nan")
+        ratio = float(np.exp(np.mean([np.log(p / m) for p, m in groups])))
+        lines.append(f"{model}: Spearman {found:.3f} of {len(groups)} groups, predicted over measured {ratio:.2f}")
+        plans = [f"{r['group']}: {r['predicted']:.3g} predicted, {r['measured']:.3g} measured" for r in mine]
+        lines += plans[len(groups) :]
+        missed |= not found >= LEAST
+    return lines, int(missed)
+
+
+def spearman(first: Any, second: Any) -> float:
+    """Rank correlation of two sequences of numbers without ties."""
+    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
+    return round(float(np.corrcoef(*ranks)[0, 1]), 6)
