@@ -1,10 +1,7 @@
 """Synthetic inputs: random inputs in the value range that the model was trained with, for runs without data.
 
-A model does not store the range of its inputs, but it can be inferred. If it has BatchNormalization nodes, the outputs
-of the layers before them should have the stored running statistics. Otherwise, the mean of a feature of a trained layer
-is small relative to its standard deviation: with inputs that are too small the features are constant (the biases), and
-with inputs that are too large later layers saturate. A few inputs in each candidate range are run, and the most
-plausible range is used.
+A model does not store the range of its inputs, but it can be inferred: a few inputs in each candidate range are run,
+and the most plausible range is used (`plausibility`).
 """
 
 from __future__ import annotations
@@ -19,13 +16,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnxprune.calibration.plausibility import Plausibility
 from onnxprune.calibration.synthetic_images import along_time, pictures, signals, sounds
 from onnxprune.cost.measure import counted_shapes, measure
 from onnxprune.errors import RunError
-from onnxprune.graph.graph import Graph
-from onnxprune.graph.shape_inference import infer
-from onnxprune.layers.batch_norm import normalizations
-from onnxprune.layers.find import linear_layers
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
 from onnxprune.runtime.batching import why_not_joined
@@ -44,8 +38,6 @@ and free axes have lengths at which a sample has not."""
 MAX_MACS, MIN_SAMPLES_LARGE = 500_000_000_000, 16
 """Fewer samples, down to `MIN_SAMPLES_LARGE`, if they would take more than `MAX_MACS` multiply-accumulates in total, or
 if one alone has more than `MAX_ACTIVATIONS`."""
-MAX_DEVIATION = 10.0
-"""Upper bound of the deviation score of one feature."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +96,7 @@ def synthetic(
     generator = _generator(model, input_shapes)
     ranges = PICTURES if generator.pictures else SIGNALS if generator.floats else (Range(1, 0),)
     if len(ranges) > 1 and not varied:
-        plausibility = _Plausibility(model)
+        plausibility = Plausibility(model)
         for probes, left in ((FEW_PROBES, FINALISTS), (PROBES, 1)):
             scores = [plausibility.deviation(generator.feeds(probes, seed, [candidate])) for candidate in ranges]
             ranges = tuple(ranges[i] for i in np.argsort(scores, kind="stable")[:left])
@@ -229,59 +221,3 @@ def _channel_axis(shape: Sequence[int]) -> int | None:
         if shape[axis] <= 4 and min(space) >= 8:
             return axis
     return None
-
-
-class _Plausibility:
-    """Measures how far the feature statistics of a model are from those in training."""
-
-    def __init__(self, model: Model) -> None:
-        copy = model.copy()
-        graph = Graph(copy.proto)
-        infer(graph)
-        stored = [
-            (n.x, model.array(n.mean).astype(float), model.array(n.variance).astype(float))
-            for n in normalizations(graph)
-            if n.x.producer is not None
-        ]
-        self._known = {x.name: (mean, variance) for x, mean, variance in stored}
-        self._axes = {x.name: 1 for x, _, _ in stored}
-        if not stored:
-            self._axes = {p.output.name: p.out_axis for p in linear_layers(graph)}
-        have = {o.name for o in copy.proto.graph.output}
-        copy.proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in self._axes if n not in have)
-        self._session = session(copy)
-
-    def deviation(self, batches: Sequence[Feeds]) -> float:
-        """Returns the median deviation score of all features; smaller is more plausible."""
-        sums: dict[str, NDArray[np.float64]] = {}
-        for feeds in batches if self._axes else ():
-            for name, array in zip(self._axes, self._session.run(list(self._axes), feeds), strict=True):
-                rows = np.moveaxis(array, self._axes[name], 0).reshape(array.shape[self._axes[name]], -1)
-                sums[name] = sums.get(name, 0.0) + _powers(rows.astype(np.float64))
-        scores = [self._scores(name, *total) for name, total in sums.items()]
-        return float(np.median(np.concatenate(scores))) if scores else 0.0
-
-    def _scores(
-        self, name: str, count: NDArray[np.float64], total: NDArray[np.float64], squares: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Returns the deviation score of each feature of a value, shape (features,).
-
-        With running statistics (m, s): |mean - m| / s + |log(std / s)|; without: |mean| / std.
-        """
-        mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 1e-20))
-        if name in self._known:
-            true_mean, true_std = self._known[name][0], np.sqrt(self._known[name][1] + 1e-20)
-            scores = np.abs(mean - true_mean) / true_std + np.abs(np.log(std / true_std))
-        else:
-            scores = np.abs(mean) / std
-        bounded: NDArray[np.float64] = np.nan_to_num(scores, nan=MAX_DEVIATION, posinf=MAX_DEVIATION)
-        return bounded
-
-
-def _powers(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns count, sum and sum of squares of each row; shape (3, rows)."""
-    found: NDArray[np.float64] = np.stack(
-        [np.full(len(rows), float(rows.shape[1])), rows.sum(axis=1), np.square(rows).sum(axis=1)]
-    )
-    return found

@@ -1,9 +1,4 @@
-"""What calibration samples are: their ranges, and whether they look like what the model was trained on.
-
-A BatchNormalization keeps the mean and the variance that its input had in training. Where those of the samples are far
-from them at the first one, the samples are hardly preprocessed as in training, whatever their labels. Models whose
-BatchNormalization nodes were merged into the convolutions before them do not tell.
-"""
+"""What calibration samples are: their ranges, and whether they look like what the model was trained on."""
 
 from __future__ import annotations
 
@@ -13,17 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.graph import Graph
-from onnxprune.layers.batch_norm import normalizations
 from onnxprune.model.model import Model
 from onnxprune.pipeline.data import CalibrationSplit
-from onnxprune.repair.batch_norm import channel_statistics
-from onnxprune.report.report import InputReport, TrainingMismatch
-from onnxprune.runtime.partition import CannotCut
-from onnxprune.runtime.staged_run import StagedRun
-
-FEWEST = 8
-"""Samples from which on their statistics are compared with those of training."""
+from onnxprune.pipeline.training_match import scale_mismatch, training_mismatch
+from onnxprune.report.report import InputReport, ScaleMismatch, TrainingMismatch
 
 
 class _Input:
@@ -74,40 +62,20 @@ def inputs_seen(data: CalibrationSplit) -> dict[str, InputReport]:
     return {name: values.report() for name, values in found.items()}
 
 
-def training_mismatch(original: Model, data: CalibrationSplit) -> TrainingMismatch | None:
-    """How far the samples are from training at the first BatchNormalization; None where none tells."""
-    nodes = normalizations(Graph(original.proto))
-    samples = data.held if data.held.count is None or data.held.count >= FEWEST else data.fit
-    if not nodes or (samples.count is not None and samples.count < FEWEST):
-        return None
-    try:
-        with StagedRun(original, samples, [[nodes[0].x.name]]) as run:
-            seen = run.step()[nodes[0].x.name]
-            if any(array.ndim < 2 for array in seen):
-                return None
-            mean, variance = channel_statistics(seen)
-    except CannotCut:
-        return None
-    trained, spread = (original.array(t).astype(np.float64) for t in (nodes[0].mean, nodes[0].variance))
-    spread = np.maximum(spread, 1e-12)
-    if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
-        return None
-    divergence = 0.5 * (variance / spread + (mean - trained) ** 2 / spread - 1 - np.log(variance / spread))
-    return TrainingMismatch(nodes[0].name, float(np.median(divergence)))
-
-
 @dataclass(frozen=True)
 class SamplesSeen:
     """What calibration samples are, whatever is pruned with them; see `CalibrationReport` for the attributes."""
 
     inputs: dict[str, InputReport]
     mismatch: TrainingMismatch | None
+    scale: ScaleMismatch | None
     unused: list[str]
 
 
 def samples_seen(original: Model, data: CalibrationSplit) -> SamplesSeen:
     """Reads the samples once and compares them with what the original was trained on."""
-    return SamplesSeen(inputs_seen(data), training_mismatch(original, data), unused(data))
+    mismatch, scale = training_mismatch(original, data), scale_mismatch(original, data)
+    return SamplesSeen(inputs_seen(data), mismatch, scale, unused(data))
 
 
 def unused(data: CalibrationSplit) -> list[str]:

@@ -132,6 +132,21 @@ class TrainingMismatch:
 
 
 @dataclass(frozen=True)
+class ScaleMismatch:
+    """The scale of the input that suits the weights of a model best, and by how much.
+
+    Attributes:
+        factor: What the samples are multiplied with at that scale; 1 where theirs is the best.
+        given: Median over the features of all layers of |mean| / standard deviation for the samples as they are.
+        best: The same for the samples at that scale.
+    """
+
+    factor: float
+    given: float
+    best: float
+
+
+@dataclass(frozen=True)
 class CalibrationReport:
     """The result on samples that neither scores nor repair have seen, where there are enough to hold some out.
 
@@ -143,6 +158,7 @@ class CalibrationReport:
         neighbours: The output that holds embeddings and keeps the fewest nearest neighbours; None where none does.
         inputs: What the samples hold, by input.
         mismatch: How far they are from training, where a BatchNormalization tells it.
+        scale: How well their scale suits the weights, where no BatchNormalization is left.
         unused: Names of given arrays that are neither inputs nor labels.
         labels: Why labels are not used, or cannot be right; None where nothing is wrong.
     """
@@ -154,6 +170,7 @@ class CalibrationReport:
     neighbours: Neighbours | None = field(default=None, metadata=OMIT_NONE)
     inputs: dict[str, InputReport] = field(default_factory=dict)
     mismatch: TrainingMismatch | None = None
+    scale: ScaleMismatch | None = None
     unused: list[str] = field(default_factory=list)
     labels: str | None = field(default=None, metadata=OMIT_NONE)
 

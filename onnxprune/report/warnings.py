@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from onnxprune._text import duration, percent, plain_percent, plural, printable, short
 from onnxprune.errors import GIVE_DATA, Words, option, source_of
@@ -20,6 +20,9 @@ UNMOVED = 1e-3
 FAR_FROM_TRAINING = 0.25
 """Divergence in nats from which on samples are hardly those of training: it is below 0.1 for samples of the data that a
 model was trained on, and 0.5 where their scale is half as large or they miss their mean."""
+WRONG_SCALE = 1.35
+"""From this quotient of a `ScaleMismatch` on, samples hardly have the scale of training. It is below 1.2 for samples of
+the data that a model was trained on, and 1.4 to 10 where values of 0 to 1 are fed for 0 to 255, or the other way."""
 SHORTEST = 1e-4
 """Seconds of a run below which the time of the call itself dominates, and no warning follows from its latency."""
 LEAST_SAVED, FAST_ENOUGH = 0.05, 0.5
@@ -78,10 +81,23 @@ def _doubtful_samples(report: Report) -> list[str]:
     if found.mismatch is not None and found.mismatch.divergence > FAR_FROM_TRAINING:
         lines.append(
             f"running statistics of {short(found.mismatch.node)!r} are far from what it reads here (divergence "
-            f"{found.mismatch.divergence:.2g}): are the samples preprocessed as in training? "
-            + "; ".join(_range(name, seen) for name, seen in found.inputs.items())
+            f"{found.mismatch.divergence:.2g}): {_preprocessed(found.inputs)}"
+        )
+    if found.scale is not None and found.scale.given > WRONG_SCALE * found.scale.best:
+        factor = found.scale.factor
+        other = f"{max(factor, 1 / factor):.0f} times as {'large' if factor > 1 else 'small'}"
+        lines.append(
+            f"values {other} suit the weights better "
+            f"(median |mean| / deviation of all features {found.scale.best:.2g}, of these samples "
+            f"{found.scale.given:.2g}): {_preprocessed(found.inputs)}"
         )
     return [f"calibration data: {line}" for line in lines]
+
+
+def _preprocessed(inputs: Mapping[str, InputReport]) -> str:
+    """A question, and what the samples hold."""
+    ranges = "; ".join(_range(name, seen) for name, seen in inputs.items())
+    return f"are the samples preprocessed as in training? {ranges}"
 
 
 def _range(name: str, seen: InputReport) -> str:

@@ -75,16 +75,16 @@ def test_the_range_is_the_most_plausible_of_all_though_most_are_tried_on_few_sam
 ) -> None:
     """Of 8 ranges, those left after a first round are compared on as many samples as all of them were before."""
     model, tried = load(MODELS / "pt_resnet_bn.onnx"), list[int]()
-    deviation = made_up._Plausibility.deviation
+    deviation = made_up.Plausibility.deviation
 
     def counted(self: Any, batches: Sequence[dict[str, np.ndarray]]) -> float:
         tried.append(sum(len(array) for feeds in batches for array in feeds.values()))
         return deviation(self, batches)
 
-    monkeypatch.setattr(made_up._Plausibility, "deviation", counted)
+    monkeypatch.setattr(made_up.Plausibility, "deviation", counted)
     found = synthetic(model, 2)
     assert tried == [3] * 8 + [12] * 4
-    generator, plausibility = made_up._generator(model, None), made_up._Plausibility(model)
+    generator, plausibility = made_up._generator(model, None), made_up.Plausibility(model)
     every = [deviation(plausibility, generator.feeds(12, 0, [candidate])) for candidate in PICTURES]
     best = generator.feeds(2, 0, [PICTURES[int(np.argmin(every))]])
     for feeds, wanted in zip(found, best, strict=True):

@@ -24,6 +24,7 @@ from onnxprune.report.report import (
     InputReport,
     LatencyReport,
     Report,
+    ScaleMismatch,
     TargetReport,
     TrainingMismatch,
 )
@@ -213,6 +214,15 @@ def test_names_cannot_steer_the_terminal() -> None:
             [
                 "calibration data: running statistics of 'n' are far from what it reads here (divergence 7.3): are the "
                 "samples preprocessed as in training? x: low 0, high 255, mean 120, deviation 60"
+            ],
+        ),
+        ({"calibration": samples(scale=ScaleMismatch(256.0, 1.35, 1.0))}, []),
+        (
+            {"calibration": samples({"x": seen()}, scale=ScaleMismatch(1 / 64, 1.28, 0.64))},
+            [
+                "calibration data: values 64 times as small suit the weights better (median |mean| / deviation of all "
+                "features 0.64, of these samples 1.3): are the samples preprocessed as in training? x: low 0, high "
+                "255, mean 120, deviation 60"
             ],
         ),
         ({"macs": Count(100, 50), "latency": timed(1e-3, 0.7e-3)}, []),

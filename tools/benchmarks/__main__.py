@@ -22,6 +22,7 @@ NAMES = (
     "zeros",
     "accuracy",
     "told",
+    "preprocessing",
     "max_drop",
     "sensitivity",
     "latency",
