@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxprune.checkpoints import apply, run_plan, verify
+from onnxprune.engines import Timer
 from onnxprune.extensions import Scorer, Targets
 from onnxprune.metrics import MetricFunction
 from onnxprune.options import Options
@@ -40,7 +41,7 @@ def prune(
     importance: str | Scorer | None = None,
     min_channels: int = 1,
     round_to: int | str = "auto",
-    engine: str = "onnxruntime",
+    engine: Timer = "onnxruntime",
     times: Times | str | os.PathLike[str] | None = None,
     steps: int = 1,
     permute: bool = False,
@@ -85,7 +86,8 @@ def prune(
         min_channels: Units that every group keeps.
         round_to: Layers that lose channels keep the nearest multiple of this; ``auto`` rounds for a target, to what
             `engine` computes fast; latency needs no rounding.
-        engine: The inference engine that the model is for.
+        engine: The inference engine that the model is for: its name, or for a target of latency what times models in
+            it: a command line that is given a model's path and prints milliseconds, or a function of the path.
         times: Measured times for a target of latency; by default they are measured here, in onnxruntime.
         steps: Rounds of removal.
         permute: Reorder channels first, so that an N:M pattern keeps more.
@@ -159,7 +161,7 @@ def plan(
     importance: str | Scorer | None = None,
     min_channels: int = 1,
     round_to: int | str = "auto",
-    engine: str = "onnxruntime",
+    engine: Timer = "onnxruntime",
     times: Times | str | os.PathLike[str] | None = None,
     steps: int = 1,
     permute: bool = False,
@@ -200,7 +202,8 @@ def plan(
         min_channels: Units that every group keeps.
         round_to: Layers that lose channels keep the nearest multiple of this; ``auto`` rounds for a target, to what
             `engine` computes fast; latency needs no rounding.
-        engine: The inference engine that the model is for.
+        engine: The inference engine that the model is for: its name, or for a target of latency what times models in
+            it: a command line that is given a model's path and prints milliseconds, or a function of the path.
         times: Measured times for a target of latency; by default they are measured here, in onnxruntime.
         steps: Rounds of removal.
         permute: Reorder channels first, so that an N:M pattern keeps more.

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxprune.metrics import MetricFunction
-from onnxprune.options import Calibration, Checks, Repair
+from onnxprune.options import Calibration, Checks, Repair, Resources
 from onnxprune.options import checks as checks_of
 from onnxprune.pipeline.analysis import ModelSource, to_proto_or_path
 from onnxprune.pipeline.apply import Application, apply_plan
@@ -32,6 +32,10 @@ def apply(
     repair: str = "auto",
     metric: str | MetricFunction | None = None,
     seed: int = 0,
+    verify: bool = True,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    strict: bool = False,
+    time_limit: float | None = None,
 ) -> Result:
     """Applies a plan to a checkpoint of the architecture that it was made for.
 
@@ -43,13 +47,20 @@ def apply(
         repair: ``auto`` is ``calibrated`` with data, else ``none``.
         metric: What is measured on held-out samples.
         seed: Seed of anything random.
+        verify: Run both models in onnxruntime and compare them.
+        input_shapes: Shapes of graph inputs to count MACs at and to run with.
+        strict: Write no model that comes with a warning.
+        time_limit: Seconds that it may take until it writes.
 
     Raises:
-        InputError: The model cannot be read (`ModelError`), the plan does not fit it (`PlanError`), or the data are
-            unusable (`DataError`).
+        InputError: The model cannot be read (`ModelError`), the plan does not fit it (`PlanError`), the data are
+            unusable (`DataError`), or an option is.
+        VerificationError: The result fails in onnxruntime where the original does not.
+        TimeLimitError: It takes longer than `time_limit`.
     """
-    checks = Checks(verify=False, metric=metric)
-    return run_plan(plan, model, Application(checks, Calibration(calib, samples), Repair(repair), seed=seed))
+    checks = Checks(verify, {} if input_shapes is None else input_shapes, strict=strict, metric=metric)
+    resources = Resources(time_limit=time_limit)
+    return run_plan(plan, model, Application(checks, Calibration(calib, samples), Repair(repair), resources, seed))
 
 
 def run_plan(

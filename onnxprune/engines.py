@@ -1,4 +1,6 @@
-"""What is known of the widths that inference engines compute fast, for where no times were measured.
+"""The inference engine that a model is for: by name, or by what times models in it.
+
+Of an engine by name it is known which widths it computes fast, for where no times were measured.
 
 A width that is no multiple of these costs as much as the next one that is, or leaves a fast path altogether. The
 numbers are for 32-bit floats where nothing else is said. Measured times (``onnxprune measure``) know better.
@@ -6,8 +8,12 @@ numbers are for 32-bit floats where nothing else is said. Measured times (``onnx
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
+from onnxprune.errors import InputError, option
 from onnxprune.registry import one_of
 
 
@@ -50,8 +56,39 @@ PROFILES = {
 
 DEFAULT = "onnxruntime"
 
+Timer = str | Callable[[str], float]
+"""What times a model file: a command line that is given the path and prints milliseconds, a function from the path to
+milliseconds, or the name of such a function as ``module:function``."""
 
-def profile(name: str) -> EngineProfile:
+
+def is_function_name(text: str) -> bool:
+    """Whether a text has the form ``module:function``."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", text) is not None
+
+
+def is_timer(engine: object) -> TypeGuard[Timer]:
+    """Whether an engine is given by what times models in it: anything but a name of one word."""
+    if isinstance(engine, str):
+        return re.fullmatch(r"[\w.-]*", engine) is None
+    return callable(engine)
+
+
+def timed_here(engine: Timer) -> Timer:
+    """The engine, which is to time models: onnxruntime, or one that is given by what times them.
+
+    Raises:
+        InputError: It is given by a name from which it cannot be run.
+    """
+    if not is_timer(engine) and engine != DEFAULT:
+        profile(engine)
+        raise InputError(
+            f"{engine} cannot be run by its name",
+            f"give a command that prints milliseconds, {option('engine', 'my_timer {model}')}, or module:function",
+        )
+    return engine
+
+
+def profile(name: object) -> EngineProfile:
     """The profile of an engine.
 
     Raises:

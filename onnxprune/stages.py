@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxprune.cost.measure import measure as measure_cost
 from onnxprune.coupling.groups import Group
+from onnxprune.engines import DEFAULT, Timer, timed_here
 from onnxprune.errors import InputError
 from onnxprune.extensions import Scorer, as_criterion
 from onnxprune.importance.magnitude import Scores
@@ -17,8 +18,8 @@ from onnxprune.options import Calibration, Options, Resources, Scope
 from onnxprune.options import checks as checks_of
 from onnxprune.options.one_object import check_alone
 from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, load_dense, prunable, to_proto_or_path
-from onnxprune.pipeline.latency import engine
 from onnxprune.pipeline.latency import measure as measure_analyzed
+from onnxprune.pipeline.latency import ready_engine
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.score import score_groups
 from onnxprune.progress import ProgressCallback
@@ -115,7 +116,7 @@ def score(
 def measure(
     model: ModelSource,
     *,
-    run: str | Callable[[str], float] | None = None,
+    engine: Timer = DEFAULT,
     providers: Sequence[str | tuple[str, dict[str, Any]]] = (CPU,),
     threads: int = 1,
     batch: int = 1,
@@ -132,7 +133,7 @@ def measure(
 
     Args:
         model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
-        run: What times a model file in place of onnxruntime: a command line that is given the path and prints
+        engine: What times a model file in place of onnxruntime: a command line that is given the path and prints
             milliseconds, or a function from the path to milliseconds.
         providers: Execution providers of onnxruntime, by name or with options.
         threads: Threads for one operator; 0 for onnxruntime's default.
@@ -165,7 +166,7 @@ def measure(
             groups = prunable(analysis, scope)
             if not groups:
                 raise InputError("nothing of the model may be pruned", "onnxprune inspect shows why")
-            used = engine(analysis, shapes, run=run, providers=providers, threads=threads, batch=batch)
+            used = ready_engine(analysis, shapes, timed_here(engine), providers=providers, threads=threads, batch=batch)
         with clock.stage("measure"):
             return measure_analyzed(
                 analysis, groups, used.engine, used.shapes, copies=copies, before=before, measured=measured

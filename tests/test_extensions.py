@@ -22,6 +22,7 @@ from onnxprune.extensions import Criterion, as_criterion, criteria
 from onnxprune.registry import Registry
 from tests.support import outside
 from tests.support.commands import Cli, assert_refused
+from tests.support.lanes import spread
 from tests.support.paths import ROOT
 
 
@@ -134,8 +135,8 @@ def test_repairs_are_refused(options: dict[str, Any], said: str) -> None:
 # --- patterns
 
 
-@pytest.mark.parametrize("data", [{}, {"calib": "noise:300"}, {"calib": "noise:300", "importance": "wanda", "repair": "none"},
-                                  {"calib": "noise:300", "importance": "sparsegpt"}])  # fmt: skip
+@pytest.mark.parametrize("data", spread([{}, {"calib": "noise:300"}, {"calib": "noise:300", "importance": "wanda", "repair": "none"},
+                                         {"calib": "noise:300", "importance": "sparsegpt"}]))  # fmt: skip
 def test_a_pattern_by_name(cli: Cli, tmp_path: Path, data: dict[str, str]) -> None:
     path = outside.saved(tmp_path)
     made = onnxprune.prune(path, pattern="rows=0.25", global_ranking=False, **data)

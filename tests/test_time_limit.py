@@ -131,6 +131,18 @@ def test_the_command_writes_nothing(cli: Cli, model: Path, kept: bytes | None) -
     assert contents(model.parent) == before
 
 
+def test_applying_a_plan_has_a_limit_too(cli: Cli, model: Path) -> None:
+    plan, output = model.parent / "p.json", model.parent / "out.onnx"
+    assert cli(model, "--ratio", 0.5, "--repair", "none", "--no-time", "--plan", plan, "-o", output).code == 0
+    before = contents(model.parent)
+    said = assert_refused(cli("apply", plan, model, "-o", output, "--time-limit", 1e-4), code=5)
+    assert "the time limit of 0.0001 s is reached; nothing was written" in said
+    assert contents(model.parent) == before
+    assert_refused(cli("apply", plan, model, "-o", output, "--time-limit", 0))
+    with pytest.raises(TimeLimitError):
+        onnxprune.apply(onnxprune.Plan.from_json(plan.read_text()), tiny(), time_limit=1e-6)
+
+
 def test_enough_time_changes_nothing() -> None:
     limited_, free = (
         onnxprune.prune(tiny(), 0.5, repair="none", time=False, time_limit=limit) for limit in (600, None)

@@ -137,15 +137,15 @@ def test_the_same_mistake_on_both_sides(
     assert command_line in assert_refused(cli(model, *arguments))
 
 
-def test_warnings_speak_to_both(cli: Cli, model: Path) -> None:
-    """In a report they are in the words of Python, on a terminal in those of the command line."""
-    import onnx
-
-    proto = tiny()
-    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 5
-    del proto.graph.value_info[:]
-    onnx.save(proto, model)
-    ended = cli(model, "--ratio", 0.5, "--repair", "none")
-    report = onnxprune.prune(model, 0.5, repair="none").report
-    if not report.verified:
-        assert "input_shapes" in report.warnings[0] and "--input-shape" in ended.err
+@pytest.mark.parametrize("verb", ["prune", "apply"])
+def test_json_names_options_as_python_does(cli: Cli, model: Path, verb: str) -> None:
+    """In its warnings as in its `options`; the same lines on stderr, for whoever types, have flags."""
+    plan, output = model.parent / "plan.json", model.parent / "out.onnx"
+    pruning = [model, "--ratio", 0.5, "--repair", "none", "-o", output]
+    ended = cli(*pruning, "--plan", plan, "--json")
+    if verb == "apply":
+        ended = cli("apply", plan, model, "-o", output, "--json")
+    report = json.loads(ended.out)
+    assert ended.code == 0 and any("calib=..." in line for line in report["warnings"])
+    assert not FLAG.search("\n".join([*report["warnings"], *report["notes"]]))
+    assert "give some with --calib" in ended.err and "calib=" not in ended.err

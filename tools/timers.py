@@ -1,7 +1,7 @@
 """How long other engines take for a model, on one thread of the processor.
 
-    onnxprune measure MODEL --run tools.timers:openvino
-    onnxprune measure MODEL --run tools.timers:mnn
+    onnxprune measure MODEL --engine tools.timers:openvino
+    onnxprune measure MODEL --engine tools.timers:mnn
     python -m tools.timers openvino MODEL
 
 Each function takes the path of an ONNX model and returns milliseconds of processor time: the mean of the faster half of

@@ -37,11 +37,13 @@ class Selection:
         removed: Boolean per channel id, True for what is removed.
         entries: What plan and report say of each group.
         targets: Requested and remaining amount of each cost, and whether the target is met.
+        rounded: Name of each group that rounding of a ratio changed -> units that it keeps without rounding, and now.
     """
 
     removed: NDArray[np.bool_]
     entries: list[dict[str, Any]]
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def nothing(coupling: Coupling) -> Selection:
@@ -65,7 +67,23 @@ def by_ratio(
         options: The ratio, and what groups keep at least.
         keep: Share of the units that stay, of single groups by their position; the ratio is for the others.
     """
-    limits = limits_of(groups, options.min_channels, options.rounding)
+    counts, plain = (
+        _counts(groups, scores, options, limits_of(groups, options.min_channels, rounding), keep)
+        for rounding in (options.rounding, 1)
+    )
+    taken = _taken(coupling, groups, [weakest(s, int(n)) for s, n in zip(scores, counts, strict=True)], scores)
+    pairs = zip(groups, plain.tolist(), counts.tolist(), strict=True)
+    return replace(taken, rounded={g.name: (g.units - n, g.units - m) for g, n, m in pairs if n != m})
+
+
+def _counts(
+    groups: Sequence[Group],
+    scores: Sequence[Scores],
+    options: Channels,
+    limits: Sequence[Limits],
+    keep: Mapping[int, float],
+) -> NDArray[np.int64]:
+    """Units that a ratio takes of each group."""
     assert options.ratio is not None
     counts, free = _fixed(groups, limits, keep)
     mine, bounds = [groups[i] for i in free], [limits[i] for i in free]
@@ -74,7 +92,7 @@ def by_ratio(
         if options.global_ranking
         else uniform(mine, options.ratio, bounds)
     )
-    return _taken(coupling, groups, [weakest(s, int(n)) for s, n in zip(scores, counts, strict=True)], scores)
+    return counts
 
 
 def by_budget(

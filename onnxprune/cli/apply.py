@@ -9,9 +9,11 @@ from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, save, show
 from onnxprune.cli.page import html_option, page_path, write_run
 from onnxprune.cli.paths import read_plan, target
+from onnxprune.errors import GateError
 
 
 @click.command(cls=Command, forms=["onnxprune apply PLAN MODEL [options]"])
+@click.pass_context
 @click.argument("plan")
 @click.argument("model")
 @option("Options", "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
@@ -27,6 +29,10 @@ from onnxprune.cli.paths import read_plan, target
 )
 @option("Options", "--metric", metavar="NAME", help="What is measured on held-out samples  [top1 with labels]")
 @option("Options", "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
+@option("Options", "--strict", is_flag=True, help="Write no model that comes with a warning")
+@option(
+    "Options", "--time-limit", type=float, metavar="SECONDS", help="End the run, with nothing written, after so long"
+)
 @option("Options", "--no-verify", is_flag=True, help="Do not run both models and compare them")
 @option(
     "Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
@@ -35,6 +41,7 @@ from onnxprune.cli.paths import read_plan, target
 @html_option("Options")
 @option("Options", "--quiet", is_flag=True, help="No report; warnings and errors only")
 def apply(
+    ctx: click.Context,
     plan: str,
     model: str,
     output: str | None,
@@ -44,6 +51,8 @@ def apply(
     repair: str,
     metric: str | None,
     seed: int,
+    strict: bool,
+    time_limit: float | None,
     no_verify: bool,
     input_shape: tuple[str, ...],
     as_json: bool,
@@ -56,15 +65,21 @@ def apply(
     page = page_path(html, model, plan, *parsing.data_files(calib))
     written = read_plan(plan)
     from onnxprune.api import run_plan
-    from onnxprune.options import Calibration, Checks, Repair
+    from onnxprune.options import Calibration, Checks, Repair, Resources
     from onnxprune.pipeline.apply import Application
     from onnxprune.planning.plan import Plan
 
-    checks = Checks(verify=not no_verify, input_shapes=shapes, metric=metric)
-    asked = Application(checks, Calibration(calib, samples), Repair(repair), seed=seed)
+    checks = Checks(verify=not no_verify, input_shapes=shapes, metric=metric, strict=strict)
+    resources = Resources(time_limit=time_limit)
+    asked = Application(checks, Calibration(calib, samples), Repair(repair), resources, seed)
     parsed = Plan.from_json(written)
     with announcing(quiet or as_json) as stage:
         result = run_plan(parsed, model, asked, progress=stage)
-        save(result, path, stage)
-    write_run(page, model, str(path), result.plan, result.report)
-    show(result.report, {"model": model, "output": str(path), "plan": plan}, as_json=as_json, quiet=quiet)
+        if result.stopped is None:
+            save(result, path, stage)
+    names = {"model": model, "output": str(path) if result.stopped is None else None, "plan": plan}
+    if result.stopped is None:
+        write_run(page, model, names["output"], result.plan, result.report)
+    show(result.report, names, as_json=as_json, quiet=quiet, strict=strict)
+    if result.stopped is not None:
+        ctx.exit(GateError.exit_code)

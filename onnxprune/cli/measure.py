@@ -36,7 +36,7 @@ HOW, WHAT = "How", "What"
     metavar="NAME",
     help="Execution provider: CUDA:device_id=0, say; repeatable  [CPU]",
 )
-@option(HOW, "--run", metavar="COMMAND", help="Another engine: a command that prints ms, or module:function")
+@option(HOW, "--engine", metavar="COMMAND", help="Another engine: a command that prints ms, or module:function")
 @option("Words", "--json", "as_json", is_flag=True, help="The table as JSON")
 @option("Words", "--quiet", is_flag=True, help="No table")
 @option("Words", "--progress/--no-progress", default=None, help="Show how far it is  [on a terminal]")
@@ -51,7 +51,7 @@ def measure(
     batch: int,
     threads: int,
     provider: tuple[str, ...],
-    run: str | None,
+    engine: str | None,
     as_json: bool,
     quiet: bool,
     progress: bool | None,
@@ -61,14 +61,14 @@ def measure(
     It runs on the device that the model is for, needs neither data nor labels there, and takes seconds to a few
     minutes. The times hold for every checkpoint of the architecture. A call that was ended continues where it was.
 
-    With --run another engine is measured: a command line that is given the path of a model file in place of {model},
+    With --engine another engine is measured: a command line that is given the path of a model file in place of {model},
     or at its end, and prints milliseconds; or a function of the path, as module:function.
     """
     shapes = parsing.shapes(input_shape)
     path = Path(output) if output is not None else Path(model).with_suffix(".times.json")
     writable(path, model)
-    if run is not None and (provider or threads != 1):
-        raise InputError("--run times another engine than onnxruntime", "leave --provider and --threads away")
+    if engine is not None and (provider or threads != 1):
+        raise InputError("--engine times another engine than onnxruntime", "leave --provider and --threads away")
     from onnxprune import api
     from onnxprune.report.times import summary, tables
 
@@ -76,7 +76,7 @@ def measure(
     with announcing(quiet or as_json, progress) as stage:
         times = api.measure(
             model,
-            run=_engine(run),
+            **({} if engine is None else {"engine": engine}),
             providers=[_provider(text) for text in provider] or ["CPUExecutionProvider"],
             threads=threads,
             batch=batch,
@@ -126,14 +126,3 @@ def _provider(text: str) -> str | tuple[str, dict[str, Any]]:
     if not all(equals for _, equals, _ in pairs):
         raise InputError(f"provider {text!r}: options are KEY=VALUE, with commas between them")
     return full, {key: value for key, _, value in pairs}
-
-
-def _engine(run: str | None) -> Any:
-    """A command as it is; the function that ``module:function`` names."""
-    import re
-
-    if run is None or not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", run):
-        return run
-    from onnxprune._importing import import_object
-
-    return import_object(run)

@@ -89,8 +89,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     AMOUNT,
     "--engine",
     default="onnxruntime",
-    metavar="NAME",
-    help="openvino, tensorrt, tflite, ncnn, mnn ...  [onnxruntime]",
+    metavar="WHAT",
+    help="openvino, tensorrt, ncnn, ..., or its timer  [onnxruntime]",
 )
 @option(AMOUNT, "--times", metavar="FILE", help="What measure wrote elsewhere, for --target latency")
 @option(

@@ -54,7 +54,8 @@ class Postprocessing(enum.Enum):
     SOFTMAX = "scores become probabilities along an axis"
     SIGMOID = "each score becomes a probability by itself"
     INTERPOLATION = "a map is resampled to another size"
-    CHOICE = "scores are compared, and only which of them won is returned"
+    CLASS = "the index of the largest score along an axis is returned"
+    CHOICE = "scores are compared in another way, and only the outcome is returned"
 
 
 @dataclass(frozen=True)

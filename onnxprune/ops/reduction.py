@@ -56,7 +56,8 @@ def _axes(op: Op, rank: int) -> set[int] | None:
     return {int(a) % rank for a in axes}
 
 
-@rule("ArgMax ArgMin", postprocessing=Postprocessing.CHOICE)
+@rule("ArgMax", postprocessing=Postprocessing.CLASS)
+@rule("ArgMin", postprocessing=Postprocessing.CHOICE)
 def arg_extreme(op: Op) -> None:
     """Returns positions along the axis: it is pinned."""
     x, out = op.input(0), op.output()

@@ -80,7 +80,7 @@ class Options:
         importance: str | Scorer | None = None,
         min_channels: int = 1,
         round_to: int | str = AUTO,
-        engine: str = engines.DEFAULT,
+        engine: engines.Timer = engines.DEFAULT,
         times: Times | str | os.PathLike[str] | None = None,
         steps: int = 1,
         permute: bool = False,

@@ -51,7 +51,8 @@ class Channels:
         min_channels: Units that every group keeps.
         round_to: Layers that lose channels keep the nearest multiple of this. ``auto`` rounds for a target, to what
             `engine` computes fast, unless it is latency, whose measured times know better; it rounds no ratio.
-        engine: The inference engine that the model is for, by name; see `engines`.
+        engine: The inference engine that the model is for: its name, or for a target of latency what times models in
+            it (`engines.Timer`). A timer also corrects a plan that was made from `times`.
         times: What was measured of the model for a target of latency: `Times`, or a file of them. None
             measures the model in onnxruntime on this machine.
         steps: Rounds of removal, with repair and new statistics in between.
@@ -67,7 +68,7 @@ class Channels:
     global_ranking: bool = False
     min_channels: int = 1
     round_to: int | str = AUTO
-    engine: str = engines.DEFAULT
+    engine: engines.Timer = engines.DEFAULT
     times: Times | str | os.PathLike[str] | None = None
     steps: int = 1
 
@@ -84,7 +85,14 @@ class Channels:
             _set(self, **{name: checks.whole(name, getattr(self, name), 1)})
         if self.round_to != AUTO:
             _set(self, round_to=checks.whole("round_to", self.round_to, 1))
-        engines.profile(self.engine)
+        if engines.is_timer(self.engine):
+            if LATENCY not in self.limits:
+                raise InputError(
+                    "an engine that is given by what times it is for a target of latency",
+                    f"give {option('target', {'latency': 0.6})}, or one of {', '.join(engines.PROFILES)}",
+                )
+        else:
+            engines.profile(self.engine)
         if self.times is not None and not isinstance(self.times, Times):
             _set(self, times=checks.path("times", self.times))
         if self.times is not None and LATENCY not in self.limits:

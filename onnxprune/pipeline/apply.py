@@ -39,6 +39,7 @@ from onnxprune.report.report import Report
 from onnxprune.report.warnings import reached_limits, warnings
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.limits import current_limits
+from onnxprune.verification.comparable_outputs import outputs_at_many_positions
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,12 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
     with clock.stage("verify"):
         verified = verify(original.source, analysis.model, asked.checks, io_slices=io_slices)
     report = build(analysis.coupling, plan, before, after, verified, clock.seconds, None)
-    report = replace(report, repair=repaired, unrepaired_because=_why_not_repaired(plan, asked, repaired))
+    report = replace(
+        report,
+        many_positions=outputs_at_many_positions(analysis.model),
+        repair=repaired,
+        unrepaired_because=_why_not_repaired(plan, asked, repaired),
+    )
     if data is not None and plan.changes_model:
         with clock.stage("judge"):
             report = _evaluated(report, original, analysis.model, data, io_slices, asked)

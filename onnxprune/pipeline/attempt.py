@@ -18,12 +18,13 @@ from onnxprune.pipeline import rounds
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
 from onnxprune.pipeline.evaluate import Evaluation, evaluate
 from onnxprune.pipeline.kept_indices import kept_indices
-from onnxprune.pipeline.latency import MeasuredLatency, settle
 from onnxprune.pipeline.permute import permute, recorded
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.pipeline.score import allocate
 from onnxprune.pipeline.store_sparse import store
+from onnxprune.pipeline.time_target import MeasuredLatency, settle
+from onnxprune.pipeline.trial_refit import can_tell, refitted_error
 from onnxprune.pipeline.verify import verify_pruned
 from onnxprune.pipeline.zero import zero
 from onnxprune.planning import plan as planning
@@ -143,7 +144,21 @@ def choose(prepared: Prepared, channels: Channels | None) -> tuple[Selection, Me
     """Selects the channels to remove; a target of latency is held to what is measured."""
     if channels is None or prepared.timed is None or LATENCY not in channels.limits:
         return select(prepared, channels), None
-    return settle(lambda options: select(prepared, options), prepared.analysis, prepared.timed, channels)
+    return settle(
+        lambda options: select(prepared, options),
+        prepared.analysis,
+        prepared.timed,
+        channels,
+        partial(damage_of, prepared) if can_tell(prepared.loaded.data, prepared.options) else None,
+    )
+
+
+def damage_of(prepared: Prepared, selected: Selection) -> float:
+    """Error of the outputs after a removal and a short refit."""
+    assert prepared.loaded.data is not None
+    macs = prepared.loaded.cost.macs or 0
+    original, data = prepared.original.dense(), prepared.loaded.data
+    return refitted_error(original, prepared.analysis, selected, data, prepared.options, macs)
 
 
 def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:

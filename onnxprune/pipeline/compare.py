@@ -123,7 +123,9 @@ class _Reference:
         _check_outputs(original, model, name)
         seen = evaluate(original, model, CalibrationSplit(self._data, self._data), io_slices)
         metric = None if self._evaluator.held is None else self._evaluator.held.of(model, io_slices)
-        return replace(column, drift=seen.drift, decisions=seen.report.decisions, metric=metric)
+        return replace(
+            column, drift=seen.drift, decisions=seen.report.decisions, neighbours=seen.report.neighbours, metric=metric
+        )
 
     def column(self, name: str, cost: Cost) -> ComparedModel:
         """The reference itself, once another model was compared with it."""

@@ -13,9 +13,10 @@ from onnxprune.report.report import CalibrationReport
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import session
 from onnxprune.verification.check import Drift
-from onnxprune.verification.comparable_outputs import class_scores, with_scores
+from onnxprune.verification.comparable_outputs import class_scores, outputs_without_scores, with_scores
 from onnxprune.verification.decisions import Decisions, DecisionSums
 from onnxprune.verification.detections import DetectionSums
+from onnxprune.verification.neighbours import NeighbourSums
 from onnxprune.verification.output_error import Errors, side_by_side
 from onnxprune.verification.output_sums import OutputSums
 from onnxprune.verification.output_values import OutputValues
@@ -37,25 +38,31 @@ class Evaluation:
 def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices) -> Evaluation:
     """Evaluates the pruned model on held-out samples: errors of the outputs, and choices.
 
-    Of several outputs that choose classes, the one that is expected to lose most is reported.
+    Of several outputs that choose classes, the one that is expected to lose most is reported; of several that hold
+    embeddings, the one that keeps the fewest neighbours.
     """
     error, detected = _at_positions(original, pruned, data, io_slices)
     names, scores = [o.name for o in original.proto.graph.output], class_scores(original)
     sums = [OutputSums(name, classified=False) for name in names]
-    choices = [DecisionSums(name, scores=name in scores) for name in names]
+    choices = [DecisionSums(name, scores=name in scores, axis=scores.get(name)) for name in names]
+    embedded = {name: NeighbourSums(name) for name in outputs_without_scores(original)}
     fed, read = itertools.tee(data.held.batches())  # in one pass: a reader may have no two at a time
     before = session(with_scores(original)).each(fed)
     after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)
     for wanted, made in zip(before, after, strict=True):
         pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(io_slices.arrays(names, wanted), made, strict=True)]
-        for total, choice, (a, b) in zip(sums, choices, pairs, strict=True):
+        for name, total, choice, (a, b) in zip(names, sums, choices, pairs, strict=True):
             total.add(a, b)
             choice.add(a, b)
+            if name in embedded:
+                embedded[name].add(a, b)
     drift = {name: total.drift() for name, total in zip(names, sums, strict=True)}
     chosen = {name: choice.decisions() for name, choice in zip(names, choices, strict=True)} | detected
     found = [d for d in chosen.values() if d is not None]
     worst = max(found, key=lambda d: d.lost.mean, default=None)
-    report = CalibrationReport(data.held.count, data.held_out, error, decisions=worst)
+    vectors = [n for n in (e.neighbours() for e in embedded.values()) if n is not None and chosen.get(n.output) is None]
+    furthest = min(vectors, key=lambda n: n.same.mean, default=None)
+    report = CalibrationReport(data.held.count, data.held_out, error, decisions=worst, neighbours=furthest)
     return Evaluation(report, drift)
 
 

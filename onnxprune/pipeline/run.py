@@ -125,6 +125,7 @@ def make_report(
         resolved=resolved(prepared.options),
         dense=dict(pruned.dense),
         whole_because=pruned.whole_because or report.whole_because,
+        rounded=dict(pruned.selection.rounded),
         unrounded={}
         if channels is None or channels.round_to == AUTO
         else unrounded(coupling, pruned.plan.removed, int(channels.round_to)),
@@ -184,7 +185,8 @@ def measured_targets(pruned: Pruned, after: Cost) -> dict[str, TargetReport]:
             assert pruned.latency is not None
             checked = pruned.latency.measured is not None
             time = float(target["left"])
-            found[name] = TargetReport(asked, time, bool(target["met"]), pruned.latency.predicted, checked)
+            latency = pruned.latency
+            found[name] = TargetReport(asked, time, bool(target["met"]), latency.predicted, checked, latency.engine)
             continue
         left = measured(costs[name], pruned.model, after, shapes)
         found[name] = TargetReport(asked, left, left is not None and left <= asked)

@@ -241,28 +241,46 @@ def _stages(
     original: Model, pruned: Model, kept: KeptIndices, samples: Samples, settings: Settings
 ) -> Generator[tuple[str, list[Refit]], None, None]:
     """Refits a model in place, stage by stage; yields the stage's name and what became of each layer."""
-    batches = samples.in_batches(max(1, min(LARGEST_BATCH, samples.parts // BATCHES)))
-    seed, memory, io_slices = settings.seed, settings.memory, settings.io_slices
-    count, alone = sum(1 for _ in batches), settings.fitter is not None
+    batches, alone = _in_batches(samples), settings.fitter is not None
     with part(0.0, 1.0 if alone else LAYERWISE_WORK):
-        refits = layerwise.repair(
-            original,
-            pruned,
-            kept,
-            batches,
-            count,
-            seed=seed,
-            memory=memory,
-            io_slices=io_slices,
-            fitter=settings.fitter,
-        )
+        refits = refit_layers(original, pruned, kept, samples, settings)
     yield "layer-wise refit", refits
     if not alone:
         with part(LAYERWISE_WORK, 1.0):
-            refits = joint.repair(original, pruned, kept, batches, seed=seed, memory=memory, io_slices=io_slices)
+            refits = joint.repair(
+                original,
+                pruned,
+                kept,
+                batches,
+                seed=settings.seed,
+                memory=settings.memory,
+                io_slices=settings.io_slices,
+            )
         yield "joint refit", refits
-    if reestimate(original, pruned, kept, batches, io_slices):
+    if reestimate(original, pruned, kept, batches, settings.io_slices):
         yield "new running statistics", []
+
+
+def refit_layers(
+    original: Model, pruned: Model, kept: KeptIndices, samples: Samples, settings: Settings
+) -> list[Refit]:
+    """The first stage: refits a model in place, layer by layer, and judges nothing."""
+    batches = _in_batches(samples)
+    return layerwise.repair(
+        original,
+        pruned,
+        kept,
+        batches,
+        sum(1 for _ in batches),
+        seed=settings.seed,
+        memory=settings.memory,
+        io_slices=settings.io_slices,
+        fitter=settings.fitter,
+    )
+
+
+def _in_batches(samples: Samples) -> Samples:
+    return samples.in_batches(max(1, min(LARGEST_BATCH, samples.parts // BATCHES)))
 
 
 def _run(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnxprune._text import count, duration, percent, plural, printable, short
-from onnxprune.report.json_data import JsonValue
+from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.report.metric import interval, number
 from onnxprune.report.tables import Part, table
 from onnxprune.report.tables import number as rounded
@@ -15,6 +15,7 @@ from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions
 from onnxprune.verification.latency import Timing
 from onnxprune.verification.metric_loss import MetricLoss
+from onnxprune.verification.neighbours import Neighbours
 
 OUTPUTS = 5
 """Outputs whose drift is shown."""
@@ -35,6 +36,7 @@ class ComparedModel:
         decisions: The output that chooses classes and is expected to lose most: choices equal to the first model's, and
             accuracy lost, estimated from its probabilities. None without data, and for the first.
         metric: The metric, and what is lost of it; None without labels where none was asked for.
+        neighbours: The output that holds embeddings and keeps the fewest nearest neighbours; None where none does.
     """
 
     model: str
@@ -46,6 +48,7 @@ class ComparedModel:
     drift: dict[str, Drift]
     decisions: Decisions | None = None
     metric: MetricLoss | None = None
+    neighbours: Neighbours | None = field(default=None, metadata=OMIT_NONE)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ def _quality(models: list[ComparedModel]) -> list[list[str]]:
         known = [m.decisions for m in models[1:]]
         rows.append(["equal choices", "", *("-" if d is None else share(d.agreement) for d in known)])
         rows.append(["accuracy lost, estimated", "", *("-" if d is None else share(d.lost) for d in known)])
+    if any(m.neighbours is not None for m in models):
+        near = [m.neighbours for m in models[1:]]
+        rows.append(["same nearest sample", "", *("-" if n is None else share(n.same) for n in near)])
     for name in list(models[-1].drift)[:OUTPUTS]:
         drifts = [m.drift[name] for m in models[1:]]
         what = "equal classes" if any(d.equal is not None for d in drifts) else "drift (rel rms)"

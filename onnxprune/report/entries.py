@@ -84,7 +84,7 @@ class Measured:
     """How a number was obtained.
 
     Attributes:
-        how: ``counted`` from the graph, ``run in onnxruntime`` or ``timed in onnxruntime``.
+        how: ``counted`` from the graph, ``run in onnxruntime``, or ``timed in`` an engine.
         on: The inputs of these runs, in words; None where nothing was run.
         samples: How many calibration samples they were; None for other inputs, or where that is not known.
         shapes: Shapes of the graph inputs that it was counted at, where it depends on them.

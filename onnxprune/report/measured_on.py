@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnxprune.options import LATENCY
 from onnxprune.report.entries import Measured
-from onnxprune.report.report import SYNTHETIC, Report
+from onnxprune.report.report import SYNTHETIC, Report, TargetReport
 
 COUNTED, TIMED = "counted", "timed in onnxruntime"
 PREDICTED = "predicted from measured times"
@@ -32,11 +32,15 @@ def with_measured_on(report: Report, shapes: Mapping[str, Sequence[int]]) -> Rep
     for name, gate in report.gates.items():
         found[f"gates.{name}"] = Measured(RUN, gate.on, None if gate.on == SYNTHETIC else _samples(report))
     for name in report.targets:
-        how = COUNTED if name != LATENCY else TIMED if report.targets[name].checked else PREDICTED
+        how = COUNTED if name != LATENCY else _timed(report.targets[name])
         found[f"targets.{name}"] = Measured(how, shapes=at if name in ("macs", LATENCY) else None)
     if report.latency is not None:
         found["latency"] = Measured(TIMED, SYNTHETIC)
     return replace(report, measured_on=found)
+
+
+def _timed(latency: TargetReport) -> str:
+    return f"timed in {latency.engine}" if latency.checked else PREDICTED
 
 
 def _samples(report: Report) -> int | None:

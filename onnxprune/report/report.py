@@ -13,6 +13,7 @@ from onnxprune.report.metric import GateReport, MetricReport
 from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions
 from onnxprune.verification.latency import Timing
+from onnxprune.verification.neighbours import Neighbours
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class TargetReport:
         met: Whether that is within the limit; latency to within 2%, as it can be measured no better.
         predicted: Latency that was predicted from the times at other widths.
         checked: Whether `left` is what a run of the model took; false where it is predicted.
+        engine: What a latency was measured in.
     """
 
     asked: float
@@ -55,6 +57,7 @@ class TargetReport:
     met: bool
     predicted: float | None = field(default=None, metadata=OMIT_NONE)
     checked: bool = True
+    engine: str | None = field(default=None, metadata=OMIT_NONE)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class CalibrationReport:
         held_out: Whether neither scores nor repair used them.
         relative_error: Squared error of the outputs as a share of their variance.
         decisions: The output that chooses classes and is expected to lose most; None where none chooses any.
+        neighbours: The output that holds embeddings and keeps the fewest nearest neighbours; None where none does.
         inputs: What the samples hold, by input.
         mismatch: How far they are from training, where a BatchNormalization tells it.
         unused: Names of given arrays that are neither inputs nor labels.
@@ -146,6 +150,7 @@ class CalibrationReport:
     held_out: bool
     relative_error: float | None
     decisions: Decisions | None = None
+    neighbours: Neighbours | None = field(default=None, metadata=OMIT_NONE)
     inputs: dict[str, InputReport] = field(default_factory=dict)
     mismatch: TrainingMismatch | None = None
     unused: list[str] = field(default_factory=list)
@@ -209,6 +214,7 @@ class Report(JsonValue):
         zeroed: Constant -> share of its elements that a pattern set to zero.
         dense: Constant -> why it was to have zeros and has none.
         whole_because: Why nothing was taken; None where something was.
+        rounded: Name of each group that rounding of a ratio changed -> units that it keeps without rounding, and now.
         unrounded: Constant -> axis -> channels along it, for widths that are smaller now and no multiple of the
             ``round_to`` that was asked for.
         permuted: Effect of the permutation; None without one.
@@ -249,6 +255,7 @@ class Report(JsonValue):
     mixing: bool
     interface: dict[str, dict[str, int]]
     resolved: ResolvedOptions | None = None
+    rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
     unrounded: dict[str, dict[str, int]] = field(default_factory=dict)
     permuted: PermutationReport | None = None
     storage: StorageReport | None = None

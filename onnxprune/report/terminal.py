@@ -133,7 +133,8 @@ def in_time(report: Report) -> list[Part]:
     if target.predicted is not None:
         shown.append(f"{duration(target.predicted / 1e3)} predicted")
     shown.append(f"{duration(target.left / 1e3)} measured" if target.checked else "not measured here")
-    return [f"latency: {', '.join(shown)}"]
+    where = f" in {printable(target.engine)}" if target.checked and target.engine else ""
+    return [f"latency: {', '.join(shown)}{where}"]
 
 
 def _asked_for(report: Report) -> str:
@@ -181,17 +182,28 @@ def zeros(report: Report) -> list[Part]:
 
 
 def uneven(report: Report) -> list[Part]:
-    """Widths that were to be rounded and are not."""
-    if not report.unrounded or report.options is None:
+    """What rounding to multiples changed of a ratio, and widths that were to be rounded and are not."""
+    if report.options is None:
         return []
+    found: list[Part] = []
+    if report.rounded:
+        (name, (before, after)), *more = report.rounded.items()
+        example = f"{short(name)}: {after} units in place of {before}{', ...' if more else ''}"
+        found.append(
+            f"{plural(len(report.rounded), 'group')} kept another number of channels than the ratio says, for "
+            f"multiples of {report.options['round_to']} ({example})"
+        )
+    if not report.unrounded:
+        return found
     (name, axes), *others = report.unrounded.items()
     widths = " by ".join(str(width) for width in axes.values())
     what = "have widths that are no multiples" if others else "has a width that is no multiple"
     example = f"{short(name)}: {widths}{', ...' if others else ''}"
-    return [
+    found.append(
         f"{plural(1 + len(others), 'layer')} that lost channels {what} of {report.options['round_to']} ({example}): "
         "other channels that they hold are kept"
-    ]
+    )
+    return found
 
 
 def shrunk(interface: Mapping[str, Mapping[str, int]]) -> list[Part]:
@@ -238,9 +250,14 @@ def accuracy(report: Report) -> str:
     lines = [f"On {count}{found.on}: squared error of the outputs {share}"]
     if found.decisions is not None:
         same, lost = found.decisions.agreement, found.decisions.lost
-        what = "finds the same, F1" if found.decisions.positions else "chooses the same in"
+        found_same = "IoU, mean of the classes," if found.decisions.by_class else "F1"
+        what = f"finds the same, {found_same}" if found.decisions.positions else "chooses the same in"
         lines.append(f"- {short(found.decisions.output)} {what} {interval(same)}")
         lines.append(f"- accuracy lost: {interval(lost)}, estimated from the probabilities of the original")
+    if found.neighbours is not None:
+        kept = found.neighbours
+        lines.append(f"- {short(kept.output)} moved to a cosine of {kept.cosine:.3f}, mean of the samples")
+        lines.append(f"- the nearest other sample, by cosine, is the same for {interval(kept.same)}")
     if report.metric is not None:
         lines += [f"- {line}" for line in metric_lines(report.metric)]
     return "\n".join(lines)

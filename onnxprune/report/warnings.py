@@ -16,7 +16,7 @@ TOLERATED, DOUBT = 0.01, 1.28
 ERROR_WARNING = 0.5
 """From this squared error of outputs that choose no class on, as a share of their variance, a report warns."""
 UNMOVED = 1e-3
-"""Drift below which outputs are the same but for rounding."""
+"""Drift, or share of other classes, below which outputs are the same but for rounding."""
 FAR_FROM_TRAINING = 0.25
 """Divergence in nats from which on samples are hardly those of training: it is below 0.1 for samples of the data that a
 model was trained on, and 0.5 where their scale is half as large or they miss their mean."""
@@ -112,7 +112,11 @@ def _inaccurate(report: Report) -> list[str]:
 
 def _blind(report: Report) -> list[str]:
     """A warning where outputs moved that do not survive pruning without samples, as a rule."""
-    moved = [d.rel_rms for name, d in report.drift.items() if name in report.many_positions]
+    moved = [
+        1 - d.equal if d.equal is not None else d.rel_rms
+        for name, d in report.drift.items()
+        if name in report.many_positions
+    ]
     if all(error is not None and error < UNMOVED for error in moved):
         return []
     names = ", ".join(map(short, report.many_positions))

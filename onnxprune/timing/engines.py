@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from onnxprune._importing import import_object
+from onnxprune.engines import Timer, is_function_name
 from onnxprune.errors import InputError, RunError, option
 from onnxprune.model.model import Model, save
 from onnxprune.runtime.io_slices import IoSlices
@@ -139,15 +142,15 @@ class External:
         name: For people.
     """
 
-    def __init__(self, original: Model, time: Callable[[str], float], name: str) -> None:
+    def __init__(self, original: Model, timer: Callable[[str], float], name: str) -> None:
         """Writes the original.
 
         Args:
             original: The model.
-            time: From the path of a model file to milliseconds.
+            timer: From the path of a model file to milliseconds.
             name: For people.
         """
-        self.name, self._time = name, time
+        self.name, self._time = name, timer
         self._folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._path = self._write(original, "original")
@@ -160,8 +163,11 @@ class External:
     def ratio(self, copy: Model, io_slices: IoSlices, seconds: float = SECONDS) -> float:
         """See `Engine`."""
         path = self._write(copy, "copy")
-        before = self._time(self._path)
-        after = self._time(path)
+        end = time.perf_counter() + seconds
+        pairs: list[tuple[float, float]] = []
+        while not pairs or time.perf_counter() < end:
+            pairs.append((self._time(self._path), self._time(path)))
+        before, after = (float(np.median(times)) for times in zip(*pairs, strict=True))
         self._times.append(before)
         return after / before
 
@@ -177,6 +183,19 @@ class External:
         return str(path)
 
 
+def timer(engine: Timer) -> tuple[Callable[[str], float], str]:
+    """From the path of a model file to milliseconds, and the name of that.
+
+    Raises:
+        InputError: The command is empty, or the function cannot be imported.
+    """
+    if isinstance(engine, str) and not is_function_name(engine):
+        return command(engine), engine
+    function = import_object(engine) if isinstance(engine, str) else engine
+    name = engine if isinstance(engine, str) else str(getattr(engine, "__name__", type(engine).__name__))
+    return lambda path: checked(function(path), name), name
+
+
 def command(line: str) -> Callable[[str], float]:
     """A command line that is given a model file, in place of ``{model}`` or at its end, and prints milliseconds.
 
@@ -184,7 +203,7 @@ def command(line: str) -> Callable[[str], float]:
     """
     words = shlex.split(line)
     if not words:
-        raise InputError("the command that times models is empty", f"say, {option('run', 'my_timer {model}')}")
+        raise InputError("the command that times models is empty", f"say, {option('engine', 'my_timer {model}')}")
 
     def time(path: str) -> float:
         called = [word.replace("{model}", path) for word in words]

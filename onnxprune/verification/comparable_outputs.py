@@ -8,7 +8,7 @@ boxes in pixels and scores below one, the error of the boxes dominates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from onnx import GraphProto, NodeProto, ValueInfoProto
@@ -50,14 +50,7 @@ def with_scores(model: Model) -> Model:
     Returns:
         A copy with the outputs in the same order, or the model itself if no output is a choice.
     """
-    producers = {name: node for node in model.proto.graph.node for name in node.output}
-    renamed = {}
-    for info in model.proto.graph.output:
-        choice = _upstream(producers, info.name)
-        name = _upstream(producers, choice, Postprocessing.CHOICE)
-        if name != choice and name in producers and info.type.tensor_type.elem_type not in FLOATS:
-            small = _before_interpolation(producers, name)
-            renamed[info.name] = small if small in producers else name
+    renamed = {output: scores for output, (scores, _) in _choices(model).items()}
     existing = {o.name for o in model.proto.graph.output}
     if not renamed or existing & set(renamed.values()) or len(set(renamed.values())) < len(renamed):
         return model  # the scores are an output already
@@ -68,31 +61,66 @@ def with_scores(model: Model) -> Model:
     return copy
 
 
-def class_scores(model: Model) -> set[str]:
-    """Names of the outputs that the graph tells to choose classes: a softmax makes them, or an argmax chose them."""
+def class_scores(model: Model) -> dict[str, int | None]:
+    """Outputs that the graph tells to choose classes, and the axis of the classes in `with_scores`, where it is known.
+
+    A softmax makes them, or a choice.
+    """
     producers = {name: node for node in model.proto.graph.node for name in node.output}
-    found = set()
+    found: dict[str, int | None] = {output: axis for output, (_, axis) in _choices(model).items()}
     for info in model.proto.graph.output:
-        node = producers.get(_upstream(producers, info.name, Postprocessing.INTERPOLATION))
-        floats = info.type.tensor_type.elem_type in FLOATS
-        kind = Postprocessing.SOFTMAX if floats else Postprocessing.CHOICE
-        if node is not None and operator_of(node).postprocessing is kind:
-            found.add(info.name)
+        node = producers.get(_upstream(producers, info.name, (Postprocessing.INTERPOLATION,)))
+        soft = node is not None and operator_of(node).postprocessing is Postprocessing.SOFTMAX
+        if soft and info.type.tensor_type.elem_type in FLOATS:
+            found[info.name] = None
     return found
+
+
+def outputs_without_scores(model: Model) -> list[str]:
+    """Names of the outputs that no softmax or sigmoid makes, nor a choice."""
+    scored = {c.output for c in with_comparable_outputs(model)[1] if c.scores is not None} | set(_choices(model))
+    return [o.name for o in model.proto.graph.output if o.name not in scored]
+
+
+def _choices(model: Model) -> dict[str, tuple[str, int | None]]:
+    """The scores that outputs were chosen by, and along which axis of these; None where that is not known."""
+    producers = {name: node for node in model.proto.graph.node for name in node.output}
+    found: dict[str, tuple[str, int | None]] = {}
+    for info in model.proto.graph.output:
+        choice = _upstream(producers, info.name)
+        node = producers.get(choice)
+        if node is None or info.type.tensor_type.elem_type in FLOATS:
+            continue
+        axis: int | None = None
+        if operator_of(node).postprocessing is Postprocessing.CLASS:
+            name, axis = _along(producers, node.input[0], _axis_of(node, 0))
+        else:
+            name = _upstream(producers, choice, (Postprocessing.CHOICE, Postprocessing.CLASS))
+            small = _before_interpolation(producers, name)
+            name = small if small in producers else name
+        if name != choice and name in producers:
+            found[info.name] = name, axis
+    return found
+
+
+def _axis_of(node: NodeProto, default: int) -> int:
+    return next((a.i for a in node.attribute if a.name == "axis"), default)
 
 
 def outputs_at_many_positions(model: Model) -> list[str]:
     """Names of the outputs of a detector, a segmentation or a sequence: they hold values of many positions of a sample.
 
-    These have two axes or more besides that of the samples, or their shape depends on what is found.
+    These have two axes or more besides that of the samples, or their shape depends on what is found; they are floats,
+    or classes that were chosen by floats.
     """
-    graph = model.proto.graph
+    graph, chosen = model.proto.graph, _choices(model)
     by_values = any(operator_of(node).shape_from_values for node in graph.node)
     found = []
     for info in graph.output:
         dims = info.type.tensor_type.shape.dim[1:]
         long = sum(dim.dim_value != 1 for dim in dims)
-        if info.type.tensor_type.elem_type in FLOATS and (long > 1 or by_values):
+        floats = info.type.tensor_type.elem_type in FLOATS
+        if (floats or info.name in chosen) and (long > 1 or by_values):
             found.append(info.name)
     return found
 
@@ -111,9 +139,11 @@ def with_comparable_outputs(model: Model) -> tuple[Model, list[Component]]:
     opset = next((o.version for o in copy.proto.opset_import if o.domain in ("", "ai.onnx")), 13)
     tail = _Tail(graph, opset)
     found: dict[str, Component] = {}
-    for info in graph.output:
-        for component in tail.components(info.name) or [Component(info.name)]:
-            found.setdefault(component.name, replace(component, output=info.name))
+    chosen = dict(_choices(model).values())
+    for original, info in zip(model.proto.graph.output, graph.output, strict=True):
+        axis = chosen.get(info.name)
+        for component in tail.components(info.name, axis) or [Component(info.name)]:
+            found.setdefault(component.name, replace(component, output=original.name))
     outputs = {o.name: o for o in graph.output}
     infos = [outputs.get(name, ValueInfoProto(name=name)) for name in found]
     del graph.output[:]
@@ -128,11 +158,17 @@ class _Tail:
         self._producers = {name: node for node in graph.node for name in node.output}
         self._opset = opset
 
-    def components(self, name: str) -> list[Component]:
+    def components(self, name: str, axis: int | None = None) -> list[Component]:
         """The values that determine an output, for example the boxes and scores of a detector.
 
         Empty if there are more than `MAX_COMPONENTS`, or if all of them are inputs or constants.
+
+        Args:
+            name: The output.
+            axis: The axis along which its largest value is a class; None where it is none, or not known.
         """
+        if axis is not None and self._scored_by(name) is None:  # the choice is that of a softmax as well
+            return [Component(name, Postprocessing.SOFTMAX, axis)]
         found: dict[str, Component] = {}
         seen, left = {name}, [name]
         while left:
@@ -156,8 +192,8 @@ class _Tail:
         kind = operator_of(node).postprocessing
         if kind is Postprocessing.SIGMOID:
             return Component(name, kind)
-        axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if self._opset >= 13 else 1)
-        small = _upstream(self._producers, node.input[0], Postprocessing.INTERPOLATION, moves=False)
+        axis = _axis_of(node, -1 if self._opset >= 13 else 1)
+        small = _upstream(self._producers, node.input[0], (Postprocessing.INTERPOLATION,), moves=False)
         return Component(small, kind, axis, flat=self._opset < 13)
 
     def _parts(self, name: str) -> list[str]:
@@ -179,15 +215,29 @@ class _Tail:
 def _before_interpolation(producers: Mapping[str, NodeProto], name: str) -> str:
     """Returns the value upstream of an interpolation, else the value itself; value-preserving nodes are skipped."""
     resized = _upstream(producers, name)
-    if _upstream(producers, resized, Postprocessing.INTERPOLATION, moves=False) == resized:
+    if _upstream(producers, resized, (Postprocessing.INTERPOLATION,), moves=False) == resized:
         return name
-    return _upstream(producers, resized, Postprocessing.INTERPOLATION)
+    return _upstream(producers, resized, (Postprocessing.INTERPOLATION,))
+
+
+def _along(producers: Mapping[str, NodeProto], name: str, axis: int) -> tuple[str, int]:
+    """The value upstream of interpolations and of moves that keep an axis whole, and which axis of it that is."""
+    while (node := producers.get(name)) is not None and node.input and node.input[0] in producers:
+        operator = operator_of(node)
+        order = next((a.ints for a in node.attribute if a.name == "perm"), None)
+        elementwise = operator.casts or operator.activation
+        if operator.postprocessing is not Postprocessing.INTERPOLATION:
+            if operator.copies is not Copies.ALL or (order is None and not elementwise):
+                break
+            axis = axis if order is None else order[axis]
+        name = node.input[0]
+    return name, axis
 
 
 def _upstream(
     producers: Mapping[str, NodeProto],
     name: str,
-    skipped: Postprocessing | None = None,
+    skipped: Collection[Postprocessing] = (),
     *,
     moves: bool = True,
     parts: bool = False,
@@ -203,7 +253,7 @@ def _upstream(
     """
     while (node := producers.get(name)) is not None and node.input:
         operator = operator_of(node)
-        skip = skipped is not None and operator.postprocessing is skipped
+        skip = operator.postprocessing in skipped
         taken = parts and operator.copies is Copies.SOME and operator.reads_parts
         if not skip and not taken and not (moves and operator.copies is Copies.ALL):
             break

@@ -23,6 +23,8 @@ NORMAL_95 = 1.96
 """Standard errors on both sides of a mean that make an interval of 95%."""
 RULE_OF_THREE = 3.0
 """What never happens in n samples has a probability below this over n, with 95% (Hanley and Lippman-Hand, 1983)."""
+ROUNDING = 1e-3
+"""What a probability that was computed in half precision may be above 1."""
 STANDS_OUT = 0.5
 """Scores choose a class where the largest is ahead of the next by this share of their standard deviation, in the median
 of the samples. Of numbers that choose nothing (an embedding, say) it is ahead by about 0.2."""
@@ -73,6 +75,34 @@ def ratio_estimate(parts: Floats, wholes: Floats) -> Estimate:
     return Estimate(ratio, max(0.0, ratio - width), min(1.0, ratio + width))
 
 
+def class_mean_estimate(parts: Floats, wholes: Floats, counted: NDArray[np.bool_]) -> Estimate:
+    """The mean over classes of a sum of parts over one of wholes, with a jackknife interval over the samples.
+
+    Leaving a sample out may leave a class without any, which a linearised ratio does not notice (Efron, "The jackknife,
+    the bootstrap and other resampling plans", 1982).
+
+    Args:
+        parts: Shape (samples, classes).
+        wholes: The same shape.
+        counted: Classes that count, shape (classes,).
+    """
+    n, parts, wholes = len(parts), parts[:, counted], wholes[:, counted]
+
+    def means(part: Floats, whole: Floats) -> Floats:
+        ratios = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+        found: Floats = ratios.sum(axis=-1) / np.maximum((whole > 0).sum(axis=-1), 1)
+        return found
+
+    mean = float(means(parts.sum(axis=0), wholes.sum(axis=0)))
+    if n < 2:
+        return Estimate(mean, 0.0, 1.0)
+    without = means(parts.sum(axis=0) - parts, wholes.sum(axis=0) - wholes)
+    width = NORMAL_95 * float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))
+    if not np.ptp(without):
+        width = RULE_OF_THREE / n
+    return Estimate(mean, max(0.0, mean - width), min(1.0, mean + width))
+
+
 @dataclass(frozen=True)
 class Decisions:
     """What is known of one output that chooses classes.
@@ -80,28 +110,32 @@ class Decisions:
     Attributes:
         output: Name of the output.
         agreement: Share of the choices that are the same; for an output that chooses at many positions, F1 of what is
-            found there besides the background, the original's choices being the truth.
+            found there besides the background, the original's choices being the truth; for a map of classes the mean
+            over the classes of the intersection over the union.
         lost: Accuracy that is lost, as a share of the choices, estimated from the original's probabilities.
         positions: Whether the output chooses at many positions of a sample.
+        by_class: Whether it is a map of classes, each of which counts alike, however few positions it has.
     """
 
     output: str
     agreement: Estimate
     lost: Estimate
     positions: bool = False
+    by_class: bool = False
 
 
 class DecisionSums:
     """Collects the choices of one output, batch by batch."""
 
-    def __init__(self, name: str, *, scores: bool) -> None:
+    def __init__(self, name: str, *, scores: bool, axis: int | None = None) -> None:
         """Begins without a sample.
 
         Args:
             name: Name of the output.
             scores: Whether the graph says that the output holds scores of classes; else its values must look so.
+            axis: Axis of the classes; None for the likeliest.
         """
-        self._name, self._known = name, scores
+        self._name, self._known, self._axis = name, scores, axis
         self._same: list[Floats] = []
         self._lost: list[Floats] = []
         self._ahead: list[Floats] = []
@@ -116,12 +150,12 @@ class DecisionSums:
             same = (a == b).reshape(len(a), -1).mean(axis=1)
             self._add(same, 1 - same, np.full(len(a), np.inf if self._known else 0.0))
             return
-        axis = class_axis_if_any(a.shape)
+        axis = class_axis_if_any(a.shape) if self._axis is None else self._axis
         if axis is None or (a.ndim > 2 and not self._known):
             self._usable = False
             return
         before = _finite(np.moveaxis(a.astype(np.float64), axis, -1))
-        p, chosen = _probabilities(before), before.argmax(axis=-1)
+        p, chosen = probabilities(before, -1), before.argmax(axis=-1)
         other = _finite(np.moveaxis(b.astype(np.float64), axis, -1)).argmax(axis=-1)
         lost = _taken(p, chosen) - _taken(p, other)
         top = np.partition(before, -2, axis=-1)
@@ -153,11 +187,14 @@ def _finite(scores: Floats) -> Floats:
     return np.nan_to_num(scores, nan=low, neginf=low, posinf=high)
 
 
-def _probabilities(scores: Floats) -> Floats:
-    """Scores along the last axis as probabilities: as they are where all are from 0 to 1, else their softmax."""
-    if scores.size and scores.min() >= 0 and scores.max() <= 1 + 1e-6:
+def probabilities(scores: Floats, axis: int) -> Floats:
+    """Scores of classes along an axis as probabilities: as they are where all are from 0 to 1, else their softmax.
+
+    Those of several sigmoids are probabilities that do not sum to 1.
+    """
+    if scores.size and scores.min() >= 0 and scores.max() <= 1 + ROUNDING:
         return scores
-    return softmax(scores, -1)
+    return softmax(scores, axis)
 
 
 def softmax(scores: Array, axis: int) -> Array:

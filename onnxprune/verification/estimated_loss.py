@@ -64,7 +64,7 @@ class EstimatedLoss:
     def _decisions(self, pruned: Model, io_slices: IoSlices) -> Decisions | None:
         original = self._load()
         names, scores = [o.name for o in original.proto.graph.output], class_scores(original)
-        choices = [DecisionSums(name, scores=name in scores) for name in names]
+        choices = [DecisionSums(name, scores=name in scores, axis=scores.get(name)) for name in names]
         fed, read = itertools.tee(batch for batch, _ in self._samples.batches())
         before = session(with_scores(original)).each(fed)
         after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)

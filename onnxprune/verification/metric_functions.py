@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import DataError, option
 from onnxprune.metrics import Metric, metrics
-from onnxprune.verification.decisions import softmax
+from onnxprune.verification.decisions import probabilities
 from onnxprune.verification.output_sums import class_axis_if_any
 
 Array = NDArray[Any]
@@ -165,7 +165,7 @@ def _against_the_rest(scores: Array, truth: Array) -> Iterator[tuple[Array, Arra
         return iter([(score, truth == truth.max())]) if len(np.unique(truth)) <= 2 and truth.size else None
     if truth.max(initial=0) >= scores.shape[1]:
         return None
-    p = _probabilities(scores.astype(np.float64))
+    p = probabilities(scores.astype(np.float64), 1)
     return ((p[:, c], truth == c) for c in range(p.shape[1]))
 
 
@@ -178,13 +178,6 @@ def _area(score: Array, member: Array) -> float | None:
     _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return float((ranks[member].sum() - positive * (positive + 1) / 2) / (positive * negative))
-
-
-def _probabilities(scores: Floats) -> Floats:
-    """Scores of shape (samples, classes) as probabilities: as they are if they sum to 1, else their softmax."""
-    if scores.size and scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-2):
-        return scores
-    return softmax(scores, 1)
 
 
 def _arrays(outputs: Outputs) -> Iterator[Array]:

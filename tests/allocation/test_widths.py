@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from onnxprune.engines import PROFILES
 from onnxprune.errors import InputError
 from tests.ops.case import build
 from tests.support.commands import Cli
+from tests.support.lanes import spread
 from tests.support.oracle import session
 
 GROUPED = """(float[N,8,6,6] x) => (float[N,4,6,6] y)
@@ -62,6 +64,16 @@ def test_a_unit_of_several_channels_counts_as_so_many() -> None:
     assert made["a"][0] == 16 and made["b"] == [16, 4, 1, 1]  # 3 of 8 are left at least, 12 channels
     assert shapes(pruned(GROUPED, 4, 0.7).proto)["a"][0] == 12
     assert pruned(GROUPED, 8, 0.7).report.unrounded == {}
+
+
+def test_what_rounding_changes_of_a_ratio_is_told() -> None:
+    """Without rounding 3 of the 8 units of four channels stay at a ratio of 0.7, which is no multiple of 8."""
+    plain, rounded = pruned(GROUPED, 1, 0.7), pruned(GROUPED, 8, 0.7)
+    assert plain.report.rounded == {}
+    kept = [{g["name"]: g["channels"] - len(g["removed"]) for g in r.plan.groups} for r in (plain, rounded)]
+    changed = {name: (n, kept[1][name]) for name, n in kept[0].items() if n != kept[1][name]}
+    assert changed and rounded.report.rounded == changed and (3, 4) in changed.values()
+    assert json.loads(rounded.report.to_json())["rounded"] == {name: list(pair) for name, pair in changed.items()}
 
 
 def test_every_channel_of_a_layer_counts_once_in_a_depthwise_layer() -> None:
@@ -119,7 +131,7 @@ def test_a_group_that_no_product_touches() -> None:
     assert limits_of(groups, 1, 4) == [Limits(1, (Width(1, 0, 4),))]
 
 
-@pytest.mark.parametrize("text", [GROUPED, HEADS, FLAT, PART, JOINED])
+@pytest.mark.parametrize("text", spread([GROUPED, HEADS, FLAT, PART, JOINED], 4))
 @pytest.mark.parametrize("options", [{"global_ranking": True, "ratio": 0.4}, {"target": {"params": 0.6}}])
 def test_whatever_chooses_the_result_is_rounded_and_runs(text: str, options: dict[str, object]) -> None:
     model = build(text, constants=CONSTANTS)
@@ -147,7 +159,7 @@ def kept(**options: object) -> dict[str, int]:
     return {"convolution": made["a"][0], "next": made["c"][0], "product": made["d"][1]}
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("share", spread([0.3, 0.5, 0.7]))
 @pytest.mark.parametrize("engine", list(PROFILES))
 def test_targets_keep_what_the_engine_computes_fast(engine: str, share: float) -> None:
     """Unless a layer stays whole: of 30 depthwise channels the stricter multiple counts."""

@@ -43,11 +43,11 @@ def test_measured_with_onnxruntime_and_pruned_with_it(cli: Cli, tmp_path: Path) 
 def test_a_command_is_an_engine(cli: Cli, tmp_path: Path, timer: str) -> None:
     """A call that was ended goes on where it was: what stands in the file is not measured again."""
     times = tmp_path / "t.json"
-    assert cli("measure", MODEL, "-o", times, "--copies", 5, "--run", timer, "--quiet").out == ""
+    assert cli("measure", MODEL, "-o", times, "--copies", 5, "--engine", timer, "--quiet").out == ""
     whole = Times.from_json(times.read_text())
     assert whole.engine == timer and len(whole.rows) == 6 and not any(row.nodes for row in whole.rows)
     times.write_text(Times(**{**vars(whole), "rows": whole.rows[:3]}).to_json())
-    ended = cli("measure", MODEL, "-o", times, "--copies", 5, "--run", timer, "--json")
+    ended = cli("measure", MODEL, "-o", times, "--copies", 5, "--engine", timer, "--json")
     assert Times.from_json(times.read_text()).rows == whole.rows
     data = json.loads(ended.out)
     assert data["measurements"] == 6 and data["milliseconds"] > 0 and data["groups"]
@@ -56,16 +56,18 @@ def test_a_command_is_an_engine(cli: Cli, tmp_path: Path, timer: str) -> None:
 def test_a_function_is_an_engine(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_engine.py").write_text("def ms(path):\n    return 2.5\n")
     monkeypatch.chdir(tmp_path)
-    assert cli("measure", MODEL, "-o", "t.json", "--copies", 2, "--run", "my_engine:ms").code == 0
+    assert cli("measure", MODEL, "-o", "t.json", "--copies", 2, "--engine", "my_engine:ms").code == 0
     assert {row.ratio for row in Times.from_json(Path("t.json").read_text()).rows} == {1.0}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run", "x", "--threads", "2"], "--run times another engine than onnxruntime"),
-        (["--run", "/nowhere/timer"], "/nowhere/timer cannot be run"),
-        (["--run", "nowhere:ms"], "there is no module nowhere"),
+        (["--engine", "a:b", "--threads", "2"], "--engine times another engine than onnxruntime"),
+        (["--engine", "openvino"], "openvino cannot be run by its name"),
+        (["--engine", "opnvino"], "openvino"),
+        (["--engine", "/nowhere/timer"], "/nowhere/timer cannot be run"),
+        (["--engine", "nowhere:ms"], "there is no module nowhere"),
         (["--provider", "CPU:a"], "options are KEY=VALUE"),
         (["--copies", "0"], "copies must be at least 1"),
         (["--threads", "-1"], "threads must be at least 0"),
@@ -93,6 +95,8 @@ def test_targets_of_latency_are_checked(cli: Cli, tmp_path: Path) -> None:
         (["--target", "macs=0.5", "--times", "t.json"], "times are for a target of latency"),
         (["--target", "latency=0.5", "--times", str(tmp_path / "t.json")], "cannot be read"),
         (["--target", "macs=0.5", "--engine", "opnvino"], "openvino"),
+        (["--target", "macs=0.5", "--engine", "timer {model}"], "is for a target of latency"),
+        (["--target", "latency=0.5", "--engine", "/nowhere/timer"], "/nowhere/timer cannot be run"),
     ):
         ended = cli(MODEL, *words, "-o", tmp_path / "out.onnx")
         assert ended.code == 2 and message in ended.err

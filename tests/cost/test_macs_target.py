@@ -56,7 +56,7 @@ def model_of(name: str) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("share", [0.7, 0.5])
+@pytest.mark.parametrize("share", spread([0.7, 0.5]))
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_met_is_counted(name: str, share: float) -> None:
     model = model_of(name)

@@ -57,6 +57,7 @@ def test_it_is_met_by_what_the_result_costs() -> None:
     assert (report.asked, report.left, report.met) == (60.0, widths(target.proto), True)
 
 
+@pytest.mark.slow
 def test_it_stands_beside_another() -> None:
     result = onnxprune.prune(model(), target={"activations": 90, "params": 0.5}, repair="none")
     assert widths(result.proto) <= 90
@@ -123,6 +124,7 @@ class Units:
         return Fixed(sum(g.units for g in groups or coupling.groups), float)
 
 
+@pytest.mark.slow
 def test_a_factory_is_a_target() -> None:
     """What is registered is known by its factory too, under its name; what is not has the factory's name."""
     by_name = onnxprune.prune(model(), target={"activations": 0.6}, repair="none")

@@ -10,6 +10,7 @@ import onnxprune
 from onnxprune.model.model import load
 from tests.ops.case import Case, check, coupling_of, group, random_feeds, said
 from tests.support import oracle
+from tests.support.lanes import spread
 
 
 def attention(
@@ -160,7 +161,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES, 4), ids=lambda c: c.name)
 def test_removal_equals_masking(case: Case) -> None:
     check(case)
 

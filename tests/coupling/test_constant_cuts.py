@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 import onnxprune
 from tests.ops.case import Case, build, check, coupling_of, random_feeds
 from tests.support import oracle
+from tests.support.lanes import spread
 
 STANDARDISED = """m_{v} = ReduceMean <axes = [{axes}], keepdims = 1> ({v})  c_{v} = Sub({v}, m_{v})
     p_{v} = Mul(c_{v}, c_{v})  q_{v} = ReduceMean <axes = [{axes}], keepdims = 1> (p_{v})  e_{v} = Add(q_{v}, pos_e)
@@ -137,7 +138,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES, 4), ids=lambda c: c.name)
 def test_what_is_freed(case: Case) -> None:
     check(case)
 

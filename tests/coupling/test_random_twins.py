@@ -44,6 +44,7 @@ AT_ONCE = 20
 SEEDS = [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(AT_ONCE, 400, AT_ONCE))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", SEEDS)
 def test_a_free_batch_costs_nothing(start: int) -> None:
     compared = 0

@@ -187,6 +187,7 @@ def test_a_sparse_model_is_pruned_like_a_dense_one(name: str, tmp_path: Path) ->
     assert applied.proto.SerializeToString(deterministic=True) == sparse.proto.SerializeToString(deterministic=True)
 
 
+@pytest.mark.slow
 def test_a_plan_applies_to_dense_and_sparse_models() -> None:
     """A plan of the dense model applies to the same model stored sparse."""
     zeros, stored = (

@@ -8,6 +8,7 @@ import pytest
 
 from tests.ops.case import assert_groups, build, check, coupling_of
 from tests.ops.test_quantization import Quantised, weight
+from tests.support.lanes import spread
 
 
 def attention(name: str, weights: str, body: str, groups: dict[str, str], inputs: str = "", outputs: str = "",
@@ -113,7 +114,7 @@ STANDARD = [
 ]
 
 
-@pytest.mark.parametrize("case", [*MULTI, *JOINED, *QUERIES, *ROTARY, *STANDARD], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread([*MULTI, *JOINED, *QUERIES, *ROTARY, *STANDARD], 4), ids=lambda c: c.name)
 def test_heads(case: Quantised) -> None:
     check(case)
 

@@ -11,6 +11,7 @@ from onnxprune.graph.graph import Graph
 from onnxprune.graph.positions import columns
 from onnxprune.graph.shape_inference import infer
 from tests.ops.case import Case, build, check, check_removal
+from tests.support.lanes import spread
 
 CHANNELS, ROWS, COLUMNS = np.arange(2, 6), np.arange(1, 13), np.arange(3, 15)
 GRID = np.stack(np.broadcast_arrays(*np.ix_(np.arange(2), CHANNELS, ROWS, COLUMNS)), axis=-1)
@@ -79,12 +80,12 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES, 4), ids=lambda c: c.name)
 def test_groups_and_removal(case: Case) -> None:
     check(case)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES, 4), ids=lambda c: c.name)
 def test_removal_of_other_units(case: Case) -> None:
     for seed in (1, 2, 3):
         check_removal(case, seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ops.case import Case, check
+from tests.support.lanes import spread
 
 CASES = [
     Case("Gemm", """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6] b, float[6,2] v, float[2] c>
@@ -86,6 +87,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES, 4), ids=lambda c: c.name)
 def test_removal_equals_masking(case: Case) -> None:
     check(case)

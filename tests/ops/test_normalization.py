@@ -7,6 +7,7 @@ import pytest
 
 from tests.ops.case import Case, assert_groups, build, check, coupling_of, random_feeds
 from tests.support import oracle
+from tests.support.lanes import spread
 
 IMAGE = "(float[N,3,4,4] x) => (float[N,2,4,4] y)"
 ROWS = "(float[N,5,3] x) => (float[N,5,2] y) <float[3,8] w, float[8,2] v"
@@ -106,7 +107,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES, 4), ids=lambda c: c.name)
 def test_removal_equals_masking(case: Case) -> None:
     check(case)
 

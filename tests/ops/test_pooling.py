@@ -7,6 +7,7 @@ from onnx import numpy_helper
 
 from tests.ops.case import Case, check
 from tests.support import oracle
+from tests.support.lanes import spread
 
 WEIGHTS = "<float[8,3,1,1] w, float[2,8,1,1] v"
 UP = "(float[N,3,4,4] x) => (float[N,2,8,8] y)"
@@ -85,7 +86,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES, 4), ids=lambda c: c.name)
 def test_removal_equals_masking(case: Case) -> None:
     check(case)
 

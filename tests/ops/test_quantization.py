@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from tests.ops.case import Case, assert_groups, build, check, coupling_of
+from tests.support.lanes import spread
 
 HEAD, MIXED = "(float[2,3] x) => (float[2,2] y)\n", "mixing: sums over"
 
@@ -187,7 +188,7 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.parametrize("case", [*ROWS, *QLINEAR, *CONVOLUTIONS], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread([*ROWS, *QLINEAR, *CONVOLUTIONS], 4), ids=lambda c: c.name)
 def test_quantised(case: Quantised) -> None:
     check(case)
 

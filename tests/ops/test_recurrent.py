@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.ops.case import Case, build, check, coupling_of, group
+from tests.support.lanes import spread
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -50,7 +51,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES, 4), ids=lambda c: c.name)
 def test_layers(case: Case) -> None:
     check(case)
 
@@ -124,7 +125,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize("op", ["LSTM", "GRU"])
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", spread(STARTS, 4))
 def test_layers_that_share_a_computed_start_are_two_groups(start: str, op: str) -> None:
     zero, first, second, k = STARTS[start]
     text = ZEROS.format(op=op, g=6 * GATES[op], zero=zero, first=first, second=second, k=k)

@@ -17,6 +17,7 @@ from onnxprune.graph.lengths import Dim
 from onnxprune.ops.regroup import Block, blocks, digits
 from tests.ops.case import Case, check
 from tests.support import oracle
+from tests.support.lanes import spread
 
 IMAGE = "(float[N,3,2,2] x) => (float[N,2] y) <float[6,3,1,1] w"
 LINES = "(float[N,3] x) => (float[N,2] y) <float[3,12] w, float[12,2] v"
@@ -84,7 +85,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", spread(CASES, 4), ids=lambda c: c.name)
 def test_removal_equals_masking(case: Case) -> None:
     check(case)
 

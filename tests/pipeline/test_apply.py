@@ -16,7 +16,7 @@ from onnxprune.model.model import Model
 from onnxprune.runtime.session import session
 from onnxprune.verification.output_error import relative_errors
 from tests.support.classifier import classifier, pruned, samples
-from tests.support.commands import Cli, assert_refused
+from tests.support.commands import Cli, assert_refused, tiny
 from tests.support.paths import MODELS
 
 MLP, DIGITS, TEST = (str(MODELS / name) for name in ("sk_mlp.onnx", "digits_calib_flat.npz", "digits_test_flat.npz"))
@@ -60,6 +60,7 @@ def test_a_plan_with_data_gives_what_the_run_gave() -> None:
     assert line.startswith("nothing was repaired, since no calibration data were given")
 
 
+@pytest.mark.slow
 def test_another_checkpoint_is_repaired() -> None:
     """Where the plan removes what matters there, data bring most of it back."""
     plan = onnxprune.prune(MLP, 0.7, calib=DIGITS, samples=128, time=False).plan
@@ -108,6 +109,14 @@ def test_a_plan_without_channels_needs_no_repair() -> None:
     assert not any("repaired" in line for line in onnxprune.apply(nothing, classifier()).report.warnings)
 
 
+def test_without_data_a_map_is_at_risk_as_in_a_run() -> None:
+    made = onnxprune.prune(tiny(), 0.5, repair="none", time=False)
+    again = onnxprune.apply(made.plan, tiny(), repair="none")
+    assert again.report.many_positions == made.report.many_positions == ["y"]
+    assert again.report.warnings == made.report.warnings
+    assert made.report.warnings[0].startswith("accuracy unknown, and at risk: y has values for many positions")
+
+
 def test_refusals() -> None:
     plan = pruned().plan
     with pytest.raises(InputError, match="repair 'calibrated' needs calibration data"):
@@ -118,6 +127,7 @@ def test_refusals() -> None:
         onnxprune.apply(plan, classifier(), calib="none.npz")
 
 
+@pytest.mark.slow
 def test_the_command_line(cli: Cli, tmp_path: Path) -> None:
     onnx.save(classifier(), tmp_path / "net.onnx")
     np.savez(tmp_path / "c.npz", **DATA)

@@ -67,6 +67,7 @@ def test_without_labels_and_without_data() -> None:
     assert report.models[1].drift["scores"].max_abs == 0 and report.models[1].drift["class"].equal == 1.0
 
 
+@pytest.mark.slow
 def test_metrics_of_ones_own() -> None:
     def distance(outputs: dict[str, Any], other: dict[str, Any]) -> float:
         return float(np.abs(outputs["scores"] - other["scores"]).mean())

@@ -15,23 +15,27 @@ from onnxprune.pipeline import attempt
 from onnxprune.verification import check
 from tests.support.classifier import classifier, samples
 from tests.support.commands import Cli, tiny
+from tests.support.lanes import spread
 
 DATA: dict[str, Any] = {"calib": samples(60, labelled=False)}
 
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"ratio": 0.5},
-        {"ratio": 0.4, **DATA},
-        {"target": {"macs": 0.5}, **DATA},
-        {"ratio": 0.3, "importance": "fpgm", "global_ranking": True, "round_to": 8},
-        {"ratio": 0.3, "pattern": ["channels", "2:4"], **DATA},
-        {"pattern": "weights=0.5", **DATA},
-        {"pattern": "2:4", "permute": True},
-        {"ratio": 0.5, "gate": {"drift": 1e-9}, **DATA},
-        {"gate": {"drift": 0.1}, "drift_search": True, "repair": "none", **DATA},
-    ],
+    spread(
+        [
+            {"ratio": 0.5},
+            {"ratio": 0.4, **DATA},
+            {"target": {"macs": 0.5}, **DATA},
+            {"ratio": 0.3, "importance": "fpgm", "global_ranking": True, "round_to": 8},
+            {"ratio": 0.3, "pattern": ["channels", "2:4"], **DATA},
+            {"pattern": "weights=0.5", **DATA},
+            {"pattern": "2:4", "permute": True},
+            {"ratio": 0.5, "gate": {"drift": 1e-9}, **DATA},
+            {"gate": {"drift": 0.1}, "drift_search": True, "repair": "none", **DATA},
+        ],
+        6,
+    ),
 )
 def test_the_plan_is_that_of_the_run(options: dict[str, Any]) -> None:
     dry, run = (make(classifier(), Options.of(**options)) for make in (api.dry_run, api.run))

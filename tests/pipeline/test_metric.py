@@ -117,6 +117,7 @@ net (float[N,3,4,4] x) => (float[N,2] y)
 """Chooses class 1 for bright pictures."""
 
 
+@pytest.mark.slow
 def test_folders_of_pictures_are_labels(cli: Cli, tmp_path: Path) -> None:
     """Without an option; in another order of classes they cannot be right, and only a limit would need them."""
     image = pytest.importorskip("PIL.Image")
@@ -169,6 +170,7 @@ def test_a_missed_limit_stops_the_command(cli: Cli, tmp_path: Path) -> None:
     assert anyway.code == 1 and (tmp_path / "net.pruned.onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_search_is_confirmed_on_samples_that_it_has_not_used() -> None:
     result = onnxprune.prune(
         classifier(),

@@ -15,6 +15,7 @@ from onnxprune.pipeline.progress import work
 from onnxprune.progress import Meter, Progress, part, step
 from tests.support.classifier import classifier, samples
 from tests.support.commands import Cli, tiny
+from tests.support.lanes import spread
 from tests.support.paths import MODELS
 
 DATA: dict[str, Any] = {"calib": samples(60, labelled=False)}
@@ -39,7 +40,7 @@ Run = tuple[dict[str, Any], list[Progress], onnxprune.Report]
 """Options, what the callback was told, and the report."""
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=spread(RUNS, 4))
 def run(request: pytest.FixtureRequest) -> Run:
     return request.param, *followed(**request.param)
 

@@ -40,6 +40,7 @@ def test_matrix_products_are_left_as_they_are() -> None:
     assert auto.report.resolved.importance == "l2"
 
 
+@pytest.mark.slow
 def test_a_model_is_what_it_computes_not_what_it_has_most_of() -> None:
     """One convolution with nearly all multiply-accumulates, and three small products."""
     model = build("""(float[N,3,16,16] x) => (float[N,4] y) <float[16,3,3,3] a, float[16,16] b, float[16,16] c, float[16,4] d>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -48,6 +49,39 @@ def test_a_missed_target_stops_a_strict_run(cli: Cli, model: Path) -> None:
     assert not (model.parent / "b.onnx").exists()
 
 
+@pytest.mark.parametrize("output", [[], ["--json"], ["--quiet"]])
+def test_a_strict_application_writes_nothing_that_comes_with_a_warning(
+    cli: Cli, model: Path, output: list[str]
+) -> None:
+    """A plan without data repairs nothing, which is a warning; where there is none, the model is the same."""
+    plan, result = model.parent / "p.json", model.parent / "out.onnx"
+    assert cli(model, "--ratio", 0.5, "--repair", "none", "--plan", plan, "-o", result, "--no-time").code == 0
+    before = contents(model.parent)
+    ended = cli("apply", plan, model, "-o", result, "--strict", *output)
+    assert ended.code == 5 and contents(model.parent) == before
+    assert "error: nothing was repaired" in ended.err and "warning:" not in ended.err
+    if output == ["--json"]:
+        assert json.loads(ended.out)["output"] is None
+
+
+def test_a_strict_application_without_a_warning_writes(cli: Cli, model: Path) -> None:
+    model = Path(shutil.copy(MODELS / "sk_mlp.onnx", model))
+    plan, given = model.parent / "p.json", ["--repair", "none"]
+    assert cli(model, "--ratio", 0.5, *given, "--no-time", "--plan", plan, "-o", model.parent / "a.onnx").code == 0
+    ended = cli("apply", plan, model, *given, "--strict", "-o", model.parent / "b.onnx")
+    assert (ended.code, ended.err) == (0, "")
+    assert (model.parent / "a.onnx").read_bytes() == (model.parent / "b.onnx").read_bytes()
+
+
+def test_a_strict_application_in_python_does_not_save(tmp_path: Path) -> None:
+    plan = onnxprune.prune(tiny(), 0.5, repair="none", verify=False).plan
+    result = onnxprune.apply(plan, tiny(), strict=True, verify=False, repair="none")
+    assert result.stopped is not None and result.stopped.startswith("not verified")
+    with pytest.raises(GateError, match="not verified"):
+        result.save(tmp_path / "a.onnx")
+    assert onnxprune.apply(plan, tiny(), repair="none").report.verified
+
+
 def test_python_does_not_save(tmp_path: Path) -> None:
     result = onnxprune.prune(tiny(), 0.5, repair="none", verify=False, strict=True)
     assert result.stopped == "not verified: the runtime check was skipped"
@@ -73,6 +107,7 @@ def test_a_time_limit_of_onnxruntime_is_a_warning() -> None:
     assert line.startswith("onnxruntime took longer than 0.3 s; what needed that run was left out")
 
 
+@pytest.mark.slow
 def test_a_repair_that_a_limit_prevented_is_a_warning() -> None:
     """The repair is chosen by a trial run; a limit that ends the run must not choose another repair in silence."""
     model = onnx.parser.parse_model(ENDLESS)

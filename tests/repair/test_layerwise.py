@@ -175,6 +175,7 @@ def test_samples_of_a_layer_are_bounded_over_all_groups_and_outputs(
     assert max(size - 20 * row for size, row in sizes) <= most  # rounded up to whole rows in each of the batches
 
 
+@pytest.mark.slow
 def test_memory_bounds_what_a_repair_holds() -> None:
     """Outputs of 4096 classes, 128 MiB of all samples, with an eighth of that to hold."""
     memory, rng = 2**24, np.random.default_rng(0)

@@ -60,7 +60,7 @@ def test_every_number_has_an_entry() -> None:
     expected = {"params", "macs", "bytes", "channels", "drift", "latency", "gates.drift", "targets.macs"}
     assert set(made.measured_on) == expected | {"targets.params"}
     applied = onnxprune.apply(onnxprune.plan(onnxprune.analyze(tiny()), 0.5, importance="l2"), tiny()).report
-    assert set(applied.measured_on) == {"params", "macs", "bytes", "channels"}
+    assert set(applied.measured_on) == {"params", "macs", "bytes", "channels", "drift"}
 
 
 @pytest.mark.parametrize("external", [False, True])

@@ -87,6 +87,7 @@ def test_options_of_the_run() -> None:
     assert onnxprune.apply(made.plan, tiny()).report.options is None
 
 
+@pytest.mark.slow
 def test_channels_are_those_open_to_pruning() -> None:
     """Channels of grade mixing count only where they were open."""
     source = MODELS / "pt_transformer.onnx"
@@ -176,6 +177,7 @@ def test_names_cannot_steer_the_terminal() -> None:
             ],
         ),
         ({"many_positions": ["y"], "drift": {"y": Drift(1e-6, 1e-6, 1.0)}}, []),
+        ({"many_positions": ["y"], "drift": {"y": Drift(None, None, None, equal=1.0)}}, []),
         ({"many_positions": ["y"], "calibration": judged(0.0, 0.0, 0.03)}, []),
         ({"calibration": judged(0.0, 0.0, 0.03)}, []),
         ({"calibration": judged(0.03, -0.01, 0.07)}, []),

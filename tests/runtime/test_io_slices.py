@@ -147,6 +147,7 @@ def test_an_unmatched_pattern_is_reported_with_the_valid_names() -> None:
     assert "past_h" in (refused.value.hint or "")
 
 
+@pytest.mark.slow
 def test_calibrated_repair_runs_on_the_original_inputs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     shapes: Mapping[str, tuple[int, ...]] = {"x": (1, 64, 3), "past_h": (1, 64, 6), "past_c": (1, 64, 6)}

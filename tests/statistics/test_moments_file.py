@@ -81,6 +81,7 @@ def test_a_later_run_makes_the_same_plan(tmp_path: Path, importance: str) -> Non
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["s.npz"]
 
 
+@pytest.mark.slow
 def test_scores_need_only_the_file(written: Path) -> None:
     """Without data, scores are computed from the file and nothing is repaired."""
     report = pruned(written).report

@@ -70,7 +70,7 @@ def prune(model: ModelSource, calib: Mapping[str, NDArray[np.float32]]) -> Resul
 
 
 def to_a_time(model: ModelSource) -> Result:
-    times: Times = onnxprune.measure(model, run=lambda path: 2.5, copies=4, progress=show)
+    times: Times = onnxprune.measure(model, engine=lambda path: 2.5, copies=4, progress=show)
     print(times.milliseconds, times.engine, Times.from_json(times.to_json()).device)
     return onnxprune.prune(model, target={"latency": "4ms"}, times=times, engine="openvino", round_to="auto")
 

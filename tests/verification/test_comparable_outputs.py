@@ -88,6 +88,53 @@ def test_repair_sees_through_a_choice(end: str) -> None:
     assert 0 < after < before
 
 
+@pytest.mark.parametrize(
+    ("nodes", "name", "axis"),
+    [
+        ("y = ArgMax <axis = 1, keepdims = 0> (s)", "s", 1),
+        ("y = ArgMax <axis = -3, keepdims = 0> (s)", "s", -3),
+        ("t = Transpose <perm = [0, 2, 3, 1]> (s) y = ArgMax <axis = -1, keepdims = 0> (t)", "s", 1),
+        (
+            "t = Transpose <perm = [0, 2, 3, 1]> (s) d = Cast <to = 11> (t) y = ArgMax <axis = 3, keepdims = 0> (d)",
+            "s",
+            1,
+        ),
+        ("r = Resize <mode = 'linear'> (s, , scales) y = ArgMax <axis = 1, keepdims = 0> (r)", "s", 1),
+        ("f = Flatten <axis = 2> (s) y = ArgMax <axis = 1, keepdims = 0> (f)", "f", 1),
+    ],
+)
+def test_what_chooses_the_largest_is_compared_by_class(nodes: str, name: str, axis: int) -> None:
+    """As scores of a softmax are: a class of few positions counts as much as the background."""
+    model = load(built("int64[N,a,b]", nodes.replace("'", '"')))
+    view, (component,) = with_comparable_outputs(model)
+    assert [o.name for o in view.proto.graph.output] == [name]
+    assert (component.name, component.scores, component.axis) == (name, Postprocessing.SOFTMAX, axis)
+    assert component.output == "y"
+
+
+@pytest.mark.parametrize("nodes", ["y = ArgMin <axis = 1, keepdims = 0> (s)", "y = Greater (s, half)"])
+def test_another_choice_has_no_classes(nodes: str) -> None:
+    kind = "bool[N,5,8,8]" if "Greater" in nodes else "int64[N,8,8]"
+    _, (component,) = with_comparable_outputs(load(built(kind, nodes)))
+    assert (component.name, component.scores) == ("s", None)
+
+
+def test_a_report_on_a_map_of_class_ids_weights_classes_alike() -> None:
+    """The small class is lost, the large one is not: most positions agree, and the mean over the classes does not."""
+    model, other = net("map"), net("map")
+    for proto, height in ((model, 20.0), (other, -20.0)):
+        arrays = {t.name: onnx.numpy_helper.to_array(t).copy() for t in proto.graph.initializer}
+        arrays["w1"][:], arrays["b1"][:], arrays["w2"][:] = 0, 1, 0
+        arrays["w1"][0, 0, 1, 1], arrays["w2"][2, 0], arrays["w2"][1, 1] = 100.0, height, 25.0
+        for tensor in proto.graph.initializer:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    x = np.zeros((20, 3, 8, 8), np.float32)
+    x[:, 0, 0, 0] = 1
+    seen = onnxprune.compare(model, other, calib={"x": x}).models[1].decisions
+    assert seen is not None and (seen.output, seen.by_class) == ("y", True)
+    assert seen.agreement.mean == pytest.approx(0.0)
+
+
 ENLARGED = 't = Transpose <perm = [0, 1, 3, 2]> (s) r = Resize <mode = "linear"> (t, , scales) '
 LARGE = {
     "scores": ("float[N,5,32,32]", "y = Identity (r)"),
@@ -191,3 +238,10 @@ def test_which_outputs_hold_many_positions(shape: str, many: bool) -> None:
         f'<ir_version: 8, opset_import: ["" : 17]> net (float[{shape}] x) => (float[{shape}] y) {{ y = Relu (x) }}'
     )
     assert outputs_at_many_positions(load(model)) == (["y"] if many else [])
+
+
+def test_a_map_of_class_ids_holds_many_positions() -> None:
+    assert outputs_at_many_positions(load(net("map"))) == ["y"]
+    one_a_sample = built("int64[N,1]", "p = GlobalAveragePool (s) f = Flatten (p) y = ArgMax <axis = 1> (f)")
+    assert outputs_at_many_positions(load(one_a_sample)) == []
+    assert outputs_at_many_positions(load(built("int64[4]", "y = Shape (s)"))) == []

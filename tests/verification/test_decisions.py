@@ -34,6 +34,11 @@ def test_logits_count_as_their_softmax() -> None:
     assert found.lost.mean == pytest.approx(same.lost.mean)
 
 
+def test_sigmoids_are_probabilities_as_they_are() -> None:
+    found = decided(np.array([[0.9, 0.8], [0.3, 0.6]]), np.array([[0.1, 0.2], [0.3, 0.6]]))
+    assert found.lost.mean == pytest.approx((0.9 - 0.8) / 2)
+
+
 def test_the_expected_loss_is_the_real_one_where_the_original_is_calibrated() -> None:
     rng = np.random.default_rng(1)
     logits = 2 * rng.standard_normal((4000, 5))
@@ -64,6 +69,15 @@ def test_every_position_of_a_sample_counts() -> None:
     after[0, 2, :4] = 9
     found = decided(before, after)
     assert found.agreement.mean == pytest.approx(1 - 0.5 / 4)
+
+
+def test_the_axis_of_the_classes_may_be_the_longer_one() -> None:
+    """A map of 5 classes at 2 x 3 positions: the last axis is shorter."""
+    before = np.zeros((4, 5, 2, 3))
+    before[:, 4] = 9
+    sums = DecisionSums("y", scores=True, axis=1)
+    sums.add(before, np.roll(before, 1, axis=1))
+    assert sums.decisions().agreement.mean == 0
 
 
 def test_class_ids_are_classes() -> None:
@@ -99,13 +113,15 @@ def test_nothing_lost_in_few_samples_is_not_nothing_lost() -> None:
 @pytest.mark.parametrize(
     ("body", "output", "found"),
     [
-        ("h = MatMul(x, w) y = Softmax(h)", "float[N,5] y", {"y"}),
-        ("h = MatMul(x, w) s = Softmax(h) y = Identity(s)", "float[N,5] y", {"y"}),
-        ("h = MatMul(x, w) y = ArgMax<axis = 1>(h)", "int64[N,1] y", {"y"}),
-        ("y = MatMul(x, w)", "float[N,5] y", set()),
-        ("h = MatMul(x, w) y = Cast<to = 7>(h)", "int64[N,5] y", set()),
+        ("h = MatMul(x, w) y = Softmax(h)", "float[N,5] y", {"y": None}),
+        ("h = MatMul(x, w) s = Softmax(h) y = Identity(s)", "float[N,5] y", {"y": None}),
+        ("h = MatMul(x, w) y = ArgMax<axis = 1>(h)", "int64[N,1] y", {"y": 1}),
+        ("h = MatMul(x, w) t = Transpose<perm = [1, 0]>(h) y = ArgMax(t)", "int64[1,N] y", {"y": 1}),
+        ("h = MatMul(x, w) y = ArgMin<axis = 1>(h)", "int64[N,1] y", {"y": None}),
+        ("y = MatMul(x, w)", "float[N,5] y", {}),
+        ("h = MatMul(x, w) y = Cast<to = 7>(h)", "int64[N,5] y", {}),
     ],
 )
-def test_the_graph_tells_which_outputs_choose(body: str, output: str, found: set[str]) -> None:
+def test_the_graph_tells_which_outputs_choose(body: str, output: str, found: dict[str, int | None]) -> None:
     model = text_model(np.random.default_rng(0), body, "float[N,4] x", output, w=(4, 5))
     assert class_scores(Model(model)) == found

@@ -7,7 +7,7 @@ import pytest
 
 from onnxprune.graph.operators import Postprocessing
 from onnxprune.verification.comparable_outputs import Component
-from onnxprune.verification.decisions import Decisions, ratio_estimate
+from onnxprune.verification.decisions import Decisions, class_mean_estimate, ratio_estimate
 from onnxprune.verification.detections import DetectionSums
 from onnxprune.verification.output_values import OutputValues
 
@@ -56,6 +56,48 @@ def test_classes_that_share_the_positions_all_count() -> None:
     after = np.where(rng.random(before.shape) < 0.2, (before + 1) % 3, before)
     one = found(classes(before), classes(after), Component("y", SOFTMAX, -1, output="y"))
     assert one.agreement.mean == pytest.approx((before == after).mean())
+
+
+def test_classes_of_a_map_count_alike() -> None:
+    """A class of few positions that is lost costs as much as a large one; of the background nothing is said."""
+    before = np.zeros((4, 10, 10), dtype=int)
+    before[:, 0], before[:, 1:4] = 1, 2
+    after = before.copy()
+    after[before == 1] = 2
+    one = found(classes(before), classes(after), Component("y", SOFTMAX, -1, output="y"))
+    assert one.positions and one.by_class
+    assert one.agreement.mean == pytest.approx((0 + 30 / 40) / 2)
+    assert one.lost.mean == pytest.approx((1 + 10 / 40) / 2, rel=1e-2)
+    as_row = found(
+        classes(before.reshape(4, -1)), classes(after.reshape(4, -1)), Component("y", SOFTMAX, -1, output="y")
+    )
+    assert not as_row.by_class and as_row.agreement.mean == pytest.approx(2 * 30 / (40 + 40))
+
+
+def test_a_class_that_the_original_never_finds_is_none_of_the_mean() -> None:
+    before = np.ones((4, 10, 10), dtype=int)
+    before[:, :4] = 2
+    after = before.copy()
+    after[0, 0, 0] = 0
+    one = found(classes(before), classes(after), Component("y", SOFTMAX, -1, output="y"))
+    assert one.agreement.mean == pytest.approx(159 / 160)  # the larger class is the background
+
+
+def test_intervals_of_the_mean_over_classes_hold_the_truth() -> None:
+    rng = np.random.default_rng(4)
+    hits = 0
+    for _ in range(300):
+        wholes = rng.poisson([6, 2, 1], (60, 3)).astype(float)
+        parts = rng.binomial(wholes.astype(int), [0.7, 0.8, 0.9]).astype(float)
+        one = class_mean_estimate(parts, wholes, wholes.any(axis=0))
+        hits += one.low <= 0.8 <= one.high
+    assert 0.9 < hits / 300 <= 0.99
+    alone = np.zeros((30, 2))
+    alone[:, 0], alone[0, 1] = 4, 4
+    doubtful = class_mean_estimate(alone * [0.5, 1], alone, np.array([True, True]))
+    assert doubtful.mean == 0.75 and doubtful.low < 0.55  # the second class is seen in one sample only
+    sure = class_mean_estimate(alone[:, :1], alone[:, :1], np.array([True]))
+    assert sure.mean == sure.high == 1 and sure.low == pytest.approx(0.9)
 
 
 def test_channels_of_a_sigmoid_are_classes_by_themselves() -> None:

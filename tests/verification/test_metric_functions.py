@@ -128,6 +128,12 @@ def test_auc_of_several_classes(rng: np.random.Generator) -> None:
     assert computed("auc", {"y": logits}, several) == pytest.approx(expected)
 
 
+def test_auc_of_several_sigmoids() -> None:
+    """Each is a probability by itself; their softmax would rank the second sample last for the classes 0 and 2."""
+    sigmoids = np.array([[0.8, 0.1, 0.1], [0.9, 0.95, 0.9], [0.1, 0.2, 0.7]])
+    assert computed("auc", {"y": sigmoids}, [0, 1, 2]) == pytest.approx((1 / 2 + 1 + 1 / 2) / 3)
+
+
 def test_auc_without_two_classes() -> None:
     assert np.isnan(computed("auc", {"y": np.arange(3.0)}, [1, 1, 1]))
     with pytest.raises(DataError, match="metric auc needs"):

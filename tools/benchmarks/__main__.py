@@ -25,6 +25,7 @@ NAMES = (
     "max_drop",
     "sensitivity",
     "latency",
+    "engines",
     "sparsity",
     "compare_peer",
 )

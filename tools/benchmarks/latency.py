@@ -25,12 +25,12 @@ from onnxprune.cost.measure import measure
 from onnxprune.errors import InputError
 from onnxprune.model.model import save
 from onnxprune.options import LATENCY, Channels, Options
-from onnxprune.pipeline import latency
 from onnxprune.pipeline.analysis import reanalyze
 from onnxprune.pipeline.attempt import attempt, select
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.prepare import Prepared, prepare
 from onnxprune.pipeline.progress import Clock
+from onnxprune.pipeline.time_target import measured_ratio
 from onnxprune.runtime.determinism import limited_run
 from onnxprune.verification.check import time_models
 from tools.benchmarks.accuracy import evaluate
@@ -101,7 +101,7 @@ def _tried(prepared: Prepared, target: float, multiples: list[int]) -> Iterator[
 
 def _ratio(prepared: Prepared, channels: Channels) -> float:
     assert prepared.timed is not None and prepared.timed.engine is not None
-    return latency.measured_ratio(prepared.analysis, prepared.timed.engine, select(prepared, channels))
+    return measured_ratio(prepared.analysis, prepared.timed.engine, select(prepared, channels))
 
 
 def _row(prepared: Prepared, channels: Channels, script: Path, name: str, base: float) -> dict[str, Any]:

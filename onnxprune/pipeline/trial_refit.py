@@ -1,0 +1,54 @@
+"""A short refit of an allocation, for choosing among several: layer by layer, on a part of the samples."""
+
+from __future__ import annotations
+
+from onnxprune.allocation.selection import Selection
+from onnxprune.calibration import Samples
+from onnxprune.edit.remove import remove
+from onnxprune.model.model import Model
+from onnxprune.options import Options
+from onnxprune.pipeline.analysis import Analysis, reanalyze
+from onnxprune.pipeline.data import CalibrationSplit
+from onnxprune.pipeline.kept_indices import kept_indices
+from onnxprune.planning import plan as planning
+from onnxprune.repair import calibrated
+from onnxprune.verification.output_error import measured
+
+JUDGES = 0.4
+"""Share of the samples to fit on that the result is judged by; they are fitted to only after the choice."""
+FEWEST, MOST, MACS = 16, 192, 2e10
+"""Samples that it takes, and how many are used at most; multiplications that all of them together may take."""
+
+
+def can_tell(data: CalibrationSplit | None, options: Options) -> bool:
+    """Whether there are enough samples, and layers are refitted to them."""
+    return data is not None and options.repair.method == "calibrated" and data.fit.parts >= FEWEST
+
+
+def refitted_error(
+    original: Model, analysis: Analysis, selected: Selection, data: CalibrationSplit, options: Options, macs: int
+) -> float:
+    """Error of the outputs after a removal and a layer-wise refit, relative to their variance.
+
+    Args:
+        original: The model before removal.
+        analysis: The analysis of a copy of it; its model is not changed.
+        selected: What is removed.
+        data: Calibration data; only what is not held out is used.
+        options: The options of the run.
+        macs: Multiply-accumulates of a run of the original; 0 where they are not known.
+    """
+    copy = reanalyze(analysis, analysis.model.copy())
+    io_slices = planning.io_slices(planning.make(copy.coupling, selected.removed, selected.entries))
+    kept = kept_indices(copy.coupling, selected.removed)
+    remove(copy.model, copy.coupling, selected.removed)
+    samples = data.fit
+    assert isinstance(samples, Samples)
+    most = min(MOST, max(FEWEST, int(MACS / max(macs, 1))))
+    if samples.parts > most:
+        _, samples = samples.split(most / samples.parts)
+    learn, judges = samples.split(JUDGES)
+    settings = calibrated.Settings(options.seed, options.resources.memory, io_slices)
+    calibrated.refit_layers(original, copy.model, kept, learn, settings)
+    found = measured(original, [copy.model], judges.in_batches(1), io_slices, unsquash=True)
+    return found.shares()[0]
