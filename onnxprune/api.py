@@ -10,7 +10,7 @@ from onnxprune.checkpoints import apply, run_plan, verify
 from onnxprune.engines import Timer
 from onnxprune.extensions import Scorer, Targets
 from onnxprune.metrics import MetricFunction
-from onnxprune.options import Options
+from onnxprune.options import EPOCHS, Options
 from onnxprune.options import checks as checks_of
 from onnxprune.options.one_object import check_alone, requested
 from onnxprune.patterns import CHANNELS, Pattern
@@ -55,6 +55,8 @@ def prune(
     samples: int = 1024,
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
+    epochs: int = EPOCHS,
+    minutes: float | None = None,
     gate: Mapping[str, float] | None = None,
     metric: str | MetricFunction | None = None,
     max_drop: float | None = None,
@@ -100,7 +102,9 @@ def prune(
         calib: Calibration data.
         samples: Calibration samples to use at most.
         stats: File of statistics.
-        repair: ``auto``, ``none``, ``data-free``, ``calibrated``, or a method that was added.
+        repair: ``auto``, ``none``, ``data-free``, ``calibrated``, ``distilled``, or a method that was added.
+        epochs: Passes over the calibration samples in the training of a distilled repair.
+        minutes: Time after which no further pass begins.
         gate: Limits to how far outputs may move.
         metric: What is measured on held-out samples.
         max_drop: How much of the metric may be lost.
@@ -175,6 +179,8 @@ def plan(
     samples: int = 1024,
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
+    epochs: int = EPOCHS,
+    minutes: float | None = None,
     gate: Mapping[str, float] | None = None,
     metric: str | MetricFunction | None = None,
     max_drop: float | None = None,
@@ -217,6 +223,8 @@ def plan(
         samples: Calibration samples to use at most.
         stats: File of statistics.
         repair: The repair that is to follow: rounds, zeros, and the default importance depend on it.
+        epochs: Passes over the samples in the training of a distilled repair.
+        minutes: Time after which no further pass begins.
         gate: Limits to how far outputs may move, for `search`.
         metric: What is measured on held-out samples, for `search`.
         max_drop: How much of the metric may be lost, for `search`.

@@ -165,7 +165,7 @@ costs: Registry[CostFactory | None] = Registry("target", entry_points="onnxprune
 """None stands for a cost that the package counts itself."""
 sources: Registry[Opener] = Registry("calibration source", entry_points="onnxprune.sources")
 
-OWN_REPAIRS = {"none": False, "data-free": False, "calibrated": True}
+OWN_REPAIRS = {"none": False, "data-free": False, "calibrated": True, "distilled": True}
 """The package's own repairs, and whether they take calibration data."""
 OWN_COSTS = ("macs", "params", "bytes", "latency")
 for _name, _data in OWN_REPAIRS.items():

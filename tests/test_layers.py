@@ -19,7 +19,7 @@ ORDER = """
     model
     graph
     ops layers runtime
-    coupling
+    coupling gradients
     verification
     cost
     edit

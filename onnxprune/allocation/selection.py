@@ -16,7 +16,7 @@ from onnxprune.allocation import budget
 from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
 from onnxprune.allocation.fixed import PartlyFixed
 from onnxprune.allocation.target import Target
-from onnxprune.allocation.widths import limits_of
+from onnxprune.allocation.widths import Rounding, limits_of
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import predicted, totals
 from onnxprune.coupling.coupling import Coupling
@@ -67,24 +67,18 @@ def by_ratio(
         options: The ratio, and what groups keep at least.
         keep: Share of the units that stay, of single groups by their position; the ratio is for the others.
     """
-    counts, plain = (
-        _counts(groups, scores, options, limits_of(groups, options.min_channels, rounding), keep)
-        for rounding in (options.rounding, 1)
-    )
-    taken = _taken(coupling, groups, [weakest(s, int(n)) for s, n in zip(scores, counts, strict=True)], scores)
-    pairs = zip(groups, plain.tolist(), counts.tolist(), strict=True)
-    return replace(taken, rounded={g.name: (g.units - n, g.units - m) for g, n, m in pairs if n != m})
+    counts, plain = (_counts(groups, scores, options, keep, rounding) for rounding in (options.rounding, 1))
+    taken = _taken(coupling, groups, [weakest(s, n) for s, n in zip(scores, counts, strict=True)], scores)
+    changed = {g.name: (g.units - n, g.units - m) for g, n, m in zip(groups, plain, counts, strict=True) if n != m}
+    return replace(taken, rounded=changed)
 
 
 def _counts(
-    groups: Sequence[Group],
-    scores: Sequence[Scores],
-    options: Channels,
-    limits: Sequence[Limits],
-    keep: Mapping[int, float],
-) -> NDArray[np.int64]:
-    """Units that a ratio takes of each group."""
+    groups: Sequence[Group], scores: Sequence[Scores], options: Channels, keep: Mapping[int, float], rounding: Rounding
+) -> list[int]:
+    """Units to remove from each group by a ratio, or as `keep` says."""
     assert options.ratio is not None
+    limits = limits_of(groups, options.min_channels, rounding)
     counts, free = _fixed(groups, limits, keep)
     mine, bounds = [groups[i] for i in free], [limits[i] for i in free]
     counts[free] = (
@@ -92,7 +86,7 @@ def _counts(
         if options.global_ranking
         else uniform(mine, options.ratio, bounds)
     )
-    return counts
+    return [int(n) for n in counts]
 
 
 def by_budget(

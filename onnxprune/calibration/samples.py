@@ -245,6 +245,11 @@ class Samples:
         """Whether samples are joined to batches of a size that the model leaves open."""
         return bool(self._source.axes) and self._fixed is None and self._batch > 1
 
+    @property
+    def axes(self) -> dict[str, int] | None:
+        """Batch axis of every input, along which samples are joined; None where each feed is one sample."""
+        return self._source.axes
+
     def size(self, feed: Feed) -> int:
         """Returns the number of samples in a batch."""
         return count_rows(feed, self._source.axes) if self._source.axes else 1

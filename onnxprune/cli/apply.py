@@ -25,7 +25,7 @@ from onnxprune.errors import GateError
     "--repair",
     default="auto",
     metavar="MODE",
-    help="none, data-free, calibrated; auto is calibrated with --calib, else none  [auto]",
+    help="none, data-free, calibrated, distilled; auto follows --calib  [auto]",
 )
 @option("Options", "--metric", metavar="NAME", help="What is measured on held-out samples  [top1 with labels]")
 @option("Options", "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")

@@ -107,6 +107,8 @@ AS_GIVEN = (
     "samples",
     "stats",
     "repair",
+    "epochs",
+    "minutes",
     "metric",
     "max_drop",
     "keep_anyway",

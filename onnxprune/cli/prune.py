@@ -125,8 +125,14 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(DATA, "--steps", type=int, default=1, hidden=True)
 @option(DATA, "--memory", default="1GB", hidden=True)
 @option(
-    DATA, "--repair", default="auto", metavar="MODE", help="none, data-free, calibrated; auto follows --calib  [auto]"
+    DATA,
+    "--repair",
+    default="auto",
+    metavar="MODE",
+    help="none, data-free, calibrated, distilled; auto: by data  [auto]",
 )
+@option(DATA, "--epochs", type=int, default=40, hidden=True)
+@option(DATA, "--minutes", type=float, hidden=True)
 @option(
     CHECKS,
     "--gate",

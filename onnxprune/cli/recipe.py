@@ -70,6 +70,8 @@ KEYS: dict[str, Kind] = {
     "importance": _TEXT,
     "seed": _INTEGER,
     "repair": _TEXT,
+    "epochs": _INTEGER,
+    "minutes": _NUMBER,
     "only": _TEXTS,
     "ignore": _TEXTS,
     "mixing": _FLAG,

@@ -37,6 +37,8 @@ OriginsFunction = Callable[["Node", Sequence[int], Origins], Origins]
 Bounds = tuple[float, float]
 ClipFunction = Callable[["Node"], Bounds]
 """Bounds that a node clips its first input to: beyond them its output does not change; infinite where unknown."""
+GradientFunction = Callable[[Any], None]
+"""Gradients of a node's inputs from those of its outputs, see `ops.gradients.node_gradient.NodeGradient`."""
 
 
 class Copies(enum.Enum):
@@ -142,6 +144,8 @@ class Operator:
         affine: As a layer that can be refitted.
         origins: Where the axes of its output come from.
         clips: Bounds that it clips its first input to.
+        gradient: Gradients of its inputs.
+        parameters: Inputs that hold what training sets, where they are constants. This is declared with the gradient.
         type_of: Inputs of which the first that is given has the outputs' element type; by default input 0. This and
             the following are plain facts, which `ops.registry.rule` and `facts_of` take as keywords (`Facts`).
         elem_type: Element type of the outputs where it is always the same, else 0.
@@ -175,6 +179,8 @@ class Operator:
     affine: AffineFunction | None = None
     origins: OriginsFunction | None = None
     clips: ClipFunction | None = None
+    gradient: GradientFunction | None = None
+    parameters: tuple[int, ...] = ()
 
     type_of: tuple[int, ...] = ()
     elem_type: int = 0

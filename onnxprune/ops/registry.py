@@ -24,6 +24,7 @@ from onnxprune.graph.operators import (
     AffineFunction,
     ClipFunction,
     Facts,
+    GradientFunction,
     MacsFunction,
     OriginsFunction,
     ShapeFunction,
@@ -154,6 +155,28 @@ def origins(*op_types: str, domain: str = "") -> Callable[[OriginsFunction], Ori
 def clips(*op_types: str, domain: str = "") -> Callable[[ClipFunction], ClipFunction]:
     """Registers the bounds that some operators clip their first input to; infinite where they are unknown."""
     return _fact("clips", op_types, domain)
+
+
+def gradient(
+    *op_types: str, domain: str = "", parameters: tuple[int, ...] = ()
+) -> Callable[[GradientFunction], GradientFunction]:
+    """Registers how gradients of some operators' inputs are computed from those of their outputs.
+
+    The function gets an `ops.gradients.node_gradient.NodeGradient` and adds nodes to its graph; it raises LookupError,
+    with a reason, for what it does not cover.
+
+    Args:
+        op_types: Operator names; one string may hold several, separated by spaces.
+        domain: Operator domain, "" for the standard one.
+        parameters: Inputs that hold what training sets (weights, biases), where they are constants.
+    """
+
+    def register(function: GradientFunction) -> GradientFunction:
+        for operator in declared(domain, " ".join(op_types)):
+            operator.gradient, operator.parameters = function, parameters
+        return function
+
+    return register
 
 
 def _fact(name: str, op_types: tuple[str, ...], domain: str) -> Callable[[_F], _F]:

@@ -11,6 +11,9 @@ from typing import Any
 
 from onnxprune.errors import DataError, InputError, option
 
+AUTO = "auto"
+"""The value of options that follow from others."""
+
 
 def flag(name: str, value: object) -> bool:
     """A value that is true or false, also one of numpy."""
@@ -136,3 +139,9 @@ def instance(name: str, value: object, kind: type) -> None:
     if not isinstance(value, kind):
         said = f"{option(name)} must be an onnxprune.{kind.__name__}, not {type(value).__name__}"
         raise InputError(said, _MADE_BY[kind.__name__])
+
+
+def set_fields(part: object, **values: object) -> None:
+    """Sets fields of a frozen dataclass in its `__post_init__`."""
+    for name, value in values.items():
+        object.__setattr__(part, name, value)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from onnxprune import extensions
 from onnxprune.errors import InputError
 from onnxprune.options import checks
-from onnxprune.options.parts import Channels, Zeros
+from onnxprune.options.channels import Channels
+from onnxprune.options.parts import Zeros
 from onnxprune.patterns import CHANNELS
 from onnxprune.registry import one_of
 
@@ -45,6 +46,8 @@ def to_dict(options: Options) -> dict[str, Any]:
         "samples": options.calibration.samples,
         "stats": options.calibration.stats,
         "repair": options.repair.method,
+        "epochs": options.repair.epochs,
+        "minutes": options.repair.minutes,
         **vars(options.checks),
         **vars(options.resources),
         "seed": options.seed,

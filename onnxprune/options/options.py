@@ -8,24 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune import engines, extensions, patterns
+from onnxprune.engines import Timer
 from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import Criterion, Scorer, Targets
 from onnxprune.metrics import MetricFunction
 from onnxprune.options import checks, json_data
+from onnxprune.options.channels import Channels
+from onnxprune.options.checks import AUTO
 from onnxprune.options.cost_limits import LATENCY
 from onnxprune.options.criteria import BY_DATA, BY_WEIGHTS, NO_STEPS, check_importance, from_data, or_empty
-from onnxprune.options.parts import (
-    AUTO,
-    FURTHEST,
-    NO_PERMUTE,
-    Calibration,
-    Channels,
-    Checks,
-    Repair,
-    Resources,
-    Scope,
-    Zeros,
-)
+from onnxprune.options.parts import FURTHEST, NO_PERMUTE, Calibration, Checks, Resources, Scope, Zeros
+from onnxprune.options.repair import EPOCHS, Repair
 from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.times import Times
 
@@ -80,7 +73,7 @@ class Options:
         importance: str | Scorer | None = None,
         min_channels: int = 1,
         round_to: int | str = AUTO,
-        engine: engines.Timer = engines.DEFAULT,
+        engine: Timer = engines.DEFAULT,
         times: Times | str | os.PathLike[str] | None = None,
         steps: int = 1,
         permute: bool = False,
@@ -94,6 +87,8 @@ class Options:
         samples: int = 1024,
         stats: str | os.PathLike[str] | None = None,
         repair: str = AUTO,
+        epochs: int = EPOCHS,
+        minutes: float | None = None,
         gate: Mapping[str, float] | None = None,
         metric: str | MetricFunction | None = None,
         max_drop: float | None = None,
@@ -139,7 +134,9 @@ class Options:
             calib: Calibration data, see `calibration.open_samples`.
             samples: Calibration samples to use at most.
             stats: File of statistics from calibration data: used where it exists, else written.
-            repair: See `Repair`.
+            repair: See `Repair`, and so for the next two.
+            epochs: See there.
+            minutes: See there.
             gate: Limits to how far outputs may move, see `Checks`.
             metric: What is measured on held-out samples, see `Checks`.
             max_drop: How much of the metric may be lost, see `Checks`.
@@ -209,7 +206,7 @@ class Options:
             zeros=None if zeros is None else Zeros(zeros, solver, across, permute),
             scope=Scope(only, ignore, mixing, attention, shrink),
             calibration=Calibration(calib, samples, stats),
-            repair=Repair(repair),
+            repair=Repair(repair, epochs, minutes),
             checks=given,
             resources=Resources(memory, run_seconds, run_memory, time_limit),
             seed=seed,
@@ -271,7 +268,8 @@ class Options:
         """Raises InputError for options that contradict the pattern of zeros."""
         if self.zeros is None:
             return
-        if self.channels is None and self.repair.method != "none" and not self.repair.refits_zeros:
+        unable = self.repair.trains or not self.repair.refits_zeros
+        if self.channels is None and self.repair.method != "none" and unable:
             raise InputError(
                 f"repair {self.repair.method!r} refits what is left of channels, and none are removed",
                 f"give {option('pattern', 'channels')} too, or {option('repair', 'none')}",

@@ -8,120 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune import engines, extensions, patterns
-from onnxprune.engines import EngineProfile
+from onnxprune import extensions, patterns
 from onnxprune.errors import GIVE_DATA, InputError, option
-from onnxprune.extensions import Limit, NamedCost, Scorer, Targets
 from onnxprune.metrics import Metric, MetricFunction, as_metric
 from onnxprune.options import checks
-from onnxprune.options.cost_limits import LATENCY, limit_of
+from onnxprune.options.checks import set_fields
 from onnxprune.patterns import Pattern
 from onnxprune.registry import one_of
-from onnxprune.times import Times
 
 ATTENTION = ("heads", "dims")
-AUTO = "auto"
 GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0)}
 """Kinds of gates with the range of their limits."""
 SAMPLES = 1024
 """Default number of calibration samples: more hardly make a better model, and all take longer."""
 FURTHEST = 0.95
 """Default upper bound of the ratio in a search."""
-
-
-def _set(part: object, **values: object) -> None:
-    """Sets fields of a frozen dataclass in its `__post_init__`."""
-    for name, value in values.items():
-        object.__setattr__(part, name, value)
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Removal of channels: how many, and which.
-
-    Attributes:
-        ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed, 0 <= ratio < 1.
-        target: What may be left of some costs, in place of a ratio: a fraction (``0.5``) or an amount (``"2G"``). A
-            cost is given by its name or its factory (`extensions.cost_model`).
-        keep: Regular expression -> share of the units that stay, 0 < share <= 1, of the groups that an initializer or
-            node of such a name belongs to; of several that match, the last one holds. What the ratio or target asks
-            for is asked of the other groups; with neither, these stay whole.
-        importance: A criterion by name, or a function of a group (`extensions.GroupView`); None for the default.
-        global_ranking: Whether units of all groups are ranked together, so that `ratio` is the share of them all.
-        min_channels: Units that every group keeps.
-        round_to: Layers that lose channels keep the nearest multiple of this. ``auto`` rounds for a target, to what
-            `engine` computes fast, unless it is latency, whose measured times know better; it rounds no ratio.
-        engine: The inference engine that the model is for: its name, or for a target of latency what times models in
-            it (`engines.Timer`). A timer also corrects a plan that was made from `times`.
-        times: What was measured of the model for a target of latency: `Times`, or a file of them. None
-            measures the model in onnxruntime on this machine.
-        steps: Rounds of removal, with repair and new statistics in between.
-
-    Raises:
-        InputError: A value is of the wrong kind, out of range or unknown, or not exactly one says how much.
-    """
-
-    ratio: float | None = None
-    target: Targets = field(default_factory=dict)
-    keep: Mapping[str, float] = field(default_factory=dict)
-    importance: str | Scorer | None = None
-    global_ranking: bool = False
-    min_channels: int = 1
-    round_to: int | str = AUTO
-    engine: engines.Timer = engines.DEFAULT
-    times: Times | str | os.PathLike[str] | None = None
-    steps: int = 1
-
-    def __post_init__(self) -> None:
-        given = checks.mapping("target", self.target, "{'macs': 0.5}", callables=True)
-        _set(self, target={key: limit_of(extensions.as_cost(key).name, limit) for key, limit in given.items()})
-        if len(self.limits) < len(given):
-            raise InputError("two targets are of one cost", "give one limit for each cost")
-        _set(self, keep=checks.kept_shares("keep", self.keep))
-        if self.importance is not None:
-            extensions.as_criterion(self.importance)
-        _set(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
-        for name in ("min_channels", "steps"):
-            _set(self, **{name: checks.whole(name, getattr(self, name), 1)})
-        if self.round_to != AUTO:
-            _set(self, round_to=checks.whole("round_to", self.round_to, 1))
-        if engines.is_timer(self.engine):
-            if LATENCY not in self.limits:
-                raise InputError(
-                    "an engine that is given by what times it is for a target of latency",
-                    f"give {option('target', {'latency': 0.6})}, or one of {', '.join(engines.PROFILES)}",
-                )
-        else:
-            engines.profile(self.engine)
-        if self.times is not None and not isinstance(self.times, Times):
-            _set(self, times=checks.path("times", self.times))
-        if self.times is not None and LATENCY not in self.limits:
-            raise InputError("times are for a target of latency", f"give {option('target', {'latency': 0.6})}, say")
-        if self.target and self.ratio is not None:
-            raise InputError("target and ratio both say how much", "give one of them")
-        if self.ratio is not None:
-            _set(self, ratio=checks.fraction("ratio", self.ratio))
-        elif self.keep and not self.target:
-            _set(self, ratio=0.0)
-        elif not self.target:
-            raise InputError("nothing says how much to prune", f"give a ratio or a target, say {option('ratio', 0.5)}")
-
-    @property
-    def rounding(self) -> int | EngineProfile:
-        """What widths are to be multiples of."""
-        if self.round_to == AUTO:
-            return 1 if self.ratio is not None or LATENCY in self.limits else engines.profile(self.engine)
-        return int(self.round_to)
-
-    @property
-    def costs(self) -> list[NamedCost]:
-        """The costs that the target limits."""
-        return [extensions.as_cost(key) for key in self.target]
-
-    @property
-    def limits(self) -> dict[str, Limit]:
-        """What may be left of each cost, by its name."""
-        return {cost.name: limit for cost, limit in zip(self.costs, self.target.values(), strict=True)}
 
 
 @dataclass(frozen=True)
@@ -145,10 +46,10 @@ class Zeros:
     permute: bool = False
 
     def __post_init__(self) -> None:
-        _set(self, pattern=patterns.complete(self.pattern))
-        _set(self, permute=checks.flag("permute", self.permute))
+        set_fields(self, pattern=patterns.complete(self.pattern))
+        set_fields(self, permute=checks.flag("permute", self.permute))
         if self.global_ranking is not None:
-            _set(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
+            set_fields(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
         if self.permute and self.shape.kept is None:
             raise InputError(NO_PERMUTE, f"give {option('pattern', '2:4')}, say")
         if self.solver is not None and not extensions.as_criterion(self.solver).zeros:
@@ -192,8 +93,8 @@ class Scope:
 
     def __post_init__(self) -> None:
         for name in ("only", "ignore", "shrink"):
-            _set(self, **{name: checks.expressions(name, getattr(self, name))})
-        _set(self, mixing=checks.flag("mixing", self.mixing))
+            set_fields(self, **{name: checks.expressions(name, getattr(self, name))})
+        set_fields(self, mixing=checks.flag("mixing", self.mixing))
         one_of("attention", self.attention, ATTENTION)
 
 
@@ -216,41 +117,12 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if self.data is not None:
-            _set(self, data=checks.data(self.data))
-        _set(self, samples=checks.whole("samples", self.samples, 1))
+            set_fields(self, data=checks.data(self.data))
+        set_fields(self, samples=checks.whole("samples", self.samples, 1))
         if self.stats is not None:
-            _set(self, stats=checks.path("stats", self.stats))
+            set_fields(self, stats=checks.path("stats", self.stats))
         if self.samples != SAMPLES and self.data is None and self.stats is None:
             raise InputError("samples are those of calibration data, and none are given", GIVE_DATA)
-
-
-@dataclass(frozen=True)
-class Repair:
-    """Compensation for removed channels and weights.
-
-    Attributes:
-        method: ``none``; ``data-free``, on synthetic inputs; ``calibrated``, which needs calibration data; a method
-            that was added (`onnxprune.repair_method`); or ``auto``: ``calibrated`` where there are data, else
-            ``data-free`` for models that consist mainly of convolutions and run on synthetic inputs, else ``none``.
-
-    Raises:
-        InputError: The method is unknown.
-    """
-
-    method: str = AUTO
-
-    def __post_init__(self) -> None:
-        one_of("repair", self.method, [AUTO, *extensions.repairs.names()])
-
-    @property
-    def refits_zeros(self) -> bool:
-        """Whether the method refits layers that zeros are chosen in on the way; ``auto`` does, with data."""
-        return self.method in (AUTO, "data-free", "calibrated")
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether the method takes calibration data."""
-        return self.method != AUTO and extensions.repairs.get(self.method).needs_data
 
 
 @dataclass(frozen=True)
@@ -287,15 +159,15 @@ class Checks:
 
     def __post_init__(self) -> None:
         for name in ("verify", "keep_anyway", "search", "time", "strict"):
-            _set(self, **{name: checks.flag(name, getattr(self, name))})
-        _set(self, input_shapes=checks.shapes("input_shapes", self.input_shapes))
+            set_fields(self, **{name: checks.flag(name, getattr(self, name))})
+        set_fields(self, input_shapes=checks.shapes("input_shapes", self.input_shapes))
         given = checks.mapping("gate", self.gate, "{'drift': 0.05}")
         for name, limit in given.items():
             low, high = GATES[split_gate(name)[0]]
             given[name] = value = checks.number(f"gate {name}", limit)
             if not low <= value <= high or not math.isfinite(value):
                 raise InputError(f"gate {name} must be between {low:g} and {high:g}, not {value:g}")
-        _set(self, gate=given)
+        set_fields(self, gate=given)
         if self.strict and self.keep_anyway:
             raise InputError(
                 "keep_anyway and strict contradict each other: a gate that is missed is a warning", "give one of them"
@@ -303,7 +175,7 @@ class Checks:
         if self.metric is not None:
             as_metric(self.metric)
         if self.max_drop is not None:
-            _set(self, max_drop=checks.number("max_drop", self.max_drop))
+            set_fields(self, max_drop=checks.number("max_drop", self.max_drop))
             if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
                 raise InputError(
                     f"{option('max_drop')} must be at least 0, not {self.max_drop:g}", "0.01 is a point of top1"
@@ -349,9 +221,9 @@ class Resources:
     time_limit: float | None = None
 
     def __post_init__(self) -> None:
-        _set(self, memory=checks.whole("memory", self.memory, 1))
-        _set(self, run_seconds=checks.positive("run_seconds", self.run_seconds))
+        set_fields(self, memory=checks.whole("memory", self.memory, 1))
+        set_fields(self, run_seconds=checks.positive("run_seconds", self.run_seconds))
         if self.time_limit is not None:
-            _set(self, time_limit=checks.positive("time_limit", self.time_limit))
+            set_fields(self, time_limit=checks.positive("time_limit", self.time_limit))
         if self.run_memory is not None:
-            _set(self, run_memory=checks.whole("run_memory", self.run_memory, 1))
+            set_fields(self, run_memory=checks.whole("run_memory", self.run_memory, 1))

@@ -17,6 +17,7 @@ from onnxprune.model.stored_files import stored_bytes
 from onnxprune.options import AUTO, Calibration, Checks, Repair, Resources
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
 from onnxprune.pipeline.data import CalibrationSplit, open_data
+from onnxprune.pipeline.distill import refit_and_train
 from onnxprune.pipeline.evaluate import evaluate
 from onnxprune.pipeline.inputs_seen import samples_seen
 from onnxprune.pipeline.kept_indices import kept_indices
@@ -24,13 +25,14 @@ from onnxprune.pipeline.metric import make_evaluator
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.permute import orders
 from onnxprune.pipeline.progress import Clock
-from onnxprune.pipeline.refit import RepairJob, refit
+from onnxprune.pipeline.refit import RepairJob
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.verify import verify
 from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.repair.data_free import inputs
+from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.build import build
@@ -100,7 +102,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
     with clock.stage("apply"):
         kept = kept_indices(analysis.coupling, removed)
         remove(analysis.model, analysis.coupling, removed)
-    repaired = _repair(plan, original, analysis.model, kept, data, io_slices, asked, clock)
+    repaired, distilled = _repair(plan, original, analysis.model, kept, data, io_slices, asked, clock)
     with clock.stage("apply"):
         if plan.permuted:
             rest = reanalyze(analysis, analysis.model)
@@ -116,6 +118,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
         report,
         many_positions=outputs_at_many_positions(analysis.model),
         repair=repaired,
+        distilled=distilled,
         unrepaired_because=_why_not_repaired(plan, asked, repaired),
     )
     if data is not None and plan.changes_model:
@@ -136,30 +139,28 @@ def _repair(
     io_slices: IoSlices,
     asked: Application,
     clock: Clock,
-) -> list[Refit] | None:
-    """Repairs what is left after the removal of channels, in place; returns a record of each layer."""
+) -> tuple[list[Refit] | None, Distillation | None]:
+    """Repairs what is left after the removal of channels, in place; records of each layer and of a training."""
     if not plan.removed or asked.method == "none":
-        return None
+        return None, None
     shapes = asked.checks.input_shapes
 
     def synthetic_feeds() -> list[Feeds]:
         return inputs(original.dense(), asked.seed, shapes or None)
 
-    with clock.stage("repair"):
-        return refit(
-            RepairJob(
-                original.dense(),
-                pruned,
-                kept,
-                data,
-                asked.method,
-                io_slices,
-                synthetic_feeds,
-                asked.seed,
-                asked.resources.memory,
-                shapes,
-            )
-        )
+    job = RepairJob(
+        original.dense(),
+        pruned,
+        kept,
+        data,
+        asked.method,
+        io_slices,
+        synthetic_feeds,
+        asked.seed,
+        asked.resources.memory,
+        shapes,
+    )
+    return refit_and_train(job, asked.repair, clock.stage)
 
 
 def _why_not_repaired(plan: Plan, asked: Application, repaired: list[Refit] | None) -> str | None:

@@ -16,11 +16,12 @@ from onnxprune.model.sparse_initializers import SparseStorage, resparsify
 from onnxprune.options import LATENCY, Channels, Options, Zeros
 from onnxprune.pipeline import rounds
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
+from onnxprune.pipeline.distill import refit_and_train
 from onnxprune.pipeline.evaluate import Evaluation, evaluate
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.permute import permute, recorded
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.refit import RepairJob, refit
+from onnxprune.pipeline.refit import RepairJob
 from onnxprune.pipeline.score import allocate
 from onnxprune.pipeline.store_sparse import store
 from onnxprune.pipeline.time_target import MeasuredLatency, settle
@@ -30,6 +31,7 @@ from onnxprune.pipeline.zero import zero
 from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import zeros as zeros_entry
 from onnxprune.planning.plan import Plan
+from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.entries import PermutationReport
@@ -74,6 +76,7 @@ class Pruned:
     kept: KeptIndices
     reference: Callable[[], Model]
     repair: list[Refit] | None = None
+    distilled: Distillation | None = None
     permuted: PermutationReport | None = None
     dense: Mapping[str, str] = field(default_factory=dict)
     whole_because: list[str] | None = None
@@ -121,8 +124,7 @@ def prune_model(prepared: Prepared, options: Options, analysis: Analysis) -> Pru
     """The stages that the plan depends on."""
     pruned = remove_channels(prepared, options, analysis)
     if pruned.plan.removed and options.repair.method != "none":
-        with prepared.clock.stage("repair"):
-            pruned = repair_removal(prepared, pruned)
+        pruned = repair_removal(prepared, pruned)
     if options.zeros is not None:
         if options.zeros.permute:
             with prepared.clock.stage("permute"):
@@ -188,7 +190,8 @@ def repair_removal(prepared: Prepared, pruned: Pruned) -> Pruned:
         pruned.io_slices,
         prepared.synthetic_feeds,
     )
-    return replace(pruned, repair=refit(job))
+    refits, trained = refit_and_train(job, options.repair, prepared.clock.stage)
+    return replace(pruned, repair=refits, distilled=trained)
 
 
 def reorder(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 REPAIR = {"none": 0.0, "data-free": 30.0}
 REPAIR_WITH_DATA = 80.0
 """Units of work of a repair: about the seconds that a small model takes, as for all stages."""
+TRAINING = 300.0
 
 
 class Clock:
@@ -86,6 +87,7 @@ def work_of_attempt(options: Options) -> dict[str, float]:
         "plan": 1.0,
         "apply": 0.5,
         "repair": 0.0 if options.channels is None else _repair(options),
+        "distill": TRAINING if options.channels is not None and options.repair.trains else 0.0,
         "permute": 5.0 if options.zeros is not None and options.zeros.permute else 0.0,
         "zero": zeros,
         "judge": 0.0 if options.calibration.data is None else 1.0,

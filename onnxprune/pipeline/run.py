@@ -156,6 +156,7 @@ def make_report(
         metric=pruned.metric,
         search=searched,
         repair=pruned.repair,
+        distilled=pruned.distilled,
         unrepaired_because=prepared.loaded.unrepaired_because,
         many_positions=outputs_at_many_positions(pruned.model),
         damage_curves=damage_curves(prepared),

@@ -13,8 +13,7 @@ from onnxprune import engines
 from onnxprune.errors import InputError, VerificationError, option
 from onnxprune.extensions import Limit, Scorer, as_criterion
 from onnxprune.metrics import MetricFunction
-from onnxprune.options import Options, checks
-from onnxprune.options.parts import AUTO
+from onnxprune.options import AUTO, Options, checks
 from onnxprune.pipeline.analysis import ModelSource
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock, work_after, work_before, work_of_attempt

@@ -25,6 +25,8 @@ from onnxprune.verification.output_error import Errors
 
 MAX_SHIFT = 0.1
 """How far a sample is shifted at most, as a share of the length."""
+MAX_ZOOM = 0.3
+"""How much a photograph is scaled at most, as the logarithm of the factor."""
 FLIP_ERROR = 2.0
 """Flips are used where they change the outputs by at most this multiple of what a shift changes (squared errors).
 
@@ -34,12 +36,11 @@ JUDGES = 32
 """Samples that this is measured on."""
 
 
-class Variants:
-    """Batches, each followed by the same samples augmented, where that is possible.
+class Augmentation:
+    """How samples of a model are varied.
 
     Attributes:
-        copies: How often every sample comes.
-        flips: Whether augmented samples are flipped too.
+        flips: Whether they may be flipped.
     """
 
     def __init__(self, model: Model, graph: Graph, batches: Batches, seed: int) -> None:
@@ -51,28 +52,36 @@ class Variants:
             batches: Feeds.
             seed: Seed of the shifts.
         """
-        self._batches, self._seed = batches, seed
         self._axes = _sliding_axes(graph)
-        self.copies = 2 if self._axes else 1
-        self.flips = any(len(axes) > 1 for axes in self._axes.values()) and self._flips_are_natural(model)
+        several = any(len(axes) > 1 for axes in self._axes.values())
+        self.flips = several and self._flips_are_natural(model, batches, seed)
 
-    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
-        for i, feeds in enumerate(self._batches):
-            yield feeds
-            if self._axes:
-                rng = np.random.default_rng([self._seed, i])
-                yield {
-                    name: _shifted(_flipped(a, self._axes[name]) if self.flips else a, self._axes[name], rng)
-                    for name, a in feeds.items()
-                }
+    def __bool__(self) -> bool:
+        return bool(self._axes)
 
-    def _flips_are_natural(self, model: Model) -> bool:
+    def shifted(self, feeds: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """A batch shifted at random, and flipped where that is natural."""
+        return {
+            name: _shifted(_flipped(a, self._axes[name]) if self.flips else a, self._axes[name], rng)
+            for name, a in feeds.items()
+        }
+
+    def varied(self, feeds: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """A sample varied at random: photographs are flipped, enlarged and shifted, anything else is shifted."""
+        flip = self.flips and rng.random() < 0.5
+        found = dict(feeds)
+        for name, axes in self._axes.items():
+            array = _flipped(feeds[name], axes) if flip else feeds[name]
+            found[name] = _zoomed(array, axes, rng) if self.flips else _shifted(array, axes, rng)
+        return found
+
+    def _flips_are_natural(self, model: Model, batches: Batches, seed: int) -> bool:
         """Whether the model's outputs are about as stable under flips as under shifts."""
         view, components = with_comparable_outputs(model)
         runner = session(view)
         errors, seen = Errors(2, components), 0
-        for i, feeds in enumerate(self._batches):
-            rng = np.random.default_rng([self._seed, i])
+        for i, feeds in enumerate(batches):
+            rng = np.random.default_rng([seed, i])
             shifted = {name: _shifted(a, self._axes[name], rng, still=False) for name, a in feeds.items()}
             flipped = {name: np.ascontiguousarray(_flipped(a, self._axes[name])) for name, a in feeds.items()}
             errors.add(runner.run(None, feeds), [runner.run(None, shifted), runner.run(None, flipped)])
@@ -81,6 +90,31 @@ class Variants:
                 break
         by_shift, by_flip = errors.shares()
         return by_flip <= FLIP_ERROR * by_shift
+
+
+class Variants:
+    """Batches, each followed by the same samples augmented, where that is possible.
+
+    Attributes:
+        copies: How often every sample comes.
+    """
+
+    def __init__(self, model: Model, graph: Graph, batches: Batches, seed: int) -> None:
+        """Finds out how to augment; see `Augmentation`."""
+        self._batches, self._seed = batches, seed
+        self._augmentation = Augmentation(model, graph, batches, seed)
+        self.copies = 2 if self._augmentation else 1
+
+    @property
+    def flips(self) -> bool:
+        """Whether augmented samples are flipped too."""
+        return self._augmentation.flips
+
+    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        for i, feeds in enumerate(self._batches):
+            yield feeds
+            if self._augmentation:
+                yield self._augmentation.shifted(feeds, np.random.default_rng([self._seed, i]))
 
 
 def _flipped(array: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
@@ -97,6 +131,24 @@ def _shifted(
     if not still:
         steps = [step or m for step, m in zip(steps, most, strict=True)]
     return np.ascontiguousarray(np.roll(array, steps, axes))
+
+
+def _zoomed(array: NDArray[Any], axes: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
+    """A batch scaled about its centre and shifted along some axes at random, by linear interpolation.
+
+    What comes from beyond the border is the mirror image of what is inside.
+    """
+    zoom = float(np.exp(rng.uniform(-MAX_ZOOM, MAX_ZOOM)))
+    found = array.astype(np.float64)
+    for axis in axes:
+        length = array.shape[axis]
+        centre, shift = (length - 1) / 2, rng.uniform(-MAX_SHIFT, MAX_SHIFT) * length
+        at = np.abs(centre + (np.arange(length) - centre) / zoom + shift)
+        at = np.clip(np.where(at > length - 1, 2 * (length - 1) - at, at), 0, length - 1)
+        low = np.minimum(at.astype(np.int64), max(length - 2, 0))
+        part = (at - low).reshape([-1 if a == axis else 1 for a in range(array.ndim)])
+        found = (1 - part) * found.take(low, axis) + part * found.take(np.minimum(low + 1, length - 1), axis)
+    return np.ascontiguousarray(found, array.dtype)
 
 
 def _sliding_axes(graph: Graph) -> dict[str, tuple[int, ...]]:

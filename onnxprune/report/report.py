@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onnxprune import __version__
+from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.entries import Count, DamageCurves, Measured, PermutationReport, ResolvedOptions, StorageReport
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
@@ -225,6 +226,7 @@ class Report(JsonValue):
         gates: What became of each gate.
         search: What a search made; None without one.
         repair: Every layer that a refit was tried on; None without repair.
+        distilled: What the training of a distilled repair did; None without one.
         unrepaired_because: Why ``repair="auto"`` repaired nothing; None where it did, or with another method.
         calibration: Output errors on held-out samples; None without calibration data.
         metric: The metric before and after; None without calibration data, or without labels where none was asked for.
@@ -263,6 +265,7 @@ class Report(JsonValue):
     gates: dict[str, GateReport] = field(default_factory=dict)
     search: SearchReport | None = None
     repair: list[Refit] | None = None
+    distilled: Distillation | None = None
     unrepaired_because: str | None = None
     calibration: CalibrationReport | None = None
     metric: MetricReport | None = None

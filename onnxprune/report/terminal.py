@@ -10,6 +10,7 @@ from rich.table import Table
 from onnxprune._text import count, duration, percent, plain_percent, plural, printable, short
 from onnxprune.errors import on_command_line
 from onnxprune.options import LATENCY
+from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.before_after import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.build import reasons
@@ -224,7 +225,24 @@ def learned(report: Report) -> list[Part]:
     if layers is not None:
         better = refitted(layers)
         lines.append(f"{sum(better.values())} of {plural(len(better), 'layer')} refitted, the rest left as they were")
+    if report.distilled is not None:
+        lines += trained(report.distilled)
     return ["\n".join(lines)] if lines else []
+
+
+def trained(found: Distillation) -> list[str]:
+    """What a training did."""
+    if found.skipped is not None or found.before is None or found.after is None:
+        return [f"Not trained: {printable(found.skipped or '')}"]
+    what = f"Trained on the outputs of the original for {plural(found.epochs, 'epoch')}"
+    on = f"the squared error on {plural(found.judges, 'held-back sample')}"
+    if found.best is None:
+        lines = [f"{what}, and taken back: {on} did not surely fall"]
+    else:
+        error = f"{plain_percent(found.before)} to {plain_percent(found.after)} of the variance"
+        lines = [f"{what}, of which number {found.best} was best: {on} fell from {error}"]
+    lines += [f"- {plural(n, 'weight')} left as they were: {printable(why)}" for why, n in found.untrained.items()]
+    return lines
 
 
 def refitted(records: Sequence[Refit]) -> dict[str, bool]:

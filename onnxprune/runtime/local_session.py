@@ -33,12 +33,18 @@ class LocalSession:
     """
 
     def __init__(
-        self, payload: bytes | str, *, optimize: bool = True, threads: int = 1, data_folder: str | None = None
+        self,
+        payload: bytes | str,
+        *,
+        optimize: bool = True,
+        threads: int = 1,
+        data_folder: str | None = None,
+        arena: bool = False,
     ) -> None:
         """See `Session`."""
         self._handle = next(_handles)
         with _translate_errors():
-            self.inputs, _ = worker.load(self._handle, payload, optimize, threads, data_folder, arena=False)
+            self.inputs, _ = worker.load(self._handle, payload, optimize, threads, data_folder, arena=arena)
         weakref.finalize(self, worker.release, self._handle)
 
     def each(

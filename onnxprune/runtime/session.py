@@ -26,10 +26,11 @@ Feeds = Mapping[str, np.ndarray]
 """Arrays by input name."""
 
 
-def local_session(source: Model, *, optimize: bool = True, threads: int = 1) -> LocalSession:
+def local_session(source: Model, *, optimize: bool = True, threads: int = 1, arena: bool = False) -> LocalSession:
     """Loads a piece of a model in this process; the whole model must have run in the worker before (see `session`)."""
     with runnable(source) as ready:
-        return LocalSession(ready.payload, optimize=optimize, threads=threads, data_folder=ready.data_folder)
+        folder = ready.data_folder
+        return LocalSession(ready.payload, optimize=optimize, threads=threads, data_folder=folder, arena=arena)
 
 
 def session(source: Source, *, optimize: bool = True, threads: int = 1) -> Session:

@@ -124,7 +124,7 @@ class Errors:
         """
         self._models, self._values = models, OutputValues(components)
         self._batches: list[dict[int, Floats]] = []
-        self._totals: dict[int, _Totals] = {}
+        self._totals: dict[int, OutputTotals] = {}
 
     def add(self, wanted: Sequence[Array], made: Sequence[Sequence[Array]]) -> None:
         """Adds a batch: the outputs of the original, and those of each model."""
@@ -136,14 +136,14 @@ class Errors:
         for i, (target, *others) in enumerate(zip(wanted, *made, strict=True)):
             if target is not None:
                 batch[i] = np.stack([_squared_errors(target, o.array) for o in others if o is not None], axis=1)
-                self._totals.setdefault(i, _Totals()).add(target)
+                self._totals.setdefault(i, OutputTotals()).add(target)
         self._batches.append(batch)
 
     def extend(self, other: Errors) -> None:
         """Adds the batches of other measurements of as many models."""
         self._batches += other._batches
         for key, totals in other._totals.items():
-            self._totals.setdefault(key, _Totals()).extend(totals)
+            self._totals.setdefault(key, OutputTotals()).extend(totals)
 
     def by_batch(self) -> Floats:
         """What each batch adds to `shares`; shape (batches, models). Infinite where an output should be finite."""
@@ -160,7 +160,7 @@ class Errors:
         return [float(s) for s in self.by_batch().sum(axis=0)]
 
 
-class _Totals:
+class OutputTotals:
     """Sums over batches of one output of the original, by classes of positions."""
 
     def __init__(self) -> None:
@@ -177,16 +177,22 @@ class _Totals:
         weights = np.ones((1, len(array))) if target.weights is None else target.weights.astype(np.float64)
         self._sums = self._sums + np.stack([weights @ a.sum(axis=1) for a in (known, array, np.square(array))])
 
-    def extend(self, other: _Totals) -> None:
+    def extend(self, other: OutputTotals) -> None:
         """Adds the sums of other batches."""
         self.elements += other.elements
         self._channels = other._channels
         self._sums = self._sums + other._sums
 
+    def shares(self) -> Floats:
+        """What the elements of each class are multiplied by, so that all weights together are 1."""
+        weight = self._sums[0]
+        found: Floats = class_shares(weight / self._channels) / np.maximum(weight, 1e-30)
+        return found
+
     def scale(self) -> Floats:
         """What the squared errors of each class are multiplied by, so that their sum is a share of the variance."""
-        weight, total, square = self._sums
-        shares = class_shares(weight / self._channels) / np.maximum(weight, 1e-30)
+        _, total, square = self._sums
+        shares = self.shares()
         variance = float(shares @ square - np.square(shares @ total))
         found: Floats = shares / max(variance, 1e-30)
         return found

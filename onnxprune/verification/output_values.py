@@ -105,7 +105,7 @@ class OutputValues:
 
     def _values(self, component: Component, array: Array) -> Values:
         """The compared values of an output."""
-        axes = _class_axes(component, array)
+        axes = class_axes(component, array.shape)
         if component.scores is not None:
             array = _comparable(component.scores, array, axes)
         at = tuple(length for axis, length in enumerate(array.shape) if axis not in axes)
@@ -123,15 +123,16 @@ class OutputValues:
         return step
 
 
-def _class_axes(component: Component, array: Array) -> range:
-    """The axes of an output along which there is a score a class; empty where it has no scores."""
-    if component.scores is None or not array.ndim:
+def class_axes(component: Component, shape: Sequence[int]) -> range:
+    """The axes of an output of some shape along which there is a score a class; empty where it has no scores."""
+    rank = len(shape)
+    if component.scores is None or not rank:
         return range(0)
     if component.scores is Postprocessing.SOFTMAX:
-        axis = component.axis % array.ndim
-        return range(axis, array.ndim if component.flat else axis + 1)
-    first = array.ndim > 3 and array.shape[1] < array.shape[-1]
-    return range(1, 2) if first else range(array.ndim - 1, array.ndim)
+        axis = component.axis % rank
+        return range(axis, rank if component.flat else axis + 1)
+    first = rank > 3 and shape[1] < shape[-1]
+    return range(1, 2) if first else range(rank - 1, rank)
 
 
 def _comparable(kind: Postprocessing, array: Array, axes: range) -> Array:

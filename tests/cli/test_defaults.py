@@ -71,7 +71,7 @@ def test_names_of_criteria_and_repairs_are_told() -> None:
     for name in OUR_CRITERIA:
         assert re.search(rf"\b{name}\b", shown["importance"]), name
         assert f"`{name}`" in README
-    for name in ("none", "data-free", "calibrated"):
+    for name in ("none", "data-free", "calibrated", "distilled"):
         assert name in repairs and name in shown["repair"]
 
 

@@ -30,6 +30,10 @@ DOMAIN = "my.ops"
 
 NAMED = {
     "edit/remove.py": {"Add", "Concat", "Div", "Gather", "Mul"},  # nodes that it inserts
+    "gradients/free_constants.py": {"Constant"},
+    "gradients/losses.py": {  # nodes that it adds
+        "Add", "Exp", "Log", "LogSoftmax", "Max", "Mul", "Sub", "Transpose",
+    },
     "graph/graph.py": {"Constant"},  # holds a tensor of the model
     "graph/operators.py": set(),
     "layers/batch_norm.py": {"BatchNormalization"},  # what the whole module is about
@@ -81,7 +85,7 @@ def test_keywords_for_facts_are_those_of_the_record() -> None:
     fields = typing.get_type_hints(Operator, vars(operators) | {"Node": object, "Dim": object, "Axis": object})
     keywords = typing.get_type_hints(Facts)
     assert keywords == {name: fields[name] for name in keywords}
-    functions = {"rules", "shape", "macs", "weights", "affine", "origins", "clips"}
+    functions = {"rules", "shape", "macs", "weights", "affine", "origins", "clips", "gradient", "parameters"}
     assert set(keywords) == set(fields) - functions
 
 

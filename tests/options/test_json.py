@@ -49,7 +49,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "calib": st.sampled_from(["data.npz", "images,mean=0.5,std=0.2", Path("more.npz")]),
     "samples": st.integers(1, 10**6),
     "stats": st.sampled_from(["stats.npz", Path("stats.npz")]),
-    "repair": st.sampled_from(["auto", "none", "data-free", "calibrated"]),
+    "repair": st.sampled_from(["auto", "none", "data-free", "calibrated", "distilled"]),
+    "epochs": st.integers(1, 1000),
+    "minutes": st.floats(1e-3, 1e4),
     "gate": st.dictionaries(
         st.sampled_from(["drift", "cosine", "agreement", "drift:a=b:0"]), st.floats(0, 1), min_size=1
     ),
@@ -127,7 +129,19 @@ def test_each_option_is_stored(name: str) -> None:
         ),
         **dict.fromkeys(["verify", "time"], False),
         **dict.fromkeys(
-            ["min_channels", "round_to", "steps", "samples", "memory", "run_memory", "time_limit", "seed"], 3
+            [
+                "min_channels",
+                "round_to",
+                "steps",
+                "samples",
+                "memory",
+                "run_memory",
+                "time_limit",
+                "seed",
+                "epochs",
+                "minutes",
+            ],
+            3,
         ),
         **dict.fromkeys(["only", "ignore", "shrink"], "w"),
         "ratio": 0.25,
@@ -150,6 +164,8 @@ def test_each_option_is_stored(name: str) -> None:
     if name == "times":
         del base["ratio"]
         base["target"] = {"latency": 0.5}
+    if name in ("epochs", "minutes"):
+        base["repair"] = "distilled"
     changed = {**base, name: other[name]}
     if name == "target":
         del changed["ratio"]

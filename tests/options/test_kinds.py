@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from onnxprune import options
 from onnxprune.errors import InputError
 from onnxprune.options import Options
-from onnxprune.options.parts import Calibration, Channels, Checks, Repair, Resources, Scope, Zeros
+from onnxprune.options.channels import Channels
+from onnxprune.options.parts import Calibration, Checks, Resources, Scope, Zeros
+from onnxprune.options.repair import Repair
 from onnxprune.patterns import Pattern
 
 NAMES = list(inspect.signature(Options.of).parameters)
@@ -44,7 +46,7 @@ KINDS = {
         ["permute", "mixing", "keep_anyway", "search", "drift_search", "verify", "time", "strict", "sparse_storage"],
         "flag",
     ),
-    **dict.fromkeys(["min_channels", "steps", "memory"], "whole"),
+    **dict.fromkeys(["min_channels", "steps", "memory", "epochs"], "whole"),
     **dict.fromkeys(["ratio", "run_seconds"], "number"),
     **dict.fromkeys(["attention", "engine", "repair"], "text"),
     **dict.fromkeys(["only", "ignore", "shrink"], "expressions"),
@@ -57,6 +59,7 @@ CASES += [("round_to", v) for v in WRONG["whole"]]
 CASES += [("times", v) for v in WRONG["path"]] + [("times", "times.json")]  # there is no target of latency
 CASES += [("target", {"latency": v}) for v in [None, "x", True, [], -1, 0, math.nan, "0ms", "1 hour", 4, OBJECT]]
 CASES += [("time_limit", v) for v in WRONG["number"]]
+CASES += [("minutes", v) for v in WRONG["number"]]
 CASES += [("seed", v) for v in ["1", 1.5, True, None, [1], OBJECT, -1]]
 CASES += [("global_ranking", v) for v in WRONG["flag"] if v is not None]
 CASES += [("importance", v) for v in WRONG["text"] if v is not None]

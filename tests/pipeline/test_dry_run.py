@@ -51,7 +51,12 @@ def test_nothing_else_is_done(options: dict[str, Any], monkeypatch: pytest.Monke
     def refuse(*arguments: Any, **named: Any) -> None:
         raise AssertionError("this is left out")
 
-    for home, name in ((attempt, "refit"), (attempt, "evaluate"), (attempt, "verify_pruned"), (check, "time_models")):
+    for home, name in (
+        (attempt, "refit_and_train"),
+        (attempt, "evaluate"),
+        (attempt, "verify_pruned"),
+        (check, "time_models"),
+    ):
         monkeypatch.setattr(home, name, refuse)
     report = api.dry_run(
         classifier() if "calib" in options else tiny(), Options.of(0.5, importance="l2", **options)

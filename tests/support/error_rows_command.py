@@ -109,13 +109,25 @@ ROWS: dict[str, list[Row]] = {
             "an unknown repair",
             "good.onnx --ratio 0.5 --repair some",
             "unknown repair 'some'",
-            "one of auto, none, data-free, calibrated",
+            "one of auto, none, data-free, calibrated, distilled",
         ),
         Row(
             "repair from data without data",
             "good.onnx --ratio 0.5 --repair calibrated",
             "repair 'calibrated' needs calibration data",
             "give some with --calib",
+        ),
+        Row(
+            "epochs without a training",
+            "good.onnx --ratio 0.5 --epochs 3",
+            "--epochs limits a training, and repair 'auto' has none",
+            "give --repair distilled too",
+        ),
+        Row(
+            "minutes below zero",
+            "good.onnx --ratio 0.5 --repair distilled --minutes -1",
+            "--minutes must be above 0, not -1",
+            "onnxprune --help tells what may be given",
         ),
         Row(
             "an unknown attention",

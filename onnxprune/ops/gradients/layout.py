@@ -1,0 +1,242 @@
+"""Gradients of operators that move, join, part or repeat elements."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxprune.graph.graph import Value
+from onnxprune.ops.gradients.node_gradient import NodeGradient
+from onnxprune.ops.registry import gradient
+
+LONGEST_TABLE = 4096
+"""Rows of a table that is looked up by a product with a matrix of zeros and ones."""
+_ADDS_INDICES = 16
+"""Opset version from which on scattered elements can be added up."""
+
+
+@gradient("Reshape Flatten Squeeze Unsqueeze")
+def reshape(g: NodeGradient) -> None:
+    """The gradient in the shape of the input."""
+    g.give(0, g.reshaped(g.d(), g.node.input(0)))
+
+
+@gradient("Transpose")
+def transpose(g: NodeGradient) -> None:
+    """The inverse permutation."""
+    order = g.attr("perm", None) or list(range(g.rank(g.node.input(0))))[::-1]
+    g.give(0, g.emit("Transpose", g.d(), perm=[int(i) for i in np.argsort(order)]))
+
+
+@gradient("Expand")
+def expand(g: NodeGradient) -> None:
+    """The sum over what was repeated."""
+    g.give(0, g.sum_to(g.d(), g.node.output(), g.node.input(0)))
+
+
+@gradient("Tile")
+def tile(g: NodeGradient) -> None:
+    """The sum over the repetitions."""
+    lengths, repeats = g.lengths(g.node.input(0)), [int(n) for n in g.numbers(1) or []]
+    split = [n for pair in zip(repeats, lengths, strict=True) for n in pair]
+    g.give(0, g.write.reduce_sum(g.write.reshape(g.d(), split), range(0, len(split), 2), keepdims=False))
+
+
+@gradient("Concat")
+def concat(g: NodeGradient) -> None:
+    """Each input gets its part."""
+    axis, start = g.axis(g.node.output(), int(g.attr("axis"))), 0
+    for i, value in enumerate(g.node.inputs):
+        assert value is not None
+        length = value.axis(axis).length
+        if length is None:
+            _concat_at_run_time(g, axis)
+            return
+        if g.wants(i):
+            g.give(i, g.write.slice(g.d(), [start], [start + length], [axis], [1]))
+        start += length
+
+
+def _concat_at_run_time(g: NodeGradient, axis: int) -> None:
+    start = g.write.ints([0])
+    for i in range(len(g.node.inputs)):
+        length = g.write.slice(g.emit("Shape", g.x(i)), [axis], [axis + 1], [0], [1])
+        end = g.emit("Add", start, length)
+        if g.wants(i):
+            g.give(i, g.write.slice_at(g.d(), start, end, [axis]))
+        start = end
+
+
+@gradient("Split")
+def split(g: NodeGradient) -> None:
+    """The gradients of the parts, joined; zeros for a part that nothing depends on."""
+    parts = [g.d_or_none(i) or g.zeros(g.node.output(i)) for i in range(len(g.node.outputs))]
+    g.give(0, g.emit("Concat", *parts, axis=int(g.attr("axis", 0))))
+
+
+@gradient("Slice")
+def slice_(g: NodeGradient) -> None:
+    """Zeros around the part that was taken."""
+    x = g.node.input(0)
+    name, value = g.d(), x
+    for axis, start, end, step in _bounds(g):
+        length = x.axis(axis).length
+        if length is None:
+            raise LookupError(f"the length of axis {axis} of '{x.name}', which {g.node.label} cuts, is not static")
+        taken = range(length)[slice(start, end, step)]
+        if step == 1:
+            pads = [0] * 2 * g.rank(x)
+            pads[axis], pads[axis + g.rank(x)] = taken.start, length - taken.start - len(taken)
+            name = g.write.pad(name, pads)
+        else:
+            name = g.scattered(name, value, axis, list(taken), length)
+    g.give(0, name)
+
+
+def _bounds(g: NodeGradient) -> list[tuple[int, int, int | None, int]]:
+    """Axis, start, end and step of every axis that a Slice cuts; an end beyond all bounds as None."""
+    if g.node.opset < 10:
+        starts, ends, steps = list(g.attr("starts")), list(g.attr("ends")), None
+        axes = g.attr("axes", None)
+    else:
+        starts, ends = g.numbers(1) or [], g.numbers(2) or []
+        axes, steps = g.numbers(3), g.numbers(4)
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    found = []
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        length = g.node.input(0).axis(int(axis)).length or 0
+        beyond = step < 0 and end < -length  # past the first element, going backwards
+        found.append((g.axis(g.node.input(0), int(axis)), int(start), None if beyond else int(end), int(step)))
+    return found
+
+
+@gradient("Gather", parameters=(0,))
+def gather(g: NodeGradient) -> None:
+    """Slices are added up at the indices that they were taken from."""
+    x, indices = g.node.input(0), g.node.input(1)
+    axis, rank = g.axis(x, int(g.attr("axis", 0))), g.rank(x)
+    length = x.axis(axis).length
+    try:
+        known = [int(i) for i in g.numbers(1) or []]
+    except LookupError:
+        known = []
+    if length is None:
+        raise LookupError(f"the length of axis {axis} of '{x.name}', which {g.node.label} picks from, is not static")
+    if known and g.rank(indices) < 2:
+        name = g.d() if g.rank(indices) == 1 else g.write.unsqueeze(g.d(), [axis])
+        g.give(0, g.scattered(name, x, axis, [i % length for i in known], length))
+        return
+    if axis or rank != 2:
+        raise LookupError(f"{g.node.label} picks by computed indices")
+    width = x.axis(1).length
+    if width is None:
+        raise LookupError(f"the shape of '{x.name}' is only known in the run")
+    d = g.write.reshape(g.d(), [-1, width])
+    g.give(0, _added_rows(g, d, length, width, x))
+
+
+def _added_rows(g: NodeGradient, d: str, length: int, width: int, x: Value) -> str:
+    """Adds rows of a gradient to those of a table of zeros, by indices that the run computes."""
+    if g.write.opset >= _ADDS_INDICES:
+        zeros = g.emit("Expand", g.number(0), g.write.ints([length, width]))
+        return g.emit("ScatterND", zeros, g.write.reshape(g.x(1), [-1, 1]), d, reduction="add")
+    if length > LONGEST_TABLE:
+        raise LookupError(f"opset {g.write.opset} cannot add up {length:,} rows for {g.node.label}")
+    values = g.write.constant(np.array([0, 1], np.float64 if x.elem_type == TensorProto.DOUBLE else np.float32))
+    hot = g.emit("OneHot", g.write.reshape(g.x(1), [-1]), g.write.constant(np.array(length, np.int64)), values)
+    return g.emit("MatMul", g.emit("Transpose", hot, perm=[1, 0]), d)
+
+
+@gradient("Pad")
+def pad(g: NodeGradient) -> None:
+    """What is inside; padding that repeats elements is added to them."""
+    x, mode = g.node.input(0), g.attr("mode", "constant")
+    amounts = list(g.attr("pads")) if g.node.opset < 11 else [int(n) for n in g.numbers(1) or []]
+    axes = range(g.rank(x)) if not g.node.has(3) else [g.axis(x, int(n)) for n in g.numbers(3) or []]
+    name, half = g.d(), len(amounts) // 2
+    for i, axis in enumerate(axes):
+        before, after, length = amounts[i], amounts[half + i], x.axis(axis).length
+        if not before and not after:
+            continue
+        if length is None:
+            raise LookupError(f"the length of axis {axis} of '{x.name}', which {g.node.label} pads, is not static")
+        if mode == "constant" and before >= 0 and after >= 0:
+            name = g.write.slice(name, [before], [before + length], [axis], [1])
+        elif before >= 0 and after >= 0 and mode in ("reflect", "edge", "wrap"):
+            sources = np.pad(np.arange(length), (before, after), mode=mode)
+            name = g.scattered(name, x, axis, list(sources), length)
+        else:
+            raise LookupError(f"{g.node.label} cuts its input")
+    g.give(0, name)
+
+
+@gradient("DepthToSpace")
+def depth_to_space(g: NodeGradient) -> None:
+    """Back to depth."""
+    size, (_, channels, *_space) = int(g.attr("blocksize")), g.lengths(g.node.output())
+    name = g.emit("SpaceToDepth", g.d(), blocksize=size)
+    if g.attr("mode", "DCR") == "CRD":
+        parted = g.write.reshape(name, [0, size * size, channels, -1])
+        name = g.emit("Transpose", parted, perm=[0, 2, 1, 3])
+    g.give(0, g.reshaped(name, g.node.input(0)))
+
+
+@gradient("SpaceToDepth")
+def space_to_depth(g: NodeGradient) -> None:
+    """Back to space."""
+    g.give(0, g.emit("DepthToSpace", g.d(), blocksize=int(g.attr("blocksize"))))
+
+
+@gradient("Resize Upsample")
+def resize(g: NodeGradient) -> None:
+    """Interpolation is linear: each axis by the transpose of its matrix, which the operator makes of the identity."""
+    x, out = g.node.input(0), g.node.output()
+    before, after = g.lengths(x), g.lengths(out)
+    kind = np.float64 if x.elem_type == TensorProto.DOUBLE else np.float32
+    name = g.d()
+    if g.attr("coordinate_transformation_mode", "") == "tf_crop_and_resize" or g.attr("antialias", 0):
+        raise LookupError(f"{g.node.label} crops or filters")
+    attributes = {
+        a: g.attr(a, None)
+        for a in ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside")
+    }
+    scales = _scales(g)
+    for axis, (short, long) in enumerate(zip(before, after, strict=True)):
+        if short == long and (scales is None or scales[axis] == 1):
+            continue
+        eye = g.write.constant(np.eye(short, dtype=kind)[None, None])
+        scale = None if scales is None else [1.0, 1.0, 1.0, scales[axis]]
+        made = _resized(g, eye, scale, [1, 1, short, long], attributes)
+        matrix = g.write.reshape(made, [short, long])
+        name = g.product_along(name, out, axis, g.emit("Transpose", matrix, perm=[1, 0]))
+    g.give(0, name)
+
+
+def _scales(g: NodeGradient) -> list[float] | None:
+    """Scale of every axis; None where lengths are given instead."""
+    if g.node.op_type == "Upsample" or g.node.opset < 11:
+        given = g.numbers(1)
+    else:
+        given = g.numbers(2) if g.node.has(2) else None
+    if g.attr("axes", None):
+        raise LookupError(f"{g.node.label} names the axes that it resizes")
+    return [float(s) for s in given] if given else None
+
+
+def _resized(
+    g: NodeGradient, eye: str, scales: list[float] | None, lengths: list[int], attributes: dict[str, object]
+) -> str:
+    """Emits the same interpolation of another value of four axes."""
+    if g.node.op_type == "Upsample" or g.node.opset < 11:
+        assert scales is not None
+        return g.emit(g.node.op_type, eye, g.write.constant(np.array(scales, np.float32)), mode=attributes["mode"])
+    nothing = _nothing(g)
+    if scales is not None:
+        return g.emit("Resize", eye, nothing, g.write.constant(np.array(scales, np.float32)), **attributes)
+    return g.emit("Resize", eye, nothing, nothing, g.write.ints(lengths), **attributes)
+
+
+def _nothing(g: NodeGradient) -> str:
+    """What stands for an input of Resize that is not given, an empty vector where an input could not be left out."""
+    return "" if g.write.opset >= 13 else g.write.constant(np.zeros(0, np.float32))

@@ -1,0 +1,91 @@
+"""Gradients of matrix products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxprune.graph.graph import Value
+from onnxprune.ops.gradients.node_gradient import NodeGradient
+from onnxprune.ops.registry import gradient
+
+
+@gradient("Gemm", parameters=(1, 2))
+def gemm(g: NodeGradient) -> None:
+    """Products of the gradient with the other factor."""
+    turned_a, turned_b = int(g.attr("transA", 0)), int(g.attr("transB", 0))
+    alpha, beta = float(g.attr("alpha", 1.0)), float(g.attr("beta", 1.0))
+    if g.wants(0):
+        if turned_a:
+            g.give(0, _gemm(g, g.x(1), g.d(), alpha=alpha, transA=turned_b, transB=1))
+        else:
+            g.give(0, _gemm(g, g.d(), g.x(1), alpha=alpha, transB=1 - turned_b))
+    if g.wants(1):
+        if turned_b:
+            g.give(1, _gemm(g, g.d(), g.x(0), alpha=alpha, transA=1, transB=turned_a))
+        else:
+            g.give(1, _gemm(g, g.x(0), g.d(), alpha=alpha, transA=1 - turned_a))
+    if g.wants(2):
+        scaled = g.d() if beta == 1 else g.times(g.d(), g.number(beta))
+        g.give(2, g.sum_to(scaled, g.node.output(), g.node.input(2)))
+
+
+def _gemm(g: NodeGradient, a: str, b: str, **attributes: Any) -> str:
+    """A product of matrices; before opset 11 Gemm could not do without a third operand."""
+    rest = [] if g.write.opset >= 11 else [g.number(0)]
+    return g.emit("Gemm", a, b, *rest, **attributes)
+
+
+@gradient("MatMul", parameters=(0, 1))
+def matmul(g: NodeGradient) -> None:
+    """Products of the gradient with the other factor, summed over samples that share one."""
+    a, b, out = g.node.input(0), g.node.input(1), g.node.output()
+    if g.rank(a) < 2 or g.rank(b) < 2:
+        raise LookupError(f"{g.node.label} multiplies with a vector")
+    if g.wants(0):
+        g.give(0, _reduced(g, g.emit("MatMul", g.d(), _turned(g, b)), a, out))
+    if not g.wants(1):
+        return
+    if g.rank(b) == 2 and g.rank(a) > 2 and all(n is not None for n in (a.axis(-1).length, b.axis(1).length)):
+        rows = g.write.reshape(g.x(0), [-1, int(a.axis(-1).length or 0)])
+        d = g.write.reshape(g.d(), [-1, int(b.axis(1).length or 0)])
+        g.give(1, _gemm(g, rows, d, transA=1))
+    else:
+        g.give(1, _reduced(g, g.emit("MatMul", _turned(g, a), g.d()), b, out))
+
+
+def _turned(g: NodeGradient, value: Value) -> str:
+    """A value with its last two axes swapped."""
+    rank = g.rank(value)
+    return g.emit("Transpose", value.name, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
+def _reduced(g: NodeGradient, name: str, factor: Value, out: Value) -> str:
+    """Sums the gradient of a factor over the leading axes along which it was stretched."""
+    ahead = g.rank(out) - g.rank(factor)
+    stretched = list(range(ahead))
+    for axis in factor.axes()[:-2]:
+        other = out.axis(axis.position + ahead)
+        if axis.length == 1 and other.length != 1:
+            stretched.append(other.position)
+        elif (factor.shape or [])[axis.position] != (out.shape or [])[other.position]:
+            raise LookupError(f"whether {g.node.label} stretches '{factor.name}' is only known in the run")
+    if len(stretched) == ahead:
+        return g.write.reduce_sum(name, stretched, keepdims=False)
+    return g.reshaped(g.write.reduce_sum(name, stretched, keepdims=True), factor)
+
+
+@gradient("Einsum")
+def einsum(g: NodeGradient) -> None:
+    """A sum of products again: the gradient takes the place of the factor."""
+    equation = str(g.attr("equation")).replace(" ", "")
+    if "->" not in equation or "." in equation:
+        raise LookupError(f"{g.node.label} leaves its output's axes open")
+    terms, out = equation.split("->")
+    factors = terms.split(",")
+    for i, term in enumerate(factors):
+        rest = [t for n, t in enumerate(factors) if n != i]
+        if len(set(term)) < len(term) or not set(term) <= set(out).union(*rest):
+            raise LookupError(f"{g.node.label} sums over an axis of one factor alone")
+        if g.wants(i):
+            others = [g.x(n) for n in range(len(factors)) if n != i]
+            g.give(i, g.emit("Einsum", g.d(), *others, equation=",".join([out, *rest]) + "->" + term))

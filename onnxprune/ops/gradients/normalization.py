@@ -1,0 +1,126 @@
+"""Gradients of normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxprune.ops.gradients.node_gradient import NodeGradient
+from onnxprune.ops.registry import gradient
+
+
+@gradient("BatchNormalization", parameters=(1, 2))
+def batch_normalization(g: NodeGradient) -> None:
+    """An affine function of each channel, by the running statistics, which are no parameters."""
+    if g.attr("training_mode", 0) or len([o for o in g.node.outputs if o is not None]) > 1:
+        raise LookupError(f"{g.node.label} is in training")
+    rank = g.rank(g.node.input(0))
+    variance = g.emit("Add", g.x(4), g.number(float(g.attr("epsilon", 1e-5))))
+    inverse = g.emit("Reciprocal", g.emit("Sqrt", variance))
+    others = [0, *range(2, rank)]
+    if g.wants(0):
+        g.give(0, g.times(g.d(), _by_channel(g, g.times(g.x(1), inverse), rank)))
+    if g.wants(1):
+        centred = g.emit("Sub", g.x(), _by_channel(g, g.x(3), rank))
+        summed = g.write.reduce_sum(g.times(g.d(), centred), others, keepdims=False)
+        g.give(1, g.times(summed, inverse))
+    if g.wants(2):
+        g.give(2, g.write.reduce_sum(g.d(), others, keepdims=False))
+    if g.wants(3) or g.wants(4):
+        raise LookupError(f"the statistics of {g.node.label} are computed")
+
+
+def _by_channel(g: NodeGradient, vector: str, rank: int) -> str:
+    """A vector along axis 1 of a value."""
+    return g.write.unsqueeze(vector, range(1, rank - 1))
+
+
+def _mean(g: NodeGradient, name: str, axes: Sequence[int], lengths: int) -> str:
+    return g.times(g.write.reduce_sum(name, axes, keepdims=True), g.number(1 / lengths))
+
+
+def _standardised(g: NodeGradient, x: str, axes: Sequence[int], count: int) -> tuple[str, str]:
+    """A value less its mean over its deviation, along some axes, and one over the deviation."""
+    centred = g.emit("Sub", x, _mean(g, x, axes, count))
+    variance = _mean(g, g.times(centred, centred), axes, count)
+    deviation = g.emit("Sqrt", g.emit("Add", variance, g.number(float(g.attr("epsilon", 1e-5)))))
+    inverse = g.emit("Reciprocal", deviation)
+    return g.times(centred, inverse), inverse
+
+
+def _through(g: NodeGradient, d: str, normed: str, inverse: str, axes: Sequence[int], count: int) -> str:
+    """Gradient of what was standardised: (d - mean(d) - z mean(d z)) / deviation."""
+    along = g.times(normed, _mean(g, g.times(d, normed), axes, count))
+    return g.times(g.emit("Sub", g.emit("Sub", d, _mean(g, d, axes, count)), along), inverse)
+
+
+def _static_count(g: NodeGradient, axes: Sequence[int]) -> int:
+    x = g.node.input(0)
+    lengths = [x.axis(axis).length for axis in axes]
+    if None in lengths:
+        raise LookupError(f"how many elements {g.node.label} averages over is only known in the run")
+    return g.count([int(n or 0) for n in lengths])
+
+
+@gradient("LayerNormalization", parameters=(1, 2))
+def layer_normalization(g: NodeGradient) -> None:
+    """Mean and deviation are functions of the input."""
+    x = g.node.input(0)
+    first = g.axis(x, int(g.attr("axis", -1)))
+    axes = list(range(first, g.rank(x)))
+    count = _static_count(g, axes)
+    normed, inverse = _standardised(g, g.x(), axes, count)
+    if g.wants(0):
+        g.give(0, _through(g, g.times(g.d(), g.x(1)), normed, inverse, axes, count))
+    if g.wants(1):
+        g.give(1, g.sum_to(g.times(g.d(), normed), x, g.node.input(1)))
+    if g.wants(2):
+        g.give(2, g.sum_to(g.d(), x, g.node.input(2)))
+
+
+@gradient("InstanceNormalization", parameters=(1, 2))
+def instance_normalization(g: NodeGradient) -> None:
+    """Mean and deviation of each channel of each sample."""
+    rank = g.rank(g.node.input(0))
+    axes = list(range(2, rank))
+    count = _static_count(g, axes)
+    normed, inverse = _standardised(g, g.x(), axes, count)
+    others = [0, *axes]
+    if g.wants(0):
+        scaled = g.times(g.d(), _by_channel(g, g.x(1), rank))
+        g.give(0, _through(g, scaled, normed, inverse, axes, count))
+    if g.wants(1):
+        g.give(1, g.write.reduce_sum(g.times(g.d(), normed), others, keepdims=False))
+    if g.wants(2):
+        g.give(2, g.write.reduce_sum(g.d(), others, keepdims=False))
+
+
+@gradient("GroupNormalization", parameters=(1, 2))
+def group_normalization(g: NodeGradient) -> None:
+    """Mean and deviation of each group of channels; before opset 21 with a scale for each group."""
+    x = g.node.input(0)
+    samples, channels, *space = g.lengths(x)
+    groups, rank = int(g.attr("num_groups")), len(space) + 2
+    parted, axes = [samples, groups, channels // groups, *space], list(range(2, rank + 1))
+    count = g.count(parted[2:])
+    normed, inverse = _standardised(g, g.write.reshape(g.x(), parted), axes, count)
+    whole = g.reshaped(normed, x)
+    size = 1 if g.node.opset >= 21 else channels // groups
+    others = [0, *range(2, rank)]
+    if g.wants(0):
+        scale = _each_channel(g, g.x(1), groups, size)
+        scaled = g.times(g.d(), _by_channel(g, scale, rank))
+        g.give(0, g.reshaped(_through(g, g.write.reshape(scaled, parted), normed, inverse, axes, count), x))
+    for i, name in ((1, g.times(g.d(), whole)), (2, g.d())):
+        if g.wants(i):
+            summed = g.write.reduce_sum(name, others, keepdims=False)
+            if size > 1:
+                summed = g.write.reduce_sum(g.write.reshape(summed, [groups, size]), [1], keepdims=False)
+            g.give(i, summed)
+
+
+def _each_channel(g: NodeGradient, vector: str, groups: int, size: int) -> str:
+    """A scale for each channel, from one for each group where the operator has such."""
+    if size == 1:
+        return vector
+    wide = g.emit("Expand", g.write.unsqueeze(vector, [1]), g.write.ints([groups, size]))
+    return g.write.reshape(wide, [groups * size])

@@ -1,0 +1,122 @@
+"""Gradients of poolings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxprune.ops.gradients.conv import Window, strided, to_input, window_of
+from onnxprune.ops.gradients.node_gradient import NodeGradient
+from onnxprune.ops.registry import gradient
+
+
+@gradient("GlobalAveragePool")
+def global_average_pool(g: NodeGradient) -> None:
+    """One over the number of positions."""
+    x = g.node.input(0)
+    space = [x.axis(i).length for i in range(2, g.rank(x))]
+    if None in space:
+        count = g.emit("Div", g.mask(g.emit("Size", g.x())), g.mask(g.emit("Size", g.y())))
+    else:
+        count = g.number(float(math.prod(int(n or 0) for n in space)))
+    g.give(0, g.stretched(g.emit("Div", g.d(), count), x))
+
+
+@gradient("GlobalMaxPool")
+def global_max_pool(g: NodeGradient) -> None:
+    """1 where the maximum is, shared by elements that are equal."""
+    axes = list(range(2, g.rank(g.node.input(0))))
+    best = g.mask(g.emit("Not", g.emit("Less", g.x(), g.y())))
+    g.give(0, g.times(best, g.emit("Div", g.d(), g.write.reduce_sum(best, axes, keepdims=True))))
+
+
+@gradient("AveragePool")
+def average_pool(g: NodeGradient) -> None:
+    """Each element of the gradient is shared out over its window."""
+    window = window_of(g, list(g.attr("kernel_shape")))
+    if g.attr("ceil_mode", 0):
+        raise LookupError(f"{g.node.label} has windows that reach beyond its input")
+    share = g.times(g.d(), g.number(1 / math.prod(window.kernel)))
+    if any(window.before + window.after) and not g.attr("count_include_pad", 0):
+        share = g.emit("Div", share, _shares_inside(g, window))
+    g.give(0, _spread(g, share, np.ones((1, 1, *window.kernel)), window))
+
+
+def _shares_inside(g: NodeGradient, window: Window) -> str:
+    """The share of each window that lies inside the input; shape (1, 1, ...)."""
+    space = g.lengths(g.node.input(0))[2:]
+    ones = g.write.constant(np.ones((1, 1, *space), _numpy_type(g)))
+    dilations = list(window.dilations) if any(d != 1 for d in window.dilations) else None
+    return g.emit(
+        "AveragePool",
+        ones,
+        kernel_shape=list(window.kernel),
+        strides=list(window.strides),
+        pads=[*window.before, *window.after],
+        dilations=dilations,
+        count_include_pad=1,
+    )
+
+
+def _numpy_type(g: NodeGradient) -> type[np.floating]:
+    return np.float64 if g.node.input(0).elem_type == TensorProto.DOUBLE else np.float32
+
+
+def _spread(g: NodeGradient, d: str, kernel: np.ndarray, window: Window) -> str:
+    """A transposed convolution of every channel alone.
+
+    Args:
+        g: The node.
+        d: The gradient; shape (samples, channels, ...), or (samples * channels, places, ...).
+        kernel: Shape (places, 1, ...): one plane for each.
+        window: The window.
+    """
+    n = window.rank
+    space = [g.node.output().axis(2 + i).length for i in range(n)]
+    if None in space:
+        raise LookupError(f"the lengths of {g.node.label} in space are only known in the run")
+    planes = g.write.reshape(d, [-1, len(kernel), *(int(s or 0) for s in space)])
+    made = to_input(g, planes, g.write.constant(kernel.astype(_numpy_type(g))), window, 1)
+    return g.reshaped(made, g.node.input(0))
+
+
+@gradient("MaxPool")
+def max_pool(g: NodeGradient) -> None:
+    """The first position of each window that holds its maximum gets all of the gradient."""
+    window = window_of(g, list(g.attr("kernel_shape")))
+    made = g.lengths(g.node.output())[2:]
+    x = _padded(g, window, made)
+    left: str | None = None
+    parts = []
+    for place in np.ndindex(*window.kernel):
+        starts = [p * d for p, d in zip(place, window.dilations, strict=True)]
+        ends = [s + (m - 1) * step + 1 for s, m, step in zip(starts, made, window.strides, strict=True)]
+        seen = strided(g, x, starts, ends, window.strides)
+        best = g.mask(g.emit("Not", g.emit("Less", seen, g.y())))
+        mine = best if left is None else g.times(best, left)
+        parts.append(g.write.unsqueeze(g.times(mine, g.d()), [2]))
+        rest = g.emit("Sub", g.number(1), best)
+        left = rest if left is None else g.times(left, rest)
+    places = len(parts)
+    joined = g.emit("Concat", *parts, axis=2) if places > 1 else parts[0]
+    kernel = np.eye(places).reshape(places, 1, *window.kernel)
+    g.give(0, _spread(g, joined, kernel, window))
+
+
+def _padded(g: NodeGradient, window: Window, made: Sequence[int]) -> str:
+    """The input with the least number around it, as far as the windows reach."""
+    space = g.lengths(g.node.input(0))[2:]
+    after = [
+        max(0, (m - 1) * s + e - n - b)
+        for m, s, e, n, b in zip(made, window.strides, window.extent, space, window.before, strict=True)
+    ]
+    pads = [0, 0, *window.before, 0, 0, *after]
+    if not any(pads):
+        return g.x()
+    lowest = float(np.finfo(_numpy_type(g)).min)
+    if g.write.opset < 11:
+        return g.emit("Pad", g.x(), pads=pads, value=lowest)
+    return g.emit("Pad", g.x(), g.write.ints(pads), g.number(lowest))

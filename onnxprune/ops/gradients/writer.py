@@ -1,0 +1,119 @@
+"""Appends nodes to a graph in the operator set that the model uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
+
+from onnxprune.model.unique_names import Names
+
+OLDEST_OPSET = 7
+"""First opset version of the standard domain in which nodes are written: operators broadcast as they do today."""
+_AXES_ARE_INPUTS = 13
+_BOUNDS_ARE_INPUTS = 10
+_PADS_ARE_INPUTS = 11
+
+
+class Writer:
+    """New nodes and constants for a model, with names that it does not use yet.
+
+    Attributes:
+        opset: Opset version of the standard domain that the model imports.
+        nodes: The new nodes, in topological order.
+        constants: Tensors that they read.
+    """
+
+    def __init__(self, proto: ModelProto) -> None:
+        self.opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self._names = Names(proto)
+
+    def emit(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        """Appends a node with one output; returns the output's name. Attributes that are None are left out.
+
+        Raises:
+            LookupError: The operator set has no such operator.
+        """
+        if not defs.has(op_type, self.opset):
+            raise LookupError(f"opset {self.opset} has no {op_type}")
+        output = self._names.fresh(f"gradient/{op_type}")
+        given = {name: value for name, value in attributes.items() if value is not None}
+        self.nodes.append(helper.make_node(op_type, inputs, [output], **given))
+        return output
+
+    def constant(self, array: NDArray[Any]) -> str:
+        """Adds a constant; returns its name."""
+        name = self._names.fresh("gradient/constant")
+        self.constants.append(numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def name(self, base: str) -> str:
+        """A name that nothing in the model has."""
+        return self._names.fresh(base)
+
+    def ints(self, values: Sequence[int]) -> str:
+        """A vector of whole numbers as a constant."""
+        return self.constant(np.array(values, np.int64))
+
+    def number(self, value: float, elem_type: int) -> str:
+        """A scalar of a `TensorProto.DataType` as a constant."""
+        return self.constant(np.array(value, helper.tensor_dtype_to_np_dtype(elem_type)))
+
+    def reduce_sum(self, x: str, axes: Sequence[int], *, keepdims: bool) -> str:
+        """Sums over some axes; the value itself where there are none."""
+        if not axes:
+            return x
+        if self.opset < _AXES_ARE_INPUTS:
+            return self.emit("ReduceSum", x, axes=list(axes), keepdims=int(keepdims))
+        return self.emit("ReduceSum", x, self.ints(axes), keepdims=int(keepdims))
+
+    def unsqueeze(self, x: str, axes: Sequence[int]) -> str:
+        """Inserts axes of length 1, at these places of the output; the value itself where there are none."""
+        if not axes:
+            return x
+        if self.opset < _AXES_ARE_INPUTS:
+            return self.emit("Unsqueeze", x, axes=list(axes))
+        return self.emit("Unsqueeze", x, self.ints(axes))
+
+    def slice(
+        self, x: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]
+    ) -> str:
+        """A part of a value with bounds that are known."""
+        if self.opset >= _BOUNDS_ARE_INPUTS:
+            return self.emit("Slice", x, *map(self.ints, (starts, ends, axes, steps)))
+        if any(step != 1 for step in steps):
+            for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+                x = self.emit("Gather", x, self.ints(range(start, end, step)), axis=axis)
+            return x
+        return self.emit("Slice", x, starts=list(starts), ends=list(ends), axes=list(axes))
+
+    def slice_at(self, x: str, starts: str, ends: str, axes: Sequence[int]) -> str:
+        """A part of a value with bounds that only the run tells, both given as vectors of whole numbers.
+
+        Raises:
+            LookupError: The operator set has no such operator.
+        """
+        if self.opset < _BOUNDS_ARE_INPUTS:
+            raise LookupError(f"opset {self.opset} cannot slice at bounds that only the run tells")
+        return self.emit("Slice", x, starts, ends, self.ints(axes))
+
+    def pad(self, x: str, pads: Sequence[int]) -> str:
+        """Adds zeros: `pads` has the number before every axis, then that after every axis."""
+        if not any(pads):
+            return x
+        if self.opset < _PADS_ARE_INPUTS:
+            return self.emit("Pad", x, pads=list(pads))
+        return self.emit("Pad", x, self.ints(pads))
+
+    def reshape(self, x: str, lengths: Sequence[int]) -> str:
+        """The same elements in another shape, in which 0 and -1 have the meaning that Reshape gives them."""
+        return self.emit("Reshape", x, self.ints(lengths))
+
+    def total(self, terms: Sequence[str]) -> str:
+        """The sum of values of one shape."""
+        return terms[0] if len(terms) == 1 else self.emit("Add" if len(terms) == 2 else "Sum", *terms)

@@ -1,0 +1,105 @@
+"""The options of the removal of channels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnxprune import engines, extensions
+from onnxprune.engines import EngineProfile, Timer
+from onnxprune.errors import InputError, option
+from onnxprune.extensions import Limit, NamedCost, Scorer, Targets
+from onnxprune.options import checks
+from onnxprune.options.checks import AUTO, set_fields
+from onnxprune.options.cost_limits import LATENCY, limit_of
+from onnxprune.times import Times
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Removal of channels: how many, and which.
+
+    Attributes:
+        ratio: Share of the units (channels, heads, blocks) of every prunable group that is removed, 0 <= ratio < 1.
+        target: What may be left of some costs, in place of a ratio: a fraction (``0.5``) or an amount (``"2G"``). A
+            cost is given by its name or its factory (`extensions.cost_model`).
+        keep: Regular expression -> share of the units that stay, 0 < share <= 1, of the groups that an initializer or
+            node of such a name belongs to; of several that match, the last one holds. What the ratio or target asks
+            for is asked of the other groups; with neither, these stay whole.
+        importance: A criterion by name, or a function of a group (`extensions.GroupView`); None for the default.
+        global_ranking: Whether units of all groups are ranked together, so that `ratio` is the share of them all.
+        min_channels: Units that every group keeps.
+        round_to: Layers that lose channels keep the nearest multiple of this. ``auto`` rounds for a target, to what
+            `engine` computes fast, unless it is latency, whose measured times know better; it rounds no ratio.
+        engine: The inference engine that the model is for: its name, or for a target of latency what times models in
+            it (`Timer`). A timer also corrects a plan that was made from `times`.
+        times: What was measured of the model for a target of latency: `Times`, or a file of them. None
+            measures the model in onnxruntime on this machine.
+        steps: Rounds of removal, with repair and new statistics in between.
+
+    Raises:
+        InputError: A value is of the wrong kind, out of range or unknown, or not exactly one says how much.
+    """
+
+    ratio: float | None = None
+    target: Targets = field(default_factory=dict)
+    keep: Mapping[str, float] = field(default_factory=dict)
+    importance: str | Scorer | None = None
+    global_ranking: bool = False
+    min_channels: int = 1
+    round_to: int | str = AUTO
+    engine: Timer = engines.DEFAULT
+    times: Times | str | os.PathLike[str] | None = None
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        given = checks.mapping("target", self.target, "{'macs': 0.5}", callables=True)
+        set_fields(self, target={key: limit_of(extensions.as_cost(key).name, limit) for key, limit in given.items()})
+        if len(self.limits) < len(given):
+            raise InputError("two targets are of one cost", "give one limit for each cost")
+        set_fields(self, keep=checks.kept_shares("keep", self.keep))
+        if self.importance is not None:
+            extensions.as_criterion(self.importance)
+        set_fields(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
+        for name in ("min_channels", "steps"):
+            set_fields(self, **{name: checks.whole(name, getattr(self, name), 1)})
+        if self.round_to != AUTO:
+            set_fields(self, round_to=checks.whole("round_to", self.round_to, 1))
+        if engines.is_timer(self.engine):
+            if LATENCY not in self.limits:
+                raise InputError(
+                    "an engine that is given by what times it is for a target of latency",
+                    f"give {option('target', {'latency': 0.6})}, or one of {', '.join(engines.PROFILES)}",
+                )
+        else:
+            engines.profile(self.engine)
+        if self.times is not None and not isinstance(self.times, Times):
+            set_fields(self, times=checks.path("times", self.times))
+        if self.times is not None and LATENCY not in self.limits:
+            raise InputError("times are for a target of latency", f"give {option('target', {'latency': 0.6})}, say")
+        if self.target and self.ratio is not None:
+            raise InputError("target and ratio both say how much", "give one of them")
+        if self.ratio is not None:
+            set_fields(self, ratio=checks.fraction("ratio", self.ratio))
+        elif self.keep and not self.target:
+            set_fields(self, ratio=0.0)
+        elif not self.target:
+            raise InputError("nothing says how much to prune", f"give a ratio or a target, say {option('ratio', 0.5)}")
+
+    @property
+    def rounding(self) -> int | EngineProfile:
+        """What widths are to be multiples of."""
+        if self.round_to == AUTO:
+            return 1 if self.ratio is not None or LATENCY in self.limits else engines.profile(self.engine)
+        return int(self.round_to)
+
+    @property
+    def costs(self) -> list[NamedCost]:
+        """The costs that the target limits."""
+        return [extensions.as_cost(key) for key in self.target]
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """What may be left of each cost, by its name."""
+        return {cost.name: limit for cost, limit in zip(self.costs, self.target.values(), strict=True)}

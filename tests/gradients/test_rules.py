@@ -1,0 +1,332 @@
+"""Every gradient rule against central differences in double precision, and in onnxruntime in single precision."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto
+
+from onnxprune.gradients.differentiate import GradientModel, differentiate
+from onnxprune.model.model import Model
+from tests.ops.case import build, random_feeds
+from tests.support.finite_differences import evaluator, finite_differences
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model whose gradients are checked: of every constant and input whose name begins with neither ``k`` nor ``pos``.
+
+    Attributes:
+        name: Name of the row.
+        text: The graph, with ``real`` as the type of floating-point numbers.
+        constants: Contents of constants that cannot be random.
+        opset: Version of the standard operators.
+    """
+
+    name: str
+    text: str
+    constants: dict[str, object] = field(default_factory=dict)
+    opset: int = 18
+
+    def model(self, kind: str) -> onnx.ModelProto:
+        """The model in one precision, ``double`` or ``float``."""
+        text = re.sub(r"\breal\b", kind, self.text).replace("TYPE", str({"float": 1, "double": 11}[kind]))
+        return build(text, self.opset, constants=self.constants)
+
+
+def unary(node: str, opset: int = 18) -> Row:
+    """One operator of one input."""
+    return Row(f"{node} of {opset}", f"(real[2,3,4] x) => (real[2,3,4] y) {{ y = {node} (x) }}", opset=opset)
+
+
+def binary(node: str, a: str = "2,3,4", b: str = "3,1", out: str = "2,3,4", positive: bool = False) -> Row:
+    """One operator of an input and a constant that are broadcast."""
+    return Row(
+        f"{node} {a} {b}",
+        f"(real[{a}] x) => (real[{out}] y) <real[{b}] b> {{ y = {node} (x, b) }}",
+        {"b": np.linspace(0.7, 1.9, int(np.prod([int(n) for n in b.split(",")])))} if positive else {},
+    )
+
+
+def conv(attributes: str, x: str, w: str, y: str, *, bias: bool = True, op: str = "Conv", opset: int = 18) -> Row:
+    """A convolution of an input with a constant kernel."""
+    channels = y.split(",")[1]
+    constants = f"<real[{w}] w, real[{channels}] b>" if bias else f"<real[{w}] w>"
+    operands = "x, w, b" if bias else "x, w"
+    text = f"(real[{x}] x) => (real[{y}] y) {constants} {{ y = {op} <{attributes}> ({operands}) }}"
+    return Row(f"{op} {attributes} {w} of {x}", text.replace("<> ", ""), opset=opset)
+
+
+def positive(node: str) -> Row:
+    """One operator of positive numbers."""
+    return Row(f"{node} of positive", f"(real[2,3] x) => (real[2,3] y) {{ e = Exp(x) y = {node} (e) }}")
+
+
+ROWS = [
+    *(
+        unary(node)
+        for node in (
+            "Relu",
+            "LeakyRelu <alpha = 0.3>",
+            "Elu <alpha = 0.7>",
+            "Celu <alpha = 0.6>",
+            "Selu",
+            "Sigmoid",
+            "Tanh",
+            "ThresholdedRelu <alpha = 0.2>",
+            "Softplus",
+            "Softsign",
+            "HardSigmoid <alpha = 0.3>",
+            "HardSwish",
+            "Mish",
+            "Erf",
+            "Exp",
+            "Abs",
+            "Neg",
+            "Sin",
+            "Cos",
+            "Identity",
+            "Floor",
+            "Sign",
+            "Dropout",
+            "Softmax",
+            "Softmax <axis = 1>",
+            "LogSoftmax <axis = 0>",
+        )
+    ),
+    unary("Gelu", 20),
+    unary('Gelu <approximate = "tanh">', 20),
+    *(positive(node) for node in ("Log", "Sqrt", "Reciprocal")),
+    unary("Softmax <axis = 1>", 11),
+    unary("LogSoftmax <axis = 2>", 11),
+    unary("Clip <min = -0.5, max = 0.6>", 9),
+    Row(
+        "Clip", "(real[2,3,4] x) => (real[2,3,4] y) <real kl, real kh> { y = Clip(x, kl, kh) }", {"kl": -0.4, "kh": 0.9}
+    ),
+    Row("Clip above", '(real[2,3,4] x) => (real[2,3,4] y) <real kh> { y = Clip(x, "", kh) }', {"kh": 0.3}),
+    Row("Cast", "(real[2,3] x) => (real[2,3] y) { e = Cast <to = 11> (x) y = Cast <to = TYPE> (e) }"),
+    *(binary(op) for op in ("Add", "Sub", "Mul", "Max", "Min", "Mean", "Sum", "PRelu")),
+    *(binary(op, "4", "2,3,4", "2,3,4") for op in ("Add", "Mul", "Sub")),
+    binary("Div", positive=True),
+    Row("Sum of three", "(real[2,3] x) => (real[2,3] y) <real[3] a, real[1,1] b> { y = Sum(x, a, b) }"),
+    Row("twice", "(real[2,3] x) => (real[2,3] y) { y = Mul(x, x) }"),
+    Row("Pow", "(real[2,3] x) => (real[2,3] y) <real kn> { e = Exp(x) y = Pow(e, kn) }", {"kn": 1.7}),
+    Row("Pow of whole", "(real[2,3] x) => (real[2,3] y) <int64 kn> { y = Pow(x, kn) }", {"kn": 3}),
+    Row("Where", "(real[2,3] x) => (real[2,3] y) <real[3] b, bool[2,1] k> { y = Where(k, x, b) }", {"k": [1, 0]}),
+    conv("", "2,3,6,5", "4,3,3,2", "2,4,4,4"),
+    conv("pads = [1,0,2,1], strides = [2,1]", "2,3,6,5", "4,3,3,2", "2,4,4,5"),
+    conv("strides = [3,2]", "1,2,9,8", "2,2,3,3", "1,2,3,3"),
+    conv("dilations = [2,1], pads = [2,1,2,1]", "2,2,6,5", "3,2,3,3", "2,3,6,5"),
+    conv("dilations = [2,2], strides = [2,2]", "1,2,8,7", "2,2,2,3", "1,2,3,2"),
+    conv("group = 2, pads = [1,1,1,1]", "2,4,5,5", "6,2,3,3", "2,6,5,5", bias=False),
+    conv("group = 4, strides = [2,2], pads = [1,1,1,1]", "2,4,6,5", "4,1,3,3", "2,4,3,3"),
+    conv("group = 3, pads = [1,1,1,1]", "1,3,5,5", "6,1,3,3", "1,6,5,5"),
+    conv("", "2,3,4,4", "5,3,1,1", "2,5,4,4"),
+    conv("strides = [2,2]", "2,3,5,5", "4,3,1,1", "2,4,3,3"),
+    conv('auto_pad = "SAME_UPPER", strides = [2,2]', "1,2,6,5", "3,2,3,3", "1,3,3,3"),
+    conv('auto_pad = "SAME_LOWER", strides = [2,2]', "1,2,6,5", "3,2,3,3", "1,3,3,3"),
+    conv("pads = [1,1]", "2,3,7", "4,3,3", "2,4,7"),
+    conv("", "1,2,3,4,3", "2,2,2,2,2", "1,2,2,3,2"),
+    conv("pads = [1,1,1,1], strides = [2,2]", "2,3,6,5", "4,3,3,3", "2,4,3,3", opset=9),
+    conv(
+        "strides = [2,2], pads = [1,1,1,1], output_padding = [1,0]", "2,4,3,3", "4,3,3,3", "2,3,6,5", op="ConvTranspose"
+    ),
+    conv("group = 2, strides = [2,2]", "2,4,3,3", "4,2,2,2", "2,4,6,6", op="ConvTranspose"),
+    conv("dilations = [2,1]", "1,2,3,3", "2,2,2,2", "1,2,5,4", op="ConvTranspose"),
+    *(
+        Row(
+            f"Gemm {a} {b}",
+            f"(real[{'3,2' if a else '2,3'}] x) => (real[2,4] y) <real[{'4,3' if b else '3,4'}] w, real[{c}] b>"
+            f"{{ y = Gemm <transA = {a}, transB = {b}, alpha = 0.5, beta = 0.7> (x, w, b) }}",
+        )
+        for a, b, c in ((0, 0, "4"), (1, 0, "2,4"), (0, 1, "1"), (1, 1, "2,1"))
+    ),
+    Row("MatMul", "(real[2,3] x) => (real[2,4] y) <real[3,4] w> { y = MatMul(x, w) }"),
+    Row("MatMul shared", "(real[2,5,3] x) => (real[2,5,4] y) <real[3,4] w> { y = MatMul(x, w) }"),
+    Row("MatMul left", "(real[2,3,4] x) => (real[2,5,4] y) <real[5,3] w> { y = MatMul(w, x) }"),
+    Row("MatMul stretched", "(real[2,1,5,3] x) => (real[2,2,5,4] y) <real[2,3,4] w> { y = MatMul(x, w) }"),
+    Row("Einsum", '(real[2,3,4] x) => (real[2,5,4] y) <real[3,5] w> { y = Einsum <equation = "bij,ik->bkj"> (x, w) }'),
+    Row("Reshape", "(real[2,6] x) => (real[3,4] y) <int64[2] k> { y = Reshape(x, k) }", {"k": [3, -1]}),
+    Row("Flatten", "(real[2,3,4] x) => (real[6,4] y) { y = Flatten <axis = 2> (x) }"),
+    Row("Transpose", "(real[2,3,4] x) => (real[4,2,3] y) { y = Transpose <perm = [2,0,1]> (x) }"),
+    Row("Transpose all", "(real[2,3] x) => (real[3,2] y) { y = Transpose (x) }"),
+    Row("Squeeze", "(real[2,1,3] x) => (real[2,3] y) <int64[1] k> { y = Squeeze(x, k) }", {"k": [1]}),
+    Row("Unsqueeze", "(real[2,3] x) => (real[2,1,3] y) <int64[1] k> { y = Unsqueeze(x, k) }", {"k": [1]}),
+    Row("Expand", "(real[3,1] x) => (real[2,3,4] y) <int64[3] k> { y = Expand(x, k) }", {"k": [2, 3, 4]}),
+    Row("Tile", "(real[2,3] x) => (real[4,9] y) <int64[2] k> { y = Tile(x, k) }", {"k": [2, 3]}),
+    Row("Concat", "(real[2,3] x) => (real[2,7] y) <real[2,4] b> { y = Concat <axis = -1> (x, b) }"),
+    Row(
+        "Split",
+        "(real[2,5] x) => (real[2,2] y, real[2,3] z) <int64[2] k> { y, z = Split <axis = 1> (x, k) }",
+        {"k": [2, 3]},
+    ),
+    Row("Split in part", "(real[2,4] x) => (real[2,2] y) { z, y = Split <axis = 1, num_outputs = 2> (x) }"),
+    Row(
+        "Slice",
+        "(real[4,6] x) => (real[2,3] y) <int64[2] ks, int64[2] ke, int64[2] ka> { y = Slice(x, ks, ke, ka) }",
+        {"ks": [1, -4], "ke": [3, 5], "ka": [0, 1]},
+    ),
+    Row(
+        "Slice by steps",
+        "(real[5,6] x) => (real[3,3] y) <int64[2] ks, int64[2] ke, int64[2] ka, int64[2] kt> { y = Slice(x, ks, ke, ka, kt) }",
+        {"ks": [0, 5], "ke": [5, -100], "ka": [0, 1], "kt": [2, -2]},
+    ),
+    Row("Slice before 10", "(real[4,6] x) => (real[2,3] y) { y = Slice <starts = [1,2], ends = [3,5]> (x) }", opset=9),
+    Row(
+        "Gather",
+        "(real[4,3] x) => (real[4,5] y) <int64[5] k> { y = Gather <axis = 1> (x, k) }",
+        {"k": [0, 2, 2, -1, 1]},
+    ),
+    Row("Gather one", "(real[4,3] x) => (real[4] y) <int64 k> { y = Gather <axis = 1> (x, k) }", {"k": 1}),
+    Row("Gather rows", "(int64[2,3] k) => (real[2,3,4] y) <real[5,4] w> { y = Gather(w, k) }"),
+    Row("Gather rows before 16", "(int64[2,3] k) => (real[2,3,4] y) <real[5,4] w> { y = Gather(w, k) }", opset=13),
+    Row("Pad", "(real[2,3] x) => (real[4,5] y) <int64[4] k> { y = Pad(x, k) }", {"k": [1, 0, 1, 2]}),
+    Row(
+        "Pad reflect",
+        '(real[2,4] x) => (real[2,7] y) <int64[4] k> { y = Pad <mode = "reflect"> (x, k) }',
+        {"k": [0, 2, 0, 1]},
+    ),
+    Row(
+        "Pad edge",
+        '(real[2,4] x) => (real[3,7] y) <int64[4] k> { y = Pad <mode = "edge"> (x, k) }',
+        {"k": [1, 2, 0, 1]},
+    ),
+    Row("DepthToSpace", "(real[1,8,2,3] x) => (real[1,2,4,6] y) { y = DepthToSpace <blocksize = 2> (x) }"),
+    Row(
+        "DepthToSpace CRD",
+        '(real[1,8,2,3] x) => (real[1,2,4,6] y) { y = DepthToSpace <blocksize = 2, mode = "CRD"> (x) }',
+    ),
+    Row("SpaceToDepth", "(real[1,2,4,6] x) => (real[1,8,2,3] y) { y = SpaceToDepth <blocksize = 2> (x) }"),
+    *(
+        Row(
+            f"Resize {attributes}",
+            f'(real[1,2,3,4] x) => (real[1,2,6,6] y) <float[4] k> {{ y = Resize <{attributes}> (x, "", k) }}',
+            {"k": [1, 1, 2, 1.5]},
+        )
+        for attributes in (
+            'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"',
+            'mode = "linear"',
+            'mode = "linear", coordinate_transformation_mode = "align_corners"',
+        )
+    ),
+    Row(
+        "Resize to lengths",
+        '(real[1,2,3,4] x) => (real[1,2,5,7] y) <int64[4] k> { y = Resize <mode = "linear"> (x, "", "", k) }',
+        {"k": [1, 2, 5, 7]},
+    ),
+    *(
+        Row(
+            f"{op} {axis} {keep}",
+            f"(real[2,3,4] x) => (real[{out}] y) <int64[1] k> {{ y = {op} <keepdims = {keep}> (x, k) }}",
+            {"k": [axis]},
+        )
+        for op in (
+            "ReduceSum",
+            "ReduceMean",
+            "ReduceSumSquare",
+            "ReduceL2",
+            "ReduceL1",
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceLogSumExp",
+        )
+        for axis, keep, out in ((1, 1, "2,1,4"), (-1, 0, "2,3"))
+    ),
+    Row("ReduceMean of all", "(real[2,3] x) => (real[1,1] y) { y = ReduceMean (x) }"),
+    Row(
+        "ReduceMean before 18",
+        "(real[2,3,4] x) => (real[2] y) { y = ReduceMean <axes = [1,2], keepdims = 0> (x) }",
+        opset=13,
+    ),
+    Row("GlobalAveragePool", "(real[2,3,4,5] x) => (real[2,3,1,1] y) { y = GlobalAveragePool (x) }"),
+    Row("GlobalMaxPool", "(real[2,3,4,5] x) => (real[2,3,1,1] y) { y = GlobalMaxPool (x) }"),
+    *(
+        Row(f"{op} {a}", f"(real[2,3,{x}] x) => (real[2,3,{y}] y) {{ y = {op} <{a}> (x) }}", opset=opset)
+        for op in ("AveragePool", "MaxPool")
+        for a, x, y, opset in (
+            ("kernel_shape = [2,2], strides = [2,2]", "4,6", "2,3", 18),
+            ("kernel_shape = [3,3], strides = [2,2], pads = [1,1,1,1]", "5,6", "3,3", 18),
+            ("kernel_shape = [3,2]", "5,5", "3,4", 9),
+            ('kernel_shape = [3,3], strides = [2,2], auto_pad = "SAME_UPPER"', "6,5", "3,3", 18),
+        )
+    ),
+    Row(
+        "AveragePool with zeros",
+        "(real[2,3,5,5] x) => (real[2,3,5,5] y) { y = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1], count_include_pad = 1> (x) }",
+    ),
+    Row(
+        "MaxPool beyond",
+        "(real[1,2,5,5] x) => (real[1,2,3,3] y) { y = MaxPool <kernel_shape = [2,2], strides = [2,2], ceil_mode = 1> (x) }",
+    ),
+    Row(
+        "BatchNormalization",
+        "(real[2,3,4] x) => (real[2,3,4] y) <real[3] s, real[3] b, real[3] km, real[3] posv> { y = BatchNormalization (x, s, b, km, posv) }",
+    ),
+    Row(
+        "LayerNormalization",
+        "(real[2,3,4] x) => (real[2,3,4] y) <real[4] s, real[4] b> { y = LayerNormalization (x, s, b) }",
+    ),
+    Row(
+        "LayerNormalization of two",
+        "(real[2,3,4] x) => (real[2,3,4] y) <real[3,4] s> { y = LayerNormalization <axis = 1> (x, s) }",
+    ),
+    Row(
+        "InstanceNormalization",
+        "(real[2,3,4,2] x) => (real[2,3,4,2] y) <real[3] s, real[3] b> { y = InstanceNormalization (x, s, b) }",
+    ),
+    Row(
+        "GroupNormalization",
+        "(real[2,4,3,2] x) => (real[2,4,3,2] y) <real[2] s, real[2] b> { y = GroupNormalization <num_groups = 2> (x, s, b) }",
+    ),
+    Row(
+        "GroupNormalization 21",
+        "(real[2,4,3,2] x) => (real[2,4,3,2] y) <real[4] s, real[4] b> { y = GroupNormalization <num_groups = 2, stash_type = TYPE> (x, s, b) }",
+        opset=21,
+    ),
+]
+
+
+def names_of(model: onnx.ModelProto) -> list[str]:
+    """The floating-point constants and inputs whose gradients are checked."""
+    floats = (TensorProto.FLOAT, TensorProto.DOUBLE)
+    found = [t.name for t in model.graph.initializer if t.data_type in floats]
+    found += [i.name for i in model.graph.input if i.type.tensor_type.elem_type in floats]
+    return [name for name in found if not name.startswith(("k", "pos"))]
+
+
+def feeds_of(model: onnx.ModelProto, made: GradientModel) -> dict[str, np.ndarray]:
+    """Inputs of the model, seeds of its outputs, and the constants that became inputs."""
+    feeds = random_feeds(model)
+    rng = np.random.default_rng(1)
+    for info in model.graph.output:
+        shape = [d.dim_value for d in info.type.tensor_type.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        feeds[made.seeds[info.name]] = rng.standard_normal(shape).astype(dtype)
+    wanted = {i.name for i in made.model.proto.graph.input}
+    return feeds | {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name in wanted}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_rule(row: Row) -> None:
+    model = row.model("double")
+    names = names_of(model)
+    made = differentiate(Model(model), [o.name for o in model.graph.output], names)
+    assert not made.reasons
+    feeds = feeds_of(model, made)
+    got = dict(zip(names, evaluator(made.model.proto).run([made.gradients[n] for n in names], feeds), strict=True))
+    seeds = {o.name: feeds[made.seeds[o.name]] for o in model.graph.output}
+    wanted = finite_differences(model, random_feeds(model), seeds, names)
+    for name in names:
+        assert got[name].shape == wanted[name].shape
+        np.testing.assert_allclose(got[name], wanted[name], rtol=1e-6, atol=2e-8)
+
+    single = row.model("float")
+    made = differentiate(Model(single), [o.name for o in single.graph.output], names)
+    session = onnxruntime.InferenceSession(made.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for name, array in zip(names, session.run([made.gradients[n] for n in names], feeds_of(single, made)), strict=True):
+        np.testing.assert_allclose(array, wanted[name], rtol=1e-4, atol=1e-5)
