@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.compare import compare
     from onnxprune.pipeline.refit import RepairJob
     from onnxprune.pipeline.sensitivity import sensitivity
+    from onnxprune.pipeline.sweep import sweep
     from onnxprune.planning.plan import Plan
     from onnxprune.progress import Progress
     from onnxprune.repair.layerwise import Refit
@@ -86,6 +87,7 @@ __all__ = [
     "run",
     "score",
     "sensitivity",
+    "sweep",
     "verify",
     "zero_criterion",
 ]
@@ -112,6 +114,7 @@ _HOME = {
     "repair_method": "onnxprune.extensions",
     "rule": "onnxprune.ops.registry",
     "sensitivity": "onnxprune.pipeline.sensitivity",
+    "sweep": "onnxprune.pipeline.sweep",
     "zero_criterion": "onnxprune.extensions",
 }
 

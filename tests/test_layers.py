@@ -50,6 +50,7 @@ LATE = {
     ("__init__", "pipeline.compare"),
     ("__init__", "pipeline.refit"),
     ("__init__", "pipeline.sensitivity"),
+    ("__init__", "pipeline.sweep"),
     ("__init__", "repair.layerwise"),
     ("__init__", "api"),
     ("__init__", "options"),

@@ -41,6 +41,7 @@ HOMES = {
     ),
     "compare": "onnxprune.pipeline.compare",
     "sensitivity": "onnxprune.pipeline.sensitivity",
+    "sweep": "onnxprune.pipeline.sweep",
     "metric": "onnxprune.metrics",
     "pattern": "onnxprune.patterns",
     **{name: "onnxprune.errors" for name, kind in vars(errors).items() if isinstance(kind, type) and name != "Words"},

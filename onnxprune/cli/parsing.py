@@ -197,3 +197,27 @@ def _amount(
     if "ratio" in typed or ("pattern" in typed and CHANNELS not in patterns):
         target = target if "target" in typed else ()
     return ratio, patterns, target
+
+
+def listed(texts: Sequence[str]) -> list[str]:
+    """The parts of texts that commas divide."""
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def ratios(texts: Sequence[str]) -> list[float]:
+    """``0.2,0.3`` and the like as numbers."""
+    try:
+        return [float(part) for part in listed(texts)]
+    except ValueError:
+        raise InputError(f"--ratio: {','.join(texts)!r} are not numbers", "--ratio 0.2,0.3,0.5, say") from None
+
+
+def limits(texts: Sequence[str]) -> dict[str, list[str]]:
+    """``macs=0.5,0.7`` and the like as a mapping from the cost to its limits."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or not listed([values]):
+            raise InputError(f"target {text!r} does not say how much", "latency=0.8,0.6 or macs=0.5, say")
+        found.setdefault(name, []).extend(listed([values]))
+    return found

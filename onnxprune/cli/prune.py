@@ -26,6 +26,7 @@ NOTES = [
         [
             ("inspect MODEL", "Groups of channels, and why the rest is pinned"),
             ("sensitivity MODEL", "What each group costs and saves when it is pruned alone"),
+            ("sweep MODEL", "Variants side by side: ratios, targets, criteria"),
             ("apply PLAN MODEL", "Take the same from another checkpoint, and repair it with --calib"),
             ("measure MODEL", "Time of the model at many widths, for --target latency"),
             ("compare A B ...", "Size, time, accuracy and drift of models side by side"),

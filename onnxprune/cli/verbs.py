@@ -1,4 +1,4 @@
-"""The other verbs: inspect, sensitivity, apply, measure, compare, verify, ops."""
+"""The other verbs: inspect, sensitivity, sweep, apply, measure, compare, verify, ops."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from onnxprune.cli.inspect import inspect
 from onnxprune.cli.measure import measure
 from onnxprune.cli.ops import ops
 from onnxprune.cli.sensitivity import sensitivity
+from onnxprune.cli.sweep import sweep
 from onnxprune.cli.verify import verify
 
 VERBS: dict[str, click.Command] = {
     "inspect": inspect,
     "sensitivity": sensitivity,
+    "sweep": sweep,
     "apply": apply,
     "measure": measure,
     "compare": compare,

@@ -186,7 +186,7 @@ def repair_removal(prepared: Prepared, pruned: Pruned) -> Pruned:
         prepared.original.dense(),
         pruned.model,
         pruned.kept,
-        prepared.loaded.data,
+        prepared.repair_data or prepared.loaded.data,
         pruned.io_slices,
         prepared.synthetic_feeds,
     )

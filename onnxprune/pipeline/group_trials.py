@@ -93,11 +93,11 @@ def split(prepared: Prepared, samples: int) -> CalibrationSplit | None:
         feeds = prepared.synthetic_feeds()
         held = max(1, round(len(feeds) * HELD_OUT_SHARE))
         return CalibrationSplit(_Synthetic(feeds[held:] or feeds), _Synthetic(feeds[:held]))
-    fit = _cut(data.fit, samples)
-    return replace(data, fit=fit, held=_cut(data.held, samples) if data.held_out else fit)
+    fit = cut(data.fit, samples)
+    return replace(data, fit=fit, held=cut(data.held, samples) if data.held_out else fit)
 
 
-def _cut(samples: Samples | _Synthetic, most: int) -> Samples | _Synthetic:
+def cut(samples: Samples | _Synthetic, most: int) -> Samples | _Synthetic:
     """As many of some samples, drawn at random."""
     count = samples.count or 0
     return samples.split(most / count)[1] if 0 < most < count and samples.parts > 1 else samples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from onnxprune.cost.measure import Cost, measure
@@ -25,6 +25,7 @@ from onnxprune.pipeline.score import Damage, learn_damage
 from onnxprune.pipeline.settle import resolve_repair
 from onnxprune.repair.data_free import inputs
 from onnxprune.runtime.process import warm_up
+from onnxprune.statistics.moments import Moments
 from onnxprune.verification import gates
 from onnxprune.verification.gates import Gate
 
@@ -70,6 +71,8 @@ class Prepared:
         samples_seen: Describes the calibration samples, the first time that it is asked.
         clock: Times the stages.
         timed: Times of the model at many widths, where a target of latency needs them.
+        repair_data: What a repair learns from, where that is not all of the data.
+        moments: Moments of what the layers of the original read, once a criterion has needed them.
     """
 
     original: Original
@@ -81,6 +84,8 @@ class Prepared:
     samples_seen: Callable[[CalibrationSplit], SamplesSeen]
     clock: Clock
     timed: Timed | None = None
+    repair_data: CalibrationSplit | None = None
+    moments: dict[str, Moments] = field(default_factory=dict)
 
     @property
     def options(self) -> Options:
@@ -123,13 +128,13 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
             latency = timed(analysis, groups, options.channels, options.checks.input_shapes)
         loaded = replace(loaded, cost=replace(loaded.cost, times=latency.times))
     feeds: SyntheticFeeds = cache(lambda: inputs(original.dense(), options.seed, shapes))
-    damage = None
+    damage, moments = None, dict[str, Moments]()
     with clock.stage("score"):
         if options.channels is not None:
             data, settled, cost = loaded.data, loaded.options, loaded.cost
-            damage = learn_damage(analysis, groups, data, settled, options.channels, cost, feeds)
+            damage = learn_damage(analysis, groups, data, settled, options.channels, cost, feeds, moments)
     seen = cache(lambda data: samples_seen(original.load(), data))
-    return Prepared(original, loaded, analysis, groups, damage, feeds, seen, clock, latency)
+    return Prepared(original, loaded, analysis, groups, damage, feeds, seen, clock, latency, moments=moments)
 
 
 def load_inputs(original: Original, model: Model, stored: Cost | None, options: Options, clock: Clock) -> Loaded:

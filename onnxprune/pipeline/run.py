@@ -46,6 +46,22 @@ def run_stages(original: Original, options: Options, clock: Clock) -> Result:
         pruned, searched = search(prepared)
     else:
         pruned = attempt(prepared, prepared.options, prepared.analysis)
+    return judged(prepared, pruned, options, searched)
+
+
+def judged(prepared: Prepared, pruned: Pruned, options: Options, searched: SearchReport | None = None) -> Result:
+    """The result of a run: verifies a pruned model, times it, and reports.
+
+    Args:
+        prepared: What the run began with.
+        pruned: The pruned model.
+        options: The options as they were given.
+        searched: What a search made.
+
+    Raises:
+        VerificationError: The pruned model fails in onnxruntime where the original does not.
+    """
+    original, clock = prepared.original, prepared.clock
     before, after = prepared.loaded.cost, pruned.cost(prepared.loaded.cost)
     verification = pruned.verification or verify_pruned(prepared, pruned.model, pruned.io_slices)
     if verification.verified and None in (before.macs, after.macs):

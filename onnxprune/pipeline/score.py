@@ -27,6 +27,7 @@ from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.planning import plan
 from onnxprune.progress import part
+from onnxprune.statistics.moments import Moments
 
 MOMENTS_WORK = 0.5
 """Share of the moments in the work of scoring from data, for the estimate of the remaining time."""
@@ -62,6 +63,7 @@ def learn_damage(
     channels: Channels,
     before: Cost,
     synthetic_feeds: SyntheticFeeds,
+    known: dict[str, Moments] | None = None,
 ) -> Damage:
     """Estimates the damage of removal, with repair and new statistics after each of `channels.steps` rounds."""
     shapes = options.checks.input_shapes
@@ -76,6 +78,7 @@ def learn_damage(
         input_shapes=shapes,
         seed=options.seed,
         memory=options.resources.memory,
+        known=known,
     )
     whole = totals(channels.costs, analysis.coupling, before, shapes)
     for share in rounds.shares(channels.steps):
@@ -135,18 +138,26 @@ def measure_damage(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int,
     memory: int,
+    known: dict[str, Moments] | None = None,
 ) -> Damage:
-    """Estimates the damage of removal from the unpruned model by one criterion."""
+    """Estimates the damage of removal from the unpruned model by one criterion.
+
+    Moments are computed only where `known` holds none; it then holds them for other criteria.
+    """
     coupling = analysis.coupling
     shapes = input_shapes or None
     context = observe.scoring_context(
         analysis.model, data, criterion, synthetic_feeds, stats=stats, input_shapes=shapes
     )
     with context as (model, data, criterion):
-        input_moments = None
-        if criterion.needs == "moments":
+        input_moments: dict[str, Moments] | None = None
+        if criterion.needs == "moments" and known:
+            input_moments = known
+        elif criterion.needs == "moments":
             with part(0.0, MOMENTS_WORK):
                 input_moments = observe.moments(model, coupling, data, stats=stats, seed=seed, memory=memory)
+            if known is not None:
+                known.update(input_moments)
         by_itself = BY_WEIGHTS if criterion.sequential else criterion
         scores = score(model, coupling, groups, by_itself, seed=seed, moments=input_moments)
         if criterion.sequential:

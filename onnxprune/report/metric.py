@@ -90,7 +90,12 @@ def rounded_up(count: float) -> int:
 
 def number(name: str, value: float) -> str:
     """A value or a difference of a metric: a share in percent, anything else with four significant digits."""
-    return f"{100 * value:.2f}%" if name.partition(":")[0] in SHARES else f"{value:.4g}"
+    return f"{100 * value:.2f}%" if is_share(name) else f"{value:.4g}"
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is a share of 1."""
+    return name.partition(":")[0] in SHARES
 
 
 def interval(name: str, drop: Estimate) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +9,7 @@ from typing import Any
 
 from onnxprune import __version__
 from onnxprune._text import percent, plain_percent, plural, printable, short
+from onnxprune.report.csv_text import csv_text
 from onnxprune.report.json_data import JsonValue
 from onnxprune.report.metric import number
 from onnxprune.report.tables import ROWS, Part, table
@@ -19,8 +18,6 @@ NAME = 30
 """Characters of a group's name in the tables."""
 SCHEMA = 1
 """Version of the JSON data: keys may be added to it; one that changes its meaning or goes makes it another."""
-FORMULA = ("=", "+", "-", "@")
-"""How a text begins that a spreadsheet takes for a formula."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +147,7 @@ class SensitivityReport(JsonValue):
 
     def to_csv(self) -> str:
         """The rows as CSV (RFC 4180): a line a group and share."""
-        out = io.StringIO(newline="")
-        writer = csv.writer(out)
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(value) for value in line] for line in _lines(self.groups))
-        return out.getvalue()
+        return csv_text(COLUMNS, _lines(self.groups))
 
 
 COLUMNS = (
@@ -169,14 +162,6 @@ def _lines(groups: Sequence[GroupSensitivity]) -> Iterator[list[Any]]:
         for p in g.points:
             seen = [p.agreement, p.metric, p.drop]
             yield [*head, p.share, p.removed, p.damage, int(p.measured), *seen, p.params, p.macs, p.time]
-
-
-def _cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: texts from models are untrusted."""
-    if not isinstance(value, str):
-        return "" if value is None else value
-    text = printable(value)
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def tables(report: SensitivityReport) -> list[Part]:

@@ -270,7 +270,9 @@ def test_every_option_can_stand_in_a_recipe() -> None:
     assert len(shown - {"--version", "--help"}) <= 40
 
 
-@pytest.mark.parametrize("arguments", [[], ["inspect"], ["sensitivity"], ["apply"], ["measure"], ["compare"], ["ops"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["inspect"], ["sensitivity"], ["sweep"], ["apply"], ["measure"], ["compare"], ["ops"]]
+)
 def test_help(arguments: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Help fits 80 columns, every option on one line with its default where it has one."""
     monkeypatch.setenv("COLUMNS", "80")

@@ -160,6 +160,7 @@ def test_every_verb_that_reports_writes_a_page(cli: Cli, tmp_path: Path) -> None
         ["apply", plan, model, "-o", tmp_path / "again.onnx"],
         ["inspect", model],
         ["sensitivity", model, "--repair", "none"],
+        ["sweep", model, "--ratio", "0.25,0.5", "--repair", "none", "--no-time"],
         ["compare", model, small, "--runs", 1],
         ["verify", model, small, "--plan", plan],
         [model, "--ratio", 0.5, "--dry-run", "-o", tmp_path / "none.onnx"],
@@ -171,7 +172,8 @@ def test_every_verb_that_reports_writes_a_page(cli: Cli, tmp_path: Path) -> None
         assert found["sections"] and found["title"]
         assert found["command"].startswith("onnxprune ") and found["command"].endswith(f"--html {page}")
         assert all(str(word) in found["command"] for word in words)
-        assert bool(found["layers"]) == (str(words[0]) not in ("compare", "verify"))
+        assert bool(found["layers"]) == (str(words[0]) not in ("compare", "verify", "sweep"))
+        assert bool(found["variants"]) == (words[0] == "sweep")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.onnx", "p.json", "s.onnx"]
 
 

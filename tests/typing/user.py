@@ -102,7 +102,9 @@ def stages(model: str) -> Result:
     result = onnxprune.apply(again, model)
     checked = onnxprune.verify(model, result, plan=again)
     columns = onnxprune.compare(model, result.proto, metric=None, runs=3).models
-    best = min(onnxprune.sensitivity(model, ignore=["head"]).groups, key=lambda group: group.rank)
+    best = min(onnxprune.sensitivity(model, ignore=["head"]).groups, key=lambda group: group.rank or 0)
+    swept = onnxprune.sweep(model, (0.2, 0.5), importance=["l1", "l2"], folder="sweep", keep_models="all")
+    print(swept.front, [variant.latency_left for variant in swept.variants])
     print(best.group, [point.damage for point in best.points if point.measured])
     print([column.model for column in columns])
     print(len(scores), checked.verified, checked.drift["y"].rel_rms)

@@ -11,10 +11,12 @@ import numpy as np
 from onnxprune import __version__
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.planning.plan import Plan
-from onnxprune.report.page.content import Page, PageCurve, sections
+from onnxprune.report.metric import is_share
+from onnxprune.report.page.content import Page, PageCurve, PageVariant, sections
 from onnxprune.report.page.layers import page_groups, page_layers
 from onnxprune.report.report import Report
 from onnxprune.report.sensitivity import SensitivityReport
+from onnxprune.report.sweep import COSTS, LOSSES, SweepReport
 from onnxprune.report.tables import Part
 
 DEPENDENCIES = ("onnx", "onnxruntime", "numpy")
@@ -94,6 +96,20 @@ def sensitivity_page(
     samples = f"{report.samples} " if report.samples else ""
     of = f"the outputs on {samples}{report.on}, {report.repair}" if report.compared else "the weights alone"
     return Page(**{**vars(page), "curves": drawn, "curves_of": of})
+
+
+def sweep_page(title: str, command: str, parts: Sequence[Part], report: SweepReport) -> Page:
+    """The page of a sweep; see `plain_page`."""
+    metric = next((v.metric_name for v in report.variants if v.metric_name is not None), "")
+    words = {"drop": f"lost of {metric}", "choices": "of the choices changed", "error": "error", "drift": "drift"}
+    points = []
+    for v in report.variants:
+        cost, loss = COSTS[report.cost](v), LOSSES[report.loss](v)
+        if v.failed is None and cost is not None and loss is not None:
+            points.append(PageVariant(v.name, cost, loss, v.name in report.front))
+    shown = {"variants": points, "cost": report.cost, "loss": words[report.loss]}
+    as_share = report.loss != "drop" or is_share(metric)
+    return Page(**{**vars(plain_page(title, command, parts)), **shown, "loss_in_percent": as_share})
 
 
 def _with_layers(

@@ -90,6 +90,23 @@ class PageCurve:
 
 
 @dataclass(frozen=True)
+class PageVariant:
+    """A variant of a sweep.
+
+    Attributes:
+        name: Its name.
+        cost: Share of the cost that is left.
+        loss: What is lost.
+        front: Whether no other variant is better in both.
+    """
+
+    name: str
+    cost: float
+    loss: float
+    front: bool
+
+
+@dataclass(frozen=True)
 class Page(JsonValue):
     """All that a page shows.
 
@@ -102,6 +119,10 @@ class Page(JsonValue):
         groups: The groups.
         curves: Damage curves.
         curves_of: What their damage is of.
+        variants: The variants of a sweep.
+        cost: What their cost is of.
+        loss: What is lost, in words.
+        loss_in_percent: Whether that is a share.
     """
 
     title: str
@@ -112,6 +133,10 @@ class Page(JsonValue):
     groups: list[PageGroup] = field(default_factory=list)
     curves: list[PageCurve] = field(default_factory=list)
     curves_of: str = ""
+    variants: list[PageVariant] = field(default_factory=list)
+    cost: str = ""
+    loss: str = ""
+    loss_in_percent: bool = True
 
 
 def sections(parts: Sequence[Part]) -> list[Section]:

@@ -1,0 +1,34 @@
+/** Variants by cost and loss; those on the front are filled and joined. */
+function front(page) {
+  const box = { left: 44, right: 12, top: 10, bottom: 34, width: 560, height: 300 };
+  const points = [...page.variants].sort((a, b) => a.cost - b.cost);
+  const most = Math.max(1, ...points.map((p) => p.cost));
+  const [low, high] = [Math.min(0, ...points.map((p) => p.loss)), Math.max(...points.map((p) => p.loss), 1e-9)];
+  const x = (cost) => box.left + (cost / most) * (box.width - box.left - box.right);
+  const y = (loss) => box.height - box.bottom - ((loss - low) / (high - low)) * (box.height - box.top - box.bottom);
+  const number = (loss) => (page.loss_in_percent ? `${(100 * loss).toFixed(1)}%` : Number(loss.toPrecision(3)).toString());
+  const words = (p) => `${printable(p.name)}: ${percent(p.cost)} of the ${page.cost}, ${number(p.loss)} ${page.loss}${p.front ? ", on the front" : ""}`;
+  const across = [0, 0.25, 0.5, 0.75, 1].flatMap((part) => [
+    drawing("line", { class: "axis", x1: x(part * most), x2: x(part * most), y1: box.top, y2: box.height - box.bottom }),
+    drawing("text", { x: x(part * most), y: box.height - 20, "text-anchor": "middle" }, `${Math.round(100 * part * most)}%`),
+  ]);
+  const up = [low, (low + high) / 2, high].flatMap((loss) => [
+    drawing("line", { class: "axis", x1: box.left, x2: box.width - box.right, y1: y(loss), y2: y(loss) }),
+    drawing("text", { x: box.left - 5, y: y(loss) + 3, "text-anchor": "end" }, number(loss)),
+  ]);
+  const best = points.filter((p) => p.front);
+  const path = best.map((p, i) => `${i ? "L" : "M"}${x(p.cost).toFixed(1)} ${y(p.loss).toFixed(1)}`).join("");
+  const dots = points.map((p) =>
+    drawing("circle", { class: p.front ? "dot" : "dot predicted", cx: x(p.cost), cy: y(p.loss), r: 4, tabindex: 0, role: "img", "aria-label": words(p) },
+      drawing("title", {}, words(p))),
+  );
+  const labels = best.map((p) => drawing("text", { x: x(p.cost) + 6, y: y(p.loss) - 6 }, short(p.name, 24)));
+  const foot = drawing("text", { x: box.width - box.right, y: box.height - 6, "text-anchor": "end" }, `share of the ${page.cost} that is left`);
+  const about = `Across: share of the ${page.cost} that is left. Up: ${page.loss}. Filled points are on the front: no other variant is better in both.`;
+  return [
+    element("p", { class: "quiet" }, about),
+    element("div", { class: "curves front" },
+      drawing("svg", { viewBox: `0 0 ${box.width} ${box.height}`, role: "group", "aria-label": about },
+        ...across, ...up, foot, drawing("path", { class: "line", d: path }), ...dots, ...labels)),
+  ];
+}
