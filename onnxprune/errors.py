@@ -34,7 +34,8 @@ def option(name: str, value: object = _NAME_ONLY) -> str:
     if isinstance(value, dict):
         python = f"{name}={value}".replace("Ellipsis", "...")
         return spoken(python, " ".join(f"--{flag} {_entry(*pair)}" for pair in value.items()))
-    return spoken(f"{name}={value!r}", f"--{flag} {value}")
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return spoken(f"{name}={value!r}", f"--{flag} {shown}")
 
 
 def _entry(key: str, value: object) -> str:

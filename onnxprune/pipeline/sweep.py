@@ -142,9 +142,7 @@ def variants(
     for cost, limits in checks.mapping("target", target, "{'latency': (0.8, 0.6)}").items():
         amounts += [(f"{cost}={limit}", {"target": {cost: limit}}) for limit in _several("target", limits)]
     if not amounts:
-        raise InputError(
-            "nothing says which variants to make", f"give some with {option('ratio', (0.2, 0.3, 0.5))}, say"
-        )
+        raise InputError("nothing says which variants to make", f"give {option('ratio', (0.2, 0.3, 0.5))}, say")
     criteria = [(f", {as_criterion(c).name}", {"importance": c}) for c in _several("importance", importance)]
     found = {}
     for name, amount in amounts:

@@ -61,7 +61,7 @@ def _optional(made: list[Variant]) -> list[list[float | None]]:
 def _about(report: SweepReport, made: list[Variant], metric: str | None) -> list[str]:
     """What the columns are, and what the front is of."""
     first = next((v for v in made if v.on is not None), made[0])
-    lines = ["params, MACs, bytes and time: what is left of the original's" + _original(first)]
+    lines = [f"params, MACs, bytes{_original(first)}: what is left of the original's"]
     if first.on is not None:
         before = "" if metric is None or first.metric_before is None else _before(metric, first.metric_before)
         of = f"{first.samples} {first.on}{before}"
@@ -81,7 +81,7 @@ def _about(report: SweepReport, made: list[Variant], metric: str | None) -> list
 def _original(first: Variant) -> str:
     if first.latency is None or not first.latency_left:
         return ""
-    return f" ({duration(first.latency / first.latency_left)} a run)"
+    return f" and time ({duration(first.latency / first.latency_left)} a run)"
 
 
 def _before(metric: str, value: float) -> str:

@@ -82,3 +82,15 @@ def test_an_interrupted_command_shows_what_it_has(given: list[str]) -> None:
     kept = json.loads(Path("out/sweep.json").read_text())["variants"]
     assert running.returncode == -signal.SIGINT
     assert 2 <= len(kept) < 200 and f"{len(kept)} variants of 200" in out
+
+
+def test_options_of_a_variant_are_a_recipe(cli: Cli, given: list[str]) -> None:
+    """A run with it makes the model of the sweep."""
+    words = ["--ratio", "0.25", "--target", "macs=0.4", "--importance", "obs,l2", "--keep", "w9=1"]
+    assert "matches no" in cli(*given, *words).err
+    assert cli(*given, *words[:-2], "--repair-samples", "1024", "-o", "out", "--keep-models", "all").code == 0
+    for row in json.loads(Path("out/sweep.json").read_text())["variants"]:
+        Path("recipe.json").write_text(json.dumps(row["options"]))
+        ended = cli("net.onnx", "--recipe", "recipe.json", "-o", "alone.onnx")
+        assert ended.code == 0, ended.err
+        assert Path("alone.onnx").read_bytes() == Path("out", row["model"]).read_bytes()

@@ -15,10 +15,11 @@ import pytest
 
 import onnxprune
 from onnxprune.report import terminal
-from onnxprune.report.page.build import run_page, sensitivity_page
+from onnxprune.report.page.build import run_page, sensitivity_page, sweep_page
 from onnxprune.report.page.content import Page
 from onnxprune.report.page.render import render
 from onnxprune.report.sensitivity import tables
+from onnxprune.report.sweep_tables import tables as sweep_tables
 from tests.report.test_sensitivity import HOSTILE, hostile
 from tests.support import browser
 from tests.support.classifier import classifier, samples
@@ -195,6 +196,30 @@ def shown(tmp_path: Path) -> Path:
     path = tmp_path / "page.html"
     path.write_text(render(of_hostile_names()), encoding="utf-8")
     return path
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_front_in_a_browser(tmp_path: Path) -> None:
+    """A point a variant, within the picture; those on the front are filled, come last, and are joined by the line."""
+    report = onnxprune.sweep(
+        classifier(), (0.25, 0.5, 0.75), importance=("obs", "random"), calib=samples(), repair="none", time=False
+    )
+    page = tmp_path / "page.html"
+    page.write_text(render(sweep_page("net", "onnxprune sweep net.onnx", sweep_tables(report), report)))
+    with browser.opened(page) as tab:
+        assert tab.complaints() == []
+        told = tab.run("[...document.querySelectorAll('.front circle')].map((c) => c.getAttribute('aria-label'))")
+        filled = tab.run("document.querySelectorAll('.front circle:not(.predicted)').length")
+        joined = tab.run("document.querySelector('.front path').getAttribute('d')")
+        inside = tab.run(
+            "[...document.querySelectorAll('.front circle')].every((c) => c.cx.baseVal.value >= 44 && "
+            "c.cx.baseVal.value <= 548 && c.cy.baseVal.value >= 10 && c.cy.baseVal.value <= 266)"
+        )
+    assert len(told) == 6 and 0 < filled == len(report.front) < 6 and inside
+    assert [line.endswith("on the front") for line in told] == [False] * (6 - filled) + [True] * filled
+    assert {line.partition(":")[0] for line in told[-filled:]} == set(report.front)
+    assert len(re.findall("[ML]", joined)) == filled
 
 
 @pytest.mark.slow

@@ -25,6 +25,24 @@ ROWS: dict[str, list[Row]] = {
             "one model at a time: 'good.onnx' is too many",
             "pruning has no verb: onnxprune MODEL --ratio 0.5",
         ),
+        Row(
+            "a sweep of nothing",
+            "sweep good.onnx",
+            "nothing says which variants to make",
+            "give --ratio 0.2,0.3,0.5, say",
+        ),
+        Row(
+            "the best of a sweep without limits",
+            "sweep good.onnx --ratio 0.5 --keep-models best",
+            "the best variant is the cheapest within limits, and there are none",
+            "give --max-drop 0.01 or --gate agreement=0.98",
+        ),
+        Row(
+            "ratios of a sweep that are no numbers",
+            "sweep good.onnx --ratio 0.5,most",
+            "--ratio: '0.5,most' are not numbers",
+            "--ratio 0.2,0.3,0.5, say",
+        ),
         Row("an unknown option", "good.onnx --rato 0.5", "no such option: --rato", "did you mean --ratio?"),
         Row(
             "an option of another tool",

@@ -18,7 +18,7 @@ function front(page) {
   ]);
   const best = points.filter((p) => p.front);
   const path = best.map((p, i) => `${i ? "L" : "M"}${x(p.cost).toFixed(1)} ${y(p.loss).toFixed(1)}`).join("");
-  const dots = points.map((p) =>
+  const dots = [...points.filter((p) => !p.front), ...best].map((p) =>
     drawing("circle", { class: p.front ? "dot" : "dot predicted", cx: x(p.cost), cy: y(p.loss), r: 4, tabindex: 0, role: "img", "aria-label": words(p) },
       drawing("title", {}, words(p))),
   );
