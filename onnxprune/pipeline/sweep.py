@@ -47,7 +47,7 @@ def sweep(
     global_ranking: bool | None = None,
     min_channels: int = 1,
     round_to: int | str = AUTO,
-    engine: str = engines.DEFAULT,
+    engine: engines.Timer = engines.DEFAULT,
     times: Times | str | os.PathLike[str] | None = None,
     seed: int = 0,
     only: str | Sequence[str] = (),
