@@ -45,6 +45,10 @@ class Selection:
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
 
+    def units(self, groups: Sequence[Group]) -> NDArray[np.int64]:
+        """Removed units of each of some groups; shape (groups,)."""
+        return np.array([self.removed[g.channels].sum() for g in groups], dtype=np.int64)
+
 
 def nothing(coupling: Coupling) -> Selection:
     """No channel at all."""

@@ -9,8 +9,10 @@ from functools import partial
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
 from onnxprune.cost.measure import Cost, measure
+from onnxprune.cost.targets import predicted
 from onnxprune.edit.permute import permute_original
 from onnxprune.edit.remove import remove
+from onnxprune.extensions import as_cost
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseStorage, resparsify
 from onnxprune.options import LATENCY, Channels, Options, Zeros
@@ -151,8 +153,16 @@ def choose(prepared: Prepared, channels: Channels | None) -> tuple[Selection, Me
         prepared.analysis,
         prepared.timed,
         channels,
+        predicted_latency(prepared),
         partial(damage_of, prepared) if can_tell(prepared.loaded.data, prepared.options) else None,
     )
+
+
+def predicted_latency(prepared: Prepared) -> Callable[[Selection], float]:
+    """The latency of what a selection leaves, in milliseconds."""
+    groups, shapes = prepared.groups, prepared.options.checks.input_shapes
+    model = predicted(as_cost(LATENCY), prepared.analysis.coupling, groups, prepared.loaded.cost, shapes)
+    return lambda selected: model.left(selected.units(groups))
 
 
 def damage_of(prepared: Prepared, selected: Selection) -> float:

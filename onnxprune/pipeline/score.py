@@ -233,7 +233,7 @@ def _learn_round(
     return rounds.extended(
         damage.curves,
         groups,
-        [int(selected.removed[g.channels].sum()) for g in groups],
+        selected.units(groups).tolist(),
         later,
         left,
         rounds.channel_correspondence(analysis.coupling, selected.removed, rest.coupling),

@@ -38,6 +38,7 @@ COMPARED, WORSE = 5, 1.25
 """Allocations whose damage is measured, the least predicted damage first, and how much more of it they may have."""
 
 Allocate = Callable[[Channels], Selection]
+Predict = Callable[[Selection], float]
 Judge = Callable[[Selection], float]
 
 
@@ -46,12 +47,12 @@ class MeasuredLatency:
     """Latency of what an allocation leaves.
 
     Attributes:
-        predicted: By the times at many widths, in milliseconds; None where it was measured only.
+        predicted: By the times at many widths, in milliseconds.
         measured: By a run of it, in milliseconds; None where the times come from elsewhere.
         engine: What it was measured in.
     """
 
-    predicted: float | None
+    predicted: float
     measured: float | None
     engine: str | None = None
 
@@ -67,7 +68,7 @@ class Trial:
     """
 
     selected: Selection
-    predicted: float | None
+    predicted: float
     measured: float
 
     @property
@@ -77,7 +78,12 @@ class Trial:
 
 
 def settle(
-    allocate: Allocate, analysis: Analysis, timed: Timed, channels: Channels, judge: Judge | None = None
+    allocate: Allocate,
+    analysis: Analysis,
+    timed: Timed,
+    channels: Channels,
+    predict: Predict,
+    judge: Judge | None = None,
 ) -> tuple[Selection, MeasuredLatency]:
     """An allocation whose measured latency is what was asked for.
 
@@ -86,13 +92,14 @@ def settle(
         analysis: The analysis of the model; its model is not changed.
         timed: The times of the model.
         channels: The options, with a target of latency.
+        predict: The time of what an allocation leaves, by the times; in milliseconds.
         judge: Measures the damage of an allocation; None where there are no data to do so.
     """
     selected = allocate(channels)
     if timed.engine is None:
         return selected, MeasuredLatency(float(selected.targets[LATENCY]["left"]), None)
     asked = float(selected.targets[LATENCY]["asked"])
-    trials = list(_trials(allocate, analysis, timed, channels, asked))
+    trials = list(_trials(allocate, analysis, timed, channels, predict, asked))
     chosen = _best(trials, asked, judge)
     target = {"asked": asked, "left": chosen.measured, "met": _met(chosen, asked)}
     others = {name: found for name, found in chosen.selected.targets.items() if name in channels.limits}
@@ -100,7 +107,9 @@ def settle(
     return replace(chosen.selected, targets={**others, LATENCY: target}), latency
 
 
-def _trials(allocate: Allocate, analysis: Analysis, timed: Timed, channels: Channels, asked: float) -> Iterator[Trial]:
+def _trials(
+    allocate: Allocate, analysis: Analysis, timed: Timed, channels: Channels, predict: Predict, asked: float
+) -> Iterator[Trial]:
     """Allocations by the times, and others beside them where nothing else is asked."""
     whole = timed.times.milliseconds
 
@@ -130,7 +139,7 @@ def _trials(allocate: Allocate, analysis: Analysis, timed: Timed, channels: Chan
                 raise
             if before is not None and (before.removed == selected.removed).all():
                 break
-            trial = _timed(analysis, timed, selected)
+            trial = _timed(analysis, timed, selected, predict(selected))
             yield trial
             if asked * (1 - SLACK) <= trial.measured <= asked or not selected.removed.any():
                 break
@@ -157,11 +166,10 @@ def _next(seen: Sequence[tuple[float, float]], goal: float) -> float:
     return max(x - (low - goal) / slope, LEAST_STEP * x)
 
 
-def _timed(analysis: Analysis, timed: Timed, selected: Selection) -> Trial:
+def _timed(analysis: Analysis, timed: Timed, selected: Selection, predicted: float) -> Trial:
     assert timed.engine is not None
     measured = measured_ratio(analysis, timed.engine, selected) * timed.times.milliseconds
-    predicted = float(selected.targets[LATENCY]["left"]) if LATENCY in selected.targets else None
-    logger.info("latency: %s ms predicted, %.4g ms measured", predicted, measured)
+    logger.info("latency: %.4g ms predicted, %.4g ms measured", predicted, measured)
     return Trial(selected, predicted, measured)
 
 

@@ -21,7 +21,7 @@ def trial(measured: float, damage: float, number: int) -> Trial:
     """An allocation that removes one channel."""
     removed = np.zeros(16, dtype=bool)
     removed[number] = True
-    return Trial(Selection(removed, [{"damage": damage}]), None, measured)
+    return Trial(Selection(removed, [{"damage": damage}]), measured, measured)
 
 
 def test_the_least_predicted_damage_within_the_time() -> None:
