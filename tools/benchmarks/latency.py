@@ -116,7 +116,7 @@ def _row(prepared: Prepared, channels: Channels, script: Path, name: str, base: 
     if pruned.latency is not None:
         whole = prepared.timed.times.milliseconds
         row |= {"first": first[LATENCY]["left"] / whole, "measured": (pruned.latency.measured or 0) / whole}
-        row |= {} if pruned.latency.predicted is None else {"predicted": pruned.latency.predicted / whole}
+        row["predicted"] = pruned.latency.predicted / whole
     timing = time_models(prepared.original.source, pruned.model, io_slices=pruned.io_slices)
     before, after = prepared.loaded.cost.macs, measure(pruned.model, run=True).macs
     with tempfile.TemporaryDirectory() as folder:
