@@ -66,20 +66,21 @@ class Plausibility:
 
         With running statistics (m, s): |mean - m| / s + |log(std / s)|; without: |mean| / std.
         """
-        mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 1e-20))
-        if name in self._known:
-            true_mean, true_std = self._known[name][0], np.sqrt(self._known[name][1] + 1e-20)
-            scores = np.abs(mean - true_mean) / true_std + np.abs(np.log(std / true_std))
-        else:
-            scores = np.abs(mean) / std
+        with np.errstate(invalid="ignore", over="ignore"):  # features that are not finite are bounded below
+            mean = total / count
+            std = np.sqrt(np.maximum(squares / count - mean**2, 1e-20))
+            if name in self._known:
+                true_mean, true_std = self._known[name][0], np.sqrt(self._known[name][1] + 1e-20)
+                scores = np.abs(mean - true_mean) / true_std + np.abs(np.log(std / true_std))
+            else:
+                scores = np.abs(mean) / std
         bounded: NDArray[np.float64] = np.nan_to_num(scores, nan=MAX_DEVIATION, posinf=MAX_DEVIATION)
         return bounded
 
 
 def _powers(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns count, sum and sum of squares of each row; shape (3, rows)."""
-    found: NDArray[np.float64] = np.stack(
-        [np.full(len(rows), float(rows.shape[1])), rows.sum(axis=1), np.square(rows).sum(axis=1)]
-    )
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = [np.full(len(rows), float(rows.shape[1])), rows.sum(axis=1), np.square(rows).sum(axis=1)]
+    found: NDArray[np.float64] = np.stack(sums)
     return found

@@ -193,7 +193,7 @@ def test_times_give_the_share_of_the_time(tmp_path: Path) -> None:
     def engine(path: str) -> float:
         return sum(t.ByteSize() for t in onnx.load(path).graph.initializer) / 1e3
 
-    times = onnxprune.measure(chain(), run=engine, copies=24)
+    times = onnxprune.measure(chain(), engine=engine, copies=24)
     report = onnxprune.sensitivity(chain(), calib=data(), times=times, repair="none")
     assert report.gain == "time"
     for i in range(3):

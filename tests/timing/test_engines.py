@@ -72,8 +72,10 @@ def test_an_external_engine_gets_files(tmp_path: Path) -> None:
     copy = model.copy()
     model.proto.producer_name, copy.proto.producer_name = "12345678", "123456"
     engine = External(model, time, "length of a name")
-    assert engine.ratio(copy, WHOLE) == 6 / 8
+    assert engine.ratio(copy, WHOLE, 0.0) == 6 / 8
     assert engine.milliseconds() == 8 and len(sizes) == 2 and engine.kernels(copy, WHOLE) == []
+    assert engine.ratio(copy, WHOLE, 0.05) == 6 / 8  # as many pairs as there is time for
+    assert len(sizes) > 4 and sizes == sizes[:2] * (len(sizes) // 2)
 
 
 def test_a_model_takes_as_long_as_itself() -> None:
