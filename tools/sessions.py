@@ -37,6 +37,7 @@ apply plan.json models/sk_mlp.onnx --calib models/digits_calib_flat.npz -o again
 measure models/pt_resnet_bn.onnx -o times.json
 models/pt_resnet_bn.onnx --target latency=0.7 --times times.json --repair none -o faster.onnx
 models/pt_resnet_bn.onnx --target latency=0.7 --repair none -o faster.onnx
+sweep models/sk_mlp.onnx --ratio 0.3,0.5 --importance obs,l2 --calib models/digits_test_flat.npz -o variants
 compare models/sk_mlp.onnx calibrated.onnx
 compare models/sk_mlp.onnx removed.onnx again.onnx --calib models/digits_test_flat.npz
 models/sk_mlp.onnx --target macs=0.7 --calib models/digits_test_flat.npz --max-drop 0.05 -o within.onnx
