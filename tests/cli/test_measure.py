@@ -53,6 +53,7 @@ def test_a_command_is_an_engine(cli: Cli, tmp_path: Path, timer: str) -> None:
     assert data["measurements"] == 6 and data["milliseconds"] > 0 and data["groups"]
 
 
+@pytest.mark.slow
 def test_a_function_is_an_engine(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_engine.py").write_text("def ms(path):\n    return 2.5\n")
     monkeypatch.chdir(tmp_path)

@@ -65,6 +65,7 @@ def test_exit_codes(cli: Cli, given: list[str]) -> None:
         assert ended.code == 2 and says in ended.err and not ended.out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="there are no such signals elsewhere")
 def test_an_interrupted_command_shows_what_it_has(given: list[str]) -> None:
     """Ctrl-C: the variants so far on stdout and in the folder, and the death that a shell expects."""
@@ -84,6 +85,7 @@ def test_an_interrupted_command_shows_what_it_has(given: list[str]) -> None:
     assert 2 <= len(kept) < 200 and f"{len(kept)} variants of 200" in out
 
 
+@pytest.mark.slow
 def test_options_of_a_variant_are_a_recipe(cli: Cli, given: list[str]) -> None:
     """A run with it makes the model of the sweep."""
     words = ["--ratio", "0.25", "--target", "macs=0.4", "--importance", "obs,l2", "--keep", "w9=1"]

@@ -38,6 +38,7 @@ def fed(model: onnx.ModelProto, made: GradientModel, seeds: dict[str, np.ndarray
     return {**random_feeds(model), **weights, **{made.seeds[name]: seed for name, seed in seeds.items()}}
 
 
+@pytest.mark.slow
 def test_a_network_with_branches() -> None:
     model = build(BLOCK)
     seeds = {"y": np.random.default_rng(2).standard_normal((2, 5))}

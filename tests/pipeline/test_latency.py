@@ -92,7 +92,8 @@ def bytes_of(path: str) -> float:
     return elements(load(path)) / 1e3
 
 
-@pytest.mark.parametrize("read", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("read", [False, True])
 def test_another_engine_corrects_as_well(engine: type[MadeUp], read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A timer is what `engine` is; times from a file that are too long are put right by it."""
     monkeypatch.setattr(time_target, "CHECKED", 0.0)

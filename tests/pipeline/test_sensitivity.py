@@ -73,6 +73,7 @@ def test_savings_are_those_of_pruning_the_group_alone() -> None:
                 assert saved == pytest.approx(1 - counted.after / counted.before, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_follows_is_repaired() -> None:
     """Damage is nearer to what the whole repair of a run leaves than to that of the removal alone."""
     plain = onnxprune.sensitivity(chain(), calib=data(), repair="none")
@@ -130,6 +131,7 @@ def test_layers_after_a_body_that_may_read_anything_are_refitted() -> None:
     assert "y" in following(kept, analysis.coupling.graph).layers
 
 
+@pytest.mark.slow
 def test_without_data_a_convolutional_model_runs_on_synthetic_inputs() -> None:
     report = onnxprune.sensitivity(str(MODELS / "keras_cnn.onnx"))
     assert report.on == "synthetic inputs" and report.samples > 0 and report.metric is None
@@ -148,6 +150,7 @@ def test_without_data_a_model_of_matrix_products_is_not_run() -> None:
     assert {g.rank for g in report.groups} == {None}  # shares of scores of different layers cannot be compared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("affordable_shares", [1, 0])
 def test_a_large_model_is_measured_at_half_or_not_at_all(
     monkeypatch: pytest.MonkeyPatch, affordable_shares: int
@@ -179,6 +182,7 @@ def test_what_can_be_tried_is_told_by_the_work() -> None:
     assert affordable(None, 10, SHARES, MIDDLE) == every
 
 
+@pytest.mark.slow
 def test_pinned_groups_come_with_their_reasons() -> None:
     report = onnxprune.sensitivity(tiny(), only="w1")
     assert [g.group for g in report.groups] == ["w1:0"]
@@ -187,6 +191,7 @@ def test_pinned_groups_come_with_their_reasons() -> None:
     assert all(p.because for p in report.pinned)
 
 
+@pytest.mark.slow
 def test_times_give_the_share_of_the_time(tmp_path: Path) -> None:
     """Of an engine whose time is the number of parameters, the time saved is the share of these."""
 
@@ -202,6 +207,7 @@ def test_times_give_the_share_of_the_time(tmp_path: Path) -> None:
         assert point.time == pytest.approx(point.params, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_same_twice() -> None:
     """But for the seconds; and the JSON data read back are the report."""
     first, second = (onnxprune.sensitivity(chain(), calib=data()) for _ in range(2))

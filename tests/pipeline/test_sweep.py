@@ -60,6 +60,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amount", [{"ratio": 0.5}, {"target": {"macs": 0.4}}])
 @pytest.mark.parametrize("importance", ["obs", "l2"])
 def test_a_variant_is_the_model_of_a_run(

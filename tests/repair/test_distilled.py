@@ -133,6 +133,7 @@ def test_it_is_nearer_to_the_original_than_a_refit_of_layers() -> None:
     assert refitted.report.distilled is None
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes() -> None:
     made = [prune(seed=seed, epochs=3).proto.SerializeToString(deterministic=True) for seed in (1, 1, 2)]
     assert made[0] == made[1] != made[2]
