@@ -42,14 +42,12 @@ def allocate(
     """
     paths = [held.removals(n, len(curve) - 1) for curve, n, held in zip(curves, units, limits, strict=True)]
     steps = [np.array(path, dtype=np.int64) for path in paths]
-    found = refine(curves, steps, targets, None)
-    met = found is not None
-    if found is None:
-        found = _greedy(curves, paths, targets)
-        met = not missed(targets, found)
-        if not met:
-            found = min([found, cheapest(curves, steps, targets)], key=lambda one: excess(targets, one))
-    removed = found
+    removed = refine(curves, steps, targets, None)
+    if removed is None:
+        removed = _greedy(curves, paths, targets)
+    met = not missed(targets, removed)
+    if not met:
+        removed = min([removed, cheapest(curves, steps, targets)], key=lambda one: excess(targets, one))
     return Allocation([int(r) for r in removed], met, [t.cost.left(removed) for t in targets])
 
 

@@ -71,7 +71,8 @@ def by_ratio(
         options: The ratio, and what groups keep at least.
         keep: Share of the units that stay, of single groups by their position; the ratio is for the others.
     """
-    counts, plain = (_counts(groups, scores, options, keep, rounding) for rounding in (options.rounding, 1))
+    counts = _counts(groups, scores, options, keep, options.rounding)
+    plain = counts if options.rounding == 1 else _counts(groups, scores, options, keep, 1)
     taken = _taken(coupling, groups, [weakest(s, n) for s, n in zip(scores, counts, strict=True)], scores)
     changed = {g.name: (g.units - n, g.units - m) for g, n, m in zip(groups, plain, counts, strict=True) if n != m}
     return replace(taken, rounded=changed)

@@ -11,6 +11,7 @@ from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, draw, print_json
 from onnxprune.cli.paths import writable, written
+from onnxprune.engines import DEFAULT
 from onnxprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def measure(
     with announcing(quiet or as_json, progress) as stage:
         times = api.measure(
             model,
-            **({} if engine is None else {"engine": engine}),
+            engine=DEFAULT if engine is None else engine,
             providers=[_provider(text) for text in provider] or ["CPUExecutionProvider"],
             threads=threads,
             batch=batch,

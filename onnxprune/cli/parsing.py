@@ -136,36 +136,38 @@ def targets(texts: Sequence[str]) -> dict[str, str]:
 
 
 def gates(texts: Sequence[str]) -> dict[str, float]:
-    """``drift=0.05`` and the like as a mapping; the number follows the last ``=``, names may hold some themselves."""
-    found: dict[str, float] = {}
-    for text in texts:
-        name, _, value = text.rpartition("=")
-        try:
-            limit = float(value)
-        except ValueError:
-            name = ""
-        if not name:
-            raise InputError(f"gate {text!r} does not say how far", "drift=0.05, drift:OUTPUT=0.05, cosine=0.99, say")
-        if name in found:
-            raise InputError(f"gate {name!r} is given twice", "give it once")
-        found[name] = limit
-    return found
+    """``drift=0.05`` and the like as a mapping."""
+    example = "drift=0.05, drift:OUTPUT=0.05, cosine=0.99, say"
+    return _numbers(texts, "gate {!r} does not say how far", example, "gate {!r} is given twice")
 
 
 def keep(texts: Sequence[str]) -> dict[str, float]:
-    """``REGEX=0.8`` and the like as a mapping; the share follows the last ``=``, expressions may hold some."""
+    """``REGEX=0.8`` and the like as a mapping."""
+    example = "--keep 'stem=0.8' keeps 80% of it"
+    return _numbers(texts, "--keep: {!r} is not an expression and a share", example, "--keep: {!r} is given twice")
+
+
+def _numbers(texts: Sequence[str], unclear: str, example: str, twice: str) -> dict[str, float]:
+    """Texts ``NAME=NUMBER`` as a mapping; the number follows the last ``=``, names may hold some themselves.
+
+    Args:
+        texts: The texts.
+        unclear: What is wrong with a text that has another form, with a place for it.
+        example: How it should look.
+        twice: What is wrong with a name that is given twice, with a place for it.
+    """
     found: dict[str, float] = {}
     for text in texts:
         name, _, value = text.rpartition("=")
         try:
-            share = float(value)
+            number = float(value)
         except ValueError:
             name = ""
         if not name:
-            raise InputError(f"--keep: {text!r} is not an expression and a share", "--keep 'stem=0.8' keeps 80% of it")
+            raise InputError(unclear.format(text), example)
         if name in found:
-            raise InputError(f"--keep: {name!r} is given twice", "give it once")
-        found[name] = share
+            raise InputError(twice.format(name), "give it once")
+        found[name] = number
     return found
 
 

@@ -74,6 +74,12 @@ def evaluate(script: Path, name: str, model: Path | None = None) -> dict[str, An
     return found
 
 
+def write_calibration(script: Path, name: str, data: Path, samples: int) -> None:
+    """Writes unlabelled calibration samples of a model by the folder's own script."""
+    words = [sys.executable, str(script), name, "--calib", str(data), "--n", str(samples)]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+
 def chance_of(metric: str, model: onnx.ModelProto) -> float:
     """What guessing reaches: half for an area under a curve, one of the classes for a top-1 score."""
     if metric in BICUBIC:
@@ -177,9 +183,7 @@ def cases(folder: Path, names: Sequence[str] | None, samples: int) -> Iterator[C
             continue
         with tempfile.TemporaryDirectory() as tmp:
             data = Path(tmp) / "calib.npz"
-            subprocess.run(
-                [sys.executable, str(script), path.stem, "--calib", str(data), "--n", str(samples)], check=True
-            )
+            write_calibration(script, path.stem, data, samples)
             base = evaluate(script, path.stem)
             yield Case(
                 script,

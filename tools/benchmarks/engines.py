@@ -11,8 +11,6 @@ the original in alternation, and the metric.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +23,7 @@ from onnxprune.engines import DEFAULT
 from onnxprune.errors import OnnxPruneError
 from onnxprune.verification.check import time_models
 from tools import timers
-from tools.benchmarks.accuracy import evaluate
+from tools.benchmarks.accuracy import evaluate, write_calibration
 
 MODELS = ["resnet8_cifar10_keras", "resnet20_cifar10_pytorch", "ppocr_cls_paddle", "mobilenetv1_0.25_128_tf1"]
 """Labelled models that all three engines take."""
@@ -51,8 +49,7 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         base = evaluate(script, name)["value"]
         with tempfile.TemporaryDirectory() as folder:
             data, pruned = Path(folder) / "calib.npz", Path(folder) / "pruned.onnx"
-            words = [sys.executable, str(script), name, "--calib", str(data), "--n", str(args.samples)]
-            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+            write_calibration(script, name, data, args.samples)
             for engine in args.engines:
                 row: dict[str, Any] = {"model": name, "for": engine, "target": args.target}
                 try:

@@ -13,8 +13,6 @@ the metric with its share of the original's.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,7 +31,7 @@ from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.time_target import measured_ratio
 from onnxprune.runtime.determinism import limited_run
 from onnxprune.verification.check import time_models
-from tools.benchmarks.accuracy import evaluate
+from tools.benchmarks.accuracy import evaluate, write_calibration
 
 MODELS = [
     "resnet8_cifar10_keras",
@@ -71,8 +69,7 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         base = evaluate(script, name)["value"]
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "calib.npz"
-            words = [sys.executable, str(script), name, "--calib", str(data), "--n", str(args.samples)]
-            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+            write_calibration(script, name, data, args.samples)
             options = Options.of(target={LATENCY: args.targets[0]}, calib=str(data), verify=False, time=False)
             with limited_run(options.resources):
                 original, clock = Original.of(model), Clock()
