@@ -75,6 +75,7 @@ def analysis() -> Analysis:
     return onnxprune.analyze(MODEL)
 
 
+@pytest.mark.slow
 def test_a_short_refit_tells_more_removal_from_less(analysis: Analysis) -> None:
     """Nothing removed is no error; the refit repairs; the model of the analysis stays."""
     samples = np.random.default_rng(0).normal(size=(64, 1, 8, 8)).astype(np.float32)
