@@ -195,7 +195,7 @@ def _apart(trials: Sequence[Trial]) -> Iterator[Trial]:
     """The first allocation of each series: others hardly differ from it. Of equal ones the first."""
     seen: set[int | bytes] = set()
     for trial in trials:
-        keys = {trial.series, trial.selected.removed.tobytes()}
+        keys: set[int | bytes] = {trial.series, trial.selected.removed.tobytes()}
         if not keys & seen:
             yield trial
         seen |= keys
