@@ -23,13 +23,14 @@ from onnxprune.calibration.disk_cache import DiskCache
 from onnxprune.calibration.signature import signature_of
 from onnxprune.errors import RunError
 from onnxprune.gradients.optimizer import RelativeAdam, rate_at
+from onnxprune.gradients.trainable import Trainable, bytes_of_batch, write_back
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.model import Model
 from onnxprune.progress import step
 from onnxprune.repair.augmentation import Augmentation
 from onnxprune.repair.calibrated import JUDGE_SHARE, MOST_JUDGES, is_better
-from onnxprune.repair.distillation_student import Student, bytes_of_batch, write_back
+from onnxprune.repair.distillation_student import student
 from onnxprune.repair.distillation_teacher import Teacher, Views, views
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.training_batches import TrainingBatches
@@ -163,11 +164,11 @@ def _run(
         return Distillation(skipped="the samples differ in shape")
     teacher = Teacher(both, batches.plain())
     batch = next(batches.plain())
-    student = Student(both, settings.io_slices.feeds(batch), teacher.targets(batch), teacher.feature_sizes)
-    if not student.parameters:
-        untrained = _counted(student.reasons)
+    trained = student(both, settings.io_slices.feeds(batch), teacher.targets(batch), teacher.feature_sizes)
+    if not trained.parameters:
+        untrained = _counted(trained.reasons)
         return Distillation(untrained=untrained, skipped=next(iter(untrained), "no weight can be trained"))
-    return _Run(both, teacher, student, batches, settings)
+    return _Run(both, teacher, trained, batches, settings)
 
 
 def _counted(reasons: Mapping[str, str]) -> dict[str, int]:
@@ -178,7 +179,7 @@ class _Run:
     """One training."""
 
     def __init__(
-        self, both: Views, teacher: Teacher, student: Student, batches: TrainingBatches, settings: Settings
+        self, both: Views, teacher: Teacher, student: Trainable, batches: TrainingBatches, settings: Settings
     ) -> None:
         self._both, self._teacher, self._student = both, teacher, student
         self._batches, self._settings = batches, settings
@@ -222,7 +223,9 @@ class _Run:
             total: dict[str, Floats] = {}
             for feeds in group:
                 given = self._settings.io_slices.feeds(feeds)
-                loss, gradients = self._student.step(given, self._teacher.targets(feeds), self._optimizer.weights)
+                loss, gradients = self._student.step(
+                    {**given, **self._teacher.targets(feeds).feeds()}, self._optimizer.weights
+                )
                 losses.append(loss)
                 total = {name: g + total[name] if total else g for name, g in gradients.items()}
             self._optimizer.step(total, rate_at(epoch * self._batches.steps + i, steps, self._settings.rate))
