@@ -245,7 +245,7 @@ def test_a_run_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise RunError("no such kernel")
 
-    monkeypatch.setattr(distilled, "Student", fails)
+    monkeypatch.setattr(distilled, "student", fails)
     trained = prune(epochs=2)
     assert trained.report.distilled is not None
     assert trained.report.distilled.skipped == "onnxruntime does not run the gradients: no such kernel"
