@@ -207,7 +207,8 @@ def _of_teacher(teaching: Original, data: CalibrationSplit, asked: Checks, seed:
 
 
 def _warnings(report: FineTuningReport, evaluator: MetricEvaluator) -> list[str]:
-    lines = [] if evaluator.warning is None else [evaluator.warning]
+    unused = evaluator.held is None  # else it says that the model knows nothing of the labels, as before a training
+    lines = [evaluator.warning] if unused and evaluator.warning is not None else []
     training = report.training
     if training.skipped is not None:
         lines.append(f"nothing was trained: {training.skipped}")

@@ -48,7 +48,8 @@ class Training:
 
     Attributes:
         loss: Name of the loss; ``teacher`` where there are no labels.
-        before: Mean loss of the held-back samples before it; None where nothing was trained.
+        before: Mean loss of the held-back samples before it; without labels the squared error of the outputs, as a
+            share of their variance. None where nothing was trained.
         after: The same with the weights that were taken.
         epochs: Epochs that were run.
         best: The epoch whose weights were taken; None where the model was left as it was.
@@ -124,9 +125,18 @@ def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int
     if found.weights is not None:
         write_back(model, found.weights)
     untrained = dict(Counter(task.trained.reasons.values()).most_common())
-    count = max(judges.parts, 1)
-    means = found.before / count, found.after / count
-    return Training(name, *means, found.epochs, found.best, samples, judges.parts, len(loop.start), untrained)
+    count = max(judges.parts, 1) if task.labelled else 1
+    return Training(
+        name,
+        found.before / count,
+        found.after / count,
+        found.epochs,
+        found.best,
+        samples,
+        judges.parts,
+        len(loop.start),
+        untrained,
+    )
 
 
 def _label_losses(both: Views, learn: Samples, judges: Samples, kind: str | None) -> tuple[LabelLoss, LabelLoss] | None:
@@ -166,12 +176,14 @@ class _Task:
     Attributes:
         trained: The model with its loss.
         batches: The samples.
+        labelled: Whether there are labels.
     """
 
     def __init__(
         self, both: Views, taught: bool, labels: tuple[LabelLoss, LabelLoss] | None, batches: TrainingBatches
     ) -> None:
         self._both, self._labels, self.batches = both, labels, batches
+        self.labelled = labels is not None
         self._teacher = Teacher(both, map(_inputs, batches.plain())) if taught else None
         batch = next(batches.plain())
         targets = {name: array for name, array in self.given(batch).items() if name not in _inputs(batch)}
