@@ -54,17 +54,22 @@ def inspect(
     if output is not None:
         raise InputError("-o says where --anonymise writes", "give both")
     from onnxprune import api
+    from onnxprune.options import Options
+    from onnxprune.pipeline.scenario import scenario
     from onnxprune.report import groups, inspect_tables, sparsity_data
     from onnxprune.report.page.build import inspection_page
     from onnxprune.report.sparsity_tables import tables
 
-    analysis = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink)
+    options = Options.of(0.0, mixing=mixing, attention=attention, shrink=shrink)
+    analysis = api.analyze(model, options=options)
     findings = (
         sparsity_data.zeros(analysis.model, analysis.coupling) if sparsity else groups.inspection(analysis.coupling)
     )
     data = {"model": model, **findings}
     shown = tables if sparsity else inspect_tables.inspected
-    write(page, lambda command: inspection_page(model, command, shown(data, None), analysis.coupling))
+    if page is not None:
+        parts, other = shown(data, None), scenario(model, analysis, options)
+        write(page, lambda command: inspection_page(model, command, parts, analysis.coupling, other))
     if as_json:
         print_json(data)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ from onnxprune.cli.command import TYPED, Decorated, option
 from onnxprune.cli.paths import writable, written
 
 if TYPE_CHECKING:
-    from onnxprune.planning.plan import Plan
+    from onnxprune.api import Result
+    from onnxprune.options import Options
     from onnxprune.report.page.content import Page
-    from onnxprune.report.report import Report
 
 
 def html_option(section: str) -> Callable[[Decorated], Decorated]:
@@ -51,27 +50,28 @@ def write(path: Path | None, page: Callable[[str], Page]) -> None:
         pass
 
 
-def write_run(path: Path | None, model: str, output: str | None, plan: Plan, report: Report) -> None:
+def write_run(path: Path | None, model: str, output: str | None, result: Result, options: Options) -> None:
     """Writes the page of a run, or of a plan that was applied.
 
     Args:
         path: Where to; None for nowhere.
         model: File name of the original.
         output: File name of the result; None where there is none.
-        plan: What was taken.
-        report: The report.
+        result: The result.
+        options: The options of the run; of a plan those that would make its groups.
     """
     if path is None:
         return
     from onnxprune import api
+    from onnxprune.pipeline.scenario import scenario
     from onnxprune.report import terminal
     from onnxprune.report.page.build import run_page
 
-    shrink = [f"^{re.escape(name)}$" for name in plan.interface]
-    coupling = api.analyze(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink).coupling
+    report, plan = result.report, result.plan
+    analysis = api.analyze(model, options=options)
     title, *parts = terminal.run(report, model, output)
-    shown = [*parts, *_listed(report.warnings)]
-    write(path, lambda command: run_page(str(title), command, shown, coupling, plan, report))
+    shown, other = [*parts, *_listed(report.warnings)], scenario(model, analysis, options, result.times)
+    write(path, lambda command: run_page(str(title), command, shown, analysis.coupling, plan, report, other))
 
 
 def _listed(warnings: Sequence[str]) -> list[Any]:

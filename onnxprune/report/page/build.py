@@ -12,6 +12,7 @@ from onnxprune import __version__
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.planning.plan import Plan
 from onnxprune.report.metric import is_share
+from onnxprune.report.page.choice import Scenario, page_choice
 from onnxprune.report.page.content import Page, PageCurve, PageVariant, sections
 from onnxprune.report.page.layers import page_groups, page_layers
 from onnxprune.report.report import Report
@@ -40,12 +41,22 @@ def plain_page(title: str, command: str, parts: Sequence[Part]) -> Page:
     return Page(title, command, found, sections(parts))
 
 
-def inspection_page(title: str, command: str, parts: Sequence[Part], coupling: Coupling) -> Page:
-    """The page of an analysis; see `plain_page`."""
-    return _with_layers(plain_page(title, command, parts), coupling, {}, {}, {})
+def inspection_page(
+    title: str, command: str, parts: Sequence[Part], coupling: Coupling, scenario: Scenario | None = None
+) -> Page:
+    """The page of an analysis; see `run_page`."""
+    return _with_layers(plain_page(title, command, parts), coupling, {}, {}, {}, scenario)
 
 
-def run_page(title: str, command: str, parts: Sequence[Part], coupling: Coupling, plan: Plan, report: Report) -> Page:
+def run_page(
+    title: str,
+    command: str,
+    parts: Sequence[Part],
+    coupling: Coupling,
+    plan: Plan,
+    report: Report,
+    scenario: Scenario | None = None,
+) -> Page:
     """The page of a run.
 
     Args:
@@ -55,6 +66,7 @@ def run_page(title: str, command: str, parts: Sequence[Part], coupling: Coupling
         coupling: The analysis of the original.
         plan: What was taken.
         report: The report of the run.
+        scenario: What the page predicts for other shares; None for nothing.
     """
     removed = {g.name: len(g.removed) for g in report.groups}
     units = {g.name: g.channels for g in report.groups}
@@ -64,7 +76,7 @@ def run_page(title: str, command: str, parts: Sequence[Part], coupling: Coupling
         for name, curve in curves.groups.items():
             at = float(np.interp(removed.get(name, 0), [0, *curve.removed], [0.0, *curve.damage]))
             damage[name] = at if damage.get(name) is None else damage[name]
-    page = _with_layers(plain_page(title, command, parts), coupling, plan.removed, removed, damage)
+    page = _with_layers(plain_page(title, command, parts), coupling, plan.removed, removed, damage, scenario)
     if curves is None:
         return page
     positions = {g.name: i for i, g in enumerate(coupling.groups)}
@@ -73,16 +85,21 @@ def run_page(title: str, command: str, parts: Sequence[Part], coupling: Coupling
         for name, c in curves.groups.items()
     ]
     of = "the outputs" if curves.of == OUTPUTS else "the layers that read the group"
-    return Page(**{**vars(page), "curves": drawn, "curves_of": of})
+    return Page(**{**vars(page), "curves": drawn, "curves_of": of, "curves_add": curves.of == OUTPUTS})
 
 
 def sensitivity_page(
-    title: str, command: str, parts: Sequence[Part], coupling: Coupling, report: SensitivityReport
+    title: str,
+    command: str,
+    parts: Sequence[Part],
+    coupling: Coupling,
+    report: SensitivityReport,
+    scenario: Scenario | None = None,
 ) -> Page:
     """The page of a sensitivity report; see `run_page`."""
     half = {g.group: next((p.damage for p in g.points if p.share == COLOURED), None) for g in report.groups}
     damage = half if report.compared else {}
-    page = _with_layers(plain_page(title, command, parts), coupling, {}, {}, damage)
+    page = _with_layers(plain_page(title, command, parts), coupling, {}, {}, damage, scenario)
     positions = {g.name: i for i, g in enumerate(coupling.groups)}
     drawn = [
         PageCurve(
@@ -95,7 +112,7 @@ def sensitivity_page(
     ]
     samples = f"{report.samples} " if report.samples else ""
     of = f"the outputs on {samples}{report.on}, {report.repair}" if report.compared else "the weights alone"
-    return Page(**{**vars(page), "curves": drawn, "curves_of": of})
+    return Page(**{**vars(page), "curves": drawn, "curves_of": of, "curves_add": report.compared})
 
 
 def sweep_page(title: str, command: str, parts: Sequence[Part], report: SweepReport) -> Page:
@@ -118,6 +135,8 @@ def _with_layers(
     slices: dict[str, dict[str, list[int]]],
     removed: dict[str, int],
     damage: dict[str, float | None],
+    scenario: Scenario | None,
 ) -> Page:
     layers, groups = page_layers(coupling, slices), page_groups(coupling, removed, damage)
-    return Page(**{**vars(page), "layers": layers, "groups": groups})
+    choice = None if scenario is None else page_choice(coupling, scenario)
+    return Page(**{**vars(page), "layers": layers, "groups": groups, "choice": choice})

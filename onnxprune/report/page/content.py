@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
+from onnxprune.cost.table import CostTable
 from onnxprune.report.json_data import JsonValue
 from onnxprune.report.tables import Part
 
@@ -107,6 +108,48 @@ class PageVariant:
 
 
 @dataclass(frozen=True)
+class PageSlider:
+    """A group whose share is chosen on the page.
+
+    Attributes:
+        group: Its position in `Page.groups`.
+        pattern: The expression that names it in a recipe.
+        shared: Whether an expression of another group, which comes before, matches it too.
+    """
+
+    group: int
+    pattern: str
+    shared: bool
+
+
+@dataclass(frozen=True)
+class PageChoice:
+    """What is predicted of a model, and written as a recipe, for any number of channels that each group keeps.
+
+    Attributes:
+        sliders: The groups, in the order of their costs.
+        order: Positions of the sliders, in the order that their expressions have in a recipe.
+        params: The parameters that are left.
+        biases: Those that a repair may add at most; None without one.
+        macs: The MACs that are left; None where they cannot be counted.
+        latency: The milliseconds; None without measured times.
+        engine: What these were measured in.
+        recipe: What a recipe says besides, as TOML.
+        command: What runs it.
+    """
+
+    sliders: list[PageSlider]
+    order: list[int]
+    params: CostTable
+    biases: CostTable | None
+    macs: CostTable | None
+    latency: CostTable | None
+    engine: str
+    recipe: str
+    command: str
+
+
+@dataclass(frozen=True)
 class Page(JsonValue):
     """All that a page shows.
 
@@ -119,6 +162,8 @@ class Page(JsonValue):
         groups: The groups.
         curves: Damage curves.
         curves_of: What their damage is of.
+        curves_add: Whether that is of the outputs, so that the damage of groups can be compared and added.
+        choice: What is predicted for other shares; None where no group may be pruned.
         variants: The variants of a sweep.
         cost: What their cost is of.
         loss: What is lost, in words.
@@ -133,6 +178,8 @@ class Page(JsonValue):
     groups: list[PageGroup] = field(default_factory=list)
     curves: list[PageCurve] = field(default_factory=list)
     curves_of: str = ""
+    curves_add: bool = False
+    choice: PageChoice | None = None
     variants: list[PageVariant] = field(default_factory=list)
     cost: str = ""
     loss: str = ""

@@ -19,6 +19,7 @@ function build(page) {
     const about = `By the share of each group's channels that is removed; of ${printable(page.curves_of)}. Filled points are measured, hollow ones predicted.`;
     shown.push(chapter("Damage curves", element("p", { class: "quiet" }, about), curves(page)));
   }
+  if (page.choice) shown.push(chapter("Try other shares", ...choice(page)));
   if (page.variants.length) shown.push(chapter("Variants", ...front(page)));
   const versions = Object.entries(page.versions).map(([name, version]) => `${name} ${version}`).join(", ");
   shown.push(chapter("To repeat this", element("pre", {}, printable(page.command)), element("p", { class: "quiet" }, printable(versions))));
