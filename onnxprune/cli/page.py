@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,10 @@ from onnxprune.cli.paths import writable, written
 if TYPE_CHECKING:
     from onnxprune.api import Result
     from onnxprune.options import Options
+    from onnxprune.pipeline.analysis import Analysis
+    from onnxprune.report.page.choice import Scenario
     from onnxprune.report.page.content import Page
+    from onnxprune.times import Times
 
 
 def html_option(section: str) -> Callable[[Decorated], Decorated]:
@@ -50,6 +54,17 @@ def write(path: Path | None, page: Callable[[str], Page]) -> None:
         pass
 
 
+def scenario_of(model: str, analysis: Analysis, options: Options, times: Times | None = None) -> Scenario | None:
+    """What a page predicts of other shares, and the command that makes them."""
+    from onnxprune.pipeline.scenario import scenario
+    from onnxprune.report.page.choice import RECIPE
+
+    data = options.calibration.data
+    calib = ["--calib", data] if isinstance(data, str) else []
+    command = shlex.join(["onnxprune", model, "--recipe", RECIPE, *calib])
+    return scenario(analysis, options, command, times)
+
+
 def write_run(path: Path | None, model: str, output: str | None, result: Result, options: Options) -> None:
     """Writes the page of a run, or of a plan that was applied.
 
@@ -63,14 +78,13 @@ def write_run(path: Path | None, model: str, output: str | None, result: Result,
     if path is None:
         return
     from onnxprune import api
-    from onnxprune.pipeline.scenario import scenario
     from onnxprune.report import terminal
     from onnxprune.report.page.build import run_page
 
     report, plan = result.report, result.plan
     analysis = api.analyze(model, options=options)
     title, *parts = terminal.run(report, model, output)
-    shown, other = [*parts, *_listed(report.warnings)], scenario(model, analysis, options, result.times)
+    shown, other = [*parts, *_listed(report.warnings)], scenario_of(model, analysis, options, result.times)
     write(path, lambda command: run_page(str(title), command, shown, analysis.coupling, plan, report, other))
 
 

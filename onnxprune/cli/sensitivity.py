@@ -10,7 +10,7 @@ import click
 from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, draw, print_json
-from onnxprune.cli.page import html_option, page_path, write
+from onnxprune.cli.page import html_option, page_path, scenario_of, write
 from onnxprune.cli.paths import writable, written
 
 WHAT, DATA, WORDS = "What", "Data and repair", "Output"
@@ -72,7 +72,6 @@ def sensitivity(
     from onnxprune import api
     from onnxprune.options import Options
     from onnxprune.pipeline.latency import read_times
-    from onnxprune.pipeline.scenario import scenario
     from onnxprune.pipeline.sensitivity import sensitivity as examine
     from onnxprune.report.page.build import sensitivity_page
     from onnxprune.report.sensitivity import tables
@@ -97,7 +96,7 @@ def sensitivity(
     if page is not None:
         options = Options.of(0.0, **asked)
         analysis = api.analyze(model, options=options)
-        other = scenario(model, analysis, options, None if times is None else read_times(times, analysis))
+        other = scenario_of(model, analysis, options, None if times is None else read_times(times, analysis))
         write(page, lambda command: sensitivity_page(model, command, parts, analysis.coupling, report, other))
     with written(files[0], report.to_json() + "\n"), written(files[1], report.to_csv()):
         if as_json:

@@ -21,20 +21,19 @@ KEPT = (
 """Options that a recipe repeats where they are not the default, under names that it shares with Python."""
 
 
-def scenario(model: str, analysis: Analysis, options: Options, times: Times | None = None) -> Scenario | None:
+def scenario(analysis: Analysis, options: Options, command: str, times: Times | None = None) -> Scenario | None:
     """What a page predicts of a model; None where the options remove no channels.
 
     Args:
-        model: File name of the model.
         analysis: Its analysis, in the scope of the options.
         options: The options of the run.
+        command: What runs a recipe that the page writes.
         times: What was measured of the model.
     """
     if options.channels is None:
         return None
     groups, given = prunable(analysis, options.scope), options.checks.input_shapes
     cost = measure(analysis.model, given)
-    data = options.calibration.data
     return Scenario(
         groups,
         [(one.group, one.pattern, one.others) for one in group_patterns(groups)],
@@ -42,7 +41,7 @@ def scenario(model: str, analysis: Analysis, options: Options, times: Times | No
         times,
         {} if times is None else measure(analysis.model, times.input_shapes).shapes,
         _repeated(options),
-        [model, *(["--calib", data] if isinstance(data, str) else [])],
+        command,
     )
 
 

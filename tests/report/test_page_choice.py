@@ -120,7 +120,7 @@ def test_each_group_has_an_expression_of_its_own(model: Any) -> None:
 
 def page_of(model: Any) -> tuple[Page, Analysis]:
     analysis = onnxprune.analyze(model)
-    other = scenario("net.onnx", analysis, Options.of(0.0))
+    other = scenario(analysis, Options.of(0.0), "onnxprune net.onnx --recipe recipe.toml")
     return inspection_page("net", "onnxprune inspect net.onnx", ["words"], analysis.coupling, other), analysis
 
 

@@ -35,7 +35,7 @@ function choice(page) {
     element("div", { class: "shares" }, ...rows.map((row) => row.made)),
     element("h3", {}, "Recipe"),
     recipe,
-    element("div", { class: "controls" }, button("Save recipe.toml", () => save("recipe.toml", recipe.textContent)), button("Select all of it", () => getSelection().selectAllChildren(recipe))),
+    element("div", { class: "controls" }, button(`Save ${given.file}`, () => save(given.file, recipe.textContent)), button("Select all of it", () => getSelection().selectAllChildren(recipe))),
     element("p", { class: "quiet" }, "Run it with:"),
     element("pre", {}, printable(given.command)),
   ];

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +32,7 @@ class Scenario:
         times: Measured times; None without.
         timed_shapes: Shapes of the values that the times are of.
         options: What a recipe says besides, by its keys.
-        arguments: What else the command has, the model first.
+        command: What runs the recipe.
     """
 
     groups: Sequence[Group]
@@ -42,7 +41,7 @@ class Scenario:
     times: Times | None
     timed_shapes: Mapping[str, Sequence[int]]
     options: Mapping[str, Any]
-    arguments: Sequence[str]
+    command: str
 
 
 def page_choice(coupling: Coupling, scenario: Scenario) -> PageChoice | None:
@@ -68,7 +67,8 @@ def page_choice(coupling: Coupling, scenario: Scenario) -> PageChoice | None:
         latency=None if timed is None else timed.table(),
         engine="" if times is None else times.engine,
         recipe=as_toml({**scenario.options, "ratio": 0.0}),
-        command=shlex.join(["onnxprune", *scenario.arguments[:1], "--recipe", RECIPE, *scenario.arguments[1:]]),
+        file=RECIPE,
+        command=scenario.command,
     )
 
 

@@ -41,6 +41,7 @@ class PageLayer:
         groups: Positions of the groups that slice it, in `Page.groups`.
         params: Elements of its weights.
         kept: Share of them that stays.
+        macs: Multiply-accumulates of the original; None where they cannot be counted.
     """
 
     name: str
@@ -50,6 +51,7 @@ class PageLayer:
     groups: list[int]
     params: int
     kept: float
+    macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class PageChoice:
         latency: The milliseconds; None without measured times.
         engine: What these were measured in.
         recipe: What a recipe says besides, as TOML.
+        file: Its file name.
         command: What runs it.
     """
 
@@ -146,6 +149,7 @@ class PageChoice:
     latency: CostTable | None
     engine: str
     recipe: str
+    file: str
     command: str
 
 

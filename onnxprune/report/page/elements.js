@@ -38,6 +38,12 @@ function percent(share) {
   return value < 1e-4 ? "less than 0.0001%" : `${Number(value.toPrecision(2))}%`;
 }
 
+/** A count with three digits. */
+function amount(number) {
+  const i = Math.min(4, Math.max(0, Math.floor(Math.log10(Math.max(number, 1)) / 3)));
+  return `${Number((number / 1000 ** i).toPrecision(3))}${["", " k", " M", " G", " T"][i]}`;
+}
+
 /** Where a damage stands between 0 (0.01% and less) and 1 (all of the variance). */
 function level(damage) {
   return Math.min(1, Math.max(0, 1 + Math.log10(Math.max(damage, 1e-4)) / 4));

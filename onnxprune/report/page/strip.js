@@ -62,7 +62,8 @@ function explanation(page, layer) {
     const why = group.reasons.length ? `; ${group.grade}: ${group.reasons.map((text) => short(text, 120)).join("; ")}` : "";
     return element("div", { class: "quiet" }, `${short(group.name, 60)}: ${lost}${damage}${why}`);
   });
-  return [element("div", {}, head, ` ${printable(layer.operator)} ${shape(layer.before)}${changed}`), ...lines];
+  const costs = [`${amount(layer.params)} parameters`, layer.macs ? `${amount(layer.macs)} MACs` : ""].filter(Boolean).join(", ");
+  return [element("div", {}, head, ` ${printable(layer.operator)} ${shape(layer.before)}${changed}, ${costs}`), ...lines];
 }
 
 function legend(page) {
