@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnxprune.api import Result
     from onnxprune.options import Options
     from onnxprune.pipeline.analysis import Analysis
+    from onnxprune.pipeline.node_times import NodeTimes
     from onnxprune.report.page.choice import Scenario
     from onnxprune.report.page.content import Page
     from onnxprune.times import Times
@@ -78,6 +79,7 @@ def write_run(path: Path | None, model: str, output: str | None, result: Result,
     if path is None:
         return
     from onnxprune import api
+    from onnxprune.model.model import Model
     from onnxprune.report import terminal
     from onnxprune.report.page.build import run_page
 
@@ -85,7 +87,25 @@ def write_run(path: Path | None, model: str, output: str | None, result: Result,
     analysis = api.analyze(model, options=options)
     title, *parts = terminal.run(report, model, output)
     shown, other = [*parts, *_listed(report.warnings)], scenario_of(model, analysis, options, result.times)
-    write(path, lambda command: run_page(str(title), command, shown, analysis.coupling, plan, report, other))
+    times = _node_times(model, analysis, result, options) if report.latency is not None else {}
+    pruned = Model(result.proto)
+    write(
+        path,
+        lambda command: run_page(
+            str(title), command, shown, analysis.coupling, plan, report, other, model=pruned, times=times
+        ),
+    )
+
+
+def _node_times(model: str, analysis: Analysis, result: Result, options: Options) -> NodeTimes:
+    """The time of each node before and after."""
+    from onnxprune.model.model import Model
+    from onnxprune.pipeline.analysis import Analysis, load_dense
+    from onnxprune.pipeline.node_times import node_times
+    from onnxprune.planning.plan import io_slices
+
+    whole = Analysis(load_dense(model), analysis.coupling)
+    return node_times(whole, Model(result.proto), options.checks, io_slices(result.plan))
 
 
 def _listed(warnings: Sequence[str]) -> list[Any]:

@@ -42,6 +42,8 @@ class PageLayer:
         params: Elements of its weights.
         kept: Share of them that stays.
         macs: Multiply-accumulates of the original; None where they cannot be counted.
+        times: Milliseconds before and after, with the nodes that follow it up to the next layer; None where they were
+            not measured.
     """
 
     name: str
@@ -52,6 +54,7 @@ class PageLayer:
     params: int
     kept: float
     macs: int | None = None
+    times: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,27 @@ class PageCurve:
     shares: list[float]
     damage: list[float | None]
     measured: list[bool]
+
+
+@dataclass(frozen=True)
+class PageZeros:
+    """A weight that a pattern set to zero in parts.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape.
+        pattern: The pattern.
+        zeros: Share of its elements that are zero.
+        sizes: How many of the others there are by their magnitude, from 0 to the largest.
+        corner: Its first rows and columns, of further axes the first index: 1 for what is not zero.
+    """
+
+    name: str
+    shape: list[int]
+    pattern: str
+    zeros: float
+    sizes: list[int]
+    corner: list[str]
 
 
 @dataclass(frozen=True)
@@ -164,6 +188,8 @@ class Page(JsonValue):
         sections: Tables and paragraphs.
         layers: The layers, in execution order.
         groups: The groups.
+        other_times: Milliseconds of the nodes before the first layer, before and after; None without measured times.
+        zeros: The weights with zeros.
         curves: Damage curves.
         curves_of: What their damage is of.
         curves_add: Whether that is of the outputs, so that the damage of groups can be compared and added.
@@ -180,6 +206,8 @@ class Page(JsonValue):
     sections: list[Section]
     layers: list[PageLayer] = field(default_factory=list)
     groups: list[PageGroup] = field(default_factory=list)
+    other_times: list[float] | None = None
+    zeros: list[PageZeros] = field(default_factory=list)
     curves: list[PageCurve] = field(default_factory=list)
     curves_of: str = ""
     curves_add: bool = False
