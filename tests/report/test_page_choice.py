@@ -152,6 +152,25 @@ def test_the_scripts_predict_and_write_what_was_chosen(model: Any, tmp_path: Pat
         assert [share(1 - shares.get(i, 1.0), g.units) for i, g in enumerate(groups)] == removed.tolist()
 
 
+@pytest.mark.skipif(NODE is None, reason="needs node")
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["conv1", "conv2"], ["conv1", "conv2"]),
+        (["net/stage/block.1/conv", "net/stage/block.2/conv"], ["…block.1/conv", "…block.2/conv"]),
+        (["a" * 40, "b" + "a" * 39], ["aaaaaaa…aaaaaaaa", "baaaaaa…aaaaaaaa"]),
+        (["b" * 9 + "x" + "a" * 40, "b" * 9 + "y" + "a" * 40], ["b" * 9 + "xaaaaa…", "b" * 9 + "yaaaaa…"]),
+        (["a" * 40], ["aaaaaaa…aaaaaaaa"]),
+        (["x" * 40] * 2, ["xxxxxxx…xxxxxxxx"] * 2),
+    ],
+)
+def test_long_names_can_be_told_apart(names: list[str], shown: list[str]) -> None:
+    code = (PACKAGE / "report" / "page" / "elements.js").read_text(encoding="utf-8")
+    command = [str(NODE), "-e", f"{code}\nconsole.log(JSON.stringify(distinct({json.dumps(names)}, 16)));"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(ended.stdout) == shown
+
+
 MOVED = """
 [...document.querySelectorAll('.shares input')].forEach((input, i) => {
   input.value = Math.max(1, Math.round(input.max * [0.3, 0.62, 0.87, 0.5][i % 4]));

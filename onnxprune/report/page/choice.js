@@ -6,7 +6,8 @@ function choice(page) {
   const start = [...kept];
   const totals = forecast(page);
   const recipe = element("pre", { class: "recipe", tabindex: "0", "aria-label": "The recipe" });
-  const rows = groups.map((group, i) => shareRow(page, i, group, (value) => set(i, value)));
+  const names = distinct(groups.map((group) => group.name), NARROW);
+  const rows = groups.map((group, i) => shareRow(page, i, names[i], (value) => set(i, value)));
   const update = () => {
     rows.forEach((row, i) => row.show(kept[i]));
     totals.show(groups.map((group, i) => group.channels - kept[i]));
@@ -54,7 +55,8 @@ function slider(name, most, least, moved) {
 }
 
 /** The slider of a group, with how many channels it keeps and what that is predicted to damage. */
-function shareRow(page, i, group, moved) {
+function shareRow(page, i, shown, moved) {
+  const group = page.groups[page.choice.sliders[i].group];
   const curve = page.curves.find((one) => one.group === page.choice.sliders[i].group);
   const input = slider(group.name, group.channels, 1, moved);
   const count = element("span", { class: "share" });
@@ -65,7 +67,7 @@ function shareRow(page, i, group, moved) {
     count.textContent = `${kept} of ${group.channels}`;
     damage.textContent = curve && page.curves_add ? percent(damageAt(curve, 1 - kept / group.channels)) : "";
   };
-  const name = element("span", { class: "name", title: printable(group.name) }, short(group.name, 48));
+  const name = element("span", { class: "name", title: printable(group.name) }, shown);
   return { made: element("div", { class: "one" }, name, input, count, damage), show };
 }
 
@@ -73,8 +75,7 @@ function shareRow(page, i, group, moved) {
 function forecast(page) {
   const given = page.choice;
   const whole = (number) => number.toLocaleString("en-US", { maximumFractionDigits: 0 });
-  const time = (number) => `${Number(number.toPrecision(3))} ms`;
-  const costs = [["parameters", given.params, whole], ["MACs", given.macs, whole], ["time", given.latency, time]].filter((one) => one[1]);
+  const costs = [["parameters", given.params, whole], ["MACs", given.macs, whole], ["time", given.latency, duration]].filter((one) => one[1]);
   const none = given.sliders.map(() => 0);
   const entries = costs.map(([name, cost, words]) => {
     const [value, bar] = [element("strong"), element("div", { class: "bar" })];
