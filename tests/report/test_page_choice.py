@@ -157,11 +157,11 @@ def test_the_scripts_predict_and_write_what_was_chosen(model: Any, tmp_path: Pat
     ("names", "shown"),
     [
         (["conv1", "conv2"], ["conv1", "conv2"]),
-        (["net/stage/block.1/conv", "net/stage/block.2/conv"], ["…block.1/conv", "…block.2/conv"]),
-        (["a" * 40, "b" + "a" * 39], ["aaaaaaa…aaaaaaaa", "baaaaaa…aaaaaaaa"]),
+        (["net/stage/block.1/conv", "net/stage/block.2/conv"], ["…1/conv", "…2/conv"]),
+        (["a" * 40, "b" + "a" * 39], ["aaaaaaaa…aaaaaaa", "baaaaaaa…aaaaaaa"]),
         (["b" * 9 + "x" + "a" * 40, "b" * 9 + "y" + "a" * 40], ["b" * 9 + "xaaaaa…", "b" * 9 + "yaaaaa…"]),
-        (["a" * 40], ["aaaaaaa…aaaaaaaa"]),
-        (["x" * 40] * 2, ["xxxxxxx…xxxxxxxx"] * 2),
+        (["a" * 40], ["aaaaaaaa…aaaaaaa"]),
+        (["x" * 40] * 2, ["xxxxxxxx…xxxxxxx"] * 2),
     ],
 )
 def test_long_names_can_be_told_apart(names: list[str], shown: list[str]) -> None:
