@@ -12,6 +12,8 @@ import pytest
 
 import onnxprune
 from onnxprune.model.model import Model
+from onnxprune.options import Options
+from onnxprune.pipeline.scenario import scenario
 from onnxprune.report.page.build import run_page, worst_samples
 from onnxprune.report.page.content import Page
 from onnxprune.report.page.render import render
@@ -126,13 +128,19 @@ def test_a_timed_run_has_times_of_its_layers(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_browser
-def test_details_in_a_browser(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [1100, 400])
+def test_details_in_a_browser(tmp_path: Path, width: int) -> None:
+    """In a wide and in a narrow window, which the page is never wider than."""
     made, coupling = run(pattern="2:4")
     times = {"a": (1.0, 0.5), "hidden": (0.25, 0.125), "scores": (2.0, 1.5)}
     path = tmp_path / "page.html"
-    path.write_text(render(of(made, coupling, times=times)), encoding="utf-8")
-    with browser.opened(path) as tab:
+    analysis = onnxprune.analyze(classifier())
+    other = scenario(analysis, Options.of(0.5), "onnxprune net.onnx --recipe recipe.toml")
+    path.write_text(render(of(made, coupling, times=times, scenario=other)), encoding="utf-8")
+    with browser.opened(path, width=width) as tab:
         assert tab.complaints() == []
+        assert tab.run("document.documentElement.scrollWidth <= innerWidth")
+        assert tab.run("document.querySelectorAll('.shares input').length") == 1
         assert tab.run("[...document.querySelectorAll('.times .share')].map(e => e.textContent)") == [
             "1.25 ms \N{RIGHTWARDS ARROW} 625 \N{MICRO SIGN}s",
             "2 ms \N{RIGHTWARDS ARROW} 1.5 ms",
