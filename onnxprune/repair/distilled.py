@@ -29,7 +29,7 @@ from onnxprune.repair.calibrated import JUDGE_SHARE, MOST_JUDGES
 from onnxprune.repair.distillation_student import student
 from onnxprune.repair.distillation_teacher import Teacher, Views, views
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.repair.training_batches import TrainingBatches
+from onnxprune.repair.training_batches import TrainingBatches, samples_a_step
 from onnxprune.repair.training_loop import Schedule, TrainingLoop
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.verification.output_error import Errors
@@ -43,10 +43,6 @@ EPOCHS = 40
 """Epochs by default."""
 RATE = 1e-3
 """The highest rate, as a share of the size of the weights."""
-BATCH = 32
-"""Samples a step of the optimizer at most."""
-FEWEST_STEPS = 8
-"""Steps an epoch, at least, where there are as many samples."""
 FEWEST = 4
 """With fewer samples than this nothing is trained."""
 
@@ -155,11 +151,10 @@ def _run(
     graph = Graph(original.proto)
     infer(graph)
     augmentation = Augmentation(original, graph, samples.in_batches(1), settings.seed)
-    size = max(1, min(BATCH, samples.parts // FEWEST_STEPS))
     first = settings.io_slices.feeds(next(samples.in_batches(1).silent().batches()))
     most = max(1, settings.memory // 2 // bytes_of_batch(both.student, first))
     store = DiskCache(signature_of(original.proto), settings.memory // 4)
-    batches = TrainingBatches(samples, store, augmentation, size, most, settings.seed)
+    batches = TrainingBatches(samples, store, augmentation, samples_a_step(samples.parts), most, settings.seed)
     if not batches.alike:
         return Distillation(skipped="the samples differ in shape")
     teacher = Teacher(both, batches.plain())

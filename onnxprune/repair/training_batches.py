@@ -12,8 +12,17 @@ from onnxprune.calibration.disk_cache import DiskCache
 from onnxprune.repair.augmentation import Augmentation
 from onnxprune.runtime.io_slices import Batch
 
+BATCH = 32
+"""Samples a step of the optimizer at most."""
+FEWEST_STEPS = 8
+"""Steps an epoch, at least, where there are as many samples."""
 MIXED = 0.5
 """Share of the samples that another one is mixed into (Zhang et al., "mixup", ICLR 2018)."""
+
+
+def samples_a_step(count: int) -> int:
+    """How many of some samples a step of the optimizer sees."""
+    return max(1, min(BATCH, count // FEWEST_STEPS))
 
 
 class TrainingBatches:
