@@ -60,9 +60,9 @@ def scenario_of(model: str, analysis: Analysis, options: Options, times: Times |
     from onnxprune.pipeline.scenario import scenario
     from onnxprune.report.page.choice import RECIPE
 
-    data = options.calibration.data
-    calib = ["--calib", data] if isinstance(data, str) else []
-    command = shlex.join(["onnxprune", model, "--recipe", RECIPE, *calib])
+    read = {"--calib": options.calibration.data, "--stats": options.calibration.stats}
+    given = [word for flag, what in read.items() if isinstance(what, str) for word in (flag, what)]
+    command = shlex.join(["onnxprune", model, "--recipe", RECIPE, *given])
     return scenario(analysis, options, command, times)
 
 
