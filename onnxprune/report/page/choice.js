@@ -30,7 +30,7 @@ function choice(page) {
   update();
   const asked = groups.some((group) => group.removed) ? "As in this run" : "Keep all";
   return [
-    element("p", { class: "quiet" }, "Drag to choose how many channels each group keeps. Parameters and MACs are what a run of the recipe has; damage is the sum of the groups' own, an estimate."),
+    element("p", { class: "quiet" }, `Drag to choose how many channels each group keeps. Parameters and MACs are what a run of the recipe has${page.curves_add ? "; damage is the sum of the groups' own, an estimate" : ""}.`),
     totals.made,
     element("div", { class: "controls" }, element("label", {}, element("span", {}, "every group"), all), button(asked, reset)),
     element("div", { class: "shares" }, ...rows.map((row) => row.made)),
