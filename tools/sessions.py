@@ -27,7 +27,7 @@ MOST = 90
 COMMANDS = """
 --help
 inspect models/pt_resnet_folded.onnx
-inspect models/pt_transformer.onnx
+inspect models/pt_transformer.onnx --graph groups.svg
 sensitivity models/sk_mlp.onnx --calib models/digits_test_flat.npz
 models/pt_resnet_folded.onnx --ratio 0.5 --dry-run
 models/pt_resnet_bn.onnx --ratio 0.5 -o small.onnx

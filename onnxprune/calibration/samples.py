@@ -129,6 +129,14 @@ class Samples:
         return (self.count or 0) // self._group
 
     @property
+    def positions(self) -> np.ndarray | None:
+        """Position of each sample in its source, in the order of `batches`; None where their number is not known."""
+        indices = self._selection.indices
+        if indices is not None:
+            return indices
+        return None if self.count is None else np.arange(self.count)
+
+    @property
     def labels(self) -> np.ndarray | None:
         """The labels of these samples in the order of `batches`, shape (count, ...); None if the source has none."""
         labels, indices = self._source.labels, self._selection.indices

@@ -230,7 +230,7 @@ def prune(
                 save(result, path, stage)
     names = {"model": model, "output": str(path) if path else None, "plan": str(plan_path) if plan_path else None}
     if result.stopped is None:
-        write_run(page, model, names["output"], result.plan, result.report)
+        write_run(page, model, names["output"], result, options)
     show(result.report, names, as_json=as_json, quiet=quiet, strict=options.checks.strict)
     if result.stopped is not None:
         ctx.exit(GateError.exit_code)

@@ -202,6 +202,7 @@ class _Synthetic:
     """Synthetic samples, held in memory."""
 
     labels = None
+    positions = None
 
     def __init__(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> None:
         self._batches = list(batches)
