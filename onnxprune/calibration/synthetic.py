@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxprune.calibration.plausibility import Plausibility
-from onnxprune.calibration.synthetic_images import along_time, pictures, signals, sounds
+from onnxprune.calibration.synthetic_images import pictures
+from onnxprune.calibration.synthetic_signals import along_time, signals, sounds
 from onnxprune.cost.measure import counted_shapes, measure
 from onnxprune.errors import RunError
 from onnxprune.model.inputs import fed_inputs
@@ -47,7 +48,7 @@ class Range:
     Attributes:
         factor: Scale.
         shift: Offset.
-        slope: Spectral slope of the noise, see `synthetic_images.signals`; None for sounds.
+        slope: Spectral slope of the noise, see `synthetic_signals.signals`; None for sounds.
     """
 
     factor: float
