@@ -235,6 +235,13 @@ class Samples:
             progress=self._progress,
         )
 
+    def in_clips(self, size: int) -> Samples:
+        """The same samples in batches of this size, which are never separated; those that fill none are left out."""
+        selection = self._selection
+        if selection.indices is not None:
+            selection = Selection(selection.indices[: len(selection.indices) // size * size])
+        return Samples(self._source, size, selection, batch=size, seed=self._seed, progress=self._progress)
+
     def silent(self) -> Samples:
         """The same samples, without telling progress: for a look at the first of them."""
         return Samples(self._source, self._fixed, self._selection, batch=self._batch, seed=self._seed, progress=None)
