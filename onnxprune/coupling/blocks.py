@@ -7,7 +7,7 @@ networks and transformers alike, and needs to know none of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxprune.graph.graph import Graph, Node, Scope, Value
@@ -51,7 +51,7 @@ def find_blocks(graph: Graph) -> list[Block]:
             if summand is None or rest is None or not _is_whole(rest, node) or flow.is_constant(rest):
                 continue
             branch = flow.only_for(summand, node, rest)
-            if any(_is_layer(one) for one in branch) and flow.forks(branch, rest):
+            if any(_is_layer(one) for one in branch) and flow.forks(branch, summand, rest):
                 found.append(Block(node.output().name, summand.name, tuple(branch)))
     return found
 
@@ -64,6 +64,14 @@ def _is_whole(rest: Value, node: Node) -> bool:
 
 def _is_layer(node: Node) -> bool:
     return operator_of(node).macs is not None
+
+
+def _adds_to(summand: Value, outside: Sequence[Value]) -> bool:
+    """Whether a summand is a sum one of whose summands, or of theirs, is one of some values."""
+    if summand in outside:
+        return True
+    maker = summand.producer
+    return maker is not None and operator_of(maker).adds and any(_adds_to(v, outside) for v in maker.inputs if v)
 
 
 class _Flow:
@@ -99,17 +107,21 @@ class _Flow:
             pending += self._reads[maker]
         return sorted(gone - {sum_}, key=self._place.__getitem__)
 
-    def forks(self, branch: list[Node], rest: Value) -> bool:
-        """Whether a branch starts from what the other summand carries on, and shares no layer after that.
+    def forks(self, branch: list[Node], summand: Value, rest: Value) -> bool:
+        """Whether a branch starts from what the other summand carries on, and ends in layers of its own.
 
         An integer input (tokens, say) carries no features: two embeddings of it are no fork. A branch that shares a
-        layer with something else, keys that a cache returns, would go in part only.
+        layer with something else, keys that a cache returns, would go in part only. One that adds to what it reads is
+        the carrier itself.
         """
         inside = {value for node in branch for value in node.outputs}
         outside = [v for node in branch for v in self._reads[node] if v not in inside and not self.is_constant(v)]
-        carried = self._needs(rest)
-        starts = any(v.elem_type in FLOATS and carried & self._bit(v) for v in outside)
-        return starts and not any(self._layers_between(rest, v) for v in outside)
+        starts = any(v.elem_type in FLOATS and self._share_features(v, rest) for v in outside)
+        return starts and not any(self._layers_between(rest, v) for v in outside) and not _adds_to(summand, outside)
+
+    def _share_features(self, value: Value, rest: Value) -> bool:
+        """Whether one of two values is computed from the other."""
+        return bool(self._needs(rest) & self._bit(value) or self._needs(value) & self._bit(rest))
 
     def _serves_only(self, node: Node, gone: set[Node]) -> bool:
         made = [value for value in node.outputs if value is not None]
