@@ -44,6 +44,7 @@ def prune(
     engine: Timer = "onnxruntime",
     times: Times | str | os.PathLike[str] | None = None,
     steps: int = 1,
+    depth: int | str = 0,
     permute: bool = False,
     seed: int = 0,
     only: str | Sequence[str] = (),
@@ -92,6 +93,7 @@ def prune(
             it: a command line that is given a model's path and prints milliseconds, or a function of the path.
         times: Measured times for a target of latency; by default they are measured here, in onnxruntime.
         steps: Rounds of removal.
+        depth: Blocks that go as a whole before channels do: a number, or ``auto`` for a target.
         permute: Reorder channels first, so that an N:M pattern keeps more.
         seed: Seed of anything random.
         only: Regular expressions of the names that are pruned.
@@ -168,6 +170,7 @@ def plan(
     engine: Timer = "onnxruntime",
     times: Times | str | os.PathLike[str] | None = None,
     steps: int = 1,
+    depth: int | str = 0,
     permute: bool = False,
     seed: int = 0,
     only: str | Sequence[str] = (),
@@ -212,6 +215,7 @@ def plan(
             it: a command line that is given a model's path and prints milliseconds, or a function of the path.
         times: Measured times for a target of latency; by default they are measured here, in onnxruntime.
         steps: Rounds of removal.
+        depth: Blocks that go as a whole before channels do: a number, or ``auto`` for a target.
         permute: Reorder channels first, so that an N:M pattern keeps more.
         seed: Seed of anything random.
         only: Regular expressions of the names that are pruned.

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade
+from onnxprune.edit.bypass import bypass, silence
 from onnxprune.edit.resize import KeptLengths
 from onnxprune.edit.slicing import Removal, apply_edits, constant_edits
 from onnxprune.errors import InputError, PlanError, VerificationError, option
@@ -37,6 +38,7 @@ from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.report.json_data import JsonValue
+from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.session import Source
 from onnxprune.verification.check import Drift, check
 
@@ -111,11 +113,33 @@ def equivalence(
     if known_plan is None:
         raise InputError("a pruned model alone does not say what was taken", "give the plan that it was made by")
     checks.instance("plan", known_plan, Plan)
-    masked = masked_original(original, known_plan)
     result: Source = pruned._model if isinstance(pruned, Result) else to_proto_or_path(pruned)
-    lost_slices = planning.io_slices(known_plan)
+    pairs: list[tuple[Source, Source, IoSlices]] = [
+        (masked_original(original, known_plan), result, planning.io_slices(known_plan))
+    ]
+    if known_plan.depth:
+        silent, shallow = Original.of(original).dense(), Original.of(original).dense()
+        silence(silent, known_plan.summands)
+        bypass(shallow, known_plan.summands)
+        pairs.insert(0, (silent, shallow, WHOLE))
+    for reference, made, lost in pairs:
+        found = _compared(reference, made, feeds, input_shapes, seed, tolerance, lost)
+        if not found.equivalent:
+            break
+    return found
+
+
+def _compared(
+    reference: Source,
+    made: Source,
+    feeds: Mapping[str, NDArray[Any]] | None,
+    input_shapes: Mapping[str, Sequence[int]] | None,
+    seed: int,
+    tolerance: float,
+    lost: IoSlices,
+) -> Equivalence:
     try:
-        seen = check(masked, result, feeds, input_shapes=input_shapes, seed=seed, io_slices=lost_slices)
+        seen = check(reference, made, feeds, input_shapes=input_shapes, seed=seed, io_slices=lost)
     except VerificationError as error:
         return Equivalence(False, error.message, tolerance)
     if not seen.verified:
@@ -130,12 +154,13 @@ def equivalence(
 
 
 def masked_original(original: ModelSource, plan: Plan) -> Model:
-    """The original with everything that a plan takes set to zero, and no shape changed.
+    """The original with everything that a plan takes set to zero, and no shape changed; blocks are gone.
 
     Raises:
         InputError: The plan does not fit, or it removes channels of grade *mixing*.
     """
     model = Original.of(original).dense()
+    bypass(model, plan.summands)
     shrink = [f"^{re.escape(name)}$" for name in plan.interface]
     analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
     removed = planning.channels(plan, analysis.coupling)

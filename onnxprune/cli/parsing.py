@@ -79,13 +79,14 @@ def options(ctx: click.Context) -> Options:
         memory=size(given["memory"]),
         run_memory=None if given["run_memory"] is None else size(given["run_memory"]),
         input_shapes=shapes(given["input_shape"]),
-        round_to=rounding(given["round_to"]),
+        round_to=whole_or_word(given["round_to"]),
+        depth=whole_or_word(given["depth"]),
         **{name: given[name] for name in AS_GIVEN},
     )
 
 
-def rounding(text: str) -> int | str:
-    """A multiple; ``auto`` as it is."""
+def whole_or_word(text: str) -> int | str:
+    """A whole number; ``auto`` as it is."""
     return int(text) if text.strip().isdecimal() else text
 
 

@@ -125,6 +125,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(DATA, "--stats", hidden=True)
 @option(DATA, "--steps", type=int, default=1, hidden=True)
 @option(DATA, "--memory", default="1GB", hidden=True)
+@option(AMOUNT, "--depth", default="0", hidden=True)
 @option(
     DATA,
     "--repair",

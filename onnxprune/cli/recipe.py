@@ -79,6 +79,7 @@ KEYS: dict[str, Kind] = {
     "shrink": _TEXTS,
     "min-channels": _INTEGER,
     "round-to": _MULTIPLE,
+    "depth": _MULTIPLE,
     "engine": _TEXT,
     "times": _PATH,
     "no-verify": _FLAG,

@@ -81,7 +81,7 @@ def sweep(
     common = {name: given[name] for name in SAME} | {
         "keep": parsing.keep(given["keep"]),
         "gate": parsing.gates(given["gate"]),
-        "round_to": parsing.rounding(given["round_to"]),
+        "round_to": parsing.whole_or_word(given["round_to"]),
         "input_shapes": parsing.shapes(given["input_shape"]),
         "time": not given["no_time"],
     }

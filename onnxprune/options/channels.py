@@ -37,6 +37,8 @@ class Channels:
         times: What was measured of the model for a target of latency: `Times`, or a file of them. None
             measures the model in onnxruntime on this machine.
         steps: Rounds of removal, with repair and new statistics in between.
+        depth: Blocks (residual branches) that go as a whole before channels do: the number of them that does least
+            damage, or ``auto`` for as many as meet the target at less damage than channels alone.
 
     Raises:
         InputError: A value is of the wrong kind, out of range or unknown, or not exactly one says how much.
@@ -52,6 +54,7 @@ class Channels:
     engine: Timer = engines.DEFAULT
     times: Times | str | os.PathLike[str] | None = None
     steps: int = 1
+    depth: int | str = 0
 
     def __post_init__(self) -> None:
         given = checks.mapping("target", self.target, "{'macs': 0.5}", callables=True)
@@ -62,6 +65,7 @@ class Channels:
         if self.importance is not None:
             extensions.as_criterion(self.importance)
         set_fields(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
+        self._check_depth()
         for name in ("min_channels", "steps"):
             set_fields(self, **{name: checks.whole(name, getattr(self, name), 1)})
         if self.round_to != AUTO:
@@ -82,10 +86,24 @@ class Channels:
             raise InputError("target and ratio both say how much", "give one of them")
         if self.ratio is not None:
             set_fields(self, ratio=checks.fraction("ratio", self.ratio))
-        elif self.keep and not self.target:
+        elif (self.keep or self.depth) and not self.target:
             set_fields(self, ratio=0.0)
         elif not self.target:
             raise InputError("nothing says how much to prune", f"give a ratio or a target, say {option('ratio', 0.5)}")
+
+    def _check_depth(self) -> None:
+        """Raises InputError for a depth that is no number of blocks, or that nothing decides."""
+        if self.depth != AUTO:
+            set_fields(self, depth=checks.whole("depth", self.depth, 0))
+        elif not self.target:
+            raise InputError(
+                "depth 'auto' takes as many blocks as suit a target, and there is none",
+                f"give {option('target', {'latency': 0.6})}, or a number of blocks",
+            )
+        if self.depth and self.times is not None:
+            raise InputError("times are of the model with all its blocks", f"leave {option('times')} away")
+        if self.depth and self.steps != 1:
+            raise InputError("blocks go in one step", f"leave {option('steps')} or {option('depth')} away")
 
     @property
     def rounding(self) -> int | EngineProfile:

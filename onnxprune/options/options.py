@@ -22,6 +22,8 @@ from onnxprune.options.repair import EPOCHS, Repair
 from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.times import Times
 
+NO_DEPTH = f"leave {option('depth')} away"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -60,6 +62,7 @@ class Options:
         self._check_zeros()
         self._check_gates()
         self._check_data()
+        self._check_depth()
 
     @classmethod
     def of(
@@ -76,6 +79,7 @@ class Options:
         engine: Timer = engines.DEFAULT,
         times: Times | str | os.PathLike[str] | None = None,
         steps: int = 1,
+        depth: int | str = 0,
         permute: bool = False,
         seed: int = 0,
         only: str | Sequence[str] = (),
@@ -124,6 +128,7 @@ class Options:
             engine: The inference engine that the model is for, see `engines`.
             times: Measured times for a target of latency, see `Channels`.
             steps: Rounds of removal, with repair and new statistics in between; needs calibration data.
+            depth: Blocks that go as a whole before channels do: a number, or ``auto`` for a target; see `Channels`.
             permute: Reorder channels first, so that an N:M pattern keeps more.
             seed: Seed of anything random.
             only: Regular expressions; only groups with a matching initializer or node are pruned.
@@ -194,12 +199,15 @@ class Options:
                 engine=engine,
                 times=times,
                 steps=steps,
+                depth=depth,
             )
             if removes
             else None
         )
         if steps > 1 and channels is None:
             raise InputError(NO_STEPS, f"give a ratio or a target, and data with {option('calib', ...)}")
+        if depth and channels is None:
+            raise InputError("depth removes blocks, and the pattern leaves all shapes", NO_DEPTH)
         solver = wanted.name if wanted is not None and wanted.zeros else None
         return cls(
             channels=channels,
@@ -312,6 +320,14 @@ class Options:
                 "a search looks for channels, not zeros",
                 f"leave {option('pattern')} away, or add {option('pattern', 'channels')}",
             )
+
+    def _check_depth(self) -> None:
+        """Raises InputError for options that the removal of blocks does not go with."""
+        depth = 0 if self.channels is None else self.channels.depth
+        if depth == AUTO and (self.calibration.data is None or self.repair.method not in (AUTO, "calibrated")):
+            raise InputError("depth 'auto' weighs blocks against channels by a calibrated repair", GIVE_DATA)
+        if depth and self.zeros is not None and self.zeros.permute:
+            raise InputError("channels of a model that lost blocks are not reordered", NO_DEPTH)
 
     def _check_data(self) -> None:
         """Raises InputError for calibration data or statistics that are missing or not used."""

@@ -9,13 +9,14 @@ from onnxprune import sparsity
 from onnxprune.calibration.synthetic import Feeds
 from onnxprune.cost.measure import measure
 from onnxprune.edit import permute
+from onnxprune.edit.bypass import bypass
 from onnxprune.edit.remove import remove
 from onnxprune.errors import GIVE_DATA, InputError, PlanError, Words, option
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.model.stored_files import stored_bytes
 from onnxprune.options import AUTO, Calibration, Checks, Repair, Resources
-from onnxprune.pipeline.analysis import Analysis, analyze_loaded, reanalyze
+from onnxprune.pipeline.analysis import Analysis, analyze_loaded, inline_functions, reanalyze
 from onnxprune.pipeline.data import CalibrationSplit, open_data
 from onnxprune.pipeline.distill import refit_and_train
 from onnxprune.pipeline.evaluate import evaluate
@@ -91,6 +92,9 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
     with clock.stage("analyze"):
         before = measure(model, shapes)
         before = replace(before, bytes=stored_bytes(model) or before.bytes)
+        if plan.depth:
+            inline_functions(model)
+            bypass(model, plan.summands)
         sparse = densify(model)
         shrink = [f"^{re.escape(name)}$" for name in plan.interface]
         analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
@@ -141,7 +145,7 @@ def _repair(
     clock: Clock,
 ) -> tuple[list[Refit] | None, Distillation | None]:
     """Repairs what is left after the removal of channels, in place; records of each layer and of a training."""
-    if not plan.removed or asked.method == "none":
+    if not plan.shrinks or asked.method == "none":
         return None, None
     shapes = asked.checks.input_shapes
 
@@ -165,7 +169,7 @@ def _repair(
 
 def _why_not_repaired(plan: Plan, asked: Application, repaired: list[Refit] | None) -> str | None:
     """Why ``auto`` repaired nothing; None where it did, or where nothing was to be repaired."""
-    if repaired is not None or not (plan.removed or plan.zeroed) or asked.repair.method != AUTO:
+    if repaired is not None or not (plan.shrinks or plan.zeroed) or asked.repair.method != AUTO:
         return None
     return "no calibration data were given" if asked.calibration.data is None else "the plan removes no channels"
 

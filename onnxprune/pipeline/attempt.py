@@ -98,7 +98,7 @@ class Pruned:
     def cost(self, before: Cost) -> Cost:
         """Cost of the model; that of the original where only zeros were set, which change no count."""
         plan = self.plan
-        if not (plan.removed or plan.permuted or self.options.sparse_storage or self.repair):
+        if not (plan.shrinks or plan.permuted or self.options.sparse_storage or self.repair):
             return before
         shapes = self.io_slices.shapes(self.options.checks.input_shapes)
         return measure(self.model, shapes, run=self.options.targets_macs)
@@ -125,7 +125,7 @@ def attempt(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
 def prune_model(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     """The stages that the plan depends on."""
     pruned = remove_channels(prepared, options, analysis)
-    if pruned.plan.removed and options.repair.method != "none":
+    if pruned.plan.shrinks and options.repair.method != "none":
         pruned = repair_removal(prepared, pruned)
     if options.zeros is not None:
         if options.zeros.permute:
@@ -177,12 +177,12 @@ def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) ->
     """Selects channels, plans their removal and removes them, in place."""
     with prepared.clock.stage("plan"):
         selected, latency = choose(prepared, options.channels)
-        plan = planning.make(analysis.coupling, selected.removed, selected.entries)
+        plan = planning.make(analysis.coupling, selected.removed, selected.entries, prepared.blocks)
         refitted = options.repair.method != "none"
         kept = kept_indices(analysis.coupling, selected.removed) if refitted else KeptIndices()
     with prepared.clock.stage("apply"):
         remove(analysis.model, analysis.coupling, selected.removed)
-        changed = plan.removed or options.zeros is not None
+        changed = plan.shrinks or options.zeros is not None
         left = analysis.model if changed else prepared.original.load()
     slices, dense = planning.io_slices(plan), prepared.original.dense
     return Pruned(options, analysis, selected, plan, left, slices, kept, dense, latency=latency)

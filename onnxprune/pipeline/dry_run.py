@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from onnxprune.options import Options
 from onnxprune.pipeline.attempt import Pruned, prune_model, remove_channels
+from onnxprune.pipeline.depth import prepare
 from onnxprune.pipeline.original import Original
-from onnxprune.pipeline.prepare import Prepared, prepare
+from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.run import finish, make_report
@@ -29,7 +30,7 @@ def dry_run(original: Original, options: Options, clock: Clock) -> Result:
     """
     prepared = prepare(original, options, clock)
     pruned, searched = _pruned(prepared)
-    before, after = prepared.loaded.cost, pruned.cost(prepared.loaded.cost)
+    before, after = prepared.cost, pruned.cost(prepared.loaded.cost)
     verified = pruned.verification or Verification(verified=False, reason=REASON)
     report = make_report(options, prepared, pruned, before, after, verified, searched)
     report = replace(report, skipped=skipped(options, prepared.options, report))

@@ -135,7 +135,12 @@ def curves(
 
 
 def fresh_samples(
-    model: Model, data: CalibrationSplit, *, runs: int, input_shapes: Mapping[str, Sequence[int]], io_slices: IoSlices
+    model: Model,
+    data: CalibrationSplit,
+    *,
+    runs: int,
+    input_shapes: Mapping[str, Sequence[int]],
+    io_slices: IoSlices = WHOLE,
 ) -> Batches:
     """Samples that the moments were not computed from, few enough to run the model on them `runs` times."""
     _, left = _divided(data.fit, MEASURED_SHARE)

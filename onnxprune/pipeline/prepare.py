@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.coupling.groups import Group
@@ -73,6 +74,8 @@ class Prepared:
         timed: Times of the model at many widths, where a target of latency needs them.
         repair_data: What a repair learns from, where that is not all of the data.
         moments: Moments of what the layers of the original read, once a criterion has needed them.
+        blocks: The blocks that are gone already, as entries of a plan: analysis and costs are of what they leave.
+        whole: What the original costs, where blocks are gone.
     """
 
     original: Original
@@ -86,6 +89,13 @@ class Prepared:
     timed: Timed | None = None
     repair_data: CalibrationSplit | None = None
     moments: dict[str, Moments] = field(default_factory=dict)
+    blocks: Sequence[dict[str, Any]] = ()
+    whole: Cost | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """What the original costs."""
+        return self.loaded.cost if self.whole is None else self.whole
 
     @property
     def options(self) -> Options:
@@ -105,6 +115,11 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
     Raises:
         InputError: The model, the data or an option is unusable.
     """
+    return scored(opened(original, options, clock, analysis))
+
+
+def opened(original: Original, options: Options, clock: Clock, analysis: Analysis | None = None) -> Prepared:
+    """The part of `prepare` before the damage is estimated."""
     check_stats(options.calibration)
     clock.expect(work(options))
     with clock.stage("load"):
@@ -117,24 +132,35 @@ def prepare(original: Original, options: Options, clock: Clock, analysis: Analys
         if analysis is None:
             scope = options.scope
             analysis = analyze_loaded(loaded.model, mixing=scope.mixing, attention=scope.attention, shrink=scope.shrink)
-        groups = prunable(analysis, options.scope)
-        if options.channels is not None:
-            shares_by_group(analysis, groups, options.channels.keep)  # what matches nothing is refused before the work
-    logger.info("%d groups, %d of them open to pruning", len(analysis.groups), len(groups))
-    shapes = options.checks.input_shapes or None
-    latency = None
-    if options.channels is not None and LATENCY in options.channels.limits:
-        with clock.stage("measure"):
-            latency = timed(analysis, groups, options.channels, options.checks.input_shapes)
-        loaded = replace(loaded, cost=replace(loaded.cost, times=latency.times))
-    feeds: SyntheticFeeds = cache(lambda: inputs(original.dense(), options.seed, shapes))
-    damage, moments = None, dict[str, Moments]()
-    with clock.stage("score"):
-        if options.channels is not None:
-            data, settled, cost = loaded.data, loaded.options, loaded.cost
-            damage = learn_damage(analysis, groups, data, settled, options.channels, cost, feeds, moments)
+    feeds: SyntheticFeeds = cache(lambda: inputs(original.dense(), options.seed, options.checks.input_shapes or None))
     seen = cache(lambda data: samples_seen(original.load(), data))
-    return Prepared(original, loaded, analysis, groups, damage, feeds, seen, clock, latency, moments=moments)
+    return Prepared(original, loaded, analysis, open_groups(analysis, options), None, feeds, seen, clock)
+
+
+def open_groups(analysis: Analysis, options: Options) -> list[Group]:
+    """The groups that the options leave open to pruning."""
+    groups = prunable(analysis, options.scope)
+    if options.channels is not None:
+        shares_by_group(analysis, groups, options.channels.keep)  # what matches nothing is refused before the work
+    logger.info("%d groups, %d of them open to pruning", len(analysis.groups), len(groups))
+    return groups
+
+
+def scored(prepared: Prepared) -> Prepared:
+    """With the damage of removing units, and with measured times where a target of latency needs them."""
+    options, loaded, clock, channels = prepared.options, prepared.loaded, prepared.clock, prepared.options.channels
+    analysis, groups, latency = prepared.analysis, prepared.groups, prepared.timed
+    if channels is None:
+        return prepared
+    if LATENCY in channels.limits:
+        with clock.stage("measure"):
+            latency = timed(analysis, groups, channels, options.checks.input_shapes)
+        loaded = replace(loaded, cost=replace(loaded.cost, times=latency.times))
+    moments = dict[str, Moments]()
+    with clock.stage("score"):
+        feeds = prepared.synthetic_feeds
+        damage = learn_damage(analysis, groups, loaded.data, options, channels, loaded.cost, feeds, moments)
+    return replace(prepared, loaded=loaded, damage=damage, timed=latency, moments=moments)
 
 
 def load_inputs(original: Original, model: Model, stored: Cost | None, options: Options, clock: Clock) -> Loaded:

@@ -76,6 +76,7 @@ def work_before(options: Options) -> dict[str, float]:
         "load": 1.0,
         "analyze": 0.5,
         "measure": 20.0 * times,
+        "depth": 20.0 if options.channels is not None and options.channels.depth else 0.0,
         "score": scoring + steps * (scoring + _repair(options)),
     }
 

@@ -14,8 +14,9 @@ from onnxprune.options import AUTO, LATENCY, Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.attempt import Pruned, attempt, choose, prune_model
 from onnxprune.pipeline.data import CalibrationSplit
+from onnxprune.pipeline.depth import prepare
 from onnxprune.pipeline.original import Original
-from onnxprune.pipeline.prepare import Prepared, prepare
+from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.search import search
@@ -62,7 +63,7 @@ def judged(prepared: Prepared, pruned: Pruned, options: Options, searched: Searc
         VerificationError: The pruned model fails in onnxruntime where the original does not.
     """
     original, clock = prepared.original, prepared.clock
-    before, after = prepared.loaded.cost, pruned.cost(prepared.loaded.cost)
+    before, after = prepared.cost, pruned.cost(prepared.loaded.cost)
     verification = pruned.verification or verify_pruned(prepared, pruned.model, pruned.io_slices)
     if verification.verified and None in (before.macs, after.macs):
         shapes = options.checks.input_shapes
@@ -118,8 +119,8 @@ def make_plan(analysis: Analysis, options: Options, clock: Clock) -> Plan:
         return search(prepared)[0].plan
     if options.zeros is None:
         selected, _ = choose(prepared, prepared.options.channels)
-        return planning.make(copy.coupling, selected.removed, selected.entries)
-    return prune_model(prepared, prepared.options, copy).plan
+        return planning.make(prepared.analysis.coupling, selected.removed, selected.entries, prepared.blocks)
+    return prune_model(prepared, prepared.options, prepared.analysis).plan
 
 
 def make_report(

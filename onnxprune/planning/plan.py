@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade, Group
+from onnxprune.edit.bypass import Summand
 from onnxprune.edit.resize import KeptLengths
 from onnxprune.edit.slicing import constant_edits
 from onnxprune.errors import InputError, PlanError
@@ -39,6 +40,8 @@ class Plan:
         mixing: Whether groups of grade *mixing* were open to pruning.
         attention: What was taken of attention, ``heads`` or ``dims``.
         interface: Graph inputs and outputs that were open to pruning -> axis -> indices that go.
+        depth: Blocks that go, in this order, before all else: ``{"sum", "summand", "nodes", "damage"}``, the names of a
+            sum and of the summand that it loses. `model` and all other entries are of what they leave.
     """
 
     model: str
@@ -50,6 +53,7 @@ class Plan:
     mixing: bool = False
     attention: str = "heads"
     interface: dict[str, Indices] = field(default_factory=dict)
+    depth: list[dict[str, Any]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         units = sum(len(group.get("removed", ())) for group in self.groups)
@@ -58,7 +62,17 @@ class Plan:
     @property
     def changes_model(self) -> bool:
         """Whether anything is removed, reordered or set to zero."""
-        return bool(self.removed or self.permuted or self.zeroed)
+        return bool(self.shrinks or self.permuted or self.zeroed)
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether blocks or channels are removed."""
+        return bool(self.depth or self.removed)
+
+    @property
+    def summands(self) -> list[Summand]:
+        """The summands of the blocks that go."""
+        return [Summand(block["sum"], block["summand"]) for block in self.depth]
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -101,6 +115,7 @@ _KINDS: dict[str, type] = {
     "mixing": bool,
     "attention": str,
     "interface": dict,
+    "depth": list,
 }
 _GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, "grade": str, "pinned": list}
 
@@ -122,6 +137,9 @@ def _fault(data: dict[str, Any]) -> str | None:
             or not isinstance(zeroed.get("ratio"), float)
         ):
             return f"'zeroed' has no ratio and mask for {name!r}"
+    for block in data.get("depth", []):
+        if not isinstance(block, dict) or not all(isinstance(block.get(key), str) for key in Summand._fields):
+            return "a block of 'depth' does not name a sum and a summand"
     for group in data.get("groups", []):
         if not isinstance(group, dict) or any(type(group.get(k)) is not kind for k, kind in _GROUP_KINDS.items()):
             return f"a group needs {', '.join(_GROUP_KINDS)}"
@@ -140,16 +158,26 @@ def _axis(axis: str, indices: object) -> bool:
     return axis.isdecimal() and isinstance(indices, list) and all(type(i) is int and 0 <= i < 2**31 for i in indices)
 
 
-def make(coupling: Coupling, removed: NDArray[np.bool_], groups: Sequence[dict[str, Any]] = ()) -> Plan:
+def make(
+    coupling: Coupling,
+    removed: NDArray[np.bool_],
+    groups: Sequence[dict[str, Any]] = (),
+    depth: Sequence[dict[str, Any]] = (),
+) -> Plan:
     """The plan that removes some channels.
 
     Args:
         coupling: The analysis.
         removed: Boolean per channel id, True for what is removed.
         groups: Entries for the plan's `groups`.
+        depth: Entries for the plan's `depth`: what is gone already.
     """
     plan = Plan(
-        fingerprint(coupling.graph.proto), groups=list(groups), mixing=coupling.mixing, attention=coupling.attention
+        fingerprint(coupling.graph.proto),
+        groups=list(groups),
+        mixing=coupling.mixing,
+        attention=coupling.attention,
+        depth=list(depth),
     )
     lengths = KeptLengths(coupling, removed)
     plan.interface = {name: _lost(value, lengths) for name, value in sorted(coupling.shrinking_values.items())}

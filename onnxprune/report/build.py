@@ -9,7 +9,7 @@ from typing import Any
 from onnxprune.cost.measure import Cost
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.planning.plan import Plan
-from onnxprune.report.entries import Count
+from onnxprune.report.entries import BlockReport, Count
 from onnxprune.report.metric import MAX_DROP, GateReport, drop_line
 from onnxprune.report.report import GroupReport, Report
 from onnxprune.verification.check import Verification
@@ -53,6 +53,7 @@ def build(
         unverified_because=verified.reason,
         options=options,
         groups=groups,
+        blocks=[BlockReport(b["sum"], list(b.get("nodes", [])), b.get("damage")) for b in plan.depth],
         zeroed={name: z["ratio"] for name, z in plan.zeroed.items()},
         dense={},
         whole_because=None if plan.changes_model else whole_because(coupling),

@@ -14,6 +14,21 @@ class Count:
 
 
 @dataclass(frozen=True)
+class BlockReport:
+    """A block that went as a whole.
+
+    Attributes:
+        sum: Name of the sum that lost a summand.
+        nodes: The nodes that went with it, in the order in which they ran.
+        damage: Squared error of the outputs that it added, as a share of their variance; None where it is not known.
+    """
+
+    sum: str
+    nodes: list[str]
+    damage: float | None
+
+
+@dataclass(frozen=True)
 class PermutedGroup:
     """A group in another order.
 

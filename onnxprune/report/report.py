@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from onnxprune import __version__
 from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.layerwise import Refit
-from onnxprune.report.entries import Count, DamageCurves, Measured, PermutationReport, ResolvedOptions, StorageReport
+from onnxprune.report.entries import (
+    BlockReport,
+    Count,
+    DamageCurves,
+    Measured,
+    PermutationReport,
+    ResolvedOptions,
+    StorageReport,
+)
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.report.metric import GateReport, MetricReport
 from onnxprune.verification.check import Drift
@@ -232,6 +240,7 @@ class Report(JsonValue):
         options: What was asked (`Options.to_dict`, which `Options.from_dict` reads); None where a plan was applied.
         resolved: What the options came to that the run chose itself; None where a plan was applied.
         groups: Every group of channels.
+        blocks: The blocks that went as a whole; groups and channels are of what they left.
         zeroed: Constant -> share of its elements that a pattern set to zero.
         dense: Constant -> why it was to have zeros and has none.
         whole_because: Why nothing was taken; None where something was.
@@ -277,6 +286,7 @@ class Report(JsonValue):
     mixing: bool
     interface: dict[str, dict[str, int]]
     resolved: ResolvedOptions | None = None
+    blocks: list[BlockReport] = field(default_factory=list)
     rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
     unrounded: dict[str, dict[str, int]] = field(default_factory=dict)
     permuted: PermutationReport | None = None

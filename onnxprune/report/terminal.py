@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from onnxprune._text import count, duration, percent, plain_percent, plural, printable, short
+from onnxprune._text import duration, percent, plain_percent, plural, printable, short
 from onnxprune.errors import on_command_line
 from onnxprune.options import LATENCY
 from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.layerwise import Refit
 from onnxprune.report.before_after import cost_rows, costs, drifts, latency_rows, row
 from onnxprune.report.build import reasons
+from onnxprune.report.changes import blocks, reordered, stored
 from onnxprune.report.entries import Count
 from onnxprune.report.metric import MAX_DROP, SURE, GateReport, metric_lines
 from onnxprune.report.report import Amount, GroupReport, Report
@@ -84,36 +85,6 @@ def _shows_channels(report: Report) -> bool:
     return any(g.removed for g in report.groups) or not report.zeroed
 
 
-def reordered(report: Report) -> list[Part]:
-    """Effect of the permutation."""
-    moved = report.permuted
-    if moved is None:
-        return []
-    if not moved.groups:
-        return [f"No channels moved: {printable(moved.whole_because or 'no order that was found keeps more')}"]
-    return [
-        f"{plural(len(moved.groups), 'group')} of channels in another order: the pattern keeps "
-        f"{percent(moved.after or 0, 1)} of the magnitude, not {percent(moved.before or 0, 1)}"
-    ]
-
-
-def stored(report: Report) -> list[Part]:
-    """Size saved by sparse tensors, and size after gzip."""
-    storage = report.storage
-    if storage is None:
-        return []
-    sizes, lines = list(storage.sparse.values()), []
-    if sizes:
-        before, after = (sum(n or 0 for n in each) for each in zip(*((s.before, s.after) for s in sizes), strict=True))
-        lines.append(
-            f"{plural(len(sizes), 'weight')} stored as sparse tensors: {count(after, 'B')} in place of "
-            f"{count(before, 'B')}"
-        )
-    if storage.dense_because is not None:
-        lines.append(f"{'The rest is' if sizes else 'All is'} stored dense: {printable(storage.dense_because)}")
-    return ["\n".join([*lines, f"gzip makes {count(storage.gzip or 0, 'B')} of the file"])]
-
-
 def meaning(report: Report) -> list[Part]:
     """The request, and the share of channels, parameters and MACs that it removed."""
     if report.whole_because is not None:
@@ -122,7 +93,15 @@ def meaning(report: Report) -> list[Part]:
     pairs = ((report.channels, "prunable channels"), (report.params, "parameters"), (report.macs, "MACs"))
     shares = [f"{_lost(pair)} of the {name}" for pair, name in pairs if _lost(pair)]
     took = [f"{_asked_for(report)} took {', '.join(shares)}"] if _shows_channels(report) else []
-    return [*took, *in_time(report), *uneven(report), *shrunk(report.interface), *zeros(report), *learned(report)]
+    return [
+        *took,
+        *blocks(report),
+        *in_time(report),
+        *uneven(report),
+        *shrunk(report.interface),
+        *zeros(report),
+        *learned(report),
+    ]
 
 
 def in_time(report: Report) -> list[Part]:
@@ -146,6 +125,8 @@ def _asked_for(report: Report) -> str:
         return f"{tried} tried; the smallest within the gates is that of {_amount(report.search.found)}, which"
     if asked is None:
         return "the plan"
+    if asked["ratio"] == 0 and report.blocks:
+        return f"depth {asked['depth']}"
     if asked["ratio"] is not None:
         return f"ratio {asked['ratio']:g}{' across all groups' if _ranked_globally(report) else ''}"
     return _amount(Amount(target=asked["target"]))

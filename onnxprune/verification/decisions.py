@@ -151,7 +151,8 @@ class DecisionSums:
             self._add(same, 1 - same, np.full(len(a), np.inf if self._known else 0.0))
             return
         axis = class_axis_if_any(a.shape) if self._axis is None else self._axis
-        if axis is None or (a.ndim > 2 and not self._known):
+        several = sum(length != 1 for length in a.shape[1:]) > 1
+        if axis is None or (several and not self._known):
             self._usable = False
             return
         before = _finite(np.moveaxis(a.astype(np.float64), axis, -1))

@@ -83,8 +83,12 @@ def chosen_classes(array: NDArray[Any], name: str) -> NDArray[Any]:
 def class_axis_if_any(dims: Sequence[int | None]) -> int | None:
     """Returns the class axis of an output: the last axis, or, for images, the shorter one of axis 1 and the last axis.
 
-    None where there is only one score per sample.
+    An axis that is the only one longer than 1 is that of the classes, wherever it is: a pooled map has axes of 1 behind
+    them. None where there is only one score per sample.
     """
+    longer = [axis for axis, length in enumerate(dims) if axis and length != 1]
+    if len(longer) == 1:
+        return longer[0]
     first, last = (dims[1], dims[-1]) if len(dims) >= 4 else (None, None)
     axis = 1 if first is not None and last is not None and first < last else len(dims) - 1
     return axis if dims and dims[axis] != 1 else None

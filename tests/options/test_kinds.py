@@ -61,6 +61,7 @@ CASES += [("target", {"latency": v}) for v in [None, "x", True, [], -1, 0, math.
 CASES += [("time_limit", v) for v in WRONG["number"]]
 CASES += [("minutes", v) for v in WRONG["number"]]
 CASES += [("seed", v) for v in ["1", 1.5, True, None, [1], OBJECT, -1]]
+CASES += [("depth", v) for v in ["1", 1.5, True, None, [1], OBJECT, -1, "auto"]]  # there is no target
 CASES += [("global_ranking", v) for v in WRONG["flag"] if v is not None]
 CASES += [("importance", v) for v in WRONG["text"] if v is not None]
 CASES += [("stats", v) for v in WRONG["path"]]

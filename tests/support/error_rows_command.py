@@ -292,6 +292,12 @@ ROWS: dict[str, list[Row]] = {
             "give a ratio or a target, and data with --calib",
         ),
         Row(
+            "blocks of a model without branches",
+            "good.onnx --depth 2",
+            "no block of the model may go: no residual branch can be left out as a whole",
+            "leave --depth away",
+        ),
+        Row(
             "a number of samples without data",
             "good.onnx --ratio 0.5 --samples 10",
             "samples are those of calibration data, and none are given",

@@ -8,6 +8,7 @@ import pytest
 from onnxprune.model.model import Model
 from onnxprune.verification.comparable_outputs import class_scores
 from onnxprune.verification.decisions import DecisionSums, loss_estimate, share_estimate
+from onnxprune.verification.output_sums import class_axis_if_any
 from tests.support.text_models import text_model
 
 
@@ -125,3 +126,17 @@ def test_nothing_lost_in_few_samples_is_not_nothing_lost() -> None:
 def test_the_graph_tells_which_outputs_choose(body: str, output: str, found: dict[str, int | None]) -> None:
     model = text_model(np.random.default_rng(0), body, "float[N,4] x", output, w=(4, 5))
     assert class_scores(Model(model)) == found
+
+
+def test_classes_of_a_pooled_map() -> None:
+    """Scores of shape (samples, classes, 1, 1) choose one class a sample, whether a softmax made them or not."""
+    scores = np.eye(4)[[0, 1, 2, 3, 0]] * 9.0
+    other = scores[[0, 1, 2, 0, 0]]
+    for known in (True, False):
+        sums = DecisionSums("y", scores=known)
+        sums.add(scores[:, :, None, None], other[:, :, None, None])
+        found = sums.decisions()
+        assert found is not None and not found.positions
+        assert found.agreement.mean == pytest.approx(0.8)
+    assert class_axis_if_any([5, 1000, 1, 1]) == 1 and class_axis_if_any([None, 1, 1, 10]) == 3
+    assert class_axis_if_any([5, 21, 32, 32]) == 1 and class_axis_if_any([5, 1, 1]) is None

@@ -1,0 +1,121 @@
+"""Leaves out summands of a model, with all that only they need."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
+
+from onnx import GraphProto, NodeProto, helper
+
+from onnxprune.errors import PlanError
+from onnxprune.graph.operators import operator_of
+from onnxprune.model.model import Model
+from onnxprune.model.tensors import subgraphs
+from onnxprune.model.topology import read_names, topological_order
+from onnxprune.model.unique_names import Names
+
+
+class Summand(NamedTuple):
+    """A summand of a sum of two, by the names of both values in the main graph."""
+
+    sum: str
+    summand: str
+
+
+def bypass(model: Model, summands: Iterable[Summand]) -> None:
+    """Leaves out summands, in place: the other summand takes the place of each sum.
+
+    Raises:
+        PlanError: The model has no such sum.
+    """
+    graph, unread, instead = model.proto.graph, set[str](), dict[str, str]()
+    for one in summands:
+        summand = one.summand
+        while summand in instead:  # it was a sum itself
+            summand = instead[summand]
+        node = _sum_node(graph, one.sum, summand)
+        rest = next(name for name in node.input if name != summand)
+        if one.sum in {out.name for out in graph.output}:
+            node.CopyFrom(helper.make_node("Identity", [rest], [one.sum], name=node.name))
+        else:
+            _read_instead(graph, one.sum, rest)
+            instead[one.sum] = rest
+        unread |= {one.sum, summand}
+    _drop_unread(graph, unread)
+
+
+def silence(model: Model, summands: Iterable[Summand]) -> None:
+    """Makes summands zero, in place, and leaves all else as it is: `bypass` must compute the same.
+
+    Raises:
+        PlanError: The model has no such sum.
+    """
+    graph, names = model.proto.graph, Names(model.proto)
+    for one in summands:
+        node = _sum_node(graph, *one)
+        zero = names.fresh(one.summand)
+        made = helper.make_node("Sub", [one.summand, one.summand], [zero], name=zero)
+        node.input[list(node.input).index(one.summand)] = zero
+        graph.node.insert(list(graph.node).index(node), made)
+
+
+def _sum_node(graph: GraphProto, sum_: str, summand: str) -> NodeProto:
+    """The node of a sum; raises PlanError where there is none."""
+    node: NodeProto
+    for node in graph.node:
+        if sum_ in node.output:
+            if operator_of(node).adds and len(node.input) == 2 and list(node.input).count(summand) == 1:
+                return node
+            break
+    raise PlanError(f"the plan leaves {summand!r} out of the sum {sum_!r}, and the model has no such sum")
+
+
+def _read_instead(graph: GraphProto, name: str, other: str) -> None:
+    """Makes all readers of a value, also in bodies, read another one."""
+    for node in graph.node:
+        for i, read in enumerate(node.input):
+            if read == name:
+                node.input[i] = other
+        for _, body in subgraphs(node):
+            _read_instead(body, name, other)
+            for out in body.output:
+                if out.name == name:
+                    out.name = other
+
+
+def _drop_unread(graph: GraphProto, values: Collection[str]) -> None:
+    """Drops what makes some values that nothing reads any more, and what only that needs."""
+    returned = {out.name for out in graph.output}
+    counts = Counter(name for node in graph.node for name in read_names(node))
+    unread, kept = set(values), list[NodeProto]()
+    for node in reversed(topological_order(graph)):
+        made = [name for name in node.output if name]
+        if unread.isdisjoint(made) or any(counts[name] or name in returned for name in made):
+            kept.append(node)
+            continue
+        reads = list(read_names(node))
+        counts.subtract(reads)
+        unread |= {*made, *reads}
+    gone = {name for name in unread if not counts[name]} - returned
+    _keep(graph.node, {id(node) for node in kept}, id)
+    _forget(graph, gone)
+
+
+def _forget(graph: GraphProto, gone: Collection[str]) -> None:
+    """Drops constants and declarations of values that are gone; graph inputs stay."""
+    inputs = {value.name for value in graph.input}
+    fields: list[tuple[Any, Callable[[Any], str]]] = [
+        (graph.initializer, lambda t: t.name),
+        (graph.sparse_initializer, lambda t: t.values.name),
+        (graph.value_info, lambda t: t.name),
+        (graph.quantization_annotation, lambda t: t.tensor_name),
+    ]
+    for field, name_of in fields:
+        _keep(field, {name_of(entry) for entry in field} - (set(gone) - inputs), name_of)
+
+
+def _keep(field: Any, keys: Collection[Any], key_of: Callable[[Any], Any]) -> None:
+    """Deletes the entries of a repeated field with other keys than some; those that stay are not copied."""
+    for i in reversed([i for i, entry in enumerate(field) if key_of(entry) not in keys]):
+        del field[i]

@@ -1,0 +1,178 @@
+"""Depth for a target: as many blocks go as leave the least damage once channels do the rest."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from onnxprune.allocation import selection
+from onnxprune.cost.measure import measure
+from onnxprune.cost.targets import measured as measured_cost
+from onnxprune.cost.targets import totals
+from onnxprune.coupling.blocks import Block
+from onnxprune.coupling.groups import Group
+from onnxprune.errors import InputError, option
+from onnxprune.extensions import CostFactory, Limit
+from onnxprune.graph.graph import Node
+from onnxprune.model.model import Model
+from onnxprune.options import LATENCY, Channels
+from onnxprune.pipeline.block_trials import (
+    BlockTrials,
+    Removal,
+    error_after_refit,
+    with_absolute_targets,
+    without_blocks,
+)
+from onnxprune.pipeline.prepare import Prepared, scored
+from onnxprune.pipeline.score import allocate
+from onnxprune.pipeline.trial_refit import FEWEST, can_tell
+from onnxprune.progress import step
+from onnxprune.runtime.io_slices import WHOLE
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 0.5
+"""Seconds for which a model without a block is timed."""
+
+
+def weighed(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) -> Prepared:
+    """The model without the blocks that are worse than channels, or as it is where none are.
+
+    Both are held against each other after a short refit: what was predicted of them is a sum of single effects.
+
+    Raises:
+        InputError: There are too few samples to tell.
+    """
+    if not can_tell(prepared.loaded.data, prepared.options):
+        raise InputError(
+            f"depth 'auto' needs at least {FEWEST} calibration samples to refit and to judge with",
+            f"give more, or a number of blocks: {option('depth', 2)}",
+        )
+    with prepared.clock.stage("depth"):
+        ranked = _ranked(prepared, blocks, trials)
+        removals = _best_share(prepared, ranked)
+    if not removals:
+        return prepared
+    shallow = scored(without_blocks(prepared, [removal for removal, _ in removals]))
+    with prepared.clock.stage("depth"):
+        errors = [_error_at_target(one) for one in (prepared, shallow)]
+    logger.info("depth: error %.3g with all blocks, %.3g without %d", *errors, len(removals))
+    return shallow if errors[1] < errors[0] else prepared
+
+
+Ranked = tuple[Removal, Mapping[str, float]]
+"""A block, and what its removal saves of each cost."""
+
+
+def _ranked(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) -> list[Ranked]:
+    """Blocks with their damage and what each saves, the least damage for what is saved first.
+
+    The damage is what a repair leaves of it, as damage curves of channels are after one; how much that is of the least
+    one stands for all.
+    """
+    channels, whole = _channels(prepared), _totals(prepared)
+    limits = {name: float(str(limit).removesuffix("ms")) for name, limit in _limits(prepared).items()}
+    ranked = list[tuple[float, Ranked]]()
+    for number, block in enumerate(blocks):
+        step(block.sum, number, len(blocks))
+        left = _costs_left(prepared, channels, trials.model([block]))
+        saved = {name: whole[name] - left[name] for name in limits}
+        worth = sum(saved[name] / max(whole[name] - limit, 1e-9) for name, limit in limits.items())
+        removal = Removal(block, trials.damage([block]))
+        if worth > 0:
+            ranked.append((removal.damage / worth, (removal, saved)))
+    if not ranked:
+        return []
+    share = trials.repaired_share(min((removal for _, (removal, _) in ranked), key=lambda one: one.damage))
+    chosen: list[Ranked] = []
+    for _, (removal, savings) in sorted(ranked, key=lambda one: one[0]):
+        if not any(removal.block.within(other.block) or other.block.within(removal.block) for other, _ in chosen):
+            chosen.append((replace(removal, damage=share * removal.damage), savings))
+    return chosen
+
+
+def _best_share(prepared: Prepared, ranked: Sequence[Ranked]) -> Sequence[Ranked]:
+    """As many of the first blocks as leave the least predicted damage once channels do the rest."""
+    best, least = ranked[:0], _predicted(prepared, ())
+    for count in range(1, len(ranked) + 1):
+        damage = _predicted(prepared, ranked[:count])
+        logger.info("depth: damage %.3g predicted with %d blocks less", damage, count)
+        if damage < least:
+            best, least = ranked[:count], damage
+    return best
+
+
+def _predicted(prepared: Prepared, removals: Sequence[Ranked]) -> float:
+    """Damage of some blocks and of the channels that must go beside them; infinite where that misses the target.
+
+    What the blocks save is added to what may be left, and channels inside of them stay: they are gone already.
+    """
+    channels, limits = _channels(prepared), _limits(prepared)
+    target: dict[str | CostFactory, Limit] = {}
+    for key, cost in zip(channels.target, channels.costs, strict=True):
+        more = float(str(limits[cost.name]).removesuffix("ms")) + sum(saved[cost.name] for _, saved in removals)
+        target[key] = f"{more:.9g}ms" if cost.name == LATENCY else more
+    gone = {node for removal, _ in removals for node in removal.block.nodes}
+    whole = {i: 1.0 for i, group in enumerate(prepared.groups) if _is_inside(group, gone)}
+    assert prepared.damage is not None
+    found = selection.by_budget(
+        prepared.analysis.coupling,
+        prepared.groups,
+        prepared.damage.curves,
+        replace(channels, target=target),
+        prepared.loaded.cost,
+        prepared.options.checks.input_shapes,
+        whole,
+    )
+    if not all(target["met"] for target in found.targets.values()):
+        return math.inf
+    return sum(float(e.get("damage", 0.0)) for e in found.entries) + sum(r.damage for r, _ in removals)
+
+
+def _is_inside(group: Group, nodes: Collection[Node]) -> bool:
+    """Whether all that a group slices is read by some nodes alone."""
+    return all(node in nodes for s in group.slices for node, _ in s.value.consumers)
+
+
+def _error_at_target(prepared: Prepared) -> float:
+    """Error of the outputs at the target, as predicted, after a short refit."""
+    assert prepared.damage is not None
+    cost, shapes = prepared.loaded.cost, prepared.options.checks.input_shapes
+    selected = allocate(prepared.analysis, prepared.groups, prepared.damage, _channels(prepared), cost, shapes)
+    return error_after_refit(prepared, prepared.analysis, selected)
+
+
+def _channels(prepared: Prepared) -> Channels:
+    assert prepared.options.channels is not None  # the options see to that
+    return prepared.options.channels
+
+
+def _totals(prepared: Prepared) -> dict[str, float]:
+    """The costs that the target limits, before anything is removed."""
+    costs, shapes = _channels(prepared).costs, prepared.options.checks.input_shapes
+    found = totals(costs, prepared.analysis.coupling, prepared.loaded.cost, shapes)
+    return {name: float(total or 0) for name, total in found.items()}
+
+
+def _limits(prepared: Prepared) -> dict[str, Limit]:
+    """What may be left of each cost, as an amount."""
+    channels = with_absolute_targets(prepared).channels
+    assert channels is not None
+    return channels.limits
+
+
+def _costs_left(prepared: Prepared, channels: Channels, model: Model) -> dict[str, float]:
+    """What is left of the costs that the target limits in a model without some blocks."""
+    shapes = prepared.options.checks.input_shapes
+    counted = measure(model, shapes, run=prepared.options.targets_macs)
+    found = {}
+    for cost in channels.costs:
+        if cost.name == LATENCY:
+            assert prepared.timed is not None and prepared.timed.engine is not None  # no times come from elsewhere
+            ratio = prepared.timed.engine.ratio(model, WHOLE, SECONDS)
+            found[cost.name] = ratio * prepared.timed.times.milliseconds
+        else:
+            found[cost.name] = float(measured_cost(cost, model, counted, shapes) or 0)
+    return found
