@@ -50,6 +50,8 @@ LATE = {
     ("__init__", "report.report"),
     ("__init__", "pipeline.compare"),
     ("__init__", "pipeline.refit"),
+    ("__init__", "pipeline.finetune"),
+    ("__init__", "pipeline.sensitivity"),
     ("__init__", "pipeline.sensitivity"),
     ("__init__", "pipeline.sweep"),
     ("__init__", "repair.layerwise"),
