@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tests.support.error_row import Row
 
+OPTIONS = "onnxprune --help lists the options"
+
 ROWS: dict[str, list[Row]] = {
     "Command line": [
-        Row("no model", "", "MODEL is missing", "onnxprune --help lists the options"),
+        Row("no model", "", "MODEL is missing", OPTIONS),
         Row(
             "two models",
             "good.onnx out.onnx --ratio 0.5",
@@ -62,12 +64,7 @@ ROWS: dict[str, list[Row]] = {
             "no such option: --calibration",
             "did you mean --calib?",
         ),
-        Row(
-            "a value missing",
-            "good.onnx --ratio",
-            "Option '--ratio' requires an argument",
-            "onnxprune --help lists the options",
-        ),
+        Row("a value missing", "good.onnx --ratio", "Option '--ratio' requires an argument", OPTIONS),
         Row("no amount", "good.onnx", "nothing says how much to prune", "give a ratio or a target, say --ratio 0.5"),
         Row(
             "two amounts",
@@ -87,12 +84,7 @@ ROWS: dict[str, list[Row]] = {
             "--ratio must be at least 0 and below 1, not -0.1",
             "--ratio 0.5 takes half of the channels",
         ),
-        Row(
-            "a ratio that is none",
-            "good.onnx --ratio half",
-            "--ratio: 'half' is not a valid float",
-            "onnxprune --help lists the options",
-        ),
+        Row("a ratio that is none", "good.onnx --ratio half", "--ratio: 'half' is not a valid float", OPTIONS),
         Row(
             "a criterion under another name",
             "good.onnx --ratio 0.5 --importance magnitude",
