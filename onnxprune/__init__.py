@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from onnxprune.options import Options
     from onnxprune.patterns import Pattern, pattern
     from onnxprune.pipeline.compare import compare
+    from onnxprune.pipeline.finetune import FineTuned, finetune
     from onnxprune.pipeline.refit import RepairJob
     from onnxprune.pipeline.sensitivity import sensitivity
     from onnxprune.pipeline.sweep import sweep
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Analysis",
     "DataError",
+    "FineTuned",
     "GateError",
     "GroupView",
     "InputError",
@@ -77,6 +79,7 @@ __all__ = [
     "cost_model",
     "criterion",
     "data_source",
+    "finetune",
     "measure",
     "metric",
     "pattern",
@@ -113,6 +116,8 @@ _HOME = {
     "pattern": "onnxprune.patterns",
     "repair_method": "onnxprune.extensions",
     "rule": "onnxprune.ops.registry",
+    "FineTuned": "onnxprune.pipeline.finetune",
+    "finetune": "onnxprune.pipeline.finetune",
     "sensitivity": "onnxprune.pipeline.sensitivity",
     "sweep": "onnxprune.pipeline.sweep",
     "zero_criterion": "onnxprune.extensions",

@@ -31,6 +31,7 @@ ORDER = """
     timing
     sparsity
     repair
+    training
     report
     pipeline
     stages checkpoints

@@ -40,6 +40,8 @@ HOMES = {
         ["cost_model", "criterion", "data_source", "repair_method", "zero_criterion"], "onnxprune.extensions"
     ),
     "compare": "onnxprune.pipeline.compare",
+    "FineTuned": "onnxprune.pipeline.finetune",
+    "finetune": "onnxprune.pipeline.finetune",
     "sensitivity": "onnxprune.pipeline.sensitivity",
     "sweep": "onnxprune.pipeline.sweep",
     "metric": "onnxprune.metrics",

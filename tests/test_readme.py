@@ -1,4 +1,4 @@
-"""The README keeps its word: links lead somewhere, commands and code run, the numbers are measured again."""
+"""README and reference keep their word: links lead somewhere, commands and code run, the numbers are measured again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ from tests.support.commands import Cli
 from tests.support.paths import ROOT
 from tools import bounds
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("options", "milliseconds", "judging", "verbs", "zeros", "python", "report")
+    ),
+]
+"""The README and the reference, in the order in which commands of one may read what those of another wrote."""
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+TEXT = "\n".join(TEXTS.values())
 ENTRIES: dict[str, dict[str, Any]] = {
     e["file"]: e for e in json.loads((ROOT / "models" / "INDEX.json").read_text())["models"]
 }
@@ -38,22 +47,34 @@ def commands() -> list[str]:
     return [line for block in blocks("sh") for line in block.splitlines()]
 
 
-def test_links() -> None:
+def anchors(page: Path) -> set[str]:
+    """The anchors of the headings of a page."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", t).strip().lower().replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links(page: Path) -> None:
     """Every relative link leads to a file, every anchor to a heading."""
-    titles = re.findall(r"^#+ (.*)$", TEXT, re.M)
-    anchors = {re.sub(r"[^\w -]", "", t).strip().lower().replace(" ", "-") for t in titles}
-    targets = re.findall(r"\]\(([^)]+)\)", TEXT)
-    assert targets
+    targets = re.findall(r"\]\(([^)\s]+)\)", TEXTS[page])
     for target in targets:
         path, _, anchor = target.partition("#")
         if not target.startswith("https://"):
-            assert (ROOT / path).exists(), target
-            assert path or anchor in anchors, target
+            assert (page.parent / path).exists(), target
+            assert not anchor or anchor in anchors(page.parent / path if path else page), target
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    found = {(ROOT / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)", TEXTS[PAGES[0]])}
+    pages = {*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "howto").glob("*.md")} - {ROOT / "docs/howto/README.md"}
+    assert {page.name for page in pages - found} == set()
+    assert len(TEXTS[PAGES[0]].splitlines()) < 200
 
 
 def test_what_it_links_to_comes_with_the_tests() -> None:
     """Also where these run on a built wheel, away from the repository."""
-    targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in target}
+    links = re.findall(r"\]\(([^)]+)\)", TEXTS[PAGES[0]])
+    targets = {target.partition("#")[0] for target in links if "://" not in target}
     assert {target.split("/")[0] for target in targets if target} <= set(bounds.BESIDE)
 
 

@@ -27,13 +27,14 @@ MOST = 90
 COMMANDS = """
 --help
 inspect models/pt_resnet_folded.onnx
-inspect models/pt_transformer.onnx
+inspect models/pt_transformer.onnx --graph groups.svg
 sensitivity models/sk_mlp.onnx --calib models/digits_test_flat.npz
 models/pt_resnet_folded.onnx --ratio 0.5 --dry-run
 models/pt_resnet_bn.onnx --ratio 0.5 -o small.onnx
 models/sk_mlp.onnx --target macs=0.5 --calib models/digits_calib_flat.npz --plan plan.json -o calibrated.onnx
 apply plan.json models/sk_mlp.onnx -o removed.onnx
 apply plan.json models/sk_mlp.onnx --calib models/digits_calib_flat.npz -o again.onnx
+finetune removed.onnx --calib models/digits_test_flat.npz --teacher models/sk_mlp.onnx -o trained.onnx
 measure models/pt_resnet_bn.onnx -o times.json
 models/pt_resnet_bn.onnx --target latency=0.7 --times times.json --repair none -o faster.onnx
 models/pt_resnet_bn.onnx --target latency=0.7 --repair none -o faster.onnx

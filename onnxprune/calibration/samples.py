@@ -129,6 +129,14 @@ class Samples:
         return (self.count or 0) // self._group
 
     @property
+    def positions(self) -> np.ndarray | None:
+        """Position of each sample in its source, in the order of `batches`; None where their number is not known."""
+        indices = self._selection.indices
+        if indices is not None:
+            return indices
+        return None if self.count is None else np.arange(self.count)
+
+    @property
     def labels(self) -> np.ndarray | None:
         """The labels of these samples in the order of `batches`, shape (count, ...); None if the source has none."""
         labels, indices = self._source.labels, self._selection.indices
@@ -226,6 +234,13 @@ class Samples:
             seed=self._seed,
             progress=self._progress,
         )
+
+    def in_clips(self, size: int) -> Samples:
+        """The same samples in batches of this size, which are never separated; those that fill none are left out."""
+        selection = self._selection
+        if selection.indices is not None:
+            selection = Selection(selection.indices[: len(selection.indices) // size * size])
+        return Samples(self._source, size, selection, batch=size, seed=self._seed, progress=self._progress)
 
     def silent(self) -> Samples:
         """The same samples, without telling progress: for a look at the first of them."""

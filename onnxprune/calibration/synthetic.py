@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxprune.calibration.plausibility import Plausibility
-from onnxprune.calibration.synthetic_images import along_time, pictures, signals, sounds
+from onnxprune.calibration.synthetic_images import pictures
+from onnxprune.calibration.synthetic_signals import along_time, signals, sounds
 from onnxprune.cost.measure import counted_shapes, measure
 from onnxprune.errors import RunError
 from onnxprune.model.inputs import fed_inputs
@@ -47,7 +48,7 @@ class Range:
     Attributes:
         factor: Scale.
         shift: Offset.
-        slope: Spectral slope of the noise, see `synthetic_images.signals`; None for sounds.
+        slope: Spectral slope of the noise, see `synthetic_signals.signals`; None for sounds.
     """
 
     factor: float
@@ -147,9 +148,9 @@ class _Generator:
     """Generates inputs of one model.
 
     Attributes:
-        sizes: Lengths of free axes.
+        sizes: Lengths of free axes; a model that takes no single samples counts as many as it takes as one.
         shapes: Shapes of the inputs of one sample.
-        free: Whether the first axis of every input is a batch axis of any length.
+        free: Whether the first axis of every input is a batch axis, for any number of samples.
         floats: Names of the inputs of floats.
         pictures: Names of those that are images.
         elements: Elements of the largest input of one sample.
@@ -158,8 +159,9 @@ class _Generator:
     def __init__(self, model: Model, input_shapes: Mapping[str, Sequence[int]] | None, sizes: Sizes) -> None:
         self._model, self._given, self.sizes = model, input_shapes, sizes
         proto = model.proto
-        one, two = (input_dims(proto, input_shapes, replace(sizes, batch=n)) for n in (1, 2))
-        self.free = all(two[n][:1] == (2,) and one[n][:1] == (1,) for n in one)
+        batch = sizes.batch
+        one, two = (input_dims(proto, input_shapes, replace(sizes, batch=n * batch)) for n in (1, 2))
+        self.free = all(two[n][:1] == (2 * batch,) and one[n][:1] == (batch,) for n in one)
         self.shapes = one
         kinds = {
             v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)
@@ -186,12 +188,12 @@ class _Generator:
 
     def pair(self) -> tuple[Feeds, list[Feeds]]:
         """Returns two samples in one batch, and the same samples one by one."""
-        feeds = self._batch(2, [0], Range(1, 0))
-        return feeds, [{name: array[i : i + 1] for name, array in feeds.items()} for i in range(2)]
+        feeds, rows = self._batch(2, [0], Range(1, 0)), self.sizes.batch
+        return feeds, [{name: array[i * rows : (i + 1) * rows] for name, array in feeds.items()} for i in range(2)]
 
     def _batch(self, size: int, seed: Sequence[int], how: Range) -> Feeds:
         rng = np.random.default_rng(seed)
-        sizes, first = replace(self.sizes, batch=size), int(rng.integers(2**31))
+        sizes, first = replace(self.sizes, batch=size * self.sizes.batch), int(rng.integers(2**31))
         found: Feeds = dict(sample_inputs(self._model.proto, seed=first, input_shapes=self._given, sizes=sizes))
         for name in [*self.floats, *self._bytes]:
             shape, kind = found[name].shape, found[name].dtype

@@ -1,4 +1,4 @@
-"""Synthetic images and signals with natural statistics.
+"""Synthetic images with natural statistics.
 
 Images follow the dead leaves model: flat patches of all sizes that occlude each other have the edges, the power
 spectrum and the heavy-tailed statistics of natural images (Lee, Mumford and Huang, "Occlusion models for natural
@@ -8,11 +8,10 @@ looking at noise", NeurIPS 2021).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.polynomial.polynomial import polyval
 from numpy.typing import NDArray
+
+from onnxprune.calibration.synthetic_signals import standardized
 
 Floats = NDArray[np.float32]
 
@@ -38,60 +37,6 @@ def pictures(rng: np.random.Generator, count: int, channels: int, height: int, w
     made /= made.std(axis=(1, 2, 3), keepdims=True) + 1e-6
     contrast, light = rng.uniform(0.15, 0.3, (count, 1, 1, 1)), rng.uniform(0.3, 0.65, (count, 1, 1, 1))
     return np.clip(made * contrast + light, 0, 1).astype(np.float32)
-
-
-def along_time(make: Callable[[tuple[int, ...]], Floats], shape: tuple[int, ...]) -> Floats:
-    """Returns signals of any layout, such as (batch, channels, samples) and (batch, samples, channels).
-
-    Time is the longest axis other than the first one, the last of them where several are equally long.
-
-    Args:
-        make: Returns signals of a given shape, whose last axis is time.
-        shape: The shape of the result.
-    """
-    if len(shape) < 3:
-        return make(shape)
-    axis = max(range(1, len(shape)), key=lambda i: (shape[i], i))
-    made = make((*shape[:axis], *shape[axis + 1 :], shape[axis]))
-    return np.ascontiguousarray(np.moveaxis(made, -1, axis))
-
-
-def signals(rng: np.random.Generator, shape: tuple[int, ...], slope: float) -> Floats:
-    """Returns noise with amplitudes proportional to frequency ** -slope along the last axis; mean 0, variance 1."""
-    length = shape[-1]
-    frequencies = np.maximum(np.fft.rfftfreq(length) * length, 1.0)
-    raw = np.fft.irfft(np.fft.rfft(rng.standard_normal(shape)) * frequencies**-slope, n=length)
-    return _standardized(raw)
-
-
-def sounds(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Returns sounds: tones with harmonics and bursts of noise along the last axis, over faint background noise.
-
-    As in speech, most of a signal is quiet, and its events have a pitch and a spectral color; mean variance 1.
-    """
-    length = shape[-1]
-    time = np.linspace(0, 1, length, endpoint=False)
-    rows = np.empty((int(np.prod(shape[:-1])), length))
-    for row in rows:
-        row[:] = 10 ** rng.uniform(-3, -1) * signals(rng, (length,), rng.uniform(0, 0.8))
-        for _ in range(rng.integers(1, 6)):
-            middle, width = rng.uniform(0.1, 0.9), rng.uniform(0.02, 0.2)
-            swell = np.exp(-0.5 * np.square((time - middle) / width)) * 10 ** rng.uniform(-1, 0)
-            row += swell * (_tone(rng, time) if rng.random() < 0.6 else signals(rng, (length,), rng.uniform(-0.5, 1)))
-    loud: Floats = (rows / (rows.std() + 1e-6)).reshape(shape).astype(np.float32)
-    return loud
-
-
-def _tone(rng: np.random.Generator, time: NDArray[np.float64]) -> Floats:
-    """Returns a tone of gliding frequency with harmonics, amplified near three resonances; shape of `time`."""
-    length = len(time)
-    base = length * 10 ** rng.uniform(-2.3, -1.5)
-    phase = 2 * np.pi * base * (time + rng.normal(0, 0.1) * np.square(time))
-    orders = np.arange(1, max(2, int(0.45 * length / base)))
-    peaks = rng.uniform(0.02, 0.3, 3) * length
-    loud = np.exp(-0.5 * np.square((orders[:, None] * base - peaks) / (0.03 * length))).sum(axis=1) + 0.05
-    # The sum of loud_k / sqrt(k) * sin(k * phase), as a polynomial of exp(i * phase).
-    return _standardized(polyval(np.exp(1j * phase), np.concatenate([[0.0], loud / orders**0.5])).imag)
 
 
 def _leaves(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Floats:
@@ -127,12 +72,6 @@ def _blurred(picture: Floats, deviation: float) -> Floats:
     return np.fft.irfft2(np.fft.rfft2(picture) * kept, s=(height, width)).astype(np.float32)
 
 
-def _standardized(raw: NDArray[np.float64]) -> Floats:
-    """Shifts and scales an array to mean 0 and variance 1."""
-    made: Floats = ((raw - raw.mean()) / (raw.std() + 1e-6)).astype(np.float32)
-    return made
-
-
 def _textures(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
     """Returns mostly gray 1/f noise of variance 1 (Ruderman, "The statistics of natural images", 1994)."""
     f = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width)
@@ -142,4 +81,4 @@ def _textures(rng: np.random.Generator, channels: int, height: int, width: int) 
     )
     grey = raw.mean(axis=0, keepdims=True) * channels**0.5
     mixed = grey + 0.3 * raw
-    return _standardized(mixed)
+    return standardized(mixed)

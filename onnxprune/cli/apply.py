@@ -71,6 +71,7 @@ def apply(
     from onnxprune.api import run_plan
     from onnxprune.options import Calibration, Checks, Repair, Resources
     from onnxprune.pipeline.apply import Application
+    from onnxprune.pipeline.scenario import options_of
     from onnxprune.planning.plan import Plan
 
     checks = Checks(verify=not no_verify, input_shapes=shapes, metric=metric, strict=strict)
@@ -83,7 +84,7 @@ def apply(
             save(result, path, stage)
     names = {"model": model, "output": str(path) if result.stopped is None else None, "plan": plan}
     if result.stopped is None:
-        write_run(page, model, names["output"], result.plan, result.report)
+        write_run(page, model, names["output"], result, options_of(parsed, asked))
     show(result.report, names, as_json=as_json, quiet=quiet, strict=strict)
     if result.stopped is not None:
         ctx.exit(GateError.exit_code)

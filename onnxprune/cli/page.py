@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,13 @@ from onnxprune.cli.command import TYPED, Decorated, option
 from onnxprune.cli.paths import writable, written
 
 if TYPE_CHECKING:
-    from onnxprune.planning.plan import Plan
+    from onnxprune.api import Result
+    from onnxprune.options import Options
+    from onnxprune.pipeline.analysis import Analysis
+    from onnxprune.pipeline.node_times import NodeTimes
+    from onnxprune.report.page.choice import Scenario
     from onnxprune.report.page.content import Page
-    from onnxprune.report.report import Report
+    from onnxprune.times import Times
 
 
 def html_option(section: str) -> Callable[[Decorated], Decorated]:
@@ -51,27 +55,57 @@ def write(path: Path | None, page: Callable[[str], Page]) -> None:
         pass
 
 
-def write_run(path: Path | None, model: str, output: str | None, plan: Plan, report: Report) -> None:
+def scenario_of(model: str, analysis: Analysis, options: Options, times: Times | None = None) -> Scenario | None:
+    """What a page predicts of other shares, and the command that makes them."""
+    from onnxprune.pipeline.scenario import scenario
+    from onnxprune.report.page.choice import RECIPE
+
+    read = {"--calib": options.calibration.data, "--stats": options.calibration.stats}
+    given = [word for flag, what in read.items() if isinstance(what, str) for word in (flag, what)]
+    command = shlex.join(["onnxprune", model, "--recipe", RECIPE, *given])
+    return scenario(analysis, options, command, times)
+
+
+def write_run(path: Path | None, model: str, output: str | None, result: Result, options: Options) -> None:
     """Writes the page of a run, or of a plan that was applied.
 
     Args:
         path: Where to; None for nowhere.
         model: File name of the original.
         output: File name of the result; None where there is none.
-        plan: What was taken.
-        report: The report.
+        result: The result.
+        options: The options of the run; of a plan those that would make its groups.
     """
     if path is None:
         return
     from onnxprune import api
+    from onnxprune.model.model import Model
     from onnxprune.report import terminal
     from onnxprune.report.page.build import run_page
 
-    shrink = [f"^{re.escape(name)}$" for name in plan.interface]
-    coupling = api.analyze(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink).coupling
+    report, plan = result.report, result.plan
+    analysis = api.analyze(model, options=options)
     title, *parts = terminal.run(report, model, output)
-    shown = [*parts, *_listed(report.warnings)]
-    write(path, lambda command: run_page(str(title), command, shown, coupling, plan, report))
+    shown, other = [*parts, *_listed(report.warnings)], scenario_of(model, analysis, options, result.times)
+    times = _node_times(model, analysis, result, options) if report.latency is not None else {}
+    pruned = Model(result.proto)
+    write(
+        path,
+        lambda command: run_page(
+            str(title), command, shown, analysis.coupling, plan, report, other, model=pruned, times=times
+        ),
+    )
+
+
+def _node_times(model: str, analysis: Analysis, result: Result, options: Options) -> NodeTimes:
+    """The time of each node before and after."""
+    from onnxprune.model.model import Model
+    from onnxprune.pipeline.analysis import Analysis, load_dense
+    from onnxprune.pipeline.node_times import node_times
+    from onnxprune.planning.plan import io_slices
+
+    whole = Analysis(load_dense(model), analysis.coupling)
+    return node_times(whole, Model(result.proto), options.checks, io_slices(result.plan))
 
 
 def _listed(warnings: Sequence[str]) -> list[Any]:

@@ -28,6 +28,7 @@ NOTES = [
             ("sensitivity MODEL", "What each group costs and saves when it is pruned alone"),
             ("sweep MODEL", "Variants side by side: ratios, targets, criteria"),
             ("apply PLAN MODEL", "Take the same from another checkpoint, and repair it with --calib"),
+            ("finetune MODEL --calib D", "Train what is left on labels, or on the original's outputs"),
             ("measure MODEL", "Time of the model at many widths, for --target latency"),
             ("compare A B ...", "Size, time, accuracy and drift of models side by side"),
             ("verify A B --plan P", "Whether B computes what A does without all that went"),
@@ -230,7 +231,7 @@ def prune(
                 save(result, path, stage)
     names = {"model": model, "output": str(path) if path else None, "plan": str(plan_path) if plan_path else None}
     if result.stopped is None:
-        write_run(page, model, names["output"], result.plan, result.report)
+        write_run(page, model, names["output"], result, options)
     show(result.report, names, as_json=as_json, quiet=quiet, strict=options.checks.strict)
     if result.stopped is not None:
         ctx.exit(GateError.exit_code)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, draw, print_json
-from onnxprune.cli.page import html_option, page_path, write
+from onnxprune.cli.page import html_option, page_path, scenario_of, write
 from onnxprune.cli.paths import writable, written
 
 WHAT, DATA, WORDS = "What", "Data and repair", "Output"
@@ -69,32 +70,34 @@ def sensitivity(
             writable(path, *reads)
     page = page_path(html, *reads)
     from onnxprune import api
+    from onnxprune.options import Options
+    from onnxprune.pipeline.latency import read_times
     from onnxprune.pipeline.sensitivity import sensitivity as examine
     from onnxprune.report.page.build import sensitivity_page
     from onnxprune.report.sensitivity import tables
 
+    asked: dict[str, Any] = {
+        "calib": calib,
+        "samples": samples,
+        "importance": importance,
+        "repair": repair,
+        "metric": metric,
+        "only": only,
+        "ignore": ignore,
+        "mixing": mixing,
+        "attention": attention,
+        "shrink": shrink,
+        "input_shapes": shapes,
+        "seed": seed,
+    }
     with announcing(as_json, progress) as stage:
-        report = examine(
-            model,
-            calib=calib,
-            samples=samples,
-            importance=importance,
-            repair=repair,
-            metric=metric,
-            times=times,
-            only=only,
-            ignore=ignore,
-            mixing=mixing,
-            attention=attention,
-            shrink=shrink,
-            input_shapes=shapes,
-            seed=seed,
-            progress=stage,
-        )
+        report = examine(model, times=times, progress=stage, **asked)
     parts = tables(report)
     if page is not None:
-        coupling = api.analyze(model, mixing=mixing, attention=attention, shrink=shrink).coupling
-        write(page, lambda command: sensitivity_page(model, command, parts, coupling, report))
+        options = Options.of(0.0, **asked)
+        analysis = api.analyze(model, options=options)
+        other = scenario_of(model, analysis, options, None if times is None else read_times(times, analysis))
+        write(page, lambda command: sensitivity_page(model, command, parts, analysis.coupling, report, other))
     with written(files[0], report.to_json() + "\n"), written(files[1], report.to_csv()):
         if as_json:
             print_json(report.to_dict())

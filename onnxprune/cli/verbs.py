@@ -1,4 +1,4 @@
-"""The other verbs: inspect, sensitivity, sweep, apply, measure, compare, verify, ops."""
+"""The other verbs: inspect, sensitivity, sweep, apply, finetune, measure, compare, verify, ops."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import click
 
 from onnxprune.cli.apply import apply
 from onnxprune.cli.compare import compare
+from onnxprune.cli.finetune import finetune
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.measure import measure
 from onnxprune.cli.ops import ops
@@ -18,6 +19,7 @@ VERBS: dict[str, click.Command] = {
     "sensitivity": sensitivity,
     "sweep": sweep,
     "apply": apply,
+    "finetune": finetune,
     "measure": measure,
     "compare": compare,
     "verify": verify,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.cost.macs import graph_with_shapes, terms
+from onnxprune.cost.table import CostTable, CostTerm, slopes_by_entry, unpadded
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.graph.graph import Axis, Node, Value
@@ -128,6 +129,16 @@ class LengthProducts:
             there = there & (products > 1)
         found: NDArray[np.float64] = np.where(there, products, 0.0).sum(axis=1)
         return found
+
+    def table(self) -> CostTable:
+        """The cost as plain data."""
+        padding = len(self._lengths) - 1
+        terms = [
+            CostTerm(factor, unpadded(axes, padding), [], [], np.flatnonzero(causes).tolist())
+            for factor, axes, causes in zip(self._factors.tolist(), self._axes.tolist(), self._causes, strict=True)
+        ]
+        lengths = self._lengths[:padding].astype(np.int64).tolist()
+        return CostTable(self._fixed, lengths, slopes_by_entry(self._slopes), terms, self._singles)
 
     def _sum(self, removed: Removed, rows: NDArray[np.int64] | slice) -> float:
         if not len(self._factors):

@@ -99,6 +99,12 @@ def counted_shapes(model: Model, input_shapes: Mapping[str, Sequence[int]] | Non
     return _counted(model, input_shapes, None)[1]
 
 
+def macs_by_node(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, float]:
+    """Multiply-accumulates of each node that has some, by its first output; empty where they cannot be counted."""
+    slim, known, total = _counted(model, input_shapes, None)
+    return {} if total is None else macs_of_nodes(slim, known) or {}
+
+
 def _counted(
     model: Model, input_shapes: Mapping[str, Sequence[int]] | None, given: Mapping[str, Sequence[int]] | None
 ) -> tuple[onnx.ModelProto, dict[str, Shape], int | None]:

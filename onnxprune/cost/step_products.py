@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.cost.cost_model import Removed
+from onnxprune.cost.table import CostTable, CostTerm, slopes_by_entry
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class StepCost:
         fixed: float = 0.0,
     ) -> None:
         used = np.flatnonzero(weights)
-        self._products = StepProducts([products[i] for i in used.tolist()], len(lengths))
+        self._listed = [products[i] for i in used.tolist()]
+        self._products = StepProducts(self._listed, len(lengths))
         self._weights, self._lengths, self._slopes, self._fixed = weights[used], lengths, slopes, fixed
         reads = np.stack([self._products.reads(axis) for axis in range(len(lengths))]) if len(lengths) else None
         self._rows_of = [
@@ -119,3 +121,11 @@ class StepCost:
         lengths = start - (counts - removed[group])[:, None] * self._slopes[:, group]
         found: NDArray[np.float64] = self._products.values(lengths, rows) @ self._weights[rows]
         return found
+
+    def table(self) -> CostTable:
+        """The cost as plain data."""
+        terms = [
+            CostTerm(weight, list(p.axes), list(p.blocks), [] if p.odd is None else [p.axes[p.odd[0]], p.odd[1]], [])
+            for p, weight in zip(self._listed, self._weights.tolist(), strict=True)
+        ]
+        return CostTable(self._fixed, self._lengths.tolist(), slopes_by_entry(self._slopes), terms)

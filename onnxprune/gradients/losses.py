@@ -77,6 +77,24 @@ def binary_divergence(write: Writer, probabilities: str, target: str, weights: s
     return _summed(write, write.emit("Mul", write.emit("Add", *terms), weights))
 
 
+def cross_entropy(write: Writer, scores: str, target: str) -> str:
+    """Sum over the positions of the cross-entropy of a softmax with given probabilities."""
+    return write.emit("Neg", _summed(write, write.emit("Mul", target, write.emit("LogSoftmax", scores, axis=1))))
+
+
+def binary_cross_entropy(write: Writer, probabilities: str, target: str) -> str:
+    """Sum of the cross-entropies of probabilities that stand alone with given ones."""
+    low, one = _number(write, SMALLEST), _number(write, 1)
+    terms = []
+    for mine, wanted in ((probabilities, target), (_less(write, one, probabilities), _less(write, one, target))):
+        terms.append(write.emit("Mul", wanted, write.emit("Log", write.emit("Max", mine, low))))
+    return write.emit("Neg", _summed(write, write.emit("Add", *terms)))
+
+
+def _less(write: Writer, one: str, name: str) -> str:
+    return write.emit("Sub", one, name)
+
+
 def weighted_total(write: Writer, terms: Sequence[tuple[str, float]]) -> str:
     """A sum of losses, each times a number."""
     scaled = [write.emit("Mul", name, _number(write, weight)) for name, weight in terms]

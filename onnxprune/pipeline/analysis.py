@@ -202,7 +202,7 @@ def _matches(analysis: Analysis, patterns: Sequence[str]) -> tuple[dict[str, set
     Raises:
         InputError: An expression matches none.
     """
-    names = {g.name: _names(g) for g in analysis.groups}
+    names = {g.name: names_of(g) for g in analysis.groups}
     nodes = {n.proto.name for n in analysis.coupling.graph.nodes if n.proto.name}
     every = {n for group in names.values() for n in group} | nodes
     matched = {p: {n for n in every if re.search(p, n)} for p in patterns}
@@ -212,7 +212,8 @@ def _matches(analysis: Analysis, patterns: Sequence[str]) -> tuple[dict[str, set
     return names, matched
 
 
-def _names(group: Group) -> set[str]:
+def names_of(group: Group) -> set[str]:
+    """Names by which an expression finds a group: its own, and those of the constants it slices and their readers."""
     found = {group.name}
     for s in group.slices:
         found.add(s.value.key)

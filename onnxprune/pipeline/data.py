@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from onnxprune.calibration import Progress, Samples, open_samples
 from onnxprune.calibration.signature import signature_of
 from onnxprune.calibration.synthetic import Feeds
-from onnxprune.errors import Words, option
+from onnxprune.errors import RunError, Words, option
 from onnxprune.extensions import call, sources
 from onnxprune.model.model import Model
 from onnxprune.options import SAMPLES, Calibration
 from onnxprune.runtime.batching import why_not_joined
 from onnxprune.runtime.process import Session
+from onnxprune.runtime.sample_inputs import CLIPS
 from onnxprune.runtime.session import session
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class CalibrationSplit:
         fit: What scores and repair learn from.
         held: What the report is measured on; the same as `fit` where there are too few samples for two parts.
         cut: A note that the default limit cut the samples, and of how many; None where it did not.
-        unjoined: A warning that samples are run one by one, and why; None where they are joined to batches.
+        unjoined: A warning that samples are not joined to batches of any size, and why; None where they are.
         confirmation: What the model that a search selected is confirmed on; None without a limit on the drop.
     """
 
@@ -136,7 +137,7 @@ def open_undivided(
     """Opens calibration data as one set of samples, in batches that the model takes.
 
     Returns:
-        The samples, and a warning that they are run one by one, with the reason; None where they are joined.
+        The samples, and a warning that they are not joined to batches of any size, and why; None where they are.
 
     Raises:
         InputError: See `open_data`.
@@ -144,14 +145,38 @@ def open_undivided(
     given, limit = _from_registry(calibration.data), _limit(model, calibration)
     samples = open_samples(given, model.proto, limit=limit, seed=seed, progress=progress)
     runner = session(model)
-    why = _why_one_by_one(runner, samples)
-    unjoined = None if why is None else f"calibration samples are run one by one, since {why}"
+    samples, unjoined = _in_batches_that_run(runner, samples)
     if unjoined is not None:
         logger.warning("%s", unjoined)
-        samples = samples.in_batches(1)
     for feeds in itertools.islice(samples.silent().batches(), 1):
         runner.run(None, feeds)  # before any piece of it: what does not run, or crashes, is reported here
     return samples, unjoined
+
+
+def _in_batches_that_run(runner: Session, samples: Samples) -> tuple[Samples, str | None]:
+    """The samples in batches that the model takes, and what is said where these are not of any size."""
+    if not samples.joined:
+        return samples, None
+    why = _why_one_by_one(runner, samples)
+    if why is not None:
+        return samples.in_batches(1), f"calibration samples are run one by one, since {why}"
+    problem = _problem(runner, samples.in_batches(1))
+    for size in CLIPS if problem is not None else ():
+        clips = samples.in_clips(size)
+        if clips.parts and _problem(runner, clips) is None:
+            return clips, f"calibration samples are run {size} at a time, since a single one fails: {problem}"
+    return samples, None
+
+
+def _problem(runner: Session, samples: Samples) -> str | None:
+    """Why the model does not take the first batch; None if it does."""
+    try:
+        runner.run(None, next(samples.silent().batches()))
+    except RunError as error:
+        if error.fatal:
+            raise
+        return error.message
+    return None
 
 
 def _limit(model: Model, calibration: Calibration, *, many: bool = False) -> int:
@@ -176,9 +201,7 @@ def _cut(samples: Samples, limit: int) -> str | None:
 
 
 def _why_one_by_one(runner: Session, samples: Samples) -> str | None:
-    """Why samples cannot be joined to batches, though the model's declaration says so; None if they can be."""
-    if not samples.joined:
-        return None
+    """Why samples must be run one by one, though the model's declaration says otherwise; None if they need not."""
     samples = samples.silent()
     joined = next(samples.in_batches(COMPARED).batches())
     singles = list(itertools.islice(samples.in_batches(1).batches(), samples.size(joined)))
@@ -202,6 +225,7 @@ class _Synthetic:
     """Synthetic samples, held in memory."""
 
     labels = None
+    positions = None
 
     def __init__(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> None:
         self._batches = list(batches)

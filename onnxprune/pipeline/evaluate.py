@@ -20,6 +20,7 @@ from onnxprune.verification.neighbours import NeighbourSums
 from onnxprune.verification.output_error import Errors, side_by_side
 from onnxprune.verification.output_sums import OutputSums
 from onnxprune.verification.output_values import OutputValues
+from onnxprune.verification.sample_errors import OutputReport, SampleErrors
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
     names, scores = [o.name for o in original.proto.graph.output], class_scores(original)
     sums = [OutputSums(name, classified=False) for name in names]
     choices = [DecisionSums(name, scores=name in scores, axis=scores.get(name)) for name in names]
+    errors = {name: SampleErrors() for name in names}
     embedded = {name: NeighbourSums(name) for name in outputs_without_scores(original)}
     fed, read = itertools.tee(data.held.batches())  # in one pass: a reader may have no two at a time
     before = session(with_scores(original)).each(fed)
@@ -54,6 +56,7 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
         for name, total, choice, (a, b) in zip(names, sums, choices, pairs, strict=True):
             total.add(a, b)
             choice.add(a, b)
+            errors[name].add(a, b)
             if name in embedded:
                 embedded[name].add(a, b)
     drift = {name: total.drift() for name, total in zip(names, sums, strict=True)}
@@ -62,7 +65,11 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
     worst = max(found, key=lambda d: d.lost.mean, default=None)
     vectors = [n for n in (e.neighbours() for e in embedded.values()) if n is not None and chosen.get(n.output) is None]
     furthest = min(vectors, key=lambda n: n.same.mean, default=None)
-    report = CalibrationReport(data.held.count, data.held_out, error, decisions=worst, neighbours=furthest)
+    agreement = {name: d.agreement.mean for name, d in chosen.items() if d is not None}
+    outputs = {name: OutputReport(agreement.get(name), e.worst(data.held.positions)) for name, e in errors.items()}
+    report = CalibrationReport(
+        data.held.count, data.held_out, error, decisions=worst, neighbours=furthest, outputs=outputs
+    )
     return Evaluation(report, drift)
 
 

@@ -15,6 +15,7 @@ from onnxprune.planning.plan import Plan
 from onnxprune.report.build import gate_lines
 from onnxprune.report.entries import Count
 from onnxprune.report.report import Report
+from onnxprune.times import Times
 
 
 class Result:
@@ -23,15 +24,19 @@ class Result:
     Attributes:
         plan: What was taken.
         report: What it did.
+        times: What was measured of the original at many widths, where a target of latency asks for it.
     """
 
-    def __init__(self, model: Model, plan: Plan, report: Report, checks: Checks, as_graph: bool) -> None:
+    def __init__(
+        self, model: Model, plan: Plan, report: Report, checks: Checks, as_graph: bool, times: Times | None = None
+    ) -> None:
         self._model = model
         self._as_graph = as_graph
         self._checks = checks
         self._graph: GraphSurgeonGraph | None = None
         self.plan = plan
         self.report = report
+        self.times = times
 
     def __repr__(self) -> str:
         params, macs = (f"{pair.before} -> {pair.after}" for pair in (self.report.params, self.report.macs))

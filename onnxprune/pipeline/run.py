@@ -75,7 +75,8 @@ def judged(prepared: Prepared, pruned: Pruned, options: Options, searched: Searc
             report = with_latency(report, original, pruned.model, options.checks, pruned.io_slices)
         report = replace(report, seconds=rounded(clock.seconds))
     report = finish(report, prepared, before)
-    return Result(pruned.model, pruned.plan, report, options.checks, as_graph=original.as_graph)
+    times = None if prepared.timed is None else prepared.timed.times
+    return Result(pruned.model, pruned.plan, report, options.checks, original.as_graph, times)
 
 
 def finish(report: Report, prepared: Prepared, before: Cost) -> Report:

@@ -34,8 +34,8 @@ SLACK = 0.03
 """Share of the time asked for that an allocation may leave unused without being made again."""
 FLATTEST, LEAST_STEP = 0.2, 0.3
 """How little of the time an amount is taken to change, relative to both, and what is left of an amount at least."""
-COMPARED, WORSE = 5, 1.25
-"""Allocations whose damage is measured, the least predicted damage first, and how much more of it they may have."""
+COMPARED, WORSE = 5, 1.5
+"""Series whose damage is measured, the least predicted damage first, and how much more of it they may have."""
 
 Allocate = Callable[[Channels], Selection]
 Predict = Callable[[Selection], float]
@@ -65,11 +65,13 @@ class Trial:
         selected: The allocation.
         predicted: See `MeasuredLatency`.
         measured: In milliseconds.
+        series: Number of the cost and multiple that it was made for.
     """
 
     selected: Selection
     predicted: float
     measured: float
+    series: int = 0
 
     @property
     def damage(self) -> float:
@@ -139,7 +141,7 @@ def _trials(
                 raise
             if before is not None and (before.removed == selected.removed).all():
                 break
-            trial = _timed(analysis, timed, selected, predict(selected))
+            trial = replace(_timed(analysis, timed, selected, predict(selected)), series=number)
             yield trial
             if asked * (1 - SLACK) <= trial.measured <= asked or not selected.removed.any():
                 break
@@ -179,8 +181,7 @@ def _best(trials: Sequence[Trial], asked: float, judge: Judge | None) -> Trial:
     if not met:
         return min(trials, key=lambda trial: trial.measured)
     met.sort(key=lambda trial: trial.damage)
-    apart = {trial.selected.removed.tobytes(): trial for trial in reversed(met)}
-    compared = [t for t in reversed(apart.values()) if t.damage <= WORSE * met[0].damage][:COMPARED]
+    compared = [t for t in _apart(met) if t.damage <= WORSE * met[0].damage][:COMPARED]
     if judge is None or len(compared) == 1:
         return met[0]
     errors = [judge(trial.selected) for trial in compared]
@@ -188,6 +189,16 @@ def _best(trials: Sequence[Trial], asked: float, judge: Judge | None) -> Trial:
         "damage: %s predicted, %s measured", [f"{t.damage:.3g}" for t in compared], [f"{e:.3g}" for e in errors]
     )
     return compared[errors.index(min(errors))]
+
+
+def _apart(trials: Sequence[Trial]) -> Iterator[Trial]:
+    """The first allocation of each series: others hardly differ from it. Of equal ones the first."""
+    seen: set[int | bytes] = set()
+    for trial in trials:
+        keys: set[int | bytes] = {trial.series, trial.selected.removed.tobytes()}
+        if not keys & seen:
+            yield trial
+        seen |= keys
 
 
 def _met(trial: Trial, asked: float) -> bool:

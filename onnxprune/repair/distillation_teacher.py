@@ -15,7 +15,7 @@ from onnxprune.graph.operators import Postprocessing, operator_of
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.model import Model
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.runtime.io_slices import Batch, IoSlices
+from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.runtime.session import local_session
 from onnxprune.verification.comparable_outputs import Component, with_comparable_outputs, with_scores
 from onnxprune.verification.output_error import OutputTotals
@@ -56,14 +56,22 @@ class Views:
         return [component.name for component in self.components]
 
 
-def views(original: Model, pruned: Model, kept: KeptIndices, io_slices: IoSlices) -> Views:
-    """Makes views of both models with the same comparable outputs."""
+def views(original: Model, pruned: Model, kept: KeptIndices | None = None, io_slices: IoSlices = WHOLE) -> Views:
+    """Makes views of both models with the same comparable outputs.
+
+    Args:
+        original: The teacher.
+        pruned: The student.
+        kept: What the student has of the teacher's values; None where that is not known, and only outputs are compared.
+        io_slices: What inputs and outputs of the student lost.
+    """
     teacher, components = with_comparable_outputs(original)
     student, others = with_comparable_outputs(pruned)
     if io_slices.removed or [c.name for c in components] != [c.name for c in others]:
         teacher, student = with_scores(original), with_scores(pruned)
         components = [Component(o.name) for o in teacher.proto.graph.output]
-    return Views(teacher, student, components, _features(teacher, student), kept, io_slices)
+    features = [] if kept is None else _features(teacher, student)
+    return Views(teacher, student, components, features, kept or KeptIndices(), io_slices)
 
 
 def _features(teacher: Model, student: Model) -> list[str]:

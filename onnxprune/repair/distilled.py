@@ -8,8 +8,6 @@ where it is surely better than the model as it was; else that one stays.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,35 +20,29 @@ from onnxprune.calibration import Samples
 from onnxprune.calibration.disk_cache import DiskCache
 from onnxprune.calibration.signature import signature_of
 from onnxprune.errors import RunError
-from onnxprune.gradients.optimizer import RelativeAdam, rate_at
+from onnxprune.gradients.trainable import Trainable, bytes_of_batch, write_back
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.model import Model
-from onnxprune.progress import step
 from onnxprune.repair.augmentation import Augmentation
-from onnxprune.repair.calibrated import JUDGE_SHARE, MOST_JUDGES, is_better
-from onnxprune.repair.distillation_student import Student, bytes_of_batch, write_back
+from onnxprune.repair.calibrated import JUDGE_SHARE, MOST_JUDGES
+from onnxprune.repair.distillation_student import student
 from onnxprune.repair.distillation_teacher import Teacher, Views, views
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.repair.training_batches import TrainingBatches
+from onnxprune.repair.training_batches import TrainingBatches, samples_a_step
+from onnxprune.repair.training_loop import Schedule, TrainingLoop
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.verification.output_error import Errors
 
-logger = logging.getLogger(__name__)
-
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
-Held = tuple[Batch, list[Array], list[Array]]
-"""A held-back sample, and what the original and the pruned model before the training make of it."""
+Held = tuple[Batch, list[Array]]
+"""A held-back sample, and what the original makes of it."""
 
 EPOCHS = 40
 """Epochs by default."""
 RATE = 1e-3
 """The highest rate, as a share of the size of the weights."""
-BATCH = 32
-"""Samples a step of the optimizer at most."""
-FEWEST_STEPS = 8
-"""Steps an epoch, at least, where there are as many samples."""
 FEWEST = 4
 """With fewer samples than this nothing is trained."""
 
@@ -74,6 +66,11 @@ class Settings:
     memory: int = 2**31
     io_slices: IoSlices = WHOLE
     rate: float = RATE
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long, and how fast."""
+        return Schedule(self.epochs, self.minutes, self.rate)
 
 
 @dataclass(frozen=True)
@@ -154,20 +151,19 @@ def _run(
     graph = Graph(original.proto)
     infer(graph)
     augmentation = Augmentation(original, graph, samples.in_batches(1), settings.seed)
-    size = max(1, min(BATCH, samples.parts // FEWEST_STEPS))
     first = settings.io_slices.feeds(next(samples.in_batches(1).silent().batches()))
     most = max(1, settings.memory // 2 // bytes_of_batch(both.student, first))
     store = DiskCache(signature_of(original.proto), settings.memory // 4)
-    batches = TrainingBatches(samples, store, augmentation, size, most, settings.seed)
+    batches = TrainingBatches(samples, store, augmentation, samples_a_step(samples.parts), most, settings.seed)
     if not batches.alike:
         return Distillation(skipped="the samples differ in shape")
     teacher = Teacher(both, batches.plain())
     batch = next(batches.plain())
-    student = Student(both, settings.io_slices.feeds(batch), teacher.targets(batch), teacher.feature_sizes)
-    if not student.parameters:
-        untrained = _counted(student.reasons)
+    trained = student(both, settings.io_slices.feeds(batch), teacher.targets(batch), teacher.feature_sizes)
+    if not trained.parameters:
+        untrained = _counted(trained.reasons)
         return Distillation(untrained=untrained, skipped=next(iter(untrained), "no weight can be trained"))
-    return _Run(both, teacher, student, batches, settings)
+    return _Run(both, teacher, trained, batches, settings)
 
 
 def _counted(reasons: Mapping[str, str]) -> dict[str, int]:
@@ -178,62 +174,32 @@ class _Run:
     """One training."""
 
     def __init__(
-        self, both: Views, teacher: Teacher, student: Student, batches: TrainingBatches, settings: Settings
+        self, both: Views, teacher: Teacher, trained: Trainable, batches: TrainingBatches, settings: Settings
     ) -> None:
-        self._both, self._teacher, self._student = both, teacher, student
-        self._batches, self._settings = batches, settings
-        self._start = {name: p.array for name, p in student.parameters.items()}
-        self._optimizer = RelativeAdam(self._start, {name: p.size for name, p in student.parameters.items()})
+        self._both, self._teacher, self._trained, self._io_slices = both, teacher, trained, settings.io_slices
+        self._loop = TrainingLoop(trained, batches, self._given, settings.schedule)
 
     def train(self, pruned: Model, epochs: int) -> None:
         """Trains for some of the epochs, and writes the weights into the pruned model."""
-        for epoch in range(epochs):
-            self._epoch(epoch)
-            step(f"epoch {epoch + 1}, all samples", epoch + 1, epochs)
-        write_back(pruned, self._optimizer.weights)
+        write_back(pruned, self._loop.run(epochs))
 
     def train_judged(self, pruned: Model, judges: Samples) -> Distillation:
         """Trains, and writes the weights of the least error on held-back samples into the pruned model."""
-        held = [
-            (feeds, self._teacher.outputs(feeds), self._outputs(feeds, self._start))
-            for feeds in judges.in_batches(1).silent().batches()
-        ]
-        best: dict[str, Floats] | None = None
-        before = after = float(self._errors(held, self._start)[:, 0].sum())
-        done, taken, begin = 0, None, time.monotonic()
-        for epoch in range(self._settings.epochs):
-            loss, done = self._epoch(epoch), epoch + 1
-            errors = self._errors(held, self._optimizer.weights)
-            error = float(errors[:, 1].sum())
-            logger.info("epoch %d: loss %.4g, held-back error %.4g (%.4g at first)", done, loss, error, before)
-            step(f"epoch {done}, error {error / max(before, 1e-30):.0%}", done, self._settings.epochs)
-            if error < after and is_better(*errors.T):
-                best, after, taken = {n: w.copy() for n, w in self._optimizer.weights.items()}, error, done
-            if self._settings.minutes is not None and time.monotonic() - begin > 60 * self._settings.minutes:
-                break
-        if best is not None:
-            write_back(pruned, best)
-        return Distillation(before, after, done, taken, len(self._start), _counted(self._student.reasons), len(held))
+        held = [(feeds, self._teacher.outputs(feeds)) for feeds in judges.in_batches(1).silent().batches()]
+        found = self._loop.run_judged(lambda weights: self._errors(held, weights))
+        if found.weights is not None:
+            write_back(pruned, found.weights)
+        untrained = _counted(self._trained.reasons)
+        count = len(self._loop.start)
+        return Distillation(found.before, found.after, found.epochs, found.best, count, untrained, len(held))
 
-    def _epoch(self, epoch: int) -> float:
-        """One pass over the samples; the mean loss."""
-        steps, losses = self._settings.epochs * self._batches.steps, []
-        for i, group in enumerate(self._batches.epoch(epoch)):
-            total: dict[str, Floats] = {}
-            for feeds in group:
-                given = self._settings.io_slices.feeds(feeds)
-                loss, gradients = self._student.step(given, self._teacher.targets(feeds), self._optimizer.weights)
-                losses.append(loss)
-                total = {name: g + total[name] if total else g for name, g in gradients.items()}
-            self._optimizer.step(total, rate_at(epoch * self._batches.steps + i, steps, self._settings.rate))
-        return float(np.mean(losses))
-
-    def _outputs(self, feeds: Batch, weights: Mapping[str, Floats]) -> list[Array]:
-        return self._student.outputs(self._settings.io_slices.feeds(feeds), weights)
+    def _given(self, feeds: Batch) -> Mapping[str, Array]:
+        """What a step is given of a batch."""
+        return {**self._io_slices.feeds(feeds), **self._teacher.targets(feeds).feeds()}
 
     def _errors(self, held: Sequence[Held], weights: Mapping[str, Floats]) -> NDArray[np.float64]:
-        """Squared errors on the held-back samples, before the training and with some weights; shape (samples, 2)."""
-        errors = Errors(2, self._both.components)
-        for feeds, wanted, start in held:
-            errors.add(wanted, [start, self._outputs(feeds, weights)])
-        return errors.by_batch()
+        """Squared errors of the outputs on the held-back samples, with some weights."""
+        errors = Errors(1, self._both.components)
+        for feeds, wanted in held:
+            errors.add(wanted, [self._trained.outputs(self._io_slices.feeds(feeds), weights)])
+        return errors.by_batch()[:, 0]

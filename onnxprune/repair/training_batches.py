@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,17 @@ from onnxprune.calibration.disk_cache import DiskCache
 from onnxprune.repair.augmentation import Augmentation
 from onnxprune.runtime.io_slices import Batch
 
+BATCH = 32
+"""Samples a step of the optimizer at most."""
+FEWEST_STEPS = 8
+"""Steps an epoch, at least, where there are as many samples."""
 MIXED = 0.5
 """Share of the samples that another one is mixed into (Zhang et al., "mixup", ICLR 2018)."""
+
+
+def samples_a_step(count: int) -> int:
+    """How many of some samples a step of the optimizer sees."""
+    return max(1, min(BATCH, count // FEWEST_STEPS))
 
 
 class TrainingBatches:
@@ -27,23 +36,35 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, samples: Samples, store: DiskCache, augmentation: Augmentation, size: int, most: int, seed: int
+        self,
+        samples: Samples,
+        store: DiskCache,
+        augmentation: Augmentation | None,
+        size: int,
+        most: int,
+        seed: int,
+        targets: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         """Reads the samples.
 
         Args:
             samples: The samples.
             store: What holds them.
-            augmentation: How samples are varied.
+            augmentation: How samples are varied; None where they are not.
             size: Samples a step.
             most: Samples a batch, at most.
             seed: Seed of the order and of all variations.
+            targets: What comes with the samples and is mixed as they are, by name; shape (samples, ...).
         """
         self._feeds, shapes = store, set()
         for feeds in samples.in_batches(1).silent().batches():
             self._feeds.append(feeds)
             shapes.add(tuple((name, array.shape) for name, array in feeds.items()))
-        self._axes = samples.axes
+        self._targets = targets or {}
+        floats = all(array.dtype.kind == "f" for array in self._feeds[0].values()) if len(self._feeds) else False
+        self._mixes = bool(augmentation) and (floats or not self._targets)
+        axes = samples.axes
+        self._axes = None if axes is None else {**axes, **dict.fromkeys(self._targets, 0)}
         self.alike = len(shapes) == 1
         size = max(1, min(size, len(self._feeds)))
         self._batch = min(size, most) if samples.joined and self.alike else 1
@@ -54,7 +75,7 @@ class TrainingBatches:
     def plain(self) -> Iterator[Batch]:
         """The batches as they are; samples that do not fill one are left out."""
         for i in range(0, len(self._feeds) - self._batch + 1, self._batch):
-            yield self._joined([self._feeds[j] for j in range(i, i + self._batch)])
+            yield self._joined([self._sample(j) for j in range(i, i + self._batch)])
 
     def epoch(self, number: int) -> Iterator[list[Batch]]:
         """The batches of each step of one epoch."""
@@ -64,14 +85,18 @@ class TrainingBatches:
             chosen = [self._varied(int(i), rng) for i in order[start : start + self._step]]
             yield [self._joined(chosen[i : i + self._batch]) for i in range(0, self._step, self._batch)]
 
+    def _sample(self, index: int) -> Batch:
+        """A sample as it is, with its targets."""
+        return {**self._feeds[index], **{name: array[index] for name, array in self._targets.items()}}
+
     def _varied(self, index: int, rng: np.random.Generator) -> Batch:
         """A sample, shifted and mixed with another one."""
         if not self._augmentation:
-            return self._feeds[index]
-        feeds = self._augmentation.varied(self._feeds[index], rng)
-        if not self.alike or rng.random() >= MIXED:
+            return self._sample(index)
+        feeds = self._augmentation.varied(self._sample(index), rng)
+        if not self.alike or rng.random() >= MIXED or not self._mixes:
             return feeds
-        other = self._augmentation.varied(self._feeds[int(rng.integers(len(self._feeds)))], rng)
+        other = self._augmentation.varied(self._sample(int(rng.integers(len(self._feeds)))), rng)
         share = rng.random()
         return {name: _mixed(array, other[name], share) for name, array in feeds.items()}
 

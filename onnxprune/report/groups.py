@@ -6,14 +6,17 @@ import math
 from typing import Any
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.coupling.groups import Group
+from onnxprune.coupling.groups import Grade, Group
+from onnxprune.report.page.layers import page_layers
 
 
 def inspection(coupling: Coupling) -> dict[str, Any]:
     """Every group of a graph, in execution order.
 
     Returns:
-        ``groups``: name, channels, grade, pinned (reasons), nodes, members; ``channels``: units by grade.
+        ``groups``: name, channels, grade, pinned (reasons), nodes, members; ``channels``: units by grade; ``layers``:
+        name, operator, shape of the largest weight, params, macs, groups that slice it, pinned (reasons of those that
+        stay).
     """
     groups = [
         {
@@ -29,7 +32,27 @@ def inspection(coupling: Coupling) -> dict[str, Any]:
     totals = dict.fromkeys(("exact", "mixing", "pinned"), 0)
     for group in coupling.groups:
         totals[str(group.grade)] += group.units
-    return {"mixing": coupling.mixing, "channels": totals, "groups": groups}
+    return {"mixing": coupling.mixing, "channels": totals, "groups": groups, "layers": layers(coupling)}
+
+
+def layers(coupling: Coupling) -> list[dict[str, Any]]:
+    """Every node that reads a weight with two axes or more, in execution order."""
+    found = []
+    for layer in page_layers(coupling, {}):
+        groups = [coupling.groups[i] for i in layer.groups]
+        pinned = dict.fromkeys(reason for g in groups if g.grade == Grade.PINNED for reason in g.reasons)
+        found.append(
+            {
+                "name": layer.name,
+                "operator": layer.operator,
+                "shape": layer.before,
+                "params": layer.params,
+                "macs": layer.macs,
+                "groups": [g.name for g in groups],
+                "pinned": list(pinned),
+            }
+        )
+    return found
 
 
 def members(group: Group) -> list[dict[str, Any]]:

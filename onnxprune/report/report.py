@@ -23,6 +23,7 @@ from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions
 from onnxprune.verification.latency import Timing
 from onnxprune.verification.neighbours import Neighbours
+from onnxprune.verification.sample_errors import OutputReport
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ class CalibrationReport:
         relative_error: Squared error of the outputs as a share of their variance.
         decisions: The output that chooses classes and is expected to lose most; None where none chooses any.
         neighbours: The output that holds embeddings and keeps the fewest nearest neighbours; None where none does.
+        outputs: Agreement of each output, and the samples on which it moved most.
         inputs: What the samples hold, by input.
         mismatch: How far they are from training, where a BatchNormalization tells it.
         scale: How well their scale suits the weights, where no BatchNormalization is left.
@@ -176,6 +178,7 @@ class CalibrationReport:
     relative_error: float | None
     decisions: Decisions | None = None
     neighbours: Neighbours | None = field(default=None, metadata=OMIT_NONE)
+    outputs: dict[str, OutputReport] = field(default_factory=dict)
     inputs: dict[str, InputReport] = field(default_factory=dict)
     mismatch: TrainingMismatch | None = None
     scale: ScaleMismatch | None = None

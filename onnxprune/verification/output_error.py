@@ -19,6 +19,9 @@ from onnxprune.verification.output_values import OutputValues, Reference, Values
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
+BLOCK = 2**20
+"""Elements of outputs that are compared at a time."""
+
 
 def relative_errors(
     original: Model, others: Sequence[Model], batches: Iterable[Batch], io_slices: IoSlices = WHOLE
@@ -170,12 +173,16 @@ class OutputTotals:
 
     def add(self, target: Reference) -> None:
         """Adds a batch."""
-        array = target.array.astype(np.float64, copy=False)
-        known = np.ones(array.shape) if target.known is None else target.known.astype(np.float64)
-        self.elements += int(known.sum())
+        array, sums = target.array, np.zeros((3, len(target.array)))
+        for rows in _blocks(array):
+            values = array[rows].astype(np.float64, copy=False)
+            sums[0, rows] = array.shape[1] if target.known is None else target.known[rows].sum(axis=1)
+            sums[1, rows] = values.sum(axis=1)
+            sums[2, rows] = np.square(values).sum(axis=1)
+        self.elements += int(sums[0].sum())
         self._channels = max(array.shape[1], 1)
         weights = np.ones((1, len(array))) if target.weights is None else target.weights.astype(np.float64)
-        self._sums = self._sums + np.stack([weights @ a.sum(axis=1) for a in (known, array, np.square(array))])
+        self._sums = self._sums + np.stack([weights @ by_position for by_position in sums])
 
     def extend(self, other: OutputTotals) -> None:
         """Adds the sums of other batches."""
@@ -198,11 +205,20 @@ class OutputTotals:
         return found
 
 
+def _blocks(array: Array) -> Iterator[slice]:
+    """Yields ranges of positions of at most `BLOCK` elements, or of one position: copies as doubles stay small."""
+    step = max(1, BLOCK // max(array.shape[1], 1))
+    for start in range(0, len(array), step):
+        yield slice(start, start + step)
+
+
 def _squared_errors(target: Reference, made: Array) -> Floats:
     """Weighted sums of the squared errors, one a class."""
-    wrong = np.square(np.subtract(target.array, made, dtype=np.float64))
-    if target.known is not None:
-        wrong = np.where(target.known, wrong, 0.0)
-    by_position = wrong.sum(axis=1)
+    by_position = np.zeros(len(made))
+    for rows in _blocks(made):
+        wrong = np.square(np.subtract(target.array[rows], made[rows], dtype=np.float64))
+        if target.known is not None:
+            wrong = np.where(target.known[rows], wrong, 0.0)
+        by_position[rows] = wrong.sum(axis=1)
     found: Floats = np.array([by_position.sum()]) if target.weights is None else target.weights @ by_position
     return found

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 
 import onnxprune.calibration.synthetic as made_up
 from onnxprune.calibration.synthetic import PICTURES, synthetic
-from onnxprune.calibration.synthetic_images import pictures, signals, sounds
+from onnxprune.calibration.synthetic_images import pictures
+from onnxprune.calibration.synthetic_signals import signals, sounds
 from onnxprune.model.model import Model, load
 from tests.support.paths import MODELS
 
@@ -35,6 +36,12 @@ def test_signals_have_the_slope_that_was_asked_for() -> None:
         assert abs(found + 2 * slope) < 0.1
     made = sounds(np.random.default_rng(0), (3, 2, 256))
     assert made.shape == (3, 2, 256) and abs(made.std() - 1) < 0.01
+
+
+def test_sounds_do_not_depend_on_how_many_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = sounds(np.random.default_rng(0), (40, 50))
+    monkeypatch.setattr("onnxprune.calibration.synthetic_signals.BLOCK", 1)
+    np.testing.assert_array_equal(sounds(np.random.default_rng(0), (40, 50)), together)
 
 
 @pytest.mark.parametrize("shape", [(2, 4000, 1), (2, 1, 4000), (2, 4000), (1, 3, 4000, 2)])

@@ -16,7 +16,7 @@ from onnxprune.extensions import criteria, repairs
 from onnxprune.options import Options
 from tests.support.paths import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPTIONS = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
 DEFAULTS = {name: p.default for name, p in inspect.signature(Options.of).parameters.items()}
 FLAGS = {"no_verify": "verify", "no_time": "time", "input_shape": "input_shapes"}
 """Options that are called otherwise in Python."""
@@ -70,7 +70,7 @@ def test_names_of_criteria_and_repairs_are_told() -> None:
     shown: dict[str, Any] = {name: param.help for name, param in PARAMS.items()}
     for name in OUR_CRITERIA:
         assert re.search(rf"\b{name}\b", shown["importance"]), name
-        assert f"`{name}`" in README
+        assert f"`{name}`" in OPTIONS
     for name in ("none", "data-free", "calibrated", "distilled"):
         assert name in repairs and name in shown["repair"]
 

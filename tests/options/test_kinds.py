@@ -109,6 +109,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from(NAMES), ANYTHING)
 def test_anything_is_taken_or_refused(name: str, value: Any) -> None:
     """No value makes another exception than an InputError; what is taken can be told."""

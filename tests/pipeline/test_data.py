@@ -29,6 +29,8 @@ CENTRED = "g (float[N,8] x) => (float[N,8] y) { m = ReduceMean<axes = [0]>(x) y 
 """Outputs of the same shape, of other values: samples are normalised over each other."""
 SUMMED = "g (float[N,8] x) => (float[8] y) { y = ReduceSum<keepdims = 0>(x, a) }"
 PAIRS = "g (float[N,8] x) => (float[A,8] y) <int64[2] s = {2, -1}> { y = Reshape(x, s) }"
+CLIPS = """g (float[N,8] x) => (float[N,8] y) <int64[3] s = {-1, 4, 8}, int64[2] t = {-1, 8}> {
+    f = Reshape(x, s) m = ReduceMean<axes = [1]>(f) z = Add(f, m) y = Reshape(z, t) }"""
 WELL = {
     "plain": "g (float[N,8] x) => (float[N,8] y) { y = Relu(x) }",
     "batch elsewhere": "g (float[N,8] x) => (float[8,N] y) { y = Transpose(x) }",
@@ -63,6 +65,14 @@ def test_samples_that_cannot_be_joined_are_run_one_by_one(text: str, caplog: pyt
     assert opened(text, count=1) == [1, 1]
 
 
+def test_frames_that_a_model_takes_in_clips_only_are_run_in_clips(caplog: pytest.LogCaptureFixture) -> None:
+    """The model folds 4 frames into one; 45 samples are 5 clips of 8, one of which is held out."""
+    with caplog.at_level(logging.WARNING, "onnxprune"):
+        assert opened(CLIPS, count=45) == [8] * 5
+    (record,) = caplog.records
+    assert "8 at a time, since a single one fails" in record.getMessage()
+
+
 @pytest.mark.parametrize("name", WELL)
 def test_samples_that_can_be_joined_are(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "onnxprune"):
@@ -75,7 +85,9 @@ def test_what_runs_neither_way_is_told_as_before() -> None:
         opened(RESHAPED.replace("{1, 8}", "{3, 9}"))
 
 
-@pytest.mark.parametrize(("text", "sizes"), [(RESHAPED, {1}), (CENTRED, {1}), (WELL["plain"], {8, 32})])
+@pytest.mark.parametrize(
+    ("text", "sizes"), [(RESHAPED, {1}), (CENTRED, {1}), (WELL["plain"], {8, 32}), (CLIPS, {64, 256})]
+)
 def test_synthetic_samples_are_joined_where_that_changes_nothing(text: str, sizes: set[int]) -> None:
     assert {len(feeds["x"]) for feeds in synthetic(model(text), 40)} == sizes
 

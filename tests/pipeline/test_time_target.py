@@ -17,11 +17,11 @@ from tests.support.paths import MODELS
 MODEL = MODELS / "pt_resnet_bn.onnx"
 
 
-def trial(measured: float, damage: float, number: int) -> Trial:
-    """An allocation that removes one channel."""
+def trial(measured: float, damage: float, number: int, series: int | None = None) -> Trial:
+    """An allocation that removes one channel, of a series of its own unless one is given."""
     removed = np.zeros(16, dtype=bool)
     removed[number] = True
-    return Trial(Selection(removed, [{"damage": damage}]), measured, measured)
+    return Trial(Selection(removed, [{"damage": damage}]), measured, measured, number if series is None else series)
 
 
 def test_the_least_predicted_damage_within_the_time() -> None:
@@ -51,6 +51,13 @@ def test_one_allocation_is_judged_once_and_few_are() -> None:
     assert len(judged) == COMPARED
 
 
+def test_the_best_of_each_series_is_judged() -> None:
+    judged: list[int] = []
+    trials = [trial(1.0, 0.31, 0, 7), trial(0.9, 0.3, 1, 7), trial(0.9, 0.32, 2, 8)]
+    _best(trials, 1.0, lambda selected: judged.append(int(selected.removed.argmax())) or 0.0)  # type: ignore[func-returns-value]
+    assert judged == [1, 2]
+
+
 @pytest.mark.parametrize("time", [lambda x: 0.3 + 0.7 * x, lambda x: 1.25 * x if x < 1 else 1.0, lambda x: x**2])
 def test_a_time_is_found(time) -> None:  # type: ignore[no-untyped-def]
     """Whether times have a constant part, jump, or bend: a few steps come to within two percent."""
@@ -75,6 +82,7 @@ def analysis() -> Analysis:
     return onnxprune.analyze(MODEL)
 
 
+@pytest.mark.slow
 def test_a_short_refit_tells_more_removal_from_less(analysis: Analysis) -> None:
     """Nothing removed is no error; the refit repairs; the model of the analysis stays."""
     samples = np.random.default_rng(0).normal(size=(64, 1, 8, 8)).astype(np.float32)

@@ -15,11 +15,12 @@ from onnxprune.calibration import open_samples
 from onnxprune.calibration.disk_cache import DiskCache
 from onnxprune.calibration.signature import signature_of
 from onnxprune.errors import InputError, RunError
+from onnxprune.gradients.trainable import bytes_of_batch, parameters
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model, load
 from onnxprune.repair import distilled
 from onnxprune.repair.augmentation import Augmentation
-from onnxprune.repair.distillation_student import Student, bytes_of_batch, parameters
+from onnxprune.repair.distillation_student import student
 from onnxprune.repair.distillation_teacher import Teacher, Views, views
 from onnxprune.repair.distilled import Settings
 from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
@@ -90,29 +91,30 @@ def test_steps_bring_the_student_to_its_teacher(head: str) -> None:
     pair, feeds = both(head), {"x": images(8)}
     teacher = Teacher(pair, [feeds])
     targets = teacher.targets(feeds)
-    student = Student(pair, feeds, targets, teacher.feature_sizes)
-    assert set(student.parameters) == {"w", "b", "v", "u", "c"} and not student.reasons
-    weights = {name: p.array for name, p in student.parameters.items()}
-    loss, gradients = student.step(feeds, targets, weights)
+    trained = student(pair, feeds, targets, teacher.feature_sizes)
+    assert set(trained.parameters) == {"w", "b", "v", "u", "c"} and not trained.reasons
+    given = {**feeds, **targets.feeds()}
+    weights = {name: p.array for name, p in trained.parameters.items()}
+    loss, gradients = trained.step(given, weights)
     for name, gradient in gradients.items():  # a small step along each gradient lowers the loss by as much as it says
         step = 1e-3 * float(np.abs(weights[name]).mean()) / float(np.abs(gradient).mean())
         moved = {**weights, name: weights[name] - np.float32(step) * gradient}
         expected = step * float(np.square(gradient, dtype=np.float64).sum())
-        assert loss - student.step(feeds, targets, moved)[0] == pytest.approx(expected, rel=0.1), name
+        assert loss - trained.step(given, moved)[0] == pytest.approx(expected, rel=0.1), name
 
 
 def test_features_are_compared_on_the_channels_that_are_kept() -> None:
     kept = KeptIndices(axes={"r": {1: KeptAxis((8,), np.array([0, 3, 4]))}})
-    teacher, student = net("numbers"), net("numbers")
-    for tensor in student.proto.graph.initializer:
+    teacher, pruned = net("numbers"), net("numbers")
+    for tensor in pruned.proto.graph.initializer:
         array, axis = onnx.numpy_helper.to_array(tensor), {"w": 0, "b": 0, "v": 1}.get(tensor.name)
         if axis is not None:
             taken = array.take([0, 3, 4], axis)
             tensor.CopyFrom(onnx.numpy_helper.from_array(taken, tensor.name))
-    pair, feeds = views(teacher, student, kept, WHOLE), {"x": images(2)}
+    pair, feeds = views(teacher, pruned, kept, WHOLE), {"x": images(2)}
     assert list(pair.features) == ["r", "e"]
     first = Teacher(pair, [feeds]).targets(feeds).values["target/r"]
-    part = Teacher(views(teacher, student, KeptIndices(), WHOLE), [feeds]).targets(feeds).values["target/r"]
+    part = Teacher(views(teacher, pruned, KeptIndices(), WHOLE), [feeds]).targets(feeds).values["target/r"]
     np.testing.assert_array_equal(first, part[:, [0, 3, 4]])
 
 
@@ -226,13 +228,13 @@ def test_one_sample_at_a_time_gives_the_gradient_of_a_batch() -> None:
     pair, x = both("classes at positions"), images(4)
     teacher = Teacher(pair, [{"x": x}])
     whole, targets = {"x": x}, teacher.targets({"x": x})
-    student = Student(pair, whole, targets, teacher.feature_sizes)
-    weights = {name: p.array for name, p in student.parameters.items()}
-    _, batch = student.step(whole, targets, weights)
+    trained = student(pair, whole, targets, teacher.feature_sizes)
+    weights = {name: p.array for name, p in trained.parameters.items()}
+    _, batch = trained.step({**whole, **targets.feeds()}, weights)
     parts = [{"x": one[None]} for one in x]
     teacher = Teacher(pair, parts)
-    single = Student(pair, parts[0], teacher.targets(parts[0]), teacher.feature_sizes)
-    each = [single.step(feeds, teacher.targets(feeds), weights)[1] for feeds in parts]
+    single = student(pair, parts[0], teacher.targets(parts[0]), teacher.feature_sizes)
+    each = [single.step({**feeds, **teacher.targets(feeds).feeds()}, weights)[1] for feeds in parts]
     for name, gradient in batch.items():
         mean = np.mean([e[name] for e in each], axis=0)
         np.testing.assert_allclose(mean, gradient, rtol=2e-3, atol=1e-5 * float(np.abs(gradient).max()))
@@ -243,7 +245,7 @@ def test_a_run_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise RunError("no such kernel")
 
-    monkeypatch.setattr(distilled, "Student", fails)
+    monkeypatch.setattr(distilled, "student", fails)
     trained = prune(epochs=2)
     assert trained.report.distilled is not None
     assert trained.report.distilled.skipped == "onnxruntime does not run the gradients: no such kernel"

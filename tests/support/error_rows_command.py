@@ -43,6 +43,12 @@ ROWS: dict[str, list[Row]] = {
             "--ratio: '0.5,most' are not numbers",
             "--ratio 0.2,0.3,0.5, say",
         ),
+        Row(
+            "a picture of another kind",
+            "inspect good.onnx --graph groups.png",
+            "--graph: 'groups.png' is neither .svg nor .dot",
+            "--graph groups.svg, say",
+        ),
         Row("an unknown option", "good.onnx --rato 0.5", "no such option: --rato", "did you mean --ratio?"),
         Row(
             "an option of another tool",

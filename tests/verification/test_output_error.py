@@ -46,6 +46,17 @@ def test_errors_of_batches_add_up() -> None:
     assert errors.shares() == pytest.approx([np.mean(each), 0.0])
 
 
+def test_errors_of_large_outputs_are_those_of_all_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared two positions at a time, of which the last ones are alone; some elements are not finite."""
+    wanted, made = np.random.default_rng(0).standard_normal((2, 7, 5))
+    wanted[3, 1] = -np.inf
+    monkeypatch.setattr("onnxprune.verification.output_error.BLOCK", 10)
+    errors = Errors(1)
+    errors.add([wanted], [[made]])
+    known = np.isfinite(wanted)
+    assert errors.shares() == pytest.approx([np.mean((wanted - made)[known] ** 2) / wanted[known].var()])
+
+
 def test_nothing_to_compare_is_no_error() -> None:
     errors = Errors(1)
     assert errors.shares() == [0.0]

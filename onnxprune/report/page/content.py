@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
+from onnxprune.cost.table import CostTable
 from onnxprune.report.json_data import JsonValue
 from onnxprune.report.tables import Part
 
@@ -40,6 +41,9 @@ class PageLayer:
         groups: Positions of the groups that slice it, in `Page.groups`.
         params: Elements of its weights.
         kept: Share of them that stays.
+        macs: Multiply-accumulates of the original; None where they cannot be counted.
+        times: Milliseconds before and after, with the nodes that follow it up to the next layer; None where they were
+            not measured.
     """
 
     name: str
@@ -49,6 +53,8 @@ class PageLayer:
     groups: list[int]
     params: int
     kept: float
+    macs: int | None = None
+    times: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,27 @@ class PageCurve:
 
 
 @dataclass(frozen=True)
+class PageZeros:
+    """A weight that a pattern set to zero in parts.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape.
+        pattern: The pattern.
+        zeros: Share of its elements that are zero.
+        sizes: How many of the others there are by their magnitude, from 0 to the largest.
+        corner: Its first rows and columns, of further axes the first index: 1 for what is not zero.
+    """
+
+    name: str
+    shape: list[int]
+    pattern: str
+    zeros: float
+    sizes: list[int]
+    corner: list[str]
+
+
+@dataclass(frozen=True)
 class PageVariant:
     """A variant of a sweep.
 
@@ -107,6 +134,50 @@ class PageVariant:
 
 
 @dataclass(frozen=True)
+class PageSlider:
+    """A group whose share is chosen on the page.
+
+    Attributes:
+        group: Its position in `Page.groups`.
+        pattern: The expression that names it in a recipe.
+        shared: Whether an expression of another group, which comes before, matches it too.
+    """
+
+    group: int
+    pattern: str
+    shared: bool
+
+
+@dataclass(frozen=True)
+class PageChoice:
+    """What is predicted of a model, and written as a recipe, for any number of channels that each group keeps.
+
+    Attributes:
+        sliders: The groups, in the order of their costs.
+        order: Positions of the sliders, in the order that their expressions have in a recipe.
+        params: The parameters that are left.
+        biases: Those that a repair may add at most; None without one.
+        macs: The MACs that are left; None where they cannot be counted.
+        latency: The milliseconds; None without measured times.
+        engine: What these were measured in.
+        recipe: What a recipe says besides, as TOML.
+        file: Its file name.
+        command: What runs it.
+    """
+
+    sliders: list[PageSlider]
+    order: list[int]
+    params: CostTable
+    biases: CostTable | None
+    macs: CostTable | None
+    latency: CostTable | None
+    engine: str
+    recipe: str
+    file: str
+    command: str
+
+
+@dataclass(frozen=True)
 class Page(JsonValue):
     """All that a page shows.
 
@@ -117,8 +188,12 @@ class Page(JsonValue):
         sections: Tables and paragraphs.
         layers: The layers, in execution order.
         groups: The groups.
+        other_times: Milliseconds of the nodes before the first layer, before and after; None without measured times.
+        zeros: The weights with zeros.
         curves: Damage curves.
         curves_of: What their damage is of.
+        curves_add: Whether that is of the outputs, so that the damage of groups can be compared and added.
+        choice: What is predicted for other shares; None where no group may be pruned.
         variants: The variants of a sweep.
         cost: What their cost is of.
         loss: What is lost, in words.
@@ -131,8 +206,12 @@ class Page(JsonValue):
     sections: list[Section]
     layers: list[PageLayer] = field(default_factory=list)
     groups: list[PageGroup] = field(default_factory=list)
+    other_times: list[float] | None = None
+    zeros: list[PageZeros] = field(default_factory=list)
     curves: list[PageCurve] = field(default_factory=list)
     curves_of: str = ""
+    curves_add: bool = False
+    choice: PageChoice | None = None
     variants: list[PageVariant] = field(default_factory=list)
     cost: str = ""
     loss: str = ""

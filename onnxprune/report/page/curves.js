@@ -1,10 +1,11 @@
 /** Damage curves as small multiples: all have the same axes, the damage on a logarithmic one. */
 function curves(page) {
   const box = { left: 30, right: 4, top: 6, bottom: 16, width: 184, height: 96 };
-  return element("div", { class: "curves" }, ...page.curves.map((curve) => multiple(page, curve, box)));
+  const names = distinct(page.curves.map((curve) => page.groups[curve.group].name), NARROW);
+  return element("div", { class: "curves" }, ...page.curves.map((curve, i) => multiple(page, curve, names[i], box)));
 }
 
-function multiple(page, curve, box) {
+function multiple(page, curve, name, box) {
   const group = page.groups[curve.group];
   const x = (share) => box.left + share * (box.width - box.left - box.right);
   const y = (damage) => box.height - box.bottom - level(damage) * (box.height - box.top - box.bottom);
@@ -26,7 +27,7 @@ function multiple(page, curve, box) {
   return element(
     "figure",
     {},
-    element("h3", { class: "name", title: printable(group.name) }, short(group.name, 40)),
+    element("h3", { class: "name", title: printable(group.name) }, name),
     drawing(
       "svg",
       { viewBox: `0 0 ${box.width} ${box.height}`, role: "img", "aria-label": `${printable(group.name)}: damage ${words}` },

@@ -1,3 +1,6 @@
+/** Characters of a name beside a bar, and of one above a picture or beside a slider. */
+const [NAME, NARROW] = [48, 32];
+
 /** Makes an HTML element. Text is never parsed as markup. */
 function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -30,12 +33,29 @@ function short(name, limit = 60) {
   return `${shown.slice(0, limit - 1 - half)}…${shown.slice(-half)}`;
 }
 
+/** Names for a narrow place that can be told apart: without what all begin with, cut where they are alike. */
+function distinct(names, limit) {
+  const shown = names.map(printable);
+  if (shown.every((name) => name.length <= limit)) return shown;
+  const common = shown.reduce((start, name) => [...start].slice(0, [...start].findIndex((c, i) => c !== name[i]) >>> 0).join(""));
+  const cut = common.replace(/[^./:_]*$/, "").length;
+  const rest = shown.length > 1 && cut > 1 ? shown.map((name) => `…${name.slice(cut)}`) : shown;
+  const ways = [rest.map((name) => short(name, limit)), rest.map((name) => (name.length > limit ? `${name.slice(0, limit - 1)}…` : name))];
+  return ways.sort((a, b) => new Set(b).size - new Set(a).size)[0];
+}
+
 /** A share in percent, with two digits at least. */
 function percent(share) {
   if (share === null) return "not known";
   const value = 100 * share;
   if (value === 0 || value >= 9.95) return `${value.toFixed(0)}%`;
   return value < 1e-4 ? "less than 0.0001%" : `${Number(value.toPrecision(2))}%`;
+}
+
+/** A count with three digits. */
+function amount(number) {
+  const i = Math.min(4, Math.max(0, Math.floor(Math.log10(Math.max(number, 1)) / 3)));
+  return `${Number((number / 1000 ** i).toPrecision(3))}${["", " k", " M", " G", " T"][i]}`;
 }
 
 /** Where a damage stands between 0 (0.01% and less) and 1 (all of the variance). */

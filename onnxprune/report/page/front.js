@@ -22,7 +22,11 @@ function front(page) {
     drawing("circle", { class: p.front ? "dot" : "dot predicted", cx: x(p.cost), cy: y(p.loss), r: 4, tabindex: 0, role: "img", "aria-label": words(p) },
       drawing("title", {}, words(p))),
   );
-  const labels = best.map((p) => drawing("text", { x: x(p.cost) + 6, y: y(p.loss) - 6 }, short(p.name, 24)));
+  const labels = best.map((p) => {
+    const [right, high] = [x(p.cost) > 0.75 * box.width, y(p.loss) < box.top + 14];
+    const place = { x: x(p.cost) + (right ? -6 : 6), y: y(p.loss) + (high ? 14 : -6), "text-anchor": right ? "end" : "start" };
+    return drawing("text", place, short(p.name, 24));
+  });
   const foot = drawing("text", { x: box.width - box.right, y: box.height - 6, "text-anchor": "end" }, `share of the ${page.cost} that is left`);
   const about = `Across: share of the ${page.cost} that is left. Up: ${page.loss}. Filled points are on the front: no other variant is better in both.`;
   return [

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
+from onnxprune.cost.measure import macs_by_node
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.group_names import label
 from onnxprune.coupling.groups import Group
-from onnxprune.graph.graph import Node, Value
+from onnxprune.graph.graph import Node, Scope, Value
+from onnxprune.model.model import Model
 from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.report.page.content import PageGroup, PageLayer
 
@@ -30,8 +33,13 @@ def page_groups(coupling: Coupling, removed: Mapping[str, int], damage: Mapping[
     ]
 
 
-def page_layers(coupling: Coupling, removed: Removed) -> list[PageLayer]:
+NodeTimes = Mapping[str, tuple[float, float]]
+"""First output of a node -> milliseconds before and after."""
+
+
+def page_layers(coupling: Coupling, removed: Removed, times: NodeTimes = MappingProxyType({})) -> list[PageLayer]:
     """The nodes that read weights with two axes or more, in execution order."""
+    counted = macs_by_node(Model(coupling.graph.proto))
     slicing: dict[int, list[int]] = {}
     for i, group in enumerate(coupling.groups):
         for key in _sliced(group):
@@ -41,7 +49,29 @@ def page_layers(coupling: Coupling, removed: Removed) -> list[PageLayer]:
         if value.elem_type in WEIGHT_TYPES and sum(n != 1 for n in _shape(value)) > 1:
             for node, _ in value.consumers:
                 found.setdefault(node.index, (node, []))[1].append(value)
-    return [_layer(*found[index], slicing, removed) for index in sorted(found)]
+    spent = _times_of_layers(coupling.graph.main, found, times)
+    return [_layer(*found[index], slicing, removed, counted, spent.get(index)) for index in sorted(found)]
+
+
+def _times_of_layers(main: Scope, layers: Container[int], times: NodeTimes) -> dict[int, tuple[float, float]]:
+    """Index of each layer -> its time with that of the nodes behind it, with which engines fuse it."""
+    layer_of: dict[str, int] = {}
+    found: dict[int, tuple[float, float]] = {}
+    for node in main.nodes:
+        before = [layer_of[value.name] for value in node.inputs if value is not None and value.name in layer_of]
+        index = node.index if node.index in layers else max(before, default=None)
+        if index is None:
+            continue
+        layer_of |= dict.fromkeys((name for name in node.proto.output if name), index)
+        more = times.get(_first_output(node))
+        if more is not None:
+            known = found.get(index, (0.0, 0.0))
+            found[index] = known[0] + more[0], known[1] + more[1]
+    return found
+
+
+def _first_output(node: Node) -> str:
+    return next(filter(None, node.proto.output), "")
 
 
 def _sliced(group: Group) -> set[int]:
@@ -52,13 +82,35 @@ def _shape(value: Value) -> list[int]:
     return [n for n in value.shape or [] if isinstance(n, int)]
 
 
-def _layer(node: Node, weights: Sequence[Value], slicing: Mapping[int, Sequence[int]], removed: Removed) -> PageLayer:
+def _layer(
+    node: Node,
+    weights: Sequence[Value],
+    slicing: Mapping[int, Sequence[int]],
+    removed: Removed,
+    counted: Mapping[str, float],
+    spent: tuple[float, float] | None,
+) -> PageLayer:
     largest = max(weights, key=lambda value: math.prod(_shape(value)))
     whole = sum(math.prod(_shape(value)) for value in weights)
     left = sum(math.prod(_left(value, removed)) for value in weights)
     groups = sorted({g for value in weights for g in slicing.get(value.index, ())})
     shapes = _shape(largest), _left(largest, removed)
-    return PageLayer(label(node), node.op_type, *shapes, groups, whole, left / max(whole, 1))
+    macs = counted.get(_first_output(node))
+    return PageLayer(
+        label(node),
+        node.op_type,
+        *shapes,
+        groups,
+        whole,
+        left / max(whole, 1),
+        None if macs is None else round(macs),
+        None if spent is None else rounded(spent),
+    )
+
+
+def rounded(times: Iterable[float]) -> list[float]:
+    """Times with four digits."""
+    return [float(f"{time:.4g}") for time in times]
 
 
 def _left(value: Value, removed: Removed) -> list[int]:

@@ -11,7 +11,10 @@ from importlib import resources
 
 from onnxprune.report.page.content import Page
 
-SCRIPTS = ("elements.js", "strip.js", "curves.js", "front.js", "page.js")
+SCRIPTS = (
+    *("elements.js", "strip.js", "times.js", "zeros.js", "curves.js", "costs.js", "choice.js", "front.js"),
+    "page.js",
+)
 """The scripts, in their order."""
 ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 """What HTML or an old script parser might take for something else, as JSON escapes."""

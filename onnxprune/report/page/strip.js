@@ -10,7 +10,8 @@ function strip(page) {
   const told = element("div", { class: "told", "aria-live": "polite" });
   const hint = () => told.replaceChildren(element("p", { class: "quiet" }, "Point at a layer, or step to it by Tab, to see what is tied to it."));
   const list = element("ol", { class: "strip" });
-  const rows = page.layers.map((layer) => row(page, layer));
+  const names = distinct(page.layers.map((layer) => layer.name), NAME);
+  const rows = page.layers.map((layer, i) => row(page, layer, names[i]));
   const show = (i) => {
     list.classList.add("asked");
     rows.forEach((one, j) => one.classList.toggle("tied", i === j || tied(page, page.layers[i], page.layers[j])));
@@ -37,7 +38,7 @@ function tied(page, one, other) {
   return one.groups.some((g) => page.groups[g].grade !== "pinned" && other.groups.includes(g));
 }
 
-function row(page, layer) {
+function row(page, layer, name) {
   const known = layer.groups.map((g) => page.groups[g].damage).filter((damage) => damage !== null);
   const free = layer.groups.some((g) => page.groups[g].grade !== "pinned");
   const fill = known.length ? colour(Math.max(...known)) : free ? "var(--unknown)" : "var(--pinned)";
@@ -45,7 +46,7 @@ function row(page, layer) {
   return element(
     "li",
     { tabindex: "0", "aria-label": `${printable(layer.name)}, ${printable(layer.operator)}: ${stays} stays` },
-    element("span", { class: "name", title: printable(layer.name) }, short(layer.name, 48)),
+    element("span", { class: "name", title: printable(layer.name) }, name),
     element("span", { class: "track" }, element("div", { class: "bar", style: `width: ${100 * layer.kept}%; background: ${fill}` })),
     element("span", { class: "share" }, stays),
   );
@@ -62,7 +63,8 @@ function explanation(page, layer) {
     const why = group.reasons.length ? `; ${group.grade}: ${group.reasons.map((text) => short(text, 120)).join("; ")}` : "";
     return element("div", { class: "quiet" }, `${short(group.name, 60)}: ${lost}${damage}${why}`);
   });
-  return [element("div", {}, head, ` ${printable(layer.operator)} ${shape(layer.before)}${changed}`), ...lines];
+  const costs = [`${amount(layer.params)} parameters`, layer.macs ? `${amount(layer.macs)} MACs` : ""].filter(Boolean).join(", ");
+  return [element("div", {}, head, ` ${printable(layer.operator)} ${shape(layer.before)}${changed}, ${costs}`), ...lines];
 }
 
 function legend(page) {

@@ -1,0 +1,91 @@
+"""The verb ``finetune``."""
+
+from __future__ import annotations
+
+import click
+
+from onnxprune.cli import parsing
+from onnxprune.cli.command import Command, complain, option, say, warn
+from onnxprune.cli.output import announcing, draw, print_json
+from onnxprune.cli.paths import target
+from onnxprune.errors import GateError
+
+
+@click.command(cls=Command, forms=["onnxprune finetune MODEL --calib DATA [options]"])
+@click.pass_context
+@click.argument("model")
+@option("Options", "--calib", metavar="WHAT", required=True, help="Training data, labelled or not, as for pruning")
+@option("Options", "--teacher", metavar="FILE", help="A model whose outputs are learnt: the one before pruning")
+@option("Options", "--loss", metavar="NAME", help="cross-entropy, bce, mse  [as outputs and labels tell]")
+@option("Options", "-o", "--output", metavar="FILE", help="What to write  [MODEL.finetuned.onnx]")
+@option("Options", "--force", is_flag=True, help="Replace MODEL.finetuned.onnx where it exists")
+@option("Options", "--epochs", type=int, default=20, metavar="N", help="Train for N epochs  [20]")
+@option("Options", "--minutes", type=float, metavar="M", help="Begin no further epoch after M minutes of training")
+@option("Options", "--rate", type=float, default=1e-3, metavar="R", help="Largest step, a share of weights  [0.001]")
+@option("Options", "--samples", type=int, metavar="N", help="Use at most N samples  [all]")
+@option("Options", "--metric", metavar="NAME", help="top1, top5, mse, psnr, auc, module:function  [top1 with labels]")
+@option("Options", "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
+@option("Options", "--strict", is_flag=True, help="Write no model that comes with a warning")
+@option(
+    "Options", "--time-limit", type=float, metavar="SECONDS", help="End the run, with nothing written, after so long"
+)
+@option("Options", "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
+@option("Options", "--quiet", is_flag=True, help="No report; warnings and errors only")
+def finetune(
+    ctx: click.Context,
+    model: str,
+    calib: str,
+    teacher: str | None,
+    loss: str | None,
+    output: str | None,
+    force: bool,
+    epochs: int,
+    minutes: float | None,
+    rate: float,
+    samples: int | None,
+    metric: str | None,
+    seed: int,
+    strict: bool,
+    time_limit: float | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Trains all weights of a model, pruned or not, on labels, on the outputs of another model, or on both.
+
+    Shapes and zeros stay. Weights are taken from the epoch that is the best on samples that were held back, and only if
+    they are surely better than before.
+    """
+    reads = [*([teacher] if teacher else []), *parsing.data_files(calib)]
+    path = target(model, output, *reads, force=force, kind="finetuned")
+    from onnxprune.pipeline.finetune import finetune as train
+    from onnxprune.report.finetune import finetuned
+
+    with announcing(quiet or as_json) as stage:
+        result = train(
+            model,
+            calib,
+            teacher=teacher,
+            loss=loss,
+            epochs=epochs,
+            minutes=minutes,
+            rate=rate,
+            metric=metric,
+            samples=samples,
+            seed=seed,
+            strict=strict,
+            time_limit=time_limit,
+            progress=stage,
+        )
+        if result.stopped is None:
+            result.save(path)
+    written = str(path) if result.stopped is None else None
+    if as_json:
+        print_json({"model": model, "output": written, "teacher_model": teacher, **result.report.to_dict()})
+    elif not quiet:
+        draw(finetuned(result.report, model, written))
+    for line in result.report.warnings:
+        complain(line) if strict else warn(line)
+    if as_json and not quiet and written:
+        say(f"wrote {written}", err=True)
+    if result.stopped is not None:
+        ctx.exit(GateError.exit_code)

@@ -1,0 +1,190 @@
+"""A model whose weights can be trained: outputs, loss and gradients for weights that are given to each run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from onnxprune.gradients import losses
+from onnxprune.gradients.differentiate import differentiate
+from onnxprune.gradients.free_constants import free_constants
+from onnxprune.gradients.optimizer import channel_sizes
+from onnxprune.graph.graph import Graph, Node
+from onnxprune.graph.operators import operator_of
+from onnxprune.graph.shape_inference import infer
+from onnxprune.layers.find import linear_layers
+from onnxprune.model.inputs import fed_inputs
+from onnxprune.model.model import Model
+from onnxprune.ops.gradients.writer import Writer
+from onnxprune.runtime.io_slices import Batch
+from onnxprune.runtime.session import local_session
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+Terms = Sequence[tuple[str, float]]
+"""Names of losses, each a vector of one, with their weights."""
+
+BYTES, COPIES, WINDOW = 4, 3, 18
+"""Bytes of a number, numbers held for one of a value, and for one of the largest value on top."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A weight that can be trained.
+
+    Attributes:
+        array: Its values.
+        size: Size of each output channel, broadcastable to the values.
+    """
+
+    array: Floats
+    size: Floats
+
+
+def parameters(model: Model) -> dict[str, Parameter]:
+    """The weights, biases and scales of a model that are constants of single precision, by name."""
+    graph = Graph(model.proto)
+    infer(graph)
+    found: dict[str, Parameter] = {}
+    for node, i in _operands(graph):
+        value = node.input(i)
+        if value.tensor is None or value.name in found or value.elem_type != TensorProto.FLOAT or not value.rank:
+            continue
+        array = np.array(model.array(value.tensor), np.float32)
+        if np.isfinite(array).all():
+            found[value.name] = Parameter(array, _size(model, node, i, array))
+    return found
+
+
+def _operands(graph: Graph) -> Iterable[tuple[Node, int]]:
+    """Nodes with the inputs that hold what is trained, weights before biases."""
+    for node in graph.main.nodes:
+        yield from ((node, i) for i in operator_of(node).parameters if node.has(i))
+    for layer in linear_layers(graph):
+        if layer.bias is not None:
+            yield from layer.bias.consumers
+
+
+def _size(model: Model, node: Node, index: int, array: Floats) -> Floats:
+    """What the steps of a weight are relative to; a bias of zeros moves as the weight beside it."""
+    layout = operator_of(node).weights
+    found = layout(node, index, array.shape) if layout is not None else None
+    axis = None if found is None or isinstance(found, str) else found.outputs
+    size = channel_sizes(array, axis)
+    beside = node.inputs[1] if node.has(1) else None
+    if not size.any() and index != 1 and beside is not None and beside.tensor is not None:
+        return np.broadcast_to(channel_sizes(model.array(beside.tensor), None).max(initial=0.0), size.shape)
+    return size
+
+
+class Trainable:
+    """Runs a model with weights that are given to it.
+
+    Attributes:
+        parameters: The weights that are trained, by name.
+        reasons: Why other weights have no gradient, by name.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        feeds: Batch,
+        targets: Mapping[str, Floats],
+        terms: Callable[[Graph, Writer], Terms],
+        outputs: Sequence[str],
+    ) -> None:
+        """Makes the models that compute outputs, and loss and gradients of batches of one shape.
+
+        Args:
+            model: The model; not modified.
+            feeds: A batch of its inputs.
+            targets: What the loss reads besides, in the shape that all batches have.
+            terms: Writes the loss, as a sum, given the graph of the model.
+            outputs: Names of the outputs of `outputs`.
+        """
+        known = parameters(model)
+        made = differentiate(*_with_loss(model, feeds, targets, terms), list(known))
+        (self._loss, self._seed), *_ = made.seeds.items()
+        self.parameters = {name: p for name, p in known.items() if name in made.gradients}
+        self.reasons = made.reasons
+        self._gradients = [made.gradients[name] for name in self.parameters]
+        self._session = local_session(made.model, arena=True) if self.parameters else None
+        self._outputs = list(outputs)
+        forward = model.copy()
+        free_constants(forward, self.parameters)
+        self._forward = local_session(forward)
+
+    def step(self, feeds: Batch, weights: Mapping[str, Floats]) -> tuple[float, dict[str, Floats]]:
+        """The loss of a batch and its gradients by the names of the weights.
+
+        Args:
+            feeds: Inputs of the model, and what the loss reads besides.
+            weights: The weights.
+        """
+        assert self._session is not None
+        given = {**feeds, **weights, self._seed: np.ones(1, np.float32)}
+        loss, *found = self._session.run([self._loss, *self._gradients], given)
+        return float(loss[0]), dict(zip(self.parameters, found, strict=True))
+
+    def outputs(self, feeds: Batch, weights: Mapping[str, Floats]) -> list[Array]:
+        """The outputs of a batch."""
+        return self._forward.run(self._outputs, {**feeds, **weights})
+
+
+def _with_loss(
+    model: Model, feeds: Batch, targets: Mapping[str, Floats], terms: Callable[[Graph, Writer], Terms]
+) -> tuple[Model, list[str]]:
+    """A copy of a model whose only output is the loss, and the name of that."""
+    copy = model.copy()
+    fix_shapes(copy, feeds)
+    graph = Graph(copy.proto)
+    infer(graph)
+    write = Writer(copy.proto)
+    total = losses.weighted_total(write, terms(graph, write))
+    proto = copy.proto.graph
+    proto.node.extend(write.nodes)
+    proto.initializer.extend(write.constants)
+    for name, array in targets.items():
+        proto.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape))
+    del proto.output[:]
+    proto.output.append(helper.make_tensor_value_info(total, TensorProto.FLOAT, [1]))
+    return copy, [total]
+
+
+def bytes_of_batch(model: Model, feeds: Batch) -> int:
+    """About what training holds of one batch: all values with their gradients, and one as windows see it."""
+    copy = model.copy()
+    fix_shapes(copy, feeds)
+    graph = Graph(copy.proto)
+    infer(graph)
+    computed = [v for v in graph.main.names.values() if v.tensor is None and v.shape is not None]
+    sizes = [math.prod(axis.length or 1 for axis in value.axes()) for value in computed]
+    return BYTES * (COPIES * sum(sizes) + WINDOW * max(sizes, default=0))
+
+
+def fix_shapes(model: Model, feeds: Batch) -> None:
+    """Gives the inputs the shapes of a batch, in place; shapes of other values are inferred anew."""
+    graph = model.proto.graph
+    for info in fed_inputs(graph):
+        del info.type.tensor_type.shape.dim[:]
+        for length in feeds[info.name].shape:
+            info.type.tensor_type.shape.dim.add().dim_value = length
+    for info in graph.output:
+        info.type.tensor_type.ClearField("shape")
+    del graph.value_info[:]
+
+
+def write_back(model: Model, weights: Mapping[str, Floats]) -> None:
+    """Stores weights in a model, in place."""
+    graph = Graph(model.proto)
+    for name, array in weights.items():
+        tensor = graph.main.names[name].tensor
+        assert isinstance(tensor, onnx.TensorProto)
+        model.set_array(tensor, array)

@@ -1,0 +1,217 @@
+"""Fine-tuning of a model on labels, on a teacher, or on both: the stages of `onnxprune.finetune`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxprune.calibration import Samples
+from onnxprune.errors import DataError, GateError, InputError, Words, option
+from onnxprune.metrics import MetricFunction
+from onnxprune.model.model import Model, save
+from onnxprune.model.sparse_initializers import densify, resparsify
+from onnxprune.options import Calibration, Checks, Resources, checks
+from onnxprune.pipeline.analysis import ModelSource
+from onnxprune.pipeline.data import CalibrationSplit, open_data
+from onnxprune.pipeline.metric import MetricEvaluator, make_evaluator
+from onnxprune.pipeline.original import Original
+from onnxprune.pipeline.progress import Clock
+from onnxprune.pipeline.result import Result
+from onnxprune.pipeline.verify import verify
+from onnxprune.progress import ProgressCallback
+from onnxprune.repair.training_loop import Schedule
+from onnxprune.report.finetune import FineTuningReport
+from onnxprune.report.metric import MetricReport
+from onnxprune.runtime.determinism import limited_run
+from onnxprune.runtime.io_slices import WHOLE
+from onnxprune.training.finetune import EPOCHS, RATE, Settings
+from onnxprune.training.finetune import finetune as train
+
+JUDGE_SHARE, MOST_JUDGES = 0.15, 500
+"""Share of the samples to train on that weights are chosen by instead, and how many they are at most."""
+FEWEST = 4
+"""With fewer samples than this nothing is trained."""
+
+
+class FineTuned:
+    """A fine-tuned model and the report on it.
+
+    Attributes:
+        report: What was done.
+    """
+
+    def __init__(self, model: Model, report: FineTuningReport, strict: bool) -> None:
+        self._model, self.report, self._strict = model, report, strict
+
+    def __repr__(self) -> str:
+        training = self.report.training
+        return f"FineTuned(loss {training.before} -> {training.after}, epochs={training.epochs})"
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model."""
+        return self._model.proto
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the model is not to be written: warnings of a strict run; None where there are none."""
+        return "; ".join(self.report.warnings if self._strict else []) or None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model, whole or not at all.
+
+        Raises:
+            InputError: The folder does not exist, or the path is that of the input.
+            GateError: A warning came of a run that was `strict`.
+            OutputError: Writing failed.
+        """
+        if self.stopped is not None:
+            raise GateError(self.stopped)
+        save(self._model, Path(path))
+
+
+def finetune(
+    model: Result | ModelSource,
+    calib: Any,
+    *,
+    teacher: ModelSource | None = None,
+    loss: str | None = None,
+    epochs: int = EPOCHS,
+    minutes: float | None = None,
+    rate: float = RATE,
+    metric: str | MetricFunction | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    time_limit: float | None = None,
+    progress: ProgressCallback | None = None,
+) -> FineTuned:
+    """Trains all weights of a model, and takes those that are surely better on samples that were held back.
+
+    Shapes stay as they are, and so do zeros of weights that have many of them. A BatchNormalization is trained with its
+    stored statistics.
+
+    Args:
+        model: The model: a path, a `ModelProto`, a `gs.Graph` or the result of a run; it is not changed.
+        calib: The training data, with labels or without, as for `prune`.
+        teacher: A model with the same inputs and outputs, say the one before pruning, whose outputs are learnt too.
+        loss: ``cross-entropy`` (labels are ids of classes or a probability a class), ``bce`` (classes that stand
+            alone) or ``mse`` (quantities); None for the one that the output and the labels tell.
+        epochs: Passes over the samples.
+        minutes: Time after which no further pass begins; how many there are then depends on the machine.
+        rate: The highest rate, as a share of the size of the weights.
+        metric: What is measured before and after, see `prune`.
+        samples: Samples to use at most; None for all.
+        seed: Seed of anything random.
+        strict: Write no model that comes with a warning.
+        time_limit: Seconds that it may take until it writes.
+        progress: Called with the progress of the run.
+
+    Raises:
+        InputError: A model or the data cannot be read, or do not fit, or an option is unusable.
+        TimeLimitError: It takes longer than `time_limit`.
+    """
+    schedule = Schedule(
+        checks.whole("epochs", epochs, 1),
+        None if minutes is None else checks.positive("minutes", minutes),
+        checks.positive("rate", rate),
+    )
+    limit = sys.maxsize if samples is None else samples
+    calibration, asked = Calibration(calib, limit), Checks(metric=metric, strict=strict)
+    settings = Settings(schedule, loss, checks.whole("seed", seed, 0))
+    source = Original.of(model.proto if isinstance(model, Result) else model)
+    teaching = None if teacher is None else Original.of(teacher)
+    clock, options = Clock(progress), {"loss": loss, "epochs": epochs, "minutes": minutes, "rate": rate, "seed": seed}
+    with limited_run(Resources(time_limit=time_limit)):
+        return _run(source, teaching, calibration, asked, settings, clock, options)
+
+
+def _run(
+    source: Original,
+    teaching: Original | None,
+    calibration: Calibration,
+    asked: Checks,
+    settings: Settings,
+    clock: Clock,
+    options: dict[str, Any],
+) -> FineTuned:
+    clock.expect({"load": 1.0, "train": 100.0, "judge": 2.0, "verify": 2.0})
+    with clock.stage("load"):
+        model, teacher = source.dense(), None if teaching is None else teaching.dense()
+        _check_interfaces(model, teacher)
+        data = open_data(model, calibration, settings.seed, clock.samples)
+        assert data is not None
+        learn, judges = _divided(data)
+        evaluator = make_evaluator(source.load, data, asked, settings.seed)
+    with clock.stage("train"):
+        training = train(model, teacher, learn, judges, settings)
+    result = source.load()
+    sparse = densify(result)
+    _copy_weights(model, result)
+    resparsify(result, sparse)
+    with clock.stage("judge"):
+        metric = evaluator.measure(result, WHOLE, changed=training.best is not None)
+        taught = None if teaching is None else _of_teacher(teaching, data, asked, settings.seed)
+    with clock.stage("verify"):
+        verified = verify(source.source, result, asked)
+    report = FineTuningReport(training, metric, taught, verified.verified, options, seconds=dict(clock.seconds))
+    report.warnings.extend(map(Words, _warnings(report, evaluator)))
+    return FineTuned(result, report, asked.strict)
+
+
+def _check_interfaces(model: Model, teacher: Model | None) -> None:
+    """Raises InputError where the teacher has other inputs or outputs."""
+    if teacher is None:
+        return
+    for kind in ("input", "output"):
+        mine, other = ([v.name for v in getattr(m.proto.graph, kind)] for m in (model, teacher))
+        if mine != other and (kind == "output" or set(mine) != set(other)):
+            raise InputError(
+                f"{option('teacher')} has the {kind}s {', '.join(other)}, and the model has {', '.join(mine)}",
+                "the teacher is the model before pruning",
+            )
+
+
+def _divided(data: CalibrationSplit) -> tuple[Samples, Samples]:
+    """Samples to train on, and samples that weights are chosen by."""
+    assert isinstance(data.fit, Samples)
+    if data.fit.parts < FEWEST or not data.held_out:
+        raise DataError(
+            f"{data.fit.parts} samples are too few to train on and to hold some back", "give dozens at least"
+        )
+    return data.fit.split(min(JUDGE_SHARE, MOST_JUDGES / data.fit.parts))
+
+
+def _copy_weights(trained: Model, result: Model) -> None:
+    """Takes over the initializers of another model, in place."""
+    arrays = {t.name: t for t in trained.proto.graph.initializer}
+    for tensor in result.proto.graph.initializer:
+        if tensor.name in arrays:
+            tensor.CopyFrom(arrays[tensor.name])
+    made = {n.output[0]: n for n in trained.proto.graph.node if n.op_type == "Constant"}
+    for node in result.proto.graph.node:
+        if node.op_type == "Constant" and node.output[0] in made:
+            node.CopyFrom(made[node.output[0]])
+
+
+def _of_teacher(teaching: Original, data: CalibrationSplit, asked: Checks, seed: int) -> float | None:
+    """The metric of the teacher; None without labels."""
+    found: MetricReport | None = make_evaluator(teaching.load, data, asked, seed).measure(
+        teaching.load(), WHOLE, changed=False
+    )
+    return None if found is None else found.before
+
+
+def _warnings(report: FineTuningReport, evaluator: MetricEvaluator) -> list[str]:
+    unused = evaluator.held is None  # else it says that the model knows nothing of the labels, as before a training
+    lines = [evaluator.warning] if unused and evaluator.warning is not None else []
+    training = report.training
+    if training.skipped is not None:
+        lines.append(f"nothing was trained: {training.skipped}")
+    elif training.best is None:
+        lines.append("the training made nothing surely better on held-back samples: the weights are as they were")
+    return lines

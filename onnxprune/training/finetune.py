@@ -1,0 +1,239 @@
+"""Training of all weights of a model on labels, on the outputs of a teacher, or on both.
+
+With labels the loss is that of the labels. Where there is a teacher, the distance from its outputs is added to it
+(Hinton et al., "Distilling the knowledge in a neural network", 2015). The weights of the least loss on samples that
+were held back are the result, and only where they are surely better than those at the beginning.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration import Samples
+from onnxprune.calibration.disk_cache import DiskCache
+from onnxprune.calibration.signature import signature_of
+from onnxprune.errors import DataError, option
+from onnxprune.gradients.trainable import Terms, Trainable, bytes_of_batch, write_back
+from onnxprune.graph.graph import Graph
+from onnxprune.graph.shape_inference import infer
+from onnxprune.model.model import Model
+from onnxprune.ops.gradients.writer import Writer
+from onnxprune.repair.augmentation import Augmentation
+from onnxprune.repair.distillation_student import distances
+from onnxprune.repair.distillation_teacher import Teacher, Views, views
+from onnxprune.repair.training_batches import TrainingBatches, samples_a_step
+from onnxprune.repair.training_loop import Schedule, TrainingLoop, Weights
+from onnxprune.runtime.io_slices import Batch
+from onnxprune.runtime.session import local_session
+from onnxprune.training.label_loss import TARGET, LabelLoss, label_loss
+from onnxprune.verification.output_error import Errors
+
+EPOCHS, RATE = 20, 1e-3
+"""Defaults: passes over the samples, and the highest rate, as a share of the size of the weights."""
+TEACHER = 0.5
+"""Weight of the distance from the teacher next to that of the labels."""
+
+Judge = Callable[[Weights], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Record of a training.
+
+    Attributes:
+        loss: Name of the loss; ``teacher`` where there are no labels.
+        before: Mean loss of the held-back samples before it; without labels the squared error of the outputs, as a
+            share of their variance. None where nothing was trained.
+        after: The same with the weights that were taken.
+        epochs: Epochs that were run.
+        best: The epoch whose weights were taken; None where the model was left as it was.
+        samples: Samples that it was trained on.
+        judges: Held-back samples.
+        weights: Weight tensors that were trained.
+        untrained: Weight tensors that were not, by the reason.
+        skipped: Why nothing was trained; None where something was.
+    """
+
+    loss: str
+    before: float | None = None
+    after: float | None = None
+    epochs: int = 0
+    best: int | None = None
+    samples: int = 0
+    judges: int = 0
+    weights: int = 0
+    untrained: Mapping[str, int] = field(default_factory=dict)
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long, and with what.
+
+    Attributes:
+        schedule: How long, and how fast.
+        loss: Name of the loss, see `label_loss.LOSSES`; None for the one that outputs and labels tell.
+        seed: Seed of what is drawn at random.
+        memory: Bytes of activations and samples to hold.
+    """
+
+    schedule: Schedule = field(default_factory=lambda: Schedule(EPOCHS, None, RATE))
+    loss: str | None = None
+    seed: int = 0
+    memory: int = 2**31
+
+
+def finetune(
+    model: Model, teacher: Model | None, learn: Samples, judges: Samples, settings: Settings = Settings()
+) -> Training:
+    """Trains the weights of a model in place, or leaves them where that makes nothing surely better.
+
+    Args:
+        model: The model.
+        teacher: A model with the same inputs and outputs; None for labels alone.
+        learn: Samples to train on, with labels or without.
+        judges: Samples to judge by.
+        settings: How.
+
+    Raises:
+        InputError: There are neither labels nor a teacher, or labels fit no output.
+    """
+    both = views(teacher or model, model)
+    labels = _label_losses(both, learn, judges, settings.loss)
+    if labels is None and teacher is None:
+        raise DataError("there are neither labels nor a teacher to learn from", f"give one: {option('teacher', ...)}")
+    batches = _batches(both, teacher or model, learn, labels, settings)
+    name = "teacher" if labels is None else labels[0].kind
+    if not batches.alike:
+        return Training(name, skipped="the samples differ in shape")
+    task = _Task(both, teacher is not None, labels, batches)
+    if not task.trained.parameters:
+        untrained = dict(Counter(task.trained.reasons.values()).most_common())
+        return Training(name, untrained=untrained, skipped=next(iter(untrained), "no weight can be trained"))
+    return _trained(model, task, judges, name, learn.parts, settings)
+
+
+def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int, settings: Settings) -> Training:
+    loop = TrainingLoop(task.trained, task.batches, task.given, settings.schedule)
+    found = loop.run_judged(task.judge(judges))
+    if found.weights is not None:
+        write_back(model, found.weights)
+    untrained = dict(Counter(task.trained.reasons.values()).most_common())
+    count = max(judges.parts, 1) if task.labelled else 1
+    return Training(
+        name,
+        found.before / count,
+        found.after / count,
+        found.epochs,
+        found.best,
+        samples,
+        judges.parts,
+        len(loop.start),
+        untrained,
+    )
+
+
+def _label_losses(both: Views, learn: Samples, judges: Samples, kind: str | None) -> tuple[LabelLoss, LabelLoss] | None:
+    """The loss of the labels of both parts of the samples; None where they have none."""
+    given = learn.labels
+    if given is None:
+        return None
+    held = judges.labels
+    assert held is not None
+    first = next(learn.in_batches(1).silent().batches())
+    outputs = local_session(both.student).run(both.outputs, first)
+    every = label_loss(kind, both.components, outputs, np.concatenate([given, held]))
+    return _part(every, slice(len(given))), _part(every, slice(len(given), None))
+
+
+def _part(loss: LabelLoss, which: slice) -> LabelLoss:
+    return LabelLoss(loss.kind, loss.output, loss.order, loss.channels, loss.logits, loss.targets[which])
+
+
+def _batches(
+    both: Views, model: Model, learn: Samples, labels: tuple[LabelLoss, LabelLoss] | None, settings: Settings
+) -> TrainingBatches:
+    """The samples, varied unless their labels would have to move with them."""
+    graph = Graph(model.proto)
+    infer(graph)
+    still = labels is not None and labels[0].at_many_positions
+    augmentation = None if still else Augmentation(model, graph, learn.in_batches(1), settings.seed)
+    most = max(1, settings.memory // 2 // bytes_of_batch(both.student, next(learn.in_batches(1).silent().batches())))
+    store = DiskCache(signature_of(model.proto), settings.memory // 4)
+    targets = None if labels is None else {TARGET: labels[0].targets}
+    return TrainingBatches(learn, store, augmentation, samples_a_step(learn.parts), most, settings.seed, targets)
+
+
+class _Task:
+    """What a model is trained for.
+
+    Attributes:
+        trained: The model with its loss.
+        batches: The samples.
+        labelled: Whether there are labels.
+    """
+
+    def __init__(
+        self, both: Views, taught: bool, labels: tuple[LabelLoss, LabelLoss] | None, batches: TrainingBatches
+    ) -> None:
+        self._both, self._labels, self.batches = both, labels, batches
+        self.labelled = labels is not None
+        self._teacher = Teacher(both, map(_inputs, batches.plain())) if taught else None
+        batch = next(batches.plain())
+        targets = {name: array for name, array in self.given(batch).items() if name not in _inputs(batch)}
+        self.trained = Trainable(both.student, _inputs(batch), targets, self._terms(batch), both.outputs)
+
+    def given(self, feeds: Batch) -> dict[str, NDArray[Any]]:
+        """What a step is given of a batch."""
+        found = dict(feeds)
+        if self._teacher is not None:
+            found |= self._teacher.targets(_inputs(feeds)).feeds()
+        return found
+
+    def judge(self, judges: Samples) -> Judge:
+        """What measures the loss of each held-back sample."""
+        feeds = list(judges.in_batches(1).silent().batches())
+        if self._labels is not None:
+            return lambda weights: self._label_losses(feeds, weights)
+        assert self._teacher is not None
+        wanted = [self._teacher.outputs(one) for one in feeds]
+        return lambda weights: self._distances(feeds, wanted, weights)
+
+    def _terms(self, batch: Batch) -> Callable[[Graph, Writer], Terms]:
+        """Writes the loss."""
+
+        def terms(graph: Graph, write: Writer) -> Terms:
+            found: list[tuple[str, float]] = []
+            if self._labels is not None:
+                loss = self._labels[0]
+                found += loss.write(graph, write, len(batch[TARGET]) // loss.targets.shape[1])
+            if self._teacher is not None:
+                share = 1.0 if self._labels is None else TEACHER
+                targets = self._teacher.targets(_inputs(batch))
+                found += [(name, share * w) for name, w in distances(graph, write, self._both, targets, {})]
+            return found
+
+        return terms
+
+    def _label_losses(self, feeds: Sequence[Batch], weights: Weights) -> NDArray[np.float64]:
+        assert self._labels is not None
+        loss = self._labels[1]
+        at = self._both.outputs.index(loss.output)
+        return np.array([loss.of(self.trained.outputs(one, weights)[at], i) for i, one in enumerate(feeds)])
+
+    def _distances(self, feeds: Sequence[Batch], wanted: Sequence[Any], weights: Weights) -> NDArray[np.float64]:
+        errors = Errors(1, self._both.components)
+        for one, target in zip(feeds, wanted, strict=True):
+            errors.add(target, [self.trained.outputs(one, weights)])
+        return errors.by_batch()[:, 0]
+
+
+def _inputs(feeds: Batch) -> Mapping[str, NDArray[Any]]:
+    """A batch without the targets of its labels."""
+    return {name: array for name, array in feeds.items() if name != TARGET}

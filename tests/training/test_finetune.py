@@ -1,0 +1,108 @@
+"""Fine-tuning: what it learns, what it leaves, and what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+import onnxprune
+from onnxprune.errors import DataError, GateError, InputError
+from tests.ops.case import build
+from tests.support.paths import MODELS
+
+MODEL = str(MODELS / "sk_mlp.onnx")
+TEST = np.load(MODELS / "digits_test_flat.npz")
+LABELLED = {"input": TEST["input"], "labels": TEST["labels"]}
+
+
+@pytest.fixture(scope="module")
+def pruned() -> onnx.ModelProto:
+    return onnxprune.prune(MODEL, 0.6, repair="none", verify=False, time=False).proto
+
+
+def arrays(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def test_labels_are_learnt_and_nothing_else_changes(pruned: onnx.ModelProto) -> None:
+    before = pruned.SerializeToString()
+    result = onnxprune.finetune(pruned, LABELLED, epochs=3, rate=4e-3)
+    metric, training = result.report.metric, result.report.training
+    assert metric is not None and metric.after is not None and metric.before is not None
+    assert metric.after > metric.before + 0.04 and training.after < 0.9 * training.before  # type: ignore[operator]
+    assert training.best is not None and training.samples + training.judges + metric.samples == 450
+    assert pruned.SerializeToString() == before
+    old, new = arrays(pruned), arrays(result.model)
+    assert {n: a.shape for n, a in old.items()} == {n: a.shape for n, a in new.items()}
+    assert result.model.graph.node == pruned.graph.node and result.report.verified
+    again = onnxprune.finetune(pruned, LABELLED, epochs=3, rate=4e-3)
+    assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
+@pytest.mark.slow
+def test_a_teacher_without_labels(pruned: onnx.ModelProto) -> None:
+    result = onnxprune.finetune(pruned, {"input": TEST["input"]}, teacher=MODEL, epochs=12, rate=5e-3)
+    assert result.report.training.loss == "teacher" and result.report.metric is None
+    assert result.report.training.after < 0.7 * result.report.training.before  # type: ignore[operator]
+    drift = onnxprune.compare(MODEL, pruned, result.model, calib={"input": TEST["input"]}, runs=1).models
+    moved = [column.drift["probabilities"].rel_rms or 0.0 for column in drift[1:]]
+    assert 0 < moved[1] < 0.9 * moved[0]
+
+
+def test_a_teacher_and_labels(pruned: onnx.ModelProto) -> None:
+    result = onnxprune.finetune(pruned, LABELLED, teacher=MODEL, epochs=3)
+    alone = onnxprune.finetune(pruned, LABELLED, epochs=3)
+    assert result.report.teacher == pytest.approx(0.98, abs=0.03) and result.report.training.loss == "cross-entropy"
+    assert result.model.SerializeToString() != alone.model.SerializeToString()
+
+
+def test_what_teaches_nothing_is_not_taken(pruned: onnx.ModelProto) -> None:
+    """Steps of three times the weights ruin any model."""
+    result = onnxprune.finetune(onnx.load(MODEL), LABELLED, epochs=1, rate=3.0)
+    assert result.report.training.best is None and result.report.training.after == result.report.training.before
+    assert arrays(result.model).keys() == arrays(onnx.load(MODEL)).keys()
+    for name, array in arrays(onnx.load(MODEL)).items():
+        np.testing.assert_array_equal(arrays(result.model)[name], array)
+    assert any("nothing surely better" in line for line in result.report.warnings)
+
+
+def test_zeros_stay() -> None:
+    sparse = onnxprune.prune(MODEL, pattern="2:4", repair="none", verify=False, time=False).proto
+    result = onnxprune.finetune(sparse, LABELLED, epochs=4)
+    assert result.report.training.best is not None
+    for name, array in arrays(sparse).items():
+        if array.ndim > 1 and (array == 0).mean() > 0.4:
+            assert ((arrays(result.model)[name] == 0) == (array == 0)).all(), name
+
+
+def test_labels_of_positions_are_not_moved_with_the_samples() -> None:
+    """The label of a pixel is its own sign: a shifted sample would teach the label of another pixel."""
+    text = "(float[N,1,6,6] x) => (float[N,2,6,6] y) <float[2,1,1,1] w> { y = Conv(x, w) }"
+    model = build(text)
+    x = np.random.default_rng(0).standard_normal((120, 1, 6, 6)).astype(np.float32)
+    labels = (x[:, 0] > 0).astype(np.int64)
+    result = onnxprune.finetune(model, {"x": x, "labels": labels}, epochs=30, rate=0.05)
+    w = arrays(result.model)["w"].ravel()
+    assert w[1] - w[0] > arrays(model)["w"].ravel()[1] - arrays(model)["w"].ravel()[0] + 0.5
+
+
+def test_errors(pruned: onnx.ModelProto) -> None:
+    with pytest.raises(DataError, match="neither labels nor a teacher"):
+        onnxprune.finetune(pruned, {"input": TEST["input"]})
+    with pytest.raises(DataError, match="too few"):
+        onnxprune.finetune(pruned, {"input": TEST["input"][:3], "labels": TEST["labels"][:3]})
+    with pytest.raises(InputError, match="teacher has the outputs output, and the model has label, probabilities"):
+        onnxprune.finetune(pruned, LABELLED, teacher=str(MODELS / "pt_transformer.onnx"))
+    with pytest.raises(InputError, match="epochs"):
+        onnxprune.finetune(pruned, LABELLED, epochs=0)
+
+
+def test_strict_writes_nothing(tmp_path: Any) -> None:
+    result = onnxprune.finetune(MODEL, LABELLED, epochs=1, rate=3.0, strict=True)
+    with pytest.raises(GateError, match="nothing surely better"):
+        result.save(tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
