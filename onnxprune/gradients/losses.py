@@ -86,13 +86,10 @@ def binary_cross_entropy(write: Writer, probabilities: str, target: str) -> str:
     """Sum of the cross-entropies of probabilities that stand alone with given ones."""
     low, one = _number(write, SMALLEST), _number(write, 1)
     terms = []
-    for mine, wanted in ((probabilities, target), (_less(write, one, probabilities), _less(write, one, target))):
+    rest, other = (write.emit("Sub", one, name) for name in (probabilities, target))
+    for mine, wanted in ((probabilities, target), (rest, other)):
         terms.append(write.emit("Mul", wanted, write.emit("Log", write.emit("Max", mine, low))))
     return write.emit("Neg", _summed(write, write.emit("Add", *terms)))
-
-
-def _less(write: Writer, one: str, name: str) -> str:
-    return write.emit("Sub", one, name)
 
 
 def weighted_total(write: Writer, terms: Sequence[tuple[str, float]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +121,11 @@ class Trainable:
         forward = model.copy()
         free_constants(forward, self.parameters)
         self._forward = local_session(forward)
+
+    @property
+    def untrained(self) -> dict[str, int]:
+        """How many weights have no gradient, by the reason, the most frequent one first."""
+        return dict(Counter(self.reasons.values()).most_common())
 
     def step(self, feeds: Batch, weights: Mapping[str, Floats]) -> tuple[float, dict[str, Floats]]:
         """The loss of a batch and its gradients by the names of the weights.

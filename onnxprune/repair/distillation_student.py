@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.gradients import losses
-from onnxprune.gradients.trainable import Terms, Trainable
+from onnxprune.gradients.trainable import Floats, Terms, Trainable
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.graph.operators import Postprocessing
 from onnxprune.ops.gradients.writer import Writer
 from onnxprune.repair.distillation_teacher import Targets, Views, share_name, target_name, weight_name
 from onnxprune.runtime.io_slices import Batch
 from onnxprune.verification.comparable_outputs import Component
+from onnxprune.verification.output_error import Errors
 from onnxprune.verification.output_values import class_axes
 
 TEMPERATURE = 2.0
@@ -53,6 +58,23 @@ def distances(
         scale = FEATURES / len(both.features) / feature_sizes[name] / array.size
         terms.append((losses.squared_error(write, name, target_name(name), None), scale))
     return terms
+
+
+def held_back_errors(
+    trained: Trainable, both: Views, held: Sequence[tuple[Batch, Sequence[Any]]], weights: Mapping[str, Floats]
+) -> NDArray[np.float64]:
+    """Squared errors of the outputs on some samples, with some weights; their sum is a share of the variance.
+
+    Args:
+        trained: The student.
+        both: The models.
+        held: For each sample its feeds for the student, and the outputs of the teacher.
+        weights: The weights.
+    """
+    errors = Errors(1, both.components)
+    for feeds, wanted in held:
+        errors.add(wanted, [trained.outputs(feeds, weights)])
+    return errors.by_batch()[:, 0]
 
 
 def _output_loss(

@@ -8,8 +8,7 @@ where it is surely better than the model as it was; else that one stays.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,28 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
-from onnxprune.calibration.disk_cache import DiskCache
-from onnxprune.calibration.signature import signature_of
 from onnxprune.errors import RunError
-from onnxprune.gradients.trainable import Trainable, bytes_of_batch, write_back
-from onnxprune.graph.graph import Graph
-from onnxprune.graph.shape_inference import infer
+from onnxprune.gradients.trainable import Trainable, write_back
 from onnxprune.model.model import Model
-from onnxprune.repair.augmentation import Augmentation
 from onnxprune.repair.calibrated import JUDGE_SHARE, MOST_JUDGES
-from onnxprune.repair.distillation_student import student
+from onnxprune.repair.distillation_student import held_back_errors, student
 from onnxprune.repair.distillation_teacher import Teacher, Views, views
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.repair.training_batches import TrainingBatches, samples_a_step
+from onnxprune.repair.training_batches import TrainingBatches, training_batches
 from onnxprune.repair.training_loop import Schedule, TrainingLoop
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
-from onnxprune.verification.output_error import Errors
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
-Held = tuple[Batch, list[Array]]
-"""A held-back sample, and what the original makes of it."""
-
 EPOCHS = 40
 """Epochs by default."""
 RATE = 1e-3
@@ -148,26 +138,18 @@ def _run(
 ) -> _Run | Distillation:
     """A training, ready to begin, or the record that says why there is none."""
     both = views(original, pruned, kept, settings.io_slices)
-    graph = Graph(original.proto)
-    infer(graph)
-    augmentation = Augmentation(original, graph, samples.in_batches(1), settings.seed)
-    first = settings.io_slices.feeds(next(samples.in_batches(1).silent().batches()))
-    most = max(1, settings.memory // 2 // bytes_of_batch(both.student, first))
-    store = DiskCache(signature_of(original.proto), settings.memory // 4)
-    batches = TrainingBatches(samples, store, augmentation, samples_a_step(samples.parts), most, settings.seed)
+    batches = training_batches(
+        original, both.student, samples, settings.seed, settings.memory, io_slices=settings.io_slices
+    )
     if not batches.alike:
         return Distillation(skipped="the samples differ in shape")
     teacher = Teacher(both, batches.plain())
     batch = next(batches.plain())
     trained = student(both, settings.io_slices.feeds(batch), teacher.targets(batch), teacher.feature_sizes)
     if not trained.parameters:
-        untrained = _counted(trained.reasons)
-        return Distillation(untrained=untrained, skipped=next(iter(untrained), "no weight can be trained"))
+        why = next(iter(trained.untrained), "no weight can be trained")
+        return Distillation(untrained=trained.untrained, skipped=why)
     return _Run(both, teacher, trained, batches, settings)
-
-
-def _counted(reasons: Mapping[str, str]) -> dict[str, int]:
-    return dict(Counter(reasons.values()).most_common())
 
 
 class _Run:
@@ -185,21 +167,14 @@ class _Run:
 
     def train_judged(self, pruned: Model, judges: Samples) -> Distillation:
         """Trains, and writes the weights of the least error on held-back samples into the pruned model."""
-        held = [(feeds, self._teacher.outputs(feeds)) for feeds in judges.in_batches(1).silent().batches()]
-        found = self._loop.run_judged(lambda weights: self._errors(held, weights))
+        given = self._io_slices.feeds
+        held = [(given(feeds), self._teacher.outputs(feeds)) for feeds in judges.in_batches(1).silent().batches()]
+        found = self._loop.run_judged(lambda weights: held_back_errors(self._trained, self._both, held, weights))
         if found.weights is not None:
             write_back(pruned, found.weights)
-        untrained = _counted(self._trained.reasons)
-        count = len(self._loop.start)
+        untrained, count = self._trained.untrained, len(self._loop.start)
         return Distillation(found.before, found.after, found.epochs, found.best, count, untrained, len(held))
 
     def _given(self, feeds: Batch) -> Mapping[str, Array]:
         """What a step is given of a batch."""
         return {**self._io_slices.feeds(feeds), **self._teacher.targets(feeds).feeds()}
-
-    def _errors(self, held: Sequence[Held], weights: Mapping[str, Floats]) -> NDArray[np.float64]:
-        """Squared errors of the outputs on the held-back samples, with some weights."""
-        errors = Errors(1, self._both.components)
-        for feeds, wanted in held:
-            errors.add(wanted, [self._trained.outputs(self._io_slices.feeds(feeds), weights)])
-        return errors.by_batch()[:, 0]

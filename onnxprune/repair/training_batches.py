@@ -9,8 +9,13 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
 from onnxprune.calibration.disk_cache import DiskCache
+from onnxprune.calibration.signature import signature_of
+from onnxprune.gradients.trainable import bytes_of_batch
+from onnxprune.graph.graph import Graph
+from onnxprune.graph.shape_inference import infer
+from onnxprune.model.model import Model
 from onnxprune.repair.augmentation import Augmentation
-from onnxprune.runtime.io_slices import Batch
+from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 
 BATCH = 32
 """Samples a step of the optimizer at most."""
@@ -18,11 +23,6 @@ FEWEST_STEPS = 8
 """Steps an epoch, at least, where there are as many samples."""
 MIXED = 0.5
 """Share of the samples that another one is mixed into (Zhang et al., "mixup", ICLR 2018)."""
-
-
-def samples_a_step(count: int) -> int:
-    """How many of some samples a step of the optimizer sees."""
-    return max(1, min(BATCH, count // FEWEST_STEPS))
 
 
 class TrainingBatches:
@@ -104,6 +104,39 @@ class TrainingBatches:
         if len(feeds) == 1 or self._axes is None:
             return feeds[0]
         return {name: np.concatenate([f[name] for f in feeds], axis=self._axes[name]) for name in feeds[0]}
+
+
+def training_batches(
+    model: Model,
+    student: Model,
+    samples: Samples,
+    seed: int,
+    memory: int,
+    *,
+    io_slices: IoSlices = WHOLE,
+    targets: Mapping[str, NDArray[np.float32]] | None = None,
+    varied: bool = True,
+) -> TrainingBatches:
+    """The batches of a training, as large as memory allows.
+
+    Args:
+        model: The model that the samples are for; whether flips are natural is told by it.
+        student: The model that is trained.
+        samples: The samples.
+        seed: Seed of the order and of all variations.
+        memory: Bytes of activations and samples to hold.
+        io_slices: What inputs of the student lost.
+        targets: See `TrainingBatches`.
+        varied: Whether samples are shifted, flipped and mixed.
+    """
+    graph = Graph(model.proto)
+    infer(graph)
+    augmentation = Augmentation(model, graph, samples.in_batches(1), seed) if varied else None
+    first = io_slices.feeds(next(samples.in_batches(1).silent().batches()))
+    most = max(1, memory // 2 // bytes_of_batch(student, first))
+    store = DiskCache(signature_of(model.proto), memory // 4)
+    size = max(1, min(BATCH, samples.parts // FEWEST_STEPS))
+    return TrainingBatches(samples, store, augmentation, size, most, seed, targets)
 
 
 def _mixed(first: NDArray[np.floating], second: NDArray[np.floating], share: float) -> NDArray[np.floating]:

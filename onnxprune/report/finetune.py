@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxprune import __version__
 from onnxprune._text import plural, printable
-from onnxprune.report.json_data import OMIT_NONE, JsonValue
+from onnxprune.report.json_data import JsonValue
 from onnxprune.report.metric import MetricReport, metric_lines, number
 from onnxprune.report.tables import Part
 from onnxprune.training.finetune import Training
@@ -39,7 +39,6 @@ class FineTuningReport(JsonValue):
     seconds: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA
     version: str = __version__
-    measured_on: str | None = field(default=None, metadata=OMIT_NONE)
 
 
 def finetuned(report: FineTuningReport, model: str, output: str | None) -> list[Part]:

@@ -7,32 +7,26 @@ were held back are the result, and only where they are surely better than those 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
-from onnxprune.calibration.disk_cache import DiskCache
-from onnxprune.calibration.signature import signature_of
 from onnxprune.errors import DataError, option
-from onnxprune.gradients.trainable import Terms, Trainable, bytes_of_batch, write_back
+from onnxprune.gradients.trainable import Terms, Trainable, write_back
 from onnxprune.graph.graph import Graph
-from onnxprune.graph.shape_inference import infer
 from onnxprune.model.model import Model
 from onnxprune.ops.gradients.writer import Writer
-from onnxprune.repair.augmentation import Augmentation
-from onnxprune.repair.distillation_student import distances
+from onnxprune.repair.distillation_student import distances, held_back_errors
 from onnxprune.repair.distillation_teacher import Teacher, Views, views
-from onnxprune.repair.training_batches import TrainingBatches, samples_a_step
+from onnxprune.repair.training_batches import TrainingBatches, training_batches
 from onnxprune.repair.training_loop import Schedule, TrainingLoop, Weights
 from onnxprune.runtime.io_slices import Batch
 from onnxprune.runtime.session import local_session
 from onnxprune.training.label_loss import TARGET, LabelLoss, label_loss
-from onnxprune.verification.output_error import Errors
 
 EPOCHS, RATE = 20, 1e-3
 """Defaults: passes over the samples, and the highest rate, as a share of the size of the weights."""
@@ -108,14 +102,18 @@ def finetune(
     labels = _label_losses(both, learn, judges, settings.loss)
     if labels is None and teacher is None:
         raise DataError("there are neither labels nor a teacher to learn from", f"give one: {option('teacher', ...)}")
-    batches = _batches(both, teacher or model, learn, labels, settings)
+    still = labels is not None and labels[0].at_many_positions  # labels would have to move with the samples
+    targets = None if labels is None else {TARGET: labels[0].targets}
+    batches = training_batches(
+        teacher or model, both.student, learn, settings.seed, settings.memory, targets=targets, varied=not still
+    )
     name = "teacher" if labels is None else labels[0].kind
     if not batches.alike:
         return Training(name, skipped="the samples differ in shape")
     task = _Task(both, teacher is not None, labels, batches)
     if not task.trained.parameters:
-        untrained = dict(Counter(task.trained.reasons.values()).most_common())
-        return Training(name, untrained=untrained, skipped=next(iter(untrained), "no weight can be trained"))
+        why = next(iter(task.trained.untrained), "no weight can be trained")
+        return Training(name, untrained=task.trained.untrained, skipped=why)
     return _trained(model, task, judges, name, learn.parts, settings)
 
 
@@ -124,7 +122,6 @@ def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int
     found = loop.run_judged(task.judge(judges))
     if found.weights is not None:
         write_back(model, found.weights)
-    untrained = dict(Counter(task.trained.reasons.values()).most_common())
     count = max(judges.parts, 1) if task.labelled else 1
     return Training(
         name,
@@ -135,7 +132,7 @@ def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int
         samples,
         judges.parts,
         len(loop.start),
-        untrained,
+        task.trained.untrained,
     )
 
 
@@ -153,21 +150,7 @@ def _label_losses(both: Views, learn: Samples, judges: Samples, kind: str | None
 
 
 def _part(loss: LabelLoss, which: slice) -> LabelLoss:
-    return LabelLoss(loss.kind, loss.output, loss.order, loss.channels, loss.logits, loss.targets[which])
-
-
-def _batches(
-    both: Views, model: Model, learn: Samples, labels: tuple[LabelLoss, LabelLoss] | None, settings: Settings
-) -> TrainingBatches:
-    """The samples, varied unless their labels would have to move with them."""
-    graph = Graph(model.proto)
-    infer(graph)
-    still = labels is not None and labels[0].at_many_positions
-    augmentation = None if still else Augmentation(model, graph, learn.in_batches(1), settings.seed)
-    most = max(1, settings.memory // 2 // bytes_of_batch(both.student, next(learn.in_batches(1).silent().batches())))
-    store = DiskCache(signature_of(model.proto), settings.memory // 4)
-    targets = None if labels is None else {TARGET: labels[0].targets}
-    return TrainingBatches(learn, store, augmentation, samples_a_step(learn.parts), most, settings.seed, targets)
+    return replace(loss, targets=loss.targets[which])
 
 
 class _Task:
@@ -202,8 +185,8 @@ class _Task:
         if self._labels is not None:
             return lambda weights: self._label_losses(feeds, weights)
         assert self._teacher is not None
-        wanted = [self._teacher.outputs(one) for one in feeds]
-        return lambda weights: self._distances(feeds, wanted, weights)
+        held = [(one, self._teacher.outputs(one)) for one in feeds]
+        return lambda weights: held_back_errors(self.trained, self._both, held, weights)
 
     def _terms(self, batch: Batch) -> Callable[[Graph, Writer], Terms]:
         """Writes the loss."""
@@ -226,12 +209,6 @@ class _Task:
         loss = self._labels[1]
         at = self._both.outputs.index(loss.output)
         return np.array([loss.of(self.trained.outputs(one, weights)[at], i) for i, one in enumerate(feeds)])
-
-    def _distances(self, feeds: Sequence[Batch], wanted: Sequence[Any], weights: Weights) -> NDArray[np.float64]:
-        errors = Errors(1, self._both.components)
-        for one, target in zip(feeds, wanted, strict=True):
-            errors.add(target, [self.trained.outputs(one, weights)])
-        return errors.by_batch()[:, 0]
 
 
 def _inputs(feeds: Batch) -> Mapping[str, NDArray[Any]]:
