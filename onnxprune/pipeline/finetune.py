@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -15,7 +14,7 @@ from onnxprune.metrics import MetricFunction
 from onnxprune.model.model import Model, save
 from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Calibration, Checks, Resources, checks
-from onnxprune.pipeline.analysis import ModelSource
+from onnxprune.pipeline.analysis import ModelSource, inline_functions
 from onnxprune.pipeline.data import CalibrationSplit, open_data
 from onnxprune.pipeline.metric import MetricEvaluator, make_evaluator
 from onnxprune.pipeline.original import Original
@@ -71,7 +70,7 @@ class FineTuned:
         """
         if self.stopped is not None:
             raise GateError(self.stopped)
-        save(self._model, Path(path))
+        save(self._model, path)
 
 
 def finetune(
@@ -141,7 +140,9 @@ def _run(
 ) -> FineTuned:
     clock.expect({"load": 1.0, "train": 100.0, "judge": 2.0, "verify": 2.0})
     with clock.stage("load"):
-        model, teacher = source.dense(), None if teaching is None else teaching.dense()
+        model, teacher = source.load(), None if teaching is None else teaching.dense()
+        inline_functions(model)
+        sparse = densify(model)
         _check_interfaces(model, teacher)
         data = open_data(model, calibration, settings.seed, clock.samples)
         assert data is not None
@@ -149,18 +150,15 @@ def _run(
         evaluator = make_evaluator(source.load, data, asked, settings.seed)
     with clock.stage("train"):
         training = train(model, teacher, learn, judges, settings)
-    result = source.load()
-    sparse = densify(result)
-    _copy_weights(model, result)
-    resparsify(result, sparse)
+    resparsify(model, sparse)
     with clock.stage("judge"):
-        metric = evaluator.measure(result, WHOLE, changed=training.best is not None)
+        metric = evaluator.measure(model, WHOLE, changed=training.best is not None)
         taught = None if teaching is None else _of_teacher(teaching, data, asked, settings.seed)
     with clock.stage("verify"):
-        verified = verify(source.source, result, asked)
+        verified = verify(source.source, model, asked)
     report = FineTuningReport(training, metric, taught, verified.verified, options, seconds=dict(clock.seconds))
     report.warnings.extend(map(Words, _warnings(report, evaluator)))
-    return FineTuned(result, report, asked.strict)
+    return FineTuned(model, report, asked.strict)
 
 
 def _check_interfaces(model: Model, teacher: Model | None) -> None:
@@ -184,18 +182,6 @@ def _divided(data: CalibrationSplit) -> tuple[Samples, Samples]:
             f"{data.fit.parts} samples are too few to train on and to hold some back", "give dozens at least"
         )
     return data.fit.split(min(JUDGE_SHARE, MOST_JUDGES / data.fit.parts))
-
-
-def _copy_weights(trained: Model, result: Model) -> None:
-    """Takes over the initializers of another model, in place."""
-    arrays = {t.name: t for t in trained.proto.graph.initializer}
-    for tensor in result.proto.graph.initializer:
-        if tensor.name in arrays:
-            tensor.CopyFrom(arrays[tensor.name])
-    made = {n.output[0]: n for n in trained.proto.graph.node if n.op_type == "Constant"}
-    for node in result.proto.graph.node:
-        if node.op_type == "Constant" and node.output[0] in made:
-            node.CopyFrom(made[node.output[0]])
 
 
 def _of_teacher(teaching: Original, data: CalibrationSplit, asked: Checks, seed: int) -> float | None:

@@ -42,7 +42,6 @@ NAMED = {
     "model/skeleton.py": {"Constant"},
     "model/sparse_initializers.py": {"Constant"},
     "model/tensors.py": {"Constant"},
-    "pipeline/finetune.py": {"Constant"},
     "repair/interpolation.py": {"Constant"},
     "report/graph_picture.py": {"Shape", "Size"},  # computations of shapes are not drawn
     "sparsity/tensorrt.py": {"Conv", "Gemm", "MatMul"},  # what another product runs sparse
