@@ -11,7 +11,8 @@ import onnx
 from onnxprune.calibration import Samples
 from onnxprune.errors import DataError, GateError, InputError, Words, option
 from onnxprune.metrics import MetricFunction
-from onnxprune.model.model import Model, save
+from onnxprune.model.model import Model
+from onnxprune.model.save import save
 from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Calibration, Checks, Resources, checks
 from onnxprune.pipeline.analysis import ModelSource, inline_functions
