@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune import sparsity
@@ -33,6 +32,7 @@ from onnxprune.repair.masked import Zeros, zeroed
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.sparsity import Weight
 from onnxprune.sparsity.layer_shares import shares
+from onnxprune.sparsity.zeroed import ZeroMask
 from onnxprune.statistics.moments import Moments
 
 PROBES = (0.4, 0.6, 0.8, 0.9, 0.95)
@@ -52,7 +52,7 @@ class Zeroed:
         repair: Record of each refitted layer; None without repair.
     """
 
-    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    masks: dict[str, ZeroMask] = field(default_factory=dict)
     dense: dict[str, str] = field(default_factory=dict)
     repair: list[Refit] | None = None
 
@@ -88,16 +88,18 @@ def zero(
     by_weights = criterion.needs == "weights"
     done = Zeroed()
     targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options.scope, done)}
+    spread = options.spreads_zeros and data is not None
+    fits = spread or refits or not by_weights  # else no layer is looked at, and no weight read twice
     layers = {
         layer.weight.key: layer
         for layer in linear_layers(coupling.graph)
-        if layer.weight.key in targets and not layer.weight_shared and _is_finite(model, layer.weight)
+        if fits and layer.weight.key in targets and not layer.weight_shared and _is_finite(model, layer.weight)
     }
     states = {
         v.key: v
         for cell in cells(coupling.graph)
         for v in (cell.weight, cell.recurrence)
-        if v.key in targets and _is_finite(model, v)
+        if fits and v.key in targets and _is_finite(model, v)
     }
     zeros = Zeros(
         options.solver,
@@ -105,7 +107,6 @@ def zero(
         bias_only=options.repair.method == "data-free",
     )
     input_moments: Mapping[str, Moments] = {}
-    spread = options.spreads_zeros and data is not None
     if spread or not (refits or by_weights):
         input_moments = moments(
             model,
@@ -149,8 +150,8 @@ def zero(
         with part(SPREADING_WORK if spread else 0.0, 1.0):
             done.repair = refit(job)
         now = {v.key: v for v in Graph(model.proto).constants()}
-        found |= {key: model.array(_tensor(now[key])) == 0 for key in fitted}
-    done.masks = {key: zero_mask for key, zero_mask in found.items() if zero_mask.any()}
+        found |= {key: ZeroMask.of(model.array(_tensor(now[key])) == 0) for key in fitted}
+    done.masks = {key: mask for key, mask in found.items() if mask.ratio}
     done.dense |= dict.fromkeys((key for key in targets if key not in done.masks), NOTHING)
     return done
 
@@ -189,7 +190,7 @@ def _allotted(
 
 def _by_moments(
     model: Model, layers: Mapping[str, LinearLayer], zeros: Zeros, input_moments: Mapping[str, Moments]
-) -> dict[str, NDArray[np.bool_]]:
+) -> dict[str, ZeroMask]:
     """Sets zeros chosen from input moments, in place; all other elements are unchanged bit for bit."""
     found = {}
     for key, layer in layers.items():
@@ -202,14 +203,15 @@ def _by_moments(
                 layer.matrix(array).astype(np.float64),
                 input_moments[layer.name],
             )
-            found[key] = layer.unmatrix(made == 0, array.shape)
-            model.set_array(_tensor(layer.weight), np.where(found[key], np.zeros((), array.dtype), array))
+            mask = layer.unmatrix(made == 0, array.shape)
+            found[key] = ZeroMask.of(mask)
+            model.set_array(_tensor(layer.weight), np.where(mask, np.zeros((), array.dtype), array))
     return found
 
 
 def _is_finite(model: Model, value: Value) -> bool:
     """Whether a weight has finite elements only; others are ranked by magnitude and not fitted."""
-    return bool(np.isfinite(model.array(_tensor(value))).all())
+    return all(bool(np.isfinite(block).all()) for block in model.values(_tensor(value)).blocks())
 
 
 def _tensor(value: Value) -> TensorProto:
