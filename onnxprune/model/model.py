@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import InputError, ModelError
+from onnxprune.model.data_file import DataFile, Stored
 from onnxprune.model.external_data import aligned_offset, deferred_number, locate, make_deferred
 from onnxprune.model.skeleton import serialized_size, skeleton
 from onnxprune.model.tensors import (
@@ -63,7 +64,7 @@ class Model:
         self.proto = proto
         self.path = path
         self.data_files = frozenset(data_files)
-        self._maps: dict[Path, np.ndarray] = {}
+        self._files: dict[Path, DataFile] = {}
         self._deferred = dict(deferred or {})
 
     def __repr__(self) -> str:
@@ -99,9 +100,12 @@ class Model:
         at = locate(tensor, self.path)
         if at.length == 0:
             return np.empty(0, dtype=np.uint8)
-        if at.file not in self._maps:
-            self._maps[at.file] = np.asarray(np.memmap(at.file, dtype=np.uint8, mode="r"))  # views of it cost less
-        return self._maps[at.file][at.offset : at.offset + at.length]
+        return self._open(at.file).mapped[at.offset : at.offset + at.length]
+
+    def _open(self, path: Path) -> DataFile:
+        if path not in self._files:
+            self._files[path] = DataFile(path)
+        return self._files[path]
 
     def values(self, tensor: TensorProto) -> Values:
         """Returns the values of a tensor of this model, which may be read block by block.
@@ -110,7 +114,13 @@ class Model:
             InputError: As `array`.
         """
         number = deferred_number(tensor)
-        return Whole(self.array(tensor)) if number is None else self._deferred[number]
+        if number is not None:
+            return self._deferred[number]
+        array = self.array(tensor)
+        if not self.is_streamed(tensor):
+            return Whole(array)
+        at = locate(tensor, self.path)
+        return Stored(self._open(at.file), at.offset, array)
 
     def set_values(self, tensor: TensorProto, values: Values, like: TensorProto | None = None) -> None:
         """Replaces values and dimensions of a tensor; those of large ones in data files are made when they are read.
@@ -174,7 +184,7 @@ class Model:
 
     def close(self) -> None:
         """Releases the mapped files; arrays that were returned before remain valid."""
-        self._maps.clear()
+        self._files.clear()
 
     def _where(self) -> str:
         return str(self.path) if self.path else "model"

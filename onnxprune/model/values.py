@@ -6,6 +6,7 @@ read, by a score, by a run or by `save`, and no more than a few blocks are held 
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-BLOCK = 2**20
+BLOCK = 2**18
 """Size in bytes of a block, so that what is made of it stays in the processor's cache."""
+_KEPT = 2**24
+"""Size in bytes of the largest array whose memory is used again once it is free."""
 
 
 class Values(ABC):
@@ -47,6 +50,7 @@ class Values(ABC):
         Args:
             multiple: What the length of every block but the last is a multiple of.
         """
+        _keep_freed_memory()
         if not self.shape:
             return iter([self.array()])
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
@@ -92,6 +96,16 @@ class Made(Values):
     def array(self) -> Array:
         """See `Values`."""
         return self._make()
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Lets the C library keep the memory of one block for the next: fresh pages take longer than most arithmetic.
+
+    glibc returns arrays to the system that are as large as those it has mapped by themselves, until one that is larger
+    was freed (the dynamic threshold of ``mallopt(3)``).
+    """
+    np.empty(_KEPT, np.uint8)
 
 
 def regrouped(parts: Iterable[Array], multiple: int) -> Iterator[Array]:

@@ -23,15 +23,14 @@ def smallest(sizes: NDArray[np.floating], ratio: float) -> Mask:
     mask = np.zeros(sizes.size, dtype=bool)
     if count:
         flat = sizes.ravel()
-        limit = order_statistic(lambda: iter([flat]), flat.size, count - 1)
+        limit, smaller = order_statistic(lambda: iter([flat]), flat.size, count - 1)
         mask = flat < limit
-        equal = np.flatnonzero(flat == limit)
-        mask[equal[: count - np.count_nonzero(mask)]] = True
+        mask[np.flatnonzero(flat == limit)[: count - smaller]] = True
     return mask.reshape(sizes.shape)
 
 
-def order_statistic(parts: Callable[[], Iterator[NDArray[Any]]], size: int, position: int) -> Any:
-    """Returns the element at a position of all elements in order (selection by sampling).
+def order_statistic(parts: Callable[[], Iterator[NDArray[Any]]], size: int, position: int) -> tuple[Any, int]:
+    """Returns the element at a position of all elements in order, and how many are smaller (selection by sampling).
 
     Two elements of a sorted sample bracket it with high probability, so that few elements remain to be partitioned
     (Floyd and Rivest, "Expected time bounds for selection", CACM 1975).
@@ -54,9 +53,10 @@ def order_statistic(parts: Callable[[], Iterator[NDArray[Any]]], size: int, posi
             inside &= part <= high
         between.append(part[np.flatnonzero(inside)])  # several times faster than a boolean mask
     rest = np.concatenate(between)
-    if below <= position < below + len(rest):
-        return np.partition(rest, position - below)[position - below]
-    return np.partition(np.concatenate(list(parts())), position)[position]
+    if not below <= position < below + len(rest):
+        rest, below = np.concatenate(list(parts())), 0
+    found = np.partition(rest, position - below)[position - below]
+    return found, below + int(np.count_nonzero(rest < found))
 
 
 def smallest_across(sizes: Sequence[NDArray[np.floating]], ratio: float) -> list[Mask]:

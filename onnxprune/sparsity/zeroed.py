@@ -104,8 +104,8 @@ class SmallestMasks(BlockMasks):
 
         if not self.count:
             return np.uint8(0), 0
-        limit = order_statistic(sizes, math.prod(self.source.shape), self.count - 1)
-        return limit, self.count - sum(int(np.count_nonzero(part < limit)) for part in sizes())
+        limit, smaller = order_statistic(sizes, math.prod(self.source.shape), self.count - 1)
+        return limit, self.count - smaller
 
     def maker(self) -> Callable[[Array], Mask]:
         """See `BlockMasks`."""

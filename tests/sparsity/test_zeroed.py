@@ -46,7 +46,8 @@ def test_the_order_statistic_of_parts(many: int) -> None:
     numbers = np.random.default_rng(1).integers(0, 2**16, many).astype(np.uint16)
     parts = np.array_split(numbers, 7)
     for position in (0, many // 3, many - 1):
-        assert order_statistic(lambda: iter(parts), many, position) == np.sort(numbers)[position]
+        found, smaller = order_statistic(lambda: iter(parts), many, position)
+        assert found == np.sort(numbers)[position] and smaller == np.count_nonzero(numbers < found)
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "weights=0.4", "4x1=0.5"])
