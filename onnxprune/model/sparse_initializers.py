@@ -151,7 +151,8 @@ def gzip_bytes(model: Model) -> int:
     size = len(compressor.compress(model.proto.SerializeToString(deterministic=True)))
     for tensor in tensors(model.proto):
         if is_external(tensor):
-            size += sum(len(compressor.compress(part)) for part in model.raw_parts(tensor))
+            for part in model.raw_parts(tensor):
+                size += len(compressor.compress(part.data))
     return size + len(compressor.flush())
 
 
