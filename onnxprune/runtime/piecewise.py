@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -81,18 +82,27 @@ class Pieces:
 
 
 @contextmanager
-def runnable_in_memory(source: Source) -> Iterator[Runnable | Pieces]:
-    """Prepares a model for a run that takes little memory: large ones piece by piece, where they can be cut.
+def runnable_pair(original: Source, result: Source) -> Iterator[tuple[Runnable | Pieces, Runnable | Pieces]]:
+    """Prepares two models for runs on the same inputs: both piece by piece if the first is large and both can be cut.
 
     Raises:
-        InputError: The model cannot be read.
+        InputError: A model cannot be read.
     """
-    pieces = _pieces_of(source)
-    if pieces is not None:
-        yield pieces
+    pair = _pair_of_pieces(original, result)
+    if pair is not None:
+        yield pair
         return
-    with runnable(source) as ready:
-        yield ready
+    with runnable(original) as first, runnable(result) as second:
+        yield first, second
+
+
+def _pair_of_pieces(original: Source, result: Source) -> tuple[Pieces, Pieces] | None:
+    if not is_large(original):
+        return None
+    try:
+        return _pieces_of(original), _pieces_of(result)
+    except CannotCut:
+        return None
 
 
 def is_large(source: Source) -> bool:
@@ -103,13 +113,10 @@ def is_large(source: Source) -> bool:
     return sum(payload_bytes(tensor) for tensor in tensors(proto) if is_external(tensor)) >= LARGE
 
 
-def _pieces_of(source: Source) -> Pieces | None:
-    if isinstance(source, onnx.ModelProto) or not is_large(source):
-        return None
-    try:
-        return Pieces(source) if isinstance(source, Model) else Pieces(load(source), str(source))
-    except CannotCut:
-        return None
+def _pieces_of(source: Source) -> Pieces:
+    if isinstance(source, Model):
+        return Pieces(source)
+    return Pieces(load(source), "" if isinstance(source, onnx.ModelProto) else os.fspath(source))
 
 
 def stages(proto: onnx.ModelProto, size: int) -> list[list[str]]:

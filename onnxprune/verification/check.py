@@ -21,7 +21,7 @@ from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import all_nodes
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
-from onnxprune.runtime.piecewise import Pieces, is_large, runnable_in_memory
+from onnxprune.runtime.piecewise import Pieces, is_large, runnable_pair
 from onnxprune.runtime.sample_inputs import SIZES, candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
 from onnxprune.verification.checker import checker_error
@@ -170,7 +170,7 @@ def check(
     if input_shapes:
         input_dims(before, input_shapes)  # a shape that does not fit is the caller's to know
     _same_interface(before, _proto(result))
-    with runnable_in_memory(original) as first, runnable_in_memory(result) as second:
+    with runnable_pair(original, result) as (first, second):
         fault = checker_error(second, result)
         if fault and not checker_error(first, original):
             raise VerificationError(f"the pruned model is not valid ONNX: {fault}")

@@ -12,7 +12,7 @@ import onnxprune
 from onnxprune.model.model import load
 from onnxprune.runtime import piecewise
 from onnxprune.runtime.partition import CannotCut
-from onnxprune.runtime.piecewise import Pieces, is_large, runnable_in_memory, stages
+from onnxprune.runtime.piecewise import Pieces, is_large, runnable_pair, stages
 from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.runtime.session import Runnable, runnable
 from tests.support.paths import MODELS
@@ -82,5 +82,5 @@ def test_cuts_follow_the_size_of_the_weights(tmp_path: Path) -> None:
 def test_small_models_run_whole(tmp_path: Path) -> None:
     path = external(tmp_path, width=16, layers=2)
     assert not is_large(path)
-    with runnable_in_memory(path) as ready:
-        assert isinstance(ready, Runnable)
+    with runnable_pair(path, path) as pair:
+        assert all(isinstance(ready, Runnable) for ready in pair)
