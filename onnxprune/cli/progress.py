@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from onnxprune._text import short
 from onnxprune.cli.command import say
+from onnxprune.common.text import short
 
 if TYPE_CHECKING:
-    from onnxprune.progress import Progress
+    from onnxprune.common.progress import Progress
 
 Show = Callable[["Progress | str"], None]
 """Shows how far a run is, or the name of a stage of which nothing more is known."""

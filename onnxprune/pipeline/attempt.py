@@ -12,7 +12,7 @@ from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import predicted
 from onnxprune.edit.permute import permute_original
 from onnxprune.edit.remove import remove
-from onnxprune.extensions import as_cost
+from onnxprune.extensions.points import as_cost
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseStorage, resparsify
 from onnxprune.options import LATENCY, Channels, Options, Zeros

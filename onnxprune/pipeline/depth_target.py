@@ -8,13 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.allocation import selection
+from onnxprune.common.progress import step
 from onnxprune.cost.measure import measure
 from onnxprune.cost.targets import measured as measured_cost
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.blocks import Block
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError, option
-from onnxprune.extensions import CostFactory, Limit
+from onnxprune.extensions.points import CostFactory, Limit
 from onnxprune.graph.graph import Node
 from onnxprune.model.model import Model
 from onnxprune.options import LATENCY, Channels
@@ -28,7 +29,6 @@ from onnxprune.pipeline.block_trials import (
 from onnxprune.pipeline.prepare import Prepared, scored
 from onnxprune.pipeline.score import allocate
 from onnxprune.pipeline.trial_refit import FEWEST, can_tell
-from onnxprune.progress import step
 from onnxprune.runtime.io_slices import WHOLE
 
 logger = logging.getLogger(__name__)

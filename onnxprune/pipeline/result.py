@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import onnx
 
+from onnxprune.engines.times import Times
 from onnxprune.errors import GateError
 from onnxprune.model.model import Model, save
 from onnxprune.options import Checks
@@ -15,7 +16,6 @@ from onnxprune.planning.plan import Plan
 from onnxprune.report.build import gate_lines
 from onnxprune.report.entries import Count
 from onnxprune.report.report import Report
-from onnxprune.times import Times
 
 
 class Result:

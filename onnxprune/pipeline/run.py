@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxprune import registry
-from onnxprune._math import share
 from onnxprune.allocation.widths import unrounded
+from onnxprune.common.math import share
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
 from onnxprune.errors import InputError
+from onnxprune.extensions import registry
 from onnxprune.options import AUTO, LATENCY, Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.attempt import Pruned, attempt, choose, prune_model

@@ -6,13 +6,13 @@ import re
 from typing import Any
 
 from onnxprune.cost.measure import measure
+from onnxprune.engines.times import Times
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, prunable
 from onnxprune.pipeline.apply import Application
 from onnxprune.pipeline.group_patterns import group_patterns
 from onnxprune.planning.plan import Plan
 from onnxprune.report.page.choice import Scenario
-from onnxprune.times import Times
 
 KEPT = (
     *("importance", "permute", "seed", "only", "ignore", "mixing", "attention", "shrink"),
