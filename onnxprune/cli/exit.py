@@ -113,7 +113,8 @@ class _Warnings(logging.Handler):
 def _logged_warnings() -> Iterator[None]:
     """Shows warnings of plug-ins that cannot be loaded; a report repeats them."""
     handler = _Warnings(logging.WARNING)
-    loggers = [logging.getLogger(f"onnxprune.{module}") for module in ("extensions.registry", "pipeline.data", "pipeline.compare")]
+    modules = ("extensions.registry", "pipeline.data", "pipeline.compare")
+    loggers = [logging.getLogger(f"onnxprune.{module}") for module in modules]
     for logger in loggers:
         logger.addHandler(handler)
     try:
