@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from onnxprune.engines.times import Times
     from onnxprune.options import Options
     from onnxprune.pipeline.analysis import Analysis
-    from onnxprune.pipeline.node_times import NodeTimes
     from onnxprune.report.page.choice import Scenario
     from onnxprune.report.page.content import Page
+    from onnxprune.report.page.layers import NodeTimes
 
 
 def html_option(section: str) -> Callable[[Decorated], Decorated]:
