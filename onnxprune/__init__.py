@@ -21,15 +21,8 @@ from onnxprune.errors import (
 
 if TYPE_CHECKING:
     from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, measure, plan, prune, run, score, verify
-    from onnxprune.extensions import (
-        GroupView,
-        WeightView,
-        cost_model,
-        criterion,
-        data_source,
-        repair_method,
-        zero_criterion,
-    )
+    from onnxprune.criterion_views import GroupView, WeightView
+    from onnxprune.extensions import cost_model, criterion, data_source, repair_method, zero_criterion
     from onnxprune.metrics import metric
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
@@ -98,7 +91,7 @@ __all__ = [
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
 
 _HOME = {
-    "GroupView": "onnxprune.extensions",
+    "GroupView": "onnxprune.criterion_views",
     "Options": "onnxprune.options",
     "Pattern": "onnxprune.patterns",
     "Plan": "onnxprune.planning.plan",
@@ -107,7 +100,7 @@ _HOME = {
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
     "Times": "onnxprune.times",
-    "WeightView": "onnxprune.extensions",
+    "WeightView": "onnxprune.criterion_views",
     "compare": "onnxprune.pipeline.compare",
     "cost_model": "onnxprune.extensions",
     "criterion": "onnxprune.extensions",

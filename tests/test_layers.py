@@ -13,6 +13,7 @@ ORDER = """
     errors _text _math
     registry time_limit progress _importing
     engines times
+    criterion_views
     patterns extensions
     metrics
     options
@@ -21,6 +22,7 @@ ORDER = """
     ops layers runtime
     coupling gradients
     verification
+    losses
     cost
     edit
     planning
@@ -44,6 +46,7 @@ ORDER = """
 RANK = {name: i for i, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
 
 LATE = {
+    ("__init__", "criterion_views"),
     ("__init__", "extensions"),
     ("__init__", "patterns"),
     ("__init__", "metrics"),

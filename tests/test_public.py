@@ -22,8 +22,8 @@ from tests.support.paths import MODELS
 
 HOMES = {
     "Analysis": "onnxprune.pipeline.analysis",
-    "GroupView": "onnxprune.extensions",
-    "WeightView": "onnxprune.extensions",
+    "GroupView": "onnxprune.criterion_views",
+    "WeightView": "onnxprune.criterion_views",
     "Options": "onnxprune.options.options",
     "Pattern": "onnxprune.patterns",
     "Plan": "onnxprune.planning.plan",

@@ -183,7 +183,8 @@ def fix_shapes(model: Model, feeds: Batch) -> None:
         for length in feeds[info.name].shape:
             info.type.tensor_type.shape.dim.add().dim_value = length
     for info in graph.output:
-        info.type.tensor_type.ClearField("shape")
+        if info.HasField("type"):
+            info.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
 
 

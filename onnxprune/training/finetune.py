@@ -18,6 +18,7 @@ from onnxprune.calibration import Samples
 from onnxprune.errors import DataError, option
 from onnxprune.gradients.trainable import Terms, Trainable, write_back
 from onnxprune.graph.graph import Graph
+from onnxprune.losses.label_loss import TARGET, LabelLoss, label_loss
 from onnxprune.model.model import Model
 from onnxprune.ops.gradients.writer import Writer
 from onnxprune.repair.distillation_student import distances, held_back_errors
@@ -26,7 +27,6 @@ from onnxprune.repair.training_batches import TrainingBatches, training_batches
 from onnxprune.repair.training_loop import Schedule, TrainingLoop, Weights
 from onnxprune.runtime.io_slices import Batch
 from onnxprune.runtime.session import local_session
-from onnxprune.training.label_loss import TARGET, LabelLoss, label_loss
 
 EPOCHS, RATE = 20, 1e-3
 """Defaults: passes over the samples, and the highest rate, as a share of the size of the weights."""
