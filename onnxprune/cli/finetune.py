@@ -16,7 +16,7 @@ from onnxprune.errors import GateError
 @click.argument("model")
 @option("Options", "--calib", metavar="WHAT", required=True, help="Training data, labelled or not, as for pruning")
 @option("Options", "--teacher", metavar="FILE", help="A model whose outputs are learnt: the one before pruning")
-@option("Options", "--loss", metavar="NAME", help="cross-entropy, bce, mse  [as outputs and labels tell]")
+@option("Options", "--loss", metavar="NAME", help="cross-entropy, bce, mse, ctc, module:function  [as labels tell]")
 @option("Options", "-o", "--output", metavar="FILE", help="What to write  [MODEL.finetuned.onnx]")
 @option("Options", "--force", is_flag=True, help="Replace MODEL.finetuned.onnx where it exists")
 @option("Options", "--epochs", type=int, default=20, metavar="N", help="Train for N epochs  [20]")

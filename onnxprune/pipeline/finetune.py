@@ -10,6 +10,7 @@ import onnx
 
 from onnxprune.calibration import Samples
 from onnxprune.errors import DataError, GateError, InputError, Words, option
+from onnxprune.losses.functions import FunctionLoss, LossFunction, as_loss
 from onnxprune.metrics import MetricFunction
 from onnxprune.model.model import Model, save
 from onnxprune.model.sparse_initializers import densify, resparsify
@@ -78,7 +79,7 @@ def finetune(
     calib: Any,
     *,
     teacher: ModelSource | None = None,
-    loss: str | None = None,
+    loss: str | LossFunction | None = None,
     epochs: int = EPOCHS,
     minutes: float | None = None,
     rate: float = RATE,
@@ -99,7 +100,9 @@ def finetune(
         calib: The training data, with labels or without, as for `prune`.
         teacher: A model with the same inputs and outputs, say the one before pruning, whose outputs are learnt too.
         loss: ``cross-entropy`` (labels are ids of classes or a probability a class), ``bce`` (classes that stand
-            alone) or ``mse`` (quantities); None for the one that the output and the labels tell.
+            alone), ``mse`` (quantities), ``ctc`` (sequences of classes that are not aligned; ``ctc:N`` says that the
+            blank is class N), or a function of outputs by name and labels, or its name ``module:function``, that
+            returns the loss and its gradients by name; None for the one that the output and the labels tell.
         epochs: Passes over the samples.
         minutes: Time after which no further pass begins; how many there are then depends on the machine.
         rate: The highest rate, as a share of the size of the weights.
@@ -121,10 +124,12 @@ def finetune(
     )
     limit = sys.maxsize if samples is None else samples
     calibration, asked = Calibration(calib, limit), Checks(metric=metric, strict=strict)
-    settings = Settings(schedule, loss, checks.whole("seed", seed, 0))
+    asked_loss = as_loss(loss)
+    named = asked_loss.name if isinstance(asked_loss, FunctionLoss) else asked_loss
+    settings = Settings(schedule, asked_loss, checks.whole("seed", seed, 0))
     source = Original.of(model.proto if isinstance(model, Result) else model)
     teaching = None if teacher is None else Original.of(teacher)
-    clock, options = Clock(progress), {"loss": loss, "epochs": epochs, "minutes": minutes, "rate": rate, "seed": seed}
+    clock, options = Clock(progress), {"loss": named, "epochs": epochs, "minutes": minutes, "rate": rate, "seed": seed}
     with limited_run(Resources(time_limit=time_limit)):
         return _run(source, teaching, calibration, asked, settings, clock, options)
 

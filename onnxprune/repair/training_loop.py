@@ -67,7 +67,7 @@ class TrainingLoop:
         self,
         trained: Trainable,
         batches: TrainingBatches,
-        given: Callable[[Batch], Mapping[str, NDArray[Any]]],
+        given: Callable[[Batch, Weights], Mapping[str, NDArray[Any]]],
         schedule: Schedule,
     ) -> None:
         """Begins with the weights of the model.
@@ -75,7 +75,7 @@ class TrainingLoop:
         Args:
             trained: The model with its loss.
             batches: The samples.
-            given: Makes inputs of the model, and of its loss, of a batch.
+            given: Makes inputs of the model, and of its loss, of a batch, with the weights as they are.
             schedule: How long.
         """
         self.start: Weights = {name: p.array for name, p in trained.parameters.items()}
@@ -113,7 +113,8 @@ class TrainingLoop:
         for i, group in enumerate(self._batches.epoch(epoch)):
             total: dict[str, Floats] = {}
             for feeds in group:
-                loss, gradients = self._trained.step(self._given(feeds), self._optimizer.weights)
+                weights = self._optimizer.weights
+                loss, gradients = self._trained.step(self._given(feeds, weights), weights)
                 losses.append(loss)
                 total = {name: g + total[name] if total else g for name, g in gradients.items()}
             self._optimizer.step(total, rate_at(epoch * self._batches.steps + i, steps, self._schedule.rate))
