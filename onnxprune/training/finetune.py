@@ -28,6 +28,7 @@ from onnxprune.repair.training_batches import TrainingBatches, training_batches
 from onnxprune.repair.training_loop import Schedule, TrainingLoop, Weights
 from onnxprune.runtime.io_slices import Batch
 from onnxprune.runtime.session import local_session
+from onnxprune.training.gradual import GradualPruning, Pruner, Ramp
 from onnxprune.training.objective import Objective, Run, float_outputs, objective, with_outputs
 
 EPOCHS, RATE = 20, 1e-3
@@ -54,6 +55,7 @@ class Training:
         weights: Weight tensors that were trained.
         untrained: Weight tensors that were not, by the reason.
         skipped: Why nothing was trained; None where something was.
+        pruned: Share of the weights that became zero meanwhile, or of the channels that went; None without a schedule.
     """
 
     loss: str
@@ -66,6 +68,7 @@ class Training:
     weights: int = 0
     untrained: Mapping[str, int] = field(default_factory=dict)
     skipped: str | None = None
+    pruned: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,16 @@ class Settings:
         loss: The loss of the labels, see `functions.as_loss`; None for the one that outputs and labels tell.
         seed: Seed of what is drawn at random.
         memory: Bytes of activations and samples to hold.
+        ramp: How much is pruned while the model is trained; None for nothing.
+        pruner: What chooses that.
     """
 
     schedule: Schedule = field(default_factory=lambda: Schedule(EPOCHS, None, RATE))
     loss: str | FunctionLoss | None = None
     seed: int = 0
     memory: int = 2**31
+    ramp: Ramp | None = None
+    pruner: Callable[[Model], Pruner] | None = None
 
 
 def finetune(
@@ -121,9 +128,14 @@ def finetune(
 
 
 def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int, settings: Settings) -> Training:
-    loop = TrainingLoop(task.trained, task.batches, task.given, settings.schedule)
+    pruner = None if settings.pruner is None else settings.pruner(model)
+    pruning = None if pruner is None or settings.ramp is None else GradualPruning(pruner, settings.ramp)
+    loop = TrainingLoop(task.trained, task.batches, task.given, settings.schedule, pruning)
     found = loop.run_judged(task.judge(judges))
-    if found.weights is not None:
+    pruned = None
+    if found.weights is not None and pruner is not None:
+        pruned = pruner.finish(model, found.weights)
+    elif found.weights is not None:
         write_back(model, found.weights)
     count = max(judges.parts, 1) if task.labelled else 1
     return Training(
@@ -136,6 +148,7 @@ def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int
         judges.parts,
         len(loop.start),
         task.trained.untrained,
+        pruned=pruned,
     )
 
 
