@@ -29,6 +29,10 @@ ElementScorer = Callable[[Any], Any]
 """From a `WeightView` to the importance of each element: shape of its `values`, the least important lowest."""
 
 
+Saliency = Literal["snip", "grasp", "synflow"]
+"""What of an untrained model its training will need (`importance.saliency`)."""
+
+
 @dataclass(frozen=True)
 class Criterion:
     """Ranks the units of groups, or the elements of weights.
@@ -44,6 +48,7 @@ class Criterion:
             units are removed one after the other (`importance.obs`).
         elements: Scores the elements of a weight, where zeros are chosen by something else than magnitude or the
             package's own solvers.
+        saliency: Scores units and elements of all groups and weights at once; `function` and `elements` are not called.
     """
 
     name: str
@@ -53,6 +58,12 @@ class Criterion:
     zeros: bool = False
     sequential: bool = False
     elements: ElementScorer | None = None
+    saliency: Saliency | None = None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether scores are losses or sensitivities of the outputs, which compare across groups and weights."""
+        return self.needs == "gradients" or self.saliency is not None
 
     @property
     def from_data(self) -> bool:
@@ -62,7 +73,7 @@ class Criterion:
     @property
     def channels(self) -> bool:
         """Whether it ranks channels."""
-        return self.function is not None or self.sequential
+        return self.function is not None or self.sequential or self.saliency is not None
 
 
 @dataclass(frozen=True)

@@ -77,5 +77,8 @@ for _criterion in (
     Criterion("alps", None, "moments", zeros=True),
     Criterion("taylor", _taylor, "gradients", "none", zeros=True, elements=_taylor_of_elements),
     Criterion("fisher", _fisher, "gradients", "none", zeros=True, elements=_fisher_of_elements),
+    Criterion("snip", None, "gradients", "none", zeros=True, saliency="snip"),
+    Criterion("grasp", None, "gradients", "none", zeros=True, saliency="grasp"),
+    Criterion("synflow", None, "weights", "none", zeros=True, saliency="synflow"),
 ):
     criteria.add(_criterion.name, _criterion)

@@ -85,6 +85,24 @@ class Gates:
         return np.sum(parts, axis=0) if parts else None
 
 
+def unit_masks(
+    groups: Sequence[Group], gone: Sequence[NDArray[np.int64]], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, NDArray[np.bool_]]:
+    """Which elements of weights belong to some units; by name, shape of the weight.
+
+    Args:
+        groups: The groups.
+        gone: Indices of the units of each group.
+        shapes: Shapes of the weights, by name.
+    """
+    found = {name: np.zeros(shape, dtype=bool) for name, shape in shapes.items()}
+    for group, units in zip(groups, gone, strict=True):
+        for s in group.slices:
+            if s.value.name in found:
+                np.moveaxis(found[s.value.name], s.axis, 0)[s.indices[units].ravel()] = True
+    return found
+
+
 def gate_gradients(gates: Gates, model: Model, data: GradientData) -> list[Floats | None]:
     """Derivatives of the loss of each sample with respect to the gates; shape (samples, units) for each group.
 

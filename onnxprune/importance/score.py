@@ -16,6 +16,7 @@ from onnxprune.extensions import Criterion, Scale, as_criterion, call
 from onnxprune.graph.graph import Value
 from onnxprune.importance.activation import standardised
 from onnxprune.importance.gates import Gates, gate_gradients
+from onnxprune.importance.gradient_scores import saliency_of_units
 from onnxprune.importance.magnitude import Scores, power_sums
 from onnxprune.importance.obs import Consumer
 from onnxprune.importance.readers import GroupReader, find_readers
@@ -60,6 +61,10 @@ def score(
             else than a score a unit.
     """
     criterion = as_criterion(criterion) if isinstance(criterion, str) else criterion
+    if criterion.saliency is not None:
+        found = saliency_of_units(criterion, model, coupling, groups, gradients)
+        rest = score(model, coupling, [g for g, one in zip(groups, found, strict=True) if one is None], "l2")
+        return [one if one is not None else rest.pop(0) for one in found]
     if criterion.function is None:
         raise InputError(f"importance {criterion.name!r} does not score the units of a group by themselves")
     weights, rng = _Weights(model, coupling, groups), np.random.default_rng(seed)

@@ -180,7 +180,11 @@ def measure_damage(
                 )
             return Damage(curves, None, data is not None and bool(channels.target or channels.global_ranking))
     most = [g.units - min(channels.min_channels, g.units) for g in groups]
-    whole = sum(float(np.square(s).sum()) for s in scores) if criterion.needs == "gradients" else None
+    whole = (
+        sum(float(np.square(s).sum()) for s in scores)
+        if criterion.needs == "gradients" or criterion.saliency is not None
+        else None
+    )
     return Damage([curve_from_scores(s, n, whole) for s, n in zip(scores, most, strict=True)], scores)
 
 

@@ -13,11 +13,11 @@ from onnx import TensorProto
 
 from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.criterion_views import GradientMeans
 from onnxprune.errors import Words, option
 from onnxprune.extensions import criteria
 from onnxprune.gradients.differentiate import TYPES
 from onnxprune.graph.graph import Graph, Value
+from onnxprune.importance.gradient_scores import scores_of_elements
 from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
@@ -37,7 +37,6 @@ from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.sparsity import Weight
 from onnxprune.sparsity.layer_shares import shares
 from onnxprune.statistics.moments import Moments
-from onnxprune.statistics.weight_gradients import GradientData, SampleGradients, gradient_means
 
 PROBES = (0.4, 0.6, 0.8, 0.9, 0.95)
 """Shares of zeros in one layer at which the outputs are looked at."""
@@ -101,7 +100,7 @@ def zero(
         v.key: v
         for cell in cells(coupling.graph)
         for v in (cell.weight, cell.recurrence)
-        if v.key in targets and _is_finite(model, v) and criterion.needs != "gradients"
+        if v.key in targets and _is_finite(model, v) and not criterion.comparable
     }
     zeros = Zeros(
         options.solver,
@@ -109,11 +108,10 @@ def zero(
         bias_only=options.repair.method == "data-free",
     )
     input_moments: Mapping[str, Moments] = {}
-    gradients = (
-        _gradients(model, list(targets.values()), gradient_data(data, options.seed, io_slices))
-        if criterion.needs == "gradients"
-        else None
-    )
+    scores: dict[str, NDArray[Any]] | None = None
+    if criterion.comparable:
+        given = gradient_data(data, options.seed, io_slices)
+        scores = scores_of_elements(criterion, model, _trained(model, list(targets.values())), given)
     spread = options.spreads_zeros and data is not None
     if spread or (by_moments and not refits):
         input_moments = moments(
@@ -142,13 +140,13 @@ def zero(
     if not refits:
         found = _by_moments(model, layers, zeros, input_moments) if by_moments else {}
         rest = [w for key, w in targets.items() if key not in found]
-        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across, criterion, gradients)
+        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across, criterion, scores)
     else:
         input_moments = {}  # the walk gathers its own, and memory holds one of them
         fitted = {key: layer.weight for key, layer in layers.items()} | states
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
-        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion, gradients)
-        if gradients:
+        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion, scores)
+        if scores is not None:
             zeros = replace(zeros, masks={layers[key].name: found[key] for key in layers if key in found})
         plain = model.copy()
         if not zeros.bias_only:
@@ -166,14 +164,13 @@ def zero(
     return done
 
 
-def _gradients(model: Model, targets: Sequence[Weight], given: GradientData | None) -> dict[str, GradientMeans]:
-    """Gradients by the elements of weights of the main graph, by qualified name."""
-    weights = {
+def _trained(model: Model, targets: Sequence[Weight]) -> dict[str, NDArray[Any]]:
+    """The weights of the main graph that may have gradients, by name."""
+    return {
         w.value.name: finite_part(model.array(_tensor(w.value)))
         for w in targets
         if w.value.elem_type in TYPES and w.value.key == w.value.name
     }
-    return {} if given is None else gradient_means(SampleGradients(model, weights, given))
 
 
 def _allotted(

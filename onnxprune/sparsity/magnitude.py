@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.criterion_views import GradientMeans
 from onnxprune.extensions import Criterion
 from onnxprune.graph.graph import Value
 from onnxprune.importance.element_scores import element_scores
@@ -32,7 +31,7 @@ def zero_smallest(
     pattern: Pattern,
     across: bool,
     criterion: Criterion | None = None,
-    gradients: Mapping[str, GradientMeans] | None = None,
+    scores: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, Mask]:
     """Sets the smallest elements of weights to zero, in place; those of a quantized weight to its zero point.
 
@@ -43,19 +42,21 @@ def zero_smallest(
         pattern: The pattern.
         across: Whether to rank the elements or blocks of all weights together, after dividing each weight by its root
             mean square.
-        criterion: What scores the elements, unless it needs moments; by default their magnitude.
-        gradients: Gradients by the elements of weights, by qualified name, for a criterion that needs them; a weight
-            without is ranked by magnitude.
+        criterion: What scores the elements, if it needs nothing but weights; by default their magnitude.
+        scores: Scores of the elements of weights, by qualified name, where they are known already; they compare across
+            weights.
 
     Returns:
         Qualified name of each constant -> mask of the elements that were set to zero.
     """
     chosen: list[Mask] = []
-    scorer = criterion if criterion is not None and criterion.needs != "moments" else None
-    known = {} if gradients is None else gradients
+    scorer = criterion if criterion is not None and criterion.needs == "weights" else None
+    known = {} if scores is None else scores
     if across:
-        sizes = [_scores(model, coupling, w.value, scorer, gradients=known.get(w.value.key)) for w in targets]
-        comparable = pattern.elementwise and criterion is not None and criterion.needs == "gradients"
+        sizes = [
+            known[w.value.key] if w.value.key in known else _scores(model, coupling, w.value, scorer) for w in targets
+        ]
+        comparable = pattern.elementwise and scores is not None
         chosen = _together(sizes, pattern) if comparable else pattern.masks(sizes, [w.layout for w in targets])
     done = {}
     for i, weight in enumerate(targets):
@@ -63,10 +64,10 @@ def zero_smallest(
         array = model.array(weight.value.tensor)  # once: each access to an inline tensor copies it
         if across:
             zeroed = chosen[i]
+        elif weight.value.key in known:
+            zeroed = pattern.mask(known[weight.value.key], weight.layout)
         elif scorer is not None and scorer.elements is not None:
-            zeroed = pattern.mask(
-                _scores(model, coupling, weight.value, scorer, array, known.get(weight.value.key)), weight.layout
-            )
+            zeroed = pattern.mask(_scores(model, coupling, weight.value, scorer, array), weight.layout)
         else:
             zeroed = pattern.mask(_magnitudes(model, coupling, weight.value, array, pattern), weight.layout)
         if zeroed.any():
@@ -85,17 +86,12 @@ def _together(scores: Sequence[NDArray[Any]], pattern: Pattern) -> list[Mask]:
 
 
 def _scores(
-    model: Model,
-    coupling: Coupling,
-    value: Value,
-    scorer: Criterion | None,
-    array: NDArray[Any] | None = None,
-    gradients: GradientMeans | None = None,
+    model: Model, coupling: Coupling, value: Value, scorer: Criterion | None, array: NDArray[Any] | None = None
 ) -> NDArray[Any]:
     """Scores of the elements of a weight by their real values; infinite for what is not finite. Shape of the weight."""
     values = real_values(model, coupling, value, array)
     finite = np.isfinite(values)
-    scores = element_scores(scorer, finite_part(values), gradients=gradients) if scorer is not None else np.abs(values)
+    scores = element_scores(scorer, finite_part(values)) if scorer is not None else np.abs(values)
     return scores if finite.all() else np.where(finite, scores, np.inf)
 
 

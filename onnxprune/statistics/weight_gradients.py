@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxprune.criterion_views import GradientMeans
 from onnxprune.errors import InputError
 from onnxprune.gradients.differentiate import differentiate
+from onnxprune.gradients.free_constants import free_constants
 from onnxprune.gradients.trainable import fix_shapes
 from onnxprune.losses.drawn_labels import DrawnLabels
 from onnxprune.losses.label_loss import label_loss
@@ -51,6 +52,7 @@ class SampleGradients:
 
     Attributes:
         names: The weights that have a gradient.
+        weights: Their values, which may change from pass to pass; by name.
     """
 
     def __init__(self, model: Model, weights: Mapping[str, Array], data: GradientData) -> None:
@@ -69,8 +71,7 @@ class SampleGradients:
         if len(shapes) == 1:
             fix_shapes(view, next(iter(data.batches)))
         self._data = data
-        self._forward = local_session(view)
-        self._components = [c for c in components if self._is_float(c)]
+        self._components = _floats(view, components, next(iter(data.batches)))
         self._outputs = [c.name for c in self._components]
         made = differentiate(view, self._outputs, list(weights))
         self.names = list(made.gradients)
@@ -79,12 +80,10 @@ class SampleGradients:
             raise InputError(
                 f"no weight has a gradient: {why[0][0] if why else 'the model has none'}", "importance l2 needs none"
             )
-        self._weights = {name: weights[name] for name in self.names}
+        self.weights = {name: weights[name] for name in self.names}
+        free_constants(view, self.names)
+        self._forward = local_session(view)
         self._made, self._backward = made, local_session(made.model, arena=True)
-
-    def _is_float(self, component: Component) -> bool:
-        first = next(iter(self._data.batches))
-        return bool(self._forward.run([component.name], first)[0].dtype.kind == "f")
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         """Yields the gradients of each batch by the names of the weights."""
@@ -101,7 +100,7 @@ class SampleGradients:
             drawn = DrawnLabels(self._components, self._run(), self._data.seed)
             seeded = (drawn.gradients(outputs) for outputs in self._run())
         for feeds, gradients in zip(self._data.batches, seeded, strict=True):
-            yield {**feeds, **self._weights, **dict(zip(seeds, gradients, strict=True))}
+            yield {**feeds, **self.weights, **dict(zip(seeds, gradients, strict=True))}
 
     def _of_labels(self) -> Iterator[list[Array]] | None:
         """The gradients of the outputs for the given labels; None where these do not fit."""
@@ -123,7 +122,18 @@ class SampleGradients:
         return gradients()
 
     def _run(self) -> Iterator[list[Array]]:
-        return self._forward.each(self._data.batches, self._outputs)
+        return self._forward.each(({**feeds, **self.weights} for feeds in self._data.batches), self._outputs)
+
+
+def _floats(view: Model, components: Sequence[Component], feeds: Mapping[str, Array]) -> list[Component]:
+    """The outputs that are floating-point numbers."""
+    values = local_session(view).run([c.name for c in components], feeds)
+    return [c for c, value in zip(components, values, strict=True) if value.dtype.kind == "f"]
+
+
+def mean_gradients(samples: SampleGradients) -> dict[str, NDArray[np.float64]]:
+    """The mean over the samples of each weight's gradient, by the name."""
+    return {name: means.mean for name, means in gradient_means(samples).items()}
 
 
 def gradient_means(samples: SampleGradients) -> dict[str, GradientMeans]:

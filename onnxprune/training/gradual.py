@@ -27,7 +27,7 @@ from onnxprune.gradients.trainable import write_back
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.importance.element_scores import element_scores
-from onnxprune.importance.gates import Gates
+from onnxprune.importance.gates import Gates, unit_masks
 from onnxprune.importance.score import score
 from onnxprune.model.model import Model
 from onnxprune.patterns import Pattern
@@ -177,12 +177,7 @@ class ChannelPruner:
             np.argsort(s, kind="stable")[: min(count_of(share, g.units), g.units - 1)]
             for g, s in zip(self._groups, scores, strict=True)
         ]
-        zero = {name: np.zeros(array.shape, dtype=bool) for name, array in weights.items()}
-        for group, gone in zip(self._groups, self._gone, strict=True):
-            for s in group.slices:
-                if s.value.name in zero:
-                    np.moveaxis(zero[s.value.name], s.axis, 0)[s.indices[gone].ravel()] = True
-        return zero
+        return unit_masks(self._groups, self._gone, {name: array.shape for name, array in weights.items()})
 
     def _scores(self, weights: Weights) -> Sequence[NDArray[np.float64]]:
         known = self._gates.sums(self._moved) if self._criterion is None else [None] * len(self._groups)
