@@ -25,15 +25,8 @@ if TYPE_CHECKING:
     from onnxprune.engines.times import Times
     from onnxprune.extensions.metrics import metric
     from onnxprune.extensions.patterns import Pattern, pattern
-    from onnxprune.extensions.points import (
-        GroupView,
-        WeightView,
-        cost_model,
-        criterion,
-        data_source,
-        repair_method,
-        zero_criterion,
-    )
+    from onnxprune.extensions.points import cost_model, criterion, data_source, repair_method, zero_criterion
+    from onnxprune.extensions.views import GroupView, WeightView
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
     from onnxprune.pipeline.compare import compare
@@ -98,7 +91,7 @@ __all__ = [
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
 
 _HOME = {
-    "GroupView": "onnxprune.extensions.points",
+    "GroupView": "onnxprune.extensions.views",
     "Options": "onnxprune.options",
     "Pattern": "onnxprune.extensions.patterns",
     "Plan": "onnxprune.planning.plan",
@@ -107,7 +100,7 @@ _HOME = {
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
     "Times": "onnxprune.engines.times",
-    "WeightView": "onnxprune.extensions.points",
+    "WeightView": "onnxprune.extensions.views",
     "compare": "onnxprune.pipeline.compare",
     "cost_model": "onnxprune.extensions.points",
     "criterion": "onnxprune.extensions.points",

@@ -22,8 +22,8 @@ from tests.support.paths import MODELS
 
 HOMES = {
     "Analysis": "onnxprune.pipeline.analysis",
-    "GroupView": "onnxprune.extensions.points",
-    "WeightView": "onnxprune.extensions.points",
+    "GroupView": "onnxprune.extensions.views",
+    "WeightView": "onnxprune.extensions.views",
     "Options": "onnxprune.options.options",
     "Pattern": "onnxprune.extensions.patterns",
     "Plan": "onnxprune.planning.plan",

@@ -99,8 +99,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     WHICH,
     "--importance",
     metavar="NAME",
-    help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz; of zeros sparsegpt, alps too  "
-    "[obs or l2]",
+    help="l1, l2, fpgm, lamp, bn-scale, random, synflow; from data obs, wanda, flap, apoz, taylor, fisher, snip, "
+    "grasp; of zeros sparsegpt, alps too  [obs or l2]",
 )
 @option(WHICH, "--permute", is_flag=True, help="Reorder channels first, so that a pattern N:M keeps more")
 @option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 from onnxprune.allocation.widths import unrounded
 from onnxprune.common.math import share
+from onnxprune.common.text import plural
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
 from onnxprune.errors import InputError
 from onnxprune.extensions import registry
+from onnxprune.extensions.points import criteria
+from onnxprune.importance.untrained import untrained
 from onnxprune.options import AUTO, LATENCY, Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.attempt import Pruned, attempt, choose, prune_model
@@ -83,8 +86,22 @@ def finish(report: Report, prepared: Prepared, before: Cost) -> Report:
     """The report with warnings, notes, and what its numbers were measured on."""
     data = prepared.loaded.data
     notes = [] if data is None or data.cut is None else [data.cut]
-    report = replace(report, warnings=warnings(report, events(data)), notes=notes)
+    report = replace(report, warnings=warnings(report, events(data)), notes=[*notes, *_untrained(prepared)])
     return with_measured_on(report, before.input_shapes(prepared.loaded.model.proto))
+
+
+def _untrained(prepared: Prepared) -> list[str]:
+    """A note that the weights look untrained, for criteria that are made for such."""
+    options = prepared.options
+    channels, zeros = options.channels is not None, options.zeros is not None
+    asked = [options.criterion] if channels else []
+    asked += [criteria.get(options.solver)] if zeros else []
+    if all(criterion.saliency is None for criterion in asked):
+        return []
+    found = untrained(prepared.original.dense())
+    where = f"in {found.random} of {plural(found.layers, 'layer')}"
+    why = f"{where} the largest singular value is that of random numbers"
+    return [f"the weights look untrained: {why}"] if found.looks_so else []
 
 
 def events(data: CalibrationSplit | None) -> list[str]:

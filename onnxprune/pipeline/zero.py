@@ -17,15 +17,18 @@ from onnxprune.coupling.coupling import Coupling
 from onnxprune.errors import Words, option
 from onnxprune.extensions.patterns import Pattern
 from onnxprune.extensions.points import criteria
+from onnxprune.gradients.differentiate import TYPES
 from onnxprune.graph.graph import Graph, Value
+from onnxprune.importance.gradient_scores import scores_of_elements
 from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import cells
+from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.options import Options, Scope
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
-from onnxprune.pipeline.observe import fresh_samples, moments
+from onnxprune.pipeline.observe import fresh_samples, gradient_data, moments
 from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
@@ -85,7 +88,7 @@ def zero(
     assert options.zeros is not None
     pattern, across = options.zeros.shape, bool(options.zeros.global_ranking)
     refits, criterion = options.repair.refits_zeros, criteria.get(options.solver)
-    by_weights = criterion.needs == "weights"
+    by_moments = criterion.needs == "moments"
     done = Zeroed()
     targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options.scope, done)}
     layers = {
@@ -97,7 +100,7 @@ def zero(
         v.key: v
         for cell in cells(coupling.graph)
         for v in (cell.weight, cell.recurrence)
-        if v.key in targets and _is_finite(model, v)
+        if v.key in targets and _is_finite(model, v) and not criterion.comparable
     }
     zeros = Zeros(
         options.solver,
@@ -105,8 +108,12 @@ def zero(
         bias_only=options.repair.method == "data-free",
     )
     input_moments: Mapping[str, Moments] = {}
+    scores: dict[str, NDArray[Any]] | None = None
+    if criterion.comparable:
+        given = gradient_data(data, options.seed, io_slices)
+        scores = scores_of_elements(criterion, model, _trained(model, list(targets.values())), given)
     spread = options.spreads_zeros and data is not None
-    if spread or not (refits or by_weights):
+    if spread or (by_moments and not refits):
         input_moments = moments(
             model,
             coupling,
@@ -131,14 +138,16 @@ def zero(
             )
         zeros = replace(zeros, layers={**zeros.layers, **spread_to})
     if not refits:
-        found = {} if by_weights else _by_moments(model, layers, zeros, input_moments)
+        found = _by_moments(model, layers, zeros, input_moments) if by_moments else {}
         rest = [w for key, w in targets.items() if key not in found]
-        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across, criterion)
+        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across, criterion, scores)
     else:
         input_moments = {}  # the walk gathers its own, and memory holds one of them
         fitted = {key: layer.weight for key, layer in layers.items()} | states
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
-        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion)
+        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion, scores)
+        if scores is not None:
+            zeros = replace(zeros, masks={layers[key].name: found[key] for key in layers if key in found})
         plain = model.copy()
         if not zeros.bias_only:
             for key, array in stored.items():  # the solvers choose among all elements
@@ -153,6 +162,15 @@ def zero(
     done.masks = {key: zero_mask for key, zero_mask in found.items() if zero_mask.any()}
     done.dense |= dict.fromkeys((key for key in targets if key not in done.masks), NOTHING)
     return done
+
+
+def _trained(model: Model, targets: Sequence[Weight]) -> dict[str, NDArray[Any]]:
+    """The weights of the main graph that may have gradients, by name."""
+    return {
+        w.value.name: finite_part(model.array(_tensor(w.value)))
+        for w in targets
+        if w.value.elem_type in TYPES and w.value.key == w.value.name
+    }
 
 
 def _allotted(
