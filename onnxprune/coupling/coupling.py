@@ -294,6 +294,8 @@ def _pin_decided(ties: Ties) -> None:
         if choice.taken is not None:
             for axis in choice.taken.pins:
                 ties.pins.append((axis, None, f"{choice.node.label} merges or splits it"))
+            for axis, indices in choice.taken.kept:
+                ties.pins.append((axis, indices, f"{choice.node.label} carries {choice.taken.name}"))
             continue
         for alternative in choice.alternatives:
             axes = [axis for link in alternative.links for axis, _ in link] + alternative.pins
@@ -331,4 +333,5 @@ def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
 def _statements(item: Zero | Choice) -> list[Zero]:
     if not isinstance(item, Choice):
         return [item]
-    return [(out.id, (source.id,), False) for out, source in item.taken.zeros] if item.taken is not None else []
+    zeros = item.taken.zeros if item.taken is not None else []
+    return [(out.id, tuple(source.id for source in sources), False) for out, *sources in zeros]

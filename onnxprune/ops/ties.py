@@ -32,14 +32,16 @@ class Alternative:
         name: How reports name it.
         links: Indices tied by labels if this way is taken; the first link is what the alternative is about.
         pins: Axes that are pinned then.
-        zeros: (output axis, input axis) pairs: where the input is zero, the output is zero.
+        zeros: An output axis and input axes: where these are all zero, the output is zero.
+        kept: Indices of axes that are pinned then.
         weight: Preferred over others with a smaller one, before the number of units is looked at.
     """
 
     name: str
     links: list[Link]
     pins: list[Axis] = field(default_factory=list)
-    zeros: list[tuple[Axis, Axis]] = field(default_factory=list)
+    zeros: list[tuple[Axis, ...]] = field(default_factory=list)
+    kept: list[tuple[Axis, Labels]] = field(default_factory=list)
     weight: int = 0
 
 
