@@ -1,7 +1,8 @@
 """Writes decoders as graphs: the operators that exporters write for language models, from weights as arrays.
 
 ``raw`` spells attention out, ``fused`` has com.microsoft GroupQueryAttention, ``packed`` that with one product for
-queries, keys and values. All have the same interface: ids of tokens and caches in, logits and caches out.
+queries, keys and values. All have the same interface: ids of tokens and caches in, logits and caches out. ``plain`` is
+``raw`` without caches: ids in, logits out.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ def decoder(shape: Shape, weights: Mapping[str, NDArray[Any]], kind: str = "fuse
     Args:
         shape: Its sizes.
         weights: Its weights, see `random_weights`.
-        kind: ``raw``, ``fused`` or ``packed``.
+        kind: ``raw``, ``plain``, ``fused`` or ``packed``.
     """
-    return (_Raw if kind == "raw" else _Fused)(shape, dict(weights), kind == "packed").model()
+    return (_Raw if kind in ("raw", "plain") else _Fused)(shape, dict(weights), kind).model()
 
 
 def feeds(
@@ -93,7 +94,7 @@ def feeds(
         _, keys, _, size = (d.dim_value for d in value.type.tensor_type.shape.dim)
         empty = np.zeros((len(ids), keys, 0, size), np.float32)
         made[value.name] = caches.get(value.name.replace("past_key_values", "present"), empty)
-    total = made[pasts[0].name].shape[2] + ids.shape[1]
+    total = ids.shape[1] + (made[pasts[0].name].shape[2] if pasts else 0)
     optional = {
         "attention_mask": np.ones((len(ids), total), np.int64),
         "position_ids": np.tile(np.arange(total - ids.shape[1], total), (len(ids), 1)),
@@ -105,10 +106,10 @@ def feeds(
 class _Writer:
     """What all decoders have in common; attention is left to others."""
 
-    def __init__(self, shape: Shape, weights: Weights, packed: bool) -> None:
+    def __init__(self, shape: Shape, weights: Weights, kind: str) -> None:
         self.shape = shape
         self.weights = weights
-        self.packed = packed
+        self.kind = kind
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self.inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])]
@@ -196,7 +197,7 @@ class _Fused(_Writer):
     def attention(self, x: str, layer: int) -> str:
         name, shape = f"layers.{layer}", self.shape
         past, present = self.caches(layer)
-        if self.packed:
+        if self.kind == "packed":
             self.weights[f"{name}.qkv"] = np.concatenate([self.weights[f"{name}.{part}"] for part in "qkv"], axis=1)
             parts = [self.product(x, f"{name}.qkv"), "", ""]
         else:
@@ -217,17 +218,24 @@ class _Raw(_Writer):
     """Standard operators only."""
 
     def start(self) -> None:
-        self.inputs.append(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["batch", "length"]))
         size, axis = self.shape.size, self.constant("axis1", [1])
+        self.node("Shape", ["input_ids"], "ids.shape")
+        self.node("Gather", ["ids.shape", self.constant("one", 1)], "length")
+        self.constant("zero", 0)
+        if self.kind == "plain":
+            self.node("Range", ["zero", "length", "one"], "positions")
+            self.node("Unsqueeze", ["positions", self.constant("axis0", [0])], "position_ids")
+        else:
+            self.inputs.append(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["batch", "length"]))
         for name, table in zip(("cos", "sin"), self.rotations(), strict=True):
             twice = self.constant(f"{name}.table", np.concatenate([table, table], axis=1))
             self.node("Unsqueeze", [self.node("Gather", [twice, "position_ids"], f"{name}.at"), axis], name)
-        self.node("Shape", ["past_key_values.0.key"], "past.shape")
-        self.node("Gather", ["past.shape", self.constant("two", 2)], "past.length")
-        self.node("Shape", ["input_ids"], "ids.shape")
-        self.node("Gather", ["ids.shape", self.constant("one", 1)], "length")
-        self.node("Add", ["past.length", "length"], "total")
-        self.node("Range", [self.constant("zero", 0), "total", "one"], "columns")
+        total = "length"
+        if self.kind == "raw":
+            self.node("Shape", ["past_key_values.0.key"], "past.shape")
+            self.node("Gather", ["past.shape", self.constant("two", 2)], "past.length")
+            total = self.node("Add", ["past.length", "length"], "total")
+        self.node("Range", ["zero", total, "one"], "columns")
         self.node("Unsqueeze", ["position_ids", self.constant("axes13", [1, 3])], "rows")
         seen = self.node("LessOrEqual", ["columns", "rows"], "seen")
         hidden = self.constant("hidden", np.float32(-1e9))
@@ -266,10 +274,10 @@ class _Raw(_Writer):
         q = self.rotated(self.by_head(self.product(x, f"{name}.q"), shape.heads))
         k = self.rotated(self.by_head(self.product(x, f"{name}.k"), shape.keys))
         v = self.by_head(self.product(x, f"{name}.v"), shape.keys)
-        pasts, presents = self.caches(layer)
-        for past, new, present in zip(pasts, (k, v), presents, strict=True):
-            self.node("Concat", [past, new], present, axis=2)
-        keys, values = (self.repeated(p, f"{name}.{n}") for p, n in zip(presents, ("keys", "values"), strict=True))
+        if self.kind == "raw":
+            pasts, presents = self.caches(layer)
+            k, v = (self.node("Concat", [p, n], o, axis=2) for p, n, o in zip(pasts, (k, v), presents, strict=True))
+        keys, values = self.repeated(k, f"{name}.keys"), self.repeated(v, f"{name}.values")
         keys = self.node("Transpose", [keys], f"{name}.kt", perm=[0, 1, 3, 2])
         scores = self.node("MatMul", [q, keys], f"{name}.scores")
         scale = self.constant("scale", np.float32(shape.size**-0.5))
