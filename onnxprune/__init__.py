@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.refit import RepairJob
     from onnxprune.pipeline.sensitivity import sensitivity
     from onnxprune.pipeline.sweep import sweep
+    from onnxprune.pipeline.vocabulary import SmallVocabulary, cut_vocabulary
     from onnxprune.planning.plan import Plan
     from onnxprune.progress import Progress
     from onnxprune.repair.layerwise import Refit
@@ -69,6 +70,7 @@ __all__ = [
     "Report",
     "Result",
     "RunError",
+    "SmallVocabulary",
     "TimeLimitError",
     "Times",
     "VerificationError",
@@ -78,6 +80,7 @@ __all__ = [
     "compare",
     "cost_model",
     "criterion",
+    "cut_vocabulary",
     "data_source",
     "finetune",
     "measure",
@@ -120,6 +123,8 @@ _HOME = {
     "finetune": "onnxprune.pipeline.finetune",
     "sensitivity": "onnxprune.pipeline.sensitivity",
     "sweep": "onnxprune.pipeline.sweep",
+    "SmallVocabulary": "onnxprune.pipeline.vocabulary",
+    "cut_vocabulary": "onnxprune.pipeline.vocabulary",
     "zero_criterion": "onnxprune.extensions",
 }
 

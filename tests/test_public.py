@@ -44,6 +44,8 @@ HOMES = {
     "finetune": "onnxprune.pipeline.finetune",
     "sensitivity": "onnxprune.pipeline.sensitivity",
     "sweep": "onnxprune.pipeline.sweep",
+    "SmallVocabulary": "onnxprune.pipeline.vocabulary",
+    "cut_vocabulary": "onnxprune.pipeline.vocabulary",
     "metric": "onnxprune.metrics",
     "pattern": "onnxprune.patterns",
     **{name: "onnxprune.errors" for name, kind in vars(errors).items() if isinstance(kind, type) and name != "Words"},
