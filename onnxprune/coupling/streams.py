@@ -63,7 +63,10 @@ def _layers(coupling: Coupling) -> Iterator[tuple[set[int], set[int]]]:
 
     constant = {v for node in coupling.graph.constant_nodes for v in node.outputs}
     for node in coupling.graph.nodes:
+        if operator_of(node).macs is None:
+            continue
         operands = [v for v in node.inputs if v is not None]
-        activations = [v for v in operands if v.tensor is None and v not in constant]
-        if operator_of(node).macs is not None and len(activations) < len(operands):
-            yield on(activations), on(v for v in node.outputs if v is not None)
+        weights = [v for v in operands if v.tensor is not None or v in constant]
+        read, made = on(v for v in operands if v not in weights), on(v for v in node.outputs if v is not None)
+        if on(weights) & (read | made):  # tables of rotations, which fused attention has, are no weights
+            yield read, made

@@ -67,7 +67,9 @@ class Vocabulary:
 
 
 def find_vocabulary(graph: Graph, name: str | None = None) -> Vocabulary:
-    """The largest table that ids from a graph input are looked up in, and what has as many values.
+    """The table that ids from a graph input are looked up in, and the outputs with a value for each id.
+
+    Positions are looked up too: of several tables it is one that an output has as many values as, else the largest.
 
     Args:
         graph: The graph; its shapes are filled in.
@@ -81,13 +83,11 @@ def find_vocabulary(graph: Graph, name: str | None = None) -> Vocabulary:
     if not found:
         where = f"input {name!r} is" if name is not None else "no input is"
         raise InputError(f"{where} looked up in a table", "a vocabulary is what a Gather on a weight reads ids for")
-    size = max(rows for one in found if isinstance(rows := (one.table.shape or [0])[0], int))
-    outputs = [
-        v
-        for v in graph.main.outputs
-        if v is not None and v.elem_type in FLOATS and v.rank and v.axis(-1).length == size
-    ]
-    return Vocabulary(size, [one for one in found if (one.table.shape or [0])[0] == size], outputs)
+    rows = {n for one in found if isinstance(n := one.table.axis(0).length, int)}
+    floats = [v for v in graph.main.outputs if v is not None and v.elem_type in FLOATS and v.rank]
+    size = max(rows & {v.axis(-1).length for v in floats} or rows)
+    lookups = [one for one in found if one.table.axis(0).length == size]
+    return Vocabulary(size, lookups, [v for v in floats if v.axis(-1).length == size])
 
 
 def _lookups(graph: Graph) -> Iterator[Lookup]:

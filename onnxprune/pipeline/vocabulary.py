@@ -30,6 +30,7 @@ from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model, save
 from onnxprune.options import checks
 from onnxprune.pipeline.analysis import ModelSource
+from onnxprune.pipeline.configuration import write_corrected
 from onnxprune.pipeline.original import Original
 from onnxprune.registry import one_of
 from onnxprune.report.entries import Count
@@ -62,13 +63,24 @@ class SmallVocabulary:
         return self._model.proto
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the model, whole or not at all.
+        """Writes the model, whole or not at all, and configurations beside the original for it, see `Result.save`.
 
         Raises:
             InputError: The folder does not exist, or the path is that of the input.
             OutputError: Writing failed.
         """
         save(self._model, path)
+        original = self._model.path
+        self.report.notes[:] = (
+            [] if original is None else write_corrected(original, self.model, Path(path), self.new_ids)
+        )
+
+    @property
+    def new_ids(self) -> dict[int, int] | None:
+        """The new id of each kept one, where the model speaks in new ids; None where it speaks in the old ones."""
+        if (self.report.remap, self.report.logits) == ("inside", "all"):
+            return None
+        return {int(old): new for new, old in enumerate(self.kept)}
 
     def map_json(self) -> str:
         """The map of ids as JSON: ``kept``, the old id of each new one, and ``unknown``, the new id for all others."""

@@ -29,6 +29,7 @@ class VocabularyReport(JsonValue):
         drift: How far each output moved on kept ids, by name.
         verified: Whether both models ran on the same ids.
         unverified_because: Why they did not.
+        notes: What was written beside the model, a line each.
     """
 
     tokens: Count
@@ -44,6 +45,7 @@ class VocabularyReport(JsonValue):
     drift: dict[str, Drift] = field(default_factory=dict)
     verified: bool = False
     unverified_because: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def vocabulary_lines(report: VocabularyReport, model: str, output: str) -> list[Any]:
@@ -61,6 +63,7 @@ def vocabulary_lines(report: VocabularyReport, model: str, output: str) -> list[
         lines.append(f"{', '.join(map(printable, report.outputs))}: values {places}")
     if report.dropped_share is not None:
         lines.append(f"of the text to check with, {100 * report.dropped_share:.3g}% of the ids are dropped")
+    lines += report.notes
     worst = max((d.rel_rms or 0.0 for d in report.drift.values()), default=0.0)
     lines.append(
         f"Verified: on kept ids {plural(len(report.drift), 'output')} as before (relative RMS {worst:.1e} at most)"
