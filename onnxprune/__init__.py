@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.refit import RepairJob
     from onnxprune.pipeline.sensitivity import sensitivity
     from onnxprune.pipeline.sweep import sweep
+    from onnxprune.pipeline.vocabulary import SmallVocabulary, cut_vocabulary
     from onnxprune.planning.plan import Plan
     from onnxprune.repair.layerwise import Refit
     from onnxprune.report.report import Report
@@ -62,6 +63,7 @@ __all__ = [
     "Report",
     "Result",
     "RunError",
+    "SmallVocabulary",
     "TimeLimitError",
     "Times",
     "VerificationError",
@@ -71,6 +73,7 @@ __all__ = [
     "compare",
     "cost_model",
     "criterion",
+    "cut_vocabulary",
     "data_source",
     "finetune",
     "measure",
@@ -114,6 +117,8 @@ _HOME = {
     "sensitivity": "onnxprune.pipeline.sensitivity",
     "sweep": "onnxprune.pipeline.sweep",
     "zero_criterion": "onnxprune.extensions.points",
+    "SmallVocabulary": "onnxprune.pipeline.vocabulary",
+    "cut_vocabulary": "onnxprune.pipeline.vocabulary",
 }
 
 

@@ -54,6 +54,7 @@ LATE = {
     ("__init__", "pipeline.sensitivity"),
     ("__init__", "pipeline.sensitivity"),
     ("__init__", "pipeline.sweep"),
+    ("__init__", "pipeline.vocabulary"),
     ("__init__", "repair.layerwise"),
     ("__init__", "api"),
     ("__init__", "options"),

@@ -46,6 +46,8 @@ HOMES = {
     "sweep": "onnxprune.pipeline.sweep",
     "metric": "onnxprune.extensions.metrics",
     "pattern": "onnxprune.extensions.patterns",
+    "SmallVocabulary": "onnxprune.pipeline.vocabulary",
+    "cut_vocabulary": "onnxprune.pipeline.vocabulary",
     **{name: "onnxprune.errors" for name, kind in vars(errors).items() if isinstance(kind, type) and name != "Words"},
 }
 OPERATORS = "onnxprune.ops.registry"

@@ -21,6 +21,7 @@ from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import predicted, totals
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
+from onnxprune.coupling.streams import Stream
 from onnxprune.errors import InputError, option
 from onnxprune.extensions.points import CostFactory, Limit
 from onnxprune.importance.magnitude import Scores
@@ -38,12 +39,14 @@ class Selection:
         entries: What plan and report say of each group.
         targets: Requested and remaining amount of each cost, and whether the target is met.
         rounded: Name of each group that rounding of a ratio changed -> units that it keeps without rounding, and now.
+        spared: Residual streams that were left whole, by name.
     """
 
     removed: NDArray[np.bool_]
     entries: list[dict[str, Any]]
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
+    spared: Mapping[str, Stream] = field(default_factory=dict)
 
     def units(self, groups: Sequence[Group]) -> NDArray[np.int64]:
         """Removed units of each of some groups; shape (groups,)."""

@@ -1,4 +1,4 @@
-"""The other verbs: inspect, sensitivity, sweep, apply, finetune, measure, compare, verify, ops."""
+"""The other verbs: inspect, sensitivity, sweep, apply, finetune, measure, compare, verify, vocabulary, ops."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from onnxprune.cli.ops import ops
 from onnxprune.cli.sensitivity import sensitivity
 from onnxprune.cli.sweep import sweep
 from onnxprune.cli.verify import verify
+from onnxprune.cli.vocabulary import vocabulary
 
 VERBS: dict[str, click.Command] = {
     "inspect": inspect,
@@ -23,5 +24,6 @@ VERBS: dict[str, click.Command] = {
     "measure": measure,
     "compare": compare,
     "verify": verify,
+    "vocabulary": vocabulary,
     "ops": ops,
 }

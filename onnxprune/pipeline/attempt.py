@@ -140,8 +140,8 @@ def select(prepared: Prepared, channels: Channels | None) -> Selection:
     """Selects the channels to remove."""
     if channels is None or prepared.damage is None:
         return selection.nothing(prepared.analysis.coupling)
-    cost, shapes = prepared.loaded.cost, prepared.options.checks.input_shapes
-    return allocate(prepared.analysis, prepared.groups, prepared.damage, channels, cost, shapes)
+    cost, options = prepared.loaded.cost, prepared.options
+    return allocate(prepared.analysis, prepared.groups, prepared.damage, channels, cost, options)
 
 
 def choose(prepared: Prepared, channels: Channels | None) -> tuple[Selection, MeasuredLatency | None]:

@@ -133,8 +133,8 @@ def _is_inside(group: Group, nodes: Collection[Node]) -> bool:
 def _error_at_target(prepared: Prepared) -> float:
     """Error of the outputs at the target, as predicted, after a short refit."""
     assert prepared.damage is not None
-    cost, shapes = prepared.loaded.cost, prepared.options.checks.input_shapes
-    selected = allocate(prepared.analysis, prepared.groups, prepared.damage, _channels(prepared), cost, shapes)
+    cost, options = prepared.loaded.cost, prepared.options
+    selected = allocate(prepared.analysis, prepared.groups, prepared.damage, _channels(prepared), cost, options)
     return refitted_error(prepared, prepared.analysis, selected)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 
@@ -12,6 +13,7 @@ from onnxprune.errors import GateError
 from onnxprune.model.model import Model, save
 from onnxprune.options import Checks
 from onnxprune.pipeline.analysis import GraphSurgeonGraph
+from onnxprune.pipeline.configuration import write_corrected
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import gate_lines
 from onnxprune.report.entries import Count
@@ -75,6 +77,9 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model, whole or not at all; the report then has the size of its files.
 
+        Configurations of a language model beside the original (``genai_config.json``, ``config.json``) are written
+        with the new sizes beside the result; the notes of the report say which.
+
         Raises:
             InputError: The folder does not exist, or the path is that of the input.
             GateError: A gate is missed, and `keep_anyway` was not given; or a warning came of a run that was `strict`.
@@ -83,4 +88,7 @@ class Result:
         if self.stopped is not None:
             raise GateError(self.stopped)
         size = save(self._model, path)
-        self.report = replace(self.report, bytes=Count(self.report.bytes.before, size))
+        original, target = self._model.path, Path(path)
+        written = write_corrected(original, self.proto, target) if original is not None else []
+        notes = [note for note in self.report.notes if note not in written] + written
+        self.report = replace(self.report, bytes=Count(self.report.bytes.before, size), notes=notes)

@@ -14,6 +14,7 @@ from onnxprune.common.progress import part
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.groups import Group
+from onnxprune.coupling.streams import Stream, find_streams
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.extensions.points import Criterion
@@ -189,18 +190,36 @@ def measure_damage(
 
 
 def allocate(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    damage: Damage,
-    channels: Channels,
-    before: Cost,
-    input_shapes: Mapping[str, Sequence[int]],
+    analysis: Analysis, groups: Sequence[Group], damage: Damage, channels: Channels, before: Cost, options: Options
 ) -> Selection:
-    """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given."""
+    """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given.
+
+    Where no damage that was measured at the outputs decides between groups, residual streams stay whole if the others
+    meet the targets.
+    """
     keep = shares_by_group(analysis, groups, channels.keep)
-    if channels.target:
-        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, input_shapes, keep)
-    return selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, keep)
+    streams = {} if damage.measured or options.scope.only else _streams(analysis, groups, keep)
+    whole = keep | dict.fromkeys(streams, 1.0)
+    spared = {groups[i].name: stream for i, stream in streams.items()}
+    if not channels.target:
+        found = selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, whole)
+        return replace(found, spared=spared if channels.ratio else {})
+
+    def meeting_targets(keep: Mapping[int, float]) -> Selection:
+        shapes = options.checks.input_shapes
+        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, shapes, keep)
+
+    found = meeting_targets(whole)
+    if streams and not all(target["met"] for target in found.targets.values()):
+        return meeting_targets(keep)
+    return replace(found, spared=spared)
+
+
+def _streams(analysis: Analysis, groups: Sequence[Group], keep: Mapping[int, float]) -> dict[int, Stream]:
+    """The residual streams of which nothing else is asked, by their position; none where nothing but these is open."""
+    streams = find_streams(analysis.coupling)
+    found = {i: streams[g.name] for i, g in enumerate(groups) if g.name in streams and i not in keep}
+    return found if len(found) < len(groups) else {}
 
 
 def _learn_round(
@@ -215,7 +234,7 @@ def _learn_round(
 ) -> list[Curve]:
     """One round (see `rounds`): removes a part, repairs the rest, and measures damage curves again."""
     shapes = options.checks.input_shapes
-    selected = allocate(analysis, groups, Damage(damage.curves, None), channels, before, shapes)
+    selected = allocate(analysis, groups, damage, channels, before, options)
     io_slices = plan.io_slices(plan.make(analysis.coupling, selected.removed))
     pruned = reanalyze(analysis, analysis.model.copy())
     remove(pruned.model, pruned.coupling, selected.removed)
