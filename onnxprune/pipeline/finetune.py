@@ -15,7 +15,8 @@ from onnxprune.errors import DataError, GateError, InputError, Words, option
 from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.extensions.patterns import Pattern
 from onnxprune.losses.functions import FunctionLoss, LossFunction, as_loss
-from onnxprune.model.model import Model, save
+from onnxprune.model.model import Model
+from onnxprune.model.save import save
 from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Calibration, Checks, Resources, checks
 from onnxprune.options.gradual import GradualOptions

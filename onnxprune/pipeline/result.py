@@ -10,7 +10,8 @@ import onnx
 
 from onnxprune.engines.times import Times
 from onnxprune.errors import GateError
-from onnxprune.model.model import Model, save
+from onnxprune.model.model import Model
+from onnxprune.model.save import save
 from onnxprune.options import Checks
 from onnxprune.pipeline.analysis import GraphSurgeonGraph
 from onnxprune.pipeline.configuration import write_corrected
@@ -65,6 +66,7 @@ class Result:
     @property
     def proto(self) -> onnx.ModelProto:
         """The pruned model; weights that were stored outside the file and not pruned are still references."""
+        self._model.materialise()
         return self._model.proto
 
     def graph(self) -> GraphSurgeonGraph:

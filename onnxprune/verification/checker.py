@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx
 
 from onnxprune.model.external_data import make_external
-from onnxprune.model.model import EXTERNAL_MIN_BYTES, Model
+from onnxprune.model.model import Model
+from onnxprune.model.save import EXTERNAL_MIN_BYTES
 from onnxprune.model.skeleton import add_dense_initializers, skeleton
 from onnxprune.model.tensors import is_external, payload_bytes, tensors
 from onnxprune.runtime.session import Runnable, Source, error_line
