@@ -3,10 +3,10 @@
     python -m tools.benchmarks told ../shared/real [--only NAME ...] [--samples 512] [--runs 0.7 0.5 2:4 blind ...]
 
 FOLDER is that of `accuracy`. Every model is pruned with calibration data to shares of its MACs and with 2:4, and once
-without data (``blind``). A row holds the share and the points of the metric that are lost on the test data, what the report said is
-lost (the squared error of the outputs where none of them chooses classes), and whether it warned. The verdict is the
-rank correlation (Spearman, 1904) of both over the runs with data, and the runs that were warned of for at most a point
-or not warned of for more than five.
+without data (``blind``). A row holds the share and the points of the metric that are lost on the test data, what the
+report said is lost (the squared error of the outputs where none of them chooses classes), and whether it warned. The
+verdict is the rank correlation (Spearman, 1904) of both over the runs with data, and the runs that were warned of for
+at most a point or not warned of for more than five.
 """
 
 from __future__ import annotations
