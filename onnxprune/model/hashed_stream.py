@@ -47,14 +47,14 @@ class HashedStream:
             raise self._error
 
     def write(self, block: Array | bytes) -> None:
-        """Writes the bytes of a block, which must not change afterwards.
+        """Writes a block of bytes, uint8 if it is an array, which must not change afterwards.
 
         Raises:
             OSError: A block could not be written, this one or one before it.
         """
         if self._error is not None:
             raise self._error
-        view = memoryview(block).cast("B") if isinstance(block, bytes) else _bytes_of(block)
+        view = memoryview(block if isinstance(block, bytes) else block.data)
         self._blocks.put(view)
         self.size += view.nbytes
 
@@ -73,8 +73,3 @@ class HashedStream:
                 except BaseException as error:  # told where the blocks come from
                     self._error = error
         self.digest = digest.hexdigest()
-
-
-def _bytes_of(array: Array) -> memoryview:
-    """The bytes of an array in C order, without a copy where it has that order."""
-    return memoryview(array.reshape(-1).view("u1").data)

@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +106,14 @@ class Model:
         if path not in self._files:
             self._files[path] = DataFile(path)
         return self._files[path]
+
+    def raw_parts(self, tensor: TensorProto) -> Iterator[np.ndarray]:
+        """Yields the bytes of an external tensor, block by block where it is large: uint8, shape (bytes,) each."""
+        if not self.is_streamed(tensor):
+            yield self.raw(tensor)
+            return
+        for block in self.values(tensor).blocks():
+            yield block.reshape(-1).view(np.uint8)
 
     def values(self, tensor: TensorProto) -> Values:
         """Returns the values of a tensor of this model, which may be read block by block.

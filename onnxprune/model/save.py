@@ -157,8 +157,6 @@ def _write_values(model: Model, tensor: TensorProto, out: HashedStream) -> None:
     """Writes the values of a tensor as raw data."""
     if not is_external(tensor):
         out.write(inline_bytes(tensor))
-    elif model.is_streamed(tensor):
-        for block in model.values(tensor).blocks():
-            out.write(block)
     else:
-        out.write(model.raw(tensor))
+        for part in model.raw_parts(tensor):
+            out.write(part)

@@ -62,7 +62,13 @@ class Runnable:
     data_folder: str | None = None
 
     def session(
-        self, *, optimize: bool = True, threads: int = 1, arena: bool = False, providers: Sequence[Any] = (CPU,)
+        self,
+        *,
+        optimize: bool = True,
+        threads: int = 1,
+        arena: bool = False,
+        providers: Sequence[Any] = (CPU,),
+        prepack: bool = True,
     ) -> Session:
         """Loads the model in the worker process; see `process.Session`."""
         return Session(
@@ -72,6 +78,7 @@ class Runnable:
             data_folder=self.data_folder,
             arena=arena,
             providers=providers,
+            prepack=prepack,
         )
 
     def profile(
