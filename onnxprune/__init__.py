@@ -21,7 +21,11 @@ from onnxprune.errors import (
 
 if TYPE_CHECKING:
     from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, measure, plan, prune, run, score, verify
-    from onnxprune.extensions import (
+    from onnxprune.common.progress import Progress
+    from onnxprune.engines.times import Times
+    from onnxprune.extensions.metrics import metric
+    from onnxprune.extensions.patterns import Pattern, pattern
+    from onnxprune.extensions.points import (
         GroupView,
         WeightView,
         cost_model,
@@ -30,10 +34,8 @@ if TYPE_CHECKING:
         repair_method,
         zero_criterion,
     )
-    from onnxprune.metrics import metric
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
-    from onnxprune.patterns import Pattern, pattern
     from onnxprune.pipeline.compare import compare
     from onnxprune.pipeline.finetune import FineTuned, finetune
     from onnxprune.pipeline.refit import RepairJob
@@ -41,10 +43,8 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.sweep import sweep
     from onnxprune.pipeline.vocabulary import SmallVocabulary, cut_vocabulary
     from onnxprune.planning.plan import Plan
-    from onnxprune.progress import Progress
     from onnxprune.repair.layerwise import Refit
     from onnxprune.report.report import Report
-    from onnxprune.times import Times
 
 __version__ = "0.1.0"
 
@@ -101,23 +101,23 @@ __all__ = [
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
 
 _HOME = {
-    "GroupView": "onnxprune.extensions",
+    "GroupView": "onnxprune.extensions.points",
     "Options": "onnxprune.options",
-    "Pattern": "onnxprune.patterns",
+    "Pattern": "onnxprune.extensions.patterns",
     "Plan": "onnxprune.planning.plan",
-    "Progress": "onnxprune.progress",
+    "Progress": "onnxprune.common.progress",
     "Refit": "onnxprune.repair.layerwise",
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
-    "Times": "onnxprune.times",
-    "WeightView": "onnxprune.extensions",
+    "Times": "onnxprune.engines.times",
+    "WeightView": "onnxprune.extensions.points",
     "compare": "onnxprune.pipeline.compare",
-    "cost_model": "onnxprune.extensions",
-    "criterion": "onnxprune.extensions",
-    "data_source": "onnxprune.extensions",
-    "metric": "onnxprune.metrics",
-    "pattern": "onnxprune.patterns",
-    "repair_method": "onnxprune.extensions",
+    "cost_model": "onnxprune.extensions.points",
+    "criterion": "onnxprune.extensions.points",
+    "data_source": "onnxprune.extensions.points",
+    "metric": "onnxprune.extensions.metrics",
+    "pattern": "onnxprune.extensions.patterns",
+    "repair_method": "onnxprune.extensions.points",
     "rule": "onnxprune.ops.registry",
     "FineTuned": "onnxprune.pipeline.finetune",
     "finetune": "onnxprune.pipeline.finetune",
@@ -125,7 +125,7 @@ _HOME = {
     "sweep": "onnxprune.pipeline.sweep",
     "SmallVocabulary": "onnxprune.pipeline.vocabulary",
     "cut_vocabulary": "onnxprune.pipeline.vocabulary",
-    "zero_criterion": "onnxprune.extensions",
+    "zero_criterion": "onnxprune.extensions.points",
 }
 
 

@@ -22,22 +22,22 @@ from tests.support.paths import MODELS
 
 HOMES = {
     "Analysis": "onnxprune.pipeline.analysis",
-    "GroupView": "onnxprune.extensions",
-    "WeightView": "onnxprune.extensions",
+    "GroupView": "onnxprune.extensions.points",
+    "WeightView": "onnxprune.extensions.points",
     "Options": "onnxprune.options.options",
-    "Pattern": "onnxprune.patterns",
+    "Pattern": "onnxprune.extensions.patterns",
     "Plan": "onnxprune.planning.plan",
-    "Progress": "onnxprune.progress",
+    "Progress": "onnxprune.common.progress",
     "Refit": "onnxprune.repair.layerwise",
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
     "Result": "onnxprune.pipeline.result",
-    "Times": "onnxprune.times",
-    **dict.fromkeys(["analyze", "measure", "score"], "onnxprune.stages"),
-    **dict.fromkeys(["apply", "verify"], "onnxprune.checkpoints"),
-    **dict.fromkeys(["plan", "prune", "run"], "onnxprune.api"),
+    "Times": "onnxprune.engines.times",
+    **dict.fromkeys(["analyze", "measure", "score"], "onnxprune.api.stages"),
+    **dict.fromkeys(["apply", "verify"], "onnxprune.api.checkpoints"),
+    **dict.fromkeys(["plan", "prune", "run"], "onnxprune.api.pruning"),
     **dict.fromkeys(
-        ["cost_model", "criterion", "data_source", "repair_method", "zero_criterion"], "onnxprune.extensions"
+        ["cost_model", "criterion", "data_source", "repair_method", "zero_criterion"], "onnxprune.extensions.points"
     ),
     "compare": "onnxprune.pipeline.compare",
     "FineTuned": "onnxprune.pipeline.finetune",
@@ -46,8 +46,8 @@ HOMES = {
     "sweep": "onnxprune.pipeline.sweep",
     "SmallVocabulary": "onnxprune.pipeline.vocabulary",
     "cut_vocabulary": "onnxprune.pipeline.vocabulary",
-    "metric": "onnxprune.metrics",
-    "pattern": "onnxprune.patterns",
+    "metric": "onnxprune.extensions.metrics",
+    "pattern": "onnxprune.extensions.patterns",
     **{name: "onnxprune.errors" for name, kind in vars(errors).items() if isinstance(kind, type) and name != "Words"},
 }
 OPERATORS = "onnxprune.ops.registry"

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._math import share
-from onnxprune._text import amount, milliseconds
 from onnxprune.allocation import budget
 from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
 from onnxprune.allocation.fixed import PartlyFixed
 from onnxprune.allocation.target import Target
 from onnxprune.allocation.widths import Rounding, limits_of
+from onnxprune.common.math import share
+from onnxprune.common.text import amount, milliseconds
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import predicted, totals
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.coupling.streams import Stream
 from onnxprune.errors import InputError, option
-from onnxprune.extensions import CostFactory, Limit
+from onnxprune.extensions.points import CostFactory, Limit
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.options import LATENCY, Channels

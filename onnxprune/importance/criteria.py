@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.extensions import Criterion, GroupView, criteria
+from onnxprune.extensions.points import Criterion, GroupView, criteria
 from onnxprune.importance import activation
 from onnxprune.importance.geometric_median import fpgm
 from onnxprune.importance.magnitude import Scores, lamp

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import InputError
-from onnxprune.extensions import Criterion, WeightView, call
+from onnxprune.extensions.points import Criterion, WeightView, call
 
 
 def element_scores(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group, Slices
 from onnxprune.errors import GIVE_DATA, InputError
-from onnxprune.extensions import Criterion, Scale, as_criterion, call
+from onnxprune.extensions.points import Criterion, Scale, as_criterion, call
 from onnxprune.graph.graph import Value
 from onnxprune.importance.activation import standardised
 from onnxprune.importance.magnitude import Scores, power_sums

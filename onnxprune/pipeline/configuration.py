@@ -15,8 +15,8 @@ from typing import Any
 
 import onnx
 
-from onnxprune._text import printable
 from onnxprune.calibration.token_ids import SPECIAL
+from onnxprune.common.text import printable
 from onnxprune.edit.vocabulary import find_vocabulary
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph, Node, Value

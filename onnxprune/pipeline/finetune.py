@@ -9,8 +9,9 @@ from typing import Any
 import onnx
 
 from onnxprune.calibration import Samples
+from onnxprune.common.progress import ProgressCallback
 from onnxprune.errors import DataError, GateError, InputError, Words, option
-from onnxprune.metrics import MetricFunction
+from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.model.model import Model, save
 from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Calibration, Checks, Resources, checks
@@ -21,7 +22,6 @@ from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.verify import verify
-from onnxprune.progress import ProgressCallback
 from onnxprune.repair.training_loop import Schedule
 from onnxprune.report.finetune import FineTuningReport
 from onnxprune.report.metric import MetricReport

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from onnxprune.engines.times import Times
 from onnxprune.errors import GateError
 from onnxprune.model.model import Model, save
 from onnxprune.options import Checks
@@ -17,7 +18,6 @@ from onnxprune.planning.plan import Plan
 from onnxprune.report.build import gate_lines
 from onnxprune.report.entries import Count
 from onnxprune.report.report import Report
-from onnxprune.times import Times
 
 
 class Result:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from onnxprune import registry
-from onnxprune._math import share
-from onnxprune._text import printable
 from onnxprune.allocation.widths import unrounded
+from onnxprune.common.math import share
+from onnxprune.common.text import printable
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
 from onnxprune.coupling.streams import Stream
 from onnxprune.errors import InputError, Words, option
+from onnxprune.extensions import registry
 from onnxprune.options import AUTO, LATENCY, Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.attempt import Pruned, attempt, choose, prune_model

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
+from onnxprune.common.progress import part
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.groups import Group
 from onnxprune.coupling.streams import Stream, find_streams
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
-from onnxprune.extensions import Criterion
+from onnxprune.extensions.points import Criterion
 from onnxprune.importance.damage_curves import curve_from_scores
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
@@ -27,7 +28,6 @@ from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.planning import plan
-from onnxprune.progress import part
 from onnxprune.statistics.moments import Moments
 
 MOMENTS_WORK = 0.5

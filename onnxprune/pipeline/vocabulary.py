@@ -26,13 +26,13 @@ from onnxprune.edit.vocabulary import (
     restore_places,
 )
 from onnxprune.errors import InputError, RunError, VerificationError, option
+from onnxprune.extensions.registry import one_of
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model, save
 from onnxprune.options import checks
 from onnxprune.pipeline.analysis import ModelSource
 from onnxprune.pipeline.configuration import write_corrected
 from onnxprune.pipeline.original import Original
-from onnxprune.registry import one_of
 from onnxprune.report.entries import Count
 from onnxprune.report.vocabulary import VocabularyReport
 from onnxprune.runtime.determinism import deterministic_run

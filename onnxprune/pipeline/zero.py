@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune import sparsity
+from onnxprune.common.progress import part, step
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.errors import Words, option
-from onnxprune.extensions import criteria
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.extensions.points import criteria
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.find import linear_layers
@@ -22,11 +24,9 @@ from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import cells
 from onnxprune.model.model import Model
 from onnxprune.options import Options, Scope
-from onnxprune.patterns import Pattern
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
 from onnxprune.pipeline.observe import fresh_samples, moments
 from onnxprune.pipeline.refit import RepairJob, refit
-from onnxprune.progress import part, step
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
 from onnxprune.repair.masked import Zeros, zeroed

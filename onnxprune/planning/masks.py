@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
-from onnxprune.patterns import Pattern
+from onnxprune.extensions.patterns import Pattern
 
 
 def zeros(mask: NDArray[np.bool_], pattern: Pattern) -> dict[str, Any]:

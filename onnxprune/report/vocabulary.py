@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune._text import plural, printable
+from onnxprune.common.text import plural, printable
 from onnxprune.report.entries import Count
 from onnxprune.report.json_data import JsonValue
 from onnxprune.verification.check import Drift

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.extensions import Criterion
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.extensions.points import Criterion
 from onnxprune.graph.graph import Value
 from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.dequantize import dequantised
 from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
-from onnxprune.patterns import Pattern
 from onnxprune.sparsity.layout import Weight
 from onnxprune.sparsity.masks import Mask
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from onnxprune.errors import InputError, OnnxPruneError
-from onnxprune.registry import Registry
+from onnxprune.extensions.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
