@@ -28,6 +28,7 @@ NAMES = (
     "latency",
     "engines",
     "sparsity",
+    "language",
     "compare_peer",
 )
 
