@@ -14,7 +14,6 @@ from onnxprune.common.progress import part
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.groups import Group
-from onnxprune.coupling.streams import Stream, find_streams
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.extensions.points import Criterion
@@ -29,6 +28,7 @@ from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze, shares_by
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
+from onnxprune.pipeline.spare_streams import meeting_targets, streams_to_spare
 from onnxprune.planning import plan
 from onnxprune.statistics.moments import Moments
 
@@ -194,32 +194,23 @@ def allocate(
 ) -> Selection:
     """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given.
 
-    Where no damage that was measured at the outputs decides between groups, residual streams stay whole if the others
-    meet the targets.
+    Where no damage that was measured at the outputs decides between groups, residual streams stay whole, as far as the
+    targets allow.
     """
     keep = shares_by_group(analysis, groups, channels.keep)
-    streams = {} if damage.measured or options.scope.only else _streams(analysis, groups, keep)
-    whole = keep | dict.fromkeys(streams, 1.0)
-    spared = {groups[i].name: stream for i, stream in streams.items()}
+    streams = {} if damage.measured or options.scope.only else streams_to_spare(analysis.coupling, groups, keep)
     if not channels.target:
+        whole = keep | dict.fromkeys(streams, 1.0)
         found = selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, whole)
-        return replace(found, spared=spared if channels.ratio else {})
+        return replace(found, spared={groups[i].name: s for i, s in streams.items()} if channels.ratio else {})
 
-    def meeting_targets(keep: Mapping[int, float]) -> Selection:
+    def by_budget(curves: Sequence[Curve], keep: Mapping[int, float]) -> Selection:
         shapes = options.checks.input_shapes
-        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, shapes, keep)
+        return selection.by_budget(analysis.coupling, groups, curves, channels, before, shapes, keep)
 
-    found = meeting_targets(whole)
-    if streams and not all(target["met"] for target in found.targets.values()):
-        return meeting_targets(keep)
-    return replace(found, spared=spared)
-
-
-def _streams(analysis: Analysis, groups: Sequence[Group], keep: Mapping[int, float]) -> dict[int, Stream]:
-    """The residual streams of which nothing else is asked, by their position; none where nothing but these is open."""
-    streams = find_streams(analysis.coupling)
-    found = {i: streams[g.name] for i, g in enumerate(groups) if g.name in streams and i not in keep}
-    return found if len(found) < len(groups) else {}
+    if not streams:
+        return by_budget(damage.curves, keep)
+    return meeting_targets(by_budget, groups, damage.curves, keep, streams)
 
 
 def _learn_round(
