@@ -21,8 +21,10 @@ from onnxprune.errors import (
 
 if TYPE_CHECKING:
     from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, measure, plan, prune, run, score, verify
+    from onnxprune.checkpoint_files.slice import slice_checkpoint, slice_state
     from onnxprune.criterion_views import GroupView, WeightView
     from onnxprune.extensions import cost_model, criterion, data_source, repair_method, zero_criterion
+    from onnxprune.importance.group_lasso import group_lasso
     from onnxprune.metrics import metric
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
@@ -73,6 +75,7 @@ __all__ = [
     "criterion",
     "data_source",
     "finetune",
+    "group_lasso",
     "measure",
     "metric",
     "pattern",
@@ -83,6 +86,8 @@ __all__ = [
     "run",
     "score",
     "sensitivity",
+    "slice_checkpoint",
+    "slice_state",
     "sweep",
     "verify",
     "zero_criterion",
@@ -111,7 +116,10 @@ _HOME = {
     "rule": "onnxprune.ops.registry",
     "FineTuned": "onnxprune.pipeline.finetune",
     "finetune": "onnxprune.pipeline.finetune",
+    "group_lasso": "onnxprune.importance.group_lasso",
     "sensitivity": "onnxprune.pipeline.sensitivity",
+    "slice_checkpoint": "onnxprune.checkpoint_files.slice",
+    "slice_state": "onnxprune.checkpoint_files.slice",
     "sweep": "onnxprune.pipeline.sweep",
     "zero_criterion": "onnxprune.extensions",
 }

@@ -26,6 +26,7 @@ ORDER = """
     cost
     edit
     planning
+    checkpoint_files
     calibration
     statistics
     importance
@@ -46,7 +47,9 @@ ORDER = """
 RANK = {name: i for i, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
 
 LATE = {
+    ("__init__", "checkpoint_files.slice"),
     ("__init__", "criterion_views"),
+    ("__init__", "importance.group_lasso"),
     ("__init__", "extensions"),
     ("__init__", "patterns"),
     ("__init__", "metrics"),
