@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxprune.coupling.groups import Group
+from onnxprune.coupling.groups import Grade, Group
 from onnxprune.errors import InputError
 
 TINY = 1e-12
@@ -22,7 +22,7 @@ def group_lasso(groups: Sequence[Group], parameters: Mapping[str, Any]) -> Any:
     computed by products, sums, powers and indices alone, so that tensors of PyTorch give one with a gradient.
 
     Args:
-        groups: Groups of an analysis (`Analysis.groups`): pinned ones among them are left out by their caller.
+        groups: Groups of an analysis (`Analysis.groups`); those that cannot be pruned exactly are left out.
         parameters: Arrays or tensors by the names that the constants of the model have; others are left out.
 
     Raises:
@@ -30,6 +30,8 @@ def group_lasso(groups: Sequence[Group], parameters: Mapping[str, Any]) -> Any:
     """
     total = None
     for group in groups:
+        if group.grade is not Grade.EXACT:
+            continue
         squares, size = None, 0
         for s in group.slices:
             if s.value.key in parameters:
