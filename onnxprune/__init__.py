@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnxprune.extensions.patterns import Pattern, pattern
     from onnxprune.extensions.points import cost_model, criterion, data_source, repair_method, zero_criterion
     from onnxprune.extensions.views import GroupView, WeightView
+    from onnxprune.importance.group_lasso import group_lasso
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
     from onnxprune.pipeline.compare import compare
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.sensitivity import sensitivity
     from onnxprune.pipeline.sweep import sweep
     from onnxprune.pipeline.vocabulary import SmallVocabulary, cut_vocabulary
+    from onnxprune.planning.checkpoints.slice import slice_checkpoint, slice_state
     from onnxprune.planning.plan import Plan
     from onnxprune.repair.layerwise import Refit
     from onnxprune.report.report import Report
@@ -76,6 +78,7 @@ __all__ = [
     "cut_vocabulary",
     "data_source",
     "finetune",
+    "group_lasso",
     "measure",
     "metric",
     "pattern",
@@ -86,6 +89,8 @@ __all__ = [
     "run",
     "score",
     "sensitivity",
+    "slice_checkpoint",
+    "slice_state",
     "sweep",
     "verify",
     "zero_criterion",
@@ -114,7 +119,10 @@ _HOME = {
     "rule": "onnxprune.ops.registry",
     "FineTuned": "onnxprune.pipeline.finetune",
     "finetune": "onnxprune.pipeline.finetune",
+    "group_lasso": "onnxprune.importance.group_lasso",
     "sensitivity": "onnxprune.pipeline.sensitivity",
+    "slice_checkpoint": "onnxprune.planning.checkpoints.slice",
+    "slice_state": "onnxprune.planning.checkpoints.slice",
     "sweep": "onnxprune.pipeline.sweep",
     "zero_criterion": "onnxprune.extensions.points",
     "SmallVocabulary": "onnxprune.pipeline.vocabulary",

@@ -47,6 +47,8 @@ LATE = {
     ("__init__", "extensions.views"),
     ("__init__", "extensions.patterns"),
     ("__init__", "extensions.metrics"),
+    ("__init__", "planning.checkpoints.slice"),
+    ("__init__", "importance.group_lasso"),
     ("__init__", "report.report"),
     ("__init__", "pipeline.compare"),
     ("__init__", "pipeline.refit"),

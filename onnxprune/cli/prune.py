@@ -28,6 +28,7 @@ NOTES = [
             ("sensitivity MODEL", "What each group costs and saves when it is pruned alone"),
             ("sweep MODEL", "Variants side by side: ratios, targets, criteria"),
             ("apply PLAN MODEL", "Take the same from another checkpoint, and repair it with --calib"),
+            ("slice PLAN CHECKPOINT", "Take the same from a checkpoint of PyTorch, Keras, ..."),
             ("finetune MODEL --calib D", "Train what is left on labels, or on the original's outputs"),
             ("measure MODEL", "Time of the model at many widths, for --target latency"),
             ("compare A B ...", "Size, time, accuracy and drift of models side by side"),

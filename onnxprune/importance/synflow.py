@@ -1,26 +1,29 @@
 """Synaptic flow: what of a model carries its signal, told by the weights alone.
 
-With the absolute values of all weights, and ones as inputs, the sum R of the outputs counts all paths through the model
-by the product of their weights; ``|w| dR/d|w|`` is the flow through a weight (Tanaka et al., "Pruning neural networks
-without any data by iteratively conserving synaptic flow", NeurIPS 2020). The flow is asked for again after each of many
-rounds, since what loses its other paths must keep the last one: no layer is ever emptied before the others.
+With the absolute values of all weights, and ones for what the first of them read, the sum R of the outputs counts all
+paths through the model by the product of their weights; ``|w| dR/d|w|`` is the flow through a weight (Tanaka et al.,
+"Pruning neural networks without any data by iteratively conserving synaptic flow", NeurIPS 2020). The flow is asked for
+again after each of many rounds, since what loses its other paths must keep the last one: no layer is ever emptied
+before the others.
 
-R has the product of the gains of all layers, 1e16 and more; the input is made small so that it stays in range.
+R has the product of the gains of all layers, 1e16 and more; instead of ones a small number is read, so that it stays in
+range. What comes before the first weights, a normalisation of the inputs say, has no part in it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.common.progress import step
 from onnxprune.errors import InputError
 from onnxprune.gradients.differentiate import differentiate
+from onnxprune.gradients.free_constants import replace_entries
 from onnxprune.gradients.trainable import fix_shapes
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.operators import Postprocessing, operator_of
@@ -29,6 +32,8 @@ from onnxprune.layers.batch_norm import normalizations
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
+from onnxprune.ops.gradients.writer import Writer
+from onnxprune.runtime.local_session import LocalSession
 from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.runtime.session import local_session
 from onnxprune.verification.comparable_outputs import with_comparable_outputs
@@ -41,10 +46,10 @@ ROUNDS = 100
 """Rounds of removal; the share that is left falls exponentially from round to round."""
 LEFT = 0.01
 """Share that is left after the last round."""
-INPUTS = tuple(10.0**-power for power in range(0, 38, 2))
-"""What the input is made of, until the outputs are in range."""
+SIZES = tuple(10.0**-power for power in range(0, 38, 2))
+"""What is read in place of ones, until the outputs are in range."""
 LARGEST = 1e30
-"""What neither the outputs nor the gradients of the inputs are to exceed, far within the range of single precision."""
+"""What neither the outputs nor their gradients are to exceed, far within the range of single precision."""
 
 
 class SynapticFlow:
@@ -64,9 +69,9 @@ class SynapticFlow:
         Raises:
             InputError: No weight has a gradient, or the outputs are not in the range of single precision.
         """
-        paths = _paths(model)
-        feeds = sample_inputs(paths.proto)
-        fix_shapes(paths, feeds)
+        feeds = sample_inputs(model.proto)
+        paths, size = _paths(model, set(weights))
+        fix_shapes(paths, feeds | {size: np.float32(1)})
         outputs = [o.name for o in paths.proto.graph.output]
         made = differentiate(paths, outputs, list(weights))
         self.names = list(made.gradients)
@@ -76,12 +81,14 @@ class SynapticFlow:
         self._sizes = {n: np.abs(weights[n]).astype(np.float32) for n in self.names}
         self._gradients = [made.gradients[n] for n in self.names]
         self._outputs = outputs
-        self._feeds = self._in_range(local_session(paths), feeds, {made.seeds[name]: name for name in outputs})
+        self._feeds = self._in_range(local_session(paths), feeds, size, {made.seeds[name]: name for name in outputs})
 
-    def _in_range(self, forward: Any, feeds: Mapping[str, Array], seeds: Mapping[str, str]) -> dict[str, Array]:
+    def _in_range(
+        self, forward: LocalSession, feeds: Mapping[str, Array], read: str, seeds: Mapping[str, str]
+    ) -> dict[str, Array]:
         """Inputs with which the outputs are finite, and gradients of the outputs that are all alike."""
-        for size in INPUTS:
-            given = {n: np.full_like(a, size) if a.dtype.kind == "f" else a for n, a in feeds.items()}
+        for size in SIZES:
+            given = {**feeds, read: np.array(size, np.float32)}
             values = forward.run(self._outputs, given)
             total = float(sum(np.abs(v, dtype=np.float64).sum() for v in values))
             if np.isfinite(total) and total < LARGEST:
@@ -136,8 +143,12 @@ def ranked(
     return [order[a:b] / max(whole, 1) for a, b in itertools.pairwise(ends)]
 
 
-def _paths(model: Model) -> Model:
-    """The model that counts paths: absolute weights, neither biases nor means, and activations that pass all."""
+def _paths(model: Model, weights: Collection[str]) -> tuple[Model, str]:
+    """The model that counts paths: absolute weights, neither biases nor means, and activations that pass all.
+
+    Returns:
+        The model, and the name of a scalar input: what the first weights read everywhere.
+    """
     copy, _ = with_comparable_outputs(model)
     graph = Graph(copy.proto)
     infer(graph)
@@ -154,10 +165,33 @@ def _paths(model: Model) -> Model:
         bounded = operator.postprocessing in (Postprocessing.SOFTMAX, Postprocessing.SIGMOID)
         if operator.activation or operator.clips is not None or bounded:
             _pass_on(node.proto)
+    size = _read_alike(copy, graph, weights)
     kept = [o for o in copy.proto.graph.output if graph.main.names[o.name].elem_type in (0, TensorProto.FLOAT)]
     del copy.proto.graph.output[:]
     copy.proto.graph.output.extend(kept)
-    return copy
+    return copy, size
+
+
+def _read_alike(model: Model, graph: Graph, weights: Collection[str]) -> str:
+    """Makes nodes that weights take part in read one number of what no weight takes part in; the name of its input."""
+    proto, write = model.proto.graph, Writer(model.proto)
+    size = write.name("flow/size")
+    proto.input.append(helper.make_tensor_value_info(size, TensorProto.FLOAT, []))
+    reached, alike = set(weights), dict[str, str]()
+    nodes: list[NodeProto] = []
+    for node in graph.main.nodes:
+        if any(v is not None and v.name in reached for v in node.inputs):
+            reached |= {v.name for v in node.outputs if v is not None}
+            for i, v in enumerate(node.inputs):
+                data = v is not None and v.tensor is None and v.name not in reached
+                if v is not None and data and v.elem_type == TensorProto.FLOAT:
+                    if v.name not in alike:
+                        alike[v.name] = write.emit("Add", write.emit("Sub", v.name, v.name), size)
+                    node.proto.input[i] = alike[v.name]
+        nodes += [*write.nodes, node.proto]
+        write.nodes.clear()
+    replace_entries(proto.node, nodes)
+    return size
 
 
 def _pass_on(node: NodeProto) -> None:

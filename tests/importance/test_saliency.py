@@ -98,6 +98,17 @@ def test_flow_counts_paths() -> None:
     np.testing.assert_allclose(found["u"], into[:, None] * arrays["u"] * out[None], rtol=1e-4)
 
 
+def test_what_comes_before_the_weights_has_no_part_in_the_flow() -> None:
+    text = DEEP.replace("h = MatMul(x, w)", "n = Mul(x, s)  h = MatMul(n, w)").replace(
+        "float lo,", "float[6] s, float lo,"
+    )
+    limits = {"lo": np.float32(0), "hi": np.float32(1)}
+    plain, scaled = load(build(DEEP, constants=limits)), load(build(text, constants={**limits, "s": np.arange(6)}))
+    scaled = with_weights(scaled, weights(plain))
+    found = [SynapticFlow(model, weights(model)).flow({}) for model in (plain, scaled)]
+    np.testing.assert_allclose(found[1]["w"], found[0]["w"], rtol=1e-5)
+
+
 def test_flow_of_a_deep_net_stays_in_range() -> None:
     layers = 40
     text = " ".join(f"h{i + 1} = MatMul(h{i}, w{i}) " for i in range(1, layers))
