@@ -10,7 +10,6 @@ Authors of rules hold them to it:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune import sparsity
+from onnxprune.common.text import exactly
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade
 from onnxprune.edit.bypass import bypass, silence
@@ -162,7 +162,7 @@ def masked_original(original: ModelSource, plan: Plan) -> Model:
     """
     model = Original.of(original).dense()
     bypass(model, plan.summands)
-    shrink = [f"^{re.escape(name)}$" for name in plan.interface]
+    shrink = [exactly(name) for name in plan.interface]
     analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
     removed = planning.channels(plan, analysis.coupling)
     if (analysis.coupling.grade[removed] == Grade.MIXING).any():

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from onnxprune._text import amount
 from onnxprune.cli import recipe
+from onnxprune.common.text import amount
 from onnxprune.errors import InputError, option
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _amount(
     given: Mapping[str, Any], sources: Mapping[str, ParameterSource | None]
 ) -> tuple[float | None, Sequence[str], Sequence[str]]:
     """Ratio, patterns and targets; an amount on the command line overrides one in a recipe."""
-    from onnxprune.patterns import CHANNELS
+    from onnxprune.extensions.patterns import CHANNELS
 
     ratio: float | None = given["ratio"]
     patterns: Sequence[str] = given["pattern"] or (CHANNELS,)

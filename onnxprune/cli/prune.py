@@ -28,6 +28,7 @@ NOTES = [
             ("sensitivity MODEL", "What each group costs and saves when it is pruned alone"),
             ("sweep MODEL", "Variants side by side: ratios, targets, criteria"),
             ("apply PLAN MODEL", "Take the same from another checkpoint, and repair it with --calib"),
+            ("slice PLAN CHECKPOINT", "Take the same from a checkpoint of PyTorch, Keras, ..."),
             ("finetune MODEL --calib D", "Train what is left on labels, or on the original's outputs"),
             ("measure MODEL", "Time of the model at many widths, for --target latency"),
             ("compare A B ...", "Size, time, accuracy and drift of models side by side"),
@@ -99,8 +100,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     WHICH,
     "--importance",
     metavar="NAME",
-    help="l1, l2, fpgm, lamp, bn-scale, random; from data obs, wanda, flap, apoz; of zeros sparsegpt, alps too  "
-    "[obs or l2]",
+    help="l1, l2, fpgm, lamp, bn-scale, random, synflow; from data obs, wanda, flap, apoz, taylor, fisher, snip, "
+    "grasp; of zeros sparsegpt, alps too  [obs or l2]",
 )
 @option(WHICH, "--permute", is_flag=True, help="Reorder channels first, so that a pattern N:M keeps more")
 @option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")

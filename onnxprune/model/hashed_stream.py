@@ -8,8 +8,8 @@ import threading
 from types import TracebackType
 from typing import BinaryIO
 
+from onnxprune.common.time_limit import starting_threads
 from onnxprune.model.values import Array
-from onnxprune.time_limit import starting_threads
 
 AHEAD = 16
 """Blocks that wait to be written at most."""

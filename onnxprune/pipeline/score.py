@@ -6,14 +6,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
+from onnxprune.common.progress import part
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.groups import Group
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
-from onnxprune.extensions import Criterion
+from onnxprune.extensions.points import Criterion
 from onnxprune.importance.damage_curves import curve_from_scores
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
@@ -25,8 +28,8 @@ from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze, shares_by
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
+from onnxprune.pipeline.spare_streams import meeting_targets, streams_to_spare
 from onnxprune.planning import plan
-from onnxprune.progress import part
 from onnxprune.statistics.moments import Moments
 
 MOMENTS_WORK = 0.5
@@ -104,24 +107,26 @@ def score_groups(
         InputError: The groups are not those of the analysis, the criterion ranks none, or data are missing, unusable or
             not used.
     """
-    _check_criterion(criterion, given=calibration.data is not None or calibration.stats is not None)
+    _check_criterion(criterion, calibration)
     if not set(groups) <= set(analysis.groups):
         raise InputError("groups must be some of those of the analysis", "analysis.groups has them")
     observe.check_stats(calibration)
-    data = open_data(analysis.model, calibration, seed) if criterion.needs == "moments" else None
+    data = open_data(analysis.model, calibration, seed) if criterion.from_data else None
     damage = measure_damage(
         analysis, groups, data, Channels(ratio=0.0), criterion, list, stats=calibration.stats, seed=seed, memory=memory
     )
     return damage.unit_scores(groups)
 
 
-def _check_criterion(criterion: Criterion, *, given: bool) -> None:
+def _check_criterion(criterion: Criterion, calibration: Calibration) -> None:
     """Raises InputError for a criterion that ranks no channels, or that calibration data do not suit."""
-    name = criterion.name
+    name, stats = criterion.name, calibration.stats is not None
+    given = calibration.data is not None or (stats and criterion.needs != "gradients")
     if not criterion.channels:
         raise InputError(f"importance {name!r} chooses zeros, not channels", "plan(pattern='2:4') makes zeros")
-    if criterion.needs == "moments" and not given:
-        raise InputError(f"importance {name!r} needs calibration data", "give calib=... or stats=...")
+    if criterion.from_data and not given:
+        able = "" if criterion.needs == "gradients" else " or stats=..."
+        raise InputError(f"importance {name!r} needs calibration data", f"give calib=...{able}")
     if criterion.needs == "weights" and given:
         raise InputError(f"importance {name!r} uses no calibration data", "leave calib and stats away")
 
@@ -159,7 +164,8 @@ def measure_damage(
             if known is not None:
                 known.update(input_moments)
         by_itself = BY_WEIGHTS if criterion.sequential else criterion
-        scores = score(model, coupling, groups, by_itself, seed=seed, moments=input_moments)
+        gradients = observe.gradient_data(data, seed) if criterion.needs == "gradients" else None
+        scores = score(model, coupling, groups, by_itself, seed=seed, moments=input_moments, gradients=gradients)
         if criterion.sequential:
             with part(MOMENTS_WORK, 1.0):
                 curves = observe.curves(
@@ -175,22 +181,36 @@ def measure_damage(
                 )
             return Damage(curves, None, data is not None and bool(channels.target or channels.global_ranking))
     most = [g.units - min(channels.min_channels, g.units) for g in groups]
-    return Damage([curve_from_scores(s, n) for s, n in zip(scores, most, strict=True)], scores)
+    whole = (
+        sum(float(np.square(s).sum()) for s in scores)
+        if criterion.needs == "gradients" or criterion.saliency is not None
+        else None
+    )
+    return Damage([curve_from_scores(s, n, whole) for s, n in zip(scores, most, strict=True)], scores)
 
 
 def allocate(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    damage: Damage,
-    channels: Channels,
-    before: Cost,
-    input_shapes: Mapping[str, Sequence[int]],
+    analysis: Analysis, groups: Sequence[Group], damage: Damage, channels: Channels, before: Cost, options: Options
 ) -> Selection:
-    """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given."""
+    """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given.
+
+    Where no damage that was measured at the outputs decides between groups, residual streams stay whole, as far as the
+    targets allow.
+    """
     keep = shares_by_group(analysis, groups, channels.keep)
-    if channels.target:
-        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, input_shapes, keep)
-    return selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, keep)
+    streams = {} if damage.measured or options.scope.only else streams_to_spare(analysis.coupling, groups, keep)
+    if not channels.target:
+        whole = keep | dict.fromkeys(streams, 1.0)
+        found = selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, whole)
+        return replace(found, spared={groups[i].name: s for i, s in streams.items()} if channels.ratio else {})
+
+    def by_budget(curves: Sequence[Curve], keep: Mapping[int, float]) -> Selection:
+        shapes = options.checks.input_shapes
+        return selection.by_budget(analysis.coupling, groups, curves, channels, before, shapes, keep)
+
+    if not streams:
+        return by_budget(damage.curves, keep)
+    return meeting_targets(by_budget, groups, damage.curves, keep, streams)
 
 
 def _learn_round(
@@ -205,7 +225,7 @@ def _learn_round(
 ) -> list[Curve]:
     """One round (see `rounds`): removes a part, repairs the rest, and measures damage curves again."""
     shapes = options.checks.input_shapes
-    selected = allocate(analysis, groups, Damage(damage.curves, None), channels, before, shapes)
+    selected = allocate(analysis, groups, damage, channels, before, options)
     io_slices = plan.io_slices(plan.make(analysis.coupling, selected.removed))
     pruned = reanalyze(analysis, analysis.model.copy())
     remove(pruned.model, pruned.coupling, selected.removed)

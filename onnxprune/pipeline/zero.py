@@ -8,24 +8,28 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune import sparsity
+from onnxprune.common.progress import part, step
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.errors import Words, option
-from onnxprune.extensions import criteria
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.extensions.points import criteria
+from onnxprune.gradients.differentiate import TYPES
 from onnxprune.graph.graph import Graph, Value
+from onnxprune.importance.gradient_scores import scores_of_elements
 from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import cells
+from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.options import Options, Scope
-from onnxprune.patterns import Pattern
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
-from onnxprune.pipeline.observe import fresh_samples, moments
+from onnxprune.pipeline.observe import fresh_samples, gradient_data, moments
 from onnxprune.pipeline.refit import RepairJob, refit
-from onnxprune.progress import part, step
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
 from onnxprune.repair.masked import Zeros, zeroed
@@ -85,11 +89,11 @@ def zero(
     assert options.zeros is not None
     pattern, across = options.zeros.shape, bool(options.zeros.global_ranking)
     refits, criterion = options.repair.refits_zeros, criteria.get(options.solver)
-    by_weights = criterion.needs == "weights"
+    by_moments = criterion.needs == "moments"
     done = Zeroed()
     targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options.scope, done)}
     spread = options.spreads_zeros and data is not None
-    fits = spread or refits or not by_weights  # else no layer is looked at, and no weight read twice
+    fits = spread or refits or by_moments  # else no layer is looked at, and no weight read twice
     layers = {
         layer.weight.key: layer
         for layer in linear_layers(coupling.graph)
@@ -99,7 +103,7 @@ def zero(
         v.key: v
         for cell in cells(coupling.graph)
         for v in (cell.weight, cell.recurrence)
-        if fits and v.key in targets and _is_finite(model, v)
+        if fits and v.key in targets and _is_finite(model, v) and not criterion.comparable
     }
     zeros = Zeros(
         options.solver,
@@ -107,7 +111,11 @@ def zero(
         bias_only=options.repair.method == "data-free",
     )
     input_moments: Mapping[str, Moments] = {}
-    if spread or not (refits or by_weights):
+    scores: dict[str, NDArray[Any]] | None = None
+    if criterion.comparable:
+        given = gradient_data(data, options.seed, io_slices)
+        scores = scores_of_elements(criterion, model, _trained(model, list(targets.values())), given)
+    if spread or (by_moments and not refits):
         input_moments = moments(
             model,
             coupling,
@@ -132,14 +140,16 @@ def zero(
             )
         zeros = replace(zeros, layers={**zeros.layers, **spread_to})
     if not refits:
-        found = {} if by_weights else _by_moments(model, layers, zeros, input_moments)
+        found = _by_moments(model, layers, zeros, input_moments) if by_moments else {}
         rest = [w for key, w in targets.items() if key not in found]
-        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across, criterion)
+        found |= sparsity.zero_smallest(model, coupling, rest, pattern, across, criterion, scores)
     else:
         input_moments = {}  # the walk gathers its own, and memory holds one of them
         fitted = {key: layer.weight for key, layer in layers.items()} | states
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
-        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion)
+        found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion, scores)
+        if scores is not None:
+            zeros = replace(zeros, masks={layers[key].name: found[key].array() for key in layers if key in found})
         plain = model.copy()
         if not zeros.bias_only:
             for key, array in stored.items():  # the solvers choose among all elements
@@ -154,6 +164,15 @@ def zero(
     done.masks = {key: mask for key, mask in found.items() if mask.ratio}
     done.dense |= dict.fromkeys((key for key in targets if key not in done.masks), NOTHING)
     return done
+
+
+def _trained(model: Model, targets: Sequence[Weight]) -> dict[str, NDArray[Any]]:
+    """The weights of the main graph that may have gradients, by name."""
+    return {
+        w.value.name: finite_part(model.array(_tensor(w.value)))
+        for w in targets
+        if w.value.elem_type in TYPES and w.value.key == w.value.name
+    }
 
 
 def _allotted(

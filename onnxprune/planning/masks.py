@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
-from onnxprune.patterns import Pattern
+from onnxprune.extensions.patterns import Pattern
 
 
 class ZeroEntry(Mapping[str, Any]):

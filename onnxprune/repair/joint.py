@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from onnxprune.common.progress import step
 from onnxprune.layers.find import linear_layers, matched
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
-from onnxprune.progress import step
 from onnxprune.repair.augmentation import Variants
 from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Floats, Function, refine
 from onnxprune.repair.kept_indices import KeptIndices

@@ -11,13 +11,13 @@ from onnx import TensorProto
 
 from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.extensions.patterns import Pattern
 from onnxprune.graph.graph import Value
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.layers.real_values import real_values
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.model.values import Values
-from onnxprune.patterns import Pattern
 from onnxprune.sparsity import Weight, tensorrt
 from onnxprune.sparsity.patterns import Blocks, NOfM
 from onnxprune.sparsity.zeroed import FLOATS, magnitude_bits

@@ -24,10 +24,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from onnxprune.common.time_limit import check, remaining, starting_threads
 from onnxprune.errors import RunError, option
 from onnxprune.runtime import worker
 from onnxprune.runtime.limits import SECONDS, Limits, current_limits
-from onnxprune.time_limit import check, remaining, starting_threads
 
 logger = logging.getLogger(__name__)
 

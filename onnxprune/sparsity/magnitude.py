@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.extensions import Criterion
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.extensions.points import Criterion
 from onnxprune.graph.graph import Value
 from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.dequantize import dequantised
 from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.model.values import Made
-from onnxprune.patterns import Pattern
 from onnxprune.sparsity.layout import Weight
 from onnxprune.sparsity.masks import Mask
 from onnxprune.sparsity.zeroed import FLOATS, Zeroed, ZeroMask, block_masks, magnitude_bits, zero_bits
@@ -30,6 +30,7 @@ def zero_smallest(
     pattern: Pattern,
     across: bool,
     criterion: Criterion | None = None,
+    scores: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, ZeroMask]:
     """Sets the smallest elements of weights to zero, in place; those of a quantized weight to its zero point.
 
@@ -41,19 +42,25 @@ def zero_smallest(
         across: Whether to rank the elements or blocks of all weights together, after dividing each weight by its root
             mean square.
         criterion: What scores the elements, if it needs nothing but weights; by default their magnitude.
+        scores: Scores of the elements of weights, by qualified name, where they are known already; they compare across
+            weights.
 
     Returns:
         Qualified name of each constant -> mask of the elements that were set to zero.
     """
     chosen: list[Mask] = []
     scorer = criterion if criterion is not None and criterion.needs == "weights" else None
+    known = {} if scores is None else scores
     if across:
-        sizes = [_scores(model, coupling, w.value, scorer) for w in targets]
-        chosen = pattern.masks(sizes, [w.layout for w in targets])
+        sizes = [
+            known[w.value.key] if w.value.key in known else _scores(model, coupling, w.value, scorer) for w in targets
+        ]
+        comparable = pattern.elementwise and scores is not None
+        chosen = _together(sizes, pattern) if comparable else pattern.masks(sizes, [w.layout for w in targets])
     done = {}
     for i, weight in enumerate(targets):
         assert weight.value.tensor is not None
-        if not across and (scorer is None or scorer.elements is None):
+        if not across and weight.value.key not in known and (scorer is None or scorer.elements is None):
             found = _zero_when_read(model, coupling, weight, pattern)
             if found is not None:
                 done[weight.value.key] = found
@@ -61,6 +68,8 @@ def zero_smallest(
         array = model.array(weight.value.tensor)  # once: each access to an inline tensor copies it
         if across:
             zeroed = chosen[i]
+        elif weight.value.key in known:
+            zeroed = pattern.mask(known[weight.value.key], weight.layout)
         elif scorer is not None and scorer.elements is not None:
             zeroed = pattern.mask(_scores(model, coupling, weight.value, scorer, array), weight.layout)
         else:
@@ -69,6 +78,15 @@ def zero_smallest(
             zero_elements(model, coupling, weight.value, zeroed, array)
             done[weight.value.key] = ZeroMask.of(zeroed)
     return done
+
+
+def _together(scores: Sequence[NDArray[Any]], pattern: Pattern) -> list[Mask]:
+    """Masks of a pattern of single elements by scores that are comparable across weights."""
+    if not scores:
+        return []
+    mask = pattern.mask(np.concatenate([s.ravel() for s in scores]), None)
+    parts = np.split(mask, np.cumsum([s.size for s in scores])[:-1])
+    return [part.reshape(s.shape) for part, s in zip(parts, scores, strict=True)]
 
 
 def _zero_when_read(model: Model, coupling: Coupling, weight: Weight, pattern: Pattern) -> ZeroMask | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._math import share
+from onnxprune.common.math import share
 
 Mask = NDArray[np.bool_]
 

@@ -10,10 +10,10 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxprune._math import share
+from onnxprune.common.math import share
+from onnxprune.extensions.patterns import Pattern
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.model.values import Array, Values
-from onnxprune.patterns import Pattern
 from onnxprune.sparsity.masks import Mask
 from onnxprune.sparsity.patterns import Unstructured
 from onnxprune.sparsity.unstructured import SAMPLE_SIZE, order_statistic

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from onnxprune._importing import import_object
-from onnxprune.engines import Timer, is_function_name
+from onnxprune.common.importing import import_object
+from onnxprune.engines.profiles import Timer, is_function_name
 from onnxprune.errors import InputError, RunError, option
 from onnxprune.model.model import Model
 from onnxprune.model.save import save

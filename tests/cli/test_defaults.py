@@ -12,7 +12,7 @@ import pytest
 from onnxprune.cli import parsing, recipe
 from onnxprune.cli.command import Option
 from onnxprune.cli.prune import prune
-from onnxprune.extensions import criteria, repairs
+from onnxprune.extensions.points import criteria, repairs
 from onnxprune.options import Options
 from tests.support.paths import ROOT
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import onnxprune
 from onnxprune import api
-from onnxprune.extensions import Scale, criteria
+from onnxprune.extensions.points import Scale, criteria
 from onnxprune.importance.geometric_median import fpgm
 from onnxprune.importance.magnitude import lamp, power_sums
 from onnxprune.layers.dequantize import dequantised

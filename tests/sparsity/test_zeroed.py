@@ -9,11 +9,11 @@ import onnx
 import pytest
 
 import onnxprune
+from onnxprune.extensions.patterns import parse
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.model import values as values_module
 from onnxprune.model.model import load
 from onnxprune.model.values import Whole
-from onnxprune.patterns import parse
 from onnxprune.sparsity.unstructured import order_statistic
 from onnxprune.sparsity.zeroed import Zeroed, block_masks
 from tests.support.saved_models import external

@@ -29,6 +29,7 @@ NAMES = (
     "engines",
     "sparsity",
     "streaming",
+    "language",
     "compare_peer",
 )
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from onnxprune._importing import import_object
+from onnxprune.common.importing import import_object
 from onnxprune.errors import InputError
-from onnxprune.registry import Registry
+from onnxprune.extensions.registry import Registry
 
 MetricFunction = Callable[[Any, Any], Any]
 """From outputs by name (samples along axis 0, a list where samples differ in shape) and labels (axis 0: samples) to a

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from onnxprune.errors import InputError, option
-from onnxprune.registry import one_of
+from onnxprune.extensions.registry import one_of
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
+def exactly(name: str) -> str:
+    """A regular expression that matches a name alone."""
+    return f"^{re.escape(name)}$"
+
+
 def short(name: str, limit: int = 60) -> str:
     """Returns a name for a table: printable, and shortened in the middle to `limit` characters.
 

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from onnxprune.common.progress import ProgressCallback
 from onnxprune.cost.measure import measure as measure_cost
 from onnxprune.coupling.groups import Group
-from onnxprune.engines import DEFAULT, Timer, timed_here
+from onnxprune.engines.profiles import DEFAULT, Timer, timed_here
+from onnxprune.engines.times import Times
 from onnxprune.errors import InputError
-from onnxprune.extensions import Scorer, as_criterion
+from onnxprune.extensions.points import Scorer, as_criterion
 from onnxprune.importance.magnitude import Scores
 from onnxprune.model.model import load
 from onnxprune.model.sparse_initializers import densify
@@ -22,10 +24,8 @@ from onnxprune.pipeline.latency import measure as measure_analyzed
 from onnxprune.pipeline.latency import ready_engine
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.score import score_groups
-from onnxprune.progress import ProgressCallback
 from onnxprune.runtime.determinism import limited_run
 from onnxprune.runtime.worker import CPU
-from onnxprune.times import Times
 from onnxprune.timing.measure import COPIES
 
 
@@ -81,7 +81,7 @@ def score(
 
     Args:
         analysis: The analysis of a model.
-        importance: A criterion by name, or a function of a group (`extensions.GroupView`).
+        importance: A criterion by name, or a function of a group (`criterion_views.GroupView`).
         calib: Calibration data, for a criterion that needs them.
         samples: Calibration samples to use at most.
         stats: File of statistics from calibration data: used where it exists, else written.

@@ -7,7 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxprune.metrics import MetricFunction
+from onnxprune.common.progress import ProgressCallback
+from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.options import EPOCHS, Calibration, Checks, Repair, Resources
 from onnxprune.options import checks as checks_of
 from onnxprune.pipeline.analysis import ModelSource, to_proto_or_path
@@ -17,7 +18,6 @@ from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.verify import verify as verify_source
 from onnxprune.planning.plan import Plan, io_slices
-from onnxprune.progress import ProgressCallback
 from onnxprune.runtime.determinism import limited_run
 from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.verification.check import Verification

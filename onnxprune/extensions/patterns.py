@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from onnxprune.errors import InputError
-from onnxprune.registry import Registry
+from onnxprune.extensions.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,14 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxprune.checkpoints import apply, run_plan, verify
-from onnxprune.engines import Timer
-from onnxprune.extensions import Scorer, Targets
-from onnxprune.metrics import MetricFunction
+from onnxprune.common.progress import ProgressCallback
+from onnxprune.engines.profiles import Timer
+from onnxprune.engines.times import Times
+from onnxprune.extensions.metrics import MetricFunction
+from onnxprune.extensions.patterns import CHANNELS, Pattern
+from onnxprune.extensions.points import Scorer, Targets
 from onnxprune.options import EPOCHS, Options
 from onnxprune.options import checks as checks_of
 from onnxprune.options.one_object import check_alone, requested
-from onnxprune.patterns import CHANNELS, Pattern
 from onnxprune.pipeline.analysis import Analysis, ModelSource, check_scope
 from onnxprune.pipeline.dry_run import dry_run as dry_run_stages
 from onnxprune.pipeline.original import Original
@@ -21,13 +22,7 @@ from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.run import for_plan, make_plan, run_stages
 from onnxprune.planning.plan import Plan
-from onnxprune.progress import ProgressCallback
 from onnxprune.runtime.determinism import limited_run
-from onnxprune.stages import analyze, measure, score
-from onnxprune.times import Times
-
-__all__ = ["Analysis", "ModelSource", "Result", "analyze", "apply", "dry_run", "measure", "plan", "prune", "run"]
-__all__ += ["run_plan", "score", "verify"]
 
 
 def prune(
