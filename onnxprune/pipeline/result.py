@@ -97,6 +97,6 @@ class Result:
             raise GateError(self.stopped)
         size = save(self._model, path, data_chunk=data_chunk)
         original, target = self._model.path, Path(path)
-        written = write_corrected(original, self.proto, target) if original is not None else []
+        written = write_corrected(original, self._model.proto, target) if original is not None else []
         notes = [note for note in self.report.notes if note not in written] + written
         self.report = replace(self.report, bytes=Count(self.report.bytes.before, size), notes=notes)
