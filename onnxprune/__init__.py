@@ -25,15 +25,9 @@ if TYPE_CHECKING:
     from onnxprune.engines.times import Times
     from onnxprune.extensions.metrics import metric
     from onnxprune.extensions.patterns import Pattern, pattern
-    from onnxprune.extensions.points import (
-        GroupView,
-        WeightView,
-        cost_model,
-        criterion,
-        data_source,
-        repair_method,
-        zero_criterion,
-    )
+    from onnxprune.extensions.points import cost_model, criterion, data_source, repair_method, zero_criterion
+    from onnxprune.extensions.views import GroupView, WeightView
+    from onnxprune.importance.group_lasso import group_lasso
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
     from onnxprune.pipeline.compare import compare
@@ -42,6 +36,7 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.sensitivity import sensitivity
     from onnxprune.pipeline.sweep import sweep
     from onnxprune.pipeline.vocabulary import SmallVocabulary, cut_vocabulary
+    from onnxprune.planning.checkpoints.slice import slice_checkpoint, slice_state
     from onnxprune.planning.plan import Plan
     from onnxprune.repair.layerwise import Refit
     from onnxprune.report.report import Report
@@ -83,6 +78,7 @@ __all__ = [
     "cut_vocabulary",
     "data_source",
     "finetune",
+    "group_lasso",
     "measure",
     "metric",
     "pattern",
@@ -93,6 +89,8 @@ __all__ = [
     "run",
     "score",
     "sensitivity",
+    "slice_checkpoint",
+    "slice_state",
     "sweep",
     "verify",
     "zero_criterion",
@@ -101,7 +99,7 @@ __all__ = [
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
 
 _HOME = {
-    "GroupView": "onnxprune.extensions.points",
+    "GroupView": "onnxprune.extensions.views",
     "Options": "onnxprune.options",
     "Pattern": "onnxprune.extensions.patterns",
     "Plan": "onnxprune.planning.plan",
@@ -110,7 +108,7 @@ _HOME = {
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
     "Times": "onnxprune.engines.times",
-    "WeightView": "onnxprune.extensions.points",
+    "WeightView": "onnxprune.extensions.views",
     "compare": "onnxprune.pipeline.compare",
     "cost_model": "onnxprune.extensions.points",
     "criterion": "onnxprune.extensions.points",
@@ -121,11 +119,14 @@ _HOME = {
     "rule": "onnxprune.ops.registry",
     "FineTuned": "onnxprune.pipeline.finetune",
     "finetune": "onnxprune.pipeline.finetune",
+    "group_lasso": "onnxprune.importance.group_lasso",
     "sensitivity": "onnxprune.pipeline.sensitivity",
+    "slice_checkpoint": "onnxprune.planning.checkpoints.slice",
+    "slice_state": "onnxprune.planning.checkpoints.slice",
     "sweep": "onnxprune.pipeline.sweep",
+    "zero_criterion": "onnxprune.extensions.points",
     "SmallVocabulary": "onnxprune.pipeline.vocabulary",
     "cut_vocabulary": "onnxprune.pipeline.vocabulary",
-    "zero_criterion": "onnxprune.extensions.points",
 }
 
 

@@ -30,6 +30,7 @@ from onnxprune.graph.graph import Value
 from onnxprune.graph.operators import operator_of
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
+from onnxprune.model.values import Made, Values
 from onnxprune.options import checks
 from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, to_proto_or_path
 from onnxprune.pipeline.original import Original
@@ -205,9 +206,12 @@ def mask(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> onnx.M
         removed: Boolean per channel id, True for what is removed.
     """
 
-    def masked(value: Value, array: NDArray[Any], removal: Removal) -> NDArray[Any]:
+    def masked(value: Value, values: Values, removal: Removal) -> Values:
         if not (value.elem_type in FLOATS or value in coupling.ties.quantised):
-            return array
+            return values
+        return Made(values.shape, values.dtype, lambda: with_masked(value, values.array(), removal))
+
+    def with_masked(value: Value, array: NDArray[Any], removal: Removal) -> NDArray[Any]:
         off = np.zeros(array.shape, dtype=bool)
         for axis, indices in removal.items():
             np.moveaxis(off, axis, 0)[list(indices)] = True

@@ -147,7 +147,7 @@ def test_what_has_a_meaning_of_its_own_is_refused() -> None:
     onnxprune.criterion("both")(outside.last_goes)
     with pytest.raises(InputError, match="needs weights for channels, and would need moments for zeros"):
         onnxprune.zero_criterion("both", needs="moments")(by_input)
-    with pytest.raises(InputError, match="a criterion needs 'weights' or 'moments'"):
+    with pytest.raises(InputError, match="a criterion needs 'weights', 'moments' or 'gradients'"):
         onnxprune.zero_criterion("both", needs="data")  # type: ignore[arg-type]
 
 

@@ -20,6 +20,7 @@ ORDER = """
     ops layers runtime
     coupling gradients
     verification
+    losses
     cost
     edit
     planning
@@ -43,8 +44,11 @@ RANK = {name: i for i, line in enumerate(ORDER.strip().splitlines()) for name in
 
 LATE = {
     ("__init__", "extensions.points"),
+    ("__init__", "extensions.views"),
     ("__init__", "extensions.patterns"),
     ("__init__", "extensions.metrics"),
+    ("__init__", "planning.checkpoints.slice"),
+    ("__init__", "importance.group_lasso"),
     ("__init__", "report.report"),
     ("__init__", "pipeline.compare"),
     ("__init__", "pipeline.refit"),

@@ -22,8 +22,8 @@ from tests.support.paths import MODELS
 
 HOMES = {
     "Analysis": "onnxprune.pipeline.analysis",
-    "GroupView": "onnxprune.extensions.points",
-    "WeightView": "onnxprune.extensions.points",
+    "GroupView": "onnxprune.extensions.views",
+    "WeightView": "onnxprune.extensions.views",
     "Options": "onnxprune.options.options",
     "Pattern": "onnxprune.extensions.patterns",
     "Plan": "onnxprune.planning.plan",
@@ -42,12 +42,15 @@ HOMES = {
     "compare": "onnxprune.pipeline.compare",
     "FineTuned": "onnxprune.pipeline.finetune",
     "finetune": "onnxprune.pipeline.finetune",
+    "group_lasso": "onnxprune.importance.group_lasso",
     "sensitivity": "onnxprune.pipeline.sensitivity",
+    "slice_checkpoint": "onnxprune.planning.checkpoints.slice",
+    "slice_state": "onnxprune.planning.checkpoints.slice",
     "sweep": "onnxprune.pipeline.sweep",
-    "SmallVocabulary": "onnxprune.pipeline.vocabulary",
-    "cut_vocabulary": "onnxprune.pipeline.vocabulary",
     "metric": "onnxprune.extensions.metrics",
     "pattern": "onnxprune.extensions.patterns",
+    "SmallVocabulary": "onnxprune.pipeline.vocabulary",
+    "cut_vocabulary": "onnxprune.pipeline.vocabulary",
     **{name: "onnxprune.errors" for name, kind in vars(errors).items() if isinstance(kind, type) and name != "Words"},
 }
 OPERATORS = "onnxprune.ops.registry"

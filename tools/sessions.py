@@ -19,6 +19,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import onnx
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "sessions"
 WIDTHS = (80, 120)
@@ -34,6 +37,7 @@ models/pt_resnet_bn.onnx --ratio 0.5 -o small.onnx
 models/sk_mlp.onnx --target macs=0.5 --calib models/digits_calib_flat.npz --plan plan.json -o calibrated.onnx
 apply plan.json models/sk_mlp.onnx -o removed.onnx
 apply plan.json models/sk_mlp.onnx --calib models/digits_calib_flat.npz -o again.onnx
+slice plan.json checkpoint.npz -o sliced.npz
 finetune removed.onnx --calib models/digits_test_flat.npz --teacher models/sk_mlp.onnx -o trained.onnx
 vocabulary models/language/decoder.onnx models/language/calib.npz --tokens 100 --unknown 0 -o words.onnx
 measure models/pt_resnet_bn.onnx -o times.json
@@ -70,6 +74,8 @@ def session(width: int, commands: list[list[str]]) -> str:
     """Runs commands in a folder of their own, in a terminal of some columns; what it shows."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "models", Path(folder) / "models")
+        weights = onnx.load(ROOT / "models" / "sk_mlp.onnx").graph.initializer
+        np.savez(Path(folder) / "checkpoint.npz", **{t.name: onnx.numpy_helper.to_array(t) for t in weights})
         return "\n".join(f"$ onnxprune {shlex.join(words)}\n{shown(words, width, folder)}" for words in commands)
 
 

@@ -81,7 +81,7 @@ def score(
 
     Args:
         analysis: The analysis of a model.
-        importance: A criterion by name, or a function of a group (`extensions.GroupView`).
+        importance: A criterion by name, or a function of a group (`criterion_views.GroupView`).
         calib: Calibration data, for a criterion that needs them.
         samples: Calibration samples to use at most.
         stats: File of statistics from calibration data: used where it exists, else written.

@@ -18,12 +18,18 @@ from onnxprune.errors import GateError
 @click.argument("model")
 @option("Options", "--calib", metavar="WHAT", required=True, help="Training data, labelled or not, as for pruning")
 @option("Options", "--teacher", metavar="FILE", help="A model whose outputs are learnt: the one before pruning")
-@option("Options", "--loss", metavar="NAME", help="cross-entropy, bce, mse  [as outputs and labels tell]")
+@option("Options", "--loss", metavar="NAME", help="cross-entropy, bce, mse, ctc, module:function  [as labels tell]")
 @option("Options", "-o", "--output", metavar="FILE", help="What to write  [MODEL.finetuned.onnx]")
 @option("Options", "--force", is_flag=True, help="Replace MODEL.finetuned.onnx where it exists")
 @option("Options", "--epochs", type=int, default=20, metavar="N", help="Train for N epochs  [20]")
 @option("Options", "--minutes", type=float, metavar="M", help="Begin no further epoch after M minutes of training")
 @option("Options", "--rate", type=float, default=1e-3, metavar="R", help="Largest step, a share of weights  [0.001]")
+@option("While training", "--schedule", metavar="KIND", help="Prune while the model is trained: cubic, linear")
+@option("While training", "--start", type=float, metavar="S", help="Share that is pruned at once  [0]")
+@option("While training", "--end", type=float, metavar="R", help="Share that is pruned in the end")
+@option("While training", "--steps", type=int, metavar="N", help="In how many steps  [10]")
+@option("While training", "--pattern", metavar="KIND", help="channels, weights, 2:4, 4x1  [channels]")
+@option("While training", "--importance", metavar="NAME", help="l2, l1, movement, ...  [l2]")
 @option("Options", "--samples", type=int, metavar="N", help="Use at most N samples  [all]")
 @option("Options", "--metric", metavar="NAME", help="top1, top5, mse, psnr, auc, module:function  [top1 with labels]")
 @option("Options", "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
@@ -44,6 +50,12 @@ def finetune(
     epochs: int,
     minutes: float | None,
     rate: float,
+    schedule: str | None,
+    start: float | None,
+    end: float | None,
+    steps: int | None,
+    pattern: str | None,
+    importance: str | None,
     samples: int | None,
     metric: str | None,
     seed: int,
@@ -54,8 +66,10 @@ def finetune(
 ) -> None:
     """Trains all weights of a model, pruned or not, on labels, on the outputs of another model, or on both.
 
-    Shapes and zeros stay. Weights are taken from the epoch that is the best on samples that were held back, and only if
-    they are surely better than before.
+    Shapes and zeros stay, unless a schedule prunes while the model is trained.
+
+    Weights are taken from the epoch that is the best on samples that were held back, and only if they are surely better
+    than before; with a schedule from the best one after it.
     """
     reads = [*([teacher] if teacher else []), *parsing.data_files(calib)]
     path = target(model, output, *reads, force=force, kind="finetuned")
@@ -71,6 +85,12 @@ def finetune(
             epochs=epochs,
             minutes=minutes,
             rate=rate,
+            schedule=schedule,
+            start=start,
+            end=end,
+            steps=steps,
+            pattern=pattern,
+            importance=importance,
             metric=metric,
             samples=samples,
             seed=seed,

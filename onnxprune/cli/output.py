@@ -38,11 +38,11 @@ def logging_on_stderr(wanted: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def save(result: Result, path: Path, stage: Show) -> None:
+def save(result: Result, path: Path, stage: Show, data_chunk: int | None = None) -> None:
     """Writes a pruned model and enters the time that it took."""
     stage("save")
     start = time.perf_counter()
-    result.save(path)
+    result.save(path, data_chunk=data_chunk)
     result.report.seconds["save"] = round(time.perf_counter() - start, 4)
 
 

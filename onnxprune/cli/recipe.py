@@ -102,6 +102,7 @@ KEYS: dict[str, Kind] = {
     "memory": _SIZE,
     "permute": _FLAG,
     "sparse-storage": _FLAG,
+    "data-chunk": _SIZE,
     "verbose": _FLAG,
     "gate": _AMOUNTS,
     "keep-anyway": _FLAG,

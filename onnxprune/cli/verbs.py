@@ -1,4 +1,4 @@
-"""The other verbs: inspect, sensitivity, sweep, apply, finetune, measure, compare, verify, vocabulary, ops."""
+"""The other verbs: inspect, sensitivity, sweep, apply, slice, finetune, vocabulary, measure, compare, verify, ops."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from onnxprune.cli.inspect import inspect
 from onnxprune.cli.measure import measure
 from onnxprune.cli.ops import ops
 from onnxprune.cli.sensitivity import sensitivity
+from onnxprune.cli.slice import slice
 from onnxprune.cli.sweep import sweep
 from onnxprune.cli.verify import verify
 from onnxprune.cli.vocabulary import vocabulary
@@ -20,6 +21,7 @@ VERBS: dict[str, click.Command] = {
     "sensitivity": sensitivity,
     "sweep": sweep,
     "apply": apply,
+    "slice": slice,
     "finetune": finetune,
     "measure": measure,
     "compare": compare,

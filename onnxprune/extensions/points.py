@@ -6,55 +6,18 @@ an entry point in the group named beside each registry; operator rules (`onnxpru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from onnxprune.errors import InputError, OnnxPruneError
 from onnxprune.extensions.registry import Registry
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 RULES = "onnxprune.rules"
 """Entry points of operator rules; `onnxprune.ops.registry` holds the rules."""
 
-Needs = Literal["weights", "moments"]
+Needs = Literal["weights", "moments", "gradients"]
 Scale = Literal["mean", "none", "standard"]
-
-
-class GroupView(Protocol):
-    """What a criterion is given of one group of channels.
-
-    Attributes:
-        name: Name of the group.
-        units: How many units (channels, heads, blocks) it has.
-        rng: Seeded generator, the same one for all groups of a run.
-    """
-
-    name: str
-    units: int
-    rng: np.random.Generator
-
-    def rows(self) -> Iterator[NDArray[Any]]:
-        """What each unit owns of each weight tensor, one after the other; each of shape (units, elements a unit).
-
-        Elements that are not finite count as zero, here and in the sums.
-        """
-        ...
-
-    def sums(self, power: int) -> NDArray[np.float64]:
-        """Sum of ``|w| ** power`` over all that a unit owns, power 1 or 2; shape (units,)."""
-        ...
-
-    def norm_scale(self) -> NDArray[np.float64]:
-        """Sum of ``|gamma|`` over the normalisations of a unit, its l2 norm where there is none; shape (units,)."""
-        ...
-
-    def consumers(self) -> list[Any]:
-        """The layers that read the group, with moments of what they read (`importance.obs.Consumer`)."""
-        ...
 
 
 Scorer = Callable[[Any], Any]
@@ -62,22 +25,12 @@ Scorer = Callable[[Any], Any]
 units that are removed only when no others are left."""
 
 
-@dataclass(frozen=True)
-class WeightView:
-    """What a criterion of zeros is given of one weight.
-
-    Attributes:
-        values: The weight, dequantized; of any shape. For a criterion that needs moments (groups, outputs, inputs).
-        input_rms: Root mean square of the inputs that the elements are multiplied with; broadcastable to the shape of
-            `values`. None for a criterion that needs weights only.
-    """
-
-    values: NDArray[Any]
-    input_rms: NDArray[np.float64] | None
-
-
 ElementScorer = Callable[[Any], Any]
 """From a `WeightView` to the importance of each element: shape of its `values`, the least important lowest."""
+
+
+Saliency = Literal["snip", "grasp", "synflow"]
+"""What of an untrained model its training will need (`importance.saliency`)."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +40,7 @@ class Criterion:
     Attributes:
         name: Name for ``--importance``.
         function: Scores one group; None for what chooses zeros only.
-        needs: ``weights``, or ``moments`` of what layers read, which take calibration data.
+        needs: ``weights``, or what takes calibration data: ``moments`` of what layers read, or ``gradients``.
         scale: How scores compare across groups: divided by the mean of each group, left as they are, or standardised in
             each group.
         zeros: Whether it can choose zeros as well.
@@ -95,6 +48,7 @@ class Criterion:
             units are removed one after the other (`importance.obs`).
         elements: Scores the elements of a weight, where zeros are chosen by something else than magnitude or the
             package's own solvers.
+        saliency: Scores units and elements of all groups and weights at once; `function` and `elements` are not called.
     """
 
     name: str
@@ -104,11 +58,22 @@ class Criterion:
     zeros: bool = False
     sequential: bool = False
     elements: ElementScorer | None = None
+    saliency: Saliency | None = None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether scores are losses or sensitivities of the outputs, which compare across groups and weights."""
+        return self.needs == "gradients" or self.saliency is not None
+
+    @property
+    def from_data(self) -> bool:
+        """Whether it takes calibration data."""
+        return self.needs != "weights"
 
     @property
     def channels(self) -> bool:
         """Whether it ranks channels."""
-        return self.function is not None or self.sequential
+        return self.function is not None or self.sequential or self.saliency is not None
 
 
 @dataclass(frozen=True)
@@ -156,7 +121,8 @@ criteria: Registry[Criterion] = Registry(
     home="onnxprune.importance.criteria",
     elsewhere={
         **dict.fromkeys(["magnitude", "l2norm", "l2-norm", "norm"], "l2"),
-        **dict.fromkeys(["taylor", "fisher", "hessian", "obd", "gradient"], "obs"),
+        **dict.fromkeys(["hessian", "obd"], "obs"),
+        "gradient": "taylor",
         **dict.fromkeys(["bn", "slimming"], "bn-scale"),
     },
 )
@@ -191,7 +157,8 @@ def criterion(name: str, *, needs: Needs = "weights", scale: Scale = "mean") -> 
 
     Args:
         name: The name.
-        needs: ``moments`` for a function that asks for `GroupView.consumers`, which takes calibration data.
+        needs: ``moments`` for a function that asks for `GroupView.consumers`, ``gradients`` for one that asks for
+            `GroupView.gate_gradients`; both take calibration data.
         scale: See `Criterion`.
     """
     _check_scoring(needs, scale)
@@ -214,8 +181,9 @@ def zero_criterion(name: str, *, needs: Needs = "weights") -> Callable[[Function
 
     Args:
         name: The name.
-        needs: ``moments`` for a function that reads `WeightView.input_rms`, which takes calibration data. Weights
-            without moments, say of recurrent layers, are then ranked by magnitude.
+        needs: ``moments`` for a function that reads `WeightView.input_rms`, ``gradients`` for one that reads
+            `WeightView.gradients`; both take calibration data. Weights without them, say of recurrent layers, are then
+            ranked by magnitude.
     """
     _check_scoring(needs)
 
@@ -235,9 +203,9 @@ def zero_criterion(name: str, *, needs: Needs = "weights") -> Callable[[Function
 
 
 def _check_scoring(needs: object, scale: object = "mean") -> None:
-    if needs not in ("weights", "moments") or scale not in ("mean", "none", "standard"):
+    if needs not in get_args(Needs) or scale not in ("mean", "none", "standard"):
         raise InputError(
-            f"a criterion needs 'weights' or 'moments', and is scaled by 'mean', 'none' or 'standard', "
+            f"a criterion needs 'weights', 'moments' or 'gradients', and is scaled by 'mean', 'none' or 'standard', "
             f"not {needs!r} and {scale!r}"
         )
 

@@ -92,6 +92,11 @@ def binary_cross_entropy(write: Writer, probabilities: str, target: str) -> str:
     return write.emit("Neg", _summed(write, write.emit("Add", *terms)))
 
 
+def inner_product(write: Writer, values: str, other: str) -> str:
+    """Sum of the products of two matrices' elements: its gradient by the one is the other."""
+    return _summed(write, write.emit("Mul", values, other))
+
+
 def weighted_total(write: Writer, terms: Sequence[tuple[str, float]]) -> str:
     """A sum of losses, each times a number."""
     scaled = [write.emit("Mul", name, _number(write, weight)) for name, weight in terms]

@@ -44,15 +44,18 @@ def rate_at(step: int, steps: int, highest: float) -> float:
 def channel_sizes(weight: Floats, axis: int | None) -> Floats:
     """Root mean square of each output channel, and a share of that of the tensor; broadcastable to the weight.
 
+    Zeros do not count: what is left of a sparse weight moves as fast as a dense one.
+
     Args:
         weight: The weight.
         axis: Axis of the output channels; None where all elements are one channel.
     """
-    whole = float(np.sqrt(np.mean(np.square(weight, dtype=np.float64)))) if weight.size else 0.0
+    squares, count = np.square(weight, dtype=np.float64), weight != 0
+    whole = float(np.sqrt(squares.sum() / max(count.sum(), 1)))
     if axis is None:
         return np.full([1] * weight.ndim, whole, np.float32)
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    own = np.sqrt(np.mean(np.square(weight, dtype=np.float64), axis=others, keepdims=True))
+    own = np.sqrt(squares.sum(axis=others, keepdims=True) / np.maximum(count.sum(axis=others, keepdims=True), 1))
     found: Floats = (own + TENSOR_SHARE * whole).astype(np.float32)
     return found
 

@@ -139,9 +139,9 @@ class Trainable:
         loss, *found = self._session.run([self._loss, *self._gradients], given)
         return float(loss[0]), dict(zip(self.parameters, found, strict=True))
 
-    def outputs(self, feeds: Batch, weights: Mapping[str, Floats]) -> list[Array]:
-        """The outputs of a batch."""
-        return self._forward.run(self._outputs, {**feeds, **weights})
+    def outputs(self, feeds: Batch, weights: Mapping[str, Floats], names: Sequence[str] | None = None) -> list[Array]:
+        """The outputs of a batch; those of some names where these are given."""
+        return self._forward.run(self._outputs if names is None else names, {**feeds, **weights})
 
 
 def _with_loss(
@@ -183,7 +183,8 @@ def fix_shapes(model: Model, feeds: Batch) -> None:
         for length in feeds[info.name].shape:
             info.type.tensor_type.shape.dim.add().dim_value = length
     for info in graph.output:
-        info.type.tensor_type.ClearField("shape")
+        if info.HasField("type"):
+            info.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
 
 

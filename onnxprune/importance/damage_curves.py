@@ -106,15 +106,17 @@ def fit_to_measurements(loss: NDArray[np.float64], seen: Sequence[tuple[int, flo
     return result
 
 
-def curve_from_scores(scores: Scores, most: int) -> Curve:
+def curve_from_scores(scores: Scores, most: int, whole: float | None = None) -> Curve:
     """Returns the curve of a group without observed readers: the removed share of the squared scores.
 
     Args:
         scores: Scores of the units; shape (units,). Infinite ones are as good as infinitely high.
         most: Maximum number of removed units.
+        whole: What the squares are a share of; by default their sum.
     """
     order = np.argsort(scores, kind="stable")[:most]
     squares = np.square(scores)
     finite = np.isfinite(squares)
     squares[~finite] = LAST * max(float(squares[finite].sum()), 1.0)
-    return Curve(order, np.concatenate([[0.0], np.cumsum(squares[order])]) / max(float(squares.sum()), 1e-30))
+    total = float(squares.sum()) if whole is None else whole
+    return Curve(order, np.concatenate([[0.0], np.cumsum(squares[order])]) / max(total, 1e-30))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,20 +51,50 @@ def find_readers(
     Returns:
         Readers of each group.
     """
+    found: list[list[GroupReader]] = [[] for _ in groups]
+    for read in reads(coupling, groups, [one for one in layers if one.name in moments]):
+        tensor = read.layer.weight.tensor
+        assert tensor is not None
+        weight = read.layer.matrix(finite_part(model.array(tensor))).astype(np.float64)[read.block]
+        consumer = _consumer(weight, moments[read.layer.name], read)
+        found[read.group].append(GroupReader(read.layer, read.block, consumer))
+    return found
+
+
+@dataclass(frozen=True)
+class Read:
+    """One group (block) of a linear layer with a constant weight that reads a group of channels.
+
+    Attributes:
+        group: Index of the group of channels.
+        layer: The layer.
+        block: Index of the block of its matrix.
+        columns: Columns of each unit in the block; shape (units, columns a unit).
+    """
+
+    group: int
+    layer: LinearLayer
+    block: int
+    columns: NDArray[np.int64]
+
+
+def reads(coupling: Coupling, groups: Sequence[Group], layers: Sequence[LinearLayer]) -> Iterator[Read]:
+    """Finds what reads each group, layer by layer.
+
+    A layer whose outputs are removed with its inputs (a depthwise convolution) is no reader: that loses nothing.
+    """
     group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
     unit_of = np.zeros(len(coupling.channel), dtype=np.int64)
     for i, group in enumerate(groups):
         group_of[group.channels] = i
         unit_of[group.channels] = np.arange(group.units)
-    found: list[list[GroupReader]] = [[] for _ in groups]
     for layer in layers:
-        if layer.name not in moments or layer.weight.tensor is None:
+        if layer.weight.tensor is None:
             continue
         read = coupling.channels_of(layer.x.axis(layer.x_axis))
         made = coupling.channels_of(layer.output.axis(layer.out_axis))
         if len(read) != layer.features[0] or len(made) != layer.features[1]:
             continue
-        weight = layer.matrix(finite_part(model.array(layer.weight.tensor))).astype(np.float64)
         outputs = made.reshape(layer.groups, -1)
         for g in np.unique(group_of[read]):
             if g < 0:
@@ -73,29 +103,23 @@ def find_readers(
             block, columns = layer.columns_of_inputs(where)
             for b in np.unique(block):
                 mine = block == b
-                units = unit_of[read[where[mine]]]
                 if set(outputs[b].tolist()) <= set(read[where[mine]].tolist()):
-                    continue  # its outputs are removed with its inputs (a depthwise convolution), at no loss
-                consumer = _consumer(weight[b], moments[layer.name], int(b), columns[mine], units, groups[g].units)
-                if consumer is not None:
-                    found[g].append(GroupReader(layer, int(b), consumer))
-    return found
+                    continue
+                found = _by_unit(columns[mine], unit_of[read[where[mine]]], groups[g].units)
+                if found is not None:
+                    yield Read(int(g), layer, int(b), found)
 
 
-def _consumer(
-    weight: NDArray[np.float64],
-    seen: Moments,
-    block: int,
-    columns: NDArray[np.int64],
-    units: NDArray[np.int64],
-    count: int,
-) -> Consumer | None:
-    """Returns the consumer of one block; None if the units do not all have the same number of columns."""
+def _by_unit(columns: NDArray[np.int64], units: NDArray[np.int64], count: int) -> NDArray[np.int64] | None:
+    """Columns by unit; None if the units do not all have the same number of them."""
     order = np.argsort(units, kind="stable")
     owned, sizes = np.unique(units, return_counts=True)
     if len(owned) != count or len(set(sizes.tolist())) != 1:
         return None
-    n = max(seen.count, 1)
-    return Consumer(
-        weight, seen.covariance(block), columns[order].reshape(count, -1), seen.total[block] / n, seen.zeros[block] / n
-    )
+    return columns[order].reshape(count, -1)
+
+
+def _consumer(weight: NDArray[np.float64], seen: Moments, read: Read) -> Consumer:
+    """The consumer of one block."""
+    n, block = max(seen.count, 1), read.block
+    return Consumer(weight, seen.covariance(block), read.columns, seen.total[block] / n, seen.zeros[block] / n)

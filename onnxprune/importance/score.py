@@ -15,15 +15,19 @@ from onnxprune.errors import GIVE_DATA, InputError
 from onnxprune.extensions.points import Criterion, Scale, as_criterion, call
 from onnxprune.graph.graph import Value
 from onnxprune.importance.activation import standardised
+from onnxprune.importance.gates import Gates, gate_gradients
+from onnxprune.importance.gradient_scores import saliency_of_units
 from onnxprune.importance.magnitude import Scores, power_sums
 from onnxprune.importance.obs import Consumer
 from onnxprune.importance.readers import GroupReader, find_readers
-from onnxprune.layers.dequantize import dequantised, unpacked
 from onnxprune.layers.find import linear_layers
+from onnxprune.layers.real_values import real_values
 from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
+from onnxprune.model.values import Values
 from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.weight_gradients import GradientData
 
 
 def score(
@@ -34,11 +38,12 @@ def score(
     *,
     seed: int = 0,
     moments: Mapping[str, Moments] | None = None,
+    gradients: GradientData | None = None,
 ) -> list[Scores]:
     """Importance of every unit of some groups by a criterion that scores each group by itself.
 
-    What the scores of different groups mean beside each other follows `Criterion.scale`. A criterion that needs moments
-    scores groups that no observed layer reads by their ``l2`` norm.
+    What the scores of different groups mean beside each other follows `Criterion.scale`. A criterion that needs
+    moments or gradients scores groups for which there are none by their ``l2`` norm.
 
     Args:
         model: Where the weights are.
@@ -47,15 +52,20 @@ def score(
         criterion: The criterion, or its name.
         seed: Seed of the generator that criteria are given.
         moments: Moments of the inputs of linear layers, by name, where the criterion needs them.
+        gradients: What gradients are taken of, where the criterion needs them.
 
     Returns:
         One vector a group; shape (units,).
 
     Raises:
-        InputError: The criterion is unknown, scores no groups, needs moments that are not given, or returns something
+        InputError: The criterion is unknown, scores no groups, needs data that are not given, or returns something
             else than a score a unit.
     """
     criterion = as_criterion(criterion) if isinstance(criterion, str) else criterion
+    if criterion.saliency is not None:
+        found = saliency_of_units(criterion, model, coupling, groups, gradients)
+        rest = score(model, coupling, [g for g, one in zip(groups, found, strict=True) if one is None], "l2")
+        return [one if one is not None else rest.pop(0) for one in found]
     if criterion.function is None:
         raise InputError(f"importance {criterion.name!r} does not score the units of a group by themselves")
     weights, rng = _Weights(model, coupling, groups), np.random.default_rng(seed)
@@ -64,12 +74,18 @@ def score(
         if moments is None:
             raise InputError(f"importance {criterion.name!r} needs calibration data", GIVE_DATA)
         found_readers = find_readers(model, coupling, groups, linear_layers(coupling.graph), moments)
+    gates: Sequence[Scores | None] = [None] * len(groups)
+    if criterion.needs == "gradients":
+        if gradients is None:
+            raise InputError(f"importance {criterion.name!r} needs calibration data", GIVE_DATA)
+        gates = gate_gradients(Gates(model, coupling, groups), model, gradients)
     views = [
-        _View(g, weights, rng, [r.consumer for r in readers]) for g, readers in zip(groups, found_readers, strict=True)
+        _View(group, weights, rng, [r.consumer for r in readers], found)
+        for group, readers, found in zip(groups, found_readers, gates, strict=True)
     ]
     scores = [
         _scaled(_checked(criterion, view), criterion.scale)
-        if view.readers or criterion.needs == "weights"
+        if criterion.needs == "weights" or view.readers or view.gates is not None
         else _scaled(np.sqrt(view.sums(2)), "mean")
         for view in views
     ]
@@ -98,12 +114,13 @@ def _scaled(scores: Scores, scale: Scale) -> Scores:
 
 @dataclass
 class _View:
-    """What a criterion is given of a group, see `extensions.GroupView`."""
+    """What a criterion is given of a group, see `criterion_views.GroupView`."""
 
     group: Group
     weights: _Weights
     rng: np.random.Generator
     readers: Sequence[Consumer] = ()
+    gates: Scores | None = None
 
     @property
     def name(self) -> str:
@@ -124,6 +141,9 @@ class _View:
 
     def consumers(self) -> list[Consumer]:
         return list(self.readers)
+
+    def gate_gradients(self) -> Scores | None:
+        return self.gates
 
 
 class _Weights:
@@ -173,19 +193,11 @@ class _Weights:
     def _of(self, value: Value, power: int) -> dict[int, Scores]:
         key = value.key, power
         if key not in self._sums:
-            self._sums[key] = power_sums(self._values(value), self._axes[value.key], power)
+            self._sums[key] = power_sums(self._real_values(value), self._axes[value.key], power)
         return self._sums[key]
 
     def _values(self, value: Value) -> NDArray[Any]:
-        return finite_part(self._real_values(value))
+        return finite_part(self._real_values(value).array())
 
-    def _real_values(self, value: Value) -> NDArray[Any]:
-        assert value.tensor is not None
-        weight, few = self._model.array(value.tensor), value in self._packed
-        if value not in self._quantised and not few:
-            return weight
-        scale, zero, last = self._packed[value] if few else self._quantised[value]
-        if scale.tensor is None:
-            return weight.astype(np.float32)
-        points = self._model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
-        return (unpacked if few else dequantised)(weight, self._model.array(scale.tensor), points, last)
+    def _real_values(self, value: Value) -> Values:
+        return real_values(self._model, value, self._quantised, self._packed)

@@ -28,7 +28,7 @@ class Channels:
         keep: Regular expression -> share of the units that stay, 0 < share <= 1, of the groups that an initializer or
             node of such a name belongs to; of several that match, the last one holds. What the ratio or target asks
             for is asked of the other groups; with neither, these stay whole.
-        importance: A criterion by name, or a function of a group (`extensions.GroupView`); None for the default.
+        importance: A criterion by name, or a function of a group (`criterion_views.GroupView`); None for the default.
         global_ranking: Whether units of all groups are ranked together, so that `ratio` is the share of them all.
         min_channels: Units that every group keeps.
         round_to: Layers that lose channels keep the nearest multiple of this. ``auto`` rounds for a target, to what

@@ -21,7 +21,12 @@ def or_empty(value: Any) -> Any:
 
 
 def from_data(name: str) -> bool:
-    """Whether a criterion needs moments of data."""
+    """Whether a criterion takes calibration data."""
+    return points.criteria.get(name).from_data
+
+
+def by_moments(name: str) -> bool:
+    """Whether a criterion takes moments of data, which statistics in a file are."""
     return points.criteria.get(name).needs == "moments"
 
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune.engines import profiles
-from onnxprune.engines.profiles import Timer
+from onnxprune.engines.profiles import DEFAULT, Timer
 from onnxprune.engines.times import Times
 from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions import patterns, points
@@ -19,7 +18,7 @@ from onnxprune.options import checks, json_data
 from onnxprune.options.channels import Channels
 from onnxprune.options.checks import AUTO
 from onnxprune.options.cost_limits import LATENCY
-from onnxprune.options.criteria import BY_DATA, BY_WEIGHTS, NO_STEPS, check_importance, from_data, or_empty
+from onnxprune.options.criteria import BY_DATA, BY_WEIGHTS, NO_STEPS, by_moments, check_importance, from_data, or_empty
 from onnxprune.options.parts import FURTHEST, NO_PERMUTE, Calibration, Checks, Resources, Scope, Zeros
 from onnxprune.options.repair import EPOCHS, Repair
 
@@ -77,7 +76,7 @@ class Options:
         importance: str | Scorer | None = None,
         min_channels: int = 1,
         round_to: int | str = AUTO,
-        engine: Timer = profiles.DEFAULT,
+        engine: Timer = DEFAULT,
         times: Times | str | os.PathLike[str] | None = None,
         steps: int = 1,
         depth: int | str = 0,
@@ -121,8 +120,8 @@ class Options:
             pattern: ``channels``, a pattern of zeros (see `patterns`), or a list with both.
             global_ranking: Rank across groups (or weights, or their blocks) instead of within each; by default only
                 for zeros that data choose and a refit follows.
-            importance: A criterion by name, or a function of a group (`extensions.GroupView`); by default ``obs`` with
-                calibration data, or synthetic inputs for a data-free repair (where the model consists mainly of
+            importance: A criterion by name, or a function of a group (`criterion_views.GroupView`); by default ``obs``
+                with calibration data, or synthetic inputs for a data-free repair (where the model consists mainly of
                 convolutions), else ``l2``.
             min_channels: Units that every group keeps.
             round_to: Layers that lose channels keep the nearest multiple of this; ``auto``: see `Channels`.
@@ -254,16 +253,21 @@ class Options:
         What `obs` chooses is good once the rest is refitted; where nothing is, that is `wanda`.
         """
         asked = self.zeros.solver if self.zeros is not None else None
-        stored = self.calibration.stats is not None and self.channels is None
-        has_data = (self.calibration.data is not None or stored) and self.repair.method != "data-free"
-        able = asked is not None and (has_data or not from_data(asked))
-        best = asked if able and asked is not None else BY_DATA if has_data else BY_WEIGHTS
+        default = BY_DATA if self._chooses_zeros(BY_DATA) else BY_WEIGHTS
+        best = asked if asked is not None and self._chooses_zeros(asked) else default
         return "wanda" if best == BY_DATA and not self.repair.refits_zeros else best
+
+    def _chooses_zeros(self, name: str) -> bool:
+        """Whether there is what a criterion needs to choose zeros."""
+        if not from_data(name):
+            return True
+        stored = self.calibration.stats is not None and self.channels is None and by_moments(name)
+        return self.repair.method != "data-free" and (self.calibration.data is not None or stored)
 
     @property
     def spreads_zeros(self) -> bool:
         """Whether shares of zeros are allocated to layers by their measured effect on the outputs."""
-        if self.zeros is None or self.zeros.shape.local or self.calibration.data is None or not from_data(self.solver):
+        if self.zeros is None or self.zeros.shape.local or self.calibration.data is None or not by_moments(self.solver):
             return False
         across = self.zeros.global_ranking
         return self.repair.refits_zeros if across is None else across
@@ -285,7 +289,7 @@ class Options:
             )
         alone, asked, across = self.channels is None, self.zeros.solver, self.zeros.global_ranking
         for_zeros = asked is not None and (alone or not points.criteria.get(asked).channels)
-        if for_zeros and asked is not None and from_data(asked) and not from_data(self.solver):
+        if asked is not None and for_zeros and not self._chooses_zeros(asked):
             without = ", which repair 'data-free' goes without" if self.repair.method == "data-free" else ""
             raise InputError(f"importance {asked!r} needs calibration data{without}", GIVE_DATA)
         if alone and across and self.zeros.shape.local:
@@ -335,12 +339,12 @@ class Options:
         missing, stats, name = self.calibration.data is None, self.calibration.stats, self.criterion.name
         if missing and self.repair.needs_data:
             raise InputError(f"repair {self.repair.method!r} needs calibration data", GIVE_DATA)
-        by_moments = self.criterion.needs == "moments"
+        given = not missing or (stats is not None and by_moments(name))
         synthetic = self.repair.method == "data-free"  # inputs made for the repair serve the scores as well
-        if self.channels is not None and by_moments and missing and stats is None and not synthetic:
+        if self.channels is not None and self.criterion.from_data and not given and not synthetic:
             raise InputError(f"importance {name!r} needs calibration data", GIVE_DATA)
-        if stats is not None and not (by_moments if self.channels is not None else from_data(self.solver)):
-            known = [n for n in points.criteria.names() if from_data(n)]
+        if stats is not None and not by_moments(name if self.channels is not None else self.solver):
+            known = [n for n in points.criteria.names() if by_moments(n)]
             raise InputError(f"importance {name!r} uses no statistics", f"{', '.join(known)} do")
         if self.channels is not None and self.channels.steps > 1 and (missing or not self.criterion.sequential):
             raise InputError(NO_STEPS, f"give a ratio or a target, and data with {option('calib', ...)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
@@ -31,7 +32,7 @@ from onnxprune.pipeline.trial_refit import can_tell, refitted_error
 from onnxprune.pipeline.verify import verify_pruned
 from onnxprune.pipeline.zero import zero
 from onnxprune.planning import plan as planning
-from onnxprune.planning.masks import zeros as zeros_entry
+from onnxprune.planning.masks import ZeroEntry
 from onnxprune.planning.plan import Plan
 from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.kept_indices import KeptIndices
@@ -227,8 +228,10 @@ def set_zeros(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
         prepared.synthetic_feeds,
         first=not pruned.plan.removed,
     )
-    masks = {name: zeros_entry(mask, zeros.shape) for name, mask in zeroed.masks.items()}
-    plan = replace(pruned.plan, zeroed=masks)
+    entries: dict[str, Mapping[str, Any]] = {
+        name: ZeroEntry(zeros.shape, mask.ratio, mask.array) for name, mask in zeroed.masks.items()
+    }
+    plan = replace(pruned.plan, zeroed=entries)
     whole = sorted(set(zeroed.dense.values())) or ["no weight is left open to zeros"]
     refits = [*(pruned.repair or []), *(zeroed.repair or [])]
     return replace(

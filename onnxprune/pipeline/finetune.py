@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import onnx
@@ -12,9 +13,13 @@ from onnxprune.calibration import Samples
 from onnxprune.common.progress import ProgressCallback
 from onnxprune.errors import DataError, GateError, InputError, Words, option
 from onnxprune.extensions.metrics import MetricFunction
-from onnxprune.model.model import Model, save
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.losses.functions import FunctionLoss, LossFunction, as_loss
+from onnxprune.model.model import Model
+from onnxprune.model.save import save
 from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Calibration, Checks, Resources, checks
+from onnxprune.options.gradual import GradualOptions
 from onnxprune.pipeline.analysis import ModelSource, inline_functions
 from onnxprune.pipeline.data import CalibrationSplit, open_data
 from onnxprune.pipeline.metric import MetricEvaluator, make_evaluator
@@ -29,6 +34,7 @@ from onnxprune.runtime.determinism import limited_run
 from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.training.finetune import EPOCHS, RATE, Settings
 from onnxprune.training.finetune import finetune as train
+from onnxprune.training.gradual import ChannelPruner, Pruner, Ramp, ZeroPruner
 
 JUDGE_SHARE, MOST_JUDGES = 0.15, 500
 """Share of the samples to train on that weights are chosen by instead, and how many they are at most."""
@@ -78,10 +84,16 @@ def finetune(
     calib: Any,
     *,
     teacher: ModelSource | None = None,
-    loss: str | None = None,
+    loss: str | LossFunction | None = None,
     epochs: int = EPOCHS,
     minutes: float | None = None,
     rate: float = RATE,
+    schedule: str | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    steps: int | None = None,
+    pattern: str | Pattern | None = None,
+    importance: str | None = None,
     metric: str | MetricFunction | None = None,
     samples: int | None = None,
     seed: int = 0,
@@ -99,10 +111,19 @@ def finetune(
         calib: The training data, with labels or without, as for `prune`.
         teacher: A model with the same inputs and outputs, say the one before pruning, whose outputs are learnt too.
         loss: ``cross-entropy`` (labels are ids of classes or a probability a class), ``bce`` (classes that stand
-            alone) or ``mse`` (quantities); None for the one that the output and the labels tell.
+            alone), ``mse`` (quantities), ``ctc`` (sequences of classes that are not aligned; ``ctc:N`` says that the
+            blank is class N), or a function of outputs by name and labels, or its name ``module:function``, that
+            returns the loss and its gradients by name; None for the one that the output and the labels tell.
         epochs: Passes over the samples.
         minutes: Time after which no further pass begins; how many there are then depends on the machine.
         rate: The highest rate, as a share of the size of the weights.
+        schedule: ``cubic`` or ``linear``, to prune while the model is trained: the share rises over the first two
+            thirds of the training.
+        start: Share that is pruned at once; 0 by default.
+        end: Share that is pruned in the end, of the channels of each group, or of the elements of each weight.
+        steps: In how many steps it is reached; 10 by default.
+        pattern: ``channels`` (the default), or a pattern of zeros, see `prune`.
+        importance: What scores channels or zeros: a criterion of weights (by default ``l2``), or ``movement``.
         metric: What is measured before and after, see `prune`.
         samples: Samples to use at most; None for all.
         seed: Seed of anything random.
@@ -114,19 +135,38 @@ def finetune(
         InputError: A model or the data cannot be read, or do not fit, or an option is unusable.
         TimeLimitError: It takes longer than `time_limit`.
     """
-    schedule = Schedule(
+    gradual = GradualOptions.of(schedule, start, end, steps, pattern, importance)
+    length = Schedule(
         checks.whole("epochs", epochs, 1),
         None if minutes is None else checks.positive("minutes", minutes),
         checks.positive("rate", rate),
     )
     limit = sys.maxsize if samples is None else samples
     calibration, asked = Calibration(calib, limit), Checks(metric=metric, strict=strict)
-    settings = Settings(schedule, loss, checks.whole("seed", seed, 0))
+    asked_loss = as_loss(loss)
+    named = asked_loss.name if isinstance(asked_loss, FunctionLoss) else asked_loss
+    seed = checks.whole("seed", seed, 0)
+    settings = Settings(length, asked_loss, seed, ramp=_ramp(gradual), pruner=_pruner(gradual, seed))
     source = Original.of(model.proto if isinstance(model, Result) else model)
     teaching = None if teacher is None else Original.of(teacher)
-    clock, options = Clock(progress), {"loss": loss, "epochs": epochs, "minutes": minutes, "rate": rate, "seed": seed}
+    clock, options = Clock(progress), {"loss": named, "epochs": epochs, "minutes": minutes, "rate": rate, "seed": seed}
+    options |= gradual.to_dict()
     with limited_run(Resources(time_limit=time_limit)):
         return _run(source, teaching, calibration, asked, settings, clock, options)
+
+
+def _ramp(asked: GradualOptions) -> Ramp | None:
+    return None if asked.schedule is None else Ramp(asked.schedule, asked.start, asked.end, asked.steps)
+
+
+def _pruner(asked: GradualOptions, seed: int) -> Callable[[Model], Pruner] | None:
+    """Makes what chooses the zeros or channels of a model."""
+    zeros, criterion = asked.pattern, asked.criterion
+    if asked.schedule is None:
+        return None
+    if zeros is None:
+        return lambda model: ChannelPruner(model, criterion, seed)
+    return lambda model: ZeroPruner(model, zeros, criterion)
 
 
 def _run(

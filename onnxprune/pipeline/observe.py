@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxprune.calibration import Samples
 from onnxprune.cost.measure import mainly_convolutions, measure
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
@@ -27,6 +28,7 @@ from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.partition import CannotCut
 from onnxprune.statistics.moments import Batches, Moments, observe
 from onnxprune.statistics.moments_file import read, write
+from onnxprune.statistics.weight_gradients import GradientData
 
 MEASURED_SHARE, MEASURED, MEASURED_MACS = 0.25, (32, 96), 1e12
 """Share of the samples to fit on that the heights of damage curves are measured with, how many at least and at most,
@@ -109,6 +111,15 @@ def moments(
         write(stored, model, layers, found)
         return read(stored, model, layers)
     return found
+
+
+def gradient_data(data: CalibrationSplit | None, seed: int, io_slices: IoSlices = WHOLE) -> GradientData | None:
+    """What gradients are taken of, sample by sample; labels only where every batch is one sample."""
+    if data is None:
+        return None
+    fit = data.fit
+    samples = fit.in_batches(1).silent() if isinstance(fit, Samples) else fit
+    return GradientData(io_slices.batches(samples), fit.parts, fit.labels, seed)
 
 
 def curves(

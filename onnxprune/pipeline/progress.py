@@ -70,7 +70,7 @@ def work_before(options: Options) -> dict[str, float]:
     """Units of work of what is done before anything is removed."""
     informed = options.calibration.data is not None or options.repair.method == "data-free"
     steps = 0 if options.channels is None else options.channels.steps - 1
-    scoring = 20.0 if informed and options.criterion.needs == "moments" else 0.5
+    scoring = 20.0 if informed and options.criterion.from_data else 0.5
     times = options.channels is not None and LATENCY in options.channels.limits and options.channels.times is None
     return {
         "load": 1.0,

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from onnxprune.allocation.widths import unrounded
 from onnxprune.common.math import share
-from onnxprune.common.text import printable
+from onnxprune.common.text import plural, printable
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
 from onnxprune.coupling.streams import Stream
 from onnxprune.errors import InputError, Words, option
 from onnxprune.extensions import registry
+from onnxprune.extensions.points import criteria
+from onnxprune.importance.untrained import untrained
 from onnxprune.options import AUTO, LATENCY, Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.attempt import Pruned, attempt, choose, prune_model
@@ -85,9 +87,23 @@ def judged(prepared: Prepared, pruned: Pruned, options: Options, searched: Searc
 def finish(report: Report, prepared: Prepared, before: Cost, spared: Mapping[str, Stream]) -> Report:
     """The report with warnings, notes, and what its numbers were measured on."""
     data = prepared.loaded.data
-    notes = [*([] if data is None or data.cut is None else [data.cut]), *spared_lines(spared)]
+    notes = [*([] if data is None or data.cut is None else [data.cut]), *_untrained(prepared), *spared_lines(spared)]
     report = replace(report, warnings=warnings(report, events(data)), notes=notes)
     return with_measured_on(report, before.input_shapes(prepared.loaded.model.proto))
+
+
+def _untrained(prepared: Prepared) -> list[str]:
+    """A note that the weights look untrained, for criteria that are made for such."""
+    options = prepared.options
+    channels, zeros = options.channels is not None, options.zeros is not None
+    asked = [options.criterion] if channels else []
+    asked += [criteria.get(options.solver)] if zeros else []
+    if all(criterion.saliency is None for criterion in asked):
+        return []
+    found = untrained(prepared.original.dense())
+    where = f"in {found.random} of {plural(found.layers, 'layer')}"
+    why = f"{where} the largest singular value is that of random numbers"
+    return [f"the weights look untrained: {why}"] if found.looks_so else []
 
 
 def spared_lines(spared: Mapping[str, Stream]) -> list[Words]:

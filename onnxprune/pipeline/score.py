@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
 from onnxprune.common.progress import part
@@ -105,24 +107,26 @@ def score_groups(
         InputError: The groups are not those of the analysis, the criterion ranks none, or data are missing, unusable or
             not used.
     """
-    _check_criterion(criterion, given=calibration.data is not None or calibration.stats is not None)
+    _check_criterion(criterion, calibration)
     if not set(groups) <= set(analysis.groups):
         raise InputError("groups must be some of those of the analysis", "analysis.groups has them")
     observe.check_stats(calibration)
-    data = open_data(analysis.model, calibration, seed) if criterion.needs == "moments" else None
+    data = open_data(analysis.model, calibration, seed) if criterion.from_data else None
     damage = measure_damage(
         analysis, groups, data, Channels(ratio=0.0), criterion, list, stats=calibration.stats, seed=seed, memory=memory
     )
     return damage.unit_scores(groups)
 
 
-def _check_criterion(criterion: Criterion, *, given: bool) -> None:
+def _check_criterion(criterion: Criterion, calibration: Calibration) -> None:
     """Raises InputError for a criterion that ranks no channels, or that calibration data do not suit."""
-    name = criterion.name
+    name, stats = criterion.name, calibration.stats is not None
+    given = calibration.data is not None or (stats and criterion.needs != "gradients")
     if not criterion.channels:
         raise InputError(f"importance {name!r} chooses zeros, not channels", "plan(pattern='2:4') makes zeros")
-    if criterion.needs == "moments" and not given:
-        raise InputError(f"importance {name!r} needs calibration data", "give calib=... or stats=...")
+    if criterion.from_data and not given:
+        able = "" if criterion.needs == "gradients" else " or stats=..."
+        raise InputError(f"importance {name!r} needs calibration data", f"give calib=...{able}")
     if criterion.needs == "weights" and given:
         raise InputError(f"importance {name!r} uses no calibration data", "leave calib and stats away")
 
@@ -160,7 +164,8 @@ def measure_damage(
             if known is not None:
                 known.update(input_moments)
         by_itself = BY_WEIGHTS if criterion.sequential else criterion
-        scores = score(model, coupling, groups, by_itself, seed=seed, moments=input_moments)
+        gradients = observe.gradient_data(data, seed) if criterion.needs == "gradients" else None
+        scores = score(model, coupling, groups, by_itself, seed=seed, moments=input_moments, gradients=gradients)
         if criterion.sequential:
             with part(MOMENTS_WORK, 1.0):
                 curves = observe.curves(
@@ -176,7 +181,12 @@ def measure_damage(
                 )
             return Damage(curves, None, data is not None and bool(channels.target or channels.global_ranking))
     most = [g.units - min(channels.min_channels, g.units) for g in groups]
-    return Damage([curve_from_scores(s, n) for s, n in zip(scores, most, strict=True)], scores)
+    whole = (
+        sum(float(np.square(s).sum()) for s in scores)
+        if criterion.needs == "gradients" or criterion.saliency is not None
+        else None
+    )
+    return Damage([curve_from_scores(s, n, whole) for s, n in zip(scores, most, strict=True)], scores)
 
 
 def allocate(

@@ -28,7 +28,8 @@ from onnxprune.edit.vocabulary import (
 from onnxprune.errors import InputError, RunError, VerificationError, option
 from onnxprune.extensions.registry import one_of
 from onnxprune.graph.graph import Graph
-from onnxprune.model.model import Model, save
+from onnxprune.model.model import Model
+from onnxprune.model.save import save
 from onnxprune.options import checks
 from onnxprune.pipeline.analysis import ModelSource
 from onnxprune.pipeline.configuration import write_corrected

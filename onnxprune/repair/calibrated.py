@@ -102,13 +102,15 @@ def is_better(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
     The roots are tested since a few samples may hold nearly all of a sum of squares.
 
     Args:
-        before: Squared errors, one a sample.
+        before: Squared errors, one a sample; or other losses, of which the least counts as zero where it is negative.
         after: The same of another model.
     """
     if not len(after) or not np.isfinite(after).all():
         return False
     if not np.isfinite(before).all():
         return True
+    least = min(0.0, float(before.min()), float(after.min()))
+    before, after = before - least, after - least
     if not after.sum() < (1 if len(after) >= FEW else FEW_GAIN) * before.sum():
         return False
     if len(after) == 1:

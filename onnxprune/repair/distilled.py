@@ -24,7 +24,7 @@ from onnxprune.repair.distillation_student import held_back_errors, student
 from onnxprune.repair.distillation_teacher import Teacher, Views, views
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.training_batches import TrainingBatches, training_batches
-from onnxprune.repair.training_loop import Schedule, TrainingLoop
+from onnxprune.repair.training_loop import Schedule, TrainingLoop, Weights
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 
 Array = NDArray[Any]
@@ -175,6 +175,6 @@ class _Run:
         untrained, count = self._trained.untrained, len(self._loop.start)
         return Distillation(found.before, found.after, found.epochs, found.best, count, untrained, len(held))
 
-    def _given(self, feeds: Batch) -> Mapping[str, Array]:
+    def _given(self, feeds: Batch, weights: Weights) -> Mapping[str, Array]:
         """What a step is given of a batch."""
         return {**self._io_slices.feeds(feeds), **self._teacher.targets(feeds).feeds()}

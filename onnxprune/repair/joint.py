@@ -231,7 +231,7 @@ def _function(model: Model, chain: Chain, i: int) -> Function:
     piece = partition(model.proto, [[begin], [end]], ())[1]
     kind = chain.layers[i].output.elem_type or TensorProto.FLOAT
     given = {begin: helper.make_tensor_value_info(begin, kind, None)}
-    runner = local_session(Model(assemble(model.proto, piece, given), model.path, model.data_files))
+    runner = local_session(model.part(assemble(model.proto, piece, given)))
 
     def run(z: Floats) -> Floats:
         z = np.ascontiguousarray(np.moveaxis(z, 0, axis), dtype=helper.tensor_dtype_to_np_dtype(kind))

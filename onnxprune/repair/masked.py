@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +38,13 @@ class Zeros:
         layers: The pattern of each product layer that is to have zeros, by name, and of each constant of a recurrent
             layer, by key; the others are refitted whole.
         bias_only: The zeros are in place already: change nothing but biases.
+        masks: Zeros of product layers that are chosen already, by name; each of the shape of the stored weight.
     """
 
     method: str
     layers: Mapping[str, Pattern]
     bias_only: bool = False
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def product(
         self, layer: LinearLayer, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool
@@ -51,8 +53,16 @@ class Zeros:
         if self.bias_only or layer.name not in self.layers:
             return self.matrix(layer.name, rows, held, weight, bias, free)
         channels, turn = channels_first(layer)
+        gone = layer.matrix(self.masks[layer.name])[:, :, turn] != 0 if layer.name in self.masks else None
         best = self._fitted(
-            self.layers[layer.name], _turned(rows, turn), _turned(held, turn), weight[:, :, turn], bias, free, channels
+            self.layers[layer.name],
+            _turned(rows, turn),
+            _turned(held, turn),
+            weight[:, :, turn],
+            bias,
+            free,
+            channels,
+            gone,
         )
         return replace(best, weight=best.weight[:, :, np.argsort(turn)])
 
@@ -77,9 +87,12 @@ class Zeros:
         bias: Floats,
         free: bool,
         channels: int,
+        gone: NDArray[np.bool_] | None = None,
     ) -> Fit:
         """The candidate with the smallest held-out error; where there are no samples, by the weights alone."""
-        smallest = np.where(select(np.abs(weight), pattern, channels), 0, weight)
+        smallest = np.where(select(np.abs(weight), pattern, channels) if gone is None else gone, 0, weight)
+        if gone is not None and not (rows.count and held.count):
+            return Fit(smallest, bias, 0.0, 0.0, 0.0)
         if not (rows.count and held.count):
             criterion = criteria.get(self.method)
             if criterion.needs == "weights":
@@ -96,7 +109,7 @@ class Zeros:
             gram = problem.gram(penalty)
             reached = rows.wanted if dense.penalty is None else rows.reachable(dense.weight, dense.bias)
             target = problem.solution(reached, gram)
-            for made in candidates(self.method, pattern, channels, target, gram, weight, problem.second):
+            for made in candidates(self.method, pattern, channels, target, gram, weight, problem.second, gone):
                 keep, now = made != 0, made
                 for _ in range(1 + ROUNDS):
                     shift = _bias(rows, now, rows.wanted) if free else bias
@@ -112,7 +125,14 @@ class Zeros:
 
 
 def candidates(
-    method: str, pattern: Pattern, channels: int, target: Floats, gram: Floats, weight: Floats, second: Floats
+    method: str,
+    pattern: Pattern,
+    channels: int,
+    target: Floats,
+    gram: Floats,
+    weight: Floats,
+    second: Floats,
+    gone: NDArray[np.bool_] | None = None,
 ) -> Iterator[Floats]:
     """Candidate weights with zeros.
 
@@ -124,7 +144,11 @@ def candidates(
         gram: Gram matrix of the inputs, which weights the errors; shape (groups, columns, columns).
         weight: The current weight.
         second: Second moments of the columns, for Wanda.
+        gone: The zeros, where they are chosen already.
     """
+    if gone is not None:
+        yield refine(np.where(gone, 0, target), target, gram, ~gone)
+        return
     groups, _, columns = weight.shape
     criterion = criteria.get(method)
     if method == "wanda" or criterion.needs == "weights" or criterion.elements is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxprune import __version__
 from onnxprune.common.text import plural, printable
+from onnxprune.extensions.patterns import CHANNELS
 from onnxprune.report.json_data import JsonValue
 from onnxprune.report.metric import MetricReport, metric_lines, number
 from onnxprune.report.tables import Part
@@ -56,6 +57,9 @@ def finetuned(report: FineTuningReport, model: str, output: str | None) -> list[
         f"loss ({training.loss}) on {training.judges} held-back samples: {training.before:.4g} before, "
         f"{training.after:.4g} after; the weights {taken}"
     )
+    if training.pruned is not None:
+        what = "prunable channels went" if report.options["pattern"] == CHANNELS else "elements of the weights are zero"
+        parts.append(f"{training.pruned:.1%} of the {what}, in {plural(int(report.options['steps']), 'step')}")
     if report.metric is not None:
         parts += metric_lines(report.metric)
         if report.teacher is not None:

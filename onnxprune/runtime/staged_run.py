@@ -256,7 +256,7 @@ class StagedRun:
     def _session(self, piece: Piece, model: Model) -> LocalSession:
         types = {name: _type_of(name, self._stored[name]) for name in piece.inputs if name in self._stored}
         part = assemble(model.proto, piece, types)
-        part_model = Model(part, model.path, model.data_files)
+        part_model = model.part(part)
         return local_session(part_model, optimize=self._optimize, threads=self._threads)
 
     def _new(self) -> BatchValues:

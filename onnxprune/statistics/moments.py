@@ -126,7 +126,7 @@ def observe(
         step(part[0].name, number, len(parts))
         names = list(dict.fromkeys(name for layer in part for name in (layer.x.name, layer.name)))
         (piece,) = partition(model.proto, [names], first)
-        runner = local_session(Model(assemble(model.proto, piece, {}), model.path, model.data_files))
+        runner = local_session(model.part(assemble(model.proto, piece, {})))
         draws = {layer.name: np.random.default_rng([seed, layer.node.index]) for layer in part}
         fed, read = itertools.tee(batches)
         inputs = ({name: feeds[name] for name in runner.inputs if name in feeds} for feeds in fed)

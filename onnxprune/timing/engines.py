@@ -19,7 +19,8 @@ import numpy as np
 from onnxprune.common.importing import import_object
 from onnxprune.engines.profiles import Timer, is_function_name
 from onnxprune.errors import InputError, RunError, option
-from onnxprune.model.model import Model, save
+from onnxprune.model.model import Model
+from onnxprune.model.save import save
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import Feeds, runnable
 from onnxprune.runtime.worker import CPU

@@ -18,6 +18,8 @@ from onnxprune.calibration import Samples
 from onnxprune.errors import DataError, option
 from onnxprune.gradients.trainable import Terms, Trainable, write_back
 from onnxprune.graph.graph import Graph
+from onnxprune.losses.functions import FunctionLoss
+from onnxprune.losses.label_loss import TARGET
 from onnxprune.model.model import Model
 from onnxprune.ops.gradients.writer import Writer
 from onnxprune.repair.distillation_student import distances, held_back_errors
@@ -26,7 +28,8 @@ from onnxprune.repair.training_batches import TrainingBatches, training_batches
 from onnxprune.repair.training_loop import Schedule, TrainingLoop, Weights
 from onnxprune.runtime.io_slices import Batch
 from onnxprune.runtime.session import local_session
-from onnxprune.training.label_loss import TARGET, LabelLoss, label_loss
+from onnxprune.training.gradual import GradualPruning, Pruner, Ramp
+from onnxprune.training.objective import Objective, Run, float_outputs, objective, with_outputs
 
 EPOCHS, RATE = 20, 1e-3
 """Defaults: passes over the samples, and the highest rate, as a share of the size of the weights."""
@@ -52,6 +55,7 @@ class Training:
         weights: Weight tensors that were trained.
         untrained: Weight tensors that were not, by the reason.
         skipped: Why nothing was trained; None where something was.
+        pruned: Share of the weights that became zero meanwhile, or of the channels that went; None without a schedule.
     """
 
     loss: str
@@ -64,6 +68,7 @@ class Training:
     weights: int = 0
     untrained: Mapping[str, int] = field(default_factory=dict)
     skipped: str | None = None
+    pruned: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,19 @@ class Settings:
 
     Attributes:
         schedule: How long, and how fast.
-        loss: Name of the loss, see `label_loss.LOSSES`; None for the one that outputs and labels tell.
+        loss: The loss of the labels, see `functions.as_loss`; None for the one that outputs and labels tell.
         seed: Seed of what is drawn at random.
         memory: Bytes of activations and samples to hold.
+        ramp: How much is pruned while the model is trained; None for nothing.
+        pruner: What chooses that.
     """
 
     schedule: Schedule = field(default_factory=lambda: Schedule(EPOCHS, None, RATE))
-    loss: str | None = None
+    loss: str | FunctionLoss | None = None
     seed: int = 0
     memory: int = 2**31
+    ramp: Ramp | None = None
+    pruner: Callable[[Model], Pruner] | None = None
 
 
 def finetune(
@@ -98,16 +107,17 @@ def finetune(
     Raises:
         InputError: There are neither labels nor a teacher, or labels fit no output.
     """
-    both = views(teacher or model, model)
-    labels = _label_losses(both, learn, judges, settings.loss)
+    both, own = views(teacher or model, model), float_outputs(model)
+    both = replace(both, student=with_outputs(both.student, own))
+    labels = objective(both, own, learn, judges, settings.loss)
     if labels is None and teacher is None:
         raise DataError("there are neither labels nor a teacher to learn from", f"give one: {option('teacher', ...)}")
-    still = labels is not None and labels[0].at_many_positions  # labels would have to move with the samples
-    targets = None if labels is None else {TARGET: labels[0].targets}
+    targets = None if labels is None else {TARGET: labels.targets}
+    varied = labels is None or labels.varied
     batches = training_batches(
-        teacher or model, both.student, learn, settings.seed, settings.memory, targets=targets, varied=not still
+        teacher or model, both.student, learn, settings.seed, settings.memory, targets=targets, varied=varied
     )
-    name = "teacher" if labels is None else labels[0].kind
+    name = "teacher" if labels is None else labels.name
     if not batches.alike:
         return Training(name, skipped="the samples differ in shape")
     task = _Task(both, teacher is not None, labels, batches)
@@ -118,9 +128,14 @@ def finetune(
 
 
 def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int, settings: Settings) -> Training:
-    loop = TrainingLoop(task.trained, task.batches, task.given, settings.schedule)
+    pruner = None if settings.pruner is None else settings.pruner(model)
+    pruning = None if pruner is None or settings.ramp is None else GradualPruning(pruner, settings.ramp)
+    loop = TrainingLoop(task.trained, task.batches, task.given, settings.schedule, pruning)
     found = loop.run_judged(task.judge(judges))
-    if found.weights is not None:
+    pruned = None
+    if found.weights is not None and pruner is not None:
+        pruned = pruner.finish(model, found.weights)
+    elif found.weights is not None:
         write_back(model, found.weights)
     count = max(judges.parts, 1) if task.labelled else 1
     return Training(
@@ -133,24 +148,8 @@ def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int
         judges.parts,
         len(loop.start),
         task.trained.untrained,
+        pruned=pruned,
     )
-
-
-def _label_losses(both: Views, learn: Samples, judges: Samples, kind: str | None) -> tuple[LabelLoss, LabelLoss] | None:
-    """The loss of the labels of both parts of the samples; None where they have none."""
-    given = learn.labels
-    if given is None:
-        return None
-    held = judges.labels
-    assert held is not None
-    first = next(learn.in_batches(1).silent().batches())
-    outputs = local_session(both.student).run(both.outputs, first)
-    every = label_loss(kind, both.components, outputs, np.concatenate([given, held]))
-    return _part(every, slice(len(given))), _part(every, slice(len(given), None))
-
-
-def _part(loss: LabelLoss, which: slice) -> LabelLoss:
-    return replace(loss, targets=loss.targets[which])
 
 
 class _Task:
@@ -162,19 +161,28 @@ class _Task:
         labelled: Whether there are labels.
     """
 
-    def __init__(
-        self, both: Views, taught: bool, labels: tuple[LabelLoss, LabelLoss] | None, batches: TrainingBatches
-    ) -> None:
+    def __init__(self, both: Views, taught: bool, labels: Objective | None, batches: TrainingBatches) -> None:
         self._both, self._labels, self.batches = both, labels, batches
         self.labelled = labels is not None
         self._teacher = Teacher(both, map(_inputs, batches.plain())) if taught else None
         batch = next(batches.plain())
-        targets = {name: array for name, array in self.given(batch).items() if name not in _inputs(batch)}
-        self.trained = Trainable(both.student, _inputs(batch), targets, self._terms(batch), both.outputs)
+        plain = local_session(both.student)
+        given = self._given(batch, lambda inputs: plain.run(self._read, inputs))
+        targets = {name: array for name, array in given.items() if name not in _inputs(batch)}
+        names = list(dict.fromkeys([*both.outputs, *self._read]))
+        self.trained = Trainable(both.student, _inputs(batch), targets, self._terms(batch), names)
 
-    def given(self, feeds: Batch) -> dict[str, NDArray[Any]]:
+    @property
+    def _read(self) -> Sequence[str]:
+        """Names of the outputs that the loss of the labels reads."""
+        return () if self._labels is None else self._labels.outputs
+
+    def given(self, feeds: Batch, weights: Weights) -> dict[str, NDArray[Any]]:
         """What a step is given of a batch."""
-        found = dict(feeds)
+        return self._given(feeds, lambda inputs: self.trained.outputs(inputs, weights, self._read))
+
+    def _given(self, feeds: Batch, run: Run) -> dict[str, NDArray[Any]]:
+        found = dict(feeds if self._labels is None else self._labels.given(feeds, run))
         if self._teacher is not None:
             found |= self._teacher.targets(_inputs(feeds)).feeds()
         return found
@@ -192,10 +200,7 @@ class _Task:
         """Writes the loss."""
 
         def terms(graph: Graph, write: Writer) -> Terms:
-            found: list[tuple[str, float]] = []
-            if self._labels is not None:
-                loss = self._labels[0]
-                found += loss.write(graph, write, len(batch[TARGET]) // loss.targets.shape[1])
+            found = [] if self._labels is None else list(self._labels.write(graph, write, batch))
             if self._teacher is not None:
                 share = 1.0 if self._labels is None else TEACHER
                 targets = self._teacher.targets(_inputs(batch))
@@ -205,10 +210,11 @@ class _Task:
         return terms
 
     def _label_losses(self, feeds: Sequence[Batch], weights: Weights) -> NDArray[np.float64]:
-        assert self._labels is not None
-        loss = self._labels[1]
-        at = self._both.outputs.index(loss.output)
-        return np.array([loss.of(self.trained.outputs(one, weights)[at], i) for i, one in enumerate(feeds)])
+        labels = self._labels
+        assert labels is not None
+        return np.array(
+            [labels.of(self.trained.outputs(one, weights, labels.outputs), i) for i, one in enumerate(feeds)]
+        )
 
 
 def _inputs(feeds: Batch) -> Mapping[str, NDArray[Any]]:

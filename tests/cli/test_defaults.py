@@ -22,6 +22,7 @@ FLAGS = {"no_verify": "verify", "no_time": "time", "input_shape": "input_shapes"
 """Options that are called otherwise in Python."""
 OF_FILES = {
     "output",
+    "data_chunk",
     "force",
     "dry_run",
     "plan",

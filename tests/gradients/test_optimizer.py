@@ -18,7 +18,7 @@ def test_the_rate_rises_and_falls_to_zero() -> None:
 
 def test_sizes_of_channels() -> None:
     weight = np.array([[3, 4], [0, 0]], np.float32)
-    whole = np.sqrt(25 / 4)
+    whole = np.sqrt(25 / 2)  # zeros do not count
     expected = [[np.sqrt(12.5) + 0.1 * whole], [0.1 * whole]]
     np.testing.assert_allclose(channel_sizes(weight, 0), expected, rtol=1e-6)
     np.testing.assert_allclose(channel_sizes(weight, None), [[whole]], rtol=1e-6)

@@ -70,6 +70,8 @@ def write(folder: Path) -> None:
     np.savez(folder / "frames.npz", frames=rng.random((64, 3, 16, 16)).astype(np.float32))
     np.savez(folder / "clips.npz", features=rng.standard_normal((128, 1, 49, 10)).astype(np.float32))
     _write_pictures(folder / "images")
+    weights = onnx.load(MODELS / "pt_resnet_bn.onnx").graph.initializer
+    np.savez(folder / "checkpoint.npz", **{t.name: onnx.numpy_helper.to_array(t) for t in weights})
 
 
 def _write_pictures(folder: Path) -> None:

@@ -48,7 +48,7 @@ def by_sum(group: onnxprune.GroupView) -> NDArray[np.float64]:
     return group.sums(1)
 
 
-reveal_type(by_sum)  # R: def (group: onnxprune.extensions.GroupView) -> numpy.ndarray
+reveal_type(by_sum)  # R: def (group: onnxprune.extensions.views.GroupView) -> numpy.ndarray
 onnxprune.prune("model.onnx", 0.5, importance=by_sum)
 
 

@@ -105,6 +105,11 @@ def stages(model: str) -> Result:
     print(tuned.report.training.after, len(tuned.model.graph.node))
     small: onnxprune.SmallVocabulary = onnxprune.cut_vocabulary(model, [0, 1, 5], unknown=0, logits="all")
     print(small.report.tokens.after, small.kept.tolist(), small.map_json())
+    sliced = onnxprune.slice_checkpoint(
+        result.plan, "net.pt", "smaller.pt", tensor_map={"tensors": {}}, model="net.onnx"
+    )
+    print({name: after for name, (_, after) in sliced.shapes.items()}, onnxprune.slice_state(result.plan, {}))
+    print(onnxprune.group_lasso(onnxprune.analyze(result.proto).groups, {}))
     columns = onnxprune.compare(model, result.proto, metric=None, runs=3).models
     best = min(onnxprune.sensitivity(model, ignore=["head"]).groups, key=lambda group: group.rank or 0)
     swept = onnxprune.sweep(model, (0.2, 0.5), importance=["l1", "l2"], folder="sweep", keep_models="all")

@@ -28,6 +28,7 @@ NAMES = (
     "latency",
     "engines",
     "sparsity",
+    "streaming",
     "language",
     "compare_peer",
 )

@@ -83,16 +83,40 @@ class LabelLoss:
             value: The output of this sample, with its axis of samples.
             sample: Number of the sample.
         """
-        target = self.targets[sample].astype(np.float64)
-        rows = np.transpose(value, self.order).reshape(-1, self.channels).astype(np.float64)
+        target, rows = self.targets[sample].astype(np.float64), self._rows(value)
         if self.kind == SQUARED:
             found = np.square(rows - target)
         elif self.kind == CROSS_ENTROPY:
             found = -target * np.log(np.maximum(softmax(rows, 1), SMALLEST))
         else:
-            p = np.clip(1 / (1 + np.exp(-rows)) if self.logits else rows, SMALLEST, 1 - SMALLEST)
+            p = self._probabilities(rows)
             found = -target * np.log(p) - (1 - target) * np.log(1 - p)
         return float(found.sum() / len(rows))
+
+    def gradient(self, value: Array, sample: int) -> Floats:
+        """The gradient of `of` with respect to the output; its shape.
+
+        Args:
+            value: The output of this sample, with its axis of samples.
+            sample: Number of the sample.
+        """
+        target, rows = self.targets[sample].astype(np.float64), self._rows(value)
+        if self.kind == SQUARED:
+            found = 2 * (rows - target)
+        elif self.kind == CROSS_ENTROPY:
+            found = softmax(rows, 1) * target.sum(axis=1, keepdims=True) - target
+        else:
+            p = self._probabilities(rows)
+            found = p - target if self.logits else (p - target) / (p * (1 - p))
+        moved = (found / len(rows)).reshape([value.shape[axis] for axis in self.order])
+        return np.ascontiguousarray(np.transpose(moved, np.argsort(self.order)), np.float32)
+
+    def _rows(self, value: Array) -> NDArray[np.float64]:
+        return np.transpose(value, self.order).reshape(-1, self.channels).astype(np.float64)
+
+    def _probabilities(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.clip(1 / (1 + np.exp(-rows)) if self.logits else rows, SMALLEST, 1 - SMALLEST)
+        return found
 
 
 def label_loss(kind: str | None, components: Sequence[Component], outputs: Sequence[Array], labels: Array) -> LabelLoss:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import InputError
 from onnxprune.gradients.trainable import Trainable
+from onnxprune.losses.label_loss import TARGET, LabelLoss, label_loss
 from onnxprune.model.model import Model, load
 from onnxprune.runtime.session import local_session
-from onnxprune.training.label_loss import TARGET, LabelLoss, label_loss
 from onnxprune.verification.comparable_outputs import with_comparable_outputs
 from tests.ops.case import build
 
@@ -57,6 +57,19 @@ def test_the_graph_computes_the_mean_of_the_samples(case: str) -> None:
     step = 1e-3 / float(np.abs(gradients["w"]).max())
     lower, _ = trained.step({**feeds, **targets}, {"w": weights["w"] - np.float32(step) * gradients["w"]})
     assert value - lower == pytest.approx(step * float(np.square(gradients["w"]).sum()), rel=0.05)
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_the_gradient_is_that_of_the_value(case: str) -> None:
+    view, batch, loss = prepared(*CASES[case][:4])
+    value = local_session(view).run([loss.output], {"x": batch["x"][1:2]})[0].astype(np.float64)
+    found, step = loss.gradient(value, 1), 1e-4
+    assert found.shape == value.shape
+    for at in np.ndindex(value.shape):
+        high, low = value.copy(), value.copy()
+        high[at] += step
+        low[at] -= step
+        assert found[at] == pytest.approx((loss.of(high, 1) - loss.of(low, 1)) / (2 * step), abs=1e-5)
 
 
 def test_values_by_hand() -> None:

@@ -1,0 +1,52 @@
+"""The verb ``slice``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from onnxprune.cli.command import Command, option, say
+from onnxprune.cli.output import print_json
+from onnxprune.cli.paths import read_plan, writable
+from onnxprune.errors import InputError
+
+
+@click.command(cls=Command, forms=["onnxprune slice PLAN CHECKPOINT [options]"])
+@click.argument("plan")
+@click.argument("checkpoint")
+@option("Options", "-o", "--output", metavar="FILE", help="What to write  [beside the input, as NAME.pruned.EXT]")
+@option("Options", "--force", is_flag=True, help="Replace NAME.pruned.EXT where it exists")
+@option("Options", "--map", "tensor_map", metavar="FILE", help="JSON or TOML: which constants tensors belong to")
+@option("Options", "--model", metavar="FILE", help="The model of the plan: tensors are found by their values in it too")
+@option("Options", "--json", "as_json", is_flag=True, help="The shapes as JSON on stdout")
+@option("Options", "--quiet", is_flag=True, help="No report; warnings and errors only")
+def slice(
+    plan: str,
+    checkpoint: str,
+    output: str | None,
+    force: bool,
+    tensor_map: str | None,
+    model: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Slices a checkpoint of a training framework as a plan slices the model that was exported from it.
+
+    CHECKPOINT is .npz, .safetensors, .pt (PyTorch), .h5 or .keras. Tensors have the names of the model's constants, or
+    a map says which they are. States of an optimizer and averages of the weights beside them are sliced too.
+    """
+    source = Path(checkpoint)
+    path = source.with_name(f"{source.stem}.pruned{source.suffix}") if output is None else Path(output)
+    if output is None and path.exists() and not force:
+        raise InputError(f"{path}: exists already", "--force replaces it, -o FILE names another one")
+    writable(path, checkpoint, plan)
+    from onnxprune.planning.checkpoints.slice import slice_checkpoint
+    from onnxprune.planning.plan import Plan
+
+    sliced = slice_checkpoint(Plan.from_json(read_plan(plan)), checkpoint, path, tensor_map=tensor_map, model=model)
+    if as_json:
+        shapes = {name: {"before": list(a), "after": list(b)} for name, (a, b) in sliced.shapes.items()}
+        print_json({"checkpoint": checkpoint, "output": str(path), "tensors": sliced.tensors, "sliced": shapes})
+    elif not quiet:
+        say(f"{checkpoint} -> {path}\n{len(sliced.shapes)} of {sliced.tensors} tensors sliced")

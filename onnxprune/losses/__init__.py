@@ -1,0 +1,1 @@
+"""Losses of outputs with labels: as nodes of the graph, and as numbers with their gradients."""

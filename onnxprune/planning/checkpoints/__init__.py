@@ -1,0 +1,1 @@
+"""Checkpoints of training frameworks, sliced by a plan."""

@@ -1,0 +1,205 @@
+"""Checkpoints sliced by a plan: what is left is what the pruned model holds."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+import onnxprune
+from onnxprune.errors import InputError, PlanError
+from onnxprune.planning.plan import Plan
+from tests.ops.case import build
+from tests.support.commands import Cli
+
+NET = """(float[N,3,6,6] x) => (float[N,2] y)
+    <float[8,3,3,3] conv.weight, float[8] bn.weight, float[8] bn.bias, float[8] bn.running_mean,
+     float[8] posbn.running_var, float[6,8,3,3] next.weight, float[2,6] fc.weight, float[2] fc.bias>
+    { h = Conv <pads = [1,1,1,1]> (x, conv.weight)
+      n = BatchNormalization(h, bn.weight, bn.bias, bn.running_mean, posbn.running_var)  r = Relu(n)
+      k = Conv <pads = [1,1,1,1]> (r, next.weight)  e = Relu(k)
+      g = GlobalAveragePool(e)  f = Flatten(g)  y = Gemm <transB = 1> (f, fc.weight, fc.bias) }"""
+
+
+def net() -> onnx.ModelProto:
+    """The net above, with names that have dots as those of PyTorch."""
+    text = NET
+    names = ["conv.weight", "posbn.running_var", "bn.running_mean", "bn.weight", "bn.bias", "next.weight", "fc.weight"]
+    for name in [*names, "fc.bias"]:
+        text = text.replace(name, name.replace(".", "_"))
+    model = build(text)
+    new = {name.replace(".", "_"): name for name in [*names, "fc.bias"]}
+    for tensor in model.graph.initializer:
+        tensor.name = new[tensor.name]
+    for node in model.graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+    return model
+
+
+MODEL = net()
+WEIGHTS: dict[str, NDArray[Any]] = {t.name: onnx.numpy_helper.to_array(t) for t in MODEL.graph.initializer}
+PRUNED = onnxprune.prune(MODEL, 0.5, importance="l2", repair="none", verify=False, time=False)
+LEFT: dict[str, NDArray[Any]] = {t.name: onnx.numpy_helper.to_array(t) for t in PRUNED.proto.graph.initializer}
+
+
+def assert_left(found: dict[str, NDArray[Any]], prefix: str = "") -> None:
+    for name, array in LEFT.items():
+        np.testing.assert_array_equal(found[prefix + name], array)
+
+
+def test_a_state_in_memory() -> None:
+    found = onnxprune.slice_state(PRUNED.plan, {**WEIGHTS, "steps": np.array(3)})
+    assert_left(found)
+    assert found["steps"] == 3 and found["conv.weight"].shape == (4, 3, 3, 3)
+
+
+def test_states_under_prefixes_are_sliced_with_the_weights(tmp_path: Path) -> None:
+    stored = {f"{p}{name}": array for p in ("model.", "adam/m/") for name, array in WEIGHTS.items()}
+    np.savez(tmp_path / "a.npz", **stored, step=np.array(7))
+    report = onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "a.npz", tmp_path / "b.npz")
+    with np.load(tmp_path / "b.npz") as loaded:
+        found = {name: loaded[name] for name in loaded.files}
+    assert_left(found, "model.")
+    assert_left(found, "adam/m/")
+    assert report.shapes["model.conv.weight"] == ((8, 3, 3, 3), (4, 3, 3, 3)) and report.tensors == len(stored) + 1
+    first = (tmp_path / "b.npz").read_bytes()
+    onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "a.npz", tmp_path / "b.npz")
+    assert (tmp_path / "b.npz").read_bytes() == first
+
+
+def write_safetensors(path: Path, arrays: dict[str, tuple[str, NDArray[Any]]]) -> None:
+    header, data = {}, b""
+    for name, (kind, array) in arrays.items():
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [len(data), len(data) + array.nbytes]}
+        data += array.tobytes()
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Any], bytes]:
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    """Those of a type that numpy lacks too: a brain float is sliced as two bytes."""
+    brain = np.arange(8 * 3 * 9, dtype=np.uint16).reshape(8, 3, 3, 3)
+    arrays = {name: ("F32", array) for name, array in WEIGHTS.items()} | {"conv.weight": ("BF16", brain)}
+    write_safetensors(tmp_path / "a.safetensors", arrays)
+    onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    header, data = read_safetensors(tmp_path / "b.safetensors")
+    assert header["__metadata__"] == {"format": "pt"} and header["conv.weight"]["dtype"] == "BF16"
+    kept = [i for i in range(8) if i not in PRUNED.plan.removed["conv.weight"]["0"]]
+    start, end = header["conv.weight"]["data_offsets"]
+    np.testing.assert_array_equal(np.frombuffer(data[start:end], np.uint16).reshape(4, 3, 3, 3), brain[kept])
+    for name in ("fc.weight", "next.weight", "bn.bias"):
+        start, end = header[name]["data_offsets"]
+        np.testing.assert_array_equal(np.frombuffer(data[start:end], np.float32).reshape(LEFT[name].shape), LEFT[name])
+
+
+def renamed() -> dict[str, NDArray[Any]]:
+    """As another framework has them: kernels with their axes turned round, under other names."""
+    return {
+        "a/kernel": WEIGHTS["conv.weight"].transpose(2, 3, 1, 0),
+        "a/gamma": WEIGHTS["bn.weight"],
+        "a/beta": WEIGHTS["bn.bias"],
+        "a/mean": WEIGHTS["bn.running_mean"],
+        "a/variance": WEIGHTS["posbn.running_var"],
+        "b/kernel": WEIGHTS["next.weight"].transpose(2, 3, 1, 0),
+        "c/kernel": WEIGHTS["fc.weight"].T,
+        "c/bias": WEIGHTS["fc.bias"],
+    }
+
+
+@pytest.mark.parametrize("kind", ["json", "toml"])
+def test_a_map_of_other_names_and_axes(tmp_path: Path, kind: str) -> None:
+    axes = ["", "", "{0}:1", "{0}:0"]
+    tensors = {
+        "a/kernel": ["", "", "", "conv.weight:0"],
+        **{f"a/{n}": ["conv.weight:0"] for n in ("gamma", "beta", "mean", "variance")},
+        "b/kernel": [a.format("next.weight") for a in axes],
+        "c/kernel": ["fc.weight:1", "fc.weight:0"],
+    }
+    ignored = ["bn.weight", "bn.bias", "bn.running_mean", "posbn.running_var"]
+    path = tmp_path / f"map.{kind}"
+    if kind == "json":
+        path.write_text(json.dumps({"tensors": tensors, "ignore": ignored}))
+    else:
+        lines = [f"{json.dumps(name)} = {json.dumps(entry)}" for name, entry in tensors.items()]
+        path.write_text(f"ignore = {json.dumps(ignored)}\n[tensors]\n" + "\n".join(lines))
+    np.savez(tmp_path / "a.npz", **renamed())
+    onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "a.npz", tmp_path / "b.npz", tensor_map=path)
+    _assert_renamed(tmp_path / "b.npz")
+
+
+def test_tensors_are_found_by_their_values(tmp_path: Path) -> None:
+    onnx.save(MODEL, tmp_path / "m.onnx")
+    np.savez(tmp_path / "a.npz", **renamed())
+    onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "a.npz", tmp_path / "b.npz", model=tmp_path / "m.onnx")
+    _assert_renamed(tmp_path / "b.npz")
+
+
+def _assert_renamed(path: Path) -> None:
+    with np.load(path) as found:
+        np.testing.assert_array_equal(found["a/kernel"].transpose(3, 2, 0, 1), LEFT["conv.weight"])
+        np.testing.assert_array_equal(found["b/kernel"].transpose(3, 2, 0, 1), LEFT["next.weight"])
+        np.testing.assert_array_equal(found["c/kernel"].T, LEFT["fc.weight"])
+        np.testing.assert_array_equal(found["a/variance"], LEFT["posbn.running_var"])
+
+
+def test_zeros_and_orders_of_a_plan() -> None:
+    made = onnxprune.prune(MODEL, 0.5, pattern=["channels", "weights=0.5"], repair="none", verify=False, time=False)
+    found = onnxprune.slice_state(made.plan, WEIGHTS)
+    for tensor in made.proto.graph.initializer:
+        np.testing.assert_array_equal(found[tensor.name], onnx.numpy_helper.to_array(tensor))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: {n: a for n, a in w.items() if n != "fc.weight"}, "the checkpoint has no tensor for 'fc.weight'"),
+        (lambda w: {**w, "conv.weight": w["conv.weight"][:3]}, "tensor 'conv.weight' has 3 entries where the plan"),
+    ],
+)
+def test_what_does_not_fit(change: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        onnxprune.slice_state(PRUNED.plan, change(WEIGHTS))
+
+
+def test_maps_that_do_not_fit(tmp_path: Path) -> None:
+    for data, says in (
+        ({"tensor": {}}, "the keys 'tensors' and 'ignore' only"),
+        ({"tensors": {"conv.weight": 3}}, "neither a constant nor a list"),
+        ({"tensors": {"nothing": "conv.weight"}}, "the checkpoint has no tensor 'nothing'"),
+        ({"tensors": {"conv.weight": "other"}}, "the plan changes no constant 'other'"),
+    ):
+        with pytest.raises(InputError, match=says):
+            onnxprune.slice_state(PRUNED.plan, WEIGHTS, tensor_map=data)
+    np.savez(tmp_path / "a.npz", **WEIGHTS)
+    for source, target, says in (("a.npz", "b.pt", "another .npz file"), ("a.npz", "a.npz", "is the input")):
+        with pytest.raises(InputError, match=says):
+            onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / source, tmp_path / target)
+    (tmp_path / "c.npz").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"cannot be read as \.npz"):
+        onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "c.npz", tmp_path / "d.npz")
+    assert not (tmp_path / "d.npz").exists()
+    with pytest.raises(PlanError, match="leaves out blocks"):
+        onnxprune.slice_state(Plan("x", depth=[{"sum": "s", "summand": "t"}]), WEIGHTS)
+
+
+def test_the_command(tmp_path: Path, cli: Cli) -> None:
+    np.savez(tmp_path / "a.npz", **WEIGHTS)
+    (tmp_path / "plan.json").write_text(PRUNED.plan.to_json())
+    done = cli("slice", str(tmp_path / "plan.json"), str(tmp_path / "a.npz"))
+    assert done.code == 0 and f"{len(WEIGHTS) - 1} of {len(WEIGHTS)} tensors sliced" in done.out
+    with np.load(tmp_path / "a.pruned.npz") as found:
+        assert_left(dict(found))
+    again = cli("slice", str(tmp_path / "plan.json"), str(tmp_path / "a.npz"))
+    assert again.code == 2
