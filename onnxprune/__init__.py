@@ -21,24 +21,25 @@ from onnxprune.errors import (
 
 if TYPE_CHECKING:
     from onnxprune.api import Analysis, ModelSource, Result, analyze, apply, measure, plan, prune, run, score, verify
-    from onnxprune.checkpoint_files.slice import slice_checkpoint, slice_state
-    from onnxprune.criterion_views import GroupView, WeightView
-    from onnxprune.extensions import cost_model, criterion, data_source, repair_method, zero_criterion
+    from onnxprune.common.progress import Progress
+    from onnxprune.engines.times import Times
+    from onnxprune.extensions.metrics import metric
+    from onnxprune.extensions.patterns import Pattern, pattern
+    from onnxprune.extensions.points import cost_model, criterion, data_source, repair_method, zero_criterion
+    from onnxprune.extensions.views import GroupView, WeightView
     from onnxprune.importance.group_lasso import group_lasso
-    from onnxprune.metrics import metric
     from onnxprune.ops.registry import rule
     from onnxprune.options import Options
-    from onnxprune.patterns import Pattern, pattern
     from onnxprune.pipeline.compare import compare
     from onnxprune.pipeline.finetune import FineTuned, finetune
     from onnxprune.pipeline.refit import RepairJob
     from onnxprune.pipeline.sensitivity import sensitivity
     from onnxprune.pipeline.sweep import sweep
+    from onnxprune.pipeline.vocabulary import SmallVocabulary, cut_vocabulary
+    from onnxprune.planning.checkpoints.slice import slice_checkpoint, slice_state
     from onnxprune.planning.plan import Plan
-    from onnxprune.progress import Progress
     from onnxprune.repair.layerwise import Refit
     from onnxprune.report.report import Report
-    from onnxprune.times import Times
 
 __version__ = "0.1.0"
 
@@ -64,6 +65,7 @@ __all__ = [
     "Report",
     "Result",
     "RunError",
+    "SmallVocabulary",
     "TimeLimitError",
     "Times",
     "VerificationError",
@@ -73,6 +75,7 @@ __all__ = [
     "compare",
     "cost_model",
     "criterion",
+    "cut_vocabulary",
     "data_source",
     "finetune",
     "group_lasso",
@@ -96,32 +99,34 @@ __all__ = [
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller wants to hear it
 
 _HOME = {
-    "GroupView": "onnxprune.criterion_views",
+    "GroupView": "onnxprune.extensions.views",
     "Options": "onnxprune.options",
-    "Pattern": "onnxprune.patterns",
+    "Pattern": "onnxprune.extensions.patterns",
     "Plan": "onnxprune.planning.plan",
-    "Progress": "onnxprune.progress",
+    "Progress": "onnxprune.common.progress",
     "Refit": "onnxprune.repair.layerwise",
     "RepairJob": "onnxprune.pipeline.refit",
     "Report": "onnxprune.report.report",
-    "Times": "onnxprune.times",
-    "WeightView": "onnxprune.criterion_views",
+    "Times": "onnxprune.engines.times",
+    "WeightView": "onnxprune.extensions.views",
     "compare": "onnxprune.pipeline.compare",
-    "cost_model": "onnxprune.extensions",
-    "criterion": "onnxprune.extensions",
-    "data_source": "onnxprune.extensions",
-    "metric": "onnxprune.metrics",
-    "pattern": "onnxprune.patterns",
-    "repair_method": "onnxprune.extensions",
+    "cost_model": "onnxprune.extensions.points",
+    "criterion": "onnxprune.extensions.points",
+    "data_source": "onnxprune.extensions.points",
+    "metric": "onnxprune.extensions.metrics",
+    "pattern": "onnxprune.extensions.patterns",
+    "repair_method": "onnxprune.extensions.points",
     "rule": "onnxprune.ops.registry",
     "FineTuned": "onnxprune.pipeline.finetune",
     "finetune": "onnxprune.pipeline.finetune",
     "group_lasso": "onnxprune.importance.group_lasso",
     "sensitivity": "onnxprune.pipeline.sensitivity",
-    "slice_checkpoint": "onnxprune.checkpoint_files.slice",
-    "slice_state": "onnxprune.checkpoint_files.slice",
+    "slice_checkpoint": "onnxprune.planning.checkpoints.slice",
+    "slice_state": "onnxprune.planning.checkpoints.slice",
     "sweep": "onnxprune.pipeline.sweep",
-    "zero_criterion": "onnxprune.extensions",
+    "zero_criterion": "onnxprune.extensions.points",
+    "SmallVocabulary": "onnxprune.pipeline.vocabulary",
+    "cut_vocabulary": "onnxprune.pipeline.vocabulary",
 }
 
 

@@ -10,7 +10,6 @@ Authors of rules hold them to it:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune import sparsity
+from onnxprune.common.text import exactly
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade
 from onnxprune.edit.bypass import bypass, silence
@@ -30,6 +30,7 @@ from onnxprune.graph.graph import Value
 from onnxprune.graph.operators import operator_of
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
+from onnxprune.model.values import Made, Values
 from onnxprune.options import checks
 from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, to_proto_or_path
 from onnxprune.pipeline.original import Original
@@ -161,7 +162,7 @@ def masked_original(original: ModelSource, plan: Plan) -> Model:
     """
     model = Original.of(original).dense()
     bypass(model, plan.summands)
-    shrink = [f"^{re.escape(name)}$" for name in plan.interface]
+    shrink = [exactly(name) for name in plan.interface]
     analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
     removed = planning.channels(plan, analysis.coupling)
     if (analysis.coupling.grade[removed] == Grade.MIXING).any():
@@ -205,9 +206,12 @@ def mask(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> onnx.M
         removed: Boolean per channel id, True for what is removed.
     """
 
-    def masked(value: Value, array: NDArray[Any], removal: Removal) -> NDArray[Any]:
+    def masked(value: Value, values: Values, removal: Removal) -> Values:
         if not (value.elem_type in FLOATS or value in coupling.ties.quantised):
-            return array
+            return values
+        return Made(values.shape, values.dtype, lambda: with_masked(value, values.array(), removal))
+
+    def with_masked(value: Value, array: NDArray[Any], removal: Removal) -> NDArray[Any]:
         off = np.zeros(array.shape, dtype=bool)
         for axis, indices in removal.items():
             np.moveaxis(off, axis, 0)[list(indices)] = True

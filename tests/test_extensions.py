@@ -16,10 +16,11 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import extensions, sparsity
+from onnxprune import sparsity
 from onnxprune.errors import InputError
-from onnxprune.extensions import Criterion, as_criterion, criteria
-from onnxprune.registry import Registry
+from onnxprune.extensions import points
+from onnxprune.extensions.points import Criterion, as_criterion, criteria
+from onnxprune.extensions.registry import Registry
 from tests.support import outside
 from tests.support.commands import Cli, assert_refused
 from tests.support.lanes import spread
@@ -287,10 +288,10 @@ def broken(*_: Any) -> Any:
 @pytest.mark.parametrize(
     ("register", "registry", "options"),
     [
-        (onnxprune.criterion, extensions.criteria, {"ratio": 0.5, "importance": "broken"}),
-        (onnxprune.repair_method, extensions.repairs, {"ratio": 0.5, "repair": "broken"}),
-        (onnxprune.cost_model, extensions.costs, {"target": {"broken": 0.5}}),
-        (onnxprune.data_source, extensions.sources, {"ratio": 0.5, "calib": "broken:3"}),
+        (onnxprune.criterion, points.criteria, {"ratio": 0.5, "importance": "broken"}),
+        (onnxprune.repair_method, points.repairs, {"ratio": 0.5, "repair": "broken"}),
+        (onnxprune.cost_model, points.costs, {"target": {"broken": 0.5}}),
+        (onnxprune.data_source, points.sources, {"ratio": 0.5, "calib": "broken:3"}),
     ],
 )
 def test_a_fault_in_what_was_added_is_told_as_its_own(register: Any, registry: Any, options: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.errors import InputError
-from onnxprune.extensions import criteria
+from onnxprune.extensions.points import criteria
 from tests.support import outside
 from tests.support.commands import Cli, assert_refused
 

@@ -10,12 +10,10 @@ from tests.support.paths import PACKAGE, ROOT
 from tests.support.sources import FILES, parsed, source
 
 ORDER = """
-    errors _text _math
-    registry time_limit progress _importing
-    engines times
-    criterion_views
-    patterns extensions
-    metrics
+    errors
+    common
+    extensions
+    engines
     options
     model
     graph
@@ -26,7 +24,6 @@ ORDER = """
     cost
     edit
     planning
-    checkpoint_files
     calibration
     statistics
     importance
@@ -37,7 +34,6 @@ ORDER = """
     training
     report
     pipeline
-    stages checkpoints
     api testing
     cli
     __main__
@@ -47,12 +43,12 @@ ORDER = """
 RANK = {name: i for i, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
 
 LATE = {
-    ("__init__", "checkpoint_files.slice"),
-    ("__init__", "criterion_views"),
+    ("__init__", "extensions.points"),
+    ("__init__", "extensions.views"),
+    ("__init__", "extensions.patterns"),
+    ("__init__", "extensions.metrics"),
+    ("__init__", "planning.checkpoints.slice"),
     ("__init__", "importance.group_lasso"),
-    ("__init__", "extensions"),
-    ("__init__", "patterns"),
-    ("__init__", "metrics"),
     ("__init__", "report.report"),
     ("__init__", "pipeline.compare"),
     ("__init__", "pipeline.refit"),
@@ -60,13 +56,14 @@ LATE = {
     ("__init__", "pipeline.sensitivity"),
     ("__init__", "pipeline.sensitivity"),
     ("__init__", "pipeline.sweep"),
+    ("__init__", "pipeline.vocabulary"),
     ("__init__", "repair.layerwise"),
     ("__init__", "api"),
     ("__init__", "options"),
     ("__init__", "planning.plan"),
-    ("__init__", "progress"),
+    ("__init__", "common.progress"),
     ("__init__", "ops.registry"),
-    ("__init__", "times"),
+    ("__init__", "engines.times"),
 }
 """Imports of the package itself, which are for type checkers only: the names are found when first used."""
 

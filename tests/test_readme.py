@@ -14,9 +14,9 @@ import onnxruntime as ort
 import pytest
 
 import onnxprune
-from onnxprune._text import percent
 from onnxprune.cli import recipe
 from onnxprune.cli.prune import prune
+from onnxprune.common.text import percent
 from tests.support.commands import Cli
 from tests.support.paths import ROOT
 from tools import bounds

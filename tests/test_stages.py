@@ -13,7 +13,7 @@ import pytest
 import onnxprune
 from onnxprune.cost.measure import measure
 from onnxprune.errors import InputError
-from onnxprune.extensions import criteria
+from onnxprune.extensions.points import criteria
 from onnxprune.importance.activation import wanda
 from onnxprune.importance.readers import find_readers
 from onnxprune.layers.find import linear_layers

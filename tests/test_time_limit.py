@@ -13,12 +13,12 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune import time_limit as limits
+from onnxprune.common import time_limit as limits
+from onnxprune.common.time_limit import remaining, time_limit
 from onnxprune.errors import TimeLimitError
 from onnxprune.runtime.limits import limited
 from onnxprune.runtime.process import warm_up
 from onnxprune.runtime.session import session
-from onnxprune.time_limit import remaining, time_limit
 from tests.support.commands import Cli, assert_refused, contents, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

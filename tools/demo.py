@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from onnxprune._text import percent
+from onnxprune.common.text import percent
 from onnxprune.report import tables, terminal
 from onnxprune.report.report import Report
 

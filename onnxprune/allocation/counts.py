@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._math import share
+from onnxprune.common.math import share
 from onnxprune.coupling.groups import Group
 from onnxprune.importance.magnitude import Scores
 

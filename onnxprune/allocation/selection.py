@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._math import share
-from onnxprune._text import amount, milliseconds
 from onnxprune.allocation import budget
 from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
 from onnxprune.allocation.fixed import PartlyFixed
 from onnxprune.allocation.target import Target
 from onnxprune.allocation.widths import Rounding, limits_of
+from onnxprune.common.math import share
+from onnxprune.common.text import amount, milliseconds
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import predicted, totals
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
+from onnxprune.coupling.streams import Stream
 from onnxprune.errors import InputError, option
-from onnxprune.extensions import CostFactory, Limit
+from onnxprune.extensions.points import CostFactory, Limit
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.options import LATENCY, Channels
@@ -38,12 +39,14 @@ class Selection:
         entries: What plan and report say of each group.
         targets: Requested and remaining amount of each cost, and whether the target is met.
         rounded: Name of each group that rounding of a ratio changed -> units that it keeps without rounding, and now.
+        spared: Residual streams that were left whole, by name.
     """
 
     removed: NDArray[np.bool_]
     entries: list[dict[str, Any]]
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     rounded: dict[str, tuple[int, int]] = field(default_factory=dict)
+    spared: Mapping[str, Stream] = field(default_factory=dict)
 
     def units(self, groups: Sequence[Group]) -> NDArray[np.int64]:
         """Removed units of each of some groups; shape (groups,)."""

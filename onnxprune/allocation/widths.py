@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from onnxprune.allocation.counts import Limits, Width
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group, Slices
-from onnxprune.engines import EngineProfile
+from onnxprune.engines.profiles import EngineProfile
 from onnxprune.graph.graph import Node, Value
 from onnxprune.graph.operators import operator_of
 from onnxprune.layers.weight_layout import channel_axes

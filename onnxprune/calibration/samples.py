@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune._text import plural
 from onnxprune.calibration.model_input import Feed
 from onnxprune.calibration.signature import Signature
+from onnxprune.common.text import plural
 from onnxprune.errors import DataError, InputError
 
 BATCH_BYTES = 2**26

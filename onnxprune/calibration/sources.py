@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune._importing import import_object
 from onnxprune.calibration.arrays import Arrays, ArrayTable, Table, npy_table, npz_tables
 from onnxprune.calibration.folders import Entry, File, Items
 from onnxprune.calibration.images import SUFFIXES, Images
@@ -20,6 +19,7 @@ from onnxprune.calibration.samples import Progress, Samples, Source, choose
 from onnxprune.calibration.signature import Signature, signature_of
 from onnxprune.calibration.spec import Spec, image_options, parse
 from onnxprune.calibration.streams import Stream
+from onnxprune.common.importing import import_object
 from onnxprune.errors import DataError, InputError
 
 _ARRAYS = (".npy", ".npz")

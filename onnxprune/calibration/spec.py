@@ -27,7 +27,7 @@ from typing import Any
 
 from onnxprune.calibration.images import ImageOptions, Size
 from onnxprune.errors import DataError, InputError
-from onnxprune.registry import one_of
+from onnxprune.extensions.registry import one_of
 
 IMAGE_KEYS = ("mean", "std", "scale", "layout", "resize", "crop", "color")
 """Options of a folder of images."""

@@ -42,6 +42,7 @@ from onnxprune.errors import GateError
     "Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
 )
 @option("Options", "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
+@option("Options", "--data-chunk", hidden=True)
 @html_option("Options")
 @option("Options", "--quiet", is_flag=True, help="No report; warnings and errors only")
 def apply(
@@ -64,16 +65,17 @@ def apply(
     no_verify: bool,
     input_shape: tuple[str, ...],
     as_json: bool,
+    data_chunk: str | None,
     html: str | None,
     quiet: bool,
 ) -> None:
     """Applies a plan to the model that it was made for, or to another checkpoint of it."""
-    shapes = parsing.shapes(input_shape)
+    shapes, chunk = parsing.shapes(input_shape), parsing.data_chunk(data_chunk)
     reads = [one for one in (grow_from, trained) if one is not None]
     path = target(model, output, plan, *reads, *parsing.data_files(calib), force=force)
     page = page_path(html, model, plan, *parsing.data_files(calib))
     written = read_plan(plan)
-    from onnxprune.checkpoints import growth, run_plan
+    from onnxprune.api.checkpoints import growth, run_plan
     from onnxprune.options import Calibration, Checks, Repair, Resources
     from onnxprune.pipeline.apply import Application
     from onnxprune.pipeline.scenario import options_of
@@ -87,7 +89,7 @@ def apply(
     with announcing(quiet or as_json) as stage:
         result = run_plan(parsed, model, asked, progress=stage)
         if result.stopped is None:
-            save(result, path, stage)
+            save(result, path, stage, chunk)
     names = {"model": model, "output": str(path) if result.stopped is None else None, "plan": plan}
     if result.stopped is None:
         write_run(page, model, names["output"], result, options_of(parsed, asked))

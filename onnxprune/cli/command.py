@@ -9,7 +9,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from onnxprune._text import short
+from onnxprune.common.text import short
 from onnxprune.errors import on_command_line
 
 HELP_WIDTH = 100

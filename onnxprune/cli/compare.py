@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from onnxprune._text import plural
 from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, draw, print_json
 from onnxprune.cli.page import html_option, page_path, write
 from onnxprune.cli.paths import read_plan
+from onnxprune.common.text import plural
 
 
 @click.command(cls=Command, forms=["onnxprune compare A B [C ...] [options]"])

@@ -8,21 +8,16 @@ import os
 import shlex
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from types import FrameType
 
 import click
 
 from onnxprune.cli.command import TYPED, complain, forget_warnings, say, warn
+from onnxprune.cli.signals import Terminated, interruptible
 from onnxprune.errors import InternalError, OnnxPruneError
 
 USAGE = 2
-
-
-class Terminated(BaseException):
-    """SIGTERM as an exception, so that half-written files are cleared away on the way out."""
 
 
 def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
@@ -39,7 +34,7 @@ def guarded(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     """
     forget_warnings()
     try:
-        with _terminable(), _logged_warnings(), command.make_context(name, list(arguments)) as context:
+        with interruptible(), _logged_warnings(), command.make_context(name, list(arguments)) as context:
             context.meta[TYPED] = shlex.join([*name.split(), *map(str, arguments)])
             command.invoke(context)
             sys.stdout.flush()
@@ -113,30 +108,14 @@ class _Warnings(logging.Handler):
 def _logged_warnings() -> Iterator[None]:
     """Shows warnings of plug-ins that cannot be loaded; a report repeats them."""
     handler = _Warnings(logging.WARNING)
-    loggers = [logging.getLogger(f"onnxprune.{module}") for module in ("registry", "pipeline.data", "pipeline.compare")]
+    modules = ("extensions.registry", "pipeline.data", "pipeline.compare")
+    loggers = [logging.getLogger(f"onnxprune.{module}") for module in modules]
     for logger in loggers:
         logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Lets SIGTERM unwind the program instead of ending it on the spot."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _die(number: signal.Signals) -> int:

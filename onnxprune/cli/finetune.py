@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from onnxprune.cli import parsing
-from onnxprune.cli.command import Command, complain, option, say, warn
-from onnxprune.cli.output import announcing, draw, print_json
+from onnxprune.cli.command import Command, option
+from onnxprune.cli.output import announcing, present
 from onnxprune.cli.paths import target
 from onnxprune.errors import GateError
 
@@ -99,13 +101,8 @@ def finetune(
         if result.stopped is None:
             result.save(path)
     written = str(path) if result.stopped is None else None
-    if as_json:
-        print_json({"model": model, "output": written, "teacher_model": teacher, **result.report.to_dict()})
-    elif not quiet:
-        draw(finetuned(result.report, model, written))
-    for line in result.report.warnings:
-        complain(line) if strict else warn(line)
-    if as_json and not quiet and written:
-        say(f"wrote {written}", err=True)
+    report, names = result.report, {"model": model, "output": written, "teacher_model": teacher}
+    parts = partial(finetuned, report, model, written)
+    present(report.to_dict(), parts, report.warnings, names, as_json=as_json, quiet=quiet, strict=strict)
     if result.stopped is not None:
         ctx.exit(GateError.exit_code)

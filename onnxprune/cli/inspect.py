@@ -114,7 +114,8 @@ def _drawn(path: Path, model: str, coupling: Coupling) -> str:
 def _anonymise(model: str, output: str | None) -> None:
     path = target(model, output, kind="anonymous", force=True)
     from onnxprune.model.anonymize import anonymised
-    from onnxprune.model.model import Model, load, save
+    from onnxprune.model.model import Model, load
+    from onnxprune.model.save import save
 
     save(Model(anonymised(load(model, weights=False))), path)
     say(f"wrote {path}: no weights, no names")

@@ -11,11 +11,11 @@ from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
 from onnxprune.cli.output import announcing, draw, print_json
 from onnxprune.cli.paths import writable, written
-from onnxprune.engines import DEFAULT
+from onnxprune.engines.profiles import DEFAULT
 from onnxprune.errors import InputError
 
 if TYPE_CHECKING:
-    from onnxprune.times import Times
+    from onnxprune.engines.times import Times
 
 HOW, WHAT = "How", "What"
 
@@ -102,7 +102,7 @@ def _earlier(path: Path) -> Times | None:
     Raises:
         InputError: The file holds something else, which is not replaced.
     """
-    from onnxprune.times import Times
+    from onnxprune.engines.times import Times
 
     if not path.exists():
         return None

@@ -7,14 +7,15 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cli.command import colourful, complain, say, warn
 from onnxprune.cli.progress import Show, announcing
 
-__all__ = ["announcing", "draw", "files", "logging_on_stderr", "print_json", "save", "show", "terminal_width"]
+__all__ = ["announcing", "draw", "files", "logging_on_stderr", "present", "print_json", "save", "show"]
+__all__ += ["terminal_width"]
 
 if TYPE_CHECKING:
     from onnxprune.api import Result
@@ -37,11 +38,11 @@ def logging_on_stderr(wanted: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def save(result: Result, path: Path, stage: Show) -> None:
+def save(result: Result, path: Path, stage: Show, data_chunk: int | None = None) -> None:
     """Writes a pruned model and enters the time that it took."""
     stage("save")
     start = time.perf_counter()
-    result.save(path)
+    result.save(path, data_chunk=data_chunk)
     result.report.seconds["save"] = round(time.perf_counter() - start, 4)
 
 
@@ -57,13 +58,39 @@ def show(report: Report, names: Mapping[str, str | None], *, as_json: bool, quie
     """
     from onnxprune.report import terminal
 
+    def parts() -> list[Any]:
+        return terminal.run(report, str(names["model"]), names["output"])
+
+    present(report.to_dict(), parts, report.warnings, names, as_json=as_json, quiet=quiet, strict=strict)
+
+
+def present(
+    data: dict[str, Any],
+    parts: Callable[[], list[Any]],
+    warnings: Iterable[str],
+    names: Mapping[str, str | None],
+    *,
+    as_json: bool,
+    quiet: bool,
+    strict: bool,
+) -> None:
+    """Prints what a run did as JSON or as tables, then its warnings.
+
+    Args:
+        data: The report as JSON.
+        parts: The tables.
+        warnings: The warnings.
+        names: File names, as those of `show`.
+        as_json: Whether to print JSON.
+        quiet: Whether to print no report.
+        strict: Whether warnings are errors.
+    """
     if as_json:
-        data = report.to_dict()
         head = {key: data.pop(key) for key in ("schema", "version")}
         print_json({**head, **names, "files": files(names), **data})
     elif not quiet:
-        draw(terminal.run(report, str(names["model"]), names["output"]))
-    for line in report.warnings:
+        draw(parts())
+    for line in warnings:
         complain(line) if strict else warn(line)
     if as_json and not quiet and names["output"]:
         say(f"wrote {names['output']}", err=True)

@@ -14,12 +14,12 @@ from onnxprune.cli.paths import writable, written
 
 if TYPE_CHECKING:
     from onnxprune.api import Result
+    from onnxprune.engines.times import Times
     from onnxprune.options import Options
     from onnxprune.pipeline.analysis import Analysis
-    from onnxprune.pipeline.node_times import NodeTimes
     from onnxprune.report.page.choice import Scenario
     from onnxprune.report.page.content import Page
-    from onnxprune.times import Times
+    from onnxprune.report.page.layers import NodeTimes
 
 
 def html_option(section: str) -> Callable[[Decorated], Decorated]:

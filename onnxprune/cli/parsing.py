@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from onnxprune._text import amount
 from onnxprune.cli import recipe
-from onnxprune.errors import InputError
+from onnxprune.common.text import amount
+from onnxprune.errors import InputError, option
 
 if TYPE_CHECKING:
     from onnxprune.options import Options
@@ -172,12 +172,34 @@ def _numbers(texts: Sequence[str], unclear: str, example: str, twice: str) -> di
     return found
 
 
-def size(text: str) -> int:
-    """A number of bytes such as ``500MB`` or ``2GB``."""
+def size(text: str, what: str = "memory") -> int:
+    """A number of bytes such as ``500MB`` or ``2GB``.
+
+    Args:
+        text: The number.
+        what: What has this size.
+
+    Raises:
+        InputError: It is none.
+    """
     found = amount(text)
     if found is None:
-        raise InputError(f"memory {text!r} is no size", "500MB or 2GB, say")
+        raise InputError(f"{what} {text!r} is no size", "500MB or 2GB, say")
     return int(found)
+
+
+def data_chunk(text: str | None) -> int | None:
+    """The largest size of a data file; None where none was given.
+
+    Raises:
+        InputError: It is no size, or it has no room for anything.
+    """
+    if text is None:
+        return None
+    found = size(text, "data chunk")
+    if found < 1:
+        raise InputError(f"{option('data_chunk')} must be above 0, not {found}", "2GB, say")
+    return found
 
 
 HOW_MUCH = ("ratio", "pattern", "target")
@@ -187,7 +209,7 @@ def _amount(
     given: Mapping[str, Any], sources: Mapping[str, ParameterSource | None]
 ) -> tuple[float | None, Sequence[str], Sequence[str]]:
     """Ratio, patterns and targets; an amount on the command line overrides one in a recipe."""
-    from onnxprune.patterns import CHANNELS
+    from onnxprune.extensions.patterns import CHANNELS
 
     ratio: float | None = given["ratio"]
     patterns: Sequence[str] = given["pattern"] or (CHANNELS,)

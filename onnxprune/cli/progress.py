@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from onnxprune._text import short
 from onnxprune.cli.command import say
+from onnxprune.cli.signals import check
+from onnxprune.common.text import short
 
 if TYPE_CHECKING:
-    from onnxprune.progress import Progress
+    from onnxprune.common.progress import Progress
 
 Show = Callable[["Progress | str"], None]
 """Shows how far a run is, or the name of a stage of which nothing more is known."""
@@ -25,12 +26,23 @@ LINE_SECONDS = 5.0
 
 @contextlib.contextmanager
 def announcing(silent: bool, wanted: bool | None = None) -> Iterator[Show]:
-    """Shows progress while the block lasts.
+    """Shows progress while the block lasts, and ends the run where a signal was lost.
 
     Args:
         silent: Whether to show nothing unless it is wanted.
         wanted: Whether progress was asked for; None for where stderr is a terminal.
     """
+    with _shown(silent, wanted) as show:
+
+        def announce(progress: Progress | str) -> None:
+            check()
+            show(progress)
+
+        yield announce
+
+
+@contextlib.contextmanager
+def _shown(silent: bool, wanted: bool | None) -> Iterator[Show]:
     terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     if wanted is False or (wanted is None and (silent or not terminal)):
         yield lambda progress: None

@@ -170,6 +170,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 )
 @option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
 @option(FILES, "--sparse-storage", is_flag=True, hidden=True)
+@option(FILES, "--data-chunk", hidden=True)
 @option(FILES, "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
 @option(FILES, "--dry-run", is_flag=True, help="Plan only: show what would go, write no model")
 @option(FILES, "--plan", metavar="FILE", help="Write what is removed and why as JSON")
@@ -208,6 +209,7 @@ def prune(
     plan: str | None,
     as_json: bool,
     html: str | None,
+    data_chunk: str | None,
     quiet: bool,
     verbose: bool,
     progress: bool | None,
@@ -216,7 +218,7 @@ def prune(
     """Takes channels out of a trained ONNX model and writes a smaller one."""
     if extra:
         raise InputError(f"one model at a time: {extra[0]!r} is too many", _meant(model))
-    options = parsing.options(ctx)
+    options, chunk = parsing.options(ctx), parsing.data_chunk(data_chunk)
     others = parsing.files_read(ctx)
     path = None if dry_run else target(model, output, *others, force=force)
     plan_path = _plan_path(plan, path, model, *others)
@@ -227,9 +229,9 @@ def prune(
         result = (api.dry_run if dry_run else api.run)(model, options, progress=stage)
         if result.stopped is not None and path is not None:
             path = plan_path = None
-        with written(plan_path, result.plan.to_json()):
+        with written(plan_path, "" if plan_path is None else result.plan.to_json()):
             if path is not None:
-                save(result, path, stage)
+                save(result, path, stage, chunk)
     names = {"model": model, "output": str(path) if path else None, "plan": str(plan_path) if plan_path else None}
     if result.stopped is None:
         write_run(page, model, names["output"], result, options)

@@ -102,6 +102,7 @@ KEYS: dict[str, Kind] = {
     "memory": _SIZE,
     "permute": _FLAG,
     "sparse-storage": _FLAG,
+    "data-chunk": _SIZE,
     "verbose": _FLAG,
     "gate": _AMOUNTS,
     "keep-anyway": _FLAG,
@@ -121,7 +122,7 @@ IN_PYTHON = {"global-ranking": "global", "input-shapes": "input-shape", "verify"
 
 def _names_function(metric: str) -> bool:
     """Whether a metric would come from any function; those that are registered have a name."""
-    from onnxprune.metrics import metrics
+    from onnxprune.extensions.metrics import metrics
 
     return _FUNCTION.match(metric) is not None and metric.partition(":")[0] not in metrics
 
@@ -211,9 +212,9 @@ def _located(recipe: str | os.PathLike[str], key: str, value: str) -> str:
     path = os.path.join(os.path.dirname(os.fspath(recipe)), value) if value else value
     if key != "calib" or ":" not in value or os.path.exists(path) or os.path.exists(path.split(",")[0]):
         return path
-    from onnxprune import extensions
+    from onnxprune.extensions import points
 
-    if value.partition(":")[0] in extensions.sources:
+    if value.partition(":")[0] in points.sources:
         return value
     if _FUNCTION.match(value):
         raise _runs_no_code(recipe, key, value)

@@ -41,7 +41,7 @@ def slice(
     if output is None and path.exists() and not force:
         raise InputError(f"{path}: exists already", "--force replaces it, -o FILE names another one")
     writable(path, checkpoint, plan)
-    from onnxprune.checkpoint_files.slice import slice_checkpoint
+    from onnxprune.planning.checkpoints.slice import slice_checkpoint
     from onnxprune.planning.plan import Plan
 
     sliced = slice_checkpoint(Plan.from_json(read_plan(plan)), checkpoint, path, tensor_map=tensor_map, model=model)

@@ -9,10 +9,10 @@ import click
 
 from onnxprune.cli import parsing
 from onnxprune.cli.command import Command, option
-from onnxprune.cli.exit import Terminated
 from onnxprune.cli.output import announcing, draw, print_json
 from onnxprune.cli.page import html_option, page_path, write
 from onnxprune.cli.paths import writable
+from onnxprune.cli.signals import Terminated
 from onnxprune.errors import GateError, VerificationError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The other verbs: inspect, sensitivity, sweep, apply, slice, finetune, measure, compare, verify, ops."""
+"""The other verbs: inspect, sensitivity, sweep, apply, slice, finetune, vocabulary, measure, compare, verify, ops."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from onnxprune.cli.sensitivity import sensitivity
 from onnxprune.cli.slice import slice
 from onnxprune.cli.sweep import sweep
 from onnxprune.cli.verify import verify
+from onnxprune.cli.vocabulary import vocabulary
 
 VERBS: dict[str, click.Command] = {
     "inspect": inspect,
@@ -25,5 +26,6 @@ VERBS: dict[str, click.Command] = {
     "measure": measure,
     "compare": compare,
     "verify": verify,
+    "vocabulary": vocabulary,
     "ops": ops,
 }

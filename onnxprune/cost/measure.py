@@ -15,6 +15,7 @@ from onnx import helper, shape_inference
 
 from onnxprune.cost.macs import Shape, macs_from_shapes, macs_of_nodes
 from onnxprune.cost.trace import sampled_shapes
+from onnxprune.engines.times import Times
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import IR_VERSION, infer
@@ -24,7 +25,6 @@ from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.model.tensors import WEIGHT_TYPES, constants, elements, sparse_initializers
 from onnxprune.runtime.sample_inputs import candidate_dims
-from onnxprune.times import Times
 
 
 @dataclass(frozen=True)

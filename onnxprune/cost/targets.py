@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune import extensions
 from onnxprune.cost.cost_model import CostModel, Removed, macs, nbytes, parameters
 from onnxprune.cost.measure import Cost, counted_shapes
 from onnxprune.cost.time_model import latency
 from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError, option
-from onnxprune.extensions import CostFactory, NamedCost
+from onnxprune.extensions import points
+from onnxprune.extensions.points import CostFactory, NamedCost
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model
 
@@ -102,7 +102,7 @@ def totals(
 def _registered(
     name: str, factory: CostFactory, coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]
 ) -> CostModel:
-    made = extensions.call("cost", name, factory, coupling, groups, shapes)
+    made = points.call("cost", name, factory, coupling, groups, shapes)
     if not callable(getattr(made, "left", None)) or not callable(getattr(made, "saving", None)):
         raise InputError(f"cost {name!r} must return an object with left and saving, not {made!r}"[:200])
     return _Registered(name, made)

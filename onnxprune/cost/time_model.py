@@ -26,9 +26,9 @@ from onnxprune.cost.nonnegative import RIDGE, nonnegative_least_squares
 from onnxprune.cost.step_products import StepCost, StepProduct, StepProducts
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
+from onnxprune.engines.times import Times
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Axis, Node, Value
-from onnxprune.times import Times
 
 BLOCKS = (1, 4, 8, 16, 32)
 """Block sizes that are tried: vectors of 4 to 16 numbers on CPUs, tiles of 8 to 32 on GPUs."""

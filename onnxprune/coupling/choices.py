@@ -133,6 +133,8 @@ def _settle(choice: Choice, classes: AxisClasses, barred: np.ndarray) -> list[Li
         pins += [axis for alt in choice.alternatives for axis in alt.pins]
     else:
         pins = choice.taken.pins
+        for axis, indices in choice.taken.kept:
+            barred[classes.span(axis.id).start + indices] = True
     for axis in pins:
         barred[classes.span(axis.id)] = True
     return [] if choice.taken is None else choice.taken.links

@@ -91,7 +91,12 @@ class Coupling:
 
 
 def analyze(
-    graph: Graph, *, mixing: bool = False, attention: str = "heads", shrinking: Collection[str] = ()
+    graph: Graph,
+    *,
+    mixing: bool = False,
+    attention: str = "heads",
+    shrinking: Collection[str] = (),
+    renumbered: Collection[str] = (),
 ) -> Coupling:
     """Applies every rule, decides the choices and joins what is tied.
 
@@ -101,10 +106,13 @@ def analyze(
         attention: ``heads`` to take whole heads where they are open, ``dims`` to take dimensions within heads.
         shrinking: Graph inputs and outputs that may lose slices. What such an input loses counts as zero: it is what
             the pruned model gave out before, or nothing.
+        renumbered: Values of the main graph that hold ids, which the caller renumbers: the rows that they look up in
+            a table may go.
     """
+    ids = frozenset(renumbered)
 
     def couple(parted: Sequence[ConstantCut] = ()) -> Coupling:
-        return _couple(graph, data, parted, mixing=mixing, attention=attention, shrinking=shrinking)
+        return _couple(graph, data, parted, ids, mixing=mixing, attention=attention, shrinking=shrinking)
 
     data = infer(graph)
     whole, cuts = couple(), frozenset[Axis]()
@@ -141,6 +149,7 @@ def _couple(
     graph: Graph,
     data: dict[Value, Data],
     parted: Sequence[ConstantCut],
+    renumbered: frozenset[str],
     *,
     mixing: bool,
     attention: str,
@@ -148,7 +157,7 @@ def _couple(
 ) -> Coupling:
     """The analysis with the values in `parted` cut."""
     for _ in range(MAX_ROUNDS):
-        ties = Ties(graph, data, graph.number_axes())
+        ties = Ties(graph, data, graph.number_axes(), renumbered)
         for node in graph.nodes:
             _apply_rule(node, ties)
         constant_cuts.tie(parted, ties)
@@ -294,6 +303,8 @@ def _pin_decided(ties: Ties) -> None:
         if choice.taken is not None:
             for axis in choice.taken.pins:
                 ties.pins.append((axis, None, f"{choice.node.label} merges or splits it"))
+            for axis, indices in choice.taken.kept:
+                ties.pins.append((axis, indices, f"{choice.node.label} carries {choice.taken.name}"))
             continue
         for alternative in choice.alternatives:
             axes = [axis for link in alternative.links for axis, _ in link] + alternative.pins
@@ -331,4 +342,5 @@ def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
 def _statements(item: Zero | Choice) -> list[Zero]:
     if not isinstance(item, Choice):
         return [item]
-    return [(out.id, (source.id,), False) for out, source in item.taken.zeros] if item.taken is not None else []
+    zeros = item.taken.zeros if item.taken is not None else []
+    return [(out.id, tuple(source.id for source in sources), False) for out, *sources in zeros]

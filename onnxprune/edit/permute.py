@@ -24,6 +24,7 @@ from onnxprune.graph.graph import Axis, Graph, Value
 from onnxprune.graph.operators import operator_of
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import WEIGHT_TYPES
+from onnxprune.model.values import Made, Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +125,14 @@ def permute_original(
     reorder_constants(model, coupling.graph, constant_orders(coupling, source))
 
 
-def _reordered(value: Value, array: NDArray[Any], change: Change) -> NDArray[Any]:
-    for axis, order in change.items():
-        array = array.take(order, axis=axis)
-    return array
+def _reordered(_: Value, values: Values, change: Change) -> Values:
+    def make() -> NDArray[Any]:
+        array = values.array()
+        for axis, order in change.items():
+            array = array.take(order, axis=axis)
+        return array
+
+    return Made(values.shape, values.dtype, make)
 
 
 def _fixed_channels(coupling: Coupling) -> NDArray[np.bool_]:

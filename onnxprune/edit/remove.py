@@ -18,7 +18,8 @@ from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit import computed
 from onnxprune.edit.index_tensors import factors_and_summands, with_positions
 from onnxprune.edit.resize import Entries, KeptLengths, NewPositions, NodeEdits
-from onnxprune.edit.slicing import Removal, add_constant, apply_edits, constant_edits, node_index
+from onnxprune.edit.sliced import Sliced
+from onnxprune.edit.slicing import add_constant, apply_edits, constant_edits, node_index
 from onnxprune.graph.contents import known
 from onnxprune.graph.graph import Node, Scope, Value
 from onnxprune.graph.lengths import names, parse
@@ -54,7 +55,7 @@ class _Patch:
         self.names = Names(self.graph.proto, {s.name for s in self.constant_edits})
 
     def run(self) -> None:
-        apply_edits(self.model, self.graph, self.constant_edits, lambda _, a, removal: _drop_indices(a, removal))
+        apply_edits(self.model, self.graph, self.constant_edits, lambda _, v, removal: Sliced(v, removal))
         self._set_positions()
         self._set_inputs()
         self._gather_kept()
@@ -290,15 +291,6 @@ def _declare_length(dim: onnx.TensorShapeProto.Dimension, length: int | Length |
 
 def _tensor(array: NDArray[Any], name: str) -> TensorProto:
     return onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)  # ascontiguousarray gives scalars an axis
-
-
-def _drop_indices(array: NDArray[Any], removal: Removal) -> NDArray[Any]:
-    """Returns the array without some indices of some axes; the axis that shrinks most is sliced first."""
-    for axis, indices in sorted(removal.items(), key=lambda r: len(r[1]) / array.shape[r[0]], reverse=True):
-        keep = np.ones(array.shape[axis], dtype=bool)
-        keep[list(indices)] = False
-        array = np.compress(keep, array, axis=axis)
-    return array
 
 
 def _is_output(value: Value) -> bool:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.coupling.coupling import Coupling
@@ -15,6 +13,7 @@ from onnxprune.graph.graph import Graph, Node, Scope, Value
 from onnxprune.model import tensors
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
+from onnxprune.model.values import Values
 
 Removal = dict[int, tuple[int, ...]]
 """Axis -> removed indices of one constant."""
@@ -87,7 +86,7 @@ def edits_by_reader(graph: Graph, change_of: Callable[[Value], Change]) -> list[
     return found
 
 
-EditFunction = Callable[[Value, NDArray[Any], Change], NDArray[Any]]
+EditFunction = Callable[[Value, Values, Change], Values]
 
 
 def apply_edits(model: Model, graph: Graph, edits: Sequence[ConstantEdit], function: EditFunction) -> None:
@@ -99,18 +98,15 @@ def apply_edits(model: Model, graph: Graph, edits: Sequence[ConstantEdit], funct
         edits: The edits.
         function: Returns the new contents of a constant, given a reader, the old contents and the change.
     """
-    originals: dict[str, NDArray[Any]] = {}  # contents of tensors with copies: the tensors themselves are edited last
-    for edit in sorted(edits, key=lambda e: e.key == e.original):
+    for edit in sorted(edits, key=lambda e: e.key == e.original):  # tensors with copies are edited last
         first = edit.readers[0]
         assert first.tensor is not None
+        values = function(first, model.values(first.tensor), edit.change)
         if edit.key == edit.original:
-            array = originals.pop(edit.original, None)
-            array = model.array(first.tensor) if array is None else array
-            model.set_array(first.tensor, function(first, array, edit.change))
+            model.set_values(first.tensor, values)
             continue
-        array = originals.setdefault(edit.original, model.array(first.tensor))
         copy = TensorProto(name=edit.name, data_type=first.tensor.data_type)
-        model.set_array(copy, function(first, array, edit.change))
+        model.set_values(copy, values, like=first.tensor)
         for reader in edit.readers:
             for node, i in reader.consumers:
                 node.proto.input[i] = copy.name

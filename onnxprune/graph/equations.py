@@ -69,14 +69,21 @@ class Equations:
                 result.flat[at] = entry_of(self.solved(length), floating=not length.whole)
         return result
 
-    def equal(self, a: Dim, b: Dim) -> None:
-        """Two lengths are the same in every run."""
+    def equal(self, a: Dim, b: Dim, within: Collection[str] | None = None) -> None:
+        """Two lengths are the same in every run; see `equate`."""
         left, right = of_dim(a), of_dim(b)
         if left is not None and right is not None:
-            self.equate(left, right)
+            self.equate(left, right, within)
 
-    def equate(self, a: Length, b: Length) -> None:
-        """The same for polynomials; equations that give no name a value are not kept."""
+    def equate(self, a: Length, b: Length, within: Collection[str] | None = None) -> None:
+        """Two lengths, as polynomials, are the same; equations that give no name a value are not kept.
+
+        Args:
+            a: One of them.
+            b: The other one.
+            within: The only names that may be given a value; None for all. What is said in a body that may not run
+                holds for what is in there alone.
+        """
         try:
             a, b = _reduced(self.solved(a), self.solved(b))
         except (ValueError, ArithmeticError):
@@ -84,6 +91,8 @@ class Equations:
         if a == b:
             return
         sides = [(x, y) for x, y in ((a, b), (b, a)) if self._free(x) and not names(x) & names(y)]
+        if within is not None:
+            sides = [side for side in sides if str(side[0]) in within]
         sides.sort(key=lambda side: self.given(str(side[0])))  # those that inference made up come first
         if sides:
             self._values[str(sides[0][0])] = sides[0][1]

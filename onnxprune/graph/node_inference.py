@@ -17,7 +17,7 @@ from onnxprune.graph.contents import Data, known
 from onnxprune.graph.data_propagation import evaluate, taken
 from onnxprune.graph.equations import Equations
 from onnxprune.graph.graph import Graph, Node, Value, tensor_type
-from onnxprune.graph.lengths import Dim, product
+from onnxprune.graph.lengths import Dim, names, parse, product
 from onnxprune.graph.operators import Shape
 
 _MAX_WALKS = 4
@@ -45,6 +45,7 @@ class Walk:
         self.data: dict[Value, Data] = {}
         for _ in range(_MAX_WALKS):
             self._concluded = False
+            self._own_names = _own_names(graph)
             self.data = evaluate(graph, before=constants, visit=self._visit)
             if not self._concluded:
                 break
@@ -59,7 +60,7 @@ class Walk:
         for out, found in zip(node.outputs, _shapes_of(node, data), strict=False):
             if out is not None and found is not None and is_open(out):
                 self._merge(node, out, found)
-        if node.op_type in _WHOLE and not node.domain and node.scope is self._graph.main:
+        if node.op_type in _WHOLE and not node.domain:
             self._conclude(node)
 
     def _merge(self, node: Node, out: Value, found: Sequence[Dim]) -> None:
@@ -82,11 +83,13 @@ class Walk:
             return old  # nothing that can run
         if isinstance(old, int) or new is None or old == new:
             return old
-        if isinstance(old, str) and node.scope is self._graph.main:
-            if isinstance(new, str) or not self._equations.given(old):
-                self._equations.equal(old, new)
-            return new if isinstance(new, int) else self._equations.dim(old)
-        return new if isinstance(new, int) or old is None or not self._equations.given(old) else old
+        if old is None:
+            return new
+        if isinstance(new, str) or not self._equations.given(old):
+            self._equations.equal(old, new, self._own_names.get(node.scope.path))
+        if isinstance(new, int):
+            return new
+        return self._equations.dim(old if node.scope is self._graph.main or self._equations.given(old) else new)
 
     def _conclude(self, node: Node) -> None:
         """Both ends of a reshape have as many elements."""
@@ -94,8 +97,25 @@ class Walk:
         sizes = [product(v.shape) for v in ends if v is not None and v.shape is not None]
         if len(sizes) == 2 and sizes[0] is not None and sizes[1] is not None and sizes[0] != sizes[1]:
             before = len(self._equations)
-            self._equations.equate(sizes[0], sizes[1])
+            self._equations.equate(sizes[0], sizes[1], self._own_names.get(node.scope.path))
             self._concluded |= len(self._equations) > before
+
+
+def _own_names(graph: Graph) -> dict[str, set[str]]:
+    """Names of free lengths that occur in one body, and those inside of it, alone; by the path of its scope."""
+    if not any(node.bodies for node in graph.nodes):
+        return {}
+    found: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        for value in (*node.inputs, *node.outputs):
+            for dim in (value.shape or []) if value is not None else []:
+                if isinstance(dim, str):
+                    found.setdefault(node.scope.path, set()).update(names(parse(dim)))
+    return {
+        path: own - {name for other in found if not f"{other}|".startswith(f"{path}|") for name in found[other]}
+        for path, own in found.items()
+        if path != graph.main.path
+    }
 
 
 def resolve(graph: Graph, data: dict[Value, Data], equations: Equations) -> dict[Value, Data]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.extensions import RULES
-from onnxprune.registry import load_home, load_plugins
+from onnxprune.extensions.points import RULES
+from onnxprune.extensions.registry import load_home, load_plugins
 
 if TYPE_CHECKING:
     from onnxprune.graph.graph import Axis, Node, Value

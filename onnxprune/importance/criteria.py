@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.criterion_views import GroupView, WeightView
-from onnxprune.extensions import Criterion, criteria
+from onnxprune.extensions.points import Criterion, criteria
+from onnxprune.extensions.views import GroupView, WeightView
 from onnxprune.importance import activation
 from onnxprune.importance.geometric_median import fpgm
 from onnxprune.importance.magnitude import Scores, lamp

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.common.progress import step
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.importance.magnitude import Scores
@@ -15,7 +16,6 @@ from onnxprune.importance.readers import GroupReader, find_readers
 from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
-from onnxprune.progress import step
 from onnxprune.statistics.moments import Batches, Moments
 
 PROBES = (0.25, 0.5, 0.75)

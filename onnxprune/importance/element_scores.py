@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.criterion_views import GradientMeans, WeightView
 from onnxprune.errors import InputError
-from onnxprune.extensions import Criterion, call
+from onnxprune.extensions.points import Criterion, call
+from onnxprune.extensions.views import GradientMeans, WeightView
 
 
 def element_scores(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import GIVE_DATA, InputError
-from onnxprune.extensions import Criterion
+from onnxprune.extensions.points import Criterion
 from onnxprune.importance.element_scores import element_scores
 from onnxprune.importance.gates import Gates, unit_masks
 from onnxprune.importance.saliency import grasp, snip

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.layers.weights import finite_part
+from onnxprune.model.values import Values
+
 Scores = NDArray[np.float64]
 
+_FEW_ROWS = 1024
+"""Terms up to which sums are exact enough in the type of the weight."""
+_NOT_HALF = np.float32(2.0**16)
+"""Above the largest float16: what bits of infinities and NaN are taken for."""
 
-def power_sums(weight: NDArray[Any], axes: Iterable[int], power: int) -> dict[int, Scores]:
-    """Sums ``|w| ** power`` over all axes but one.
+
+def power_sums(weight: Values, axes: Iterable[int], power: int) -> dict[int, Scores]:
+    """Sums ``|w| ** power`` over all axes but one; what is not finite counts as zero.
 
     Args:
         weight: Floating-point weight of any rank.
@@ -22,16 +30,46 @@ def power_sums(weight: NDArray[Any], axes: Iterable[int], power: int) -> dict[in
     Returns:
         Axis -> sums along it; float64, shape (length of the axis,).
     """
-    wide = weight if weight.dtype in (np.float32, np.float64) else weight.astype(np.float32)
     axes = sorted(axes)
-    if not axes or not wide.size:
-        return {a: np.zeros(wide.shape[a]) for a in axes}
+    total = {axis: np.zeros(weight.shape[axis]) for axis in axes}
+    if not axes or not weight.nbytes:
+        return total
+    at = 0
+    for block in weight.blocks():
+        for axis, sums in _block_sums(_magnitudes(block), axes, power).items():
+            if axis == 0:
+                total[axis][at : at + len(block)] = sums
+            else:
+                total[axis] += sums
+        at += len(block)
+    return total
+
+
+def _magnitudes(block: NDArray[Any]) -> NDArray[Any]:
+    """``|w|`` in float32, or in float64 where that is the type; zeros for what is not finite."""
+    if block.dtype == np.float16:  # by its bits: several times faster than numpy's conversion, and as exact
+        bits = np.bitwise_and(block.view(np.uint16), np.uint16(0x7FFF)).astype(np.uint32)
+        bits <<= np.uint32(13)
+        found: NDArray[Any] = bits.view(np.float32)
+        found *= np.float32(2.0**112)  # the biases of the exponents differ by 112
+        found[found >= _NOT_HALF] = 0
+        return found
+    same = block.dtype in (np.float32, np.float64)
+    sizes: NDArray[Any] = np.abs(finite_part(block if same else block.astype(np.float32)))
+    return sizes
+
+
+def _block_sums(block: NDArray[Any], axes: Sequence[int], power: int) -> dict[int, NDArray[Any]]:
+    """`power_sums` of magnitudes."""
     # Trailing axes are reduced first, so that the remaining array is small.
     depth = axes[-1] + 1
-    flat = np.ascontiguousarray(wide).reshape(*wide.shape[:depth], -1)
-    inner = np.einsum("...i,...i->...", flat, flat) if power == 2 else np.abs(flat).sum(axis=-1)
-    inner = inner.astype(np.float64)
-    return {a: inner.sum(axis=tuple(i for i in range(depth) if i != a)) for a in axes}
+    flat = np.ascontiguousarray(block).reshape(*block.shape[:depth], -1)
+    if flat.shape[-1] == 1:
+        inner = np.square(flat[..., 0]) if power == 2 else flat[..., 0]
+    else:
+        inner = np.einsum("...i,...i->...", flat, flat) if power == 2 else flat.sum(axis=-1)
+    kind = inner.dtype if inner.ndim <= 2 and len(inner) <= _FEW_ROWS else np.float64
+    return {a: inner.sum(axis=tuple(i for i in range(depth) if i != a), dtype=kind) for a in axes}
 
 
 def lamp(squares: Scores) -> Scores:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group, Slices
 from onnxprune.errors import GIVE_DATA, InputError
-from onnxprune.extensions import Criterion, Scale, as_criterion, call
+from onnxprune.extensions.points import Criterion, Scale, as_criterion, call
 from onnxprune.graph.graph import Value
 from onnxprune.importance.activation import standardised
 from onnxprune.importance.gates import Gates, gate_gradients
@@ -20,11 +20,12 @@ from onnxprune.importance.gradient_scores import saliency_of_units
 from onnxprune.importance.magnitude import Scores, power_sums
 from onnxprune.importance.obs import Consumer
 from onnxprune.importance.readers import GroupReader, find_readers
-from onnxprune.layers.dequantize import dequantised, unpacked
 from onnxprune.layers.find import linear_layers
+from onnxprune.layers.real_values import real_values
 from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
+from onnxprune.model.values import Values
 from onnxprune.statistics.moments import Moments
 from onnxprune.statistics.weight_gradients import GradientData
 
@@ -192,19 +193,11 @@ class _Weights:
     def _of(self, value: Value, power: int) -> dict[int, Scores]:
         key = value.key, power
         if key not in self._sums:
-            self._sums[key] = power_sums(self._values(value), self._axes[value.key], power)
+            self._sums[key] = power_sums(self._real_values(value), self._axes[value.key], power)
         return self._sums[key]
 
     def _values(self, value: Value) -> NDArray[Any]:
-        return finite_part(self._real_values(value))
+        return finite_part(self._real_values(value).array())
 
-    def _real_values(self, value: Value) -> NDArray[Any]:
-        assert value.tensor is not None
-        weight, few = self._model.array(value.tensor), value in self._packed
-        if value not in self._quantised and not few:
-            return weight
-        scale, zero, last = self._packed[value] if few else self._quantised[value]
-        if scale.tensor is None:
-            return weight.astype(np.float32)
-        points = self._model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
-        return (unpacked if few else dequantised)(weight, self._model.array(scale.tensor), points, last)
+    def _real_values(self, value: Value) -> Values:
+        return real_values(self._model, value, self._quantised, self._packed)

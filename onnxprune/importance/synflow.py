@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
+from onnxprune.common.progress import step
 from onnxprune.errors import InputError
 from onnxprune.gradients.differentiate import differentiate
 from onnxprune.gradients.free_constants import replace_entries
@@ -32,7 +33,6 @@ from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 from onnxprune.ops.gradients.writer import Writer
-from onnxprune.progress import step
 from onnxprune.runtime.local_session import LocalSession
 from onnxprune.runtime.sample_inputs import sample_inputs
 from onnxprune.runtime.session import local_session

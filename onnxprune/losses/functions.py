@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._importing import import_object
+from onnxprune.common.importing import import_object
 from onnxprune.errors import DataError, InputError, option
-from onnxprune.extensions import call
+from onnxprune.extensions.points import call
+from onnxprune.extensions.registry import one_of
 from onnxprune.graph.operators import Postprocessing
 from onnxprune.losses.ctc import ctc
 from onnxprune.losses.label_loss import LOSSES
-from onnxprune.registry import one_of
 from onnxprune.verification.comparable_outputs import Component
 
 Array = NDArray[Any]

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import InputError, option
+from onnxprune.extensions.registry import one_of
 from onnxprune.gradients import losses
 from onnxprune.gradients.trainable import Terms
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.operators import Postprocessing
 from onnxprune.ops.gradients.writer import Writer
-from onnxprune.registry import one_of
 from onnxprune.verification.comparable_outputs import Component
 from onnxprune.verification.decisions import softmax
 from onnxprune.verification.output_values import class_axes

@@ -7,13 +7,17 @@ model's folder, be long enough, and the length must match the tensor's type and 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import InputError, ModelError
-from onnxprune.model.tensors import is_external, is_stripped, payload_bytes, tensors
+from onnxprune.model.tensors import PAYLOAD_FIELDS, is_external, is_stripped, payload_bytes, tensors
+
+DEFERRED = "*deferred*"
+"""Location of values that are made when they are read; never written to a file."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,26 @@ def make_external(tensor: TensorProto, location: str, offset: int, length: int) 
     tensor.data_location = TensorProto.EXTERNAL
 
 
-def relocate(proto: ModelProto, location: str) -> None:
-    """Makes all external tensors of a model refer to one data file; offsets and lengths are kept."""
+def relocate(proto: ModelProto, locations: Sequence[str]) -> None:
+    """Gives the data files of a model their names; until then the location of a tensor is the number of its file."""
     for tensor in filter(is_external, tensors(proto)):
         for entry in tensor.external_data:
             if entry.key == "location":
-                entry.value = location
+                entry.value = locations[int(entry.value)]
+
+
+def make_deferred(tensor: TensorProto, number: int, dims: Sequence[int]) -> None:
+    """Makes a tensor stand for values that are made when they are read; other entries are kept."""
+    make_external(tensor, DEFERRED, number, 0)
+    for field in PAYLOAD_FIELDS:
+        tensor.ClearField(field)
+    tensor.dims[:] = dims
+
+
+def deferred_number(tensor: TensorProto) -> int | None:
+    """The number of the values that a tensor stands for; None for one that is stored."""
+    entries = {e.key: e.value for e in tensor.external_data}
+    return int(entries["offset"]) if entries.get("location") == DEFERRED else None
 
 
 def aligned_offset(offset: int, length: int) -> int:

@@ -1,21 +1,19 @@
-"""Loading, patching and saving of models whose external weights stay on disk.
+"""Loading and patching of models whose external weights stay on disk.
 
 The ModelProto is edited in place and never rebuilt, so that fields which are not edited are preserved. External data
-files are memory-mapped and read, and written, one tensor at a time.
+files are memory-mapped; what is done to a large tensor in them happens when its values are read (see `values`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
+import itertools
 import math
 import os
-import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -23,12 +21,11 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import InputError, ModelError
-from onnxprune.model.atomic_write import atomic_write, data_file_path
-from onnxprune.model.external_data import aligned_offset, locate, make_external, relocate
+from onnxprune.model.data_file import DataFile, Stored
+from onnxprune.model.external_data import aligned_offset, deferred_number, locate, make_deferred
 from onnxprune.model.skeleton import serialized_size, skeleton
 from onnxprune.model.tensors import (
     constants,
-    inline_bytes,
     is_external,
     is_stripped,
     overwrite_values,
@@ -37,14 +34,15 @@ from onnxprune.model.tensors import (
     tensors,
 )
 from onnxprune.model.validation import check
+from onnxprune.model.values import Values, Whole
 
-__all__ = ["Model", "constants", "load", "qualified", "save", "skeleton"]
+__all__ = ["Model", "constants", "load", "qualified", "skeleton"]
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Maximum size of a serialized protobuf message in bytes."""
-EXTERNAL_MIN_BYTES = 1024
-"""Size in bytes from which a tensor is written to the data file, if there is one."""
-_HEADROOM = 64 * 2**20  # bytes reserved for everything but raw data: names, nodes, typed fields
+STREAMED_MIN_BYTES = 2**20
+"""Size in bytes from which values in a data file are edited block by block when they are read."""
+_numbers = itertools.count()
 
 
 class Model:
@@ -56,11 +54,18 @@ class Model:
         data_files: The external data files of that file, as resolved paths.
     """
 
-    def __init__(self, proto: onnx.ModelProto, path: Path | None = None, data_files: Iterable[Path] = ()) -> None:
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        path: Path | None = None,
+        data_files: Iterable[Path] = (),
+        deferred: Mapping[int, Values] | None = None,
+    ) -> None:
         self.proto = proto
         self.path = path
         self.data_files = frozenset(data_files)
-        self._maps: dict[Path, np.ndarray] = {}
+        self._files: dict[Path, DataFile] = {}
+        self._deferred = dict(deferred or {})
 
     def __repr__(self) -> str:
         return f"Model({str(self.path or self.proto.graph.name)!r}, {len(self.proto.graph.node)} nodes)"
@@ -76,6 +81,9 @@ class Model:
         try:
             if not is_external(tensor):
                 return _decode(tensor)
+            number = deferred_number(tensor)
+            if number is not None:
+                return self._deferred[number].array()
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             raw = self.raw(tensor)
             if sys.byteorder == "little" and dtype.itemsize * math.prod(tensor.dims) == raw.size:
@@ -86,13 +94,74 @@ class Model:
             raise ModelError(f"{self._where()}: tensor '{tensor.name}' cannot be read: {error}") from error
 
     def raw(self, tensor: TensorProto) -> np.ndarray:
-        """Returns the bytes of an external tensor as a read-only view of its file: uint8, shape (bytes,)."""
+        """Returns the bytes of an external tensor, if they are stored as a view of the file: uint8, shape (bytes,)."""
+        if deferred_number(tensor) is not None:
+            return self.array(tensor).reshape(-1).view(np.uint8)
         at = locate(tensor, self.path)
         if at.length == 0:
             return np.empty(0, dtype=np.uint8)
-        if at.file not in self._maps:
-            self._maps[at.file] = np.memmap(at.file, dtype=np.uint8, mode="r")
-        return self._maps[at.file][at.offset : at.offset + at.length]
+        return self._open(at.file).mapped[at.offset : at.offset + at.length]
+
+    def _open(self, path: Path) -> DataFile:
+        if path not in self._files:
+            self._files[path] = DataFile(path)
+        return self._files[path]
+
+    def raw_parts(self, tensor: TensorProto) -> Iterator[np.ndarray]:
+        """Yields the bytes of an external tensor, block by block where it is large: uint8, shape (bytes,) each."""
+        if not self.is_streamed(tensor):
+            yield self.raw(tensor)
+            return
+        for block in self.values(tensor).blocks():
+            yield block.reshape(-1).view(np.uint8)
+
+    def values(self, tensor: TensorProto) -> Values:
+        """Returns the values of a tensor of this model, which may be read block by block.
+
+        Raises:
+            InputError: As `array`.
+        """
+        number = deferred_number(tensor)
+        if number is not None:
+            return self._deferred[number]
+        array = self.array(tensor)
+        if not self.is_streamed(tensor):
+            return Whole(array)
+        at = locate(tensor, self.path)
+        return Stored(self._open(at.file), at.offset, array)
+
+    def set_values(self, tensor: TensorProto, values: Values, like: TensorProto | None = None) -> None:
+        """Replaces values and dimensions of a tensor; those of large ones in data files are made when they are read.
+
+        Args:
+            tensor: The tensor.
+            values: Its new values.
+            like: The tensor that is asked whether it is large and in a data file, if not this one.
+        """
+        if not self.is_streamed(tensor if like is None else like):
+            self.set_array(tensor, values.array())
+            return
+        number = next(_numbers)
+        self._deferred[number] = values
+        make_deferred(tensor, number, values.shape)
+
+    def is_streamed(self, tensor: TensorProto) -> bool:
+        """Whether the values of a tensor are large and in a data file, so that no copy of them is kept in memory."""
+        if not is_external(tensor) or payload_bytes(tensor) < STREAMED_MIN_BYTES or sys.byteorder != "little":
+            return False
+        whole = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * math.prod(tensor.dims)
+        return bool(whole == payload_bytes(tensor))  # types smaller than a byte are packed
+
+    def materialise(self) -> None:
+        """Stores the values of all edited tensors inline, so that others can read them in the ModelProto."""
+        for tensor in tensors(self.proto):
+            if deferred_number(tensor) is not None:
+                self.set_array(tensor, self.array(tensor))
+
+    @property
+    def defers(self) -> bool:
+        """Whether some tensors are made only when they are read."""
+        return any(deferred_number(tensor) is not None for tensor in tensors(self.proto))
 
     def set_array(self, tensor: TensorProto, array: np.ndarray) -> None:
         """Replaces values and dimensions of a tensor of this model; the new values are stored inline.
@@ -106,7 +175,8 @@ class Model:
         """Size of the model in bytes as `save` stores it, external data and the gaps between them included."""
         end = 0
         for tensor in filter(is_external, tensors(self.proto)):
-            length = locate(tensor, self.path).length
+            stored = deferred_number(tensor) is None
+            length = locate(tensor, self.path).length if stored else payload_bytes(tensor)
             end = aligned_offset(end, length) + length
         return end + serialized_size(self.proto)
 
@@ -114,11 +184,15 @@ class Model:
         """Returns an independent copy; external data files are shared, inline values copied."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        return Model(proto, self.path, self.data_files)
+        return self.part(proto)
+
+    def part(self, proto: onnx.ModelProto) -> Model:
+        """A model of other nodes with tensors of this one."""
+        return Model(proto, self.path, self.data_files, self._deferred)
 
     def close(self) -> None:
         """Releases the mapped files; arrays that were returned before remain valid."""
-        self._maps.clear()
+        self._files.clear()
 
     def _where(self) -> str:
         return str(self.path) if self.path else "model"
@@ -214,103 +288,3 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
             hint = "this is onnxruntime's own format; give the .onnx file that it was made from"
         raise InputError(f"{path}: not an ONNX model (cannot be parsed)", hint=hint) from None
     return proto
-
-
-def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) -> int:
-    """Writes a model atomically; the files that it was loaded from are never modified.
-
-    Weights are stored in the model file, unless the model was loaded with external data or would exceed protobuf's
-    limit of 2 GB: then initializers and Constants of 1024 bytes or more are written to a data file beside it, one at a
-    time. The name of the data file, `NAME.HASH.data`, is derived from its content: equal models give equal bytes, and
-    an existing model keeps its data until it is replaced (see `atomic_write`).
-
-    Args:
-        model: The model; not modified.
-        path: The file to write; its folder must exist.
-        overwrite: Whether an existing file may be replaced.
-
-    Returns:
-        The size of the written files in bytes.
-
-    Raises:
-        InputError: The folder does not exist, the file exists and must not be replaced, or is a file of the input.
-        OutputError: Writing failed, for example because the disk is full; existing files are unchanged.
-    """
-    target = Path(path)
-    _check_target(model, target, overwrite)
-    with atomic_write(target, keep=model.data_files) as write:
-        files, proto, data_bytes = [target], model.proto, 0
-        if needs_data_file(model):
-            stream = write.new()
-            proto, digest = write_external_data(model, stream)
-            data_bytes = stream.tell()
-            data = data_file_path(target, digest)
-            _check_target(model, data, overwrite=True)
-            relocate(proto, data.name)
-            files.insert(0, data)
-        content = proto.SerializeToString(deterministic=True)
-        write.new().write(content)
-        write.publish(*files)
-    return len(content) + data_bytes
-
-
-def needs_data_file(model: Model) -> bool:
-    """Whether `save` writes a data file: the model was loaded with one, or is too large for a single file."""
-    return bool(model.data_files) or not fits_in_message(model.proto)
-
-
-def fits_in_message(proto: onnx.ModelProto) -> bool:
-    """Whether a model with its current inline values can be serialized as one protobuf message."""
-    inline = sum(payload_bytes(t) for t in tensors(proto) if not is_external(t))
-    return inline <= PROTOBUF_LIMIT - _HEADROOM
-
-
-def _check_target(model: Model, file: Path, overwrite: bool) -> None:
-    """Raises `InputError` if this file must not or cannot be written."""
-    try:
-        file.name.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{file}: the name is not UTF-8", hint="choose another output name") from None
-    if not file.parent.is_dir():
-        raise InputError(f"{file}: the folder {file.parent} does not exist", hint="create it first")
-    existing = _stat(file)  # once: another run may replace or remove it at any time
-    if existing is None:
-        return
-    if not stat.S_ISREG(existing.st_mode):
-        raise InputError(f"{file}: is not a regular file", hint="name a file to write")
-    inputs = (_stat(one) for one in {*model.data_files, *([model.path] if model.path else [])})
-    if any(one is not None and os.path.samestat(existing, one) for one in inputs):
-        raise InputError(f"{file}: is a file of the input, which is never changed", hint="choose another output name")
-    if not overwrite:
-        raise InputError(f"{file}: exists already", hint="choose another output name, or allow replacing it")
-
-
-def _stat(file: Path) -> os.stat_result | None:
-    """Returns the status of a file, or None if it cannot be read; writing then reports any further error."""
-    try:
-        return file.stat()
-    except OSError:
-        return None
-
-
-def write_external_data(model: Model, stream: BinaryIO) -> tuple[onnx.ModelProto, str]:
-    """Writes the large tensors of a model to a stream, one at a time.
-
-    Returns:
-        A copy of the model that refers to these values as external data without a location (see `relocate`), and the
-        hexadecimal SHA-256 of the written bytes.
-    """
-    proto, digest = skeleton(model.proto, EXTERNAL_MIN_BYTES), hashlib.sha256()
-    for reference, full in zip(tensors(proto), tensors(model.proto), strict=True):
-        if not is_external(reference):
-            continue
-        if payload_bytes(full) < EXTERNAL_MIN_BYTES:
-            overwrite_values(reference, model.array(full))
-            continue
-        raw = memoryview(model.raw(full).data) if is_external(full) else memoryview(inline_bytes(full))
-        start = aligned_offset(stream.tell(), raw.nbytes)
-        for part in (bytes(start - stream.tell()), raw):
-            stream.write(part)
-            digest.update(part)
-        make_external(reference, "", start, raw.nbytes)
-    return proto, digest.hexdigest()

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from onnx import GraphProto, SparseTensorProto, TensorProto
 
 from onnxprune.model.model import PROTOBUF_LIMIT, Model
-from onnxprune.model.tensors import encode, is_external, overwrite_values, payload_bytes, qualified, subgraphs, tensors
+from onnxprune.model.tensors import (
+    elements,
+    encode,
+    is_external,
+    overwrite_values,
+    payload_bytes,
+    qualified,
+    subgraphs,
+    tensors,
+)
 
 IR_VERSION = 6
 """The first IR version with sparse initializers."""
@@ -115,9 +124,12 @@ def store_sparse(model: Model) -> SparseStorage:
             name = tensor.name if isinstance(holder, TensorProto) else holder.output[0]
             if name in interface or tensor.data_type not in TYPES or not tensor.dims:
                 continue
+            before = payload_bytes(tensor)
+            if _nonzero(model, tensor) * (before / elements(tensor) + 8) >= before:
+                continue
             sparse = _to_sparse(tensor, model.array(tensor), 1)
             sparse.values.name = name
-            before, after = payload_bytes(tensor), sparse.ByteSize()
+            after = sparse.ByteSize()
             if after >= before:
                 continue
             if (room := room - after) < 0:
@@ -139,7 +151,8 @@ def gzip_bytes(model: Model) -> int:
     size = len(compressor.compress(model.proto.SerializeToString(deterministic=True)))
     for tensor in tensors(model.proto):
         if is_external(tensor):
-            size += len(compressor.compress(memoryview(model.raw(tensor).data)))
+            for part in model.raw_parts(tensor):
+                size += len(compressor.compress(part.data))
     return size + len(compressor.flush())
 
 
@@ -169,6 +182,17 @@ def _to_dense(model: Model, sparse: SparseTensorProto) -> NDArray[Any]:
     return dense
 
 
+def _nonzero(model: Model, tensor: TensorProto) -> int:
+    """How many elements of a tensor its sparse form would hold."""
+    return sum(int(np.count_nonzero(_stored(block))) for block in model.values(tensor).blocks())
+
+
+def _stored(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which elements a sparse tensor holds: a negative zero would be restored as a positive one."""
+    found: NDArray[np.bool_] = array.view(f"u{array.dtype.itemsize}") != 0
+    return found
+
+
 def _to_sparse(tensor: TensorProto, array: NDArray[Any], rank: int) -> SparseTensorProto:
     """Returns the sparse form of a tensor.
 
@@ -178,10 +202,7 @@ def _to_sparse(tensor: TensorProto, array: NDArray[Any], rank: int) -> SparseTen
         rank: Rank of the positions: 1 for indices of the flattened array, 2 for one index per axis.
     """
     flat = array.reshape(-1)
-    stored = flat != 0
-    if array.dtype.kind not in "iu":
-        stored = stored | np.signbit(flat)  # a negative zero would be restored as a positive one
-    positions = np.flatnonzero(stored)
+    positions = np.flatnonzero(_stored(flat))
     values = TensorProto(name=tensor.name, data_type=tensor.data_type, doc_string=tensor.doc_string)
     overwrite_values(values, flat[positions])
     indices = positions if rank == 1 else np.stack(np.unravel_index(positions, array.shape), axis=1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from onnx import GraphProto, NodeProto
 
-from onnxprune._text import printable
+from onnxprune.common.text import printable
 from onnxprune.errors import ModelError
 from onnxprune.model.tensors import subgraphs
 

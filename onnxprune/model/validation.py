@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxprune._text import short
+from onnxprune.common.text import short
 from onnxprune.errors import ModelError
 from onnxprune.model.tensors import (
     all_nodes,

@@ -1,10 +1,13 @@
 """Fused attention: whole heads are removed, in queries, keys, values and caches alike.
 
-Query heads that share a key and value head are tied; with one key and value head for all, query heads are
-removed one by one. The size of a head does not change, so neither does a scale that is derived from it.
+Query heads that share a key and value head go with it or, where key and value heads stay (a cache has their number),
+as many of each: those at the same place among the queries of a key head. The size of a head does not change, so
+neither does a scale that is derived from it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,13 +16,16 @@ from onnxprune.graph.node_shapes import like_first, need
 from onnxprune.graph.operators import Shape, Term
 from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import macs, output_shape, rule
-from onnxprune.ops.ties import Labels, NewShape
+from onnxprune.ops.ties import Alternative, Labels, Link, NewShape
 
 MS = "com.microsoft"
 
 
 class Heads:
-    """Collects the axes that hold heads, and pins all others."""
+    """Collects the axes that hold heads, and pins all others.
+
+    Heads are numbered: those of queries from 0, then those of keys and values where these are fewer.
+    """
 
     def __init__(self, op: Op, heads: int, shared: int | None = None) -> None:
         self.op = op
@@ -27,28 +33,29 @@ class Heads:
         self.shared = shared or heads
         if heads < 1 or heads % self.shared:
             raise ValueError("query heads do not divide among keys")
-        self.alone = self.shared == 1 and heads > 1
+        self.per_key = heads // self.shared
         self.parts: list[tuple[Axis, Labels]] = []
         self.free: set[int] = set()
 
     def query(self, axis: Axis) -> Labels:
-        """Unit of each index of an axis over query heads."""
-        own = head_of(axis, self.heads)
-        return own if self.alone else own // (self.heads // self.shared)
+        """Head of each index of an axis over query heads."""
+        return head_of(axis, self.heads)
+
+    @property
+    def keys(self) -> Labels:
+        """The heads of keys and values."""
+        return np.arange(self.shared) + (self.heads if self.per_key > 1 else 0)
 
     def key(self, axis: Axis) -> Labels:
-        """Unit of each index of an axis over key and value heads; none (-1) where they serve all queries."""
-        own = head_of(axis, self.shared)
-        return np.full_like(own, -1) if self.alone else own
+        """Head of each index of an axis over key and value heads."""
+        return self.keys[head_of(axis, self.shared)]
 
-    def add(self, axis: Axis, labels: Labels) -> None:
-        """Ties the indices of the axis to the units in `labels`; those of -1 are pinned."""
-        if len(labels) != axis.length:
+    def add(self, axis: Axis, numbers: Labels) -> None:
+        """The indices of the axis belong to these heads."""
+        if len(numbers) != axis.length:
             raise ValueError(f"{axis} has another length")
         self.free.add(axis.id)
-        self.parts.append((axis, labels))
-        if (labels < 0).any():
-            self.op.pin(axis, "one head of keys and values serves all queries", np.flatnonzero(labels < 0).tolist())
+        self.parts.append((axis, numbers))
 
     def add_query(self, *axes: Axis) -> None:
         """The axes hold query heads."""
@@ -66,14 +73,50 @@ class Heads:
         if mask is not None and (mask.rank or 0) >= 3 and mask.axis(-3).length != 1:
             self.add_query(mask.axis(-3))
 
-    def settle(self, *carried: Axis) -> None:
-        """Ties the heads and pins every axis but those and `carried`."""
-        self.op.link(*self.parts)
+    def settle(self, *carried: Axis, zero: Sequence[Axis] = ()) -> None:
+        """Ties the heads and pins every axis but those and `carried`.
+
+        Args:
+            carried: Axes that the rule ties itself.
+            zero: The output's axis of heads, and the axes of which it is zero where they all are; none if it never is.
+        """
+        if self.per_key == 1:
+            self.op.link(*self.parts)
+            if zero:
+                self.op.keep_zero(*zero)
+        else:
+            self.op.choose(
+                Alternative(
+                    "keys with their queries",
+                    [self._linked(by_key=True)],
+                    zeros=[tuple(zero)] if zero else [],
+                    weight=1,
+                ),
+                Alternative("queries of each key", [self._linked(by_key=False)], kept=self._keys()),
+            )
         self.free.update(axis.id for axis in carried)
         for value in self.op.inputs + self.op.outputs:
             for axis in value.axes():
                 if axis.id not in self.free:
                     self.op.pin(axis, f"batch, time or the inside of heads at {self.op.node.label}")
+
+    def left(self, new: NewShape) -> tuple[int, int]:
+        """How many heads are left: of queries, and of keys and values."""
+        kept = np.concatenate([numbers[new.kept(axis)] for axis, numbers in self.parts])
+        queries = len(np.unique(kept[kept < self.heads]))
+        return queries, len(np.unique(kept[kept >= self.heads])) if self.per_key > 1 else queries
+
+    def _linked(self, *, by_key: bool) -> Link:
+        """The heads tied to those of the same key, or of the same place among the queries of a key."""
+        of = np.arange(self.heads)
+        labels = np.concatenate(
+            [of // self.per_key, np.arange(self.shared)] if by_key else [of % self.per_key, np.full(self.shared, -1)]
+        )
+        return [(axis, labels[numbers]) for axis, numbers in self.parts]
+
+    def _keys(self) -> list[tuple[Axis, Labels]]:
+        """The indices that belong to keys and values."""
+        return [(axis, np.flatnonzero(n >= self.heads)) for axis, n in self.parts if (n >= self.heads).any()]
 
 
 def head_of(axis: Axis, heads: int) -> Labels:
@@ -91,15 +134,14 @@ def tie_caches(op: Op, heads: Heads, inputs: tuple[int, ...], outputs: tuple[int
         heads.add_key(value.axis(place))
 
 
-def resize_heads(op: Op, out: Axis, heads: Heads, name: str = "num_heads", shared: str | None = None) -> None:
-    """Gives the node the number of heads that is left in `out`, in the attribute `name` and for keys in `shared`."""
-    size = (out.length or 0) // heads.heads
+def resize_heads(op: Op, heads: Heads, name: str = "num_heads", shared: str | None = None) -> None:
+    """Gives the node the number of heads that is left, in the attribute `name` and for keys in `shared`."""
 
     def follow(new: NewShape) -> None:
-        left = len(new.kept(out)) // size
-        new.set_attribute(name, left)
-        if shared is not None and not heads.alone:
-            new.set_attribute(shared, left // (heads.heads // heads.shared))
+        queries, keys = heads.left(new)
+        new.set_attribute(name, queries)
+        if shared is not None:
+            new.set_attribute(shared, keys)
 
     op.resize(follow)
 
@@ -141,7 +183,7 @@ def standard_attention_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
 
 @rule("Attention")
 def standard_attention(op: Op) -> None:
-    """Whole heads; query heads are tied to the key and value head that they share."""
+    """Whole heads: query heads go with the key and value head that they share, or as many of each."""
     query, key, value, out = op.input(0), op.input(1), op.input(2), op.output()
     if query.rank == 4:
         place = 1
@@ -149,7 +191,7 @@ def standard_attention(op: Op) -> None:
     else:
         place = 2
         heads = Heads(op, op.attr("q_num_heads"), op.attr("kv_num_heads"))
-        resize_heads(op, out.axis(2), heads, "q_num_heads", "kv_num_heads")
+        resize_heads(op, heads, "q_num_heads", "kv_num_heads")
     heads.add_query(query.axis(place), out.axis(place))
     heads.add_key(key.axis(place), value.axis(place))
     heads.add_mask(3)
@@ -157,9 +199,7 @@ def standard_attention(op: Op) -> None:
     scores = op.optional_output(3)
     if scores is not None:
         heads.add_query(scores.axis(1))
-    heads.settle()
-    if not heads.alone:
-        op.keep_zero(out.axis(place), value.axis(place), *([op.input(5).axis(1)] if op.has(5) else []))
+    heads.settle(zero=[out.axis(place), value.axis(place), *([op.input(5).axis(1)] if op.has(5) else [])])
 
 
 output_shape("RotaryEmbedding RemovePadding", domain=MS)(like_first)

@@ -18,7 +18,7 @@ from onnxprune.ops.ties import NewShape
 
 @rule("Gather", copies=Copies.SOME, lookups=((0, 1),), reads_parts=True)
 def gather(op: Op) -> None:
-    """Constant indices are renumbered; others pin the axis that they look up."""
+    """Constant indices are renumbered; others pin the axis that they look up, unless the caller renumbers them."""
     x, index, out = op.input(0), op.input(1), op.output()
     along = op.attr("axis", 0) % len(x.shape or [1])
     width = len(index.shape or [])
@@ -30,6 +30,9 @@ def gather(op: Op) -> None:
     for axis in index.axes():
         if listed is None or axis.position != listed[1].position:
             op.tie(axis, out.axis(along + axis.position))
+    if listed is None and index.key in op.ties.renumbered:
+        op.leave(x)
+        return
     if listed is None:
         op.pin(x.axis(along), f"{op.node.label} looks indices up along it")
         return

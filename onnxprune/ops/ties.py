@@ -32,14 +32,16 @@ class Alternative:
         name: How reports name it.
         links: Indices tied by labels if this way is taken; the first link is what the alternative is about.
         pins: Axes that are pinned then.
-        zeros: (output axis, input axis) pairs: where the input is zero, the output is zero.
+        zeros: An output axis and input axes: where these are all zero, the output is zero.
+        kept: Indices of axes that are pinned then.
         weight: Preferred over others with a smaller one, before the number of units is looked at.
     """
 
     name: str
     links: list[Link]
     pins: list[Axis] = field(default_factory=list)
-    zeros: list[tuple[Axis, Axis]] = field(default_factory=list)
+    zeros: list[tuple[Axis, ...]] = field(default_factory=list)
+    kept: list[tuple[Axis, Labels]] = field(default_factory=list)
     weight: int = 0
 
 
@@ -106,6 +108,7 @@ class Ties:
         graph: The graph.
         data: Contents of its small tensors.
         axis_count: Number of axes in the graph.
+        renumbered: Names of values of the main graph that hold ids, which are renumbered where rows of tables go.
         whole: Pairs of axes that are tied index by index.
         links: Axes tied by labels.
         pins: Axes (or some of their indices) that must be kept, and why.
@@ -126,6 +129,7 @@ class Ties:
     graph: Graph
     data: dict[Value, Data]
     axis_count: int
+    renumbered: frozenset[str] = frozenset()
     whole: list[tuple[int, int]] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     pins: list[tuple[Axis, NDArray[np.int64] | None, str]] = field(default_factory=list)
@@ -144,7 +148,7 @@ class Ties:
 
     def empty(self) -> Ties:
         """A record without statements on the same graph, for what one rule states."""
-        return Ties(self.graph, self.data, self.axis_count)
+        return Ties(self.graph, self.data, self.axis_count, self.renumbered)
 
     def add(self, others: Ties) -> None:
         """Takes over every statement of another record."""

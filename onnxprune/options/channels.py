@@ -6,14 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from onnxprune import engines, extensions
-from onnxprune.engines import EngineProfile, Timer
+from onnxprune.engines import profiles
+from onnxprune.engines.profiles import EngineProfile, Timer
+from onnxprune.engines.times import Times
 from onnxprune.errors import InputError, option
-from onnxprune.extensions import Limit, NamedCost, Scorer, Targets
+from onnxprune.extensions import points
+from onnxprune.extensions.points import Limit, NamedCost, Scorer, Targets
 from onnxprune.options import checks
 from onnxprune.options.checks import AUTO, set_fields
 from onnxprune.options.cost_limits import LATENCY, limit_of
-from onnxprune.times import Times
 
 
 @dataclass(frozen=True)
@@ -51,33 +52,33 @@ class Channels:
     global_ranking: bool = False
     min_channels: int = 1
     round_to: int | str = AUTO
-    engine: Timer = engines.DEFAULT
+    engine: Timer = profiles.DEFAULT
     times: Times | str | os.PathLike[str] | None = None
     steps: int = 1
     depth: int | str = 0
 
     def __post_init__(self) -> None:
         given = checks.mapping("target", self.target, "{'macs': 0.5}", callables=True)
-        set_fields(self, target={key: limit_of(extensions.as_cost(key).name, limit) for key, limit in given.items()})
+        set_fields(self, target={key: limit_of(points.as_cost(key).name, limit) for key, limit in given.items()})
         if len(self.limits) < len(given):
             raise InputError("two targets are of one cost", "give one limit for each cost")
         set_fields(self, keep=checks.kept_shares("keep", self.keep))
         if self.importance is not None:
-            extensions.as_criterion(self.importance)
+            points.as_criterion(self.importance)
         set_fields(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
         self._check_depth()
         for name in ("min_channels", "steps"):
             set_fields(self, **{name: checks.whole(name, getattr(self, name), 1)})
         if self.round_to != AUTO:
             set_fields(self, round_to=checks.whole("round_to", self.round_to, 1))
-        if engines.is_timer(self.engine):
+        if profiles.is_timer(self.engine):
             if LATENCY not in self.limits:
                 raise InputError(
                     "an engine that is given by what times it is for a target of latency",
-                    f"give {option('target', {'latency': 0.6})}, or one of {', '.join(engines.PROFILES)}",
+                    f"give {option('target', {'latency': 0.6})}, or one of {', '.join(profiles.PROFILES)}",
                 )
         else:
-            engines.profile(self.engine)
+            profiles.profile(self.engine)
         if self.times is not None and not isinstance(self.times, Times):
             set_fields(self, times=checks.path("times", self.times))
         if self.times is not None and LATENCY not in self.limits:
@@ -109,13 +110,13 @@ class Channels:
     def rounding(self) -> int | EngineProfile:
         """What widths are to be multiples of."""
         if self.round_to == AUTO:
-            return 1 if self.ratio is not None or LATENCY in self.limits else engines.profile(self.engine)
+            return 1 if self.ratio is not None or LATENCY in self.limits else profiles.profile(self.engine)
         return int(self.round_to)
 
     @property
     def costs(self) -> list[NamedCost]:
         """The costs that the target limits."""
-        return [extensions.as_cost(key) for key in self.target]
+        return [points.as_cost(key) for key in self.target]
 
     @property
     def limits(self) -> dict[str, Limit]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from onnxprune._text import amount, milliseconds
+from onnxprune.common.text import amount, milliseconds
 from onnxprune.errors import InputError
-from onnxprune.extensions import Limit
+from onnxprune.extensions.points import Limit
 
 LATENCY = "latency"
 """The cost that is measured, not counted."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxprune import extensions
 from onnxprune.errors import InputError, option
-from onnxprune.extensions import Criterion
+from onnxprune.extensions import points
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.extensions.points import Criterion
 from onnxprune.options.parts import choosers
-from onnxprune.patterns import Pattern
 
 BY_DATA, BY_WEIGHTS = "obs", "l2"
 """Default criteria: with data, and without."""
@@ -22,12 +22,12 @@ def or_empty(value: Any) -> Any:
 
 def from_data(name: str) -> bool:
     """Whether a criterion takes calibration data."""
-    return extensions.criteria.get(name).from_data
+    return points.criteria.get(name).from_data
 
 
 def by_moments(name: str) -> bool:
     """Whether a criterion takes moments of data, which statistics in a file are."""
-    return extensions.criteria.get(name).needs == "moments"
+    return points.criteria.get(name).needs == "moments"
 
 
 def check_importance(wanted: Criterion | None, removes: bool, zeros: Pattern | None) -> None:

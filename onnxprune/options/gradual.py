@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune import extensions, patterns
 from onnxprune.errors import InputError, option
-from onnxprune.extensions import Criterion
+from onnxprune.extensions import patterns, points
+from onnxprune.extensions.patterns import CHANNELS, Pattern
+from onnxprune.extensions.points import Criterion
+from onnxprune.extensions.registry import one_of
 from onnxprune.options import checks
-from onnxprune.patterns import CHANNELS, Pattern
-from onnxprune.registry import one_of
 
 SCHEDULES = ("cubic", "linear")
 STEPS = 10
@@ -114,7 +114,7 @@ def _criterion(name: str, zeros: Pattern | None) -> Criterion | None:
     """The criterion of a name; None for movement."""
     if name == MOVEMENT:
         return None
-    found = extensions.as_criterion(name)
+    found = points.as_criterion(name)
     fits = found.channels if zeros is None else found.zeros
     if found.from_data or not fits:
         raise InputError(

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnxprune import extensions
 from onnxprune.errors import InputError
+from onnxprune.extensions import points
+from onnxprune.extensions.patterns import CHANNELS
+from onnxprune.extensions.registry import one_of
 from onnxprune.options import checks
 from onnxprune.options.channels import Channels
 from onnxprune.options.parts import Zeros
-from onnxprune.patterns import CHANNELS
-from onnxprune.registry import one_of
 
 if TYPE_CHECKING:
     from onnxprune.options.options import Options
@@ -85,7 +85,7 @@ def _merged(channels: Channels | None, zeros: Zeros | None) -> tuple[Any, bool |
     if channels is None:
         return zeros.solver, zeros.global_ranking
     for importance in dict.fromkeys((channels.importance, zeros.solver)):
-        criterion = None if importance is None else extensions.as_criterion(importance)
+        criterion = None if importance is None else points.as_criterion(importance)
         ranks = None if criterion is None or not criterion.channels else importance
         chooses = None if criterion is None or not criterion.zeros else criterion.name
         if (ranks, chooses, bool(zeros.global_ranking)) == (channels.importance, zeros.solver, channels.global_ranking):
@@ -107,8 +107,8 @@ def _patterns(options: Options) -> list[str]:
 
 def _name_of_criterion(importance: Any) -> Any:
     """The name that a criterion is registered under; a function that is not registered remains."""
-    criterion = extensions.as_criterion(importance)
-    known = criterion.name in extensions.criteria and extensions.criteria.get(criterion.name) == criterion
+    criterion = points.as_criterion(importance)
+    known = criterion.name in points.criteria and points.criteria.get(criterion.name) == criterion
     return criterion.name if known else importance
 
 

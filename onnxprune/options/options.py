@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune import engines, extensions, patterns
-from onnxprune.engines import Timer
+from onnxprune.engines.profiles import DEFAULT, Timer
+from onnxprune.engines.times import Times
 from onnxprune.errors import GIVE_DATA, InputError, option
-from onnxprune.extensions import Criterion, Scorer, Targets
-from onnxprune.metrics import MetricFunction
+from onnxprune.extensions import patterns, points
+from onnxprune.extensions.metrics import MetricFunction
+from onnxprune.extensions.patterns import CHANNELS, Pattern
+from onnxprune.extensions.points import Criterion, Scorer, Targets
 from onnxprune.options import checks, json_data
 from onnxprune.options.channels import Channels
 from onnxprune.options.checks import AUTO
@@ -19,8 +21,6 @@ from onnxprune.options.cost_limits import LATENCY
 from onnxprune.options.criteria import BY_DATA, BY_WEIGHTS, NO_STEPS, by_moments, check_importance, from_data, or_empty
 from onnxprune.options.parts import FURTHEST, NO_PERMUTE, Calibration, Checks, Resources, Scope, Zeros
 from onnxprune.options.repair import EPOCHS, Repair
-from onnxprune.patterns import CHANNELS, Pattern
-from onnxprune.times import Times
 
 NO_DEPTH = f"leave {option('depth')} away"
 
@@ -76,7 +76,7 @@ class Options:
         importance: str | Scorer | None = None,
         min_channels: int = 1,
         round_to: int | str = AUTO,
-        engine: Timer = engines.DEFAULT,
+        engine: Timer = DEFAULT,
         times: Times | str | os.PathLike[str] | None = None,
         steps: int = 1,
         depth: int | str = 0,
@@ -179,7 +179,7 @@ class Options:
             raise InputError("target and pattern both say how much", "give one of them")
         if kept and not removes:
             raise InputError("keep is for channels, and none are removed", f"give {option('ratio', 0.5)}, say")
-        wanted = None if importance is None else extensions.as_criterion(importance)
+        wanted = None if importance is None else points.as_criterion(importance)
         check_importance(wanted, removes, zeros)
         permute = checks.flag("permute", permute)
         if permute and zeros is None:
@@ -244,7 +244,7 @@ class Options:
         asked = None if self.channels is None else self.channels.importance
         has_data = self.calibration.data is not None or self.calibration.stats is not None
         default = BY_DATA if has_data or self.repair.method == "data-free" else BY_WEIGHTS
-        return extensions.as_criterion(default if asked is None else asked)
+        return points.as_criterion(default if asked is None else asked)
 
     @property
     def solver(self) -> str:
@@ -288,7 +288,7 @@ class Options:
                 f"give {option('pattern', 'channels')} too, or {option('repair', 'none')}",
             )
         alone, asked, across = self.channels is None, self.zeros.solver, self.zeros.global_ranking
-        for_zeros = asked is not None and (alone or not extensions.criteria.get(asked).channels)
+        for_zeros = asked is not None and (alone or not points.criteria.get(asked).channels)
         if asked is not None and for_zeros and not self._chooses_zeros(asked):
             without = ", which repair 'data-free' goes without" if self.repair.method == "data-free" else ""
             raise InputError(f"importance {asked!r} needs calibration data{without}", GIVE_DATA)
@@ -344,7 +344,7 @@ class Options:
         if self.channels is not None and self.criterion.from_data and not given and not synthetic:
             raise InputError(f"importance {name!r} needs calibration data", GIVE_DATA)
         if stats is not None and not by_moments(name if self.channels is not None else self.solver):
-            known = [n for n in extensions.criteria.names() if by_moments(n)]
+            known = [n for n in points.criteria.names() if by_moments(n)]
             raise InputError(f"importance {name!r} uses no statistics", f"{', '.join(known)} do")
         if self.channels is not None and self.channels.steps > 1 and (missing or not self.criterion.sequential):
             raise InputError(NO_STEPS, f"give a ratio or a target, and data with {option('calib', ...)}")

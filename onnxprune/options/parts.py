@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune import extensions, patterns
 from onnxprune.errors import GIVE_DATA, InputError, option
-from onnxprune.metrics import Metric, MetricFunction, as_metric
+from onnxprune.extensions import patterns, points
+from onnxprune.extensions.metrics import Metric, MetricFunction, as_metric
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.extensions.registry import one_of
 from onnxprune.options import checks
 from onnxprune.options.checks import set_fields
-from onnxprune.patterns import Pattern
-from onnxprune.registry import one_of
 
 ATTENTION = ("heads", "dims")
 GATES = {"drift": (0.0, math.inf), "cosine": (-1.0, 1.0), "agreement": (0.0, 1.0)}
@@ -52,7 +52,7 @@ class Zeros:
             set_fields(self, global_ranking=checks.flag("global_ranking", self.global_ranking))
         if self.permute and self.shape.kept is None:
             raise InputError(NO_PERMUTE, f"give {option('pattern', '2:4')}, say")
-        if self.solver is not None and not extensions.as_criterion(self.solver).zeros:
+        if self.solver is not None and not points.as_criterion(self.solver).zeros:
             raise InputError(f"importance {self.solver!r} ranks channels, not zeros", f"{', '.join(choosers())} do")
 
     @property
@@ -67,7 +67,7 @@ NO_PERMUTE = "permute orders channels for an N:M pattern, and none is asked for"
 
 def choosers() -> list[str]:
     """Names of the criteria that choose zeros."""
-    return [name for name in extensions.criteria.names() if extensions.criteria.get(name).zeros]
+    return [name for name in points.criteria.names() if points.criteria.get(name).zeros]
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxprune import extensions
 from onnxprune.errors import InputError, option
+from onnxprune.extensions import points
+from onnxprune.extensions.registry import one_of
 from onnxprune.options import checks
 from onnxprune.options.checks import AUTO
-from onnxprune.registry import one_of
 
 DISTILLED = "distilled"
 """The repair that trains all weights after it refitted the layers."""
@@ -38,7 +38,7 @@ class Repair:
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        one_of("repair", self.method, [AUTO, *extensions.repairs.names()])
+        one_of("repair", self.method, [AUTO, *points.repairs.names()])
         checks.whole("epochs", self.epochs, 1)
         if self.minutes is not None:
             object.__setattr__(self, "minutes", checks.positive("minutes", self.minutes))
@@ -62,4 +62,4 @@ class Repair:
     @property
     def needs_data(self) -> bool:
         """Whether the method takes calibration data."""
-        return self.method != AUTO and extensions.repairs.get(self.method).needs_data
+        return self.method != AUTO and points.repairs.get(self.method).needs_data

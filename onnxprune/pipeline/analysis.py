@@ -11,6 +11,7 @@ from typing import Any, Protocol, Union
 
 import onnx
 
+from onnxprune.common.text import exactly
 from onnxprune.cost.measure import Cost
 from onnxprune.coupling import coupling
 from onnxprune.coupling.coupling import Coupling
@@ -126,9 +127,7 @@ def inline_functions(model: Model) -> None:
 def reanalyze(analysis: Analysis, model: Model) -> Analysis:
     """The same analysis of another model, which is not copied."""
     c = analysis.coupling
-    return analyze_loaded(
-        model, mixing=c.mixing, attention=c.attention, shrink=[f"^{re.escape(name)}$" for name in c.shrinking]
-    )
+    return analyze_loaded(model, mixing=c.mixing, attention=c.attention, shrink=[exactly(name) for name in c.shrinking])
 
 
 def check_scope(

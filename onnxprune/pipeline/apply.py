@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 
 from onnxprune import sparsity
 from onnxprune.calibration.synthetic import Feeds
+from onnxprune.common.text import exactly
 from onnxprune.cost.measure import measure
 from onnxprune.edit import permute
 from onnxprune.edit.bypass import bypass
@@ -99,7 +99,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
             inline_functions(model)
             bypass(model, plan.summands)
         sparse = densify(model)
-        shrink = [f"^{re.escape(name)}$" for name in plan.interface]
+        shrink = [exactly(name) for name in plan.interface]
         analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
     removed = planning.channels(plan, analysis.coupling)
     plan = planning.with_groups(plan, analysis.coupling, removed)

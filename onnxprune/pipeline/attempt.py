@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
@@ -12,7 +13,7 @@ from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import predicted
 from onnxprune.edit.permute import permute_original
 from onnxprune.edit.remove import remove
-from onnxprune.extensions import as_cost
+from onnxprune.extensions.points import as_cost
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseStorage, resparsify
 from onnxprune.options import LATENCY, Channels, Options, Zeros
@@ -31,7 +32,7 @@ from onnxprune.pipeline.trial_refit import can_tell, refitted_error
 from onnxprune.pipeline.verify import verify_pruned
 from onnxprune.pipeline.zero import zero
 from onnxprune.planning import plan as planning
-from onnxprune.planning.masks import zeros as zeros_entry
+from onnxprune.planning.masks import ZeroEntry
 from onnxprune.planning.plan import Plan
 from onnxprune.repair.distilled import Distillation
 from onnxprune.repair.kept_indices import KeptIndices
@@ -140,21 +141,22 @@ def select(prepared: Prepared, channels: Channels | None) -> Selection:
     """Selects the channels to remove."""
     if channels is None or prepared.damage is None:
         return selection.nothing(prepared.analysis.coupling)
-    cost, shapes = prepared.loaded.cost, prepared.options.checks.input_shapes
-    return allocate(prepared.analysis, prepared.groups, prepared.damage, channels, cost, shapes)
+    cost, options = prepared.loaded.cost, prepared.options
+    return allocate(prepared.analysis, prepared.groups, prepared.damage, channels, cost, options)
 
 
 def choose(prepared: Prepared, channels: Channels | None) -> tuple[Selection, MeasuredLatency | None]:
     """Selects the channels to remove; a target of latency is held to what is measured."""
     if channels is None or prepared.timed is None or LATENCY not in channels.limits:
         return select(prepared, channels), None
+    judge = partial(refitted_error, prepared, prepared.analysis)
     return settle(
         lambda options: select(prepared, options),
         prepared.analysis,
         prepared.timed,
         channels,
         predicted_latency(prepared),
-        partial(damage_of, prepared) if can_tell(prepared.loaded.data, prepared.options) else None,
+        judge if can_tell(prepared.loaded.data, prepared.options) else None,
     )
 
 
@@ -163,14 +165,6 @@ def predicted_latency(prepared: Prepared) -> Callable[[Selection], float]:
     groups, shapes = prepared.groups, prepared.options.checks.input_shapes
     model = predicted(as_cost(LATENCY), prepared.analysis.coupling, groups, prepared.loaded.cost, shapes)
     return lambda selected: model.left(selected.units(groups))
-
-
-def damage_of(prepared: Prepared, selected: Selection) -> float:
-    """Error of the outputs after a removal and a short refit."""
-    assert prepared.loaded.data is not None
-    macs = prepared.loaded.cost.macs or 0
-    original, data = prepared.original.dense(), prepared.loaded.data
-    return refitted_error(original, prepared.analysis, selected, data, prepared.options, macs)
 
 
 def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
@@ -234,8 +228,10 @@ def set_zeros(prepared: Prepared, pruned: Pruned, zeros: Zeros) -> Pruned:
         prepared.synthetic_feeds,
         first=not pruned.plan.removed,
     )
-    masks = {name: zeros_entry(mask, zeros.shape) for name, mask in zeroed.masks.items()}
-    plan = replace(pruned.plan, zeroed=masks)
+    entries: dict[str, Mapping[str, Any]] = {
+        name: ZeroEntry(zeros.shape, mask.ratio, mask.array) for name, mask in zeroed.masks.items()
+    }
+    plan = replace(pruned.plan, zeroed=entries)
     whole = sorted(set(zeroed.dense.values())) or ["no weight is left open to zeros"]
     refits = [*(pruned.repair or []), *(zeroed.repair or [])]
     return replace(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxprune.allocation import selection
-from onnxprune.allocation.selection import Selection
 from onnxprune.cost.measure import measure
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.blocks import Block, find_blocks
@@ -87,7 +86,7 @@ class BlockTrials:
     def model(self, blocks: Sequence[Block]) -> Model:
         """A copy of the model without some blocks."""
         copy = self._prepared.analysis.model.copy()
-        bypass(copy, [Summand(block.sum, block.summand) for block in blocks])
+        _leave_out(copy, blocks)
         return copy
 
     def damage(self, blocks: Sequence[Block]) -> float:
@@ -99,22 +98,19 @@ class BlockTrials:
         """The share of the damage of a block that is left after a short refit."""
         prepared = self._prepared
         analysis = reanalyze(prepared.analysis, self.model([removal.block]))
-        error = error_after_refit(prepared, analysis, selection.nothing(analysis.coupling))
+        error = refitted_error(prepared, analysis, selection.nothing(analysis.coupling))
         return min(error / max(removal.damage, 1e-12), 1.0)
 
 
-def error_after_refit(prepared: Prepared, analysis: Analysis, selected: Selection) -> float:
-    """Error of the outputs after the removal of channels and a short refit, see `trial_refit`."""
-    assert prepared.loaded.data is not None  # the options see to that
-    original, macs = prepared.original.dense(), prepared.cost.macs or 0
-    return refitted_error(original, analysis, selected, prepared.loaded.data, prepared.options, macs)
+def _leave_out(model: Model, blocks: Sequence[Block]) -> None:
+    bypass(model, [Summand(block.sum, block.summand) for block in blocks])
 
 
 def without_blocks(prepared: Prepared, removals: Sequence[Removal]) -> Prepared:
     """The same of the model without some blocks: nothing of it is scored yet."""
     model = prepared.original.load()
     inline_functions(model)
-    bypass(model, [Summand(r.block.sum, r.block.summand) for r in removals])
+    _leave_out(model, [removal.block for removal in removals])
     cost = measure(model, prepared.options.checks.input_shapes, run=prepared.options.targets_macs)
     sparse = densify(model)
     analysis = reanalyze(prepared.analysis, model)

@@ -14,7 +14,7 @@ import onnx
 from onnxprune.calibration import Samples
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.errors import GIVE_DATA, InputError
-from onnxprune.metrics import MetricFunction
+from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.model.model import Model, load
 from onnxprune.options import SAMPLES, Calibration, Checks, checks
 from onnxprune.pipeline.analysis import ModelSource, to_proto_or_path

@@ -14,7 +14,7 @@ from onnxprune.calibration import Progress, Samples, open_samples
 from onnxprune.calibration.signature import signature_of
 from onnxprune.calibration.synthetic import Feeds
 from onnxprune.errors import RunError, Words, option
-from onnxprune.extensions import call, sources
+from onnxprune.extensions.points import call, sources
 from onnxprune.model.model import Model
 from onnxprune.options import SAMPLES, Calibration
 from onnxprune.runtime.batching import why_not_joined

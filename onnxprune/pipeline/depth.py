@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from onnxprune.common.progress import step
 from onnxprune.coupling.blocks import Block
 from onnxprune.errors import InputError, option
 from onnxprune.options import AUTO, Options
@@ -17,7 +18,6 @@ from onnxprune.pipeline.depth_target import weighed
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.prepare import Prepared, opened, scored
 from onnxprune.pipeline.progress import Clock
-from onnxprune.progress import step
 
 
 def prepare(original: Original, options: Options, clock: Clock, analysis: Analysis | None = None) -> Prepared:

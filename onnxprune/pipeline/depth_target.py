@@ -8,27 +8,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.allocation import selection
+from onnxprune.common.progress import step
 from onnxprune.cost.measure import measure
 from onnxprune.cost.targets import measured as measured_cost
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.blocks import Block
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError, option
-from onnxprune.extensions import CostFactory, Limit
+from onnxprune.extensions.points import CostFactory, Limit
 from onnxprune.graph.graph import Node
 from onnxprune.model.model import Model
 from onnxprune.options import LATENCY, Channels
-from onnxprune.pipeline.block_trials import (
-    BlockTrials,
-    Removal,
-    error_after_refit,
-    with_absolute_targets,
-    without_blocks,
-)
+from onnxprune.pipeline.block_trials import BlockTrials, Removal, with_absolute_targets, without_blocks
 from onnxprune.pipeline.prepare import Prepared, scored
 from onnxprune.pipeline.score import allocate
-from onnxprune.pipeline.trial_refit import FEWEST, can_tell
-from onnxprune.progress import step
+from onnxprune.pipeline.trial_refit import FEWEST, can_tell, refitted_error
 from onnxprune.runtime.io_slices import WHOLE
 
 logger = logging.getLogger(__name__)
@@ -73,7 +67,7 @@ def _ranked(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) ->
     one stands for all.
     """
     channels, whole = _channels(prepared), _totals(prepared)
-    limits = {name: float(str(limit).removesuffix("ms")) for name, limit in _limits(prepared).items()}
+    limits = _limits(prepared)
     ranked = list[tuple[float, Ranked]]()
     for number, block in enumerate(blocks):
         step(block.sum, number, len(blocks))
@@ -112,7 +106,7 @@ def _predicted(prepared: Prepared, removals: Sequence[Ranked]) -> float:
     channels, limits = _channels(prepared), _limits(prepared)
     target: dict[str | CostFactory, Limit] = {}
     for key, cost in zip(channels.target, channels.costs, strict=True):
-        more = float(str(limits[cost.name]).removesuffix("ms")) + sum(saved[cost.name] for _, saved in removals)
+        more = limits[cost.name] + sum(saved[cost.name] for _, saved in removals)
         target[key] = f"{more:.9g}ms" if cost.name == LATENCY else more
     gone = {node for removal, _ in removals for node in removal.block.nodes}
     whole = {i: 1.0 for i, group in enumerate(prepared.groups) if _is_inside(group, gone)}
@@ -139,9 +133,9 @@ def _is_inside(group: Group, nodes: Collection[Node]) -> bool:
 def _error_at_target(prepared: Prepared) -> float:
     """Error of the outputs at the target, as predicted, after a short refit."""
     assert prepared.damage is not None
-    cost, shapes = prepared.loaded.cost, prepared.options.checks.input_shapes
-    selected = allocate(prepared.analysis, prepared.groups, prepared.damage, _channels(prepared), cost, shapes)
-    return error_after_refit(prepared, prepared.analysis, selected)
+    cost, options = prepared.loaded.cost, prepared.options
+    selected = allocate(prepared.analysis, prepared.groups, prepared.damage, _channels(prepared), cost, options)
+    return refitted_error(prepared, prepared.analysis, selected)
 
 
 def _channels(prepared: Prepared) -> Channels:
@@ -156,11 +150,11 @@ def _totals(prepared: Prepared) -> dict[str, float]:
     return {name: float(total or 0) for name, total in found.items()}
 
 
-def _limits(prepared: Prepared) -> dict[str, Limit]:
-    """What may be left of each cost, as an amount."""
+def _limits(prepared: Prepared) -> dict[str, float]:
+    """What may be left of each cost, as an amount; of the latency in milliseconds."""
     channels = with_absolute_targets(prepared).channels
     assert channels is not None
-    return channels.limits
+    return {name: float(str(limit).removesuffix("ms")) for name, limit in channels.limits.items()}
 
 
 def _costs_left(prepared: Prepared, channels: Channels, model: Model) -> dict[str, float]:

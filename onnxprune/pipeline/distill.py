@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from onnxprune.calibration import Samples
+from onnxprune.common.progress import part
 from onnxprune.options import Repair
 from onnxprune.pipeline.refit import RepairJob, refit
-from onnxprune.progress import part
 from onnxprune.repair import distilled
 from onnxprune.repair.calibrated import FINAL_BELOW
 from onnxprune.repair.distilled import Distillation

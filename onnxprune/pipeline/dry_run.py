@@ -34,7 +34,7 @@ def dry_run(original: Original, options: Options, clock: Clock) -> Result:
     verified = pruned.verification or Verification(verified=False, reason=REASON)
     report = make_report(options, prepared, pruned, before, after, verified, searched)
     report = replace(report, skipped=skipped(options, prepared.options, report))
-    report = finish(report, prepared, before)
+    report = finish(report, prepared, before, pruned.selection.spared)
     return Result(pruned.model, pruned.plan, report, options.checks, as_graph=original.as_graph)
 
 

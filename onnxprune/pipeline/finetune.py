@@ -10,14 +10,16 @@ from typing import Any
 import onnx
 
 from onnxprune.calibration import Samples
+from onnxprune.common.progress import ProgressCallback
 from onnxprune.errors import DataError, GateError, InputError, Words, option
+from onnxprune.extensions.metrics import MetricFunction
+from onnxprune.extensions.patterns import Pattern
 from onnxprune.losses.functions import FunctionLoss, LossFunction, as_loss
-from onnxprune.metrics import MetricFunction
-from onnxprune.model.model import Model, save
+from onnxprune.model.model import Model
+from onnxprune.model.save import save
 from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Calibration, Checks, Resources, checks
 from onnxprune.options.gradual import GradualOptions
-from onnxprune.patterns import Pattern
 from onnxprune.pipeline.analysis import ModelSource, inline_functions
 from onnxprune.pipeline.data import CalibrationSplit, open_data
 from onnxprune.pipeline.metric import MetricEvaluator, make_evaluator
@@ -25,7 +27,6 @@ from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.verify import verify
-from onnxprune.progress import ProgressCallback
 from onnxprune.repair.training_loop import Schedule
 from onnxprune.report.finetune import FineTuningReport
 from onnxprune.report.metric import MetricReport

@@ -6,10 +6,10 @@ match another one as well. Of several that match, the last one holds: it depends
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onnxprune.common.text import exactly
 from onnxprune.coupling.groups import Group
 from onnxprune.pipeline.analysis import names_of
 
@@ -47,6 +47,6 @@ def group_patterns(groups: Sequence[Group]) -> list[GroupPattern]:
             break
         for i, fitting in reversed(own.items()):
             name = min(fitting, key=lambda name: (name != groups[i].name, len(owners[name]), name))
-            placed.append(GroupPattern(i, f"^{re.escape(name)}$", sorted(owners[name] - {i})))
+            placed.append(GroupPattern(i, exactly(name), sorted(owners[name] - {i})))
         left -= set(own)
     return placed[::-1]

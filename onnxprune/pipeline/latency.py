@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxprune.common.progress import step
 from onnxprune.coupling.groups import Group
-from onnxprune.engines import DEFAULT, Timer, is_timer
+from onnxprune.engines.profiles import DEFAULT, Timer, is_timer
+from onnxprune.engines.times import Times
 from onnxprune.errors import InputError, RunError, option
 from onnxprune.options import Channels
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.planning.fingerprint import fingerprint
-from onnxprune.progress import step
 from onnxprune.runtime.worker import CPU
-from onnxprune.times import Times
 from onnxprune.timing.engines import Engine, External, OnnxRuntime, timer
 from onnxprune.timing.measure import COPIES, measure_times
 from onnxprune.verification.check import working_feeds

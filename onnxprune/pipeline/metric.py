@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune.calibration import Samples
 from onnxprune.errors import DataError, InputError, RunError
-from onnxprune.metrics import metrics
+from onnxprune.extensions.metrics import metrics
 from onnxprune.model.model import Model
 from onnxprune.options import Checks
 from onnxprune.pipeline.data import CalibrationSplit

@@ -7,12 +7,10 @@ from onnxprune.model.model import Model
 from onnxprune.options import Checks
 from onnxprune.pipeline.analysis import Analysis
 from onnxprune.pipeline.latency import ready_engine
+from onnxprune.report.page.layers import NodeTimes
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.timing.engines import Engine
 from onnxprune.timing.kernels import name_nodes, nodes_of_kernels
-
-NodeTimes = dict[str, tuple[float, float]]
-"""First output of a node -> milliseconds before and after."""
 
 
 def node_times(original: Analysis, pruned: Model, checks: Checks, io_slices: IoSlices) -> NodeTimes:

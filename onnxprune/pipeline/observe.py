@@ -14,7 +14,7 @@ from onnxprune.cost.measure import mainly_convolutions, measure
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import GIVE_DATA, InputError, option
-from onnxprune.extensions import Criterion, as_criterion
+from onnxprune.extensions.points import Criterion, as_criterion
 from onnxprune.importance import damage_curves
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve

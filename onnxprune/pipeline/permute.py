@@ -14,11 +14,11 @@ from onnxprune.edit import permute as reorder
 from onnxprune.edit.permute import PermutableUnits
 from onnxprune.edit.slicing import ConstantEdit
 from onnxprune.errors import InputError
+from onnxprune.extensions.patterns import Pattern
 from onnxprune.graph.graph import Value
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.model.model import Model
 from onnxprune.options import Checks, Scope
-from onnxprune.patterns import Pattern
 from onnxprune.pipeline.zero import Zeroed, wanted
 from onnxprune.planning.plan import Plan
 from onnxprune.report.entries import PermutationReport, PermutedGroup

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from onnxprune.common.progress import Meter, ProgressCallback
 from onnxprune.options import LATENCY, Options
-from onnxprune.progress import Meter, ProgressCallback
 
 logger = logging.getLogger(__name__)
 

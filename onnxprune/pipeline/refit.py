@@ -9,9 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxprune import extensions
 from onnxprune.calibration import Samples
 from onnxprune.errors import InputError, option
+from onnxprune.extensions import points
 from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, SyntheticFeeds
@@ -110,7 +110,7 @@ def refit(job: RepairJob) -> list[Refit]:
     Raises:
         InputError: The model cannot be run in pieces, or an added method returns something else than a list of `Refit`.
     """
-    method = extensions.repairs.get(job.method)
+    method = points.repairs.get(job.method)
     if method.function is None:
         try:
             return _refit_by_own_method(job)
@@ -119,7 +119,7 @@ def refit(job: RepairJob) -> list[Refit]:
                 f"the model cannot be run in pieces: {e}", f"repair needs that: use {option('repair', 'none')}"
             ) from e
     before = job.pruned.copy()
-    done = extensions.call("repair", method.name, method.function, job)
+    done = points.call("repair", method.name, method.function, job)
     if not isinstance(done, list) or not all(isinstance(r, Refit) for r in done):
         raise InputError(f"repair {method.name!r} must return a list of Refit, not {done!r}"[:200])
     return done if _nearer(job, before) else _taken_back(job, before, done)

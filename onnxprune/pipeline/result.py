@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 
+from onnxprune.engines.times import Times
 from onnxprune.errors import GateError
-from onnxprune.model.model import Model, save
+from onnxprune.model.model import Model
+from onnxprune.model.save import save
 from onnxprune.options import Checks
 from onnxprune.pipeline.analysis import GraphSurgeonGraph
+from onnxprune.pipeline.configuration import write_corrected
 from onnxprune.planning.plan import Plan
 from onnxprune.report.build import gate_lines
 from onnxprune.report.entries import Count
 from onnxprune.report.report import Report
-from onnxprune.times import Times
 
 
 class Result:
@@ -63,6 +66,7 @@ class Result:
     @property
     def proto(self) -> onnx.ModelProto:
         """The pruned model; weights that were stored outside the file and not pruned are still references."""
+        self._model.materialise()
         return self._model.proto
 
     def graph(self) -> GraphSurgeonGraph:
@@ -72,8 +76,17 @@ class Result:
         graph: GraphSurgeonGraph = gs.import_onnx(self.proto)
         return graph
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, data_chunk: int | None = None) -> None:
         """Writes the model, whole or not at all; the report then has the size of its files.
+
+        Configurations of a language model beside the original (``genai_config.json``, ``config.json``) are written
+        with the new sizes beside the result; the notes of the report say which.
+
+        Args:
+            path: The file of the model.
+            data_chunk: Largest size in bytes of a data file; the weights are then in data files whatever their size,
+                and a tensor that is larger has one for itself. By default as the model was: in the model's file, in
+                one data file, or in files no larger than the largest of several.
 
         Raises:
             InputError: The folder does not exist, or the path is that of the input.
@@ -82,5 +95,8 @@ class Result:
         """
         if self.stopped is not None:
             raise GateError(self.stopped)
-        size = save(self._model, path)
-        self.report = replace(self.report, bytes=Count(self.report.bytes.before, size))
+        size = save(self._model, path, data_chunk=data_chunk)
+        original, target = self._model.path, Path(path)
+        written = write_corrected(original, self.proto, target) if original is not None else []
+        notes = [note for note in self.report.notes if note not in written] + written
+        self.report = replace(self.report, bytes=Count(self.report.bytes.before, size), notes=notes)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from onnxprune import registry
-from onnxprune._math import share
-from onnxprune._text import plural
 from onnxprune.allocation.widths import unrounded
+from onnxprune.common.math import share
+from onnxprune.common.text import plural, printable
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
-from onnxprune.errors import InputError
-from onnxprune.extensions import criteria
+from onnxprune.coupling.streams import Stream
+from onnxprune.errors import InputError, Words, option
+from onnxprune.extensions import registry
+from onnxprune.extensions.points import criteria
 from onnxprune.importance.untrained import untrained
 from onnxprune.options import AUTO, LATENCY, Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
@@ -77,16 +79,16 @@ def judged(prepared: Prepared, pruned: Pruned, options: Options, searched: Searc
         with clock.stage("time"):
             report = with_latency(report, original, pruned.model, options.checks, pruned.io_slices)
         report = replace(report, seconds=rounded(clock.seconds))
-    report = finish(report, prepared, before)
+    report = finish(report, prepared, before, pruned.selection.spared)
     times = None if prepared.timed is None else prepared.timed.times
     return Result(pruned.model, pruned.plan, report, options.checks, original.as_graph, times)
 
 
-def finish(report: Report, prepared: Prepared, before: Cost) -> Report:
+def finish(report: Report, prepared: Prepared, before: Cost, spared: Mapping[str, Stream]) -> Report:
     """The report with warnings, notes, and what its numbers were measured on."""
     data = prepared.loaded.data
-    notes = [] if data is None or data.cut is None else [data.cut]
-    report = replace(report, warnings=warnings(report, events(data)), notes=[*notes, *_untrained(prepared)])
+    notes = [*([] if data is None or data.cut is None else [data.cut]), *_untrained(prepared), *spared_lines(spared)]
+    report = replace(report, warnings=warnings(report, events(data)), notes=notes)
     return with_measured_on(report, before.input_shapes(prepared.loaded.model.proto))
 
 
@@ -102,6 +104,18 @@ def _untrained(prepared: Prepared) -> list[str]:
     where = f"in {found.random} of {plural(found.layers, 'layer')}"
     why = f"{where} the largest singular value is that of random numbers"
     return [f"the weights look untrained: {why}"] if found.looks_so else []
+
+
+def spared_lines(spared: Mapping[str, Stream]) -> list[Words]:
+    """What a report says of each residual stream that was left whole."""
+    return [
+        Words(
+            f"{printable(name)} stays whole: {stream.readers} of {stream.layers} layers read it and {stream.writers} "
+            f"add to it; {option('only')} or {option('keep')} with its name prunes it, and a target with "
+            f"{option('calib', ...)} weighs it against the others"
+        )
+        for name, stream in spared.items()
+    ]
 
 
 def events(data: CalibrationSplit | None) -> list[str]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from onnxprune.common.text import exactly
 from onnxprune.cost.measure import measure
+from onnxprune.engines.times import Times
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, prunable
 from onnxprune.pipeline.apply import Application
 from onnxprune.pipeline.group_patterns import group_patterns
 from onnxprune.planning.plan import Plan
 from onnxprune.report.page.choice import Scenario
-from onnxprune.times import Times
 
 KEPT = (
     *("importance", "permute", "seed", "only", "ignore", "mixing", "attention", "shrink"),
@@ -52,7 +52,7 @@ def options_of(plan: Plan, asked: Application) -> Options:
         seed=asked.seed,
         mixing=plan.mixing,
         attention=plan.attention,
-        shrink=[f"^{re.escape(name)}$" for name in plan.interface],
+        shrink=[exactly(name) for name in plan.interface],
         calib=asked.calibration.data,
         samples=asked.calibration.samples,
         repair=asked.method,

@@ -10,12 +10,13 @@ import numpy as np
 
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
+from onnxprune.common.progress import part
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.groups import Group
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
-from onnxprune.extensions import Criterion
+from onnxprune.extensions.points import Criterion
 from onnxprune.importance.damage_curves import curve_from_scores
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
@@ -27,8 +28,8 @@ from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze, shares_by
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
+from onnxprune.pipeline.spare_streams import meeting_targets, streams_to_spare
 from onnxprune.planning import plan
-from onnxprune.progress import part
 from onnxprune.statistics.moments import Moments
 
 MOMENTS_WORK = 0.5
@@ -189,18 +190,27 @@ def measure_damage(
 
 
 def allocate(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    damage: Damage,
-    channels: Channels,
-    before: Cost,
-    input_shapes: Mapping[str, Sequence[int]],
+    analysis: Analysis, groups: Sequence[Group], damage: Damage, channels: Channels, before: Cost, options: Options
 ) -> Selection:
-    """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given."""
+    """Selects the units to remove: at the least damage that meets the targets, or by score where a ratio is given.
+
+    Where no damage that was measured at the outputs decides between groups, residual streams stay whole, as far as the
+    targets allow.
+    """
     keep = shares_by_group(analysis, groups, channels.keep)
-    if channels.target:
-        return selection.by_budget(analysis.coupling, groups, damage.curves, channels, before, input_shapes, keep)
-    return selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, keep)
+    streams = {} if damage.measured or options.scope.only else streams_to_spare(analysis.coupling, groups, keep)
+    if not channels.target:
+        whole = keep | dict.fromkeys(streams, 1.0)
+        found = selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, whole)
+        return replace(found, spared={groups[i].name: s for i, s in streams.items()} if channels.ratio else {})
+
+    def by_budget(curves: Sequence[Curve], keep: Mapping[int, float]) -> Selection:
+        shapes = options.checks.input_shapes
+        return selection.by_budget(analysis.coupling, groups, curves, channels, before, shapes, keep)
+
+    if not streams:
+        return by_budget(damage.curves, keep)
+    return meeting_targets(by_budget, groups, damage.curves, keep, streams)
 
 
 def _learn_round(
@@ -215,7 +225,7 @@ def _learn_round(
 ) -> list[Curve]:
     """One round (see `rounds`): removes a part, repairs the rest, and measures damage curves again."""
     shapes = options.checks.input_shapes
-    selected = allocate(analysis, groups, Damage(damage.curves, None), channels, before, shapes)
+    selected = allocate(analysis, groups, damage, channels, before, options)
     io_slices = plan.io_slices(plan.make(analysis.coupling, selected.removed))
     pruned = reanalyze(analysis, analysis.model.copy())
     remove(pruned.model, pruned.coupling, selected.removed)

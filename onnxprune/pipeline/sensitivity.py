@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune._math import share as units_of
+from onnxprune.common.math import share as units_of
+from onnxprune.common.progress import ProgressCallback, step
 from onnxprune.cost.cost_model import CostModel, macs, parameters
 from onnxprune.cost.measure import counted_shapes
 from onnxprune.cost.measure import measure as measure_cost
 from onnxprune.cost.time_model import latency
 from onnxprune.coupling.group_names import nodes_of
 from onnxprune.coupling.groups import Group
-from onnxprune.extensions import Scorer
+from onnxprune.engines.times import Times
+from onnxprune.extensions.metrics import MetricFunction
+from onnxprune.extensions.points import Scorer
 from onnxprune.graph.graph import Value
 from onnxprune.importance.damage_curves import fit_to_measurements
 from onnxprune.importance.obs import Curve
-from onnxprune.metrics import MetricFunction
 from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import ModelSource
@@ -32,11 +34,9 @@ from onnxprune.pipeline.metric import NO_METRIC, MetricEvaluator, make_evaluator
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.prepare import Prepared, prepare
 from onnxprune.pipeline.progress import Clock, work_before
-from onnxprune.progress import ProgressCallback, step
 from onnxprune.report.build import rounded
 from onnxprune.report.sensitivity import GroupSensitivity, PinnedGroup, SensitivityPoint, SensitivityReport
 from onnxprune.runtime.determinism import limited_run
-from onnxprune.times import Times
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Shares of a group's channels whose removal is tried."""

@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxprune import engines
+from onnxprune.common.progress import ProgressCallback
+from onnxprune.engines import profiles
+from onnxprune.engines.times import Times
 from onnxprune.errors import InputError, VerificationError, option
-from onnxprune.extensions import Limit, Scorer, as_criterion
-from onnxprune.metrics import MetricFunction
+from onnxprune.extensions.metrics import MetricFunction
+from onnxprune.extensions.points import Limit, Scorer, as_criterion
+from onnxprune.extensions.registry import one_of
 from onnxprune.options import AUTO, Options, checks
 from onnxprune.pipeline.analysis import ModelSource
 from onnxprune.pipeline.original import Original
@@ -20,13 +23,10 @@ from onnxprune.pipeline.progress import Clock, work_after, work_before, work_of_
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.sweep_folder import SweepFolder, model_checksum, variant_key
 from onnxprune.pipeline.variants import Variants
-from onnxprune.progress import ProgressCallback
-from onnxprune.registry import one_of
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import Report
 from onnxprune.report.sweep import SweepReport, Variant, compared
 from onnxprune.runtime.determinism import limited_run
-from onnxprune.times import Times
 
 REPAIR_SAMPLES = 256
 """Samples that a repair learns from by default: enough to tell variants apart, and a quarter of what a run takes."""
@@ -47,7 +47,7 @@ def sweep(
     global_ranking: bool | None = None,
     min_channels: int = 1,
     round_to: int | str = AUTO,
-    engine: engines.Timer = engines.DEFAULT,
+    engine: profiles.Timer = profiles.DEFAULT,
     times: Times | str | os.PathLike[str] | None = None,
     seed: int = 0,
     only: str | Sequence[str] = (),

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.allocation.selection import Selection
+from onnxprune.common.progress import step
 from onnxprune.errors import InputError, RunError
 from onnxprune.options import AUTO, LATENCY, Channels
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.latency import Timed
-from onnxprune.progress import step
 from onnxprune.timing.engines import Engine
 from onnxprune.timing.measure import slice_copy
 

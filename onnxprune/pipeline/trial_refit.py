@@ -5,11 +5,11 @@ from __future__ import annotations
 from onnxprune.allocation.selection import Selection
 from onnxprune.calibration import Samples
 from onnxprune.edit.remove import remove
-from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.data import CalibrationSplit
 from onnxprune.pipeline.kept_indices import kept_indices
+from onnxprune.pipeline.prepare import Prepared
 from onnxprune.planning import plan as planning
 from onnxprune.repair import calibrated
 from onnxprune.verification.output_error import measured
@@ -25,19 +25,16 @@ def can_tell(data: CalibrationSplit | None, options: Options) -> bool:
     return data is not None and options.repair.method == "calibrated" and data.fit.parts >= FEWEST
 
 
-def refitted_error(
-    original: Model, analysis: Analysis, selected: Selection, data: CalibrationSplit, options: Options, macs: int
-) -> float:
+def refitted_error(prepared: Prepared, analysis: Analysis, selected: Selection) -> float:
     """Error of the outputs after a removal and a layer-wise refit, relative to their variance.
 
     Args:
-        original: The model before removal.
-        analysis: The analysis of a copy of it; its model is not changed.
+        prepared: The run; of its calibration data only what is not held out is used.
+        analysis: The analysis of what channels are removed from; its model is not changed.
         selected: What is removed.
-        data: Calibration data; only what is not held out is used.
-        options: The options of the run.
-        macs: Multiply-accumulates of a run of the original; 0 where they are not known.
     """
+    data, options, macs = prepared.loaded.data, prepared.options, prepared.cost.macs or 0
+    assert data is not None  # `can_tell`, and the options
     copy = reanalyze(analysis, analysis.model.copy())
     io_slices = planning.io_slices(planning.make(copy.coupling, selected.removed, selected.entries))
     kept = kept_indices(copy.coupling, selected.removed)
@@ -49,6 +46,7 @@ def refitted_error(
         _, samples = samples.split(most / samples.parts)
     learn, judges = samples.split(JUDGES)
     settings = calibrated.Settings(options.seed, options.resources.memory, io_slices)
+    original = prepared.original.dense()
     calibrated.refit_layers(original, copy.model, kept, learn, settings)
     found = measured(original, [copy.model], judges.in_batches(1), io_slices, unsquash=True)
     return found.shares()[0]

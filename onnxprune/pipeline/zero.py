@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune import sparsity
+from onnxprune.common.progress import part, step
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.errors import Words, option
-from onnxprune.extensions import criteria
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.extensions.points import criteria
 from onnxprune.gradients.differentiate import TYPES
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.importance.gradient_scores import scores_of_elements
@@ -25,17 +27,16 @@ from onnxprune.layers.recurrent import cells
 from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.options import Options, Scope
-from onnxprune.patterns import Pattern
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds
 from onnxprune.pipeline.observe import fresh_samples, gradient_data, moments
 from onnxprune.pipeline.refit import RepairJob, refit
-from onnxprune.progress import part, step
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
 from onnxprune.repair.masked import Zeros, zeroed
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.sparsity import Weight
 from onnxprune.sparsity.layer_shares import shares
+from onnxprune.sparsity.zeroed import ZeroMask
 from onnxprune.statistics.moments import Moments
 
 PROBES = (0.4, 0.6, 0.8, 0.9, 0.95)
@@ -55,7 +56,7 @@ class Zeroed:
         repair: Record of each refitted layer; None without repair.
     """
 
-    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    masks: dict[str, ZeroMask] = field(default_factory=dict)
     dense: dict[str, str] = field(default_factory=dict)
     repair: list[Refit] | None = None
 
@@ -91,16 +92,18 @@ def zero(
     by_moments = criterion.needs == "moments"
     done = Zeroed()
     targets = {w.value.key: w for w in sparsity.weights(coupling) if wanted(w, pattern, options.scope, done)}
+    spread = options.spreads_zeros and data is not None
+    fits = spread or refits or by_moments  # else no layer is looked at, and no weight read twice
     layers = {
         layer.weight.key: layer
         for layer in linear_layers(coupling.graph)
-        if layer.weight.key in targets and not layer.weight_shared and _is_finite(model, layer.weight)
+        if fits and layer.weight.key in targets and not layer.weight_shared and _is_finite(model, layer.weight)
     }
     states = {
         v.key: v
         for cell in cells(coupling.graph)
         for v in (cell.weight, cell.recurrence)
-        if v.key in targets and _is_finite(model, v) and not criterion.comparable
+        if fits and v.key in targets and _is_finite(model, v) and not criterion.comparable
     }
     zeros = Zeros(
         options.solver,
@@ -112,7 +115,6 @@ def zero(
     if criterion.comparable:
         given = gradient_data(data, options.seed, io_slices)
         scores = scores_of_elements(criterion, model, _trained(model, list(targets.values())), given)
-    spread = options.spreads_zeros and data is not None
     if spread or (by_moments and not refits):
         input_moments = moments(
             model,
@@ -147,7 +149,7 @@ def zero(
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
         found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion, scores)
         if scores is not None:
-            zeros = replace(zeros, masks={layers[key].name: found[key] for key in layers if key in found})
+            zeros = replace(zeros, masks={layers[key].name: found[key].array() for key in layers if key in found})
         plain = model.copy()
         if not zeros.bias_only:
             for key, array in stored.items():  # the solvers choose among all elements
@@ -158,8 +160,8 @@ def zero(
         with part(SPREADING_WORK if spread else 0.0, 1.0):
             done.repair = refit(job)
         now = {v.key: v for v in Graph(model.proto).constants()}
-        found |= {key: model.array(_tensor(now[key])) == 0 for key in fitted}
-    done.masks = {key: zero_mask for key, zero_mask in found.items() if zero_mask.any()}
+        found |= {key: ZeroMask.of(model.array(_tensor(now[key])) == 0) for key in fitted}
+    done.masks = {key: mask for key, mask in found.items() if mask.ratio}
     done.dense |= dict.fromkeys((key for key in targets if key not in done.masks), NOTHING)
     return done
 
@@ -207,7 +209,7 @@ def _allotted(
 
 def _by_moments(
     model: Model, layers: Mapping[str, LinearLayer], zeros: Zeros, input_moments: Mapping[str, Moments]
-) -> dict[str, NDArray[np.bool_]]:
+) -> dict[str, ZeroMask]:
     """Sets zeros chosen from input moments, in place; all other elements are unchanged bit for bit."""
     found = {}
     for key, layer in layers.items():
@@ -220,14 +222,15 @@ def _by_moments(
                 layer.matrix(array).astype(np.float64),
                 input_moments[layer.name],
             )
-            found[key] = layer.unmatrix(made == 0, array.shape)
-            model.set_array(_tensor(layer.weight), np.where(found[key], np.zeros((), array.dtype), array))
+            mask = layer.unmatrix(made == 0, array.shape)
+            found[key] = ZeroMask.of(mask)
+            model.set_array(_tensor(layer.weight), np.where(mask, np.zeros((), array.dtype), array))
     return found
 
 
 def _is_finite(model: Model, value: Value) -> bool:
     """Whether a weight has finite elements only; others are ranked by magnitude and not fitted."""
-    return bool(np.isfinite(model.array(_tensor(value))).all())
+    return all(bool(np.isfinite(block).all()) for block in model.values(_tensor(value)).blocks())
 
 
 def _tensor(value: Value) -> TensorProto:

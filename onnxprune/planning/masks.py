@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
-from onnxprune.patterns import Pattern
+from onnxprune.extensions.patterns import Pattern
 
 
-def zeros(mask: NDArray[np.bool_], pattern: Pattern) -> dict[str, Any]:
-    """The entry of a tensor in `Plan.zeroed`."""
-    return {
-        "pattern": str(pattern),
-        "ratio": np.count_nonzero(mask) / mask.size,
-        "mask": pack_mask(mask, repeats=pattern.repeats),
-    }
+class ZeroEntry(Mapping[str, Any]):
+    """The entry of a tensor in `Plan.zeroed`; its mask is made and packed when it is asked for."""
+
+    def __init__(self, pattern: Pattern, ratio: float, mask: Callable[[], NDArray[np.bool_]]) -> None:
+        """Packs nothing yet.
+
+        Args:
+            pattern: The pattern of the zeros.
+            ratio: The share of zeros.
+            mask: Returns which elements are zero; shape of the tensor.
+        """
+        self._known: dict[str, Any] = {"pattern": str(pattern), "ratio": ratio, "mask": None}
+        self._pattern, self._mask = pattern, mask
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "mask" and self._known[key] is None:
+            self._known[key] = pack_mask(self._mask(), repeats=self._pattern.repeats)
+        return self._known[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 def pack_mask(mask: NDArray[np.bool_], *, repeats: bool = False) -> str:

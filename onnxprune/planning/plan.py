@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,7 +48,7 @@ class Plan:
     removed: dict[str, Indices] = field(default_factory=dict)
     split: dict[str, str] = field(default_factory=dict)
     permuted: dict[str, Indices] = field(default_factory=dict)
-    zeroed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    zeroed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
     mixing: bool = False
     attention: str = "heads"
@@ -76,7 +76,8 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text."""
-        return json.dumps({"version": VERSION, **self.__dict__}, indent=None, separators=(",", ":"), allow_nan=False)
+        data = {"version": VERSION, **self.__dict__}
+        return json.dumps(data, indent=None, separators=(",", ":"), allow_nan=False, default=dict)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

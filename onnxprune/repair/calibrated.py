@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
 from onnxprune.calibration.synthetic import Feeds
+from onnxprune.common.progress import part
 from onnxprune.model.model import Model
-from onnxprune.progress import part
 from onnxprune.repair import data_free, joint, layerwise
 from onnxprune.repair.batch_norm import reestimate
 from onnxprune.repair.interpolation import interpolate

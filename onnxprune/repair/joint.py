@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from onnxprune.common.progress import step
 from onnxprune.layers.find import linear_layers, matched
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
-from onnxprune.progress import step
 from onnxprune.repair.augmentation import Variants
 from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Floats, Function, refine
 from onnxprune.repair.kept_indices import KeptIndices
@@ -231,7 +231,7 @@ def _function(model: Model, chain: Chain, i: int) -> Function:
     piece = partition(model.proto, [[begin], [end]], ())[1]
     kind = chain.layers[i].output.elem_type or TensorProto.FLOAT
     given = {begin: helper.make_tensor_value_info(begin, kind, None)}
-    runner = local_session(Model(assemble(model.proto, piece, given), model.path, model.data_files))
+    runner = local_session(model.part(assemble(model.proto, piece, given)))
 
     def run(z: Floats) -> Floats:
         z = np.ascontiguousarray(np.moveaxis(z, 0, axis), dtype=helper.tensor_dtype_to_np_dtype(kind))

@@ -14,13 +14,13 @@ from typing import Protocol
 
 import numpy as np
 
+from onnxprune.common.progress import step
 from onnxprune.layers import recurrent as layers_recurrent
 from onnxprune.layers.find import linear_layers, matched
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import Cell
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
-from onnxprune.progress import step
 from onnxprune.repair import recurrent
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, layer_samples, residual_add

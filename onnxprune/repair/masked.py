@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.extensions import Criterion, criteria
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.extensions.points import Criterion, criteria
 from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.linear import LinearLayer
-from onnxprune.patterns import Pattern
 from onnxprune.repair.layerwise import Ridge
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, LayerSamples, fit
 from onnxprune.sparsity.solvers import alps, refine, select, sparsegpt, wanda

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.common.progress import step
 from onnxprune.gradients.optimizer import RelativeAdam, rate_at
 from onnxprune.gradients.trainable import Trainable
-from onnxprune.progress import step
 from onnxprune.repair.calibrated import is_better
 from onnxprune.repair.training_batches import TrainingBatches
 from onnxprune.runtime.io_slices import Batch

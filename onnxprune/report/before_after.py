@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from onnxprune._text import count, duration, percent, plural, short
+from onnxprune.common.text import count, duration, percent, plural, short
 from onnxprune.report.entries import Count
 from onnxprune.report.report import LatencyReport
 from onnxprune.report.tables import Part, number, table

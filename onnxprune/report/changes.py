@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune._text import count, percent, plural, printable
+from onnxprune.common.text import count, percent, plural, printable
 from onnxprune.report.report import Report
 from onnxprune.report.tables import Part
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from onnxprune._text import count, duration, percent, plural, printable, short
+from onnxprune.common.text import count, duration, percent, plural, printable, short
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.report.metric import interval, number
 from onnxprune.report.tables import Part, table

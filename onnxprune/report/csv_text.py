@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from onnxprune._text import printable
+from onnxprune.common.text import printable
 
 FORMULA = ("=", "+", "-", "@")
 """How a text begins that a spreadsheet takes for a formula."""

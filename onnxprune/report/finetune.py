@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune import __version__
-from onnxprune._text import plural, printable
-from onnxprune.patterns import CHANNELS
+from onnxprune.common.text import plural, printable
+from onnxprune.extensions.patterns import CHANNELS
 from onnxprune.report.json_data import JsonValue
 from onnxprune.report.metric import MetricReport, metric_lines, number
 from onnxprune.report.tables import Part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune._text import printable, short
+from onnxprune.common.text import printable, short
 from onnxprune.report.graph_picture import DrawnNode, DrawnValue, Picture
 
 NAME, GROUP = 60, 40

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from xml.sax.saxutils import escape, quoteattr
 
-from onnxprune._text import printable, short
+from onnxprune.common.text import printable, short
 from onnxprune.report.graph_picture import DrawnGroup, DrawnNode, DrawnValue, Picture
 
 ROW, LANE, BOX, HEAD = 26, 12, 190, 74

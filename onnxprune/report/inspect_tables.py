@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxprune._text import count, plural, printable, short
+from onnxprune.common.text import count, plural, printable, short
 from onnxprune.report.build import reasons
 from onnxprune.report.groups import elements
 from onnxprune.report.sensitivity import distinct

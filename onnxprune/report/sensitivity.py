@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune import __version__
-from onnxprune._text import percent, plain_percent, plural, printable, short
+from onnxprune.common.text import percent, plain_percent, plural, printable, short
 from onnxprune.report.csv_text import csv_text
 from onnxprune.report.json_data import JsonValue
 from onnxprune.report.metric import number

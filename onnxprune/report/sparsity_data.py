@@ -11,19 +11,23 @@ from onnx import TensorProto
 
 from onnxprune import sparsity
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.extensions.patterns import Pattern
 from onnxprune.graph.graph import Value
 from onnxprune.graph.operators import WeightLayout
-from onnxprune.layers.dequantize import unpacked
+from onnxprune.layers.real_values import real_values
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import WEIGHT_TYPES
-from onnxprune.patterns import Pattern
+from onnxprune.model.values import Values
 from onnxprune.sparsity import Weight, tensorrt
 from onnxprune.sparsity.patterns import Blocks, NOfM
+from onnxprune.sparsity.zeroed import FLOATS, magnitude_bits
 
 PATTERNS = tuple(NOfM(n, m) for n, m in ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8)))
 """N:M patterns that are looked for."""
 BLOCKS = tuple(Blocks(rows, columns) for rows, columns in ((1, 4), (1, 8), (4, 1), (8, 1), (4, 4), (8, 8)))
 """Shapes of blocks (outputs, inputs) that are looked for."""
+SAMPLED = 8
+"""Outputs that are looked at first: as many as the highest blocks have."""
 
 
 def zeros(model: Model, coupling: Coupling) -> dict[str, Any]:
@@ -45,23 +49,24 @@ def zeros(model: Model, coupling: Coupling) -> dict[str, Any]:
     for value in {v.key: v for v in coupling.graph.constants() if v.consumers}.values():
         if value.elem_type not in WEIGHT_TYPES or value.key in parameters:
             continue
-        zero = _numbers(model, coupling, value) == 0
+        zero = _zeros_of(real_values(model, value, coupling.ties.quantised, coupling.ties.packed))
         if zero.size > 1:
-            entries.append(_entry(value, readings.get(value.key), zero))
-            total, none = total + zero.size, none + int(zero.sum())
+            entry = _entry(value, readings.get(value.key), zero)
+            entries.append(entry)
+            total, none = total + zero.size, none + round(entry["zeros"] * zero.size)
     return {"zeros": none / total if total else None, "tensors": entries}
 
 
-def _numbers(model: Model, coupling: Coupling, value: Value) -> NDArray[np.float32]:
-    """Real values of a constant."""
-    assert value.tensor is not None
-    if value in coupling.ties.packed:
-        scale, zero, bits = coupling.ties.packed[value]
-        if scale.tensor is not None:
-            points = model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
-            found: NDArray[np.float32] = unpacked(model.array(value.tensor), model.array(scale.tensor), points, bits)
-            return found
-    return sparsity.real_values(model, coupling, value)
+def _zeros_of(values: Values) -> NDArray[np.bool_]:
+    """Which elements are zero; made block by block, shape of the values."""
+    found, at = np.empty(values.shape, dtype=bool), 0
+    if not values.shape:
+        return np.asarray(values.array() == 0)
+    for block in values.blocks():
+        by_bits = block.dtype.name in FLOATS  # faster than by the numbers of float16
+        np.equal(magnitude_bits(block) if by_bits else block, 0, out=found[at : at + len(block)])
+        at += len(block)
+    return found
 
 
 def _entry(value: Value, weight: Weight | None, zero: NDArray[np.bool_]) -> dict[str, Any]:
@@ -80,7 +85,7 @@ def _entry(value: Value, weight: Weight | None, zero: NDArray[np.bool_]) -> dict
         "operator": node.op_type,
         "shape": [d for d in value.shape or [] if isinstance(d, int)],
         "type": TensorProto.DataType.Name(value.elem_type),
-        "zeros": float(zero.mean()),
+        "zeros": np.count_nonzero(zero) / zero.size,
         "reduction_axis": None if layout is None else layout.inputs,
         "patterns": patterns,
         "blocks": [] if layout is None else [str(b) for b in BLOCKS if _in_blocks(b, zero, layout)],
@@ -92,7 +97,18 @@ def _has(pattern: Pattern, zero: NDArray[np.bool_], layout: WeightLayout, height
     """Whether the zeros of a weight have a pattern, on axes that are long enough for it."""
     outputs = 1 if layout.outputs is None else zero.shape[layout.outputs] // layout.output_blocks
     inputs = zero.shape[layout.inputs] // layout.input_blocks
-    return inputs >= pattern.width and outputs >= height and pattern.holds(zero, layout)
+    if inputs < pattern.width or outputs < height:
+        return False
+    return pattern.holds(_sample(zero, layout), layout) and pattern.holds(zero, layout)
+
+
+def _sample(zero: NDArray[np.bool_], layout: WeightLayout) -> NDArray[np.bool_]:
+    """All inputs of a few neighbouring outputs, the first zero among them: few weights have a pattern there."""
+    axis = layout.outputs
+    if axis is None or layout.output_blocks > 1:
+        return zero
+    begin = int(np.unravel_index(zero.argmax(), zero.shape)[axis]) // SAMPLED * SAMPLED
+    return zero[(slice(None),) * axis + (slice(begin, begin + SAMPLED),)]
 
 
 def _in_blocks(blocks: Blocks, zero: NDArray[np.bool_], layout: WeightLayout) -> bool:

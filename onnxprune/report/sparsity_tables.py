@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from onnxprune._text import count, percent, plural, printable, short
+from onnxprune.common.text import count, percent, plural, printable, short
 from onnxprune.report.tables import REASON, ROWS, WIDE, Part, table
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune import __version__
-from onnxprune._text import plural
+from onnxprune.common.text import plural
 from onnxprune.report.csv_text import csv_text
 from onnxprune.report.entries import Count
 from onnxprune.report.front import front

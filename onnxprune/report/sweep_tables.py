@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune._text import duration, percent, plain_percent, printable
+from onnxprune.common.text import duration, percent, plain_percent, printable
 from onnxprune.report.metric import number
 from onnxprune.report.sensitivity import distinct
 from onnxprune.report.sweep import SweepReport, Variant, counted, left

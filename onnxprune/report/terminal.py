@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from onnxprune._text import duration, percent, plain_percent, plural, printable, short
+from onnxprune.common.text import duration, percent, plain_percent, plural, printable, short
 from onnxprune.errors import on_command_line
 from onnxprune.options import LATENCY
 from onnxprune.repair.distilled import Distillation

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune._text import duration, percent, plural, printable, short
+from onnxprune.common.text import duration, percent, plural, printable, short
 from onnxprune.cost.measure import measure
 from onnxprune.cost.time_model import latency
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.engines.times import Times
 from onnxprune.errors import Words, on_command_line, option
 from onnxprune.model.model import Model
 from onnxprune.report.tables import Part, table
-from onnxprune.times import Times
 
 SHARES = (0.75, 0.5, 0.25)
 """Shares of the units of a group whose time is shown."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnxprune._text import duration, percent, plain_percent, plural, printable, short
+from onnxprune.common.text import duration, percent, plain_percent, plural, printable, short
 from onnxprune.errors import GIVE_DATA, Words, option, source_of
 from onnxprune.options import LATENCY
 from onnxprune.report.build import gate_lines

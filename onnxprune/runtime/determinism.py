@@ -9,10 +9,10 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+from onnxprune.common.time_limit import time_limit
 from onnxprune.errors import InputError, RunError
 from onnxprune.options import Resources
 from onnxprune.runtime.limits import limited
-from onnxprune.time_limit import time_limit
 
 
 class _SingleThreadedBlas:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from onnxprune.common.time_limit import starting_threads
 from onnxprune.errors import RunError
 from onnxprune.runtime import worker
 from onnxprune.runtime.free_memory import trim
 from onnxprune.runtime.process import MAX_AHEAD
-from onnxprune.time_limit import starting_threads
 
 IN_FLIGHT = 2**29
 """Maximum size in bytes of the outputs of concurrent batches in this process."""

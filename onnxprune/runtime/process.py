@@ -24,10 +24,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from onnxprune.common.time_limit import check, remaining, starting_threads
 from onnxprune.errors import RunError, option
 from onnxprune.runtime import worker
 from onnxprune.runtime.limits import SECONDS, Limits, current_limits
-from onnxprune.time_limit import check, remaining, starting_threads
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Session:
         data_folder: str | None = None,
         arena: bool = False,
         providers: Sequence[Any] = (worker.CPU,),
+        prepack: bool = True,
     ) -> None:
         """Loads a model.
 
@@ -64,6 +65,7 @@ class Session:
             data_folder: Folder of the external data files, for a serialized model.
             arena: Whether onnxruntime's memory arena is used, as by default in deployment: faster, more memory.
             providers: Execution providers of onnxruntime, by name or with options, the first that can runs a node.
+            prepack: Whether onnxruntime may keep a copy of weights in the order in which its kernels read them.
 
         Raises:
             RunError: onnxruntime rejects the model, crashes, or exceeds a limit.
@@ -74,7 +76,7 @@ class Session:
         if isinstance(payload, str):
             payload = os.path.abspath(payload)  # the working directory of the worker may differ
         self.inputs, self.outputs = self._request(
-            "load", payload, optimize, threads, data_folder, arena, tuple(providers)
+            "load", payload, optimize, threads, data_folder, arena, tuple(providers), prepack
         )
         weakref.finalize(self, self._worker.release, self._handle)
 

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 
 from onnxprune.model.external_data import relocate
-from onnxprune.model.model import Model, fits_in_message, write_external_data
+from onnxprune.model.model import Model
+from onnxprune.model.save import fits_in_message, write_external_data
 from onnxprune.model.tensors import is_external, tensors
 from onnxprune.runtime.local_session import LocalSession
 from onnxprune.runtime.process import Session, request
@@ -61,7 +62,13 @@ class Runnable:
     data_folder: str | None = None
 
     def session(
-        self, *, optimize: bool = True, threads: int = 1, arena: bool = False, providers: Sequence[Any] = (CPU,)
+        self,
+        *,
+        optimize: bool = True,
+        threads: int = 1,
+        arena: bool = False,
+        providers: Sequence[Any] = (CPU,),
+        prepack: bool = True,
     ) -> Session:
         """Loads the model in the worker process; see `process.Session`."""
         return Session(
@@ -71,6 +78,7 @@ class Runnable:
             data_folder=self.data_folder,
             arena=arena,
             providers=providers,
+            prepack=prepack,
         )
 
     def profile(
@@ -91,14 +99,14 @@ def runnable(source: Source) -> Iterator[Runnable]:
         return
     model = Model(source) if isinstance(source, onnx.ModelProto) else source
     external = any(is_external(t) for t in tensors(model.proto))
-    if fits_in_message(model.proto):
+    if fits_in_message(model.proto) and not model.defers:
         folder = str(model.path.parent.resolve()) if external and model.path else None
         yield Runnable(model.proto.SerializeToString(), folder)
         return
     with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
         with open(os.path.join(folder, "model.data"), "wb") as stream:
-            proto, _ = write_external_data(model, stream)
-        relocate(proto, "model.data")
+            proto, _ = write_external_data(model, lambda: stream)
+        relocate(proto, ["model.data"])
         path = os.path.join(folder, "model.onnx")
         Path(path).write_bytes(proto.SerializeToString())
         yield Runnable(path)

@@ -256,7 +256,7 @@ class StagedRun:
     def _session(self, piece: Piece, model: Model) -> LocalSession:
         types = {name: _type_of(name, self._stored[name]) for name in piece.inputs if name in self._stored}
         part = assemble(model.proto, piece, types)
-        part_model = Model(part, model.path, model.data_files)
+        part_model = model.part(part)
         return local_session(part_model, optimize=self._optimize, threads=self._threads)
 
     def _new(self) -> BatchValues:
@@ -273,11 +273,17 @@ class StagedRun:
 
 
 def _type_of(name: str, values: BatchValues) -> ValueInfoProto:
-    """Returns the type of a value; its axis lengths are unknown, since batches differ."""
-    kinds, ranks = {a.dtype for a in values}, {a.ndim for a in values}
+    """Returns the type of a value; lengths that differ between batches are unknown.
+
+    The others are given: for some operators (Attention) onnx infers a wrong output shape from unknown lengths.
+    """
+    kinds, shapes = {a.dtype for a in values}, [a.shape for a in values]
     first = next(iter(kinds))
     kind = TensorProto.STRING if first.kind in "OUS" else helper.np_dtype_to_tensor_dtype(first)
-    return helper.make_tensor_value_info(name, kind, [None] * ranks.pop() if len(ranks) == 1 else None)
+    if len(set(map(len, shapes))) != 1:
+        return helper.make_tensor_value_info(name, kind, None)
+    lengths = [axis[0] if len(set(axis)) == 1 else None for axis in zip(*shapes, strict=True)]
+    return helper.make_tensor_value_info(name, kind, lengths)
 
 
 def _fits_file(array: Array) -> bool:

@@ -48,6 +48,7 @@ def load(
     data_folder: str | None,
     arena: bool,
     providers: Sequence[Any] = (CPU,),
+    prepack: bool = True,
 ) -> tuple[list[str], list[str]]:
     """Creates a session and returns the names of its inputs and outputs; for the arguments see `process.Session`.
 
@@ -58,6 +59,8 @@ def load(
     options = _options(threads, data_folder, arena)
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     session = ort.InferenceSession(payload, options, providers=list(providers))
     _sessions[handle] = session
     return [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]

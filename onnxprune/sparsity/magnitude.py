@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,19 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.extensions import Criterion
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.extensions.points import Criterion
 from onnxprune.graph.graph import Value
 from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.dequantize import dequantised
 from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
-from onnxprune.patterns import Pattern
+from onnxprune.model.values import Made
 from onnxprune.sparsity.layout import Weight
 from onnxprune.sparsity.masks import Mask
-
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-"""Item size in bytes -> unsigned integer type."""
+from onnxprune.sparsity.zeroed import FLOATS, Zeroed, ZeroMask, block_masks, magnitude_bits, zero_bits
 
 
 def zero_smallest(
@@ -32,7 +31,7 @@ def zero_smallest(
     across: bool,
     criterion: Criterion | None = None,
     scores: Mapping[str, NDArray[Any]] | None = None,
-) -> dict[str, Mask]:
+) -> dict[str, ZeroMask]:
     """Sets the smallest elements of weights to zero, in place; those of a quantized weight to its zero point.
 
     Args:
@@ -61,6 +60,11 @@ def zero_smallest(
     done = {}
     for i, weight in enumerate(targets):
         assert weight.value.tensor is not None
+        if not across and weight.value.key not in known and (scorer is None or scorer.elements is None):
+            found = _zero_when_read(model, coupling, weight, pattern)
+            if found is not None:
+                done[weight.value.key] = found
+                continue
         array = model.array(weight.value.tensor)  # once: each access to an inline tensor copies it
         if across:
             zeroed = chosen[i]
@@ -72,7 +76,7 @@ def zero_smallest(
             zeroed = pattern.mask(_magnitudes(model, coupling, weight.value, array, pattern), weight.layout)
         if zeroed.any():
             zero_elements(model, coupling, weight.value, zeroed, array)
-            done[weight.value.key] = zeroed
+            done[weight.value.key] = ZeroMask.of(zeroed)
     return done
 
 
@@ -83,6 +87,19 @@ def _together(scores: Sequence[NDArray[Any]], pattern: Pattern) -> list[Mask]:
     mask = pattern.mask(np.concatenate([s.ravel() for s in scores]), None)
     parts = np.split(mask, np.cumsum([s.size for s in scores])[:-1])
     return [part.reshape(s.shape) for part, s in zip(parts, scores, strict=True)]
+
+
+def _zero_when_read(model: Model, coupling: Coupling, weight: Weight, pattern: Pattern) -> ZeroMask | None:
+    """Sets the smallest elements of a large weight in a data file to zero when it is read; None for any other."""
+    tensor = weight.value.tensor
+    assert tensor is not None
+    if weight.value in coupling.ties.quantised or not model.is_streamed(tensor):
+        return None
+    masks = block_masks(model.values(tensor), pattern, weight.layout)
+    if masks is None or not masks.count:
+        return None
+    model.set_values(tensor, Zeroed(masks))
+    return ZeroMask(masks.count / math.prod(tensor.dims), masks.whole)
 
 
 def _scores(
@@ -102,15 +119,9 @@ def _magnitudes(model: Model, coupling: Coupling, value: Value, array: NDArray[A
     by sums, and quantized weights by real values, so these need the magnitudes themselves.
     """
     array = np.ascontiguousarray(array)
-    if (
-        not (pattern.elementwise or pattern.local)
-        or array.dtype.name not in _FLOATS
-        or value in coupling.ties.quantised
-    ):
+    if not (pattern.elementwise or pattern.local) or array.dtype.name not in FLOATS or value in coupling.ties.quantised:
         return _scores(model, coupling, value, None, array)
-    kind = np.dtype(_UNSIGNED[array.dtype.itemsize])
-    found: NDArray[Any] = np.bitwise_and(array.view(kind), kind.type(np.iinfo(kind).max // 2))
-    return found
+    return magnitude_bits(array)
 
 
 def zero_elements(
@@ -126,6 +137,13 @@ def zero_elements(
         array: The stored values, if they have been read already.
     """
     assert value.tensor is not None
+    if model.is_streamed(value.tensor):
+        source, mask = model.values(value.tensor), ZeroMask.of(zeroed)
+        made = Made(
+            source.shape, source.dtype, lambda: with_zeros(model, coupling, value, source.array(), mask.array())
+        )
+        model.set_values(value.tensor, made)
+        return
     array = model.array(value.tensor) if array is None else array
     model.set_array(value.tensor, with_zeros(model, coupling, value, array, zeroed))
 
@@ -139,15 +157,6 @@ def with_zeros(model: Model, coupling: Coupling, value: Value, array: NDArray[An
             nothing = dequantised(np.zeros(array.shape, np.float32), np.ones(1, np.float32), points, axis)
             return np.where(zeroed, nothing.astype(array.dtype), array)
     return zero_bits(array, zeroed)
-
-
-def zero_bits(array: NDArray[Any], zeroed: Mask) -> NDArray[Any]:
-    """Returns an array with its masked elements set to zero, by a branch-free operation on its bits."""
-    kind = np.dtype(_UNSIGNED[array.dtype.itemsize])
-    kept = zeroed.astype(kind)
-    kept -= kind.type(1)  # 0 for a masked element, else all bits set
-    kept &= np.ascontiguousarray(array).view(kind)
-    return kept.view(array.dtype)
 
 
 def real_values(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import InputError
+from onnxprune.extensions.patterns import Pattern, pattern
 from onnxprune.graph.operators import WeightLayout
-from onnxprune.patterns import Pattern, pattern
 from onnxprune.sparsity.masks import Mask, Scores, block_means, expand_blocks, mask_all_but_largest, repeat_blocks
 from onnxprune.sparsity.unstructured import smallest, smallest_across
 

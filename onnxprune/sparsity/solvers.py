@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._math import share
+from onnxprune.common.math import share
+from onnxprune.extensions.patterns import Pattern
 from onnxprune.graph.operators import WeightLayout
-from onnxprune.patterns import Pattern
 from onnxprune.sparsity.masks import Mask
 
 Floats = NDArray[Any]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._math import share
+from onnxprune.common.math import share
 
 Mask = NDArray[np.bool_]
 
@@ -23,28 +23,40 @@ def smallest(sizes: NDArray[np.floating], ratio: float) -> Mask:
     mask = np.zeros(sizes.size, dtype=bool)
     if count:
         flat = sizes.ravel()
-        limit = _order_statistic(flat, count - 1)
+        limit, smaller = order_statistic(lambda: iter([flat]), flat.size, count - 1)
         mask = flat < limit
-        equal = np.flatnonzero(flat == limit)
-        mask[equal[: count - np.count_nonzero(mask)]] = True
+        mask[np.flatnonzero(flat == limit)[: count - smaller]] = True
     return mask.reshape(sizes.shape)
 
 
-def _order_statistic(flat: NDArray[Any], position: int) -> Any:
-    """Returns the element at a position of the sorted array (selection by sampling).
+def order_statistic(parts: Callable[[], Iterator[NDArray[Any]]], size: int, position: int) -> tuple[Any, int]:
+    """Returns the element at a position of all elements in order, and how many are smaller (selection by sampling).
 
     Two elements of a sorted sample bracket it with high probability, so that few elements remain to be partitioned
     (Floyd and Rivest, "Expected time bounds for selection", CACM 1975).
+
+    Args:
+        parts: Yields the elements, in flat arrays, whenever it is called.
+        size: How many there are.
+        position: The position, from 0.
     """
-    sample = np.sort(flat[:: max(flat.size // SAMPLE_SIZE, 1)])
-    at, margin = position * len(sample) // flat.size, 4 * math.isqrt(len(sample))
-    low = sample[at - margin] if at >= margin else flat.min()
-    high = sample[at + margin] if at + margin < len(sample) else flat.max()
-    below = np.count_nonzero(flat < low)
-    between = flat[np.flatnonzero((flat >= low) & (flat <= high))]  # several times faster than a boolean mask
-    if below <= position < below + len(between):
-        flat, position = between, position - below
-    return np.partition(flat, position)[position]
+    step = max(size // SAMPLE_SIZE, 1)
+    sample = np.sort(np.concatenate([part[::step] for part in parts()]))
+    at, margin = position * len(sample) // size, 4 * math.isqrt(len(sample))
+    low = sample[at - margin] if at >= margin else None
+    high = sample[at + margin] if at + margin < len(sample) else None
+    below, between = 0, []
+    for part in parts():
+        below += 0 if low is None else int(np.count_nonzero(part < low))
+        inside = np.ones(len(part), dtype=bool) if low is None else part >= low
+        if high is not None:
+            inside &= part <= high
+        between.append(part[np.flatnonzero(inside)])  # several times faster than a boolean mask
+    rest = np.concatenate(between)
+    if not below <= position < below + len(rest):
+        rest, below = np.concatenate(list(parts())), 0
+    found = np.partition(rest, position - below)[position - below]
+    return found, below + int(np.count_nonzero(rest < found))
 
 
 def smallest_across(sizes: Sequence[NDArray[np.floating]], ratio: float) -> list[Mask]:

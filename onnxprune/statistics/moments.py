@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.common.progress import step
 from onnxprune.cost.measure import static_shapes
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
-from onnxprune.progress import step
 from onnxprune.runtime.partition import assemble, partition
 from onnxprune.runtime.session import Feeds, local_session
 from onnxprune.statistics import covariance as centred
@@ -126,7 +126,7 @@ def observe(
         step(part[0].name, number, len(parts))
         names = list(dict.fromkeys(name for layer in part for name in (layer.x.name, layer.name)))
         (piece,) = partition(model.proto, [names], first)
-        runner = local_session(Model(assemble(model.proto, piece, {}), model.path, model.data_files))
+        runner = local_session(model.part(assemble(model.proto, piece, {})))
         draws = {layer.name: np.random.default_rng([seed, layer.node.index]) for layer in part}
         fed, read = itertools.tee(batches)
         inputs = ({name: feeds[name] for name in runner.inputs if name in feeds} for feeds in fed)

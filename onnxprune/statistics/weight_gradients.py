@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.criterion_views import GradientMeans
+from onnxprune.common.progress import step
 from onnxprune.errors import InputError
+from onnxprune.extensions.views import GradientMeans
 from onnxprune.gradients.differentiate import differentiate
 from onnxprune.gradients.free_constants import free_constants
 from onnxprune.gradients.trainable import fix_shapes
 from onnxprune.losses.drawn_labels import DrawnLabels
 from onnxprune.losses.label_loss import label_loss
 from onnxprune.model.model import Model
-from onnxprune.progress import step
 from onnxprune.runtime.session import local_session
 from onnxprune.statistics.moments import Batches
 from onnxprune.verification.comparable_outputs import Component, with_comparable_outputs

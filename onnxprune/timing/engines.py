@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from onnxprune._importing import import_object
-from onnxprune.engines import Timer, is_function_name
+from onnxprune.common.importing import import_object
+from onnxprune.engines.profiles import Timer, is_function_name
 from onnxprune.errors import InputError, RunError, option
-from onnxprune.model.model import Model, save
+from onnxprune.model.model import Model
+from onnxprune.model.save import save
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import Feeds, runnable
 from onnxprune.runtime.worker import CPU

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.edit.remove import remove
+from onnxprune.engines.times import TimedWidths, Times
 from onnxprune.errors import InputError, RunError
 from onnxprune.model.model import Model
 from onnxprune.planning import plan as planning
 from onnxprune.planning.fingerprint import fingerprint
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
-from onnxprune.times import TimedWidths, Times
 from onnxprune.timing.engines import Engine, device_name
 from onnxprune.timing.kernels import name_nodes, nodes_of_kernels
 from onnxprune.timing.samples import sampled_widths

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import sparsity
-from onnxprune._math import share as count_of
+from onnxprune.common.math import share as count_of
 from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
-from onnxprune.extensions import Criterion
+from onnxprune.extensions.patterns import Pattern
+from onnxprune.extensions.points import Criterion
 from onnxprune.gradients.trainable import write_back
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.operators import WeightLayout
@@ -30,7 +31,6 @@ from onnxprune.importance.element_scores import element_scores
 from onnxprune.importance.gates import Gates, unit_masks
 from onnxprune.importance.score import score
 from onnxprune.model.model import Model
-from onnxprune.patterns import Pattern
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]

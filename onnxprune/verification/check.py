@@ -21,6 +21,7 @@ from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import all_nodes
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
+from onnxprune.runtime.piecewise import Pieces, is_large, runnable_pair
 from onnxprune.runtime.sample_inputs import SIZES, candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
 from onnxprune.verification.checker import checker_error
@@ -169,7 +170,7 @@ def check(
     if input_shapes:
         input_dims(before, input_shapes)  # a shape that does not fit is the caller's to know
     _same_interface(before, _proto(result))
-    with runnable(original) as first, runnable(result) as second:
+    with runnable_pair(original, result) as (first, second):
         fault = checker_error(second, result)
         if fault and not checker_error(first, original):
             raise VerificationError(f"the pruned model is not valid ONNX: {fault}")
@@ -253,6 +254,8 @@ def time_models(
     io_slices: IoSlices = WHOLE,
 ) -> Latency | str:
     """Latency of a model and its pruned version with one thread, on synthetic inputs; a text says why there is none."""
+    if is_large(before):
+        return "both models would have to be in memory"
     tries = _feeds_to_try(_proto(before), input_shapes, 0, batch=1)
     with runnable(before) as first, runnable(after) as second:
         outcome = _run_first(first, tries, threads=1)
@@ -314,7 +317,7 @@ def _feeds_to_try(
 
 
 def _run_first(
-    ready: Runnable, tries: Iterable[dict[str, np.ndarray]], threads: int
+    ready: Runnable | Pieces, tries: Iterable[dict[str, np.ndarray]], threads: int
 ) -> tuple[dict[str, np.ndarray], list[str], list[Any]] | str:
     """Runs the original on the first inputs that it takes; else what was against it."""
     try:

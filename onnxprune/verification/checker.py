@@ -9,13 +9,15 @@ from pathlib import Path
 import onnx
 
 from onnxprune.model.external_data import make_external
-from onnxprune.model.model import EXTERNAL_MIN_BYTES, Model
+from onnxprune.model.model import Model
+from onnxprune.model.save import EXTERNAL_MIN_BYTES
 from onnxprune.model.skeleton import add_dense_initializers, skeleton
 from onnxprune.model.tensors import is_external, payload_bytes, tensors
+from onnxprune.runtime.piecewise import Pieces
 from onnxprune.runtime.session import Runnable, Source, error_line
 
 
-def checker_error(ready: Runnable, source: Source) -> str:
+def checker_error(ready: Runnable | Pieces, source: Source) -> str:
     """Returns the error of onnx's checker for a model, "" if it is valid.
 
     Args:

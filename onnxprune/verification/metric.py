@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import InputError
-from onnxprune.extensions import call
-from onnxprune.metrics import Metric
+from onnxprune.extensions.metrics import Metric
+from onnxprune.extensions.points import call
 from onnxprune.model.model import Model
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.runtime.session import session

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import DataError, option
-from onnxprune.metrics import Metric, metrics
+from onnxprune.extensions.metrics import Metric, metrics
 from onnxprune.verification.decisions import probabilities
 from onnxprune.verification.output_sums import class_axis_if_any
 

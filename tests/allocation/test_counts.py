@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune._math import share
 from onnxprune.allocation.counts import Limits, Width, ranked, uniform, weakest
+from onnxprune.common.math import share
 from onnxprune.coupling.groups import Grade, Group
 
 UNITS = st.lists(st.integers(2, 40), min_size=1, max_size=6)

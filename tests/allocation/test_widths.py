@@ -14,7 +14,7 @@ from onnx import numpy_helper
 import onnxprune
 from onnxprune.allocation.counts import Limits, Width
 from onnxprune.allocation.widths import limits_of
-from onnxprune.engines import PROFILES
+from onnxprune.engines.profiles import PROFILES
 from onnxprune.errors import InputError
 from tests.ops.case import build
 from tests.support.commands import Cli

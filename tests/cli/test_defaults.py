@@ -12,7 +12,7 @@ import pytest
 from onnxprune.cli import parsing, recipe
 from onnxprune.cli.command import Option
 from onnxprune.cli.prune import prune
-from onnxprune.extensions import criteria, repairs
+from onnxprune.extensions.points import criteria, repairs
 from onnxprune.options import Options
 from tests.support.paths import ROOT
 
@@ -22,6 +22,7 @@ FLAGS = {"no_verify": "verify", "no_time": "time", "input_shape": "input_shapes"
 """Options that are called otherwise in Python."""
 OF_FILES = {
     "output",
+    "data_chunk",
     "force",
     "dry_run",
     "plan",

@@ -164,8 +164,8 @@ def test_nothing_is_run_or_unpickled() -> None:
         assert [c for c in calls(name) if "json." not in c and "tomllib." not in c] == [], name
     assert {c.split(":")[0] for c in calls("import_module")} == {
         "__init__.py",  # the public names, on first use
-        "registry.py",  # the package's own entries; plug-ins are entry points of what is installed
-        "_importing.py",  # what --calib, --metric or --engine names
+        "extensions/registry.py",  # the package's own entries; plug-ins are entry points of what is installed
+        "common/importing.py",  # what --calib, --metric or --engine names
     }
     assert {p.name for p in FILES if "import pickle" in source(p)} == {"process.py", "worker.py"}
     assert {c for c in calls("load") if "pickle." in c} == {
@@ -175,7 +175,7 @@ def test_nothing_is_run_or_unpickled() -> None:
     assert {c.split(":")[0] for c in calls("import_object")} == {
         "calibration/sources.py",
         "timing/engines.py",
-        "metrics.py",
+        "extensions/metrics.py",
     }
 
 

@@ -7,12 +7,15 @@ import pty
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from onnxprune import api
+from onnxprune.cli.output import announcing
+from onnxprune.cli.signals import Terminated, interruptible
 from onnxprune.errors import VerificationError
 from tests.support.commands import Cli, assert_refused, contents
 from tests.support.error_rows import INTERNAL, NOT_VERIFIED
@@ -115,3 +118,28 @@ def test_colour_on_a_terminal(model: Path, wanted: bool) -> None:
     assert done.returncode == 0
     assert "w1:0" in shown
     assert ("\x1b[" in shown) == wanted
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_in_a_finalizer_ends_the_run_at_its_next_step(number: int, kind: type[BaseException]) -> None:
+    """Python drops what is raised in one: here each release of a session is one."""
+
+    class Held:
+        pass
+
+    with interruptible(), announcing(silent=True) as show:
+        show("before")
+        held = Held()
+        weakref.finalize(held, os.kill, os.getpid(), number)
+        del held
+        with pytest.raises(kind):
+            show("after")
+        show("cleared away")  # once only: what clears away is left to end
+
+
+def test_handlers_of_signals_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with interruptible():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.times import Times
+from onnxprune.engines.times import Times
 from tests.support.commands import Cli
 from tests.support.paths import MODELS
 

@@ -167,7 +167,7 @@ HAND_COUNTED = {
     "MoE": (
         one_node(
             "MoE",
-            [x(5, 8), ("g", (5, 6), False), w(6, 8, 10), ("", (), False), w(6, 10, 8, name="u")],
+            [x(5, 8), ("g", (5, 6), False), w(6, 10, 8), ("", (), False), w(6, 8, 10, name="u")],
             [5, 8],
             domain=MS,
             k=2,

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from onnxprune.cost.macs import macs_from_shapes
 from onnxprune.cost.measure import Cost, mainly_convolutions, measure, parameters
 from onnxprune.errors import InputError
-from onnxprune.model.model import load, save
+from onnxprune.model.model import load
+from onnxprune.model.save import save
 from tests.ops.case import build
 from tests.support.one_node import one_node, w, x
 

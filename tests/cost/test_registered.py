@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 import onnxprune
-from onnxprune import extensions
 from onnxprune.cost.cost_model import LengthProducts
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError
+from onnxprune.extensions import points
 from tests.ops.case import build
 
 
@@ -36,7 +36,7 @@ def activations() -> Iterator[None]:
 
     yield
     for name in ("activations", "nonsense"):
-        extensions.costs.remove(name)
+        points.costs.remove(name)
 
 
 def model() -> onnx.ModelProto:
@@ -98,7 +98,7 @@ def of_kind() -> Iterator[Callable[[Any], None]]:
         onnxprune.cost_model("units")(lambda coupling, *_: Fixed(sum(g.units for g in coupling.groups), kind))
 
     yield register
-    extensions.costs.remove("units")
+    points.costs.remove("units")
 
 
 @pytest.mark.parametrize("kind", [int, np.int64, np.float32, np.array])
@@ -128,13 +128,13 @@ class Units:
 def test_a_factory_is_a_target() -> None:
     """What is registered is known by its factory too, under its name; what is not has the factory's name."""
     by_name = onnxprune.prune(model(), target={"activations": 0.6}, repair="none")
-    by_factory = onnxprune.prune(model(), target={extensions.costs.get("activations"): 0.6}, repair="none")
+    by_factory = onnxprune.prune(model(), target={points.costs.get("activations"): 0.6}, repair="none")
     assert by_factory.proto == by_name.proto and set(by_factory.report.targets) == {"activations"}
     assert by_factory.report.options == by_name.report.options
     unknown = onnxprune.prune(model(), target={Units(): 70, "params": 0.9}, repair="none")
     left = unknown.report.targets["Units"]
     assert left.asked == 70 and left.left == sum(g.units for g in onnxprune.analyze(unknown.proto).groups)
-    assert left.met is (left.left <= 70) and "Units" not in extensions.costs.names()
+    assert left.met is (left.left <= 70) and "Units" not in points.costs.names()
     assert json.loads(unknown.report.to_json())["options"]["target"] == {"Units": 70, "params": 0.9}
 
 

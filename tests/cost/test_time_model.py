@@ -14,10 +14,10 @@ from onnxprune.cost.measure import measure
 from onnxprune.cost.nonnegative import nonnegative_least_squares
 from onnxprune.cost.time_model import latency
 from onnxprune.coupling.groups import Grade, Group
+from onnxprune.engines.times import TimedWidths, Times
 from onnxprune.errors import InputError
 from onnxprune.pipeline.analysis import Analysis
 from onnxprune.planning.fingerprint import fingerprint
-from onnxprune.times import TimedWidths, Times
 from onnxprune.timing.samples import sampled_widths
 from tests.ops.case import build
 

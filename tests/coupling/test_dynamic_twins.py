@@ -12,6 +12,7 @@ import itertools
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.coupling.coupling import analyze
 from onnxprune.graph.graph import Graph
@@ -184,6 +185,40 @@ def test_each_twin_is_pruned_exactly(idiom: str, free: tuple[str, ...]) -> None:
     for sizes in ({}, {"N": 4, "H": 12, "W": 4}, {"N": 6, "H": 4, "W": 8}) if free else ({},):
         run = {name: sizes.get(name, size) if name in free else size for name, size in SIZES.items()}
         assert assert_equivalent(model, feeds(model, run))
+
+
+def in_body(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same in a branch of an If; the other branch gives zeros."""
+    inner, out = model.graph, model.graph.output[0]
+    for node in inner.node:
+        node.output[:] = [f"{name}_inside" if name == out.name else name for name in node.output]
+    shape = [d.dim_value or SIZES.get(d.dim_param, 1) for d in out.type.tensor_type.shape.dim]
+    zeros = helper.make_node("Constant", [], ["zeros"], value=numpy_helper.from_array(np.zeros(shape, np.float32)))
+    free = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (f"{out.name}_inside", "zeros")]
+    branches = {
+        "then_branch": helper.make_graph(inner.node, "then", [], free[:1]),
+        "else_branch": helper.make_graph([zeros], "else", [], free[1:]),
+    }
+    condition = helper.make_tensor_value_info("condition", TensorProto.BOOL, [])
+    nodes = [helper.make_node("If", ["condition"], [out.name], **branches)]
+    graph = helper.make_graph(nodes, "main", [*inner.input, condition], [out], inner.initializer)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+@pytest.mark.parametrize("idiom", spread(IDIOMS, 4))
+def test_twins_in_a_body_have_the_same_groups(idiom: str) -> None:
+    """Equations of lengths that only a body has hold there, whether it runs or not."""
+    static, dynamic = (groups(in_body(twin(IDIOMS[idiom], free))) for free in (FORMS[0], FORMS[-1]))
+    assert dynamic == static
+    assert any(grade == "exact" for _, grade, *_ in static)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("idiom", sorted(set(IDIOMS) - {"down_and_up"}))  # onnx refuses its Resize in a body
+def test_twins_in_a_body_are_pruned_exactly(idiom: str) -> None:
+    plain = twin(IDIOMS[idiom], FORMS[-1])
+    given = feeds(plain, {"N": 4, "H": 12, "W": 4})
+    assert assert_equivalent(in_body(plain), {**given, "condition": np.array(True)})
 
 
 def feeds(model: onnx.ModelProto, run: dict[str, int]) -> dict[str, np.ndarray]:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 import onnxprune
 from onnxprune import api
-from onnxprune.extensions import Scale, criteria
+from onnxprune.extensions.points import Scale, criteria
 from onnxprune.importance.geometric_median import fpgm
 from onnxprune.importance.magnitude import lamp, power_sums
 from onnxprune.layers.dequantize import dequantised
+from onnxprune.model.values import Whole
 from tests.ops.case import build
 
 WEIGHTS = hnp.arrays(
@@ -29,7 +30,7 @@ WEIGHTS = hnp.arrays(
 @pytest.mark.slow
 @given(WEIGHTS, st.integers(1, 2))
 def test_power_sums(weight: NDArray[np.float32], power: int) -> None:
-    found = power_sums(weight, range(weight.ndim), power)
+    found = power_sums(Whole(weight), range(weight.ndim), power)
     for axis in range(weight.ndim):
         expected = [0.0] * weight.shape[axis]
         for at in itertools.product(*map(range, weight.shape)):
@@ -38,7 +39,7 @@ def test_power_sums(weight: NDArray[np.float32], power: int) -> None:
 
 
 def test_power_sums_do_not_overflow_in_half_precision() -> None:
-    found = power_sums(np.full((2, 4), 300, np.float16), [0], 2)
+    found = power_sums(Whole(np.full((2, 4), 300, np.float16)), [0], 2)
     assert found[0].tolist() == [360000.0, 360000.0]
 
 

@@ -19,7 +19,8 @@ import pytest
 import onnxprune
 from onnxprune.errors import InputError, OutputError
 from onnxprune.model.atomic_write import atomic_write, data_file_path
-from onnxprune.model.model import load, save
+from onnxprune.model.model import load
+from onnxprune.model.save import save
 from tests.support.commands import Cli, assert_refused, contents, tiny
 from tests.support.error_rows import DISK_FULL, NOT_READABLE, NOT_WRITABLE
 from tests.support.saved_models import external, saved_as
@@ -288,8 +289,8 @@ def test_a_plan_and_a_model_are_written_together(cli: Cli, model: Path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = contents(model.parent)
-    monkeypatch.setattr("onnxprune.model.model.write_external_data", fail)
-    monkeypatch.setattr("onnxprune.model.model.needs_data_file", lambda model: True)
+    monkeypatch.setattr("onnxprune.model.save.write_external_data", fail)
+    monkeypatch.setattr("onnxprune.model.save.needs_data_file", lambda model: True)
     assert_refused(cli(model, "--ratio", 0.5, "--no-verify", "--plan", model.parent / "plan.json"))
     assert contents(model.parent) == before
 

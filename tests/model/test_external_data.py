@@ -12,8 +12,9 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.errors import InputError
-from onnxprune.model import model as model_module
-from onnxprune.model.model import Model, load, save
+from onnxprune.model import save as save_module
+from onnxprune.model.model import Model, load
+from onnxprune.model.save import save
 from onnxprune.model.tensors import is_external, tensors
 from tests.model.cases import data_of, decorated, files_in, network, values, write_external
 
@@ -116,11 +117,11 @@ def test_small_external_tensors_move_into_the_model(tmp_path):
 
 
 def test_weights_beyond_the_limit_are_written_to_a_data_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_module, "PROTOBUF_LIMIT", model_module._HEADROOM + 3 * 4096 - 1)
+    monkeypatch.setattr(save_module, "PROTOBUF_LIMIT", save_module._HEADROOM + 3 * 4096 - 1)
     save(load(network()), tmp_path / "big.onnx")
     assert data_of(tmp_path / "big.onnx").stat().st_size == 3 * 4096
     np.testing.assert_equal(values(load(tmp_path / "big.onnx")), values(load(network())))
-    monkeypatch.setattr(model_module, "PROTOBUF_LIMIT", model_module._HEADROOM + 3 * 4096)
+    monkeypatch.setattr(save_module, "PROTOBUF_LIMIT", save_module._HEADROOM + 3 * 4096)
     save(load(network()), tmp_path / "small.onnx")
     assert files_in(tmp_path) == ["big.onnx", data_of(tmp_path / "big.onnx").name, "small.onnx"]
 

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from onnxprune.errors import OutputError
-from onnxprune.model.model import load, save
+from onnxprune.model.model import load
+from onnxprune.model.save import save
 from tests.support.commands import contents
 from tests.support.error_rows import DISK_FULL
 from tests.support.saved_models import external, saved_as
@@ -75,7 +76,8 @@ SERVER = """
 import os, sys
 import onnxprune.api
 from onnxprune.cli import main
-from onnxprune.model.model import load, save
+from onnxprune.model.model import load
+from onnxprune.model.save import save
 
 def dying(step, *arguments):  # ends at one step of saving, as kill -9 does
     def counted(real):

@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 from onnxprune.errors import InputError, OutputError
-from onnxprune.model.model import load, save
+from onnxprune.model.model import load
+from onnxprune.model.save import save
 from tests.model.cases import data_of, decorated, files_in, network, values, write_external
 from tests.support.commands import contents
 

@@ -18,7 +18,8 @@ from onnxprune.coupling.coupling import analyze
 from onnxprune.errors import VerificationError
 from onnxprune.graph.graph import Graph
 from onnxprune.model import sparse_initializers
-from onnxprune.model.model import Model, load, save
+from onnxprune.model.model import Model, load
+from onnxprune.model.save import save
 from onnxprune.model.sparse_initializers import SparseStorage
 from onnxprune.options import Checks
 from onnxprune.pipeline.store_sparse import store, verification

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from onnxprune import options
 from onnxprune.errors import InputError
+from onnxprune.extensions.patterns import Pattern
 from onnxprune.options import Options
 from onnxprune.options.channels import Channels
 from onnxprune.options.parts import Calibration, Checks, Resources, Scope, Zeros
 from onnxprune.options.repair import Repair
-from onnxprune.patterns import Pattern
 
 NAMES = list(inspect.signature(Options.of).parameters)
 

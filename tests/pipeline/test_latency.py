@@ -13,12 +13,12 @@ import onnxprune
 from onnxprune.cost import time_model
 from onnxprune.cost.measure import measure
 from onnxprune.coupling.groups import Grade
+from onnxprune.engines.times import TimedWidths, Times
 from onnxprune.errors import InputError
 from onnxprune.model.model import Model, load
 from onnxprune.pipeline import latency, time_target
 from onnxprune.pipeline.analysis import Analysis
 from onnxprune.runtime.io_slices import IoSlices
-from onnxprune.times import TimedWidths, Times
 from onnxprune.timing.engines import OnnxRuntime
 from tests.support.lanes import spread
 from tests.support.paths import MODELS

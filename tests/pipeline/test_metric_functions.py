@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 import onnxprune
-from onnxprune import metrics
 from onnxprune.errors import InputError
+from onnxprune.extensions import metrics
 from tests.support.classifier import classifier, pruned, samples
 from tests.support.commands import Cli, assert_refused
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import onnxprune
+from onnxprune.common.progress import Meter, Progress, part, step
 from onnxprune.options import Options
 from onnxprune.pipeline.progress import work
-from onnxprune.progress import Meter, Progress, part, step
 from tests.support.classifier import classifier, samples
 from tests.support.commands import Cli, tiny
 from tests.support.lanes import spread

@@ -11,8 +11,8 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune import registry
 from onnxprune.errors import GateError, InputError
+from onnxprune.extensions import registry
 from onnxprune.options import Options
 from onnxprune.report.warnings import reached_limits
 from onnxprune.runtime.limits import current_limits, limited

@@ -10,6 +10,9 @@ from onnxprune.allocation.selection import Selection
 from onnxprune.options import Calibration, Options
 from onnxprune.pipeline.analysis import Analysis, prunable
 from onnxprune.pipeline.data import open_data
+from onnxprune.pipeline.original import Original
+from onnxprune.pipeline.prepare import opened
+from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.time_target import COMPARED, WORSE, Trial, _best, _next
 from onnxprune.pipeline.trial_refit import FEWEST, can_tell, refitted_error
 from tests.support.paths import MODELS
@@ -87,16 +90,15 @@ def test_a_short_refit_tells_more_removal_from_less(analysis: Analysis) -> None:
     """Nothing removed is no error; the refit repairs; the model of the analysis stays."""
     samples = np.random.default_rng(0).normal(size=(64, 1, 8, 8)).astype(np.float32)
     options = Options.of(ratio=0.5, calib={"input": samples}, repair="calibrated")
-    data = open_data(analysis.model, Calibration(data={"input": samples}))
-    assert data is not None and can_tell(data, options)
+    prepared = opened(Original.of(MODEL), options, Clock(), analysis)
+    assert can_tell(prepared.loaded.data, options)
     before = analysis.model.proto.SerializeToString()
 
     def error(ratio: float) -> float:
         removed = np.zeros(analysis.coupling.classes.elements, dtype=bool)
         for group in prunable(analysis, options.scope):
             removed[group.channels[: int(ratio * group.units)]] = True
-        groups = Selection(removed, [])
-        return refitted_error(analysis.model.copy(), analysis, groups, data, options, 10**6)
+        return refitted_error(prepared, analysis, Selection(removed, []))
 
     assert error(0.0) == pytest.approx(0.0, abs=1e-9)
     assert 0 < error(0.25) < error(0.75) <= 2

@@ -14,8 +14,8 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune._math import share
 from onnxprune.cli.recipe import read
+from onnxprune.common.math import share
 from onnxprune.cost.cost_model import macs, nbytes, parameters
 from onnxprune.cost.measure import measure
 from onnxprune.cost.table import CostTable

@@ -195,6 +195,25 @@ def test_types_of_stored_values(rng: np.random.Generator) -> None:
     assert walk.pieces[0].outputs == ["h", "k", "i"]
 
 
+def test_lengths_that_are_alike_are_known(rng: np.random.Generator) -> None:
+    """From unknown lengths onnx infers a wrong output of Attention, and onnxruntime refuses the MatMul behind it."""
+    model = made(
+        rng,
+        """g (float[n,t,8] x) => (float[n,t,5] y)
+        { q = MatMul (x, wq) k = MatMul (x, wk) v = MatMul (x, wv)
+          a, k2, v2 = Attention <q_num_heads=4, kv_num_heads=2> (q, k, v, , pk, pv) y = MatMul (a, wo) }""",
+        opset=23,
+        wq=(8, 32),
+        wk=(8, 16),
+        wv=(8, 16),
+        wo=(32, 5),
+        pk=(2, 2, 3, 8),
+        pv=(2, 2, 3, 8),
+    )
+    batches = [{"x": rng.standard_normal((2, length, 8)).astype(np.float32)} for length in (3, 4)]
+    assert_walk(model, batches, [["q", "k", "v"], ["y"]])
+
+
 def test_only_types_that_npy_files_support_are_spilled(tmp_path: Path) -> None:
     stored = BatchValues()
     small, text, wide = np.zeros(3), np.array(["a" * 5000], dtype=object), np.zeros(600)

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune import sparsity
-from onnxprune._math import share
+from onnxprune.common.math import share
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.sparsity.unstructured import smallest, smallest_across
 from tests.ops.case import build, coupling_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxprune.errors import InputError
-from onnxprune.patterns import Pattern, parse, read
+from onnxprune.extensions.patterns import Pattern, parse, read
 from onnxprune.sparsity.patterns import Blocks, NOfM, Unstructured
 
 

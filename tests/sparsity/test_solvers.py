@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune.patterns import parse
+from onnxprune.extensions.patterns import parse
 from onnxprune.repair.masked import candidates
 from onnxprune.sparsity import solvers
 from onnxprune.sparsity.patterns import Blocks, NOfM, Unstructured

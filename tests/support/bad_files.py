@@ -15,6 +15,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tests.support.commands import tiny
+from tools.decoder_graph import Shape, decoder, random_weights
 
 Change = Callable[[ModelProto], Any]
 
@@ -156,6 +157,10 @@ def make(folder: Path, plan: dict[str, Any]) -> None:
     """Fills a folder; the plan is one of `tiny` as it should be."""
     onnx.save(tiny(), folder / "good.onnx")
     whole = (folder / "good.onnx").read_bytes()
+    shape = Shape(layers=1)
+    onnx.save(decoder(shape, random_weights(shape), "plain"), folder / "words.onnx")
+    for name, ids in {"ids.txt": "0\n7\n", "far.txt": "0\n99\n", "no-ids.txt": "cat\n", "nothing.txt": ""}.items():
+        (folder / name).write_text(ids)
     other = tiny()
     other.graph.node[1].op_type = "Sigmoid"
     onnx.save(other, folder / "other.onnx")

@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
-from tests.support import error_rows_command, error_rows_inputs, error_rows_models, error_rows_outputs
+from tests.support import (
+    error_rows_command,
+    error_rows_inputs,
+    error_rows_models,
+    error_rows_outputs,
+    error_rows_vocabulary,
+)
 from tests.support.error_row import Row
 
 __all__ = ["CIRCUMSTANCES", "ROWS", "Row"]
 
-PARTS = (error_rows_command, error_rows_outputs, error_rows_models, error_rows_inputs)
+PARTS = (error_rows_command, error_rows_outputs, error_rows_models, error_rows_inputs, error_rows_vocabulary)
 ROWS: dict[str, list[Row]] = {subject: rows for part in PARTS for subject, rows in part.ROWS.items()}
 """By what it is about; all end with exit code 2."""
 

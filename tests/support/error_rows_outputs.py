@@ -7,6 +7,18 @@ from tests.support.error_row import Row
 ROWS: dict[str, list[Row]] = {
     "Files to write": [
         Row(
+            "a size of data files that is none",
+            "good.onnx --ratio 0.5 --data-chunk much",
+            "data chunk 'much' is no size",
+            "500MB or 2GB, say",
+        ),
+        Row(
+            "data files without room",
+            "good.onnx --ratio 0.5 --data-chunk 0",
+            "--data-chunk must be above 0, not 0",
+            "2GB, say",
+        ),
+        Row(
             "the output is the input",
             "good.onnx --ratio 0.5 -o good.onnx",
             "good.onnx: is the input, which is never changed",

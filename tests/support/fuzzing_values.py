@@ -72,6 +72,7 @@ OPTIONS = {
     ],
     "--permute": None,
     "--sparse-storage": None,
+    "--data-chunk": ["1", "1kB", "2GB", "0", "much"],
     "--target": [
         "macs=0.5",
         "params=1k",

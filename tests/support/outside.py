@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import onnxprune
 from onnxprune import Refit, RepairJob
-from onnxprune.extensions import criteria, repairs, sources
-from onnxprune.patterns import kinds
+from onnxprune.extensions.patterns import kinds
+from onnxprune.extensions.points import criteria, repairs, sources
 from onnxprune.runtime.session import session
 
 

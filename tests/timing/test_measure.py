@@ -7,12 +7,12 @@ import pytest
 
 import onnxprune
 from onnxprune.coupling.groups import Grade
+from onnxprune.engines.times import Times
 from onnxprune.errors import InputError, RunError
 from onnxprune.model.model import Model
 from onnxprune.pipeline import latency
 from onnxprune.pipeline.analysis import Analysis
 from onnxprune.runtime.io_slices import IoSlices
-from onnxprune.times import Times
 from tests.support.paths import MODELS
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 import onnxprune
 from onnxprune.errors import InputError
-from onnxprune.extensions import as_criterion
+from onnxprune.extensions.patterns import parse
+from onnxprune.extensions.points import as_criterion
 from onnxprune.model.model import load
-from onnxprune.patterns import parse
 from onnxprune.runtime.session import local_session
 from onnxprune.training.gradual import RISE, ChannelPruner, GradualPruning, Ramp, ZeroPruner
 from tests.ops.case import build

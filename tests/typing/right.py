@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 import onnxprune
-from onnxprune import extensions
+from onnxprune.extensions import points
 from onnxprune.options import Calibration, Channels, Options, Zeros
 
 result = onnxprune.prune("model.onnx", 0.5)
@@ -21,7 +21,7 @@ reveal_type(result.report.to_json())  # R: str
 reveal_type(result.stopped)  # R: str | None
 onnxprune.prune(Path("model.onnx"), ratio=0.5, only="head", ignore=["a", "b"], input_shapes={"x": (1, 3, 8, 8)})
 onnxprune.prune(onnx.ModelProto(), target={"macs": 0.5, "params": "2M"}, calib={"x": np.zeros(3)})
-onnxprune.prune("model.onnx", target={extensions.costs.get("energy") or "params": 0.5})
+onnxprune.prune("model.onnx", target={points.costs.get("energy") or "params": 0.5})
 limits = {"macs": 0.5}
 onnxprune.prune("model.onnx", target=limits)
 onnxprune.prune(gs.Graph(), pattern=["channels", "2:4"], ratio=0.3, gate={"drift": 0.05})
@@ -48,7 +48,7 @@ def by_sum(group: onnxprune.GroupView) -> NDArray[np.float64]:
     return group.sums(1)
 
 
-reveal_type(by_sum)  # R: def (group: onnxprune.criterion_views.GroupView) -> numpy.ndarray
+reveal_type(by_sum)  # R: def (group: onnxprune.extensions.views.GroupView) -> numpy.ndarray
 onnxprune.prune("model.onnx", 0.5, importance=by_sum)
 
 

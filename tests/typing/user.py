@@ -103,6 +103,8 @@ def stages(model: str) -> Result:
     checked = onnxprune.verify(model, result, plan=again)
     tuned: onnxprune.FineTuned = onnxprune.finetune(result, "train.npz", teacher=model, loss="cross-entropy", epochs=3)
     print(tuned.report.training.after, len(tuned.model.graph.node))
+    small: onnxprune.SmallVocabulary = onnxprune.cut_vocabulary(model, [0, 1, 5], unknown=0, logits="all")
+    print(small.report.tokens.after, small.kept.tolist(), small.map_json())
     sliced = onnxprune.slice_checkpoint(
         result.plan, "net.pt", "smaller.pt", tensor_map={"tensors": {}}, model="net.onnx"
     )

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.cost.macs import macs_from_shapes
 from onnxprune.cost.trace import traced_shapes
 from onnxprune.errors import InputError, VerificationError
-from onnxprune.model.model import load, save
+from onnxprune.model.model import load
+from onnxprune.model.save import save
 from onnxprune.runtime import session as runtime
 from onnxprune.runtime.session import session
 from onnxprune.verification.check import Drift, check, compare, drift
@@ -214,7 +215,7 @@ def test_a_model_partly_on_disk_is_checked_as_it_is_in_memory(tmp_path, monkeypa
 
 def test_a_model_over_the_limit_is_run_from_a_file(monkeypatch):
     monkeypatch.setattr(runtime, "fits_in_message", lambda proto: False)
-    monkeypatch.setattr("onnxprune.model.model.fits_in_message", lambda proto: False)
+    monkeypatch.setattr("onnxprune.model.save.fits_in_message", lambda proto: False)
     with runtime.runnable(dense(width=512)) as ready:
         assert isinstance(ready.payload, str)
         assert onnx.load(ready.payload, load_external_data=False).graph.initializer[0].external_data

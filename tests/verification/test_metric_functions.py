@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune.errors import DataError
-from onnxprune.metrics import metrics
+from onnxprune.extensions.metrics import metrics
 
 SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.4, 0.35, 0.25]])
 LABELS = np.array([1, 1, 2, 0])

@@ -28,6 +28,8 @@ NAMES = (
     "latency",
     "engines",
     "sparsity",
+    "streaming",
+    "language",
     "compare_peer",
 )
 

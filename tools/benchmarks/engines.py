@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import onnxprune
-from onnxprune.engines import DEFAULT
+from onnxprune.engines.profiles import DEFAULT
 from onnxprune.errors import OnnxPruneError
 from onnxprune.verification.check import time_models
 from tools import timers

@@ -21,7 +21,7 @@ from typing import Any
 
 from onnxprune.cost.measure import measure
 from onnxprune.errors import InputError
-from onnxprune.model.model import save
+from onnxprune.model.save import save
 from onnxprune.options import LATENCY, Channels, Options
 from onnxprune.pipeline.analysis import reanalyze
 from onnxprune.pipeline.attempt import attempt, select

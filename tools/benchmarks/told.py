@@ -3,10 +3,10 @@
     python -m tools.benchmarks told ../shared/real [--only NAME ...] [--samples 512] [--runs 0.7 0.5 2:4 blind ...]
 
 FOLDER is that of `accuracy`. Every model is pruned with calibration data to shares of its MACs and with 2:4, and once
-without data (``blind``). A row holds the share of the metric that is lost on the test data, what the report said is
-lost (the squared error of the outputs where none of them chooses classes), and whether it warned. The verdict is the
-rank correlation (Spearman, 1904) of both over the runs with data, and the runs that were warned of for at most a point
-or not warned of for more than five.
+without data (``blind``). A row holds the share and the points of the metric that are lost on the test data, what the
+report said is lost (the squared error of the outputs where none of them chooses classes), and whether it warned. The
+verdict is the rank correlation (Spearman, 1904) of both over the runs with data, and the runs that were warned of for
+at most a point or not warned of for more than five.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUNS = {
     "blind": ["--target", "macs=0.5"],
 }
 SMALL, LARGE = 0.01, 0.05
-"""A loss up to the first needs no warning; one above the second needs one."""
+"""A loss of the metric up to the first needs no warning; one above the second needs one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +70,7 @@ def told(script: Path, model: Path, out: Path, data: Path, run: str, base: dict[
     report = json.loads(said)
     value = evaluate(script, model.stem, out)["value"]
     row |= {"base": base["value"], "value": value, "lost": round(1 - value / base["value"], 4)}
+    row["points"] = round(base["value"] - value, 4)
     judged = report["calibration"]
     if judged is not None:
         decided = judged["decisions"]
@@ -89,10 +90,12 @@ def verdict(done: list[dict[str, Any]], _: argparse.Namespace) -> tuple[list[str
             rho = rank_correlation([r["said"] for r in some], [r["lost"] for r in some])
             lines.append(f"rank correlation over {len(some)} runs with data, outputs {what}: {rho:.3f}")
     lines += [
-        f"warned at {r['lost']:.3f}: {r['model']} {r['run']}" for r in known if r["warned"] and r["lost"] <= SMALL
+        f"warned at {r['points']:.3f}: {r['model']} {r['run']}" for r in known if r["warned"] and r["points"] <= SMALL
     ]
     lines += [
-        f"silent at {r['lost']:.3f}: {r['model']} {r['run']}" for r in known if not r["warned"] and r["lost"] > LARGE
+        f"silent at {r['points']:.3f}: {r['model']} {r['run']}"
+        for r in known
+        if not r["warned"] and r["points"] > LARGE
     ]
     return lines, 0
 

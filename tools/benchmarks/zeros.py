@@ -33,8 +33,9 @@ from onnx import helper, numpy_helper
 
 import onnxprune
 from onnxprune import sparsity
-from onnxprune.model.model import Model, load, save
-from onnxprune.patterns import parse
+from onnxprune.extensions.patterns import parse
+from onnxprune.model.model import Model, load
+from onnxprune.model.save import save
 from onnxprune.pipeline.analysis import analyze_loaded
 from onnxprune.sparsity.patterns import NOfM
 from onnxprune.sparsity.solvers import sparsegpt

@@ -110,9 +110,8 @@ def multi_head_attention(op: Op) -> None:
         sources.append(op.input(7).axis(1))
     if op.has(8) or op.has(9):
         raise ValueError("caches shared between steps")
-    heads.settle()
-    op.keep_zero(out.axis(2), *sources)
-    resize_heads(op, out.axis(2), heads)
+    heads.settle(zero=[out.axis(2), *sources])
+    resize_heads(op, heads)
 
 
 @rule("Attention QAttention", domain=MS)
@@ -143,11 +142,11 @@ def attention(op: Op) -> None:
         op.keep_zero(out.axis(2), w.axis(1), *(v.axis(0) for v in vectors))
     if quantised:
         mark(op, 1, 4, 7, 1)
-    resize_heads(op, out.axis(2), heads)
+    resize_heads(op, heads)
     if op.attr("qkv_hidden_sizes"):
 
         def widths(new: NewShape) -> None:
-            left = len(new.kept(out.axis(2))) * heads.heads // sizes[2]
+            left, _ = heads.left(new)
             new.set_attribute("qkv_hidden_sizes", [s // heads.heads * left for s in sizes])
 
         op.resize(widths)
@@ -155,7 +154,7 @@ def attention(op: Op) -> None:
 
 @rule("GroupQueryAttention", domain=MS)
 def group_query_attention(op: Op) -> None:
-    """Query heads go with the key and value head that they share."""
+    """Query heads go with the key and value head that they share, or as many of each."""
     heads = Heads(op, op.attr("num_heads"), op.attr("kv_num_heads"))
     query, out = op.input(0), op.output()
     if op.has(12) or op.has(13):
@@ -167,10 +166,9 @@ def group_query_attention(op: Op) -> None:
         heads.add_key(op.input(1).axis(2), op.input(2).axis(2))
         sources.append(op.input(2).axis(2))
     else:
-        per_key = np.repeat(np.arange(heads.shared), (out.axis(2).length or 0) // heads.heads)
-        if heads.alone:
-            per_key = np.full_like(per_key, -1)
-        heads.add(query.axis(2), np.concatenate([heads.query(out.axis(2)), per_key, per_key]))
+        size = (out.axis(2).length or 0) // heads.heads
+        keys = np.repeat(heads.keys, size)
+        heads.add(query.axis(2), np.concatenate([heads.query(out.axis(2)), keys, keys]))
         sources.append(query.axis(2))
     heads.add_mask(10)
     if op.has(11):
@@ -181,10 +179,8 @@ def group_query_attention(op: Op) -> None:
     scores = op.optional_output(3)
     if scores is not None:
         heads.add_query(scores.axis(1))
-    heads.settle()
-    if not heads.alone:
-        op.keep_zero(out.axis(2), *sources)
-    resize_heads(op, out.axis(2), heads, shared="kv_num_heads")
+    heads.settle(zero=[out.axis(2), *sources])
+    resize_heads(op, heads, shared="kv_num_heads")
 
 
 @rule(

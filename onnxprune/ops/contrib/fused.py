@@ -186,13 +186,6 @@ def half_last(node: Node, shapes: list[Shape]) -> list[Shape]:
     return [[*rest, last // 2 if isinstance(last, int) else None]]
 
 
-@macs("MoE", domain=MS)
-def mixture_macs(node: Node) -> list[Term]:
-    """K experts a token, each with two or three matrices of shape (experts, ., .)."""
-    tokens, k = node.input(0).ranked_axes()[:-1], float(node.attribute("k", 1))
-    return [(k, [*tokens, *node.input(i).ranked_axes()[1:]]) for i in (2, 4, 6) if node.has(i)]
-
-
 @rule("BiasSplitGelu", domain=MS)
 def bias_split_gelu(op: Op) -> None:
     """The first half gated by the Gelu of the second: a channel has the same index in both."""
@@ -207,7 +200,7 @@ def bias_split_gelu(op: Op) -> None:
 
 @rule(
     "SwiGLU BiasDropout BiasSoftmax NhwcFusedConv NhwcMaxPool FusedMatMulActivation ScaledSiLU GatedAdd "
-    "RelativePositionBias GatedRelativePositionBias MoE MatMulBnb4 MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQkv "
+    "RelativePositionBias GatedRelativePositionBias MatMulBnb4 MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQkv "
     "MatMulPacked CropAndResize BeamSearch GreedySearch Sampling WhisperBeamSearch",
     domain=MS,
     any_rank=True,

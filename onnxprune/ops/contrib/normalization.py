@@ -69,9 +69,12 @@ def embed_layer_normalization(op: Op) -> None:
     out = op.output()
     width = out.axis(-1)
     op.mix(width)
-    for i in (2, 3, 4):
+    for i, ids in ((2, 0), (3, 7), (4, 1)):
         if op.has(i):
-            op.pin(op.input(i).axis(0), f"{op.node.label} looks indices up along it")
+            if op.has(ids) and op.input(ids).key in op.ties.renumbered:
+                op.leave(op.input(i))
+            else:
+                op.pin(op.input(i).axis(0), f"{op.node.label} looks indices up along it")
             op.tie(op.input(i).axis(1), width)
     for i in (5, 6):
         op.tie(op.input(i).axis(0), width)

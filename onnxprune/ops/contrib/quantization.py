@@ -292,7 +292,7 @@ def _hidden_size(op: Op, new: NewShape, hidden: Axis) -> None:
 
 @rule(
     "QEmbedLayerNormalization MatMulInteger16 MulInteger ReduceSumInteger QuantizeBFP DequantizeBFP "
-    "GatherBlockQuantized QMoE QOrderedMatMul QOrderedAttention",
+    "GatherBlockQuantized QOrderedMatMul QOrderedAttention",
     domain=MS,
     any_rank=True,
 )

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from onnxprune import __version__
-from onnxprune._text import percent, plain_percent, printable
+from onnxprune.common.text import percent, plain_percent, printable
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.model.model import Model
 from onnxprune.planning.plan import Plan

@@ -11,10 +11,10 @@ from onnxprune.cost.cost_model import LengthProducts, macs, parameters
 from onnxprune.cost.time_model import latency
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
+from onnxprune.engines.times import Times
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.weights import takes_bias
 from onnxprune.report.page.content import PageChoice, PageSlider
-from onnxprune.times import Times
 
 RECIPE = "recipe.toml"
 """File name of what a page writes."""

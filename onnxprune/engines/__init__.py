@@ -1,0 +1,1 @@
+"""What engines compute fast, and measured times as data."""

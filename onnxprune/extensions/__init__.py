@@ -1,0 +1,1 @@
+"""What can be added from outside, and the registries that hold it."""

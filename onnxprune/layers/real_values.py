@@ -1,0 +1,63 @@
+"""Real values of the weights of a model, block by block where they are large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph.graph import Value
+from onnxprune.layers.dequantize import dequantised, unpacked
+from onnxprune.model.model import Model
+from onnxprune.model.values import Made, Values
+
+Parameters = Mapping[Value, tuple[Value, "Value | None", int]]
+"""Weight -> its scale, its zero point, and an axis or a number of bits."""
+
+
+def real_values(model: Model, value: Value, quantised: Parameters, packed: Parameters) -> Values:
+    """The values of a weight as an operator multiplies with them: dequantised, unpacked.
+
+    Args:
+        model: The model.
+        value: The weight.
+        quantised: Whole numbers, see `dequantize.dequantised`.
+        packed: Numbers of a few bits, see `dequantize.unpacked`.
+
+    Returns:
+        The stored values of what is neither; float32 of all else.
+    """
+    assert value.tensor is not None
+    stored = model.values(value.tensor)
+    if value not in quantised and value not in packed:
+        return stored
+    scale, zero, last = packed[value] if value in packed else quantised[value]
+    kind = np.dtype(np.float32)
+    if scale.tensor is None:
+        return Made(stored.shape, kind, lambda: stored.array().astype(np.float32))
+    scales = model.array(scale.tensor)
+    points = model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
+    if value in packed:
+        return Unpacked(stored, scales, points, last)
+    return Made(stored.shape, kind, lambda: dequantised(stored.array(), scales, points, last))
+
+
+class Unpacked(Values):
+    """Packed numbers of a few bits, unpacked block by block; see `dequantize.unpacked`."""
+
+    def __init__(self, stored: Values, scales: NDArray[Any], points: NDArray[Any] | None, bits: int) -> None:
+        columns, blocks, size = stored.shape
+        super().__init__((columns, blocks, size * 8 // bits), np.dtype(np.float32))
+        self._stored, self._bits = stored, bits
+        self._scales = scales.reshape(columns, -1)
+        self._points = None if points is None else points.reshape(columns, -1)
+
+    def parts(self, rows: int) -> Iterator[NDArray[Any]]:
+        """See `Values`."""
+        at = 0
+        for block in self._stored.blocks():
+            own = slice(at, at := at + len(block))
+            points = None if self._points is None else self._points[own]
+            yield unpacked(block, self._scales[own], points, self._bits)

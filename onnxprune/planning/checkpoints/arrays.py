@@ -1,0 +1,46 @@
+"""What files of tensors have in common."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import InputError
+from onnxprune.planning.checkpoints.cuts import Cut
+
+Array = NDArray[Any]
+
+
+class CheckpointFile(Protocol):
+    """A checkpoint that was opened."""
+
+    def arrays(self) -> Mapping[str, Array]:
+        """The tensors by name; those of types that numpy lacks as bytes of their size, which have the same shape."""
+        ...
+
+    def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> None:
+        """Writes the same file with some of the tensors cut."""
+        ...
+
+
+def cut_array(array: Array, cut: Cut) -> Array:
+    """What is left of an array."""
+    for axis, kept in cut.kept.items():
+        array = array.take(kept, axis=axis)
+    return array if cut.zero is None else np.where(cut.zero, np.zeros((), array.dtype), array)
+
+
+def imported(module: str, name: str) -> Any:
+    """A module of an extra.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{name} is needed to read such a file", f"pip install {module}") from error

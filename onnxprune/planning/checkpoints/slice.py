@@ -1,0 +1,126 @@
+"""Slices a checkpoint of a training framework by a plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import InputError, option
+from onnxprune.model.atomic_write import atomic_write
+from onnxprune.model.model import Model, load
+from onnxprune.planning.checkpoints.arrays import cut_array
+from onnxprune.planning.checkpoints.by_values import found_by_values
+from onnxprune.planning.checkpoints.cuts import Cut, TensorMap, cuts
+from onnxprune.planning.checkpoints.formats import open_checkpoint
+from onnxprune.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class SlicedCheckpoint:
+    """What was cut of a checkpoint.
+
+    Attributes:
+        shapes: Shape of each tensor that was cut or has zeros, before and after, by its name.
+        tensors: Number of all tensors.
+    """
+
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    tensors: int
+
+
+def slice_checkpoint(
+    plan: Plan,
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    tensor_map: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    model: str | os.PathLike[str] | None = None,
+) -> SlicedCheckpoint:
+    """Slices a checkpoint that a model was exported from as a plan slices the model.
+
+    Args:
+        plan: The plan.
+        checkpoint: A file ``.npz``, ``.safetensors``, ``.pt`` (``.pth``, ``.bin``, ``.ckpt``), ``.h5`` or ``.keras``.
+        output: The file to write, of the same kind.
+        tensor_map: What names do not say, as a mapping or in a file (see `cuts.TensorMap.from_data`).
+        model: The model that the plan is for: constants of other names are found by their values in it.
+
+    Raises:
+        InputError: A file cannot be read, or the plan does not fit the checkpoint.
+        OutputError: Writing failed.
+    """
+    source, target = Path(checkpoint), Path(output)
+    if source.suffix.lower() != target.suffix.lower():
+        raise InputError(f"{target}: a {source.suffix} file is sliced to another {source.suffix} file")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise InputError(f"{target}: is the input, which is never changed", "choose another output name")
+    opened = open_checkpoint(source)
+    arrays = opened.arrays()
+    found = _cuts(plan, arrays, _read_map(tensor_map), None if model is None else load(model))
+    with atomic_write(target) as made:
+        opened.write(made.new(), found)
+        made.publish(target)
+    return SlicedCheckpoint(
+        {n: (arrays[n].shape, _left(arrays[n].shape, cut)) for n, cut in found.items()}, len(arrays)
+    )
+
+
+def slice_state(
+    plan: Plan, tensors: Mapping[str, Any], *, tensor_map: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Slices tensors that are held in memory: a state dict, say.
+
+    Args:
+        plan: The plan.
+        tensors: Arrays, or tensors that numpy can read, by the names that the model was exported with.
+        tensor_map: What names do not say, see `slice_checkpoint`.
+
+    Returns:
+        Arrays by the same names.
+
+    Raises:
+        InputError: The plan does not fit them.
+    """
+    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    found = _cuts(plan, arrays, _read_map(tensor_map), None)
+    return {name: cut_array(array, found[name]) if name in found else array for name, array in arrays.items()}
+
+
+def _cuts(plan: Plan, arrays: Mapping[str, np.ndarray], given: TensorMap, model: Model | None) -> dict[str, Cut]:
+    if model is not None:
+        open_to = {*plan.removed, *plan.permuted, *plan.zeroed} - {s[0] for a in given.tensors.values() for s in a if s}
+        by_values = found_by_values(model, open_to, arrays)
+        given = TensorMap({**by_values.tensors, **given.tensors}, given.ignored)
+    return cuts(plan, {name: array.shape for name, array in arrays.items()}, given)
+
+
+def _left(shape: tuple[int, ...], cut: Cut) -> tuple[int, ...]:
+    return tuple(len(cut.kept[axis]) if axis in cut.kept else length for axis, length in enumerate(shape))
+
+
+def _read_map(given: str | os.PathLike[str] | Mapping[str, Any] | None) -> TensorMap:
+    """The map of a mapping, or of a JSON or TOML file."""
+    if given is None or isinstance(given, Mapping):
+        return TensorMap() if given is None else TensorMap.from_data(dict(given))
+    path = Path(given)
+    try:
+        text = path.read_text(encoding="utf-8")
+        return TensorMap.from_data(_parsed(text) if path.suffix.lower() == ".toml" else json.loads(text))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"{option('tensor_map')}: {path} cannot be read: {reason}", "a JSON or TOML file") from error
+
+
+def _parsed(text: str) -> object:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)

@@ -1,0 +1,119 @@
+"""Files of PyTorch, with the states of optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from onnxprune.errors import InputError
+from onnxprune.planning.checkpoints.arrays import Array, imported
+from onnxprune.planning.checkpoints.cuts import Cut
+
+
+class TorchFile:
+    """A file that ``torch.save`` wrote: dictionaries and lists with tensors in them, and optimizers' states."""
+
+    def __init__(self, path: Path) -> None:
+        self._torch = imported("torch", "PyTorch")
+        self._tree = self._torch.load(path, map_location="cpu", weights_only=True)
+        self._tensors = dict(_tensors(self._tree, (), self._torch))
+
+    def arrays(self) -> Mapping[str, Array]:
+        """See `CheckpointFile`."""
+        return {name: self._as_array(tensor) for name, tensor in self._tensors.items()}
+
+    def _as_array(self, tensor: Any) -> Array:
+        try:
+            found: Array = tensor.numpy()
+        except TypeError:
+            found = tensor.view(getattr(self._torch, f"uint{8 * tensor.element_size()}")).numpy()
+        return found
+
+    def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> None:
+        """See `CheckpointFile`."""
+        parameters = _parameters(self._tree, (), cuts, self._torch)
+        with_states = {**cuts, **dict(_states(self._tree, (), cuts, parameters))}
+        self._torch.save(self._cut(self._tree, (), with_states), out)
+
+    def _cut(self, tree: Any, path: tuple[str, ...], cuts: Mapping[str, Cut]) -> Any:
+        name = ".".join(path)
+        if isinstance(tree, self._torch.Tensor):
+            return self._cut_tensor(tree, cuts[name]) if name in cuts else tree
+        if isinstance(tree, dict):
+            changed: Any = type(tree)((key, self._cut(one, (*path, str(key)), cuts)) for key, one in tree.items())
+            if hasattr(tree, "_metadata"):  # versions of the modules of a state dict
+                changed._metadata = tree._metadata
+            return changed
+        if isinstance(tree, (list, tuple)):
+            return type(tree)(self._cut(one, (*path, str(i)), cuts) for i, one in enumerate(tree))
+        return tree
+
+    def _cut_tensor(self, tensor: Any, cut: Cut) -> Any:
+        for axis, kept in cut.kept.items():
+            tensor = tensor.index_select(axis, self._torch.from_numpy(kept))
+        return tensor if cut.zero is None else tensor.masked_fill(self._torch.from_numpy(cut.zero.copy()), 0)
+
+
+def _tensors(tree: Any, path: tuple[str, ...], torch: Any) -> Iterator[tuple[str, Any]]:
+    """All tensors of a tree, by the keys that lead to them, joined by dots."""
+    if isinstance(tree, torch.Tensor):
+        yield ".".join(path), tree
+    elif isinstance(tree, (dict, list, tuple)):
+        for key, one in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _tensors(one, (*path, str(key)), torch)
+
+
+def _states(
+    tree: Any, path: tuple[str, ...], cuts: Mapping[str, Cut], parameters: Mapping[str, Any]
+) -> Iterator[tuple[str, Cut]]:
+    """Cuts of the states of optimizers, which number the parameters in their order.
+
+    Args:
+        tree: A part of the file.
+        path: The keys that lead there.
+        cuts: Cuts of the parameters, by their names in the file.
+        parameters: The tensors that may be parameters, by these names, in order.
+
+    Raises:
+        InputError: The states have not the shapes of the parameters.
+    """
+    if not isinstance(tree, dict):
+        return
+    if set(tree) >= {"state", "param_groups"}:
+        for number, name in _numbered(tree, parameters).items():
+            for key, state in tree["state"].get(number, {}).items():
+                if name in cuts and getattr(state, "shape", None) == parameters[name].shape:
+                    yield ".".join((*path, "state", str(number), str(key))), cuts[name]
+        return
+    for key, one in tree.items():
+        yield from _states(one, (*path, str(key)), cuts, parameters)
+
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def _parameters(tree: Any, path: tuple[str, ...], cuts: Mapping[str, Cut], torch: Any) -> dict[str, Any]:
+    """The tensors of the first dictionary that has any of those that are cut, without what no optimizer trains."""
+    if not isinstance(tree, dict):
+        return {}
+    here = {".".join((*path, str(key))): one for key, one in tree.items() if isinstance(one, torch.Tensor)}
+    if any(name in cuts for name in here):
+        return {name: one for name, one in here.items() if name.rpartition(".")[2] not in _BUFFERS}
+    inside = (_parameters(one, (*path, str(key)), cuts, torch) for key, one in tree.items())
+    return next((found for found in inside if found), {})
+
+
+def _numbered(optimizer: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[Any, str]:
+    """The name of each parameter that an optimizer numbers: as it says itself, else in their order."""
+    numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
+    said = [name for group in optimizer["param_groups"] for name in group.get("param_names", ())]
+    names = [next((n for n in parameters if n == one or n.endswith(f".{one}")), "") for one in said] or list(parameters)
+    for number, name in zip(numbers, names, strict=False):
+        shape = next((s.shape for s in optimizer["state"].get(number, {}).values() if getattr(s, "ndim", 0)), None)
+        if name not in parameters or (shape is not None and shape != parameters[name].shape):
+            raise InputError(
+                "the states of the optimizer do not have the shapes of the parameters in their order",
+                "save it with names: torch.optim.Adam(model.named_parameters())",
+            )
+    return dict(zip(numbers, names, strict=False))

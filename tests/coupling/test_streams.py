@@ -1,0 +1,95 @@
+"""Residual streams: which widths most layers read, and that those stay whole where nothing measured says otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune.coupling.streams import Stream, find_streams
+from tests.ops.case import build, coupling_of
+
+GATED = """(int64[N,5] ids) => (float[N,5,7] y)
+    <float[7,8] e, float[8,12] g1, float[8,12] u1, float[12,8] d1, float[8,12] g2, float[8,12] u2, float[12,8] d2,
+     float[8,12] g3, float[8,12] u3, float[12,8] d3, float[8,7] v>
+    { x = Gather(e, ids)
+      a1 = MatMul(x, g1)  b1 = MatMul(x, u1)  h1 = Mul(a1, b1)  f1 = MatMul(h1, d1)  x1 = Add(x, f1)
+      a2 = MatMul(x1, g2)  b2 = MatMul(x1, u2)  h2 = Mul(a2, b2)  f2 = MatMul(h2, d2)  x2 = Add(x1, f2)
+      a3 = MatMul(x2, g3)  b3 = MatMul(x2, u3)  h3 = Mul(a3, b3)  f3 = MatMul(h3, d3)  x3 = Add(x2, f3)
+      y = MatMul(x3, v) }"""
+"""Three gated blocks on a width of 8."""
+QUICK: dict[str, Any] = {"repair": "none", "time": False}
+
+
+def gated() -> onnx.ModelProto:
+    return build(GATED, constants={"e": np.random.default_rng(0).standard_normal((7, 8))})
+
+
+def kept(report: onnxprune.Report) -> dict[str, int]:
+    return {g.name: g.channels - len(g.removed) for g in report.groups if g.grade == "exact"}
+
+
+def test_a_width_that_most_layers_read_and_several_add_to_is_a_stream() -> None:
+    """Seven of ten layers read it, three write it; the embedding is no product."""
+    assert find_streams(coupling_of(gated())) == {"e:1": Stream(7, 3, 10)}
+
+
+def test_where_half_of_the_layers_read_a_width_it_is_none() -> None:
+    """Residual blocks of two convolutions each, as in networks for super-resolution."""
+    blocks = "".join(
+        f"a{i} = Conv <pads = [1,1,1,1]> (x{i}, w{i})  r{i} = Relu(a{i})  f{i} = Conv <pads = [1,1,1,1]> (r{i}, v{i})"
+        f"  x{i + 1} = Add(x{i}, f{i})  "
+        for i in range(4)
+    )
+    weights = ", ".join(f"float[6,8,3,3] w{i}, float[8,6,3,3] v{i}" for i in range(4))
+    text = f"""(float[N,3,8,8] x) => (float[N,3,8,8] y) <float[8,3,1,1] s, {weights}, float[3,8,1,1] t>
+        {{ x0 = Conv(x, s)  {blocks} y = Conv(x4, t) }}"""
+    assert find_streams(coupling_of(build(text))) == {}
+
+
+def test_attention_is_no_layer() -> None:
+    """Only products with weights count: queries, keys, values and the output's, not scores and weighted sums."""
+    text = """(float[N,5,8] x) => (float[N,5,8] y) <float[8,8] i, float[8,6] q, float[8,6] k, float[8,6] v, float[6,8] o>
+        { h = MatMul(x, i)  a = MatMul(h, q)  b = MatMul(h, k)  c = MatMul(h, v)  t = Transpose <perm = [0, 2, 1]> (b)
+          s = MatMul(a, t)  p = Softmax(s)  z = MatMul(p, c)  f = MatMul(z, o)  w = Add(h, f)
+          g = MatMul(w, i)  m = Add(w, g)  y = MatMul(m, i) }"""
+    streams = find_streams(coupling_of(build(text)))
+    assert all(stream.layers == 7 for stream in streams.values())
+
+
+def test_a_stream_stays_whole_unless_it_is_asked_for() -> None:
+    """The report says so, and how to prune it."""
+    whole = onnxprune.prune(gated(), 0.5, **QUICK).report
+    assert kept(whole) == {"e:1": 8, "g1:1": 6, "g2:1": 6, "g3:1": 6}
+    (note,) = whole.notes
+    assert note.startswith("e:1 stays whole: 7 of 10 layers read it and 3 add to it")
+    alone = onnxprune.prune(gated(), 0.5, only="^e:1$", **QUICK).report
+    assert kept(alone)["e:1"] == 4 and not alone.notes
+    share = onnxprune.prune(gated(), 0.5, keep={"^e:1$": 0.75}, **QUICK).report
+    assert kept(share)["e:1"] == 6 and not share.notes
+
+
+@pytest.mark.parametrize("target", [0.8, 0.5, 0.4, 0.1])
+def test_a_target_takes_of_a_stream_what_it_must(target: float) -> None:
+    """Nothing while the others have two fifths of their channels, then as little as meets it with these."""
+    report = onnxprune.prune(gated(), target={"params": target}, round_to=1, **QUICK).report
+    left = kept(report)
+    stream, others = left.pop("e:1"), left.values()
+    assert report.targets["params"].met
+    assert (stream == 8) == (target >= 0.5) == bool(report.notes)
+    assert target == 0.1 or min(others) >= 0.4 * 12
+
+
+def test_what_is_all_that_is_open_is_pruned() -> None:
+    report = onnxprune.prune(gated(), 0.5, ignore=[r"^g\d:1$"], **QUICK).report
+    assert kept(report)["e:1"] == 4 and not report.notes
+
+
+def test_measured_damage_decides() -> None:
+    """With data and a target the curves say what goes, of the stream too."""
+    ids = np.random.default_rng(1).integers(0, 7, (64, 5))
+    report = onnxprune.prune(gated(), target={"params": 0.9}, calib={"ids": ids}, **QUICK).report
+    assert report.targets["params"].met and not report.notes

@@ -1,0 +1,86 @@
+"""Configurations beside a language model are written with the sizes of the pruned one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from tools.decoder_graph import Shape, decoder, random_weights
+
+SHAPE = Shape(heads=8, keys=4, width=24, inner=40)
+QUICK: dict[str, Any] = {"repair": "none", "time": False, "verify": False}
+TEXT = {
+    "model": {
+        "vocab_size": SHAPE.vocabulary,
+        "decoder": {
+            "filename": "m.onnx",
+            "hidden_size": SHAPE.width,
+            "head_size": SHAPE.size,
+            "num_attention_heads": SHAPE.heads,
+            "num_key_value_heads": SHAPE.keys,
+            "num_hidden_layers": SHAPE.layers,
+        },
+    },
+    "search": {"max_length": 64, "num_beams": 8},
+}
+
+
+@pytest.fixture(params=["raw", "fused"])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "m.onnx"
+    onnx.save(decoder(SHAPE, random_weights(SHAPE), request.param), path)
+    (tmp_path / "genai_config.json").write_text(json.dumps(TEXT))
+    (tmp_path / "config.json").write_text(json.dumps({"intermediate_size": 40, "hidden_size": 24, "other": "é"}))
+    return path
+
+
+def test_query_heads_and_inner_width(model: Path) -> None:
+    """Only what changed is another number; the rest of the file is as it was."""
+    out = model.parent / "out"
+    out.mkdir()
+    result = onnxprune.prune(model, 0.5, **QUICK)
+    result.save(out / "small.onnx")
+    wanted = json.loads(json.dumps(TEXT))
+    wanted["model"]["decoder"] |= {"filename": "small.onnx", "num_attention_heads": 4}
+    assert json.loads((out / "genai_config.json").read_text()) == wanted
+    other = json.loads((out / "config.json").read_text())
+    assert other == {"intermediate_size": 20, "hidden_size": 24, "other": "é"}
+    assert f"wrote {out / 'genai_config.json'}: num_attention_heads 8 -> 4" in result.report.notes
+
+
+def test_width_and_key_heads(model: Path) -> None:
+    out = model.parent / "out"
+    out.mkdir()
+    shrink = ["past_key", "present"]
+    onnxprune.prune(model, 0.5, only=["embed"], **QUICK).save(out / "a.onnx")
+    assert json.loads((out / "genai_config.json").read_text())["model"]["decoder"]["hidden_size"] == 12
+    onnxprune.prune(model, 0.5, ignore=["embed.weight:1"], shrink=shrink, **QUICK).save(out / "b.onnx")
+    told = json.loads((out / "b.genai_config.json").read_text())["model"]["decoder"]  # the other is of a.onnx
+    assert (told["num_attention_heads"], told["num_key_value_heads"], told["head_size"]) in ((4, 2, 16), (4, 4, 16))
+
+
+def test_files_beside_the_original_stay(model: Path) -> None:
+    before = {p.name: p.read_bytes() for p in model.parent.iterdir()}
+    onnxprune.prune(model, 0.5, **QUICK).save(model.with_name("small.onnx"))
+    assert {name: (model.parent / name).read_bytes() for name in before} == before
+    assert (model.parent / "small.genai_config.json").exists()
+
+
+def test_layers_of_several_sizes_are_named(model: Path) -> None:
+    """No number is true of all layers."""
+    result = onnxprune.prune(model, 0.5, only=[r"^layers\.0\.gate\.weight:1$"], **QUICK)
+    result.save(model.with_name("small.onnx"))
+    assert json.loads(model.with_name("small.config.json").read_text())["intermediate_size"] == 40
+    assert any("intermediate_size left as it was: the layers have 20, 40" in note for note in result.report.notes)
+
+
+def test_a_smaller_vocabulary(model: Path) -> None:
+    small = onnxprune.cut_vocabulary(model, np.arange(0, 32, 2), remap="outside")
+    small.save(model.with_name("small.onnx"))
+    assert json.loads(model.with_name("small.genai_config.json").read_text())["model"]["vocab_size"] == 16
