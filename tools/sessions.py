@@ -39,6 +39,7 @@ apply plan.json models/sk_mlp.onnx -o removed.onnx
 apply plan.json models/sk_mlp.onnx --calib models/digits_calib_flat.npz -o again.onnx
 slice plan.json checkpoint.npz -o sliced.npz
 finetune removed.onnx --calib models/digits_test_flat.npz --teacher models/sk_mlp.onnx -o trained.onnx
+vocabulary models/language/decoder.onnx models/language/calib.npz --tokens 100 --unknown 0 -o words.onnx
 measure models/pt_resnet_bn.onnx -o times.json
 models/pt_resnet_bn.onnx --target latency=0.7 --times times.json --repair none -o faster.onnx
 models/pt_resnet_bn.onnx --target latency=0.7 --repair none -o faster.onnx

@@ -27,6 +27,7 @@ import onnx
 import onnxprune
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade
+from onnxprune.coupling.streams import find_streams
 from onnxprune.edit.resize import KeptLengths
 from onnxprune.model.tensors import WEIGHT_TYPES
 
@@ -81,13 +82,20 @@ def least(coupling: Coupling, ratio: float, worst: Grade) -> int:
     return total
 
 
+def open_streams(coupling: Coupling) -> list[str]:
+    """Names of the residual streams that may be pruned exactly."""
+    streams = find_streams(coupling)
+    return [group.name for group in coupling.groups if group.name in streams and group.grade == Grade.EXACT]
+
+
 def row(model: onnx.ModelProto, ratio: float) -> tuple[str, bool]:
     """The columns of a model, and whether the run takes all that may go."""
     analysis = onnxprune.analyze(model)
     counts, why = shares(analysis.coupling)
     whole = counts.sum()
     left = least(analysis.coupling, ratio, Grade.EXACT)
-    params = onnxprune.prune(model, ratio, repair="none", verify=False).report.params
+    streams = {f"^{re.escape(name)}$": 1 - ratio for name in open_streams(analysis.coupling)}  # else they stay whole
+    params = onnxprune.prune(model, ratio, keep=streams, repair="none", verify=False).report.params
     mixed = least(onnxprune.analyze(model, mixing=True).coupling, ratio, Grade.MIXING)
     run = (params.after or 0) / max(params.before or 0, 1)
     text = " ".join(f"{x:6.1%}" for x in (*counts / whole, left / whole, run, mixed / whole))

@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+from onnxprune.calibration.empty_caches import made_up
 from onnxprune.calibration.labels import per_sample
 from onnxprune.calibration.model_input import Feed, ModelInput
 from onnxprune.calibration.samples import Selection, Source
@@ -175,7 +176,7 @@ class Arrays(Source):
 
     An array with the rank of its input has samples along the input's batch axis. An array with one more axis has one
     feed per index of axis 0. An array is the same for all feeds if its input has no batch axis, or if it has the
-    input's fixed shape while other arrays have more samples.
+    input's fixed shape while other arrays have more samples. A decoder's caches may be left away (`empty_caches`).
 
     Args:
         tables: Arrays by name.
@@ -194,6 +195,8 @@ class Arrays(Source):
             tables = {**tables, names[0]: tables["arr_0"]}
         self.unused = signature.extra(k for k in tables if k != "arr_0" or data != ["arr_0"])
         self._inputs = signature.inputs
+        more = made_up({name: table.shape for name, table in tables.items()}, self._inputs)
+        tables = {**tables, **{name: ArrayTable(array) for name, array in more.items()}}
         self._tables: dict[str, Table] = signature.pick(tables, where)
         for model_input in self._inputs:
             model_input.check_kind(self._tables[model_input.name].dtype, where)

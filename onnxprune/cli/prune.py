@@ -30,6 +30,7 @@ NOTES = [
             ("apply PLAN MODEL", "Take the same from another checkpoint, and repair it with --calib"),
             ("slice PLAN CHECKPOINT", "Take the same from a checkpoint of PyTorch, Keras, ..."),
             ("finetune MODEL --calib D", "Train what is left on labels, or on the original's outputs"),
+            ("vocabulary MODEL KEEP", "Drop words of a language model, in embedding and output layer"),
             ("measure MODEL", "Time of the model at many widths, for --target latency"),
             ("compare A B ...", "Size, time, accuracy and drift of models side by side"),
             ("verify A B --plan P", "Whether B computes what A does without all that went"),

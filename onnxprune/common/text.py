@@ -46,11 +46,13 @@ def count(number: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Formats a time with three significant digits.
+    """Formats a time with three significant digits, from ten minutes on in whole minutes.
 
-    >>> duration(0.00123), duration(0.25), duration(12.345)
-    ('1.23 ms', '250 ms', '12.3 s')
+    >>> duration(0.00123), duration(0.25), duration(12.345), duration(999.7)
+    ('1.23 ms', '250 ms', '12.3 s', '17 min')
     """
+    if seconds >= 599.5:
+        return f"{seconds / 60:,.0f} min"
     if seconds >= 1 or seconds == 0:
         return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"

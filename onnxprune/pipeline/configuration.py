@@ -86,7 +86,8 @@ def corrected(
     after = Graph(pruned)
     old, new = _sizes(before), _sizes(after)
     files = original.name, file
-    return [_one(name, data, old, new, files, new_ids or {}) for name, data in given.items()]
+    made = (_one(name, data, old, new, files, new_ids or {}) for name, data in given.items())
+    return [one for one in made if one is not None]
 
 
 def write_corrected(
@@ -131,16 +132,20 @@ def _file_names(data: Any) -> Iterator[Any]:
 
 def _one(
     name: str, data: dict[str, Any], old: Sizes, new: Sizes, files: tuple[str, str], new_ids: Mapping[int, int]
-) -> Corrected:
-    changes, unequal = dict[str, tuple[int, int]](), dict[str, list[int]]()
+) -> Corrected | None:
+    """The configuration with the new sizes; None for one that has neither the model's file nor any of its sizes."""
+    changes, unequal, of_model = dict[str, tuple[int, int]](), dict[str, list[int]](), False
 
     def entry(key: str, value: Any) -> Any:
+        nonlocal of_model
         if key in SPECIAL and new_ids:
             return [new_ids.get(i, i) for i in value] if isinstance(value, list) else new_ids.get(value, value)
         if (key, value) == ("filename", files[0]):
+            of_model = True
             return files[1]
         kind = next((kind for kind, keys in KEYS.items() if key in keys), "")
         numbers = _numbers(value, old.get(kind, {}), new.get(kind, {}))
+        of_model = of_model or bool(numbers)
         if len(numbers) > 1:
             unequal[key] = numbers
         if len(numbers) != 1:
@@ -155,7 +160,7 @@ def _one(
         return {key: entry(key, value) for key, value in part.items()} if isinstance(part, dict) else part
 
     text = json.dumps(follow(data), indent=2, ensure_ascii=False) + "\n"
-    return Corrected(name, text, changes, unequal)
+    return Corrected(name, text, changes, unequal) if of_model else None
 
 
 def _numbers(value: Any, old: Mapping[str, int], new: Mapping[str, int]) -> list[int]:

@@ -131,7 +131,7 @@ def cut_vocabulary(
     graph = Graph(changed.proto)
     found, before = find_vocabulary(graph, input), measure(changed)
     special, named = special_ids(changed.path.parent if changed.path is not None else None, found.size)
-    kept = checked_ids(_kept(keep, limit, found.size, special), found.size)
+    kept = checked_ids(_kept(keep, limit, found.size, special, unknown), found.size)
     stands = _unknown(unknown if unknown is not None else named, kept, remap)
     if remap == "outside":
         _check_only_looked_up(found, graph)
@@ -159,11 +159,16 @@ def cut_vocabulary(
 
 
 def _kept(
-    keep: Sequence[int] | NDArray[Any] | str | os.PathLike[str], tokens: int | None, size: int, special: Ids
+    keep: Sequence[int] | NDArray[Any] | str | os.PathLike[str],
+    tokens: int | None,
+    size: int,
+    special: Ids,
+    unknown: int | None,
 ) -> Ids:
-    """The ids that stay."""
+    """The ids that stay; no text that is counted shows the unknown one."""
     if isinstance(keep, (str, os.PathLike)) and Path(keep).suffix in (".npz", ".npy"):
-        return most_frequent(counted(keep, size), tokens, special)
+        always = special if unknown is None else np.union1d(special, unknown)
+        return most_frequent(counted(keep, size), tokens, always)
     if tokens is not None:
         raise InputError("tokens limits ids that are counted, and these are listed", f"leave {option('tokens')} away")
     ids = np.asarray(listed(keep) if isinstance(keep, (str, os.PathLike)) else keep)
@@ -177,9 +182,7 @@ def _unknown(wanted: int | None, kept: Ids, remap: str) -> int | None:
     if wanted is not None and wanted in kept:
         return int(wanted)
     if wanted is not None:
-        raise InputError(
-            f"the unknown id {wanted} is not kept", f"keep it, or give another one with {option('unknown')}"
-        )
+        raise InputError(f"the unknown id {wanted} is not kept", f"keep it, or name another with {option('unknown')}")
     if remap == "inside":
         raise InputError(
             "nothing says which id dropped ones are taken for", f"give {option('unknown', 0)}, an id that is kept"

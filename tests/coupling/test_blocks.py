@@ -52,6 +52,17 @@ def test_of_a_block_that_changes_shape_either_side_may_go() -> None:
           y = Add(a, b) }""") == {"a": ["Conv"], "b": ["Conv"]}
 
 
+def test_experts_that_are_summed_are_blocks() -> None:
+    """Each is weighed with the router's value of it; the router stays."""
+    blocks = found("""(float[N,4] x) => (float[N,4] y) <float[4,2] r, float[4,6] u, float[6,4] d, float[4,6] v, float[6,4] e>
+        { l = MatMul(x, r)  p = Softmax(l)  g, h = Split <axis = 1, num_outputs = 2> (p)
+          a = MatMul(x, u)  b = Relu(a)  c = MatMul(b, d)  m = Mul(c, g)
+          i = MatMul(x, v)  j = Relu(i)  k = MatMul(j, e)  n = Mul(k, h)
+          s = Add(m, n)  y = Add(x, s) }""")
+    expert = ["MatMul", "Relu", "MatMul", "Mul"]
+    assert blocks["m"] == expert and blocks["n"] == expert
+
+
 def test_inner_branches_are_blocks_of_their_own() -> None:
     outer, inner = sorted(
         blocks_of("""(float[N,4] x) => (float[N,4] y) <float[4,4] w, float[4,4] u>

@@ -130,11 +130,11 @@ def test_the_command_writes_model_and_map(cli: Cli, tmp_path: Path) -> None:
     onnx.save(words(), model)
     np.savez(tmp_path / "texts.npz", ids=np.array([1, 1, 2, 5]))
     np.savez(tmp_path / "more.npz", ids=np.array([1, 9, 2, 2]))
-    command = ["vocabulary", str(model), str(tmp_path / "texts.npz"), "--unknown", "1", "--tokens", "2"]
+    command = ["vocabulary", str(model), str(tmp_path / "texts.npz"), "--unknown", "0", "--tokens", "2"]
     ended = cli(*command, "--check", str(tmp_path / "more.npz"), "-o", str(out), "--json")
     assert ended.code == 0
     told = json.loads(ended.out)
-    assert told["tokens"] == {"before": 32, "after": 2} and told["dropped_share"] == 0.25
-    assert json.loads((tmp_path / "small.ids.json").read_text())["kept"] == [1, 2]
+    assert told["tokens"] == {"before": 32, "after": 2} and told["dropped_share"] == 0.75
+    assert json.loads((tmp_path / "small.ids.json").read_text())["kept"] == [0, 1]
     assert onnx.load(out).graph.output[0].type.tensor_type.shape.dim[2].dim_value == 2
     assert cli(*command, "-o", str(out)).out.startswith(f"{model} -> {out}\nids ")

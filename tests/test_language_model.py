@@ -1,0 +1,46 @@
+"""The trained language model in `models/language/` is what its README says, and the defaults suit it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune import testing
+from tests.support.paths import MODELS
+from tools.benchmarks.language import INNER, WIDTH, perplexity
+from tools.language_text import LENGTH, WORDS, samples
+
+FOLDER = MODELS / "language"
+MODEL, TEST = FOLDER / "decoder.onnx", np.load(FOLDER / "test.npz")["input_ids"]
+
+
+def test_files() -> None:
+    """Valid and small; the data are what their generator makes."""
+    assert MODEL.stat().st_size < 1_000_000
+    onnx.checker.check_model(onnx.load(MODEL), full_check=True)
+    assert TEST.shape == (256, LENGTH) and TEST.max() < len(WORDS)
+    np.testing.assert_array_equal(TEST, samples(256, seed=3))
+    np.testing.assert_array_equal(np.load(FOLDER / "calib.npz")["input_ids"], samples(384, seed=2))
+
+
+def test_perplexity() -> None:
+    assert perplexity(onnx.load(MODEL), TEST) == pytest.approx(1.962, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_plain_command_is_near_the_best_mix() -> None:
+    """With three quarters of the parameters it is better than either width alone, without data."""
+
+    def pruned(**options: object) -> tuple[float, float]:
+        result = onnxprune.prune(MODEL, repair="none", time=False, **options)  # type: ignore[arg-type]
+        testing.assert_equivalent(MODEL, result)
+        params = result.report.params
+        return (params.after or 0) / (params.before or 1), perplexity(result.proto, TEST)
+
+    left, plain = pruned(target={"params": 0.75})
+    width, narrow = pruned(ratio=0.25, only=[WIDTH])
+    inner, thin = pruned(ratio=0.45, only=[INNER])
+    assert left <= 0.75 < width and inner == pytest.approx(left, abs=0.01)
+    assert plain < thin < narrow
