@@ -62,13 +62,13 @@ class Corrected:
             f"{key} left as it was: the layers have {', '.join(map(str, numbers))}, and one number is for all of them"
             for key, numbers in self.unequal.items()
         ]
-        return f"wrote {printable(str(path))}: {'; '.join(said) or 'the same sizes'}"
+        return f"wrote {printable(str(path))}: {'; '.join(said) or 'names and ids'}"
 
 
 def corrected(
     original: Path, pruned: onnx.ModelProto, file: str, new_ids: Mapping[int, int] | None = None
 ) -> list[Corrected]:
-    """The configurations in the folder of a model, for what became of it.
+    """The configurations in the folder of a model that are not true of what became of it, as they should be.
 
     Args:
         original: The file of the model.
@@ -86,7 +86,8 @@ def corrected(
     after = Graph(pruned)
     old, new = _sizes(before), _sizes(after)
     files = original.name, file
-    return [_one(name, data, old, new, files, new_ids or {}) for name, data in given.items()]
+    made = (_one(name, data, old, new, files, new_ids or {}) for name, data in given.items())
+    return [one for one in made if one.unequal or json.loads(one.text) != given[one.name]]
 
 
 def write_corrected(
@@ -136,7 +137,7 @@ def _one(
 
     def entry(key: str, value: Any) -> Any:
         if key in SPECIAL and new_ids:
-            return [new_ids.get(i, i) for i in value] if isinstance(value, list) else new_ids.get(value, value)
+            return [_new_id(i, new_ids) for i in value] if isinstance(value, list) else _new_id(value, new_ids)
         if (key, value) == ("filename", files[0]):
             return files[1]
         kind = next((kind for kind, keys in KEYS.items() if key in keys), "")
@@ -156,6 +157,10 @@ def _one(
 
     text = json.dumps(follow(data), indent=2, ensure_ascii=False) + "\n"
     return Corrected(name, text, changes, unequal)
+
+
+def _new_id(value: Any, new_ids: Mapping[int, int]) -> Any:
+    return new_ids.get(value, value) if isinstance(value, int) else value
 
 
 def _numbers(value: Any, old: Mapping[str, int], new: Mapping[str, int]) -> list[int]:
