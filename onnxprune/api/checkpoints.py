@@ -8,11 +8,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxprune.common.progress import ProgressCallback
+from onnxprune.errors import InputError, option
 from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.options import EPOCHS, Calibration, Checks, Repair, Resources
 from onnxprune.options import checks as checks_of
 from onnxprune.pipeline.analysis import ModelSource, to_proto_or_path
 from onnxprune.pipeline.apply import Application, apply_plan
+from onnxprune.pipeline.grow import Growth
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
@@ -38,6 +40,8 @@ def apply(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     strict: bool = False,
     time_limit: float | None = None,
+    grow_from: Plan | None = None,
+    trained: ModelSource | None = None,
 ) -> Result:
     """Applies a plan to a checkpoint of the architecture that it was made for.
 
@@ -55,6 +59,9 @@ def apply(
         input_shapes: Shapes of graph inputs to count MACs at and to run with.
         strict: Write no model that comes with a warning.
         time_limit: Seconds that it may take until it writes.
+        grow_from: A plan that was applied to the model before: its channels come back where `plan` keeps them, with the
+            weights of `model`, and without effect until a repair or a training puts them to use.
+        trained: The model that `grow_from` made, trained since, whose weights are taken.
 
     Raises:
         InputError: The model cannot be read (`ModelError`), the plan does not fit it (`PlanError`), the data are
@@ -64,7 +71,22 @@ def apply(
     """
     checks = Checks(verify, {} if input_shapes is None else input_shapes, strict=strict, metric=metric)
     training, resources = Repair(repair, epochs, minutes), Resources(time_limit=time_limit)
-    return run_plan(plan, model, Application(checks, Calibration(calib, samples), training, resources, seed))
+    back = growth(grow_from, trained)
+    return run_plan(plan, model, Application(checks, Calibration(calib, samples), training, resources, seed, back))
+
+
+def growth(grow_from: Plan | None, trained: ModelSource | None) -> Growth | None:
+    """What grows back; None for nothing.
+
+    Raises:
+        InputError: One of the two is given without the other.
+    """
+    if (grow_from is None) != (trained is None):
+        raise InputError(f"{option('grow_from')} and {option('trained')} go together", "a plan, and what it made")
+    if grow_from is None or trained is None:
+        return None
+    checks_of.instance("grow_from", grow_from, Plan)
+    return Growth(grow_from, Original.of(trained))
 
 
 def run_plan(

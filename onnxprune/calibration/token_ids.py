@@ -51,7 +51,7 @@ def counted(path: str | os.PathLike[str], size: int) -> Ids:
         InputError: It cannot be read, or holds neither, or other ids.
     """
     try:
-        loaded = np.load(path)
+        loaded = np.load(path, allow_pickle=False)
         arrays = (
             {name: loaded[name] for name in loaded.files}
             if isinstance(loaded, np.lib.npyio.NpzFile)

@@ -35,6 +35,8 @@ from onnxprune.errors import GateError
 @option(
     "Options", "--time-limit", type=float, metavar="SECONDS", help="End the run, with nothing written, after so long"
 )
+@option("Options", "--grow-from", metavar="OLD_PLAN", help="Let channels come back that another plan removed")
+@option("Options", "--trained", metavar="FILE", help="The model that OLD_PLAN made, whose weights are taken")
 @option("Options", "--no-verify", is_flag=True, help="Do not run both models and compare them")
 @option(
     "Options", "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
@@ -58,6 +60,8 @@ def apply(
     seed: int,
     strict: bool,
     time_limit: float | None,
+    grow_from: str | None,
+    trained: str | None,
     no_verify: bool,
     input_shape: tuple[str, ...],
     as_json: bool,
@@ -67,10 +71,11 @@ def apply(
 ) -> None:
     """Applies a plan to the model that it was made for, or to another checkpoint of it."""
     shapes, chunk = parsing.shapes(input_shape), parsing.data_chunk(data_chunk)
-    path = target(model, output, plan, *parsing.data_files(calib), force=force)
+    reads = [one for one in (grow_from, trained) if one is not None]
+    path = target(model, output, plan, *reads, *parsing.data_files(calib), force=force)
     page = page_path(html, model, plan, *parsing.data_files(calib))
     written = read_plan(plan)
-    from onnxprune.api import run_plan
+    from onnxprune.api.checkpoints import growth, run_plan
     from onnxprune.options import Calibration, Checks, Repair, Resources
     from onnxprune.pipeline.apply import Application
     from onnxprune.pipeline.scenario import options_of
@@ -78,7 +83,8 @@ def apply(
 
     checks = Checks(verify=not no_verify, input_shapes=shapes, metric=metric, strict=strict)
     training, resources = Repair(repair, epochs, minutes), Resources(time_limit=time_limit)
-    asked = Application(checks, Calibration(calib, samples), training, resources, seed)
+    back = growth(None if grow_from is None else Plan.from_json(read_plan(grow_from)), trained)
+    asked = Application(checks, Calibration(calib, samples), training, resources, seed, back)
     parsed = Plan.from_json(written)
     with announcing(quiet or as_json) as stage:
         result = run_plan(parsed, model, asked, progress=stage)

@@ -6,6 +6,7 @@ need different values), attributes are set, and shape annotations are refreshed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,10 +111,13 @@ class _Patch:
                 shared.setdefault(value.key, []).append((node, i, entries))
             else:
                 self._set_computed(node, i, value, entries)
-        for requests in shared.values():
-            self._set_shared(requests)
+        readers = Counter[str]()
+        for value in self.graph.values:
+            readers[value.key] += len(value.consumers)
+        for key, requests in shared.items():
+            self._set_shared(requests, readers[key])
 
-    def _set_shared(self, requests: list[tuple[Node, int, Entries]]) -> None:
+    def _set_shared(self, requests: list[tuple[Node, int, Entries]], readers: int) -> None:
         """Updates a shape constant; consumers that need other values than the rest get a constant of their own."""
         node, i, _ = requests[0]
         first = node.inputs[i]
@@ -133,7 +137,6 @@ class _Patch:
             array = np.array(flat, dtype=old.dtype)
             shape = old.shape if array.size == old.size else self.changes.shapes.get((node, i), array.shape)
             wanted.append((node, i, array.reshape(shape)))
-        readers = sum(len(v.consumers) for v in self.graph.values if v.key == first.key)
         alone = len(wanted) == readers and not _is_output(first)
         if alone and all(np.array_equal(a, wanted[0][2]) for _, _, a in wanted):
             if not np.array_equal(wanted[0][2], old):

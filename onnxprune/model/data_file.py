@@ -63,6 +63,10 @@ class Stored(Values):
             yield view if read is None else read
             at += view.nbytes
 
+    def sample(self, step: int) -> Array:
+        """See `Values`; a view of the mapped file, so that no more than its pages are read."""
+        return self._mapped.reshape(-1)[::step]
+
     def array(self) -> Array:
         """See `Values`; a view of the mapped file."""
         return self._mapped

@@ -57,6 +57,10 @@ class Values(ABC):
         rows = max(BLOCK // max(row, 1) // multiple, 1) * multiple
         return regrouped(self.parts(rows), multiple)
 
+    def sample(self, step: int) -> Array:
+        """Elements that are about `step` apart in C order, flat."""
+        return np.concatenate([block.reshape(-1)[::step] for block in self.blocks()])
+
     def array(self) -> Array:
         """All values at once."""
         found, at = np.empty(self.shape, self.dtype), 0
@@ -76,6 +80,10 @@ class Whole(Values):
     def parts(self, rows: int) -> Iterator[Array]:
         """See `Values`; views."""
         return (self._array[i : i + rows] for i in range(0, self.shape[0], rows))
+
+    def sample(self, step: int) -> Array:
+        """See `Values`; a view."""
+        return self._array.reshape(-1)[::step]
 
     def array(self) -> Array:
         """See `Values`; a view."""

@@ -20,6 +20,7 @@ from onnxprune.pipeline.analysis import Analysis, analyze_loaded, inline_functio
 from onnxprune.pipeline.data import CalibrationSplit, open_data
 from onnxprune.pipeline.distill import refit_and_train
 from onnxprune.pipeline.evaluate import evaluate
+from onnxprune.pipeline.grow import Growth, add_biases, grow
 from onnxprune.pipeline.inputs_seen import samples_seen
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.metric import make_evaluator
@@ -55,6 +56,7 @@ class Application:
         repair: ``auto`` is ``calibrated`` with data, else ``none``: a plan alone changes no weight that stays.
         resources: Limits of memory and time.
         seed: Seed of anything random.
+        growth: A model that another plan made, whose weights are taken; None for those of the original.
 
     Raises:
         InputError: The repair needs data, and none are given.
@@ -65,6 +67,7 @@ class Application:
     repair: Repair = field(default_factory=Repair)
     resources: Resources = field(default_factory=Resources)
     seed: int = 0
+    growth: Growth | None = None
 
     def __post_init__(self) -> None:
         if self.repair.needs_data and self.calibration.data is None:
@@ -105,7 +108,9 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
         data = open_data(analysis.model, asked.calibration, asked.seed, clock.samples)
     with clock.stage("apply"):
         kept = kept_indices(analysis.coupling, removed)
+        biases = {} if asked.growth is None else grow(analysis, asked.growth, removed)
         remove(analysis.model, analysis.coupling, removed)
+        add_biases(analysis.model, biases)
     repaired, distilled = _repair(plan, original, analysis.model, kept, data, io_slices, asked, clock)
     with clock.stage("apply"):
         if plan.permuted:

@@ -23,13 +23,16 @@ def smallest(sizes: NDArray[np.floating], ratio: float) -> Mask:
     mask = np.zeros(sizes.size, dtype=bool)
     if count:
         flat = sizes.ravel()
-        limit, smaller = order_statistic(lambda: iter([flat]), flat.size, count - 1)
+        sample = flat[:: max(flat.size // SAMPLE_SIZE, 1)]
+        limit, smaller = order_statistic(lambda: iter([flat]), sample, flat.size, count - 1)
         mask = flat < limit
         mask[np.flatnonzero(flat == limit)[: count - smaller]] = True
     return mask.reshape(sizes.shape)
 
 
-def order_statistic(parts: Callable[[], Iterator[NDArray[Any]]], size: int, position: int) -> tuple[Any, int]:
+def order_statistic(
+    parts: Callable[[], Iterator[NDArray[Any]]], sample: NDArray[Any], size: int, position: int
+) -> tuple[Any, int]:
     """Returns the element at a position of all elements in order, and how many are smaller (selection by sampling).
 
     Two elements of a sorted sample bracket it with high probability, so that few elements remain to be partitioned
@@ -37,11 +40,11 @@ def order_statistic(parts: Callable[[], Iterator[NDArray[Any]]], size: int, posi
 
     Args:
         parts: Yields the elements, in flat arrays, whenever it is called.
+        sample: Some of them, about `SAMPLE_SIZE` from all over.
         size: How many there are.
         position: The position, from 0.
     """
-    step = max(size // SAMPLE_SIZE, 1)
-    sample = np.sort(np.concatenate([part[::step] for part in parts()]))
+    sample = np.sort(sample)
     at, margin = position * len(sample) // size, 4 * math.isqrt(len(sample))
     low = sample[at - margin] if at >= margin else None
     high = sample[at + margin] if at + margin < len(sample) else None

@@ -16,7 +16,7 @@ from onnxprune.graph.operators import WeightLayout
 from onnxprune.model.values import Array, Values
 from onnxprune.sparsity.masks import Mask
 from onnxprune.sparsity.patterns import Unstructured
-from onnxprune.sparsity.unstructured import order_statistic
+from onnxprune.sparsity.unstructured import SAMPLE_SIZE, order_statistic
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -104,7 +104,9 @@ class SmallestMasks(BlockMasks):
 
         if not self.count:
             return np.uint8(0), 0
-        limit, smaller = order_statistic(sizes, math.prod(self.source.shape), self.count - 1)
+        size = math.prod(self.source.shape)
+        sample = magnitude_bits(self.source.sample(max(size // SAMPLE_SIZE, 1)))
+        limit, smaller = order_statistic(sizes, sample, size, self.count - 1)
         return limit, self.count - smaller
 
     def maker(self) -> Callable[[Array], Mask]:

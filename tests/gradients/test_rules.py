@@ -285,6 +285,20 @@ ROWS = [
         "(real[2,4,3,2] x) => (real[2,4,3,2] y) <real[2] s, real[2] b> { y = GroupNormalization <num_groups = 2> (x, s, b) }",
     ),
     Row(
+        "LSTM",
+        "(real[3,2,4] x, real[1,2,3] h, real[1,2,3] c) => (real[3,1,2,3] y, real[1,2,3] e, real[1,2,3] f) <real[1,12,4] w, real[1,12,3] r, real[1,24] b> { y, e, f = LSTM <hidden_size = 3> (x, w, r, b, "
+        ", h, c) }",
+    ),
+    Row(
+        "LSTM without biases",
+        "(real[3,2,4] x) => (real[1,2,3] e) <real[1,12,4] w, real[1,12,3] r> { y, e = LSTM <hidden_size = 3> (x, w, r) }",
+    ),
+    Row(
+        "GRU",
+        "(real[3,2,4] x, real[1,2,3] h) => (real[3,1,2,3] y, real[1,2,3] e) <real[1,9,4] w, real[1,9,3] r, real[1,18] b> { y, e = GRU <hidden_size = 3, linear_before_reset = 1> (x, w, r, b, "
+        ", h) }",
+    ),
+    Row(
         "GroupNormalization 21",
         "(real[2,4,3,2] x) => (real[2,4,3,2] y) <real[4] s, real[4] b> { y = GroupNormalization <num_groups = 2, stash_type = TYPE> (x, s, b) }",
         opset=21,

@@ -35,6 +35,7 @@ def test_blocks_are_the_array_in_order(shape: tuple[int, ...], multiple: int) ->
     for values in (Whole(array), Made(shape, array.dtype, lambda: array)):
         np.testing.assert_array_equal(joined(values, multiple), array)
         np.testing.assert_array_equal(values.array(), array)
+        assert set(values.sample(3).tolist()) <= set(array.ravel().tolist())
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int8])

@@ -72,6 +72,15 @@ def test_files_beside_the_original_stay(model: Path) -> None:
     assert (model.parent / "small.genai_config.json").exists()
 
 
+def test_configurations_of_other_things_are_left_alone(model: Path) -> None:
+    """What says nothing of the model is not the model's."""
+    model.with_name("genai_config.json").unlink()
+    model.with_name("config.json").write_text(json.dumps({"port": 8080, "vocab_size": -1}))
+    before = {p.name for p in model.parent.iterdir()}
+    onnxprune.prune(model, 0.5, **QUICK).save(model.with_name("small.onnx"))
+    assert {p.name for p in model.parent.iterdir()} == before | {"small.onnx"}
+
+
 def test_layers_of_several_sizes_are_named(model: Path) -> None:
     """No number is true of all layers."""
     result = onnxprune.prune(model, 0.5, only=[r"^layers\.0\.gate\.weight:1$"], **QUICK)

@@ -10,13 +10,21 @@ from tests.support import (
     error_rows_inputs,
     error_rows_models,
     error_rows_outputs,
+    error_rows_training,
     error_rows_vocabulary,
 )
 from tests.support.error_row import Row
 
 __all__ = ["CIRCUMSTANCES", "ROWS", "Row"]
 
-PARTS = (error_rows_command, error_rows_outputs, error_rows_models, error_rows_inputs, error_rows_vocabulary)
+PARTS = (
+    error_rows_command,
+    error_rows_outputs,
+    error_rows_models,
+    error_rows_inputs,
+    error_rows_vocabulary,
+    error_rows_training,
+)
 ROWS: dict[str, list[Row]] = {subject: rows for part in PARTS for subject, rows in part.ROWS.items()}
 """By what it is about; all end with exit code 2."""
 

@@ -89,7 +89,8 @@ ROWS: dict[str, list[Row]] = {
             "a criterion under another name",
             "good.onnx --ratio 0.5 --importance magnitude",
             "unknown importance 'magnitude'",
-            "did you mean 'l2'? one of l1, l2, fpgm, lamp, bn-scale, random, obs, wanda, flap, apoz, sparsegpt, alps",
+            "did you mean 'l2'? one of l1, l2, fpgm, lamp, bn-scale, random, obs, wanda, flap, apoz, sparsegpt, alps, "
+            "taylor, fisher, snip, grasp, synflow",
         ),
         Row(
             "an unknown pattern",
@@ -113,7 +114,8 @@ ROWS: dict[str, list[Row]] = {
             "an unknown importance",
             "good.onnx --ratio 0.5 --importance fpmg",
             "unknown importance 'fpmg'",
-            "did you mean 'fpgm'? one of l1, l2, fpgm, lamp, bn-scale, random, obs, wanda, flap, apoz, sparsegpt, alps",
+            "did you mean 'fpgm'? one of l1, l2, fpgm, lamp, bn-scale, random, obs, wanda, flap, apoz, sparsegpt, alps, "
+            "taylor, fisher, snip, grasp, synflow",
         ),
         Row(
             "importance from data without data",

@@ -14,6 +14,9 @@ from onnxprune.planning.checkpoints.cuts import Cut
 
 Array = NDArray[Any]
 
+EXTRAS = {"torch": "torch", "h5py": "hdf5"}
+"""Extras of this package that have a module."""
+
 
 class CheckpointFile(Protocol):
     """A checkpoint that was opened."""
@@ -43,4 +46,4 @@ def imported(module: str, name: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(f"{name} is needed to read such a file", f"pip install {module}") from error
+        raise InputError(f"{name} is needed to read such a file", f"pip install onnxprune[{EXTRAS[module]}]") from error

@@ -104,6 +104,8 @@ def open_checkpoint(path: Path) -> CheckpointFile:
     Raises:
         InputError: The end is unknown, or the file cannot be read.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", "a checkpoint of the model that the plan is for")
     opener = FORMATS.get(path.suffix.lower())
     if opener is None:
         raise InputError(f"{path}: is no checkpoint of a known kind", f"one of {', '.join(FORMATS)}")

@@ -58,7 +58,10 @@ def slice_checkpoint(
     """
     source, target = Path(checkpoint), Path(output)
     if source.suffix.lower() != target.suffix.lower():
-        raise InputError(f"{target}: a {source.suffix} file is sliced to another {source.suffix} file")
+        raise InputError(
+            f"{target}: a {source.suffix} file is sliced to another {source.suffix} file",
+            f"{target.with_suffix(source.suffix)}, say",
+        )
     if target.exists() and source.exists() and target.samefile(source):
         raise InputError(f"{target}: is the input, which is never changed", "choose another output name")
     opened = open_checkpoint(source)

@@ -1,0 +1,217 @@
+"""Gradients of recurrent layers: backpropagation through time, unrolled step by step.
+
+What happens inside of a cell is no output, so it is computed again (Hochreiter and Schmidhuber, "Long short-term
+memory", 1997; Cho et al., 2014; the equations are those of the ONNX operators).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import helper
+
+from onnxprune.ops.gradients.node_gradient import NodeGradient
+from onnxprune.ops.registry import gradient
+
+MOST_STEPS = 512
+"""Steps that are unrolled at most."""
+X, W, R, B, LENGTHS, HIDDEN, CELL, PEEPHOLES = range(8)
+"""Numbers of the inputs."""
+
+
+class _Layer:
+    """One direction of a recurrent layer while its gradient is written."""
+
+    def __init__(self, g: NodeGradient, gates: int, direction: int, reverse: bool) -> None:
+        self.g, self.gates, self.direction = g, gates, direction
+        self.steps, self.batch, _ = g.lengths(g.node.input(X))
+        self.hidden = g.lengths(g.node.input(R))[2]
+        self.times = list(range(self.steps))[:: -1 if reverse else 1]
+        self.w, self.r = self.own(g.x(W)), self.own(g.x(R))
+        self.r_turned = self.turn(self.r)
+        self.biases = [] if not g.node.has(B) else [self.part(self.own(g.x(B)), i, gates, 0) for i in range(2)]
+        read = g.emit("MatMul", g.x(X), self.turn(self.w))
+        self.read = g.emit("Add", read, self.biases[0]) if self.biases else read
+
+    def at(self, name: str, index: int, axis: int = 0) -> str:
+        """One slice of a value, without the axis."""
+        return self.g.emit("Gather", name, self.g.write.constant(np.array(index, np.int64)), axis=axis)
+
+    def own(self, name: str) -> str:
+        """What belongs to the direction, along axis 0."""
+        return self.at(name, self.direction)
+
+    def turn(self, name: str) -> str:
+        """A matrix with its axes swapped."""
+        return self.g.emit("Transpose", name, perm=[1, 0])
+
+    def part(self, name: str, number: int, blocks: int, axis: int) -> str:
+        """One of some blocks of gates along an axis."""
+        size = blocks * self.hidden
+        return self.g.write.slice(name, [number * size], [(number + 1) * size], [axis], [1])
+
+    def start(self, index: int) -> str:
+        """The state at the beginning."""
+        if self.g.node.has(index):
+            return self.own(self.g.x(index))
+        return self.zeros()
+
+    def zeros(self) -> str:
+        """A state of zeros."""
+        kind = helper.tensor_dtype_to_np_dtype(self.g.node.input(X).elem_type)
+        return self.g.write.constant(np.zeros((self.batch, self.hidden), kind))
+
+    def end(self, output: int) -> str | None:
+        """The gradient of the state at the end; None where nothing depends on it."""
+        found = self.g.d_or_none(output) if output < len(self.g.node.outputs) else None
+        return None if found is None else self.own(found)
+
+    def total(self, *terms: str | None) -> str | None:
+        """The sum of those that there are."""
+        found = [one for one in terms if one is not None]
+        return self.g.write.total(found) if found else None
+
+    def given(self, time: int) -> str | None:
+        """The gradient of the state that the layer gives out at a time."""
+        d = self.g.d_or_none(0)
+        return None if d is None else self.at(self.at(d, time), self.direction)
+
+    def slope(self, d: str, y: str, kind: str) -> str:
+        """The gradient before a sigmoid or a tanh, from that after it and its value."""
+        g = self.g
+        if kind == "Sigmoid":
+            return g.times(d, y, g.emit("Sub", g.number(1), y))
+        return g.times(d, g.emit("Sub", g.number(1), g.emit("Mul", y, y)))
+
+    def over_time(self, by_time: dict[int, str]) -> str:
+        """Values of all times, one after the other along a new axis 0."""
+        return self.g.emit("Concat", *(self.g.write.unsqueeze(by_time[t], [0]) for t in range(self.steps)), axis=0)
+
+    def weight(self, d: str, read: str, width: int) -> str:
+        """The gradient of a matrix, from that of its products and what it read, both over time."""
+        rows = self.g.write.reshape(d, [self.steps * self.batch, -1])
+        return self.g.emit("MatMul", self.turn(rows), self.g.write.reshape(read, [self.steps * self.batch, width]))
+
+    def bias(self, d: str) -> str:
+        """The gradient of a bias."""
+        return self.g.write.reduce_sum(d, [0, 1], keepdims=False)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Gradients of one direction: by the number of the input."""
+
+    by_input: dict[int, str]
+    x: str
+
+
+@gradient("LSTM", parameters=(1, 2, 3))
+def lstm(g: NodeGradient) -> None:
+    """Backwards through the steps: gates i, o, f and the new cell c."""
+    _give(g, 4, _lstm)
+
+
+@gradient("GRU", parameters=(1, 2, 3))
+def gru(g: NodeGradient) -> None:
+    """Backwards through the steps: gates z, r and the new state h."""
+    _give(g, 3, _gru)
+
+
+def _give(g: NodeGradient, gates: int, of: object) -> None:
+    """Gives the gradients of all directions, one after the other along axis 0."""
+    assert callable(of)
+    for attribute in ("activations", "clip", "layout", "input_forget"):
+        if g.attr(attribute):
+            raise LookupError(f"{g.node.label} has an attribute {attribute}")
+    if g.node.has(LENGTHS) or g.node.has(PEEPHOLES):
+        raise LookupError(f"{g.node.label} has lengths of sequences or peepholes")
+    if g.lengths(g.node.input(X))[0] > MOST_STEPS:
+        raise LookupError(f"{g.node.label} has more than {MOST_STEPS} steps")
+    direction = g.attr("direction", "forward")
+    turns = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
+    found: list[_Found] = [of(_Layer(g, gates, i, reverse)) for i, reverse in enumerate(turns)]
+    g.give(X, g.write.total([one.x for one in found]))
+    for i in found[0].by_input:
+        parts = [g.write.unsqueeze(one.by_input[i], [0]) for one in found]
+        g.give(i, parts[0] if len(parts) == 1 else g.emit("Concat", *parts, axis=0))
+
+
+def _lstm(layer: _Layer) -> _Found:
+    g, seen, states = layer.g, [], []
+    h, c = layer.start(HIDDEN), layer.start(CELL)
+    for t in layer.times:
+        before = g.emit("Add", layer.at(layer.read, t), g.emit("MatMul", h, layer.r_turned))
+        if layer.biases:
+            before = g.emit("Add", before, layer.biases[1])
+        i, o, f = (g.emit("Sigmoid", layer.part(before, n, 1, 1)) for n in range(3))
+        z = g.emit("Tanh", layer.part(before, 3, 1, 1))
+        states.append((h, c))
+        c = g.emit("Add", g.emit("Mul", f, c), g.emit("Mul", i, z))
+        seen.append((i, o, f, z, g.emit("Tanh", c)))
+        h = g.emit("Mul", o, seen[-1][4])
+    dh, dc = layer.end(1), layer.end(2)
+    d: dict[int, str] = {}
+    for t, (_, c_before), (i, o, f, z, squashed) in zip(
+        reversed(layer.times), reversed(states), reversed(seen), strict=True
+    ):
+        dh = layer.total(dh, layer.given(t)) or layer.zeros()
+        dc = layer.total(layer.slope(g.emit("Mul", dh, o), squashed, "Tanh"), dc)
+        assert dc is not None
+        d[t] = g.emit(
+            "Concat",
+            layer.slope(g.emit("Mul", dc, z), i, "Sigmoid"),
+            layer.slope(g.emit("Mul", dh, squashed), o, "Sigmoid"),
+            layer.slope(g.emit("Mul", dc, c_before), f, "Sigmoid"),
+            layer.slope(g.emit("Mul", dc, i), z, "Tanh"),
+            axis=1,
+        )
+        dc, dh = g.emit("Mul", dc, f), g.emit("MatMul", d[t], layer.r)
+    assert dh is not None and dc is not None
+    return _of_layer(layer, d, d, [h for h, _ in states], {HIDDEN: dh, CELL: dc})
+
+
+def _of_layer(
+    layer: _Layer, read: dict[int, str], kept: dict[int, str], states: Sequence[str], starts: dict[int, str]
+) -> _Found:
+    """The gradients of all inputs, from those of what was read of the input and of the state, by time."""
+    g = layer.g
+    dx, dh = layer.over_time(read), layer.over_time(kept)
+    before = layer.over_time(dict(zip(layer.times, states, strict=True)))
+    found = {W: layer.weight(dx, g.x(X), g.lengths(g.node.input(X))[2]), R: layer.weight(dh, before, layer.hidden)}
+    if layer.biases:
+        found[B] = g.emit("Concat", layer.bias(dx), layer.bias(dh), axis=0)
+    found |= {i: name for i, name in starts.items() if g.node.has(i)}
+    return _Found(found, g.emit("MatMul", dx, layer.w))
+
+
+def _gru(layer: _Layer) -> _Found:
+    g, seen, states = layer.g, [], []
+    if not g.attr("linear_before_reset", 0):
+        raise LookupError(f"{g.node.label} resets the state before its product")
+    h = layer.start(HIDDEN)
+    for t in layer.times:
+        kept, read = g.emit("MatMul", h, layer.r_turned), layer.at(layer.read, t)
+        if layer.biases:
+            kept = g.emit("Add", kept, layer.biases[1])
+        both = g.emit("Add", read, kept)
+        z, r = (g.emit("Sigmoid", layer.part(both, n, 1, 1)) for n in range(2))
+        q = layer.part(kept, 2, 1, 1)
+        n = g.emit("Tanh", g.emit("Add", layer.part(read, 2, 1, 1), g.emit("Mul", r, q)))
+        states.append(h)
+        seen.append((z, r, q, n))
+        h = g.emit("Add", n, g.emit("Mul", z, g.emit("Sub", h, n)))
+    dh = layer.end(1)
+    d_read: dict[int, str] = {}
+    d_kept: dict[int, str] = {}
+    for t, h, (z, r, q, n) in zip(reversed(layer.times), reversed(states), reversed(seen), strict=True):
+        dh = layer.total(dh, layer.given(t)) or layer.zeros()
+        dz = layer.slope(g.emit("Mul", dh, g.emit("Sub", h, n)), z, "Sigmoid")
+        dn = layer.slope(g.emit("Mul", dh, g.emit("Sub", g.number(1), z)), n, "Tanh")
+        dr = layer.slope(g.emit("Mul", dn, q), r, "Sigmoid")
+        d_read[t] = g.emit("Concat", dz, dr, dn, axis=1)
+        d_kept[t] = g.emit("Concat", dz, dr, g.emit("Mul", dn, r), axis=1)
+        dh = g.emit("Add", g.emit("Mul", dh, z), g.emit("MatMul", d_kept[t], layer.r))
+    assert dh is not None
+    return _of_layer(layer, d_read, d_kept, states, {HIDDEN: dh})

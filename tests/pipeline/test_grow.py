@@ -1,0 +1,91 @@
+"""Channels that come back: the grown model computes what the trained one did, and has the widths of the new plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+import onnxprune
+from onnxprune.errors import InputError, PlanError
+from onnxprune.model.model import load
+from onnxprune.runtime.session import local_session
+from tests.ops.case import build
+from tests.support.commands import Cli
+from tests.support.paths import MODELS
+
+NET = """(float[N,3,6,6] x) => (float[N,2] y) <float[8,3,3,3] w, float[8] b, float[8,8,3,3] u, float[2,8] m, float[2] c>
+    { h = Conv <pads = [1,1,1,1]> (x, w, b)  r = Relu(h)  k = Conv <pads = [1,1,1,1]> (r, u)  e = Relu(k)
+      g = GlobalAveragePool(e)  f = Flatten(g)  y = Gemm <transB = 1> (f, m, c) }"""
+X = np.random.default_rng(0).standard_normal((40, 3, 6, 6)).astype(np.float32)
+
+
+def plan(ratio: float) -> onnxprune.Plan:
+    return onnxprune.plan(onnxprune.analyze(build(NET)), ratio, importance="l2")
+
+
+def trained(old: onnxprune.Plan, **options: Any) -> onnx.ModelProto:
+    """What the plan makes, with other weights."""
+    made = onnxprune.apply(old, build(NET), verify=False, **options).proto
+    rng = np.random.default_rng(1)
+    for tensor in made.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(
+            onnx.numpy_helper.from_array((array * rng.uniform(0.8, 1.2, array.shape)).astype(np.float32), tensor.name)
+        )
+    return made
+
+
+def outputs(model: onnx.ModelProto) -> NDArray[Any]:
+    found: NDArray[Any] = local_session(load(model)).run(["y"], {"x": X})[0]
+    return found
+
+
+@pytest.mark.parametrize("repair", ["none", "calibrated"])
+def test_channels_come_back_without_effect(repair: str) -> None:
+    """A repair may have given a layer a bias that the original lacks: it is taken too."""
+    data = {"calib": {"x": X}} if repair == "calibrated" else {}
+    old, new = plan(0.75), plan(0.25)
+    small = trained(old, repair=repair, **data)
+    grown = onnxprune.apply(new, build(NET), grow_from=old, trained=small, verify=False).proto
+    shapes = {t.name: tuple(t.dims) for t in grown.graph.initializer}
+    assert shapes["w"] == (6, 3, 3, 3) and shapes["u"] == (6, 6, 3, 3)
+    np.testing.assert_allclose(outputs(grown), outputs(small), atol=1e-5)
+    back = {t.name: onnx.numpy_helper.to_array(t) for t in grown.graph.initializer}["w"]
+    assert (np.abs(back).reshape(6, -1).sum(axis=1) > 0).all()  # what makes them is there, so that they can be trained
+
+
+def test_a_repair_puts_them_to_use() -> None:
+    old, new = plan(0.75), plan(0.25)
+    small = trained(old)
+    grown = onnxprune.apply(new, build(NET), grow_from=old, trained=small, calib={"x": X}, verify=False).proto
+    wanted, before, after = outputs(build(NET)), outputs(small), outputs(grown)
+    assert np.square(after - wanted).sum() < 0.5 * np.square(before - wanted).sum()
+
+
+def test_the_command(tmp_path: Path, cli: Cli) -> None:
+    model = str(MODELS / "sk_mlp.onnx")
+    files = {name: str(tmp_path / name) for name in ("old.json", "new.json", "small.onnx", "more.onnx", "grown.onnx")}
+    cli(model, "--ratio", "0.5", "--plan", files["old.json"], "-o", files["small.onnx"], "--no-time", "--no-verify")
+    cli(model, "--ratio", "0.25", "--plan", files["new.json"], "-o", files["more.onnx"], "--no-time", "--no-verify")
+    grow = ["--grow-from", files["old.json"], "--trained", files["small.onnx"], "--no-verify"]
+    assert cli("apply", files["new.json"], model, *grow, "-o", files["grown.onnx"]).code == 0
+    x = {"input": np.random.default_rng(0).random((20, 64)).astype(np.float32)}
+    one, other = (local_session(load(files[n])).run(["probabilities"], x)[0] for n in ("small.onnx", "grown.onnx"))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_what_does_not_go_together() -> None:
+    old = plan(0.75)
+    with pytest.raises(InputError, match="grow_from and trained go together"):
+        onnxprune.apply(old, build(NET), grow_from=old)
+    with pytest.raises(InputError, match="in the trained model, and the plan leaves"):
+        onnxprune.apply(old, build(NET), grow_from=old, trained=build(NET), verify=False)
+    with pytest.raises(PlanError, match="does more than to remove channels"):
+        onnxprune.apply(
+            old, build(NET), grow_from=onnxprune.Plan(old.model, permuted={"w": {"0": [0]}}), trained=build(NET)
+        )
