@@ -62,13 +62,13 @@ class Corrected:
             f"{key} left as it was: the layers have {', '.join(map(str, numbers))}, and one number is for all of them"
             for key, numbers in self.unequal.items()
         ]
-        return f"wrote {printable(str(path))}: {'; '.join(said) or 'the same sizes'}"
+        return f"wrote {printable(str(path))}: {'; '.join(said) or 'names and ids'}"
 
 
 def corrected(
     original: Path, pruned: onnx.ModelProto, file: str, new_ids: Mapping[int, int] | None = None
 ) -> list[Corrected]:
-    """The configurations in the folder of a model, for what became of it.
+    """The configurations in the folder of a model that are not true of what became of it, as they should be.
 
     Args:
         original: The file of the model.
@@ -87,7 +87,7 @@ def corrected(
     old, new = _sizes(before), _sizes(after)
     files = original.name, file
     made = (_one(name, data, old, new, files, new_ids or {}) for name, data in given.items())
-    return [one for one in made if one is not None]
+    return [one for one in made if one.unequal or json.loads(one.text) != given[one.name]]
 
 
 def write_corrected(
@@ -132,20 +132,16 @@ def _file_names(data: Any) -> Iterator[Any]:
 
 def _one(
     name: str, data: dict[str, Any], old: Sizes, new: Sizes, files: tuple[str, str], new_ids: Mapping[int, int]
-) -> Corrected | None:
-    """The configuration with the new sizes; None for one that has neither the model's file nor any of its sizes."""
-    changes, unequal, of_model = dict[str, tuple[int, int]](), dict[str, list[int]](), False
+) -> Corrected:
+    changes, unequal = dict[str, tuple[int, int]](), dict[str, list[int]]()
 
     def entry(key: str, value: Any) -> Any:
-        nonlocal of_model
         if key in SPECIAL and new_ids:
-            return [new_ids.get(i, i) for i in value] if isinstance(value, list) else new_ids.get(value, value)
+            return [_new_id(i, new_ids) for i in value] if isinstance(value, list) else _new_id(value, new_ids)
         if (key, value) == ("filename", files[0]):
-            of_model = True
             return files[1]
         kind = next((kind for kind, keys in KEYS.items() if key in keys), "")
         numbers = _numbers(value, old.get(kind, {}), new.get(kind, {}))
-        of_model = of_model or bool(numbers)
         if len(numbers) > 1:
             unequal[key] = numbers
         if len(numbers) != 1:
@@ -160,7 +156,11 @@ def _one(
         return {key: entry(key, value) for key, value in part.items()} if isinstance(part, dict) else part
 
     text = json.dumps(follow(data), indent=2, ensure_ascii=False) + "\n"
-    return Corrected(name, text, changes, unequal) if of_model else None
+    return Corrected(name, text, changes, unequal)
+
+
+def _new_id(value: Any, new_ids: Mapping[int, int]) -> Any:
+    return new_ids.get(value, value) if isinstance(value, int) else value
 
 
 def _numbers(value: Any, old: Mapping[str, int], new: Mapping[str, int]) -> list[int]:

@@ -93,3 +93,11 @@ def test_a_smaller_vocabulary(model: Path) -> None:
     small = onnxprune.cut_vocabulary(model, np.arange(0, 32, 2), remap="outside")
     small.save(model.with_name("small.onnx"))
     assert json.loads(model.with_name("small.genai_config.json").read_text())["model"]["vocab_size"] == 16
+
+
+def test_what_is_still_true_is_not_written(model: Path) -> None:
+    onnxprune.prune(model, 0.5, only=[r"^layers\.\d\.gate\.weight:1$"], **QUICK).save(model.with_name("small.onnx"))
+    assert model.with_name("small.config.json").exists()
+    model.with_name("config.json").write_text('{"hidden_size": 24}')
+    onnxprune.prune(model, 0.5, **QUICK).save(model.with_name("other.onnx"))
+    assert not model.with_name("other.config.json").exists()
