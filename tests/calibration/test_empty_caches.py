@@ -30,6 +30,7 @@ def test_what_texts_lack_is_made_up(kind: str) -> None:
         np.testing.assert_array_equal(feed[name], array)
 
 
+@pytest.mark.slow
 def test_a_decoder_is_calibrated_by_texts_alone(tmp_path: Path) -> None:
     shape = Shape(layers=1)
     onnx.save(decoder(shape, random_weights(shape), "raw"), tmp_path / "m.onnx")

@@ -121,6 +121,7 @@ def test_zeros_where_the_loss_changes_least() -> None:
     assert (kept["taylor"] != kept["l1"]).any() and (kept["fisher"] != kept["l1"]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["2:4", "weights=0.6"])
 def test_what_is_refitted_keeps_the_chosen_zeros(pattern: str) -> None:
     data = dict(np.load(MODELS / "digits_test_flat.npz"))

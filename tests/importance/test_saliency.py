@@ -163,6 +163,7 @@ def _drawn(rows: int, columns: int, seed: int) -> NDArray[np.float64]:
     return np.random.default_rng(seed).standard_normal((rows, columns)) * np.sqrt(2 / rows)
 
 
+@pytest.mark.slow
 def test_trained_weights_do_not_look_untrained() -> None:
     for name in ("sk_mlp", "pt_resnet_folded"):
         found = untrained(load(str(MODELS / f"{name}.onnx")))

@@ -45,6 +45,7 @@ def outputs(model: onnx.ModelProto) -> NDArray[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repair", ["none", "calibrated"])
 def test_channels_come_back_without_effect(repair: str) -> None:
     """A repair may have given a layer a bias that the original lacks: it is taken too."""
@@ -59,6 +60,7 @@ def test_channels_come_back_without_effect(repair: str) -> None:
     assert (np.abs(back).reshape(6, -1).sum(axis=1) > 0).all()  # what makes them is there, so that they can be trained
 
 
+@pytest.mark.slow
 def test_a_repair_puts_them_to_use() -> None:
     old, new = plan(0.75), plan(0.25)
     small = trained(old)

@@ -55,6 +55,7 @@ def test_a_function_that_squares_does_what_mse_does() -> None:
     np.testing.assert_allclose(weights(made[0]), weights(made[1]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_sequences() -> None:
     """Each step shows one class: the labels are the classes that differ from the one before, without blanks."""
     classes = RNG.integers(0, 3, (100, 6))
