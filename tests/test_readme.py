@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import onnxprune
 from onnxprune.cli import recipe
 from onnxprune.cli.prune import prune
 from onnxprune.common.text import percent
+from onnxprune.extensions import metrics, patterns, points
 from tests.support.commands import Cli
 from tests.support.paths import ROOT
 from tools import bounds
@@ -135,7 +137,19 @@ def test_recipe(cli: Cli, clone: Path) -> None:
     assert cli("models/pt_resnet_bn.onnx", "--recipe", "r.toml").code == 0
 
 
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """What an example registers is not there for other tests."""
+    kinds = (points.criteria, points.repairs, points.costs, points.sources, patterns.kinds, metrics.metrics)
+    before = [kind.names() for kind in kinds]
+    yield
+    for kind, names in zip(kinds, before, strict=True):
+        for name in set(kind.names()) - set(names):
+            kind.remove(name)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("block", blocks("python"))
 def test_code_runs(block: str, clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The Python examples run, and print what they say they print."""
