@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,15 @@ def test_colour_on_a_terminal(model: Path, wanted: bool) -> None:
     assert ("\x1b[" in shown) == wanted
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Interrupts are not ignored, as they are in a shell's background jobs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_in_a_finalizer_ends_the_run_at_its_next_step(number: int, kind: type[BaseException]) -> None:
@@ -138,8 +148,18 @@ def test_a_signal_in_a_finalizer_ends_the_run_at_its_next_step(number: int, kind
         show("cleared away")  # once only: what clears away is left to end
 
 
+@pytest.mark.usefixtures("heeded")
 def test_handlers_of_signals_are_put_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with interruptible():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_ignored_interrupts_stay_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

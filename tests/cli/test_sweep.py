@@ -65,13 +65,18 @@ def test_exit_codes(cli: Cli, given: list[str]) -> None:
         assert ended.code == 2 and says in ended.err and not ended.out
 
 
+def heeding_interrupts() -> None:
+    """A shell lets background jobs, and all that they start, ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="there are no such signals elsewhere")
 def test_an_interrupted_command_shows_what_it_has(given: list[str]) -> None:
     """Ctrl-C: the variants so far on stdout and in the folder, and the death that a shell expects."""
     ratios = ",".join(f"0.{n}" for n in range(100, 900, 4))
     command = [sys.executable, "-m", "onnxprune", *given, "--ratio", ratios, "--repair", "none", "-o", "out"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heeding_interrupts)
     end = time.monotonic() + 120
     done = 0
     while done < 2 and time.monotonic() < end:

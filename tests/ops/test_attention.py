@@ -104,7 +104,7 @@ STANDARD = [
     attention("standard, with a past and used caches", GROUPED_PAST,
               THREE + """a0, e, f = Attention <q_num_heads = 6, kv_num_heads = 2> (q, p, r, , c, d)
               m = ReduceMax <keepdims = 1> (e)  n = ReduceMax <keepdims = 1> (m)  sq = Squeeze(n)
-              a = Mul(a0, sq)""" + END, {"w:1": "2 mixing"}, opset=23, ir=11),
+              a = Mul(a0, sq)""" + END, {"w:1": "3 exact"}, opset=23, ir=11),
     attention("standard, with unused scores", PLAIN,
               THREE + "a, , , g = Attention <q_num_heads = 3, kv_num_heads = 3> (q, p, r)" + END, HEADS, opset=23, ir=11),
     attention("standard, with a past, heads on an axis", "float[3,12] w, float[2,3,5,4] c, float[2,3,5,4] d, float[12,2] o",

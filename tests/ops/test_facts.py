@@ -31,13 +31,16 @@ DOMAIN = "my.ops"
 NAMED = {
     "edit/bypass.py": {"Identity", "Sub"},  # nodes that it inserts
     "edit/remove.py": {"Add", "Concat", "Div", "Gather", "Mul"},  # nodes that it inserts
+    "edit/vocabulary.py": {"Add", "Gather"},  # nodes that it inserts
     "gradients/free_constants.py": {"Constant"},
     "gradients/losses.py": {  # nodes that it adds
         "Add", "Exp", "Log", "LogSoftmax", "Max", "Mul", "Neg", "Sub", "Transpose",
     },
     "graph/graph.py": {"Constant"},  # holds a tensor of the model
     "graph/operators.py": set(),
+    "importance/synflow.py": {"Add", "Identity", "Sub"},  # nodes that it puts in the place of others
     "layers/batch_norm.py": {"BatchNormalization"},  # what the whole module is about
+    "losses/label_loss.py": {"Sigmoid"},  # a node that it adds
     "model/anonymize.py": {"Constant"},
     "model/skeleton.py": {"Constant"},
     "model/sparse_initializers.py": {"Constant"},
@@ -45,7 +48,6 @@ NAMED = {
     "repair/interpolation.py": {"Constant"},
     "report/graph_picture.py": {"Shape", "Size"},  # computations of shapes are not drawn
     "sparsity/tensorrt.py": {"Conv", "Gemm", "MatMul"},  # what another product runs sparse
-    "training/label_loss.py": {"Sigmoid"},  # a node that it adds
 }
 """Modules outside of ``ops`` that may name operators, and which.
 
