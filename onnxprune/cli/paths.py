@@ -13,7 +13,9 @@ from onnxprune.model.atomic_write import atomic_write
 SUFFIX = ".onnx"
 
 
-def target(model: str, output: str | None, *others: str, force: bool, kind: str = "pruned") -> Path:
+def target(
+    model: str, output: str | None, *others: str, force: bool, kind: str = "pruned", suffix: str = SUFFIX
+) -> Path:
     """Output path of a model: the named file, else ``MODEL.pruned.onnx`` beside the input.
 
     Args:
@@ -22,12 +24,13 @@ def target(model: str, output: str | None, *others: str, force: bool, kind: str 
         *others: Further files that are read.
         force: Whether a file may be replaced that has a default name.
         kind: What stands for ``pruned`` in its name.
+        suffix: The suffix of files of its kind.
 
     Raises:
         InputError: The folder does not exist, the file is no file or the input, or it exists and `force` does not allow
             replacing it.
     """
-    path = Path(output) if output is not None else default_target(model, kind)
+    path = Path(output) if output is not None else default_target(model, kind, suffix)
     if output is None and not path.parent.is_dir():
         raise InputError(f"{model}: no such file", f"there is no folder {path.parent}")
     writable(path, model, *others)
@@ -36,12 +39,12 @@ def target(model: str, output: str | None, *others: str, force: bool, kind: str 
     return path
 
 
-def default_target(model: str, kind: str = "pruned") -> Path:
+def default_target(model: str, kind: str = "pruned", suffix: str = SUFFIX) -> Path:
     """``MODEL.pruned.onnx`` beside the input."""
     path = Path(model)
     if not path.name:
         raise InputError(f"{model!r} is not the name of a model", "name an .onnx file")
-    return path.with_name(f"{path.name.removesuffix(SUFFIX)}.{kind}{SUFFIX}")
+    return path.with_name(f"{path.name.removesuffix(suffix)}.{kind}{suffix}")
 
 
 def writable(path: Path, *inputs: str) -> None:

@@ -8,8 +8,7 @@ import click
 
 from onnxprune.cli.command import Command, option, say
 from onnxprune.cli.output import print_json
-from onnxprune.cli.paths import read_plan, writable
-from onnxprune.errors import InputError
+from onnxprune.cli.paths import read_plan, target
 
 
 @click.command(cls=Command, forms=["onnxprune slice PLAN CHECKPOINT [options]"])
@@ -36,11 +35,8 @@ def slice(
     CHECKPOINT is .npz, .safetensors, .pt (PyTorch), .h5 or .keras. Tensors have the names of the model's constants, or
     a map says which they are. States of an optimizer and averages of the weights beside them are sliced too.
     """
-    source = Path(checkpoint)
-    path = source.with_name(f"{source.stem}.pruned{source.suffix}") if output is None else Path(output)
-    if output is None and path.exists() and not force:
-        raise InputError(f"{path}: exists already", "--force replaces it, -o FILE names another one")
-    writable(path, checkpoint, plan)
+    reads = [plan, *(name for name in (tensor_map, model) if name is not None)]
+    path = target(checkpoint, output, *reads, force=force, suffix=Path(checkpoint).suffix)
     from onnxprune.planning.checkpoints.slice import slice_checkpoint
     from onnxprune.planning.plan import Plan
 

@@ -203,3 +203,13 @@ def test_the_command(tmp_path: Path, cli: Cli) -> None:
         assert_left(dict(found))
     again = cli("slice", str(tmp_path / "plan.json"), str(tmp_path / "a.npz"))
     assert again.code == 2
+
+
+def test_files_that_the_command_reads_are_not_replaced(tmp_path: Path, cli: Cli) -> None:
+    np.savez(tmp_path / "a.npz", **WEIGHTS)
+    (tmp_path / "plan.json").write_text(PRUNED.plan.to_json())
+    (tmp_path / "map.npz").write_text("{}")
+    files = str(tmp_path / "plan.json"), str(tmp_path / "a.npz")
+    for option in ("--map", "--model"):
+        done = cli("slice", *files, option, str(tmp_path / "map.npz"), "-o", str(tmp_path / "map.npz"))
+        assert done.code == 2 and (tmp_path / "map.npz").read_text() == "{}"
