@@ -41,7 +41,7 @@ class GraphSurgeonGraph(Protocol):
         ...
 
 
-ModelSource = Union[str, "os.PathLike[str]", onnx.ModelProto, GraphSurgeonGraph]
+ModelSource = Union[str, os.PathLike[str], onnx.ModelProto, GraphSurgeonGraph]
 """A model as callers hold it: a path, a `ModelProto`, or a `gs.Graph`."""
 
 
