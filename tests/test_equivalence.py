@@ -64,6 +64,7 @@ def test_removal_equals_masking(data: st.DataObject) -> None:
 AT_ONCE = 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", spread(range(0, 200, AT_ONCE), 20))
 def test_removal_equals_masking_on_seeded_graphs(start: int) -> None:
     pruned = 0

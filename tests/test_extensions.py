@@ -63,6 +63,7 @@ def test_a_function_is_a_criterion() -> None:
     assert as_criterion(outside.power).needs == "moments"  # what was registered is known by its function too
 
 
+@pytest.mark.slow
 def test_a_criterion_that_needs_data() -> None:
     data = outside.noise("200")
     scale = np.ones(16, np.float32)
@@ -92,6 +93,7 @@ def test_scores_of_another_shape_are_refused(made: Any) -> None:
 # --- repairs
 
 
+@pytest.mark.slow
 def test_a_repair_by_name(cli: Cli, tmp_path: Path) -> None:
     """It shifts the mean output back, and is kept, since the outputs come nearer."""
     path, data = outside.saved(tmp_path), outside.noise("300")
@@ -107,6 +109,7 @@ def test_a_repair_by_name(cli: Cli, tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "net.pruned.onnx") == made.proto
 
 
+@pytest.mark.slow
 def test_a_repair_that_makes_it_worse_is_taken_back() -> None:
     data = outside.noise("300")
     plain = onnxprune.prune(outside.net(), 0.5, importance="l2", calib=data, repair="none")
@@ -136,6 +139,7 @@ def test_repairs_are_refused(options: dict[str, Any], said: str) -> None:
 # --- patterns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", spread([{}, {"calib": "noise:300"}, {"calib": "noise:300", "importance": "wanda", "repair": "none"},
                                          {"calib": "noise:300", "importance": "sparsegpt"}]))  # fmt: skip
 def test_a_pattern_by_name(cli: Cli, tmp_path: Path, data: dict[str, str]) -> None:
@@ -153,6 +157,7 @@ def test_a_pattern_by_name(cli: Cli, tmp_path: Path, data: dict[str, str]) -> No
     assert onnx.load(tmp_path / "net.pruned.onnx") == made.proto
 
 
+@pytest.mark.slow
 def test_an_object_is_a_pattern() -> None:
     by_text, by_object = (onnxprune.prune(outside.net(), pattern=p) for p in ("rows=0.25", outside.Rows(0.25)))
     assert by_text.proto == by_object.proto
@@ -163,11 +168,13 @@ def test_an_object_is_a_pattern() -> None:
 # --- sources and registries
 
 
+@pytest.mark.slow
 def test_a_source_by_name() -> None:
     by_name, by_data = (onnxprune.prune(outside.net(), 0.5, calib=c).proto for c in ("noise:100", outside.noise("100")))
     assert by_name == by_data
 
 
+@pytest.mark.slow
 def test_a_source_in_a_recipe(cli: Cli, tmp_path: Path) -> None:
     """A recipe runs no code that it names, but a source has been registered by the user."""
     path, recipe = outside.saved(tmp_path), tmp_path / "r.toml"

@@ -51,6 +51,7 @@ def weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -78,6 +79,7 @@ def test_a_pattern_holds_whatever_the_criterion() -> None:
     assert (np.abs(before)[after != 0].mean()) < np.abs(before)[after == 0].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repair", ["none", "calibrated"])
 def test_elements_are_chosen_by_inputs(repair: str) -> None:
     made = onnxprune.prune(
@@ -117,6 +119,7 @@ def test_one_name_for_channels_and_zeros(cli: Cli, tmp_path: Path) -> None:
     assert ended.code == 0 and onnx.load(tmp_path / "net.pruned.onnx") == made.proto  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_function_is_known_by_its_name() -> None:
     by_name, by_function = (
         onnxprune.prune(outside.net(), pattern="2:4", importance=i, repair="none").proto

@@ -16,6 +16,7 @@ FOLDER = MODELS / "language"
 MODEL, TEST = FOLDER / "decoder.onnx", np.load(FOLDER / "test.npz")["input_ids"]
 
 
+@pytest.mark.slow
 def test_files() -> None:
     """Valid and small; the data are what their generator makes."""
     assert MODEL.stat().st_size < 1_000_000
@@ -25,6 +26,7 @@ def test_files() -> None:
     np.testing.assert_array_equal(np.load(FOLDER / "calib.npz")["input_ids"], samples(384, seed=2))
 
 
+@pytest.mark.slow
 def test_perplexity() -> None:
     assert perplexity(onnx.load(MODEL), TEST) == pytest.approx(1.962, abs=1e-3)
 

@@ -60,6 +60,7 @@ def test_interface(entry: dict[str, Any]) -> None:
     assert entry["output"] in [o.name for o in graph.output]
 
 
+@pytest.mark.slow
 @each_model
 def test_accuracy(entry: dict[str, Any]) -> None:
     """The stated accuracy on the held-out samples is reproduced, in batches of any size."""

@@ -174,6 +174,7 @@ def test_plan_and_report_are_plain_values() -> None:
     assert onnxprune.Report.from_dict(result.report.to_dict()) == result.report
 
 
+@pytest.mark.slow
 def test_options_in_one_object() -> None:
     """Every function that takes options takes an `Options` too, with the same result, and not both."""
     model, asked = MODELS / "sk_mlp.onnx", {"importance": "fpgm", "min_channels": 3, "seed": 2, "repair": "none"}

@@ -80,6 +80,7 @@ def test_removal_equals_masking(name: str, kind: str) -> None:
     assert moved > missed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", by_hand())
 def test_fused_graphs(name: str) -> None:
     model = by_hand()[name]
@@ -144,6 +145,7 @@ def test_dynamic_quantisation_of_fused_attention() -> None:
     assert missed < moved / 20
 
 
+@pytest.mark.slow
 def test_masked_weights_are_zero_points() -> None:
     """What the oracle masks is what would be removed, and nothing else."""
     model = variant("pt_resnet_folded", "qdq-channel")

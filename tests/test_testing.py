@@ -163,6 +163,7 @@ def test_the_verb(cli: Cli, model: Path) -> None:
     assert data["equivalent"] is True and data["drift"]["y"]["rel_rms"] <= data["tolerance"] == 1e-4
 
 
+@pytest.mark.slow
 def test_the_verb_sees_what_is_wrong(cli: Cli, model: Path) -> None:
     folder = model.parent
     plan, pruned = folder / "p.json", folder / "net.pruned.onnx"

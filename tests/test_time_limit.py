@@ -59,6 +59,7 @@ def a_model_that_does_not_end() -> None:
 WORK = [busy, swallows_errors, arithmetic, a_model_that_does_not_end]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", WORK)
 def test_whatever_runs_is_ended(work: Callable[[], None]) -> None:
     warm_up()
@@ -68,6 +69,7 @@ def test_whatever_runs_is_ended(work: Callable[[], None]) -> None:
     assert time.monotonic() - start < 8
 
 
+@pytest.mark.slow
 def test_a_thread_is_ended_by_its_own_limit() -> None:
     """The limit is that of the thread that runs, not of the main one."""
     ended: list[object] = []
@@ -94,6 +96,7 @@ def test_a_block_that_ends_late_has_reached_its_limit(monkeypatch: pytest.Monkey
         assert remaining() == float("inf")
 
 
+@pytest.mark.slow
 def test_nothing_arrives_after_the_block() -> None:
     """Many blocks that end at about the time of their limit: an exception belongs to its block."""
     for i in range(200):
@@ -103,6 +106,7 @@ def test_nothing_arrives_after_the_block() -> None:
     time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outer", "inner", "said"), [(0.2, 60, "0.2 s"), (60, 0.2, "0.2 s")])
 def test_the_earlier_limit_counts(outer: float, inner: float, said: str) -> None:
     with pytest.raises(TimeLimitError, match=said), time_limit(outer), time_limit(inner):
@@ -110,6 +114,7 @@ def test_the_earlier_limit_counts(outer: float, inner: float, said: str) -> None
         busy()
 
 
+@pytest.mark.slow
 def test_an_exception_that_python_drops_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "AGAIN", 0.1)
     with pytest.raises(TimeLimitError), time_limit(0.1):
@@ -131,6 +136,7 @@ def test_the_command_writes_nothing(cli: Cli, model: Path, kept: bytes | None) -
     assert contents(model.parent) == before
 
 
+@pytest.mark.slow
 def test_applying_a_plan_has_a_limit_too(cli: Cli, model: Path) -> None:
     plan, output = model.parent / "p.json", model.parent / "out.onnx"
     assert cli(model, "--ratio", 0.5, "--repair", "none", "--no-time", "--plan", plan, "-o", output).code == 0
@@ -143,6 +149,7 @@ def test_applying_a_plan_has_a_limit_too(cli: Cli, model: Path) -> None:
         onnxprune.apply(onnxprune.Plan.from_json(plan.read_text()), tiny(), time_limit=1e-6)
 
 
+@pytest.mark.slow
 def test_enough_time_changes_nothing() -> None:
     limited_, free = (
         onnxprune.prune(tiny(), 0.5, repair="none", time=False, time_limit=limit) for limit in (600, None)
@@ -160,6 +167,7 @@ def test_python_raises() -> None:
             act()
 
 
+@pytest.mark.slow
 def test_a_thread_that_is_being_started_is_not_ended_in_place_of_its_starter() -> None:
     """Its starter would wait for it without end."""
     for _ in range(20):

@@ -101,6 +101,7 @@ def calls_of_option() -> Iterator[tuple[str, Any]]:
                     yield name.value, given_
 
 
+@pytest.mark.slow
 def test_named_options_are_there() -> None:
     """Each option that a message names is one, in Python and on the command line."""
     found = set(calls_of_option())

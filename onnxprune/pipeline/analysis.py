@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Union
+from typing import Any, Protocol
 
 import onnx
 
@@ -41,7 +41,7 @@ class GraphSurgeonGraph(Protocol):
         ...
 
 
-ModelSource = Union[str, os.PathLike[str], onnx.ModelProto, GraphSurgeonGraph]
+ModelSource = str | os.PathLike[str] | onnx.ModelProto | GraphSurgeonGraph
 """A model as callers hold it: a path, a `ModelProto`, or a `gs.Graph`."""
 
 

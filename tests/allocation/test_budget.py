@@ -86,6 +86,7 @@ def test_rounding_is_honoured() -> None:
     assert found.removed == [8]  # 5 are too few; 12 stay after 4, 8 after 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["0.6", "60k", "x", "-1", "0"])
 def test_targets(target: str) -> None:
     """Fractions are of what there is, larger numbers and units are amounts; the rest is refused."""
@@ -101,6 +102,7 @@ def test_targets(target: str) -> None:
     assert report.targets["params"].left == report.params.after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["params", "macs", "bytes"])
 def test_a_budget_is_met_to_within_a_unit(kind: str) -> None:
     report = onnxprune.prune(MODELS / "pt_resnet_bn.onnx", target={kind: 0.5}, verify=False, repair="none").report

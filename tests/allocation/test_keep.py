@@ -78,6 +78,7 @@ def test_the_number_of_channels_is_rounded_and_bounded_as_any_other() -> None:
     assert kept(keep={"^w3:1$": 0.01}, min_channels=7)["w3:1"] == 7
 
 
+@pytest.mark.slow
 def test_a_plan_of_the_same_options_takes_the_same() -> None:
     """And so do the options of the report, as a recipe has them."""
     made = onnxprune.prune(model(), 0.5, keep={"w2": 0.8}, repair="none")

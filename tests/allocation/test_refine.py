@@ -62,6 +62,7 @@ def allocated(seed: int) -> tuple[float, float]:
     return damage_of(curves, np.array(found.removed)), best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_allocations_are_near_the_optimum(count: int) -> None:
     """Of many problems with steps nearly all are solved, and what the others miss is little."""
@@ -72,6 +73,7 @@ def test_allocations_are_near_the_optimum(count: int) -> None:
     assert (found <= 1.5 * best + 1e-9).all()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6))
 def test_refining_never_makes_worse(seed: int) -> None:
     curves, units, cost, limit = problem(seed)

@@ -58,6 +58,7 @@ def pruned(text: str, round_to: int, ratio: float = 0.5) -> onnxprune.Result:
     return onnxprune.prune(build(text, constants=CONSTANTS), ratio, round_to=round_to, importance="l2", repair="none")
 
 
+@pytest.mark.slow
 def test_a_unit_of_several_channels_counts_as_so_many() -> None:
     """Eight units of four channels each: two of them are eight channels, and any number at four."""
     made = shapes(pruned(GROUPED, 8, 0.7).proto)

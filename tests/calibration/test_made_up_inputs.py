@@ -19,6 +19,7 @@ from onnxprune.model.model import Model, load
 from tests.support.paths import MODELS
 
 
+@pytest.mark.slow
 def test_pictures_have_the_spectrum_of_natural_images() -> None:
     made = pictures(np.random.default_rng(0), 64, 3, 64, 64)
     assert made.shape == (64, 3, 64, 64) and made.min() >= 0 and made.max() <= 1
@@ -77,6 +78,7 @@ def test_sounds_of_many_samples_do_not_cost_one_tone_a_sample(monkeypatch: pytes
     assert asked and set(asked) == {(1, 1, 4000)}
 
 
+@pytest.mark.slow
 def test_the_range_is_the_most_plausible_of_all_though_most_are_tried_on_few_samples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -136,6 +136,7 @@ def test_layers_with_constant_inputs_are_repaired(how: dict[str, Any], rng: np.r
     assert made.report.verified and "r" in {r.layer for r in made.report.repair}
 
 
+@pytest.mark.slow
 def test_zeros_without_any_observed_layer(rng: np.random.Generator) -> None:
     """A weight with several readers belongs to no layer."""
     model = net(rng, "a = MatMul (x, w) b = Relu (a) y = MatMul (b, w)", "N,8", w=(8, 8))

@@ -57,6 +57,7 @@ def test_defaults_are_those_of_python() -> None:
     assert nothing_given() == Options.of(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, p in PARAMS.items() if not p.hidden])
 def test_help_tells_the_default(name: str) -> None:
     """Where there is one that a number or a word says."""

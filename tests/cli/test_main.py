@@ -291,6 +291,7 @@ def test_help(arguments: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch) -
         assert shown.count("\n") + 1 == len([p for p in visible if p.opts[-1].startswith("-")])
 
 
+@pytest.mark.slow
 def test_help_loads_nothing_heavy() -> None:
     """Help answers without onnx, onnxruntime, numpy or rich."""
     code = (

@@ -89,6 +89,7 @@ def test_a_file_that_holds_something_else_stays(cli: Cli, tmp_path: Path) -> Non
     assert ended.code == 2
 
 
+@pytest.mark.slow
 def test_targets_of_latency_are_checked(cli: Cli, tmp_path: Path) -> None:
     for words, message in (
         (["--target", "latency=4"], "has no unit"),

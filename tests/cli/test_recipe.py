@@ -80,6 +80,7 @@ def test_files_are_found_from_the_folder_of_the_recipe(
     )
 
 
+@pytest.mark.slow
 def test_a_report_is_a_recipe(tmp_path: Path, cli: Cli, model: Path) -> None:
     """A whole report, as ``--json`` prints it, repeats its run."""
     arguments = ["--importance", "random", "--seed", 5, "--repair", "none", "--no-time"]

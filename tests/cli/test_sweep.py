@@ -27,6 +27,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["sweep", "net.onnx", "--calib", "data.npz", "--no-time"]
 
 
+@pytest.mark.slow
 def test_table_files_and_page(cli: Cli, given: list[str]) -> None:
     """A row a variant everywhere, no line longer than 80 columns, and JSON that is what the file holds."""
     words = [*given, "--ratio", "0.25,0.5", "--target", "macs=0.4", "--importance", "obs,l2", "--repair-samples", "64"]
@@ -48,6 +49,7 @@ def test_table_files_and_page(cli: Cli, given: list[str]) -> None:
     assert told == {key: value for key, value in written.items() if key != "others"}
 
 
+@pytest.mark.slow
 def test_exit_codes(cli: Cli, given: list[str]) -> None:
     """A target that is missed is 1; 5 where no variant is within the gates, and 0 where one is; 2 for bad input."""
     assert cli(*given, "--target", "params=0.000001,0.5").code == 1

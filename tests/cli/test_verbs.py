@@ -161,6 +161,7 @@ def test_inspect_mixing(cli: Cli) -> None:
     assert any("LayerNormalization" in reason for g in mixing for reason in g["pinned"])
 
 
+@pytest.mark.slow
 def test_ops(cli: Cli) -> None:
     """The operators with a rule, each with a line on how it is treated."""
     listed = json.loads(cli("ops", "--json").out)["operators"]

@@ -56,6 +56,7 @@ def model_of(name: str) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", spread([0.7, 0.5]))
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_met_is_counted(name: str, share: float) -> None:
@@ -78,6 +79,7 @@ def test_inputs_that_are_too_short_have_no_macs() -> None:
         onnxprune.prune(model, target={"macs": 0.5}, input_shapes={"x": (1, 1, 8)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", spread([True, False]))
 def test_free_lengths_are_guessed_longer_until_a_model_runs(run: bool) -> None:
     """A window of 400 samples: of 8 samples nothing is left, and a target would be met by counting nothing."""

@@ -49,6 +49,7 @@ def widths(proto: onnx.ModelProto) -> int:
     return sum(int(t.dims[1]) for t in proto.graph.initializer)
 
 
+@pytest.mark.slow
 def test_it_is_met_by_what_the_result_costs() -> None:
     assert widths(model()) == 64 + 32 + 4
     target = onnxprune.prune(model(), target={"activations": 0.6}, repair="none")
@@ -138,6 +139,7 @@ def test_a_factory_is_a_target() -> None:
     assert json.loads(unknown.report.to_json())["options"]["target"] == {"Units": 70, "params": 0.9}
 
 
+@pytest.mark.slow
 def test_a_factory_is_a_target_of_steps_and_of_a_search() -> None:
     """Their intermediate targets are of the same cost."""
     data = {"x": np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)}

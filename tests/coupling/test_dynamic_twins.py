@@ -205,6 +205,7 @@ def in_body(model: onnx.ModelProto) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("idiom", spread(IDIOMS, 4))
 def test_twins_in_a_body_have_the_same_groups(idiom: str) -> None:
     """Equations of lengths that only a body has hold there, whether it runs or not."""

@@ -66,6 +66,7 @@ def test_nodes_are_those_that_read_what_is_sliced_in_order() -> None:
     assert (first.nodes, second.nodes) == (["/block/a", "/block/b", "/block/d"], ["/block/d", "/block/y"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.onnx")), ids=lambda p: p.stem)
 def test_names_of_exported_models_say_something(path: object) -> None:
     """Of PyTorch's two exporters, Keras and scikit-learn: what is open to pruning has a name of a person or a node."""

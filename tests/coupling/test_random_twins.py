@@ -61,6 +61,7 @@ def test_a_free_batch_costs_nothing(start: int) -> None:
     assert compared > AT_ONCE / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", SEEDS)
 def test_what_goes_is_right_at_every_batch(start: int) -> None:
     pruned_models = 0

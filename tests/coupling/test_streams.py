@@ -88,6 +88,7 @@ def test_what_is_all_that_is_open_is_pruned() -> None:
     assert kept(report)["e:1"] == 4 and not report.notes
 
 
+@pytest.mark.slow
 def test_measured_damage_decides() -> None:
     """With data and a target the curves say what goes, of the stream too."""
     ids = np.random.default_rng(1).integers(0, 7, (64, 5))

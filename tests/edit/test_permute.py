@@ -34,6 +34,7 @@ from tests.test_equivalence import feeds_of, finite
 PATHS = sorted(MODELS.glob("*.onnx"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 def test_permuted_trained_models_are_equivalent(path: Path) -> None:
     model = onnx.load(path)
@@ -125,6 +126,7 @@ def test_constants_follow_the_order_of_elements() -> None:
     np.testing.assert_array_equal(new["u"], old["u"][:, order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pt_resnet_bn", "pt_mobilenet", "pt_bilstm", "pt_transformer"])
 def test_permutation_and_removal_commute(name: str) -> None:
     """Permuting the original like the pruned model and then removing gives the pruned model."""

@@ -125,6 +125,7 @@ def test_special_words_stay(tmp_path: Path) -> None:
     assert small.kept.tolist() == [1, 4, 28, 29, 30, 31] and small.report.unknown == 4
 
 
+@pytest.mark.slow
 def test_the_command_writes_model_and_map(cli: Cli, tmp_path: Path) -> None:
     model, out = tmp_path / "m.onnx", tmp_path / "small.onnx"
     onnx.save(words(), model)

@@ -40,6 +40,7 @@ def gradients(op: str, direction: str, arrays: dict[str, NDArray[Any]], x: Any, 
     return dict(zip(names, found, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["LSTM", "GRU"])
 def test_directions(op: str) -> None:
     """Backwards is forwards with the time turned round; both directions are one beside the other."""

@@ -326,6 +326,7 @@ def feeds_of(model: onnx.ModelProto, made: GradientModel) -> dict[str, np.ndarra
     return feeds | {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name in wanted}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", spread(ROWS), ids=lambda row: row.name)
 def test_rule(row: Row) -> None:
     model = row.model("double")

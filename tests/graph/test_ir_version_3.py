@@ -39,6 +39,7 @@ def model(text: str, ir_version: int, *, constants: bool = False) -> onnx.ModelP
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constants", [False, True])
 @pytest.mark.parametrize("text", [FLOAT, QUANTISED])
 def test_weights_that_are_no_inputs_are_pruned(text: str, constants: bool) -> None:

@@ -51,6 +51,7 @@ def test_shapes(text: str, constants: dict[str, object], value: str, expected: l
     assert inferred(model)[value] == expected
 
 
+@pytest.mark.slow
 def test_shapes_agree_with_a_run() -> None:
     """Every length that is told is the one that the run has."""
     told = 0

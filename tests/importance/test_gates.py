@@ -47,6 +47,7 @@ def scaled(model: Model, unit: int, factor: float) -> Model:
     return changed
 
 
+@pytest.mark.slow
 def test_derivatives_of_gates_are_those_of_the_loss() -> None:
     model = load(build(NET))
     coupling = analyze(Graph(model.proto))
@@ -88,6 +89,7 @@ def _without(unit: int, shape: tuple[int, ...]) -> NDArray[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_labels_matter_and_drawn_ones_follow_the_seed() -> None:
     analysis = onnxprune.analyze(build(NET))
 
@@ -109,6 +111,7 @@ def test_means_of_elements() -> None:
     np.testing.assert_allclose(means.square, np.mean(np.square(every), axis=0), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_zeros_where_the_loss_changes_least() -> None:
     data, kept = {"x": X, "labels": LABELS}, {}
     for name in ("taylor", "fisher", "l1"):

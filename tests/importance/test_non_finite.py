@@ -60,6 +60,7 @@ def test_they_count_as_zero_in_scores(criterion: str, value: float) -> None:
 AMOUNTS: list[dict[str, Any]] = [{"ratio": 0.5}, {"ratio": 0.5, "global_ranking": True}, {"target": {"params": 0.6}}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("amount", "criterion"), spread(itertools.product(AMOUNTS, ALL)))
 def test_whatever_ranks_them_something_goes(amount: dict[str, Any], criterion: str) -> None:
     """The request is met, as without the mask."""
@@ -69,6 +70,7 @@ def test_whatever_ranks_them_something_goes(amount: dict[str, Any], criterion: s
     assert all(target.met for target in result.report.targets.values()) and result.report.verified
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "importance", "repair"),
     spread(itertools.product(["weights=0.5", "2:4", "4x1=0.5"], ["l2", "wanda", "obs"], ["none", "calibrated"])),
@@ -94,6 +96,7 @@ def test_ranks_across_weights_are_those_of_the_others() -> None:
     assert broken["v"][5, 7] == np.inf
 
 
+@pytest.mark.slow
 def test_a_layer_that_holds_one_is_not_fitted() -> None:
     """It keeps every weight that is left of it; those around it are fitted to finite samples, where there are any."""
     model = net(u={(0, 2): np.inf}, **MASKED)
@@ -104,6 +107,7 @@ def test_a_layer_that_holds_one_is_not_fitted() -> None:
     assert np.array_equal(weights(result.proto)["u"], weights(model)["u"][kept])
 
 
+@pytest.mark.slow
 def test_a_mask_does_not_keep_layers_from_being_fitted() -> None:
     model = net(**MASKED)
     plain, refitted = (

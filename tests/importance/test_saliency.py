@@ -62,6 +62,7 @@ def gradient(model: Model) -> dict[str, NDArray[np.float64]]:
     return found
 
 
+@pytest.mark.slow
 def test_snip_is_what_the_loss_depends_on() -> None:
     model = load(build(NET))
     found, expected = snip(model, weights(model), DATA), gradient(model)
@@ -136,6 +137,7 @@ def test_ranks_are_asked_for_anew() -> None:
     assert first.tolist() == [0.25, 0.75] and second.tolist() == [0.5, 1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importance", ["snip", "grasp", "synflow"])
 @pytest.mark.parametrize("pattern", ["channels", "weights"])
 def test_channels_and_zeros_of_an_untrained_model(importance: str, pattern: str) -> None:

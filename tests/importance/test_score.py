@@ -136,6 +136,7 @@ def test_random_scores_follow_the_seed(analysis: onnxprune.Analysis) -> None:
     assert not np.array_equal(scores(analysis, "random", seed=3), scores(analysis, "random", seed=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "criterion", [c for c in criteria.names() if criteria.get(c).needs == "weights" and c != "random"]
 )

@@ -35,6 +35,7 @@ def net() -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
     return model, weights[0], weights[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", [2**20, 5000])
 def test_error_of_a_change(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
     """Squared error over variance; of long outputs a sample with every feature is compared."""

@@ -19,6 +19,7 @@ def mean_and_square(drawn: DrawnLabels, value: Floats) -> tuple[Floats, Floats]:
     return found.mean(axis=0), np.square(found).mean(axis=0)
 
 
+@pytest.mark.slow
 def test_classes_are_drawn_by_their_probability() -> None:
     """The mean gradient is zero, and its square the diagonal of the Fisher information, p (1 - p)."""
     p = np.array([[0.5, 0.3, 0.15, 0.05]])
@@ -27,6 +28,7 @@ def test_classes_are_drawn_by_their_probability() -> None:
     np.testing.assert_allclose(square, p * (1 - p), atol=0.02)
 
 
+@pytest.mark.slow
 def test_probabilities_that_stand_alone() -> None:
     p = np.array([[0.5, 0.2]])
     mean, square = mean_and_square(DrawnLabels([Component("y", Postprocessing.SIGMOID)], [], 0), p)
@@ -34,6 +36,7 @@ def test_probabilities_that_stand_alone() -> None:
     np.testing.assert_allclose(square, 1 / (p * (1 - p)), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_quantities_count_by_their_variance() -> None:
     outputs = [[np.array([[x, x, -x, -x]])] for x in (-2.0, 2.0)]
     mean, square = mean_and_square(DrawnLabels([Component("y")], outputs, 0), np.zeros((1, 4)))

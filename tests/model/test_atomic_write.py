@@ -89,6 +89,7 @@ def test_only_drafts_of_dead_processes_are_removed(tmp_path: Path) -> None:
     assert list(contents(tmp_path)) == ["net.onnx"]
 
 
+@pytest.mark.slow
 def test_concurrent_runs_may_write_to_one_name(two: tuple[Path, Path], tmp_path: Path) -> None:
     """The model of the last run exists with its data file, and no other files; locks belong to open files."""
     target = tmp_path / "out" / "net.onnx"
@@ -159,6 +160,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk(cli: Cli, small_disk: Path, tmp_path: Path) -> None:
     """If the new model does not fit on the disk beside the old one, an error is raised and the old one is kept."""
     source = external(tmp_path, width=64, layers=8)  # 128 kB

@@ -292,6 +292,7 @@ def test_external_tensors_become_sparse_in_the_model_file(tmp_path: Path) -> Non
     assert data.stat().st_size == rest.nbytes
 
 
+@pytest.mark.slow
 def test_command_line(cli: Cli, model: Path) -> None:
     ended = cli(model, "--pattern", "weights=0.9", "--sparse-storage")
     assert ended.code == 0

@@ -66,6 +66,7 @@ def test_stretches_are_runs_of_consecutive_indices() -> None:
     assert stretches(np.array([], dtype=int)) == []
 
 
+@pytest.mark.slow
 def test_pruned_weights_in_data_files_are_made_when_they_are_read(tmp_path: Path) -> None:
     """The same model comes out as of one file; meanwhile no weight is held."""
     width = 512
@@ -83,6 +84,7 @@ def test_pruned_weights_in_data_files_are_made_when_they_are_read(tmp_path: Path
     assert [t.raw_data for t in found.proto.graph.initializer] == [t.raw_data for t in wanted.proto.graph.initializer]
 
 
+@pytest.mark.slow
 def test_a_streamed_model_is_equivalent_to_the_masked_original(tmp_path: Path) -> None:
     path = external(tmp_path, width=512, layers=3)
     assert_equivalent(path, onnxprune.prune(path, ratio=0.3, repair="none"))

@@ -55,6 +55,7 @@ def test_what_has_no_row_is_pinned() -> None:
     assert not carried, f"no model in tests/ops has {', '.join(carried)}"
 
 
+@pytest.mark.slow
 def test_most_operators_are_judged_by_the_oracle() -> None:
     """Rows are run in onnxruntime and compared with the masked original."""
     standard = {key for key in registered() if key[0] == ""}

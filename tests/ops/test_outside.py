@@ -86,6 +86,7 @@ def test_it_is_pruned_and_the_call_stays() -> None:
     assert [n.op_type for n in result.proto.graph.node].count("Tripled") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tripled")
 def test_it_counts_and_is_found_by_a_target() -> None:
     assert measure(load(model())).macs == 16 * 32 + 2 * 32 * 32 + 32 * 4
@@ -111,6 +112,7 @@ def test_its_weights_take_a_pattern() -> None:
         assert ((stored[name].reshape(8, 4, 32) == 0).sum(axis=1) == 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tripled")
 def test_it_is_refitted() -> None:
     """A layer of it is fitted to what the original made, which lowers the error of the outputs."""
@@ -134,6 +136,7 @@ def faulty(node: Node, *rest: object) -> object:
     return node.no_such_attribute  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tripled")
 @pytest.mark.parametrize(
     ("declare", "options"),

@@ -35,6 +35,7 @@ def heads_of(model: onnx.ModelProto) -> list[tuple[int, int]]:
     return [(a["num_heads"], a["kv_num_heads"]) for a in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["raw", "fused", "packed"])
 @pytest.mark.parametrize(("heads", "keys"), [(8, 2), (4, 1), (6, 2)])
 def test_as_many_queries_of_each_key_go(kind: str, heads: int, keys: int) -> None:
@@ -52,6 +53,7 @@ def test_as_many_queries_of_each_key_go(kind: str, heads: int, keys: int) -> Non
     np.testing.assert_allclose(steps, whole, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_where_caches_may_shrink_key_heads_go_with_their_queries() -> None:
     shape = Shape(heads=6, keys=3)
     model = decoder(shape, random_weights(shape), "fused")

@@ -51,6 +51,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", spread(CASES, 4), ids=lambda c: c.name)
 def test_layers(case: Case) -> None:
     check(case)

@@ -103,6 +103,7 @@ def test_every_option_is_drawn() -> None:
     assert set(VALUES) == set(inspect.signature(Options.of).parameters)
 
 
+@pytest.mark.slow
 @given(options())
 def test_to_json_and_back(asked: Options) -> None:
     stored = json.loads(json.dumps(asked.to_dict(), allow_nan=False))
@@ -189,6 +190,7 @@ def of_recipe(path: Path) -> Options:
         return parsing.options(context)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(options())
 def test_a_recipe_of_stored_options(tmp_path: Path, asked: Options) -> None:

@@ -46,6 +46,7 @@ def other_checkpoint() -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.slow
 def test_a_plan_with_data_gives_what_the_run_gave() -> None:
     """Byte for byte on the model that it was made of, repair included."""
     made = onnxprune.prune(classifier(), 0.5, calib=DATA, time=False)
@@ -70,6 +71,7 @@ def test_another_checkpoint_is_repaired() -> None:
     assert top1(bare.proto) < 0.8 < 0.93 < top1(repaired.proto)
 
 
+@pytest.mark.slow
 def test_a_plan_edited_by_hand_is_repaired_and_reported_as_it_is() -> None:
     """Two channels are taken back in all that they slice: the report tells of the others, and repair makes up for them."""
     made = pruned(0.75)
@@ -91,6 +93,7 @@ def test_a_plan_edited_by_hand_is_repaired_and_reported_as_it_is() -> None:
         onnxprune.apply(onnxprune.Plan.from_json(json.dumps(data)), classifier(), calib=DATA)
 
 
+@pytest.mark.slow
 def test_labels_are_measured() -> None:
     plan = pruned().plan
     report = onnxprune.apply(plan, classifier(), calib=samples(), metric="auc").report
@@ -100,6 +103,7 @@ def test_labels_are_measured() -> None:
     assert report.repair is None and not any("repaired" in line for line in report.warnings)  # none was asked for
 
 
+@pytest.mark.slow
 def test_a_plan_without_channels_needs_no_repair() -> None:
     """Zeros are said to be as they are; a plan that changes nothing says nothing."""
     zeros = onnxprune.prune(classifier(), pattern="weights=0.5", calib=DATA, time=False).plan

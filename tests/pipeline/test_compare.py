@@ -106,6 +106,7 @@ def test_what_a_plan_took_of_outputs() -> None:
     assert report.models[1].drift["probabilities"].rel_rms is not None
 
 
+@pytest.mark.slow
 def test_the_command_line(cli: Cli, model: Path, tmp_path: Path) -> None:
     assert cli(model, "--ratio", 0.5, "--repair", "none", "--quiet").code == 0
     pruned = model.parent / "net.pruned.onnx"

@@ -40,6 +40,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_query_heads_and_inner_width(model: Path) -> None:
     """Only what changed is another number; the rest of the file is as it was."""
     out = model.parent / "out"
@@ -54,6 +55,7 @@ def test_query_heads_and_inner_width(model: Path) -> None:
     assert f"wrote {out / 'genai_config.json'}: num_attention_heads 8 -> 4" in result.report.notes
 
 
+@pytest.mark.slow
 def test_width_and_key_heads(model: Path) -> None:
     out = model.parent / "out"
     out.mkdir()
@@ -65,6 +67,7 @@ def test_width_and_key_heads(model: Path) -> None:
     assert (told["num_attention_heads"], told["num_key_value_heads"], told["head_size"]) in ((4, 2, 16), (4, 4, 16))
 
 
+@pytest.mark.slow
 def test_files_beside_the_original_stay(model: Path) -> None:
     before = {p.name: p.read_bytes() for p in model.parent.iterdir()}
     onnxprune.prune(model, 0.5, **QUICK).save(model.with_name("small.onnx"))
@@ -72,6 +75,7 @@ def test_files_beside_the_original_stay(model: Path) -> None:
     assert (model.parent / "small.genai_config.json").exists()
 
 
+@pytest.mark.slow
 def test_configurations_of_other_things_are_left_alone(model: Path) -> None:
     """What says nothing of the model is not the model's."""
     model.with_name("genai_config.json").unlink()
@@ -81,6 +85,7 @@ def test_configurations_of_other_things_are_left_alone(model: Path) -> None:
     assert {p.name for p in model.parent.iterdir()} == before | {"small.onnx"}
 
 
+@pytest.mark.slow
 def test_layers_of_several_sizes_are_named(model: Path) -> None:
     """No number is true of all layers."""
     result = onnxprune.prune(model, 0.5, only=[r"^layers\.0\.gate\.weight:1$"], **QUICK)
@@ -89,12 +94,14 @@ def test_layers_of_several_sizes_are_named(model: Path) -> None:
     assert any("intermediate_size left as it was: the layers have 20, 40" in note for note in result.report.notes)
 
 
+@pytest.mark.slow
 def test_a_smaller_vocabulary(model: Path) -> None:
     small = onnxprune.cut_vocabulary(model, np.arange(0, 32, 2), remap="outside")
     small.save(model.with_name("small.onnx"))
     assert json.loads(model.with_name("small.genai_config.json").read_text())["model"]["vocab_size"] == 16
 
 
+@pytest.mark.slow
 def test_what_is_still_true_is_not_written(model: Path) -> None:
     onnxprune.prune(model, 0.5, only=[r"^layers\.\d\.gate\.weight:1$"], **QUICK).save(model.with_name("small.onnx"))
     assert model.with_name("small.config.json").exists()

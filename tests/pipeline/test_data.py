@@ -92,6 +92,7 @@ def test_synthetic_samples_are_joined_where_that_changes_nothing(text: str, size
     assert {len(feeds["x"]) for feeds in synthetic(model(text), 40)} == sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", spread(["H,W", "32,32"]))
 def test_activations_of_synthetic_batches_are_bounded(lengths: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention over pixels: of 64 x 64 ones a sample makes 2**24 products, of 32 x 32 ones 2**20."""
@@ -162,6 +163,7 @@ def test_a_model_with_a_large_batch_is_not_refused_for_a_default() -> None:
     assert split is not None and split.fit.count == 2000
 
 
+@pytest.mark.slow
 def test_the_report_says_that_samples_were_cut() -> None:
     rows = np.random.default_rng(0).random((1100, 64)).astype("f")
     report = onnxprune.prune(MODELS / "sk_mlp.onnx", 0.2, calib={"input": rows}, repair="none", time=False).report

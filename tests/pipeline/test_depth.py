@@ -77,6 +77,7 @@ def test_a_plan_repeats_it() -> None:
     assert onnxprune.plan(onnxprune.analyze(RESNET), 0.25, depth=1, repair="none").depth == plan.depth
 
 
+@pytest.mark.slow
 def test_a_plan_for_another_model_is_refused() -> None:
     plan = onnxprune.prune(RESNET, depth=1, repair="none", **QUICK).plan
     with pytest.raises(PlanError, match="the model has no such sum"):

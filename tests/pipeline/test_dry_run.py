@@ -20,6 +20,7 @@ from tests.support.lanes import spread
 DATA: dict[str, Any] = {"calib": samples(60, labelled=False)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     spread(

@@ -69,6 +69,7 @@ def test_a_repair_puts_them_to_use() -> None:
     assert np.square(after - wanted).sum() < 0.5 * np.square(before - wanted).sum()
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, cli: Cli) -> None:
     model = str(MODELS / "sk_mlp.onnx")
     files = {name: str(tmp_path / name) for name in ("old.json", "new.json", "small.onnx", "more.onnx", "grown.onnx")}

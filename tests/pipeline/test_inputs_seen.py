@@ -65,6 +65,7 @@ def test_what_was_fed_is_described() -> None:
     assert seen.deviation == pytest.approx(x.std(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_samples_that_teach_nothing_are_told() -> None:
     broken, equal = samples(), np.repeat(samples(1), 12, axis=0)
     broken[3, 0, 0, 0] = np.nan

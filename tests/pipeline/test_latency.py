@@ -65,6 +65,7 @@ def pruned(target: float | str, **options: object) -> onnxprune.Result:
     return onnxprune.prune(MODEL, target={"latency": target}, **kept)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.75, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_the_measured_time_is_what_was_asked_for(engine: type[MadeUp], target: float) -> None:
     report = pruned(target).report
@@ -168,6 +169,7 @@ def test_a_table_from_elsewhere_gives_the_same_plan_here(tmp_path: Path) -> None
     assert same.to_json() in plans
 
 
+@pytest.mark.slow
 def test_times_that_do_not_belong_to_the_model(tmp_path: Path) -> None:
     times = table(onnxprune.analyze(MODEL))
     with pytest.raises(InputError, match="another model"):
@@ -222,6 +224,7 @@ def test_the_fastest_model_within_a_gate_is_found(engine: type[MadeUp]) -> None:
     assert tried or result.plan.changes_model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", spread(["keras_cnn", "pt_bilstm", "pt_transformer_packed", "sk_mlp", "pt_mobilenet"]))
 def test_every_kind_of_model_has_a_latency(name: str) -> None:
     """Recurrent layers, attention, shapes that are computed, operators without shapes: what is left falls with widths."""

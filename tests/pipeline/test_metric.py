@@ -25,6 +25,7 @@ def held_out_of(result: onnxprune.Result, given: dict[str, NDArray[Any]]) -> tup
     return float((made == given["labels"]).mean()), len(made)
 
 
+@pytest.mark.slow
 def test_labels_are_measured_by_top1() -> None:
     """Before all are right; after, as many as a run of the result itself gives, within the error of the sample."""
     given = samples()
@@ -38,17 +39,20 @@ def test_labels_are_measured_by_top1() -> None:
     assert pruned(0.75, calib=samples(labelled=False)).report.metric is None
 
 
+@pytest.mark.slow
 def test_a_limit_holds_out_half_of_the_samples() -> None:
     metric = pruned(0.5, calib=samples(), max_drop=0.05).report.metric
     assert metric is not None and metric.samples == 200
 
 
+@pytest.mark.slow
 def test_what_is_not_needed_to_learn_from_is_held_out() -> None:
     """Of many samples more than half."""
     metric = pruned(0.5, calib=samples(3000), max_drop=0.05).report.metric
     assert metric is not None and metric.samples == 3000 - 1024
 
 
+@pytest.mark.slow
 def test_the_upper_bound_is_held_to_the_limit(tmp_path: Path) -> None:
     """A mean within the limit is not enough, and the reason says how many samples would tell."""
     free = pruned(0.6, calib=samples(), max_drop=1.0).report
@@ -69,6 +73,7 @@ def test_the_upper_bound_is_held_to_the_limit(tmp_path: Path) -> None:
     assert "is missed: top1 falls by" in line and "could tell" not in line
 
 
+@pytest.mark.slow
 def test_a_limit_without_labels_is_of_the_estimate() -> None:
     report = pruned(0.6, calib=samples(labelled=False), max_drop=0.5).report
     assert report.metric is not None and report.calibration is not None and report.calibration.decisions is not None
@@ -86,6 +91,7 @@ def test_a_model_that_is_left_as_it_is_loses_nothing() -> None:
         assert report.metric is not None and report.metric.at_most == 0.0
 
 
+@pytest.mark.slow
 def test_too_few_samples_are_refused_before_anything_is_pruned() -> None:
     """No model could be shown to be within a point on so few; with more, one can."""
     with pytest.raises(DataError, match=r"max-drop 0\.01 cannot be told with 50 of 100 samples") as caught:
@@ -97,6 +103,7 @@ def test_too_few_samples_are_refused_before_anything_is_pruned() -> None:
         pruned(0.3, calib=samples(3), max_drop=0.5)
 
 
+@pytest.mark.slow
 def test_labels_of_other_classes_are_noticed() -> None:
     """Where the original is no better than chance on them, a drop would mean nothing."""
     given = samples()
@@ -140,6 +147,7 @@ def test_folders_of_pictures_are_labels(cli: Cli, tmp_path: Path) -> None:
     assert "warning: calibration data: names of folders are not used as labels: the original is right for" in ended.err
 
 
+@pytest.mark.slow
 def test_labels_that_fit_no_output_are_left_aside() -> None:
     given = samples() | {"labels": np.zeros((400, 3, 5))}
     report = pruned(0.3, calib=given).report
@@ -157,6 +165,7 @@ def test_nothing_that_tells_the_accuracy() -> None:
         onnxprune.prune(classifier(1), 0.3, calib={"x": x}, max_drop=0.5, repair="none")
 
 
+@pytest.mark.slow
 def test_a_missed_limit_stops_the_command(cli: Cli, tmp_path: Path) -> None:
     onnx.save(classifier(), tmp_path / "net.onnx")
     np.savez(tmp_path / "c.npz", **samples())

@@ -36,6 +36,7 @@ def share_wrong(outputs: dict[str, NDArray[Any]], labels: NDArray[Any]) -> float
 share_wrong.higher_is_better = False  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_function_is_a_metric() -> None:
     """One number, one for each sample, and an error that is better the lower: all lose the same."""
     expected = pruned(0.75, calib=samples()).report.metric
@@ -48,6 +49,7 @@ def test_a_function_is_a_metric() -> None:
     assert metric.before == 0.0 and metric.higher_is_better is False
 
 
+@pytest.mark.slow
 def test_a_bootstrap_repeats_itself() -> None:
     first, second, other = (pruned(0.75, calib=samples(), metric=share_right, seed=s).report.metric for s in (0, 0, 1))
     assert first == second and first != other
@@ -78,6 +80,7 @@ def test_functions_that_fail(function: Any, words: str) -> None:
         pruned(0.3, calib=samples(), metric=function)
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_finite_meets_no_limit() -> None:
     report = pruned(0.3, calib=samples(), metric=lambda o, y: np.inf, max_drop=0.1).report
     assert report.metric is not None and report.metric.before is None and report.metric.drop is None
@@ -86,6 +89,7 @@ def test_a_metric_that_is_not_finite_meets_no_limit() -> None:
     assert json.loads(report.to_json())["metric"]["drop"] is None
 
 
+@pytest.mark.slow
 def test_outputs_that_become_nan_are_lost() -> None:
     """They are not left out as samples without a value are: those have none in the original either."""
     given, seen = samples(), []
@@ -116,6 +120,7 @@ def brier(outputs: dict[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[Any
     return np.square(p - np.eye(4)[labels]).sum(axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_a_registered_metric_has_a_name(cli: Cli, tmp_path: Path) -> None:
     onnx.save(classifier(), tmp_path / "net.onnx")
@@ -146,6 +151,7 @@ def test_a_registered_metric_has_a_name(cli: Cli, tmp_path: Path) -> None:
         onnxprune.metric("top1")(brier)
 
 
+@pytest.mark.slow
 def test_a_metric_of_a_named_output_and_of_a_module(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(classifier(), "net.onnx")

@@ -129,6 +129,7 @@ def test_it_needs_a_pattern(cli: Cli, model: Path) -> None:
         assert "for an N:M pattern" in assert_refused(cli(model, *amount, "--permute"))
 
 
+@pytest.mark.slow
 def test_command_line(cli: Cli, model: Path) -> None:
     ended = cli(model, "--pattern", "2:4", "--permute")
     assert ended.code == 0
@@ -141,6 +142,7 @@ WRONG = """(float[N,4] x) => (float[N,2] y) <float[4,8] w, float[8,2] u>
     { h = MatMul(x, w)  a = Constant <value = int64 {1}> ()  g = CumSum(h, a)  y = MatMul(g, u) }"""
 
 
+@pytest.mark.slow
 def test_a_rule_that_is_wrong_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both orders are run: where the outputs differ, all stays where it was."""
     model = build(WRONG)

@@ -45,6 +45,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return request.param, *followed(**request.param)
 
 
+@pytest.mark.slow
 def test_one_number_from_beginning_to_end(run: Run) -> None:
     """It never falls, stays within its total, and reaches it."""
     _, seen, _ = run
@@ -56,6 +57,7 @@ def test_one_number_from_beginning_to_end(run: Run) -> None:
     assert all(p.remaining is None or p.remaining >= 0 for p in seen)
 
 
+@pytest.mark.slow
 def test_every_stage_has_its_work(run: Run) -> None:
     """The estimate knows every stage that a run of any kind has."""
     options, _, report = run
@@ -63,6 +65,7 @@ def test_every_stage_has_its_work(run: Run) -> None:
     assert set(report.seconds) <= set(planned) | {"plan", "apply", "repair", "judge"}
 
 
+@pytest.mark.slow
 def test_stages_and_layers_are_named() -> None:
     seen, report = followed(ratio=0.5, **DATA)
     stages = list(dict.fromkeys(p.stage for p in seen))
@@ -75,6 +78,7 @@ def test_stages_and_layers_are_named() -> None:
     assert {r.layer for r in report.repair or [] if " + " not in r.layer} <= layers
 
 
+@pytest.mark.slow
 def test_trials_of_a_search_are_numbered() -> None:
     seen, report = followed(**DATA, gate={"drift": 0.2}, drift_search=True, repair="none")
     assert report.search is not None and len(report.search.trials) > 1
@@ -94,6 +98,7 @@ def test_an_exception_of_the_callback_ends_the_run() -> None:
         onnxprune.prune(classifier(), 0.5, **DATA, progress=stop)
 
 
+@pytest.mark.slow
 def test_the_callback_changes_nothing() -> None:
     plain, told = (onnxprune.prune(classifier(), 0.5, **DATA, progress=p).proto for p in (None, lambda progress: None))
     assert plain == told

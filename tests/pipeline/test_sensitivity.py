@@ -44,6 +44,7 @@ def at(report: SensitivityReport, group: int, share: float) -> SensitivityPoint:
     return next(p for p in report.groups[group].points if p.share == share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES)
 def test_damage_is_that_of_pruning_the_group_alone(share: float) -> None:
     """Without repair exactly: error, choices and metric on the same held-out samples."""
@@ -59,6 +60,7 @@ def test_damage_is_that_of_pruning_the_group_alone(share: float) -> None:
     assert alone.metric.drop is not None and point.drop == alone.metric.drop.mean
 
 
+@pytest.mark.slow
 def test_savings_are_those_of_pruning_the_group_alone() -> None:
     """Parameters and MACs, of every group and share."""
     report = onnxprune.sensitivity(chain(), calib=data(), repair="none")
@@ -86,6 +88,7 @@ def test_what_follows_is_repaired() -> None:
         assert 0.9 * alone.relative_error < damage and damage / alone.relative_error < before / damage
 
 
+@pytest.mark.slow
 def test_ranks_are_by_gain_for_damage() -> None:
     """Rank 1 saves most MACs for its damage when half of it is removed."""
     report = onnxprune.sensitivity(chain(), calib=data())
@@ -95,6 +98,7 @@ def test_ranks_are_by_gain_for_damage() -> None:
     assert [g.rank for g in report.groups] == [sorted(worth, reverse=True).index(w) + 1 for w in worth]
 
 
+@pytest.mark.slow
 def test_a_group_that_hardly_matters_has_little_damage() -> None:
     """Half of the classifier's channels are a hundredth of the others."""
     report = onnxprune.sensitivity(classifier(), calib=samples())
@@ -216,6 +220,7 @@ def test_the_same_twice() -> None:
     assert repr(first).count("\n") == 0 and "3 groups" in repr(first)
 
 
+@pytest.mark.slow
 def test_a_run_reports_its_damage_curves() -> None:
     """Few points of each, as heights of the outputs where groups are weighed against each other."""
     made = onnxprune.prune(chain(), target={"macs": 0.5}, calib=data(), repair="none", time=False).report

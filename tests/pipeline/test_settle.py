@@ -33,6 +33,7 @@ def test_convolutions_are_scored_and_repaired_on_made_up_inputs() -> None:
     assert error(model, auto.proto) < 0.5 * error(model, plain.proto)
 
 
+@pytest.mark.slow
 def test_matrix_products_are_left_as_they_are() -> None:
     auto, plain = (onnxprune.prune(MODELS / "sk_mlp.onnx", 0.5, repair=repair) for repair in ("auto", "none"))
     assert "matrix products" in auto.report.unrepaired_because

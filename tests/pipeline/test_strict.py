@@ -32,6 +32,7 @@ def test_a_warning_is_an_error(cli: Cli, model: Path, output: list[str]) -> None
     assert "error: not verified: the runtime check was skipped" in ended.err and "warning:" not in ended.err
 
 
+@pytest.mark.slow
 def test_without_warnings_the_model_is_the_same(cli: Cli, model: Path) -> None:
     model = Path(shutil.copy(MODELS / "sk_mlp.onnx", model))  # one decision a sample
     given = ["--ratio", 0.5, "--repair", "none", "--no-time"]
@@ -98,6 +99,7 @@ def test_a_plug_in_that_fails_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> N
     assert result.stopped == registry.failures[0]
 
 
+@pytest.mark.slow
 def test_a_time_limit_of_onnxruntime_is_a_warning() -> None:
     """Wherever it is reached: the result may be another with more time."""
     with limited(seconds=0.3):

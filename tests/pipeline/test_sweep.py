@@ -93,6 +93,7 @@ def test_a_variant_is_the_model_of_a_run(
     assert row.repair_samples is None
 
 
+@pytest.mark.slow
 def test_shared_stages_run_once(model: Path, calib: str, work: Counter[str]) -> None:
     """One analysis, one reading of the data, and one set of statistics for two criteria that need them."""
     found = onnxprune.sweep(model, RATIOS, importance=("obs", "wanda"), calib=calib, time=False, repair="none")
@@ -100,6 +101,7 @@ def test_shared_stages_run_once(model: Path, calib: str, work: Counter[str]) -> 
     assert work == {"analyze_loaded": 1, "open_data": 1, "moments": 1, "attempt": 6}
 
 
+@pytest.mark.slow
 def test_repairs_learn_from_few_samples_and_all_are_measured_on_the_same(model: Path) -> None:
     """What a repair learns from is cut; scores and held-out samples are those of a run."""
     few = onnxprune.sweep(model, (0.5,), calib=samples(), time=False, repair_samples=64).variants[0]
@@ -109,6 +111,7 @@ def test_repairs_learn_from_few_samples_and_all_are_measured_on_the_same(model: 
     assert few.params == alone.params and few.error != alone.calibration.relative_error
 
 
+@pytest.mark.slow
 def test_a_second_sweep_makes_only_what_is_new(
     model: Path, calib: str, tmp_path: Path, work: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +133,7 @@ def test_a_second_sweep_makes_only_what_is_new(
     assert again((0.25,), calib=None)[1] == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_is_gone_is_made_again(model: Path, calib: str, tmp_path: Path, work: Counter[str]) -> None:
     """A row without its file is no row."""
     folder = tmp_path / "sweep"
@@ -141,6 +145,7 @@ def test_a_model_that_is_gone_is_made_again(model: Path, calib: str, tmp_path: P
     assert (folder / name).is_file() and work["attempt"] == 2
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_what_is_done(
     model: Path, calib: str, tmp_path: Path, work: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +172,7 @@ def test_an_interruption_keeps_what_is_done(
     assert len(list((tmp_path / "sweep").glob("*.onnx"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["all", "front", "best"])
 def test_models_that_are_kept(keep: str, model: Path, calib: str, tmp_path: Path) -> None:
     """Those that are asked for, and no other file of a model is left."""
@@ -184,6 +190,7 @@ def test_models_that_are_kept(keep: str, model: Path, calib: str, tmp_path: Path
     assert {path.name for path in folder.glob("*.onnx")} == set(kept.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["all", "best"])
 def test_models_of_other_sweeps_are_left_alone(keep: str, model: Path, tmp_path: Path) -> None:
     """A sweep neither overwrites nor deletes what it did not write itself."""
@@ -236,6 +243,7 @@ def test_a_folder_with_another_file_of_that_name(text: str, model: Path, tmp_pat
     assert (tmp_path / "sweep.json").read_text() == text
 
 
+@pytest.mark.slow
 def test_data_of_a_caller_are_never_taken_for_known(model: Path, tmp_path: Path, work: Counter[str]) -> None:
     """Arrays have no name to recognise them by."""
     for _ in range(2):

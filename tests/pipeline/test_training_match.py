@@ -64,6 +64,7 @@ def found(report: Report) -> ScaleMismatch | None:
     return report.calibration.scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("power", "words"), [(4, "256 times as small"), (-4, "256 times as large")])
 def test_another_scale_than_in_training_is_told(power: int, words: str) -> None:
     report = run((samples() * 4.0**power).astype(np.float32))
@@ -73,6 +74,7 @@ def test_another_scale_than_in_training_is_told(power: int, words: str) -> None:
     assert scale is not None and scale.factor == 4.0**-power
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1 / 255, 255.0])
 def test_the_scale_of_training_is_right_whatever_it_is(scale: float) -> None:
     report = run((scale * samples()).astype(np.float32), trained(scale))
@@ -81,6 +83,7 @@ def test_the_scale_of_training_is_right_whatever_it_is(scale: float) -> None:
     assert told is not None and told.factor == 1 and told.given == told.best
 
 
+@pytest.mark.slow
 def test_weights_without_biases_tell_no_scale() -> None:
     model = onnx.ModelProto()
     model.CopyFrom(trained())
@@ -91,6 +94,7 @@ def test_weights_without_biases_tell_no_scale() -> None:
     assert told is not None and told.given == pytest.approx(told.best, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_of_few_samples_compares_no_scales() -> None:
     assert found(run(samples(training_match.FEWEST - 1))) is None
 
@@ -101,6 +105,7 @@ def test_a_comparison_that_costs_too_much_is_left_out(limit: str, monkeypatch: p
     assert found(run(samples())) is None
 
 
+@pytest.mark.slow
 def test_fewer_samples_are_compared_of_a_model_that_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     original = training_match.Plausibility.deviation

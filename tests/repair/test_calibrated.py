@@ -144,6 +144,7 @@ def test_a_joint_refit_that_was_taken_back_is_not_reported_as_done(
     assert any(r.penalty is not None for r in others) == changed(result, plain) == (chosen != "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", spread([2, 1, 3, 64, 256, 8], 5))
 def test_refits_that_were_all_taken_back_leave_the_pruned_model(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = prune(samples, "none")
@@ -162,6 +163,7 @@ def test_the_report_says_whether_its_samples_were_held_out(samples: int, held_ou
     assert seen.samples == (held_out or samples)
 
 
+@pytest.mark.slow
 def test_a_single_sample_changes_nothing_where_inputs_cannot_be_made() -> None:
     assert not changed(prune(1), prune(1, "none"))
 

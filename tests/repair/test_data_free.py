@@ -147,6 +147,7 @@ def test_running_statistics_help_and_stay() -> None:
         assert all(np.array_equal(cut.array(t), then) for t, then in zip(n.parameters, stored[n.name], strict=True))
 
 
+@pytest.mark.slow
 def test_while_aligned_every_normalization_makes_mean_and_variance_of_training() -> None:
     original = load(MODELS / "pt_resnet_bn.onnx")
     cut, kept = pruned(original, 0.25)
@@ -238,6 +239,7 @@ def test_an_unpruned_model_is_left_alone() -> None:
     assert same.proto.SerializeToString() == original.proto.SerializeToString()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [1.0, 255.0])
 def test_the_range_of_the_inputs_is_found(unit: float) -> None:
     original = load(MODELS / "pt_resnet_folded.onnx")

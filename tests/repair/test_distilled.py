@@ -165,6 +165,7 @@ def test_minutes_end_it() -> None:
     assert record is not None and record.epochs == 1
 
 
+@pytest.mark.slow
 def test_few_samples() -> None:
     record = prune(samples=3).report.distilled
     assert record is not None and record.skipped == "there are too few samples to hold some back"
@@ -190,6 +191,7 @@ def test_zeros_alone_leave_nothing_to_train() -> None:
         onnxprune.prune(MODELS / "sk_mlp.onnx", pattern="2:4", repair="distilled", calib=DIGITS)
 
 
+@pytest.mark.slow
 def test_a_model_that_no_rule_covers_is_repaired_and_says_why_it_was_not_trained() -> None:
     text = """(float[N,6] x) => (float[N,4] y) <float[6,8] w, float[8,4] v>
         { a = MatMul(x, w) b = Asinh(a) c = MatMul(b, v) y = Asinh(c) }"""

@@ -85,6 +85,7 @@ def batches() -> list[dict[str, np.ndarray]]:
     return [{"x": rng.standard_normal((4, 3, 6, 5)).astype(np.float32)} for _ in range(6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "batch"), spread((name, batch) for name in NETS for batch in ("4", "N")))
 def test_layers_are_fitted_to_what_they_computed_on_the_surviving_rows(name: str, batch: str) -> None:
     gone, fitted = assert_fits_agree(network(name, batch), batches())
@@ -92,6 +93,7 @@ def test_layers_are_fitted_to_what_they_computed_on_the_surviving_rows(name: str
     assert fitted >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "repair"),
     [

@@ -82,6 +82,7 @@ def test_other_units_are_made_up_for_in_part() -> None:
     assert after < before
 
 
+@pytest.mark.slow
 def test_command_refits_recurrent_layers() -> None:
     model = network("LSTM", "", "forward")
     samples = {"x": np.random.default_rng(1).standard_normal((64, 5, 1, 3)).astype(np.float32)}

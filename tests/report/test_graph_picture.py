@@ -107,6 +107,7 @@ def test_hostile_names_are_texts() -> None:
     assert len(re.findall(r"^n\d+ -> |^v\d+ -> ", text, re.M)) == 2 * (len(HOSTILE) + 1) + 1
 
 
+@pytest.mark.slow
 def test_the_command_draws_both_kinds_the_same_each_time(cli: Cli, tmp_path: Path) -> None:
     model, page = MODELS / "pt_transformer.onnx", tmp_path / "groups.svg"
     assert cli("inspect", model, "--graph", page).code == 0

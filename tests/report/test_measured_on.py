@@ -33,6 +33,7 @@ def test_a_dry_run_has_no_output_file(cli: Cli, model: Path) -> None:
     assert "output" not in report["files"]
 
 
+@pytest.mark.slow
 def test_numbers_from_data_name_the_samples() -> None:
     made = onnxprune.prune(classifier(), 0.3, calib=samples(40, labelled=False), gate={"drift": 0.9}, time=False)
     held = made.report.calibration.samples
@@ -52,6 +53,7 @@ def test_numbers_without_data_are_of_synthetic_inputs() -> None:
     assert "calibration" not in made.report.measured_on
 
 
+@pytest.mark.slow
 def test_every_number_has_an_entry() -> None:
     """Whatever of a report holds a number says where it comes from."""
     made = onnxprune.prune(

@@ -71,6 +71,7 @@ def of_a_run(**options: Any) -> tuple[Page, onnxprune.Result]:
     return run_page("net.onnx", "onnxprune net.onnx", parts, coupling, made.plan, made.report), made
 
 
+@pytest.mark.slow
 def test_names_become_no_markup() -> None:
     """The tags of the page are those of the template; the data are those that went in."""
     page = of_hostile_names()
@@ -81,6 +82,7 @@ def test_names_become_no_markup() -> None:
     assert all(any(name.startswith(one) for name in names) for one in HOSTILE)
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded() -> None:
     """No address in an attribute, a style or a script; and the page forbids it itself."""
     page = render(of_hostile_names()).replace(json.dumps("data"), "")
@@ -97,6 +99,7 @@ def test_scripts_make_no_markup_of_texts() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", code)
 
 
+@pytest.mark.slow
 def test_layers_are_those_of_the_pruned_model() -> None:
     """Shapes and shares before and after, in execution order, with the groups that tie them."""
     page, made = of_a_run(ratio=0.5)
@@ -113,6 +116,7 @@ def test_layers_are_those_of_the_pruned_model() -> None:
     assert all(g.reasons for i, g in enumerate(page.groups) if i != shared)
 
 
+@pytest.mark.slow
 def test_damage_is_what_the_run_knows() -> None:
     """Of what was removed; none where curves were not measured at the outputs."""
     page, made = of_a_run(target={"macs": 0.5})
@@ -134,6 +138,7 @@ def test_weights_alone_colour_no_layer() -> None:
     assert any("Share of the squared scores" in part.text for part in page.sections)
 
 
+@pytest.mark.slow
 def test_tables_are_those_of_the_terminal() -> None:
     page, made = of_a_run(ratio=0.5)
     rows = {row[0]: row[1:] for part in page.sections for row in part.rows}
@@ -144,6 +149,7 @@ def test_tables_are_those_of_the_terminal() -> None:
     assert page.versions["onnxprune"] == onnxprune.__version__ and page.versions["onnx"] == onnx.__version__
 
 
+@pytest.mark.slow
 def test_a_page_of_a_large_network_is_small() -> None:
     """As many layers as a ResNet-50 has groups and more, with long names: below a megabyte."""
     page, _ = of_a_run(ratio=0.5)

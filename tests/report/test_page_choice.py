@@ -69,6 +69,7 @@ def some_removed(groups: list[Group], count: int = 5) -> list[np.ndarray]:
     return [np.array([rng.integers(0, g.units) for g in groups], dtype=np.int64) for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_say_what_the_costs_say(name: str) -> None:
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
@@ -79,6 +80,7 @@ def test_tables_say_what_the_costs_say(name: str) -> None:
         assert [table_left(cost.table(), removed) for cost in costs] == [cost.left(removed) for cost in costs]
 
 
+@pytest.mark.slow
 def test_the_table_of_a_latency_says_what_it_says() -> None:
     """With lengths that are rounded up, and terms that count off multiples only."""
     analysis = onnxprune.analyze(MODELS / "pt_resnet_bn.onnx")
@@ -107,6 +109,7 @@ def models() -> list[Any]:
     return [*stored, pytest.param(hostile(), id="hostile"), pytest.param(named_after_nodes(), id="nodes")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", models())
 def test_each_group_has_an_expression_of_its_own(model: Any) -> None:
     """In their order every group gets the share that its own expression gives."""
@@ -133,6 +136,7 @@ def evaluated(page: Page, kept: list[list[int]]) -> list[tuple[list[float], str]
     return [(costs, recipe) for costs, recipe in json.loads(ended.stdout)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NODE is None, reason="needs node")
 @pytest.mark.parametrize("model", models())
 def test_the_scripts_predict_and_write_what_was_chosen(model: Any, tmp_path: Path) -> None:
@@ -152,6 +156,7 @@ def test_the_scripts_predict_and_write_what_was_chosen(model: Any, tmp_path: Pat
         assert [share(1 - shares.get(i, 1.0), g.units) for i, g in enumerate(groups)] == removed.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NODE is None, reason="needs node")
 @pytest.mark.parametrize(
     ("names", "shown"),

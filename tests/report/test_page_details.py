@@ -42,6 +42,7 @@ def test_outputs_without_distance_have_no_worst_sample(a: Any, b: Any) -> None:
     assert errors.worst(np.arange(1)) == []
 
 
+@pytest.mark.slow
 def test_positions_are_those_of_the_data() -> None:
     """One sample is far from all others: where it is held out, it is the worst."""
     found = set()
@@ -68,6 +69,7 @@ def of(made: onnxprune.Result, coupling: Any, **more: Any) -> Page:
     return run_page("net", "onnxprune net", [], coupling, made.plan, made.report, model=Model(made.proto), **more)
 
 
+@pytest.mark.slow
 def test_the_page_names_the_worst_samples() -> None:
     made, coupling = run(ratio=0.5)
     assert made.report.calibration is not None
@@ -78,6 +80,7 @@ def test_the_page_names_the_worst_samples() -> None:
     assert worst_samples(onnxprune.prune(classifier(), 0.5, time=False).report) == []
 
 
+@pytest.mark.slow
 def test_times_are_those_of_a_layer_and_what_follows_it() -> None:
     """The Relu counts to the first product; what belongs to no layer is told apart."""
     made, coupling = run(ratio=0.5)
@@ -88,6 +91,7 @@ def test_times_are_those_of_a_layer_and_what_follows_it() -> None:
     assert of(made, coupling).other_times is None
 
 
+@pytest.mark.slow
 def test_zeros_are_those_of_the_model() -> None:
     made, coupling = run(pattern="2:4")
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in made.proto.graph.initializer}

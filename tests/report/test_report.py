@@ -309,6 +309,7 @@ def test_layers_are_counted_once() -> None:
     assert terminal.refitted(records) == {"conv": True, "fc": True, "lstm": True, "head": False}
 
 
+@pytest.mark.slow
 def test_an_error_of_any_size_is_a_plain_number() -> None:
     made = onnxprune.prune(
         MODELS / "sk_mlp.onnx", 0.9, calib=str(MODELS / "digits_calib_flat.npz"), samples=60, repair="none", time=False

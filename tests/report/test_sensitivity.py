@@ -49,6 +49,7 @@ def report() -> SensitivityReport:
     return onnxprune.sensitivity(hostile(), calib={"x": x}, repair="none")
 
 
+@pytest.mark.slow
 def test_no_cell_is_a_formula_or_breaks_its_line(report: SensitivityReport) -> None:
     lines = list(csv.reader(io.StringIO(report.to_csv(), newline="")))
     assert lines[0] == list(COLUMNS)
@@ -61,6 +62,7 @@ def test_no_cell_is_a_formula_or_breaks_its_line(report: SensitivityReport) -> N
     assert {line[0].lstrip("'")[:20] for line in lines[1:]} >= {'=HYPERLINK("http://e', "-1+1:1", "a" * 20}
 
 
+@pytest.mark.slow
 def test_csv_holds_what_the_report_holds(report: SensitivityReport) -> None:
     rows = csv.DictReader(io.StringIO(report.to_csv(), newline=""))
     points = [(g, p) for g in report.groups for p in g.points]

@@ -135,6 +135,7 @@ def test_what_does_not_qualify(case: dict[str, Any], reason: str) -> None:
     assert verdict(**case)["reasons"] == [reason]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "hints"),
     [

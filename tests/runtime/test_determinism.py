@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from onnxprune.runtime.determinism import deterministic_run
@@ -43,6 +44,7 @@ def test_overlapping_runs_have_one_thread_and_leave_as_many_as_before() -> None:
         assert blas_threads() == {3}
 
 
+@pytest.mark.slow
 def test_many_threads_that_begin_and_end_at_random() -> None:
     inside: list[set[int]] = []
 

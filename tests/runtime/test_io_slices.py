@@ -102,6 +102,7 @@ def test_the_interface_is_kept_by_default(name: str) -> None:
     assert not result.plan.interface
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_generation_with_smaller_state_is_that_of_the_masked_original(name: str) -> None:
     model = MODELS[name]
@@ -122,6 +123,7 @@ def test_generation_with_smaller_state_is_that_of_the_masked_original(name: str)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_plan_with_smaller_state_applies_again(name: str) -> None:
     result = onnxprune.prune(MODELS[name], 0.5, repair="none", shrink=["past", "new"])

@@ -32,6 +32,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return path
 
 
+@pytest.mark.slow
 def test_pieces_make_what_the_whole_makes(decoder: Path) -> None:
     model = load(decoder)
     assert len(model.data_files) > 1
@@ -45,6 +46,7 @@ def test_pieces_make_what_the_whole_makes(decoder: Path) -> None:
         np.testing.assert_allclose(mine, theirs, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_large_model_is_verified_in_pieces(decoder: Path) -> None:
     result = onnxprune.prune(decoder, ratio=0.3, repair="none")
     assert result.report.verified and set(result.report.drift) == {o.name for o in load(decoder).proto.graph.output}
@@ -53,6 +55,7 @@ def test_a_large_model_is_verified_in_pieces(decoder: Path) -> None:
     assert all(d.max_abs == 0 for d in same.report.drift.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(p.stem for p in MODELS.glob("*.onnx")))
 def test_trained_models_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recurrent and convolutional ones: every node belongs to a piece."""

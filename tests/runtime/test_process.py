@@ -110,6 +110,7 @@ def test_the_memory_of_a_run_is_released(arena: bool) -> None:
     assert (held(pid()) - before < 2**26) != arena  # it made 2**28 bytes on the way
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_a_crash_is_an_error() -> None:
     session = loaded(ENDLESS, 2**60)
@@ -159,6 +160,7 @@ def running(process: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_an_interrupted_answer_is_not_read_as_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C during a run stops the worker; the next session starts a new one."""
     session = loaded(ENDLESS, 2)
@@ -258,6 +260,7 @@ def test_a_crash_in_the_result_leaves_it_unverified(monkeypatch: pytest.MonkeyPa
     assert runs == 2 and not found.verified and found.reason is not None and "crashed" in found.reason
 
 
+@pytest.mark.slow
 def test_a_result_that_onnxruntime_refuses_is_a_failure() -> None:
     """On inputs that the original takes."""
     wrong = onnx.parser.parse_model(

@@ -55,6 +55,7 @@ def test_axes_of_one_name_agree_and_sums_are_computed():
         input_dims(proto, {"a": [3, 1], "b": [4, 1]})
 
 
+@pytest.mark.slow
 def test_weights_say_how_wide_an_input_is():
     proto = parse("g (float[N, C, L] x) => (float[a, b, c] y) { y = Conv <group = 2> (x, w) }")
     proto.graph.initializer.append(numpy_helper.from_array(np.ones((6, 5, 3), "f"), "w"))

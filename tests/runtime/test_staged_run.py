@@ -74,6 +74,7 @@ def long_chain(
     return model, batches, [*([f"h{i + 1}"] for i in range(layers)), ["y"]]
 
 
+@pytest.mark.slow
 def test_spilling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rng: np.random.Generator) -> None:
     """Spilled values are unchanged, and their files are removed."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -97,6 +97,7 @@ def test_columns_that_are_not_permuted_count() -> None:
     assert set(order[2:]) == {0, 1}
 
 
+@pytest.mark.slow
 def test_parts_count_together() -> None:
     """For two weights with different stripes, the best order for their sum is found."""
     one, other = drawn(6, 4, 1), drawn(6, 7, 2)

@@ -31,6 +31,7 @@ def wrong(weight: NDArray[np.float64], target: NDArray[np.float64], gram: NDArra
     return float((((weight - target) @ gram) * (weight - target)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 7, 64, 65, 200])
 def test_the_factor_is_that_of_the_inverse(columns: int) -> None:
     _, gram = problem(columns=columns)

@@ -50,6 +50,7 @@ def test_the_order_statistic_of_parts(many: int) -> None:
         assert found == np.sort(numbers)[position] and smaller == np.count_nonzero(numbers < found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["2:4", "weights=0.4", "4x1=0.5"])
 def test_zeros_of_weights_in_data_files(tmp_path: Path, pattern: str) -> None:
     """Model and plan are those of the same model in one file, and the plan makes the same of it again."""

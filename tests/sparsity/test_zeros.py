@@ -90,9 +90,8 @@ def weight(model: onnx.ModelProto, name: str = "w") -> NDArray[Any]:
 def groups(array: NDArray[Any], blocks: int, axis: int, m: int) -> list[NDArray[Any]]:
     """Every group of m along the axis, one by one, by plain indexing."""
     length = array.shape[axis] // blocks
-    rest = [range(n) for i, n in enumerate(array.shape) if i != axis]
     found = []
-    for where in itertools.product(*rest):
+    for where in itertools.product(*(range(n) for i, n in enumerate(array.shape) if i != axis)):
         line = array[(*where[:axis], slice(None), *where[axis:])]
         for b in range(blocks):
             part = line[b * length : (b + 1) * length]
@@ -208,6 +207,7 @@ def test_the_report_gives_the_reason_for_no_zeros() -> None:
     assert list(few.dense) == ["w"]
 
 
+@pytest.mark.slow
 def test_recurrent_weights_by_name() -> None:
     path = MODELS / "pt_bilstm.onnx"
     whole = onnxprune.prune(path, pattern="2:4", verify=False)
@@ -336,6 +336,7 @@ def test_biases_alone_change_without_data() -> None:
             np.testing.assert_array_equal(weight(made, t.name), numpy_helper.to_array(t))
 
 
+@pytest.mark.slow
 def test_zeros_run(tmp_path: Path) -> None:
     """The result runs and equals the masked original."""
     result = onnxprune.prune(RESNET, pattern="2:4")

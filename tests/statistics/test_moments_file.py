@@ -99,6 +99,7 @@ def other_weights(folder: Path) -> Path:
     return folder / "other.onnx"
 
 
+@pytest.mark.slow
 def test_statistics_of_another_model_are_refused(written: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="of another model"):
         onnxprune.prune(other_weights(tmp_path), 0.5, stats=written)
@@ -112,6 +113,7 @@ def rewritten(path: Path, **changes: np.ndarray) -> None:
     path.write_bytes(buffer.getvalue())
 
 
+@pytest.mark.slow
 def test_another_version_is_refused(written: Path) -> None:
     with np.load(written) as data:
         header = json.loads(bytes(data["header"])) | {"version": 99}

@@ -78,6 +78,7 @@ def test_an_external_engine_gets_files(tmp_path: Path) -> None:
     assert len(sizes) > 4 and sizes == sizes[:2] * (len(sizes) // 2)
 
 
+@pytest.mark.slow
 def test_a_model_takes_as_long_as_itself() -> None:
     """And a model that computes everything twice takes longer."""
     model = load(MODELS / "pt_resnet_bn.onnx")

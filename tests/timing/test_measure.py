@@ -49,6 +49,7 @@ def times(analysis: Analysis, engine: Parameters, before: Times | None = None, c
     return latency.measure(analysis, groups, engine, {"x": [1]}, copies=copies, before=before)
 
 
+@pytest.mark.slow
 def test_copies_are_smaller_by_what_they_lost(analysis: Analysis) -> None:
     content = analysis.model.proto.SerializeToString()
     found = times(analysis, Parameters())
@@ -57,6 +58,7 @@ def test_copies_are_smaller_by_what_they_lost(analysis: Analysis) -> None:
     assert analysis.model.proto.SerializeToString() == content
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(analysis: Analysis) -> None:
     """A call that was ended after some copies goes on with the others, and finds the same."""
     whole = times(analysis, Parameters())
@@ -68,6 +70,7 @@ def test_what_was_measured_is_not_measured_again(analysis: Analysis) -> None:
     assert times(analysis, idle, whole) == whole and idle.calls == 0
 
 
+@pytest.mark.slow
 def test_other_times_are_not_continued(analysis: Analysis) -> None:
     whole = times(analysis, Parameters())
     for other in ({"engine": "another"}, {"model": "another"}, {"input_shapes": {"x": [2]}}):
@@ -75,6 +78,7 @@ def test_other_times_are_not_continued(analysis: Analysis) -> None:
             times(analysis, Parameters(), Times(**{**vars(whole), **other}))
 
 
+@pytest.mark.slow
 def test_a_copy_that_does_not_run_is_left_out(analysis: Analysis) -> None:
     assert len(times(analysis, Parameters(refused=(2, 3))).rows) == 5
     with pytest.raises(RunError, match="does not run"):
@@ -83,6 +87,7 @@ def test_a_copy_that_does_not_run_is_left_out(analysis: Analysis) -> None:
         times(analysis, Parameters(refused=tuple(range(1, 9))))
 
 
+@pytest.mark.slow
 def test_times_are_data(analysis: Analysis) -> None:
     found = times(analysis, Parameters())
     assert Times.from_json(found.to_json()) == found

@@ -28,6 +28,7 @@ def arrays(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
+@pytest.mark.slow
 def test_labels_are_learnt_and_nothing_else_changes(pruned: onnx.ModelProto) -> None:
     before = pruned.SerializeToString()
     result = onnxprune.finetune(pruned, LABELLED, epochs=3, rate=4e-3)
@@ -53,6 +54,7 @@ def test_a_teacher_without_labels(pruned: onnx.ModelProto) -> None:
     assert 0 < moved[1] < 0.9 * moved[0]
 
 
+@pytest.mark.slow
 def test_a_teacher_and_labels(pruned: onnx.ModelProto) -> None:
     result = onnxprune.finetune(pruned, LABELLED, teacher=MODEL, epochs=3)
     alone = onnxprune.finetune(pruned, LABELLED, epochs=3)
@@ -60,6 +62,7 @@ def test_a_teacher_and_labels(pruned: onnx.ModelProto) -> None:
     assert result.model.SerializeToString() != alone.model.SerializeToString()
 
 
+@pytest.mark.slow
 def test_what_teaches_nothing_is_not_taken(pruned: onnx.ModelProto) -> None:
     """Steps of three times the weights ruin any model."""
     result = onnxprune.finetune(onnx.load(MODEL), LABELLED, epochs=1, rate=3.0)
@@ -70,6 +73,7 @@ def test_what_teaches_nothing_is_not_taken(pruned: onnx.ModelProto) -> None:
     assert any("nothing surely better" in line for line in result.report.warnings)
 
 
+@pytest.mark.slow
 def test_zeros_stay() -> None:
     sparse = onnxprune.prune(MODEL, pattern="2:4", repair="none", verify=False, time=False).proto
     result = onnxprune.finetune(sparse, LABELLED, epochs=4)
@@ -79,6 +83,7 @@ def test_zeros_stay() -> None:
             assert ((arrays(result.model)[name] == 0) == (array == 0)).all(), name
 
 
+@pytest.mark.slow
 def test_labels_of_positions_are_not_moved_with_the_samples() -> None:
     """The label of a pixel is its own sign: a shifted sample would teach the label of another pixel."""
     text = "(float[N,1,6,6] x) => (float[N,2,6,6] y) <float[2,1,1,1] w> { y = Conv(x, w) }"
@@ -101,6 +106,7 @@ def test_errors(pruned: onnx.ModelProto) -> None:
         onnxprune.finetune(pruned, LABELLED, epochs=0)
 
 
+@pytest.mark.slow
 def test_strict_writes_nothing(tmp_path: Any) -> None:
     result = onnxprune.finetune(MODEL, LABELLED, epochs=1, rate=3.0, strict=True)
     with pytest.raises(GateError, match="nothing surely better"):

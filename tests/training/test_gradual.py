@@ -81,6 +81,7 @@ def test_removed_channels_are_those_that_were_zero(importance: str) -> None:
     np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "share"), [({"pattern": "weights", "end": 0.7}, 0.7), ({"pattern": "2:4"}, 0.5), ({"end": 0.5}, 0.5)]
 )

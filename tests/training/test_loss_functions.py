@@ -30,6 +30,7 @@ def weights(model: onnx.ModelProto) -> NDArray[Any]:
     return onnx.numpy_helper.to_array(model.graph.initializer[0])
 
 
+@pytest.mark.slow
 def test_a_function_is_learnt() -> None:
     model = build(LINEAR, constants={"w": np.full((4, 1), 0.1)})
     result = onnxprune.finetune(model, {"x": X, "labels": SIDE}, loss=hinge, epochs=60, rate=0.1)

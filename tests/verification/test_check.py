@@ -253,6 +253,7 @@ def test_shapes_are_traced_where_inference_cannot_tell(tmp_path, monkeypatch, on
     assert model.proto.SerializeToString() == before
 
 
+@pytest.mark.slow
 def test_onnxruntime_is_not_imported_before_it_is_needed():
     code = "import sys, onnxprune.verification, onnxprune.cost; sys.exit('onnxruntime' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -175,6 +175,7 @@ def test_gates_on_the_command_line_are_read_with_care(cli: Cli, model: Path) -> 
         assert_refused(cli(model, "--ratio", 0.5, *given))
 
 
+@pytest.mark.slow
 def test_a_result_that_misses_a_gate_does_not_save_itself(tmp_path: Path) -> None:
     options: dict[str, Any] = {"ratio": 0.5, "calib": DATA, "repair": "none", "gate": {"agreement": 1.0, "drift": 0.0}}
     result = onnxprune.prune(MLP, **options)
@@ -236,6 +237,7 @@ def test_a_search_with_zeros_in_what_is_left() -> None:
     assert result.report.storage is not None
 
 
+@pytest.mark.slow
 def test_zeros_alone_are_held_to_gates() -> None:
     options: dict[str, Any] = {"calib": DATA, "samples": 96, "pattern": "weights=0.9", "repair": "none"}
     measured = onnxprune.prune(MLP, **options, gate={"drift": 10.0}).report.gates["drift"].measured
@@ -267,6 +269,7 @@ def test_a_search_over_macs(cli: Cli, tmp_path: Path) -> None:
     assert report["macs"]["after"] < report["macs"]["before"]
 
 
+@pytest.mark.slow
 def test_a_search_that_finds_nothing_leaves_the_model_whole(cli: Cli, model: Path) -> None:
     ended = cli(model, "--gate", "drift=0", "--drift-search", "--json", "--repair", "none")
     assert ended.code == 0, ended.err

@@ -27,6 +27,7 @@ def test_quantiles_of_student(freedom: int, quantile: float) -> None:
     assert _student(1.959964, freedom) == pytest.approx(quantile, rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lost", "gained", "count"), [(0.004, 0.0, 300), (0.02, 0.01, 300), (0.01, 0.01, 1000)])
 def test_the_bound_of_hits_holds_as_often_as_it_says(lost: float, gained: float, count: int) -> None:
     """Also where few samples change, or none: without the two added samples it would then hold too seldom."""

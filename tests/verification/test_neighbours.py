@@ -85,6 +85,7 @@ def embedder() -> onnx.ModelProto:
     return text_model(np.random.default_rng(0), body, "float[N,16] x", "float[N,48] y", w=(16, 64), v=(64, 48))
 
 
+@pytest.mark.slow
 def test_a_report_has_neighbours_of_embeddings_only(rng: np.random.Generator) -> None:
     data = {"x": rng.standard_normal((400, 16)).astype(np.float32)}
     report = onnxprune.prune(embedder(), 0.3, calib=data, time=False).report

@@ -72,6 +72,7 @@ def test_what_should_not_be_finite_does_not_count() -> None:
     assert errors.shares() == pytest.approx([0.25 / 8, np.inf])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", spread([{"ratio": 0.5}, {"target": {"macs": 0.5}}, {"pattern": "weights=0.5", "global_ranking": True}])
 )

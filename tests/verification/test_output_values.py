@@ -66,6 +66,7 @@ def test_one_decision_a_sample_is_not_weighted() -> None:
     assert errors.shares()[0] == pytest.approx(np.square(a - b).mean() / a.var())
 
 
+@pytest.mark.slow
 def test_batches_and_limits_do_not_change_the_measure() -> None:
     p = background(8, 20_000)
     wrong = logits(p) + RNG.standard_normal((8, 20_000, 2))
