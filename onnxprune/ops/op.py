@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from onnxprune.graph.contents import known, length_of
 from onnxprune.graph.graph import Axis, Node, Scope, Value
-from onnxprune.ops.ties import Alternative, Choice, Labels, Mean, Resize, Ties
+from onnxprune.ops.ties import Alternative, Choice, Experts, Labels, Mean, Resize, Ties
 
 
 class Op:
@@ -234,8 +234,12 @@ class Op:
         """The weight's real values are ``(weight - zero_point) * scale`` along `axis`."""
         self.ties.quantised[weight] = (scale, zero_point, axis)
 
+    def experts(self, experts: Experts) -> None:
+        """The node chooses among networks, which calibration data can score."""
+        self.ties.experts.append(experts)
+
     def packed(self, weight: Value, scale: Value, zero_point: Value | None, bits: int) -> None:
-        """The weight, ``(columns, blocks, bytes)``, holds numbers of a few bits with a scale for each block."""
+        """The weight, bytes along its last axis, holds numbers of a few bits with a scale for each block."""
         self.ties.packed[weight] = (scale, zero_point, bits)
 
 

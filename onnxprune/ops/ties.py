@@ -96,6 +96,25 @@ class Mean:
     epsilon: float | None
 
 
+@dataclass(frozen=True)
+class Experts:
+    """A node that sends each token through a few of several networks.
+
+    Attributes:
+        node: The node; input 0 holds the tokens, the first output what the networks make of them.
+        chosen: The axis of the router's values that numbers the networks (experts).
+        routing: Inputs that say which experts a token has, and with which factors; of shape (tokens, experts). Of the
+            first, the largest values are chosen.
+        gates: From what these inputs hold to the factor of each expert, 0 for those that a token does not have; shape
+            (tokens, experts).
+    """
+
+    node: Node
+    chosen: Axis
+    routing: Sequence[int]
+    gates: Callable[[Sequence[NDArray[Any]]], NDArray[np.float64]]
+
+
 Resize = Callable[[NewShape], None]
 Zero = tuple[int, tuple[int, ...], bool]
 
@@ -124,6 +143,7 @@ class Ties:
         norm_scales: Constants that scale the channels of a normalisation.
         quantised: For a quantised weight, its scale, zero point and axis.
         packed: For a weight of packed numbers, its scale, zero point and bits.
+        experts: Nodes that choose among networks.
     """
 
     graph: Graph
@@ -145,6 +165,7 @@ class Ties:
     norm_scales: set[Value] = field(default_factory=set)
     quantised: dict[Value, tuple[Value, Value | None, int]] = field(default_factory=dict)
     packed: dict[Value, tuple[Value, Value | None, int]] = field(default_factory=dict)
+    experts: list[Experts] = field(default_factory=list)
 
     def empty(self) -> Ties:
         """A record without statements on the same graph, for what one rule states."""
