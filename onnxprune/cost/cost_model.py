@@ -187,8 +187,8 @@ NODE_BYTES = 80
 def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthProducts:
     """Bytes of the saved model: `total` before removal, of which the weights shrink.
 
-    What removal adds (copies of shared vectors, factors of means, gathered constants) is bounded from above; tensors of
-    positions that get shorter count as they are.
+    What removal adds (copies of shared vectors, factors of means, zeros given back, gathered constants) is bounded from
+    above; tensors of positions that get shorter count as they are.
     """
     stored = _stored(coupling)
     copies = []
@@ -199,6 +199,13 @@ def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthPro
         ]
     for mean in coupling.ties.means:
         copies.append(Copy(2 * NODE_BYTES + 6.0 * len(mean.node.label), [], [mean.axis]))
+    for one in coupling.ties.refills:
+        for i, value in enumerate([*one.node.inputs, *one.node.outputs]):
+            of = [coupling.classes.of[axis.id] for axis in value.axes()] if value is not None else []
+            if value is not None and coupling.classes.of[one.axis.id] in of:
+                tensors = 1 if i < len(one.node.inputs) else 3  # of a Pad or a Slice
+                size = (1 + tensors) * (NODE_BYTES + 4.0 * len(value.name)) + 16.0 * len(of)
+                copies.append(Copy(size, [], [one.axis]))
     for cut in coupling.constant_cuts:
         for axis in (cut.read.axis(p) for p in cut.positions):
             copies += [Copy(8.0, [axis], [axis]), Copy(2 * NODE_BYTES + 6.0 * len(cut.made.name), [], [axis])]

@@ -97,6 +97,25 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class Refill:
+    """A node that gets zeros in place of what an axis lost, and whose outputs lose the same.
+
+    So what it computes over the axis, in any order, is what it computes where those indices are zero.
+
+    Attributes:
+        node: The node.
+        axis: The axis, of an input. All inputs and outputs along which it is tied are lengthened and cut.
+        zero: Axes that must all be zero once masked; else the axis is of grade *mixing*, and nothing is lengthened.
+        reason: What is said then.
+    """
+
+    node: Node
+    axis: Axis
+    zero: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Experts:
     """A node that sends each token through a few of several networks.
 
@@ -138,6 +157,7 @@ class Ties:
         zeros: Which axes are zero where which others are.
         sums: Axes that an operator sums over; exact where one of some axes is zero once masked.
         means: The same for averages.
+        refills: Axes that nodes get zeros on in the place of what is lost.
         divisors: Axes of values that are divided by.
         resizes: How nodes change with the new lengths.
         norm_scales: Constants that scale the channels of a normalisation.
@@ -160,6 +180,7 @@ class Ties:
     zeros: list[Zero | Choice] = field(default_factory=list)
     sums: list[tuple[Axis, tuple[int, ...], str]] = field(default_factory=list)
     means: list[Mean] = field(default_factory=list)
+    refills: list[Refill] = field(default_factory=list)
     divisors: list[Axis] = field(default_factory=list)
     resizes: list[tuple[Node, Resize]] = field(default_factory=list)
     norm_scales: set[Value] = field(default_factory=set)
