@@ -200,12 +200,12 @@ def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthPro
     for mean in coupling.ties.means:
         copies.append(Copy(2 * NODE_BYTES + 6.0 * len(mean.node.label), [], [mean.axis]))
     for one in coupling.ties.refills:
-        for i, value in enumerate([*one.node.inputs, *one.node.outputs]):
-            of = [coupling.classes.of[axis.id] for axis in value.axes()] if value is not None else []
-            if value is not None and coupling.classes.of[one.axis.id] in of:
-                tensors = 1 if i < len(one.node.inputs) else 3  # of a Pad or a Slice
-                size = (1 + tensors) * (NODE_BYTES + 4.0 * len(value.name)) + 16.0 * len(of)
-                copies.append(Copy(size, [], [one.axis]))
+        for operands, ends in ((1, one.node.inputs), (3, one.node.outputs)):  # of a Pad, of a Slice
+            for end in ends:
+                of = [coupling.classes.of[axis.id] for axis in end.axes()] if end is not None else []
+                if end is not None and coupling.classes.of[one.axis.id] in of:
+                    size = (1 + operands) * (NODE_BYTES + 4.0 * len(end.name)) + 16.0 * len(of)
+                    copies.append(Copy(size, [], [one.axis]))
     for cut in coupling.constant_cuts:
         for axis in (cut.read.axis(p) for p in cut.positions):
             copies += [Copy(8.0, [axis], [axis]), Copy(2 * NODE_BYTES + 6.0 * len(cut.made.name), [], [axis])]
