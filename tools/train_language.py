@@ -64,12 +64,11 @@ def forward(shape: Shape, weights: dict[str, Tensor], ids: Tensor) -> tuple[Tens
         y = norm(x, f"{name}.norm2")
         gate, up, down = (weights[f"{name}.{part}"] for part in ("gate", "up", "down"))
         if shape.experts:
-            y = y[:, :, None, None]  # every expert computes every token
-            shares = (y[:, :, 0, 0] @ weights[f"{name}.router"]).softmax(-1)
+            shares = (y @ weights[f"{name}.router"]).softmax(-1)
             factors = taken(shares, shape.chosen)
             uneven = uneven + shape.experts * ((factors > 0).float().mean((0, 1)) * shares.mean((0, 1))).sum()
-            made = ((F.silu(y @ gate) * (y @ up)) @ down)[:, :, :, 0]
-            x = x + (factors[..., None] * made).sum(2)
+            wide = F.silu(torch.einsum("btd,edh->bteh", y, gate)) * torch.einsum("btd,edh->bteh", y, up)
+            x = x + torch.einsum("bteh,ehd->btd", wide * factors[..., None], down)
         else:
             x = x + (F.silu(y @ gate) * (y @ up)) @ down
     return norm(x, "norm") @ weights["embed"].T, uneven
