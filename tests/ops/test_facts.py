@@ -30,6 +30,7 @@ DOMAIN = "my.ops"
 
 NAMED = {
     "edit/bypass.py": {"Identity", "Sub"},  # nodes that it inserts
+    "edit/refill.py": {"Pad", "Slice"},  # nodes that it inserts
     "edit/remove.py": {"Add", "Concat", "Div", "Gather", "Mul"},  # nodes that it inserts
     "edit/vocabulary.py": {"Add", "Gather"},  # nodes that it inserts
     "gradients/free_constants.py": {"Constant"},
