@@ -157,6 +157,7 @@ def _refit_real_weights(job: RepairJob, original: RealWeights, pruned: RealWeigh
     apart = {product: job.kept.axes[out] for product, out in original.products.items() if out in job.kept.axes}
     kept = replace(job.kept, layers=job.kept.layers | refittable(graph), axes={**job.kept.axes, **apart})
     done = _calibrated(replace(job, original=original.model, pruned=pruned.model, kept=kept))
+    done = [replace(r, layer=original.products.get(r.layer, r.layer)) for r in done]
     if all(r.penalty is None for r in done):
         return done
     job.pruned.proto.CopyFrom(pruned.restore().proto)

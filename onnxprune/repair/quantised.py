@@ -178,7 +178,7 @@ class RealWeights:
             zero = np.zeros_like(scale) if zero is None else zero
             groups = _groups(changed, scale, _axis(node))
             assert groups is not None
-            low, high = RANGES[self._kind(node)]
+            low, high = _range(stored, self._kind(node))
             made = quantised(groups.astype(np.float64), low, high, scale.dtype, zero.astype(np.float64).reshape(-1))
             numbers = _ungroup(made.numbers, changed.shape, scale, _axis(node))
             fresh = made.scale.astype(scale.dtype).reshape(scale.shape)
@@ -256,6 +256,13 @@ def _read(graph: onnx.GraphProto) -> list[str]:
             for body in ([a.g] if a.HasField("g") else []) + list(a.graphs):
                 found += _read(body)
     return found
+
+
+def _range(stored: Array, kind: int) -> tuple[int, int]:
+    """The numbers that a weight uses: quantisers keep to 7 bits, say, where processors would saturate sums of more."""
+    numbers = stored.astype(np.int64)
+    low, high = int(numbers.min()), int(numbers.max())
+    return (low, high) if low < high else RANGES[kind]
 
 
 def _axis(node: NodeProto) -> int:

@@ -47,6 +47,7 @@ NAMED = {
     "model/sparse_initializers.py": {"Constant"},
     "model/tensors.py": {"Constant"},
     "repair/interpolation.py": {"Constant"},
+    "repair/quantised.py": {"Add", "DequantizeLinear", "MatMul", "MatMulNBits"},  # nodes that it replaces, and by which
     "report/graph_picture.py": {"Shape", "Size"},  # computations of shapes are not drawn
     "sparsity/tensorrt.py": {"Conv", "Gemm", "MatMul"},  # what another product runs sparse
 }
