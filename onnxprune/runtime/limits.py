@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 SECONDS = 600.0
 """Default time limit of one load or run of a model."""
+MAX_AHEAD = min(os.cpu_count() or 1, 8)
+"""Batches that are run concurrently at most."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Limits:
 
 
 _limits: ContextVar[Limits | None] = ContextVar("limits", default=None)
+_ahead: ContextVar[int] = ContextVar("ahead", default=MAX_AHEAD)
 
 
 @contextlib.contextmanager
@@ -39,6 +42,21 @@ def limited(seconds: float | None = None, memory: int | None = None) -> Iterator
         yield
     finally:
         _limits.reset(token)
+
+
+@contextlib.contextmanager
+def running_ahead(most: int) -> Iterator[None]:
+    """Lets no more than so many batches run concurrently within the block."""
+    token = _ahead.set(max(1, min(most, MAX_AHEAD)))
+    try:
+        yield
+    finally:
+        _ahead.reset(token)
+
+
+def max_ahead() -> int:
+    """Returns how many batches may run concurrently here."""
+    return _ahead.get()
 
 
 def total_memory() -> int:
