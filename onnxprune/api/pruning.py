@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxprune.common.progress import ProgressCallback
+from onnxprune.distributed.connect import executing
 from onnxprune.engines.profiles import Timer
 from onnxprune.engines.times import Times
 from onnxprune.extensions.metrics import MetricFunction
@@ -70,6 +71,7 @@ def prune(
     time_limit: float | None = None,
     options: Options | None = None,
     progress: ProgressCallback | None = None,
+    client: Any = None,
 ) -> Result:
     """Prunes a model; `Options.of` describes the options.
 
@@ -119,6 +121,7 @@ def prune(
         time_limit: Seconds that the run may take until it writes.
         options: All of these options in one object, in place of any of them.
         progress: Called with how far the run is (`Progress`).
+        client: A `dask.distributed.Client`, whose workers gather statistics and try removals.
 
     Returns:
         The pruned model in kind, the plan and the report.
@@ -128,26 +131,30 @@ def prune(
         TimeLimitError: The run takes longer than `time_limit`.
         VerificationError: The pruned model fails in onnxruntime where the original does not.
     """
-    given = {name: value for name, value in locals().items() if name not in ("model", "options", "progress")}
-    return run(model, requested(prune, given, options), progress)
+    others = ("model", "options", "progress", "client")
+    given = {name: value for name, value in locals().items() if name not in (*others, "others")}
+    return run(model, requested(prune, given, options), progress, client)
 
 
-def dry_run(model: ModelSource, options: Options, progress: ProgressCallback | None = None) -> Result:
+def dry_run(
+    model: ModelSource, options: Options, progress: ProgressCallback | None = None, client: Any = None
+) -> Result:
     """Plans what `run` would do, and leaves out what does not decide that; see `pipeline.dry_run`."""
-    with limited_run(options.resources):
+    with limited_run(options.resources), executing(client):
         return dry_run_stages(Original.of(model), options, Clock(progress))
 
 
-def run(model: ModelSource, options: Options, progress: ProgressCallback | None = None) -> Result:
+def run(model: ModelSource, options: Options, progress: ProgressCallback | None = None, client: Any = None) -> Result:
     """Prunes a model with the options in one object; see `prune`.
 
     Args:
         model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
         options: The options: `Options.of` takes those of `prune`, `Options` itself takes them by concern.
         progress: Called with how far the run is, see `Progress`.
+        client: See `prune`.
     """
     checks_of.instance("options", options, Options)
-    with limited_run(options.resources):
+    with limited_run(options.resources), executing(client):
         return run_stages(Original.of(model), options, Clock(progress))
 
 

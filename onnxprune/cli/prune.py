@@ -169,6 +169,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(
     CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
 )
+@option(CHECKS, "--scheduler", hidden=True)
 @option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
 @option(FILES, "--sparse-storage", is_flag=True, hidden=True)
 @option(FILES, "--data-chunk", hidden=True)
@@ -214,6 +215,7 @@ def prune(
     quiet: bool,
     verbose: bool,
     progress: bool | None,
+    scheduler: str | None,
     **_: Any,
 ) -> None:
     """Takes channels out of a trained ONNX model and writes a smaller one."""
@@ -225,9 +227,10 @@ def prune(
     plan_path = _plan_path(plan, path, model, *others)
     page = page_path(html, model, *others)
     from onnxprune import api
+    from onnxprune.distributed.connect import connected
 
-    with logging_on_stderr(verbose), announcing(quiet or verbose, progress) as stage:
-        result = (api.dry_run if dry_run else api.run)(model, options, progress=stage)
+    with logging_on_stderr(verbose), announcing(quiet or verbose, progress) as stage, connected(scheduler) as client:
+        result = (api.dry_run if dry_run else api.run)(model, options, progress=stage, client=client)
         if result.stopped is not None and path is not None:
             path = plan_path = None
         with written(plan_path, "" if plan_path is None else result.plan.to_json()):

@@ -11,7 +11,7 @@ from typing import Any
 from onnxprune import __version__
 from onnxprune.common.executor import using
 from onnxprune.distributed.dask_executor import DaskExecutor
-from onnxprune.errors import InputError, spoken
+from onnxprune.errors import InputError, option
 
 SECONDS = 10.0
 """Seconds that a scheduler has to answer."""
@@ -84,8 +84,6 @@ def _distributed() -> Any:
     try:
         import distributed
     except ImportError as error:
-        given = spoken("client", "--scheduler")
-        raise InputError(
-            f"{given} needs Dask, which is not installed", "pip install 'onnxprune[distributed]'"
-        ) from error
+        needs = f"{option('client')} needs Dask, which is not installed"
+        raise InputError(needs, "pip install 'onnxprune[distributed]'") from error
     return distributed

@@ -22,6 +22,7 @@ from onnxprune.pipeline.progress import Clock, work_after, work_of_attempt
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.run import judged
 from onnxprune.pipeline.score import Damage, learn_damage
+from onnxprune.pipeline.sent import with_data
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,7 @@ def _received(
     original: Original, wanted: Mapping[str, Options], data: Any, repair_samples: int, learned: Learned
 ) -> Variants:
     data = received(data)
-    options = {
-        name: replace(asked, calibration=replace(asked.calibration, data=data)) for name, asked in wanted.items()
-    }
+    options = {name: with_data(asked, data) for name, asked in wanted.items()}
     return Variants(original, options, Clock(), repair_samples, learned)
 
 

@@ -46,12 +46,6 @@ ROWS: dict[str, list[Row]] = {
             "--ratio 0.2,0.3,0.5, say",
         ),
         Row(
-            "a scheduler that is none",
-            "sweep good.onnx --ratio 0.5 --scheduler elsewhere",
-            "'elsewhere' is no scheduler",
-            "give local, local:4, or tcp://HOST:8786, where dask scheduler listens",
-        ),
-        Row(
             "a picture of another kind",
             "inspect good.onnx --graph groups.png",
             "--graph: 'groups.png' is neither .svg nor .dot",
