@@ -21,6 +21,7 @@ from onnxprune.pipeline.dry_run import dry_run as dry_run_stages
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
+from onnxprune.pipeline.resume import resumable
 from onnxprune.pipeline.run import for_plan, make_plan, run_stages
 from onnxprune.planning.plan import Plan
 from onnxprune.runtime.determinism import limited_run
@@ -72,6 +73,7 @@ def prune(
     options: Options | None = None,
     progress: ProgressCallback | None = None,
     client: Any = None,
+    work: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Prunes a model; `Options.of` describes the options.
 
@@ -122,6 +124,7 @@ def prune(
         options: All of these options in one object, in place of any of them.
         progress: Called with how far the run is (`Progress`).
         client: A `dask.distributed.Client`, whose workers gather statistics and try removals.
+        work: A folder where the steps of the run are kept: a run that was ended goes on from there.
 
     Returns:
         The pruned model in kind, the plan and the report.
@@ -131,9 +134,9 @@ def prune(
         TimeLimitError: The run takes longer than `time_limit`.
         VerificationError: The pruned model fails in onnxruntime where the original does not.
     """
-    others = ("model", "options", "progress", "client")
+    others = ("model", "options", "progress", "client", "work")
     given = {name: value for name, value in locals().items() if name not in (*others, "others")}
-    return run(model, requested(prune, given, options), progress, client)
+    return run(model, requested(prune, given, options), progress, client, work)
 
 
 def dry_run(
@@ -144,7 +147,13 @@ def dry_run(
         return dry_run_stages(Original.of(model), options, Clock(progress))
 
 
-def run(model: ModelSource, options: Options, progress: ProgressCallback | None = None, client: Any = None) -> Result:
+def run(
+    model: ModelSource,
+    options: Options,
+    progress: ProgressCallback | None = None,
+    client: Any = None,
+    work: str | os.PathLike[str] | None = None,
+) -> Result:
     """Prunes a model with the options in one object; see `prune`.
 
     Args:
@@ -152,10 +161,12 @@ def run(model: ModelSource, options: Options, progress: ProgressCallback | None 
         options: The options: `Options.of` takes those of `prune`, `Options` itself takes them by concern.
         progress: Called with how far the run is, see `Progress`.
         client: See `prune`.
+        work: See `prune`.
     """
     checks_of.instance("options", options, Options)
-    with limited_run(options.resources), executing(client):
-        return run_stages(Original.of(model), options, Clock(progress))
+    original = Original.of(model)
+    with limited_run(options.resources), executing(client), resumable(work, original, options):
+        return run_stages(original, options, Clock(progress))
 
 
 def plan(

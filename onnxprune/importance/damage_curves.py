@@ -71,7 +71,7 @@ def curves(
         for at, i in enumerate(order)
     )
     with Trials(model, means(moments), batches, positions, memory=memory) as trials:
-        for at, curve in each(_Heights(trials), tasks, len(order)):
+        for at, curve in each(_Heights(trials), tasks, len(order), kept="damage curves"):
             found[order[at]] = curve
     return found
 

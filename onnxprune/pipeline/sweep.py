@@ -19,9 +19,10 @@ from onnxprune.extensions.points import Limit, Scorer, as_criterion
 from onnxprune.extensions.registry import one_of
 from onnxprune.options import AUTO, Options, checks
 from onnxprune.pipeline.analysis import ModelSource
+from onnxprune.pipeline.checksums import model_checksum
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock, work_after, work_before, work_of_attempt
-from onnxprune.pipeline.sweep_folder import SweepFolder, model_checksum, variant_key
+from onnxprune.pipeline.sweep_folder import SweepFolder, variant_key
 from onnxprune.pipeline.variants import Made, Variants
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import Report

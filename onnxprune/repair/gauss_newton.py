@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.common.storable import storable
 from onnxprune.repair.layer_operator import LayerOperator
 from onnxprune.repair.least_squares import CONSTANT
 
@@ -97,6 +98,7 @@ class ChainFunction:
         return read, made
 
 
+@storable
 @dataclass(frozen=True)
 class Refined:
     """A refitted chain.

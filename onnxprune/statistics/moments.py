@@ -9,13 +9,16 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.common.checkpoint import step_of_run
 from onnxprune.common.executor import each, in_order
 from onnxprune.common.progress import part
+from onnxprune.common.storable import storable
 from onnxprune.cost.measure import static_shapes
 from onnxprune.graph.graph import Graph
 from onnxprune.layers.find import linear_layers
@@ -40,6 +43,7 @@ BATCHES_HELD = 4
 """Batches whose activations are in memory at a time: one is read, two are run ahead, one is being computed."""
 
 
+@storable
 @dataclass
 class Moments:
     """First and second moments of a layer's input patches.
@@ -139,9 +143,15 @@ def observe(
         with part(number / len(parts), (number + 1) / len(parts)):
             gathering = _Gathering(model, mine, first, count, seed, memory)
             tasks = ((mine[0].name, shard) for shard in _shards(batches, size))
-            for seen in in_order(each(gathering, tasks, shards)):
-                for name, moments in seen.items():
-                    found[name] = found[name] + moments if name in found else moments
+            found |= step_of_run("moments", partial(_summed, gathering, tasks, shards))
+    return found
+
+
+def _summed(gathering: _Gathering, tasks: Iterable[tuple[str, _Shard]], count: int) -> dict[str, Moments]:
+    found: dict[str, Moments] = {}
+    for seen in in_order(each(gathering, tasks, count)):
+        for name, moments in seen.items():
+            found[name] = found[name] + moments if name in found else moments
     return found
 
 

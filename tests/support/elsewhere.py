@@ -34,8 +34,8 @@ class Elsewhere:
         sent = pickle.dumps(function)
         copies = [pickle.loads(sent) for _ in range(self._workers)]
         packed = [pickle.dumps(task) for _, task in tasks]
-        assert len(packed) == count
-        for number in self._random.permutation(count).tolist():
+        assert len(packed) <= count
+        for number in self._random.permutation(len(packed)).tolist():
             result = copies[self._random.integers(self._workers)](pickle.loads(packed[number]))
             self.done += 1
             yield number, pickle.loads(pickle.dumps(result))
