@@ -1,7 +1,7 @@
 """Where tasks are done: one after another in this process, or by an executor that sends them elsewhere.
 
 What falls into independent tasks is written once, as a function of a task, and mapped by `each`; nobody who calls it
-knows where the tasks run. Results do not depend on that: sums are taken in the order of the tasks (`in_order`).
+knows where the tasks run. Results do not depend on that: sums are taken in the order of the tasks (`sorted_by_task`).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class _Steps:
             yield self.before.popleft()
 
 
-def in_order(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
+def sorted_by_task(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
     """The results of `each` in the order of the tasks."""
     waiting: dict[int, Result] = {}
     following = 0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune import sparsity
-from onnxprune.common.executor import each, in_order
+from onnxprune.common.executor import each, sorted_by_task
 from onnxprune.common.progress import part
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.errors import Words, option
@@ -195,7 +195,7 @@ def _allotted(
     positions = [layer.x.name for layer in layers]
     tasks = ((layer.name, _probes(i, layer, model, pattern, input_moments)) for i, layer in enumerate(layers))
     with Trials(model, means(input_moments), batches, positions, memory=memory) as trials:
-        measured = list(in_order(each(trials, tasks, len(layers), kept="shares of zeros")))
+        measured = list(sorted_by_task(each(trials, tasks, len(layers), kept="shares of zeros")))
     sizes = [int(np.prod(layer.dims)) for layer in layers]
     found = shares(sizes, PROBES, measured, pattern.share or 0.0)
     return {layer.name: pattern.with_share(share) for layer, share in zip(layers, found, strict=True)}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.common.checkpoint import step_of_run
-from onnxprune.common.executor import each, in_order
+from onnxprune.common.executor import each, sorted_by_task
 from onnxprune.common.progress import part
 from onnxprune.common.storable import storable
 from onnxprune.cost.measure import static_shapes
@@ -149,7 +149,7 @@ def observe(
 
 def _summed(gathering: _Gathering, tasks: Iterable[tuple[str, _Shard]], count: int) -> dict[str, Moments]:
     found: dict[str, Moments] = {}
-    for seen in in_order(each(gathering, tasks, count)):
+    for seen in sorted_by_task(each(gathering, tasks, count)):
         for name, moments in seen.items():
             found[name] = found[name] + moments if name in found else moments
     return found

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.common.executor import in_order, using
+from onnxprune.common.executor import sorted_by_task, using
 from onnxprune.model.stored_files import shared_files
 from tests.support.classifier import classifier, samples
 from tests.support.elsewhere import Elsewhere
@@ -35,9 +35,9 @@ def calib(tmp_path: Path) -> str:
 def test_results_in_the_order_of_their_tasks() -> None:
     """However they come, and one by one as soon as they can."""
     came = iter([(2, "c"), (0, "a"), (1, "b"), (3, "d")])
-    ordered = in_order(came)
+    ordered = sorted_by_task(came)
     assert [next(ordered), next(came, None)] == ["a", (1, "b")]
-    assert list(in_order([(1, "b"), (0, "a")])) == ["a", "b"]
+    assert list(sorted_by_task([(1, "b"), (0, "a")])) == ["a", "b"]
 
 
 @pytest.mark.slow
