@@ -15,7 +15,7 @@ from onnxprune.common.progress import Meter, Progress
 from onnxprune.common.shared_files import FilesMissing, SharedFiles, copies_in
 from onnxprune.errors import InputError, OnnxPruneError
 from onnxprune.runtime.determinism import deterministic_run
-from onnxprune.runtime.limits import running_ahead
+from onnxprune.runtime.limits import on_threads
 
 SECONDS = 0.5
 """Seconds between two messages of how far a task is."""
@@ -75,7 +75,7 @@ def perform(call: Call, function: bytes, task: bytes, sent: list[tuple[SharedFil
         return Answer(
             error=InputError(f"worker {worker.address} has onnxprune {__version__}, not {call.version}", "update it")
         )
-    with _busy, copies_in(Path(worker.local_directory, "onnxprune")), running_ahead(worker.state.nthreads):
+    with _busy, copies_in(Path(worker.local_directory, "onnxprune")), on_threads(worker.state.nthreads):
         for files, contents in sent:
             files.copy(contents)
         try:

@@ -8,15 +8,17 @@ Kronecker-factored approximate curvature", ICML 2015). Like the fit of one layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.common.storable import storable
-from onnxprune.repair.layer_operator import LayerOperator
+from onnxprune.repair.layer_operator import LayerOperator, Unfolded
 from onnxprune.repair.least_squares import CONSTANT
+from onnxprune.runtime.parallel import in_order
 
 Floats = NDArray[np.float32]
 Function = Callable[[Floats], Floats]
@@ -33,6 +35,8 @@ GAIN = 3e-3
 """A step that takes less than this share off the error is the last one."""
 FD_STEP = 1e-3
 """Step of the finite difference for slopes, as a share of the standard deviation."""
+CHUNK = 2**19
+"""Numbers in the columns of a part of the rows."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,32 @@ class FeatureMaps:
     low: float = -np.inf
     high: float = np.inf
 
-    def error(self, made: Floats) -> float:
-        """Mean squared error of the clipped outputs, as a share of their variance, or else mean square."""
+    @property
+    def variation(self) -> float:
+        """Sum of squares of the clipped targets about their means, or else of the targets; errors are shares of it."""
         target = np.clip(self.y, self.low, self.high)
         flat = target.reshape(len(target), -1)
         spread = flat.size * float(flat.var(axis=1, dtype=np.float64).mean())
-        wrong = target - np.clip(made + self.offset, self.low, self.high)
         whole = float(np.square(target, dtype=np.float64).sum())
-        spread = spread if spread > CONSTANT * whole else whole
-        return float(np.square(wrong, dtype=np.float64).sum() / max(spread, 1e-30))
+        return max(spread if spread > CONSTANT * whole else whole, 1e-30)
+
+    def error(self, made: Floats) -> float:
+        """Sum of the squared errors of the clipped outputs."""
+        wrong = np.clip(self.y, self.low, self.high) - np.clip(made + self.offset, self.low, self.high)
+        return float(np.square(wrong, dtype=np.float64).sum())
+
+    def divided(self, rows: int) -> list[FeatureMaps]:
+        """The same samples in parts of so many rows."""
+        shared = np.ndim(self.offset) == 0
+        return [
+            replace(
+                self,
+                x=np.ascontiguousarray(self.x[:, i : i + rows]),
+                y=np.ascontiguousarray(self.y[:, i : i + rows]),
+                offset=self.offset if shared else np.ascontiguousarray(self.offset[:, i : i + rows]),  # type: ignore[index]
+            )
+            for i in range(0, self.x.shape[1], rows)
+        ]
 
     def residual(self, made: Floats) -> tuple[Floats, Floats | None]:
         """Target less output, and a mask of the elements that count (None: all)."""
@@ -87,15 +108,26 @@ class ChainFunction:
     functions: Sequence[Function]
     free: Sequence[bool]
 
-    def __call__(self, weights: Weights, x: Floats) -> tuple[list[Floats], list[Floats]]:
+    def __call__(self, weights: Weights, x: Floats) -> tuple[list[Unfolded], list[Floats]]:
         """Input and output of each layer."""
-        read: list[Floats] = []
+        read: list[Unfolded] = []
         made: list[Floats] = []
         for i, operator in enumerate(self.operators):
-            read.append(x if i == 0 else self.functions[i - 1](made[-1]))
+            read.append(operator.unfold(x if i == 0 else self.functions[i - 1](made[-1])))
             made.append(operator.forward(weights[2 * i], read[-1]))
             made[-1] += _along(weights[2 * i + 1], x.ndim)
         return read, made
+
+    def divided(self, maps: FeatureMaps) -> list[FeatureMaps]:
+        """Samples in parts whose columns stay near the processor."""
+        x = maps.x
+        most = max(op.features * len(op.windows) * math.prod(op.out) for op in self.operators)
+        inner = math.prod(x.shape[2 : x.ndim - len(self.operators[0].out)])
+        return maps.divided(max(1, CHUNK // max(1, most * inner)))
+
+    def error(self, weights: Weights, parts: Sequence[FeatureMaps], variation: float) -> float:
+        """Squared error of the outputs over all parts, as a share of the variation of their targets."""
+        return sum(in_order(lambda maps: maps.error(self(weights, maps.x)[1][-1]), parts)) / variation
 
 
 @storable
@@ -128,17 +160,14 @@ def refine(
         held: Held-out samples, on which every step has to be better.
         seed: Seed of the random probe that estimates the output Gram matrices.
     """
-
-    def error(trial: Weights) -> float:
-        return held.error(chain(trial, held.x)[1][-1])
-
-    before = error(weights)
+    parts, judges, variation = chain.divided(rows), chain.divided(held), held.variation
+    before = chain.error(weights, judges, variation)
     best = Refined(weights, None, before, before)
     penalty, failures = PENALTY, 0
     for step in range(STEPS):
-        change = _Step(chain, best.weights, rows, [*seed, step]).solved(penalty)
+        change = _Step(chain, best.weights, parts, [*seed, step]).solved(penalty)
         trials = [[w + np.float32(share) * c for w, c in zip(best.weights, change, strict=True)] for share in SHARES]
-        errors = [error(trial) for trial in trials]
+        errors = [chain.error(trial, judges, variation) for trial in trials]
         i = int(np.argmin(errors))
         if errors[i] < best.after:
             small = errors[i] > (1 - GAIN) * best.after
@@ -153,18 +182,88 @@ def refine(
     return best
 
 
-class _Step:
-    """The linearised least-squares problem of one step."""
+class _Part:
+    """Some rows of the linearised problem of a step."""
 
-    def __init__(self, chain: ChainFunction, weights: Weights, rows: FeatureMaps, seed: Sequence[int]) -> None:
+    def __init__(self, chain: ChainFunction, weights: Weights, maps: FeatureMaps, seed: Sequence[int]) -> None:
         self._chain, self._weights = chain, weights
-        self._read, made = chain(weights, rows.x)
-        self._residual, self._counts = rows.residual(made[-1])
+        self._read, made = chain(weights, maps.x)
+        self._residual, self._counts = maps.residual(made[-1])
         self._slopes = [_slope(f, z) for f, z in zip(chain.functions, made, strict=False)]
-        self._n = made[-1][0].size
-        self._moments = [op.moments(x) for op, x in zip(chain.operators, self._read, strict=True)]
+        self.moments = [x.moments() for x in self._read]
+        self.positions = made[-1][0].size
+        self.read_positions = [x.columns.shape[2] for x in self._read]
+        self.output_squares = self._output_squares(np.random.default_rng(list(seed)))
+
+    def normal(self, change: Weights) -> Weights:
+        """The normal matrix, without its ridge, times a change of the weights."""
+        return self.vjp(self.jvp(change))
+
+    def target(self) -> Weights:
+        """The right side of the normal equations."""
+        return self.vjp(self._residual)
+
+    def jvp(self, change: Weights) -> Floats:
+        """Jacobian-vector product: the change of the last output for a change of the weights."""
+        moved: Floats | None = None
+        for i, operator in enumerate(self._chain.operators):
+            step = operator.forward(change[2 * i], self._read[i])
+            step += _along(change[2 * i + 1], step.ndim)
+            if moved is not None:
+                step += operator.forward(self._weights[2 * i], operator.unfold(moved))
+            moved = step * self._slopes[i] if i < len(self._slopes) else step
+        assert moved is not None
+        return moved if self._counts is None else moved * self._counts
+
+    def vjp(self, end: Floats) -> Weights:
+        """Vector-Jacobian product: the transpose of `jvp`."""
+        found: Weights = []
+        for i, g in self._backwards(end):
+            bias = g.reshape(len(g), -1).sum(axis=1)
+            found = [
+                self._chain.operators[i].gradient(self._read[i], g),
+                bias if self._chain.free[i] else np.zeros_like(bias),
+                *found,
+            ]
+        return found
+
+    def _output_squares(self, rng: np.random.Generator) -> list[Floats]:
+        """Diagonal of each layer's output Gram matrix, from one random probe; a number for each output."""
+        g = rng.choice(np.array([-1, 1], dtype=np.float32), self._residual.shape)
+        g = g if self._counts is None else g * self._counts
+        return [np.square(g).reshape(len(g), -1).sum(axis=1) for _, g in self._backwards(g)][::-1]
+
+    def _backwards(self, end: Floats) -> Iterator[tuple[int, Floats]]:
+        """The derivative at the output of each layer, from the last one to the first."""
+        g = end
+        for i in reversed(range(len(self._chain.operators))):
+            if i < len(self._slopes):
+                g = g * self._slopes[i]
+            yield i, g
+            if i:
+                g = self._chain.operators[i].adjoint(self._weights[2 * i], g)
+
+
+class _Step:
+    """The linearised least-squares problem of one step: a sum over parts of the rows."""
+
+    def __init__(
+        self, chain: ChainFunction, weights: Weights, parts: Sequence[FeatureMaps], seed: Sequence[int]
+    ) -> None:
+        prepared = in_order(lambda i: _Part(chain, weights, parts[i], [*seed, i]), range(len(parts)))
+        self._parts = list(prepared)
+        self._n = sum(part.positions for part in self._parts)
+        self._moments = []
+        self._output_gram = []
+        for i, operator in enumerate(chain.operators):
+            count = sum(part.read_positions[i] for part in self._parts)
+            self._moments.append(sum(part.moments[i] for part in self._parts) / count)
+            squares = sum(part.output_squares[i] for part in self._parts) / self._n
+            squares = np.maximum(squares, 1e-4 * squares.max() + 1e-20)
+            self._output_gram.append(squares.reshape(operator.groups, -1, 1).astype(np.float32))
+        for part in self._parts:
+            del part.moments
         self._sizes = [np.maximum(np.trace(m, axis1=1, axis2=2) / m.shape[1], 1e-12) for m in self._moments]
-        self._output_gram = self._estimated_output_gram(np.random.default_rng(list(seed)))
 
     def solved(self, penalty: float) -> Weights:
         """The step with a ridge, by preconditioned conjugate gradients that start at zero."""
@@ -173,7 +272,7 @@ class _Step:
             np.linalg.inv(m + r[:, None, None] * np.eye(m.shape[1])).astype(np.float32)
             for m, r in zip(self._moments, ridges, strict=True)
         ]
-        left = self._vjp(self._residual)
+        left = self._mean(_Part.target)
         x = [np.zeros_like(w) for w in left]
         z = self._precondition(left, inverses)
         p, rz = z, _dot(left, z)
@@ -192,7 +291,7 @@ class _Step:
 
     def _normal(self, change: Weights, ridges: Sequence[NDArray[np.float64]], penalty: float) -> Weights:
         """The normal matrix, with its ridge, times a change of the weights."""
-        made = self._vjp(self._jvp(change))
+        made = self._mean(lambda part: part.normal(change))
         for i, (ridge, gram) in enumerate(zip(ridges, self._output_gram, strict=True)):
             made[2 * i] = made[2 * i] + (ridge[:, None, None].astype(np.float32) * gram) * change[2 * i]
             made[2 * i + 1] = made[2 * i + 1] + np.float32(penalty) * gram.reshape(-1) * change[2 * i + 1]
@@ -205,49 +304,12 @@ class _Step:
             found += [(left[2 * i] / gram) @ inverse, left[2 * i + 1] / gram.reshape(-1)]
         return found
 
-    def _jvp(self, change: Weights) -> Floats:
-        """Jacobian-vector product: the change of the last output for a change of the weights."""
-        moved: Floats | None = None
-        for i, operator in enumerate(self._chain.operators):
-            step = operator.forward(change[2 * i], self._read[i])
-            step += _along(change[2 * i + 1], step.ndim)
-            if moved is not None:
-                step += operator.forward(self._weights[2 * i], moved)
-            moved = step * self._slopes[i] if i < len(self._slopes) else step
-        assert moved is not None
-        return moved if self._counts is None else moved * self._counts
-
-    def _vjp(self, end: Floats) -> Weights:
-        """Vector-Jacobian product: the transpose of `_jvp`, averaged over positions."""
-        found: Weights = []
-        g = end
-        for i in reversed(range(len(self._chain.operators))):
-            if i < len(self._slopes):
-                g = g * self._slopes[i]
-            bias = g.reshape(len(g), -1).sum(axis=1) / self._n
-            found = [
-                self._chain.operators[i].gradient(self._read[i], g) / self._n,
-                bias if self._chain.free[i] else np.zeros_like(bias),
-                *found,
-            ]
-            if i:
-                g = self._chain.operators[i].adjoint(self._weights[2 * i], g)
-        return found
-
-    def _estimated_output_gram(self, rng: np.random.Generator) -> list[Floats]:
-        """Diagonal of each layer's output Gram matrix, from one random probe; shape (groups, outputs, 1)."""
-        g = rng.choice(np.array([-1, 1], dtype=np.float32), self._residual.shape)
-        g = g if self._counts is None else g * self._counts
-        found = []
-        for i in reversed(range(len(self._chain.operators))):
-            if i < len(self._slopes):
-                g = g * self._slopes[i]
-            mean = np.square(g).reshape(len(g), -1).sum(axis=1) / self._n
-            mean = np.maximum(mean, 1e-4 * mean.max() + 1e-20)
-            found.append(mean.reshape(self._chain.operators[i].groups, -1, 1).astype(np.float32))
-            if i:
-                g = self._chain.operators[i].adjoint(self._weights[2 * i], g)
-        return found[::-1]
+    def _mean(self, of: Callable[[_Part], Weights]) -> Weights:
+        """A sum over all rows, as a mean over positions."""
+        total: Weights = []
+        for made in in_order(of, self._parts):
+            total = [a + b for a, b in zip(total, made, strict=True)] if total else made
+        return [a / np.float32(self._n) for a in total]
 
 
 def _slope(function: Function, z: Floats) -> Floats:

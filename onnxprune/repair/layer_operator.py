@@ -6,8 +6,7 @@ Maps have their features first: shape (features, rows, *space) for convolutions,
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,22 @@ from onnxprune.layers.linear import LinearLayer
 Floats = NDArray[np.float32]
 Window = tuple[slice, ...]
 
-CHUNK = 2**19
-"""Numbers in the columns that are made at a time."""
+
+@dataclass(frozen=True)
+class Unfolded:
+    """A map as a layer reads it.
+
+    Attributes:
+        columns: Shape (groups, inputs a group * kernel positions, positions of the output).
+        positions: Shape of the output's positions: rows and space.
+    """
+
+    columns: Floats
+    positions: tuple[int, ...]
+
+    def moments(self) -> NDArray[np.float64]:
+        """Sum of the outer products of the columns; shape (groups, columns, columns)."""
+        return np.stack([(c @ c.T).astype(np.float64) for c in self.columns])  # a product with itself costs half
 
 
 @dataclass(frozen=True)
@@ -70,67 +83,42 @@ class LayerOperator:
             tuple(itertools.product(*windows)),
         )
 
-    def forward(self, weight: Floats, x: Floats) -> Floats:
+    def unfold(self, x: Floats) -> Unfolded:
+        """What the layer multiplies its weight with at every position of a map."""
+        rows = self._rows(x)
+        if len(self.windows) == 1 and self.lengths == self.out:  # each position reads itself alone
+            return Unfolded(x.reshape(self.groups, len(x) // self.groups, -1), (*rows, *self.out))
+        if any(any(p) for p in self.padding):
+            x = np.pad(x, [(0, 0)] * (1 + len(rows)) + list(self.padding))
+        found = np.empty((len(x), len(self.windows), *rows, *self.out), dtype=np.float32)
+        for position, window in enumerate(self.windows):
+            found[:, position] = x[_last(window)]
+        return Unfolded(found.reshape(self.groups, -1, found[0, 0].size), (*rows, *self.out))
+
+    def forward(self, weight: Floats, x: Unfolded) -> Floats:
         """What the layer makes of a map, without its bias."""
-        made = np.empty((self.groups, weight.shape[1], *self._rows(x), *self.out), dtype=np.float32)
-        for some, columns in self._columns(x):
-            made[:, :, some] = np.matmul(weight, columns).reshape(made[:, :, some].shape)
-        return made.reshape(-1, *made.shape[2:])
+        made: Floats = np.matmul(weight, x.columns)
+        return made.reshape(-1, *x.positions)
 
     def adjoint(self, weight: Floats, g: Floats) -> Floats:
         """What `forward` takes back from an output to an input: its transpose."""
-        rows, turned = self._rows(g), np.ascontiguousarray(weight.transpose(0, 2, 1))
+        flat = np.matmul(weight.transpose(0, 2, 1), g.reshape(self.groups, len(g) // self.groups, -1))
+        features = flat.shape[1] // len(self.windows) * self.groups
+        flat = flat.reshape(features, len(self.windows), *g.shape[1:])
         padded = [sum(p) + n for p, n in zip(self.padding, self.lengths, strict=True)]
-        inner = tuple(slice(before, before + n) for (before, _), n in zip(self.padding, self.lengths, strict=True))
-        features = turned.shape[1] // len(self.windows) * self.groups
-        made = np.empty((features, *rows, *self.lengths), dtype=np.float32)
-        for some in self._chunks(rows):
-            part = g[:, some]
-            flat = np.matmul(turned, part.reshape(self.groups, g.shape[0] // self.groups, -1))
-            flat = flat.reshape(features, len(self.windows), *part.shape[1:])
-            back = np.zeros((features, *part.shape[1 : 1 + len(rows)], *padded), dtype=np.float32)
-            for position, window in enumerate(self.windows):
-                back[_last(window)] += flat[:, position]
-            made[:, some] = back[_last(inner)]
-        return made
+        back = np.zeros((features, *self._rows(g), *padded), dtype=np.float32)
+        for position, window in enumerate(self.windows):
+            back[_last(window)] += flat[:, position]
+        inner: Floats = back[
+            _last(tuple(slice(p, p + n) for (p, _), n in zip(self.padding, self.lengths, strict=True)))
+        ]
+        return inner
 
-    def gradient(self, x: Floats, g: Floats) -> Floats:
+    def gradient(self, x: Unfolded, g: Floats) -> Floats:
         """Derivative of ``(forward(weight, x) * g).sum()`` with respect to the weight; of its shape."""
-        total: Floats | None = None
-        for some, columns in self._columns(x):
-            flat = g[:, some].reshape(self.groups, g.shape[0] // self.groups, -1)
-            part = np.matmul(flat, columns.transpose(0, 2, 1))
-            total = part if total is None else total + part
-        assert total is not None
-        return total
-
-    def moments(self, x: Floats) -> NDArray[np.float64]:
-        """Mean outer products of the columns; shape (groups, columns, columns)."""
-        total, count = np.zeros(1), 0
-        for _, columns in self._columns(x):
-            total = total + np.matmul(columns, columns.transpose(0, 2, 1)).astype(np.float64)
-            count += columns.shape[2]
-        return total / count
-
-    def _columns(self, x: Floats) -> Iterator[tuple[slice, Floats]]:
-        """What the layer multiplies its weight with, (groups, columns, positions), some rows at a time."""
-        rows = self._rows(x)
-        if len(self.windows) == 1 and self.lengths == self.out:  # each position reads itself alone
-            yield slice(None), x.reshape(self.groups, len(x) // self.groups, -1)
-            return
-        if any(any(p) for p in self.padding):
-            x = np.pad(x, [(0, 0)] * (1 + len(rows)) + list(self.padding))
-        for some in self._chunks(rows):
-            part = x[:, some]
-            found = np.empty((len(x), len(self.windows), *part.shape[1 : 1 + len(rows)], *self.out), dtype=np.float32)
-            for position, window in enumerate(self.windows):
-                found[:, position] = part[_last(window)]
-            yield some, found.reshape(self.groups, -1, found[0, 0].size)
-
-    def _chunks(self, rows: Sequence[int]) -> Iterator[slice]:
-        """So many rows at a time that their columns stay near the processor."""
-        size = max(1, CHUNK // max(1, self.features * len(self.windows) * math.prod(self.out) * math.prod(rows[1:])))
-        return (slice(begin, begin + size) for begin in range(0, rows[0], size))
+        flat = g.reshape(self.groups, len(g) // self.groups, -1)
+        made: Floats = np.matmul(flat, x.columns.transpose(0, 2, 1))
+        return made
 
     def _rows(self, x: Floats) -> tuple[int, ...]:
         """Axes between features and space."""

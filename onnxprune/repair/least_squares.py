@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.common.storable import storable
+from onnxprune.runtime.parallel import in_order
 from onnxprune.statistics import covariance
 
 Floats = NDArray[np.float64]
@@ -164,12 +165,12 @@ def fit(
     best = before = Fit(weight, bias, None, held.error(weight, bias), held.error(weight, bias))
     problem = _Problem(rows, weight, bias, intercept)
     bent = bool(np.isfinite(rows.low) or np.isfinite(rows.high))
-    for target in [rows.wanted, rows.reachable(weight, bias)] if bent else [rows.wanted]:
-        found = (
-            _bent(problem, _plain(problem, target, before, held, penalties), held)
-            if bent
-            else _plain(problem, target, before, held, penalties)
-        )
+
+    def descended(target: NDArray[np.float32]) -> Fit:
+        plain = _plain(problem, target, before, held, penalties)
+        return _bent(problem, plain, held) if bent else plain
+
+    for found in in_order(descended, [rows.wanted, rows.reachable(weight, bias)] if bent else [rows.wanted]):
         best = found if found.after < best.after else best
     if best.penalty is None or rows is held:
         return best

@@ -73,6 +73,12 @@ def _counts_by_thread(library: Any) -> bool:
 _single_threaded_blas = _SingleThreadedBlas()
 
 
+def single_threaded_blas() -> None:
+    """Sets BLAS to one thread for calls from this thread, where a library counts threads for each calling thread."""
+    for library in filter(_counts_by_thread, _blas_libraries()):
+        _set_threads(library, 1)
+
+
 @contextlib.contextmanager
 def limited_run(resources: Resources) -> Iterator[None]:
     """A `deterministic_run` within the limits of a run on its own time too."""

@@ -31,7 +31,7 @@ class Limits:
 
 
 _limits: ContextVar[Limits | None] = ContextVar("limits", default=None)
-_ahead: ContextVar[int] = ContextVar("ahead", default=MAX_AHEAD)
+_threads: ContextVar[int | None] = ContextVar("threads", default=None)
 
 
 @contextlib.contextmanager
@@ -45,18 +45,23 @@ def limited(seconds: float | None = None, memory: int | None = None) -> Iterator
 
 
 @contextlib.contextmanager
-def running_ahead(most: int) -> Iterator[None]:
-    """Lets no more than so many batches run concurrently within the block."""
-    token = _ahead.set(max(1, min(most, MAX_AHEAD)))
+def on_threads(most: int) -> Iterator[None]:
+    """Lets no more than so many batches, or parts of them, be computed at a time within the block."""
+    token = _threads.set(max(1, most))
     try:
         yield
     finally:
-        _ahead.reset(token)
+        _threads.reset(token)
+
+
+def max_threads(cores: int) -> int:
+    """Returns how many of the processor's cores may be used here."""
+    return min(cores, _threads.get() or cores)
 
 
 def max_ahead() -> int:
     """Returns how many batches may run concurrently here."""
-    return _ahead.get()
+    return max_threads(MAX_AHEAD)
 
 
 def total_memory() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -12,12 +14,17 @@ from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
-from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Function, _Step, refine
+from onnxprune.repair import gauss_newton
+from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Function, Refined, _Part, refine
 from onnxprune.repair.joint import repair
 from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
 from onnxprune.repair.layer_chains import chains
 from onnxprune.repair.layer_operator import LayerOperator
+from onnxprune.runtime import parallel
 from tests.support.text_models import text_model
+
+WINDOWS = tuple(itertools.product([slice(i, i + 6, 1) for i in range(3)], repeat=2))
+"""A kernel of 3 by 3 on maps of 6 by 6 with one zero around."""
 
 
 def normal(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
@@ -55,12 +62,13 @@ def test_an_operator_is_the_layer_and_its_transpose(
     y = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
     matrix = layer.matrix(onnx.numpy_helper.to_array(model.graph.initializer[0]))
     first = np.ascontiguousarray(x.swapaxes(0, 1))
-    made = operator.forward(matrix, first)
+    read = operator.unfold(first)
+    made = operator.forward(matrix, read)
     np.testing.assert_allclose(made.swapaxes(0, 1), y, atol=1e-4)
     g = normal(rng, *made.shape)
     inner = float(np.vdot(made, g))
     assert float(np.vdot(first, operator.adjoint(matrix, g))) == pytest.approx(inner, abs=1e-2)
-    assert float(np.vdot(matrix, operator.gradient(first, g))) == pytest.approx(inner, abs=1e-2)
+    assert float(np.vdot(matrix, operator.gradient(read, g))) == pytest.approx(inner, abs=1e-2)
 
 
 def rectified(z: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -80,14 +88,14 @@ def test_a_step_knows_how_the_end_moves(rng: np.random.Generator) -> None:
     """Against differences of the function itself, and the transpose against the step."""
     run, weights = run_of_two(rng, 5, np.tanh)
     rows = FeatureMaps(normal(rng, 6, 50), normal(rng, 3, 50))
-    step = _Step(run, weights, rows, [0])
+    step = _Part(run, weights, rows, [0])
     change = [1e-3 * normal(rng, *w.shape) for w in weights]
     before, after = (run(w, rows.x)[1][-1] for w in (weights, [w + c for w, c in zip(weights, change, strict=True)]))
-    np.testing.assert_allclose(step._jvp(change), after - before, atol=1e-4)
+    np.testing.assert_allclose(step.jvp(change), after - before, atol=1e-4)
     g = normal(rng, 3, 50)
-    back = step._vjp(g)
-    inner = sum(float(np.vdot(b, c)) for b, c in zip(back, change, strict=True)) * 50
-    assert inner == pytest.approx(float(np.vdot(step._jvp(change), g)), rel=1e-3)
+    back = step.vjp(g)
+    inner = sum(float(np.vdot(b, c)) for b, c in zip(back, change, strict=True))
+    assert inner == pytest.approx(float(np.vdot(step.jvp(change), g)), rel=1e-3)
 
 
 def test_what_two_layers_can_make_they_learn_to_make(rng: np.random.Generator) -> None:
@@ -98,7 +106,32 @@ def test_what_two_layers_can_make_they_learn_to_make(rng: np.random.Generator) -
     found = refine(run, [w + 0.1 * normal(rng, *w.shape) for w in true], rows, held, [0])
     assert found.penalty is not None
     assert found.after < 0.1 * found.before
-    assert held.error(run(found.weights, held.x)[1][-1]) == found.after
+    made = run(found.weights, held.x)[1][-1]
+    assert held.error(made) / held.variation == pytest.approx(found.after)
+
+
+def test_threads_and_parts_change_nothing(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes do not depend on the number of cores; the size of the parts moves roundings alone."""
+    operators = [
+        LayerOperator(1, 3, (6, 6), (6, 6), ((1, 1), (1, 1)), WINDOWS),
+        LayerOperator(1, 4, (6, 6), (6, 6), ((1, 1), (1, 1)), WINDOWS),
+    ]
+    true = [normal(rng, 1, 4, 27), normal(rng, 4), normal(rng, 1, 2, 36), normal(rng, 2)]
+    run = ChainFunction(operators, [rectified], [True, True])
+    x, more = normal(rng, 3, 90, 6, 6), normal(rng, 3, 20, 6, 6)
+    rows, held = (FeatureMaps(a, run(true, a)[1][-1]) for a in (x, more))
+    weights = [w + 0.1 * normal(rng, *w.shape) for w in true]
+
+    def found(cores: int, chunk: int) -> Refined:
+        monkeypatch.setattr(parallel, "cores", lambda: cores)
+        monkeypatch.setattr(gauss_newton, "CHUNK", chunk)
+        return refine(run, weights, rows, held, [0])
+
+    one, three, whole = found(1, 8000), found(3, 8000), found(1, 2**30)
+    for a, b, c in zip(one.weights, three.weights, whole.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, c, atol=2e-2)
+    assert one.after < 0.2 * one.before
 
 
 def test_errors_behind_a_rectifier_are_not_counted(rng: np.random.Generator) -> None:
