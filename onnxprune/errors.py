@@ -7,7 +7,7 @@ the command line. Messages name options as their reader writes them (`option`, `
 from __future__ import annotations
 
 _NAME_ONLY = object()
-_OPTIONS = {"global_ranking": "global", "input_shapes": "input-shape", "tensor_map": "map"}
+_OPTIONS = {"global_ranking": "global", "input_shapes": "input-shape", "tensor_map": "map", "client": "scheduler"}
 """Names on the command line that are others than in Python."""
 _OPEN, _BETWEEN, _CLOSE = "\x02", "\x03", "\x04"
 

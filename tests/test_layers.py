@@ -18,7 +18,7 @@ ORDER = """
     model
     graph
     ops layers runtime
-    coupling gradients
+    coupling gradients distributed
     verification
     losses
     cost

@@ -120,7 +120,7 @@ def test_options_are_the_same_everywhere() -> None:
     for function in (api.prune, api.plan):
         assert parameters(function)["options"].annotation == "Options | None"
         assert parameters(function)["progress"].annotation == "ProgressCallback | None"
-    del pruned["options"], pruned["progress"]
+    del pruned["options"], pruned["progress"], pruned["client"], pruned["work"]
     assert pruned == options and list(pruned) == list(options)
     planned = parameters(api.plan)
     assert planned.pop("analysis").annotation == "Analysis"
@@ -144,7 +144,7 @@ def test_signatures(name: str) -> None:
     for parameter in parameters(function).values():
         assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         assert parameter.name in hints
-        assert (hints[parameter.name] is Any) == (parameter.name == "calib")
+        assert (hints[parameter.name] is Any) == (parameter.name in ("calib", "client"))
     assert "return" in hints
     assert "Raises:" in inspect.getdoc(function)  # type: ignore[operator]
 

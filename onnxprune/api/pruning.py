@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxprune.common.progress import ProgressCallback
+from onnxprune.distributed.connect import executing
 from onnxprune.engines.profiles import Timer
 from onnxprune.engines.times import Times
 from onnxprune.extensions.metrics import MetricFunction
@@ -20,6 +21,7 @@ from onnxprune.pipeline.dry_run import dry_run as dry_run_stages
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
+from onnxprune.pipeline.resume import resumable
 from onnxprune.pipeline.run import for_plan, make_plan, run_stages
 from onnxprune.planning.plan import Plan
 from onnxprune.runtime.determinism import limited_run
@@ -70,6 +72,8 @@ def prune(
     time_limit: float | None = None,
     options: Options | None = None,
     progress: ProgressCallback | None = None,
+    client: Any = None,
+    work: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Prunes a model; `Options.of` describes the options.
 
@@ -119,6 +123,8 @@ def prune(
         time_limit: Seconds that the run may take until it writes.
         options: All of these options in one object, in place of any of them.
         progress: Called with how far the run is (`Progress`).
+        client: A `dask.distributed.Client`, whose workers gather statistics and try removals.
+        work: A folder where the steps of the run are kept: a run that was ended goes on from there.
 
     Returns:
         The pruned model in kind, the plan and the report.
@@ -128,27 +134,39 @@ def prune(
         TimeLimitError: The run takes longer than `time_limit`.
         VerificationError: The pruned model fails in onnxruntime where the original does not.
     """
-    given = {name: value for name, value in locals().items() if name not in ("model", "options", "progress")}
-    return run(model, requested(prune, given, options), progress)
+    others = ("model", "options", "progress", "client", "work")
+    given = {name: value for name, value in locals().items() if name not in (*others, "others")}
+    return run(model, requested(prune, given, options), progress, client, work)
 
 
-def dry_run(model: ModelSource, options: Options, progress: ProgressCallback | None = None) -> Result:
+def dry_run(
+    model: ModelSource, options: Options, progress: ProgressCallback | None = None, client: Any = None
+) -> Result:
     """Plans what `run` would do, and leaves out what does not decide that; see `pipeline.dry_run`."""
-    with limited_run(options.resources):
+    with limited_run(options.resources), executing(client):
         return dry_run_stages(Original.of(model), options, Clock(progress))
 
 
-def run(model: ModelSource, options: Options, progress: ProgressCallback | None = None) -> Result:
+def run(
+    model: ModelSource,
+    options: Options,
+    progress: ProgressCallback | None = None,
+    client: Any = None,
+    work: str | os.PathLike[str] | None = None,
+) -> Result:
     """Prunes a model with the options in one object; see `prune`.
 
     Args:
         model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
         options: The options: `Options.of` takes those of `prune`, `Options` itself takes them by concern.
         progress: Called with how far the run is, see `Progress`.
+        client: See `prune`.
+        work: See `prune`.
     """
     checks_of.instance("options", options, Options)
-    with limited_run(options.resources):
-        return run_stages(Original.of(model), options, Clock(progress))
+    original = Original.of(model)
+    with limited_run(options.resources), executing(client), resumable(work, original, options):
+        return run_stages(original, options, Clock(progress))
 
 
 def plan(

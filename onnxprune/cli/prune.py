@@ -169,6 +169,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @option(
     CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run and count MACs at; repeatable"
 )
+@option(CHECKS, "--scheduler", hidden=True)
+@option(CHECKS, "--work", hidden=True)
 @option(FILES, "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
 @option(FILES, "--sparse-storage", is_flag=True, hidden=True)
 @option(FILES, "--data-chunk", hidden=True)
@@ -214,20 +216,28 @@ def prune(
     quiet: bool,
     verbose: bool,
     progress: bool | None,
+    scheduler: str | None,
+    work: str | None,
     **_: Any,
 ) -> None:
     """Takes channels out of a trained ONNX model and writes a smaller one."""
     if extra:
         raise InputError(f"one model at a time: {extra[0]!r} is too many", _meant(model))
     options, chunk = parsing.options(ctx), parsing.data_chunk(data_chunk)
+    if dry_run and work is not None:
+        raise InputError("a dry run takes few steps, and keeps none", "leave --work or --dry-run away")
     others = parsing.files_read(ctx)
     path = None if dry_run else target(model, output, *others, force=force)
     plan_path = _plan_path(plan, path, model, *others)
     page = page_path(html, model, *others)
     from onnxprune import api
+    from onnxprune.distributed.connect import connected
 
-    with logging_on_stderr(verbose), announcing(quiet or verbose, progress) as stage:
-        result = (api.dry_run if dry_run else api.run)(model, options, progress=stage)
+    with logging_on_stderr(verbose), announcing(quiet or verbose, progress) as stage, connected(scheduler) as client:
+        if dry_run:
+            result = api.dry_run(model, options, progress=stage, client=client)
+        else:
+            result = api.run(model, options, progress=stage, client=client, work=work)
         if result.stopped is not None and path is not None:
             path = plan_path = None
         with written(plan_path, "" if plan_path is None else result.plan.to_json()):

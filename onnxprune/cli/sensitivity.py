@@ -31,6 +31,7 @@ WHAT, DATA, WORDS = "What", "Data and repair", "Output"
 @option(DATA, "--times", metavar="FILE", help="What onnxprune measure wrote: adds the share of the time")
 @option(DATA, "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run at; repeatable")
 @option(DATA, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
+@option(WORDS, "--scheduler", metavar="WHERE", help="Dask workers try them: tcp://HOST:8786, local, local:N")
 @option(WORDS, "-o", "--output", metavar="FILE", help="Write everything as JSON")
 @option(WORDS, "--csv", "csv_file", metavar="FILE", help="Write the rows as CSV, for a spreadsheet")
 @html_option(WORDS)
@@ -56,6 +57,7 @@ def sensitivity(
     html: str | None,
     as_json: bool,
     progress: bool | None,
+    scheduler: str | None,
 ) -> None:
     """Shows what each group of coupled channels costs and saves when it is pruned alone.
 
@@ -70,6 +72,7 @@ def sensitivity(
             writable(path, *reads)
     page = page_path(html, *reads)
     from onnxprune import api
+    from onnxprune.distributed.connect import connected
     from onnxprune.options import Options
     from onnxprune.pipeline.latency import read_times
     from onnxprune.pipeline.sensitivity import sensitivity as examine
@@ -90,8 +93,8 @@ def sensitivity(
         "input_shapes": shapes,
         "seed": seed,
     }
-    with announcing(as_json, progress) as stage:
-        report = examine(model, times=times, progress=stage, **asked)
+    with announcing(as_json, progress) as stage, connected(scheduler) as client:
+        report = examine(model, times=times, progress=stage, client=client, **asked)
     parts = tables(report)
     if page is not None:
         options = Options.of(0.0, **asked)

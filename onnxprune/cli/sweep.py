@@ -52,6 +52,7 @@ SAME = (
 @option(CHECKS, "--gate", multiple=True, metavar="NAME=X", help="drift, cosine or agreement, as for pruning")
 @option(CHECKS, "--no-time", is_flag=True, help="Time nothing: variants are compared by their MACs")
 @option(CHECKS, "--input-shape", multiple=True, metavar="NAME:1,3,8,8", help="Shape to run at; repeatable")
+@option(FILES, "--scheduler", metavar="WHERE", help="Dask workers make them: tcp://HOST:8786, local, local:N")
 @option(FILES, "-o", "--output", metavar="FOLDER", help="Write sweep.json, sweep.csv and models; resume from them")
 @option(FILES, "--keep-models", default="front", metavar="WHICH", help="all; front; best within the gates  [front]")
 @html_option(FILES)
@@ -71,12 +72,14 @@ def sweep(
     html: str | None,
     as_json: bool,
     progress: bool | None,
+    scheduler: str | None,
     **given: Any,
 ) -> None:
     """Makes a pruned model for each amount and criterion, and shows them side by side.
 
     Analysis, data, times and statistics are shared. The front is what no other variant is better than in accuracy and
-    time alike. What an interrupted sweep has done is in its folder; the same command goes on from there.
+    time alike. What an interrupted sweep has done is in its folder; the same command goes on from there. Workers of
+    Dask, on any number of machines, make the same models (docs/distributed.md).
     """
     common = {name: given[name] for name in SAME} | {
         "keep": parsing.keep(given["keep"]),
@@ -87,6 +90,7 @@ def sweep(
     }
     reads = [model, *parsing.data_files(given["calib"]), *([given["times"]] if given["times"] else [])]
     page = page_path(html, model, *reads)
+    from onnxprune.distributed.connect import connected
     from onnxprune.pipeline.sweep import Sweep, variants
 
     asked = variants(parsing.ratios(ratio), parsing.limits(target), parsing.listed(importance), common)
@@ -94,8 +98,8 @@ def sweep(
         writable(Path(output) / "sweep.json" if Path(output).is_dir() else Path(output), *reads)
     made = Sweep(model, asked, output, keep_models, repair_samples)
     try:
-        with announcing(as_json, progress) as stage:
-            made.run(stage)
+        with announcing(as_json, progress) as stage, connected(scheduler) as client:
+            made.run(stage, client)
     except (KeyboardInterrupt, Terminated):
         _show(made.report, page, model, as_json=as_json)
         raise

@@ -140,11 +140,11 @@ class Meter:
 _current: ContextVar[Meter | None] = ContextVar("meter", default=None)
 
 
-def step(item: str, number: int, count: int) -> None:
+def step(item: str, number: int, count: int, within: float = 0.0) -> None:
     """Reports that a step of the current range begins, see `Meter.step`."""
     meter = _current.get()
     if meter is not None:
-        meter.step(item, number, count)
+        meter.step(item, number, count, within)
 
 
 @contextlib.contextmanager
@@ -156,3 +156,14 @@ def part(low: float, high: float) -> Iterator[None]:
         return
     with meter.part(low, high):
         yield
+
+
+def inner() -> ProgressCallback:
+    """Reports how far a run within this one is, as a step of the current range."""
+    meter = _current.get()
+
+    def report(progress: Progress) -> None:
+        if meter is not None:
+            meter.step(f"{progress.stage} {progress.item}".rstrip(), 0, 1, progress.done / progress.total)
+
+    return report

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.common.progress import step
+from onnxprune.common.executor import each
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.importance.magnitude import Scores
-from onnxprune.importance.obs import Curve, removal_curve
+from onnxprune.importance.obs import Consumer, Curve, removal_curve
 from onnxprune.importance.readers import GroupReader, find_readers
 from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
-from onnxprune.statistics.moments import Batches, Moments
+from onnxprune.statistics.moments import Batches, Moments, means
 
 PROBES = (0.25, 0.5, 0.75)
 """Shares of a group's units after whose removal the output error is measured."""
@@ -64,31 +65,67 @@ def curves(
     readers = find_readers(model, coupling, groups, layers, moments)
     order = sorted((i for i, mine in enumerate(readers) if mine), key=lambda i: readers[i][0].layer.node.index)
     found = [curve_from_scores(s, g.units - least) for s, g, least in zip(fallback, groups, keep, strict=True)]
-    with Trials(model, moments, batches, [readers[i][0].layer.x.name for i in order], memory=memory) as trials:
-        for number, i in enumerate(order):
-            step(groups[i].name, number, len(order))
-            trials.step()
-            curve = removal_curve(
-                [r.consumer for r in readers[i]],
-                groups[i].units,
-                groups[i].units - keep[i],
-                (*PROBES, *LAST_PROBES) if trials.possible else (),
-            )
-            found[i] = Curve(
-                curve.order, fit_to_measurements(curve.loss, _measured(trials, curve, readers[i], groups[i].units))
-            )
+    positions = [readers[i][0].layer.x.name for i in order]
+    tasks = (
+        (groups[i].name, _Removal(at, _named(readers[i]), groups[i].units, groups[i].units - keep[i]))
+        for at, i in enumerate(order)
+    )
+    with Trials(model, means(moments), batches, positions, memory=memory) as trials:
+        for at, curve in each(_Heights(trials), tasks, len(order), kept="damage curves"):
+            found[order[at]] = curve
     return found
 
 
-def _measured(trials: Trials, curve: Curve, readers: Sequence[GroupReader], units: int) -> list[tuple[int, float]]:
-    """Pairs of a number of removed units and the error after them."""
-    found: list[tuple[int, float]] = []
-    for at, weights in curve.probes:
-        if found and at > PROBES[-1] * units + 0.5 and found[-1][1] >= FLAT:
-            break
-        changes = [WeightChange(r.layer.name, r.block, w) for r, w in zip(readers, weights, strict=True)]
-        found.append((at, trials.error(changes)))
-    return found
+@dataclass(frozen=True)
+class _Removal:
+    """The removal of units of a group, for a process that may not have the graph.
+
+    Attributes:
+        position: Position of the first layer that reads the group among those of all groups.
+        readers: The layers that read it, by name, with the block of each and what it knows of its inputs.
+        units: How many units it has.
+        most: How many may go.
+    """
+
+    position: int
+    readers: list[tuple[str, int, Consumer]]
+    units: int
+    most: int
+
+
+def _named(readers: Sequence[GroupReader]) -> list[tuple[str, int, Consumer]]:
+    return [(r.layer.name, r.block, r.consumer) for r in readers]
+
+
+@dataclass(frozen=True)
+class _Heights:
+    """Computes the curve of a group, and measures its heights."""
+
+    trials: Trials
+
+    def __call__(self, removal: _Removal) -> Curve:
+        possible = self.trials.possible
+        curve = removal_curve(
+            [consumer for _, _, consumer in removal.readers],
+            removal.units,
+            removal.most,
+            (*PROBES, *LAST_PROBES) if possible else (),
+        )
+        self.trials.advance(removal.position)
+        return Curve(curve.order, fit_to_measurements(curve.loss, self._measured(curve, removal)))
+
+    def _measured(self, curve: Curve, removal: _Removal) -> list[tuple[int, float]]:
+        """Pairs of a number of removed units and the error after them."""
+        found: list[tuple[int, float]] = []
+        for at, weights in curve.probes:
+            if found and at > PROBES[-1] * removal.units + 0.5 and found[-1][1] >= FLAT:
+                break
+            changes = [
+                WeightChange(name, block, weight)
+                for (name, block, _), weight in zip(removal.readers, weights, strict=True)
+            ]
+            found.append((at, self.trials.error(changes)))
+        return found
 
 
 def fit_to_measurements(loss: NDArray[np.float64], seen: Sequence[tuple[int, float]]) -> NDArray[np.float64]:

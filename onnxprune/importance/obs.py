@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.common.storable import storable
+
 Matrix = NDArray[np.float64]
 Index = NDArray[np.int64]
 
@@ -47,6 +49,7 @@ class Consumer:
         return float(np.einsum("oi,ij,oj->", self.weight, self.covariance, self.weight, optimize=True))
 
 
+@storable
 @dataclass(frozen=True)
 class Curve:
     """The damage curve of a group.

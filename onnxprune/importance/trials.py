@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from onnxprune.model.model import Model
 from onnxprune.runtime.partition import CannotCut
 from onnxprune.runtime.session import session
 from onnxprune.runtime.staged_run import StagedRun
-from onnxprune.statistics.moments import Batches, Moments
+from onnxprune.statistics.moments import Batches
 from onnxprune.verification.comparable_outputs import with_comparable_outputs
 from onnxprune.verification.output_error import Errors
 from onnxprune.verification.output_values import OutputValues
@@ -43,16 +44,29 @@ class WeightChange:
     weight: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Trial:
+    """Versions of some layers, one after another.
+
+    Attributes:
+        position: Number of the position that is not downstream of any of the layers.
+        versions: The changes of each.
+    """
+
+    position: int
+    versions: list[list[WeightChange]]
+
+
 class Trials:
     """Trials at a sequence of positions in the model, in topological order.
 
-        with Trials(model, moments, batches, ["x", "y"]) as trials:
-            trials.step()  # runs the model up to "x" once
+        with Trials(model, means, batches, ["x", "y"]) as trials:
+            trials.advance(0)  # runs the model up to "x" once
             error = trials.error([WeightChange("layer that reads x", 0, weight)])
-            trials.step()
+            trials.advance(1)
             ...
 
-    The part of the model before a position is run only once, not for every trial.
+    The part of the model before a position is run only once, not for every trial; in another process once more.
 
     Attributes:
         possible: Whether there are batches, and thus outputs to compare.
@@ -61,7 +75,7 @@ class Trials:
     def __init__(
         self,
         model: Model,
-        moments: Mapping[str, Moments],
+        means: Mapping[str, NDArray[np.float64]],
         batches: Batches,
         positions: Sequence[str],
         *,
@@ -71,24 +85,23 @@ class Trials:
 
         Args:
             model: The model; not modified.
-            moments: Moments of the inputs of layers, by name.
+            means: Means of the inputs of layers, by name; shape (groups, columns).
             batches: Feeds.
-            positions: For each step, the input of the first layers to change; in topological order.
+            positions: The inputs of the first layers to change, in topological order.
             memory: Maximum size in bytes of the stored activations in memory.
         """
-        self._moments, self._batches = moments, batches
+        self._means, self._batches, self._positions, self._memory = means, batches, positions, memory
+        self._original = model
         self._model, self._components = with_comparable_outputs(model)
         self._values = OutputValues(self._components, limit=MAX_ELEMENTS)
         self._reference = [self._values.reference(outputs) for outputs in session(self._model).each(batches)]
         self.possible = bool(self._reference)
         self._staged: StagedRun | None = None
-        names = [o.name for o in self._model.proto.graph.output]
-        with contextlib.suppress(CannotCut):
-            self._staged = (
-                StagedRun(self._model, batches, [*([p] for p in positions), names], memory=memory)
-                if self.possible
-                else None
-            )
+        self._at = len(positions)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        batches = [dict(feeds) for feeds in self._batches]
+        return _received, (self._original, self._means, batches, list(self._positions), self._memory)
 
     def __enter__(self) -> Trials:
         return self
@@ -96,13 +109,35 @@ class Trials:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._staged is not None:
             self._staged.close()
 
-    def step(self) -> None:
-        """Advances to the next position."""
-        if self._staged is not None:
+    def __call__(self, trial: Trial) -> list[float]:
+        """The error of each version of a trial."""
+        self.advance(trial.position)
+        return [self.error(changes) for changes in trial.versions]
+
+    def advance(self, position: int) -> None:
+        """Goes to a position; back again only from the start."""
+        if not self.possible:
+            return
+        if position < self._at:
+            self._begin()
+        while self._staged is not None and self._at < position:
             self._staged.step()
+            self._at += 1
+
+    def _begin(self) -> None:
+        """Goes to the start; a model that cannot be cut is run as a whole for each trial."""
+        self._close()
+        self._staged, self._at = None, -1
+        names = [o.name for o in self._model.proto.graph.output]
+        stages = [*([p] for p in self._positions), names]
+        with contextlib.suppress(CannotCut):
+            self._staged = StagedRun(self._model, self._batches, stages, memory=self._memory)
 
     def error(self, changes: Sequence[WeightChange]) -> float:
         """Returns the relative squared error of the outputs before a final softmax (see `comparable_outputs`).
@@ -120,8 +155,7 @@ class Trials:
             assert tensor is not None
             stored = changed.array(tensor)
             matrix = layer.matrix(stored).astype(np.float64)
-            seen = self._moments[layer.name]
-            shift = (matrix[block] - weight) @ (seen.total[block] / max(seen.count, 1))
+            shift = (matrix[block] - weight) @ self._means[layer.name][block]
             matrix[block] = weight
             changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
             add_bias(changed, layer, block, shift)
@@ -130,3 +164,9 @@ class Trials:
         for reference, outputs in zip(self._reference, results, strict=True):
             errors.add_values(reference, [self._values.of(outputs)])
         return min(errors.shares()[0], MAX_ERROR)
+
+
+def _received(
+    model: Model, means: Mapping[str, NDArray[np.float64]], batches: Batches, positions: Sequence[str], memory: int
+) -> Trials:
+    return Trials(model, means, batches, positions, memory=memory)

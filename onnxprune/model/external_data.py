@@ -85,6 +85,12 @@ def _resolve_location(path: Path, location: str, what: str) -> Path:
     return file
 
 
+def locations(proto: ModelProto) -> list[str]:
+    """Names of the data files of a model, from its folder, as they are in it."""
+    external = [t for t in tensors(proto) if is_external(t) and deferred_number(t) is None]
+    return list(dict.fromkeys(e.value for t in external for e in t.external_data if e.key == "location"))
+
+
 def make_external(tensor: TensorProto, location: str, offset: int, length: int) -> None:
     """Makes a tensor refer to its values in a data file; other entries, such as a checksum, are kept."""
     fresh = {"location": location, "offset": str(offset), "length": str(length)}

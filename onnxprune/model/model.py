@@ -14,15 +14,17 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.common.shared_files import SharedFiles
 from onnxprune.errors import InputError, ModelError
 from onnxprune.model.data_file import DataFile, Stored
-from onnxprune.model.external_data import aligned_offset, deferred_number, locate, make_deferred
+from onnxprune.model.external_data import aligned_offset, deferred_number, locate, locations, make_deferred
 from onnxprune.model.skeleton import serialized_size, skeleton
 from onnxprune.model.tensors import (
     constants,
@@ -190,6 +192,16 @@ class Model:
         """A model of other nodes with tensors of this one."""
         return Model(proto, self.path, self.data_files, self._deferred)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process the data files are those that are there, or copies; what was edited is sent."""
+        copy = self.copy()
+        copy.materialise()
+        names = locations(copy.proto)
+        if self.path is None or not names:
+            return Model, (copy.proto, self.path)
+        files = SharedFiles.of([self.path, *(self.path.parent / name for name in names)])
+        return _received, (copy.proto, self.path.name, files)
+
     def close(self) -> None:
         """Releases the mapped files; arrays that were returned before remain valid."""
         self._files.clear()
@@ -226,6 +238,11 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = Tr
         raise ModelError(f"{where}: {error.message}", error.hint) from None
     external = (t for t in tensors(proto) if is_external(t) and (weights or not is_stripped(t)))
     return Model(proto, path, {locate(t, path).file for t in external})
+
+
+def _received(proto: onnx.ModelProto, name: str, files: SharedFiles) -> Model:
+    path = files.here() / name
+    return Model(proto, path, {locate(t, path).file for t in tensors(proto) if is_external(t)})
 
 
 _CONVERTERS = {

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxprune.common.shared_files import SharedFiles, sha256
 from onnxprune.errors import InputError
+from onnxprune.model.external_data import locations
 from onnxprune.model.model import Model, load
-
-BLOCK = 2**20
-"""Bytes that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,25 @@ def stored_bytes(model: Model) -> int | None:
         return None
 
 
-def _described(path: Path) -> StoredFile:
-    digest, size = hashlib.sha256(), 0
+def shared_files(model: str | os.PathLike[str]) -> SharedFiles:
+    """The same for another process: the folder that it finds is that of the model's file.
+
+    Raises:
+        InputError: One of them cannot be read.
+    """
+    path = Path(model)
     try:
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-                size += len(block)
+        return SharedFiles.of([path, *(path.parent / name for name in locations(load(path).proto))])
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return StoredFile(str(path), size, digest.hexdigest())
+        raise _unreadable(Path(error.filename or path), error) from None
+
+
+def _described(path: Path) -> StoredFile:
+    try:
+        return StoredFile(str(path), path.stat().st_size, sha256(path))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be read: {error.strerror or error}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxprune.allocation import selection
+from onnxprune.common.checkpoint import step_of_run
 from onnxprune.cost.measure import measure
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.blocks import Block, find_blocks
@@ -91,6 +92,9 @@ class BlockTrials:
 
     def damage(self, blocks: Sequence[Block]) -> float:
         """Squared error of the outputs without some blocks, with nothing repaired, as a share of their variance."""
+        return step_of_run("damage of blocks", lambda: self._damage(blocks))
+
+    def _damage(self, blocks: Sequence[Block]) -> float:
         prepared, model = self._prepared, self.model(blocks)
         return measured(prepared.original.dense(), [model], self._batches, unsquash=True).shares()[0]
 

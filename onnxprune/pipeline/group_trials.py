@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
-from onnxprune.coupling.groups import Group
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.pipeline.analysis import reanalyze
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, _Synthetic
 from onnxprune.pipeline.evaluate import evaluate
 from onnxprune.pipeline.kept_indices import kept_indices
-from onnxprune.pipeline.metric import MetricEvaluator
-from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.metric import NO_METRIC, MetricEvaluator, make_evaluator
+from onnxprune.pipeline.prepare import Prepared, opened
+from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.refit import RepairJob, refit
+from onnxprune.pipeline.sent import SentRun
 from onnxprune.planning import plan
 from onnxprune.repair import layerwise
 from onnxprune.repair.kept_indices import KeptIndices
@@ -104,26 +106,30 @@ def cut(samples: Samples | _Synthetic, most: int) -> Samples | _Synthetic:
 
 
 class GroupTrials:
-    """Removes channels of single groups of a prepared model."""
+    """Removes channels of single groups of a prepared model; in another process it prepares the model there."""
 
-    def __init__(self, prepared: Prepared, data: CalibrationSplit, evaluator: MetricEvaluator) -> None:
+    def __init__(self, prepared: Prepared, data: CalibrationSplit, evaluator: MetricEvaluator, samples: int) -> None:
         """Keeps what trials share.
 
         Args:
             prepared: The model, its analysis and options; not changed.
             data: Samples to repair with, and held-out ones.
             evaluator: Measures the metric on the held-out samples.
+            samples: How many samples each of the two parts has at most.
         """
-        self._prepared, self._data, self._evaluator = prepared, data, evaluator
+        self._prepared, self._data, self._evaluator, self._samples = prepared, data, evaluator, samples
 
-    def run(self, group: Group, units: Index) -> Trial:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (SentRun.of(self._prepared.original, self._prepared.options), self._samples)
+
+    def __call__(self, task: tuple[int, Index]) -> Trial:
         """Removes channels of one group, and measures what that does.
 
         Args:
-            group: The group.
-            units: Positions of the channels in it.
+            task: Number of the group, and positions of the channels in it.
         """
-        prepared = self._prepared
+        prepared, units = self._prepared, task[1]
+        group = prepared.groups[task[0]]
         whole = prepared.analysis
         removed = np.zeros(whole.coupling.classes.elements, dtype=bool)
         removed[group.channels[units]] = True
@@ -170,6 +176,21 @@ class GroupTrials:
             memory=job.memory,
             io_slices=job.io_slices,
         )
+
+
+def _received(run: SentRun, samples: int) -> GroupTrials:
+    original, options = run.received()
+    prepared = opened(original, options, Clock())
+    data = split(prepared, samples)
+    assert data is not None
+    return GroupTrials(prepared, data, evaluator_of(prepared, data), samples)
+
+
+def evaluator_of(prepared: Prepared, data: CalibrationSplit) -> MetricEvaluator:
+    """What measures the metric on some held-out samples: of synthetic inputs there is none."""
+    if prepared.loaded.data is None:
+        return NO_METRIC
+    return make_evaluator(prepared.original.load, data, prepared.options.checks, prepared.options.seed)
 
 
 def following(kept: KeptIndices, graph: Graph) -> KeptIndices:

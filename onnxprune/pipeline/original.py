@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
+from onnxprune.common.shared_files import SharedFiles
 from onnxprune.model.model import Model, load
+from onnxprune.model.stored_files import shared_files
 from onnxprune.pipeline.analysis import ModelSource, inline_functions, load_dense, to_proto_or_path
 from onnxprune.runtime.session import Source
 
@@ -42,3 +46,13 @@ class Original:
         model = load_dense(self.source)
         inline_functions(model)
         return model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is the file that is there, or a copy."""
+        if isinstance(self.source, (str, os.PathLike)):
+            return _received, (shared_files(self.source), os.path.basename(self.source), self.as_graph)
+        return Original, (self.source, self.as_graph)
+
+
+def _received(files: SharedFiles, name: str, as_graph: bool) -> Original:
+    return Original(files.here() / name, as_graph)

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
+from onnxprune.common.checkpoint import step_of_run
 from onnxprune.common.progress import part
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import totals
@@ -166,7 +167,10 @@ def measure_damage(
                 known.update(input_moments)
         by_itself = BY_WEIGHTS if criterion.sequential else criterion
         gradients = observe.gradient_data(data, seed) if criterion.needs == "gradients" else None
-        scores = score(model, coupling, groups, by_itself, seed=seed, moments=input_moments, gradients=gradients)
+        scores = step_of_run(
+            "scores",
+            lambda: score(model, coupling, groups, by_itself, seed=seed, moments=input_moments, gradients=gradients),
+        )
         if criterion.from_data:
             scores = observe.with_experts(model, coupling, groups, scores, given)
         if criterion.sequential:

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.common.executor import each
 from onnxprune.common.math import share as units_of
-from onnxprune.common.progress import ProgressCallback, step
+from onnxprune.common.progress import ProgressCallback
 from onnxprune.cost.cost_model import CostModel, macs, parameters
 from onnxprune.cost.measure import counted_shapes
 from onnxprune.cost.measure import measure as measure_cost
 from onnxprune.cost.time_model import latency
 from onnxprune.coupling.group_names import nodes_of
 from onnxprune.coupling.groups import Group
+from onnxprune.distributed.connect import executing
 from onnxprune.engines.times import Times
 from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.extensions.points import Scorer
@@ -28,9 +30,9 @@ from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import ModelSource
 from onnxprune.pipeline.data import CalibrationSplit
-from onnxprune.pipeline.group_trials import GroupTrials, Trial, affordable, split
+from onnxprune.pipeline.group_trials import Extent, GroupTrials, Trial, affordable, evaluator_of, split
 from onnxprune.pipeline.latency import read_times
-from onnxprune.pipeline.metric import NO_METRIC, MetricEvaluator, make_evaluator
+from onnxprune.pipeline.metric import NO_METRIC, MetricEvaluator
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.prepare import Prepared, prepare
 from onnxprune.pipeline.progress import Clock, work_before
@@ -71,6 +73,7 @@ def sensitivity(
     run_memory: int | None = None,
     time_limit: float | None = None,
     progress: ProgressCallback | None = None,
+    client: Any = None,
 ) -> SensitivityReport:
     """What each group of coupled channels costs and saves when a share of it is removed, and nothing else.
 
@@ -98,6 +101,7 @@ def sensitivity(
         run_memory: Bytes that onnxruntime may hold.
         time_limit: Seconds that it may take.
         progress: Called with how far it is (`Progress`).
+        client: A `dask.distributed.Client`, whose workers try the groups.
 
     Returns:
         A row a group; `to_json`, `to_dict` and `to_csv` give it as data.
@@ -129,7 +133,7 @@ def sensitivity(
     )
     clock = Clock(progress)
     name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
-    with limited_run(options.resources):
+    with limited_run(options.resources), executing(client):
         prepared = prepare(Original.of(model), options, clock)
         clock.expect({**work_before(prepared.options), "trials": TRIAL_WORK * len(prepared.groups)})
         return _report(name, prepared, _Savings.of(prepared, times), clock)
@@ -139,9 +143,9 @@ def _report(name: str | None, prepared: Prepared, savings: _Savings, clock: Cloc
     groups, cost = prepared.groups, prepared.loaded.cost
     extent = affordable(cost.macs, len(groups), SHARES, MIDDLE)
     data = split(prepared, extent.samples) if extent.shares and groups else None
-    evaluator = NO_METRIC if data is None else _evaluator(prepared, data)
+    evaluator = NO_METRIC if data is None else evaluator_of(prepared, data)
     with clock.stage("trials"):
-        tried = _trials(prepared, data, evaluator, extent.shares)
+        tried = _trials(prepared, data, evaluator, extent)
     assert prepared.damage is not None
     rows = [
         _row(i, group, curve, trials, savings)
@@ -164,26 +168,23 @@ def _report(name: str | None, prepared: Prepared, savings: _Savings, clock: Cloc
     )
 
 
-def _evaluator(prepared: Prepared, data: CalibrationSplit) -> MetricEvaluator:
-    """What measures the metric: of synthetic inputs there is none."""
-    if prepared.loaded.data is None:
-        return NO_METRIC
-    return make_evaluator(prepared.original.load, data, prepared.options.checks, prepared.options.seed)
-
-
 def _trials(
-    prepared: Prepared, data: CalibrationSplit | None, evaluator: MetricEvaluator, shares: Sequence[float]
+    prepared: Prepared, data: CalibrationSplit | None, evaluator: MetricEvaluator, extent: Extent
 ) -> list[dict[int, Trial]]:
     """For each group the trials by how many channels they remove; none without data."""
-    damage = prepared.damage
+    damage, found = prepared.damage, [dict[int, Trial]() for _ in prepared.groups]
     if data is None or damage is None:
-        return [{} for _ in prepared.groups]
-    trials, found = GroupTrials(prepared, data, evaluator), []
-    for i, (group, curve) in enumerate(zip(prepared.groups, damage.curves, strict=True)):
-        step(group.name, i, len(prepared.groups))
-        counts = sorted({units_of(share, group.units) for share in shares} - {0})
-        found.append({n: trials.run(group, np.sort(curve.order[:n])) for n in counts})
+        return found
+    counts = [(i, n) for i, g in enumerate(prepared.groups) for n in sorted(_counts(g, extent.shares))]
+    tasks = ((prepared.groups[i].name, (i, np.sort(damage.curves[i].order[:n]))) for i, n in counts)
+    for at, trial in each(GroupTrials(prepared, data, evaluator, extent.samples), tasks, len(counts)):
+        i, n = counts[at]
+        found[i][n] = trial
     return found
+
+
+def _counts(group: Group, shares: Sequence[float]) -> set[int]:
+    return {units_of(share, group.units) for share in shares} - {0}
 
 
 def _row(index: int, group: Group, curve: Curve, trials: Mapping[int, Trial], savings: _Savings) -> GroupSensitivity:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-import time as clocks
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from onnxprune.common.executor import each
 from onnxprune.common.progress import ProgressCallback
+from onnxprune.distributed.connect import executing
 from onnxprune.engines import profiles
 from onnxprune.engines.times import Times
-from onnxprune.errors import InputError, VerificationError, option
+from onnxprune.errors import InputError, option
 from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.extensions.points import Limit, Scorer, as_criterion
 from onnxprune.extensions.registry import one_of
 from onnxprune.options import AUTO, Options, checks
 from onnxprune.pipeline.analysis import ModelSource
+from onnxprune.pipeline.checksums import model_checksum
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock, work_after, work_before, work_of_attempt
-from onnxprune.pipeline.result import Result
-from onnxprune.pipeline.sweep_folder import SweepFolder, model_checksum, variant_key
-from onnxprune.pipeline.variants import Variants
+from onnxprune.pipeline.sweep_folder import SweepFolder, variant_key
+from onnxprune.pipeline.variants import Made, Variants
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import Report
 from onnxprune.report.sweep import SweepReport, Variant, compared
@@ -32,6 +33,10 @@ REPAIR_SAMPLES = 256
 """Samples that a repair learns from by default: enough to tell variants apart, and a quarter of what a run takes."""
 ALL, FRONT, BEST = KEPT = ("all", "front", "best")
 """Which models are kept."""
+NOT_OF_VARIANTS = (
+    *("model", "ratio", "target", "importance", "folder", "keep_models", "repair_samples", "progress", "client"),
+)
+"""Parameters that are no options of all variants."""
 
 
 def sweep(
@@ -67,6 +72,7 @@ def sweep(
     run_seconds: float = 600.0,
     run_memory: int | None = None,
     progress: ProgressCallback | None = None,
+    client: Any = None,
 ) -> SweepReport:
     """Makes a pruned model for each amount and criterion, and tells what each costs and loses.
 
@@ -104,6 +110,7 @@ def sweep(
         run_seconds: The longest that one run of a model may take.
         run_memory: Bytes that onnxruntime may hold.
         progress: Called with how far it is (`Progress`).
+        client: A `dask.distributed.Client`, whose workers make the variants.
 
     Returns:
         A row a variant; `to_json`, `to_dict` and `to_csv` give it as data.
@@ -112,13 +119,9 @@ def sweep(
         InputError: The model, the data or an option is unusable.
         OutputError: A file cannot be written.
     """
-    given = {
-        name: value
-        for name, value in locals().items()
-        if name not in ("model", "ratio", "target", "importance", "folder", "keep_models", "repair_samples", "progress")
-    }
+    given = {name: value for name, value in locals().items() if name not in NOT_OF_VARIANTS}
     asked = variants(ratio, target or {}, importance, given)
-    return Sweep(model, asked, folder, keep_models, repair_samples).run(progress)
+    return Sweep(model, asked, folder, keep_models, repair_samples).run(progress, client)
 
 
 def variants(
@@ -207,8 +210,12 @@ class Sweep:
         rows = [self._rows[name] for name in self._asked if name in self._rows]
         return compared(SweepReport(self._name, len(self._asked), rows), gated=self._gated)
 
-    def run(self, progress: ProgressCallback | None = None) -> SweepReport:
-        """Makes the variants that are not done yet.
+    def run(self, progress: ProgressCallback | None = None, client: Any = None) -> SweepReport:
+        """Makes the variants that are not done yet, then again those that are to be kept and were not.
+
+        Args:
+            progress: Called with how far it is.
+            client: The Dask cluster whose workers make them; None for this process.
 
         Raises:
             InputError: The data or an option is unusable.
@@ -216,9 +223,10 @@ class Sweep:
         """
         self._recall()
         clock = Clock(progress)
-        with limited_run(next(iter(self._asked.values())).resources):
-            for name in self._missing():
-                self._add(name, clock)
+        with limited_run(next(iter(self._asked.values())).resources), executing(client):
+            self._make([name for name in self._asked if name not in self._rows], clock)
+            if self._folder is not None:
+                self._make([name for name in self._wanted() if self._rows[name].model is None], clock)
         return self.report
 
     def _recall(self) -> None:
@@ -231,40 +239,37 @@ class Sweep:
                 self._rows[name] = replace(known, name=name)
         self._folder.write(self.report)
 
-    def _missing(self) -> Iterator[str]:
-        """Names of the variants that are not done; then of those that are to be kept and were not."""
-        yield from (name for name in self._asked if name not in self._rows)
-        if self._folder is not None:
-            yield from (name for name in self._wanted() if self._rows[name].model is None)
-
     def _wanted(self) -> list[str]:
         """Names of the variants whose models are kept, as far as they are done."""
         report = self.report
         of = {ALL: list(self._rows), FRONT: report.front, BEST: [] if report.best is None else [report.best]}
         return [name for name in of[self._keep] if self._rows[name].writable]
 
-    def _add(self, name: str, clock: Clock) -> None:
-        """Makes a variant; its model is kept if it is one of those that are, as far as that is known now."""
-        options, start = self._asked[name], clocks.perf_counter()
-        maker = self._maker(clock)
-        number = len(self._rows)
-        clock.prefix = f"variant {min(number + 1, len(self._asked))} of {len(self._asked)}: "
-        made: Result | None = None
-        try:
-            work = {**work_of_attempt(options), **work_after(options)}
-            with clock.trial(min(number, len(self._asked) - 1), len(self._asked), work):
-                made = maker.make(options)
-        except (InputError, VerificationError) as error:
-            row = Variant(name, options.to_dict(), failed=error.message)
+    def _make(self, names: Sequence[str], clock: Clock) -> None:
+        """Makes variants; each is in the report, and in the folder, as soon as it is done."""
+        if not names:
+            return
+        variants = self._maker(clock)
+        variants.learn(names)
+        with clock.stage("variants"):
+            for number, made in each(variants, [(name, name) for name in names], len(names), _lost):
+                self._add(names[number], made)
+
+    def _add(self, name: str, made: Made) -> None:
+        """Adds a variant; its model is kept if it is one of those that are, as far as that is known now."""
+        options = self._asked[name]
+        if made.result is None:
+            row = Variant(name, options.to_dict(), failed=made.failed)
         else:
-            row = _row(name, options, made.report, None if maker.learns_from_all else self._repair_samples)
-        row = replace(row, seconds=round(clocks.perf_counter() - start, 3), key=self._keys[name])
+            samples = None if made.learned_from_all else self._repair_samples
+            row = _row(name, options, made.result.report, samples)
+        row = replace(row, seconds=round(made.seconds, 3), key=self._keys[name])
         self._rows[name] = row
-        if made is not None and self._folder is not None and name in self._wanted():
+        if made.result is not None and self._folder is not None and name in self._wanted():
             file = self._folder.file(name)
-            made.save(self._folder.path(file))
+            made.result.save(self._folder.path(file))
             self._mine.add(name)
-            self._rows[name] = replace(row, model=file, bytes=made.report.bytes)
+            self._rows[name] = replace(row, model=file, bytes=made.result.report.bytes)
         self._drop_models()
         if self._folder is not None:
             self._folder.write(self.report)
@@ -272,10 +277,10 @@ class Sweep:
     def _maker(self, clock: Clock) -> Variants:
         """What makes variants: prepared when the first one is made."""
         if self._variants is None:
-            wanted = list(self._asked.values())
-            self._variants = Variants(self._original, wanted, clock, self._repair_samples)
-            each = sum({**work_of_attempt(wanted[0]), **work_after(wanted[0])}.values())
-            clock.expect({**work_before(wanted[0]), "search": each * len(wanted)})
+            first = next(iter(self._asked.values()))
+            self._variants = Variants(self._original, self._asked, clock, self._repair_samples)
+            each_takes = sum({**work_of_attempt(first), **work_after(first)}.values())
+            clock.expect({**work_before(first), "variants": each_takes * len(self._asked)})
         return self._variants
 
     def _drop_models(self) -> None:
@@ -286,6 +291,11 @@ class Sweep:
             self._folder.remove(str(self._rows[name].model))
             self._mine.discard(name)
             self._rows[name] = replace(self._rows[name], model=None)
+
+
+def _lost(tries: str) -> Made:
+    """A variant that no worker was able to make."""
+    return Made(failed=f"making it {tries}")
 
 
 def _row(name: str, options: Options, report: Report, repair_samples: int | None) -> Variant:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from onnxprune import __version__
 from onnxprune.errors import InputError, OutputError
 from onnxprune.model.atomic_write import atomic_write
-from onnxprune.model.model import Model
 from onnxprune.model.stored_files import stored_files
-from onnxprune.options.json_data import PYTHON
+from onnxprune.pipeline.checksums import checksum, data_checksums, has_objects
 from onnxprune.report.sweep import SCHEMA, SweepReport, Variant
-from onnxprune.runtime.session import Source
 
 JSON, CSV = "sweep.json", "sweep.csv"
 """Files of a sweep besides the models."""
-FILES = ("calib", "stats", "times")
-"""Options that may name files."""
-BLOCK = 2**20
-"""Bytes that are read at a time."""
 
 
 class SweepFolder:
@@ -107,23 +97,6 @@ class SweepFolder:
         return {row.key: row for row in rows if row.key is not None and row.failed is None}
 
 
-def model_checksum(source: Source) -> str:
-    """SHA-256 of a model: of its files, where it has any.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    digest = hashlib.sha256()
-    if isinstance(source, (str, os.PathLike)):
-        for file in stored_files(source):
-            digest.update(file.sha256.encode())
-    else:
-        proto = source.proto if isinstance(source, Model) else source
-        assert isinstance(proto, onnx.ModelProto)
-        digest.update(proto.SerializeToString(deterministic=True))
-    return digest.hexdigest()
-
-
 def variant_key(model: str, options: Mapping[str, Any], repair_samples: int) -> str | None:
     """Checksum of what a variant depends on; None where that is not known: with arrays or functions of a caller.
 
@@ -132,23 +105,7 @@ def variant_key(model: str, options: Mapping[str, Any], repair_samples: int) -> 
         options: The options, as JSON data.
         repair_samples: Samples that repairs learn from at most.
     """
-    if any(isinstance(value, dict) and PYTHON in value for value in options.values()):
+    if has_objects(options):
         return None
-    files = {name: _checksum(str(options[name]).partition(",")[0]) for name in FILES if options.get(name)}
-    data = {"model": model, "options": options, "repair_samples": repair_samples, "files": files}
-    text = json.dumps({**data, "version": __version__}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _checksum(path: str) -> str:
-    """SHA-256 of a file; of a folder, of the names, sizes and times of what is in it; of anything else the name."""
-    digest = hashlib.sha256(path.encode())
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-    elif os.path.isdir(path):
-        for entry in sorted(Path(path).rglob("*")):
-            stat = entry.stat()
-            digest.update(repr((str(entry.relative_to(path)), stat.st_size, stat.st_mtime_ns)).encode())
-    return digest.hexdigest()
+    data = {"model": model, "options": options, "repair_samples": repair_samples, "files": data_checksums(options)}
+    return checksum({**data, "version": __version__})

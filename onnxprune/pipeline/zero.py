@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune import sparsity
-from onnxprune.common.progress import part, step
+from onnxprune.common.executor import each, sorted_by_task
+from onnxprune.common.progress import part
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.errors import Words, option
 from onnxprune.extensions.patterns import Pattern
@@ -20,7 +21,7 @@ from onnxprune.extensions.points import criteria
 from onnxprune.gradients.differentiate import TYPES
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.importance.gradient_scores import scores_of_elements
-from onnxprune.importance.trials import Trials, WeightChange
+from onnxprune.importance.trials import Trial, Trials, WeightChange
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.recurrent import cells
@@ -37,7 +38,7 @@ from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.sparsity import Weight
 from onnxprune.sparsity.layer_shares import shares
 from onnxprune.sparsity.zeroed import ZeroMask
-from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.moments import Moments, means
 
 PROBES = (0.4, 0.6, 0.8, 0.9, 0.95)
 """Shares of zeros in one layer at which the outputs are looked at."""
@@ -191,20 +192,25 @@ def _allotted(
         return {}
     runs = len(layers) * len(PROBES)
     batches = fresh_samples(model, data, runs=runs, input_shapes=input_shapes, io_slices=io_slices)
-    measured: list[list[float]] = []
-    with Trials(model, input_moments, batches, [layer.x.name for layer in layers], memory=memory) as trials:
-        for number, layer in enumerate(layers):
-            step(layer.name, number, len(layers))
-            trials.step()
-            matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)
-            measured.append([])
-            for probe in PROBES:
-                made = zeroed(layer, "wanda", pattern.with_share(probe), matrix, input_moments[layer.name])
-                changes = [WeightChange(layer.name, block, weight) for block, weight in enumerate(made)]
-                measured[-1].append(trials.error(changes))
+    positions = [layer.x.name for layer in layers]
+    tasks = ((layer.name, _probes(i, layer, model, pattern, input_moments)) for i, layer in enumerate(layers))
+    with Trials(model, means(input_moments), batches, positions, memory=memory) as trials:
+        measured = list(sorted_by_task(each(trials, tasks, len(layers), kept="shares of zeros")))
     sizes = [int(np.prod(layer.dims)) for layer in layers]
     found = shares(sizes, PROBES, measured, pattern.share or 0.0)
     return {layer.name: pattern.with_share(share) for layer, share in zip(layers, found, strict=True)}
+
+
+def _probes(
+    number: int, layer: LinearLayer, model: Model, pattern: Pattern, input_moments: Mapping[str, Moments]
+) -> Trial:
+    """A layer with each of the shares of zeros."""
+    matrix = layer.matrix(model.array(_tensor(layer.weight))).astype(np.float64)
+    versions = []
+    for probe in PROBES:
+        made = zeroed(layer, "wanda", pattern.with_share(probe), matrix, input_moments[layer.name])
+        versions.append([WeightChange(layer.name, block, weight) for block, weight in enumerate(made)])
+    return Trial(number, versions)
 
 
 def _by_moments(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.common.storable import storable
 from onnxprune.repair.layer_operator import LayerOperator, Unfolded
 from onnxprune.repair.least_squares import CONSTANT
 from onnxprune.runtime.parallel import in_order
@@ -129,6 +130,7 @@ class ChainFunction:
         return sum(in_order(lambda maps: maps.error(self(weights, maps.x)[1][-1]), parts)) / variation
 
 
+@storable
 @dataclass(frozen=True)
 class Refined:
     """A refitted chain.

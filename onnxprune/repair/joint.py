@@ -10,19 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from onnxprune.common.checkpoint import step_of_run
 from onnxprune.common.progress import step
 from onnxprune.layers.find import linear_layers, matched
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair.augmentation import Variants
-from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Floats, Function, refine
+from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Floats, Function, Refined, refine
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layer_chains import Chain, chains
 from onnxprune.repair.layer_operator import LayerOperator
@@ -128,6 +130,29 @@ def _refit(
 ) -> Refit:
     layers = part.chain.layers
     name = " + ".join(layer.name for layer in layers)
+    given = partial(_refined, model, part, made, read, copies, seed, largest)
+    found = step_of_run(f"joint fit of {name}", given)
+    if found is None:
+        return Refit(name, None, 0.0, 0.0)
+    if found.penalty is not None:
+        for i, layer in enumerate(layers):
+            set_weight(model, layer, found.weights[2 * i].astype(np.float64))
+            if takes_bias(layer):
+                set_bias(model, layer, found.weights[2 * i + 1].reshape(layer.groups, -1).astype(np.float64))
+    return Refit(name, found.penalty, found.before, found.after)
+
+
+def _refined(
+    model: Model,
+    part: _Part,
+    made: Mapping[str, BatchValues],
+    read: Mapping[str, BatchValues],
+    copies: int,
+    seed: Sequence[int],
+    largest: int,
+) -> Refined | None:
+    """The weights of a chain after its refit; None where there are no samples, or weights that are not finite."""
+    layers = part.chain.layers
     samples = _samples(
         part,
         [read[part.given[0]], part.targets(made), *(read[n] for n in part.given[1:])],
@@ -136,14 +161,13 @@ def _refit(
         np.random.default_rng(list(seed)),
     )
     if samples is None:
-        return Refit(name, None, 0.0, 0.0)
+        return None
     rows, held = samples
     operators: list[LayerOperator] = []
     for layer in layers:
         space = operators[-1].out if operators else rows.x.shape[rows.x.ndim - len(layer.kernel) :]
         operators.append(LayerOperator.of(layer, space))
     functions = [_function(model, part.chain, i) for i in range(len(layers) - 1)]
-    chain = ChainFunction(operators, functions, [takes_bias(layer) for layer in layers])
     weights: list[Floats] = []
     for layer in layers:
         assert layer.weight.tensor is not None
@@ -152,14 +176,9 @@ def _refit(
             bias_of(model, layer).reshape(-1).astype(np.float32),
         ]
     if not all(np.isfinite(array).all() for array in weights):
-        return Refit(name, None, 0.0, 0.0)
-    found = refine(chain, weights, rows, held, seed)
-    if found.penalty is not None:
-        for i, layer in enumerate(layers):
-            set_weight(model, layer, found.weights[2 * i].astype(np.float64))
-            if chain.free[i]:
-                set_bias(model, layer, found.weights[2 * i + 1].reshape(layer.groups, -1).astype(np.float64))
-    return Refit(name, found.penalty, found.before, found.after)
+        return None
+    chain = ChainFunction(operators, functions, [takes_bias(layer) for layer in layers])
+    return refine(chain, weights, rows, held, seed)
 
 
 def _samples(

@@ -8,12 +8,14 @@ the original's sum less the pruned shortcut, so that errors do not add up along 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from onnxprune.common.checkpoint import step_of_run
 from onnxprune.common.progress import step
 from onnxprune.layers import recurrent as layers_recurrent
 from onnxprune.layers.find import linear_layers, matched
@@ -192,8 +194,10 @@ class _Linear:
         seed: Sequence[int],
         fitter: Fitter,
     ) -> list[Refit]:
-        rows, held = layer_samples(self.a, self.b, self.join, made, read, self.kept, self.count, seed, self.memory)
-        return [_refit(pruned, self.b, rows, held, fitter)]
+        samples = partial(
+            layer_samples, self.a, self.b, self.join, made, read, self.kept, self.count, seed, self.memory
+        )
+        return [_refit(pruned, self.b, samples, fitter)]
 
 
 @dataclass(frozen=True)
@@ -235,19 +239,27 @@ class _Recurrent:
             HOLD_OUT,
             rows_for(self.a.columns(original), self.count),
             seed,
-            fitter.matrix,
+            partial(_matrix, fitter),
         )
         return [Refit(f"{self.b.name} {part}", fit.penalty, fit.before, fit.after) for part, fit in found]
 
 
-def _refit(model: Model, layer: LinearLayer, rows: LayerSamples, held: LayerSamples, fitter: Fitter) -> Refit:
+def _matrix(
+    fitter: Fitter, key: str, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool
+) -> Fit:
+    return step_of_run(f"fit of {key}", lambda: fitter.matrix(key, rows, held, weight, bias, free))
+
+
+def _refit(
+    model: Model, layer: LinearLayer, samples: Callable[[], tuple[LayerSamples, LayerSamples]], fitter: Fitter
+) -> Refit:
     tensor = layer.weight.tensor
     assert tensor is not None
     free = takes_bias(layer)
     weight, bias = layer.matrix(model.array(tensor)).astype(np.float64), bias_of(model, layer)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return Refit(layer.name, None, 0.0, 0.0)  # nothing that least squares could say of it
-    found = fitter.product(layer, rows, held, weight, bias, free)
+    found = step_of_run(f"fit of {layer.name}", lambda: fitter.product(layer, *samples(), weight, bias, free))
     if found.penalty is not None:
         set_weight(model, layer, found.weight)
         if free:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.common.storable import storable
 from onnxprune.runtime.parallel import in_order
 from onnxprune.statistics import covariance
 
@@ -107,6 +108,7 @@ def _same_memory(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
     )
 
 
+@storable
 @dataclass(frozen=True)
 class Fit:
     """A refitted layer.

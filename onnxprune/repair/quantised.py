@@ -106,8 +106,8 @@ class RealWeights:
                 ratio = scaled.get(weight_of.get(weight.floats, ""), np.ones(()))
                 self._restore_bias(weight, changed, ratio)
         used = {name for node in self.model.proto.graph.node for name in node.input}
-        present = {t.name for t in self.model.proto.graph.initializer}
-        self.model.proto.graph.initializer.extend(t for name, t in self._stored.items() if name in used - present)
+        missing = used - {t.name for t in self.model.proto.graph.initializer}
+        self.model.proto.graph.initializer.extend(t for name, t in self._stored.items() if name in missing)
         self._drop_unread()
         return self.model
 
@@ -253,8 +253,9 @@ class RealWeights:
 
     def _drop_unread(self) -> None:
         """Leaves out the constants of what was replaced, where nothing reads them."""
-        graph, used = self.model.proto.graph, set(_read(self.model.proto.graph))
-        for tensor in [t for t in graph.initializer if t.name in self._touched - used]:
+        graph = self.model.proto.graph
+        unread = self._touched.difference(_read(graph))
+        for tensor in [t for t in graph.initializer if t.name in unread]:
             graph.initializer.remove(tensor)
 
 

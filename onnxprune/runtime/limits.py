@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 SECONDS = 600.0
 """Default time limit of one load or run of a model."""
+MAX_AHEAD = min(os.cpu_count() or 1, 8)
+"""Batches that are run concurrently at most."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Limits:
 
 
 _limits: ContextVar[Limits | None] = ContextVar("limits", default=None)
+_threads: ContextVar[int | None] = ContextVar("threads", default=None)
 
 
 @contextlib.contextmanager
@@ -39,6 +42,26 @@ def limited(seconds: float | None = None, memory: int | None = None) -> Iterator
         yield
     finally:
         _limits.reset(token)
+
+
+@contextlib.contextmanager
+def on_threads(most: int) -> Iterator[None]:
+    """Lets no more than so many batches, or parts of them, be computed at a time within the block."""
+    token = _threads.set(max(1, most))
+    try:
+        yield
+    finally:
+        _threads.reset(token)
+
+
+def max_threads(cores: int) -> int:
+    """Returns how many of the processor's cores may be used here."""
+    return min(cores, _threads.get() or cores)
+
+
+def max_ahead() -> int:
+    """Returns how many batches may run concurrently here."""
+    return max_threads(MAX_AHEAD)
 
 
 def total_memory() -> int:

@@ -14,7 +14,7 @@ from onnxprune.common.time_limit import starting_threads
 from onnxprune.errors import RunError
 from onnxprune.runtime import worker
 from onnxprune.runtime.free_memory import trim
-from onnxprune.runtime.process import MAX_AHEAD
+from onnxprune.runtime.limits import max_ahead
 
 IN_FLIGHT = 2**29
 """Maximum size in bytes of the outputs of concurrent batches in this process."""
@@ -52,7 +52,7 @@ class LocalSession:
         batches: Iterable[Mapping[str, Any]],
         names: Sequence[str] | None = None,
         *,
-        ahead: int = MAX_AHEAD,
+        ahead: int | None = None,
         memory: int | None = None,
     ) -> Iterator[list[Any]]:
         """Yields the outputs of `run` for each batch, in order.
@@ -60,10 +60,12 @@ class LocalSession:
         Args:
             batches: Inputs by name, one mapping per batch.
             names: Names of the outputs; None for all.
-            ahead: Maximum number of batches that are run ahead; fewer if their outputs exceed `memory` bytes.
+            ahead: Maximum number of batches that are run ahead, by default `max_ahead`; fewer if their outputs exceed
+                `memory` bytes.
             memory: By default, and at most, `IN_FLIGHT`.
         """
         room = IN_FLIGHT if memory is None else min(IN_FLIGHT, memory)
+        ahead = max_ahead() if ahead is None else ahead
         with ThreadPoolExecutor(ahead) as pool:
             pending: deque[Future[list[Any]]] = deque()
             most = min(ahead, 2)  # until the size of the outputs is known

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from onnxprune.common.time_limit import starting_threads
 from onnxprune.runtime.determinism import single_threaded_blas
+from onnxprune.runtime.limits import max_threads
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,7 +35,7 @@ def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         function: What is computed; safe to call from several threads.
         items: Its arguments. Only a few more than there are cores are taken ahead of the results.
     """
-    threads = 1 if getattr(_worker, "busy", False) else cores()
+    threads = 1 if getattr(_worker, "busy", False) else max_threads(cores())
     if threads == 1:
         yield from map(function, items)
         return

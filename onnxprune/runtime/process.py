@@ -27,14 +27,12 @@ from typing import Any
 from onnxprune.common.time_limit import check, remaining, starting_threads
 from onnxprune.errors import RunError, option
 from onnxprune.runtime import worker
-from onnxprune.runtime.limits import SECONDS, Limits, current_limits
+from onnxprune.runtime.limits import SECONDS, Limits, current_limits, max_ahead
 
 logger = logging.getLogger(__name__)
 
 POLL = 0.25
 """Interval in seconds at which the time limit is checked."""
-MAX_AHEAD = min(os.cpu_count() or 1, 8)
-"""Maximum number of batches that are run concurrently."""
 
 
 class Session:
@@ -93,11 +91,12 @@ class Session:
         return result
 
     def each(self, batches: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None) -> Iterator[list[Any]]:
-        """Yields the outputs of `run` for each batch, in order; up to `MAX_AHEAD` batches are run concurrently."""
+        """Yields the outputs of `run` for each batch, in order; some batches are run concurrently (`max_ahead`)."""
         pending: deque[int] = deque()
+        most = max_ahead()
         for feeds in batches:
             pending.append(self._worker.send(self._limits, "run", self._handle, names, dict(feeds)))
-            if len(pending) > MAX_AHEAD:
+            if len(pending) > most:
                 yield self._worker.result(pending.popleft(), self._limits)
         while pending:
             yield self._worker.result(pending.popleft(), self._limits)

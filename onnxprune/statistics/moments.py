@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.common.progress import step
+from onnxprune.common.checkpoint import step_of_run
+from onnxprune.common.executor import each, sorted_by_task
+from onnxprune.common.progress import part
+from onnxprune.common.storable import storable
 from onnxprune.cost.measure import static_shapes
+from onnxprune.graph.graph import Graph
+from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
@@ -30,10 +37,13 @@ ROWS_A_COLUMN_MOMENTS = 50
 """The same for moments, which need fewer rows since they only rank channels."""
 MAX_BYTES = 2**28
 """Maximum size in bytes of the sampled patches of a layer, and of its sampled outputs."""
+SHARDS = 16
+"""Parts of the batches that moments are gathered from one by one, at most: each may be gathered on another machine."""
 BATCHES_HELD = 4
 """Batches whose activations are in memory at a time: one is read, two are run ahead, one is being computed."""
 
 
+@storable
 @dataclass
 class Moments:
     """First and second moments of a layer's input patches.
@@ -81,6 +91,11 @@ class Moments:
         return result
 
 
+def means(moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float64]]:
+    """Returns the means of the inputs of layers, by name; shape (groups, columns) each."""
+    return {name: seen.total / max(seen.count, 1) for name, seen in moments.items()}
+
+
 def rows_for(
     columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN, *, width: int = 0, memory: int | None = None
 ) -> int:
@@ -122,24 +137,79 @@ def observe(
     if first is None:
         return found
     parts = _split_layers(model, layers, first, memory // BATCHES_HELD)
-    for number, part in enumerate(parts):
-        step(part[0].name, number, len(parts))
-        names = list(dict.fromkeys(name for layer in part for name in (layer.x.name, layer.name)))
+    size = -(-count // SHARDS)
+    shards = -(-count // size)
+    for number, mine in enumerate(parts):
+        with part(number / len(parts), (number + 1) / len(parts)):
+            gathering = _Gathering(model, mine, first, count, seed, memory)
+            tasks = ((mine[0].name, shard) for shard in _shards(batches, size))
+            found |= step_of_run("moments", partial(_summed, gathering, tasks, shards))
+    return found
+
+
+def _summed(gathering: _Gathering, tasks: Iterable[tuple[str, _Shard]], count: int) -> dict[str, Moments]:
+    found: dict[str, Moments] = {}
+    for seen in sorted_by_task(each(gathering, tasks, count)):
+        for name, moments in seen.items():
+            found[name] = found[name] + moments if name in found else moments
+    return found
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Consecutive batches: what is gathered from them does not depend on who gathers the rest."""
+
+    number: int
+    batches: list[Mapping[str, NDArray[np.generic]]]
+
+
+def _shards(batches: Batches, size: int) -> Iterator[_Shard]:
+    rest = iter(batches)
+    for number in itertools.count():
+        taken = list(itertools.islice(rest, size))
+        if not taken:
+            return
+        yield _Shard(number, taken)
+
+
+class _Gathering:
+    """Gathers the moments of the inputs of some layers from a shard."""
+
+    def __init__(
+        self, model: Model, layers: Sequence[LinearLayer], first: Feeds, count: int, seed: int, memory: int
+    ) -> None:
+        names = list(dict.fromkeys(name for layer in layers for name in (layer.x.name, layer.name)))
         (piece,) = partition(model.proto, [names], first)
-        runner = local_session(model.part(assemble(model.proto, piece, {})))
-        draws = {layer.name: np.random.default_rng([seed, layer.node.index]) for layer in part}
-        fed, read = itertools.tee(batches)
-        inputs = ({name: feeds[name] for name in runner.inputs if name in feeds} for feeds in fed)
-        for feeds, outputs in zip(read, runner.each(inputs, piece.outputs, ahead=1), strict=True):
-            values = {**feeds, **dict(zip(piece.outputs, outputs, strict=True))}
-            for layer in part:
+        self._model, self._layers, self._first = model, layers, first
+        self._count, self._seed, self._memory = count, seed, memory
+        self._outputs = piece.outputs
+        self._runner = local_session(model.part(assemble(model.proto, piece, {})))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = [layer.name for layer in self._layers]
+        return _received, (self._model, names, dict(self._first), self._count, self._seed, self._memory)
+
+    def __call__(self, shard: _Shard) -> dict[str, Moments]:
+        found: dict[str, Moments] = {}
+        draws = {
+            layer.name: np.random.default_rng([self._seed, layer.node.index, shard.number]) for layer in self._layers
+        }
+        inputs = ({name: feeds[name] for name in self._runner.inputs if name in feeds} for feeds in shard.batches)
+        for feeds, outputs in zip(shard.batches, self._runner.each(inputs, self._outputs, ahead=1), strict=True):
+            values = {**feeds, **dict(zip(self._outputs, outputs, strict=True))}
+            for layer in self._layers:
                 x, y = np.asarray(values[layer.x.name]), values[layer.name]
                 width = layer.groups * layer.columns
-                rows = rows_for(layer.columns, count, ROWS_A_COLUMN_MOMENTS, width=width, memory=memory)
+                rows = rows_for(layer.columns, self._count, ROWS_A_COLUMN_MOMENTS, width=width, memory=self._memory)
                 positions = layer.draw(y.shape, draws[layer.name], rows)
                 seen = Moments.of(layer.patches(x, positions))
                 found[layer.name] = found[layer.name] + seen if layer.name in found else seen
-    return found
+        return found
+
+
+def _received(model: Model, names: Sequence[str], first: Feeds, count: int, seed: int, memory: int) -> _Gathering:
+    layers = {layer.name: layer for layer in linear_layers(Graph(model.proto))}
+    return _Gathering(model, [layers[name] for name in names], first, count, seed, memory)
 
 
 def _split_layers(model: Model, layers: Sequence[LinearLayer], feeds: Feeds, memory: int) -> list[list[LinearLayer]]:

@@ -20,7 +20,7 @@ OPTIONS = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
 DEFAULTS = {name: p.default for name, p in inspect.signature(Options.of).parameters.items()}
 FLAGS = {"no_verify": "verify", "no_time": "time", "input_shape": "input_shapes"}
 """Options that are called otherwise in Python."""
-OF_FILES = {
+NO_OPTIONS_OF_RUNS = {
     "output",
     "data_chunk",
     "force",
@@ -34,8 +34,10 @@ OF_FILES = {
     "recipe",
     "version",
     "help",
+    "scheduler",
+    "work",
 }
-PARAMS = {str(p.name): p for p in prune.params if isinstance(p, click.Option) and p.name not in OF_FILES}
+PARAMS = {str(p.name): p for p in prune.params if isinstance(p, click.Option) and p.name not in NO_OPTIONS_OF_RUNS}
 OUR_CRITERIA = [
     n
     for n in criteria.names()

@@ -265,7 +265,7 @@ def test_lost_accuracy_is_warned_of(cli: Cli, tmp_path: Path) -> None:
 def test_every_option_can_stand_in_a_recipe() -> None:
     """A recipe knows every option but those that only make sense on the command line; few enough to read."""
     options = {p.opts[-1].lstrip("-") for p in prune.params if p.opts[-1].startswith("-")}
-    assert set(recipe.KEYS) == options - {"recipe", "version", "help"}
+    assert set(recipe.KEYS) == options - {"recipe", "version", "help", "scheduler", "work"}
     shown = {p.opts[-1] for p in prune.params if isinstance(p, click.Option) and not p.hidden}
     assert len(shown - {"--version", "--help"}) <= 40
 

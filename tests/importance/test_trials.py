@@ -11,7 +11,7 @@ from onnxprune.importance import trials
 from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import load
-from onnxprune.statistics.moments import observe
+from onnxprune.statistics.moments import means, observe
 from tests.support.oracle import session
 
 NET = """
@@ -50,8 +50,8 @@ def test_error_of_a_change(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
     weight = last.matrix(w2).astype(np.float64)[0]
     changed = weight.copy()
     changed[4] *= 0.5  # one feature of six
-    with Trials(model, moments, batches, [last.x.name]) as found:
-        found.step()
+    with Trials(model, means(moments), batches, [last.x.name]) as found:
+        found.advance(0)
         assert found.error([WeightChange(last.name, 0, weight)]) == pytest.approx(0, abs=1e-12)
         error = found.error([WeightChange(last.name, 0, changed)])
     hidden = np.maximum(_convolved(x.reshape(-1, 3, 16, 16), proto), 0)

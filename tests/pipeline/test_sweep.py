@@ -150,22 +150,22 @@ def test_an_interruption_keeps_what_is_done(
     model: Path, calib: str, tmp_path: Path, work: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows and models so far are in the folder, and a later sweep makes the rest."""
-    real = variants.Variants.make
+    real = variants.Variants.__call__
 
-    def interrupted(self: variants.Variants, options: onnxprune.Options) -> Any:
-        if options.channels is not None and options.channels.ratio == 0.75:
+    def interrupted(self: variants.Variants, name: str) -> Any:
+        if name == "ratio 0.75":
             raise KeyboardInterrupt
-        return real(self, options)
+        return real(self, name)
 
     given = {"calib": calib, "time": False, "repair": "none"}
-    monkeypatch.setattr(variants.Variants, "make", interrupted)
+    monkeypatch.setattr(variants.Variants, "__call__", interrupted)
     begun = Sweep(model, asked_for(RATIOS, {}, (), given), tmp_path / "sweep", "all")
     with pytest.raises(KeyboardInterrupt):
         begun.run()
     assert [v.name for v in begun.report.variants] == ["ratio 0.25", "ratio 0.5"] and not begun.report.complete
     written = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert [row["model"] for row in written["variants"]] == ["net.ratio-0.25.onnx", "net.ratio-0.5.onnx"]
-    monkeypatch.setattr(variants.Variants, "make", real)
+    monkeypatch.setattr(variants.Variants, "__call__", real)
     work.clear()
     assert onnxprune.sweep(model, RATIOS, folder=tmp_path / "sweep", keep_models="all", **given).complete  # type: ignore[arg-type]
     assert work["attempt"] == 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tests.support import (
     error_rows_command,
+    error_rows_distributed,
     error_rows_inputs,
     error_rows_models,
     error_rows_outputs,
@@ -24,6 +25,7 @@ PARTS = (
     error_rows_inputs,
     error_rows_vocabulary,
     error_rows_training,
+    error_rows_distributed,
 )
 ROWS: dict[str, list[Row]] = {subject: rows for part in PARTS for subject, rows in part.ROWS.items()}
 """By what it is about; all end with exit code 2."""
