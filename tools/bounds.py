@@ -40,6 +40,7 @@ def requirements(which: str) -> list[str]:
         *project["dependencies"],
         *project["optional-dependencies"]["test"],
         *project["optional-dependencies"]["images"],
+        *project["optional-dependencies"]["text"],
     ]
     others = [one for one in declared if not one.startswith(f"{project['name']}[")]  # its own extras are named above
     return [re.sub(r">=([\w.]+)", r"==\1", one) for one in others] if which == "lowest" else others

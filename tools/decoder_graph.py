@@ -35,10 +35,13 @@ class Shape:
     inner: int = 40
     layers: int = 2
     tied: bool = False
+    experts: int = 0
+    """Feed-forward networks of a layer, of which a token has `chosen`; 0 for one that all tokens share."""
+    chosen: int = 2
 
 
 def random_weights(shape: Shape, seed: int = 0) -> Weights:
-    """Weights of a decoder; matrices have the shape (in, out)."""
+    """Weights of a decoder; matrices have the shape (in, out), those of experts (experts, in, out)."""
     rng = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int) -> NDArray[np.float32]:
@@ -54,12 +57,18 @@ def random_weights(shape: Shape, seed: int = 0) -> Weights:
             f"layers.{i}.k": matrix(shape.width, shape.keys * shape.size),
             f"layers.{i}.v": matrix(shape.width, shape.keys * shape.size),
             f"layers.{i}.o": matrix(shape.heads * shape.size, shape.width),
-            f"layers.{i}.gate": matrix(shape.width, shape.inner),
-            f"layers.{i}.up": matrix(shape.width, shape.inner),
-            f"layers.{i}.down": matrix(shape.inner, shape.width),
-            f"layers.{i}.norm1": scale(),
-            f"layers.{i}.norm2": scale(),
         }
+        wide = {
+            "gate": (shape.width, shape.inner),
+            "up": (shape.width, shape.inner),
+            "down": (shape.inner, shape.width),
+        }
+        for part, (rows, columns) in wide.items():
+            each = [matrix(rows, columns) for _ in range(max(shape.experts, 1))]
+            made[f"layers.{i}.{part}"] = np.stack(each) if shape.experts else each[0]
+        made |= {f"layers.{i}.norm1": scale(), f"layers.{i}.norm2": scale()}
+        if shape.experts:
+            made[f"layers.{i}.router"] = matrix(shape.width, shape.experts)
     made["norm"] = scale()
     if not shape.tied:
         made["head"] = matrix(shape.width, shape.vocabulary)
@@ -137,6 +146,34 @@ class _Writer:
     def start(self) -> None:
         """What is computed once for all layers."""
 
+    def feed_forward(self, x: str, name: str) -> str:
+        gate = self.product(x, f"{name}.gate")
+        gate = self.node("Mul", [gate, self.node("Sigmoid", [gate], f"{gate}.sigmoid")], f"{gate}.silu")
+        hidden = self.node("Mul", [gate, self.product(x, f"{name}.up")], f"{name}.hidden")
+        return self.product(hidden, f"{name}.down")
+
+    def mixture(self, x: str, name: str) -> str:
+        """Experts, gate and width interleaved row by row; the router's values have one row a token."""
+        gate, up, down = (self.weights[f"{name}.{part}"].transpose(0, 2, 1) for part in ("gate", "up", "down"))
+        rows = np.stack([gate, up], axis=2).reshape(len(gate), -1, gate.shape[2])
+        flat = self.constant("flat_router", [-1, self.shape.experts])
+        routed = self.node("Reshape", [self.product(x, f"{name}.router"), flat], f"{name}.routed")
+        matrices = [
+            self.constant(f"{name}.{n}.weight", np.ascontiguousarray(w)) for n, w in (("in", rows), ("down", down))
+        ]
+        return self.node(
+            "MoE",
+            [x, routed, matrices[0], "", matrices[1]],
+            f"{name}.mixture",
+            domain=MS,
+            k=self.shape.chosen,
+            activation_type="swiglu",
+            activation_alpha=1.0,
+            activation_beta=0.0,
+            swiglu_fusion=1,
+            normalize_routing_weights=1,
+        )
+
     def model(self) -> onnx.ModelProto:
         self.start()
         shape = self.shape
@@ -146,10 +183,8 @@ class _Writer:
             a = self.product(self.attention(self.norm(x, f"{name}.norm1"), i), f"{name}.o")
             x = self.node("Add", [x, a], f"{name}.attended")
             y = self.norm(x, f"{name}.norm2")
-            gate = self.product(y, f"{name}.gate")
-            gate = self.node("Mul", [gate, self.node("Sigmoid", [gate], f"{gate}.sigmoid")], f"{gate}.silu")
-            hidden = self.node("Mul", [gate, self.product(y, f"{name}.up")], f"{name}.hidden")
-            x = self.node("Add", [x, self.product(hidden, f"{name}.down")], f"{name}.out")
+            made = self.mixture(y, name) if shape.experts else self.feed_forward(y, name)
+            x = self.node("Add", [x, made], f"{name}.out")
         x = self.norm(x, "norm")
         head = self.node("Transpose", ["embed.weight"], "head", perm=[1, 0]) if shape.tied else "head.weight"
         if not shape.tied:

@@ -19,6 +19,7 @@ from onnxprune.calibration.samples import Progress, Samples, Source, choose
 from onnxprune.calibration.signature import Signature, signature_of
 from onnxprune.calibration.spec import Spec, image_options, parse
 from onnxprune.calibration.streams import Stream
+from onnxprune.calibration.texts import SUFFIX, text_arrays
 from onnxprune.common.importing import import_object
 from onnxprune.errors import DataError, InputError
 
@@ -35,16 +36,18 @@ def open_samples(
     batch: int = 32,
     memory: int = 2**28,
     progress: Progress | None = None,
+    folder: Path | None = None,
 ) -> Samples:
     """Opens data for the calibration of a model; labels are optional.
 
-    A string (see `spec`) is an .npz file with arrays by input name, an .npy file, a folder of either, a folder of
-    images with options, or ``module:function``. A Path is a file or folder. An object may be a dict of arrays, an array
-    for a model with one input, any iterable of dicts, a callable that returns one, or any object with `get_next()`,
-    such as onnxruntime's CalibrationDataReader. For the axes of samples in an array see `arrays.Arrays`. Dicts from
-    iterables and functions are feeds, which are cut and joined if the model's inputs share a batch axis; else each is
-    one sample. An array beside the inputs that is named ``labels``, ``label`` or ``y`` holds the labels, one entry for
-    each sample; images in a folder for each class have the index of that folder in the order of names.
+    A string (see `spec`) is an .npz file with arrays by input name, an .npy file, a folder of either, a text (see
+    `texts`), a folder of images with options, or ``module:function``. A Path is a file or folder. An object may be a
+    dict of arrays, an array for a model with one input, any iterable of dicts, a callable that returns one, or any
+    object with `get_next()`, such as onnxruntime's CalibrationDataReader. For the axes of samples in an array see
+    `arrays.Arrays`. Dicts from iterables and functions are feeds, which are cut and joined if the model's inputs share
+    a batch axis; else each is one sample. An array beside the inputs that is named ``labels``, ``label`` or ``y`` holds
+    the labels, one entry for each sample; images in a folder for each class have the index of that folder in the order
+    of names.
 
     Args:
         source: The data.
@@ -56,6 +59,7 @@ def open_samples(
         memory: Bytes of a one-shot source, or of decoded images, to cache in memory for later passes; the rest is
             written to temporary files.
         progress: Called after every batch with the number of samples so far and in total (None if unknown).
+        folder: Where the model's file is, for the tokenizer beside it.
 
     Raises:
         InputError: The data do not exist, cannot be read, have no samples, or do not fit the model.
@@ -64,16 +68,16 @@ def open_samples(
         if value < 1:
             raise DataError(f"{name} must be at least 1, not {value}")
     signature = signature_of(model_proto)
-    opened = _open(source, signature, memory)
+    opened = _open(source, signature, memory, folder)
     selection = choose(opened, signature, limit=limit, seed=seed)
     fixed = signature.fixed if opened.axes else None
     return Samples(opened, fixed, selection, batch=batch, seed=seed, progress=progress)
 
 
-def _open(source: Any, signature: Signature, memory: int) -> Source:
+def _open(source: Any, signature: Signature, memory: int, folder: Path | None) -> Source:
     if isinstance(source, (str, os.PathLike)):
         spec = parse(source) if isinstance(source, str) else _path_spec(source)
-        return _from_spec(spec, signature, memory)
+        return _from_spec(spec, signature, memory, folder)
     if isinstance(source, Mapping):
         return Arrays({str(k): _table(k, v) for k, v in source.items()}, signature, _OBJECT)
     if isinstance(source, np.ndarray):
@@ -97,13 +101,13 @@ def _table(name: Any, value: Any) -> Table:
         raise DataError(f"{_OBJECT}: '{name}' cannot be made an array: {error}") from error
 
 
-def _from_spec(spec: Spec, signature: Signature, memory: int) -> Source:
+def _from_spec(spec: Spec, signature: Signature, memory: int, folder: Path | None) -> Source:
     signature = replace(signature, labels=spec.labels)
     classes = None if spec.classes is None else read_classes(spec.classes)
     if spec.path is not None and spec.path.is_dir():
         opened = _folder(spec.path, spec, signature, classes, memory)
     else:
-        opened = _file_or_function(spec, signature, memory)
+        opened = _file_or_function(spec, signature, memory, folder)
     if classes is not None and opened.classes is None:
         _encode_labels(opened, classes)
     return opened
@@ -129,7 +133,7 @@ def _encode_labels(source: Source, classes: Mapping[str, int]) -> None:
     source.labels = encoded(names, classes, source.where).reshape(labels.shape)
 
 
-def _file_or_function(spec: Spec, signature: Signature, memory: int) -> Source:
+def _file_or_function(spec: Spec, signature: Signature, memory: int, folder: Path | None) -> Source:
     where = spec.function or str(spec.path)
     if spec.options:
         raise DataError(f"{where}: {', '.join(spec.options)} only mean something for a folder of images")
@@ -142,7 +146,10 @@ def _file_or_function(spec: Spec, signature: Signature, memory: int) -> Source:
     if suffix == ".npy":
         table = npy_table(spec.path, where)
         return Arrays(dict.fromkeys(signature.named(table.array, where), table), signature, where)
-    raise InputError(f"{where}: is neither .npz nor .npy", "for images, give their folder")
+    if suffix == SUFFIX:
+        arrays = text_arrays(spec.path, signature, folder)
+        return Arrays({name: ArrayTable(array) for name, array in arrays.items()}, signature, where)
+    raise InputError(f"{where}: is neither .npz, .npy nor .txt", "for images, give their folder")
 
 
 def _folder(path: Path, spec: Spec, signature: Signature, classes: Mapping[str, int] | None, memory: int) -> Source:

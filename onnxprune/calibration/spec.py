@@ -3,6 +3,7 @@
 A spec is one of
 
 - ``FILE.npz`` or ``FILE.npy``;
+- ``FILE.txt``, which the tokenizer.json beside the model makes ids;
 - ``FOLDER`` with .npy, .npz or image files in it;
 - ``FOLDER,KEY=VALUE,...`` for images: ``mean`` and ``std`` are one number, or one per channel separated by ``:``;
   ``scale`` is a number; ``layout`` is nchw or nhwc; ``resize`` and ``crop`` are N or HEIGHTxWIDTH; ``color`` is rgb or
@@ -126,5 +127,5 @@ def _alternatives(path: Path) -> str:
     near: list[str] = []
     with contextlib.suppress(OSError):
         near = difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()), n=1)
-    known = "an .npz or .npy file, a folder of .npy, .npz or images, or module:function"
+    known = "an .npz, .npy or .txt file, a folder of .npy, .npz or images, or module:function"
     return f"did you mean {path.parent / near[0]}?" if near else f"give {known}"

@@ -37,6 +37,7 @@ from onnxprune.errors import GateError
 @option(
     "Options", "--time-limit", type=float, metavar="SECONDS", help="End the run, with nothing written, after so long"
 )
+@option("Options", "--work", metavar="DIR", help="Keep the state of the training: a run that was killed goes on")
 @option("Options", "--json", "as_json", is_flag=True, help="Report as JSON on stdout, words on stderr")
 @option("Options", "--quiet", is_flag=True, help="No report; warnings and errors only")
 def finetune(
@@ -61,6 +62,7 @@ def finetune(
     seed: int,
     strict: bool,
     time_limit: float | None,
+    work: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -97,6 +99,7 @@ def finetune(
             strict=strict,
             time_limit=time_limit,
             progress=stage,
+            work=work,
         )
         if result.stopped is None:
             result.save(path)

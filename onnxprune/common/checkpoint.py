@@ -138,6 +138,24 @@ def step_of_run(name: str, make: Callable[[], Result]) -> Result:
     return cast(Result, found)
 
 
+class LongStep:
+    """A step of a run that is long, of which the latest state is kept: a run that was killed goes on inside of it."""
+
+    def __init__(self, name: str) -> None:
+        """Begins the step; where no steps are kept, neither is its state."""
+        self._name, self._kept = name, current()
+        self._number = self._kept.begin() if self._kept is not None else 0
+
+    def latest(self) -> Any:
+        """The state that was kept last; `MISSING` where there is none."""
+        return MISSING if self._kept is None else self._kept.read(self._number, self._name)
+
+    def keep(self, state: Callable[[], Any]) -> None:
+        """Keeps a state in the place of the one before, where steps are kept; it must be storable, see `storable`."""
+        if self._kept is not None:
+            self._kept.write(self._number, self._name, state())
+
+
 def _file(number: int, part: int | None) -> str:
     return f"{number:06}.npz" if part is None else f"{number:06}-{part:06}.npz"
 

@@ -187,8 +187,8 @@ NODE_BYTES = 80
 def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthProducts:
     """Bytes of the saved model: `total` before removal, of which the weights shrink.
 
-    What removal adds (copies of shared vectors, factors of means, gathered constants) is bounded from above; tensors of
-    positions that get shorter count as they are.
+    What removal adds (copies of shared vectors, factors of means, zeros given back, gathered constants) is bounded from
+    above; tensors of positions that get shorter count as they are.
     """
     stored = _stored(coupling)
     copies = []
@@ -199,6 +199,13 @@ def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthPro
         ]
     for mean in coupling.ties.means:
         copies.append(Copy(2 * NODE_BYTES + 6.0 * len(mean.node.label), [], [mean.axis]))
+    for one in coupling.ties.refills:
+        for operands, ends in ((1, one.node.inputs), (3, one.node.outputs)):  # of a Pad, of a Slice
+            for end in ends:
+                of = [coupling.classes.of[axis.id] for axis in end.axes()] if end is not None else []
+                if end is not None and coupling.classes.of[one.axis.id] in of:
+                    size = (1 + operands) * (NODE_BYTES + 4.0 * len(end.name)) + 16.0 * len(of)
+                    copies.append(Copy(size, [], [one.axis]))
     for cut in coupling.constant_cuts:
         for axis in (cut.read.axis(p) for p in cut.positions):
             copies += [Copy(8.0, [axis], [axis]), Copy(2 * NODE_BYTES + 6.0 * len(cut.made.name), [], [axis])]

@@ -19,15 +19,15 @@ from onnxprune.coupling.choices import decide
 from onnxprune.coupling.components import AxisClasses, Index, components, edges
 from onnxprune.coupling.constant_cuts import ConstantCut
 from onnxprune.coupling.groups import Grade, Group
+from onnxprune.coupling.zeros import grade_by_zeros, zero_axes
 from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Axis, Graph, Node, Value
 from onnxprune.graph.lengths import product, to_dim
 from onnxprune.graph.operators import operator_of
 from onnxprune.graph.shape_inference import infer
-from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.ops import registry
 from onnxprune.ops.op import Op
-from onnxprune.ops.ties import Choice, Ties, Zero
+from onnxprune.ops.ties import Link, Ties
 
 logger = logging.getLogger(__name__)
 
@@ -176,9 +176,9 @@ def _couple(
     _mark(barred, classes, [(axis, None) for axis in _conflicting(graph, classes)], True)
     if not mixing:
         _mark(barred, classes, [m[:2] for m in ties.mixes], True)
-    decide(ties.choices, classes, links, barred, ties.batch_axes, prefer_heads=attention == "heads")
+    links, zero = _decided(ties, classes, links, barred, shrinking, mixing=mixing, heads=attention == "heads")
     _pin_decided(ties)
-    _grade_sums(ties, shrinking)
+    grade_by_zeros(ties, zero)
     element_grade = np.zeros(classes.elements, dtype=np.int8)
     _mark(element_grade, classes, [m[:2] for m in ties.mixes], Grade.MIXING)
     for axis in _conflicting(graph, classes):
@@ -189,6 +189,33 @@ def _couple(
     worst = np.zeros(classes.elements, dtype=np.int8)
     np.maximum.at(worst, channel, element_grade)
     return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking), parted)
+
+
+def _decided(
+    ties: Ties,
+    classes: AxisClasses,
+    links: list[Link],
+    barred: NDArray[np.bool_],
+    shrinking: Collection[str],
+    *,
+    mixing: bool,
+    heads: bool,
+) -> tuple[list[Link], NDArray[np.bool_]]:
+    """Takes every choice; again where an axis that was to be refilled with zeros turns out not to be zero.
+
+    Returns:
+        The links with those that were taken, and which axes are zero once masked.
+    """
+    mixed: set[Axis] = set()
+    while True:
+        held, taken = barred.copy(), list(links)
+        _mark(held, classes, [(axis, None) for axis in mixed], True)
+        decide(ties.choices, classes, taken, held, ties.batch_axes, prefer_heads=heads)
+        zero = zero_axes(ties, shrinking)
+        found = {one.axis for one in ties.refills if not zero[list(one.zero)].all()}
+        if mixing or not ties.choices or found <= mixed:
+            return taken, zero
+        mixed |= found
 
 
 def _learn(graph: Graph, classes: AxisClasses) -> bool:
@@ -310,37 +337,3 @@ def _pin_decided(ties: Ties) -> None:
             axes = [axis for link in alternative.links for axis, _ in link] + alternative.pins
             for axis in axes:
                 ties.pins.append((axis, None, f"{choice.node.label} leaves no way to carry its channels"))
-
-
-def _grade_sums(ties: Ties, shrinking: Collection[str]) -> None:
-    """Sums over an axis are exact only where the summands are zero once masked (f(0) = 0 all the way).
-
-    Of means and divisors those are left that are zero there.
-
-    A loop's state depends on itself: every statement is assumed first, then statements are refuted until
-    none is refuted any more. What is left holds by induction over the iterations.
-    """
-    zero = np.zeros(ties.axis_count + 1, dtype=bool)
-    sliced = [v for v in ties.graph.constants() if v.elem_type in WEIGHT_TYPES or v.elem_type == TensorProto.INT32]
-    for value in [*sliced, *(v for v in ties.graph.main.inputs if v.name in shrinking)]:
-        zero[value.first_axis : value.first_axis + len(value.shape or [])] = True
-    statements = [s for item in ties.zeros for s in _statements(item)]
-    zero[[out_id for out_id, _, _ in statements]] = True
-    before = None
-    while before is None or not np.array_equal(before, zero):
-        before = zero.copy()
-        for out_id, sources, any_of in statements:
-            flags = zero[list(sources)]
-            zero[out_id] = bool(flags.any()) if any_of and len(flags) else bool(flags.all())
-    for axis, sources, reason in ties.sums:
-        if not zero[list(sources)].any():
-            ties.mixes.append((axis, None, reason))
-    ties.means = [mean for mean in ties.means if zero[mean.axis.id]]
-    ties.divisors = [axis for axis in ties.divisors if zero[axis.id]]
-
-
-def _statements(item: Zero | Choice) -> list[Zero]:
-    if not isinstance(item, Choice):
-        return [item]
-    zeros = item.taken.zeros if item.taken is not None else []
-    return [(out.id, tuple(source.id for source in sources), False) for out, *sources in zeros]

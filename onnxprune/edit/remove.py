@@ -18,6 +18,7 @@ from onnx import NodeProto, TensorProto, helper
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit import computed
 from onnxprune.edit.index_tensors import factors_and_summands, with_positions
+from onnxprune.edit.refill import refill
 from onnxprune.edit.resize import Entries, KeptLengths, NewPositions, NodeEdits
 from onnxprune.edit.sliced import Sliced
 from onnxprune.edit.slicing import add_constant, apply_edits, constant_edits, node_index
@@ -61,6 +62,7 @@ class _Patch:
         self._set_inputs()
         self._gather_kept()
         self._multiply_means()
+        refill(self.coupling, self.lengths, self.names)
         for (node, name), value in self.changes.attributes.items():
             _set_attribute(node.proto, name, value)
         for scope in self.graph.scopes():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,17 @@ class RelativeAdam:
         self.weights = {name: np.array(w, np.float32) for name, w in weights.items()}
         self._states = {name: _state(w, sizes[name]) for name, w in self.weights.items()}
         self._steps = 0
+
+    def state(self) -> dict[str, Any]:
+        """All that the next steps depend on, for `restore`."""
+        means = {name: (s.mean, s.square) for name, s in self._states.items()}
+        return {"weights": self.weights, "means": means, "steps": self._steps}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the state of an optimizer with the same weights at the beginning."""
+        self.weights, self._steps = dict(state["weights"]), state["steps"]
+        for name, (mean, square) in state["means"].items():
+            self._states[name].mean, self._states[name].square = mean, square
 
     def step(self, gradients: Mapping[str, Floats], rate: float) -> None:
         """Makes one step; where a gradient is not finite, none.

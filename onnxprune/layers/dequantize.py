@@ -36,25 +36,26 @@ def unpacked(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | Non
     """Numbers of a few bits, low ones first in each byte, times the scale of their block.
 
     Args:
-        weight: Bytes; shape (columns, blocks, bytes of a block).
-        scale: A scale for each block, column by column.
-        zero: Zero points, packed like the numbers with whole bytes for a column, or one float for each block; None for
-            the middle of the range.
+        weight: Bytes, of which consecutive ones along the last axes are a block; shape (n, ..., bytes).
+        scale: A scale for each block, in their order; n times the blocks of one of the first axis.
+        zero: Zero points, packed like the numbers along the last axis, or one float for each block; None for the middle
+            of the range.
         bits: Bits of a number.
 
     Returns:
-        Shape (columns, blocks, numbers of a block).
+        Shape (n, ..., bytes, numbers of a byte).
     """
-    columns, blocks = weight.shape[:2]
-    numbers = _split(weight, bits)
+    scales = scale.astype(np.float32).reshape(len(weight), -1)
+    numbers = _split(weight, bits).reshape(*scales.shape, -1)
     if zero is None:
         points: NDArray[Any] = np.float32(2 ** (bits - 1)).reshape(1, 1)
     elif zero.dtype == np.uint8:
-        points = _split(zero.reshape(columns, -1), bits)[:, :blocks]
+        rows = zero.reshape(len(weight), zero.shape[1] if zero.ndim > 2 else 1, -1)
+        points = _split(rows, bits)[..., : scales.shape[1] // rows.shape[1]].reshape(scales.shape)
     else:
-        points = zero.astype(np.float32).reshape(columns, blocks)
-    real: NDArray[Any] = (numbers - points[:, :, None]) * scale.astype(np.float32).reshape(columns, blocks, 1)
-    return real
+        points = zero.astype(np.float32).reshape(scales.shape)
+    real: NDArray[Any] = (numbers - points[:, :, None]) * scales[:, :, None]
+    return real.reshape(*weight.shape, 8 // bits)
 
 
 def _split(packed: NDArray[Any], bits: int) -> NDArray[np.float32]:

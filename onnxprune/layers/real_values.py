@@ -48,11 +48,10 @@ class Unpacked(Values):
     """Packed numbers of a few bits, unpacked block by block; see `dequantize.unpacked`."""
 
     def __init__(self, stored: Values, scales: NDArray[Any], points: NDArray[Any] | None, bits: int) -> None:
-        columns, blocks, size = stored.shape
-        super().__init__((columns, blocks, size * 8 // bits), np.dtype(np.float32))
+        super().__init__((*stored.shape, 8 // bits), np.dtype(np.float32))
         self._stored, self._bits = stored, bits
-        self._scales = scales.reshape(columns, -1)
-        self._points = None if points is None else points.reshape(columns, -1)
+        self._scales = scales.reshape(stored.shape[0], -1)
+        self._points = points.reshape(stored.shape[0], -1) if points is not None and points.ndim < 3 else points
 
     def parts(self, rows: int) -> Iterator[NDArray[Any]]:
         """See `Values`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune.graph.graph import Axis
+from onnxprune.graph.graph import Axis, Value
 from onnxprune.graph.operators import Postprocessing
 from onnxprune.ops.conv import pin_space
 from onnxprune.ops.op import Op, arange
@@ -75,9 +75,10 @@ def group_normalization(op: Op) -> None:
 @rule("LayerNormalization")
 @rule("LayerNormalization", domain="com.microsoft")
 def layer_normalization(op: Op) -> None:
-    """Normalises over the trailing axes: those mix."""
+    """Normalises over the trailing axes: exact where they are zero once masked, given zeros."""
     for axis in _trailing(op):
-        op.mix(axis)
+        op.refill(axis)
+        zero_by_parameters(op, axis.position, op.inputs[1:])
 
 
 @rule("RMSNormalization SimplifiedLayerNormalization")
@@ -116,6 +117,18 @@ def _trailing(op: Op) -> list[Axis]:
     return x.axes()[first:]
 
 
+def zero_by_parameters(op: Op, position: int, parameters: Sequence[Value]) -> None:
+    """The first output is zero along an axis where the scale is, and the shift, and both lie along it."""
+    out = op.output().axis(position)
+    along = [
+        v.axis(position - (op.output().rank or 0))
+        for v in parameters
+        if (v.rank or 0) + position >= (op.output().rank or 0)
+    ]
+    if len(along) == len(parameters) and all(axis.length == out.length for axis in along):
+        op.keep_zero(out, *along)
+
+
 def tie_trailing(op: Op, axes: list[Axis], targets: list[Axis]) -> None:
     """Ties a parameter that broadcasts against the trailing axes."""
     for axis, target in zip(reversed(axes), reversed(targets), strict=False):
@@ -123,23 +136,27 @@ def tie_trailing(op: Op, axes: list[Axis], targets: list[Axis]) -> None:
             op.tie(axis, target)
 
 
-def _mix_over(op: Op, positions: Sequence[int]) -> None:
-    """Ties every axis of the first input to the output's, and marks those that are normalised over as mixing."""
+def _normalised_over(op: Op, positions: Sequence[int]) -> None:
+    """Ties every axis of the first input to the output's, and gives zeros back to those that are normalised over."""
     x, out = op.input(0), op.output()
     for axis in x.axes():
         op.tie(axis, out.axis(axis.position))
-        if axis.position in positions:
-            op.mix(axis)
+        if axis.position not in positions:
+            continue
+        if op.type == "Hardmax":
+            op.mix(axis)  # of equal ones it takes the first
+        else:
+            op.refill(axis)
 
 
 @rule("Softmax LogSoftmax", postprocessing=Postprocessing.SOFTMAX)
 @rule("Hardmax", postprocessing=Postprocessing.CHOICE)
 def softmax(op: Op) -> None:
-    """Normalises over one axis (before opset 13: over all from that axis on): it mixes."""
+    """Normalises over one axis (before opset 13: over all from that axis on): exact over zeros, given zeros."""
     rank = len(op.input(0).shape or [1])
     axis_of = op.attr("axis", -1 if op.opset >= 13 else 1) % rank
-    mixed = [axis_of] if op.opset >= 13 else list(range(axis_of, rank))
-    _mix_over(op, mixed)
+    over = [axis_of] if op.opset >= 13 else list(range(axis_of, rank))
+    _normalised_over(op, over)
 
 
 @rule("LpNormalization")
@@ -153,9 +170,9 @@ def lp_normalization(op: Op) -> None:
 
 @rule("MeanVarianceNormalization")
 def mean_variance_normalization(op: Op) -> None:
-    """Normalises over the listed axes: those mix."""
+    """Normalises over the listed axes: exact where they are zero once masked, given zeros."""
     over = [a % len(op.input(0).shape or [1]) for a in op.attr("axes", [0, 2, 3])]
-    _mix_over(op, over)
+    _normalised_over(op, over)
 
 
 @rule("LRN")

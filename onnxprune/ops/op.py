@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from onnxprune.graph.contents import known, length_of
 from onnxprune.graph.graph import Axis, Node, Scope, Value
-from onnxprune.ops.ties import Alternative, Choice, Labels, Mean, Resize, Ties
+from onnxprune.ops.ties import Alternative, Choice, Experts, Labels, Mean, Refill, Resize, Ties
 
 
 class Op:
@@ -171,6 +171,21 @@ class Op:
         self.sum_over(axis)
         self.ties.means.append(Mean(self.node, axis, power, epsilon))
 
+    def refill(self, axis: Axis, *zero: Axis) -> None:
+        """The operator computes something over `axis` that zeros in the place of what is lost keep exact; see `Refill`.
+
+        It must not depend on the order along the axis. Exact where all of `zero` (default: the axis) are zero once
+        masked. What is computed of constants alone can lose indices behind the operator instead, which moves nothing;
+        and where ids are renumbered, what goes was not zero.
+        """
+        self._mentioned.add(axis.id)
+        reason = f"{self.node.label} mixes the axis"
+        graph = self.ties.graph
+        if axis.length is None or self.node in graph.constant_nodes or self.ties.renumbered:
+            self.mix(axis, reason)
+        else:
+            self.ties.refills.append(Refill(self.node, axis, tuple(a.id for a in zero or (axis,)), reason))
+
     def divide_by(self, axis: Axis) -> None:
         """The operator divides by the values along `axis`: undefined where those are zero once masked."""
         self.ties.divisors.append(axis)
@@ -234,8 +249,12 @@ class Op:
         """The weight's real values are ``(weight - zero_point) * scale`` along `axis`."""
         self.ties.quantised[weight] = (scale, zero_point, axis)
 
+    def experts(self, experts: Experts) -> None:
+        """The node chooses among networks, which calibration data can score."""
+        self.ties.experts.append(experts)
+
     def packed(self, weight: Value, scale: Value, zero_point: Value | None, bits: int) -> None:
-        """The weight, ``(columns, blocks, bytes)``, holds numbers of a few bits with a scale for each block."""
+        """The weight, bytes along its last axis, holds numbers of a few bits with a scale for each block."""
         self.ties.packed[weight] = (scale, zero_point, bits)
 
 

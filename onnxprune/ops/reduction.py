@@ -8,15 +8,15 @@ from onnxprune.ops.op import Op
 from onnxprune.ops.registry import rule
 
 _AXES_INPUT_SINCE = {"ReduceSum": 13}
-_SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
-_ZERO_AT_ZERO = _SUMS | {"ReduceMean", "ReduceMax", "ReduceMin"}
+_SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"}
+_ZERO_AT_ZERO = _SUMS - {"ReduceLogSum"} | {"ReduceMean", "ReduceMax", "ReduceMin"}
 
 
 @rule(
     "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp"
 )
 def reduce(op: Op) -> None:
-    """Sums are exact over channels that are zero once masked, and so are means; extremes and products mix."""
+    """Over channels that are zero once masked sums are exact, and so are means; extremes and products, given zeros."""
     x, out = op.input(0), op.output()
     over = _axes(op, len(x.shape or []))
     if over is None:
@@ -34,7 +34,7 @@ def reduce(op: Op) -> None:
             elif op.type == "ReduceMean" and divisible:
                 op.mean_over(axis)
             else:
-                op.mix(axis)
+                op.refill(axis)
             position += keep
             continue
         op.tie(axis, out.axis(position), zero=op.type in _ZERO_AT_ZERO)

@@ -96,6 +96,44 @@ class Mean:
     epsilon: float | None
 
 
+@dataclass(frozen=True)
+class Refill:
+    """A node that gets zeros in place of what an axis lost, and whose outputs lose the same.
+
+    So what it computes over the axis, in any order, is what it computes where those indices are zero.
+
+    Attributes:
+        node: The node.
+        axis: The axis, of an input. All inputs and outputs along which it is tied are lengthened and cut.
+        zero: Axes that must all be zero once masked; else the axis is of grade *mixing*, and nothing is lengthened.
+        reason: What is said then.
+    """
+
+    node: Node
+    axis: Axis
+    zero: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A node that sends each token through a few of several networks.
+
+    Attributes:
+        node: The node; input 0 holds the tokens, the first output what the networks make of them.
+        chosen: The axis of the router's values that numbers the networks (experts).
+        routing: Inputs that say which experts a token has, and with which factors; of shape (tokens, experts). Of the
+            first, the largest values are chosen.
+        gates: From what these inputs hold to the factor of each expert, 0 for those that a token does not have; shape
+            (tokens, experts).
+    """
+
+    node: Node
+    chosen: Axis
+    routing: Sequence[int]
+    gates: Callable[[Sequence[NDArray[Any]]], NDArray[np.float64]]
+
+
 Resize = Callable[[NewShape], None]
 Zero = tuple[int, tuple[int, ...], bool]
 
@@ -119,11 +157,13 @@ class Ties:
         zeros: Which axes are zero where which others are.
         sums: Axes that an operator sums over; exact where one of some axes is zero once masked.
         means: The same for averages.
+        refills: Axes that nodes get zeros on in the place of what is lost.
         divisors: Axes of values that are divided by.
         resizes: How nodes change with the new lengths.
         norm_scales: Constants that scale the channels of a normalisation.
         quantised: For a quantised weight, its scale, zero point and axis.
         packed: For a weight of packed numbers, its scale, zero point and bits.
+        experts: Nodes that choose among networks.
     """
 
     graph: Graph
@@ -140,11 +180,13 @@ class Ties:
     zeros: list[Zero | Choice] = field(default_factory=list)
     sums: list[tuple[Axis, tuple[int, ...], str]] = field(default_factory=list)
     means: list[Mean] = field(default_factory=list)
+    refills: list[Refill] = field(default_factory=list)
     divisors: list[Axis] = field(default_factory=list)
     resizes: list[tuple[Node, Resize]] = field(default_factory=list)
     norm_scales: set[Value] = field(default_factory=set)
     quantised: dict[Value, tuple[Value, Value | None, int]] = field(default_factory=dict)
     packed: dict[Value, tuple[Value, Value | None, int]] = field(default_factory=dict)
+    experts: list[Experts] = field(default_factory=list)
 
     def empty(self) -> Ties:
         """A record without statements on the same graph, for what one rule states."""

@@ -143,7 +143,8 @@ def open_undivided(
         InputError: See `open_data`.
     """
     given, limit = _from_registry(calibration.data), _limit(model, calibration)
-    samples = open_samples(given, model.proto, limit=limit, seed=seed, progress=progress)
+    folder = None if model.path is None else model.path.parent
+    samples = open_samples(given, model.proto, limit=limit, seed=seed, progress=progress, folder=folder)
     runner = session(model)
     samples, unjoined = _in_batches_that_run(runner, samples)
     if unjoined is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import onnx
@@ -21,11 +22,13 @@ from onnxprune.model.sparse_initializers import densify, resparsify
 from onnxprune.options import Calibration, Checks, Resources, checks
 from onnxprune.options.gradual import GradualOptions
 from onnxprune.pipeline.analysis import ModelSource, inline_functions
+from onnxprune.pipeline.checksums import checksum, data_checksums, model_checksum
 from onnxprune.pipeline.data import CalibrationSplit, open_data
 from onnxprune.pipeline.metric import MetricEvaluator, make_evaluator
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
+from onnxprune.pipeline.resume import OBJECTS, ends_elsewhere, keeping_steps
 from onnxprune.pipeline.verify import verify
 from onnxprune.repair.training_loop import Schedule
 from onnxprune.report.finetune import FineTuningReport
@@ -100,6 +103,7 @@ def finetune(
     strict: bool = False,
     time_limit: float | None = None,
     progress: ProgressCallback | None = None,
+    work: str | os.PathLike[str] | None = None,
 ) -> FineTuned:
     """Trains all weights of a model, and takes those that are surely better on samples that were held back.
 
@@ -130,6 +134,8 @@ def finetune(
         strict: Write no model that comes with a warning.
         time_limit: Seconds that it may take until it writes.
         progress: Called with the progress of the run.
+        work: A folder that keeps the state after the latest epoch: the same call goes on from there where it was
+            killed, and makes the same bytes. The data have to be files.
 
     Raises:
         InputError: A model or the data cannot be read, or do not fit, or an option is unusable.
@@ -151,8 +157,21 @@ def finetune(
     teaching = None if teacher is None else Original.of(teacher)
     clock, options = Clock(progress), {"loss": named, "epochs": epochs, "minutes": minutes, "rate": rate, "seed": seed}
     options |= gradual.to_dict()
-    with limited_run(Resources(time_limit=time_limit)):
+    objects = not isinstance(calib, str) or callable(loss) or callable(metric) or isinstance(pattern, Pattern)
+    why_not = OBJECTS if objects else ends_elsewhere() if minutes is not None else None
+    depends = partial(_depends, source, teaching, {**options, "calib": calib, "samples": samples, "metric": metric})
+    with limited_run(Resources(time_limit=time_limit)), keeping_steps(work, depends, why_not):
         return _run(source, teaching, calibration, asked, settings, clock, options)
+
+
+def _depends(source: Original, teaching: Original | None, asked: dict[str, Any]) -> dict[str, str]:
+    """Checksums of what the steps of a run depend on."""
+    models = {"model": source, "teacher": teaching}
+    return {
+        **{name: "none" if one is None else model_checksum(one.source) for name, one in models.items()},
+        "training data": checksum(data_checksums(asked)),
+        "options": checksum(asked),
+    }
 
 
 def _ramp(asked: GradualOptions) -> Ramp | None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit.resize import KeptLengths
+from onnxprune.graph.graph import Graph
 from onnxprune.layers.batch_norm import normalizations
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
@@ -22,8 +23,7 @@ def kept_indices(coupling: Coupling, removed: NDArray[np.bool_]) -> KeptIndices:
         removed: Boolean per channel id, True for removed channels.
     """
     graph, lengths = coupling.graph, KeptLengths(coupling, removed)
-    layers = [layer.name for layer in linear_layers(graph) if _has_features(layer)]
-    layers += [cell.name for cell in cells(graph)]
+    layers = [*refittable(graph), *(cell.name for cell in cells(graph))]
     layers += [node.name for node in normalizations(graph) if len(node.x.shape or []) > 1]
     axes = {
         value.name: {
@@ -35,6 +35,11 @@ def kept_indices(coupling: Coupling, removed: NDArray[np.bool_]) -> KeptIndices:
         if lengths.touches(value)
     }
     return KeptIndices(frozenset(layers), axes)
+
+
+def refittable(graph: Graph) -> frozenset[str]:
+    """Names of the linear layers whose features are known."""
+    return frozenset(layer.name for layer in linear_layers(graph) if _has_features(layer))
 
 
 def _has_features(layer: LinearLayer) -> bool:

@@ -16,6 +16,7 @@ from onnxprune.coupling.groups import Group
 from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions.points import Criterion, as_criterion
 from onnxprune.importance import damage_curves
+from onnxprune.importance.experts import score_experts
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.layers.find import linear_layers
@@ -103,14 +104,41 @@ def moments(
     assert data is not None
     learned_from, _ = _divided(data.fit, MEASURED_SHARE)
     batches, count = io_slices.batches(learned_from), sum(1 for _ in learned_from.batches())
-    try:
+    with _in_pieces():
         found = observe(model, layers, batches, count=count, seed=seed, memory=memory)
-    except CannotCut as e:
-        raise InputError(f"the model cannot be run in pieces: {e}", f"leave {option('calib')} away") from e
     if stored is not None:
         write(stored, model, layers, found)
         return read(stored, model, layers)
     return found
+
+
+def with_experts(
+    model: Model,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    scores: Sequence[Scores],
+    data: CalibrationSplit | None,
+    io_slices: IoSlices = WHOLE,
+) -> list[Scores]:
+    """The scores with those of whole experts from data, see `importance.experts`; without data all as they are.
+
+    Raises:
+        InputError: The model cannot be run in pieces.
+    """
+    if data is None or not coupling.ties.experts:
+        return list(scores)
+    learned_from, _ = _divided(data.fit, MEASURED_SHARE)
+    with _in_pieces():
+        return score_experts(model, coupling, groups, scores, io_slices.batches(learned_from))
+
+
+@contextmanager
+def _in_pieces() -> Iterator[None]:
+    """Says so where a model cannot be run in pieces."""
+    try:
+        yield
+    except CannotCut as e:
+        raise InputError(f"the model cannot be run in pieces: {e}", f"leave {option('calib')} away") from e
 
 
 def gradient_data(data: CalibrationSplit | None, seed: int, io_slices: IoSlices = WHOLE) -> GradientData | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 from onnxprune.calibration import Samples
 from onnxprune.errors import InputError, option
 from onnxprune.extensions import points
+from onnxprune.graph.graph import Graph
+from onnxprune.graph.shape_inference import infer
 from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, SyntheticFeeds
+from onnxprune.pipeline.kept_indices import refittable
 from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair import calibrated, data_free
 from onnxprune.repair.calibrated import Settings
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Fitter, Refit
+from onnxprune.repair.quantised import RealWeights
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.partition import CannotCut
 from onnxprune.verification.output_error import relative_errors
@@ -139,7 +143,30 @@ def _refit_by_own_method(job: RepairJob) -> list[Refit]:
             fitter=job.fitter,
             input_shapes=job.input_shapes or None,
         )
-    assert isinstance(job.data.fit, Samples)
+    if job.fitter is None and job.original is not job.pruned:
+        original, pruned = RealWeights(job.original), RealWeights(job.pruned)
+        if original.found and pruned.found:
+            return _refit_real_weights(job, original, pruned)
+    return _calibrated(job)
+
+
+def _refit_real_weights(job: RepairJob, original: RealWeights, pruned: RealWeights) -> list[Refit]:
+    """Refits layers with quantised weights too, and rounds them again; taken back where that is no better."""
+    before, graph = job.pruned.copy(), Graph(original.model.proto)
+    infer(graph)
+    apart = {product: job.kept.axes[out] for product, out in original.products.items() if out in job.kept.axes}
+    kept = replace(job.kept, layers=job.kept.layers | refittable(graph), axes={**job.kept.axes, **apart})
+    done = _calibrated(replace(job, original=original.model, pruned=pruned.model, kept=kept))
+    done = [replace(r, layer=original.products.get(r.layer, r.layer)) for r in done]
+    if all(r.penalty is None for r in done):
+        return done
+    job.pruned.proto.CopyFrom(pruned.restore().proto)
+    return done if _nearer(job, before) else _taken_back(job, before, done)
+
+
+def _calibrated(job: RepairJob) -> list[Refit]:
+    """The calibrated repair of layers with floating-point weights."""
+    assert job.data is not None and isinstance(job.data.fit, Samples)
     settings = Settings(job.seed, job.memory, job.io_slices, job.fitter)
     able = job.fitter is None and why_not_data_free(job.original, job.input_shapes or None) is None
     return calibrated.repair(

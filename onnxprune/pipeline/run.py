@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from onnxprune.allocation.widths import unrounded
 from onnxprune.common.math import share
-from onnxprune.common.text import plural, printable
+from onnxprune.common.text import plural
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
 from onnxprune.coupling.streams import Stream
-from onnxprune.errors import InputError, Words, option
+from onnxprune.errors import InputError
 from onnxprune.extensions import registry
 from onnxprune.extensions.points import criteria
 from onnxprune.importance.untrained import untrained
@@ -25,6 +25,7 @@ from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.search import search
+from onnxprune.pipeline.spare_streams import spared_lines
 from onnxprune.pipeline.time import with_latency
 from onnxprune.pipeline.verify import verify_pruned
 from onnxprune.planning import plan as planning
@@ -87,7 +88,10 @@ def judged(prepared: Prepared, pruned: Pruned, options: Options, searched: Searc
 def finish(report: Report, prepared: Prepared, before: Cost, spared: Mapping[str, Stream]) -> Report:
     """The report with warnings, notes, and what its numbers were measured on."""
     data = prepared.loaded.data
-    notes = [*([] if data is None or data.cut is None else [data.cut]), *_untrained(prepared), *spared_lines(spared)]
+    notes = [*([] if data is None or data.cut is None else [data.cut]), *_untrained(prepared)]
+    if prepared.options.channels is not None:
+        channels, total = prepared.options.channels, before.params
+        notes += spared_lines(spared, prepared.analysis.coupling, prepared.groups, channels.min_channels, total)
     report = replace(report, warnings=warnings(report, events(data)), notes=notes)
     return with_measured_on(report, before.input_shapes(prepared.loaded.model.proto))
 
@@ -104,18 +108,6 @@ def _untrained(prepared: Prepared) -> list[str]:
     where = f"in {found.random} of {plural(found.layers, 'layer')}"
     why = f"{where} the largest singular value is that of random numbers"
     return [f"the weights look untrained: {why}"] if found.looks_so else []
-
-
-def spared_lines(spared: Mapping[str, Stream]) -> list[Words]:
-    """What a report says of each residual stream that was left whole."""
-    return [
-        Words(
-            f"{printable(name)} stays whole: {stream.readers} of {stream.layers} layers read it and {stream.writers} "
-            f"add to it; {option('only')} or {option('keep')} with its name prunes it, and a target with "
-            f"{option('calib', ...)} weighs it against the others"
-        )
-        for name, stream in spared.items()
-    ]
 
 
 def events(data: CalibrationSplit | None) -> list[str]:

@@ -155,6 +155,7 @@ def measure_damage(
     context = observe.scoring_context(
         analysis.model, data, criterion, synthetic_feeds, stats=stats, input_shapes=shapes
     )
+    given = data  # experts are scored by synthetic inputs no better than by their weights
     with context as (model, data, criterion):
         input_moments: dict[str, Moments] | None = None
         if criterion.needs == "moments" and known:
@@ -170,6 +171,8 @@ def measure_damage(
             "scores",
             lambda: score(model, coupling, groups, by_itself, seed=seed, moments=input_moments, gradients=gradients),
         )
+        if criterion.from_data:
+            scores = observe.with_experts(model, coupling, groups, scores, given)
         if criterion.sequential:
             with part(MOMENTS_WORK, 1.0):
                 curves = observe.curves(
@@ -239,6 +242,7 @@ def _learn_round(
     rest = reanalyze(pruned, pruned.model.copy())
     left, memory = prunable(rest, options.scope), options.resources.memory
     scores = score(rest.model, rest.coupling, left, BY_WEIGHTS, seed=options.seed)
+    scores = observe.with_experts(rest.model, rest.coupling, left, scores, data, io_slices)
     input_moments = observe.moments(
         rest.model, rest.coupling, data, seed=options.seed, memory=memory, io_slices=io_slices
     )

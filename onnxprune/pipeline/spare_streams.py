@@ -5,11 +5,17 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
+
+import numpy as np
 
 from onnxprune.allocation.selection import Selection
+from onnxprune.common.text import percent, printable
+from onnxprune.cost.cost_model import parameters
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.coupling.streams import Stream, find_streams
+from onnxprune.errors import Words, option
 from onnxprune.importance.obs import Curve
 
 FLOOR = 0.4
@@ -50,6 +56,41 @@ def meeting_targets(
         return allocate(curves, keep)
     least = bisect_left(range(STEPS - 1), True, lo=1, key=meets)
     return tried[least] if least in tried else allocate(others, {**keep, **dict.fromkeys(streams, 1 - least / STEPS)})
+
+
+def spared_lines(
+    spared: Mapping[str, Stream], coupling: Coupling, groups: Sequence[Group], min_channels: int, total: int
+) -> list[Words]:
+    """What a report says of residual streams that were left whole, and of what can be left without them and with them.
+
+    Args:
+        spared: The streams that were left whole.
+        coupling: The analysis of the model that channels are removed from.
+        groups: The groups that are open.
+        min_channels: What every group keeps.
+        total: Parameters of the original.
+    """
+    lines = [
+        Words(
+            f"{printable(name)} stays whole: {stream.readers} of {stream.layers} layers read it and {stream.writers} "
+            f"add to it; {option('only')} or {option('keep')} with its name prunes it, and a target with "
+            f"{option('calib', ...)} weighs it against the others"
+        )
+        for name, stream in spared.items()
+    ]
+    if not lines:
+        return []
+    left, units = parameters(coupling, groups).left, np.array([g.units for g in groups])
+    most = units - np.minimum(min_channels, units)
+    others = np.where([g.name in spared for g in groups], 0, most)
+    lowest = ceil(100 * left(most) / total) / 100
+    lines.append(
+        Words(
+            f"without {' and '.join(map(printable, spared))} at least {percent(left(others), total)} of the parameters "
+            f"stay, whatever else goes; {option('target', {'params': lowest})} is the least that can be met"
+        )
+    )
+    return lines
 
 
 def _bounded(curve: Curve, group: Group) -> Curve:

@@ -25,8 +25,8 @@ Function = Callable[[Floats], Floats]
 Weights = list[Floats]
 """Matrices and then the bias of each layer, one layer after the other."""
 
-STEPS, SOLVES = 2, 6
-"""Gauss-Newton steps at most, and conjugate gradients in each."""
+STEPS, SOLVES = 2, 3
+"""Gauss-Newton steps at most, and conjugate gradients in each; more of these come closer to the samples alone."""
 SHARES = (1.0, 0.5)
 """How much of a step is tried."""
 PENALTY, DAMPING_DECREASE, DAMPING_INCREASE = 1e-2, 0.3, 10.0

@@ -6,12 +6,15 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.common.checkpoint import MISSING, LongStep
 from onnxprune.common.progress import step
+from onnxprune.common.storable import storable
 from onnxprune.gradients.optimizer import RelativeAdam, rate_at
 from onnxprune.gradients.trainable import Trainable
 from onnxprune.repair.calibrated import is_better
@@ -61,6 +64,14 @@ class PruningWhileTraining(Protocol):
         """Learns from a step of the training."""
         ...
 
+    def state(self) -> Any:
+        """All that it has learnt and pruned, storable, for `restore`."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Goes on from a state of a training of the same model."""
+        ...
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -79,6 +90,25 @@ class Judged:
     epochs: int
     best: int | None
     weights: Weights | None
+
+
+@storable
+@dataclass(frozen=True)
+class _Best:
+    """The best of the epochs so far.
+
+    Attributes:
+        error: Sum of the errors of the held-back samples.
+        epoch: The epoch; None for the weights at the beginning.
+        weights: Its weights; None for those.
+    """
+
+    error: float
+    epoch: int | None = None
+    weights: Weights | None = None
+
+
+B = TypeVar("B", _Best, None)
 
 
 class TrainingLoop:
@@ -108,8 +138,11 @@ class TrainingLoop:
 
     def run(self, epochs: int) -> Weights:
         """Trains for some of the epochs."""
-        for epoch in range(epochs):
+        kept = LongStep("training on all samples")
+        begin, _ = self._restored(kept, None)
+        for epoch in range(begin, epochs):
             self._epoch(epoch)
+            kept.keep(partial(self._state, epoch + 1, None))
             step(f"epoch {epoch + 1}, all samples", epoch + 1, epochs)
         return self._weights
 
@@ -124,28 +157,43 @@ class TrainingLoop:
 
         Where something is pruned meanwhile, they are those of the least error once all of it is.
         """
+        kept, begin = LongStep("training"), time.monotonic()
         first = errors(self.start)
-        before = after = float(first.sum())
-        best: Weights | None = None
-        done, taken, begin = 0, None, time.monotonic()
-        for epoch in range(self._schedule.epochs):
-            loss, done = self._epoch(epoch), epoch + 1
+        before = float(first.sum())
+        done, best = self._restored(kept, _Best(before))
+        while done < self._schedule.epochs:
+            loss, done = self._epoch(done), done + 1
             found = errors(self._weights)
             error = float(found.sum())
             logger.info("epoch %d: loss %.4g, held-back error %.4g (%.4g at first)", done, loss, error, before)
-            step(f"epoch {done}, error {error / max(before, 1e-30):.0%}", done, self._schedule.epochs)
-            improves = error < after and is_better(first, found)
+            improves = error < best.error and is_better(first, found)
             if self._pruning is not None:
-                improves = self._pruning.complete and (best is None or error < after)
+                improves = self._pruning.complete and (best.weights is None or error < best.error)
             if improves:
-                best, after, taken = {n: w.copy() for n, w in self._weights.items()}, error, done
+                best = _Best(error, done, {name: w.copy() for name, w in self._weights.items()})
+            kept.keep(partial(self._state, done, best))
+            step(f"epoch {done}, error {error / max(before, 1e-30):.0%}", done, self._schedule.epochs)
             if self._schedule.minutes is not None and time.monotonic() - begin > 60 * self._schedule.minutes:
                 break
-        if best is None and self._pruning is not None:
+        if best.weights is None and self._pruning is not None:
             self._pruning.advance(1.0, self._optimizer.weights)
-            best, taken = self._weights, done
-            after = float(errors(best).sum())
-        return Judged(before, after, done, taken, best)
+            best = _Best(float(errors(self._weights).sum()), done, self._weights)
+        return Judged(before, best.error, done, best.epoch, best.weights)
+
+    def _state(self, done: int, best: _Best | None) -> dict[str, Any]:
+        """All that later epochs depend on."""
+        pruning = None if self._pruning is None else self._pruning.state()
+        return {"done": done, "best": best, "optimizer": self._optimizer.state(), "pruning": pruning}
+
+    def _restored(self, kept: LongStep, best: B) -> tuple[int, B]:
+        """How many epochs an earlier run has done, and the best of them; here the given one where there is none."""
+        state = kept.latest()
+        if state is MISSING:
+            return 0, best
+        self._optimizer.restore(state["optimizer"])
+        if self._pruning is not None:
+            self._pruning.restore(state["pruning"])
+        return state["done"], state["best"]
 
     def _epoch(self, epoch: int) -> float:
         """One pass over the samples; the mean loss."""

@@ -85,6 +85,14 @@ class Pruner(Protocol):
         """Stores the weights in the model, in place, without what is pruned; returns the share that was pruned."""
         ...
 
+    def state(self) -> Any:
+        """What it has learnt and chosen, storable, for `restore`."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Goes on from a state of a pruner of the same model."""
+        ...
+
 
 class ZeroPruner:
     """Sets weights to zero in a pattern."""
@@ -136,6 +144,14 @@ class ZeroPruner:
         part[order[: count_of(progress, len(order))]] = True
         return part.reshape(scores.shape)
 
+    def state(self) -> Any:
+        """See `Pruner`."""
+        return self._moved, self._zero
+
+    def restore(self, state: Any) -> None:
+        """See `Pruner`."""
+        self._moved, self._zero = state
+
     def finish(self, model: Model, weights: Weights) -> float:
         """See `Pruner`."""
         write_back(model, weights)
@@ -186,6 +202,14 @@ class ChannelPruner:
             by_weights = score(self._model, self._coupling, self._groups, self._criterion or "l2", seed=self._seed)
             return [w if one is None else one for one, w in zip(known, by_weights, strict=True)]
         return [one for one in known if one is not None]
+
+    def state(self) -> Any:
+        """See `Pruner`."""
+        return self._moved, self._gone
+
+    def restore(self, state: Any) -> None:
+        """See `Pruner`."""
+        self._moved, self._gone = state
 
     def finish(self, model: Model, weights: Weights) -> float:
         """See `Pruner`."""
@@ -239,3 +263,12 @@ class GradualPruning:
         """Learns from a step of the training, until the schedule has ended."""
         if not self.complete:
             self._pruner.observe(weights, gradients)
+
+    def state(self) -> Any:
+        """See `training_loop.PruningWhileTraining`."""
+        return self._done, self._zero, self._pruner.state()
+
+    def restore(self, state: Any) -> None:
+        """See `training_loop.PruningWhileTraining`."""
+        self._done, self._zero, pruner = state
+        self._pruner.restore(pruner)

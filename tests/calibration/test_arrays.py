@@ -105,4 +105,4 @@ def test_files_that_are_not_arrays_are_refused(tmp_path):
     for name in ("short.npz", "text.npy", "damaged.npz"):
         assert "cannot be read" in error(tmp_path / name)
     assert "Python objects" in error(tmp_path / "objects.npz")
-    assert "neither .npz nor .npy" in error(tmp_path / "c.csv")
+    assert "neither .npz, .npy nor .txt" in error(tmp_path / "c.csv")

@@ -174,6 +174,17 @@ HAND_COUNTED = {
         ),
         2 * 5 * (8 * 10 + 10 * 8),
     ),
+    # the same with two numbers a byte
+    "QMoE": (
+        one_node(
+            "QMoE",
+            [x(5, 8), ("g", (5, 6), False), w(6, 10, 4), w(6, 10, name="s"), ("", (), False), w(6, 8, 5, name="u")],
+            [5, 8],
+            domain=MS,
+            k=2,
+        ),
+        2 * 5 * (8 * 10 + 10 * 8),
+    ),
 }
 
 

@@ -75,10 +75,19 @@ CASES = [
         norm="qn = Mul(qr, s)  kn = Identity(kr)",
     ),
     Case(
+        "the finer grain where zeros are normalised over",
+        """(float[N,3] x) => (float[N,2] y)
+        <float[3,12] w, float[12,2] v, int64[3] a, int64[2] b>
+        { h = MatMul(x, w)  r = Reshape(h, a)  t = Softmax <axis = -1> (r)  f = Reshape(t, b)
+          y = MatMul(f, v) }""",
+        {"w:1": "6 exact"},
+        constants={"a": [0, 2, 6], "b": [0, 12]},
+    ),
+    Case(
         "a layer norm over the merged axis",
         """(float[N,5,3] x) => (float[N,5,2] y)
         <float[3,24] w, float[24] s, float[24,2] o, int64[4] a, int64[3] b>
-        { h = MatMul(x, w)  r = Reshape(h, a)  t = Relu(r)  f = Reshape(t, b)  n = LayerNormalization(f, s)
+        { h = MatMul(x, w)  r = Reshape(h, a)  t = Exp(r)  f = Reshape(t, b)  n = LayerNormalization(f, s)
           y = MatMul(n, o) }""",
         {"w:1": "24 pinned: leaves no way to carry its channels"},
         constants={"a": [0, 0, 4, 6], "b": [0, 0, 24]},
@@ -137,7 +146,7 @@ CASES = [
         "the coarser grain where the finer is normalised over",
         """(float[N,3] x) => (float[N,2] y)
         <float[3,12] w, float[12,2] v, int64[3] a, int64[2] b>
-        { h = MatMul(x, w)  r = Reshape(h, a)  t = Softmax <axis = -1> (r)  f = Reshape(t, b)
+        { h = MatMul(x, w)  r = Reshape(h, a)  e = Exp(r)  t = Softmax <axis = -1> (e)  f = Reshape(t, b)
           y = MatMul(f, v) }""",
         {"w:1": "2 exact"},
         constants={"a": [0, 2, 6], "b": [0, 12]},

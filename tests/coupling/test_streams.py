@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -64,12 +65,26 @@ def test_a_stream_stays_whole_unless_it_is_asked_for() -> None:
     """The report says so, and how to prune it."""
     whole = onnxprune.prune(gated(), 0.5, **QUICK).report
     assert kept(whole) == {"e:1": 8, "g1:1": 6, "g2:1": 6, "g3:1": 6}
-    (note,) = whole.notes
+    note, reach = whole.notes
     assert note.startswith("e:1 stays whole: 7 of 10 layers read it and 3 add to it")
+    assert reach.startswith("without e:1 at least ")
     alone = onnxprune.prune(gated(), 0.5, only="^e:1$", **QUICK).report
     assert kept(alone)["e:1"] == 4 and not alone.notes
     share = onnxprune.prune(gated(), 0.5, keep={"^e:1$": 0.75}, **QUICK).report
     assert kept(share)["e:1"] == 6 and not share.notes
+
+
+def test_the_least_that_is_named_is_what_can_be_left() -> None:
+    """Without the stream where the others go to their last channel, and with it by the target that is named."""
+    _, reach = onnxprune.prune(gated(), 0.5, **QUICK).report.notes
+    said = re.fullmatch(r"without e:1 at least (.*)% of the parameters stay, .*params[=': ]+([0-9.]+).*", reach)
+    assert said is not None, reach
+    params = onnxprune.prune(gated(), 0.99, **QUICK).report.params
+    assert float(said[1]) == pytest.approx(100 * (params.after or 0) / (params.before or 1), abs=0.05)
+    least = float(said[2])
+    for target, met in ((least, True), (least - 0.01, False)):
+        made = onnxprune.prune(gated(), target={"params": target}, round_to=1, **QUICK).report
+        assert made.targets["params"].met == met
 
 
 @pytest.mark.parametrize("target", [0.8, 0.5, 0.4, 0.1])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import onnxprune
 from tests.ops.case import assert_groups, build, check, coupling_of
 from tests.ops.test_quantization import Quantised, weight
 from tests.support.lanes import spread
@@ -132,8 +133,55 @@ def test_packed_queries_keys_and_values() -> None:
     assert_groups(coupling_of(build(text, domains=["com.microsoft"])), HEADS)
 
 
-def test_packed_decoders_are_pinned() -> None:
-    body = f"{THREE} a = com.microsoft.PackedAttention(q, p, r) {END}"
-    text = f"(float[2,4,3] x) => (float[2,4,2] y) <{PLAIN}> {{ {body} }}"
-    coupling = coupling_of(build(text, domains=["com.microsoft"]))
-    assert_groups(coupling, {"w:1": "12 pinned: not followed"})
+UNPADDED = "(float[8,3] x, int32[2,4] at, int32[3] ends) => (float[8,2] y)"
+PAGED = """(float[8,3] x, float[2,16,2,4] c, float[2,16,2,4] d, int32[3] ends, int32[2] past, int32[2,1] pages) =>
+    (float[8,2] y) <float[3,24] w, float[3,8] k, float[3,8] v, float[24,2] o>"""
+ON_OTHER_DEVICES = {
+    "PackedAttention": (
+        f"""{UNPADDED} <float[3,6] u, float[6,36] w, float[36] b, float[12,2] o> {{ h = MatMul(x, u)
+        a = com.microsoft.PackedAttention <num_heads = 3> (h, w, b, at, ends)  y = MatMul(a, o) }}""",
+        {"u:1": "6 exact", "w:1": "3 exact"},
+        {"u": [3, 3], "w": [3, 24], "b": [24], "o": [8, 2]},
+    ),
+    "PackedMultiHeadAttention": (
+        f"""{UNPADDED} <{PLAIN}, float[36] b> {{ {THREE}
+        a = com.microsoft.PackedMultiHeadAttention <num_heads = 3> (q, p, r, b, at, ends)  y = MatMul(a, o) }}""",
+        HEADS,
+        {"w": [3, 8], "k": [3, 8], "v": [3, 8], "b": [24], "o": [8, 2]},
+    ),
+    "PagedAttention": (
+        f"""{PAGED} {{ {THREE} a, e, f = com.microsoft.PagedAttention <num_heads = 6, kv_num_heads = 2>
+        (q, p, r, c, d, ends, past, pages)  y = MatMul(a, o) }}""",
+        {"w:1": "3 exact"},
+        {"w": [3, 16], "k": [3, 8], "v": [3, 8], "o": [16, 2]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ON_OTHER_DEVICES)
+def test_heads_where_no_processor_runs_the_operator(name: str) -> None:
+    """So only the groups and the shapes are looked at: a third of the heads goes, of pages as many of each key."""
+    text, groups, shapes = ON_OTHER_DEVICES[name]
+    model = build(text, domains=["com.microsoft"])
+    assert_groups(coupling_of(model), groups)
+    result = onnxprune.prune(model, 0.5, verify=False, time=False, repair="none")
+    assert {t.name: list(t.dims) for t in result.proto.graph.initializer if t.data_type == 1} == shapes
+    (node,) = [n for n in result.proto.graph.node if n.op_type == name]
+    heads = {a.name: a.i for a in node.attribute}
+    assert heads == ({"num_heads": 4, "kv_num_heads": 2} if name == "PagedAttention" else {"num_heads": 2})
+
+
+SPARSE = """(float[2,4,3] x, int32[2] n, int32[1] t, float[2,2,16,8] c, float[2,2,16,8] d) => (float[2,4,2] y)
+    <float[3,48] w, float[3,16] k, float[3,16] v, float[48,2] o, int32[L,2] rows, int32[L,1] cols>"""
+
+
+@pytest.mark.parametrize(("layouts", "groups"), [(1, {"w:1": "3 exact"}), (2, {"w:1": "48 pinned: blocks of their own"})])
+def test_sparse_attention(layouts: int, groups: dict[str, str]) -> None:
+    """Heads that all look at the same blocks go. Its caches have to share their memory, so nothing is run."""
+    text = f"""{SPARSE.replace("L,", f"{layouts},")} {{ {THREE} a, e, f = com.microsoft.SparseAttention
+        <num_heads = 6, kv_num_heads = 2, sparse_block_size = 16> (q, p, r, c, d, rows, cols, t, n) {END} }}"""
+    model = build(text, domains=["com.microsoft"])
+    assert_groups(coupling_of(model), groups)
+    result = onnxprune.prune(model, 0.5, verify=False, time=False, repair="none")
+    shapes = {t.name: list(t.dims) for t in result.proto.graph.initializer if t.name in "wk"}
+    assert shapes == {"w": [3, 32 if layouts == 1 else 48], "k": [3, 16]}

@@ -44,8 +44,13 @@ MLP = [
     flat("FusedMatMul of a turned activation", "float[3,6] w, float[6,2] v",
          """h = MatMul(x, w)  t = Transpose(h)  y = com.microsoft.FusedMatMul <transA = 1> (t, v)"""),
     flat("a norm over another axis", "float[3,6] w, float[6] g, float[6] b, float[6,2] v",
-         """h = MatMul(x, w)  s = com.microsoft.SkipLayerNormalization(h, h, g, b)  y = MatMul(s, v)""",
-         {"w:1": "6 mixing"}),
+         """h = MatMul(x, w)  s = com.microsoft.SkipLayerNormalization(h, h, g, b)  y = MatMul(s, v)"""),
+    flat("a norm with a skip, a bias and their sum", "float[3,6] w, float[6] g, float[6] b, float[6] c, float[6,2] v",
+         """h = MatMul(x, w)  s, , , k = com.microsoft.SkipLayerNormalization(h, h, g, b, c)  r = Add(s, k)
+         y = MatMul(r, v)"""),
+    flat("a norm with a skip that is not zero", "float[3,6] w, float[6] g, float[6] b, float[6,2] v",
+         """h = MatMul(x, w)  k = Exp(h)  s = com.microsoft.SkipLayerNormalization(h, k, g, b)  y = MatMul(s, v)""",
+         {"w:1": "6 mixing: mixes the axis"}),
     flat("RMS norm with a skip", "float[3,6] w, float[6] g, float[6] b, float[6,2] v",
          """h = MatMul(x, w)  s, , , k = com.microsoft.SkipSimplifiedLayerNormalization(h, h, g, b)  r = Add(s, k)
          y = MatMul(r, v)""", {"w:1": "6 exact"}),

@@ -30,6 +30,7 @@ DOMAIN = "my.ops"
 
 NAMED = {
     "edit/bypass.py": {"Identity", "Sub"},  # nodes that it inserts
+    "edit/refill.py": {"Pad", "Slice"},  # nodes that it inserts
     "edit/remove.py": {"Add", "Concat", "Div", "Gather", "Mul"},  # nodes that it inserts
     "edit/vocabulary.py": {"Add", "Gather"},  # nodes that it inserts
     "gradients/free_constants.py": {"Constant"},
@@ -46,6 +47,7 @@ NAMED = {
     "model/sparse_initializers.py": {"Constant"},
     "model/tensors.py": {"Constant"},
     "repair/interpolation.py": {"Constant"},
+    "repair/quantised.py": {"Add", "DequantizeLinear", "MatMul", "MatMulNBits"},  # nodes that it replaces, and by which
     "report/graph_picture.py": {"Shape", "Size"},  # computations of shapes are not drawn
     "sparsity/tensorrt.py": {"Conv", "Gemm", "MatMul"},  # what another product runs sparse
 }

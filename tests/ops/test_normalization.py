@@ -1,4 +1,4 @@
-"""Normalisations: per channel they are harmless, over channels they mix."""
+"""Normalisations: per channel they are harmless, over channels exact where these are zero once masked."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ SUM = "(float[N,3,4,4] x) => (float[N,1,4,4] y) <float[8,3,1,1] w, int64[1] one"
 BATCH = "float[8] s, float[8] b, float[8] m, float[8] posv"
 
 
-def _mixing(line: str, opset: int = 18, weights: str = "", reason: str = "mixes the axis", **more: object) -> Case:
+MIXED = "8 mixing: mixes the axis"
+
+
+def _over(line: str, opset: int = 18, weights: str = "", grade: str = "8 exact") -> Case:
     """A product, an operator that normalises over the features, a product."""
     return Case(f"{line} over channels, opset {opset}", f"{ROWS}{weights}> {{ h = MatMul(x, w)  {line}  y = MatMul(a, v) }}",
-                {"w:1": f"8 mixing: {reason}"}, opset, **more)  # type: ignore[arg-type]
+                {"w:1": grade}, opset)
+
+
+def _over_what_is_not_zero(line: str, opset: int = 18, weights: str = "") -> Case:
+    """The same behind a function that is not zero at zero."""
+    return Case(f"{line} over channels that are not zero, opset {opset}", f"""{ROWS}{weights}>
+        {{ k = MatMul(x, w)  h = Exp(k)  {line}  y = MatMul(a, v) }}""", {"w:1": MIXED}, opset)
 
 
 def _passing(line: str, opset: int = 18, weights: str = "", **more: object) -> Case:
@@ -57,9 +66,9 @@ CASES = [
         <float[12,3,1,1] w, float[12] s, float[12] b, float[12,12,1,1] u, float[2,12,1,1] v>
         {{ h = Conv(x, w)  a = GroupNormalization <num_groups = 4> (h, s, b)  c = Conv(a, u)  e = Add(h, c)
            y = Conv(e, v) }}""", {"w:0": "4 exact"}, 21, ir=10),
-    _mixing("a = LayerNormalization(h, s, b)", weights=", float[8] s, float[8] b"),
-    _mixing("a = LayerNormalization <axis = 1> (h, s)", weights=", float[5,8] s"),
-    _mixing("a, mean, inv = LayerNormalization <axis = 2> (h, s)", weights=", float[8] s"),
+    _over("a = LayerNormalization(h, s, b)", weights=", float[8] s, float[8] b"),
+    _over("a = LayerNormalization <axis = 1> (h, s)", weights=", float[5,8] s"),
+    _over("a, mean, inv = LayerNormalization <axis = 2> (h, s)", weights=", float[8] s"),
     Case("LayerNormalization over space only", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v, float[4,4] s>
         {{ h = Conv(x, w)  a = LayerNormalization <axis = 2> (h, s)  y = Conv(a, v) }}""", {"w:0": "8 exact"}),
     Case("RMSNormalization over channels that are zero once masked", f"""{ROWS}, float[8] s>
@@ -86,13 +95,25 @@ CASES = [
         {{ h = MatMul(x, w)  m = ReduceMean <axes = [-1]> (h)  c = Sub(h, m)  p = Pow(c, two)
           q = ReduceMean <axes = [-1]> (p)  e = Add(q, pos_e)  d = Sqrt(e)  a = Div(c, d)  y = MatMul(a, v) }}""",
          {"w:1": "8 mixing: sums over the axis"}, 13, constants={"two": 2}),
-    *(_mixing(f"a = {op} <axis = -1> (h)", opset) for op in ("Softmax", "LogSoftmax", "Hardmax") for opset in (11, 13)),
-    _mixing("a = Softmax <axis = 1> (h)", 11),
+    _over_what_is_not_zero("a = LayerNormalization(h, s, b)", weights=", float[8] s, float[8] b"),
+    Case("LayerNormalization keeps zero", f"""{ROWS}, float[8] s, float[8] b, int64[1] last>
+        {{ h = MatMul(x, w)  a = LayerNormalization(h, s, b)  y = ReduceSum(a, last) }}""".replace("5,2] y", "5,1] y").replace(
+            ", float[8,2] v", ""), {"w:1": "8 exact"}, constants={"last": -1}),
+    Case("LayerNormalization whose shift is one for all channels", f"""{ROWS}, float[8] s, float[1] b, int64[1] last>
+        {{ h = MatMul(x, w)  a = LayerNormalization(h, s, b)  y = ReduceSum(a, last) }}""".replace("5,2] y", "5,1] y").replace(
+            ", float[8,2] v", ""), {"w:1": "8 mixing: sums over the axis"}, constants={"last": -1}),
+    Case("two LayerNormalizations of one stream", f"""{ROWS}, float[8] s, float[8] t, float[8,8] u>
+        {{ h = MatMul(x, w)  n = LayerNormalization(h, s)  m = LayerNormalization(h, t)  k = MatMul(n, u)  e = Add(h, k)
+          f = Add(e, m)  a = LayerNormalization(f, s)  y = MatMul(a, v) }}""", {"w:1": "8 exact"}),
+    *(_over(f"a = {op} <axis = -1> (h)", opset) for op in ("Softmax", "LogSoftmax") for opset in (9, 11, 13)),
+    *(_over("a = Hardmax <axis = -1> (h)", opset, grade=MIXED) for opset in (11, 13)),
+    *(_over_what_is_not_zero("a = Softmax <axis = -1> (h)", opset) for opset in (11, 13)),
+    _over("a = Softmax <axis = 1> (h)", 11),
     *(_passing(f"a = {op} <axis = 3> (h)", opset) for op in ("Softmax", "LogSoftmax", "Hardmax") for opset in (11, 13)),
     _passing("a = Softmax <axis = 2> (h)", 11),
     _passing("a = Softmax(h)", 13),
     Case("Softmax before opset 13 flattens from axis 1 on", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v>
-        {{ h = Conv(x, w)  a = Softmax(h)  y = Conv(a, v) }}""", {"w:0": "8 mixing: mixes the axis"}, 11),
+        {{ h = Conv(x, w)  a = Softmax(h)  y = Conv(a, v) }}""", {"w:0": "8 exact"}, 11),
     Case("LpNormalization over channels that are zero once masked", f"""{ROWS}>
         {{ h = MatMul(x, w)  a = LpNormalization(h)  y = MatMul(a, v) }}""", {"w:1": "8 exact"}),
     Case("LpNormalization over channels that are not", f"""{ROWS}>
@@ -100,10 +121,9 @@ CASES = [
          {"w:1": "8 mixing: sums over the axis"}),
     _passing("a = LpNormalization <axis = -1> (h)"),
     Case("MeanVarianceNormalization over channels", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v>
-        {{ h = Conv(x, w)  a = MeanVarianceNormalization <axes = [1]> (h)  y = Conv(a, v) }}""",
-         {"w:0": "8 mixing: mixes the axis"}, 9),
+        {{ h = Conv(x, w)  a = MeanVarianceNormalization <axes = [1]> (h)  y = Conv(a, v) }}""", {"w:0": "8 exact"}, 9),
     Case("LRN", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v>
-        {{ h = Conv(x, w)  a = LRN <size = 3> (h)  y = Conv(a, v) }}""", {"w:0": "8 mixing: mixes the axis"}),
+        {{ h = Conv(x, w)  a = LRN <size = 3> (h)  y = Conv(a, v) }}""", {"w:0": MIXED}),
 ]
 
 

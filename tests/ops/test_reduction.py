@@ -42,7 +42,7 @@ def _over_channels(op: str, opset: int) -> Case:
     """A reduction over the channels themselves."""
     behind = BEHIND.get(op, "p = Identity(h)")
     line = f"y = {op} <keepdims = 0> (p, axes)" if _by_input(op, opset) else f"y = {op} <axes = [-1], keepdims = 0> (p)"
-    grade = "8 exact" if op in (*SUMS, "ReduceMean") else "8 mixing: mixes the axis"
+    grade = "8 mixing: sums over the axis" if op == "ReduceLogSum" else "8 exact"  # what makes it defined is not zero
     return Case(f"{op} over channels, opset {opset}", ROWS % "" + (", int64[1] axes>" if "axes)" in line else ">")
                 + f"{{ h = MatMul(x, w)  {behind}  {line} }}", {"w:1": grade}, opset, constants={"axes": [-1]})
 
@@ -58,7 +58,15 @@ MEANS = [
          "{ h = MatMul(x, w)  y = ReduceMean <axes = [-1], keepdims = 0> (h) }", {"w:1": "8 exact"}, 13),
     Case("ReduceMean of whole numbers rounds", """(float[N,3] x) => (int32[N] y) <float[3,8] w>
         { h = MatMul(x, w)  i = Cast <to = 6> (h)  y = ReduceMean <axes = [-1], keepdims = 0> (i) }""",
+         {"w:1": "8 exact"}, 13),
+    Case("ReduceMax over channels that are not zero once masked", ROWS % "" + """>
+        { h = MatMul(x, w)  e = Exp(h)  y = ReduceMax <axes = [-1], keepdims = 0> (e) }""",
          {"w:1": "8 mixing: mixes the axis"}, 13),
+    Case("attention over places by mean and maximum of channels", """(float[N,3,5,5] x) => (float[N,2,5,5] y)
+        <float[8,3,3,3] w, float[1,2,3,3] s, float[2,8,1,1] v>
+        { h = Conv <pads = [1, 1, 1, 1]> (x, w)  a = ReduceMean <axes = [1]> (h)  b = ReduceMax <axes = [1]> (h)
+          c = Concat <axis = 1> (a, b)  d = Conv <pads = [1, 1, 1, 1]> (c, s)  e = Sigmoid(d)  f = Mul(h, e)
+          y = Conv(f, v) }""", {"w:0": "8 exact"}, 13),
     Case("ReduceMean whose readers are many", """(float[N,3] x) => (float[N,8] y, float[N,1] m) <float[3,8] w, float[8,8] v>
         { h = MatMul(x, w)  m = ReduceMean <axes = [-1]> (h)  a = Mul(h, m)  b = Add(a, m)  y = MatMul(a, v) }""",
          {"w:1": "8 exact"}, 13),

@@ -164,7 +164,7 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "another kind of file",
             "good.onnx --ratio 0.5 --calib text.onnx",
-            "text.onnx: is neither .npz nor .npy",
+            "text.onnx: is neither .npz, .npy nor .txt",
             "for images, give their folder",
         ),
         Row(

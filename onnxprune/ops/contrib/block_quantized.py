@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from onnx import TensorProto
+
 from onnxprune.graph.graph import Node
 from onnxprune.graph.node_shapes import need
 from onnxprune.graph.operators import Shape
@@ -82,3 +85,70 @@ def _carry_blocks(op: Op, by_column: Link, by_block: Link, even: bool) -> None:
             Alternative("by columns", [by_column], [inputs, blocks_axis], weight=1),
             Alternative("by blocks", [by_block], [by_column[0][0]]),
         )
+
+
+@rule("MatMulBnb4", domain=MS)
+def matmul_bnb4(op: Op) -> None:
+    """Weights of 4-bit floats in blocks, all in one row: output columns go one by one, or inputs by blocks."""
+    x, packed, scales, out = op.input(0), op.input(1), op.input(2), op.output()
+    inputs, columns = x.axis(-1), out.axis(-1)
+    deep, wide, size = op.attr("K"), op.attr("N"), op.attr("block_size")
+    if not op.attr("transB", 1) or deep % size or (packed.rank, scales.rank) != (1, 1):
+        raise ValueError("blocks run over several columns")
+    for axis in x.axes()[:-1]:
+        op.tie(axis, out.axis(axis.position))
+    first = [(packed.axis(0), np.arange(wide * deep // 2) * 2), (scales.axis(0), np.arange(wide * deep // size) * size)]
+    by_column: Link = [(columns, arange(columns)), *((axis, at // deep) for axis, at in first)]
+    by_block: Link = [(inputs, arange(inputs) // size), *((axis, at % deep // size) for axis, at in first)]
+    op.sum_over(inputs, scales.axis(0))
+    op.choose(
+        Alternative("by columns", [by_column], [inputs], weight=1), Alternative("by blocks", [by_block], [columns])
+    )
+    op.keep_zero(columns, scales.axis(0))
+
+    def follow(new: NewShape) -> None:
+        new.set_attribute("N", len(new.kept(columns)))
+        new.set_attribute("K", len(new.kept(inputs)))
+
+    op.resize(follow)
+
+
+@output_shape("GatherBlockQuantized", domain=MS)
+def looked_up_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
+    """The indices, then the numbers of a row, of which a byte may hold several."""
+    table, ids = need(shapes[0]), need(shapes[1])
+    if len(table) != 2 or node.attribute("gather_axis", 0) or not isinstance(table[1], int):
+        raise ValueError("no table of rows")
+    return [[*ids, table[1] * _numbers(node)]]
+
+
+def _numbers(node: Node) -> int:
+    """Numbers of an element of a table: several only in bytes."""
+    return 8 // int(node.attribute("bits", 4)) if node.input(0).elem_type == TensorProto.UINT8 else 1
+
+
+@rule("GatherBlockQuantized", domain=MS, lookups=((0, 1),), type_of=(2,))
+def gather_block_quantized(op: Op) -> None:
+    """Rows of a table with a scale for each block of numbers: widths go by blocks that share no byte of zero points."""
+    table, ids, scales, out = op.input(0), op.input(1), op.input(2), op.output()
+    width, size, shared = out.axis(-1), op.attr("block_size", 128), _numbers(op.node)
+    if table.elem_type not in (TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4):
+        raise ValueError("a table of floats of few bits")
+    if op.attr("quantize_axis", 1) % 2 == 0 or not width.length or scales.axis(1).length != -(-width.length // size):
+        raise ValueError("stored in another way than in blocks of rows")
+    points = op.input(3) if op.has(3) else None
+    unit = size * (shared if points is not None else 1)
+    units = np.arange(width.length) // unit
+    parts: Link = [(width, units), (table.axis(1), units[::shared]), (scales.axis(1), units[::size])]
+    parts += [(points.axis(1), units[:: size * shared])] if points is not None else []
+    op.link(*parts)
+    op.keep_zero(width, scales.axis(1))
+    for axis in ids.axes():
+        op.tie(axis, out.axis(axis.position))
+    for value in (table, scales, points):
+        if value is not None and ids.key in op.ties.renumbered:
+            op.tie(table.axis(0), value.axis(0))
+        elif value is not None:
+            op.pin(value.axis(0), f"{op.node.label} looks indices up along it")
+    if table.tensor is not None and table.elem_type == TensorProto.UINT8:
+        op.packed(table, scales, points, op.attr("bits", 4))

@@ -200,7 +200,7 @@ def bias_split_gelu(op: Op) -> None:
 
 @rule(
     "SwiGLU BiasDropout BiasSoftmax NhwcFusedConv NhwcMaxPool FusedMatMulActivation ScaledSiLU GatedAdd "
-    "RelativePositionBias GatedRelativePositionBias MatMulBnb4 MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQkv "
+    "RelativePositionBias GatedRelativePositionBias MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQkv "
     "MatMulPacked CropAndResize BeamSearch GreedySearch Sampling WhisperBeamSearch",
     domain=MS,
     any_rank=True,

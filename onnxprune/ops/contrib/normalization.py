@@ -7,7 +7,7 @@ from onnxprune.graph.lengths import Dim
 from onnxprune.graph.node_shapes import like_first, need
 from onnxprune.graph.operators import Shape
 from onnxprune.ops.elementwise import broadcast
-from onnxprune.ops.normalization import root_mean_square, tie_trailing
+from onnxprune.ops.normalization import root_mean_square, tie_trailing, zero_by_parameters
 from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import facts_of, output_shape, rule
 
@@ -28,7 +28,7 @@ def normalized_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
 
 @rule("SkipLayerNormalization SkipSimplifiedLayerNormalization", domain=MS)
 def skip_layer_normalization(op: Op) -> None:
-    """Sum of input, skip and bias, normalised over the last axis: that mixes, but where the sum is not centred."""
+    """Sum of input, skip and bias, normalised over the last axis: exact where it is zero, given zeros if centred."""
     x, skip, out = op.input(0), op.input(1), op.output()
     summed = op.optional_output(3)
     for value in [out, *([summed] if summed is not None else [])]:
@@ -36,12 +36,13 @@ def skip_layer_normalization(op: Op) -> None:
             if value is summed and len(axes) == 2 and not op.has(_bias_of(op)):
                 op.keep_zero(value.axis(position), *axes)
     width = out.axis(-1)
+    parts = [x, skip, *([op.input(_bias_of(op))] if op.has(_bias_of(op)) else [])]
     if "Simplified" in op.type:
-        parts = [x, skip, *([op.input(_bias_of(op))] if op.has(_bias_of(op)) else [])]
         op.keep_zero(width, *(part.axis(-1) for part in parts))
         root_mean_square(op, width, 1e-12)
     else:
-        op.mix(width)
+        op.refill(width, *(part.axis(-1) for part in parts))
+        zero_by_parameters(op, width.position, [op.input(i) for i in (2, 3) if op.has(i)])
     for parameter in op.inputs[2:]:
         tie_trailing(op, parameter.axes(), x.axes())
     for extra in map(op.optional_output, (1, 2)):

@@ -292,13 +292,10 @@ def _hidden_size(op: Op, new: NewShape, hidden: Axis) -> None:
 
 @rule(
     "QEmbedLayerNormalization MatMulInteger16 MulInteger ReduceSumInteger QuantizeBFP DequantizeBFP "
-    "GatherBlockQuantized QOrderedMatMul QOrderedAttention",
+    "QOrderedMatMul QOrderedAttention",
     domain=MS,
     any_rank=True,
 )
 def packed(op: Op) -> None:
     """Packed or rarely seen quantised storage: pinned."""
     op.pin_all(f"{op.node.label}: its quantised storage is not cut")
-
-
-facts_of("GatherBlockQuantized", domain=MS, lookups=((0, 1),))

@@ -1,0 +1,104 @@
+"""Calibrated repair reaches quantised weights: they are refitted as floats and rounded again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnxprune
+from onnxprune.model.model import load
+from onnxprune.repair.quantised import RealWeights
+from tests.ops.case import build
+from tests.support.oracle import session
+from tests.support.quantised_models import VARIANTS
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((256, 8)) @ RNG.standard_normal((8, 32))
+ROWS = """(float[N,32] x) => (float[N,4] y) <float[32,96] w, float[96] b, float[96,64] v, float[64,4] u>
+    { h = MatMul(x, w)  a = Add(h, b)  r = Relu(a)  k = MatMul(r, v)  s = Relu(k)  y = MatMul(s, u) }"""
+PICTURES = """(float[N,3,6,6] x) => (float[N,4] y)
+    <float[24,3,3,3] w, float[24] b, float[16,24,3,3] v, float[16] c, float[16,4] u>
+    { h = Conv <pads = [1,1,1,1]> (x, w, b)  r = Relu(h)  k = Conv(r, v, c)  s = Relu(k)
+      m = ReduceMean <axes = [2, 3], keepdims = 0> (s)  y = MatMul(m, u) }"""
+MADE = {
+    "nbits": (ROWS, X.astype(np.float32)),
+    "nbits-points": (ROWS, X.astype(np.float32)),
+    "qdq": (PICTURES, RNG.standard_normal((256, 3, 6, 6)).astype(np.float32)),
+    "qdq-channel": (PICTURES, RNG.standard_normal((256, 3, 6, 6)).astype(np.float32)),
+}
+
+
+def made(name: str) -> tuple[onnx.ModelProto, np.ndarray]:
+    text, x = MADE[name]
+    model = build(text, 13)
+    return VARIANTS[name](model, [{"x": x[i : i + 16]} for i in range(0, 64, 16)]), x
+
+
+def outputs(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    found: np.ndarray = session(model).run(["y"], {"x": x})[0]
+    return found
+
+
+def constants(model: onnx.ModelProto) -> dict[str, bytes]:
+    return {t.name: numpy_helper.to_array(t).tobytes() for t in model.graph.initializer}
+
+
+def operands(model: onnx.ModelProto) -> list[tuple[str, int]]:
+    """The operators, and of which type their constants are."""
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    return sorted((n.op_type, kinds.get(name, 0)) for n in model.graph.node for name in n.input)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_floats_compute_the_same_and_come_back_as_they_were(name: str) -> None:
+    model, x = made(name)
+    real = RealWeights(load(model))
+    assert real.found
+    kinds = {n.op_type for n in real.model.proto.graph.node}
+    assert "MatMulNBits" not in kinds and ("DequantizeLinear" in kinds) == name.startswith("qdq")  # of activations
+    np.testing.assert_allclose(outputs(real.model.proto, x), outputs(model, x), rtol=0.02, atol=0.02)
+    restored = real.restore().proto
+    assert constants(restored) == constants(model)
+    np.testing.assert_array_equal(outputs(restored, x), outputs(model, x))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_repair_helps_and_leaves_the_weights_quantised(name: str) -> None:
+    """On samples that it has not seen; the numbers keep their type, and what they used of it."""
+    model, x = made(name)
+    seen, unseen = x[:192], x[192:]
+    options: dict[str, Any] = {"calib": {"x": seen}, "time": False, "verify": False}
+    plain = onnxprune.prune(model, 0.5, repair="none", **options)
+    repaired = onnxprune.prune(model, 0.5, repair="calibrated", **options)
+    expected = outputs(model, unseen)
+    errors = [np.square(outputs(r.proto, unseen) - expected).sum() for r in (plain, repaired)]
+    assert errors[1] < 0.6 * errors[0], errors
+    assert operands(plain.proto) == operands(repaired.proto)
+    assert any(refit.penalty is not None for refit in repaired.report.repair or [])
+
+
+def test_scales_of_biases_follow_those_of_weights() -> None:
+    """Runtimes that fuse them take it that a bias has the scales of activation and weight, multiplied."""
+    model, x = made("qdq-channel")
+    result = onnxprune.prune(model, 0.5, calib={"x": x}, time=False, verify=False)
+    arrays = {t.name: numpy_helper.to_array(t) for t in result.proto.graph.initializer}
+    scales = {n.output[0]: arrays[n.input[1]] for n in result.proto.graph.node if n.op_type == "DequantizeLinear"}
+    convolutions = [n for n in result.proto.graph.node if n.op_type == "Conv"]
+    assert len(convolutions) == 2
+    for node in convolutions:
+        activation, weight, bias = (scales[name] for name in node.input)
+        np.testing.assert_allclose(bias, activation * weight, rtol=1e-5)
+
+
+def test_a_repair_that_is_no_better_once_rounded_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxprune.pipeline import refit
+
+    monkeypatch.setattr(refit, "_nearer", lambda *_: False)
+    model, x = made("nbits")
+    options: dict[str, Any] = {"calib": {"x": x}, "time": False, "verify": False}
+    plain = onnxprune.prune(model, 0.5, repair="none", **options)
+    assert onnxprune.prune(model, 0.5, **options).proto == plain.proto
