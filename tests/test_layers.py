@@ -18,7 +18,8 @@ ORDER = """
     model
     graph
     ops layers runtime
-    coupling gradients distributed
+    coupling gradients
+    distributed
     verification
     losses
     cost

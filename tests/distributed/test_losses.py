@@ -1,0 +1,67 @@
+"""Losses that no other worker makes up for: all workers gone, and a task that ends each of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune.common.progress import Progress
+from onnxprune.distributed.connect import connected
+from onnxprune.errors import InputError
+from tests.support.classifier import classifier, samples
+from tests.support.dask_cluster import dask_cluster
+
+pytest.importorskip("distributed", reason="Dask is not installed: pip install 'onnxprune[distributed]'")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> dict[str, Any]:
+    """A model with its data in files."""
+    onnx.save(classifier(), tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", **samples())
+    return {"model": tmp_path / "net.onnx", "calib": str(tmp_path / "data.npz"), "time": False}
+
+
+def test_all_workers_gone(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run waits for others for a while."""
+    monkeypatch.setattr("onnxprune.distributed.dask_executor.PATIENCE", 3.0)
+    with dask_cluster(tmp_path / "dask", workers=1) as cluster, connected(cluster.address) as client:
+
+        def strike(progress: Progress) -> None:
+            if progress.stage == "score" and progress.item:
+                cluster.workers[0].kill()
+
+        with pytest.raises(InputError, match="the scheduler has lost its workers"):
+            onnxprune.prune(**given, target={"macs": 0.5}, client=client, progress=strike)
+
+
+def test_a_variant_that_ends_every_worker(given: dict[str, Any], tmp_path: Path) -> None:
+    """It fails, and the others are made."""
+
+    def deadly(outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> float:
+        from distributed import get_worker
+
+        logits = outputs["logits"] if "logits" in outputs else next(iter(outputs.values()))
+        share = float(np.mean(np.abs(logits)))
+        try:
+            get_worker()
+        except ValueError:
+            return share
+        (tmp_path / "tries").open("a").write(".")
+        if len((tmp_path / "tries").read_text()) > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return share
+
+    with connected("local:1") as client:
+        found = onnxprune.sweep(**given, ratio=(0.3, 0.6), metric=deadly, client=client)
+    assert [v.failed for v in found.variants if v.failed] == ["making it ended 4 workers one after another"] or all(
+        v.failed for v in found.variants
+    )
