@@ -19,7 +19,6 @@ ORDER = """
     graph
     ops layers runtime
     coupling gradients
-    distributed
     verification
     losses
     cost

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 import onnxprune
-from onnxprune.distributed.connect import connected
+from onnxprune.runtime.distributed.connect import connected
 
 RATIOS, CRITERIA = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7), ("obs", "l2")
 

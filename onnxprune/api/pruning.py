@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxprune.common.progress import ProgressCallback
-from onnxprune.distributed.connect import executing
 from onnxprune.engines.profiles import Timer
 from onnxprune.engines.times import Times
 from onnxprune.extensions.metrics import MetricFunction
@@ -25,6 +24,7 @@ from onnxprune.pipeline.resume import resumable
 from onnxprune.pipeline.run import for_plan, make_plan, run_stages
 from onnxprune.planning.plan import Plan
 from onnxprune.runtime.determinism import limited_run
+from onnxprune.runtime.distributed.connect import executing
 
 
 def prune(

@@ -231,7 +231,7 @@ def prune(
     plan_path = _plan_path(plan, path, model, *others)
     page = page_path(html, model, *others)
     from onnxprune import api
-    from onnxprune.distributed.connect import connected
+    from onnxprune.runtime.distributed.connect import connected
 
     with logging_on_stderr(verbose), announcing(quiet or verbose, progress) as stage, connected(scheduler) as client:
         if dry_run:

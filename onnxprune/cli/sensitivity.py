@@ -72,12 +72,12 @@ def sensitivity(
             writable(path, *reads)
     page = page_path(html, *reads)
     from onnxprune import api
-    from onnxprune.distributed.connect import connected
     from onnxprune.options import Options
     from onnxprune.pipeline.latency import read_times
     from onnxprune.pipeline.sensitivity import sensitivity as examine
     from onnxprune.report.page.build import sensitivity_page
     from onnxprune.report.sensitivity import tables
+    from onnxprune.runtime.distributed.connect import connected
 
     asked: dict[str, Any] = {
         "calib": calib,

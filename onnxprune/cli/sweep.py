@@ -90,8 +90,8 @@ def sweep(
     }
     reads = [model, *parsing.data_files(given["calib"]), *([given["times"]] if given["times"] else [])]
     page = page_path(html, model, *reads)
-    from onnxprune.distributed.connect import connected
     from onnxprune.pipeline.sweep import Sweep, variants
+    from onnxprune.runtime.distributed.connect import connected
 
     asked = variants(parsing.ratios(ratio), parsing.limits(target), parsing.listed(importance), common)
     if output is not None:

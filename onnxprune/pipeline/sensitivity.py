@@ -19,7 +19,6 @@ from onnxprune.cost.measure import measure as measure_cost
 from onnxprune.cost.time_model import latency
 from onnxprune.coupling.group_names import nodes_of
 from onnxprune.coupling.groups import Group
-from onnxprune.distributed.connect import executing
 from onnxprune.engines.times import Times
 from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.extensions.points import Scorer
@@ -39,6 +38,7 @@ from onnxprune.pipeline.progress import Clock, work_before
 from onnxprune.report.build import rounded
 from onnxprune.report.sensitivity import GroupSensitivity, PinnedGroup, SensitivityPoint, SensitivityReport
 from onnxprune.runtime.determinism import limited_run
+from onnxprune.runtime.distributed.connect import executing
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Shares of a group's channels whose removal is tried."""

@@ -10,7 +10,6 @@ from typing import Any
 
 from onnxprune.common.executor import each
 from onnxprune.common.progress import ProgressCallback
-from onnxprune.distributed.connect import executing
 from onnxprune.engines import profiles
 from onnxprune.engines.times import Times
 from onnxprune.errors import InputError, option
@@ -28,6 +27,7 @@ from onnxprune.report.build import gate_lines
 from onnxprune.report.report import Report
 from onnxprune.report.sweep import SweepReport, Variant, compared
 from onnxprune.runtime.determinism import limited_run
+from onnxprune.runtime.distributed.connect import executing
 
 REPAIR_SAMPLES = 256
 """Samples that a repair learns from by default: enough to tell variants apart, and a quarter of what a run takes."""

@@ -152,7 +152,7 @@ def calls(name: str) -> list[str]:
     ]
 
 
-SENT = ("distributed/worker.py: pickle.loads(function)", "distributed/worker.py: pickle.loads(task)")
+SENT = ("runtime/distributed/worker.py: pickle.loads(function)", "runtime/distributed/worker.py: pickle.loads(task)")
 """What a Dask worker is sent by the run."""
 
 

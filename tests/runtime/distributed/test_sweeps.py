@@ -15,9 +15,9 @@ import pytest
 
 import onnxprune
 from onnxprune.common.progress import Progress
-from onnxprune.distributed.connect import connected
 from onnxprune.errors import InputError
 from onnxprune.report.sweep import SweepReport
+from onnxprune.runtime.distributed.connect import connected
 from tests.support.classifier import classifier, samples
 from tests.support.dask_cluster import BLIND, DaskCluster, dask_cluster, until
 
@@ -153,7 +153,7 @@ def test_a_worker_without_the_files_is_sent_them_once(
 
 def test_a_scheduler_without_workers(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run waits for one for a while, and then says what to do."""
-    monkeypatch.setattr("onnxprune.distributed.dask_executor.PATIENCE", 1.0)
+    monkeypatch.setattr("onnxprune.runtime.distributed.dask_executor.PATIENCE", 1.0)
     with dask_cluster(tmp_path / "dask") as cluster:
         with connected(cluster.address) as client, pytest.raises(InputError, match="has no workers"):
             onnxprune.sweep(**given, client=client)
@@ -171,7 +171,7 @@ def test_what_is_no_scheduler(where: str) -> None:
 
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The address, and what to start."""
-    monkeypatch.setattr("onnxprune.distributed.connect.SECONDS", 1.0)
+    monkeypatch.setattr("onnxprune.runtime.distributed.connect.SECONDS", 1.0)
     with pytest.raises(InputError, match="no scheduler answers"), connected("tcp://127.0.0.1:9"):
         pass
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from onnxprune import __version__
 from onnxprune.common.executor import using
-from onnxprune.distributed.dask_executor import DaskExecutor
 from onnxprune.errors import InputError, option
+from onnxprune.runtime.distributed.dask_executor import DaskExecutor
 
 SECONDS = 10.0
 """Seconds that a scheduler has to answer."""

@@ -11,8 +11,8 @@ import pytest
 
 import onnxprune
 from onnxprune.common.progress import Progress
-from onnxprune.distributed.connect import connected
 from onnxprune.errors import InputError
+from onnxprune.runtime.distributed.connect import connected
 from tests.support.classifier import classifier, samples
 from tests.support.commands import Cli
 from tests.support.dask_cluster import BLIND, dask_cluster

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from onnxprune.common.progress import step
 from onnxprune.common.shared_files import SharedFiles
-from onnxprune.distributed import worker
-from onnxprune.distributed.worker import Answer, Call
 from onnxprune.errors import InputError, RunError, option
+from onnxprune.runtime.distributed import worker
+from onnxprune.runtime.distributed.worker import Answer, Call
 from onnxprune.runtime.limits import current_limits, total_memory
 
 Task = TypeVar("Task")

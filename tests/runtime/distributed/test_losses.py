@@ -13,8 +13,8 @@ import pytest
 
 import onnxprune
 from onnxprune.common.progress import Progress
-from onnxprune.distributed.connect import connected
 from onnxprune.errors import InputError
+from onnxprune.runtime.distributed.connect import connected
 from tests.support.classifier import classifier, samples
 from tests.support.dask_cluster import dask_cluster
 
@@ -32,7 +32,7 @@ def given(tmp_path: Path) -> dict[str, Any]:
 
 def test_all_workers_gone(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run waits for others for a while."""
-    monkeypatch.setattr("onnxprune.distributed.dask_executor.PATIENCE", 3.0)
+    monkeypatch.setattr("onnxprune.runtime.distributed.dask_executor.PATIENCE", 3.0)
     with dask_cluster(tmp_path / "dask", workers=1) as cluster, connected(cluster.address) as client:
 
         def strike(progress: Progress) -> None:
