@@ -46,22 +46,22 @@ def test_all_workers_gone(given: dict[str, Any], tmp_path: Path, monkeypatch: py
 def test_a_variant_that_ends_every_worker(given: dict[str, Any], tmp_path: Path) -> None:
     """It fails, and the others are made."""
 
+    tries = tmp_path / "tries"
+    tries.touch()
+
     def deadly(outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> float:
         from distributed import get_worker
 
-        logits = outputs["logits"] if "logits" in outputs else next(iter(outputs.values()))
-        share = float(np.mean(np.abs(logits)))
         try:
             get_worker()
         except ValueError:
-            return share
-        (tmp_path / "tries").open("a").write(".")
-        if len((tmp_path / "tries").read_text()) > 1:
+            return 1.0  # in the run itself, of the original
+        with tries.open("a") as file:
+            file.write(".")
+        if tries.stat().st_size <= 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        return share
+        return 1.0
 
     with connected("local:1") as client:
         found = onnxprune.sweep(**given, ratio=(0.3, 0.6), metric=deadly, client=client)
-    assert [v.failed for v in found.variants if v.failed] == ["making it ended 4 workers one after another"] or all(
-        v.failed for v in found.variants
-    )
+    assert [v.failed for v in found.variants] == ["making it ended 4 workers one after another", None]
