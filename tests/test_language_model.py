@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -14,12 +16,13 @@ from tools.language_text import LENGTH, WORDS, samples
 
 FOLDER = MODELS / "language"
 MODEL, TEST = FOLDER / "decoder.onnx", np.load(FOLDER / "test.npz")["input_ids"]
+MIXTURE, EXPERTS = FOLDER / "experts.onnx", r"\.router\.weight:1$"
 
 
 @pytest.mark.slow
 def test_files() -> None:
     """Valid and small; the data are what their generator makes."""
-    assert MODEL.stat().st_size < 1_000_000
+    assert MODEL.stat().st_size < 1_000_000 and MIXTURE.stat().st_size < 1_000_000
     onnx.checker.check_model(onnx.load(MODEL), full_check=True)
     assert TEST.shape == (256, LENGTH) and TEST.max() < len(WORDS)
     np.testing.assert_array_equal(TEST, samples(256, seed=3))
@@ -29,6 +32,16 @@ def test_files() -> None:
 @pytest.mark.slow
 def test_perplexity() -> None:
     assert perplexity(onnx.load(MODEL), TEST) == pytest.approx(1.962, abs=1e-3)
+    assert perplexity(onnx.load(MIXTURE), TEST) == pytest.approx(2.151, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_texts_tell_which_experts_to_keep() -> None:
+    """With a quarter of them, the model is better than with those of the largest weights."""
+    options: dict[str, Any] = {"only": [EXPERTS], "mixing": True, "repair": "none", "time": False, "verify": False}
+    by_weights = onnxprune.prune(MIXTURE, 0.75, **options)
+    by_texts = onnxprune.prune(MIXTURE, 0.75, calib=FOLDER / "calib.npz", **options)
+    assert perplexity(by_texts.proto, TEST) < 0.8 * perplexity(by_weights.proto, TEST)
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_options() -> None:
     """The table of options is complete, with the true defaults."""
     rows = {m[0]: m[1] for m in re.findall(r"^\| `(?:-o`, `)?(--[a-z-]+)[^|]*\|[^|]*\| ?([^|]*) \|$", TEXT, flags=re.M)}
     assert set(rows) == {p.opts[-1] for p in prune.params if p.opts[-1].startswith("-")} - {"--version", "--help"}
-    assert {f"--{key}" for key in recipe.KEYS} == set(rows) - {"--recipe"}
+    assert {f"--{key}" for key in recipe.KEYS} == set(rows) - {"--recipe", "--scheduler", "--work"}
     for param in prune.params:
         if isinstance(param.default, (int, str)) and not isinstance(param.default, bool):
             assert rows[param.opts[-1]].strip("` ") == str(param.default)

@@ -143,8 +143,8 @@ def _refit_by_own_method(job: RepairJob) -> list[Refit]:
             fitter=job.fitter,
             input_shapes=job.input_shapes or None,
         )
-    if job.fitter is None and job.original is not job.pruned:
-        original, pruned = RealWeights(job.original), RealWeights(job.pruned)
+    if job.fitter is None:
+        original, pruned = RealWeights(job.original, job.memory), RealWeights(job.pruned, job.memory)
         if original.found and pruned.found:
             return _refit_real_weights(job, original, pruned)
     return _calibrated(job)

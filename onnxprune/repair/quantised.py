@@ -8,6 +8,7 @@ it had and scales anew. A bias of 32 bits follows the scale of its weight, as ru
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,13 +58,18 @@ class RealWeights:
         products: Output of a product with a bias apart -> the output of both together.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, room: int = 10**9) -> None:
         """Replaces what it can; `found` says whether there was anything.
+
+        Weights that several nodes read stay as they are: each would get its own.
 
         Args:
             model: The model; not changed.
+            room: Bytes that the floats may take; what does not fit stays as it is.
         """
         self.model = model.copy()
+        self._room = room
+        self._readers = Counter(_read(model.proto.graph))
         self._names = Names(self.model.proto)
         self._stored = {t.name: t for t in model.proto.graph.initializer}
         self._touched = set[str]()
@@ -110,10 +116,10 @@ class RealWeights:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         b, scale, zero, order, bias = (node.input[i] if i < len(node.input) else "" for i in range(1, 6))
         given = [name for name in (b, scale, zero) if name]
-        if order or attributes.get("weight_prepacked") or not self._stored.keys() >= set(given):
-            return
         bits, deep, wide = int(attributes.get("bits", 4)), attributes["K"], attributes["N"]
-        if 8 % bits or len(self._stored[b].dims) != 3:
+        if order or attributes.get("weight_prepacked") or 8 % bits or not self._takes(given, deep * wide):
+            return
+        if len(self._stored[b].dims) != 3:
             return
         scales, points = self._array(scale), self._array(zero) if zero else None
         real = unpacked(self._array(b), scales, points, bits).reshape(wide, -1)[:, :deep].T.astype(scales.dtype)
@@ -141,11 +147,8 @@ class RealWeights:
         if changed is not None:
             bits, size = int(attributes.get("bits", 4)), int(attributes["block_size"])
             wide, blocks = attributes["N"], -(-attributes["K"] // size)
-            scale, zero = (
-                self._array(node.input[2]),
-                self._array(node.input[3]) if len(node.input) > 3 and node.input[3] else None,
-            )
-            points = _points(zero, wide, blocks, bits)
+            scale = self._array(node.input[2])
+            points = _points(self._optional(node, 3), wide, blocks, bits)
             real = np.pad(changed.T.astype(np.float64), [(0, 0), (0, blocks * size - attributes["K"])])
             made = quantised(real.reshape(-1, size), 0, 2**bits - 1, scale.dtype, points)
             node.input[1] = self._add(node.input[1], packed(made.numbers.reshape(wide, blocks, size), bits))
@@ -155,7 +158,8 @@ class RealWeights:
     def _fold(self, node: NodeProto) -> None:
         """The floats of a constant in the place of what dequantises it."""
         names = [name for name in node.input if name]
-        if not self._stored.keys() >= set(names) or self._kind(node) not in RANGES:
+        stored = self._stored.get(node.input[0])
+        if stored is None or stored.data_type not in RANGES or not self._takes(names, math.prod(stored.dims)):
             return
         weight, scale = self._array(node.input[0]), self._array(node.input[1])
         if _groups(weight, scale, _axis(node)) is None:
@@ -208,6 +212,13 @@ class RealWeights:
         return {
             n.input[2]: n.input[1] for n in self.model.proto.graph.node if len(n.input) > 2 and n.input[2] in floats
         }
+
+    def _takes(self, names: list[str], count: int) -> bool:
+        """Whether so many floats may stand for some constants, of which the first is the weight."""
+        if not self._stored.keys() >= set(names) or self._readers[names[0]] > 1 or 4 * count > self._room:
+            return False
+        self._room -= 4 * count
+        return True
 
     def _kind(self, node: NodeProto) -> int:
         return int(self._stored[node.input[0]].data_type)

@@ -66,6 +66,23 @@ def test_floats_compute_the_same_and_come_back_as_they_were(name: str) -> None:
     np.testing.assert_array_equal(outputs(restored, x), outputs(model, x))
 
 
+def test_weights_that_several_nodes_read_stay_as_they_are() -> None:
+    """Each of them would get its own."""
+    model, _ = made("nbits")
+    second = next(n for n in model.graph.node if n.op_type == "MatMulNBits")
+    again = model.graph.node.add()
+    again.CopyFrom(second)
+    again.output[0], again.name = "other", "other"
+    left = {n.output[0] for n in RealWeights(load(model)).model.proto.graph.node if n.op_type == "MatMulNBits"}
+    assert left == {second.output[0], "other"}
+
+
+def test_what_would_take_too_much_memory_stays_as_it_is() -> None:
+    model, _ = made("nbits")
+    assert not RealWeights(load(model), room=100).found
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MADE)
 def test_a_repair_helps_and_leaves_the_weights_quantised(name: str) -> None:
     """On samples that it has not seen; the numbers keep their type, and what they used of it."""
@@ -81,6 +98,7 @@ def test_a_repair_helps_and_leaves_the_weights_quantised(name: str) -> None:
     assert any(refit.penalty is not None for refit in repaired.report.repair or [])
 
 
+@pytest.mark.slow
 def test_scales_of_biases_follow_those_of_weights() -> None:
     """Runtimes that fuse them take it that a bias has the scales of activation and weight, multiplied."""
     model, x = made("qdq-channel")
@@ -94,6 +112,7 @@ def test_scales_of_biases_follow_those_of_weights() -> None:
         np.testing.assert_allclose(bias, activation * weight, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_repair_that_is_no_better_once_rounded_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxprune.pipeline import refit
 

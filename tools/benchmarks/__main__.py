@@ -30,6 +30,8 @@ NAMES = (
     "sparsity",
     "streaming",
     "language",
+    "experts",
+    "requantised",
     "compare_peer",
 )
 
