@@ -65,3 +65,18 @@ def test_a_variant_that_ends_every_worker(given: dict[str, Any], tmp_path: Path)
     with connected("local:1") as client:
         found = onnxprune.sweep(**given, ratio=(0.3, 0.6), metric=deadly, client=client)
     assert [v.failed for v in found.variants] == ["making it ended 4 workers one after another", None]
+
+
+@pytest.mark.parametrize(
+    ("preload", "says"),
+    [
+        ("import sys\nsys.modules['onnxprune'] = None\n", "has no onnxprune"),
+        ("import onnxprune.distributed.worker as worker\nworker.__version__ = '0.0'\n", "has onnxprune 0.0"),
+    ],
+)
+def test_workers_without_the_same_version(preload: str, says: str, given: dict[str, Any], tmp_path: Path) -> None:
+    """One line before any work."""
+    with dask_cluster(tmp_path / "dask") as cluster:
+        cluster.add_worker(preload=preload)
+        with connected(cluster.address) as client, pytest.raises(InputError, match=says):
+            onnxprune.prune(**given, ratio=0.5, client=client)
