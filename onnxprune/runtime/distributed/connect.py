@@ -47,7 +47,7 @@ def connected(scheduler: str | None) -> Iterator[Any]:
                 distributed.LocalCluster(
                     n_workers=number or os.cpu_count() or 1,
                     threads_per_worker=1,
-                    dashboard_address=None,
+                    dashboard_address=":0",
                     silence_logs=logging.CRITICAL,
                     preload=[DEAF],
                 )

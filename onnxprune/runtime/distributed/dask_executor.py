@@ -27,8 +27,6 @@ POLL = 0.25
 """Seconds between two looks at what is done."""
 PATIENCE = 60.0
 """Seconds that a scheduler may be without a worker."""
-AHEAD = 2
-"""Tasks that a worker has at a time: one that it does, and the next."""
 START_WORKERS = "start some with dask worker and the address of the scheduler"
 
 
@@ -110,12 +108,16 @@ class _Calls:
         self, tasks: Iterator[tuple[str, Any]], count: int, workers: Callable[[], int]
     ) -> Iterator[tuple[int, Any]]:
         """Yields the number of each task and its result."""
-        done, more = 0, enumerate(tasks)
-        while True:
-            for number, (name, task) in _first(more, self._room(workers())):
+        done, more, ended = 0, enumerate(tasks), False
+        while not ended or self._sent:
+            room = self._room(workers())
+            for _ in range(0 if ended else room):
+                following = next(more, None)
+                ended = following is None
+                if following is None:
+                    break
+                number, (name, task) = following
                 self._send(_Sent(number, name, pickled(task)))
-            if not self._sent:
-                return
             for future in self._finished():
                 sent = self._sent.pop(future)
                 answer = self._answer(future, sent)
@@ -136,14 +138,14 @@ class _Calls:
             self._client.run(worker.close, self._run, on_error="ignore")
 
     def _room(self, workers: int) -> int:
-        """How many tasks may be sent: not so many that results pile up while an early one is late."""
+        """How many tasks may be sent: one a worker, since those that wait at one that is lost count as lost with it."""
         if workers:
             self._alone_since = None
         else:
             self._alone_since = self._alone_since or time.monotonic()
             if time.monotonic() > self._alone_since + PATIENCE:
                 raise InputError("the scheduler has lost its workers", START_WORKERS)
-        return AHEAD * workers - len(self._sent)
+        return max(0, workers - len(self._sent))
 
     def _send(self, sent: _Sent) -> None:
         limits = current_limits()
@@ -171,6 +173,8 @@ class _Calls:
         """The tasks that are done, after a while."""
         from distributed import wait
 
+        if not self._sent:
+            time.sleep(POLL)
         with contextlib.suppress(TimeoutError, CancelledError), self._client.as_current():
             wait(list(self._sent), timeout=POLL, return_when="FIRST_COMPLETED")
         return sorted((f for f in self._sent if f.done()), key=lambda f: self._sent[f].number)
@@ -224,14 +228,6 @@ def pickled(value: Any) -> bytes:
 
 def _no_scheduler() -> InputError:
     return InputError("the scheduler is gone", "start it again, and its workers; what was written so far is there")
-
-
-def _first(items: Iterator[Any], count: int) -> Iterator[Any]:
-    for _ in range(count):
-        try:
-            yield next(items)
-        except StopIteration:
-            return
 
 
 @contextlib.contextmanager
