@@ -71,7 +71,7 @@ def test_a_variant_that_ends_every_worker(given: dict[str, Any], tmp_path: Path)
     ("preload", "says"),
     [
         ("import sys\nsys.modules['onnxprune'] = None\n", "has no onnxprune"),
-        ("import onnxprune.distributed.worker as worker\nworker.__version__ = '0.0'\n", "has onnxprune 0.0"),
+        ("import onnxprune.runtime.distributed.worker as worker\nworker.__version__ = '0.0'\n", "has onnxprune 0.0"),
     ],
 )
 def test_workers_without_the_same_version(preload: str, says: str, given: dict[str, Any], tmp_path: Path) -> None:
