@@ -143,7 +143,7 @@ def _refit_by_own_method(job: RepairJob) -> list[Refit]:
             fitter=job.fitter,
             input_shapes=job.input_shapes or None,
         )
-    if job.fitter is None:
+    if job.fitter is None and job.unrepaired is None:
         original, pruned = RealWeights(job.original, job.memory), RealWeights(job.pruned, job.memory)
         if original.found and pruned.found:
             return _refit_real_weights(job, original, pruned)
@@ -158,8 +158,6 @@ def _refit_real_weights(job: RepairJob, original: RealWeights, pruned: RealWeigh
     kept = replace(job.kept, layers=job.kept.layers | refittable(graph), axes={**job.kept.axes, **apart})
     done = _calibrated(replace(job, original=original.model, pruned=pruned.model, kept=kept))
     done = [replace(r, layer=original.products.get(r.layer, r.layer)) for r in done]
-    if all(r.penalty is None for r in done):
-        return done
     job.pruned.proto.CopyFrom(pruned.restore().proto)
     return done if _nearer(job, before) else _taken_back(job, before, done)
 
