@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import pickle
 import queue
 import time
 import uuid
 import warnings
-from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ from onnxprune.runtime.limits import current_limits, total_memory
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
+"""What Dask raises for a task that it has given up: the one or the other, by its version."""
 POLL = 0.25
 """Seconds between two looks at what is done."""
 PATIENCE = 60.0
@@ -175,7 +178,7 @@ class _Calls:
 
         if not self._sent:
             time.sleep(POLL)
-        with contextlib.suppress(TimeoutError, CancelledError), self._client.as_current():
+        with contextlib.suppress(TimeoutError, *CANCELLED), self._client.as_current():
             wait(list(self._sent), timeout=POLL, return_when="FIRST_COMPLETED")
         return sorted((f for f in self._sent if f.done()), key=lambda f: self._sent[f].number)
 
@@ -191,7 +194,7 @@ class _Calls:
             if self._lost is not None:
                 return Answer(self._lost(tries))
             raise RunError(f"{sent.name}: {tries}", "have they enough memory?", fatal=True) from error
-        except OSError as error:
+        except (OSError, *CANCELLED) as error:
             raise _no_scheduler() from error
         return answer
 
