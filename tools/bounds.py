@@ -36,13 +36,14 @@ def requirements(which: str) -> list[str]:
     """The declared dependencies, each pinned to its lower bound where the lowest are asked for."""
     with open(ROOT / "pyproject.toml", "rb") as stream:
         project: dict[str, Any] = tomllib.load(stream)["project"]
-    declared = [
-        *project["dependencies"],
-        *project["optional-dependencies"]["test"],
-        *project["optional-dependencies"]["images"],
-        *project["optional-dependencies"]["text"],
+    extras = project["optional-dependencies"]
+    own = f"{project['name']}["
+    asked = [
+        "test",
+        *(extra for one in extras["test"] if one.startswith(own) for extra in one[len(own) : -1].split(",")),
     ]
-    others = [one for one in declared if not one.startswith(f"{project['name']}[")]  # its own extras are named above
+    declared = [*project["dependencies"], *(one for extra in asked for one in extras[extra])]
+    others = [one for one in declared if not one.startswith(own)]
     return [re.sub(r">=([\w.]+)", r"==\1", one) for one in others] if which == "lowest" else others
 
 
