@@ -27,7 +27,7 @@ from pathlib import Path
 import onnxprune.api
 from onnxprune.cli import main
 
-def wait(model, options, progress):
+def wait(model, options, **others):
     temporary = Path(model + ".tmp")
     try:
         temporary.write_text("half")

@@ -32,6 +32,7 @@ from onnxprune.report.warnings import warnings
 from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions, Estimate
 from onnxprune.verification.latency import Timing
+from tests.ops.case import build
 from tests.support.commands import tiny
 from tests.support.paths import MODELS
 
@@ -91,7 +92,10 @@ def test_options_of_the_run() -> None:
 @pytest.mark.slow
 def test_channels_are_those_open_to_pruning() -> None:
     """Channels of grade mixing count only where they were open."""
-    source = MODELS / "pt_transformer.onnx"
+    source = build(
+        """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,5] u, float[5,2] v>
+        { h = MatMul(x, w)  r = Relu(h)  k = MatMul(r, u)  m = Hardmax <axis = 1> (k)  y = MatMul(m, v) }"""
+    )
     closed = onnxprune.prune(source, 0.5, importance="l2", verify=False).report
     opened = onnxprune.prune(source, 0.5, importance="l2", verify=False, mixing=True).report
     count = {g: sum(e.channels for e in closed.groups if e.grade == g) for g in ("exact", "mixing")}
