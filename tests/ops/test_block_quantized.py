@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune import testing
 from tests.ops.case import assert_groups, coupling_of
+from tests.support.oracle import OLD_RUNTIME
 
 MS = "com.microsoft"
 WORDS, WIDTH, BLOCK = 12, 128, 16
@@ -57,6 +58,7 @@ def table(bits: int = 4, *, points: bool = False, native: bool = False, **attrib
     return graph(nodes, made, helper.make_tensor_value_info("ids", TensorProto.INT64, [2, 5]), 3)
 
 
+@pytest.mark.skipif(OLD_RUNTIME, reason="this onnxruntime has no kernel of theirs")
 @pytest.mark.parametrize(
     ("options", "units"),
     [({}, 8), ({"points": True}, 4), ({"bits": 8, "points": True}, 8), ({"native": True}, 8)],
