@@ -8,7 +8,7 @@ samples: each one is also used augmented (see `augmentation`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -115,23 +115,14 @@ def repair(
     done = []
     for i, (part, made, read) in enumerate(walk):
         step(part.chain.layers[-1].name, i, len(parts))
-        done.append(_refit(pruned, part, made, read, more.copies, [seed, i], largest))
+        given = partial(_refined, pruned, part, made, read, more.copies, [seed, i], largest)
+        done.append(_refit(pruned, part.chain.layers, given))
     return done
 
 
-def _refit(
-    model: Model,
-    part: _Part,
-    made: Mapping[str, BatchValues],
-    read: Mapping[str, BatchValues],
-    copies: int,
-    seed: Sequence[int],
-    largest: int,
-) -> Refit:
-    layers = part.chain.layers
+def _refit(model: Model, layers: Sequence[LinearLayer], refined: Callable[[], Refined | None]) -> Refit:
     name = " + ".join(layer.name for layer in layers)
-    given = partial(_refined, model, part, made, read, copies, seed, largest)
-    found = step_of_run(f"joint fit of {name}", given)
+    found = step_of_run(f"joint fit of {name}", refined)
     if found is None:
         return Refit(name, None, 0.0, 0.0)
     if found.penalty is not None:
