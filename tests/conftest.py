@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import settings
 
 from onnxprune.cli import main
 from tests.support.commands import Cli, Ended, tiny
+from tests.support.paths import ROOT
 from tests.support.saved_models import external
 
 settings.register_profile("all", deadline=None)  # an example may take longer on a busy machine
@@ -33,6 +35,14 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
         return Ended(code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the models in it, to run commands in."""
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

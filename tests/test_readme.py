@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,14 +107,6 @@ def test_demo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     before, after = accuracy(ROOT / arguments[0]), float(rows[1].split()[5])
     assert float(rows[1].split()[4]) == pytest.approx(before, abs=0.002)
     assert abs(after - before) < 0.05
-
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the models in it, to run commands in."""
-    shutil.copytree(ROOT / "models", tmp_path / "models")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.slow

@@ -29,14 +29,6 @@ def test_links() -> None:
     assert all((PAGE.parent / target).exists() for target in targets)
 
 
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the models in it."""
-    shutil.copytree(ROOT / "models", tmp_path / "models")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_commands_run(cli: Cli, clone: Path) -> None:
