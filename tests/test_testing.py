@@ -132,7 +132,7 @@ def test_a_model_alone_is_refused() -> None:
 
 def test_mixing_is_refused() -> None:
     model = build("""(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8] s, float[8,2] v>
-        { h = MatMul(x, w)  e = Exp(h)  n = LayerNormalization(e, s)  y = MatMul(n, v) }""")
+        { h = MatMul(x, w)  e = Softmax <axis = 0> (h)  n = LayerNormalization(e, s)  y = MatMul(n, v) }""")
     result = onnxprune.prune(model, 0.5, mixing=True, repair="none")
     assert result.plan.removed
     with pytest.raises(InputError, match="channels of grade mixing"):

@@ -18,6 +18,7 @@ from onnxprune.cost.macs import graph_with_shapes, terms
 from onnxprune.cost.table import CostTable, CostTerm, slopes_by_entry, unpadded
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
+from onnxprune.coupling.refills import ends
 from onnxprune.graph.graph import Axis, Node, Value
 from onnxprune.graph.operators import Term
 from onnxprune.model.tensors import WEIGHT_TYPES, bytes_an_element
@@ -199,13 +200,7 @@ def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthPro
         ]
     for mean in coupling.ties.means:
         copies.append(Copy(2 * NODE_BYTES + 6.0 * len(mean.node.label), [], [mean.axis]))
-    for one in coupling.ties.refills:
-        for operands, ends in ((1, one.node.inputs), (3, one.node.outputs)):  # of a Pad, of a Slice
-            for end in ends:
-                of = [coupling.classes.of[axis.id] for axis in end.axes()] if end is not None else []
-                if end is not None and coupling.classes.of[one.axis.id] in of:
-                    size = (1 + operands) * (NODE_BYTES + 4.0 * len(end.name)) + 16.0 * len(of)
-                    copies.append(Copy(size, [], [one.axis]))
+    copies += _refilled(coupling)
     for cut in coupling.constant_cuts:
         for axis in (cut.read.axis(p) for p in cut.positions):
             copies += [Copy(8.0, [axis], [axis]), Copy(2 * NODE_BYTES + 6.0 * len(cut.made.name), [], [axis])]
@@ -220,6 +215,18 @@ def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthPro
     terms = [(bytes_an_element(v.elem_type), v.axes()) for v in stored]
     fixed = total - sum(bytes_an_element(v.elem_type) * _size(v) for v in stored)
     return LengthProducts(coupling, groups, terms, fixed, copies)
+
+
+def _refilled(coupling: Coupling) -> list[Copy]:
+    """The Pads, of one operand, and the Slices, of three, of nodes that are given zeros."""
+    found: dict[tuple[str, bool, int, frozenset[int]], Copy] = {}
+    for end in ends(coupling.graph, coupling.classes, coupling.ties.refills):
+        for operands, of in ((1, end.pads), (3, end.cuts)):
+            causes = [axis for axis in end.value.axes() if coupling.classes.of[axis.id] in of]
+            size = (1 + operands) * (NODE_BYTES + 4.0 * len(end.value.name)) + 16.0 * len(end.value.axes())
+            if causes:
+                found[end.value.name, end.is_output, operands, of] = Copy(size, [], causes)
+    return list(found.values())
 
 
 def macs(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]) -> LengthProducts:

@@ -57,7 +57,7 @@ def tries(coupling: Channels) -> list[frozenset[Axis]]:
             blamed[channels if where is None else channels[where]] = True
     held = blamed[coupling.channel] & (coupling.grade > Grade.EXACT)
     undefined = _undefined(coupling)
-    summed = {i for _, sources, _ in coupling.ties.sums for i in sources}
+    summed = {i for one in coupling.ties.sums for i in one.zero}
     within, carried = ([a for a in seen if (a.id in summed) == is_summed] for is_summed in (True, False))
     asked = [
         frozenset(a for a in axes if marks[coupling.classes.span(a.id)].any())

@@ -19,7 +19,8 @@ from onnxprune.coupling.choices import decide
 from onnxprune.coupling.components import AxisClasses, Index, components, edges
 from onnxprune.coupling.constant_cuts import ConstantCut
 from onnxprune.coupling.groups import Grade, Group
-from onnxprune.coupling.zeros import grade_by_zeros, zero_axes
+from onnxprune.coupling.refills import grade_by_zeros, unmet
+from onnxprune.coupling.zeros import zero_axes
 from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Axis, Graph, Node, Value
 from onnxprune.graph.lengths import product, to_dim
@@ -178,7 +179,7 @@ def _couple(
         _mark(barred, classes, [m[:2] for m in ties.mixes], True)
     links, zero = _decided(ties, classes, links, barred, shrinking, mixing=mixing, heads=attention == "heads")
     _pin_decided(ties)
-    grade_by_zeros(ties, zero)
+    grade_by_zeros(ties, classes, zero)
     element_grade = np.zeros(classes.elements, dtype=np.int8)
     _mark(element_grade, classes, [m[:2] for m in ties.mixes], Grade.MIXING)
     for axis in _conflicting(graph, classes):
@@ -212,7 +213,7 @@ def _decided(
         _mark(held, classes, [(axis, None) for axis in mixed], True)
         decide(ties.choices, classes, taken, held, ties.batch_axes, prefer_heads=heads)
         zero = zero_axes(ties, shrinking)
-        found = {one.axis for one in ties.refills if not zero[list(one.zero)].all()}
+        found = unmet(ties, classes, zero)
         if mixing or not ties.choices or found <= mixed:
             return taken, zero
         mixed |= found

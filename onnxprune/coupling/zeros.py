@@ -1,4 +1,4 @@
-"""What is zero once channels are masked, and what follows for sums, means and refills over it."""
+"""What is zero once channels are masked."""
 
 from __future__ import annotations
 
@@ -31,20 +31,6 @@ def zero_axes(ties: Ties, shrinking: Collection[str]) -> NDArray[np.bool_]:
             flags = zero[list(sources)]
             zero[out_id] = bool(flags.any()) if any_of and len(flags) else bool(flags.all())
     return zero
-
-
-def grade_by_zeros(ties: Ties, zero: NDArray[np.bool_]) -> None:
-    """Makes sums mix where no summand is zero, and refills where what they pad is not; in place.
-
-    Of means, refills and divisors those are left that are zero.
-    """
-    for axis, sources, reason in ties.sums:
-        if not zero[list(sources)].any():
-            ties.mixes.append((axis, None, reason))
-    ties.mixes += [(one.axis, None, one.reason) for one in ties.refills if not zero[list(one.zero)].all()]
-    ties.refills = [one for one in ties.refills if zero[list(one.zero)].all()]
-    ties.means = [mean for mean in ties.means if zero[mean.axis.id]]
-    ties.divisors = [axis for axis in ties.divisors if zero[axis.id]]
 
 
 def _statements(item: Zero | Choice) -> list[Zero]:

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.refills import ends
 from onnxprune.edit.resize import KeptLengths
 from onnxprune.edit.slicing import add_constant, node_index
 from onnxprune.graph.graph import Graph, Node, Value
@@ -22,26 +23,23 @@ def refill(coupling: Coupling, lengths: KeptLengths, names: Names) -> None:
     """Pads the inputs and cuts the outputs of the nodes in `Ties.refills` whose axes lost indices, in place.
 
     Zeros follow what is left: none of these nodes depends on the order. One value is padded once for all that read it.
+    What one of these nodes makes for another is not cut.
     """
-    classes: dict[Node, set[int]] = {}
-    for one in coupling.ties.refills:
-        if lengths.changed(one.axis):
-            classes.setdefault(one.node, set()).add(int(coupling.classes.of[one.axis.id]))
+    classes = coupling.classes
     writer = _Writer(coupling.graph, names)
 
-    def lost(value: Value, of: set[int]) -> Amounts:
-        axes = [axis for axis in value.axes() if int(coupling.classes.of[axis.id]) in of]
+    def lost(value: Value, of: frozenset[int]) -> Amounts:
+        axes = [axis for axis in value.axes() if int(classes.of[axis.id]) in of]
         return {axis.position: len(lengths.removed(axis)) for axis in axes}
 
-    for node, of in classes.items():
-        for i, value in enumerate(node.inputs):
-            amounts = lost(value, of) if value is not None else {}
-            if value is not None and amounts:
-                node.proto.input[i] = writer.padded(node, i, value, amounts)
-        for i, value in enumerate(node.outputs):
-            amounts = lost(value, of) if value is not None else {}
-            if value is not None and amounts:
-                writer.cut(node, i, amounts)
+    for end in ends(coupling.graph, classes, [one for one in coupling.ties.refills if lengths.changed(one.axis)]):
+        node, i, value = end.node, end.index, end.value
+        pads, cuts = lost(value, end.pads), lost(value, end.cuts)
+        if end.is_output:
+            writer.cut_output(node, i, value, cuts)
+        else:
+            source = writer.whole(value) if end.whole else node.proto.input[i]
+            node.proto.input[i] = writer.padded(node, writer.cut(node, source, value, cuts), value, pads)
 
 
 class _Writer:
@@ -50,31 +48,42 @@ class _Writer:
     def __init__(self, graph: Graph, names: Names) -> None:
         self._graph, self._names = graph, names
         self._opset = graph.opsets.get("", 1)
-        self._padded: dict[tuple[int, str, str], str] = {}
+        self._made: dict[tuple[int, str, str], str] = {}
+        self._whole: dict[Value, str] = {}
 
-    def padded(self, node: Node, i: int, value: Value, amounts: Amounts) -> str:
+    def whole(self, value: Value) -> str:
+        """The name of an output before it is cut."""
+        if value not in self._whole:
+            self._whole[value] = self._names.fresh(f"{value.name}_refilled")
+        return self._whole[value]
+
+    def padded(self, node: Node, source: str, value: Value, amounts: Amounts) -> str:
         """The name of an input with zeros at the end of its axes; a node that makes it stands before its reader."""
-        source, rank = node.proto.input[i], value.rank or 0
+        rank = value.rank or 0
         ends = [amounts.get(position, 0) for position in range(rank)]
-        key = id(node.scope), source, str(ends)
-        if key not in self._padded:
-            name = self._names.fresh(f"{source}_refilled")
-            made = self._node(node, "Pad", [source], [name], [("pads", [0] * rank + ends)])
-            node.scope.proto.node.insert(node_index(node), made)
-            self._padded[key] = name
-        return self._padded[key]
+        return self._changed(node, "Pad", source, value, [("pads", [0] * rank + ends)] if amounts else [])
 
-    def cut(self, node: Node, i: int, amounts: Amounts) -> None:
-        """Cuts an output at the end of its axes; what it is called is what is left."""
-        name = node.proto.output[i]
-        node.proto.output[i] = whole = self._names.fresh(f"{name}_refilled")
-        operands = [
-            ("starts", [0] * len(amounts)),
-            ("ends", [-lost for lost in amounts.values()]),
-            ("axes", list(amounts)),
-        ]
-        made = self._node(node, "Slice", [whole], [name], operands)
-        node.scope.proto.node.insert(node_index(node) + 1, made)
+    def cut(self, node: Node, source: str, value: Value, amounts: Amounts) -> str:
+        """The name of an input that is cut at the end of its axes, likewise."""
+        return self._changed(node, "Slice", source, value, _ends(amounts) if amounts else [])
+
+    def _changed(self, node: Node, kind: str, source: str, value: Value, operands: list[tuple[str, list[int]]]) -> str:
+        if not operands:
+            return source
+        key = id(node.scope), source, str(operands)
+        if key not in self._made:
+            name = self._names.fresh(f"{value.name}_refilled")
+            node.scope.proto.node.insert(node_index(node), self._node(node, kind, [source], [name], operands))
+            self._made[key] = name
+        return self._made[key]
+
+    def cut_output(self, node: Node, i: int, value: Value, amounts: Amounts) -> None:
+        """Cuts an output at the end of its axes; its name is then that of what is left. No amounts: of nothing."""
+        name, whole = node.proto.output[i], self.whole(value)
+        node.proto.output[i] = whole
+        if amounts:
+            made = self._node(node, "Slice", [whole], [name], _ends(amounts))
+            node.scope.proto.node.insert(node_index(node) + 1, made)
 
     def _node(
         self, node: Node, kind: str, inputs: list[str], outputs: list[str], operands: list[tuple[str, list[int]]]
@@ -92,3 +101,8 @@ class _Writer:
         return helper.make_node(
             kind, inputs, outputs, name=self._names.fresh(f"{outputs[0]}_{kind.lower()}"), **attributes
         )
+
+
+def _ends(amounts: Amounts) -> list[tuple[str, list[int]]]:
+    """Operands of a Slice that cuts axes at their end."""
+    return [("starts", [0] * len(amounts)), ("ends", [-lost for lost in amounts.values()]), ("axes", list(amounts))]

@@ -165,7 +165,7 @@ def led_by_first(op: Op) -> None:
     """Broadcast; zero where the first operand is."""
     out = op.output()
     _zero_where(op, out, broadcast(op, op.inputs, out), [op.input(0)], any_of=True)
-    for axis in op.input(1).axes() if op.type == "Div" and op.input(1).tensor is None else []:
+    for axis in op.input(1).axes() if op.type == "Div" else []:
         op.divide_by(axis)
 
 
@@ -178,6 +178,9 @@ def power(op: Op) -> None:
     if exponent and all(e > 0 for e in exponent):
         alone = [[a for a in axes if all(b.value is op.input(0) for b in axes)] for axes in joined]
         _zero_where(op, out, alone, [op.input(0)], any_of=True)
+    elif not exponent or any(e < 0 for e in exponent):
+        for axis in op.input(0).axes():
+            op.divide_by(axis)
 
 
 @rule("Equal Or Xor")

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from onnxprune.graph.contents import known, length_of
 from onnxprune.graph.graph import Axis, Node, Scope, Value
-from onnxprune.ops.ties import Alternative, Choice, Experts, Labels, Mean, Refill, Resize, Ties
+from onnxprune.ops.ties import Alternative, Choice, Experts, Labels, Mean, Refill, Resize, Sum, Ties
 
 
 class Op:
@@ -161,14 +161,18 @@ class Op:
         """The result depends on the order along this axis: indices may be removed, but not reordered."""
         self.ties.ordered.append(axis)
 
-    def sum_over(self, axis: Axis, *zero: Axis) -> None:
-        """The operator sums over `axis`: exact where one of `zero` (default: the axis) is zero once masked."""
-        self._mentioned.add(axis.id)
-        self.ties.sums.append((axis, tuple(a.id for a in (zero or (axis,))), f"{self.node.label} sums over the axis"))
+    def sum_over(self, axis: Axis, *zero: Axis, reduces: bool = False) -> None:
+        """The operator sums over `axis`: exact where one of `zero` (default: the axis) is zero once masked.
 
-    def mean_over(self, axis: Axis, power: float = 1.0, epsilon: float | None = None) -> None:
+        If it only `reduces`, in any order, also where the input is computed of zeros element by element; see `Sum`.
+        """
+        self._mentioned.add(axis.id)
+        reason = f"{self.node.label} sums over the axis"
+        self.ties.sums.append(Sum(self.node, axis, tuple(a.id for a in zero or (axis,)), reduces, reason))
+
+    def mean_over(self, axis: Axis, power: float = 1.0, epsilon: float | None = None, *, reduces: bool = False) -> None:
         """The operator averages over `axis`: as exact as a sum, once its first output is multiplied; see `Mean`."""
-        self.sum_over(axis)
+        self.sum_over(axis, reduces=reduces)
         self.ties.means.append(Mean(self.node, axis, power, epsilon))
 
     def refill(self, axis: Axis, *zero: Axis) -> None:

@@ -16,7 +16,7 @@ _ZERO_AT_ZERO = _SUMS - {"ReduceLogSum"} | {"ReduceMean", "ReduceMax", "ReduceMi
     "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp"
 )
 def reduce(op: Op) -> None:
-    """Over channels that are zero once masked sums are exact, and so are means; extremes and products, given zeros."""
+    """Exact over channels that are zero once masked, or computed of these one by one; given zeros, if not a sum."""
     x, out = op.input(0), op.output()
     over = _axes(op, len(x.shape or []))
     if over is None:
@@ -30,9 +30,9 @@ def reduce(op: Op) -> None:
     for axis in x.axes():
         if axis.position in over:
             if op.type in _SUMS:
-                op.sum_over(axis)
+                op.sum_over(axis, reduces=True)
             elif op.type == "ReduceMean" and divisible:
-                op.mean_over(axis)
+                op.mean_over(axis, reduces=True)
             else:
                 op.refill(axis)
             position += keep

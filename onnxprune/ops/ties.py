@@ -97,10 +97,30 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """A node that adds up along an axis.
+
+    Attributes:
+        node: The node.
+        axis: What it sums over.
+        zero: Axes of which one must be zero once masked.
+        reduces: Whether the node does nothing else, in any order: what it lost may also be given back to it.
+        reason: What is said where nothing is zero.
+    """
+
+    node: Node
+    axis: Axis
+    zero: tuple[int, ...]
+    reduces: bool
+    reason: str
+
+
+@dataclass(frozen=True)
 class Refill:
     """A node that gets zeros in place of what an axis lost, and whose outputs lose the same.
 
-    So what it computes over the axis, in any order, is what it computes where those indices are zero.
+    So what it computes over the axis, in any order, is what it computes where those indices are zero. What another such
+    node makes for it is taken before it is cut, whatever that is in the place of the zeros.
 
     Attributes:
         node: The node.
@@ -178,7 +198,7 @@ class Ties:
     choices: list[Choice] = field(default_factory=list)
     batch_axes: list[int] = field(default_factory=list)
     zeros: list[Zero | Choice] = field(default_factory=list)
-    sums: list[tuple[Axis, tuple[int, ...], str]] = field(default_factory=list)
+    sums: list[Sum] = field(default_factory=list)
     means: list[Mean] = field(default_factory=list)
     refills: list[Refill] = field(default_factory=list)
     divisors: list[Axis] = field(default_factory=list)

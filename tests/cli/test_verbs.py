@@ -12,6 +12,7 @@ import pytest
 
 from onnxprune.cli import recipe
 from onnxprune.errors import InputError
+from tests.ops.case import build
 from tests.support.commands import Cli, assert_refused, contents, tiny
 from tests.support.paths import MODELS
 
@@ -153,12 +154,18 @@ def test_inspect(cli: Cli, model: Path) -> None:
     ]
 
 
-def test_inspect_mixing(cli: Cli) -> None:
-    """A residual stream under layer normalisation in single operators is of grade mixing, and says through what."""
-    data = json.loads(cli("inspect", MODELS / "pt_transformer_packed.onnx", "--mixing", "--json").out)
-    mixing = [g for g in data["groups"] if g["grade"] == "mixing"]
-    assert 64 in [g["channels"] for g in mixing]
-    assert any("sums over the axis" in reason for g in mixing for reason in g["pinned"])
+def test_inspect_mixing(cli: Cli, tmp_path: Path) -> None:
+    """A mean over channels that are not zero once masked is of grade mixing, and says through what."""
+    model = build(
+        """(float[N,3] x) => (float[N,1] y) <float[3,8] w, int64[1] last>
+        { h = MatMul(x, w)  e = Softmax <axis = 0> (h)  y = ReduceMean(e, last) }""",
+        constants={"last": -1},
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    groups = json.loads(cli("inspect", tmp_path / "model.onnx", "--mixing", "--json").out)["groups"]
+    (group,) = [g for g in groups if g["grade"] == "mixing"]
+    assert group["channels"] == 8
+    assert any("sums over the axis" in reason for reason in group["pinned"])
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def predict_and_count(proto: onnx.ModelProto, seed: int) -> None:
     count = (
         len(coupling.ties.resizes)
         + len(coupling.ties.means)
+        + len(coupling.ties.refills)
         + len(coupling.constant_cuts)
         + sum(1 for _ in coupling.graph.constants())
     )

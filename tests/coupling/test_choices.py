@@ -146,7 +146,7 @@ CASES = [
         "the coarser grain where the finer is normalised over",
         """(float[N,3] x) => (float[N,2] y)
         <float[3,12] w, float[12,2] v, int64[3] a, int64[2] b>
-        { h = MatMul(x, w)  r = Reshape(h, a)  e = Exp(r)  t = Softmax <axis = -1> (e)  f = Reshape(t, b)
+        { h = MatMul(x, w)  r = Reshape(h, a)  e = Softmax <axis = 0> (r)  t = Softmax <axis = -1> (e)  f = Reshape(t, b)
           y = MatMul(f, v) }""",
         {"w:1": "2 exact"},
         constants={"a": [0, 2, 6], "b": [0, 12]},

@@ -157,7 +157,7 @@ def test_scores_are_summed_over_the_indices_of_a_unit() -> None:
     """A head owns its dimensions in every projection."""
     model = build(
         """(float[N,3] x) => (float[N,2] y) <float[3,12] w, float[12,2] v, int64[3] a, int64[2] b>
-        { h = MatMul(x, w)  r = Reshape(h, a)  e = Exp(r)  t = Softmax <axis = -1> (e)  f = Reshape(t, b)
+        { h = MatMul(x, w)  r = Reshape(h, a)  e = Softmax <axis = 0> (r)  t = Softmax <axis = -1> (e)  f = Reshape(t, b)
           y = MatMul(f, v) }""",
         constants={"a": [0, 3, 4], "b": [0, 12]},
     )

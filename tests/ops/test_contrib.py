@@ -49,8 +49,11 @@ MLP = [
          """h = MatMul(x, w)  s, , , k = com.microsoft.SkipLayerNormalization(h, h, g, b, c)  r = Add(s, k)
          y = MatMul(r, v)"""),
     flat("a norm with a skip that is not zero", "float[3,6] w, float[6] g, float[6] b, float[6,2] v",
+         """h = MatMul(x, w)  k = Softmax <axis = 0> (h)  s = com.microsoft.SkipLayerNormalization(h, k, g, b)
+         y = MatMul(s, v)""", {"w:1": "6 mixing: mixes the axis"}),
+    flat("a norm with a skip that is computed of zeros", "float[3,6] w, float[6] g, float[6] b, float[6,2] v",
          """h = MatMul(x, w)  k = Exp(h)  s = com.microsoft.SkipLayerNormalization(h, k, g, b)  y = MatMul(s, v)""",
-         {"w:1": "6 mixing: mixes the axis"}),
+         {"w:1": "6 exact"}),
     flat("RMS norm with a skip", "float[3,6] w, float[6] g, float[6] b, float[6,2] v",
          """h = MatMul(x, w)  s, , , k = com.microsoft.SkipSimplifiedLayerNormalization(h, h, g, b)  r = Add(s, k)
          y = MatMul(r, v)""", {"w:1": "6 exact"}),

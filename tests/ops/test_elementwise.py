@@ -8,8 +8,7 @@ from tests.ops.case import Case, check
 from tests.support.lanes import spread
 
 ENDS = "(float[N,3] x) => (float[N,2] y)\n<float[3,6] w, float[6,2] v%s>\n"
-SUMS = "(float[N,3] x) => (float[N] y)\n<float[3,6] w%s>\n"
-AXES = "axes = Constant <value = int64[1] {1}> ()  y = ReduceSum <keepdims = 0> (a, axes)"
+SUMS = "(float[N,3] x) => (float[N,N] y)\n<float[3,6] w%s>\n"
 
 # operator applied to h of shape (N, 6), made of h = MatMul(x, w); whether f(0) = 0; opset
 UNARY: list[tuple[str, bool, int]] = [
@@ -73,9 +72,9 @@ def _passes(i: int, line: str, weights: str, opset: int) -> Case:
 
 
 def _summed(i: int, line: str, weights: str, zero: bool, opset: int) -> Case:
-    """The channels are added up behind the operator: exact where they are zero once masked."""
+    """Products of the channels are added up behind the operator: exact where they are zero once masked."""
     half = ", float half" if "half" in line else ""
-    end = AXES if opset >= 13 else "y = ReduceSum <axes = [1], keepdims = 0> (a)"
+    end = "across = Transpose(a)  y = MatMul(a, across)"
     return Case(f"{line} summed [{i}]", f"{SUMS % (weights + half)}{{ h = MatMul(x, w)  {line}  {end} }}",
                 {"w:1": "6 exact" if zero else "6 mixing: sums over the axis"}, opset,
                 constants={"half": 0.5, "zero": 0})

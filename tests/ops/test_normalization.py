@@ -25,9 +25,16 @@ def _over(line: str, opset: int = 18, weights: str = "", grade: str = "8 exact")
 
 
 def _over_what_is_not_zero(line: str, opset: int = 18, weights: str = "") -> Case:
-    """The same behind a function that is not zero at zero."""
+    """The same behind a function that is not zero at zero, along another axis too."""
     return Case(f"{line} over channels that are not zero, opset {opset}", f"""{ROWS}{weights}>
-        {{ k = MatMul(x, w)  h = Exp(k)  {line}  y = MatMul(a, v) }}""", {"w:1": MIXED}, opset)
+        {{ k = MatMul(x, w)  h = Softmax <axis = 1> (k)  {line}  y = MatMul(a, v) }}""", {"w:1": MIXED}, opset)
+
+
+def _over_what_is_computed_of_zeros(line: str, opset: int = 18, weights: str = "") -> Case:
+    """The same behind functions of each element that are not zero at zero."""
+    return Case(f"{line} over channels that are computed of zeros, opset {opset}", f"""{ROWS}{weights}, float two>
+        {{ k = MatMul(x, w)  e = Exp(k)  h = Add(e, two)  {line}  y = MatMul(a, v) }}""", {"w:1": "8 exact"}, opset,
+                constants={"two": 2})
 
 
 def _passing(line: str, opset: int = 18, weights: str = "", **more: object) -> Case:
@@ -94,8 +101,9 @@ CASES = [
     Case("a layer normalisation in single operators", f"""{ROWS}, float two, float pos_e>
         {{ h = MatMul(x, w)  m = ReduceMean <axes = [-1]> (h)  c = Sub(h, m)  p = Pow(c, two)
           q = ReduceMean <axes = [-1]> (p)  e = Add(q, pos_e)  d = Sqrt(e)  a = Div(c, d)  y = MatMul(a, v) }}""",
-         {"w:1": "8 mixing: sums over the axis"}, 13, constants={"two": 2}),
+         {"w:1": "8 exact"}, 13, constants={"two": 2}),
     _over_what_is_not_zero("a = LayerNormalization(h, s, b)", weights=", float[8] s, float[8] b"),
+    _over_what_is_computed_of_zeros("a = LayerNormalization(h, s, b)", weights=", float[8] s, float[8] b"),
     Case("LayerNormalization keeps zero", f"""{ROWS}, float[8] s, float[8] b, int64[1] last>
         {{ h = MatMul(x, w)  a = LayerNormalization(h, s, b)  y = ReduceSum(a, last) }}""".replace("5,2] y", "5,1] y").replace(
             ", float[8,2] v", ""), {"w:1": "8 exact"}, constants={"last": -1}),
@@ -108,6 +116,7 @@ CASES = [
     *(_over(f"a = {op} <axis = -1> (h)", opset) for op in ("Softmax", "LogSoftmax") for opset in (9, 11, 13)),
     *(_over("a = Hardmax <axis = -1> (h)", opset, grade=MIXED) for opset in (11, 13)),
     *(_over_what_is_not_zero("a = Softmax <axis = -1> (h)", opset) for opset in (11, 13)),
+    *(_over_what_is_computed_of_zeros("a = Softmax <axis = -1> (h)", opset) for opset in (11, 13)),
     _over("a = Softmax <axis = 1> (h)", 11),
     *(_passing(f"a = {op} <axis = 3> (h)", opset) for op in ("Softmax", "LogSoftmax", "Hardmax") for opset in (11, 13)),
     _passing("a = Softmax <axis = 2> (h)", 11),

@@ -42,15 +42,16 @@ def _over_channels(op: str, opset: int) -> Case:
     """A reduction over the channels themselves."""
     behind = BEHIND.get(op, "p = Identity(h)")
     line = f"y = {op} <keepdims = 0> (p, axes)" if _by_input(op, opset) else f"y = {op} <axes = [-1], keepdims = 0> (p)"
-    grade = "8 mixing: sums over the axis" if op == "ReduceLogSum" else "8 exact"  # what makes it defined is not zero
     return Case(f"{op} over channels, opset {opset}", ROWS % "" + (", int64[1] axes>" if "axes)" in line else ">")
-                + f"{{ h = MatMul(x, w)  {behind}  {line} }}", {"w:1": grade}, opset, constants={"axes": [-1]})
+                + f"{{ h = MatMul(x, w)  {behind}  {line} }}", {"w:1": "8 exact"}, opset, constants={"axes": [-1]})
 
 
 MEANS = [
-    Case("ReduceMean over channels that are not zero once masked", ROWS % "" + """>
-        { h = MatMul(x, w)  e = Exp(h)  y = ReduceMean <axes = [-1], keepdims = 0> (e) }""",
-         {"w:1": "8 mixing: sums over the axis"}, 13),
+    Case("ReduceMean over channels that are computed of zeros", ROWS % "" + """>
+        { h = MatMul(x, w)  e = Exp(h)  y = ReduceMean <axes = [-1], keepdims = 0> (e) }""", {"w:1": "8 exact"}, 13),
+    Case("ReduceMean over channels that are not zero once masked", """(float[N,3,4,4] x) => (float[N] y)
+        <float[8,3,1,1] w> { h = Conv(x, w)  e = ReduceLogSumExp <axes = [2, 3]> (h)  s = Exp(e)
+          y = ReduceMean <axes = [1, 2, 3], keepdims = 0> (s) }""", {"w:0": "8 mixing: sums over the axis"}, 13),
     Case("ReduceMean over two axes that lose something", """(float[3] x, float[4] z) => (float[1,1] y)
         <float[3,8] w, float[4,6] v, int64[1] one> { a = MatMul(x, w)  b = MatMul(z, v)  c = Unsqueeze(a, one)
           p = Mul(c, b)  y = ReduceMean(p) }""", {"w:1": "8 exact", "v:1": "6 exact"}, 13, constants={"one": 1}),
@@ -59,9 +60,11 @@ MEANS = [
     Case("ReduceMean of whole numbers rounds", """(float[N,3] x) => (int32[N] y) <float[3,8] w>
         { h = MatMul(x, w)  i = Cast <to = 6> (h)  y = ReduceMean <axes = [-1], keepdims = 0> (i) }""",
          {"w:1": "8 exact"}, 13),
-    Case("ReduceMax over channels that are not zero once masked", ROWS % "" + """>
-        { h = MatMul(x, w)  e = Exp(h)  y = ReduceMax <axes = [-1], keepdims = 0> (e) }""",
-         {"w:1": "8 mixing: mixes the axis"}, 13),
+    Case("ReduceMax over channels that are computed of zeros", ROWS % "" + """>
+        { h = MatMul(x, w)  e = Exp(h)  y = ReduceMax <axes = [-1], keepdims = 0> (e) }""", {"w:1": "8 exact"}, 13),
+    Case("ReduceMax over channels that are not zero once masked", """(float[N,3,4,4] x) => (float[N] y)
+        <float[8,3,1,1] w> { h = Conv(x, w)  e = ReduceLogSumExp <axes = [2, 3]> (h)
+          y = ReduceMax <axes = [1, 2, 3], keepdims = 0> (e) }""", {"w:0": "8 mixing: mixes the axis"}, 13),
     Case("attention over places by mean and maximum of channels", """(float[N,3,5,5] x) => (float[N,2,5,5] y)
         <float[8,3,3,3] w, float[1,2,3,3] s, float[2,8,1,1] v>
         { h = Conv <pads = [1, 1, 1, 1]> (x, w)  a = ReduceMean <axes = [1]> (h)  b = ReduceMax <axes = [1]> (h)
@@ -71,6 +74,33 @@ MEANS = [
         { h = MatMul(x, w)  m = ReduceMean <axes = [-1]> (h)  a = Mul(h, m)  b = Add(a, m)  y = MatMul(a, v) }""",
          {"w:1": "8 exact"}, 13),
 ]
+
+
+WRITTEN_OUT = [
+    Case("a layer normalization", """(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8] b, float[8] g, float two,
+        float e, float[8,2] v> { h = MatMul(x, w)  m = ReduceMean <axes = [-1]> (h)  c = Sub(h, m)  p = Pow(c, two)
+          s = ReduceMean <axes = [-1]> (p)  t = Add(s, e)  r = Sqrt(t)  d = Div(c, r)  f = Mul(d, g)  n = Add(f, b)
+          y = MatMul(n, v) }""", {"w:1": "8 exact"}, 13, constants={"two": 2, "e": 0.01}),
+    Case("of what is an output too", """(float[N,3] x) => (float[N,8] c, float[N,1] s) <float[3,8] w, float[8,8] v>
+        { h = MatMul(x, w)  q = Exp(h)  s = ReduceMean <axes = [-1]> (q)  d = Mul(q, s)  c = MatMul(d, v) }""",
+         {"w:1": "8 exact"}, 13),
+    Case("over two axes, together and alone", """(float[3] x, float[4] z) => (float[1,1] y, float[8] s, float[1,6] t)
+        <float[3,8] w, float[4,6] v, int64[1] one, float[6,6] u, float[8,8] q> { a = MatMul(x, w)  b = MatMul(z, v)
+          c = Unsqueeze(a, one)  p = Mul(c, b)  f = Exp(p)  y = ReduceMean(f)  g = ReduceMax <axes = [1], keepdims = 0> (f)
+          s = MatMul(g, q)  i = ReduceMean <axes = [0]> (f)  t = MatMul(i, u) }""", {"w:1": "8 exact", "v:1": "6 exact"}, 13,
+         constants={"one": 1}),
+    Case("a softmax", """(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8,2] v> { h = MatMul(x, w)
+          m = ReduceMax <axes = [-1]> (h)  c = Sub(h, m)  e = Exp(c)  s = ReduceSum <keepdims = 1> (e, one)
+          p = Div(e, s)  y = MatMul(p, v) }""".replace("float[8,2] v>", "float[8,2] v, int64[1] one>"),
+         {"w:1": "8 exact"}, 13, constants={"one": 1}),
+    Case("divided by what is zero once masked", """(float[N,3] x) => (float[N] y) <float[3,8] w, float[8] g>
+        { h = MatMul(x, w)  d = Div(h, g)  e = Exp(d)  y = ReduceMean <axes = [-1], keepdims = 0> (e) }""",
+         {"w:1": "8 exact"}, 13),
+    Case("divided by itself", """(float[N,3] x) => (float[N] y) <float[3,8] w, float c>
+        { h = MatMul(x, w)  p = Add(h, c)  q = Reciprocal(h)  e = Mul(p, q)
+          y = ReduceMean <axes = [-1], keepdims = 0> (e) }""", {"w:1": "8 mixing: sums over the axis"}, 13),
+]
+"""What adds up over channels that are computed element by element of what is zero once masked."""
 
 
 def _zero_behind(op: str) -> Case:
@@ -93,9 +123,10 @@ CASES = [
         { h = MatMul(x, w)  y = ReduceSum <keepdims = 0> (h) }""", {"w:1": "8 exact"}),
     Case("no axes and nothing to do", """(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8,2] v>
         { h = MatMul(x, w)  a = ReduceSum <noop_with_empty_axes = 1> (h)  y = MatMul(a, v) }""", {"w:1": "8 exact"}),
-    Case("a sum over what is not zero", """(float[N,3] x) => (float[N] y) <float[3,8] w, int64[1] one>
+    Case("a sum over what is computed of zeros", """(float[N,3] x) => (float[N] y) <float[3,8] w, int64[1] one>
         { h = MatMul(x, w)  s = Softplus(h)  y = ReduceSum <keepdims = 0> (s, one) }""",
-         {"w:1": "8 mixing: sums over the axis"}, constants={"one": 1}),
+         {"w:1": "8 exact"}, constants={"one": 1}),
+    *WRITTEN_OUT,
     Case("axes that only the run tells", """(float[N,3] x, int64[1] axes) => (float[N,1] y) <float[3,8] w>
         { h = MatMul(x, w)  y = ReduceSum(h, axes) }""", {"w:1": "8 pinned: takes its axes from the run"},
          feeds={"axes": [1]}),

@@ -61,7 +61,7 @@ def test_across_takes_as_many_in_all() -> None:
 
 def test_mixing_is_opened_on_request_only() -> None:
     model = build("""(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8] s, float[8,2] v>
-        { h = MatMul(x, w)  e = Exp(h)  n = LayerNormalization(e, s)  y = MatMul(n, v) }""")
+        { h = MatMul(x, w)  e = Softmax <axis = 0> (h)  n = LayerNormalization(e, s)  y = MatMul(n, v) }""")
     assert shapes(prune(model).proto)["w"] == [3, 8]
     result = prune(model, mixing=True)
     assert shapes(result.proto) == {"w": [3, 4], "s": [4], "v": [4, 2]}
