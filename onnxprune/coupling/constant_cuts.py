@@ -183,8 +183,14 @@ def _sound(coupling: Channels) -> NDArray[np.bool_]:
 
 
 def _undefined(coupling: Channels) -> NDArray[np.bool_]:
-    """Elements whose channel the constant subgraph divides by, being zero once masked."""
-    constant = {v for node in coupling.graph.constant_nodes for v in node.outputs}
+    """Elements whose channel the constant subgraph divides by, being zero once masked.
+
+    A stored tensor that is divided by as it is stands for itself, copied or not.
+    """
+    constant = set[Value | None]()
+    for node in coupling.graph.constant_nodes:
+        if operator_of(node).copies != Copies.ALL or node.inputs[0] in constant:
+            constant.update(node.outputs)
     bad = np.zeros(len(coupling.channel), dtype=bool)
     for axis in coupling.ties.divisors:
         if axis.value in constant:
