@@ -12,12 +12,17 @@ from onnxprune.ops.ties import NewShape
 
 @rule("GlobalAveragePool GlobalMaxPool GlobalLpPool")
 def global_pool(op: Op) -> None:
-    """Averages (or the like) over all of space, each channel alone: space mixes."""
+    """Averages (or the like) over all of space, each channel alone: a reduction over what is space to it."""
     x, out = op.input(0), op.output()
     for i in (0, 1):
         op.tie(x.axis(i), out.axis(i), zero=True)
     for axis in x.axes()[2:]:
-        op.mix(axis)
+        if op.type == "GlobalMaxPool":
+            op.refill(axis)
+        elif op.type == "GlobalLpPool":
+            op.sum_over(axis, reduces=True)
+        else:
+            op.mean_over(axis, reduces=True)
 
 
 @rule("MaxPool", copies=Copies.SOME)

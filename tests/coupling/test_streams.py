@@ -61,6 +61,31 @@ def test_attention_is_no_layer() -> None:
     assert all(stream.layers == 7 for stream in streams.values())
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_queries_keys_and_values_count_alike_apart_and_packed(packed: bool) -> None:
+    """Two blocks of attention with two heads, and a perceptron of two layers each, between a layer and a layer."""
+    apart = """q{i} = MatMul(x{i}, wq{i})  k{i} = MatMul(x{i}, wk{i})  v{i} = MatMul(x{i}, wv{i})"""
+    joint = """p{i} = MatMul(x{i}, w{i})  q{i}, k{i}, v{i} = Split <axis = -1, num_outputs = 3> (p{i})"""
+    block = """ a{i} = Reshape(q{i}, split)  b{i} = Reshape(k{i}, split)  c{i} = Reshape(v{i}, split)
+        d{i} = Transpose <perm = [0, 2, 1, 3]> (a{i})  e{i} = Transpose <perm = [0, 2, 3, 1]> (b{i})
+        f{i} = Transpose <perm = [0, 2, 1, 3]> (c{i})  g{i} = MatMul(d{i}, e{i})  h{i} = Softmax(g{i})
+        j{i} = MatMul(h{i}, f{i})  l{i} = Transpose <perm = [0, 2, 1, 3]> (j{i})  m{i} = Reshape(l{i}, merged)
+        n{i} = MatMul(m{i}, o{i})  r{i} = Add(x{i}, n{i})  s{i} = MatMul(r{i}, up{i})  t{i} = Relu(s{i})
+        u{i} = MatMul(t{i}, down{i})  x{i1} = Add(r{i}, u{i}) """
+    lines = "".join(
+        ((joint if packed else apart) + block).replace("{i}", str(i)).replace("{i1}", str(i + 1)) for i in (0, 1)
+    )
+    weights = "".join(
+        (f"float[8,24] w{i}, " if packed else f"float[8,8] wq{i}, float[8,8] wk{i}, float[8,8] wv{i}, ")
+        + f"float[8,8] o{i}, float[8,12] up{i}, float[12,8] down{i}, "
+        for i in (0, 1)
+    )
+    text = f"""(float[N,5,3] x) => (float[N,5,2] y) <float[3,8] first, {weights} float[8,2] last, int64[4] split,
+        int64[3] merged> {{ x0 = MatMul(x, first) {lines} y = MatMul(x2, last) }}"""
+    model = build(text, constants={"split": [0, 0, 2, 4], "merged": [0, 0, 8]})
+    assert list(find_streams(coupling_of(model)).values()) == [Stream(9, 5, 14)]
+
+
 def test_a_stream_stays_whole_unless_it_is_asked_for() -> None:
     """The report says so, and how to prune it."""
     whole = onnxprune.prune(gated(), 0.5, **QUICK).report

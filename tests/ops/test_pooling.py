@@ -36,6 +36,11 @@ CASES = [
       for case in (_pooled(f"a = {op} <{KERNEL}> (h)"), _summed(f"a = {op} <{KERNEL}> (h)"))),
     *(case for op in ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
       for case in (_pooled(f"a = {op}(h)", "1,1"), _summed(f"a = {op}(h)", "1,1"))),
+    *(Case(f"{op} over channels that are space to it{said}", f"""(float[N,3] x) => (float[N,1,1] y)
+        <float[3,8] w, int64[1] one> {{ h = MatMul(x, w)  {line}  r = Unsqueeze(e, one)  y = {op}(r) }}""",
+           {"w:1": "8 exact"}, constants={"one": 1})
+      for op in ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
+      for said, line in (("", "e = Identity(h)"), (", computed of zeros", "e = Exp(h)"))),
     _pooled("a = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (h)", "4,4"),
     _pooled("a = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (h)", "4,4", 8),
     Case("positions of a MaxPool count through all channels", """(float[N,3,4,4] x) => (float[N,2,2,2] y)
