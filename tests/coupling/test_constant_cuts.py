@@ -55,11 +55,11 @@ CASES = [
     ),
     Case(
         "two widths that are divided by one table and a copy of it",
-        """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,6] v, float[6,2] u, float[6,4] pos_t, int64[1] last>
+        """(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6,6] v, float[6,2] u, float[6,300] pos_t, int64[1] last>
         { h = MatMul(x, w)  i = Unsqueeze(h, last)  d = Div(i, pos_t)  r = ReduceSum <keepdims = 0> (d, last)
           k = MatMul(r, v)  t = Identity(pos_t)  l = Unsqueeze(k, last)  e = Div(l, t)
           s = ReduceSum <keepdims = 0> (e, last)  y = MatMul(s, u) }""",
-        {"w:1": "6 exact", "pos_t:1": "4 mixing: sums over the axis"},
+        {"w:1": "6 exact", "pos_t:1": "300 mixing: sums over the axis"},
         constants={"last": 2},
     ),
     Case(
