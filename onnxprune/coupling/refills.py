@@ -69,7 +69,7 @@ class Refilling:
             (operator.pointwise or operator.activation or (operator.copies == Copies.ALL and not operator.random))
             and node not in self.ties.graph.constant_nodes
             and bool(read)
-            and not any(axis.id in self.divisors for axis in read)
+            and not any(axis.id in self.divisors and self.zero[axis.id] for axis in read)
         )
 
     def _along(self, axes: list[Axis], class_: int) -> list[Axis]:

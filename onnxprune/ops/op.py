@@ -179,8 +179,8 @@ class Op:
         """The operator computes something over `axis` that zeros in the place of what is lost keep exact; see `Refill`.
 
         It must not depend on the order along the axis. Exact where all of `zero` (default: the axis) are zero once
-        masked. What is computed of constants alone can lose indices behind the operator instead, which moves nothing;
-        and where ids are renumbered, what goes was not zero.
+        masked, or computed element by element of what is. What is computed of constants alone can lose indices behind
+        the operator instead, which moves nothing; and where ids are renumbered, what goes was not zero.
         """
         self._mentioned.add(axis.id)
         reason = f"{self.node.label} mixes the axis"

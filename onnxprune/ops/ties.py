@@ -125,7 +125,8 @@ class Refill:
     Attributes:
         node: The node.
         axis: The axis, of an input. All inputs and outputs along which it is tied are lengthened and cut.
-        zero: Axes that must all be zero once masked; else the axis is of grade *mixing*, and nothing is lengthened.
+        zero: Axes that must all be zero once masked, or computed element by element of what is (by nodes that are
+            refilled too); else the axis is of grade *mixing*, and nothing is lengthened.
         reason: What is said then.
     """
 

@@ -96,6 +96,9 @@ WRITTEN_OUT = [
     Case("divided by what is zero once masked", """(float[N,3] x) => (float[N] y) <float[3,8] w, float[8] g>
         { h = MatMul(x, w)  d = Div(h, g)  e = Exp(d)  y = ReduceMean <axes = [-1], keepdims = 0> (e) }""",
          {"w:1": "8 exact"}, 13),
+    Case("a sigmoid", """(float[N,3] x) => (float[N] y) <float[3,8] w, float pos_o> { h = MatMul(x, w)  n = Neg(h)
+          e = Exp(n)  d = Add(e, pos_o)  q = Reciprocal(d)  y = ReduceMean <axes = [-1], keepdims = 0> (q) }""",
+         {"w:1": "8 exact"}, 13),
     Case("divided by itself", """(float[N,3] x) => (float[N] y) <float[3,8] w, float c>
         { h = MatMul(x, w)  p = Add(h, c)  q = Reciprocal(h)  e = Mul(p, q)
           y = ReduceMean <axes = [-1], keepdims = 0> (e) }""", {"w:1": "8 mixing: sums over the axis"}, 13),
