@@ -68,7 +68,7 @@ class LayerSamples:
 
     @cached_property
     def _seen_targets(self) -> tuple[NDArray[np.float32], float]:
-        """The clipped targets, and the sum of their squares about their means, or about zero where they are constant."""
+        """The clipped targets, and the sum of their squares about their means; about zero where they are constant."""
         target = self.seen(self.y)
         spread = float(np.square(target - target.mean(axis=1, keepdims=True), dtype=np.float64).sum())
         whole = float(np.square(target, dtype=np.float64).sum())
