@@ -33,11 +33,17 @@ def batch_normalization(op: Op) -> None:
 
 @rule("InstanceNormalization")
 def instance_normalization(op: Op) -> None:
-    """Channels stand alone; space is averaged over."""
+    """Channels stand alone; space is averaged over: exact, given zeros, where one channel holds all of it.
+
+    With more of them, groups of a group normalisation that is written with it, whole channels may go without padding.
+    """
     x, out = op.input(0), op.output()
     for axis in x.axes()[2:]:
         op.tie(axis, out.axis(axis.position))
-        op.mix(axis)
+        if x.axis(1).length == 1:
+            op.refill(axis)
+        else:
+            op.mix(axis)
     for i in (0, 1):
         op.tie(x.axis(i), out.axis(i))
     for i in (1, 2):

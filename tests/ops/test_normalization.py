@@ -92,6 +92,11 @@ CASES = [
     Case("RMSNormalization over channels that are not zero", f"""{ROWS}, float[8] s>
         {{ h = MatMul(x, w)  e = Exp(h)  a = RMSNormalization(e, s)  y = MatMul(a, v) }}""",
          {"w:1": "8 mixing: sums over the axis"}, 23, ir=11),
+    Case("a group normalisation of one group in single operators", f"""{IMAGE} <float[8,3,1,1] w, float[2,8,1,1] v,
+        float[8,1,1] s, float[8,1,1] b, float[1] one, float[1] nil, int64[3] flat, int64[4] image>
+        {{ h = Conv(x, w)  f = Reshape(h, flat)  n = InstanceNormalization(f, one, nil)  r = Reshape(n, image)
+          q = Mul(r, s)  a = Add(q, b)  y = Conv(a, v) }}""", {"w:0": "8 exact"}, 13,
+         constants={"one": 1, "nil": 0, "flat": [0, 1, -1], "image": [0, 8, 4, 4]}),
     Case("a root mean square in single operators", f"""{ROWS}, float[8] s, float two, float pos_e>
         {{ h = MatMul(x, w)  p = Pow(h, two)  m = ReduceMean <axes = [-1]> (p)  e = Add(m, pos_e)  d = Sqrt(e)
           q = Div(h, d)  a = Mul(s, q)  y = MatMul(a, v) }}""", {"w:1": "8 exact"}, 13, constants={"two": 2}),
