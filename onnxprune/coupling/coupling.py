@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxprune.coupling import constant_cuts, groups
+from onnxprune.coupling import constant_cuts, groups, parts
 from onnxprune.coupling.choices import decide
 from onnxprune.coupling.components import AxisClasses, Index, components, edges
 from onnxprune.coupling.constant_cuts import ConstantCut
 from onnxprune.coupling.groups import Grade, Group
+from onnxprune.coupling.parts import Branch
 from onnxprune.coupling.zeros import grade_by_zeros, zero_axes
 from onnxprune.graph.contents import Data
+from onnxprune.graph.counted import counted_along
 from onnxprune.graph.graph import Axis, Graph, Node, Value
 from onnxprune.graph.lengths import product, to_dim
 from onnxprune.graph.operators import operator_of
@@ -48,7 +50,8 @@ class Coupling:
         mixing: Whether channels of grade *mixing* were open to pruning in the decisions.
         attention: What was taken where whole heads and dimensions within heads were both possible.
         shrinking: Graph inputs and outputs that may lose slices.
-        cuts: Values computed of constants alone that may lose indices on the side of their readers.
+        constant_cuts: Values computed of constants alone that may lose indices on the side of their readers.
+        branches: What goes with single indices.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Coupling:
         attention: str,
         shrinking: frozenset[str],
         cuts: Sequence[ConstantCut],
+        branches: Sequence[Branch],
     ) -> None:
         self.graph = graph
         self.ties = ties
@@ -73,6 +77,7 @@ class Coupling:
         self.attention = attention
         self.shrinking = shrinking
         self.constant_cuts = cuts
+        self.branches = branches
 
     def channels_of(self, axis: Axis) -> Index:
         """Channel of every index of an axis; empty where the axis is free."""
@@ -157,7 +162,7 @@ def _couple(
 ) -> Coupling:
     """The analysis with the values in `parted` cut."""
     for _ in range(MAX_ROUNDS):
-        ties = Ties(graph, data, graph.number_axes(), renumbered)
+        ties = Ties(graph, data, graph.number_axes(), renumbered, counted_along(graph))
         for node in graph.nodes:
             _apply_rule(node, ties)
         constant_cuts.tie(parted, ties)
@@ -165,6 +170,8 @@ def _couple(
         if not _learn(graph, classes):
             break
     _pin_interface(graph, ties, shrinking)
+    branches = parts.open_branches(ties, classes)
+    parts.pin_returned(ties)
     links = []
     for link in ties.links:
         if classes.fits(link):
@@ -178,6 +185,8 @@ def _couple(
         _mark(barred, classes, [m[:2] for m in ties.mixes], True)
     links, zero = _decided(ties, classes, links, barred, shrinking, mixing=mixing, heads=attention == "heads")
     _pin_decided(ties)
+    branches = parts.zero_branches(ties, branches, zero)
+    parts.forget_refills(ties, classes)
     grade_by_zeros(ties, zero)
     element_grade = np.zeros(classes.elements, dtype=np.int8)
     _mark(element_grade, classes, [m[:2] for m in ties.mixes], Grade.MIXING)
@@ -188,7 +197,9 @@ def _couple(
     channel[: classes.linked] = components(classes.linked, *edges(classes, links))
     worst = np.zeros(classes.elements, dtype=np.int8)
     np.maximum.at(worst, channel, element_grade)
-    return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking), parted)
+    return Coupling(
+        graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking), parted, branches
+    )
 
 
 def _decided(

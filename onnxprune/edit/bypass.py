@@ -36,10 +36,7 @@ def bypass(model: Model, summands: Iterable[Summand]) -> None:
             summand = instead[summand]
         node = _sum_node(graph, one.sum, summand)
         rest = next(name for name in node.input if name != summand)
-        if one.sum in {out.name for out in graph.output}:
-            node.CopyFrom(helper.make_node("Identity", [rest], [one.sum], name=node.name))
-        else:
-            _read_instead(graph, one.sum, rest)
+        if _leave_out(graph, node, rest):
             instead[one.sum] = rest
         unread |= {one.sum, summand}
     _drop_unread(graph, unread)
@@ -58,6 +55,31 @@ def silence(model: Model, summands: Iterable[Summand]) -> None:
         made = helper.make_node("Sub", [one.summand, one.summand], [zero], name=zero)
         node.input[list(node.input).index(one.summand)] = zero
         graph.node.insert(list(graph.node).index(node), made)
+
+
+def pass_on(graph: GraphProto, nodes: Iterable[tuple[NodeProto, int]]) -> None:
+    """Leaves out nodes of the main graph that pass one of their inputs on, and what only their other inputs need.
+
+    Args:
+        graph: The graph, which is changed.
+        nodes: Each node with the number of that input, in the order in which they run.
+    """
+    unread = set[str]()
+    for node, passed in nodes:
+        made, rest = node.output[0], node.input[passed]
+        unread |= {made, *(name for name in node.input if name != rest)}
+        _leave_out(graph, node, rest)
+    _drop_unread(graph, unread)
+
+
+def _leave_out(graph: GraphProto, node: NodeProto, rest: str) -> bool:
+    """Lets one input of a node stand for its output; whether that is read instead, or was returned and is a copy."""
+    made = node.output[0]
+    if made in {out.name for out in graph.output}:
+        node.CopyFrom(helper.make_node("Identity", [rest], [made], name=node.name))
+        return False
+    _read_instead(graph, made, rest)
+    return True
 
 
 def _sum_node(graph: GraphProto, sum_: str, summand: str) -> NodeProto:
