@@ -47,11 +47,11 @@ class Branch:
 def open_branches(ties: Ties, classes: AxisClasses) -> list[Branch]:
     """What can be left out with single indices of searched axes; other indices that parts are of are pinned."""
     searched = {int(classes.of[search.axis.id]) for search in ties.searches}
-    found = []
+    found, returned = [], ties.graph.returned if searched else set()
     for part in ties.parts:
         if int(classes.of[part.axis.id]) not in searched:
             ties.pins.append((part.axis, None, f"{part.node.label} looks indices up along it"))
-        elif (branch := branch_of(ties.graph, part)) is None:
+        elif (branch := branch_of(ties.graph, returned, part)) is None:
             _pin(ties, part)
         else:
             found.append(branch)
@@ -62,8 +62,9 @@ def pin_returned(ties: Ties) -> None:
     """Pins axes along which a graph or a body returns positions."""
     for scope in ties.graph.scopes():
         for value in scope.outputs:
-            if value is not None and value in ties.counted:
-                ties.pins.append((ties.counted[value], None, "positions along it are returned"))
+            if value is not None and value in ties.counted and value.producer is not None:
+                reason = f"{value.producer.label} returns positions along it"
+                ties.pins.append((ties.counted[value], None, reason))
 
 
 def zero_branches(ties: Ties, branches: Sequence[Branch], zero: NDArray[np.bool_]) -> list[Branch]:
@@ -101,11 +102,17 @@ def _pin(ties: Ties, part: Part) -> None:
     ties.pins.append((part.axis, np.array([part.index]), reason))
 
 
-def branch_of(graph: Graph, part: Part) -> Branch | None:
-    """What can be left out once the index of a part is gone; None where the rest needs something of it."""
+def branch_of(graph: Graph, returned: set[int], part: Part) -> Branch | None:
+    """What can be left out once the index of a part is gone; None where the rest needs something of it.
+
+    Args:
+        graph: The graph.
+        returned: What leaves it, see `Graph.returned`.
+        part: The part.
+    """
     states = {part.node.output(): _State.ZERO}
     ends: dict[Node, int] = {}
-    returned, pending = graph.returned, _readers(part.node)
+    pending = _readers(part.node)
     while pending:
         node = pending.pop(min(pending))  # in the order in which they run: all that a node reads is known
         if node.scope is not graph.main or node.bodies:
@@ -120,7 +127,7 @@ def branch_of(graph: Graph, part: Part) -> Branch | None:
             return None
         states.update(dict.fromkeys(made, state))
         pending |= _readers(node)
-    return Branch(part, tuple(ends.items()), tuple(_only_for(graph, ends))) if ends else None
+    return Branch(part, tuple(ends.items()), tuple(_only_for(returned, ends))) if ends else None
 
 
 def _readers(node: Node) -> dict[int, Node]:
@@ -167,9 +174,9 @@ def _state_made(node: Node, inputs: list[_State | None]) -> _State:
     return _State.OTHER
 
 
-def _only_for(graph: Graph, ends: dict[Node, int]) -> list[Node]:
+def _only_for(returned: set[int], ends: dict[Node, int]) -> list[Node]:
     """The nodes that nothing but the ends needs, for other inputs than what they pass on, in the order of running."""
-    returned, gone = graph.returned, set[Node]()
+    gone = set[Node]()
 
     def unneeded(value: Value) -> bool:
         readers = ((node in gone or ends.get(node, i) != i) for node, i in value.consumers)
