@@ -17,6 +17,8 @@ from onnxprune.layers.linear import LinearLayer
 
 Floats = NDArray[np.float32]
 Window = tuple[slice, ...]
+Seen = tuple[Window, Window]
+"""What a kernel position reads of the input, and at which positions of the output; at others it reads zeros."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,16 @@ class LayerOperator:
         features: Input features, of all groups.
         lengths: Lengths of the input's axes of space.
         out: Lengths of the output's axes of space.
-        padding: Zeros before and after, for each spatial axis.
-        windows: For each kernel position, what it sees of a padded input; its axes of space alone.
+        windows: What each kernel position reads; axes of space alone.
+        back: The operator that the transpose is, but for the order of the weights; None with strides, which leave gaps.
     """
 
     groups: int
     features: int
     lengths: tuple[int, ...]
     out: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    windows: tuple[Window, ...]
+    windows: tuple[Seen, ...]
+    back: LayerOperator | None = None
 
     @classmethod
     def of(cls, layer: LinearLayer, lengths: Sequence[int]) -> LayerOperator:
@@ -67,32 +69,24 @@ class LayerOperator:
             lengths: Lengths of the input's axes of space; () for a matrix product.
         """
         out = [layer.size(axis, length) for axis, length in enumerate(lengths)]
-        padding, windows = [], []
-        for axis, (length, size) in enumerate(zip(lengths, out, strict=True)):
-            starts, stride = layer.starts(axis, length, size)
-            before = max(0, -min(starts))
-            after = max(0, max(starts) + (size - 1) * stride + 1 - length)
-            padding.append((before, after))
-            windows.append([slice(s + before, s + before + (size - 1) * stride + 1, stride) for s in starts])
-        return cls(
-            layer.groups,
-            layer.features[0],
-            tuple(lengths),
-            tuple(out),
-            tuple(padding),
-            tuple(itertools.product(*windows)),
-        )
+        sizes = list(zip(lengths, out, strict=True))
+        steps = [layer.starts(axis, *both) for axis, both in enumerate(sizes)]
+        seen = [_seen(*step, *both) for step, both in zip(steps, sizes, strict=True)]
+        back = None
+        if all(stride == 1 for _, stride in steps):
+            turned = [([-start for start in starts], 1) for starts, _ in steps]
+            reached = [_seen(*step, m, n) for step, (n, m) in zip(turned, sizes, strict=True)]
+            back = cls(layer.groups, layer.features[1], tuple(out), tuple(lengths), _joined(reached))
+        return cls(layer.groups, layer.features[0], tuple(lengths), tuple(out), _joined(seen), back)
 
     def unfold(self, x: Floats) -> Unfolded:
         """What the layer multiplies its weight with at every position of a map."""
         rows = self._rows(x)
         if len(self.windows) == 1 and self.lengths == self.out:  # each position reads itself alone
             return Unfolded(x.reshape(self.groups, len(x) // self.groups, -1), (*rows, *self.out))
-        if any(any(p) for p in self.padding):
-            x = np.pad(x, [(0, 0)] * (1 + len(rows)) + list(self.padding))
-        found = np.empty((len(x), len(self.windows), *rows, *self.out), dtype=np.float32)
-        for position, window in enumerate(self.windows):
-            found[:, position] = x[_last(window)]
+        found = np.zeros((len(x), len(self.windows), *rows, *self.out), dtype=np.float32)
+        for position, (read, made) in enumerate(self.windows):
+            found[:, position][_last(made)] = x[_last(read)]
         return Unfolded(found.reshape(self.groups, -1, found[0, 0].size), (*rows, *self.out))
 
     def forward(self, weight: Floats, x: Unfolded) -> Floats:
@@ -102,17 +96,16 @@ class LayerOperator:
 
     def adjoint(self, weight: Floats, g: Floats) -> Floats:
         """What `forward` takes back from an output to an input: its transpose."""
+        if self.back is not None:
+            by_kernel = weight.reshape(self.groups, weight.shape[1], -1, len(self.windows)).transpose(0, 2, 1, 3)
+            return self.back.forward(by_kernel.reshape(self.groups, by_kernel.shape[1], -1), self.back.unfold(g))
         flat = np.matmul(weight.transpose(0, 2, 1), g.reshape(self.groups, len(g) // self.groups, -1))
         features = flat.shape[1] // len(self.windows) * self.groups
         flat = flat.reshape(features, len(self.windows), *g.shape[1:])
-        padded = [sum(p) + n for p, n in zip(self.padding, self.lengths, strict=True)]
-        back = np.zeros((features, *self._rows(g), *padded), dtype=np.float32)
-        for position, window in enumerate(self.windows):
-            back[_last(window)] += flat[:, position]
-        inner: Floats = back[
-            _last(tuple(slice(p, p + n) for (p, _), n in zip(self.padding, self.lengths, strict=True)))
-        ]
-        return inner
+        back = np.zeros((features, *self._rows(g), *self.lengths), dtype=np.float32)
+        for position, (read, made) in enumerate(self.windows):
+            back[_last(read)] += flat[:, position][_last(made)]
+        return back
 
     def gradient(self, x: Unfolded, g: Floats) -> Floats:
         """Derivative of ``(forward(weight, x) * g).sum()`` with respect to the weight; of its shape."""
@@ -123,6 +116,29 @@ class LayerOperator:
     def _rows(self, x: Floats) -> tuple[int, ...]:
         """Axes between features and space."""
         return x.shape[1 : x.ndim - len(self.out)]
+
+
+def _seen(starts: Sequence[int], stride: int, length: int, size: int) -> list[tuple[slice, slice]]:
+    """What each kernel position reads along one axis.
+
+    Args:
+        starts: What it reads at the first position of the output.
+        stride: Distance of what it reads at two positions of the output.
+        length: Length of the axis.
+        size: Length of the output's axis.
+    """
+    found = []
+    for start in starts:
+        made = [i for i in range(size) if 0 <= start + i * stride < length]
+        begin, end = (made[0], made[-1] + 1) if made else (0, 0)
+        first = start + begin * stride if made else 0
+        found.append((slice(first, first + max(0, (end - begin - 1) * stride + 1), stride), slice(begin, end)))
+    return found
+
+
+def _joined(axes: Sequence[Sequence[tuple[slice, slice]]]) -> tuple[Seen, ...]:
+    """The same along all axes together."""
+    return tuple((tuple(read for read, _ in one), tuple(made for _, made in one)) for one in itertools.product(*axes))
 
 
 def _last(window: Window) -> tuple[Any, ...]:

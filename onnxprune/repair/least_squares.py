@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +62,17 @@ class LayerSamples:
 
     def error(self, weight: Floats, bias: Floats) -> float:
         """Mean squared error of the clipped outputs, as a share of their variance, or else mean square."""
-        target = self.seen(self.y)
+        target, variation = self._seen_targets
         wrong = np.square(target - self.seen(self.predict(weight, bias)), dtype=np.float64).sum()
-        spread = np.square(target - target.mean(axis=1, keepdims=True), dtype=np.float64).sum()
-        whole = np.square(target, dtype=np.float64).sum()
-        return float(wrong / max(spread if spread > CONSTANT * whole else whole, 1e-30))
+        return float(wrong / variation)
+
+    @cached_property
+    def _seen_targets(self) -> tuple[NDArray[np.float32], float]:
+        """The clipped targets, and the sum of their squares about their means; about zero where they are constant."""
+        target = self.seen(self.y)
+        spread = float(np.square(target - target.mean(axis=1, keepdims=True), dtype=np.float64).sum())
+        whole = float(np.square(target, dtype=np.float64).sum())
+        return target, max(spread if spread > CONSTANT * whole else whole, 1e-30)
 
     def reachable(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
         """Targets for the layer, equal to its prediction where target and prediction are beyond the same bound."""

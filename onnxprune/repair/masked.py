@@ -14,6 +14,7 @@ from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.repair.layerwise import Ridge
 from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, LayerSamples, fit
+from onnxprune.runtime.parallel import in_order
 from onnxprune.sparsity.solvers import alps, refine, select, sparsegpt, wanda
 from onnxprune.statistics import covariance as centred
 from onnxprune.statistics.moments import Moments
@@ -101,26 +102,32 @@ class Zeros:
         before = held.error(smallest, bias)
         dense = fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
         problem = _Problem(rows, weight, bias, free)
-        best: Fit | None = None
-        weak = sorted({LEAST, max(dense.penalty or LEAST, LEAST)})
-        for penalty in [*weak, *(p for p in STRONGER if p > weak[-1])]:
-            if penalty > weak[-1] and best is not None and best.after <= before:
-                break
+        reached = rows.wanted if dense.penalty is None else rows.reachable(dense.weight, dense.bias)
+        clipped = bool(np.isfinite(rows.low) or np.isfinite(rows.high))
+
+        def tried(penalty: float) -> Fit:
+            """The best candidate with a ridge."""
+            best: Fit | None = None
             gram = problem.gram(penalty)
-            reached = rows.wanted if dense.penalty is None else rows.reachable(dense.weight, dense.bias)
             target = problem.solution(reached, gram)
             for made in candidates(self.method, pattern, channels, target, gram, weight, problem.second, gone):
                 keep, now = made != 0, made
-                for _ in range(1 + ROUNDS):
+                for left in range(ROUNDS if clipped else 0, -1, -1):
                     shift = _bias(rows, now, rows.wanted) if free else bias
                     after = held.error(now, shift)
                     if best is None or after < best.after:
                         best = Fit(now, shift, penalty, before, after)
-                    wanted = rows.reachable(now, shift)
-                    now = refine(now, problem.solution(wanted, gram), gram, keep)
-                    if not (np.isfinite(rows.low) or np.isfinite(rows.high)):
-                        break
-        assert best is not None
+                    if left:
+                        now = refine(now, problem.solution(rows.reachable(now, shift), gram), gram, keep)
+            assert best is not None
+            return best
+
+        weak = sorted({LEAST, max(dense.penalty or LEAST, LEAST)})
+        best = min(in_order(tried, weak), key=lambda one: one.after)
+        for penalty in (p for p in STRONGER if p > weak[-1]):
+            if best.after <= before:
+                break
+            best = min(best, tried(penalty), key=lambda one: one.after)
         return best
 
 

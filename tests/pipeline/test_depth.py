@@ -148,7 +148,7 @@ def test_what_cannot_be_done_is_refused(options: dict[str, Any], message: str) -
 @pytest.mark.slow
 def test_blocks_are_weighed_against_channels() -> None:
     """Whatever is chosen meets the target, and is not worse than channels alone by what both are judged by."""
-    options: dict[str, Any] = {"target": {"macs": 0.6}, "calib": DIGITS, "samples": 200, **QUICK}
+    options: dict[str, Any] = {"target": {"macs": 0.6}, "calib": DIGITS, "samples": 80, **QUICK}
     result = onnxprune.prune(RESNET, depth="auto", **options)
     assert result.report.targets["macs"].met
     errors = [

@@ -20,7 +20,6 @@ from onnxprune.report.sensitivity import SensitivityPoint, SensitivityReport
 from tests.ops.case import build
 from tests.support.classifier import classifier, samples
 from tests.support.commands import tiny
-from tests.support.paths import MODELS
 
 CHAIN = """(float[N,6] x) => (float[N,4] y)
 <float[6,8] w1, float[8,10] w2, float[10,12] w3, float[12,4] w4>
@@ -137,7 +136,7 @@ def test_layers_after_a_body_that_may_read_anything_are_refitted() -> None:
 
 @pytest.mark.slow
 def test_without_data_a_convolutional_model_runs_on_synthetic_inputs() -> None:
-    report = onnxprune.sensitivity(str(MODELS / "keras_cnn.onnx"))
+    report = onnxprune.sensitivity(tiny())
     assert report.on == "synthetic inputs" and report.samples > 0 and report.metric is None
     assert any("may differ" in note for note in report.notes)
     assert all(p.measured for g in report.groups for p in g.points)

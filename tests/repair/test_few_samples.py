@@ -14,7 +14,15 @@ import onnxprune
 from tests.support.paths import MODELS
 
 ENTRIES = {e["file"][:-5]: e for e in json.loads((MODELS / "INDEX.json").read_text())["models"]}
-FAST = {"sk_mlp", "pt_bilstm"}
+COUNTS = {
+    "sk_mlp": [1, 2, 4, 8, 16, 64],
+    "pt_bilstm": [1, 2, 4, 8, 16, 64],
+    "pt_transformer": [2, 16, 64],
+    "keras_cnn": [1, 8, 64],
+    "pt_resnet_bn": [2, 16],
+    "pt_mobilenet": [1, 4, 64],
+}
+"""Numbers of samples, fewer for models that take longer."""
 NOISE = 3.0
 """Standard errors of a paired difference that count as noise: of 36 differences hardly one is beyond it by chance."""
 
@@ -29,14 +37,7 @@ def outputs(model: onnx.ModelProto, name: str) -> tuple[NDArray[np.float64], NDA
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("samples", [1, 2, 4, 8, 16, 64])
-@pytest.mark.parametrize(
-    "name",
-    [
-        n if n in FAST else pytest.param(n, marks=pytest.mark.slow)
-        for n in ("sk_mlp", "pt_bilstm", "pt_transformer", "keras_cnn", "pt_resnet_bn", "pt_mobilenet")
-    ],
-)
+@pytest.mark.parametrize(("name", "samples"), [(name, count) for name, counts in COUNTS.items() for count in counts])
 def test_repair_is_never_worse_than_none(name: str, samples: int) -> None:
     """Of the same channels: `l2` chooses them whatever the samples."""
     path = MODELS / f"{name}.onnx"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -19,11 +17,11 @@ from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Function, 
 from onnxprune.repair.joint import repair
 from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
 from onnxprune.repair.layer_chains import chains
-from onnxprune.repair.layer_operator import LayerOperator
+from onnxprune.repair.layer_operator import LayerOperator, _joined, _seen
 from onnxprune.runtime import parallel
 from tests.support.text_models import text_model
 
-WINDOWS = tuple(itertools.product([slice(i, i + 6, 1) for i in range(3)], repeat=2))
+WINDOWS = _joined([_seen([-1, 0, 1], 1, 6, 6)] * 2)
 """A kernel of 3 by 3 on maps of 6 by 6 with one zero around."""
 
 
@@ -79,7 +77,7 @@ def run_of_two(
     rng: np.random.Generator, hidden: int, between: Function = rectified
 ) -> tuple[ChainFunction, list[NDArray[np.float32]]]:
     """Two matrices with a function between them."""
-    operators = [LayerOperator(1, 6, (), (), (), ((),)), LayerOperator(1, hidden, (), (), (), ((),))]
+    operators = [LayerOperator(1, 6, (), (), (((), ()),)), LayerOperator(1, hidden, (), (), (((), ()),))]
     weights = [normal(rng, 1, hidden, 6), normal(rng, hidden), normal(rng, 1, 3, hidden), normal(rng, 3)]
     return ChainFunction(operators, [between], [True, True]), weights
 
@@ -112,10 +110,7 @@ def test_what_two_layers_can_make_they_learn_to_make(rng: np.random.Generator) -
 
 def test_threads_and_parts_change_nothing(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes do not depend on the number of cores; the size of the parts moves roundings alone."""
-    operators = [
-        LayerOperator(1, 3, (6, 6), (6, 6), ((1, 1), (1, 1)), WINDOWS),
-        LayerOperator(1, 4, (6, 6), (6, 6), ((1, 1), (1, 1)), WINDOWS),
-    ]
+    operators = [LayerOperator(1, 3, (6, 6), (6, 6), WINDOWS), LayerOperator(1, 4, (6, 6), (6, 6), WINDOWS)]
     true = [normal(rng, 1, 4, 27), normal(rng, 4), normal(rng, 1, 2, 36), normal(rng, 2)]
     run = ChainFunction(operators, [rectified], [True, True])
     x, more = normal(rng, 3, 90, 6, 6), normal(rng, 3, 20, 6, 6)

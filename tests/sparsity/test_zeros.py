@@ -258,13 +258,16 @@ def error(pruned: onnx.ModelProto) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", ["2:4", "weights=0.8", "4x1=0.5"])
-def test_data_give_better_zeros(pattern: str) -> None:
+@pytest.mark.parametrize(
+    ("pattern", "others"),
+    [("2:4", ("l2", "wanda", "sparsegpt", "alps")), ("weights=0.8", ("l2",)), ("4x1=0.5", ("l2",))],
+)
+def test_data_give_better_zeros(pattern: str, others: tuple[str, ...]) -> None:
     errors = {
         name: error(
             onnxprune.prune(RESNET, pattern=pattern, importance=name, calib=DATA, samples=64, verify=False).proto
         )
-        for name in ("l2", "wanda", "sparsegpt", "alps", "obs")
+        for name in (*others, "obs")
     }
     plain = error(onnxprune.prune(RESNET, pattern=pattern, verify=False).proto)
     assert max(errors.values()) < plain
@@ -297,12 +300,12 @@ def test_calibrated_zeros_are_reproducible() -> None:
 
 @pytest.mark.slow
 def test_shares_of_layers_depend_on_data() -> None:
-    even, spread, default = (
+    even, spread = (
         onnxprune.prune(RESNET, pattern="weights=0.8", calib=DATA, samples=64, global_ranking=across, verify=False)
-        for across in (False, True, None)
+        for across in (False, None)
     )
     assert error(spread.proto) < error(even.proto)
-    assert default.proto == spread.proto and default.report.resolved.global_ranking
+    assert spread.report.resolved.global_ranking and not even.report.resolved.global_ranking
     assert list(even.report.zeroed.values()) == pytest.approx([0.8] * len(even.report.zeroed), abs=0.03)
     assert max(spread.report.zeroed.values()) > 0.85
 
