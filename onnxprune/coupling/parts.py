@@ -50,7 +50,8 @@ def open_branches(ties: Ties, classes: AxisClasses) -> list[Branch]:
     found, returned = [], ties.graph.returned if searched else set()
     for part in ties.parts:
         if int(classes.of[part.axis.id]) not in searched:
-            ties.pins.append((part.axis, None, f"{part.node.label} looks indices up along it"))
+            where = np.array([part.index]) if part.others else None
+            ties.pins.append((part.axis, where, f"{part.node.label} looks indices up along it"))
         elif (branch := branch_of(ties.graph, returned, part)) is None:
             _pin(ties, part)
         else:
@@ -143,7 +144,9 @@ def _passed_on(node: Node, states: dict[Value, _State]) -> int | None:
         return 0 if empty and _state(node, 0, states) is None else None
     for i in range(len(node.inputs)):
         rest = other_summand(node, i)
-        if rest is not None and _state(node, i, states) is _State.ZERO and rest.shape == node.output().shape:
+        if rest is None or _state(node, i, states) is not _State.ZERO or states.get(rest) is not None:
+            continue
+        if rest.shape == node.output().shape and None not in (rest.shape or [None]):
             return 1 - i
     return None
 

@@ -283,10 +283,10 @@ class Op:
         self.mix(axis, f"{self.node.label} chooses among them")
         self.ties.searches.append(Search(axis, count))
 
-    def part(self, axis: Axis, index: int, source: Axis | None) -> None:
+    def part(self, axis: Axis, index: int, source: Axis | None, *, others: bool = False) -> None:
         """The output is all of one index of an axis, and zero where that of `source` is, or in any case; see `Part`."""
         self._mentioned.add(axis.id)
-        self.ties.parts.append(Part(self.node, axis, index, source))
+        self.ties.parts.append(Part(self.node, axis, index, source, others))
 
     def experts(self, experts: Experts) -> None:
         """The node chooses among networks, which calibration data can score."""

@@ -159,12 +159,14 @@ class Part:
         axis: An axis of what it reads.
         index: The index, counted from 0.
         source: What must be zero once the index is masked, so that the output is; None where it is in any case.
+        others: Whether other indices may go where the axis is not searched.
     """
 
     node: Node
     axis: Axis
     index: int
     source: Axis | None
+    others: bool = False
 
 
 Resize = Callable[[NewShape], None]

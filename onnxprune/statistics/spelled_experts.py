@@ -7,7 +7,7 @@ of its axes is the one that is searched, or its rows are in the order of the pos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,18 +60,15 @@ class Summand:
 def summands(coupling: Coupling, search: Search) -> list[Summand]:
     """What the experts that a search chooses among add; empty where the graph does not tell."""
     of = coupling.classes.of
-    same = {search.axis.id} | {a for a in range(len(of)) if of[a] == of[search.axis.id]}
     found = [
-        Summand(value, node.output().axis(-1).length, branch.part.index)
+        Summand(node.input(operator_of(node).writes or 1 - passed), node.output().axis(-1).length, branch.part.index)
         for branch in coupling.branches
-        if branch.part.axis.id in same
+        if of[branch.part.axis.id] == of[search.axis.id]
         for node, passed in branch.ends
-        for value in [node.input(operator_of(node).writes or 1 - passed)]
     ]
-    sums = {axis for axis, _, _ in coupling.ties.sums}
-    added = [axis for axis in sums if axis.id in same and len(axis.value.shape or []) > 2]
-    found += [Summand(axis.value, None, axis) for axis in added if _is_reduced(axis)]
-    return found or list(_looked_up(coupling, search, sums))
+    sums = [axis for axis, _, _ in coupling.ties.sums if (axis.value.rank or 0) > 2 and _is_reduced(axis)]
+    found += [Summand(axis.value, None, axis) for axis in sums if of[axis.id] == of[search.axis.id]]
+    return found or _looked_up(coupling, search, sums)
 
 
 def _is_reduced(axis: Axis) -> bool:
@@ -79,20 +76,19 @@ def _is_reduced(axis: Axis) -> bool:
     return any(operator_of(node).macs is None for node, i in axis.value.consumers if i == 0)
 
 
-def _looked_up(coupling: Coupling, search: Search, sums: set[Axis]) -> Iterator[Summand]:
+def _looked_up(coupling: Coupling, search: Search, sums: Sequence[Axis]) -> list[Summand]:
     """What is computed with weights that the found positions look up, and added up over as many as are found."""
-    by_value = {axis.value: axis for axis in sums if axis.length == search.count and _is_reduced(axis)}
-    tables = [n for n in coupling.graph.main.nodes if _looks_up(n, coupling, search)]
-    for node in tables[:1]:
-        pending, seen = [node], set[Node]()
-        while pending:
-            for out in (v for v in pending.pop(0).outputs if v is not None):
-                if out in by_value and by_value[out].position == (out.rank or 0) - 2:
-                    yield Summand(out, None, node.input(1))
-                    return
-                fresh = [reader for reader, _ in out.consumers if reader not in seen]
-                seen.update(fresh)
-                pending += fresh
+    rows = {axis.value for axis in sums if axis.length == search.count and axis.position == (axis.value.rank or 0) - 2}
+    table = next((node for node in coupling.graph.main.nodes if _looks_up(node, coupling, search)), None)
+    pending, seen = [table] if table is not None else [], set[Node]()
+    while table is not None and pending:
+        for out in (v for v in pending.pop(0).outputs if v is not None):
+            if out in rows:
+                return [Summand(out, None, table.input(1))]
+            fresh = [reader for reader, _ in out.consumers if reader not in seen]
+            seen.update(fresh)
+            pending += fresh
+    return []
 
 
 def _looks_up(node: Node, coupling: Coupling, search: Search) -> bool:

@@ -3,7 +3,8 @@
 A router's values decide which experts a token has and with which factors. ``LOOPED`` and ``COMPARED`` take the tokens
 of one expert after the other, as an exported loop over experts does; ``SWITCHED`` as well, with one expert a token.
 ``GATHERED`` looks up the weights of the experts of each token. ``DENSE`` and ``SUMMED`` send all tokens through all
-experts, and weigh what they make with a matrix of factors.
+experts, and weigh what they make with a matrix of factors; ``PICKED`` and ``SLICED`` do it expert by expert, with one
+column of the matrix each.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from onnx import numpy_helper
 from tests.ops.case import build
 
 EXPERTS, WIDTH, INNER, TAKEN = 6, 16, 8, 2
-LOOPED, COMPARED, SWITCHED, GATHERED, DENSE, SUMMED = "looped", "compared", "switched", "gathered", "dense", "summed"
-FORMS = (LOOPED, COMPARED, SWITCHED, GATHERED, DENSE, SUMMED)
-ROUTER, INSIDE = "r:1", {form: "u0:1" if form in (LOOPED, COMPARED, SWITCHED) else "u:2" for form in FORMS}
+LOOPED, COMPARED, SWITCHED, PICKED, SLICED = "looped", "compared", "switched", "picked", "sliced"
+GATHERED, DENSE, SUMMED = "gathered", "dense", "summed"
+FORMS = (LOOPED, COMPARED, SWITCHED, PICKED, SLICED, GATHERED, DENSE, SUMMED)
+ROUTER, INSIDE = "r:1", {form: "u:2" if form in (GATHERED, DENSE, SUMMED) else "u0:1" for form in FORMS}
 
 HEAD = """
     w = MatMul(x, i)  t = Reshape(w, flat)
@@ -39,7 +41,16 @@ WRITTEN = """
     f%(e)d = GatherND(v, z%(e)d)  g%(e)d = Unsqueeze(f%(e)d, last)  q%(e)d = Mul(m%(e)d, g%(e)d)
     s%(next)d = ScatterND <reduction = "add"> (s%(e)d, at%(e)d, q%(e)d)
 """
+ALL_TOKENS = """
+    h%(e)d = MatMul(t, u%(e)d)  a%(e)d = Relu(h%(e)d)  m%(e)d = MatMul(a%(e)d, d%(e)d)
+    q%(e)d = Mul(m%(e)d, g%(e)d)  s%(next)d = Add(s%(e)d, q%(e)d)
+"""
+MATRIX = """
+    wide = Shape(p)  zeros = ConstantOfShape(wide)  factors = ScatterElements <axis = 1> (zeros, c, v)
+"""
 EACH = {
+    PICKED: "f%(e)d = Gather <axis = 1> (factors, e%(e)d)  g%(e)d = Unsqueeze(f%(e)d, last)" + ALL_TOKENS,
+    SLICED: "g%(e)d = Slice(factors, from%(e)d, to%(e)d, one)" + ALL_TOKENS,
     LOOPED: "mask%(e)d = Gather <axis = 2> (hot, e%(e)d)" + COORDINATES + ONE_EXPERT + WRITTEN,
     COMPARED: "mask%(e)d = Equal(c, e%(e)d)" + COORDINATES + ONE_EXPERT + WRITTEN,
     SWITCHED: "mask%(e)d = Equal(c, e%(e)d)" + COORDINATES + ONE_EXPERT
@@ -48,6 +59,8 @@ EACH = {
 BEFORE = {
     LOOPED: TOP + "  hot = OneHot(c, depth, values)  shape = Shape(t)  s0 = ConstantOfShape(shape)",
     COMPARED: TOP + "  shape = Shape(t)  s0 = ConstantOfShape(shape)",
+    PICKED: TOP + MATRIX + "  shape = Shape(t)  s0 = ConstantOfShape(shape)",
+    SLICED: TOP + MATRIX + "  shape = Shape(t)  s0 = ConstantOfShape(shape)",
     SWITCHED: "c = ArgMax <axis = 1, keepdims = 0> (p)  s0 = Identity(t)",
 }
 TOGETHER = {
@@ -55,8 +68,7 @@ TOGETHER = {
         ut = Gather(u, c)  dt = Gather(d, c)  t1 = Unsqueeze(t, inner)
         h = MatMul(t1, ut)  a = Relu(h)  m = MatMul(a, dt)  m1 = Squeeze(m, two)
         g = Unsqueeze(v, last)  q = Mul(m1, g)  s = ReduceSum <keepdims = 0> (q, one)""",
-    DENSE: TOP + """
-        shape = Shape(p)  zeros = ConstantOfShape(shape)  factors = ScatterElements <axis = 1> (zeros, c, v)
+    DENSE: TOP + MATRIX + """
         t1 = Unsqueeze(t, zero)  h = MatMul(t1, u)  a = Relu(h)  m = MatMul(a, d)
         turned = Transpose(factors)  g = Unsqueeze(turned, last)  q = Mul(m, g)  s = ReduceSum <keepdims = 0> (q, zero)
         """,
@@ -78,9 +90,18 @@ def mixture(form: str, *, silent: tuple[int, ...] = ()) -> onnx.ModelProto:
     level = np.zeros(EXPERTS, np.float32)
     level[list(silent)] = -1e9
     constants = {
-        "flat": [-1, WIDTH], "k": [TAKEN], "level": level, "depth": EXPERTS, "values": [0, 1], "zero": [0], "one": [1],
-        "two": [2], "last": [-1], "inner": [1, 2], "numbers": np.arange(EXPERTS),
-    } | {f"e{e}": e for e in range(EXPERTS)}  # fmt: skip
+        "flat": [-1, WIDTH],
+        "k": [TAKEN],
+        "level": level,
+        "depth": EXPERTS,
+        "values": [0, 1],
+        "zero": [0],
+        "one": [1],
+        "two": [2],
+        "last": [-1],
+        "inner": [1, 2],
+        "numbers": np.arange(EXPERTS),
+    } | {f"{name}{e}": value for e in range(EXPERTS) for name, value in (("e", e), ("from", [e]), ("to", [e + 1]))}
     declared = [
         f"float[{WIDTH},{WIDTH}] i", f"float[{WIDTH},{EXPERTS}] r", f"float[{EXPERTS}] level", f"float[{WIDTH},3] o",
         "int64[2] flat", "int64[1] k", "int64 depth", "int64[2] values", "int64[1] zero", "int64[1] one",
@@ -89,6 +110,7 @@ def mixture(form: str, *, silent: tuple[int, ...] = ()) -> onnx.ModelProto:
     if form in EACH:
         for e in range(EXPERTS):
             declared += [f"float[{WIDTH},{INNER}] u{e}", f"float[{INNER},{WIDTH}] d{e}", f"int64 e{e}"]
+            declared += [f"int64[1] from{e}", f"int64[1] to{e}"]
         body = BEFORE[form] + "".join(EACH[form] % {"e": e, "next": e + 1} for e in range(EXPERTS))
         body += f"  s = Identity(s{EXPERTS})"
         if form == SWITCHED:
