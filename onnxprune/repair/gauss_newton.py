@@ -37,6 +37,8 @@ FD_STEP = 1e-3
 """Step of the finite difference for slopes, as a share of the standard deviation."""
 CHUNK = 2**19
 """Numbers in the columns of a part of the rows."""
+SAMPLED = 4
+"""Every so many parts give the preconditioner, which need not be exact."""
 
 
 @dataclass(frozen=True)
@@ -185,15 +187,19 @@ def refine(
 class _Part:
     """Some rows of the linearised problem of a step."""
 
-    def __init__(self, chain: ChainFunction, weights: Weights, maps: FeatureMaps, seed: Sequence[int]) -> None:
+    def __init__(self, chain: ChainFunction, weights: Weights, maps: FeatureMaps) -> None:
         self._chain, self._weights = chain, weights
         self._read, made = chain(weights, maps.x)
         self._residual, self._counts = maps.residual(made[-1])
         self._slopes = [_slope(f, z) for f, z in zip(chain.functions, made, strict=False)]
-        self.moments = [x.moments() for x in self._read]
         self.positions = made[-1][0].size
-        self.read_positions = [x.columns.shape[2] for x in self._read]
-        self.output_squares = self._output_squares(np.random.default_rng(list(seed)))
+
+    def factors(self, seed: Sequence[int]) -> list[tuple[NDArray[np.float64], Floats]]:
+        """For each layer the mean second moments of its columns, and the squares of how each of its outputs counts."""
+        squares = self._output_squares(np.random.default_rng(list(seed)))
+        return [
+            (x.moments() / x.columns.shape[2], s / self.positions) for x, s in zip(self._read, squares, strict=True)
+        ]
 
     def normal(self, change: Weights) -> Weights:
         """The normal matrix, without its ridge, times a change of the weights."""
@@ -250,19 +256,18 @@ class _Step:
     def __init__(
         self, chain: ChainFunction, weights: Weights, parts: Sequence[FeatureMaps], seed: Sequence[int]
     ) -> None:
-        prepared = in_order(lambda i: _Part(chain, weights, parts[i], [*seed, i]), range(len(parts)))
-        self._parts = list(prepared)
+        self._parts = list(in_order(lambda maps: _Part(chain, weights, maps), parts))
         self._n = sum(part.positions for part in self._parts)
+        sampled = self._parts[::SAMPLED]
+        found = list(in_order(lambda i: sampled[i].factors([*seed, i]), range(len(sampled))))
+        shares = [part.positions / sum(other.positions for other in sampled) for part in sampled]
         self._moments = []
         self._output_gram = []
         for i, operator in enumerate(chain.operators):
-            count = sum(part.read_positions[i] for part in self._parts)
-            self._moments.append(sum(part.moments[i] for part in self._parts) / count)
-            squares = sum(part.output_squares[i] for part in self._parts) / self._n
+            self._moments.append(sum(share * factors[i][0] for share, factors in zip(shares, found, strict=True)))
+            squares = sum(share * factors[i][1] for share, factors in zip(shares, found, strict=True))
             squares = np.maximum(squares, 1e-4 * squares.max() + 1e-20)
             self._output_gram.append(squares.reshape(operator.groups, -1, 1).astype(np.float32))
-        for part in self._parts:
-            del part.moments
         self._sizes = [np.maximum(np.trace(m, axis1=1, axis2=2) / m.shape[1], 1e-12) for m in self._moments]
 
     def solved(self, penalty: float) -> Weights:

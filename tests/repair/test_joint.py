@@ -86,7 +86,7 @@ def test_a_step_knows_how_the_end_moves(rng: np.random.Generator) -> None:
     """Against differences of the function itself, and the transpose against the step."""
     run, weights = run_of_two(rng, 5, np.tanh)
     rows = FeatureMaps(normal(rng, 6, 50), normal(rng, 3, 50))
-    step = _Part(run, weights, rows, [0])
+    step = _Part(run, weights, rows)
     change = [1e-3 * normal(rng, *w.shape) for w in weights]
     before, after = (run(w, rows.x)[1][-1] for w in (weights, [w + c for w, c in zip(weights, change, strict=True)]))
     np.testing.assert_allclose(step.jvp(change), after - before, atol=1e-4)
