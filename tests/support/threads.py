@@ -21,9 +21,9 @@ from tests.support.paths import MODELS
 RUNS: list[tuple[str, dict[str, Any]]] = [
     ("keras_cnn.onnx", {"ratio": 0.5, "repair": "none"}),
     ("pt_mobilenet.onnx", {"ratio": 0.5}),
-    ("pt_transformer.onnx", {"ratio": 0.5, "calib": "digits_calib.npz", "samples": 64}),
-    ("pt_resnet_bn.onnx", {"target": {"macs": 0.4}, "calib": "digits_calib.npz", "samples": 64}),
-    ("pt_bilstm.onnx", {"ratio": 0.3, "calib": "digits_calib.npz", "samples": 64}),
+    ("pt_transformer.onnx", {"ratio": 0.5, "calib": "digits_calib.npz", "samples": 40}),
+    ("pt_resnet_bn.onnx", {"target": {"macs": 0.4}, "calib": "digits_calib.npz", "samples": 40}),
+    ("pt_bilstm.onnx", {"ratio": 0.3, "calib": "digits_calib.npz", "samples": 40}),
     ("sk_mlp.onnx", {"calib": "digits_calib_flat.npz", "samples": 96, "gate": {"drift": 0.1}, "drift_search": True}),
 ]
 """Plain, data-free, calibrated, by a budget, with recurrent layers, by a search."""

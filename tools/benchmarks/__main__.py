@@ -25,6 +25,7 @@ NAMES = (
     "preprocessing",
     "max_drop",
     "sensitivity",
+    "sliders",
     "latency",
     "engines",
     "sparsity",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnxprune.common.progress import Progress
 from onnxprune.errors import InputError
 from onnxprune.runtime.distributed.connect import connected
 from tests.support.classifier import classifier, samples
-from tests.support.dask_cluster import dask_cluster
+from tests.support.dask_cluster import SECONDS, dask_cluster
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'onnxprune[distributed]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -32,8 +33,9 @@ def given(tmp_path: Path) -> dict[str, Any]:
 
 def test_all_workers_gone(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run waits for others for a while."""
-    monkeypatch.setattr("onnxprune.runtime.distributed.dask_executor.PATIENCE", 3.0)
     with dask_cluster(tmp_path / "dask", workers=1) as cluster, connected(cluster.address) as client:
+        client.wait_for_workers(1, timeout=SECONDS)
+        monkeypatch.setattr("onnxprune.runtime.distributed.dask_executor.PATIENCE", 3.0)
 
         def strike(progress: Progress) -> None:
             if progress.stage == "score" and progress.item:
@@ -45,7 +47,6 @@ def test_all_workers_gone(given: dict[str, Any], tmp_path: Path, monkeypatch: py
 
 def test_a_variant_that_ends_every_worker(given: dict[str, Any], tmp_path: Path) -> None:
     """It fails, and the others are made."""
-
     tries = tmp_path / "tries"
     tries.touch()
 
@@ -59,6 +60,7 @@ def test_a_variant_that_ends_every_worker(given: dict[str, Any], tmp_path: Path)
         with tries.open("a") as file:
             file.write(".")
         if tries.stat().st_size <= 4:
+            time.sleep(2)  # a nanny starts no other worker in the place of one that it has not seen start
             os.kill(os.getpid(), signal.SIGKILL)
         return 1.0
 
