@@ -30,8 +30,9 @@ def limits_of(groups: Sequence[Group], min_channels: int, rounding: Rounding) ->
         rounding: What the widths of layers that lose channels are to be multiples of.
     """
     if rounding == 1:
-        return [Limits(min_channels)] * len(groups)
-    return [Limits(min_channels, tuple(dict.fromkeys(found))) for found in _widths(groups, rounding)]
+        return [Limits(max(min_channels, group.least)) for group in groups]
+    widths = zip(groups, _widths(groups, rounding), strict=True)
+    return [Limits(max(min_channels, group.least), tuple(dict.fromkeys(found))) for group, found in widths]
 
 
 def multiple_for(value: Value, rounding: Rounding) -> int:

@@ -18,6 +18,7 @@ from onnxprune.cost.macs import graph_with_shapes, terms
 from onnxprune.cost.table import CostTable, CostTerm, slopes_by_entry, unpadded
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
+from onnxprune.coupling.parts import present_with
 from onnxprune.coupling.refills import ends
 from onnxprune.graph.graph import Axis, Node, Value
 from onnxprune.graph.operators import Term
@@ -175,7 +176,7 @@ def parameters(coupling: Coupling, groups: Sequence[Group]) -> LengthProducts:
     return LengthProducts(
         coupling,
         groups,
-        [(1.0, v.axes()) for v in stored],
+        _with_branches(coupling, [(v, (1.0, v.axes())) for v in stored]),
         copies=[Copy(1.0, v.axes(), causes) for v, causes in _copied(coupling, stored)],
         singles=False,
     )
@@ -212,7 +213,7 @@ def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthPro
         for positions in made:  # a Gather, a Mul and an Add, with their operands, compute others
             copies.append(Copy(6 * NODE_BYTES + 12.0 * len(positions.name), [], axes))
             copies.append(Copy(8.0, node.inputs[0].axes()[1:] if node.inputs[0] is not None else [], axes))
-    terms = [(bytes_an_element(v.elem_type), v.axes()) for v in stored]
+    terms = _with_branches(coupling, [(v, (bytes_an_element(v.elem_type), v.axes())) for v in stored])
     fixed = total - sum(bytes_an_element(v.elem_type) * _size(v) for v in stored)
     return LengthProducts(coupling, groups, terms, fixed, copies)
 
@@ -240,7 +241,8 @@ def macs(coupling: Coupling, groups: Sequence[Group], shapes: Mapping[str, Seque
     Raises:
         LookupError: A shape that a count needs is not known.
     """
-    return LengthProducts(coupling, groups, [term for _, found in counted_terms(coupling, shapes) for term in found])
+    counted = [(node, term) for node, found in counted_terms(coupling, shapes) for term in found]
+    return LengthProducts(coupling, groups, _with_branches(coupling, counted))
 
 
 def counted_terms(coupling: Coupling, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[Node, list[Term]]]:
@@ -260,6 +262,16 @@ def counted_terms(coupling: Coupling, shapes: Mapping[str, Sequence[int]]) -> It
             )
             found.append((factor * free, axes))
         yield node, found
+
+
+def _with_branches(coupling: Coupling, terms: Iterable[tuple[Node | Value, Term]]) -> list[Term]:
+    """The terms of nodes and constants; what goes with one index of an axis counts by the share of those that stay."""
+    axes = present_with(coupling.branches)
+    found: list[Term] = []
+    for one, (factor, lengths) in terms:
+        axis = axes.get(one)
+        found.append((factor, lengths) if axis is None else (factor / (axis.length or 1), [*lengths, axis]))
+    return found
 
 
 def _stored(coupling: Coupling) -> list[Value]:

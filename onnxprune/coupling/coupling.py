@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxprune.coupling import constant_cuts, groups
+from onnxprune.coupling import constant_cuts, groups, parts
 from onnxprune.coupling.choices import decide
 from onnxprune.coupling.components import AxisClasses, Index, components, edges
 from onnxprune.coupling.constant_cuts import ConstantCut
 from onnxprune.coupling.groups import Grade, Group
+from onnxprune.coupling.parts import Branch
 from onnxprune.coupling.refills import grade_by_zeros, unmet
 from onnxprune.coupling.zeros import zero_axes
 from onnxprune.graph.contents import Data
+from onnxprune.graph.counted import counted_along
 from onnxprune.graph.graph import Axis, Graph, Node, Value
 from onnxprune.graph.lengths import product, to_dim
 from onnxprune.graph.operators import operator_of
@@ -36,44 +39,38 @@ MAX_ROUNDS = 4
 """How often the rules are applied, as ties may reveal lengths that shape inference did not know."""
 
 
+@dataclass(eq=False)
 class Coupling:
     """Channels and groups of one graph.
 
     Attributes:
         graph: The analysed graph.
         ties: What the rules said.
-        data: Contents of small tensors.
         classes: Axes united as a whole, and the numbering of elements.
         channel: Channel of every element.
         grade: Grade of every element.
         mixing: Whether channels of grade *mixing* were open to pruning in the decisions.
         attention: What was taken where whole heads and dimensions within heads were both possible.
         shrinking: Graph inputs and outputs that may lose slices.
-        cuts: Values computed of constants alone that may lose indices on the side of their readers.
+        constant_cuts: Values computed of constants alone that may lose indices on the side of their readers.
+        branches: What goes with single indices.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        ties: Ties,
-        classes: AxisClasses,
-        channel: Index,
-        grade: NDArray[np.int8],
-        mixing: bool,
-        attention: str,
-        shrinking: frozenset[str],
-        cuts: Sequence[ConstantCut],
-    ) -> None:
-        self.graph = graph
-        self.ties = ties
-        self.data = ties.data
-        self.classes = classes
-        self.channel = channel
-        self.grade = grade
-        self.mixing = mixing
-        self.attention = attention
-        self.shrinking = shrinking
-        self.constant_cuts = cuts
+    graph: Graph
+    ties: Ties
+    classes: AxisClasses
+    channel: Index
+    grade: NDArray[np.int8]
+    mixing: bool
+    attention: str
+    shrinking: frozenset[str]
+    constant_cuts: Sequence[ConstantCut]
+    branches: Sequence[Branch]
+
+    @property
+    def data(self) -> dict[Value, Data]:
+        """Contents of small tensors."""
+        return self.ties.data
 
     def channels_of(self, axis: Axis) -> Index:
         """Channel of every index of an axis; empty where the axis is free."""
@@ -158,7 +155,7 @@ def _couple(
 ) -> Coupling:
     """The analysis with the values in `parted` cut."""
     for _ in range(MAX_ROUNDS):
-        ties = Ties(graph, data, graph.number_axes(), renumbered)
+        ties = Ties(graph, data, graph.number_axes(), renumbered, counted_along(graph))
         for node in graph.nodes:
             _apply_rule(node, ties)
         constant_cuts.tie(parted, ties)
@@ -166,6 +163,8 @@ def _couple(
         if not _learn(graph, classes):
             break
     _pin_interface(graph, ties, shrinking)
+    branches = parts.open_branches(ties, classes)
+    parts.pin_returned(ties)
     links = []
     for link in ties.links:
         if classes.fits(link):
@@ -179,6 +178,8 @@ def _couple(
         _mark(barred, classes, [m[:2] for m in ties.mixes], True)
     links, zero = _decided(ties, classes, links, barred, shrinking, mixing=mixing, heads=attention == "heads")
     _pin_decided(ties)
+    branches = parts.zero_branches(ties, branches, zero)
+    parts.forget_refills(ties, classes)
     grade_by_zeros(ties, classes, zero)
     element_grade = np.zeros(classes.elements, dtype=np.int8)
     _mark(element_grade, classes, [m[:2] for m in ties.mixes], Grade.MIXING)
@@ -189,7 +190,9 @@ def _couple(
     channel[: classes.linked] = components(classes.linked, *edges(classes, links))
     worst = np.zeros(classes.elements, dtype=np.int8)
     np.maximum.at(worst, channel, element_grade)
-    return Coupling(graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking), parted)
+    return Coupling(
+        graph, ties, classes, channel, worst[channel], mixing, attention, frozenset(shrinking), parted, branches
+    )
 
 
 def _decided(

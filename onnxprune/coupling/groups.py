@@ -49,6 +49,7 @@ class Group:
         grade: What removal means.
         reasons: Why it is not exact, at most `MAX_REASONS`.
         slices: Every constant that the group slices.
+        least: How many units must stay: as many as a node finds among them.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Group:
     grade: Grade
     reasons: list[str]
     slices: list[Slices]
+    least: int = 1
 
     def __repr__(self) -> str:
         why = f": {self.reasons[0]}" if self.reasons else ""
@@ -70,6 +72,10 @@ class Group:
     def units(self) -> int:
         """How many channels compete."""
         return len(self.channels)
+
+    def most(self, min_channels: int = 1) -> int:
+        """How many units may go where at least so many are to stay."""
+        return self.units - min(max(self.least, min_channels), self.units)
 
 
 class Channels(Protocol):
@@ -174,7 +180,8 @@ def _group(
     slices = [Slices(s.value, s.axis, s.indices[order]) for s in slices]
     channels = coupling.channel[matrix[:, 0]][order]
     name = name_of([(s.value, s.axis) for s in slices])
-    return Group(name, channels, Grade(int(coupling.grade[matrix[0, 0]])), [], slices)
+    found = [s.count for s in coupling.ties.searches if int(classes.of[s.axis.id]) in column_class]
+    return Group(name, channels, Grade(int(coupling.grade[matrix[0, 0]])), [], slices, max(found, default=1))
 
 
 def _with_reasons(coupling: Channels, groups: list[Group]) -> list[Group]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from onnx import GraphProto, NodeProto, helper
@@ -37,9 +37,9 @@ def bypass(model: Model, summands: Iterable[Summand]) -> None:
         node = _sum_node(graph, one.sum, summand)
         rest = next(name for name in node.input if name != summand)
         if one.sum in {out.name for out in graph.output}:
-            node.CopyFrom(helper.make_node("Identity", [rest], [one.sum], name=node.name))
+            _copy(node, rest)
         else:
-            _read_instead(graph, one.sum, rest)
+            _read_instead(graph, {one.sum: rest})
             instead[one.sum] = rest
         unread |= {one.sum, summand}
     _drop_unread(graph, unread)
@@ -60,6 +60,30 @@ def silence(model: Model, summands: Iterable[Summand]) -> None:
         graph.node.insert(list(graph.node).index(node), made)
 
 
+def pass_on(graph: GraphProto, nodes: Iterable[tuple[NodeProto, int]]) -> None:
+    """Leaves out nodes of the main graph that pass one of their inputs on, and what only their other inputs need.
+
+    Args:
+        graph: The graph, which is changed.
+        nodes: Each node with the number of that input, in the order in which they run.
+    """
+    returned, unread, instead = {out.name for out in graph.output}, set[str](), dict[str, str]()
+    for node, passed in nodes:
+        made, rest = node.output[0], instead.get(node.input[passed], node.input[passed])
+        unread |= {made, *(name for i, name in enumerate(node.input) if i != passed)}
+        if made in returned:
+            _copy(node, rest)
+        else:
+            instead[made] = rest
+    _read_instead(graph, instead)
+    _drop_unread(graph, unread)
+
+
+def _copy(node: NodeProto, source: str) -> None:
+    """Makes a node return a value under the name of its first output."""
+    node.CopyFrom(helper.make_node("Identity", [source], [node.output[0]], name=node.name))
+
+
 def _sum_node(graph: GraphProto, sum_: str, summand: str) -> NodeProto:
     """The node of a sum; raises PlanError where there is none."""
     node: NodeProto
@@ -71,17 +95,16 @@ def _sum_node(graph: GraphProto, sum_: str, summand: str) -> NodeProto:
     raise PlanError(f"the plan leaves {summand!r} out of the sum {sum_!r}, and the model has no such sum")
 
 
-def _read_instead(graph: GraphProto, name: str, other: str) -> None:
-    """Makes all readers of a value, also in bodies, read another one."""
+def _read_instead(graph: GraphProto, others: Mapping[str, str]) -> None:
+    """Makes all readers of some values, also in bodies, read others."""
     for node in graph.node:
         for i, read in enumerate(node.input):
-            if read == name:
-                node.input[i] = other
+            if read in others:
+                node.input[i] = others[read]
         for _, body in subgraphs(node):
-            _read_instead(body, name, other)
+            _read_instead(body, others)
             for out in body.output:
-                if out.name == name:
-                    out.name = other
+                out.name = others.get(out.name, out.name)
 
 
 def _drop_unread(graph: GraphProto, values: Collection[str]) -> None:

@@ -17,6 +17,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.edit import computed
+from onnxprune.edit.bypass import pass_on
 from onnxprune.edit.index_tensors import factors_and_summands, with_positions
 from onnxprune.edit.refill import refill
 from onnxprune.edit.resize import Entries, KeptLengths, NewPositions, NodeEdits
@@ -67,6 +68,14 @@ class _Patch:
             _set_attribute(node.proto, name, value)
         for scope in self.graph.scopes():
             self._refresh(scope)
+        self._leave_out_branches()
+
+    def _leave_out_branches(self) -> None:
+        """Leaves out what nothing needs without an index that is gone."""
+        parts = [(branch, branch.part) for branch in self.coupling.branches]
+        gone = [branch for branch, part in parts if part.index in self.lengths.removed(part.axis)]
+        ends = dict(end for branch in gone for end in branch.ends)
+        pass_on(self.graph.proto.graph, [(n.proto, ends[n]) for n in sorted(ends, key=lambda n: n.index)])
 
     def _set_positions(self) -> None:
         """Gives index tensors other positions: as a constant where the contents are known, else by nodes before it."""

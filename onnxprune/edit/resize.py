@@ -131,7 +131,8 @@ class NodeEdits:
         fixed = {v: lengths.surviving(v, entries) for v, entries in coupling.data.items() if _is_fixed(v)}
         self.now: dict[Value, Data] = evaluate(coupling.graph, lengths.shape, fixed)
         for node, resize in coupling.ties.resizes:
-            if any(v is not None and lengths.touches(v) for v in [*node.inputs, *node.outputs]):
+            values, counted = [v for v in [*node.inputs, *node.outputs] if v is not None], coupling.ties.counted
+            if any(lengths.touches(v) or (v in counted and lengths.changed(counted[v])) for v in values):
                 resize(_NodeShape(node, lengths, self))
         self._keep_numbers(coupling, lengths)
 

@@ -163,6 +163,10 @@ class Operator:
         reads_zero_points: Whether it knows the zero point of what it reads; its whole-number constants are weights,
             biases of 32 bits too.
         lookups: Pairs of inputs (table, indices).
+        positions: The output that holds positions along an axis of the first input, and which axis that is where no
+            attribute says so.
+        lists_nonzero: Whether its output lists where its input is not zero.
+        writes: Input that is written into a copy of the first one, at positions that input 1 holds.
         random: Whether its output differs from run to run, or may do so.
         reads_parts: Whether it reads parts of its first input, chosen by position.
         reads_lengths: Whether its output consists of lengths of its input.
@@ -196,6 +200,9 @@ class Operator:
     zero_point: int | None = None
     reads_zero_points: bool = False
     lookups: tuple[tuple[int, int], ...] = ()
+    positions: tuple[int, int] | None = None
+    lists_nonzero: bool = False
+    writes: int | None = None
     random: bool = False
     reads_parts: bool = False
     reads_lengths: bool = False
@@ -222,6 +229,9 @@ class Facts(TypedDict, total=False):
     zero_point: int | None
     reads_zero_points: bool
     lookups: tuple[tuple[int, int], ...]
+    positions: tuple[int, int] | None
+    lists_nonzero: bool
+    writes: int | None
     random: bool
     reads_parts: bool
     reads_lengths: bool

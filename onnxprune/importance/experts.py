@@ -10,6 +10,7 @@ from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.importance.magnitude import Scores
 from onnxprune.model.model import Model
+from onnxprune.statistics import spelled_experts
 from onnxprune.statistics.experts import contributions
 from onnxprune.statistics.moments import Batches
 
@@ -35,9 +36,15 @@ def score_experts(
     mixtures = [one for one in coupling.ties.experts if one.node.scope is coupling.graph.main]
     sought = np.unique(np.concatenate([group.channels for group in groups])) if groups else np.empty(0, np.int64)
     mixtures = [one for one in mixtures if np.isin(coupling.channels_of(one.chosen), sought).any()]
-    for mixture, found in zip(mixtures, contributions(model, mixtures, batches), strict=True):
-        channels = coupling.channels_of(mixture.chosen)
-        sums[channels] = np.nan_to_num(sums[channels]) + found
+    searches = [one for one in coupling.ties.searches if one.axis.value.scope is coupling.graph.main]
+    searches = [one for one in searches if np.isin(coupling.channels_of(one.axis), sought).any()]
+    fused = contributions(model, mixtures, batches)
+    spelled = spelled_experts.contributions(model, coupling, searches, batches)
+    axes = [one.chosen for one in mixtures] + [one.axis for one in searches]
+    for axis, found in zip(axes, [*fused, *spelled], strict=True):
+        if found is not None:
+            channels = coupling.channels_of(axis)
+            sums[channels] = np.nan_to_num(sums[channels]) + found
     return [_scaled(sums[group.channels], old) for group, old in zip(groups, scores, strict=True)]
 
 

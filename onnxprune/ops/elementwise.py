@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.graph.contents import constant_data
@@ -12,8 +14,9 @@ from onnxprune.graph.graph import Axis, Node, Value
 from onnxprune.graph.node_shapes import broadcast_all
 from onnxprune.graph.operators import Bounds, Copies, Origins, Postprocessing, operator_of
 from onnxprune.model.tensors import FLOATS, WEIGHT_TYPES
-from onnxprune.ops.op import Op
+from onnxprune.ops.op import Op, arange
 from onnxprune.ops.registry import clips, facts_of, origins, output_shape, rule
+from onnxprune.ops.ties import NewShape
 
 
 @origins("Identity Cast DequantizeLinear")
@@ -183,11 +186,66 @@ def power(op: Op) -> None:
             op.divide_by(axis)
 
 
-@rule("Equal Or Xor")
+@rule("Or Xor")
 @rule("Greater GreaterOrEqual Less LessOrEqual", postprocessing=Postprocessing.CHOICE)
 def comparison(op: Op) -> None:
     """Broadcast; the result is nothing that sums."""
     broadcast(op, op.inputs, op.output())
+
+
+@rule("Equal")
+def equal(op: Op) -> None:
+    """Broadcast; what a search found is compared with numbers that follow the search."""
+    if not any(_compared(op, i) for i in (0, 1)):
+        broadcast(op, op.inputs, op.output())
+
+
+def _compared(op: Op, i: int) -> bool:
+    """Whether an input holds positions that a search finds, and is compared with numbers known before the run.
+
+    Each number then goes with the index that it means; a single one is all that the result is about.
+    """
+    found, listed, out, numbers = op.input(i), op.input(1 - i), op.output(), op.numbers(1 - i)
+    searched, long = op.ties.counted.get(found), [axis for axis in listed.axes() if axis.length != 1]
+    if searched is None or not searched.length or not numbers or len(long) > 1:
+        return False
+    target = out.axis(long[0].position - (listed.rank or 0)) if long else None
+    if target is not None and (target.length != len(numbers) or _length_at(found, target, out) != 1):
+        return False
+    op.counted(i)
+    broadcast(op, [found], out)
+    op.leave(listed)
+    taken = np.array(numbers, dtype=np.int64)
+    inside = (taken >= 0) & (taken < searched.length)
+    if target is None and inside.all():
+        op.part(searched, int(taken[0]), None)
+    if target is not None:
+        _tie_listed(op, searched, target, taken)
+
+    def renumber(new: NewShape) -> None:
+        kept = taken[~inside | np.isin(taken, new.kept(searched))]
+        entries = [new.position(searched, int(n)) if 0 <= n < (searched.length or 0) else int(n) for n in kept]
+        if entries:
+            new.set_input(1 - i, np.array(entries).reshape([-1 if axis in long else 1 for axis in listed.axes()]))
+
+    op.resize(renumber)
+    return True
+
+
+def _tie_listed(op: Op, searched: Axis, target: Axis, taken: NDArray[np.int64]) -> None:
+    """Ties what a search found to the axis along which it is compared with listed numbers."""
+    if np.array_equal(taken, arange(searched)):
+        op.tie(searched, target)
+    else:
+        inside = (taken >= 0) & (taken < (searched.length or 0))
+        op.link((searched, arange(searched)), (target, np.where(inside, taken, -1)))
+    op.keep_zero(target)  # what is lost is never found
+
+
+def _length_at(value: Value, axis: Axis, out: Value) -> int | None:
+    """The length of a broadcast value along an axis of the result."""
+    position = axis.position - len(out.shape or []) + (value.rank or 0)
+    return value.axis(position).length if position >= 0 else 1
 
 
 @rule("Where")

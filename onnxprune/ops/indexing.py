@@ -1,4 +1,8 @@
-"""Operators that look up by index: constant indices are renumbered, otherwise the axis that is indexed is pinned."""
+"""Operators that look up by index, along an axis that loses indices.
+
+Constant indices are renumbered. Those that a search finds (`graph.counted`) are right as they are where what they look
+up and what was searched lose the same. Otherwise the axis is pinned.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from onnxprune.ops.ties import NewShape
 
 @rule("Gather", copies=Copies.SOME, lookups=((0, 1),), reads_parts=True)
 def gather(op: Op) -> None:
-    """Constant indices are renumbered; others pin the axis that they look up, unless the caller renumbers them."""
+    """Constant indices are renumbered; those of a search follow it; others pin the axis that they look up."""
     x, index, out = op.input(0), op.input(1), op.output()
     along = op.attr("axis", 0) % len(x.shape or [1])
     width = len(index.shape or [])
@@ -33,6 +37,11 @@ def gather(op: Op) -> None:
     if listed is None and index.key in op.ties.renumbered:
         op.leave(x)
         return
+    if listed is None and (searched := op.counted(1)) is not None:
+        op.tie(x.axis(along), searched)
+        return
+    if listed is None and not index.rank and _takes_one(op, x.axis(along)):
+        return
     if listed is None:
         op.pin(x.axis(along), f"{op.node.label} looks indices up along it")
         return
@@ -45,6 +54,22 @@ def _listed(op: Op) -> tuple[list[int], Axis] | None:
     long = [axis for axis in index.axes() if axis.length != 1] or index.axes()[:1]
     entries = op.numbers(1) if index.tensor is not None and len(long) == 1 else None
     return None if entries is None or not looked else ([int(e) % looked for e in entries], long[0])
+
+
+def _takes_one(op: Op, looked: Axis) -> bool:
+    """Takes what is at one index that a constant holds; whether the node does."""
+    entries = op.numbers(1) if op.input(1).tensor is not None else None
+    if not entries or not looked.length:
+        return False
+    one = int(entries[0]) % looked.length
+    op.part(looked, one, looked)
+
+    def renumber(new: NewShape) -> None:
+        if one in new.kept(looked):
+            new.set_input(1, [new.position(looked, one)])
+
+    op.resize(renumber)
+    return True
 
 
 def _renumbered(op: Op, looked: Axis, target: Axis, entries: list[int], listed: Axis) -> None:
@@ -67,12 +92,15 @@ def _renumbered(op: Op, looked: Axis, target: Axis, entries: list[int], listed: 
 facts_of("GatherElements", lookups=((0, 1),), reads_parts=True)
 
 
+facts_of("ScatterElements Scatter ScatterND", writes=2)
+
+
 @rule("GatherElements ScatterElements Scatter")
 def by_elements(op: Op) -> None:
     """Reads or writes element by element at positions along one axis, in step along the others from their start.
 
     Positions that are known before the run and are the same all along the other axes relate the indices of the axis
-    they count along, as those of Gather do; otherwise that axis is pinned.
+    they count along, as those of Gather do, and those that a search finds follow it; otherwise that axis is pinned.
     """
     x, index, out = op.input(0), op.input(1), op.output()
     along = op.attr("axis", 0) % len(x.shape or [1])
@@ -83,6 +111,12 @@ def by_elements(op: Op) -> None:
             _in_step(op, [v.axis(axis.position) for v in long], [v.axis(axis.position) for v in short])
     if not reads:
         op.tie(x.axis(along), out.axis(along))
+    if (searched := op.counted(1)) is not None:
+        op.tie(x.axis(along), searched)
+        _in_step(op, [index.axis(along)], [v.axis(along) for v in short if v is not index])
+        if not reads:
+            op.keep_zero(out.axis(along), x.axis(along))  # nothing is written to what is lost
+        return
     taken = _taken_along(op, index, along, x.axis(along))
     parts = [v.axis(along) for v in short if v is not index]
     if taken is None:
@@ -155,18 +189,35 @@ class Addressed:
 
 
 @rule("Compress Unique", shape_from_values=True)
-@rule("OneHot")
 def by_position(op: Op) -> None:
     """What data choose is pinned."""
     op.pin_all(f"{op.node.label} addresses by position")
+
+
+@rule("OneHot")
+def one_hot(op: Op) -> None:
+    """Its new axis follows the search whose positions it reads; otherwise it is pinned."""
+    index, out, depth = op.input(0), op.output(), op.numbers(1)
+    new_axis = op.attr("axis", -1) % len(out.shape or [1])
+    for axis in index.axes():
+        op.tie(axis, out.axis(axis.position + (axis.position >= new_axis)))
+    made, searched = out.axis(new_axis), op.counted(0)
+    if searched is None or depth is None or not depth or int(depth[0]) != searched.length:
+        for axis in [made] if searched is None else [made, searched]:
+            op.pin(axis, f"{op.node.label} addresses by position")
+        return
+    op.tie(searched, made)
+    if (op.numbers(2) or [None])[0] == 0:
+        op.keep_zero(made)  # what is lost is never found
+    op.resize(lambda new: new.set_input(1, [new.length(made)]))
 
 
 @rule("GatherND", reads_parts=True)
 def gather_nd(op: Op) -> None:
     """Looks slices up by their first axes; what is inside the slices passes.
 
-    An axis that a column of known positions addresses is related to what is read there; other addressed axes are
-    pinned.
+    An axis that a column of known positions addresses is related to what is read there, one that a search finds follows
+    it; other addressed axes are pinned.
     """
     x, index, out, batches = op.input(0), op.input(1), op.output(), op.attr("batch_dims", 0)
     depth = _depth(op) + batches
@@ -174,6 +225,11 @@ def gather_nd(op: Op) -> None:
         op.tie(axis, target, zero=True)
     if batches:
         _pin_places(op, [*x.axes()[:depth], *out.axes()[: (index.rank or 1) - 1], *index.axes()])
+        return
+    if depth == 1 and (searched := op.counted(1)) is not None:
+        op.tie(x.axis(0), searched)
+        for axis in index.axes()[:-1]:
+            op.tie(axis, out.axis(axis.position))
         return
     for axis, part in _by_columns(op, out):
         if part is not None:

@@ -11,7 +11,8 @@ from onnx import TensorProto
 
 from onnxprune.graph.contents import known, length_of
 from onnxprune.graph.graph import Axis, Node, Scope, Value
-from onnxprune.ops.ties import Alternative, Choice, Experts, Labels, Mean, Refill, Resize, Sum, Ties
+from onnxprune.graph.operators import operator_of
+from onnxprune.ops.ties import Alternative, Choice, Experts, Labels, Mean, Part, Refill, Resize, Search, Sum, Ties
 
 
 class Op:
@@ -21,6 +22,7 @@ class Op:
         self.node = node
         self.ties = ties
         self._mentioned: set[int] = set()
+        self._answered: set[int] = set()
         self._resized = False
 
     @property
@@ -102,6 +104,15 @@ class Op:
         data = self.ties.data.get(self.input(index)) if self.has(index) else None
         return None if data is None else list(data.flat)
 
+    def counted(self, index: int) -> Axis | None:
+        """The axis that the numbers of an input are positions along, found by a search; None where they are none.
+
+        A rule that asks answers for them: it ties what they look up to that axis, or pins both. Otherwise the axis is
+        pinned.
+        """
+        self._answered.add(index)
+        return self.ties.counted.get(self.input(index)) if self.has(index) else None
+
     def tie(self, a: Axis, b: Axis, zero: bool = False) -> None:
         """Ties index i of `a` to index i of `b`: they are removed together.
 
@@ -151,6 +162,20 @@ class Op:
         for value in self.inputs + self.outputs + self.ends:
             for axis in value.axes():
                 self.pin(axis, reason)
+        self._answered.clear()
+        self.pin_counted()
+
+    def pin_counted(self) -> None:
+        """Pins the axes that numbers count along which the rule neither followed nor copies."""
+        for i, value in enumerate(self.node.inputs):
+            axis = self.ties.counted.get(value) if value is not None else None
+            if axis is not None and i not in self._answered and not self._passes(axis):
+                self.pin(axis, f"{self.node.label} reads positions along it")
+
+    def _passes(self, axis: Axis) -> bool:
+        """Whether all that the node makes are copies of numbers that count along an axis, or lengths."""
+        made = [v for v in self.node.outputs if v is not None]
+        return operator_of(self.node).reads_lengths or all(self.ties.counted.get(v) == axis for v in made)
 
     def mix(self, axis: Axis, reason: str | None = None) -> None:
         """Removal along this axis changes what is left: the operator normalises or averages over it."""
@@ -221,6 +246,7 @@ class Op:
             for axis in value.axes():
                 if axis.id not in self._mentioned and axis.length != 1:
                     self.pin(axis, f"{self.node.label} does not carry it")
+        self.pin_counted()
 
     def keep_zero(self, out: Axis, *sources: Axis, any_of: bool = False) -> None:
         """Slices of `out` are zero where those of all (or any) `sources` are; with no source, always."""
@@ -252,6 +278,19 @@ class Op:
     def quantised(self, weight: Value, scale: Value, zero_point: Value | None, axis: int) -> None:
         """The weight's real values are ``(weight - zero_point) * scale`` along `axis`."""
         self.ties.quantised[weight] = (scale, zero_point, axis)
+
+    def search(self, axis: Axis, count: int) -> None:
+        """The node finds the `count` largest or smallest values along an axis: see `Search`."""
+        if axis.length is None or count >= axis.length:
+            self.pin(axis, f"{self.node.label} returns positions along it")
+            return
+        self.mix(axis, f"{self.node.label} chooses among them")
+        self.ties.searches.append(Search(axis, count))
+
+    def part(self, axis: Axis, index: int, source: Axis | None, *, others: bool = False) -> None:
+        """The output is all of one index of an axis, and zero where that of `source` is, or in any case; see `Part`."""
+        self._mentioned.add(axis.id)
+        self.ties.parts.append(Part(self.node, axis, index, source, others))
 
     def experts(self, experts: Experts) -> None:
         """The node chooses among networks, which calibration data can score."""

@@ -56,29 +56,43 @@ def _axes(op: Op, rank: int) -> set[int] | None:
     return {int(a) % rank for a in axes}
 
 
-@rule("ArgMax", postprocessing=Postprocessing.CLASS)
-@rule("ArgMin", postprocessing=Postprocessing.CHOICE)
+@rule("ArgMax", postprocessing=Postprocessing.CLASS, positions=(0, 0))
+@rule("ArgMin", postprocessing=Postprocessing.CHOICE, positions=(0, 0))
 def arg_extreme(op: Op) -> None:
-    """Returns positions along the axis: it is pinned."""
+    """Without an index another one is returned: it mixes, where all that reads the positions follows."""
     x, out = op.input(0), op.output()
     searched = op.attr("axis", 0) % len(x.shape or [1])
     keep, position = op.attr("keepdims", 1), 0
     for axis in x.axes():
         if axis.position == searched:
-            op.pin(axis, f"{op.node.label} returns positions along it")
+            op.search(axis, 1)
             position += keep
             continue
         op.tie(axis, out.axis(position))
         position += 1
 
 
-@rule("TopK", shape_from_values=True, postprocessing=Postprocessing.CHOICE)
+@rule("TopK", shape_from_values=True, postprocessing=Postprocessing.CHOICE, positions=(1, -1))
 def top_k(op: Op) -> None:
-    """Returns positions along the axis: it is pinned."""
-    x = op.input(0)
+    """Without an index others are returned: it mixes, where all that reads the positions follows."""
+    x, count = op.input(0), _count(op)
     searched = op.attr("axis", -1) % len(x.shape or [1])
-    for out in op.outputs:
-        op.carry(x, out, [searched], f"{op.node.label} returns positions along it", zero=False)
+    for axis in x.axes():
+        for out in op.outputs:
+            if axis.position == searched:
+                op.pin(out.axis(searched), f"{op.node.label} returns as many")
+            else:
+                op.tie(axis, out.axis(axis.position))
+    if count is None:
+        op.pin(x.axis(searched), f"{op.node.label} takes from the run how many it returns")
+    else:
+        op.search(x.axis(searched), count)
+
+
+def _count(op: Op) -> int | None:
+    """How many a TopK returns; None where only the run tells."""
+    numbers = [op.attr("k")] if op.opset < 10 else op.numbers(1)
+    return int(numbers[0]) if numbers else None
 
 
 def _scanned_axis(op: Op) -> int | None:

@@ -30,7 +30,7 @@ def transposed_origins(node: Node, shape: Sequence[int], origin: Origins) -> Ori
 
 
 @rule("Shape Size", any_rank=True, reads_lengths=True)
-@rule("NonZero", any_rank=True, shape_from_values=True)
+@rule("NonZero", any_rank=True, shape_from_values=True, lists_nonzero=True)
 def reads_shape(op: Op) -> None:
     """Reads lengths; where a length is used as a number it is kept, elsewhere it follows."""
     if op.type == "NonZero":

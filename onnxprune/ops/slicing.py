@@ -139,6 +139,8 @@ def slice_(op: Op) -> None:
             continue
         if len(window) == axis.length and steps[i] == 1:
             op.tie(axis, target, zero=True)
+        elif len(window) == 1:
+            op.part(axis, window[0], axis, others=True)
         else:
             _tie_window(op, axis, target, window)
         windows[i] = (window, axis)

@@ -7,7 +7,7 @@ once the new lengths are known. `Ties` collects all of it; `coupling` makes chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -155,6 +155,41 @@ class Experts:
     gates: Callable[[Sequence[NDArray[Any]]], NDArray[np.float64]]
 
 
+@dataclass(frozen=True)
+class Search:
+    """A node that finds the largest or smallest values along an axis.
+
+    Without one of them others are found, so the axis is of grade *mixing*. What is left is what the whole model
+    computes where the values of the others are minus infinity (or plus, where it finds the smallest).
+
+    Attributes:
+        axis: The axis.
+        count: How many it finds: as many must be left.
+    """
+
+    axis: Axis
+    count: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A node whose output is all of one index of an axis.
+
+    Attributes:
+        node: The node.
+        axis: An axis of what it reads.
+        index: The index, counted from 0.
+        source: What must be zero once the index is masked, so that the output is; None where it is in any case.
+        others: Whether other indices may go where the axis is not searched.
+    """
+
+    node: Node
+    axis: Axis
+    index: int
+    source: Axis | None
+    others: bool = False
+
+
 Resize = Callable[[NewShape], None]
 Zero = tuple[int, tuple[int, ...], bool]
 
@@ -168,6 +203,7 @@ class Ties:
         data: Contents of its small tensors.
         axis_count: Number of axes in the graph.
         renumbered: Names of values of the main graph that hold ids, which are renumbered where rows of tables go.
+        counted: Values whose numbers are positions along an axis, see `graph.counted`.
         whole: Pairs of axes that are tied index by index.
         links: Axes tied by labels.
         pins: Axes (or some of their indices) that must be kept, and why.
@@ -185,12 +221,15 @@ class Ties:
         quantised: For a quantised weight, its scale, zero point and axis.
         packed: For a weight of packed numbers, its scale, zero point and bits.
         experts: Nodes that choose among networks.
+        searches: Nodes that find the largest values along an axis.
+        parts: Nodes whose output is all of one index.
     """
 
     graph: Graph
     data: dict[Value, Data]
     axis_count: int
     renumbered: frozenset[str] = frozenset()
+    counted: Mapping[Value, Axis] = field(default_factory=dict)
     whole: list[tuple[int, int]] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     pins: list[tuple[Axis, NDArray[np.int64] | None, str]] = field(default_factory=list)
@@ -208,10 +247,12 @@ class Ties:
     quantised: dict[Value, tuple[Value, Value | None, int]] = field(default_factory=dict)
     packed: dict[Value, tuple[Value, Value | None, int]] = field(default_factory=dict)
     experts: list[Experts] = field(default_factory=list)
+    searches: list[Search] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
     def empty(self) -> Ties:
         """A record without statements on the same graph, for what one rule states."""
-        return Ties(self.graph, self.data, self.axis_count, self.renumbered)
+        return Ties(self.graph, self.data, self.axis_count, self.renumbered, self.counted)
 
     def add(self, others: Ties) -> None:
         """Takes over every statement of another record."""

@@ -34,7 +34,8 @@ SECONDS = 0.5
 def weighed(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) -> Prepared:
     """The model without the blocks that are worse than channels, or as it is where none are.
 
-    Both are held against each other after a short refit: what was predicted of them is a sum of single effects.
+    Both are held against each other after a short refit: what was predicted of them is a sum of single effects. Where
+    the model with all blocks is better, half as many blocks are tried, down to a single one.
 
     Raises:
         InputError: There are too few samples to tell.
@@ -45,15 +46,17 @@ def weighed(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) ->
             f"give more, or a number of blocks: {option('depth', 2)}",
         )
     with prepared.clock.stage("depth"):
-        ranked = _ranked(prepared, blocks, trials)
-        removals = _best_share(prepared, ranked)
-    if not removals:
-        return prepared
-    shallow = scored(without_blocks(prepared, [removal for removal, _ in removals]))
-    with prepared.clock.stage("depth"):
-        errors = [_error_at_target(one) for one in (prepared, shallow)]
-    logger.info("depth: error %.3g with all blocks, %.3g without %d", *errors, len(removals))
-    return shallow if errors[1] < errors[0] else prepared
+        removals = _best_share(prepared, _ranked(prepared, blocks, trials), trials)
+        whole = _error_at_target(prepared) if removals else 0.0
+    while removals:
+        shallow = scored(without_blocks(prepared, removals))
+        with prepared.clock.stage("depth"):
+            error = _error_at_target(shallow)
+        logger.info("depth: error %.3g with all blocks, %.3g without %d", whole, error, len(removals))
+        if error < whole:
+            return shallow
+        removals = removals[: len(removals) // 2]
+    return prepared
 
 
 Ranked = tuple[Removal, Mapping[str, float]]
@@ -61,11 +64,7 @@ Ranked = tuple[Removal, Mapping[str, float]]
 
 
 def _ranked(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) -> list[Ranked]:
-    """Blocks with their damage and what each saves, the least damage for what is saved first.
-
-    The damage is what a repair leaves of it, as damage curves of channels are after one; how much that is of the least
-    one stands for all.
-    """
+    """Blocks with the damage of each alone, and what each saves, the least damage for what is saved first."""
     channels, whole = _channels(prepared), _totals(prepared)
     limits = _limits(prepared)
     ranked = list[tuple[float, Ranked]]()
@@ -77,24 +76,34 @@ def _ranked(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) ->
         removal = Removal(block, trials.damage([block]))
         if worth > 0:
             ranked.append((removal.damage / worth, (removal, saved)))
-    if not ranked:
-        return []
-    share = trials.repaired_share(min((removal for _, (removal, _) in ranked), key=lambda one: one.damage))
     chosen: list[Ranked] = []
     for _, (removal, savings) in sorted(ranked, key=lambda one: one[0]):
         if not any(removal.block.within(other.block) or other.block.within(removal.block) for other, _ in chosen):
-            chosen.append((replace(removal, damage=share * removal.damage), savings))
+            chosen.append((removal, savings))
     return chosen
 
 
-def _best_share(prepared: Prepared, ranked: Sequence[Ranked]) -> Sequence[Ranked]:
-    """As many of the first blocks as leave the least predicted damage once channels do the rest."""
-    best, least = ranked[:0], _predicted(prepared, ())
-    for count in range(1, len(ranked) + 1):
-        damage = _predicted(prepared, ranked[:count])
-        logger.info("depth: damage %.3g predicted with %d blocks less", damage, count)
+def _best_share(prepared: Prepared, ranked: Sequence[Ranked], trials: BlockTrials) -> list[Removal]:
+    """As many of the first blocks as leave the least predicted damage once channels do the rest.
+
+    The damage is measured of all of them at once, as it grows faster than their number. It is what a repair leaves, as
+    damage curves of channels are after one; how much that is of the least block stands for all.
+    """
+    if not ranked:
+        return []
+    share = trials.repaired_share(min((removal for removal, _ in ranked), key=lambda one: one.damage))
+    taken, best, least = list[Ranked](), list[Removal](), _predicted(prepared, ())
+    logger.info("depth: damage %.3g predicted with all blocks", least)
+    before = 0.0
+    for removal, savings in ranked:
+        after = share * trials.damage([*(other.block for other, _ in taken), removal.block])
+        taken.append((replace(removal, damage=after - before), savings))
+        before, damage = after, _predicted(prepared, taken)
+        logger.info("depth: damage %.3g predicted with %d blocks less, %.3g of them", damage, len(taken), after)
         if damage < least:
-            best, least = ranked[:count], damage
+            best, least = [one for one, _ in taken], damage
+        elif after > least:
+            break  # further blocks alone are worse than what was found
     return best
 
 

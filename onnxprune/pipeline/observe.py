@@ -125,7 +125,7 @@ def with_experts(
     Raises:
         InputError: The model cannot be run in pieces.
     """
-    if data is None or not coupling.ties.experts:
+    if data is None or not (coupling.ties.experts or coupling.ties.searches):
         return list(scores)
     learned_from, _ = _divided(data.fit, MEASURED_SHARE)
     with _in_pieces():
@@ -165,7 +165,7 @@ def curves(
 ) -> list[Curve]:
     """The damage curve of each group, see `damage_curves`; heights only where groups are weighed against each other."""
     layers = linear_layers(coupling.graph)
-    keep = [min(channels.min_channels, g.units) for g in groups]
+    keep = [g.units - g.most(channels.min_channels) for g in groups]
     batches: Batches = ()
     if data is not None and (channels.target or channels.global_ranking):
         runs = len(groups) * len(damage_curves.PROBES)

@@ -187,7 +187,7 @@ def measure_damage(
                     memory=memory,
                 )
             return Damage(curves, None, data is not None and bool(channels.target or channels.global_ranking))
-    most = [g.units - min(channels.min_channels, g.units) for g in groups]
+    most = [g.most(channels.min_channels) for g in groups]
     whole = (
         sum(float(np.square(s).sum()) for s in scores)
         if criterion.needs == "gradients" or criterion.saliency is not None

@@ -184,7 +184,11 @@ def _trials(
 
 
 def _counts(group: Group, shares: Sequence[float]) -> set[int]:
-    return {units_of(share, group.units) for share in shares} - {0}
+    return {_units(group, share) for share in shares} - {0}
+
+
+def _units(group: Group, share: float) -> int:
+    return min(units_of(share, group.units), group.most())
 
 
 def _row(index: int, group: Group, curve: Curve, trials: Mapping[int, Trial], savings: _Savings) -> GroupSensitivity:
@@ -193,7 +197,7 @@ def _row(index: int, group: Group, curve: Curve, trials: Mapping[int, Trial], sa
     loss = fit_to_measurements(curve.loss, measured)
     points = []
     for share in SHARES:
-        n = units_of(share, group.units)
+        n = _units(group, share)
         trial = trials.get(n)
         damage = float(loss[n]) if trial is None else trial.damage
         points.append(

@@ -80,8 +80,7 @@ def spared_lines(
     ]
     if not lines:
         return []
-    left, units = parameters(coupling, groups).left, np.array([g.units for g in groups])
-    most = units - np.minimum(min_channels, units)
+    left, most = parameters(coupling, groups).left, np.array([g.most(min_channels) for g in groups])
     others = np.where([g.name in spared for g in groups], 0, most)
     lowest = ceil(100 * left(most) / total) / 100
     lines.append(

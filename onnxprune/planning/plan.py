@@ -230,6 +230,9 @@ def channels(plan: Plan, coupling: Coupling) -> NDArray[np.bool_]:
         for axis, indices in plan.removed.get(value.key, {}).items():
             if len(set(indices)) >= (value.axis(int(axis)).length or 0) > 0:
                 raise PlanError(f"the plan leaves nothing of axis {axis} of {value.key!r}")
+    for group in coupling.groups:
+        if group.least > 1 and removed[group.channels].sum() > group.most():
+            raise PlanError(f"the plan leaves fewer than {group.least} of {group.name!r}, which are found among them")
     return removed
 
 

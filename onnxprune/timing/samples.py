@@ -52,7 +52,7 @@ def sampled_widths(groups: Sequence[Group], count: int, seed: int) -> list[NDArr
 def _removals(group: Group, multiple: int) -> NDArray[np.int64]:
     """Counts of removed units that leave multiples, or all units; ascending."""
     (held,) = limits_of([group], 1, multiple)
-    return np.array(held.removals(group.units, group.units - 1), dtype=np.int64)
+    return np.array(held.removals(group.units, group.most()), dtype=np.int64)
 
 
 def _nearest(counts: NDArray[np.int64], wanted: float) -> int:

@@ -190,7 +190,7 @@ class ChannelPruner:
         """See `Pruner`."""
         scores = self._scores(weights)
         self._gone = [
-            np.argsort(s, kind="stable")[: min(count_of(share, g.units), g.units - 1)]
+            np.argsort(s, kind="stable")[: min(count_of(share, g.units), g.most())]
             for g, s in zip(self._groups, scores, strict=True)
         ]
         return unit_masks(self._groups, self._gone, {name: array.shape for name, array in weights.items()})

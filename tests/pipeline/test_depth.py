@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -14,7 +15,10 @@ import onnxprune
 from onnxprune import testing
 from onnxprune.coupling.blocks import Block
 from onnxprune.errors import InputError, PlanError
+from onnxprune.pipeline import depth_target
+from onnxprune.pipeline.block_trials import Removal
 from onnxprune.pipeline.depth import least_damaging
+from onnxprune.pipeline.progress import Clock
 from onnxprune.planning.plan import Plan
 from tests.ops.case import build
 from tests.support.paths import MODELS
@@ -153,3 +157,24 @@ def test_blocks_are_weighed_against_channels() -> None:
         if run.report.calibration is not None
     ]
     assert len(errors) == 2 and errors[0] < 1.1 * errors[1]
+
+
+@pytest.mark.parametrize(("errors", "gone"), [({4: 0.9, 2: 0.5, 1: 0.1}, 2), ({4: 0.9, 2: 0.8, 1: 0.7}, 0)])
+def test_fewer_blocks_are_tried_where_as_many_as_predicted_are_worse(
+    monkeypatch: pytest.MonkeyPatch, errors: dict[int, float], gone: int
+) -> None:
+    """Half as many each time, until fewer blocks are better than all of them, whose error is 0.6."""
+    removals = [Removal(block(name), 0.0) for name in "abcd"]
+    made = SimpleNamespace(loaded=SimpleNamespace(data=None), options=None, clock=Clock(), gone=[])
+    fakes: dict[str, Any] = {
+        "can_tell": lambda *_: True,
+        "_ranked": lambda *_: [],
+        "_best_share": lambda *_: removals,
+        "scored": lambda prepared: prepared,
+        "without_blocks": lambda _, taken: SimpleNamespace(**{**vars(made), "gone": taken}),
+        "_error_at_target": lambda prepared: errors.get(len(prepared.gone), 0.6),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(depth_target, name, fake)
+    found: Any = depth_target.weighed(cast(Any, made), [], cast(Any, None))
+    assert found.gone == removals[:gone]

@@ -263,12 +263,8 @@ def error(pruned: onnx.ModelProto) -> float:
     [("2:4", ("l2", "wanda", "sparsegpt", "alps")), ("weights=0.8", ("l2",)), ("4x1=0.5", ("l2",))],
 )
 def test_data_give_better_zeros(pattern: str, others: tuple[str, ...]) -> None:
-    errors = {
-        name: error(
-            onnxprune.prune(RESNET, pattern=pattern, importance=name, calib=DATA, samples=64, verify=False).proto
-        )
-        for name in (*others, "obs")
-    }
+    options: dict[str, Any] = {"pattern": pattern, "calib": DATA, "samples": 64, "verify": False}
+    errors = {k: error(onnxprune.prune(RESNET, importance=k, **options).proto) for k in (*others, "obs")}
     plain = error(onnxprune.prune(RESNET, pattern=pattern, verify=False).proto)
     assert max(errors.values()) < plain
     assert errors["obs"] < 0.5 * plain
