@@ -141,8 +141,11 @@ CASES = [
           f = Cast <to = 1> (i)  a = ReduceMean <keepdims = 0> (f, axes)  y = MatMul(a, v) }}""", {"w:0": "8 exact"},
            constants={"axes": 2}) for op in ("ArgMax", "ArgMin")),
     Case("TopK over channels", """(float[N,3] x) => (float[N,4] y) <float[3,8] w, int64[1] k>
-        { h = MatMul(x, w)  y, i = TopK <axis = 1> (h, k) }""", {"w:1": "8 pinned: returns positions along it"},
+        { h = MatMul(x, w)  y, i = TopK <axis = 1> (h, k) }""", {"w:1": "8 mixing: chooses among them"},
          constants={"k": 4}),
+    Case("TopK over channels, with their positions", """(float[N,3] x) => (float[N,4] y, int64[N,4] i)
+        <float[3,8] w, int64[1] k> { h = MatMul(x, w)  y, i = TopK <axis = 1> (h, k) }""",
+         {"w:1": "8 pinned: returns positions along it"}, constants={"k": 4}),
     Case("TopK over space lets channels pass", """(float[N,3,4,4] x) => (float[N,2,4,2] y)
         <float[8,3,1,1] w, float[2,8,1,1] v, int64[1] k>
         { h = Conv(x, w)  a, i = TopK(h, k)  y = Conv(a, v) }""", {"w:0": "8 exact"}, constants={"k": 2}),
