@@ -66,7 +66,7 @@ class Refilling:
         operator = operator_of(node)
         read = [axis for value in node.inputs if value is not None for axis in self._along(value.axes(), class_)]
         return (
-            (operator.pointwise or operator.activation or (_keeps_shape(node) and not operator.random))
+            (operator.pointwise or operator.activation or (_keeps_axes(node) and not operator.random))
             and node not in self.ties.graph.constant_nodes
             and bool(read)
             and not any(axis.id in self.divisors and self.zero[axis.id] for axis in read)
@@ -76,10 +76,16 @@ class Refilling:
         return [axis for axis in axes if self.classes.of[axis.id] == class_]
 
 
-def _keeps_shape(node: Node) -> bool:
-    """Whether a node copies its only input, axis by axis: a reshaped one may get its lengths from what was cut."""
-    copied = operator_of(node).copies == Copies.ALL and len(node.inputs) == 1
-    return copied and node.input(0).rank == node.output().rank
+def _keeps_axes(node: Node) -> bool:
+    """Whether a node copies what it reads and only moves, adds or drops axes of length one.
+
+    A Reshape may take its lengths from what was cut.
+    """
+    operator = operator_of(node)
+    if operator.copies != Copies.ALL or operator.infers_length:
+        return False
+    read, made = (sorted(str(n) for n in value.shape or [] if n != 1) for value in (node.input(0), node.output()))
+    return read == made
 
 
 def unmet(ties: Ties, classes: AxisClasses, zero: NDArray[np.bool_]) -> set[Axis]:
