@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxprune.coupling.components import AxisClasses
 from onnxprune.graph.graph import Axis, Graph, Node, Value
@@ -69,6 +70,7 @@ class Refilling:
             (operator.pointwise or operator.activation or (_keeps_axes(node) and not operator.random))
             and node not in self.ties.graph.constant_nodes
             and bool(read)
+            and not any(axis.value.elem_type == TensorProto.INT32 for axis in read)  # no weight, but for a bias
             and not any(axis.id in self.divisors and self.zero[axis.id] for axis in read)
         )
 
