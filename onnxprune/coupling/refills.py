@@ -7,7 +7,8 @@ by element, and so is what it was once x has its zeros back: the Sub and the Pow
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +36,11 @@ class Refilling:
     ties: Ties
     classes: AxisClasses
     zero: NDArray[np.bool_]
-    divisors: frozenset[int] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "divisors", frozenset(axis.id for axis in self.ties.divisors))
+    @cached_property
+    def _divisors(self) -> frozenset[int]:
+        """What is divided by, by number of the axis."""
+        return frozenset(axis.id for axis in self.ties.divisors)
 
     def before(self, one: Refill) -> list[Refill] | None:
         """What has to be refilled before a node, none where its input is zero; None where nothing helps."""
@@ -71,7 +73,7 @@ class Refilling:
             and node not in self.ties.graph.constant_nodes
             and bool(read)
             and not any(axis.value.elem_type == TensorProto.INT32 for axis in read)  # no weight, but for a bias
-            and not any(axis.id in self.divisors and self.zero[axis.id] for axis in read)
+            and not any(axis.id in self._divisors and self.zero[axis.id] for axis in read)
         )
 
     def _along(self, axes: list[Axis], class_: int) -> list[Axis]:

@@ -49,6 +49,11 @@ class LayerSamples:
         """Number of samples."""
         return int(self.x.shape[1])
 
+    @property
+    def is_clipped(self) -> bool:
+        """Whether an activation that clips follows."""
+        return bool(np.isfinite(self.low) or np.isfinite(self.high))
+
     def predict(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
         """Output of the layer on the inputs, plus the offset."""
         made: NDArray[np.float32] = self.x @ weight.transpose(0, 2, 1).astype(np.float32)
@@ -171,18 +176,18 @@ def fit(
     """
     best = before = Fit(weight, bias, None, held.error(weight, bias), held.error(weight, bias))
     problem = _Problem(rows, weight, bias, intercept)
-    bent = bool(np.isfinite(rows.low) or np.isfinite(rows.high))
 
     def descended(target: NDArray[np.float32]) -> Fit:
         plain = _plain(problem, target, before, held, penalties)
-        return _bent(problem, plain, held) if bent else plain
+        return _bent(problem, plain, held) if rows.is_clipped else plain
 
-    for found in in_order(descended, [rows.wanted, rows.reachable(weight, bias)] if bent else [rows.wanted]):
+    starts = [rows.wanted, *([rows.reachable(weight, bias)] if rows.is_clipped else [])]
+    for found in in_order(descended, starts):
         best = found if found.after < best.after else best
     if best.penalty is None or rows is held:
         return best
     full = rows.joined(held)
-    target = full.reachable(best.weight, best.bias) if bent else full.wanted
+    target = full.reachable(best.weight, best.bias) if rows.is_clipped else full.wanted
     new, shift = _Problem(full, weight, bias, intercept).solution(target, best.penalty)
     return replace(best, weight=new, bias=shift)
 

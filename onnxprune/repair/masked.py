@@ -103,7 +103,6 @@ class Zeros:
         dense = fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
         problem = _Problem(rows, weight, bias, free)
         reached = rows.wanted if dense.penalty is None else rows.reachable(dense.weight, dense.bias)
-        clipped = bool(np.isfinite(rows.low) or np.isfinite(rows.high))
 
         def tried(penalty: float) -> Fit:
             """The best candidate with a ridge."""
@@ -112,7 +111,7 @@ class Zeros:
             target = problem.solution(reached, gram)
             for made in candidates(self.method, pattern, channels, target, gram, weight, problem.second, gone):
                 keep, now = made != 0, made
-                for left in range(ROUNDS if clipped else 0, -1, -1):
+                for left in range(ROUNDS if rows.is_clipped else 0, -1, -1):
                     shift = _bias(rows, now, rows.wanted) if free else bias
                     after = held.error(now, shift)
                     if best is None or after < best.after:
