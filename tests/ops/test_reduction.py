@@ -96,6 +96,12 @@ WRITTEN_OUT = [
     Case("divided by what is zero once masked", """(float[N,3] x) => (float[N] y) <float[3,8] w, float[8] g>
         { h = MatMul(x, w)  d = Div(h, g)  e = Exp(d)  y = ReduceMean <axes = [-1], keepdims = 0> (e) }""",
          {"w:1": "8 exact"}, 13),
+    Case("reshaped to lengths that are cut", """(float[N,3] x) => (float[N] y) <float[3,8] w>
+        { h = MatMul(x, w)  cut = Shape(h)  e = Exp(h)  r = Reshape(e, cut)
+          y = ReduceMean <axes = [-1], keepdims = 0> (r) }""", {"w:1": "8 mixing: sums over the axis"}, 13),
+    Case("raised to powers that are no weights", """(float[N,3] x) => (float[N] y) <float[3,8] w, int32[8] k>
+        { h = MatMul(x, w)  p = Pow(h, k)  y = ReduceMean <axes = [-1], keepdims = 0> (p) }""",
+         {"w:1": "8 mixing: sums over the axis"}, 13, constants={"k": [0, 1, 2, 3, 1, 2, 0, 2]}),
     Case("a sigmoid", """(float[N,3] x) => (float[N] y) <float[3,8] w, float pos_o> { h = MatMul(x, w)  n = Neg(h)
           e = Exp(n)  d = Add(e, pos_o)  q = Reciprocal(d)  y = ReduceMean <axes = [-1], keepdims = 0> (q) }""",
          {"w:1": "8 exact"}, 13),
