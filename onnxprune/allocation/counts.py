@@ -63,6 +63,16 @@ class Limits:
         """Counts of removed units, up to `most`, at which a group may stop; ascending from 0."""
         return sorted({n for k in range(most + 1) if (n := units - self.kept(units, k)) <= most} | {0})
 
+    def step(self, units: int) -> int:
+        """The smallest count of units of which all multiples, up to `units`, make every width a multiple.
+
+        1 where there is none below `units`: any count is as good then.
+        """
+        period = math.lcm(*(w.multiple for w in self.widths))
+        widths = self._satisfiable(period)
+        divisors = (n for n in range(1, units // 2 + 1) if units % n == 0)
+        return next((n for n in divisors if all(w.fits(k) for w in widths for k in range(n, units + 1, n))), 1)
+
     def _satisfiable(self, period: int) -> tuple[Width, ...]:
         """The widths that one count makes multiples; without the rests of those where none does.
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from onnxprune.allocation.widths import limits_of
 from onnxprune.common.text import exactly
 from onnxprune.cost.measure import measure
+from onnxprune.coupling.groups import Group
+from onnxprune.engines.profiles import Timer, is_timer, profile
 from onnxprune.engines.times import Times
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, prunable
@@ -33,9 +37,12 @@ def scenario(analysis: Analysis, options: Options, command: str, times: Times | 
     if options.channels is None:
         return None
     groups, given = prunable(analysis, options.scope), options.checks.input_shapes
+    engine = options.channels.engine
     cost = measure(analysis.model, given)
     return Scenario(
         groups,
+        str(engine),
+        _steps(groups, engine),
         [(one.group, one.pattern, one.others) for one in group_patterns(groups)],
         cost.shapes if cost.macs else None,
         times,
@@ -43,6 +50,15 @@ def scenario(analysis: Analysis, options: Options, command: str, times: Times | 
         _repeated(options),
         command,
     )
+
+
+def _steps(groups: Sequence[Group], engine: Timer) -> list[int]:
+    """Units of each group of which multiples are widths that an engine computes fast; 1 of an engine that is timed."""
+    if is_timer(engine):
+        return [1] * len(groups)
+    return [
+        limits.step(group.units) for group, limits in zip(groups, limits_of(groups, 1, profile(engine)), strict=True)
+    ]
 
 
 def options_of(plan: Plan, asked: Application) -> Options:

@@ -95,6 +95,18 @@ def test_limits(limits: Limits, units: int, remove: int, expected: int) -> None:
     assert limits.kept(units, remove) == expected
 
 
+@given(WIDTHS, st.integers(1, 30))
+def test_every_multiple_of_a_step_makes_the_widths_multiples(widths: tuple[Width, ...], units: int) -> None:
+    """By trying all; rests count where any number of units makes up for them."""
+    rests = any(all(w.fits(n) for w in widths) for n in range(24))
+
+    def fits(n: int) -> bool:
+        return all((n * w.per_unit + rests * w.rest) % w.multiple == 0 for w in widths)
+
+    steps = [s for s in range(1, units) if units % s == 0 and all(fits(k) for k in range(s, units + 1, s))]
+    assert Limits(1, widths).step(units) == min(steps, default=1)
+
+
 def multiple(limits: Limits) -> int:
     return limits.widths[0].multiple
 

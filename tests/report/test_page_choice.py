@@ -27,6 +27,7 @@ from onnxprune.pipeline.scenario import scenario
 from onnxprune.report.json_data import plain
 from onnxprune.report.page.build import inspection_page
 from onnxprune.report.page.content import Page
+from onnxprune.report.page.render import render
 from tests.report.test_page import needs_browser
 from tests.report.test_sensitivity import hostile
 from tests.support import browser
@@ -148,12 +149,18 @@ def test_the_scripts_predict_and_write_what_was_chosen(model: Any, tmp_path: Pat
     costs = [parameters(analysis.coupling, groups), macs(analysis.coupling, groups, measure(analysis.model).shapes)]
     for removed, (predicted, recipe) in zip(chosen, found, strict=True):
         assert predicted == [cost.left(removed) for cost in costs]
-        (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
-        options = read(tmp_path / "recipe.toml")
-        assert options["ratio"] == 0.0
-        pairs = [text.rpartition("=") for text in options.get("keep", [])]
-        shares = shares_by_group(analysis, groups, {name: float(number) for name, _, number in pairs})
-        assert [share(1 - shares.get(i, 1.0), g.units) for i, g in enumerate(groups)] == removed.tolist()
+        assert kept_by(recipe, analysis, tmp_path) == (units - removed).tolist()
+
+
+def kept_by(recipe: str, analysis: Analysis, folder: Path) -> list[int]:
+    """The units that each group keeps by a recipe."""
+    (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
+    options = read(folder / "recipe.toml")
+    assert options["ratio"] == 0.0
+    pairs = [text.rpartition("=") for text in options.get("keep", [])]
+    groups = exact(analysis)
+    shares = shares_by_group(analysis, groups, {name: float(number) for name, _, number in pairs})
+    return [g.units - share(1 - shares.get(i, 1.0), g.units) for i, g in enumerate(groups)]
 
 
 @pytest.mark.slow
@@ -174,6 +181,27 @@ def test_long_names_can_be_told_apart(names: list[str], shown: list[str]) -> Non
     command = [str(NODE), "-e", f"{code}\nconsole.log(JSON.stringify(distinct({json.dumps(names)}, 16)));"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(ended.stdout) == shown
+
+
+CHECKED = "document.querySelector('.controls input[type=checkbox]')"
+
+
+@pytest.mark.slow
+@needs_browser
+def test_sliders_move_by_widths_that_the_engine_computes_fast(tmp_path: Path) -> None:
+    """Until that is not asked for; of an engine that is given by what times it no such width is known."""
+    page, analysis = page_of(MODELS / "pt_resnet_bn.onnx")
+    path = tmp_path / "page.html"
+    path.write_text(render(page), encoding="utf-8")
+    with browser.opened(path) as tab:
+        _, recipe = move(tab, [0.3, 0.62, 0.87])
+        assert all(kept % 4 == 0 for kept in kept_by(recipe, analysis, tmp_path))
+        tab.run(f"{CHECKED}.click()")
+        _, recipe = move(tab, [0.3, 0.62, 0.87])
+        assert any(kept % 4 for kept in kept_by(recipe, analysis, tmp_path))
+        assert tab.complaints() == []
+    other = scenario(analysis, Options.of(target={"latency": 0.5}, engine="timer {model}"), "onnxprune net.onnx")
+    assert other is not None and set(other.steps) == {1}
 
 
 @pytest.mark.slow

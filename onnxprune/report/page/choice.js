@@ -17,22 +17,32 @@ function choice(page) {
     kept[i] = value;
     update();
   };
+  const steps = () => given.sliders.map((slider) => (fast.checked ? slider.step : 1));
   const setAll = (share) => {
-    groups.forEach((group, i) => (kept[i] = Math.max(1, Math.round(share * group.channels))));
+    steps().forEach((step, i) => (kept[i] = Math.max(step, step * Math.round((share * groups[i].channels) / step))));
     update();
   };
   const reset = () => {
     start.forEach((value, i) => (kept[i] = value));
     update();
   };
+  const fast = element("input", { type: "checkbox" });
+  fast.checked = true;
+  const setSteps = () => {
+    steps().forEach((step, i) => rows[i].setStep(step));
+    update();
+  };
+  fast.addEventListener("change", setSteps);
+  const stepped = given.sliders.some((slider) => slider.step > 1);
+  const only = element("label", {}, fast, element("span", {}, `only widths that ${printable(given.engine)} computes fast`));
   const all = slider("every group", 100, 1, (value) => setAll(value / 100));
   all.value = 100;
-  update();
+  setSteps();
   const asked = groups.some((group) => group.removed) ? "As in this run" : "Keep all";
   return [
     element("p", { class: "quiet" }, `Drag to choose how many channels each group keeps. Parameters and MACs are what a run of the recipe has${page.curves_add ? "; damage is the sum of the groups' own, an estimate" : ""}.`),
     totals.made,
-    element("div", { class: "controls" }, element("label", {}, element("span", {}, "every group"), all), button(asked, reset)),
+    element("div", { class: "controls" }, element("label", {}, element("span", {}, "every group"), all), ...(stepped ? [only] : []), button(asked, reset)),
     element("div", { class: "shares" }, ...rows.map((row) => row.made)),
     element("h3", {}, "Recipe"),
     recipe,
@@ -61,6 +71,10 @@ function shareRow(page, i, shown, moved) {
   const input = slider(group.name, group.channels, 1, moved);
   const count = element("span", { class: "share" });
   const damage = element("span", { class: "share" });
+  const setStep = (step) => {
+    input.min = step;
+    input.step = step;
+  };
   const show = (kept) => {
     input.value = kept;
     input.setAttribute("aria-valuetext", `${kept} of ${group.channels}`);
@@ -68,7 +82,7 @@ function shareRow(page, i, shown, moved) {
     damage.textContent = curve && page.curves_add ? percent(damageAt(curve, 1 - kept / group.channels)) : "";
   };
   const name = element("span", { class: "name", title: printable(group.name) }, shown);
-  return { made: element("div", { class: "one" }, name, input, count, damage), show };
+  return { made: element("div", { class: "one" }, name, input, count, damage), show, setStep };
 }
 
 /** What is predicted of the model, kept in sight while one drags. */

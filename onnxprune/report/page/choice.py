@@ -26,6 +26,8 @@ class Scenario:
 
     Attributes:
         groups: The groups that may shrink.
+        engine: The engine that the model is for.
+        steps: Units of each group of which multiples are widths that the engine computes fast.
         patterns: Expression of each group that has one, in the order of a recipe: position, expression, and positions
             of the others that it matches, which come later.
         shapes: Shapes of the main graph's values; None where MACs cannot be counted.
@@ -36,6 +38,8 @@ class Scenario:
     """
 
     groups: Sequence[Group]
+    engine: str
+    steps: Sequence[int]
     patterns: Sequence[tuple[int, str, Sequence[int]]]
     shapes: Mapping[str, Sequence[int]] | None
     times: Times | None
@@ -55,17 +59,18 @@ def page_choice(coupling: Coupling, scenario: Scenario) -> PageChoice | None:
     number = {group.name: i for i, group in enumerate(ordered)}
     hit = {scenario.groups[other].name for _, _, others in scenario.patterns for other in others}
     expressions = {scenario.groups[i].name: pattern for i, pattern in placed.items()}
+    steps = {scenario.groups[i].name: scenario.steps[i] for i in placed}
     shapes, times = scenario.shapes, scenario.times
     timed = None if times is None else latency(coupling, ordered, scenario.timed_shapes, times)
     repaired = scenario.options.get("repair") != "none"
     return PageChoice(
-        sliders=[PageSlider(positions[g.name], expressions[g.name], g.name in hit) for g in ordered],
+        sliders=[PageSlider(positions[g.name], expressions[g.name], g.name in hit, steps[g.name]) for g in ordered],
         order=[number[group.name] for group in groups],
         params=parameters(coupling, ordered).table(),
         biases=_added_biases(coupling, ordered).table() if repaired else None,
         macs=None if shapes is None else macs(coupling, ordered, shapes).table(),
         latency=None if timed is None else timed.table(),
-        engine="" if times is None else times.engine,
+        engine=scenario.engine,
         recipe=as_toml({**scenario.options, "ratio": 0.0}),
         file=RECIPE,
         command=scenario.command,

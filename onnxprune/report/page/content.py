@@ -141,11 +141,13 @@ class PageSlider:
         group: Its position in `Page.groups`.
         pattern: The expression that names it in a recipe.
         shared: Whether an expression of another group, which comes before, matches it too.
+        step: Units of which multiples are widths that the engine computes fast.
     """
 
     group: int
     pattern: str
     shared: bool
+    step: int
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class PageChoice:
         biases: Those that a repair may add at most; None without one.
         macs: The MACs that are left; None where they cannot be counted.
         latency: The milliseconds; None without measured times.
-        engine: What these were measured in.
+        engine: The engine by whose widths the sliders move.
         recipe: What a recipe says besides, as TOML.
         file: Its file name.
         command: What runs it.
