@@ -7,10 +7,12 @@ if its samples are not contiguous: in Fortran order, or along another axis than 
 from __future__ import annotations
 
 import contextlib
+import math
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -84,12 +86,18 @@ class ArrayTable:
 class NpzMember:
     """A member of an .npz file; its header is read at once, its values on demand.
 
+    Args:
+        path: The file.
+        name: Name of the member.
+        where: Name of the file in messages.
+        memory: A member of no more bytes is read once, and kept for later passes.
+
     Raises:
         InputError: It is not an array, or contains Python objects.
     """
 
-    def __init__(self, path: Path, name: str, where: str) -> None:
-        self.path, self.name, self.where = path, name, where
+    def __init__(self, path: Path, name: str, where: str, memory: int = 0) -> None:
+        self.path, self.name, self.where, self._memory = path, name, where, memory
         with readable(where), zipfile.ZipFile(path) as archive, archive.open(name) as stream:
             self.shape, self._fortran, self.dtype = _header(stream)
             self._offset = stream.tell()
@@ -106,12 +114,21 @@ class NpzMember:
         with readable(self.where), np.load(self.path, allow_pickle=False) as data:
             return np.asarray(data[self.key])
 
+    @cached_property
+    def _kept(self) -> ArrayTable | None:
+        """All of it, where that is little enough to be kept."""
+        size = self.dtype.itemsize * math.prod(self.shape)
+        return ArrayTable(self.load()) if size <= self._memory else None
+
     @contextlib.contextmanager
     def slices(self, axis: int) -> Iterator[Slices]:
         """See `Table`."""
-        if self._fortran or axis != 0 or not self.shape:
-            with ArrayTable(self.load()).slices(axis) as whole:
-                yield whole
+        whole = self._kept
+        if whole is None and (self._fortran or axis != 0 or not self.shape):
+            whole = ArrayTable(self.load())
+        if whole is not None:
+            with whole.slices(axis) as read_whole:
+                yield read_whole
             return
         row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
 
@@ -147,15 +164,20 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, fortran, dtype
 
 
-def npz_tables(path: Path, where: str) -> dict[str, Table]:
+def npz_tables(path: Path, where: str, memory: int = 0) -> dict[str, Table]:
     """Returns the arrays of an .npz file by name.
+
+    Args:
+        path: The file.
+        where: Its name in messages.
+        memory: Bytes of arrays to keep for later passes.
 
     Raises:
         InputError: It cannot be read.
     """
     with readable(where), zipfile.ZipFile(path) as archive:
         names = [n for n in archive.namelist() if n.endswith(".npy")]
-    return {name.removesuffix(".npy"): NpzMember(path, name, where) for name in names}
+    return {name.removesuffix(".npy"): NpzMember(path, name, where, memory // len(names)) for name in names}
 
 
 def npy_table(path: Path, where: str) -> ArrayTable:

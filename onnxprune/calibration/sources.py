@@ -56,7 +56,7 @@ def open_samples(
             the first ones.
         seed: Seed of the random selection, here and in `Samples.split`.
         batch: Samples per batch, if the model's batch size is free.
-        memory: Bytes of a one-shot source, or of decoded images, to cache in memory for later passes; the rest is
+        memory: Bytes of a file, a one-shot source or decoded images to cache in memory for later passes; the rest is
             written to temporary files.
         progress: Called after every batch with the number of samples so far and in total (None if unknown).
         folder: Where the model's file is, for the tokenizer beside it.
@@ -142,7 +142,7 @@ def _file_or_function(spec: Spec, signature: Signature, memory: int, folder: Pat
         return Stream(found, signature, where, memory)
     suffix = spec.path.suffix.lower()
     if suffix == ".npz":
-        return Arrays(npz_tables(spec.path, where), signature, where)
+        return Arrays(npz_tables(spec.path, where, memory), signature, where)
     if suffix == ".npy":
         table = npy_table(spec.path, where)
         return Arrays(dict.fromkeys(signature.named(table.array, where), table), signature, where)

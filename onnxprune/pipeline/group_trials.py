@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxprune.calibration import Samples
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
+from onnxprune.layers.find import linear_layers
 from onnxprune.pipeline.analysis import reanalyze
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, _Synthetic
 from onnxprune.pipeline.evaluate import evaluate
@@ -25,17 +26,26 @@ from onnxprune.pipeline.sent import SentRun
 from onnxprune.planning import plan
 from onnxprune.repair import layerwise
 from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.statistics.moments import rows_for
 
 Index = NDArray[np.int64]
 
 WORK = 4e12
-"""Multiplications that all trials together may take: about a minute of one core."""
+"""Multiplications that all trials together may take: about 100 seconds of one core."""
 SAMPLES, FEWEST = 256, 32
 """Samples that a trial is repaired with, and evaluated on, at most; and at least, where work is limited."""
 BATCHES = 10
 """Batches that the samples of a refit are divided into: layers hold out whole batches."""
 PASSES = 6
 """How often a trial runs the model on a sample: original and pruned model in repair, errors, choices."""
+ROWS_A_COLUMN = 50
+"""Positions that a layer is fitted on for each column of its matrix: a quarter of what a repair takes, which is enough
+to compare damage."""
+FITS = 4
+"""What the fits of a trial take for each product of two columns at a position: in half of the layers, those behind the
+group, several sums of products, and less efficiently than a model runs."""
+START = 4e10
+"""What a trial takes before that, in multiplications: about a second, to cut the model and to start its runs."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +78,38 @@ class Extent:
     samples: int
 
 
-def affordable(macs: int | None, groups: int, shares: Sequence[float], middle: float) -> Extent:
+def affordable(work: Callable[[int], float], groups: int, shares: Sequence[float], middle: float) -> Extent:
     """How much is tried, so that all trials take no more than `WORK`.
 
-    Every share with `SAMPLES` samples; else with fewer of them; else the middle share alone; else none.
+    Every share, with `SAMPLES` samples or with fewer of them; else all but the smallest and the largest; else the
+    middle share alone; else none.
 
     Args:
-        macs: Multiplications of one run; None where they are not known.
+        work: Multiplications of a trial with so many samples.
         groups: How many groups there are.
-        shares: The shares to try.
+        shares: The shares to try, ascending.
         middle: The most important of them.
     """
-    for tried, fewest in ((shares, SAMPLES // 2), ((middle,), FEWEST)):
-        most = WORK / max((macs or 0) * groups * len(tried) * PASSES, 1)
-        if most >= fewest:
-            return Extent(tried, int(min(most, SAMPLES)))
+    for tried, fewest in ((shares, SAMPLES // 2), (shares[1:-1], SAMPLES // 2), ((middle,), FEWEST)):
+        for samples in range(SAMPLES, fewest - 1, -FEWEST // 2):
+            if work(samples) * groups * len(tried) <= WORK:
+                return Extent(tried, samples)
     return Extent((), 0)
+
+
+def work_of(prepared: Prepared, samples: int) -> float:
+    """Multiplications that a trial with so many samples takes, as far as shapes are known."""
+    cost, graph = prepared.loaded.cost, prepared.analysis.coupling.graph
+    runs = START + PASSES * (cost.macs or 0) * samples
+    if prepared.options.repair.method == "none":
+        return runs
+    fits = 0
+    for layer in linear_layers(graph):
+        shape = cost.shapes.get(layer.output.name)
+        if shape:
+            positions = math.prod(shape) // max(shape[layer.out_axis], 1) * samples
+            fits += layer.groups * min(rows_for(layer.columns, 1, ROWS_A_COLUMN), positions) * layer.columns**2
+    return runs + FITS * fits
 
 
 def split(prepared: Prepared, samples: int) -> CalibrationSplit | None:
@@ -175,6 +201,7 @@ class GroupTrials:
             seed=job.seed,
             memory=job.memory,
             io_slices=job.io_slices,
+            rows_a_column=ROWS_A_COLUMN,
         )
 
 

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import ModelSource
 from onnxprune.pipeline.data import CalibrationSplit
-from onnxprune.pipeline.group_trials import Extent, GroupTrials, Trial, affordable, evaluator_of, split
+from onnxprune.pipeline.group_trials import Extent, GroupTrials, Trial, affordable, evaluator_of, split, work_of
 from onnxprune.pipeline.latency import read_times
 from onnxprune.pipeline.metric import NO_METRIC, MetricEvaluator
 from onnxprune.pipeline.original import Original
@@ -78,8 +79,8 @@ def sensitivity(
     """What each group of coupled channels costs and saves when a share of it is removed, and nothing else.
 
     Channels are removed from the least important on, what follows the group is refitted as a repair would, and the
-    outputs are compared with the original's on held-out samples. Where a model is too large for that, the damage is
-    measured for half of each group alone, or predicted; the report says so.
+    outputs are compared with the original's on held-out samples. Where that would take more than a minute or two, fewer
+    shares are tried, or half of each group alone, or the damage is predicted; the report says so.
 
     Args:
         model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
@@ -140,8 +141,8 @@ def sensitivity(
 
 
 def _report(name: str | None, prepared: Prepared, savings: _Savings, clock: Clock) -> SensitivityReport:
-    groups, cost = prepared.groups, prepared.loaded.cost
-    extent = affordable(cost.macs, len(groups), SHARES, MIDDLE)
+    groups = prepared.groups
+    extent = affordable(partial(work_of, prepared), len(groups), SHARES, MIDDLE)
     data = split(prepared, extent.samples) if extent.shares and groups else None
     evaluator = NO_METRIC if data is None else evaluator_of(prepared, data)
     with clock.stage("trials"):
@@ -315,7 +316,8 @@ def _notes(
     elif data is not None and not data.held_out:
         notes.append("Too few samples to hold any out: the damage is of samples that the repair has seen, and too low.")
     if prepared.loaded.data is not None and len(shares) < len(SHARES):
-        tried = f"only the removal of {100 * shares[0]:g}% was tried" if shares else "nothing was removed and run"
+        removed = ", ".join(f"{100 * share:g}%" for share in shares)
+        tried = f"only the removal of {removed} was tried" if shares else "nothing was removed and run"
         notes.append(f"The model is large: {tried}; other damage is predicted from the layers that read a group.")
     if evaluator.warning is not None:
         notes.append(evaluator.warning)

@@ -15,7 +15,7 @@ from onnxprune.layers.linear import LinearLayer, Positions
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.least_squares import LayerSamples
 from onnxprune.runtime.staged_run import BatchValues
-from onnxprune.statistics.moments import rows_for
+from onnxprune.statistics.moments import ROWS_A_COLUMN, rows_for
 
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ def layer_samples(
     count: int,
     seed: Sequence[int],
     memory: int | None = None,
+    rows_a_column: int = ROWS_A_COLUMN,
 ) -> tuple[LayerSamples, LayerSamples]:
     """Samples to fit and held-out samples, of the same arrays where they are different ones.
 
@@ -78,10 +79,12 @@ def layer_samples(
         count: Number of batches.
         seed: Seed of the positions.
         memory: Bytes of activations to hold.
+        rows_a_column: Positions to sample for each column of the layer's matrix.
     """
     rng = np.random.default_rng(list(seed))
     features = a.features[1]
-    rows = rows_for(b.columns, count, width=max(b.groups * b.columns, b.features[1]), memory=memory)
+    width = max(b.groups * b.columns, b.features[1])
+    rows = rows_for(b.columns, count, rows_a_column, width=width, memory=memory)
     name = a.output.name if join is None else join.total
     made_here = kept.all_rows(name, made[name], a.out_axis)
     parts: list[tuple[NDArray[np.float32], ...]] = []

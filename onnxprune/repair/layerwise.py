@@ -30,7 +30,7 @@ from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, LayerSamples,
 from onnxprune.repair.side_by_side import Refitted, inferred_graphs, side_by_side
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.staged_run import BatchValues
-from onnxprune.statistics.moments import Batches, rows_for
+from onnxprune.statistics.moments import ROWS_A_COLUMN, Batches, rows_for
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,7 @@ def repair(
     memory: int = 2**31,
     io_slices: IoSlices = WHOLE,
     fitter: Fitter | None = None,
+    rows_a_column: int = ROWS_A_COLUMN,
 ) -> list[Refit]:
     """Refits the layers of a pruned model in place.
 
@@ -128,11 +129,12 @@ def repair(
         memory: Bytes of activations to hold, of both models together.
         io_slices: What inputs and outputs of the pruned model lost.
         fitter: What fits the layers; by default ridge least squares.
+        rows_a_column: Positions to sample for each column of a layer's matrix, see `moments.rows_for`.
     """
     fitter = fitter or Ridge()
     before, after = inferred_graphs(original, pruned)
     layers: list[_Layer] = [
-        _Linear(a, b, residual_add(b), kept, count, memory)
+        _Linear(a, b, residual_add(b), kept, count, memory, rows_a_column)
         for a, b in matched(linear_layers(before), linear_layers(after))
         if a.name in kept.layers and not b.weight_shared
     ]
@@ -176,6 +178,7 @@ class _Linear:
     kept: KeptIndices
     count: int
     memory: int
+    rows_a_column: int
 
     @property
     def wanted(self) -> list[str]:
@@ -195,7 +198,8 @@ class _Linear:
         fitter: Fitter,
     ) -> list[Refit]:
         samples = partial(
-            layer_samples, self.a, self.b, self.join, made, read, self.kept, self.count, seed, self.memory
+            layer_samples,
+            *(self.a, self.b, self.join, made, read, self.kept, self.count, seed, self.memory, self.rows_a_column),
         )
         return [_refit(pruned, self.b, samples, fitter)]
 

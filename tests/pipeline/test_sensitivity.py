@@ -13,7 +13,7 @@ import onnxprune
 from onnxprune.model.model import load
 from onnxprune.pipeline import group_trials
 from onnxprune.pipeline.analysis import analyze_loaded
-from onnxprune.pipeline.group_trials import FEWEST, SAMPLES, WORK, affordable, following
+from onnxprune.pipeline.group_trials import SAMPLES, START, WORK, affordable, following
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.sensitivity import LEAST_DAMAGE, MIDDLE, SHARES
 from onnxprune.report.sensitivity import SensitivityPoint, SensitivityReport
@@ -160,8 +160,7 @@ def test_a_large_model_is_measured_at_half_or_not_at_all(
 ) -> None:
     """The rest is predicted, and the report says so. The curve passes through what was measured."""
     whole = onnxprune.sensitivity(chain(), calib=data())
-    macs = 6 * 8 + 8 * 10 + 10 * 12 + 12 * 4
-    monkeypatch.setattr(group_trials, "WORK", 1.1 * macs * 3 * 6 * FEWEST * affordable_shares)
+    monkeypatch.setattr(group_trials, "WORK", 1.1 * 3 * START * affordable_shares)
     report = onnxprune.sensitivity(chain(), calib=data())
     assert any("large" in note for note in report.notes) and not any("large" in note for note in whole.notes)
     for i, group in enumerate(report.groups):
@@ -174,15 +173,18 @@ def test_a_large_model_is_measured_at_half_or_not_at_all(
 
 
 def test_what_can_be_tried_is_told_by_the_work() -> None:
-    every, half, none = (
-        affordable(10**6, 10, SHARES, MIDDLE),
-        affordable(10**9, 10, SHARES, MIDDLE),
-        affordable(10**11, 10, SHARES, MIDDLE),
-    )
-    assert (every.shares, every.samples) == (SHARES, SAMPLES)
-    assert half.shares == (MIDDLE,) and FEWEST <= half.samples == int(WORK / (10**9 * 10 * 6))
-    assert none.shares == ()
-    assert affordable(None, 10, SHARES, MIDDLE) == every
+    """With ten groups: all shares, the three in the middle, half of each group, with fewer samples, nothing."""
+    tried = {
+        WORK / 10 / 5: (SHARES, SAMPLES),
+        WORK / 10 / 4: (SHARES, 0.8 * SAMPLES),
+        WORK / 10 / 2: (SHARES[1:-1], 0.66 * SAMPLES),
+        WORK / 10: ((MIDDLE,), SAMPLES),
+        4 * WORK / 10: ((MIDDLE,), SAMPLES / 4),
+        9 * WORK / 10: ((), 0),
+    }
+    for whole, (shares, most) in tried.items():
+        found = affordable(lambda n, whole=whole: whole * n / SAMPLES, 10, SHARES, MIDDLE)  # type: ignore[misc]
+        assert (found.shares, found.samples) == (shares, most // 16 * 16)
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,8 +21,12 @@ from typing import Any
 import numpy as np
 import onnx
 
+import onnxprune
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import load
+from onnxprune.options import Options
+from onnxprune.pipeline.analysis import prunable
+from onnxprune.pipeline.group_patterns import group_patterns
 from onnxprune.runtime.io_slices import Batch
 from onnxprune.verification.output_error import measured
 from tools.benchmarks.accuracy import timed
@@ -74,18 +77,18 @@ class _Case:
         head = {"model": self._model.stem}
         for group in groups:
             row = head | {"group": group["group"], "predicted": _damage(group, args.ratio)}
-            yield row | self._pruned(args.ratio, before, ["--only", f"^{re.escape(group['group'])}$"])
+            yield row | self._pruned(before, _alone(self._model, group["group"], 1 - args.ratio))
         for ratio in args.plans:
             total = sum(_damage(group, ratio) for group in groups)
             row = head | {"group": f"{WHOLE} {ratio:g}", "predicted": total, "sensitivity_seconds": round(seconds, 1)}
-            yield row | self._pruned(ratio, before, [])
+            yield row | self._pruned(before, ["--ratio", str(ratio)])
 
     def _run(self, words: list[Any]) -> tuple[int, str, str, float, float]:
         return timed([sys.executable, "-m", "onnxprune", *(str(word) for word in [*words, *self._words])])
 
-    def _pruned(self, ratio: float, before: np.ndarray, words: list[str]) -> dict[str, Any]:
+    def _pruned(self, before: np.ndarray, words: list[str]) -> dict[str, Any]:
         """One run, and what it does on the test split."""
-        command = [self._model, "-o", self._out, "--ratio", ratio, "--no-time", "--quiet", *words]
+        command = [self._model, "-o", self._out, "--no-time", "--quiet", *words]
         code, _, why, seconds, _ = self._run(command)
         if code:
             return {"code": code, "why": why}
@@ -102,6 +105,13 @@ class _Case:
         for start in range(0, len(self._labels) // size * size if fixed else len(self._labels), size):
             parts = (a[start : start + size] for a in self._test)
             yield dict(zip(self._names, parts, strict=True))
+
+
+def _alone(model: Path, group: str, share: float) -> list[str]:
+    """Options with which one group keeps a share, and all others stay whole: a name may belong to several."""
+    groups = prunable(onnxprune.analyze(model), Options.of(0.5).scope)
+    shares = {one.pattern: share if groups[one.group].name == group else 1.0 for one in group_patterns(groups)}
+    return [word for pattern, kept in shares.items() for word in ("--keep", f"{pattern}={kept:g}")]
 
 
 def _damage(group: dict[str, Any], ratio: float) -> float:
