@@ -169,7 +169,9 @@ def kept_by(recipe: str, analysis: Analysis, folder: Path) -> list[int]:
     ("names", "shown"),
     [
         (["conv1", "conv2"], ["conv1", "conv2"]),
-        (["net/stage/block.1/conv", "net/stage/block.2/conv"], ["…1/conv", "…2/conv"]),
+        (["net/stage/block.1/conv", "net/stage/block.2/conv"], ["…/block.1/conv", "…/block.2/conv"]),
+        (["net/block/a/dense_1/bias/read", "net/block/a/dense_2/bias/read"], ["…/dense_1/bias…", "…/dense_2/bias…"]),
+        (["net/blocks/first/dense", "net/blocks/first/dense;net/blocks/first/bias"], ["…/first/dense", "…/first/bias"]),
         (["a" * 40, "b" + "a" * 39], ["aaaaaaaa…aaaaaaa", "baaaaaaa…aaaaaaa"]),
         (["b" * 9 + "x" + "a" * 40, "b" * 9 + "y" + "a" * 40], ["b" * 9 + "xaaaaa…", "b" * 9 + "yaaaaa…"]),
         (["a" * 40], ["aaaaaaaa…aaaaaaa"]),
@@ -202,6 +204,25 @@ def test_sliders_move_by_widths_that_the_engine_computes_fast(tmp_path: Path) ->
         assert tab.complaints() == []
     other = scenario(analysis, Options.of(target={"latency": 0.5}, engine="timer {model}"), "onnxprune net.onnx")
     assert other is not None and set(other.steps) == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NODE is None, reason="needs node")
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, 1.46, [0, 0.5, 1, 1.5]),
+        (-0.02, 0.13, [-0.05, 0, 0.05, 0.1, 0.15]),
+        (0, 0.003, [0, 0.001, 0.002, 0.003]),
+        (0, 0, [0, 0.2, 0.4]),
+    ],
+)
+def test_axes_have_round_numbers(low: float, high: float, shown: list[float]) -> None:
+    code = (PACKAGE / "report" / "page" / "front.js").read_text(encoding="utf-8")
+    command = [str(NODE), "-e", f"{code}\nconsole.log(JSON.stringify(ticks({low}, {high})));"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(ended.stdout) == shown
 
 
 @pytest.mark.slow

@@ -33,15 +33,31 @@ function short(name, limit = 60) {
   return `${shown.slice(0, limit - 1 - half)}…${shown.slice(-half)}`;
 }
 
-/** Names for a narrow place that can be told apart: without what all begin with, cut where they are alike. */
+/** Names for a narrow place that can be told apart: by the parts of paths that tell, else cut where they are alike. */
 function distinct(names, limit) {
   const shown = names.map(printable);
   if (shown.every((name) => name.length <= limit)) return shown;
   const common = shown.reduce((start, name) => [...start].slice(0, [...start].findIndex((c, i) => c !== name[i]) >>> 0).join(""));
   const cut = common.replace(/[^./:_]*$/, "").length;
   const rest = shown.length > 1 && cut > 1 ? shown.map((name) => `…${name.slice(cut)}`) : shown;
-  const ways = [rest.map((name) => short(name, limit)), rest.map((name) => (name.length > limit ? `${name.slice(0, limit - 1)}…` : name))];
+  const cutBehind = (name) => (name.length > limit ? `${name.slice(0, limit - 1)}…` : name);
+  const ways = [telling(shown, limit), rest.map((name) => short(name, limit)), rest.map(cutBehind)];
   return ways.sort((a, b) => new Set(b).size - new Set(a).size)[0];
+}
+
+/** Of each name the parts around the one that fewest other names have, the last of several. */
+function telling(names, limit) {
+  const parts = names.map((name) => name.split(/(?=[/;])/));
+  const owners = new Map();
+  parts.forEach((found) => new Set(found).forEach((part) => owners.set(part, (owners.get(part) ?? 0) + 1)));
+  return parts.map((found, i) => {
+    if (names[i].length <= limit) return names[i];
+    let [first, last] = Array(2).fill(found.reduce((best, part, j) => (owners.get(part) <= owners.get(found[best]) ? j : best), 0));
+    const shown = () => `${first ? "…" : ""}${found.slice(first, last + 1).join("")}${last < found.length - 1 ? "…" : ""}`;
+    const fits = (part) => part !== undefined && shown().length + part.length <= limit;
+    while (fits(found[last + 1]) || fits(found[first - 1])) fits(found[last + 1]) ? last++ : first--;
+    return short(shown(), limit);
+  });
 }
 
 /** A share in percent, with two digits at least. */
