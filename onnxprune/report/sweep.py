@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +91,8 @@ class SweepReport(JsonValue):
         asked: How many variants were asked for; there are fewer after an interruption.
         variants: The variants that are done, in the order that they were asked for.
         cost: What variants are compared by: ``latency``, ``MACs`` or ``parameters``.
-        loss: What they are compared by besides: ``drop`` of the metric, ``choices`` that changed, ``error``, ``drift``.
+        loss: What they are compared by besides, the first that is known and in which they differ: ``drop`` of the metric,
+            ``choices`` that changed, ``error``, ``drift``.
         front: Names of the variants that no other one, nor the original, is better than in both.
         best: Name of the one of least cost that is within the gates; None without gates, or where none is.
         schema: Version of the JSON data (`SCHEMA`).
@@ -147,7 +148,7 @@ def compared(report: SweepReport, *, gated: bool) -> SweepReport:
     """
     made = [v for v in report.variants if v.failed is None]
     cost = next(name for name in COSTS if all(COSTS[name](v) is not None for v in made))
-    loss = next((name for name in LOSSES if made and all(LOSSES[name](v) is not None for v in made)), "drift")
+    loss = _loss(made)
     pairs = [(COSTS[cost](v), LOSSES[loss](v)) for v in made]
     known = [i for i, (_, lost) in enumerate(pairs) if lost is not None]
     points = [(float(pairs[i][0] or 0), float(pairs[i][1] or 0)) for i in known]
@@ -155,6 +156,13 @@ def compared(report: SweepReport, *, gated: bool) -> SweepReport:
     good = [v for v in made if gated and v.writable]
     best = min(good, key=lambda v: COSTS[cost](v) or 0.0).name if good else None
     return SweepReport(**{**vars(report), "cost": cost, "loss": loss, "front": found, "best": best})
+
+
+def _loss(variants: Sequence[Variant]) -> str:
+    """The first measure of accuracy that is known of all variants and differs between them, else the first known."""
+    values = {name: {of(v) for v in variants} for name, of in LOSSES.items()}
+    known = [name for name, found in values.items() if variants and None not in found]
+    return next((name for name in known if len(values[name]) > 1), next(iter(known), "drift"))
 
 
 def left(pair: Count) -> float | None:

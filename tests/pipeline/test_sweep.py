@@ -16,8 +16,9 @@ from onnxprune.errors import InputError, VerificationError
 from onnxprune.pipeline import observe, prepare, variants
 from onnxprune.pipeline.sweep import Sweep
 from onnxprune.pipeline.sweep import variants as asked_for
+from onnxprune.report.entries import Count
 from onnxprune.report.front import front
-from onnxprune.report.sweep import SweepReport
+from onnxprune.report.sweep import SweepReport, Variant, compared
 from tests.support.classifier import classifier, samples
 
 ALL_SAMPLES = 10**6
@@ -249,6 +250,22 @@ def test_data_of_a_caller_are_never_taken_for_known(model: Path, tmp_path: Path,
     for _ in range(2):
         onnxprune.sweep(model, (0.5,), calib=samples(), folder=tmp_path / "s", time=False, repair="none")
     assert work["attempt"] == 2
+
+
+def test_variants_are_compared_by_what_tells_them_apart() -> None:
+    """By choices where some change, else by the error of the outputs; by choices where they differ in nothing."""
+
+    def loss(*pairs: tuple[float | None, float]) -> str:
+        made = [
+            Variant(str(i), {}, params=Count(9, 9 - i), agreement=same, error=error)
+            for i, (same, error) in enumerate(pairs)
+        ]
+        return compared(SweepReport(None, len(made), made), gated=False).loss
+
+    assert loss((1.0, 0.1), (0.9, 0.2)) == "choices"
+    assert loss((1.0, 0.1), (1.0, 0.2)) == loss((None, 0.1), (0.9, 0.1)) == "error"
+    assert loss((1.0, 0.1), (1.0, 0.1)) == "choices"
+    assert loss() == "drift"
 
 
 def test_front_of_random_points() -> None:
