@@ -56,8 +56,8 @@ def open_samples(
             the first ones.
         seed: Seed of the random selection, here and in `Samples.split`.
         batch: Samples per batch, if the model's batch size is free.
-        memory: Bytes of a file, a one-shot source or decoded images to cache in memory for later passes; the rest is
-            written to temporary files.
+        memory: Bytes of a file, a one-shot source or decoded images to keep in memory for later passes; the rest of a
+            file is read again, that of the others is written to temporary files.
         progress: Called after every batch with the number of samples so far and in total (None if unknown).
         folder: Where the model's file is, for the tokenizer beside it.
 

@@ -315,7 +315,7 @@ def _notes(
         )
     elif data is not None and not data.held_out:
         notes.append("Too few samples to hold any out: the damage is of samples that the repair has seen, and too low.")
-    if prepared.loaded.data is not None and len(shares) < len(SHARES):
+    if (data is not None or prepared.loaded.data is not None) and len(shares) < len(SHARES):
         removed = ", ".join(f"{100 * share:g}%" for share in shares)
         tried = f"only the removal of {removed} was tried" if shares else "nothing was removed and run"
         notes.append(f"The model is large: {tried}; other damage is predicted from the layers that read a group.")

@@ -188,6 +188,15 @@ def test_what_can_be_tried_is_told_by_the_work() -> None:
 
 
 @pytest.mark.slow
+def test_less_work_without_data_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = onnxprune.sensitivity(tiny())
+    monkeypatch.setattr(group_trials, "WORK", 1.1 * START * len(whole.groups))
+    report = onnxprune.sensitivity(tiny())
+    assert [n for n in report.notes if n not in whole.notes] == [n for n in report.notes if "removal of 50%" in n] != []
+    assert all([p.share for p in g.points if p.measured and p.removed] == [MIDDLE] for g in report.groups)
+
+
+@pytest.mark.slow
 def test_pinned_groups_come_with_their_reasons() -> None:
     report = onnxprune.sensitivity(tiny(), only="w1")
     assert [g.group for g in report.groups] == ["w1:0"]
