@@ -91,8 +91,8 @@ class SweepReport(JsonValue):
         asked: How many variants were asked for; there are fewer after an interruption.
         variants: The variants that are done, in the order that they were asked for.
         cost: What variants are compared by: ``latency``, ``MACs`` or ``parameters``.
-        loss: What they are compared by besides, the first that is known and in which they differ: ``drop`` of the metric,
-            ``choices`` that changed, ``error``, ``drift``.
+        loss: What they are compared by besides, the first that is known and in which they differ: ``drop`` of the
+            metric, ``choices`` that changed, ``error``, ``drift``.
         front: Names of the variants that no other one, nor the original, is better than in both.
         best: Name of the one of least cost that is within the gates; None without gates, or where none is.
         schema: Version of the JSON data (`SCHEMA`).
