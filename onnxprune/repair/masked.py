@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,16 +56,9 @@ class Zeros:
             return self.matrix(layer.name, rows, held, weight, bias, free)
         channels, turn = channels_first(layer)
         gone = layer.matrix(self.masks[layer.name])[:, :, turn] != 0 if layer.name in self.masks else None
-        best = self._fitted(
-            self.layers[layer.name],
-            _turned(rows, turn),
-            _turned(held, turn),
-            weight[:, :, turn],
-            bias,
-            free,
-            channels,
-            gone,
-        )
+        samples = _turned(rows, turn), _turned(held, turn)
+        pattern, turned = self.layers[layer.name], weight[:, :, turn]
+        best = _Matrices(self.method, pattern, *samples, turned, bias, free, channels, gone).fitted()
         return replace(best, weight=best.weight[:, :, np.argsort(turn)])
 
     def matrix(self, key: str, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool) -> Fit:
@@ -77,56 +71,78 @@ class Zeros:
             return Fit(weight, shift, 0.0, before, after) if after < before else Fit(weight, bias, None, before, before)
         if key not in self.layers:
             return Ridge().matrix(key, rows, held, weight, bias, free)
-        return self._fitted(self.layers[key], rows, held, weight, bias, free, weight.shape[2])
+        pattern, channels = self.layers[key], weight.shape[2]
+        return _Matrices(self.method, pattern, rows, held, weight, bias, free, channels).fitted()
 
-    def _fitted(
-        self,
-        pattern: Pattern,
-        rows: LayerSamples,
-        held: LayerSamples,
-        weight: Floats,
-        bias: Floats,
-        free: bool,
-        channels: int,
-        gone: NDArray[np.bool_] | None = None,
-    ) -> Fit:
+
+@dataclass(frozen=True)
+class _Matrices:
+    """The matrices of one layer that are to have zeros, and the samples that they are chosen by.
+
+    Attributes:
+        method: See `Zeros`.
+        pattern: The pattern.
+        rows: Samples to fit.
+        held: Held-out samples.
+        weight: The matrices; shape (groups, outputs, columns).
+        bias: The bias; shape (groups, outputs).
+        free: Whether the bias may change.
+        channels: Inputs at one kernel position.
+        gone: The zeros, where they are chosen already.
+    """
+
+    method: str
+    pattern: Pattern
+    rows: LayerSamples
+    held: LayerSamples
+    weight: Floats
+    bias: Floats
+    free: bool
+    channels: int
+    gone: NDArray[np.bool_] | None = None
+
+    def fitted(self) -> Fit:
         """The candidate with the smallest held-out error; where there are no samples, by the weights alone."""
-        smallest = np.where(select(np.abs(weight), pattern, channels) if gone is None else gone, 0, weight)
-        if gone is not None and not (rows.count and held.count):
-            return Fit(smallest, bias, 0.0, 0.0, 0.0)
-        if not (rows.count and held.count):
-            criterion = criteria.get(self.method)
-            if criterion.needs == "weights":
-                smallest = np.where(select(element_scores(criterion, weight), pattern, channels), 0, weight)
-            return Fit(smallest, bias, 0.0, 0.0, 0.0)
-        before = held.error(smallest, bias)
-        dense = fit(rows, held, weight, bias, intercept=free, penalties=PENALTIES)
-        problem = _Problem(rows, weight, bias, free)
-        reached = rows.wanted if dense.penalty is None else rows.reachable(dense.weight, dense.bias)
-
-        def tried(penalty: float) -> Fit:
-            """The best candidate with a ridge."""
-            best: Fit | None = None
-            gram = problem.gram(penalty)
-            target = problem.solution(reached, gram)
-            for made in candidates(self.method, pattern, channels, target, gram, weight, problem.second, gone):
-                keep, now = made != 0, made
-                for left in range(ROUNDS if rows.is_clipped else 0, -1, -1):
-                    shift = _bias(rows, now, rows.wanted) if free else bias
-                    after = held.error(now, shift)
-                    if best is None or after < best.after:
-                        best = Fit(now, shift, penalty, before, after)
-                    if left:
-                        now = refine(now, problem.solution(rows.reachable(now, shift), gram), gram, keep)
-            assert best is not None
-            return best
-
+        if not (self.rows.count and self.held.count):
+            return Fit(self._with_zeros(criteria.get(self.method)), self.bias, 0.0, 0.0, 0.0)
+        before = self.held.error(self._with_zeros(None), self.bias)
+        dense = fit(self.rows, self.held, self.weight, self.bias, intercept=self.free, penalties=PENALTIES)
+        reached = self.rows.wanted if dense.penalty is None else self.rows.reachable(dense.weight, dense.bias)
+        problem = _Problem(self.rows, self.weight, self.bias, self.free)
+        tried = partial(self._tried, problem, reached, before)
         weak = sorted({LEAST, max(dense.penalty or LEAST, LEAST)})
         best = min(in_order(tried, weak), key=lambda one: one.after)
         for penalty in (p for p in STRONGER if p > weak[-1]):
             if best.after <= before:
                 break
             best = min(best, tried(penalty), key=lambda one: one.after)
+        return best
+
+    def _with_zeros(self, criterion: Criterion | None) -> Floats:
+        """The matrices with the zeros that are chosen, else those of a criterion of weights, else of the smallest."""
+        gone = self.gone
+        if gone is None:
+            of_weights = criterion if criterion is not None and criterion.needs == "weights" else None
+            scores = np.abs(self.weight) if of_weights is None else element_scores(of_weights, self.weight)
+            gone = select(scores, self.pattern, self.channels)
+        return np.where(gone, 0, self.weight)
+
+    def _tried(self, problem: _Problem, reached: NDArray[np.float32], before: float, penalty: float) -> Fit:
+        """The best candidate with a ridge."""
+        best: Fit | None = None
+        gram = problem.gram(penalty)
+        target = problem.solution(reached, gram)
+        chosen = self.method, self.pattern, self.channels, target, gram, self.weight, problem.second, self.gone
+        for made in candidates(*chosen):
+            keep, now = made != 0, made
+            for left in range(ROUNDS if self.rows.is_clipped else 0, -1, -1):
+                shift = _bias(self.rows, now, self.rows.wanted) if self.free else self.bias
+                after = self.held.error(now, shift)
+                if best is None or after < best.after:
+                    best = Fit(now, shift, penalty, before, after)
+                if left:
+                    now = refine(now, problem.solution(self.rows.reachable(now, shift), gram), gram, keep)
+        assert best is not None
         return best
 
 

@@ -43,7 +43,8 @@ class Writer:
             raise LookupError(f"opset {self.opset} has no {op_type}")
         output = self._names.fresh(f"gradient/{op_type}")
         given = {name: value for name, value in attributes.items() if value is not None}
-        self.nodes.append(helper.make_node(op_type, inputs, [output], **given))
+        # Before 1.22 onnxruntime gives several nodes that it fuses one name if they have none.
+        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **given))
         return output
 
     def constant(self, array: NDArray[Any]) -> str:
