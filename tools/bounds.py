@@ -58,6 +58,7 @@ def main() -> int:
     asked, given = parser.parse_args(words[:end]), words[end + 1 :] or ["-q", "-n", "2"]
     with tempfile.TemporaryDirectory(prefix="onnxprune-bounds-") as made:
         folder = Path(made)
+        folder.chmod(0o755)  # some tests become another user, who must still find the package
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
         def run(*command: str | Path, at: Path = folder, check: bool = True) -> int:
