@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from tests.support.exact_operators import exact_operators
+from tests.support.oracle import OLD_ONNX
 
 STEP = 1e-6
 
@@ -37,7 +39,7 @@ def as_inputs(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelP
 def finite_differences(
     model: onnx.ModelProto, feeds: Mapping[str, Any], seeds: Mapping[str, NDArray[Any]], names: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Gradients of the sum of the outputs times their seeds.
+    """Gradients of the sum of the outputs times their seeds; skips where an old onnx does not compute these.
 
     Args:
         model: A model of double precision.
@@ -50,8 +52,13 @@ def finite_differences(
     at = {**feeds, **values}
 
     def total(name: str, array: NDArray[Any]) -> float:
-        made = runner.run(list(seeds), {**at, name: array})
-        return float(sum((np.asarray(y) * s).sum() for y, s in zip(made, seeds.values(), strict=True)))
+        try:
+            made = runner.run(list(seeds), {**at, name: array})
+            return float(sum((np.asarray(y) * s).sum() for y, s in zip(made, seeds.values(), strict=True)))
+        except (ValueError, RuntimeError) as error:
+            if OLD_ONNX:
+                pytest.skip(f"onnx {onnx.__version__} computes it otherwise: {str(error).splitlines()[0]}")
+            raise
 
     found = {}
     for name in names:
