@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.oracle import OLD_ONNX
 from tests.support.paths import MODELS
 from tools.engines import registry
 from tools.engines.attempt import Failed
@@ -27,6 +28,8 @@ def test_what_works_before_pruning_works_after(model: str, name: str) -> None:
         registry.versions(name)
     except LookupError as missing:
         pytest.skip(str(missing))
+    if OLD_ONNX and (model, name) == ("pt_transformer", "quantize_dynamic"):
+        pytest.skip("the quantiser refuses the original as well, by the shapes that this onnx infers")
     found = list(rows([MODELS / f"{model}.onnx"], [name], ratio=0.5))
     assert len(found) == (1 if name in registry.ENGINES else 2)
     assert {row.chain: row.verdict for row in found} == {row.chain: "both work" for row in found}, found
