@@ -38,7 +38,7 @@ BATCHES = 10
 """Batches that the samples of a refit are divided into: layers hold out whole batches."""
 PASSES = 6
 """How often a trial runs the model on a sample: original and pruned model in repair, errors, choices."""
-ROWS_A_COLUMN = 50
+TRIAL_ROWS = 50
 """Positions that a layer is fitted on for each column of its matrix: a quarter of what a repair takes, which is enough
 to compare damage."""
 FITS = 4
@@ -97,19 +97,20 @@ def affordable(work: Callable[[int], float], groups: int, shares: Sequence[float
     return Extent((), 0)
 
 
-def work_of(prepared: Prepared, samples: int) -> float:
-    """Multiplications that a trial with so many samples takes, as far as shapes are known."""
-    cost, graph = prepared.loaded.cost, prepared.analysis.coupling.graph
-    runs = START + PASSES * (cost.macs or 0) * samples
-    if prepared.options.repair.method == "none":
-        return runs
-    fits = 0
-    for layer in linear_layers(graph):
+def work_of(prepared: Prepared) -> Callable[[int], float]:
+    """Multiplications of a trial by how many samples it has, as far as shapes are known."""
+    cost, fits = prepared.loaded.cost, list[tuple[int, int, int]]()
+    for layer in linear_layers(prepared.analysis.coupling.graph) if prepared.options.repair.method != "none" else ():
         shape = cost.shapes.get(layer.output.name)
         if shape:
-            positions = math.prod(shape) // max(shape[layer.out_axis], 1) * samples
-            fits += layer.groups * min(rows_for(layer.columns, 1, ROWS_A_COLUMN), positions) * layer.columns**2
-    return runs + FITS * fits
+            positions = math.prod(shape) // max(shape[layer.out_axis], 1)
+            fits.append((positions, rows_for(layer.columns, 1, TRIAL_ROWS), layer.groups * layer.columns**2))
+
+    def work(samples: int) -> float:
+        products = sum(min(most, positions * samples) * columns for positions, most, columns in fits)
+        return START + PASSES * (cost.macs or 0) * samples + FITS * products
+
+    return work
 
 
 def split(prepared: Prepared, samples: int) -> CalibrationSplit | None:
@@ -201,7 +202,7 @@ class GroupTrials:
             seed=job.seed,
             memory=job.memory,
             io_slices=job.io_slices,
-            rows_a_column=ROWS_A_COLUMN,
+            rows_a_column=TRIAL_ROWS,
         )
 
 

@@ -30,10 +30,11 @@ def node_times(original: Analysis, pruned: Model, checks: Checks, io_slices: IoS
     """
     try:
         engine = ready_engine(original, checks.input_shapes).engine
-        pairs = [(_times(engine, original.model, WHOLE), _times(engine, pruned, io_slices)) for _ in range(REPETITIONS)]
+        models = [(_named(original.model), WHOLE), (_named(pruned), io_slices)]
+        rounds = [[_times(engine, *one) for one in models] for _ in range(REPETITIONS)]
     except (InputError, RunError):
         return {}
-    before, after = (_fastest(one) for one in zip(*pairs, strict=True))
+    before, after = (_fastest(found) for found in zip(*rounds, strict=True))
     return {name: (before.get(name, 0.0), after.get(name, 0.0)) for name in {**before, **after}}
 
 
@@ -42,7 +43,12 @@ def _fastest(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: min(times.get(name, math.inf) for times in found) for name in found[0]}
 
 
-def _times(engine: Engine, model: Model, io_slices: IoSlices) -> dict[str, float]:
+def _named(model: Model) -> Model:
+    """A copy whose nodes are found again among the kernels."""
     named = model.copy()
     name_nodes(named.proto)
+    return named
+
+
+def _times(engine: Engine, named: Model, io_slices: IoSlices) -> dict[str, float]:
     return nodes_of_kernels(named.proto, engine.kernels(named, io_slices))

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -142,7 +141,7 @@ def sensitivity(
 
 def _report(name: str | None, prepared: Prepared, savings: _Savings, clock: Clock) -> SensitivityReport:
     groups = prepared.groups
-    extent = affordable(partial(work_of, prepared), len(groups), SHARES, MIDDLE)
+    extent = affordable(work_of(prepared), len(groups), SHARES, MIDDLE)
     data = split(prepared, extent.samples) if extent.shares and groups else None
     evaluator = NO_METRIC if data is None else evaluator_of(prepared, data)
     with clock.stage("trials"):
