@@ -103,9 +103,12 @@ class _Matrices:
 
     def fitted(self) -> Fit:
         """The candidate with the smallest held-out error; where there are no samples, by the weights alone."""
+        sizes = np.abs(self.weight)
         if not (self.rows.count and self.held.count):
-            return Fit(self._with_zeros(criteria.get(self.method)), self.bias, 0.0, 0.0, 0.0)
-        before = self.held.error(self._with_zeros(None), self.bias)
+            criterion = criteria.get(self.method)
+            scores = element_scores(criterion, self.weight) if criterion.needs == "weights" else sizes
+            return Fit(self._with_zeros(scores), self.bias, 0.0, 0.0, 0.0)
+        before = self.held.error(self._with_zeros(sizes), self.bias)
         dense = fit(self.rows, self.held, self.weight, self.bias, intercept=self.free, penalties=PENALTIES)
         reached = self.rows.wanted if dense.penalty is None else self.rows.reachable(dense.weight, dense.bias)
         problem = _Problem(self.rows, self.weight, self.bias, self.free)
@@ -118,13 +121,9 @@ class _Matrices:
             best = min(best, tried(penalty), key=lambda one: one.after)
         return best
 
-    def _with_zeros(self, criterion: Criterion | None) -> Floats:
-        """The matrices with the zeros that are chosen, else those of a criterion of weights, else of the smallest."""
-        gone = self.gone
-        if gone is None:
-            of_weights = criterion if criterion is not None and criterion.needs == "weights" else None
-            scores = np.abs(self.weight) if of_weights is None else element_scores(of_weights, self.weight)
-            gone = select(scores, self.pattern, self.channels)
+    def _with_zeros(self, scores: Floats) -> Floats:
+        """The matrices with the zeros that are chosen already, else where the scores are lowest."""
+        gone = select(scores, self.pattern, self.channels) if self.gone is None else self.gone
         return np.where(gone, 0, self.weight)
 
     def _tried(self, problem: _Problem, reached: NDArray[np.float32], before: float, penalty: float) -> Fit:
