@@ -81,7 +81,7 @@ def _options(threads: int, data_folder: str | None, arena: bool) -> Any:
 def run(handle: int, names: Sequence[str] | None, feeds: dict[str, Any]) -> list[Any]:
     """Returns the outputs of a session for one batch of inputs."""
     session = _sessions[handle]
-    names = [output.name for output in session.get_outputs()] if names is None else names
+    names = names or [output.name for output in session.get_outputs()]
     result: list[Any] = session.run(names, feeds)
     # An output that is an input lies where the feed does, which some versions of onnxruntime do not keep.
     return [array.copy() if name in feeds else array for name, array in zip(names, result, strict=True)]
