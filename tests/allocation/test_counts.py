@@ -52,18 +52,19 @@ MULTIPLES = st.sampled_from([1, 2, 3, 4, 6, 8])
 WIDTHS = st.lists(st.builds(Width, st.integers(1, 9), st.integers(0, 9), MULTIPLES), min_size=1, max_size=3).map(tuple)
 
 
+def fits(widths: tuple[Width, ...], units: int, rests: bool) -> bool:
+    """Whether so many units make every width a multiple, with or without what other channels add to it."""
+    return all((units * w.per_unit + rests * w.rest) % w.multiple == 0 for w in widths)
+
+
 @given(WIDTHS, st.integers(1, 30), st.integers(0, 30), st.integers(1, 4))
 def test_the_nearest_count_is_kept_that_makes_every_width_a_multiple(
     widths: tuple[Width, ...], units: int, remove: int, least: int
 ) -> None:
     """By trying all; where no number of units does, without what other channels add to a width."""
     wanted, least = max(units - remove, min(least, units)), min(least, units)
-
-    def fits(n: int, rests: bool) -> bool:
-        return all((n * w.per_unit + rests * w.rest) % w.multiple == 0 for w in widths)
-
-    rests = any(fits(n, rests=True) for n in range(24))
-    counts = [n for n in range(least, units) if n > 0 and fits(n, rests)] + [units]
+    rests = any(fits(widths, n, rests=True) for n in range(24))
+    counts = [n for n in range(least, units) if n > 0 and fits(widths, n, rests)] + [units]
     if all(w.multiple == 1 for w in widths):
         counts = list(range(least, units + 1))
     expected = min(counts, key=lambda n: (abs(n - wanted), -n))
@@ -98,12 +99,10 @@ def test_limits(limits: Limits, units: int, remove: int, expected: int) -> None:
 @given(WIDTHS, st.integers(1, 30))
 def test_every_multiple_of_a_step_makes_the_widths_multiples(widths: tuple[Width, ...], units: int) -> None:
     """By trying all; rests count where any number of units makes up for them."""
-    rests = any(all(w.fits(n) for w in widths) for n in range(24))
-
-    def fits(n: int) -> bool:
-        return all((n * w.per_unit + rests * w.rest) % w.multiple == 0 for w in widths)
-
-    steps = [s for s in range(1, units) if units % s == 0 and all(fits(k) for k in range(s, units + 1, s))]
+    rests = any(fits(widths, n, rests=True) for n in range(24))
+    steps = [
+        s for s in range(1, units) if not units % s and all(fits(widths, k, rests) for k in range(s, units + 1, s))
+    ]
     assert Limits(1, widths).step(units) == min(steps, default=1)
 
 
