@@ -30,8 +30,8 @@ from onnxprune.statistics.moments import rows_for
 
 Index = NDArray[np.int64]
 
-WORK = 4e12
-"""Multiplications that all trials together may take: about 100 seconds of one core."""
+WORK = 2.5e12
+"""Multiplications that all trials together may take: about a minute of one core."""
 SAMPLES, FEWEST = 256, 32
 """Samples that a trial is repaired with, and evaluated on, at most; and at least, where work is limited."""
 BATCHES = 10
@@ -41,6 +41,8 @@ PASSES = 6
 TRIAL_ROWS = 50
 """Positions that a layer is fitted on for each column of its matrix: a quarter of what a repair takes, which is enough
 to compare damage."""
+TRIAL_PENALTIES = (1e-3, 1e-1, 10.0)
+"""Ridges that a layer is fitted with, fewer than in a repair."""
 FITS = 4
 """What the fits of a trial take for each product of two columns at a position: in half of the layers, those behind the
 group, several sums of products, and less efficiently than a model runs."""
@@ -202,6 +204,7 @@ class GroupTrials:
             seed=job.seed,
             memory=job.memory,
             io_slices=job.io_slices,
+            fitter=layerwise.Ridge(TRIAL_PENALTIES),
             rows_a_column=TRIAL_ROWS,
         )
 

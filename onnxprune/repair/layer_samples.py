@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from onnxprune.graph.operators import Bounds, operator_of, other_summand
 from onnxprune.layers.linear import LinearLayer, Positions
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.least_squares import LayerSamples
+from onnxprune.runtime.parallel import in_order
 from onnxprune.runtime.staged_run import BatchValues
 from onnxprune.statistics.moments import ROWS_A_COLUMN, rows_for
 
@@ -87,15 +88,22 @@ def layer_samples(
     rows = rows_for(b.columns, count, rows_a_column, width=width, memory=memory)
     name = a.output.name if join is None else join.total
     made_here = kept.all_rows(name, made[name], a.out_axis)
-    parts: list[tuple[NDArray[np.float32], ...]] = []
-    for n, x in enumerate(read[b.x.name]):
-        y = made_here[n]
-        positions = a.draw(y.shape, rng, rows)
-        if not b.fits(x.shape, positions):  # an axis is not as long as the model declares: its rows are not known
-            positions = Positions(positions.rows[:0], positions.shape)
+
+    def drawn() -> Iterator[tuple[int, NDArray[Any], NDArray[Any], Positions]]:
+        for n, x in enumerate(read[b.x.name]):
+            y = made_here[n]
+            positions = a.draw(y.shape, rng, rows)
+            if not b.fits(x.shape, positions):  # an axis is not as long as the model declares: its rows are not known
+                positions = Positions(positions.rows[:0], positions.shape)
+            yield n, x, y, positions
+
+    def sampled(one: tuple[int, NDArray[Any], NDArray[Any], Positions]) -> tuple[NDArray[np.float32], ...]:
+        n, x, y, positions = one
         target = _flat(a, y, positions)[:, kept.along(name, a.out_axis % y.ndim, features)]
         beside = [] if join is None else [_grouped(_flat(b, read[join.other][n], positions), b.groups)]
-        parts.append(_finite(b.patches(x, positions), _grouped(target, b.groups), *beside))
+        return _finite(b.patches(x, positions), _grouped(target, b.groups), *beside)
+
+    parts = list(in_order(sampled, drawn()))
     low, high = bounds(b.output if join is None else join.sum)
     front, back = held_out(parts)
     if len(parts) == 1:

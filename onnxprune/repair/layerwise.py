@@ -26,10 +26,11 @@ from onnxprune.model.model import Model
 from onnxprune.repair import recurrent
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, layer_samples, residual_add
-from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, LayerSamples, fit
+from onnxprune.repair.least_squares import PENALTIES, Fit, LayerSamples, fit
 from onnxprune.repair.side_by_side import Refitted, inferred_graphs, side_by_side
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.staged_run import BatchValues
+from onnxprune.statistics.covariance import Floats
 from onnxprune.statistics.moments import ROWS_A_COLUMN, Batches, rows_for
 
 logger = logging.getLogger(__name__)

@@ -6,18 +6,17 @@ do not show stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.common.storable import storable
 from onnxprune.runtime.parallel import in_order
-from onnxprune.statistics import covariance
-
-Floats = NDArray[np.float64]
+from onnxprune.statistics.covariance import PART, Centred, Floats
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 """Tried in turn, each a share of the mean variance of the inputs; the held-out samples choose. The strongest ones
@@ -81,10 +80,16 @@ class LayerSamples:
 
     def reachable(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
         """Targets for the layer, equal to its prediction where target and prediction are beyond the same bound."""
-        made = self.predict(weight, bias)
-        beyond = ((self.y <= self.low) & (made <= self.low)) | ((self.y >= self.high) & (made >= self.high))
-        wanted: NDArray[np.float32] = np.where(beyond, made, self.y)
-        wanted -= self.offset
+        wanted = np.empty_like(self.y)
+
+        def fill(start: int) -> None:
+            some = self.cut(start, start + PART)
+            made = some.predict(weight, bias)
+            beyond = ((some.y <= self.low) & (made <= self.low)) | ((some.y >= self.high) & (made >= self.high))
+            wanted[:, start : start + PART] = np.where(beyond, made, some.y) - some.offset
+
+        for _ in in_order(fill, range(0, self.count, PART)):
+            pass
         return wanted
 
     def cut(self, start: int, stop: int) -> LayerSamples:
@@ -144,6 +149,8 @@ ROUNDS = 6
 """Maximum number of fits where an activation hides a part of the error; each starts from the previous one."""
 PATIENCE = 2
 """So many ridges in a row that are no better than the best end the search."""
+AHEAD = 2
+"""Ridges that are tried at a time."""
 GAIN = 2e-3
 """A round that takes less than this share off the error is the last one."""
 
@@ -174,41 +181,54 @@ def fit(
         intercept: Whether the bias may change.
         penalties: Ridges to try.
     """
-    best = before = Fit(weight, bias, None, held.error(weight, bias), held.error(weight, bias))
-    problem = _Problem(rows, weight, bias, intercept)
-
-    def descended(target: NDArray[np.float32]) -> Fit:
-        plain = _plain(problem, target, before, held, penalties)
-        return _bent(problem, plain, held) if rows.is_clipped else plain
-
+    error = held.error(weight, bias)
+    before = Fit(weight, bias, None, error, error)
+    problem = Problem(rows, weight, bias, intercept)
     starts = [rows.wanted, *([rows.reachable(weight, bias)] if rows.is_clipped else [])]
-    for found in in_order(descended, starts):
+    best = before
+    for plain in _plain(problem, starts, before, held, penalties):
+        found = _bent(problem, plain, held) if rows.is_clipped else plain
         best = found if found.after < best.after else best
     if best.penalty is None or rows is held:
         return best
     full = rows.joined(held)
     target = full.reachable(best.weight, best.bias) if rows.is_clipped else full.wanted
-    new, shift = _Problem(full, weight, bias, intercept).solution(target, best.penalty)
+    new, shift = problem.joined(held, full).solution(target, best.penalty)
     return replace(best, weight=new, bias=shift)
 
 
 def _plain(
-    problem: _Problem, target: NDArray[np.float32], before: Fit, held: LayerSamples, penalties: Sequence[float]
-) -> Fit:
-    """The ridge with the smallest held-out error; ridges are tried from the strongest to the weakest."""
-    best, worse, products = before, 0, problem.products(target)
-    for penalty in sorted(penalties, reverse=True):
-        new, shift = problem.solved(products, penalty)
-        after = held.error(new, shift)
-        worse = 0 if after < best.after else worse + 1
-        if after < best.after:
-            best = Fit(new, shift, penalty, before.before, after)
-        if worse == PATIENCE:
-            break
+    problem: Problem,
+    targets: Sequence[NDArray[np.float32]],
+    before: Fit,
+    held: LayerSamples,
+    penalties: Sequence[float],
+) -> list[Fit]:
+    """The ridge with the smallest held-out error, for each target.
+
+    Ridges are tried from the strongest to the weakest, `AHEAD` at a time so that several cores have work; what counts
+    is the same as if they were tried one by one.
+    """
+    products = [problem.products(target) for target in targets]
+    best, worse = [before] * len(targets), [0] * len(targets)
+
+    def tried(task: tuple[int, float]) -> Fit:
+        new, shift = problem.solved(products[task[0]], task[1])
+        return Fit(new, shift, task[1], before.before, held.error(new, shift))
+
+    ordered = sorted(penalties, reverse=True)
+    for start in range(0, len(ordered), AHEAD):
+        problem.invert(ordered[start : start + AHEAD])
+        going = [i for i in range(len(targets)) if worse[i] < PATIENCE]
+        tasks = [(i, penalty) for penalty in ordered[start : start + AHEAD] for i in going]
+        for (i, _), found in zip(tasks, in_order(tried, tasks), strict=True):
+            if worse[i] < PATIENCE:
+                worse[i] = 0 if found.after < best[i].after else worse[i] + 1
+                best[i] = found if not worse[i] else best[i]
     return best
 
 
-def _bent(problem: _Problem, start: Fit, held: LayerSamples) -> Fit:
+def _bent(problem: Problem, start: Fit, held: LayerSamples) -> Fit:
     """Repeated fits from a starting point, with targets that ask for nothing where an activation hides the error."""
     best = start
     for _ in range(ROUNDS if start.penalty is not None else 0):
@@ -223,43 +243,92 @@ def _bent(problem: _Problem, start: Fit, held: LayerSamples) -> Fit:
     return best
 
 
-class _Problem:
-    """Least-squares problem of a layer, centred on its current weight; the moments of the samples are computed once."""
+class Problem:
+    """Least-squares problem of a layer, centred on its current weight; the moments of the samples are computed once.
 
-    def __init__(self, rows: LayerSamples, weight: Floats, bias: Floats, intercept: bool) -> None:
+    Attributes:
+        rows: The samples.
+        mean: Mean of the inputs; shape (groups, columns).
+        gram: Gram matrix of the inputs, centred where the bias is free; shape (groups, columns, columns).
+    """
+
+    def __init__(
+        self, rows: LayerSamples, weight: Floats, bias: Floats, intercept: bool, seen: Centred | None = None
+    ) -> None:
+        """Keeps the samples and their moments.
+
+        Args:
+            rows: The samples.
+            weight: The current weight; shape (groups, outputs, columns).
+            bias: The current bias; shape (groups, outputs).
+            intercept: Whether the bias may change.
+            seen: Moments of the inputs, where they are known.
+        """
         self.rows = rows
         self._weight, self._bias, self._intercept = weight, bias, intercept
-        self._count = max(rows.x.shape[1], 1)
-        self._turned = rows.x.transpose(0, 2, 1)
-        self._mean = rows.x.mean(axis=1, dtype=np.float64)
-        self._gram = (
-            covariance.covariance(rows.x, self._mean)
-            if intercept
-            else np.matmul(self._turned, rows.x).astype(np.float64) / self._count
-        )
-        self._scale = np.maximum(np.trace(self._gram, axis1=1, axis2=2) / self._gram.shape[1], 1e-12)
+        self._seen = seen or Centred.of(rows.x)
+        self.mean = self._seen.mean
+        self.gram = self._seen.covariance if intercept else self.second
         self._inverses: dict[float, Floats] = {}
 
+    @property
+    def second(self) -> Floats:
+        """Second moments of the inputs; shape (groups, columns, columns)."""
+        return self._seen.covariance + self.mean[:, :, None] * self.mean[:, None]
+
+    def joined(self, held: LayerSamples, full: LayerSamples) -> Problem:
+        """The problem of these samples followed by others.
+
+        Args:
+            held: The others.
+            full: All of them.
+        """
+        seen = self._seen.joined(Centred.of(held.x), full.x)
+        return Problem(full, self._weight, self._bias, self._intercept, seen)
+
+    def ridge(self, penalty: float) -> Floats:
+        """The Gram matrix with a ridge."""
+        return self.gram + ridge(self.gram, penalty)
+
+    def invert(self, penalties: Sequence[float]) -> None:
+        """Computes what `solved` needs for some ridges, on all cores."""
+        missing = [penalty for penalty in penalties if penalty not in self._inverses]
+        inverses: Iterator[Any] = in_order(lambda penalty: np.linalg.inv(self.ridge(penalty)), missing)
+        for penalty, inverse in zip(missing, inverses, strict=True):
+            self._inverses[penalty] = inverse
+
     def products(self, target: NDArray[np.float32]) -> tuple[Floats, Floats]:
-        """Cross moments of a target with the inputs, less those of the current weight, and the target's mean."""
-        if self._intercept:
-            mean = target.mean(axis=1, dtype=np.float64)
-            xy = covariance.cross(self.rows.x, target, self._mean, mean)
-        else:
+        """Cross moments of a target with the inputs, less those of the current weight, and the bias at no inputs."""
+        xy, mean = self._seen.cross(target)
+        if not self._intercept:
+            xy += self.mean[:, :, None] * (mean - self._bias)[:, None]
             mean = self._bias
-            xy = np.matmul(self._turned, target).astype(np.float64) / self._count
-            xy -= self._mean[:, :, None] * mean[:, None]
-        return xy - self._gram @ self._weight.transpose(0, 2, 1), mean
+        return xy - self.gram @ self._weight.transpose(0, 2, 1), mean
 
     def solved(self, products: tuple[Floats, Floats], penalty: float) -> tuple[Floats, Floats]:
         """Weight and bias for some `products`."""
-        if penalty not in self._inverses:
-            ridge = (penalty * self._scale)[:, None, None] * np.eye(self._gram.shape[1])
-            self._inverses[penalty] = np.linalg.inv(self._gram + ridge)
+        self.invert([penalty])
         left, mean = products
         new = self._weight + (self._inverses[penalty] @ left).transpose(0, 2, 1)
-        return new, mean - np.einsum("goi,gi->go", new, self._mean) if self._intercept else self._bias
+        return new, self.bias(new, mean) if self._intercept else self._bias
 
     def solution(self, target: NDArray[np.float32], penalty: float) -> tuple[Floats, Floats]:
         """Weight and bias for a target."""
         return self.solved(self.products(target), penalty)
+
+    def bias(self, weight: Floats, mean: Floats) -> Floats:
+        """The bias with which the mean of the layer's output is `mean`; shape (groups, outputs)."""
+        found: Floats = mean - np.einsum("goi,gi->go", weight, self.mean)
+        return found
+
+
+def ridge(gram: Floats, penalty: float) -> Floats:
+    """A multiple of the identity: a share of the mean variance of the inputs.
+
+    Args:
+        gram: Gram matrix of the inputs; shape (groups, columns, columns).
+        penalty: The share.
+    """
+    scale = np.maximum(np.trace(gram, axis1=1, axis2=2) / gram.shape[1], 1e-12)
+    found: Floats = (penalty * scale)[:, None, None] * np.eye(gram.shape[1])
+    return found

@@ -14,10 +14,10 @@ from onnxprune.extensions.points import Criterion, criteria
 from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.repair.layerwise import Ridge
-from onnxprune.repair.least_squares import PENALTIES, Fit, Floats, LayerSamples, fit
+from onnxprune.repair.least_squares import PENALTIES, Fit, LayerSamples, Problem, fit, ridge
 from onnxprune.runtime.parallel import in_order
 from onnxprune.sparsity.solvers import alps, refine, select, sparsegpt, wanda
-from onnxprune.statistics import covariance as centred
+from onnxprune.statistics.covariance import Floats, mean
 from onnxprune.statistics.moments import Moments
 
 LEAST = 1e-3
@@ -66,7 +66,7 @@ class Zeros:
         if self.bias_only:
             if not (rows.count and held.count):
                 return Fit(weight, bias, None, 0.0, 0.0)
-            before, shift = held.error(weight, bias), _bias(rows, weight, rows.wanted) if free else bias
+            before, shift = held.error(weight, bias), _bias(rows, weight) if free else bias
             after = held.error(weight, shift)
             return Fit(weight, shift, 0.0, before, after) if after < before else Fit(weight, bias, None, before, before)
         if key not in self.layers:
@@ -111,7 +111,7 @@ class _Matrices:
         before = self.held.error(self._with_zeros(sizes), self.bias)
         dense = fit(self.rows, self.held, self.weight, self.bias, intercept=self.free, penalties=PENALTIES)
         reached = self.rows.wanted if dense.penalty is None else self.rows.reachable(dense.weight, dense.bias)
-        problem = _Problem(self.rows, self.weight, self.bias, self.free)
+        problem = Problem(self.rows, self.weight, self.bias, self.free)
         tried = partial(self._tried, problem, reached, before)
         weak = sorted({LEAST, max(dense.penalty or LEAST, LEAST)})
         best = min(in_order(tried, weak), key=lambda one: one.after)
@@ -126,23 +126,30 @@ class _Matrices:
         gone = select(scores, self.pattern, self.channels) if self.gone is None else self.gone
         return np.where(gone, 0, self.weight)
 
-    def _tried(self, problem: _Problem, reached: NDArray[np.float32], before: float, penalty: float) -> Fit:
+    def _tried(self, problem: Problem, reached: NDArray[np.float32], before: float, penalty: float) -> Fit:
         """The best candidate with a ridge."""
         best: Fit | None = None
-        gram = problem.gram(penalty)
-        target = problem.solution(reached, gram)
+        wanted = mean(self.rows.wanted)
+        gram = problem.ridge(penalty)
+        target = self._dense(problem, reached, gram)
         chosen = self.method, self.pattern, self.channels, target, gram, self.weight, problem.second, self.gone
         for made in candidates(*chosen):
             keep, now = made != 0, made
             for left in range(ROUNDS if self.rows.is_clipped else 0, -1, -1):
-                shift = _bias(self.rows, now, self.rows.wanted) if self.free else self.bias
+                shift = problem.bias(now, wanted) if self.free else self.bias
                 after = self.held.error(now, shift)
                 if best is None or after < best.after:
                     best = Fit(now, shift, penalty, before, after)
                 if left:
-                    now = refine(now, problem.solution(self.rows.reachable(now, shift), gram), gram, keep)
+                    now = refine(now, self._dense(problem, self.rows.reachable(now, shift), gram), gram, keep)
         assert best is not None
         return best
+
+    def _dense(self, problem: Problem, target: NDArray[np.float32], gram: Floats) -> Floats:
+        """The dense least-squares weight for a target, centred on the current weight."""
+        step = np.linalg.solve(gram, problem.products(target)[0])
+        found: Floats = self.weight + step.transpose(0, 2, 1)
+        return found
 
 
 def candidates(
@@ -210,7 +217,7 @@ def zeroed(layer: LinearLayer, method: str, pattern: Pattern, weight: Floats, se
     n = max(seen.count, 1)
     second = seen.gram[:, turn][:, :, turn] / n
     gram = np.stack([seen.covariance(g) for g in range(layer.groups)])[:, turn][:, :, turn]
-    gram = gram + _ridge(gram, LEAST)
+    gram = gram + ridge(gram, LEAST)
     turned = weight[:, :, turn]
     made = list(candidates(method, pattern, channels, turned, gram, turned, second))
     wrong = [float((((m - turned) @ gram) * (m - turned)).sum()) for m in made]
@@ -225,46 +232,10 @@ def channels_first(layer: LinearLayer) -> tuple[int, NDArray[np.int64]]:
     return channels, np.arange(channels * positions).reshape(channels, positions).T.ravel()
 
 
-class _Problem:
-    """Least-squares problem of a layer, on centred samples where its bias is free."""
-
-    def __init__(self, rows: LayerSamples, weight: Floats, bias: Floats, free: bool) -> None:
-        self._x, self._weight, self._bias, self._free = rows.x, weight, bias, free
-        self._n = max(rows.x.shape[1], 1)
-        self._mean = rows.x.mean(axis=1, dtype=np.float64)
-        covariance = centred.covariance(rows.x, self._mean)
-        self.second = covariance + self._mean[:, :, None] * self._mean[:, None]
-        self._xx = covariance if free else self.second
-
-    def gram(self, penalty: float) -> Floats:
-        """Gram matrix of the inputs, with a ridge."""
-        found: Floats = self._xx + _ridge(self._xx, penalty)
-        return found
-
-    def solution(self, wanted: NDArray[np.float32], gram: Floats) -> Floats:
-        """The dense least-squares weight for the layer's targets, centred on the current weight."""
-        if self._free:
-            xy = centred.cross(self._x, wanted, self._mean, wanted.mean(axis=1, dtype=np.float64))
-        else:
-            xy = np.matmul(self._x.transpose(0, 2, 1), wanted).astype(np.float64) / self._n
-            xy -= self._mean[:, :, None] * self._bias[:, None]
-        step = np.linalg.solve(gram, xy - self._xx @ self._weight.transpose(0, 2, 1))
-        found: Floats = self._weight + step.transpose(0, 2, 1)
-        return found
-
-
-def _ridge(gram: Floats, penalty: float) -> Floats:
-    scale = np.maximum(np.trace(gram, axis1=1, axis2=2) / gram.shape[1], 1e-12)
-    found: Floats = (penalty * scale)[:, None, None] * np.eye(gram.shape[1])
+def _bias(rows: LayerSamples, weight: Floats) -> Floats:
+    """The bias with which the output's mean is that of the targets."""
+    found: Floats = mean(rows.wanted) - np.einsum("goi,gi->go", weight, mean(rows.x))
     return found
-
-
-def _bias(rows: LayerSamples, weight: Floats, wanted: NDArray[np.float32]) -> Floats:
-    """The bias with which the output's mean is that of the target."""
-    mean: Floats = wanted.mean(axis=1, dtype=np.float64) - np.einsum(
-        "goi,gi->go", weight, rows.x.mean(axis=1, dtype=np.float64)
-    )
-    return mean
 
 
 def _turned(rows: LayerSamples, turn: NDArray[np.int64]) -> LayerSamples:

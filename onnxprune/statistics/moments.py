@@ -27,7 +27,7 @@ from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
 from onnxprune.runtime.partition import assemble, partition
 from onnxprune.runtime.session import Feeds, local_session
-from onnxprune.statistics import covariance as centred
+from onnxprune.statistics.covariance import Centred, mean
 
 Batches = Iterable[Mapping[str, NDArray[np.generic]]]
 
@@ -65,11 +65,9 @@ class Moments:
         """Returns the moments of rows of shape (groups, n, columns); rows that are not finite are skipped."""
         finite = np.isfinite(rows).all(axis=(0, 2))
         rows = rows if finite.all() else rows[:, finite]
-        count, one = rows.shape[1], np.ones((1, rows.shape[1]), dtype=np.float32)  # sums as products are much faster
-        total = np.matmul(one, rows)[:, 0].astype(np.float64)
-        mean = total / max(count, 1)
-        zeros = np.rint(np.matmul(one, (rows == 0).astype(np.float32))[:, 0]).astype(np.int64)
-        return cls.from_covariance(count, total, centred.covariance(rows, mean), zeros)
+        count, seen = rows.shape[1], Centred.of(rows)
+        zeros = np.rint(count * mean((rows == 0).astype(np.float32))).astype(np.int64)
+        return cls.from_covariance(count, count * seen.mean, seen.covariance, zeros)
 
     @classmethod
     def from_covariance(

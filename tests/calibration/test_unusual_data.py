@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import onnxprune
 from onnxprune.model.model import load
 from onnxprune.sparsity.solvers import inverse_factor
-from onnxprune.statistics.covariance import covariance, cross
+from onnxprune.statistics.covariance import Centred
 from onnxprune.statistics.moments import Moments
 from onnxprune.verification.output_error import relative_errors
 
@@ -61,9 +61,13 @@ def test_moments_with_a_large_mean(rng: np.random.Generator) -> None:
     """The standard deviation is 1e-5 of the mean, so that E[x^2] - E[x]^2 cancels in float32."""
     x = (1000 + 0.01 * rng.standard_normal((2, 40_000, 5))).astype(np.float32)
     exact = np.stack([np.cov(g.astype(np.float64).T, bias=True) for g in x])
-    mean = x.mean(axis=1, dtype=np.float64)
-    np.testing.assert_allclose(covariance(x, mean), exact, atol=1e-7)
-    np.testing.assert_allclose(cross(x, x[..., :2], mean, mean[:, :2]), exact[:, :, :2], atol=1e-7)
+    found = Centred.of(x)
+    np.testing.assert_allclose(found.mean, x.mean(axis=1, dtype=np.float64), rtol=1e-7)
+    np.testing.assert_allclose(found.covariance, exact, atol=1e-7)
+    np.testing.assert_allclose(found.cross(x[..., :2])[0], exact[:, :, :2], atol=1e-7)
+    joined = Centred.of(x[:, :15_000]).joined(Centred.of(x[:, 15_000:]), x)
+    np.testing.assert_allclose(joined.mean, found.mean, rtol=1e-7)
+    np.testing.assert_allclose(joined.covariance, exact, atol=1e-7)
     parts = [Moments.of(x[:, :15_000]), Moments.of(x[:, 15_000:])]
     whole = parts[0] + parts[1]
     np.testing.assert_allclose([whole.covariance(g) for g in range(2)], exact, atol=1e-7)
