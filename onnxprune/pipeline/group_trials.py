@@ -26,7 +26,7 @@ from onnxprune.pipeline.sent import SentRun
 from onnxprune.planning import plan
 from onnxprune.repair import layerwise
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.statistics.moments import rows_for
+from onnxprune.statistics.moments import Rows, rows_for
 
 Index = NDArray[np.int64]
 
@@ -38,9 +38,8 @@ BATCHES = 10
 """Batches that the samples of a refit are divided into: layers hold out whole batches."""
 PASSES = 6
 """How often a trial runs the model on a sample: original and pruned model in repair, errors, choices."""
-TRIAL_ROWS = 50
-"""Positions that a layer is fitted on for each column of its matrix: a quarter of what a repair takes, which is enough
-to compare damage."""
+TRIAL_ROWS = Rows(50, 4096)
+"""Positions that a layer is fitted on: a quarter of what a repair takes, which is enough to compare damage."""
 TRIAL_PENALTIES = (1e-3, 1e-1, 10.0)
 """Ridges that a layer is fitted with, fewer than in a repair."""
 FITS = 4
@@ -205,7 +204,7 @@ class GroupTrials:
             memory=job.memory,
             io_slices=job.io_slices,
             fitter=layerwise.Ridge(TRIAL_PENALTIES),
-            rows_a_column=TRIAL_ROWS,
+            rows=TRIAL_ROWS,
         )
 
 

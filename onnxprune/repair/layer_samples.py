@@ -16,7 +16,7 @@ from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.least_squares import LayerSamples
 from onnxprune.runtime.parallel import in_order
 from onnxprune.runtime.staged_run import BatchValues
-from onnxprune.statistics.moments import ROWS_A_COLUMN, rows_for
+from onnxprune.statistics.moments import REPAIR_ROWS, Rows, rows_for
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def layer_samples(
     count: int,
     seed: Sequence[int],
     memory: int | None = None,
-    rows_a_column: int = ROWS_A_COLUMN,
+    rows: Rows = REPAIR_ROWS,
 ) -> tuple[LayerSamples, LayerSamples]:
     """Samples to fit and held-out samples, of the same arrays where they are different ones.
 
@@ -80,19 +80,19 @@ def layer_samples(
         count: Number of batches.
         seed: Seed of the positions.
         memory: Bytes of activations to hold.
-        rows_a_column: Positions to sample for each column of the layer's matrix.
+        rows: How many positions to sample.
     """
     rng = np.random.default_rng(list(seed))
     features = a.features[1]
     width = max(b.groups * b.columns, b.features[1])
-    rows = rows_for(b.columns, count, rows_a_column, width=width, memory=memory)
+    a_batch = rows_for(b.columns, count, rows, width=width, memory=memory)
     name = a.output.name if join is None else join.total
     made_here = kept.all_rows(name, made[name], a.out_axis)
 
     def drawn() -> Iterator[tuple[int, NDArray[Any], NDArray[Any], Positions]]:
         for n, x in enumerate(read[b.x.name]):
             y = made_here[n]
-            positions = a.draw(y.shape, rng, rows)
+            positions = a.draw(y.shape, rng, a_batch)
             if not b.fits(x.shape, positions):  # an axis is not as long as the model declares: its rows are not known
                 positions = Positions(positions.rows[:0], positions.shape)
             yield n, x, y, positions

@@ -31,7 +31,7 @@ from onnxprune.repair.side_by_side import Refitted, inferred_graphs, side_by_sid
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.staged_run import BatchValues
 from onnxprune.statistics.covariance import Floats
-from onnxprune.statistics.moments import ROWS_A_COLUMN, Batches, rows_for
+from onnxprune.statistics.moments import REPAIR_ROWS, Batches, Rows, rows_for
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def repair(
     memory: int = 2**31,
     io_slices: IoSlices = WHOLE,
     fitter: Fitter | None = None,
-    rows_a_column: int = ROWS_A_COLUMN,
+    rows: Rows = REPAIR_ROWS,
 ) -> list[Refit]:
     """Refits the layers of a pruned model in place.
 
@@ -130,12 +130,12 @@ def repair(
         memory: Bytes of activations to hold, of both models together.
         io_slices: What inputs and outputs of the pruned model lost.
         fitter: What fits the layers; by default ridge least squares.
-        rows_a_column: Positions to sample for each column of a layer's matrix, see `moments.rows_for`.
+        rows: How many positions to sample of a layer.
     """
     fitter = fitter or Ridge()
     before, after = inferred_graphs(original, pruned)
     layers: list[_Layer] = [
-        _Linear(a, b, residual_add(b), kept, count, memory, rows_a_column)
+        _Linear(a, b, residual_add(b), kept, count, memory, rows)
         for a, b in matched(linear_layers(before), linear_layers(after))
         if a.name in kept.layers and not b.weight_shared
     ]
@@ -179,7 +179,7 @@ class _Linear:
     kept: KeptIndices
     count: int
     memory: int
-    rows_a_column: int
+    rows: Rows
 
     @property
     def wanted(self) -> list[str]:
@@ -200,7 +200,7 @@ class _Linear:
     ) -> list[Refit]:
         samples = partial(
             layer_samples,
-            *(self.a, self.b, self.join, made, read, self.kept, self.count, seed, self.memory, self.rows_a_column),
+            *(self.a, self.b, self.join, made, read, self.kept, self.count, seed, self.memory, self.rows),
         )
         return [_refit(pruned, self.b, samples, fitter)]
 

@@ -31,16 +31,33 @@ from onnxprune.statistics.covariance import Centred, mean
 
 Batches = Iterable[Mapping[str, NDArray[np.generic]]]
 
-MIN_ROWS, MAX_ROWS, ROWS_A_COLUMN = 16_384, 120_000, 200
-"""Sampled positions (rows) per layer: `ROWS_A_COLUMN` for each column of its matrix, within these bounds."""
-ROWS_A_COLUMN_MOMENTS = 50
-"""The same for moments, which need fewer rows since they only rank channels."""
+MAX_ROWS = 120_000
+"""Maximum number of sampled positions (rows) of a layer."""
 MAX_BYTES = 2**28
 """Maximum size in bytes of the sampled patches of a layer, and of its sampled outputs."""
 SHARDS = 16
 """Parts of the batches that moments are gathered from one by one, at most: each may be gathered on another machine."""
 BATCHES_HELD = 4
 """Batches whose activations are in memory at a time: one is read, two are run ahead, one is being computed."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How many positions (rows) are sampled of a layer, up to `MAX_ROWS`.
+
+    Attributes:
+        a_column: For each column of its matrix.
+        least: At least.
+    """
+
+    a_column: int
+    least: int
+
+
+REPAIR_ROWS = Rows(200, 16_384)
+"""For a layer that is refitted."""
+MOMENT_ROWS = Rows(50, 16_384)
+"""For moments, which need fewer rows since they only rank channels."""
 
 
 @storable
@@ -95,20 +112,20 @@ def means(moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float64]]:
 
 
 def rows_for(
-    columns: int, batches: int, rows_a_column: int = ROWS_A_COLUMN, *, width: int = 0, memory: int | None = None
+    columns: int, batches: int, rows: Rows = REPAIR_ROWS, *, width: int = 0, memory: int | None = None
 ) -> int:
     """Returns the number of positions to sample per batch for a layer.
 
     Args:
         columns: Columns of the layer's matrix, of one group.
         batches: Number of batches.
-        rows_a_column: Rows to sample in total for each column.
+        rows: How many rows to sample in total.
         width: Elements of a row that are held: columns of all groups, or outputs where these are more.
         memory: Maximum size in bytes of the activations in memory, of which sampled outputs may take a third.
     """
     room = MAX_BYTES if memory is None else min(MAX_BYTES, memory // 3)
-    rows = min(max(MIN_ROWS, rows_a_column * columns), MAX_ROWS, max(1, room // (4 * max(columns, width))))
-    return -(-rows // max(batches, 1))
+    total = min(max(rows.least, rows.a_column * columns), MAX_ROWS, max(1, room // (4 * max(columns, width))))
+    return -(-total // max(batches, 1))
 
 
 def observe(
@@ -198,7 +215,7 @@ class _Gathering:
             for layer in self._layers:
                 x, y = np.asarray(values[layer.x.name]), values[layer.name]
                 width = layer.groups * layer.columns
-                rows = rows_for(layer.columns, self._count, ROWS_A_COLUMN_MOMENTS, width=width, memory=self._memory)
+                rows = rows_for(layer.columns, self._count, MOMENT_ROWS, width=width, memory=self._memory)
                 positions = layer.draw(y.shape, draws[layer.name], rows)
                 seen = Moments.of(layer.patches(x, positions))
                 found[layer.name] = found[layer.name] + seen if layer.name in found else seen

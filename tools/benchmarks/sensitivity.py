@@ -2,7 +2,7 @@
 
     python -m tools.benchmarks sensitivity ../shared/real [--only NAME ...] [--ratio 0.5] [--plans 0.25 0.5]
 
-FOLDER is that of `max_drop`. Half of each group is pruned alone, by a run of its own with the whole repair, and the
+FOLDER is that of `max_drop`, or holds models with an ``INDEX.json``, as ``models/`` does. Half of each group is pruned alone, by a run of its own with the whole repair, and the
 outputs on the test split are compared with the original's. A row a group holds the predicted and the measured damage,
 and what is lost of the metric there; then come whole plans, whose prediction is the sum over the groups. The verdict
 is Spearman's rank correlation of predicted and measured damage over the groups of each model, 0.9 at least.
@@ -14,12 +14,14 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 
 import onnxprune
 from onnxprune.model.inputs import fed_inputs
@@ -50,30 +52,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row a group, then one a plan, of each model."""
-    module = evaluation(args.folder / "evaluate.py")
+    script = args.folder / "evaluate.py"
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
-            yield from _Case(module, args.folder / "models" / f"{name}.onnx", Path(folder), args.samples).rows(args)
+            labelled = _real(script, name, Path(folder)) if script.exists() else _indexed(args.folder, name)
+            yield from _Case(labelled, Path(folder), args.samples).rows(args)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A classifier with its data.
+
+    Attributes:
+        model: Its file.
+        calib: File of the calibration samples.
+        inputs: Test samples, an array for each input.
+        labels: Their labels.
+        hits: Whether a model is right for each test sample.
+    """
+
+    model: Path
+    calib: Path
+    inputs: Sequence[np.ndarray]
+    labels: np.ndarray
+    hits: Callable[[Path], np.ndarray]
+
+
+def _real(script: Path, name: str, folder: Path) -> _Labelled:
+    """A model of the folder of `max_drop`, whose calibration samples are written to another folder."""
+    module, model = evaluation(script), script.parent / "models" / f"{name}.onnx"
+    load_split = module.SIMPLE[name][1]
+    inputs, labels = load_split("calib", None)
+    calib = folder / "calib.npz"
+    np.savez(calib, labels=labels, **dict(zip(_inputs(model), inputs, strict=True)))
+    inputs, labels = load_split("test", None)
+    return _Labelled(model, calib, inputs, labels, lambda path: hits(module, path, inputs[0], labels))
+
+
+def _indexed(folder: Path, name: str) -> _Labelled:
+    """A model of a folder with an index."""
+    entries = json.loads((folder / "INDEX.json").read_text())["models"]
+    (entry,) = (one for one in entries if one["file"] == f"{name}.onnx")
+    with np.load(folder / entry["test"]) as test:
+        inputs, labels = test[entry["input"]], test[entry["labels_key"]]
+
+    def right(path: Path) -> np.ndarray:
+        (scores,) = onnxruntime.InferenceSession(path).run(None, {entry["input"]: inputs})
+        return np.asarray(np.asarray(scores).argmax(axis=1) == labels, np.float64)
+
+    return _Labelled(folder / entry["file"], folder / entry["calibration"], [inputs], labels, right)
+
+
+def _inputs(model: Path) -> list[str]:
+    return [i.name for i in fed_inputs(onnx.load(model).graph)]
 
 
 class _Case:
     """One model with its data."""
 
-    def __init__(self, module: Any, model: Path, folder: Path, samples: int) -> None:
-        load_split = module.SIMPLE[model.stem][1]
-        self._module, self._model = module, model
-        self._data, self._out = folder / "calib.npz", folder / "pruned.onnx"
-        self._names = [i.name for i in fed_inputs(onnx.load(model).graph)]
-        inputs, labels = load_split("calib", None)
-        np.savez(self._data, labels=labels, **dict(zip(self._names, inputs, strict=True)))
-        self._test, self._labels = load_split("test", None)
-        self._words = ["--calib", self._data, "--samples", samples]
+    def __init__(self, labelled: _Labelled, folder: Path, samples: int) -> None:
+        self._labelled, self._model, self._out = labelled, labelled.model, folder / "pruned.onnx"
+        self._names = _inputs(labelled.model)
+        self._words = ["--calib", labelled.calib, "--samples", samples]
 
     def rows(self, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         """See `rows`."""
         _, said, _, seconds, _ = self._run(["sensitivity", self._model, "--json"])
         groups = json.loads(said)["groups"]
-        before = self._hits(self._model)
+        before = self._labelled.hits(self._model)
         head = {"model": self._model.stem}
         for group in groups:
             row = head | {"group": group["group"], "predicted": _damage(group, args.ratio)}
@@ -93,17 +139,14 @@ class _Case:
         if code:
             return {"code": code, "why": why}
         error = measured(load(self._model), [load(self._out)], list(self._batches()), unsquash=True).shares()[0]
-        drop = float((before - self._hits(self._out)).mean())
+        drop = float((before - self._labelled.hits(self._out)).mean())
         return {"measured": error, "test_drop": round(drop, 4), "seconds": round(seconds, 1)}
-
-    def _hits(self, model: Path) -> np.ndarray:
-        return hits(self._module, model, self._test[0], self._labels)
 
     def _batches(self) -> Iterator[Batch]:
         fixed = onnx.load(self._model).graph.input[0].type.tensor_type.shape.dim[0].dim_value
-        size = fixed or 128
-        for start in range(0, len(self._labels) // size * size if fixed else len(self._labels), size):
-            parts = (a[start : start + size] for a in self._test)
+        size, count = fixed or 128, len(self._labelled.labels)
+        for start in range(0, count // size * size if fixed else count, size):
+            parts = (a[start : start + size] for a in self._labelled.inputs)
             yield dict(zip(self._names, parts, strict=True))
 
 
