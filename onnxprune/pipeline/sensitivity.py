@@ -78,7 +78,7 @@ def sensitivity(
     """What each group of coupled channels costs and saves when a share of it is removed, and nothing else.
 
     Channels are removed from the least important on, what follows the group is refitted as a repair would, and the
-    outputs are compared with the original's on held-out samples. Where that would take more than a minute or two, fewer
+    outputs are compared with the original's on held-out samples. Where that would take more than about a minute, fewer
     shares are tried, or half of each group alone, or the damage is predicted; the report says so.
 
     Args:

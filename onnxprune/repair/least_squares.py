@@ -6,7 +6,7 @@ do not show stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -225,6 +225,7 @@ def _plain(
             if worse[i] < PATIENCE:
                 worse[i] = 0 if found.after < best[i].after else worse[i] + 1
                 best[i] = found if not worse[i] else best[i]
+        problem.forget({one.penalty for one in best})
     return best
 
 
@@ -296,6 +297,10 @@ class Problem:
         inverses: Iterator[Any] = in_order(lambda penalty: np.linalg.inv(self.ridge(penalty)), missing)
         for penalty, inverse in zip(missing, inverses, strict=True):
             self._inverses[penalty] = inverse
+
+    def forget(self, but: Collection[float | None]) -> None:
+        """Releases what `invert` computed, but for some ridges."""
+        self._inverses = {penalty: inverse for penalty, inverse in self._inverses.items() if penalty in but}
 
     def products(self, target: NDArray[np.float32]) -> tuple[Floats, Floats]:
         """Cross moments of a target with the inputs, less those of the current weight, and the bias at no inputs."""

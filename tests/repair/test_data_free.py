@@ -26,7 +26,8 @@ from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Refit
-from onnxprune.repair.least_squares import Fit, Floats, LayerSamples
+from onnxprune.repair.least_squares import Fit, LayerSamples
+from onnxprune.statistics.covariance import Floats
 from tests.support.oracle import session
 from tests.support.paths import MODELS
 
