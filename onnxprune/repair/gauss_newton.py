@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxprune.common.storable import storable
 from onnxprune.repair.layer_operator import LayerOperator, Unfolded
-from onnxprune.repair.least_squares import CONSTANT
+from onnxprune.repair.layer_samples import CONSTANT
 from onnxprune.runtime.parallel import in_order
 
 Floats = NDArray[np.float32]

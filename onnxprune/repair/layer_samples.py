@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,15 +14,117 @@ from onnxprune.graph.graph import Node, Value
 from onnxprune.graph.operators import Bounds, operator_of, other_summand
 from onnxprune.layers.linear import LinearLayer, Positions
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.repair.least_squares import LayerSamples
 from onnxprune.runtime.parallel import in_order
 from onnxprune.runtime.staged_run import BatchValues
+from onnxprune.statistics.covariance import PART, Floats
 from onnxprune.statistics.moments import REPAIR_ROWS, Rows, rows_for
 
 T = TypeVar("T")
 
 HOLD_OUT = 5
 """Every fifth batch is held out."""
+CONSTANT = 1e-12
+"""Targets whose variance is below this share of their mean square are constant: the rest is the rounding of float32."""
+
+
+@dataclass(frozen=True)
+class LayerSamples:
+    """Samples of a layer.
+
+    Attributes:
+        x: Inputs; shape (groups, n, columns).
+        y: Targets for the layer's output plus `offset`; shape (groups, n, outputs).
+        offset: What the graph adds to the layer's output; the same shape, or one number.
+        low: Lower clipping bound of the following activation: 0 for a Relu, -inf for none.
+        high: Upper clipping bound.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    offset: NDArray[np.float32] | float = 0.0
+    low: float = -np.inf
+    high: float = np.inf
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return int(self.x.shape[1])
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether an activation that clips follows."""
+        return bool(np.isfinite(self.low) or np.isfinite(self.high))
+
+    def predict(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
+        """Output of the layer on the inputs, plus the offset."""
+        made: NDArray[np.float32] = self.x @ weight.transpose(0, 2, 1).astype(np.float32)
+        made += bias[:, None].astype(np.float32)
+        made += self.offset
+        return made
+
+    def seen(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values clipped as the following activation does."""
+        return np.clip(values, self.low, self.high)
+
+    def error(self, weight: Floats, bias: Floats) -> float:
+        """Mean squared error of the clipped outputs, as a share of their variance, or else mean square."""
+        target, variation = self._seen_targets
+        wrong = np.square(target - self.seen(self.predict(weight, bias)), dtype=np.float64).sum()
+        return float(wrong / variation)
+
+    @cached_property
+    def _seen_targets(self) -> tuple[NDArray[np.float32], float]:
+        """The clipped targets, and the sum of their squares about their means; about zero where they are constant."""
+        target = self.seen(self.y)
+        spread = float(np.square(target - target.mean(axis=1, keepdims=True), dtype=np.float64).sum())
+        whole = float(np.square(target, dtype=np.float64).sum())
+        return target, max(spread if spread > CONSTANT * whole else whole, 1e-30)
+
+    def reachable(self, weight: Floats, bias: Floats) -> NDArray[np.float32]:
+        """Targets for the layer, equal to its prediction where target and prediction are beyond the same bound."""
+        wanted = np.empty_like(self.y)
+
+        def fill(start: int) -> None:
+            some = self.cut(start, start + PART)
+            made = some.predict(weight, bias)
+            beyond = ((some.y <= self.low) & (made <= self.low)) | ((some.y >= self.high) & (made >= self.high))
+            wanted[:, start : start + PART] = np.where(beyond, made, some.y) - some.offset
+
+        for _ in in_order(fill, range(0, self.count, PART)):
+            pass
+        return wanted
+
+    def cut(self, start: int, stop: int) -> LayerSamples:
+        """The samples of a range, without a copy."""
+        offset = self.offset if isinstance(self.offset, float) else self.offset[:, start:stop]
+        return replace(self, x=self.x[:, start:stop], y=self.y[:, start:stop], offset=offset)
+
+    def joined(self, other: LayerSamples) -> LayerSamples:
+        """These samples followed by others of the same layer; without a copy where both are cut out of the same."""
+        offset = self.offset if isinstance(self.offset, float) else _followed_by(self.offset, np.asarray(other.offset))
+        return replace(self, x=_followed_by(self.x, other.x), y=_followed_by(self.y, other.y), offset=offset)
+
+    @property
+    def wanted(self) -> NDArray[np.float32]:
+        """Targets for the layer alone, without the offset."""
+        return self.y if isinstance(self.offset, float) and self.offset == 0 else self.y - self.offset
+
+
+def _followed_by(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Two arrays joined along axis 1; the array that they are the two parts of, if they are."""
+    base = first.base
+    if isinstance(base, np.ndarray) and base is second.base and first.shape[1] + second.shape[1] == base.shape[1]:
+        split = first.shape[1]
+        parts = base[:, :split], base[:, split:]
+        if all(_same_memory(a, b) for a, b in zip((first, second), parts, strict=True)):
+            return base
+    return np.concatenate([first, second], axis=1)
+
+
+def _same_memory(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    return bool(
+        a.__array_interface__["data"] == b.__array_interface__["data"] and (a.shape, a.strides) == (b.shape, b.strides)
+    )
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair import recurrent
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, layer_samples, residual_add
-from onnxprune.repair.least_squares import PENALTIES, Fit, LayerSamples, fit
+from onnxprune.repair.layer_samples import HOLD_OUT, LayerSamples, ResidualAdd, layer_samples, residual_add
+from onnxprune.repair.least_squares import PENALTIES, Fit, fit
 from onnxprune.repair.side_by_side import Refitted, inferred_graphs, side_by_side
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.staged_run import BatchValues
@@ -199,8 +199,7 @@ class _Linear:
         fitter: Fitter,
     ) -> list[Refit]:
         samples = partial(
-            layer_samples,
-            *(self.a, self.b, self.join, made, read, self.kept, self.count, seed, self.memory, self.rows),
+            layer_samples, *(self.a, self.b, self.join, made, read, self.kept, self.count, seed, self.memory, self.rows)
         )
         return [_refit(pruned, self.b, samples, fitter)]
 

@@ -13,8 +13,10 @@ from onnxprune.extensions.patterns import Pattern
 from onnxprune.extensions.points import Criterion, criteria
 from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.linear import LinearLayer
+from onnxprune.repair.layer_samples import LayerSamples
 from onnxprune.repair.layerwise import Ridge
-from onnxprune.repair.least_squares import PENALTIES, Fit, LayerSamples, Problem, fit, ridge
+from onnxprune.repair.least_squares import PENALTIES, Fit, fit
+from onnxprune.repair.normal_equations import Problem, ridge
 from onnxprune.runtime.parallel import in_order
 from onnxprune.sparsity.solvers import alps, refine, select, sparsegpt, wanda
 from onnxprune.statistics.covariance import Floats, mean

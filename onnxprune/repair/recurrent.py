@@ -15,7 +15,8 @@ import numpy as np
 from onnxprune.layers.recurrent import Cell, Floats, _stored
 from onnxprune.model.model import Model
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.repair.least_squares import Fit, LayerSamples
+from onnxprune.repair.layer_samples import LayerSamples
+from onnxprune.repair.least_squares import Fit
 from onnxprune.statistics.covariance import Floats as Doubles
 
 Fitted = Callable[[str, LayerSamples, LayerSamples, Doubles, Doubles, bool], Fit]

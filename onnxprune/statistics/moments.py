@@ -111,9 +111,7 @@ def means(moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float64]]:
     return {name: seen.total / max(seen.count, 1) for name, seen in moments.items()}
 
 
-def rows_for(
-    columns: int, batches: int, rows: Rows = REPAIR_ROWS, *, width: int = 0, memory: int | None = None
-) -> int:
+def rows_for(columns: int, batches: int, rows: Rows = REPAIR_ROWS, *, width: int = 0, memory: int | None = None) -> int:
     """Returns the number of positions to sample per batch for a layer.
 
     Args:

@@ -25,8 +25,9 @@ from onnxprune.repair import data_free
 from onnxprune.repair.batch_norm import aligned
 from onnxprune.repair.data_free import inputs, repair
 from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.repair.layer_samples import LayerSamples
 from onnxprune.repair.layerwise import Refit
-from onnxprune.repair.least_squares import Fit, LayerSamples
+from onnxprune.repair.least_squares import Fit
 from onnxprune.statistics.covariance import Floats
 from tests.support.oracle import session
 from tests.support.paths import MODELS

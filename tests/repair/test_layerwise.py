@@ -17,8 +17,9 @@ from onnxprune.errors import InputError
 from onnxprune.model.model import load
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.repair import layerwise
+from onnxprune.repair.layer_samples import LayerSamples
 from onnxprune.repair.layerwise import Ridge
-from onnxprune.repair.least_squares import Fit, LayerSamples, fit
+from onnxprune.repair.least_squares import Fit, fit
 from onnxprune.statistics import moments
 from onnxprune.statistics.moments import Moments
 from tests.ops.case import build

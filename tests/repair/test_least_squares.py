@@ -7,7 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.repair import least_squares
-from onnxprune.repair.least_squares import LayerSamples, Problem, fit
+from onnxprune.repair.layer_samples import LayerSamples
+from onnxprune.repair.least_squares import fit
+from onnxprune.repair.normal_equations import Problem
 from onnxprune.runtime.limits import on_threads
 from onnxprune.statistics.covariance import PART
 
