@@ -15,6 +15,7 @@ from onnxprune.common.progress import Meter, Progress
 from onnxprune.common.shared_files import FilesMissing, SharedFiles, copies_in
 from onnxprune.errors import InputError, OnnxPruneError
 from onnxprune.runtime.determinism import deterministic_run
+from onnxprune.runtime.free_memory import reuse
 from onnxprune.runtime.limits import on_threads
 
 SECONDS = 0.5
@@ -107,6 +108,7 @@ def version() -> str:
 def _open(run: str, function: bytes) -> Callable[[Any], Any]:
     """The function of a run, which holds what earlier tasks have made."""
     if run not in _opened:
+        reuse()
         _opened.clear()
         _opened[run] = pickle.loads(function)
     return _opened[run]
