@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
-
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Parameters of `mallopt(3)`."""
 LARGEST = 2**25
@@ -24,8 +23,8 @@ def trim() -> None:
 def reuse() -> None:
     """Lets glibc keep freed memory for the next array, as it does by itself; does nothing elsewhere.
 
-    Dask starts its workers with ``MALLOC_TRIM_THRESHOLD_=65536``: each array is then made of new pages, and a run spends
-    a third of its time in the kernel.
+    Dask starts its workers with ``MALLOC_TRIM_THRESHOLD_=65536``: each array is then made of new pages, and a run
+    spends a third of its time in the kernel.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         library = ctypes.CDLL(None)

@@ -2,10 +2,11 @@
 
     python -m tools.benchmarks sensitivity ../shared/real [--only NAME ...] [--ratio 0.5] [--plans 0.25 0.5]
 
-FOLDER is that of `max_drop`, or holds models with an ``INDEX.json``, as ``models/`` does. Half of each group is pruned alone, by a run of its own with the whole repair, and the
-outputs on the test split are compared with the original's. A row a group holds the predicted and the measured damage,
-and what is lost of the metric there; then come whole plans, whose prediction is the sum over the groups. The verdict
-is Spearman's rank correlation of predicted and measured damage over the groups of each model, 0.9 at least.
+FOLDER is that of `max_drop`, or holds models with an ``INDEX.json``, as ``models/`` does. Half of each group is pruned
+alone, by a run of its own with the whole repair, and the outputs on the test split are compared with the original's.
+A row a group holds the predicted and the measured damage, and what is lost of the metric there; then come whole plans,
+whose prediction is the sum over the groups. The verdict is Spearman's rank correlation of predicted and measured damage
+over the groups of each model, 0.9 at least.
 """
 
 from __future__ import annotations
