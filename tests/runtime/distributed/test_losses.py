@@ -60,7 +60,7 @@ def test_a_variant_that_ends_every_worker(given: dict[str, Any], tmp_path: Path)
         with tries.open("a") as file:
             file.write(".")
         if tries.stat().st_size <= 4:
-            time.sleep(2)  # a nanny starts no other worker in the place of one that it has not seen start
+            time.sleep(4)  # a nanny starts no other worker in the place of one that it has not seen start
             os.kill(os.getpid(), signal.SIGKILL)
         return 1.0
 
