@@ -61,6 +61,7 @@ def fit(
     *,
     intercept: bool = True,
     penalties: Sequence[float] = PENALTIES,
+    problem: Problem | None = None,
 ) -> Fit:
     """The refit with the smallest held-out error, or the original layer if none is better.
 
@@ -78,10 +79,11 @@ def fit(
         bias: The current bias; shape (groups, outputs).
         intercept: Whether the bias may change.
         penalties: Ridges to try.
+        problem: The problem of these samples, weights and bias, where its moments are computed already.
     """
     error = held.error(weight, bias)
     before = Fit(weight, bias, None, error, error)
-    problem = Problem(rows, weight, bias, intercept)
+    problem = problem or Problem(rows, weight, bias, intercept)
     starts = [rows.wanted, *([rows.reachable(weight, bias)] if rows.is_clipped else [])]
     best = before
     for plain in _plain(problem, starts, before, held, penalties):

@@ -15,7 +15,7 @@ from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.repair.layer_samples import LayerSamples
 from onnxprune.repair.layerwise import Ridge
-from onnxprune.repair.least_squares import PENALTIES, Fit, fit
+from onnxprune.repair.least_squares import Fit, fit
 from onnxprune.repair.normal_equations import Problem, ridge
 from onnxprune.runtime.parallel import in_order
 from onnxprune.sparsity.solvers import alps, refine, select, sparsegpt, wanda
@@ -111,9 +111,9 @@ class _Matrices:
             scores = element_scores(criterion, self.weight) if criterion.needs == "weights" else sizes
             return Fit(self._with_zeros(scores), self.bias, 0.0, 0.0, 0.0)
         before = self.held.error(self._with_zeros(sizes), self.bias)
-        dense = fit(self.rows, self.held, self.weight, self.bias, intercept=self.free, penalties=PENALTIES)
-        reached = self.rows.wanted if dense.penalty is None else self.rows.reachable(dense.weight, dense.bias)
         problem = Problem(self.rows, self.weight, self.bias, self.free)
+        dense = fit(self.rows, self.held, self.weight, self.bias, intercept=self.free, problem=problem)
+        reached = self.rows.wanted if dense.penalty is None else self.rows.reachable(dense.weight, dense.bias)
         tried = partial(self._tried, problem, reached, before)
         weak = sorted({LEAST, max(dense.penalty or LEAST, LEAST)})
         best = min(in_order(tried, weak), key=lambda one: one.after)
