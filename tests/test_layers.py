@@ -147,4 +147,4 @@ def test_errors_import_nothing() -> None:
 def test_files_are_short() -> None:
     """Those of the tests and tools as well."""
     files = [*FILES, *(p for name in ("tests", "tools") for p in (ROOT / name).rglob("*.py"))]
-    assert {str(p): n for p in files if (n := len(source(p).splitlines())) > 350} == {}
+    assert {str(p): n for p in files if (n := len(source(p).splitlines())) >= 350} == {}

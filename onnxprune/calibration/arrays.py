@@ -21,7 +21,8 @@ import numpy as np
 from onnxprune.calibration.empty_caches import made_up
 from onnxprune.calibration.labels import per_sample
 from onnxprune.calibration.model_input import Feed, ModelInput
-from onnxprune.calibration.samples import Selection, Source
+from onnxprune.calibration.samples import Source
+from onnxprune.calibration.selection import Selection
 from onnxprune.calibration.signature import Signature
 from onnxprune.errors import InputError
 

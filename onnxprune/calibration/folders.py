@@ -12,7 +12,8 @@ import numpy as np
 from onnxprune.calibration.arrays import npy_table, npz_tables, readable
 from onnxprune.calibration.labels import joined, per_sample
 from onnxprune.calibration.model_input import Feed, Shape
-from onnxprune.calibration.samples import Selection, Source, select_rows
+from onnxprune.calibration.samples import Source, select_rows
+from onnxprune.calibration.selection import Selection
 from onnxprune.calibration.signature import Signature
 from onnxprune.errors import DataError, InputError
 

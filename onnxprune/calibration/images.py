@@ -15,7 +15,8 @@ import numpy as np
 
 from onnxprune.calibration.disk_cache import DiskCache
 from onnxprune.calibration.model_input import Feed, ModelInput, kind
-from onnxprune.calibration.samples import Selection, Source
+from onnxprune.calibration.samples import Source
+from onnxprune.calibration.selection import Selection
 from onnxprune.calibration.signature import Signature
 from onnxprune.errors import DataError, InputError
 

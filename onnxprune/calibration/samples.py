@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from onnxprune.calibration.model_input import Feed
+from onnxprune.calibration.selection import Selection
 from onnxprune.calibration.signature import Signature
 from onnxprune.common.text import plural
 from onnxprune.errors import DataError, InputError
@@ -19,32 +19,6 @@ BATCH_BYTES = 2**26
 
 Progress = Callable[[int, "int | None"], None]
 """Called after each batch with the number of samples so far in this pass and in total (None if unknown)."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """A selection of the samples of a source.
-
-    Attributes:
-        indices: Positions of the selected samples, ascending; None for all samples up to `end`.
-        end: If all are selected, the position before which to stop; None for no limit.
-    """
-
-    indices: np.ndarray | None = None
-    end: int | None = None
-
-    def within(self, start: int, stop: int) -> np.ndarray:
-        """Returns the selected positions of a range, relative to its start."""
-        if self.indices is None:
-            return np.arange(max(0, (stop if self.end is None else min(stop, self.end)) - start))
-        low, high = np.searchsorted(self.indices, (start, stop))
-        return np.asarray(self.indices[low:high]) - start
-
-    def exhausted(self, start: int) -> bool:
-        """Whether no sample is selected from this position on."""
-        if self.indices is None:
-            return self.end is not None and start >= self.end
-        return not len(self.indices) or start > int(self.indices[-1])
 
 
 class Source(ABC):

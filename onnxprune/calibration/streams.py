@@ -11,7 +11,8 @@ import numpy as np
 from onnxprune.calibration.disk_cache import DiskCache
 from onnxprune.calibration.labels import StreamLabels
 from onnxprune.calibration.model_input import Feed
-from onnxprune.calibration.samples import Selection, Source, select_rows
+from onnxprune.calibration.samples import Source, select_rows
+from onnxprune.calibration.selection import Selection
 from onnxprune.calibration.signature import Signature
 from onnxprune.errors import DataError, InputError, OnnxPruneError
 

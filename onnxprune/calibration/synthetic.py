@@ -23,8 +23,9 @@ from onnxprune.cost.measure import counted_shapes, measure
 from onnxprune.errors import RunError
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
+from onnxprune.runtime.axis_lengths import Sizes
 from onnxprune.runtime.batching import why_not_joined
-from onnxprune.runtime.sample_inputs import Sizes, candidate_sizes, input_dims, sample_inputs
+from onnxprune.runtime.sample_inputs import candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import session
 
 Feeds = dict[str, NDArray[np.generic]]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from onnxprune.cli.exit import guarded
 from onnxprune.cli.prune import prune
-from onnxprune.cli.verbs import VERBS
+from onnxprune.cli.verbs import VERBS, verb
 
 __all__ = ["main"]
 
@@ -25,7 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status. A signal ends the process as that signal does.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    verb = VERBS.get(given[0]) if given else None
-    if verb is None:
-        return guarded(prune, "onnxprune", given)
-    return guarded(verb, f"onnxprune {given[0]}", given[1:])
+    if given and given[0] in VERBS:
+        return guarded(verb(given[0]), f"onnxprune {given[0]}", given[1:])
+    return guarded(prune, "onnxprune", given)

@@ -1,31 +1,29 @@
-"""The other verbs: inspect, sensitivity, sweep, apply, slice, finetune, vocabulary, measure, compare, verify, ops."""
+"""The other verbs, each a command in the module of its name, imported when it is called."""
 
 from __future__ import annotations
 
-import click
+import importlib
+from typing import TYPE_CHECKING
 
-from onnxprune.cli.apply import apply
-from onnxprune.cli.compare import compare
-from onnxprune.cli.finetune import finetune
-from onnxprune.cli.inspect import inspect
-from onnxprune.cli.measure import measure
-from onnxprune.cli.ops import ops
-from onnxprune.cli.sensitivity import sensitivity
-from onnxprune.cli.slice import slice
-from onnxprune.cli.sweep import sweep
-from onnxprune.cli.verify import verify
-from onnxprune.cli.vocabulary import vocabulary
+if TYPE_CHECKING:
+    import click
 
-VERBS: dict[str, click.Command] = {
-    "inspect": inspect,
-    "sensitivity": sensitivity,
-    "sweep": sweep,
-    "apply": apply,
-    "slice": slice,
-    "finetune": finetune,
-    "measure": measure,
-    "compare": compare,
-    "verify": verify,
-    "vocabulary": vocabulary,
-    "ops": ops,
-}
+VERBS = (
+    "inspect",
+    "sensitivity",
+    "sweep",
+    "apply",
+    "slice",
+    "finetune",
+    "measure",
+    "compare",
+    "verify",
+    "vocabulary",
+    "ops",
+)
+
+
+def verb(name: str) -> click.Command:
+    """The command of a verb, one of `VERBS`."""
+    command: click.Command = getattr(importlib.import_module(f"onnxprune.cli.{name}"), name)
+    return command

@@ -19,10 +19,8 @@ from onnxprune.options.channels import Channels
 from onnxprune.options.checks import AUTO
 from onnxprune.options.cost_limits import LATENCY
 from onnxprune.options.criteria import BY_DATA, BY_WEIGHTS, NO_STEPS, by_moments, check_importance, from_data, or_empty
-from onnxprune.options.parts import FURTHEST, NO_PERMUTE, Calibration, Checks, Resources, Scope, Zeros
+from onnxprune.options.parts import FURTHEST, NO_DEPTH, NO_PERMUTE, Calibration, Checks, Resources, Scope, Zeros
 from onnxprune.options.repair import EPOCHS, Repair
-
-NO_DEPTH = f"leave {option('depth')} away"
 
 
 @dataclass(frozen=True)
@@ -344,7 +342,7 @@ class Options:
         if self.channels is not None and self.criterion.from_data and not given and not synthetic:
             raise InputError(f"importance {name!r} needs calibration data", GIVE_DATA)
         if stats is not None and not by_moments(name if self.channels is not None else self.solver):
-            known = [n for n in points.criteria.names() if by_moments(n)]
-            raise InputError(f"importance {name!r} uses no statistics", f"{', '.join(known)} do")
+            known = ", ".join(n for n in points.criteria.names() if by_moments(n))
+            raise InputError(f"importance {name!r} uses no statistics", f"{known} do")
         if self.channels is not None and self.channels.steps > 1 and (missing or not self.criterion.sequential):
             raise InputError(NO_STEPS, f"give a ratio or a target, and data with {option('calib', ...)}")

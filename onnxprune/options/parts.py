@@ -62,6 +62,7 @@ class Zeros:
         return self.pattern
 
 
+NO_DEPTH = f"leave {option('depth')} away"
 NO_PERMUTE = "permute orders channels for an N:M pattern, and none is asked for"
 
 

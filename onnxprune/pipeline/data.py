@@ -17,9 +17,9 @@ from onnxprune.errors import RunError, Words, option
 from onnxprune.extensions.points import call, sources
 from onnxprune.model.model import Model
 from onnxprune.options import SAMPLES, Calibration
+from onnxprune.runtime.axis_lengths import CLIPS
 from onnxprune.runtime.batching import why_not_joined
 from onnxprune.runtime.process import Session
-from onnxprune.runtime.sample_inputs import CLIPS
 from onnxprune.runtime.session import session
 
 logger = logging.getLogger(__name__)

@@ -6,10 +6,9 @@ the result.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ from onnxprune.graph.operators import operator_of
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import all_nodes
+from onnxprune.runtime.axis_lengths import SIZES
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.piecewise import Pieces, is_large, runnable_pair
-from onnxprune.runtime.sample_inputs import SIZES, candidate_sizes, input_dims, sample_inputs
+from onnxprune.runtime.sample_inputs import candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
 from onnxprune.verification.checker import checker_error
 from onnxprune.verification.latency import Latency, latency
@@ -312,7 +312,7 @@ def _feeds_to_try(
 
     A free batch axis is tried with 2 first: a model that became fixed to 1 would not be noticed otherwise.
     """
-    for sizes in candidate_sizes(proto, input_shapes, (dataclasses.replace(SIZES[0], batch=batch), *SIZES)):
+    for sizes in candidate_sizes(proto, input_shapes, (replace(SIZES[0], batch=batch), *SIZES)):
         yield sample_inputs(proto, seed=seed, input_shapes=input_shapes, sizes=sizes)
 
 

@@ -5,7 +5,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxprune.errors import InputError
-from onnxprune.runtime.sample_inputs import Sizes, input_dims, sample_inputs
+from onnxprune.runtime.axis_lengths import Sizes
+from onnxprune.runtime.sample_inputs import input_dims, sample_inputs
 from onnxprune.runtime.session import session
 from tests.support.text_models import parse
 
