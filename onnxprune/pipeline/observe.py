@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune.calibration import Samples
+from onnxprune.calibration.batch_size import small_batches
 from onnxprune.cost.measure import mainly_convolutions, measure
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
@@ -102,7 +103,7 @@ def moments(
     if stored is not None and stored.exists():
         return read(stored, model, layers)
     assert data is not None
-    learned_from, _ = _divided(data.fit, MEASURED_SHARE)
+    learned_from, _ = _divided(_in_small_batches(model, data.fit, io_slices), MEASURED_SHARE)
     batches, count = io_slices.batches(learned_from), sum(1 for _ in learned_from.batches())
     with _in_pieces():
         found = observe(model, layers, batches, count=count, seed=seed, memory=memory)
@@ -182,7 +183,11 @@ def fresh_samples(
     io_slices: IoSlices = WHOLE,
 ) -> Batches:
     """Samples that the moments were not computed from, few enough to run the model on them `runs` times."""
-    _, left = _divided(data.fit, MEASURED_SHARE)
+    _, left = _divided(_in_small_batches(model, data.fit, io_slices), MEASURED_SHARE)
     macs = measure(model, io_slices.shapes(input_shapes)).macs or 0
     enough = np.clip(MEASURED_MACS / max(macs * runs, 1), *MEASURED)
     return io_slices.batches(FirstBatches(left, int(enough)))
+
+
+def _in_small_batches(model: Model, samples: Samples | _Synthetic, io_slices: IoSlices) -> Samples | _Synthetic:
+    return small_batches(model, samples, io_slices) if isinstance(samples, Samples) else samples

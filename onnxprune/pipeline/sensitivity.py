@@ -33,7 +33,7 @@ from onnxprune.pipeline.group_trials import Extent, GroupTrials, Trial, affordab
 from onnxprune.pipeline.latency import read_times
 from onnxprune.pipeline.metric import NO_METRIC, MetricEvaluator
 from onnxprune.pipeline.original import Original
-from onnxprune.pipeline.prepare import Prepared, prepare
+from onnxprune.pipeline.prepare import Prepared, opened, scored
 from onnxprune.pipeline.progress import Clock, work_before
 from onnxprune.report.build import rounded
 from onnxprune.report.sensitivity import GroupSensitivity, PinnedGroup, SensitivityPoint, SensitivityReport
@@ -134,14 +134,23 @@ def sensitivity(
     clock = Clock(progress)
     name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
     with limited_run(options.resources), executing(client):
-        prepared = prepare(Original.of(model), options, clock)
-        clock.expect({**work_before(prepared.options), "trials": TRIAL_WORK * len(prepared.groups)})
-        return _report(name, prepared, _Savings.of(prepared, times), clock)
+        started = opened(Original.of(model), options, clock)
+        clock.expect({**work_before(started.options), "trials": TRIAL_WORK * len(started.groups)})
+        extent = affordable(work_of(started), len(started.groups), SHARES, MIDDLE)
+        prepared = scored(_without_heights(started) if extent.shares else started)
+        return _report(name, prepared, _Savings.of(prepared, times), extent, clock)
 
 
-def _report(name: str | None, prepared: Prepared, savings: _Savings, clock: Clock) -> SensitivityReport:
+def _without_heights(started: Prepared) -> Prepared:
+    """With options that measure no heights of damage curves: trials do, and better."""
+    loaded, channels = started.loaded, started.options.channels
+    assert channels is not None
+    alone = replace(loaded.options, channels=replace(channels, global_ranking=False))
+    return replace(started, loaded=replace(loaded, options=alone))
+
+
+def _report(name: str | None, prepared: Prepared, savings: _Savings, extent: Extent, clock: Clock) -> SensitivityReport:
     groups = prepared.groups
-    extent = affordable(work_of(prepared), len(groups), SHARES, MIDDLE)
     data = split(prepared, extent.samples) if extent.shares and groups else None
     evaluator = NO_METRIC if data is None else evaluator_of(prepared, data)
     with clock.stage("trials"):

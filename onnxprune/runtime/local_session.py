@@ -13,7 +13,6 @@ from typing import Any
 from onnxprune.common.time_limit import starting_threads
 from onnxprune.errors import RunError
 from onnxprune.runtime import worker
-from onnxprune.runtime.free_memory import trim
 from onnxprune.runtime.limits import max_ahead
 
 IN_FLIGHT = 2**29
@@ -78,7 +77,6 @@ class LocalSession:
                     yield outputs
             while pending:
                 yield pending.popleft().result()
-        trim()
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
         """See `Session.run`."""

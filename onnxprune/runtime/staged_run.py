@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxprune.model.model import Model
+from onnxprune.runtime.free_memory import trim
 from onnxprune.runtime.local_session import LocalSession
 from onnxprune.runtime.partition import Piece, assemble, partition
 from onnxprune.runtime.session import Feeds, local_session
@@ -158,6 +159,7 @@ class StagedRun:
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
+        trim()
 
     @property
     def nbytes(self) -> int:

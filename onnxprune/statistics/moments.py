@@ -25,6 +25,8 @@ from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
+from onnxprune.runtime.free_memory import trim
+from onnxprune.runtime.parallel import in_order
 from onnxprune.runtime.partition import assemble, partition
 from onnxprune.runtime.session import Feeds, local_session
 from onnxprune.statistics.covariance import Centred, mean
@@ -37,8 +39,12 @@ MAX_BYTES = 2**28
 """Maximum size in bytes of the sampled patches of a layer, and of its sampled outputs."""
 SHARDS = 16
 """Parts of the batches that moments are gathered from one by one, at most: each may be gathered on another machine."""
+FEWEST = 2
+"""Batches of such a part, at least: while the moments of one are computed, the next is run."""
 BATCHES_HELD = 4
 """Batches whose activations are in memory at a time: one is read, two are run ahead, one is being computed."""
+MANY_COLUMNS = 512
+"""Columns from which on the moments of one layer at a time are computed, on all cores."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +156,14 @@ def observe(
     if first is None:
         return found
     parts = _split_layers(model, layers, first, memory // BATCHES_HELD)
-    size = -(-count // SHARDS)
+    size = max(FEWEST, -(-count // SHARDS))
     shards = -(-count // size)
     for number, mine in enumerate(parts):
         with part(number / len(parts), (number + 1) / len(parts)):
             gathering = _Gathering(model, mine, first, count, seed, memory)
             tasks = ((mine[0].name, shard) for shard in _shards(batches, size))
             found |= step_of_run("moments", partial(_summed, gathering, tasks, shards))
+        trim()
     return found
 
 
@@ -208,16 +215,25 @@ class _Gathering:
             layer.name: np.random.default_rng([self._seed, layer.node.index, shard.number]) for layer in self._layers
         }
         inputs = ({name: feeds[name] for name in self._runner.inputs if name in feeds} for feeds in shard.batches)
-        for feeds, outputs in zip(shard.batches, self._runner.each(inputs, self._outputs, ahead=1), strict=True):
+        for feeds, outputs in zip(shard.batches, self._runner.each(inputs, self._outputs, ahead=2), strict=True):
             values = {**feeds, **dict(zip(self._outputs, outputs, strict=True))}
-            for layer in self._layers:
-                x, y = np.asarray(values[layer.x.name]), values[layer.name]
-                width = layer.groups * layer.columns
-                rows = rows_for(layer.columns, self._count, MOMENT_ROWS, width=width, memory=self._memory)
-                positions = layer.draw(y.shape, draws[layer.name], rows)
-                seen = Moments.of(layer.patches(x, positions))
-                found[layer.name] = found[layer.name] + seen if layer.name in found else seen
+            for layer, seen in self._of_batch(values, draws):
+                found[layer] = found[layer] + seen if layer in found else seen
         return found
+
+    def _of_batch(
+        self, values: Mapping[str, Any], draws: Mapping[str, np.random.Generator]
+    ) -> Iterator[tuple[str, Moments]]:
+        """The moments of each layer in one batch: layers with few columns at a time, of the others one by one."""
+
+        def of(layer: LinearLayer) -> tuple[str, Moments]:
+            width = layer.groups * layer.columns
+            rows = rows_for(layer.columns, self._count, MOMENT_ROWS, width=width, memory=self._memory)
+            positions = layer.draw(values[layer.name].shape, draws[layer.name], rows)
+            return layer.name, Moments.of(layer.patches(np.asarray(values[layer.x.name]), positions))
+
+        yield from in_order(of, [layer for layer in self._layers if layer.columns < MANY_COLUMNS])
+        yield from map(of, [layer for layer in self._layers if layer.columns >= MANY_COLUMNS])
 
 
 def _received(model: Model, names: Sequence[str], first: Feeds, count: int, seed: int, memory: int) -> _Gathering:
