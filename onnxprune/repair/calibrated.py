@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
-from onnxprune.calibration.batch_size import small_batches
 from onnxprune.calibration.synthetic import Feeds
 from onnxprune.common.progress import part
 from onnxprune.model.model import Model
@@ -244,7 +243,7 @@ def _stages(
     original: Model, pruned: Model, kept: KeptIndices, samples: Samples, settings: Settings
 ) -> Generator[tuple[str, list[Refit]], None, None]:
     """Refits a model in place, stage by stage; yields the stage's name and what became of each layer."""
-    batches, alone = _in_batches(original, samples), settings.fitter is not None
+    batches, alone = _in_batches(samples), settings.fitter is not None
     with part(0.0, 1.0 if alone else LAYERWISE_WORK):
         refits = refit_layers(original, pruned, kept, samples, settings)
     yield "layer-wise refit", refits
@@ -268,7 +267,7 @@ def refit_layers(
     original: Model, pruned: Model, kept: KeptIndices, samples: Samples, settings: Settings
 ) -> list[Refit]:
     """The first stage: refits a model in place, layer by layer, and judges nothing."""
-    batches = _in_batches(original, samples)
+    batches = _in_batches(samples)
     return layerwise.repair(
         original,
         pruned,
@@ -282,8 +281,8 @@ def refit_layers(
     )
 
 
-def _in_batches(original: Model, samples: Samples) -> Samples:
-    return small_batches(original, samples.in_batches(max(1, min(LARGEST_BATCH, samples.parts // BATCHES))))
+def _in_batches(samples: Samples) -> Samples:
+    return samples.in_batches(max(1, min(LARGEST_BATCH, samples.parts // BATCHES)))
 
 
 def _run(

@@ -159,7 +159,6 @@ class StagedRun:
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
-        trim()
 
     @property
     def nbytes(self) -> int:
@@ -196,6 +195,7 @@ class StagedRun:
         for name in piece.released:
             del self._stored[name]
         self._at += 1
+        trim()
         return result
 
     def ahead(self, changed: Model) -> Iterator[list[Array]]:
