@@ -194,7 +194,7 @@ def repair_removal(prepared: Prepared, pruned: Pruned) -> Pruned:
         pruned.io_slices,
         prepared.synthetic_feeds,
     )
-    refits, trained = refit_and_train(job, options.repair, prepared.clock.stage)
+    refits, trained = refit_and_train(replace(job, rows=prepared.repair_rows), options.repair, prepared.clock.stage)
     return replace(pruned, repair=refits, distilled=trained)
 
 

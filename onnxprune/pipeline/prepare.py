@@ -26,7 +26,7 @@ from onnxprune.pipeline.score import Damage, learn_damage
 from onnxprune.pipeline.settle import resolve_repair
 from onnxprune.repair.data_free import inputs
 from onnxprune.runtime.process import warm_up
-from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.moments import REPAIR_ROWS, Moments, Rows
 from onnxprune.verification import gates
 from onnxprune.verification.gates import Gate
 
@@ -73,6 +73,7 @@ class Prepared:
         clock: Times the stages.
         timed: Times of the model at many widths, where a target of latency needs them.
         repair_data: What a repair learns from, where that is not all of the data.
+        repair_rows: How many positions it samples of a layer.
         moments: Moments of what the layers of the original read, once a criterion has needed them.
         blocks: The blocks that are gone already, as entries of a plan: analysis and costs are of what they leave.
         whole: What the original costs, where blocks are gone.
@@ -88,6 +89,7 @@ class Prepared:
     clock: Clock
     timed: Timed | None = None
     repair_data: CalibrationSplit | None = None
+    repair_rows: Rows = REPAIR_ROWS
     moments: dict[str, Moments] = field(default_factory=dict)
     blocks: Sequence[dict[str, Any]] = ()
     whole: Cost | None = None

@@ -26,6 +26,7 @@ from onnxprune.repair.layerwise import Fitter, Refit
 from onnxprune.repair.quantised import RealWeights
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.partition import CannotCut
+from onnxprune.statistics.moments import REPAIR_ROWS, Rows
 from onnxprune.verification.output_error import relative_errors
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class RepairJob:
         input_shapes: Shapes of graph inputs, where the model leaves them open.
         fitter: What fits a linear layer, where zeros are chosen on the way; only for the package's own methods.
         unrepaired: What to fall back to; the pruned model as it is by default.
+        rows: How many positions are sampled of a layer; only for the package's own methods.
     """
 
     original: Model
@@ -63,6 +65,7 @@ class RepairJob:
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     fitter: Fitter | None = field(default=None)
     unrepaired: Model | None = field(default=None)
+    rows: Rows = REPAIR_ROWS
 
     @classmethod
     def of(
@@ -165,7 +168,7 @@ def _refit_real_weights(job: RepairJob, original: RealWeights, pruned: RealWeigh
 def _calibrated(job: RepairJob) -> list[Refit]:
     """The calibrated repair of layers with floating-point weights."""
     assert job.data is not None and isinstance(job.data.fit, Samples)
-    settings = Settings(job.seed, job.memory, job.io_slices, job.fitter)
+    settings = Settings(job.seed, job.memory, job.io_slices, job.fitter, job.rows)
     able = job.fitter is None and why_not_data_free(job.original, job.input_shapes or None) is None
     return calibrated.repair(
         job.original,

@@ -23,6 +23,7 @@ from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.run import judged
 from onnxprune.pipeline.score import Damage, learn_damage
 from onnxprune.pipeline.sent import with_data
+from onnxprune.statistics.moments import REPAIR_ROWS
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ class Variants:
         self._base = prepare(original, first, clock) if learned is None else prepared_by(learned, original, first)
         data = self._base.loaded.data
         if data is not None:
-            self._base = replace(self._base, repair_data=replace(data, fit=cut(data.fit, repair_samples)))
+            fit = cut(data.fit, repair_samples)
+            rows = REPAIR_ROWS.share((fit.count or 1) / (data.fit.count or 1))
+            self._base = replace(self._base, repair_data=replace(data, fit=fit), repair_rows=rows)
         self._damage: dict[Hashable, Damage | OnnxPruneError | None] = {}
         self._damage |= {_scored_by(first): self._base.damage} if learned is None else learned.damage
 

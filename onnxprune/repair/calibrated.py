@@ -28,6 +28,7 @@ from onnxprune.repair.interpolation import interpolate
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Fitter, Refit
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
+from onnxprune.statistics.moments import REPAIR_ROWS, Rows
 from onnxprune.verification.output_error import Errors, measured
 
 logger = logging.getLogger(__name__)
@@ -65,12 +66,14 @@ class Settings:
         memory: Bytes of activations to hold, of both models together.
         io_slices: What inputs and outputs of the pruned model lost.
         fitter: What fits the layers; by default ridge least squares, and joint refits follow.
+        rows: How many positions are sampled of a layer.
     """
 
     seed: int = 0
     memory: int = 2**31
     io_slices: IoSlices = WHOLE
     fitter: Fitter | None = None
+    rows: Rows = REPAIR_ROWS
 
 
 @dataclass
@@ -278,6 +281,7 @@ def refit_layers(
         memory=settings.memory,
         io_slices=settings.io_slices,
         fitter=settings.fitter,
+        rows=settings.rows,
     )
 
 

@@ -59,6 +59,10 @@ class Rows:
     a_column: int
     least: int
 
+    def share(self, share: float) -> Rows:
+        """As many for a share of the samples."""
+        return Rows(round(share * self.a_column), round(share * self.least))
+
 
 REPAIR_ROWS = Rows(200, 16_384)
 """For a layer that is refitted."""

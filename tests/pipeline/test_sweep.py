@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from onnxprune.errors import InputError, VerificationError
 from onnxprune.pipeline import observe, prepare, variants
 from onnxprune.pipeline.sweep import Sweep
 from onnxprune.pipeline.sweep import variants as asked_for
+from onnxprune.repair import calibrated, layerwise
 from onnxprune.report.entries import Count
 from onnxprune.report.front import front
 from onnxprune.report.sweep import SweepReport, Variant, compared
+from onnxprune.statistics.moments import REPAIR_ROWS, Rows
 from tests.support.classifier import classifier, samples
 
 ALL_SAMPLES = 10**6
@@ -110,6 +113,24 @@ def test_repairs_learn_from_few_samples_and_all_are_measured_on_the_same(model: 
     assert alone.calibration is not None
     assert (few.repair_samples, few.samples) == (64, alone.calibration.samples)
     assert few.params == alone.params and few.error != alone.calibration.relative_error
+
+
+@pytest.mark.slow
+def test_repairs_sample_positions_as_samples(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repair that learns from a fourth of the samples takes a fourth of the positions of each layer."""
+    seen = []
+
+    def refit(*args: Any, rows: Rows, **kwargs: Any) -> Any:
+        seen.append(rows)
+        return layerwise.repair(*args, rows=rows, **kwargs)
+
+    monkeypatch.setattr(calibrated, "layerwise", SimpleNamespace(repair=refit))
+    held = onnxprune.sweep(model, (0.5,), calib=samples(), time=False).variants[0].samples
+    fitted = len(samples()["x"]) - (held or 0)
+    for repair_samples, rows in ((fitted // 4, Rows(50, 4096)), (ALL_SAMPLES, REPAIR_ROWS)):
+        seen.clear()
+        onnxprune.sweep(model, (0.5,), calib=samples(), time=False, repair_samples=repair_samples)
+        assert set(seen) == {rows}
 
 
 @pytest.mark.slow
