@@ -18,6 +18,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.graph.lengths import Dim
 from onnxprune.graph.operators import operator_of
+from onnxprune.graph.stated_types import tensor_type
 from onnxprune.model.topology import topological_order
 
 
@@ -163,6 +164,8 @@ class Node:
         for a in self.proto.attribute:
             if a.name == name:
                 value = onnx.helper.get_attribute_value(a)
+                if isinstance(value, list) and a.strings:
+                    return [text.decode() for text in value]
                 return value.decode() if isinstance(value, bytes) else value
         return default
 
@@ -330,20 +333,3 @@ class Graph:
 def _reads_in_parts(node: Node) -> bool:
     operator = operator_of(node)
     return operator.reads_parts or operator.reads_lengths
-
-
-def tensor_type(info: onnx.ValueInfoProto) -> tuple[list[Dim] | None, int]:
-    """Shape and element type that a `ValueInfoProto` states; (None, 0) for anything but a tensor."""
-    if info.type.WhichOneof("value") != "tensor_type":
-        return None, 0
-    tensor = info.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None, tensor.elem_type
-    return [dimension(d) for d in tensor.shape.dim], tensor.elem_type
-
-
-def dimension(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    """One stated axis length: a number, a name, or None (also for what is below 0: some exporters mean free by it)."""
-    if dim.HasField("dim_value"):
-        return dim.dim_value if dim.dim_value >= 0 else None
-    return dim.dim_param or None

@@ -16,9 +16,10 @@ from onnxprune.graph.content_shapes import from_contents
 from onnxprune.graph.contents import Data, known
 from onnxprune.graph.data_propagation import evaluate, taken
 from onnxprune.graph.equations import Equations
-from onnxprune.graph.graph import Graph, Node, Value, tensor_type
+from onnxprune.graph.graph import Graph, Node, Value
 from onnxprune.graph.lengths import Dim, names, parse, product
 from onnxprune.graph.operators import Shape
+from onnxprune.graph.stated_types import tensor_type
 
 _MAX_WALKS = 4
 _WHOLE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")

@@ -15,9 +15,10 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoP
 
 from onnxprune.graph.contents import Data, constant_data, known
 from onnxprune.graph.equations import Equations
-from onnxprune.graph.graph import Graph, Scope, Value, tensor_type
+from onnxprune.graph.graph import Graph, Scope, Value
 from onnxprune.graph.lengths import Dim
 from onnxprune.graph.node_inference import Walk, is_open, resolve
+from onnxprune.graph.stated_types import tensor_type
 from onnxprune.model.topology import topological_order
 
 IR_VERSION = 4

@@ -80,9 +80,8 @@ def _keep_zero(op: Op, gated: list[Axis], carriers: list[Axis]) -> None:
     """
     defaults = _DEFAULTS[op.type]
     names = op.attr("activations") or defaults
-    texts = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
-    lifting = [t for i, t in enumerate(texts) if i % len(defaults) not in _FREE_GATES[op.type]]
-    if not all(t.lower() in _ZERO_AT_ZERO for t in lifting):
+    lifting = [name for i, name in enumerate(names) if i % len(defaults) not in _FREE_GATES[op.type]]
+    if not all(name.lower() in _ZERO_AT_ZERO for name in lifting):
         return
     start = {"LSTM": 6, "GRU": 5}.get(op.type)
     sources = list(gated)

@@ -13,7 +13,7 @@ from onnxprune.model.model import load
 from onnxprune.runtime.session import local_session
 from tests.ops.case import build
 
-GATES = {"LSTM": 4, "GRU": 3}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((5, 2, 4)).astype(np.float32)
 D = RNG.standard_normal((5, 2, 2, 3)).astype(np.float32)
@@ -41,7 +41,7 @@ def gradients(op: str, direction: str, arrays: dict[str, NDArray[Any]], x: Any, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("op", GATES)
 def test_directions(op: str) -> None:
     """Backwards is forwards with the time turned round; both directions are one beside the other."""
     arrays = weights(op)
@@ -60,7 +60,7 @@ def test_directions(op: str) -> None:
 @pytest.mark.parametrize(
     ("node", "says"),
     [
-        ("GRU <hidden_size = 3> (x, w, r)", "resets the state before its product"),
+        ('GRU <hidden_size = 3, activations = ["Sigmoid", "Relu"]> (x, w, r)', "other activations than Sigmoid, Tanh"),
         ("GRU <hidden_size = 3, linear_before_reset = 1, clip = 2.0> (x, w, r)", "has an attribute clip"),
     ],
 )
@@ -68,3 +68,16 @@ def test_what_has_no_gradient(node: str, says: str) -> None:
     text = f"(float[5,2,4] x) => (float[5,1,2,3] y) <float[1,9,4] w, float[1,9,3] r> {{ y = {node} }}"
     made = differentiate(load(build(text, 14)), ["y"], ["w"])
     assert says in made.reasons["w"]
+
+
+def test_activations_that_are_named_are_those_of_the_operator() -> None:
+    """As frameworks write them, in any case of letters."""
+    arrays = {"w": weights("GRU")["w"][:1], "r": weights("GRU")["r"][:1]}
+    found = []
+    for named in ("", ', activations = ["sigmoid", "Tanh"]'):
+        text = f"""(float[5,2,4] x) => (float[5,1,2,3] y) <float[1,9,4] w, float[1,9,3] r>
+            {{ y = GRU <hidden_size = 3{named}> (x, w, r) }}"""
+        made = differentiate(load(build(text, 14, constants=arrays)), ["y"], ["w", "r"])
+        feeds = {"x": X, made.seeds["y"]: D[:, :1], **{n: a.astype(np.float32) for n, a in arrays.items()}}
+        found.append(local_session(made.model).run([made.gradients["w"]], feeds)[0])
+    np.testing.assert_array_equal(*found)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,60 +10,10 @@ from onnx import TensorProto
 
 from onnxprune.gradients.differentiate import GradientModel, differentiate
 from onnxprune.model.model import Model
-from tests.ops.case import build, random_feeds
+from tests.gradients.cases import Row, binary, conv, positive, unary
+from tests.ops.case import random_feeds
 from tests.support.finite_differences import evaluator, finite_differences
 from tests.support.lanes import spread
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model whose gradients are checked: of every constant and input whose name begins with neither ``k`` nor ``pos``.
-
-    Attributes:
-        name: Name of the row.
-        text: The graph, with ``real`` as the type of floating-point numbers.
-        constants: Contents of constants that cannot be random.
-        opset: Version of the standard operators.
-    """
-
-    name: str
-    text: str
-    constants: dict[str, object] = field(default_factory=dict)
-    opset: int = 18
-
-    def model(self, kind: str) -> onnx.ModelProto:
-        """The model in one precision, ``double`` or ``float``."""
-        text = re.sub(r"\breal\b", kind, self.text).replace("TYPE", str({"float": 1, "double": 11}[kind]))
-        return build(text, self.opset, constants=self.constants)
-
-
-def unary(node: str, opset: int = 18) -> Row:
-    """One operator of one input."""
-    return Row(f"{node} of {opset}", f"(real[2,3,4] x) => (real[2,3,4] y) {{ y = {node} (x) }}", opset=opset)
-
-
-def binary(node: str, a: str = "2,3,4", b: str = "3,1", out: str = "2,3,4", positive: bool = False) -> Row:
-    """One operator of an input and a constant that are broadcast."""
-    return Row(
-        f"{node} {a} {b}",
-        f"(real[{a}] x) => (real[{out}] y) <real[{b}] b> {{ y = {node} (x, b) }}",
-        {"b": np.linspace(0.7, 1.9, int(np.prod([int(n) for n in b.split(",")])))} if positive else {},
-    )
-
-
-def conv(attributes: str, x: str, w: str, y: str, *, bias: bool = True, op: str = "Conv", opset: int = 18) -> Row:
-    """A convolution of an input with a constant kernel."""
-    channels = y.split(",")[1]
-    constants = f"<real[{w}] w, real[{channels}] b>" if bias else f"<real[{w}] w>"
-    operands = "x, w, b" if bias else "x, w"
-    text = f"(real[{x}] x) => (real[{y}] y) {constants} {{ y = {op} <{attributes}> ({operands}) }}"
-    return Row(f"{op} {attributes} {w} of {x}", text.replace("<> ", ""), opset=opset)
-
-
-def positive(node: str) -> Row:
-    """One operator of positive numbers."""
-    return Row(f"{node} of positive", f"(real[2,3] x) => (real[2,3] y) {{ e = Exp(x) y = {node} (e) }}")
-
 
 ROWS = [
     *(
@@ -110,6 +57,15 @@ ROWS = [
         "Clip", "(real[2,3,4] x) => (real[2,3,4] y) <real kl, real kh> { y = Clip(x, kl, kh) }", {"kl": -0.4, "kh": 0.9}
     ),
     Row("Clip above", '(real[2,3,4] x) => (real[2,3,4] y) <real kh> { y = Clip(x, "", kh) }', {"kh": 0.3}),
+    Row("CastLike", "(real[2,3] x, real[3] b) => (real[2,3] y) { e = CastLike (x, b) y = Mul (e, b) }"),
+    *(  # as many samples as channels: the reference evaluator confuses them
+        Row(
+            f"LRN of {size}",
+            "(real[4,4,2,1] x) => (real[4,4,2,1] y) "
+            f"{{ y = LRN <size = {size}, alpha = 0.5, beta = 0.6, bias = 1.5> (x) }}",
+        )
+        for size in (3, 5)
+    ),
     Row("Cast", "(real[2,3] x) => (real[2,3] y) { e = Cast <to = 11> (x) y = Cast <to = TYPE> (e) }"),
     *(binary(op) for op in ("Add", "Sub", "Mul", "Max", "Min", "Mean", "Sum", "PRelu")),
     *(binary(op, "4", "2,3,4", "2,3,4") for op in ("Add", "Mul", "Sub")),
@@ -297,6 +253,14 @@ ROWS = [
         "GRU",
         "(real[3,2,4] x, real[1,2,3] h) => (real[3,1,2,3] y, real[1,2,3] e) <real[1,9,4] w, real[1,9,3] r, real[1,18] b> { y, e = GRU <hidden_size = 3, linear_before_reset = 1> (x, w, r, b, "
         ", h) }",
+    ),
+    Row(
+        "GRU that resets the state",
+        "(real[3,2,4] x, real[1,2,3] h) => (real[3,1,2,3] y, real[1,2,3] e) <real[1,9,4] w, real[1,9,3] r, real[1,18] b> { y, e = GRU <hidden_size = 3> (x, w, r, b, , h) }",
+    ),
+    Row(
+        "RNN",
+        "(real[3,2,4] x, real[1,2,3] h) => (real[3,1,2,3] y, real[1,2,3] e) <real[1,3,4] w, real[1,3,3] r, real[1,6] b> { y, e = RNN <hidden_size = 3> (x, w, r, b, , h) }",
     ),
     Row(
         "GroupNormalization 21",

@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxprune.graph.graph import Graph, dimension, tensor_type
+from onnxprune.graph.graph import Graph
+from onnxprune.graph.stated_types import dimension, tensor_type
 from tests.ops.case import build
 
 NESTED = """(float[N,3] x, bool flag) => (float[N,6] y) <float[3,6] w, float[6,6] p>

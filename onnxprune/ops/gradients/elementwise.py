@@ -19,10 +19,12 @@ def identity(g: NodeGradient) -> None:
     g.give(0, g.d())
 
 
-@gradient("Cast")
+@gradient("Cast CastLike")
 def cast(g: NodeGradient) -> None:
-    """The gradient is cast back."""
+    """The gradient is cast back; of a second input only the type matters."""
     g.give(0, g.emit("Cast", g.d(), to=g.node.input(0).elem_type))
+    if g.wants(1):
+        g.give(1, g.zeros(g.node.input(1)))
 
 
 @gradient("Sign Floor Ceil Round")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from onnx import helper
+
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
 
@@ -124,3 +127,24 @@ def _each_channel(g: NodeGradient, vector: str, groups: int, size: int) -> str:
         return vector
     wide = g.emit("Expand", g.write.unsqueeze(vector, [1]), g.write.ints([groups, size]))
     return g.write.reshape(wide, [groups * size])
+
+
+@gradient("LRN")
+def local_response(g: NodeGradient) -> None:
+    """Output x s^-beta, with s = bias + alpha / size times the sum of x^2 over a window of channels.
+
+    The gradient is d s^-beta - 2 alpha beta / size x (the sum of d x s^(-beta - 1) over the windows that x is in).
+    """
+    x, size = g.node.input(0), int(g.attr("size"))
+    alpha, beta = float(g.attr("alpha", 1e-4)), float(g.attr("beta", 0.75))
+    channels = _static_count(g, [1])
+    windows = np.zeros((channels, channels))
+    for channel in range(channels):
+        windows[max(0, channel - (size - 1) // 2) : channel + size // 2 + 1, channel] = 1
+    kind = helper.tensor_dtype_to_np_dtype(x.elem_type)
+    there, back = (g.write.constant(matrix.astype(kind)) for matrix in (windows, windows.T))
+    sums = g.product_along(g.times(g.x(), g.x()), x, 1, there)
+    s = g.emit("Add", g.times(sums, g.number(alpha / size)), g.number(float(g.attr("bias", 1.0))))
+    power = g.emit("Pow", s, g.number(-beta))
+    along = g.product_along(g.times(g.d(), g.x(), g.emit("Div", power, s)), x, 1, back)
+    g.give(0, g.emit("Sub", g.times(g.d(), power), g.times(g.x(), along, g.number(2 * alpha * beta / size))))

@@ -6,7 +6,7 @@ memory", 1997; Cho et al., 2014; the equations are those of the ONNX operators).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +94,10 @@ class _Layer:
         rows = self.g.write.reshape(d, [self.steps * self.batch, -1])
         return self.g.emit("MatMul", self.turn(rows), self.g.write.reshape(read, [self.steps * self.batch, width]))
 
+    def blocks(self, *parts: str) -> str:
+        """Blocks of gates, one after the other along axis 0."""
+        return parts[0] if len(parts) == 1 else self.g.emit("Concat", *parts, axis=0)
+
     def bias(self, d: str) -> str:
         """The gradient of a bias."""
         return self.g.write.reduce_sum(d, [0, 1], keepdims=False)
@@ -110,27 +114,35 @@ class _Found:
 @gradient("LSTM", parameters=(1, 2, 3))
 def lstm(g: NodeGradient) -> None:
     """Backwards through the steps: gates i, o, f and the new cell c."""
-    _give(g, 4, _lstm)
+    _give(g, ["Sigmoid", "Tanh", "Tanh"], 4, _lstm)
 
 
 @gradient("GRU", parameters=(1, 2, 3))
 def gru(g: NodeGradient) -> None:
     """Backwards through the steps: gates z, r and the new state h."""
-    _give(g, 3, _gru)
+    _give(g, ["Sigmoid", "Tanh"], 3, _gru if g.attr("linear_before_reset", 0) else _gru_of_reset_state)
 
 
-def _give(g: NodeGradient, gates: int, of: object) -> None:
+@gradient("RNN", parameters=(1, 2, 3))
+def rnn(g: NodeGradient) -> None:
+    """Backwards through the steps: the new state h alone."""
+    _give(g, ["Tanh"], 1, _rnn)
+
+
+def _give(g: NodeGradient, activations: list[str], gates: int, of: Callable[[_Layer], _Found]) -> None:
     """Gives the gradients of all directions, one after the other along axis 0."""
-    assert callable(of)
-    for attribute in ("activations", "clip", "layout", "input_forget"):
+    for attribute in ("clip", "layout", "input_forget"):
         if g.attr(attribute):
             raise LookupError(f"{g.node.label} has an attribute {attribute}")
+    direction = g.attr("direction", "forward")
+    turns = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
+    usual = activations * len(turns)
+    if [name.lower() for name in g.attr("activations", usual)] != [name.lower() for name in usual]:
+        raise LookupError(f"{g.node.label} has other activations than {', '.join(activations)}")
     if g.node.has(LENGTHS) or g.node.has(PEEPHOLES):
         raise LookupError(f"{g.node.label} has lengths of sequences or peepholes")
     if g.lengths(g.node.input(X))[0] > MOST_STEPS:
         raise LookupError(f"{g.node.label} has more than {MOST_STEPS} steps")
-    direction = g.attr("direction", "forward")
-    turns = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
     found: list[_Found] = [of(_Layer(g, gates, i, reverse)) for i, reverse in enumerate(turns)]
     g.give(X, g.write.total([one.x for one in found]))
     for i in found[0].by_input:
@@ -169,27 +181,35 @@ def _lstm(layer: _Layer) -> _Found:
         )
         dc, dh = g.emit("Mul", dc, f), g.emit("MatMul", d[t], layer.r)
     assert dh is not None and dc is not None
-    return _of_layer(layer, d, d, [h for h, _ in states], {HIDDEN: dh, CELL: dc})
+    return _of_layer(layer, d, [(d, [h for h, _ in states])], {HIDDEN: dh, CELL: dc})
 
 
 def _of_layer(
-    layer: _Layer, read: dict[int, str], kept: dict[int, str], states: Sequence[str], starts: dict[int, str]
+    layer: _Layer, read: dict[int, str], kept: Sequence[tuple[dict[int, str], Sequence[str]]], starts: dict[int, str]
 ) -> _Found:
-    """The gradients of all inputs, from those of what was read of the input and of the state, by time."""
+    """The gradients of all inputs.
+
+    Args:
+        layer: The layer.
+        read: Gradients of the products with the input, by time.
+        kept: Gradients of the products with states, by time, and these states in the order in which they were made: of
+            one block of gates after the other.
+        starts: Gradients of the first states, by the number of the input.
+    """
     g = layer.g
-    dx, dh = layer.over_time(read), layer.over_time(kept)
-    before = layer.over_time(dict(zip(layer.times, states, strict=True)))
-    found = {W: layer.weight(dx, g.x(X), g.lengths(g.node.input(X))[2]), R: layer.weight(dh, before, layer.hidden)}
+    dx, dh = layer.over_time(read), [layer.over_time(d) for d, _ in kept]
+    before = [layer.over_time(dict(zip(layer.times, states, strict=True))) for _, states in kept]
+    of_states = [layer.weight(d, states, layer.hidden) for d, states in zip(dh, before, strict=True)]
+    found = {W: layer.weight(dx, g.x(X), g.lengths(g.node.input(X))[2]), R: layer.blocks(*of_states)}
     if layer.biases:
-        found[B] = g.emit("Concat", layer.bias(dx), layer.bias(dh), axis=0)
+        found[B] = layer.blocks(layer.bias(dx), *map(layer.bias, dh))
     found |= {i: name for i, name in starts.items() if g.node.has(i)}
     return _Found(found, g.emit("MatMul", dx, layer.w))
 
 
 def _gru(layer: _Layer) -> _Found:
+    """With the reset gate after the product with the state."""
     g, seen, states = layer.g, [], []
-    if not g.attr("linear_before_reset", 0):
-        raise LookupError(f"{g.node.label} resets the state before its product")
     h = layer.start(HIDDEN)
     for t in layer.times:
         kept, read = g.emit("MatMul", h, layer.r_turned), layer.at(layer.read, t)
@@ -214,4 +234,58 @@ def _gru(layer: _Layer) -> _Found:
         d_kept[t] = g.emit("Concat", dz, dr, g.emit("Mul", dn, r), axis=1)
         dh = g.emit("Add", g.emit("Mul", dh, z), g.emit("MatMul", d_kept[t], layer.r))
     assert dh is not None
-    return _of_layer(layer, d_read, d_kept, states, {HIDDEN: dh})
+    return _of_layer(layer, d_read, [(d_kept, states)], {HIDDEN: dh})
+
+
+def _gru_of_reset_state(layer: _Layer) -> _Found:
+    """With the reset gate before the product with the state, as the operator has it by default."""
+    g, seen, states = layer.g, [], []
+    h, hidden = layer.start(HIDDEN), layer.hidden
+    r_gates = g.write.slice(layer.r, [0], [2 * hidden], [0], [1])
+    r_new = layer.part(layer.r, 2, 1, 0)
+    turned_gates, turned_new = layer.turn(r_gates), layer.turn(r_new)
+    for t in layer.times:
+        read = layer.at(layer.read, t)
+        if layer.biases:  # none of them is reset
+            read = g.emit("Add", read, layer.biases[1])
+        both = g.emit("Add", layer.part(read, 0, 2, 1), g.emit("MatMul", h, turned_gates))
+        z, r = (g.emit("Sigmoid", layer.part(both, n, 1, 1)) for n in range(2))
+        kept = g.emit("Mul", r, h)
+        n = g.emit("Tanh", g.emit("Add", layer.part(read, 2, 1, 1), g.emit("MatMul", kept, turned_new)))
+        states.append(h)
+        seen.append((z, r, kept, n))
+        h = g.emit("Add", n, g.emit("Mul", z, g.emit("Sub", h, n)))
+    dh = layer.end(1)
+    d_gates: dict[int, str] = {}
+    d_new: dict[int, str] = {}
+    for t, h, (z, r, _, n) in zip(reversed(layer.times), reversed(states), reversed(seen), strict=True):
+        dh = layer.total(dh, layer.given(t)) or layer.zeros()
+        dz = layer.slope(g.emit("Mul", dh, g.emit("Sub", h, n)), z, "Sigmoid")
+        d_new[t] = layer.slope(g.emit("Mul", dh, g.emit("Sub", g.number(1), z)), n, "Tanh")
+        d_kept = g.emit("MatMul", d_new[t], r_new)
+        d_gates[t] = g.emit("Concat", dz, layer.slope(g.emit("Mul", d_kept, h), r, "Sigmoid"), axis=1)
+        dh = layer.total(g.emit("Mul", dh, z), g.emit("Mul", d_kept, r), g.emit("MatMul", d_gates[t], r_gates))
+    assert dh is not None
+    d_read = {t: g.emit("Concat", d_gates[t], d_new[t], axis=1) for t in layer.times}
+    return _of_layer(layer, d_read, [(d_gates, states), (d_new, [kept for _, _, kept, _ in seen])], {HIDDEN: dh})
+
+
+def _rnn(layer: _Layer) -> _Found:
+    g, made = layer.g, []
+    h = layer.start(HIDDEN)
+    states = []
+    for t in layer.times:
+        before = g.emit("Add", layer.at(layer.read, t), g.emit("MatMul", h, layer.r_turned))
+        if layer.biases:
+            before = g.emit("Add", before, layer.biases[1])
+        states.append(h)
+        h = g.emit("Tanh", before)
+        made.append(h)
+    dh = layer.end(1)
+    d: dict[int, str] = {}
+    for t, h in zip(reversed(layer.times), reversed(made), strict=True):
+        dh = layer.total(dh, layer.given(t)) or layer.zeros()
+        d[t] = layer.slope(dh, h, "Tanh")
+        dh = g.emit("MatMul", d[t], layer.r)
+    assert dh is not None
+    return _of_layer(layer, d, [(d, states)], {HIDDEN: dh})
