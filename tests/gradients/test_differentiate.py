@@ -93,6 +93,15 @@ def test_free_axes_stay_free() -> None:
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_repetitions_that_only_the_run_tells() -> None:
+    """Lengths and numbers of copies are free: each element gets the sum over its copies."""
+    model = build("(double[N,3] x, int64[2] k) => (double[P,Q] y) { y = Tile(x, k) }")
+    made = differentiate(Model(model), ["y"], ["x"])
+    seed = np.random.default_rng(0).standard_normal((2 * 4, 3 * 3))
+    got = gradients(made, {"x": np.ones((4, 3)), "k": np.array([2, 3]), made.seeds["y"]: seed})["x"]
+    np.testing.assert_allclose(got, seed.reshape(2, 4, 3, 3).sum((0, 2)))
+
+
 def test_a_weight_that_two_nodes_read() -> None:
     model = build(
         "(double[2,3] x) => (double[2,3] y) <double[3,3] w> { a = MatMul(x, w) b = Tanh(a) y = MatMul(b, w) }"

@@ -37,9 +37,10 @@ def expand(g: NodeGradient) -> None:
 @gradient("Tile")
 def tile(g: NodeGradient) -> None:
     """The sum over the repetitions."""
-    lengths, repeats = g.lengths(g.node.input(0)), [int(n) for n in g.numbers(1) or []]
-    split = [n for pair in zip(repeats, lengths, strict=True) for n in pair]
-    g.give(0, g.write.reduce_sum(g.write.reshape(g.d(), split), range(0, len(split), 2), keepdims=False))
+    axes = range(0, 2 * g.rank(g.node.input(0)), 2)
+    both = [g.write.unsqueeze(name, [1]) for name in (g.x(1), g.shape(g.node.input(0)))]
+    split = g.emit("Reshape", g.emit("Concat", *both, axis=1), g.write.ints([-1]))
+    g.give(0, g.write.reduce_sum(g.emit("Reshape", g.d(), split), axes, keepdims=False))
 
 
 @gradient("Concat")
