@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -100,6 +102,30 @@ def test_repetitions_that_only_the_run_tells() -> None:
     seed = np.random.default_rng(0).standard_normal((2 * 4, 3 * 3))
     got = gradients(made, {"x": np.ones((4, 3)), "k": np.array([2, 3]), made.seeds["y"]: seed})["x"]
     np.testing.assert_allclose(got, seed.reshape(2, 4, 3, 3).sum((0, 2)))
+
+
+@pytest.mark.parametrize(
+    ("node", "taken"),
+    [
+        ("Gather <axis = 1> (x, first)", np.s_[:, 0]),
+        ("Gather <axis = 1> (x, some)", np.s_[:, [2, -1, 2]]),
+        ("Slice (x, one, end, one)", np.s_[:, 1:]),
+        ("Slice (x, last, end, one)", np.s_[:, -1:]),
+        ("Slice (x, none, last, one)", np.s_[:, :-1]),
+    ],
+)
+def test_parts_of_an_axis_whose_length_only_the_run_tells(node: str, taken: Any) -> None:
+    """Each element gets the sum of what was taken of it."""
+    numbers = {"first": 0, "some": [2, -1, 2], "one": [1], "last": [-1], "none": [0], "end": [2**31 - 1]}
+    used = {name: numbers[name] for name in re.findall(r"\w+", node.split("(")[1]) if name != "x"}
+    kinds = ", ".join(f"int64{'' if value == 0 else f'[{len(value)}]'} {name}" for name, value in used.items())
+    rank = "[N,3]" if "first" in node else "[N,P,3]"
+    model = build(f"(double[N,M,3] x) => (double{rank} y) <{kinds}> {{ y = {node} }}", constants=used)
+    made = differentiate(Model(model), ["y"], ["x"])
+    x = np.zeros((2, 5, 3))
+    seed = np.random.default_rng(0).standard_normal(x[taken].shape)
+    np.add.at(x, taken, seed)
+    np.testing.assert_allclose(gradients(made, {"x": np.ones_like(x), made.seeds["y"]: seed})["x"], x)
 
 
 def test_a_weight_that_two_nodes_read() -> None:

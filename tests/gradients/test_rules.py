@@ -140,6 +140,17 @@ ROWS = [
         {"k": [0, 2, 2, -1, 1]},
     ),
     Row("Gather one", "(real[4,3] x) => (real[4] y) <int64 k> { y = Gather <axis = 1> (x, k) }", {"k": 1}),
+    Row(
+        "Gather a table",
+        "(real[4,3,2] x) => (real[4,2,2,2] y) <int64[2,2] k> { y = Gather <axis = 1> (x, k) }",
+        {"k": [[0, -1], [2, 2]]},
+    ),
+    Row("Gather computed", "(real[4,3] x, int64[2] k) => (real[4,2] y) { y = Gather <axis = 1> (x, k) }"),
+    Row(
+        "GatherElements",
+        "(real[4,3] x) => (real[2,3] y) <int64[2,3] k> { y = GatherElements (x, k) }",
+        {"k": [[0, -1, 2], [0, 1, 1]]},
+    ),
     Row("Gather rows", "(int64[2,3] k) => (real[2,3,4] y) <real[5,4] w> { y = Gather(w, k) }"),
     Row("Gather rows before 16", "(int64[2,3] k) => (real[2,3,4] y) <real[5,4] w> { y = Gather(w, k) }", opset=13),
     Row("Pad", "(real[2,3] x) => (real[4,5] y) <int64[4] k> { y = Pad(x, k) }", {"k": [1, 0, 1, 2]}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from onnxprune.graph.graph import Value
 from onnxprune.ops.gradients.node_gradient import NodeGradient
@@ -13,6 +13,11 @@ LONGEST_TABLE = 4096
 """Rows of a table that is looked up by a product with a matrix of zeros and ones."""
 _ADDS_INDICES = 16
 """Opset version from which on scattered elements can be added up."""
+_COUNTS_FROM_END = 11
+"""Opset version from which on OneHot takes indices below 0."""
+_PADS_ARE_INPUTS = 11
+FURTHEST = 2**31 - 1
+"""An end that stands for all that there is."""
 
 
 @gradient("Reshape Flatten Squeeze Unsqueeze")
@@ -83,7 +88,8 @@ def slice_(g: NodeGradient) -> None:
     for axis, start, end, step in _bounds(g):
         length = x.axis(axis).length
         if length is None:
-            raise LookupError(f"the length of axis {axis} of '{x.name}', which {g.node.label} cuts, is not static")
+            name = _padded_at_run_time(g, name, axis, (start, end, step))
+            continue
         taken = range(length)[slice(start, end, step)]
         if step == 1:
             pads = [0] * 2 * g.rank(x)
@@ -92,6 +98,20 @@ def slice_(g: NodeGradient) -> None:
         else:
             name = g.scattered(name, value, axis, list(taken), length)
     g.give(0, name)
+
+
+def _padded_at_run_time(g: NodeGradient, name: str, axis: int, bounds: tuple[int, int | None, int]) -> str:
+    """Zeros up to the length of an axis that only the run tells, around its first or its last elements."""
+    (start, end, step), x = bounds, g.node.input(0)
+    to_end = end is None or end >= FURTHEST
+    if step != 1 or (start != 0 and not to_end) or g.write.opset < _PADS_ARE_INPUTS:
+        raise LookupError(f"the length of axis {axis} of '{x.name}', which {g.node.label} cuts, is not static")
+    position = g.write.ints([axis])
+    left, whole = (g.emit("Gather", g.emit("Shape", one), position) for one in (name, g.x()))
+    missing, none = g.emit("Sub", whole, left), g.write.ints([0])
+    pads = [none] * 2 * g.rank(x)
+    pads[axis + (0 if start else g.rank(x))] = missing
+    return g.emit("Pad", name, g.emit("Concat", *pads, axis=0))
 
 
 def _bounds(g: NodeGradient) -> list[tuple[int, int, int | None, int]]:
@@ -122,19 +142,14 @@ def gather(g: NodeGradient) -> None:
         known = [int(i) for i in g.numbers(1) or []]
     except LookupError:
         known = []
-    if length is None:
-        raise LookupError(f"the length of axis {axis} of '{x.name}', which {g.node.label} picks from, is not static")
-    if known and g.rank(indices) < 2:
+    if known and length is not None and g.rank(indices) < 2:
         name = g.d() if g.rank(indices) == 1 else g.write.unsqueeze(g.d(), [axis])
         g.give(0, g.scattered(name, x, axis, [i % length for i in known], length))
-        return
-    if axis or rank != 2:
-        raise LookupError(f"{g.node.label} picks by computed indices")
-    width = x.axis(1).length
-    if width is None:
-        raise LookupError(f"the shape of '{x.name}' is only known in the run")
-    d = g.write.reshape(g.d(), [-1, width])
-    g.give(0, _added_rows(g, d, length, width, x))
+    elif axis == 0 and rank == 2 and g.is_static(x):
+        rows, width = g.lengths(x)
+        g.give(0, _added_rows(g, g.write.reshape(g.d(), [-1, width]), rows, width, x))
+    else:
+        g.give(0, _added_slices(g, x, axis, signed=not known or min(known) < 0))
 
 
 def _added_rows(g: NodeGradient, d: str, length: int, width: int, x: Value) -> str:
@@ -144,9 +159,44 @@ def _added_rows(g: NodeGradient, d: str, length: int, width: int, x: Value) -> s
         return g.emit("ScatterND", zeros, g.write.reshape(g.x(1), [-1, 1]), d, reduction="add")
     if length > LONGEST_TABLE:
         raise LookupError(f"opset {g.write.opset} cannot add up {length:,} rows for {g.node.label}")
-    values = g.write.constant(np.array([0, 1], np.float64 if x.elem_type == TensorProto.DOUBLE else np.float32))
-    hot = g.emit("OneHot", g.write.reshape(g.x(1), [-1]), g.write.constant(np.array(length, np.int64)), values)
+    depth = g.write.constant(np.array(length, np.int64))
+    hot = g.emit("OneHot", g.write.reshape(g.x(1), [-1]), depth, _zero_and_one(g, x))
     return g.emit("MatMul", g.emit("Transpose", hot, perm=[1, 0]), d)
+
+
+def _added_slices(g: NodeGradient, x: Value, axis: int, *, signed: bool) -> str:
+    """Adds slices of a gradient along any axis, by indices or to a length that the run computes."""
+    length = x.axis(axis).length
+    if length is not None and length > LONGEST_TABLE:
+        raise LookupError(f"{g.node.label} picks from {length:,} by computed indices")
+    if signed and g.write.opset < _COUNTS_FROM_END:
+        raise LookupError(f"opset {g.write.opset} cannot tell which indices of {g.node.label} count from the end")
+    behind = [x.axis(i).length for i in range(axis + 1, g.rank(x))]
+    if g.rank(g.node.input(1)) == 1:
+        d = g.d()
+    elif g.rank(g.node.input(1)) == 0:
+        d = g.write.unsqueeze(g.d(), [axis])
+    elif None in behind:
+        raise LookupError(f"the shape of '{x.name}' is only known in the run")
+    else:
+        d = g.write.reshape(g.d(), [*[0] * axis, -1, *(int(n or 0) for n in behind)])
+    depth = g.emit("Gather", g.shape(x), g.write.constant(np.array(axis, np.int64)))
+    indices = g.emit("Cast", g.write.reshape(g.x(1), [-1]), to=TensorProto.INT64)
+    hot = g.emit("OneHot", indices, depth, _zero_and_one(g, x))
+    return g.product_along(d, x, axis, hot)
+
+
+def _zero_and_one(g: NodeGradient, x: Value) -> str:
+    return g.write.constant(np.array([0, 1], helper.tensor_dtype_to_np_dtype(x.elem_type)))
+
+
+@gradient("GatherElements")
+def gather_elements(g: NodeGradient) -> None:
+    """Elements are added up at the positions that they were taken from."""
+    if g.write.opset < _ADDS_INDICES:
+        raise LookupError(f"opset {g.write.opset} cannot add up elements for {g.node.label}")
+    axis = int(g.attr("axis", 0))
+    g.give(0, g.emit("ScatterElements", g.zeros(g.node.input(0)), g.x(1), g.d(), axis=axis, reduction="add"))
 
 
 @gradient("Pad")
