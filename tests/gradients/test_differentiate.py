@@ -104,6 +104,17 @@ def test_repetitions_that_only_the_run_tells() -> None:
     np.testing.assert_allclose(got, seed.reshape(2, 4, 3, 3).sum((0, 2)))
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pooling_of_any_number_of_samples(op: str) -> None:
+    text = f"(double[N,2,5,4] x) => (double[N,2,3,2] y) {{ y = {op} <kernel_shape = [3,2], strides = [2,2], pads = [1,0,1,0]> (x) }}"
+    x, seed = (np.random.default_rng(i).standard_normal(s) for i, s in enumerate([(2, 2, 5, 4), (2, 2, 3, 2)]))
+    found = []
+    for batch in ("N", "2"):
+        made = differentiate(Model(build(text.replace("N,", f"{batch},"))), ["y"], ["x"])
+        found.append(gradients(made, {"x": x, made.seeds["y"]: seed})["x"])
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize(
     ("node", "taken"),
     [

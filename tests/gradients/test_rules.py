@@ -228,6 +228,15 @@ ROWS = [
         "(real[2,3,5,5] x) => (real[2,3,5,5] y) { y = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1], count_include_pad = 1> (x) }",
     ),
     Row(
+        "AveragePool beyond",
+        "(real[1,2,5,5] x) => (real[1,2,3,3] y) { y = AveragePool <kernel_shape = [2,2], strides = [2,2], ceil_mode = 1> (x) }",
+        opset=21,
+    ),
+    Row(
+        "AveragePool rounded up in vain",
+        "(real[1,2,4,4] x) => (real[1,2,2,2] y) { y = AveragePool <kernel_shape = [2,2], strides = [2,2], ceil_mode = 1> (x) }",
+    ),
+    Row(
         "MaxPool beyond",
         "(real[1,2,5,5] x) => (real[1,2,3,3] y) { y = MaxPool <kernel_shape = [2,2], strides = [2,2], ceil_mode = 1> (x) }",
     ),

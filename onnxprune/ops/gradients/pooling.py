@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto
 
+from onnxprune.graph.graph import Value
 from onnxprune.ops.gradients.conv import Window, strided, to_input, window_of
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
@@ -38,7 +39,10 @@ def average_pool(g: NodeGradient) -> None:
     """Each element of the gradient is shared out over its window."""
     window = window_of(g, list(g.attr("kernel_shape")))
     if g.attr("ceil_mode", 0):
-        raise LookupError(f"{g.node.label} has windows that reach beyond its input")
+        whole = replace(window, after=tuple(map(max, window.after, _reach(g, window))))
+        if whole != window and g.attr("count_include_pad", 0):
+            raise LookupError(f"{g.node.label} counts zeros, and has windows that reach beyond them")
+        window = whole
     share = g.times(g.d(), g.number(1 / math.prod(window.kernel)))
     if any(window.before + window.after) and not g.attr("count_include_pad", 0):
         share = g.emit("Div", share, _shares_inside(g, window))
@@ -47,7 +51,7 @@ def average_pool(g: NodeGradient) -> None:
 
 def _shares_inside(g: NodeGradient, window: Window) -> str:
     """The share of each window that lies inside the input; shape (1, 1, ...)."""
-    space = g.lengths(g.node.input(0))[2:]
+    space = _space(g, g.node.input(0))
     ones = g.write.constant(np.ones((1, 1, *space), _numpy_type(g)))
     dilations = list(window.dilations) if any(d != 1 for d in window.dilations) else None
     return g.emit(
@@ -74,11 +78,7 @@ def _spread(g: NodeGradient, d: str, kernel: np.ndarray, window: Window) -> str:
         kernel: Shape (places, 1, ...): one plane for each.
         window: The window.
     """
-    n = window.rank
-    space = [g.node.output().axis(2 + i).length for i in range(n)]
-    if None in space:
-        raise LookupError(f"the lengths of {g.node.label} in space are only known in the run")
-    planes = g.write.reshape(d, [-1, len(kernel), *(int(s or 0) for s in space)])
+    planes = g.write.reshape(d, [-1, len(kernel), *_space(g, g.node.output())])
     made = to_input(g, planes, g.write.constant(kernel.astype(_numpy_type(g))), window, 1)
     return g.reshaped(made, g.node.input(0))
 
@@ -87,8 +87,8 @@ def _spread(g: NodeGradient, d: str, kernel: np.ndarray, window: Window) -> str:
 def max_pool(g: NodeGradient) -> None:
     """The first position of each window that holds its maximum gets all of the gradient."""
     window = window_of(g, list(g.attr("kernel_shape")))
-    made = g.lengths(g.node.output())[2:]
-    x = _padded(g, window, made)
+    made = _space(g, g.node.output())
+    x = _padded(g, window)
     left: str | None = None
     parts = []
     for place in np.ndindex(*window.kernel):
@@ -106,14 +106,26 @@ def max_pool(g: NodeGradient) -> None:
     g.give(0, _spread(g, joined, kernel, window))
 
 
-def _padded(g: NodeGradient, window: Window, made: Sequence[int]) -> str:
-    """The input with the least number around it, as far as the windows reach."""
-    space = g.lengths(g.node.input(0))[2:]
-    after = [
+def _space(g: NodeGradient, value: Value) -> list[int]:
+    """The lengths of a value in space; raises LookupError where only the run tells one."""
+    found = [axis.length for axis in value.ranked_axes()[2:]]
+    if None in found:
+        raise LookupError(f"the lengths of {g.node.label} in space are only known in the run")
+    return [int(n or 0) for n in found]
+
+
+def _reach(g: NodeGradient, window: Window) -> list[int]:
+    """How far the windows reach behind the input."""
+    space, made = _space(g, g.node.input(0)), _space(g, g.node.output())
+    return [
         max(0, (m - 1) * s + e - n - b)
         for m, s, e, n, b in zip(made, window.strides, window.extent, space, window.before, strict=True)
     ]
-    pads = [0, 0, *window.before, 0, 0, *after]
+
+
+def _padded(g: NodeGradient, window: Window) -> str:
+    """The input with the least number around it, as far as the windows reach."""
+    pads = [0, 0, *window.before, 0, 0, *_reach(g, window)]
     if not any(pads):
         return g.x()
     lowest = float(np.finfo(_numpy_type(g)).min)
