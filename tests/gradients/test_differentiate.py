@@ -104,6 +104,21 @@ def test_repetitions_that_only_the_run_tells() -> None:
     np.testing.assert_allclose(got, seed.reshape(2, 4, 3, 3).sum((0, 2)))
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (1, 3), (4, 1), (3,)])
+def test_stretching_that_only_the_run_tells(shape: tuple[int, ...]) -> None:
+    """Axes of other names may have length 1 or be equal: in onnxruntime too."""
+    free = {2: "A,B", 1: "B"}[len(shape)]
+    model = build(f"(double[N,M] x, double[{free}] b) => (double[P,Q] y) {{ y = Mul(x, b) }}")
+    made = differentiate(Model(model), ["y"], ["b"])
+    x, seed, b = (np.random.default_rng(i).standard_normal(s) for i, s in enumerate([(4, 3), (4, 3), shape]))
+    feeds = {"x": x, "b": b, made.seeds["y"]: seed}
+    stretched = tuple(i for i, length in enumerate((1, *shape)[-2:]) if length == 1)
+    wanted = (x * seed).sum(stretched).reshape(shape)
+    np.testing.assert_allclose(gradients(made, feeds)["b"], wanted)
+    session = onnxruntime.InferenceSession(made.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run([made.gradients["b"]], feeds)[0], wanted)
+
+
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
 def test_pooling_of_any_number_of_samples(op: str) -> None:
     text = f"(double[N,2,5,4] x) => (double[N,2,3,2] y) {{ y = {op} <kernel_shape = [3,2], strides = [2,2], pads = [1,0,1,0]> (x) }}"

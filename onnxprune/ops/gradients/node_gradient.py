@@ -25,6 +25,7 @@ from onnxprune.ops.gradients.writer import Writer
 
 _EXPANDS = 8
 """Opset version from which on a value can be stretched to a shape."""
+_AXES_ARE_INPUTS = 13
 
 
 class NodeGradient:
@@ -177,12 +178,22 @@ class NodeGradient:
             if axis.length == 1 and other.length != 1:
                 stretched.append(other.position)
             elif axis.length is None and (start.shape or [])[other.position] != (end.shape or [])[axis.position]:
-                raise LookupError(f"whether {self.node.label} stretches '{end.name}' is only known in the run")
+                return self._sum_at_run_time(name, end, ahead)
         if not stretched:
             return name
         if len(stretched) == ahead:
             return self.write.reduce_sum(name, stretched, keepdims=False)
         return self.reshaped(self.write.reduce_sum(name, stretched, keepdims=True), end)
+
+    def _sum_at_run_time(self, name: str, end: Value, ahead: int) -> str:
+        """`sum_to` where only the run tells which axes were stretched: those whose lengths differ."""
+        if self.write.opset < _AXES_ARE_INPUTS:
+            raise LookupError(f"whether {self.node.label} stretches '{end.name}' is only known in the run")
+        shape = self.shape(end)
+        whole = self.emit("Concat", self.write.ints([1] * ahead), shape, axis=0) if ahead else shape
+        differs = self.emit("Not", self.emit("Equal", self.emit("Shape", name), whole))
+        axes = self.write.reshape(self.emit("NonZero", differs), [-1])
+        return self.emit("Reshape", self.emit("ReduceSum", name, axes, keepdims=1, noop_with_empty_axes=1), shape)
 
     def product_along(self, name: str, value: Value, axis: int, matrix: str) -> str:
         """Multiplies a gradient along an axis with a matrix of shape (old length, new length).
