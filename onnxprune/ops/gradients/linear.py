@@ -67,8 +67,8 @@ def _reduced(g: NodeGradient, name: str, factor: Value, out: Value) -> str:
         other = out.axis(axis.position + ahead)
         if axis.length == 1 and other.length != 1:
             stretched.append(other.position)
-        elif (factor.shape or [])[axis.position] != (out.shape or [])[other.position]:
-            raise LookupError(f"whether {g.node.label} stretches '{factor.name}' is only known in the run")
+        elif not g.surely_equal(axis, other):
+            return g.sum_at_run_time(name, factor, ahead)
     if len(stretched) == ahead:
         return g.write.reduce_sum(name, stretched, keepdims=False)
     return g.reshaped(g.write.reduce_sum(name, stretched, keepdims=True), factor)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxprune.graph.contents import Data, known
-from onnxprune.graph.graph import Node, Value
+from onnxprune.graph.graph import Axis, Node, Value
 from onnxprune.ops.gradients.writer import Writer
 
 _EXPANDS = 8
@@ -177,16 +177,30 @@ class NodeGradient:
             other = start.axis(axis.position + ahead)
             if axis.length == 1 and other.length != 1:
                 stretched.append(other.position)
-            elif axis.length is None and (start.shape or [])[other.position] != (end.shape or [])[axis.position]:
-                return self._sum_at_run_time(name, end, ahead)
+            elif axis.length is None and not self.surely_equal(axis, other):
+                return self.sum_at_run_time(name, end, ahead)
         if not stretched:
             return name
         if len(stretched) == ahead:
             return self.write.reduce_sum(name, stretched, keepdims=False)
         return self.reshaped(self.write.reduce_sum(name, stretched, keepdims=True), end)
 
-    def _sum_at_run_time(self, name: str, end: Value, ahead: int) -> str:
-        """`sum_to` where only the run tells which axes were stretched: those whose lengths differ."""
+    def surely_equal(self, axis: Axis, other: Axis) -> bool:
+        """Whether two axes have the same length in every run."""
+        lengths = [(one.value.shape or [])[one.position] for one in (axis, other)]
+        return lengths[0] is not None and lengths[0] == lengths[1]
+
+    def sum_at_run_time(self, name: str, end: Value, ahead: int) -> str:
+        """`sum_to` where only the run tells which axes were stretched: those whose lengths differ.
+
+        Args:
+            name: The gradient.
+            end: What it is the gradient of.
+            ahead: How many axes more the gradient has, in front.
+
+        Raises:
+            LookupError: The operator set sums over known axes alone.
+        """
         if self.write.opset < _AXES_ARE_INPUTS:
             raise LookupError(f"whether {self.node.label} stretches '{end.name}' is only known in the run")
         shape = self.shape(end)
