@@ -278,3 +278,34 @@ def test_a_rule_of_a_callers_own_operator() -> None:
     model = build(f"(double[2,3] x) => (double[2,3] y) {{ y = {DOMAIN}.Twice(x) }}", domains=[DOMAIN])
     made = differentiate(Model(model), ["y"], ["x"])
     assert set(made.gradients) == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("activation", "apart"),
+    [
+        ('activation = "Relu"', "Relu"),
+        ('activation = "Tanh"', "Tanh"),
+        ('activation = "Sigmoid"', "Sigmoid"),
+        ('activation = "LeakyRelu", activation_params = [0.2]', "LeakyRelu <alpha = 0.2>"),
+        ('activation = "HardSigmoid", activation_params = [0.3, 0.4]', "HardSigmoid <alpha = 0.3, beta = 0.4>"),
+        ('activation = "Clip", activation_params = [-0.5, 0.7]', "Clip"),
+    ],
+)
+def test_a_fused_convolution_as_its_parts(activation: str, apart: str) -> None:
+    """With a summand, in onnxruntime."""
+    interface = "(float[2,3,5,5] x, float[2,4,5,5] s) => (float[2,4,5,5] y) <float[4,3,3,3] w, float[4] b"
+    limits = ", low, high" if apart == "Clip" else ""
+    texts = [
+        f"{interface}> {{ y = com.microsoft.FusedConv <pads = [1,1,1,1], {activation}> (x, w, b, s) }}",
+        f"{interface}, float low, float high> {{ c = Conv <pads = [1,1,1,1]> (x, w, b) z = Add(c, s) y = {apart} (z{limits}) }}",
+    ]
+    names, found = ["x", "s", "w", "b"], []
+    for text in texts:
+        model = build(text, constants={"low": -0.5, "high": 0.7} if "low" in text else {})
+        made = differentiate(Model(model), ["y"], names)
+        assert not made.reasons
+        seed = np.random.default_rng(2).standard_normal((2, 4, 5, 5)).astype(np.float32)
+        session = onnxruntime.InferenceSession(made.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        found.append(session.run([made.gradients[n] for n in names], fed(model, made, {"y": seed})))
+    for whole, parts in zip(*found, strict=True):
+        np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-5)

@@ -102,6 +102,35 @@ def conv(g: NodeGradient) -> None:
         g.give(1, _by_convolution(g, window, groups, out, share))
 
 
+@gradient("FusedConv", domain="com.microsoft", parameters=(1, 2))
+def fused_conv(g: NodeGradient) -> None:
+    """A convolution, perhaps with a summand, behind which is an activation whose slope its value tells."""
+    d = g.times(g.d(), _slope(g)) if g.attr("activation") else g.d()
+    conv(g.before(d))
+    g.give(3, d)
+
+
+def _slope(g: NodeGradient) -> str:
+    """The derivative of the activation of a fused node, by its output y."""
+    kind, y, one = g.attr("activation"), g.y(), g.number(1)
+    given = [float(n) for n in g.attr("activation_params", [])]
+    if kind == "Sigmoid":
+        return g.times(y, g.emit("Sub", one, y))
+    if kind == "Tanh":
+        return g.emit("Sub", one, g.times(y, y))
+    if kind in ("Relu", "LeakyRelu"):
+        above = g.mask(g.emit("Greater", y, g.number(0)))
+        if kind == "Relu":
+            return above
+        alpha = given[0]
+        return g.emit("Add", g.times(above, g.number(1 - alpha)), g.number(alpha))
+    if kind in ("Clip", "HardSigmoid"):
+        low, high, slope = (*given, 1.0) if kind == "Clip" else (0.0, 1.0, given[0])
+        inside = g.emit("And", g.emit("Greater", y, g.number(low)), g.emit("Less", y, g.number(high)))
+        return g.times(g.mask(inside), g.number(slope))
+    raise LookupError(f"{g.node.label} has the activation {kind}")
+
+
 def to_input(g: NodeGradient, d: str, weight: str, window: Window, groups: int) -> str:
     """The transpose of a convolution: spreads each element of a gradient over the window that it was made of."""
     x, n = g.node.input(0), window.rank

@@ -58,6 +58,12 @@ class NodeGradient:
         self._outputs, self._wanted, self._data = outputs, wanted, data
         self.given: dict[int, str] = {}
 
+    def before(self, d: str) -> NodeGradient:
+        """The same node without what it does to its output last, given the gradient before that."""
+        found = NodeGradient(self.node, self.write, [d], self._wanted, self._data)
+        found.given = self.given
+        return found
+
     def d(self, index: int = 0) -> str:
         """Name of the gradient of an output; raises LookupError where only other outputs have one."""
         found = self._outputs[index] if index < len(self._outputs) else None
