@@ -169,6 +169,7 @@ def test_nothing_is_run_or_unpickled() -> None:
         assert [c for c in calls(name) if "json." not in c and "tomllib." not in c and c not in SENT] == [], name
     assert {c.split(":")[0] for c in calls("import_module")} == {
         "__init__.py",  # the public names, on first use
+        "cli/verbs.py",  # the verbs, each when it is called
         "extensions/registry.py",  # the package's own entries; plug-ins are entry points of what is installed
         "common/importing.py",  # what --calib, --metric, --loss or --engine names
         "planning/checkpoints/arrays.py",  # readers that are extras
