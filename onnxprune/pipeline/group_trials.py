@@ -32,9 +32,8 @@ Index = NDArray[np.int64]
 
 WORK = 2.5e12
 """Multiplications that all trials together may take: about a minute of one core."""
-SAMPLES, ENOUGH, FEWEST = 1024, 128, 32
-"""Samples that a trial is repaired with, and evaluated on, at most; and at least, where several shares are tried, and
-where only one is."""
+SAMPLES, FEWEST = 256, 32
+"""Samples that a trial is repaired with, and evaluated on, at most; and at least, where work is limited."""
 BATCHES = 10
 """Batches that the samples of a refit are divided into: layers hold out whole batches."""
 PASSES = 6
@@ -92,7 +91,7 @@ def affordable(work: Callable[[int], float], groups: int, shares: Sequence[float
         shares: The shares to try, ascending.
         middle: The most important of them.
     """
-    for tried, fewest in ((shares, ENOUGH), (shares[1:-1], ENOUGH), ((middle,), FEWEST)):
+    for tried, fewest in ((shares, SAMPLES // 2), (shares[1:-1], SAMPLES // 2), ((middle,), FEWEST)):
         for samples in range(SAMPLES, fewest - 1, -FEWEST // 2):
             if work(samples) * groups * len(tried) <= WORK:
                 return Extent(tried, samples)

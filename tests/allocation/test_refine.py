@@ -63,7 +63,7 @@ def allocated(seed: int) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [10, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [10, pytest.param(120, marks=pytest.mark.slow)])
 def test_allocations_are_near_the_optimum(count: int) -> None:
     """Of many problems with steps nearly all are solved, and what the others miss is little."""
     found, best = np.array([allocated(seed) for seed in range(count)]).T
