@@ -309,3 +309,11 @@ def test_a_fused_convolution_as_its_parts(activation: str, apart: str) -> None:
         found.append(session.run([made.gradients[n] for n in names], fed(model, made, {"y": seed})))
     for whole, parts in zip(*found, strict=True):
         np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ['"LeakyRelu", activation_params = [-0.2]', '"Clip"', '"Mish"'])
+def test_a_slope_that_the_output_does_not_tell(activation: str) -> None:
+    text = f"""(float[2,3,5,5] x) => (float[2,4,3,3] y) <float[4,3,3,3] w, float[4] b>
+        {{ y = com.microsoft.FusedConv <activation = {activation}> (x, w, b) }}"""
+    made = differentiate(Model(build(text)), ["y"], ["w"])
+    assert "FusedConv" in made.reasons["w"] and not made.gradients

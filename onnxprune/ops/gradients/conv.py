@@ -102,6 +102,10 @@ def conv(g: NodeGradient) -> None:
         g.give(1, _by_convolution(g, window, groups, out, share))
 
 
+_ACTIVATION_PARAMS = {"LeakyRelu": 1, "Clip": 2, "HardSigmoid": 2}
+"""How many parameters a fused activation has."""
+
+
 @gradient("FusedConv", domain="com.microsoft", parameters=(1, 2))
 def fused_conv(g: NodeGradient) -> None:
     """A convolution, perhaps with a summand, behind which is an activation whose slope its value tells."""
@@ -114,6 +118,8 @@ def _slope(g: NodeGradient) -> str:
     """The derivative of the activation of a fused node, by its output y."""
     kind, y, one = g.attr("activation"), g.y(), g.number(1)
     given = [float(n) for n in g.attr("activation_params", [])]
+    if len(given) < _ACTIVATION_PARAMS.get(kind, 0) or (kind == "LeakyRelu" and given[0] < 0):
+        raise LookupError(f"the slope of {g.node.label} does not follow from its output")
     if kind == "Sigmoid":
         return g.times(y, g.emit("Sub", one, y))
     if kind == "Tanh":
