@@ -207,6 +207,18 @@ def _of_layer(
     return _Found(found, g.emit("MatMul", dx, layer.w))
 
 
+def _mixed(g: NodeGradient, h: str, z: str, n: str) -> str:
+    """The next state of a GRU: z of the last one, the rest of the new one."""
+    return g.emit("Add", n, g.emit("Mul", z, g.emit("Sub", h, n)))
+
+
+def _before_mixing(layer: _Layer, dh: str, h: str, z: str, n: str) -> tuple[str, str]:
+    """The gradients before the gate z and before the new state n, from that of what `_mixed` makes of them."""
+    g = layer.g
+    dz = layer.slope(g.emit("Mul", dh, g.emit("Sub", h, n)), z, "Sigmoid")
+    return dz, layer.slope(g.emit("Mul", dh, g.emit("Sub", g.number(1), z)), n, "Tanh")
+
+
 def _gru(layer: _Layer) -> _Found:
     """With the reset gate after the product with the state."""
     g, seen, states = layer.g, [], []
@@ -221,14 +233,13 @@ def _gru(layer: _Layer) -> _Found:
         n = g.emit("Tanh", g.emit("Add", layer.part(read, 2, 1, 1), g.emit("Mul", r, q)))
         states.append(h)
         seen.append((z, r, q, n))
-        h = g.emit("Add", n, g.emit("Mul", z, g.emit("Sub", h, n)))
+        h = _mixed(g, h, z, n)
     dh = layer.end(1)
     d_read: dict[int, str] = {}
     d_kept: dict[int, str] = {}
     for t, h, (z, r, q, n) in zip(reversed(layer.times), reversed(states), reversed(seen), strict=True):
         dh = layer.total(dh, layer.given(t)) or layer.zeros()
-        dz = layer.slope(g.emit("Mul", dh, g.emit("Sub", h, n)), z, "Sigmoid")
-        dn = layer.slope(g.emit("Mul", dh, g.emit("Sub", g.number(1), z)), n, "Tanh")
+        dz, dn = _before_mixing(layer, dh, h, z, n)
         dr = layer.slope(g.emit("Mul", dn, q), r, "Sigmoid")
         d_read[t] = g.emit("Concat", dz, dr, dn, axis=1)
         d_kept[t] = g.emit("Concat", dz, dr, g.emit("Mul", dn, r), axis=1)
@@ -254,14 +265,13 @@ def _gru_of_reset_state(layer: _Layer) -> _Found:
         n = g.emit("Tanh", g.emit("Add", layer.part(read, 2, 1, 1), g.emit("MatMul", kept, turned_new)))
         states.append(h)
         seen.append((z, r, kept, n))
-        h = g.emit("Add", n, g.emit("Mul", z, g.emit("Sub", h, n)))
+        h = _mixed(g, h, z, n)
     dh = layer.end(1)
     d_gates: dict[int, str] = {}
     d_new: dict[int, str] = {}
     for t, h, (z, r, _, n) in zip(reversed(layer.times), reversed(states), reversed(seen), strict=True):
         dh = layer.total(dh, layer.given(t)) or layer.zeros()
-        dz = layer.slope(g.emit("Mul", dh, g.emit("Sub", h, n)), z, "Sigmoid")
-        d_new[t] = layer.slope(g.emit("Mul", dh, g.emit("Sub", g.number(1), z)), n, "Tanh")
+        dz, d_new[t] = _before_mixing(layer, dh, h, z, n)
         d_kept = g.emit("MatMul", d_new[t], r_new)
         d_gates[t] = g.emit("Concat", dz, layer.slope(g.emit("Mul", d_kept, h), r, "Sigmoid"), axis=1)
         dh = layer.total(g.emit("Mul", dh, z), g.emit("Mul", d_kept, r), g.emit("MatMul", d_gates[t], r_gates))
