@@ -51,18 +51,13 @@ def average_pool(g: NodeGradient) -> None:
 
 def _shares_inside(g: NodeGradient, window: Window) -> str:
     """The share of each window that lies inside the input; shape (1, 1, ...)."""
-    space = _space(g, g.node.input(0))
-    ones = g.write.constant(np.ones((1, 1, *space), _numpy_type(g)))
-    dilations = list(window.dilations) if any(d != 1 for d in window.dilations) else None
-    return g.emit(
-        "AveragePool",
-        ones,
-        kernel_shape=list(window.kernel),
-        strides=list(window.strides),
-        pads=[*window.before, *window.after],
-        dilations=dilations,
-        count_include_pad=1,
-    )
+    shares = np.ones((), _numpy_type(g))
+    sizes = zip(_space(g, g.node.input(0)), _space(g, g.node.output()), strict=True)
+    for axis, (length, made) in enumerate(sizes):
+        starts = np.arange(made) * window.strides[axis] - window.before[axis]
+        at = starts[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis]
+        shares = np.multiply.outer(shares, ((at >= 0) & (at < length)).mean(1).astype(shares.dtype))
+    return g.write.constant(shares[None, None])
 
 
 def _numpy_type(g: NodeGradient) -> type[np.floating]:
