@@ -42,7 +42,7 @@ def matmul(g: NodeGradient) -> None:
     if g.rank(a) < 2 or g.rank(b) < 2:
         raise LookupError(f"{g.node.label} multiplies with a vector")
     if g.wants(0):
-        g.give(0, _reduced(g, g.emit("MatMul", g.d(), _turned(g, b)), a, out))
+        g.give(0, g.sum_to(g.emit("MatMul", g.d(), _turned(g, b)), out, a, own=2))
     if not g.wants(1):
         return
     if g.rank(b) == 2 and g.rank(a) > 2 and all(n is not None for n in (a.axis(-1).length, b.axis(1).length)):
@@ -50,28 +50,13 @@ def matmul(g: NodeGradient) -> None:
         d = g.write.reshape(g.d(), [-1, int(b.axis(1).length or 0)])
         g.give(1, _gemm(g, rows, d, transA=1))
     else:
-        g.give(1, _reduced(g, g.emit("MatMul", _turned(g, a), g.d()), b, out))
+        g.give(1, g.sum_to(g.emit("MatMul", _turned(g, a), g.d()), out, b, own=2))
 
 
 def _turned(g: NodeGradient, value: Value) -> str:
     """A value with its last two axes swapped."""
     rank = g.rank(value)
     return g.emit("Transpose", value.name, perm=[*range(rank - 2), rank - 1, rank - 2])
-
-
-def _reduced(g: NodeGradient, name: str, factor: Value, out: Value) -> str:
-    """Sums the gradient of a factor over the leading axes along which it was stretched."""
-    ahead = g.rank(out) - g.rank(factor)
-    stretched = list(range(ahead))
-    for axis in factor.axes()[:-2]:
-        other = out.axis(axis.position + ahead)
-        if axis.length == 1 and other.length != 1:
-            stretched.append(other.position)
-        elif not g.surely_equal(axis, other):
-            return g.sum_at_run_time(name, factor, ahead)
-    if len(stretched) == ahead:
-        return g.write.reduce_sum(name, stretched, keepdims=False)
-    return g.reshaped(g.write.reduce_sum(name, stretched, keepdims=True), factor)
 
 
 @gradient("Einsum")

@@ -166,37 +166,38 @@ class NodeGradient:
         """Zeros in the shape of a value."""
         return self.stretched(self.write.number(0.0, value.elem_type), value)
 
-    def sum_to(self, name: str, start: Value, end: Value) -> str:
+    def sum_to(self, name: str, start: Value, end: Value, own: int = 0) -> str:
         """Sums a gradient over the axes along which a value was stretched by broadcasting.
 
         Args:
             name: The gradient, of the shape of `start`.
             start: What the value was stretched to.
             end: The value.
+            own: How many of the last axes the gradient has as the value does, whatever `start` has there.
 
         Raises:
             LookupError: Whether an axis was stretched is only known in the run.
         """
         ahead = self.rank(start) - self.rank(end)
         stretched = list(range(ahead))
-        for axis in end.axes():
+        for axis in end.axes()[: self.rank(end) - own]:
             other = start.axis(axis.position + ahead)
             if axis.length == 1 and other.length != 1:
                 stretched.append(other.position)
-            elif axis.length is None and not self.surely_equal(axis, other):
-                return self.sum_at_run_time(name, end, ahead)
+            elif axis.length is None and not self._surely_equal(axis, other):
+                return self._sum_at_run_time(name, end, ahead)
         if not stretched:
             return name
         if len(stretched) == ahead:
             return self.write.reduce_sum(name, stretched, keepdims=False)
         return self.reshaped(self.write.reduce_sum(name, stretched, keepdims=True), end)
 
-    def surely_equal(self, axis: Axis, other: Axis) -> bool:
+    def _surely_equal(self, axis: Axis, other: Axis) -> bool:
         """Whether two axes have the same length in every run."""
         lengths = [(one.value.shape or [])[one.position] for one in (axis, other)]
         return lengths[0] is not None and lengths[0] == lengths[1]
 
-    def sum_at_run_time(self, name: str, end: Value, ahead: int) -> str:
+    def _sum_at_run_time(self, name: str, end: Value, ahead: int) -> str:
         """`sum_to` where only the run tells which axes were stretched: those whose lengths differ.
 
         Args:
