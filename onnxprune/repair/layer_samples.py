@@ -229,8 +229,10 @@ def held_out(parts: Sequence[T]) -> tuple[list[T], list[T]]:
 
 def _finite(*arrays: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
     """The samples that are finite in all arrays."""
+    if all(np.isfinite(a).all() for a in arrays):  # several times faster than by sample
+        return arrays
     good = np.logical_and.reduce([np.isfinite(a).all(axis=(0, 2)) for a in arrays])
-    return arrays if good.all() else tuple(a[:, good] for a in arrays)
+    return tuple(a[:, good] for a in arrays)
 
 
 def _stacked(parts: list[tuple[NDArray[np.float32], ...]], low: float, high: float) -> LayerSamples:
