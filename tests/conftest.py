@@ -25,6 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("fast lane" if config.option.markexpr == "not slow" else "all")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests run first, so that no process waits for them in the end."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
     """Runs a command line in this process."""

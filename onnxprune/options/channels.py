@@ -114,6 +114,11 @@ class Channels:
         return int(self.round_to)
 
     @property
+    def compares_groups(self) -> bool:
+        """Whether the damage of one group is weighed against that of another."""
+        return bool(self.target) or self.global_ranking
+
+    @property
     def costs(self) -> list[NamedCost]:
         """The costs that the target limits."""
         return [points.as_cost(key) for key in self.target]

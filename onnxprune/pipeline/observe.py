@@ -168,7 +168,7 @@ def curves(
     layers = linear_layers(coupling.graph)
     keep = [g.units - g.most(channels.min_channels) for g in groups]
     batches: Batches = ()
-    if data is not None and (channels.target or channels.global_ranking):
+    if data is not None and channels.compares_groups:
         runs = len(groups) * len(damage_curves.PROBES)
         batches = fresh_samples(model, data, runs=runs, input_shapes=input_shapes, io_slices=io_slices)
     return damage_curves.curves(model, coupling, groups, layers, input_moments, fallback, keep, batches, memory=memory)

@@ -186,7 +186,7 @@ def measure_damage(
                     input_shapes=input_shapes or {},
                     memory=memory,
                 )
-            return Damage(curves, None, data is not None and bool(channels.target or channels.global_ranking))
+            return Damage(curves, None, data is not None and channels.compares_groups)
     most = [g.most(channels.min_channels) for g in groups]
     whole = (
         sum(float(np.square(s).sum()) for s in scores)

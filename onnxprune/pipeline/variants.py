@@ -195,4 +195,4 @@ def channels_of(options: Options) -> Channels:
 def _scored_by(options: Options) -> tuple[Any, bool]:
     """What the damage of removal depends on: the criterion, and whether its heights are measured at the outputs."""
     channels = channels_of(options)
-    return channels.importance, bool(channels.limits or channels.global_ranking)
+    return channels.importance, channels.compares_groups

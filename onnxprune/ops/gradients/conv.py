@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.graph.graph import Value
+from onnxprune.ops.gradients import slopes
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
 
@@ -116,24 +117,22 @@ def fused_conv(g: NodeGradient) -> None:
 
 def _slope(g: NodeGradient) -> str:
     """The derivative of the activation of a fused node, by its output y."""
-    kind, y, one = g.attr("activation"), g.y(), g.number(1)
+    kind, y = g.attr("activation"), g.y()
     given = [float(n) for n in g.attr("activation_params", [])]
     if len(given) < _ACTIVATION_PARAMS.get(kind, 0) or (kind == "LeakyRelu" and given[0] < 0):
         raise LookupError(f"the slope of {g.node.label} does not follow from its output")
     if kind == "Sigmoid":
-        return g.times(y, g.emit("Sub", one, y))
+        return slopes.sigmoid(g, y)
     if kind == "Tanh":
-        return g.emit("Sub", one, g.times(y, y))
-    if kind in ("Relu", "LeakyRelu"):
-        above = g.mask(g.emit("Greater", y, g.number(0)))
-        if kind == "Relu":
-            return above
-        alpha = given[0]
-        return g.emit("Add", g.times(above, g.number(1 - alpha)), g.number(alpha))
-    if kind in ("Clip", "HardSigmoid"):
-        low, high, slope = (*given, 1.0) if kind == "Clip" else (0.0, 1.0, given[0])
-        inside = g.emit("And", g.emit("Greater", y, g.number(low)), g.emit("Less", y, g.number(high)))
-        return g.times(g.mask(inside), g.number(slope))
+        return slopes.tanh(g, y)
+    if kind == "Relu":
+        return slopes.relu(g, y)
+    if kind == "LeakyRelu":
+        return slopes.leaky_relu(g, y, given[0])
+    if kind == "Clip":
+        return slopes.clip(g, y, given[0], given[1])
+    if kind == "HardSigmoid":
+        return g.times(slopes.clip(g, y, 0.0, 1.0), g.number(given[0]))
     raise LookupError(f"{g.node.label} has the activation {kind}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from onnxprune.ops.gradients import slopes
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
 
@@ -39,20 +40,14 @@ def neg(g: NodeGradient) -> None:
     g.give(0, g.emit("Neg", g.d()))
 
 
-def positive(g: NodeGradient, name: str) -> str:
-    """1 where a value is above zero, else 0."""
-    return g.mask(g.emit("Greater", name, g.number(0)))
-
-
 def relu(g: NodeGradient) -> str:
     """1 where the output is above zero."""
-    return positive(g, g.y())
+    return slopes.relu(g, g.y())
 
 
 def leaky_relu(g: NodeGradient) -> str:
     """1 above zero, alpha below."""
-    alpha = float(g.attr("alpha", 0.01))
-    return g.emit("Add", g.times(positive(g, g.x()), g.number(1 - alpha)), g.number(alpha))
+    return slopes.leaky_relu(g, g.x(), float(g.attr("alpha", 0.01)))
 
 
 def _above_and_below(g: NodeGradient, above: float, below: str) -> str:
@@ -85,12 +80,12 @@ def thresholded_relu(g: NodeGradient) -> str:
 
 def sigmoid(g: NodeGradient) -> str:
     """Y (1 - y)."""
-    return g.times(g.y(), g.emit("Sub", g.number(1), g.y()))
+    return slopes.sigmoid(g, g.y())
 
 
 def tanh(g: NodeGradient) -> str:
     """1 - y squared."""
-    return g.emit("Sub", g.number(1), g.times(g.y(), g.y()))
+    return slopes.tanh(g, g.y())
 
 
 def softplus(g: NodeGradient) -> str:
@@ -104,34 +99,28 @@ def softsign(g: NodeGradient) -> str:
     return g.times(rest, rest)
 
 
-def _between(g: NodeGradient, name: str, low: float, high: float) -> str:
-    """1 strictly between two bounds."""
-    return g.times(g.mask(g.emit("Greater", name, g.number(low))), g.mask(g.emit("Less", name, g.number(high))))
-
-
 def hard_sigmoid(g: NodeGradient) -> str:
     """Alpha where the output is between 0 and 1."""
-    return g.times(_between(g, g.y(), 0, 1), g.number(float(g.attr("alpha", 0.2))))
+    return g.times(slopes.clip(g, g.y(), 0, 1), g.number(float(g.attr("alpha", 0.2))))
 
 
 def hard_swish(g: NodeGradient) -> str:
     """H + x h', where h is the hard sigmoid with alpha 1/6."""
     h = g.emit("HardSigmoid", g.x(), alpha=1 / 6, beta=0.5)
-    return g.emit("Add", h, g.times(_between(g, h, 0, 1), g.x(), g.number(1 / 6)))
+    return g.emit("Add", h, g.times(slopes.clip(g, h, 0, 1), g.x(), g.number(1 / 6)))
 
 
 def mish(g: NodeGradient) -> str:
     """T + x (1 - t squared) sigmoid(x), where t = tanh(softplus(x))."""
     t = g.emit("Tanh", g.emit("Softplus", g.x()))
-    slope = g.emit("Sub", g.number(1), g.times(t, t))
-    return g.emit("Add", t, g.times(g.x(), slope, g.emit("Sigmoid", g.x())))
+    return g.emit("Add", t, g.times(g.x(), slopes.tanh(g, t), g.emit("Sigmoid", g.x())))
 
 
 def swish(g: NodeGradient) -> str:
     """S + alpha x s (1 - s), where s = sigmoid(alpha x)."""
     alpha = g.number(float(g.attr("alpha", 1.0)))
     s = g.emit("Sigmoid", g.times(g.x(), alpha))
-    return g.emit("Add", s, g.times(g.x(), alpha, s, g.emit("Sub", g.number(1), s)))
+    return g.emit("Add", s, g.times(g.x(), alpha, slopes.sigmoid(g, s)))
 
 
 def erf(g: NodeGradient) -> str:
@@ -148,7 +137,7 @@ def gelu(g: NodeGradient) -> str:
         inner = g.times(g.x(), g.emit("Add", g.times(square, g.number(c * cubic)), g.number(c)))
         t = g.emit("Tanh", inner)
         slope = g.emit("Add", g.times(square, g.number(3 * c * cubic)), g.number(c))
-        bell = g.times(half, g.emit("Sub", g.number(1), g.times(t, t)), slope)
+        bell = g.times(half, slopes.tanh(g, t), slope)
         return g.emit("Add", g.times(g.emit("Add", t, g.number(1)), g.number(0.5)), bell)
     share = g.emit(
         "Add", g.times(g.emit("Erf", g.times(g.x(), g.number(math.sqrt(0.5)))), g.number(0.5)), g.number(0.5)

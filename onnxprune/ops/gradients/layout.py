@@ -15,7 +15,6 @@ _ADDS_INDICES = 16
 """Opset version from which on scattered elements can be added up."""
 _COUNTS_FROM_END = 11
 """Opset version from which on OneHot takes indices below 0."""
-_PADS_ARE_INPUTS = 11
 FURTHEST = 2**31 - 1
 """An end that stands for all that there is."""
 
@@ -104,14 +103,14 @@ def _padded_at_run_time(g: NodeGradient, name: str, axis: int, bounds: tuple[int
     """Zeros up to the length of an axis that only the run tells, around its first or its last elements."""
     (start, end, step), x = bounds, g.node.input(0)
     to_end = end is None or end >= FURTHEST
-    if step != 1 or (start != 0 and not to_end) or g.write.opset < _PADS_ARE_INPUTS:
+    if step != 1 or (start != 0 and not to_end):
         raise LookupError(f"the length of axis {axis} of '{x.name}', which {g.node.label} cuts, is not static")
     position = g.write.ints([axis])
     left, whole = (g.emit("Gather", g.emit("Shape", one), position) for one in (name, g.x()))
     missing, none = g.emit("Sub", whole, left), g.write.ints([0])
     pads = [none] * 2 * g.rank(x)
     pads[axis + (0 if start else g.rank(x))] = missing
-    return g.emit("Pad", name, g.emit("Concat", *pads, axis=0))
+    return g.write.pad_at(name, pads)
 
 
 def _bounds(g: NodeGradient) -> list[tuple[int, int, int | None, int]]:

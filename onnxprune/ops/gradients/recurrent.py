@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import helper
 
+from onnxprune.ops.gradients import slopes
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
 
@@ -80,10 +81,8 @@ class _Layer:
 
     def slope(self, d: str, y: str, kind: str) -> str:
         """The gradient before a sigmoid or a tanh, from that after it and its value."""
-        g = self.g
-        if kind == "Sigmoid":
-            return g.times(d, y, g.emit("Sub", g.number(1), y))
-        return g.times(d, g.emit("Sub", g.number(1), g.emit("Mul", y, y)))
+        derivative = slopes.sigmoid if kind == "Sigmoid" else slopes.tanh
+        return self.g.times(d, derivative(self.g, y))
 
     def over_time(self, by_time: dict[int, str]) -> str:
         """Values of all times, one after the other along a new axis 0."""

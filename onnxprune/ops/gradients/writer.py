@@ -111,6 +111,16 @@ class Writer:
             return self.emit("Pad", x, pads=list(pads))
         return self.emit("Pad", x, self.ints(pads))
 
+    def pad_at(self, x: str, pads: Sequence[str]) -> str:
+        """Adds zeros, as many as only the run tells: a number of shape (1,) before every axis, then after every axis.
+
+        Raises:
+            LookupError: The operator set has no such operator.
+        """
+        if self.opset < _PADS_ARE_INPUTS:
+            raise LookupError(f"opset {self.opset} cannot pad by numbers that only the run tells")
+        return self.emit("Pad", x, self.emit("Concat", *pads, axis=0))
+
     def reshape(self, x: str, lengths: Sequence[int]) -> str:
         """The same elements in another shape, in which 0 and -1 have the meaning that Reshape gives them."""
         return self.emit("Reshape", x, self.ints(lengths))
