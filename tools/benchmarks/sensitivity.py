@@ -5,8 +5,8 @@
 FOLDER is that of `max_drop`, or holds models with an ``INDEX.json``, as ``models/`` does. Half of each group is pruned
 alone, by a run of its own with the whole repair, and the outputs on the test split are compared with the original's.
 A row a group holds the predicted and the measured damage, and what is lost of the metric there; then come whole plans,
-whose prediction is the sum over the groups. The verdict is Spearman's rank correlation of predicted and measured damage
-over the groups of each model, 0.9 at least.
+whose prediction is the sum over the groups that lose channels. The verdict is Spearman's rank correlation of predicted
+and measured damage over the groups of each model, 0.9 at least.
 """
 
 from __future__ import annotations
@@ -124,24 +124,27 @@ class _Case:
         head = {"model": self._model.stem}
         for group in groups:
             row = head | {"group": group["group"], "predicted": _damage(group, args.ratio)}
-            yield row | self._pruned(before, _alone(self._model, group["group"], 1 - args.ratio))
+            found, _ = self._pruned(before, _alone(self._model, group["group"], 1 - args.ratio))
+            yield row | found
         for ratio in args.plans:
-            total = sum(_damage(group, ratio) for group in groups)
+            found, pruned = self._pruned(before, ["--ratio", str(ratio)])
+            total = sum(_damage(group, ratio) for group in groups if group["group"] in pruned)
             row = head | {"group": f"{WHOLE} {ratio:g}", "predicted": total, "sensitivity_seconds": round(seconds, 1)}
-            yield row | self._pruned(before, ["--ratio", str(ratio)])
+            yield row | found
 
     def _run(self, words: list[Any]) -> tuple[int, str, str, float, float]:
         return timed([sys.executable, "-m", "onnxprune", *(str(word) for word in [*words, *self._words])])
 
-    def _pruned(self, before: np.ndarray, words: list[str]) -> dict[str, Any]:
-        """One run, and what it does on the test split."""
-        command = [self._model, "-o", self._out, "--no-time", "--quiet", *words]
-        code, _, why, seconds, _ = self._run(command)
+    def _pruned(self, before: np.ndarray, words: list[str]) -> tuple[dict[str, Any], set[str]]:
+        """One run: what it does on the test split, and the names of the groups that lose channels."""
+        command = [self._model, "-o", self._out, "--no-time", "--json", *words]
+        code, said, why, seconds, _ = self._run(command)
         if code:
-            return {"code": code, "why": why}
+            return {"code": code, "why": why}, set()
+        pruned = {group["name"] for group in json.loads(said)["groups"] if group["removed"]}
         error = measured(load(self._model), [load(self._out)], list(self._batches()), unsquash=True).shares()[0]
         drop = float((before - self._labelled.hits(self._out)).mean())
-        return {"measured": error, "test_drop": round(drop, 4), "seconds": round(seconds, 1)}
+        return {"measured": error, "test_drop": round(drop, 4), "seconds": round(seconds, 1)}, pruned
 
     def _batches(self) -> Iterator[Batch]:
         fixed = onnx.load(self._model).graph.input[0].type.tensor_type.shape.dim[0].dim_value
