@@ -24,7 +24,6 @@ from onnxprune.statistics.moments import Batches
 from onnxprune.verification.comparable_outputs import Component, with_comparable_outputs
 
 Array = NDArray[Any]
-Gradients = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
