@@ -37,12 +37,19 @@ class DaskCluster:
         self.folder.mkdir()
         self._file = self.folder / "scheduler.json"
         self.scheduler = self._start("dask_scheduler", "--port", "0", "--interface", "lo")
-        until(self._file.exists, "scheduler")
+        until(self._is_written, "scheduler")
 
     def _start(self, module: str, *words: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"distributed.cli.{module}", "--scheduler-file", str(self._file)]
         with open(self.folder / f"{module}-{len(self.workers)}.log", "wb") as log:
             return subprocess.Popen([*command, "--no-dashboard", *words], stdout=log, stderr=log, cwd=self.folder)
+
+    def _is_written(self) -> bool:
+        """Whether the scheduler's file is whole: Dask does not write it at once."""
+        try:
+            return bool(self.address)
+        except (FileNotFoundError, json.JSONDecodeError):
+            return False
 
     @property
     def address(self) -> str:
