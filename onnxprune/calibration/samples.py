@@ -187,16 +187,14 @@ class Samples:
         Returns:
             For each fold the other samples and its own: the folds are disjoint, and together all samples.
         """
-        indices = self._selection.indices
+        parts, indices = self.parts, self._selection.indices  # the parts first: they count a stream
         positions = np.arange(self.count or 0) if indices is None else indices
-        order = np.random.default_rng([self._seed, 2]).permutation(self.parts)
-        fold = np.empty(self.parts, dtype=np.int64)
-        fold[order] = np.arange(self.parts) % count
+        order = np.random.default_rng([self._seed, 2]).permutation(parts)
+        fold = np.empty(parts, dtype=np.int64)
+        fold[order] = np.arange(parts) % count
         fold = fold.repeat(self._group)
         positions = positions[: len(fold)]
-        return [
-            (self._part(positions[fold != i]), self._part(positions[fold == i])) for i in range(min(count, self.parts))
-        ]
+        return [(self._part(positions[fold != i]), self._part(positions[fold == i])) for i in range(min(count, parts))]
 
     def in_batches(self, size: int) -> Samples:
         """The same samples in batches of at most this size, where the model takes any."""
@@ -239,7 +237,7 @@ class Samples:
         """Batch axis of every input, along which samples are joined; None where each feed is one sample."""
         return self._source.axes
 
-    def size(self, feed: Feed) -> int:
+    def size(self, feed: Mapping[str, np.ndarray]) -> int:
         """Returns the number of samples in a batch."""
         return count_rows(feed, self._source.axes) if self._source.axes else 1
 
@@ -265,7 +263,7 @@ def choose(source: Source, signature: Signature, *, limit: int | None, seed: int
     return Selection((wanted[:, None] * group + np.arange(group)).ravel())
 
 
-def count_rows(feed: Feed, axes: Mapping[str, int]) -> int:
+def count_rows(feed: Mapping[str, np.ndarray], axes: Mapping[str, int]) -> int:
     """Returns the number of samples in a feed."""
     name, axis = next(iter(axes.items()))
     return int(feed[name].shape[axis])

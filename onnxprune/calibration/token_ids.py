@@ -40,8 +40,8 @@ def listed(path: str | os.PathLike[str]) -> list[int]:
     return found
 
 
-def counted(path: str | os.PathLike[str], size: int) -> Ids:
-    """How often each id is used.
+def counted(path: str | os.PathLike[str], size: int) -> NDArray[np.float64]:
+    """How often each id is used, in numbers or shares; shape (size,).
 
     Args:
         path: An .npy or .npz file: an array ``counts`` with a number for each id, or texts as integer arrays of ids.
@@ -61,10 +61,10 @@ def counted(path: str | os.PathLike[str], size: int) -> Ids:
         raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
     if COUNTS in arrays:
         counts = arrays[COUNTS]
-        if counts.shape != (size,) or counts.dtype.kind not in "iuf" or not (counts >= 0).all():
+        if counts.shape != (size,) or counts.dtype.kind not in "iuf" or not (np.isfinite(counts) & (counts >= 0)).all():
             raise InputError(f"{path}: 'counts' must be {size:,} numbers, one for each id, not of shape {counts.shape}")
-        return counts.astype(np.int64)
-    total = np.zeros(size, dtype=np.int64)
+        return counts.astype(np.float64)
+    total = np.zeros(size)
     texts = [array for array in arrays.values() if array.dtype.kind in "iu"]
     if not texts:
         raise InputError(f"{path}: holds no integer array", "give counts, or texts as ids")
@@ -75,7 +75,7 @@ def counted(path: str | os.PathLike[str], size: int) -> Ids:
     return total
 
 
-def most_frequent(counts: Ids, tokens: int | None, always: Ids) -> Ids:
+def most_frequent(counts: NDArray[np.float64], tokens: int | None, always: Ids) -> Ids:
     """The ids that are used, or the most frequent of them, with some that stay in any case; of equals the lowest."""
     order = np.argsort(-counts, kind="stable")
     order = order[(counts[order] > 0) & ~np.isin(order, always)]

@@ -17,7 +17,7 @@ from onnxprune.gradients import losses
 from onnxprune.gradients.differentiate import differentiate
 from onnxprune.gradients.free_constants import free_constants
 from onnxprune.gradients.optimizer import channel_sizes
-from onnxprune.graph.graph import Graph, Node
+from onnxprune.graph.graph import Graph, Node, Value
 from onnxprune.graph.operators import operator_of
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.find import linear_layers
@@ -54,33 +54,33 @@ def parameters(model: Model) -> dict[str, Parameter]:
     graph = Graph(model.proto)
     infer(graph)
     found: dict[str, Parameter] = {}
-    for node, i in _operands(graph):
+    for node, i, beside in _operands(graph):
         value = node.input(i)
         if value.tensor is None or value.name in found or value.elem_type != TensorProto.FLOAT or not value.rank:
             continue
         array = np.array(model.array(value.tensor), np.float32)
         if np.isfinite(array).all():
-            found[value.name] = Parameter(array, _size(model, node, i, array))
+            found[value.name] = Parameter(array, _size(model, node, i, array, beside))
     return found
 
 
-def _operands(graph: Graph) -> Iterable[tuple[Node, int]]:
-    """Nodes with the inputs that hold what is trained, weights before biases."""
+def _operands(graph: Graph) -> Iterable[tuple[Node, int, Value | None]]:
+    """Nodes with the inputs that hold what is trained, weights before biases, and the weight beside each bias."""
     for node in graph.main.nodes:
-        yield from ((node, i) for i in operator_of(node).parameters if node.has(i))
+        weight = node.inputs[1] if node.has(1) else None
+        yield from ((node, i, weight if i != 1 else None) for i in operator_of(node).parameters if node.has(i))
     for layer in linear_layers(graph):
         if layer.bias is not None:
-            yield from layer.bias.consumers
+            yield from ((node, i, layer.weight) for node, i in layer.bias.consumers)
 
 
-def _size(model: Model, node: Node, index: int, array: Floats) -> Floats:
+def _size(model: Model, node: Node, index: int, array: Floats, beside: Value | None) -> Floats:
     """What the steps of a weight are relative to; a bias of zeros moves as the weight beside it."""
     layout = operator_of(node).weights
     found = layout(node, index, array.shape) if layout is not None else None
     axis = None if found is None or isinstance(found, str) else found.outputs
     size = channel_sizes(array, axis)
-    beside = node.inputs[1] if node.has(1) else None
-    if not size.any() and index != 1 and beside is not None and beside.tensor is not None:
+    if not size.any() and beside is not None and beside.tensor is not None:
         return np.broadcast_to(channel_sizes(model.array(beside.tensor), None).max(initial=0.0), size.shape)
     return size
 

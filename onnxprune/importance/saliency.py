@@ -54,6 +54,6 @@ def grasp(model: Model, weights: Mapping[str, Array], data: GradientData) -> dic
     step = STEP * size / max(length, 1e-30)
     ends = []
     for sign in (1, -1):
-        samples.weights = {n: (weights[n] + sign * step * g).astype(np.float32) for n, g in gradients.items()}
+        samples.weights = {n: (weights[n] + sign * step * g).astype(weights[n].dtype) for n, g in gradients.items()}
         ends.append(mean_gradients(samples))
     return {n: weights[n] * (ends[0][n] - ends[1][n]) / (2 * step) for n in gradients}

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.verification.decisions import log_softmax
+
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
@@ -32,7 +34,7 @@ def ctc(scores: Array, labels: Array, blank: int = 0) -> tuple[float, Floats]:
         The loss and its gradient of the shape of the scores; zero for a labelling that needs more steps than there are.
     """
     given = labels[: _length(labels)].astype(np.int64)
-    log_p = _log_softmax(scores.astype(np.float64))
+    log_p = log_softmax(scores.astype(np.float64), 1)
     states = np.full(2 * len(given) + 1, blank)
     states[1::2] = given
     emitted = log_p[:, states]
@@ -45,19 +47,14 @@ def ctc(scores: Array, labels: Array, blank: int = 0) -> tuple[float, Floats]:
     if likelihood < NEVER / 2:
         return 0.0, np.zeros(scores.shape)
     shares = np.exp(np.clip(forward + backward - emitted - likelihood, -700, 0))
-    gradient: Floats = np.exp(log_p) - shares @ np.eye(scores.shape[1])[states]
+    gradient: Floats = np.exp(log_p)
+    np.subtract.at(gradient.T, states, shares.T)
     return -likelihood, gradient
 
 
 def _length(labels: Array) -> int:
     padding = np.flatnonzero(labels < 0)
     return int(padding[0]) if len(padding) else len(labels)
-
-
-def _log_softmax(scores: Floats) -> Floats:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    found: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return found
 
 
 def _forward(emitted: Floats, skips: NDArray[np.bool_]) -> Floats:

@@ -10,12 +10,14 @@ whose variance is that of the output over the samples.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.gradients.losses import SMALLEST
 from onnxprune.graph.operators import Postprocessing
 from onnxprune.verification.comparable_outputs import Component
 from onnxprune.verification.decisions import DecisionSums, softmax
@@ -23,12 +25,9 @@ from onnxprune.verification.output_sums import class_axis_if_any
 from onnxprune.verification.output_values import class_axes
 
 Array = NDArray[Any]
-Floats = NDArray[np.float32]
 
 LOOKED_AT = 64
 """Batches from which it is told what the outputs are."""
-SMALLEST = 1e-6
-"""Probabilities are taken for at least this."""
 
 
 class DrawnLabels:
@@ -49,14 +48,14 @@ class DrawnLabels:
         ]
         self._variances = [_variance([batch[i] for batch in some]) for i in range(len(components))]
 
-    def gradients(self, outputs: Sequence[Array]) -> list[Floats]:
-        """The gradient with respect to each output, for labels drawn anew; its shape, zero where it is no number."""
+    def gradients(self, outputs: Sequence[Array]) -> list[Array]:
+        """The gradient with respect to each output, for labels drawn anew; zero where the output is no number."""
         triples = zip(self._components, outputs, self._variances, strict=True)
         return [self._gradient(*one) for one in triples]
 
-    def _gradient(self, component: Component, value: Array, variance: float) -> Floats:
+    def _gradient(self, component: Component, value: Array, variance: float) -> Array:
         if value.dtype.kind != "f" or not value.size:
-            return np.zeros(value.shape, np.float32)
+            return np.zeros_like(value)
         finite = np.nan_to_num(value.astype(np.float64), posinf=0.0, neginf=0.0)
         axes = tuple(class_axes(component, value.shape))
         if component.scores is Postprocessing.SOFTMAX:
@@ -66,8 +65,8 @@ class DrawnLabels:
             found = (p - (self._rng.random(p.shape) < p)) / (p * (1 - p))
         else:
             found = self._rng.standard_normal(finite.shape) / np.sqrt(variance)
-        positions = max(1, value.size // max(1, int(np.prod([value.shape[a] for a in (0, *axes)]))))
-        return np.ascontiguousarray(found / positions, np.float32)
+        positions = value.size // math.prod(value.shape[a] for a in {0, *axes} if value.ndim)
+        return np.ascontiguousarray(found / positions, value.dtype).reshape(value.shape)
 
     def _of_classes(self, scores: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
         """Probabilities less one at the drawn class."""

@@ -42,11 +42,13 @@ class FunctionLoss:
         name: Its name.
         function: Computes it; None for ``ctc``.
         blank: The class of the blank of ``ctc``.
+        axis: The axis along which the samples lie in the output of ``ctc``.
     """
 
     name: str
     function: LossFunction | None
     blank: int = 0
+    axis: int = 0
 
     def __call__(self, outputs: Mapping[str, Array], labels: Array) -> tuple[float, dict[str, Array]]:
         """The loss and its gradients, checked.
@@ -55,7 +57,7 @@ class FunctionLoss:
             InputError: The function fails or returns something else.
         """
         if self.function is None:
-            return _ctc_of_batch(next(iter(outputs.items())), labels, self.blank)
+            return _ctc_of_batch(next(iter(outputs.items())), labels, self.blank, self.axis)
         found = call("loss", self.name, self.function, dict(outputs), labels)
         if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)):
             raise InputError(
@@ -93,8 +95,13 @@ def as_loss(asked: Any) -> str | FunctionLoss | None:
     return FunctionLoss(asked, function)
 
 
-def sequence_output(components: Sequence[Component], outputs: Sequence[Array], labels: Array) -> Component:
-    """The output that scores the classes of each step of a sequence.
+def sequence_output(components: Sequence[Component], outputs: Sequence[Array], labels: Array) -> tuple[Component, int]:
+    """The output that scores the classes of each step of a sequence, and the axis along which samples lie in it.
+
+    Args:
+        components: The values that a loss can be computed of.
+        outputs: These values for one sample.
+        labels: The labels; shape (samples, length).
 
     Raises:
         DataError: There is none, or the labels are no sequences of classes.
@@ -103,17 +110,16 @@ def sequence_output(components: Sequence[Component], outputs: Sequence[Array], l
         scored = component.scores in (None, Postprocessing.SOFTMAX) and output.dtype.kind == "f"
         steps = scored and output.ndim == 3 and 1 in output.shape[:2]
         if steps and labels.ndim == 2 and labels.dtype.kind in "iu" and labels.max(initial=0) < output.shape[2]:
-            return component
+            return component, output.shape.index(1)
     raise DataError(
         f"labels of shape {tuple(labels.shape[1:])} a sample fit no output for {option('loss', CTC)}",
         "it takes whole numbers, padded with -1, and an output of shape (n, steps, classes)",
     )
 
 
-def _ctc_of_batch(output: tuple[str, Array], labels: Array, blank: int) -> tuple[float, dict[str, Array]]:
-    """The mean over a batch; samples lie along the axis that is as long as there are labels, the first one if both."""
+def _ctc_of_batch(output: tuple[str, Array], labels: Array, blank: int, axis: int) -> tuple[float, dict[str, Array]]:
+    """The mean over a batch, whose samples lie along an axis of the scores."""
     name, scores = output
-    axis = 0 if scores.shape[0] == len(labels) else 1
     by_sample = np.moveaxis(scores, axis, 0)
     found = [ctc(one, label, blank % scores.shape[2]) for one, label in zip(by_sample, labels, strict=True)]
     gradient = np.stack([g for _, g in found]) / len(labels)

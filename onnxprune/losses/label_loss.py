@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from onnxprune.errors import InputError, option
 from onnxprune.extensions.registry import one_of
 from onnxprune.gradients import losses
+from onnxprune.gradients.losses import SMALLEST
 from onnxprune.gradients.trainable import Terms
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.operators import Postprocessing
 from onnxprune.ops.gradients.writer import Writer
 from onnxprune.verification.comparable_outputs import Component
-from onnxprune.verification.decisions import softmax
+from onnxprune.verification.decisions import log_softmax, softmax
 from onnxprune.verification.output_values import class_axes
 
 Array = NDArray[Any]
@@ -27,10 +28,10 @@ Floats = NDArray[np.float32]
 CROSS_ENTROPY, BINARY, SQUARED = "cross-entropy", "bce", "mse"
 LOSSES = (CROSS_ENTROPY, BINARY, SQUARED)
 """Losses by name: of scores that one class is chosen by, of classes that stand alone, and of quantities."""
+LEAST = -1e30
+"""Logarithm of the probability of a class whose score is minus infinity."""
 TARGET = "label/target"
 """Name of the input of the loss that takes the targets."""
-SMALLEST = 1e-6
-"""Probabilities are taken for at least this, so that their logarithm is finite."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class LabelLoss:
         if self.kind == SQUARED:
             found = np.square(rows - target)
         elif self.kind == CROSS_ENTROPY:
-            found = -target * np.log(np.maximum(softmax(rows, 1), SMALLEST))
+            found = -target * np.maximum(log_softmax(rows, 1), LEAST)
         else:
             p = self._probabilities(rows)
             found = -target * np.log(p) - (1 - target) * np.log(1 - p)
@@ -191,7 +192,9 @@ def _one_hot(labels: Array, positions: int, classes: int) -> Floats | None:
     if labels.dtype.kind in "iub" and each == positions:
         ids = labels.reshape(len(labels), positions).astype(np.int64)
         if ids.min() >= 0 and ids.max() < classes:
-            return np.eye(classes, dtype=np.float32)[ids]
+            found = np.zeros((*ids.shape, classes), np.float32)
+            np.put_along_axis(found, ids[..., None], 1, axis=2)
+            return found
     elif labels.dtype.kind == "f" and each == positions * classes:
         given: Floats = labels.reshape(len(labels), positions, classes).astype(np.float32)
         if given.min() >= 0 and np.allclose(given.sum(axis=2), 1, atol=1e-3):

@@ -90,7 +90,7 @@ class FirstBatches:
         seen = 0
         for feeds in self._samples.batches():
             yield feeds
-            seen += max((len(v) for v in feeds.values() if v.ndim), default=1)
+            seen += self._samples.size(feeds)
             if seen >= self._count:
                 return
 
@@ -239,7 +239,11 @@ class _Synthetic:
     @property
     def count(self) -> int:
         """How many samples."""
-        return sum(max((len(v) for v in feeds.values() if v.ndim), default=1) for feeds in self._batches)
+        return sum(map(self.size, self._batches))
+
+    def size(self, feeds: Mapping[str, NDArray[Any]]) -> int:
+        """How many samples a batch has: they lie along axis 0."""
+        return max((len(v) for v in feeds.values() if v.ndim), default=1)
 
     @property
     def parts(self) -> int:

@@ -15,7 +15,7 @@ from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.layers.find import linear_layers
 from onnxprune.pipeline.analysis import reanalyze
-from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, _Synthetic
+from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, _divided, _Synthetic
 from onnxprune.pipeline.evaluate import evaluate
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.metric import NO_METRIC, MetricEvaluator, make_evaluator
@@ -120,9 +120,7 @@ def split(prepared: Prepared, samples: int) -> CalibrationSplit | None:
     if data is None:
         if prepared.options.repair.method != "data-free":
             return None
-        feeds = prepared.synthetic_feeds()
-        held = max(1, round(len(feeds) * HELD_OUT_SHARE))
-        return CalibrationSplit(_Synthetic(feeds[held:] or feeds), _Synthetic(feeds[:held]))
+        data = CalibrationSplit(*_divided(_Synthetic(prepared.synthetic_feeds()), HELD_OUT_SHARE))
     fit = cut(data.fit, samples)
     return replace(data, fit=fit, held=cut(data.held, samples) if data.held_out else fit)
 
@@ -234,6 +232,7 @@ def following(kept: KeptIndices, graph: Graph) -> KeptIndices:
     for node in graph.main.nodes:
         names = {*node.proto.input, *node.proto.output} - {""}
         if node.bodies or changed & names:  # a body may read any value
-            reached |= set(node.proto.output) - {""}
-            changed |= reached
+            made = set(node.proto.output) - {""}
+            reached |= made
+            changed |= made
     return replace(kept, layers=kept.layers & reached)

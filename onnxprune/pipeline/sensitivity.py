@@ -170,7 +170,7 @@ def _report(name: str | None, prepared: Prepared, savings: _Savings, extent: Ext
         None if before is None else before.name,
         None if before is None else before.before,
         savings.name,
-        rows if data is None and prepared.loaded.data is None else _ranked(rows),
+        _ranked(rows) if _was_run(prepared, data) else rows,
         [PinnedGroup(g.name, g.units, g.reasons or [LEFT]) for g in prepared.analysis.groups if g not in groups],
         _notes(prepared, data, evaluator, extent.shares),
         rounded(clock.seconds),
@@ -292,17 +292,21 @@ class _Savings:
         return round(float(model.saving(nothing, group, count)) / max(float(model.left(nothing)), 1e-12), 6)
 
 
+def _was_run(prepared: Prepared, data: CalibrationSplit | None) -> bool:
+    """Whether damage is that of outputs: of trials, or of a model whose layers compensate for what they do not read."""
+    assert prepared.damage is not None
+    return data is not None or prepared.damage.measured
+
+
 def _on(prepared: Prepared, data: CalibrationSplit | None) -> str:
-    if data is None:
-        return "weights alone" if prepared.loaded.data is None else "calibration samples"
     if prepared.loaded.data is None:
-        return "synthetic inputs"
-    return ("held-out " if data.held_out else "") + "calibration samples"
+        return "synthetic inputs" if _was_run(prepared, data) else "weights alone"
+    return ("held-out " if data is not None and data.held_out else "") + "calibration samples"
 
 
 def _repair_in_words(prepared: Prepared, data: CalibrationSplit | None) -> str:
     method = prepared.options.repair.method
-    if data is None and prepared.loaded.data is not None:
+    if data is None and _was_run(prepared, data):
         return "once the layers that read the group compensate"
     if data is None or method == "none":
         return "without repair"
@@ -314,19 +318,20 @@ def _notes(
 ) -> list[str]:
     """What the numbers are worth."""
     notes = []
-    if prepared.loaded.data is None:
-        notes.append(
-            "Without calibration data nothing was run: damage is the share of the squared scores that is removed, "
-            "which cannot be compared between groups."
-            if data is None
-            else "Synthetic inputs are not the model's own: damage on real ones may differ, and so may the ranks."
-        )
+    if not _was_run(prepared, data):
+        why = "Without calibration data nothing was run" if prepared.loaded.data is None else "The model is large"
+        what = "damage is the share of the squared scores that is removed, which cannot be compared between groups"
+        notes.append(f"{why}: {what}.")
+    elif prepared.loaded.data is None:
+        notes.append("Synthetic inputs are not the model's own: damage on real ones may differ, and so may the ranks.")
     elif data is not None and not data.held_out:
         notes.append("Too few samples to hold any out: the damage is of samples that the repair has seen, and too low.")
-    if (data is not None or prepared.loaded.data is not None) and len(shares) < len(SHARES):
+    if data is not None and len(shares) < len(SHARES):
         removed = ", ".join(f"{100 * share:g}%" for share in shares)
-        tried = f"only the removal of {removed} was tried" if shares else "nothing was removed and run"
+        tried = f"only the removal of {removed} was tried"
         notes.append(f"The model is large: {tried}; other damage is predicted from the layers that read a group.")
+    elif data is None and _was_run(prepared, data):
+        notes.append("The model is large: no removal was tried with the repair of a run, which does less damage.")
     if evaluator.warning is not None:
         notes.append(evaluator.warning)
     return notes

@@ -147,13 +147,15 @@ def variants(
     if not amounts:
         raise InputError("nothing says which variants to make", f"give {option('ratio', (0.2, 0.3, 0.5))}, say")
     criteria = [(f", {as_criterion(c).name}", {"importance": c}) for c in _several("importance", importance)]
-    found = {}
+    found = dict[str, Options]()
     for name, amount in amounts:
         for of, criterion in criteria or [("", {})]:
             of_amount = {**given, **amount, **criterion}
             if "latency" not in amount.get("target", {}):
                 of_amount["times"] = None  # they are for targets of latency, and no other takes them
-            found[name + of] = Options.of(of_amount.pop("ratio", None), **of_amount)
+            made = Options.of(of_amount.pop("ratio", None), **of_amount)
+            if found.setdefault(name + of, made) != made:
+                raise InputError(f"two variants have the name {name + of!r}", "give functions names of their own")
     return found
 
 

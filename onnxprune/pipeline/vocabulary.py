@@ -200,7 +200,8 @@ def _check_only_looked_up(found: Vocabulary, graph: Graph) -> None:
 
 def _dropped_share(check: str | os.PathLike[str], kept: Ids, size: int) -> float:
     counts = counted(check, size)
-    return 1 - float(counts[kept].sum()) / max(float(counts.sum()), 1.0)
+    total = float(counts.sum())
+    return 1 - float(counts[kept].sum()) / total if total else 0.0
 
 
 def _verified(

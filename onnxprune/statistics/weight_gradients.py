@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from onnxprune.statistics.moments import Batches
 from onnxprune.verification.comparable_outputs import Component, with_comparable_outputs
 
 Array = NDArray[Any]
+_Gradients = Callable[[Sequence[Array], int], list[Array]]
+"""From the outputs for one sample, and its number, to the gradients with respect to them."""
 
 
 @dataclass(frozen=True)
@@ -94,34 +97,35 @@ class SampleGradients:
     def _feeds(self) -> Iterator[dict[str, Array]]:
         """Inputs and the gradients of the outputs."""
         seeds = [self._made.seeds[name] for name in self._outputs]
-        seeded = self._of_labels()
-        if seeded is None:
-            drawn = DrawnLabels(self._components, self._run(), self._data.seed)
-            seeded = (drawn.gradients(outputs) for outputs in self._run())
-        for feeds, gradients in zip(self._data.batches, seeded, strict=True):
-            yield {**feeds, **self.weights, **dict(zip(seeds, gradients, strict=True))}
+        gradients = self._of_labels() or self._of_drawn_labels()
+        fed, read = itertools.tee(self._data.batches)  # one pass: a reader cannot be in two places
+        for number, (feeds, outputs) in enumerate(zip(fed, self._run(read), strict=True)):
+            yield {**feeds, **self.weights, **dict(zip(seeds, gradients(outputs, number), strict=True))}
 
-    def _of_labels(self) -> Iterator[list[Array]] | None:
-        """The gradients of the outputs for the given labels; None where these do not fit."""
+    def _of_labels(self) -> _Gradients | None:
+        """Makes the gradients of the outputs for the given labels; None where these do not fit."""
         labels = self._data.labels
         if labels is None or len(labels) != self._data.count:
             return None
         try:
-            loss = label_loss(None, self._components, next(self._run()), labels)
+            loss = label_loss(None, self._components, next(self._run(self._data.batches)), labels)
         except InputError:
             return None
         at = self._outputs.index(loss.output)
 
-        def gradients() -> Iterator[list[Array]]:
-            for sample, outputs in enumerate(self._run()):
-                found = [np.zeros(o.shape, np.float32) for o in outputs]
-                found[at] = loss.gradient(outputs[at], sample)
-                yield found
+        def gradients(outputs: Sequence[Array], sample: int) -> list[Array]:
+            found = [np.zeros_like(o) for o in outputs]
+            found[at] = loss.gradient(outputs[at], sample).astype(outputs[at].dtype)
+            return found
 
-        return gradients()
+        return gradients
 
-    def _run(self) -> Iterator[list[Array]]:
-        return self._forward.each(({**feeds, **self.weights} for feeds in self._data.batches), self._outputs)
+    def _of_drawn_labels(self) -> _Gradients:
+        drawn = DrawnLabels(self._components, self._run(self._data.batches), self._data.seed)
+        return lambda outputs, sample: drawn.gradients(outputs)
+
+    def _run(self, batches: Iterable[Mapping[str, Array]]) -> Iterator[list[Array]]:
+        return self._forward.each(({**feeds, **self.weights} for feeds in batches), self._outputs)
 
 
 def _floats(view: Model, components: Sequence[Component], feeds: Mapping[str, Array]) -> list[Component]:

@@ -213,7 +213,7 @@ def command(line: str) -> Callable[[str], float]:
             done = subprocess.run(called, capture_output=True, text=True, check=False)
         except OSError as error:
             raise InputError(f"{words[0]} cannot be run: {error.strerror}") from None
-        numbers = re.findall(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", done.stdout)
+        numbers = re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", done.stdout)
         if done.returncode or not numbers:
             said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
             raise RunError(f"{words[0]} ended with exit status {done.returncode} and printed no time: {said[:200]}")

@@ -76,9 +76,10 @@ def measure_times(
         )
     known = {} if before is None else {tuple(sorted(row.removed.items())): row for row in before.rows}
     rows: list[TimedWidths] = []
+    timed_now = False
 
     def found() -> Times:
-        time = engine.milliseconds() if before is None or len(rows) > len(known) else before.milliseconds
+        time = before.milliseconds if before is not None and not timed_now else engine.milliseconds()
         return Times(fingerprint(model.proto), engine.name, device_name(), time, units, shapes, tuple(rows))
 
     for removed in [np.zeros(len(groups), dtype=np.int64), *sampled_widths(groups, copies, seed)]:
@@ -97,6 +98,7 @@ def measure_times(
             continue
         logger.debug("copy %d takes %.3f of the time", len(rows), ratio)
         rows.append(TimedWidths(lost, ratio, nodes_of_kernels(named.proto, kernels)))
+        timed_now = True
         measured(found())
     if len(rows) < 2:
         raise InputError("no sliced copy of the model could be timed")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import ValueInfoProto
 
 from onnxprune.calibration import Samples
+from onnxprune.errors import DataError
 from onnxprune.gradients import losses
 from onnxprune.gradients.trainable import Terms
 from onnxprune.graph.graph import Graph
@@ -118,18 +119,25 @@ def objective(
 
     Raises:
         InputError: The labels fit no output.
+        DataError: The model takes several samples at a time.
     """
     given, held = learn.labels, judges.labels
     if given is None:
         return None
     assert held is not None
     first = next(learn.in_batches(1).silent().batches())
+    if (several := learn.size(first)) != 1:
+        raise DataError(
+            f"the model takes {several} samples at a time, and the loss of labels is of one sample at a time",
+            "export the model with a batch of any size",
+        )
     together = np.concatenate([given, held])
     if isinstance(asked, FunctionLoss) and asked.name != CTC:
         return _Outside(asked, outputs, given, held)
     values = local_session(both.student).run(both.outputs, first)
     if isinstance(asked, FunctionLoss):
-        return _Outside(asked, [sequence_output(both.components, values, together).name], given, held)
+        component, axis = sequence_output(both.components, values, together)
+        return _Outside(replace(asked, axis=axis), [component.name], given, held)
     every = label_loss(asked, both.components, values, together)
     return _InGraph(
         replace(every, targets=every.targets[: len(given)]), replace(every, targets=every.targets[len(given) :])

@@ -205,6 +205,13 @@ def softmax(scores: Array, axis: int) -> Array:
     return found
 
 
+def log_softmax(scores: Array, axis: int) -> Array:
+    """Logarithms of `softmax`, also where a probability is too small for its type."""
+    shifted = scores - scores.max(axis=axis, keepdims=True)
+    found: Array = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    return found
+
+
 def _taken(p: Floats, index: NDArray[np.intp]) -> Floats:
     found: Floats = np.take_along_axis(p, index[..., None], axis=-1)[..., 0]
     return found

@@ -45,6 +45,11 @@ def test_streams(make):
     assert (fit.count, held.count) == (1, 1)
 
 
+def test_folds_count_a_stream_first():
+    folds = open_samples(iter(Loader()), ONE).folds(2)
+    assert [(others.count, own.count) for others, own in folds] == [(25, 25), (25, 25)]
+
+
 def test_onnxruntime_reader():
     quantization = pytest.importorskip("onnxruntime.quantization.calibrate")
 

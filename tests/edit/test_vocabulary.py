@@ -110,6 +110,8 @@ def test_counts(tmp_path: Path) -> None:
     assert most_frequent(counts, None, np.array([1])).tolist() == [0, 1, 2, 3, 4]
     assert most_frequent(counts, 3, np.array([1])).tolist() == [1, 2, 4]
     assert counted(tmp_path / "texts.npz", 5).tolist() == [1, 0, 2, 1, 2]
+    np.savez(tmp_path / "shares.npz", counts=np.array([0.5, 0.0, 0.2, 0.25, 0.05]))
+    assert most_frequent(counted(tmp_path / "shares.npz", 5), 2, np.array([], np.int64)).tolist() == [0, 3]
     (tmp_path / "keep.txt").write_text("3 # a word\n\n1\n")
     assert listed(tmp_path / "keep.txt") == [3, 1]
 

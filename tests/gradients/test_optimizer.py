@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from onnxprune.gradients.optimizer import RelativeAdam, channel_sizes, rate_at
+from onnxprune.gradients.trainable import parameters
+from onnxprune.model.model import Model
+from tests.ops.case import build
 
 
 def test_the_rate_rises_and_falls_to_zero() -> None:
@@ -57,3 +60,14 @@ def test_zeros_of_a_sparse_weight_stay() -> None:
     optimizer.step({"w": np.ones((1, 4), np.float32), "v": np.ones(4, np.float32)}, 0.1)
     assert (optimizer.weights["w"] == 0).tolist() == [[True, False, True, False]]
     assert optimizer.weights["v"].all()  # a vector, a bias say, has no pattern
+
+
+@pytest.mark.parametrize(
+    "nodes", ["y = Gemm(x, w, b)", "h = MatMul(x, w) y = Add(h, b)", "h = MatMul(x, w) y = Add(b, h)"]
+)
+def test_a_bias_of_zeros_moves_as_the_weight_beside_it(nodes: str) -> None:
+    model = build(
+        f"(float[N,4] x) => (float[N,3] y) <float[4,3] w, float[3] b> {{ {nodes} }}", constants={"b": np.zeros(3)}
+    )
+    found = parameters(Model(model))
+    assert found["b"].size.min() > 0 and found["w"].size.min() > 0

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from onnxprune.gradients.differentiate import GradientModel, differentiate
 from onnxprune.model.model import Model
 from tests.gradients.cases import Row, binary, conv, positive, unary
-from tests.ops.case import random_feeds
+from tests.ops.case import build, random_feeds
 from tests.support.finite_differences import evaluator, finite_differences
 from tests.support.lanes import spread
 
@@ -152,6 +152,12 @@ ROWS = [
         {"k": [[0, -1, 2], [0, 1, 1]]},
     ),
     Row("Gather rows", "(int64[2,3] k) => (real[2,3,4] y) <real[5,4] w> { y = Gather(w, k) }"),
+    Row("Gather rows by int32", "(int32[2,3] k) => (real[2,3,4] y) <real[5,4] w> { y = Gather(w, k) }"),
+    Row(
+        "Gather rows by int32 before 16",
+        "(int32[2,3] k) => (real[2,3,4] y) <real[5,4] w> { y = Gather(w, k) }",
+        opset=13,
+    ),
     Row("Gather rows before 16", "(int64[2,3] k) => (real[2,3,4] y) <real[5,4] w> { y = Gather(w, k) }", opset=13),
     Row("Pad", "(real[2,3] x) => (real[4,5] y) <int64[4] k> { y = Pad(x, k) }", {"k": [1, 0, 1, 2]}),
     Row(
@@ -204,6 +210,11 @@ ROWS = [
             "ReduceLogSumExp",
         )
         for axis, keep, out in ((1, 1, "2,1,4"), (-1, 0, "2,3"))
+    ),
+    Row(
+        "ReduceL2 of zeros",
+        "(real[2,3] x) => (real[2,1] y) <real[2,1] kz, int64[1] k> { m = Mul(x, kz) y = ReduceL2(m, k) }",
+        {"kz": [[1.0], [0.0]], "k": [1]},
     ),
     Row("ReduceMean of all", "(real[2,3] x) => (real[1,1] y) { y = ReduceMean (x) }"),
     Row(
@@ -331,3 +342,16 @@ def test_rule(row: Row) -> None:
     feeds = feeds_of(single, made)  # a gradient that is a seed lies where this does
     for name, array in zip(names, session.run([made.gradients[n] for n in names], feeds), strict=True):
         np.testing.assert_allclose(array, wanted[name], rtol=1e-4, atol=1e-5)
+
+
+def test_upsample_whose_scales_are_an_attribute() -> None:
+    """Of opset 7 and 8, which the reference evaluator does not compute."""
+    node = "{ y = Upsample <scales = [1.0, 1.0, 2.0, 3.0]> (x) }"
+    model = build(f"(float[1,2,3,2] x) => (float[1,2,6,6] y) {node}", opset=7)
+    made = differentiate(Model(model), ["y"], ["x"])
+    session = onnxruntime.InferenceSession(made.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.random((1, 2, 3, 2), np.float32), made.seeds["y"]: rng.random((1, 2, 6, 6), np.float32)}
+    wanted = feeds[made.seeds["y"]].reshape(1, 2, 3, 2, 2, 3).sum(axis=(3, 5))
+    given = {name: feeds[name] for name in (i.name for i in session.get_inputs())}
+    np.testing.assert_allclose(session.run([made.gradients["x"]], given)[0], wanted, rtol=1e-5)

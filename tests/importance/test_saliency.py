@@ -16,6 +16,7 @@ from onnxprune.importance.untrained import untrained
 from onnxprune.model.model import Model, load
 from onnxprune.runtime.session import local_session
 from onnxprune.statistics.weight_gradients import GradientData
+from tests.calibration.cases import Rewindable
 from tests.ops.case import build
 from tests.support.paths import MODELS
 
@@ -170,3 +171,20 @@ def test_trained_weights_do_not_look_untrained() -> None:
     for name in ("sk_mlp", "pt_resnet_folded"):
         found = untrained(load(str(MODELS / f"{name}.onnx")))
         assert found.layers >= 3 and not found.looks_so
+
+
+def test_gradients_take_one_pass_at_a_time() -> None:
+    """A reader with `rewind` allows no two, and none of it is held in memory."""
+    model = build(NET, constants={"w": np.ones((6, 8)), "b": np.ones(8), "v": np.ones((8, 3))})
+    reader = Rewindable([{"x": X[i : i + 1]} for i in range(12)])
+    found = onnxprune.prune(model, 0.5, importance="taylor", calib=reader, repair="none", time=False)
+    again = onnxprune.prune(model, 0.5, importance="taylor", calib={"x": X}, repair="none", time=False)
+    assert found.plan.removed == again.plan.removed
+
+
+def test_gradients_in_double_precision() -> None:
+    model = Model(build(NET.replace("float", "double"), constants={"w": np.ones((6, 8)), "v": np.ones((8, 3))}))
+    for labels in (None, LABELS):
+        data = GradientData([{"x": X[i : i + 1].astype(np.float64)} for i in range(12)], 12, labels)
+        found = grasp(model, weights(model), data)
+        assert {name: array.shape for name, array in found.items()} == {"w": (6, 8), "v": (8, 3)}

@@ -44,6 +44,12 @@ def test_quantities_count_by_their_variance() -> None:
     np.testing.assert_allclose(square, 1 / 4 / 16, rtol=0.1)  # the variance is 4, and there are four elements
 
 
+@pytest.mark.parametrize("value", [np.float64(0.5), np.full((1, 3), 2.0), np.full((2,), 1.0, np.float16)])
+def test_gradients_have_the_shape_and_type_of_outputs(value: NDArray[np.floating]) -> None:
+    (found,) = DrawnLabels([Component("y")], [], 0).gradients([np.asarray(value)])
+    assert (found.shape, found.dtype) == (np.shape(value), value.dtype)
+
+
 def test_scores_that_stand_out_are_classes() -> None:
     scores = np.array([[9.0, 0.0, 0.1], [0.2, 8.0, 0.0]])
     found = DrawnLabels([Component("y")], [[scores[i : i + 1]] for i in range(2)], 0).gradients([scores[:1]])[0]

@@ -13,11 +13,12 @@ import pytest
 from onnx import parser
 
 import onnxprune
+from onnxprune.calibration import Samples
 from onnxprune.calibration.synthetic import synthetic
 from onnxprune.errors import InputError
 from onnxprune.model.model import Model
 from onnxprune.options import Calibration
-from onnxprune.pipeline.data import open_data
+from onnxprune.pipeline.data import FirstBatches, open_data
 from tests.ops.case import build
 from tests.support.lanes import spread
 from tests.support.paths import MODELS
@@ -169,3 +170,12 @@ def test_the_report_says_that_samples_were_cut() -> None:
     report = onnxprune.prune(MODELS / "sk_mlp.onnx", 0.2, calib={"input": rows}, repair="none", time=False).report
     assert report.notes == ["1,024 of 1,100 calibration samples are used; samples=... allows more"]
     assert report.warnings == [w for w in report.warnings if "samples are used" not in w]
+
+
+def test_samples_along_another_axis_are_counted() -> None:
+    """Steps come first: a sample of 100 steps is one."""
+    calibration = Calibration(data=[{"x": np.zeros((100, 1, 2), np.float32)} for _ in range(5)])
+    model = build("(float[T,N,2] x) => (float[T,N,2] y) { y = Relu(x) }")
+    data = open_data(Model(model), calibration)
+    assert data is not None and isinstance(data.fit, Samples)
+    assert len(list(FirstBatches(data.fit.in_batches(1), 3))) == 3

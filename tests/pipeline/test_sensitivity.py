@@ -197,6 +197,16 @@ def test_less_work_without_data_is_told_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
+def test_a_large_model_without_data_is_run_without_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heights of damage curves are measured at the outputs, so that nobody is told that nothing was run."""
+    monkeypatch.setattr(group_trials, "WORK", 0.0)
+    report = onnxprune.sensitivity(tiny())
+    assert report.on == "synthetic inputs" and report.repair == "once the layers that read the group compensate"
+    assert not any("nothing was run" in note for note in report.notes) and any("large" in n for n in report.notes)
+    assert None not in {g.rank for g in report.groups}
+
+
+@pytest.mark.slow
 def test_pinned_groups_come_with_their_reasons() -> None:
     report = onnxprune.sensitivity(tiny(), only="w1")
     assert [g.group for g in report.groups] == ["w1:0"]

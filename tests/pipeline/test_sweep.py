@@ -246,6 +246,7 @@ def test_one_variant_that_fails_ends_no_other(model: Path, monkeypatch: pytest.M
         ({"keep_models": "some"}, "keep_models"),
         ({"keep_models": "best"}, "there are none"),
         ({"importance": "l3"}, "l3"),
+        ({"importance": (lambda group: 1.0, lambda group: 2.0)}, "two variants have the name 'ratio 0.5, <lambda>'"),
         ({"repair_samples": 0}, "at least 1"),
         ({"target": {"macs": "much"}}, "much"),
     ],

@@ -27,6 +27,11 @@ def test_the_last_number_of_a_command_counts(tmp_path: Path) -> None:
     assert command(line + " --model={model}")("m.onnx") == 0.15
 
 
+@pytest.mark.parametrize(("printed", "time"), [(".53", 0.53), ("2.", 2.0), ("+.5e1 ms", 5.0), ("took 7", 7.0)])
+def test_numbers_as_programs_print_them(printed: str, time: float, tmp_path: Path) -> None:
+    assert command(python(tmp_path, f"print({printed!r})"))("model.onnx") == time
+
+
 def test_the_path_is_put_where_it_belongs(tmp_path: Path) -> None:
     line = python(tmp_path, "import sys; print(len(sys.argv[1:]), sys.argv.index('a.onnx'))")
     assert command(line)("a.onnx") == 1

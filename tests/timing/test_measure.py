@@ -13,6 +13,7 @@ from onnxprune.model.model import Model
 from onnxprune.pipeline import latency
 from onnxprune.pipeline.analysis import Analysis
 from onnxprune.runtime.io_slices import IoSlices
+from tests.ops.case import build
 from tests.support.paths import MODELS
 
 
@@ -68,6 +69,17 @@ def test_what_was_measured_is_not_measured_again(analysis: Analysis) -> None:
     assert times(analysis, again, partly) == whole and again.calls == 3
     idle = Parameters()
     assert times(analysis, idle, whole) == whole and idle.calls == 0
+
+
+def test_widths_that_come_twice_are_measured_once() -> None:
+    """A model of few channels has fewer widths than there are copies."""
+    small = onnxprune.analyze(
+        build("(float[N,2] x) => (float[N,2] y) <float[2,3] w, float[3,2] v> { h = MatMul(x, w) y = MatMul(h, v) }")
+    )
+    whole = times(small, Parameters(), copies=12)
+    assert len({str(row.removed) for row in whole.rows}) < len(whole.rows)
+    idle = Parameters()
+    assert times(small, idle, whole, copies=12) == whole and idle.calls == 0
 
 
 @pytest.mark.slow

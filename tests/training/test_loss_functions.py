@@ -11,7 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 import onnxprune
-from onnxprune.errors import InputError
+from onnxprune.errors import DataError, InputError
+from onnxprune.losses.ctc import ctc
+from onnxprune.losses.functions import FunctionLoss, sequence_output
+from onnxprune.verification.comparable_outputs import Component
 from tests.ops.case import build
 
 LINEAR = "(float[N,4] x) => (float[N,1] y) <float[4,1] w> { y = MatMul(x, w) }"
@@ -68,6 +71,27 @@ def test_sequences() -> None:
     result = onnxprune.finetune(build(STEPS), {"x": x, "labels": labels}, loss="ctc", epochs=40, rate=0.1)
     assert result.report.training.loss == "ctc"
     assert result.report.training.after < 0.3 * result.report.training.before  # type: ignore[operator]
+
+
+def test_the_axis_of_samples_is_told_by_one_sample() -> None:
+    """Of a batch with as many samples as steps it could not be told."""
+    labels = np.array([[1], [2], [1]])
+    for shape, axis in (((1, 3, 4), 0), ((3, 1, 4), 1)):
+        component, found = sequence_output([Component("y")], [np.zeros(shape, np.float32)], labels)
+        assert (component.name, found) == ("y", axis)
+        scores = RNG.standard_normal((3, 3, 4))
+        loss, gradients = FunctionLoss("ctc", None, axis=axis)({"y": scores}, labels)
+        singles = [ctc(scores.take(i, axis), labels[i]) for i in range(3)]
+        assert loss == pytest.approx(np.mean([value for value, _ in singles]))
+        for i, (_, gradient) in enumerate(singles):
+            np.testing.assert_allclose(gradients["y"].take(i, axis), gradient / 3)
+
+
+def test_labels_are_of_one_sample_at_a_time() -> None:
+    model = build("(float[4,4] x) => (float[4,1] y) <float[4,1] w> { y = MatMul(x, w) }")
+    for loss in (hinge, None):
+        with pytest.raises(DataError, match="the model takes 4 samples at a time"):
+            onnxprune.finetune(model, {"x": X, "labels": SIDE}, loss=loss, epochs=1)
 
 
 @pytest.mark.parametrize(

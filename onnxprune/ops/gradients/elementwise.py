@@ -295,8 +295,8 @@ def power(g: NodeGradient) -> None:
     """N x to the n - 1, for a constant n."""
     if g.wants(1):
         raise LookupError(f"the exponent of {g.node.label} is computed")
-    less = g.emit("Sub", g.emit("Cast", g.x(1), to=g.node.input(0).elem_type), g.number(1))
-    exponent = g.emit("Add", less, g.number(1))
+    exponent = g.emit("Cast", g.x(1), to=g.node.input(0).elem_type)
+    less = g.emit("Sub", exponent, g.number(1))
     _give_summed(g, 0, g.times(g.d(), exponent, g.emit("Pow", g.x(), less)))
 
 

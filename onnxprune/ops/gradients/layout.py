@@ -155,11 +155,11 @@ def _added_rows(g: NodeGradient, d: str, length: int, width: int, x: Value) -> s
     """Adds rows of a gradient to those of a table of zeros, by indices that the run computes."""
     if g.write.opset >= _ADDS_INDICES:
         zeros = g.emit("Expand", g.number(0), g.write.ints([length, width]))
-        return g.emit("ScatterND", zeros, g.write.reshape(g.x(1), [-1, 1]), d, reduction="add")
+        return g.emit("ScatterND", zeros, g.write.unsqueeze(_flat_indices(g), [1]), d, reduction="add")
     if length > LONGEST_TABLE:
         raise LookupError(f"opset {g.write.opset} cannot add up {length:,} rows for {g.node.label}")
     depth = g.write.constant(np.array(length, np.int64))
-    hot = g.emit("OneHot", g.write.reshape(g.x(1), [-1]), depth, _zero_and_one(g, x))
+    hot = g.emit("OneHot", _flat_indices(g), depth, _zero_and_one(g, x))
     return g.emit("MatMul", g.emit("Transpose", hot, perm=[1, 0]), d)
 
 
@@ -180,9 +180,13 @@ def _added_slices(g: NodeGradient, x: Value, axis: int, *, signed: bool) -> str:
     else:
         d = g.write.reshape(g.d(), [*[0] * axis, -1, *(int(n or 0) for n in behind)])
     depth = g.emit("Gather", g.shape(x), g.write.constant(np.array(axis, np.int64)))
-    indices = g.emit("Cast", g.write.reshape(g.x(1), [-1]), to=TensorProto.INT64)
-    hot = g.emit("OneHot", indices, depth, _zero_and_one(g, x))
+    hot = g.emit("OneHot", _flat_indices(g), depth, _zero_and_one(g, x))
     return g.product_along(d, x, axis, hot)
+
+
+def _flat_indices(g: NodeGradient) -> str:
+    """The indices as a vector of the one type that ScatterND takes."""
+    return g.emit("Cast", g.write.reshape(g.x(1), [-1]), to=TensorProto.INT64)
 
 
 def _zero_and_one(g: NodeGradient, x: Value) -> str:
@@ -266,7 +270,7 @@ def resize(g: NodeGradient) -> None:
 def _scales(g: NodeGradient) -> list[float] | None:
     """Scale of every axis; None where lengths are given instead."""
     if g.node.op_type == "Upsample" or g.node.opset < 11:
-        given = g.numbers(1)
+        given = g.attr("scales", None) or g.numbers(1)
     else:
         given = g.numbers(2) if g.node.has(2) else None
     if g.attr("axes", None):
@@ -280,6 +284,8 @@ def _resized(
     """Emits the same interpolation of another value of four axes."""
     if g.node.op_type == "Upsample" or g.node.opset < 11:
         assert scales is not None
+        if g.node.opset < 9:
+            return g.emit("Upsample", eye, mode=attributes["mode"], scales=scales)
         return g.emit(g.node.op_type, eye, g.write.constant(np.array(scales, np.float32)), mode=attributes["mode"])
     nothing = _nothing(g)
     if scales is not None:

@@ -58,9 +58,10 @@ def reduce_sum_square(g: NodeGradient) -> None:
 
 @gradient("ReduceL2")
 def reduce_l2(g: NodeGradient) -> None:
-    """X / y."""
+    """X / y; 0 where y is 0, as x is then."""
     axes = reduced_axes(g)
-    g.give(0, g.times(g.x(), g.emit("Div", _kept(g, g.d(), axes), _kept(g, g.y(), axes))))
+    above_zero = g.emit("Add", _kept(g, g.y(), axes), g.number(1e-30))
+    g.give(0, g.times(g.x(), g.emit("Div", _kept(g, g.d(), axes), above_zero)))
 
 
 @gradient("ReduceL1")
