@@ -165,6 +165,9 @@ def make(folder: Path, plan: dict[str, Any]) -> None:
     other.graph.node[1].op_type = "Sigmoid"
     onnx.save(other, folder / "other.onnx")
     onnx.save(other, folder / "other.pruned.onnx")
+    pairs = tiny()
+    pairs.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(pairs, folder / "pairs.onnx")
     (folder / "folder").mkdir()
     (folder / "w.bin").write_bytes(bytes(256))
     (folder / "link.bin").symlink_to("/etc/passwd")
@@ -214,6 +217,7 @@ def data(folder: Path) -> None:
         "none_in": {"x": x[:0]},
         "objects": {"x": np.array([{}, {}], dtype=object)},
         "few": {"x": x[:1]},
+        "labelled": {"x": np.tile(x, (16, 1, 1, 1)), "labels": np.arange(64)},
     }.items():
         np.savez(folder / f"{name}.npz", **arrays)
     (folder / "damaged.npz").write_bytes(b"PK\x03\x04 and no more")

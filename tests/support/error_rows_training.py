@@ -27,6 +27,12 @@ ROWS: dict[str, list[Row]] = {
             "ctc:0, say",
         ),
         Row(
+            "labels for a model that takes several samples at a time",
+            "finetune pairs.onnx --calib labelled.npz",
+            "the model takes 2 samples at a time, and the loss of labels is of one sample at a time",
+            "export the model with a batch of any size",
+        ),
+        Row(
             "an end without a schedule",
             "finetune good.onnx --calib few.npz --end 0.5",
             "--end says how to prune while the model is trained, which nothing asks for",

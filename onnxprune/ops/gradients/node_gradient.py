@@ -21,11 +21,10 @@ from onnx import helper
 
 from onnxprune.graph.contents import Data, known
 from onnxprune.graph.graph import Axis, Node, Value
-from onnxprune.ops.gradients.writer import Writer
+from onnxprune.ops.gradients.writer import AXES_ARE_INPUTS, Writer
 
 _EXPANDS = 8
 """Opset version from which on a value can be stretched to a shape."""
-_AXES_ARE_INPUTS = 13
 
 
 class NodeGradient:
@@ -208,7 +207,7 @@ class NodeGradient:
         Raises:
             LookupError: The operator set sums over known axes alone.
         """
-        if self.write.opset < _AXES_ARE_INPUTS:
+        if self.write.opset < AXES_ARE_INPUTS:
             raise LookupError(f"whether {self.node.label} stretches '{end.name}' is only known in the run")
         shape = self.shape(end)
         whole = self.emit("Concat", self.write.ints([1] * ahead), shape, axis=0) if ahead else shape

@@ -121,9 +121,4 @@ def _reach(g: NodeGradient, window: Window) -> list[int]:
 def _padded(g: NodeGradient, window: Window) -> str:
     """The input with the least number around it, as far as the windows reach."""
     pads = [0, 0, *window.before, 0, 0, *_reach(g, window)]
-    if not any(pads):
-        return g.x()
-    lowest = float(np.finfo(_numpy_type(g)).min)
-    if g.write.opset < 11:
-        return g.emit("Pad", g.x(), pads=pads, value=lowest)
-    return g.emit("Pad", g.x(), g.write.ints(pads), g.number(lowest))
+    return g.write.pad(g.x(), pads, np.finfo(_numpy_type(g)).min)

@@ -13,7 +13,7 @@ from onnxprune.model.unique_names import Names
 
 OLDEST_OPSET = 7
 """First opset version of the standard domain in which nodes are written: operators broadcast as they do today."""
-_AXES_ARE_INPUTS = 13
+AXES_ARE_INPUTS = 13
 _BOUNDS_ARE_INPUTS = 10
 _PADS_ARE_INPUTS = 11
 
@@ -69,7 +69,7 @@ class Writer:
         """Sums over some axes; the value itself where there are none."""
         if not axes:
             return x
-        if self.opset < _AXES_ARE_INPUTS:
+        if self.opset < AXES_ARE_INPUTS:
             return self.emit("ReduceSum", x, axes=list(axes), keepdims=int(keepdims))
         return self.emit("ReduceSum", x, self.ints(axes), keepdims=int(keepdims))
 
@@ -77,7 +77,7 @@ class Writer:
         """Inserts axes of length 1, at these places of the output; the value itself where there are none."""
         if not axes:
             return x
-        if self.opset < _AXES_ARE_INPUTS:
+        if self.opset < AXES_ARE_INPUTS:
             return self.emit("Unsqueeze", x, axes=list(axes))
         return self.emit("Unsqueeze", x, self.ints(axes))
 
@@ -103,13 +103,13 @@ class Writer:
             raise LookupError(f"opset {self.opset} cannot slice at bounds that only the run tells")
         return self.emit("Slice", x, starts, ends, self.ints(axes))
 
-    def pad(self, x: str, pads: Sequence[int]) -> str:
-        """Adds zeros: `pads` has the number before every axis, then that after every axis."""
+    def pad(self, x: str, pads: Sequence[int], fill: np.floating | None = None) -> str:
+        """Adds zeros, or another number: `pads` has how many before every axis, then how many after every axis."""
         if not any(pads):
             return x
         if self.opset < _PADS_ARE_INPUTS:
-            return self.emit("Pad", x, pads=list(pads))
-        return self.emit("Pad", x, self.ints(pads))
+            return self.emit("Pad", x, pads=list(pads), value=None if fill is None else float(fill))
+        return self.emit("Pad", x, self.ints(pads), *([] if fill is None else [self.constant(np.asarray(fill))]))
 
     def pad_at(self, x: str, pads: Sequence[str]) -> str:
         """Adds zeros, as many as only the run tells: a number of shape (1,) before every axis, then after every axis.
