@@ -16,6 +16,8 @@ from onnxprune.runtime.distributed.dask_executor import DaskExecutor
 SECONDS = 10.0
 """Seconds that a scheduler has to answer."""
 LOCAL = "local"
+LONG_LOSS = {"distributed.deploy.lost-worker-timeout": "1 day"}
+"""Else a local cluster closes a nanny that is about to start a worker anew 15 seconds after it lost an earlier one."""
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """What a worker of this machine begins with: Ctrl-C is for the run, which ends its workers."""
 GIVE = f"{LOCAL}, {LOCAL}:4, or tcp://HOST:8786, where dask scheduler listens"
@@ -43,6 +45,9 @@ def connected(scheduler: str | None) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         address: Any = scheduler
         if name == LOCAL:
+            import dask
+
+            stack.enter_context(dask.config.set(LONG_LOSS))
             address = stack.enter_context(
                 distributed.LocalCluster(
                     n_workers=number or os.cpu_count() or 1,

@@ -19,7 +19,7 @@ from onnxprune.errors import InputError
 from onnxprune.report.sweep import SweepReport
 from onnxprune.runtime.distributed.connect import connected
 from tests.support.classifier import classifier, samples
-from tests.support.dask_cluster import BLIND, DaskCluster, dask_cluster, until
+from tests.support.dask_cluster import BLIND, DaskCluster, dask_cluster
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'onnxprune[distributed]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Dask's own, of sockets at its end
@@ -154,12 +154,9 @@ def test_a_worker_without_the_files_is_sent_them_once(
 def test_a_scheduler_without_workers(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run waits for one for a while, and then says what to do."""
     monkeypatch.setattr("onnxprune.runtime.distributed.dask_executor.PATIENCE", 1.0)
-    with dask_cluster(tmp_path / "dask") as cluster:
-        with connected(cluster.address) as client, pytest.raises(InputError, match="has no workers"):
-            onnxprune.sweep(**given, client=client)
-        monkeypatch.undo()
-        cluster.add_worker()
-        until(lambda: True, "worker")
+    cluster = dask_cluster(tmp_path / "dask")
+    with cluster as dask, connected(dask.address) as client, pytest.raises(InputError, match="has no workers"):
+        onnxprune.sweep(**given, client=client)
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "local:0", "local:many", "tcp:9"])
