@@ -39,7 +39,7 @@ def bypass(model: Model, summands: Iterable[Summand]) -> None:
         if one.sum in {out.name for out in graph.output}:
             _copy(node, rest)
         else:
-            _read_instead(graph, {one.sum: rest})
+            read_instead(graph, {one.sum: rest})
             instead[one.sum] = rest
         unread |= {one.sum, summand}
     _drop_unread(graph, unread)
@@ -75,7 +75,7 @@ def pass_on(graph: GraphProto, nodes: Iterable[tuple[NodeProto, int]]) -> None:
             _copy(node, rest)
         else:
             instead[made] = rest
-    _read_instead(graph, instead)
+    read_instead(graph, instead)
     _drop_unread(graph, unread)
 
 
@@ -95,14 +95,14 @@ def _sum_node(graph: GraphProto, sum_: str, summand: str) -> NodeProto:
     raise PlanError(f"the plan leaves {summand!r} out of the sum {sum_!r}, and the model has no such sum")
 
 
-def _read_instead(graph: GraphProto, others: Mapping[str, str]) -> None:
+def read_instead(graph: GraphProto, others: Mapping[str, str]) -> None:
     """Makes all readers of some values, also in bodies, read others."""
     for node in graph.node:
         for i, read in enumerate(node.input):
             if read in others:
                 node.input[i] = others[read]
         for _, body in subgraphs(node):
-            _read_instead(body, others)
+            read_instead(body, others)
             for out in body.output:
                 out.name = others.get(out.name, out.name)
 

@@ -115,9 +115,9 @@ def apply_edits(model: Model, graph: Graph, edits: Sequence[ConstantEdit], funct
 
 def add_constant(graph: Graph, scope: Scope, reader: Node, tensor: TensorProto) -> str:
     """Adds a constant to a scope and returns its name; see `model.tensors.add_constant`."""
-    if scope.parent is not None:
+    if scope.parent is not None or graph.proto.ir_version >= 4:
         scope.proto.initializer.append(tensor)
-    else:
+    else:  # perhaps a Constant node, which stands before its reader
         tensors.add_constant(graph.proto, tensor, node_index(reader) if reader.scope is scope else 0)
     return tensor.name
 

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Grade
+from onnxprune.edit.bypass import read_instead
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Axis, Graph, Node, Value
@@ -206,16 +207,17 @@ def restore_places(model: Model, vocabulary: Vocabulary, kept: Ids) -> None:
         )
         graph.node.append(helper.make_node("Add", [all_places, absent], [value.name], names.fresh(value.name)))
         declared = next(o for o in graph.output if o.name == value.name)
-        declared.type.tensor_type.shape.dim[-1].dim_value = vocabulary.size
+        if dims := declared.type.tensor_type.shape.dim:  # a file need not declare them
+            dims[-1].dim_value = vocabulary.size
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Gives a value that is made in the main graph another name."""
+    """Gives a value that is made in the main graph another name, also where bodies read it."""
+    read_instead(graph, {old: new})
     for node in graph.node:
-        for field in (node.input, node.output):
-            for i, name in enumerate(field):
-                if name == old:
-                    field[i] = new
+        for i, name in enumerate(node.output):
+            if name == old:
+                node.output[i] = new
 
 
 def _index_of(graph: onnx.GraphProto, output: str) -> int:

@@ -75,7 +75,8 @@ class Gates:
             name, layer = read.layer.weight.name, read.layer
             if name in elements:
                 if layer.name not in matrices:
-                    matrices[layer.name] = layer.matrix(elements[name]).sum(axis=1, dtype=np.float64)
+                    products = layer.matrix(elements[name]).sum(axis=1, dtype=np.float64)
+                    matrices[layer.name] = products / layer.alpha  # of the stored weights, not of what they come to
                 parts.append(matrices[layer.name][read.block][read.columns].sum(axis=1))
         for s in self._slices[i]:
             if s.value.name in elements:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from onnxprune.graph.graph import Graph
 from onnxprune.layers.find import linear_layers
-from onnxprune.layers.weights import add_bias
+from onnxprune.layers.linear import LinearLayer
+from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.runtime.partition import CannotCut
 from onnxprune.runtime.session import session
@@ -149,21 +150,30 @@ class Trials:
         """
         changed = self._model.copy()
         layers = {layer.name: layer for layer in linear_layers(Graph(changed.proto))}
+        by_layer: dict[str, list[WeightChange]] = {}
         for change in changes:
-            layer, block, weight = layers[change.layer], change.block, change.weight
-            tensor = layer.weight.tensor
-            assert tensor is not None
-            stored = changed.array(tensor)
-            matrix = layer.matrix(stored).astype(np.float64)
-            shift = (matrix[block] - weight) @ self._means[layer.name][block]
-            matrix[block] = weight
-            changed.set_array(tensor, layer.unmatrix(matrix, stored.shape).astype(stored.dtype))
-            add_bias(changed, layer, block, shift)
+            by_layer.setdefault(change.layer, []).append(change)
+        for name, mine in by_layer.items():
+            self._change(changed, layers[name], mine)
         results = self._staged.ahead(changed) if self._staged is not None else session(changed).each(self._batches)
         errors = Errors(1)
         for reference, outputs in zip(self._reference, results, strict=True):
             errors.add_values(reference, [self._values.of(outputs)])
-        return min(errors.shares()[0], MAX_ERROR)
+        share = errors.shares()[0]
+        return share if share < MAX_ERROR else MAX_ERROR  # also of NaN
+
+    def _change(self, changed: Model, layer: LinearLayer, changes: Sequence[WeightChange]) -> None:
+        """Makes the changes of one layer, and adapts its bias."""
+        assert layer.weight.tensor is not None
+        matrix = layer.matrix(changed.array(layer.weight.tensor)).astype(np.float64)
+        shift = np.zeros(matrix.shape[:2])
+        for change in changes:
+            lost = matrix[change.block] - change.weight
+            shift[change.block] += lost @ self._means[layer.name][change.block]
+            matrix[change.block] = change.weight
+        set_weight(changed, layer, matrix)
+        if takes_bias(layer):
+            set_bias(changed, layer, bias_of(changed, layer) + shift)
 
 
 def _received(

@@ -67,11 +67,3 @@ def _kind(layer: LinearLayer) -> int:
         value = value.producer.inputs[0]
     assert value is not None and value.tensor is not None
     return value.tensor.data_type
-
-
-def add_bias(model: Model, layer: LinearLayer, block: int, shift: NDArray[np.float64]) -> None:
-    """Adds to the bias of one block of a layer, where it takes any."""
-    if takes_bias(layer):
-        bias = bias_of(model, layer)
-        bias[block] += shift
-        set_bias(model, layer, bias)

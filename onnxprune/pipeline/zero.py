@@ -98,13 +98,15 @@ def zero(
     layers = {
         layer.weight.key: layer
         for layer in linear_layers(coupling.graph)
-        if fits and layer.weight.key in targets and not layer.weight_shared and _is_finite(model, layer.weight)
+        if fits and layer.weight.key in targets and not layer.weight_shared
+        if _is_finite(model, layer.weight) and not (refits and _is_skipped(model, kept, layer.name, layer.bias))
     }
     states = {
         v.key: v
         for cell in cells(coupling.graph)
         for v in (cell.weight, cell.recurrence)
         if fits and v.key in targets and _is_finite(model, v) and not criterion.comparable
+        if not (refits and _is_skipped(model, kept, cell.name, cell.weight, cell.recurrence, cell.bias))
     }
     zeros = Zeros(
         options.solver,
@@ -150,7 +152,9 @@ def zero(
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
         found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion, scores)
         if scores is not None:
-            zeros = replace(zeros, masks={layers[key].name: found[key].array() for key in layers if key in found})
+            masks = {layers[key].name: found[key].array() for key in layers if key in found}
+            chosen = {name: zeros.layers[name] for name in masks}  # the others keep all, and are refitted whole
+            zeros = replace(zeros, layers=chosen, masks=masks)
         plain = model.copy()
         if not zeros.bias_only:
             for key, array in stored.items():  # the solvers choose among all elements
@@ -232,6 +236,12 @@ def _by_moments(
             found[key] = ZeroMask.of(mask)
             model.set_array(_tensor(layer.weight), np.where(mask, np.zeros((), array.dtype), array))
     return found
+
+
+def _is_skipped(model: Model, kept: KeptIndices, name: str, *constants: Value | None) -> bool:
+    """Whether a refit passes over a layer: what is left of its output is not known, or a constant is not finite."""
+    given = [v for v in constants if v is not None and v.tensor is not None]
+    return name not in kept.layers or not all(_is_finite(model, v) for v in given)
 
 
 def _is_finite(model: Model, value: Value) -> bool:

@@ -148,6 +148,7 @@ def _zoomed(array: NDArray[Any], axes: tuple[int, ...], rng: np.random.Generator
         low = np.minimum(at.astype(np.int64), max(length - 2, 0))
         part = (at - low).reshape([-1 if a == axis else 1 for a in range(array.ndim)])
         found = (1 - part) * found.take(low, axis) + part * found.take(np.minimum(low + 1, length - 1), axis)
+    found = np.rint(found) if array.dtype.kind in "iu" else found
     return np.ascontiguousarray(found, array.dtype)
 
 

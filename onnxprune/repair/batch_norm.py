@@ -50,18 +50,18 @@ def aligned(
     pairs = [(n, nodes[n.name]) for n in normalizations(Graph(copy.proto)) if n.name in nodes]
     indices = [_kept(copy, a, pruned, b, kept) for a, b in pairs]
     before = [(pruned.array(b.mean), pruned.array(b.variance)) for _, b in pairs]
-    with StagedRun(copy, batches, [[a.x.name] for a, _ in pairs]) as walk:
-        for (a, b), where in zip(pairs, indices, strict=True):
-            seen = list(walk.step()[a.x.name])
-            if where is None:
-                continue
-            for model, node, vectors in (
-                (copy, a, (s := channel_statistics(seen))),
-                (pruned, b, (s[0][where], s[1][where])),
-            ):
-                _set(model, node.mean, vectors[0])
-                _set(model, node.variance, vectors[1])
     try:
+        with StagedRun(copy, batches, [[a.x.name] for a, _ in pairs]) as walk:
+            for (a, b), where in zip(pairs, indices, strict=True):
+                seen = list(walk.step()[a.x.name])
+                if where is None:
+                    continue
+                for model, node, vectors in (
+                    (copy, a, (s := channel_statistics(seen))),
+                    (pruned, b, (s[0][where], s[1][where])),
+                ):
+                    _set(model, node.mean, vectors[0])
+                    _set(model, node.variance, vectors[1])
         yield copy
     finally:
         for (_, b), (mean, variance) in zip(pairs, before, strict=True):

@@ -170,7 +170,7 @@ def refine(
         change = _Step(chain, best.weights, parts, [*seed, step]).solved(penalty)
         trials = [[w + np.float32(share) * c for w, c in zip(best.weights, change, strict=True)] for share in SHARES]
         errors = [chain.error(trial, judges, variation) for trial in trials]
-        i = int(np.argmin(errors))
+        i = int(np.argmin(np.nan_to_num(errors, nan=np.inf)))
         if errors[i] < best.after:
             small = errors[i] > (1 - GAIN) * best.after
             best = Refined(trials[i], penalty, before, errors[i])

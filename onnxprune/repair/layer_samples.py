@@ -210,7 +210,8 @@ def layer_samples(
     low, high = bounds(b.output if join is None else join.sum)
     front, back = held_out(parts)
     if len(parts) == 1:
-        return _stacked(front, low, high), _stacked(back, low, high)
+        only = _stacked(front, low, high)
+        return only, only
     first = sum(part[0].shape[1] for part in front)
     ordered = [*front, *back]
     del parts, front, back  # so that each is released once it is copied

@@ -25,7 +25,7 @@ from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair import recurrent
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.repair.layer_samples import HOLD_OUT, LayerSamples, ResidualAdd, layer_samples, residual_add
+from onnxprune.repair.layer_samples import LayerSamples, ResidualAdd, layer_samples, residual_add
 from onnxprune.repair.least_squares import PENALTIES, Fit, fit
 from onnxprune.repair.side_by_side import Refitted, inferred_graphs, side_by_side
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
@@ -183,7 +183,7 @@ class _Linear:
 
     @property
     def wanted(self) -> list[str]:
-        return [self.a.output.name, *([self.join.total] if self.join else [])]
+        return [self.a.output.name if self.join is None else self.join.total]
 
     @property
     def given(self) -> list[str]:
@@ -240,7 +240,6 @@ class _Recurrent:
             made[self.a.states.name],
             read[self.b.x.name],
             self.kept,
-            HOLD_OUT,
             rows_for(self.a.columns(original), self.count),
             seed,
             partial(_matrix, fitter),

@@ -15,7 +15,7 @@ import numpy as np
 from onnxprune.layers.recurrent import Cell, Floats, _stored
 from onnxprune.model.model import Model
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.repair.layer_samples import LayerSamples
+from onnxprune.repair.layer_samples import LayerSamples, held_out
 from onnxprune.repair.least_squares import Fit
 from onnxprune.statistics.covariance import Floats as Doubles
 
@@ -31,7 +31,6 @@ def refit(
     states: Sequence[Floats],
     read: Sequence[Floats],
     kept: KeptIndices,
-    hold_out: int,
     limit: int,
     seed: Sequence[int],
     fitted: Fitted,
@@ -47,7 +46,6 @@ def refit(
         states: Hidden states of `a`, one array a batch; shape (time, directions, batch, hidden).
         read: Inputs of `b`, as `x`.
         kept: What the pruned model has of the original's values.
-        hold_out: One of this many batches is held out; with fewer batches, all serve for both.
         limit: Maximum number of sampled steps of a batch.
         seed: Seed of the sampling.
         fitted: Fits one matrix, see `layerwise.Fitter`.
@@ -73,7 +71,7 @@ def refit(
             ((inputs, w[d], new_w[d], b.weight.key), (earlier, r[d], new_r[d], b.recurrence.key))
         ):
             half = None if bias is None else slice(part * len(rows), (part + 1) * len(rows))
-            learned, held = _rows(pairs, old[rows].astype(np.float32), hold_out)
+            learned, held = _rows(pairs, old[rows].astype(np.float32))
             found = fitted(key, learned, held, new[None].astype(np.float64), np.zeros((1, len(new))), half is not None)
             if found.penalty is not None:
                 new[:] = found.weight[0]
@@ -97,14 +95,11 @@ def _pair(old: Floats, new: Floats, rng: np.random.Generator, limit: int) -> tup
     return before, after
 
 
-def _rows(pairs: Sequence[tuple[Floats, Floats]], old: Floats, hold_out: int) -> tuple[LayerSamples, LayerSamples]:
+def _rows(pairs: Sequence[tuple[Floats, Floats]], old: Floats) -> tuple[LayerSamples, LayerSamples]:
     """Samples to fit and held-out samples of one term of the pre-activations: the product of an input with `old`."""
     parts = [(after, before @ old.T) for before, after in pairs]
-    enough = len(parts) >= hold_out
-    front = [p for i, p in enumerate(parts) if not enough or i % hold_out != hold_out - 1]
-    back = [p for i, p in enumerate(parts) if not enough or i % hold_out == hold_out - 1]
     learned, held = (
         LayerSamples(np.concatenate([x for x, _ in some])[None], np.concatenate([y for _, y in some])[None])
-        for some in (front, back)
+        for some in held_out(parts)
     )
-    return learned, held
+    return learned, held if len(parts) > 1 else learned

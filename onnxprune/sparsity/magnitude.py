@@ -43,40 +43,41 @@ def zero_smallest(
             mean square.
         criterion: What scores the elements, if it needs nothing but weights; by default their magnitude.
         scores: Scores of the elements of weights, by qualified name, where they are known already; they compare across
-            weights.
+            weights, and with no other scores: a weight that has none loses the share by itself.
 
     Returns:
         Qualified name of each constant -> mask of the elements that were set to zero.
     """
-    chosen: list[Mask] = []
+    chosen = dict[str, Mask]()
     scorer = criterion if criterion is not None and criterion.needs == "weights" else None
     known = {} if scores is None else scores
     if across:
-        sizes = [
-            known[w.value.key] if w.value.key in known else _scores(model, coupling, w.value, scorer) for w in targets
-        ]
+        ranked = [w for w in targets if scores is None or w.value.key in scores]
+        sizes = [_scores(model, coupling, w.value, scorer) if scores is None else known[w.value.key] for w in ranked]
         comparable = pattern.elementwise and scores is not None
-        chosen = _together(sizes, pattern) if comparable else pattern.masks(sizes, [w.layout for w in targets])
+        masks = _together(sizes, pattern) if comparable else pattern.masks(sizes, [w.layout for w in ranked])
+        chosen = {w.value.key: mask for w, mask in zip(ranked, masks, strict=True)}
     done = {}
-    for i, weight in enumerate(targets):
+    for weight in targets:
         assert weight.value.tensor is not None
-        if not across and weight.value.key not in known and (scorer is None or scorer.elements is None):
+        key = weight.value.key
+        if key not in chosen and key not in known and (scorer is None or scorer.elements is None):
             found = _zero_when_read(model, coupling, weight, pattern)
             if found is not None:
-                done[weight.value.key] = found
+                done[key] = found
                 continue
         array = model.array(weight.value.tensor)  # once: each access to an inline tensor copies it
-        if across:
-            zeroed = chosen[i]
-        elif weight.value.key in known:
-            zeroed = pattern.mask(known[weight.value.key], weight.layout)
+        if key in chosen:
+            zeroed = chosen[key]
+        elif key in known:
+            zeroed = pattern.mask(known[key], weight.layout)
         elif scorer is not None and scorer.elements is not None:
             zeroed = pattern.mask(_scores(model, coupling, weight.value, scorer, array), weight.layout)
         else:
             zeroed = pattern.mask(_magnitudes(model, coupling, weight.value, array, pattern), weight.layout)
         if zeroed.any():
             zero_elements(model, coupling, weight.value, zeroed, array)
-            done[weight.value.key] = ZeroMask.of(zeroed)
+            done[key] = ZeroMask.of(zeroed)
     return done
 
 

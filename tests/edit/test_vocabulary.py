@@ -62,6 +62,13 @@ def test_values_in_their_old_places() -> None:
     assert np.isneginf(np.delete(after, KEPT, axis=-1)).all()
 
 
+def test_values_in_their_old_places_where_no_shape_is_declared() -> None:
+    model = words()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    small = onnxprune.cut_vocabulary(model, KEPT, unknown=2, logits="all")
+    np.testing.assert_allclose(logits(small.model, IDS)[..., KEPT], logits(model, IDS)[..., KEPT], atol=1e-5)
+
+
 def test_new_ids_outside() -> None:
     model = words()
     small = onnxprune.cut_vocabulary(model, KEPT, remap="outside")

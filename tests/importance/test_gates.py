@@ -154,3 +154,16 @@ def test_what_is_missing_is_said() -> None:
     stopped = build(NET.replace("y = MatMul(f, m)", "z = MatMul(f, m)  y = LpNormalization(z)"))
     with pytest.raises(InputError, match="no weight has a gradient: LpNormalization has no gradient rule"):
         onnxprune.prune(stopped, 0.5, importance="taylor", calib={"x": X}, verify=False, time=False)
+
+
+def test_factors_of_products_do_not_count() -> None:
+    """Sums are over stored weights, whatever the product multiplies them with."""
+    text = """(float[N,3] x) => (float[N,4] y) <float[3,6] w, float[6,4] u, float[6,4] v>
+        { h = MatMul(x, w) r = Tanh(h) p = Gemm(r, u) q = Gemm <alpha = 0.5> (r, v) y = Add(p, q) }"""
+    model = load(build(text))
+    coupling = analyze(Graph(model.proto))
+    gates = Gates(model, coupling, [next(g for g in coupling.groups if g.units == 6)])
+    elements = np.arange(24.0).reshape(6, 4)
+    for name in ("u", "v"):
+        (found,) = gates.sums({name: elements})
+        np.testing.assert_allclose(found, elements.sum(axis=1))

@@ -12,6 +12,7 @@ from onnxprune.importance.trials import Trials, WeightChange
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import load
 from onnxprune.statistics.moments import means, observe
+from tests.ops.case import build
 from tests.support.oracle import session
 
 NET = """
@@ -67,3 +68,21 @@ def _convolved(x: np.ndarray, proto: onnx.ModelProto) -> np.ndarray:
     del copy.graph.output[:]
     copy.graph.output.append(onnx.ValueInfoProto(name="a"))
     return np.asarray(session(copy).run(None, {"x": x})[0], dtype=np.float64)
+
+
+def test_means_of_all_groups_are_kept(rng: np.random.Generator) -> None:
+    """A grouped convolution without a bias gets one for both groups at once."""
+    weights = {"w": rng.standard_normal((4, 4, 1, 1)), "u": rng.standard_normal((6, 2, 1, 1))}
+    text = "(float[N,4,5,5] x) => (float[N,6,5,5] y) <float[4,4,1,1] w, float[6,2,1,1] u>"
+    model = load(build(f"{text} {{ h = Conv(x, w) r = Relu(h) y = Conv <group = 2> (r, u) }}", constants=weights))
+    batches = [{"x": rng.standard_normal((8, 4, 5, 5)).astype(np.float32)}]
+    layers = linear_layers(Graph(model.proto))
+    moments = observe(model, layers, batches, count=1)
+    last = next(layer for layer in layers if layer.weight.name == "u")
+    halved = last.matrix(weights["u"].astype(np.float32)).astype(np.float64) / 2
+    with Trials(model, means(moments), batches, [last.x.name]) as found:
+        found.advance(0)
+        error = found.error([WeightChange(last.name, block, halved[block]) for block in (0, 1)])
+    y = session(model.proto).run(None, batches[0])[0].astype(np.float64)
+    gap = y / 2 - (y / 2).mean(axis=(0, 2, 3), keepdims=True)
+    assert error == pytest.approx(np.mean(gap**2) / y.var(), rel=1e-3)

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from onnxprune.calibration import open_samples
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model, load
-from onnxprune.repair.augmentation import MAX_SHIFT, Variants
+from onnxprune.repair.augmentation import MAX_SHIFT, Variants, _zoomed
 from tests.support.paths import MODELS
 from tests.support.text_models import text_model
 
@@ -74,3 +74,10 @@ def test_digits_are_not_flipped() -> None:
     samples = open_samples(str(MODELS / "digits_calib.npz"), model.proto, limit=40, seed=0)
     variants = Variants(model, Graph(model.proto), samples, 0)
     assert variants.copies == 2 and not variants.flips
+
+
+def test_whole_numbers_are_rounded(rng: np.random.Generator) -> None:
+    """Else photographs would get darker by half a level."""
+    photo = rng.integers(0, 256, (1, 1, 200, 200)).astype(np.uint8)
+    whole = _zoomed(photo, (2, 3), np.random.default_rng(1)).mean()
+    assert abs(whole - _zoomed(photo.astype(np.float64), (2, 3), np.random.default_rng(1)).mean()) < 0.05
