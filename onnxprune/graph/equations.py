@@ -42,7 +42,7 @@ class Equations:
         if not isinstance(dim, str):
             return dim
         length = parse(dim)
-        return str(self.solved(length if len(names(length)) == 0 or self.given(dim) else named(dim)))
+        return str(self.solved(length if names(length) and self.given(dim) else named(dim)))
 
     def dim(self, dim: Dim) -> Dim:
         """A length by what is known."""
@@ -53,9 +53,12 @@ class Equations:
         return self._read[dim]
 
     def solved(self, length: Length) -> Length:
-        """The same, as a polynomial."""
+        """The same, as a polynomial; what would be none any more is known by its text alone."""
         while self._values and not names(length).isdisjoint(self._values):
-            length = substitute(length, self._values.get)
+            try:
+                length = substitute(length, self._values.get)
+            except ValueError:
+                return named(str(length))
         return length
 
     def contents(self, entries: Data) -> Data:

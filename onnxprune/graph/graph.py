@@ -143,7 +143,7 @@ class Node:
 
     def has(self, index: int) -> bool:
         """Whether an optional input is given."""
-        return index < len(self.inputs) and self.inputs[index] is not None
+        return 0 <= index < len(self.inputs) and self.inputs[index] is not None
 
     def input(self, index: int) -> Value:
         """An input that must be given; raises LookupError where it is not."""

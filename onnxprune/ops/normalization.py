@@ -14,6 +14,9 @@ from onnxprune.ops.registry import rule
 @rule("BatchNormalization", pointwise=True)
 def batch_normalization(op: Op) -> None:
     """Every parameter follows its channel; a channel masked in scale and bias is zero."""
+    if op.opset < 9 and not op.attr("spatial", 1):
+        op.pin_all(f"{op.node.label} has statistics for each position")
+        return
     x, out = op.input(0), op.output()
     for axis in x.axes():
         if axis.position != 1:

@@ -73,15 +73,20 @@ def recurrent(op: Op) -> None:
     op.resize(follow)
 
 
+def stays_zero(op: Op, kind: str) -> bool:
+    """Whether the activations of a kind of layer leave a unit zero whose weights and state are zero."""
+    defaults = _DEFAULTS[kind]
+    names = op.attr("activations") or defaults
+    lifting = [name for i, name in enumerate(names) if i % len(defaults) not in _FREE_GATES[kind]]
+    return all(name.lower() in _ZERO_AT_ZERO for name in lifting)
+
+
 def _keep_zero(op: Op, gated: list[Axis], carriers: list[Axis]) -> None:
     """A unit whose weights are zero remains zero if its initial state is zero and its activation maps zero to zero.
 
     LSTM: c = f c0 + i g(0), h = o h(c). GRU: h = (1 - z) g(0) + z h0. RNN: h = f(0), whatever h0 is.
     """
-    defaults = _DEFAULTS[op.type]
-    names = op.attr("activations") or defaults
-    lifting = [name for i, name in enumerate(names) if i % len(defaults) not in _FREE_GATES[op.type]]
-    if not all(name.lower() in _ZERO_AT_ZERO for name in lifting):
+    if not stays_zero(op, op.type):
         return
     start = {"LSTM": 6, "GRU": 5}.get(op.type)
     sources = list(gated)

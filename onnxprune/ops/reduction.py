@@ -119,13 +119,13 @@ def cumulative_sum(op: Op) -> None:
 
 @rule("CumProd")
 def cumulative_product(op: Op) -> None:
-    """A running product mixes its axis."""
+    """A running product mixes its axis; an exclusive one begins with 1, whatever follows."""
     x, out = op.input(0), op.output()
     multiplied = _scanned_axis(op)
     if multiplied is None:
         return
     for axis in x.axes():
-        op.tie(axis, out.axis(axis.position), zero=axis.position != multiplied)
+        op.tie(axis, out.axis(axis.position), zero=axis.position != multiplied and not op.attr("exclusive", 0))
         if axis.position == multiplied:
             op.mix(axis)
             op.ordered(axis)

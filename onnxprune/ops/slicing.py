@@ -224,7 +224,10 @@ def padded_origins(node: Node, shape: Sequence[int], origin: Origins) -> Origins
 
 @rule("Pad", copies=Copies.MIXED)
 def pad(op: Op) -> None:
-    """Padding with a constant surrounds the channels; the amounts follow. Negative amounts crop."""
+    """Padding with a constant surrounds the channels; the amounts follow. Negative amounts crop.
+
+    A channel that is masked is zero all around, unless what surrounds it is another number.
+    """
     x, out = op.input(0), op.output()
     rank = len(x.shape or [])
     amounts = op.attr("pads") if op.opset < 11 else op.entries(1)
@@ -236,24 +239,20 @@ def pad(op: Op) -> None:
         op.pin_all(f"{op.node.label} takes its amounts from the run")
         return
     n = len(axes)
-    zero = op.attr("mode", "constant") == "constant" and (
+    constant = op.attr("mode", "constant") == "constant"
+    zero = constant and (
         op.attr("value", 0.0) == 0 if op.opset < 11 else not op.has(2) or op.numbers(2) in ([0], [0.0], [False])
     )
+    surrounded = constant and not zero and any(_free(n) or n > 0 for n in amounts)
     around: dict[int, tuple[Axis, Axis, int]] = {}
     for axis in x.axes():
         target = out.axis(axis.position)
         i = axes.index(axis.position) if axis.position in axes else None
         before, after = (0, 0) if i is None else (amounts[i], amounts[i + n])
         if before == 0 and after == 0:
-            op.tie(axis, target, zero=True)
+            op.tie(axis, target, zero=not surrounded)
             continue
-        if (
-            _free(before)
-            or _free(after)
-            or axis.length is None
-            or target.length is None
-            or op.attr("mode", "constant") != "constant"
-        ):
+        if _free(before) or _free(after) or axis.length is None or target.length is None or not constant:
             op.pin(axis, f"{op.node.label} pads it")
             op.pin(target, f"{op.node.label} pads it")
             continue

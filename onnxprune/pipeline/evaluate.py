@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-import numpy as np
-
 from onnxprune.model.model import Model
 from onnxprune.pipeline.data import CalibrationSplit
 from onnxprune.report.report import CalibrationReport
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import session
+from onnxprune.verification.as_array import as_array
 from onnxprune.verification.check import Drift
 from onnxprune.verification.comparable_outputs import class_scores, outputs_without_scores, with_scores
 from onnxprune.verification.decisions import Decisions, DecisionSums
@@ -52,7 +51,7 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
     before = session(with_scores(original)).each(fed)
     after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)
     for wanted, made in zip(before, after, strict=True):
-        pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(io_slices.arrays(names, wanted), made, strict=True)]
+        pairs = [(as_array(a), as_array(b)) for a, b in zip(io_slices.arrays(names, wanted), made, strict=True)]
         for name, total, choice, (a, b) in zip(names, sums, choices, pairs, strict=True):
             total.add(a, b)
             choice.add(a, b)

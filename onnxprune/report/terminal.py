@@ -245,8 +245,10 @@ def accuracy(report: Report) -> str:
         )
     error = found.relative_error
     share = "not finite" if error is None else f"{plain_percent(error)} of their variance"
+    compared = error is None or any(drift.rel_rms is not None for drift in report.drift.values())
     count = "" if found.samples is None else f"{found.samples} "
-    lines = [f"On {count}{found.on}: squared error of the outputs {share}"]
+    distance = f"squared error of the outputs {share}" if compared else "no output is of numbers that have a distance"
+    lines = [f"On {count}{found.on}: {distance}"]
     if found.decisions is not None:
         same, lost = found.decisions.agreement, found.decisions.lost
         found_same = "IoU, mean of the classes," if found.decisions.by_class else "F1"

@@ -111,7 +111,7 @@ def _inaccurate(report: Report) -> list[str]:
     if found is None:
         return _blind(report)
     lost = None if found.decisions is None else found.decisions.lost
-    if report.metric is not None and report.metric.name in ("top1", "top5"):
+    if report.metric is not None and report.metric.name.partition(":")[0] in ("top1", "top5"):
         lost = report.metric.drop or lost
     if lost is not None:
         error = (lost.high - lost.low) / (2 * NORMAL_95)

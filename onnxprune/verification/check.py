@@ -24,6 +24,7 @@ from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.piecewise import Pieces, is_large, runnable_pair
 from onnxprune.runtime.sample_inputs import candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
+from onnxprune.verification.as_array import as_array
 from onnxprune.verification.checker import checker_error
 from onnxprune.verification.latency import Latency, latency
 
@@ -91,7 +92,7 @@ def drift(before: Any, after: Any) -> Drift:
     Infinities and NaN at the same positions in both are ignored; anywhere else the drift is undefined.
     """
     nothing = Drift(None, None, None)
-    a, b = np.asarray(before), np.asarray(after)
+    a, b = as_array(before), as_array(after)
     if a.shape == b.shape and is_classes(a) and is_classes(b):
         return Drift(None, None, None, equal=float((a == b).mean()) if a.size else 1.0)
     if a.shape != b.shape or not (is_numeric(a) and is_numeric(b)):
@@ -345,5 +346,6 @@ def _same_shapes(proto: onnx.ModelProto, names: list[str], expected: list[Any], 
     if any(operator_of(n).shape_from_values for n in all_nodes(proto.graph)):
         return
     for name, a, b in zip(names, expected, actual, strict=True):
-        if np.shape(a) != np.shape(b):
-            raise VerificationError(f"output '{name}' had shape {np.shape(a)} and now has {np.shape(b)}")
+        before, after = as_array(a).shape, as_array(b).shape
+        if before != after:
+            raise VerificationError(f"output '{name}' had shape {before} and now has {after}")

@@ -150,9 +150,9 @@ class DecisionSums:
             same = (a == b).reshape(len(a), -1).mean(axis=1)
             self._add(same, 1 - same, np.full(len(a), np.inf if self._known else 0.0))
             return
-        axis = class_axis_if_any(a.shape) if self._axis is None else self._axis
+        axis = class_axis_if_any(a.shape) if self._axis is None else self._axis % a.ndim
         several = sum(length != 1 for length in a.shape[1:]) > 1
-        if axis is None or (several and not self._known):
+        if not axis or a.shape[axis] < 2 or (several and not self._known):  # axis 0 is that of the samples
             self._usable = False
             return
         before = _finite(np.moveaxis(a.astype(np.float64), axis, -1))

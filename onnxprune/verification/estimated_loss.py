@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-import numpy as np
-
 from onnxprune.errors import InputError, option
 from onnxprune.model.model import Model
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.session import session
+from onnxprune.verification.as_array import as_array
 from onnxprune.verification.comparable_outputs import class_scores, with_scores
 from onnxprune.verification.decisions import Decisions, DecisionSums, Estimate
 from onnxprune.verification.metric import LabelledBatches
@@ -70,6 +69,6 @@ class EstimatedLoss:
         after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)
         for wanted, made in zip(before, after, strict=True):
             for choice, a, b in zip(choices, io_slices.arrays(names, wanted), made, strict=True):
-                choice.add(np.asarray(a), np.asarray(b))
+                choice.add(as_array(a), as_array(b))
         found = [d for d in (choice.decisions() for choice in choices) if d is not None]
         return max(found, key=lambda d: d.lost.mean, default=None)

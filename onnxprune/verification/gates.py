@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnxprune.errors import InputError, option
@@ -17,6 +16,7 @@ from onnxprune.model.tensors import FLOATS
 from onnxprune.options import split_gate
 from onnxprune.runtime.io_slices import Batch, IoSlices
 from onnxprune.runtime.session import session
+from onnxprune.verification.as_array import as_array
 from onnxprune.verification.check import Drift
 from onnxprune.verification.output_sums import OutputSums, class_axis
 
@@ -128,7 +128,7 @@ def measure(
     after = session(pruned).each((io_slices.feeds(feeds) for feeds in read), names)
     for expected, outputs in zip(before, after, strict=True):
         for name, a, b in zip(names, io_slices.arrays(names, expected), outputs, strict=True):
-            sums[name].add(np.asarray(a), np.asarray(b))
+            sums[name].add(as_array(a), as_array(b))
     return {name: s.measures() for name, s in sums.items()}
 
 

@@ -90,6 +90,8 @@ def _student(z: float, freedom: int) -> float:
 
 def from_estimate(lost: Estimate, samples: int) -> MetricLoss:
     """Accuracy that is lost without labels, as estimated from the probabilities of the original."""
-    error = (lost.high - lost.mean) / NORMAL_95
-    at_most = lost.mean + NormalDist().inv_cdf(CONFIDENCE) * error
+    if lost.mean == 0 and lost.low == 0:  # no sample lost anything: the share for which that has a chance of one in ten
+        at_most = 1 - (1 - CONFIDENCE) ** (1 / max(samples, 1))
+    else:
+        at_most = lost.mean + NormalDist().inv_cdf(CONFIDENCE) * (lost.high - lost.mean) / NORMAL_95
     return MetricLoss("accuracy", True, None, None, lost, at_most, samples, labelled=False)

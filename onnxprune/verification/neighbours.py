@@ -85,7 +85,11 @@ def _directions(rows: Array) -> Floats:
 
 def _nearest(directions: Floats) -> NDArray[np.intp]:
     """For each row the other row with the largest cosine."""
-    cosines = directions @ directions.T
-    np.fill_diagonal(cosines, -np.inf)
-    found: NDArray[np.intp] = cosines.argmax(axis=1)
+    found = np.empty(len(directions), dtype=np.intp)
+    step = max(1, ELEMENTS // max(len(directions), 1))
+    for start in range(0, len(directions), step):
+        cosines = directions[start : start + step] @ directions.T
+        rows = np.arange(len(cosines))
+        cosines[rows, start + rows] = -np.inf
+        found[start : start + step] = cosines.argmax(axis=1)
     return found

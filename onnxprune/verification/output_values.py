@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph.operators import Postprocessing
+from onnxprune.verification.as_array import as_array
 from onnxprune.verification.comparable_outputs import Component
 from onnxprune.verification.decisions import softmax
 
@@ -89,7 +90,7 @@ class OutputValues:
 
     def of(self, arrays: Sequence[Array]) -> list[Values | None]:
         """The compared values of a batch of outputs; None for those that are not floating-point numbers."""
-        pairs = [(c, np.asarray(a)) for c, a in zip(self._components_of(arrays), arrays, strict=True)]
+        pairs = [(c, as_array(a)) for c, a in zip(self._components_of(arrays), arrays, strict=True)]
         return [self._values(c, a) if a.dtype.kind == "f" else None for c, a in pairs]
 
     def reference(self, arrays: Sequence[Array]) -> list[Reference | None]:

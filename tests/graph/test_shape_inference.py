@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxprune
 from onnxprune.graph.contents import Unknown
 from onnxprune.graph.graph import Dim, Graph
 from onnxprune.graph.shape_inference import infer, skeleton
@@ -191,3 +192,25 @@ def test_a_reshape_that_works_says_which_lengths_are_equal() -> None:
     half = shapes[1][0]  # the batch is even, or the first reshape fails
     assert isinstance(half, str)
     assert shapes == [[f"2*{half}", 6, 8], [half, 12, 8], [f"2*{half}", 48]]
+
+
+def test_a_length_of_unknown_sign_ends_no_analysis() -> None:
+    """Dividing by s - 1 is no polynomial."""
+    model = build(
+        """(float[h,4] x, float[w] y, float[s] z) => (float[A,4] o, float[B] r)
+        <float[4,4] v, int64[1] none, int64[1] one, int64[1] less>
+        { sx = Shape(x)  a = Slice(sx, none, one)  b = Shape(y)  q = Div(a, b)  e = ConstantOfShape(q)
+          c = Shape(z)  t = Sub(c, less)  r = Reshape(y, t)  o = MatMul(x, v) }""",
+        constants={"none": [0], "one": [1], "less": [1]},
+    )
+    assert {g.name for g in onnxprune.analyze(model).groups} == {"v:0", "v:1"}
+
+
+def test_a_name_that_is_a_number_is_a_name() -> None:
+    """Exporters write -1 for a free length: two of these have no product that is known."""
+    model = build("""(float[M,K,4] x) => (float[A,4] y) { y = Flatten <axis = 2> (x) }""")
+    for dim in list(model.graph.input[0].type.tensor_type.shape.dim)[:2]:
+        dim.dim_param = "-1"
+    graph = Graph(model)
+    infer(graph)
+    assert graph.main.outputs[0].axis(0).length is None

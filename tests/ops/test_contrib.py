@@ -11,6 +11,7 @@ import pytest
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.ops import registry
+from onnxprune.runtime.sample_inputs import sample_inputs
 from tests.ops.case import assert_groups, build, check, coupling_of
 from tests.ops.test_quantization import MIXED, Quantised
 
@@ -178,3 +179,12 @@ def test_every_rule_has_a_note() -> None:
     missing = {s.name for s in onnx.defs.get_all_schemas_with_history() if s.domain in ("", "ai.onnx.ml")
                and registry.find(s.domain, s.name, 99) is None}
     assert not missing, f"no rule for {sorted(missing)}"
+
+
+def test_ids_of_positions_follow_the_mask() -> None:
+    """The mask is input 7, the ids of positions input 8: these alone are looked up in the table."""
+    model = build("""(int32[2,4] ids, int32[2] mask, int32[2,4] places) => (float[2,4,6] y)
+        <float[9,6] w, float[1,6] p, float[6] g, float[6] b>
+        { y, m = com.microsoft.EmbedLayerNormalization(ids, , w, p, , g, b, mask, places) }""", domains=["com.microsoft"])
+    feeds = [sample_inputs(model, seed=seed) for seed in range(5)]
+    assert not any(one["places"].any() for one in feeds) and any(one["ids"].max() > 1 for one in feeds)

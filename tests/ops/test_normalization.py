@@ -47,6 +47,10 @@ def _passing(line: str, opset: int = 18, weights: str = "", **more: object) -> C
 CASES = [
     *(_passing("a = BatchNormalization(h, s, b, m, posv)", opset, f", {BATCH}") for opset in (7, 9, 14, 15)),
     _passing("a, rm, rv = BatchNormalization <training_mode = 1> (h, s, b, m, posv)", 15, f", {BATCH}"),
+    Case("BatchNormalization of every position", """(float[2,5,3] x) => (float[2,5,2] y)
+        <float[3,6] w, float[6,2] v, float[5,6] s, float[5,6] b, float[5,6] m, float[5,6] posv>
+        { h = MatMul(x, w)  a = BatchNormalization <spatial = 0> (h, s, b, m, posv)  y = MatMul(a, v) }""",
+         {"w:1": "6 pinned: has statistics for each position"}, opset=8),
     Case("BatchNormalization of rows", """(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[8,2] v, %s>
         { h = MatMul(x, w)  a = BatchNormalization(h, s, b, m, posv)  y = MatMul(a, v) }""" % BATCH,  # noqa: UP031
          {"w:1": "8 exact"}),

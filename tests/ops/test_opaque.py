@@ -55,9 +55,10 @@ def test_operators(case: Case) -> None:
 
 @pytest.mark.parametrize(("body", "opset", "group"), [
     ("i = Constant <value = int64 {1}> ()  a = CumProd(h, i)  y = MatMul(a, v)", 26, "6 mixing"),
+    ("i = Constant <value = int64 {0}> ()  a = CumProd(h, i)  y = MatMul(a, v)", 26, "6 exact"),
     ("a = BitCast <to = 6> (h)  b = BitCast <to = 1> (a)  y = MatMul(b, v)", 26, "6 exact"),
     ("a = SwiGLU(h, h)  y = MatMul(a, v)", 28, "6 exact"),
-], ids=["CumProd", "BitCast", "SwiGLU"])
+], ids=["CumProd", "CumProd over samples", "BitCast", "SwiGLU"])
 def test_operators_newer_than_the_runtime(body: str, opset: int, group: str) -> None:
     if onnx.defs.onnx_opset_version() < opset:
         pytest.skip("this onnx does not know the operator")

@@ -210,7 +210,8 @@ LSTM = """(float[5,2,3] x) => (float[5,2,2] y)
 
 
 @pytest.mark.parametrize(("more", "grade"), [
-    ("", "exact"), (', activations = ["Sigmoid", "Tanh", "Sigmoid"]', MIXED)], ids=["zero units", "units of a sigmoid"])
+    ("", "exact"), (', activations = ["Sigmoid", "Tanh", "Tanh"]', "exact"),
+    (', activations = ["Sigmoid", "Tanh", "Sigmoid"]', MIXED)], ids=["zero units", "named", "units of a sigmoid"])
 def test_lstm(more: str, grade: str) -> None:
     text = LSTM.format(per=",24", more=more)
     zero = {"zw": [[0] * 24], "zr": [[0] * 24]}  # onnxruntime asks for equal zero points

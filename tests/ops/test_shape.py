@@ -119,6 +119,17 @@ CASES = [
     _pad("that pads and crops", 3, -2, 6, "w:1=4 exact; w:1#2=2 exact; v:0=3 exact"),
     _cut("Pad by attribute", "a = Pad <pads = [0, 1, 0, 2], value = 0.5> (h)", 6, 9, "w:1=6 exact; v:0=3 exact", opset=9),
     _cut("Pad of some axes", "a = Pad(h, p, , axes)", 6, 9, "w:1=6 exact; v:0=3 exact", ", int64[2] p, int64[1] axes", 18, p=[1, 2], axes=[-1]),
+    Case("Pad of space with a number", """(float[N,3,4,4] x) => (float[N,2,6,6] y) <float[6,3,1,1] w, float[2,6,1,1] v,
+        int64[8] p, float c> { h = Conv(x, w)  a = Pad(h, p, c)  y = Conv(a, v) }""", {"w:0": "6 exact"},
+         constants={"p": [0, 0, 1, 1, 0, 0, 1, 1], "c": 1.0}),
+    Case("what a Pad of space with a number leaves is not zero", """(float[N,3,4,4] x) => (float[N,6,6] y)
+        <float[6,3,1,1] w, int64[8] p, float c, int64[1] one>
+        { h = Conv(x, w)  a = Pad(h, p, c)  y = ReduceSum <keepdims = 0> (a, one) }""",
+         {"w:0": "6 mixing: sums over the axis"}, constants={"p": [0, 0, 1, 1, 0, 0, 1, 1], "c": 1.0, "one": 1}),
+    Case("Pad of space with zeros leaves zeros", """(float[N,3,4,4] x) => (float[N,6,6] y)
+        <float[6,3,1,1] w, int64[8] p, int64[1] one>
+        { h = Conv(x, w)  a = Pad(h, p)  y = ReduceSum <keepdims = 0> (a, one) }""",
+         {"w:0": "6 exact"}, constants={"p": [0, 0, 1, 1, 0, 0, 1, 1], "one": 1}),
     Case("Pad of space", """(float[N,3,4,4] x) => (float[N,2,6,6] y) <float[6,3,1,1] w, float[2,6,1,1] v, int64[8] p>
         { h = Conv(x, w)  a = Pad <mode = "reflect"> (h, p)  y = Conv(a, v) }""", {"w:0": "6 exact"},
          constants={"p": [0, 0, 1, 1, 0, 0, 1, 1]}),

@@ -14,15 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import sparsity
-from onnxprune.coupling.coupling import analyze
-from onnxprune.extensions.points import criteria
-from onnxprune.graph.graph import Graph
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.model.model import load
 from onnxprune.planning.masks import unpack_mask
-from onnxprune.sparsity.patterns import NOfM, Unstructured
+from onnxprune.sparsity.patterns import NOfM
 from onnxprune.verification.output_error import relative_errors
-from tests.ops.case import build
 from tests.support.lanes import spread
 from tests.support.oracle import OLD_RUNTIME, assert_verified, session
 from tests.support.paths import MODELS
@@ -351,51 +347,3 @@ def test_zeros_run(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
     a, b = (session(m).run(None, {"input": x})[0] for m in (masked, result.proto))
     np.testing.assert_array_equal(a, b)
-
-
-TWO = "(float[N,8] x) => (float[N,8] y) <float[8,8] w, float[8,8] v> { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"
-
-
-def two(rng: np.random.Generator, scale: float = 1.0) -> onnx.ModelProto:
-    """Two layers; what the second makes is that much larger."""
-    return build(TWO, constants={"w": rng.standard_normal((8, 8)), "v": scale * rng.standard_normal((8, 8))})
-
-
-def test_a_weight_without_scores_loses_the_share_by_itself(rng: np.random.Generator) -> None:
-    """Magnitudes are not compared with scores of another kind."""
-    model = load(two(rng))
-    coupling = analyze(Graph(model.proto))
-    scores = {"v": 1e-6 * rng.random((8, 8))}
-    done = sparsity.zero_smallest(
-        model, coupling, sparsity.weights(coupling), Unstructured(0.25), True, criteria.get("snip"), scores
-    )
-    assert {key: mask.ratio for key, mask in done.items()} == {"w": 0.25, "v": 0.25}
-
-
-@pytest.mark.slow
-def test_a_layer_above_the_threshold_keeps_its_weights(rng: np.random.Generator) -> None:
-    """Scores that compare across layers decide how many zeros each has, also where layers are refitted."""
-    x = rng.standard_normal((64, 8)).astype(np.float32)
-    weak = two(rng)
-    for tensor in weak.graph.initializer:
-        if tensor.name == "w":  # three quarters of its elements matter little
-            array = numpy_helper.to_array(tensor) * np.where(rng.random((8, 8)) < 0.75, 1e-4, 1.0)
-            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), "w"))
-    result = onnxprune.prune(
-        weak, pattern="weights=0.3", importance="snip", global_ranking=True, calib={"x": x}, time=False
-    )
-    zeros = {t.name: int((numpy_helper.to_array(t) == 0).sum()) for t in result.model.graph.initializer}
-    assert zeros["w"] > zeros["v"] and sum(zeros.values()) <= 0.3 * 128 + 1
-
-
-@pytest.mark.slow
-def test_what_a_refit_passes_over_has_zeros_all_the_same(rng: np.random.Generator) -> None:
-    """A bias of minus infinity leaves nothing to fit."""
-    model = build(
-        "(float[N,8] x) => (float[N,8] y) <float[8,8] w, float[8] b> { h = MatMul(x, w) y = Add(h, b) }",
-        constants={"w": rng.standard_normal((8, 8)), "b": [*np.ones(7), -np.inf]},
-    )
-    x = rng.standard_normal((64, 8)).astype(np.float32)
-    result = onnxprune.prune(model, pattern="2:4", calib={"x": x}, repair="calibrated", time=False)
-    w = next(numpy_helper.to_array(t) for t in result.model.graph.initializer if t.name == "w")
-    assert ((w.reshape(2, 4, 8) == 0).sum(axis=1) == 2).all()

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxprune
 from onnxprune.cost.macs import macs_from_shapes
 from onnxprune.cost.trace import traced_shapes
 from onnxprune.errors import InputError, VerificationError
@@ -18,6 +19,7 @@ from onnxprune.runtime import session as runtime
 from onnxprune.runtime.session import session
 from onnxprune.verification.check import Drift, check, compare, drift
 from onnxprune.verification.output_sums import OutputSums
+from tests.ops.case import build
 from tests.support.text_models import parse
 
 # --- drift
@@ -267,3 +269,14 @@ def test_a_session_keeps_quiet_and_takes_options(capfd):
     one = session(proto, optimize=False, threads=1)
     assert (one.inputs, one.outputs) == (["x"], ["y"])
     assert capfd.readouterr().err == ""
+
+
+def test_sequences_of_unequal_parts_have_no_distance(rng):
+    """Outputs that are no arrays end no run."""
+    text = """(float[N,8] x) => (seq(float) y) <float[8,16] w, float[16,6] v, int64[2] s>
+        { h = MatMul(x, w) r = Relu(h) o = MatMul(r, v) y = SplitToSequence <axis = 1> (o, s) }"""
+    model = build(text, constants={"s": [2, 4]})
+    for calib in (None, {"x": rng.standard_normal((64, 8)).astype(np.float32)}):
+        report = onnxprune.prune(model, 0.5, calib=calib, time=False).report
+        assert report.verified and report.drift["y"] == Drift(None, None, None)
+        assert "variance" not in str(report)

@@ -140,3 +140,10 @@ def test_classes_of_a_pooled_map() -> None:
         assert found.agreement.mean == pytest.approx(0.8)
     assert class_axis_if_any([5, 1000, 1, 1]) == 1 and class_axis_if_any([None, 1, 1, 10]) == 3
     assert class_axis_if_any([5, 21, 32, 32]) == 1 and class_axis_if_any([5, 1, 1]) is None
+
+
+@pytest.mark.parametrize("shape", [(30,), (30, 1)])
+def test_one_number_a_sample_is_no_choice(shape: tuple[int, ...]) -> None:
+    """The axis of samples is not that of classes."""
+    values = np.random.default_rng(0).standard_normal(shape)
+    assert decided(values, values) is None and decided(values, values, scores=False) is None

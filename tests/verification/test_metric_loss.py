@@ -59,3 +59,10 @@ def test_the_bound_of_an_estimate_is_within_its_interval() -> None:
     estimate = loss_estimate(np.array([0.0, 0.3, -0.1, 0.2]))
     loss = from_estimate(estimate, 4)
     assert loss.at_most is not None and estimate.mean < loss.at_most < estimate.high and not loss.labelled
+
+
+@pytest.mark.parametrize("samples", [1, 30, 1000])
+def test_where_no_sample_loses_anything_the_bound_is_what_chance_hides(samples: int) -> None:
+    """A loss of that share would show in no sample once in ten times."""
+    bound = from_estimate(loss_estimate(np.zeros(samples)), samples).at_most
+    assert bound is not None and (1 - bound) ** samples == pytest.approx(1 - CONFIDENCE)

@@ -9,7 +9,7 @@ import pytest
 import onnxprune
 from onnxprune.model.model import Model
 from onnxprune.verification.comparable_outputs import outputs_without_scores
-from onnxprune.verification.neighbours import Neighbours, NeighbourSums
+from onnxprune.verification.neighbours import Neighbours, NeighbourSums, _nearest
 from tests.support.text_models import text_model
 
 
@@ -96,3 +96,11 @@ def test_a_report_has_neighbours_of_embeddings_only(rng: np.random.Generator) ->
     assert whole is None or whole.neighbours is None or whole.neighbours.same.mean == 1
     column = onnxprune.compare(embedder(), embedder(), calib=data).models[1]
     assert column.neighbours is not None and column.neighbours.same.mean == 1
+
+
+def test_many_samples_are_compared_part_by_part(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each two are neighbours of each other, whatever is held at a time."""
+    rows = pairs(rng)
+    monkeypatch.setattr("onnxprune.verification.neighbours.ELEMENTS", 7 * len(rows))
+    directions = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_array_equal(_nearest(directions), np.arange(len(rows)) ^ 1)

@@ -61,16 +61,16 @@ def embedding_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
     return [[*ids, width], [ids[0]], [*ids, width]]
 
 
-facts_of("QEmbedLayerNormalization", domain=MS, type_of=(8,), lookups=((2, 0), (4, 1), (3, 7)))
+facts_of("QEmbedLayerNormalization", domain=MS, type_of=(8,), lookups=((2, 0), (4, 1)))
 
 
-@rule("EmbedLayerNormalization", domain=MS, type_of=(2,), lookups=((2, 0), (4, 1), (3, 7)))
+@rule("EmbedLayerNormalization", domain=MS, type_of=(2,), lookups=((2, 0), (4, 1), (3, 8)))
 def embed_layer_normalization(op: Op) -> None:
     """Sum of embeddings, normalised over their width: that mixes; tokens and positions are pinned."""
     out = op.output()
     width = out.axis(-1)
     op.mix(width)
-    for i, ids in ((2, 0), (3, 7), (4, 1)):
+    for i, ids in ((2, 0), (3, 8), (4, 1)):
         if op.has(i):
             if op.has(ids) and op.input(ids).key in op.ties.renumbered:
                 op.leave(op.input(i))

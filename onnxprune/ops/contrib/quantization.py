@@ -11,7 +11,7 @@ from onnxprune.ops.elementwise import broadcast
 from onnxprune.ops.linear import contract, gemm_weights, general_product, matmul_weights, product, product_macs
 from onnxprune.ops.op import Op, arange
 from onnxprune.ops.quantization import follow, is_zero_at, mark, quantised_product, single, state_zero
-from onnxprune.ops.recurrent import recurrent_macs
+from onnxprune.ops.recurrent import recurrent_macs, stays_zero
 from onnxprune.ops.registry import facts_of, macs, output_shape, rule, weights
 from onnxprune.ops.slicing import join
 from onnxprune.ops.ties import NewShape
@@ -253,8 +253,7 @@ def dynamic_quantize_lstm(op: Op) -> None:
         *((axis, arange(axis) % hidden.length) for axis in gates),
         *((axis, arange(axis)) for axis in carriers),
     )
-    names = op.attr("activations") or [b"Sigmoid", b"Tanh", b"Tanh"]
-    if all(n.lower() == b"tanh" for i, n in enumerate(names) if i % 3):
+    if stays_zero(op, "LSTM"):
         for axis in carriers:
             if axis.value in op.outputs:
                 op.keep_zero(
