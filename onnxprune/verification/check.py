@@ -1,7 +1,6 @@
 """Verification of a pruned model: onnx's checker, a run in onnxruntime, and how far the outputs moved.
 
-The original is the reference: a check that it fails (the checker, loading, a run on guessed inputs) is not applied to
-the result.
+The original is the reference: what it fails (the checker, loading, a run on guessed inputs) is not asked of the result.
 """
 
 from __future__ import annotations
@@ -346,6 +345,5 @@ def _same_shapes(proto: onnx.ModelProto, names: list[str], expected: list[Any], 
     if any(operator_of(n).shape_from_values for n in all_nodes(proto.graph)):
         return
     for name, a, b in zip(names, expected, actual, strict=True):
-        before, after = as_array(a).shape, as_array(b).shape
-        if before != after:
+        if (before := as_array(a).shape) != (after := as_array(b).shape):
             raise VerificationError(f"output '{name}' had shape {before} and now has {after}")

@@ -317,3 +317,16 @@ def test_a_slope_that_the_output_does_not_tell(activation: str) -> None:
         {{ y = com.microsoft.FusedConv <activation = {activation}> (x, w, b) }}"""
     made = differentiate(Model(build(text)), ["y"], ["w"])
     assert "FusedConv" in made.reasons["w"] and not made.gradients
+
+
+def test_upsample_whose_scales_are_an_attribute() -> None:
+    """Of opset 7 and 8, which the reference evaluator does not compute."""
+    node = "{ y = Upsample <scales = [1.0, 1.0, 2.0, 3.0]> (x) }"
+    model = build(f"(float[1,2,3,2] x) => (float[1,2,6,6] y) {node}", opset=7)
+    made = differentiate(Model(model), ["y"], ["x"])
+    session = onnxruntime.InferenceSession(made.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.random((1, 2, 3, 2), np.float32), made.seeds["y"]: rng.random((1, 2, 6, 6), np.float32)}
+    wanted = feeds[made.seeds["y"]].reshape(1, 2, 3, 2, 2, 3).sum(axis=(3, 5))
+    given = {name: feeds[name] for name in (i.name for i in session.get_inputs())}
+    np.testing.assert_allclose(session.run([made.gradients["x"]], given)[0], wanted, rtol=1e-5)

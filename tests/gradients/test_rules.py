@@ -11,7 +11,7 @@ from onnx import TensorProto
 from onnxprune.gradients.differentiate import GradientModel, differentiate
 from onnxprune.model.model import Model
 from tests.gradients.cases import Row, binary, conv, positive, unary
-from tests.ops.case import build, random_feeds
+from tests.ops.case import random_feeds
 from tests.support.finite_differences import evaluator, finite_differences
 from tests.support.lanes import spread
 
@@ -342,16 +342,3 @@ def test_rule(row: Row) -> None:
     feeds = feeds_of(single, made)  # a gradient that is a seed lies where this does
     for name, array in zip(names, session.run([made.gradients[n] for n in names], feeds), strict=True):
         np.testing.assert_allclose(array, wanted[name], rtol=1e-4, atol=1e-5)
-
-
-def test_upsample_whose_scales_are_an_attribute() -> None:
-    """Of opset 7 and 8, which the reference evaluator does not compute."""
-    node = "{ y = Upsample <scales = [1.0, 1.0, 2.0, 3.0]> (x) }"
-    model = build(f"(float[1,2,3,2] x) => (float[1,2,6,6] y) {node}", opset=7)
-    made = differentiate(Model(model), ["y"], ["x"])
-    session = onnxruntime.InferenceSession(made.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    feeds = {"x": rng.random((1, 2, 3, 2), np.float32), made.seeds["y"]: rng.random((1, 2, 6, 6), np.float32)}
-    wanted = feeds[made.seeds["y"]].reshape(1, 2, 3, 2, 2, 3).sum(axis=(3, 5))
-    given = {name: feeds[name] for name in (i.name for i in session.get_inputs())}
-    np.testing.assert_allclose(session.run([made.gradients["x"]], given)[0], wanted, rtol=1e-5)
