@@ -152,7 +152,7 @@ def _paths(model: Model, weights: Collection[str]) -> tuple[Model, str]:
     copy, _ = with_comparable_outputs(model)
     graph = Graph(copy.proto)
     infer(graph)
-    biases = {layer.bias.key for layer in linear_layers(graph) if layer.bias is not None}
+    biases = _shifts(graph) | {layer.bias.key for layer in linear_layers(graph) if layer.bias is not None}
     for norm in normalizations(graph):
         for tensor in norm.parameters[1:3]:
             copy.set_array(tensor, np.zeros_like(copy.array(tensor)))
@@ -170,6 +170,16 @@ def _paths(model: Model, weights: Collection[str]) -> tuple[Model, str]:
     del copy.proto.graph.output[:]
     copy.proto.graph.output.extend(kept)
     return copy, size
+
+
+def _shifts(graph: Graph) -> set[str]:
+    """Constants that are added to what flows: biases, shifts of normalisations, masks, tables of positions."""
+    added = [value for node in graph.main.nodes if operator_of(node).adds for value in node.inputs]
+    for node in graph.main.nodes:
+        operator = operator_of(node)
+        if 2 in operator.parameters and not operator.gates and node.has(2):
+            added.append(node.inputs[2])
+    return {value.key for value in added if value is not None and value.tensor is not None}
 
 
 def _read_alike(model: Model, graph: Graph, weights: Collection[str]) -> str:

@@ -9,7 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from google.protobuf.message import Message
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+)
 
 from onnxprune.model.external_data import make_external
 from onnxprune.model.model import Model
@@ -74,9 +83,7 @@ class _Copier:
         for tensor in graph.initializer:
             self._tensor(tensor, copy.initializer.add())
         for sparse in graph.sparse_initializer:
-            twin = copy.sparse_initializer.add(dims=sparse.dims)
-            self._tensor(sparse.values, twin.values)
-            self._tensor(sparse.indices, twin.indices)
+            self._sparse(sparse, copy.sparse_initializer.add())
         for annotation in graph.quantization_annotation:
             twin = copy.quantization_annotation.add(tensor_name=self._value(annotation.tensor_name))
             for entry in annotation.quant_parameter_tensor_names:
@@ -113,11 +120,18 @@ class _Copier:
         copy.data_type = tensor.data_type
         copy.dims[:] = tensor.dims
 
+    def _sparse(self, sparse: SparseTensorProto, copy: SparseTensorProto) -> None:
+        copy.dims[:] = sparse.dims
+        self._tensor(sparse.values, copy.values)
+        self._tensor(sparse.indices, copy.indices)
+
     def _node(self, node: NodeProto, copy: NodeProto) -> None:
         copy.name = self._name("n", node.name)
         copy.domain, copy.op_type = self._domain(node.domain), node.op_type
         if (node.domain, node.op_type) in self._functions and node.domain not in _PUBLIC:
             copy.op_type = self._name("Function", node.op_type)
+        if node.overload:
+            copy.overload = self._name("o", node.overload)
         copy.input.extend(map(self._value, node.input))
         copy.output.extend(map(self._value, node.output))
         for attribute in node.attribute:
@@ -144,6 +158,10 @@ class _Copier:
             self._tensor(tensor, copy.tensors.add())
         for graph in source.graphs:
             self._graph(graph, copy.graphs.add())
+        if source.HasField("sparse_tensor"):
+            self._sparse(source.sparse_tensor, copy.sparse_tensor)
+        for sparse in source.sparse_tensors:
+            self._sparse(sparse, copy.sparse_tensors.add())
         if source.HasField("tp"):
             copy.tp.CopyFrom(source.tp)
             self._type(copy.tp)
@@ -152,6 +170,8 @@ class _Copier:
         public = function.domain in _PUBLIC
         copy.name = function.name if public else self._name("Function", function.name)
         copy.domain = self._domain(function.domain)
+        if function.overload:
+            copy.overload = self._name("o", function.overload)
         copy.input.extend(map(self._value, function.input))
         copy.output.extend(map(self._value, function.output))
         copy.attribute.extend(function.attribute)

@@ -188,7 +188,7 @@ class _Worker:
                 self._answers[found] = value, fault
             value, fault = self._answers.pop(number)
         if fault is not None:
-            if any(sign in fault for sign in worker.OUT_OF_MEMORY):
+            if worker.is_out_of_memory(fault):
                 limits.reached.append(f"onnxruntime needed more than {limits.memory:,} bytes")
             raise RunError(fault)
         return value

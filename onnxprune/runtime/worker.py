@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 _sessions: dict[int, Any] = {}
 
 
-OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "MemoryError")
-"""Parts of the errors of onnxruntime and Python that say that memory does not suffice."""
+OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "unable to allocate", "memoryerror")
+"""Parts of the errors of onnxruntime, NumPy and Python, in small letters, that say that memory does not suffice."""
 
 READY = -1
 """Number of the first answer, which belongs to no request and reports that onnxruntime is loaded."""
@@ -31,6 +31,11 @@ READY = -1
 
 CPU = "CPUExecutionProvider"
 """The execution provider that onnxprune runs models with, except where times are measured for another one."""
+
+
+def is_out_of_memory(message: str) -> bool:
+    """Whether an error says that memory does not suffice: which is due to a limit and not to the model."""
+    return any(words in message.lower() for words in OUT_OF_MEMORY)
 
 
 def import_runtime() -> None:

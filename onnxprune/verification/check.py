@@ -23,6 +23,7 @@ from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.piecewise import Pieces, is_large, runnable_pair
 from onnxprune.runtime.sample_inputs import candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
+from onnxprune.runtime.worker import is_out_of_memory
 from onnxprune.verification.as_array import as_array
 from onnxprune.verification.checker import checker_error
 from onnxprune.verification.latency import Latency, latency
@@ -183,7 +184,7 @@ def check(
         try:
             actual = second.session(threads=threads).run(names, io_slices.feeds(used))
         except RunError as error:
-            if not (error.fatal or _out_of_memory(error)):
+            if not (error.fatal or is_out_of_memory(error.message)):
                 raise VerificationError(f"the pruned model does not run in onnxruntime: {error}") from error
             return _unverified(f"the run of the pruned model did not end: {error}")
     _same_shapes(before, names, expected, actual)
@@ -195,11 +196,6 @@ def check(
 def _unverified(reason: str) -> Verification:
     logger.warning("not verified: %s", reason)
     return Verification(verified=False, reason=reason)
-
-
-def _out_of_memory(error: RunError) -> bool:
-    """Whether onnxruntime could not allocate memory: which is due to a limit and not to the model."""
-    return any(words in error.message.lower() for words in ("bad_alloc", "bad allocation", "allocate memory"))
 
 
 def compare(

@@ -188,3 +188,15 @@ def test_gradients_in_double_precision() -> None:
         data = GradientData([{"x": X[i : i + 1].astype(np.float64)} for i in range(12)], 12, labels)
         found = grasp(model, weights(model), data)
         assert {name: array.shape for name, array in found.items()} == {"w": (6, 8), "v": (8, 3)}
+
+
+def test_masks_are_no_paths() -> None:
+    """What is added to the scores of an attention passes nothing on, be it minus infinity."""
+    text = """(float[1,4,6] x) => (float[1,4,3] y) <float[6,6] q, float[4,4] mask, float[6,3] v>
+        { a = MatMul(x, q)  t = Transpose <perm = [0,2,1]> (x)  s = MatMul(a, t)  m = Add(s, mask)
+          p = Softmax(m)  h = MatMul(p, x)  y = MatMul(h, v) }"""
+    mask = np.triu(np.full((4, 4), -np.inf), 1)
+    model = Model(build(text, constants={"mask": mask}))
+    arrays = {t.name: model.array(t) for t in model.proto.graph.initializer if t.name in ("q", "v")}
+    found = SynapticFlow(model, arrays).flow({})
+    assert set(found) == {"q", "v"} and all(np.isfinite(f).all() and f.any() for f in found.values())

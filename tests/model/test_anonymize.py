@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import InputError
 from onnxprune.model.anonymize import anonymised
-from onnxprune.model.model import load
+from onnxprune.model.model import Model, load
 from onnxprune.model.tensors import tensors
+from tests.ops.case import build
 from tests.support.commands import Cli, assert_refused, contents
 from tests.support.paths import MODELS
 
@@ -157,3 +158,21 @@ def test_dimensions_of_stripped_tensors_are_bounded() -> None:
     made.graph.initializer[0].dims[1] = 2**40
     with pytest.raises(InputError, match="too many indices"):
         load(made, weights=False)
+
+
+def test_sparse_constants_and_overloads_stay(tmp_path: Path) -> None:
+    """What is written is a model that can be inspected."""
+    proto = build("(float[N,4] x) => (float[N,2] y) { y = MatMul(x, w) }")
+    values = numpy_helper.from_array(np.array([1.0, 2.0], np.float32), "values")
+    indices = numpy_helper.from_array(np.array([1, 6]), "indices")
+    sparse = helper.make_sparse_tensor(values, indices, [4, 2])
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    opsets = [helper.make_opsetid("", 18)]
+    for overload in ("one", "two"):
+        function = helper.make_function("mine", "f", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], opsets)
+        function.overload = overload
+        proto.functions.append(function)
+    copy = anonymised(Model(proto))
+    (constant,) = (n for n in copy.graph.node if n.op_type == "Constant")
+    assert list(constant.attribute[0].sparse_tensor.dims) == [4, 2]
+    assert len({(f.name, f.overload) for f in copy.functions}) == 2

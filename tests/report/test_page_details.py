@@ -17,7 +17,9 @@ from onnxprune.pipeline.scenario import scenario
 from onnxprune.report.page.build import run_page, worst_samples
 from onnxprune.report.page.content import Page
 from onnxprune.report.page.render import render
+from onnxprune.report.page.zeros import page_zeros
 from onnxprune.verification.sample_errors import SampleError, SampleErrors
+from tests.ops.case import build
 from tests.report.test_page import Parsed, needs_browser
 from tests.support import browser
 from tests.support.classifier import classifier, samples
@@ -103,6 +105,20 @@ def test_zeros_are_those_of_the_model() -> None:
         assert [[digit == "1" for digit in row] for row in shown.corner] == (array[:32, :32] != 0).tolist()
         assert sum(shown.sizes) == np.count_nonzero(array) and len(shown.sizes) == 24
         assert shown.sizes[-1] >= 1 and "2:4" in shown.pattern
+
+
+def test_zeros_of_quantised_weights_are_those_of_their_values() -> None:
+    """Stored is the zero point."""
+    text = """(float[N,8] x) => (float[N,6] y) <uint8[8,6] w, float s, uint8 z>
+        { d = DequantizeLinear(w, s, z)  y = MatMul(x, d) }"""
+    stored = np.random.default_rng(0).integers(0, 256, (8, 6))
+    made = onnxprune.prune(
+        build(text, constants={"w": stored, "s": 0.1, "z": 128}), pattern="2:4", repair="none", time=False
+    )
+    (shown,) = page_zeros(Model(made.proto), made.plan.zeroed)
+    assert shown.zeros == 0.5 and all(
+        column.count("0") == 4 for column in map("".join, zip(*shown.corner, strict=True))
+    )
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.coupling.coupling import analyze
+from onnxprune.graph.graph import Graph
+from onnxprune.layers.real_values import real_values
 from onnxprune.model.model import Model
-from onnxprune.model.tensors import constants
 from onnxprune.report.page.content import PageZeros
 
 BINS, CORNER, MOST = 24, 32, 60
@@ -17,19 +19,20 @@ BINS, CORNER, MOST = 24, 32, 60
 
 
 def page_zeros(model: Model, zeroed: Mapping[str, Mapping[str, Any]]) -> list[PageZeros]:
-    """The zeroed weights of a model, as far as a page shows them.
+    """The zeroed weights of a model, as far as a page shows them, by their real values.
 
     Args:
         model: The result.
         zeroed: Entry of each weight in the plan.
     """
+    ties = analyze(Graph(model.proto)).ties
     found: list[PageZeros] = []
-    for scope, name, tensor in constants(model.proto):
-        entry = zeroed.get(name)
-        if entry is None or scope or len(found) == MOST:
+    for value in ties.graph.constants():
+        entry = zeroed.get(value.name)
+        if entry is None or value.key != value.name or len(found) == MOST:
             continue
-        array = np.asarray(model.array(tensor))
-        found.append(PageZeros(name, list(array.shape), str(entry["pattern"]), *_seen(array)))
+        array = real_values(model, value, ties.quantised, ties.packed).array()
+        found.append(PageZeros(value.name, list(array.shape), str(entry["pattern"]), *_seen(array)))
     return found
 
 
