@@ -1,8 +1,9 @@
-"""Improves an allocation where costs grow in steps, which a greedy path overlooks or stops within.
+"""Searches for the allocation that meets targets at the least damage, also where costs grow in steps.
 
-Two searches, the better of which counts: coordinate descent on damage plus a multiple of the costs, for the smallest
-multiple that meets the targets (Everett 1963, see `budget`), and exchanges: one group gets units back and another one
-loses some, as long as that lowers the damage and the targets stay met.
+Coordinate descent on damage plus a multiple of the costs, for the smallest multiple that meets the targets (Everett,
+"Generalized Lagrange multiplier method for solving problems of optimum allocation of resources", Operations Research
+1963), is followed by exchanges: one group gets units back and another one loses some, as long as that lowers the damage
+and the targets stay met.
 """
 
 from __future__ import annotations
@@ -29,20 +30,19 @@ EVALUATIONS = 10_000
 """Evaluations of costs by exchanges, after which no further round begins."""
 
 
-def refine(curves: Sequence[Curve], steps: Steps, targets: Sequence[Target], start: Removed | None) -> Removed | None:
-    """An allocation that meets the targets at no more damage than the one given.
+def refine(curves: Sequence[Curve], steps: Steps, targets: Sequence[Target]) -> Removed | None:
+    """The allocation of the least damage that is found among those that meet the targets.
 
     Args:
         curves: Damage curve of each group.
         steps: Counts of removed units at which each group may stop, ascending from 0.
         targets: What must be met.
-        start: An allocation that meets them, where there is one.
 
     Returns:
         Removed units of each group; None if no allocation was found that meets the targets.
     """
     coarse = [descend(curves, [path[::stride] for path in steps], targets) for stride in STRIDES]
-    starts = {tuple(one.tolist()): one for one in (start, *coarse) if one is not None}
+    starts = {tuple(one.tolist()): one for one in coarse if one is not None}
     found = [exchange(curves, steps, targets, one) for one in starts.values()]
     return min(found, key=lambda removed: damage_of(curves, removed), default=None)
 

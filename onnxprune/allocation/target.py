@@ -32,11 +32,6 @@ def missed(targets: Sequence[Target], removed: NDArray[np.int64]) -> list[Target
     return [t for t in targets if t.cost.left(removed) > t.limit]
 
 
-def excess(targets: Sequence[Target], removed: NDArray[np.int64]) -> float:
-    """By how much the costs exceed the targets, as shares of these, summed."""
-    return sum(max(t.cost.left(removed) / t.limit - 1.0, 0.0) for t in targets)
-
-
 def damage_of(curves: Sequence[Curve], removed: NDArray[np.int64]) -> float:
     """Summed damage of an allocation."""
     return float(sum(curve[n] for curve, n in zip(curves, removed.tolist(), strict=True)))
