@@ -18,6 +18,7 @@ from onnxprune.runtime.session import local_session
 from onnxprune.statistics.weight_gradients import GradientData
 from tests.calibration.cases import Rewindable
 from tests.ops.case import build
+from tests.support.oracle import OLD_RUNTIME
 from tests.support.paths import MODELS
 
 NET = """(float[N,6] x) => (float[N,3] y) <float[6,8] w, float[8] b, float[8,3] v>
@@ -182,6 +183,7 @@ def test_gradients_take_one_pass_at_a_time() -> None:
     assert found.plan.removed == again.plan.removed
 
 
+@pytest.mark.skipif(OLD_RUNTIME, reason="older onnxruntimes fuse products in double precision to what they do not run")
 def test_gradients_in_double_precision() -> None:
     model = Model(build(NET.replace("float", "double"), constants={"w": np.ones((6, 8)), "v": np.ones((8, 3))}))
     for labels in (None, LABELS):
