@@ -318,7 +318,7 @@ def _notes(
 ) -> list[str]:
     """What the numbers are worth."""
     notes = []
-    if not _was_run(prepared, data):
+    if not _was_run(prepared, data) and (prepared.loaded.data is None or not shares):
         why = "Without calibration data nothing was run" if prepared.loaded.data is None else "The model is large"
         what = "damage is the share of the squared scores that is removed, which cannot be compared between groups"
         notes.append(f"{why}: {what}.")
@@ -330,7 +330,7 @@ def _notes(
         removed = ", ".join(f"{100 * share:g}%" for share in shares)
         tried = f"only the removal of {removed} was tried"
         notes.append(f"The model is large: {tried}; other damage is predicted from the layers that read a group.")
-    elif data is None and _was_run(prepared, data):
+    elif not shares and _was_run(prepared, data):
         notes.append("The model is large: no removal was tried with the repair of a run, which does less damage.")
     if evaluator.warning is not None:
         notes.append(evaluator.warning)

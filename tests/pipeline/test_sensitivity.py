@@ -206,6 +206,13 @@ def test_a_large_model_without_data_is_run_without_trials(monkeypatch: pytest.Mo
     assert None not in {g.rank for g in report.groups}
 
 
+def test_a_model_without_groups_is_not_called_large() -> None:
+    """Nothing is left to try, whatever there is of data."""
+    model = build("(float[N,6] x) => (float[N,4] y) <float[6,4] w> { y = MatMul(x, w) }")
+    report = onnxprune.sensitivity(model, calib=data())
+    assert not report.groups and not any("large" in note for note in report.notes)
+
+
 @pytest.mark.slow
 def test_pinned_groups_come_with_their_reasons() -> None:
     report = onnxprune.sensitivity(tiny(), only="w1")
