@@ -124,7 +124,7 @@ def repair(
         original: The model before pruning.
         pruned: The model after it.
         kept: What the pruned model has of the original's values.
-        batches: Calibration feeds; every fifth batch is held out (all serve for both if there are fewer than five).
+        batches: Calibration feeds; some are held out (`layer_samples.held_out`).
         count: How many batches there are.
         seed: Seed of the sampled positions.
         memory: Bytes of activations to hold, of both models together.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnxprune.graph.graph import Value
 from onnxprune.ops.gradients.node_gradient import NodeGradient
@@ -190,7 +190,7 @@ def _flat_indices(g: NodeGradient) -> str:
 
 
 def _zero_and_one(g: NodeGradient, x: Value) -> str:
-    return g.write.constant(np.array([0, 1], helper.tensor_dtype_to_np_dtype(x.elem_type)))
+    return g.write.constant(np.array([0, 1], g.dtype(x)))
 
 
 @gradient("GatherElements")
@@ -247,7 +247,7 @@ def resize(g: NodeGradient) -> None:
     """Interpolation is linear: each axis by the transpose of its matrix, which the operator makes of the identity."""
     x, out = g.node.input(0), g.node.output()
     before, after = g.lengths(x), g.lengths(out)
-    kind = np.float64 if x.elem_type == TensorProto.DOUBLE else np.float32
+    kind = g.dtype(x)
     name = g.d()
     if g.attr("coordinate_transformation_mode", "") == "tf_crop_and_resize" or g.attr("antialias", 0):
         raise LookupError(f"{g.node.label} crops or filters")

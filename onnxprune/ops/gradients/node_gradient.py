@@ -95,6 +95,10 @@ class NodeGradient:
         """Value of an attribute, strings decoded; `default` where it is absent."""
         return self.node.attribute(name, default)
 
+    def dtype(self, value: Value) -> np.dtype[Any]:
+        """Element type of a value."""
+        return helper.tensor_dtype_to_np_dtype(value.elem_type)
+
     def emit(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node with one output; returns the output's name."""
         return self.write.emit(op_type, *inputs, **attributes)
@@ -158,7 +162,7 @@ class NodeGradient:
         """Something that broadcasts to the shape of a value, in that shape."""
         if self.write.opset >= _EXPANDS:
             return self.emit("Expand", name, self.shape(value))
-        dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
+        dtype = self.dtype(value)
         return self.emit("Add", name, self.write.constant(np.zeros(self.lengths(value), dtype)))
 
     def zeros(self, value: Value) -> str:
@@ -244,7 +248,7 @@ class NodeGradient:
         """
         matrix: NDArray[Any] = np.zeros((len(indices), length), np.float64)
         matrix[np.arange(len(indices)), np.asarray(indices, dtype=np.int64)] = 1
-        kind = helper.tensor_dtype_to_np_dtype(value.elem_type)
+        kind = self.dtype(value)
         return self.product_along(name, value, axis, self.write.constant(matrix.astype(kind)))
 
     def count(self, lengths: Sequence[int]) -> int:

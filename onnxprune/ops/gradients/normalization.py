@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import helper
 
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
@@ -141,7 +140,7 @@ def local_response(g: NodeGradient) -> None:
     windows = np.zeros((channels, channels))
     for channel in range(channels):
         windows[max(0, channel - (size - 1) // 2) : channel + size // 2 + 1, channel] = 1
-    kind = helper.tensor_dtype_to_np_dtype(x.elem_type)
+    kind = g.dtype(x)
     there, back = (g.write.constant(matrix.astype(kind)) for matrix in (windows, windows.T))
     sums = g.product_along(g.times(g.x(), g.x()), x, 1, there)
     s = g.emit("Add", g.times(sums, g.number(alpha / size)), g.number(float(g.attr("bias", 1.0))))

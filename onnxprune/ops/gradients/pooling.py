@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from onnx import TensorProto
 
 from onnxprune.graph.graph import Value
 from onnxprune.ops.gradients.conv import Window, strided, to_input, window_of
@@ -51,17 +50,13 @@ def average_pool(g: NodeGradient) -> None:
 
 def _shares_inside(g: NodeGradient, window: Window) -> str:
     """The share of each window that lies inside the input; shape (1, 1, ...)."""
-    shares = np.ones((), _numpy_type(g))
+    shares = np.ones((), g.dtype(g.node.input(0)))
     sizes = zip(_space(g, g.node.input(0)), _space(g, g.node.output()), strict=True)
     for axis, (length, made) in enumerate(sizes):
         starts = np.arange(made) * window.strides[axis] - window.before[axis]
         at = starts[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis]
         shares = np.multiply.outer(shares, ((at >= 0) & (at < length)).mean(1).astype(shares.dtype))
     return g.write.constant(shares[None, None])
-
-
-def _numpy_type(g: NodeGradient) -> type[np.floating]:
-    return np.float64 if g.node.input(0).elem_type == TensorProto.DOUBLE else np.float32
 
 
 def _spread(g: NodeGradient, d: str, kernel: np.ndarray, window: Window) -> str:
@@ -74,7 +69,7 @@ def _spread(g: NodeGradient, d: str, kernel: np.ndarray, window: Window) -> str:
         window: The window.
     """
     planes = g.write.reshape(d, [-1, len(kernel), *_space(g, g.node.output())])
-    made = to_input(g, planes, g.write.constant(kernel.astype(_numpy_type(g))), window, 1)
+    made = to_input(g, planes, g.write.constant(kernel.astype(g.dtype(g.node.input(0)))), window, 1)
     return g.reshaped(made, g.node.input(0))
 
 
@@ -121,4 +116,4 @@ def _reach(g: NodeGradient, window: Window) -> list[int]:
 def _padded(g: NodeGradient, window: Window) -> str:
     """The input with the least number around it, as far as the windows reach."""
     pads = [0, 0, *window.before, 0, 0, *_reach(g, window)]
-    return g.write.pad(g.x(), pads, np.finfo(_numpy_type(g)).min)
+    return g.write.pad(g.x(), pads, np.finfo(g.dtype(g.node.input(0))).min)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import helper
 
 from onnxprune.ops.gradients import slopes
 from onnxprune.ops.gradients.node_gradient import NodeGradient
@@ -61,7 +60,7 @@ class _Layer:
 
     def zeros(self) -> str:
         """A state of zeros."""
-        kind = helper.tensor_dtype_to_np_dtype(self.g.node.input(X).elem_type)
+        kind = self.g.dtype(self.g.node.input(X))
         return self.g.write.constant(np.zeros((self.batch, self.hidden), kind))
 
     def end(self, output: int) -> str | None:
