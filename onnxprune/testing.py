@@ -24,7 +24,7 @@ from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade
 from onnxprune.edit.bypass import bypass, silence
 from onnxprune.edit.resize import KeptLengths
-from onnxprune.edit.slicing import Removal, apply_edits, constant_edits
+from onnxprune.edit.slicing import ConstantEdit, Removal, apply_edits, constant_edits
 from onnxprune.errors import InputError, PlanError, VerificationError, option
 from onnxprune.graph.graph import Value
 from onnxprune.graph.operators import operator_of
@@ -206,7 +206,8 @@ def mask(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> onnx.M
         removed: Boolean per channel id, True for what is removed.
     """
 
-    def masked(value: Value, values: Values, removal: Removal) -> Values:
+    def masked(edit: ConstantEdit, values: Values) -> Values:
+        value, removal = edit.readers[0], edit.change
         if not (value.elem_type in FLOATS or value in coupling.ties.quantised):
             return values
         return Made(values.shape, values.dtype, lambda: with_masked(value, values.array(), removal))

@@ -176,8 +176,8 @@ def parameters(coupling: Coupling, groups: Sequence[Group]) -> LengthProducts:
     return LengthProducts(
         coupling,
         groups,
-        _with_branches(coupling, [(v, (1.0, v.axes())) for v in stored]),
-        copies=[Copy(1.0, v.axes(), causes) for v, causes in _copied(coupling, stored)],
+        _with_branches(coupling, [(v, _term(coupling, v)) for v in stored]),
+        copies=[Copy(*_term(coupling, v), causes) for v, causes in _copied(coupling, stored)],
         singles=False,
     )
 
@@ -196,7 +196,7 @@ def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthPro
     copies = []
     for value, causes in _copied(coupling, stored):
         copies += [
-            Copy(bytes_an_element(value.elem_type), value.axes(), causes),
+            Copy(*_term(coupling, value, bytes_an_element(value.elem_type)), causes),
             Copy(NODE_BYTES + 2.0 * len(value.name), [], causes),
         ]
     for mean in coupling.ties.means:
@@ -213,7 +213,7 @@ def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthPro
         for positions in made:  # a Gather, a Mul and an Add, with their operands, compute others
             copies.append(Copy(6 * NODE_BYTES + 12.0 * len(positions.name), [], axes))
             copies.append(Copy(8.0, node.inputs[0].axes()[1:] if node.inputs[0] is not None else [], axes))
-    terms = _with_branches(coupling, [(v, (bytes_an_element(v.elem_type), v.axes())) for v in stored])
+    terms = _with_branches(coupling, [(v, _term(coupling, v, bytes_an_element(v.elem_type))) for v in stored])
     fixed = total - sum(bytes_an_element(v.elem_type) * _size(v) for v in stored)
     return LengthProducts(coupling, groups, terms, fixed, copies)
 
@@ -222,6 +222,8 @@ def _refilled(coupling: Coupling) -> list[Copy]:
     """The Pads, of one operand, and the Slices, of three, of nodes that are given zeros."""
     found: dict[tuple[str, bool, int, frozenset[int]], Copy] = {}
     for end in ends(coupling.graph, coupling.classes, coupling.ties.refills):
+        if end.value in coupling.padded_constants:
+            continue
         for operands, of in ((1, end.pads), (3, end.cuts)):
             causes = [axis for axis in end.value.axes() if coupling.classes.of[axis.id] in of]
             size = (1 + operands) * (NODE_BYTES + 4.0 * len(end.value.name)) + 16.0 * len(end.value.axes())
@@ -279,6 +281,14 @@ def _stored(coupling: Coupling) -> list[Value]:
     return list({v.key: v for v in reversed(list(coupling.graph.constants()))}.values())
 
 
+def _term(coupling: Coupling, value: Value, factor: float = 1.0) -> Term:
+    """The elements of a stored tensor; axes that are stored with zeros keep their length."""
+    padded = coupling.padded_constants.get(value, frozenset())
+    whole = [axis for axis in value.axes() if axis.position in padded]
+    shrinking = [axis for axis in value.axes() if axis.position not in padded]
+    return factor * math.prod(axis.width or 1 for axis in whole), shrinking
+
+
 def _copied(coupling: Coupling, stored: Sequence[Value]) -> list[tuple[Value, list[Axis]]]:
     """Readers that get a copy of a stored tensor once they lose other indices of it than the first one."""
     first = {v.key: v for v in stored}
@@ -288,7 +298,8 @@ def _copied(coupling: Coupling, stored: Sequence[Value]) -> list[tuple[Value, li
         if keeper is None or keeper is value:
             continue
         own, kept = ([coupling.channels_of(axis) for axis in v.axes()] for v in (value, keeper))
-        if any(not np.array_equal(a, b) for a, b in zip(own, kept, strict=True)):
+        same = coupling.padded_constants.get(value) == coupling.padded_constants.get(keeper)
+        if not same or any(not np.array_equal(a, b) for a, b in zip(own, kept, strict=True)):
             found.append((value, [*value.axes(), *keeper.axes()]))
     return found
 

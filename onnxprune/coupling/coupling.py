@@ -21,7 +21,7 @@ from onnxprune.coupling.components import AxisClasses, Index, components, edges
 from onnxprune.coupling.constant_cuts import ConstantCut
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.coupling.parts import Branch
-from onnxprune.coupling.refills import grade_by_zeros, unmet
+from onnxprune.coupling.refills import grade_by_zeros, padded_constants, unmet
 from onnxprune.coupling.zeros import zero_axes
 from onnxprune.graph.contents import Data
 from onnxprune.graph.counted import counted_along
@@ -81,6 +81,11 @@ class Coupling:
         """The graph inputs and outputs that may lose slices, by name."""
         ends = [*self.graph.main.inputs, *self.graph.main.outputs]
         return {v.name: v for v in ends if v is not None and v.name in self.shrinking}
+
+    @cached_property
+    def padded_constants(self) -> dict[Value, frozenset[int]]:
+        """Constants that are stored with their zeros, see `refills.padded_constants`."""
+        return padded_constants(self.graph, self.classes, self.channel, self.ties.refills)
 
     @cached_property
     def groups(self) -> list[Group]:

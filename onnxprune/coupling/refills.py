@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxprune.coupling.components import AxisClasses
+from onnxprune.coupling.components import AxisClasses, Index
 from onnxprune.graph.graph import Axis, Graph, Node, Value
 from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.ops.ties import Refill, Ties
@@ -168,4 +168,28 @@ def ends(graph: Graph, classes: AxisClasses, refills: Iterable[Refill]) -> list[
             if value is not None and (made := along(value, node)):
                 inside = id(value) not in returned and all(made & along(value, n) for n, _ in value.consumers)
                 found.append(End(node, i, value, True, True, none, none if inside else made))
+    return found
+
+
+def padded_constants(
+    graph: Graph, classes: AxisClasses, channel: Index, refills: Iterable[Refill]
+) -> dict[Value, frozenset[int]]:
+    """Constants that refilled nodes alone read, and which of their axes keep their length: zeros follow what is left.
+
+    They are those that several nodes share and that lose other indices for each: every copy is stored with its zeros,
+    where a constant with one loss is cut and gets its zeros from a node, as other values do.
+    """
+    pads: dict[tuple[Node, int], frozenset[int]] = {}
+    for end in ends(graph, classes, refills):
+        if not end.is_output and end.value.tensor is not None:
+            pads[end.node, end.index] = end.pads
+    channels: dict[str, set[tuple[bytes, ...]]] = {}
+    for value in graph.constants() if pads else ():
+        channels.setdefault(value.key, set()).add(tuple(channel[classes.span(a.id)].tobytes() for a in value.axes()))
+    found = {}
+    for value in dict.fromkeys(node.input(i) for node, i in pads):
+        wanted = {pads.get(reader) for reader in value.consumers}
+        of = wanted.pop()
+        if of and not wanted and len(channels[value.key]) > 1:
+            found[value] = frozenset(axis.position for axis in value.axes() if int(classes.of[axis.id]) in of)
     return found

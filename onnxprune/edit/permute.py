@@ -125,10 +125,10 @@ def permute_original(
     reorder_constants(model, coupling.graph, constant_orders(coupling, source))
 
 
-def _reordered(_: Value, values: Values, change: Change) -> Values:
+def _reordered(edit: ConstantEdit, values: Values) -> Values:
     def make() -> NDArray[Any]:
         array = values.array()
-        for axis, order in change.items():
+        for axis, order in edit.change.items():
             array = array.take(order, axis=axis)
         return array
 

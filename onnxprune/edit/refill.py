@@ -22,8 +22,8 @@ Amounts = dict[int, int]
 def refill(coupling: Coupling, lengths: KeptLengths, names: Names) -> None:
     """Pads the inputs and cuts the outputs of the nodes in `Ties.refills` whose axes lost indices, in place.
 
-    Zeros follow what is left: none of these nodes depends on the order. One value is padded once for all that read it.
-    What one of these nodes makes for another is not cut.
+    Zeros follow what is left: none of these nodes depends on the order. One value is padded once for all that read it;
+    those in `Coupling.padded_constants` have their zeros. What one of these nodes makes for another is not cut.
     """
     classes = coupling.classes
     writer = _Writer(coupling.graph, names)
@@ -34,6 +34,8 @@ def refill(coupling: Coupling, lengths: KeptLengths, names: Names) -> None:
 
     for end in ends(coupling.graph, classes, [one for one in coupling.ties.refills if lengths.changed(one.axis)]):
         node, i, value = end.node, end.index, end.value
+        if value in coupling.padded_constants:
+            continue
         pads, cuts = lost(value, end.pads), lost(value, end.cuts)
         if end.is_output:
             writer.cut_output(node, i, value, cuts)

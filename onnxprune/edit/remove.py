@@ -22,7 +22,7 @@ from onnxprune.edit.index_tensors import factors_and_summands, with_positions
 from onnxprune.edit.refill import refill
 from onnxprune.edit.resize import Entries, KeptLengths, NewPositions, NodeEdits
 from onnxprune.edit.sliced import Sliced
-from onnxprune.edit.slicing import add_constant, apply_edits, constant_edits, node_index
+from onnxprune.edit.slicing import ConstantEdit, add_constant, apply_edits, constant_edits, node_index
 from onnxprune.graph.contents import known
 from onnxprune.graph.graph import Node, Scope, Value
 from onnxprune.graph.lengths import names, parse
@@ -30,6 +30,7 @@ from onnxprune.graph.operators import operator_of
 from onnxprune.graph.polynomials import Length
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
+from onnxprune.model.values import Made, Values
 
 
 def remove(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> None:
@@ -58,7 +59,7 @@ class _Patch:
         self.names = Names(self.graph.proto, {s.name for s in self.constant_edits})
 
     def run(self) -> None:
-        apply_edits(self.model, self.graph, self.constant_edits, lambda _, v, removal: Sliced(v, removal))
+        apply_edits(self.model, self.graph, self.constant_edits, _left)
         self._set_positions()
         self._set_inputs()
         self._gather_kept()
@@ -279,6 +280,16 @@ class _Patch:
             others = [info for info in scope.proto.value_info if not info.type.HasField("tensor_type")]
             for info in others:
                 scope.proto.value_info.remove(info)
+
+
+def _left(edit: ConstantEdit, values: Values) -> Values:
+    """What is left of a constant, with the zeros that it is stored with."""
+    left = Sliced(values, edit.change)
+    if not edit.padded:
+        return left
+    lost = [len(edit.change[axis]) if axis in edit.padded else 0 for axis in range(len(values.shape))]
+    shape = [n + more for n, more in zip(left.shape, lost, strict=True)]
+    return Made(shape, values.dtype, lambda: np.pad(left.array(), [(0, more) for more in lost]))
 
 
 def _declare(info: onnx.ValueInfoProto, lengths: Sequence[int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import TensorProto
@@ -32,6 +32,7 @@ class ConstantEdit:
             of the tensor need different edits.
         change: Removed indices or new order, by axis.
         readers: The values of the graph that read the tensor.
+        padded: Axes that keep their length in the file: zeros follow what is left.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ConstantEdit:
     original: str
     change: Change
     readers: list[Value]
+    padded: frozenset[int] = frozenset()
 
 
 def constant_edits(coupling: Coupling, lengths: KeptLengths) -> list[ConstantEdit]:
@@ -51,10 +53,12 @@ def constant_edits(coupling: Coupling, lengths: KeptLengths) -> list[ConstantEdi
             else {}
         )
 
-    return edits_by_reader(coupling.graph, removal)
+    return edits_by_reader(coupling.graph, removal, coupling.padded_constants)
 
 
-def edits_by_reader(graph: Graph, change_of: Callable[[Value], Change]) -> list[ConstantEdit]:
+def edits_by_reader(
+    graph: Graph, change_of: Callable[[Value], Change], padded: Mapping[Value, frozenset[int]] = {}
+) -> list[ConstantEdit]:
     """Returns the edits of all constants that change.
 
     If the readers of a constant need different changes, the first change edits it and the others edit copies.
@@ -62,31 +66,33 @@ def edits_by_reader(graph: Graph, change_of: Callable[[Value], Change]) -> list[
     Args:
         graph: The graph.
         change_of: Returns the change that a value needs; empty for none.
+        padded: Values whose axes keep their length in the file, see `ConstantEdit`.
     """
-    wanted: dict[str, list[tuple[Change, list[Value]]]] = {}
+    wanted: dict[str, list[tuple[Change, frozenset[int], list[Value]]]] = {}
     for value in graph.constants():
         mine = change_of(value)
+        zeros = padded.get(value, frozenset()) & mine.keys()
         wants = wanted.setdefault(value.key, [])
-        for change, readers in wants:
-            if change == mine:
+        for change, theirs, readers in wants:
+            if (change, theirs) == (mine, zeros):
                 readers.append(value)
                 break
         else:
-            wants.append((mine, [value]))
+            wants.append((mine, zeros, [value]))
     names = Names(graph.proto)
     found = []
     for key, wants in wanted.items():
-        change, readers = wants[0]
+        change, zeros, readers = wants[0]
         if change:
-            found.append(ConstantEdit(readers[0].name, key, key, change, readers))
-        for change, readers in wants[1:]:
+            found.append(ConstantEdit(readers[0].name, key, key, change, readers, zeros))
+        for change, zeros, readers in wants[1:]:
             for reader in readers:  # one copy per reader, so that later edits of one do not affect the others
                 name, path = names.fresh(reader.name), reader.scope.path
-                found.append(ConstantEdit(name, f"{path}|{name}" if path else name, key, change, [reader]))
+                found.append(ConstantEdit(name, f"{path}|{name}" if path else name, key, change, [reader], zeros))
     return found
 
 
-EditFunction = Callable[[Value, Values, Change], Values]
+EditFunction = Callable[[ConstantEdit, Values], Values]
 
 
 def apply_edits(model: Model, graph: Graph, edits: Sequence[ConstantEdit], function: EditFunction) -> None:
@@ -96,12 +102,12 @@ def apply_edits(model: Model, graph: Graph, edits: Sequence[ConstantEdit], funct
         model: The model.
         graph: Its graph.
         edits: The edits.
-        function: Returns the new contents of a constant, given a reader, the old contents and the change.
+        function: Returns the new contents of a constant, given the edit and the old contents.
     """
     for edit in sorted(edits, key=lambda e: e.key == e.original):  # tensors with copies are edited last
         first = edit.readers[0]
         assert first.tensor is not None
-        values = function(first, model.values(first.tensor), edit.change)
+        values = function(edit, model.values(first.tensor))
         if edit.key == edit.original:
             model.set_values(first.tensor, values)
             continue

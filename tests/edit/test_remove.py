@@ -57,6 +57,22 @@ def test_a_shape_constant_with_disagreeing_readers_is_duplicated() -> None:
     assert constants(new)["s"] == [-1, 6]  # the one that did not change keeps the name
 
 
+TWO_WIDTHS = """(float[N,3] x) => (float[N,2] y) <float[3,8] w, float[3,8] u, float[8,2] v, float[8,2] t, float[8] s>
+    { h = MatMul(x, w)  k = MatMul(x, u)  p = LayerNormalization(h, s)  q = LayerNormalization(k, s)  a = MatMul(p, v)
+      b = MatMul(q, t)  y = Add(a, b) }"""
+
+
+def test_a_weight_that_refilled_nodes_share_is_stored_with_their_zeros() -> None:
+    """Nodes that are given zeros read the copies themselves, so that whoever compares files sees what they hold."""
+    scale = np.arange(1, 9, dtype=np.float32)
+    new = pruned_of(build(TWO_WIDTHS, constants={"s": scale.tolist()}))
+    stored = {t.name: numpy_helper.to_array(t) for t in new.graph.initializer}
+    read = [node.input[1] for node in new.graph.node if node.op_type == "LayerNormalization"]
+    assert len(set(read)) == 2 and "s" in read
+    for name in read:
+        assert len(stored[name]) == 8 and np.isin(stored[name][:4], scale).all() and not stored[name][4:].any()
+
+
 def test_a_shape_constant_that_is_an_output_is_kept() -> None:
     model = build(FLAT.replace("(float[N,2] y)", "(float[N,2] y, int64[2] s)"), constants={"s": [-1, 6]})
     new = pruned_of(model)

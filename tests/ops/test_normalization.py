@@ -57,6 +57,10 @@ CASES = [
     Case("BatchNormalization is zero once masked", f"""{SUM}, {BATCH}>
         {{ h = Conv(x, w)  a = BatchNormalization(h, s, b, m, posv)  y = ReduceSum(a, one) }}""",
          {"w:0": "8 exact"}, constants={"one": 1}),
+    Case("LayerNormalizations of two widths that share their weights", """(float[N,5,3] x) => (float[N,5,2] y)
+        <float[3,8] w, float[3,8] u, float[8,2] v, float[8,2] t, float[8] s, float[8] b>
+        { h = MatMul(x, w)  a = LayerNormalization(h, s, b)  k = MatMul(x, u)  c = LayerNormalization(k, s, b)
+          p = MatMul(a, v)  q = MatMul(c, t)  y = Add(p, q) }""", {"w:1": "8 exact", "u:1": "8 exact"}, 18),
     _passing("a = InstanceNormalization(h, s, b)", 18, ", float[8] s, float[8] b"),
     Case("InstanceNormalization is zero once masked", f"""{SUM}, float[8] s, float[8] b>
         {{ h = Conv(x, w)  a = InstanceNormalization(h, s, b)  y = ReduceSum(a, one) }}""",
