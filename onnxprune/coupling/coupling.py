@@ -13,7 +13,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnxprune.coupling import constant_cuts, groups, parts
 from onnxprune.coupling.choices import decide
@@ -255,7 +254,7 @@ def _apply_rule(node: Node, ties: Ties) -> None:
         name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         op.pin_all(f"no rule for {name}")
     elif not entry.any_rank and any(v.rank is None for v in op.inputs + op.outputs):
-        op.pin_all(f"rank unknown at {node.label}{_shapes_outside(ties.graph)}")
+        op.pin_all(f"rank unknown at {node.label}")
     else:
         try:
             entry.function(op)
@@ -266,15 +265,6 @@ def _apply_rule(node: Node, ties: Ties) -> None:
             stated = ties.empty()
             Op(node, stated).pin_all(f"{node.label} could not be analysed: {e}")
     ties.add(stated)
-
-
-def _shapes_outside(graph: Graph) -> str:
-    """Why ranks may be unknown: shape operands whose values are not in the model file; "" where all are."""
-    for value in graph.constants():
-        t = value.tensor
-        if t is not None and t.data_type == TensorProto.INT64 and t.data_location == TensorProto.EXTERNAL:
-            return f": small tensors such as {value.name!r} are external data, save them inline"
-    return ""
 
 
 def _pin_interface(graph: Graph, ties: Ties, shrinking: Collection[str]) -> None:

@@ -43,7 +43,7 @@ def score(
     """Importance of every unit of some groups by a criterion that scores each group by itself.
 
     What the scores of different groups mean beside each other follows `Criterion.scale`. A criterion that needs
-    moments or gradients scores groups for which there are none by their ``l2`` norm.
+    moments or gradients scores groups for which there are none by their ``l2`` norm, on average as important as others.
 
     Args:
         model: Where the weights are.
@@ -65,7 +65,9 @@ def score(
     if criterion.saliency is not None:
         found = saliency_of_units(criterion, model, coupling, groups, gradients)
         rest = score(model, coupling, [g for g, one in zip(groups, found, strict=True) if one is None], "l2")
-        return [one if one is not None else rest.pop(0) for one in found]
+        known = [one[np.isfinite(one)] for one in found if one is not None]
+        level = float(np.concatenate(known).mean()) if known else 1.0  # of norms the mean of each group is 1
+        return [one if one is not None else level * rest.pop(0) for one in found]
     if criterion.function is None:
         raise InputError(f"importance {criterion.name!r} does not score the units of a group by themselves")
     weights, rng = _Weights(model, coupling, groups), np.random.default_rng(seed)

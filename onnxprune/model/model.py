@@ -27,6 +27,7 @@ from onnxprune.model.data_file import DataFile, Stored
 from onnxprune.model.external_data import aligned_offset, deferred_number, locate, locations, make_deferred
 from onnxprune.model.skeleton import serialized_size, skeleton
 from onnxprune.model.tensors import (
+    WEIGHT_TYPES,
     constants,
     is_external,
     is_stripped,
@@ -44,6 +45,11 @@ PROTOBUF_LIMIT = 2**31 - 1
 """Maximum size of a serialized protobuf message in bytes."""
 STREAMED_MIN_BYTES = 2**20
 """Size in bytes from which values in a data file are edited block by block when they are read."""
+LARGEST_OPERAND, LARGEST_INDICES = 32, 4096
+"""Elements of an external tensor of weights, or of anything else, up to which its values are loaded with the model.
+
+The analysis needs those of shapes, indices and exponents, and looks at those alone that are inline.
+"""
 _numbers = itertools.count()
 
 
@@ -236,8 +242,12 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto, *, weights: bool = Tr
         check(proto)
     except ModelError as error:
         raise ModelError(f"{where}: {error.message}", error.hint) from None
-    external = (t for t in tensors(proto) if is_external(t) and (weights or not is_stripped(t)))
-    return Model(proto, path, {locate(t, path).file for t in external})
+    external = [t for t in tensors(proto) if is_external(t) and (weights or not is_stripped(t))]
+    model = Model(proto, path, {locate(t, path).file for t in external})
+    for tensor in external:
+        if math.prod(tensor.dims) <= (LARGEST_OPERAND if tensor.data_type in WEIGHT_TYPES else LARGEST_INDICES):
+            overwrite_values(tensor, model.array(tensor))
+    return model
 
 
 def _received(proto: onnx.ModelProto, name: str, files: SharedFiles) -> Model:

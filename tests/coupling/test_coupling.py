@@ -14,6 +14,7 @@ import onnxprune
 from onnxprune.coupling.groups import Grade
 from onnxprune.ops import registry
 from onnxprune.ops.op import Op
+from onnxprune.planning.fingerprint import fingerprint
 from tests.ops.case import Case, assert_groups, build, check, coupling_of, group, random_feeds
 from tests.support import oracle
 
@@ -320,12 +321,16 @@ def test_mixing_channels_are_exact_for_nobody() -> None:
     assert np.abs(masked[:, 1:] @ weights["v"][1:] - less @ weights["v"][1:]).max() > 1e-3
 
 
-def test_shape_operands_outside_of_the_file_are_named(tmp_path: Path) -> None:
-    """Their values are not read, so ranks are unknown; the reason says what to do."""
+def test_shape_operands_may_be_external_data(tmp_path: Path) -> None:
+    """Small tensors are read with the model, wherever they are: a plan fits either form."""
     model = build("""(float[N,6] x) => (float[1,N,2] y) <float[6,8] w, float[8,2] v>
         { h = MatMul(x, w)  r = Unsqueeze(h, where)  y = MatMul(r, v) }""")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "where"))
     path = tmp_path / "outside.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="outside.data", size_threshold=0)
-    reasons = {r for g in onnxprune.analyze(path).groups for r in g.reasons}
-    assert any("'where' are external data, save them inline" in r for r in reasons)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    onnx.save(copy, path, save_as_external_data=True, location="outside.data", size_threshold=0)
+    outside, inside = onnxprune.analyze(path), onnxprune.analyze(model)
+    assert [(g.name, g.grade, g.units) for g in outside.groups] == [(g.name, g.grade, g.units) for g in inside.groups]
+    assert any(g.grade == Grade.EXACT for g in outside.groups)
+    assert fingerprint(outside.model.proto) == fingerprint(inside.model.proto)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import onnxprune
 from onnxprune.importance.saliency import grasp, snip
+from onnxprune.importance.score import score
 from onnxprune.importance.synflow import SynapticFlow, ranked
 from onnxprune.importance.untrained import untrained
 from onnxprune.model.model import Model, load
@@ -202,3 +203,19 @@ def test_masks_are_no_paths() -> None:
     arrays = {t.name: model.array(t) for t in model.proto.graph.initializer if t.name in ("q", "v")}
     found = SynapticFlow(model, arrays).flow({})
     assert set(found) == {"q", "v"} and all(np.isfinite(f).all() and f.any() for f in found.values())
+
+
+def test_a_group_without_gradients_is_as_important_as_others_on_average() -> None:
+    """Norms and sensitivities are no quantities of one kind: neither may go first for its size alone."""
+    model = build(
+        """(float[N,6] x) => (float[N,3] y) <float[6,8] w, float[8,3] v, float[6,8] s, float[8,3] t, int64 k>
+        { h = MatMul(x, w)  r = Tanh(h)  a = MatMul(r, v)  p = MatMul(x, s)  q = Relu(p)  c = MatMul(q, t)
+          z = CumSum(c, k)  y = Add(a, z) }""",
+        constants={"k": 0},
+    )
+    analysis = onnxprune.analyze(model)
+    found = score(analysis.model, analysis.coupling, analysis.groups, "snip", gradients=DATA)
+    scores = {group.name: one for group, one in zip(analysis.groups, found, strict=True)}
+    without = scores.pop("s:1")
+    assert without.std() > 0
+    assert without.mean() == pytest.approx(np.concatenate(list(scores.values())).mean())
