@@ -70,7 +70,8 @@ class Vocabulary:
 def find_vocabulary(graph: Graph, name: str | None = None) -> Vocabulary:
     """The table that ids from a graph input are looked up in, and the outputs with a value for each id.
 
-    Positions are looked up too: of several tables it is one that an output has as many values as, else the largest.
+    Positions and segments are looked up too: of several tables it is one for which an output has as many values at
+    each position as it has rows, else the largest.
 
     Args:
         graph: The graph; its shapes are filled in.
@@ -84,9 +85,10 @@ def find_vocabulary(graph: Graph, name: str | None = None) -> Vocabulary:
     if not found:
         where = f"input {name!r} is" if name is not None else "no input is"
         raise InputError(f"{where} looked up in a table", "a vocabulary is what a Gather on a weight reads ids for")
-    rows = {n for one in found if isinstance(n := one.table.axis(0).length, int)}
+    rows = {n: one.ids.rank or 0 for one in found if isinstance(n := one.table.axis(0).length, int)}
     floats = [v for v in graph.main.outputs if v is not None and v.elem_type in FLOATS and v.rank]
-    size = max(rows & {v.axis(-1).length for v in floats} or rows)
+    # two classes of a text are not the two rows of a table of segments: those have no axis of positions
+    size = max({n for v in floats if (n := v.axis(-1).length) in rows and (v.rank or 0) > rows[n]} or rows)
     lookups = [one for one in found if one.table.axis(0).length == size]
     return Vocabulary(size, lookups, [v for v in floats if v.axis(-1).length == size])
 

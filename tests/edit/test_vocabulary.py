@@ -109,6 +109,18 @@ def test_a_model_without_output_layer_loses_rows_only() -> None:
     assert small.report.outputs == [] and small.report.verified
 
 
+def test_two_classes_are_not_the_two_segments_of_a_text() -> None:
+    """The vocabulary of a classifier of texts is its largest table, whatever its number of classes."""
+    model = build(
+        """(int64[N,5] ids, int64[N,5] segments) => (float[N,2] y) <float[9,4] e, float[2,4] s, float[4,2] v, int64[1] one>
+        { h = Gather(e, ids)  k = Gather(s, segments)  a = Add(h, k)  m = ReduceMean <keepdims = 0> (a, one)
+          y = MatMul(m, v) }""",
+        constants={"one": [1]},
+    )
+    small = onnxprune.cut_vocabulary(model, np.arange(6), remap="outside")
+    assert (small.report.tokens.before, small.report.tokens.after) == (9, 6)
+
+
 def test_counts(tmp_path: Path) -> None:
     """The most frequent ids stay, and those that always do are among the number."""
     np.savez(tmp_path / "counts.npz", counts=np.array([5, 0, 9, 1, 9]))
