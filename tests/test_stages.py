@@ -137,7 +137,7 @@ def test_scores_from_data_are_those_of_the_formula() -> None:
     found, checked = onnxprune.score(analysis, "wanda", calib=FLAT), 0
     for mine, score in zip(readers, found, strict=True):
         if mine:
-            raw = wanda([r.consumer for r in mine])
+            raw = wanda([r.consumer() for r in mine])
             np.testing.assert_allclose(score, raw / raw.mean())
             checked += 1
     assert checked

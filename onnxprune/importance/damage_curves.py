@@ -94,7 +94,7 @@ class _Removal:
 
 
 def _named(readers: Sequence[GroupReader]) -> list[tuple[str, int, Consumer]]:
-    return [(r.layer.name, r.block, r.consumer) for r in readers]
+    return [(r.layer.name, r.block, r.consumer()) for r in readers]
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,31 @@ from onnxprune.model.model import Model
 from onnxprune.statistics.moments import Moments
 
 
-@dataclass
+@dataclass(frozen=True)
 class GroupReader:
     """One group (block) of a linear layer that reads a group of channels.
 
     Attributes:
         layer: The layer.
         block: Index of the block of its matrix.
-        consumer: The block's weights and input statistics.
+        columns: Columns of each unit in the block; shape (units, columns a unit).
+        model: The model with the weights.
+        seen: Moments of the layer's inputs.
     """
 
     layer: LinearLayer
     block: int
-    consumer: Consumer
+    columns: NDArray[np.int64]
+    model: Model
+    seen: Moments
+
+    def consumer(self) -> Consumer:
+        """The block's weights and input statistics, made anew at each call: those of all layers would fill memory."""
+        tensor = self.layer.weight.tensor
+        assert tensor is not None
+        weight = self.layer.matrix(finite_part(self.model.array(tensor)))[self.block].astype(np.float64)
+        n, total, zeros = max(self.seen.count, 1), self.seen.total[self.block], self.seen.zeros[self.block]
+        return Consumer(weight, self.seen.covariance(self.block), self.columns, total / n, zeros / n)
 
 
 def find_readers(
@@ -53,11 +65,8 @@ def find_readers(
     """
     found: list[list[GroupReader]] = [[] for _ in groups]
     for read in reads(coupling, groups, [one for one in layers if one.name in moments]):
-        tensor = read.layer.weight.tensor
-        assert tensor is not None
-        weight = read.layer.matrix(finite_part(model.array(tensor))).astype(np.float64)[read.block]
-        consumer = _consumer(weight, moments[read.layer.name], read)
-        found[read.group].append(GroupReader(read.layer, read.block, consumer))
+        reader = GroupReader(read.layer, read.block, read.columns, model, moments[read.layer.name])
+        found[read.group].append(reader)
     return found
 
 
@@ -117,9 +126,3 @@ def _by_unit(columns: NDArray[np.int64], units: NDArray[np.int64], count: int) -
     if len(owned) != count or len(set(sizes.tolist())) != 1:
         return None
     return columns[order].reshape(count, -1)
-
-
-def _consumer(weight: NDArray[np.float64], seen: Moments, read: Read) -> Consumer:
-    """The consumer of one block."""
-    n, block = max(seen.count, 1), read.block
-    return Consumer(weight, seen.covariance(block), read.columns, seen.total[block] / n, seen.zeros[block] / n)

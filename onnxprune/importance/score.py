@@ -82,7 +82,7 @@ def score(
             raise InputError(f"importance {criterion.name!r} needs calibration data", GIVE_DATA)
         gates = gate_gradients(Gates(model, coupling, groups), model, gradients)
     views = [
-        _View(group, weights, rng, [r.consumer for r in readers], found)
+        _View(group, weights, rng, readers, found)
         for group, readers, found in zip(groups, found_readers, gates, strict=True)
     ]
     scores = [
@@ -121,7 +121,7 @@ class _View:
     group: Group
     weights: _Weights
     rng: np.random.Generator
-    readers: Sequence[Consumer] = ()
+    readers: Sequence[GroupReader] = ()
     gates: Scores | None = None
 
     @property
@@ -142,7 +142,7 @@ class _View:
         return self.weights.norm_scale(self.group)
 
     def consumers(self) -> list[Consumer]:
-        return list(self.readers)
+        return [reader.consumer() for reader in self.readers]
 
     def gate_gradients(self) -> Scores | None:
         return self.gates
