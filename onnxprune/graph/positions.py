@@ -64,13 +64,30 @@ def columns(value: Value, data: Mapping[Value, Data]) -> list[Positions]:
 
 def positions(value: Value, data: Mapping[Value, Data]) -> Positions:
     """What is known of the entries of an index tensor."""
-    array = _array(value, data)
-    if array is not None:
-        return _of_array(array)
-    node = value.producer
-    follow = _FOLLOWED.get(node.op_type) if node is not None and not node.domain else None
-    found = follow(node, data) if node is not None and follow is not None else None
-    return found if found is not None else Positions(frozenset(range(value.rank or 0)))
+    return _Walk(data)(value)
+
+
+class _Walk:
+    """Follows index tensors to what they are computed of, each value once: sums may read one value twice."""
+
+    def __init__(self, data: Mapping[Value, Data]) -> None:
+        self._data = data
+        self._found: dict[Value, Positions] = {}
+
+    def __call__(self, value: Value) -> Positions:
+        """What is known of the entries of an index tensor."""
+        if value not in self._found:
+            self._found[value] = self._follow(value)
+        return self._found[value]
+
+    def _follow(self, value: Value) -> Positions:
+        array = _array(value, self._data)
+        if array is not None:
+            return _of_array(array)
+        node = value.producer
+        follow = _FOLLOWED.get(node.op_type) if node is not None and not node.domain else None
+        found = follow(node, self) if node is not None and follow is not None else None
+        return found if found is not None else Positions(frozenset(range(value.rank or 0)))
 
 
 def _array(value: Value, data: Mapping[Value, Data]) -> NDArray[np.int64] | None:
@@ -94,16 +111,16 @@ def _of_array(array: NDArray[np.int64]) -> Positions:
     return Positions(frozenset(axes), along if array.size else None)
 
 
-def _same(node: Node, data: Mapping[Value, Data]) -> Positions | None:
-    return positions(node.input(0), data)
+def _same(node: Node, positions_of: _Walk) -> Positions | None:
+    return positions_of(node.input(0))
 
 
-def _regrouped(node: Node, data: Mapping[Value, Data]) -> Positions | None:
+def _regrouped(node: Node, positions_of: _Walk) -> Positions | None:
     """Axes of length 1 come or go; the others stay in their order."""
     before, after = (_long(value) for value in (node.input(0), node.output()))
     if [n for _, n in before] != [n for _, n in after] or None in dict(before).values():
         return None
-    found = positions(node.input(0), data)
+    found = positions_of(node.input(0))
     places = {a: b for (a, _), (b, _) in zip(before, after, strict=True)}
     return found.moved(places) if found.axes <= set(places) else None
 
@@ -112,26 +129,26 @@ def _long(value: Value) -> list[tuple[int, Any]]:
     return [(i, n) for i, n in enumerate(value.shape or [None]) if n != 1]
 
 
-def _expanded(node: Node, data: Mapping[Value, Data]) -> Positions | None:
+def _expanded(node: Node, positions_of: _Walk) -> Positions | None:
     """The axes are aligned at the end; what an axis of length 1 is stretched to does not matter."""
-    return _broadcast(node, node.input(0), data)
+    return _broadcast(node, node.input(0), positions_of)
 
 
-def _broadcast(node: Node, value: Value, data: Mapping[Value, Data]) -> Positions | None:
+def _broadcast(node: Node, value: Value, positions_of: _Walk) -> Positions | None:
     rank = node.output().rank
     if rank is None or value.rank is None:
         return None
-    return positions(value, data).moved({a: a + rank - value.rank for a in range(value.rank)})
+    return positions_of(value).moved({a: a + rank - value.rank for a in range(value.rank)})
 
 
-def _transposed(node: Node, data: Mapping[Value, Data]) -> Positions | None:
+def _transposed(node: Node, positions_of: _Walk) -> Positions | None:
     rank = node.input(0).rank or 0
     perm = node.attribute("perm") or list(range(rank))[::-1]
-    return positions(node.input(0), data).moved({source: i for i, source in enumerate(perm)})
+    return positions_of(node.input(0)).moved({source: i for i, source in enumerate(perm)})
 
 
-def _combined(node: Node, data: Mapping[Value, Data]) -> Positions | None:
-    parts = [_broadcast(node, value, data) for value in node.inputs if value is not None]
+def _combined(node: Node, positions_of: _Walk) -> Positions | None:
+    parts = [_broadcast(node, value, positions_of) for value in node.inputs if value is not None]
     axes = [part.axes for part in parts if part is not None]
     return Positions(frozenset[int]().union(*axes)) if len(axes) == len(parts) else None
 

@@ -111,3 +111,12 @@ def test_columns_of_constants_and_of_what_is_computed_agree() -> None:
 def test_what_is_read_from_the_run_depends_on_everything() -> None:
     graph = Graph(build("(int64[2,3,2] i, float[4,5] x) => (float[2,3] y) { y = GatherND(x, i) }"))
     assert [c.axes for c in columns(graph.nodes[0].input(1), infer(graph))] == [{0, 1}, {0, 1}]
+
+
+def test_sums_of_one_value_with_itself_are_followed_once() -> None:
+    """Each of 60 sums reads the one before twice: by every path there would be 2 ** 60 values to look at."""
+    sums = "  ".join(f"i{n + 1} = Add(i{n}, i{n})" for n in range(60))
+    graph = Graph(build(f"(int64[N,3] i0, float[9] x) => (float[N,3] y) {{ {sums}  y = Gather(x, i60) }}"))
+    data = infer(graph)
+    last = graph.main.nodes[-1].input(1)
+    assert [column.axes for column in columns(last, data)] == [{0}] * 3
