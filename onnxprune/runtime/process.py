@@ -94,12 +94,15 @@ class Session:
         """Yields the outputs of `run` for each batch, in order; some batches are run concurrently (`max_ahead`)."""
         pending: deque[int] = deque()
         most = max_ahead()
-        for feeds in batches:
-            pending.append(self._worker.send(self._limits, "run", self._handle, names, dict(feeds)))
-            if len(pending) > most:
+        try:
+            for feeds in batches:
+                pending.append(self._worker.send(self._limits, "run", self._handle, names, dict(feeds)))
+                if len(pending) > most:
+                    yield self._worker.result(pending.popleft(), self._limits)
+            while pending:
                 yield self._worker.result(pending.popleft(), self._limits)
-        while pending:
-            yield self._worker.result(pending.popleft(), self._limits)
+        finally:
+            self._worker.forget(pending)
 
     def race(
         self,
@@ -147,6 +150,7 @@ class _Worker:
         self._lock = threading.RLock()
         self._answers: dict[int, tuple[Any, str | None]] = {}
         self._released: deque[int] = deque()
+        self._forgotten: set[int] = set()
         self._started = self._timed_out = False
         self._deadline = math.inf
         self._closed = threading.Event()
@@ -175,6 +179,11 @@ class _Worker:
         """Releases a session with the next request: a finalizer may call this while one is being sent."""
         self._released.append(handle)
 
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Answers to these requests need not be kept: whoever asked has gone."""
+        with self._lock:
+            self._forgotten.update(number for number in numbers if self._answers.pop(number, None) is None)
+
     def result(self, number: int, limits: Limits) -> Any:
         """Waits for the answer to a request.
 
@@ -185,7 +194,10 @@ class _Worker:
             while number not in self._answers:
                 with self._watched(limits):
                     found, value, fault = pickle.load(self.process.stdout)  # type: ignore[arg-type]
-                self._answers[found] = value, fault
+                if found in self._forgotten:
+                    self._forgotten.remove(found)
+                else:
+                    self._answers[found] = value, fault
             value, fault = self._answers.pop(number)
         if fault is not None:
             if worker.is_out_of_memory(fault):

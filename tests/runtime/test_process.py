@@ -182,6 +182,17 @@ def test_results_are_in_the_order_of_the_batches() -> None:
         assert np.array_equal(given["x"], same) and np.array_equal(-given["x"], negative)
 
 
+def test_results_that_nobody_waits_for_are_not_kept() -> None:
+    """Whoever stops early leaves requests under way; the answers of those that follow are still their own."""
+    session = loaded(ENDLESS, 2)
+    runs = session.each(iter([FEEDS] * 4))
+    next(runs)
+    runs.close()
+    for i in range(3):
+        assert np.array_equal(session.run(None, {"x": i * FEEDS["x"]})[0], i * FEEDS["x"])
+    assert not session._worker._answers and not session._worker._forgotten
+
+
 @pytest.mark.parametrize(("room", "most"), [(1, 1), (2**30, 4)])
 def test_fewer_batches_run_concurrently_if_their_outputs_are_large(
     monkeypatch: pytest.MonkeyPatch, room: int, most: int
