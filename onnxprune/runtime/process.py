@@ -171,7 +171,9 @@ class _Worker:
                 self._started = True
                 self.result(worker.READY, replace(limits, seconds=SECONDS))
             while self._released:
-                self._write((next(_numbers), limits.memory, "release", (self._released.popleft(),)), limits)
+                release = next(_numbers)
+                self._forgotten.add(release)
+                self._write((release, limits.memory, "release", (self._released.popleft(),)), limits)
             self._write((number, limits.memory, service, arguments), limits)
         return number
 
