@@ -74,6 +74,7 @@ class RelativeAdam:
 
     Attributes:
         weights: The weights by name; arrays of their own.
+        lost: Steps that were not made, because a gradient was not finite.
     """
 
     def __init__(self, weights: Mapping[str, Floats], sizes: Mapping[str, Floats]) -> None:
@@ -85,16 +86,16 @@ class RelativeAdam:
         """
         self.weights = {name: np.array(w, np.float32) for name, w in weights.items()}
         self._states = {name: _state(w, sizes[name]) for name, w in self.weights.items()}
-        self._steps = 0
+        self._steps = self.lost = 0
 
     def state(self) -> dict[str, Any]:
         """All that the next steps depend on, for `restore`."""
         means = {name: (s.mean, s.square) for name, s in self._states.items()}
-        return {"weights": self.weights, "means": means, "steps": self._steps}
+        return {"weights": self.weights, "means": means, "steps": self._steps, "lost": self.lost}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from the state of an optimizer with the same weights at the beginning."""
-        self.weights, self._steps = dict(state["weights"]), state["steps"]
+        self.weights, self._steps, self.lost = dict(state["weights"]), state["steps"], state["lost"]
         for name, (mean, square) in state["means"].items():
             self._states[name].mean, self._states[name].square = mean, square
 
@@ -106,6 +107,7 @@ class RelativeAdam:
             rate: Length of the step, as a share of the size of the weights.
         """
         if not all(np.isfinite(g).all() for g in gradients.values()):
+            self.lost += 1
             return
         self._steps += 1
         first, second = 1 - DECAY**self._steps, 1 - SQUARE_DECAY**self._steps

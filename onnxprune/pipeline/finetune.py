@@ -12,6 +12,7 @@ import onnx
 
 from onnxprune.calibration import Samples
 from onnxprune.common.progress import ProgressCallback
+from onnxprune.common.text import plural
 from onnxprune.errors import DataError, GateError, InputError, Words, option
 from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.extensions.patterns import Pattern
@@ -259,4 +260,6 @@ def _warnings(report: FineTuningReport, evaluator: MetricEvaluator) -> list[str]
         lines.append(f"nothing was trained: {training.skipped}")
     elif training.best is None:
         lines.append("the training made nothing surely better on held-back samples: the weights are as they were")
+    if training.lost:
+        lines.append(f"{plural(training.lost, 'step')} of the training changed nothing: a gradient was not finite")
     return lines

@@ -76,6 +76,7 @@ class Distillation:
         untrained: Weight tensors that were not, by the reason.
         judges: Held-back samples.
         skipped: Why nothing was trained; None where something was.
+        lost: Steps that changed nothing, because a gradient was not finite.
     """
 
     before: float | None = None
@@ -86,6 +87,7 @@ class Distillation:
     untrained: Mapping[str, int] = field(default_factory=dict)
     judges: int = 0
     skipped: str | None = None
+    lost: int = 0
 
 
 def divided(samples: Samples) -> tuple[Samples, Samples] | None:
@@ -172,8 +174,16 @@ class _Run:
         found = self._loop.run_judged(lambda weights: held_back_errors(self._trained, self._both, held, weights))
         if found.weights is not None:
             write_back(pruned, found.weights)
-        untrained, count = self._trained.untrained, len(self._loop.start)
-        return Distillation(found.before, found.after, found.epochs, found.best, count, untrained, len(held))
+        return Distillation(
+            found.before,
+            found.after,
+            found.epochs,
+            found.best,
+            len(self._loop.start),
+            self._trained.untrained,
+            len(held),
+            lost=found.lost,
+        )
 
     def _given(self, feeds: Batch, weights: Weights) -> Mapping[str, Array]:
         """What a step is given of a batch."""

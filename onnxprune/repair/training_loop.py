@@ -83,6 +83,7 @@ class Judged:
         epochs: Epochs that were run.
         best: The epoch whose weights are taken; None where none are surely better.
         weights: These weights, by name; None where there are none.
+        lost: Steps that changed nothing, because a gradient was not finite.
     """
 
     before: float
@@ -90,6 +91,7 @@ class Judged:
     epochs: int
     best: int | None
     weights: Weights | None
+    lost: int = 0
 
 
 @storable
@@ -178,7 +180,7 @@ class TrainingLoop:
         if best.weights is None and self._pruning is not None:
             self._pruning.advance(1.0, self._optimizer.weights)
             best = _Best(float(errors(self._weights).sum()), done, self._weights)
-        return Judged(before, best.error, done, best.epoch, best.weights)
+        return Judged(before, best.error, done, best.epoch, best.weights, self._optimizer.lost)
 
     def _state(self, done: int, best: _Best | None) -> dict[str, Any]:
         """All that later epochs depend on."""

@@ -223,6 +223,8 @@ def trained(found: Distillation) -> list[str]:
         error = f"{plain_percent(found.before)} to {plain_percent(found.after)} of the variance"
         lines = [f"{what}, of which number {found.best} was best: {on} fell from {error}"]
     lines += [f"- {plural(n, 'weight')} left as they were: {printable(why)}" for why, n in found.untrained.items()]
+    if found.lost:
+        lines.append(f"- {plural(found.lost, 'step')} changed nothing: a gradient was not finite")
     return lines
 
 

@@ -56,6 +56,7 @@ class Training:
         untrained: Weight tensors that were not, by the reason.
         skipped: Why nothing was trained; None where something was.
         pruned: Share of the weights that became zero meanwhile, or of the channels that went; None without a schedule.
+        lost: Steps that changed nothing, because a gradient was not finite.
     """
 
     loss: str
@@ -69,6 +70,7 @@ class Training:
     untrained: Mapping[str, int] = field(default_factory=dict)
     skipped: str | None = None
     pruned: float | None = None
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int
         len(loop.start),
         task.trained.untrained,
         pruned=pruned,
+        lost=found.lost,
     )
 
 

@@ -50,6 +50,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     weights = {"w": np.ones((2, 2), np.float32), "v": np.ones(2, np.float32)}
     optimizer = RelativeAdam(weights, {name: channel_sizes(w, None) for name, w in weights.items()})
     optimizer.step({"w": np.full((2, 2), np.nan, np.float32), "v": np.ones(2, np.float32)}, 0.1)
+    assert optimizer.lost == 1
     for name, array in weights.items():
         np.testing.assert_array_equal(optimizer.weights[name], array)
 

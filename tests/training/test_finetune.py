@@ -73,6 +73,16 @@ def test_what_teaches_nothing_is_not_taken(pruned: onnx.ModelProto) -> None:
     assert any("nothing surely better" in line for line in result.report.warnings)
 
 
+def test_steps_without_finite_gradients_are_told() -> None:
+    """The slope of a root at zero is infinite, times nothing behind a Relu: not a number."""
+    model = build("""(float[N,4] x) => (float[N,3] y) <float[4,6] w, float[6,3] v>
+        { h = MatMul(x, w)  r = Relu(h)  q = Sqrt(r)  y = MatMul(q, v) }""")
+    x = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    result = onnxprune.finetune(model, {"x": x, "labels": np.arange(64) % 3}, epochs=2, rate=1e-3)
+    assert result.report.training.lost > 0 and result.report.training.best is None
+    assert any("changed nothing: a gradient was not finite" in line for line in result.report.warnings)
+
+
 @pytest.mark.slow
 def test_zeros_stay() -> None:
     sparse = onnxprune.prune(MODEL, pattern="2:4", repair="none", verify=False, time=False).proto
