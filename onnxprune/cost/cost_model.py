@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxprune.cost.macs import graph_with_shapes, terms
 from onnxprune.cost.table import CostTable, CostTerm, slopes_by_entry, unpadded
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.coupling.groups import Group
+from onnxprune.coupling.groups import Group, group_of_channels
 from onnxprune.coupling.parts import present_with
 from onnxprune.coupling.refills import ends
 from onnxprune.graph.graph import Axis, Node, Value
@@ -155,10 +155,7 @@ class LengthProducts:
 
 def owned_indices(coupling: Coupling, groups: Sequence[Group]) -> dict[int, dict[int, int]]:
     """Class -> group -> how many of its indices each unit owns."""
-    group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
-    for i, group in enumerate(groups):
-        group_of[group.channels] = i
-    owner = group_of[coupling.channel]
+    owner = group_of_channels(coupling, groups)[coupling.channel]
     classes = coupling.classes
     sizes = np.maximum(classes.length, 0)
     class_of = np.repeat(np.arange(len(sizes)), sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -184,11 +185,17 @@ def _group(
     return Group(name, channels, Grade(int(coupling.grade[matrix[0, 0]])), [], slices, max(found, default=1))
 
 
+def group_of_channels(coupling: Channels, groups: Sequence[Group]) -> Index:
+    """Position of the group of each channel, -1 where it is in none; shape (channel ids,)."""
+    found = np.full(len(coupling.channel), -1, dtype=np.int64)
+    for i, group in enumerate(groups):
+        found[group.channels] = i
+    return found
+
+
 def _with_reasons(coupling: Channels, groups: list[Group]) -> list[Group]:
     """The groups with the reasons why they are not exact, under names of their own."""
-    group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
-    for i, group in enumerate(groups):
-        group_of[group.channels] = i
+    group_of = group_of_channels(coupling, groups)
     reasons: list[dict[str, None]] = [{} for _ in groups]
     seen: set[tuple[int, str]] = set()
     ties, classes = coupling.ties, coupling.classes

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.groups import group_of_channels
 from onnxprune.graph.graph import Value
 from onnxprune.graph.operators import operator_of
 
@@ -58,17 +58,9 @@ def find_streams(coupling: Coupling) -> dict[str, Stream]:
     }
 
 
-def _group_of(coupling: Coupling) -> NDArray[np.int64]:
-    """Position of the group of each channel, -1 where it has none."""
-    found = np.full(len(coupling.channel), -1, dtype=np.int64)
-    for i, group in enumerate(coupling.groups):
-        found[group.channels] = i
-    return found
-
-
 def _heads(coupling: Coupling) -> set[int]:
     """Positions of the groups along which products of two activations run as batches."""
-    classes, group_of = coupling.classes, _group_of(coupling)
+    classes, group_of = coupling.classes, group_of_channels(coupling, coupling.groups)
     spans = [classes.span(axis) for axis in coupling.ties.batch_axes]
     return {int(i) for span in spans for i in np.unique(group_of[coupling.channel[span]]) if i >= 0}
 
@@ -78,7 +70,7 @@ def _layers(coupling: Coupling) -> Iterator[tuple[dict[int, int], dict[int, int]
 
     By position; with them how many indices of one axis a unit of the group owns.
     """
-    group_of = _group_of(coupling)
+    group_of = group_of_channels(coupling, coupling.groups)
 
     def on(values: Iterable[Value]) -> dict[int, int]:
         found = dict[int, int]()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
-from onnxprune.coupling.groups import Group
+from onnxprune.coupling.groups import Group, group_of_channels
 from onnxprune.importance.obs import Consumer
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.layers.weights import finite_part
@@ -92,10 +92,9 @@ def reads(coupling: Coupling, groups: Sequence[Group], layers: Sequence[LinearLa
 
     A layer whose outputs are removed with its inputs (a depthwise convolution) is no reader: that loses nothing.
     """
-    group_of = np.full(len(coupling.channel), -1, dtype=np.int64)
+    group_of = group_of_channels(coupling, groups)
     unit_of = np.zeros(len(coupling.channel), dtype=np.int64)
-    for i, group in enumerate(groups):
-        group_of[group.channels] = i
+    for group in groups:
         unit_of[group.channels] = np.arange(group.units)
     for layer in layers:
         if layer.weight.tensor is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.group_names import label
-from onnxprune.coupling.groups import Grade, Group
+from onnxprune.coupling.groups import Grade, Group, group_of_channels
 from onnxprune.graph.graph import Node, Scope, Value
 
 GOLDEN = 0.618033988749895
@@ -132,11 +132,9 @@ def _with_bodies(node: Node) -> Iterator[int]:
 
 def _group_of_elements(coupling: Coupling) -> np.ndarray:
     """Position of the group that owns each element of an axis class, where it may be pruned; else -1."""
-    found = np.full(len(coupling.channel), -1, dtype=np.int64)
-    for i, group in enumerate(coupling.groups):
-        if group.grade != Grade.PINNED:
-            found[group.channels] = i
-    return found[coupling.channel]
+    pinned = [i for i, group in enumerate(coupling.groups) if group.grade == Grade.PINNED]
+    found = group_of_channels(coupling, coupling.groups)[coupling.channel]
+    return np.where(np.isin(found, pinned), -1, found)
 
 
 def _drawn_value(
