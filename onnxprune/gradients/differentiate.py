@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.gradients.free_constants import constant_names, free_constants, replace_entries
 from onnxprune.graph.contents import Data
-from onnxprune.graph.graph import Graph, Node, Value
+from onnxprune.graph.graph import Graph, Node, Scope, Value
 from onnxprune.graph.operators import operator_of
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.model import Model
@@ -60,29 +60,29 @@ def differentiate(model: Model, outputs: Sequence[str], variables: Sequence[str]
         LookupError: A name is unknown.
     """
     copy = model.copy()
-    walk = _Backward(copy, outputs, variables)
-    seeds = {name: walk.write.name(f"gradient/of {name}") for name in outputs}
+    graph = Graph(copy.proto)
+    data, values, write = infer(graph), graph.main.names, Writer(copy.proto)
+    for name in [*outputs, *variables]:
+        if name not in values:
+            raise LookupError(f"the model has no value '{name}'")
+    needed = {name for name in variables if _is_float(values[name])}
+    walk = _Backward(graph.main, data, write, needed)
+    seeds = {name: write.name(f"gradient/of {name}") for name in outputs}
     for name, seed in seeds.items():
         walk.add(name, seed)
     walk.run()
     found = {name: total for name in variables if (total := walk.gradient(name)) is not None}
     reasons = {name: walk.reason(name) for name in variables if name not in found}
-    _assemble(copy, walk, outputs, found, seeds)
+    _assemble(copy, write, values, outputs, found, seeds)
     return GradientModel(copy, seeds, found, reasons)
 
 
 class _Backward:
-    """The walk from the outputs back to the variables."""
+    """The walk through one scope, from its outputs back to the variables."""
 
-    def __init__(self, model: Model, outputs: Sequence[str], variables: Sequence[str]) -> None:
-        self.graph = Graph(model.proto)
-        self._data: Mapping[Value, Data] = infer(self.graph)
-        self.write = Writer(model.proto)
-        self.values = self.graph.main.names
-        for name in [*outputs, *variables]:
-            if name not in self.values:
-                raise LookupError(f"the model has no value '{name}'")
-        self._needed = _downstream(self.graph, variables)
+    def __init__(self, scope: Scope, data: Mapping[Value, Data], write: Writer, variables: Collection[str]) -> None:
+        self._scope, self._data, self._write = scope, data, write
+        self._needed = _downstream(scope, variables)
         self._terms: dict[str, list[str]] = {}
         self._stops: dict[str, str] = {}
 
@@ -96,8 +96,12 @@ class _Backward:
         if not terms or name in self._stops:
             return None
         if len(terms) > 1:
-            self._terms[name] = terms = [self.write.total(terms)]
+            self._terms[name] = terms = [self._write.total(terms)]
         return terms[0]
+
+    def stopped(self, name: str) -> str | None:
+        """Why a value has no complete gradient; None where nothing stopped it."""
+        return self._stops.get(name)
 
     def reason(self, name: str) -> str:
         """Why a value has no gradient."""
@@ -105,13 +109,13 @@ class _Backward:
 
     def run(self) -> None:
         """Visits every node that lies between the outputs and the variables."""
-        for node in reversed(self.graph.main.nodes):
+        for node in reversed(self._scope.nodes):
             outputs = [None if v is None else self.gradient(v.name) for v in node.outputs]
             stopped = next((self._stops[v.name] for v in node.outputs if v is not None and v.name in self._stops), None)
             if stopped is None and not any(outputs):
                 continue
             wanted = [v is not None and v.name in self._needed for v in node.inputs]
-            captured = [v for v in _captured(node) if v.name in self._needed]
+            captured = list(dict.fromkeys(v for v in _captured(node) if v.name in self._needed))
             if not any(wanted) and not captured:
                 continue
             given = stopped if stopped is not None else self._applied(node, outputs, wanted, captured)
@@ -120,32 +124,73 @@ class _Backward:
                     if value.name in self._needed:
                         self._stops.setdefault(value.name, given)
                 continue
-            for i, name in given.items():
-                self.add(node.input(i).name, name)
+            for name, term in given:
+                self.add(name, term)
 
     def _applied(
         self, node: Node, outputs: Sequence[str | None], wanted: Sequence[bool], captured: Sequence[Value]
-    ) -> dict[int, str] | str:
-        """Gradients of the inputs of a node, or why there are none."""
+    ) -> list[tuple[str, str]] | str:
+        """What a node reads with its gradients, by name, or why there are none."""
+        branches = captured and node.op_type == "If" and not node.domain
         rule = operator_of(node).gradient
-        if rule is None or captured:
+        if not branches and (rule is None or captured):
             return f"{node.op_type} has no gradient rule"
-        if self.write.opset < OLDEST_OPSET:
-            return f"opset {self.write.opset} is older than {OLDEST_OPSET}"
-        g = NodeGradient(node, self.write, outputs, wanted, self._data)
-        before = len(self.write.nodes), len(self.write.constants)
+        if self._write.opset < OLDEST_OPSET:
+            return f"opset {self._write.opset} is older than {OLDEST_OPSET}"
+        g = NodeGradient(node, self._write, outputs, wanted, self._data)
+        before = len(self._write.nodes), len(self._write.constants)
         try:
+            if branches:
+                return self._through_branches(g, outputs, captured)
+            assert rule is not None
             rule(g)
             missing = [i for i, needed in enumerate(wanted) if needed and i not in g.given and _is_float(node.input(i))]
             if not missing:
-                return g.given
+                return [(g.x(i), name) for i, name in g.given.items()]
             why = f"the gradient rule of {node.op_type} covers no input number {missing[0]}"
         except Exception as e:  # whatever the rule does wrong
             expected = isinstance(e, LookupError)
             logger.log(logging.DEBUG if expected else logging.WARNING, "gradient of %s", node.label, exc_info=True)
             why = str(e.args[0]) if expected and e.args else f"the gradient rule of {node.op_type} failed: {e}"
-        del self.write.nodes[before[0] :], self.write.constants[before[1] :]
+        del self._write.nodes[before[0] :], self._write.constants[before[1] :]
         return why
+
+    def _through_branches(
+        self, g: NodeGradient, outputs: Sequence[str | None], captured: Sequence[Value]
+    ) -> list[tuple[str, str]]:
+        """Gradients of what the branches of an If read: another If, each of whose branches runs one of them again.
+
+        Raises:
+            LookupError: A branch has an operator without gradient.
+        """
+        bodies = {name: self._branch(g, body, outputs, captured) for name, body in g.node.bodies.items()}
+        return list(zip((v.name for v in captured), self._write.choose(g.x(), bodies, len(captured)), strict=True))
+
+    def _branch(
+        self, g: NodeGradient, body: Scope, outputs: Sequence[str | None], captured: Sequence[Value]
+    ) -> onnx.GraphProto:
+        """A branch of the other If: the nodes of the branch, and those that compute the gradients."""
+        if twice := [name for node in body.proto.node for name in node.output if name in self._scope.names]:
+            raise LookupError(f"{g.node.label} has a value {twice[0]!r}, and so has the graph around it")
+        with self._write.apart() as nodes:
+            walk = _Backward(body, self._data, self._write, self._needed)
+            for value, gradient in zip(body.outputs, outputs, strict=True):
+                if value is not None and gradient is not None:
+                    walk.add(value.name, gradient)
+            walk.run()
+            found = []
+            for value in captured:
+                if (why := walk.stopped(value.name)) is not None:
+                    raise LookupError(why)
+                gradient = walk.gradient(value.name)
+                # an output of a branch is made in it, and one that does not depend on the value gives zeros
+                found.append(self._write.emit("Identity", gradient) if gradient is not None else g.zeros(value))
+        kinds = [value.elem_type or TensorProto.FLOAT for value in captured]  # shapes may differ from branch to branch
+        infos = [helper.make_tensor_value_info(name, kind, None) for name, kind in zip(found, kinds, strict=True)]
+        made = helper.make_graph([*body.proto.node, *nodes], self._write.name("gradient/branch"), [], infos)
+        made.initializer.extend(body.proto.initializer)
+        made.sparse_initializer.extend(body.proto.sparse_initializer)
+        return made
 
 
 def _is_float(value: Value) -> bool:
@@ -153,17 +198,17 @@ def _is_float(value: Value) -> bool:
 
 
 def _captured(node: Node) -> Iterator[Value]:
-    """Values of outer scopes that the bodies of a node read."""
+    """Values of outer scopes that the bodies of a node read, or return."""
     for body in node.bodies.values():
-        for inner in body.nodes:
-            yield from (v for v in inner.inputs if v is not None and v.scope is not body and v.scope is node.scope)
-            yield from (v for v in _captured(inner) if v.scope is node.scope)
+        for value in [*(v for inner in body.nodes for v in [*inner.inputs, *_captured(inner)]), *body.outputs]:
+            if value is not None and value.scope is not body:
+                yield value
 
 
-def _downstream(graph: Graph, variables: Collection[str]) -> set[str]:
-    """Names of the values that depend on the variables by floating-point numbers."""
-    needed = {name for name in variables if _is_float(graph.main.names[name])}
-    for node in graph.main.nodes:
+def _downstream(scope: Scope, variables: Collection[str]) -> set[str]:
+    """Names of the values that depend on the variables by floating-point numbers, and of the variables."""
+    needed = set(variables)
+    for node in scope.nodes:
         read = [v for v in [*node.inputs, *_captured(node)] if v is not None]
         if any(v.name in needed for v in read):
             needed |= {v.name for v in node.outputs if v is not None and (_is_float(v) or not v.elem_type)}
@@ -171,17 +216,22 @@ def _downstream(graph: Graph, variables: Collection[str]) -> set[str]:
 
 
 def _assemble(
-    model: Model, walk: _Backward, outputs: Sequence[str], found: Mapping[str, str], seeds: Mapping[str, str]
+    model: Model,
+    write: Writer,
+    values: Mapping[str, Value],
+    outputs: Sequence[str],
+    found: Mapping[str, str],
+    seeds: Mapping[str, str],
 ) -> None:
     """Puts what was found into the model, in place."""
     graph = model.proto.graph
     constants = constant_names(graph)
     free_constants(model, [name for name in found if name in constants])
-    graph.initializer.extend(walk.write.constants)
-    graph.node.extend(walk.write.nodes)
-    graph.input.extend(_info(walk.values[name], seed) for name, seed in seeds.items())
-    infos = [_info(walk.values[name], name) for name in outputs]
-    infos += [_info(walk.values[name], gradient) for name, gradient in found.items()]
+    graph.initializer.extend(write.constants)
+    graph.node.extend(write.nodes)
+    graph.input.extend(_info(values[name], seed) for name, seed in seeds.items())
+    infos = [_info(values[name], name) for name in outputs]
+    infos += [_info(values[name], gradient) for name, gradient in found.items()]
     replace_entries(graph.output, infos)
     del graph.value_info[:]
 

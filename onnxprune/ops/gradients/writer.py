@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
 from onnxprune.model.unique_names import Names
 
@@ -46,6 +47,21 @@ class Writer:
         # Before 1.22 onnxruntime gives several nodes that it fuses one name if they have none.
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **given))
         return output
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[list[NodeProto]]:
+        """Appends the nodes of the block to a list of their own, for a branch of the graph."""
+        outside, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outside
+
+    def choose(self, condition: str, branches: Mapping[str, GraphProto], count: int) -> list[str]:
+        """Appends an If with as many outputs; returns their names."""
+        outputs = [self._names.fresh("gradient/If") for _ in range(count)]
+        self.nodes.append(helper.make_node("If", [condition], outputs, name=outputs[0], **branches))
+        return outputs
 
     def constant(self, array: NDArray[Any]) -> str:
         """Adds a constant; returns its name."""
