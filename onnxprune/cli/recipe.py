@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,7 +49,6 @@ def _shapes(value: object) -> bool:
     return _texts(value)
 
 
-_FUNCTION = re.compile(r"\w[\w.]*:\w[\w.]*(,|$)")
 Kind = tuple[str, Callable[[object], bool]]
 
 _NUMBER: Kind = ("a number", _number)
@@ -120,23 +119,31 @@ IN_PYTHON = {"global-ranking": "global", "input-shapes": "input-shape", "verify"
 """Options that have another name in Python, which a recipe takes as well: the name there -> the key."""
 
 
-def _names_function(metric: str) -> bool:
-    """Whether a metric would come from any function; those that are registered have a name."""
-    from onnxprune.extensions.metrics import metrics
+def _names_code(key: str, value: object) -> bool:
+    """Whether a metric or an engine is any function or command; those that are registered have a name."""
+    if key == "metric":
+        from onnxprune.extensions.metrics import metrics
 
-    return _FUNCTION.match(metric) is not None and metric.partition(":")[0] not in metrics
+        head, colon, _ = str(value).partition(":")
+        return bool(colon) and head not in metrics
+    if key == "engine":
+        from onnxprune.engines.profiles import is_timer
+
+        return is_timer(value)
+    return False
 
 
 def _runs_no_code(recipe: str | os.PathLike[str], key: str, value: str) -> InputError:
     return InputError(
-        f"{recipe}: {key} names a function, and a recipe runs no code", f"--{key} {value}, if you mean it"
+        f"{recipe}: {key} names what is to be run, and a recipe runs no code",
+        f"--{key} {shlex.quote(value)}, if you mean it",
     )
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a recipe: a TOML file, or a JSON file with options or with a whole report (``--json``).
 
-    Files that it names are found from its own folder.
+    Files that a recipe names are found from its own folder, those of a report from the current one, as in its run.
 
     Returns:
         Values by option name, as in `KEYS`: lists where an option may be repeated, shapes as ``NAME:1,3,224,224``,
@@ -147,24 +154,26 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             another kind.
     """
     found: dict[str, Any] = {}
-    for key, value in _content(Path(path)).items():
+    content, folder = _content(Path(path))
+    for key, value in content.items():
         name = _key(path, key)
         if name in found:
             raise InputError(f"{path}: {name!r} is given twice", "a key may be written with - or with _, once")
         what, fits = KEYS[name]
         if not fits(value):
             raise InputError(f"{path}: {key} must be {what}, not {value!r}")
-        if name == "metric" and _names_function(value):
+        if _names_code(name, value):
             raise _runs_no_code(path, key, value)
         if KEYS[name] is _PATH:
-            value = _located(path, key, value)
+            value = _located(path, folder, key, value)
         negated = name.startswith("no-") and not _dashed(key).startswith("no-")
         found[name] = not value if negated else _as_given(KEYS[name], value)
     return found
 
 
-def _content(path: Path) -> dict[str, Any]:
-    """The keys and values of a file; null in JSON counts as not given."""
+def _content(path: Path) -> tuple[dict[str, Any], str]:
+    """The keys and values of a file, null in JSON counting as not given, and the folder of the files that they name."""
+    folder = str(path.parent)
     try:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix.lower() == ".json" else _toml(text)
@@ -176,10 +185,10 @@ def _content(path: Path) -> dict[str, Any]:
         kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
         raise InputError(f"{path}: is not {kind}: {error}") from None
     if isinstance(data, dict) and "schema" in data and "options" in data:
-        data = data["options"]
+        data, folder = data["options"], ""
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds no options", "give an object of options, or the report of a pruning run")
-    return {key: value for key, value in data.items() if value is not None}
+    return {key: value for key, value in data.items() if value is not None}, folder
 
 
 def _toml(text: str) -> dict[str, Any]:
@@ -203,22 +212,30 @@ def _key(path: str | os.PathLike[str], key: str) -> str:
     return name
 
 
-def _located(recipe: str | os.PathLike[str], key: str, value: str) -> str:
-    """The path of a file that a recipe names, from the folder of the recipe; registered sources of data as they are.
+def _located(recipe: str | os.PathLike[str], folder: str, key: str, value: str) -> str:
+    """The path of a file that a recipe names, from a folder; registered sources of data as they are.
 
     Raises:
         InputError: It is calibration data from a function.
     """
-    path = os.path.join(os.path.dirname(os.fspath(recipe)), value) if value else value
-    if key != "calib" or ":" not in value or os.path.exists(path) or os.path.exists(path.split(",")[0]):
+    path = os.path.join(folder, value) if value else value
+    if key != "calib" or os.path.exists(path):
         return path
-    from onnxprune.extensions import points
+    head, *options = value.split(",")
+    file = os.path.join(folder, head)
+    if ":" in head and not os.path.exists(file):
+        from onnxprune.extensions import points
 
-    if value.partition(":")[0] in points.sources:
-        return value
-    if _FUNCTION.match(value):
-        raise _runs_no_code(recipe, key, value)
-    return path
+        if head.partition(":")[0] not in points.sources:
+            raise _runs_no_code(recipe, key, value)
+        file = head
+    return ",".join([file, *(_option_located(folder, option) for option in options)])
+
+
+def _option_located(folder: str, option: str) -> str:
+    """An option of calibration data, with the path of a file from a folder."""
+    name, _, value = option.strip().partition("=")
+    return f"{name}={os.path.join(folder, value)}" if name == "classes" and value else option
 
 
 def _as_given(kind: Kind, value: Any) -> Any:

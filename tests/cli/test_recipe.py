@@ -98,3 +98,37 @@ def test_a_json_recipe_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_bytes(json.dumps(text).encode() if text == "\ud800" else text.encode())
     with pytest.raises(InputError, match=str(tmp_path)):
         recipe.read(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "engine = \"sh -c 'touch run; exit 1'\"",
+        'engine = "told:time"',
+        'metric = "told:x-y"',
+        'calib = "told:data"',
+        'calib = "told:data,labels=y"',
+    ],
+)
+def test_nothing_that_a_recipe_names_is_run(
+    tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("told.py").write_text("open('run', 'w').close()\n")
+    Path("r.toml").write_text(f"{line}\n[target]\nlatency = 0.7\n")
+    assert "a recipe runs no code" in assert_refused(cli(model, "--recipe", "r.toml", "--dry-run"))
+    assert not Path("run").exists()
+
+
+def test_classes_are_found_from_the_folder_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "d.npz").touch()
+    path = tmp_path / "r.toml"
+    path.write_text('ratio = 0.5\ncalib = "d.npz,labels=y,classes=c.txt"\n')
+    assert recipe.read(path)["calib"] == f"{tmp_path}/d.npz,labels=y,classes={tmp_path}/c.txt"
+
+
+def test_files_of_a_report_are_found_from_the_current_folder(tmp_path: Path) -> None:
+    """They were named there in its run."""
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps({"schema": 1, "options": {"ratio": 0.5, "calib": "data/d.npz"}}))
+    assert recipe.read(path)["calib"] == "data/d.npz"

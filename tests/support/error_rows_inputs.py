@@ -150,7 +150,7 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "code to run",
             "good.onnx --recipe code.toml",
-            "code.toml: calib names a function, and a recipe runs no code",
+            "code.toml: calib names what is to be run, and a recipe runs no code",
             "--calib os:getcwd, if you mean it",
         ),
     ],
