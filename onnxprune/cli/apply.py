@@ -71,9 +71,9 @@ def apply(
 ) -> None:
     """Applies a plan to the model that it was made for, or to another checkpoint of it."""
     shapes, chunk = parsing.shapes(input_shape), parsing.data_chunk(data_chunk)
-    reads = [one for one in (grow_from, trained) if one is not None]
-    path = target(model, output, plan, *reads, *parsing.data_files(calib), force=force)
-    page = page_path(html, model, plan, *parsing.data_files(calib))
+    reads = [plan, *(one for one in (grow_from, trained) if one is not None), *parsing.data_files(calib)]
+    path = target(model, output, *reads, force=force)
+    page = page_path(html, model, *reads)
     written = read_plan(plan)
     from onnxprune.api.checkpoints import growth, run_plan
     from onnxprune.options import Calibration, Checks, Repair, Resources

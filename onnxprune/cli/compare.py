@@ -44,7 +44,7 @@ def compare(
 ) -> None:
     """Shows parameters, MACs, bytes and time of models, and how far their outputs are from those of the first."""
     shapes = parsing.shapes(input_shape)
-    page = page_path(html, a, *b, *parsing.data_files(calib))
+    page = page_path(html, a, *b, *([] if plan is None else [plan]), *parsing.data_files(calib))
     plan_text = None if plan is None else read_plan(plan)
     from onnxprune.pipeline.compare import compare as compare_models
     from onnxprune.planning.plan import Plan

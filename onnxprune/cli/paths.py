@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import click
 
 from onnxprune.errors import InputError, PlanError
 from onnxprune.model.atomic_write import atomic_write
 
 SUFFIX = ".onnx"
+OUTPUTS = "onnxprune.outputs"
+"""Key of what a command will write, in the `meta` of its context."""
 
 
 def target(
@@ -48,7 +52,7 @@ def default_target(model: str, kind: str = "pruned", suffix: str = SUFFIX) -> Pa
 
 
 def writable(path: Path, *inputs: str) -> None:
-    """Checks that a file can be written here and is none of the inputs.
+    """Checks that a file can be written here, and is neither one of the inputs nor another output of the command.
 
     Raises:
         InputError: It cannot, or it is.
@@ -64,8 +68,29 @@ def writable(path: Path, *inputs: str) -> None:
         raise InputError(f"{path}: is not a regular file", "name a file to write")
     if any(path.exists() and os.path.exists(one) and path.samefile(one) for one in inputs):
         raise InputError(f"{path}: is the input, which is never changed", "choose another output name")
+    if path.exists() and path.suffix != SUFFIX and any(path.samefile(data) for data in _external_data(inputs)):
+        raise InputError(f"{path}: holds weights of the input, which is never changed", "choose another output name")
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise InputError(f"{path}: the folder {folder} is not writable", "name a file where you may write")
+    context = click.get_current_context(silent=True)
+    outputs = {} if context is None else context.meta.setdefault(OUTPUTS, {})
+    if outputs.setdefault(path.resolve(), path) is not path:
+        raise InputError(f"{path}: is named for two outputs", "choose another name for one of them")
+
+
+def _external_data(models: Sequence[str]) -> Iterator[Path]:
+    """The files of external data of those inputs that are models, where they exist."""
+    import onnx
+
+    from onnxprune.model.external_data import locations
+
+    for model in models:
+        path = Path(model)
+        if path.suffix != SUFFIX or not path.is_file():
+            continue
+        with contextlib.suppress(Exception):  # what is wrong with it is told when it is loaded
+            names = locations(onnx.load(path, load_external_data=False))
+            yield from (path.parent / name for name in names if (path.parent / name).is_file())
 
 
 @contextlib.contextmanager

@@ -228,7 +228,7 @@ def prune(
         raise InputError("a dry run takes few steps, and keeps none", "leave --work or --dry-run away")
     others = parsing.files_read(ctx)
     path = None if dry_run else target(model, output, *others, force=force)
-    plan_path = _plan_path(plan, path, model, *others)
+    plan_path = _plan_path(plan, model, *others)
     page = page_path(html, model, *others)
     from onnxprune import api
     from onnxprune.runtime.distributed.connect import connected
@@ -238,7 +238,7 @@ def prune(
             result = api.dry_run(model, options, progress=stage, client=client)
         else:
             result = api.run(model, options, progress=stage, client=client, work=work)
-        if result.stopped is not None and path is not None:
+        if result.stopped is not None:
             path = plan_path = None
         with written(plan_path, "" if plan_path is None else result.plan.to_json()):
             if path is not None:
@@ -264,11 +264,9 @@ def _meant(first: str) -> str:
     return f"did you mean the verb {near[0]!r}?" if near else "the output is named with -o FILE"
 
 
-def _plan_path(plan: str | None, output: Path | None, *inputs: str) -> Path | None:
+def _plan_path(plan: str | None, *inputs: str) -> Path | None:
     if plan is None:
         return None
     path = Path(plan)
     writable(path, *inputs)
-    if output is not None and path.resolve() == output.resolve():
-        raise InputError(f"{path}: is to be both the plan and the model", "choose another name for one of them")
     return path

@@ -13,6 +13,7 @@ from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.run import finish, make_report
 from onnxprune.pipeline.search import search
+from onnxprune.pipeline.verify import SKIPPED
 from onnxprune.report.report import Report, SearchReport
 from onnxprune.verification.check import Verification
 
@@ -31,7 +32,8 @@ def dry_run(original: Original, options: Options, clock: Clock) -> Result:
     prepared = prepare(original, options, clock)
     pruned, searched = _pruned(prepared)
     before, after = prepared.cost, pruned.cost(prepared.loaded.cost)
-    verified = pruned.verification or Verification(verified=False, reason=REASON)
+    left_out = Verification(verified=False, reason=REASON) if options.checks.verify else SKIPPED
+    verified = pruned.verification or left_out
     report = make_report(options, prepared, pruned, before, after, verified, searched)
     report = replace(report, skipped=skipped(options, prepared.options, report))
     report = finish(report, prepared, before, pruned.selection.spared)

@@ -117,7 +117,7 @@ def bad_files(folder: Path) -> None:
         (["good.onnx", "--ratio", "0.5", "--gate", "drift"], "does not say how far"),
         (["good.onnx", "--ratio", "0.5", "--plan", "no/plan.json"], "does not exist"),
         (["good.onnx", "--ratio", "0.5", "--plan", "good.onnx"], "is the input"),
-        (["good.onnx", "--ratio", "0.5", "--plan", "p", "-o", "p"], "both the plan and the model"),
+        (["good.onnx", "--ratio", "0.5", "--plan", "p", "-o", "p"], "p: is named for two outputs"),
         (["good.onnx", "--ratio", "0.5", "--input-shape", "z:1,3,8,8"], "inputs: x"),
         (["good.onnx", "--ratio", "0.5", "--input-shape", "x=1,3,8,8"], "not a name and sizes"),
         (["good.onnx", "--ratio", "0.5", "--input-shape", "x:1,4,16,16"], "1x4x16x16"),
@@ -157,6 +157,35 @@ def test_json(cli: Cli, model: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", [["--plan", "DATA"], ["--html", "DATA"]])
+def test_external_data_of_the_input_are_never_changed(cli: Cli, tmp_path: Path, words: list[str]) -> None:
+    """A file beside the model may hold its weights, whatever its name."""
+    path, data = tmp_path / "net.onnx", tmp_path / "weights.bin"
+    onnx.save(tiny(), path, save_as_external_data=True, location=data.name, size_threshold=0)
+    before = contents(tmp_path)
+    given = [str(data) if word == "DATA" else word for word in words]
+    said = assert_refused(cli(path, "--ratio", "0.3", *given))
+    assert "holds weights of the input, which is never changed" in said and contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("others", [["-o", "x", "--html", "x"], ["--plan", "x", "--html", "./x"]])
+def test_two_outputs_need_two_names(
+    cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    assert "is named for two outputs" in assert_refused(cli(model, "--ratio", "0.3", "--no-time", *others))
+    assert contents(tmp_path) == before
+
+
+def test_a_stopped_dry_run_writes_no_plan(cli: Cli, model: Path, tmp_path: Path) -> None:
+    """Exit code 5 says that nothing was written."""
+    before = contents(tmp_path)
+    words = ["--ratio", "0.3", "--dry-run", "--strict", "--no-verify", "--plan", tmp_path / "p.json"]
+    ended = cli(model, *words)
+    assert ended.code == 5 and "the runtime check was skipped" in ended.err and contents(tmp_path) == before
+
+
 def test_dry_run_writes_no_model(cli: Cli, model: Path) -> None:
     """--dry-run shows what goes, and writes nothing but the plan that was asked for."""
     ended = cli(model, "--ratio", 0.5, "--dry-run")

@@ -57,7 +57,7 @@ ROWS: dict[str, list[Row]] = {
         Row(
             "plan and model in one file",
             "good.onnx --ratio 0.5 --plan p -o p",
-            "p: is to be both the plan and the model",
+            "p: is named for two outputs",
             "choose another name for one of them",
         ),
     ]
