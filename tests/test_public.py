@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import onnxprune
@@ -191,6 +192,7 @@ def test_options_in_one_object() -> None:
         lambda: onnxprune.plan(analysis, options=together, round_to=8),
         lambda: onnxprune.score(analysis, "l1", options=together),
         lambda: onnxprune.analyze(model, mixing=True, options=together),
+        lambda: onnxprune.prune(model, calib=np.zeros((4, 64), np.float32), options=together),
     ):
         with pytest.raises(errors.InputError, match=r"options and .* are both given"):
             act()

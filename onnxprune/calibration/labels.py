@@ -89,12 +89,19 @@ class StreamLabels:
         return joined(self._parts, self._where) if self._parts else None
 
 
+SEVERAL = -1
+"""Index of a name that several classes have."""
+
+
 def read_classes(path: str) -> dict[str, int]:
     """Index of each class by name.
 
     Args:
         path: A text file with a name a line, in the order of the indices from 0, or a JSON file: a list of names, an
             object from name to index, or one from index to name (or to a list of names of the class).
+
+    Returns:
+        The index, `SEVERAL` for a name of several classes.
 
     Raises:
         DataError: The file cannot be read, or is none of these.
@@ -127,16 +134,21 @@ def _by_name(found: Any) -> dict[str, int] | None:
         return None
     if not all(isinstance(name, str) and name for name, _ in pairs):
         return None
-    return {str(name): index for name, index in pairs}
+    indices: dict[str, int] = {}
+    for name, index in ((str(name), index) for name, index in pairs):
+        indices[name] = index if indices.get(name, index) == index else SEVERAL
+    return indices
 
 
 def encoded(names: Sequence[str], classes: Mapping[str, int], where: str) -> NDArray[np.int64]:
     """Indices of classes by name.
 
     Raises:
-        DataError: A name is none of the classes.
+        DataError: A name is none of the classes, or of several.
     """
     for name in names:
+        if classes.get(name) == SEVERAL:
+            raise DataError(f"{where}: several classes are called {name!r}", "give the labels as indices")
         if name not in classes:
             near = difflib.get_close_matches(name, list(classes), n=1)
             raise DataError(

@@ -286,14 +286,21 @@ def rebatch(feeds: Iterator[Feed], axes: Mapping[str, int], size: int, *, exact:
         feeds: Feeds of any size.
         axes: The batch axis of each input.
         size: Samples per batch; a batch at the end, or before the shapes change, may have fewer.
-        exact: Whether batches with fewer samples are dropped.
+        exact: Whether a batch of fewer samples at the end is dropped.
+
+    Raises:
+        DataError: `exact`, and the shapes change where a batch is not full: which samples are in it would not be known.
     """
     pending: list[Feed] = []
     count = 0  # samples in `pending`
     for feed in feeds:
         if pending and _fixed_lengths(pending[0], axes) != _fixed_lengths(feed, axes):
-            if not exact:
-                yield _concatenate(pending, axes)
+            if exact:
+                raise DataError(
+                    f"the model takes {size} samples at a time, and others of another shape follow {count}",
+                    f"give {size} samples of each shape in a row, or a multiple",
+                )
+            yield _concatenate(pending, axes)
             pending, count = [], 0
         start, total = 0, count_rows(feed, axes)
         while start < total:

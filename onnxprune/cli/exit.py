@@ -115,7 +115,8 @@ def _logged_warnings() -> Iterator[None]:
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def _die(number: signal.Signals) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +184,7 @@ def size(text: str, what: str = "memory") -> int:
         InputError: It is none.
     """
     found = amount(text)
-    if found is None:
+    if found is None or not math.isfinite(found):
         raise InputError(f"{what} {text!r} is no size", "500MB or 2GB, say")
     return int(found)
 

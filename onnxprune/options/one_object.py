@@ -24,8 +24,16 @@ def check_alone(function: Callable[..., Any], given: Mapping[str, Any], options:
     checks.instance("options", options, Options)
     defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
     for name, value in given.items():
-        if value is not defaults[name] and value != defaults[name]:
+        if not _same(value, defaults[name]):
             raise InputError(
                 f"options and {name} are both given",
                 f"Options.from_dict({{**options.to_dict(), {name!r}: ...}}) has both",
             )
+
+
+def _same(value: object, default: object) -> bool:
+    """Whether an argument was left at its default; arrays are equal to none."""
+    try:
+        return value is default or bool(value == default)
+    except ValueError:
+        return False

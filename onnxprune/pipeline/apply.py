@@ -29,6 +29,7 @@ from onnxprune.pipeline.permute import orders
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.refit import RepairJob
 from onnxprune.pipeline.result import Result
+from onnxprune.pipeline.run import events
 from onnxprune.pipeline.verify import verify
 from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import unpack_mask
@@ -40,9 +41,8 @@ from onnxprune.repair.layerwise import Refit
 from onnxprune.report.build import build
 from onnxprune.report.measured_on import with_measured_on
 from onnxprune.report.report import Report
-from onnxprune.report.warnings import reached_limits, warnings
+from onnxprune.report.warnings import warnings
 from onnxprune.runtime.io_slices import IoSlices
-from onnxprune.runtime.limits import current_limits
 from onnxprune.verification.comparable_outputs import outputs_at_many_positions
 
 
@@ -133,8 +133,9 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
     if data is not None and plan.changes_model:
         with clock.stage("judge"):
             report = _evaluated(report, original, analysis.model, data, io_slices, asked)
-    limits = reached_limits(current_limits().reached)
-    report = replace(report, warnings=[*warnings(report, limits), *map(Words, _warnings(plan, report))])
+    cut = [] if data is None or data.cut is None else [data.cut]
+    told = [*warnings(report, events(data)), *map(Words, _warnings(plan, report))]
+    report = replace(report, warnings=told, notes=cut)
     report = with_measured_on(report, before.input_shapes(model.proto))
     return Result(analysis.model, plan, report, asked.checks, as_graph=original.as_graph)
 

@@ -104,6 +104,7 @@ class _Reference:
         if calibration.data is not None:
             self._data, _ = open_undivided(self._load(), calibration, self._seed)
             split = CalibrationSplit(self._data, self._data)
+            logger.debug("%d samples", self._data.parts)  # a stream is read to its end, where its labels are known
             self._evaluator = make_evaluator(self._load, split, asked, self._seed)
             if self._evaluator.warning is not None:
                 logger.warning("%s", self._evaluator.warning)

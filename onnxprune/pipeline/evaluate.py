@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from onnxprune.model.model import Model
+from onnxprune.model.tensors import FLOATS
 from onnxprune.pipeline.data import CalibrationSplit
 from onnxprune.report.report import CalibrationReport
 from onnxprune.runtime.io_slices import IoSlices
@@ -58,8 +59,13 @@ def evaluate(original: Model, pruned: Model, data: CalibrationSplit, io_slices: 
             errors[name].add(a, b)
             if name in embedded:
                 embedded[name].add(a, b)
+    chosen = {name: choice.decisions() for name, choice in zip(names, choices, strict=True)}
     drift = {name: total.drift() for name, total in zip(names, sums, strict=True)}
-    chosen = {name: choice.decisions() for name, choice in zip(names, choices, strict=True)} | detected
+    for output in original.proto.graph.output:  # of one that holds the classes, its scores were compared
+        decided = chosen[output.name]
+        if output.name in scores and decided is not None and output.type.tensor_type.elem_type not in FLOATS:
+            drift[output.name] = Drift(None, None, None, decided.agreement.mean)
+    chosen |= detected
     found = [d for d in chosen.values() if d is not None]
     worst = max(found, key=lambda d: d.lost.mean, default=None)
     vectors = [n for n in (e.neighbours() for e in embedded.values()) if n is not None and chosen.get(n.output) is None]

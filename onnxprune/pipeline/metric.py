@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
 from onnxprune.errors import DataError, InputError, RunError
@@ -21,6 +22,7 @@ from onnxprune.runtime.io_slices import Batch, IoSlices
 from onnxprune.verification.estimated_loss import EstimatedLoss
 from onnxprune.verification.metric import LabelledBatches, MetricMeasurement
 from onnxprune.verification.metric_loss import MetricLoss
+from onnxprune.verification.output_sums import class_axis_if_any
 
 logger = logging.getLogger(__name__)
 
@@ -178,10 +180,20 @@ def _measured(
     return MetricReport.of(found, on)
 
 
+def _kinds(labels: NDArray[Any]) -> int:
+    """How many classes occur among labels: indices, of which those that are ignored do not count, texts, or one-hot."""
+    if labels.ndim > 1 and labels.dtype.kind in "biuf":
+        axis = class_axis_if_any(labels.shape) or labels.ndim - 1
+        if ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=axis) == 1).all():
+            return len(np.unique(labels.argmax(axis=axis)))
+        labels = labels[(labels >= 0) & (labels != 255)]
+    return len(np.unique(labels))
+
+
 def _wrong_labels(measurement: MetricMeasurement, labels: Any) -> str | None:
     """Why labels cannot be those of the model's classes: the original is no better than chance; None if it is."""
     loss = measurement.unchanged()
-    kinds = len(np.unique(labels))
+    kinds = _kinds(np.asarray(labels))
     if measurement.metric.name.partition(":")[0] != DEFAULT or loss.before is None or kinds < 2:
         return None
     chance = 1 / kinds

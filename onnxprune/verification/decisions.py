@@ -157,8 +157,11 @@ class DecisionSums:
             return
         before = _finite(np.moveaxis(a.astype(np.float64), axis, -1))
         p, chosen = probabilities(before, -1), before.argmax(axis=-1)
-        other = _finite(np.moveaxis(b.astype(np.float64), axis, -1)).argmax(axis=-1)
-        lost = _taken(p, chosen) - _taken(p, other)
+        after = np.moveaxis(b.astype(np.float64), axis, -1)
+        other = _finite(after).argmax(axis=-1)
+        chooses = ~np.isnan(after).all(axis=-1)
+        lost = _taken(p, chosen) - np.where(chooses, _taken(p, other), 0.0)
+        other = np.where(chooses, other, -1)  # which is none of the classes
         top = np.partition(before, -2, axis=-1)
         spread = np.maximum(before.std(axis=-1), 1e-30)
         ahead = (top[..., -1] - top[..., -2]) / spread

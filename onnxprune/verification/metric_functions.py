@@ -61,6 +61,7 @@ def _hits_of_scores(scores: Array, truth: Array, k: int) -> Floats:
     else:
         best = np.argpartition(-scores, k - 1, axis=-1)[..., :k]
         right = (best == truth[..., None]).any(axis=-1)
+    right &= (scores > -np.inf).any(axis=-1)  # scores that are no numbers choose nothing
     if truth.ndim == 1:
         return np.asarray(right, dtype=np.float64)
     counted = ((truth >= 0) & (truth < scores.shape[-1])).reshape(len(truth), -1)
@@ -86,7 +87,8 @@ def _with_classes_last(scores: Array, truth: Array) -> tuple[Array, Array] | Non
 
 def _whole(labels: Array) -> Array:
     """Labels that are floats or booleans as integers."""
-    found = labels.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # what is no number at all is unequal to whatever it becomes
+        found = labels.astype(np.int64)
     if not np.array_equal(found, labels):
         raise DataError(
             "labels are not whole numbers, so that they are no classes", f"{option('metric', 'mse')} compares numbers"
@@ -98,7 +100,8 @@ def _bind_hits(k: int, labels: Array) -> Callable[[Outputs, Array], Floats]:
     """`hits` for outputs that have all classes of the labels, where each sample has one."""
     truth = _squeezed(labels)
     indices = truth.ndim == 1 and truth.dtype.kind in "iuf" and truth.size
-    return partial(hits, k=k, classes=int(truth.max()) + 1 if indices else None)
+    known = truth[np.isfinite(truth)] if indices else truth[:0]
+    return partial(hits, k=k, classes=int(known.max()) + 1 if known.size else None)
 
 
 def squared_errors(outputs: Outputs, labels: Array) -> Floats:
@@ -121,7 +124,8 @@ def signal_to_noise(outputs: Outputs, labels: Array, *, peak: float = 1.0) -> Fl
 
 def _bind_signal_to_noise(labels: Array) -> Callable[[Outputs, Array], Floats]:
     """`signal_to_noise` with the peak of the labels: 1 for values up to 1, else 255, or the largest above that."""
-    largest = float(np.abs(labels.astype(np.float64)).max(initial=0.0))
+    numbers = labels.astype(np.float64) if labels.dtype.kind in "biuf" else np.zeros(0)  # texts are refused later
+    largest = float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0))
     return partial(signal_to_noise, peak=1.0 if largest <= 1 else max(255.0, largest))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,7 @@ class SampleErrors:
         if not self._usable or a.dtype.kind == "c":
             self._usable = False
             return
-        x, y = (part.astype(np.float64).reshape(len(part), -1) for part in (a, b))
+        x, y = (part.astype(np.float64).reshape(len(part), math.prod(part.shape[1:])) for part in (a, b))
         finite = np.isfinite(x) & np.isfinite(y)
         x, y = np.where(finite, x, 0.0), np.where(finite, y, 0.0)
         self._gaps.append(np.square(x - y).sum(axis=1))

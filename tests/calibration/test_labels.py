@@ -190,3 +190,15 @@ def test_files_that_list_no_classes(tmp_path: Path, name: str, content: str) -> 
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=r"cannot be read|is no list of classes"):
         read_classes(str(tmp_path / name))
+
+
+def test_a_name_of_several_classes_is_no_label(tmp_path: Path) -> None:
+    """As crane, the bird and the machine, among those of ImageNet; labels that do not use it are fine."""
+    (tmp_path / "c.txt").write_text("crane\nheron\ncrane\n")
+    for names, found in ((["heron", "heron", "heron"], [1, 1, 1]), (["heron", "crane", "heron"], None)):
+        np.savez(tmp_path / "c.npz", x=rows(3), y=names)
+        spec = f"{tmp_path}/c.npz,classes={tmp_path}/c.txt"
+        if found is None:
+            assert "several classes are called 'crane'" in error(spec)
+        else:
+            assert labels_of(open_samples(spec, ONE)) == found

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnxprune.calibration import Samples, open_samples, samples
-from onnxprune.errors import InputError
+from onnxprune.errors import DataError, InputError
 from onnxprune.runtime.session import session
 from tests.calibration.cases import ONE, WIDE, Loader, error, firsts, model, rows, sizes, wide
 from tests.support.paths import MODELS
@@ -116,3 +116,13 @@ def test_trained_models_run_on_the_samples():
         samples = open_samples(models / f"digits_calib{layout}.npz", proto, limit=40)
         runs = session(proto)
         assert sum(len(runs.run(None, batch)[0]) for batch in samples.batches()) == samples.count == 40
+
+
+def test_a_fixed_batch_of_one_shape():
+    """What does not fill it cannot be dropped in the middle: labels would belong to other samples."""
+    proto = model(("x", [4, "L"]))
+    three, two = np.zeros((4, 3), np.float32), np.zeros((4, 2), np.float32)
+    assert sizes(open_samples([{"x": three}, {"x": two}], proto)) == [4, 4]
+    mixed = [{"x": three[:2]}, {"x": two}]
+    with pytest.raises(DataError, match="others of another shape follow 2"):
+        list(open_samples(mixed, proto).batches())

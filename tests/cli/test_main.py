@@ -113,6 +113,7 @@ def bad_files(folder: Path) -> None:
         (["good.onnx", "--ratio", "0.5", "--calib", "odd.toml,mean=1", "-o", "odd.toml"], "is the input"),
         (["good.onnx", "--ratio", "0.5", "--stats", "odd.toml", "--plan", "odd.toml"], "is the input"),
         (["", "--ratio", "0.5"], "is not the name of a model"),
+        (["good.onnx", "--ratio", "0.5", "--memory", "1e999"], "is no size"),
         (["good.onnx", "--ratio", "0.5", "--seed", "-1"], "at least 0"),
         (["good.onnx", "--ratio", "0.5", "--gate", "drift"], "does not say how far"),
         (["good.onnx", "--ratio", "0.5", "--plan", "no/plan.json"], "does not exist"),

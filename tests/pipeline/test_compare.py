@@ -137,3 +137,19 @@ def test_the_table(cli: Cli, tmp_path: Path) -> None:
     assert lines["top1"].split()[1:] == ["100.00%", "75.00%"]
     assert lines["- lost"].split()[2] == "25.00%"
     assert lines["equal classes of class"].split()[-1] == "75.0%"
+
+
+def test_labels_of_a_stream(tmp_path: Path) -> None:
+    """They are known at its end only."""
+    a, b = choosing(0, 1, 2), choosing(0, 2, 1)
+    feeds = [{"x": x[None], "labels": np.array([y])} for x, y in zip(X, LABELS, strict=True)]
+    streamed = onnxprune.compare(a, b, calib=lambda: iter(feeds), runs=1)
+    whole = onnxprune.compare(a, b, calib={"x": X, "labels": LABELS}, runs=1)
+    assert [m.metric for m in streamed.models] == [m.metric for m in whole.models] and streamed.models[1].metric
+
+
+def test_classes_are_compared_as_classes() -> None:
+    """Where an output holds what was chosen, its drift is the share that is the same, not that of the scores."""
+    report = onnxprune.compare(choosing(0, 1, 2), choosing(0, 1, 1), calib={"x": X}, runs=1)
+    drift = report.models[1].drift["class"]
+    assert (drift.equal, drift.rel_rms) == (0.75, None)

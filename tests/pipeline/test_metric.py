@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import onnxprune
 from onnxprune.errors import DataError, GateError, InputError
 from onnxprune.model.model import Model
+from onnxprune.pipeline.metric import _kinds
 from onnxprune.runtime.session import session
 from tests.support.classifier import classifier, pruned, samples
 from tests.support.commands import Cli, assert_refused, contents
@@ -200,3 +201,17 @@ def test_the_search_is_confirmed_on_samples_that_it_has_not_used() -> None:
     assert report.metric.drop is not None and trials[report.search.found.ratio] != report.metric.drop.mean
     share, _ = held_out_of(result, samples(2000))
     assert 1 - share <= 0.03 + 2 * np.sqrt(0.03 / 2000)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kinds"),
+    [
+        (np.eye(4)[[0, 1, 2, 3, 0]], 4),
+        (np.array([0, 3, 3]), 2),
+        (np.array(["a", "b", "a"]), 2),
+        (np.array([[0, 1, 255], [1, -1, 0]]), 2),
+    ],
+)
+def test_classes_among_labels(labels: NDArray[Any], kinds: int) -> None:
+    """Chance is one in as many: of one-hot labels two would be too few."""
+    assert _kinds(labels) == kinds

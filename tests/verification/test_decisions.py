@@ -147,3 +147,11 @@ def test_one_number_a_sample_is_no_choice(shape: tuple[int, ...]) -> None:
     """The axis of samples is not that of classes."""
     values = np.random.default_rng(0).standard_normal(shape)
     assert decided(values, values) is None and decided(values, values, scores=False) is None
+
+
+def test_outputs_that_are_not_numbers_choose_nothing() -> None:
+    """A broken model agrees with nothing, and loses all that the original was right about."""
+    before = np.random.default_rng(0).random((60, 3))
+    before[:, 0] += 4  # the class that comes first, which nothing may count as
+    found = decided(before / before.sum(axis=1, keepdims=True), np.full_like(before, np.nan))
+    assert found.agreement.mean == 0 and found.lost.mean > 0.7

@@ -138,3 +138,17 @@ def test_auc_without_two_classes() -> None:
     assert np.isnan(computed("auc", {"y": np.arange(3.0)}, [1, 1, 1]))
     with pytest.raises(DataError, match="metric auc needs"):
         computed("auc", {"y": np.arange(3.0)}, [0, 1, 2])  # one score, three classes
+
+
+def test_outputs_without_any_number_are_never_right() -> None:
+    """Not even for the first class, which the largest of equal scores would be."""
+    for name in ("top1", "top5"):
+        found = computed(name, {"y": np.full((4, 7), np.nan)}, np.zeros(4, np.int64))
+        assert found.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["top1", "psnr"])
+def test_labels_that_are_no_numbers_are_refused(name: str) -> None:
+    for labels in (np.array([0.0, np.nan, 1.0, 2.0]), np.array(["cat", "dog", "cat", "dog"])):
+        with pytest.raises(DataError):
+            computed(name, {"y": SCORES}, labels)
