@@ -69,7 +69,7 @@ def test_the_same_on_any_number_of_workers(
     assert len(alone[0]) == len(RATIOS) * 2
     shares = [p.done / p.total for p in seen]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
-    assert any(p.item.startswith("ratio 0.2, obs plan") for p in seen)  # told by a worker
+    assert any(p.item.startswith("ratio 0.2, obs ") for p in seen)  # and what a worker told of it
 
 
 def test_data_and_criteria_of_a_caller(given: dict[str, Any], alone: tuple[Any, Any], tmp_path: Path) -> None:
