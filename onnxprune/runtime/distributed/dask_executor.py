@@ -121,6 +121,7 @@ class _Calls:
                     break
                 number, (name, task) = following
                 self._send(_Sent(number, name, pickled(task)))
+            self._tell(done, count)
             for future in self._finished():
                 sent = self._sent.pop(future)
                 answer = self._answer(future, sent)
@@ -131,7 +132,6 @@ class _Calls:
                     raise answer.error
                 done += 1
                 yield sent.number, answer.result
-            self._tell(done, count)
 
     def close(self) -> None:
         """Gives up what is under way, and lets workers forget the function."""

@@ -69,7 +69,22 @@ def test_the_same_on_any_number_of_workers(
     assert len(alone[0]) == len(RATIOS) * 2
     shares = [p.done / p.total for p in seen]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
-    assert any(p.item.startswith("ratio 0.2, obs ") for p in seen)  # and what a worker told of it
+    assert any(p.item.startswith("ratio 0.2, obs") for p in seen)
+
+
+def test_a_worker_tells_what_it_does(given: dict[str, Any]) -> None:
+    """While its task lasts: how far a task is that is soon over is told by nobody."""
+
+    waits = [2.0]  # in each process once: a metric is computed of many samples of the samples
+
+    def slow(outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> float:
+        time.sleep(waits.pop() if waits else 0.0)
+        return 1.0
+
+    seen: list[Progress] = []
+    with connected("local:1") as client:
+        onnxprune.sweep(**{**given, "ratio": 0.2, "importance": "l2"}, metric=slow, client=client, progress=seen.append)
+    assert any(p.item.startswith("ratio 0.2, l2 ") for p in seen)
 
 
 def test_data_and_criteria_of_a_caller(given: dict[str, Any], alone: tuple[Any, Any], tmp_path: Path) -> None:
