@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxprune import sparsity
 from onnxprune.common.text import exactly
@@ -27,9 +28,9 @@ from onnxprune.edit.resize import KeptLengths
 from onnxprune.edit.slicing import ConstantEdit, Removal, apply_edits, constant_edits
 from onnxprune.errors import InputError, PlanError, VerificationError, option
 from onnxprune.graph.graph import Value
-from onnxprune.graph.operators import operator_of
+from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.model.model import Model
-from onnxprune.model.tensors import FLOATS
+from onnxprune.model.tensors import WEIGHT_TYPES
 from onnxprune.model.values import Made, Values
 from onnxprune.options import checks
 from onnxprune.pipeline.analysis import Analysis, ModelSource, analyze_loaded, to_proto_or_path
@@ -195,6 +196,22 @@ def _mask_zeros(masked: Analysis, plan: Plan) -> None:
         sparsity.zero_elements(masked.model, masked.coupling, value, zero)
 
 
+def _is_quantised_bias(edit: ConstantEdit) -> bool:
+    """Whether a constant is read as the 32-bit bias of quantised layers alone; others are indices and shapes."""
+    readers = [node for value in edit.readers for node, _ in value.consumers]
+    is_long = edit.readers[0].elem_type == TensorProto.INT32
+    return is_long and all(operator_of(node).reads_zero_points for node in readers)
+
+
+def _divides(value: Value | None) -> bool:
+    """Whether something is divided by a value, or by a copy of it."""
+    return value is not None and any(
+        i == operator_of(node).divisor
+        or (i == 0 and operator_of(node).copies in (Copies.ALL, Copies.SOME) and any(map(_divides, node.outputs[:1])))
+        for node, i in value.consumers
+    )
+
+
 def mask(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> onnx.ModelProto:
     """Sets what would be removed to zero, in place, and returns the model's proto.
 
@@ -205,10 +222,11 @@ def mask(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> onnx.M
         coupling: The analysis.
         removed: Boolean per channel id, True for what is removed.
     """
+    zero_points = {zero for _, zero, _ in coupling.ties.quantised.values() if zero is not None}
 
     def masked(edit: ConstantEdit, values: Values) -> Values:
         value, removal = edit.readers[0], edit.change
-        if not (value.elem_type in FLOATS or value in coupling.ties.quantised):
+        if zero_points.intersection(edit.readers) or not (value.elem_type in WEIGHT_TYPES or _is_quantised_bias(edit)):
             return values
         return Made(values.shape, values.dtype, lambda: with_masked(value, values.array(), removal))
 
@@ -216,7 +234,7 @@ def mask(model: Model, coupling: Coupling, removed: NDArray[np.bool_]) -> onnx.M
         off = np.zeros(array.shape, dtype=bool)
         for axis, indices in removal.items():
             np.moveaxis(off, axis, 0)[list(indices)] = True
-        if any(i == operator_of(node).divisor for node, i in value.consumers):
+        if _divides(value):
             return np.where(off, np.ones((), array.dtype), array)
         return sparsity.with_zeros(model, coupling, value, array, off)
 

@@ -17,8 +17,11 @@ from onnx import TensorProto
 from onnxprune.coupling.components import AxisClasses, Index
 from onnxprune.graph.graph import Axis, Graph, Node, Value
 from onnxprune.graph.operators import Copies, operator_of
+from onnxprune.model.tensors import FLOATS
 from onnxprune.ops.ties import Refill, Ties
 
+PADS_ALL, PADS_BOOLEANS = 11, 13
+"""Opsets from which on Pad takes integers, and booleans; before, it takes floating-point numbers."""
 MOST_NODES = 12
 """How many nodes are refilled for the sake of one: each computes as much as before."""
 
@@ -44,11 +47,20 @@ class Refilling:
 
     def before(self, one: Refill) -> list[Refill] | None:
         """What has to be refilled before a node, none where its input is zero; None where nothing helps."""
+        if not self._can_be_padded(one.axis.value):
+            return None
         if self.zero[list(one.zero)].all():
             return []
         class_ = int(self.classes.of[one.axis.id])
         found: dict[Node, Refill] = {}
         return list(found.values()) if self._reach(one.node, class_, one.reason, found) else None
+
+    def _can_be_padded(self, value: Value) -> bool:
+        """Whether the Pad of the operator set takes the values."""
+        opset = self.ties.graph.opsets.get("", 1)
+        return value.elem_type in FLOATS or opset >= (
+            PADS_BOOLEANS if value.elem_type == TensorProto.BOOL else PADS_ALL
+        )
 
     def _reach(self, node: Node, class_: int, reason: str, found: dict[Node, Refill]) -> bool:
         """Whether all that a node reads along the axes is zero, or computed element by element of what is."""
@@ -57,7 +69,9 @@ class Refilling:
                 maker = axis.value.producer
                 if self.zero[axis.id] or maker in found:
                     continue
-                if maker is None or not self._by_element(maker, class_) or len(found) == MOST_NODES:
+                if maker is None or len(found) == MOST_NODES:
+                    return False
+                if not self._by_element(maker, class_) or not self._can_be_padded(axis.value):
                     return False
                 found[maker] = Refill(maker, axis, (), reason)
                 if not self._reach(maker, class_, reason, found):

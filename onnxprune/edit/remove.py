@@ -154,11 +154,11 @@ class _Patch:
             if not np.array_equal(wanted[0][2], old):
                 self.model.set_array(tensor, wanted[0][2])
             return
-        added: dict[bytes, str] = {}
+        added: dict[tuple[str, bytes], str] = {}
         for node, i, array in wanted:
             if np.array_equal(array, old):
                 continue
-            key = array.tobytes()
+            key = node.scope.path, array.tobytes()  # no other scope sees what is added to this one
             if key in added:
                 node.proto.input[i] = added[key]
             else:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.graph.contents import Data, Unknown, length_of, same
 from onnxprune.graph.data_propagation import evaluate
-from onnxprune.graph.graph import Axis, Node, Value
+from onnxprune.graph.graph import Axis, Graph, Node, Value
 from onnxprune.graph.lengths import Dim, of_dim, to_dim
 from onnxprune.graph.operators import operator_of
 from onnxprune.graph.polynomials import Length, quotient
@@ -138,9 +138,10 @@ class NodeEdits:
 
     def _keep_numbers(self, coupling: Coupling, lengths: KeptLengths) -> None:
         """Keeps the original value of a length that is used as a number and not as a shape."""
+        of_lengths = _of_lengths(coupling.graph)
         for value, before in coupling.data.items():
             now = self.now.get(value)
-            if value.tensor is not None or now is None:
+            if value not in of_lengths or now is None:
                 continue
             then = lengths.surviving(value, before)
             if same(then, now):
@@ -151,6 +152,15 @@ class NodeEdits:
                 )
                 if (node, i) not in self.inputs and not propagated:
                     self.inputs[node, i] = [length_of(e) if isinstance(e, Unknown) else e for e in then.flat]
+
+
+def _of_lengths(graph: Graph) -> set[Value]:
+    """Values that are computed of lengths; small weights, and what is computed of them alone, are known as well."""
+    found: set[Value] = set()
+    for node in graph.nodes:
+        if operator_of(node).reads_lengths or node.bodies or any(v in found for v in node.inputs if v is not None):
+            found.update(v for v in node.outputs if v is not None)
+    return found
 
 
 def _is_fixed(value: Value) -> bool:

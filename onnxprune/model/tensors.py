@@ -17,9 +17,9 @@ _EARLY_CONSTANT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, Tenso
 _PACKED = {getattr(TensorProto, k): bits for k, bits in _BITS_BELOW_A_BYTE.items() if hasattr(TensorProto, k)}
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 """Element types that are computed with."""
-_WEIGHT_NAMES = re.compile(r"FLOAT.*|BFLOAT16|DOUBLE|U?INT[248]")
+_WEIGHT_NAMES = re.compile(r"FLOAT.*|BFLOAT16|DOUBLE|U?INT(2|4|8|16)")
 WEIGHT_TYPES = frozenset(n for name, n in TensorProto.DataType.items() if _WEIGHT_NAMES.fullmatch(name))
-"""Element types of weights: floating-point numbers, and integers of up to 8 bits.
+"""Element types of weights: floating-point numbers, and integers of up to 16 bits.
 
 Integers of 32 and 64 bits are shapes, indices and the biases of quantised layers.
 """

@@ -86,14 +86,17 @@ def convolution(
     groups = op.attr("group", 1)
     if bias is not None:
         op.tie(bias.axis(0), after)
-    made = share if transposed and groups == 1 else first
+    summed, made = (first, [share]) if transposed else (share, [first])
     if groups == 1:
-        contract(op, before, first if transposed else share)
-        op.tie(made, after)
+        contract(op, before, summed)
+        op.tie(made[0], after)
     else:
         across, along = (after, before) if transposed else (before, after)
         _grouped(op, first, share, across, along, groups)
-    op.keep_zero(after, made, *([] if bias is None else [bias.axis(0)]))
+        if not transposed or (first.length or 0) > groups:  # else there is one input for each output
+            op.sum_over(summed)
+        made = [first, share] if transposed else made
+    op.keep_zero(after, *made, *([] if bias is None else [bias.axis(0)]))
     op.tie(x.axis(0), out.axis(0))
 
 
@@ -142,7 +145,6 @@ def _grouped(op: Op, first: Axis, share: Axis, across: Axis, along: Axis, groups
         weight=1 if min(rows, columns) >= COARSE else -1,
     )
     op.choose(whole, within) if min(rows, columns) > 1 else op.choose(whole)
-    op.sum_over(share)
     op.resize(lambda new: new.set_attribute("group", len(new.kept(across)) // len(new.kept(share))))
 
 
@@ -181,4 +183,6 @@ def deform_conv(op: Op) -> None:
         op.pin(x.axis(1), "offset groups split the channels")
     for axis in offset.axes()[1:] + (op.input(4).axes()[1:] if op.has(4) else []):
         op.pin(axis, "sampling offsets")
+    for value in [offset, *([op.input(4)] if op.has(4) else [])]:
+        op.tie(x.axis(0), value.axis(0))
     convolution(op, x, w, bias, op.output())

@@ -65,9 +65,10 @@ def _zero_where(op: Op, out: Value, joined: list[list[Axis]], sources: list[Valu
 @rule("Relu LeakyRelu ThresholdedRelu Elu Selu Celu Gelu Mish HardSwish Swish Softsign Tanh", activation=True)
 @rule("Erf Abs Neg Sqrt", activation=True)
 def zero_keeping(op: Op) -> None:
-    """Element by element, f(0) = 0."""
+    """Element by element, f(0) = 0; but for the complement, and a Shrink whose threshold zero is beyond."""
+    zero = op.type != "BitwiseNot" and not (op.type == "Shrink" and op.attr("lambd", 0.5) < 0)
     for axis in op.input(0).axes():
-        op.tie(axis, op.output().axis(axis.position), zero=op.type != "BitwiseNot")
+        op.tie(axis, op.output().axis(axis.position), zero=zero)
 
 
 @rule("Log Cos Cosh Acos Acosh Not")
@@ -167,6 +168,9 @@ def _mark_integers(op: Op, value: Value, scale: Value) -> None:
 def led_by_first(op: Op) -> None:
     """Broadcast; zero where the first operand is."""
     out = op.output()
+    if op.type == "PRelu" and op.opset < 7 and op.input(1).axes():
+        op.pin_all(f"{op.node.label} broadcasts its slope as it did before opset 7")
+        return
     _zero_where(op, out, broadcast(op, op.inputs, out), [op.input(0)], any_of=True)
     for axis in op.input(1).axes() if op.type == "Div" else []:
         op.divide_by(axis)

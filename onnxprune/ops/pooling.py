@@ -34,8 +34,9 @@ def pool(op: Op) -> None:
         pin_space(op, x, out)
         for i in (0, 1):
             op.tie(x.axis(i), out.axis(i), zero=out is op.outputs[0])
-    if any(out.consumers for out in op.outputs[1:]):
-        op.pin(x.axis(1), "flat indices count through all channels")
+    if any(out.consumers or any(out is one for one in op.node.scope.outputs) for out in op.outputs[1:]):
+        for i in (0, 1):
+            op.pin(x.axis(i), "flat indices count through all samples and channels")
 
 
 output_shape("MaxPool AveragePool LpPool")(pooling_shape)
@@ -61,9 +62,11 @@ def resize(op: Op) -> None:
     scales = op.attr("scales") if op.opset < 9 else (op.entries(scales_at) if op.has(scales_at) else None)
 
     def resampled(i: int, position: int) -> bool:
+        scale = scales[i] if scales is not None and i < len(scales) else None
+        if isinstance(scale, (int, float)):
+            return scale != 1  # indices are repeated even where rounding leaves the length as it is
         length = x.axis(position).length
-        known = length is not None and length == out.axis(position).length and position < 2
-        return not known and not (scales is not None and i < len(scales) and scales[i] == 1.0)
+        return length is None or length != out.axis(position).length or position >= 2
 
     pinned = [position for i, position in enumerate(axes) if resampled(i, position)]
     op.carry(x, out, pinned, f"{op.node.label} resamples it")

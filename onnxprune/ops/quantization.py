@@ -69,7 +69,8 @@ def _understood(value: Value, steps: int) -> bool:
             return steps > 0 and all(_understood(o, steps - 1) for o in node.outputs if o is not None)
         return operator_of(node).reads_zero_points
 
-    return all(fine(node) for node, _ in value.consumers)
+    leaves = value.scope.parent is not None and any(value is out for out in value.scope.outputs)
+    return not leaves and all(fine(node) for node, _ in value.consumers)
 
 
 def _literal(op: Op, zero_point: Value | None) -> bool:
@@ -261,7 +262,8 @@ def quantised_product(op: Op, a: int, b: int, of_a: Sequence[int], of_b: Sequenc
 
 def _any_zero(op: Op, *factors: tuple[int, int]) -> bool:
     """Whether a sum of products is exact: one factor is zero, and is known to be."""
-    return any(is_constant(op.input(i)) for i, _ in factors) or all(is_zero_at(op, i, z) for i, z in factors)
+    zero = [is_zero_at(op, i, z) for i, z in factors]
+    return all(zero) or any(is_constant(op.input(i)) and z for (i, _), z in zip(factors, zero, strict=True))
 
 
 def _needs_zero(op: Op, *factors: tuple[int, int]) -> None:
@@ -276,7 +278,7 @@ def _mark_by_product(op: Op, weight: int, zero_point: int, axis: int) -> None:
     for _ in range(4):
         users = [] if value is None else [node for node, _ in value.consumers]
         if len(users) != 1:
-            return
+            break
         node = users[0]
         if node.op_type == "Mul":
             other = next((v for v in node.inputs if v is not value), None)
@@ -286,5 +288,7 @@ def _mark_by_product(op: Op, weight: int, zero_point: int, axis: int) -> None:
                     point = op.node.inputs[zero_point] if op.has(zero_point) else None
                     op.quantised(op.input(weight), scale, point, axis)
                     return
-            return
+            break
         value = node.outputs[0] if node.op_type in ("Cast", "Add") and node.outputs else None
+    if op.input(weight).tensor is not None and op.has(zero_point):  # without a scale its zero is known all the same
+        op.quantised(op.input(weight), op.output(), op.input(zero_point), axis)

@@ -33,6 +33,7 @@ NAMED = {
     "edit/refill.py": {"Pad", "Slice"},  # nodes that it inserts
     "edit/remove.py": {"Add", "Concat", "Div", "Gather", "Mul"},  # nodes that it inserts
     "edit/vocabulary.py": {"Add", "Gather"},  # nodes that it inserts
+    "gradients/differentiate.py": {"Identity", "If"},  # the gradient of branches is another branching
     "gradients/free_constants.py": {"Constant"},
     "gradients/losses.py": {  # nodes that it adds
         "Add", "Exp", "Log", "LogSoftmax", "Max", "Mul", "Neg", "Sub", "Transpose",

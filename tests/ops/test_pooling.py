@@ -47,11 +47,11 @@ CASES = [
         <float[8,3,1,1] w, float[2,8,1,1] v>
         { h = Conv(x, w)  a, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (h)  f = Cast <to = 1> (i)
           s = Add(a, f)  y = Conv(s, v) }""",
-         {"w:0": "8 pinned: flat indices count through all channels"}),
+         {"w:0": "8 pinned: flat indices count through all samples and channels"}),
     Case("MaxUnpool", """(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[8,3,1,1] w, float[2,8,1,1] v>
         { h = Conv(x, w)  a, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (h)
           u = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (a, i)  y = Conv(u, v) }""",
-         {"w:0": "8 pinned: flat indices count through all channels"}),
+         {"w:0": "8 pinned: flat indices count through all samples and channels"}),
     *(_resized("Upsample by attribute", "a = Upsample <scales = [1.0, 1.0, 2.0, 2.0]> (h)", "", {}, opset)
       for opset in (7, 8)),
     _resized("Upsample", "a = Upsample(h, s)", ", float[4] s", {"s": [1, 1, 2, 2]}, 9),

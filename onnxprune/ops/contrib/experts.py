@@ -197,6 +197,7 @@ def _carry_experts(op: Op, stored: list[Value]) -> None:
     x, router, out = op.input(0), op.input(1), op.output()
     for axis in x.axes()[:-1]:
         op.tie(axis, out.axis(axis.position))
+        op.pin(axis, f"tokens at {op.node.label}")
     op.pin(router.axis(0), f"tokens at {op.node.label}")
     chosen = router.axis(1)
     op.mix(chosen, f"{op.node.label} chooses among them")
