@@ -210,38 +210,6 @@ def test_an_incomplete_gradient_is_none() -> None:
     assert not made.gradients and made.reasons == {"w": "Asinh has no gradient rule"}
 
 
-BRANCHES = """(double[2,3] x, bool p) => (double[2,3] y) <double[3,3] w, double[3,3] v>
-    { a = MatMul(x, w) b = If (p) <
-        then_branch = g () => (double[2,3] t) { u = MatMul(a, v) s = Tanh(u) t = Mul(s, a) },
-        else_branch = h () => (double[2,3] e) { e = OPERATOR(a) } >
-      y = Add(a, b) }"""
-
-
-@pytest.mark.parametrize("chosen", [True, False])
-def test_the_gradient_of_a_branch_is_that_of_the_branch_that_runs(chosen: bool) -> None:
-    """The other branch, which may read less of the graph, counts for nothing."""
-    branch = "u = MatMul(a, v) s = Tanh(u) b = Mul(s, a)" if chosen else "k = Mul(v, v) b = Neg(a)"
-    plain = f"""(double[2,3] x, bool p) => (double[2,3] y) <double[3,3] w, double[3,3] v>
-        {{ a = MatMul(x, w) {branch} y = Add(a, b) }}"""
-    rng = np.random.default_rng(0)
-    arrays = {name: rng.standard_normal((3, 3)) for name in ("w", "v")}
-    feeds = {"x": rng.standard_normal((2, 3)), "p": np.array(chosen), **arrays}
-    found = []
-    for text in (BRANCHES.replace("OPERATOR", "Neg"), plain):
-        made = differentiate(Model(build(text)), ["y"], ["w", "v"])
-        given = {**feeds, made.seeds["y"]: np.ones((2, 3))}
-        names = [v.name for v in made.model.proto.graph.input]
-        found.append(gradients(made, {name: given[name] for name in names}))
-    assert set(found[0]) == {"w", "v"}
-    for name, gradient in found[0].items():
-        np.testing.assert_allclose(gradient, found[1].get(name, np.zeros((3, 3))), atol=1e-12)
-
-
-def test_a_branch_without_gradient_stops_what_it_reads() -> None:
-    made = differentiate(Model(build(BRANCHES.replace("OPERATOR", "Asinh"))), ["y"], ["w", "v"])
-    assert not made.gradients and set(made.reasons.values()) == {"Asinh has no gradient rule"}
-
-
 def test_the_body_of_a_loop_stops_the_gradient() -> None:
     text = """(double[2,3] x, int64 n, bool p) => (double[2,3] y) <double[3,3] w>
         { a = MatMul(x, w) b = Loop (n, p, a) < body = g (int64 i, bool c, double[2,3] s) => (bool d, double[2,3] t)
