@@ -97,7 +97,11 @@ def exchange(curves: Sequence[Curve], steps: Steps, targets: Sequence[Target], s
     spent, improved = 0, True
     while improved and spent < EVALUATIONS:
         improved = False
-        for g, path in enumerate(steps):
+        damages = [float(curve[n]) for curve, n in zip(curves, removed, strict=True)]
+        for g in np.argsort(damages, kind="stable")[::-1].tolist():  # where most can be won, if time runs out
+            if spent >= EVALUATIONS:
+                break
+            path = steps[g]
             better, evaluations = _best_exchange(curves, steps, targets, removed, g, path[path < removed[g]])
             spent += evaluations
             if better is not None:
@@ -117,7 +121,8 @@ def _best_exchange(
         trial = removed.copy()
         trial[g] = back
         spent += 1
-        if not missed(targets, trial):
+        left = [t.cost.left(trial) for t in targets]
+        if all(now <= t.limit for now, t in zip(left, targets, strict=True)):
             best, gain = trial, given
             continue
         for h, other in enumerate(steps):
@@ -127,7 +132,7 @@ def _best_exchange(
             if h == g or not len(more):
                 continue
             spent += 1
-            enough = _met(targets, trial, h, more)
+            enough = _met(targets, left, trial, h, more)
             if enough.any():
                 k = int(np.argmin(np.where(enough, lost, np.inf)))
                 best, gain = trial.copy(), given - float(lost[k])
@@ -135,10 +140,12 @@ def _best_exchange(
     return best, spent
 
 
-def _met(targets: Sequence[Target], removed: Removed, group: int, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each of some counts of one group meets the targets."""
+def _met(
+    targets: Sequence[Target], left: Sequence[float], removed: Removed, group: int, counts: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether each of some counts of one group meets the targets, given what is left of each without any of them."""
     found = np.ones(len(counts), dtype=bool)
-    for t in targets:
+    for t, now in zip(targets, left, strict=True):
         at = lefts(t.cost, removed, group, np.concatenate([[removed[group]], counts]))
-        found &= t.cost.left(removed) - (at[0] - at[1:]) <= t.limit
+        found &= now - (at[0] - at[1:]) <= t.limit
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -23,7 +24,7 @@ from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group
 from onnxprune.coupling.streams import Stream
 from onnxprune.errors import InputError, option
-from onnxprune.extensions.points import CostFactory, Limit
+from onnxprune.extensions.points import Amount, CostFactory, Limit
 from onnxprune.importance.magnitude import Scores
 from onnxprune.importance.obs import Curve
 from onnxprune.options import LATENCY, Channels
@@ -56,6 +57,10 @@ class Selection:
 def nothing(coupling: Coupling) -> Selection:
     """No channel at all."""
     return Selection(np.zeros(coupling.classes.elements, dtype=bool), [describe(g, [], None) for g in coupling.groups])
+
+
+ROUNDED = 1e-8
+"""Relative difference that writing a limit as text may make."""
 
 
 def by_ratio(
@@ -120,12 +125,16 @@ def by_budget(
     models = {cost.name: predicted(cost, coupling, groups, before, input_shapes) for cost in options.costs}
     whole = totals(options.costs, coupling, before, input_shapes)
     asked = {name: _limit(name, text, whole[name]) for name, text in options.limits.items()}
+    met = {name for name, limit in asked.items() if (whole[name] or math.inf) <= limit * (1 + ROUNDED)}
     limits = limits_of(groups, options.min_channels, options.rounding)
     counts, free = _fixed(groups, limits, keep)
     found = budget.allocate(
         [curves[i].loss for i in free],
         [groups[i].units for i in free],
-        [Target(PartlyFixed(models[n], counts, free) if keep else models[n], limit) for n, limit in asked.items()],
+        [
+            Target(PartlyFixed(models[n], counts, free) if keep else models[n], math.inf if n in met else limit)
+            for n, limit in asked.items()
+        ],
         [limits[i] for i in free],
     )
     counts[free] = found.removed
@@ -137,7 +146,7 @@ def by_budget(
         [float(c.loss[n]) for c, n in zip(curves, counts, strict=True)],
     )
     targets = {
-        name: {"asked": limit, "left": left, "met": left <= limit}
+        name: {"asked": limit, "left": left, "met": left <= limit or (name in met and not chosen.removed.any())}
         for (name, limit), left in zip(asked.items(), found.left, strict=True)
     }
     return Selection(chosen.removed, chosen.entries, targets)
@@ -168,8 +177,13 @@ def intermediate_target(options: Channels, whole: Mapping[str, float | None], pr
     for key, cost, text in zip(options.target, options.costs, options.target.values(), strict=True):
         total = float(whole[cost.name] or 0)
         left = total * min(_limit(cost.name, text, whole[cost.name]) / max(total, 1e-9), 1.0) ** progress
-        target[key] = f"{left:.9g}ms" if cost.name == LATENCY else left
+        target[key] = as_amount(cost.name, left)
     return replace(options, target=target)
+
+
+def as_amount(name: str, left: float) -> Limit:
+    """The limit of a cost that leaves an amount of it; of the latency in milliseconds."""
+    return f"{left:.9g}ms" if name == LATENCY else Amount(left)
 
 
 def _taken(
@@ -202,6 +216,8 @@ def _limit(name: str, asked: str | float, total: float | None) -> float:
     time = milliseconds(asked) if name == LATENCY else None
     if time is not None:
         return time
+    if isinstance(asked, Amount):
+        return float(asked)
     number = amount(asked)
     assert number is not None  # the options see to that
     if number > 1 or (isinstance(asked, str) and asked.strip()[-1].isalpha()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -183,17 +184,23 @@ NODE_BYTES = 80
 """Bytes of a node or tensor that removal adds, beside its names and contents: an upper bound."""
 
 
-def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthProducts:
-    """Bytes of the saved model: `total` before removal, of which the weights shrink.
+def nbytes(
+    coupling: Coupling, groups: Sequence[Group], total: int, density: Mapping[str, float] = MappingProxyType({})
+) -> LengthProducts:
+    """Bytes of the saved model: `total` before removal, of which the weights shrink, sparse ones by their `density`.
 
     What removal adds (copies of shared vectors, factors of means, zeros given back, gathered constants) is bounded from
     above; tensors of positions that get shorter count as they are.
     """
+
+    def stored_bytes(value: Value) -> float:
+        return bytes_an_element(value.elem_type) * density.get(value.key, 1.0)
+
     stored = _stored(coupling)
     copies = []
     for value, causes in _copied(coupling, stored):
         copies += [
-            Copy(*_term(coupling, value, bytes_an_element(value.elem_type)), causes),
+            Copy(*_term(coupling, value, stored_bytes(value)), causes),
             Copy(NODE_BYTES + 2.0 * len(value.name), [], causes),
         ]
     for mean in coupling.ties.means:
@@ -210,8 +217,8 @@ def nbytes(coupling: Coupling, groups: Sequence[Group], total: int) -> LengthPro
         for positions in made:  # a Gather, a Mul and an Add, with their operands, compute others
             copies.append(Copy(6 * NODE_BYTES + 12.0 * len(positions.name), [], axes))
             copies.append(Copy(8.0, node.inputs[0].axes()[1:] if node.inputs[0] is not None else [], axes))
-    terms = _with_branches(coupling, [(v, _term(coupling, v, bytes_an_element(v.elem_type))) for v in stored])
-    fixed = total - sum(bytes_an_element(v.elem_type) * _size(v) for v in stored)
+    terms = _with_branches(coupling, [(v, _term(coupling, v, stored_bytes(v))) for v in stored])
+    fixed = total - sum(stored_bytes(v) * _size(v) for v in stored)
     return LengthProducts(coupling, groups, terms, fixed, copies)
 
 

@@ -37,6 +37,7 @@ class Cost:
         bytes: Size of the saved model, external data included.
         shapes: Shapes of the main graph's values that the MACs were counted at.
         times: What was measured of its latency, where a target asks for that.
+        density: Share of its bytes that each sparse weight takes in the file, by its qualified name.
     """
 
     params: int
@@ -44,6 +45,7 @@ class Cost:
     bytes: int
     shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False, compare=False)
     times: Times | None = field(default=None, repr=False, compare=False)
+    density: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     def input_shapes(self, proto: onnx.ModelProto) -> dict[str, Shape]:
         """Shapes of the inputs of the model that the MACs were counted at, as far as they are known."""

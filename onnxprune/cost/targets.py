@@ -44,7 +44,7 @@ def predicted(
     if cost.name == "params":
         return parameters(coupling, groups)
     if cost.name == "bytes":
-        return nbytes(coupling, groups, before.bytes)
+        return nbytes(coupling, groups, before.bytes, before.density)
     shapes = counted_shapes(Model(coupling.graph.proto), input_shapes) | dict(before.shapes)
     if cost.name == "latency":
         if before.times is None:

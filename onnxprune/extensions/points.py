@@ -95,6 +95,12 @@ class RepairMethod:
 CostFactory = Callable[[Any, Any, Any], Any]
 """From the analysis' coupling, its groups and the static shapes of values to a cost: an object with ``left(removed)``,
 the cost once so many units of each group are removed, and ``saving(removed, group, more)``, what `more` of one save."""
+
+
+class Amount(float):
+    """What may be left of a cost, however small the number is: no share of it."""
+
+
 Limit = float | str
 Targets = Mapping[Any, Limit]
 """What may be left of costs, by name or by factory (`CostFactory`)."""

@@ -7,6 +7,7 @@ it loads a model.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from onnx import GraphProto, SparseTensorProto, TensorProto
 
 from onnxprune.model.model import PROTOBUF_LIMIT, Model
 from onnxprune.model.tensors import (
+    bytes_an_element,
     elements,
     encode,
     is_external,
@@ -92,6 +94,17 @@ def densify(model: Model) -> SparseOriginals:
             graph.initializer.append(dense)
         del graph.sparse_initializer[:]
     return originals
+
+
+def densities(originals: SparseOriginals) -> dict[str, float]:
+    """Share of the bytes of each dense tensor that the sparse one takes in the file, by its qualified name."""
+    found = {}
+    for scope, sparse in originals:
+        dense = math.prod(sparse.dims) * bytes_an_element(sparse.values.data_type)
+        found[qualified(scope, sparse.values.name)] = (
+            payload_bytes(sparse.values) + payload_bytes(sparse.indices)
+        ) / max(dense, 1)
+    return found
 
 
 def resparsify(model: Model, originals: SparseOriginals) -> None:

@@ -6,7 +6,7 @@ import math
 
 from onnxprune.common.text import amount, milliseconds
 from onnxprune.errors import InputError
-from onnxprune.extensions.points import Limit
+from onnxprune.extensions.points import Amount, Limit
 
 LATENCY = "latency"
 """The cost that is measured, not counted."""
@@ -23,7 +23,9 @@ def limit_of(name: str, value: object) -> Limit:
         )
     if not (math.isfinite(number) and number > 0):
         raise InputError(f"target {name}={value} leaves nothing", "a fraction such as 0.5 says what may be left")
-    return value if isinstance(value, str) and not value.strip()[-1:].isdigit() else number
+    if isinstance(value, Amount) or (isinstance(value, str) and not value.strip()[-1:].isdigit()):
+        return value
+    return number
 
 
 def _latency(value: object) -> Limit:

@@ -13,6 +13,7 @@ from onnxprune.cost.measure import measure
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.blocks import Block, find_blocks
 from onnxprune.edit.bypass import Summand, bypass
+from onnxprune.engines.profiles import timed_here
 from onnxprune.errors import InputError, option
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import densify
@@ -23,6 +24,7 @@ from onnxprune.pipeline.latency import ready_engine
 from onnxprune.pipeline.observe import fresh_samples
 from onnxprune.pipeline.prepare import Prepared, open_groups
 from onnxprune.pipeline.trial_refit import refitted_error
+from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.verification.output_error import measured
 
 
@@ -160,5 +162,7 @@ def with_absolute_targets(prepared: Prepared) -> Options:
     shapes = options.checks.input_shapes
     whole = totals(channels.costs, prepared.analysis.coupling, prepared.loaded.cost, shapes)
     if LATENCY in whole and prepared.timed is None:
-        whole[LATENCY] = ready_engine(prepared.analysis, shapes, channels.engine).engine.milliseconds()
+        engine = ready_engine(prepared.analysis, shapes, timed_here(channels.engine)).engine
+        engine.ratio(prepared.analysis.model, WHOLE)  # which times the original
+        whole[LATENCY] = engine.milliseconds()
     return replace(options, channels=selection.intermediate_target(channels, whole, 1.0))

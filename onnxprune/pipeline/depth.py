@@ -6,6 +6,7 @@ blocks compete with channels, see `depth_target`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from onnxprune.common.progress import step
@@ -18,6 +19,9 @@ from onnxprune.pipeline.depth_target import weighed
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.prepare import Prepared, opened, scored
 from onnxprune.pipeline.progress import Clock
+
+RUINED = 1e100
+"""Damage of a removal that leaves outputs without numbers: more than any other."""
 
 
 def prepare(original: Original, options: Options, clock: Clock, analysis: Analysis | None = None) -> Prepared:
@@ -52,17 +56,22 @@ def least_damaging(blocks: Sequence[Block], count: int, damage: Callable[[Sequen
     Raises:
         InputError: There are not so many.
     """
+
+    def finite(some: Sequence[Block]) -> float:
+        found = damage(some)
+        return found if math.isfinite(found) else RUINED
+
     left, chosen, total = list(blocks), list[Removal](), 0.0
     adds: list[float] = []
     for number, block in enumerate(left):
         step(block.sum, number, len(left))
-        adds.append(damage([block]))
+        adds.append(finite([block]))
     while len(chosen) < count:
         if not left:
             raise InputError(f"only {len(chosen)} blocks of the model may go", f"ask for fewer with {option('depth')}")
         least = adds.index(min(adds))
         if chosen:
-            adds[least] = damage([*(removal.block for removal in chosen), left[least]]) - total
+            adds[least] = finite([*(removal.block for removal in chosen), left[least]]) - total
             if adds[least] > min(adds):
                 continue
         taken = Removal(left[least], adds[least])

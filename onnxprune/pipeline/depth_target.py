@@ -19,6 +19,7 @@ from onnxprune.extensions.points import CostFactory, Limit
 from onnxprune.graph.graph import Node
 from onnxprune.model.model import Model
 from onnxprune.options import LATENCY, Channels
+from onnxprune.pipeline.analysis import shares_by_group
 from onnxprune.pipeline.block_trials import BlockTrials, Removal, with_absolute_targets, without_blocks
 from onnxprune.pipeline.prepare import Prepared, scored
 from onnxprune.pipeline.score import allocate
@@ -27,6 +28,7 @@ from onnxprune.runtime.io_slices import WHOLE
 
 logger = logging.getLogger(__name__)
 
+NOTHING_MISSED = (0.0, 0.0)
 SECONDS = 0.5
 """Seconds for which a model without a block is timed."""
 
@@ -47,13 +49,13 @@ def weighed(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) ->
         )
     with prepared.clock.stage("depth"):
         removals = _best_share(prepared, _ranked(prepared, blocks, trials), trials)
-        whole = _error_at_target(prepared) if removals else 0.0
+        whole = _at_target(prepared) if removals else NOTHING_MISSED
     while removals:
         shallow = scored(without_blocks(prepared, removals))
         with prepared.clock.stage("depth"):
-            error = _error_at_target(shallow)
-        logger.info("depth: error %.3g with all blocks, %.3g without %d", whole, error, len(removals))
-        if error < whole:
+            found = _at_target(shallow)
+        logger.info("depth: error %.3g with all blocks, %.3g without %d", whole[1], found[1], len(removals))
+        if found < whole:
             return shallow
         removals = removals[: len(removals) // 2]
     return prepared
@@ -72,7 +74,7 @@ def _ranked(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) ->
         step(block.sum, number, len(blocks))
         left = _costs_left(prepared, channels, trials.model([block]))
         saved = {name: whole[name] - left[name] for name in limits}
-        worth = sum(saved[name] / max(whole[name] - limit, 1e-9) for name, limit in limits.items())
+        worth = sum(saved[name] / (whole[name] - limit) for name, limit in limits.items() if limit < whole[name])
         removal = Removal(block, trials.damage([block]))
         if worth > 0:
             ranked.append((removal.damage / worth, (removal, saved)))
@@ -116,9 +118,10 @@ def _predicted(prepared: Prepared, removals: Sequence[Ranked]) -> float:
     target: dict[str | CostFactory, Limit] = {}
     for key, cost in zip(channels.target, channels.costs, strict=True):
         more = limits[cost.name] + sum(saved[cost.name] for _, saved in removals)
-        target[key] = f"{more:.9g}ms" if cost.name == LATENCY else more
+        target[key] = selection.as_amount(cost.name, more)
     gone = {node for removal, _ in removals for node in removal.block.nodes}
-    whole = {i: 1.0 for i, group in enumerate(prepared.groups) if _is_inside(group, gone)}
+    keep = shares_by_group(prepared.analysis, prepared.groups, channels.keep)
+    keep |= {i: 1.0 for i, group in enumerate(prepared.groups) if _is_inside(group, gone)}
     assert prepared.damage is not None
     found = selection.by_budget(
         prepared.analysis.coupling,
@@ -127,7 +130,7 @@ def _predicted(prepared: Prepared, removals: Sequence[Ranked]) -> float:
         replace(channels, target=target),
         prepared.loaded.cost,
         prepared.options.checks.input_shapes,
-        whole,
+        keep,
     )
     if not all(target["met"] for target in found.targets.values()):
         return math.inf
@@ -139,12 +142,13 @@ def _is_inside(group: Group, nodes: Collection[Node]) -> bool:
     return all(node in nodes for s in group.slices for node, _ in s.value.consumers)
 
 
-def _error_at_target(prepared: Prepared) -> float:
-    """Error of the outputs at the target, as predicted, after a short refit."""
+def _at_target(prepared: Prepared) -> tuple[float, float]:
+    """By how much the target is missed, 0 where it is met, and the error of the outputs after a short refit."""
     assert prepared.damage is not None
     cost, options = prepared.loaded.cost, prepared.options
     selected = allocate(prepared.analysis, prepared.groups, prepared.damage, _channels(prepared), cost, options)
-    return refitted_error(prepared, prepared.analysis, selected)
+    missed = max((t["left"] / t["asked"] - 1 for t in selected.targets.values() if not t["met"]), default=0.0)
+    return missed, refitted_error(prepared, prepared.analysis, selected)
 
 
 def _channels(prepared: Prepared) -> Channels:

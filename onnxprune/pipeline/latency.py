@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxprune.common.progress import step
 from onnxprune.coupling.groups import Group
-from onnxprune.engines.profiles import DEFAULT, Timer, is_timer
+from onnxprune.engines.profiles import DEFAULT, Timer, is_timer, timed_here
 from onnxprune.engines.times import Times
 from onnxprune.errors import InputError, RunError, option
 from onnxprune.options import Channels
@@ -49,11 +49,11 @@ def timed(
     Raises:
         InputError: The times are unreadable or of another model, or the model does not run.
     """
-    read = None if channels.times is None else read_times(channels.times, analysis)
+    read = None if channels.times is None else read_times(channels.times, analysis, shapes)
     if read is not None and not is_timer(channels.engine):
         return Timed(read, None)
     try:
-        used = ready_engine(analysis, shapes, channels.engine)
+        used = ready_engine(analysis, shapes, timed_here(channels.engine))
         if read is not None:
             return Timed(read, used.engine)
         return Timed(measure(analysis, groups, used.engine, used.shapes, copies=COPIES), used.engine)
@@ -94,11 +94,13 @@ def ready_engine(
     return ReadyEngine(OnnxRuntime(model, feeds, names, threads=threads, providers=providers), fed)
 
 
-def read_times(source: Times | str | os.PathLike[str], analysis: Analysis) -> Times:
-    """Reads times, and checks that they are those of a model.
+def read_times(
+    source: Times | str | os.PathLike[str], analysis: Analysis, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Times:
+    """Reads times, and checks that they are those of a model, and of inputs of these shapes.
 
     Raises:
-        InputError: The file is unreadable, or the times are of another model.
+        InputError: The file is unreadable, or the times are of another model or of other inputs.
     """
     if isinstance(source, Times):
         times = source
@@ -111,6 +113,14 @@ def read_times(source: Times | str | os.PathLike[str], analysis: Analysis) -> Ti
         times = Times.from_json(text)
     if times.model != fingerprint(analysis.model.proto):
         raise InputError("the times were measured for another model", "they fit checkpoints of one architecture only")
+    for name, shape in (shapes or {}).items():
+        measured = times.input_shapes.get(name, shape)
+        if list(measured) != list(shape):
+            raise InputError(
+                f"the times were measured with {name} of shape {'x'.join(map(str, measured))}, not of the asked "
+                f"{'x'.join(map(str, shape))}",
+                f"measure again with {option('input_shapes')}",
+            )
     return times
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.coupling.groups import Group
 from onnxprune.model.model import Model
-from onnxprune.model.sparse_initializers import SparseOriginals, densify
+from onnxprune.model.sparse_initializers import SparseOriginals, densify, densities
 from onnxprune.model.stored_files import stored_bytes
 from onnxprune.options import LATENCY, Options
 from onnxprune.pipeline.analysis import Analysis, analyze_loaded, prunable, shares_by_group
@@ -172,6 +172,7 @@ def load_inputs(original: Original, model: Model, stored: Cost | None, options: 
         cost = replace(cost, params=stored.params, bytes=stored.bytes)
     cost = replace(cost, bytes=stored_bytes(model) or cost.bytes)
     sparse = densify(model)
+    cost = replace(cost, density=densities(sparse))
     repair, why = resolve_repair(
         model,
         options.repair,

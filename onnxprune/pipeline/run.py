@@ -231,5 +231,6 @@ def measured_targets(pruned: Pruned, after: Cost) -> dict[str, TargetReport]:
             found[name] = TargetReport(asked, time, bool(target["met"]), latency.predicted, checked, latency.engine)
             continue
         left = measured(costs[name], pruned.model, after, shapes)
-        found[name] = TargetReport(asked, left, left is not None and left <= asked)
+        met = left is not None and left <= asked
+        found[name] = TargetReport(asked, left, met, None if met or not target["met"] else float(target["left"]))
     return found

@@ -30,7 +30,7 @@ def search(prepared: Prepared) -> tuple[Pruned, SearchReport]:
     """
     trials = _Trials(prepared)
     found = furthest_good(trials.make, lambda pruned: pruned.met, trials.same)
-    if found.confirmation is not None:
+    if found.confirmation is not None and found.met:
         found = _confirmed(trials, found)
     if not found.plan.changes_model and len(trials.records) > 1:
         found = replace(found, whole_because=trials.why_none())
@@ -64,7 +64,7 @@ class _Trials:
     def make(self, share: float) -> Pruned:
         """Makes the model of a share."""
         prepared = self._prepared
-        prepared.clock.prefix = f"search, model {len(self.records) + 1} of at most {MAX_RUNS}: "
+        prepared.clock.prefix = f"search, model {len(self.records) + 1}: "
         copy = reanalyze(prepared.analysis, prepared.analysis.model.copy())
         with prepared.clock.trial(len(self.records), MAX_RUNS, work_of_attempt(prepared.options)):
             pruned = attempt(prepared, replace(prepared.options, channels=self.channels(share)), copy)

@@ -61,5 +61,5 @@ def why_not_data_free(model: Model, input_shapes: Mapping[str, Sequence[int]] | 
         partition(model.proto, [[layer.x.name] for layer in linear_layers(Graph(model.proto))], feeds[0])
         session(model).run(None, feeds[0])
     except Exception as e:  # whatever onnxruntime raises for a model or for inputs that it does not take
-        return f"the model does not run on synthetic inputs: {str(e).strip().splitlines()[0]}"
+        return f"the model does not run on synthetic inputs: {(str(e).strip() or type(e).__name__).splitlines()[0]}"
     return None

@@ -43,7 +43,8 @@ def meeting_targets(
     streams: Mapping[int, Stream],
 ) -> Selection:
     """The selection that meets the targets and takes least of the streams; of anything where that is not enough."""
-    others = [c if i in streams else _bounded(c, g) for i, (c, g) in enumerate(zip(curves, groups, strict=True))]
+    fixed = {*streams, *keep}
+    others = [c if i in fixed else _bounded(c, g) for i, (c, g) in enumerate(zip(curves, groups, strict=True))]
     tried: dict[int, Selection] = {}
 
     def meets(step: int) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from onnxprune.allocation.selection import Selection
 from onnxprune.common.progress import step
+from onnxprune.engines.profiles import DEFAULT
 from onnxprune.errors import InputError, RunError
 from onnxprune.options import AUTO, LATENCY, Channels
 from onnxprune.pipeline.analysis import Analysis, reanalyze
@@ -119,7 +120,7 @@ def _trials(
         return replace(channels, target={**channels.target, LATENCY: f"{limit:.9g}ms"}, round_to=multiple)
 
     def by_macs(share: float, multiple: int | str) -> Channels:
-        return replace(channels, target={"macs": share}, round_to=multiple)
+        return replace(channels, target={"macs": min(share, 1.0)}, round_to=multiple, engine=DEFAULT, times=None)
 
     series: list[tuple[Callable[[float, int | str], Channels], float, float, int | str, int]] = [
         (by_time, asked, whole, channels.round_to, CORRECTIONS)
@@ -127,7 +128,8 @@ def _trials(
     if channels.round_to == AUTO:
         series += [(by_time, asked, whole, multiple, PROBES) for multiple in MULTIPLES]
     if len(channels.target) == 1:
-        series += [(by_macs, asked / whole, 1.0, multiple, PROBES) for multiple in MACS_MULTIPLES]
+        multiples = MACS_MULTIPLES if channels.round_to == AUTO else (channels.round_to,)
+        series += [(by_macs, asked / whole, 1.0, multiple, PROBES) for multiple in multiples]
     for number, (options, first, most, multiple, tries) in enumerate(series):
         step(f"allocation {number + 1} of {len(series)}", number, len(series))
         amount, seen = first, [(most, whole)]
@@ -145,6 +147,8 @@ def _trials(
             yield trial
             if asked * (1 - SLACK) <= trial.measured <= asked or not selected.removed.any():
                 break
+            if trial.measured <= asked and whole <= asked:  # nothing had to be faster
+                break
             if not all(target["met"] for target in selected.targets.values()):
                 break
             seen.append((amount, trial.measured))
@@ -159,11 +163,16 @@ def _next(seen: Sequence[tuple[float, float]], goal: float) -> float:
         goal: The time, less than that of the original.
     """
     shorter = [pair for pair in seen if pair[1] < goal]
-    longer = sorted(pair for pair in seen if pair[1] >= goal)
+    longer = sorted({pair[0]: pair for pair in seen if pair[1] >= goal}.values())  # one of those of an amount
+    if not longer:
+        return seen[-1][0]
     if shorter:
         (x, low), (y, high) = (find(pairs, key=lambda pair: pair[1]) for find, pairs in ((max, shorter), (min, longer)))
         return x + (y - x) * (goal - low) / (high - low)
-    (x, low), (y, high) = longer[:2]
+    (x, low), *others = longer
+    if not others:
+        return x * max(goal / low, LEAST_STEP)
+    y, high = others[0]
     slope = max((high - low) / (y - x), FLATTEST * high / y)
     return max(x - (low - goal) / slope, LEAST_STEP * x)
 

@@ -57,7 +57,8 @@ class TargetReport:
         asked: Most that may be left; latency in milliseconds.
         left: What is left, counted or measured; None where it cannot be counted.
         met: Whether that is within the limit; latency to within 2%, as it can be measured no better.
-        predicted: Latency that was predicted from the times at other widths.
+        predicted: Latency that was predicted from the times at other widths; of other costs what was predicted to be
+            left, where that is within the limit and what is left is not.
         checked: Whether `left` is what a run of the model took; false where it is predicted.
         engine: What a latency was measured in.
     """

@@ -45,7 +45,8 @@ def warnings(report: Report, events: Sequence[str] = ()) -> list[str]:
             lines.append(f"target latency is missed: {left} left, {duration(target.asked / 1e3)} asked")
         elif not target.met:
             left = "what is left cannot be counted" if target.left is None else f"{target.left:,.0f} left"
-            lines.append(f"target {name} is missed: {left}, {target.asked:,.0f} asked; no group may lose more")
+            why = "no group may lose more" if target.predicted is None else f"{target.predicted:,.0f} were predicted"
+            lines.append(f"target {name} is missed: {left}, {target.asked:,.0f} asked; {why}")
     lines += gate_lines(report.gates)
     if report.storage is not None and report.storage.sparse:
         lines.append(

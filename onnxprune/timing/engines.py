@@ -120,8 +120,9 @@ class OnnxRuntime:
         feeds = [self._feeds, io_slices.feeds(self._feeds)]
         self._original.race(session, self._outputs, feeds, 1)  # the first run of a session allocates its memory
         times = self._original.race(session, self._outputs, feeds, PAIRS, fewest=FEWEST, seconds=seconds)
-        column = 1 if self._threads == 1 and self._on_cpu else 0
-        before, after = (float(np.quantile(np.array(spent)[:, column], QUANTILE)) for spent in times)
+        measured = [np.quantile(np.array(spent), QUANTILE, axis=0) for spent in times]
+        on_processor = self._threads == 1 and self._on_cpu and measured[0][1] > 0  # some clocks are too coarse
+        before, after = (float(found[int(on_processor)]) for found in measured)
         self._times.append(before)
         return after / before
 
@@ -213,7 +214,8 @@ def command(line: str) -> Callable[[str], float]:
             done = subprocess.run(called, capture_output=True, text=True, check=False)
         except OSError as error:
             raise InputError(f"{words[0]} cannot be run: {error.strerror}") from None
-        numbers = re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", done.stdout)
+        said = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", done.stdout)  # 1,234.5
+        numbers = re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", said)
         if done.returncode or not numbers:
             said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
             raise RunError(f"{words[0]} ended with exit status {done.returncode} and printed no time: {said[:200]}")

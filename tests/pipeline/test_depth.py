@@ -172,7 +172,7 @@ def test_fewer_blocks_are_tried_where_as_many_as_predicted_are_worse(
         "_best_share": lambda *_: removals,
         "scored": lambda prepared: prepared,
         "without_blocks": lambda _, taken: SimpleNamespace(**{**vars(made), "gone": taken}),
-        "_error_at_target": lambda prepared: errors.get(len(prepared.gone), 0.6),
+        "_at_target": lambda prepared: (0.0, errors.get(len(prepared.gone), 0.6)),
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(depth_target, name, fake)
