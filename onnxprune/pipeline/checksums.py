@@ -11,14 +11,15 @@ from typing import Any
 
 import onnx
 
+from onnxprune.calibration.texts import SUFFIX, TOKENIZER
 from onnxprune.common.shared_files import sha256
 from onnxprune.model.model import Model
 from onnxprune.model.stored_files import stored_files
 from onnxprune.options.json_data import PYTHON
 from onnxprune.runtime.session import Source
 
-FILES = ("calib", "stats", "times")
-"""Options that may name files."""
+FILES = ("calib", "stats", "times", "metric", "loss")
+"""Options that may name files, or functions in them."""
 
 
 def model_checksum(source: Source) -> str:
@@ -40,8 +41,32 @@ def has_objects(options: Mapping[str, Any]) -> bool:
 
 
 def data_checksums(options: Mapping[str, Any]) -> dict[str, str]:
-    """Checksums of the files that options, as JSON data, name."""
-    return {name: _of_path(str(options[name]).partition(",")[0]) for name in FILES if options.get(name)}
+    """Checksums of the files that options, as JSON data, name: of data, of classes, of modules with functions."""
+    return {name: _of("".join(map(_of_path, _named(str(options[name]))))) for name in FILES if options.get(name)}
+
+
+def _named(text: str) -> list[str]:
+    """The paths and other parts of what an option names."""
+    if os.path.exists(text):
+        return [text, *_tokenizers(text)]
+    parts = []
+    for part in text.split(","):
+        head, equals, path = part.strip().partition("=")
+        parts += [head, path] if equals else [part, *_tokenizers(part)]
+        module, colon, _ = part.partition(":")
+        parts += [source] if colon and (source := _source_of(module)) is not None else []
+    return parts
+
+
+def _tokenizers(path: str) -> list[str]:
+    """The tokenizer beside a text."""
+    return [os.path.join(os.path.dirname(path), TOKENIZER)] if path.endswith(SUFFIX) else []
+
+
+def _source_of(module: str) -> str | None:
+    """The file of a module in the current folder; None for any other, which is installed."""
+    path = os.path.join(*module.split(".")) + ".py"
+    return path if os.path.isfile(path) else None
 
 
 def checksum(data: Any) -> str:

@@ -56,9 +56,11 @@ def inputs_seen(data: CalibrationSplit) -> dict[str, InputReport]:
     """Shape of a sample, range, mean and deviation of each input, over the calibration samples."""
     found: dict[str, _Input] = {}
     for part in (data.held, data.fit) if data.held_out else (data.fit,):
+        axes = getattr(part, "axes", None) or {}
         for feeds in part.batches():
             for name, array in feeds.items():
-                found.setdefault(name, _Input()).add(np.asarray(array))
+                samples = np.asarray(array)
+                found.setdefault(name, _Input()).add(np.moveaxis(samples, axes[name], 0) if name in axes else samples)
     return {name: values.report() for name, values in found.items()}
 
 

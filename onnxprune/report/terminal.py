@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -246,8 +247,9 @@ def accuracy(report: Report) -> str:
             "Accuracy unknown: no samples were given to measure it on (--calib)" if report.whole_because is None else ""
         )
     error = found.relative_error
-    share = "not finite" if error is None else f"{plain_percent(error)} of their variance"
-    compared = error is None or any(drift.rel_rms is not None for drift in report.drift.values())
+    unknown = error is None or not math.isfinite(error)
+    share = "not finite" if unknown else f"{plain_percent(error or 0.0)} of their variance"
+    compared = unknown or any(drift.rel_rms is not None for drift in report.drift.values())
     count = "" if found.samples is None else f"{found.samples} "
     distance = f"squared error of the outputs {share}" if compared else "no output is of numbers that have a distance"
     lines = [f"On {count}{found.on}: {distance}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from onnxprune.common.text import duration, percent, plain_percent, plural, printable, short
@@ -120,9 +121,9 @@ def _inaccurate(report: Report) -> list[str]:
             return []
         return [f"accuracy is lost: {interval(lost)} on {found.on}"]
     if found.relative_error is None or found.relative_error > ERROR_WARNING:
-        share = (
-            "not finite" if found.relative_error is None else f"{plain_percent(found.relative_error)} of their variance"
-        )
+        gap = found.relative_error
+        unknown = gap is None or not math.isfinite(gap)
+        share = "not finite" if unknown else f"{plain_percent(gap or 0.0)} of their variance"
         return [f"the outputs are others than before: squared error {share} on {found.on}"]
     return []
 

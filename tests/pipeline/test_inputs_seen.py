@@ -77,3 +77,16 @@ def test_samples_that_teach_nothing_are_told() -> None:
 def test_arrays_that_are_not_used_are_named() -> None:
     told = run(samples(), extra=np.zeros(40)).warnings
     assert "calibration data: array 'extra' is neither an input nor labels, and is not used" in told
+
+
+def test_samples_lie_along_the_batch_axis() -> None:
+    """Whichever that is: steps of time are no samples."""
+    model = build(
+        "(float[7,N,8] x) => (float[7,N,4] y) <float[8,6] w, float[6,4] v> { h = MatMul(x, w) y = MatMul(h, v) }"
+    )
+    x = np.random.default_rng(0).standard_normal((7, 40, 8)).astype(np.float32)
+    x[:, :3] = np.nan
+    report = onnxprune.prune(model, 0.5, repair="none", importance="l2", calib={"x": x}, time=False).report
+    assert report.calibration is not None
+    seen = report.calibration.inputs["x"]
+    assert (seen.samples, seen.broken, seen.shape) == (40, 3, [7, 8])
