@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from onnxprune.common.progress import ProgressCallback
@@ -15,7 +16,7 @@ from onnxprune.errors import InputError
 from onnxprune.extensions.points import Scorer, as_criterion
 from onnxprune.importance.magnitude import Scores
 from onnxprune.model.model import load
-from onnxprune.model.sparse_initializers import densify
+from onnxprune.model.sparse_initializers import densify, densities
 from onnxprune.options import Calibration, Options, Resources, Scope
 from onnxprune.options import checks as checks_of
 from onnxprune.options.one_object import check_alone
@@ -56,9 +57,9 @@ def analyze(
         scope = options.scope
     loaded = load(to_proto_or_path(model), weights=False)
     stored = measure_cost(loaded) if loaded.proto.functions or loaded.proto.graph.sparse_initializer else None
-    densify(loaded)
+    density = densities(densify(loaded))
     analysis = analyze_loaded(loaded, mixing=scope.mixing, attention=scope.attention, shrink=scope.shrink)
-    analysis.stored = stored
+    analysis.stored = None if stored is None else replace(stored, density=density)
     return analysis
 
 

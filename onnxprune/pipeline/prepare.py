@@ -169,10 +169,10 @@ def load_inputs(original: Original, model: Model, stored: Cost | None, options: 
     """Makes a model dense, in place, opens the data, and resolves ``repair=auto``."""
     cost = measure(model, options.checks.input_shapes, run=options.targets_macs)
     if stored is not None:
-        cost = replace(cost, params=stored.params, bytes=stored.bytes)
+        cost = replace(cost, params=stored.params, bytes=stored.bytes, density=stored.density)
     cost = replace(cost, bytes=stored_bytes(model) or cost.bytes)
     sparse = densify(model)
-    cost = replace(cost, density=densities(sparse))
+    cost = replace(cost, density=densities(sparse) or cost.density)
     repair, why = resolve_repair(
         model,
         options.repair,
