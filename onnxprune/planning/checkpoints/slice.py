@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,26 @@ def _cuts(plan: Plan, arrays: Mapping[str, np.ndarray], given: TensorMap, model:
         open_to = {*plan.removed, *plan.permuted, *plan.zeroed} - {s[0] for a in given.tensors.values() for s in a if s}
         by_values = found_by_values(model, open_to, arrays)
         given = TensorMap({**by_values.tensors, **given.tensors}, given.ignored)
-    return cuts(plan, {name: array.shape for name, array in arrays.items()}, given)
+    found = cuts(plan, {name: array.shape for name, array in arrays.items()}, given)
+    return found | _tied(arrays, found, given.ignored)
+
+
+def _tied(arrays: Mapping[str, np.ndarray], found: Mapping[str, Cut], ignored: Collection[str]) -> dict[str, Cut]:
+    """The cuts of matrices that are the same as one that is cut: an output layer that is tied to an embedding, say."""
+    ties = {}
+    for name, array in arrays.items():
+        if name in found or name in ignored or array.ndim < 2 or not array.size or (array == array.flat[0]).all():
+            continue
+        twins = (other for other in found if arrays[other].shape == array.shape and _same(arrays[other], array))
+        twin = next(twins, None)
+        if twin is not None:
+            ties[name] = found[twin]
+    return ties
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays of one shape hold the same numbers."""
+    return bool((one[0] == other[0]).all()) and np.array_equal(one, other)
 
 
 def _left(shape: tuple[int, ...], cut: Cut) -> tuple[int, ...]:

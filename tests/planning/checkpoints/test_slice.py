@@ -59,6 +59,14 @@ def test_a_state_in_memory() -> None:
     assert found["steps"] == 3 and found["conv.weight"].shape == (4, 3, 3, 3)
 
 
+def test_a_tensor_of_two_names_is_sliced_under_both() -> None:
+    """As an output layer that is tied to an embedding; arrays of one number alone are not the same for that."""
+    flat = {"flat": np.ones_like(WEIGHTS["fc.weight"])}
+    found = onnxprune.slice_state(PRUNED.plan, {**WEIGHTS, "head.weight": WEIGHTS["fc.weight"].copy(), **flat})
+    np.testing.assert_array_equal(found["head.weight"], LEFT["fc.weight"])
+    assert found["flat"].shape == WEIGHTS["fc.weight"].shape
+
+
 def test_states_under_prefixes_are_sliced_with_the_weights(tmp_path: Path) -> None:
     stored = {f"{p}{name}": array for p in ("model.", "adam/m/") for name, array in WEIGHTS.items()}
     np.savez(tmp_path / "a.npz", **stored, step=np.array(7))
