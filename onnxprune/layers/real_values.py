@@ -33,15 +33,26 @@ def real_values(model: Model, value: Value, quantised: Parameters, packed: Param
     stored = model.values(value.tensor)
     if value not in quantised and value not in packed:
         return stored
-    scale, zero, last = packed[value] if value in packed else quantised[value]
     kind = np.dtype(np.float32)
+    if value in quantised:
+        return Made(stored.shape, kind, lambda: real_numbers(model, stored.array(), *quantised[value]))
+    scale, zero, bits = packed[value]
     if scale.tensor is None:
         return Made(stored.shape, kind, lambda: stored.array().astype(np.float32))
-    scales = model.array(scale.tensor)
-    points = model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
-    if value in packed:
-        return Unpacked(stored, scales, points, last)
-    return Made(stored.shape, kind, lambda: dequantised(stored.array(), scales, points, last))
+    return Unpacked(stored, model.array(scale.tensor), _points(model, zero), bits)
+
+
+def real_numbers(
+    model: Model, stored: NDArray[Any], scale: Value, zero: Value | None, axis: int
+) -> NDArray[np.float32]:
+    """Whole numbers as an operator multiplies with them; where only the run tells their scale, without that."""
+    scales = np.ones((), np.float32) if scale.tensor is None else model.array(scale.tensor)
+    found: NDArray[np.float32] = dequantised(stored, scales, _points(model, zero), axis)
+    return found
+
+
+def _points(model: Model, zero: Value | None) -> NDArray[Any] | None:
+    return model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
 
 
 class Unpacked(Values):

@@ -15,6 +15,7 @@ from onnxprune.extensions.points import Criterion
 from onnxprune.graph.graph import Value
 from onnxprune.importance.element_scores import element_scores
 from onnxprune.layers.dequantize import dequantised
+from onnxprune.layers.real_values import real_numbers
 from onnxprune.layers.weights import finite_part
 from onnxprune.model.model import Model
 from onnxprune.model.values import Made
@@ -166,9 +167,5 @@ def real_values(
     """Returns the real (dequantized) values of a weight; `array` are the stored values, if read already."""
     assert value.tensor is not None
     array = model.array(value.tensor) if array is None else array
-    if value in coupling.ties.quantised:
-        scale, zero, axis = coupling.ties.quantised[value]
-        if scale.tensor is not None:
-            points = model.array(zero.tensor) if zero is not None and zero.tensor is not None else None
-            return dequantised(array, model.array(scale.tensor), points, axis)
-    return array.astype(np.float32)
+    parameters = coupling.ties.quantised.get(value)
+    return array.astype(np.float32) if parameters is None else real_numbers(model, array, *parameters)
