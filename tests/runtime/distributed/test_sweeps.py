@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnxprune.common.progress import Progress
 from onnxprune.errors import InputError
 from onnxprune.report.sweep import SweepReport
 from onnxprune.runtime.distributed.connect import connected
+from onnxprune.runtime.distributed.worker import Call, _Teller
 from tests.support.classifier import classifier, samples
 from tests.support.dask_cluster import BLIND, DaskCluster, dask_cluster
 
@@ -72,25 +74,14 @@ def test_the_same_on_any_number_of_workers(
     assert any(p.item.startswith("ratio 0.2, obs") for p in seen)
 
 
-def test_a_worker_tells_what_it_does(given: dict[str, Any]) -> None:
-    """While its task lasts: how far a task is that is soon over is told by nobody."""
-
-    waits = [2.0]  # on the worker and once: a metric is computed of many samples of the samples
-
-    def slow(outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> float:
-        from distributed import get_worker
-
-        try:
-            get_worker()
-        except ValueError:
-            return 1.0  # in the run itself, of the original
-        time.sleep(waits.pop() if waits else 0.0)
-        return 1.0
-
-    seen: list[Progress] = []
-    with connected("local:1") as client:
-        onnxprune.sweep(**{**given, "ratio": 0.2, "importance": "l2"}, metric=slow, client=client, progress=seen.append)
-    assert any(p.item.startswith("ratio 0.2, l2 ") for p in seen)
+def test_a_worker_tells_what_it_does() -> None:
+    """At once, and then now and then."""
+    told: list[Any] = []
+    worker = SimpleNamespace(log_event=lambda topic, event: told.append((topic, event)))
+    teller = _Teller(worker, Call("run", 3, 1.0, None))
+    for done in (1.0, 2.0):
+        teller.tell(Progress("repair", "w", done, 4.0, 0.0, None))
+    assert told == [("run", (3, "w", 0.25))]
 
 
 def test_data_and_criteria_of_a_caller(given: dict[str, Any], alone: tuple[Any, Any], tmp_path: Path) -> None:
