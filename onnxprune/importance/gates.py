@@ -71,9 +71,12 @@ class Gates:
 
     def _sum(self, i: int, elements: Mapping[str, Array], matrices: dict[str, Floats]) -> Floats | None:
         parts = []
+        counted: set[tuple[str, int, bytes]] = set()  # the gradient of a weight is the sum over all that read it
         for read in self._reads[i]:
             name, layer = read.layer.weight.name, read.layer
-            if name in elements:
+            part = name, read.block, read.columns.tobytes()
+            if name in elements and part not in counted:
+                counted.add(part)
                 if layer.name not in matrices:
                     products = layer.matrix(elements[name]).sum(axis=1, dtype=np.float64)
                     matrices[layer.name] = products / layer.alpha  # of the stored weights, not of what they come to

@@ -65,8 +65,7 @@ def score(
     if criterion.saliency is not None:
         found = saliency_of_units(criterion, model, coupling, groups, gradients)
         rest = score(model, coupling, [g for g, one in zip(groups, found, strict=True) if one is None], "l2")
-        known = [one[np.isfinite(one)] for one in found if one is not None]
-        level = float(np.concatenate(known).mean()) if known else 1.0  # of norms the mean of each group is 1
+        level = _level(found)
         return [one if one is not None else level * rest.pop(0) for one in found]
     if criterion.function is None:
         raise InputError(f"importance {criterion.name!r} does not score the units of a group by themselves")
@@ -85,13 +84,21 @@ def score(
         _View(group, weights, rng, readers, found)
         for group, readers, found in zip(groups, found_readers, gates, strict=True)
     ]
+    known = [criterion.needs == "weights" or bool(view.readers) or view.gates is not None for view in views]
+    given = [_scaled(_checked(criterion, v), criterion.scale) if k else None for v, k in zip(views, known, strict=True)]
+    level = 1.0 if criterion.scale == "mean" else _level(given)
     scores = [
-        _scaled(_checked(criterion, view), criterion.scale)
-        if criterion.needs == "weights" or view.readers or view.gates is not None
-        else _scaled(np.sqrt(view.sums(2)), "mean")
-        for view in views
+        level * _scaled(np.sqrt(view.sums(2)), "mean") if one is None else one
+        for view, one in zip(views, given, strict=True)
     ]
     return standardised(scores) if criterion.scale == "standard" else scores
+
+
+def _level(scores: Sequence[Scores | None]) -> float:
+    """Mean of what is known; 1 where nothing is. Of norms, which stand for the rest, the mean of each group is 1."""
+    known = [one[np.isfinite(one)] for one in scores if one is not None]
+    values = np.concatenate(known) if known else np.zeros(0)
+    return float(values.mean()) if values.size else 1.0
 
 
 def _checked(criterion: Criterion, view: _View) -> Scores:

@@ -20,6 +20,10 @@ Vectors = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Mean and variance, one of each for a channel."""
 
 
+CONSTANT = 1e-6
+"""Share of its running variance below which a channel does not vary."""
+
+
 @contextmanager
 def aligned(
     original: Model,
@@ -102,8 +106,11 @@ def reestimate(
             seen = kept.all_rows(a.x.name, first.step()[a.x.name], 1)
             then, now = channel_statistics(seen), channel_statistics(second.step()[b.x.name])
             if where is not None:
-                _set(pruned, b.mean, pruned.array(b.mean) + now[0] - then[0][where])
-                _set(pruned, b.variance, pruned.array(b.variance) * (now[1] / then[1][where]))
+                before = then[0][where], then[1][where]
+                _set(pruned, b.mean, pruned.array(b.mean) + now[0] - before[0])
+                tiny = CONSTANT * pruned.array(b.variance)  # of channels that are dead on the samples nothing is known
+                known = (before[1] > tiny) & (now[1] > tiny)
+                _set(pruned, b.variance, pruned.array(b.variance) * np.where(known, now[1] / before[1], 1.0))
     return sum(where is not None for where in indices)
 
 

@@ -111,4 +111,11 @@ def _elementwise(node: Node) -> bool:
     if not operator.pointwise:
         return False
     constants = [v for v in node.inputs if v is not None and not _varies(v)]
-    return all(v.tensor is None or sum(d != 1 for d in v.tensor.dims) <= 1 for v in constants)
+    return all(v.tensor is None or _lies_along_features(v.tensor.dims, node.output().rank) for v in constants)
+
+
+def _lies_along_features(dims: Sequence[int], rank: int | None) -> bool:
+    """Whether a constant is the same for all samples, along axis 0, and varies along one other axis at most."""
+    if sum(d != 1 for d in dims) > 1:
+        return False
+    return all(d == 1 for d in dims) or (rank is not None and (len(dims) < rank or dims[0] == 1))

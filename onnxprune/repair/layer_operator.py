@@ -82,12 +82,20 @@ class LayerOperator:
     def unfold(self, x: Floats) -> Unfolded:
         """What the layer multiplies its weight with at every position of a map."""
         rows = self._rows(x)
-        if len(self.windows) == 1 and self.lengths == self.out:  # each position reads itself alone
+        if len(self.windows) == 1 and self.lengths == self.out and self._reads_itself():
             return Unfolded(x.reshape(self.groups, len(x) // self.groups, -1), (*rows, *self.out))
         found = np.zeros((len(x), len(self.windows), *rows, *self.out), dtype=np.float32)
         for position, (read, made) in enumerate(self.windows):
             found[:, position][_last(made)] = x[_last(read)]
         return Unfolded(found.reshape(self.groups, -1, found[0, 0].size), (*rows, *self.out))
+
+    def _reads_itself(self) -> bool:
+        """Whether its only kernel position reads each position at itself: neither stride nor padding moves it."""
+        reads, makes = self.windows[0]
+        return all(
+            (read.start, read.stop, read.step, made.start, made.stop) == (0, n, 1, 0, n)
+            for read, made, n in zip(reads, makes, self.lengths, strict=True)
+        )
 
     def forward(self, weight: Floats, x: Unfolded) -> Floats:
         """What the layer makes of a map, without its bias."""

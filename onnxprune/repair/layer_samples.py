@@ -70,7 +70,7 @@ class LayerSamples:
         """Mean squared error of the clipped outputs, as a share of their variance, or else mean square."""
         target, variation = self._seen_targets
         wrong = np.square(target - self.seen(self.predict(weight, bias)), dtype=np.float64).sum()
-        return float(wrong / variation)
+        return float(wrong / variation) if np.isfinite(wrong) else np.inf
 
     @cached_property
     def _seen_targets(self) -> tuple[NDArray[np.float32], float]:
@@ -138,7 +138,7 @@ class ResidualAdd:
 
 def residual_add(layer: LinearLayer) -> ResidualAdd | None:
     """The sum after the layer whose other summand is computed before the layer; None if there is none."""
-    if len(layer.output.consumers) != 1:
+    if len(layer.output.consumers) != 1 or _is_returned(layer.output):
         return None
     node, i = layer.output.consumers[0]
     other, total = other_summand(node, i), node.outputs[0]
@@ -153,6 +153,11 @@ def residual_add(layer: LinearLayer) -> ResidualAdd | None:
     if other.shape != layer.output.shape or total.shape != layer.output.shape:
         return None
     return ResidualAdd(total, total.name, other.name)
+
+
+def _is_returned(value: Value) -> bool:
+    """Whether a value leaves its graph: then more than its reader depends on it."""
+    return any(value is out for out in value.scope.outputs)
 
 
 def _is_before(value: Value, node: Node) -> bool:
@@ -257,7 +262,7 @@ def _grouped(features: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
 
 def bounds(value: Value) -> Bounds:
     """Bounds that the only consumer of a value clips it to; infinite where there is none."""
-    if len(value.consumers) != 1:
+    if len(value.consumers) != 1 or _is_returned(value):
         return -np.inf, np.inf
     node, i = value.consumers[0]
     declared = operator_of(node).clips

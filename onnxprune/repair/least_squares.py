@@ -110,7 +110,7 @@ def _plain(
     is the same as if they were tried one by one.
     """
     products = [problem.products(target) for target in targets]
-    best, worse = [before] * len(targets), [0] * len(targets)
+    best, worse, least = [before] * len(targets), [0] * len(targets), [np.inf] * len(targets)
 
     def tried(task: tuple[int, float]) -> Fit:
         new, shift = problem.solved(products[task[0]], task[1])
@@ -122,9 +122,10 @@ def _plain(
         going = [i for i in range(len(targets)) if worse[i] < PATIENCE]
         tasks = [(i, penalty) for penalty in ordered[start : start + AHEAD] for i in going]
         for (i, _), found in zip(tasks, in_order(tried, tasks), strict=True):
-            if worse[i] < PATIENCE:
-                worse[i] = 0 if found.after < best[i].after else worse[i] + 1
-                best[i] = found if not worse[i] else best[i]
+            if worse[i] < PATIENCE:  # the strongest ridges may only shift the mean, and be no better than nothing
+                worse[i] = 0 if found.after < least[i] else worse[i] + 1
+                least[i] = min(least[i], found.after)
+                best[i] = found if found.after < best[i].after else best[i]
         problem.forget({one.penalty for one in best})
     return best
 

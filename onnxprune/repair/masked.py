@@ -121,6 +121,8 @@ class _Matrices:
             if best.after <= before:
                 break
             best = min(best, tried(penalty), key=lambda one: one.after)
+        if best.after > before:  # plain zeros are better on samples that no fit has seen
+            return Fit(self._with_zeros(sizes), self.bias, 0.0, before, before)
         return best
 
     def _with_zeros(self, scores: Floats) -> Floats:

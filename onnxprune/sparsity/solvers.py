@@ -59,7 +59,13 @@ def wanda(weight: Floats, gram: Floats, pattern: Pattern, channels: int) -> Mask
     rows = scores.reshape(-1, scores.shape[2])
     order = np.argsort(rows, axis=1, kind="stable")
     zeroed = np.zeros(rows.shape, dtype=bool)
-    np.put_along_axis(zeroed, order[:, : share(pattern.share or 0.0, rows.shape[1])], True, axis=1)
+    each = share(pattern.share or 0.0, rows.shape[1])
+    np.put_along_axis(zeroed, order[:, :each], True, axis=1)
+    left = share(pattern.share or 0.0, rows.size) - each * len(rows)
+    if left:  # what no whole number of columns gives: one more in the outputs that lose least by it
+        further = order[:, each]
+        cheapest = np.argsort(np.take_along_axis(rows, further[:, None], axis=1)[:, 0], kind="stable")[:left]
+        zeroed[cheapest, further[cheapest]] = True
     return zeroed.reshape(weight.shape)
 
 
