@@ -21,6 +21,7 @@ from onnxprune.graph.graph import Graph, Node, Scope, Value
 from onnxprune.graph.operators import operator_of
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.model import Model
+from onnxprune.model.tensors import FLOATS
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.gradients.writer import OLDEST_OPSET, Writer
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 TYPES = {TensorProto.FLOAT, TensorProto.DOUBLE}
 """Element types that gradients are computed in."""
+HALVES = FLOATS - TYPES
+"""Element types of values that depend on others smoothly, and whose gradients are not computed."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,10 @@ class _Backward:
         rule = operator_of(node).gradient
         if not branches and (rule is None or captured):
             return f"{node.op_type} has no gradient rule"
+        if any(
+            w and v is not None and v.elem_type and not _is_float(v) for v, w in zip(node.inputs, wanted, strict=True)
+        ):
+            return f"{node.label} reads numbers of another precision"
         if self._write.opset < OLDEST_OPSET:
             return f"opset {self._write.opset} is older than {OLDEST_OPSET}"
         g = NodeGradient(node, self._write, outputs, wanted, self._data)
@@ -144,6 +151,8 @@ class _Backward:
                 return self._through_branches(g, outputs, captured)
             assert rule is not None
             rule(g)
+            if g.ignored:
+                return f"the gradient rule of {node.op_type} does not cover output number {g.ignored[0]}"
             missing = [i for i, needed in enumerate(wanted) if needed and i not in g.given and _is_float(node.input(i))]
             if not missing:
                 return [(g.x(i), name) for i, name in g.given.items()]
@@ -206,13 +215,19 @@ def _captured(node: Node) -> Iterator[Value]:
 
 
 def _downstream(scope: Scope, variables: Collection[str]) -> set[str]:
-    """Names of the values that depend on the variables by floating-point numbers, and of the variables."""
+    """Names of the values that vary with the variables, and of the variables."""
     needed = set(variables)
     for node in scope.nodes:
         read = [v for v in [*node.inputs, *_captured(node)] if v is not None]
         if any(v.name in needed for v in read):
-            needed |= {v.name for v in node.outputs if v is not None and (_is_float(v) or not v.elem_type)}
+            needed |= {v.name for v in node.outputs if v is not None and _carries(node, v)}
     return needed
+
+
+def _carries(node: Node, value: Value) -> bool:
+    """Whether an output varies with what a node reads, in whatever type; ids, conditions and shapes do not."""
+    smooth = _is_float(value) or not value.elem_type or value.elem_type in HALVES
+    return smooth or operator_of(node).zero_point is not None
 
 
 def _assemble(

@@ -92,6 +92,11 @@ def binary_cross_entropy(write: Writer, probabilities: str, target: str) -> str:
     return write.emit("Neg", _summed(write, write.emit("Add", *terms)))
 
 
+def binary_cross_entropy_of_scores(write: Writer, scores: str, target: str) -> str:
+    """The same of the sigmoids of scores, whose gradient does not vanish where a score is surely wrong."""
+    return _summed(write, write.emit("Sub", write.emit("Softplus", scores), write.emit("Mul", target, scores)))
+
+
 def inner_product(write: Writer, values: str, other: str) -> str:
     """Sum of the products of two matrices' elements: its gradient by the one is the other."""
     return _summed(write, write.emit("Mul", values, other))

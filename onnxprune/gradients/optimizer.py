@@ -53,6 +53,8 @@ def channel_sizes(weight: Floats, axis: int | None) -> Floats:
     """
     squares, count = np.square(weight, dtype=np.float64), weight != 0
     whole = float(np.sqrt(squares.sum() / max(count.sum(), 1)))
+    if not whole and weight.ndim > 1:  # as large as weights that are drawn at random: He et al., 2015
+        whole = float(np.sqrt(max(weight.shape) / max(weight.size, 1)))
     if axis is None:
         return np.full([1] * weight.ndim, whole, np.float32)
     others = tuple(i for i in range(weight.ndim) if i != axis)
@@ -121,5 +123,13 @@ class RelativeAdam:
 
 def _state(weight: Floats, size: Floats) -> _State:
     zero = weight == 0
-    keeps = weight.ndim > 1 and bool(zero.mean() > MOSTLY_ZERO)
+    keeps = weight.ndim > 1 and bool(zero.mean() > MOSTLY_ZERO) and not _whole_slices(zero)
     return _State(np.zeros_like(weight), np.zeros_like(weight), size, ~zero if keeps else None)
+
+
+def _whole_slices(zero: NDArray[np.bool_]) -> bool:
+    """Whether all zeros are those of whole slices: of channels that grow again, or of a layer that begins at zero."""
+    explained = np.zeros_like(zero)
+    for axis in (i for i, length in enumerate(zero.shape) if zero.size > length):  # else of one
+        explained |= zero.all(axis=tuple(i for i in range(zero.ndim) if i != axis), keepdims=True)
+    return bool((explained == zero).all())

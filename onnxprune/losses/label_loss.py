@@ -74,8 +74,8 @@ class LabelLoss:
             return [(losses.squared_error(write, values, TARGET, None), weight)]
         if self.kind == CROSS_ENTROPY:
             return [(losses.cross_entropy(write, values, TARGET), weight)]
-        probabilities = write.emit("Sigmoid", values) if self.logits else values
-        return [(losses.binary_cross_entropy(write, probabilities, TARGET), weight)]
+        made = losses.binary_cross_entropy_of_scores if self.logits else losses.binary_cross_entropy
+        return [(made(write, values, TARGET), weight)]
 
     def of(self, value: Array, sample: int) -> float:
         """The loss of one sample.
@@ -158,16 +158,21 @@ def _fitting(kind: str, component: Component, output: Array, labels: Array) -> L
     """The loss of one kind, where it fits an output and the labels."""
     if kind == CROSS_ENTROPY:
         return None if component.scores is Postprocessing.SIGMOID else _cross_entropy(component, output, labels)
-    if math.prod(labels.shape[1:]) != output.size:
+    if math.prod(labels.shape[1:]) != output.size or not (labels.ndim < 3 or _long(labels[0]) == _long(output)):
         return None
     scored = component.scores is Postprocessing.SIGMOID
     given = labels.reshape(len(labels), -1, 1).astype(np.float32)
     if kind == BINARY and (component.scores is Postprocessing.SOFTMAX or given.min() < 0 or given.max() > 1):
         return None
-    if kind == SQUARED and labels.dtype.kind not in "fiu":
-        return None
+    if kind == SQUARED and (labels.dtype.kind not in "fiu" or component.scores is Postprocessing.SOFTMAX):
+        return None  # the component is what the softmax reads, which is no probability
     order = tuple(range(output.ndim))
     return LabelLoss(kind, component.name, order, 1, not scored, given)
+
+
+def _long(array: Array) -> list[int]:
+    """Lengths of the axes that are longer than 1."""
+    return [n for n in array.shape if n != 1]
 
 
 def _cross_entropy(component: Component, output: Array, labels: Array) -> LabelLoss | None:
@@ -180,7 +185,9 @@ def _cross_entropy(component: Component, output: Array, labels: Array) -> LabelL
             continue
         others = [a for a in range(output.ndim) if a not in axes]
         positions = math.prod(output.shape[a] for a in others)
-        targets = _one_hot(labels, positions, classes)
+        same = labels.shape[1:] == output.shape[1:]
+        given = np.transpose(labels, (0, *(a for a in (*others, *axes) if a))) if same else labels
+        targets = _one_hot(given, positions, classes)
         if targets is not None:
             return LabelLoss(CROSS_ENTROPY, component.name, (*others, *axes), classes, True, targets)
     return None

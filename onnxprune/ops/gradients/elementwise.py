@@ -297,6 +297,9 @@ def power(g: NodeGradient) -> None:
         raise LookupError(f"the exponent of {g.node.label} is computed")
     exponent = g.emit("Cast", g.x(1), to=g.node.input(0).elem_type)
     less = g.emit("Sub", exponent, g.number(1))
+    known = g.numbers(1) if g.node.input(1).tensor is not None else None
+    if known is not None and 0 in known:  # a power of 0 is 1, also of 0, where the formula is not a number
+        less = g.emit("Abs", less) if all(n >= 0 for n in known) else less
     _give_summed(g, 0, g.times(g.d(), exponent, g.emit("Pow", g.x(), less)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from onnxprune.graph.graph import Value
@@ -59,6 +60,15 @@ def _turned(g: NodeGradient, value: Value) -> str:
     return g.emit("Transpose", value.name, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
+def _lengths_by_letter(g: NodeGradient, factors: Sequence[str]) -> dict[str, set[int | None]]:
+    """The lengths of the axes that each letter of an equation stands for."""
+    found: dict[str, set[int | None]] = {}
+    for i, term in enumerate(factors):
+        for letter, axis in zip(term, g.node.input(i).axes(), strict=True):
+            found.setdefault(letter, set()).add(axis.length)
+    return found
+
+
 @gradient("Einsum")
 def einsum(g: NodeGradient) -> None:
     """A sum of products again: the gradient takes the place of the factor."""
@@ -67,6 +77,8 @@ def einsum(g: NodeGradient) -> None:
         raise LookupError(f"{g.node.label} leaves its output's axes open")
     terms, out = equation.split("->")
     factors = terms.split(",")
+    if any(1 in found and len(found) > 1 for found in _lengths_by_letter(g, factors).values()):
+        raise LookupError(f"{g.node.label} stretches an axis of length 1")
     for i, term in enumerate(factors):
         rest = [t for n, t in enumerate(factors) if n != i]
         if len(set(term)) < len(term) or not set(term) <= set(out).union(*rest):

@@ -56,6 +56,12 @@ class NodeGradient:
         self.node, self.write = node, write
         self._outputs, self._wanted, self._data = outputs, wanted, data
         self.given: dict[int, str] = {}
+        self._asked: set[int] = set()
+
+    @property
+    def ignored(self) -> list[int]:
+        """Numbers of further outputs that have a gradient which the rule did not ask for."""
+        return [i for i, name in enumerate(self._outputs) if i and name is not None and i not in self._asked]
 
     def before(self, d: str) -> NodeGradient:
         """The same node without what it does to its output last, given the gradient before that."""
@@ -65,6 +71,7 @@ class NodeGradient:
 
     def d(self, index: int = 0) -> str:
         """Name of the gradient of an output; raises LookupError where only other outputs have one."""
+        self._asked.add(index)
         found = self._outputs[index] if index < len(self._outputs) else None
         if found is None:
             raise LookupError(f"another output than number {index} of {self.node.label} is used")
@@ -72,6 +79,7 @@ class NodeGradient:
 
     def d_or_none(self, index: int) -> str | None:
         """Name of the gradient of an output; None where nothing depends on the output."""
+        self._asked.add(index)
         return self._outputs[index]
 
     def wants(self, index: int) -> bool:

@@ -57,9 +57,10 @@ class SafetensorsFile:
         header = json.loads(data[8 : 8 + size])
         self._metadata = header.pop("__metadata__", None)
         self._types = {name: entry["dtype"] for name, entry in header.items()}
-        self._arrays = {name: self._array(data[8 + size :], entry) for name, entry in header.items()}
+        body = memoryview(data)[8 + size :]
+        self._arrays = {name: self._array(body, entry) for name, entry in header.items()}
 
-    def _array(self, data: bytes, entry: Mapping[str, Any]) -> Array:
+    def _array(self, data: memoryview, entry: Mapping[str, Any]) -> Array:
         start, end = entry["data_offsets"]
         kind = _TYPES.get(entry["dtype"], _RAW[_SIZES[entry["dtype"]]])
         found: Array = np.frombuffer(data[start:end], kind).reshape(entry["shape"])

@@ -106,21 +106,18 @@ def _cuts(plan: Plan, arrays: Mapping[str, np.ndarray], given: TensorMap, model:
 
 
 def _tied(arrays: Mapping[str, np.ndarray], found: Mapping[str, Cut], ignored: Collection[str]) -> dict[str, Cut]:
-    """The cuts of matrices that are the same as one that is cut: an output layer that is tied to an embedding, say."""
-    ties = {}
-    for name, array in arrays.items():
-        if name in found or name in ignored or array.ndim < 2 or not array.size or (array == array.flat[0]).all():
-            continue
-        twins = (other for other in found if arrays[other].shape == array.shape and _same(arrays[other], array))
-        twin = next(twins, None)
-        if twin is not None:
-            ties[name] = found[twin]
-    return ties
+    """The cuts of tensors that are stored once and have another name that is cut: a tied output layer, say.
+
+    Equal numbers alone do not tell: layers that begin as copies have them as well.
+    """
+    cut_at = {_storage(arrays[name]): cut for name, cut in found.items() if arrays[name].size}
+    others = {name: array for name, array in arrays.items() if name not in found and name not in ignored}
+    return {name: cut_at[at] for name, array in others.items() if array.size and (at := _storage(array)) in cut_at}
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays of one shape hold the same numbers."""
-    return bool((one[0] == other[0]).all()) and np.array_equal(one, other)
+def _storage(array: np.ndarray) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Where and how an array lies in memory."""
+    return array.__array_interface__["data"][0], array.shape, array.strides
 
 
 def _left(shape: tuple[int, ...], cut: Cut) -> tuple[int, ...]:

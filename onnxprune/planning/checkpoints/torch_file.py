@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ class TorchFile:
         return {name: self._as_array(tensor) for name, tensor in self._tensors.items()}
 
     def _as_array(self, tensor: Any) -> Array:
+        tensor = tensor.detach()
         try:
             found: Array = tensor.numpy()
         except TypeError:
@@ -50,17 +51,20 @@ class TorchFile:
         return tree
 
     def _cut_tensor(self, tensor: Any, cut: Cut) -> Any:
+        made = tensor.detach()
         for axis, kept in cut.kept.items():
-            tensor = tensor.index_select(axis, self._torch.from_numpy(kept))
-        return tensor if cut.zero is None else tensor.masked_fill(self._torch.from_numpy(cut.zero.copy()), 0)
+            made = made.index_select(axis, self._torch.from_numpy(kept))
+        made = made if cut.zero is None else made.masked_fill(self._torch.from_numpy(cut.zero.copy()), 0)
+        is_parameter = isinstance(tensor, self._torch.nn.Parameter)
+        return self._torch.nn.Parameter(made, requires_grad=tensor.requires_grad) if is_parameter else made
 
 
 def _tensors(tree: Any, path: tuple[str, ...], torch: Any) -> Iterator[tuple[str, Any]]:
     """All tensors of a tree, by the keys that lead to them, joined by dots."""
     if isinstance(tree, torch.Tensor):
         yield ".".join(path), tree
-    elif isinstance(tree, (dict, list, tuple)):
-        for key, one in tree.items() if isinstance(tree, dict) else enumerate(tree):
+    else:
+        for key, one in _entries(tree):
             yield from _tensors(one, (*path, str(key)), torch)
 
 
@@ -78,16 +82,19 @@ def _states(
     Raises:
         InputError: The states have not the shapes of the parameters.
     """
-    if not isinstance(tree, dict):
-        return
-    if set(tree) >= {"state", "param_groups"}:
+    if isinstance(tree, dict) and set(tree) >= {"state", "param_groups"}:
         for number, name in _numbered(tree, parameters).items():
             for key, state in tree["state"].get(number, {}).items():
                 if name in cuts and getattr(state, "shape", None) == parameters[name].shape:
                     yield ".".join((*path, "state", str(number), str(key))), cuts[name]
         return
-    for key, one in tree.items():
+    for key, one in _entries(tree):
         yield from _states(one, (*path, str(key)), cuts, parameters)
+
+
+def _entries(tree: Any) -> Iterable[tuple[Any, Any]]:
+    """The entries of a dictionary or a list with their keys; none of anything else."""
+    return tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
 
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -95,20 +102,23 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 def _parameters(tree: Any, path: tuple[str, ...], cuts: Mapping[str, Cut], torch: Any) -> dict[str, Any]:
     """The tensors of the first dictionary that has any of those that are cut, without what no optimizer trains."""
-    if not isinstance(tree, dict):
-        return {}
-    here = {".".join((*path, str(key))): one for key, one in tree.items() if isinstance(one, torch.Tensor)}
+    here = {".".join((*path, str(key))): one for key, one in _entries(tree) if isinstance(one, torch.Tensor)}
     if any(name in cuts for name in here):
         return {name: one for name, one in here.items() if name.rpartition(".")[2] not in _BUFFERS}
-    inside = (_parameters(one, (*path, str(key)), cuts, torch) for key, one in tree.items())
+    inside = (_parameters(one, (*path, str(key)), cuts, torch) for key, one in _entries(tree))
     return next((found for found in inside if found), {})
+
+
+def _named(name: str, parameters: Iterable[str]) -> str:
+    """The parameter of a name, whole or behind the fewest prefixes that the file gave it; "" where there is none."""
+    return min((n for n in parameters if n == name or n.endswith(f".{name}")), key=len, default="")
 
 
 def _numbered(optimizer: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[Any, str]:
     """The name of each parameter that an optimizer numbers: as it says itself, else in their order."""
     numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
     said = [name for group in optimizer["param_groups"] for name in group.get("param_names", ())]
-    names = [next((n for n in parameters if n == one or n.endswith(f".{one}")), "") for one in said] or list(parameters)
+    names = [_named(one, parameters) for one in said] or list(parameters)
     for number, name in zip(numbers, names, strict=False):
         shape = next((s.shape for s in optimizer["state"].get(number, {}).values() if getattr(s, "ndim", 0)), None)
         if name not in parameters or (shape is not None and shape != parameters[name].shape):
