@@ -97,8 +97,16 @@ class Pattern(ABC):
             layout: How the weight is read.
         """
 
-    def masks(self, scores: Sequence[NDArray[Any]], layouts: Sequence[Any]) -> list[NDArray[np.bool_]]:
-        """Masks of several weights that are ranked together; by default each by itself."""
+    def masks(
+        self, scores: Sequence[NDArray[Any]], layouts: Sequence[Any], *, scaled: bool = True
+    ) -> list[NDArray[np.bool_]]:
+        """Masks of several weights that are ranked together; by default each by itself.
+
+        Args:
+            scores: Scores of the elements of each.
+            layouts: How each reads as a matrix.
+            scaled: Whether to divide the scores of each by their root mean square first; not where they compare.
+        """
         return [self.mask(one, layout) for one, layout in zip(scores, layouts, strict=True)]
 
     def with_share(self: Self, share: float) -> Self:

@@ -151,7 +151,7 @@ def zero(
         fitted = {key: layer.weight for key, layer in layers.items()} | states
         stored = {key: model.array(_tensor(value)) for key, value in fitted.items()}
         found = sparsity.zero_smallest(model, coupling, list(targets.values()), pattern, across, criterion, scores)
-        if scores is not None:
+        if scores is not None or (across and not spread and not states):  # ranked together, not layer by layer
             masks = {layers[key].name: found[key].array() for key in layers if key in found}
             chosen = {name: zeros.layers[name] for name in masks}  # the others keep all, and are refitted whole
             zeros = replace(zeros, layers=chosen, masks=masks)

@@ -105,12 +105,12 @@ class _Matrices:
 
     def fitted(self) -> Fit:
         """The candidate with the smallest held-out error; where there are no samples, by the weights alone."""
-        sizes = np.abs(self.weight)
+        criterion = criteria.get(self.method)
+        by_weights = criterion.needs == "weights"
+        plain = self._with_zeros(element_scores(criterion, self.weight) if by_weights else np.abs(self.weight))
         if not (self.rows.count and self.held.count):
-            criterion = criteria.get(self.method)
-            scores = element_scores(criterion, self.weight) if criterion.needs == "weights" else sizes
-            return Fit(self._with_zeros(scores), self.bias, 0.0, 0.0, 0.0)
-        before = self.held.error(self._with_zeros(sizes), self.bias)
+            return Fit(plain, self.bias, 0.0, 0.0, 0.0)
+        before = self.held.error(plain, self.bias)
         problem = Problem(self.rows, self.weight, self.bias, self.free)
         dense = fit(self.rows, self.held, self.weight, self.bias, intercept=self.free, problem=problem)
         reached = self.rows.wanted if dense.penalty is None else self.rows.reachable(dense.weight, dense.bias)
@@ -122,7 +122,7 @@ class _Matrices:
                 break
             best = min(best, tried(penalty), key=lambda one: one.after)
         if best.after > before:  # plain zeros are better on samples that no fit has seen
-            return Fit(self._with_zeros(sizes), self.bias, 0.0, before, before)
+            return Fit(plain, self.bias, 0.0, before, before)
         return best
 
     def _with_zeros(self, scores: Floats) -> Floats:

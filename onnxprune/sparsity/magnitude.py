@@ -55,8 +55,8 @@ def zero_smallest(
     if across:
         ranked = [w for w in targets if scores is None or w.value.key in scores]
         sizes = [_scores(model, coupling, w.value, scorer) if scores is None else known[w.value.key] for w in ranked]
-        comparable = pattern.elementwise and scores is not None
-        masks = _together(sizes, pattern) if comparable else pattern.masks(sizes, [w.layout for w in ranked])
+        more = {} if scores is None else {"scaled": False}
+        masks = pattern.masks(sizes, [w.layout for w in ranked], **more)
         chosen = {w.value.key: mask for w, mask in zip(ranked, masks, strict=True)}
     done = {}
     for weight in targets:
@@ -80,15 +80,6 @@ def zero_smallest(
             zero_elements(model, coupling, weight.value, zeroed, array)
             done[key] = ZeroMask.of(zeroed)
     return done
-
-
-def _together(scores: Sequence[NDArray[Any]], pattern: Pattern) -> list[Mask]:
-    """Masks of a pattern of single elements by scores that are comparable across weights."""
-    if not scores:
-        return []
-    mask = pattern.mask(np.concatenate([s.ravel() for s in scores]), None)
-    parts = np.split(mask, np.cumsum([s.size for s in scores])[:-1])
-    return [part.reshape(s.shape) for part, s in zip(parts, scores, strict=True)]
 
 
 def _zero_when_read(model: Model, coupling: Coupling, weight: Weight, pattern: Pattern) -> ZeroMask | None:

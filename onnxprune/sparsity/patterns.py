@@ -45,9 +45,11 @@ class Unstructured(Pattern):
         """Returns the mask of the smallest elements."""
         return smallest(scores, self.share or 0.0)
 
-    def masks(self, all_scores: Sequence[Scores], layouts: Sequence[WeightLayout | None]) -> list[Mask]:
-        """Returns the masks of the smallest elements of all weights, each divided by its root mean square first."""
-        return smallest_across(all_scores, self.share or 0.0)
+    def masks(
+        self, all_scores: Sequence[Scores], layouts: Sequence[WeightLayout | None], *, scaled: bool = True
+    ) -> list[Mask]:
+        """Returns the masks of the smallest elements of all weights."""
+        return smallest_across(all_scores, self.share or 0.0, scaled=scaled)
 
     def holds(self, zero: NDArray[np.bool_], layout: WeightLayout | None) -> bool:
         """Always true: any zeros are allowed."""
@@ -152,16 +154,19 @@ class Blocks(Pattern):
         means = block_means(layout.matrices(scores), self.rows, self.columns)
         return expand_blocks(smallest(means, self.share or 0.0), scores, layout, self.rows, self.columns)
 
-    def masks(self, all_scores: Sequence[Scores], layouts: Sequence[WeightLayout | None]) -> list[Mask]:
-        """Returns the masks of the smallest blocks of all weights, each divided by its root mean square first."""
+    def masks(
+        self, all_scores: Sequence[Scores], layouts: Sequence[WeightLayout | None], *, scaled: bool = True
+    ) -> list[Mask]:
+        """Returns the masks of the smallest blocks of all weights."""
         known = [layout for layout in layouts if layout is not None]
         means = [
             block_means(layout.matrices(w), self.rows, self.columns)
             for w, layout in zip(all_scores, known, strict=True)
         ]
+        zeros = smallest_across(means, self.share or 0.0, scaled=scaled)
         return [
             expand_blocks(zero, w, layout, self.rows, self.columns)
-            for zero, w, layout in zip(smallest_across(means, self.share or 0.0), all_scores, known, strict=True)
+            for zero, w, layout in zip(zeros, all_scores, known, strict=True)
         ]
 
     def holds(self, zero: NDArray[np.bool_], layout: WeightLayout | None) -> bool:

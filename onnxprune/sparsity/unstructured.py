@@ -62,15 +62,16 @@ def order_statistic(
     return found, below + int(np.count_nonzero(rest < found))
 
 
-def smallest_across(sizes: Sequence[NDArray[np.floating]], ratio: float) -> list[Mask]:
-    """Returns masks of the smallest elements of all tensors together, each divided by its root mean square first.
+def smallest_across(sizes: Sequence[NDArray[np.floating]], ratio: float, *, scaled: bool = True) -> list[Mask]:
+    """Returns masks of the smallest elements of all tensors together.
 
-    Infinite elements are the largest, and have no part in the root mean square.
+    Where they are scaled, each is divided by its root mean square first. Infinite elements are the largest, and have no
+    part in that.
     """
     if not sizes:
         return []
-    scaled = [x / max(_root_mean_square(x), 1e-30) for x in sizes]
-    mask = smallest(np.concatenate([x.ravel() for x in scaled]), ratio)
+    compared = [x / max(_root_mean_square(x), 1e-30) for x in sizes] if scaled else sizes
+    mask = smallest(np.concatenate([x.ravel() for x in compared]), ratio)
     parts = np.split(mask, np.cumsum([x.size for x in sizes])[:-1])
     return [part.reshape(x.shape) for part, x in zip(parts, sizes, strict=True)]
 

@@ -125,7 +125,7 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
 
 def _check_map(tensor_map: TensorMap, shapes: Mapping[str, Sequence[int]], unknown: set[str]) -> None:
     for name in tensor_map.tensors:
-        if not any(name in _suffixes(known) for known in shapes):
+        if not any(name in suffixes(known) for known in shapes):
             raise InputError(f"{option('tensor_map')}: the checkpoint has no tensor {name!r}")
     if unknown:
         raise InputError(f"{option('tensor_map')}: the plan changes no constant {min(unknown)!r}")
@@ -138,7 +138,7 @@ def _found(wanted: Mapping[str, Axes], shapes: Mapping[str, Sequence[int]]) -> I
     """Tensors of the checkpoint with what they are looked for as, and where their indices come from."""
     by_prefix: dict[str, list[str]] = {}
     for name in shapes:
-        for target in _suffixes(name):
+        for target in suffixes(name):
             if target in wanted:
                 by_prefix.setdefault(name.removesuffix(target), []).append(target)
     most = {target for targets in by_prefix.values() for target in targets}
@@ -147,7 +147,7 @@ def _found(wanted: Mapping[str, Axes], shapes: Mapping[str, Sequence[int]]) -> I
             yield from ((prefix + target, (target, wanted[target])) for target in targets)
 
 
-def _suffixes(name: str) -> Iterator[str]:
+def suffixes(name: str) -> Iterator[str]:
     """A name, and what is left of it behind every separator."""
     yield name
     yield from (name[i + 1 :] for i, letter in enumerate(name) if letter in "./" and i + 1 < len(name))
@@ -165,7 +165,7 @@ def _cut(plan: Plan, name: str, axes: Axes, shape: Sequence[int]) -> Cut:
             indices = _kept(plan, name, source, length)
             if indices is not None:
                 kept[axis] = indices
-    return Cut(kept, _zero(plan, axes, [len(kept.get(i, range(n))) for i, n in enumerate(shape)]))
+    return Cut(kept, _zero(plan, name, axes, [len(kept.get(i, range(n))) for i, n in enumerate(shape)]))
 
 
 def _kept(plan: Plan, name: str, source: tuple[str, int], length: int) -> Index | None:
@@ -187,11 +187,16 @@ def _kept(plan: Plan, name: str, source: tuple[str, int], length: int) -> Index 
     return left if order is None else left[np.array(order, np.int64)]
 
 
-def _zero(plan: Plan, axes: Axes, left: Sequence[int]) -> NDArray[np.bool_] | None:
+def _zero(plan: Plan, name: str, axes: Axes, left: Sequence[int]) -> NDArray[np.bool_] | None:
     """Elements that a plan sets to zero, of a tensor that has all axes of one constant in some order."""
     names = {None if source is None else source[0] for source in axes}
     constant = next(iter(names), None)
-    if len(names) != 1 or constant is None or constant not in plan.zeroed:
+    if len(names) != 1 and any(name in plan.zeroed for name in names):
+        raise InputError(
+            f"tensor {name!r} is made of parts of {', '.join(repr(n) for n in names if n)}, which have zeros",
+            f"{option('tensor_map')} must map all axes of one constant then",
+        )
+    if constant is None or constant not in plan.zeroed:
         return None
     order = [source[1] for source in axes if source is not None]
     mask = unpack_mask(plan.zeroed[constant]["mask"], tuple(left[order.index(axis)] for axis in range(len(order))))

@@ -17,7 +17,7 @@ from onnxprune.model.atomic_write import atomic_write
 from onnxprune.model.model import Model, load
 from onnxprune.planning.checkpoints.arrays import cut_array
 from onnxprune.planning.checkpoints.by_values import found_by_values
-from onnxprune.planning.checkpoints.cuts import Cut, TensorMap, cuts
+from onnxprune.planning.checkpoints.cuts import Cut, TensorMap, cuts, suffixes
 from onnxprune.planning.checkpoints.formats import open_checkpoint
 from onnxprune.planning.plan import Plan
 
@@ -99,6 +99,7 @@ def slice_state(
 def _cuts(plan: Plan, arrays: Mapping[str, np.ndarray], given: TensorMap, model: Model | None) -> dict[str, Cut]:
     if model is not None:
         open_to = {*plan.removed, *plan.permuted, *plan.zeroed} - {s[0] for a in given.tensors.values() for s in a if s}
+        open_to -= {suffix for name in arrays for suffix in suffixes(name)}  # what names tell needs no values
         by_values = found_by_values(model, open_to, arrays)
         given = TensorMap({**by_values.tensors, **given.tensors}, given.ignored)
     found = cuts(plan, {name: array.shape for name, array in arrays.items()}, given)

@@ -162,6 +162,26 @@ def _assert_renamed(path: Path) -> None:
         np.testing.assert_array_equal(found["a/variance"], LEFT["posbn.running_var"])
 
 
+def test_values_are_looked_for_where_names_tell_nothing(tmp_path: Path) -> None:
+    """Averages under a prefix are those of the weights, whose names tell, also with the model at hand."""
+    both = {
+        f"{prefix}.{name}": array + (prefix == "ema") for name, array in WEIGHTS.items() for prefix in ("model", "ema")
+    }
+    np.savez(tmp_path / "c.npz", **both)
+    onnx.save(MODEL, tmp_path / "net.onnx")
+    onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "c.npz", tmp_path / "s.npz", model=tmp_path / "net.onnx")
+    with np.load(tmp_path / "s.npz") as found:
+        assert {n: found[f"ema.{n}"].shape for n in WEIGHTS} == {n: LEFT[n].shape for n in WEIGHTS}
+
+
+def test_zeros_of_a_part_are_not_lost() -> None:
+    made = onnxprune.prune(MODEL, pattern="2:4", repair="none", verify=False, time=False)
+    name = next(iter(made.plan.zeroed))
+    axes = [f"{name}:{i}" if i else "" for i in range(WEIGHTS[name].ndim)]
+    with pytest.raises(InputError, match="made of parts"):
+        onnxprune.slice_state(made.plan, WEIGHTS, tensor_map={"tensors": {name: axes}})
+
+
 def test_zeros_and_orders_of_a_plan() -> None:
     made = onnxprune.prune(MODEL, 0.5, pattern=["channels", "weights=0.5"], repair="none", verify=False, time=False)
     found = onnxprune.slice_state(made.plan, WEIGHTS)
