@@ -153,8 +153,10 @@ class Trials:
         by_layer: dict[str, list[WeightChange]] = {}
         for change in changes:
             by_layer.setdefault(change.layer, []).append(change)
+        # all before any of them changes: layers may share a weight
+        whole = {name: _matrix(changed, layers[name]) for name in by_layer}
         for name, mine in by_layer.items():
-            self._change(changed, layers[name], mine)
+            self._change(changed, layers[name], whole[name], mine)
         results = self._staged.ahead(changed) if self._staged is not None else session(changed).each(self._batches)
         errors = Errors(1)
         for reference, outputs in zip(self._reference, results, strict=True):
@@ -162,10 +164,10 @@ class Trials:
         share = errors.shares()[0]
         return share if share < MAX_ERROR else MAX_ERROR  # also of NaN
 
-    def _change(self, changed: Model, layer: LinearLayer, changes: Sequence[WeightChange]) -> None:
+    def _change(
+        self, changed: Model, layer: LinearLayer, matrix: NDArray[np.float64], changes: Sequence[WeightChange]
+    ) -> None:
         """Makes the changes of one layer, and adapts its bias."""
-        assert layer.weight.tensor is not None
-        matrix = layer.matrix(changed.array(layer.weight.tensor)).astype(np.float64)
         shift = np.zeros(matrix.shape[:2])
         for change in changes:
             lost = matrix[change.block] - change.weight
@@ -174,6 +176,12 @@ class Trials:
         set_weight(changed, layer, matrix)
         if takes_bias(layer):
             set_bias(changed, layer, bias_of(changed, layer) + shift)
+
+
+def _matrix(model: Model, layer: LinearLayer) -> NDArray[np.float64]:
+    assert layer.weight.tensor is not None
+    found: NDArray[np.float64] = layer.matrix(model.array(layer.weight.tensor)).astype(np.float64)
+    return found
 
 
 def _received(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -80,28 +82,68 @@ def _copy_attributes(old: Any, new: Any) -> None:
         new.attrs[key] = value
 
 
-def _resized(config: Any, arrays: Mapping[str, Array], cuts: Mapping[str, Cut]) -> Any:
+GATES = {"LSTM": 4, "GRU": 3, "ConvLSTM1D": 4, "ConvLSTM2D": 4, "ConvLSTM3D": 4}
+"""How often the kernel of a layer has its units, along its last axis; once where it is not named here."""
+WIDTHS = ("filters", "units", "output_dim")
+"""What the configuration of a layer calls its width."""
+
+
+def _resized(config: Any, arrays: Mapping[str, Array], cuts: Mapping[str, Cut], below: str = "") -> Any:
     """The configuration of a Keras model with the widths that its layers have left.
 
-    A layer's kernel is a dataset below its name; its last axis has the filters or units.
+    Keras 3 stores what a layer holds below ``layers/`` and the name of its class, with a number from the second on, as
+    `saving_lib` counts them; the files of Keras 2 have the layer's own name.
+
+    Args:
+        config: The configuration, or a part of it.
+        arrays: The weights, by the names in the file.
+        cuts: How they are cut.
+        below: The path of the layer that the part is of.
     """
     if isinstance(config, list):
-        return [_resized(one, arrays, cuts) for one in config]
+        return [_resized(one, arrays, cuts, below) for one in config]
     if not isinstance(config, dict):
         return config
-    found = {key: _resized(one, arrays, cuts) for key, one in config.items() if key != "build_config"}
-    for key in ("filters", "units"):
-        if key in found and isinstance(found.get("name"), str):
-            width = _width(found["name"], found[key], arrays, cuts)
-            found[key] = found[key] if width is None else width
+    found = {key: _resized(one, arrays, cuts, below) for key, one in config.items() if key != "build_config"}
+    if isinstance(config.get("layers"), list):
+        paths = _paths(config["layers"], below)
+        found["layers"] = [_resized(one, arrays, cuts, at) for one, at in zip(config["layers"], paths, strict=True)]
+    if isinstance(found.get("config"), dict):
+        stored = [name for name in cuts if name.startswith(below)]
+        if not (below and any(name.startswith(below) for name in arrays)):
+            stored = [name for name in cuts if str(found["config"].get("name")) in name.split("/")]
+        for key in WIDTHS:
+            if isinstance(before := found["config"].get(key), int):
+                width = _width(str(config.get("class_name", "")), before, stored, arrays, cuts)
+                found["config"][key] = before if width is None else width
     return found
 
 
-def _width(layer: str, before: int, arrays: Mapping[str, Array], cuts: Mapping[str, Cut]) -> int | None:
-    """How many outputs are left of a layer; None where nothing was cut."""
-    for name, cut in cuts.items():
+def _paths(layers: Sequence[Any], below: str) -> list[str]:
+    """Where the weights of each layer of a model are in the file."""
+    counted = Counter[str]()
+    found = []
+    for layer in layers:
+        name = _snake_case(str(layer.get("class_name", ""))) if isinstance(layer, dict) else ""
+        found.append(f"{below}layers/{name}{f'_{counted[name]}' if counted[name] else ''}/")
+        counted[name] += 1
+    return found
+
+
+def _width(
+    kind: str, before: int, names: Sequence[str], arrays: Mapping[str, Array], cuts: Mapping[str, Cut]
+) -> int | None:
+    """How many outputs are left of a layer, by its kernels; None where none was cut along them."""
+    times = GATES.get(kind, 1)
+    for name in names:
         shape = arrays[name].shape
-        last = len(shape) - 1
-        if layer in name.split("/") and last > 0 and shape[last] == before and last in cut.kept:
-            return len(cut.kept[last])
+        axis = len(shape) - (2 if kind.endswith("Transpose") else 1)
+        if len(shape) > 1 and shape[axis] == times * before and axis in cuts[name].kept:
+            return len(cuts[name].kept[axis]) // times
     return None
+
+
+def _snake_case(name: str) -> str:
+    """The name of a class as Keras writes it in files: ``BatchNormalization`` is ``batch_normalization``."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()

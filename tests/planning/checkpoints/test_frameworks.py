@@ -111,7 +111,10 @@ def test_hdf5(tmp_path: Path) -> None:
         file.attrs["model_config"] = json.dumps(
             {
                 "config": {
-                    "layers": [{"config": {"name": "conv2d", "filters": 8}}, {"config": {"name": "dense", "units": 2}}]
+                    "layers": [
+                        {"class_name": "Conv2D", "config": {"name": "a", "filters": 8}},
+                        {"class_name": "Dense", "config": {"name": "b", "units": 2}},
+                    ]
                 }
             }
         )
@@ -142,6 +145,7 @@ def test_a_keras_archive_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             layers.Dense(2),
         ]
     )
+    layers.Dense(3), layers.Conv2D(3, 1)  # others of the session, by which layers get their names
     net.set_weights(list(hdf5_names().values()))
     net.save(tmp_path / "a.keras")
     onnx.save(MODEL, tmp_path / "m.onnx")
