@@ -69,6 +69,25 @@ def test_pytorch_with_the_state_of_its_optimizer(tmp_path: Path, named: bool) ->
     np.testing.assert_allclose(small.eval()(torch.from_numpy(X)).detach().numpy(), expected, atol=1e-4)
 
 
+def test_states_in_lists_and_parameters(tmp_path: Path) -> None:
+    """As PyTorch Lightning writes them, and as `dict(net.named_parameters())` is saved."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    net = torch_net(torch, 8, 6)
+    optimizer = torch.optim.Adam(net.named_parameters(), lr=0.01)
+    net(torch.from_numpy(X)).square().sum().backward()
+    optimizer.step()
+    torch.save({"state_dict": net.state_dict(), "optimizer_states": [optimizer.state_dict()]}, tmp_path / "a.ckpt")
+    tensor_map = {"tensors": {"state_dict.bn.running_var": "posbn.running_var"}}
+    onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "a.ckpt", tmp_path / "b.ckpt", tensor_map=tensor_map)
+    loaded = torch.load(tmp_path / "b.ckpt", weights_only=True)
+    assert loaded["optimizer_states"][0]["state"][0]["exp_avg"].shape == (4, 3, 3, 3)
+    torch.save({**net.state_dict(), **dict(net.named_parameters())}, tmp_path / "a.pt")
+    tensor_map = {"tensors": {"bn.running_var": "posbn.running_var"}}
+    onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "a.pt", tmp_path / "b.pt", tensor_map=tensor_map)
+    made = torch.load(tmp_path / "b.pt", weights_only=True)["conv.weight"]
+    assert isinstance(made, torch.nn.Parameter) and made.shape == (4, 3, 3, 3)
+
+
 def _with(arrays: dict[str, Any]) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(MODEL)
