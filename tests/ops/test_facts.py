@@ -36,17 +36,17 @@ NAMED = {
     "gradients/differentiate.py": {"Identity", "If"},  # the gradient of branches is another branching
     "gradients/free_constants.py": {"Constant"},
     "gradients/losses.py": {  # nodes that it adds
-        "Add", "Exp", "Log", "LogSoftmax", "Max", "Mul", "Neg", "Sub", "Transpose",
+        "Add", "Exp", "Log", "LogSoftmax", "Max", "Mul", "Neg", "Softplus", "Sub", "Transpose",
     },
     "graph/graph.py": {"Constant"},  # holds a tensor of the model
     "graph/operators.py": set(),
     "importance/synflow.py": {"Add", "Identity", "Sub"},  # nodes that it puts in the place of others
     "layers/batch_norm.py": {"BatchNormalization"},  # what the whole module is about
-    "losses/label_loss.py": {"Sigmoid"},  # a node that it adds
     "model/anonymize.py": {"Constant"},
     "model/skeleton.py": {"Constant"},
     "model/sparse_initializers.py": {"Constant"},
     "model/tensors.py": {"Constant"},
+    "planning/checkpoints/keras_files.py": {"GRU", "LSTM", "Transpose"},  # layers of Keras
     "repair/interpolation.py": {"Constant"},
     "repair/quantised.py": {"Add", "DequantizeLinear", "MatMul", "MatMulNBits"},  # nodes that it replaces, and by which
     "report/graph_picture.py": {"Shape", "Size"},  # computations of shapes are not drawn
