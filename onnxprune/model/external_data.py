@@ -92,9 +92,9 @@ def locations(proto: ModelProto) -> list[str]:
 
 
 def make_external(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    """Makes a tensor refer to its values in a data file; other entries, such as a checksum, are kept."""
+    """Makes a tensor refer to its values in a data file; other entries are kept, but for the old checksum."""
     fresh = {"location": location, "offset": str(offset), "length": str(length)}
-    others = [(e.key, e.value) for e in tensor.external_data if e.key not in (*fresh, "basepath")]
+    others = [(e.key, e.value) for e in tensor.external_data if e.key not in (*fresh, "basepath", "checksum")]
     del tensor.external_data[:]
     for key, value in [*fresh.items(), *others]:
         tensor.external_data.add(key=key, value=value)

@@ -135,7 +135,7 @@ def store_sparse(model: Model) -> SparseStorage:
         interface = {v.name for v in [*graph.input, *graph.output]}
         for holder, tensor in list(_constants(graph)):
             name = tensor.name if isinstance(holder, TensorProto) else holder.output[0]
-            if name in interface or tensor.data_type not in TYPES or not tensor.dims:
+            if name in interface or tensor.data_type not in TYPES or not tensor.dims or not elements(tensor):
                 continue
             before = payload_bytes(tensor)
             if _nonzero(model, tensor) * (before / elements(tensor) + 8) >= before:

@@ -66,7 +66,11 @@ class Corrected:
 
 
 def corrected(
-    original: Path, pruned: onnx.ModelProto, file: str, new_ids: Mapping[int, int] | None = None
+    original: Path,
+    pruned: onnx.ModelProto,
+    file: str,
+    new_ids: Mapping[int, int] | None = None,
+    words: int | None = None,
 ) -> list[Corrected]:
     """The configurations in the folder of a model that are not true of what became of it, as they should be.
 
@@ -75,6 +79,7 @@ def corrected(
         pruned: The pruned model.
         file: Name of its file.
         new_ids: The new ids of words, where they have some.
+        words: How many words the outputs have a value for, where the vocabulary was cut.
     """
     given = {name: data for name in NAMES if (data := _read(original.with_name(name))) is not None}
     if not given or not original.is_file():
@@ -85,13 +90,19 @@ def corrected(
         return []
     after = Graph(pruned)
     old, new = _sizes(before), _sizes(after)
+    if words is not None:
+        new["words"] = {"ids": words}
     files = original.name, file
     made = (_one(name, data, old, new, files, new_ids or {}) for name, data in given.items())
     return [one for one in made if one.unequal or json.loads(one.text) != given[one.name]]
 
 
 def write_corrected(
-    original: Path, pruned: onnx.ModelProto, target: Path, new_ids: Mapping[int, int] | None = None
+    original: Path,
+    pruned: onnx.ModelProto,
+    target: Path,
+    new_ids: Mapping[int, int] | None = None,
+    words: int | None = None,
 ) -> list[str]:
     """Writes the configurations beside a pruned model, and says what is other in each.
 
@@ -104,7 +115,9 @@ def write_corrected(
     lines = []
     made_for = _read(target.with_name(NAMES[0]))
     owned = made_for is not None and target.name in _file_names(made_for)
-    for one in corrected(original, pruned, target.name, new_ids):
+    alone = made_for is None and target.parent.resolve() != original.parent.resolve()
+    owned |= alone and all(path == target for path in target.parent.glob("*.onnx"))
+    for one in corrected(original, pruned, target.name, new_ids, words):
         path = target.with_name(one.name)
         if path.exists() and not owned:
             path = target.with_name(f"{target.name.removesuffix('.onnx')}.{one.name}")
@@ -153,6 +166,8 @@ def _one(
     def follow(part: Any) -> Any:
         if isinstance(part, list):
             return [follow(one) for one in part]
+        if isinstance(part, dict) and part.get("filename", files[0]) != files[0]:
+            return part  # what another model has
         return {key: entry(key, value) for key, value in part.items()} if isinstance(part, dict) else part
 
     text = json.dumps(follow(data), indent=2, ensure_ascii=False) + "\n"
@@ -181,8 +196,9 @@ def _sizes(graph: Graph) -> Sizes:
     except InputError:
         return found
     found["words"]["ids"] = vocabulary.size
-    for lookup in vocabulary.lookups:
-        _put(found["width"], lookup.table, 1)
+    for table in (t for lookup in vocabulary.lookups for t in [lookup.table, *_tables_behind(lookup.node)]):
+        if table.rank == 2:  # the other is a map of ids
+            _put(found["width"], table, 1)
     returned = {value.name for value in graph.main.outputs if value is not None}
     for node in graph.main.nodes:
         found["queries"].update(_query_heads(node))
@@ -190,6 +206,14 @@ def _sizes(graph: Graph) -> Sizes:
     width = set(found["width"].values())
     found["inner"] = {name: number for name, number in found["inner"].items() if number not in width}
     return found
+
+
+def _tables_behind(node: Node) -> Iterator[Value]:
+    """The tables that what a node looks up is looked up in: those of words, behind a map of their ids."""
+    for reader, at in node.output().consumers:
+        for table, ids in operator_of(reader).lookups:
+            if ids == at and reader.has(table):
+                yield reader.input(table)
 
 
 def _put(sizes: dict[str, int], value: Value, axis: int) -> None:

@@ -72,16 +72,24 @@ class SmallVocabulary:
         """
         save(self._model, path)
         original = self._model.path
-        self.report.notes[:] = (
-            [] if original is None else write_corrected(original, self.model, Path(path), self.new_ids)
-        )
+        if original is None:
+            return
+        words = self.report.tokens.after if self.report.logits == "kept" else self.report.tokens.before
+        self.report.notes[:] = write_corrected(original, self.model, Path(path), self.new_ids, words)
+        if self.report.notes and self._numbers_differ:
+            self.report.notes.append("configurations keep the old ids: inputs and outputs number words in two ways")
 
     @property
     def new_ids(self) -> dict[int, int] | None:
-        """The new id of each kept one, where the model speaks in new ids; None where it speaks in the old ones."""
-        if (self.report.remap, self.report.logits) == ("inside", "all"):
+        """The new id of each kept one, where the model takes and gives new ids; None where either are the old ones."""
+        if (self.report.remap, self.report.logits) != ("outside", "kept"):
             return None
         return {int(old): new for new, old in enumerate(self.kept)}
+
+    @property
+    def _numbers_differ(self) -> bool:
+        """Whether ids go in as they were and values come out in a new order, or the other way round."""
+        return (self.report.remap == "outside") != (self.report.logits == "kept")
 
     def map_json(self) -> str:
         """The map of ids as JSON: ``kept``, the old id of each new one, and ``unknown``, the new id for all others."""

@@ -142,4 +142,4 @@ def stages(proto: onnx.ModelProto, size: int) -> list[list[str]]:
 
 def _type_of(name: str, array: NDArray[Any]) -> onnx.ValueInfoProto:
     kind = TensorProto.STRING if array.dtype.kind in "OUS" else helper.np_dtype_to_tensor_dtype(array.dtype)
-    return helper.make_tensor_value_info(name, kind, [None] * array.ndim)
+    return helper.make_tensor_value_info(name, kind, array.shape)  # some operators are inferred wrongly without

@@ -67,12 +67,15 @@ def class_scores(model: Model) -> dict[str, int | None]:
     A softmax makes them, or a choice.
     """
     producers = {name: node for node in model.proto.graph.node for name in node.output}
+    opset = next((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
     found: dict[str, int | None] = {output: axis for output, (_, axis) in _choices(model).items()}
     for info in model.proto.graph.output:
         node = producers.get(_upstream(producers, info.name, (Postprocessing.INTERPOLATION,)))
         soft = node is not None and operator_of(node).postprocessing is Postprocessing.SOFTMAX
-        if soft and info.type.tensor_type.elem_type in FLOATS:
-            found[info.name] = None
+        if node is not None and soft and info.type.tensor_type.elem_type in FLOATS:
+            # nothing between may move the axis, and before opset 13 it is the first of several
+            still = _upstream(producers, info.name, (Postprocessing.INTERPOLATION,), moves=False) in node.output
+            found[info.name] = _axis_of(node, -1) if still and opset >= 13 else None
     return found
 
 

@@ -214,6 +214,8 @@ def _blocks(array: Array) -> Iterator[slice]:
 
 def _squared_errors(target: Reference, made: Array) -> Floats:
     """Weighted sums of the squared errors, one a class."""
+    if target.array.shape != made.shape:  # as long as what was found: without a distance
+        return np.full(1 if target.weights is None else len(target.weights), np.inf)
     by_position = np.zeros(len(made))
     for rows in _blocks(made):
         wrong = np.square(np.subtract(target.array[rows], made[rows], dtype=np.float64))

@@ -33,6 +33,17 @@ def test_short_external_data_is_refused(tmp_path):
         load(path)
 
 
+def test_a_checksum_of_the_old_file_is_not_that_of_the_new_one(tmp_path):
+    path = write_external(tmp_path)
+    proto = onnx.load(path, load_external_data=False)
+    proto.graph.initializer[0].external_data.add(key="checksum", value="0" * 40)
+    path.write_bytes(proto.SerializeToString())
+    model = load(path)
+    save(model, tmp_path / "new.onnx")
+    for tensor in onnx.load(tmp_path / "new.onnx", load_external_data=False).graph.initializer:
+        assert "checksum" not in [e.key for e in tensor.external_data]
+
+
 @pytest.mark.parametrize(("key", "value"), [("length", "4095"), ("length", "x"), ("offset", "-4"), ("offset", "1e3")])
 def test_external_data_of_a_wrong_extent_is_refused(tmp_path, key, value):
     path = write_external(tmp_path)

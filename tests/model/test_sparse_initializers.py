@@ -229,6 +229,13 @@ def test_sparse_initializers_that_are_inputs_are_pinned() -> None:
     assert not analyze(Graph(model.proto)).groups
 
 
+def test_empty_tensors_stay_as_they_are() -> None:
+    """An empty scales input of Resize has no zeros."""
+    model = load(given_out(np.zeros((0,), np.float32), TensorProto.FLOAT))
+    sparse_initializers.store_sparse(model)
+    assert not model.proto.graph.sparse_initializer and len(model.proto.graph.initializer) == 1
+
+
 def test_gzip(tmp_path: Path) -> None:
     """The size is that of the file in a gzip archive, give or take its header."""
     model = load(MODELS / "sk_mlp.onnx")

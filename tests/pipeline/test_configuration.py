@@ -30,6 +30,9 @@ TEXT = {
     "search": {"max_length": 64, "num_beams": 8},
 }
 
+MIXED = ("inside", "kept"), ("outside", "all")
+"""Options by which words go in and come out with different numbers."""
+
 
 @pytest.fixture(params=["raw", "fused"])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
@@ -99,6 +102,45 @@ def test_a_smaller_vocabulary(model: Path) -> None:
     small = onnxprune.cut_vocabulary(model, np.arange(0, 32, 2), remap="outside")
     small.save(model.with_name("small.onnx"))
     assert json.loads(model.with_name("small.genai_config.json").read_text())["model"]["vocab_size"] == 16
+
+
+@pytest.mark.parametrize(
+    ("remap", "logits", "told"),
+    [("outside", "kept", (16, 5)), ("inside", "kept", (16, 10)), ("outside", "all", None), ("inside", "all", None)],
+)
+def test_a_smaller_vocabulary_counts_what_comes_out(
+    model: Path, remap: str, logits: str, told: tuple[int, int] | None
+) -> None:
+    """Ids are renumbered where they go in and come out as new ones; the width behind a map of ids is no other."""
+    given = {"vocab_size": 32, "eos_token_id": 10, "hidden_size": 24}
+    model.with_name("config.json").write_text(json.dumps(given))
+    small = onnxprune.cut_vocabulary(model, np.arange(0, 32, 2), remap=remap, logits=logits, unknown=0)
+    small.save(model.with_name("small.onnx"))
+    written = model.with_name("small.config.json")
+    wanted = None if told is None else given | {"vocab_size": told[0], "eos_token_id": told[1]}
+    assert (json.loads(written.read_text()) if written.exists() else None) == wanted
+    assert any("in two ways" in note for note in small.report.notes) == ((remap, logits) in MIXED)
+
+
+@pytest.mark.slow
+def test_what_another_model_has_stays(model: Path) -> None:
+    """A configuration of several models is changed in the part of the one that was pruned."""
+    both = {"encoder": TEXT["model"]["decoder"] | {"filename": "encoder.onnx"}, **TEXT["model"]}
+    model.with_name("genai_config.json").write_text(json.dumps({"model": both}))
+    onnxprune.prune(model, 0.5, **QUICK).save(model.with_name("small.onnx"))
+    told = json.loads(model.with_name("small.genai_config.json").read_text())["model"]
+    assert told["encoder"] == both["encoder"] and told["decoder"]["num_attention_heads"] == 4
+
+
+@pytest.mark.slow
+def test_a_file_that_is_there_stays(model: Path) -> None:
+    """In another folder a configuration is replaced only where it is of the model that is written there."""
+    out = model.parent / "out"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    (out / "theirs.onnx").write_bytes(b"")
+    onnxprune.prune(model, 0.5, **QUICK).save(out / "small.onnx")
+    assert (out / "config.json").read_text() == "{}" and (out / "small.config.json").exists()
 
 
 @pytest.mark.slow

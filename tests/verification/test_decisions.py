@@ -114,7 +114,8 @@ def test_nothing_lost_in_few_samples_is_not_nothing_lost() -> None:
 @pytest.mark.parametrize(
     ("body", "output", "found"),
     [
-        ("h = MatMul(x, w) y = Softmax(h)", "float[N,5] y", {"y": None}),
+        ("h = MatMul(x, w) y = Softmax(h)", "float[N,5] y", {"y": -1}),
+        ("h = MatMul(x, w) y = Softmax<axis = 0>(h)", "float[N,5] y", {"y": 0}),
         ("h = MatMul(x, w) s = Softmax(h) y = Identity(s)", "float[N,5] y", {"y": None}),
         ("h = MatMul(x, w) y = ArgMax<axis = 1>(h)", "int64[N,1] y", {"y": 1}),
         ("h = MatMul(x, w) t = Transpose<perm = [1, 0]>(h) y = ArgMax(t)", "int64[1,N] y", {"y": 1}),

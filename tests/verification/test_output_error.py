@@ -82,3 +82,28 @@ def test_scores_that_are_masked_by_minus_infinity(how: dict[str, Any]) -> None:
     made = onnxprune.prune(masked(), calib={"x": x}, **how)
     assert made.report.verified and any(r.penalty is not None for r in made.report.repair)
     assert 0 < made.report.calibration.relative_error < 0.5
+
+
+FOUND = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,8] x) => (float[M] y) {
+  h = MatMul(x, w1)
+  r = Relu(h)
+  e = MatMul(r, w2)
+  zero = Constant<value = float {0.0}>()
+  all = Constant<value = int64[1] {-1}>()
+  positive = Greater(e, zero)
+  flat = Reshape(positive, all)
+  y = Compress(e, flat)
+}
+"""
+
+
+def test_outputs_that_are_as_long_as_what_is_found() -> None:
+    """Two models that find a different number of things have no distance, which ends neither repair nor plan."""
+    model, rng = onnx.parser.parse_model(FOUND), np.random.default_rng(0)
+    for name, shape in (("w1", (8, 32)), ("w2", (32, 4))):
+        weights = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    result = onnxprune.prune(model, 0.5, calib={"x": rng.standard_normal((64, 8)).astype(np.float32)})
+    assert result.report.verified and result.report.params.after < result.report.params.before
