@@ -23,6 +23,7 @@ class OutputSums:
         self._furthest = 0.0
         self._equal = self._entries = 0
         self._choices = False
+        self._numbers = self._finite = 0
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
         """Adds the outputs of both models for a batch."""
@@ -39,6 +40,7 @@ class OutputSums:
             x, y = _flat(a), _flat(b)
             finite = np.isfinite(x)
             self._comparable &= np.array_equal(x[~finite], y[~finite], equal_nan=True) and np.isfinite(y[finite]).all()
+            self._numbers, self._finite = self._numbers + x.size, self._finite + int(finite.sum())
             x, y = x[finite], y[finite]
             self._gap += float(np.square(x - y).sum())
             self._furthest = max(self._furthest, float(np.abs(x - y).max(initial=0.0)))
@@ -50,13 +52,18 @@ class OutputSums:
         if self._comparable and self._choices:
             return Drift(None, None, None, equal=self._equal / self._entries if self._entries else 1.0)
         found = self.measures()
-        if not self._comparable or not self._seen:
+        if not self._comparable or not self._seen or self._unknown:
             return Drift(None, None, None)
         return Drift(self._furthest, found["drift"], found["cosine"])
 
+    @property
+    def _unknown(self) -> bool:
+        """Whether no number of all is finite, so that there is nothing to compare."""
+        return self._numbers > 0 and not self._finite
+
     def measures(self) -> dict[str, float | None]:
         """Returns drift, cosine and agreement; None for a measure that is not defined."""
-        if not self._comparable:
+        if not self._comparable or self._unknown:
             return {"drift": None, "cosine": None, "agreement": None}
         gap, before, after = self._gap, self._before, self._after
         drift = float(np.sqrt(gap / before)) if before else (None if gap else 0.0)

@@ -72,6 +72,14 @@ def test_what_cannot_be_compared_meets_no_gate() -> None:
     ]
 
 
+def test_two_models_that_give_no_number_meet_no_gate() -> None:
+    """Nothing that is not a number is as near to itself as asked."""
+    broken = two(np.full((4, 4), np.nan))
+    asked = gates.make_gates(broken, {"drift": 0.1, "cosine": 0.9, "agreement": 0.9}, data=True)
+    found = gates.measure(asked, Model(broken), Model(broken), batches(), WHOLE)
+    assert {(g.verdict(found)["measured"], g.verdict(found)["met"]) for g in asked} == {(None, False)}
+
+
 @pytest.mark.parametrize(
     ("shape", "axis"), [((7, 10), 1), ((7, 5, 10), 2), ((2, 21, 64, 64), 1), ((2, 64, 64, 21), 3), ((10,), 0)]
 )
