@@ -74,7 +74,7 @@ class SmallVocabulary:
         original = self._model.path
         if original is None:
             return
-        words = self.report.tokens.after if self.report.logits == "kept" else self.report.tokens.before
+        words = self.report.tokens.after if self._gives_new else self.report.tokens.before
         self.report.notes[:] = write_corrected(original, self.model, Path(path), self.new_ids, words)
         if self.report.notes and self._numbers_differ:
             self.report.notes.append("configurations keep the old ids: inputs and outputs number words in two ways")
@@ -82,14 +82,19 @@ class SmallVocabulary:
     @property
     def new_ids(self) -> dict[int, int] | None:
         """The new id of each kept one, where the model takes and gives new ids; None where either are the old ones."""
-        if (self.report.remap, self.report.logits) != ("outside", "kept"):
+        if self._numbers_differ or not self._gives_new:
             return None
         return {int(old): new for new, old in enumerate(self.kept)}
 
     @property
+    def _gives_new(self) -> bool:
+        """Whether outputs number words by their new ids; those of a model that gives none by what it takes."""
+        return self.report.logits == "kept" if self.report.outputs else self.report.remap == "outside"
+
+    @property
     def _numbers_differ(self) -> bool:
         """Whether ids go in as they were and values come out in a new order, or the other way round."""
-        return (self.report.remap == "outside") != (self.report.logits == "kept")
+        return (self.report.remap == "outside") != self._gives_new
 
     def map_json(self) -> str:
         """The map of ids as JSON: ``kept``, the old id of each new one, and ``unknown``, the new id for all others."""

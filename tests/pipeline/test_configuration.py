@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 import onnxprune
+from tests.ops.case import build
 from tools.decoder_graph import Shape, decoder, random_weights
 
 SHAPE = Shape(heads=8, keys=4, width=24, inner=40)
@@ -120,6 +121,19 @@ def test_a_smaller_vocabulary_counts_what_comes_out(
     wanted = None if told is None else given | {"vocab_size": told[0], "eos_token_id": told[1]}
     assert (json.loads(written.read_text()) if written.exists() else None) == wanted
     assert any("in two ways" in note for note in small.report.notes) == ((remap, logits) in MIXED)
+
+
+@pytest.mark.parametrize(("remap", "words"), [("inside", 32), ("outside", 16)])
+def test_the_words_of_a_model_that_gives_none(tmp_path: Path, remap: str, words: int) -> None:
+    """An encoder has as many words as it takes."""
+    encoder = build("""(int64[N,5] ids) => (float[N,5,24] y) <float[32,24] e, float[24,24] v>
+        { x = Gather(e, ids)  y = MatMul(x, v) }""")
+    onnx.save(encoder, tmp_path / "m.onnx")
+    (tmp_path / "config.json").write_text('{"vocab_size": 32, "hidden_size": 24}')
+    small = onnxprune.cut_vocabulary(tmp_path / "m.onnx", np.arange(0, 32, 2), remap=remap, unknown=0)
+    small.save(tmp_path / "small.onnx")
+    written = tmp_path / "small.config.json"
+    assert (json.loads(written.read_text())["vocab_size"] if written.exists() else 32) == words
 
 
 @pytest.mark.slow
