@@ -96,6 +96,11 @@ class Value:
         """Number of axes, None where it is unknown."""
         return None if self.shape is None else len(self.shape)
 
+    @property
+    def is_returned(self) -> bool:
+        """Whether its own graph or body returns it, so that more than its readers here depend on it."""
+        return any(self is output for output in self.scope.outputs)
+
     def axis(self, position: int) -> Axis:
         """One axis, counted from the end where negative."""
         return Axis(self, position + len(self.shape or []) if position < 0 else position)

@@ -12,6 +12,8 @@ import onnx
 from google.protobuf.message import Message
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
+from onnxprune.model.opset import opset_of
+
 _BITS_BELOW_A_BYTE = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 _EARLY_CONSTANT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 _PACKED = {getattr(TensorProto, k): bits for k, bits in _BITS_BELOW_A_BYTE.items() if hasattr(TensorProto, k)}
@@ -184,7 +186,7 @@ def add_constant(proto: onnx.ModelProto, tensor: TensorProto, position: int = 0)
         tensor: The constant, under a name that is new to the model.
         position: Where a Constant node is inserted: before the nodes that read it.
     """
-    graph, opset = proto.graph, next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    graph, opset = proto.graph, opset_of(proto)
     if proto.ir_version >= 4:
         graph.initializer.append(tensor)
     elif opset < 9 and tensor.data_type not in _EARLY_CONSTANT_TYPES:

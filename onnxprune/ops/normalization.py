@@ -106,7 +106,7 @@ def root_mean_square(op: Op, axis: Axis, epsilon: float = 1e-5) -> None:
 
     With a share s of n indices left, ``x / sqrt(sum / n + e)`` is ``sqrt(s) * x / sqrt(sum / (n s) + e / s)``.
     """
-    if any(extra.consumers or extra in op.node.scope.outputs for extra in op.node.outputs[1:3] if extra is not None):
+    if any(extra.consumers or extra.is_returned for extra in op.node.outputs[1:3] if extra is not None):
         op.mix(axis)  # these outputs would have to be multiplied too
     else:
         op.mean_over(axis, -0.5, op.attr("epsilon", epsilon))

@@ -48,12 +48,8 @@ class Op:
     @property
     def outputs(self) -> list[Value]:
         """The outputs that are given, without those of unknown shape that nothing reads."""
-        returned = self.node.scope.outputs
-        return [
-            v
-            for v in self.node.outputs
-            if v is not None and (v.rank is not None or v.consumers or any(v is o for o in returned))
-        ]
+        found = (v for v in self.node.outputs if v is not None)
+        return [v for v in found if v.rank is not None or v.consumers or v.is_returned]
 
     def has(self, index: int) -> bool:
         """Whether the optional input is given."""

@@ -34,7 +34,7 @@ def pool(op: Op) -> None:
         pin_space(op, x, out)
         for i in (0, 1):
             op.tie(x.axis(i), out.axis(i), zero=out is op.outputs[0])
-    if any(out.consumers or any(out is one for one in op.node.scope.outputs) for out in op.outputs[1:]):
+    if any(out.consumers or out.is_returned for out in op.outputs[1:]):
         for i in (0, 1):
             op.pin(x.axis(i), "flat indices count through all samples and channels")
 

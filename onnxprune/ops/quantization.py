@@ -69,7 +69,7 @@ def _understood(value: Value, steps: int) -> bool:
             return steps > 0 and all(_understood(o, steps - 1) for o in node.outputs if o is not None)
         return operator_of(node).reads_zero_points
 
-    leaves = value.scope.parent is not None and any(value is out for out in value.scope.outputs)
+    leaves = value.scope.parent is not None and value.is_returned
     return not leaves and all(fine(node) for node, _ in value.consumers)
 
 

@@ -21,7 +21,7 @@ def sequence(op: Op) -> None:
 @rule("SplitToSequence", any_rank=True)
 def split_to_sequence(op: Op) -> None:
     """A Split, where SequenceAt takes all parts out at known positions; otherwise pinned."""
-    starts, returned = _starts(op, op.node), any(op.output() is o for o in op.node.scope.outputs)
+    starts, returned = _starts(op, op.node), op.output().is_returned
     if starts is None or returned or any(_place(op, node) is None for node, _ in op.output().consumers):
         op.pin_all(f"{op.node.label} works on sequences")
         return

@@ -21,6 +21,7 @@ from onnxprune.report.metric import MAX_DROP, GateReport, MetricReport, drop_gat
 from onnxprune.runtime.io_slices import Batch, IoSlices
 from onnxprune.verification.estimated_loss import EstimatedLoss
 from onnxprune.verification.metric import LabelledBatches, MetricMeasurement
+from onnxprune.verification.metric_functions import is_one_hot
 from onnxprune.verification.metric_loss import MetricLoss
 from onnxprune.verification.output_sums import class_axis_if_any
 
@@ -184,7 +185,7 @@ def _kinds(labels: NDArray[Any]) -> int:
     """How many classes occur among labels: indices, of which those that are ignored do not count, texts, or one-hot."""
     if labels.ndim > 1 and labels.dtype.kind in "biuf":
         axis = class_axis_if_any(labels.shape) or labels.ndim - 1
-        if ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=axis) == 1).all():
+        if is_one_hot(labels, axis):
             return len(np.unique(labels.argmax(axis=axis)))
         labels = labels[(labels >= 0) & (labels != 255)]
     return len(np.unique(labels))

@@ -138,7 +138,7 @@ class ResidualAdd:
 
 def residual_add(layer: LinearLayer) -> ResidualAdd | None:
     """The sum after the layer whose other summand is computed before the layer; None if there is none."""
-    if len(layer.output.consumers) != 1 or _is_returned(layer.output):
+    if len(layer.output.consumers) != 1 or layer.output.is_returned:
         return None
     node, i = layer.output.consumers[0]
     other, total = other_summand(node, i), node.outputs[0]
@@ -153,11 +153,6 @@ def residual_add(layer: LinearLayer) -> ResidualAdd | None:
     if other.shape != layer.output.shape or total.shape != layer.output.shape:
         return None
     return ResidualAdd(total, total.name, other.name)
-
-
-def _is_returned(value: Value) -> bool:
-    """Whether a value leaves its graph: then more than its reader depends on it."""
-    return any(value is out for out in value.scope.outputs)
 
 
 def _is_before(value: Value, node: Node) -> bool:
@@ -262,7 +257,7 @@ def _grouped(features: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
 
 def bounds(value: Value) -> Bounds:
     """Bounds that the only consumer of a value clips it to; infinite where there is none."""
-    if len(value.consumers) != 1 or _is_returned(value):
+    if len(value.consumers) != 1 or value.is_returned:
         return -np.inf, np.inf
     node, i = value.consumers[0]
     declared = operator_of(node).clips

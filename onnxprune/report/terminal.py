@@ -20,7 +20,7 @@ from onnxprune.report.entries import Count
 from onnxprune.report.metric import MAX_DROP, SURE, GateReport, metric_lines
 from onnxprune.report.report import Amount, GroupReport, Report
 from onnxprune.report.tables import REASON, ROWS, Part, number, table
-from onnxprune.report.warnings import interval
+from onnxprune.report.warnings import error_share, interval
 
 MOST_SHRUNK = 6
 """Lines on inputs and outputs that are smaller."""
@@ -247,11 +247,14 @@ def accuracy(report: Report) -> str:
             "Accuracy unknown: no samples were given to measure it on (--calib)" if report.whole_because is None else ""
         )
     error = found.relative_error
-    unknown = error is None or not math.isfinite(error)
-    share = "not finite" if unknown else f"{plain_percent(error or 0.0)} of their variance"
-    compared = unknown or any(drift.rel_rms is not None for drift in report.drift.values())
+    infinite = error is None or not math.isfinite(error)
+    compared = infinite or any(drift.rel_rms is not None for drift in report.drift.values())
     count = "" if found.samples is None else f"{found.samples} "
-    distance = f"squared error of the outputs {share}" if compared else "no output is of numbers that have a distance"
+    distance = (
+        f"squared error of the outputs {error_share(error)}"
+        if compared
+        else "no output is of numbers that have a distance"
+    )
     lines = [f"On {count}{found.on}: {distance}"]
     if found.decisions is not None:
         same, lost = found.decisions.agreement, found.decisions.lost

@@ -121,11 +121,15 @@ def _inaccurate(report: Report) -> list[str]:
             return []
         return [f"accuracy is lost: {interval(lost)} on {found.on}"]
     if found.relative_error is None or found.relative_error > ERROR_WARNING:
-        gap = found.relative_error
-        unknown = gap is None or not math.isfinite(gap)
-        share = "not finite" if unknown else f"{plain_percent(gap or 0.0)} of their variance"
-        return [f"the outputs are others than before: squared error {share} on {found.on}"]
+        return [f"the outputs are others than before: squared error {error_share(found.relative_error)} on {found.on}"]
     return []
+
+
+def error_share(error: float | None) -> str:
+    """A squared error of the outputs, relative to their variance, in words; None where it is not finite."""
+    if error is None or not math.isfinite(error):
+        return "not finite"
+    return f"{plain_percent(error)} of their variance"
 
 
 def _blind(report: Report) -> list[str]:

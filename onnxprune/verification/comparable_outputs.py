@@ -15,6 +15,7 @@ from onnx import GraphProto, NodeProto, ValueInfoProto
 
 from onnxprune.graph.operators import Copies, Postprocessing, operator_of
 from onnxprune.model.model import Model
+from onnxprune.model.opset import opset_of
 from onnxprune.model.tensors import FLOATS
 
 MAX_COMPONENTS = 64
@@ -67,7 +68,7 @@ def class_scores(model: Model) -> dict[str, int | None]:
     A softmax makes them, or a choice.
     """
     producers = {name: node for node in model.proto.graph.node for name in node.output}
-    opset = next((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    opset = opset_of(model.proto)
     found: dict[str, int | None] = {output: axis for output, (_, axis) in _choices(model).items()}
     for info in model.proto.graph.output:
         node = producers.get(_upstream(producers, info.name, (Postprocessing.INTERPOLATION,)))
@@ -139,8 +140,7 @@ def with_comparable_outputs(model: Model) -> tuple[Model, list[Component]]:
     """
     copy = with_scores(model).copy()
     graph = copy.proto.graph
-    opset = next((o.version for o in copy.proto.opset_import if o.domain in ("", "ai.onnx")), 13)
-    tail = _Tail(graph, opset)
+    tail = _Tail(graph, opset_of(copy.proto))
     found: dict[str, Component] = {}
     chosen = dict(_choices(model).values())
     for original, info in zip(model.proto.graph.output, graph.output, strict=True):

@@ -70,12 +70,16 @@ def _hits_of_scores(scores: Array, truth: Array, k: int) -> Floats:
     return np.where(totals > 0, shares, np.nan)
 
 
+def is_one_hot(labels: Array, axis: int) -> bool:
+    """Whether labels are zeros but for a single one along an axis."""
+    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=axis) == 1).all())
+
+
 def _with_classes_last(scores: Array, truth: Array) -> tuple[Array, Array] | None:
     """Scores with the axis of classes last, and labels as indices; None where the shapes do not belong together."""
     if scores.shape == truth.shape and truth.ndim > 1 and truth.dtype.kind in "biuf":
         axis = class_axis_if_any(scores.shape) or truth.ndim - 1
-        one_hot = bool((((truth == 0) | (truth == 1)).all()) and (truth.sum(axis=axis) == 1).all())
-        return (np.moveaxis(scores, axis, -1), truth.argmax(axis=axis)) if one_hot else None
+        return (np.moveaxis(scores, axis, -1), truth.argmax(axis=axis)) if is_one_hot(truth, axis) else None
     if scores.ndim != truth.ndim + 1 or truth.dtype.kind not in "biuf":
         return None
     likely = class_axis_if_any(scores.shape)

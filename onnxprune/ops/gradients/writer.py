@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
+from onnxprune.model.opset import opset_of
 from onnxprune.model.unique_names import Names
 
 OLDEST_OPSET = 7
@@ -29,7 +30,7 @@ class Writer:
     """
 
     def __init__(self, proto: ModelProto) -> None:
-        self.opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self.opset = opset_of(proto)
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self._names = Names(proto)
