@@ -112,11 +112,7 @@ def write_corrected(
     Raises:
         OutputError: Writing failed.
     """
-    lines = []
-    made_for = _read(target.with_name(NAMES[0]))
-    owned = made_for is not None and target.name in _file_names(made_for)
-    alone = made_for is None and target.parent.resolve() != original.parent.resolve()
-    owned |= alone and all(path == target for path in target.parent.glob("*.onnx"))
+    lines, owned = [], _are_own(original, target)
     for one in corrected(original, pruned, target.name, new_ids, words):
         path = target.with_name(one.name)
         if path.exists() and not owned:
@@ -126,6 +122,15 @@ def write_corrected(
             made.publish(path)
         lines.append(one.line(path))
     return lines
+
+
+def _are_own(original: Path, target: Path) -> bool:
+    """Whether the configurations beside a target, if any, are its own: one names it, or no other model is there."""
+    made_for = _read(target.with_name(NAMES[0]))
+    if made_for is not None:
+        return target.name in _file_names(made_for)
+    elsewhere = target.parent.resolve() != original.parent.resolve()
+    return elsewhere and all(path == target for path in target.parent.glob("*.onnx"))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
