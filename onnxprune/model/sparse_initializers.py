@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, SparseTensorProto, TensorProto
 
+from onnxprune.errors import ModelError
 from onnxprune.model.model import PROTOBUF_LIMIT, Model
 from onnxprune.model.tensors import (
     bytes_an_element,
@@ -79,6 +80,9 @@ def densify(model: Model) -> SparseOriginals:
 
     Returns:
         The replaced initializers, for `resparsify`.
+
+    Raises:
+        ModelError: A position is not in its tensor, or a dense one does not fit into memory.
     """
     originals: SparseOriginals = []
     for scope, graph in _graphs(model.proto.graph):
@@ -185,9 +189,23 @@ def _constants(graph: GraphProto) -> Iterator[tuple[TensorProto | onnx.NodeProto
 
 
 def _to_dense(model: Model, sparse: SparseTensorProto) -> NDArray[Any]:
-    """Returns a sparse tensor as a dense array."""
+    """Returns a sparse tensor as a dense array.
+
+    Raises:
+        ModelError: A position is not in the tensor, or it has more elements than there is memory for.
+    """
     values, positions = model.array(sparse.values), model.array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), dtype=values.dtype)
+    lengths = np.array(sparse.dims) if positions.ndim == 2 else math.prod(sparse.dims)
+    if np.any(positions < 0) or np.any(positions >= lengths):
+        raise ModelError(
+            f"the sparse tensor {sparse.values.name!r} of the shape {list(sparse.dims)} has a value outside of it"
+        )
+    try:
+        dense = np.zeros(tuple(sparse.dims), dtype=values.dtype)
+    except (MemoryError, ValueError):  # the latter beyond what an address counts
+        raise ModelError(
+            f"the sparse tensor {sparse.values.name!r} of the shape {list(sparse.dims)} does not fit into memory"
+        ) from None
     if positions.ndim == 2:
         dense[tuple(positions.T)] = values
     else:

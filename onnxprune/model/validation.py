@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from onnxprune.common.text import short
 from onnxprune.errors import ModelError
@@ -23,6 +23,7 @@ from onnxprune.model.tensors import (
     is_stripped,
     packed_elements,
     payload_bytes,
+    sparse_initializers,
     subgraphs,
     tensors,
 )
@@ -69,8 +70,8 @@ def check(proto: ModelProto) -> None:
         for tensor in tensors(proto):
             _check_tensor(tensor)
         _check_stripped(proto)
-        for sparse in proto.graph.sparse_initializer:
-            _check_dims(sparse.values.name, sparse.dims)
+        for sparse in sparse_initializers(proto.graph):
+            _check_sparse(sparse)
         functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
         _check_graph(proto.graph, [])
         _check_no_attribute_references(proto.graph)
@@ -125,6 +126,20 @@ def _check_tensor(tensor: TensorProto) -> None:
         raise ModelError(
             f"tensor '{short(tensor.name)}' has {has} {unit} of data; its type and dimensions ask for {wanted}",
             "is the file complete?",
+        )
+
+
+def _check_sparse(sparse: SparseTensorProto) -> None:
+    """Checks that a sparse tensor has a position, of one index or of one an axis, for each value."""
+    name, count = short(sparse.values.name), list(sparse.values.dims)
+    _check_dims(sparse.values.name, sparse.dims)
+    if len(count) != 1:
+        raise ModelError(f"the values of the sparse tensor '{name}' have {len(count)} axes; they are a list")
+    wanted = [count, [*count, len(sparse.dims)]]
+    if sparse.indices.data_type != TensorProto.INT64 or list(sparse.indices.dims) not in wanted:
+        raise ModelError(
+            f"the sparse tensor '{name}' has {count[0]} values; its positions are int64 of the shape {wanted[0]} "
+            f"or {wanted[1]}, not {TensorProto.DataType.Name(sparse.indices.data_type)} of {list(sparse.indices.dims)}"
         )
 
 

@@ -184,6 +184,6 @@ def load_inputs(original: Original, model: Model, stored: Cost | None, options: 
     checks = options.checks
     held_out = HeldOut(many=checks.max_drop is not None, confirm=checks.max_drop is not None and checks.search)
     data = open_data(model, options.calibration, options.seed, clock.samples, held_out)
-    held_to = gates.make_gates(model.proto, checks.gate, data=data is not None)
+    held_to = gates.make_gates(model, checks.gate, data=data is not None)
     evaluator = make_evaluator(original.load, data, checks, options.seed)
     return Loaded(model, sparse, cost, settled, why, data, held_to, evaluator)

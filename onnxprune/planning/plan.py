@@ -32,6 +32,8 @@ class Plan:
     Attributes:
         model: Fingerprint of the graph, weights aside (see `fingerprint`).
         removed: Constant -> axis -> indices of the original that go, sorted. Axes are decimal strings.
+        lengths: Constant -> axis -> how many indices it has in the original, of the axes in `removed`; plans of earlier
+            versions lack it.
         split: New constant -> the shared one that it is cut from.
         permuted: Constant -> axis -> order of the indices that `removed` left.
         zeroed: Constant -> which elements are set to zero: ``{"pattern", "ratio", "mask"}``, the mask one bit an
@@ -54,6 +56,7 @@ class Plan:
     attention: str = "heads"
     interface: dict[str, Indices] = field(default_factory=dict)
     depth: list[dict[str, Any]] = field(default_factory=list)
+    lengths: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         units = sum(len(group.get("removed", ())) for group in self.groups)
@@ -117,6 +120,7 @@ _KINDS: dict[str, type] = {
     "attention": str,
     "interface": dict,
     "depth": list,
+    "lengths": dict,
 }
 _GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, "grade": str, "pinned": list}
 
@@ -129,6 +133,9 @@ def _fault(data: dict[str, Any]) -> str | None:
     for name, axes in (item for key in ("removed", "permuted", "interface") for item in data.get(key, {}).items()):
         if not isinstance(axes, dict) or not all(_axis(a, indices) for a, indices in axes.items()):
             return f"the entry for {name!r} is not {{axis: [indices]}}"
+    for name, axes in data.get("lengths", {}).items():
+        if not isinstance(axes, dict) or not all(a.isdecimal() and type(n) is int for a, n in axes.items()):
+            return f"the lengths of {name!r} are not {{axis: number}}"
     if not all(isinstance(original, str) for original in data.get("split", {}).values()):
         return "'split' is not {name: name}"
     for name, zeroed in data.get("zeroed", {}).items():
@@ -186,6 +193,7 @@ def make(
         for s in constant_edits(coupling, lengths):
             if s.change:
                 plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.change.items()}
+                plan.lengths[s.key] = {str(axis): s.readers[0].axis(axis).length or 0 for axis in s.change}
             if s.key != s.original:
                 plan.split[s.key] = s.original
     return plan

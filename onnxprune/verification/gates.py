@@ -18,6 +18,7 @@ from onnxprune.runtime.io_slices import Batch, IoSlices
 from onnxprune.runtime.session import session
 from onnxprune.verification.as_array import as_array
 from onnxprune.verification.check import Drift
+from onnxprune.verification.comparable_outputs import class_scores
 from onnxprune.verification.output_sums import OutputSums, class_axis
 
 CLASSES = {getattr(onnx.TensorProto, name) for name in ("STRING", "BOOL", "INT32", "INT64", "UINT32", "UINT64")}
@@ -55,7 +56,7 @@ class Gate:
         return {"asked": self.limit, "measured": worst, "met": bool(met)}
 
 
-def make_gates(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool) -> list[Gate]:
+def make_gates(model: Model, asked: Mapping[str, float], *, data: bool) -> list[Gate]:
     """Creates the gates of a run.
 
     Unless an output is named, drift and cosine apply to the floating-point outputs, or to small integers (quantised
@@ -63,14 +64,15 @@ def make_gates(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool
     the first output.
 
     Args:
-        proto: The model.
+        model: The model.
         asked: Limit by name of the gate.
         data: Whether there are calibration data.
 
     Raises:
         InputError: An output is unknown or unsuitable for a gate, or agreement is requested without data.
     """
-    tensors = {o.name: o.type.tensor_type for o in proto.graph.output if o.type.HasField("tensor_type")}
+    infos = model.proto.graph.output
+    tensors = {o.name: o.type.tensor_type for o in infos if o.type.HasField("tensor_type")}
     numbers = [n for n, t in tensors.items() if t.elem_type not in CLASSES]
     reals = [n for n in numbers if tensors[n].elem_type in FLOATS]
     gates = []
@@ -84,7 +86,7 @@ def make_gates(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool
         usable = list(tensors) if kind == "agreement" else numbers
         if output and output not in usable:
             near = difflib.get_close_matches(output, usable, n=1)
-            what = "cannot be compared" if any(o.name == output for o in proto.graph.output) else "does not exist"
+            what = "cannot be compared" if any(o.name == output for o in infos) else "does not exist"
             raise InputError(
                 f"gate {name}: output {output!r} {what}",
                 f"did you mean {near[0]!r}?" if near else f"there are {', '.join(usable) or 'none'}",
@@ -96,7 +98,8 @@ def make_gates(proto: onnx.ModelProto, asked: Mapping[str, float], *, data: bool
                 "ask for agreement, which compares classes",
             )
         if kind == "agreement" and watched[0] in reals and tensors[watched[0]].HasField("shape"):
-            class_axis([d.dim_value or None for d in tensors[watched[0]].shape.dim], watched[0])
+            dims = [d.dim_value or None for d in tensors[watched[0]].shape.dim]
+            class_axis(dims, watched[0], class_scores(model).get(watched[0]))
         gates.append(Gate(name, kind, watched, limit))
     return gates
 
@@ -122,7 +125,8 @@ def measure(
     """
     names = list(dict.fromkeys(n for g in gates for n in g.outputs))
     classified = {n for g in gates if g.kind == "agreement" for n in g.outputs}
-    sums = {n: OutputSums(n, n in classified) for n in names}
+    axes = class_scores(original)
+    sums = {n: OutputSums(n, classified=n in classified, axis=axes.get(n)) for n in names}
     fed, read = itertools.tee(batches)  # in one pass: a reader may have no two at a time
     before = session(original).each(fed, names)
     after = session(pruned).each((io_slices.feeds(feeds) for feeds in read), names)

@@ -15,8 +15,15 @@ from onnxprune.verification.check import Drift, is_classes, is_numeric
 class OutputSums:
     """Sums over batches of one output, from which drift, cosine and agreement are computed."""
 
-    def __init__(self, name: str, classified: bool) -> None:
-        self._name, self._classified, self._comparable = name, classified, True
+    def __init__(self, name: str, *, classified: bool, axis: int | None = None) -> None:
+        """Begins without a sample.
+
+        Args:
+            name: Name of the output.
+            classified: Whether it chooses classes, whose agreement is asked for.
+            axis: Axis of its classes; None for the likeliest.
+        """
+        self._name, self._classified, self._axis, self._comparable = name, classified, axis, True
         self._seen = False
         self._gap = self._before = self._after = self._both = 0.0
         self._same = self._classes = 0
@@ -31,7 +38,7 @@ class OutputSums:
         if not self._comparable:
             return
         if self._classified:
-            same = chosen_classes(a, self._name) == chosen_classes(b, self._name)
+            same = chosen_classes(a, self._name, self._axis) == chosen_classes(b, self._name, self._axis)
             self._same, self._classes = self._same + int(np.sum(same)), self._classes + same.size
         if is_classes(a) and is_classes(b):
             self._choices, self._equal, self._entries = True, self._equal + int((a == b).sum()), self._entries + a.size
@@ -75,15 +82,20 @@ class OutputSums:
         }
 
 
-def chosen_classes(array: NDArray[Any], name: str) -> NDArray[Any]:
+def chosen_classes(array: NDArray[Any], name: str, axis: int | None = None) -> NDArray[Any]:
     """Returns the classes that an output chooses: the index of the largest score, or values that are not scores.
+
+    Args:
+        array: Values of the output, samples along its first axis.
+        name: Name of the output.
+        axis: Axis of the classes; None for the likeliest.
 
     Raises:
         InputError: There is only one score per sample.
     """
     if array.dtype.kind in "biuOUS":
         return array
-    result: NDArray[Any] = array.argmax(axis=class_axis(array.shape, name))
+    result: NDArray[Any] = array.argmax(axis=class_axis(array.shape, name, axis))
     return result
 
 
@@ -101,14 +113,19 @@ def class_axis_if_any(dims: Sequence[int | None]) -> int | None:
     return axis if dims and dims[axis] != 1 else None
 
 
-def class_axis(dims: Sequence[int | None], name: str) -> int:
+def class_axis(dims: Sequence[int | None], name: str, known: int | None = None) -> int:
     """Returns the class axis of an output that a gate on agreement compares.
+
+    Args:
+        dims: Lengths of its axes.
+        name: Name of the output.
+        known: The axis where the graph tells it; None for the likeliest.
 
     Raises:
         InputError: There is only one score per sample.
     """
-    axis = class_axis_if_any(dims)
-    if axis is None:
+    axis = class_axis_if_any(dims) if known is None else known % len(dims)
+    if axis is None or dims[axis] == 1:
         raise InputError(
             f"gate agreement: output {name!r} gives one score a sample, so nothing is chosen by it",
             "ask for drift or cosine",

@@ -17,6 +17,7 @@ import onnxprune
 from onnxprune.coupling.coupling import analyze
 from onnxprune.errors import VerificationError
 from onnxprune.graph.graph import Graph
+from onnxprune.errors import ModelError
 from onnxprune.model import sparse_initializers
 from onnxprune.model.model import Model, load
 from onnxprune.model.save import save
@@ -116,6 +117,31 @@ def test_the_form_of_positions_is_kept() -> None:
         helper.make_tensor_type_proto(1, [7, 27]).tensor_type.shape
     )
     np.testing.assert_array_equal(session(opened.proto).run(None, {})[0], array[:7, 3:].astype(np.float64))
+
+
+@pytest.mark.parametrize(
+    ("values", "positions", "dims", "words"),
+    [
+        (np.ones(2), [0, 16], [4, 4], "has a value outside of it"),
+        (np.ones(2), [0, -1], [4, 4], "has a value outside of it"),
+        (np.ones(2), [[0, 0], [0, 4]], [4, 4], "has a value outside of it"),
+        (np.ones(2), [0], [4, 4], r"has 2 values; its positions are int64 of the shape \[2\] or \[2, 2\], not"),
+        (np.ones(2), [[0, 1, 2]] * 2, [4, 4], r"not INT64 of \[2, 3\]"),
+        (np.ones(2), np.zeros(2, np.float32), [4, 4], r"not FLOAT of \[2\]"),
+        (np.ones((2, 1)), [0, 1], [4, 4], "have 2 axes; they are a list"),
+        (np.ones(2), [0, 1], [2**30, 2**30], "does not fit into memory"),
+        (np.ones(2), [0, 1], [-4, 4], "dimension of -4"),
+    ],
+)
+def test_a_malformed_tensor_is_refused(values: Any, positions: Any, dims: list[int], words: str) -> None:
+    model = given_out(sparse_array(np.float32), TensorProto.FLOAT)
+    del model.graph.initializer[:]
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.float32(values), "w"), numpy_helper.from_array(np.asarray(positions)), dims
+    )
+    model.graph.sparse_initializer.append(sparse)
+    with pytest.raises(ModelError, match=words):
+        sparse_initializers.densify(load(model))
 
 
 def test_negative_zeros_and_not_a_number_survive() -> None:

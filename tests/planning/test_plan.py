@@ -72,6 +72,13 @@ def test_scores_of_every_unit_are_in_the_plan() -> None:
     assert entry["removed"] == sorted(weakest) == plan().removed["w"]["0"]
 
 
+def test_a_plan_without_lengths_can_be_read() -> None:
+    """Earlier versions wrote none."""
+    data = json.loads(plan().to_json())
+    assert data.pop("lengths") == {"w": {"0": 6}, "b": {"0": 6}, "u": {"0": 8, "1": 6}, "v": {"1": 8}}
+    assert Plan.from_json(json.dumps(data)).removed == data["removed"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -95,6 +102,8 @@ def test_scores_of_every_unit_are_in_the_plan() -> None:
         '{"version": 1, "model": "a", "removed": {"w": {"0": [1.5]}}}',
         '{"version": 1, "model": "a", "removed": {"w": {"0": [true]}}}',
         '{"version": 1, "model": "a", "removed": {"w": {"0": [-1]}}}',
+        '{"version": 1, "model": "a", "lengths": {"w": {"0": "8"}}}',
+        '{"version": 1, "model": "a", "lengths": {"w": [8]}}',
         '{"version": 1, "model": "a", "split": {"a": 3}}',
         '{"version": 1, "model": "a", "zeroed": {"w": {"mask": 3}}}',
         '{"version": 1, "model": "a", "groups": {}}',

@@ -50,7 +50,9 @@ def test_sums_over_batches_are_those_of_all_samples_at_once() -> None:
     weight = rng.normal(size=(4, 5))
     other = weight + rng.normal(size=(4, 5))
     before, after = two(weight), two(other)
-    asked = gates.make_gates(before, {"drift": 1, "cosine:scores": 0, "agreement": 0, "agreement:class": 0}, data=True)
+    asked = gates.make_gates(
+        Model(before), {"drift": 1, "cosine:scores": 0, "agreement": 0, "agreement:class": 0}, data=True
+    )
     found = gates.measure(asked, Model(before), Model(after), batches(), WHOLE)
     x = np.concatenate([b["x"] for b in batches()])
     a, b = x @ weight.astype(np.float32), x @ other.astype(np.float32)
@@ -65,7 +67,7 @@ def test_what_cannot_be_compared_meets_no_gate() -> None:
     weight = np.eye(4)
     with np.errstate(all="ignore"):
         broken = two(np.where(weight > 0, np.nan, weight))
-    asked = gates.make_gates(two(weight), {"drift": 1e9, "cosine": -1}, data=True)
+    asked = gates.make_gates(Model(two(weight)), {"drift": 1e9, "cosine": -1}, data=True)
     found = gates.measure(asked, Model(two(weight)), Model(broken), batches(), WHOLE)
     assert [g.verdict(found) for g in asked] == [
         {"asked": limit, "measured": None, "met": False} for limit in (1e9, -1)
@@ -75,7 +77,7 @@ def test_what_cannot_be_compared_meets_no_gate() -> None:
 def test_two_models_that_give_no_number_meet_no_gate() -> None:
     """Nothing that is not a number is as near to itself as asked."""
     broken = two(np.full((4, 4), np.nan))
-    asked = gates.make_gates(broken, {"drift": 0.1, "cosine": 0.9, "agreement": 0.9}, data=True)
+    asked = gates.make_gates(Model(broken), {"drift": 0.1, "cosine": 0.9, "agreement": 0.9}, data=True)
     found = gates.measure(asked, Model(broken), Model(broken), batches(), WHOLE)
     assert {(g.verdict(found)["measured"], g.verdict(found)["met"]) for g in asked} == {(None, False)}
 
@@ -119,21 +121,45 @@ def test_options_that_make_no_sense(options: dict[str, Any], words: str) -> None
         onnxprune.Options.of(**{"ratio": 0.5, **options} if "pattern" not in options else options)
 
 
+def test_the_classes_are_along_the_axis_of_the_softmax() -> None:
+    """Three classes at each of five positions, whose axis is not the last."""
+
+    def model(weight: NDArray[Any]) -> Model:
+        text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,4,5] x) => (float[N,3,5] y) {
+          scores = MatMul (w, x)
+          y = Softmax <axis = 1> (scores)
+        }
+        """
+        proto = onnx.parser.parse_model(text)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), "w"))
+        return Model(proto)
+
+    rng = np.random.default_rng(0)
+    x, before = rng.normal(size=(16, 4, 5)).astype(np.float32), rng.normal(size=(3, 4))
+    after = before + rng.normal(size=(3, 4))
+    asked = gates.make_gates(model(before), {"agreement": 0.5}, data=True)
+    found = gates.measure(asked, model(before), model(after), [{"x": x}], WHOLE)
+    a, b = (np.einsum("cf,nfp->ncp", w, x).argmax(axis=1) for w in (before, after))
+    assert found["y"]["agreement"] == np.mean(a == b) and 0 < np.mean(a == b) < 1
+
+
 def test_one_score_chooses_nothing() -> None:
     model = two(np.ones((4, 1)))
     with pytest.raises(InputError, match="one score a sample"):
-        gates.make_gates(model, {"agreement": 0.9}, data=True)
+        gates.make_gates(Model(model), {"agreement": 0.9}, data=True)
 
 
 def test_classes_have_no_distance() -> None:
     """Neither a named output of classes nor a model that has no other is held to drift."""
     for kind in ("drift", "cosine"):
         with pytest.raises(InputError, match="output 'class' cannot be compared"):
-            gates.make_gates(two(np.eye(4)), {f"{kind}:class": 0.1}, data=True)
+            gates.make_gates(Model(two(np.eye(4))), {f"{kind}:class": 0.1}, data=True)
     only = two(np.eye(4))
     del only.graph.output[0]
     with pytest.raises(InputError, match="no output of quantities") as caught:
-        gates.make_gates(only, {"drift": 0.1}, data=True)
+        gates.make_gates(Model(only), {"drift": 0.1}, data=True)
     assert "agreement" in caught.value.hint
 
 

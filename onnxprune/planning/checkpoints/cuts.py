@@ -175,9 +175,11 @@ def _kept(plan: Plan, name: str, source: tuple[str, int], length: int) -> Index 
     if removed is None and order is None:
         return None
     gone = np.array(removed or [], np.int64)
-    if (len(gone) and gone.max() >= length) or len(gone) >= length:
+    wanted = plan.lengths.get(constant, {}).get(axis, length)
+    if (len(gone) and gone.max() >= length) or len(gone) >= length or length != wanted:
+        of = f" of {wanted}" if wanted != length else ""
         raise InputError(
-            f"tensor {name!r} has {length} entries where the plan removes {len(gone)}, up to number {gone.max()}",
+            f"tensor {name!r} has {length} entries where the plan removes {len(gone)}{of}, up to number {gone.max()}",
             "the plan is for another architecture, or the axes of the tensor lie in another order: "
             f"see {option('tensor_map')}",
         )

@@ -194,6 +194,10 @@ def test_zeros_and_orders_of_a_plan() -> None:
     [
         (lambda w: {n: a for n, a in w.items() if n != "fc.weight"}, "the checkpoint has no tensor for 'fc.weight'"),
         (lambda w: {**w, "conv.weight": w["conv.weight"][:3]}, "tensor 'conv.weight' has 3 entries where the plan"),
+        (
+            lambda w: {**w, "bn.bias": np.ones(9, np.float32)},
+            r"tensor 'bn.bias' has 9 entries where the plan removes 4 of 8, up to number \d",
+        ),
     ],
 )
 def test_what_does_not_fit(change: Any, says: str) -> None:
