@@ -15,9 +15,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.coupling.coupling import analyze
-from onnxprune.errors import VerificationError
+from onnxprune.errors import ModelError, VerificationError
 from onnxprune.graph.graph import Graph
-from onnxprune.errors import ModelError
 from onnxprune.model import sparse_initializers
 from onnxprune.model.model import Model, load
 from onnxprune.model.save import save
