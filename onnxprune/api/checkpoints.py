@@ -30,7 +30,7 @@ def apply(
     model: ModelSource,
     *,
     calib: Any = None,
-    samples: int = 1024,
+    samples: int | None = None,
     repair: str = "auto",
     epochs: int = EPOCHS,
     minutes: float | None = None,
@@ -49,7 +49,7 @@ def apply(
         plan: The plan.
         model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
         calib: Calibration data: with them the remaining layers are repaired, and the result is evaluated.
-        samples: Calibration samples to use at most.
+        samples: Calibration samples to use at most; None for 1,024, see `Calibration`.
         repair: ``auto`` is ``calibrated`` with data, else ``none``.
         epochs: Passes over the calibration samples in the training of a distilled repair.
         minutes: Time after which no further pass begins.

@@ -50,7 +50,7 @@ def prune(
     attention: str = "heads",
     shrink: str | Sequence[str] = (),
     calib: Any = None,
-    samples: int = 1024,
+    samples: int | None = None,
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
     epochs: int = EPOCHS,
@@ -101,7 +101,7 @@ def prune(
         attention: ``heads`` or ``dims``.
         shrink: Regular expressions of graph inputs and outputs that may lose slices.
         calib: Calibration data.
-        samples: Calibration samples to use at most.
+        samples: Calibration samples to use at most; None for 1,024, see `Calibration`.
         stats: File of statistics.
         repair: ``auto``, ``none``, ``data-free``, ``calibrated``, ``distilled``, or a method that was added.
         epochs: Passes over the calibration samples in the training of a distilled repair.
@@ -192,7 +192,7 @@ def plan(
     attention: str | None = None,
     shrink: str | Sequence[str] | None = None,
     calib: Any = None,
-    samples: int = 1024,
+    samples: int | None = None,
     stats: str | os.PathLike[str] | None = None,
     repair: str = "auto",
     epochs: int = EPOCHS,
@@ -237,7 +237,7 @@ def plan(
         attention: The same.
         shrink: The same.
         calib: Calibration data.
-        samples: Calibration samples to use at most.
+        samples: Calibration samples to use at most; None for 1,024, see `Calibration`.
         stats: File of statistics.
         repair: The repair that is to follow: rounds, zeros, and the default importance depend on it.
         epochs: Passes over the samples in the training of a distilled repair.

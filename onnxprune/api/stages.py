@@ -68,7 +68,7 @@ def score(
     importance: str | Scorer = "l2",
     *,
     calib: Any = None,
-    samples: int = 1024,
+    samples: int | None = None,
     stats: str | os.PathLike[str] | None = None,
     seed: int = 0,
     groups: Sequence[Group] | None = None,
@@ -84,7 +84,7 @@ def score(
         analysis: The analysis of a model.
         importance: A criterion by name, or a function of a group (`criterion_views.GroupView`).
         calib: Calibration data, for a criterion that needs them.
-        samples: Calibration samples to use at most.
+        samples: Calibration samples to use at most; None for 1,024, see `Calibration`.
         stats: File of statistics from calibration data: used where it exists, else written.
         seed: Seed of anything random.
         groups: The groups, some of those of the analysis; by default all.

@@ -19,7 +19,7 @@ from onnxprune.errors import GateError
 @option("Options", "-o", "--output", metavar="FILE", help="What to write  [MODEL.pruned.onnx]")
 @option("Options", "--force", is_flag=True, help="Replace MODEL.pruned.onnx where it exists")
 @option("Options", "--calib", metavar="WHAT", help="Data that the layers that are left are repaired with")
-@option("Options", "--samples", type=int, default=1024, metavar="N", help="Use at most N calibration samples  [1024]")
+@option("Options", "--samples", type=int, metavar="N", help="Use at most N calibration samples  [1024]")
 @option(
     "Options",
     "--repair",
@@ -52,7 +52,7 @@ def apply(
     output: str | None,
     force: bool,
     calib: str | None,
-    samples: int,
+    samples: int | None,
     repair: str,
     epochs: int,
     minutes: float | None,

@@ -123,7 +123,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     metavar="WHAT",
     help="Inputs, labelled or not: FILE.npz, folder of arrays or images, module:function",
 )
-@option(DATA, "--samples", type=int, default=1024, metavar="N", help="Use at most N calibration samples  [1024]")
+@option(DATA, "--samples", type=int, metavar="N", help="Use at most N calibration samples  [1024]")
 @option(DATA, "--stats", hidden=True)
 @option(DATA, "--steps", type=int, default=1, hidden=True)
 @option(DATA, "--memory", default="1GB", hidden=True)

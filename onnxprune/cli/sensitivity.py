@@ -25,7 +25,7 @@ WHAT, DATA, WORDS = "What", "Data and repair", "Output"
 @option(WHAT, "--shrink", multiple=True, metavar="REGEX", help="As for pruning; repeatable")
 @option(WHAT, "--importance", metavar="NAME", help="What is removed first, as for pruning  [obs with data]")
 @option(DATA, "--calib", metavar="WHAT", help="Data, labelled or not, as for pruning  [synthetic inputs]")
-@option(DATA, "--samples", type=int, default=1024, metavar="N", help="Use at most N samples  [1024]")
+@option(DATA, "--samples", type=int, metavar="N", help="Use at most N samples  [1024]")
 @option(DATA, "--metric", metavar="NAME", help="top1, top5, mse, psnr, auc, module:function  [top1 with labels]")
 @option(DATA, "--repair", default="auto", metavar="MODE", help="none, calibrated, data-free  [as for pruning]")
 @option(DATA, "--times", metavar="FILE", help="What onnxprune measure wrote: adds the share of the time")
@@ -46,7 +46,7 @@ def sensitivity(
     shrink: tuple[str, ...],
     importance: str | None,
     calib: str | None,
-    samples: int,
+    samples: int | None,
     metric: str | None,
     repair: str,
     times: str | None,

@@ -44,7 +44,7 @@ SAME = (
 @option(WHICH, "--shrink", multiple=True, metavar="REGEX", help="Inputs and outputs that may lose slices")
 @option(WHICH, "--seed", type=int, default=0, metavar="N", help="Seed of anything random  [0]")
 @option(DATA, "--calib", metavar="WHAT", help="Data, labelled or not, as for pruning")
-@option(DATA, "--samples", type=int, default=1024, metavar="N", help="Use at most N samples  [1024]")
+@option(DATA, "--samples", type=int, metavar="N", help="Use at most N samples  [1024]")
 @option(DATA, "--repair", default="auto", metavar="MODE", help="none, data-free, calibrated  [auto]")
 @option(DATA, "--repair-samples", type=int, default=256, metavar="N", help="Repair with N of them at most  [256]")
 @option(CHECKS, "--metric", metavar="NAME", help="What is measured on held-out samples  [top1 with labels]")

@@ -86,7 +86,7 @@ class Options:
         attention: str = "heads",
         shrink: str | Sequence[str] = (),
         calib: Any = None,
-        samples: int = 1024,
+        samples: int | None = None,
         stats: str | os.PathLike[str] | None = None,
         repair: str = AUTO,
         epochs: int = EPOCHS,
@@ -135,7 +135,7 @@ class Options:
             attention: ``heads`` removes whole heads of attention, ``dims`` dimensions within heads.
             shrink: Regular expressions; matching graph inputs and outputs may lose slices too.
             calib: Calibration data, see `calibration.open_samples`.
-            samples: Calibration samples to use at most.
+            samples: Calibration samples to use at most; None for 1,024, see `Calibration`.
             stats: File of statistics from calibration data: used where it exists, else written.
             repair: See `Repair`, and so for the next two.
             epochs: See there.

@@ -105,7 +105,8 @@ class Calibration:
 
     Attributes:
         data: The data, see `calibration.open_samples`; None for none.
-        samples: Samples to use at most.
+        samples: Samples to use at most; None for `SAMPLES`, or for a batch of the model where that is larger, besides
+            those that a limit on the accuracy is judged by.
         stats: File of statistics of the data: used where it exists, else written.
 
     Raises:
@@ -113,16 +114,17 @@ class Calibration:
     """
 
     data: Any = None
-    samples: int = SAMPLES
+    samples: int | None = None
     stats: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.data is not None:
             set_fields(self, data=checks.data(self.data))
-        set_fields(self, samples=checks.whole("samples", self.samples, 1))
+        if self.samples is not None:
+            set_fields(self, samples=checks.whole("samples", self.samples, 1))
         if self.stats is not None:
             set_fields(self, stats=checks.path("stats", self.stats))
-        if self.samples != SAMPLES and self.data is None and self.stats is None:
+        if self.samples is not None and self.data is None and self.stats is None:
             raise InputError("samples are those of calibration data, and none are given", GIVE_DATA)
 
 

@@ -16,7 +16,7 @@ from onnxprune.cost.measure import Cost, measure
 from onnxprune.errors import GIVE_DATA, InputError
 from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.model.model import Model, load
-from onnxprune.options import SAMPLES, Calibration, Checks, checks
+from onnxprune.options import Calibration, Checks, checks
 from onnxprune.pipeline.analysis import ModelSource, to_proto_or_path
 from onnxprune.pipeline.data import CalibrationSplit, open_undivided
 from onnxprune.pipeline.evaluate import evaluate
@@ -66,7 +66,7 @@ def compare(
         InputError: A model or the data cannot be read or run, models differ in their outputs, or an option is unusable.
     """
     shapes = checks.shapes("input_shapes", {} if input_shapes is None else input_shapes)
-    every = SAMPLES if calib is None else sys.maxsize
+    every = None if calib is None else sys.maxsize
     calibration, asked = Calibration(calib, every if samples is None else samples), Checks(metric=metric)
     runs, seed = checks.whole("runs", runs, 1), checks.whole("seed", seed, 0)
     if not others:

@@ -127,7 +127,7 @@ def open_data(
         split = replace(split, held=held, confirmation=confirmation)
     count_held = split.held.count if split.held_out else 0
     logger.info("calibration data: %s samples, %s of them held out", samples.count, count_held)
-    cut = _cut(samples, limit) if calibration.samples == SAMPLES else None
+    cut = _cut(samples, limit) if calibration.samples is None else None
     return replace(split, cut=cut, unjoined=unjoined)
 
 
@@ -185,7 +185,7 @@ def _limit(model: Model, calibration: Calibration, *, many: bool = False) -> int
 
     The default is not too low for a model with a larger batch. Where many are to be held out, these come on top of it.
     """
-    if calibration.samples != SAMPLES:
+    if calibration.samples is not None:
         return calibration.samples
     return max(SAMPLES, signature_of(model.proto).fixed or 1) + (MOST_HELD_OUT if many else 0)
 

@@ -56,7 +56,7 @@ def sensitivity(
     model: ModelSource,
     *,
     calib: Any = None,
-    samples: int = 1024,
+    samples: int | None = None,
     importance: str | Scorer | None = None,
     repair: str = "auto",
     metric: str | MetricFunction | None = None,
@@ -84,7 +84,7 @@ def sensitivity(
     Args:
         model: A path, a `ModelProto` or a `gs.Graph`; it is not changed.
         calib: Calibration data; without them, convolutional models run on synthetic inputs, and others are not run.
-        samples: Calibration samples to use at most.
+        samples: Calibration samples to use at most; None for 1,024, see `Calibration`.
         importance: A criterion by name, or a function of a group.
         repair: As for `prune`; of ``calibrated`` the refit of single layers is made.
         metric: What is measured on held-out samples besides; by default top1 where there are labels.

@@ -61,7 +61,7 @@ def sweep(
     attention: str = "heads",
     shrink: str | Sequence[str] = (),
     calib: Any = None,
-    samples: int = 1024,
+    samples: int | None = None,
     repair: str = AUTO,
     gate: Mapping[str, float] | None = None,
     metric: str | MetricFunction | None = None,
@@ -99,7 +99,7 @@ def sweep(
         attention: ``heads`` or ``dims``.
         shrink: Regular expressions of graph inputs and outputs that may lose slices.
         calib: Calibration data.
-        samples: Calibration samples to use at most.
+        samples: Calibration samples to use at most; None for 1,024, see `Calibration`.
         repair: As for `prune`.
         gate: Limits to how far outputs may move; models that miss them are not written.
         metric: What is measured on held-out samples.

@@ -53,8 +53,7 @@ KINDS = {
     "pattern": "pattern",
 }
 CASES = [(name, value) for name, kind in KINDS.items() for value in WRONG[kind]]
-CASES += [("run_memory", v) for v in WRONG["whole"] if v is not None]
-CASES += [("samples", v) for v in WRONG["whole"]]
+CASES += [(name, v) for name in ("run_memory", "samples") for v in WRONG["whole"] if v is not None]
 CASES += [("round_to", v) for v in WRONG["whole"]]
 CASES += [("times", v) for v in WRONG["path"]] + [("times", "times.json")]  # there is no target of latency
 CASES += [("target", {"latency": v}) for v in [None, "x", True, [], -1, 0, math.nan, "0ms", "1 hour", 4, OBJECT]]

@@ -141,6 +141,7 @@ def test_a_model_that_takes_one_sample_is_calibrated(tmp_path: Path) -> None:
         (1025, {}, "1,024 of 1,025 calibration samples are used; samples=... allows more"),
         (1025, {"samples": 1025}, None),
         (1025, {"samples": 30}, None),
+        (1025, {"samples": 1024}, None),
     ],
 )
 def test_a_default_limit_is_said_where_it_cuts(data: int, options: dict[str, int], said: str | None) -> None:

@@ -51,6 +51,8 @@ def test_what_is_not_needed_to_learn_from_is_held_out() -> None:
     """Of many samples more than half."""
     metric = pruned(0.5, calib=samples(3000), max_drop=0.05).report.metric
     assert metric is not None and metric.samples == 3000 - 1024
+    metric = pruned(0.5, calib=samples(3000), samples=1024, max_drop=0.05).report.metric
+    assert metric is not None and metric.samples == 512
 
 
 @pytest.mark.slow

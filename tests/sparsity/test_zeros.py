@@ -307,7 +307,7 @@ def test_shares_of_layers_depend_on_data() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [{"repair": "none"}, {"importance": "l2"}, {"calib": None, "samples": 1024}])
+@pytest.mark.parametrize("more", [{"repair": "none"}, {"importance": "l2"}, {"calib": None, "samples": None}])
 def test_without_repair_or_data_all_layers_have_the_same_share(more: dict[str, Any]) -> None:
     made = onnxprune.prune(RESNET, pattern="weights=0.8", **{"calib": DATA, "samples": 64, **more}, verify=False)
     assert not made.report.resolved.global_ranking
