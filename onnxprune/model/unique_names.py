@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from onnx import GraphProto, ModelProto
 
+from onnxprune.model.topology import defined_names
+
 
 class Names:
     """Generates names that the model does not use yet.
@@ -33,9 +35,9 @@ class Names:
 
 
 def _all_names(graph: GraphProto) -> list[str]:
-    names = [v.name for v in [*graph.input, *graph.output, *graph.initializer]]
+    names = [*defined_names(graph), *(v.name for v in graph.output)]
     for node in graph.node:
-        names += [node.name, *node.output]
+        names.append(node.name)
         for a in node.attribute:
             for body in ([a.g] if a.HasField("g") else []) + list(a.graphs):
                 names += _all_names(body)

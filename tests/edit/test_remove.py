@@ -218,8 +218,12 @@ def test_lengths() -> None:
 
 def test_new_names_are_unique() -> None:
     model = build("(float[N,3] x) => (float[N,3] y) <float[3] a> { b_1 = Add(x, a)  y = Relu(b_1) }")
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(1, "f"), "a_1"), numpy_helper.from_array(np.zeros(1, np.int64)), [3]
+    )
+    model.graph.sparse_initializer.append(sparse)
     names = Names(model, ["b_2"])
-    assert [names.fresh("b"), names.fresh("b"), names.fresh("a"), names.fresh("x")] == ["b_3", "b_4", "a_1", "x_1"]
+    assert [names.fresh("b"), names.fresh("b"), names.fresh("a"), names.fresh("x")] == ["b_3", "b_4", "a_2", "x_1"]
 
 
 def test_before_ir_version_4_new_constants_are_nodes() -> None:
