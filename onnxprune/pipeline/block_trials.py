@@ -24,7 +24,6 @@ from onnxprune.pipeline.latency import ready_engine
 from onnxprune.pipeline.observe import fresh_samples
 from onnxprune.pipeline.prepare import Prepared, open_groups
 from onnxprune.pipeline.trial_refit import refitted_error
-from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.verification.output_error import measured
 
 
@@ -163,6 +162,5 @@ def with_absolute_targets(prepared: Prepared) -> Options:
     whole = totals(channels.costs, prepared.analysis.coupling, prepared.loaded.cost, shapes)
     if LATENCY in whole and prepared.timed is None:
         engine = ready_engine(prepared.analysis, shapes, timed_here(channels.engine)).engine
-        engine.ratio(prepared.analysis.model, WHOLE)  # which times the original
         whole[LATENCY] = engine.milliseconds()
     return replace(options, channels=selection.intermediate_target(channels, whole, 1.0))

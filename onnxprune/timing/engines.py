@@ -22,6 +22,7 @@ from onnxprune.errors import InputError, RunError, option
 from onnxprune.model.model import Model
 from onnxprune.model.save import save
 from onnxprune.runtime.io_slices import IoSlices
+from onnxprune.runtime.process import Session
 from onnxprune.runtime.session import Feeds, runnable
 from onnxprune.runtime.worker import CPU
 from onnxprune.verification.latency import QUANTILE
@@ -43,7 +44,7 @@ class Engine(Protocol):
     name: str
 
     def milliseconds(self) -> float:
-        """Time of the original."""
+        """Time of the original: the median of what was measured with copies, or measured now."""
         ...
 
     def ratio(self, copy: Model, io_slices: IoSlices, seconds: float = SECONDS) -> float:
@@ -111,20 +112,27 @@ class OnnxRuntime:
 
     def milliseconds(self) -> float:
         """See `Engine`."""
+        if not self._times:
+            self._race(self._original, self._feeds, SECONDS)
         return 1e3 * float(np.median(self._times))
 
     def ratio(self, copy: Model, io_slices: IoSlices, seconds: float = SECONDS) -> float:
         """See `Engine`."""
         with runnable(copy) as ready:
             session = ready.session(threads=self._threads, arena=True, providers=self._providers)
-        feeds = [self._feeds, io_slices.feeds(self._feeds)]
-        self._original.race(session, self._outputs, feeds, 1)  # the first run of a session allocates its memory
-        times = self._original.race(session, self._outputs, feeds, PAIRS, fewest=FEWEST, seconds=seconds)
+        before, after = self._race(session, io_slices.feeds(self._feeds), seconds)
+        return after / before
+
+    def _race(self, other: Session, feeds: Feeds, seconds: float) -> tuple[float, float]:
+        """Seconds of the original and of another session, in alternation; those of the original are kept."""
+        both = [self._feeds, feeds]
+        self._original.race(other, self._outputs, both, 1)  # the first run of a session allocates its memory
+        times = self._original.race(other, self._outputs, both, PAIRS, fewest=FEWEST, seconds=seconds)
         measured = [np.quantile(np.array(spent), QUANTILE, axis=0) for spent in times]
         on_processor = self._threads == 1 and self._on_cpu and measured[0][1] > 0  # some clocks are too coarse
         before, after = (float(found[int(on_processor)]) for found in measured)
         self._times.append(before)
-        return after / before
+        return before, after
 
     def kernels(self, copy: Model, io_slices: IoSlices) -> list[tuple[str, float]]:
         """See `Engine`."""
@@ -160,6 +168,8 @@ class External:
 
     def milliseconds(self) -> float:
         """See `Engine`."""
+        if not self._times:
+            self._times.append(self._time(self._path))
         return float(np.median(self._times))
 
     def ratio(self, copy: Model, io_slices: IoSlices, seconds: float = SECONDS) -> float:
