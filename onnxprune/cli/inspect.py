@@ -54,7 +54,7 @@ def inspect(
     --mixing is given. What is pinned is kept.
 
     With --anonymise it writes a model to report a fault with: operators, attributes and shapes are as they were;
-    weights, names, texts and metadata are removed. inspect takes it like any other.
+    weights, names, texts and metadata are removed. inspect takes it like any other, except with --sparsity.
     """
     page, drawing = page_path(html, model), _graph_path(graph, model)
     if anonymise:

@@ -44,7 +44,9 @@ def locate(tensor: TensorProto, path: Path | None) -> DataLocation:
     location = entries.get("location", "")
     what = f"{path or 'model'}: external data of '{tensor.name}'"
     if is_stripped(tensor):
-        raise ModelError(f"{what} was left out", "onnxprune inspect takes such a model; all else needs the weights")
+        raise ModelError(
+            f"{what} was left out", "onnxprune inspect shows the groups of such a model; all else needs the weights"
+        )
     if path is None:
         raise InputError(
             f"{what} cannot be found: the model was not given as a file",

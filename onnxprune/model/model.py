@@ -180,9 +180,14 @@ class Model:
 
     @property
     def nbytes(self) -> int:
-        """Size of the model in bytes as `save` stores it, external data and the gaps between them included."""
+        """Size of the model in bytes as `save` stores it, external data and the gaps between them included.
+
+        Values that were stripped count as nothing.
+        """
         end = 0
-        for tensor in filter(is_external, tensors(self.proto)):
+        for tensor in tensors(self.proto):
+            if not is_external(tensor) or is_stripped(tensor):
+                continue
             stored = deferred_number(tensor) is None
             length = locate(tensor, self.path).length if stored else payload_bytes(tensor)
             end = aligned_offset(end, length) + length

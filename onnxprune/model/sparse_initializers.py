@@ -25,9 +25,11 @@ from onnxprune.model.tensors import (
     elements,
     encode,
     is_external,
+    is_stripped,
     overwrite_values,
     payload_bytes,
     qualified,
+    strip,
     subgraphs,
     tensors,
 )
@@ -76,7 +78,7 @@ def densify(model: Model) -> SparseOriginals:
     """Replaces sparse initializers by dense ones, in place, so that they are processed like any other weight.
 
     Sparse initializers that are graph inputs as well are kept, and so are those of models before IR version 4, in which
-    every initializer is an input.
+    every initializer is an input. Of stripped ones the dense form is stripped too.
 
     Returns:
         The replaced initializers, for `resparsify`.
@@ -93,7 +95,11 @@ def densify(model: Model) -> SparseOriginals:
             copy = SparseTensorProto()
             copy.CopyFrom(sparse)
             originals.append((scope, copy))
-            dense = encode(_to_dense(model, sparse), sparse.values.data_type)
+            if is_stripped(sparse.values) or is_stripped(sparse.indices):
+                dense = TensorProto(data_type=sparse.values.data_type, dims=sparse.dims)
+                strip(dense)
+            else:
+                dense = encode(_to_dense(model, sparse), sparse.values.data_type)
             dense.name, dense.doc_string = sparse.values.name, sparse.values.doc_string
             graph.initializer.append(dense)
         del graph.sparse_initializer[:]

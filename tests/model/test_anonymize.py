@@ -104,6 +104,27 @@ def test_inspect_sees_the_same(cli: Cli, tmp_path: Path, path: Path) -> None:
     assert small.stat().st_size < path.stat().st_size - 0.9 * weights
 
 
+def test_inspect_sees_the_same_of_sparse_weights_and_functions(cli: Cli, tmp_path: Path) -> None:
+    """Also on the page; only what is about the weights themselves is refused."""
+    proto = build("(float[N,8] x) => (float[N,4] y) { a = MatMul(x, w1)  b = my.F(a)  y = MatMul(b, w2) }")
+    rng = np.random.default_rng(0)
+    values = numpy_helper.from_array(rng.standard_normal(40).astype(np.float32), "w1")
+    indices = numpy_helper.from_array(np.sort(rng.permutation(128)[:40]), "")
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [8, 16]))
+    proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal((16, 4)).astype(np.float32), "w2"))
+    opsets = [helper.make_opsetid("", 18)]
+    proto.functions.append(
+        helper.make_function("my", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], opsets)
+    )
+    proto.opset_import.append(helper.make_opsetid("my", 1))
+    path, small = tmp_path / "net.onnx", tmp_path / "small.onnx"
+    onnx.save(proto, path)
+    assert cli("inspect", "--anonymise", path, "-o", small).code == 0
+    assert shown(cli, small) == shown(cli, path)
+    assert cli("inspect", small, "--html", tmp_path / "page.html").code == 0
+    assert "shows the groups of such a model" in assert_refused(cli("inspect", small, "--sparsity"))
+
+
 def test_names_texts_and_weights_are_removed(tmp_path: Path) -> None:
     """No name, text or weight is kept; operators and shapes are."""
     proto = secretive()

@@ -181,7 +181,7 @@ ROWS: dict[str, list[Row]] = {
             "an anonymised model",
             "left_out.onnx --ratio 0.5",
             "left_out.onnx: external data of 'w1' was left out",
-            "onnxprune inspect takes such a model; all else needs the weights",
+            "onnxprune inspect shows the groups of such a model; all else needs the weights",
         ),
     ],
     "External data": [
