@@ -161,6 +161,12 @@ class GateError(OnnxPruneError):
     usual_hint: str = f"{option('keep_anyway', True)} writes a model that misses a gate"
 
 
+WITH_WARNINGS = f"without {option('strict')} a model that comes with warnings is written"
+"""Hint where a strict run stopped at its warnings, and no gate is missed."""
+WITH_A_GATE_MISSED = f"{option('keep_anyway', True)} in place of {option('strict')} writes it"
+"""Hint where a strict run missed a gate, which is a warning too."""
+
+
 class TimeLimitError(OnnxPruneError):
     """The run reached its time limit, so nothing was written."""
 

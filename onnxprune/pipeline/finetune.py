@@ -13,7 +13,7 @@ import onnx
 from onnxprune.calibration import Samples
 from onnxprune.common.progress import ProgressCallback
 from onnxprune.common.text import plural
-from onnxprune.errors import DataError, GateError, InputError, Words, option
+from onnxprune.errors import WITH_WARNINGS, DataError, GateError, InputError, Words, option
 from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.extensions.patterns import Pattern
 from onnxprune.losses.functions import FunctionLoss, LossFunction, as_loss
@@ -79,7 +79,7 @@ class FineTuned:
             OutputError: Writing failed.
         """
         if self.stopped is not None:
-            raise GateError(self.stopped)
+            raise GateError(self.stopped, WITH_WARNINGS)
         save(self._model, path)
 
 

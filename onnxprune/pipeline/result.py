@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from onnxprune.engines.times import Times
-from onnxprune.errors import GateError
+from onnxprune.errors import WITH_A_GATE_MISSED, WITH_WARNINGS, GateError
 from onnxprune.model.model import Model
 from onnxprune.model.save import save
 from onnxprune.options import Checks
@@ -94,7 +94,8 @@ class Result:
             OutputError: Writing failed, say because the disk is full; what was there before is still there.
         """
         if self.stopped is not None:
-            raise GateError(self.stopped)
+            strict = WITH_A_GATE_MISSED if gate_lines(self.report.gates) else WITH_WARNINGS
+            raise GateError(self.stopped, strict if self._checks.strict else None)
         size = save(self._model, path, data_chunk=data_chunk)
         original, target = self._model.path, Path(path)
         written = write_corrected(original, self._model.proto, target) if original is not None else []

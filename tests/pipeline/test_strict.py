@@ -86,8 +86,13 @@ def test_a_strict_application_in_python_does_not_save(tmp_path: Path) -> None:
 def test_python_does_not_save(tmp_path: Path) -> None:
     result = onnxprune.prune(tiny(), 0.5, repair="none", verify=False, strict=True)
     assert result.stopped == "not verified: the runtime check was skipped"
-    with pytest.raises(GateError, match="not verified"):
+    with pytest.raises(GateError, match="not verified") as caught:
         result.save(tmp_path / "a.onnx")
+    assert caught.value.hint == "without strict a model that comes with warnings is written"
+    gated = onnxprune.prune(tiny(), 0.5, repair="none", gate={"drift": 0.0}, strict=True)
+    with pytest.raises(GateError, match="gate drift is missed") as caught:
+        gated.save(tmp_path / "a.onnx")
+    assert caught.value.hint == "keep_anyway=True in place of strict writes it"
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="contradict"):
         Options.of(0.5, gate={"drift": 1}, keep_anyway=True, strict=True)
