@@ -63,10 +63,12 @@ class Checkpoints:
             known = json.loads(told.read_text(encoding="utf-8"))
             others = [what for what, checksum in run.items() if known.get(what) != checksum]
         except (ValueError, AttributeError):
-            others = ["run"]
+            others = [RUN]
         if others:
             words = " and ".join(others)
-            raise InputError(f"{self._folder}: has the steps of a run with another {words}", "name another folder")
+            raise InputError(
+                f"{self._folder}: has the steps of another run: it differs in {words}", "name another folder"
+            )
 
     def begin(self) -> int:
         """The number of the next step."""

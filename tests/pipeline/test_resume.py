@@ -136,13 +136,13 @@ def test_a_folder_of_another_run(given: dict[str, Any], tmp_path: Path) -> None:
     made(given, work=work)
     before = {path: path.read_bytes() for path in work.iterdir()}
     for changed, what in (({"seed": 1}, "options"), ({"ratio": 0.5, "target": None}, "options")):
-        with pytest.raises(InputError, match=f"a run with another {what}"):
+        with pytest.raises(InputError, match=f"another run: it differs in {what}"):
             onnxprune.prune(**{**given, **changed}, work=work)
     np.savez(tmp_path / "data.npz", **{name: array[::-1] for name, array in samples().items()})
-    with pytest.raises(InputError, match="a run with another calibration data"):
+    with pytest.raises(InputError, match="another run: it differs in calibration data"):
         made(given, work=work)
     onnx.save(classifier(5), tmp_path / "net.onnx")
-    with pytest.raises(InputError, match="a run with another model and calibration data"):
+    with pytest.raises(InputError, match="another run: it differs in model and calibration data"):
         made(given, work=work)
     assert {path: path.read_bytes() for path in work.iterdir()} == before
 

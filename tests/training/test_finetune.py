@@ -119,6 +119,7 @@ def test_errors(pruned: onnx.ModelProto) -> None:
 @pytest.mark.slow
 def test_strict_writes_nothing(tmp_path: Any) -> None:
     result = onnxprune.finetune(MODEL, LABELLED, epochs=1, rate=3.0, strict=True)
-    with pytest.raises(GateError, match="nothing surely better"):
+    with pytest.raises(GateError, match="nothing surely better") as caught:
         result.save(tmp_path / "out.onnx")
+    assert caught.value.hint == "without strict a model that comes with warnings is written"
     assert not (tmp_path / "out.onnx").exists()

@@ -79,11 +79,11 @@ def test_it_goes_on_after_the_latest_epoch(
 
 def test_a_folder_of_another_training_is_refused(data: str, tmp_path: Path) -> None:
     trained(data, work=tmp_path / "steps")
-    with pytest.raises(InputError, match="steps of a run with another options"):
+    with pytest.raises(InputError, match="steps of another run: it differs in options"):
         trained(data, work=tmp_path / "steps", seed=1)
     other = onnx.load(MODEL)
     other.doc_string = "another"
-    with pytest.raises(InputError, match="steps of a run with another model"):
+    with pytest.raises(InputError, match="steps of another run: it differs in model"):
         onnxprune.finetune(other, data, epochs=4, rate=0.01, work=tmp_path / "steps")
 
 
