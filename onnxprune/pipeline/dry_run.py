@@ -58,7 +58,7 @@ def skipped(requested: Options, settled: Options, report: Report) -> list[str]:
         "repair": settled.repair.method != "none" and report.repair is None and settled.channels is not None,
         "judge": settled.calibration.data is not None and report.calibration is None,
         "store": requested.sparse_storage and not checks.search,
-        "gates": bool(checks.gate) and not checks.search,
+        "gates": checks.limited and not checks.search,
         "verify": checks.verify and not report.verified,
         "time": checks.time,
     }

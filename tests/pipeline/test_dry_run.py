@@ -68,6 +68,11 @@ def test_nothing_else_is_done(options: dict[str, Any], monkeypatch: pytest.Monke
     assert not report.verified and report.warnings == [] and report.gates == {} and report.drift == {}
 
 
+def test_a_limit_on_the_drop_is_a_gate_that_is_left_out() -> None:
+    report = api.dry_run(classifier(), Options.of(0.5, importance="l2", max_drop=0.5, **DATA)).report
+    assert report.skipped == ["repair", "judge", "gates", "verify", "time"] and report.gates == {}
+
+
 def test_what_was_asked_to_be_left_out_is_not_named() -> None:
     report = api.dry_run(tiny(), Options.of(0.5, importance="l2", repair="none", verify=False, time=False)).report
     assert report.skipped == [] and report.warnings == ["not verified: the runtime check was skipped"]
