@@ -59,7 +59,7 @@ class Application:
         growth: A model that another plan made, whose weights are taken; None for those of the original.
 
     Raises:
-        InputError: The repair needs data, and none are given.
+        InputError: The repair or the metric needs data, and none are given.
     """
 
     checks: Checks = field(default_factory=Checks)
@@ -72,6 +72,8 @@ class Application:
     def __post_init__(self) -> None:
         if self.repair.needs_data and self.calibration.data is None:
             raise InputError(f"repair {self.repair.method!r} needs calibration data", GIVE_DATA)
+        if self.checks.metric is not None and self.calibration.data is None:
+            raise InputError(f"{option('metric')} is measured on calibration data", f"{GIVE_DATA}, labelled if you can")
 
     @property
     def method(self) -> str:

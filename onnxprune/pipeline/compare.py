@@ -13,7 +13,7 @@ import onnx
 
 from onnxprune.calibration import Samples
 from onnxprune.cost.measure import Cost, measure
-from onnxprune.errors import GIVE_DATA, InputError
+from onnxprune.errors import GIVE_DATA, InputError, option
 from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.model.model import Model, load
 from onnxprune.options import Calibration, Checks, checks
@@ -72,7 +72,7 @@ def compare(
     if not others:
         raise InputError("there is nothing to compare the model with", "give two models or more")
     if metric is not None and calib is None:
-        raise InputError("metric is measured on calibration data", f"{GIVE_DATA}, labelled if you can")
+        raise InputError(f"{option('metric')} is measured on calibration data", f"{GIVE_DATA}, labelled if you can")
     if plan is not None and len(others) > 1:
         raise InputError("a plan says what one model lost, and there are several", "compare two models with a plan")
     io_slices = WHOLE if plan is None else planning.io_slices(plan)

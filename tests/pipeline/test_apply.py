@@ -125,6 +125,8 @@ def test_refusals() -> None:
     plan = pruned().plan
     with pytest.raises(InputError, match="repair 'calibrated' needs calibration data"):
         onnxprune.apply(plan, classifier(), repair="calibrated")
+    with pytest.raises(InputError, match="metric is measured on calibration data"):
+        onnxprune.apply(plan, classifier(), metric="top1")
     with pytest.raises(InputError, match="unknown repair 'some'"):
         onnxprune.apply(plan, classifier(), repair="some")
     with pytest.raises(InputError, match="no such file"):
