@@ -179,7 +179,7 @@ def _why_not_repaired(plan: Plan, asked: Application, repaired: list[Refit] | No
     """Why ``auto`` repaired nothing; None where it did, or where nothing was to be repaired."""
     if repaired is not None or not (plan.shrinks or plan.zeroed) or asked.repair.method != AUTO:
         return None
-    return "no calibration data were given" if asked.calibration.data is None else "the plan removes no channels"
+    return "no calibration data were given" if plan.shrinks else "the plan removes no channels"
 
 
 def _evaluated(
@@ -199,9 +199,10 @@ def _warnings(plan: Plan, report: Report) -> list[str]:
     """Warnings of what a plan alone leaves undone."""
     lines = []
     if report.unrepaired_because is not None:
+        repairs = f"; {option('calib', ...)} repairs" if plan.shrinks else ""
         lines.append(
             f"nothing was repaired, since {report.unrepaired_because}: accuracy may be far below that of the run that "
-            f"made the plan; {option('calib', ...)} repairs"
+            f"made the plan{repairs}"
         )
     elif report.repair is not None and plan.zeroed:
         lines.append("layers were repaired after the removal of channels, not after the zeros of the plan")
