@@ -14,6 +14,7 @@ from onnxprune.calibration import Samples
 from onnxprune.edit.remove import remove
 from onnxprune.graph.graph import Graph
 from onnxprune.layers.find import linear_layers
+from onnxprune.options.repair import DISTILLED
 from onnxprune.pipeline.analysis import reanalyze
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, _divided, _Synthetic
 from onnxprune.pipeline.evaluate import evaluate
@@ -38,6 +39,8 @@ BATCHES = 10
 """Batches that the samples of a refit are divided into: layers hold out whole batches."""
 PASSES = 6
 """How often a trial runs the model on a sample: original and pruned model in repair, errors, choices."""
+LAYERWISE = ("calibrated", DISTILLED)
+"""Repairs that a trial makes the layer-wise part of: joint refits and a training would take too long for each."""
 TRIAL_ROWS = Rows(50, 4096)
 """Positions that a layer is fitted on: a quarter of what a repair takes, which is enough to compare damage."""
 TRIAL_PENALTIES = (1e-3, 1e-1, 10.0)
@@ -185,8 +188,8 @@ class GroupTrials:
         )
 
     def _repair(self, job: RepairJob) -> None:
-        """Of the calibrated repair its layer-wise part, of any other the whole."""
-        if job.method != "calibrated":
+        """Of the repairs in `LAYERWISE` the layer-wise part, of any other the whole."""
+        if job.method not in LAYERWISE:
             refit(job)
             return
         fit = self._data.fit

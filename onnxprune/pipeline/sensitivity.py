@@ -29,7 +29,16 @@ from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import ModelSource
 from onnxprune.pipeline.data import CalibrationSplit
-from onnxprune.pipeline.group_trials import Extent, GroupTrials, Trial, affordable, evaluator_of, split, work_of
+from onnxprune.pipeline.group_trials import (
+    LAYERWISE,
+    Extent,
+    GroupTrials,
+    Trial,
+    affordable,
+    evaluator_of,
+    split,
+    work_of,
+)
 from onnxprune.pipeline.latency import read_times
 from onnxprune.pipeline.metric import NO_METRIC, MetricEvaluator
 from onnxprune.pipeline.original import Original
@@ -86,7 +95,7 @@ def sensitivity(
         calib: Calibration data; without them, convolutional models run on synthetic inputs, and others are not run.
         samples: Calibration samples to use at most; None for 1,024, see `Calibration`.
         importance: A criterion by name, or a function of a group.
-        repair: As for `prune`; of ``calibrated`` the refit of single layers is made.
+        repair: As for `prune`; of ``calibrated`` and ``distilled`` the refit of single layers is made.
         metric: What is measured on held-out samples besides; by default top1 where there are labels.
         times: Times that `measure` found, for the share of the time; or a file of them.
         only: Regular expressions of the names whose groups are tried.
@@ -310,7 +319,7 @@ def _repair_in_words(prepared: Prepared, data: CalibrationSplit | None) -> str:
         return "once the layers that read the group compensate"
     if data is None or method == "none":
         return "without repair"
-    return "after a refit of what follows" if method == "calibrated" else f"after the repair {method}"
+    return "after a refit of what follows" if method in LAYERWISE else f"after the repair {method}"
 
 
 def _notes(
@@ -332,6 +341,8 @@ def _notes(
         notes.append(f"The model is large: {tried}; other damage is predicted from the layers that read a group.")
     elif not shares and _was_run(prepared, data):
         notes.append("The model is large: no removal was tried with the repair of a run, which does less damage.")
+    if prepared.options.repair.trains and data is not None:
+        notes.append("The training of the repair distilled was left out: the damage is that after a refit.")
     if evaluator.warning is not None:
         notes.append(evaluator.warning)
     return notes

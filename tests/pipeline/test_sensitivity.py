@@ -88,6 +88,17 @@ def test_what_follows_is_repaired() -> None:
 
 
 @pytest.mark.slow
+def test_a_distilled_repair_is_tried_without_its_training() -> None:
+    """The damage is that of the refit, and is called so."""
+    refitted, distilled = (
+        onnxprune.sensitivity(chain(), calib=data(), repair=repair) for repair in ("calibrated", "distilled")
+    )
+    assert distilled.groups == refitted.groups and distilled.repair == refitted.repair
+    (note,) = set(distilled.notes) - set(refitted.notes)
+    assert note.startswith("The training of the repair distilled was left out")
+
+
+@pytest.mark.slow
 def test_ranks_are_by_gain_for_damage() -> None:
     """Rank 1 saves most MACs for its damage when half of it is removed."""
     report = onnxprune.sensitivity(chain(), calib=data())
