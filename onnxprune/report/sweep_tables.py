@@ -90,12 +90,11 @@ def _before(metric: str, value: float) -> str:
 
 def _faults(report: SweepReport) -> list[str]:
     """Targets and gates that variants miss, and variants that failed."""
-    lines = [f"{v.name} misses {', '.join([*v.missed, *v.gates_missed])}" for v in report.variants if _misses(v)]
+    lines = []
+    for v in report.variants:
+        lines += [f"{v.name} misses {', '.join(v.missed)}"] if v.missed else []
+        lines += [f"{v.name}: {line}" for line in v.gates_missed]
     return [*lines, *(f"{v.name} failed: {v.failed}" for v in report.variants if v.failed is not None)]
-
-
-def _misses(variant: Variant) -> bool:
-    return bool(variant.missed or variant.gates_missed)
 
 
 def _paragraph(lines: list[str]) -> list[Part]:

@@ -53,7 +53,8 @@ def test_table_files_and_page(cli: Cli, given: list[str]) -> None:
 def test_exit_codes(cli: Cli, given: list[str]) -> None:
     """A target that is missed is 1; 5 where no variant is within the gates, and 0 where one is; 2 for bad input."""
     assert cli(*given, "--target", "params=0.000001,0.5").code == 1
-    assert cli(*given, "--ratio", "0.9", "--gate", "agreement=1", "--repair", "none").code == 5
+    ended = cli(*given, "--ratio", "0.9", "--gate", "agreement=1", "--repair", "none")
+    assert ended.code == 5 and "- ratio 0.9: gate agreement is missed: " in ended.out
     assert cli(*given, "--ratio", "0,0.9", "--gate", "agreement=1", "--repair", "none").code == 0
     for words, says in (
         (["--ratio", "much"], "not numbers"),
