@@ -328,7 +328,8 @@ class Options:
         """Raises InputError for options that the removal of blocks does not go with."""
         depth = 0 if self.channels is None else self.channels.depth
         if depth == AUTO and (self.calibration.data is None or self.repair.method not in (AUTO, "calibrated")):
-            raise InputError("depth 'auto' weighs blocks against channels by a calibrated repair", GIVE_DATA)
+            hint = GIVE_DATA if self.calibration.data is None else f"leave {option('repair')} away"
+            raise InputError("depth 'auto' weighs blocks against channels by a calibrated repair", hint)
         if depth and self.zeros is not None and self.zeros.permute:
             raise InputError("channels of a model that lost blocks are not reordered", NO_DEPTH)
 

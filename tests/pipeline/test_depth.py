@@ -145,6 +145,15 @@ def test_what_cannot_be_done_is_refused(options: dict[str, Any], message: str) -
         onnxprune.prune(two_blocks(0.1, 0.5), **options)
 
 
+def test_blocks_are_not_weighed_without_a_calibrated_repair() -> None:
+    """The hint is about what is missing: the data, or the repair."""
+    asked: dict[str, Any] = {"depth": "auto", "target": {"params": 0.5}}
+    for given, hint in (({}, "give some with calib=..."), ({"calib": {}, "repair": "none"}, "leave repair away")):
+        with pytest.raises(InputError, match="weighs blocks against channels") as caught:
+            onnxprune.prune(two_blocks(0.1, 0.5), **asked, **given)
+        assert caught.value.hint == hint
+
+
 @pytest.mark.slow
 def test_blocks_are_weighed_against_channels() -> None:
     """Whatever is chosen meets the target, and is not worse than channels alone by what both are judged by."""
