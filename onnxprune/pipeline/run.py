@@ -11,7 +11,7 @@ from onnxprune.common.text import plural
 from onnxprune.cost.measure import Cost, measure
 from onnxprune.cost.targets import measured
 from onnxprune.coupling.streams import Stream
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, Words, option
 from onnxprune.extensions import registry
 from onnxprune.extensions.points import criteria
 from onnxprune.importance.untrained import untrained
@@ -165,7 +165,7 @@ def make_report(
         report,
         resolved=resolved(prepared.options),
         dense=dict(pruned.dense),
-        whole_because=pruned.whole_because or report.whole_because,
+        whole_because=pruned.whole_because or whole_by_rounding(prepared.options, pruned) or report.whole_because,
         rounded=dict(pruned.selection.rounded),
         unrounded={}
         if channels is None or channels.round_to == AUTO
@@ -186,6 +186,15 @@ def make_report(
         many_positions=outputs_at_many_positions(pruned.model),
         damage_curves=damage_curves(prepared),
     )
+
+
+def whole_by_rounding(options: Options, pruned: Pruned) -> list[str] | None:
+    """Why nothing was taken, where that is since no group has a smaller number of units that suits its layers."""
+    channels = options.channels
+    if pruned.plan.changes_model or not pruned.selection.rounded or channels is None:
+        return None
+    why = f"{option('round_to', channels.round_to)} keeps every group whole that the ratio takes something of"
+    return [Words(why)]
 
 
 CURVE_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)

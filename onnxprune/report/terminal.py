@@ -89,7 +89,7 @@ def _shows_channels(report: Report) -> bool:
 def meaning(report: Report) -> list[Part]:
     """The request, and the share of channels, parameters and MACs that it removed."""
     if report.whole_because is not None:
-        lines = [f"- {printable(reason)}" for reason in report.whole_because]
+        lines = [f"- {printable(on_command_line(reason))}" for reason in report.whole_because]
         return ["Nothing was pruned; the result is the model as it was.\n" + "\n".join(lines)]
     pairs = ((report.channels, "prunable channels"), (report.params, "parameters"), (report.macs, "MACs"))
     shares = [f"{_lost(pair)} of the {name}" for pair, name in pairs if _lost(pair)]

@@ -16,6 +16,7 @@ from onnxprune.allocation.counts import Limits, Width
 from onnxprune.allocation.widths import limits_of
 from onnxprune.engines.profiles import PROFILES
 from onnxprune.errors import InputError
+from onnxprune.report import terminal
 from tests.ops.case import build
 from tests.support.commands import Cli
 from tests.support.lanes import spread
@@ -75,6 +76,16 @@ def test_what_rounding_changes_of_a_ratio_is_told() -> None:
     changed = {name: (n, kept[1][name]) for name, n in kept[0].items() if n != kept[1][name]}
     assert changed and rounded.report.rounded == changed and (3, 4) in changed.values()
     assert json.loads(rounded.report.to_json())["rounded"] == {name: list(pair) for name, pair in changed.items()}
+
+
+def test_rounding_that_keeps_all_is_why_nothing_was_taken() -> None:
+    report = pruned(GROUPED, 64, 0.3).report
+    assert report.rounded and report.channels.before == report.channels.after
+    assert report.whole_because == ["round_to=64 keeps every group whole that the ratio takes something of"]
+    assert "- --round-to 64 keeps every group whole" in "\n".join(map(str, terminal.run(report, "net.onnx", None)))
+    assert pruned(GROUPED, 64, 0.0).report.whole_because == [
+        "what was asked for takes no whole unit of any group that is left open"
+    ]
 
 
 def test_every_channel_of_a_layer_counts_once_in_a_depthwise_layer() -> None:
