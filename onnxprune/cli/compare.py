@@ -16,7 +16,7 @@ from onnxprune.common.text import plural
 @click.argument("a")
 @click.argument("b", nargs=-1, required=True)
 @option("Options", "--calib", metavar="WHAT", help="Data to compare outputs on, labelled or not  [synthetic inputs]")
-@option("Options", "--samples", type=int, metavar="N", help="Use at most N samples")
+@option("Options", "--samples", type=int, metavar="N", help="Use at most N samples  [all]")
 @option("Options", "--metric", metavar="NAME", help="top1, top5, mse, psnr, auc, module:function  [top1 with labels]")
 @option(
     "Options",

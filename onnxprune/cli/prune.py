@@ -41,7 +41,7 @@ NOTES = [
         "Exit codes",
         [
             ("0", "Done; also when nothing may be pruned, which is said"),
-            ("1", "Ran and written, but a target was missed"),
+            ("1", "Ran and written, but a target was missed, or a gate with --keep-anyway"),
             ("2", "Usage, input or output"),
             ("3", "The result failed verification; nothing was written"),
             ("4", "Internal error, with its traceback"),
@@ -189,7 +189,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     is_eager=True,
     callback=parsing.load_recipe,
     expose_value=False,
-    help="Any of these options from a TOML file",
+    help="Any of these options from a TOML or JSON file",
 )
 @option(
     "Other",
