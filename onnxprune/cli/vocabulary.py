@@ -43,7 +43,7 @@ def vocabulary(
     """Drops ids from the vocabulary of a language model, in its embedding and its output layer.
 
     KEEP is a .txt file of ids that stay, one a line, or an .npz file with counts or with texts as ids. The map from
-    new to old ids is written beside the model, as MODEL.ids.json.
+    new to old ids is written beside the result, under its name with .ids.json in place of .onnx.
     """
     path = target(model, output, keep, *([check] if check else []), force=force, kind="vocabulary")
     ids = _map_path(path, model, keep, *([check] if check else []))
