@@ -189,7 +189,7 @@ class CalibrationReport:
     @property
     def on(self) -> str:
         """The samples in words."""
-        return "held-out samples" if self.held_out else "the samples that were learned from (too few to hold any out)"
+        return "held-out samples" if self.held_out else "samples that were learned from (too few to hold any out)"
 
 
 @dataclass(frozen=True)

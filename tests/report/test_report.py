@@ -268,6 +268,8 @@ def test_what_the_held_out_samples_say(error: float | None, words: str) -> None:
     shown = drawn(calibration=CalibrationReport(4, True, error))
     assert f"On 4 held-out samples: squared error of the {words.removeprefix('squared error of the ')}" in shown
     assert "Accuracy unknown" not in shown
+    shown = drawn(calibration=CalibrationReport(4, False, error))
+    assert "On 4 samples that were learned from (too few to hold any out): " in shown
 
 
 def test_without_samples_the_accuracy_is_unknown() -> None:
