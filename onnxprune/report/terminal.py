@@ -77,7 +77,7 @@ def _checked(report: Report) -> str:
         listed = f"{', '.join(most)} and {last}" if most else last
         return f"Dry run without {listed}"
     if report.verified:
-        return RUNS_AS_BEFORE
+        return f"{RUNS_AS_BEFORE}{' but for what these lost' if report.interface else ''}"
     return f"NOT verified: {on_command_line(report.unverified_because or '')}"
 
 

@@ -272,6 +272,12 @@ def test_what_the_held_out_samples_say(error: float | None, words: str) -> None:
     assert "On 4 samples that were learned from (too few to hold any out): " in shown
 
 
+def test_what_inputs_and_outputs_lost_is_no_sameness() -> None:
+    same = "with the same inputs and outputs"
+    assert f"{same}\n" in drawn(verified=True)
+    assert f"{same} but for what these lost\n" in drawn(verified=True, interface={"past": {"1": 2}})
+
+
 def test_without_samples_the_accuracy_is_unknown() -> None:
     shown = drawn()
     assert "Accuracy unknown: no samples were given to measure it on (--calib)" in shown
