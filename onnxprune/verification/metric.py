@@ -17,7 +17,7 @@ from onnxprune.model.model import Model
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.runtime.session import session
 from onnxprune.verification.decisions import Estimate
-from onnxprune.verification.metric_loss import Drop, MetricLoss, normal_drop, paired_drop
+from onnxprune.verification.metric_loss import Drop, MetricLoss, normal_drop, paired_drop, unmoved_drop
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -136,17 +136,20 @@ class MetricMeasurement:
         """The drop of a metric of all samples together, with the standard error of its bootstrap (Efron, 1979)."""
         rng = np.random.default_rng([self._seed, before.count])
 
-        def drop(index: NDArray[np.intp] | None) -> float:
+        def both(index: NDArray[np.intp] | None) -> tuple[float, float]:
             labels = None if self._samples.labels is None else _taken(self._samples.labels, index)
             old, new = ({k: _taken(v, index) for k, v in c.outputs.items()} for c in (before, after))
-            return sign * (_mean(self.values(old, labels, old)) - _mean(self.values(new, labels, old)))
+            return _mean(self.values(old, labels, old)), _mean(self.values(new, labels, old))
 
-        mean = drop(None)
+        first, second = both(None)
+        mean = sign * (first - second)
         resamples = (rng.integers(0, before.count, before.count) for _ in range(RESAMPLES))
-        drops = np.array([drop(index) for index in resamples])
+        drops = np.array([sign * (old - new) for old, new in map(both, resamples)])
         drops = drops[np.isfinite(drops)]
         if not math.isfinite(mean) or len(drops) < RESAMPLES / 2:
             return None, None
+        if mean == 0 and not drops.any() and 0 <= first <= 1:
+            return unmoved_drop(before.count)
         return normal_drop(mean, float(drops.std(ddof=1)), before.count)
 
 

@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.verification.decisions import NORMAL_95, Estimate
+from onnxprune.verification.decisions import NORMAL_95, RULE_OF_THREE, Estimate
 
 Floats = NDArray[np.float64]
 
@@ -88,10 +88,21 @@ def _student(z: float, freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
+def unseen_share(samples: int) -> float:
+    """The largest share of all samples that lose something where none of these does, with `CONFIDENCE`."""
+    return float(1 - (1 - CONFIDENCE) ** (1 / max(samples, 1)))
+
+
+def unmoved_drop(samples: int) -> tuple[Estimate, float]:
+    """What is lost of a share, 0 to 1, of all samples together that no drawing of these samples changes."""
+    width = min(1.0, RULE_OF_THREE / max(samples, 1))
+    return Estimate(0.0, -width, width), unseen_share(samples)
+
+
 def from_estimate(lost: Estimate, samples: int) -> MetricLoss:
     """Accuracy that is lost without labels, as estimated from the probabilities of the original."""
-    if lost.mean == 0 and lost.low == 0:  # no sample lost anything: the share for which that has a chance of one in ten
-        at_most = 1 - (1 - CONFIDENCE) ** (1 / max(samples, 1))
+    if lost.mean == 0 and lost.low == 0:
+        at_most = unseen_share(samples)
     else:
         at_most = lost.mean + NormalDist().inv_cdf(CONFIDENCE) * (lost.high - lost.mean) / NORMAL_95
     return MetricLoss("accuracy", True, None, None, lost, at_most, samples, labelled=False)

@@ -55,6 +55,16 @@ def test_a_bootstrap_repeats_itself() -> None:
     assert first == second and first != other
 
 
+def test_a_share_that_no_sample_moves_is_not_sure() -> None:
+    """Of 45 samples that lose nothing, one in twenty of all may lose."""
+    metric = pruned(0.75, calib=samples(300), metric=lambda outputs, labels: 0.5).report.metric
+    assert metric is not None and metric.drop is not None and metric.samples == 45
+    assert metric.at_most is not None and (1 - metric.at_most) ** 45 == pytest.approx(0.1)
+    assert (metric.drop.low, metric.drop.mean, metric.drop.high) == pytest.approx((-3 / 45, 0.0, 3 / 45))
+    error = pruned(0.75, calib=samples(300), metric=lambda outputs, labels: 7.0).report.metric
+    assert error is not None and error.at_most == 0  # in a unit that nobody knows
+
+
 def agreement(outputs: dict[str, NDArray[Any]], reference: dict[str, NDArray[Any]]) -> float:
     """Share of equal choices: of the outputs of both models."""
     return float((outputs["scores"].argmax(axis=1) == reference["scores"].argmax(axis=1)).mean())
