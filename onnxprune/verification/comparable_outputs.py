@@ -115,14 +115,17 @@ def outputs_at_many_positions(model: Model) -> list[str]:
     """Names of the outputs of a detector, a segmentation or a sequence: they hold values of many positions of a sample.
 
     These have two axes or more besides that of the samples, or their shape depends on what is found; they are floats,
-    or classes that were chosen by floats.
+    or classes that were chosen by floats. Samples lie along the axis that is named as the first one of an input (the
+    state of a recurrent layer has them second), else along the first.
     """
     graph, chosen = model.proto.graph, _choices(model)
+    batch = {dim.dim_param for v in graph.input for dim in v.type.tensor_type.shape.dim[:1]} - {""}
     by_values = any(operator_of(node).shape_from_values for node in graph.node)
     found = []
     for info in graph.output:
-        dims = info.type.tensor_type.shape.dim[1:]
-        long = sum(dim.dim_value != 1 for dim in dims)
+        dims = list(info.type.tensor_type.shape.dim)
+        samples = next((axis for axis, dim in enumerate(dims) if dim.dim_param in batch), 0)
+        long = sum(dim.dim_value != 1 for axis, dim in enumerate(dims) if axis != samples)
         floats = info.type.tensor_type.elem_type in FLOATS
         if (floats or info.name in chosen) and (long > 1 or by_values):
             found.append(info.name)

@@ -240,6 +240,15 @@ def test_which_outputs_hold_many_positions(shape: str, many: bool) -> None:
     assert outputs_at_many_positions(load(model)) == (["y"] if many else [])
 
 
+def test_the_state_of_a_recurrent_layer_holds_one_value_a_sample() -> None:
+    """Samples lie along its second axis."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[N,7] x, float[1,N,9] h) => (float[N,7] y, float[1,N,9] z)
+        { y = Relu (x)  z = Relu (h) }"""
+    )
+    assert outputs_at_many_positions(load(model)) == []
+
+
 def test_a_map_of_class_ids_holds_many_positions() -> None:
     assert outputs_at_many_positions(load(net("map"))) == ["y"]
     one_a_sample = built("int64[N,1]", "p = GlobalAveragePool (s) f = Flatten (p) y = ArgMax <axis = 1> (f)")
