@@ -90,10 +90,15 @@ def _divide(x: Any, y: Any) -> Any:
 
 
 def _divide_exactly(a: Length, b: Length, floating: bool) -> Length | None:
-    """Integers are rounded towards zero, which is down where nothing is negative."""
-    if not floating:
-        return floor_divide(a, b) if a.minimum >= 0 and b.minimum >= 0 else quotient(a, b)
+    """Integers are rounded towards zero, which is down where nothing is negative.
+
+    Exporters count windows as ``1 + (size - 3) // 2``: that is negative where none fits, and then nothing runs.
+    """
     n = b.number
+    if not floating:
+        fits = a.minimum >= 0 and b.minimum >= 0
+        counts = n is not None and n > 0 and a.minimum > -math.inf
+        return floor_divide(a, b) if fits or counts else quotient(a, b)
     if n and math.log2(abs(Fraction(n))).is_integer():  # exact in any precision
         return a * Length.constant(1 / Fraction(n))
     return quotient(a, b)

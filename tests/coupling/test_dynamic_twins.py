@@ -72,6 +72,16 @@ IDIOMS = {
         v2 = Transpose <perm = [0, 1, 3, 5, 2, 4]> (v1)  dd = Mul(d, c4)
         t2 = Concat <axis = 0> (neg1, dd, hh, ww)  v3 = Reshape(v2, t2)
         last = Shape <start = 1> (v3)  t3 = Concat <axis = 0> (first, last)  v4 = Reshape(v3, t3)  y = Conv(v4, z) }}""",
+    # pairs of rows in the batch, with channels before them, behind windows that are counted as 1 + (H - 1) // 2
+    "windows_in_batch": """(float[N,3,H,W] x) => (float[N,4,P,Q] y) <float[16,3,3,3] a, float[4,16,1,1] z> {
+        c = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, a)  r = Relu(c)
+        n = Shape <start = 0, end = 1> (x)  h = Shape <start = 2, end = 3> (x)  w = Shape <start = 3, end = 4> (x)
+        h1 = Add(neg1, h)  h2 = Div(h1, c2)  hs = Add(c1, h2)  w1 = Add(neg1, w)  w2 = Div(w1, c2)  ws = Add(c1, w2)
+        hh = Div(hs, c2)  ww = Div(ws, c2)  nc = Mul(n, c16)  nch = Mul(nc, hh)
+        t0 = Concat <axis = 0> (nch, c2, ww, c2)  f = Reshape(r, t0)  g = Transpose <perm = [0, 2, 1, 3]> (f)
+        hw = Mul(hh, ww)  t1 = Concat <axis = 0> (n, c16, hw, c4)  e = Reshape(g, t1)  i = Relu(e)
+        t2 = Concat <axis = 0> (nch, ww, c2, c2)  j = Reshape(i, t2)  k = Transpose <perm = [0, 2, 1, 3]> (j)
+        t3 = Concat <axis = 0> (n, c16, hs, ws)  u = Reshape(k, t3)  y = Conv(u, z) }""",
     # frames in the batch
     "frames_in_batch": f"""{IMAGE}> {{ {STEM} {LENGTHS}
         t0 = Concat <axis = 0> (neg1, c2, c16, h, w)  f = Reshape(r, t0)
