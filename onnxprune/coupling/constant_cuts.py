@@ -66,11 +66,28 @@ def tries(coupling: Channels) -> list[frozenset[Axis]]:
     return [axes for axes in asked if axes]
 
 
+def quotients(coupling: Channels) -> frozenset[Axis]:
+    """Axes to cut where the cuts of `tries` leave something undefined: what is read has to be zero there.
+
+    They are those of quotients that are read with constants alone: what these are multiplied by may be zero.
+    """
+    graph, undefined = coupling.graph, _undefined(coupling) & (coupling.grade == Grade.EXACT)
+    divisors = {axis.value for axis in coupling.ties.divisors} if undefined.any() else set[Value]()
+    return frozenset(
+        axis
+        for node in graph.constant_nodes
+        for v in (node.outputs if not divisors.isdisjoint(node.inputs) else [])
+        if v is not None and v.elem_type in WEIGHT_TYPES and v.consumers and not _readers(graph, v)
+        for axis in v.axes()
+        if undefined[coupling.classes.span(axis.id)].any()
+    )
+
+
 def part(graph: Graph, cuts: Collection[Axis]) -> list[ConstantCut]:
     """Splits values along the cut axes, in place: nodes that also read data get a second one."""
     found = []
     for made in sorted({axis.value for axis in cuts}, key=lambda v: v.index):
-        read = _split(graph, made, _readers(graph, made))
+        read = _split(graph, made, _readers(graph, made) or list(made.consumers))
         found.append(ConstantCut(made, read, frozenset(axis.position for axis in made.axes() if axis in cuts)))
     return found
 

@@ -126,12 +126,22 @@ def analyze(
         else:
             constant_cuts.join(graph, fills)
             fills = []
-    for asked in constant_cuts.tries(whole):
+
+    def with_more(asked: frozenset[Axis]) -> frozenset[Axis]:
         tried = constant_cuts.part(graph, cuts | asked)
         helpful = constant_cuts.helpful(tried, whole, couple([*fills, *tried]))
         constant_cuts.join(graph, tried)
-        cuts = helpful if helpful >= cuts else cuts
-    return couple([*fills, *constant_cuts.part(graph, cuts)]) if cuts else whole
+        return helpful if helpful >= cuts else cuts
+
+    for asked in constant_cuts.tries(whole):
+        cuts = with_more(asked)
+    parted = constant_cuts.part(graph, cuts)
+    found = couple([*fills, *parted]) if cuts else whole
+    if asked := constant_cuts.quotients(found):
+        constant_cuts.join(graph, parted)
+        cuts = with_more(asked)
+        found = couple([*fills, *constant_cuts.part(graph, cuts)]) if cuts else whole
+    return found
 
 
 def _weighty(coupling: Coupling) -> NDArray[np.bool_]:

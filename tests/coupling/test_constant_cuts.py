@@ -100,6 +100,16 @@ CASES = [
         opset=13,
     ),
     Case(
+        "weights divided by the norms of their rows, and channels that are added up",
+        """(float[N,3] x) => (float[N,2] y)
+        <float[6,3] w, float[6,1] g, float[6] b, float[6,2] u, int64[1] last>
+        { l = ReduceL2 <axes = [1], keepdims = 1> (w)  d = Div(w, l)  s = Mul(d, g)  h = Gemm <transB = 1> (x, s, b)
+          r = Relu(h)  m = ReduceSum(r, last)  c = Sub(r, m)  y = MatMul(c, u) }""",
+        {"g:0": "6 exact", "w:0": "6 pinned: d[0] is kept"},
+        opset=13,
+        constants={"last": -1},
+    ),
+    Case(
         "norms of rows by their reciprocal",
         """(float[N,3] x) => (float[N,2] y)
         <float[6,3] w, float[2,6] v> { l = ReduceL2 <axes = [1]> (w)  d = Reciprocal(l)  s = Mul(w, d)  t = Transpose(s)
@@ -153,6 +163,7 @@ def test_what_is_freed(case: Case) -> None:
 
 
 SOFTMAX = next(c for c in CASES if "compete by Softmax" in c.name)
+SUMMED = next(c for c in CASES if "are added up" in c.name)
 NORMED = next(c for c in CASES if "by their reciprocal" in c.name)
 
 
@@ -162,6 +173,14 @@ def test_rows_whose_norm_divides_stay_as_they_are() -> None:
     shapes = {t.name: list(t.dims) for t in pruned.graph.initializer}
     assert shapes["w"] == [6, 3] and shapes["v"] == [2, 3]
     assert np.isfinite(oracle.session(masked).run(None, NORMED.inputs())[0]).all()
+
+
+def test_a_quotient_is_cut_where_channels_have_to_be_zero() -> None:
+    pruned, masked, _ = oracle.prune_and_mask(SUMMED.model())
+    shapes = {t.name: list(t.dims) for t in pruned.graph.initializer}
+    assert shapes["w"] == [6, 3] and shapes["g"] == [3, 1] and shapes["u"] == [3, 2]
+    assert [g.input[0] for g in gathers(pruned)] == ["d"]
+    assert np.isfinite(oracle.session(masked).run(None, SUMMED.inputs())[0]).all()
 
 
 def gathers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
