@@ -55,7 +55,10 @@ def decide(
     while open_:
         shut = _shut(label, barred[: classes.linked])
         candidates = {c: _alive(c, classes, label, shut, batch, prefer_heads) for c in open_}
-        ready = [c for c in open_ if len(candidates[c]) <= 1] or _first_of_each_network(open_, candidates, classes)
+        ready = [c for c in open_ if len(candidates[c]) <= 1]
+        if not ready:  # groups of a convolution follow heads, which may be several of them, and not the other way round
+            heads = [c for c in open_ if prefer_heads and any(x.preferred for x in candidates[c])]
+            ready = _first_of_each_network(heads or open_, candidates, classes)
         fresh: list[Link] = []
         for choice in ready:
             best = max(candidates[choice], key=lambda x: x.rank, default=None)

@@ -68,6 +68,16 @@ CASES = [
         weights=", float[6] s",
         norm="""qn = LayerNormalization <axis = -1> (qr, s)  kn = LayerNormalization <axis = -1> (kr, s)""",
     ),
+    Case(
+        "groups of a convolution that a head has three of, at two scales",
+        """(float[N,3,2,2] x) => (float[N,2,2,2] y)
+        <float[48,3,1,1] w, float[48,4,1,1] g, float[2,32,1,1] o, int64[4] apart, int64[4] whole, int64[3] parts>
+        { a = Conv(x, w)  b = Conv <group = 12> (a, g)  c = Concat <axis = 1> (a, b)  r = Reshape(c, apart)
+          q, k, v = Split <axis = 2> (r, parts)  kr = Relu(k)  kt = Transpose <perm = [0, 1, 3, 2]> (kr)
+          m = MatMul(v, kt)  qr = Relu(q)  z = MatMul(m, qr)  f = Reshape(z, whole)  y = Conv(f, o) }""",
+        {"w:0": "4 exact"},
+        constants={"apart": [0, 8, 12, 4], "whole": [0, -1, 2, 2], "parts": [4, 4, 4]},
+    ),
     attention(
         "a weight for each head",
         {"q:1": "4 exact"},
