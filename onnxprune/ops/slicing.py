@@ -34,9 +34,10 @@ def concat(op: Op) -> None:
         for axis in value.axes():
             if axis.position != along:
                 op.tie(axis, out.axis(axis.position))
-    for position in range(len(out.shape or [])):
-        op.keep_zero(out.axis(position), *(v.axis(position) for v in op.inputs))
     parts = [v.axis(along) for v in op.inputs]
+    for position in range(len(out.shape or [])):
+        joined = [part for part in parts if part.length != 1] if position == along else None  # one alone never goes
+        op.keep_zero(out.axis(position), *(joined or [v.axis(position) for v in op.inputs]))
     if len(parts) == 1:
         op.tie(parts[0], out.axis(along))
         return

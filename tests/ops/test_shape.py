@@ -47,6 +47,15 @@ CASES = [
     Case("Concat along another axis ties the channels", """(float[N,3] x) => (float[K,2] y) <float[3,6] w, float[3,6] u,
         float[6,2] v> { h = MatMul(x, w)  g = MatMul(x, u)  a = Concat <axis = 0> (h, g)  y = MatMul(a, v) }""",
          {"w:1": "6 exact"}),
+    Case("Concat with a norm and a one, as distances are written", """(float[N,3] x) => (float[N,5] y)
+        <float[3,6] w, float[5,6] c, float[5,1] one, int64[1] last> { h = MatMul(x, w)  p = Mul(h, h)
+          s = ReduceSum <keepdims = 1> (p, last)  i = Sigmoid(s)  a = Concat <axis = -1> (h, s, i)  q = Mul(c, c)
+          t = ReduceSum <keepdims = 1> (q, last)  b = Concat <axis = -1> (c, one, t)  y = Gemm <transB = 1> (a, b) }""",
+         {"w:1": "6 exact"}, constants={"last": -1}),
+    Case("Concat with another that does not become zero", """(float[N,3] x) => (float[N,2] y)
+        <float[3,6] w, float[3,4] u, int64[1] last> { h = MatMul(x, w)  g = MatMul(x, u)  i = Sigmoid(g)
+          a = Concat <axis = -1> (h, i)  s = ReduceProd <keepdims = 1> (a)  y = Concat <axis = -1> (s, s) }""",
+         {"w:1": "6 mixing", "u:1": "4 mixing"}, constants={"last": -1}),
     Case("Concat along a free axis joins free lengths", """(float[N,3] x, float[M,3] z) => (float[K,2] y)
         <float[3,6] w, float[6,2] v> { a = Concat <axis = 0> (x, z)  h = MatMul(a, w)  y = MatMul(h, v) }""",
          {"w:1": "6 exact"}),
