@@ -177,9 +177,8 @@ def _tie_window(op: Op, axis: Axis, target: Axis, window: range) -> None:
         labels[list(window)] = np.arange(len(window))
         op.link((axis, labels), (target, arange(target)))
     else:
-        # what is kept must be evenly spaced: every run of `step` indices is tied
-        first = min(window) if len(window) else 0
-        labels = (np.arange(axis.length or 0) - first % step) // step + 1
+        # what is kept must be evenly spaced: every run of `step` indices is tied, the same for slices side by side
+        labels = np.arange(axis.length or 0) // step
         taken = labels[list(window)]
         op.link((axis, labels), (target, taken))
     op.keep_zero(target, axis)
