@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -100,6 +100,9 @@ class WeightLayout:
 WeightFunction = Callable[["Node", int, Sequence[int]], "WeightLayout | str | None"]
 """How a node multiplies with operand number i of some shape: None where it does not, a reason if that is unclear."""
 
+PackingFunction = Callable[["Node", int], Mapping[int, int]]
+"""Axes of operand number i of a node that hold its channels in blocks: how many one index stands for, by axis."""
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -141,6 +144,7 @@ class Operator:
         shape: Output shapes, where ONNX's own inference has none.
         macs: Multiply-accumulates.
         weights: Constant operands that it multiplies with.
+        packs: The channels of those of them that hold several numbers in a byte.
         affine: As a layer that can be refitted.
         origins: Where the axes of its output come from.
         clips: Bounds that it clips its first input to.
@@ -180,6 +184,7 @@ class Operator:
     shape: ShapeFunction | None = None
     macs: MacsFunction | None = None
     weights: WeightFunction | None = None
+    packs: PackingFunction | None = None
     affine: AffineFunction | None = None
     origins: OriginsFunction | None = None
     clips: ClipFunction | None = None

@@ -85,7 +85,8 @@ def channel_axes(value: Value) -> dict[int, int]:
     """Axes of a constant along which products have their input or output channels.
 
     Returns:
-        Axis -> how many blocks of channels it stands for: the axis of inputs of a convolution has those of one group.
+        Axis -> how many blocks of channels it stands for: the axis of inputs of a convolution has those of one group,
+        and one index of packed numbers may be a block of inputs.
     """
     found: dict[int, int] = {}
     for reading in readings(value):
@@ -93,4 +94,7 @@ def channel_axes(value: Value) -> dict[int, int]:
             found[reading.layout.inputs] = reading.layout.output_blocks
             if reading.layout.outputs is not None:
                 found[reading.layout.outputs] = reading.layout.input_blocks
+    for node, i in value.consumers:
+        packs = operator_of(node).packs
+        found.update(packs(node, i) if packs is not None else {})
     return found

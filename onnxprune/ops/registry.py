@@ -27,6 +27,7 @@ from onnxprune.graph.operators import (
     GradientFunction,
     MacsFunction,
     OriginsFunction,
+    PackingFunction,
     ShapeFunction,
     WeightFunction,
     declared,
@@ -142,6 +143,11 @@ def weights(*op_types: str, domain: str = "") -> Callable[[WeightFunction], Weig
     return _fact("weights", op_types, domain)
 
 
+def packs(*op_types: str, domain: str = "") -> Callable[[PackingFunction], PackingFunction]:
+    """Registers which channels the packed constant operands of some operators hold, for widths that are rounded."""
+    return _fact("packs", op_types, domain)
+
+
 def affine(*op_types: str, domain: str = "") -> Callable[[AffineFunction], AffineFunction]:
     """Registers some operators as layers that repair refits: affine functions of one activation."""
     return _fact("affine", op_types, domain)
@@ -191,6 +197,7 @@ def _fact(name: str, op_types: tuple[str, ...], domain: str) -> Callable[[_F], _
 _UNKNOWN: dict[str, Any] = {
     "shape": [],
     "weights": "how its operator reads it could not be determined",
+    "packs": {},
     "affine": (),
     "origins": (),
     "clips": (-math.inf, math.inf),

@@ -48,6 +48,12 @@ JOINED = """(float[N,3] x) => (float[N,5] y) <float[3,16] w, float[19,24] v, flo
     { a = MatMul(x, w)  b = Relu(a)  c = Concat <axis = 1> (x, b)  d = MatMul(c, v)  e = Relu(d)  y = MatMul(e, u) }"""
 """Three channels of the input stand beside those that are made of it."""
 
+BLOCKS = """(float[N,64] x) => (float[N,64] y)
+    <uint8[128,2,16] w, float[256] pos_ws, uint8[64,4,16] v, float[256] pos_vs, uint8[128] vz>
+    { a = com.microsoft.MatMulNBits <K = 64, N = 128, bits = 4, block_size = 32> (x, w, pos_ws)  b = Relu(a)
+      y = com.microsoft.MatMulNBits <K = 128, N = 64, bits = 4, block_size = 32> (b, v, pos_vs, vz) }"""
+"""Units of the group are two blocks of 32 inputs, whose zero points share a byte."""
+
 CONSTANTS = {"split": [0, 0, 4, 16], "join": [0, 0, 64], "zero": [0], "four": [4], "one": [1]}
 
 
@@ -99,6 +105,13 @@ def test_heads_are_as_wide_as_they_are(round_to: int, left: int) -> None:
     made = shapes(result.proto)
     assert made["q"] == made["k"] == made["v"] == [32, 16 * left] and made["o"] == [16 * left, 32]
     assert made["bias"] == [left, 5, 5] and result.report.unrounded == {}
+
+
+@pytest.mark.parametrize(("round_to", "left"), [(8, 64), (64, 64), (128, 128)])
+def test_blocks_of_packed_numbers_are_as_wide_as_their_inputs(round_to: int, left: int) -> None:
+    result = pruned(BLOCKS, round_to)
+    made = shapes(result.proto)
+    assert made["w"] == [left, 2, 16] and made["v"] == [64, left // 32, 16] and result.report.unrounded == {}
 
 
 def test_every_layer_that_touches_a_group_has_a_say() -> None:

@@ -93,7 +93,7 @@ def test_keywords_for_facts_are_those_of_the_record() -> None:
     fields = typing.get_type_hints(Operator, vars(operators) | {"Node": object, "Dim": object, "Axis": object})
     keywords = typing.get_type_hints(Facts)
     assert keywords == {name: fields[name] for name in keywords}
-    functions = {"rules", "shape", "macs", "weights", "affine", "origins", "clips", "gradient", "parameters"}
+    functions = {"rules", "shape", "macs", "weights", "packs", "affine", "origins", "clips", "gradient", "parameters"}
     assert set(keywords) == set(fields) - functions
 
 

@@ -10,7 +10,7 @@ from onnxprune.graph.node_shapes import need
 from onnxprune.graph.operators import Shape
 from onnxprune.ops.linear import product_macs
 from onnxprune.ops.op import Op, arange
-from onnxprune.ops.registry import macs, output_shape, rule
+from onnxprune.ops.registry import macs, output_shape, packs, rule
 from onnxprune.ops.ties import Alternative, Link, NewShape
 
 MS = "com.microsoft"
@@ -23,6 +23,12 @@ macs("MatMulNBits MatMulBnb4 MatMulFpQ4", domain=MS)(product_macs)
 def matmul_nbits_shape(node: Node, shapes: list[Shape]) -> list[Shape]:
     """The last axis becomes that of the columns."""
     return [[*need(shapes[0])[:-1], node.attribute("N")]]
+
+
+@packs("MatMulNBits", domain=MS)
+def nbits_channels(node: Node, i: int) -> dict[int, int]:
+    """Rows are columns of the output, and a block holds as many inputs as it is long."""
+    return {0: 1, 1: int(node.attribute("block_size"))} if i == 1 else {}
 
 
 @rule("MatMulNBits", domain=MS)
