@@ -180,3 +180,17 @@ def test_samples_along_another_axis_are_counted() -> None:
     data = open_data(Model(model), calibration)
     assert data is not None and isinstance(data.fit, Samples)
     assert len(list(FirstBatches(data.fit.in_batches(1), 3))) == 3
+
+
+def test_samples_verify_a_model_that_takes_no_other_size() -> None:
+    """Its free length is none: it was traced with 37, which is not guessed."""
+    fixed = build(
+        """(float[N,T,3] x) => (float[N,37,2] y) <float[3,6] w, float[6,2] v, int64[3] s>
+        { h = MatMul(x, w)  r = Reshape(h, s)  y = MatMul(r, v) }""",
+        constants={"s": [-1, 37, 6]},
+    )
+    data = {"x": np.random.default_rng(0).standard_normal((20, 37, 3)).astype("f")}
+    assert not onnxprune.prune(fixed, 0.5, repair="none", time=False).report.verified
+    report = onnxprune.prune(fixed, 0.5, repair="none", calib=data).report
+    assert report.verified and report.unverified_because is None
+    assert not any("not verified" in line for line in report.warnings)
