@@ -154,9 +154,12 @@ class _Backward:
             if g.ignored:
                 return f"the gradient rule of {node.op_type} does not cover output number {g.ignored[0]}"
             missing = [i for i, needed in enumerate(wanted) if needed and i not in g.given and _is_float(node.input(i))]
-            if not missing:
+            reasons = {i: f"the gradient rule of {node.op_type} covers no input number {i}" for i in missing}
+            if g.given or not missing:
+                for i, reason in reasons.items():  # the gradients of the other inputs are whole without it
+                    self._stops.setdefault(node.input(i).name, reason)
                 return [(g.x(i), name) for i, name in g.given.items()]
-            why = f"the gradient rule of {node.op_type} covers no input number {missing[0]}"
+            why = reasons[missing[0]]
         except Exception as e:  # whatever the rule does wrong
             expected = isinstance(e, LookupError)
             logger.log(logging.DEBUG if expected else logging.WARNING, "gradient of %s", node.label, exc_info=True)

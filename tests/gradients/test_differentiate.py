@@ -201,6 +201,14 @@ def test_what_no_rule_covers_stops_the_gradient_with_its_reason() -> None:
     assert made.reasons == {"w": "Asinh has no gradient rule"}
 
 
+def test_an_input_that_a_rule_does_not_cover_stops_no_other_one() -> None:
+    text = """(float[1,2,3,3] x) => (float[1,2,6,6] y) <float[2,2,1,1] w, float[4] f = {1, 1, 2, 2}>
+        { a = Conv(x, w) y = Resize<mode = "nearest">(a, , f) }"""
+    made = differentiate(Model(build(text)), ["y"], ["w", "f"])
+    assert set(made.gradients) == {"w"}
+    assert made.reasons == {"f": "the gradient rule of Resize covers no input number 2"}
+
+
 def test_an_incomplete_gradient_is_none() -> None:
     """One of the paths from the weight has no rule: what the other one gives is not the gradient."""
     text = (

@@ -253,7 +253,8 @@ ROWS = [
     ),
     Row(
         "BatchNormalization",
-        "(real[2,3,4] x) => (real[2,3,4] y) <real[3] s, real[3] b, real[3] km, real[3] posv> { y = BatchNormalization (x, s, b, km, posv) }",
+        "(real[2,3,4] x) => (real[2,3,4] y) <real[3] s, real[3] b, real[3] m, real[3] v> { y = BatchNormalization (x, s, b, m, v) }",
+        {"v": np.array([0.6, 1.1, 1.7])},
     ),
     Row(
         "LayerNormalization",

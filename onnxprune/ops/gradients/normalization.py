@@ -18,17 +18,22 @@ def batch_normalization(g: NodeGradient) -> None:
     rank = g.rank(g.node.input(0))
     variance = g.emit("Add", g.x(4), g.number(float(g.attr("epsilon", 1e-5))))
     inverse = g.emit("Reciprocal", g.emit("Sqrt", variance))
-    others = [0, *range(2, rank)]
+    slope, others = g.times(g.x(1), inverse), [0, *range(2, rank)]
     if g.wants(0):
-        g.give(0, g.times(g.d(), _by_channel(g, g.times(g.x(1), inverse), rank)))
-    if g.wants(1):
+        g.give(0, g.times(g.d(), _by_channel(g, slope, rank)))
+    if g.wants(2) or g.wants(3):
+        summed = g.write.reduce_sum(g.d(), others, keepdims=False)
+        if g.wants(2):
+            g.give(2, summed)
+        if g.wants(3):
+            g.give(3, g.emit("Neg", g.times(summed, slope)))
+    if g.wants(1) or g.wants(4):
         centred = g.emit("Sub", g.x(), _by_channel(g, g.x(3), rank))
-        summed = g.write.reduce_sum(g.times(g.d(), centred), others, keepdims=False)
-        g.give(1, g.times(summed, inverse))
-    if g.wants(2):
-        g.give(2, g.write.reduce_sum(g.d(), others, keepdims=False))
-    if g.wants(3) or g.wants(4):
-        raise LookupError(f"the statistics of {g.node.label} are computed")
+        moved = g.times(g.write.reduce_sum(g.times(g.d(), centred), others, keepdims=False), inverse)
+        if g.wants(1):
+            g.give(1, moved)
+        if g.wants(4):
+            g.give(4, g.times(g.emit("Div", g.times(moved, g.x(1)), variance), g.number(-0.5)))
 
 
 def _by_channel(g: NodeGradient, vector: str, rank: int) -> str:
