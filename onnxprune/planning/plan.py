@@ -17,6 +17,7 @@ from onnxprune.edit.resize import KeptLengths
 from onnxprune.edit.slicing import constant_edits
 from onnxprune.errors import InputError, PlanError
 from onnxprune.graph.graph import Value
+from onnxprune.model.tensors import FLOATS
 from onnxprune.planning.fingerprint import fingerprint
 from onnxprune.runtime.io_slices import IoSlices
 
@@ -44,6 +45,8 @@ class Plan:
         interface: Graph inputs and outputs that were open to pruning -> axis -> indices that go.
         depth: Blocks that go, in this order, before all else: ``{"sum", "summand", "nodes", "damage"}``, the names of a
             sum and of the summand that it loses. `model` and all other entries are of what they leave.
+        constants: Names of the floating-point constants of the model, those that stay whole too; plans of earlier
+            versions lack it.
     """
 
     model: str
@@ -57,6 +60,7 @@ class Plan:
     interface: dict[str, Indices] = field(default_factory=dict)
     depth: list[dict[str, Any]] = field(default_factory=list)
     lengths: dict[str, dict[str, int]] = field(default_factory=dict)
+    constants: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         units = sum(len(group.get("removed", ())) for group in self.groups)
@@ -121,6 +125,7 @@ _KINDS: dict[str, type] = {
     "interface": dict,
     "depth": list,
     "lengths": dict,
+    "constants": list,
 }
 _GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, "grade": str, "pinned": list}
 
@@ -136,6 +141,8 @@ def _fault(data: dict[str, Any]) -> str | None:
     for name, axes in data.get("lengths", {}).items():
         if not isinstance(axes, dict) or not all(a.isdecimal() and type(n) is int for a, n in axes.items()):
             return f"the lengths of {name!r} are not {{axis: number}}"
+    if not all(isinstance(name, str) for name in data.get("constants", [])):
+        return "'constants' is not a list of names"
     if not all(isinstance(original, str) for original in data.get("split", {}).values()):
         return "'split' is not {name: name}"
     for name, zeroed in data.get("zeroed", {}).items():
@@ -186,6 +193,7 @@ def make(
         mixing=coupling.mixing,
         attention=coupling.attention,
         depth=list(depth),
+        constants=list(dict.fromkeys(v.key for v in coupling.graph.constants() if v.elem_type in FLOATS and v.rank)),
     )
     lengths = KeptLengths(coupling, removed)
     plan.interface = {name: _lost(value, lengths) for name, value in sorted(coupling.shrinking_values.items())}

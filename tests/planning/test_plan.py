@@ -73,8 +73,9 @@ def test_scores_of_every_unit_are_in_the_plan() -> None:
 
 
 def test_a_plan_without_lengths_can_be_read() -> None:
-    """Earlier versions wrote none."""
+    """Earlier versions wrote none, and no constants."""
     data = json.loads(plan().to_json())
+    assert data.pop("constants") == ["w", "b", "u", "v"]
     assert data.pop("lengths") == {"w": {"0": 6}, "b": {"0": 6}, "u": {"0": 8, "1": 6}, "v": {"1": 8}}
     assert Plan.from_json(json.dumps(data)).removed == data["removed"]
 
@@ -104,6 +105,7 @@ def test_a_plan_without_lengths_can_be_read() -> None:
         '{"version": 1, "model": "a", "removed": {"w": {"0": [-1]}}}',
         '{"version": 1, "model": "a", "lengths": {"w": {"0": "8"}}}',
         '{"version": 1, "model": "a", "lengths": {"w": [8]}}',
+        '{"version": 1, "model": "a", "constants": [3]}',
         '{"version": 1, "model": "a", "split": {"a": 3}}',
         '{"version": 1, "model": "a", "zeroed": {"w": {"mask": 3}}}',
         '{"version": 1, "model": "a", "groups": {}}',

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,7 +89,8 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
     """The cut of every tensor of a checkpoint that the plan changes.
 
     A tensor belongs to a constant of its name, or of its name without a prefix under which the checkpoint has the names
-    of all others too: the states of an optimizer, a running average, a wrapper.
+    of most others too: the states of an optimizer, a running average, a wrapper. What a map says of a tensor holds
+    for those of the same name under the other prefixes too.
 
     Args:
         plan: The plan.
@@ -97,22 +99,24 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
 
     Raises:
         PlanError: The plan removes blocks, or cuts a shared constant in several ways.
-        InputError: A constant of the plan has no tensor, or a tensor has another shape.
+        InputError: A constant of the plan has no tensor, a tensor has another shape, or the model lacks a
+            BatchNormalization behind what is cut.
     """
     if plan.depth or plan.split:
         what = "leaves out blocks" if plan.depth else "cuts a shared weight in several ways"
         raise PlanError(f"the plan {what}, which the slices of a checkpoint cannot show", "make one without that")
     constants = list(dict.fromkeys([*plan.removed, *plan.permuted, *plan.zeroed]))
-    wanted: dict[str, Sequence[tuple[str, int] | None]] = {name: [(name, WHOLE)] for name in constants}
+    wanted: dict[str, Axes] = {name: [(name, WHOLE)] for name in constants}
     mapped = {source[0] for axes in tensor_map.tensors.values() for source in axes if source is not None}
     _check_map(tensor_map, shapes, mapped - set(constants))
     for name in (mapped | tensor_map.ignored) - set(shapes):
         wanted.pop(name, None)
-    wanted.update(tensor_map.tensors)
-    exact = {name: (name, axes) for name, axes in tensor_map.tensors.items() if name in shapes}
+    exact = {name: axes for name, axes in tensor_map.tensors.items() if name in shapes}
+    wanted.update((name, axes) for name, axes in tensor_map.tensors.items() if name not in exact)
     by_name = {name: axes for name, axes in wanted.items() if name not in exact}
-    found = dict(_found(by_name, shapes)) | exact
-    missing = [name for name in wanted if name not in {target for target, _ in found.values()}]
+    places = _places({*plan.constants, *by_name}, shapes)
+    found = {**exact, **_under(places, by_name, shapes)}
+    missing = [name for name in by_name if not any(place + name in found for place in ("", *places[:1]))]
     if missing:
         rest = f" and {len(missing) - SHOWN} others" if len(missing) > SHOWN else ""
         finds = f"{option('model', ...)} finds those of the same values"
@@ -120,7 +124,14 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
             f"the checkpoint has no tensor for {', '.join(map(repr, missing[:SHOWN]))}{rest} of the plan",
             f"{option('tensor_map', ...)} says which tensor it is; {finds}",
         )
-    return {name: _cut(plan, name, axes, shapes[name]) for name, (_, axes) in found.items()}
+    for name, axes in exact.items():
+        place = max((p for p in places if name.startswith(p)), key=len, default="")
+        alike = {p + name.removeprefix(place) for p in places} & set(shapes)
+        found |= {other: axes for other in alike - set(found) if tuple(shapes[other]) == tuple(shapes[name])}
+    made = {name: _cut(plan, name, axes, shapes[name]) for name, axes in found.items()}
+    if plan.constants:
+        _check_statistics(plan, places, shapes, made)
+    return made
 
 
 def _check_map(tensor_map: TensorMap, shapes: Mapping[str, Sequence[int]], unknown: set[str]) -> None:
@@ -131,20 +142,46 @@ def _check_map(tensor_map: TensorMap, shapes: Mapping[str, Sequence[int]], unkno
         raise InputError(f"{option('tensor_map')}: the plan changes no constant {min(unknown)!r}")
 
 
+def _check_statistics(
+    plan: Plan, places: Sequence[str], shapes: Mapping[str, Sequence[int]], made: Mapping[str, Cut]
+) -> None:
+    """Raises InputError where an exporter folded a BatchNormalization into a layer whose outputs are cut."""
+    cut = {shapes[name][0] for name, one in made.items() if 0 in one.kept}
+    known = {place + name for place in places for name in plan.constants}
+    for name, shape in shapes.items():
+        if name.endswith(STATISTICS) and len(shape) == 1 and shape[0] in cut and name not in known and name not in made:
+            raise InputError(
+                f"the model has no constant for {name!r}: the export folded it into a layer that the plan cuts, maybe",
+                f"{option('tensor_map', ...)} says whose indices it has; or export the model in training form",
+            )
+
+
+STATISTICS = (".running_mean", ".running_var")
+"""How tensors end that only a BatchNormalization has."""
+
 Axes = Sequence[tuple[str, int] | None]
 
 
-def _found(wanted: Mapping[str, Axes], shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, tuple[str, Axes]]]:
-    """Tensors of the checkpoint with what they are looked for as, and where their indices come from."""
-    by_prefix: dict[str, list[str]] = {}
-    for name in shapes:
-        for target in suffixes(name):
-            if target in wanted:
-                by_prefix.setdefault(name.removesuffix(target), []).append(target)
-    most = {target for targets in by_prefix.values() for target in targets}
-    for prefix, targets in by_prefix.items():
-        if set(targets) == most or (not prefix and targets):
-            yield from ((prefix + target, (target, wanted[target])) for target in targets)
+def _places(names: Collection[str], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """Prefixes under which a checkpoint has most of the constants that it has anywhere, those with the most first.
+
+    Averages of weights and states of optimizers lack what is not trained, and what is stored once.
+
+    Args:
+        names: Names of the constants of the model.
+        shapes: The tensors.
+    """
+    count = Counter(name.removesuffix(target) for name in shapes for target in suffixes(name) if target in names)
+    most = max(count.values(), default=0)
+    return [place for place, n in count.most_common() if 2 * n > most]
+
+
+def _under(places: Sequence[str], wanted: Mapping[str, Axes], shapes: Mapping[str, Sequence[int]]) -> dict[str, Axes]:
+    """Tensors under some prefixes, and the prefix of none, with where their indices come from."""
+    found: dict[str, Axes] = {}
+    for place in dict.fromkeys((*places, "")):
+        found |= {place + n: axes for n, axes in wanted.items() if place + n in shapes and place + n not in found}
+    return found
 
 
 def suffixes(name: str) -> Iterator[str]:

@@ -174,6 +174,40 @@ def test_values_are_looked_for_where_names_tell_nothing(tmp_path: Path) -> None:
         assert {n: found[f"ema.{n}"].shape for n in WEIGHTS} == {n: LEFT[n].shape for n in WEIGHTS}
 
 
+def test_averages_of_what_is_trained_alone() -> None:
+    """Those of `named_parameters()`: without the statistics of normalisations, and without what is tied."""
+    trained = {name: array for name, array in WEIGHTS.items() if "running" not in name}
+    both = {f"model.{n}": a for n, a in WEIGHTS.items()} | {f"ema.{n}": a + 1 for n, a in trained.items()}
+    found = onnxprune.slice_state(PRUNED.plan, {**both, "other.fc.weight": WEIGHTS["fc.weight"] + 2})
+    assert {n: found[f"ema.{n}"].shape for n in trained} == {n: LEFT[n].shape for n in trained}
+    assert found["other.fc.weight"].shape == WEIGHTS["fc.weight"].shape  # one layer alone is another model's
+
+
+def test_averages_of_what_only_values_or_a_map_tell(tmp_path: Path) -> None:
+    state = {name: array for name, array in WEIGHTS.items() if name != "fc.weight"} | {"head": WEIGHTS["fc.weight"].T}
+    stored = {f"model.{n}": a for n, a in state.items()} | {f"ema.{n}": a + 1 for n, a in state.items()}
+    tensor_map = {"tensors": {"model.head": ["fc.weight:1", "fc.weight:0"]}}
+    by_map = onnxprune.slice_state(PRUNED.plan, stored, tensor_map=tensor_map)
+    onnx.save(MODEL, tmp_path / "m.onnx")
+    np.savez(tmp_path / "a.npz", **stored)
+    onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "a.npz", tmp_path / "b.npz", model=tmp_path / "m.onnx")
+    with np.load(tmp_path / "b.npz") as by_values:
+        for found in (by_map, by_values):
+            np.testing.assert_array_equal(found["ema.head"], found["model.head"] + 1)
+            assert found["ema.head"].shape == LEFT["fc.weight"].T.shape
+
+
+def test_a_normalisation_that_the_export_folded() -> None:
+    """Its tensors would keep the width that the layer before it lost."""
+    assert onnxprune.slice_state(PRUNED.plan, {**WEIGHTS, "apart.running_mean": np.zeros(5, np.float32)})
+    state = {**WEIGHTS, "bn1.running_mean": np.zeros(8, np.float32)}
+    with pytest.raises(InputError, match=r"no constant for 'bn1.running_mean': the export folded it"):
+        onnxprune.slice_state(PRUNED.plan, state)
+    for kept, source in ((4, "conv.weight:0"), (8, "")):
+        found = onnxprune.slice_state(PRUNED.plan, state, tensor_map={"tensors": {"bn1.running_mean": [source]}})
+        assert found["bn1.running_mean"].shape == (kept,)
+
+
 def test_zeros_of_a_part_are_not_lost() -> None:
     made = onnxprune.prune(MODEL, pattern="2:4", repair="none", verify=False, time=False)
     name = next(iter(made.plan.zeroed))
