@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from onnxprune.errors import InputError
 from onnxprune.planning.checkpoints.arrays import Array, imported
 from onnxprune.planning.checkpoints.cuts import Cut
+from onnxprune.planning.checkpoints.optimizer_states import numbered
 
 
 class TorchFile:
@@ -71,7 +71,7 @@ def _tensors(tree: Any, path: tuple[str, ...], torch: Any) -> Iterator[tuple[str
 def _states(
     tree: Any, path: tuple[str, ...], cuts: Mapping[str, Cut], parameters: Mapping[str, Any]
 ) -> Iterator[tuple[str, Cut]]:
-    """Cuts of the states of optimizers, which number the parameters in their order.
+    """Cuts of the states of optimizers, which number the parameters.
 
     Args:
         tree: A part of the file.
@@ -80,12 +80,12 @@ def _states(
         parameters: The tensors that may be parameters, by these names, in order.
 
     Raises:
-        InputError: The states have not the shapes of the parameters.
+        InputError: Nothing tells which states are those of which parameter, or a state has another shape than it.
     """
     if isinstance(tree, dict) and set(tree) >= {"state", "param_groups"}:
-        for number, name in _numbered(tree, parameters).items():
-            for key, state in tree["state"].get(number, {}).items():
-                if name in cuts and getattr(state, "shape", None) == parameters[name].shape:
+        for number, name in numbered(tree, cuts, parameters).items():
+            for key, state in tree["state"][number].items():
+                if getattr(state, "shape", None) == parameters[name].shape:
                     yield ".".join((*path, "state", str(number), str(key))), cuts[name]
         return
     for key, one in _entries(tree):
@@ -107,23 +107,3 @@ def _parameters(tree: Any, path: tuple[str, ...], cuts: Mapping[str, Cut], torch
         return {name: one for name, one in here.items() if name.rpartition(".")[2] not in _BUFFERS}
     inside = (_parameters(one, (*path, str(key)), cuts, torch) for key, one in _entries(tree))
     return next((found for found in inside if found), {})
-
-
-def _named(name: str, parameters: Iterable[str]) -> str:
-    """The parameter of a name, whole or behind the fewest prefixes that the file gave it; "" where there is none."""
-    return min((n for n in parameters if n == name or n.endswith(f".{name}")), key=len, default="")
-
-
-def _numbered(optimizer: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[Any, str]:
-    """The name of each parameter that an optimizer numbers: as it says itself, else in their order."""
-    numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
-    said = [name for group in optimizer["param_groups"] for name in group.get("param_names", ())]
-    names = [_named(one, parameters) for one in said] or list(parameters)
-    for number, name in zip(numbers, names, strict=False):
-        shape = next((s.shape for s in optimizer["state"].get(number, {}).values() if getattr(s, "ndim", 0)), None)
-        if name not in parameters or (shape is not None and shape != parameters[name].shape):
-            raise InputError(
-                "the states of the optimizer do not have the shapes of the parameters in their order",
-                "save it with names: torch.optim.Adam(model.named_parameters())",
-            )
-    return dict(zip(numbers, names, strict=False))
