@@ -37,6 +37,11 @@ def cut_array(array: Array, cut: Cut) -> Array:
     return array if cut.zero is None else np.where(cut.zero, np.zeros((), array.dtype), array)
 
 
+def storage(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Where and how an array lies in memory."""
+    return array.__array_interface__["data"][0], array.shape, array.strides
+
+
 def imported(module: str, name: str) -> Any:
     """A module of an extra.
 

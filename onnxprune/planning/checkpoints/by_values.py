@@ -11,36 +11,50 @@ from numpy.typing import NDArray
 
 from onnxprune.graph.graph import Graph
 from onnxprune.model.model import Model
-from onnxprune.planning.checkpoints.cuts import TensorMap
+from onnxprune.planning.checkpoints.arrays import storage
+from onnxprune.planning.checkpoints.cuts import Axes
 
 Array = NDArray[Any]
 
 
-def found_by_values(model: Model, constants: Collection[str], tensors: Mapping[str, Array]) -> TensorMap:
-    """Maps tensors that have the values of exactly one constant, as they are or with their axes in another order.
+def found_by_values(
+    model: Model, constants: Collection[str], tensors: Mapping[str, Array]
+) -> dict[str, tuple[str, Axes]]:
+    """Constants that exactly one tensor has the values of, as they are or with their axes in another order.
+
+    Axes of length 1 count for nothing: a scale of channels may have some behind it. A tensor that is stored once under
+    several names is one.
 
     Args:
         model: The model that the checkpoint was exported to.
         constants: Names of constants to look for.
         tensors: The tensors of the checkpoint.
+
+    Returns:
+        The tensor of each constant, and for each of its axes the axis of the constant whose indices it has.
     """
-    found: dict[str, list[tuple[str, int] | None]] = {}
+    once = {storage(tensor): name for name, tensor in reversed(list(tensors.items()))}
+    found: dict[str, tuple[str, Axes]] = {}
     for value in Graph(model.proto).constants():
-        if value.key in constants and value.key not in tensors and value.tensor is not None:
+        if value.key in constants and value.tensor is not None:
             array = model.array(value.tensor)
-            alike = [(name, order) for name, t in tensors.items() if (order := _order(array, t)) is not None]
+            alike = [(name, order) for name in once.values() if (order := _order(array, tensors[name])) is not None]
             if len(alike) == 1:
                 name, order = alike[0]
-                found[name] = [(value.key, axis) for axis in order]
-    return TensorMap(found)
+                found[value.key] = name, [None if axis is None else (value.key, axis) for axis in order]
+    return found
 
 
-def _order(constant: Array, tensor: Array) -> tuple[int, ...] | None:
-    """The axes of a constant in the order of a tensor of the same values; None where it has others."""
-    if sorted(constant.shape) != sorted(tensor.shape) or constant.size < 2:
+def _order(constant: Array, tensor: Array) -> list[int | None] | None:
+    """For each axis of a tensor that of a constant of the same values, None for those of length 1; None for others."""
+    if constant.size < 2 or constant.size != tensor.size:
         return None
-    for order in itertools.permutations(range(constant.ndim)):
-        turned = constant.transpose(order)
-        if turned.shape == tensor.shape and np.array_equal(turned, tensor):
-            return order
+    long = [axis for axis, length in enumerate(constant.shape) if length > 1]
+    wanted = [length for length in tensor.shape if length > 1]
+    for order in itertools.permutations(long):
+        if [constant.shape[axis] for axis in order] == wanted:
+            rest = [axis for axis in range(constant.ndim) if axis not in long]
+            if np.array_equal(constant.transpose([*order, *rest]).reshape(tensor.shape), tensor):
+                axes = iter(order)
+                return [next(axes) if length > 1 else None for length in tensor.shape]
     return None

@@ -84,6 +84,13 @@ class Cut:
     kept: Mapping[int, Index]
     zero: NDArray[np.bool_] | None = None
 
+    def same_as(self, other: Cut) -> bool:
+        """Whether another cut of tensors of the same shape leaves the same."""
+        if self.kept.keys() != other.kept.keys() or (self.zero is None) != (other.zero is None):
+            return False
+        same = all(np.array_equal(self.kept[axis], other.kept[axis]) for axis in self.kept)
+        return same and (self.zero is None or other.zero is None or np.array_equal(self.zero, other.zero))
+
 
 def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap = TensorMap()) -> dict[str, Cut]:
     """The cut of every tensor of a checkpoint that the plan changes.
@@ -114,7 +121,7 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
     exact = {name: axes for name, axes in tensor_map.tensors.items() if name in shapes}
     wanted.update((name, axes) for name, axes in tensor_map.tensors.items() if name not in exact)
     by_name = {name: axes for name, axes in wanted.items() if name not in exact}
-    places = _places({*plan.constants, *by_name}, shapes)
+    places = places_of({*plan.constants, *by_name}, shapes)
     found = {**exact, **_under(places, by_name, shapes)}
     missing = [name for name in by_name if not any(place + name in found for place in ("", *places[:1]))]
     if missing:
@@ -122,13 +129,11 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
         finds = f"{option('model', ...)} finds those of the same values"
         raise InputError(
             f"the checkpoint has no tensor for {', '.join(map(repr, missing[:SHOWN]))}{rest} of the plan",
-            f"{option('tensor_map', ...)} says which tensor it is; {finds}",
+            f"{option('tensor_map', ...)} says which tensor it is, or ignores it; {finds}",
         )
     for name, axes in exact.items():
-        place = max((p for p in places if name.startswith(p)), key=len, default="")
-        alike = {p + name.removeprefix(place) for p in places} & set(shapes)
-        found |= {other: axes for other in alike - set(found) if tuple(shapes[other]) == tuple(shapes[name])}
-    made = {name: _cut(plan, name, axes, shapes[name]) for name, axes in found.items()}
+        found |= dict.fromkeys(set(copies(name, places, shapes)) - set(found), axes)
+    made = {name: cut_of(plan, name, axes, shapes[name]) for name, axes in found.items()}
     if plan.constants:
         _check_statistics(plan, places, shapes, made)
     return made
@@ -162,7 +167,7 @@ STATISTICS = (".running_mean", ".running_var")
 Axes = Sequence[tuple[str, int] | None]
 
 
-def _places(names: Collection[str], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+def places_of(names: Collection[str], shapes: Mapping[str, Sequence[int]]) -> list[str]:
     """Prefixes under which a checkpoint has most of the constants that it has anywhere, those with the most first.
 
     Averages of weights and states of optimizers lack what is not trained, and what is stored once.
@@ -174,6 +179,13 @@ def _places(names: Collection[str], shapes: Mapping[str, Sequence[int]]) -> list
     count = Counter(name.removesuffix(target) for name in shapes for target in suffixes(name) if target in names)
     most = max(count.values(), default=0)
     return [place for place, n in count.most_common() if 2 * n > most]
+
+
+def copies(name: str, places: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """Tensors of the same shape and, under the other prefixes, of the same name."""
+    place = max((p for p in places if name.startswith(p)), key=len, default="")
+    alike = [p + name.removeprefix(place) for p in places if p != place]
+    return [other for other in alike if other in shapes and tuple(shapes[other]) == tuple(shapes[name])]
 
 
 def _under(places: Sequence[str], wanted: Mapping[str, Axes], shapes: Mapping[str, Sequence[int]]) -> dict[str, Axes]:
@@ -190,7 +202,7 @@ def suffixes(name: str) -> Iterator[str]:
     yield from (name[i + 1 :] for i, letter in enumerate(name) if letter in "./" and i + 1 < len(name))
 
 
-def _cut(plan: Plan, name: str, axes: Axes, shape: Sequence[int]) -> Cut:
+def cut_of(plan: Plan, name: str, axes: Axes, shape: Sequence[int]) -> Cut:
     """The cut of one tensor."""
     if len(axes) == 1 and axes[0] is not None and axes[0][1] == WHOLE:
         axes = [(axes[0][0], axis) for axis in range(len(shape))]

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from onnxprune.errors import InputError
 from onnxprune.planning.checkpoints.cuts import Cut
 
@@ -85,10 +83,7 @@ def _matched(have: Iterable[tuple[Any, Shape]], given: Iterable[tuple[str, Shape
 
 def _alike(one: Cut | None, other: Cut | None) -> bool:
     """Whether two cuts leave the same."""
-    if one is None or other is None:
-        return one is other
-    same = one.kept.keys() == other.kept.keys() and all(np.array_equal(one.kept[a], other.kept[a]) for a in one.kept)
-    return same and np.array_equal(one.zero, other.zero)  # type: ignore[arg-type]  # None equals None
+    return one is other if one is None or other is None else one.same_as(other)
 
 
 def _named(name: str, parameters: Iterable[str]) -> str:

@@ -15,9 +15,9 @@ import numpy as np
 from onnxprune.errors import InputError, option
 from onnxprune.model.atomic_write import atomic_write
 from onnxprune.model.model import Model, load
-from onnxprune.planning.checkpoints.arrays import cut_array
+from onnxprune.planning.checkpoints.arrays import cut_array, storage
 from onnxprune.planning.checkpoints.by_values import found_by_values
-from onnxprune.planning.checkpoints.cuts import Cut, TensorMap, cuts, suffixes
+from onnxprune.planning.checkpoints.cuts import Axes, Cut, TensorMap, copies, cut_of, cuts, places_of, suffixes
 from onnxprune.planning.checkpoints.formats import open_checkpoint
 from onnxprune.planning.plan import Plan
 
@@ -97,13 +97,27 @@ def slice_state(
 
 
 def _cuts(plan: Plan, arrays: Mapping[str, np.ndarray], given: TensorMap, model: Model | None) -> dict[str, Cut]:
+    shapes = {name: array.shape for name, array in arrays.items()}
+    first, *others = places_of({*plan.constants, *plan.removed, *plan.permuted, *plan.zeroed}, shapes) or [""]
+    by_values: dict[str, tuple[str, Axes]] = {}
     if model is not None:
         open_to = {*plan.removed, *plan.permuted, *plan.zeroed} - {s[0] for a in given.tensors.values() for s in a if s}
-        open_to -= {suffix for name in arrays for suffix in suffixes(name)}  # what names tell needs no values
-        by_values = found_by_values(model, open_to, arrays)
-        given = TensorMap({**by_values.tensors, **given.tensors}, given.ignored)
-    found = cuts(plan, {name: array.shape for name, array in arrays.items()}, given)
-    return found | _tied(arrays, found, given.ignored)
+        by_name = {suffix for name in arrays for suffix in suffixes(name)}  # what names tell needs no values
+        own = {n: a for n, a in arrays.items() if n.startswith(first) and not n.startswith(tuple(others))}
+        by_values = found_by_values(model, open_to - by_name, own or arrays)
+        told = {name: axes for name, axes in by_values.values() if name.removeprefix(first) not in open_to}
+        given = TensorMap({**told, **given.tensors}, given.ignored | set(by_values))
+    found = cuts(plan, shapes, given)
+    for constant, (name, axes) in by_values.items():
+        if not cut_of(plan, name, axes, shapes[name]).same_as(found.get(name, Cut({}))):
+            raise InputError(
+                f"tensor {name!r} has the values of the constant {constant!r} too, which the plan cuts in another way",
+                f"keep the group whole, or say with {option('tensor_map', ...)} which constant it is",
+            )
+    tied = _tied(arrays, found, given.ignored)
+    for name, cut in list(tied.items()):
+        tied |= dict.fromkeys(set(copies(name, [first, *others], shapes)) - set(found), cut)
+    return found | tied
 
 
 def _tied(arrays: Mapping[str, np.ndarray], found: Mapping[str, Cut], ignored: Collection[str]) -> dict[str, Cut]:
@@ -111,14 +125,9 @@ def _tied(arrays: Mapping[str, np.ndarray], found: Mapping[str, Cut], ignored: C
 
     Equal numbers alone do not tell: layers that begin as copies have them as well.
     """
-    cut_at = {_storage(arrays[name]): cut for name, cut in found.items() if arrays[name].size}
+    cut_at = {storage(arrays[name]): cut for name, cut in found.items() if arrays[name].size}
     others = {name: array for name, array in arrays.items() if name not in found and name not in ignored}
-    return {name: cut_at[at] for name, array in others.items() if array.size and (at := _storage(array)) in cut_at}
-
-
-def _storage(array: np.ndarray) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Where and how an array lies in memory."""
-    return array.__array_interface__["data"][0], array.shape, array.strides
+    return {name: cut_at[at] for name, array in others.items() if array.size and (at := storage(array)) in cut_at}
 
 
 def _left(shape: tuple[int, ...], cut: Cut) -> tuple[int, ...]:

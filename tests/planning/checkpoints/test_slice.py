@@ -162,6 +162,45 @@ def _assert_renamed(path: Path) -> None:
         np.testing.assert_array_equal(found["a/variance"], LEFT["posbn.running_var"])
 
 
+TIED = """(float[N,3,6,6] x) => (float[N,4,4,8] y)
+    <float[8,3,3,3] conv, float[8] bias, float[8,1,1] slope, float[8,8] out, float[8] offset>
+    { h = Conv(x, conv, bias)  p = PRelu(h, slope)  r = Transpose <perm = [0,2,3,1]> (p)  z = MatMul(r, out)
+      y = Add(z, offset) }"""
+
+
+def test_values_with_axes_of_length_1_and_of_what_is_tied(tmp_path: Path) -> None:
+    """A slope of each channel stands before two axes of space; a tied weight is one tensor of two names."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    model = build(TIED)
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    made = onnxprune.prune(model, 0.5, importance="l2", repair="none", verify=False, time=False)
+    onnx.save(model, tmp_path / "m.onnx")
+    out = torch.from_numpy(arrays["out"].T.copy())
+    state = {n: torch.from_numpy(arrays[n].copy()) for n in ("conv", "bias", "offset")}
+    state |= {"act.weight": torch.from_numpy(arrays["slope"].reshape(-1).copy()), "a.weight": out, "b.weight": out}
+    average = {name: tensor.clone() for name, tensor in state.items()}
+    torch.save({"model": state, "ema": average}, tmp_path / "a.pt")
+    onnxprune.slice_checkpoint(made.plan, tmp_path / "a.pt", tmp_path / "b.pt", model=tmp_path / "m.onnx")
+    found = torch.load(tmp_path / "b.pt", weights_only=True)
+    for state in (found["model"], found["ema"]):
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if "weight" in name}
+        assert shapes == {"act.weight": (4,), "a.weight": (8, 4), "b.weight": (8, 4)}
+
+
+def test_a_tensor_of_two_constants_that_are_cut_apart(tmp_path: Path) -> None:
+    text = """(float[N,6] x) => (float[N,8] y, float[N,8] z) <float[6,6] w, float[6,8] u, float[6,8] v>
+        { a = MatMul(x, w)  y = MatMul(a, u)  b = Relu(a)  z = MatMul(b, v) }"""
+    model = build(text)
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    plan = onnxprune.prune(model, 0.5, importance="l2", repair="none", verify=False, time=False).plan
+    plan.removed["v"]["0"] = [i for i in range(6) if i not in plan.removed["v"]["0"]]
+    model.graph.initializer[2].CopyFrom(onnx.numpy_helper.from_array(arrays["u"], "v"))
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "a.npz", w=arrays["w"], u=arrays["u"])
+    with pytest.raises(InputError, match="tensor 'u' has the values of the constant 'v' too"):
+        onnxprune.slice_checkpoint(plan, tmp_path / "a.npz", tmp_path / "b.npz", model=tmp_path / "m.onnx")
+
+
 def test_values_are_looked_for_where_names_tell_nothing(tmp_path: Path) -> None:
     """Averages under a prefix are those of the weights, whose names tell, also with the model at hand."""
     both = {
