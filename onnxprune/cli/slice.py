@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxprune.cli.command import Command, option, say
+from onnxprune.cli.command import Command, option, say, warn
 from onnxprune.cli.output import print_json
 from onnxprune.cli.paths import read_plan, target
 
@@ -43,6 +43,16 @@ def slice(
     sliced = slice_checkpoint(Plan.from_json(read_plan(plan)), checkpoint, path, tensor_map=tensor_map, model=model)
     if as_json:
         shapes = {name: {"before": list(a), "after": list(b)} for name, (a, b) in sliced.shapes.items()}
-        print_json({"checkpoint": checkpoint, "output": str(path), "tensors": sliced.tensors, "sliced": shapes})
+        print_json(
+            {
+                "checkpoint": checkpoint,
+                "output": str(path),
+                "tensors": sliced.tensors,
+                "sliced": shapes,
+                "warnings": list(sliced.warnings),
+            }
+        )
     elif not quiet:
         say(f"{checkpoint} -> {path}\n{len(sliced.shapes)} of {sliced.tensors} tensors sliced")
+    for warning in sliced.warnings:
+        warn(warning)

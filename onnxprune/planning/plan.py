@@ -47,6 +47,8 @@ class Plan:
             sum and of the summand that it loses. `model` and all other entries are of what they leave.
         constants: Names of the floating-point constants of the model, those that stay whole too; plans of earlier
             versions lack it.
+        refilled: Nodes of the pruned model that count what went as zeros, as a normalisation of fewer channels in a
+            framework does not; plans of earlier versions lack it.
     """
 
     model: str
@@ -61,6 +63,7 @@ class Plan:
     depth: list[dict[str, Any]] = field(default_factory=list)
     lengths: dict[str, dict[str, int]] = field(default_factory=dict)
     constants: list[str] = field(default_factory=list)
+    refilled: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         units = sum(len(group.get("removed", ())) for group in self.groups)
@@ -126,6 +129,7 @@ _KINDS: dict[str, type] = {
     "depth": list,
     "lengths": dict,
     "constants": list,
+    "refilled": list,
 }
 _GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, "grade": str, "pinned": list}
 
@@ -141,8 +145,9 @@ def _fault(data: dict[str, Any]) -> str | None:
     for name, axes in data.get("lengths", {}).items():
         if not isinstance(axes, dict) or not all(a.isdecimal() and type(n) is int for a, n in axes.items()):
             return f"the lengths of {name!r} are not {{axis: number}}"
-    if not all(isinstance(name, str) for name in data.get("constants", [])):
-        return "'constants' is not a list of names"
+    for key in ("constants", "refilled"):
+        if not all(isinstance(name, str) for name in data.get(key, [])):
+            return f"{key!r} is not a list of names"
     if not all(isinstance(original, str) for original in data.get("split", {}).values()):
         return "'split' is not {name: name}"
     for name, zeroed in data.get("zeroed", {}).items():
@@ -198,6 +203,8 @@ def make(
     lengths = KeptLengths(coupling, removed)
     plan.interface = {name: _lost(value, lengths) for name, value in sorted(coupling.shrinking_values.items())}
     if removed.any():
+        over = [(one.node, one.axis) for one in coupling.ties.refills] + [(m.node, m.axis) for m in coupling.ties.means]
+        plan.refilled = list(dict.fromkeys(node.label for node, axis in over if lengths.changed(axis)))
         for s in constant_edits(coupling, lengths):
             if s.change:
                 plan.removed[s.key] = {str(axis): list(indices) for axis, indices in s.change.items()}

@@ -106,6 +106,7 @@ def test_a_plan_without_lengths_can_be_read() -> None:
         '{"version": 1, "model": "a", "lengths": {"w": {"0": "8"}}}',
         '{"version": 1, "model": "a", "lengths": {"w": [8]}}',
         '{"version": 1, "model": "a", "constants": [3]}',
+        '{"version": 1, "model": "a", "refilled": [3]}',
         '{"version": 1, "model": "a", "split": {"a": 3}}',
         '{"version": 1, "model": "a", "zeroed": {"w": {"mask": 3}}}',
         '{"version": 1, "model": "a", "groups": {}}',

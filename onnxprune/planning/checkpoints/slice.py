@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxprune.common.text import plural
 from onnxprune.errors import InputError, option
 from onnxprune.model.atomic_write import atomic_write
 from onnxprune.model.model import Model, load
@@ -29,10 +30,12 @@ class SlicedCheckpoint:
     Attributes:
         shapes: Shape of each tensor that was cut or has zeros, before and after, by its name.
         tensors: Number of all tensors.
+        warnings: Where a smaller net of the framework computes something else than the pruned model.
     """
 
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     tensors: int
+    warnings: tuple[str, ...] = ()
 
 
 def slice_checkpoint(
@@ -71,8 +74,21 @@ def slice_checkpoint(
         opened.write(made.new(), found)
         made.publish(target)
     return SlicedCheckpoint(
-        {n: (arrays[n].shape, _left(arrays[n].shape, cut)) for n, cut in found.items()}, len(arrays)
+        {n: (arrays[n].shape, _left(arrays[n].shape, cut)) for n, cut in found.items()},
+        len(arrays),
+        tuple(_differences(plan)),
     )
+
+
+def _differences(plan: Plan) -> Iterator[str]:
+    """Where the layers of a framework compute something else than the pruned model, with the same weights."""
+    if plan.refilled:
+        more = f" and {plural(len(plan.refilled) - 1, 'other node')}" if len(plan.refilled) > 1 else ""
+        verb = "count" if more else "counts"
+        yield (
+            f"{plan.refilled[0]}{more} of the pruned model still {verb} what was removed, as zeros; a layer of the "
+            "smaller width does not, and makes something else until it is trained on"
+        )
 
 
 def slice_state(

@@ -310,6 +310,19 @@ def test_the_command(tmp_path: Path, cli: Cli) -> None:
     assert again.code == 2
 
 
+def test_layers_that_count_what_went_as_zeros(tmp_path: Path, cli: Cli) -> None:
+    """A normalisation of fewer channels in a framework is another one than that of the pruned model."""
+    model = build("""(float[N,4] x) => (float[N,2] y) <float[4,6] w, float[6] s, float[6] b, float[6,2] u>
+        { h = MatMul(x, w)  [norm] n = LayerNormalization(h, s, b)  y = MatMul(n, u) }""")
+    made = onnxprune.prune(model, 0.5, importance="l2", repair="none", verify=False, time=False)
+    assert made.plan.refilled == ["LayerNormalization 'norm'"] and not PRUNED.plan.refilled
+    np.savez(tmp_path / "a.npz", **{t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer})
+    (tmp_path / "plan.json").write_text(made.plan.to_json())
+    done = cli("slice", str(tmp_path / "plan.json"), str(tmp_path / "a.npz"), "--json")
+    assert done.err.startswith("warning: LayerNormalization 'norm' of the pruned model still counts what was removed")
+    assert json.loads(done.out)["warnings"] == [done.err.removeprefix("warning: ").strip()]
+
+
 def test_files_that_the_command_reads_are_not_replaced(tmp_path: Path, cli: Cli) -> None:
     np.savez(tmp_path / "a.npz", **WEIGHTS)
     (tmp_path / "plan.json").write_text(PRUNED.plan.to_json())
