@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -25,8 +25,8 @@ class CheckpointFile(Protocol):
         """The tensors by name; those of types that numpy lacks as bytes of their size, which have the same shape."""
         ...
 
-    def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> None:
-        """Writes the same file with some of the tensors cut."""
+    def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> Sequence[str]:
+        """Writes the same file with some of the tensors cut; returns what to warn of."""
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,7 +32,7 @@ class NumpyFile:
         """See `CheckpointFile`."""
         return self._arrays
 
-    def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> None:
+    def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> Sequence[str]:
         """See `CheckpointFile`."""
         with zipfile.ZipFile(out, "w") as archive:  # as np.savez does, with no time in it
             for name, array in self._arrays.items():
@@ -40,6 +40,7 @@ class NumpyFile:
                 with archive.open(entry, "w", force_zip64=True) as stream:
                     left = cut_array(array, cuts[name]) if name in cuts else array
                     np.lib.format.write_array(stream, np.asanyarray(left), allow_pickle=False)
+        return ()
 
 
 _SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
@@ -70,7 +71,7 @@ class SafetensorsFile:
         """See `CheckpointFile`."""
         return self._arrays
 
-    def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> None:
+    def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> Sequence[str]:
         """See `CheckpointFile`."""
         left = {n: cut_array(a, cuts[n]) if n in cuts else a for n, a in self._arrays.items()}
         header: dict[str, Any] = {} if self._metadata is None else {"__metadata__": self._metadata}
@@ -87,6 +88,7 @@ class SafetensorsFile:
         out.write(struct.pack("<Q", len(text)) + text)
         for array in left.values():
             out.write(np.ascontiguousarray(array).tobytes())
+        return ()
 
 
 FORMATS: dict[str, Callable[[Path], CheckpointFile]] = {

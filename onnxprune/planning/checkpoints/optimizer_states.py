@@ -1,4 +1,4 @@
-"""Which states of a PyTorch optimizer belong to which parameter."""
+"""Which states of an optimizer belong to which parameter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 
 
 def numbered(optimizer: Mapping[str, Any], cuts: Mapping[str, Cut], parameters: Mapping[str, Any]) -> dict[Any, str]:
-    """The parameters that are cut of those that an optimizer has states of, by their numbers there.
+    """The parameters that are cut of those that an optimizer of PyTorch has states of, by their numbers there.
 
     Parameters are known by the names that the optimizer stores. Without these each of its groups has them in the order
     of the file, maybe with others in between: what is not trained, or belongs to another group. That tells which they
@@ -64,9 +64,25 @@ def _in_order(
             raise _unknown()
         return found
     have = [(n, shape) for n in numbers if (shape := _shape(states.get(n, {}))) is not None]
+    told = told_by_order(have, shapes, cuts)
+    if told is None:
+        raise _unknown()
+    return told
+
+
+def told_by_order(
+    have: Sequence[tuple[Any, Shape]], shapes: Mapping[str, Shape], cuts: Mapping[str, Cut]
+) -> dict[Any, str] | None:
+    """The parameters of states that are in the order of the parameters, where that tells them; None where it does not.
+
+    Args:
+        have: The states with their shapes, in order.
+        shapes: Shapes of the parameters in order; some may have no states.
+        cuts: Cuts of the parameters. Those that are cut alike need not be told apart.
+    """
     first, last = _matched(have, shapes.items()), _matched(have[::-1], list(shapes.items())[::-1])
     if first is None or last is None or not all(_alike(cuts.get(first[n]), cuts.get(last[n])) for n, _ in have):
-        raise _unknown()
+        return None
     return first
 
 

@@ -30,7 +30,8 @@ class SlicedCheckpoint:
     Attributes:
         shapes: Shape of each tensor that was cut or has zeros, before and after, by its name.
         tensors: Number of all tensors.
-        warnings: Where a smaller net of the framework computes something else than the pruned model.
+        warnings: Where a smaller net of the framework computes something else than the pruned model, and what is left
+            out.
     """
 
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -71,12 +72,12 @@ def slice_checkpoint(
     arrays = opened.arrays()
     found = _cuts(plan, arrays, _read_map(tensor_map), None if model is None else load(model))
     with atomic_write(target) as made:
-        opened.write(made.new(), found)
+        warnings = opened.write(made.new(), found)
         made.publish(target)
     return SlicedCheckpoint(
         {n: (arrays[n].shape, _left(arrays[n].shape, cut)) for n, cut in found.items()},
         len(arrays),
-        tuple(_differences(plan)),
+        (*_differences(plan), *warnings),
     )
 
 

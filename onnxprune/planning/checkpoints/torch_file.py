@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,11 +31,12 @@ class TorchFile:
             found = tensor.view(getattr(self._torch, f"uint{8 * tensor.element_size()}")).numpy()
         return found
 
-    def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> None:
+    def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> Sequence[str]:
         """See `CheckpointFile`."""
         parameters = _parameters(self._tree, (), cuts, self._torch)
         with_states = {**cuts, **dict(_states(self._tree, (), cuts, parameters))}
         self._torch.save(self._cut(self._tree, (), with_states), out)
+        return ()
 
     def _cut(self, tree: Any, path: tuple[str, ...], cuts: Mapping[str, Cut]) -> Any:
         name = ".".join(path)

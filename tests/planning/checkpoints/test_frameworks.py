@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,23 @@ def test_a_keras_archive_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert small.layers[0].kernel.shape[-1] == 4
     expected = local_session(load(PRUNED.proto)).run(["y"], {"x": X})[0]
     np.testing.assert_allclose(np.asarray(small(X.transpose(0, 2, 3, 1)).detach()), expected, atol=1e-4)
+    net.compile(keras.optimizers.Adam(), "mse")
+    net.fit(X.transpose(0, 2, 3, 1), np.zeros((2, 2)), verbose=0)
+    net.save(tmp_path / "trained.keras")
+    tensor_map = {f"layers/{name}": source for name, source in mapped_variables()}
+    out = tmp_path / "smaller.keras"
+    onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "trained.keras", out, tensor_map={"tensors": tensor_map})
+    resumed = keras.models.load_model(out)
+    kept = np.delete(np.arange(8), PRUNED.plan.removed["conv.weight"]["0"])
+    moments = (np.asarray(one.optimizer.variables[2].value.detach()) for one in (net, resumed))
+    np.testing.assert_array_equal(next(moments)[..., kept], next(moments))
+    resumed.fit(X.transpose(0, 2, 3, 1), np.zeros((2, 2)), verbose=0)
+
+
+def mapped_variables() -> Iterator[tuple[str, list[str]]]:
+    """What the variables of the layers are called in the model, with the order of their axes."""
+    for i, name in enumerate(["bn.weight", "bn.bias", "bn.running_mean", "posbn.running_var"]):
+        yield f"batch_normalization/vars/{i}", [f"{name}:0"]
+    for layer, name in (("conv2d", "conv"), ("conv2d_1", "next")):
+        yield f"{layer}/vars/0", [f"{name}.weight:{axis}" for axis in (2, 3, 1, 0)]
+    yield "dense/vars/0", ["fc.weight:1", "fc.weight:0"]

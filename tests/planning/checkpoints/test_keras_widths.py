@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune.planning.checkpoints.cuts import Cut
-from onnxprune.planning.checkpoints.keras_files import _resized
+from onnxprune.planning.checkpoints.keras_files import _configuration, _resized
 
 
 def layer(kind: str, name: str, **config: Any) -> dict[str, Any]:
@@ -58,3 +58,23 @@ def test_models_inside_models_and_files_of_old_versions() -> None:
     assert made[0]["layers"][0]["config"]["units"] == 5
     cuts = {"model_weights/head/head/kernel:0": ((4, 8), kept(1, 5))}
     assert resized([layer("Dense", "head", units=8)], cuts)[0]["units"] == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "query", "width"),
+    [
+        ("MultiHeadAttention", "multi_head_attention/query_dense", "num_heads", "key_dim"),
+        ("GroupQueryAttention", "grouped_query_attention/_query_dense", "num_query_heads", "head_dim"),
+    ],
+)
+def test_heads_of_attention(kind: str, path: str, query: str, width: str) -> None:
+    """A smaller width of the heads is another scale, which is said."""
+    layers = [layer(kind, "mine", **{query: 4, width: 6})]
+    config = {"class_name": "Sequential", "config": {"name": "net", "layers": layers}}
+    arrays = {f"layers/{path}/vars/0": np.zeros((8, 4, 6)), f"layers/{path}/vars/1": np.zeros((4, 6))}
+    for cut, left, warned in (({1: 3}, [3, 6], 0), ({1: 3, 2: 5}, [3, 5], 1)):
+        cuts = {f"layers/{path}/vars/0": Cut({axis: np.arange(n) for axis, n in cut.items()})}
+        made, warnings = _configuration(config, arrays, cuts)
+        found = made["config"]["layers"][0]["config"]
+        assert [found[query], found[width]] == left and len(warnings) == warned
+    assert warnings[0].startswith("layer 'mine' divides by the root of a smaller width")
