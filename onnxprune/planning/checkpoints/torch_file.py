@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from onnxprune.planning.checkpoints.arrays import Array, imported
 from onnxprune.planning.checkpoints.cuts import Cut
-from onnxprune.planning.checkpoints.optimizer_states import numbered
+from onnxprune.planning.checkpoints.optimizer_states import Shape, numbered, told_by_order
 
 
 class TorchFile:
@@ -34,8 +34,9 @@ class TorchFile:
     def write(self, out: BinaryIO, cuts: Mapping[str, Cut]) -> Sequence[str]:
         """See `CheckpointFile`."""
         parameters = _parameters(self._tree, (), cuts, self._torch)
-        with_states = {**cuts, **dict(_states(self._tree, (), cuts, parameters))}
-        self._torch.save(self._cut(self._tree, (), with_states), out)
+        states = dict(_states(self._tree, (), cuts, parameters))
+        averages = dict(_averages(self._tree, (), cuts, {name: tuple(t.shape) for name, t in parameters.items()}))
+        self._torch.save(self._cut(self._tree, (), {**averages, **cuts, **states}), out)
         return ()
 
     def _cut(self, tree: Any, path: tuple[str, ...], cuts: Mapping[str, Cut]) -> Any:
@@ -91,6 +92,18 @@ def _states(
         return
     for key, one in _entries(tree):
         yield from _states(one, (*path, str(key)), cuts, parameters)
+
+
+def _averages(
+    tree: Any, path: tuple[str, ...], cuts: Mapping[str, Cut], shapes: Mapping[str, Shape]
+) -> Iterator[tuple[str, Cut]]:
+    """Cuts of lists of tensors that have the shapes of most parameters in their order, as averages may be kept."""
+    if isinstance(tree, (list, tuple)) and all(hasattr(one, "shape") for one in tree) and 2 * len(tree) > len(shapes):
+        told = told_by_order([(i, tuple(one.shape)) for i, one in enumerate(tree)], shapes, cuts) or {}
+        yield from ((".".join((*path, str(i))), cuts[name]) for i, name in told.items() if name in cuts)
+        return
+    for key, one in _entries(tree):
+        yield from _averages(one, (*path, str(key)), cuts, shapes)
 
 
 def _entries(tree: Any) -> Iterable[tuple[Any, Any]]:

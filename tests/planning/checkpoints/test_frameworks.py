@@ -89,6 +89,21 @@ def test_states_in_lists_and_parameters(tmp_path: Path) -> None:
     assert isinstance(made, torch.nn.Parameter) and made.shape == (4, 3, 3, 3)
 
 
+def test_averages_in_a_list(tmp_path: Path) -> None:
+    """Those of the parameters in their order; other lists of tensors stay."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    net = torch_net(torch, 8, 6)
+    shadow = [parameter.detach() + 1 for parameter in net.parameters()]
+    stored = {"net": net.state_dict(), "ema": {"decay": 0.9, "shadow": shadow}, "log": [torch.zeros(8)]}
+    torch.save(stored, tmp_path / "a.pt")
+    tensor_map = {"tensors": {"net.bn.running_var": "posbn.running_var"}}
+    onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "a.pt", tmp_path / "b.pt", tensor_map=tensor_map)
+    found = torch.load(tmp_path / "b.pt", weights_only=True)
+    for (name, _), average in zip(net.named_parameters(), found["ema"]["shadow"], strict=True):
+        torch.testing.assert_close(average, found["net"][name] + 1)
+    assert found["log"][0].shape == (8,)
+
+
 def _with(arrays: dict[str, Any]) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(MODEL)
