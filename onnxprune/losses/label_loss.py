@@ -143,10 +143,18 @@ def label_loss(kind: str | None, components: Sequence[Component], outputs: Seque
                 return found
     shapes = ", ".join(str(tuple(o.shape)) for o in outputs)
     raise InputError(
-        f"labels of shape {tuple(labels.shape[1:])} a sample fit no output"
+        f"labels of shape {tuple(labels.shape[1:])} a sample ({_told(labels)}) fit no output"
         f"{'' if kind is None else ' for ' + option('loss', kind)}: outputs of one sample have shape {shapes}",
-        "a class id or a score a class for cross-entropy, the shape of the output for bce and mse",
+        "the number of a class, from 0, or a score a class for cross-entropy, the shape of the output for bce and mse",
     )
+
+
+def _told(labels: Array) -> str:
+    """What labels are: their type, and the range of numbers."""
+    numbers = labels[np.isfinite(labels)] if labels.dtype.kind in "iuf" else labels[:0]
+    span = f" from {numbers.min():g} to {numbers.max():g}" if numbers.size else ""
+    rest = ", some not finite" if span and numbers.size < labels.size else ""
+    return f"{labels.dtype.name}{span}{rest}"
 
 
 def _suitable(component: Component) -> tuple[str, ...]:

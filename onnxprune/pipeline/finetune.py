@@ -25,6 +25,7 @@ from onnxprune.options.gradual import GradualOptions
 from onnxprune.pipeline.analysis import ModelSource, inline_functions
 from onnxprune.pipeline.checksums import checksum, data_checksums, model_checksum
 from onnxprune.pipeline.data import CalibrationSplit, open_data
+from onnxprune.pipeline.inputs_seen import inputs_seen, unused
 from onnxprune.pipeline.metric import MetricEvaluator, make_evaluator
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
@@ -34,6 +35,7 @@ from onnxprune.pipeline.verify import verify
 from onnxprune.repair.training_loop import Schedule
 from onnxprune.report.finetune import FineTuningReport
 from onnxprune.report.metric import MetricReport
+from onnxprune.report.warnings import doubtful_inputs
 from onnxprune.runtime.determinism import limited_run
 from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.training.finetune import EPOCHS, RATE, Settings
@@ -207,6 +209,7 @@ def _run(
         data = open_data(model, calibration, settings.seed, clock.samples)
         assert data is not None
         learn, judges = _divided(data)
+        doubts = doubtful_inputs(inputs_seen(data), unused(data))
         evaluator = make_evaluator(source.load, data, asked, settings.seed)
     with clock.stage("train"):
         training = train(model, teacher, learn, judges, settings)
@@ -217,7 +220,7 @@ def _run(
     with clock.stage("verify"):
         verified = verify(source.source, model, asked)
     report = FineTuningReport(training, metric, taught, verified.verified, options, seconds=dict(clock.seconds))
-    report.warnings.extend(map(Words, _warnings(report, evaluator)))
+    report.warnings.extend(map(Words, [*doubts, *_warnings(report, evaluator)]))
     return FineTuned(model, report, asked.strict)
 
 
@@ -253,8 +256,8 @@ def _of_teacher(teaching: Original, data: CalibrationSplit, asked: Checks, seed:
 
 
 def _warnings(report: FineTuningReport, evaluator: MetricEvaluator) -> list[str]:
-    unused = evaluator.held is None  # else it says that the model knows nothing of the labels, as before a training
-    lines = [evaluator.warning] if unused and evaluator.warning is not None else []
+    unmeasured = evaluator.held is None  # else it says that the model knows nothing of the labels, as before a training
+    lines = [evaluator.warning] if unmeasured and evaluator.warning is not None else []
     training = report.training
     if training.skipped is not None:
         lines.append(f"nothing was trained: {training.skipped}")

@@ -113,7 +113,7 @@ def _of_metric(load: Callable[[], Model], data: CalibrationSplit, checks: Checks
     except InputError as error:
         if checks.metric is not None or checks.max_drop is not None:
             raise
-        return replace(NO_METRIC, warning=f"labels are not used: {error.message}")
+        return replace(NO_METRIC, warning=f"nothing is measured on the labels: {error.message}")
     wrong = _wrong_labels(measurements[0], data.held.labels)
     if wrong is not None and checks.max_drop is not None:
         raise DataError(wrong, "classes=FILE gives folders their order; preprocessing may be another reason")

@@ -69,13 +69,7 @@ def _doubtful_samples(report: Report) -> list[str]:
     found = report.calibration
     if found is None:
         return []
-    lines = [f"array {printable(name)!r} is neither an input nor labels, and is not used" for name in found.unused]
-    for name, seen in found.inputs.items():
-        if seen.broken:
-            what = f"{plural(seen.broken, 'sample')} of {seen.samples}"
-            lines.append(f"input {printable(name)!r} has values that are not finite in {what}")
-    if found.inputs and all(seen.alike and seen.samples > 1 for seen in found.inputs.values()):
-        lines.append("all samples are equal")
+    lines = _doubtful_inputs(found.inputs, found.unused)
     if found.labels is not None:
         lines.append(found.labels)
     if not found.held_out:
@@ -94,6 +88,22 @@ def _doubtful_samples(report: Report) -> list[str]:
             f"{found.scale.given:.2g}): {_preprocessed(found.inputs)}"
         )
     return [f"calibration data: {line}" for line in lines]
+
+
+def doubtful_inputs(inputs: Mapping[str, InputReport], unused: Sequence[str]) -> list[str]:
+    """Warnings of samples that nothing can be learnt from, and of arrays that nothing reads."""
+    return [f"calibration data: {line}" for line in _doubtful_inputs(inputs, unused)]
+
+
+def _doubtful_inputs(inputs: Mapping[str, InputReport], unused: Sequence[str]) -> list[str]:
+    lines = [f"array {printable(name)!r} is neither an input nor labels, and is not used" for name in unused]
+    for name, seen in inputs.items():
+        if seen.broken:
+            what = f"{plural(seen.broken, 'sample')} of {seen.samples}"
+            lines.append(f"input {printable(name)!r} has values that are not finite in {what}")
+    if inputs and all(seen.alike and seen.samples > 1 for seen in inputs.values()):
+        lines.append("all samples are equal")
+    return lines
 
 
 def _preprocessed(inputs: Mapping[str, InputReport]) -> str:

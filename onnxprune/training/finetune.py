@@ -113,7 +113,9 @@ def finetune(
     both = replace(both, student=with_outputs(both.student, own))
     labels = objective(both, own, learn, judges, settings.loss)
     if labels is None and teacher is None:
-        raise DataError("there are neither labels nor a teacher to learn from", f"give one: {option('teacher', ...)}")
+        given = "".join(f"; {name!r} is neither an input nor labels" for name in learn.unused)
+        hint = f"an array 'labels' in the data, or a teacher: {option('teacher', ...)}"
+        raise DataError(f"there are neither labels nor a teacher to learn from{given}", hint)
     targets = None if labels is None else {TARGET: labels.targets}
     varied = labels is None or labels.varied
     batches = training_batches(

@@ -85,7 +85,9 @@ def test_values_by_hand() -> None:
 @pytest.mark.parametrize(
     ("head", "kind", "labels", "says"),
     [
-        ("Softmax <axis = -1> (s)", None, np.array([3, 0, 0, 0]), "fit no output"),
+        ("Softmax <axis = -1> (s)", None, np.array([3, 0, 0, 0]), r"\(int64 from 0 to 3\) fit no output"),
+        ("Identity(s)", None, np.array([1.0, 0, np.nan, 2]), r"\(float64 from 0 to 2, some not finite\) fit no"),
+        ("Identity(s)", None, np.array(["a", "b", "a", "a"]), r"a sample \(str\d*\) fit no output"),
         ("Softmax <axis = -1> (s)", None, np.zeros((4, 2), np.int64), "fit no output"),
         ("Sigmoid(s)", "bce", np.full((4, 3), 1.5), "fit no output for"),
         ("Identity(s)", "crossentropy", IDS, "unknown loss"),

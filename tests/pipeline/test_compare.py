@@ -124,7 +124,7 @@ def test_the_command_line(cli: Cli, model: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", x=x, labels=np.arange(12))
     ended = cli("compare", model, pruned, "--calib", tmp_path / "c.npz", "--samples", 10, "--runs", 1)
     assert ended.code == 0 and "On 10 calibration samples:" in ended.out and "drift (rel rms) of y" in ended.out
-    assert ended.err.startswith("warning: labels are not used: metric top1 needs an output")
+    assert ended.err.startswith("warning: nothing is measured on the labels: metric top1 needs an output")
 
 
 def test_the_table(cli: Cli, tmp_path: Path) -> None:

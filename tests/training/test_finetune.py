@@ -108,12 +108,25 @@ def test_labels_of_positions_are_not_moved_with_the_samples() -> None:
 def test_errors(pruned: onnx.ModelProto) -> None:
     with pytest.raises(DataError, match="neither labels nor a teacher"):
         onnxprune.finetune(pruned, {"input": TEST["input"]})
+    with pytest.raises(DataError, match="nor a teacher to learn from; 'target' is neither an input nor labels"):
+        onnxprune.finetune(pruned, {"input": TEST["input"], "target": TEST["labels"]})
     with pytest.raises(DataError, match="too few"):
         onnxprune.finetune(pruned, {"input": TEST["input"][:3], "labels": TEST["labels"][:3]})
     with pytest.raises(InputError, match="teacher has the outputs output, and the model has label, probabilities"):
         onnxprune.finetune(pruned, LABELLED, teacher=str(MODELS / "pt_transformer.onnx"))
     with pytest.raises(InputError, match="epochs"):
         onnxprune.finetune(pruned, LABELLED, epochs=0)
+
+
+def test_samples_that_nothing_can_be_learnt_from_are_told(pruned: onnx.ModelProto) -> None:
+    """One sample that is not finite makes a step, or all that is judged, worth nothing."""
+    broken = TEST["input"].copy()
+    broken[3] = np.nan
+    warnings = onnxprune.finetune(
+        pruned, {**LABELLED, "input": broken, "more": TEST["labels"]}, epochs=1
+    ).report.warnings
+    assert "calibration data: input 'input' has values that are not finite in 1 sample of 450" in warnings
+    assert "calibration data: array 'more' is neither an input nor labels, and is not used" in warnings
 
 
 @pytest.mark.slow
