@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
+from onnxprune.model.tensors import FLOATS
 from onnxprune.ops.gradients.writer import Writer
 from onnxprune.runtime.io_slices import Batch
 from onnxprune.runtime.session import local_session
@@ -85,6 +86,26 @@ def _size(model: Model, node: Node, index: int, array: Floats, beside: Value | N
     return size
 
 
+OPERANDS = frozenset({"Add", "Sub", "Mul", "Div", "Concat", "Expand"})
+"""Operators whose constants are weights at times, and at others what is no weight: anchors, masks, scales of inputs."""
+
+
+def _left(graph: Graph, known: Collection[str]) -> Iterator[str]:
+    """Why other constants stay that may be weights: of another type, or operands of sums, products and the like."""
+    for value in graph.constants():
+        if value.scope is not graph.main or value.name in known or value.tensor is None:
+            continue
+        if math.prod(value.tensor.dims) < 2:
+            continue
+        readers = {node.op_type for node, i in value.consumers}
+        if value.elem_type in FLOATS - {TensorProto.FLOAT} and readers:
+            yield f"{TensorProto.DataType.Name(value.elem_type).lower()} numbers are not trained"
+        elif any(node.op_type == "DequantizeLinear" and i == 0 for node, i in value.consumers):
+            yield "quantised numbers are not trained"
+        elif value.elem_type == TensorProto.FLOAT and readers & OPERANDS:
+            yield f"constants of {min(readers & OPERANDS)} are not trained"
+
+
 class Trainable:
     """Runs a model with weights that are given to it.
 
@@ -115,6 +136,7 @@ class Trainable:
         (self._loss, self._seed), *_ = made.seeds.items()
         self.parameters = {name: p for name, p in known.items() if name in made.gradients}
         self.reasons = made.reasons
+        self._left = list(_left(Graph(model.proto), known))
         self._gradients = [made.gradients[name] for name in self.parameters]
         self._session = local_session(made.model, arena=True) if self.parameters else None
         self._outputs = list(outputs)
@@ -124,8 +146,8 @@ class Trainable:
 
     @property
     def untrained(self) -> dict[str, int]:
-        """How many weights have no gradient, by the reason, the most frequent one first."""
-        return dict(Counter(self.reasons.values()).most_common())
+        """How many weights are not trained, by the reason, the most frequent one first."""
+        return dict(Counter([*self.reasons.values(), *self._left]).most_common())
 
     def step(self, feeds: Batch, weights: Mapping[str, Floats]) -> tuple[float, dict[str, Floats]]:
         """The loss of a batch and its gradients by the names of the weights.

@@ -118,6 +118,18 @@ def test_errors(pruned: onnx.ModelProto) -> None:
         onnxprune.finetune(pruned, LABELLED, epochs=0)
 
 
+def test_what_is_not_trained_is_told() -> None:
+    """A scale, an offset, and weights of another type; a product written out as Einsum is a weight as others are."""
+    text = """(float[N,4] x) => (float[N,3] y) <float[4,6] w, float[6] g, float[6] b, float16[6,6] h, int8[6,3] q, float s = {0.1}>
+        { a = Einsum <equation = "ni,ij->nj"> (x, w)  c = Mul(a, g)  d = Add(c, b)  r = Relu(d)
+          f = Cast <to = 1> (h)  m = MatMul(r, f)  v = DequantizeLinear(q, s)  y = MatMul(m, v) }"""
+    rng = np.random.default_rng(0)
+    data = {"x": rng.standard_normal((40, 4)).astype(np.float32), "labels": rng.integers(0, 3, 40)}
+    training = onnxprune.finetune(build(text), data, epochs=1).report.training
+    kinds = ["constants of Add are", "constants of Mul are", "float16 numbers are", "quantised numbers are"]
+    assert training.weights == 1 and training.untrained == {f"{kind} not trained": 1 for kind in kinds}
+
+
 def test_samples_that_nothing_can_be_learnt_from_are_told(pruned: onnx.ModelProto) -> None:
     """One sample that is not finite makes a step, or all that is judged, worth nothing."""
     broken = TEST["input"].copy()

@@ -69,7 +69,7 @@ def _lengths_by_letter(g: NodeGradient, factors: Sequence[str]) -> dict[str, set
     return found
 
 
-@gradient("Einsum")
+@gradient("Einsum", parameters=(0, 1))
 def einsum(g: NodeGradient) -> None:
     """A sum of products again: the gradient takes the place of the factor."""
     equation = str(g.attr("equation")).replace(" ", "")
