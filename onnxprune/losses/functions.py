@@ -64,12 +64,26 @@ class FunctionLoss:
                 f"loss {self.name!r} must return the loss and a mapping with its gradients, not {type(found).__name__}",
                 "return loss, {OUTPUT: gradient}",
             )
-        gradients = {name: np.asarray(found[1].get(name, np.zeros(o.shape))) for name, o in outputs.items()}
-        wrong = [name for name in found[1] if name not in outputs or gradients[name].shape != outputs[name].shape]
+        loss = _numbers(found[0])
+        if loss is None or loss.size != 1:
+            raise InputError(
+                f"loss {self.name!r} must return one number first", "the mean over the samples of the batch"
+            )
+        gradients = {name: _numbers(found[1].get(name, np.zeros(o.shape))) for name, o in outputs.items()}
+        wrong = [n for n in found[1] if n not in outputs or getattr(gradients[n], "shape", None) != outputs[n].shape]
         if wrong:
             known = ", ".join(f"{name} of shape {o.shape}" for name, o in outputs.items())
             raise InputError(f"loss {self.name!r} returns a gradient of {wrong[0]!r} that fits no output", f"{known}")
-        return float(found[0]), gradients
+        return float(loss.item()), {name: gradient for name, gradient in gradients.items() if gradient is not None}
+
+
+def _numbers(given: Any) -> Array | None:
+    """An array of real numbers; None for anything else."""
+    try:
+        found = np.asarray(given)
+    except ValueError:  # lists of different lengths
+        return None
+    return found if found.dtype.kind in "biuf" else None
 
 
 def as_loss(asked: Any) -> str | FunctionLoss | None:
@@ -95,26 +109,44 @@ def as_loss(asked: Any) -> str | FunctionLoss | None:
     return FunctionLoss(asked, function)
 
 
-def sequence_output(components: Sequence[Component], outputs: Sequence[Array], labels: Array) -> tuple[Component, int]:
+def sequence_output(
+    components: Sequence[Component], outputs: Sequence[Array], labels: Array, blank: int = 0
+) -> tuple[Component, int]:
     """The output that scores the classes of each step of a sequence, and the axis along which samples lie in it.
 
     Args:
         components: The values that a loss can be computed of.
         outputs: These values for one sample.
         labels: The labels; shape (samples, length).
+        blank: The class of the blank, from the last one on where it is negative.
 
     Raises:
-        DataError: There is none, or the labels are no sequences of classes.
+        DataError: There is none, the labels are no sequences of classes, or the blank is one of them.
     """
     for component, output in zip(components, outputs, strict=True):
         scored = component.scores in (None, Postprocessing.SOFTMAX) and output.dtype.kind == "f"
         steps = scored and output.ndim == 3 and 1 in output.shape[:2]
         if steps and labels.ndim == 2 and labels.dtype.kind in "iu" and labels.max(initial=0) < output.shape[2]:
+            _check_blank(labels, blank, output.shape[2])
             return component, output.shape.index(1)
     raise DataError(
         f"labels of shape {tuple(labels.shape[1:])} a sample fit no output for {option('loss', CTC)}",
         "it takes whole numbers, padded with -1, and an output of shape (n, steps, classes)",
     )
+
+
+def _check_blank(labels: Array, blank: int, classes: int) -> None:
+    """Raises DataError for a blank that is no class, or that labels have: padding, maybe."""
+    asked = option("loss", f"{CTC}:{blank}")
+    if not -classes <= blank < classes:
+        raise DataError(
+            f"{asked}: the output has {classes} classes", f"{CTC}:{classes - 1} says that the last one is it"
+        )
+    if (labels == blank % classes).any():
+        raise DataError(
+            f"{asked}: labels have class {blank % classes} too, which is the blank",
+            f"pad labels with -1; {CTC}:{classes - 1} says that the last class is the blank",
+        )
 
 
 def _ctc_of_batch(output: tuple[str, Array], labels: Array, blank: int, axis: int) -> tuple[float, dict[str, Array]]:

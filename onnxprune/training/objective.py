@@ -136,7 +136,7 @@ def objective(
         return _Outside(asked, outputs, given, held)
     values = local_session(both.student).run(both.outputs, first)
     if isinstance(asked, FunctionLoss):
-        component, axis = sequence_output(both.components, values, together)
+        component, axis = sequence_output(both.components, values, together, asked.blank)
         return _Outside(replace(asked, axis=axis), [component.name], given, held)
     every = label_loss(asked, both.components, values, together)
     return _InGraph(

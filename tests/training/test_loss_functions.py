@@ -87,6 +87,21 @@ def test_the_axis_of_samples_is_told_by_one_sample() -> None:
             np.testing.assert_allclose(gradients["y"].take(i, axis), gradient / 3)
 
 
+@pytest.mark.parametrize(
+    ("loss", "labels", "says"),
+    [
+        ("ctc:4", [[1, 2], [1, -1]], "loss='ctc:4': the output has 4 classes"),
+        ("ctc", [[1, 2], [1, 0]], "loss='ctc:0': labels have class 0 too, which is the blank"),
+        ("ctc:-1", [[1, 2], [3, 0]], "labels have class 3 too, which is the blank"),
+    ],
+)
+def test_the_blank_is_a_class_that_no_label_has(loss: str, labels: list[list[int]], says: str) -> None:
+    """Padding with the blank would ask for it where nothing is."""
+    data = {"x": RNG.standard_normal((8, 6, 3)).astype(np.float32), "labels": np.array(labels * 4)}
+    with pytest.raises(DataError, match=says):
+        onnxprune.finetune(build(STEPS), data, loss=loss, epochs=1)
+
+
 def test_labels_are_of_one_sample_at_a_time() -> None:
     model = build("(float[4,4] x) => (float[4,1] y) <float[4,1] w> { y = MatMul(x, w) }")
     for loss in (hinge, None):
@@ -104,6 +119,9 @@ def test_labels_are_of_one_sample_at_a_time() -> None:
         (lambda outputs, labels: 0.5, "must return the loss and a mapping"),
         (lambda outputs, labels: (0.5, {"z": outputs["y"]}), "a gradient of 'z' that fits no output"),
         (lambda outputs, labels: (0.5, {"y": outputs["y"][:, 0]}), "a gradient of 'y' that fits no output"),
+        (lambda outputs, labels: (0.5, {"y": [[1.0], [2.0, 3.0]]}), "a gradient of 'y' that fits no output"),
+        (lambda outputs, labels: (outputs["y"], {}), "must return one number first"),
+        (lambda outputs, labels: ("low", {}), "must return one number first"),
         (lambda outputs, labels: 1 / 0, "failed: ZeroDivisionError"),
     ],
 )
