@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxprune.calibration import Samples
@@ -209,7 +210,7 @@ def _run(
         data = open_data(model, calibration, settings.seed, clock.samples)
         assert data is not None
         learn, judges = _divided(data)
-        doubts = doubtful_inputs(inputs_seen(data), unused(data))
+        doubts = [*doubtful_inputs(inputs_seen(data), unused(data)), *_doubtful_labels(data)]
         evaluator = make_evaluator(source.load, data, asked, settings.seed)
     with clock.stage("train"):
         training = train(model, teacher, learn, judges, settings)
@@ -245,6 +246,16 @@ def _divided(data: CalibrationSplit) -> tuple[Samples, Samples]:
             f"{data.fit.parts} samples are too few to train on and to hold some back", "give dozens at least"
         )
     return data.fit.split(min(JUDGE_SHARE, MOST_JUDGES / data.fit.parts))
+
+
+def _doubtful_labels(data: CalibrationSplit) -> Iterator[str]:
+    """A warning of labels that are no numbers, with which nothing is learnt or judged."""
+    labels = [
+        part.labels for part in (data.fit, data.held) if part.labels is not None and part.labels.dtype.kind == "f"
+    ]
+    broken = sum(int((~np.isfinite(array).reshape(len(array), -1).all(axis=1)).sum()) for array in labels)
+    if broken:
+        yield f"calibration data: labels have values that are not finite in {plural(broken, 'sample')}"
 
 
 def _of_teacher(teaching: Original, data: CalibrationSplit, asked: Checks, seed: int) -> float | None:

@@ -141,6 +141,15 @@ def test_samples_that_nothing_can_be_learnt_from_are_told(pruned: onnx.ModelProt
     assert "calibration data: array 'more' is neither an input nor labels, and is not used" in warnings
 
 
+def test_labels_that_are_not_finite_are_told() -> None:
+    model = build("(float[N,4] x) => (float[N,2] y) <float[4,2] w> { y = MatMul(x, w) }")
+    x = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    labels = x[:, :2].copy()
+    labels[[3, 7], 1] = np.nan, np.inf
+    warnings = onnxprune.finetune(model, {"x": x, "labels": labels}, loss="mse", epochs=1).report.warnings
+    assert "calibration data: labels have values that are not finite in 2 samples" in warnings
+
+
 @pytest.mark.slow
 def test_strict_writes_nothing(tmp_path: Any) -> None:
     result = onnxprune.finetune(MODEL, LABELLED, epochs=1, rate=3.0, strict=True)
