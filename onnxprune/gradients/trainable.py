@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -56,31 +56,61 @@ def parameters(model: Model) -> dict[str, Parameter]:
     infer(graph)
     found: dict[str, Parameter] = {}
     for node, i, beside in _operands(graph):
-        value = node.input(i)
-        if value.tensor is None or value.name in found or value.elem_type != TensorProto.FLOAT or not value.rank:
-            continue
-        array = np.array(model.array(value.tensor), np.float32)
-        if np.isfinite(array).all():
-            found[value.name] = Parameter(array, _size(model, node, i, array, beside))
+        for stored in _stored(graph, node.input(i)):
+            value = stored.value
+            if value.tensor is None or value.name in found or value.elem_type != TensorProto.FLOAT or not value.rank:
+                continue
+            array = np.array(model.array(value.tensor), np.float32)
+            if np.isfinite(array).all():
+                found[value.name] = Parameter(array, _size(model, node, i, array, stored.order, beside))
     return found
 
 
 def _operands(graph: Graph) -> Iterable[tuple[Node, int, Value | None]]:
     """Nodes with the inputs that hold what is trained, weights before biases, and the weight beside each bias."""
     for node in graph.main.nodes:
-        weight = node.inputs[1] if node.has(1) else None
+        weight = next((s.value for s in _stored(graph, node.input(1))), None) if node.has(1) else None
         yield from ((node, i, weight if i != 1 else None) for i in operator_of(node).parameters if node.has(i))
     for layer in linear_layers(graph):
         if layer.bias is not None:
             yield from ((node, i, layer.weight) for node, i in layer.bias.consumers)
 
 
-def _size(model: Model, node: Node, index: int, array: Floats, beside: Value | None) -> Floats:
+LAYOUT = frozenset({"Cast", "Concat", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze"})
+LAYOUT |= {"Transpose", "Unsqueeze"}
+"""Operators that only move numbers about: exporters write them behind a weight, and pruning behind a normalisation."""
+
+
+class _Stored(NamedTuple):
+    """A constant whose numbers are those of an operand, with its axis for each one of the operand; None if unknown."""
+
+    value: Value
+    order: tuple[int, ...] | None
+
+
+def _stored(graph: Graph, operand: Value) -> Iterator[_Stored]:
+    """The constants that an operand is made of, by nodes that only move numbers about."""
+    node = operand.producer
+    if operand.tensor is not None:
+        yield _Stored(operand, tuple(range(operand.rank or 0)))
+    elif node is not None and node in graph.constant_nodes and node.op_type in LAYOUT and not node.domain:
+        for source in node.inputs if node.op_type == "Concat" else node.inputs[:1]:
+            for value, order in _stored(graph, source) if source is not None else ():
+                if node.op_type == "Transpose" and order is not None:
+                    yield _Stored(value, tuple(order[axis] for axis in node.attribute("perm", range(len(order))[::-1])))
+                else:
+                    yield _Stored(value, order if node.op_type in ("Cast", "Identity") else None)
+
+
+def _size(
+    model: Model, node: Node, index: int, array: Floats, order: Sequence[int] | None, beside: Value | None
+) -> Floats:
     """What the steps of a weight are relative to; a bias of zeros moves as the weight beside it."""
-    layout = operator_of(node).weights
-    found = layout(node, index, array.shape) if layout is not None else None
+    layout = operator_of(node).weights if order is not None else None
+    shape = [array.shape[axis] for axis in order or ()]
+    found = layout(node, index, shape) if layout is not None else None
     axis = None if found is None or isinstance(found, str) else found.outputs
-    size = channel_sizes(array, axis)
+    size = channel_sizes(array, None if axis is None or order is None else order[axis])
     if not size.any() and beside is not None and beside.tensor is not None:
         return np.broadcast_to(channel_sizes(model.array(beside.tensor), None).max(initial=0.0), size.shape)
     return size

@@ -130,6 +130,22 @@ def test_what_is_not_trained_is_told() -> None:
     assert training.weights == 1 and training.untrained == {f"{kind} not trained": 1 for kind in kinds}
 
 
+def test_weights_behind_nodes_that_move_their_numbers() -> None:
+    """As exporters write them that fold no constants, and as pruning writes the scales of a normalisation."""
+    text = """(float[N,4] x) => (float[N,3] y) <float[6,4] w, float[4] s, float[4] b, int64[2] pads = {0, 2}, float[2,6] r,
+        float[1,6] t, int64[1] axis = {0}>
+        { p = Transpose <perm = [1,0]> (w)  a = MatMul(x, p)  m = Pad(s, pads)  o = Pad(b, pads)
+          n = LayerNormalization(a, m, o)  k = Concat <axis = 0> (r, t)  q = Transpose <perm = [1,0]> (k)
+          y = MatMul(n, q) }"""
+    rng = np.random.default_rng(0)
+    data = {"x": rng.standard_normal((40, 4)).astype(np.float32), "labels": rng.integers(0, 3, 40)}
+    model = build(text)
+    result = onnxprune.finetune(model, data, epochs=2, rate=0.05)
+    old, new = arrays(model), arrays(result.model)
+    assert result.report.training.best is not None and result.report.training.weights == 5
+    assert all(not np.array_equal(old[name], new[name]) for name in ("w", "s", "b", "r", "t"))
+
+
 def test_samples_that_nothing_can_be_learnt_from_are_told(pruned: onnx.ModelProto) -> None:
     """One sample that is not finite makes a step, or all that is judged, worth nothing."""
     broken = TEST["input"].copy()
