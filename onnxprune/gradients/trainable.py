@@ -122,18 +122,22 @@ OPERANDS = frozenset({"Add", "Sub", "Mul", "Div", "Concat", "Expand"})
 
 def _left(graph: Graph, known: Collection[str]) -> Iterator[str]:
     """Why other constants stay that may be weights: of another type, or operands of sums, products and the like."""
+    operands: dict[str, str] = {}
+    for node in graph.main.nodes:
+        if node.op_type in OPERANDS and node not in graph.constant_nodes:
+            read = (stored.value.name for v in node.inputs if v is not None for stored in _stored(graph, v))
+            operands |= dict.fromkeys(read, node.op_type)
     for value in graph.constants():
         if value.scope is not graph.main or value.name in known or value.tensor is None:
             continue
         if math.prod(value.tensor.dims) < 2:
             continue
-        readers = {node.op_type for node, i in value.consumers}
-        if value.elem_type in FLOATS - {TensorProto.FLOAT} and readers:
+        if value.elem_type in FLOATS - {TensorProto.FLOAT} and value.consumers:
             yield f"{TensorProto.DataType.Name(value.elem_type).lower()} numbers are not trained"
         elif any(node.op_type == "DequantizeLinear" and i == 0 for node, i in value.consumers):
             yield "quantised numbers are not trained"
-        elif value.elem_type == TensorProto.FLOAT and readers & OPERANDS:
-            yield f"constants of {min(readers & OPERANDS)} are not trained"
+        elif value.elem_type == TensorProto.FLOAT and value.name in operands:
+            yield f"constants of {operands[value.name]} are not trained"
 
 
 class Trainable:

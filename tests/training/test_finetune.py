@@ -120,8 +120,8 @@ def test_errors(pruned: onnx.ModelProto) -> None:
 
 def test_what_is_not_trained_is_told() -> None:
     """A scale, an offset, and weights of another type; a product written out as Einsum is a weight as others are."""
-    text = """(float[N,4] x) => (float[N,3] y) <float[4,6] w, float[6] g, float[6] b, float16[6,6] h, int8[6,3] q, float s = {0.1}>
-        { a = Einsum <equation = "ni,ij->nj"> (x, w)  c = Mul(a, g)  d = Add(c, b)  r = Relu(d)
+    text = """(float[N,4] x) => (float[N,3] y) <float[4,6] w, float[6,1] g, int64[1] axis = {1}, float[6] b, float16[6,6] h, int8[6,3] q, float s = {0.1}>
+        { a = Einsum <equation = "ni,ij->nj"> (x, w)  e = Squeeze(g, axis)  c = Mul(a, e)  d = Add(c, b)  r = Relu(d)
           f = Cast <to = 1> (h)  m = MatMul(r, f)  v = DequantizeLinear(q, s)  y = MatMul(m, v) }"""
     rng = np.random.default_rng(0)
     data = {"x": rng.standard_normal((40, 4)).astype(np.float32), "labels": rng.integers(0, 3, 40)}
