@@ -153,13 +153,15 @@ def _paths(model: Model, weights: Collection[str]) -> tuple[Model, str]:
     graph = Graph(copy.proto)
     infer(graph)
     biases = _shifts(graph) | {layer.bias.key for layer in linear_layers(graph) if layer.bias is not None}
+    fills = _fills(graph)
     for norm in normalizations(graph):
         for tensor in norm.parameters[1:3]:
             copy.set_array(tensor, np.zeros_like(copy.array(tensor)))
     for value in graph.constants():
-        if value.elem_type in FLOATS and value.tensor is not None and value.rank:
+        if value.elem_type in FLOATS and value.tensor is not None and (value.rank or value.key in fills):
             array = copy.array(value.tensor)
-            copy.set_array(value.tensor, np.zeros_like(array) if value.key in biases else np.abs(array))
+            nothing = value.key in biases or value.key in fills
+            copy.set_array(value.tensor, np.zeros_like(array) if nothing else np.abs(array))
     for node in graph.main.nodes:
         operator = operator_of(node)
         bounded = operator.postprocessing in (Postprocessing.SOFTMAX, Postprocessing.SIGMOID)
@@ -180,6 +182,12 @@ def _shifts(graph: Graph) -> set[str]:
         if 2 in operator.parameters and not operator.gates and node.has(2):
             added.append(node.inputs[2])
     return {value.key for value in added if value is not None and value.tensor is not None}
+
+
+def _fills(graph: Graph) -> set[str]:
+    """Constants that stand in the place of what flows, as minus infinity does where attention is masked."""
+    filled = (v for node in graph.main.nodes if node.op_type == "Where" for v in node.inputs[1:])
+    return {value.key for value in filled if value is not None and value.tensor is not None}
 
 
 def _read_alike(model: Model, graph: Graph, weights: Collection[str]) -> str:

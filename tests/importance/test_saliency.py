@@ -205,6 +205,19 @@ def test_masks_are_no_paths() -> None:
     assert set(found) == {"q", "v"} and all(np.isfinite(f).all() and f.any() for f in found.values())
 
 
+@pytest.mark.parametrize("shape", ["", "[4,4]"])
+def test_what_is_put_in_the_place_of_masked_scores_is_no_path(shape: str) -> None:
+    """Minus infinity, one number or one for each score, as decoders mask what lies ahead."""
+    text = f"""(float[4,6] x) => (float[4,6] y) <float[6,6] q, float[6,6] v, bool[4,4] m, float{shape} none>
+        {{ a = MatMul(x, q)  t = Transpose(x)  s = MatMul(a, t)  k = Where(m, s, none)  p = Softmax(k)
+          b = MatMul(x, v)  y = MatMul(p, b) }}"""
+    constants = {"m": np.tril(np.ones((4, 4), bool)), "none": np.full((4, 4) if shape else (), -np.inf, np.float32)}
+    model = load(build(text, constants=constants))
+    arrays = {t.name: model.array(t) for t in model.proto.graph.initializer if t.name in ("q", "v")}
+    found = SynapticFlow(model, arrays).flow({})
+    assert set(found) == {"q", "v"} and all(np.isfinite(f).all() and f.any() for f in found.values())
+
+
 def test_a_group_without_gradients_is_as_important_as_others_on_average() -> None:
     """Norms and sensitivities are no quantities of one kind: neither may go first for its size alone."""
     model = build(
