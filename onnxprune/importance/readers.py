@@ -90,7 +90,7 @@ class Read:
 def reads(coupling: Coupling, groups: Sequence[Group], layers: Sequence[LinearLayer]) -> Iterator[Read]:
     """Finds what reads each group, layer by layer.
 
-    A layer whose outputs are removed with its inputs (a depthwise convolution) is no reader: that loses nothing.
+    What makes a unit of nothing but the unit itself (a depthwise convolution) is no reader: that loses nothing.
     """
     group_of = group_of_channels(coupling, groups)
     unit_of = np.zeros(len(coupling.channel), dtype=np.int64)
@@ -111,9 +111,10 @@ def reads(coupling: Coupling, groups: Sequence[Group], layers: Sequence[LinearLa
             block, columns = layer.columns_of_inputs(where)
             for b in np.unique(block):
                 mine = block == b
-                if set(outputs[b].tolist()) <= set(read[where[mine]].tolist()):
+                units = unit_of[read[where[mine]]]
+                if (group_of[outputs[b]] == g).all() and len({*units, *unit_of[outputs[b]]}) == 1:
                     continue
-                found = _by_unit(columns[mine], unit_of[read[where[mine]]], groups[g].units)
+                found = _by_unit(columns[mine], units, groups[g].units)
                 if found is not None:
                     yield Read(int(g), layer, int(b), found)
 

@@ -14,7 +14,9 @@ from onnxprune.coupling.coupling import analyze
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph
 from onnxprune.importance.gates import Gates, gate_gradients
+from onnxprune.importance.readers import reads
 from onnxprune.importance.score import score
+from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model, load
 from onnxprune.runtime.session import local_session
 from onnxprune.statistics.weight_gradients import GradientData, SampleGradients, gradient_means
@@ -45,6 +47,15 @@ def scaled(model: Model, unit: int, factor: float) -> Model:
             array[:, unit] *= factor
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     return changed
+
+
+def test_a_layer_that_makes_the_stream_that_it_reads_is_a_reader() -> None:
+    """What is left of a residual stream loses what a dense layer makes of a channel; a depthwise one makes that alone."""
+    text = """(float[N,3,5,5] x) => (float[N,2,5,5] y) <float[4,3,1,1] w, float[4,1,3,3] d, float[4,4,1,1] u, float[2,4,1,1] v>
+        { h = Conv(x, w)  k = Conv <group = 4, pads = [1, 1, 1, 1]> (h, d)  p = Conv(k, u)  s = Add(h, p)  y = Conv(s, v) }"""
+    coupling = analyze(Graph(load(build(text)).proto))
+    found = reads(coupling, coupling.groups, linear_layers(coupling.graph))
+    assert {one.layer.weight.name for one in found if coupling.groups[one.group].units == 4} == {"u", "v"}
 
 
 @pytest.mark.slow
