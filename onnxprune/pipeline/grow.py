@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
+from onnxprune.coupling.groups import Slices
 from onnxprune.errors import InputError, PlanError, option
 from onnxprune.graph.graph import Graph
+from onnxprune.graph.operators import WeightLayout, operator_of
 from onnxprune.graph.shape_inference import infer
 from onnxprune.importance.readers import reads
 from onnxprune.layers.find import linear_layers, matched
@@ -101,16 +103,60 @@ def _scattered(full: Array, left: Array, removed: Mapping[str, Sequence[int]], n
 
 
 def _silence(model: Model, coupling: Coupling, gone: NDArray[np.bool_]) -> None:
-    """Sets what readers have for the channels that come back to zero, in place."""
+    """Makes what comes back count for nothing, in place.
+
+    What readers have for it is set to zero. Where anything but linear layers reads it, a normalisation or a recurrent
+    state, that does not do: there what makes it is zero, so that it is zero itself.
+    """
     groups = coupling.groups
-    for read in reads(coupling, groups, linear_layers(coupling.graph)):
-        units = np.flatnonzero(gone[groups[read.group].channels])
-        tensor = read.layer.weight.tensor
-        if len(units) and tensor is not None:
-            array = model.array(tensor)
-            matrix = read.layer.matrix(array).copy()
-            matrix[read.block][:, read.columns[units].ravel()] = 0
-            model.set_array(tensor, read.layer.unmatrix(matrix, array.shape).astype(array.dtype))
+    read: dict[str, NDArray[np.bool_]] = {}
+    plain = _read_by_layers_alone(coupling)
+    for one in reads(coupling, groups, linear_layers(coupling.graph)):
+        units = np.flatnonzero(gone[groups[one.group].channels])
+        tensor = one.layer.weight.tensor
+        if not len(units) or tensor is None:
+            continue
+        array = model.array(tensor)
+        matrix = one.layer.matrix(np.zeros(array.shape)).copy()
+        matrix[one.block][:, one.columns[units].ravel()] = 1
+        theirs = one.layer.unmatrix(matrix, array.shape) != 0
+        read[one.layer.weight.key] = theirs | read.get(one.layer.weight.key, np.zeros(array.shape, bool))
+        if plain[one.group]:
+            model.set_array(tensor, np.where(theirs, 0, array).astype(array.dtype))
+    for group, by_layers in zip(groups, plain, strict=True):
+        units = np.flatnonzero(gone[group.channels])
+        for s in group.slices if len(units) and not by_layers else ():
+            if s.value.tensor is not None and s.value.elem_type in WEIGHT_TYPES and not _sums_along(s):
+                array = model.array(s.value.tensor).copy()
+                zero = np.zeros(array.shape, bool)
+                np.moveaxis(zero, s.axis, 0)[s.indices[units].ravel()] = True
+                if s.value.key in read and len(s.value.consumers) == 1:  # a tied embedding makes them as well
+                    zero &= ~read[s.value.key]
+                array[zero] = 0
+                model.set_array(s.value.tensor, array)
+
+
+def _read_by_layers_alone(coupling: Coupling) -> list[bool]:
+    """Whether linear layers alone read the channels of a group, by group."""
+    groups, graph = coupling.groups, coupling.graph
+    layers = {layer.weight.key for layer in linear_layers(graph)}
+    counted = np.zeros(len(coupling.channel), dtype=bool)
+    for axis in [*(one.axis for one in coupling.ties.refills), *(one.axis for one in coupling.ties.means)]:
+        counted[coupling.channels_of(axis)] = True
+    matrices = [
+        {s.value.key for s in group.slices if np.count_nonzero(np.array(s.value.shape) != 1) > 1} for group in groups
+    ]
+    return [keys <= layers and not counted[g.channels].any() for g, keys in zip(groups, matrices, strict=True)]
+
+
+def _sums_along(s: Slices) -> bool:
+    """Whether all that read a weight sum along the axis of some slices: they read the units and do not make them."""
+    shape = list(s.value.tensor.dims) if s.value.tensor is not None else []
+    layouts = [
+        layout(node, i, shape) if (layout := operator_of(node).weights) is not None else None
+        for node, i in s.value.consumers
+    ]
+    return bool(layouts) and all(isinstance(one, WeightLayout) and one.inputs == s.axis for one in layouts)
 
 
 def _new_biases(

@@ -14,7 +14,7 @@ import onnxprune
 from onnxprune.errors import InputError, PlanError
 from onnxprune.model.model import load
 from onnxprune.runtime.session import local_session
-from tests.ops.case import build
+from tests.ops.case import build, random_feeds
 from tests.support.commands import Cli
 from tests.support.paths import MODELS
 
@@ -58,6 +58,34 @@ def test_channels_come_back_without_effect(repair: str) -> None:
     np.testing.assert_allclose(outputs(grown), outputs(small), atol=1e-5)
     back = {t.name: onnx.numpy_helper.to_array(t) for t in grown.graph.initializer}["w"]
     assert (np.abs(back).reshape(6, -1).sum(axis=1) > 0).all()  # what makes them is there, so that they can be trained
+
+
+READ_OTHERWISE = {
+    "a layer that reads and makes the same stream": """(float[N,4] x) => (float[N,2] y) <float[4,8] w, float[8] b, float[8,8] u, float[8,2] v>
+        { h = MatMul(x, w)  a = Add(h, b)  k = MatMul(a, u)  r = Add(a, k)  y = MatMul(r, v) }""",
+    "a normalisation": """(float[N,4] x) => (float[N,2] y) <float[4,8] w, float[8] b, float[8] s, float[8] o, float[8,2] v>
+        { h = MatMul(x, w)  a = Add(h, b)  n = LayerNormalization(a, s, o)  y = MatMul(n, v) }""",
+    "a recurrent state": """(float[5,N,4] x) => (float[5,N,2] y) <float[1,24,4] w, float[1,24,8] r, float[1,48] b, float[8,2] v,
+        int64[1] one = {1}>
+        { h, e = GRU <hidden_size = 8, linear_before_reset = 1> (x, w, r, b)  a = Squeeze(h, one)  y = MatMul(a, v) }""",
+    "a tied embedding": """(int64[N,5] x) => (float[N,5,12] y) <float[12,8] e, float[8] s, float[8] o>
+        { h = Gather(e, x)  n = LayerNormalization(h, s, o)  t = Transpose(e)  y = MatMul(n, t) }""",
+}
+
+
+@pytest.mark.parametrize("name", list(READ_OTHERWISE))
+def test_what_reads_them_besides_layers_reads_zeros(name: str) -> None:
+    text = READ_OTHERWISE[name].replace(
+        "float[8,2] v>\n        { h, e", "float[8,2] v, int64[1] one = {1}>\n        { h, e"
+    )
+    model = build(text)
+    old, new = (onnxprune.plan(onnxprune.analyze(model), ratio, importance="l2") for ratio in (0.75, 0.25))
+    small = onnxprune.apply(old, model, verify=False).proto
+    grown = onnxprune.apply(new, model, grow_from=old, trained=small, verify=False).proto
+    feeds = random_feeds(model)
+    one, other = (local_session(load(made)).run(["y"], feeds)[0] for made in (small, grown))
+    assert sum(len(g["removed"]) for g in new.groups) < sum(len(g["removed"]) for g in old.groups)
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.slow
