@@ -8,7 +8,7 @@ value is split in two, as it is produced and as it is read, whose axes are not t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,14 @@ class ConstantCut:
     read: Value
     positions: frozenset[int]
     uniform: bool = False
+
+
+def sources(value: Value) -> Iterator[Value]:
+    """The constants that a value is computed of."""
+    if value.tensor is not None:
+        yield value
+    elif value.producer is not None:
+        yield from (found for v in value.producer.inputs if v is not None for found in sources(v))
 
 
 def tries(coupling: Channels) -> list[frozenset[Axis]]:

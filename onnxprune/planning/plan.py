@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.coupling.constant_cuts import sources
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.edit.bypass import Summand
@@ -49,6 +50,8 @@ class Plan:
             versions lack it.
         refilled: Nodes of the pruned model that count what went as zeros, as a normalisation of fewer channels in a
             framework does not; plans of earlier versions lack it.
+        computed: Floating-point constants that stay whole, while what the model computes of them, a weight of its norm
+            and its direction say, is cut; plans of earlier versions lack it.
     """
 
     model: str
@@ -64,6 +67,7 @@ class Plan:
     lengths: dict[str, dict[str, int]] = field(default_factory=dict)
     constants: list[str] = field(default_factory=list)
     refilled: list[str] = field(default_factory=list)
+    computed: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         units = sum(len(group.get("removed", ())) for group in self.groups)
@@ -130,6 +134,7 @@ _KINDS: dict[str, type] = {
     "lengths": dict,
     "constants": list,
     "refilled": list,
+    "computed": list,
 }
 _GROUP_KINDS: dict[str, type] = {"name": str, "channels": int, "removed": list, "grade": str, "pinned": list}
 
@@ -145,7 +150,7 @@ def _fault(data: dict[str, Any]) -> str | None:
     for name, axes in data.get("lengths", {}).items():
         if not isinstance(axes, dict) or not all(a.isdecimal() and type(n) is int for a, n in axes.items()):
             return f"the lengths of {name!r} are not {{axis: number}}"
-    for key in ("constants", "refilled"):
+    for key in ("constants", "refilled", "computed"):
         if not all(isinstance(name, str) for name in data.get(key, [])):
             return f"{key!r} is not a list of names"
     if not all(isinstance(original, str) for original in data.get("split", {}).values()):
@@ -211,6 +216,9 @@ def make(
                 plan.lengths[s.key] = {str(axis): s.readers[0].axis(axis).length or 0 for axis in s.change}
             if s.key != s.original:
                 plan.split[s.key] = s.original
+        cut = [c for c in coupling.constant_cuts if any(lengths.changed(c.read.axis(p)) for p in c.positions)]
+        behind = (v.key for c in cut if not c.uniform for v in sources(c.made) if v.elem_type in FLOATS and v.rank)
+        plan.computed = [name for name in dict.fromkeys(behind) if name not in plan.removed]
     return plan
 
 

@@ -106,8 +106,8 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
 
     Raises:
         PlanError: The plan removes blocks, or cuts a shared constant in several ways.
-        InputError: A constant of the plan has no tensor, a tensor has another shape, or the model lacks a
-            BatchNormalization behind what is cut.
+        InputError: A constant of the plan has no tensor, a tensor has another shape, the model lacks a
+            BatchNormalization behind what is cut, or it computes what is cut.
     """
     if plan.depth or plan.split:
         what = "leaves out blocks" if plan.depth else "cuts a shared weight in several ways"
@@ -136,6 +136,12 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
     made = {name: cut_of(plan, name, axes, shapes[name]) for name, axes in found.items()}
     if plan.constants:
         _check_statistics(plan, places, shapes, made)
+    for name in (place + name for place in ("", *places) for name in plan.computed):
+        if name in shapes and name not in made:
+            raise InputError(
+                f"the plan cuts what the model computes of {name!r}, not the constant itself",
+                f"{option('tensor_map', ...)} says whose indices its axes have",
+            )
     return made
 
 
