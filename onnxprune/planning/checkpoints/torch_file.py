@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from onnxprune.errors import InputError
 from onnxprune.planning.checkpoints.arrays import Array, imported
 from onnxprune.planning.checkpoints.cuts import Cut
 from onnxprune.planning.checkpoints.optimizer_states import Shape, numbered, told_by_order
@@ -16,7 +19,12 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self._torch = imported("torch", "PyTorch")
-        self._tree = self._torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            self._tree = self._torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            kind = re.search(r"GLOBAL (\S+)", str(error))
+            what = f"holds an object of {kind[1]}, and nothing in a file is run" if kind else "is no file of tensors"
+            raise InputError(f"{path}: {what}", "save tensors alone: torch.save(net.state_dict(), FILE)") from error
         self._tensors = dict(_tensors(self._tree, (), self._torch))
 
     def arrays(self) -> Mapping[str, Array]:
@@ -25,6 +33,8 @@ class TorchFile:
 
     def _as_array(self, tensor: Any) -> Array:
         tensor = tensor.detach()
+        if tensor.layout is not self._torch.strided:
+            raise InputError("the checkpoint has a sparse tensor, which cannot be sliced", "make it dense: to_dense()")
         try:
             found: Array = tensor.numpy()
         except TypeError:

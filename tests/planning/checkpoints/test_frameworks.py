@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnx
 import pytest
 
 import onnxprune
+from onnxprune.errors import InputError
 from onnxprune.model.model import load
 from onnxprune.runtime.session import local_session
 from tests.planning.checkpoints.test_slice import LEFT, MODEL, PRUNED, WEIGHTS
@@ -87,6 +89,24 @@ def test_states_in_lists_and_parameters(tmp_path: Path) -> None:
     onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / "a.pt", tmp_path / "b.pt", tensor_map=tensor_map)
     made = torch.load(tmp_path / "b.pt", weights_only=True)["conv.weight"]
     assert isinstance(made, torch.nn.Parameter) and made.shape == (4, 3, 3, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_files_of_pytorch_with_more_than_tensors(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    state = torch_net(torch, 8, 6).state_dict()
+    (tmp_path / "junk.pt").write_bytes(b"xx")
+    torch.save({"net": state, "options": argparse.Namespace(rate=1)}, tmp_path / "options.pt")
+    torch.save({**state, "fc.weight": state["fc.weight"].to_sparse()}, tmp_path / "sparse.pt")
+    says = {
+        "junk": "is no file of tensors",
+        "options": r"an object of argparse\.Namespace",
+        "sparse": "a sparse tensor",
+    }
+    for name, words in says.items():
+        with pytest.raises(InputError, match=words):
+            onnxprune.slice_checkpoint(PRUNED.plan, tmp_path / f"{name}.pt", tmp_path / "b.pt")
+    assert not (tmp_path / "b.pt").exists()
 
 
 def test_averages_in_a_list(tmp_path: Path) -> None:
