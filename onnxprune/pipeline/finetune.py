@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from onnxprune.common.text import plural
 from onnxprune.errors import WITH_WARNINGS, DataError, GateError, InputError, Words, option
 from onnxprune.extensions.metrics import MetricFunction
 from onnxprune.extensions.patterns import Pattern
+from onnxprune.graph.graph import Graph, Value
+from onnxprune.graph.shape_inference import infer
 from onnxprune.losses.functions import FunctionLoss, LossFunction, as_loss
 from onnxprune.model.model import Model
 from onnxprune.model.save import save
@@ -226,7 +229,7 @@ def _run(
 
 
 def _check_interfaces(model: Model, teacher: Model | None) -> None:
-    """Raises InputError where the teacher has other inputs or outputs."""
+    """Raises InputError where the teacher has other inputs or outputs, or outputs of another shape."""
     if teacher is None:
         return
     for kind in ("input", "output"):
@@ -236,6 +239,25 @@ def _check_interfaces(model: Model, teacher: Model | None) -> None:
                 f"{option('teacher')} has the {kind}s {', '.join(other)}, and the model has {', '.join(mine)}",
                 "the teacher is the model before pruning",
             )
+    theirs = {value.name: value for value in _outputs(teacher)}
+    for value in _outputs(model):
+        here, there = value.shape, theirs[value.name].shape
+        if here is None or there is None:
+            continue
+        both = itertools.zip_longest(here, there, fillvalue=0)
+        if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in both) or len(here) != len(there):
+            wide, own = (", ".join("?" if n is None else str(n) for n in shape) for shape in (there, here))
+            raise InputError(
+                f"output {value.name!r} of {option('teacher')} has shape [{wide}], and the model's [{own}]",
+                "the teacher is the model before pruning",
+            )
+
+
+def _outputs(model: Model) -> list[Value]:
+    """The outputs of a model, with what is known of their shapes."""
+    graph = Graph(model.proto)
+    infer(graph)
+    return [value for value in graph.main.outputs if value is not None]
 
 
 def _divided(data: CalibrationSplit) -> tuple[Samples, Samples]:

@@ -114,6 +114,11 @@ def test_errors(pruned: onnx.ModelProto) -> None:
         onnxprune.finetune(pruned, {"input": TEST["input"][:3], "labels": TEST["labels"][:3]})
     with pytest.raises(InputError, match="teacher has the outputs output, and the model has label, probabilities"):
         onnxprune.finetune(pruned, LABELLED, teacher=str(MODELS / "pt_transformer.onnx"))
+    text = "(float[N,4] x) => (float[N,CLASSES] y) <float[4,CLASSES] w> { y = MatMul(x, w) }"
+    three, five = (build(text.replace("CLASSES", number)) for number in ("3", "5"))
+    says = r"output 'y' of teacher has shape \[N, 5\], and the model's \[N, 3\]"
+    with pytest.raises(InputError, match=says):
+        onnxprune.finetune(three, {"x": np.zeros((40, 4), np.float32)}, teacher=five)
     with pytest.raises(InputError, match="epochs"):
         onnxprune.finetune(pruned, LABELLED, epochs=0)
 
