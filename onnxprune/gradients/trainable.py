@@ -58,7 +58,9 @@ def parameters(model: Model) -> dict[str, Parameter]:
     for node, i, beside in _operands(graph):
         for stored in _stored(graph, node.input(i)):
             value = stored.value
-            if value.tensor is None or value.name in found or value.elem_type != TensorProto.FLOAT or not value.rank:
+            if value.tensor is None or value.scope is not graph.main or value.name in found:
+                continue  # what a branch holds itself is no value of the graph, that of others which it reads is
+            if value.elem_type != TensorProto.FLOAT or not value.rank:
                 continue
             array = np.array(model.array(value.tensor), np.float32)
             if np.isfinite(array).all():
@@ -68,7 +70,7 @@ def parameters(model: Model) -> dict[str, Parameter]:
 
 def _operands(graph: Graph) -> Iterable[tuple[Node, int, Value | None]]:
     """Nodes with the inputs that hold what is trained, weights before biases, and the weight beside each bias."""
-    for node in graph.main.nodes:
+    for node in graph.nodes:
         weight = next((s.value for s in _stored(graph, node.input(1))), None) if node.has(1) else None
         yield from ((node, i, weight if i != 1 else None) for i in operator_of(node).parameters if node.has(i))
     for layer in linear_layers(graph):

@@ -151,6 +151,16 @@ def test_weights_behind_nodes_that_move_their_numbers() -> None:
     assert all(not np.array_equal(old[name], new[name]) for name in ("w", "s", "b", "r", "t"))
 
 
+def test_weights_that_branches_read() -> None:
+    text = """(float[N,4] x) => (float[N,3] y) <float[4,6] w, float[6,3] u, float[6,3] v, float none = {0}>
+        { a = MatMul(x, w)  s = ReduceSum <keepdims = 0> (a)  c = Greater(s, none)
+          y = If (c) <then_branch = t () => (float[N,3] p) { p = MatMul(a, u) },
+                      else_branch = e () => (float[N,3] q) { q = MatMul(a, v) }> }"""
+    rng = np.random.default_rng(0)
+    data = {"x": rng.standard_normal((40, 4)).astype(np.float32), "labels": rng.integers(0, 3, 40)}
+    assert onnxprune.finetune(build(text), data, epochs=1).report.training.weights == 3
+
+
 def test_samples_that_nothing_can_be_learnt_from_are_told(pruned: onnx.ModelProto) -> None:
     """One sample that is not finite makes a step, or all that is judged, worth nothing."""
     broken = TEST["input"].copy()
