@@ -39,11 +39,16 @@ class ConstantCut:
 
 
 def sources(value: Value) -> Iterator[Value]:
-    """The constants that a value is computed of."""
-    if value.tensor is not None:
-        yield value
-    elif value.producer is not None:
-        yield from (found for v in value.producer.inputs if v is not None for found in sources(v))
+    """The constants that a value is computed of, each once."""
+    todo, seen = [value], {value}
+    while todo:
+        one = todo.pop()
+        if one.tensor is not None:
+            yield one
+        elif one.producer is not None:
+            fresh = dict.fromkeys(v for v in one.producer.inputs if v is not None and v not in seen)
+            seen |= fresh.keys()
+            todo += reversed(fresh)
 
 
 def tries(coupling: Channels) -> list[frozenset[Axis]]:
