@@ -23,6 +23,7 @@ from onnxprune.calibration.plausibility import Plausibility
 from onnxprune.cost.measure import counted_shapes, measure
 from onnxprune.errors import RunError
 from onnxprune.graph.graph import Graph
+from onnxprune.importance.untrained import untrained
 from onnxprune.layers.batch_norm import normalizations
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
@@ -68,8 +69,8 @@ def training_mismatch(original: Model, data: CalibrationSplit) -> TrainingMismat
 def scale_mismatch(original: Model, data: CalibrationSplit) -> ScaleMismatch | None:
     """The scale of the samples that suits the weights best; None where it cannot be told.
 
-    That is where a BatchNormalization tells more, the model has another input besides one of floats, no layer, or the
-    comparison costs too much.
+    That is where a BatchNormalization tells more, the model has another input besides one of floats, no layer, weights
+    that look as they were drawn, or the comparison costs too much.
     """
     inputs, samples = fed_inputs(original.proto.graph), _looked_at(data)
     if samples is None or len(inputs) != 1 or normalizations(Graph(original.proto)):
@@ -87,7 +88,9 @@ def scale_mismatch(original: Model, data: CalibrationSplit) -> ScaleMismatch | N
     except RunError:
         return None
     best = min(found, key=lambda scale: (found[scale], abs(np.log(scale))))
-    return ScaleMismatch(best, found[1.0], found[best]) if found[best] > 0 else None
+    if found[best] <= 0 or (best != 1.0 and untrained(original).looks_so):
+        return None
+    return ScaleMismatch(best, found[1.0], found[best])
 
 
 def _few(model: Model, plausibility: Plausibility, samples: Samples) -> list[Mapping[str, NDArray[Any]]]:

@@ -33,7 +33,10 @@ def samples(count: int = 40) -> np.ndarray:
 
 @cache
 def trained(scale: float = 1.0) -> onnx.ModelProto:
-    """Every layer has, merged into it, the normalization of what it computes from `scale` times the samples."""
+    """Every layer has, merged into it, the normalization of what it computes from `scale` times the samples.
+
+    Its weights are independent numbers and something that stands out of these.
+    """
     model = build(NET)
     tensors = {t.name: t for t in model.graph.initializer}
     rng = np.random.default_rng(1)
@@ -41,6 +44,9 @@ def trained(scale: float = 1.0) -> onnx.ModelProto:
     feeds = {"x": (scale * samples(64)).astype(np.float32)}
     for i in range(LAYERS):
         w, b = tensors[f"w{i}"], tensors[f"b{i}"]
+        kernel = numpy_helper.to_array(w)
+        taught = kernel.std() * rng.standard_normal((16, 1, 1, 1)) * rng.standard_normal(kernel.shape[1:])
+        w.CopyFrom(numpy_helper.from_array((kernel + taught).astype(np.float32), w.name))
         b.CopyFrom(numpy_helper.from_array(np.zeros(16, np.float32), b.name))
         probe.CopyFrom(model)
         del probe.graph.output[:]
@@ -81,6 +87,15 @@ def test_the_scale_of_training_is_right_whatever_it_is(scale: float) -> None:
     assert not any("preprocessed" in line for line in report.warnings)
     told = found(report)
     assert told is not None and told.factor == 1 and told.given == told.best
+
+
+@pytest.mark.slow
+def test_weights_as_they_were_drawn_suit_no_scale() -> None:
+    model, rng = build(NET), np.random.default_rng(2)
+    for tensor in model.graph.initializer:
+        drawn = rng.standard_normal(tuple(tensor.dims)) / np.sqrt(np.prod(tensor.dims[1:]))
+        tensor.CopyFrom(numpy_helper.from_array(drawn.astype(np.float32), tensor.name))
+    assert found(run((samples() / 256).astype(np.float32), model)) is None
 
 
 @pytest.mark.slow
