@@ -123,7 +123,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
         resparsify(analysis.model, sparse)
         after = measure(analysis.model, io_slices.shapes(shapes))
     with clock.stage("verify"):
-        verified = verify(original.source, analysis.model, asked.checks, io_slices=io_slices)
+        verified = verify(original.source, analysis.model, asked.checks, data, io_slices=io_slices)
     report = build(analysis.coupling, plan, before, after, verified, clock.seconds, None)
     report = replace(
         report,

@@ -222,7 +222,7 @@ def _run(
         metric = evaluator.measure(model, WHOLE, changed=training.best is not None)
         taught = None if teaching is None else _of_teacher(teaching, data, asked, settings.seed)
     with clock.stage("verify"):
-        verified = verify(source.source, model, asked)
+        verified = verify(source.source, model, asked, data)
     report = FineTuningReport(training, metric, taught, verified.verified, options, seconds=dict(clock.seconds))
     report.warnings.extend(map(Words, [*doubts, *_warnings(report, evaluator)]))
     return FineTuned(model, report, asked.strict)

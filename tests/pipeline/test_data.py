@@ -194,3 +194,5 @@ def test_samples_verify_a_model_that_takes_no_other_size() -> None:
     report = onnxprune.prune(fixed, 0.5, repair="none", calib=data).report
     assert report.verified and report.unverified_because is None
     assert not any("not verified" in line for line in report.warnings)
+    plan = onnxprune.plan(onnxprune.analyze(fixed), 0.5, repair="none")
+    assert onnxprune.apply(plan, fixed, calib=data).report.verified
