@@ -18,11 +18,10 @@ from onnxprune.pipeline.grow import Growth
 from onnxprune.pipeline.original import Original
 from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
-from onnxprune.pipeline.verify import verify as verify_source
 from onnxprune.planning.plan import Plan, io_slices
 from onnxprune.runtime.determinism import limited_run
 from onnxprune.runtime.io_slices import WHOLE
-from onnxprune.verification.check import Verification
+from onnxprune.verification.check import Verification, check
 
 
 def apply(
@@ -126,5 +125,6 @@ def verify(
     if known_plan is not None:
         checks_of.instance("plan", known_plan, Plan)
     lost_slices = WHOLE if known_plan is None else io_slices(known_plan)
-    checks = Checks(input_shapes={} if input_shapes is None else input_shapes)
-    return verify_source(to_proto_or_path(original), target, checks, feeds=feeds, seed=seed, io_slices=lost_slices)
+    shapes = checks_of.shapes("input_shapes", {} if input_shapes is None else input_shapes)
+    source = to_proto_or_path(original)
+    return check(source, target, feeds, input_shapes=shapes or None, seed=seed, io_slices=lost_slices)

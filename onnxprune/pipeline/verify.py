@@ -30,7 +30,7 @@ def verify(
     original: Source,
     pruned: Source,
     checks: Checks,
-    data: CalibrationSplit | None = None,
+    data: CalibrationSplit | None,
     *,
     seed: int = 0,
     io_slices: IoSlices = WHOLE,

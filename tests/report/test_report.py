@@ -187,10 +187,10 @@ def test_names_cannot_steer_the_terminal() -> None:
         ({"calibration": judged(0.0, 0.0, 0.03)}, []),
         ({"calibration": judged(0.03, -0.01, 0.07)}, []),
         ({"calibration": judged(0.06, 0.03, 0.09)}, ["accuracy is lost: 6.0% (3.0 to 9.0%) on held-out samples"]),
-        ({"calibration": CalibrationReport(40, True, 0.4)}, []),
+        ({"calibration": CalibrationReport(40, True, 0.02)}, []),
         (
-            {"calibration": CalibrationReport(40, True, 0.7)},
-            ["the outputs are others than before: squared error 70% of their variance on held-out samples"],
+            {"calibration": CalibrationReport(40, True, 0.07)},
+            ["the outputs are others than before: squared error 7.0% of their variance on held-out samples"],
         ),
         (
             {"calibration": CalibrationReport(40, True, None)},
