@@ -15,8 +15,9 @@ from onnxprune.verification.decisions import NORMAL_95, Estimate
 TOLERATED, DOUBT = 0.01, 1.28
 """A report warns where accuracy is lost beyond the first by so many standard errors: by chance once in ten times."""
 ERROR_WARNING = 0.03
-"""From this squared error of outputs that choose no class on, as a share of their variance, a report warns: a regression
-explains about so much less of what it predicts, three points of 100."""
+"""From this squared error of outputs that choose no class on, as a share of their variance, a report warns.
+
+A regression explains about so much less of what it predicts: three points of 100."""
 UNMOVED = 1e-3
 """Drift, or share of other classes, below which outputs are the same but for rounding."""
 FAR_FROM_TRAINING = 0.25
