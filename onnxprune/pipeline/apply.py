@@ -187,7 +187,7 @@ def _evaluated(
 ) -> Report:
     """The report with what held-out samples say of the result."""
     model = original.load()
-    found = evaluate(model, pruned, data, io_slices)
+    found = evaluate(model, pruned, data, io_slices, learned=True)
     evaluator = make_evaluator(original.load, data, asked.checks, asked.seed)
     seen = vars(samples_seen(model, data))
     calibration = replace(found.report, **seen, labels=evaluator.warning)

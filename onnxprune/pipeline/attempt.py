@@ -111,7 +111,7 @@ def attempt(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:
     clock, data = prepared.clock, prepared.loaded.data
     if pruned.plan.changes_model and data is not None:
         with clock.stage("judge"):
-            found = evaluate(prepared.original.load(), pruned.model, data, pruned.io_slices)
+            found = evaluate(prepared.original.load(), pruned.model, data, pruned.io_slices, learned=True)
             warning = prepared.loaded.evaluator.warning
             report = replace(found.report, **vars(prepared.samples_seen(data)), labels=warning)
         pruned = replace(pruned, evaluation=replace(found, report=report))

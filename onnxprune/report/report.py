@@ -20,7 +20,7 @@ from onnxprune.report.entries import (
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.report.metric import GateReport, MetricReport
 from onnxprune.verification.check import Drift
-from onnxprune.verification.decisions import Decisions
+from onnxprune.verification.decisions import Decisions, Estimate
 from onnxprune.verification.latency import Timing
 from onnxprune.verification.neighbours import Neighbours
 from onnxprune.verification.sample_errors import OutputReport
@@ -165,6 +165,8 @@ class CalibrationReport:
         held_out: Whether neither scores nor repair used them.
         relative_error: Squared error of the outputs as a share of their variance.
         decisions: The output that chooses classes and is expected to lose most; None where none chooses any.
+        learned: Accuracy that this output loses on samples that were learned from, which is too low, where the others
+            are too few to rule out a large loss; else None.
         neighbours: The output that holds embeddings and keeps the fewest nearest neighbours; None where none does.
         outputs: Agreement of each output, and the samples on which it moved most.
         inputs: What the samples hold, by input.
@@ -178,6 +180,7 @@ class CalibrationReport:
     held_out: bool
     relative_error: float | None
     decisions: Decisions | None = None
+    learned: Estimate | None = field(default=None, metadata=OMIT_NONE)
     neighbours: Neighbours | None = field(default=None, metadata=OMIT_NONE)
     outputs: dict[str, OutputReport] = field(default_factory=dict)
     inputs: dict[str, InputReport] = field(default_factory=dict)

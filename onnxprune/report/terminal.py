@@ -262,6 +262,8 @@ def accuracy(report: Report) -> str:
         what = f"finds the same, {found_same}" if found.decisions.positions else "chooses the same in"
         lines.append(f"- {short(found.decisions.output)} {what} {interval(same)}")
         lines.append(f"- accuracy lost: {interval(lost)}, estimated from the probabilities of the original")
+        if found.learned is not None:
+            lines.append(f"- on samples that were learned from, which lose less: {interval(found.learned)}")
     if found.neighbours is not None:
         kept = found.neighbours
         lines.append(f"- {short(kept.output)} moved to a cosine of {kept.cosine:.3f}, mean of the samples")

@@ -10,10 +10,8 @@ from onnxprune.errors import GIVE_DATA, Words, option, source_of
 from onnxprune.options import LATENCY
 from onnxprune.report.build import gate_lines
 from onnxprune.report.report import EVEN, InputReport, Report
-from onnxprune.verification.decisions import NORMAL_95, Estimate
+from onnxprune.verification.decisions import Estimate
 
-TOLERATED, DOUBT = 0.01, 1.28
-"""A report warns where accuracy is lost beyond the first by so many standard errors: by chance once in ten times."""
 ERROR_WARNING = 0.03
 """From this squared error of outputs that choose no class on, as a share of their variance, a report warns.
 
@@ -124,14 +122,15 @@ def _inaccurate(report: Report) -> list[str]:
     found = report.calibration
     if found is None:
         return _blind(report)
-    lost = None if found.decisions is None else found.decisions.lost
+    lost, learned = None if found.decisions is None else found.decisions.lost, found.learned
     if report.metric is not None and report.metric.name.partition(":")[0] in ("top1", "top5"):
-        lost = report.metric.drop or lost
-    if lost is not None:
-        error = (lost.high - lost.low) / (2 * NORMAL_95)
-        if lost.mean - DOUBT * error <= TOLERATED:
-            return []
+        lost, learned = report.metric.drop or lost, None
+    if lost is not None and lost.beyond_doubt:
         return [f"accuracy is lost: {interval(lost)} on {found.on}"]
+    if learned is not None and learned.beyond_doubt:
+        return [f"accuracy is lost: {interval(learned)} even on samples that were learned from"]
+    if lost is not None:
+        return []
     if found.relative_error is None or found.relative_error > ERROR_WARNING:
         return [f"the outputs are others than before: squared error {error_share(found.relative_error)} on {found.on}"]
     return []

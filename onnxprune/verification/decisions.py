@@ -25,6 +25,8 @@ RULE_OF_THREE = 3.0
 """What never happens in n samples has a probability below this over n, with 95% (Hanley and Lippman-Hand, 1983)."""
 ROUNDING = 1e-3
 """What a probability that was computed in half precision may be above 1."""
+TOLERATED, DOUBT = 0.01, 1.28
+"""A report warns where accuracy is lost beyond the first by so many standard errors: by chance once in ten times."""
 STANDS_OUT = 0.5
 """Scores choose a class where the largest is ahead of the next by this share of their standard deviation, in the median
 of the samples. Of numbers that choose nothing (an embedding, say) it is ahead by about 0.2."""
@@ -43,6 +45,12 @@ class Estimate:
     mean: float
     low: float
     high: float
+
+    @property
+    def beyond_doubt(self) -> bool:
+        """Whether a loss is more than `TOLERATED`, so far as chance allows to say so."""
+        error = (self.high - self.low) / (2 * NORMAL_95)
+        return self.mean - DOUBT * error > TOLERATED
 
 
 def share_estimate(values: Floats) -> Estimate:
