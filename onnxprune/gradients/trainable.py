@@ -18,7 +18,7 @@ from onnxprune.gradients.differentiate import differentiate
 from onnxprune.gradients.free_constants import free_constants
 from onnxprune.gradients.optimizer import channel_sizes
 from onnxprune.graph.graph import Graph, Node, Value
-from onnxprune.graph.operators import operator_of
+from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.inputs import fed_inputs
@@ -78,11 +78,6 @@ def _operands(graph: Graph) -> Iterable[tuple[Node, int, Value | None]]:
             yield from ((node, i, layer.weight) for node, i in layer.bias.consumers)
 
 
-LAYOUT = frozenset({"Cast", "Concat", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze"})
-LAYOUT |= {"Transpose", "Unsqueeze"}
-"""Operators that only move numbers about: exporters write them behind a weight, and pruning behind a normalisation."""
-
-
 class _Stored(NamedTuple):
     """A constant whose numbers are those of an operand, with its axis for each one of the operand; None if unknown."""
 
@@ -91,17 +86,20 @@ class _Stored(NamedTuple):
 
 
 def _stored(graph: Graph, operand: Value) -> Iterator[_Stored]:
-    """The constants that an operand is made of, by nodes that only move numbers about."""
+    """The constants that an operand is made of, by nodes that only move numbers about.
+
+    Exporters write such nodes behind a weight, and pruning behind a normalisation.
+    """
     node = operand.producer
     if operand.tensor is not None:
         yield _Stored(operand, tuple(range(operand.rank or 0)))
-    elif node is not None and node in graph.constant_nodes and node.op_type in LAYOUT and not node.domain:
-        for source in node.inputs if node.op_type == "Concat" else node.inputs[:1]:
+    elif node is not None and node in graph.constant_nodes and (operator := operator_of(node)).copies is not None:
+        for source in node.inputs if operator.copies is Copies.JOINED else node.inputs[:1]:
             for value, order in _stored(graph, source) if source is not None else ():
                 if node.op_type == "Transpose" and order is not None:
                     yield _Stored(value, tuple(order[axis] for axis in node.attribute("perm", range(len(order))[::-1])))
                 else:
-                    yield _Stored(value, order if node.op_type in ("Cast", "Identity") else None)
+                    yield _Stored(value, order if operator.casts or operator.activation else None)
 
 
 def _size(
@@ -118,15 +116,16 @@ def _size(
     return size
 
 
-OPERANDS = frozenset({"Add", "Sub", "Mul", "Div", "Concat", "Expand"})
-"""Operators whose constants are weights at times, and at others what is no weight: anchors, masks, scales of inputs."""
-
-
 def _left(graph: Graph, known: Collection[str]) -> Iterator[str]:
-    """Why other constants stay that may be weights: of another type, or operands of sums, products and the like."""
+    """Why other constants stay that may be weights: of another type, or operands of sums, products and copies.
+
+    Such operands are weights at times, and at others anchors, masks, or scales of inputs.
+    """
     operands: dict[str, str] = {}
     for node in graph.main.nodes:
-        if node.op_type in OPERANDS and node not in graph.constant_nodes:
+        operator = operator_of(node)
+        arithmetic = operator.adds or operator.subtracts or operator.proportional or operator.copies is not None
+        if arithmetic and node not in graph.constant_nodes:
             read = (stored.value.name for v in node.inputs if v is not None for stored in _stored(graph, v))
             operands |= dict.fromkeys(read, node.op_type)
     for value in graph.constants():

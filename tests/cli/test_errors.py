@@ -174,7 +174,9 @@ def test_nothing_is_run_or_unpickled() -> None:
         "common/importing.py",  # what --calib, --metric, --loss or --engine names
         "planning/checkpoints/arrays.py",  # readers that are extras
     }
-    assert {p.name for p in FILES if "import pickle" in source(p)} == {"process.py", "worker.py", "dask_executor.py"}
+    named_for_its_error = {"torch_file.py"}
+    pickled = {"process.py", "worker.py", "dask_executor.py"}
+    assert {p.name for p in FILES if "import pickle" in source(p)} == pickled | named_for_its_error
     assert {c for c in calls("load") if "pickle." in c} == {
         "runtime/process.py: pickle.load(self.process.stdout)",
         "runtime/worker.py: pickle.load(sys.stdin.buffer)",

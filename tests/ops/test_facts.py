@@ -38,15 +38,17 @@ NAMED = {
     "gradients/losses.py": {  # nodes that it adds
         "Add", "Exp", "Log", "LogSoftmax", "Max", "Mul", "Neg", "Softplus", "Sub", "Transpose",
     },
+    "gradients/trainable.py": {"DequantizeLinear", "Transpose"},  # what quantises, and turns, a weight
     "graph/graph.py": {"Constant"},  # holds a tensor of the model
     "graph/operators.py": set(),
-    "importance/synflow.py": {"Add", "Identity", "Sub"},  # nodes that it puts in the place of others
+    "importance/synflow.py": {"Add", "Identity", "Sub", "Where"},  # nodes that it replaces, or puts in their place
     "layers/batch_norm.py": {"BatchNormalization"},  # what the whole module is about
     "model/anonymize.py": {"Constant"},
     "model/skeleton.py": {"Constant"},
     "model/sparse_initializers.py": {"Constant"},
     "model/tensors.py": {"Constant"},
-    "planning/checkpoints/keras_files.py": {"GRU", "LSTM", "Transpose"},  # layers of Keras
+    "planning/checkpoints/keras_files.py": {"GRU", "LSTM", "MultiHeadAttention", "Transpose"},  # layers of Keras
+    "planning/checkpoints/keras_paths.py": {"GroupQueryAttention"},  # a layer of Keras
     "repair/interpolation.py": {"Constant"},
     "repair/quantised.py": {"Add", "DequantizeLinear", "MatMul", "MatMulNBits"},  # nodes that it replaces, and by which
     "report/graph_picture.py": {"Shape", "Size"},  # computations of shapes are not drawn
