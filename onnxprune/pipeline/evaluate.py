@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
 from onnxprune.model.model import Model
@@ -15,12 +10,11 @@ from onnxprune.model.tensors import FLOATS
 from onnxprune.pipeline.data import CalibrationSplit, _Synthetic
 from onnxprune.report.report import CalibrationReport
 from onnxprune.runtime.io_slices import IoSlices
-from onnxprune.runtime.session import session
-from onnxprune.verification.as_array import as_array
 from onnxprune.verification.check import Drift
-from onnxprune.verification.comparable_outputs import class_scores, outputs_without_scores, with_scores
-from onnxprune.verification.decisions import Decisions, DecisionSums, Estimate
+from onnxprune.verification.comparable_outputs import class_scores, outputs_without_scores
+from onnxprune.verification.decisions import Decisions, Estimate
 from onnxprune.verification.detections import DetectionSums
+from onnxprune.verification.estimated_loss import decision_sums, scored_outputs
 from onnxprune.verification.neighbours import NeighbourSums
 from onnxprune.verification.output_error import Errors, side_by_side
 from onnxprune.verification.output_sums import OutputSums
@@ -61,19 +55,19 @@ def evaluate(
     """
     error, detected = _at_positions(original, pruned, data.held, io_slices)
     names, scores = [o.name for o in original.proto.graph.output], class_scores(original)
-    sums = [OutputSums(name, classified=False) for name in names]
-    choices = [DecisionSums(name, scores=name in scores, axis=scores.get(name)) for name in names]
+    sums = {name: OutputSums(name, classified=False) for name in names}
+    choices = decision_sums(original)
     errors = {name: SampleErrors() for name in names}
     embedded = {name: NeighbourSums(name) for name in outputs_without_scores(original)}
-    for pairs in _outputs(original, pruned, data.held, io_slices, names):
-        for name, total, choice, (a, b) in zip(names, sums, choices, pairs, strict=True):
-            total.add(a, b)
-            choice.add(a, b)
+    for pairs in scored_outputs(original, pruned, data.held.batches(), io_slices):
+        for name, (a, b) in pairs.items():
+            sums[name].add(a, b)
+            choices[name].add(a, b)
             errors[name].add(a, b)
             if name in embedded:
                 embedded[name].add(a, b)
-    chosen = {name: choice.decisions() for name, choice in zip(names, choices, strict=True)}
-    drift = {name: total.drift() for name, total in zip(names, sums, strict=True)}
+    chosen = {name: choice.decisions() for name, choice in choices.items()}
+    drift = {name: total.drift() for name, total in sums.items()}
     for output in original.proto.graph.output:  # of one that holds the classes, its scores were compared
         decided = chosen[output.name]
         if output.name in scores and decided is not None and output.type.tensor_type.elem_type not in FLOATS:
@@ -92,19 +86,6 @@ def evaluate(
     return Evaluation(report, drift)
 
 
-def _outputs(
-    original: Model, pruned: Model, samples: Samples | _Synthetic, io_slices: IoSlices, names: Sequence[str]
-) -> Iterator[list[tuple[NDArray[Any], NDArray[Any]]]]:
-    """Some outputs of both models, choices as the scores that they were made by, batch by batch."""
-    fed, read = itertools.tee(samples.batches())  # in one pass: a reader may have no two at a time
-    every = [o.name for o in original.proto.graph.output]
-    before = session(with_scores(original)).each(fed)
-    after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)
-    for wanted, made in zip(before, after, strict=True):
-        both = dict(zip(every, zip(io_slices.arrays(every, wanted), made, strict=True), strict=True))
-        yield [(as_array(a), as_array(b)) for a, b in (both[name] for name in names)]
-
-
 def _learned(
     original: Model, pruned: Model, data: CalibrationSplit, io_slices: IoSlices, held: Decisions
 ) -> Estimate | None:
@@ -114,10 +95,9 @@ def _learned(
     if held.positions or held.by_class:
         found = _at_positions(original, pruned, data.fit, io_slices)[1].get(held.output)
     else:
-        scores = class_scores(original)
-        choice = DecisionSums(held.output, scores=held.output in scores, axis=scores.get(held.output))
-        for ((a, b),) in _outputs(original, pruned, data.fit, io_slices, [held.output]):
-            choice.add(a, b)
+        choice = decision_sums(original)[held.output]
+        for pairs in scored_outputs(original, pruned, data.fit.batches(), io_slices):
+            choice.add(*pairs[held.output])
         found = choice.decisions()
     return None if found is None else found.lost
 

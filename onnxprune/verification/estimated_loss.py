@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from numpy.typing import NDArray
 
 from onnxprune.errors import InputError, option
 from onnxprune.model.model import Model
-from onnxprune.runtime.io_slices import WHOLE, IoSlices
+from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.runtime.session import session
 from onnxprune.verification.as_array import as_array
 from onnxprune.verification.comparable_outputs import class_scores, with_scores
 from onnxprune.verification.decisions import Decisions, DecisionSums, Estimate
 from onnxprune.verification.metric import LabelledBatches
 from onnxprune.verification.metric_loss import MetricLoss, from_estimate
+
+
+def decision_sums(original: Model) -> dict[str, DecisionSums]:
+    """What collects the choices of each output of a model, by its name."""
+    scores = class_scores(original)
+    names = [o.name for o in original.proto.graph.output]
+    return {name: DecisionSums(name, scores=name in scores, axis=scores.get(name)) for name in names}
+
+
+def scored_outputs(
+    original: Model, pruned: Model, batches: Iterable[Batch], io_slices: IoSlices
+) -> Iterator[dict[str, tuple[NDArray[Any], NDArray[Any]]]]:
+    """The outputs of both models by name, choices as the scores that they were made by, batch by batch."""
+    names = [o.name for o in original.proto.graph.output]
+    fed, read = itertools.tee(batches)  # in one pass: a reader may have no two at a time
+    before = session(with_scores(original)).each(fed)
+    after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)
+    for wanted, made in zip(before, after, strict=True):
+        pairs = zip(io_slices.arrays(names, wanted), made, strict=True)
+        yield {name: (as_array(a), as_array(b)) for name, (a, b) in zip(names, pairs, strict=True)}
 
 
 class EstimatedLoss:
@@ -62,13 +85,9 @@ class EstimatedLoss:
 
     def _decisions(self, pruned: Model, io_slices: IoSlices) -> Decisions | None:
         original = self._load()
-        names, scores = [o.name for o in original.proto.graph.output], class_scores(original)
-        choices = [DecisionSums(name, scores=name in scores, axis=scores.get(name)) for name in names]
-        fed, read = itertools.tee(batch for batch, _ in self._samples.batches())
-        before = session(with_scores(original)).each(fed)
-        after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)
-        for wanted, made in zip(before, after, strict=True):
-            for choice, a, b in zip(choices, io_slices.arrays(names, wanted), made, strict=True):
-                choice.add(as_array(a), as_array(b))
-        found = [d for d in (choice.decisions() for choice in choices) if d is not None]
+        choices = decision_sums(original)
+        for pairs in scored_outputs(original, pruned, (batch for batch, _ in self._samples.batches()), io_slices):
+            for name, (a, b) in pairs.items():
+                choices[name].add(a, b)
+        found = [d for d in (choice.decisions() for choice in choices.values()) if d is not None]
         return max(found, key=lambda d: d.lost.mean, default=None)
