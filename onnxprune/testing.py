@@ -40,9 +40,10 @@ from onnxprune.planning import plan as planning
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
 from onnxprune.report.json_data import JsonValue
-from onnxprune.runtime.io_slices import WHOLE, IoSlices
+from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.session import Source
-from onnxprune.verification.check import Drift, check
+from onnxprune.verification.check import check
+from onnxprune.verification.drift import Drift
 
 TOLERANCE = 1e-4
 """Relative drift (rel_rms) that rounding may cause: sums of fewer terms are added in another order."""
@@ -122,8 +123,8 @@ def equivalence(
     if known_plan.depth:
         silent, shallow = Original.of(original).dense(), Original.of(original).dense()
         silence(silent, known_plan.summands)
-        bypass(shallow, known_plan.summands)
-        pairs.insert(0, (silent, shallow, WHOLE))
+        bypass(shallow, known_plan.summands, known_plan.ends)
+        pairs.insert(0, (silent, shallow, IoSlices(gone=known_plan.ends)))
     for reference, made, lost in pairs:
         found = _compared(reference, made, feeds, input_shapes, seed, tolerance, lost)
         if not found.equivalent:
@@ -162,7 +163,7 @@ def masked_original(original: ModelSource, plan: Plan) -> Model:
         InputError: The plan does not fit, or it removes channels of grade *mixing*.
     """
     model = Original.of(original).dense()
-    bypass(model, plan.summands)
+    bypass(model, plan.summands, plan.ends)
     shrink = [exactly(name) for name in plan.interface]
     analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)
     removed = planning.channels(plan, analysis.coupling)

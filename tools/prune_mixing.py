@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 
 import onnxprune
-from onnxprune.verification.check import drift
+from onnxprune.verification.drift import drift
 
 FIELDS = ["model", "ok", "why", "params", "params_ratio", "macs", "macs_ratio", "drift", "mixing_groups", "seconds"]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +71,7 @@ class Samples:
         progress: Progress | None,
     ) -> None:
         self._source = source
+        self._left_out: frozenset[str] = frozenset()
         self._group = (fixed or 1) if source.axes else 1  # samples of one batch are never separated
         self._fixed = fixed
         self._selection = selection
@@ -138,7 +141,7 @@ class Samples:
             feeds = rebatch(feeds, axes, size, exact=self._fixed is not None)
         done = 0
         for feed in feeds:
-            yield feed
+            yield {name: array for name, array in feed.items() if name not in self._left_out}
             done += self.size(feed)
             if self._progress:
                 self._progress(done, self.count)
@@ -198,30 +201,30 @@ class Samples:
 
     def in_batches(self, size: int) -> Samples:
         """The same samples in batches of at most this size, where the model takes any."""
-        return Samples(
-            self._source,
-            self._fixed,
-            self._selection,
-            batch=min(size, self._batch),
-            seed=self._seed,
-            progress=self._progress,
-        )
+        return self._with(_batch=min(size, self._batch))
 
     def in_clips(self, size: int) -> Samples:
         """The same samples in batches of this size, which are never separated; those that fill none are left out."""
         selection = self._selection
         if selection.indices is not None:
             selection = Selection(selection.indices[: len(selection.indices) // size * size])
-        return Samples(self._source, size, selection, batch=size, seed=self._seed, progress=self._progress)
+        return self._with(_fixed=size, _selection=selection, _batch=size, _group=size if self._source.axes else 1)
 
     def silent(self) -> Samples:
         """The same samples, without telling progress: for a look at the first of them."""
-        return Samples(self._source, self._fixed, self._selection, batch=self._batch, seed=self._seed, progress=None)
+        return self._with(_progress=None)
+
+    def without(self, names: Iterable[str]) -> Samples:
+        """The same samples without some inputs, for a model that lacks them."""
+        return self._with(_left_out=self._left_out.union(names))
 
     def _part(self, indices: np.ndarray) -> Samples:
-        return Samples(
-            self._source, self._fixed, Selection(indices), batch=self._batch, seed=self._seed, progress=self._progress
-        )
+        return self._with(_selection=Selection(indices))
+
+    def _with(self, **changes: Any) -> Samples:
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
 
     def _max_batch(self, feed: Feed) -> int:
         """Returns the maximum number of samples of a batch, given a feed of typical size."""
@@ -235,7 +238,8 @@ class Samples:
     @property
     def axes(self) -> dict[str, int] | None:
         """Batch axis of every input, along which samples are joined; None where each feed is one sample."""
-        return self._source.axes
+        axes = self._source.axes
+        return axes and {name: axis for name, axis in axes.items() if name not in self._left_out}
 
     def size(self, feed: Mapping[str, np.ndarray]) -> int:
         """Returns the number of samples in a batch."""
@@ -265,7 +269,7 @@ def choose(source: Source, signature: Signature, *, limit: int | None, seed: int
 
 def count_rows(feed: Mapping[str, np.ndarray], axes: Mapping[str, int]) -> int:
     """Returns the number of samples in a feed."""
-    name, axis = next(iter(axes.items()))
+    name, axis = next((name, axis) for name, axis in axes.items() if name in feed)
     return int(feed[name].shape[axis])
 
 

@@ -7,7 +7,7 @@ networks and transformers alike, and needs to know none of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxprune.graph.graph import Graph, Node, Scope, Value
@@ -23,11 +23,13 @@ class Block:
         sum: Name of the sum, a value of the main graph.
         summand: Name of the summand.
         nodes: The nodes that only the summand needs, in the order in which they run.
+        ends: Graph inputs and outputs that go with them: its caches.
     """
 
     sum: str
     summand: str
     nodes: tuple[Node, ...]
+    ends: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Block({self.sum!r}, {len(self.nodes)} nodes)"
@@ -37,13 +39,14 @@ class Block:
         return self.sum == other.sum or any(self.sum == name for node in other.nodes for name in node.proto.output)
 
 
-def find_blocks(graph: Graph) -> list[Block]:
+def find_blocks(graph: Graph, shrinking: Collection[str] = ()) -> list[Block]:
     """Every block of the main graph with at least one layer, in the order in which their sums run.
 
     Args:
         graph: A graph whose shapes are known, see `coupling.analyze`.
+        shrinking: Graph inputs and outputs that may go with a block that alone reads and makes them.
     """
-    flow = _Flow(graph)
+    flow = _Flow(graph, shrinking)
     found = []
     for node in graph.main.nodes:
         for index, summand in enumerate(node.inputs):
@@ -51,8 +54,9 @@ def find_blocks(graph: Graph) -> list[Block]:
             if summand is None or rest is None or not _is_whole(rest, node) or flow.is_constant(rest):
                 continue
             branch = flow.only_for(summand, node, rest)
-            if any(_is_layer(one) for one in branch) and flow.forks(branch, summand, rest):
-                found.append(Block(node.output().name, summand.name, tuple(branch)))
+            ends = flow.ends(branch)
+            if ends is not None and any(_is_layer(one) for one in branch) and flow.forks(branch, summand, rest):
+                found.append(Block(node.output().name, summand.name, tuple(branch), ends))
     return found
 
 
@@ -77,8 +81,8 @@ def _adds_to(summand: Value, outside: Sequence[Value]) -> bool:
 class _Flow:
     """Which nodes of the main graph need what others make."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, shrinking: Collection[str]) -> None:
+        self._graph, self._shrinking = graph, shrinking
         self._nodes = graph.main.nodes
         self._place = {node: i for i, node in enumerate(self._nodes)}
         self._reads = {node: list(dict.fromkeys(_read(node, graph.main))) for node in self._nodes}
@@ -86,7 +90,9 @@ class _Flow:
         for node, values in self._reads.items():
             for value in values:
                 self._readers.setdefault(value, []).append(node)
-        self._returned = {value for value in graph.main.outputs if value is not None}
+        returned = [value for value in graph.main.outputs if value is not None]
+        self._caches = [value for value in returned if value.name in shrinking]
+        self._returned = set(returned).difference(self._caches)
         self._sources = self._numbered_sources()
 
     def is_constant(self, value: Value) -> bool:
@@ -106,6 +112,18 @@ class _Flow:
             gone.add(maker)
             pending += self._reads[maker]
         return sorted(gone - {sum_}, key=self._place.__getitem__)
+
+    def ends(self, branch: list[Node]) -> tuple[str, ...] | None:
+        """The caches that go with a branch; None where something else reads what it returns the next state of."""
+        made = {value for node in branch for value in node.outputs}
+        outputs = [value.name for value in self._caches if value in made]
+        if not outputs:
+            return ()
+        gone, read = set(branch), {value for node in branch for value in self._reads[node]}
+        inputs = [v for v in self._graph.main.inputs if v is not None and v in read and v.name in self._shrinking]
+        if any(reader not in gone for value in inputs for reader in self._readers[value]):
+            return None
+        return (*(value.name for value in inputs), *outputs)
 
     def forks(self, branch: list[Node], summand: Value, rest: Value) -> bool:
         """Whether a branch starts from what the other summand carries on, and ends in layers of its own.

@@ -23,13 +23,22 @@ class Summand(NamedTuple):
     summand: str
 
 
-def bypass(model: Model, summands: Iterable[Summand]) -> None:
+def bypass(model: Model, summands: Iterable[Summand], ends: Collection[str] = ()) -> None:
     """Leaves out summands, in place: the other summand takes the place of each sum.
 
+    Args:
+        model: The model.
+        summands: The summands.
+        ends: Graph inputs and outputs that go with them.
+
     Raises:
-        PlanError: The model has no such sum.
+        PlanError: The model has no such sum, input or output, or something that stays reads such an input.
     """
-    graph, unread, instead = model.proto.graph, set[str](), dict[str, str]()
+    graph, unread, instead = model.proto.graph, set(ends), dict[str, str]()
+    missing = unread - {end.name for end in (*graph.input, *graph.output)}
+    if missing:
+        raise PlanError(f"the plan leaves out {min(missing)!r}, which is no input or output of the model")
+    _keep(graph.output, {out.name for out in graph.output} - unread, lambda out: out.name)
     for one in summands:
         summand = one.summand
         while summand in instead:  # it was a sum itself
@@ -43,6 +52,10 @@ def bypass(model: Model, summands: Iterable[Summand]) -> None:
             instead[one.sum] = rest
         unread |= {one.sum, summand}
     _drop_unread(graph, unread)
+    still_read = {name for node in graph.node for name in read_names(node)}.intersection(ends)
+    if still_read:
+        raise PlanError(f"the plan leaves out {min(still_read)!r}, which is still read")
+    _keep(graph.input, {value.name for value in graph.input}.difference(ends), lambda value: value.name)
 
 
 def silence(model: Model, summands: Iterable[Summand]) -> None:

@@ -133,7 +133,7 @@ class Options:
             ignore: Regular expressions; groups with a matching initializer or node are left whole.
             mixing: Prune groups of grade *mixing* too.
             attention: ``heads`` removes whole heads of attention, ``dims`` dimensions within heads.
-            shrink: Regular expressions; matching graph inputs and outputs may lose slices too.
+            shrink: Regular expressions; matching graph inputs and outputs may lose slices, or go with a block.
             calib: Calibration data, see `calibration.open_samples`.
             samples: Calibration samples to use at most; None for 1,024, see `Calibration`.
             stats: File of statistics from calibration data: used where it exists, else written.

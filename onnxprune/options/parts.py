@@ -80,7 +80,7 @@ class Scope:
         ignore: Regular expressions; groups with a matching initializer or node are left whole.
         mixing: Whether groups of grade *mixing* are pruned too.
         attention: ``heads`` removes whole heads of attention, ``dims`` dimensions within heads.
-        shrink: Regular expressions; matching graph inputs and outputs may lose slices too.
+        shrink: Regular expressions; matching graph inputs and outputs may lose slices, or go with a block.
 
     Raises:
         InputError: A value is of the wrong kind or unknown.

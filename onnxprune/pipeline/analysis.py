@@ -125,9 +125,11 @@ def inline_functions(model: Model) -> None:
 
 
 def reanalyze(analysis: Analysis, model: Model) -> Analysis:
-    """The same analysis of another model, which is not copied."""
-    c = analysis.coupling
-    return analyze_loaded(model, mixing=c.mixing, attention=c.attention, shrink=[exactly(name) for name in c.shrinking])
+    """The same analysis of another model, which is not copied; it may lack inputs and outputs that blocks had."""
+    c, graph = analysis.coupling, model.proto.graph
+    left = c.shrinking.intersection(value.name for value in (*graph.input, *graph.output))
+    shrink = [exactly(name) for name in sorted(left)]
+    return analyze_loaded(model, mixing=c.mixing, attention=c.attention, shrink=shrink)
 
 
 def check_scope(

@@ -99,7 +99,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
         before = replace(before, bytes=stored_bytes(model) or before.bytes)
         if plan.depth:
             inline_functions(model)
-            bypass(model, plan.summands)
+            bypass(model, plan.summands, plan.ends)
         sparse = densify(model)
         shrink = [exactly(name) for name in plan.interface]
         analysis = analyze_loaded(model, mixing=plan.mixing, attention=plan.attention, shrink=shrink)

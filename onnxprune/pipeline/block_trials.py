@@ -24,6 +24,7 @@ from onnxprune.pipeline.latency import ready_engine
 from onnxprune.pipeline.observe import fresh_samples
 from onnxprune.pipeline.prepare import Prepared, open_groups
 from onnxprune.pipeline.trial_refit import refitted_error
+from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.verification.output_error import measured
 
 
@@ -44,7 +45,8 @@ class Removal:
         """The entry of a plan."""
         nodes = [node.label for node in self.block.nodes]
         damage = float(f"{self.damage:.6g}")
-        return {"sum": self.block.sum, "summand": self.block.summand, "nodes": nodes, "damage": damage}
+        ends = list(self.block.ends)
+        return {"sum": self.block.sum, "summand": self.block.summand, "nodes": nodes, "ends": ends, "damage": damage}
 
 
 def open_blocks(prepared: Prepared) -> list[Block]:
@@ -53,7 +55,8 @@ def open_blocks(prepared: Prepared) -> list[Block]:
     Raises:
         InputError: There are none.
     """
-    found = [b for b in find_blocks(prepared.analysis.coupling.graph) if is_open(b, prepared.options.scope)]
+    coupling = prepared.analysis.coupling
+    found = [b for b in find_blocks(coupling.graph, coupling.shrinking) if is_open(b, prepared.options.scope)]
     if not found:
         raise InputError(
             "no block of the model may go: no residual branch can be left out as a whole",
@@ -97,18 +100,24 @@ class BlockTrials:
 
     def _damage(self, blocks: Sequence[Block]) -> float:
         prepared, model = self._prepared, self.model(blocks)
-        return measured(prepared.original.dense(), [model], self._batches, unsquash=True).shares()[0]
+        lost = lost_with(blocks)
+        return measured(prepared.original.dense(), [model], self._batches, lost, unsquash=True).shares()[0]
 
     def repaired_share(self, removal: Removal) -> float:
         """The share of the damage of a block that is left after a short refit."""
         prepared = self._prepared
         analysis = reanalyze(prepared.analysis, self.model([removal.block]))
-        error = refitted_error(prepared, analysis, selection.nothing(analysis.coupling))
+        error = refitted_error(prepared, analysis, selection.nothing(analysis.coupling), [removal.entry])
         return min(error / max(removal.damage, 1e-12), 1.0)
 
 
+def lost_with(blocks: Sequence[Block]) -> IoSlices:
+    """The graph inputs and outputs that a model without some blocks lacks."""
+    return IoSlices(gone=frozenset(name for block in blocks for name in block.ends))
+
+
 def _leave_out(model: Model, blocks: Sequence[Block]) -> None:
-    bypass(model, [Summand(block.sum, block.summand) for block in blocks])
+    bypass(model, [Summand(block.sum, block.summand) for block in blocks], lost_with(blocks).gone)
 
 
 def without_blocks(prepared: Prepared, removals: Sequence[Removal]) -> Prepared:
@@ -116,7 +125,8 @@ def without_blocks(prepared: Prepared, removals: Sequence[Removal]) -> Prepared:
     model = prepared.original.load()
     inline_functions(model)
     _leave_out(model, [removal.block for removal in removals])
-    cost = measure(model, prepared.options.checks.input_shapes, run=prepared.options.targets_macs)
+    shapes = lost_with([removal.block for removal in removals]).shapes(prepared.options.checks.input_shapes)
+    cost = measure(model, shapes, run=prepared.options.targets_macs)
     sparse = densify(model)
     analysis = reanalyze(prepared.analysis, model)
     options = still_matching(with_absolute_targets(prepared), analysis)

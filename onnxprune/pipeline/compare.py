@@ -121,7 +121,7 @@ class _Reference:
         if self._data is None:
             return column
         original, model = self._load(), load(source)
-        _check_outputs(original, model, name)
+        _check_outputs(original, model, name, io_slices)
         seen = evaluate(original, model, CalibrationSplit(self._data, self._data), io_slices)
         metric = None if self._evaluator.held is None else self._evaluator.held.of(model, io_slices)
         return replace(
@@ -138,10 +138,10 @@ class _Reference:
         return load(self._source)
 
 
-def _check_outputs(first: Model, other: Model, name: str) -> None:
+def _check_outputs(first: Model, other: Model, name: str, io_slices: IoSlices) -> None:
     """Raises InputError where models have other outputs, so that data give nothing to compare."""
     before, after = ([o.name for o in model.proto.graph.output] for model in (first, other))
-    if before != after:
+    if io_slices.left(before) != after:
         raise InputError(
             f"{name}: has the outputs {', '.join(after)}, and the first model has {', '.join(before)}",
             "compare models with the same outputs",

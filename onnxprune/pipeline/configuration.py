@@ -8,7 +8,8 @@ caches, the table that ids are looked up in, products of activations and fused a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ KEYS = {
     "words": ("vocab_size",),
 }
 """What is read off a graph, and the keys that have it."""
+LAYERS = ("num_hidden_layers", "num_layers", "n_layer")
+"""Keys of the number of layers: a runtime numbers as many caches."""
 Sizes = dict[str, dict[str, int]]
 """Of each kind of size those of the graph, by the value that has it."""
 
@@ -47,21 +50,18 @@ class Corrected:
         name: Its file.
         text: Its content, JSON.
         changes: Key -> number before and after.
-        unequal: Key -> the numbers of the layers, where one number cannot say them.
+        left: Key -> why it was left as it was, though it is no longer true.
     """
 
     name: str
     text: str
     changes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    unequal: dict[str, list[int]] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
 
     def line(self, path: Path) -> str:
         """What a report says of it."""
         said = [f"{key} {old} -> {new}" for key, (old, new) in self.changes.items()]
-        said += [
-            f"{key} left as it was: the layers have {', '.join(map(str, numbers))}, and one number is for all of them"
-            for key, numbers in self.unequal.items()
-        ]
+        said += [f"{key} left as it was: {why}" for key, why in self.left.items()]
         return f"wrote {printable(str(path))}: {'; '.join(said) or 'names and ids'}"
 
 
@@ -93,8 +93,9 @@ def corrected(
     if words is not None:
         new["words"] = {"ids": words}
     files = original.name, file
-    made = (_one(name, data, old, new, files, new_ids or {}) for name, data in given.items())
-    return [one for one in made if one.unequal or json.loads(one.text) != given[one.name]]
+    layers = _cache_numbers(before), _cache_numbers(after)
+    made = (_one(name, data, old, new, layers, files, new_ids or {}) for name, data in given.items())
+    return [one for one in made if one.left or json.loads(one.text) != given[one.name]]
 
 
 def write_corrected(
@@ -149,9 +150,15 @@ def _file_names(data: Any) -> Iterator[Any]:
 
 
 def _one(
-    name: str, data: dict[str, Any], old: Sizes, new: Sizes, files: tuple[str, str], new_ids: Mapping[int, int]
+    name: str,
+    data: dict[str, Any],
+    old: Sizes,
+    new: Sizes,
+    layers: tuple[list[int], list[int]],
+    files: tuple[str, str],
+    new_ids: Mapping[int, int],
 ) -> Corrected:
-    changes, unequal = dict[str, tuple[int, int]](), dict[str, list[int]]()
+    changes, left = dict[str, tuple[int, int]](), dict[str, str]()
 
     def entry(key: str, value: Any) -> Any:
         if key in SPECIAL and new_ids:
@@ -160,8 +167,12 @@ def _one(
             return files[1]
         kind = next((kind for kind, keys in KEYS.items() if key in keys), "")
         numbers = _numbers(value, old.get(kind, {}), new.get(kind, {}))
+        if key in LAYERS and layers[0] == list(range(value if isinstance(value, int) else 0)) != layers[1]:
+            numbers = [len(layers[1])] if layers[1] == list(range(len(layers[1]))) else []
+            if not numbers:
+                left[key] = f"caches are numbered {_listed(layers[1])} now, and a runtime numbers them through"
         if len(numbers) > 1:
-            unequal[key] = numbers
+            left[key] = f"the layers have {_listed(numbers)}, and one number is for all of them"
         if len(numbers) != 1:
             return follow(value)
         if numbers[0] != value:
@@ -176,7 +187,11 @@ def _one(
         return {key: entry(key, value) for key, value in part.items()} if isinstance(part, dict) else part
 
     text = json.dumps(follow(data), indent=2, ensure_ascii=False) + "\n"
-    return Corrected(name, text, changes, unequal)
+    return Corrected(name, text, changes, left)
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _new_id(value: Any, new_ids: Mapping[int, int]) -> Any:
@@ -186,6 +201,13 @@ def _new_id(value: Any, new_ids: Mapping[int, int]) -> Any:
 def _numbers(value: Any, old: Mapping[str, int], new: Mapping[str, int]) -> list[int]:
     """What a size of the original has become, wherever the graph has it; none where it is not found."""
     return sorted({new[name] for name, number in old.items() if number == value and name in new})
+
+
+def _cache_numbers(graph: Graph) -> list[int]:
+    """The numbers of the layers that have a cache among the inputs, by its name, ascending."""
+    infer(graph)
+    names = [value.name for value in graph.main.inputs if value is not None and value.rank == 4]
+    return sorted({int(found.group()) for name in names if (found := re.search(r"\d+", name))})
 
 
 def _sizes(graph: Graph) -> Sizes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,6 +78,13 @@ class CalibrationSplit:
     def held_out(self) -> bool:
         """Whether scores and repair have not seen the samples that the report is measured on."""
         return self.held is not self.fit
+
+    def without(self, names: Collection[str]) -> CalibrationSplit:
+        """The same for a model that lacks some inputs."""
+        if not names:
+            return self
+        fit = self.fit.without(names)
+        return replace(self, fit=fit, held=self.held.without(names) if self.held_out else fit)
 
 
 class FirstBatches:
@@ -249,6 +256,10 @@ class _Synthetic:
     def parts(self) -> int:
         """Into how many parts they can be split: batches are not split."""
         return len(self._batches)
+
+    def without(self, names: Collection[str]) -> _Synthetic:
+        """The same without some inputs."""
+        return _Synthetic([{n: a for n, a in feeds.items() if n not in names} for feeds in self._batches])
 
     def split(self, fraction: float) -> tuple[_Synthetic, _Synthetic]:
         """Two disjoint parts, the second of this share."""

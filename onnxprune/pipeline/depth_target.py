@@ -17,14 +17,12 @@ from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError, option
 from onnxprune.extensions.points import CostFactory, Limit
 from onnxprune.graph.graph import Node
-from onnxprune.model.model import Model
 from onnxprune.options import LATENCY, Channels
 from onnxprune.pipeline.analysis import shares_by_group
-from onnxprune.pipeline.block_trials import BlockTrials, Removal, with_absolute_targets, without_blocks
+from onnxprune.pipeline.block_trials import BlockTrials, Removal, lost_with, with_absolute_targets, without_blocks
 from onnxprune.pipeline.prepare import Prepared, scored
 from onnxprune.pipeline.score import allocate
 from onnxprune.pipeline.trial_refit import FEWEST, can_tell, refitted_error
-from onnxprune.runtime.io_slices import WHOLE
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +70,7 @@ def _ranked(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) ->
     ranked = list[tuple[float, Ranked]]()
     for number, block in enumerate(blocks):
         step(block.sum, number, len(blocks))
-        left = _costs_left(prepared, channels, trials.model([block]))
+        left = _costs_left(prepared, channels, trials, block)
         saved = {name: whole[name] - left[name] for name in limits}
         worth = sum(saved[name] / (whole[name] - limit) for name, limit in limits.items() if limit < whole[name])
         removal = Removal(block, trials.damage([block]))
@@ -170,15 +168,16 @@ def _limits(prepared: Prepared) -> dict[str, float]:
     return {name: float(str(limit).removesuffix("ms")) for name, limit in channels.limits.items()}
 
 
-def _costs_left(prepared: Prepared, channels: Channels, model: Model) -> dict[str, float]:
-    """What is left of the costs that the target limits in a model without some blocks."""
-    shapes = prepared.options.checks.input_shapes
+def _costs_left(prepared: Prepared, channels: Channels, trials: BlockTrials, block: Block) -> dict[str, float]:
+    """What is left of the costs that the target limits in the model without a block."""
+    model, lost = trials.model([block]), lost_with([block])
+    shapes = lost.shapes(prepared.options.checks.input_shapes)
     counted = measure(model, shapes, run=prepared.options.targets_macs)
     found = {}
     for cost in channels.costs:
         if cost.name == LATENCY:
             assert prepared.timed is not None and prepared.timed.engine is not None  # no times come from elsewhere
-            ratio = prepared.timed.engine.ratio(model, WHOLE, SECONDS)
+            ratio = prepared.timed.engine.ratio(model, lost, SECONDS)
             found[cost.name] = ratio * prepared.timed.times.milliseconds
         else:
             found[cost.name] = float(measured_cost(cost, model, counted, shapes) or 0)

@@ -10,10 +10,10 @@ from onnxprune.model.tensors import FLOATS
 from onnxprune.pipeline.data import CalibrationSplit, _Synthetic
 from onnxprune.report.report import CalibrationReport
 from onnxprune.runtime.io_slices import IoSlices
-from onnxprune.verification.check import Drift
 from onnxprune.verification.comparable_outputs import class_scores, outputs_without_scores
 from onnxprune.verification.decisions import Decisions, Estimate
 from onnxprune.verification.detections import DetectionSums
+from onnxprune.verification.drift import Drift
 from onnxprune.verification.estimated_loss import decision_sums, scored_outputs
 from onnxprune.verification.neighbours import NeighbourSums
 from onnxprune.verification.output_error import Errors, side_by_side

@@ -25,6 +25,7 @@ from onnxprune.pipeline.progress import Clock, work
 from onnxprune.pipeline.score import Damage, learn_damage
 from onnxprune.pipeline.settle import resolve_repair
 from onnxprune.repair.data_free import inputs
+from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.process import warm_up
 from onnxprune.statistics.moments import REPAIR_ROWS, Moments, Rows
 from onnxprune.verification import gates
@@ -100,9 +101,18 @@ class Prepared:
         return self.loaded.cost if self.whole is None else self.whole
 
     @property
+    def ends(self) -> frozenset[str]:
+        """The graph inputs and outputs that went with blocks."""
+        return frozenset(name for block in self.blocks for name in block["ends"])
+
+    @property
     def options(self) -> Options:
-        """The options, with a repair other than ``auto``."""
-        return self.loaded.options
+        """The options, with a repair other than ``auto``, and with shapes of inputs that are left."""
+        options = self.loaded.options
+        if not self.ends:
+            return options
+        shapes = IoSlices(gone=self.ends).shapes(options.checks.input_shapes)
+        return replace(options, checks=replace(options.checks, input_shapes=shapes))
 
 
 def prepare(original: Original, options: Options, clock: Clock, analysis: Analysis | None = None) -> Prepared:
@@ -151,7 +161,7 @@ def open_groups(analysis: Analysis, options: Options) -> list[Group]:
 def scored(prepared: Prepared) -> Prepared:
     """With the damage of removing units, and with measured times where a target of latency needs them."""
     options, loaded, clock, channels = prepared.options, prepared.loaded, prepared.clock, prepared.options.channels
-    analysis, groups, latency = prepared.analysis, prepared.groups, prepared.timed
+    analysis, groups, latency, ends = prepared.analysis, prepared.groups, prepared.timed, prepared.ends
     if channels is None:
         return prepared
     if LATENCY in channels.limits:
@@ -160,8 +170,18 @@ def scored(prepared: Prepared) -> Prepared:
         loaded = replace(loaded, cost=replace(loaded.cost, times=latency.times))
     moments = dict[str, Moments]()
     with clock.stage("score"):
+        data = None if loaded.data is None else loaded.data.without(ends)
         feeds = prepared.synthetic_feeds
-        damage = learn_damage(analysis, groups, loaded.data, options, channels, loaded.cost, feeds, moments)
+        damage = learn_damage(
+            analysis,
+            groups,
+            data,
+            options,
+            channels,
+            loaded.cost,
+            lambda: [IoSlices(gone=ends).feeds(f) for f in feeds()],
+            moments,
+        )
     return replace(prepared, loaded=loaded, damage=damage, timed=latency, moments=moments)
 
 

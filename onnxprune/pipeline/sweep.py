@@ -97,7 +97,7 @@ def sweep(
         ignore: Regular expressions of the names that are left whole.
         mixing: Prune groups of grade *mixing* too.
         attention: ``heads`` or ``dims``.
-        shrink: Regular expressions of graph inputs and outputs that may lose slices.
+        shrink: Regular expressions of graph inputs and outputs that may lose slices, or go with a block.
         calib: Calibration data.
         samples: Calibration samples to use at most; None for 1,024, see `Calibration`.
         repair: As for `prune`.

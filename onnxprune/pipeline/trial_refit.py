@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from onnxprune.allocation.selection import Selection
 from onnxprune.calibration import Samples
 from onnxprune.edit.remove import remove
@@ -25,18 +28,22 @@ def can_tell(data: CalibrationSplit | None, options: Options) -> bool:
     return data is not None and options.repair.method == "calibrated" and data.fit.parts >= FEWEST
 
 
-def refitted_error(prepared: Prepared, analysis: Analysis, selected: Selection) -> float:
+def refitted_error(
+    prepared: Prepared, analysis: Analysis, selected: Selection, blocks: Sequence[dict[str, Any]] = ()
+) -> float:
     """Error of the outputs after a removal and a layer-wise refit, relative to their variance.
 
     Args:
         prepared: The run; of its calibration data only what is not held out is used.
         analysis: The analysis of what channels are removed from; its model is not changed.
         selected: What is removed.
+        blocks: The blocks that the model of the analysis lacks, as entries of a plan, besides those of the run.
     """
     data, options, macs = prepared.loaded.data, prepared.options, prepared.cost.macs or 0
     assert data is not None  # `can_tell`, and the options
     copy = reanalyze(analysis, analysis.model.copy())
-    io_slices = planning.io_slices(planning.make(copy.coupling, selected.removed, selected.entries))
+    gone = [*prepared.blocks, *blocks]
+    io_slices = planning.io_slices(planning.make(copy.coupling, selected.removed, selected.entries, gone))
     kept = kept_indices(copy.coupling, selected.removed)
     remove(copy.model, copy.coupling, selected.removed)
     samples = data.fit

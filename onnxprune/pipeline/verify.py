@@ -21,7 +21,7 @@ def verify_pruned(prepared: Prepared, model: Model, io_slices: IoSlices) -> Veri
     Raises:
         VerificationError: It fails in onnxruntime where the original does not.
     """
-    options, source = prepared.options, prepared.original.source
+    options, source = prepared.loaded.options, prepared.original.source
     with prepared.clock.stage("verify"):
         return verify(source, model, options.checks, prepared.loaded.data, seed=options.seed, io_slices=io_slices)
 

@@ -38,7 +38,8 @@ from onnxprune.report.entries import Count
 from onnxprune.report.vocabulary import VocabularyReport
 from onnxprune.runtime.determinism import deterministic_run
 from onnxprune.runtime.session import session
-from onnxprune.verification.check import Drift, drift, working_feeds
+from onnxprune.verification.check import working_feeds
+from onnxprune.verification.drift import Drift, drift
 
 TOLERANCE = 1e-4
 """Relative RMS by which an output may be off on kept ids: sums of other lengths are rounded differently."""

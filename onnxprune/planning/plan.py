@@ -44,8 +44,9 @@ class Plan:
         mixing: Whether groups of grade *mixing* were open to pruning.
         attention: What was taken of attention, ``heads`` or ``dims``.
         interface: Graph inputs and outputs that were open to pruning -> axis -> indices that go.
-        depth: Blocks that go, in this order, before all else: ``{"sum", "summand", "nodes", "damage"}``, the names of a
-            sum and of the summand that it loses. `model` and all other entries are of what they leave.
+        depth: Blocks that go, in this order, before all else: ``{"sum", "summand", "nodes", "ends", "damage"}``, the
+            names of a sum, of the summand that it loses, and of the graph inputs and outputs that go with it (plans of
+            earlier versions lack these). `model` and all other entries are of what they leave.
         constants: Names of the floating-point constants of the model, those that stay whole too; plans of earlier
             versions lack it.
         refilled: Nodes of the pruned model that count what went as zeros, as a normalisation of fewer channels in a
@@ -87,6 +88,11 @@ class Plan:
     def summands(self) -> list[Summand]:
         """The summands of the blocks that go."""
         return [Summand(block["sum"], block["summand"]) for block in self.depth]
+
+    @property
+    def ends(self) -> frozenset[str]:
+        """The graph inputs and outputs that go with the blocks."""
+        return frozenset(name for block in self.depth for name in block.get("ends", ()))
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -165,6 +171,8 @@ def _fault(data: dict[str, Any]) -> str | None:
     for block in data.get("depth", []):
         if not isinstance(block, dict) or not all(isinstance(block.get(key), str) for key in Summand._fields):
             return "a block of 'depth' does not name a sum and a summand"
+        if not all(isinstance(name, str) for name in _listed(block.get("ends", []))):
+            return "the 'ends' of a block of 'depth' are not a list of names"
     for group in data.get("groups", []):
         if not isinstance(group, dict) or any(type(group.get(k)) is not kind for k, kind in _GROUP_KINDS.items()):
             return f"a group needs {', '.join(_GROUP_KINDS)}"
@@ -227,9 +235,10 @@ def _lost(value: Value, lengths: KeptLengths) -> Indices:
 
 
 def io_slices(plan: Plan) -> IoSlices:
-    """Slices that the plan removes from graph inputs and outputs."""
+    """What the plan removes of graph inputs and outputs."""
     return IoSlices(
-        {name: {int(axis): indices for axis, indices in axes.items()} for name, axes in plan.interface.items() if axes}
+        {name: {int(axis): indices for axis, indices in axes.items()} for name, axes in plan.interface.items() if axes},
+        plan.ends,
     )
 
 

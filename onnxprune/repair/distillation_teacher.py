@@ -18,7 +18,7 @@ from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 from onnxprune.runtime.session import local_session
 from onnxprune.verification.comparable_outputs import Component, with_comparable_outputs, with_scores
-from onnxprune.verification.output_error import OutputTotals
+from onnxprune.verification.output_error import OutputTotals, without_outputs
 from onnxprune.verification.output_values import OutputValues, Reference, class_axes
 
 Array = NDArray[Any]
@@ -65,6 +65,7 @@ def views(original: Model, pruned: Model, kept: KeptIndices | None = None, io_sl
         kept: What the student has of the teacher's values; None where that is not known, and only outputs are compared.
         io_slices: What inputs and outputs of the student lost.
     """
+    original = without_outputs(original, io_slices.gone)
     teacher, components = with_comparable_outputs(original)
     student, others = with_comparable_outputs(pruned)
     if io_slices.removed or [c.name for c in components] != [c.name for c in others]:

@@ -10,7 +10,7 @@ from onnxprune.common.text import count, duration, percent, plural, short
 from onnxprune.report.entries import Count
 from onnxprune.report.report import LatencyReport
 from onnxprune.report.tables import Part, number, table
-from onnxprune.verification.check import Drift
+from onnxprune.verification.drift import Drift
 from onnxprune.verification.latency import Latency
 
 OUTPUTS = 5

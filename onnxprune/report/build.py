@@ -53,7 +53,7 @@ def build(
         unverified_because=verified.reason,
         options=options,
         groups=groups,
-        blocks=[BlockReport(b["sum"], list(b.get("nodes", [])), b.get("damage")) for b in plan.depth],
+        blocks=[_block(entry) for entry in plan.depth],
         zeroed={name: z["ratio"] for name, z in plan.zeroed.items()},
         dense={},
         whole_because=None if plan.changes_model else whole_because(coupling),
@@ -63,6 +63,11 @@ def build(
         },
         seconds=rounded(seconds),
     )
+
+
+def _block(entry: Mapping[str, Any]) -> BlockReport:
+    """What is said of an entry of a plan's depth."""
+    return BlockReport(entry["sum"], list(entry.get("nodes", [])), entry.get("damage"), list(entry.get("ends", [])))
 
 
 def rounded(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnxprune.common.text import count, percent, plural, printable
 from onnxprune.report.report import Report
 from onnxprune.report.tables import Part
 
-BLOCKS = 6
-"""Blocks that are named."""
+BLOCKS, ENDS = 6, 8
+"""Blocks that are named, and inputs and outputs that went with them."""
 
 
 def blocks(report: Report) -> list[Part]:
     """The blocks that went as a whole."""
     if not report.blocks:
         return []
-    names = [printable(block.sum) for block in report.blocks]
-    more = f" and {len(names) - BLOCKS} more" if len(names) > BLOCKS else ""
-    return [f"{plural(len(names), 'block')} left out as a whole, before the sums {', '.join(names[:BLOCKS])}{more}"]
+    sums = [printable(block.sum) for block in report.blocks]
+    ends = [printable(name) for block in report.blocks for name in block.ends]
+    went = f"{plural(len(sums), 'block')} left out as a whole, before the sums {_first(sums, BLOCKS)}"
+    return [went, *([f"Inputs and outputs that went with them: {_first(ends, ENDS)}"] if ends else [])]
+
+
+def _first(names: Sequence[str], most: int) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def reordered(report: Report) -> list[Part]:

@@ -11,8 +11,8 @@ from onnxprune.report.metric import interval, number
 from onnxprune.report.tables import Part, table
 from onnxprune.report.tables import number as rounded
 from onnxprune.report.warnings import interval as share
-from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions
+from onnxprune.verification.drift import Drift
 from onnxprune.verification.latency import Timing
 from onnxprune.verification.metric_loss import MetricLoss
 from onnxprune.verification.neighbours import Neighbours

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class BlockReport:
         sum: Name of the sum that lost a summand.
         nodes: The nodes that went with it, in the order in which they ran.
         damage: Squared error of the outputs that it added, as a share of their variance; None where it is not known.
+        ends: Graph inputs and outputs that went with it.
     """
 
     sum: str
     nodes: list[str]
     damage: float | None
+    ends: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

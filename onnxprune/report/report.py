@@ -19,8 +19,8 @@ from onnxprune.report.entries import (
 )
 from onnxprune.report.json_data import OMIT_NONE, JsonValue
 from onnxprune.report.metric import GateReport, MetricReport
-from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions, Estimate
+from onnxprune.verification.drift import Drift
 from onnxprune.verification.latency import Timing
 from onnxprune.verification.neighbours import Neighbours
 from onnxprune.verification.sample_errors import OutputReport

@@ -77,7 +77,9 @@ def _checked(report: Report) -> str:
         listed = f"{', '.join(most)} and {last}" if most else last
         return f"Dry run without {listed}"
     if report.verified:
-        return f"{RUNS_AS_BEFORE}{' but for what these lost' if report.interface else ''}"
+        gone = ["those that went"] if any(block.ends for block in report.blocks) else []
+        but = [*gone, *(["what these lost"] if report.interface else [])]
+        return f"{RUNS_AS_BEFORE}{' but for ' if but else ''}{' and '.join(but)}"
     return f"NOT verified: {on_command_line(report.unverified_because or '')}"
 
 

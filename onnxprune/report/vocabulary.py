@@ -8,7 +8,7 @@ from typing import Any
 from onnxprune.common.text import plural, printable
 from onnxprune.report.entries import Count
 from onnxprune.report.json_data import JsonValue
-from onnxprune.verification.check import Drift
+from onnxprune.verification.drift import Drift
 
 
 @dataclass(frozen=True)

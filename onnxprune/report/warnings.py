@@ -153,8 +153,9 @@ def _blind(report: Report) -> list[str]:
     if all(error is not None and error < UNMOVED for error in moved):
         return []
     names = ", ".join(map(short, report.many_positions))
+    has = "has" if len(report.many_positions) == 1 else "have"
     return [
-        f"accuracy unknown, and at risk: {names} has values for many positions of a sample (a detector, a map, a "
+        f"accuracy unknown, and at risk: {names} {has} values for many positions of a sample (a detector, a map, a "
         f"sequence); pruned without samples, such a model may find nothing any more: {GIVE_DATA}"
     ]
 

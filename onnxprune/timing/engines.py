@@ -21,7 +21,7 @@ from onnxprune.engines.profiles import Timer, is_function_name
 from onnxprune.errors import InputError, RunError, option
 from onnxprune.model.model import Model
 from onnxprune.model.save import save
-from onnxprune.runtime.io_slices import IoSlices
+from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.process import Session
 from onnxprune.runtime.session import Feeds, runnable
 from onnxprune.runtime.worker import CPU
@@ -113,21 +113,21 @@ class OnnxRuntime:
     def milliseconds(self) -> float:
         """See `Engine`."""
         if not self._times:
-            self._race(self._original, self._feeds, SECONDS)
+            self._race(self._original, WHOLE, SECONDS)
         return 1e3 * float(np.median(self._times))
 
     def ratio(self, copy: Model, io_slices: IoSlices, seconds: float = SECONDS) -> float:
         """See `Engine`."""
         with runnable(copy) as ready:
             session = ready.session(threads=self._threads, arena=True, providers=self._providers)
-        before, after = self._race(session, io_slices.feeds(self._feeds), seconds)
+        before, after = self._race(session, io_slices, seconds)
         return after / before
 
-    def _race(self, other: Session, feeds: Feeds, seconds: float) -> tuple[float, float]:
+    def _race(self, other: Session, io_slices: IoSlices, seconds: float) -> tuple[float, float]:
         """Seconds of the original and of another session, in alternation; those of the original are kept."""
-        both = [self._feeds, feeds]
-        self._original.race(other, self._outputs, both, 1)  # the first run of a session allocates its memory
-        times = self._original.race(other, self._outputs, both, PAIRS, fewest=FEWEST, seconds=seconds)
+        both, outputs = [self._feeds, io_slices.feeds(self._feeds)], io_slices.left(self._outputs)
+        self._original.race(other, outputs, both, 1)  # the first run of a session allocates its memory
+        times = self._original.race(other, outputs, both, PAIRS, fewest=FEWEST, seconds=seconds)
         measured = [np.quantile(np.array(spent), QUANTILE, axis=0) for spent in times]
         on_processor = self._threads == 1 and self._on_cpu and measured[0][1] > 0  # some clocks are too coarse
         before, after = (float(found[int(on_processor)]) for found in measured)
@@ -139,9 +139,8 @@ class OnnxRuntime:
         if not self._on_cpu:
             return []  # what an accelerator works on while the profiler's kernel returns is not told
         with runnable(copy) as ready:
-            found = ready.profile(
-                self._outputs, io_slices.feeds(self._feeds), threads=self._threads, runs=PROFILED, seconds=SECONDS
-            )
+            outputs, feeds = io_slices.left(self._outputs), io_slices.feeds(self._feeds)
+            found = ready.profile(outputs, feeds, threads=self._threads, runs=PROFILED, seconds=SECONDS)
         return [(name, 1e3 * seconds) for name, seconds in found]
 
 

@@ -21,39 +21,19 @@ from onnxprune.model.tensors import all_nodes
 from onnxprune.runtime.axis_lengths import SIZES
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.piecewise import Pieces, is_large, runnable_pair
+from onnxprune.runtime.process import Session
 from onnxprune.runtime.sample_inputs import candidate_sizes, input_dims, sample_inputs
 from onnxprune.runtime.session import Feeds, Runnable, Source, runnable
 from onnxprune.runtime.worker import is_out_of_memory
 from onnxprune.verification.as_array import as_array
 from onnxprune.verification.checker import checker_error
+from onnxprune.verification.drift import Drift, drift
 from onnxprune.verification.latency import Latency, latency
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Drift:
-    """How far an array moved; None where that has no meaning (not numbers, not finite, nothing to compare with).
-
-    Classes, indices and strings have no distance (`is_classes`): of them only the share of equal entries is known.
-
-    Attributes:
-        max_abs: Largest absolute difference.
-        rel_rms: Root mean square of the difference over that of the original.
-        cosine: Cosine of the angle between both, as flat vectors.
-        equal: Share of equal entries, 0 to 1, of classes; None for quantities.
-    """
-
-    max_abs: float | None
-    rel_rms: float | None
-    cosine: float | None
-    equal: float | None = field(default=None, metadata={"omit_none": True})
-
-    def within(self, tolerance: float) -> bool | None:
-        """Whether the relative RMS is within a tolerance, or all classes are equal; None where neither is known."""
-        if self.equal is not None:
-            return self.equal == 1.0
-        return None if self.rel_rms is None else self.rel_rms <= tolerance
+NAMED = 3
+"""Inputs and outputs that an error names at most."""
 
 
 @dataclass(frozen=True)
@@ -84,57 +64,6 @@ class Comparison:
 
     drift: dict[str, Drift]
     latency: Latency
-
-
-def drift(before: Any, after: Any) -> Drift:
-    """How far `after` is from `before`, computed in double precision; of classes, how many are equal.
-
-    Infinities and NaN at the same positions in both are ignored; anywhere else the drift is undefined.
-    """
-    nothing = Drift(None, None, None)
-    a, b = as_array(before), as_array(after)
-    if a.shape == b.shape and is_classes(a) and is_classes(b):
-        return Drift(None, None, None, equal=float((a == b).mean()) if a.size else 1.0)
-    if a.shape != b.shape or not (is_numeric(a) and is_numeric(b)):
-        return nothing
-    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
-    a, b = a.astype(wide).ravel(), b.astype(wide).ravel()
-    finite = np.isfinite(a)
-    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
-        return nothing
-    a, b = a[finite], b[finite]
-    if not a.size:
-        return Drift(0.0, 0.0, None) if not finite.size else nothing
-    return _finite_drift(a, b)
-
-
-def _finite_drift(a: np.ndarray, b: np.ndarray) -> Drift:
-    scale = max(float(np.abs(a).max()), float(np.abs(b).max())) or 1.0
-    a, b = a / scale, b / scale  # squares of huge numbers overflow, those of tiny ones vanish
-    gap = float(np.linalg.norm(a - b))
-    long_a, long_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
-    relative = gap / long_a if long_a else (None if gap else 0.0)
-    cosine = float(np.vdot(a, b).real) / (long_a * long_b) if long_a and long_b else None
-    return Drift(
-        max_abs=float(np.abs(a - b).max()) * scale,
-        rel_rms=relative,
-        cosine=None if cosine is None else max(-1.0, min(1.0, cosine)),
-    )
-
-
-def is_classes(array: np.ndarray) -> bool:
-    """Whether an array holds what can only be equal or not: strings, truth values, and integers of 32 bits or more.
-
-    Smaller integers are quantised numbers or pixels.
-    """
-    if array.dtype.kind == "O":
-        return all(isinstance(entry, (str, bytes)) for entry in array.ravel())
-    return array.dtype.kind in "bSU" or (array.dtype.kind in "iu" and array.dtype.itemsize >= 4)
-
-
-def is_numeric(array: np.ndarray) -> bool:
-    """Whether an array holds numbers, those of ml_dtypes included."""
-    return array.dtype.kind in "biufc" or array.dtype.name.startswith(("bfloat", "float", "int", "uint"))
 
 
 def check(
@@ -170,7 +99,7 @@ def check(
     before = _proto(original)
     if input_shapes:
         input_dims(before, input_shapes)  # a shape that does not fit is the caller's to know
-    _same_interface(before, _proto(result))
+    _same_interface(before, _proto(result), io_slices)
     with runnable_pair(original, result) as (first, second):
         fault = checker_error(second, result)
         if fault and not checker_error(first, original):
@@ -180,7 +109,7 @@ def check(
         if isinstance(outcome, str):
             return _unverified(outcome)
         used, names, expected = outcome
-        expected = io_slices.arrays(names, expected)
+        names, expected = io_slices.left(names), io_slices.arrays(names, expected)
         try:
             actual = second.session(threads=threads).run(names, io_slices.feeds(used))
         except RunError as error:
@@ -231,15 +160,27 @@ def compare(
         if isinstance(outcome, str):
             raise InputError(f"the first model cannot be run: {outcome}", hint="give inputs or input shapes")
         used, names, expected = outcome
+        names, expected = io_slices.left(names), io_slices.arrays(names, expected)
         try:
             old, new = (one.session(threads=threads, arena=True) for one in (first, second))
+            _has_all(new, [*io_slices.feeds(used), *names])
             actual = new.run(names, io_slices.feeds(used))
             times = latency(old, new, names, [used, io_slices.feeds(used)], threads=threads, runs=runs)
         except RunError as error:
             raise InputError(f"the second model cannot be run: {error}") from error
-    expected = io_slices.arrays(names, expected)
     moved = {name: drift(a, b) for name, a, b in zip(names, expected, actual, strict=True)}
     return Comparison(moved, times)
+
+
+def _has_all(other: Session, names: Sequence[str]) -> None:
+    """Raises where a model lacks inputs or outputs of the one that it is compared with."""
+    lost = [name for name in names if name not in {*other.inputs, *other.outputs}]
+    if lost:
+        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+        raise InputError(
+            f"the second model has no input or output {', '.join(map(repr, lost[:NAMED]))}{more}",
+            f"{option('plan', ...)} says what went, where it was pruned from the first",
+        )
 
 
 def time_models(
@@ -260,7 +201,7 @@ def time_models(
         used, names, _ = outcome
         try:
             old, new = (one.session(threads=1, arena=True) for one in (first, second))
-            return latency(old, new, names, [used, io_slices.feeds(used)], threads=1)
+            return latency(old, new, io_slices.left(names), [used, io_slices.feeds(used)], threads=1)
         except RunError as error:
             return error.message
 
@@ -286,12 +227,13 @@ def _proto(source: Source) -> onnx.ModelProto:
     return source.proto if isinstance(source, Model) else load(source).proto
 
 
-def _same_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Raises where names, types or ranks of inputs or outputs differ."""
+def _same_interface(before: onnx.ModelProto, after: onnx.ModelProto, io_slices: IoSlices) -> None:
+    """Raises where names, types or ranks of inputs or outputs differ, but for those that went."""
     for what, old, new in (
         ("inputs", fed_inputs(before.graph), fed_inputs(after.graph)),
         ("outputs", list(before.graph.output), list(after.graph.output)),
     ):
+        old = [value for value in old if value.name not in io_slices.gone]
         if [v.name for v in old] != [v.name for v in new]:
             raise VerificationError(f"the {what} changed: {[v.name for v in old]} became {[v.name for v in new]}")
         for a, b in zip(old, new, strict=True):

@@ -36,7 +36,7 @@ def scored_outputs(
     after = session(with_scores(pruned)).each(io_slices.feeds(feeds) for feeds in read)
     for wanted, made in zip(before, after, strict=True):
         pairs = zip(io_slices.arrays(names, wanted), made, strict=True)
-        yield {name: (as_array(a), as_array(b)) for name, (a, b) in zip(names, pairs, strict=True)}
+        yield {name: (as_array(a), as_array(b)) for name, (a, b) in zip(io_slices.left(names), pairs, strict=True)}
 
 
 class EstimatedLoss:

@@ -17,12 +17,12 @@ from onnxprune.options import split_gate
 from onnxprune.runtime.io_slices import Batch, IoSlices
 from onnxprune.runtime.session import session
 from onnxprune.verification.as_array import as_array
-from onnxprune.verification.check import Drift
 from onnxprune.verification.comparable_outputs import class_scores
+from onnxprune.verification.drift import Drift
 from onnxprune.verification.output_sums import OutputSums, class_axis
 
 CLASSES = {getattr(onnx.TensorProto, name) for name in ("STRING", "BOOL", "INT32", "INT64", "UINT32", "UINT64")}
-"""Types of outputs that are equal or not, and have no distance (see `check.is_classes`)."""
+"""Types of outputs that are equal or not, and have no distance (see `drift.is_classes`)."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,10 @@ def measure(
     sums = {n: OutputSums(n, classified=n in classified, axis=axes.get(n)) for n in names}
     fed, read = itertools.tee(batches)  # in one pass: a reader may have no two at a time
     before = session(original).each(fed, names)
-    after = session(pruned).each((io_slices.feeds(feeds) for feeds in read), names)
+    left = io_slices.left(names)
+    after = session(pruned).each((io_slices.feeds(feeds) for feeds in read), left)
     for expected, outputs in zip(before, after, strict=True):
-        for name, a, b in zip(names, io_slices.arrays(names, expected), outputs, strict=True):
+        for name, a, b in zip(left, io_slices.arrays(names, expected), outputs, strict=True):
             sums[name].add(as_array(a), as_array(b))
     return {name: s.measures() for name, s in sums.items()}
 

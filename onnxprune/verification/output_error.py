@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +91,9 @@ def side_by_side(
     models: Sequence[Model], batches: Iterable[Batch], io_slices: IoSlices = WHOLE, *, unsquash: bool = False
 ) -> SideBySide:
     """Runs an original and other models batch by batch; the arguments are those of `measured`."""
-    original, *_ = models
-    names = [o.name for o in original.proto.graph.output]
+    original, *others = models
+    models = [without_outputs(original, io_slices.gone), *others]
+    names = io_slices.left([o.name for o in original.proto.graph.output])
     views = [with_comparable_outputs(m) for m in models] if unsquash and not io_slices.removed else []
     compared = [[o.name for o in view.proto.graph.output] for view, _ in views]
     components = None
@@ -109,6 +110,17 @@ def side_by_side(
             yield [io_slices.arrays(names, whole), *parts]
 
     return SideBySide(components, run())
+
+
+def without_outputs(model: Model, names: Collection[str]) -> Model:
+    """A model that does not return what another one lacks."""
+    if not names:
+        return model
+    copy = model.copy()
+    outputs = [out for out in copy.proto.graph.output if out.name not in names]
+    del copy.proto.graph.output[:]
+    copy.proto.graph.output.extend(outputs)
+    return copy
 
 
 class Errors:

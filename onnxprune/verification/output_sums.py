@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import InputError
-from onnxprune.verification.check import Drift, is_classes, is_numeric
+from onnxprune.verification.drift import Drift, is_classes, is_numeric
 
 
 class OutputSums:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.verification.check import is_classes, is_numeric
+from onnxprune.verification.drift import is_classes, is_numeric
 
 MOST = 5
 """How many samples are named."""

@@ -23,7 +23,8 @@ from onnxprune.model.save import save
 from onnxprune.model.sparse_initializers import SparseStorage
 from onnxprune.options import Checks
 from onnxprune.pipeline.store_sparse import store, verification
-from onnxprune.verification.check import Drift, Verification
+from onnxprune.verification.check import Verification
+from onnxprune.verification.drift import Drift
 from tests.ops.case import build
 from tests.support.commands import Cli
 from tests.support.oracle import run_original, session

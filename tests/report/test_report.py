@@ -29,8 +29,8 @@ from onnxprune.report.report import (
     TrainingMismatch,
 )
 from onnxprune.report.warnings import warnings
-from onnxprune.verification.check import Drift
 from onnxprune.verification.decisions import Decisions, Estimate
+from onnxprune.verification.drift import Drift
 from onnxprune.verification.latency import Timing
 from tests.ops.case import build
 from tests.support.commands import tiny

@@ -17,7 +17,8 @@ from onnxprune.model.model import load
 from onnxprune.model.save import save
 from onnxprune.runtime import session as runtime
 from onnxprune.runtime.session import session
-from onnxprune.verification.check import Drift, check, compare, drift
+from onnxprune.verification.check import check, compare
+from onnxprune.verification.drift import Drift, drift
 from onnxprune.verification.output_sums import OutputSums
 from tests.ops.case import build
 from tests.support.text_models import parse
@@ -240,6 +241,8 @@ def test_a_comparison_needs_models_that_run():
     with pytest.raises(InputError, match="first model cannot be run"):
         compare(parse("g (float[2] x) => (float[2] y) { y = my.Op (x) }"), dense())
     with pytest.raises(InputError, match="second model cannot be run"):
+        compare(dense(), parse("g (float[7,9] x) => (float[7,9] y) { y = Relu (x) }"))
+    with pytest.raises(InputError, match="second model has no input or output 'x'"):
         compare(dense(), parse("g (float[2] z) => (float[2] y) { y = Relu (z) }"))
 
 

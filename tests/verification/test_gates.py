@@ -16,7 +16,7 @@ from onnxprune.errors import GateError, InputError
 from onnxprune.model.model import Model
 from onnxprune.runtime.io_slices import WHOLE
 from onnxprune.verification import gates
-from onnxprune.verification.check import drift
+from onnxprune.verification.drift import drift
 from tests.support.commands import Cli, assert_refused, contents
 from tests.support.paths import MODELS
 
