@@ -96,23 +96,35 @@ def uniform(groups: Sequence[Group], ratio: float, limits: Sequence[Limits]) -> 
     return [g.units - held.kept(g.units, share(ratio, g.units)) for g, held in zip(groups, limits, strict=True)]
 
 
-def ranked(groups: Sequence[Group], scores: Sequence[Scores], ratio: float, limits: Sequence[Limits]) -> list[int]:
+def ranked(
+    sets: Sequence[Sequence[Group]], scores: Sequence[Scores], ratio: float, limits: Sequence[Limits]
+) -> list[int]:
     """Units to remove from each group when the lowest ``floor(ratio * n)`` of all n are to be removed.
 
     What `limits` keep in one group is compensated by the next lowest of the others.
+
+    Args:
+        sets: Groups of as many units that lose as many as each other; a group alone is a set of one.
+        scores: Scores of the units of each set.
+        ratio: 0 <= ratio <= 1.
+        limits: What the groups of each set keep.
+
+    Returns:
+        The units that each group of a set loses.
     """
-    target = share(ratio, sum(g.units for g in groups))
-    owner = np.repeat(np.arange(len(groups)), [g.units for g in groups])
-    order = np.argsort(np.concatenate(scores), kind="stable") if len(groups) else np.empty(0, np.int64)
-    room = [g.units - held.kept(g.units, g.units) for g, held in zip(groups, limits, strict=True)]
-    removed = [0] * len(groups)
+    units, sizes = [some[0].units for some in sets], [len(some) for some in sets]
+    target = share(ratio, sum(n * size for n, size in zip(units, sizes, strict=True)))
+    owner = np.repeat(np.arange(len(sets)), units)
+    order = np.argsort(np.concatenate(scores), kind="stable") if len(sets) else np.empty(0, np.int64)
+    room = [n - held.kept(n, n) for n, held in zip(units, limits, strict=True)]
+    removed = [0] * len(sets)
     for i in owner[order]:
         if target == 0:
             break
-        if removed[i] < room[i]:
+        if removed[i] < room[i] and sizes[i] <= target:
             removed[i] += 1
-            target -= 1
-    return [g.units - held.kept(g.units, n) for g, n, held in zip(groups, removed, limits, strict=True)]
+            target -= sizes[i]
+    return [n - held.kept(n, gone) for n, gone, held in zip(units, removed, limits, strict=True)]
 
 
 def weakest(scores: Scores, count: int) -> NDArray[np.int64]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from onnxprune.allocation import budget
 from onnxprune.allocation.counts import Limits, ranked, uniform, weakest
-from onnxprune.allocation.fixed import PartlyFixed
 from onnxprune.allocation.target import Target
+from onnxprune.allocation.variables import CostOfVariables, Variables
 from onnxprune.allocation.widths import Rounding, limits_of
 from onnxprune.common.math import share
 from onnxprune.common.text import amount, milliseconds
@@ -69,6 +69,7 @@ def by_ratio(
     scores: Sequence[Scores],
     options: Channels,
     keep: Mapping[int, float] = MappingProxyType({}),
+    alike: Sequence[Sequence[int]] = (),
 ) -> Selection:
     """The weakest units of some groups, as many as the ratio asks for.
 
@@ -78,28 +79,34 @@ def by_ratio(
         scores: Importance of each unit.
         options: The ratio, and what groups keep at least.
         keep: Share of the units that stay, of single groups by their position; the ratio is for the others.
+        alike: Positions of groups of as many units that are to lose as many as each other, unless `keep` names them.
     """
-    counts = _counts(groups, scores, options, keep, options.rounding)
-    plain = counts if options.rounding == 1 else _counts(groups, scores, options, keep, 1)
+    counts = _counts(groups, scores, options, keep, alike, options.rounding)
+    plain = counts if options.rounding == 1 else _counts(groups, scores, options, keep, alike, 1)
     taken = _taken(coupling, groups, [weakest(s, n) for s, n in zip(scores, counts, strict=True)], scores)
     changed = {g.name: (g.units - n, g.units - m) for g, n, m in zip(groups, plain, counts, strict=True) if n != m}
     return replace(taken, rounded=changed)
 
 
 def _counts(
-    groups: Sequence[Group], scores: Sequence[Scores], options: Channels, keep: Mapping[int, float], rounding: Rounding
+    groups: Sequence[Group],
+    scores: Sequence[Scores],
+    options: Channels,
+    keep: Mapping[int, float],
+    alike: Sequence[Sequence[int]],
+    rounding: Rounding,
 ) -> list[int]:
     """Units to remove from each group by a ratio, or as `keep` says."""
     assert options.ratio is not None
     limits = limits_of(groups, options.min_channels, rounding)
-    counts, free = _fixed(groups, limits, keep)
-    mine, bounds = [groups[i] for i in free], [limits[i] for i in free]
-    counts[free] = (
-        ranked(mine, [scores[i] for i in free], options.ratio, bounds)
-        if options.global_ranking
-        else uniform(mine, options.ratio, bounds)
-    )
-    return [int(n) for n in counts]
+    variables = _variables(groups, limits, keep, alike)
+    mine, bounds = [[groups[i] for i in some] for some in variables.members], variables.limits(limits)
+    if options.global_ranking:
+        means = [np.mean([np.sort(scores[i]) for i in some], axis=0) for some in variables.members]
+        counts = ranked(mine, means, options.ratio, bounds)
+    else:
+        counts = uniform([some[0] for some in mine], options.ratio, bounds)
+    return [int(n) for n in variables.all(np.array(counts, dtype=np.int64))]
 
 
 def by_budget(
@@ -110,6 +117,7 @@ def by_budget(
     before: Cost,
     input_shapes: Mapping[str, Sequence[int]],
     keep: Mapping[int, float] = MappingProxyType({}),
+    alike: Sequence[Sequence[int]] = (),
 ) -> Selection:
     """The units whose removal meets every target at the least summed damage.
 
@@ -121,23 +129,26 @@ def by_budget(
         before: What was counted of the model.
         input_shapes: Shapes of graph inputs.
         keep: Share of the units that stay, of single groups by their position; the others meet the targets.
+        alike: See `by_ratio`.
     """
     models = {cost.name: predicted(cost, coupling, groups, before, input_shapes) for cost in options.costs}
     whole = totals(options.costs, coupling, before, input_shapes)
     asked = {name: _limit(name, text, whole[name]) for name, text in options.limits.items()}
     met = {name for name, limit in asked.items() if (whole[name] or math.inf) <= limit * (1 + ROUNDED)}
     limits = limits_of(groups, options.min_channels, options.rounding)
-    counts, free = _fixed(groups, limits, keep)
+    variables = _variables(groups, limits, keep, alike)
     found = budget.allocate(
-        [curves[i].loss for i in free],
-        [groups[i].units for i in free],
+        variables.curves([c.loss for c in curves]),
+        [groups[some[0]].units for some in variables.members],
         [
-            Target(PartlyFixed(models[n], counts, free) if keep else models[n], math.inf if n in met else limit)
+            Target(
+                models[n] if variables.plain else CostOfVariables(models[n], variables), math.inf if n in met else limit
+            )
             for n, limit in asked.items()
         ],
-        [limits[i] for i in free],
+        variables.limits(limits),
     )
-    counts[free] = found.removed
+    counts = variables.all(np.array(found.removed, dtype=np.int64))
     chosen = _taken(
         coupling,
         groups,
@@ -152,15 +163,15 @@ def by_budget(
     return Selection(chosen.removed, chosen.entries, targets)
 
 
-def _fixed(
-    groups: Sequence[Group], limits: Sequence[Limits], keep: Mapping[int, float]
-) -> tuple[NDArray[np.int64], list[int]]:
-    """Units to remove from the groups that keep a share, 0 of the others; and the positions of these."""
+def _variables(
+    groups: Sequence[Group], limits: Sequence[Limits], keep: Mapping[int, float], alike: Sequence[Sequence[int]]
+) -> Variables:
+    """The numbers of units that are open: those of groups that keep a share are not."""
     counts = np.zeros(len(groups), dtype=np.int64)
     for i, stays in keep.items():
         units = groups[i].units
         counts[i] = units - limits[i].kept(units, share(1 - stays, units))
-    return counts, [i for i in range(len(groups)) if i not in keep]
+    return Variables.of(counts, [i for i in range(len(groups)) if i not in keep], alike)
 
 
 def intermediate_target(options: Channels, whole: Mapping[str, float | None], progress: float) -> Channels:

@@ -13,6 +13,7 @@ from onnxprune.cost.measure import measure
 from onnxprune.cost.targets import measured as measured_cost
 from onnxprune.cost.targets import totals
 from onnxprune.coupling.blocks import Block
+from onnxprune.coupling.caches import of_one_shape
 from onnxprune.coupling.groups import Group
 from onnxprune.errors import InputError, option
 from onnxprune.extensions.points import CostFactory, Limit
@@ -129,6 +130,7 @@ def _predicted(prepared: Prepared, removals: Sequence[Ranked]) -> float:
         prepared.loaded.cost,
         prepared.options.checks.input_shapes,
         keep,
+        of_one_shape(prepared.analysis.coupling, prepared.groups),
     )
     if not all(target["met"] for target in found.targets.values()):
         return math.inf

@@ -14,6 +14,7 @@ from onnxprune.common.checkpoint import step_of_run
 from onnxprune.common.progress import part
 from onnxprune.cost.measure import Cost
 from onnxprune.cost.targets import totals
+from onnxprune.coupling.caches import of_one_shape
 from onnxprune.coupling.groups import Group
 from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
@@ -204,16 +205,16 @@ def allocate(
     Where no damage that was measured at the outputs decides between groups, residual streams stay whole, as far as the
     targets allow.
     """
-    keep = shares_by_group(analysis, groups, channels.keep)
+    keep, alike = shares_by_group(analysis, groups, channels.keep), of_one_shape(analysis.coupling, groups)
     streams = {} if damage.measured or options.scope.only else streams_to_spare(analysis.coupling, groups, keep)
     if not channels.target:
         whole = keep | dict.fromkeys(streams, 1.0)
-        found = selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, whole)
+        found = selection.by_ratio(analysis.coupling, groups, damage.unit_scores(groups), channels, whole, alike)
         return replace(found, spared={groups[i].name: s for i, s in streams.items()} if channels.ratio else {})
 
     def by_budget(curves: Sequence[Curve], keep: Mapping[int, float]) -> Selection:
         shapes = options.checks.input_shapes
-        return selection.by_budget(analysis.coupling, groups, curves, channels, before, shapes, keep)
+        return selection.by_budget(analysis.coupling, groups, curves, channels, before, shapes, keep, alike)
 
     if not streams:
         return by_budget(damage.curves, keep)

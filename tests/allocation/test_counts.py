@@ -22,6 +22,11 @@ def groups(sizes: list[int]) -> list[Group]:
     return [Group(f"g{i}", np.arange(n), Grade.EXACT, [], []) for i, n in enumerate(sizes)]
 
 
+def alone(sizes: list[int]) -> list[list[Group]]:
+    """Each group a set of its own."""
+    return [[group] for group in groups(sizes)]
+
+
 @pytest.mark.parametrize(
     ("ratio", "units", "expected"),
     [
@@ -134,7 +139,7 @@ def test_ranked_takes_no_more_than_asked_but_for_rounding(
     sizes: list[int], ratio: float, limits: Limits, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    counts = ranked(groups(sizes), [rng.random(n) for n in sizes], ratio, [limits] * len(sizes))
+    counts = ranked(alone(sizes), [rng.random(n) for n in sizes], ratio, [limits] * len(sizes))
     assert_limited(sizes, counts, limits)
     assert sum(counts) <= share(ratio, sum(sizes)) + len(sizes) * (multiple(limits) // 2)
     if multiple(limits) == 1:
@@ -147,7 +152,7 @@ def test_ranked_takes_the_lowest_of_all(sizes: list[int], ratio: float, seed: in
     """Unless a group would lose its last unit, what goes scores no more than what stays."""
     rng = np.random.default_rng(seed)
     scores = [rng.random(n) for n in sizes]
-    counts = ranked(groups(sizes), scores, ratio, [Limits()] * len(sizes))
+    counts = ranked(alone(sizes), scores, ratio, [Limits()] * len(sizes))
     gone = [np.sort(s)[:c] for s, c in zip(scores, counts, strict=True)]
     stay = [np.sort(s)[c:] for s, c in zip(scores, counts, strict=True) if c < len(s) - 1]
     if stay:
@@ -156,8 +161,17 @@ def test_ranked_takes_the_lowest_of_all(sizes: list[int], ratio: float, seed: in
 
 def test_a_weak_group_loses_more() -> None:
     scores: list[Any] = [np.array([1.0, 2, 3, 4]), np.array([10.0, 20, 30, 40])]
-    assert ranked(groups([4, 4]), scores, 0.5, [Limits()] * 2) == [3, 1]
-    assert ranked(groups([4, 4]), scores, 0.5, [Limits(2)] * 2) == [2, 2]
+    assert ranked(alone([4, 4]), scores, 0.5, [Limits()] * 2) == [3, 1]
+    assert ranked(alone([4, 4]), scores, 0.5, [Limits(2)] * 2) == [2, 2]
+
+
+def test_groups_that_stay_alike_count_as_many_times() -> None:
+    """Six of twelve units: the lowest of the set takes two at once, and what is left is too little for another."""
+    scores: list[Any] = [np.array([1.0, 2, 8, 9]), np.array([3.0, 4, 5, 6])]
+    sets = [groups([4, 4]), groups([4])]
+    assert ranked(sets, scores, 0.5, [Limits()] * 2) == [2, 2]
+    assert ranked(sets, scores, 5 / 12, [Limits()] * 2) == [2, 1]
+    assert ranked(sets, scores, 3 / 12, [Limits()] * 2) == [1, 1]
 
 
 def test_nothing_to_choose_from() -> None:

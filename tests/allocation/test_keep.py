@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.allocation.fixed import PartlyFixed
+from onnxprune.allocation.variables import CostOfVariables, Variables
 from onnxprune.cost.cost_model import parameters
 from onnxprune.errors import InputError
 from onnxprune.options import Options
@@ -103,7 +103,7 @@ def test_a_cost_of_the_free_groups_is_that_of_all() -> None:
     analysis = onnxprune.analyze(model())
     groups = [g for g in analysis.groups if g.name in SIZES]
     whole, free = parameters(analysis.coupling, groups), [0, 2]
-    part = PartlyFixed(whole, np.array([0, 4, 0]), free)
+    part = CostOfVariables(whole, Variables.of(np.array([0, 4, 0]), free, ()))
     removed = np.array([3, 7])
     assert part.left(removed) == whole.left(np.array([3, 4, 7])) == 6 * 7 + 7 * 16 + 16 * 23 + 23 * 4
     assert part.saving(removed, 1, 2) == whole.saving(np.array([3, 4, 7]), 2, 2) == 2 * (16 + 4)
