@@ -107,7 +107,8 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
     plan = planning.with_groups(plan, analysis.coupling, removed)
     io_slices = planning.io_slices(plan)
     with clock.stage("load"):
-        data = open_data(analysis.model, asked.calibration, asked.seed, clock.samples)
+        fed = original.load() if plan.ends else analysis.model  # samples are those of the original
+        data = open_data(fed, asked.calibration, asked.seed, clock.samples)
     with clock.stage("apply"):
         kept = kept_indices(analysis.coupling, removed)
         biases = {} if asked.growth is None else grow(analysis, asked.growth, removed)

@@ -151,7 +151,10 @@ def test_calibrated_on_the_samples_of_the_original(model: Path) -> None:
     """Samples have the caches of the original; what is repaired and judged has fewer."""
     data = {"input_ids": np.random.default_rng(0).integers(0, SHAPE.vocabulary, (24, 10))}
     bare = onnxprune.prune(model, 0.25, depth=1, calib=data, repair="none", **QUICK, **CACHES).report
-    report = onnxprune.prune(model, 0.25, depth=1, calib=data, **QUICK, **CACHES).report
+    repaired = onnxprune.prune(model, 0.25, depth=1, calib=data, **QUICK, **CACHES)
+    report = repaired.report
+    again = onnxprune.apply(repaired.plan, model, calib=data)
+    assert again.proto.SerializeToString(deterministic=True) == repaired.proto.SerializeToString(deterministic=True)
     assert report.verified and [block.ends for block in report.blocks] == [ends(2)]
     assert bare.calibration is not None and report.calibration is not None
     assert report.calibration.relative_error < bare.calibration.relative_error
