@@ -10,10 +10,8 @@ from typing import Any
 from onnxprune.allocation import selection
 from onnxprune.allocation.selection import Selection
 from onnxprune.cost.measure import Cost, measure
-from onnxprune.cost.targets import predicted
 from onnxprune.edit.permute import permute_original
 from onnxprune.edit.remove import remove
-from onnxprune.extensions.points import as_cost
 from onnxprune.model.model import Model
 from onnxprune.model.sparse_initializers import SparseStorage, resparsify
 from onnxprune.options import LATENCY, Channels, Options, Zeros
@@ -27,7 +25,7 @@ from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.refit import RepairJob
 from onnxprune.pipeline.score import allocate
 from onnxprune.pipeline.store_sparse import store
-from onnxprune.pipeline.time_target import MeasuredLatency, settle
+from onnxprune.pipeline.time_target import MeasuredLatency, predicted_latency, settle
 from onnxprune.pipeline.trial_refit import can_tell, refitted_error
 from onnxprune.pipeline.verify import verify_pruned
 from onnxprune.pipeline.zero import zero
@@ -158,13 +156,6 @@ def choose(prepared: Prepared, channels: Channels | None) -> tuple[Selection, Me
         predicted_latency(prepared),
         judge if can_tell(prepared.loaded.data, prepared.options) else None,
     )
-
-
-def predicted_latency(prepared: Prepared) -> Callable[[Selection], float]:
-    """The latency of what a selection leaves, in milliseconds."""
-    groups, shapes = prepared.groups, prepared.options.checks.input_shapes
-    model = predicted(as_cost(LATENCY), prepared.analysis.coupling, groups, prepared.loaded.cost, shapes)
-    return lambda selected: model.left(selected.units(groups))
 
 
 def remove_channels(prepared: Prepared, options: Options, analysis: Analysis) -> Pruned:

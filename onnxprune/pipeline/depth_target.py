@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.allocation import selection
+from onnxprune.allocation.selection import Selection
 from onnxprune.common.progress import step
 from onnxprune.cost.measure import measure
 from onnxprune.cost.targets import measured as measured_cost
@@ -23,6 +24,7 @@ from onnxprune.pipeline.analysis import shares_by_group
 from onnxprune.pipeline.block_trials import BlockTrials, Removal, lost_with, with_absolute_targets, without_blocks
 from onnxprune.pipeline.prepare import Prepared, scored
 from onnxprune.pipeline.score import allocate
+from onnxprune.pipeline.time_target import by_times_alone, predicted_latency
 from onnxprune.pipeline.trial_refit import FEWEST, can_tell, refitted_error
 
 logger = logging.getLogger(__name__)
@@ -35,8 +37,8 @@ SECONDS = 0.5
 def weighed(prepared: Prepared, blocks: Sequence[Block], trials: BlockTrials) -> Prepared:
     """The model without the blocks that are worse than channels, or as it is where none are.
 
-    Both are held against each other after a short refit: what was predicted of them is a sum of single effects. Where
-    the model with all blocks is better, half as many blocks are tried, down to a single one.
+    Both are held against each other after a repair: what was predicted of them is a sum of single effects. Where the
+    model with all blocks is better, half as many blocks are tried, down to a single one.
 
     Raises:
         InputError: There are too few samples to tell.
@@ -143,12 +145,25 @@ def _is_inside(group: Group, nodes: Collection[Node]) -> bool:
 
 
 def _at_target(prepared: Prepared) -> tuple[float, float]:
-    """By how much the target is missed, 0 where it is met, and the error of the outputs after a short refit."""
+    """By how much the target is missed, 0 where it is met, and the error of the outputs after a repair.
+
+    A latency is that which is measured: predictions are off by more than what a block is worth.
+    """
     assert prepared.damage is not None
-    cost, options = prepared.loaded.cost, prepared.options
-    selected = allocate(prepared.analysis, prepared.groups, prepared.damage, _channels(prepared), cost, options)
-    missed = max((t["left"] / t["asked"] - 1 for t in selected.targets.values() if not t["met"]), default=0.0)
-    return missed, refitted_error(prepared, prepared.analysis, selected)
+    damage, cost, options = prepared.damage, prepared.loaded.cost, prepared.options
+
+    def select(channels: Channels) -> Selection:
+        return allocate(prepared.analysis, prepared.groups, damage, channels, cost, options)
+
+    channels, over = _channels(prepared), 1.0
+    if LATENCY in channels.limits and prepared.timed is not None:
+        predict = predicted_latency(prepared)
+        selected, over = by_times_alone(select, prepared.analysis, prepared.timed, channels, predict)
+    else:
+        selected = select(channels)
+    others = [t for name, t in selected.targets.items() if name != LATENCY and not t["met"]]
+    missed = max([over - 1, *(t["left"] / t["asked"] - 1 for t in others)])
+    return missed, refitted_error(prepared, prepared.analysis, selected, complete=True)
 
 
 def _channels(prepared: Prepared) -> Channels:

@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 
 from onnxprune.allocation.selection import Selection
 from onnxprune.common.progress import step
+from onnxprune.cost.targets import predicted
 from onnxprune.engines.profiles import DEFAULT
 from onnxprune.errors import InputError, RunError
+from onnxprune.extensions.points import as_cost
 from onnxprune.options import AUTO, LATENCY, Channels
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.latency import Timed
+from onnxprune.pipeline.prepare import Prepared
 from onnxprune.timing.engines import Engine
 from onnxprune.timing.measure import slice_copy
 
@@ -80,6 +83,13 @@ class Trial:
         return sum(float(entry.get("damage", 0.0)) for entry in self.selected.entries)
 
 
+def predicted_latency(prepared: Prepared) -> Predict:
+    """The latency of what a selection leaves, in milliseconds."""
+    groups, shapes = prepared.groups, prepared.options.checks.input_shapes
+    model = predicted(as_cost(LATENCY), prepared.analysis.coupling, groups, prepared.loaded.cost, shapes)
+    return lambda selected: model.left(selected.units(groups))
+
+
 def settle(
     allocate: Allocate,
     analysis: Analysis,
@@ -110,8 +120,32 @@ def settle(
     return replace(chosen.selected, targets={**others, LATENCY: target}), latency
 
 
+def by_times_alone(
+    allocate: Allocate, analysis: Analysis, timed: Timed, channels: Channels, predict: Predict
+) -> tuple[Selection, float]:
+    """An allocation by the times that is made again until its measured latency is what was asked for.
+
+    Returns:
+        The allocation, and its latency over what was asked for, 1 where it is met; both as predicted where the times
+        come from elsewhere.
+    """
+    selected = allocate(channels)
+    asked, left = (float(selected.targets[LATENCY][key]) for key in ("asked", "left"))
+    if timed.engine is None:
+        return selected, max(1.0, left / asked)
+    chosen = _best(list(_trials(allocate, analysis, timed, channels, predict, asked, beside=False)), asked, None)
+    return chosen.selected, 1.0 if _met(chosen, asked) else chosen.measured / asked
+
+
 def _trials(
-    allocate: Allocate, analysis: Analysis, timed: Timed, channels: Channels, predict: Predict, asked: float
+    allocate: Allocate,
+    analysis: Analysis,
+    timed: Timed,
+    channels: Channels,
+    predict: Predict,
+    asked: float,
+    *,
+    beside: bool = True,
 ) -> Iterator[Trial]:
     """Allocations by the times, and others beside them where nothing else is asked."""
     whole = timed.times.milliseconds
@@ -125,9 +159,9 @@ def _trials(
     series: list[tuple[Callable[[float, int | str], Channels], float, float, int | str, int]] = [
         (by_time, asked, whole, channels.round_to, CORRECTIONS)
     ]
-    if channels.round_to == AUTO:
+    if channels.round_to == AUTO and beside:
         series += [(by_time, asked, whole, multiple, PROBES) for multiple in MULTIPLES]
-    if len(channels.target) == 1:
+    if len(channels.target) == 1 and beside:
         multiples = MACS_MULTIPLES if channels.round_to == AUTO else (channels.round_to,)
         series += [(by_macs, asked / whole, 1.0, multiple, PROBES) for multiple in multiples]
     for number, (options, first, most, multiple, tries) in enumerate(series):

@@ -1,4 +1,4 @@
-"""A short refit of an allocation, for choosing among several: layer by layer, on a part of the samples."""
+"""A refit of an allocation on a part of the samples, for choosing among several."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from onnxprune.planning import plan as planning
 from onnxprune.repair import calibrated
 from onnxprune.verification.output_error import measured
 
-JUDGES = 0.4
-"""Share of the samples to fit on that the result is judged by; they are fitted to only after the choice."""
+JUDGES, FEWER_JUDGES = 0.4, 0.2
+"""Share of the samples to fit on that judge a short refit and a complete one; what is chosen is fitted to them too."""
 FEWEST, MOST, MACS = 16, 192, 2e10
 """Samples that it takes, and how many are used at most; multiplications that all of them together may take."""
 
@@ -29,15 +29,24 @@ def can_tell(data: CalibrationSplit | None, options: Options) -> bool:
 
 
 def refitted_error(
-    prepared: Prepared, analysis: Analysis, selected: Selection, blocks: Sequence[dict[str, Any]] = ()
+    prepared: Prepared,
+    analysis: Analysis,
+    selected: Selection,
+    blocks: Sequence[dict[str, Any]] = (),
+    *,
+    complete: bool = False,
 ) -> float:
-    """Error of the outputs after a removal and a layer-wise refit, relative to their variance.
+    """Error of the outputs after a removal and a refit, relative to their variance.
+
+    A short refit, layer by layer, tells allocations of channels apart. It does not tell them from blocks: what later
+    stages take off is damage of channels.
 
     Args:
         prepared: The run; of its calibration data only what is not held out is used.
         analysis: The analysis of what channels are removed from; its model is not changed.
         selected: What is removed.
         blocks: The blocks that the model of the analysis lacks, as entries of a plan, besides those of the run.
+        complete: Whether the refit is the whole repair, on more samples.
     """
     data, options, macs = prepared.loaded.data, prepared.options, prepared.cost.macs or 0
     assert data is not None  # `can_tell`, and the options
@@ -51,9 +60,9 @@ def refitted_error(
     most = min(MOST, max(FEWEST, int(MACS / max(macs, 1))))
     if samples.parts > most:
         _, samples = samples.split(most / samples.parts)
-    learn, judges = samples.split(JUDGES)
+    learn, judges = samples.split(FEWER_JUDGES if complete else JUDGES)
     settings = calibrated.Settings(options.seed, options.resources.memory, io_slices)
     original = prepared.original.dense()
-    calibrated.refit_layers(original, copy.model, kept, learn, settings)
+    (calibrated.repair if complete else calibrated.refit_layers)(original, copy.model, kept, learn, settings)
     found = measured(original, [copy.model], judges.in_batches(1), io_slices, unsquash=True)
     return found.shares()[0]
