@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from onnxprune.errors import InputError
@@ -53,6 +53,12 @@ class Times:
 
     def __repr__(self) -> str:
         return f"Times({self.milliseconds:.3g} ms on {self.engine}, {len(self.rows)} measurements)"
+
+    def scaled(self, milliseconds: float) -> Times:
+        """The same where the original takes so long: a machine is not equally fast all the time."""
+        factor = milliseconds / self.milliseconds
+        rows = [replace(row, nodes={name: factor * ms for name, ms in row.nodes.items()}) for row in self.rows]
+        return replace(self, milliseconds=milliseconds, rows=tuple(rows))
 
     def to_json(self) -> str:
         """The times as JSON text."""

@@ -25,7 +25,11 @@ from onnxprune.pipeline.observe import fresh_samples
 from onnxprune.pipeline.prepare import Prepared, open_groups
 from onnxprune.pipeline.trial_refit import refitted_error
 from onnxprune.runtime.io_slices import IoSlices
+from onnxprune.timing.engines import Engine
 from onnxprune.verification.output_error import measured
+
+SECONDS = 1.5
+"""Seconds for which the model without the blocks that go is timed beside the whole one."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +129,13 @@ def without_blocks(prepared: Prepared, removals: Sequence[Removal]) -> Prepared:
     model = prepared.original.load()
     inline_functions(model)
     _leave_out(model, [removal.block for removal in removals])
-    shapes = lost_with([removal.block for removal in removals]).shapes(prepared.options.checks.input_shapes)
+    lost = lost_with([removal.block for removal in removals])
+    shapes, whole = lost.shapes(prepared.options.checks.input_shapes), _time_of_whole(prepared)
+    milliseconds = None if whole is None else whole.engine.ratio(model, lost, SECONDS) * whole.milliseconds
     cost = measure(model, shapes, run=prepared.options.targets_macs)
     sparse = densify(model)
     analysis = reanalyze(prepared.analysis, model)
-    options = still_matching(with_absolute_targets(prepared), analysis)
+    options = still_matching(with_absolute_targets(prepared, whole), analysis)
     loaded = replace(prepared.loaded, model=model, sparse=sparse, cost=cost, options=options)
     return replace(
         prepared,
@@ -140,7 +146,28 @@ def without_blocks(prepared: Prepared, removals: Sequence[Removal]) -> Prepared:
         timed=None,
         blocks=[removal.entry for removal in removals],
         whole=prepared.loaded.cost,
+        milliseconds=milliseconds,
     )
+
+
+@dataclass(frozen=True)
+class TimeOfWhole:
+    """What the model with all blocks takes, and what measured it."""
+
+    engine: Engine
+    milliseconds: float
+
+
+def _time_of_whole(prepared: Prepared) -> TimeOfWhole | None:
+    """The time that a target of latency refers to; None where there is no such target or nothing here measures it."""
+    channels, timed = prepared.options.channels, prepared.timed
+    if channels is None or LATENCY not in channels.limits:
+        return None
+    if timed is not None:
+        return None if timed.engine is None else TimeOfWhole(timed.engine, timed.times.milliseconds)
+    shapes = prepared.options.checks.input_shapes
+    engine = ready_engine(prepared.analysis, shapes, timed_here(channels.engine)).engine
+    return TimeOfWhole(engine, engine.milliseconds())
 
 
 def still_matching(options: Options, analysis: Analysis) -> Options:
@@ -162,15 +189,19 @@ def still_matching(options: Options, analysis: Analysis) -> Options:
     return replace(options, scope=scope, channels=replace(channels, keep=keep))
 
 
-def with_absolute_targets(prepared: Prepared) -> Options:
-    """The options with targets as amounts: shares are of the original, not of what its blocks leave."""
+def with_absolute_targets(prepared: Prepared, time: TimeOfWhole | None = None) -> Options:
+    """The options with targets as amounts: shares are of the original, not of what its blocks leave.
+
+    Args:
+        prepared: The run.
+        time: What the original takes, where that is not known to the run.
+    """
     options, channels = prepared.options, prepared.options.channels
     assert channels is not None  # the options see to that
     if not channels.target:
         return options
     shapes = options.checks.input_shapes
     whole = totals(channels.costs, prepared.analysis.coupling, prepared.loaded.cost, shapes)
-    if LATENCY in whole and prepared.timed is None:
-        engine = ready_engine(prepared.analysis, shapes, timed_here(channels.engine)).engine
-        whole[LATENCY] = engine.milliseconds()
+    if time is not None:
+        whole[LATENCY] = time.milliseconds
     return replace(options, channels=selection.intermediate_target(channels, whole, 1.0))

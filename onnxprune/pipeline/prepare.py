@@ -78,6 +78,8 @@ class Prepared:
         moments: Moments of what the layers of the original read, once a criterion has needed them.
         blocks: The blocks that are gone already, as entries of a plan: analysis and costs are of what they leave.
         whole: What the original costs, where blocks are gone.
+        milliseconds: What blocks left of the time of the original, measured beside it, where a target of latency needs
+            that.
     """
 
     original: Original
@@ -94,6 +96,7 @@ class Prepared:
     moments: dict[str, Moments] = field(default_factory=dict)
     blocks: Sequence[dict[str, Any]] = ()
     whole: Cost | None = None
+    milliseconds: float | None = None
 
     @property
     def cost(self) -> Cost:
@@ -167,6 +170,8 @@ def scored(prepared: Prepared) -> Prepared:
     if LATENCY in channels.limits:
         with clock.stage("measure"):
             latency = timed(analysis, groups, channels, options.checks.input_shapes)
+            if prepared.milliseconds is not None:
+                latency = replace(latency, times=latency.times.scaled(prepared.milliseconds))
         loaded = replace(loaded, cost=replace(loaded.cost, times=latency.times))
     moments = dict[str, Moments]()
     with clock.stage("score"):

@@ -20,6 +20,7 @@ from onnxprune.pipeline.block_trials import Removal
 from onnxprune.pipeline.depth import least_damaging
 from onnxprune.pipeline.progress import Clock
 from onnxprune.planning.plan import Plan
+from onnxprune.timing.engines import OnnxRuntime
 from tests.ops.case import build
 from tests.support.paths import MODELS
 
@@ -187,3 +188,25 @@ def test_fewer_blocks_are_tried_where_as_many_as_predicted_are_worse(
         monkeypatch.setattr(depth_target, name, fake)
     found: Any = depth_target.weighed(cast(Any, made), [], cast(Any, None))
     assert found.gone == removals[:gone]
+
+
+def test_times_of_what_blocks_left_are_shares_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine gets twice as slow between the two measurements: what is left stays a share of the original.
+
+    Without the block it takes 0.8 of the time, and without the channels 0.8 of that.
+    """
+    speeds = iter([1.0, 2.0])
+    make = OnnxRuntime.__init__
+
+    def slower(self: OnnxRuntime, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        self.speed = next(speeds, 2.0)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(OnnxRuntime, "__init__", slower)
+    monkeypatch.setattr(OnnxRuntime, "milliseconds", lambda self: self.speed)
+    monkeypatch.setattr(OnnxRuntime, "ratio", lambda self, copy, io_slices, seconds=1.0: 0.8)
+    result = onnxprune.prune(
+        two_blocks(0.1, 0.5), target={"latency": 0.9}, depth=1, repair="none", verify=False, **QUICK
+    )
+    target = result.report.targets["latency"]
+    assert (target.asked, target.left) == (pytest.approx(0.9), pytest.approx(0.64)) and target.met
