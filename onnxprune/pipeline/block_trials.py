@@ -23,13 +23,11 @@ from onnxprune.pipeline.data import CalibrationSplit, _Synthetic
 from onnxprune.pipeline.latency import ready_engine
 from onnxprune.pipeline.observe import fresh_samples
 from onnxprune.pipeline.prepare import Prepared, open_groups
+from onnxprune.pipeline.time_target import CHECKED
 from onnxprune.pipeline.trial_refit import refitted_error
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.timing.engines import Engine
 from onnxprune.verification.output_error import measured
-
-SECONDS = 1.5
-"""Seconds for which the model without the blocks that go is timed beside the whole one."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def without_blocks(prepared: Prepared, removals: Sequence[Removal]) -> Prepared:
     _leave_out(model, [removal.block for removal in removals])
     lost = lost_with([removal.block for removal in removals])
     shapes, whole = lost.shapes(prepared.options.checks.input_shapes), _time_of_whole(prepared)
-    milliseconds = None if whole is None else whole.engine.ratio(model, lost, SECONDS) * whole.milliseconds
+    milliseconds = None if whole is None else whole.engine.ratio(model, lost, CHECKED) * whole.milliseconds
     cost = measure(model, shapes, run=prepared.options.targets_macs)
     sparse = densify(model)
     analysis = reanalyze(prepared.analysis, model)

@@ -204,8 +204,7 @@ def _numbers(value: Any, old: Mapping[str, int], new: Mapping[str, int]) -> list
 
 
 def _cache_numbers(graph: Graph) -> list[int]:
-    """The numbers of the layers that have a cache among the inputs, by its name, ascending."""
-    infer(graph)
+    """The numbers of the layers that have a cache among the inputs, by its name, ascending; shapes are known."""
     names = [value.name for value in graph.main.inputs if value is not None and value.rank == 4]
     return sorted({int(found.group()) for name in names if (found := re.search(r"\d+", name))})
 

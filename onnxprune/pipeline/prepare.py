@@ -104,17 +104,17 @@ class Prepared:
         return self.loaded.cost if self.whole is None else self.whole
 
     @property
-    def ends(self) -> frozenset[str]:
+    def lost(self) -> IoSlices:
         """The graph inputs and outputs that went with blocks."""
-        return frozenset(name for block in self.blocks for name in block["ends"])
+        return IoSlices(gone=frozenset(name for block in self.blocks for name in block["ends"]))
 
     @property
     def options(self) -> Options:
         """The options, with a repair other than ``auto``, and with shapes of inputs that are left."""
         options = self.loaded.options
-        if not self.ends:
+        if not self.lost.gone:
             return options
-        shapes = IoSlices(gone=self.ends).shapes(options.checks.input_shapes)
+        shapes = self.lost.shapes(options.checks.input_shapes)
         return replace(options, checks=replace(options.checks, input_shapes=shapes))
 
 
@@ -164,7 +164,7 @@ def open_groups(analysis: Analysis, options: Options) -> list[Group]:
 def scored(prepared: Prepared) -> Prepared:
     """With the damage of removing units, and with measured times where a target of latency needs them."""
     options, loaded, clock, channels = prepared.options, prepared.loaded, prepared.clock, prepared.options.channels
-    analysis, groups, latency, ends = prepared.analysis, prepared.groups, prepared.timed, prepared.ends
+    analysis, groups, latency, lost = prepared.analysis, prepared.groups, prepared.timed, prepared.lost
     if channels is None:
         return prepared
     if LATENCY in channels.limits:
@@ -175,17 +175,10 @@ def scored(prepared: Prepared) -> Prepared:
         loaded = replace(loaded, cost=replace(loaded.cost, times=latency.times))
     moments = dict[str, Moments]()
     with clock.stage("score"):
-        data = None if loaded.data is None else loaded.data.without(ends)
+        data = None if loaded.data is None else loaded.data.without(lost.gone)
         feeds = prepared.synthetic_feeds
         damage = learn_damage(
-            analysis,
-            groups,
-            data,
-            options,
-            channels,
-            loaded.cost,
-            lambda: [IoSlices(gone=ends).feeds(f) for f in feeds()],
-            moments,
+            analysis, groups, data, options, channels, loaded.cost, lambda: [lost.feeds(f) for f in feeds()], moments
         )
     return replace(prepared, loaded=loaded, damage=damage, timed=latency, moments=moments)
 

@@ -31,7 +31,7 @@ CORRECTIONS, PROBES = 6, 3
 MULTIPLES, MACS_MULTIPLES = (4, 8), (4, 8, 16)
 """Multiples of widths with which allocations of the latency and of the MACs are tried beside it."""
 CHECKED = 1.5
-"""Seconds for which an allocation is timed: longer than each of the copies that it was predicted from."""
+"""Seconds for which an allocation, or what blocks leave, is timed: longer than each copy that it was predicted from."""
 TOLERANCE = 0.02
 """A time is met to within this share of it: medians of repeated measurements differ by about as much."""
 SLACK = 0.03
