@@ -138,9 +138,8 @@ class _Backward:
         rule = operator_of(node).gradient
         if not branches and (rule is None or captured):
             return f"{node.op_type} has no gradient rule"
-        if any(
-            w and v is not None and v.elem_type and not _is_float(v) for v, w in zip(node.inputs, wanted, strict=True)
-        ):
+        numbers = (v for v, w in zip(node.inputs, wanted, strict=True) if w and v is not None and v.elem_type)
+        if not operator_of(node).reads_zero_points and not all(map(_is_float, numbers)):
             return f"{node.label} reads numbers of another precision"
         if self._write.opset < OLDEST_OPSET:
             return f"opset {self._write.opset} is older than {OLDEST_OPSET}"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -17,6 +16,7 @@ from onnxprune.gradients import losses
 from onnxprune.gradients.differentiate import differentiate
 from onnxprune.gradients.free_constants import free_constants
 from onnxprune.gradients.optimizer import channel_sizes
+from onnxprune.gradients.single_precision import SinglePrecision
 from onnxprune.graph.graph import Graph, Node, Value
 from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.graph.shape_inference import infer
@@ -166,16 +166,18 @@ class Trainable:
             terms: Writes the loss, as a sum, given the graph of the model.
             outputs: Names of the outputs of `outputs`.
         """
-        known = parameters(model)
-        made = differentiate(*_with_loss(model, feeds, targets, terms), list(known))
+        self._form = SinglePrecision(model)
+        single = self._form.model
+        known = parameters(single)
+        made = differentiate(*_with_loss(single, self._form.feeds(feeds), targets, terms), list(known))
         (self._loss, self._seed), *_ = made.seeds.items()
         self.parameters = {name: p for name, p in known.items() if name in made.gradients}
         self.reasons = made.reasons
-        self._left = list(_left(Graph(model.proto), known))
+        self._left = list(_left(Graph(single.proto), known))
         self._gradients = [made.gradients[name] for name in self.parameters]
         self._session = local_session(made.model, arena=True) if self.parameters else None
         self._outputs = list(outputs)
-        forward = model.copy()
+        forward = single.copy()
         free_constants(forward, self.parameters)
         self._forward = local_session(forward)
 
@@ -192,13 +194,16 @@ class Trainable:
             weights: The weights.
         """
         assert self._session is not None
-        given = {**feeds, **weights, self._seed: np.ones(1, np.float32)}
+        given = {**self._given(feeds, weights), self._seed: np.ones(1, np.float32)}
         loss, *found = self._session.run([self._loss, *self._gradients], given)
         return float(loss[0]), dict(zip(self.parameters, found, strict=True))
 
     def outputs(self, feeds: Batch, weights: Mapping[str, Floats], names: Sequence[str] | None = None) -> list[Array]:
         """The outputs of a batch; those of some names where these are given."""
-        return self._forward.run(self._outputs if names is None else names, {**feeds, **weights})
+        return self._forward.run(self._outputs if names is None else names, self._given(feeds, weights))
+
+    def _given(self, feeds: Batch, weights: Mapping[str, Floats]) -> dict[str, Array]:
+        return {**self._form.feeds(feeds), **self._form.stored(weights)}
 
 
 def _with_loss(
@@ -243,12 +248,3 @@ def fix_shapes(model: Model, feeds: Batch) -> None:
         if info.HasField("type"):
             info.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
-
-
-def write_back(model: Model, weights: Mapping[str, Floats]) -> None:
-    """Stores weights in a model, in place."""
-    graph = Graph(model.proto)
-    for name, array in weights.items():
-        tensor = graph.main.names[name].tensor
-        assert isinstance(tensor, onnx.TensorProto)
-        model.set_array(tensor, array)

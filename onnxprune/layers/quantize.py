@@ -28,6 +28,11 @@ class Blocks:
     scale: Floats
     zero: Floats
 
+    @property
+    def real(self) -> Floats:
+        """The values that the numbers stand for; shape (blocks, values)."""
+        return (self.numbers - self.zero[:, None]) * self.scale[:, None]
+
 
 def quantised(real: Floats, low: int, high: int, kind: np.dtype[Any], zero: Floats) -> Blocks:
     """Rounds real values to whole numbers around zero points, block by block.
@@ -46,13 +51,13 @@ def quantised(real: Floats, low: int, high: int, kind: np.dtype[Any], zero: Floa
     above, below = np.maximum(high - zero, 1), np.maximum(zero - low, 1)
     covering = np.maximum(most / above, -least / below)
     signed = np.where(most > -least, -most, -least) / below  # the largest value takes the longer end
-    best = _rounded(real, _stored(covering, kind), zero, low, high)
+    best = rounded(real, _stored(covering, kind), zero, low, high)
     for scale in (share * one for share in SHRINKS for one in (covering, signed)):
-        found = _rounded(real, _stored(scale, kind), zero, low, high)
+        found = rounded(real, _stored(scale, kind), zero, low, high)
         offsets = found.numbers - zero[:, None]
         fitted = (real * offsets).sum(axis=1) / np.maximum(np.square(offsets).sum(axis=1), 1e-300)
         best = _least(real, best, found)
-        best = _least(real, best, _rounded(real, _stored(fitted, kind), zero, low, high))
+        best = _least(real, best, rounded(real, _stored(fitted, kind), zero, low, high))
     return best
 
 
@@ -62,14 +67,15 @@ def _stored(scale: Floats, kind: np.dtype[Any]) -> Floats:
     return np.where((found == 0) | ~np.isfinite(found), 1.0, found)
 
 
-def _rounded(real: Floats, scale: Floats, zero: Floats, low: int, high: int) -> Blocks:
+def rounded(real: Floats, scale: Floats, zero: Floats, low: int, high: int) -> Blocks:
+    """The nearest numbers at given scales; arguments as those of `quantised`, and scales of shape (blocks,)."""
     numbers = np.clip(np.rint(real / scale[:, None]) + zero[:, None], low, high)
     return Blocks(numbers, scale, zero)
 
 
 def _least(real: Floats, one: Blocks, other: Blocks) -> Blocks:
     """Of each block the version with the smaller squared error."""
-    errors = [np.square((b.numbers - b.zero[:, None]) * b.scale[:, None] - real).sum(axis=1) for b in (one, other)]
+    errors = [np.square(b.real - real).sum(axis=1) for b in (one, other)]
     better = errors[1] < errors[0]
     return Blocks(
         np.where(better[:, None], other.numbers, one.numbers),

@@ -14,6 +14,7 @@ from onnxprune.errors import InputError, option
 from onnxprune.extensions import points
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
+from onnxprune.layers.real_weights import RealWeights
 from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, SyntheticFeeds
@@ -23,7 +24,6 @@ from onnxprune.repair import calibrated, data_free
 from onnxprune.repair.calibrated import Settings
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Fitter, Refit
-from onnxprune.repair.quantised import RealWeights
 from onnxprune.runtime.io_slices import IoSlices
 from onnxprune.runtime.partition import CannotCut
 from onnxprune.statistics.moments import REPAIR_ROWS, Rows

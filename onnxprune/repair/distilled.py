@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
 from onnxprune.errors import RunError
-from onnxprune.gradients.trainable import Trainable, write_back
+from onnxprune.gradients.single_precision import write_back
+from onnxprune.gradients.trainable import Trainable
 from onnxprune.model.model import Model
 from onnxprune.repair.calibrated import JUDGE_SHARE, MOST_JUDGES
 from onnxprune.repair.distillation_student import held_back_errors, student

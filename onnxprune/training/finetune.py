@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
 from onnxprune.errors import DataError, option
-from onnxprune.gradients.trainable import Terms, Trainable, write_back
+from onnxprune.gradients.single_precision import write_back
+from onnxprune.gradients.trainable import Terms, Trainable
 from onnxprune.graph.graph import Graph
 from onnxprune.losses.functions import FunctionLoss
 from onnxprune.losses.label_loss import TARGET

@@ -24,7 +24,7 @@ from onnxprune.edit.remove import remove
 from onnxprune.errors import InputError
 from onnxprune.extensions.patterns import Pattern
 from onnxprune.extensions.points import Criterion
-from onnxprune.gradients.trainable import write_back
+from onnxprune.gradients.single_precision import write_back
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.operators import WeightLayout
 from onnxprune.importance.element_scores import element_scores

@@ -50,7 +50,7 @@ NAMED = {
     "planning/checkpoints/keras_files.py": {"GRU", "LSTM", "MultiHeadAttention", "Transpose"},  # layers of Keras
     "planning/checkpoints/keras_paths.py": {"GroupQueryAttention"},  # a layer of Keras
     "repair/interpolation.py": {"Constant"},
-    "repair/quantised.py": {"Add", "DequantizeLinear", "MatMul", "MatMulNBits"},  # nodes that it replaces, and by which
+    "layers/real_weights.py": {"Add", "DequantizeLinear", "MatMul", "MatMulNBits"},  # nodes that it replaces, and by which
     "report/graph_picture.py": {"Shape", "Size"},  # computations of shapes are not drawn
     "sparsity/tensorrt.py": {"Conv", "Gemm", "MatMul"},  # what another product runs sparse
 }

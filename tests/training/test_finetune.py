@@ -124,15 +124,20 @@ def test_errors(pruned: onnx.ModelProto) -> None:
 
 
 def test_what_is_not_trained_is_told() -> None:
-    """A scale, an offset, and weights of another type; a product written out as Einsum is a weight as others are."""
-    text = """(float[N,4] x) => (float[N,3] y) <float[4,6] w, float[6,1] g, int64[1] axis = {1}, float[6] b, float16[6,6] h, int8[6,3] q, float s = {0.1}>
+    """A scale, an offset, weights in double precision, and quantised ones that two nodes read.
+
+    A product written out as Einsum is a weight as others are.
+    """
+    text = """(float[N,4] x) => (float[N,3] y) <float[4,6] w, float[6,1] g, int64[1] axis = {1}, float[6] b,
+         float16[6,6] h, int8[6,3] q, float s = {0.1}, double[3,3] k>
         { a = Einsum <equation = "ni,ij->nj"> (x, w)  e = Squeeze(g, axis)  c = Mul(a, e)  d = Add(c, b)  r = Relu(d)
-          f = Cast <to = 1> (h)  m = MatMul(r, f)  v = DequantizeLinear(q, s)  y = MatMul(m, v) }"""
+          f = Cast <to = 1> (h)  m = MatMul(r, f)  v = DequantizeLinear(q, s)  u = DequantizeLinear(q, s)
+          p = MatMul(m, v)  o = MatMul(m, u)  t = Add(p, o)  l = Cast <to = 1> (k)  y = MatMul(t, l) }"""
     rng = np.random.default_rng(0)
     data = {"x": rng.standard_normal((40, 4)).astype(np.float32), "labels": rng.integers(0, 3, 40)}
     training = onnxprune.finetune(build(text), data, epochs=1).report.training
-    kinds = ["constants of Add are", "constants of Mul are", "float16 numbers are", "quantised numbers are"]
-    assert training.weights == 1 and training.untrained == {f"{kind} not trained": 1 for kind in kinds}
+    kinds = ["constants of Add are", "constants of Mul are", "double numbers are", "quantised numbers are"]
+    assert training.weights == 2 and training.untrained == {f"{kind} not trained": 1 for kind in kinds}
 
 
 def test_weights_behind_nodes_that_move_their_numbers() -> None:

@@ -1,8 +1,9 @@
-"""Quantised weights in a repair: refitted as floats, then rounded again, each block with a scale of its own.
+"""Quantised weights as floats, which a repair or a training changes, and rounded again.
 
 MatMulNBits and DequantizeLinear of constants are replaced by their real values, under which `layers.find` sees layers;
-afterwards they come back. What the repair left alone comes back bit by bit, what it changed with the zero points that
-it had and scales anew. A bias of 32 bits follows the scale of its weight, as runtimes that fuse the two assume.
+afterwards they come back. What was left alone comes back bit by bit, what was changed with the zero points that it
+had, and with new scales or the old ones. A bias of 32 bits follows the scale of its weight, as runtimes that fuse the
+two assume.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.layers.dequantize import dequantised, unpacked
-from onnxprune.layers.quantize import packed, quantised
+from onnxprune.layers.quantize import Blocks, packed, quantised, rounded
+from onnxprune.layers.scale_blocks import AlongAxis, OfColumns, ScaleBlocks
 from onnxprune.model.model import Model
 from onnxprune.model.unique_names import Names
 
@@ -41,13 +43,34 @@ class _Weight:
         node: The node that dequantises it: DequantizeLinear, or MatMulNBits.
         floats: Name of the floats.
         real: Their values.
+        blocks: Which of them share a scale.
+        scale: The scales, as they are stored.
+        zero: The zero point of each scale; shape (scales,).
+        range: The least and the largest number.
         product: Of MatMulNBits, the output of the product that stands for it; its own output where it has no bias.
     """
 
     node: NodeProto
     floats: str
     real: Array
+    blocks: ScaleBlocks
+    scale: Array
+    zero: NDArray[np.float64]
+    range: tuple[int, int]
     product: str | None = None
+
+    @property
+    def scales(self) -> NDArray[np.float64]:
+        """The scale of each block; shape (scales,)."""
+        return self.scale.astype(np.float64).reshape(-1)
+
+    def rounded(self, changed: Array) -> Blocks:
+        """The numbers nearest to other values, at the same scales."""
+        return rounded(self.blocks.rows(changed), self.scales, self.zero, *self.range)
+
+    def quantised(self, changed: Array) -> Blocks:
+        """The numbers of other values, at the scales that fit them best."""
+        return quantised(self.blocks.rows(changed), *self.range, self.scale.dtype, self.zero)
 
 
 class RealWeights:
@@ -88,23 +111,34 @@ class RealWeights:
         """Whether anything was quantised."""
         return bool(self._weights)
 
-    def restore(self) -> Model:
-        """The model, which may have been changed since, with its weights quantised again; the copy is used up."""
-        scaled: dict[str, Array] = {}  # output of a weight -> new scale by old scale
+    def rounded(self, name: str, array: Array) -> Array:
+        """What is left of other floats once they are rounded at the scales that they have."""
+        weight = next((w for w in self._weights if w.floats == name), None)
+        return array if weight is None else weight.blocks.whole(weight.rounded(array).real).astype(array.dtype)
+
+    def restore(self, *, keep_scales: bool = False) -> Model:
+        """The model, which may have been changed since, with its weights quantised again; the copy is used up.
+
+        Args:
+            keep_scales: Whether changed weights keep the scales that they had, see `rounded`; else they get the best.
+        """
+        ratios: dict[str, Array] = {}  # output of a weight -> new scale by old scale
         tensors = {t.name: t for t in self.model.proto.graph.initializer}
+        biases = []
         for weight in self._weights:
             changed = self.model.array(tensors[weight.floats])
-            same = np.array_equal(changed, weight.real)
+            made = None
+            if not np.array_equal(changed, weight.real):
+                made = weight.rounded(changed) if keep_scales else weight.quantised(changed)
             if weight.product is not None:
-                self._restore_product(weight, None if same else changed)
-            elif self._kind(weight.node) != TensorProto.INT32:
-                scaled[weight.floats] = self._restore_weight(weight, None if same else changed)
+                self._restore_product(weight, made)
+            elif self._kind(weight.node) == TensorProto.INT32:
+                biases.append((weight, changed))
+            else:
+                ratios[weight.floats] = self._restore_weight(weight, made)
         weight_of = self._weights_of_biases()
-        for weight in self._weights:
-            if weight.product is None and self._kind(weight.node) == TensorProto.INT32:
-                changed = self.model.array(tensors[weight.floats])
-                ratio = scaled.get(weight_of.get(weight.floats, ""), np.ones(()))
-                self._restore_bias(weight, changed, ratio)
+        for weight, changed in biases:
+            self._restore_bias(weight, changed, ratios.get(weight_of.get(weight.floats, ""), np.ones(())))
         used = {name for node in self.model.proto.graph.node for name in node.input}
         missing = used - {t.name for t in self.model.proto.graph.initializer}
         self.model.proto.graph.initializer.extend(t for name, t in self._stored.items() if name in missing)
@@ -134,25 +168,24 @@ class RealWeights:
             self.products[product] = out
             made.append(helper.make_node("Add", [product, bias], [out], name=self._names.fresh(f"{out}_biased")))
         self._put(node, made)
-        self._weights.append(_Weight(old, floats, real, product))
+        blocks = OfColumns(deep, wide, int(attributes["block_size"]))
+        zeros = _points(points, wide, blocks.blocks, bits)
+        self._weights.append(_Weight(old, floats, real, blocks, scales, zeros, (0, 2**bits - 1), product))
 
-    def _restore_product(self, weight: _Weight, changed: Array | None) -> None:
-        node, attributes = weight.node, {a.name: helper.get_attribute_value(a) for a in weight.node.attribute}
-        graph = self.model.proto.graph
+    def _restore_product(self, weight: _Weight, made: Blocks | None) -> None:
+        """The node comes back, with new numbers and scales where some were made."""
+        node, graph = weight.node, self.model.proto.graph
         (place,) = [n for n in graph.node if weight.product in n.output]
         if weight.product != node.output[0]:
             (add,) = [n for n in graph.node if n.output[0] == node.output[0]]
             node.input[5] = next(name for name in add.input if name != weight.product)
             graph.node.remove(add)
-        if changed is not None:
-            bits, size = int(attributes.get("bits", 4)), int(attributes["block_size"])
-            wide, blocks = attributes["N"], -(-attributes["K"] // size)
-            scale = self._array(node.input[2])
-            points = _points(self._optional(node, 3), wide, blocks, bits)
-            real = np.pad(changed.T.astype(np.float64), [(0, 0), (0, blocks * size - attributes["K"])])
-            made = quantised(real.reshape(-1, size), 0, 2**bits - 1, scale.dtype, points)
-            node.input[1] = self._add(node.input[1], packed(made.numbers.reshape(wide, blocks, size), bits))
-            node.input[2] = self._add(node.input[2], made.scale.astype(scale.dtype).reshape(scale.shape))
+        if made is not None:
+            assert isinstance(weight.blocks, OfColumns)
+            bits = next((int(a.i) for a in node.attribute if a.name == "bits"), 4)
+            numbers = made.numbers.reshape(weight.blocks.wide, weight.blocks.blocks, -1)
+            node.input[1] = self._add(node.input[1], packed(numbers, bits))
+            node.input[2] = self._add(node.input[2], _like(made.scale, weight.scale))
         self._put(place, [node])
 
     def _fold(self, node: NodeProto) -> None:
@@ -162,39 +195,34 @@ class RealWeights:
         if stored is None or stored.data_type not in RANGES or not self._takes(names, math.prod(stored.dims)):
             return
         weight, scale = self._array(node.input[0]), self._array(node.input[1])
-        if _groups(weight, scale, _axis(node)) is None:
+        blocks = AlongAxis(weight.shape, scale.shape, _axis(node) % max(weight.ndim, 1))
+        if not blocks.divides:
             return
         zero = self._optional(node, 2)
         real = dequantised(weight, scale, zero, _axis(node)).astype(scale.dtype)
+        zeros = np.zeros(scale.size) if zero is None else zero.astype(np.float64).reshape(-1)
         self._touched.update(names)
         old = NodeProto()
         old.CopyFrom(node)
         self.model.proto.graph.node.remove(node)
         self.model.proto.graph.initializer.append(numpy_helper.from_array(real, node.output[0]))
-        self._weights.append(_Weight(old, old.output[0], real))
+        self._weights.append(_Weight(old, old.output[0], real, blocks, scale, zeros, _range(weight, stored.data_type)))
 
-    def _restore_weight(self, weight: _Weight, changed: Array | None) -> Array:
-        """The node comes back; new scales by old ones."""
+    def _restore_weight(self, weight: _Weight, made: Blocks | None) -> Array:
+        """The node comes back, with new numbers and scales where some were made; new scales by old ones."""
         node, ratio = weight.node, np.ones(())
-        if changed is not None:
-            stored, scale = self._array(node.input[0]), self._array(node.input[1])
-            zero = self._optional(node, 2)
-            zero = np.zeros_like(scale) if zero is None else zero
-            groups = _groups(changed, scale, _axis(node))
-            assert groups is not None
-            low, high = _range(stored, self._kind(node))
-            made = quantised(groups.astype(np.float64), low, high, scale.dtype, zero.astype(np.float64).reshape(-1))
-            numbers = _ungroup(made.numbers, changed.shape, scale, _axis(node))
-            fresh = made.scale.astype(scale.dtype).reshape(scale.shape)
-            node.input[0] = self._add(node.input[0], numbers.astype(stored.dtype))
+        if made is not None:
+            fresh = _like(made.scale, weight.scale)
+            numbers = weight.blocks.whole(made.numbers).astype(self._array(node.input[0]).dtype)
+            node.input[0] = self._add(node.input[0], numbers)
             node.input[1] = self._add(node.input[1], fresh)
-            ratio = fresh.astype(np.float64) / scale.astype(np.float64)
+            ratio = fresh.astype(np.float64) / weight.scale.astype(np.float64)
         self._put_first(node, weight.floats)
         return ratio
 
     def _restore_bias(self, weight: _Weight, changed: Array, ratio: Array) -> None:
         """A bias of 32 bits, whose scale is that of the activation times that of the weight."""
-        node, scale = weight.node, self._array(weight.node.input[1])
+        node, scale = weight.node, weight.scale
         follows = ratio.size == 1 or ratio.shape == scale.shape
         if not np.array_equal(changed, weight.real) or (follows and (ratio != 1).any()):
             fresh = (
@@ -272,6 +300,8 @@ def _read(graph: onnx.GraphProto) -> list[str]:
 
 def _range(stored: Array, kind: int) -> tuple[int, int]:
     """The numbers that a weight uses: quantisers keep to 7 bits, say, where processors would saturate sums of more."""
+    if kind == TensorProto.INT32:
+        return RANGES[kind]
     numbers = stored.astype(np.int64)
     low, high = int(numbers.min()), int(numbers.max())
     return (low, high) if low < high else RANGES[kind]
@@ -291,26 +321,6 @@ def _points(zero: Array | None, columns: int, blocks: int, bits: int) -> NDArray
     return numbers.reshape(columns, -1)[:, :blocks].astype(np.float64).reshape(-1)
 
 
-def _groups(array: Array, scale: Array, axis: int) -> Array | None:
-    """The values that share a scale, as rows in the order of the scales; None where blocks do not divide the axis."""
-    if scale.size == 1:
-        return array.reshape(1, -1)
-    if scale.ndim == 1:
-        return np.moveaxis(array, axis, 0).reshape(len(scale), -1) if array.shape[axis] == len(scale) else None
-    if scale.ndim != array.ndim or array.shape[axis] % scale.shape[axis]:
-        return None
-    at = axis % array.ndim
-    size = array.shape[at] // scale.shape[at]
-    split = array.reshape(*array.shape[:at], scale.shape[at], size, *array.shape[at + 1 :])
-    return np.moveaxis(split, at + 1, -1).reshape(-1, size) if math.prod(scale.shape) * size == array.size else None
-
-
-def _ungroup(rows: Array, shape: tuple[int, ...], scale: Array, axis: int) -> Array:
-    """The inverse of `_groups`."""
-    if scale.size == 1:
-        return rows.reshape(shape)
-    at = axis % len(shape)
-    if scale.ndim == 1:
-        rest = shape[:at] + shape[at + 1 :]
-        return np.moveaxis(rows.reshape(shape[at], *rest), 0, at)
-    return np.moveaxis(rows.reshape(*scale.shape, -1), -1, at + 1).reshape(shape)
+def _like(scales: NDArray[np.float64], stored: Array) -> Array:
+    """Scales in the shape and type of others."""
+    return scales.astype(stored.dtype).reshape(stored.shape)
