@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from onnxprune.gradients.free_constants import constant_names, free_constants, replace_entries
 from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Graph, Node, Scope, Value
-from onnxprune.graph.operators import operator_of
+from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
@@ -139,7 +139,7 @@ class _Backward:
         if not branches and (rule is None or captured):
             return f"{node.op_type} has no gradient rule"
         numbers = (v for v, w in zip(node.inputs, wanted, strict=True) if w and v is not None and v.elem_type)
-        if not operator_of(node).reads_zero_points and not all(map(_is_float, numbers)):
+        if not (operator_of(node).reads_zero_points or _moves(node)) and not all(map(_is_float, numbers)):
             return f"{node.label} reads numbers of another precision"
         if self._write.opset < OLDEST_OPSET:
             return f"opset {self._write.opset} is older than {OLDEST_OPSET}"
@@ -221,15 +221,23 @@ def _downstream(scope: Scope, variables: Collection[str]) -> set[str]:
     needed = set(variables)
     for node in scope.nodes:
         read = [v for v in [*node.inputs, *_captured(node)] if v is not None]
-        if any(v.name in needed for v in read):
+        if any(v.name in needed for v in (read[:1] if _moves(node) else read)):
             needed |= {v.name for v in node.outputs if v is not None and _carries(node, v)}
     return needed
 
 
 def _carries(node: Node, value: Value) -> bool:
     """Whether an output varies with what a node reads, in whatever type; ids, conditions and shapes do not."""
-    smooth = _is_float(value) or not value.elem_type or value.elem_type in HALVES
-    return smooth or operator_of(node).zero_point is not None
+    if _is_float(value) or not value.elem_type or value.elem_type in HALVES:
+        return True
+    operator = operator_of(node)
+    return operator.zero_point is not None or (value is node.outputs[0] and (operator.quantises or _moves(node)))
+
+
+def _moves(node: Node) -> bool:
+    """Whether all that a node does to its first input is to move its elements, quantised ones too."""
+    operator = operator_of(node)
+    return operator.copies is Copies.ALL and not operator.casts
 
 
 def _assemble(

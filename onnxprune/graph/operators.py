@@ -166,6 +166,7 @@ class Operator:
         zero_point: Input that holds the zero point of its first output; it then knows those of its inputs too.
         reads_zero_points: Whether it knows the zero point of what it reads; its whole-number constants are weights,
             biases of 32 bits too.
+        quantises: Whether its first output stands for the numbers that its first input holds.
         lookups: Pairs of inputs (table, indices).
         positions: The output that holds positions along an axis of the first input, and which axis that is where no
             attribute says so.
@@ -204,6 +205,7 @@ class Operator:
     gates: int = 0
     zero_point: int | None = None
     reads_zero_points: bool = False
+    quantises: bool = False
     lookups: tuple[tuple[int, int], ...] = ()
     positions: tuple[int, int] | None = None
     lists_nonzero: bool = False
@@ -233,6 +235,7 @@ class Facts(TypedDict, total=False):
     gates: int
     zero_point: int | None
     reads_zero_points: bool
+    quantises: bool
     lookups: tuple[tuple[int, int], ...]
     positions: tuple[int, int] | None
     lists_nonzero: bool

@@ -129,7 +129,8 @@ def _copied(value: Value) -> Value:
     return value
 
 
-facts_of("QuantizeLinear", zero_point=2)
+facts_of("QuantizeLinear", zero_point=2, quantises=True)
+facts_of("DynamicQuantizeLinear", quantises=True)
 facts_of("DequantizeLinear ConvInteger MatMulInteger", reads_zero_points=True)
 facts_of("ConvInteger MatMulInteger", elem_type=TensorProto.INT32)
 facts_of("QLinearConv QLinearMatMul", zero_point=7)

@@ -133,36 +133,41 @@ def refit(job: RepairJob) -> list[Refit]:
 
 
 def _refit_by_own_method(job: RepairJob) -> list[Refit]:
-    """Carries out ``data-free`` or ``calibrated``."""
-    if job.data is None or job.method == "data-free":
-        return data_free.repair(
-            job.original,
-            job.pruned,
-            job.kept,
-            job.synthetic_feeds(),
-            seed=job.seed,
-            memory=job.memory,
-            io_slices=job.io_slices,
-            fitter=job.fitter,
-            input_shapes=job.input_shapes or None,
-        )
+    """Carries out ``data-free`` or ``calibrated``, on quantised weights too."""
     if job.fitter is None and job.unrepaired is None:
         original, pruned = RealWeights(job.original, job.memory), RealWeights(job.pruned, job.memory)
         if original.found and pruned.found:
             return _refit_real_weights(job, original, pruned)
-    return _calibrated(job)
+    return _refit_floats(job)
 
 
 def _refit_real_weights(job: RepairJob, original: RealWeights, pruned: RealWeights) -> list[Refit]:
     """Refits layers with quantised weights too, and rounds them again; taken back where that is no better."""
     before, graph = job.pruned.copy(), Graph(original.model.proto)
     infer(graph)
-    apart = {product: job.kept.axes[out] for product, out in original.products.items() if out in job.kept.axes}
+    apart = {new: job.kept.axes[old] for new, old in original.aliases.items() if old in job.kept.axes}
     kept = replace(job.kept, layers=job.kept.layers | refittable(graph), axes={**job.kept.axes, **apart})
-    done = _calibrated(replace(job, original=original.model, pruned=pruned.model, kept=kept))
-    done = [replace(r, layer=original.products.get(r.layer, r.layer)) for r in done]
+    done = _refit_floats(replace(job, original=original.model, pruned=pruned.model, kept=kept))
+    done = [replace(r, layer=original.aliases.get(r.layer, r.layer)) for r in done]
     job.pruned.proto.CopyFrom(pruned.restore().proto)
     return done if _nearer(job, before) else _taken_back(job, before, done)
+
+
+def _refit_floats(job: RepairJob) -> list[Refit]:
+    """Refits layers with floating-point weights, with data or without."""
+    if job.data is not None and job.method != "data-free":
+        return _calibrated(job)
+    return data_free.repair(
+        job.original,
+        job.pruned,
+        job.kept,
+        job.synthetic_feeds(),
+        seed=job.seed,
+        memory=job.memory,
+        io_slices=job.io_slices,
+        fitter=job.fitter,
+        input_shapes=job.input_shapes or None,
+    )
 
 
 def _calibrated(job: RepairJob) -> list[Refit]:

@@ -28,6 +28,7 @@ from onnxprune.options.criteria import BY_WEIGHTS
 from onnxprune.pipeline import observe, rounds
 from onnxprune.pipeline.analysis import Analysis, prunable, reanalyze, shares_by_group
 from onnxprune.pipeline.data import CalibrationSplit, SyntheticFeeds, open_data
+from onnxprune.pipeline.float_analysis import with_floats
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.refit import RepairJob, refit
 from onnxprune.pipeline.spare_streams import meeting_targets, streams_to_spare
@@ -151,6 +152,8 @@ def measure_damage(
 
     Moments are computed only where `known` holds none; it then holds them for other criteria.
     """
+    if criterion.needs != "weights":
+        analysis, groups = with_floats(analysis, groups, memory)
     coupling = analysis.coupling
     shapes = input_shapes or None
     context = observe.scoring_context(
@@ -242,15 +245,17 @@ def _learn_round(
         refit(RepairJob.of(options, analysis.model.copy(), pruned.model, kept, data, io_slices, synthetic_feeds))
     rest = reanalyze(pruned, pruned.model.copy())
     left, memory = prunable(rest, options.scope), options.resources.memory
-    scores = score(rest.model, rest.coupling, left, BY_WEIGHTS, seed=options.seed)
-    scores = observe.with_experts(rest.model, rest.coupling, left, scores, data, io_slices)
+    origin = rounds.channel_correspondence(analysis.coupling, selected.removed, rest.coupling)
+    rest, same = with_floats(rest, left, memory)
+    scores = score(rest.model, rest.coupling, same, BY_WEIGHTS, seed=options.seed)
+    scores = observe.with_experts(rest.model, rest.coupling, same, scores, data, io_slices)
     input_moments = observe.moments(
         rest.model, rest.coupling, data, seed=options.seed, memory=memory, io_slices=io_slices
     )
     later = observe.curves(
         rest.model,
         rest.coupling,
-        left,
+        same,
         data,
         input_moments,
         scores,
@@ -259,11 +264,4 @@ def _learn_round(
         memory=memory,
         io_slices=io_slices,
     )
-    return rounds.extended(
-        damage.curves,
-        groups,
-        selected.units(groups).tolist(),
-        later,
-        left,
-        rounds.channel_correspondence(analysis.coupling, selected.removed, rest.coupling),
-    )
+    return rounds.extended(damage.curves, groups, selected.units(groups).tolist(), later, left, origin)

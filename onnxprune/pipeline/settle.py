@@ -9,6 +9,7 @@ from onnxprune.calibration.synthetic import synthetic
 from onnxprune.cost.measure import mainly_convolutions
 from onnxprune.graph.graph import Graph
 from onnxprune.layers.find import linear_layers
+from onnxprune.layers.real_weights import RealWeights
 from onnxprune.model.model import Model
 from onnxprune.options import AUTO, Repair
 from onnxprune.pipeline.data import logger
@@ -49,8 +50,9 @@ def why_not_data_free(model: Model, input_shapes: Mapping[str, Sequence[int]] | 
         model: What is to be pruned.
         input_shapes: Shapes by input name, where the model leaves them open.
     """
+    model = RealWeights(model).model
     if not linear_layers(Graph(model.proto)):
-        return "no layer has a floating-point weight of its own that could be refitted"
+        return "no layer has a weight of its own that could be refitted"
     if not mainly_convolutions(model, input_shapes):
         return "synthetic inputs tell too little about a model that consists mainly of matrix products"
     try:

@@ -37,7 +37,9 @@ def test_floats_compute_the_same_and_come_back_as_they_were(name: str) -> None:
     real = RealWeights(load(model))
     assert real.found
     kinds = {n.op_type for n in real.model.proto.graph.node}
-    assert "MatMulNBits" not in kinds and ("DequantizeLinear" in kinds) == name.startswith("qdq")  # of activations
+    assert not kinds & {"MatMulNBits", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
+    assert not any(kind.startswith("QLinear") or kind == "QGemm" for kind in kinds)
+    assert ("DequantizeLinear" in kinds) == (not name.startswith("nbits"))  # of activations
     np.testing.assert_allclose(outputs(real.model.proto, x), outputs(model, x), rtol=0.02, atol=0.02)
     restored = real.restore().proto
     assert constants(restored) == constants(model)

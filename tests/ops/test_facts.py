@@ -43,6 +43,16 @@ NAMED = {
     "graph/operators.py": set(),
     "importance/synflow.py": {"Add", "Identity", "Sub", "Where"},  # nodes that it replaces, or puts in their place
     "layers/batch_norm.py": {"BatchNormalization"},  # what the whole module is about
+    "layers/quantised_activations.py": {  # operators, and those that do the same on floats
+        *("QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearSoftmax", "QLinearLeakyRelu", "QLinearConcat"),
+        *("QLinearGlobalAveragePool", "QLinearAveragePool", "MaxPool", "DequantizeLinear", "QuantizeLinear"),
+        *("Add", "Mul", "Sigmoid", "Softmax", "LeakyRelu", "Concat", "GlobalAveragePool", "AveragePool"),
+    },
+    "layers/quantised_layers.py": {  # layers, and those that do the same on floats
+        *("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLinear"),
+        *("QLinearConv", "QLinearMatMul", "QGemm", "MatMulNBits", "DequantizeLinear", "QuantizeLinear"),
+        *("Add", "Cast", "Conv", "Gemm", "MatMul", "Mul", "Reshape"),
+    },
     "model/anonymize.py": {"Constant"},
     "model/skeleton.py": {"Constant"},
     "model/sparse_initializers.py": {"Constant"},
@@ -50,7 +60,6 @@ NAMED = {
     "planning/checkpoints/keras_files.py": {"GRU", "LSTM", "MultiHeadAttention", "Transpose"},  # layers of Keras
     "planning/checkpoints/keras_paths.py": {"GroupQueryAttention"},  # a layer of Keras
     "repair/interpolation.py": {"Constant"},
-    "layers/real_weights.py": {"Add", "DequantizeLinear", "MatMul", "MatMulNBits"},  # nodes that it replaces, and by which
     "report/graph_picture.py": {"Shape", "Size"},  # computations of shapes are not drawn
     "sparsity/tensorrt.py": {"Conv", "Gemm", "MatMul"},  # what another product runs sparse
 }

@@ -57,7 +57,7 @@ def test_without_layers_nothing_is_said_of_their_kind() -> None:
         { a = Mul(x, w)  b = Relu(a)  c = Mul(b, v)  axes = Constant <value = int64[1] {1}> ()
           y = ReduceSum <keepdims = 0> (c, axes) }""")
     report = onnxprune.prune(model, 0.5, shrink="x").report
-    assert report.unrepaired_because == "no layer has a floating-point weight of its own that could be refitted"
+    assert report.unrepaired_because == "no layer has a weight of its own that could be refitted"
 
 
 def test_what_does_not_run_is_pruned_without_repair() -> None:

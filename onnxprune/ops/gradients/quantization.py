@@ -6,13 +6,27 @@ Rounding counts as if it had a slope of 1, and clipping as what it is (the strai
 
 from __future__ import annotations
 
+from onnxprune.graph.operators import operator_of
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
 
 
+@gradient("DynamicQuantizeLinear")
+def dynamic_quantize(g: NodeGradient) -> None:
+    """The gradient of what the numbers stand for; nothing is clipped, and the range counts as given."""
+    for i in (1, 2):
+        g.d_or_none(i)
+    g.give(0, g.d())
+
+
 @gradient("DequantizeLinear")
 def dequantize(g: NodeGradient) -> None:
-    """The gradient of a number is that of what it stands for."""
+    """The gradient of a number is that of what it stands for; the scale that it was rounded at has none."""
+    maker, scale = g.node.input(0).producer, g.node.input(1)
+    if g.wants(1):
+        if maker is None or not operator_of(maker).quantises or scale not in [*maker.inputs, *maker.outputs]:
+            raise LookupError(f"the scale of {g.node.label} varies")
+        g.give(1, g.zeros(scale))
     g.give(0, g.d())
 
 
