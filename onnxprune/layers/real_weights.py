@@ -34,7 +34,7 @@ class RealWeights:
     """A copy of a model in which quantised weights are floats.
 
     Attributes:
-        model: The copy.
+        model: The copy; the model itself where no layer is quantised.
         aliases: Values that only the copy has -> a value of the model with the same axes.
     """
 
@@ -47,13 +47,14 @@ class RealWeights:
             model: The model; not changed.
             room: Bytes that the floats may take; what does not fit stays as it is.
         """
-        self.model = model.copy()
+        quantised = any((node.domain, node.op_type) in quantised_layers.FORMS for node in model.proto.graph.node)
+        self.model = model.copy() if quantised else model
         self._stored = {t.name: t for t in model.proto.graph.initializer}
         self._touched = set[str]()
         self._replaced: list[Replacement] = []
         around = _Around(self.model, room)
         returned = {out.name for out in model.proto.graph.output}
-        for node in list(self.model.proto.graph.node):
+        for node in list(self.model.proto.graph.node) if quantised else ():
             form = FORMS.get((node.domain, node.op_type))
             known = None if form is None else form(copy_of(node), around)
             if known is not None and (known.stand_ins or not returned.intersection(node.output)):

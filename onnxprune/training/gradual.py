@@ -21,7 +21,7 @@ from onnxprune.common.math import share as count_of
 from onnxprune.coupling.coupling import Coupling, analyze
 from onnxprune.coupling.groups import Grade, Group
 from onnxprune.edit.remove import remove
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, option
 from onnxprune.extensions.patterns import Pattern
 from onnxprune.extensions.points import Criterion
 from onnxprune.gradients.single_precision import write_back
@@ -30,6 +30,7 @@ from onnxprune.graph.operators import WeightLayout
 from onnxprune.importance.element_scores import element_scores
 from onnxprune.importance.gates import Gates, unit_masks
 from onnxprune.importance.score import score
+from onnxprune.layers.real_weights import RealWeights
 from onnxprune.model.model import Model
 
 Floats = NDArray[np.float32]
@@ -105,7 +106,7 @@ class ZeroPruner:
             pattern: The pattern; its share is that of the schedule.
             criterion: What scores the elements; None for movement.
         """
-        coupling = analyze(Graph(model.proto))
+        coupling = analyze(Graph(RealWeights(model).model.proto))
         self._layouts: dict[str, WeightLayout | None] = {
             w.value.name: w.layout
             for w in sparsity.weights(coupling)
@@ -170,8 +171,13 @@ class ChannelPruner:
             seed: Seed of a criterion that draws.
 
         Raises:
-            InputError: There are none.
+            InputError: There are none, or weights are quantised.
         """
+        if RealWeights(model).found:
+            raise InputError(
+                "channels of quantised weights do not go while they are trained",
+                f"prune the model, then train what is left without {option('schedule')}",
+            )
         self._model, self._criterion, self._seed = model, criterion, seed
         self._coupling: Coupling = analyze(Graph(model.proto))
         self._groups: list[Group] = [g for g in self._coupling.groups if g.grade is Grade.EXACT]

@@ -18,6 +18,8 @@ from onnxprune.runtime.session import local_session
 from onnxprune.training.gradual import RISE, ChannelPruner, GradualPruning, Ramp, ZeroPruner
 from tests.ops.case import build
 from tests.support.paths import MODELS
+from tests.support.quantised_cases import made
+from tests.support.quantised_models import VARIANTS
 
 MODEL = str(MODELS / "sk_mlp.onnx")
 TEST = np.load(MODELS / "digits_test_flat.npz")
@@ -127,3 +129,33 @@ def test_the_same_bytes_again() -> None:
 def test_options_that_contradict_each_other(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         onnxprune.finetune(MODEL, LABELLED, epochs=1, **options)
+
+
+def test_zeros_of_quantised_weights_are_stored() -> None:
+    model, x = made("qdq-channel")
+    data = {"x": x, "labels": np.random.default_rng(0).integers(0, 4, len(x))}
+    options: dict[str, Any] = {"schedule": "cubic", "end": 0.5, "pattern": "weights", "steps": 2, "epochs": 2}
+    result = onnxprune.finetune(model, data, **options)
+    assert result.report.training.pruned == pytest.approx(0.5, abs=0.02)
+    weights = [array for array in arrays(result.model).values() if array.ndim > 1]
+    assert len(weights) == 3 and all(w.dtype == np.int8 for w in weights)
+    assert np.mean(np.concatenate([w.reshape(-1) for w in weights]) == 0) == pytest.approx(0.5, abs=0.05)
+
+
+def test_channels_of_quantised_weights_are_refused() -> None:
+    model, x = made("qdq-channel")
+    data = {"x": x, "labels": np.random.default_rng(0).integers(0, 4, len(x))}
+    with pytest.raises(InputError, match="quantised weights"):
+        onnxprune.finetune(model, data, schedule="cubic", end=0.5)
+
+
+def test_zeros_in_half_precision_are_stored() -> None:
+    half = VARIANTS["float16"](onnx.load(MODEL), [])
+    result = onnxprune.finetune(half, LABELLED, schedule="cubic", end=0.5, pattern="weights", steps=2, epochs=2)
+    before, after = arrays(half), arrays(result.model)
+    assert {name: a.dtype for name, a in before.items()} == {name: a.dtype for name, a in after.items()}
+    weights = [name for name, array in before.items() if min(array.shape) > 1 and array.dtype == np.float16]
+    assert len(weights) == 3
+    for name in weights:
+        assert np.mean(after[name] == 0) == pytest.approx(0.5, abs=0.01)
+        assert not np.array_equal(after[name][after[name] != 0], before[name][after[name] != 0])  # trained
