@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto, helper
 
-from onnxprune.gradients.free_constants import constant_names, free_constants, replace_entries
+from onnxprune.gradients.free_constants import constant_names, free_constants
 from onnxprune.graph.contents import Data
 from onnxprune.graph.graph import Graph, Node, Scope, Value
 from onnxprune.graph.operators import Copies, operator_of
 from onnxprune.graph.shape_inference import infer
 from onnxprune.model.model import Model
-from onnxprune.model.tensors import FLOATS
+from onnxprune.model.tensors import FLOATS, replace_entries
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.gradients.writer import OLDEST_OPSET, Writer
 

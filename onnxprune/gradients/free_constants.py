@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from onnx import GraphProto, helper
 
 from onnxprune.graph.graph import Graph
 from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import Model
+from onnxprune.model.tensors import replace_entries
 
 IR_VERSION = 4
 """The first one in which an initializer need not be a graph input."""
@@ -34,9 +34,3 @@ def constant_names(graph: GraphProto) -> set[str]:
     """Names of the constants that a graph holds."""
     made = {n.output[0] for n in graph.node if n.op_type == "Constant" and n.domain in ("", "ai.onnx")}
     return made | {t.name for t in graph.initializer}
-
-
-def replace_entries(field: Any, entries: Sequence[Any]) -> None:
-    """Replaces the entries of a repeated field, some of which may stay."""
-    del field[:]
-    field.extend(entries)

@@ -23,7 +23,6 @@ from onnx import NodeProto, TensorProto, helper
 from onnxprune.common.progress import step
 from onnxprune.errors import InputError
 from onnxprune.gradients.differentiate import differentiate
-from onnxprune.gradients.free_constants import replace_entries
 from onnxprune.gradients.trainable import fix_shapes
 from onnxprune.graph.graph import Graph
 from onnxprune.graph.operators import Postprocessing, operator_of
@@ -31,7 +30,7 @@ from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.batch_norm import normalizations
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
-from onnxprune.model.tensors import FLOATS
+from onnxprune.model.tensors import FLOATS, replace_entries
 from onnxprune.ops.gradients.writer import Writer
 from onnxprune.runtime.local_session import LocalSession
 from onnxprune.runtime.sample_inputs import sample_inputs

@@ -9,7 +9,7 @@ runtimes that fuse the two assume.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from onnxprune.layers import quantised_activations, quantised_layers
 from onnxprune.layers.quantised_weight import Operand, QuantisedWeight, Replacement, copy_of
 from onnxprune.layers.quantize import packed
 from onnxprune.model.model import Model
-from onnxprune.model.tensors import elements, subgraphs
+from onnxprune.model.tensors import constants, elements, replace_entries, subgraphs
 from onnxprune.model.unique_names import Names
 
 Array = NDArray[Any]
@@ -47,22 +47,24 @@ class RealWeights:
             model: The model; not changed.
             room: Bytes that the floats may take; what does not fit stays as it is.
         """
-        quantised = any((node.domain, node.op_type) in quantised_layers.FORMS for node in model.proto.graph.node)
-        self.model = model.copy() if quantised else model
+        self._replaced: list[Replacement] = []
+        self._weights: dict[str, QuantisedWeight] = {}
+        self.model, self.aliases = model, dict[str, str]()
+        if not any(_key(node) in quantised_layers.FORMS for node in model.proto.graph.node):
+            return
+        self.model = model.copy()
+        self._around = _Around(self.model, room)
         self._stored = {t.name: t for t in model.proto.graph.initializer}
         self._touched = set[str]()
-        self._replaced: list[Replacement] = []
-        around = _Around(self.model, room)
         returned = {out.name for out in model.proto.graph.output}
-        for node in list(self.model.proto.graph.node) if quantised else ():
-            form = FORMS.get((node.domain, node.op_type))
-            known = None if form is None else form(copy_of(node), around)
+        for node in self.model.proto.graph.node:
+            form = FORMS.get(_key(node))
+            known = None if form is None else form(copy_of(node), self._around)
             if known is not None and (known.stand_ins or not returned.intersection(node.output)):
-                self._replace(known)
-        self._names = around.names
+                self._replaced.append(known)
         self._weights = {weight.floats: weight for one in self._replaced for weight in one.weights}
         self.aliases = {new: old for one in self._replaced for new, old in one.aliases.items()}
-        self._drop_unread()
+        self._put_floats()
 
     @property
     def found(self) -> bool:
@@ -90,51 +92,41 @@ class RealWeights:
         for bias in (w for w in self._weights.values() if w.is_bias):
             ratio = ratios.get(weight_of.get(bias.floats, ""), np.ones(()))
             self._quantise_bias(bias, floats[bias.floats], ratio)
-        for one in self._replaced:
-            self._put_back(one)
+        self._put_back()
+        return self.model
+
+    def _put_floats(self) -> None:
+        """Puts the stand-ins, and the floats, in the place of what they stand for."""
+        graph = self.model.proto.graph
+        _exchange(graph, [(one.originals, one.stand_ins) for one in self._replaced])
+        for name, weight in self._weights.items():
+            graph.initializer.append(numpy_helper.from_array(np.asarray(weight.real, order="C"), name))
+        read = {name for one in self._replaced for node in one.originals for name in node.input}
+        self._touched = self._weights.keys() | (read & self._stored.keys())
+        self._drop_unread()
+
+    def _put_back(self) -> None:
+        """Puts the nodes in the place of their stand-ins; those whose result was floats come first."""
+        graph = self.model.proto.graph
+        made = {node.output[0]: node for node in graph.node}
+        for own, other in (one.bias for one in self._replaced if one.bias is not None):
+            own.node.input[own.index] = made[other.node.output[0]].input[other.index]
+        _exchange(graph, [(one.stand_ins, one.originals) for one in self._replaced if one.stand_ins])
+        results = [one for one in self._replaced if not one.stand_ins]
+        first = [node for one in results for node in one.originals]
+        replace_entries(graph.node, [*first, *graph.node])
+        floats = {one.weights[0].floats for one in results}
+        _drop(graph, floats)
         used = {name for node in graph.node for name in node.input}
         missing = used - {t.name for t in graph.initializer}
         graph.initializer.extend(t for name, t in self._stored.items() if name in missing)
         self._drop_unread()
-        return self.model
-
-    def _replace(self, known: Replacement) -> None:
-        """Puts stand-ins, and floats, in the place of nodes."""
-        graph = self.model.proto.graph
-        made = {node.output[0] for node in known.originals}
-        places = [i for i, node in enumerate(graph.node) if made.intersection(node.output)]
-        for i in reversed(places):
-            del graph.node[i]
-        for offset, node in enumerate(known.stand_ins):
-            graph.node.insert(places[-1] - len(places) + 1 + offset, node)
-        for weight in known.weights:
-            graph.initializer.append(numpy_helper.from_array(np.asarray(weight.real, order="C"), weight.floats))
-            self._touched.add(weight.floats)
-        self._touched.update(name for node in known.originals for name in node.input if name in self._stored)
-        self._replaced.append(known)
-
-    def _put_back(self, known: Replacement) -> None:
-        """Puts nodes in the place of their stand-ins; those whose result was floats come first."""
-        graph = self.model.proto.graph
-        if known.bias is not None:
-            own, other = known.bias
-            (layer,) = [node for node in graph.node if node.output[0] == other.node.output[0]]
-            own.node.input[own.index] = layer.input[other.index]
-        made = {node.output[0] for node in known.stand_ins}
-        places = [i for i, node in enumerate(graph.node) if made.intersection(node.output)]
-        for i in reversed(places):
-            del graph.node[i]
-        if not known.stand_ins:
-            graph.initializer.remove(next(t for t in graph.initializer if t.name == known.weights[0].floats))
-        at = places[-1] - len(places) + 1 if places else 0
-        for offset, node in enumerate(known.originals):
-            graph.node.insert(at + offset, node)
 
     def _quantise(self, weight: QuantisedWeight, changed: Array, keep_scales: bool) -> Array:
         """Stores the numbers and the scales of other floats; returns new scales by old ones."""
         made = weight.rounded(changed) if keep_scales else weight.quantised(changed)
         fresh = made.scale.astype(weight.scale.dtype).reshape(weight.scale.shape)
-        self._put(weight.numbers, _numbers(weight, made.numbers, self._array(weight.numbers)))
+        self._put(weight.numbers, _numbers(weight, made.numbers, self._around.constant(weight.numbers.name)))
         if weight.scales is not None:
             self._put(weight.scales, fresh)
         return fresh.astype(np.float64) / weight.scale.astype(np.float64)
@@ -148,16 +140,13 @@ class RealWeights:
         if follows:
             fresh = (fresh * ratio.reshape(fresh.shape if ratio.size > 1 else ())).astype(fresh.dtype)
         numbers = bias.rounded(changed, fresh).numbers
-        self._put(bias.numbers, _numbers(bias, numbers, self._array(bias.numbers)))
+        self._put(bias.numbers, _numbers(bias, numbers, self._around.constant(bias.numbers.name)))
         if bias.scales is not None:
             self._put(bias.scales, fresh)
 
-    def _array(self, operand: Operand) -> Array:
-        return self.model.array(self._stored[operand.name])
-
     def _put(self, operand: Operand, array: Array) -> None:
         """Stores a constant for an input of a node that comes back."""
-        name = self._names.fresh(operand.name)
+        name = self._around.fresh(operand.name)
         tensor = numpy_helper.from_array(np.asarray(array, order="C"), name)
         self._touched.add(name)
         self.model.proto.graph.initializer.append(tensor)
@@ -166,9 +155,7 @@ class RealWeights:
     def _drop_unread(self) -> None:
         """Leaves out the constants of what was replaced, where nothing reads them."""
         graph = self.model.proto.graph
-        unread = self._touched.difference(_read(graph))
-        for tensor in [t for t in graph.initializer if t.name in unread]:
-            graph.initializer.remove(tensor)
+        _drop(graph, self._touched.difference(_read(graph)))
 
 
 class _Around:
@@ -176,17 +163,20 @@ class _Around:
 
     def __init__(self, model: Model, room: int) -> None:
         graph = model.proto.graph
-        self.names = Names(model.proto)
+        self._names = Names(model.proto)
         self._model, self._room = model, room
-        self._stored = {t.name: t for t in graph.initializer}
+        self._stored = {name: t for scope, name, t in constants(model.proto) if not scope}
         self._reads = Counter(_read(graph))
         self._producers = {name: node for node in graph.node for name in node.output}
         self._readers = {name: node for node in graph.node for name in node.input}
 
     def array(self, name: str) -> Array | None:
         """The values of a constant; None for what is none."""
-        tensor = self._stored.get(name)
-        return None if tensor is None else self._model.array(tensor)
+        return self.constant(name) if name in self._stored else None
+
+    def constant(self, name: str) -> Array:
+        """The values of a constant."""
+        return self._model.array(self._stored[name])
 
     def take(self, name: str) -> bool:
         """Whether floats may stand for a constant: it is read once, and there is room for them."""
@@ -206,7 +196,30 @@ class _Around:
 
     def fresh(self, base: str) -> str:
         """A name that no value has."""
-        return self.names.fresh(base)
+        return self._names.fresh(base)
+
+
+def _exchange(graph: onnx.GraphProto, pairs: Sequence[tuple[Sequence[NodeProto], Sequence[NodeProto]]]) -> None:
+    """Puts nodes in the place of the last of others, which go."""
+    gone = {node.output[0] for others, _ in pairs for node in others}
+    new = {others[-1].output[0]: nodes for others, nodes in pairs}
+    kept: list[NodeProto] = []
+    for node in graph.node:
+        name = node.output[0] if node.output else ""
+        kept += new.get(name, ()) if name in gone else [node]
+    replace_entries(graph.node, kept)
+
+
+def _drop(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Leaves out some initializers, without a copy of the others."""
+    for i in reversed(range(len(graph.initializer))):
+        if graph.initializer[i].name in names:
+            del graph.initializer[i]
+
+
+def _key(node: NodeProto) -> tuple[str, str]:
+    """Domain and name of a node's operator."""
+    return "" if node.domain == "ai.onnx" else node.domain, node.op_type
 
 
 def _numbers(weight: QuantisedWeight, numbers: Array, stored: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,12 @@ def sparse_initializers(graph: onnx.GraphProto) -> Iterator[onnx.SparseTensorPro
     for node in graph.node:
         for _, below in subgraphs(node):
             yield from sparse_initializers(below)
+
+
+def replace_entries(field: Any, entries: Sequence[Any]) -> None:
+    """Replaces the entries of a repeated field, some of which may stay."""
+    del field[:]
+    field.extend(entries)
 
 
 def strip(tensor: TensorProto) -> None:
