@@ -1,14 +1,15 @@
 """What pruning leaves of the accuracy of trained models, without labels and without training.
 
     python -m tools.benchmarks accuracy ../shared/real [--only NAME ...] [--targets 0.7 0.5] [--samples 1024]
-        [--modes none data-free calibrated] [--peer PEER_PYTHON]
+        [--modes none data-free calibrated distilled] [--stored-as qdq-channel] [--peer PEER_PYTHON]
 
 FOLDER holds ``models/NAME.onnx`` and ``evaluate.py``, a script that prints the metric of a model as JSON and writes
 unlabelled calibration inputs. Every model is pruned to each share of its MACs, in a process of its own: without
-repair, repaired without data, and with calibration data; with ``--peer``, a Python that has onnxsim, also by that
-(see `peer_onnxsim.py`), at the highest number of MACs not above ours. A row holds the metric, its share of the
-original's, the same above chance, MACs left, seconds and peak memory; the means over all models follow. A model that
-cannot reach the target counts with what it has then.
+repair, repaired without data, with calibration data, and trained on the original's outputs too; with ``--peer``, a
+Python that has onnxsim, also by that (see `peer_onnxsim.py`), at the highest number of MACs not above ours. With
+``--stored-as`` the models are quantised before, in a form of `tests.support.quantised_models`, and count as what they
+are worth then. A row holds the metric, its share of the original's, the same above chance, MACs left, seconds and peak
+memory; the means over all models follow. A model that cannot reach the target counts with what it has then.
 """
 
 from __future__ import annotations
@@ -26,15 +27,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxprune.cost.measure import measure
+from onnxprune.model.inputs import fed_inputs
 from onnxprune.model.model import load
 
-OURS = {"none": ["--repair", "none"], "data-free": ["--repair", "data-free"], "calibrated": []}
+OURS = {
+    "none": ["--repair", "none"],
+    "data-free": ["--repair", "data-free"],
+    "calibrated": [],
+    "distilled": ["--repair", "distilled"],
+}
+WITH_DATA = ("calibrated", "distilled")
+DEFAULT_MODES = ("none", "data-free", "calibrated")
 PEERS = {"onnxsim": False, "onnxsim-wanda": True}
 """Whether each gets the calibration data."""
 PEER_STEPS = 7
+QUANTISED_WITH = 64
+"""Samples that static quantisation takes its ranges from."""
 BICUBIC = {"psnr_y_db": 26.31}
 """Where the metric of super-resolution starts: what bicubic interpolation reaches, as the folder's notes have it."""
 
@@ -105,7 +117,7 @@ def timed(command: Sequence[str]) -> tuple[int, str, str, float, float]:
 
 def prune(row: Row, model: Path, out: Path, data: Path) -> bool:
     """Prunes by our command; whether there is a model to judge."""
-    words = [*OURS[row.mode], *(["--calib", str(data)] if row.mode == "calibrated" else [])]
+    words = [*OURS[row.mode], *(["--calib", str(data)] if row.mode in WITH_DATA else [])]
     code, said, row.why, seconds, peak = timed(
         [sys.executable, "-m", "onnxprune", str(model), "-o", str(out), "--target", row.target, "--json", *words]
     )
@@ -175,7 +187,18 @@ class Case:
         row.judge(evaluate(self.script, self.model.stem, self.out)["value"], self.chance)
 
 
-def cases(folder: Path, names: Sequence[str] | None, samples: int) -> Iterator[Case]:
+def quantise(model: Path, data: Path, form: str, out: Path) -> None:
+    """Writes a model in a form of `tests.support.quantised_models`, with some of the calibration data."""
+    from tests.support.quantised_models import VARIANTS
+
+    proto = onnx.load(model)
+    names = [value.name for value in fed_inputs(proto.graph)]
+    with np.load(data) as arrays:
+        feeds = [{name: arrays[name][i : i + 1] for name in names} for i in range(QUANTISED_WITH)]
+    onnx.save(VARIANTS[form](proto, feeds), out)
+
+
+def cases(folder: Path, names: Sequence[str] | None, samples: int, form: str | None = None) -> Iterator[Case]:
     """The models of the folder, one after the other; their files last until the next is asked for."""
     script = folder / "evaluate.py"
     for path in sorted((folder / "models").glob("*.onnx")):
@@ -184,10 +207,14 @@ def cases(folder: Path, names: Sequence[str] | None, samples: int) -> Iterator[C
         with tempfile.TemporaryDirectory() as tmp:
             data = Path(tmp) / "calib.npz"
             write_calibration(script, path.stem, data, samples)
-            base = evaluate(script, path.stem)
+            model = path
+            if form is not None:
+                model = Path(tmp) / path.name
+                quantise(path, data, form, model)
+            base = evaluate(script, path.stem, model)
             yield Case(
                 script,
-                path,
+                model,
                 data,
                 Path(tmp) / "pruned.onnx",
                 base["metric"],
@@ -198,7 +225,7 @@ def cases(folder: Path, names: Sequence[str] | None, samples: int) -> Iterator[C
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row a run, as it is done."""
-    for case in cases(args.folder, args.only, args.samples):
+    for case in cases(args.folder, args.only, args.samples, args.stored_as):
         for target in args.targets:
             for mode in [*args.modes, *(PEERS if args.peer else ())]:
                 row = case.row(f"macs={target}", mode)
@@ -233,6 +260,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--targets", nargs="*", type=float, default=[0.7, 0.5])
-    parser.add_argument("--modes", nargs="*", choices=list(OURS), default=list(OURS))
+    parser.add_argument("--modes", nargs="*", choices=list(OURS), default=list(DEFAULT_MODES))
+    parser.add_argument("--stored-as", metavar="FORM", help="quantise the models first")
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that has onnxsim")
