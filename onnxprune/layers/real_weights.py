@@ -30,6 +30,11 @@ BYTES = 4
 """Bytes of a float."""
 
 
+def is_quantised(model: Model) -> bool:
+    """Whether a node of the main graph may have quantised weights."""
+    return any(_key(node) in quantised_layers.FORMS for node in model.proto.graph.node)
+
+
 class RealWeights:
     """A copy of a model in which quantised weights are floats.
 
@@ -50,7 +55,7 @@ class RealWeights:
         self._replaced: list[Replacement] = []
         self._weights: dict[str, QuantisedWeight] = {}
         self.model, self.aliases = model, dict[str, str]()
-        if not any(_key(node) in quantised_layers.FORMS for node in model.proto.graph.node):
+        if not is_quantised(model):
             return
         self.model = model.copy()
         self._around = _Around(self.model, room)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnxprune.options.repair import DISTILLED
 from onnxprune.pipeline.analysis import reanalyze
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, _divided, _Synthetic
 from onnxprune.pipeline.evaluate import evaluate
+from onnxprune.pipeline.float_repair import with_floats
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.metric import NO_METRIC, MetricEvaluator, make_evaluator
 from onnxprune.pipeline.prepare import Prepared, opened
@@ -195,18 +197,17 @@ class GroupTrials:
         fit = self._data.fit
         assert isinstance(fit, Samples)
         batches = fit.in_batches(max(1, fit.parts // BATCHES))
-        layerwise.repair(
-            job.original,
-            job.pruned,
-            job.kept,
-            batches,
-            sum(1 for _ in batches),
+        repair = partial(
+            layerwise.repair,
+            batches=batches,
+            count=sum(1 for _ in batches),
             seed=job.seed,
             memory=job.memory,
             io_slices=job.io_slices,
             fitter=layerwise.Ridge(TRIAL_PENALTIES),
             rows=TRIAL_ROWS,
         )
+        with_floats(job.original, job.pruned, job.kept, job.memory, repair)
 
 
 def _received(run: SentRun, samples: int) -> GroupTrials:

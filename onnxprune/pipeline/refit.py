@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from onnxprune.calibration import Samples
 from onnxprune.errors import InputError, option
 from onnxprune.extensions import points
-from onnxprune.graph.graph import Graph
-from onnxprune.graph.shape_inference import infer
-from onnxprune.layers.real_weights import RealWeights
+from onnxprune.layers.real_weights import is_quantised
 from onnxprune.model.model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline.data import HELD_OUT_SHARE, CalibrationSplit, SyntheticFeeds
-from onnxprune.pipeline.kept_indices import refittable
+from onnxprune.pipeline.float_repair import with_floats
 from onnxprune.pipeline.settle import why_not_data_free
 from onnxprune.repair import calibrated, data_free
 from onnxprune.repair.calibrated import Settings
@@ -133,23 +131,15 @@ def refit(job: RepairJob) -> list[Refit]:
 
 
 def _refit_by_own_method(job: RepairJob) -> list[Refit]:
-    """Carries out ``data-free`` or ``calibrated``, on quantised weights too."""
-    if job.fitter is None and job.unrepaired is None:
-        original, pruned = RealWeights(job.original, job.memory), RealWeights(job.pruned, job.memory)
-        if original.found and pruned.found:
-            return _refit_real_weights(job, original, pruned)
-    return _refit_floats(job)
+    """Carries out ``data-free`` or ``calibrated``; on quantised weights too, unless they are no better once rounded."""
+    if job.fitter is not None or job.unrepaired is not None or not is_quantised(job.pruned):
+        return _refit_floats(job)
+    before = job.pruned.copy()
 
+    def repair(original: Model, pruned: Model, kept: KeptIndices) -> list[Refit]:
+        return _refit_floats(replace(job, original=original, pruned=pruned, kept=kept))
 
-def _refit_real_weights(job: RepairJob, original: RealWeights, pruned: RealWeights) -> list[Refit]:
-    """Refits layers with quantised weights too, and rounds them again; taken back where that is no better."""
-    before, graph = job.pruned.copy(), Graph(original.model.proto)
-    infer(graph)
-    apart = {new: job.kept.axes[old] for new, old in original.aliases.items() if old in job.kept.axes}
-    kept = replace(job.kept, layers=job.kept.layers | refittable(graph), axes={**job.kept.axes, **apart})
-    done = _refit_floats(replace(job, original=original.model, pruned=pruned.model, kept=kept))
-    done = [replace(r, layer=original.aliases.get(r.layer, r.layer)) for r in done]
-    job.pruned.proto.CopyFrom(pruned.restore().proto)
+    done = with_floats(job.original, job.pruned, job.kept, job.memory, repair)
     return done if _nearer(job, before) else _taken_back(job, before, done)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from onnxprune.allocation.selection import Selection
@@ -11,6 +12,7 @@ from onnxprune.edit.remove import remove
 from onnxprune.options import Options
 from onnxprune.pipeline.analysis import Analysis, reanalyze
 from onnxprune.pipeline.data import CalibrationSplit
+from onnxprune.pipeline.float_repair import with_floats
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.planning import plan as planning
@@ -63,6 +65,7 @@ def refitted_error(
     learn, judges = samples.split(FEWER_JUDGES if complete else JUDGES)
     settings = calibrated.Settings(options.seed, options.resources.memory, io_slices)
     original = prepared.original.dense()
-    (calibrated.repair if complete else calibrated.refit_layers)(original, copy.model, kept, learn, settings)
+    repair = calibrated.repair if complete else calibrated.refit_layers
+    with_floats(original, copy.model, kept, settings.memory, partial(repair, samples=learn, settings=settings))
     found = measured(original, [copy.model], judges.in_batches(1), io_slices, unsquash=True)
     return found.shares()[0]
