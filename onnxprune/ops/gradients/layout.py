@@ -135,7 +135,7 @@ def _bounds(g: NodeGradient) -> list[tuple[int, int, int | None, int]]:
 def gather(g: NodeGradient) -> None:
     """Slices are added up at the indices that they were taken from."""
     x, indices = g.node.input(0), g.node.input(1)
-    axis, rank = g.axis(x, int(g.attr("axis", 0))), g.rank(x)
+    axis = g.axis(x, int(g.attr("axis", 0)))
     length = x.axis(axis).length
     try:
         known = [int(i) for i in g.numbers(1) or []]
@@ -144,23 +144,23 @@ def gather(g: NodeGradient) -> None:
     if known and length is not None and g.rank(indices) < 2:
         name = g.d() if g.rank(indices) == 1 else g.write.unsqueeze(g.d(), [axis])
         g.give(0, g.scattered(name, x, axis, [i % length for i in known], length))
-    elif axis == 0 and rank == 2 and g.is_static(x):
-        rows, width = g.lengths(x)
-        g.give(0, _added_rows(g, g.write.reshape(g.d(), [-1, width]), rows, width, x))
+    elif axis == 0 and g.write.opset >= _ADDS_INDICES:
+        at = g.write.unsqueeze(g.emit("Cast", g.x(1), to=TensorProto.INT64), [g.rank(indices)])
+        g.give(0, g.emit("ScatterND", g.zeros(x), at, g.d(), reduction="add"))
+    elif axis == 0 and g.rank(x) == 2 and g.is_static(x):
+        g.give(0, _added_rows(g, x))
     else:
         g.give(0, _added_slices(g, x, axis, signed=not known or min(known) < 0))
 
 
-def _added_rows(g: NodeGradient, d: str, length: int, width: int, x: Value) -> str:
+def _added_rows(g: NodeGradient, x: Value) -> str:
     """Adds rows of a gradient to those of a table of zeros, by indices that the run computes."""
-    if g.write.opset >= _ADDS_INDICES:
-        zeros = g.emit("Expand", g.number(0), g.write.ints([length, width]))
-        return g.emit("ScatterND", zeros, g.write.unsqueeze(_flat_indices(g), [1]), d, reduction="add")
+    length, width = g.lengths(x)
     if length > LONGEST_TABLE:
         raise LookupError(f"opset {g.write.opset} cannot add up {length:,} rows for {g.node.label}")
     depth = g.write.constant(np.array(length, np.int64))
     hot = g.emit("OneHot", _flat_indices(g), depth, _zero_and_one(g, x))
-    return g.emit("MatMul", g.emit("Transpose", hot, perm=[1, 0]), d)
+    return g.emit("MatMul", g.emit("Transpose", hot, perm=[1, 0]), g.write.reshape(g.d(), [-1, width]))
 
 
 def _added_slices(g: NodeGradient, x: Value, axis: int, *, signed: bool) -> str:
@@ -185,7 +185,7 @@ def _added_slices(g: NodeGradient, x: Value, axis: int, *, signed: bool) -> str:
 
 
 def _flat_indices(g: NodeGradient) -> str:
-    """The indices as a vector of the one type that ScatterND takes."""
+    """The indices as a vector of one type."""
     return g.emit("Cast", g.write.reshape(g.x(1), [-1]), to=TensorProto.INT64)
 
 
