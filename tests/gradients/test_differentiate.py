@@ -218,14 +218,6 @@ def test_an_incomplete_gradient_is_none() -> None:
     assert not made.gradients and made.reasons == {"w": "Asinh has no gradient rule"}
 
 
-def test_the_body_of_a_loop_stops_the_gradient() -> None:
-    text = """(double[2,3] x, int64 n, bool p) => (double[2,3] y) <double[3,3] w>
-        { a = MatMul(x, w) b = Loop (n, p, a) < body = g (int64 i, bool c, double[2,3] s) => (bool d, double[2,3] t)
-          { d = Identity(c) t = Add(s, a) } >  y = Add(a, b) }"""
-    made = differentiate(Model(build(text)), ["y"], ["w"])
-    assert made.reasons == {"w": "Loop has no gradient rule"}
-
-
 def test_what_no_output_depends_on() -> None:
     text = "(double[2,3] x) => (double[2,3] y, int64[2] z) <double[3,3] w> { a = MatMul(x, w) z = ArgMax<axis = 1, keepdims = 0>(a) y = Tanh(x) }"
     made = differentiate(Model(build(text)), ["y"], ["w"])

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto
 
-from onnxprune.gradients.differentiate import GradientModel, differentiate
-from onnxprune.model.model import Model
 from tests.gradients.cases import Row, binary, conv, positive, unary
-from tests.ops.case import random_feeds
-from tests.support.finite_differences import evaluator, finite_differences
+from tests.gradients.differences import check
 from tests.support.lanes import spread
 
 ROWS = [
@@ -302,44 +296,7 @@ ROWS = [
 ]
 
 
-def names_of(model: onnx.ModelProto) -> list[str]:
-    """The floating-point constants and inputs whose gradients are checked."""
-    floats = (TensorProto.FLOAT, TensorProto.DOUBLE)
-    found = [t.name for t in model.graph.initializer if t.data_type in floats]
-    found += [i.name for i in model.graph.input if i.type.tensor_type.elem_type in floats]
-    return [name for name in found if not name.startswith(("k", "pos"))]
-
-
-def feeds_of(model: onnx.ModelProto, made: GradientModel) -> dict[str, np.ndarray]:
-    """Inputs of the model, seeds of its outputs, and the constants that became inputs."""
-    feeds = random_feeds(model)
-    rng = np.random.default_rng(1)
-    for info in model.graph.output:
-        shape = [d.dim_value for d in info.type.tensor_type.shape.dim]
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-        feeds[made.seeds[info.name]] = rng.standard_normal(shape).astype(dtype)
-    wanted = {i.name for i in made.model.proto.graph.input}
-    return feeds | {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name in wanted}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("row", spread(ROWS), ids=lambda row: row.name)
 def test_rule(row: Row) -> None:
-    model = row.model("double")
-    names = names_of(model)
-    made = differentiate(Model(model), [o.name for o in model.graph.output], names)
-    assert not made.reasons
-    feeds = feeds_of(model, made)
-    got = dict(zip(names, evaluator(made.model.proto).run([made.gradients[n] for n in names], feeds), strict=True))
-    seeds = {o.name: feeds[made.seeds[o.name]] for o in model.graph.output}
-    wanted = finite_differences(model, random_feeds(model), seeds, names)
-    for name in names:
-        assert got[name].shape == wanted[name].shape
-        np.testing.assert_allclose(got[name], wanted[name], rtol=1e-6, atol=2e-8)
-
-    single = row.model("float")
-    made = differentiate(Model(single), [o.name for o in single.graph.output], names)
-    session = onnxruntime.InferenceSession(made.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    feeds = feeds_of(single, made)  # a gradient that is a seed lies where this does
-    for name, array in zip(names, session.run([made.gradients[n] for n in names], feeds), strict=True):
-        np.testing.assert_allclose(array, wanted[name], rtol=1e-4, atol=1e-5)
+    check(row)
