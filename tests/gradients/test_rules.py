@@ -32,6 +32,14 @@ ROWS = [
             "Neg",
             "Sin",
             "Cos",
+            "Tan",
+            "Atan",
+            "Sinh",
+            "Cosh",
+            "Asinh",
+            "Shrink <lambd = 0.3, bias = 0.1>",
+            "Ceil",
+            "Round",
             "Identity",
             "Floor",
             "Sign",
@@ -44,6 +52,12 @@ ROWS = [
     unary("Gelu", 20),
     unary('Gelu <approximate = "tanh">', 20),
     *(positive(node) for node in ("Log", "Sqrt", "Reciprocal")),
+    *(
+        Row(node, f"(real[2,3] x) => (real[2,3] y) {{ s = Sigmoid(x) y = {node} (s) }}")
+        for node in ("Asin", "Acos", "Atanh")
+    ),
+    Row("Acosh", "(real[2,3] x) => (real[2,3] y) { e = Exp(x) z = Cosh(e) y = Acosh(z) }"),
+    binary("Mod <fmod = 1>", positive=True),
     unary("Softmax <axis = 1>", 11),
     unary("LogSoftmax <axis = 2>", 11),
     unary("Clip <min = -0.5, max = 0.6>", 9),
@@ -51,6 +65,9 @@ ROWS = [
         "Clip", "(real[2,3,4] x) => (real[2,3,4] y) <real kl, real kh> { y = Clip(x, kl, kh) }", {"kl": -0.4, "kh": 0.9}
     ),
     Row("Clip above", '(real[2,3,4] x) => (real[2,3,4] y) <real kh> { y = Clip(x, "", kh) }', {"kh": 0.3}),
+    Row(
+        "Clip by computed bounds", "(real[2,3,4] x, real l, real h) => (real[2,3,4] y) { e = Exp(h) y = Clip(x, l, e) }"
+    ),
     Row("CastLike", "(real[2,3] x, real[3] b) => (real[2,3] y) { e = CastLike (x, b) y = Mul (e, b) }"),
     *(  # as many samples as channels: the reference evaluator confuses them
         Row(
@@ -101,6 +118,9 @@ ROWS = [
     Row("MatMul shared", "(real[2,5,3] x) => (real[2,5,4] y) <real[3,4] w> { y = MatMul(x, w) }"),
     Row("MatMul left", "(real[2,3,4] x) => (real[2,5,4] y) <real[5,3] w> { y = MatMul(w, x) }"),
     Row("MatMul stretched", "(real[2,1,5,3] x) => (real[2,2,5,4] y) <real[2,3,4] w> { y = MatMul(x, w) }"),
+    Row("MatMul of a vector", "(real[3] x) => (real[2,4] y) <real[2,3,4] w> { y = MatMul(x, w) }"),
+    Row("MatMul with a vector", "(real[2,5,3] x) => (real[2,5] y) <real[3] w> { y = MatMul(x, w) }"),
+    Row("MatMul of two vectors", "(real[3] x) => (real y) <real[3] w> { y = MatMul(x, w) }"),
     Row("Einsum", '(real[2,3,4] x) => (real[2,5,4] y) <real[3,5] w> { y = Einsum <equation = "bij,ik->bkj"> (x, w) }'),
     Row("Reshape", "(real[2,6] x) => (real[3,4] y) <int64[2] k> { y = Reshape(x, k) }", {"k": [3, -1]}),
     Row("Flatten", "(real[2,3,4] x) => (real[6,4] y) { y = Flatten <axis = 2> (x) }"),
@@ -202,6 +222,7 @@ ROWS = [
             "ReduceMax",
             "ReduceMin",
             "ReduceLogSumExp",
+            "ReduceProd",
         )
         for axis, keep, out in ((1, 1, "2,1,4"), (-1, 0, "2,3"))
     ),
@@ -209,6 +230,17 @@ ROWS = [
         "ReduceL2 of zeros",
         "(real[2,3] x) => (real[2,1] y) <real[2,1] kz, int64[1] k> { m = Mul(x, kz) y = ReduceL2(m, k) }",
         {"kz": [[1.0], [0.0]], "k": [1]},
+    ),
+    Row(
+        "ReduceLogSum",
+        "(real[2,3,4] x) => (real[2,4] y) <int64[1] k> { e = Exp(x) y = ReduceLogSum <keepdims = 0> (e, k) }",
+        {"k": [1]},
+    ),
+    Row(
+        "ReduceProd of zeros",
+        "(real[3,3] x) => (real[3] y) <real[3,3] kz> { m = Mul(x, kz) y = ReduceProd <axes = [1], keepdims = 0> (m) }",
+        {"kz": [[1.0, 2.0, 0.5], [0.0, 1.0, 3.0], [0.0, 1.0, 0.0]]},
+        opset=13,
     ),
     Row("ReduceMean of all", "(real[2,3] x) => (real[1,1] y) { y = ReduceMean (x) }"),
     Row(

@@ -1,5 +1,31 @@
 """Gradients of operators, one file a family; importing this package registers every gradient rule."""
 
-from onnxprune.ops.gradients import conv, elementwise, layout, linear, normalization, pooling, recurrent, reduction
+from onnxprune.ops.gradients import (
+    conv,
+    elementwise,
+    indexing,
+    layout,
+    linear,
+    normalization,
+    pooling,
+    recurrent,
+    reduction,
+    sampling,
+    sequence,
+    trigonometric,
+)
 
-__all__ = ["conv", "elementwise", "layout", "linear", "normalization", "pooling", "recurrent", "reduction"]
+__all__ = [
+    "conv",
+    "elementwise",
+    "indexing",
+    "layout",
+    "linear",
+    "normalization",
+    "pooling",
+    "recurrent",
+    "reduction",
+    "sampling",
+    "sequence",
+    "trigonometric",
+]

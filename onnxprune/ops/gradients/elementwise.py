@@ -171,32 +171,14 @@ def reciprocal(g: NodeGradient) -> str:
     return g.emit("Neg", g.times(g.y(), g.y()))
 
 
-def sin(g: NodeGradient) -> str:
-    """The cosine."""
-    return g.emit("Cos", g.x())
+def shrink(g: NodeGradient) -> str:
+    """1 beyond lambda."""
+    return g.mask(g.emit("Greater", g.emit("Abs", g.x()), g.number(float(g.attr("lambd", 0.5)))))
 
 
-def cos(g: NodeGradient) -> str:
-    """Minus the sine."""
-    return g.emit("Neg", g.emit("Sin", g.x()))
+def unary(op_type: str, derivative: Derivative, domain: str = "") -> None:
+    """Registers the derivative of an operator of one input."""
 
-
-def clip(g: NodeGradient) -> str:
-    """1 between the bounds, which are included."""
-    bounds = [g.attr(name) for name in ("min", "max")]
-    names = [None if b is None else g.number(float(b)) for b in bounds]
-    for i in (1, 2):
-        if g.node.has(i):
-            names[i - 1] = g.x(i)
-    beyond = [
-        g.emit(op, g.x(), bound) for op, bound in zip(("Less", "Greater"), names, strict=True) if bound is not None
-    ]
-    if not beyond:
-        return g.number(1)
-    return g.mask(g.emit("Not", beyond[0] if len(beyond) == 1 else g.emit("Or", *beyond)))
-
-
-def _unary(op_type: str, derivative: Derivative, domain: str = "") -> None:
     def rule(g: NodeGradient) -> None:
         g.give(0, g.times(g.d(), derivative(g)))
 
@@ -225,12 +207,32 @@ for _name, _derivative in {
     "Sqrt": sqrt,
     "Abs": absolute,
     "Reciprocal": reciprocal,
-    "Sin": sin,
-    "Cos": cos,
-    "Clip": clip,
+    "Shrink": shrink,
 }.items():
-    _unary(_name, _derivative)
-_unary("Gelu", gelu, "com.microsoft")
+    unary(_name, _derivative)
+unary("Gelu", gelu, "com.microsoft")
+
+
+@gradient("Clip")
+def clip(g: NodeGradient) -> None:
+    """1 between the bounds, which are included; a bound gets the gradients of what is beyond it."""
+    beyond = []
+    for i, name, beats in ((1, "min", "Less"), (2, "max", "Greater")):
+        bound = g.attr(name)
+        if bound is not None or g.node.has(i):
+            beyond.append(g.emit(beats, g.x(), g.x(i) if bound is None else g.number(float(bound))))
+        if g.wants(i):
+            _give_summed(g, i, g.times(g.d(), g.mask(beyond[-1])))
+    outside = beyond[0] if len(beyond) == 1 else g.emit("Or", *beyond) if beyond else None
+    g.give(0, g.d() if outside is None else g.times(g.d(), g.mask(g.emit("Not", outside))))
+
+
+@gradient("Mod")
+def mod(g: NodeGradient) -> None:
+    """1, and minus the whole number that the quotient is cut to."""
+    _give_summed(g, 0, g.d())
+    if g.wants(1):
+        _give_summed(g, 1, g.times(g.d(), g.emit("Div", g.emit("Sub", g.y(), g.x()), g.x(1))))
 
 
 @gradient("PRelu", parameters=(1,))

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto
 
-from onnxprune.graph.graph import Value
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
 
-LONGEST_TABLE = 4096
-"""Rows of a table that is looked up by a product with a matrix of zeros and ones."""
-_ADDS_INDICES = 16
-"""Opset version from which on scattered elements can be added up."""
-_COUNTS_FROM_END = 11
-"""Opset version from which on OneHot takes indices below 0."""
 FURTHEST = 2**31 - 1
 """An end that stands for all that there is."""
 
@@ -30,6 +22,19 @@ def transpose(g: NodeGradient) -> None:
     """The inverse permutation."""
     order = g.attr("perm", None) or list(range(g.rank(g.node.input(0))))[::-1]
     g.give(0, g.emit("Transpose", g.d(), perm=[int(i) for i in np.argsort(order)]))
+
+
+@gradient("Trilu")
+def trilu(g: NodeGradient) -> None:
+    """The same triangle."""
+    g.give(0, g.emit("Trilu", g.d(), *(g.x(i) for i in (1,) if g.node.has(i)), upper=int(g.attr("upper", 1))))
+
+
+@gradient("ReverseSequence")
+def reverse_sequence(g: NodeGradient) -> None:
+    """Turned round once more."""
+    axes = {name: g.attr(name, default) for name, default in (("batch_axis", 1), ("time_axis", 0))}
+    g.give(0, g.emit("ReverseSequence", g.d(), g.x(1), **axes))
 
 
 @gradient("Expand")
@@ -129,77 +134,6 @@ def _bounds(g: NodeGradient) -> list[tuple[int, int, int | None, int]]:
         beyond = step < 0 and end < -length  # past the first element, going backwards
         found.append((g.axis(g.node.input(0), int(axis)), int(start), None if beyond else int(end), int(step)))
     return found
-
-
-@gradient("Gather", parameters=(0,))
-def gather(g: NodeGradient) -> None:
-    """Slices are added up at the indices that they were taken from."""
-    x, indices = g.node.input(0), g.node.input(1)
-    axis = g.axis(x, int(g.attr("axis", 0)))
-    length = x.axis(axis).length
-    try:
-        known = [int(i) for i in g.numbers(1) or []]
-    except LookupError:
-        known = []
-    if known and length is not None and g.rank(indices) < 2:
-        name = g.d() if g.rank(indices) == 1 else g.write.unsqueeze(g.d(), [axis])
-        g.give(0, g.scattered(name, x, axis, [i % length for i in known], length))
-    elif axis == 0 and g.write.opset >= _ADDS_INDICES:
-        at = g.write.unsqueeze(g.emit("Cast", g.x(1), to=TensorProto.INT64), [g.rank(indices)])
-        g.give(0, g.emit("ScatterND", g.zeros(x), at, g.d(), reduction="add"))
-    elif axis == 0 and g.rank(x) == 2 and g.is_static(x):
-        g.give(0, _added_rows(g, x))
-    else:
-        g.give(0, _added_slices(g, x, axis, signed=not known or min(known) < 0))
-
-
-def _added_rows(g: NodeGradient, x: Value) -> str:
-    """Adds rows of a gradient to those of a table of zeros, by indices that the run computes."""
-    length, width = g.lengths(x)
-    if length > LONGEST_TABLE:
-        raise LookupError(f"opset {g.write.opset} cannot add up {length:,} rows for {g.node.label}")
-    depth = g.write.constant(np.array(length, np.int64))
-    hot = g.emit("OneHot", _flat_indices(g), depth, _zero_and_one(g, x))
-    return g.emit("MatMul", g.emit("Transpose", hot, perm=[1, 0]), g.write.reshape(g.d(), [-1, width]))
-
-
-def _added_slices(g: NodeGradient, x: Value, axis: int, *, signed: bool) -> str:
-    """Adds slices of a gradient along any axis, by indices or to a length that the run computes."""
-    length = x.axis(axis).length
-    if length is not None and length > LONGEST_TABLE:
-        raise LookupError(f"{g.node.label} picks from {length:,} by computed indices")
-    if signed and g.write.opset < _COUNTS_FROM_END:
-        raise LookupError(f"opset {g.write.opset} cannot tell which indices of {g.node.label} count from the end")
-    behind = [x.axis(i).length for i in range(axis + 1, g.rank(x))]
-    if g.rank(g.node.input(1)) == 1:
-        d = g.d()
-    elif g.rank(g.node.input(1)) == 0:
-        d = g.write.unsqueeze(g.d(), [axis])
-    elif None in behind:
-        raise LookupError(f"the shape of '{x.name}' is only known in the run")
-    else:
-        d = g.write.reshape(g.d(), [*[0] * axis, -1, *(int(n or 0) for n in behind)])
-    depth = g.emit("Gather", g.shape(x), g.write.constant(np.array(axis, np.int64)))
-    hot = g.emit("OneHot", _flat_indices(g), depth, _zero_and_one(g, x))
-    return g.product_along(d, x, axis, hot)
-
-
-def _flat_indices(g: NodeGradient) -> str:
-    """The indices as a vector of one type."""
-    return g.emit("Cast", g.write.reshape(g.x(1), [-1]), to=TensorProto.INT64)
-
-
-def _zero_and_one(g: NodeGradient, x: Value) -> str:
-    return g.write.constant(np.array([0, 1], g.dtype(x)))
-
-
-@gradient("GatherElements")
-def gather_elements(g: NodeGradient) -> None:
-    """Elements are added up at the positions that they were taken from."""
-    if g.write.opset < _ADDS_INDICES:
-        raise LookupError(f"opset {g.write.opset} cannot add up elements for {g.node.label}")
-    axis = int(g.attr("axis", 0))
-    g.give(0, g.emit("ScatterElements", g.zeros(g.node.input(0)), g.x(1), g.d(), axis=axis, reduction="add"))
 
 
 @gradient("Pad")

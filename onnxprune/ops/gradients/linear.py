@@ -41,7 +41,8 @@ def matmul(g: NodeGradient) -> None:
     """Products of the gradient with the other factor, summed over samples that share one."""
     a, b, out = g.node.input(0), g.node.input(1), g.node.output()
     if g.rank(a) < 2 or g.rank(b) < 2:
-        raise LookupError(f"{g.node.label} multiplies with a vector")
+        _of_vector(g, g.rank(a), g.rank(b))
+        return
     if g.wants(0):
         g.give(0, g.sum_to(g.emit("MatMul", g.d(), _turned(g, b)), out, a, own=2))
     if not g.wants(1):
@@ -54,10 +55,53 @@ def matmul(g: NodeGradient) -> None:
         g.give(1, g.sum_to(g.emit("MatMul", _turned(g, a), g.d()), out, b, own=2))
 
 
-def _turned(g: NodeGradient, value: Value) -> str:
-    """A value with its last two axes swapped."""
-    rank = g.rank(value)
-    return g.emit("Transpose", value.name, perm=[*range(rank - 2), rank - 1, rank - 2])
+def _of_vector(g: NodeGradient, a: int, b: int) -> None:
+    """A product with a vector, or of two: a sum of products of elements.
+
+    Args:
+        g: The node.
+        a: Rank of the first factor.
+        b: Rank of the second one.
+    """
+    if a == 1 and b == 1:
+        g.give(0, g.times(g.d(), g.x(1)))
+        g.give(1, g.times(g.d(), g.x(0)))
+    elif a == 1:
+        d = g.write.unsqueeze(g.d(), [b - 2])
+        if g.wants(0):
+            g.give(0, g.write.reduce_sum(g.times(d, g.x(1)), [*range(b - 2), b - 1], keepdims=False))
+        if g.wants(1):
+            g.give(1, g.times(d, g.write.unsqueeze(g.x(0), [1])))
+    else:
+        d = g.write.unsqueeze(g.d(), [a - 1])
+        if g.wants(0):
+            g.give(0, g.times(d, g.x(1)))
+        if g.wants(1):
+            g.give(1, g.write.reduce_sum(g.times(d, g.x(0)), range(a - 1), keepdims=False))
+
+
+@gradient("FusedMatMul TransposeMatMul", domain="com.microsoft", parameters=(0, 1))
+def fused_matmul(g: NodeGradient) -> None:
+    """A product of matrices that may be turned, times a number."""
+    a, b, out = g.node.input(0), g.node.input(1), g.node.output()
+    if g.rank(a) < 2 or g.rank(b) < 2 or g.attr("transBatchA", 0) or g.attr("transBatchB", 0):
+        raise LookupError(f"{g.node.label} multiplies with a vector, or turns more than two axes")
+    turned_a, turned_b = bool(g.attr("transA", 0)), bool(g.attr("transB", 0))
+    d = g.times(g.d(), g.number(float(g.attr("alpha", 1.0))))
+    if g.wants(0):
+        other = g.x(1) if turned_b else _turned(g, b)
+        product = g.emit("MatMul", d, other)
+        g.give(0, g.sum_to(_turned(g, a, product) if turned_a else product, out, a, own=2))
+    if g.wants(1):
+        other = g.x(0) if turned_a else _turned(g, a)
+        product = g.emit("MatMul", other, d)
+        g.give(1, g.sum_to(_turned(g, b, product) if turned_b else product, out, b, own=2))
+
+
+def _turned(g: NodeGradient, value: Value, name: str | None = None) -> str:
+    """A value, or another one of the rank of the output, with its last two axes swapped."""
+    rank = g.rank(value if name is None else g.node.output())
+    return g.emit("Transpose", name or value.name, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
 def _lengths_by_letter(g: NodeGradient, factors: Sequence[str]) -> dict[str, set[int | None]]:
