@@ -104,7 +104,7 @@ class Backward:
         if body_rule is None and (rule is None or inside):
             return f"{node.op_type} has no gradient rule"
         read = [*(v for v, w in zip(node.inputs, wanted, strict=True) if w and v is not None), *inside]
-        if any(v.elem_type and not is_float(v) for v in read):
+        if any(v.elem_type and not is_float(v) for v in read) and not operator_of(node).casts:
             return f"{node.label} reads numbers of another precision"
         if self._write.opset < OLDEST_OPSET:
             return f"opset {self._write.opset} is older than {OLDEST_OPSET}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from tests.gradients.cases import Row, binary, conv, positive, unary
@@ -276,54 +275,6 @@ ROWS = [
     Row(
         "MaxPool beyond",
         "(real[1,2,5,5] x) => (real[1,2,3,3] y) { y = MaxPool <kernel_shape = [2,2], strides = [2,2], ceil_mode = 1> (x) }",
-    ),
-    Row(
-        "BatchNormalization",
-        "(real[2,3,4] x) => (real[2,3,4] y) <real[3] s, real[3] b, real[3] m, real[3] v> { y = BatchNormalization (x, s, b, m, v) }",
-        {"v": np.array([0.6, 1.1, 1.7])},
-    ),
-    Row(
-        "LayerNormalization",
-        "(real[2,3,4] x) => (real[2,3,4] y) <real[4] s, real[4] b> { y = LayerNormalization (x, s, b) }",
-    ),
-    Row(
-        "LayerNormalization of two",
-        "(real[2,3,4] x) => (real[2,3,4] y) <real[3,4] s> { y = LayerNormalization <axis = 1> (x, s) }",
-    ),
-    Row(
-        "InstanceNormalization",
-        "(real[2,3,4,2] x) => (real[2,3,4,2] y) <real[3] s, real[3] b> { y = InstanceNormalization (x, s, b) }",
-    ),
-    Row(
-        "GroupNormalization",
-        "(real[2,4,3,2] x) => (real[2,4,3,2] y) <real[2] s, real[2] b> { y = GroupNormalization <num_groups = 2> (x, s, b) }",
-    ),
-    Row(
-        "LSTM",
-        "(real[3,2,4] x, real[1,2,3] h, real[1,2,3] c) => (real[3,1,2,3] y, real[1,2,3] e, real[1,2,3] f) <real[1,12,4] w, real[1,12,3] r, real[1,24] b> { y, e, f = LSTM <hidden_size = 3> (x, w, r, b, "
-        ", h, c) }",
-    ),
-    Row(
-        "LSTM without biases",
-        "(real[3,2,4] x) => (real[1,2,3] e) <real[1,12,4] w, real[1,12,3] r> { y, e = LSTM <hidden_size = 3> (x, w, r) }",
-    ),
-    Row(
-        "GRU",
-        "(real[3,2,4] x, real[1,2,3] h) => (real[3,1,2,3] y, real[1,2,3] e) <real[1,9,4] w, real[1,9,3] r, real[1,18] b> { y, e = GRU <hidden_size = 3, linear_before_reset = 1> (x, w, r, b, "
-        ", h) }",
-    ),
-    Row(
-        "GRU that resets the state",
-        "(real[3,2,4] x, real[1,2,3] h) => (real[3,1,2,3] y, real[1,2,3] e) <real[1,9,4] w, real[1,9,3] r, real[1,18] b> { y, e = GRU <hidden_size = 3> (x, w, r, b, , h) }",
-    ),
-    Row(
-        "RNN",
-        "(real[3,2,4] x, real[1,2,3] h) => (real[3,1,2,3] y, real[1,2,3] e) <real[1,3,4] w, real[1,3,3] r, real[1,6] b> { y, e = RNN <hidden_size = 3> (x, w, r, b, , h) }",
-    ),
-    Row(
-        "GroupNormalization 21",
-        "(real[2,4,3,2] x) => (real[2,4,3,2] y) <real[4] s, real[4] b> { y = GroupNormalization <num_groups = 2, stash_type = TYPE> (x, s, b) }",
-        opset=21,
     ),
 ]
 

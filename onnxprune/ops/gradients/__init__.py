@@ -1,6 +1,7 @@
 """Gradients of operators, one file a family; importing this package registers every gradient rule."""
 
 from onnxprune.ops.gradients import (
+    contrib,
     conv,
     elementwise,
     indexing,
@@ -16,6 +17,7 @@ from onnxprune.ops.gradients import (
 )
 
 __all__ = [
+    "contrib",
     "conv",
     "elementwise",
     "indexing",

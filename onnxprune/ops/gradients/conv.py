@@ -103,37 +103,12 @@ def conv(g: NodeGradient) -> None:
         g.give(1, _by_convolution(g, window, groups, out, share))
 
 
-_ACTIVATION_PARAMS = {"LeakyRelu": 1, "Clip": 2, "HardSigmoid": 2}
-"""How many parameters a fused activation has."""
-
-
 @gradient("FusedConv", domain="com.microsoft", parameters=(1, 2))
 def fused_conv(g: NodeGradient) -> None:
     """A convolution, perhaps with a summand, behind which is an activation whose slope its value tells."""
-    d = g.times(g.d(), _slope(g)) if g.attr("activation") else g.d()
+    d = slopes.before_activation(g, [float(n) for n in g.attr("activation_params", [])])
     conv(g.before(d))
     g.give(3, d)
-
-
-def _slope(g: NodeGradient) -> str:
-    """The derivative of the activation of a fused node, by its output y."""
-    kind, y = g.attr("activation"), g.y()
-    given = [float(n) for n in g.attr("activation_params", [])]
-    if len(given) < _ACTIVATION_PARAMS.get(kind, 0) or (kind == "LeakyRelu" and given[0] < 0):
-        raise LookupError(f"the slope of {g.node.label} does not follow from its output")
-    if kind == "Sigmoid":
-        return slopes.sigmoid(g, y)
-    if kind == "Tanh":
-        return slopes.tanh(g, y)
-    if kind == "Relu":
-        return slopes.relu(g, y)
-    if kind == "LeakyRelu":
-        return slopes.leaky_relu(g, y, given[0])
-    if kind == "Clip":
-        return slopes.clip(g, y, given[0], given[1])
-    if kind == "HardSigmoid":
-        return g.times(slopes.clip(g, y, 0.0, 1.0), g.number(given[0]))
-    raise LookupError(f"{g.node.label} has the activation {kind}")
 
 
 def to_input(g: NodeGradient, d: str, weight: str, window: Window, groups: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from onnx import TensorProto
+
 from onnxprune.ops.gradients import slopes
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
@@ -22,8 +24,9 @@ def identity(g: NodeGradient) -> None:
 
 @gradient("Cast CastLike")
 def cast(g: NodeGradient) -> None:
-    """The gradient is cast back; of a second input only the type matters."""
-    g.give(0, g.emit("Cast", g.d(), to=g.node.input(0).elem_type))
+    """The gradient is cast back, but not to half precision; of a second input only the type matters."""
+    whole = g.node.input(0).elem_type == TensorProto.DOUBLE
+    g.give(0, g.emit("Cast", g.d(), to=TensorProto.DOUBLE if whole else TensorProto.FLOAT))
     if g.wants(1):
         g.give(1, g.zeros(g.node.input(1)))
 
@@ -118,9 +121,7 @@ def mish(g: NodeGradient) -> str:
 
 def swish(g: NodeGradient) -> str:
     """S + alpha x s (1 - s), where s = sigmoid(alpha x)."""
-    alpha = g.number(float(g.attr("alpha", 1.0)))
-    s = g.emit("Sigmoid", g.times(g.x(), alpha))
-    return g.emit("Add", s, g.times(g.x(), alpha, slopes.sigmoid(g, s)))
+    return slopes.swish(g, g.x(), float(g.attr("alpha", 1.0)))
 
 
 def erf(g: NodeGradient) -> str:
@@ -130,20 +131,7 @@ def erf(g: NodeGradient) -> str:
 
 def gelu(g: NodeGradient) -> str:
     """Phi(x) + x phi(x); with the tanh approximation, the derivative of that."""
-    half = g.times(g.x(), g.number(0.5))
-    if g.attr("approximate", "none") == "tanh":
-        c, cubic = math.sqrt(2 / math.pi), 0.044715
-        square = g.times(g.x(), g.x())
-        inner = g.times(g.x(), g.emit("Add", g.times(square, g.number(c * cubic)), g.number(c)))
-        t = g.emit("Tanh", inner)
-        slope = g.emit("Add", g.times(square, g.number(3 * c * cubic)), g.number(c))
-        bell = g.times(half, slopes.tanh(g, t), slope)
-        return g.emit("Add", g.times(g.emit("Add", t, g.number(1)), g.number(0.5)), bell)
-    share = g.emit(
-        "Add", g.times(g.emit("Erf", g.times(g.x(), g.number(math.sqrt(0.5)))), g.number(0.5)), g.number(0.5)
-    )
-    density = g.emit("Exp", g.emit("Neg", g.times(half, g.x())))
-    return g.emit("Add", share, g.times(g.x(), density, g.number(1 / math.sqrt(2 * math.pi))))
+    return slopes.gelu(g, g.x(), approximate=g.attr("approximate", "none") == "tanh")
 
 
 def exp(g: NodeGradient) -> str:

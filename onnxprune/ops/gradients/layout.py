@@ -180,8 +180,6 @@ def space_to_depth(g: NodeGradient) -> None:
 def resize(g: NodeGradient) -> None:
     """Interpolation is linear: each axis by the transpose of its matrix, which the operator makes of the identity."""
     x, out = g.node.input(0), g.node.output()
-    before, after = g.lengths(x), g.lengths(out)
-    kind = g.dtype(x)
     name = g.d()
     if g.attr("coordinate_transformation_mode", "") == "tf_crop_and_resize" or g.attr("antialias", 0):
         raise LookupError(f"{g.node.label} crops or filters")
@@ -190,15 +188,32 @@ def resize(g: NodeGradient) -> None:
         for a in ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside")
     }
     scales = _scales(g)
-    for axis, (short, long) in enumerate(zip(before, after, strict=True)):
-        if short == long and (scales is None or scales[axis] == 1):
+    for axis in range(g.rank(x)):
+        scale = None if scales is None else scales[axis]
+        lengths = [one.axis(axis).length for one in (x, out)]
+        stays = scale is None and x.shape is not None and out.shape is not None and x.shape[axis] == out.shape[axis]
+        if scale == 1 or (stays and x.shape is not None and x.shape[axis] is not None):
             continue
-        eye = g.write.constant(np.eye(short, dtype=kind)[None, None])
-        scale = None if scales is None else [1.0, 1.0, 1.0, scales[axis]]
-        made = _resized(g, eye, scale, [1, 1, short, long], attributes)
-        matrix = g.write.reshape(made, [short, long])
+        if None in lengths:
+            matrix = _matrix_at_run_time(g, axis, scale, attributes)
+        else:
+            short, long = (int(n or 0) for n in lengths)
+            eye = g.write.constant(np.eye(short, dtype=g.dtype(x))[None, None])
+            matrix = g.write.reshape(
+                _resized(g, eye, scale, g.write.ints([1, 1, short, long]), attributes), [short, long]
+            )
         name = g.product_along(name, out, axis, g.emit("Transpose", matrix, perm=[1, 0]))
     g.give(0, name)
+
+
+def _matrix_at_run_time(g: NodeGradient, axis: int, scale: float | None, attributes: dict[str, object]) -> str:
+    """The matrix of an axis whose lengths only the run tells."""
+    short, long = (g.write.slice(g.emit("Shape", name), [axis], [axis + 1], [0], [1]) for name in (g.x(), g.y()))
+    zeros = g.emit("Expand", g.number(0), g.emit("Concat", short, short, axis=0))
+    eye = g.write.unsqueeze(g.emit("EyeLike", zeros), [0, 1])
+    lengths = g.emit("Concat", g.write.ints([1, 1]), short, long, axis=0)
+    made = _resized(g, eye, scale, lengths, attributes)
+    return g.emit("Reshape", made, g.emit("Concat", short, long, axis=0))
 
 
 def _scales(g: NodeGradient) -> list[float] | None:
@@ -212,10 +227,9 @@ def _scales(g: NodeGradient) -> list[float] | None:
     return [float(s) for s in given] if given else None
 
 
-def _resized(
-    g: NodeGradient, eye: str, scales: list[float] | None, lengths: list[int], attributes: dict[str, object]
-) -> str:
-    """Emits the same interpolation of another value of four axes."""
+def _resized(g: NodeGradient, eye: str, scale: float | None, lengths: str, attributes: dict[str, object]) -> str:
+    """Emits the same interpolation of another value of four axes, along the last one."""
+    scales = None if scale is None else [1.0, 1.0, 1.0, scale]
     if g.node.op_type == "Upsample" or g.node.opset < 11:
         assert scales is not None
         if g.node.opset < 9:
@@ -224,7 +238,7 @@ def _resized(
     nothing = _nothing(g)
     if scales is not None:
         return g.emit("Resize", eye, nothing, g.write.constant(np.array(scales, np.float32)), **attributes)
-    return g.emit("Resize", eye, nothing, nothing, g.write.ints(lengths), **attributes)
+    return g.emit("Resize", eye, nothing, nothing, lengths, **attributes)
 
 
 def _nothing(g: NodeGradient) -> str:

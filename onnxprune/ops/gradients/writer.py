@@ -36,20 +36,22 @@ class Writer:
         self._names = Names(proto)
 
     def emit(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        """Appends a node with one output; returns the output's name. Attributes that are None are left out.
+        """Appends a node with one output; returns the output's name.
+
+        Attributes that are None are left out; `domain` is that of the operator.
 
         Raises:
             LookupError: The operator set has no such operator.
         """
         return self.define(self._names.fresh(f"gradient/{op_type}"), op_type, *inputs, **attributes)
 
-    def define(self, output: str, op_type: str, *inputs: str, **attributes: Any) -> str:
+    def define(self, output: str, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """`emit` with a given name for the output, which it returns."""
-        if not defs.has(op_type, self.opset):
+        if not domain and not defs.has(op_type, self.opset):
             raise LookupError(f"opset {self.opset} has no {op_type}")
         given = {name: value for name, value in attributes.items() if value is not None}
         # Before 1.22 onnxruntime gives several nodes that it fuses one name if they have none.
-        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **given))
+        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, domain=domain or None, **given))
         return output
 
     @contextlib.contextmanager
