@@ -277,24 +277,6 @@ def test_a_rule_of_a_callers_own_operator() -> None:
     assert set(made.gradients) == {"x"}
 
 
-@pytest.mark.parametrize("operand", ['"", kf', '"", "", ks'])
-def test_interpolation_of_lengths_that_only_the_run_tells(operand: str) -> None:
-    """In onnxruntime: by factors, or to lengths."""
-    numbers = {"kf": [1, 1, 1, 1.5], "ks": [2, 3, 4, 6]}
-    name = operand[-2:]
-    found = []
-    for shape, made_shape in (("N,3,H,W", "N,3,H,P"), ("2,3,4,4", "2,3,4,6")):
-        text = f"""(float[{shape}] x) => (float[{made_shape}] y) <{"float" if name == "kf" else "int64"}[4] {name}>
-            {{ y = Resize <mode = "linear"> (x, {operand}) }}"""
-        made = differentiate(Model(build(text, constants={name: numbers[name]})), ["y"], ["x"])
-        x, seed = (np.random.default_rng(i).standard_normal((2, 3, 4, n)).astype("f") for i, n in enumerate((4, 6)))
-        session = onnxruntime.InferenceSession(made.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
-        given = {i.name for i in session.get_inputs()}
-        feeds = {"x": x, made.seeds["y"]: seed}
-        found.append(session.run([made.gradients["x"]], {n: a for n, a in feeds.items() if n in given})[0])
-    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
-
-
 def test_half_precision_between_two_casts() -> None:
     """Its gradient is of single precision."""
     text = """(float[2,3] x) => (float[2,3] y) <float[3,3] w>

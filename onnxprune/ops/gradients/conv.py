@@ -100,7 +100,7 @@ def conv(g: NodeGradient) -> None:
     elif static:
         g.give(1, _by_products(g, window, groups, out, share))
     else:
-        g.give(1, _by_convolution(g, window, groups, out, share))
+        g.give(1, _by_convolution(g, (g.x(), g.d()), window, groups, share))
 
 
 @gradient("FusedConv", domain="com.microsoft", parameters=(1, 2))
@@ -201,19 +201,26 @@ def _by_products(g: NodeGradient, window: Window, groups: int, out: int, share: 
     return g.write.reshape(g.emit("Transpose", summed, perm=[0, 2, 1]), [out, share, *window.kernel])
 
 
-def _by_convolution(g: NodeGradient, window: Window, groups: int, out: int, share: int) -> str:
+def _by_convolution(g: NodeGradient, names: tuple[str, str], window: Window, groups: int, share: int) -> str:
     """Gradient of the weight as a convolution of the input with the output's gradient, summed over the samples.
 
     Strides and dilations trade places, and so do samples and the channels of a group.
+
+    Args:
+        g: The node.
+        names: The input and the gradient of the output.
+        window: The window.
+        groups: Groups of channels.
+        share: Channels of the input in a group.
     """
     n, space = window.rank, list(range(2, 2 + window.rank))
-    lengths = g.emit("Shape", g.x())
+    lengths = g.emit("Shape", names[0])
     tail = g.write.slice(lengths, [2], [2 + n], [0], [1])
     split = g.emit("Concat", g.write.ints([-1, groups, share]), tail, axis=0)
-    x = g.emit("Transpose", g.emit("Reshape", g.x(), split), perm=[2, 1, 0, *(a + 1 for a in space)])
+    x = g.emit("Transpose", g.emit("Reshape", names[0], split), perm=[2, 1, 0, *(a + 1 for a in space)])
     merged = g.emit("Concat", g.write.ints([share, -1]), tail, axis=0)
     x = g.write.pad(g.emit("Reshape", x, merged), [0, 0, *window.before, 0, 0, *window.after])
-    d = g.emit("Transpose", g.d(), perm=[1, 0, *space])
+    d = g.emit("Transpose", names[1], perm=[1, 0, *space])
     attributes = {"strides": list(window.dilations), "dilations": list(window.strides), "group": groups}
     found = g.emit("Conv", x, d, **attributes)
     found = g.write.slice(found, [0] * n, list(window.kernel), space, [1] * n)  # a stride leaves inputs at the end
@@ -236,8 +243,10 @@ def conv_transpose(g: NodeGradient) -> None:
         attributes = {"strides": list(window.strides), "dilations": list(window.dilations), "group": groups}
         made = g.emit("Conv", g.d(), g.x(1), pads=pads, **attributes)
         g.give(0, _cut_to(g, made, x, n))
-    if g.wants(1):
+    if g.wants(1) and g.is_static(x):
         g.give(1, _weight_of_transpose(g, window, groups, share))
+    elif g.wants(1):
+        g.give(1, _by_convolution(g, (g.d(), g.x()), window, groups, share))
 
 
 def _cut_to(g: NodeGradient, name: str, x: Value, n: int) -> str:
