@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,8 +11,11 @@ import numpy as np
 from onnx import ValueInfoProto, helper
 
 from onnxprune.gradients.bodies import downstream, is_float, upstream
-from onnxprune.graph.graph import Node, Scope, Value
+from onnxprune.graph.graph import Graph, Node, Scope, Value
 from onnxprune.ops.gradients.node_gradient import NodeGradient
+
+BODY = "body"
+"""The attribute that holds the body of a Loop or Scan."""
 
 
 class State(NamedTuple):
@@ -107,18 +111,41 @@ def parts_of(g: NodeGradient, outputs: Sequence[str | None]) -> Parts:
     Raises:
         LookupError: Its inputs and outputs are not those of its body, one by one.
     """
-    node, body = g.node, g.node.bodies["body"]
+    node, body = g.node, g.node.bodies[BODY]
     scanned = int(g.attr("num_scan_inputs", 0))
-    first, ahead = (0, 0) if scanned else (2, 1)  # a Loop has a count and a condition in front
-    ends = [value for value in body.outputs[ahead:] if value is not None]
-    count = len(node.inputs) - first - scanned
-    if len(body.inputs) != len(node.inputs) or len(ends) != len(body.outputs) - ahead or len(ends) < count:
-        raise LookupError(f"the inputs and outputs of {node.label} are not those of its body")
+    starts, ends = _sides(node)
+    first, count = len(body.inputs) - len(starts), len(starts) - scanned
     d = [*outputs, *[None] * (len(ends) - len(outputs))]
-    states = [State(node.input(first + i), body.inputs[first + i], ends[i], d[i]) for i in range(count)]
-    wholes = [node.input(first + count + i).name for i in range(scanned)]
-    read = _sliced(g, "input", wholes, body.inputs[first + count :])
+    states = [State(node.input(first + i), starts[i], ends[i], d[i]) for i in range(count)]
+    read = _sliced(g, "input", [node.input(first + count + i).name for i in range(scanned)], starts[count:])
     return Parts(node, body, states, read, _sliced(g, "output", d[count:], ends[count:]))
+
+
+def _sides(node: Node) -> tuple[list[Value], list[Value]]:
+    """What a body is given and what it returns: states, then slices."""
+    body, scanned = node.bodies[BODY], int(node.attribute("num_scan_inputs", 0))
+    first, ahead = (0, 0) if scanned else (2, 1)  # a Loop has a count and a condition in front
+    starts, ends = body.inputs[first:], [value for value in body.outputs[ahead:] if value is not None]
+    if len(body.inputs) != len(node.inputs) or len(ends) != len(body.outputs) - ahead:
+        raise LookupError(f"the inputs and outputs of {node.label} are not those of its body")
+    if len(ends) < len(starts) - scanned:
+        raise LookupError(f"{node.label} returns fewer states than it is given")
+    return starts, ends
+
+
+def unchanged_states(graph: Graph) -> dict[Value, Value]:
+    """What bodies of iterations are given that they return as it is, each with its initial value."""
+    found: dict[Value, Value] = {}
+    for node in graph.nodes:
+        if BODY not in node.bodies:
+            continue
+        with contextlib.suppress(LookupError):
+            starts, ends = _sides(node)
+            first = len(node.inputs) - len(starts)
+            for i, (start, end) in enumerate(zip(starts, ends, strict=False)):
+                if start is end and i < len(starts) - int(node.attribute("num_scan_inputs", 0)):
+                    found[start] = node.input(first + i)
+    return found
 
 
 def _sliced(g: NodeGradient, side: str, wholes: Sequence[str | None], values: Sequence[Value]) -> list[Slices]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxprune.gradients.bodies import refuse_random, refuse_shadows
-from onnxprune.gradients.iterations import Parts, Replay, Slices, State, info_of, parts_of
+from onnxprune.gradients.iterations import BODY, Parts, Replay, Slices, State, info_of, parts_of
 from onnxprune.graph.graph import Scope, Value
 from onnxprune.model.topology import read_names, topological_order
 from onnxprune.ops.gradients.node_gradient import NodeGradient
@@ -59,7 +59,7 @@ def through_iterations(
         LookupError: The body has an operator without gradient, cannot be run again, or has a state whose shape may
             change.
     """
-    refuse_shadows(walk.scope, g.node, g.node.bodies["body"])
+    refuse_shadows(walk.scope, g.node, g.node.bodies[BODY])
     parts = parts_of(g, outputs)
     inner, used = walk.inside(parts.body, parts.varying(walk.needed)), parts.used()
     wanted = _Wanted(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune.gradients.differentiate import differentiate
+from onnxprune.gradients.trainable import parameters
 from onnxprune.model.model import Model
 from tests.gradients.cases import Row
 from tests.gradients.differences import check, session
@@ -170,3 +171,14 @@ def test_an_operator_without_gradient_that_no_output_depends_on_stops_nothing() 
     feeds = {"x": np.ones((2, 3), np.float32), "z": np.ones((2, 3), np.float32), "n": np.array(2)}
     feeds |= {"w": np.eye(3, dtype=np.float32), made.seeds["y"]: np.ones((2, 3), np.float32)}
     assert session(made.model.proto).run([made.gradients["w"]], feeds)[0].shape == (3, 3)
+
+
+def test_weights_that_are_states_are_trained() -> None:
+    """A body gets them, turns them, and returns them as they are; what it changes is no weight."""
+    text = """(float[2,3] x, int64 n) => (float[2,3] y) <float[3,3] w, float[3,3] v, float[3,3] u>
+        { y, a, b, c = Loop (n, , x, w, v, u) <body = b (int64 i, bool g, float[2,3] s, float[3,3] p, float[3,3] q,
+            float[3,3] r) => (bool d, float[2,3] t, float[3,3] p, float[3,3] q, float[3,3] o)
+          { d = Identity(g) k = Transpose(q) e = MatMul(s, p) f = MatMul(e, k) h = MatMul(f, r) t = Tanh(h)
+            o = Add(r, r) }> }"""
+    assert set(parameters(Model(build(text)))) == {"w", "v"}
+    assert set(differentiate(Model(build(text)), ["y"], ["w", "v", "u"]).gradients) == {"w", "v", "u"}
