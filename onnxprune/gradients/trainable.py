@@ -150,7 +150,7 @@ def _left(graph: Graph, known: Collection[str]) -> Iterator[str]:
     """
     operands: dict[str, str] = {}
     constants = _Constants(graph)
-    for node in graph.main.nodes:
+    for node in graph.nodes:
         operator = operator_of(node)
         arithmetic = operator.adds or operator.subtracts or operator.proportional or operator.copies is not None
         if arithmetic and not constants.made(node):

@@ -14,11 +14,13 @@ from tests.gradients.test_differentiate import fed
 from tests.ops.case import build
 
 
-def assert_alike(texts: Sequence[str], names: Sequence[str], constants: dict[str, object] | None = None) -> None:
+def assert_alike(
+    texts: Sequence[str], names: Sequence[str], constants: dict[str, object] | None = None, opset: int = 17
+) -> None:
     """Two models have the same gradients."""
     found = []
     for text in texts:
-        model = build(text, opset=17, constants=constants, domains=["com.microsoft"])
+        model = build(text, opset, constants=constants, domains=["com.microsoft"])
         made = differentiate(Model(model), [o.name for o in model.graph.output], names)
         assert not made.reasons
         shapes = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in model.graph.output}

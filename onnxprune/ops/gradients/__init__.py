@@ -1,6 +1,7 @@
 """Gradients of operators, one file a family; importing this package registers every gradient rule."""
 
 from onnxprune.ops.gradients import (
+    attention,
     contrib,
     conv,
     elementwise,
@@ -17,6 +18,7 @@ from onnxprune.ops.gradients import (
 )
 
 __all__ = [
+    "attention",
     "contrib",
     "conv",
     "elementwise",
