@@ -40,6 +40,29 @@ ROWS = [
         {"kn": 4},
     ),
     Row(
+        "no state",
+        """(real[4,3] x) => (real[4,3] p) <real[3] v, int64 kn, bool kc>
+        { p = Loop (kn, kc) <body = b (int64 i, bool c) => (bool d, real[3] t)
+          { d = Identity(c) a = Gather(x, i) e = Sin(a) t = Mul(e, v) }> }""",
+        {"kn": 4, "kc": 1},
+    ),
+    Row(
+        "two states that begin and end as one",
+        """(real[2,3] x) => (real[2,3] y, real[2,3] z, real[3,2,3] p) <real[3] v, int64 kn>
+        { y, z, p = Loop (kn, , x, x) <body = b (int64 i, bool c, real[2,3] s, real[2,3] u)
+          => (bool d, real[2,3] t, real[2,3] t, real[2,3] t)
+          { d = Identity(c) a = Sin(s) e = Mul(a, u) t = Mul(e, v) }> }""",
+        {"kn": 3},
+    ),
+    Row(
+        "numbers and conditions of one axis",
+        """(real[2,3] x) => (real[2,3] y) <int64 kn, bool[1] kc>
+        { y = Loop (kn, kc, x) <body = b (int64[1] i, bool[1] c, real[2,3] s) => (bool[1] d, real[2,3] t)
+          { d = Identity(c) k = Cast <to = TYPE> (i) m = Cast <to = TYPE> (c) a = Sin(s) u = Mul(a, k)
+            t = Mul(u, m) }> }""",
+        {"kn": 3, "kc": 1},
+    ),
+    Row(
         "condition that ends it",
         f"""(real[2,3] x) => (real[2,3] y) <real[3,3] w, int64 kn, int64 km, bool kc>
         {{ y = Loop (kn, kc, x) <body = b {BODY} => (bool d, real[2,3] t)
@@ -78,6 +101,19 @@ ROWS = [
             t = If (e) <then_branch = g () => (real[2,3] f) {{ h = Mul(a, v) f = Sin(h) }},
               else_branch = h () => (real[2,3] n) {{ n = Add(a, v) }}> }}> }}""",
         {"kn": 3, "km": 2},
+    ),
+    Row(
+        "branches and iterations in branches",
+        """(real[2,3] x) => (real[2,3] y) <real[3] v, int64 kn, int64 km, int64 kl>
+        { y = Loop (kn, , x) <body = b (int64 i, bool c, real[2,3] s) => (bool d, real[2,3] t)
+          { d = Identity(c) e = Less(i, km) l = Less(i, kl)
+            t = If (e) <then_branch = g () => (real[2,3] f) { h = Mul(s, v)
+                f = If (l) <then_branch = gg () => (real[2,3] ff) { ff = Sin(h) },
+                  else_branch = hh () => (real[2,3] fg) { fh = Mul(h, s) fg = Mul(fh, v) }> },
+              else_branch = h () => (real[2,3] n) {
+                o = Loop (km, , s) <body = bb (int64 j, bool cc, real[2,3] ss) => (bool dd, real[2,3] tt)
+                  { dd = Identity(cc) aa = Mul(ss, v) tt = Sin(aa) }> n = Mul(o, s) }> }> }""",
+        {"kn": 4, "km": 3, "kl": 1},
     ),
     Row(
         "iterations of a branch",
