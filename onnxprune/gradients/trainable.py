@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from onnxprune.gradients import losses
 from onnxprune.gradients.differentiate import differentiate
 from onnxprune.gradients.free_constants import free_constants
+from onnxprune.gradients.iterations import unchanged_states
 from onnxprune.gradients.optimizer import channel_sizes
 from onnxprune.gradients.single_precision import SinglePrecision
 from onnxprune.graph.graph import Graph, Node, Value
@@ -55,8 +56,9 @@ def parameters(model: Model) -> dict[str, Parameter]:
     graph = Graph(model.proto)
     infer(graph)
     found: dict[str, Parameter] = {}
-    for node, i, beside in _operands(graph):
-        for stored in _stored(graph, node.input(i)):
+    constants = _Constants(graph)
+    for node, i, beside in _operands(graph, constants):
+        for stored in constants.stored(node.input(i)):
             value = stored.value
             if value.tensor is None or value.scope is not graph.main or value.name in found:
                 continue  # what a branch holds itself is no value of the graph, that of others which it reads is
@@ -68,10 +70,10 @@ def parameters(model: Model) -> dict[str, Parameter]:
     return found
 
 
-def _operands(graph: Graph) -> Iterable[tuple[Node, int, Value | None]]:
+def _operands(graph: Graph, constants: _Constants) -> Iterable[tuple[Node, int, Value | None]]:
     """Nodes with the inputs that hold what is trained, weights before biases, and the weight beside each bias."""
     for node in graph.nodes:
-        weight = next((s.value for s in _stored(graph, node.input(1))), None) if node.has(1) else None
+        weight = next((s.value for s in constants.stored(node.input(1))), None) if node.has(1) else None
         yield from ((node, i, weight if i != 1 else None) for i in operator_of(node).parameters if node.has(i))
     for layer in linear_layers(graph):
         if layer.bias is not None:
@@ -85,21 +87,46 @@ class _Stored(NamedTuple):
     order: tuple[int, ...] | None
 
 
-def _stored(graph: Graph, operand: Value) -> Iterator[_Stored]:
-    """The constants that an operand is made of, by nodes that only move numbers about.
+class _Constants:
+    """The constants that operands are made of, by nodes that only move numbers about.
 
-    Exporters write such nodes behind a weight, and pruning behind a normalisation.
+    Exporters write such nodes behind a weight, and pruning behind a normalisation. Some hand weights from iteration to
+    iteration of a loop, as states that stay the same.
     """
-    node = operand.producer
-    if operand.tensor is not None:
-        yield _Stored(operand, tuple(range(operand.rank or 0)))
-    elif node is not None and node in graph.constant_nodes and (operator := operator_of(node)).copies is not None:
-        for source in node.inputs if operator.copies is Copies.JOINED else node.inputs[:1]:
-            for value, order in _stored(graph, source) if source is not None else ():
-                if node.op_type == "Transpose" and order is not None:
-                    yield _Stored(value, tuple(order[axis] for axis in node.attribute("perm", range(len(order))[::-1])))
-                else:
-                    yield _Stored(value, order if operator.casts or operator.activation else None)
+
+    def __init__(self, graph: Graph) -> None:
+        self._same = unchanged_states(graph)
+        self._nodes = dict(graph.constant_nodes)
+        for node in graph.nodes if self._same else ():
+            read = [self._before(v) for v in node.inputs if v is not None]
+            known = all(v.tensor is not None or v.producer in self._nodes for v in read)
+            if read and known and not node.bodies and not operator_of(node).random:
+                self._nodes[node] = None
+
+    def made(self, node: Node) -> bool:
+        """Whether a node makes the same in every run."""
+        return node in self._nodes
+
+    def stored(self, operand: Value) -> Iterator[_Stored]:
+        """The constants that an operand is made of."""
+        operand = self._before(operand)
+        node = operand.producer
+        if operand.tensor is not None:
+            yield _Stored(operand, tuple(range(operand.rank or 0)))
+        elif node is not None and self.made(node) and (operator := operator_of(node)).copies is not None:
+            for source in node.inputs if operator.copies is Copies.JOINED else node.inputs[:1]:
+                for value, order in self.stored(source) if source is not None else ():
+                    if node.op_type == "Transpose" and order is not None:
+                        turned = node.attribute("perm", range(len(order))[::-1])
+                        yield _Stored(value, tuple(order[axis] for axis in turned))
+                    else:
+                        yield _Stored(value, order if operator.casts or operator.activation else None)
+
+    def _before(self, value: Value) -> Value:
+        """What a state was before the first iteration, if it stays the same."""
+        while value in self._same:
+            value = self._same[value]
+        return value
 
 
 def _size(
@@ -122,11 +149,12 @@ def _left(graph: Graph, known: Collection[str]) -> Iterator[str]:
     Such operands are weights at times, and at others anchors, masks, or scales of inputs.
     """
     operands: dict[str, str] = {}
-    for node in graph.main.nodes:
+    constants = _Constants(graph)
+    for node in graph.nodes:
         operator = operator_of(node)
         arithmetic = operator.adds or operator.subtracts or operator.proportional or operator.copies is not None
-        if arithmetic and node not in graph.constant_nodes:
-            read = (stored.value.name for v in node.inputs if v is not None for stored in _stored(graph, v))
+        if arithmetic and not constants.made(node):
+            read = (stored.value.name for v in node.inputs if v is not None for stored in constants.stored(v))
             operands |= dict.fromkeys(read, node.op_type)
     for value in graph.constants():
         if value.scope is not graph.main or value.name in known or value.tensor is None:

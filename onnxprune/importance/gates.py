@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Group, Slices
-from onnxprune.gradients.differentiate import TYPES
+from onnxprune.gradients.bodies import TYPES
 from onnxprune.importance.readers import Read, reads
 from onnxprune.layers.find import linear_layers
 from onnxprune.layers.weights import finite_part

@@ -18,7 +18,7 @@ from onnxprune.coupling.coupling import Coupling
 from onnxprune.errors import Words, option
 from onnxprune.extensions.patterns import Pattern
 from onnxprune.extensions.points import criteria
-from onnxprune.gradients.differentiate import TYPES
+from onnxprune.gradients.bodies import TYPES
 from onnxprune.graph.graph import Graph, Value
 from onnxprune.importance.gradient_scores import scores_of_elements
 from onnxprune.importance.trials import Trial, Trials, WeightChange

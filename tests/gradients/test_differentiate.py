@@ -196,9 +196,9 @@ STOPPED = """(double[2,3] x) => (double[2,3] y) <double[3,3] w, double[3,3] v, d
 
 
 def test_what_no_rule_covers_stops_the_gradient_with_its_reason() -> None:
-    made = differentiate(Model(build(STOPPED.replace("OPERATOR", "Asinh"))), ["y"], ["w", "v", "u"])
+    made = differentiate(Model(build(STOPPED.replace("OPERATOR", "Hardmax"))), ["y"], ["w", "v", "u"])
     assert set(made.gradients) == {"v", "u"}
-    assert made.reasons == {"w": "Asinh has no gradient rule"}
+    assert made.reasons == {"w": "Hardmax has no gradient rule"}
 
 
 def test_an_input_that_a_rule_does_not_cover_stops_no_other_one() -> None:
@@ -211,19 +211,9 @@ def test_an_input_that_a_rule_does_not_cover_stops_no_other_one() -> None:
 
 def test_an_incomplete_gradient_is_none() -> None:
     """One of the paths from the weight has no rule: what the other one gives is not the gradient."""
-    text = (
-        "(double[2,3] x) => (double[2,3] y) <double[3,3] w> { a = MatMul(x, w) b = Asinh(a) c = Tanh(a) y = Add(b, c) }"
-    )
+    text = "(double[2,3] x) => (double[2,3] y) <double[3,3] w> { a = MatMul(x, w) b = Hardmax(a) c = Tanh(a) y = Add(b, c) }"
     made = differentiate(Model(build(text)), ["y"], ["w"])
-    assert not made.gradients and made.reasons == {"w": "Asinh has no gradient rule"}
-
-
-def test_the_body_of_a_loop_stops_the_gradient() -> None:
-    text = """(double[2,3] x, int64 n, bool p) => (double[2,3] y) <double[3,3] w>
-        { a = MatMul(x, w) b = Loop (n, p, a) < body = g (int64 i, bool c, double[2,3] s) => (bool d, double[2,3] t)
-          { d = Identity(c) t = Add(s, a) } >  y = Add(a, b) }"""
-    made = differentiate(Model(build(text)), ["y"], ["w"])
-    assert made.reasons == {"w": "Loop has no gradient rule"}
+    assert not made.gradients and made.reasons == {"w": "Hardmax has no gradient rule"}
 
 
 def test_what_no_output_depends_on() -> None:
@@ -287,43 +277,17 @@ def test_a_rule_of_a_callers_own_operator() -> None:
     assert set(made.gradients) == {"x"}
 
 
-@pytest.mark.parametrize(
-    ("activation", "apart"),
-    [
-        ('activation = "Relu"', "Relu"),
-        ('activation = "Tanh"', "Tanh"),
-        ('activation = "Sigmoid"', "Sigmoid"),
-        ('activation = "LeakyRelu", activation_params = [0.2]', "LeakyRelu <alpha = 0.2>"),
-        ('activation = "HardSigmoid", activation_params = [0.3, 0.4]', "HardSigmoid <alpha = 0.3, beta = 0.4>"),
-        ('activation = "Clip", activation_params = [-0.5, 0.7]', "Clip"),
-    ],
-)
-def test_a_fused_convolution_as_its_parts(activation: str, apart: str) -> None:
-    """With a summand, in onnxruntime."""
-    interface = "(float[2,3,5,5] x, float[2,4,5,5] s) => (float[2,4,5,5] y) <float[4,3,3,3] w, float[4] b"
-    limits = ", low, high" if apart == "Clip" else ""
-    texts = [
-        f"{interface}> {{ y = com.microsoft.FusedConv <pads = [1,1,1,1], {activation}> (x, w, b, s) }}",
-        f"{interface}, float low, float high> {{ c = Conv <pads = [1,1,1,1]> (x, w, b) z = Add(c, s) y = {apart} (z{limits}) }}",
-    ]
-    names, found = ["x", "s", "w", "b"], []
-    for text in texts:
-        model = build(text, constants={"low": -0.5, "high": 0.7} if "low" in text else {})
-        made = differentiate(Model(model), ["y"], names)
-        assert not made.reasons
-        seed = np.random.default_rng(2).standard_normal((2, 4, 5, 5)).astype(np.float32)
-        session = onnxruntime.InferenceSession(made.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
-        found.append(session.run([made.gradients[n] for n in names], fed(model, made, {"y": seed})))
-    for whole, parts in zip(*found, strict=True):
-        np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("activation", ['"LeakyRelu", activation_params = [-0.2]', '"Clip"', '"Mish"'])
-def test_a_slope_that_the_output_does_not_tell(activation: str) -> None:
-    text = f"""(float[2,3,5,5] x) => (float[2,4,3,3] y) <float[4,3,3,3] w, float[4] b>
-        {{ y = com.microsoft.FusedConv <activation = {activation}> (x, w, b) }}"""
+def test_half_precision_between_two_casts() -> None:
+    """Its gradient is of single precision."""
+    text = """(float[2,3] x) => (float[2,3] y) <float[3,3] w>
+        { a = MatMul(x, w) h = Cast <to = 10> (a) b = Cast <to = 1> (h) y = Mul(b, b) }"""
     made = differentiate(Model(build(text)), ["y"], ["w"])
-    assert "FusedConv" in made.reasons["w"] and not made.gradients
+    session = onnxruntime.InferenceSession(made.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    x, w, seed = (
+        np.random.default_rng(i).standard_normal(s).astype("f") for i, s in enumerate([(2, 3), (3, 3), (2, 3)])
+    )
+    (found,) = session.run([made.gradients["w"]], {"x": x, "w": w, made.seeds["y"]: 1e-6 * seed})
+    np.testing.assert_allclose(found, 2e-6 * x.T @ (seed * (x @ w)), rtol=1e-2)
 
 
 def test_upsample_whose_scales_are_an_attribute() -> None:

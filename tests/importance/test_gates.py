@@ -13,6 +13,7 @@ import onnxprune
 from onnxprune.coupling.coupling import analyze
 from onnxprune.errors import InputError
 from onnxprune.graph.graph import Graph
+from onnxprune.graph.operators import known_operators
 from onnxprune.importance.gates import Gates, gate_gradients
 from onnxprune.importance.readers import reads
 from onnxprune.importance.score import score
@@ -154,7 +155,7 @@ def test_what_is_refitted_keeps_the_chosen_zeros(pattern: str) -> None:
             np.testing.assert_array_equal(zero["calibrated"][name], mask)
 
 
-def test_what_is_missing_is_said() -> None:
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = onnxprune.analyze(build(NET))
     with pytest.raises(InputError, match="importance 'taylor' needs calibration data"):
         onnxprune.score(analysis, "taylor")
@@ -162,6 +163,7 @@ def test_what_is_missing_is_said() -> None:
         onnxprune.prune(build(NET), 0.5, importance="fisher")
     with pytest.raises(InputError, match="importance 'taylor' needs calibration data"):
         onnxprune.prune(build(NET), pattern="2:4", importance="taylor")
+    monkeypatch.setattr(known_operators()["", "LpNormalization"], "gradient", None)
     stopped = build(NET.replace("y = MatMul(f, m)", "z = MatMul(f, m)  y = LpNormalization(z)"))
     with pytest.raises(InputError, match="no weight has a gradient: LpNormalization has no gradient rule"):
         onnxprune.prune(stopped, 0.5, importance="taylor", calib={"x": X}, verify=False, time=False)

@@ -33,7 +33,10 @@ NAMED = {
     "edit/refill.py": {"Pad", "Slice"},  # nodes that it inserts
     "edit/remove.py": {"Add", "Concat", "Div", "Gather", "Mul"},  # nodes that it inserts
     "edit/vocabulary.py": {"Add", "Gather"},  # nodes that it inserts
-    "gradients/differentiate.py": {"Identity", "If"},  # the gradient of branches is another branching
+    "gradients/backward.py": {"If", "Loop", "Scan"},  # what is differentiated body by body
+    "gradients/branches.py": {"Identity"},  # nodes that it adds
+    "gradients/iterations.py": {"Gather", "Identity", "Shape", "Size", "Sub"},  # nodes that it adds
+    "gradients/loops.py": {"Add", "Gather", "Identity", "Transpose"},  # nodes that it adds
     "gradients/free_constants.py": {"Constant"},
     "gradients/losses.py": {  # nodes that it adds
         "Add", "Exp", "Log", "LogSoftmax", "Max", "Mul", "Neg", "Softplus", "Sub", "Transpose",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,11 @@ def as_inputs(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelP
 
 
 def finite_differences(
-    model: onnx.ModelProto, feeds: Mapping[str, Any], seeds: Mapping[str, NDArray[Any]], names: Sequence[str]
+    model: onnx.ModelProto,
+    feeds: Mapping[str, Any],
+    seeds: Mapping[str, NDArray[Any]],
+    names: Sequence[str],
+    evaluate: Callable[[onnx.ModelProto], Any] = evaluator,
 ) -> dict[str, NDArray[np.float64]]:
     """Gradients of the sum of the outputs times their seeds; skips where an old onnx does not compute these.
 
@@ -46,9 +50,10 @@ def finite_differences(
         feeds: Its inputs.
         seeds: An array for each output.
         names: Constants or inputs.
+        evaluate: Makes what runs the model.
     """
     free, values = as_inputs(model, names)
-    runner = evaluator(free)
+    runner = evaluate(free)
     at = {**feeds, **values}
 
     def total(name: str, array: NDArray[Any]) -> float:

@@ -1,8 +1,11 @@
 """Gradients of operators, one file a family; importing this package registers every gradient rule."""
 
 from onnxprune.ops.gradients import (
+    attention,
+    contrib,
     conv,
     elementwise,
+    indexing,
     layout,
     linear,
     normalization,
@@ -10,11 +13,17 @@ from onnxprune.ops.gradients import (
     quantization,
     recurrent,
     reduction,
+    sampling,
+    sequence,
+    trigonometric,
 )
 
 __all__ = [
+    "attention",
+    "contrib",
     "conv",
     "elementwise",
+    "indexing",
     "layout",
     "linear",
     "normalization",
@@ -22,4 +31,7 @@ __all__ = [
     "quantization",
     "recurrent",
     "reduction",
+    "sampling",
+    "sequence",
+    "trigonometric",
 ]

@@ -100,40 +100,15 @@ def conv(g: NodeGradient) -> None:
     elif static:
         g.give(1, _by_products(g, window, groups, out, share))
     else:
-        g.give(1, _by_convolution(g, window, groups, out, share))
-
-
-_ACTIVATION_PARAMS = {"LeakyRelu": 1, "Clip": 2, "HardSigmoid": 2}
-"""How many parameters a fused activation has."""
+        g.give(1, _by_convolution(g, (g.x(), g.d()), window, groups, share))
 
 
 @gradient("FusedConv", domain="com.microsoft", parameters=(1, 2))
 def fused_conv(g: NodeGradient) -> None:
     """A convolution, perhaps with a summand, behind which is an activation whose slope its value tells."""
-    d = g.times(g.d(), _slope(g)) if g.attr("activation") else g.d()
+    d = slopes.before_activation(g, [float(n) for n in g.attr("activation_params", [])])
     conv(g.before(d))
     g.give(3, d)
-
-
-def _slope(g: NodeGradient) -> str:
-    """The derivative of the activation of a fused node, by its output y."""
-    kind, y = g.attr("activation"), g.y()
-    given = [float(n) for n in g.attr("activation_params", [])]
-    if len(given) < _ACTIVATION_PARAMS.get(kind, 0) or (kind == "LeakyRelu" and given[0] < 0):
-        raise LookupError(f"the slope of {g.node.label} does not follow from its output")
-    if kind == "Sigmoid":
-        return slopes.sigmoid(g, y)
-    if kind == "Tanh":
-        return slopes.tanh(g, y)
-    if kind == "Relu":
-        return slopes.relu(g, y)
-    if kind == "LeakyRelu":
-        return slopes.leaky_relu(g, y, given[0])
-    if kind == "Clip":
-        return slopes.clip(g, y, given[0], given[1])
-    if kind == "HardSigmoid":
-        return g.times(slopes.clip(g, y, 0.0, 1.0), g.number(given[0]))
-    raise LookupError(f"{g.node.label} has the activation {kind}")
 
 
 def to_input(g: NodeGradient, d: str, weight: str, window: Window, groups: int) -> str:
@@ -226,19 +201,26 @@ def _by_products(g: NodeGradient, window: Window, groups: int, out: int, share: 
     return g.write.reshape(g.emit("Transpose", summed, perm=[0, 2, 1]), [out, share, *window.kernel])
 
 
-def _by_convolution(g: NodeGradient, window: Window, groups: int, out: int, share: int) -> str:
+def _by_convolution(g: NodeGradient, names: tuple[str, str], window: Window, groups: int, share: int) -> str:
     """Gradient of the weight as a convolution of the input with the output's gradient, summed over the samples.
 
     Strides and dilations trade places, and so do samples and the channels of a group.
+
+    Args:
+        g: The node.
+        names: The input and the gradient of the output.
+        window: The window.
+        groups: Groups of channels.
+        share: Channels of the input in a group.
     """
     n, space = window.rank, list(range(2, 2 + window.rank))
-    lengths = g.emit("Shape", g.x())
+    lengths = g.emit("Shape", names[0])
     tail = g.write.slice(lengths, [2], [2 + n], [0], [1])
     split = g.emit("Concat", g.write.ints([-1, groups, share]), tail, axis=0)
-    x = g.emit("Transpose", g.emit("Reshape", g.x(), split), perm=[2, 1, 0, *(a + 1 for a in space)])
+    x = g.emit("Transpose", g.emit("Reshape", names[0], split), perm=[2, 1, 0, *(a + 1 for a in space)])
     merged = g.emit("Concat", g.write.ints([share, -1]), tail, axis=0)
     x = g.write.pad(g.emit("Reshape", x, merged), [0, 0, *window.before, 0, 0, *window.after])
-    d = g.emit("Transpose", g.d(), perm=[1, 0, *space])
+    d = g.emit("Transpose", names[1], perm=[1, 0, *space])
     attributes = {"strides": list(window.dilations), "dilations": list(window.strides), "group": groups}
     found = g.emit("Conv", x, d, **attributes)
     found = g.write.slice(found, [0] * n, list(window.kernel), space, [1] * n)  # a stride leaves inputs at the end
@@ -261,8 +243,10 @@ def conv_transpose(g: NodeGradient) -> None:
         attributes = {"strides": list(window.strides), "dilations": list(window.dilations), "group": groups}
         made = g.emit("Conv", g.d(), g.x(1), pads=pads, **attributes)
         g.give(0, _cut_to(g, made, x, n))
-    if g.wants(1):
+    if g.wants(1) and g.is_static(x):
         g.give(1, _weight_of_transpose(g, window, groups, share))
+    elif g.wants(1):
+        g.give(1, _by_convolution(g, (g.d(), g.x()), window, groups, share))
 
 
 def _cut_to(g: NodeGradient, name: str, x: Value, n: int) -> str:

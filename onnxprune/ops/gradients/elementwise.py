@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from onnx import TensorProto
+
 from onnxprune.ops.gradients import slopes
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
@@ -22,8 +24,9 @@ def identity(g: NodeGradient) -> None:
 
 @gradient("Cast CastLike")
 def cast(g: NodeGradient) -> None:
-    """The gradient is cast back; of a second input only the type matters."""
-    g.give(0, g.emit("Cast", g.d(), to=g.node.input(0).elem_type))
+    """The gradient is cast back, but not to half precision; of a second input only the type matters."""
+    whole = g.node.input(0).elem_type == TensorProto.DOUBLE
+    g.give(0, g.emit("Cast", g.d(), to=TensorProto.DOUBLE if whole else TensorProto.FLOAT))
     if g.wants(1):
         g.give(1, g.zeros(g.node.input(1)))
 
@@ -118,9 +121,7 @@ def mish(g: NodeGradient) -> str:
 
 def swish(g: NodeGradient) -> str:
     """S + alpha x s (1 - s), where s = sigmoid(alpha x)."""
-    alpha = g.number(float(g.attr("alpha", 1.0)))
-    s = g.emit("Sigmoid", g.times(g.x(), alpha))
-    return g.emit("Add", s, g.times(g.x(), alpha, slopes.sigmoid(g, s)))
+    return slopes.swish(g, g.x(), float(g.attr("alpha", 1.0)))
 
 
 def erf(g: NodeGradient) -> str:
@@ -130,20 +131,7 @@ def erf(g: NodeGradient) -> str:
 
 def gelu(g: NodeGradient) -> str:
     """Phi(x) + x phi(x); with the tanh approximation, the derivative of that."""
-    half = g.times(g.x(), g.number(0.5))
-    if g.attr("approximate", "none") == "tanh":
-        c, cubic = math.sqrt(2 / math.pi), 0.044715
-        square = g.times(g.x(), g.x())
-        inner = g.times(g.x(), g.emit("Add", g.times(square, g.number(c * cubic)), g.number(c)))
-        t = g.emit("Tanh", inner)
-        slope = g.emit("Add", g.times(square, g.number(3 * c * cubic)), g.number(c))
-        bell = g.times(half, slopes.tanh(g, t), slope)
-        return g.emit("Add", g.times(g.emit("Add", t, g.number(1)), g.number(0.5)), bell)
-    share = g.emit(
-        "Add", g.times(g.emit("Erf", g.times(g.x(), g.number(math.sqrt(0.5)))), g.number(0.5)), g.number(0.5)
-    )
-    density = g.emit("Exp", g.emit("Neg", g.times(half, g.x())))
-    return g.emit("Add", share, g.times(g.x(), density, g.number(1 / math.sqrt(2 * math.pi))))
+    return slopes.gelu(g, g.x(), approximate=g.attr("approximate", "none") == "tanh")
 
 
 def exp(g: NodeGradient) -> str:
@@ -171,32 +159,14 @@ def reciprocal(g: NodeGradient) -> str:
     return g.emit("Neg", g.times(g.y(), g.y()))
 
 
-def sin(g: NodeGradient) -> str:
-    """The cosine."""
-    return g.emit("Cos", g.x())
+def shrink(g: NodeGradient) -> str:
+    """1 beyond lambda."""
+    return g.mask(g.emit("Greater", g.emit("Abs", g.x()), g.number(float(g.attr("lambd", 0.5)))))
 
 
-def cos(g: NodeGradient) -> str:
-    """Minus the sine."""
-    return g.emit("Neg", g.emit("Sin", g.x()))
+def unary(op_type: str, derivative: Derivative, domain: str = "") -> None:
+    """Registers the derivative of an operator of one input."""
 
-
-def clip(g: NodeGradient) -> str:
-    """1 between the bounds, which are included."""
-    bounds = [g.attr(name) for name in ("min", "max")]
-    names = [None if b is None else g.number(float(b)) for b in bounds]
-    for i in (1, 2):
-        if g.node.has(i):
-            names[i - 1] = g.x(i)
-    beyond = [
-        g.emit(op, g.x(), bound) for op, bound in zip(("Less", "Greater"), names, strict=True) if bound is not None
-    ]
-    if not beyond:
-        return g.number(1)
-    return g.mask(g.emit("Not", beyond[0] if len(beyond) == 1 else g.emit("Or", *beyond)))
-
-
-def _unary(op_type: str, derivative: Derivative, domain: str = "") -> None:
     def rule(g: NodeGradient) -> None:
         g.give(0, g.times(g.d(), derivative(g)))
 
@@ -225,12 +195,32 @@ for _name, _derivative in {
     "Sqrt": sqrt,
     "Abs": absolute,
     "Reciprocal": reciprocal,
-    "Sin": sin,
-    "Cos": cos,
-    "Clip": clip,
+    "Shrink": shrink,
 }.items():
-    _unary(_name, _derivative)
-_unary("Gelu", gelu, "com.microsoft")
+    unary(_name, _derivative)
+unary("Gelu", gelu, "com.microsoft")
+
+
+@gradient("Clip")
+def clip(g: NodeGradient) -> None:
+    """1 between the bounds, which are included; a bound gets the gradients of what is beyond it."""
+    beyond = []
+    for i, name, beats in ((1, "min", "Less"), (2, "max", "Greater")):
+        bound = g.attr(name)
+        if bound is not None or g.node.has(i):
+            beyond.append(g.emit(beats, g.x(), g.x(i) if bound is None else g.number(float(bound))))
+        if g.wants(i):
+            _give_summed(g, i, g.times(g.d(), g.mask(beyond[-1])))
+    outside = beyond[0] if len(beyond) == 1 else g.emit("Or", *beyond) if beyond else None
+    g.give(0, g.d() if outside is None else g.times(g.d(), g.mask(g.emit("Not", outside))))
+
+
+@gradient("Mod")
+def mod(g: NodeGradient) -> None:
+    """1, and minus the whole number that the quotient is cut to."""
+    _give_summed(g, 0, g.d())
+    if g.wants(1):
+        _give_summed(g, 1, g.times(g.d(), g.emit("Div", g.emit("Sub", g.y(), g.x()), g.x(1))))
 
 
 @gradient("PRelu", parameters=(1,))

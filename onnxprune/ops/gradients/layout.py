@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto
 
-from onnxprune.graph.graph import Value
 from onnxprune.ops.gradients.node_gradient import NodeGradient
 from onnxprune.ops.registry import gradient
 
-LONGEST_TABLE = 4096
-"""Rows of a table that is looked up by a product with a matrix of zeros and ones."""
-_ADDS_INDICES = 16
-"""Opset version from which on scattered elements can be added up."""
-_COUNTS_FROM_END = 11
-"""Opset version from which on OneHot takes indices below 0."""
 FURTHEST = 2**31 - 1
 """An end that stands for all that there is."""
 
@@ -30,6 +22,19 @@ def transpose(g: NodeGradient) -> None:
     """The inverse permutation."""
     order = g.attr("perm", None) or list(range(g.rank(g.node.input(0))))[::-1]
     g.give(0, g.emit("Transpose", g.d(), perm=[int(i) for i in np.argsort(order)]))
+
+
+@gradient("Trilu")
+def trilu(g: NodeGradient) -> None:
+    """The same triangle."""
+    g.give(0, g.emit("Trilu", g.d(), *(g.x(i) for i in (1,) if g.node.has(i)), upper=int(g.attr("upper", 1))))
+
+
+@gradient("ReverseSequence")
+def reverse_sequence(g: NodeGradient) -> None:
+    """Turned round once more."""
+    axes = {name: g.attr(name, default) for name, default in (("batch_axis", 1), ("time_axis", 0))}
+    g.give(0, g.emit("ReverseSequence", g.d(), g.x(1), **axes))
 
 
 @gradient("Expand")
@@ -131,77 +136,6 @@ def _bounds(g: NodeGradient) -> list[tuple[int, int, int | None, int]]:
     return found
 
 
-@gradient("Gather", parameters=(0,))
-def gather(g: NodeGradient) -> None:
-    """Slices are added up at the indices that they were taken from."""
-    x, indices = g.node.input(0), g.node.input(1)
-    axis, rank = g.axis(x, int(g.attr("axis", 0))), g.rank(x)
-    length = x.axis(axis).length
-    try:
-        known = [int(i) for i in g.numbers(1) or []]
-    except LookupError:
-        known = []
-    if known and length is not None and g.rank(indices) < 2:
-        name = g.d() if g.rank(indices) == 1 else g.write.unsqueeze(g.d(), [axis])
-        g.give(0, g.scattered(name, x, axis, [i % length for i in known], length))
-    elif axis == 0 and rank == 2 and g.is_static(x):
-        rows, width = g.lengths(x)
-        g.give(0, _added_rows(g, g.write.reshape(g.d(), [-1, width]), rows, width, x))
-    else:
-        g.give(0, _added_slices(g, x, axis, signed=not known or min(known) < 0))
-
-
-def _added_rows(g: NodeGradient, d: str, length: int, width: int, x: Value) -> str:
-    """Adds rows of a gradient to those of a table of zeros, by indices that the run computes."""
-    if g.write.opset >= _ADDS_INDICES:
-        zeros = g.emit("Expand", g.number(0), g.write.ints([length, width]))
-        return g.emit("ScatterND", zeros, g.write.unsqueeze(_flat_indices(g), [1]), d, reduction="add")
-    if length > LONGEST_TABLE:
-        raise LookupError(f"opset {g.write.opset} cannot add up {length:,} rows for {g.node.label}")
-    depth = g.write.constant(np.array(length, np.int64))
-    hot = g.emit("OneHot", _flat_indices(g), depth, _zero_and_one(g, x))
-    return g.emit("MatMul", g.emit("Transpose", hot, perm=[1, 0]), d)
-
-
-def _added_slices(g: NodeGradient, x: Value, axis: int, *, signed: bool) -> str:
-    """Adds slices of a gradient along any axis, by indices or to a length that the run computes."""
-    length = x.axis(axis).length
-    if length is not None and length > LONGEST_TABLE:
-        raise LookupError(f"{g.node.label} picks from {length:,} by computed indices")
-    if signed and g.write.opset < _COUNTS_FROM_END:
-        raise LookupError(f"opset {g.write.opset} cannot tell which indices of {g.node.label} count from the end")
-    behind = [x.axis(i).length for i in range(axis + 1, g.rank(x))]
-    if g.rank(g.node.input(1)) == 1:
-        d = g.d()
-    elif g.rank(g.node.input(1)) == 0:
-        d = g.write.unsqueeze(g.d(), [axis])
-    elif None in behind:
-        raise LookupError(f"the shape of '{x.name}' is only known in the run")
-    else:
-        d = g.write.reshape(g.d(), [*[0] * axis, -1, *(int(n or 0) for n in behind)])
-    depth = g.emit("Gather", g.shape(x), g.write.constant(np.array(axis, np.int64)))
-    hot = g.emit("OneHot", _flat_indices(g), depth, _zero_and_one(g, x))
-    return g.product_along(d, x, axis, hot)
-
-
-def _flat_indices(g: NodeGradient) -> str:
-    """The indices as a vector of the one type that ScatterND takes."""
-    return g.emit("Cast", g.write.reshape(g.x(1), [-1]), to=TensorProto.INT64)
-
-
-def _zero_and_one(g: NodeGradient, x: Value) -> str:
-    return g.write.constant(np.array([0, 1], g.dtype(x)))
-
-
-@gradient("GatherElements")
-def gather_elements(g: NodeGradient) -> None:
-    """Elements are added up at the positions that they were taken from."""
-    if g.write.opset < _ADDS_INDICES:
-        raise LookupError(f"opset {g.write.opset} cannot add up elements for {g.node.label}")
-    axis = int(g.attr("axis", 0))
-    g.give(0, g.emit("ScatterElements", g.zeros(g.node.input(0)), g.x(1), g.d(), axis=axis, reduction="add"))
-
-
 @gradient("Pad")
 def pad(g: NodeGradient) -> None:
     """What is inside; padding that repeats elements is added to them."""
@@ -246,8 +180,6 @@ def space_to_depth(g: NodeGradient) -> None:
 def resize(g: NodeGradient) -> None:
     """Interpolation is linear: each axis by the transpose of its matrix, which the operator makes of the identity."""
     x, out = g.node.input(0), g.node.output()
-    before, after = g.lengths(x), g.lengths(out)
-    kind = g.dtype(x)
     name = g.d()
     if g.attr("coordinate_transformation_mode", "") == "tf_crop_and_resize" or g.attr("antialias", 0):
         raise LookupError(f"{g.node.label} crops or filters")
@@ -256,15 +188,32 @@ def resize(g: NodeGradient) -> None:
         for a in ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside")
     }
     scales = _scales(g)
-    for axis, (short, long) in enumerate(zip(before, after, strict=True)):
-        if short == long and (scales is None or scales[axis] == 1):
+    for axis in range(g.rank(x)):
+        scale = None if scales is None else scales[axis]
+        lengths = [one.axis(axis).length for one in (x, out)]
+        stays = scale is None and x.shape is not None and out.shape is not None and x.shape[axis] == out.shape[axis]
+        if scale == 1 or (stays and x.shape is not None and x.shape[axis] is not None):
             continue
-        eye = g.write.constant(np.eye(short, dtype=kind)[None, None])
-        scale = None if scales is None else [1.0, 1.0, 1.0, scales[axis]]
-        made = _resized(g, eye, scale, [1, 1, short, long], attributes)
-        matrix = g.write.reshape(made, [short, long])
+        if None in lengths:
+            matrix = _matrix_at_run_time(g, axis, scale, attributes)
+        else:
+            short, long = (int(n or 0) for n in lengths)
+            eye = g.write.constant(np.eye(short, dtype=g.dtype(x))[None, None])
+            matrix = g.write.reshape(
+                _resized(g, eye, scale, g.write.ints([1, 1, short, long]), attributes), [short, long]
+            )
         name = g.product_along(name, out, axis, g.emit("Transpose", matrix, perm=[1, 0]))
     g.give(0, name)
+
+
+def _matrix_at_run_time(g: NodeGradient, axis: int, scale: float | None, attributes: dict[str, object]) -> str:
+    """The matrix of an axis whose lengths only the run tells."""
+    short, long = (g.write.slice(g.emit("Shape", name), [axis], [axis + 1], [0], [1]) for name in (g.x(), g.y()))
+    zeros = g.emit("Expand", g.number(0), g.emit("Concat", short, short, axis=0))
+    eye = g.write.unsqueeze(g.emit("EyeLike", zeros), [0, 1])
+    lengths = g.emit("Concat", g.write.ints([1, 1]), short, long, axis=0)
+    made = _resized(g, eye, scale, lengths, attributes)
+    return g.emit("Reshape", made, g.emit("Concat", short, long, axis=0))
 
 
 def _scales(g: NodeGradient) -> list[float] | None:
@@ -278,10 +227,9 @@ def _scales(g: NodeGradient) -> list[float] | None:
     return [float(s) for s in given] if given else None
 
 
-def _resized(
-    g: NodeGradient, eye: str, scales: list[float] | None, lengths: list[int], attributes: dict[str, object]
-) -> str:
-    """Emits the same interpolation of another value of four axes."""
+def _resized(g: NodeGradient, eye: str, scale: float | None, lengths: str, attributes: dict[str, object]) -> str:
+    """Emits the same interpolation of another value of four axes, along the last one."""
+    scales = None if scale is None else [1.0, 1.0, 1.0, scale]
     if g.node.op_type == "Upsample" or g.node.opset < 11:
         assert scales is not None
         if g.node.opset < 9:
@@ -290,7 +238,7 @@ def _resized(
     nothing = _nothing(g)
     if scales is not None:
         return g.emit("Resize", eye, nothing, g.write.constant(np.array(scales, np.float32)), **attributes)
-    return g.emit("Resize", eye, nothing, nothing, g.write.ints(lengths), **attributes)
+    return g.emit("Resize", eye, nothing, nothing, lengths, **attributes)
 
 
 def _nothing(g: NodeGradient) -> str:

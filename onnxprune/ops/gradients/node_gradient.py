@@ -161,10 +161,15 @@ class NodeGradient:
         """
         if not self.node.has(index):
             return None
-        entries = self._data.get(self.node.input(index))
-        if entries is None or not known(entries):
+        entries = self.entries(self.node.input(index))
+        if entries is None:
             raise LookupError(f"input {index} of {self.node.label} is only known in the run")
         return list(entries.flat)
+
+    def entries(self, value: Value) -> Data | None:
+        """What a small value holds; None where only the run tells."""
+        entries = self._data.get(value)
+        return entries if entries is not None and known(entries) else None
 
     def stretched(self, name: str, value: Value) -> str:
         """Something that broadcasts to the shape of a value, in that shape."""

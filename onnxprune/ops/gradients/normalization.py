@@ -45,19 +45,33 @@ def _mean(g: NodeGradient, name: str, axes: Sequence[int], lengths: int) -> str:
     return g.times(g.write.reduce_sum(name, axes, keepdims=True), g.number(1 / lengths))
 
 
-def _standardised(g: NodeGradient, x: str, axes: Sequence[int], count: int) -> tuple[str, str]:
-    """A value less its mean over its deviation, along some axes, and one over the deviation."""
-    centred = g.emit("Sub", x, _mean(g, x, axes, count))
-    variance = _mean(g, g.times(centred, centred), axes, count)
-    deviation = g.emit("Sqrt", g.emit("Add", variance, g.number(float(g.attr("epsilon", 1e-5)))))
+def standardised(
+    g: NodeGradient, x: str, axes: Sequence[int], count: int, epsilon: float = 1e-5, *, centred: bool = True
+) -> tuple[str, str]:
+    """A value over its deviation from the mean, or from zero, along some axes, and one over the deviation.
+
+    Args:
+        g: The node, whose attribute takes the place of `epsilon`.
+        x: Name of the value.
+        axes: The axes.
+        count: Elements along them.
+        epsilon: What is added to the variance by default.
+        centred: Whether the mean is taken away.
+    """
+    rest = g.emit("Sub", x, _mean(g, x, axes, count)) if centred else x
+    variance = _mean(g, g.times(rest, rest), axes, count)
+    deviation = g.emit("Sqrt", g.emit("Add", variance, g.number(float(g.attr("epsilon", epsilon)))))
     inverse = g.emit("Reciprocal", deviation)
-    return g.times(centred, inverse), inverse
+    return g.times(rest, inverse), inverse
 
 
-def _through(g: NodeGradient, d: str, normed: str, inverse: str, axes: Sequence[int], count: int) -> str:
-    """Gradient of what was standardised: (d - mean(d) - z mean(d z)) / deviation."""
+def through(
+    g: NodeGradient, d: str, normed: str, inverse: str, axes: Sequence[int], count: int, *, centred: bool = True
+) -> str:
+    """Gradient of what was standardised: (d - mean(d) - z mean(d z)) / deviation, where centred."""
     along = g.times(normed, _mean(g, g.times(d, normed), axes, count))
-    return g.times(g.emit("Sub", g.emit("Sub", d, _mean(g, d, axes, count)), along), inverse)
+    rest = g.emit("Sub", d, _mean(g, d, axes, count)) if centred else d
+    return g.times(g.emit("Sub", rest, along), inverse)
 
 
 def _static_count(g: NodeGradient, axes: Sequence[int]) -> int:
@@ -68,20 +82,94 @@ def _static_count(g: NodeGradient, axes: Sequence[int]) -> int:
     return g.count([int(n or 0) for n in lengths])
 
 
+@gradient("LayerNormalization", domain="com.microsoft", parameters=(1, 2))
 @gradient("LayerNormalization", parameters=(1, 2))
 def layer_normalization(g: NodeGradient) -> None:
     """Mean and deviation are functions of the input."""
+    _over_trailing_axes(g, centred=True)
+
+
+@gradient("SimplifiedLayerNormalization", domain="com.microsoft", parameters=(1,))
+@gradient("RMSNormalization SimplifiedLayerNormalization", parameters=(1,))
+def rms_normalization(g: NodeGradient) -> None:
+    """The root of the mean square is a function of the input."""
+    _over_trailing_axes(g, centred=False)
+
+
+def _over_trailing_axes(g: NodeGradient, *, centred: bool) -> None:
     x = g.node.input(0)
-    first = g.axis(x, int(g.attr("axis", -1)))
-    axes = list(range(first, g.rank(x)))
+    axes = list(range(g.axis(x, int(g.attr("axis", -1))), g.rank(x)))
     count = _static_count(g, axes)
-    normed, inverse = _standardised(g, g.x(), axes, count)
+    normed, inverse = standardised(g, g.x(), axes, count, centred=centred)
     if g.wants(0):
-        g.give(0, _through(g, g.times(g.d(), g.x(1)), normed, inverse, axes, count))
+        g.give(0, through(g, g.times(g.d(), g.x(1)), normed, inverse, axes, count, centred=centred))
     if g.wants(1):
         g.give(1, g.sum_to(g.times(g.d(), normed), x, g.node.input(1)))
     if g.wants(2):
         g.give(2, g.sum_to(g.d(), x, g.node.input(2)))
+
+
+@gradient("SkipLayerNormalization", domain="com.microsoft", parameters=(2, 3, 4))
+def skip_layer_normalization(g: NodeGradient) -> None:
+    """The normalisation of a sum: mean and deviation are functions of it."""
+    _of_sum(g, shift=3, bias=4)
+
+
+@gradient("SkipSimplifiedLayerNormalization", domain="com.microsoft", parameters=(2, 3))
+def skip_rms_normalization(g: NodeGradient) -> None:
+    """The normalisation of a sum: the root of the mean square is a function of it."""
+    _of_sum(g, shift=None, bias=3)
+
+
+def _of_sum(g: NodeGradient, shift: int | None, bias: int) -> None:
+    """Gradients of a normalisation over the last axis of a sum, which may be the last output."""
+    x, centred = g.node.input(0), shift is not None
+    summands = [i for i in (0, 1, bias) if g.node.has(i)]
+    total = g.x(summands[0])
+    for i in summands[1:]:
+        total = g.emit("Add", total, g.x(i))
+    axes = [g.rank(x) - 1]
+    count = _static_count(g, axes)
+    normed, inverse = standardised(g, total, axes, count, 1e-12, centred=centred)
+    d = g.d_or_none(0)
+    terms = [] if d is None else [through(g, g.times(d, g.x(2)), normed, inverse, axes, count, centred=centred)]
+    if len(g.node.outputs) > 3 and (of_sum := g.d_or_none(3)) is not None:
+        terms.append(of_sum)
+    of_total = g.write.total(terms)
+    for i in summands:
+        if g.wants(i):
+            g.give(i, g.sum_to(of_total, x, g.node.input(i)))
+    if g.wants(2):
+        g.give(2, g.sum_to(g.times(d, normed) if d is not None else g.zeros(x), x, g.node.input(2)))
+    if shift is not None and g.wants(shift):
+        g.give(shift, g.sum_to(d or g.zeros(x), x, g.node.input(shift)))
+
+
+@gradient("LpNormalization")
+def lp_normalization(g: NodeGradient) -> None:
+    """Over the norm, whose gradient is y, or the sign: (d - that times the sum of d y) / norm."""
+    axis, power = g.axis(g.node.input(0), int(g.attr("axis", -1))), int(g.attr("p", 2))
+    size = g.emit("Abs", g.x()) if power == 1 else g.times(g.x(), g.x())
+    total = g.write.reduce_sum(size, [axis], keepdims=True)
+    norm = total if power == 1 else g.emit("Sqrt", total)
+    along = g.write.reduce_sum(g.times(g.d(), g.y()), [axis], keepdims=True)
+    slope = g.emit("Sign", g.x()) if power == 1 else g.y()
+    above_zero = g.emit("Add", norm, g.number(1e-30))  # zeros stay zeros
+    g.give(0, g.emit("Div", g.emit("Sub", g.d(), g.times(slope, along)), above_zero))
+
+
+@gradient("MeanVarianceNormalization")
+def mean_variance_normalization(g: NodeGradient) -> None:
+    """Mean and deviation are functions of the input; the number that keeps it from 0 is added to the deviation."""
+    x = g.node.input(0)
+    axes = sorted(g.axis(x, int(axis)) for axis in g.attr("axes", None) or [0, 2, 3])
+    count = _static_count(g, axes)
+    centred = g.emit("Sub", g.x(), _mean(g, g.x(), axes, count))
+    deviation = g.emit("Sqrt", _mean(g, g.times(centred, centred), axes, count))
+    inverse = g.emit("Reciprocal", g.emit("Add", deviation, g.number(1e-9)))
+    direction = g.emit("Div", centred, g.emit("Add", deviation, g.number(1e-30)))
+    along = g.times(direction, _mean(g, g.times(g.d(), centred, inverse), axes, count))
+    g.give(0, g.times(g.emit("Sub", g.emit("Sub", g.d(), _mean(g, g.d(), axes, count)), along), inverse))
 
 
 @gradient("InstanceNormalization", parameters=(1, 2))
@@ -90,11 +178,11 @@ def instance_normalization(g: NodeGradient) -> None:
     rank = g.rank(g.node.input(0))
     axes = list(range(2, rank))
     count = _static_count(g, axes)
-    normed, inverse = _standardised(g, g.x(), axes, count)
+    normed, inverse = standardised(g, g.x(), axes, count)
     others = [0, *axes]
     if g.wants(0):
         scaled = g.times(g.d(), _by_channel(g, g.x(1), rank))
-        g.give(0, _through(g, scaled, normed, inverse, axes, count))
+        g.give(0, through(g, scaled, normed, inverse, axes, count))
     if g.wants(1):
         g.give(1, g.write.reduce_sum(g.times(g.d(), normed), others, keepdims=False))
     if g.wants(2):
@@ -109,14 +197,14 @@ def group_normalization(g: NodeGradient) -> None:
     groups, rank = int(g.attr("num_groups")), len(space) + 2
     parted, axes = [samples, groups, channels // groups, *space], list(range(2, rank + 1))
     count = g.count(parted[2:])
-    normed, inverse = _standardised(g, g.write.reshape(g.x(), parted), axes, count)
+    normed, inverse = standardised(g, g.write.reshape(g.x(), parted), axes, count)
     whole = g.reshaped(normed, x)
     size = 1 if g.node.opset >= 21 else channels // groups
     others = [0, *range(2, rank)]
     if g.wants(0):
         scale = _each_channel(g, g.x(1), groups, size)
         scaled = g.times(g.d(), _by_channel(g, scale, rank))
-        g.give(0, g.reshaped(_through(g, g.write.reshape(scaled, parted), normed, inverse, axes, count), x))
+        g.give(0, g.reshaped(through(g, g.write.reshape(scaled, parted), normed, inverse, axes, count), x))
     for i, name in ((1, g.times(g.d(), whole)), (2, g.d())):
         if g.wants(i):
             summed = g.write.reduce_sum(name, others, keepdims=False)

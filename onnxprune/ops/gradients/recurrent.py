@@ -83,6 +83,18 @@ class _Layer:
         derivative = slopes.sigmoid if kind == "Sigmoid" else slopes.tanh
         return self.g.times(d, derivative(self.g, y))
 
+    def peephole(self, gate: int) -> str | None:
+        """What the cell is multiplied with on its way to a gate: i, o or f; None where it takes no such way."""
+        return self.part(self.own(self.g.x(PEEPHOLES)), gate, 1, 0) if self.g.node.has(PEEPHOLES) else None
+
+    def seeing(self, before: str, cell: str, peephole: str | None) -> str:
+        """What a gate gets, with what it sees of the cell."""
+        return before if peephole is None else self.g.emit("Add", before, self.g.emit("Mul", cell, peephole))
+
+    def seen_by(self, d: str, peephole: str | None) -> str | None:
+        """The gradient of the cell from that of a gate that sees it."""
+        return None if peephole is None else self.g.emit("Mul", d, peephole)
+
     def over_time(self, by_time: dict[int, str]) -> str:
         """Values of all times, one after the other along a new axis 0."""
         return self.g.emit("Concat", *(self.g.write.unsqueeze(by_time[t], [0]) for t in range(self.steps)), axis=0)
@@ -109,7 +121,7 @@ class _Found:
     x: str
 
 
-@gradient("LSTM", parameters=(1, 2, 3))
+@gradient("LSTM", parameters=(1, 2, 3, 7))
 def lstm(g: NodeGradient) -> None:
     """Backwards through the steps: gates i, o, f and the new cell c."""
     _give(g, ["Sigmoid", "Tanh", "Tanh"], 4, _lstm)
@@ -137,8 +149,8 @@ def _give(g: NodeGradient, activations: list[str], gates: int, of: Callable[[_La
     usual = activations * len(turns)
     if [name.lower() for name in g.attr("activations", usual)] != [name.lower() for name in usual]:
         raise LookupError(f"{g.node.label} has other activations than {', '.join(activations)}")
-    if g.node.has(LENGTHS) or g.node.has(PEEPHOLES):
-        raise LookupError(f"{g.node.label} has lengths of sequences or peepholes")
+    if g.node.has(LENGTHS):
+        raise LookupError(f"{g.node.label} has lengths of sequences")
     if g.lengths(g.node.input(X))[0] > MOST_STEPS:
         raise LookupError(f"{g.node.label} has more than {MOST_STEPS} steps")
     found: list[_Found] = [of(_Layer(g, gates, i, reverse)) for i, reverse in enumerate(turns)]
@@ -151,35 +163,41 @@ def _give(g: NodeGradient, activations: list[str], gates: int, of: Callable[[_La
 def _lstm(layer: _Layer) -> _Found:
     g, seen, states = layer.g, [], []
     h, c = layer.start(HIDDEN), layer.start(CELL)
+    p_i, p_o, p_f = (layer.peephole(gate) for gate in range(3))
     for t in layer.times:
         before = g.emit("Add", layer.at(layer.read, t), g.emit("MatMul", h, layer.r_turned))
         if layer.biases:
             before = g.emit("Add", before, layer.biases[1])
-        i, o, f = (g.emit("Sigmoid", layer.part(before, n, 1, 1)) for n in range(3))
-        z = g.emit("Tanh", layer.part(before, 3, 1, 1))
+        to_i, to_o, to_f, to_z = (layer.part(before, n, 1, 1) for n in range(4))
+        i, f = (g.emit("Sigmoid", layer.seeing(to, c, p)) for to, p in ((to_i, p_i), (to_f, p_f)))
+        z = g.emit("Tanh", to_z)
         states.append((h, c))
         c = g.emit("Add", g.emit("Mul", f, c), g.emit("Mul", i, z))
-        seen.append((i, o, f, z, g.emit("Tanh", c)))
+        o = g.emit("Sigmoid", layer.seeing(to_o, c, p_o))
+        seen.append((i, o, f, z, g.emit("Tanh", c), c))
         h = g.emit("Mul", o, seen[-1][4])
     dh, dc = layer.end(1), layer.end(2)
     d: dict[int, str] = {}
-    for t, (_, c_before), (i, o, f, z, squashed) in zip(
+    looked: list[list[str]] = []
+    for t, (_, c_before), (i, o, f, z, squashed, c) in zip(
         reversed(layer.times), reversed(states), reversed(seen), strict=True
     ):
         dh = layer.total(dh, layer.given(t)) or layer.zeros()
-        dc = layer.total(layer.slope(g.emit("Mul", dh, o), squashed, "Tanh"), dc)
+        d_o = layer.slope(g.emit("Mul", dh, squashed), o, "Sigmoid")
+        dc = layer.total(layer.slope(g.emit("Mul", dh, o), squashed, "Tanh"), dc, layer.seen_by(d_o, p_o))
         assert dc is not None
-        d[t] = g.emit(
-            "Concat",
-            layer.slope(g.emit("Mul", dc, z), i, "Sigmoid"),
-            layer.slope(g.emit("Mul", dh, squashed), o, "Sigmoid"),
-            layer.slope(g.emit("Mul", dc, c_before), f, "Sigmoid"),
-            layer.slope(g.emit("Mul", dc, i), z, "Tanh"),
-            axis=1,
-        )
-        dc, dh = g.emit("Mul", dc, f), g.emit("MatMul", d[t], layer.r)
+        d_i = layer.slope(g.emit("Mul", dc, z), i, "Sigmoid")
+        d_f = layer.slope(g.emit("Mul", dc, c_before), f, "Sigmoid")
+        d[t] = g.emit("Concat", d_i, d_o, d_f, layer.slope(g.emit("Mul", dc, i), z, "Tanh"), axis=1)
+        looked.append([g.emit("Mul", *pair) for pair in ((d_i, c_before), (d_o, c), (d_f, c_before))] if p_i else [])
+        dc = layer.total(g.emit("Mul", dc, f), layer.seen_by(d_i, p_i), layer.seen_by(d_f, p_f))
+        dh = g.emit("MatMul", d[t], layer.r)
     assert dh is not None and dc is not None
-    return _of_layer(layer, d, [(d, [h for h, _ in states])], {HIDDEN: dh, CELL: dc})
+    found = _of_layer(layer, d, [(d, [h for h, _ in states])], {HIDDEN: dh, CELL: dc})
+    if p_i:
+        sums = [g.write.reduce_sum(g.write.total(terms), [0], keepdims=False) for terms in zip(*looked, strict=True)]
+        found.by_input[PEEPHOLES] = layer.blocks(*sums)
+    return found
 
 
 def _of_layer(

@@ -1,4 +1,4 @@
-"""Gradients of reductions and of softmax."""
+"""Gradients of reductions, running sums and softmax."""
 
 from __future__ import annotations
 
@@ -76,6 +76,34 @@ def reduce_log_sum_exp(g: NodeGradient) -> None:
     axes = reduced_axes(g)
     share = g.emit("Exp", g.emit("Sub", g.x(), _kept(g, g.y(), axes)))
     g.give(0, g.times(share, _kept(g, g.d(), axes)))
+
+
+@gradient("ReduceLogSum")
+def reduce_log_sum(g: NodeGradient) -> None:
+    """One over the sum."""
+    axes = reduced_axes(g)
+    share = g.emit("Div", _kept(g, g.d(), axes), g.emit("Exp", _kept(g, g.y(), axes)))
+    g.give(0, g.stretched(share, g.node.input(0)))
+
+
+@gradient("ReduceProd")
+def reduce_prod(g: NodeGradient) -> None:
+    """The product of the others: y / x, and where x is 0 the product of what is left if that is the only 0."""
+    axes, one = reduced_axes(g), g.number(1)
+    zero = g.emit("Equal", g.x(), g.number(0))
+    zeros = g.write.reduce_sum(g.mask(zero), axes, keepdims=True)
+    rest = g.emit("Where", zero, one, g.x())
+    attributes = {"axes": g.attr("axes", None), "keepdims": 1, "noop_with_empty_axes": g.attr("noop_with_empty_axes")}
+    product = g.emit("ReduceProd", rest, *(g.x(i) for i in (1,) if g.node.has(i)), **attributes)
+    others = g.emit("Where", zero, g.mask(g.emit("Equal", zeros, one)), g.mask(g.emit("Equal", zeros, g.number(0))))
+    g.give(0, g.times(_kept(g, g.d(), axes), g.emit("Div", product, rest), others))
+
+
+@gradient("CumSum")
+def cum_sum(g: NodeGradient) -> None:
+    """The sum from the other end."""
+    directions = {"exclusive": int(g.attr("exclusive", 0)), "reverse": 1 - int(g.attr("reverse", 0))}
+    g.give(0, g.emit("CumSum", g.d(), g.x(1), **directions))
 
 
 @gradient("ReduceMax ReduceMin")

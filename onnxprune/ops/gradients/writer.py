@@ -36,17 +36,22 @@ class Writer:
         self._names = Names(proto)
 
     def emit(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        """Appends a node with one output; returns the output's name. Attributes that are None are left out.
+        """Appends a node with one output; returns the output's name.
+
+        Attributes that are None are left out; `domain` is that of the operator.
 
         Raises:
             LookupError: The operator set has no such operator.
         """
-        if not defs.has(op_type, self.opset):
+        return self.define(self._names.fresh(f"gradient/{op_type}"), op_type, *inputs, **attributes)
+
+    def define(self, output: str, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """`emit` with a given name for the output, which it returns."""
+        if not domain and not defs.has(op_type, self.opset):
             raise LookupError(f"opset {self.opset} has no {op_type}")
-        output = self._names.fresh(f"gradient/{op_type}")
         given = {name: value for name, value in attributes.items() if value is not None}
         # Before 1.22 onnxruntime gives several nodes that it fuses one name if they have none.
-        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **given))
+        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, domain=domain or None, **given))
         return output
 
     @contextlib.contextmanager
@@ -62,6 +67,23 @@ class Writer:
         """Appends an If with as many outputs; returns their names."""
         outputs = [self._names.fresh("gradient/If") for _ in range(count)]
         self.nodes.append(helper.make_node("If", [condition], outputs, name=outputs[0], **branches))
+        return outputs
+
+    def repeat(self, count: str, initial: Sequence[str], body: GraphProto) -> list[str]:
+        """Appends a Loop without a condition; returns the names of its outputs.
+
+        Args:
+            count: Name of the number of iterations.
+            initial: Names of the states before the first one.
+            body: The body. Its first input is the number of the iteration, the others are the states; its outputs are
+                the states, then what is stacked.
+        """
+        kept, go_on = (self._names.fresh("gradient/condition") for _ in range(2))
+        body.input.insert(1, helper.make_tensor_value_info(kept, TensorProto.BOOL, []))
+        body.output.insert(0, helper.make_tensor_value_info(go_on, TensorProto.BOOL, []))
+        body.node.append(helper.make_node("Identity", [kept], [go_on], name=go_on))
+        outputs = [self._names.fresh("gradient/Loop") for _ in body.output[1:]]
+        self.nodes.append(helper.make_node("Loop", [count, "", *initial], outputs, name=outputs[0], body=body))
         return outputs
 
     def constant(self, array: NDArray[Any]) -> str:
