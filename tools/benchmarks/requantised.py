@@ -1,4 +1,4 @@
-"""Perplexity of a decoder of 4 bits that is pruned: as it is, repaired, or dequantised before and quantised after.
+"""Perplexity of a decoder of 4 bits that is pruned: as it is, repaired, trained, or before it is quantised.
 
 python -m tools.benchmarks requantised
 """
@@ -32,7 +32,7 @@ def rows(_: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield {"how": "4 bits, whole", "perplexity": perplexity(small, text)}
     options: dict[str, Any] = {"calib": CALIB, "time": False, "verify": False}
     for ratio in RATIOS:
-        for repair in ("none", "calibrated"):
+        for repair in ("none", "calibrated", "distilled"):
             made = onnxprune.prune(small, ratio, repair=repair, **options).proto
             yield _row(f"4 bits, repair {repair}", ratio, made, text)
         yield _row("floats, then 4 bits", ratio, in_4_bits(onnxprune.prune(whole, ratio, **options).proto), text)
