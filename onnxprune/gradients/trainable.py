@@ -113,20 +113,25 @@ class _Constants:
         node = operand.producer
         if operand.tensor is not None:
             yield _Stored(operand, tuple(range(operand.rank or 0)))
-        elif node is not None and self.made(node) and (operator := operator_of(node)).copies is not None:
+        elif node is not None and self.made(node) and ((operator := operator_of(node)).copies or _rounds(node)):
             for source in node.inputs if operator.copies is Copies.JOINED else node.inputs[:1]:
                 for value, order in self.stored(source) if source is not None else ():
                     if node.op_type == "Transpose" and order is not None:
                         turned = node.attribute("perm", range(len(order))[::-1])
                         yield _Stored(value, tuple(order[axis] for axis in turned))
                     else:
-                        yield _Stored(value, order if operator.casts or operator.activation else None)
+                        yield _Stored(value, order if operator.casts or operator.activation or _rounds(node) else None)
 
     def _before(self, value: Value) -> Value:
         """What a state was before the first iteration, if it stays the same."""
         while value in self._same:
             value = self._same[value]
         return value
+
+
+def _rounds(node: Node) -> bool:
+    """Whether a node quantises numbers, or makes numbers of quantised ones."""
+    return operator_of(node).quantises or node.op_type == "DequantizeLinear"
 
 
 def _size(

@@ -94,12 +94,14 @@ def test_half_precision_is_trained_and_stored_as_it_was(kind: str) -> None:
     np.testing.assert_allclose(outputs(free.proto, {**form.feeds({"x": x}), **form.stored(weights)}), expected, 1e-5)
 
 
-def test_rounding_has_a_slope_of_1_and_clipping_of_0() -> None:
+@pytest.mark.parametrize(("shape", "scale"), [("", 0.1), ("[2]", [0.1, 0.1])])
+def test_rounding_has_a_slope_of_1_and_clipping_of_0(shape: str, scale: Any) -> None:
     model = build(
-        """(float[2,5] x) => (float[2,5] y) <float ks, uint8 kz>
-        { q = QuantizeLinear(x, ks, kz) r = DequantizeLinear(q, ks, kz) y = Mul(r, r) }""",
+        """(float[2,5] x) => (float[2,5] y) <floatSHAPE ks, uint8SHAPE kz>
+        { q = QuantizeLinear <axis = 0> (x, ks, kz) r = DequantizeLinear <axis = 0> (q, ks, kz) y = Mul(r, r) }
+        """.replace("SHAPE", shape),
         13,
-        constants={"ks": 0.1, "kz": 100},
+        constants={"ks": scale, "kz": 100 if shape == "" else [100, 100]},
     )
     x = np.array([[-30, -10.01, -9.97, 0.04, 0.06], [1, 15.44, 15.52, 15.7, 40]], np.float32)  # -10 to 15.5
     found = differentiate(Model(model), ["y"], ["x"])

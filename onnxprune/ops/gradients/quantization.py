@@ -33,10 +33,15 @@ def dequantize(g: NodeGradient) -> None:
 @gradient("QuantizeLinear")
 def quantize(g: NodeGradient) -> None:
     """1 where the value is within a step of what it is rounded to, 0 where it was clipped."""
-    scale = g.node.input(1)
-    if any(axis.length != 1 for axis in scale.axes()):
-        raise LookupError(f"{g.node.label} has several scales")
+    scale, axis = g.node.input(1), g.attr("axis", None)
     operands = [g.y(), *(v.name for v in g.node.inputs[1:] if v is not None)]
-    missed = g.emit("Abs", g.emit("Sub", g.x(), g.emit("DequantizeLinear", *operands)))
-    clipped = g.mask(g.emit("Greater", missed, scale.name))
+    missed = g.emit("Abs", g.emit("Sub", g.x(), g.emit("DequantizeLinear", *operands, axis=axis)))
+    step = scale.name
+    if any(length.length != 1 for length in scale.axes()):
+        if g.rank(scale) != 1:
+            raise LookupError(f"{g.node.label} has scales of blocks")
+        lengths = [1] * g.rank(g.node.input(0))
+        lengths[g.axis(g.node.input(0), 1 if axis is None else int(axis))] = -1
+        step = g.write.reshape(step, lengths)
+    clipped = g.mask(g.emit("Greater", missed, step))
     g.give(0, g.times(g.d(), g.emit("Sub", g.number(1.0), clipped)))
