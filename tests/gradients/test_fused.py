@@ -100,6 +100,12 @@ ALIKE = {
         "y = com.microsoft.FastGelu (x, b)",
         "a = Add(x, b) y = com.microsoft.FastGelu (a)",
     ),
+    "RotaryEmbedding": (
+        "(float[1,2,3,4] x) => (float[1,2,3,4] y) <float[5,2] kc, float[5,2] ks, int64[1,3] k>",
+        "y = com.microsoft.RotaryEmbedding (x, k, kc, ks)",
+        """l, r = Split <axis = 3> (x) c = Gather(kc, k) s = Gather(ks, k) lc = Mul(l, c) ls = Mul(l, s)
+        rc = Mul(r, c) rs = Mul(r, s) a = Sub(lc, rs) b = Add(ls, rc) y = Concat <axis = 3> (a, b)""",
+    ),
     "SimplifiedLayerNormalization": (
         "(float[2,3,4] x) => (float[2,3,4] y) <float[4] w>",
         "y = SimplifiedLayerNormalization <epsilon = 0.5> (x, w)",
@@ -130,7 +136,9 @@ def test_a_fused_node_as_its_parts(name: str) -> None:
     names = [word for word in "xswbz" if f"] {word}" in interface]
     extra = "float e, float f, float h"
     ends = f"{interface[:-1]}, {extra}>" if interface.endswith(">") else f"{interface} <{extra}>"
-    assert_alike([f"{ends} {{ {nodes} }}" for nodes in (whole, parts)], names, {"e": 0.5, "f": 0.3, "h": 1.5})
+    assert_alike(
+        [f"{ends} {{ {nodes} }}" for nodes in (whole, parts)], names, {"e": 0.5, "f": 0.3, "h": 1.5, "k": [4, 0, 2]}
+    )
 
 
 def test_rows_that_are_scaled() -> None:

@@ -31,14 +31,6 @@ def biased_gelu(g: NodeGradient) -> None:
         g.give(1, g.sum_to(d, g.node.output(), g.node.input(1)))
 
 
-@gradient("BiasAdd", domain=MS, parameters=(1,))
-def bias_add(g: NodeGradient) -> None:
-    """1 for every summand."""
-    for i in range(len(g.node.inputs)):
-        if g.wants(i):
-            g.give(i, g.sum_to(g.d(), g.node.output(), g.node.input(i)))
-
-
 @gradient("RotaryEmbedding")
 def rotary_embedding(g: NodeGradient) -> None:
     """Turned back: by the same angles with the opposite sign."""
