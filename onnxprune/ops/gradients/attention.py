@@ -20,7 +20,7 @@ MS = "com.microsoft"
 
 
 @dataclass(frozen=True)
-class _Heads:
+class Heads:
     """Attention of all heads at once.
 
     Attributes:
@@ -29,6 +29,7 @@ class _Heads:
         v: Name of the values.
         scale: Factor of the scores.
         biases: Names of what is added to them, broadcast.
+        cap: What they stay below, before that; 0 for no such limit.
     """
 
     q: str
@@ -36,11 +37,12 @@ class _Heads:
     v: str
     scale: float
     biases: Sequence[str]
+    cap: float = 0.0
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Gradients of the parts of `_Heads`, and of the scores."""
+class Found:
+    """Gradients of the parts of `Heads`, and of what the biases are added to."""
 
     q: str
     k: str
@@ -48,47 +50,53 @@ class _Found:
     scores: str
 
 
-def _through(g: NodeGradient, heads: _Heads, d: str) -> _Found:
+def through(g: NodeGradient, heads: Heads, d: str) -> Found:
     """Gradients from that of the weighted values; shape (batch, heads, length, size)."""
     scale = g.number(heads.scale)
     scores = g.times(g.emit("MatMul", heads.q, _turned(g, heads.k)), scale)
+    if heads.cap:
+        cap = g.number(heads.cap)
+        bent = g.emit("Tanh", g.emit("Div", scores, cap))
+        scores, slope = g.times(bent, cap), g.emit("Sub", g.number(1), g.times(bent, bent))
     for bias in heads.biases:
         scores = g.emit("Add", scores, bias)
     weights = g.emit("Softmax", scores, axis=3)
     weighted = g.times(weights, g.emit("MatMul", d, _turned(g, heads.v)))
     total = g.write.reduce_sum(weighted, [3], keepdims=True)
-    s = g.emit("Sub", weighted, g.times(weights, total))
+    biased = g.emit("Sub", weighted, g.times(weights, total))
+    s = g.times(biased, slope) if heads.cap else biased
     q, k = g.emit("MatMul", s, heads.k), g.emit("MatMul", _turned(g, s), heads.q)
-    return _Found(g.times(q, scale), g.times(k, scale), g.emit("MatMul", _turned(g, weights), d), s)
+    return Found(g.times(q, scale), g.times(k, scale), g.emit("MatMul", _turned(g, weights), d), biased)
 
 
 def _turned(g: NodeGradient, name: str) -> str:
     return g.emit("Transpose", name, perm=[0, 1, 3, 2])
 
 
-def _parted(g: NodeGradient, name: str, heads: int, size: int) -> str:
+def parted(g: NodeGradient, name: str, heads: int, size: int) -> str:
     """(batch, length, heads * size) as (batch, heads, length, size)."""
     return g.emit("Transpose", g.write.reshape(name, [0, 0, heads, size]), perm=[0, 2, 1, 3])
 
 
-def _merged(g: NodeGradient, name: str, width: int) -> str:
+def merged(g: NodeGradient, name: str, width: int) -> str:
     """The other way round."""
     return g.write.reshape(g.emit("Transpose", name, perm=[0, 2, 1, 3]), [0, 0, width])
 
 
-def _summed(g: NodeGradient, scores: str, index: int, shape: Sequence[int]) -> str:
+def summed(g: NodeGradient, scores: str, index: int, shape: Sequence[int]) -> str:
     """The gradient of a summand of the scores, which have some shape."""
     lengths = [1] * (4 - g.rank(g.node.input(index))) + g.lengths(g.node.input(index))
     axes = [axis for axis, length in enumerate(lengths) if length == 1 and shape[axis] != 1]
     return g.reshaped(g.write.reduce_sum(scores, axes, keepdims=True), g.node.input(index))
 
 
-def _hidden(g: NodeGradient, seen: str, least: float) -> str:
+def hidden(g: NodeGradient, seen: str, least: float) -> str:
     """What is added to scores: 0 where something is seen, else a number that leaves hardly any weight."""
     return g.emit("Where", seen, g.number(0), g.number(least))
 
 
-def _refuse(g: NodeGradient, inputs: Sequence[int], attributes: Sequence[str]) -> None:
+def refuse(g: NodeGradient, inputs: Sequence[int], attributes: Sequence[str]) -> None:
+    """Raises LookupError where a node has one of some inputs, or an attribute that is not 0."""
     for i in inputs:
         if g.node.has(i):
             raise LookupError(f"{g.node.label} has an input number {i}")
@@ -100,49 +108,47 @@ def _refuse(g: NodeGradient, inputs: Sequence[int], attributes: Sequence[str]) -
 @gradient("Attention")
 def attention(g: NodeGradient) -> None:
     """Scores and weights are computed again; keys that several queries share get the sum of their gradients."""
-    _refuse(g, [4, 5, 6], ["softcap"])
+    refuse(g, [4, 5, 6], ["softcap"])
     flat = g.rank(g.node.input(0)) == 3
     shapes = [g.lengths(g.node.input(i)) for i in range(3)]
     counts = [int(g.attr(name, 0)) for name in ("q_num_heads", "kv_num_heads", "kv_num_heads")]
     if flat:
         shapes = [[b, n, s, width // n] for (b, s, width), n in zip(shapes, counts, strict=True)]
-    names = [_parted(g, g.x(i), shape[1], shape[3]) if flat else g.x(i) for i, shape in enumerate(shapes)]
+    names = [parted(g, g.x(i), shape[1], shape[3]) if flat else g.x(i) for i, shape in enumerate(shapes)]
     (batch, queries, length, size), (_, keys, seen, _) = shapes[:2]
     shared = queries // keys
-    q, k, v = names[0], *(_repeated(g, names[i], shapes[i], shared) for i in (1, 2))
+    q, k, v = names[0], *(repeated(g, names[i], shapes[i][1], shapes[i][3], shared) for i in (1, 2))
     scale, least = float(g.attr("scale", 0) or 1 / math.sqrt(size)), float(np.finfo(g.dtype(g.node.input(0))).min)
     biases = []
     if g.node.has(3):
         if g.node.input(3).axis(-1).length not in (1, seen):
             raise LookupError(f"the mask of {g.node.label} has not one number a key")
         chosen = g.node.input(3).elem_type == TensorProto.BOOL
-        biases.append(_hidden(g, g.x(3), least) if chosen else g.x(3))
+        biases.append(hidden(g, g.x(3), least) if chosen else g.x(3))
     if g.attr("is_causal", 0):
-        biases.append(_hidden(g, g.write.constant(np.tri(length, seen, dtype=bool)), least))
-    d = _parted(g, g.d(), queries, shapes[2][3]) if flat else g.d()
-    found = _through(g, _Heads(q, k, v, scale, biases), d)
+        biases.append(hidden(g, g.write.constant(np.tri(length, seen, dtype=bool)), least))
+    d = parted(g, g.d(), queries, shapes[2][3]) if flat else g.d()
+    found = through(g, Heads(q, k, v, scale, biases), d)
     for i, name in enumerate((found.q, found.k, found.v)):
-        own = _of_shared(g, name, shapes[i], shared) if i else name
-        g.give(i, _merged(g, own, shapes[i][1] * shapes[i][3]) if flat else own)
+        own = of_shared(g, name, shapes[i][1], shapes[i][3], shared) if i else name
+        g.give(i, merged(g, own, shapes[i][1] * shapes[i][3]) if flat else own)
     if g.wants(3):
-        g.give(3, _summed(g, found.scores, 3, [batch, queries, length, seen]))
+        g.give(3, summed(g, found.scores, 3, [batch, queries, length, seen]))
 
 
-def _repeated(g: NodeGradient, name: str, shape: Sequence[int], times: int) -> str:
+def repeated(g: NodeGradient, name: str, heads: int, size: int, times: int) -> str:
     """Each head of keys or values as often as queries share it."""
     if times == 1:
         return name
-    batch, heads, length, size = shape
     wide = g.emit("Expand", g.write.unsqueeze(name, [2]), g.write.ints([1, 1, times, 1, 1]))
-    return g.write.reshape(wide, [batch, heads * times, length, size])
+    return g.write.reshape(wide, [0, heads * times, -1, size])
 
 
-def _of_shared(g: NodeGradient, name: str, shape: Sequence[int], times: int) -> str:
-    """The gradient of what `_repeated` repeats."""
+def of_shared(g: NodeGradient, name: str, heads: int, size: int, times: int) -> str:
+    """The gradient of what `repeated` repeats."""
     if times == 1:
         return name
-    batch, heads, length, size = shape
-    return g.write.reduce_sum(g.write.reshape(name, [batch, heads, times, length, size]), [2], keepdims=False)
+    return g.write.reduce_sum(g.write.reshape(name, [0, heads, times, -1, size]), [2], keepdims=False)
 
 
 def _filled(g: NodeGradient, index: int) -> list[str]:
@@ -152,13 +158,13 @@ def _filled(g: NodeGradient, index: int) -> list[str]:
     if g.rank(g.node.input(index)) != 2:
         raise LookupError(f"the mask of {g.node.label} has not one number a key")
     seen = g.write.unsqueeze(g.emit("Cast", g.x(index), to=TensorProto.BOOL), [1, 2])
-    return [_hidden(g, seen, float(g.attr("mask_filter_value", -10000.0)))]
+    return [hidden(g, seen, float(g.attr("mask_filter_value", -10000.0)))]
 
 
 @gradient("MultiHeadAttention", domain=MS, parameters=(3,))
 def multi_head_attention(g: NodeGradient) -> None:
     """Scores and weights are computed again; a bias is that of queries, keys and values, one after the other."""
-    _refuse(g, [6, 7, 8, 9], ["unidirectional"])
+    refuse(g, [6, 7, 8, 9], ["unidirectional"])
     if not (g.node.has(1) and g.node.has(2)) or any(g.rank(g.node.input(i)) != 3 for i in range(3)):
         raise LookupError(f"{g.node.label} has its queries, keys or values packed")
     heads, shapes = int(g.attr("num_heads")), [g.lengths(g.node.input(i)) for i in range(3)]
@@ -169,24 +175,24 @@ def multi_head_attention(g: NodeGradient) -> None:
         name = g.x(i)
         if g.node.has(3):
             name = g.emit("Add", name, g.write.slice(g.x(3), [int(starts[i])], [int(starts[i + 1])], [0], [1]))
-        names.append(_parted(g, name, heads, width // heads))
+        names.append(parted(g, name, heads, width // heads))
     scale = float(g.attr("scale", 0) or 1 / math.sqrt(widths[0] // heads))
     biases = [*_filled(g, 4), *([g.x(5)] if g.node.has(5) else [])]
-    d = _parted(g, g.d(), heads, widths[2] // heads)
-    found = _through(g, _Heads(names[0], names[1], names[2], scale, biases), d)
-    given = [_merged(g, name, width) for name, width in zip((found.q, found.k, found.v), widths, strict=True)]
+    d = parted(g, g.d(), heads, widths[2] // heads)
+    found = through(g, Heads(names[0], names[1], names[2], scale, biases), d)
+    given = [merged(g, name, width) for name, width in zip((found.q, found.k, found.v), widths, strict=True)]
     for i, name in enumerate(given):
         g.give(i, name)
     if g.wants(3):
         g.give(3, g.emit("Concat", *(g.write.reduce_sum(name, [0, 1], keepdims=False) for name in given), axis=0))
     if g.wants(5):
-        g.give(5, _summed(g, found.scores, 5, [shapes[0][0], heads, shapes[0][1], shapes[1][1]]))
+        g.give(5, summed(g, found.scores, 5, [shapes[0][0], heads, shapes[0][1], shapes[1][1]]))
 
 
 @gradient("Attention", domain=MS, parameters=(1, 2))
 def packed_attention(g: NodeGradient) -> None:
     """Scores and weights are computed again, behind one product that makes queries, keys and values."""
-    _refuse(g, [4, 6], ["unidirectional", "do_rotary"])
+    refuse(g, [4, 6], ["unidirectional", "do_rotary"])
     x, w = g.node.input(0), g.node.input(1)
     (batch, length, _), (rows, columns), heads = g.lengths(x), g.lengths(w), int(g.attr("num_heads"))
     widths = [int(n) for n in g.attr("qkv_hidden_sizes", None) or [columns // 3] * 3]
@@ -194,15 +200,13 @@ def packed_attention(g: NodeGradient) -> None:
     made = g.emit("Add", product, g.x(2)) if g.node.has(2) else product
     starts = [int(n) for n in np.cumsum([0, *widths])]
     names = [
-        _parted(g, g.write.slice(made, [starts[i]], [starts[i + 1]], [2], [1]), heads, width // heads)
+        parted(g, g.write.slice(made, [starts[i]], [starts[i + 1]], [2], [1]), heads, width // heads)
         for i, width in enumerate(widths)
     ]
     scale = float(g.attr("scale", 0) or 1 / math.sqrt(widths[0] // heads))
     biases = [*_filled(g, 3), *([g.x(5)] if g.node.has(5) else [])]
-    found = _through(
-        g, _Heads(names[0], names[1], names[2], scale, biases), _parted(g, g.d(), heads, widths[2] // heads)
-    )
-    parts = [_merged(g, name, width) for name, width in zip((found.q, found.k, found.v), widths, strict=True)]
+    found = through(g, Heads(names[0], names[1], names[2], scale, biases), parted(g, g.d(), heads, widths[2] // heads))
+    parts = [merged(g, name, width) for name, width in zip((found.q, found.k, found.v), widths, strict=True)]
     of_made = g.write.reshape(g.emit("Concat", *parts, axis=2), [batch * length, columns])
     if g.wants(0):
         turned = g.emit("Transpose", g.x(1), perm=[1, 0])
@@ -213,4 +217,4 @@ def packed_attention(g: NodeGradient) -> None:
     if g.wants(2):
         g.give(2, g.write.reduce_sum(of_made, [0], keepdims=False))
     if g.wants(5):
-        g.give(5, _summed(g, found.scores, 5, [batch, heads, length, length]))
+        g.give(5, summed(g, found.scores, 5, [batch, heads, length, length]))
