@@ -166,11 +166,23 @@ VARIANTS = {
 }
 
 
+OLD = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 24)
+"""Windows have one key more then, and the operator takes no bias."""
+
+
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if not variant.cached])
 def test_as_its_parts(name: str) -> None:
-    variant = VARIANTS[name]
+    variant = variant_of(name)
     texts = [f"{variant.interface()} {{ {nodes} }}" for nodes in (variant.node(), variant.parts())]
     assert_alike(texts, variant.names, variant.constants())
+
+
+def variant_of(name: str) -> Variant:
+    """A variant, where this onnxruntime has it."""
+    variant = VARIANTS[name]
+    if OLD and (variant.window or variant.bias):
+        pytest.skip(f"onnxruntime {onnxruntime.__version__} computes something else")
+    return variant
 
 
 def assert_slopes(
@@ -218,7 +230,7 @@ def assert_slopes(
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_as_differences(name: str) -> None:
-    variant = VARIANTS[name]
+    variant = variant_of(name)
     cache = (2, PAIRS, STEPS, variant.size)
     shapes = {"y": (2, STEPS, HEADS * variant.size), "ck": cache, "cv": cache}
     text = f"{variant.interface()} {{ {variant.node()} }}"
@@ -232,6 +244,8 @@ def test_as_differences(name: str) -> None:
 @pytest.mark.parametrize("extra", ["", ", local_window_size = 2"])
 def test_a_past(batch: int, steps: int, past: int, caches: int, ends: list[int], extra: str) -> None:
     """Of some tokens, in a buffer, of unequal lengths, none in a buffer, and none where only the run tells."""
+    if OLD and extra:
+        pytest.skip(f"onnxruntime {onnxruntime.__version__} computes something else")
     total = max(ends) + 1 if past else steps
     cache = f"float[{batch},2,{caches},16]"
     text = f"""(float[{batch},{steps},128] x, float[{batch},2,{"p" if past == 0 else past},16] pk,
@@ -308,5 +322,6 @@ def test_a_decoder_is_distilled(kind: str) -> None:
     shape = Shape(layers=1)
     model, ids = decoder(shape, random_weights(shape), kind), np.random.default_rng(0).integers(0, 32, (48, 8))
     made = onnxprune.prune(model, 0.3, repair="distilled", epochs=2, calib={"input_ids": ids}, time=False).report
-    assert made.distilled is not None and not made.distilled.untrained
-    assert made.distilled.after < made.distilled.before
+    found = made.distilled
+    assert found is not None and not found.untrained and found.before is not None and found.after is not None
+    assert found.after < found.before
