@@ -254,8 +254,13 @@ class Sweep:
         variants = self._maker(clock)
         variants.learn(names)
         with clock.stage("variants"):
-            for number, made in each(variants, [(name, name) for name in names], len(names), _lost):
-                self._add(names[number], made)
+            try:
+                for number, made in each(variants, [(name, name) for name in names], len(names), _lost):
+                    self._add(names[number], made)
+            except BaseException as ended:
+                if not isinstance(ended, Exception):  # a signal, which may have come before a row was in the folder
+                    self._write()
+                raise
 
     def _add(self, name: str, made: Made) -> None:
         """Adds a variant; its model is kept if it is one of those that are, as far as that is known now."""
@@ -273,6 +278,10 @@ class Sweep:
             self._mine.add(name)
             self._rows[name] = replace(row, model=file, bytes=made.result.report.bytes)
         self._drop_models()
+        self._write()
+
+    def _write(self) -> None:
+        """Writes what is done to the folder."""
         if self._folder is not None:
             self._folder.write(self.report)
 

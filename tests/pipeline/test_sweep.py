@@ -17,6 +17,7 @@ from onnxprune.errors import InputError, VerificationError
 from onnxprune.pipeline import observe, prepare, variants
 from onnxprune.pipeline.sweep import Sweep
 from onnxprune.pipeline.sweep import variants as asked_for
+from onnxprune.pipeline.sweep_folder import SweepFolder
 from onnxprune.repair import calibrated, layerwise
 from onnxprune.report.entries import Count
 from onnxprune.report.front import front
@@ -195,6 +196,24 @@ def test_an_interruption_keeps_what_is_done(
 
 
 @pytest.mark.slow
+def test_an_interruption_before_a_row_is_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report and the folder have the same rows."""
+    write, calls = SweepFolder.write, Counter[str]()
+
+    def interrupted(self: SweepFolder, report: SweepReport) -> None:
+        calls["write"] += 1
+        if calls["write"] == 3:  # the first is before the first variant
+            raise KeyboardInterrupt
+        write(self, report)
+
+    monkeypatch.setattr(SweepFolder, "write", interrupted)
+    made = Sweep(model, asked_for(RATIOS, {}, (), {"repair": "none", "time": False}), tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    stored = json.loads((tmp_path / "out" / "sweep.json").read_text())["variants"]
+    assert [row["name"] for row in stored] == [v.name for v in made.report.variants] == ["ratio 0.25", "ratio 0.5"]
+
+
 @pytest.mark.parametrize("keep", ["all", "front", "best"])
 def test_models_that_are_kept(keep: str, model: Path, calib: str, tmp_path: Path) -> None:
     """Those that are asked for, and no other file of a model is left."""
