@@ -58,9 +58,9 @@ def inspect(
     """
     page, drawing = page_path(html, model), _graph_path(graph, model)
     if anonymise:
-        if page is not None or drawing is not None:
-            asked = "--graph" if page is None else "--html"
-            raise InputError(f"{asked} shows the groups, and --anonymise none", "give one of them")
+        asked = {"--html": page is not None, "--graph": drawing is not None, "--json": as_json, "--sparsity": sparsity}
+        for name in filter(asked.get, asked):
+            raise InputError(f"{name} shows what is in the model, and --anonymise nothing", "give one of them")
         _anonymise(model, output)
         return
     if output is not None:

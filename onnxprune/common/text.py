@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from numbers import Real
 
 _UNITS = ("", "k", "M", "G", "T", "P")
@@ -78,6 +79,16 @@ def plain_percent(share: float) -> str:
         return "less than 0.000001%"
     digits = 0 if value >= 9.95 or value == 0 else 1 - math.floor(math.log10(value))
     return f"{value:.{digits}f}%"
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """The first of some names, and how many more there are.
+
+    >>> first_of(["a", "b", "c"], 2), first_of(["a", "b"], 2)
+    ('a, b and 1 more', 'a, b')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def plural(number: int, word: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import onnx
 
-from onnxprune.common.text import exactly
+from onnxprune.common.text import exactly, first_of
 from onnxprune.cost.measure import Cost
 from onnxprune.coupling import coupling
 from onnxprune.coupling.coupling import Coupling
@@ -23,6 +23,9 @@ from onnxprune.model.model import Model, load
 from onnxprune.model.sparse_initializers import densify
 from onnxprune.ops import registry
 from onnxprune.options import Scope, checks
+
+NAMED = 8
+"""Inputs and outputs that a message names at most."""
 
 
 class GraphSurgeonGraph(Protocol):
@@ -108,10 +111,7 @@ def matching_names(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[str]:
     for pattern in patterns:
         hits = {n for n in names if re.search(pattern, n)}
         if not hits:
-            raise InputError(
-                f"{pattern!r} matches no graph input or output",
-                f"there are {', '.join(names[:8])}" + (", ..." if len(names) > 8 else ""),
-            )
+            raise InputError(f"{pattern!r} matches no graph input or output", f"there are {first_of(names, NAMED)}")
         found |= hits
     return found
 

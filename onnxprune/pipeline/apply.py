@@ -20,7 +20,7 @@ from onnxprune.pipeline.analysis import Analysis, analyze_loaded, inline_functio
 from onnxprune.pipeline.data import CalibrationSplit, open_data
 from onnxprune.pipeline.distill import refit_and_train
 from onnxprune.pipeline.evaluate import evaluate
-from onnxprune.pipeline.grow import Growth, add_biases, grow
+from onnxprune.pipeline.grow import Growth, add_biases, grow, only_grows
 from onnxprune.pipeline.inputs_seen import samples_seen
 from onnxprune.pipeline.kept_indices import kept_indices
 from onnxprune.pipeline.metric import make_evaluator
@@ -112,6 +112,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
     with clock.stage("apply"):
         kept = kept_indices(analysis.coupling, removed)
         biases = {} if asked.growth is None else grow(analysis, asked.growth, removed)
+        nothing_lost = asked.growth is not None and only_grows(asked.growth.old, plan, analysis.coupling)
         remove(analysis.model, analysis.coupling, removed)
         add_biases(analysis.model, biases)
     repaired, distilled = _repair(plan, original, analysis.model, kept, data, io_slices, asked, clock)
@@ -131,7 +132,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
         many_positions=outputs_at_many_positions(analysis.model),
         repair=repaired,
         distilled=distilled,
-        unrepaired_because=_why_not_repaired(plan, asked, repaired),
+        unrepaired_because=None if nothing_lost else _why_not_repaired(plan, asked, repaired),
     )
     if data is not None and plan.changes_model:
         with clock.stage("judge"):

@@ -80,6 +80,12 @@ def grow(analysis: Analysis, growth: Growth, removed: NDArray[np.bool_]) -> dict
     return _new_biases(coupling, gone, removed, trained)
 
 
+def only_grows(old: Plan, new: Plan, coupling: Coupling) -> bool:
+    """Whether a plan takes nothing away that a model that was made by another plan has."""
+    more = planning.channels(new, coupling) & ~planning.channels(old, coupling)
+    return not more.any() and (not new.zeroed or new.zeroed == old.zeroed)
+
+
 def add_biases(model: Model, biases: dict[str, Array]) -> None:
     """Adds biases to layers of a model that was pruned by the new plan, in place."""
     graph = Graph(model.proto)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from onnxprune.common.text import count, percent, plural, printable
+from onnxprune.common.text import count, first_of, percent, plural, printable
 from onnxprune.report.report import Report
 from onnxprune.report.tables import Part
 
@@ -18,14 +16,8 @@ def blocks(report: Report) -> list[Part]:
         return []
     sums = [printable(block.sum) for block in report.blocks]
     ends = [printable(name) for block in report.blocks for name in block.ends]
-    went = f"{plural(len(sums), 'block')} left out as a whole, before the sums {_first(sums, BLOCKS)}"
-    return [went, *([f"Inputs and outputs that went with them: {_first(ends, ENDS)}"] if ends else [])]
-
-
-def _first(names: Sequence[str], most: int) -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
+    went = f"{plural(len(sums), 'block')} left out as a whole, before the sums {first_of(sums, BLOCKS)}"
+    return [went, *([f"Inputs and outputs that went with them: {first_of(ends, ENDS)}"] if ends else [])]
 
 
 def reordered(report: Report) -> list[Part]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxprune.common.text import count, plural, printable, short
+from onnxprune.common.text import count, first_of, plural, printable, short
 from onnxprune.report.build import reasons
 from onnxprune.report.groups import elements
 from onnxprune.report.sensitivity import distinct
@@ -76,9 +76,7 @@ def _why(reasons: Sequence[str]) -> str:
 
 
 def _nodes(group: Mapping[str, Any]) -> str:
-    shown = [short(name, NODE) for name in group["nodes"][:NODES]]
-    more = len(group["nodes"]) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    return first_of([short(name, NODE) for name in group["nodes"]], NODES)
 
 
 def operators(data: Sequence[Mapping[str, Any]]) -> list[Part]:

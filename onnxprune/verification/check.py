@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxprune.common.text import first_of
 from onnxprune.errors import InputError, RunError, VerificationError, Words, option
 from onnxprune.graph.operators import operator_of
 from onnxprune.model.inputs import fed_inputs
@@ -176,9 +177,8 @@ def _has_all(other: Session, names: Sequence[str]) -> None:
     """Raises where a model lacks inputs or outputs of the one that it is compared with."""
     lost = [name for name in names if name not in {*other.inputs, *other.outputs}]
     if lost:
-        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
         raise InputError(
-            f"the second model has no input or output {', '.join(map(repr, lost[:NAMED]))}{more}",
+            f"the second model has no input or output {first_of(list(map(repr, lost)), NAMED)}",
             f"{option('plan', ...)} says what went, where it was pruned from the first",
         )
 

@@ -197,3 +197,12 @@ def test_sparse_constants_and_overloads_stay(tmp_path: Path) -> None:
     (constant,) = (n for n in copy.graph.node if n.op_type == "Constant")
     assert list(constant.attribute[0].sparse_tensor.dims) == [4, 2]
     assert len({(f.name, f.overload) for f in copy.functions}) == 2
+
+
+@pytest.mark.parametrize("option", [["--json"], ["--sparsity"], ["--html", "page.html"], ["--graph", "groups.svg"]])
+def test_nothing_else_is_asked_of_an_anonymising_run(cli: Cli, tmp_path: Path, option: list[str]) -> None:
+    path, small = tmp_path / "net.onnx", tmp_path / "small.onnx"
+    onnx.save(secretive(), path)
+    files = [tmp_path / name if "." in name else name for name in option]
+    assert option[0] in assert_refused(cli("inspect", path, "--anonymise", "-o", small, *files))
+    assert not small.exists()

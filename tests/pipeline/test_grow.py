@@ -60,6 +60,19 @@ def test_channels_come_back_without_effect(repair: str) -> None:
     assert (np.abs(back).reshape(6, -1).sum(axis=1) > 0).all()  # what makes them is there, so that they can be trained
 
 
+def test_a_loss_is_warned_of_where_the_plan_takes_more_than_it_gives_back() -> None:
+    old, less, more = plan(0.5), plan(0.25), plan(0.75)
+    small = trained(old)
+
+    def warned(new: onnxprune.Plan, **options: Any) -> bool:
+        warnings = onnxprune.apply(new, build(NET), verify=False, **options).report.warnings
+        return any("nothing was repaired" in line for line in warnings)
+
+    assert warned(less)
+    assert not warned(less, grow_from=old, trained=small) and not warned(old, grow_from=old, trained=small)
+    assert warned(more, grow_from=old, trained=small)
+
+
 READ_OTHERWISE = {
     "a layer that reads and makes the same stream": """(float[N,4] x) => (float[N,2] y) <float[4,8] w, float[8] b, float[8,8] u, float[8,2] v>
         { h = MatMul(x, w)  a = Add(h, b)  k = MatMul(a, u)  r = Add(a, k)  y = MatMul(r, v) }""",

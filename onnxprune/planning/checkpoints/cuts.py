@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.common.text import plural
+from onnxprune.common.text import first_of, plural
 from onnxprune.errors import InputError, PlanError, option
 from onnxprune.planning.masks import unpack_mask
 from onnxprune.planning.plan import Plan
@@ -125,10 +125,9 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
     found = {**exact, **_under(places, by_name, shapes)}
     missing = [name for name in by_name if not any(place + name in found for place in ("", *places[:1]))]
     if missing:
-        rest = f" and {len(missing) - SHOWN} others" if len(missing) > SHOWN else ""
         finds = f"{option('model', ...)} finds those of the same values"
         raise InputError(
-            f"the checkpoint has no tensor for {', '.join(map(repr, missing[:SHOWN]))}{rest} of the plan",
+            f"the checkpoint has no tensor for {first_of(list(map(repr, missing)), SHOWN)} of the plan",
             f"{option('tensor_map', ...)} says which tensor it is, or ignores it; {finds}",
         )
     for name, axes in exact.items():
