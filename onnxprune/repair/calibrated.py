@@ -39,6 +39,8 @@ FOLDS, FOLDS_BELOW = 3, 32
 """Folds of the cross-validation, and the number of samples from which on one split serves instead."""
 JUDGE_SHARE, MOST_JUDGES = 0.2, 64
 """The part of a single split that judges, and how many samples it has at most."""
+START_ROWS, START_FITTER = 0.5, layerwise.Ridge(rounds=1)
+"""Share of the rows, and fitter, of a layer-wise refit that the joint one goes on from: what is left is found there."""
 LAYERWISE_WORK = 0.35
 """Share of the layer-wise refit in the work of both, for the estimate of the remaining time."""
 FINAL_BELOW = 256
@@ -247,8 +249,9 @@ def _stages(
 ) -> Generator[tuple[str, list[Refit]], None, None]:
     """Refits a model in place, stage by stage; yields the stage's name and what became of each layer."""
     batches, alone = _in_batches(samples), settings.fitter is not None
+    start = replace(settings, rows=settings.rows.share(START_ROWS), fitter=START_FITTER)
     with part(0.0, 1.0 if alone else LAYERWISE_WORK):
-        refits = refit_layers(original, pruned, kept, samples, settings)
+        refits = refit_layers(original, pruned, kept, samples, settings if alone else start)
     yield "layer-wise refit", refits
     if not alone:
         with part(LAYERWISE_WORK, 1.0):

@@ -1,31 +1,31 @@
 """Refits the layers of a chain together, so that the output of the last one is close to the original's.
 
 Least squares in all weights at once: Gauss-Newton steps, damped as by Levenberg and Marquardt, each solved by
-conjugate gradients. These are preconditioned, layer by layer, with the second moments of what a layer reads and how
-much of each of its outputs reaches the end (the factors of Martens and Grosse, "Optimizing neural networks with
-Kronecker-factored approximate curvature", ICML 2015). Like the fit of one layer it needs the inputs alone.
+conjugate gradients. These are preconditioned, layer by layer, with the second moments of what a layer reads and of what
+of its outputs reaches the end (the factors of Martens and Grosse, "Optimizing neural networks with Kronecker-factored
+approximate curvature", ICML 2015). The right side of the equations is that of all samples; their matrix is that of a
+part of them, where these are many for the number of weights (Byrd, Chin, Neveitt and Nocedal, "On the use of stochastic
+Hessian information in optimization methods for machine learning", SIAM Journal on Optimization 2011). Like the fit of
+one layer it needs the inputs alone.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.common.storable import storable
-from onnxprune.repair.layer_operator import LayerOperator, Unfolded
-from onnxprune.repair.layer_samples import CONSTANT
+from onnxprune.repair.chain_function import ChainFunction, FeatureMaps, Floats, Function, Weights, along
 from onnxprune.runtime.parallel import in_order
 
-Floats = NDArray[np.float32]
-Function = Callable[[Floats], Floats]
-Weights = list[Floats]
-"""Matrices and then the bias of each layer, one layer after the other."""
+F = TypeVar("F", np.float32, np.float64)
+Doubles = NDArray[np.float64]
 
-STEPS, SOLVES = 2, 3
+STEPS, SOLVES = 2, 4
 """Gauss-Newton steps at most, and conjugate gradients in each; more of these come closer to the samples alone."""
 SHARES = (1.0, 0.5)
 """How much of a step is tried."""
@@ -35,101 +35,10 @@ GAIN = 3e-3
 """A step that takes less than this share off the error is the last one."""
 FD_STEP = 1e-3
 """Step of the finite difference for slopes, as a share of the standard deviation."""
-CHUNK = 2**19
-"""Numbers in the columns of a part of the rows."""
-SAMPLED = 4
-"""Every so many parts give the preconditioner, which need not be exact."""
-
-
-@dataclass(frozen=True)
-class FeatureMaps:
-    """Samples of a chain's input and output; the feature axis comes first.
-
-    Attributes:
-        x: Inputs of the first layer.
-        y: Targets for the last layer's output plus `offset`.
-        offset: What the graph adds to that output; an array of its shape, or one number.
-        low: Lower clipping bound of the following activation: 0 for a Relu, -inf for none.
-        high: Upper clipping bound.
-    """
-
-    x: Floats
-    y: Floats
-    offset: Floats | float = 0.0
-    low: float = -np.inf
-    high: float = np.inf
-
-    @property
-    def variation(self) -> float:
-        """Sum of squares of the clipped targets about their means, or else of the targets; errors are shares of it."""
-        target = np.clip(self.y, self.low, self.high)
-        flat = target.reshape(len(target), -1)
-        spread = flat.size * float(flat.var(axis=1, dtype=np.float64).mean())
-        whole = float(np.square(target, dtype=np.float64).sum())
-        return max(spread if spread > CONSTANT * whole else whole, 1e-30)
-
-    def error(self, made: Floats) -> float:
-        """Sum of the squared errors of the clipped outputs."""
-        wrong = np.clip(self.y, self.low, self.high) - np.clip(made + self.offset, self.low, self.high)
-        return float(np.square(wrong, dtype=np.float64).sum())
-
-    def divided(self, rows: int) -> list[FeatureMaps]:
-        """The same samples in parts of so many rows."""
-        shared = np.ndim(self.offset) == 0
-        return [
-            replace(
-                self,
-                x=np.ascontiguousarray(self.x[:, i : i + rows]),
-                y=np.ascontiguousarray(self.y[:, i : i + rows]),
-                offset=self.offset if shared else np.ascontiguousarray(self.offset[:, i : i + rows]),  # type: ignore[index]
-            )
-            for i in range(0, self.x.shape[1], rows)
-        ]
-
-    def residual(self, made: Floats) -> tuple[Floats, Floats | None]:
-        """Target less output, and a mask of the elements that count (None: all)."""
-        total = made + self.offset
-        missing: Floats = self.y - total
-        if not (np.isfinite(self.low) or np.isfinite(self.high)):
-            return missing, None
-        counts = ~(((self.y <= self.low) & (total <= self.low)) | ((self.y >= self.high) & (total >= self.high)))
-        return missing * counts, counts.astype(np.float32)
-
-
-@dataclass(frozen=True)
-class ChainFunction:
-    """A chain of layers as a function of their weights.
-
-    Attributes:
-        operators: The layers.
-        functions: The element-wise functions between them.
-        free: Whether each layer's bias may change.
-    """
-
-    operators: Sequence[LayerOperator]
-    functions: Sequence[Function]
-    free: Sequence[bool]
-
-    def __call__(self, weights: Weights, x: Floats) -> tuple[list[Unfolded], list[Floats]]:
-        """Input and output of each layer."""
-        read: list[Unfolded] = []
-        made: list[Floats] = []
-        for i, operator in enumerate(self.operators):
-            read.append(operator.unfold(x if i == 0 else self.functions[i - 1](made[-1])))
-            made.append(operator.forward(weights[2 * i], read[-1]))
-            made[-1] += _along(weights[2 * i + 1], x.ndim)
-        return read, made
-
-    def divided(self, maps: FeatureMaps) -> list[FeatureMaps]:
-        """Samples in parts whose columns stay near the processor."""
-        x = maps.x
-        most = max(op.features * len(op.windows) * math.prod(op.out) for op in self.operators)
-        inner = math.prod(x.shape[2 : x.ndim - len(self.operators[0].out)])
-        return maps.divided(max(1, CHUNK // max(1, most * inner)))
-
-    def error(self, weights: Weights, parts: Sequence[FeatureMaps], variation: float) -> float:
-        """Squared error of the outputs over all parts, as a share of the variation of their targets."""
-        return sum(in_order(lambda maps: maps.error(self(weights, maps.x)[1][-1]), parts)) / variation
+EQUATIONS, SPARSEST = 25, 4
+"""Equations for each weight that give the matrix; every so many parts do at most."""
+SHRINKAGE, WIDEST = 0.1, 2048
+"""Share of the diagonal in the output Gram matrices, which a probe only estimates; with more outputs all of it."""
 
 
 @storable
@@ -166,14 +75,16 @@ def refine(
     before = chain.error(weights, judges, variation)
     best = Refined(weights, None, before, before)
     penalty, failures = PENALTY, 0
+    problem: _Step | None = None
     for step in range(STEPS):
-        change = _Step(chain, best.weights, parts, [*seed, step]).solved(penalty)
+        problem = problem or _Step(chain, best.weights, parts, [*seed, step])
+        change = problem.solved(penalty)
         trials = [[w + np.float32(share) * c for w, c in zip(best.weights, change, strict=True)] for share in SHARES]
         errors = [chain.error(trial, judges, variation) for trial in trials]
         i = int(np.argmin(np.nan_to_num(errors, nan=np.inf)))
         if errors[i] < best.after:
             small = errors[i] > (1 - GAIN) * best.after
-            best = Refined(trials[i], penalty, before, errors[i])
+            best, problem = Refined(trials[i], penalty, before, errors[i]), None
             penalty *= DAMPING_DECREASE
             if small:
                 break
@@ -194,12 +105,15 @@ class _Part:
         self._slopes = [_slope(f, z) for f, z in zip(chain.functions, made, strict=False)]
         self.positions = made[-1][0].size
 
-    def factors(self, seed: Sequence[int]) -> list[tuple[NDArray[np.float64], Floats]]:
-        """For each layer the mean second moments of its columns, and the squares of how each of its outputs counts."""
-        squares = self._output_squares(np.random.default_rng(list(seed)))
-        return [
-            (x.moments() / x.columns.shape[2], s / self.positions) for x, s in zip(self._read, squares, strict=True)
-        ]
+    def factors(self, seed: Sequence[int]) -> tuple[list[Doubles], list[Doubles]]:
+        """For each layer the sums of the second moments of its columns and of the derivatives at its outputs.
+
+        The first has shape (groups, columns, columns); the second has (groups, outputs, outputs), or
+        (groups, outputs, 1) where these are many: its diagonal.
+        """
+        rng = np.random.default_rng(list(seed))
+        grams = self._output_grams(rng.choice(np.array([-1, 1], dtype=np.float32), self._residual.shape))
+        return [x.moments() * (self.positions / x.columns.shape[2]) for x in self._read], grams
 
     def normal(self, change: Weights) -> Weights:
         """The normal matrix, without its ridge, times a change of the weights."""
@@ -214,7 +128,7 @@ class _Part:
         moved: Floats | None = None
         for i, operator in enumerate(self._chain.operators):
             step = operator.forward(change[2 * i], self._read[i])
-            step += _along(change[2 * i + 1], step.ndim)
+            step += along(change[2 * i + 1], step.ndim)
             if moved is not None:
                 step += operator.forward(self._weights[2 * i], operator.unfold(moved))
             moved = step * self._slopes[i] if i < len(self._slopes) else step
@@ -233,11 +147,16 @@ class _Part:
             ]
         return found
 
-    def _output_squares(self, rng: np.random.Generator) -> list[Floats]:
-        """Diagonal of each layer's output Gram matrix, from one random probe; a number for each output."""
-        g = rng.choice(np.array([-1, 1], dtype=np.float32), self._residual.shape)
-        g = g if self._counts is None else g * self._counts
-        return [np.square(g).reshape(len(g), -1).sum(axis=1) for _, g in self._backwards(g)][::-1]
+    def _output_grams(self, probe: Floats) -> list[Doubles]:
+        """Gram matrix of the derivatives at each layer's outputs, from one random probe of signs."""
+        found: list[Doubles] = []
+        for i, g in self._backwards(probe if self._counts is None else probe * self._counts):
+            groups = self._chain.operators[i].groups
+            flat = g.reshape(groups, len(g) // groups, -1)
+            wide = flat.shape[1] > WIDEST
+            gram = np.square(flat).sum(axis=2, keepdims=True) if wide else np.stack([f @ f.T for f in flat])
+            found.append(gram.astype(np.float64))
+        return found[::-1]
 
     def _backwards(self, end: Floats) -> Iterator[tuple[int, Floats]]:
         """The derivative at the output of each layer, from the last one to the first."""
@@ -250,39 +169,83 @@ class _Part:
                 g = self._chain.operators[i].adjoint(self._weights[2 * i], g)
 
 
+@dataclass(frozen=True)
+class _Curvature:
+    """What is known of a layer's part of the normal matrix.
+
+    Attributes:
+        moments: Mean second moments of its columns; shape (groups, columns, columns).
+        size: The mean of their diagonal; shape (groups,).
+        squares: Diagonal of the mean Gram matrix of the derivatives at its outputs; shape (groups, outputs, 1).
+        outputs: Inverse of that matrix; shape (groups, outputs, outputs), or that of `squares`.
+    """
+
+    moments: Doubles
+    size: Doubles
+    squares: Floats
+    outputs: Floats
+
+    @classmethod
+    def of(cls, moments: Doubles, gram: Doubles) -> _Curvature:
+        """See `_Part.factors`; here means."""
+        whole = gram.shape[2] == gram.shape[1]
+        squares = np.diagonal(gram, axis1=1, axis2=2)[:, :, None] if whole else gram
+        squares = np.maximum(squares, 1e-4 * squares.max() + 1e-20)
+        if whole:
+            gram = (1 - SHRINKAGE) * gram + SHRINKAGE * squares * np.eye(gram.shape[1])
+        outputs = np.linalg.inv(gram) if whole else 1 / squares
+        size = np.maximum(np.trace(moments, axis1=1, axis2=2) / moments.shape[1], 1e-12)
+        return cls(moments, size, squares.astype(np.float32), outputs.astype(np.float32))
+
+    def inverse(self, penalty: float) -> Floats:
+        """Inverse of the moments with a ridge."""
+        ridge = (penalty * self.size)[:, None, None] * np.eye(self.moments.shape[1])
+        found: Floats = np.linalg.inv(self.moments + ridge).astype(np.float32)
+        return found
+
+    def divided(self, values: Floats) -> Floats:
+        """Values of each output, divided by the Gram matrix; shape (groups, outputs, any)."""
+        whole = self.outputs.shape[2] == self.outputs.shape[1]
+        found: Floats = self.outputs @ values if whole else self.outputs * values
+        return found
+
+
 class _Step:
     """The linearised least-squares problem of one step: a sum over parts of the rows."""
 
     def __init__(
         self, chain: ChainFunction, weights: Weights, parts: Sequence[FeatureMaps], seed: Sequence[int]
     ) -> None:
-        self._parts = list(in_order(lambda maps: _Part(chain, weights, maps), parts))
+        equations, unknowns = sum(maps.y.size for maps in parts), sum(w.size for w in weights)
+        every = max(1, min(SPARSEST, equations // (EQUATIONS * unknowns)))
+
+        def linearised(i: int) -> tuple[_Part, Weights, tuple[list[Doubles], list[Doubles]] | None]:
+            part = _Part(chain, weights, parts[i])
+            return part, part.target(), None if i % every else part.factors([*seed, i])
+
+        self._parts: list[_Part] = []
+        target: Weights = []
+        moments: list[Doubles] = []
+        grams: list[Doubles] = []
+        count = 0
+        for part, one, factors in in_order(linearised, range(len(parts))):
+            target, count = _added(target, one), count + part.positions
+            if factors is not None:
+                self._parts.append(part)
+                moments, grams = _added(moments, factors[0]), _added(grams, factors[1])
+        self._target = [a / np.float32(count) for a in target]
         self._n = sum(part.positions for part in self._parts)
-        sampled = self._parts[::SAMPLED]
-        found = list(in_order(lambda i: sampled[i].factors([*seed, i]), range(len(sampled))))
-        shares = [part.positions / sum(other.positions for other in sampled) for part in sampled]
-        self._moments = []
-        self._output_gram = []
-        for i, operator in enumerate(chain.operators):
-            self._moments.append(sum(share * factors[i][0] for share, factors in zip(shares, found, strict=True)))
-            squares = sum(share * factors[i][1] for share, factors in zip(shares, found, strict=True))
-            squares = np.maximum(squares, 1e-4 * squares.max() + 1e-20)
-            self._output_gram.append(squares.reshape(operator.groups, -1, 1).astype(np.float32))
-        self._sizes = [np.maximum(np.trace(m, axis1=1, axis2=2) / m.shape[1], 1e-12) for m in self._moments]
+        self._layers = [_Curvature.of(m / self._n, g / self._n) for m, g in zip(moments, grams, strict=True)]
 
     def solved(self, penalty: float) -> Weights:
         """The step with a ridge, by preconditioned conjugate gradients that start at zero."""
-        ridges = [penalty * size for size in self._sizes]
-        inverses = [
-            np.linalg.inv(m + r[:, None, None] * np.eye(m.shape[1])).astype(np.float32)
-            for m, r in zip(self._moments, ridges, strict=True)
-        ]
-        left = self._mean(_Part.target)
+        inverses = [layer.inverse(penalty) for layer in self._layers]
+        left = self._target
         x = [np.zeros_like(w) for w in left]
         z = self._precondition(left, inverses)
         p, rz = z, _dot(left, z)
         for _ in range(SOLVES):
-            q = self._normal(p, ridges, penalty)
+            q = self._normal(p, penalty)
             curvature = _dot(p, q)
             if curvature <= 0 or rz <= 0:
                 break
@@ -294,27 +257,30 @@ class _Step:
             p = [a + np.float32(rz / before) * b for a, b in zip(z, p, strict=True)]
         return x
 
-    def _normal(self, change: Weights, ridges: Sequence[NDArray[np.float64]], penalty: float) -> Weights:
+    def _normal(self, change: Weights, penalty: float) -> Weights:
         """The normal matrix, with its ridge, times a change of the weights."""
-        made = self._mean(lambda part: part.normal(change))
-        for i, (ridge, gram) in enumerate(zip(ridges, self._output_gram, strict=True)):
-            made[2 * i] = made[2 * i] + (ridge[:, None, None].astype(np.float32) * gram) * change[2 * i]
-            made[2 * i + 1] = made[2 * i + 1] + np.float32(penalty) * gram.reshape(-1) * change[2 * i + 1]
+        total: Weights = []
+        for one in in_order(lambda part: part.normal(change), self._parts):
+            total = _added(total, one)
+        made = [a / np.float32(self._n) for a in total]
+        for i, layer in enumerate(self._layers):
+            ridge = (penalty * layer.size)[:, None, None].astype(np.float32) * layer.squares
+            made[2 * i] = made[2 * i] + ridge * change[2 * i]
+            made[2 * i + 1] = made[2 * i + 1] + np.float32(penalty) * layer.squares.reshape(-1) * change[2 * i + 1]
         return made
 
     def _precondition(self, left: Weights, inverses: Sequence[Floats]) -> Weights:
-        """The block-diagonal preconditioner: layers, and the outputs of a layer, are treated as independent."""
+        """The block-diagonal preconditioner: layers are treated as independent."""
         found = []
-        for i, (inverse, gram) in enumerate(zip(inverses, self._output_gram, strict=True)):
-            found += [(left[2 * i] / gram) @ inverse, left[2 * i + 1] / gram.reshape(-1)]
+        for i, (layer, inverse) in enumerate(zip(self._layers, inverses, strict=True)):
+            bias = left[2 * i + 1].reshape(len(inverse), -1, 1)
+            found += [layer.divided(left[2 * i]) @ inverse, layer.divided(bias).reshape(-1)]
         return found
 
-    def _mean(self, of: Callable[[_Part], Weights]) -> Weights:
-        """A sum over all rows, as a mean over positions."""
-        total: Weights = []
-        for made in in_order(of, self._parts):
-            total = [a + b for a, b in zip(total, made, strict=True)] if total else made
-        return [a / np.float32(self._n) for a in total]
+
+def _added(total: list[NDArray[F]], more: Sequence[NDArray[F]]) -> list[NDArray[F]]:
+    """Arrays plus others of the same shapes; the others where there are none yet."""
+    return [a + b for a, b in zip(total, more, strict=True)] if total else list(more)
 
 
 def _slope(function: Function, z: Floats) -> Floats:
@@ -322,10 +288,6 @@ def _slope(function: Function, z: Floats) -> Floats:
     step = np.float32(FD_STEP * max(float(z.std()), 1e-6))
     slope: Floats = (function(z + step) - function(z - step)) / (2 * step)
     return slope
-
-
-def _along(bias: Floats, rank: int) -> Floats:
-    return bias.reshape(-1, *[1] * (rank - 1))
 
 
 def _dot(a: Weights, b: Weights) -> float:

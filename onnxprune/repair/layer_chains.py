@@ -30,6 +30,11 @@ class Chain:
     between: tuple[tuple[Node, ...], ...]
 
 
+def fits_chain(layer: LinearLayer) -> bool:
+    """Whether a layer may be one of a chain."""
+    return not layer.weight_shared and layer.kind != "conv_transpose"
+
+
 def chains(layers: Sequence[LinearLayer], returned: set[int]) -> list[Chain]:
     """The layers divided into chains of maximal length, ordered by their last layers.
 

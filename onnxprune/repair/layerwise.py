@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -25,8 +25,9 @@ from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair import recurrent
 from onnxprune.repair.kept_indices import KeptIndices
+from onnxprune.repair.layer_chains import fits_chain
 from onnxprune.repair.layer_samples import LayerSamples, ResidualAdd, layer_samples, residual_add
-from onnxprune.repair.least_squares import PENALTIES, Fit, fit
+from onnxprune.repair.least_squares import PENALTIES, ROUNDS, Fit, fit
 from onnxprune.repair.side_by_side import Refitted, inferred_graphs, side_by_side
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.runtime.staged_run import BatchValues
@@ -64,22 +65,26 @@ class Ridge:
     Attributes:
         penalties: Ridges to try.
         share: A layer stays as it was where a refit leaves more than this share of its held-out error.
+        rounds: How often a fit is repeated at most where an activation hides a part of the error; of layers that no
+            joint refit takes, as often as ever.
     """
 
     penalties: Sequence[float] = PENALTIES
     share: float = 1.0
+    rounds: int = ROUNDS
 
     def product(
         self, layer: LinearLayer, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool
     ) -> Fit:
         """See `Fitter`."""
-        return self.matrix(layer.name, rows, held, weight, bias, free)
+        fitter = self if fits_chain(layer) else replace(self, rounds=ROUNDS)
+        return fitter.matrix(layer.name, rows, held, weight, bias, free)
 
     def matrix(self, key: str, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool) -> Fit:
         """See `Fitter`."""
         if not (rows.count and held.count):
             return Fit(weight, bias, None, 0.0, 0.0)
-        found = fit(rows, held, weight, bias, intercept=free, penalties=self.penalties)
+        found = fit(rows, held, weight, bias, intercept=free, penalties=self.penalties, rounds=self.rounds)
         if found.after >= self.share * found.before:
             return Fit(weight, bias, None, found.before, found.before)
         return found

@@ -62,6 +62,7 @@ def fit(
     intercept: bool = True,
     penalties: Sequence[float] = PENALTIES,
     problem: Problem | None = None,
+    rounds: int = ROUNDS,
 ) -> Fit:
     """The refit with the smallest held-out error, or the original layer if none is better.
 
@@ -80,6 +81,7 @@ def fit(
         intercept: Whether the bias may change.
         penalties: Ridges to try.
         problem: The problem of these samples, weights and bias, where its moments are computed already.
+        rounds: How often a fit is repeated at most where an activation hides a part of the error.
     """
     error = held.error(weight, bias)
     before = Fit(weight, bias, None, error, error)
@@ -87,7 +89,7 @@ def fit(
     starts = [rows.wanted, *([rows.reachable(weight, bias)] if rows.is_clipped else [])]
     best = before
     for plain in _plain(problem, starts, before, held, penalties):
-        found = _bent(problem, plain, held) if rows.is_clipped else plain
+        found = _bent(problem, plain, held, rounds) if rows.is_clipped else plain
         best = found if found.after < best.after else best
     if best.penalty is None or rows is held:
         return best
@@ -130,10 +132,10 @@ def _plain(
     return best
 
 
-def _bent(problem: Problem, start: Fit, held: LayerSamples) -> Fit:
+def _bent(problem: Problem, start: Fit, held: LayerSamples, rounds: int) -> Fit:
     """Repeated fits from a starting point, with targets that ask for nothing where an activation hides the error."""
     best = start
-    for _ in range(ROUNDS if start.penalty is not None else 0):
+    for _ in range(rounds if start.penalty is not None else 0):
         assert best.penalty is not None
         new, shift = problem.solution(problem.rows.reachable(best.weight, best.bias), best.penalty)
         after = held.error(new, shift)

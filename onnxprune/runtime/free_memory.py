@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Parameters of `mallopt(3)`."""
@@ -11,13 +12,40 @@ LARGEST = 2**25
 """Bytes up to which an array is made of memory that was freed: the most that glibc sets by itself."""
 
 
-def trim() -> None:
-    """Returns free memory of the C library's heaps to the system, with glibc; does nothing elsewhere.
+class Heaps:
+    """The heaps of the C library. Each thread that runs a session has one of its own, which keeps what was freed.
 
-    Each thread that runs a session allocates on a heap of its own, which keeps what was freed (`malloc_trim(3)`).
+    Keeping it saves time: memory that was returned comes back page by page.
     """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+
+    def __init__(self) -> None:
+        self._before = 0
+
+    def trim(self, room: int) -> None:
+        """Returns free memory to the system (`malloc_trim(3)`) with glibc; does nothing elsewhere.
+
+        Args:
+            room: Bytes that the process may have grown by since the last time; with less nothing is done.
+        """
+        with contextlib.suppress(AttributeError, OSError, TypeError):
+            if resident() - self._before >= room:
+                ctypes.CDLL(None).malloc_trim(0)
+                self._before = resident()
+
+
+heaps = Heaps()
+"""Those of this process."""
+
+
+def resident() -> int:
+    """Bytes of the process that are in memory, without what only files have.
+
+    Raises:
+        OSError: The system does not tell.
+    """
+    with open("/proc/self/statm") as file:
+        _, whole, shared, *_ = map(int, file.read().split())
+    return (whole - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def reuse() -> None:

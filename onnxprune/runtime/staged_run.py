@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxprune.model.model import Model
-from onnxprune.runtime.free_memory import trim
+from onnxprune.runtime.free_memory import heaps
 from onnxprune.runtime.local_session import LocalSession
 from onnxprune.runtime.partition import Piece, assemble, partition
 from onnxprune.runtime.session import Feeds, local_session
@@ -195,7 +195,7 @@ class StagedRun:
         for name in piece.released:
             del self._stored[name]
         self._at += 1
-        trim()
+        heaps.trim(self._memory // 4)
         return result
 
     def ahead(self, changed: Model) -> Iterator[list[Array]]:

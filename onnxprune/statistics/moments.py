@@ -25,7 +25,7 @@ from onnxprune.layers.find import linear_layers
 from onnxprune.layers.linear import LinearLayer
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
-from onnxprune.runtime.free_memory import trim
+from onnxprune.runtime.free_memory import heaps
 from onnxprune.runtime.parallel import in_order
 from onnxprune.runtime.partition import assemble, partition
 from onnxprune.runtime.session import Feeds, local_session
@@ -167,7 +167,7 @@ def observe(
             gathering = _Gathering(model, mine, first, count, seed, memory)
             tasks = ((mine[0].name, shard) for shard in _shards(batches, size))
             found |= step_of_run("moments", partial(_summed, gathering, tasks, shards))
-        trim()
+        heaps.trim(memory // 4)
     return found
 
 

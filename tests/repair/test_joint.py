@@ -12,8 +12,9 @@ from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
-from onnxprune.repair import gauss_newton
-from onnxprune.repair.gauss_newton import ChainFunction, FeatureMaps, Function, Refined, _Part, refine
+from onnxprune.repair import chain_function
+from onnxprune.repair.chain_function import ChainFunction, FeatureMaps, Function
+from onnxprune.repair.gauss_newton import Refined, _Part, refine
 from onnxprune.repair.joint import repair
 from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
 from onnxprune.repair.layer_chains import chains
@@ -119,7 +120,7 @@ def test_threads_and_parts_change_nothing(rng: np.random.Generator, monkeypatch:
 
     def found(cores: int, chunk: int) -> Refined:
         monkeypatch.setattr(parallel, "cores", lambda: cores)
-        monkeypatch.setattr(gauss_newton, "CHUNK", chunk)
+        monkeypatch.setattr(chain_function, "CHUNK", chunk)
         return refine(run, weights, rows, held, [0])
 
     one, three, whole = found(1, 8000), found(3, 8000), found(1, 2**30)
