@@ -15,8 +15,8 @@ Scores = NDArray[np.float64]
 
 _FEW_ROWS = 1024
 """Terms up to which sums are exact enough in the type of the weight."""
-_NOT_HALF = np.float32(2.0**16)
-"""Above the largest float16: what bits of infinities and NaN are taken for."""
+_INFINITE = np.uint16(0x7C00)
+"""The bits of infinity in float16; those of NaN are above."""
 
 
 def power_sums(weight: Values, axes: Iterable[int], power: int) -> dict[int, Scores]:
@@ -48,11 +48,13 @@ def power_sums(weight: Values, axes: Iterable[int], power: int) -> dict[int, Sco
 def _magnitudes(block: NDArray[Any]) -> NDArray[Any]:
     """``|w|`` in float32, or in float64 where that is the type; zeros for what is not finite."""
     if block.dtype == np.float16:  # by its bits: several times faster than numpy's conversion, and as exact
-        bits = np.bitwise_and(block.view(np.uint16), np.uint16(0x7FFF)).astype(np.uint32)
-        bits <<= np.uint32(13)
-        found: NDArray[Any] = bits.view(np.float32)
+        bits = np.bitwise_and(block.view(np.uint16), np.uint16(0x7FFF))
+        if bits.max() >= _INFINITE:
+            bits[bits >= _INFINITE] = 0
+        wide = bits.astype(np.uint32)
+        wide <<= np.uint32(13)
+        found: NDArray[Any] = wide.view(np.float32)
         found *= np.float32(2.0**112)  # the biases of the exponents differ by 112
-        found[found >= _NOT_HALF] = 0
         return found
     same = block.dtype in (np.float32, np.float64)
     sizes: NDArray[Any] = np.abs(finite_part(block if same else block.astype(np.float32)))
@@ -60,15 +62,19 @@ def _magnitudes(block: NDArray[Any]) -> NDArray[Any]:
 
 
 def _block_sums(block: NDArray[Any], axes: Sequence[int], power: int) -> dict[int, NDArray[Any]]:
-    """`power_sums` of magnitudes."""
+    """`power_sums` of magnitudes, which are changed. Sums are products, which are twice as fast as `numpy.sum`."""
     # Trailing axes are reduced first, so that the remaining array is small.
     depth = axes[-1] + 1
     flat = np.ascontiguousarray(block).reshape(*block.shape[:depth], -1)
     if flat.shape[-1] == 1:
-        inner = np.square(flat[..., 0]) if power == 2 else flat[..., 0]
+        inner = np.square(flat, out=flat)[..., 0] if power == 2 else flat[..., 0]
     else:
-        inner = np.einsum("...i,...i->...", flat, flat) if power == 2 else flat.sum(axis=-1)
-    kind = inner.dtype if inner.ndim <= 2 and len(inner) <= _FEW_ROWS else np.float64
+        other = flat if power == 2 else np.ones(flat.shape[-1:], flat.dtype)
+        inner = np.matmul(flat[..., None, :], other[..., None])[..., 0, 0]
+    if inner.ndim == 2 and len(inner) <= _FEW_ROWS:
+        ones = [np.ones(n, inner.dtype) for n in inner.shape]
+        return {a: inner @ ones[1] if a == 0 else ones[0] @ inner for a in axes}
+    kind = inner.dtype if inner.ndim == 1 and len(inner) <= _FEW_ROWS else np.float64
     return {a: inner.sum(axis=tuple(i for i in range(depth) if i != a), dtype=kind) for a in axes}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import zlib
 from types import TracebackType
 from typing import BinaryIO
 
@@ -13,6 +14,41 @@ from onnxprune.model.values import Array
 
 AHEAD = 16
 """Blocks that wait to be written at most."""
+PIECE = 2**16
+"""Bytes of each checksum that is hashed."""
+
+
+class ContentHash:
+    """A hash of bytes that may be given in blocks of any size: SHA-256 of the CRC-32 and length of each piece of them.
+
+    It tells one content from another for names of files, in a third of the time of SHA-256 of all bytes. It does not
+    withstand somebody who looks for two contents that have the same.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._checksum = self._length = 0
+
+    def update(self, block: memoryview) -> None:
+        """Adds bytes."""
+        while block:
+            some = block[: PIECE - self._length]
+            block = block[len(some) :]
+            self._checksum = zlib.crc32(some, self._checksum)
+            self._length += len(some)
+            if self._length == PIECE:
+                self._close()
+
+    def hexdigest(self) -> str:
+        """64 hexadecimal digits; nothing can be added after it was asked for."""
+        if self._length:
+            self._close()
+        return self._hash.hexdigest()
+
+    def _close(self) -> None:
+        """Ends a piece."""
+        self._hash.update(self._checksum.to_bytes(4, "little") + self._length.to_bytes(4, "little"))
+        self._checksum = self._length = 0
 
 
 class HashedStream:
@@ -24,7 +60,7 @@ class HashedStream:
 
     Attributes:
         size: Bytes written so far.
-        digest: Hexadecimal SHA-256 of all that was written, once the block has ended.
+        digest: `ContentHash` of all that was written, once the block has ended.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -55,8 +91,9 @@ class HashedStream:
         if self._error is not None:
             raise self._error
         view = memoryview(block if isinstance(block, bytes) else block.data)
-        self._blocks.put(view)
-        self.size += view.nbytes
+        if view.nbytes:
+            self._blocks.put(view.cast("B"))
+            self.size += view.nbytes
 
     def pad(self, size: int) -> None:
         """Writes zeros up to a size."""
@@ -64,7 +101,7 @@ class HashedStream:
             self.write(bytes(size - self.size))
 
     def _run(self) -> None:
-        digest = hashlib.sha256()
+        digest = ContentHash()
         while (block := self._blocks.get()) is not None:
             if self._error is None:
                 try:

@@ -13,7 +13,7 @@ from onnxprune.common.math import share
 
 Mask = NDArray[np.bool_]
 
-SAMPLE_SIZE = 2**14
+SAMPLE_SIZE = 2**17
 """Size of the sample for the selection of an order statistic."""
 
 

@@ -43,6 +43,19 @@ def test_power_sums_do_not_overflow_in_half_precision() -> None:
     assert found[0].tolist() == [360000.0, 360000.0]
 
 
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("shape", [(3, 5), (2000, 3), (3, 5, 2)])
+def test_power_sums_of_half_precision(shape: tuple[int, ...], power: int) -> None:
+    """As in double precision, the smallest numbers too; what is not finite counts as zero."""
+    rng = np.random.default_rng(0)
+    weight = (rng.standard_normal(shape) * np.exp2(rng.integers(-24, 8, shape))).astype(np.float16)
+    weight[0, 1], weight[1, 0], weight[2, 2] = np.inf, -np.inf, np.nan
+    finite = np.where(np.isfinite(weight), weight, 0).astype(np.float64)
+    for axis, sums in power_sums(Whole(weight), [0, 1], power).items():
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        np.testing.assert_allclose(sums, (np.abs(finite) ** power).sum(axis=others), rtol=1e-5)
+
+
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=8, unique=True))
 def test_lamp(squares: list[float]) -> None:
     found = lamp(np.array(squares))
