@@ -8,11 +8,13 @@ from onnxprune.calibration.samples import Samples
 from onnxprune.cost.measure import static_shapes
 from onnxprune.model.model import Model
 from onnxprune.model.skeleton import inlined_skeleton
-from onnxprune.runtime.free_memory import LARGEST
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 
 ELEMENT = 4
 """Bytes of an element of an activation."""
+LARGEST = 2**23
+"""Bytes up to which activations are made of memory that was freed: threads have heaps of 64 MB with glibc, which are
+given back as soon as they are empty."""
 
 
 def small_batches(model: Model, samples: Samples, io_slices: IoSlices = WHOLE) -> Samples:

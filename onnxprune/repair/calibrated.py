@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
+from onnxprune.calibration.batch_size import small_batches
 from onnxprune.calibration.synthetic import Feeds
 from onnxprune.common.progress import part
 from onnxprune.model.model import Model
@@ -39,8 +40,6 @@ FOLDS, FOLDS_BELOW = 3, 32
 """Folds of the cross-validation, and the number of samples from which on one split serves instead."""
 JUDGE_SHARE, MOST_JUDGES = 0.2, 64
 """The part of a single split that judges, and how many samples it has at most."""
-START_ROWS, START_FITTER = 0.5, layerwise.Ridge(rounds=1)
-"""Share of the rows, and fitter, of a layer-wise refit that the joint one goes on from: what is left is found there."""
 LAYERWISE_WORK = 0.35
 """Share of the layer-wise refit in the work of both, for the estimate of the remaining time."""
 FINAL_BELOW = 256
@@ -248,10 +247,9 @@ def _stages(
     original: Model, pruned: Model, kept: KeptIndices, samples: Samples, settings: Settings
 ) -> Generator[tuple[str, list[Refit]], None, None]:
     """Refits a model in place, stage by stage; yields the stage's name and what became of each layer."""
-    batches, alone = _in_batches(samples), settings.fitter is not None
-    start = replace(settings, rows=settings.rows.share(START_ROWS), fitter=START_FITTER)
+    batches, alone = _in_batches(original, samples), settings.fitter is not None
     with part(0.0, 1.0 if alone else LAYERWISE_WORK):
-        refits = refit_layers(original, pruned, kept, samples, settings if alone else start)
+        refits = refit_layers(original, pruned, kept, samples, settings, rough=not alone)
     yield "layer-wise refit", refits
     if not alone:
         with part(LAYERWISE_WORK, 1.0):
@@ -270,10 +268,10 @@ def _stages(
 
 
 def refit_layers(
-    original: Model, pruned: Model, kept: KeptIndices, samples: Samples, settings: Settings
+    original: Model, pruned: Model, kept: KeptIndices, samples: Samples, settings: Settings, *, rough: bool = False
 ) -> list[Refit]:
-    """The first stage: refits a model in place, layer by layer, and judges nothing."""
-    batches = _in_batches(samples)
+    """The first stage: refits a model in place, layer by layer, and judges nothing; see `layerwise.repair`."""
+    batches = _in_batches(original, samples)
     return layerwise.repair(
         original,
         pruned,
@@ -285,11 +283,12 @@ def refit_layers(
         io_slices=settings.io_slices,
         fitter=settings.fitter,
         rows=settings.rows,
+        rough=rough,
     )
 
 
-def _in_batches(samples: Samples) -> Samples:
-    return samples.in_batches(max(1, min(LARGEST_BATCH, samples.parts // BATCHES)))
+def _in_batches(original: Model, samples: Samples) -> Samples:
+    return small_batches(original, samples.in_batches(max(1, min(LARGEST_BATCH, samples.parts // BATCHES))))
 
 
 def _run(

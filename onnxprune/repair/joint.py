@@ -27,7 +27,7 @@ from onnxprune.repair.augmentation import Variants
 from onnxprune.repair.chain_function import ChainFunction, FeatureMaps, Floats, Function
 from onnxprune.repair.gauss_newton import Refined, refine
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.repair.layer_chains import Chain, chains, fits_chain
+from onnxprune.repair.layer_chains import Chain, chains
 from onnxprune.repair.layer_operator import LayerOperator
 from onnxprune.repair.layer_samples import HOLD_OUT, ResidualAdd, bounds, residual_add
 from onnxprune.repair.layerwise import Refit
@@ -104,7 +104,7 @@ def repair(
     """
     before, after = inferred_graphs(original, pruned)
     pairs = {b.name: a for a, b in matched(linear_layers(before), linear_layers(after)) if a.name in kept.layers}
-    mine = [b for b in linear_layers(after) if b.name in pairs and fits_chain(b)]
+    mine = [b for b in linear_layers(after) if b.name in pairs]
     parts = [
         _Part(chain, pairs[end.name], residual_add(end), kept)
         for chain in chains(mine, after.returned)

@@ -30,22 +30,18 @@ class Chain:
     between: tuple[tuple[Node, ...], ...]
 
 
-def fits_chain(layer: LinearLayer) -> bool:
-    """Whether a layer may be one of a chain."""
-    return not layer.weight_shared and layer.kind != "conv_transpose"
-
-
 def chains(layers: Sequence[LinearLayer], returned: set[int]) -> list[Chain]:
-    """The layers divided into chains of maximal length, ordered by their last layers.
+    """Layers divided into chains of maximal length, ordered by their last layers.
 
     Args:
-        layers: Layers in topological order, none with a shared weight.
+        layers: Layers in topological order. Transposed convolutions, and layers with a shared weight, are left out.
         returned: Values that leave their graph, by `id`.
     """
-    outputs = {id(layer.output): layer for layer in layers if layer.kind != "conv_transpose"}
+    layers = [layer for layer in layers if not layer.weight_shared and layer.kind != "conv_transpose"]
+    outputs = {id(layer.output): layer for layer in layers}
     before: dict[str, tuple[LinearLayer, tuple[Node, ...]]] = {}
     for layer in layers:
-        found = _between(layer.x, outputs, returned) if layer.kind != "conv_transpose" else None
+        found = _between(layer.x, outputs, returned)
         if found is not None and found[0].x_axis == found[0].out_axis == layer.x_axis:
             before[layer.name] = found
     done: dict[str, tuple[list[LinearLayer], list[tuple[Node, ...]]]] = {}

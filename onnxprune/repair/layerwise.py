@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -25,7 +25,7 @@ from onnxprune.layers.weights import bias_of, set_bias, set_weight, takes_bias
 from onnxprune.model.model import Model
 from onnxprune.repair import recurrent
 from onnxprune.repair.kept_indices import KeptIndices
-from onnxprune.repair.layer_chains import fits_chain
+from onnxprune.repair.layer_chains import chains
 from onnxprune.repair.layer_samples import LayerSamples, ResidualAdd, layer_samples, residual_add
 from onnxprune.repair.least_squares import PENALTIES, ROUNDS, Fit, fit
 from onnxprune.repair.side_by_side import Refitted, inferred_graphs, side_by_side
@@ -35,6 +35,10 @@ from onnxprune.statistics.covariance import Floats
 from onnxprune.statistics.moments import REPAIR_ROWS, Batches, Rows, rows_for
 
 logger = logging.getLogger(__name__)
+
+
+ROUGH_ROWS, ROUGH_ROUNDS = 0.5, 1
+"""Share of the rows, and rounds of a fit, of layers that are fitted again together."""
 
 
 class Fitter(Protocol):
@@ -65,8 +69,7 @@ class Ridge:
     Attributes:
         penalties: Ridges to try.
         share: A layer stays as it was where a refit leaves more than this share of its held-out error.
-        rounds: How often a fit is repeated at most where an activation hides a part of the error; of layers that no
-            joint refit takes, as often as ever.
+        rounds: How often a fit is repeated at most where an activation hides a part of the error.
     """
 
     penalties: Sequence[float] = PENALTIES
@@ -77,8 +80,7 @@ class Ridge:
         self, layer: LinearLayer, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool
     ) -> Fit:
         """See `Fitter`."""
-        fitter = self if fits_chain(layer) else replace(self, rounds=ROUNDS)
-        return fitter.matrix(layer.name, rows, held, weight, bias, free)
+        return self.matrix(layer.name, rows, held, weight, bias, free)
 
     def matrix(self, key: str, rows: LayerSamples, held: LayerSamples, weight: Floats, bias: Floats, free: bool) -> Fit:
         """See `Fitter`."""
@@ -122,6 +124,7 @@ def repair(
     io_slices: IoSlices = WHOLE,
     fitter: Fitter | None = None,
     rows: Rows = REPAIR_ROWS,
+    rough: bool = False,
 ) -> list[Refit]:
     """Refits the layers of a pruned model in place.
 
@@ -136,13 +139,17 @@ def repair(
         io_slices: What inputs and outputs of the pruned model lost.
         fitter: What fits the layers; by default ridge least squares.
         rows: How many positions to sample of a layer.
+        rough: Whether a joint refit follows: layers that it takes together with others need not be exact.
     """
-    fitter = fitter or Ridge()
+    fitter, start = fitter or Ridge(), Ridge(rounds=ROUGH_ROUNDS)
     before, after = inferred_graphs(original, pruned)
+    pairs = [(a, b) for a, b in matched(linear_layers(before), linear_layers(after)) if a.name in kept.layers]
+    found = chains([b for _, b in pairs], after.returned) if rough else []
+    again = {layer.name for chain in found if len(chain.layers) > 1 for layer in chain.layers}
     layers: list[_Layer] = [
-        _Linear(a, b, residual_add(b), kept, count, memory, rows)
-        for a, b in matched(linear_layers(before), linear_layers(after))
-        if a.name in kept.layers and not b.weight_shared
+        _Linear(a, b, residual_add(b), kept, count, memory, rows.share(ROUGH_ROWS) if b.name in again else rows)
+        for a, b in pairs
+        if not b.weight_shared
     ]
     layers += [
         _Recurrent(a, b, kept, count) for a, b in layers_recurrent.matched(before, after) if a.name in kept.layers
@@ -152,7 +159,7 @@ def repair(
     walk = side_by_side(original, pruned, layers, batches, memory=memory, io_slices=io_slices)
     for i, (layer, made, read) in enumerate(walk):
         step(layer.b.name, i, len(layers))
-        done += layer.refit(original, pruned, made, read, [seed, i], fitter)
+        done += layer.refit(original, pruned, made, read, [seed, i], start if layer.b.name in again else fitter)
         logger.debug("refitted %s", done[-1] if done else layer.b.name)
     return done
 

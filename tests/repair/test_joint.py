@@ -12,9 +12,9 @@ from onnxprune.graph.graph import Graph
 from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
-from onnxprune.repair import chain_function
+from onnxprune.repair import chain_function, gauss_newton
 from onnxprune.repair.chain_function import ChainFunction, FeatureMaps, Function
-from onnxprune.repair.gauss_newton import Refined, _Part, refine
+from onnxprune.repair.gauss_newton import EQUATIONS, SPARSEST, Refined, _Curvature, _Part, _Step, refine
 from onnxprune.repair.joint import repair
 from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
 from onnxprune.repair.layer_chains import chains
@@ -107,6 +107,52 @@ def test_what_two_layers_can_make_they_learn_to_make(rng: np.random.Generator) -
     assert found.after < 0.1 * found.before
     made = run(found.weights, held.x)[1][-1]
     assert held.error(made) / held.variation == pytest.approx(found.after)
+
+
+@pytest.mark.parametrize(("rows", "every"), [(100, 1), (800, 2), (20_000, SPARSEST)])
+def test_the_matrix_is_that_of_a_part_of_many_samples(
+    rows: int, every: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many equations for each weight as are asked for, and a step that leads most of the way."""
+    run, true = run_of_two(rng, 4)
+    x = normal(rng, 6, rows)
+    monkeypatch.setattr(chain_function, "CHUNK", 6 * rows // 40)
+    parts = run.divided(FeatureMaps(x, run(true, x)[1][-1]))
+    weights = [w + 0.1 * normal(rng, *w.shape) for w in true]
+    step = _Step(run, weights, parts, [0])
+    assert len(step._parts) == -(-len(parts) // every)
+    assert every == 1 or 3 * step._n >= EQUATIONS * sum(w.size for w in weights)
+    monkeypatch.setattr(gauss_newton, "SPARSEST", 1)
+    whole = _Step(run, weights, parts, [0])
+    changes = [[np.zeros_like(w) for w in weights], step.solved(1e-2), whole.solved(1e-2)]
+    before, found, exact = (
+        run.error([w + c for w, c in zip(weights, change, strict=True)], parts, parts[0].variation)
+        for change in changes
+    )
+    assert exact < found < 0.3 * before if every > 1 else exact == found
+
+
+def test_outputs_are_divided_by_their_gram_matrix(rng: np.random.Generator) -> None:
+    moments, half = np.eye(3)[None], rng.standard_normal((1, 5, 5))
+    gram = half @ half.transpose(0, 2, 1)
+    values = normal(rng, 1, 5, 3)
+    diagonal = gram * np.eye(5)
+    damped = (1 - gauss_newton.SHRINKAGE) * gram + gauss_newton.SHRINKAGE * diagonal
+    found = _Curvature.of(moments, gram).divided(values)
+    np.testing.assert_allclose(damped @ found, values, atol=1e-3)
+    found = _Curvature.of(moments, diagonal.sum(axis=2, keepdims=True)).divided(values)
+    np.testing.assert_allclose(diagonal @ found, values, atol=1e-5)
+
+
+def test_many_outputs_count_by_their_diagonal(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauss_newton, "WIDEST", 2)
+    run, true = run_of_two(rng, 4)
+    x = normal(rng, 6, 2000)
+    rows = FeatureMaps(x, run(true, x)[1][-1])
+    weights = [w + 0.1 * normal(rng, *w.shape) for w in true]
+    assert [layer.outputs.shape for layer in _Step(run, weights, [rows], [0])._layers] == [(1, 4, 1), (1, 3, 1)]
+    found = refine(run, weights, rows, rows, [0])
+    assert found.after < 0.1 * found.before
 
 
 def test_threads_and_parts_change_nothing(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
