@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -37,8 +37,8 @@ from onnxprune.statistics.moments import REPAIR_ROWS, Batches, Rows, rows_for
 logger = logging.getLogger(__name__)
 
 
-ROUGH_ROWS, ROUGH_ROUNDS = 0.5, 1
-"""Share of the rows, and rounds of a fit, of layers that are fitted again together."""
+ROUGH_ROWS, ROUGH_ROUNDS = 0.3, 1
+"""Share of the rows for each column, and rounds of a fit, of layers that are fitted again together."""
 
 
 class Fitter(Protocol):
@@ -146,8 +146,9 @@ def repair(
     pairs = [(a, b) for a, b in matched(linear_layers(before), linear_layers(after)) if a.name in kept.layers]
     found = chains([b for _, b in pairs], after.returned) if rough else []
     again = {layer.name for chain in found if len(chain.layers) > 1 for layer in chain.layers}
+    few = replace(rows, a_column=round(ROUGH_ROWS * rows.a_column))
     layers: list[_Layer] = [
-        _Linear(a, b, residual_add(b), kept, count, memory, rows.share(ROUGH_ROWS) if b.name in again else rows)
+        _Linear(a, b, residual_add(b), kept, count, memory, few if b.name in again else rows)
         for a, b in pairs
         if not b.weight_shared
     ]

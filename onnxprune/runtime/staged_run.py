@@ -195,7 +195,7 @@ class StagedRun:
         for name in piece.released:
             del self._stored[name]
         self._at += 1
-        heaps.trim(self._memory // 4)
+        heaps.trim(self._memory // 2)
         return result
 
     def ahead(self, changed: Model) -> Iterator[list[Array]]:
