@@ -1,12 +1,12 @@
 """Refits the layers of a chain together, so that the output of the last one is close to the original's.
 
-Least squares in all weights at once: Gauss-Newton steps, damped as by Levenberg and Marquardt, each solved by
-conjugate gradients. These are preconditioned, layer by layer, with the second moments of what a layer reads and of what
-of its outputs reaches the end (the factors of Martens and Grosse, "Optimizing neural networks with Kronecker-factored
-approximate curvature", ICML 2015). The right side of the equations is that of all samples; their matrix is that of a
-part of them, where these are many for the number of weights (Byrd, Chin, Neveitt and Nocedal, "On the use of stochastic
-Hessian information in optimization methods for machine learning", SIAM Journal on Optimization 2011). Like the fit of
-one layer it needs the inputs alone.
+Least squares in all weights at once: Gauss-Newton steps, damped as by Levenberg and Marquardt, each solved by conjugate
+gradients. These are preconditioned, layer by layer, with the second moments of what a layer reads and of what of its
+outputs reaches the end (the factors of Martens and Grosse, "Optimizing neural networks with Kronecker-factored
+approximate curvature", ICML 2015), which few samples tell. The right side of the equations is that of all samples;
+their matrix is that of a part of them, where these are many for the number of weights (Byrd, Chin, Neveitt and Nocedal,
+"On the use of stochastic Hessian information in optimization methods for machine learning", SIAM Journal on
+Optimization 2011). Like the fit of one layer it needs the inputs alone.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ FD_STEP = 1e-3
 """Step of the finite difference for slopes, as a share of the standard deviation."""
 EQUATIONS, SPARSEST = 25, 4
 """Equations for each weight that give the matrix; every so many parts do at most."""
+POSITIONS = 30
+"""Positions for each column that give the preconditioner, where there are more."""
 SHRINKAGE, WIDEST = 0.1, 2048
 """Share of the diagonal in the output Gram matrices, which a probe only estimates; with more outputs all of it."""
 
@@ -154,7 +156,7 @@ class _Part:
             groups = self._chain.operators[i].groups
             flat = g.reshape(groups, len(g) // groups, -1)
             wide = flat.shape[1] > WIDEST
-            gram = np.square(flat).sum(axis=2, keepdims=True) if wide else np.stack([f @ f.T for f in flat])
+            gram = np.square(flat).sum(axis=2, keepdims=True) if wide else np.matmul(flat, flat.transpose(0, 2, 1))
             found.append(gram.astype(np.float64))
         return found[::-1]
 
@@ -218,24 +220,28 @@ class _Step:
     ) -> None:
         equations, unknowns = sum(maps.y.size for maps in parts), sum(w.size for w in weights)
         every = max(1, min(SPARSEST, equations // (EQUATIONS * unknowns)))
+        positions = sum(maps.y[0].size for maps in parts[::every])
+        rough = every * max(1, positions // (POSITIONS * max(op.columns for op in chain.operators)))
 
         def linearised(i: int) -> tuple[_Part, Weights, tuple[list[Doubles], list[Doubles]] | None]:
             part = _Part(chain, weights, parts[i])
-            return part, part.target(), None if i % every else part.factors([*seed, i])
+            return part, part.target(), None if i % rough else part.factors([*seed, i])
 
         self._parts: list[_Part] = []
         target: Weights = []
         moments: list[Doubles] = []
         grams: list[Doubles] = []
-        count = 0
-        for part, one, factors in in_order(linearised, range(len(parts))):
+        count = seen = 0
+        for i, (part, one, factors) in enumerate(in_order(linearised, range(len(parts)))):
             target, count = _added(target, one), count + part.positions
-            if factors is not None:
+            if i % every == 0:
                 self._parts.append(part)
+            if factors is not None:
                 moments, grams = _added(moments, factors[0]), _added(grams, factors[1])
+                seen += part.positions
         self._target = [a / np.float32(count) for a in target]
         self._n = sum(part.positions for part in self._parts)
-        self._layers = [_Curvature.of(m / self._n, g / self._n) for m, g in zip(moments, grams, strict=True)]
+        self._layers = [_Curvature.of(m / seen, g / seen) for m, g in zip(moments, grams, strict=True)]
 
     def solved(self, penalty: float) -> Weights:
         """The step with a ridge, by preconditioned conjugate gradients that start at zero."""

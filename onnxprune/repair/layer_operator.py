@@ -35,7 +35,7 @@ class Unfolded:
 
     def moments(self) -> NDArray[np.float64]:
         """Sum of the outer products of the columns; shape (groups, columns, columns)."""
-        return np.stack([(c @ c.T).astype(np.float64) for c in self.columns])  # a product with itself costs half
+        return np.matmul(self.columns, self.columns.transpose(0, 2, 1)).astype(np.float64)  # BLAS makes half of it
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class LayerOperator:
             reached = [_seen(*step, m, n) for step, (n, m) in zip(turned, sizes, strict=True)]
             back = cls(layer.groups, layer.features[1], tuple(out), tuple(lengths), _joined(reached))
         return cls(layer.groups, layer.features[0], tuple(lengths), tuple(out), _joined(seen), back)
+
+    @property
+    def columns(self) -> int:
+        """Columns of the matrix of a group."""
+        return self.features // self.groups * len(self.windows)
 
     def unfold(self, x: Floats) -> Unfolded:
         """What the layer multiplies its weight with at every position of a map."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -14,7 +16,17 @@ from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
 from onnxprune.repair import chain_function, gauss_newton
 from onnxprune.repair.chain_function import ChainFunction, FeatureMaps, Function
-from onnxprune.repair.gauss_newton import EQUATIONS, SPARSEST, Refined, _Curvature, _Part, _Step, refine
+from onnxprune.repair.gauss_newton import (
+    EQUATIONS,
+    POSITIONS,
+    SPARSEST,
+    Doubles,
+    Refined,
+    _Curvature,
+    _Part,
+    _Step,
+    refine,
+)
 from onnxprune.repair.joint import repair
 from onnxprune.repair.kept_indices import KeptAxis, KeptIndices
 from onnxprune.repair.layer_chains import chains
@@ -132,6 +144,26 @@ def test_the_matrix_is_that_of_a_part_of_many_samples(
     assert exact < found < 0.3 * before if every > 1 else exact == found
 
 
+@pytest.mark.parametrize(("rows", "counted"), [(100, 100), (800, 200), (20_000, 500)])
+def test_the_preconditioner_is_that_of_few_positions(
+    rows: int, counted: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of at least so many for each of 6 columns, in fortieths of the rows; of all where there are few."""
+    run, true = run_of_two(rng, 4)
+    x = normal(rng, 6, rows)
+    monkeypatch.setattr(chain_function, "CHUNK", 6 * rows // 40)
+    seen: list[_Part] = []
+    factors = _Part.factors
+
+    def noted(part: _Part, seed: Sequence[int]) -> tuple[list[Doubles], list[Doubles]]:
+        seen.append(part)
+        return factors(part, seed)
+
+    monkeypatch.setattr(_Part, "factors", noted)
+    _Step(run, true, run.divided(FeatureMaps(x, run(true, x)[1][-1])), [0])
+    assert sum(part.positions for part in seen) == counted >= min(rows, POSITIONS * 6)
+
+
 def test_outputs_are_divided_by_their_gram_matrix(rng: np.random.Generator) -> None:
     moments, half = np.eye(3)[None], rng.standard_normal((1, 5, 5))
     gram = half @ half.transpose(0, 2, 1)
@@ -167,6 +199,7 @@ def test_threads_and_parts_change_nothing(rng: np.random.Generator, monkeypatch:
     def found(cores: int, chunk: int) -> Refined:
         monkeypatch.setattr(parallel, "cores", lambda: cores)
         monkeypatch.setattr(chain_function, "CHUNK", chunk)
+        monkeypatch.setattr(gauss_newton, "POSITIONS", 10**6)  # all of them
         return refine(run, weights, rows, held, [0])
 
     one, three, whole = found(1, 8000), found(3, 8000), found(1, 2**30)
