@@ -35,7 +35,8 @@ class Unfolded:
 
     def moments(self) -> NDArray[np.float64]:
         """Sum of the outer products of the columns; shape (groups, columns, columns)."""
-        return np.matmul(self.columns, self.columns.transpose(0, 2, 1)).astype(np.float64)  # BLAS makes half of it
+        found: Floats = np.matmul(self.columns, self.columns.transpose(0, 2, 1))  # of which BLAS makes half
+        return found.astype(np.float64)
 
 
 @dataclass(frozen=True)
