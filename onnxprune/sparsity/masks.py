@@ -50,12 +50,13 @@ def _mask_small(scores: Scores, zeroed: Mask, n: int) -> None:
         np.put_along_axis(zeroed, order[:, :, n:], True, axis=2)
         return
     parts = [np.ascontiguousarray(scores[:, :, i]) for i in range(size)]
-    above = [np.zeros(parts[0].shape, dtype=np.int8) for _ in range(size)]  # number of larger elements in the group
+    # Number of elements of the group that go before: larger ones, and equal ones that are earlier.
+    above = [np.full(parts[0].shape, i, dtype=np.int8) for i in range(size)]
     for i in range(size):
         for j in range(i + 1, size):
-            later = parts[j] > parts[i]
+            later = (parts[j] > parts[i]).view(np.int8)  # of one type: without casts several times faster
             above[i] += later
-            above[j] += ~later
+            above[j] -= later
     for i in range(size):
         np.greater_equal(above[i], n, out=zeroed[:, :, i])
 
