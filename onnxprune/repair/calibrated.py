@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.calibration import Samples
 from onnxprune.calibration.batch_size import small_batches
@@ -28,6 +27,7 @@ from onnxprune.repair.batch_norm import reestimate
 from onnxprune.repair.interpolation import interpolate
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.layerwise import Fitter, Refit
+from onnxprune.repair.paired_test import is_better
 from onnxprune.runtime.io_slices import WHOLE, IoSlices
 from onnxprune.statistics.moments import REPAIR_ROWS, Rows
 from onnxprune.verification.output_error import Errors, measured
@@ -48,10 +48,6 @@ SHARES_BELOW, SHARES = 64, (0.5,)
 """With fewer samples than this, these shares of every stage's change of the weights are candidates too."""
 BATCHES, LARGEST_BATCH = 10, 32
 """Batches that samples are divided into, where that is possible: layers hold out whole batches."""
-QUANTILES = (3.08, 1.89, 1.64, 1.53, 1.48, 1.44, 1.41, 1.40, 1.38, 1.37)
-"""Student's t that is exceeded by chance once in ten times, for 1, 2, ... degrees of freedom (Student, 1908)."""
-FEW_GAIN, FEW = 0.5, 3
-"""Fewer samples than this choose a candidate only if it leaves less than this share of the error."""
 
 Share = float
 Candidate = tuple[str, Share]
@@ -98,30 +94,6 @@ class _Trial:
             if after.sum() < least and is_better(before, after):
                 found, least = candidate, after.sum()
         return found
-
-
-def is_better(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
-    """Whether squared errors became smaller in sum, and their roots by more than chance explains (paired t-test).
-
-    The roots are tested since a few samples may hold nearly all of a sum of squares.
-
-    Args:
-        before: Squared errors, one a sample; or other losses, of which the least counts as zero where it is negative.
-        after: The same of another model.
-    """
-    if not len(after) or not np.isfinite(after).all():
-        return False
-    if not np.isfinite(before).all():
-        return True
-    least = min(0.0, float(before.min()), float(after.min()))
-    before, after = before - least, after - least
-    if not after.sum() < (1 if len(after) >= FEW else FEW_GAIN) * before.sum():
-        return False
-    if len(after) == 1:
-        return True
-    gain = np.sqrt(before) - np.sqrt(after)
-    deviation = float(gain.std(ddof=1)) / np.sqrt(len(gain))
-    return bool(gain.mean() > QUANTILES[min(len(gain) - 1, len(QUANTILES)) - 1] * deviation)
 
 
 def repair(
@@ -249,7 +221,7 @@ def _stages(
     """Refits a model in place, stage by stage; yields the stage's name and what became of each layer."""
     batches, alone = _in_batches(original, samples), settings.fitter is not None
     with part(0.0, 1.0 if alone else LAYERWISE_WORK):
-        refits = refit_layers(original, pruned, kept, samples, settings, rough=not alone)
+        refits = _layer_by_layer(original, pruned, kept, batches, settings, rough=not alone)
     yield "layer-wise refit", refits
     if not alone:
         with part(LAYERWISE_WORK, 1.0):
@@ -268,10 +240,16 @@ def _stages(
 
 
 def refit_layers(
-    original: Model, pruned: Model, kept: KeptIndices, samples: Samples, settings: Settings, *, rough: bool = False
+    original: Model, pruned: Model, kept: KeptIndices, samples: Samples, settings: Settings
 ) -> list[Refit]:
-    """The first stage: refits a model in place, layer by layer, and judges nothing; see `layerwise.repair`."""
-    batches = _in_batches(original, samples)
+    """The first stage alone: refits a model in place, layer by layer, and judges nothing."""
+    return _layer_by_layer(original, pruned, kept, _in_batches(original, samples), settings, rough=False)
+
+
+def _layer_by_layer(
+    original: Model, pruned: Model, kept: KeptIndices, batches: Samples, settings: Settings, *, rough: bool
+) -> list[Refit]:
+    """The layer-wise refit with what the run asks for."""
     return layerwise.repair(
         original,
         pruned,

@@ -17,7 +17,7 @@ from onnxprune.common.progress import step
 from onnxprune.common.storable import storable
 from onnxprune.gradients.optimizer import RelativeAdam, rate_at
 from onnxprune.gradients.trainable import Trainable
-from onnxprune.repair.calibrated import is_better
+from onnxprune.repair.paired_test import is_better
 from onnxprune.repair.training_batches import TrainingBatches
 from onnxprune.runtime.io_slices import Batch
 

@@ -15,8 +15,8 @@ from onnx import numpy_helper
 import onnxprune
 from onnxprune.model.model import Model
 from onnxprune.repair import calibrated, joint, layerwise
-from onnxprune.repair.calibrated import is_better
 from onnxprune.repair.layerwise import Refit
+from onnxprune.repair.paired_test import is_better
 from onnxprune.verification import output_error
 from onnxprune.verification.output_error import SideBySide
 from tests.support.lanes import spread
