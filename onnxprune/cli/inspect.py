@@ -58,9 +58,10 @@ def inspect(
     """
     page, drawing = page_path(html, model), _graph_path(graph, model)
     if anonymise:
-        asked = {"--html": page is not None, "--graph": drawing is not None, "--json": as_json, "--sparsity": sparsity}
-        for name in filter(asked.get, asked):
-            raise InputError(f"{name} shows what is in the model, and --anonymise nothing", "give one of them")
+        shows = {"--html": page, "--graph": drawing, "--json": as_json, "--sparsity": sparsity}
+        asked = [name for name, given in shows.items() if given]
+        if asked:
+            raise InputError(f"{asked[0]} shows what is in the model, and --anonymise nothing", "give one of them")
         _anonymise(model, output)
         return
     if output is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 
 _UNITS = ("", "k", "M", "G", "T", "P")
@@ -81,14 +81,14 @@ def plain_percent(share: float) -> str:
     return f"{value:.{digits}f}%"
 
 
-def first_of(names: Sequence[str], most: int) -> str:
-    """The first of some names, and how many more there are.
+def first_of(names: Sequence[str], most: int, shown: Callable[[str], str] = str) -> str:
+    """The first of some names as they are shown, and how many more there are.
 
-    >>> first_of(["a", "b", "c"], 2), first_of(["a", "b"], 2)
-    ('a, b and 1 more', 'a, b')
+    >>> first_of(["a", "b", "c"], 2), first_of(["a", "b"], 2, repr)
+    ('a, b and 1 more', "'a', 'b'")
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
+    return f"{', '.join(map(shown, names[:most]))}{more}"
 
 
 def plural(number: int, word: str) -> str:

@@ -74,8 +74,7 @@ def _block_sums(block: NDArray[Any], axes: Sequence[int], power: int) -> dict[in
     if inner.ndim == 2 and len(inner) <= _FEW_ROWS:
         ones = [np.ones(n, inner.dtype) for n in inner.shape]
         return {a: inner @ ones[1] if a == 0 else ones[0] @ inner for a in axes}
-    kind = inner.dtype if inner.ndim == 1 and len(inner) <= _FEW_ROWS else np.float64
-    return {a: inner.sum(axis=tuple(i for i in range(depth) if i != a), dtype=kind) for a in axes}
+    return {a: inner.sum(axis=tuple(i for i in range(depth) if i != a), dtype=np.float64) for a in axes}
 
 
 def lamp(squares: Scores) -> Scores:

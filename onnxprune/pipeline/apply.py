@@ -112,7 +112,7 @@ def apply_plan(plan: Plan, original: Original, asked: Application, clock: Clock)
     with clock.stage("apply"):
         kept = kept_indices(analysis.coupling, removed)
         biases = {} if asked.growth is None else grow(analysis, asked.growth, removed)
-        nothing_lost = asked.growth is not None and only_grows(asked.growth.old, plan, analysis.coupling)
+        nothing_lost = asked.growth is not None and only_grows(asked.growth, plan, removed, analysis.coupling)
         remove(analysis.model, analysis.coupling, removed)
         add_biases(analysis.model, biases)
     repaired, distilled = _repair(plan, original, analysis.model, kept, data, io_slices, asked, clock)

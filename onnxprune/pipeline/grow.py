@@ -80,10 +80,10 @@ def grow(analysis: Analysis, growth: Growth, removed: NDArray[np.bool_]) -> dict
     return _new_biases(coupling, gone, removed, trained)
 
 
-def only_grows(old: Plan, new: Plan, coupling: Coupling) -> bool:
-    """Whether a plan takes nothing away that a model that was made by another plan has."""
-    more = planning.channels(new, coupling) & ~planning.channels(old, coupling)
-    return not more.any() and (not new.zeroed or new.zeroed == old.zeroed)
+def only_grows(growth: Growth, new: Plan, removed: NDArray[np.bool_], coupling: Coupling) -> bool:
+    """Whether a new plan, which removes these channels, takes nothing away that the trained model has."""
+    more = removed & ~planning.channels(growth.old, coupling)
+    return not more.any() and (not new.zeroed or new.zeroed == growth.old.zeroed)
 
 
 def add_biases(model: Model, biases: dict[str, Array]) -> None:

@@ -218,10 +218,7 @@ class _Step:
     def __init__(
         self, chain: ChainFunction, weights: Weights, parts: Sequence[FeatureMaps], seed: Sequence[int]
     ) -> None:
-        equations, unknowns = sum(maps.y.size for maps in parts), sum(w.size for w in weights)
-        every = max(1, min(SPARSEST, equations // (EQUATIONS * unknowns)))
-        positions = sum(maps.y[0].size for maps in parts[::every])
-        rough = every * max(1, positions // (POSITIONS * max(op.columns for op in chain.operators)))
+        every, rough = _strides(chain, weights, parts)
 
         def linearised(i: int) -> tuple[_Part, Weights, tuple[list[Doubles], list[Doubles]] | None]:
             part = _Part(chain, weights, parts[i])
@@ -282,6 +279,14 @@ class _Step:
             bias = left[2 * i + 1].reshape(len(inverse), -1, 1)
             found += [layer.divided(left[2 * i]) @ inverse, layer.divided(bias).reshape(-1)]
         return found
+
+
+def _strides(chain: ChainFunction, weights: Weights, parts: Sequence[FeatureMaps]) -> tuple[int, int]:
+    """Every so many parts give the matrix, and every so many, a multiple of that, the preconditioner."""
+    equations, unknowns = sum(maps.y.size for maps in parts), sum(w.size for w in weights)
+    every = max(1, min(SPARSEST, equations // (EQUATIONS * unknowns)))
+    positions = sum(maps.y[0].size for maps in parts[::every])
+    return every, every * max(1, positions // (POSITIONS * max(op.columns for op in chain.operators)))
 
 
 def _added(total: list[NDArray[F]], more: Sequence[NDArray[F]]) -> list[NDArray[F]]:

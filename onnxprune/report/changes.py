@@ -14,10 +14,10 @@ def blocks(report: Report) -> list[Part]:
     """The blocks that went as a whole."""
     if not report.blocks:
         return []
-    sums = [printable(block.sum) for block in report.blocks]
-    ends = [printable(name) for block in report.blocks for name in block.ends]
-    went = f"{plural(len(sums), 'block')} left out as a whole, before the sums {first_of(sums, BLOCKS)}"
-    return [went, *([f"Inputs and outputs that went with them: {first_of(ends, ENDS)}"] if ends else [])]
+    sums = [block.sum for block in report.blocks]
+    ends = [name for block in report.blocks for name in block.ends]
+    went = f"{plural(len(sums), 'block')} left out as a whole, before the sums {first_of(sums, BLOCKS, printable)}"
+    return [went, *([f"Inputs and outputs that went with them: {first_of(ends, ENDS, printable)}"] if ends else [])]
 
 
 def reordered(report: Report) -> list[Part]:

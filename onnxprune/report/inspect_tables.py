@@ -76,7 +76,7 @@ def _why(reasons: Sequence[str]) -> str:
 
 
 def _nodes(group: Mapping[str, Any]) -> str:
-    return first_of([short(name, NODE) for name in group["nodes"]], NODES)
+    return first_of(group["nodes"], NODES, lambda name: short(name, NODE))
 
 
 def operators(data: Sequence[Mapping[str, Any]]) -> list[Part]:

@@ -178,7 +178,7 @@ def _has_all(other: Session, names: Sequence[str]) -> None:
     lost = [name for name in names if name not in {*other.inputs, *other.outputs}]
     if lost:
         raise InputError(
-            f"the second model has no input or output {first_of(list(map(repr, lost)), NAMED)}",
+            f"the second model has no input or output {first_of(lost, NAMED, repr)}",
             f"{option('plan', ...)} says what went, where it was pruned from the first",
         )
 

@@ -15,7 +15,7 @@ from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
 from onnxprune.repair import chain_function, gauss_newton
-from onnxprune.repair.chain_function import ChainFunction, FeatureMaps, Function
+from onnxprune.repair.chain_function import ChainFunction, FeatureMaps, Function, Weights
 from onnxprune.repair.gauss_newton import (
     EQUATIONS,
     POSITIONS,
@@ -121,15 +121,22 @@ def test_what_two_layers_can_make_they_learn_to_make(rng: np.random.Generator) -
     assert held.error(made) / held.variation == pytest.approx(found.after)
 
 
+def in_fortieths(
+    rows: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> tuple[ChainFunction, Weights, list[FeatureMaps]]:
+    """A chain of two layers that reads 6 features, its weights, and samples of it in some forty parts."""
+    run, true = run_of_two(rng, 4)
+    x = normal(rng, 6, rows)
+    monkeypatch.setattr(chain_function, "CHUNK", 6 * rows // 40)
+    return run, true, run.divided(FeatureMaps(x, run(true, x)[1][-1]))
+
+
 @pytest.mark.parametrize(("rows", "every"), [(100, 1), (800, 2), (20_000, SPARSEST)])
 def test_the_matrix_is_that_of_a_part_of_many_samples(
     rows: int, every: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many equations for each weight as are asked for, and a step that leads most of the way."""
-    run, true = run_of_two(rng, 4)
-    x = normal(rng, 6, rows)
-    monkeypatch.setattr(chain_function, "CHUNK", 6 * rows // 40)
-    parts = run.divided(FeatureMaps(x, run(true, x)[1][-1]))
+    run, true, parts = in_fortieths(rows, rng, monkeypatch)
     weights = [w + 0.1 * normal(rng, *w.shape) for w in true]
     step = _Step(run, weights, parts, [0])
     assert len(step._parts) == -(-len(parts) // every)
@@ -149,9 +156,7 @@ def test_the_preconditioner_is_that_of_few_positions(
     rows: int, counted: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of at least so many for each of 6 columns, in fortieths of the rows; of all where there are few."""
-    run, true = run_of_two(rng, 4)
-    x = normal(rng, 6, rows)
-    monkeypatch.setattr(chain_function, "CHUNK", 6 * rows // 40)
+    run, true, parts = in_fortieths(rows, rng, monkeypatch)
     seen: list[_Part] = []
     factors = _Part.factors
 
@@ -160,7 +165,7 @@ def test_the_preconditioner_is_that_of_few_positions(
         return factors(part, seed)
 
     monkeypatch.setattr(_Part, "factors", noted)
-    _Step(run, true, run.divided(FeatureMaps(x, run(true, x)[1][-1])), [0])
+    _Step(run, true, parts, [0])
     assert sum(part.positions for part in seen) == counted >= min(rows, POSITIONS * 6)
 
 

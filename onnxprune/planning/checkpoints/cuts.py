@@ -127,7 +127,7 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
     if missing:
         finds = f"{option('model', ...)} finds those of the same values"
         raise InputError(
-            f"the checkpoint has no tensor for {first_of(list(map(repr, missing)), SHOWN)} of the plan",
+            f"the checkpoint has no tensor for {first_of(missing, SHOWN, repr)} of the plan",
             f"{option('tensor_map', ...)} says which tensor it is, or ignores it; {finds}",
         )
     for name, axes in exact.items():
