@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
-import zlib
 from types import TracebackType
 from typing import BinaryIO
 
+import numpy as np
+import xxhash
+
 from onnxprune.common.time_limit import starting_threads
+from onnxprune.model.direct_write import DirectWriter, aligned_buffer
 from onnxprune.model.values import Array
 
-AHEAD = 16
-"""Blocks that wait to be written at most."""
-PIECE = 2**16
-"""Bytes of each checksum that is hashed."""
-
-
-class ContentHash:
-    """A hash of bytes that may be given in blocks of any size: SHA-256 of the CRC-32 and length of each piece of them.
-
-    It tells one content from another for names of files, in a third of the time of SHA-256 of all bytes. It does not
-    withstand somebody who looks for two contents that have the same.
-    """
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._checksum = self._length = 0
-
-    def update(self, block: memoryview) -> None:
-        """Adds bytes."""
-        while block:
-            some = block[: PIECE - self._length]
-            block = block[len(some) :]
-            self._checksum = zlib.crc32(some, self._checksum)
-            self._length += len(some)
-            if self._length == PIECE:
-                self._close()
-
-    def hexdigest(self) -> str:
-        """64 hexadecimal digits; nothing can be added after it was asked for."""
-        if self._length:
-            self._close()
-        return self._hash.hexdigest()
-
-    def _close(self) -> None:
-        """Ends a piece."""
-        self._hash.update(self._checksum.to_bytes(4, "little") + self._length.to_bytes(4, "little"))
-        self._checksum = self._length = 0
+BUFFER = 2**21
+"""Bytes that are written at a time."""
+_BUFFERS = 3  # one that is filled, one that is written, one that waits
 
 
 class HashedStream:
@@ -60,14 +28,25 @@ class HashedStream:
 
     Attributes:
         size: Bytes written so far.
-        digest: `ContentHash` of all that was written, once the block has ended.
+        digest: XXH3 (128 bits, hexadecimal) of all that was written, once the block has ended. It tells contents apart,
+            but does not withstand somebody who looks for two that have the same.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, *, direct: bool = False) -> None:
+        """Writes nothing yet.
+
+        Args:
+            stream: Where to write.
+            direct: Whether to write past the page cache where that is possible; the stream must be a new file then.
+        """
         self.size = 0
         self.digest = ""
-        self._stream = stream
-        self._blocks: queue.Queue[memoryview | None] = queue.Queue(AHEAD)
+        self._write = DirectWriter(stream).write if direct else stream.write
+        self._free: queue.Queue[Array] = queue.Queue()
+        self._full: queue.Queue[Array | None] = queue.Queue()  # parts of buffers
+        for _ in range(_BUFFERS):
+            self._free.put(aligned_buffer(BUFFER))
+        self._buffer, self._used = self._free.get(), 0
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="write")
 
@@ -77,23 +56,30 @@ class HashedStream:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._blocks.put(None)
+        self._full.put(self._buffer[: self._used])
+        self._full.put(None)
         self._thread.join()
         if self._error is not None and kind is None:
             raise self._error
 
     def write(self, block: Array | bytes) -> None:
-        """Writes a block of bytes, uint8 if it is an array, which must not change afterwards.
+        """Writes a block of bytes, uint8 and flat if it is an array.
 
         Raises:
             OSError: A block could not be written, this one or one before it.
         """
-        if self._error is not None:
-            raise self._error
-        view = memoryview(block if isinstance(block, bytes) else block.data)
-        if view.nbytes:
-            self._blocks.put(view.cast("B"))
-            self.size += view.nbytes
+        rest = np.frombuffer(block, np.uint8) if isinstance(block, bytes) else block
+        self.size += len(rest)
+        while len(rest):
+            if self._error is not None:
+                raise self._error
+            some = rest[: BUFFER - self._used]
+            self._buffer[self._used : self._used + len(some)] = some
+            self._used += len(some)
+            rest = rest[len(some) :]
+            if self._used == BUFFER:
+                self._full.put(self._buffer)
+                self._buffer, self._used = self._free.get(), 0
 
     def pad(self, size: int) -> None:
         """Writes zeros up to a size."""
@@ -101,12 +87,13 @@ class HashedStream:
             self.write(bytes(size - self.size))
 
     def _run(self) -> None:
-        digest = ContentHash()
-        while (block := self._blocks.get()) is not None:
+        digest = xxhash.xxh3_128()
+        while (block := self._full.get()) is not None:
             if self._error is None:
                 try:
-                    self._stream.write(block)
-                    digest.update(block)
+                    self._write(block.data)
+                    digest.update(block.data)
                 except BaseException as error:  # told where the blocks come from
                     self._error = error
+            self._free.put(block)
         self.digest = digest.hexdigest()

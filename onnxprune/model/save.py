@@ -21,6 +21,8 @@ from onnxprune.model.tensors import inline_bytes, is_external, overwrite_values,
 
 EXTERNAL_MIN_BYTES = 1024
 """Size in bytes from which a tensor is written to the data file, if there is one."""
+DIRECT_FROM = 2**30
+"""Size in bytes from which a data file is written past the page cache; a smaller one may be read from there soon."""
 _HEADROOM = 64 * 2**20  # bytes reserved for everything but raw data: names, nodes, typed fields
 Pair = tuple[TensorProto, TensorProto]
 """A reference to values, and the tensor that has them."""
@@ -53,7 +55,7 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True, 
     with atomic_write(target, keep=model.data_files) as write:
         files, proto, data_bytes = [], model.proto, 0
         if needs_data_file(model) or data_chunk is not None:
-            proto, written = write_external_data(model, write.new, data_chunk or _chunk_of(model))
+            proto, written = write_external_data(model, write.new, data_chunk or _chunk_of(model), direct=True)
             files, data_bytes = [data_file_path(target, one.digest) for one in written], sum(o.size for o in written)
             for file in files:
                 _check_target(model, file, overwrite=True)
@@ -109,7 +111,7 @@ def _stat(file: Path) -> os.stat_result | None:
 
 
 def write_external_data(
-    model: Model, new: Callable[[], BinaryIO], chunk: int | None = None
+    model: Model, new: Callable[[], BinaryIO], chunk: int | None = None, *, direct: bool = False
 ) -> tuple[onnx.ModelProto, list[HashedStream]]:
     """Writes the large tensors of a model to one or more streams, block by block.
 
@@ -117,6 +119,7 @@ def write_external_data(
         model: The model; not modified.
         new: Opens the next stream.
         chunk: Largest number of bytes of a stream, see `save`.
+        direct: Whether streams of `DIRECT_FROM` bytes or more are written past the page cache; they are new files then.
 
     Returns:
         A copy of the model that refers to these values as external data, with the number of a stream for a location
@@ -129,7 +132,8 @@ def write_external_data(
             overwrite_values(reference, model.array(full))
     large = [(reference, full) for reference, full in pairs if is_external(reference)]
     for some in _shared_out(large, chunk):
-        with HashedStream(new()) as out:
+        large_file = sum(payload_bytes(full) for _, full in some) >= DIRECT_FROM
+        with HashedStream(new(), direct=direct and large_file) as out:
             for reference, full in some:
                 start = aligned_offset(out.size, payload_bytes(full))
                 out.pad(start)

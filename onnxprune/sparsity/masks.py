@@ -14,8 +14,8 @@ Mask = NDArray[np.bool_]
 Scores = NDArray[Any]
 """Scores of elements: nonnegative, of any ordered type; elements with low scores are set to zero."""
 
-CHUNK = 2**16
-"""Number of elements that are ranked at a time, so that they fit into the cache."""
+CHUNK = 2**17
+"""Number of elements that are ranked at a time, so that they fit into the cache: those of a block of half precision."""
 
 
 def mask_all_but_largest(scores: Scores, zeroed: Mask, n: int, m: int) -> None:
@@ -49,16 +49,15 @@ def _mask_small(scores: Scores, zeroed: Mask, n: int) -> None:
         order = np.argsort(-scores.astype(np.float64), axis=2, kind="stable")
         np.put_along_axis(zeroed, order[:, :, n:], True, axis=2)
         return
-    parts = [np.ascontiguousarray(scores[:, :, i]) for i in range(size)]
+    parts = np.ascontiguousarray(np.moveaxis(scores, 2, 0))
     # Number of elements of the group that go before: larger ones, and equal ones that are earlier.
-    above = [np.full(parts[0].shape, i, dtype=np.int8) for i in range(size)]
-    for i in range(size):
-        for j in range(i + 1, size):
-            later = (parts[j] > parts[i]).view(np.int8)  # of one type: without casts several times faster
-            above[i] += later
-            above[j] -= later
-    for i in range(size):
-        np.greater_equal(above[i], n, out=zeroed[:, :, i])
+    above = np.empty(parts.shape, dtype=np.int8)
+    above[...] = np.arange(size, dtype=np.int8)[:, None, None, None]
+    for apart in range(1, size):
+        later = (parts[apart:] > parts[:-apart]).view(np.int8)  # of one type: without casts several times faster
+        above[:-apart] += later
+        above[apart:] -= later
+    np.greater_equal(above, n, out=np.moveaxis(zeroed, 2, 0))
 
 
 def block_means(matrices: Scores, rows: int, columns: int) -> NDArray[np.float64]:

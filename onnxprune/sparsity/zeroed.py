@@ -117,9 +117,12 @@ class SmallestMasks(BlockMasks):
             nonlocal left
             mask: Mask = sizes < limit
             if left:
-                equal = np.flatnonzero(sizes == limit)[:left]
-                mask.reshape(-1)[equal] = True
-                left -= len(equal)
+                equal = sizes == limit
+                count = int(np.count_nonzero(equal))
+                if count > left:
+                    equal.reshape(-1)[np.flatnonzero(equal)[left:]] = False
+                mask |= equal
+                left -= min(count, left)
             return mask
 
         return mask_of
