@@ -16,7 +16,7 @@ from onnxprune.model.values import Array
 
 BUFFER = 2**21
 """Bytes that are written at a time."""
-_BUFFERS = 3  # one that is filled, one that is written, one that waits
+_BUFFERS = 3  # one is filled, one written, one waits
 
 
 class HashedStream:
@@ -42,7 +42,7 @@ class HashedStream:
         self.size = 0
         self.digest = ""
         self._write = DirectWriter(stream).write if direct else stream.write
-        self._free: queue.Queue[Array] = queue.Queue()
+        self._free: queue.Queue[Array] = queue.LifoQueue()  # the last is in the processor's cache
         self._full: queue.Queue[Array | None] = queue.Queue()  # parts of buffers
         for _ in range(_BUFFERS):
             self._free.put(aligned_buffer(BUFFER))

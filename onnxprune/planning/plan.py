@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.common.math import rounded
 from onnxprune.coupling.constant_cuts import sources
 from onnxprune.coupling.coupling import Coupling
 from onnxprune.coupling.groups import Grade, Group
@@ -337,5 +339,5 @@ def describe(group: Group, removed: Sequence[int], scores: NDArray[np.float64] |
         "nodes": group.nodes,
     }
     if scores is not None:
-        entry["scores"] = [float(f"{s:.6g}") if np.isfinite(s) else None for s in scores]
+        entry["scores"] = [s if math.isfinite(s) else None for s in rounded(scores).tolist()]
     return entry

@@ -45,7 +45,7 @@ def order_statistic(
         position: The position, from 0.
     """
     sample = np.sort(sample)
-    at, margin = position * len(sample) // size, 4 * math.isqrt(len(sample))
+    at, margin = position * len(sample) // size, 3 * math.isqrt(len(sample))  # 6 deviations at least
     low = sample[at - margin] if at >= margin else None
     high = sample[at + margin] if at + margin < len(sample) else None
     below, between = 0, []

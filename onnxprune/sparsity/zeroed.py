@@ -159,9 +159,8 @@ def magnitude_bits(array: Array) -> Array:
 
 
 def zero_bits(array: Array, zeroed: Mask) -> Array:
-    """Returns an array with its masked elements set to zero, by a branch-free operation on its bits."""
+    """Returns an array with its masked elements set to zero: its bits times 0 or 1, which has no branches."""
     kind = np.dtype(UNSIGNED[array.dtype.itemsize])
-    kept = zeroed.astype(kind)
-    kept -= kind.type(1)  # 0 for a masked element, else all bits set
-    kept &= np.ascontiguousarray(array).view(kind)
+    kept = np.logical_not(zeroed).astype(kind)
+    kept *= np.ascontiguousarray(array).view(kind)
     return kept.view(array.dtype)

@@ -4,17 +4,18 @@
         [--rounds 3] [--folder FOLDER]
 
 Without a model it writes a decoder (see `tools.decoders`). Each side is a process of its own, and in every round all
-of them take their turn. ``copy`` is `cp` of all files plus one read of them. Memory is the largest sum of RssAnon of a
-process and its children, seen every 20 ms: mapped files do not count, as the system may drop their pages. CPU time is
-that of all of them. Sides write to disk as they would for a user; `cp` leaves its pages to the system's cache, and
-everything else syncs what it writes, so that ``copy synced`` is the fairer wall time. At the end the medians, and their
-ratios to those of ``copy``.
+of them take their turn. ``copy`` is `cp` of all files plus one read of them. Memory is the largest sum of RssAnon of
+a process and its children, seen every 20 ms: mapped files do not count, as the system may drop their pages. CPU time
+is that of all of them. Modules are compiled beforehand, as an installation does it. Sides write to disk as they would
+for a user; `cp` leaves its pages to the system's cache, and everything else syncs what it writes, so that ``copy
+synced`` is the fairer wall time. At the end the medians, and their ratios to those of ``copy``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import resource
 import shutil
 import statistics
@@ -56,14 +57,17 @@ def sides(model: Path, folder: Path) -> dict[str, list[str]]:
     }
 
 
-def measured(command: list[str], log: Path) -> dict[str, Any]:
+def measured(command: list[str], log: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Runs a command; its seconds, CPU seconds, and anonymous memory in megabytes.
 
     Raises:
         RuntimeError: It fails; its last line is told.
     """
     before, start, most = _cpu(), time.perf_counter(), 0
-    with open(log, "wb") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
+    with (
+        open(log, "wb") as out,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment) as process,
+    ):
         while process.poll() is None:
             most = max(most, sum(map(_anonymous, _family(process.pid))))
             time.sleep(POLL)
@@ -113,15 +117,26 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             model = folder / "decoder.onnx"
             write(model, Sizes().filling(args.gigabytes * 1e9, args.weights), args.weights)
         plan = folder / "plan.json"
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(folder / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
+        small = folder / "small.onnx"
+        write(small, Sizes(hidden=256, inner=512, vocabulary=64), args.weights)
+        for command in sides(small, folder).values():
+            measured(command, folder / "log", environment)
+        _clear(folder, "pruned*", "copy", "plan.json", "small*")
         wanted = {"copy", "plan", *args.only} if "apply" in args.only else {"copy", *args.only}
         for _ in range(args.rounds):
             for name, command in sides(model, folder).items():
                 if args.only and name not in wanted:
                     continue
-                yield {"side": name, **measured(command, folder / "log")}
-                for file in [*folder.glob("pruned*"), *folder.glob("copy")]:
-                    shutil.rmtree(file) if file.is_dir() else file.unlink()
+                yield {"side": name, **measured(command, folder / "log", environment)}
+                _clear(folder, "pruned*", "copy")
             plan.unlink(missing_ok=True)
+
+
+def _clear(folder: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for file in folder.glob(pattern):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
 def verdict(done: list[dict[str, Any]], args: argparse.Namespace) -> tuple[list[str], int]:
