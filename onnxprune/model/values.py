@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-BLOCK = 2**18
+BLOCK = 2**19
 """Size in bytes of a block, so that what is made of it stays in the processor's cache."""
 _KEPT = 2**24
 """Size in bytes of the largest array whose memory is used again once it is free."""
