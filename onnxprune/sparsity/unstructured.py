@@ -25,9 +25,21 @@ def smallest(sizes: NDArray[np.floating], ratio: float) -> Mask:
         flat = sizes.ravel()
         sample = flat[:: max(flat.size // SAMPLE_SIZE, 1)]
         limit, smaller = order_statistic(lambda: iter([flat]), sample, flat.size, count - 1)
-        mask = flat < limit
-        mask[np.flatnonzero(flat == limit)[: count - smaller]] = True
+        mask, _ = up_to(flat, limit, count - smaller)
     return mask.reshape(sizes.shape)
+
+
+def up_to(sizes: NDArray[Any], limit: Any, left: int) -> tuple[Mask, int]:
+    """The mask of the elements below a limit and of the first `left` that equal it, and how many of these it lacks."""
+    mask: Mask = sizes < limit
+    if left:
+        equal = sizes == limit
+        count = int(np.count_nonzero(equal))
+        if count > left:
+            equal.reshape(-1)[np.flatnonzero(equal)[left:]] = False
+        mask |= equal
+        left -= min(count, left)
+    return mask, left
 
 
 def order_statistic(

@@ -16,7 +16,7 @@ from onnxprune.graph.operators import WeightLayout
 from onnxprune.model.values import Array, Values
 from onnxprune.sparsity.masks import Mask
 from onnxprune.sparsity.patterns import Unstructured
-from onnxprune.sparsity.unstructured import SAMPLE_SIZE, order_statistic
+from onnxprune.sparsity.unstructured import SAMPLE_SIZE, order_statistic, up_to
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -115,14 +115,7 @@ class SmallestMasks(BlockMasks):
 
         def mask_of(sizes: Array) -> Mask:
             nonlocal left
-            mask: Mask = sizes < limit
-            if left:
-                equal = sizes == limit
-                count = int(np.count_nonzero(equal))
-                if count > left:
-                    equal.reshape(-1)[np.flatnonzero(equal)[left:]] = False
-                mask |= equal
-                left -= min(count, left)
+            mask, left = up_to(sizes, limit, left)
             return mask
 
         return mask_of
