@@ -53,14 +53,24 @@ def pack_mask(mask: NDArray[np.bool_], *, repeats: bool = False) -> str:
 
 
 def unpack_mask(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The inverse of `pack_mask`; raises InputError where the text does not hold such an array."""
+    """The inverse of `pack_mask`; raises PlanError where the text does not hold such an array."""
     size = int(np.prod(shape))
-    limit = (size + 7) // 8
-    try:
-        packed = base64.b64decode(text, validate=True)
-        bits = np.frombuffer(zlib.decompressobj().decompress(packed, limit + 1), np.uint8)  # it may unpack to anything
-    except (ValueError, zlib.error):
-        raise PlanError("a mask of the plan is not readable") from None
-    if len(bits) != limit:
+    bits = _bits(text, size)
+    if len(bits) != (size + 7) // 8:
         raise PlanError("a mask of the plan has another size than its tensor")
     return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
+
+
+def has_more(text: str, size: int) -> bool:
+    """Whether a mask as text has more elements than that; those within a byte do not count."""
+    return len(_bits(text, size)) > (size + 7) // 8
+
+
+def _bits(text: str, size: int) -> NDArray[np.uint8]:
+    """The packed bits of a mask, one byte more than it should have at most."""
+    try:
+        packed = base64.b64decode(text, validate=True)
+        # It may unpack to anything.
+        return np.frombuffer(zlib.decompressobj().decompress(packed, (size + 7) // 8 + 1), np.uint8)
+    except (ValueError, zlib.error):
+        raise PlanError("a mask of the plan is not readable") from None

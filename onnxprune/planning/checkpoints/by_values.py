@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from onnxprune.planning.checkpoints.arrays import storage
 from onnxprune.planning.checkpoints.cuts import Axes
 
 Array = NDArray[Any]
+Order = tuple[int | None, ...]
+"""For each axis of a tensor that of a constant, None for one of length 1."""
 
 
 def found_by_values(
@@ -33,28 +35,60 @@ def found_by_values(
     Returns:
         The tensor of each constant, and for each of its axes the axis of the constant whose indices it has.
     """
-    once = {storage(tensor): name for name, tensor in reversed(list(tensors.items()))}
+    once = stored_once(tensors)
     found: dict[str, tuple[str, Axes]] = {}
     for value in Graph(model.proto).constants():
         if value.key in constants and value.tensor is not None:
             array = model.array(value.tensor)
-            alike = [(name, order) for name in once.values() if (order := _order(array, tensors[name])) is not None]
+            alike = [(name, order) for name, tensor in once.items() if (order := _order(array, tensor)) is not None]
             if len(alike) == 1:
                 name, order = alike[0]
-                found[value.key] = name, [None if axis is None else (value.key, axis) for axis in order]
+                found[value.key] = name, axes_of(value.key, order)
     return found
 
 
-def _order(constant: Array, tensor: Array) -> list[int | None] | None:
-    """For each axis of a tensor that of a constant of the same values, None for those of length 1; None for others."""
+def fillers(model: Model, tensors: Mapping[str, Array]) -> set[str]:
+    """Constants of one value that no tensor has: the zeros or ones of a bias or scale that a layer lacks.
+
+    Args:
+        model: The model that the checkpoint was exported to.
+        tensors: The tensors of the checkpoint.
+    """
+    found = set()
+    for value in Graph(model.proto).constants():
+        if value.tensor is not None and value.rank:
+            array = model.array(value.tensor)
+            alike = (tensor for tensor in tensors.values() if tensor.size == array.size)
+            if array.size and (array == array.flat[0]).all() and not any((t == array.flat[0]).all() for t in alike):
+                found.add(value.key)
+    return found
+
+
+def stored_once(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Tensors under the first of the names that each is stored under."""
+    names = {storage(tensor): name for name, tensor in reversed(list(tensors.items()))}
+    return {name: tensors[name] for name in names.values()}
+
+
+def axes_of(constant: str, order: Order) -> Axes:
+    """Where the indices of the axes of a tensor come from, if it has those of a constant in some order."""
+    return [None if axis is None else (constant, axis) for axis in order]
+
+
+def orders(constant: Array, tensor: Array) -> Iterator[tuple[Order, Array]]:
+    """The orders of a constant's axes that give the shape of a tensor, and the constant in each of them."""
     if constant.size < 2 or constant.size != tensor.size:
-        return None
+        return
     long = [axis for axis, length in enumerate(constant.shape) if length > 1]
     wanted = [length for length in tensor.shape if length > 1]
+    rest = [axis for axis in range(constant.ndim) if axis not in long]
     for order in itertools.permutations(long):
         if [constant.shape[axis] for axis in order] == wanted:
-            rest = [axis for axis in range(constant.ndim) if axis not in long]
-            if np.array_equal(constant.transpose([*order, *rest]).reshape(tensor.shape), tensor):
-                axes = iter(order)
-                return [next(axes) if length > 1 else None for length in tensor.shape]
-    return None
+            axes = iter(order)
+            turned = constant.transpose([*order, *rest]).reshape(tensor.shape)
+            yield tuple(next(axes) if length > 1 else None for length in tensor.shape), turned
+
+
+def _order(constant: Array, tensor: Array) -> Order | None:
+    """The order in which a constant has the values of a tensor; None for others."""
+    return next((order for order, turned in orders(constant, tensor) if np.array_equal(turned, tensor)), None)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxprune.common.text import first_of, plural
 from onnxprune.errors import InputError, PlanError, option
-from onnxprune.planning.masks import unpack_mask
+from onnxprune.planning.masks import has_more, unpack_mask
 from onnxprune.planning.plan import Plan
 
 Array = NDArray[Any]
@@ -255,6 +255,8 @@ def _zero(plan: Plan, name: str, axes: Axes, left: Sequence[int]) -> NDArray[np.
     if constant is None or constant not in plan.zeroed:
         return None
     order = [source[1] for source in axes if source is not None]
+    if len(order) == 1 and has_more(plan.zeroed[constant]["mask"], left[0]):
+        return None  # one element for each index of a constant of more axes: of a normalization, say
     mask = unpack_mask(plan.zeroed[constant]["mask"], tuple(left[order.index(axis)] for axis in range(len(order))))
     turned: NDArray[np.bool_] = mask.transpose(order)
     return turned

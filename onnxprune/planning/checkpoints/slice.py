@@ -14,11 +14,13 @@ import numpy as np
 
 from onnxprune.common.text import plural
 from onnxprune.errors import InputError, option
+from onnxprune.graph.graph import Graph
 from onnxprune.model.atomic_write import atomic_write
 from onnxprune.model.model import Model, load
 from onnxprune.planning.checkpoints.arrays import cut_array, storage
-from onnxprune.planning.checkpoints.by_values import found_by_values
+from onnxprune.planning.checkpoints.by_values import axes_of, fillers, found_by_values
 from onnxprune.planning.checkpoints.cuts import Axes, Cut, TensorMap, copies, cut_of, cuts, places_of, suffixes
+from onnxprune.planning.checkpoints.folded import folded
 from onnxprune.planning.checkpoints.formats import open_checkpoint
 from onnxprune.planning.plan import Plan
 
@@ -115,17 +117,20 @@ def slice_state(
 
 def _cuts(plan: Plan, arrays: Mapping[str, np.ndarray], given: TensorMap, model: Model | None) -> dict[str, Cut]:
     shapes = {name: array.shape for name, array in arrays.items()}
-    first, *others = places_of({*plan.constants, *plan.removed, *plan.permuted, *plan.zeroed}, shapes) or [""]
-    by_values: dict[str, tuple[str, Axes]] = {}
+    changed = {*plan.removed, *plan.permuted, *plan.zeroed}
+    first, *others = places_of({*plan.constants, *changed}, shapes) or [""]
+    sources: list[tuple[str, str, Axes]] = []
     if model is not None:
-        open_to = {*plan.removed, *plan.permuted, *plan.zeroed} - {s[0] for a in given.tensors.values() for s in a if s}
-        by_name = {suffix for name in arrays for suffix in suffixes(name)}  # what names tell needs no values
-        own = {n: a for n, a in arrays.items() if n.startswith(first) and not n.startswith(tuple(others))}
-        by_values = found_by_values(model, open_to - by_name, own or arrays)
-        told = {name: axes for name, axes in by_values.values() if name.removeprefix(first) not in open_to}
-        given = TensorMap({**told, **given.tensors}, given.ignored | set(by_values))
+        own = {n: a for n, a in arrays.items() if n.startswith(first) and not n.startswith(tuple(others))} or arrays
+        by_map = {s[0] for a in given.tensors.values() for s in a if s}
+        by_name = {suffix for name in arrays for suffix in suffixes(name)}
+        sources, shifts = _by_values(model, own, given, changed - by_map - by_name)
+        told = {n: axes for c, n, axes in sources if n.removeprefix(first) not in changed - by_map - {c}}
+        kept = {name: [one if one and one[0] in changed else None for one in axes] for name, axes in told.items()}
+        by_values = {constant for constant, _, _ in sources} & changed - by_name
+        given = TensorMap({**kept, **given.tensors}, given.ignored | by_values | shifts)
     found = cuts(plan, shapes, given)
-    for constant, (name, axes) in by_values.items():
+    for constant, name, axes in sources:
         if not cut_of(plan, name, axes, shapes[name]).same_as(found.get(name, Cut({}))):
             raise InputError(
                 f"tensor {name!r} has the values of the constant {constant!r} too, which the plan cuts in another way",
@@ -134,7 +139,30 @@ def _cuts(plan: Plan, arrays: Mapping[str, np.ndarray], given: TensorMap, model:
     tied = _tied(arrays, found, given.ignored)
     for name, cut in list(tied.items()):
         tied |= dict.fromkeys(set(copies(name, [first, *others], shapes)) - set(found), cut)
-    return found | tied
+    return {name: cut for name, cut in (found | tied).items() if cut.kept or cut.zero is not None}
+
+
+def _by_values(
+    model: Model, tensors: Mapping[str, np.ndarray], given: TensorMap, wanted: Collection[str]
+) -> tuple[list[tuple[str, str, Axes]], set[str]]:
+    """What values tell: constants with tensors of their indices and how, and constants that need no tensor.
+
+    Args:
+        model: The model.
+        tensors: The tensors of the checkpoint.
+        given: What the user said.
+        wanted: Constants that names do not find.
+    """
+    constants = {value.key for value in Graph(model.proto).constants()}
+    same = found_by_values(model, constants, tensors)
+    sources = [(constant, *found) for constant, found in same.items() if constant in wanted]
+    normalized = folded(model, tensors, {constant: name for constant, (name, _) in same.items()})
+    for one in normalized:
+        if one.layer is not None:
+            sources.append((one.constant, one.layer[0], axes_of(one.constant, one.layer[1])))
+        sources += [(one.constant, name, [(one.constant, one.axis)]) for name in one.vectors]
+    told = [source for source in sources if source[1] not in given.tensors]
+    return told, {shift for one in normalized for shift in one.shifts} | fillers(model, tensors)
 
 
 def _tied(arrays: Mapping[str, np.ndarray], found: Mapping[str, Cut], ignored: Collection[str]) -> dict[str, Cut]:
