@@ -7,7 +7,7 @@ that are too small the features are constant (the biases), and with inputs that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -18,6 +18,8 @@ from onnxprune.graph.shape_inference import infer
 from onnxprune.layers.batch_norm import normalizations
 from onnxprune.layers.find import linear_layers
 from onnxprune.model.model import Model
+from onnxprune.runtime.local_session import LocalSession
+from onnxprune.runtime.process import Session
 from onnxprune.runtime.session import Feeds, session
 
 MAX_DEVIATION = 10.0
@@ -31,7 +33,16 @@ class Plausibility:
         features: Names of the values that are measured, outputs of layers.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, load: Callable[[Model], Session | LocalSession] = session) -> None:
+        """Adds the features to the outputs of a copy of the model.
+
+        Args:
+            model: The model.
+            load: Loads the copy: `local_session` where the model ran in the worker before.
+
+        Raises:
+            RunError: onnxruntime rejects it.
+        """
         copy = model.copy()
         graph = Graph(copy.proto)
         infer(graph)
@@ -47,13 +58,13 @@ class Plausibility:
         self.features = list(self._axes)
         have = {o.name for o in copy.proto.graph.output}
         copy.proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in self._axes if n not in have)
-        self._session = session(copy)
+        self._session = load(copy)
 
     def deviation(self, batches: Sequence[Feeds]) -> float:
         """Returns the median deviation score of all features; smaller is more plausible."""
         sums: dict[str, NDArray[np.float64]] = {}
-        for feeds in batches if self._axes else ():
-            for name, array in zip(self._axes, self._session.run(list(self._axes), feeds), strict=True):
+        for arrays in self._session.each(batches if self._axes else (), list(self._axes)):
+            for name, array in zip(self._axes, arrays, strict=True):
                 rows = np.moveaxis(array, self._axes[name], 0).reshape(array.shape[self._axes[name]], -1)
                 sums[name] = sums.get(name, 0.0) + _powers(rows.astype(np.float64))
         scores = [self._scores(name, *total) for name, total in sums.items()]

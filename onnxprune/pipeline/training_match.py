@@ -31,6 +31,7 @@ from onnxprune.pipeline.data import CalibrationSplit
 from onnxprune.repair.batch_norm import channel_statistics
 from onnxprune.report.report import ScaleMismatch, TrainingMismatch
 from onnxprune.runtime.partition import CannotCut
+from onnxprune.runtime.session import local_session
 from onnxprune.runtime.staged_run import StagedRun
 
 FEWEST = 8
@@ -77,7 +78,7 @@ def scale_mismatch(original: Model, data: CalibrationSplit) -> ScaleMismatch | N
         return None
     name = inputs[0].name
     try:
-        plausibility = Plausibility(original)
+        plausibility = Plausibility(original, local_session)
         few = _few(original, plausibility, samples.silent().in_batches(1))
         if not few or few[0][name].dtype.kind != "f":
             return None
