@@ -71,11 +71,11 @@ def views(original: Model, pruned: Model, kept: KeptIndices | None = None, io_sl
     if io_slices.removed or [c.name for c in components] != [c.name for c in others]:
         teacher, student = with_scores(original), with_scores(pruned)
         components = [Component(o.name) for o in teacher.proto.graph.output]
-    features = [] if kept is None else _features(teacher, student)
+    features = [] if kept is None else shared_features(teacher, student)
     return Views(teacher, student, components, features, kept or KeptIndices(), io_slices)
 
 
-def _features(teacher: Model, student: Model) -> list[str]:
+def shared_features(teacher: Model, student: Model) -> list[str]:
     """Values that both models compute: residual sums, else what clips makes; evenly chosen where there are many."""
     graph = Graph(student.proto)
     infer(graph)

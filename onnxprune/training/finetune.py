@@ -1,8 +1,9 @@
 """Training of all weights of a model on labels, on the outputs of a teacher, or on both.
 
-With labels the loss is that of the labels. Where there is a teacher, the distance from its outputs is added to it
-(Hinton et al., "Distilling the knowledge in a neural network", 2015). The weights of the least loss on samples that
-were held back are the result, and only where they are surely better than those at the beginning.
+With labels the loss is that of the labels. Where there is a teacher, it is the distance from its outputs and from those
+of its features that the model still has, and labels count for little beside it (Hinton et al., "Distilling the
+knowledge in a neural network", 2015: "a considerably lower weight"). The weights of the least loss on samples that were
+held back are the result, and only where they are surely better than those at the beginning.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from onnxprune.losses.label_loss import TARGET
 from onnxprune.model.model import Model
 from onnxprune.ops.gradients.writer import Writer
 from onnxprune.repair.distillation_student import distances, held_back_errors
-from onnxprune.repair.distillation_teacher import Teacher, Views, views
+from onnxprune.repair.distillation_teacher import Teacher, Views, shared_features, views
 from onnxprune.repair.training_batches import TrainingBatches, training_batches
 from onnxprune.repair.training_loop import Schedule, TrainingLoop, Weights
 from onnxprune.runtime.io_slices import Batch
@@ -34,8 +35,8 @@ from onnxprune.training.objective import Objective, Run, float_outputs, objectiv
 
 EPOCHS, RATE = 20, 1e-3
 """Defaults: passes over the samples, and the highest rate, as a share of the size of the weights."""
-TEACHER = 0.5
-"""Weight of the distance from the teacher next to that of the labels."""
+LABELS = 0.1
+"""Weight of the loss of the labels next to the distance from a teacher."""
 
 Judge = Callable[[Weights], NDArray[np.float64]]
 
@@ -168,10 +169,11 @@ class _Task:
     """
 
     def __init__(self, both: Views, taught: bool, labels: Objective | None, batches: TrainingBatches) -> None:
-        self._both, self._labels, self.batches = both, labels, batches
+        self._labels, self.batches = labels, batches
         self.labelled = labels is not None
-        self._teacher = Teacher(both, map(_inputs, batches.plain())) if taught else None
         batch = next(batches.plain())
+        self._both = both = replace(both, features=features_left(both, _inputs(batch)) if taught else [])
+        self._teacher = Teacher(both, map(_inputs, batches.plain())) if taught else None
         plain = local_session(both.student)
         given = self._given(batch, lambda inputs: plain.run(self._read, inputs))
         targets = {name: array for name, array in given.items() if name not in _inputs(batch)}
@@ -207,11 +209,11 @@ class _Task:
 
         def terms(graph: Graph, write: Writer) -> Terms:
             found = [] if self._labels is None else list(self._labels.write(graph, write, batch))
-            if self._teacher is not None:
-                share = 1.0 if self._labels is None else TEACHER
-                targets = self._teacher.targets(_inputs(batch))
-                found += [(name, share * w) for name, w in distances(graph, write, self._both, targets, {})]
-            return found
+            if self._teacher is None:
+                return found
+            targets = self._teacher.targets(_inputs(batch))
+            taught = distances(graph, write, self._both, targets, self._teacher.feature_sizes)
+            return [*((name, LABELS * weight) for name, weight in found), *taught]
 
         return terms
 
@@ -221,6 +223,16 @@ class _Task:
         return np.array(
             [labels.of(self.trained.outputs(one, weights, labels.outputs), i) for i, one in enumerate(feeds)]
         )
+
+
+def features_left(both: Views, feeds: Batch) -> list[str]:
+    """Features that a model still has of its teacher: of the same name and shape, and of about the same values."""
+    names = shared_features(both.teacher, both.student)
+    wanted, found = (
+        local_session(with_outputs(model, names)).run(names, feeds) for model in (both.teacher, both.student)
+    )
+    pairs = zip(names, wanted, found, strict=True)
+    return [name for name, w, f in pairs if w.shape == f.shape and np.square(w - f).mean() < w.var()]
 
 
 def _inputs(feeds: Batch) -> Mapping[str, NDArray[Any]]:

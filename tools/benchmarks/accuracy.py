@@ -8,8 +8,9 @@ unlabelled calibration inputs. Every model is pruned to each share of its MACs, 
 repair, repaired without data, with calibration data, and trained on the original's outputs too; with ``--peer``, a
 Python that has onnxsim, also by that (see `peer_onnxsim.py`), at the highest number of MACs not above ours. With
 ``--stored-as`` the models are quantised before, in a form of `tests.support.quantised_models`, and count as what they
-are worth then. A row holds the metric, its share of the original's, the same above chance, MACs left, seconds and peak
-memory; the means over all models follow. A model that cannot reach the target counts with what it has then.
+are worth then. A row holds the metric, its share of the original's, the same above chance, MACs left, seconds, peak
+memory, and of a training the errors on held-back samples; the means over all models follow. A model that cannot reach
+the target counts with what it has then.
 """
 
 from __future__ import annotations
@@ -53,7 +54,11 @@ BICUBIC = {"psnr_y_db": 26.31}
 
 @dataclass
 class Row:
-    """One run; `left` is the share of the MACs, or of the weights that are not zero."""
+    """One run; `left` is the share of the MACs, or of the weights that are not zero.
+
+    `held_before` and `held_after` are the errors on the samples that judged a training: squared, as a share of the
+    variance of the outputs, of the calibrated model and of the one that was taken.
+    """
 
     model: str
     metric: str
@@ -66,6 +71,8 @@ class Row:
     left: float | None = None
     seconds: float | None = None
     peak_mb: float | None = None
+    held_before: float | None = None
+    held_after: float | None = None
     why: str = ""
 
     def judge(self, value: float, chance: float) -> None:
@@ -126,6 +133,8 @@ def prune(row: Row, model: Path, out: Path, data: Path) -> bool:
         return False
     report = json.loads(said)
     row.left, row.why = _share(report["macs"]["before"], report["macs"]["after"]), ""
+    if (training := report["distilled"]) is not None:
+        row.held_before, row.held_after = training["before"], training["after"]
     return True
 
 
