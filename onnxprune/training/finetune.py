@@ -1,15 +1,17 @@
 """Training of all weights of a model on labels, on the outputs of a teacher, or on both.
 
 With labels the loss is that of the labels. Where there is a teacher, it is the distance from its outputs and from those
-of its features that the model still has, and labels count for little beside it (Hinton et al., "Distilling the
-knowledge in a neural network", 2015: "a considerably lower weight"). The weights of the least loss on samples that were
-held back are the result, and only where they are surely better than those at the beginning.
+of its features that the model still has (Hinton et al., "Distilling the knowledge in a neural network", 2015). Labels
+count beside it as much as the teacher itself is wrong about them: one that was trained on these very samples knows
+them, and they would only be learnt by heart. The weights of the least loss on samples that were held back are the
+result, and only where they are surely better than those at the beginning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,9 +37,6 @@ from onnxprune.training.objective import Objective, Run, float_outputs, objectiv
 
 EPOCHS, RATE = 20, 1e-3
 """Defaults: passes over the samples, and the highest rate, as a share of the size of the weights."""
-LABELS = 0.1
-"""Weight of the loss of the labels next to the distance from a teacher."""
-
 Judge = Callable[[Weights], NDArray[np.float64]]
 
 
@@ -126,24 +125,24 @@ def finetune(
     name = "teacher" if labels is None else labels.name
     if not batches.alike:
         return Training(name, skipped="the samples differ in shape")
-    task = _Task(both, teacher is not None, labels, batches)
+    task = _Task(both, teacher is not None, labels, batches, judges)
     if not task.trained.parameters:
         why = next(iter(task.trained.untrained), "no weight can be trained")
         return Training(name, untrained=task.trained.untrained, skipped=why)
-    return _trained(model, task, judges, name, learn.parts, settings)
+    return _trained(model, task, name, learn.parts, settings)
 
 
-def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int, settings: Settings) -> Training:
+def _trained(model: Model, task: _Task, name: str, samples: int, settings: Settings) -> Training:
     pruner = None if settings.pruner is None else settings.pruner(model)
     pruning = None if pruner is None or settings.ramp is None else GradualPruning(pruner, settings.ramp)
     loop = TrainingLoop(task.trained, task.batches, task.given, settings.schedule, pruning)
-    found = loop.run_judged(task.judge(judges))
+    found = loop.run_judged(task.judge())
     pruned = None
     if found.weights is not None and pruner is not None:
         pruned = pruner.finish(model, found.weights)
     elif found.weights is not None:
         write_back(model, found.weights)
-    count = max(judges.parts, 1) if task.labelled else 1
+    count = max(task.judges, 1) if task.labelled else 1
     return Training(
         name,
         found.before / count,
@@ -151,7 +150,7 @@ def _trained(model: Model, task: _Task, judges: Samples, name: str, samples: int
         found.epochs,
         found.best,
         samples,
-        judges.parts,
+        task.judges,
         len(loop.start),
         task.trained.untrained,
         pruned=pruned,
@@ -166,11 +165,16 @@ class _Task:
         trained: The model with its loss.
         batches: The samples.
         labelled: Whether there are labels.
+        judges: How many samples were held back.
     """
 
-    def __init__(self, both: Views, taught: bool, labels: Objective | None, batches: TrainingBatches) -> None:
+    def __init__(
+        self, both: Views, taught: bool, labels: Objective | None, batches: TrainingBatches, judges: Samples
+    ) -> None:
         self._labels, self.batches = labels, batches
-        self.labelled = labels is not None
+        self.labelled, self.judges = labels is not None, judges.parts
+        self._held = list(judges.in_batches(1).silent().batches())
+        self._share = label_share(labels, both, self._held) if taught and labels is not None else 1.0
         batch = next(batches.plain())
         self._both = both = replace(both, features=features_left(both, _inputs(batch)) if taught else [])
         self._teacher = Teacher(both, map(_inputs, batches.plain())) if taught else None
@@ -195,13 +199,15 @@ class _Task:
             found |= self._teacher.targets(_inputs(feeds)).feeds()
         return found
 
-    def judge(self, judges: Samples) -> Judge:
+    def judge(self) -> Judge:
         """What measures the loss of each held-back sample."""
-        feeds = list(judges.in_batches(1).silent().batches())
-        if self._labels is not None:
-            return lambda weights: self._label_losses(feeds, weights)
+        labels, trained = self._labels, self.trained
+        if labels is not None:
+            return lambda weights: label_losses(
+                labels, self._held, lambda one: trained.outputs(one, weights, labels.outputs)
+            )
         assert self._teacher is not None
-        held = [(one, self._teacher.outputs(one)) for one in feeds]
+        held = [(one, self._teacher.outputs(one)) for one in self._held]
         return lambda weights: held_back_errors(self.trained, self._both, held, weights)
 
     def _terms(self, batch: Batch) -> Callable[[Graph, Writer], Terms]:
@@ -213,16 +219,24 @@ class _Task:
                 return found
             targets = self._teacher.targets(_inputs(batch))
             taught = distances(graph, write, self._both, targets, self._teacher.feature_sizes)
-            return [*((name, LABELS * weight) for name, weight in found), *taught]
+            return [*((name, self._share * weight) for name, weight in found), *taught]
 
         return terms
 
-    def _label_losses(self, feeds: Sequence[Batch], weights: Weights) -> NDArray[np.float64]:
-        labels = self._labels
-        assert labels is not None
-        return np.array(
-            [labels.of(self.trained.outputs(one, weights, labels.outputs), i) for i, one in enumerate(feeds)]
-        )
+
+def label_losses(labels: Objective, held: Sequence[Batch], run: Run) -> NDArray[np.float64]:
+    """The loss of each held-back sample."""
+    return np.array([labels.of(run(one), i) for i, one in enumerate(held)])
+
+
+def label_share(labels: Objective, both: Views, held: Sequence[Batch]) -> float:
+    """How much labels count beside a teacher: its loss on the held-back samples by that of the model, at most 1."""
+    losses = []
+    for model in (both.teacher, both.student):
+        session = local_session(with_outputs(model, labels.outputs))
+        losses.append(label_losses(labels, held, partial(session.run, labels.outputs)).mean())
+    taught, own = losses
+    return float(np.clip(taught / own, 0.0, 1.0)) if own > 0 and np.isfinite(taught) else 1.0
 
 
 def features_left(both: Views, feeds: Batch) -> list[str]:
