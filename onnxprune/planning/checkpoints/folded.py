@@ -117,7 +117,7 @@ def _scaled(constant: Array, tensors: Mapping[str, Array], tolerance: float) -> 
             for position, source in enumerate(order):
                 if source is not None and 1 < tensor.shape[position] < tensor.size:
                     scale = _multiples(np.moveaxis(turned, position, 0), np.moveaxis(tensor, position, 0), tolerance)
-                    if scale is not None:
+                    if scale is not None and (np.abs(scale - 1) > tolerance).any():
                         yield _Scaled(source, scale, (name, order))
 
 

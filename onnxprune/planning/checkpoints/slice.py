@@ -127,7 +127,7 @@ def _cuts(plan: Plan, arrays: Mapping[str, np.ndarray], given: TensorMap, model:
         sources, shifts = _by_values(model, own, given, changed - by_map - by_name)
         told = {n: axes for c, n, axes in sources if n.removeprefix(first) not in changed - by_map - {c}}
         kept = {name: [one if one and one[0] in changed else None for one in axes] for name, axes in told.items()}
-        by_values = {constant for constant, _, _ in sources} & changed - by_name
+        by_values = {constant for constant, _, _ in sources} & (changed - by_name)
         given = TensorMap({**kept, **given.tensors}, given.ignored | by_values | shifts)
     found = cuts(plan, shapes, given)
     for constant, name, axes in sources:
@@ -162,7 +162,7 @@ def _by_values(
             sources.append((one.constant, one.layer[0], axes_of(one.constant, one.layer[1])))
         sources += [(one.constant, name, [(one.constant, one.axis)]) for name in one.vectors]
     told = [source for source in sources if source[1] not in given.tensors]
-    return told, {shift for one in normalized for shift in one.shifts} | fillers(model, tensors)
+    return told, {shift for one in normalized for shift in one.shifts} | fillers(model, wanted, tensors)
 
 
 def _tied(arrays: Mapping[str, np.ndarray], found: Mapping[str, Cut], ignored: Collection[str]) -> dict[str, Cut]:
