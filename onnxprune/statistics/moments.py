@@ -218,26 +218,48 @@ class _Gathering:
         draws = {
             layer.name: np.random.default_rng([self._seed, layer.node.index, shard.number]) for layer in self._layers
         }
+        held: dict[str, list[NDArray[np.float32]]] = {layer.name: [] for layer in self._layers}
         inputs = ({name: feeds[name] for name in self._runner.inputs if name in feeds} for feeds in shard.batches)
         for feeds, outputs in zip(shard.batches, self._runner.each(inputs, self._outputs, ahead=2), strict=True):
             values = {**feeds, **dict(zip(self._outputs, outputs, strict=True))}
-            for layer, seen in self._of_batch(values, draws):
+            last = feeds is shard.batches[-1]
+            for layer, seen in self._of_batch(values, draws, held, last):
                 found[layer] = found[layer] + seen if layer in found else seen
         return found
 
     def _of_batch(
-        self, values: Mapping[str, Any], draws: Mapping[str, np.random.Generator]
+        self,
+        values: Mapping[str, Any],
+        draws: Mapping[str, np.random.Generator],
+        held: Mapping[str, list[NDArray[np.float32]]],
+        last: bool,
     ) -> Iterator[tuple[str, Moments]]:
-        """The moments of each layer in one batch: layers with few columns at a time, of the others one by one."""
+        """Moments of the layers, those with few columns at a time, of the others one by one.
 
-        def of(layer: LinearLayer) -> tuple[str, Moments]:
+        Rows are held until there are as many as columns: products of fewer cost little beside the matrices that they
+        make, which are as large then.
+
+        Args:
+            values: Activations of a batch.
+            draws: Generators of the positions of each layer.
+            held: The rows of earlier batches that are not counted yet, by layer; changed.
+            last: Whether no batch follows.
+        """
+
+        def of(layer: LinearLayer) -> tuple[str, Moments] | None:
             width = layer.groups * layer.columns
             rows = rows_for(layer.columns, self._count, MOMENT_ROWS, width=width, memory=self._memory)
             positions = layer.draw(values[layer.name].shape, draws[layer.name], rows)
-            return layer.name, Moments.of(layer.patches(np.asarray(values[layer.x.name]), positions))
+            mine = held[layer.name]
+            mine.append(layer.patches(np.asarray(values[layer.x.name]), positions))
+            if not last and sum(one.shape[1] for one in mine) < layer.columns:
+                return None
+            together = mine[0] if len(mine) == 1 else np.concatenate(mine, axis=1)
+            mine.clear()
+            return layer.name, Moments.of(together)
 
-        yield from in_order(of, [layer for layer in self._layers if layer.columns < MANY_COLUMNS])
-        yield from map(of, [layer for layer in self._layers if layer.columns >= MANY_COLUMNS])
+        few, many = ([y for y in self._layers if (y.columns < MANY_COLUMNS) == narrow] for narrow in (True, False))
+        yield from filter(None, itertools.chain(in_order(of, few), map(of, many)))
 
 
 def _received(model: Model, names: Sequence[str], first: Feeds, count: int, seed: int, memory: int) -> _Gathering:
