@@ -134,7 +134,7 @@ def cuts(plan: Plan, shapes: Mapping[str, Sequence[int]], tensor_map: TensorMap 
         found |= dict.fromkeys(set(copies(name, places, shapes)) - set(found), axes)
     made = {name: cut_of(plan, name, axes, shapes[name]) for name, axes in found.items()}
     if plan.constants:
-        _check_statistics(plan, places, shapes, made)
+        _check_vectors(plan, places, shapes, made)
     for name in (place + name for place in ("", *places) for name in plan.computed):
         if name in shapes and name not in made:
             raise InputError(
@@ -152,18 +152,27 @@ def _check_map(tensor_map: TensorMap, shapes: Mapping[str, Sequence[int]], unkno
         raise InputError(f"{option('tensor_map')}: the plan changes no constant {min(unknown)!r}")
 
 
-def _check_statistics(
+def _check_vectors(
     plan: Plan, places: Sequence[str], shapes: Mapping[str, Sequence[int]], made: Mapping[str, Cut]
 ) -> None:
-    """Raises InputError where an exporter folded a BatchNormalization into a layer whose outputs are cut."""
+    """Raises InputError where the model lacks what goes with the outputs of a layer that is cut.
+
+    That is a BatchNormalization that the export folded, or a bias: equal ones, of zeros say, are stored once.
+    """
     cut = {shapes[name][0] for name, one in made.items() if 0 in one.kept}
-    known = {place + name for place in places for name in plan.constants}
+    known = {place + name for place in places for name in plan.constants} | made.keys()
+    maps = f"{option('tensor_map', ...)} says whose indices it has"
     for name, shape in shapes.items():
-        if name.endswith(STATISTICS) and len(shape) == 1 and shape[0] in cut and name not in known and name not in made:
+        if name in known or len(shape) != 1 or shape[0] not in cut:
+            continue
+        if name.endswith(STATISTICS):
             raise InputError(
                 f"the model has no constant for {name!r}: the export folded it into a layer that the plan cuts, maybe",
-                f"{option('tensor_map', ...)} says whose indices it has; or export the model in training form",
+                f"{maps}; or export the model in training form",
             )
+        weight = name.removesuffix("bias") + "weight"
+        if weight in made and 0 in made[weight].kept and shapes[weight][0] == shape[0]:
+            raise InputError(f"the model has no constant for {name!r}, and the plan cuts outputs of {weight!r}", maps)
 
 
 STATISTICS = (".running_mean", ".running_var")

@@ -247,6 +247,15 @@ def test_a_normalisation_that_the_export_folded() -> None:
         assert found["bn1.running_mean"].shape == (kept,)
 
 
+def test_a_bias_that_the_model_lacks() -> None:
+    """Exporters store equal constants once, under one of their names."""
+    state = {**WEIGHTS, "next.bias": np.zeros(6, np.float32)}
+    with pytest.raises(InputError, match=r"no constant for 'next.bias', and the plan cuts outputs of 'next.weight'"):
+        onnxprune.slice_state(PRUNED.plan, state)
+    found = onnxprune.slice_state(PRUNED.plan, state, tensor_map={"tensors": {"next.bias": ["next.weight:0"]}})
+    assert found["next.bias"].shape == (3,)
+
+
 def test_zeros_of_a_part_are_not_lost() -> None:
     made = onnxprune.prune(MODEL, pattern="2:4", repair="none", verify=False, time=False)
     name = next(iter(made.plan.zeroed))
