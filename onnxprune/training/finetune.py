@@ -2,9 +2,9 @@
 
 With labels the loss is that of the labels. Where there is a teacher, it is the distance from its outputs and from those
 of its features that the model still has (Hinton et al., "Distilling the knowledge in a neural network", 2015). Labels
-count beside it as much as the teacher itself is wrong about them: one that was trained on these very samples knows
-them, and they would only be learnt by heart. The weights of the least loss on samples that were held back are the
-result, and only where they are surely better than those at the beginning.
+count by the share of the model's loss that the teacher has too, and the teacher by the rest: one that was trained on
+these very samples knows their labels, which would only be learnt by heart. The weights of the least loss on samples
+that were held back are the result, and only where they are surely better than those at the beginning.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ from onnxprune.training.objective import Objective, Run, float_outputs, objectiv
 
 EPOCHS, RATE = 20, 1e-3
 """Defaults: passes over the samples, and the highest rate, as a share of the size of the weights."""
+TEACHER = 0.5
+"""Weight of the distance from the teacher, next to the loss of the labels, where both tell as much."""
+
 Judge = Callable[[Weights], NDArray[np.float64]]
 
 
@@ -174,7 +177,10 @@ class _Task:
         self._labels, self.batches = labels, batches
         self.labelled, self.judges = labels is not None, judges.parts
         self._held = list(judges.in_batches(1).silent().batches())
-        self._share = label_share(labels, both, self._held) if taught and labels is not None else 1.0
+        self._weights = 1.0, 1.0
+        if taught and labels is not None:
+            share = label_share(labels, both, self._held)
+            self._weights = share, TEACHER * (1 - share)
         batch = next(batches.plain())
         self._both = both = replace(both, features=features_left(both, _inputs(batch)) if taught else [])
         self._teacher = Teacher(both, map(_inputs, batches.plain())) if taught else None
@@ -214,12 +220,14 @@ class _Task:
         """Writes the loss."""
 
         def terms(graph: Graph, write: Writer) -> Terms:
-            found = [] if self._labels is None else list(self._labels.write(graph, write, batch))
-            if self._teacher is None:
-                return found
-            targets = self._teacher.targets(_inputs(batch))
-            taught = distances(graph, write, self._both, targets, self._teacher.feature_sizes)
-            return [*((name, self._share * weight) for name, weight in found), *taught]
+            own, taught = self._weights
+            found = [] if self._labels is None else self._labels.write(graph, write, batch)
+            found = [(name, own * weight) for name, weight in found]
+            if self._teacher is not None:
+                targets = self._teacher.targets(_inputs(batch))
+                more = distances(graph, write, self._both, targets, self._teacher.feature_sizes)
+                found += [(name, taught * weight) for name, weight in more]
+            return found
 
         return terms
 
@@ -230,7 +238,7 @@ def label_losses(labels: Objective, held: Sequence[Batch], run: Run) -> NDArray[
 
 
 def label_share(labels: Objective, both: Views, held: Sequence[Batch]) -> float:
-    """How much labels count beside a teacher: its loss on the held-back samples by that of the model, at most 1."""
+    """The loss of the teacher on the held-back samples, as a share of the model's, 1 at most."""
     losses = []
     for model in (both.teacher, both.student):
         session = local_session(with_outputs(model, labels.outputs))
