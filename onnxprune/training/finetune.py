@@ -37,8 +37,8 @@ from onnxprune.training.objective import Objective, Run, float_outputs, objectiv
 
 EPOCHS, RATE = 20, 1e-3
 """Defaults: passes over the samples, and the highest rate, as a share of the size of the weights."""
-TEACHER = 0.5
-"""Weight of the distance from the teacher, next to the loss of the labels, where both tell as much."""
+TEACHER, MOST = 0.5, 0.5
+"""Weight of the distance from a teacher next to the loss of the labels, where they tell as much; most that these do."""
 
 Judge = Callable[[Weights], NDArray[np.float64]]
 
@@ -238,13 +238,16 @@ def label_losses(labels: Objective, held: Sequence[Batch], run: Run) -> NDArray[
 
 
 def label_share(labels: Objective, both: Views, held: Sequence[Batch]) -> float:
-    """The loss of the teacher on the held-back samples, as a share of the model's, 1 at most."""
+    """The loss of the teacher on the held-back samples, as a share of the model's; half at most.
+
+    A teacher that is no better than the model still tells what is not to be forgotten.
+    """
     losses = []
     for model in (both.teacher, both.student):
         session = local_session(with_outputs(model, labels.outputs))
         losses.append(label_losses(labels, held, partial(session.run, labels.outputs)).mean())
     taught, own = losses
-    return float(np.clip(taught / own, 0.0, 1.0)) if own > 0 and np.isfinite(taught) else 1.0
+    return float(np.clip(taught / own, 0.0, MOST)) if own > 0 and np.isfinite(taught) else MOST
 
 
 def features_left(both: Views, feeds: Batch) -> list[str]:
