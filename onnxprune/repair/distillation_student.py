@@ -44,9 +44,23 @@ def student(both: Views, feeds: Batch, targets: Targets, feature_sizes: Mapping[
 
 
 def distances(
-    graph: Graph, write: Writer, both: Views, targets: Targets, feature_sizes: Mapping[str, float]
+    graph: Graph,
+    write: Writer,
+    both: Views,
+    targets: Targets,
+    feature_sizes: Mapping[str, float],
+    features: float = FEATURES,
 ) -> list[tuple[str, float]]:
-    """Writes the distances of outputs and features from the teacher's, with their weights."""
+    """Writes the distances of outputs and features from the teacher's, with their weights.
+
+    Args:
+        graph: The graph of the pruned model.
+        write: Adds nodes.
+        both: The models.
+        targets: The targets of a batch.
+        feature_sizes: Mean square of each feature.
+        features: Weight of all features together.
+    """
     terms: list[tuple[str, float]] = []
     compared = [i for i in range(len(both.components)) if i in targets.weights]
     for i in compared:
@@ -55,7 +69,7 @@ def distances(
         terms += [(name, weight / len(compared)) for name, weight in found]
     for name in both.features:
         array = targets.values[target_name(name)]
-        scale = FEATURES / len(both.features) / feature_sizes[name] / array.size
+        scale = features / len(both.features) / feature_sizes[name] / array.size
         terms.append((losses.squared_error(write, name, target_name(name), None), scale))
     return terms
 

@@ -3,8 +3,9 @@
 With labels the loss is that of the labels. Where there is a teacher, it is the distance from its outputs and from those
 of its features that the model still has (Hinton et al., "Distilling the knowledge in a neural network", 2015). Labels
 count by the share of the model's loss that the teacher has too, and the teacher by the rest: one that was trained on
-these very samples knows their labels, which would only be learnt by heart. The weights of the least loss on samples
-that were held back are the result, and only where they are surely better than those at the beginning.
+these very samples knows their labels, which would only be learnt by heart. The more labels count, the less do features:
+they bind a model to how its teacher does it. The weights of the least loss on samples that were held back are the
+result, and only where they are surely better than those at the beginning.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from onnxprune.losses.functions import FunctionLoss
 from onnxprune.losses.label_loss import TARGET
 from onnxprune.model.model import Model
 from onnxprune.ops.gradients.writer import Writer
-from onnxprune.repair.distillation_student import distances, held_back_errors
+from onnxprune.repair.distillation_student import FEATURES, distances, held_back_errors
 from onnxprune.repair.distillation_teacher import Teacher, Views, shared_features, views
 from onnxprune.repair.training_batches import TrainingBatches, training_batches
 from onnxprune.repair.training_loop import Schedule, TrainingLoop, Weights
@@ -177,12 +178,10 @@ class _Task:
         self._labels, self.batches = labels, batches
         self.labelled, self.judges = labels is not None, judges.parts
         self._held = list(judges.in_batches(1).silent().batches())
-        self._weights = 1.0, 1.0
-        if taught and labels is not None:
-            share = label_share(labels, both, self._held)
-            self._weights = share, TEACHER * (1 - share)
+        self._share = label_share(labels, both, self._held) if taught and labels is not None else None
         batch = next(batches.plain())
-        self._both = both = replace(both, features=features_left(both, _inputs(batch)) if taught else [])
+        bound = taught and self._share != MOST
+        self._both = both = replace(both, features=features_left(both, _inputs(batch)) if bound else [])
         self._teacher = Teacher(both, map(_inputs, batches.plain())) if taught else None
         plain = local_session(both.student)
         given = self._given(batch, lambda inputs: plain.run(self._read, inputs))
@@ -220,14 +219,15 @@ class _Task:
         """Writes the loss."""
 
         def terms(graph: Graph, write: Writer) -> Terms:
-            own, taught = self._weights
-            found = [] if self._labels is None else self._labels.write(graph, write, batch)
-            found = [(name, own * weight) for name, weight in found]
-            if self._teacher is not None:
-                targets = self._teacher.targets(_inputs(batch))
-                more = distances(graph, write, self._both, targets, self._teacher.feature_sizes)
-                found += [(name, taught * weight) for name, weight in more]
-            return found
+            found = [] if self._labels is None else list(self._labels.write(graph, write, batch))
+            if self._teacher is None:
+                return found
+            targets, sizes = self._teacher.targets(_inputs(batch)), self._teacher.feature_sizes
+            if self._share is None:
+                return distances(graph, write, self._both, targets, sizes)
+            features, rest = FEATURES * (1 - self._share / MOST), TEACHER * (1 - self._share)
+            taught = distances(graph, write, self._both, targets, sizes, features)
+            return [*((name, self._share * w) for name, w in found), *((name, rest * w) for name, w in taught)]
 
         return terms
 
