@@ -31,7 +31,7 @@ SHARES = (1.0, 0.5)
 """How much of a step is tried."""
 PENALTY, DAMPING_DECREASE, DAMPING_INCREASE = 1e-2, 0.3, 10.0
 """The first ridge, as a share of the mean second moment; factors after a success and after a failure."""
-GAIN = 3e-3
+GAIN = 2e-2
 """A step that takes less than this share off the error is the last one."""
 FD_STEP = 1e-3
 """Step of the finite difference for slopes, as a share of the standard deviation."""
