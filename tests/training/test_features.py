@@ -1,17 +1,19 @@
-"""Features of a teacher that a model is trained on: those that it still has, by name, shape and values."""
+"""What is learnt of a teacher: features that a model still has, and how much labels count beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 
 from onnxprune.model.model import load
 from onnxprune.repair.distillation_teacher import views
-from onnxprune.training.finetune import features_left
+from onnxprune.runtime.session import local_session
+from onnxprune.training.finetune import features_left, label_share
 from tests.ops.case import build
 
 TEXT = """(float[N,6] x) => (float[N,2] y) <float[6,6] a, float[6,4] b, float[4,2] c>
@@ -49,3 +51,24 @@ def test_not_those_of_a_net_that_was_trained_apart() -> None:
     draw = np.random.default_rng(1)
     others = {t.name: 3 * draw.standard_normal(tuple(t.dims)) for t in TEACHER.graph.initializer}
     assert left(student(others)) == []
+
+
+class Labels:
+    """The squared distance of the first output from labels."""
+
+    outputs = ("y",)
+
+    def __init__(self, wanted: NDArray[Any]) -> None:
+        self._wanted = wanted
+
+    def of(self, outputs: Sequence[NDArray[Any]], sample: int) -> float:
+        return float(np.square(outputs[0] - self._wanted[sample]).sum())
+
+
+@pytest.mark.parametrize(("more", "share"), [(0.0, 0.0), (0.5, 0.25 / 2.25), (10.0, 0.5)])
+def test_labels_count_by_what_the_teacher_leaves_of_the_loss(more: float, share: float) -> None:
+    """The model says nothing, and labels are larger than what the teacher says."""
+    both = views(load(TEACHER), load(student({"c": np.zeros((4, 2))})))
+    held = [{"x": FEEDS["x"][i : i + 1]} for i in range(32)]
+    known = np.concatenate([local_session(both.teacher).run(["y"], one)[0] for one in held])
+    assert label_share(Labels((1 + more) * known), both, held) == pytest.approx(share, abs=1e-6)  # type: ignore[arg-type]
