@@ -258,8 +258,8 @@ class _Gathering:
             mine.clear()
             return layer.name, Moments.of(together)
 
-        few, many = ([y for y in self._layers if (y.columns < MANY_COLUMNS) == narrow] for narrow in (True, False))
-        yield from filter(None, itertools.chain(in_order(of, few), map(of, many)))
+        yield from filter(None, in_order(of, [layer for layer in self._layers if layer.columns < MANY_COLUMNS]))
+        yield from filter(None, map(of, [layer for layer in self._layers if layer.columns >= MANY_COLUMNS]))
 
 
 def _received(model: Model, names: Sequence[str], first: Feeds, count: int, seed: int, memory: int) -> _Gathering:

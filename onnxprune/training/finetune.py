@@ -38,7 +38,7 @@ from onnxprune.training.objective import Objective, Run, float_outputs, objectiv
 
 EPOCHS, RATE = 20, 1e-3
 """Defaults: passes over the samples, and the highest rate, as a share of the size of the weights."""
-TEACHER, MOST = 0.5, 0.5
+TEACHER, MOST_LABELS = 0.5, 0.5
 """Weight of the distance from a teacher next to the loss of the labels, where they tell as much; most that these do."""
 
 Judge = Callable[[Weights], NDArray[np.float64]]
@@ -180,7 +180,7 @@ class _Task:
         self._held = list(judges.in_batches(1).silent().batches())
         self._share = label_share(labels, both, self._held) if taught and labels is not None else None
         batch = next(batches.plain())
-        bound = taught and self._share != MOST
+        bound = taught and self._share != MOST_LABELS
         self._both = both = replace(both, features=features_left(both, _inputs(batch)) if bound else [])
         self._teacher = Teacher(both, map(_inputs, batches.plain())) if taught else None
         plain = local_session(both.student)
@@ -225,7 +225,7 @@ class _Task:
             targets, sizes = self._teacher.targets(_inputs(batch)), self._teacher.feature_sizes
             if self._share is None:
                 return distances(graph, write, self._both, targets, sizes)
-            features, rest = FEATURES * (1 - self._share / MOST), TEACHER * (1 - self._share)
+            features, rest = FEATURES * (1 - self._share / MOST_LABELS), TEACHER * (1 - self._share)
             taught = distances(graph, write, self._both, targets, sizes, features)
             return [*((name, self._share * w) for name, w in found), *((name, rest * w) for name, w in taught)]
 
@@ -247,7 +247,7 @@ def label_share(labels: Objective, both: Views, held: Sequence[Batch]) -> float:
         session = local_session(with_outputs(model, labels.outputs))
         losses.append(label_losses(labels, held, partial(session.run, labels.outputs)).mean())
     taught, own = losses
-    return float(np.clip(taught / own, 0.0, MOST)) if own > 0 and np.isfinite(taught) else MOST
+    return float(np.clip(taught / own, 0.0, MOST_LABELS)) if own > 0 and np.isfinite(taught) else MOST_LABELS
 
 
 def features_left(both: Views, feeds: Batch) -> list[str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.graph import Graph
-from onnxprune.model.model import Model
 from onnxprune.planning.checkpoints.arrays import storage
 from onnxprune.planning.checkpoints.cuts import Axes
 
@@ -22,49 +20,40 @@ FIRST = 16
 """Elements that are compared before all of them are."""
 
 
-def found_by_values(
-    model: Model, constants: Collection[str], tensors: Mapping[str, Array]
-) -> dict[str, tuple[str, Axes]]:
+def found_by_values(constants: Mapping[str, Array], tensors: Mapping[str, Array]) -> dict[str, tuple[str, Order]]:
     """Constants that exactly one tensor has the values of, as they are or with their axes in another order.
 
     Axes of length 1 count for nothing: a scale of channels may have some behind it. A tensor that is stored once under
     several names is one.
 
     Args:
-        model: The model that the checkpoint was exported to.
-        constants: Names of constants to look for.
+        constants: The constants of the model that the checkpoint was exported to, by name.
         tensors: The tensors of the checkpoint.
 
     Returns:
         The tensor of each constant, and for each of its axes the axis of the constant whose indices it has.
     """
     once = stored_once(tensors)
-    found: dict[str, tuple[str, Axes]] = {}
-    for value in Graph(model.proto).constants():
-        if value.key in constants and value.tensor is not None:
-            array = model.array(value.tensor)
-            alike = [(name, order) for name, tensor in once.items() if (order := _order(array, tensor)) is not None]
-            if len(alike) == 1:
-                name, order = alike[0]
-                found[value.key] = name, axes_of(value.key, order)
+    found = {}
+    for key, array in constants.items():
+        alike = [(name, order) for name, tensor in once.items() if (order := _order(array, tensor)) is not None]
+        if len(alike) == 1:
+            found[key] = alike[0]
     return found
 
 
-def fillers(model: Model, constants: Collection[str], tensors: Mapping[str, Array]) -> set[str]:
+def fillers(constants: Mapping[str, Array], tensors: Mapping[str, Array]) -> set[str]:
     """Constants of one value that no tensor has: the zeros or ones of a bias or scale that a layer lacks.
 
     Args:
-        model: The model that the checkpoint was exported to.
-        constants: Names of constants to look at.
+        constants: Constants of the model that the checkpoint was exported to, by name.
         tensors: The tensors of the checkpoint.
     """
     found = set()
-    for value in Graph(model.proto).constants():
-        if value.key in constants and value.tensor is not None and value.rank:
-            array = model.array(value.tensor)
-            alike = (tensor for tensor in tensors.values() if tensor.size == array.size)
-            if array.size and (array == array.flat[0]).all() and not any((t == array.flat[0]).all() for t in alike):
-                found.add(value.key)
+    for key, array in constants.items():
+        alike = (tensor for tensor in tensors.values() if tensor.size == array.size)
+        if array.size and (array == array.flat[0]).all() and not any((t == array.flat[0]).all() for t in alike):
+            found.add(key)
     return found
 
 

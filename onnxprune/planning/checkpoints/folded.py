@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.graph.graph import Graph
-from onnxprune.model.model import Model
 from onnxprune.planning.checkpoints.by_values import Order, orders, stored_once
 
 Array = NDArray[Any]
@@ -47,22 +45,20 @@ class Folded:
     shifts: tuple[str, ...]
 
 
-def folded(model: Model, tensors: Mapping[str, Array], known: Mapping[str, str]) -> list[Folded]:
+def folded(constants: Mapping[str, Array], tensors: Mapping[str, Array], known: Mapping[str, str]) -> list[Folded]:
     """Constants that a BatchNormalization of the checkpoint was folded into, where its values tell without doubt.
 
     Args:
-        model: The model that the checkpoint was exported to.
+        constants: The constants of the model that the checkpoint was exported to, by name.
         tensors: The tensors of the checkpoint.
         known: Constants that have the values of one of the tensors, with its name.
     """
     whole = {*known.values()}
     rest = {n: t for n, t in stored_once(tensors).items() if t.dtype.kind == "f" and n not in whole}
     vectors = {name: tensor.astype(float) for name, tensor in rest.items() if tensor.ndim == 1}
-    values = (v for v in Graph(model.proto).constants() if v.tensor is not None and v.key not in known)
-    constants = {v.key: model.array(v.tensor) for v in values if v.tensor is not None}
-    constants = {name: array for name, array in constants.items() if array.dtype.kind == "f"}
-    shifts = {name: array.ravel().astype(float) for name, array in constants.items() if _is_vector(array)}
-    found = (_one(name, array, rest, vectors, shifts) for name, array in constants.items())
+    changed = {name: array for name, array in constants.items() if array.dtype.kind == "f" and name not in known}
+    shifts = {name: array.ravel().astype(float) for name, array in changed.items() if _is_vector(array)}
+    found = (_one(name, array, rest, vectors, shifts) for name, array in changed.items())
     return [one for one in found if one is not None]
 
 

@@ -153,16 +153,19 @@ def _by_values(
         given: What the user said.
         wanted: Constants that names do not find.
     """
-    constants = {value.key for value in Graph(model.proto).constants()}
-    same = found_by_values(model, constants, tensors)
-    sources = [(constant, *found) for constant, found in same.items() if constant in wanted]
-    normalized = folded(model, tensors, {constant: name for constant, (name, _) in same.items()})
+    values = (value for value in Graph(model.proto).constants() if value.rank)
+    constants = {value.key: model.array(value.tensor) for value in values if value.tensor is not None}
+    same = found_by_values(constants, tensors)
+    sources = [(constant, name, axes_of(constant, order)) for constant, (name, order) in same.items()]
+    sources = [source for source in sources if source[0] in wanted]
+    normalized = folded(constants, tensors, {constant: name for constant, (name, _) in same.items()})
     for one in normalized:
         if one.layer is not None:
             sources.append((one.constant, one.layer[0], axes_of(one.constant, one.layer[1])))
         sources += [(one.constant, name, [(one.constant, one.axis)]) for name in one.vectors]
     told = [source for source in sources if source[1] not in given.tensors]
-    return told, {shift for one in normalized for shift in one.shifts} | fillers(model, wanted, tensors)
+    lacking = fillers({name: array for name, array in constants.items() if name in wanted}, tensors)
+    return told, {shift for one in normalized for shift in one.shifts} | lacking
 
 
 def _tied(arrays: Mapping[str, np.ndarray], found: Mapping[str, Cut], ignored: Collection[str]) -> dict[str, Cut]:
