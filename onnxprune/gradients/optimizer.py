@@ -69,6 +69,7 @@ class _State:
     square: Floats
     size: Floats
     mask: NDArray[np.bool_] | None
+    steps: int = 0
 
 
 class RelativeAdam:
@@ -76,7 +77,7 @@ class RelativeAdam:
 
     Attributes:
         weights: The weights by name; arrays of their own.
-        lost: Steps that were not made, because a gradient was not finite.
+        lost: Steps that left a weight as it was, because its gradient was not finite.
     """
 
     def __init__(self, weights: Mapping[str, Floats], sizes: Mapping[str, Floats]) -> None:
@@ -88,33 +89,35 @@ class RelativeAdam:
         """
         self.weights = {name: np.array(w, np.float32) for name, w in weights.items()}
         self._states = {name: _state(w, sizes[name]) for name, w in self.weights.items()}
-        self._steps = self.lost = 0
+        self.lost = 0
 
     def state(self) -> dict[str, Any]:
         """All that the next steps depend on, for `restore`."""
-        means = {name: (s.mean, s.square) for name, s in self._states.items()}
-        return {"weights": self.weights, "means": means, "steps": self._steps, "lost": self.lost}
+        means = {name: (s.mean, s.square, s.steps) for name, s in self._states.items()}
+        return {"weights": self.weights, "means": means, "lost": self.lost}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from the state of an optimizer with the same weights at the beginning."""
-        self.weights, self._steps, self.lost = dict(state["weights"]), state["steps"], state["lost"]
-        for name, (mean, square) in state["means"].items():
-            self._states[name].mean, self._states[name].square = mean, square
+        self.weights, self.lost = dict(state["weights"]), state["lost"]
+        for name, (mean, square, steps) in state["means"].items():
+            own = self._states[name]
+            own.mean, own.square, own.steps = mean, square, steps
 
     def step(self, gradients: Mapping[str, Floats], rate: float) -> None:
-        """Makes one step; where a gradient is not finite, none.
+        """Makes one step; weights whose gradients are not finite stay as they are.
+
+        Others need not: a gradient that is not finite spoils those of what comes before it in the graph alone.
 
         Args:
             gradients: Gradients by the names of the weights.
             rate: Length of the step, as a share of the size of the weights.
         """
-        if not all(np.isfinite(g).all() for g in gradients.values()):
-            self.lost += 1
-            return
-        self._steps += 1
-        first, second = 1 - DECAY**self._steps, 1 - SQUARE_DECAY**self._steps
-        for name, gradient in gradients.items():
+        finite = {name: g for name, g in gradients.items() if np.isfinite(g).all()}
+        self.lost += len(finite) < len(gradients)
+        for name, gradient in finite.items():
             state = self._states[name]
+            state.steps += 1
+            first, second = 1 - DECAY**state.steps, 1 - SQUARE_DECAY**state.steps
             state.mean += (1 - DECAY) * (gradient - state.mean)
             state.square += (1 - SQUARE_DECAY) * (np.square(gradient) - state.square)
             change = (rate / first) * state.size * state.mean / (np.sqrt(state.square / second) + 1e-12)

@@ -227,7 +227,7 @@ def trained(found: Distillation) -> list[str]:
         lines = [f"{what}, of which number {found.best} was best: {on} fell from {error}"]
     lines += [f"- {plural(n, 'weight')} left as they were: {printable(why)}" for why, n in found.untrained.items()]
     if found.lost:
-        lines.append(f"- {plural(found.lost, 'step')} changed nothing: a gradient was not finite")
+        lines.append(f"- {plural(found.lost, 'step')} left weights as they were: their gradients were not finite")
     return lines
 
 

@@ -232,8 +232,8 @@ def _move(
 ) -> None:
     """Adds how far a step pushes weights away from zero."""
     for name, gradient in gradients.items():
-        if name in names:
-            push = -np.nan_to_num(gradient.astype(np.float64)) * weights[name]
+        if name in names and np.isfinite(gradient).all():
+            push = -gradient.astype(np.float64) * weights[name]
             moved[name] = moved[name] + push if name in moved else push
 
 

@@ -54,6 +54,18 @@ def test_a_network_with_branches() -> None:
         np.testing.assert_allclose(got[name], wanted[name], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("root", ["y = Sqrt(s)", "y = Pow(s, half)"])
+def test_the_root_of_a_square_has_no_slope_at_nothing(root: str) -> None:
+    """It is the absolute value of x w; frameworks say 0 / 0, which spoils the sums over all other samples as well."""
+    text = "(float[4] x, float[4] w) => (float[4] y) <float half> { p = Mul(x, w) s = Mul(p, p) ROOT }"
+    model = build(text.replace("ROOT", root), constants={"half": np.float32(0.5)})
+    made = differentiate(Model(model), ["y"], ["w"])
+    x, w = np.array([2, 0, -3, 1], np.float32), np.array([5, 7, 2, 0], np.float32)
+    feeds = {"x": x, "w": w, made.seeds["y"]: np.ones(4, np.float32)}
+    (found,) = onnxruntime.InferenceSession(made.model.proto.SerializeToString()).run([made.gradients["w"]], feeds)
+    np.testing.assert_allclose(found, [2, 0, 3, 0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("opset", [9, 11, 13, 18])
 def test_onnxruntime_runs_what_is_made(opset: int) -> None:
     """In every operator set: where axes, bounds and pads became inputs."""

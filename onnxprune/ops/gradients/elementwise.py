@@ -145,8 +145,8 @@ def log(g: NodeGradient) -> str:
 
 
 def sqrt(g: NodeGradient) -> str:
-    """1 / (2 y)."""
-    return g.emit("Div", g.number(0.5), g.y())
+    """1 / (2 y); finite at 0, so that the gradient of what is squared before it is 0 there."""
+    return g.emit("Div", g.number(0.5), g.above_zero(g.y()))
 
 
 def absolute(g: NodeGradient) -> str:
@@ -288,9 +288,12 @@ def power(g: NodeGradient) -> None:
     exponent = g.emit("Cast", g.x(1), to=g.node.input(0).elem_type)
     less = g.emit("Sub", exponent, g.number(1))
     known = g.numbers(1) if g.node.input(1).tensor is not None else None
+    base = g.x()
+    if known is not None and all(0 < n < 1 for n in known):  # a root: see `sqrt`
+        base = g.above_zero(base)
     if known is not None and 0 in known:  # a power of 0 is 1, also of 0, where the formula is not a number
         less = g.emit("Abs", less) if all(n >= 0 for n in known) else less
-    _give_summed(g, 0, g.times(g.d(), exponent, g.emit("Pow", g.x(), less)))
+    _give_summed(g, 0, g.times(g.d(), exponent, g.emit("Pow", base, less)))
 
 
 @gradient("Max Min")

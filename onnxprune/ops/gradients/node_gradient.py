@@ -115,6 +115,10 @@ class NodeGradient:
         """A scalar of the element type of the first input."""
         return self.write.number(value, self.node.input(0).elem_type)
 
+    def above_zero(self, value: str) -> str:
+        """A value that is nowhere negative, with 1e-30 added: what is divided by it stays finite, and 0 stays 0."""
+        return self.emit("Add", value, self.number(1e-30))
+
     def times(self, *factors: str) -> str:
         """The product of values, which broadcast."""
         found = factors[0]

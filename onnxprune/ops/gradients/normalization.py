@@ -154,8 +154,7 @@ def lp_normalization(g: NodeGradient) -> None:
     norm = total if power == 1 else g.emit("Sqrt", total)
     along = g.write.reduce_sum(g.times(g.d(), g.y()), [axis], keepdims=True)
     slope = g.emit("Sign", g.x()) if power == 1 else g.y()
-    above_zero = g.emit("Add", norm, g.number(1e-30))  # zeros stay zeros
-    g.give(0, g.emit("Div", g.emit("Sub", g.d(), g.times(slope, along)), above_zero))
+    g.give(0, g.emit("Div", g.emit("Sub", g.d(), g.times(slope, along)), g.above_zero(norm)))
 
 
 @gradient("MeanVarianceNormalization")
@@ -167,7 +166,7 @@ def mean_variance_normalization(g: NodeGradient) -> None:
     centred = g.emit("Sub", g.x(), _mean(g, g.x(), axes, count))
     deviation = g.emit("Sqrt", _mean(g, g.times(centred, centred), axes, count))
     inverse = g.emit("Reciprocal", g.emit("Add", deviation, g.number(1e-9)))
-    direction = g.emit("Div", centred, g.emit("Add", deviation, g.number(1e-30)))
+    direction = g.emit("Div", centred, g.above_zero(deviation))
     along = g.times(direction, _mean(g, g.times(g.d(), centred, inverse), axes, count))
     g.give(0, g.times(g.emit("Sub", g.emit("Sub", g.d(), _mean(g, g.d(), axes, count)), along), inverse))
 

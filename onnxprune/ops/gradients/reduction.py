@@ -60,8 +60,8 @@ def reduce_sum_square(g: NodeGradient) -> None:
 def reduce_l2(g: NodeGradient) -> None:
     """X / y; 0 where y is 0, as x is then."""
     axes = reduced_axes(g)
-    above_zero = g.emit("Add", _kept(g, g.y(), axes), g.number(1e-30))
-    g.give(0, g.times(g.x(), g.emit("Div", _kept(g, g.d(), axes), above_zero)))
+    norm = g.above_zero(_kept(g, g.y(), axes))
+    g.give(0, g.times(g.x(), g.emit("Div", _kept(g, g.d(), axes), norm)))
 
 
 @gradient("ReduceL1")
