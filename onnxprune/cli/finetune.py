@@ -23,7 +23,7 @@ from onnxprune.errors import GateError
 @option("Options", "--force", is_flag=True, help="Replace MODEL.finetuned.onnx where it exists")
 @option("Options", "--epochs", type=int, default=20, metavar="N", help="Train for N epochs  [20]")
 @option("Options", "--minutes", type=float, metavar="M", help="Begin no further epoch after M minutes of training")
-@option("Options", "--rate", type=float, default=1e-3, metavar="R", help="Largest step, a share of weights  [0.001]")
+@option("Options", "--rate", type=float, metavar="R", help="Largest step, a share of weights  [0.004, 0.001 of labels]")
 @option("While training", "--schedule", metavar="KIND", help="Prune while the model is trained: cubic, linear")
 @option("While training", "--start", type=float, metavar="S", help="Share that is pruned at once  [0]")
 @option("While training", "--end", type=float, metavar="R", help="Share that is pruned in the end")
@@ -50,7 +50,7 @@ def finetune(
     force: bool,
     epochs: int,
     minutes: float | None,
-    rate: float,
+    rate: float | None,
     schedule: str | None,
     start: float | None,
     end: float | None,

@@ -36,17 +36,16 @@ from onnxprune.pipeline.progress import Clock
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.resume import OBJECTS, ends_elsewhere, keeping_steps
 from onnxprune.pipeline.verify import verify
-from onnxprune.repair.training_loop import Schedule
 from onnxprune.report.finetune import FineTuningReport
 from onnxprune.report.metric import MetricReport
 from onnxprune.report.warnings import doubtful_inputs
 from onnxprune.runtime.determinism import limited_run
 from onnxprune.runtime.io_slices import WHOLE
-from onnxprune.training.finetune import EPOCHS, RATE, Settings
+from onnxprune.training.finetune import EPOCHS, Settings
 from onnxprune.training.finetune import finetune as train
 from onnxprune.training.gradual import ChannelPruner, Pruner, Ramp, ZeroPruner
 
-JUDGE_SHARE, MOST_JUDGES = 0.15, 500
+JUDGE_SHARE, MOST_JUDGES = 0.15, 250
 """Share of the samples to train on that weights are chosen by instead, and how many they are at most."""
 FEWEST = 4
 """With fewer samples than this nothing is trained."""
@@ -97,7 +96,7 @@ def finetune(
     loss: str | LossFunction | None = None,
     epochs: int = EPOCHS,
     minutes: float | None = None,
-    rate: float = RATE,
+    rate: float | None = None,
     schedule: str | None = None,
     start: float | None = None,
     end: float | None = None,
@@ -127,7 +126,8 @@ def finetune(
             returns the loss and its gradients by name; None for the one that the output and the labels tell.
         epochs: Passes over the samples.
         minutes: Time after which no further pass begins; how many there are then depends on the machine.
-        rate: The highest rate, as a share of the size of the weights.
+        rate: The highest rate, as a share of the size of the weights; by default 0.004 where a teacher is learnt, 0.001
+            where labels are, and in between where both are.
         schedule: ``cubic`` or ``linear``, to prune while the model is trained: the share rises over the first two
             thirds of the training.
         start: Share that is pruned at once; 0 by default.
@@ -149,17 +149,18 @@ def finetune(
         TimeLimitError: It takes longer than `time_limit`.
     """
     gradual = GradualOptions.of(schedule, start, end, steps, pattern, importance)
-    length = Schedule(
-        checks.whole("epochs", epochs, 1),
-        None if minutes is None else checks.positive("minutes", minutes),
-        checks.positive("rate", rate),
+    epochs = checks.whole("epochs", epochs, 1)
+    minutes, rate = (
+        None if number is None else checks.positive(name, number)
+        for name, number in (("minutes", minutes), ("rate", rate))
     )
     limit = sys.maxsize if samples is None else samples
     calibration, asked = Calibration(calib, limit), Checks(metric=metric, strict=strict)
     asked_loss = as_loss(loss)
     named = asked_loss.name if isinstance(asked_loss, FunctionLoss) else asked_loss
     seed = checks.whole("seed", seed, 0)
-    settings = Settings(length, asked_loss, seed, ramp=_ramp(gradual), pruner=_pruner(gradual, seed))
+    ramp, pruner = _ramp(gradual), _pruner(gradual, seed)
+    settings = Settings(epochs, minutes, rate, asked_loss, seed, ramp=ramp, pruner=pruner)
     source = Original.of(model.proto if isinstance(model, Result) else model)
     teaching = None if teacher is None else Original.of(teacher)
     clock, options = Clock(progress), {"loss": named, "epochs": epochs, "minutes": minutes, "rate": rate, "seed": seed}
@@ -297,5 +298,6 @@ def _warnings(report: FineTuningReport, evaluator: MetricEvaluator) -> list[str]
     elif training.best is None:
         lines.append("the training made nothing surely better on held-back samples: the weights are as they were")
     if training.lost:
-        lines.append(f"{plural(training.lost, 'step')} of the training changed nothing: a gradient was not finite")
+        steps = plural(training.lost, "step")
+        lines.append(f"{steps} of the training left weights as they were: their gradients were not finite")
     return lines

@@ -25,15 +25,13 @@ from onnxprune.repair.distillation_student import held_back_errors, student
 from onnxprune.repair.distillation_teacher import Teacher, Views, views
 from onnxprune.repair.kept_indices import KeptIndices
 from onnxprune.repair.training_batches import TrainingBatches, training_batches
-from onnxprune.repair.training_loop import Schedule, TrainingLoop, Weights
+from onnxprune.repair.training_loop import RATE, Schedule, TrainingLoop, Weights
 from onnxprune.runtime.io_slices import WHOLE, Batch, IoSlices
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 EPOCHS = 40
 """Epochs by default."""
-RATE = 1e-3
-"""The highest rate, as a share of the size of the weights."""
 FEWEST = 4
 """With fewer samples than this nothing is trained."""
 
@@ -77,7 +75,7 @@ class Distillation:
         untrained: Weight tensors that were not, by the reason.
         judges: Held-back samples.
         skipped: Why nothing was trained; None where something was.
-        lost: Steps that changed nothing, because a gradient was not finite.
+        lost: Steps that left weights as they were, because their gradients were not finite.
     """
 
     before: float | None = None

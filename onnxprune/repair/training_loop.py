@@ -29,6 +29,14 @@ Errors = Callable[[Weights], NDArray[np.float64]]
 """The error of each held-back sample, with some weights; shape (samples,)."""
 
 
+RATE = 4e-3
+"""The highest rate of a training on the outputs of a teacher, as a share of the size of the weights.
+
+A quarter of it leaves more error on held-back samples of all nets that were tried, and three times as much ruins a
+ResNet-20 (`docs/gradients.md`).
+"""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long, and how fast.
@@ -83,7 +91,7 @@ class Judged:
         epochs: Epochs that were run.
         best: The epoch whose weights are taken; None where none are surely better.
         weights: These weights, by name; None where there are none.
-        lost: Steps that changed nothing, because a gradient was not finite.
+        lost: Steps that left weights as they were, because their gradients were not finite.
     """
 
     before: float

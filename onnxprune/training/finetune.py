@@ -30,14 +30,16 @@ from onnxprune.ops.gradients.writer import Writer
 from onnxprune.repair.distillation_student import FEATURES, distances, held_back_errors
 from onnxprune.repair.distillation_teacher import Teacher, Views, shared_features, views
 from onnxprune.repair.training_batches import TrainingBatches, training_batches
-from onnxprune.repair.training_loop import Schedule, TrainingLoop, Weights
+from onnxprune.repair.training_loop import RATE, Schedule, TrainingLoop, Weights
 from onnxprune.runtime.io_slices import Batch
 from onnxprune.runtime.session import local_session
 from onnxprune.training.gradual import GradualPruning, Pruner, Ramp
 from onnxprune.training.objective import Objective, Run, float_outputs, objective, with_outputs
 
-EPOCHS, RATE = 20, 1e-3
-"""Defaults: passes over the samples, and the highest rate, as a share of the size of the weights."""
+EPOCHS = 20
+"""Passes over the samples by default."""
+RATE_OF_LABELS = 1e-3
+"""The highest rate of a training on labels, by default: larger steps learn them by heart sooner."""
 TEACHER, MOST_LABELS = 0.5, 0.5
 """Weight of the distance from a teacher next to the loss of the labels, where they tell as much; most that these do."""
 
@@ -49,7 +51,7 @@ class Training:
     """Record of a training.
 
     Attributes:
-        loss: Name of the loss; ``teacher`` where there are no labels.
+        loss: Name of the loss; ``teacher`` where there are no labels, ``cross-entropy and teacher``, say, with both.
         before: Mean loss of the held-back samples before it; without labels the squared error of the outputs, as a
             share of their variance. None where nothing was trained.
         after: The same with the weights that were taken.
@@ -60,8 +62,9 @@ class Training:
         weights: Weight tensors that were trained.
         untrained: Weight tensors that were not, by the reason.
         skipped: Why nothing was trained; None where something was.
+        rate: The highest rate; None where nothing was trained.
         pruned: Share of the weights that became zero meanwhile, or of the channels that went; None without a schedule.
-        lost: Steps that changed nothing, because a gradient was not finite.
+        lost: Steps that left weights as they were, because their gradients were not finite.
     """
 
     loss: str
@@ -74,6 +77,7 @@ class Training:
     weights: int = 0
     untrained: Mapping[str, int] = field(default_factory=dict)
     skipped: str | None = None
+    rate: float | None = None
     pruned: float | None = None
     lost: int = 0
 
@@ -83,7 +87,9 @@ class Settings:
     """How long, and with what.
 
     Attributes:
-        schedule: How long, and how fast.
+        epochs: Passes over the samples.
+        minutes: Time after which no further epoch begins; None for no limit.
+        rate: The highest rate; None for the one that suits how much labels count.
         loss: The loss of the labels, see `functions.as_loss`; None for the one that outputs and labels tell.
         seed: Seed of what is drawn at random.
         memory: Bytes of activations and samples to hold.
@@ -91,7 +97,9 @@ class Settings:
         pruner: What chooses that.
     """
 
-    schedule: Schedule = field(default_factory=lambda: Schedule(EPOCHS, None, RATE))
+    epochs: int = EPOCHS
+    minutes: float | None = None
+    rate: float | None = None
     loss: str | FunctionLoss | None = None
     seed: int = 0
     memory: int = 2**31
@@ -126,7 +134,7 @@ def finetune(
     batches = training_batches(
         teacher or model, both.student, learn, settings.seed, settings.memory, targets=targets, varied=varied
     )
-    name = "teacher" if labels is None else labels.name
+    name = " and ".join([*([] if labels is None else [labels.name]), *([] if teacher is None else ["teacher"])])
     if not batches.alike:
         return Training(name, skipped="the samples differ in shape")
     task = _Task(both, teacher is not None, labels, batches, judges)
@@ -139,7 +147,9 @@ def finetune(
 def _trained(model: Model, task: _Task, name: str, samples: int, settings: Settings) -> Training:
     pruner = None if settings.pruner is None else settings.pruner(model)
     pruning = None if pruner is None or settings.ramp is None else GradualPruning(pruner, settings.ramp)
-    loop = TrainingLoop(task.trained, task.batches, task.given, settings.schedule, pruning)
+    rate = task.rate if settings.rate is None else settings.rate
+    schedule = Schedule(settings.epochs, settings.minutes, rate)
+    loop = TrainingLoop(task.trained, task.batches, task.given, schedule, pruning)
     found = loop.run_judged(task.judge())
     pruned = None
     if found.weights is not None and pruner is not None:
@@ -157,6 +167,7 @@ def _trained(model: Model, task: _Task, name: str, samples: int, settings: Setti
         task.judges,
         len(loop.start),
         task.trained.untrained,
+        rate=rate,
         pruned=pruned,
         lost=found.lost,
     )
@@ -190,6 +201,12 @@ class _Task:
         self.trained = Trainable(both.student, _inputs(batch), targets, self._terms(batch), names)
 
     @property
+    def rate(self) -> float:
+        """The highest rate that suits: between that of a teacher and that of labels, as these count."""
+        share = 1.0 if self._teacher is None else 0.0 if self._share is None else self._share / MOST_LABELS
+        return float(RATE * (RATE_OF_LABELS / RATE) ** share)
+
+    @property
     def _read(self) -> Sequence[str]:
         """Names of the outputs that the loss of the labels reads."""
         return () if self._labels is None else self._labels.outputs
@@ -206,14 +223,21 @@ class _Task:
 
     def judge(self) -> Judge:
         """What measures the loss of each held-back sample."""
-        labels, trained = self._labels, self.trained
-        if labels is not None:
-            return lambda weights: label_losses(
-                labels, self._held, lambda one: trained.outputs(one, weights, labels.outputs)
-            )
-        assert self._teacher is not None
-        held = [(one, self._teacher.outputs(one)) for one in self._held]
-        return lambda weights: held_back_errors(self.trained, self._both, held, weights)
+        labels, teacher, trained = self._labels, self._teacher, self.trained
+
+        def of_labels(weights: Weights) -> NDArray[np.float64]:
+            assert labels is not None
+            return label_losses(labels, self._held, lambda one: trained.outputs(one, weights, labels.outputs))
+
+        if teacher is None:
+            return of_labels
+        held = [(one, teacher.outputs(one)) for one in self._held]
+        of_teacher = partial(held_back_errors, trained, self._both, held)
+        share = self._share
+        if share is None:
+            return of_teacher
+        rest = TEACHER * (1 - share) * len(held)  # the errors of all are a share of the variance, the losses not
+        return lambda weights: share * of_labels(weights) + rest * of_teacher(weights)
 
     def _terms(self, batch: Batch) -> Callable[[Graph, Writer], Terms]:
         """Writes the loss."""

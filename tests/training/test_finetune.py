@@ -58,8 +58,24 @@ def test_a_teacher_without_labels(pruned: onnx.ModelProto) -> None:
 def test_a_teacher_and_labels(pruned: onnx.ModelProto) -> None:
     result = onnxprune.finetune(pruned, LABELLED, teacher=MODEL, epochs=3)
     alone = onnxprune.finetune(pruned, LABELLED, epochs=3)
-    assert result.report.teacher == pytest.approx(0.98, abs=0.03) and result.report.training.loss == "cross-entropy"
+    assert (
+        result.report.teacher == pytest.approx(0.98, abs=0.03)
+        and result.report.training.loss == "cross-entropy and teacher"
+    )
     assert result.model.SerializeToString() != alone.model.SerializeToString()
+
+
+@pytest.mark.slow
+def test_steps_of_a_teacher_are_larger_than_those_of_labels(pruned: onnx.ModelProto) -> None:
+    def rate(data: dict[str, NDArray[Any]], **options: Any) -> float:
+        found = onnxprune.finetune(pruned, data, epochs=1, **options).report.training.rate
+        assert found is not None
+        return found
+
+    assert rate({"input": TEST["input"]}, teacher=MODEL) == pytest.approx(0.004)
+    assert rate(LABELLED) == pytest.approx(0.001)
+    assert 0.001 < rate(LABELLED, teacher=MODEL) < 0.004
+    assert rate(LABELLED, teacher=MODEL, rate=0.02) == 0.02
 
 
 @pytest.mark.slow
@@ -74,13 +90,21 @@ def test_what_teaches_nothing_is_not_taken(pruned: onnx.ModelProto) -> None:
 
 
 def test_steps_without_finite_gradients_are_told() -> None:
-    """The slope of a root at zero is infinite, times nothing behind a Relu: not a number."""
-    model = build("""(float[N,4] x) => (float[N,3] y) <float[4,6] w, float[6,3] v>
-        { h = MatMul(x, w)  r = Relu(h)  q = Sqrt(r)  y = MatMul(q, v) }""")
+    """The slope of 1e-30 / h at h = 0 is infinite, times nothing behind a Where: not a number."""
+    model = build(
+        """(float[N,4] x) => (float[N,3] y) <float[4,6] w, float[6,3] v, float little, float zero>
+        { h = MatMul(x, w)  r = Relu(h)  d = Div(little, r)  l = Greater(r, zero)  q = Where(l, d, zero)
+          s = Add(q, r)  y = MatMul(s, v) }""",
+        constants={"little": np.float32(1e-30), "zero": np.float32(0)},
+    )
     x = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
-    result = onnxprune.finetune(model, {"x": x, "labels": np.arange(64) % 3}, epochs=2, rate=1e-3)
-    assert result.report.training.lost > 0 and result.report.training.best is None
-    assert any("changed nothing: a gradient was not finite" in line for line in result.report.warnings)
+    before = arrays(model)
+    result = onnxprune.finetune(model, {"x": x, "labels": (x[:, 0] > 0).astype(np.int64)}, epochs=8, rate=1e-2)
+    training, after = result.report.training, arrays(result.model)
+    assert training.best is not None and training.lost == 8 * (46 // 5)  # all: nine of five samples, of 46, an epoch
+    np.testing.assert_array_equal(after["w"], before["w"])
+    assert np.all(after["v"] != before["v"])
+    assert any("left weights as they were: their gradients were not finite" in line for line in result.report.warnings)
 
 
 @pytest.mark.slow
