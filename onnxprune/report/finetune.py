@@ -48,9 +48,10 @@ def finetuned(report: FineTuningReport, model: str, output: str | None) -> list[
     parts: list[Part] = [f"{printable(model)} -> {printable(output)}" if output else printable(model)]
     if training.skipped is not None:
         return [*parts, f"nothing was trained: {training.skipped}"]
+    steps = "" if training.rate is None else f", steps of at most {training.rate:.2g} of their size"
     parts.append(
         f"{plural(training.weights, 'weight')} trained on {plural(training.samples, 'sample')}, "
-        f"{plural(training.epochs, 'epoch')}"
+        f"{plural(training.epochs, 'epoch')}{steps}"
     )
     taken = f"of epoch {training.best} are taken" if training.best is not None else "are not surely better: as it was"
     parts.append(

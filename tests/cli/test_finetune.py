@@ -24,6 +24,12 @@ def test_it_writes_what_it_says(cli: Cli, tmp_path: Path) -> None:
     onnx.checker.check_model(onnx.load(out))
 
 
+def test_it_says_how_long_steps_were(cli: Cli, tmp_path: Path) -> None:
+    out, words = tmp_path / "trained.onnx", ["finetune", MODEL, "--calib", DATA, "--epochs", "1", "-o"]
+    assert "1 epoch, steps of at most 0.001 of their size" in cli(*words, str(out)).out
+    assert "1 epoch, steps of at most 0.02 of their size" in cli(*words, str(out), "--force", "--rate", "0.02").out
+
+
 def test_exit_codes(cli: Cli, tmp_path: Path) -> None:
     """2 where nothing can be learnt, and 5 where a strict run has a warning; nothing is written then."""
     unlabelled, out = tmp_path / "x.npz", tmp_path / "trained.onnx"
