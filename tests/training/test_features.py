@@ -10,10 +10,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from onnxprune.calibration import open_samples
 from onnxprune.model.model import load
 from onnxprune.repair.distillation_teacher import views
 from onnxprune.runtime.session import local_session
-from onnxprune.training.finetune import features_left, label_share
+from onnxprune.training.finetune import Settings, features_left, finetune, label_share
 from tests.ops.case import build
 
 TEXT = """(float[N,6] x) => (float[N,2] y) <float[6,6] a, float[6,4] b, float[4,2] c>
@@ -72,3 +73,18 @@ def test_labels_count_by_what_the_teacher_leaves_of_the_loss(more: float, share:
     held = [{"x": FEEDS["x"][i : i + 1]} for i in range(32)]
     known = np.concatenate([local_session(both.teacher).run(["y"], one)[0] for one in held])
     assert label_share(Labels((1 + more) * known), both, held) == pytest.approx(share, abs=1e-6)  # type: ignore[arg-type]
+
+
+def test_weights_are_chosen_by_what_is_trained() -> None:
+    """Labels by their share, and half of the rest for the squared error of the outputs, a share of their variance."""
+    teacher, model = load(TEACHER), load(student({"c": np.ones((4, 2))}))
+    known, found = (local_session(m).run(["y"], FEEDS)[0].astype(np.float64) for m in (teacher, model))
+    labels = known + np.random.default_rng(2).standard_normal(known.shape)
+    of_teacher, of_labels = np.square(labels - known).mean(), np.square(labels - found).mean()
+    share = of_teacher / of_labels
+    assert 0.05 < share < 0.45
+    error = np.square(found - known).sum() / np.square(known - known.mean()).sum()
+    samples = open_samples({**FEEDS, "labels": labels.astype(np.float32)}, TEACHER)
+    training = finetune(model, teacher, samples, samples, Settings(epochs=1))
+    assert training.loss == "mse and teacher"
+    assert training.before == pytest.approx(share * of_labels + 0.5 * (1 - share) * error, rel=1e-4)
