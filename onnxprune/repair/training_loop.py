@@ -32,8 +32,8 @@ Errors = Callable[[Weights], NDArray[np.float64]]
 RATE = 4e-3
 """The highest rate of a training on the outputs of a teacher, as a share of the size of the weights.
 
-A quarter of it leaves more error on held-back samples of all nets that were tried, and three times as much ruins a
-ResNet-20 (`docs/gradients.md`).
+A quarter of it left more error on held-back samples of every net that was made better at all, and three times as much
+left some no better than before (`docs/gradients.md`).
 """
 
 

@@ -52,8 +52,8 @@ class Training:
 
     Attributes:
         loss: Name of the loss; ``teacher`` where there are no labels, ``cross-entropy and teacher``, say, with both.
-        before: Mean loss of the held-back samples before it; without labels the squared error of the outputs, as a
-            share of their variance. None where nothing was trained.
+        before: Mean loss of the held-back samples before it: of labels; or the squared error of the outputs, as a share
+            of their variance, of a teacher; or both, weighted as they are trained. None where nothing was trained.
         after: The same with the weights that were taken.
         epochs: Epochs that were run.
         best: The epoch whose weights were taken; None where the model was left as it was.
@@ -189,10 +189,15 @@ class _Task:
         self._labels, self.batches = labels, batches
         self.labelled, self.judges = labels is not None, judges.parts
         self._held = list(judges.in_batches(1).silent().batches())
-        self._share = label_share(labels, both, self._held) if taught and labels is not None else None
+        self._label_weight, self._teacher_weight = float(labels is not None), float(taught)
+        self._by_labels = float(not taught)  # how far labels decide: 1 where they count for as much as they may
+        if labels is not None and taught:
+            share = label_share(labels, both, self._held)
+            self._label_weight, self._teacher_weight = share, TEACHER * (1 - share)
+            self._by_labels = share / MOST_LABELS
         batch = next(batches.plain())
-        bound = taught and self._share != MOST_LABELS
-        self._both = both = replace(both, features=features_left(both, _inputs(batch)) if bound else [])
+        features = features_left(both, _inputs(batch)) if self._by_labels < 1 else []
+        self._both = both = replace(both, features=features)
         self._teacher = Teacher(both, map(_inputs, batches.plain())) if taught else None
         plain = local_session(both.student)
         given = self._given(batch, lambda inputs: plain.run(self._read, inputs))
@@ -203,8 +208,7 @@ class _Task:
     @property
     def rate(self) -> float:
         """The highest rate that suits: between that of a teacher and that of labels, as these count."""
-        share = 1.0 if self._teacher is None else 0.0 if self._share is None else self._share / MOST_LABELS
-        return float(RATE * (RATE_OF_LABELS / RATE) ** share)
+        return float(RATE * (RATE_OF_LABELS / RATE) ** self._by_labels)
 
     @property
     def _read(self) -> Sequence[str]:
@@ -224,34 +228,29 @@ class _Task:
     def judge(self) -> Judge:
         """What measures the loss of each held-back sample."""
         labels, teacher, trained = self._labels, self._teacher, self.trained
-
-        def of_labels(weights: Weights) -> NDArray[np.float64]:
-            assert labels is not None
-            return label_losses(labels, self._held, lambda one: trained.outputs(one, weights, labels.outputs))
-
-        if teacher is None:
-            return of_labels
-        held = [(one, teacher.outputs(one)) for one in self._held]
-        of_teacher = partial(held_back_errors, trained, self._both, held)
-        share = self._share
-        if share is None:
-            return of_teacher
-        rest = TEACHER * (1 - share) * len(held)  # the errors of all are a share of the variance, the losses not
-        return lambda weights: share * of_labels(weights) + rest * of_teacher(weights)
+        parts: list[tuple[float, Judge]] = []
+        if labels is not None:
+            run = partial(trained.outputs, names=labels.outputs)
+            parts.append((self._label_weight, lambda w: label_losses(labels, self._held, lambda one: run(one, w))))
+        if teacher is not None:
+            held = [(one, teacher.outputs(one)) for one in self._held]
+            count = len(held) if self.labelled else 1  # errors are shares of the sum over all samples, losses are not
+            parts.append((count * self._teacher_weight, partial(held_back_errors, trained, self._both, held)))
+        return lambda weights: np.sum([weight * losses(weights) for weight, losses in parts], axis=0)
 
     def _terms(self, batch: Batch) -> Callable[[Graph, Writer], Terms]:
         """Writes the loss."""
 
         def terms(graph: Graph, write: Writer) -> Terms:
-            found = [] if self._labels is None else list(self._labels.write(graph, write, batch))
-            if self._teacher is None:
-                return found
-            targets, sizes = self._teacher.targets(_inputs(batch)), self._teacher.feature_sizes
-            if self._share is None:
-                return distances(graph, write, self._both, targets, sizes)
-            features, rest = FEATURES * (1 - self._share / MOST_LABELS), TEACHER * (1 - self._share)
-            taught = distances(graph, write, self._both, targets, sizes, features)
-            return [*((name, self._share * w) for name, w in found), *((name, rest * w) for name, w in taught)]
+            found: list[tuple[str, float]] = []
+            if self._labels is not None:
+                found += [(name, self._label_weight * w) for name, w in self._labels.write(graph, write, batch)]
+            if self._teacher is not None:
+                targets, sizes = self._teacher.targets(_inputs(batch)), self._teacher.feature_sizes
+                features = FEATURES * (1 - self._by_labels)
+                taught = distances(graph, write, self._both, targets, sizes, features)
+                found += [(name, self._teacher_weight * w) for name, w in taught]
+            return found
 
         return terms
 
